@@ -1,0 +1,168 @@
+"""A Commit: everything that one turn makes true, as plain data.
+
+A Commit comes from the owner of a unit. It is fenced twice: by the epoch of the unit's scope and by the version of the unit's row. Applying it is a pure
+function of stored rows and the Commit: all times come from `at`, ids from its own fields. In a SQL store it is one transaction, in Raft it is the
+log entry. `verdict` is the whole rule of acceptance; stores that cannot run Python inside their transaction are tested against it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from perdure.errors import Failure
+from perdure.kernel.message import Message
+
+Status = Literal["pending", "running", "suspended", "completed", "failed", "cancelled"]
+Verdict = Literal["applied", "fenced", "stale", "invalid"]
+
+CLOSED: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
+"""Statuses that never change again."""
+
+WAKE_NOW = 0
+"""`wake_at` of a unit that must be loaded at once: it has open local work."""
+
+
+class Fence(msgspec.Struct, array_like=True, frozen=True):
+    """The right to write: a scope, the epoch in which it was claimed, and the node incarnation that claimed it."""
+
+    scope: str
+    epoch: int
+    incarnation: str
+
+
+class UnitRow(msgspec.Struct, array_like=True):
+    """The row of a unit. `version` orders its commits; `type_version` is the definition's semantic version."""
+
+    id: str
+    scope: str
+    kind: str
+    type: str
+    type_version: str
+    run: bytes
+    execution: int = 1
+    format: int = 1
+    flags: int = 0
+    status: Status = "pending"
+    reason: str | None = None
+    wake_at: int | None = None
+    paused: bool = False
+    input_digest: str = ""
+    parent: bytes | None = None
+    parent_unit: str | None = None
+    custom_status: bytes | None = None
+    custom_status_version: int = 0
+    attributes: bytes | None = None
+    result: bytes | None = None
+    failure: Failure | None = None
+    suspect: int = 0
+    journal_events: int = 0
+    journal_bytes: int = 0
+    created_at: int = 0
+    started_at: int = 0
+    updated_at: int = 0
+    closed_at: int | None = None
+
+
+class JournalChunk(msgspec.Struct, array_like=True, gc=False):
+    """Events of one turn: `first` is the index of the first one in its execution (from 1)."""
+
+    execution: int
+    first: int
+    count: int
+    events: bytes
+
+
+class ExecutionRow(msgspec.Struct, array_like=True, gc=False):
+    """An execution that ended because the code continued as new."""
+
+    execution: int
+    type_version: str
+    started_at: int
+    closed_at: int
+    journal_events: int
+
+
+class KvChange(msgspec.Struct, array_like=True, gc=False):
+    """A key's new value; `None` removes it."""
+
+    key: str
+    value: bytes | None
+
+
+class Answer(msgspec.Struct, array_like=True, gc=False):
+    """What a consumed client message was answered; kept until `expires_at` so that a retry gets the same."""
+
+    message: bytes
+    outcome: str
+    expires_at: int
+
+
+class Task(msgspec.Struct, array_like=True):
+    """One attempt of an activity for a pool of workers. A missing row means cancelled or lost."""
+
+    unit: str
+    run: bytes
+    execution: int
+    seq: int
+    attempt: int
+    scope: str
+    queue: str
+    name: str
+    input: bytes
+    visible_at: int = 0
+    worker: str | None = None
+    token: bytes | None = None
+    expires_at: int | None = None
+    details: bytes | None = None
+
+
+class Commit(msgspec.Struct, array_like=True):
+    """What one turn of one unit makes true. `expect` is the version of the row before (0: there must be none)."""
+
+    id: bytes
+    fence: Fence
+    at: int
+    unit: str
+    expect: int
+    row: UnitRow
+    journal: list[JournalChunk] = []
+    ended: list[ExecutionRow] = []
+    kv: list[KvChange] = []
+    consume: list[bytes] = []
+    answers: list[Answer] = []
+    post: list[Message] = []
+    tasks_added: list[Task] = []
+    tasks_dropped: list[tuple[int, int]] = []
+    prune: list[int] = []
+    delete: int | None = None
+    """Set: the unit and all it owns is removed; a tombstone stays until this time (ms)."""
+
+
+class Stored(msgspec.Struct, array_like=True, frozen=True):
+    """What a verdict needs to know of the stored unit: its version and the id of the commit that made it."""
+
+    version: int
+    commit: bytes
+
+
+def verdict(commit: Commit, stored: Stored | None, epoch: int, incarnation: str | None) -> Verdict:
+    """Decide a commit from the stored unit (None: no row) and the stored epoch and owner of its scope.
+
+    A commit that is already in the row is `applied`, even by an owner that was fenced since: it did happen.
+    """
+    if stored is not None and stored.commit == commit.id:
+        return "applied"
+    if commit.fence.epoch != epoch or commit.fence.incarnation != incarnation:
+        return "fenced"
+    if (stored.version if stored is not None else 0) != commit.expect:
+        return "stale"
+    return "applied"
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Commit)
+
+encode_commit = _encoder.encode
+decode_commit = _decoder.decode

@@ -1,0 +1,346 @@
+"""The journal's events.
+
+Theory of operation. A journal is the list of everything that one execution was *told* (deliveries) and everything that its code *did*
+(commands), in the one order in which it happened. Replay walks it: a delivery is handed to the code, and the commands that the code then gives
+must be the ones that follow in the journal. So the position in the list is the whole state of a replay, and a difference is found at the
+first event that differs.
+
+Rules for this file: plain data only; tags and field order are part of the journal format and never change; a new field goes last and has a
+default. `seq` numbers the commands of an execution that can be answered; `at` is store time in milliseconds.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from perdure.errors import Failure
+
+FORMAT = 1
+"""Version of the journal format that this release writes."""
+
+ParentClose = Literal["cancel", "terminate", "abandon"]
+
+
+class Event(msgspec.Struct, array_like=True, gc=False):
+    """One entry of a journal."""
+
+
+class Parent(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """Who awaits an instance's reply: the unit, its run and execution, and the command that waits."""
+
+    unit: str
+    run: bytes
+    execution: int
+    seq: int
+
+
+# ---------------------------------------------------------------- deliveries: what the code is told
+
+
+class Started(Event, tag=1):
+    """The execution begins: always the first event."""
+
+    at: int
+    workflow: str
+    version: str
+    input: bytes
+    run: bytes
+    execution: int
+    python: str
+    flags: int = 0
+    parent: Parent | None = None
+
+
+class ActivityCompleted(Event, tag=2):
+    """An activity's result; `attempt` says how many attempts it took."""
+
+    seq: int
+    at: int
+    result: bytes
+    attempt: int = 1
+
+
+class ActivityFailed(Event, tag=3):
+    """An activity failed for good."""
+
+    seq: int
+    at: int
+    failure: Failure
+    attempt: int = 1
+
+
+class AttemptFailed(Event, tag=4):
+    """One attempt failed and another follows at `retry_at`. The code is not told."""
+
+    seq: int
+    at: int
+    attempt: int
+    failure: Failure
+    retry_at: int
+    details: bytes | None = None
+
+
+class TimerFired(Event, tag=5):
+    """A timer came due."""
+
+    seq: int
+    at: int
+
+
+class Received(Event, tag=6):
+    """A waiting `receive` took a message from its channel."""
+
+    seq: int
+    at: int
+    message: bytes
+    value: bytes
+
+
+class EventRaised(Event, tag=7):
+    """A positional event arrived; `seq` is the wait that took it, 0 if nobody waited and it is kept for the record only."""
+
+    seq: int
+    at: int
+    name: str
+    value: bytes
+
+
+class Replied(Event, tag=8):
+    """A called instance ended: with a result, or with a failure."""
+
+    seq: int
+    at: int
+    result: bytes | None = None
+    failure: Failure | None = None
+
+
+class StepRecorded(Event, tag=9):
+    """A checkpoint's function ran in this process; its outcome counts from now on."""
+
+    seq: int
+    at: int
+    name: str
+    occurrence: int
+    value: bytes | None = None
+    failure: Failure | None = None
+
+
+class CancelRequested(Event, tag=10):
+    """Somebody asked the execution to stop."""
+
+    at: int
+    reason: str
+
+
+class Paused(Event, tag=11):
+    """Delivery stops until `Resumed`."""
+
+    at: int
+    reason: str
+
+
+class Resumed(Event, tag=12):
+    """Delivery goes on."""
+
+    at: int
+
+
+# ---------------------------------------------------------------- commands: what the code does
+
+
+class ActivityScheduled(Event, tag=32):
+    """The code called an activity."""
+
+    seq: int
+    name: str
+    input: bytes
+    queue: str | None = None
+    session: str | None = None
+
+
+class TimerStarted(Event, tag=33):
+    """The code sleeps, or set a timeout."""
+
+    seq: int
+    fire_at: int
+    name: str | None = None
+
+
+class WaitStarted(Event, tag=34):
+    """The code waits for a message of a channel, or for a positional event."""
+
+    seq: int
+    channel: str
+    positional: bool = False
+
+
+class CallStarted(Event, tag=35):
+    """The code called another instance: a child whose reply it awaits, or a detached one."""
+
+    seq: int
+    target: str
+    workflow: str
+    version: str | None
+    input: bytes
+    detached: bool = False
+    parent_close: ParentClose = "cancel"
+
+
+class CommandCancelled(Event, tag=36):
+    """The code no longer wants the answer of command `seq`."""
+
+    seq: int
+
+
+class StepStarted(Event, tag=37):
+    """The code reached a checkpoint with a function."""
+
+    seq: int
+    name: str
+    occurrence: int
+
+
+class ValueRecorded(Event, tag=38):
+    """The code stored a value under a name."""
+
+    name: str
+    occurrence: int
+    value: bytes
+
+
+class KvSet(Event, tag=39):
+    """The code wrote a key of the instance's KV store."""
+
+    key: str
+    value: bytes
+
+
+class KvDeleted(Event, tag=40):
+    """The code removed a key."""
+
+    key: str
+
+
+class KvCleared(Event, tag=41):
+    """The code removed all keys."""
+
+
+class StatusSet(Event, tag=42):
+    """The code set or cleared (`None`) the custom status."""
+
+    value: bytes | None
+
+
+class AttributesSet(Event, tag=43):
+    """The code set search attributes."""
+
+    values: bytes
+
+
+class PatchMarked(Event, tag=44):
+    """The code took the new side of `workflow.patched(id)`."""
+
+    id: str
+
+
+class CancelSent(Event, tag=45):
+    """The code asked another instance to stop."""
+
+    target: str
+    reason: str
+
+
+class MessageSent(Event, tag=46):
+    """The code sent a message to another instance."""
+
+    target: str
+    channel: str
+    value: bytes
+
+
+# ---------------------------------------------------------------- ends
+
+
+class Completed(Event, tag=64):
+    """The code returned."""
+
+    at: int
+    result: bytes
+
+
+class Failed(Event, tag=65):
+    """The code raised."""
+
+    at: int
+    failure: Failure
+
+
+class Cancelled(Event, tag=66):
+    """The code stopped because it was asked to."""
+
+    at: int
+    failure: Failure
+
+
+class Terminated(Event, tag=67):
+    """The execution was ended without asking the code."""
+
+    at: int
+    reason: str
+
+
+class ContinuedAsNew(Event, tag=68):
+    """The code ended this execution and asked for the next one."""
+
+    at: int
+    input: bytes
+    version: str | None
+
+
+AnyEvent = (
+    Started
+    | ActivityCompleted
+    | ActivityFailed
+    | AttemptFailed
+    | TimerFired
+    | Received
+    | EventRaised
+    | Replied
+    | StepRecorded
+    | CancelRequested
+    | Paused
+    | Resumed
+    | ActivityScheduled
+    | TimerStarted
+    | WaitStarted
+    | CallStarted
+    | CommandCancelled
+    | StepStarted
+    | ValueRecorded
+    | KvSet
+    | KvDeleted
+    | KvCleared
+    | StatusSet
+    | AttributesSet
+    | PatchMarked
+    | CancelSent
+    | MessageSent
+    | Completed
+    | Failed
+    | Cancelled
+    | Terminated
+    | ContinuedAsNew
+)
+
+END_EVENTS = (Completed, Failed, Cancelled, Terminated, ContinuedAsNew)
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(list[AnyEvent])
+
+encode_events = _encoder.encode
+"""A list of events as the bytes of one journal row."""
+
+decode_events = _decoder.decode
+"""The events of one journal row. Raises `msgspec.DecodeError` when the bytes are not a journal of a known format."""

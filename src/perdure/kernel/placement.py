@@ -1,0 +1,53 @@
+"""Ids and scopes: which names are allowed, and which scope a new unit belongs to.
+
+The scope of a unit is `group/number`, the number being a stable hash of the id modulo the store's shard count. It is written into the unit's row when the
+unit is created and from then on the row decides (a unit may be pinned elsewhere).
+"""
+
+from __future__ import annotations
+
+from zlib import crc32
+
+from perdure.errors import InvalidId
+
+GROUP = "default"
+ID_BYTES_MAX = 512
+_CONTROL = frozenset(chr(c) for c in (*range(32), 127))
+
+
+def check_id(unit: str) -> str:
+    """Return the id if it can be one.
+
+    An id is 1 to 512 bytes of text without control characters; it is never used as a path.
+
+    Raises:
+        InvalidId: naming the id and what is wrong with it.
+    """
+    if not isinstance(unit, str):
+        msg = f"an id is a string, got {type(unit).__name__}: {unit!r}"
+        raise InvalidId(msg)
+    if not unit:
+        msg = "an id must not be empty"
+        raise InvalidId(msg)
+    if any(c in _CONTROL for c in unit):
+        msg = f"the id {unit!r} holds a control character; use printable text"
+        raise InvalidId(msg)
+    try:
+        size = len(unit.encode())
+    except UnicodeEncodeError:
+        msg = f"the id {unit!r} holds a lone surrogate, which is not text; use valid Unicode"
+        raise InvalidId(msg) from None
+    if size > ID_BYTES_MAX:
+        msg = f"the id {unit[:40]!r}... has {size} bytes; at most {ID_BYTES_MAX} are allowed"
+        raise InvalidId(msg)
+    return unit
+
+
+def scope_of(unit: str, shards: int, group: str = GROUP) -> str:
+    """The scope of a new unit: its group and the shard that its id hashes to."""
+    return f"{group}/{crc32(unit.encode()) % shards}"
+
+
+def scopes_of(shards: int, group: str = GROUP) -> list[str]:
+    """All scopes of a group."""
+    return [f"{group}/{n}" for n in range(shards)]

@@ -1,0 +1,1 @@
+"""Ports: the small protocols behind which stores, clusters, transports and clocks are exchanged."""

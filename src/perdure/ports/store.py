@@ -1,0 +1,232 @@
+"""The store port: where commits become durable. One contract for memory, SQLite, PostgreSQL and Raft.
+
+Guarantees, one section of the conformance suite (`perdure.testing.conformance`) each:
+
+1. a Commit is all or nothing; a refused one leaves nothing and harms no neighbour in its batch;
+2. resubmitting the identical Commit is idempotent, also while the first is in flight;
+3. after `claim` returns, commits of older epochs are decided for ever and `load` sees all that landed;
+4. a verdict depends only on stored rows and the Commit;
+5. `applied` means durable: fsynced, or held by a quorum;
+6. messages of a Commit arrive in the target's inbox, once, in order;
+7. `wakes` omits nothing that was committed before the call;
+8. failures are `StoreUnavailable(outcome="none" | "unknown")`, refusals are verdicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from types import TracebackType
+from typing import Generic, Literal, Protocol, Self, TypeVar
+
+import msgspec
+
+from perdure.kernel.commit import Commit, ExecutionRow, JournalChunk, Task, UnitRow, Verdict
+from perdure.kernel.message import Message
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class StoreInfo(msgspec.Struct, frozen=True):
+    """What a store is: fixed when it was created."""
+
+    id: str
+    format: int
+    shards: int
+    capabilities: frozenset[str] = frozenset()
+
+
+class Incarnation(msgspec.Struct, frozen=True):
+    """One life of a node: its name, and an id that is new at each start."""
+
+    node: str
+    id: str
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """A scope is ours: `epoch` fences its commits; `clean` says that the last owner released it in order."""
+
+    epoch: int
+    clean: bool
+
+
+class Posted(msgspec.Struct, frozen=True):
+    """What became of a posted message. `answer` is the recorded answer of a duplicate that was already consumed."""
+
+    outcome: Literal["accepted", "duplicate", "missing", "full", "lost_lease"]
+    answer: str | None = None
+
+
+class Loaded(msgspec.Struct):
+    """A unit as stored, in one snapshot: its row and version, the journal of its current execution, KV, inbox (in order) and tasks."""
+
+    id: str
+    version: int = 0
+    row: UnitRow | None = None
+    journal: list[JournalChunk] = []
+    kv: dict[str, bytes] = {}
+    inbox: list[Message] = []
+    tasks: list[Task] = []
+
+
+class Wake(msgspec.Struct, frozen=True):
+    """A unit that needs its owner: it is due, or it has mail. `at` 0 means at once."""
+
+    unit: str
+    at: int
+    suspect: int = 0
+    mail: bool = False
+
+
+class Page(msgspec.Struct, Generic[T], frozen=True):
+    """A part of a long answer; `next` is the place to go on from (None: that was all)."""
+
+    items: list[T]
+    next: str | None = None
+
+
+class Renewal(msgspec.Struct, frozen=True):
+    """A worker's sign of life for a leased task, with heartbeat details."""
+
+    unit: str
+    seq: int
+    attempt: int
+    token: bytes
+    lease_ms: int
+    details: bytes | None = None
+
+
+# ---------------------------------------------------------------- queries
+
+
+class Query(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
+    """A read that may be a little stale. `after` is the `next` of the page before."""
+
+    limit: int = 100
+    after: str | None = None
+
+
+class UnitView(msgspec.Struct, frozen=True):
+    """A unit's row and version."""
+
+    row: UnitRow
+    version: int
+
+
+class Units(Query[UnitView], frozen=True, kw_only=True):
+    """Rows in order of creation (newest first), filtered. Empty tuples do not filter."""
+
+    statuses: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
+    type_versions: tuple[str, ...] = ()
+    id_prefix: str | None = None
+    parent: str | None = None
+    ids: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+    created_after: int | None = None
+    created_before: int | None = None
+    closed_before: int | None = None
+
+
+class Journal(Query[JournalChunk], frozen=True, kw_only=True):
+    """The journal of one execution (None: the current one), in order."""
+
+    unit: str
+    execution: int | None = None
+
+
+class Executions(Query[ExecutionRow], frozen=True, kw_only=True):
+    """The executions of a unit that ended by continue-as-new, oldest first."""
+
+    unit: str
+
+
+class KvEntries(Query[tuple[str, bytes]], frozen=True, kw_only=True):
+    """The KV entries of a unit, by key."""
+
+    unit: str
+    keys: tuple[str, ...] = ()
+
+
+class Inbox(Query[Message], frozen=True, kw_only=True):
+    """Messages that wait for a unit, in order."""
+
+    unit: str
+
+
+class Counts(Query[tuple[str, int]], frozen=True, kw_only=True):
+    """Number of units by status, and of waiting messages (`inbox`), tasks (`tasks`), dead letters (`dead_letters`)."""
+
+
+class Store(Protocol):
+    """Where commits become durable. Open it with `async with`; every method may raise `StoreUnavailable`."""
+
+    @property
+    def info(self) -> StoreInfo:
+        """Identity, format, shard count and capabilities."""
+        ...
+
+    async def __aenter__(self) -> Self:
+        """Open the store; creates it when it is new."""
+        ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it; what was acknowledged is durable."""
+        ...
+
+    async def now(self) -> int:
+        """Store time in milliseconds."""
+        ...
+
+    async def claim(self, scopes: Sequence[str], owner: Incarnation | None) -> Mapping[str, Claim]:
+        """Take scopes over (`owner=None`: release them). Older epochs can write no more when this returns."""
+        ...
+
+    async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
+        """Make commits durable together; at most one per unit in a batch."""
+        ...
+
+    async def post(self, batch: Sequence[Message]) -> list[Posted]:
+        """Put messages into inboxes, idempotently by message id."""
+        ...
+
+    async def load(self, units: Sequence[str]) -> list[Loaded]:
+        """Units as stored, one snapshot each."""
+        ...
+
+    async def wakes(self, scopes: Sequence[str], until: int, after: str | None, limit: int) -> Page[Wake]:
+        """Units of these scopes that are due by `until`, or that have visible mail."""
+        ...
+
+    async def next_wake(self, scopes: Sequence[str], after: int) -> int | None:
+        """The earliest `wake_at` or mail later than `after`, if there is one."""
+        ...
+
+    async def lease(self, queue: str, worker: str, limit: int, lease_ms: int, at: int) -> list[Task]:
+        """Lease up to `limit` visible tasks of a queue."""
+        ...
+
+    async def renew(self, renewals: Sequence[Renewal], at: int) -> list[Literal["kept", "lost"]]:
+        """Extend leases; `lost` means that the task was cancelled or belongs to somebody else by now."""
+        ...
+
+    async def sweep(self, scopes: Sequence[str], at: int, limit: int) -> int:
+        """Remove expired answers, tombstones and dead letters; the number of rows removed."""
+        ...
+
+    async def query(self, query: Query[T]) -> Page[T]:
+        """Lists and histories; may be a little stale."""
+        ...
+
+    async def wait_change(self, unit: str, version: int, timeout_ms: int) -> int:
+        """Wait until the unit's row has a version other than `version` (0: no row), or the time is up; the version it has now.
+
+        In one process a commit wakes it; across processes the owner's hint does, with a slow look at the store as the safety net.
+        """
+        ...
+
+    def hints(self) -> AsyncIterator[str]:
+        """Ids of units that got mail from outside this process. Lossy: losing all of them costs latency only."""
+        ...
