@@ -23,7 +23,7 @@ check: $(READY) ## format, lint, types, layers, style: everything that needs no 
 	$(BIN)/ruff check .
 	$(BIN)/mypy src $(wildcard tests/typing)
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pytest tests/test_tidy.py
 
 format: $(READY) ## format the code and apply the fixes that are safe
