@@ -47,7 +47,7 @@ SYNONYMS = {
 }
 DEFINED_BY_ASYNCIO = {"add_signal_handler", "remove_signal_handler"}
 
-# What the kernel may not import itself: a clock, chance, threads, the outside world. To the right: the types it may name.
+# What the kernel may not import: a clock, chance, threads, the outside world. To the right: the types it may name.
 IMPURE = {
     "multiprocessing": set(),
     "os": set(),
