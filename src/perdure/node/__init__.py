@@ -1,0 +1,1 @@
+"""The node: owns scopes, runs turns, commits them, and carries out their effects."""

@@ -1,0 +1,257 @@
+"""A turn that exceeds its limit is interrupted, reported with its line, and the exception never leaves the turn."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import pytest
+
+from perdure.node.watchdog import StuckTurn, TurnTooLong, Watchdog
+
+LIMIT_MS = 60
+TICK_MS = 10
+
+
+@pytest.fixture
+def watchdog() -> Iterator[Watchdog]:
+    watchdog = Watchdog(LIMIT_MS, TICK_MS)
+    yield watchdog
+    watchdog.close()
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 20
+    event = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, f"not in time: {what}"
+        event.wait(0.002)
+
+
+def spin() -> None:
+    while True:
+        pass
+
+
+def spin_for(seconds: float) -> None:
+    deadline = time.perf_counter() + seconds
+    while time.perf_counter() < deadline:
+        pass
+
+
+def stopped(report: StuckTurn | None) -> StuckTurn:
+    assert report is not None
+    return report
+
+
+def test_an_endless_loop_is_interrupted_and_its_line_is_reported(watchdog: Watchdog) -> None:
+    report = stopped(watchdog.run("order-1", spin))
+    assert report.unit == "order-1"
+    # The upper bound allows for a busy machine; the lower one is the promise.
+    assert LIMIT_MS <= report.elapsed_ms < 100 * LIMIT_MS
+    line = spin.__code__.co_firstlineno
+    assert re.fullmatch(rf"{re.escape(__file__)}:({line + 1}|{line + 2}) spin", report.stack[-1])
+    assert any("test_an_endless_loop" in frame for frame in report.stack[:-1]), "outermost first"
+
+
+def test_it_is_interrupted_within_the_limit_and_two_ticks() -> None:
+    """Counted in the ticks of the watchdog, which a busy machine stretches as it stretches the turn."""
+    watchdog = Watchdog(limit_ms=100, tick_ms=20)
+    try:
+        stopped(watchdog.run("order-1", spin))
+        assert watchdog.ticks <= 100 // 20 + 2
+    finally:
+        watchdog.close()
+
+
+def test_a_turn_within_the_limit_is_left_alone(watchdog: Watchdog) -> None:
+    done: list[int] = []
+    assert watchdog.run("order-1", lambda: done.append(1)) is None
+    assert done == [1]
+    assert not watchdog.fired
+
+
+def test_another_exception_of_the_turn_passes_through(watchdog: Watchdog) -> None:
+    def fail() -> None:
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        watchdog.run("order-1", fail)
+    assert watchdog.run("order-2", int) is None
+
+
+def test_code_that_swallows_the_exception_is_interrupted_again(watchdog: Watchdog) -> None:
+    swallowed: list[type[BaseException]] = []
+
+    def hostile() -> None:
+        while len(swallowed) < 3:
+            try:
+                spin()
+            except BaseException as error:
+                swallowed.append(type(error))
+        spin()
+
+    report = stopped(watchdog.run("order-1", hostile))
+    assert swallowed == [TurnTooLong] * 3
+    assert report.elapsed_ms >= 4 * LIMIT_MS
+    assert report.stack[-1].endswith(" spin")
+
+
+def test_a_turn_that_swallows_and_returns_is_still_reported(watchdog: Watchdog) -> None:
+    seen: list[bool] = []
+
+    def hostile() -> None:
+        try:
+            spin()
+        except TurnTooLong:
+            seen.append(watchdog.fired)
+
+    assert stopped(watchdog.run("order-1", hostile)).unit == "order-1"
+    assert seen == [True]
+    assert not watchdog.fired
+    assert watchdog.run("order-2", int) is None, "the report belongs to one turn"
+
+
+def test_the_exception_passes_through_a_task(watchdog: Watchdog) -> None:
+    async def workflow() -> None:
+        spin()
+
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(workflow())
+    try:
+        report = stopped(watchdog.run("order-1", lambda: loop.run_until_complete(task)))
+        assert report.stack[-1].endswith(" spin")
+        assert isinstance(task.exception(), TurnTooLong)
+    finally:
+        loop.close()
+
+
+def test_enter_and_exit_by_hand(watchdog: Watchdog) -> None:
+    with pytest.raises(TurnTooLong, match="activity"):
+        try:
+            watchdog.enter("order-1")
+            spin()
+        finally:
+            report = watchdog.exit()
+    assert stopped(report).unit == "order-1"
+    assert watchdog.exit() is report, "the same answer until the next turn"
+
+
+def test_a_call_that_cannot_be_interrupted_is_reported_when_it_ends() -> None:
+    watchdog = Watchdog(limit_ms=20, tick_ms=5)
+    bound_s = 0.04
+    size = 10_000
+    while True:  # a number whose multiplication takes longer than the limit on this machine
+        number = 3**size
+        started = time.perf_counter()
+        number * number
+        if time.perf_counter() - started > 2 * bound_s:
+            break
+        size *= 2
+
+    def multiply() -> None:
+        number * number
+        spin()
+
+    report = stopped(watchdog.run("order-1", multiply))
+    watchdog.close()
+    assert report.elapsed_ms > 1000 * bound_s
+    assert any(frame.endswith("multiply") for frame in report.stack)
+    assert watchdog.ticks <= 3, "it is due as soon as the multiplication ends"
+
+
+def test_nothing_escapes_when_turns_end_just_as_it_fires() -> None:
+    """1,500 turns that end about when the watchdog fires; innocent code between them would be hit by what escapes."""
+    limit_ms = 1
+    watchdog = Watchdog(limit_ms, tick_ms=1)
+    rng = random.Random(7)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    reports = 0
+    try:
+        for number in range(1_500):
+            seconds = rng.uniform(limit_ms, limit_ms + 2) / 1000
+            unit = f"order-{number}"
+            report = watchdog.run(unit, partial(spin_for, seconds))
+            assert report is None or report.unit == unit
+            reports += report is not None
+            assert not watchdog.fired
+            sum(range(2_000))
+    except TurnTooLong:
+        pytest.fail("the exception escaped from its turn")
+    finally:
+        sys.setswitchinterval(interval)
+        watchdog.close()
+    assert 0 < reports < 1_500, "the turns must end on both sides of the limit"
+
+
+def test_an_idle_watchdog_does_not_tick(watchdog: Watchdog) -> None:
+    assert watchdog.run("order-1", int) is None
+    assert not watchdog.parked
+    until(lambda: watchdog.parked, "parked")
+    ticks = watchdog.ticks
+    threading.Event().wait(5 * TICK_MS / 1000)
+    assert watchdog.ticks == ticks
+    assert stopped(watchdog.run("order-2", spin)).unit == "order-2", "the next turn wakes it"
+
+
+def test_there_is_no_thread_before_the_first_turn_and_none_after_close() -> None:
+    def threads() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread.name == "perdure-watchdog"]
+
+    watchdog = Watchdog(LIMIT_MS, TICK_MS)
+    assert not threads()
+    watchdog.run("order-1", int)
+    assert len(threads()) == 1
+    watchdog.close()
+    watchdog.close()
+    assert not threads()
+    assert watchdog.run("order-2", int) is None
+    assert not threads()
+
+
+def test_each_watchdog_interrupts_its_own_thread() -> None:
+    reports: dict[str, StuckTurn | None] = {}
+
+    def node(unit: str) -> None:
+        watchdog = Watchdog(LIMIT_MS, TICK_MS)
+        try:
+            reports[unit] = watchdog.run(unit, spin)
+        finally:
+            watchdog.close()
+
+    nodes = [threading.Thread(target=node, args=(unit,)) for unit in ("order-1", "order-2")]
+    for thread in nodes:
+        thread.start()
+    for thread in nodes:
+        thread.join(30)
+    assert sorted(stopped(report).unit for report in reports.values()) == ["order-1", "order-2"]
+    assert all(stopped(report).unit == unit for unit, report in reports.items())
+
+
+def test_bind_moves_it_to_another_thread() -> None:
+    watchdog = Watchdog(LIMIT_MS, TICK_MS)
+    watchdog.run("order-1", int)
+    reports: list[StuckTurn | None] = []
+
+    def node() -> None:
+        watchdog.bind()
+        reports.append(watchdog.run("order-2", spin))
+
+    thread = threading.Thread(target=node)
+    thread.start()
+    thread.join(30)
+    watchdog.close()
+    assert stopped(reports[0]).unit == "order-2"
+
+
+@pytest.mark.parametrize(("limit_ms", "tick_ms"), [(0, None), (-1, None), (100, 0)])
+def test_a_limit_must_be_positive(limit_ms: int, tick_ms: int | None) -> None:
+    with pytest.raises(ValueError, match=f"limit_ms={limit_ms}"):
+        Watchdog(limit_ms, tick_ms)
