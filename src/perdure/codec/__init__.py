@@ -1,0 +1,35 @@
+"""Typed values as bytes, and back: what a journal, an inbox and a wire carry.
+
+A payload is one byte that names the format and a body. The default format is msgpack, encoded by `msgspec`, without
+pickle and without names of classes, so that other languages and other versions of the code can read it. Raw bytes pass
+through untouched. Encoding is deterministic: a value gives the same bytes in every process, as replay compares them.
+
+    plain.py        values that msgspec does not know (pydantic, paths), and sets in a fixed order
+    fault.py        when something cannot be encoded or decoded: where, why, and the remedy
+    declared.py     annotations: resolved and checked when a definition is made, not when it runs
+    payload.py      the formats; `encode`, `decode`, `TypeCodec` for one declared type
+    signature.py    `Signature` for the arguments of a function
+    text.py         payloads for people: JSON in and out
+"""
+
+from __future__ import annotations
+
+from perdure.codec.payload import TypeCodec, decode, digest, encode
+from perdure.codec.signature import Signature
+from perdure.codec.text import encode_json, from_json, to_json
+from perdure.errors import DecodeError, EncodeError, PayloadError, PayloadTooLarge
+
+__all__ = [
+    "DecodeError",
+    "EncodeError",
+    "PayloadError",
+    "PayloadTooLarge",
+    "Signature",
+    "TypeCodec",
+    "decode",
+    "digest",
+    "encode",
+    "encode_json",
+    "from_json",
+    "to_json",
+]

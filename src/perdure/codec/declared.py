@@ -1,0 +1,120 @@
+"""Declared types: resolved and checked once, when a definition is made.
+
+What cannot work is refused here, with the name of the function, the parameter and the remedy, so that no instance is
+ever started whose arguments cannot be read.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import functools
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+
+from perdure.codec.plain import from_plain, known
+
+_UNRESOLVED = "define the type at module level and import it at run time, not only under TYPE_CHECKING"
+
+
+def hints_of(fn: Callable[..., object], what: str) -> dict[str, Any]:
+    """The annotations of `fn` as types, by parameter name and "return". Raises TypeError for an unknown name."""
+    target: Any = fn
+    while isinstance(target, functools.partial):
+        target = typing.cast("functools.partial[object]", target).func
+    target = inspect.unwrap(target)
+    if not inspect.isroutine(target) and not isinstance(target, type):
+        target = type(target).__call__
+    try:
+        return typing.get_type_hints(target, localns=_enclosing_names(target), include_extras=True)
+    except Exception as error:  # an annotation is an expression: evaluating it can raise anything
+        missing = getattr(error, "name", None) or ""
+        texts: dict[str, object] = {}
+        with suppress(NameError):  # without the future import, Python 3.14 evaluates them here and fails again
+            texts = getattr(target, "__annotations__", texts)
+        for name, text in texts.items():
+            if isinstance(text, str) and (not missing or re.search(rf"\b{re.escape(missing)}\b", text)):
+                part = "the result" if name == "return" else f"parameter '{name}'"
+                raise TypeError(
+                    f"{what}: the annotation '{text}' of {part} cannot be resolved: {error}; {_UNRESOLVED}"
+                ) from error
+        raise TypeError(f"{what}: its annotations cannot be resolved: {error}; {_UNRESOLVED}") from error
+
+
+def _enclosing_names(fn: Any) -> dict[str, object]:
+    """The local names of the functions inside which `fn` is being defined: in tests, types often live there."""
+    names: dict[str, object] = {}
+    outer = getattr(fn, "__qualname__", "")
+    scopes: set[str] = set()
+    while ".<locals>." in outer:
+        outer = outer.rpartition(".<locals>.")[0]
+        scopes.add(outer)
+    frame: types.FrameType | None = inspect.currentframe() if scopes else None
+    while frame is not None:
+        if frame.f_code.co_qualname in scopes and frame.f_globals is getattr(fn, "__globals__", None):
+            names = {**frame.f_locals, **names}  # an inner scope is met first and wins
+        frame = frame.f_back
+    return names
+
+
+def check_type(type_: Any, what: str) -> None:
+    """Raise TypeError, naming `what` and the remedy, for a type that payloads cannot carry."""
+    try:
+        root = msgspec.inspect.type_info(type_)
+        msgspec.msgpack.Decoder(type_, dec_hook=from_plain)
+    except NameError as error:
+        raise TypeError(f"{what}: a field of {_show(type_)} cannot be resolved: {error}; {_UNRESOLVED}") from error
+    except Exception as error:  # whatever a foreign class does when its fields are read
+        raise TypeError(f"{what}: {error}; {_remedy(str(error))}") from error
+    stack: list[object] = [root]
+    seen: set[int] = set()
+    while stack:
+        node = stack.pop()
+        if isinstance(node, tuple):
+            stack.extend(typing.cast("tuple[object, ...]", node))
+        elif isinstance(node, (msgspec.inspect.Type, msgspec.inspect.Field)) and id(node) not in seen:
+            seen.add(id(node))
+            _check_node(node, type_, what)
+            stack.extend(
+                getattr(node, name) for name in node.__struct_fields__ if name not in {"default", "default_factory"}
+            )
+
+
+def _check_node(node: object, type_: Any, what: str) -> None:
+    if isinstance(node, msgspec.inspect.CustomType) and not known(node.cls):
+        inside = "" if node.cls is type_ else f" in {_show(type_)}"
+        raise TypeError(f"{what}: {_show(node.cls)}{inside} cannot be carried; {_instead_of(node.cls)}")
+    if isinstance(node, msgspec.inspect.DataclassType):
+        private = [field.name for field in getattr(node.cls, "__attrs_attrs__", ()) if field.name.startswith("_")]
+        if private:  # msgspec leaves them out, silently
+            raise TypeError(f"{what}: the private field '{private[0]}' of {_show(node.cls)} would be lost; rename it")
+
+
+def _remedy(message: str) -> str:
+    if "custom type" in message:
+        return "put the alternatives into one wrapper type, with an optional field for each"
+    if "union" in message:
+        return "tag the alternatives (`class A(msgspec.Struct, tag=True)`) or put them into one wrapper type"
+    return "use a dataclass, msgspec.Struct, attrs class, pydantic model or plain types"
+
+
+def _instead_of(cls: type[Any]) -> str:
+    if cls.__name__ == "Callable":
+        return "a function is not data: pass its name"
+    if issubclass(cls, dict) or cls.__name__.endswith("Mapping"):
+        return "use dict"
+    if issubclass(cls, collections.abc.Awaitable):
+        return "declare what it returns when it is awaited"
+    if issubclass(cls, collections.abc.Iterable):
+        return "use list"
+    return "use a dataclass, msgspec.Struct, attrs class, pydantic model or plain types"
+
+
+def _show(type_: Any) -> str:
+    return type_.__qualname__ if isinstance(type_, type) and not typing.get_args(type_) else str(type_)

@@ -1,0 +1,141 @@
+"""The formats of a payload, and the codec of one declared type.
+
+The first byte says how to read the rest:
+
+    0x00  raw bytes, untouched
+    0x01  msgpack, the default
+    0x02  JSON, for people and for other languages
+
+Other values are kept for compression and encryption. What runs for each step holds bound methods of msgspec's encoders
+and decoders and looks at little more than the marker; what went wrong is worked out afterwards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Generic, NoReturn, TypeVar, cast
+
+import msgspec
+
+from perdure.codec.declared import check_type
+from perdure.codec.fault import explain_decode, explain_encode
+from perdure.codec.plain import SCALARS, encode_msgpack, from_plain, pack
+from perdure.errors import DecodeError, EncodeError
+
+RAW, MSGPACK, JSON = 0, 1, 2
+_RAW, _MSGPACK = b"\x00", b"\x01"
+_BYTES = (bytes, bytearray, memoryview)
+
+T = TypeVar("T")
+
+
+def encode(value: object) -> bytes:
+    """A payload of any value: raw for bytes, else msgpack. Raises EncodeError with the path of what is not data."""
+    return _UNTYPED.encode(value)
+
+
+def decode(data: bytes, as_type: object = Any) -> Any:
+    """The value of a payload, checked against `as_type`; plain data when no type is given. Raises DecodeError."""
+    if as_type is Any:
+        return _UNTYPED.decode(data)
+    codec: TypeCodec[Any]
+    try:
+        codec = _codec_of(as_type)
+    except TypeError:  # metadata of Annotated need not be hashable; a type that cannot be carried raises again
+        codec = TypeCodec(as_type, "value")
+    return codec.decode(data)
+
+
+def digest(data: bytes) -> str:
+    """16 hex digits that identify a payload."""
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+def bad_marker(data: bytes, what: str) -> DecodeError:
+    """The error for a payload whose first byte nobody here knows."""
+    if not data:
+        return DecodeError(
+            f"{what}: the payload is empty, without even a format marker; it was not written by `encode`"
+        )
+    return DecodeError(
+        f"{what}: unknown format marker 0x{data[0]:02x} (known: 0x00 raw, 0x01 msgpack, 0x02 JSON); it was written by "
+        "a newer version or with a payload codec that is missing here: upgrade this process or configure the codec"
+    )
+
+
+def encode_error(what: str, value: object, error: Exception) -> EncodeError:
+    """The error for a value that did not encode, with the path inside it."""
+    path, why = explain_encode(value, error)
+    return EncodeError(f"cannot encode {what}{_at(path)}: {why}")
+
+
+def _at(path: str) -> str:
+    return f" at '{path.lstrip('.')}'" if path else ""
+
+
+class TypeCodec(Generic[T]):
+    """Values of one declared type. `what` names them in errors: "result of activity 'charge'".
+
+    Raises TypeError when the type cannot be carried. Decoding is strict: text is never taken for a number.
+    """
+
+    __slots__ = ("_decode", "_raw", "type", "what")
+
+    def __init__(self, type_: type[T] | Any, what: str) -> None:
+        check_type(type_, what)
+        self.type: Any = type_
+        self.what = what
+        self._raw = any(type_ is raw for raw in (Any, object, *_BYTES))
+        self._decode: Callable[[bytes], T] = msgspec.msgpack.Decoder(type_, dec_hook=from_plain).decode
+
+    def encode(self, value: T) -> bytes:
+        """A payload of `value`. Raises EncodeError with the path of what is not data."""
+        try:
+            if type(value) in SCALARS:
+                if self._raw and type(value) is bytes:
+                    return _RAW + cast("bytes", value)
+                return _MSGPACK + encode_msgpack(value)
+            if self._raw and isinstance(value, _BYTES):
+                return _RAW + bytes(cast("bytes", value))
+            return _MSGPACK + pack(value)
+        except Exception as error:  # msgspec, hooks and properties of foreign classes raise what they like
+            raise encode_error(self.what, cast("object", value), error) from error
+
+    def decode(self, data: bytes) -> T:
+        """The value of a payload. Raises DecodeError, naming `what` and the path, when it does not fit the type."""
+        try:
+            if data[0] == MSGPACK:
+                return self._decode(data[1:])
+            return self._decode_other(data)
+        except DecodeError:
+            raise
+        except Exception as error:  # as above
+            self._refuse(data, error)
+
+    def check(self, data: bytes) -> None:
+        """Raise DecodeError when `data` does not fit the type."""
+        self.decode(data)
+
+    def _decode_other(self, data: bytes) -> T:
+        if data[0] == RAW:
+            body = data[1:]
+            return cast("T", body) if self.type is Any else msgspec.convert(body, self.type, dec_hook=from_plain)
+        if data[0] == JSON:
+            return cast("T", msgspec.json.decode(data[1:], type=self.type, dec_hook=from_plain))
+        raise bad_marker(data, self.what)
+
+    def _refuse(self, data: bytes, error: Exception) -> NoReturn:
+        if not data:
+            raise bad_marker(data, self.what) from None
+        path, why = explain_decode(error)
+        raise DecodeError(f"{self.what}{_at(path)}: {why}") from error
+
+
+@lru_cache(maxsize=512)
+def _codec_of(type_: object) -> TypeCodec[Any]:
+    return TypeCodec(type_, "value")
+
+
+_UNTYPED: TypeCodec[Any] = TypeCodec(Any, "value")

@@ -1,0 +1,132 @@
+"""Payloads for people: as JSON on a screen, and from JSON that somebody typed."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import math
+from typing import Any, cast
+
+import msgspec
+
+from perdure.codec.fault import explain_decode
+from perdure.codec.payload import JSON, MSGPACK, RAW, bad_marker, encode_error
+from perdure.codec.plain import pack
+from perdure.codec.signature import Signature
+from perdure.errors import DecodeError, EncodeError
+
+
+def to_json(data: bytes) -> object:
+    """A readable view of a payload, made only of what JSON knows.
+
+    Bytes become {"base64": ...}, keys text, nan and infinities text; a damaged body
+    {"undecodable": why, "base64": ...}.
+    Raises DecodeError only when the format marker is unknown.
+    """
+    if data[:1] not in {b"\x00", b"\x01", b"\x02"}:
+        raise bad_marker(data, "payload")
+    body = data[1:]
+    try:
+        if data[0] == RAW:
+            return _view(body)
+        return _view(msgspec.msgpack.decode(body) if data[0] == MSGPACK else msgspec.json.decode(body))
+    except Exception as error:  # a view must show what is there, however damaged
+        return {"undecodable": explain_decode(error)[1], "base64": base64.b64encode(body).decode()}
+
+
+def encode_json(value: object) -> bytes:
+    """A payload in JSON. Raises EncodeError, also for nan and infinities, which JSON cannot express."""
+    try:
+        plain = msgspec.msgpack.decode(pack(value))
+        body = msgspec.json.encode(plain)
+    except Exception as error:  # msgspec, hooks and properties of foreign classes raise what they like
+        raise encode_error("value", value, error) from error
+    if b"null" in body and not _finite(plain):
+        raise EncodeError("cannot encode value as JSON: it holds nan or an infinity; use msgpack, or pass None or text")
+    return bytes([JSON]) + body
+
+
+def from_json(text: str, signature: Signature) -> bytes:
+    """Arguments from JSON: an array by position, an object by parameter name, or the value of the only parameter.
+
+    Raises DecodeError naming the argument that is missing, unknown or of the wrong type.
+    """
+    try:
+        value = msgspec.json.decode(text)
+        whole = msgspec.Raw(text.encode())
+        raw: Any = msgspec.json.decode(text, type=_Raws) if isinstance(value, (list, dict)) else whole
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        remedy = """text needs double quotes, as in '["card", 1]'"""
+        raise DecodeError(f"arguments of {signature.what}: this is no JSON: {error}; {remedy}") from error
+    try:
+        return _arguments(_named(raw, signature), signature)
+    except DecodeError as refused:
+        if len(signature.names) != 1:
+            raise
+        try:  # `[1, 2]` for one list, `{"card": ...}` for one object
+            return _arguments({signature.names[0]: whole}, signature)
+        except DecodeError as error:
+            by_position = isinstance(raw, list) and len(cast("list[object]", raw)) == 1
+            by_name = isinstance(raw, dict) and set(cast("dict[str, object]", raw)) == set(signature.names)
+            raise (refused if by_position or by_name else error) from None
+
+
+_Raws = list[msgspec.Raw] | dict[str, msgspec.Raw]
+
+
+def _named(raw: Any, signature: Signature) -> dict[str, msgspec.Raw]:
+    names = signature.names
+    if isinstance(raw, msgspec.Raw):
+        raw = [raw]
+    if isinstance(raw, list):
+        values = cast("list[msgspec.Raw]", raw)
+        if len(values) > len(names):
+            raise DecodeError(f"{signature.what} takes {_count(names)}, and {len(values)} were given")
+        return dict(zip(names, values, strict=False))
+    for name in raw:
+        if name not in names:
+            raise DecodeError(f"{signature.what} has no argument '{name}'; it takes {_count(names)}")
+    return cast("dict[str, msgspec.Raw]", raw)
+
+
+def _count(names: tuple[str, ...]) -> str:
+    return f"{len(names)} ({', '.join(names)})" if names else "no arguments"
+
+
+def _arguments(raws: dict[str, msgspec.Raw], signature: Signature) -> bytes:
+    values: dict[str, object] = {}
+    for name, codec in zip(signature.names, signature.parameters, strict=True):
+        if name in raws:
+            values[name] = codec.decode(bytes([JSON]) + bytes(raws[name]))
+    return signature.encode_named(values)
+
+
+def _view(value: object) -> object:
+    if isinstance(value, dict):
+        return {_key(key): _view(item) for key, item in cast("dict[object, object]", value).items()}
+    if isinstance(value, (list, tuple)):
+        return [_view(item) for item in cast("list[object]", value)]
+    if isinstance(value, bytes):
+        return {"base64": base64.b64encode(value).decode()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dt.datetime):
+        return value.isoformat()
+    if isinstance(value, msgspec.msgpack.Ext):
+        return {"ext": value.code, "base64": base64.b64encode(value.data).decode()}
+    return value
+
+
+def _key(key: object) -> str:
+    if isinstance(key, str):
+        return key
+    view = _view(key)
+    return view if isinstance(view, str) else msgspec.json.encode(view).decode()
+
+
+def _finite(value: object) -> bool:
+    if isinstance(value, dict):
+        return all(_finite(key) and _finite(item) for key, item in cast("dict[object, object]", value).items())
+    if isinstance(value, (list, tuple)):
+        return all(map(_finite, cast("list[object]", value)))
+    return not isinstance(value, float) or math.isfinite(value)
