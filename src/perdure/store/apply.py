@@ -1,0 +1,319 @@
+"""Commits and messages, applied to SQLite tables inside an open transaction.
+
+Does what `tables` does to dictionaries, for many commits at once. Commits are taken in *parts*: no two of a part touch the same unit, be it as their own or as the target
+of an earlier one's message, so that all rows of a part can be written table by table and the outcome is that of one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import apsw
+import msgspec
+
+from perdure.kernel.commit import CLOSED, Commit, Stored, Verdict, verdict
+from perdure.kernel.message import ActivityDone, Message, Raise, Send, Start, encode_body
+from perdure.kernel.placement import scope_of
+from perdure.ports.store import Posted
+from perdure.store.columns import TASK_COLUMNS, UNIT_COLUMNS, UNIT_FIELDS, Values, unit_values
+from perdure.store.limits import StoreLimits
+from perdure.store.tables import flaw_of
+
+# Setting an indexed column rewrites its indexes even when the value is the same, which costs four times the rest of the update. So there are three.
+_PINNED = ("id", "scope", "type", "created_at", "parent_unit")
+_MOVING = ("status", "wake_at")
+_NUMBERED = tuple(enumerate((*UNIT_FIELDS, "version", "commit_id"), start=1))
+
+
+def _update(fixed: tuple[str, ...]) -> str:
+    changes = ", ".join(f"{name} = ?{number}" for number, name in _NUMBERED if name not in fixed)
+    return f"UPDATE units SET {changes} WHERE id = ?1"  # noqa: S608 - names of fields, not input
+
+
+_IDS = "(SELECT value FROM json_each(?1))"
+READ_UNITS = (
+    "SELECT id, version, commit_id, run, scope, type, created_at, parent_unit, status, wake_at FROM units WHERE id IN "
+    + _IDS
+)
+READ_SCOPES = "SELECT scope, epoch, incarnation FROM scopes WHERE scope IN " + _IDS
+READ_MARKS = "SELECT unit, commit_id FROM tombstones WHERE unit IN " + _IDS
+
+CLEAR = tuple(f"DELETE FROM {table} WHERE unit = ?" for table in ("journal", "executions", "kv", "tasks"))  # noqa: S608
+DELETE_UNIT = "DELETE FROM units WHERE id = ?"
+DELETE_ANSWERS = "DELETE FROM answers WHERE unit = ?"
+DELETE_LETTERS = "DELETE FROM inbox WHERE unit = ? AND kind <> 'Start'"
+DELETE_TOMBSTONES = "DELETE FROM tombstones WHERE unit = ?"
+INSERT_UNIT = f"INSERT INTO units ({UNIT_COLUMNS}, version, commit_id) VALUES ({', '.join('?' * len(_NUMBERED))})"  # noqa: S608
+UPDATE_STILL = _update(_PINNED + _MOVING)
+UPDATE_MOVING = _update(_PINNED)
+UPDATE_ALL = _update(("id",))
+MOVE_INBOX = "UPDATE inbox SET scope = ?2 WHERE unit = ?1"
+MOVE_TASKS = "UPDATE tasks SET scope = ?2 WHERE unit = ?1"
+INSERT_JOURNAL = "INSERT INTO journal (unit, execution, first, count, events) VALUES (?, ?, ?, ?, ?)"
+INSERT_EXECUTION = "INSERT INTO executions (unit, execution, type_version, started_at, closed_at, journal_events) VALUES (?, ?, ?, ?, ?, ?)"
+PRUNE_JOURNAL = "DELETE FROM journal WHERE unit = ? AND execution = ?"
+PRUNE_EXECUTION = "DELETE FROM executions WHERE unit = ? AND execution = ?"
+SET_KV = (
+    "INSERT INTO kv (unit, key, value, base, execution) VALUES (?, ?, ?, ?, ?) ON CONFLICT (unit, key) DO UPDATE SET"
+    " value = excluded.value, base = excluded.base, execution = excluded.execution"
+)
+REMOVE_KV = "DELETE FROM kv WHERE unit = ? AND key = ?"
+CONSUME = "DELETE FROM inbox WHERE unit = ? AND message = ?"
+INSERT_ANSWER = "INSERT INTO answers (unit, message, scope, outcome, expires_at) VALUES (?, ?, ?, ?, ?) ON CONFLICT (unit, message) DO NOTHING"
+DROP_TASK = "DELETE FROM tasks WHERE unit = ? AND seq = ? AND attempt = ?"
+INSERT_TASK = f"INSERT INTO tasks ({TASK_COLUMNS}) VALUES ({', '.join('?' * 14)})"  # noqa: S608
+INSERT_TOMBSTONE = (
+    "INSERT INTO tombstones (unit, run, scope, commit_id, expires_at) VALUES (?, ?, ?, ?, ?)"
+    " ON CONFLICT (unit, run) DO UPDATE SET scope = excluded.scope, commit_id = excluded.commit_id, expires_at = excluded.expires_at"
+)
+DELIVER = (
+    "INSERT INTO inbox (unit, position, message, scope, kind, body, at, visible_at, sender, previous)"
+    " SELECT ?1, coalesce((SELECT max(position) FROM inbox WHERE unit = ?1), 0) + 1, ?2,"
+    " coalesce((SELECT scope FROM units WHERE id = ?1), ?3), ?4, ?5, ?6, ?7, ?8, ?9"
+    " WHERE NOT EXISTS (SELECT 1 FROM answers WHERE unit = ?1 AND message = ?2)"
+    " AND NOT (?4 = 'Start' AND (EXISTS (SELECT 1 FROM units WHERE id = ?1 AND run = ?2)"
+    " OR EXISTS (SELECT 1 FROM tombstones WHERE unit = ?1 AND run = ?2)))"
+    " ON CONFLICT (unit, message) DO NOTHING"
+)
+
+ORDER = (
+    *CLEAR,
+    DELETE_UNIT,
+    DELETE_ANSWERS,
+    DELETE_LETTERS,
+    DELETE_TOMBSTONES,
+    INSERT_UNIT,
+    UPDATE_STILL,
+    UPDATE_MOVING,
+    UPDATE_ALL,
+    MOVE_INBOX,
+    MOVE_TASKS,
+    INSERT_JOURNAL,
+    INSERT_EXECUTION,
+    PRUNE_JOURNAL,
+    PRUNE_EXECUTION,
+    SET_KV,
+    REMOVE_KV,
+    CONSUME,
+    INSERT_ANSWER,
+    DROP_TASK,
+    INSERT_TASK,
+    INSERT_TOMBSTONE,
+    DELIVER,
+)
+"""The statements of a part, in the order in which they run."""
+
+_as_tuple = msgspec.structs.astuple
+_encode_json = msgspec.json.encode
+
+
+def ids_json(ids: Sequence[str]) -> str:
+    """Ids as the argument of `json_each`."""
+    return _encode_json(ids).decode()
+
+
+def parts_of(commits: Sequence[Commit]) -> Iterator[list[Commit]]:
+    """Commits in runs that do not touch each other's units."""
+    part: list[Commit] = []
+    touched: set[str] = set()
+    for commit in commits:
+        if commit.unit in touched:
+            yield part
+            part, touched = [], set()
+        part.append(commit)
+        touched.add(commit.unit)
+        touched.update(message.to for message in commit.post)
+    if part:
+        yield part
+
+
+class Writes:
+    """The rows that a part writes, by statement."""
+
+    def __init__(self, shards: int, limits: StoreLimits) -> None:
+        """Start with none."""
+        self._shards = shards
+        self._limits = limits
+        self._rows: dict[str, list[Values]] = {sql: [] for sql in ORDER}
+
+    def add(self, commit: Commit, old: Values | None) -> None:
+        """Collect what a commit writes; `old` is the unit as `READ_UNITS` gave it."""
+        rows, unit, row = self._rows, commit.unit, commit.row
+        if commit.delete is not None:
+            self._delete(commit, old)
+            return
+        values = unit_values(row, commit.expect + 1, commit.id)
+        if old is None:
+            rows[INSERT_UNIT].append(values)
+            if row.scope != scope_of(unit, self._shards):
+                rows[MOVE_INBOX].append((unit, row.scope))
+        else:
+            self._replace(commit, old, values)
+        for chunk in commit.journal:
+            rows[INSERT_JOURNAL].append((unit, chunk.execution, chunk.first, chunk.count, chunk.events))
+        if commit.consume:
+            rows[CONSUME].extend([(unit, message) for message in commit.consume])
+        if commit.post:
+            rows[DELIVER].extend([letter_values(message, self._shards) for message in commit.post])
+        if commit.answers:
+            self._answer(commit)
+        if commit.kv:
+            for key, entry in {entry.key: entry for entry in commit.kv}.items():
+                if entry.value is None and entry.base is None:
+                    rows[REMOVE_KV].append((unit, key))
+                else:
+                    rows[SET_KV].append((unit, *_as_tuple(entry)))
+        if commit.ended or commit.prune:
+            rows[INSERT_EXECUTION].extend([(unit, *_as_tuple(ended)) for ended in commit.ended])
+            pruned = [(unit, execution) for execution in commit.prune if execution != row.execution]
+            rows[PRUNE_JOURNAL].extend(pruned)
+            rows[PRUNE_EXECUTION].extend(pruned)
+        if commit.tasks_added or commit.tasks_dropped:
+            rows[DROP_TASK].extend([(unit, seq, attempt) for seq, attempt in commit.tasks_dropped])
+            rows[INSERT_TASK].extend([_as_tuple(task) for task in commit.tasks_added])
+
+    def _replace(self, commit: Commit, old: Values, values: Values) -> None:
+        rows, unit, row = self._rows, commit.unit, commit.row
+        _, _, _, run, scope, type, created_at, parent_unit, status, wake_at = old
+        if run != row.run:
+            for sql in CLEAR:
+                rows[sql].append((unit,))
+        if (scope, type, created_at, parent_unit) != (row.scope, row.type, row.created_at, row.parent_unit):
+            rows[UPDATE_ALL].append(values)
+            if scope != row.scope:
+                rows[MOVE_INBOX].append((unit, row.scope))
+                rows[MOVE_TASKS].append((unit, row.scope))
+        elif status != row.status or wake_at != row.wake_at:
+            rows[UPDATE_MOVING].append(values)
+        else:
+            rows[UPDATE_STILL].append(values)
+
+    def _answer(self, commit: Commit) -> None:
+        self._rows[INSERT_ANSWER].extend(
+            [(commit.unit, a.message, commit.row.scope, a.outcome, a.expires_at) for a in commit.answers]
+        )
+
+    def _delete(self, commit: Commit, old: Values | None) -> None:
+        rows, unit, scope = self._rows, commit.unit, commit.row.scope
+        for sql in (*CLEAR, DELETE_UNIT, DELETE_ANSWERS, DELETE_LETTERS):
+            rows[sql].append((unit,))
+        home = scope_of(unit, self._shards)
+        if old is not None and old[4] != home:
+            rows[MOVE_INBOX].append((unit, home))
+        rows[CONSUME].extend([(unit, message) for message in commit.consume])
+        self._answer(commit)
+        if commit.delete:
+            rows[INSERT_TOMBSTONE].append((unit, commit.row.run, scope, commit.id, commit.delete))
+        else:
+            rows[DELETE_TOMBSTONES].append((unit,))
+            rows[INSERT_TOMBSTONE].append((unit, b"", scope, commit.id, commit.at + self._limits.forgotten_ms))
+        rows[DELIVER].extend([letter_values(message, self._shards) for message in commit.post])
+
+    def run(self, connection: apsw.Connection) -> None:
+        """Write them."""
+        for sql, rows in self._rows.items():
+            if rows:
+                connection.executemany(sql, rows)
+
+
+def letter_values(message: Message, shards: int) -> Values:
+    """A message as the arguments of `DELIVER`."""
+    return (
+        message.to,
+        message.id,
+        scope_of(message.to, shards),
+        type(message.body).__name__,
+        encode_body(message.body),
+        message.at,
+        message.visible_at,
+        message.sender,
+        message.previous,
+    )
+
+
+def apply_commits(
+    connection: apsw.Connection, commits: Sequence[Commit], shards: int, limits: StoreLimits
+) -> list[Verdict]:
+    """Decide commits and write the accepted ones. An error leaves the transaction for the caller to roll back."""
+    verdicts: list[Verdict] = []
+    for part in parts_of(commits):
+        verdicts += _apply_part(connection, part, shards, limits)
+    return verdicts
+
+
+def _apply_part(connection: apsw.Connection, part: list[Commit], shards: int, limits: StoreLimits) -> list[Verdict]:
+    scopes = ids_json(list({commit.fence.scope for commit in part}))
+    held: dict[str, tuple[int, str | None]] = {
+        scope: (epoch, incarnation) for scope, epoch, incarnation in connection.execute(READ_SCOPES, (scopes,))
+    }
+    ids = ids_json([commit.unit for commit in part])
+    known: dict[str, Values] = {row[0]: row for row in connection.execute(READ_UNITS, (ids,))}
+    marks: set[tuple[str, bytes]] = set()
+    if len(known) < len(part):
+        missing = [commit.unit for commit in part if commit.unit not in known]
+        marks = set(connection.execute(READ_MARKS, (ids_json(missing),)))
+    verdicts: list[Verdict] = []
+    writes = Writes(shards, limits)
+    for commit in part:
+        old = known.get(commit.unit)
+        stored: Stored | None = None
+        if old is not None:
+            stored = Stored(old[1], old[2])
+        elif (commit.unit, commit.id) in marks:
+            stored = Stored(0, commit.id)
+        epoch, incarnation = held.get(commit.fence.scope, (0, None))
+        result = verdict(commit, stored, epoch, incarnation)
+        if result == "applied" and (stored is None or stored.commit != commit.id):
+            if flaw_of(commit) is None:
+                writes.add(commit, old)
+            else:
+                result = "invalid"
+        verdicts.append(result)
+    writes.run(connection)
+    return verdicts
+
+
+# ---------------------------------------------------------------- messages
+
+FIND_LETTER = "SELECT 1 FROM inbox WHERE unit = ? AND message = ?"
+FIND_ANSWER = "SELECT outcome FROM answers WHERE unit = ? AND message = ?"
+FIND_TOMBSTONE = "SELECT 1 FROM tombstones WHERE unit = ? AND run = ?"
+FIND_UNIT = "SELECT run, status FROM units WHERE id = ?"
+FIND_START = "SELECT 1 FROM inbox WHERE unit = ? AND kind = 'Start' LIMIT 1"
+COUNT_LETTERS = "SELECT count(*) FROM inbox WHERE unit = ?"
+TAKE_TASK = "DELETE FROM tasks WHERE unit = ? AND execution = ? AND seq = ? AND attempt = ? AND run = ? AND token = ? RETURNING 1"
+
+
+def _one(connection: apsw.Connection, sql: str, *values: Any) -> Values | None:
+    return connection.execute(sql, values).fetchone()
+
+
+def apply_post(connection: apsw.Connection, message: Message, shards: int, limits: StoreLimits) -> Posted:
+    """Put a message into its target's inbox, or say why not."""
+    unit, body = message.to, message.body
+    if (answer := _one(connection, FIND_ANSWER, unit, message.id)) is not None:
+        return Posted("duplicate", answer[0])
+    if _one(connection, FIND_LETTER, unit, message.id):
+        return Posted("duplicate")
+    known = _one(connection, FIND_UNIT, unit)
+    if isinstance(body, Start):
+        if (known is not None and known[0] == message.id) or _one(connection, FIND_TOMBSTONE, unit, message.id):
+            return Posted("duplicate")
+    elif isinstance(body, ActivityDone):
+        key = (unit, body.execution, body.seq, body.attempt, body.run, message.previous)
+        if message.previous is None or _one(connection, TAKE_TASK, *key) is None:
+            return Posted("lost_lease")
+        message = msgspec.structs.replace(message, previous=None)
+    else:
+        if known is None:
+            if not _one(connection, FIND_START, unit):
+                return Posted("missing")
+        elif known[1] in CLOSED:
+            return Posted("missing", "closed")
+        if isinstance(body, Send | Raise):
+            count = _one(connection, COUNT_LETTERS, unit)
+            if count is not None and count[0] >= limits.inbox_messages:
+                return Posted("full")
+    connection.execute(DELIVER, letter_values(message, shards))
+    return Posted("accepted")

@@ -1,0 +1,47 @@
+"""Rows of the SQL tables as structs, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from perdure.errors import Failure
+from perdure.kernel.commit import Task, UnitRow
+from perdure.kernel.message import Message, decode_body
+
+UNIT_FIELDS = tuple(field.name for field in msgspec.structs.fields(UnitRow))
+UNIT_COLUMNS = ", ".join(UNIT_FIELDS)
+TASK_COLUMNS = ", ".join(field.name for field in msgspec.structs.fields(Task))
+LETTER_COLUMNS = "message, unit, body, at, visible_at, sender, previous"
+
+_PAUSED = UNIT_FIELDS.index("paused")
+_FAILURE = UNIT_FIELDS.index("failure")
+_as_tuple = msgspec.structs.astuple
+_encode = msgspec.msgpack.encode
+_decode_failure = msgspec.msgpack.Decoder(Failure).decode
+
+Values = tuple[Any, ...]
+
+
+def unit_values(row: UnitRow, version: int, commit: bytes) -> Values:
+    """A unit's row in the order of the columns, its version and commit last."""
+    values = _as_tuple(row)
+    if row.failure is not None:
+        values = (*values[:_FAILURE], _encode(row.failure), *values[_FAILURE + 1 :])
+    return (*values, version, commit)
+
+
+def unit_of(values: Values) -> UnitRow:
+    """The row that `UNIT_COLUMNS` gave (further values are ignored)."""
+    row = UnitRow(*values[: len(UNIT_FIELDS)])
+    row.paused = bool(values[_PAUSED])
+    if values[_FAILURE] is not None:
+        row.failure = _decode_failure(values[_FAILURE])
+    return row
+
+
+def message_of(values: Values) -> Message:
+    """The message that `LETTER_COLUMNS` gave."""
+    id, unit, body, at, visible_at, sender, previous = values
+    return Message(id, unit, decode_body(body), at, visible_at, sender, previous, posted=True)

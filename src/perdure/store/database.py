@@ -1,0 +1,210 @@
+"""Opening a SQLite file: options, checks, and what SQLite's errors mean to the person who has to act on them."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import apsw
+import msgspec
+
+from perdure.errors import StoreError, StoreFormat, StoreLocked, StoreUnavailable, UsageError
+from perdure.ports.store import StoreInfo
+from perdure.store.migrate import migrate, pending
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FORMAT = 1
+"""The store format that this release writes and the newest that it reads."""
+
+MEMORY = ":memory:"
+_LEVELS = {"off": 0, "normal": 1, "full": 2, "extra": 3}
+_WAL_PAGES = 4_000
+_WAL_BYTES_KEPT = 64 << 20
+_CACHE_KIB = 32 << 10
+
+BATCH_ERRORS: tuple[type[BaseException], ...] = (
+    apsw.FullError,
+    apsw.IOError,
+    apsw.CantOpenError,
+    apsw.ReadOnlyError,
+    apsw.NotADBError,
+    apsw.CorruptError,
+    apsw.BusyError,
+    apsw.LockedError,
+    apsw.NoMemError,
+    apsw.PermissionsError,
+    apsw.ProtocolError,
+    apsw.InterruptError,
+    apsw.InternalError,
+    apsw.ConnectionClosedError,
+    MemoryError,
+)
+"""Errors that say nothing about one commit: they fail a whole batch."""
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How a file is opened.
+
+    `synchronous`: "full" makes each acknowledged commit survive a power cut; "normal" may lose the last ones then, but not in a crash of the process; "off"
+    may lose the file. `shards`: shard count of a new store. `standby`: a claim waits for the process that owns the file instead of failing. `busy_ms`: how
+    long to wait for a foreign writer.
+    """
+
+    synchronous: Literal["full", "normal", "off"] = "full"
+    shards: int | None = None
+    standby: bool = False
+    read_only: bool = False
+    busy_ms: int = 5_000
+
+
+def explain(error: BaseException, path: str) -> StoreError:
+    """SQLite's error in words, with the remedy. `outcome` is "none"."""
+    if isinstance(error, StoreError):
+        return error
+    if isinstance(error, apsw.FullError):
+        return StoreUnavailable(f"no space is left for {path}: free some on that disk; nothing acknowledged is lost")
+    if isinstance(error, apsw.NotADBError):
+        return StoreFormat(f"{path} is not a SQLite database; name another file, or restore this one from a backup")
+    if isinstance(error, apsw.CorruptError):
+        return StoreFormat(f"{path} is damaged ({error}); stop the node and restore the file from a backup")
+    if isinstance(error, apsw.BusyError | apsw.LockedError):
+        return StoreLocked(
+            f"another program holds {path} locked in a transaction of its own; end it (a database browser?) and try again"
+        )
+    if isinstance(error, apsw.ReadOnlyError):
+        return StoreUnavailable(f"{path} is read-only: give this user write access, or open it with ?read_only=true")
+    if isinstance(error, apsw.CantOpenError | apsw.PermissionsError):
+        return StoreUnavailable(
+            f"{path} cannot be opened ({error}): the file and its folder must be readable and writable by this user"
+        )
+    if isinstance(error, apsw.IOError):
+        return StoreUnavailable(f"reading or writing {path} failed ({error}); check the disk and the system's log")
+    return StoreUnavailable(f"{path}: {type(error).__name__}: {error}")
+
+
+@contextmanager
+def explained(path: str) -> Iterator[None]:
+    """Turn SQLite's errors into ours."""
+    try:
+        yield
+    except (apsw.Error, MemoryError) as error:
+        raise explain(error, path) from error
+
+
+class FileGuard:
+    """Knows which file was opened, and notices when another one stands at its path."""
+
+    def __init__(self, path: str) -> None:
+        """Remember the file that stands there now."""
+        self._path = path
+        self._identity = self._look()
+
+    def _look(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self._path)  # noqa: PTH116 - several times as fast, and it runs for each batch
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def check(self) -> None:
+        """Raise StoreUnavailable unless the file still stands where it was opened."""
+        found = self._look()
+        if found != self._identity:
+            what = "was moved or deleted" if found is None else "was replaced by another file"
+            msg = (
+                f"{self._path} {what} while the store was open; put it back (with its -wal file), or restart on the new file."
+                " Nothing is written any more"
+            )
+            raise StoreUnavailable(msg)
+
+
+def check_path(path: str, *, read_only: bool) -> None:
+    """Raise StoreUnavailable when no file can be at this path."""
+    file = Path(path)
+    if file.is_dir():
+        msg = f"{path} is a folder; name a file in it, such as {file / 'perdure.db'}"
+        raise StoreUnavailable(msg)
+    if not file.parent.is_dir():
+        msg = f"the folder of {path} does not exist; create it: mkdir -p {file.parent}"
+        raise StoreUnavailable(msg)
+    if read_only and not file.exists():
+        msg = f"{path} does not exist, and it was to be opened read-only; check the path"
+        raise StoreUnavailable(msg)
+
+
+def connect(path: str, options: Options, *, reader: bool) -> apsw.Connection:
+    """A connection with our settings; the file's content is not looked at yet."""
+    flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+    if options.read_only:
+        flags = apsw.SQLITE_OPEN_READONLY
+    connection = apsw.Connection(path, flags=flags)
+    connection.set_busy_timeout(options.busy_ms)
+    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+    if reader:
+        connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+def open_database(path: str, options: Options, new_id: str) -> tuple[apsw.Connection, StoreInfo]:
+    """Open or create a store; the writing connection and what the store is.
+
+    Raises:
+        StoreFormat: the file is no store, is damaged, or needs a newer release.
+        StoreLocked: another program holds it in a transaction.
+        StoreUnavailable: it cannot be opened or written.
+        UsageError: it exists and has another shard count than the one asked for.
+    """
+    if path != MEMORY:
+        check_path(path, read_only=options.read_only)
+    with explained(path):
+        connection = connect(path, options, reader=False)
+    try:
+        with explained(path):
+            todo = pending(connection)
+            if todo and options.read_only:
+                msg = f"{path} was opened read-only, but is no complete store (it needs {', '.join(todo)}); open it once without"
+                raise StoreFormat(msg)
+            if connection.readonly("main") and not options.read_only:
+                raise explain(apsw.ReadOnlyError(), path)
+            if not options.read_only:
+                _configure(connection, path, options)
+                migrate(connection)
+            return connection, _identify(connection, path, options, new_id)
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _configure(connection: apsw.Connection, path: str, options: Options) -> None:
+    mode = connection.execute("PRAGMA journal_mode = WAL").get
+    if mode != ("memory" if path == MEMORY else "wal"):
+        msg = f"{path} cannot use a write-ahead log (journal mode {mode}); put the file on a local disk"
+        raise StoreUnavailable(msg)
+    connection.execute(f"PRAGMA synchronous = {options.synchronous}")
+    if connection.execute("PRAGMA synchronous").get != _LEVELS[options.synchronous]:
+        msg = f"{path}: SQLite did not accept synchronous={options.synchronous}, so durability cannot be promised"
+        raise StoreUnavailable(msg)
+    connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
+    connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES_KEPT}")
+
+
+def _identify(connection: apsw.Connection, path: str, options: Options, new_id: str) -> StoreInfo:
+    insert = "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO NOTHING"
+    meta: dict[str, str] = dict(connection.execute("SELECT key, value FROM meta"))
+    if "id" not in meta and not options.read_only:
+        rows = [("format", str(FORMAT)), ("id", new_id), ("shards", str(options.shards or 1))]
+        with connection:
+            connection.executemany(insert, rows)
+        meta = dict(connection.execute("SELECT key, value FROM meta"))
+    if int(meta["format"]) > FORMAT:
+        msg = f"{path} has the store format {meta['format']}; this release reads up to {FORMAT}: upgrade perdure"
+        raise StoreFormat(msg)
+    shards = int(meta["shards"])
+    if options.shards is not None and options.shards != shards:
+        msg = f"{path} was created with {shards} shards, which never changes; leave out shards={options.shards}"
+        raise UsageError(msg)
+    return StoreInfo(meta["id"], int(meta["format"]), shards, frozenset() if path == MEMORY else frozenset({"durable"}))

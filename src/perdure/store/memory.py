@@ -1,0 +1,279 @@
+"""The store in memory: the public fake, and the reference that other stores are compared with.
+
+Everything happens at the call, in the order of the calls; nothing survives the process.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from copy import copy
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar, cast
+
+from perdure.errors import StoreUnavailable, UsageError
+from perdure.kernel.commit import CLOSED, Commit, Task, Verdict
+from perdure.kernel.message import Message
+from perdure.ports.clock import Clock, SystemClock
+from perdure.ports.store import (
+    Claim,
+    Counts,
+    Executions,
+    Inbox,
+    Incarnation,
+    Journal,
+    KvEntries,
+    Loaded,
+    Page,
+    Posted,
+    Query,
+    Renewal,
+    StoreInfo,
+    Units,
+    UnitView,
+    Wake,
+)
+from perdure.store.limits import DEFAULT_LIMITS, StoreLimits
+from perdure.store.mailbell import MailBell
+from perdure.store.page import check_limit, key_of, page_of, place_of
+from perdure.store.tables import Rows, Tables, Unit
+from perdure.store.watch import Watchers, answer, wait_for_change
+
+T = TypeVar("T")
+
+FORMAT = 1
+STATUSES = ("pending", "running", "suspended", "completed", "failed", "cancelled")
+
+
+class MemoryStore:
+    """A store in memory. Deterministic: it draws its id at construction and reads `clock` only in `now`."""
+
+    def __init__(
+        self,
+        *,
+        shards: int = 1,
+        limits: StoreLimits = DEFAULT_LIMITS,
+        clock: Clock | None = None,
+        id: str | None = None,
+    ) -> None:
+        """Create an empty store with so many shards."""
+        self.info = StoreInfo(id or uuid.uuid4().hex, FORMAT, shards)
+        self._clock = clock or SystemClock()
+        self._tables = Tables(shards, limits)
+        self._watchers = Watchers()
+        self._bell = MailBell()
+        self._open = False
+
+    async def __aenter__(self) -> Self:
+        """Open it; what it held before is still there."""
+        self._open = True
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self._open = False
+        self._bell.close()
+
+    def _rows(self) -> Tables:
+        if not self._open:
+            msg = "the memory store is closed; use it inside `async with store:`"
+            raise StoreUnavailable(msg)
+        return self._tables
+
+    async def now(self) -> int:
+        """Store time in milliseconds."""
+        return self._clock.now_ms()
+
+    async def claim(self, scopes: Sequence[str], owner: Incarnation | None) -> Mapping[str, Claim]:
+        """Take scopes over, or release them (`owner=None`)."""
+        rows = self._rows()
+        return {scope: rows.claim(scope, owner) for scope in scopes}
+
+    async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
+        """Apply commits, one after the other."""
+        rows = self._rows()
+        verdicts: list[Verdict] = [rows.commit(commit) for commit in batch]
+        changed = {commit.unit for commit, result in zip(batch, verdicts, strict=True) if result == "applied"}
+        for waiter, version in self._watchers.take([(unit, self._version(unit)) for unit in changed]):
+            answer(waiter, version)
+        return verdicts
+
+    async def post(self, batch: Sequence[Message]) -> list[Posted]:
+        """Put messages into inboxes."""
+        rows = self._rows()
+        posted = [rows.post(message) for message in batch]
+        for message, result in zip(batch, posted, strict=True):
+            if result.outcome == "accepted":
+                self._bell.ring(message.to)
+        return posted
+
+    async def load(self, units: Sequence[str]) -> list[Loaded]:
+        """Units as stored."""
+        rows = self._rows()
+        return [self._load(id, rows.units.get(id, Unit())) for id in units]
+
+    def _load(self, id: str, unit: Unit) -> Loaded:
+        inbox = [copy(message) for _, message in unit.inbox.values()]
+        if unit.row is None:
+            return Loaded(id, inbox=inbox)
+        current = unit.row.execution
+        chunks = [chunk for (execution, _), chunk in sorted(unit.journal.items()) if execution == current]
+        tasks = [copy(task) for _, task in sorted(unit.tasks.items())]
+        return Loaded(
+            id, unit.version, copy(unit.row), chunks, [entry for _, entry in sorted(unit.kv.items())], inbox, tasks
+        )
+
+    def _version(self, unit: str) -> int:
+        known = self._rows().units.get(unit)
+        return known.version if known is not None else 0
+
+    # ------------------------------------------------------------ wakes
+
+    def _times(self, scopes: Sequence[str]) -> Iterator[tuple[str, int, str]]:
+        rows = self._rows()
+        wanted = set(scopes)
+        for id, unit in rows.units.items():
+            scope = rows.scope(id)
+            if scope in wanted:
+                if unit.row is not None and unit.row.wake_at is not None and unit.row.status not in CLOSED:
+                    yield scope, unit.row.wake_at, id
+                for _, message in unit.inbox.values():
+                    yield scope, message.visible_at, id
+            for task in unit.tasks.values():
+                if task.scope in wanted and task.expires_at is not None:
+                    yield task.scope, task.expires_at, id
+
+    async def wakes(self, scopes: Sequence[str], until: int, after: str | None, limit: int) -> Page[Wake]:
+        """Units that are due, have visible mail, or have an expired task lease; by scope and time."""
+        check_limit(limit)
+        start = key_of(after, tuple[str, int, str])
+        times = sorted({key for key in self._times(scopes) if key[1] <= until and (start is None or key > start)})
+        wakes: dict[str, Wake] = {}
+        for _, at, id in times[:limit]:
+            if id not in wakes:
+                unit = self._tables.units[id]
+                mail = any(message.visible_at <= until for _, message in unit.inbox.values())
+                wakes[id] = Wake(id, at, unit.row.suspect if unit.row is not None else 0, mail)
+        return Page(list(wakes.values()), place_of(times[limit - 1]) if len(times) > limit else None)
+
+    async def next_wake(self, scopes: Sequence[str], after: int) -> int | None:
+        """The earliest time later than `after` at which `wakes` will have more to say."""
+        return min((at for _, at, _ in self._times(scopes) if at > after), default=None)
+
+    # ------------------------------------------------------------ tasks and sweeping
+
+    async def lease(self, queue: str, worker: str, limit: int, lease_ms: int, at: int) -> list[Task]:
+        """Lease tasks that nobody has had yet."""
+        return self._rows().lease(queue, worker, limit, lease_ms, at)
+
+    async def renew(self, renewals: Sequence[Renewal], at: int) -> list[Literal["kept", "lost"]]:
+        """Extend leases."""
+        rows = self._rows()
+        return ["kept" if rows.renew(renewal, at) else "lost" for renewal in renewals]
+
+    async def sweep(self, scopes: Sequence[str], at: int, limit: int) -> int:
+        """Remove expired answers, tombstones and dead letters; bury undelivered messages."""
+        return self._rows().sweep(set(scopes), at, limit)
+
+    # ------------------------------------------------------------ queries
+
+    async def query(self, query: Query[T]) -> Page[T]:
+        """Answer a query."""
+        rows = self._rows()
+        check_limit(query.limit)
+        asked: Query[Any] = query
+        page: Page[Any]
+        match asked:
+            case Units():
+                page = self._list(asked, rows)
+            case Journal():
+                page = self._journal(asked, rows.units.get(asked.unit, Unit()))
+            case Executions():
+                ended = sorted(rows.units.get(asked.unit, Unit()).executions.items())
+                page = self._page(asked, [((number,), copy(row)) for number, row in ended], tuple[int])
+            case KvEntries():
+                entries = sorted(rows.units.get(asked.unit, Unit()).kv.items())
+                wanted = [
+                    ((key,), (key, entry.value))
+                    for key, entry in entries
+                    if entry.value is not None and (not asked.keys or key in asked.keys)
+                ]
+                page = self._page(asked, wanted, tuple[str])
+            case Inbox():
+                inbox = rows.units.get(asked.unit, Unit()).inbox.values()
+                page = self._page(asked, [((place,), copy(message)) for place, message in inbox], tuple[int])
+            case Counts():
+                page = Page(self._counts(rows))
+            case _:
+                msg = f"the memory store cannot answer a {type(query).__name__} query"
+                raise UsageError(msg)
+        return cast("Page[T]", page)
+
+    def _page(self, query: Query[T], rows: list[tuple[tuple[Any, ...], T]], kind: type[tuple[Any, ...]]) -> Page[T]:
+        start = key_of(query.after, kind)
+        return page_of([pair for pair in rows if start is None or pair[0] > start], query.limit)
+
+    def _journal(self, query: Journal, unit: Unit) -> Page[Any]:
+        start = key_of(query.after, tuple[int, int])
+        wanted = query.execution or (unit.row.execution if unit.row is not None else 0)
+        if start is not None:
+            wanted = start[0]
+        places = [(place, chunk) for place, chunk in sorted(unit.journal.items()) if place[0] == wanted]
+        return self._page(query, places, tuple[int, int])
+
+    def _list(self, query: Units, rows: Tables) -> Page[UnitView]:
+        start = key_of(query.after, tuple[int, str])
+        found = [
+            ((unit.row.created_at, id), UnitView(copy(unit.row), unit.version))
+            for id, unit in rows.units.items()
+            if unit.row is not None and matches(query, UnitView(unit.row, unit.version))
+        ]
+        found.sort(key=lambda pair: pair[0], reverse=True)
+        return page_of([pair for pair in found if start is None or pair[0] < start], query.limit)
+
+    def _counts(self, rows: Tables) -> list[tuple[str, int]]:
+        units = rows.units.values()
+        statuses = [unit.row.status for unit in units if unit.row is not None]
+        return [
+            *((status, statuses.count(status)) for status in STATUSES),
+            ("inbox", sum(len(unit.inbox) for unit in units)),
+            ("tasks", sum(len(unit.tasks) for unit in units)),
+            ("dead_letters", sum(len(unit.dead_letters) for unit in units)),
+        ]
+
+    # ------------------------------------------------------------ waiting
+
+    async def wait_change(self, unit: str, version: int, timeout_ms: int) -> int:
+        """Wait until the unit has another version than `version`, or the time is up."""
+        with self._watchers.watch(unit) as waiter:
+            if (known := self._version(unit)) != version:
+                return known
+            changed = await wait_for_change(waiter, timeout_ms)
+        return self._version(unit) if changed is None else changed
+
+    def hints(self) -> AsyncIterator[str]:
+        """Ids of units that got mail by `post`."""
+        return self._bell.listen()
+
+    async def dump(self) -> Rows:
+        """Everything, by table, sorted: comparable between stores."""
+        return self._rows().dump()
+
+
+def matches(query: Units, view: UnitView) -> bool:
+    """Whether a unit is asked for."""
+    row = view.row
+    return (
+        (not query.statuses or row.status in query.statuses)
+        and (not query.types or row.type in query.types)
+        and (not query.type_versions or row.type_version in query.type_versions)
+        and (not query.ids or row.id in query.ids)
+        and (not query.reasons or row.reason in query.reasons)
+        and (query.id_prefix is None or row.id.startswith(query.id_prefix))
+        and (query.parent is None or row.parent_unit == query.parent)
+        and (query.created_after is None or row.created_at > query.created_after)
+        and (query.created_before is None or row.created_at < query.created_before)
+        and (query.closed_before is None or (row.closed_at is not None and row.closed_at < query.closed_before))
+    )

@@ -1,0 +1,133 @@
+"""The schema of a SQLite store, as numbered files, and the function that brings a file up to date.
+
+`sql/sqlite/NNN_name.sql` are applied in order, in one transaction, and recorded with a checksum. A file that was applied is never changed afterwards; a change is a
+new file.
+"""
+
+from __future__ import annotations
+
+import os
+from hashlib import sha256
+from importlib.resources import files
+from pathlib import Path
+
+import apsw
+import msgspec
+
+from perdure.errors import StoreFormat
+
+_CREATE = (
+    "CREATE TABLE IF NOT EXISTS schema_migrations"
+    " (version INTEGER PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL) WITHOUT ROWID"
+)
+
+
+class Migration(msgspec.Struct, frozen=True):
+    """One file: its number, its name and its statements."""
+
+    version: int
+    name: str
+    sql: str
+
+    @property
+    def checksum(self) -> str:
+        """What the file must still be when it is compared later."""
+        return sha256(self.sql.encode()).hexdigest()
+
+
+def migrations() -> list[Migration]:
+    """All migrations that this release knows, in order."""
+    found: list[Migration] = []
+    for file in (files("perdure.store") / "sql" / "sqlite").iterdir():
+        if file.name.endswith(".sql"):
+            number, _, name = file.name.removesuffix(".sql").partition("_")
+            found.append(Migration(int(number), name, file.read_text(encoding="utf-8")))
+    return sorted(found, key=lambda migration: migration.version)
+
+
+def tables_of(connection: apsw.Connection) -> set[str]:
+    """The names of a database's own tables."""
+    query = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+    return {name for (name,) in connection.execute(query)}
+
+
+def pending(target: str | os.PathLike[str] | apsw.Connection) -> list[str]:
+    """The names of the migrations that the file still needs.
+
+    Raises:
+        StoreFormat: the file is somebody else's, was written by a newer release, or by one whose migrations differ.
+    """
+    if isinstance(target, apsw.Connection):
+        return [migration.name for migration in _pending(target)]
+    with _opened(target) as connection:
+        return [migration.name for migration in _pending(connection)]
+
+
+def migrate(target: str | os.PathLike[str] | apsw.Connection) -> list[str]:
+    """Apply what is pending, in one transaction; the names of what was applied. Nodes that run an older release must be stopped before.
+
+    Raises:
+        StoreFormat: as `pending`.
+    """
+    if isinstance(target, apsw.Connection):
+        return _migrate(target)
+    with _opened(target) as connection:
+        return _migrate(connection)
+
+
+class _opened:  # noqa: N801 - reads as a verb where it is used
+    """A connection to a file, closed at the end."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._connection = apsw.Connection(str(Path(path)))
+
+    def __enter__(self) -> apsw.Connection:
+        return self._connection
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+
+def _pending(connection: apsw.Connection) -> list[Migration]:
+    path = connection.filename or ":memory:"
+    tables = tables_of(connection)
+    known = {migration.version: migration for migration in migrations()}
+    if "schema_migrations" not in tables:
+        if tables:
+            some = ", ".join(sorted(tables)[:3])
+            msg = f"{path} is a SQLite database, but no Perdure store (it has the tables {some}); name another file"
+            raise StoreFormat(msg)
+        return list(known.values())
+    applied = list(connection.execute("SELECT version, name, checksum FROM schema_migrations ORDER BY version"))
+    for version, name, checksum in applied:
+        if version not in known:
+            msg = f"{path} has the schema {version} ({name}), which this release does not know; upgrade perdure"
+            raise StoreFormat(msg)
+        if checksum != known[version].checksum:
+            msg = (
+                f"{path}: migration {version} ({name}) was applied in another form than this release has;"
+                " use the release that created the file, or restore a backup"
+            )
+            raise StoreFormat(msg)
+    done = {version for version, _, _ in applied}
+    return [migration for version, migration in known.items() if version not in done]
+
+
+def _migrate(connection: apsw.Connection) -> list[str]:
+    if not _pending(connection):
+        return []
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        # Looked at again under the lock: another process may have been faster.
+        todo = _pending(connection)
+        connection.execute(_CREATE)
+        for migration in todo:
+            connection.execute(migration.sql)
+            row = (migration.version, migration.name, migration.checksum)
+            connection.execute("INSERT INTO schema_migrations (version, name, checksum) VALUES (?, ?, ?)", row)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    return [migration.name for migration in todo]

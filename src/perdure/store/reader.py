@@ -1,0 +1,91 @@
+"""Readers of a SQLite file: a few threads with a connection each, beside the writer.
+
+In WAL mode a reader sees everything that was committed before it began, and neither waits for the writer nor delays it. Each read is one short
+transaction, so that checkpoints proceed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import Protocol, TypeVar
+
+import apsw
+
+from perdure.errors import StoreUnavailable
+from perdure.store.database import FileGuard, Options, connect, explained
+from perdure.store.writer import Call, Writer
+
+T = TypeVar("T")
+
+READER_THREADS = 2
+
+
+class Reader(Protocol):
+    """Runs functions of a connection in a snapshot."""
+
+    async def read(self, function: Callable[[apsw.Connection], T]) -> T:
+        """The function's result."""
+        ...
+
+    def close(self) -> None:
+        """Close the connections. Blocks."""
+        ...
+
+
+class WriterReader:
+    """Reads on the writer's connection: a store that is only in memory has no other."""
+
+    def __init__(self, writer: Writer) -> None:
+        """Use this writer."""
+        self._writer = writer
+
+    async def read(self, function: Callable[[apsw.Connection], T]) -> T:
+        """The function's result, after all that was submitted before."""
+        result: T = (await self._writer.submit([Call(function)]))[0]
+        return result
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class FileReader:
+    """Reads on connections of its own."""
+
+    def __init__(self, path: str, options: Options, guard: FileGuard) -> None:
+        """Open connections as they are needed."""
+        self._path = path
+        self._options = options
+        self._guard = guard
+        self._idle: SimpleQueue[apsw.Connection] = SimpleQueue()
+        self._opened = 0
+        self._pool = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="perdure-reader")
+
+    async def read(self, function: Callable[[apsw.Connection], T]) -> T:
+        """The function's result, in one snapshot."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self._read, function)
+        except RuntimeError as error:  # the pool was shut down
+            msg = f"the store {self._path} is closed"
+            raise StoreUnavailable(msg) from error
+
+    def _read(self, function: Callable[[apsw.Connection], T]) -> T:
+        self._guard.check()
+        with explained(self._path):
+            connection = connect(self._path, self._options, reader=True) if self._idle.empty() else self._idle.get()
+            try:
+                connection.execute("BEGIN")
+                try:
+                    return function(connection)
+                finally:
+                    connection.execute("ROLLBACK")
+            finally:
+                self._idle.put(connection)
+
+    def close(self) -> None:
+        """Wait for reads that run, then close the connections."""
+        self._pool.shutdown(wait=True)
+        while not self._idle.empty():
+            self._idle.get().close()

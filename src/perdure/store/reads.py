@@ -1,0 +1,254 @@
+"""What a SQLite store can be asked, as functions of a connection that is inside a transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
+
+import apsw
+
+from perdure.errors import UsageError
+from perdure.kernel.commit import ExecutionRow, JournalChunk, KvEntry, Task
+from perdure.ports.store import (
+    Counts,
+    Executions,
+    Inbox,
+    Journal,
+    KvEntries,
+    Loaded,
+    Page,
+    Query,
+    Units,
+    UnitView,
+    Wake,
+)
+from perdure.store.apply import ids_json
+from perdure.store.columns import LETTER_COLUMNS, TASK_COLUMNS, UNIT_COLUMNS, UNIT_FIELDS, Values, message_of, unit_of
+from perdure.store.page import check_limit, key_of, page_of, place_of
+
+T = TypeVar("T")
+K = TypeVar("K", bound=tuple[Any, ...])
+
+STATUSES = ("pending", "running", "suspended", "completed", "failed", "cancelled")
+OPEN = "status IN ('pending', 'running', 'suspended')"
+_WIDTH = len(UNIT_FIELDS)
+
+# ---------------------------------------------------------------- load
+
+_UNITS = f"SELECT {UNIT_COLUMNS}, version FROM units WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608
+_CHUNKS = "SELECT execution, first, count, events FROM journal WHERE unit = ? AND execution = ? ORDER BY first"
+_KV = "SELECT key, value, base, execution FROM kv WHERE unit = ? ORDER BY key"
+_INBOX = f"SELECT {LETTER_COLUMNS} FROM inbox WHERE unit = ? ORDER BY position"  # noqa: S608
+_TASKS = f"SELECT {TASK_COLUMNS} FROM tasks WHERE unit = ? ORDER BY execution, seq, attempt"  # noqa: S608
+
+
+def load(connection: apsw.Connection, units: Sequence[str]) -> list[Loaded]:
+    """Units as stored."""
+    rows: dict[str, Values] = {row[0]: row for row in connection.execute(_UNITS, (ids_json(units),))}
+    return [_load(connection, unit, rows.get(unit)) for unit in units]
+
+
+def _load(connection: apsw.Connection, unit: str, values: Values | None) -> Loaded:
+    loaded = Loaded(unit, inbox=[message_of(row) for row in connection.execute(_INBOX, (unit,))])
+    if values is not None:
+        row = unit_of(values)
+        loaded.row, loaded.version = row, values[_WIDTH]
+        loaded.journal = [JournalChunk(*chunk) for chunk in connection.execute(_CHUNKS, (unit, row.execution))]
+        loaded.kv = [KvEntry(*entry) for entry in connection.execute(_KV, (unit,))]
+        loaded.tasks = [Task(*task) for task in connection.execute(_TASKS, (unit,))]
+    return loaded
+
+
+def versions(connection: apsw.Connection, units: Sequence[str]) -> dict[str, int]:
+    """The versions of units that exist."""
+    query = "SELECT id, version FROM units WHERE id IN (SELECT value FROM json_each(?))"
+    return dict(connection.execute(query, (ids_json(units),)))
+
+
+# ---------------------------------------------------------------- wakes
+
+# Each arm walks its index in order, so that a page costs what it holds.
+_WAKES = f"""
+SELECT at, unit, coalesce((SELECT suspect FROM units WHERE id = unit), 0),
+       EXISTS (SELECT 1 FROM inbox AS mail WHERE mail.unit = due.unit AND mail.visible_at <= :until)
+FROM (
+    SELECT wake_at AS at, id AS unit FROM units
+    WHERE scope = :scope AND wake_at <= :until AND (wake_at, id) > (:at, :unit) AND {OPEN}
+    UNION
+    SELECT visible_at, unit FROM inbox
+    WHERE scope = :scope AND visible_at <= :until AND (visible_at, unit) > (:at, :unit)
+    UNION
+    SELECT expires_at, unit FROM tasks
+    WHERE scope = :scope AND expires_at <= :until AND (expires_at, unit) > (:at, :unit)
+    ORDER BY 1, 2 LIMIT :limit
+) AS due
+"""  # noqa: S608 - names of columns, not input
+_BEFORE_ALL = -(1 << 62)
+
+
+def wakes(connection: apsw.Connection, scopes: Sequence[str], until: int, after: str | None, limit: int) -> Page[Wake]:
+    """Units that are due, have visible mail, or have an expired task lease; by scope and time."""
+    check_limit(limit)
+    start = key_of(after, tuple[str, int, str])
+    found: list[tuple[str, int, str]] = []
+    result: dict[str, Wake] = {}
+    for scope in sorted(set(scopes)):
+        if start is not None and scope < start[0]:
+            continue
+        at, unit = start[1:] if start is not None and scope == start[0] else (_BEFORE_ALL, "")
+        values = {"scope": scope, "until": until, "at": at, "unit": unit, "limit": limit + 1 - len(found)}
+        for at, unit, suspect, mail in connection.execute(_WAKES, values):
+            if len(found) < limit:
+                result.setdefault(unit, Wake(unit, at, suspect, bool(mail)))
+            found.append((scope, at, unit))
+        if len(found) > limit:
+            return Page(list(result.values()), place_of(found[limit - 1]))
+    return Page(list(result.values()))
+
+
+_NEXT = f"""
+SELECT min(at) FROM (
+    SELECT (SELECT min(wake_at) FROM units WHERE scope = value AND wake_at > ?2 AND {OPEN}) AS at FROM json_each(?1)
+    UNION ALL
+    SELECT (SELECT min(visible_at) FROM inbox WHERE scope = value AND visible_at > ?2) FROM json_each(?1)
+    UNION ALL
+    SELECT (SELECT min(expires_at) FROM tasks WHERE scope = value AND expires_at > ?2) FROM json_each(?1)
+)
+"""  # noqa: S608 - names of columns, not input
+
+
+def next_wake(connection: apsw.Connection, scopes: Sequence[str], after: int) -> int | None:
+    """The earliest time later than `after` at which `wakes` will have more to say."""
+    found: int | None = connection.execute(_NEXT, (ids_json(scopes), after)).get
+    return found
+
+
+# ---------------------------------------------------------------- queries
+
+
+def answer(connection: apsw.Connection, query: Query[T]) -> Page[T]:
+    """Answer a query.
+
+    Raises:
+        UsageError: the limit or the place is none, or the query is of a kind that this store does not know.
+    """
+    check_limit(query.limit)
+    handler = _HANDLERS.get(type(query))
+    if handler is None:
+        msg = f"a SQLite store cannot answer a {type(query).__name__} query"
+        raise UsageError(msg)
+    return cast("Page[T]", handler(connection, query))
+
+
+def _page(
+    connection: apsw.Connection, sql: str, values: Sequence[Any], limit: int, make: Callable[[Values], tuple[Values, T]]
+) -> Page[T]:
+    return page_of([make(row) for row in connection.execute(sql, (*values, limit + 1))], limit)
+
+
+class Filter:
+    """The conditions of a list."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self.terms: list[str] = ["1"]
+        self.values: list[Any] = []
+
+    def add(self, term: str, *values: Any) -> None:
+        """Add a condition."""
+        self.terms.append(term)
+        self.values += values
+
+    def one_of(self, column: str, values: tuple[str, ...]) -> None:
+        """Add a condition that a column has one of the values; none does not filter."""
+        if values:
+            self.add(f"{column} IN ({', '.join('?' * len(values))})", *values)
+
+
+def _units(connection: apsw.Connection, query: Units) -> Page[UnitView]:
+    where = Filter()
+    where.one_of("status", query.statuses)
+    where.one_of("type", query.types)
+    where.one_of("type_version", query.type_versions)
+    where.one_of("id", query.ids)
+    where.one_of("reason", query.reasons)
+    if query.id_prefix is not None:
+        where.add("id >= ? AND substr(id, 1, ?) = ?", query.id_prefix, len(query.id_prefix), query.id_prefix)
+    if query.parent is not None:
+        where.add("parent_unit = ?", query.parent)
+    if query.created_after is not None:
+        where.add("created_at > ?", query.created_after)
+    if query.created_before is not None:
+        where.add("created_at < ?", query.created_before)
+    if query.closed_before is not None:
+        where.add("closed_at < ?", query.closed_before)
+    if (start := key_of(query.after, tuple[int, str])) is not None:
+        where.add("(created_at, id) < (?, ?)", *start)
+    sql = (
+        f"SELECT {UNIT_COLUMNS}, version FROM units WHERE {' AND '.join(where.terms)}"  # noqa: S608 - no input
+        " ORDER BY created_at DESC, id DESC LIMIT ?"
+    )
+
+    def view(values: Values) -> tuple[Values, UnitView]:
+        row = unit_of(values)
+        return (row.created_at, row.id), UnitView(row, values[_WIDTH])
+
+    return _page(connection, sql, where.values, query.limit, view)
+
+
+def _journal(connection: apsw.Connection, query: Journal) -> Page[JournalChunk]:
+    start = key_of(query.after, tuple[int, int])
+    current = "SELECT coalesce((SELECT execution FROM units WHERE id = ?), 0)"
+    execution = query.execution or connection.execute(current, (query.unit,)).get
+    if start is not None:
+        execution = start[0]  # the pages of one list show one execution, also when the next one began meanwhile
+    sql = (
+        "SELECT execution, first, count, events FROM journal"
+        " WHERE unit = ? AND execution = ? AND first > ? ORDER BY first LIMIT ?"
+    )
+    values = (query.unit, execution, start[1] if start is not None else _BEFORE_ALL)
+    return _page(connection, sql, values, query.limit, lambda row: ((row[0], row[1]), JournalChunk(*row)))
+
+
+def _executions(connection: apsw.Connection, query: Executions) -> Page[ExecutionRow]:
+    start = key_of(query.after, tuple[int]) or (_BEFORE_ALL,)
+    sql = (
+        "SELECT execution, type_version, started_at, closed_at, journal_events FROM executions"
+        " WHERE unit = ? AND execution > ? ORDER BY execution LIMIT ?"
+    )
+    return _page(connection, sql, (query.unit, *start), query.limit, lambda row: ((row[0],), ExecutionRow(*row)))
+
+
+def _kv(connection: apsw.Connection, query: KvEntries) -> Page[tuple[str, bytes]]:
+    start = key_of(query.after, tuple[str])
+    where = Filter()
+    where.add("unit = ? AND value IS NOT NULL", query.unit)
+    where.one_of("key", query.keys)
+    if start is not None:
+        where.add("key > ?", *start)
+    sql = f"SELECT key, value FROM kv WHERE {' AND '.join(where.terms)} ORDER BY key LIMIT ?"  # noqa: S608 - no input
+    return _page(connection, sql, where.values, query.limit, lambda row: ((row[0],), (row[0], row[1])))
+
+
+def _inbox(connection: apsw.Connection, query: Inbox) -> Page[Any]:
+    start = key_of(query.after, tuple[int]) or (_BEFORE_ALL,)
+    sql = f"SELECT {LETTER_COLUMNS}, position FROM inbox WHERE unit = ? AND position > ? ORDER BY position LIMIT ?"  # noqa: S608
+    return _page(connection, sql, (query.unit, *start), query.limit, lambda row: (row[-1:], message_of(row[:-1])))
+
+
+def _counts(connection: apsw.Connection, query: Counts) -> Page[tuple[str, int]]:
+    by_status: dict[str, int] = dict(connection.execute("SELECT status, count(*) FROM units GROUP BY status"))
+    counts = [(status, by_status.get(status, 0)) for status in STATUSES]
+    for table in ("inbox", "tasks", "dead_letters"):
+        counts.append((table, connection.execute(f"SELECT count(*) FROM {table}").get))  # noqa: S608, PERF401
+    return Page(counts)
+
+
+_HANDLERS: dict[type[Query[Any]], Callable[[apsw.Connection, Any], Page[Any]]] = {
+    Units: _units,
+    Journal: _journal,
+    Executions: _executions,
+    KvEntries: _kv,
+    Inbox: _inbox,
+    Counts: _counts,
+}

@@ -1,0 +1,177 @@
+"""The store in a SQLite file (or in SQLite's memory): one writer thread, a few readers.
+
+One process owns the file: it claims scopes and commits, and holds an OS lock that the kernel releases when the process dies. Other processes may open the file
+meanwhile; they read, post messages, and wait for changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Literal, Self, TypeVar
+
+import apsw
+
+from perdure.errors import StoreUnavailable, UsageError
+from perdure.kernel.commit import Commit, Task, Verdict
+from perdure.kernel.message import Message
+from perdure.ports.clock import Clock, SystemClock
+from perdure.ports.store import Claim, Incarnation, Loaded, Page, Posted, Query, Renewal, StoreInfo, Wake
+from perdure.store import reads, tasks
+from perdure.store.database import MEMORY, FileGuard, Options, open_database
+from perdure.store.dump import dump
+from perdure.store.limits import DEFAULT_LIMITS, StoreLimits
+from perdure.store.mailbell import MailBell
+from perdure.store.reader import FileReader, Reader, WriterReader
+from perdure.store.tables import Rows
+from perdure.store.watch import Watchers, wait_for_change
+from perdure.store.writer import Call, Writer
+
+T = TypeVar("T")
+
+
+class SQLiteStore:
+    """A store in a SQLite file. Structs that are handed to `commit` must not be changed until it answers."""
+
+    def __init__(
+        self,
+        path: str = MEMORY,
+        *,
+        options: Options | None = None,
+        limits: StoreLimits = DEFAULT_LIMITS,
+        clock: Clock | None = None,
+    ) -> None:
+        """Name the file; `async with` opens it, and creates it if need be."""
+        self.path = path
+        self._options = options or Options()
+        self._limits = limits
+        self._clock = clock or SystemClock()
+        self._watchers = Watchers()
+        self._bell = MailBell()
+        self._info: StoreInfo | None = None
+        self._writer: Writer | None = None
+        self._reader: Reader | None = None
+
+    @property
+    def info(self) -> StoreInfo:
+        """Identity, format, shard count and capabilities; known once the store is open."""
+        if self._info is None:
+            raise self._closed()
+        return self._info
+
+    def _closed(self) -> StoreUnavailable:
+        return StoreUnavailable(f"the store {self.path} is closed; use it inside `async with store:`")
+
+    async def __aenter__(self) -> Self:
+        """Open the file.
+
+        Raises:
+            StoreError: naming the file, what is wrong with it, and the remedy.
+        """
+        connection, self._info = await asyncio.to_thread(open_database, self.path, self._options, uuid.uuid4().hex)
+        shards = self._info.shards
+        if self.path == MEMORY:
+            self._writer = Writer(connection, self.path, lambda: None, self._watchers, shards, self._limits)
+            self._reader = WriterReader(self._writer)
+        else:
+            guard = FileGuard(self.path)
+            self._writer = Writer(connection, self.path, guard.check, self._watchers, shards, self._limits)
+            self._reader = FileReader(self.path, self._options, guard)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Write what is waiting, and close the file."""
+        writer, reader, self._writer, self._reader = self._writer, self._reader, None, None
+        self._bell.close()
+        if reader is not None:
+            await asyncio.to_thread(reader.close)
+        if writer is not None:
+            await asyncio.to_thread(writer.close)
+
+    def _writing(self) -> Writer:
+        if self._writer is None:
+            raise self._closed()
+        if self._options.read_only:
+            msg = f"{self.path} was opened with read_only=true; open it without to write"
+            raise UsageError(msg)
+        return self._writer
+
+    async def _read(self, function: Callable[[apsw.Connection], T]) -> T:
+        if self._reader is None:
+            raise self._closed()
+        return await self._reader.read(function)
+
+    async def _write(self, function: Callable[[apsw.Connection], T]) -> T:
+        result: T = (await self._writing().submit([Call(function)]))[0]
+        return result
+
+    async def now(self) -> int:
+        """The machine's time in milliseconds."""
+        return self._clock.now_ms()
+
+    async def claim(self, scopes: Sequence[str], owner: Incarnation | None) -> Mapping[str, Claim]:
+        """Take scopes over, or release them (`owner=None`)."""
+        return await self._write(lambda connection: tasks.claim(connection, scopes, owner))
+
+    async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
+        """Make commits durable, with whatever else is waiting to be written."""
+        return await self._writing().submit(batch) if batch else []
+
+    async def post(self, batch: Sequence[Message]) -> list[Posted]:
+        """Put messages into inboxes."""
+        posted: list[Posted] = await self._writing().submit(batch) if batch else []
+        for message, result in zip(batch, posted, strict=True):
+            if result.outcome == "accepted":
+                self._bell.ring(message.to)
+        return posted
+
+    async def load(self, units: Sequence[str]) -> list[Loaded]:
+        """Units as stored, all in one snapshot."""
+        return await self._read(lambda connection: reads.load(connection, units))
+
+    async def wakes(self, scopes: Sequence[str], until: int, after: str | None, limit: int) -> Page[Wake]:
+        """Units that are due, have visible mail, or have an expired task lease; by scope and time."""
+        return await self._read(lambda connection: reads.wakes(connection, scopes, until, after, limit))
+
+    async def next_wake(self, scopes: Sequence[str], after: int) -> int | None:
+        """The earliest time later than `after` at which `wakes` will have more to say."""
+        return await self._read(lambda connection: reads.next_wake(connection, scopes, after))
+
+    async def lease(self, queue: str, worker: str, limit: int, lease_ms: int, at: int) -> list[Task]:
+        """Lease tasks that nobody has had yet."""
+        return await self._write(lambda connection: tasks.lease(connection, queue, worker, limit, lease_ms, at))
+
+    async def renew(self, renewals: Sequence[Renewal], at: int) -> list[Literal["kept", "lost"]]:
+        """Extend leases."""
+        return await self._write(lambda connection: tasks.renew(connection, renewals, at))
+
+    async def sweep(self, scopes: Sequence[str], at: int, limit: int) -> int:
+        """Remove expired answers, tombstones and dead letters; bury undelivered messages."""
+        return await self._write(lambda connection: tasks.sweep(connection, scopes, at, limit, self._limits))
+
+    async def query(self, query: Query[T]) -> Page[T]:
+        """Answer a query."""
+        return await self._read(lambda connection: reads.answer(connection, query))
+
+    async def _version(self, unit: str) -> int:
+        return (await self._read(lambda connection: reads.versions(connection, [unit]))).get(unit, 0)
+
+    async def wait_change(self, unit: str, version: int, timeout_ms: int) -> int:
+        """Wait until the unit has another version than `version`, or the time is up."""
+        with self._watchers.watch(unit) as waiter:
+            if (known := await self._version(unit)) != version:
+                return known
+            changed = await wait_for_change(waiter, timeout_ms)
+        return await self._version(unit) if changed is None else changed
+
+    def hints(self) -> AsyncIterator[str]:
+        """Ids of units that got mail by `post`, here or in another process."""
+        return self._bell.listen()
+
+    async def dump(self) -> Rows:
+        """Everything, by table, sorted: comparable between stores."""
+        return await self._read(dump)

@@ -1,0 +1,348 @@
+"""The rows of a store, in dictionaries, and what commits and messages do to them.
+
+Theory of operation. This is the reference for every other store: commits and messages are applied one after the other, each as a function of
+the rows that stand there and of its own fields. Nothing here reads a clock or draws a random number, so the same sequence gives the same rows. A commit does, in this order:
+
+1. a row with another run than the stored one replaces that run: its journal, executions, KV and tasks go;
+2. the row is written, with version `expect + 1`; if its scope is new, waiting messages and tasks move along;
+3. journal, ended executions and KV are written; pruned executions go;
+4. consumed messages leave the inbox, answers are recorded, tasks are dropped, then added;
+5. messages are put into the inboxes of their targets, unless they stand there, were answered, or start a run that was started already.
+
+A deletion instead removes the unit and all it owns, except starts in its inbox that were not consumed: they belong to the next run of the id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import copy
+
+import msgspec
+
+from perdure.kernel.commit import (
+    CLOSED,
+    Answer,
+    Commit,
+    ExecutionRow,
+    JournalChunk,
+    KvEntry,
+    Stored,
+    Task,
+    UnitRow,
+    Verdict,
+    verdict,
+)
+from perdure.kernel.message import ActivityDone, Message, Raise, Send, Start, encode_body
+from perdure.kernel.placement import scope_of
+from perdure.ports.store import Claim, Incarnation, Posted, Renewal
+from perdure.store.limits import StoreLimits
+
+TaskKey = tuple[int, int, int]
+Rows = dict[str, list[tuple[object, ...]]]
+
+
+class Scope(msgspec.Struct):
+    """Who owns a scope. `clean`: the last owner released it in order."""
+
+    epoch: int = 0
+    owner: Incarnation | None = None
+    clean: bool = True
+
+
+class Unit(msgspec.Struct):
+    """A unit and everything it owns. `row` is None while only messages wait for it, or after its deletion."""
+
+    row: UnitRow | None = None
+    version: int = 0
+    commit: bytes = b""
+    journal: dict[tuple[int, int], JournalChunk] = {}
+    executions: dict[int, ExecutionRow] = {}
+    kv: dict[str, KvEntry] = {}
+    inbox: dict[bytes, tuple[int, Message]] = {}
+    answers: dict[bytes, tuple[str, Answer]] = {}
+    tasks: dict[TaskKey, Task] = {}
+    tombstones: dict[bytes, tuple[str, bytes, int]] = {}
+    dead_letters: dict[bytes, tuple[str, Message, int]] = {}
+
+
+def flaw_of(commit: Commit) -> str | None:
+    """What makes a commit invalid whatever is stored."""
+    if commit.row.id != commit.unit:
+        return f"its row has the id {commit.row.id!r}"
+    if len({(chunk.execution, chunk.first) for chunk in commit.journal}) != len(commit.journal):
+        return "it has two journal chunks for one place"
+    return None
+
+
+def token_of(task: Task, worker: str, at: int) -> bytes:
+    """The token of a lease: a function of the row and the request, so that replicas mint the same one."""
+    from hashlib import blake2b
+
+    key = msgspec.msgpack.encode((task.unit, task.run, task.execution, task.seq, task.attempt, worker, at))
+    return blake2b(key, digest_size=16).digest()
+
+
+class Tables:
+    """All rows of a store."""
+
+    def __init__(self, shards: int, limits: StoreLimits) -> None:
+        """Start empty."""
+        self.shards = shards
+        self.limits = limits
+        self.scopes: dict[str, Scope] = {}
+        self.units: dict[str, Unit] = {}
+
+    # ------------------------------------------------------------ ownership
+
+    def claim(self, scope: str, owner: Incarnation | None) -> Claim:
+        """Take a scope over, or release it (`owner=None`)."""
+        held = self.scopes.setdefault(scope, Scope())
+        if owner is None:
+            held.owner, held.clean = None, True
+            return Claim(held.epoch, clean=True)
+        claim = Claim(held.epoch + 1, held.clean)
+        held.epoch, held.owner, held.clean = claim.epoch, owner, False
+        return claim
+
+    def scope(self, unit: str) -> str:
+        """The scope that a unit's messages belong to."""
+        known = self.units.get(unit)
+        return known.row.scope if known is not None and known.row is not None else scope_of(unit, self.shards)
+
+    # ------------------------------------------------------------ commits
+
+    def commit(self, commit: Commit) -> Verdict:
+        """Decide a commit and, if it is accepted, apply it."""
+        unit = self.units.get(commit.unit)
+        stored: Stored | None = None
+        if unit is not None and unit.row is not None:
+            stored = Stored(unit.version, unit.commit)
+        elif unit is not None and any(mark[1] == commit.id for mark in unit.tombstones.values()):
+            stored = Stored(0, commit.id)
+        held = self.scopes.get(commit.fence.scope, Scope())
+        result = verdict(commit, stored, held.epoch, held.owner.id if held.owner else None)
+        if result != "applied" or (stored is not None and stored.commit == commit.id):
+            return result
+        unit = unit or Unit()
+        if flaw_of(commit) is not None or (commit.delete is None and self._conflicts(commit, unit)):
+            return "invalid"
+        self.units[commit.unit] = unit
+        if commit.delete is not None:
+            self._delete(commit, unit)
+        else:
+            self._write(commit, unit)
+        for message in commit.post:
+            self._deliver(message)
+        self._forget_empty(commit.unit)
+        return "applied"
+
+    def _conflicts(self, commit: Commit, unit: Unit) -> bool:
+        fresh = unit.row is not None and unit.row.run != commit.row.run
+        places = () if fresh else unit.journal
+        ended = () if fresh else unit.executions
+        numbers = [row.execution for row in commit.ended]
+        added = [(task.execution, task.seq, task.attempt) for task in commit.tasks_added]
+        tasks = {} if fresh else {key for key in unit.tasks if key[1:] not in set(commit.tasks_dropped)}
+        return (
+            any((chunk.execution, chunk.first) in places for chunk in commit.journal)
+            or any(number in ended for number in numbers)
+            or len(set(numbers)) != len(numbers)
+            or any(key in tasks for key in added)
+            or len(set(added)) != len(added)
+        )
+
+    def _write(self, commit: Commit, unit: Unit) -> None:
+        row = commit.row
+        if unit.row is not None and unit.row.run != row.run:
+            unit.journal, unit.executions, unit.kv, unit.tasks = {}, {}, {}, {}
+        if unit.row is not None and unit.row.scope != row.scope:
+            for task in unit.tasks.values():
+                task.scope = row.scope
+        unit.row, unit.version, unit.commit = copy(row), commit.expect + 1, commit.id
+        for chunk in commit.journal:
+            unit.journal[chunk.execution, chunk.first] = chunk
+        for ended in commit.ended:
+            unit.executions[ended.execution] = ended
+        for execution in set(commit.prune) - {row.execution}:
+            unit.executions.pop(execution, None)
+            unit.journal = {place: chunk for place, chunk in unit.journal.items() if place[0] != execution}
+        for entry in commit.kv:
+            if entry.value is None and entry.base is None:
+                unit.kv.pop(entry.key, None)
+            else:
+                unit.kv[entry.key] = entry
+        self._settle(commit, unit)
+        for seq, attempt in commit.tasks_dropped:
+            for key in [key for key in unit.tasks if key[1:] == (seq, attempt)]:
+                del unit.tasks[key]
+        for task in commit.tasks_added:
+            unit.tasks[task.execution, task.seq, task.attempt] = copy(task)
+
+    def _settle(self, commit: Commit, unit: Unit) -> None:
+        for message in commit.consume:
+            unit.inbox.pop(message, None)
+        for answer in commit.answers:
+            unit.answers.setdefault(answer.message, (commit.row.scope, answer))
+
+    def _delete(self, commit: Commit, unit: Unit) -> None:
+        unit.row, unit.version, unit.commit = None, 0, b""
+        unit.journal, unit.executions, unit.kv, unit.tasks, unit.answers = {}, {}, {}, {}, {}
+        self._settle(commit, unit)
+        unit.inbox = {id: entry for id, entry in unit.inbox.items() if isinstance(entry[1].body, Start)}
+        scope = commit.row.scope
+        if commit.delete:
+            unit.tombstones[commit.row.run] = (scope, commit.id, commit.delete)
+        else:
+            unit.tombstones = {b"": (scope, commit.id, commit.at + self.limits.forgotten_ms)}
+
+    def _forget_empty(self, id: str) -> None:
+        unit = self.units[id]
+        if unit.row is None and not (unit.inbox or unit.answers or unit.tombstones or unit.dead_letters):
+            del self.units[id]
+
+    # ------------------------------------------------------------ messages
+
+    def _known(self, unit: Unit, message: Message) -> bool:
+        if message.id in unit.inbox or message.id in unit.answers:
+            return True
+        if not isinstance(message.body, Start):
+            return False
+        return message.id in unit.tombstones or (unit.row is not None and unit.row.run == message.id)
+
+    def _deliver(self, message: Message) -> None:
+        unit = self.units.setdefault(message.to, Unit())
+        if self._known(unit, message):
+            return
+        last = next(reversed(unit.inbox.values()), None)
+        position = 1 if last is None else last[0] + 1
+        unit.inbox[message.id] = (position, msgspec.structs.replace(message, posted=True))
+
+    def post(self, message: Message) -> Posted:
+        """Put a message into its target's inbox, or say why not."""
+        unit = self.units.get(message.to, Unit())
+        if self._known(unit, message):
+            recorded = unit.answers.get(message.id)
+            return Posted("duplicate", recorded[1].outcome if recorded else None)
+        body = message.body
+        if isinstance(body, ActivityDone):
+            key = (body.execution, body.seq, body.attempt)
+            task = unit.tasks.get(key)
+            if task is None or task.run != body.run or task.token is None or task.token != message.previous:
+                return Posted("lost_lease")
+            del unit.tasks[key]
+            message = msgspec.structs.replace(message, previous=None)
+        elif not isinstance(body, Start):
+            if unit.row is None:
+                if not any(isinstance(entry.body, Start) for _, entry in unit.inbox.values()):
+                    return Posted("missing")
+            elif unit.row.status in CLOSED:
+                return Posted("missing", "closed")
+            if isinstance(body, Send | Raise) and len(unit.inbox) >= self.limits.inbox_messages:
+                return Posted("full")
+        self._deliver(message)
+        return Posted("accepted")
+
+    # ------------------------------------------------------------ tasks
+
+    def lease(self, queue: str, worker: str, limit: int, lease_ms: int, at: int) -> list[Task]:
+        """Lease tasks that nobody has had yet, oldest first."""
+        waiting = [
+            task
+            for unit in self.units.values()
+            for task in unit.tasks.values()
+            if task.queue == queue and task.worker is None and task.visible_at <= at
+        ]
+        waiting.sort(key=lambda task: (task.visible_at, task.unit, task.execution, task.seq, task.attempt))
+        for task in waiting[:limit]:
+            task.worker, task.token, task.expires_at = worker, token_of(task, worker, at), at + lease_ms
+        return [copy(task) for task in waiting[:limit]]
+
+    def renew(self, renewal: Renewal, at: int) -> bool:
+        """Extend a lease; False when its row is gone or has another token."""
+        unit = self.units.get(renewal.unit, Unit())
+        for (_, seq, attempt), task in unit.tasks.items():
+            if (seq, attempt, task.token) == (renewal.seq, renewal.attempt, renewal.token):
+                task.expires_at = at + renewal.lease_ms
+                task.details = task.details if renewal.details is None else renewal.details
+                return True
+        return False
+
+    # ------------------------------------------------------------ sweeping
+
+    def sweep(self, scopes: set[str], at: int, limit: int) -> int:
+        """Remove what has expired, oldest first, at most `limit` rows."""
+        expired = sorted(self._expired(scopes, at))[:limit]
+        for kind, expires_at, id, key in expired:
+            unit = self.units[id]
+            if kind == 0:
+                del unit.answers[key]
+            elif kind == 1:
+                del unit.tombstones[key]
+            elif kind == 2:
+                del unit.dead_letters[key]
+            else:
+                message = unit.inbox.pop(key)[1]
+                unit.dead_letters[key] = (self.scope(id), message, at + self.limits.dead_letter_ms)
+            self._forget_empty(id)
+        return len(expired)
+
+    def _expired(self, scopes: set[str], at: int) -> Iterator[tuple[int, int, str, bytes]]:
+        for id, unit in self.units.items():
+            for key, (scope, answer) in unit.answers.items():
+                if scope in scopes and answer.expires_at <= at:
+                    yield 0, answer.expires_at, id, key
+            for run, (scope, _, expires_at) in unit.tombstones.items():
+                if scope in scopes and expires_at <= at:
+                    yield 1, expires_at, id, run
+            for key, (scope, _, expires_at) in unit.dead_letters.items():
+                if scope in scopes and expires_at <= at:
+                    yield 2, expires_at, id, key
+            if unit.row is not None or self.scope(id) not in scopes:
+                continue
+            if any(isinstance(message.body, Start) for _, message in unit.inbox.values()):
+                continue
+            for key, (_, message) in unit.inbox.items():
+                due = max(message.at, message.visible_at) + self.limits.undelivered_ms
+                if due <= at:
+                    yield 3, due, id, key
+
+    # ------------------------------------------------------------ dump
+
+    def dump(self) -> Rows:
+        """Everything, by table, sorted: comparable between stores."""
+        rows: Rows = {
+            "scopes": [
+                (
+                    scope,
+                    held.epoch,
+                    held.owner.node if held.owner else None,
+                    held.owner.id if held.owner else None,
+                    held.clean,
+                )
+                for scope, held in self.scopes.items()
+            ]
+        }
+        each = self.units.items()
+        fields = msgspec.structs.astuple
+        rows["units"] = [(*fields(u.row), u.version, u.commit) for _, u in each if u.row is not None]
+        rows["journal"] = [(id, *fields(chunk)) for id, u in each for chunk in u.journal.values()]
+        rows["executions"] = [(id, *fields(row)) for id, u in each for row in u.executions.values()]
+        rows["kv"] = [(id, *fields(entry)) for id, u in each for entry in u.kv.values()]
+        rows["inbox"] = [(id, place, self.scope(id), *letter(m)) for id, u in each for place, m in u.inbox.values()]
+        rows["answers"] = [
+            (id, a.message, scope, a.outcome, a.expires_at) for id, u in each for scope, a in u.answers.values()
+        ]
+        rows["tasks"] = [fields(task) for _, u in each for task in u.tasks.values()]
+        rows["tombstones"] = [(id, run, *mark) for id, u in each for run, mark in u.tombstones.items()]
+        rows["dead_letters"] = [
+            (id, m.id, scope, *letter(m)[1:4], m.sender, expires_at)
+            for id, u in each
+            for scope, m, expires_at in u.dead_letters.values()
+        ]
+        return {table: sorted(content, key=repr) for table, content in rows.items()}
+
+
+def letter(message: Message) -> tuple[object, ...]:
+    """A message as a row of the inbox, without its place."""
+    kind, body = type(message.body).__name__, encode_body(message.body)
+    return (message.id, kind, body, message.at, message.visible_at, message.sender, message.previous)

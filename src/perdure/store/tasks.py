@@ -1,0 +1,97 @@
+"""Tasks, claims and sweeping on SQLite tables: what `tables` does to dictionaries, inside an open transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import apsw
+
+from perdure.kernel.commit import Task
+from perdure.ports.store import Claim, Incarnation, Renewal
+from perdure.store.apply import ids_json
+from perdure.store.columns import TASK_COLUMNS
+from perdure.store.limits import StoreLimits
+from perdure.store.tables import token_of
+
+_SET_SCOPE = (
+    "INSERT INTO scopes (scope, epoch, node, incarnation, clean) VALUES (?, ?, ?, ?, ?) ON CONFLICT (scope) DO UPDATE SET"
+    " epoch = excluded.epoch, node = excluded.node, incarnation = excluded.incarnation, clean = excluded.clean"
+)
+_WAITING = (
+    f"SELECT {TASK_COLUMNS} FROM tasks WHERE queue = ? AND worker IS NULL AND visible_at <= ?"  # noqa: S608 - no input
+    " ORDER BY visible_at, unit, execution, seq, attempt LIMIT ?"
+)
+_LEASE = "UPDATE tasks SET worker = ?, token = ?, expires_at = ? WHERE unit = ? AND execution = ? AND seq = ? AND attempt = ?"
+_RENEW = "UPDATE tasks SET expires_at = ?, details = coalesce(?, details) WHERE unit = ? AND seq = ? AND attempt = ? AND token = ?"
+
+
+def claim(connection: apsw.Connection, scopes: Sequence[str], owner: Incarnation | None) -> dict[str, Claim]:
+    """Take scopes over, or release them (`owner=None`)."""
+    query = "SELECT scope, epoch, clean FROM scopes WHERE scope IN (SELECT value FROM json_each(?))"
+    held = {scope: (epoch, bool(clean)) for scope, epoch, clean in connection.execute(query, (ids_json(scopes),))}
+    claims: dict[str, Claim] = {}
+    for scope in scopes:
+        epoch, clean = held.get(scope, (0, True))
+        claims[scope] = Claim(epoch, clean=True) if owner is None else Claim(epoch + 1, clean)
+    node, incarnation = (owner.node, owner.id) if owner is not None else (None, None)
+    rows = [(scope, claim.epoch, node, incarnation, owner is None) for scope, claim in claims.items()]
+    connection.executemany(_SET_SCOPE, rows)
+    return claims
+
+
+def lease(connection: apsw.Connection, queue: str, worker: str, limit: int, lease_ms: int, at: int) -> list[Task]:
+    """Lease tasks that nobody has had yet, oldest first."""
+    found = [Task(*row) for row in connection.execute(_WAITING, (queue, at, limit))]
+    for task in found:
+        task.worker, task.token, task.expires_at = worker, token_of(task, worker, at), at + lease_ms
+    rows = [(t.worker, t.token, t.expires_at, t.unit, t.execution, t.seq, t.attempt) for t in found]
+    connection.executemany(_LEASE, rows)
+    return found
+
+
+def renew(connection: apsw.Connection, renewals: Sequence[Renewal], at: int) -> list[Literal["kept", "lost"]]:
+    """Extend leases whose row still has the token."""
+    results: list[Literal["kept", "lost"]] = []
+    for one in renewals:
+        connection.execute(_RENEW, (at + one.lease_ms, one.details, one.unit, one.seq, one.attempt, one.token))
+        results.append("kept" if connection.changes() else "lost")
+    return results
+
+
+_EXPIRED = (
+    ("answers", "message"),
+    ("tombstones", "run"),
+    ("dead_letters", "message"),
+)
+_UNDELIVERED = """
+SELECT max(at, visible_at) + :patience AS due, unit, message FROM inbox
+WHERE scope IN (SELECT value FROM json_each(:scopes)) AND due <= :at
+  AND NOT EXISTS (SELECT 1 FROM units WHERE id = inbox.unit)
+  AND NOT EXISTS (SELECT 1 FROM inbox AS other WHERE other.unit = inbox.unit AND other.kind = 'Start')
+ORDER BY 1, 2, 3 LIMIT :limit
+"""
+_BURY = (
+    "INSERT INTO dead_letters (unit, message, scope, kind, body, at, sender, expires_at)"
+    " SELECT unit, message, scope, kind, body, at, sender, ?3 FROM inbox WHERE unit = ?1 AND message = ?2"
+    " ON CONFLICT (unit, message) DO UPDATE SET expires_at = excluded.expires_at"
+)
+
+
+def sweep(connection: apsw.Connection, scopes: Sequence[str], at: int, limit: int, limits: StoreLimits) -> int:
+    """Remove what has expired, oldest first, at most `limit` rows; bury undelivered messages."""
+    removed = 0
+    wanted = ids_json(scopes)
+    for table, key in _EXPIRED:
+        query = (
+            f"SELECT unit, {key} FROM {table} WHERE scope IN (SELECT value FROM json_each(?)) AND expires_at <= ?"  # noqa: S608
+            f" ORDER BY expires_at, unit, {key} LIMIT ?"
+        )
+        rows = list(connection.execute(query, (wanted, at, limit - removed)))
+        connection.executemany(f"DELETE FROM {table} WHERE unit = ? AND {key} = ?", rows)  # noqa: S608
+        removed += len(rows)
+    values = {"patience": limits.undelivered_ms, "scopes": wanted, "at": at, "limit": limit - removed}
+    letters = [(unit, message) for _, unit, message in connection.execute(_UNDELIVERED, values)]
+    connection.executemany(_BURY, [(*letter, at + limits.dead_letter_ms) for letter in letters])
+    connection.executemany("DELETE FROM inbox WHERE unit = ? AND message = ?", letters)
+    return removed + len(letters)

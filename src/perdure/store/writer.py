@@ -1,0 +1,239 @@
+"""The writer of a SQLite store: one thread, one connection, many commits per transaction.
+
+Theory of operation. Callers put jobs on a queue. Whatever has piled up while the last fsync ran is written in one transaction, and all its callers are answered after
+the COMMIT: each event loop is woken once. An error in one operation rolls the whole transaction back, and its halves are tried again, until
+the one that fails alone is refused; errors of the disk fail them all. When a COMMIT itself fails nobody knows what the disk holds, so the
+thread refuses everything from then on. A full disk is the exception: SQLite has then undone the transaction and goes on when there is space.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any, Generic, TypeVar
+
+import apsw
+
+from perdure.errors import PerdureError, StoreError, StoreUnavailable
+from perdure.kernel.commit import Commit
+from perdure.kernel.message import Message
+from perdure.store.apply import apply_commits, apply_post
+from perdure.store.database import BATCH_ERRORS, explain
+from perdure.store.limits import StoreLimits
+from perdure.store.watch import Watchers
+
+T = TypeVar("T")
+
+GROUP_OPERATIONS = 512
+"""Operations after which a group is closed, so that callers in a flood are answered now and then."""
+
+logger = logging.getLogger("perdure.store")
+
+
+class Call(Generic[T]):
+    """An operation that is a function of the connection."""
+
+    __slots__ = ("function",)
+
+    def __init__(self, function: Callable[[apsw.Connection], T]) -> None:
+        """Run `function` inside the transaction."""
+        self.function = function
+
+
+Operation = Commit | Message | Call[Any]
+
+
+class Job:
+    """Operations of one caller, and where to answer."""
+
+    __slots__ = ("future", "operations")
+
+    def __init__(self, operations: Sequence[Operation], future: asyncio.Future[list[Any]]) -> None:
+        """Answer `future` with the list of results."""
+        self.operations = operations
+        self.future = future
+
+
+def _resolve(answers: list[tuple[asyncio.Future[Any], Any]]) -> None:
+    for future, result in answers:
+        if future.done():  # its caller was cancelled
+            continue
+        if isinstance(result, BaseException):
+            future.set_exception(result)
+        else:
+            future.set_result(result)
+
+
+class Writer:
+    """The thread that writes."""
+
+    def __init__(
+        self,
+        connection: apsw.Connection,
+        path: str,
+        check: Callable[[], None],
+        watchers: Watchers,
+        shards: int,
+        limits: StoreLimits,
+    ) -> None:
+        """Take over the connection. `check` runs before each transaction and raises when the file is gone."""
+        self._connection = connection
+        self._path = path
+        self._check = check
+        self._watchers = watchers
+        self._shards = shards
+        self._limits = limits
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._dead: StoreUnavailable | None = None
+        self._thread = Thread(target=self._run, name="perdure-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, operations: Sequence[Operation]) -> asyncio.Future[list[Any]]:
+        """A future of the running loop that gets the results after they are durable."""
+        future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        self._jobs.put(Job(operations, future))
+        return future
+
+    def close(self) -> None:
+        """Write what is waiting, then end. Blocks."""
+        self._jobs.put(None)
+        self._thread.join()
+
+    # ------------------------------------------------------------ the thread
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            jobs = [job]
+            count = len(job.operations)
+            last = False
+            while count < GROUP_OPERATIONS:
+                try:
+                    more = self._jobs.get_nowait()
+                except Empty:
+                    break
+                if more is None:
+                    last = True
+                    break
+                jobs.append(more)
+                count += len(more.operations)
+            self._serve(jobs)
+            if last:
+                break
+        with suppress(apsw.Error):  # a file that cannot be closed in order is recovered when it is opened again
+            self._connection.close()
+
+    def _serve(self, jobs: list[Job]) -> None:
+        operations = [operation for job in jobs for operation in job.operations]
+        results = self._settle(operations)
+        answers: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
+        place = 0
+        for job in jobs:
+            end = place + len(job.operations)
+            answers.setdefault(job.future.get_loop(), []).append((job.future, _answer_of(results[place:end])))
+            place = end
+        if self._watchers:
+            for waiter, version in self._watchers.take(_changes(operations, results)):
+                answers.setdefault(waiter.get_loop(), []).append((waiter, version))
+        for loop, items in answers.items():
+            with suppress(RuntimeError):  # the loop was closed: nobody is left to be told
+                loop.call_soon_threadsafe(_resolve, items)
+
+    def _settle(self, operations: list[Operation]) -> list[Any]:
+        if not operations:
+            return []
+        try:
+            return self._transact(operations)
+        except StoreUnavailable as error:
+            return [error] * len(operations)
+        except BATCH_ERRORS as error:
+            reason = explain(error, self._path)
+            return [StoreUnavailable(str(reason), "none")] * len(operations)
+        except Exception as error:
+            if len(operations) == 1:
+                return [self._refuse(operations[0], error)]
+            half = len(operations) // 2
+            return self._settle(operations[:half]) + self._settle(operations[half:])
+
+    def _transact(self, operations: list[Operation]) -> list[Any]:
+        if self._dead is not None:
+            raise self._dead
+        self._check()
+        connection = self._connection
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            results = self._apply(operations)
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        try:
+            connection.execute("COMMIT")
+        except apsw.Error as error:
+            raise self._fail(error) from error
+        return results
+
+    def _fail(self, error: apsw.Error) -> StoreUnavailable:
+        reason = explain(error, self._path)
+        failure = StoreUnavailable(str(reason), "unknown")
+        if not isinstance(error, apsw.FullError):
+            failure = StoreUnavailable(
+                f"{reason}. The store is stopped: restart the node when the disk is sound", "unknown"
+            )
+            self._dead = StoreUnavailable(str(failure), "none")
+            logger.critical("%s", failure)
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+        return failure
+
+    def _apply(self, operations: list[Operation]) -> list[Any]:
+        connection, shards, limits = self._connection, self._shards, self._limits
+        results: list[Any] = []
+        commits: list[Commit] = []
+        for operation in operations:
+            if isinstance(operation, Commit):
+                commits.append(operation)
+                continue
+            if commits:
+                results += apply_commits(connection, commits, shards, limits)
+                commits = []
+            if isinstance(operation, Message):
+                results.append(apply_post(connection, operation, shards, limits))
+            else:
+                results.append(operation.function(connection))
+        if commits:
+            results += apply_commits(connection, commits, shards, limits)
+        return results
+
+    def _refuse(self, operation: Operation, error: Exception) -> object:
+        if isinstance(operation, Commit):
+            logger.error("a commit of %r is invalid: %s: %s", operation.unit, type(error).__name__, error)
+            return "invalid"
+        if isinstance(error, PerdureError):
+            return error
+        what = f"a message to {operation.to!r}" if isinstance(operation, Message) else "the request"
+        return StoreError(f"{self._path} refused {what}: {type(error).__name__}: {error}")
+
+
+def _answer_of(results: list[Any]) -> Any:
+    """A job's results, or the error that hit any of them; `unknown` when others of the job may be durable."""
+    errors = [result for result in results if isinstance(result, BaseException)]
+    if not errors:
+        return results
+    first = errors[0]
+    if isinstance(first, StoreUnavailable):
+        sure = len(errors) == len(results) and all(getattr(error, "outcome", "none") == "none" for error in errors)
+        return StoreUnavailable(str(first), "none" if sure else "unknown")
+    return first
+
+
+def _changes(operations: list[Operation], results: list[Any]) -> list[tuple[str, int]]:
+    """The units that changed, each with its newest version."""
+    changed: dict[str, int] = {}
+    for operation, result in zip(operations, results, strict=True):
+        if isinstance(operation, Commit) and result == "applied":
+            changed[operation.unit] = 0 if operation.delete is not None else operation.expect + 1
+    return list(changed.items())

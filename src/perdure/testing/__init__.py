@@ -1,0 +1,3 @@
+"""What tests of Perdure programs and of adapters use."""
+
+from __future__ import annotations
