@@ -1,0 +1,1 @@
+"""Perdure against its peers and against the machine: `python -m benchmarks`."""

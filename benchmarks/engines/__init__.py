@@ -1,0 +1,1 @@
+"""One program per engine; each runs in its own environment and prints one line of JSON."""
