@@ -22,8 +22,9 @@ _SCHEMES = "memory://, sqlite:// (in memory), sqlite:///relative.db, sqlite:////
 def open_store(url: str | Store, *, limits: StoreLimits = DEFAULT_LIMITS, clock: Clock | None = None) -> Store:
     """The store that a URL names; open it with `async with`. A store is returned as it is.
 
-    `memory://` · `sqlite://` (in memory) · `sqlite:///relative.db` · `sqlite:////absolute/path.db`. Options follow a `?`: `shards=N` for all;
-    `synchronous=full|normal|off`, `standby=true`, `read_only=true`, `busy_ms=N` for SQLite (see `perdure.store.database.Options`).
+    `memory://` · `sqlite://` (in memory) · `sqlite:///relative.db` · `sqlite:////absolute/path.db`. Options follow a
+    `?`: `shards=N` for all; `synchronous=full|normal|off`, `standby=true`, `read_only=true`, `busy_ms=N` for SQLite
+    (see `perdure.store.database.Options`).
 
     Raises:
         UsageError: the scheme or an option is unknown; the message lists those that are known.

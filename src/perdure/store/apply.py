@@ -1,7 +1,8 @@
 """Commits and messages, applied to SQLite tables inside an open transaction.
 
-Does what `tables` does to dictionaries, for many commits at once. Commits are taken in *parts*: no two of a part touch the same unit, be it as their own or as the target
-of an earlier one's message, so that all rows of a part can be written table by table and the outcome is that of one after the other.
+Does what `tables` does to dictionaries, for many commits at once. Commits are taken in *parts*: no two of a part
+touch the same unit, be it as their own or as the target of an earlier one's message, so that all rows of a part can
+be written table by table and the outcome is that of one after the other.
 """
 
 from __future__ import annotations
@@ -9,18 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import apsw
 import msgspec
 
 from perdure.kernel.commit import CLOSED, Commit, Stored, Verdict, verdict
 from perdure.kernel.message import ActivityDone, Message, Raise, Send, Start, encode_body
 from perdure.kernel.placement import scope_of
 from perdure.ports.store import Posted
-from perdure.store.columns import TASK_COLUMNS, UNIT_COLUMNS, UNIT_FIELDS, Values, unit_values
+from perdure.store.columns import TASK_COLUMNS, UNIT_COLUMNS, UNIT_FIELDS, unit_values
+from perdure.store.connection import Connection, Values
 from perdure.store.limits import StoreLimits
 from perdure.store.tables import flaw_of
 
-# Setting an indexed column rewrites its indexes even when the value is the same, which costs four times the rest of the update. So there are three.
+# Setting an indexed column rewrites its indexes even when the value is the same, which costs four times the rest of
+# the update. So there are three.
 _PINNED = ("id", "scope", "type", "created_at", "parent_unit")
 _MOVING = ("status", "wake_at")
 _NUMBERED = tuple(enumerate((*UNIT_FIELDS, "version", "commit_id"), start=1))
@@ -31,13 +33,12 @@ def _update(fixed: tuple[str, ...]) -> str:
     return f"UPDATE units SET {changes} WHERE id = ?1"  # noqa: S608 - names of fields, not input
 
 
-_IDS = "(SELECT value FROM json_each(?1))"
 READ_UNITS = (
-    "SELECT id, version, commit_id, run, scope, type, created_at, parent_unit, status, wake_at FROM units WHERE id IN "
-    + _IDS
+    "SELECT id, version, commit_id, run, scope, type, created_at, parent_unit, status, wake_at FROM units"
+    " WHERE id IN (SELECT value FROM json_each(?))"
 )
-READ_SCOPES = "SELECT scope, epoch, incarnation FROM scopes WHERE scope IN " + _IDS
-READ_MARKS = "SELECT unit, commit_id FROM tombstones WHERE unit IN " + _IDS
+READ_SCOPES = "SELECT scope, epoch, incarnation FROM scopes WHERE scope IN (SELECT value FROM json_each(?))"
+READ_MARKS = "SELECT unit, commit_id FROM tombstones WHERE unit IN (SELECT value FROM json_each(?))"
 
 CLEAR = tuple(f"DELETE FROM {table} WHERE unit = ?" for table in ("journal", "executions", "kv", "tasks"))  # noqa: S608
 DELETE_UNIT = "DELETE FROM units WHERE id = ?"
@@ -51,7 +52,10 @@ UPDATE_ALL = _update(("id",))
 MOVE_INBOX = "UPDATE inbox SET scope = ?2 WHERE unit = ?1"
 MOVE_TASKS = "UPDATE tasks SET scope = ?2 WHERE unit = ?1"
 INSERT_JOURNAL = "INSERT INTO journal (unit, execution, first, count, events) VALUES (?, ?, ?, ?, ?)"
-INSERT_EXECUTION = "INSERT INTO executions (unit, execution, type_version, started_at, closed_at, journal_events) VALUES (?, ?, ?, ?, ?, ?)"
+INSERT_EXECUTION = (
+    "INSERT INTO executions (unit, execution, type_version, started_at, closed_at, journal_events)"
+    " VALUES (?, ?, ?, ?, ?, ?)"
+)
 PRUNE_JOURNAL = "DELETE FROM journal WHERE unit = ? AND execution = ?"
 PRUNE_EXECUTION = "DELETE FROM executions WHERE unit = ? AND execution = ?"
 SET_KV = (
@@ -60,12 +64,16 @@ SET_KV = (
 )
 REMOVE_KV = "DELETE FROM kv WHERE unit = ? AND key = ?"
 CONSUME = "DELETE FROM inbox WHERE unit = ? AND message = ?"
-INSERT_ANSWER = "INSERT INTO answers (unit, message, scope, outcome, expires_at) VALUES (?, ?, ?, ?, ?) ON CONFLICT (unit, message) DO NOTHING"
+INSERT_ANSWER = (
+    "INSERT INTO answers (unit, message, scope, outcome, expires_at) VALUES (?, ?, ?, ?, ?)"
+    " ON CONFLICT (unit, message) DO NOTHING"
+)
 DROP_TASK = "DELETE FROM tasks WHERE unit = ? AND seq = ? AND attempt = ?"
 INSERT_TASK = f"INSERT INTO tasks ({TASK_COLUMNS}) VALUES ({', '.join('?' * 14)})"  # noqa: S608
 INSERT_TOMBSTONE = (
     "INSERT INTO tombstones (unit, run, scope, commit_id, expires_at) VALUES (?, ?, ?, ?, ?)"
-    " ON CONFLICT (unit, run) DO UPDATE SET scope = excluded.scope, commit_id = excluded.commit_id, expires_at = excluded.expires_at"
+    " ON CONFLICT (unit, run) DO UPDATE"
+    " SET scope = excluded.scope, commit_id = excluded.commit_id, expires_at = excluded.expires_at"
 )
 DELIVER = (
     "INSERT INTO inbox (unit, position, message, scope, kind, body, at, visible_at, sender, previous)"
@@ -175,11 +183,11 @@ class Writes:
 
     def _replace(self, commit: Commit, old: Values, values: Values) -> None:
         rows, unit, row = self._rows, commit.unit, commit.row
-        _, _, _, run, scope, type, created_at, parent_unit, status, wake_at = old
+        _, _, _, run, scope, type_, created_at, parent_unit, status, wake_at = old
         if run != row.run:
             for sql in CLEAR:
                 rows[sql].append((unit,))
-        if (scope, type, created_at, parent_unit) != (row.scope, row.type, row.created_at, row.parent_unit):
+        if (scope, type_, created_at, parent_unit) != (row.scope, row.type, row.created_at, row.parent_unit):
             rows[UPDATE_ALL].append(values)
             if scope != row.scope:
                 rows[MOVE_INBOX].append((unit, row.scope))
@@ -210,7 +218,7 @@ class Writes:
             rows[INSERT_TOMBSTONE].append((unit, b"", scope, commit.id, commit.at + self._limits.forgotten_ms))
         rows[DELIVER].extend([letter_values(message, self._shards) for message in commit.post])
 
-    def run(self, connection: apsw.Connection) -> None:
+    def run(self, connection: Connection) -> None:
         """Write them."""
         for sql, rows in self._rows.items():
             if rows:
@@ -232,9 +240,7 @@ def letter_values(message: Message, shards: int) -> Values:
     )
 
 
-def apply_commits(
-    connection: apsw.Connection, commits: Sequence[Commit], shards: int, limits: StoreLimits
-) -> list[Verdict]:
+def apply_commits(connection: Connection, commits: Sequence[Commit], shards: int, limits: StoreLimits) -> list[Verdict]:
     """Decide commits and write the accepted ones. An error leaves the transaction for the caller to roll back."""
     verdicts: list[Verdict] = []
     for part in parts_of(commits):
@@ -242,7 +248,7 @@ def apply_commits(
     return verdicts
 
 
-def _apply_part(connection: apsw.Connection, part: list[Commit], shards: int, limits: StoreLimits) -> list[Verdict]:
+def _apply_part(connection: Connection, part: list[Commit], shards: int, limits: StoreLimits) -> list[Verdict]:
     scopes = ids_json(list({commit.fence.scope for commit in part}))
     held: dict[str, tuple[int, str | None]] = {
         scope: (epoch, incarnation) for scope, epoch, incarnation in connection.execute(READ_SCOPES, (scopes,))
@@ -282,14 +288,17 @@ FIND_TOMBSTONE = "SELECT 1 FROM tombstones WHERE unit = ? AND run = ?"
 FIND_UNIT = "SELECT run, status FROM units WHERE id = ?"
 FIND_START = "SELECT 1 FROM inbox WHERE unit = ? AND kind = 'Start' LIMIT 1"
 COUNT_LETTERS = "SELECT count(*) FROM inbox WHERE unit = ?"
-TAKE_TASK = "DELETE FROM tasks WHERE unit = ? AND execution = ? AND seq = ? AND attempt = ? AND run = ? AND token = ? RETURNING 1"
+TAKE_TASK = (
+    "DELETE FROM tasks WHERE unit = ? AND execution = ? AND seq = ? AND attempt = ? AND run = ? AND token = ?"
+    " RETURNING 1"
+)
 
 
-def _one(connection: apsw.Connection, sql: str, *values: Any) -> Values | None:
+def _one(connection: Connection, sql: str, *values: Any) -> Values | None:
     return connection.execute(sql, values).fetchone()
 
 
-def apply_post(connection: apsw.Connection, message: Message, shards: int, limits: StoreLimits) -> Posted:
+def apply_post(connection: Connection, message: Message, shards: int, limits: StoreLimits) -> Posted:
     """Put a message into its target's inbox, or say why not."""
     unit, body = message.to, message.body
     if (answer := _one(connection, FIND_ANSWER, unit, message.id)) is not None:

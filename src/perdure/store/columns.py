@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from perdure.errors import Failure
 from perdure.kernel.commit import Task, UnitRow
 from perdure.kernel.message import Message, decode_body
+from perdure.store.connection import Values
 
 UNIT_FIELDS = tuple(field.name for field in msgspec.structs.fields(UnitRow))
 UNIT_COLUMNS = ", ".join(UNIT_FIELDS)
@@ -20,8 +19,6 @@ _FAILURE = UNIT_FIELDS.index("failure")
 _as_tuple = msgspec.structs.astuple
 _encode = msgspec.msgpack.encode
 _decode_failure = msgspec.msgpack.Decoder(Failure).decode
-
-Values = tuple[Any, ...]
 
 
 def unit_values(row: UnitRow, version: int, commit: bytes) -> Values:
@@ -43,5 +40,5 @@ def unit_of(values: Values) -> UnitRow:
 
 def message_of(values: Values) -> Message:
     """The message that `LETTER_COLUMNS` gave."""
-    id, unit, body, at, visible_at, sender, previous = values
-    return Message(id, unit, decode_body(body), at, visible_at, sender, previous, posted=True)
+    message, unit, body, at, visible_at, sender, previous = values
+    return Message(message, unit, decode_body(body), at, visible_at, sender, previous, posted=True)

@@ -12,10 +12,11 @@ import msgspec
 
 from perdure.errors import StoreError, StoreFormat, StoreLocked, StoreUnavailable, UsageError
 from perdure.ports.store import StoreInfo
+from perdure.store.connection import Connection, opened, transaction
 from perdure.store.migrate import migrate, pending
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 FORMAT = 1
 """The store format that this release writes and the newest that it reads."""
@@ -49,9 +50,10 @@ BATCH_ERRORS: tuple[type[BaseException], ...] = (
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How a file is opened.
 
-    `synchronous`: "full" makes each acknowledged commit survive a power cut; "normal" may lose the last ones then, but not in a crash of the process; "off"
-    may lose the file. `shards`: shard count of a new store. `standby`: a claim waits for the process that owns the file instead of failing. `busy_ms`: how
-    long to wait for a foreign writer.
+    `synchronous`: "full" makes each acknowledged commit survive a power cut; "normal" may lose the last ones then,
+    but not in a crash of the process; "off" may lose the file. `shards`: shard count of a new store. `standby`: a
+    claim waits for the process that owns the file instead of failing. `busy_ms`: how long to wait for a foreign
+    writer.
     """
 
     synchronous: Literal["full", "normal", "off"] = "full"
@@ -73,7 +75,7 @@ def explain(error: BaseException, path: str) -> StoreError:
         return StoreFormat(f"{path} is damaged ({error}); stop the node and restore the file from a backup")
     if isinstance(error, apsw.BusyError | apsw.LockedError):
         return StoreLocked(
-            f"another program holds {path} locked in a transaction of its own; end it (a database browser?) and try again"
+            f"another program holds {path} locked in its own transaction; end that (a database browser?) and try again"
         )
     if isinstance(error, apsw.ReadOnlyError):
         return StoreUnavailable(f"{path} is read-only: give this user write access, or open it with ?read_only=true")
@@ -87,7 +89,7 @@ def explain(error: BaseException, path: str) -> StoreError:
 
 
 @contextmanager
-def explained(path: str) -> Iterator[None]:
+def explained(path: str) -> Generator[None]:
     """Turn SQLite's errors into ours."""
     try:
         yield
@@ -116,8 +118,8 @@ class FileGuard:
         if found != self._identity:
             what = "was moved or deleted" if found is None else "was replaced by another file"
             msg = (
-                f"{self._path} {what} while the store was open; put it back (with its -wal file), or restart on the new file."
-                " Nothing is written any more"
+                f"{self._path} {what} while the store was open, so nothing is written any more;"
+                " put it back (with its -wal file), or restart on the new file"
             )
             raise StoreUnavailable(msg)
 
@@ -136,20 +138,17 @@ def check_path(path: str, *, read_only: bool) -> None:
         raise StoreUnavailable(msg)
 
 
-def connect(path: str, options: Options, *, reader: bool) -> apsw.Connection:
+def connect(path: str, options: Options, *, reader: bool) -> Connection:
     """A connection with our settings; the file's content is not looked at yet."""
-    flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
-    if options.read_only:
-        flags = apsw.SQLITE_OPEN_READONLY
-    connection = apsw.Connection(path, flags=flags)
-    connection.set_busy_timeout(options.busy_ms)
+    connection = opened(path, apsw.SQLITE_OPEN_READONLY if options.read_only else None)
+    connection.execute(f"PRAGMA busy_timeout = {options.busy_ms}")
     connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
     if reader:
         connection.execute("PRAGMA query_only = ON")
     return connection
 
 
-def open_database(path: str, options: Options, new_id: str) -> tuple[apsw.Connection, StoreInfo]:
+def open_database(path: str, options: Options, new_id: str) -> tuple[Connection, StoreInfo]:
     """Open or create a store; the writing connection and what the store is.
 
     Raises:
@@ -166,7 +165,7 @@ def open_database(path: str, options: Options, new_id: str) -> tuple[apsw.Connec
         with explained(path):
             todo = pending(connection)
             if todo and options.read_only:
-                msg = f"{path} was opened read-only, but is no complete store (it needs {', '.join(todo)}); open it once without"
+                msg = f"{path} was opened read-only, but needs the migration {todo[0]}; open it once without read_only"
                 raise StoreFormat(msg)
             if connection.readonly("main") and not options.read_only:
                 raise explain(apsw.ReadOnlyError(), path)
@@ -179,7 +178,7 @@ def open_database(path: str, options: Options, new_id: str) -> tuple[apsw.Connec
         raise
 
 
-def _configure(connection: apsw.Connection, path: str, options: Options) -> None:
+def _configure(connection: Connection, path: str, options: Options) -> None:
     mode = connection.execute("PRAGMA journal_mode = WAL").get
     if mode != ("memory" if path == MEMORY else "wal"):
         msg = f"{path} cannot use a write-ahead log (journal mode {mode}); put the file on a local disk"
@@ -192,12 +191,12 @@ def _configure(connection: apsw.Connection, path: str, options: Options) -> None
     connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES_KEPT}")
 
 
-def _identify(connection: apsw.Connection, path: str, options: Options, new_id: str) -> StoreInfo:
+def _identify(connection: Connection, path: str, options: Options, new_id: str) -> StoreInfo:
     insert = "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO NOTHING"
     meta: dict[str, str] = dict(connection.execute("SELECT key, value FROM meta"))
     if "id" not in meta and not options.read_only:
         rows = [("format", str(FORMAT)), ("id", new_id), ("shards", str(options.shards or 1))]
-        with connection:
+        with transaction(connection):
             connection.executemany(insert, rows)
         meta = dict(connection.execute("SELECT key, value FROM meta"))
     if int(meta["format"]) > FORMAT:

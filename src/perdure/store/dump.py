@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import apsw
 import msgspec
 
 from perdure.store.columns import TASK_COLUMNS, UNIT_COLUMNS, unit_of
+from perdure.store.connection import Connection
 from perdure.store.tables import Rows
 
 _COLUMNS = {
@@ -20,7 +20,7 @@ _COLUMNS = {
 }
 
 
-def dump(connection: apsw.Connection) -> Rows:
+def dump(connection: Connection) -> Rows:
     """All rows by table, sorted; without what differs between two stores by design (the id)."""
     rows: Rows = {table: list(connection.execute(f"SELECT {names} FROM {table}")) for table, names in _COLUMNS.items()}  # noqa: S608
     scopes = connection.execute("SELECT scope, epoch, node, incarnation, clean FROM scopes")

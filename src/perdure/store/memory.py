@@ -112,17 +112,17 @@ class MemoryStore:
     async def load(self, units: Sequence[str]) -> list[Loaded]:
         """Units as stored."""
         rows = self._rows()
-        return [self._load(id, rows.units.get(id, Unit())) for id in units]
+        return [self._load(name, rows.units.get(name, Unit())) for name in units]
 
-    def _load(self, id: str, unit: Unit) -> Loaded:
+    def _load(self, name: str, unit: Unit) -> Loaded:
         inbox = [copy(message) for _, message in unit.inbox.values()]
         if unit.row is None:
-            return Loaded(id, inbox=inbox)
+            return Loaded(name, inbox=inbox)
         current = unit.row.execution
         chunks = [chunk for (execution, _), chunk in sorted(unit.journal.items()) if execution == current]
         tasks = [copy(task) for _, task in sorted(unit.tasks.items())]
         return Loaded(
-            id, unit.version, copy(unit.row), chunks, [entry for _, entry in sorted(unit.kv.items())], inbox, tasks
+            name, unit.version, copy(unit.row), chunks, [entry for _, entry in sorted(unit.kv.items())], inbox, tasks
         )
 
     def _version(self, unit: str) -> int:
@@ -134,16 +134,16 @@ class MemoryStore:
     def _times(self, scopes: Sequence[str]) -> Iterator[tuple[str, int, str]]:
         rows = self._rows()
         wanted = set(scopes)
-        for id, unit in rows.units.items():
-            scope = rows.scope(id)
+        for name, unit in rows.units.items():
+            scope = rows.scope(name)
             if scope in wanted:
                 if unit.row is not None and unit.row.wake_at is not None and unit.row.status not in CLOSED:
-                    yield scope, unit.row.wake_at, id
+                    yield scope, unit.row.wake_at, name
                 for _, message in unit.inbox.values():
-                    yield scope, message.visible_at, id
+                    yield scope, message.visible_at, name
             for task in unit.tasks.values():
                 if task.scope in wanted and task.expires_at is not None:
-                    yield task.scope, task.expires_at, id
+                    yield task.scope, task.expires_at, name
 
     async def wakes(self, scopes: Sequence[str], until: int, after: str | None, limit: int) -> Page[Wake]:
         """Units that are due, have visible mail, or have an expired task lease; by scope and time."""
@@ -151,11 +151,11 @@ class MemoryStore:
         start = key_of(after, tuple[str, int, str])
         times = sorted({key for key in self._times(scopes) if key[1] <= until and (start is None or key > start)})
         wakes: dict[str, Wake] = {}
-        for _, at, id in times[:limit]:
-            if id not in wakes:
-                unit = self._tables.units[id]
+        for _, at, name in times[:limit]:
+            if name not in wakes:
+                unit = self._tables.units[name]
                 mail = any(message.visible_at <= until for _, message in unit.inbox.values())
-                wakes[id] = Wake(id, at, unit.row.suspect if unit.row is not None else 0, mail)
+                wakes[name] = Wake(name, at, unit.row.suspect if unit.row is not None else 0, mail)
         return Page(list(wakes.values()), place_of(times[limit - 1]) if len(times) > limit else None)
 
     async def next_wake(self, scopes: Sequence[str], after: int) -> int | None:
@@ -226,8 +226,8 @@ class MemoryStore:
     def _list(self, query: Units, rows: Tables) -> Page[UnitView]:
         start = key_of(query.after, tuple[int, str])
         found = [
-            ((unit.row.created_at, id), UnitView(copy(unit.row), unit.version))
-            for id, unit in rows.units.items()
+            ((unit.row.created_at, name), UnitView(copy(unit.row), unit.version))
+            for name, unit in rows.units.items()
             if unit.row is not None and matches(query, UnitView(unit.row, unit.version))
         ]
         found.sort(key=lambda pair: pair[0], reverse=True)
@@ -235,7 +235,7 @@ class MemoryStore:
 
     def _counts(self, rows: Tables) -> list[tuple[str, int]]:
         units = rows.units.values()
-        statuses = [unit.row.status for unit in units if unit.row is not None]
+        statuses: list[str] = [unit.row.status for unit in units if unit.row is not None]
         return [
             *((status, statuses.count(status)) for status in STATUSES),
             ("inbox", sum(len(unit.inbox) for unit in units)),

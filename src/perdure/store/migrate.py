@@ -1,20 +1,20 @@
 """The schema of a SQLite store, as numbered files, and the function that brings a file up to date.
 
-`sql/sqlite/NNN_name.sql` are applied in order, in one transaction, and recorded with a checksum. A file that was applied is never changed afterwards; a change is a
-new file.
+`sql/sqlite/NNN_name.sql` are applied in order, in one transaction, and recorded with a checksum. A file that was
+applied is never changed afterwards; a change is a new file.
 """
 
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from hashlib import sha256
 from importlib.resources import files
-from pathlib import Path
 
-import apsw
 import msgspec
 
 from perdure.errors import StoreFormat
+from perdure.store.connection import Connection, opened, transaction
 
 _CREATE = (
     "CREATE TABLE IF NOT EXISTS schema_migrations"
@@ -45,50 +45,48 @@ def migrations() -> list[Migration]:
     return sorted(found, key=lambda migration: migration.version)
 
 
-def tables_of(connection: apsw.Connection) -> set[str]:
+def tables_of(connection: Connection) -> set[str]:
     """The names of a database's own tables."""
     query = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
     return {name for (name,) in connection.execute(query)}
 
 
-def pending(target: str | os.PathLike[str] | apsw.Connection) -> list[str]:
-    """The names of the migrations that the file still needs.
+def pending(target: str | os.PathLike[str] | Connection) -> list[str]:
+    """The names of the migrations that a file, or an open database, still needs.
 
     Raises:
-        StoreFormat: the file is somebody else's, was written by a newer release, or by one whose migrations differ.
+        StoreFormat: it is somebody else's, was written by a newer release, or by one whose migrations differ.
     """
-    if isinstance(target, apsw.Connection):
-        return [migration.name for migration in _pending(target)]
-    with _opened(target) as connection:
-        return [migration.name for migration in _pending(connection)]
+    if isinstance(target, str | os.PathLike):
+        with closing(opened(os.fspath(target))) as connection:
+            return pending(connection)
+    return [migration.name for migration in _pending(target)]
 
 
-def migrate(target: str | os.PathLike[str] | apsw.Connection) -> list[str]:
-    """Apply what is pending, in one transaction; the names of what was applied. Nodes that run an older release must be stopped before.
+def migrate(target: str | os.PathLike[str] | Connection) -> list[str]:
+    """Apply what is pending, in one transaction; the names of what was applied.
+
+    Nodes that run an older release must be stopped before.
 
     Raises:
         StoreFormat: as `pending`.
     """
-    if isinstance(target, apsw.Connection):
-        return _migrate(target)
-    with _opened(target) as connection:
-        return _migrate(connection)
+    if isinstance(target, str | os.PathLike):
+        with closing(opened(os.fspath(target))) as connection:
+            return migrate(connection)
+    if not _pending(target):
+        return []
+    with transaction(target):
+        todo = _pending(target)  # again, now under the lock: another process may have been faster
+        target.execute(_CREATE)
+        for migration in todo:
+            target.execute(migration.sql)
+            row = (migration.version, migration.name, migration.checksum)
+            target.execute("INSERT INTO schema_migrations (version, name, checksum) VALUES (?, ?, ?)", row)
+    return [migration.name for migration in todo]
 
 
-class _opened:  # noqa: N801 - reads as a verb where it is used
-    """A connection to a file, closed at the end."""
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._connection = apsw.Connection(str(Path(path)))
-
-    def __enter__(self) -> apsw.Connection:
-        return self._connection
-
-    def __exit__(self, *_: object) -> None:
-        self._connection.close()
-
-
-def _pending(connection: apsw.Connection) -> list[Migration]:
+def _pending(connection: Connection) -> list[Migration]:
     path = connection.filename or ":memory:"
     tables = tables_of(connection)
     known = {migration.version: migration for migration in migrations()}
@@ -111,23 +109,3 @@ def _pending(connection: apsw.Connection) -> list[Migration]:
             raise StoreFormat(msg)
     done = {version for version, _, _ in applied}
     return [migration for version, migration in known.items() if version not in done]
-
-
-def _migrate(connection: apsw.Connection) -> list[str]:
-    if not _pending(connection):
-        return []
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        # Looked at again under the lock: another process may have been faster.
-        todo = _pending(connection)
-        connection.execute(_CREATE)
-        for migration in todo:
-            connection.execute(migration.sql)
-            row = (migration.version, migration.name, migration.checksum)
-            connection.execute("INSERT INTO schema_migrations (version, name, checksum) VALUES (?, ?, ?)", row)
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-    return [migration.name for migration in todo]

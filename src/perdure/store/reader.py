@@ -1,7 +1,7 @@
 """Readers of a SQLite file: a few threads with a connection each, beside the writer.
 
-In WAL mode a reader sees everything that was committed before it began, and neither waits for the writer nor delays it. Each read is one short
-transaction, so that checkpoints proceed.
+In WAL mode a reader sees everything that was committed before it began, and neither waits for the writer nor delays
+it. Each read is one short transaction, so that checkpoints proceed.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Protocol, TypeVar
 
-import apsw
-
 from perdure.errors import StoreUnavailable
+from perdure.store.connection import Connection
 from perdure.store.database import FileGuard, Options, connect, explained
 from perdure.store.writer import Call, Writer
 
@@ -26,7 +25,7 @@ READER_THREADS = 2
 class Reader(Protocol):
     """Runs functions of a connection in a snapshot."""
 
-    async def read(self, function: Callable[[apsw.Connection], T]) -> T:
+    async def read(self, function: Callable[[Connection], T]) -> T:
         """The function's result."""
         ...
 
@@ -42,7 +41,7 @@ class WriterReader:
         """Use this writer."""
         self._writer = writer
 
-    async def read(self, function: Callable[[apsw.Connection], T]) -> T:
+    async def read(self, function: Callable[[Connection], T]) -> T:
         """The function's result, after all that was submitted before."""
         result: T = (await self._writer.submit([Call(function)]))[0]
         return result
@@ -59,11 +58,11 @@ class FileReader:
         self._path = path
         self._options = options
         self._guard = guard
-        self._idle: SimpleQueue[apsw.Connection] = SimpleQueue()
+        self._idle: SimpleQueue[Connection] = SimpleQueue()
         self._opened = 0
         self._pool = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="perdure-reader")
 
-    async def read(self, function: Callable[[apsw.Connection], T]) -> T:
+    async def read(self, function: Callable[[Connection], T]) -> T:
         """The function's result, in one snapshot."""
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, self._read, function)
@@ -71,7 +70,7 @@ class FileReader:
             msg = f"the store {self._path} is closed"
             raise StoreUnavailable(msg) from error
 
-    def _read(self, function: Callable[[apsw.Connection], T]) -> T:
+    def _read(self, function: Callable[[Connection], T]) -> T:
         self._guard.check()
         with explained(self._path):
             connection = connect(self._path, self._options, reader=True) if self._idle.empty() else self._idle.get()

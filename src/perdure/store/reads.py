@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
-import apsw
-
 from perdure.errors import UsageError
 from perdure.kernel.commit import ExecutionRow, JournalChunk, KvEntry, Task
 from perdure.ports.store import (
@@ -23,7 +21,8 @@ from perdure.ports.store import (
     Wake,
 )
 from perdure.store.apply import ids_json
-from perdure.store.columns import LETTER_COLUMNS, TASK_COLUMNS, UNIT_COLUMNS, UNIT_FIELDS, Values, message_of, unit_of
+from perdure.store.columns import LETTER_COLUMNS, TASK_COLUMNS, UNIT_COLUMNS, UNIT_FIELDS, message_of, unit_of
+from perdure.store.connection import Connection, Values
 from perdure.store.page import check_limit, key_of, page_of, place_of
 
 T = TypeVar("T")
@@ -42,13 +41,13 @@ _INBOX = f"SELECT {LETTER_COLUMNS} FROM inbox WHERE unit = ? ORDER BY position" 
 _TASKS = f"SELECT {TASK_COLUMNS} FROM tasks WHERE unit = ? ORDER BY execution, seq, attempt"  # noqa: S608
 
 
-def load(connection: apsw.Connection, units: Sequence[str]) -> list[Loaded]:
+def load(connection: Connection, units: Sequence[str]) -> list[Loaded]:
     """Units as stored."""
     rows: dict[str, Values] = {row[0]: row for row in connection.execute(_UNITS, (ids_json(units),))}
     return [_load(connection, unit, rows.get(unit)) for unit in units]
 
 
-def _load(connection: apsw.Connection, unit: str, values: Values | None) -> Loaded:
+def _load(connection: Connection, unit: str, values: Values | None) -> Loaded:
     loaded = Loaded(unit, inbox=[message_of(row) for row in connection.execute(_INBOX, (unit,))])
     if values is not None:
         row = unit_of(values)
@@ -59,7 +58,7 @@ def _load(connection: apsw.Connection, unit: str, values: Values | None) -> Load
     return loaded
 
 
-def versions(connection: apsw.Connection, units: Sequence[str]) -> dict[str, int]:
+def versions(connection: Connection, units: Sequence[str]) -> dict[str, int]:
     """The versions of units that exist."""
     query = "SELECT id, version FROM units WHERE id IN (SELECT value FROM json_each(?))"
     return dict(connection.execute(query, (ids_json(units),)))
@@ -86,7 +85,7 @@ FROM (
 _BEFORE_ALL = -(1 << 62)
 
 
-def wakes(connection: apsw.Connection, scopes: Sequence[str], until: int, after: str | None, limit: int) -> Page[Wake]:
+def wakes(connection: Connection, scopes: Sequence[str], until: int, after: str | None, limit: int) -> Page[Wake]:
     """Units that are due, have visible mail, or have an expired task lease; by scope and time."""
     check_limit(limit)
     start = key_of(after, tuple[str, int, str])
@@ -117,7 +116,7 @@ SELECT min(at) FROM (
 """  # noqa: S608 - names of columns, not input
 
 
-def next_wake(connection: apsw.Connection, scopes: Sequence[str], after: int) -> int | None:
+def next_wake(connection: Connection, scopes: Sequence[str], after: int) -> int | None:
     """The earliest time later than `after` at which `wakes` will have more to say."""
     found: int | None = connection.execute(_NEXT, (ids_json(scopes), after)).get
     return found
@@ -126,7 +125,7 @@ def next_wake(connection: apsw.Connection, scopes: Sequence[str], after: int) ->
 # ---------------------------------------------------------------- queries
 
 
-def answer(connection: apsw.Connection, query: Query[T]) -> Page[T]:
+def answer(connection: Connection, query: Query[T]) -> Page[T]:
     """Answer a query.
 
     Raises:
@@ -141,7 +140,7 @@ def answer(connection: apsw.Connection, query: Query[T]) -> Page[T]:
 
 
 def _page(
-    connection: apsw.Connection, sql: str, values: Sequence[Any], limit: int, make: Callable[[Values], tuple[Values, T]]
+    connection: Connection, sql: str, values: Sequence[Any], limit: int, make: Callable[[Values], tuple[Values, T]]
 ) -> Page[T]:
     return page_of([make(row) for row in connection.execute(sql, (*values, limit + 1))], limit)
 
@@ -165,7 +164,7 @@ class Filter:
             self.add(f"{column} IN ({', '.join('?' * len(values))})", *values)
 
 
-def _units(connection: apsw.Connection, query: Units) -> Page[UnitView]:
+def _units(connection: Connection, query: Units) -> Page[UnitView]:
     where = Filter()
     where.one_of("status", query.statuses)
     where.one_of("type", query.types)
@@ -196,7 +195,7 @@ def _units(connection: apsw.Connection, query: Units) -> Page[UnitView]:
     return _page(connection, sql, where.values, query.limit, view)
 
 
-def _journal(connection: apsw.Connection, query: Journal) -> Page[JournalChunk]:
+def _journal(connection: Connection, query: Journal) -> Page[JournalChunk]:
     start = key_of(query.after, tuple[int, int])
     current = "SELECT coalesce((SELECT execution FROM units WHERE id = ?), 0)"
     execution = query.execution or connection.execute(current, (query.unit,)).get
@@ -210,7 +209,7 @@ def _journal(connection: apsw.Connection, query: Journal) -> Page[JournalChunk]:
     return _page(connection, sql, values, query.limit, lambda row: ((row[0], row[1]), JournalChunk(*row)))
 
 
-def _executions(connection: apsw.Connection, query: Executions) -> Page[ExecutionRow]:
+def _executions(connection: Connection, query: Executions) -> Page[ExecutionRow]:
     start = key_of(query.after, tuple[int]) or (_BEFORE_ALL,)
     sql = (
         "SELECT execution, type_version, started_at, closed_at, journal_events FROM executions"
@@ -219,7 +218,7 @@ def _executions(connection: apsw.Connection, query: Executions) -> Page[Executio
     return _page(connection, sql, (query.unit, *start), query.limit, lambda row: ((row[0],), ExecutionRow(*row)))
 
 
-def _kv(connection: apsw.Connection, query: KvEntries) -> Page[tuple[str, bytes]]:
+def _kv(connection: Connection, query: KvEntries) -> Page[tuple[str, bytes]]:
     start = key_of(query.after, tuple[str])
     where = Filter()
     where.add("unit = ? AND value IS NOT NULL", query.unit)
@@ -230,13 +229,13 @@ def _kv(connection: apsw.Connection, query: KvEntries) -> Page[tuple[str, bytes]
     return _page(connection, sql, where.values, query.limit, lambda row: ((row[0],), (row[0], row[1])))
 
 
-def _inbox(connection: apsw.Connection, query: Inbox) -> Page[Any]:
+def _inbox(connection: Connection, query: Inbox) -> Page[Any]:
     start = key_of(query.after, tuple[int]) or (_BEFORE_ALL,)
     sql = f"SELECT {LETTER_COLUMNS}, position FROM inbox WHERE unit = ? AND position > ? ORDER BY position LIMIT ?"  # noqa: S608
     return _page(connection, sql, (query.unit, *start), query.limit, lambda row: (row[-1:], message_of(row[:-1])))
 
 
-def _counts(connection: apsw.Connection, query: Counts) -> Page[tuple[str, int]]:
+def _counts(connection: Connection, _query: Counts) -> Page[tuple[str, int]]:
     by_status: dict[str, int] = dict(connection.execute("SELECT status, count(*) FROM units GROUP BY status"))
     counts = [(status, by_status.get(status, 0)) for status in STATUSES]
     for table in ("inbox", "tasks", "dead_letters"):
@@ -244,7 +243,7 @@ def _counts(connection: apsw.Connection, query: Counts) -> Page[tuple[str, int]]
     return Page(counts)
 
 
-_HANDLERS: dict[type[Query[Any]], Callable[[apsw.Connection, Any], Page[Any]]] = {
+_HANDLERS: dict[type[Query[Any]], Callable[[Connection, Any], Page[Any]]] = {
     Units: _units,
     Journal: _journal,
     Executions: _executions,

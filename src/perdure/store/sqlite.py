@@ -1,7 +1,7 @@
 """The store in a SQLite file (or in SQLite's memory): one writer thread, a few readers.
 
-One process owns the file: it claims scopes and commits, and holds an OS lock that the kernel releases when the process dies. Other processes may open the file
-meanwhile; they read, post messages, and wait for changes.
+One process owns the file: it claims scopes and commits, and holds an OS lock that the kernel releases when the
+process dies. Other processes may open the file meanwhile; they read, post messages, and wait for changes.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Literal, Self, TypeVar
 
-import apsw
-
 from perdure.errors import StoreUnavailable, UsageError
 from perdure.kernel.commit import Commit, Task, Verdict
 from perdure.kernel.message import Message
 from perdure.ports.clock import Clock, SystemClock
 from perdure.ports.store import Claim, Incarnation, Loaded, Page, Posted, Query, Renewal, StoreInfo, Wake
 from perdure.store import reads, tasks
+from perdure.store.connection import Connection
 from perdure.store.database import MEMORY, FileGuard, Options, open_database
 from perdure.store.dump import dump
 from perdure.store.limits import DEFAULT_LIMITS, StoreLimits
@@ -70,8 +69,8 @@ class SQLiteStore:
         Raises:
             StoreError: naming the file, what is wrong with it, and the remedy.
         """
-        connection, self._info = await asyncio.to_thread(open_database, self.path, self._options, uuid.uuid4().hex)
-        shards = self._info.shards
+        connection, info = await asyncio.to_thread(open_database, self.path, self._options, uuid.uuid4().hex)
+        self._info, shards = info, info.shards
         if self.path == MEMORY:
             self._writer = Writer(connection, self.path, lambda: None, self._watchers, shards, self._limits)
             self._reader = WriterReader(self._writer)
@@ -100,12 +99,12 @@ class SQLiteStore:
             raise UsageError(msg)
         return self._writer
 
-    async def _read(self, function: Callable[[apsw.Connection], T]) -> T:
+    async def _read(self, function: Callable[[Connection], T]) -> T:
         if self._reader is None:
             raise self._closed()
         return await self._reader.read(function)
 
-    async def _write(self, function: Callable[[apsw.Connection], T]) -> T:
+    async def _write(self, function: Callable[[Connection], T]) -> T:
         result: T = (await self._writing().submit([Call(function)]))[0]
         return result
 

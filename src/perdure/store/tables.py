@@ -1,15 +1,18 @@
 """The rows of a store, in dictionaries, and what commits and messages do to them.
 
-Theory of operation. This is the reference for every other store: commits and messages are applied one after the other, each as a function of
-the rows that stand there and of its own fields. Nothing here reads a clock or draws a random number, so the same sequence gives the same rows. A commit does, in this order:
+Theory of operation. This is the reference for every other store: commits and messages are applied one after the
+other, each as a function of the rows that stand there and of its own fields. Nothing here reads a clock or draws a
+random number, so the same sequence gives the same rows. A commit does, in this order:
 
 1. a row with another run than the stored one replaces that run: its journal, executions, KV and tasks go;
 2. the row is written, with version `expect + 1`; if its scope is new, waiting messages and tasks move along;
 3. journal, ended executions and KV are written; pruned executions go;
 4. consumed messages leave the inbox, answers are recorded, tasks are dropped, then added;
-5. messages are put into the inboxes of their targets, unless they stand there, were answered, or start a run that was started already.
+5. messages are put into the inboxes of their targets, unless they stand there, were answered, or start a run that was
+   started already.
 
-A deletion instead removes the unit and all it owns, except starts in its inbox that were not consumed: they belong to the next run of the id.
+A deletion instead removes the unit and all it owns, except starts in its inbox that were not consumed: they belong to
+the next run of the id.
 """
 
 from __future__ import annotations
@@ -142,7 +145,7 @@ class Tables:
         ended = () if fresh else unit.executions
         numbers = [row.execution for row in commit.ended]
         added = [(task.execution, task.seq, task.attempt) for task in commit.tasks_added]
-        tasks = {} if fresh else {key for key in unit.tasks if key[1:] not in set(commit.tasks_dropped)}
+        tasks = set[TaskKey]() if fresh else {key for key in unit.tasks if key[1:] not in set(commit.tasks_dropped)}
         return (
             any((chunk.execution, chunk.first) in places for chunk in commit.journal)
             or any(number in ended for number in numbers)
@@ -188,17 +191,17 @@ class Tables:
         unit.row, unit.version, unit.commit = None, 0, b""
         unit.journal, unit.executions, unit.kv, unit.tasks, unit.answers = {}, {}, {}, {}, {}
         self._settle(commit, unit)
-        unit.inbox = {id: entry for id, entry in unit.inbox.items() if isinstance(entry[1].body, Start)}
+        unit.inbox = {name: entry for name, entry in unit.inbox.items() if isinstance(entry[1].body, Start)}
         scope = commit.row.scope
         if commit.delete:
             unit.tombstones[commit.row.run] = (scope, commit.id, commit.delete)
         else:
             unit.tombstones = {b"": (scope, commit.id, commit.at + self.limits.forgotten_ms)}
 
-    def _forget_empty(self, id: str) -> None:
-        unit = self.units[id]
+    def _forget_empty(self, name: str) -> None:
+        unit = self.units[name]
         if unit.row is None and not (unit.inbox or unit.answers or unit.tombstones or unit.dead_letters):
-            del self.units[id]
+            del self.units[name]
 
     # ------------------------------------------------------------ messages
 
@@ -272,8 +275,8 @@ class Tables:
     def sweep(self, scopes: set[str], at: int, limit: int) -> int:
         """Remove what has expired, oldest first, at most `limit` rows."""
         expired = sorted(self._expired(scopes, at))[:limit]
-        for kind, expires_at, id, key in expired:
-            unit = self.units[id]
+        for kind, _, name, key in expired:
+            unit = self.units[name]
             if kind == 0:
                 del unit.answers[key]
             elif kind == 1:
@@ -282,29 +285,29 @@ class Tables:
                 del unit.dead_letters[key]
             else:
                 message = unit.inbox.pop(key)[1]
-                unit.dead_letters[key] = (self.scope(id), message, at + self.limits.dead_letter_ms)
-            self._forget_empty(id)
+                unit.dead_letters[key] = (self.scope(name), message, at + self.limits.dead_letter_ms)
+            self._forget_empty(name)
         return len(expired)
 
     def _expired(self, scopes: set[str], at: int) -> Iterator[tuple[int, int, str, bytes]]:
-        for id, unit in self.units.items():
+        for name, unit in self.units.items():
             for key, (scope, answer) in unit.answers.items():
                 if scope in scopes and answer.expires_at <= at:
-                    yield 0, answer.expires_at, id, key
+                    yield 0, answer.expires_at, name, key
             for run, (scope, _, expires_at) in unit.tombstones.items():
                 if scope in scopes and expires_at <= at:
-                    yield 1, expires_at, id, run
+                    yield 1, expires_at, name, run
             for key, (scope, _, expires_at) in unit.dead_letters.items():
                 if scope in scopes and expires_at <= at:
-                    yield 2, expires_at, id, key
-            if unit.row is not None or self.scope(id) not in scopes:
+                    yield 2, expires_at, name, key
+            if unit.row is not None or self.scope(name) not in scopes:
                 continue
             if any(isinstance(message.body, Start) for _, message in unit.inbox.values()):
                 continue
             for key, (_, message) in unit.inbox.items():
                 due = max(message.at, message.visible_at) + self.limits.undelivered_ms
                 if due <= at:
-                    yield 3, due, id, key
+                    yield 3, due, name, key
 
     # ------------------------------------------------------------ dump
 
@@ -325,18 +328,20 @@ class Tables:
         each = self.units.items()
         fields = msgspec.structs.astuple
         rows["units"] = [(*fields(u.row), u.version, u.commit) for _, u in each if u.row is not None]
-        rows["journal"] = [(id, *fields(chunk)) for id, u in each for chunk in u.journal.values()]
-        rows["executions"] = [(id, *fields(row)) for id, u in each for row in u.executions.values()]
-        rows["kv"] = [(id, *fields(entry)) for id, u in each for entry in u.kv.values()]
-        rows["inbox"] = [(id, place, self.scope(id), *letter(m)) for id, u in each for place, m in u.inbox.values()]
+        rows["journal"] = [(name, *fields(chunk)) for name, u in each for chunk in u.journal.values()]
+        rows["executions"] = [(name, *fields(row)) for name, u in each for row in u.executions.values()]
+        rows["kv"] = [(name, *fields(entry)) for name, u in each for entry in u.kv.values()]
+        rows["inbox"] = [
+            (name, place, self.scope(name), *letter(m)) for name, u in each for place, m in u.inbox.values()
+        ]
         rows["answers"] = [
-            (id, a.message, scope, a.outcome, a.expires_at) for id, u in each for scope, a in u.answers.values()
+            (name, a.message, scope, a.outcome, a.expires_at) for name, u in each for scope, a in u.answers.values()
         ]
         rows["tasks"] = [fields(task) for _, u in each for task in u.tasks.values()]
-        rows["tombstones"] = [(id, run, *mark) for id, u in each for run, mark in u.tombstones.items()]
+        rows["tombstones"] = [(name, run, *mark) for name, u in each for run, mark in u.tombstones.items()]
         rows["dead_letters"] = [
-            (id, m.id, scope, *letter(m)[1:4], m.sender, expires_at)
-            for id, u in each
+            (name, m.id, scope, *letter(m)[1:4], m.sender, expires_at)
+            for name, u in each
             for scope, m, expires_at in u.dead_letters.values()
         ]
         return {table: sorted(content, key=repr) for table, content in rows.items()}

@@ -5,28 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import apsw
-
 from perdure.kernel.commit import Task
 from perdure.ports.store import Claim, Incarnation, Renewal
 from perdure.store.apply import ids_json
 from perdure.store.columns import TASK_COLUMNS
+from perdure.store.connection import Connection
 from perdure.store.limits import StoreLimits
 from perdure.store.tables import token_of
 
 _SET_SCOPE = (
-    "INSERT INTO scopes (scope, epoch, node, incarnation, clean) VALUES (?, ?, ?, ?, ?) ON CONFLICT (scope) DO UPDATE SET"
-    " epoch = excluded.epoch, node = excluded.node, incarnation = excluded.incarnation, clean = excluded.clean"
+    "INSERT INTO scopes (scope, epoch, node, incarnation, clean) VALUES (?, ?, ?, ?, ?)"
+    " ON CONFLICT (scope) DO UPDATE SET epoch = excluded.epoch,"
+    " node = excluded.node, incarnation = excluded.incarnation, clean = excluded.clean"
 )
 _WAITING = (
     f"SELECT {TASK_COLUMNS} FROM tasks WHERE queue = ? AND worker IS NULL AND visible_at <= ?"  # noqa: S608 - no input
     " ORDER BY visible_at, unit, execution, seq, attempt LIMIT ?"
 )
-_LEASE = "UPDATE tasks SET worker = ?, token = ?, expires_at = ? WHERE unit = ? AND execution = ? AND seq = ? AND attempt = ?"
-_RENEW = "UPDATE tasks SET expires_at = ?, details = coalesce(?, details) WHERE unit = ? AND seq = ? AND attempt = ? AND token = ?"
+_LEASE = (
+    "UPDATE tasks SET worker = ?, token = ?, expires_at = ?"
+    " WHERE unit = ? AND execution = ? AND seq = ? AND attempt = ?"
+)
+_RENEW = (
+    "UPDATE tasks SET expires_at = ?, details = coalesce(?, details)"
+    " WHERE unit = ? AND seq = ? AND attempt = ? AND token = ?"
+)
 
 
-def claim(connection: apsw.Connection, scopes: Sequence[str], owner: Incarnation | None) -> dict[str, Claim]:
+def claim(connection: Connection, scopes: Sequence[str], owner: Incarnation | None) -> dict[str, Claim]:
     """Take scopes over, or release them (`owner=None`)."""
     query = "SELECT scope, epoch, clean FROM scopes WHERE scope IN (SELECT value FROM json_each(?))"
     held = {scope: (epoch, bool(clean)) for scope, epoch, clean in connection.execute(query, (ids_json(scopes),))}
@@ -40,7 +46,7 @@ def claim(connection: apsw.Connection, scopes: Sequence[str], owner: Incarnation
     return claims
 
 
-def lease(connection: apsw.Connection, queue: str, worker: str, limit: int, lease_ms: int, at: int) -> list[Task]:
+def lease(connection: Connection, queue: str, worker: str, limit: int, lease_ms: int, at: int) -> list[Task]:
     """Lease tasks that nobody has had yet, oldest first."""
     found = [Task(*row) for row in connection.execute(_WAITING, (queue, at, limit))]
     for task in found:
@@ -50,7 +56,7 @@ def lease(connection: apsw.Connection, queue: str, worker: str, limit: int, leas
     return found
 
 
-def renew(connection: apsw.Connection, renewals: Sequence[Renewal], at: int) -> list[Literal["kept", "lost"]]:
+def renew(connection: Connection, renewals: Sequence[Renewal], at: int) -> list[Literal["kept", "lost"]]:
     """Extend leases whose row still has the token."""
     results: list[Literal["kept", "lost"]] = []
     for one in renewals:
@@ -78,7 +84,7 @@ _BURY = (
 )
 
 
-def sweep(connection: apsw.Connection, scopes: Sequence[str], at: int, limit: int, limits: StoreLimits) -> int:
+def sweep(connection: Connection, scopes: Sequence[str], at: int, limit: int, limits: StoreLimits) -> int:
     """Remove what has expired, oldest first, at most `limit` rows; bury undelivered messages."""
     removed = 0
     wanted = ids_json(scopes)

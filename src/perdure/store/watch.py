@@ -1,6 +1,7 @@
 """Waiting for a unit's next version, without polling.
 
-Waiters may live on several event loops; a store that commits in a thread of its own asks for the changed ones and wakes each loop once.
+Waiters may live on several event loops; a store that commits in a thread of its own asks for the changed ones and
+wakes each loop once.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 Waiter = asyncio.Future[int]
 
@@ -36,7 +37,7 @@ class Watchers:
         return bool(self._waiters)
 
     @contextmanager
-    def watch(self, unit: str) -> Iterator[Waiter]:
+    def watch(self, unit: str) -> Generator[Waiter]:
         """A future of the running loop that gets the unit's version at its next commit."""
         waiter = asyncio.get_running_loop().create_future()
         with self._lock:

@@ -1,9 +1,11 @@
 """The writer of a SQLite store: one thread, one connection, many commits per transaction.
 
-Theory of operation. Callers put jobs on a queue. Whatever has piled up while the last fsync ran is written in one transaction, and all its callers are answered after
-the COMMIT: each event loop is woken once. An error in one operation rolls the whole transaction back, and its halves are tried again, until
-the one that fails alone is refused; errors of the disk fail them all. When a COMMIT itself fails nobody knows what the disk holds, so the
-thread refuses everything from then on. A full disk is the exception: SQLite has then undone the transaction and goes on when there is space.
+Theory of operation. Callers put jobs on a queue. Whatever has piled up while the last fsync ran is written in one
+transaction, and all its callers are answered after the COMMIT: each event loop is woken once. An error in one
+operation rolls the whole transaction back, and its halves are tried again, until the one that fails alone is refused;
+errors of the disk fail them all. When a COMMIT itself fails nobody knows what the disk holds, so the thread refuses
+everything from then on. A full disk is the exception: SQLite has then undone the transaction and goes on when there
+is space.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from perdure.errors import PerdureError, StoreError, StoreUnavailable
 from perdure.kernel.commit import Commit
 from perdure.kernel.message import Message
 from perdure.store.apply import apply_commits, apply_post
+from perdure.store.connection import Connection
 from perdure.store.database import BATCH_ERRORS, explain
 from perdure.store.limits import StoreLimits
 from perdure.store.watch import Watchers
@@ -39,7 +42,7 @@ class Call(Generic[T]):
 
     __slots__ = ("function",)
 
-    def __init__(self, function: Callable[[apsw.Connection], T]) -> None:
+    def __init__(self, function: Callable[[Connection], T]) -> None:
         """Run `function` inside the transaction."""
         self.function = function
 
@@ -73,7 +76,7 @@ class Writer:
 
     def __init__(
         self,
-        connection: apsw.Connection,
+        connection: Connection,
         path: str,
         check: Callable[[], None],
         watchers: Watchers,
