@@ -240,44 +240,114 @@ def letter_values(message: Message, shards: int) -> Values:
     )
 
 
-def apply_commits(connection: Connection, commits: Sequence[Commit], shards: int, limits: StoreLimits) -> list[Verdict]:
-    """Decide commits and write the accepted ones. An error leaves the transaction for the caller to roll back."""
-    verdicts: list[Verdict] = []
-    for part in parts_of(commits):
-        verdicts += _apply_part(connection, part, shards, limits)
-    return verdicts
+KNOWN_UNITS_MAX = 10_000
+"""Units whose versions the applier remembers."""
+
+_ABSENT_SCOPE: tuple[int, str | None] = (0, None)
 
 
-def _apply_part(connection: Connection, part: list[Commit], shards: int, limits: StoreLimits) -> list[Verdict]:
-    scopes = ids_json(list({commit.fence.scope for commit in part}))
-    held: dict[str, tuple[int, str | None]] = {
-        scope: (epoch, incarnation) for scope, epoch, incarnation in connection.execute(READ_SCOPES, (scopes,))
-    }
-    ids = ids_json([commit.unit for commit in part])
-    known: dict[str, Values] = {row[0]: row for row in connection.execute(READ_UNITS, (ids,))}
-    marks: set[tuple[str, bytes]] = set()
-    if len(known) < len(part):
-        missing = [commit.unit for commit in part if commit.unit not in known]
-        marks = set(connection.execute(READ_MARKS, (ids_json(missing),)))
-    verdicts: list[Verdict] = []
-    writes = Writes(shards, limits)
-    for commit in part:
-        old = known.get(commit.unit)
-        stored: Stored | None = None
-        if old is not None:
-            stored = Stored(old[1], old[2])
-        elif (commit.unit, commit.id) in marks:
-            stored = Stored(0, commit.id)
-        epoch, incarnation = held.get(commit.fence.scope, (0, None))
-        result = verdict(commit, stored, epoch, incarnation)
-        if result == "applied" and (stored is None or stored.commit != commit.id):
-            if flaw_of(commit) is None:
-                writes.add(commit, old)
-            else:
-                result = "invalid"
-        verdicts.append(result)
-    writes.run(connection)
-    return verdicts
+class Applier:
+    """Applies commits and messages on one connection, which is the only one that commits.
+
+    It remembers scopes and units that it read or wrote, which saves the read before each commit. What it remembers is
+    dropped when another connection has written to the file, when a transaction is rolled back, and by
+    `forget_scopes`.
+    """
+
+    def __init__(self, connection: Connection, shards: int, limits: StoreLimits) -> None:
+        """Remember nothing yet."""
+        self._connection = connection
+        self._shards = shards
+        self._limits = limits
+        self._scopes: dict[str, tuple[int, str | None]] = {}
+        self._units: dict[str, Values] = {}
+        self._data_version = -1
+
+    def begin(self) -> None:
+        """Call it when a transaction has begun."""
+        data_version = self._connection.execute("PRAGMA data_version").get
+        if data_version != self._data_version:
+            self._data_version = data_version
+            self.forget()
+
+    def forget(self) -> None:
+        """Call it after a rollback."""
+        self._units.clear()
+        self._scopes.clear()
+
+    def forget_scopes(self) -> None:
+        """Call it when something else may have changed scopes."""
+        self._scopes.clear()
+
+    def commits(self, commits: Sequence[Commit]) -> list[Verdict]:
+        """Decide commits and write the accepted ones. An error leaves the transaction for the caller to roll back."""
+        verdicts: list[Verdict] = []
+        for part in parts_of(commits):
+            verdicts += self._part(part)
+        return verdicts
+
+    def _part(self, part: list[Commit]) -> list[Verdict]:
+        marks = self._recall(part)
+        units, scopes = self._units, self._scopes
+        verdicts: list[Verdict] = []
+        writes = Writes(self._shards, self._limits)
+        for commit in part:
+            old = units.get(commit.unit)
+            stored: Stored | None = None
+            if old is not None:
+                stored = Stored(old[1], old[2])
+            elif (commit.unit, commit.id) in marks:
+                stored = Stored(0, commit.id)
+            epoch, incarnation = scopes.get(commit.fence.scope, _ABSENT_SCOPE)
+            result = verdict(commit, stored, epoch, incarnation)
+            if result == "applied" and (stored is None or stored.commit != commit.id):
+                if flaw_of(commit) is None:
+                    writes.add(commit, old)
+                    self._remember(commit)
+                else:
+                    result = "invalid"
+            verdicts.append(result)
+        writes.run(self._connection)
+        while len(units) > KNOWN_UNITS_MAX:  # the oldest go first, and never one that this part still needs
+            del units[next(iter(units))]
+        return verdicts
+
+    def _recall(self, part: list[Commit]) -> set[tuple[str, bytes]]:
+        """Read what is not remembered; the marks that deletions left of units that do not exist."""
+        connection, units = self._connection, self._units
+        scopes = {commit.fence.scope for commit in part}
+        if not scopes <= self._scopes.keys():
+            rows = connection.execute(READ_SCOPES, (ids_json(list(scopes)),))
+            self._scopes.update((scope, (epoch, incarnation)) for scope, epoch, incarnation in rows)
+        missing = [commit.unit for commit in part if commit.unit not in units]
+        if not missing:
+            return set()
+        for row in connection.execute(READ_UNITS, (ids_json(missing),)):
+            units[row[0]] = row
+        absent = [unit for unit in missing if unit not in units]
+        return {(unit, id_) for unit, id_ in connection.execute(READ_MARKS, (ids_json(absent),))} if absent else set()
+
+    def _remember(self, commit: Commit) -> None:
+        units, row = self._units, commit.row
+        units.pop(commit.unit, None)
+        if commit.delete is not None:
+            return
+        units[commit.unit] = (
+            commit.unit,
+            commit.expect + 1,
+            commit.id,
+            row.run,
+            row.scope,
+            row.type,
+            row.created_at,
+            row.parent_unit,
+            row.status,
+            row.wake_at,
+        )
+
+    def post(self, message: Message) -> Posted:
+        """Put a message into its target's inbox, or say why not."""
+        return _post(self._connection, message, self._shards, self._limits)
 
 
 # ---------------------------------------------------------------- messages
@@ -298,7 +368,7 @@ def _one(connection: Connection, sql: str, *values: Any) -> Values | None:
     return connection.execute(sql, values).fetchone()
 
 
-def apply_post(connection: Connection, message: Message, shards: int, limits: StoreLimits) -> Posted:
+def _post(connection: Connection, message: Message, shards: int, limits: StoreLimits) -> Posted:
     """Put a message into its target's inbox, or say why not."""
     unit, body = message.to, message.body
     if (answer := _one(connection, FIND_ANSWER, unit, message.id)) is not None:

@@ -75,12 +75,15 @@ class MemoryStore:
         """Close it."""
         self._open = False
         self._bell.close()
+        self._watchers.fail(self._closed())
 
     def _rows(self) -> Tables:
         if not self._open:
-            msg = "the memory store is closed; use it inside `async with store:`"
-            raise StoreUnavailable(msg)
+            raise self._closed()
         return self._tables
+
+    def _closed(self) -> StoreUnavailable:
+        return StoreUnavailable("the memory store is closed; use it inside `async with store:`")
 
     async def now(self) -> int:
         """Store time in milliseconds."""

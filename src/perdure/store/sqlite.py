@@ -7,6 +7,7 @@ process dies. Other processes may open the file meanwhile; they read, post messa
 from __future__ import annotations
 
 import asyncio
+import math
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import TracebackType
@@ -23,12 +24,18 @@ from perdure.store.database import MEMORY, FileGuard, Options, open_database
 from perdure.store.dump import dump
 from perdure.store.limits import DEFAULT_LIMITS, StoreLimits
 from perdure.store.mailbell import MailBell
+from perdure.store.owner import Ownership
 from perdure.store.reader import FileReader, Reader, WriterReader
 from perdure.store.tables import Rows
 from perdure.store.watch import Watchers, wait_for_change
 from perdure.store.writer import Call, Writer
 
 T = TypeVar("T")
+
+UNOWNED_LOOK_MS = 250
+"""How often a waiting process looks at a file that no process owns."""
+FOREIGN_LOOK_MS = 5_000
+"""The same, while the owner's socket answers: only in case that a hint was lost."""
 
 
 class SQLiteStore:
@@ -52,6 +59,7 @@ class SQLiteStore:
         self._info: StoreInfo | None = None
         self._writer: Writer | None = None
         self._reader: Reader | None = None
+        self._owner = Ownership(path, self._bell, self.wait_change, standby=self._options.standby)
 
     @property
     def info(self) -> StoreInfo:
@@ -86,6 +94,8 @@ class SQLiteStore:
         """Write what is waiting, and close the file."""
         writer, reader, self._writer, self._reader = self._writer, self._reader, None, None
         self._bell.close()
+        self._watchers.fail(self._closed())
+        await self._owner.close()
         if reader is not None:
             await asyncio.to_thread(reader.close)
         if writer is not None:
@@ -113,8 +123,17 @@ class SQLiteStore:
         return self._clock.now_ms()
 
     async def claim(self, scopes: Sequence[str], owner: Incarnation | None) -> Mapping[str, Claim]:
-        """Take scopes over, or release them (`owner=None`)."""
-        return await self._write(lambda connection: tasks.claim(connection, scopes, owner))
+        """Take scopes over, or release them (`owner=None`).
+
+        Raises:
+            StoreLocked: another process owns the file; the message names it.
+        """
+        self._writing()
+        if owner is not None:
+            await self._owner.take(owner.id)
+        claims = await self._write(lambda connection: tasks.claim(connection, scopes, owner))
+        await self._owner.count(scopes, claimed=owner is not None)
+        return claims
 
     async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
         """Make commits durable, with whatever else is waiting to be written."""
@@ -126,6 +145,7 @@ class SQLiteStore:
         for message, result in zip(batch, posted, strict=True):
             if result.outcome == "accepted":
                 self._bell.ring(message.to)
+                await self._owner.tell(message.to)
         return posted
 
     async def load(self, units: Sequence[str]) -> list[Loaded]:
@@ -160,12 +180,25 @@ class SQLiteStore:
         return (await self._read(lambda connection: reads.versions(connection, [unit]))).get(unit, 0)
 
     async def wait_change(self, unit: str, version: int, timeout_ms: int) -> int:
-        """Wait until the unit has another version than `version`, or the time is up."""
-        with self._watchers.watch(unit) as waiter:
-            if (known := await self._version(unit)) != version:
-                return known
-            changed = await wait_for_change(waiter, timeout_ms)
-        return await self._version(unit) if changed is None else changed
+        """Wait until the unit has another version than `version`, or the time is up.
+
+        In the owning process a commit wakes it; in others the owner's socket does, and while no owner answers the
+        file is looked at every 250 ms.
+        """
+        deadline = asyncio.get_running_loop().time() + timeout_ms / 1000
+        while True:
+            with self._watchers.watch(unit) as waiter:
+                if (known := await self._version(unit)) != version:
+                    return known
+                left_ms = math.ceil((deadline - asyncio.get_running_loop().time()) * 1000)
+                if left_ms <= 0:
+                    return known
+                if self.path == MEMORY or self._owner.held:
+                    changed = await wait_for_change(waiter, left_ms)
+                    if changed is not None:
+                        return changed
+                elif not await self._owner.wait_change(unit, version, min(left_ms, FOREIGN_LOOK_MS)):
+                    await wait_for_change(waiter, min(left_ms, UNOWNED_LOOK_MS))
 
     def hints(self) -> AsyncIterator[str]:
         """Ids of units that got mail by `post`, here or in another process."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,11 @@ def answer(waiter: asyncio.Future[int], version: int) -> None:
     """Resolve a waiter that may have given up meanwhile."""
     if not waiter.done():
         waiter.set_result(version)
+
+
+def _fail(waiter: Waiter, error: Exception) -> None:
+    if not waiter.done():
+        waiter.set_exception(error)
 
 
 class Watchers:
@@ -58,6 +63,18 @@ class Watchers:
             return []
         with self._lock:
             return [(waiter, version) for unit, version in changes for waiter in self._waiters.pop(unit, ())]
+
+    def fail(self, error: Exception) -> None:
+        """Tell all waiters that there is nothing to wait for any more."""
+        for waiter, _ in self.take_all():
+            with suppress(RuntimeError):  # its loop is closed: nobody waits
+                waiter.get_loop().call_soon_threadsafe(_fail, waiter, error)
+
+    def take_all(self, version: int = 0) -> list[tuple[Waiter, int]]:
+        """All waiters: whoever told them of changes is gone."""
+        with self._lock:
+            units = list(self._waiters)
+        return self.take([(unit, version) for unit in units])
 
 
 async def wait_for_change(waiter: Waiter, timeout_ms: int) -> int | None:

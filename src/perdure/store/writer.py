@@ -23,7 +23,7 @@ import apsw
 from perdure.errors import PerdureError, StoreError, StoreUnavailable
 from perdure.kernel.commit import Commit
 from perdure.kernel.message import Message
-from perdure.store.apply import apply_commits, apply_post
+from perdure.store.apply import Applier
 from perdure.store.connection import Connection
 from perdure.store.database import BATCH_ERRORS, explain
 from perdure.store.limits import StoreLimits
@@ -88,8 +88,7 @@ class Writer:
         self._path = path
         self._check = check
         self._watchers = watchers
-        self._shards = shards
-        self._limits = limits
+        self._applier = Applier(connection, shards, limits)
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._dead: StoreUnavailable | None = None
         self._thread = Thread(target=self._run, name="perdure-writer", daemon=True)
@@ -168,8 +167,10 @@ class Writer:
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")
         try:
+            self._applier.begin()
             results = self._apply(operations)
         except BaseException:
+            self._applier.forget()
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
@@ -180,6 +181,7 @@ class Writer:
         return results
 
     def _fail(self, error: apsw.Error) -> StoreUnavailable:
+        self._applier.forget()
         reason = explain(error, self._path)
         failure = StoreUnavailable(str(reason), "unknown")
         if not isinstance(error, apsw.FullError):
@@ -193,7 +195,7 @@ class Writer:
         return failure
 
     def _apply(self, operations: list[Operation]) -> list[Any]:
-        connection, shards, limits = self._connection, self._shards, self._limits
+        applier = self._applier
         results: list[Any] = []
         commits: list[Commit] = []
         for operation in operations:
@@ -201,14 +203,16 @@ class Writer:
                 commits.append(operation)
                 continue
             if commits:
-                results += apply_commits(connection, commits, shards, limits)
+                results += applier.commits(commits)
                 commits = []
             if isinstance(operation, Message):
-                results.append(apply_post(connection, operation, shards, limits))
+                results.append(applier.post(operation))
             else:
-                results.append(operation.function(connection))
+                applier.forget_scopes()
+                results.append(operation.function(self._connection))
+                applier.forget_scopes()
         if commits:
-            results += apply_commits(connection, commits, shards, limits)
+            results += applier.commits(commits)
         return results
 
     def _refuse(self, operation: Operation, error: Exception) -> object:
