@@ -2,4 +2,59 @@
 
 from __future__ import annotations
 
+from perdure import activity, workflow
+from perdure.activity import Activity, AsyncActivity, SyncActivity
+from perdure.app import App
+from perdure.client import Client, Description, Handle, HistoryEvent, WorkflowHandle
+from perdure.errors import (
+    ActivityError,
+    ActivityTimeout,
+    AlreadyStarted,
+    ApplicationError,
+    ChildError,
+    Failure,
+    NotFound,
+    PerdureError,
+    Timeout,
+    WorkflowCancelled,
+    WorkflowFailed,
+    WorkflowTerminated,
+)
+from perdure.kernel.limits import Limits
+from perdure.kernel.retry import RetryPolicy
+from perdure.node import Node, NodeOptions
+from perdure.workflow import Channel, Workflow
+
 __version__ = "0.1.0.dev0"
+
+__all__ = [
+    "Activity",
+    "ActivityError",
+    "ActivityTimeout",
+    "AlreadyStarted",
+    "App",
+    "ApplicationError",
+    "AsyncActivity",
+    "Channel",
+    "ChildError",
+    "Client",
+    "Description",
+    "Failure",
+    "Handle",
+    "HistoryEvent",
+    "Limits",
+    "Node",
+    "NodeOptions",
+    "NotFound",
+    "PerdureError",
+    "RetryPolicy",
+    "SyncActivity",
+    "Timeout",
+    "Workflow",
+    "WorkflowCancelled",
+    "WorkflowFailed",
+    "WorkflowHandle",
+    "WorkflowTerminated",
+    "activity",
+    "workflow",
+]

@@ -173,7 +173,9 @@ class ApplicationError(PerdureError):
     `retryable=False` ends the retries of an activity at once. `details` must be encodable data.
     """
 
-    def __init__(self, message: str, *, type: str | None = None, retryable: bool = True, details: object = None) -> None:
+    def __init__(
+        self, message: str, *, type: str | None = None, retryable: bool = True, details: object = None
+    ) -> None:
         """Describe the failure; `type` defaults to the class name."""
         super().__init__(message)
         self.type = type or self.__class__.__name__

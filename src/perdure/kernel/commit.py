@@ -84,11 +84,17 @@ class ExecutionRow(msgspec.Struct, array_like=True, gc=False):
     journal_events: int
 
 
-class KvChange(msgspec.Struct, array_like=True, gc=False):
-    """A key's new value; `None` removes it."""
+class KvEntry(msgspec.Struct, array_like=True, gc=False):
+    """A key of the KV store: its value now (None: deleted), and its value when execution `execution` began.
+
+    Replay reads the value as it was at the start of the execution, so the first change in an execution keeps the old one as `base`. An entry
+    with neither value nor base does not exist: a store removes its row.
+    """
 
     key: str
     value: bytes | None
+    base: bytes | None = None
+    execution: int = 0
 
 
 class Answer(msgspec.Struct, array_like=True, gc=False):
@@ -129,7 +135,7 @@ class Commit(msgspec.Struct, array_like=True):
     row: UnitRow
     journal: list[JournalChunk] = []
     ended: list[ExecutionRow] = []
-    kv: list[KvChange] = []
+    kv: list[KvEntry] = []
     consume: list[bytes] = []
     answers: list[Answer] = []
     post: list[Message] = []

@@ -51,6 +51,7 @@ class Started(Event, tag=1):
     python: str
     flags: int = 0
     parent: Parent | None = None
+    status: bytes | None = None
 
 
 class ActivityCompleted(Event, tag=2):
@@ -248,6 +249,7 @@ class PatchMarked(Event, tag=44):
 class CancelSent(Event, tag=45):
     """The code asked another instance to stop."""
 
+    seq: int
     target: str
     reason: str
 
@@ -255,6 +257,7 @@ class CancelSent(Event, tag=45):
 class MessageSent(Event, tag=46):
     """The code sent a message to another instance."""
 
+    seq: int
     target: str
     channel: str
     value: bytes

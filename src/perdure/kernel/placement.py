@@ -15,7 +15,7 @@ ID_BYTES_MAX = 512
 _CONTROL = frozenset(chr(c) for c in (*range(32), 127))
 
 
-def check_id(unit: str) -> str:
+def check_id(unit: object) -> str:
     """Return the id if it can be one.
 
     An id is 1 to 512 bytes of text without control characters; it is never used as a path.

@@ -1,1 +1,8 @@
-"""The node: owns scopes, runs turns, commits them, and carries out their effects."""
+"""The node: owns scopes, runs turns, runs activities. The path of a message is in `turns`."""
+
+from __future__ import annotations
+
+from perdure.node.node import Node
+from perdure.node.options import NodeOptions
+
+__all__ = ["Node", "NodeOptions"]

@@ -20,7 +20,7 @@ from typing import Generic, Literal, Protocol, Self, TypeVar
 
 import msgspec
 
-from perdure.kernel.commit import Commit, ExecutionRow, JournalChunk, Task, UnitRow, Verdict
+from perdure.kernel.commit import Commit, ExecutionRow, JournalChunk, KvEntry, Task, UnitRow, Verdict
 from perdure.kernel.message import Message
 
 T = TypeVar("T")
@@ -64,7 +64,7 @@ class Loaded(msgspec.Struct):
     version: int = 0
     row: UnitRow | None = None
     journal: list[JournalChunk] = []
-    kv: dict[str, bytes] = {}
+    kv: list[KvEntry] = []
     inbox: list[Message] = []
     tasks: list[Task] = []
 
@@ -142,7 +142,7 @@ class Executions(Query[ExecutionRow], frozen=True, kw_only=True):
 
 
 class KvEntries(Query[tuple[str, bytes]], frozen=True, kw_only=True):
-    """The KV entries of a unit, by key."""
+    """The KV entries of a unit that have a value, by key."""
 
     unit: str
     keys: tuple[str, ...] = ()

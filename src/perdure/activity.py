@@ -1,0 +1,277 @@
+"""Activities: functions with side effects, and what they can ask about themselves while they run.
+
+`app.activity` makes an `Activity`. In a workflow a call of it is a durable command; anywhere else it is the plain function (a `def` on a thread), so
+that tests and other activities can use it as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, ParamSpec, TypeVar
+
+from perdure.codec import decode, encode
+from perdure.errors import UsageError
+from perdure.kernel.definition import ActivityDefinition, ActivityOptions, check_name
+from perdure.kernel.retry import RetryPolicy, Seconds, to_ms
+from perdure.kernel.run import current_run
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
+
+DETACHED = "perdure:activity"
+"""The name of the built-in workflow that runs a detached activity."""
+
+
+def options_of(
+    base: ActivityOptions,
+    what: str,
+    *,
+    retry: RetryPolicy | None = None,
+    timeout: Seconds | None = None,
+    total_timeout: Seconds | None = None,
+    start_timeout: Seconds | None = None,
+    heartbeat_timeout: Seconds | None = None,
+    queue: str | None = None,
+    session: str | None = None,
+) -> ActivityOptions:
+    """`base` with what is given here in its place."""
+    changes: dict[str, Any] = {}
+    if retry is not None:
+        changes["retry"] = retry
+    for name, duration in (
+        ("timeout", timeout),
+        ("total_timeout", total_timeout),
+        ("start_timeout", start_timeout),
+        ("heartbeat_timeout", heartbeat_timeout),
+    ):
+        if duration is not None:
+            changes[f"{name}_ms"] = to_ms(duration, f"{name} of {what}")
+    if queue is not None:
+        changes["queue"] = check_name(queue, "a queue")
+    if session is not None:
+        changes["session"] = check_name(session, "a session")
+    return replace(base, **changes) if changes else base
+
+
+class Activity(Generic[P, R_co]):
+    """Call it and await it: in a workflow (durable), in a test or in another activity (the plain function)."""
+
+    def __init__(self, definition: ActivityDefinition, options: ActivityOptions) -> None:
+        """Made by `app.activity`."""
+        self.definition = definition
+        self.options = options
+        self.__name__ = definition.fn.__name__
+        self.__qualname__ = definition.fn.__qualname__
+        self.__module__ = definition.fn.__module__
+        self.__doc__ = definition.fn.__doc__
+        self.__wrapped__ = definition.fn
+
+    @property
+    def name(self) -> str:
+        """The name in journals."""
+        return self.definition.name
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, object, R_co]:
+        """Schedule it now; await the result now or later.
+
+        Raises:
+            EncodeError, DecodeError: an argument is not data or does not fit its annotation. Nothing was scheduled.
+        """
+        run = current_run()
+        if run is None:
+            return self._plain(args, kwargs)
+        definition = self.definition
+        data = definition.signature.encode(args, kwargs)
+        if not run.replaying:
+            definition.signature.check(data)
+            run.check_size(data, f"the input of activity {definition.name!r}")
+        return run.schedule_activity(definition, self.options, data)
+
+    def _plain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Coroutine[object, object, Any]:
+        fn = self.definition.fn
+        if self.definition.is_async:
+            plain: Coroutine[object, object, Any] = fn(*args, **kwargs)
+            return plain
+        return asyncio.to_thread(fn, *args, **kwargs)
+
+    def with_options(
+        self,
+        *,
+        retry: RetryPolicy | None = None,
+        timeout: Seconds | None = None,
+        total_timeout: Seconds | None = None,
+        start_timeout: Seconds | None = None,
+        heartbeat_timeout: Seconds | None = None,
+        queue: str | None = None,
+        session: str | None = None,
+    ) -> Activity[P, R_co]:
+        """The same activity with other options: `await charge.with_options(timeout=5)("card", 100)`."""
+        options = options_of(
+            self.options,
+            f"activity {self.name!r}",
+            retry=retry,
+            timeout=timeout,
+            total_timeout=total_timeout,
+            start_timeout=start_timeout,
+            heartbeat_timeout=heartbeat_timeout,
+            queue=queue,
+            session=session,
+        )
+        return Activity(self.definition, options)
+
+    def detach(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Start it for good, independent of this workflow's end, and return the id of the instance that runs it.
+
+        Raises:
+            UsageError: outside of a workflow.
+        """
+        run = current_run()
+        if run is None:
+            msg = f"activity {self.name!r}: detach() is for workflow code; elsewhere start a workflow through a client"
+            raise UsageError(msg)
+        data = self.definition.signature.encode(args, kwargs)
+        self.definition.signature.check(data)
+        return run.start_detached(DETACHED, None, encode([self.name, data]), None)
+
+    def __repr__(self) -> str:
+        """Name it."""
+        return f"<activity {self.name}>"
+
+
+class AsyncActivity(Activity[P, R_co]):
+    """An `async def` activity. `fn` is the function as it was written."""
+
+    @property
+    def fn(self) -> Callable[P, Coroutine[object, object, R_co]]:
+        """The function as it was written."""
+        return self.definition.fn
+
+
+class SyncActivity(Activity[P, R_co]):
+    """A `def` activity, run on a thread (or a process). `fn` is the function as it was written."""
+
+    @property
+    def fn(self) -> Callable[P, R_co]:
+        """The function as it was written: call it directly in a plain test."""
+        return self.definition.fn
+
+
+# ---------------------------------------------------------------- inside a running activity
+
+
+@dataclass(frozen=True, slots=True)
+class ActivityInfo:
+    """Which attempt of which activity is running, and for whom. `details` is the last heartbeat of the attempt before."""
+
+    name: str
+    instance: str
+    run: str
+    execution: int
+    workflow: str
+    workflow_version: str
+    seq: int
+    attempt: int
+    scheduled_at_ms: int
+    details: bytes | None = field(default=None, repr=False)
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt of this call: give it to services that can deduplicate."""
+        return f"{self.run}.{self.execution}.{self.seq}"
+
+    def last_heartbeat(self, as_type: type[T]) -> T | None:
+        """The details of the last heartbeat of an earlier attempt, if there were any."""
+        value: T | None = decode(self.details, as_type) if self.details is not None else None
+        return value
+
+
+class Attempt:
+    """A running attempt: its info, its heartbeat and its cancellation. One per attempt, shared by the threads that it uses."""
+
+    def __init__(self, info: ActivityInfo, loop: asyncio.AbstractEventLoop, resources: object = None) -> None:
+        """Made by the node."""
+        self.info = info
+        self.resources = resources
+        self.cancelled = threading.Event()
+        self.beats = 0
+        self.details = info.details
+        self._loop = loop
+        self._cancelled_async: asyncio.Event | None = None
+
+    def heartbeat(self, details: object) -> None:
+        """Note a sign of life."""
+        if details is not None:
+            self.details = encode(details)
+        self.beats += 1
+
+    def cancel(self) -> None:
+        """Tell the function that nobody wants its result any more (called on the node's loop)."""
+        self.cancelled.set()
+        if self._cancelled_async is not None:
+            self._cancelled_async.set()
+
+    def cancelled_event(self) -> asyncio.Event:
+        """The same as an asyncio event."""
+        if self._cancelled_async is None:
+            self._cancelled_async = asyncio.Event()
+            if self.cancelled.is_set():
+                self._cancelled_async.set()
+        return self._cancelled_async
+
+
+_attempt: ContextVar[Attempt | None] = ContextVar("perdure_attempt", default=None)
+
+
+def current_attempt(what: str) -> Attempt:
+    """The attempt that the calling code belongs to.
+
+    Raises:
+        UsageError: there is none; `what` names the call.
+    """
+    attempt = _attempt.get()
+    if attempt is None:
+        msg = f"activity.{what} is for code that runs inside an activity; here none is running"
+        raise UsageError(msg)
+    return attempt
+
+
+def info() -> ActivityInfo:
+    """Which attempt of which activity is running."""
+    return current_attempt("info()").info
+
+
+def heartbeat(details: object = None) -> None:
+    """A sign of life. `details` (data) reach the next attempt as `info().last_heartbeat(type)`."""
+    current_attempt("heartbeat()").heartbeat(details)
+
+
+def is_cancelled() -> bool:
+    """Whether nobody wants the result any more. A `def` activity polls this; an `async def` also gets `CancelledError`."""
+    return current_attempt("is_cancelled()").cancelled.is_set()
+
+
+async def cancelled() -> None:
+    """Wait until nobody wants the result any more."""
+    await current_attempt("cancelled()").cancelled_event().wait()
+
+
+def resources(as_type: type[T]) -> T:
+    """The application's resources, as `app.resources` made them at node start.
+
+    Raises:
+        UsageError: there are none, or they are of another type.
+    """
+    value = current_attempt("resources()").resources
+    if not isinstance(value, as_type):
+        msg = (
+            f"activity.resources({as_type.__name__}): the app's resources are {type(value).__name__}; "
+            "make them with @app.resources"
+        )
+        raise UsageError(msg)
+    return value

@@ -1,0 +1,316 @@
+"""The app: the registry of workflows and activities.
+
+An app does no I/O and holds no global state; several can live in one process. It may grow while nodes run it: instances that waited for a definition wake.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar, overload
+
+from perdure.activity import DETACHED, Activity, AsyncActivity, SyncActivity, options_of
+from perdure.codec import Signature
+from perdure.errors import DefinitionError
+from perdure.kernel.definition import (
+    DEFAULT_VERSION,
+    RESERVED_PREFIX,
+    ActivityDefinition,
+    ActivityOptions,
+    WorkflowDefinition,
+    check_name,
+    normal_version,
+    version_key,
+)
+from perdure.kernel.retry import RetryPolicy, Seconds
+from perdure.kernel.run import current_run
+from perdure.workflow import Workflow
+
+if TYPE_CHECKING:
+    from perdure.node import Node, NodeOptions
+    from perdure.ports.store import Store
+
+P = ParamSpec("P")
+R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
+
+Resources = Callable[[], AbstractAsyncContextManager[Any]]
+
+
+class ActivityDecorator(Protocol):
+    """What `app.activity(...)` with options gives."""
+
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncActivity[P, R]: ...  # type: ignore[overload-overlap]  # pyright: ignore[reportOverlappingOverload]
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> SyncActivity[P, R]: ...
+
+
+class WorkflowDecorator(Protocol):
+    """What `app.workflow(...)` with options gives."""
+
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
+
+
+class App:
+    """A registry of workflows and activities under one name."""
+
+    def __init__(self, name: str) -> None:
+        """An empty app. `name` is what nodes and listings show."""
+        self.name = check_name(name, "an app")
+        self._workflows: dict[str, dict[str, WorkflowDefinition]] = {}
+        self._pinned: dict[str, str] = {}
+        self._activities: dict[str, ActivityDefinition] = {}
+        self._resources: Resources | None = None
+        self._listeners: list[Callable[[], None]] = []
+        self._add_workflow(
+            WorkflowDefinition(
+                DETACHED, DEFAULT_VERSION, _run_detached, Signature(_run_detached, "a detached activity")
+            )
+        )
+
+    # ------------------------------------------------------------ definitions
+
+    @overload
+    def activity(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncActivity[P, R]: ...  # type: ignore[overload-overlap]  # pyright: ignore[reportOverlappingOverload]
+    @overload
+    def activity(self, fn: Callable[P, R], /) -> SyncActivity[P, R]: ...
+    @overload
+    def activity(
+        self,
+        /,
+        *,
+        name: str | None = None,
+        retry: RetryPolicy | None = None,
+        timeout: Seconds | None = None,
+        total_timeout: Seconds | None = None,
+        start_timeout: Seconds | None = None,
+        heartbeat_timeout: Seconds | None = None,
+        queue: str | None = None,
+        executor: Literal["thread", "process"] = "thread",
+    ) -> ActivityDecorator: ...
+    def activity(
+        self,
+        fn: Any = None,
+        /,
+        *,
+        name: str | None = None,
+        executor: Literal["thread", "process"] = "thread",
+        **options: Any,
+    ) -> Any:
+        """Register a function with side effects; with or without parentheses.
+
+        `async def` runs on the node's loop, `def` on a thread, or with `executor="process"` in a process of a pool (for CPU work; the function must be importable).
+        Times are seconds or timedeltas: `timeout` limits one attempt, `total_timeout` all of them, `start_timeout` the wait for a
+        free slot, `heartbeat_timeout` the silence between heartbeats. Without `retry` the first failure goes to the workflow's code.
+
+        Raises:
+            DefinitionError: the name is taken, or the signature cannot be carried.
+        """
+
+        def define(function: Callable[..., Any]) -> Any:
+            return self._define_activity(function, name, executor, options)
+
+        return define if fn is None else define(fn)
+
+    def _define_activity(
+        self, fn: Callable[..., Any], name: str | None, executor: Literal["thread", "process"], options: dict[str, Any]
+    ) -> Activity[Any, Any]:
+        if not callable(fn) or inspect.isclass(fn):
+            msg = f"@app.activity needs a function, got {fn!r}"
+            raise DefinitionError(msg)
+        name = _own_name(name, fn, "an activity")
+        if name in self._activities:
+            msg = f"app {self.name!r} has an activity {name!r} already; give one of them another name with name="
+            raise DefinitionError(msg)
+        is_async = inspect.iscoroutinefunction(fn)
+        if executor not in ("thread", "process"):
+            msg = f"activity {name!r}: executor must be 'thread' or 'process', got {executor!r}"
+            raise DefinitionError(msg)
+        if executor == "process" and (is_async or "<locals>" in fn.__qualname__):
+            msg = f"activity {name!r}: executor='process' needs a `def` at module level, which the other process can import"
+            raise DefinitionError(msg)
+        given = options_of(ActivityOptions(), f"activity {name!r}", **options)
+        definition = ActivityDefinition(name, fn, _signature(fn, f"activity {name!r}"), given, is_async, executor)
+        self._activities[name] = definition
+        self._changed()
+        return (AsyncActivity if is_async else SyncActivity)(definition, given)
+
+    @overload
+    def workflow(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
+    @overload
+    def workflow(
+        self,
+        /,
+        *,
+        name: str | None = None,
+        version: str | int | None = None,
+        on_mismatch: Literal["suspend", "fail"] = "suspend",
+        guard: Literal["error", "warn", "off"] = "error",
+    ) -> WorkflowDecorator: ...
+    def workflow(
+        self,
+        fn: Any = None,
+        /,
+        *,
+        name: str | None = None,
+        version: str | int | None = None,
+        on_mismatch: Literal["suspend", "fail"] = "suspend",
+        guard: Literal["error", "warn", "off"] = "error",
+    ) -> Any:
+        """Register a durable `async def`; with or without parentheses.
+
+        Several versions of one name may stand side by side: new runs get the latest (or the one that `use_version` sets), running ones keep theirs. `on_mismatch`
+        is what happens when code and journal differ: `"suspend"` waits for a deploy that fits, `"fail"` ends the run.
+
+        Raises:
+            DefinitionError: name and version are taken, the function is not `async def`, or its signature cannot be carried.
+        """
+
+        def define(function: Callable[..., Any]) -> Workflow[Any, Any]:
+            own = _own_name(name, function, "a workflow")
+            if not inspect.iscoroutinefunction(function):
+                msg = f"workflow {own!r} must be an `async def`: a workflow waits, and only a coroutine can"
+                raise DefinitionError(msg)
+            definition = WorkflowDefinition(
+                own,
+                normal_version(version if version is not None else DEFAULT_VERSION),
+                function,
+                _signature(function, f"workflow {own!r}"),
+                on_mismatch,
+                guard,
+            )
+            self._add_workflow(definition)
+            return Workflow(definition)
+
+        return define if fn is None else define(fn)
+
+    def _add_workflow(self, definition: WorkflowDefinition) -> None:
+        versions = self._workflows.setdefault(definition.name, {})
+        if definition.version in versions:
+            msg = (
+                f"app {self.name!r} has workflow {definition.name!r} version {definition.version} already; "
+                "give the new one another version= or name="
+            )
+            raise DefinitionError(msg)
+        versions[definition.version] = definition
+        self._changed()
+
+    def use_version(self, name: str, version: str | int | None) -> None:
+        """Give new runs of a workflow this version instead of the latest one (None: the latest again)."""
+        if version is None:
+            self._pinned.pop(name, None)
+        else:
+            self._pinned[name] = normal_version(version)
+        self._changed()
+
+    def include(self, other: App) -> None:
+        """Take over all definitions of another app.
+
+        Raises:
+            DefinitionError: a name is taken.
+        """
+        for activity in other._activities.values():
+            if activity.name in self._activities:
+                msg = f"apps {self.name!r} and {other.name!r} both have an activity {activity.name!r}"
+                raise DefinitionError(msg)
+        for definition in (d for versions in other._workflows.values() for d in versions.values()):
+            if definition.name != DETACHED:
+                self._add_workflow(definition)
+        self._activities |= other._activities
+        self._changed()
+
+    def resources(self, make: Callable[[], AsyncIterator[R]], /) -> Callable[[], AsyncIterator[R]]:
+        """Register what activities share (pools, clients, settings): an async generator that yields it once.
+
+        A node runs it to the `yield` at its start and to the end at its stop; activities get it by `activity.resources(Type)`.
+        """
+        from contextlib import asynccontextmanager
+
+        if not inspect.isasyncgenfunction(make):
+            msg = "@app.resources needs an `async def` that yields the resources once"
+            raise DefinitionError(msg)
+        self._resources = asynccontextmanager(make)
+        return make
+
+    # ------------------------------------------------------------ look-ups
+
+    def find_workflow(self, name: str, version: str | None) -> WorkflowDefinition | None:
+        """The workflow of this name: the exact version, or with None the one that new runs get."""
+        versions = self._workflows.get(name)
+        if not versions:
+            return None
+        if version is None:
+            version = self._pinned.get(name)
+            if version is None:
+                return versions[max(versions, key=version_key)]
+        return versions.get(version)
+
+    def find_activity(self, name: str) -> ActivityDefinition | None:
+        """The activity of this name."""
+        return self._activities.get(name)
+
+    def workflows(self) -> list[tuple[str, list[str]]]:
+        """Names and versions of all workflows, sorted."""
+        return [
+            (name, sorted(versions, key=version_key))
+            for name, versions in sorted(self._workflows.items())
+            if not name.startswith(RESERVED_PREFIX)
+        ]
+
+    def activities(self) -> list[str]:
+        """Names of all activities, sorted."""
+        return sorted(self._activities)
+
+    def make_resources(self) -> AbstractAsyncContextManager[Any] | None:
+        """A fresh context manager of the app's resources."""
+        return self._resources() if self._resources is not None else None
+
+    def on_change(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call `listener` after each new definition; returns how to stop that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def _changed(self) -> None:
+        for listener in list(self._listeners):
+            listener()
+
+    # ------------------------------------------------------------ nodes
+
+    def node(self, store: str | Store, *, options: NodeOptions | None = None) -> Node:
+        """A node that runs this app on a store: `async with app.node("sqlite:///shop.db") as node:`."""
+        from perdure.node import Node  # the one import upwards: convenience for users
+
+        return Node(self, store, options=options)
+
+    def __repr__(self) -> str:
+        """Name it."""
+        return f"<App {self.name}>"
+
+
+def _own_name(name: str | None, fn: Callable[..., Any], kind: str) -> str:
+    own = check_name(name if name is not None else fn.__name__, kind)
+    if own.startswith(RESERVED_PREFIX):
+        msg = f"{own!r} cannot be the name of {kind}: names that begin with {RESERVED_PREFIX!r} are Perdure's own"
+        raise DefinitionError(msg)
+    return own
+
+
+def _signature(fn: Callable[..., Any], what: str) -> Signature:
+    try:
+        return Signature(fn, what)
+    except TypeError as error:
+        raise DefinitionError(str(error)) from error
+
+
+async def _run_detached(name: str, data: bytes) -> Any:
+    """The built-in workflow behind `activity.detach`."""
+    run = current_run()
+    assert run is not None
+    definition = run.definitions.find_activity(name)
+    if definition is None:
+        msg = f"activity {name!r} is not registered with this node's app; register it and start it again"
+        raise DefinitionError(msg)
+    call = run.schedule_activity(definition, definition.options, data)
+    return await call

@@ -1,0 +1,620 @@
+"""Clients: how anything outside starts instances, talks to them and reads them. A client runs no workflow code.
+
+A client belongs to a node (`node.client`: messages reach the owner in memory), or stands alone on a store (`async with Client.open(url)`: messages are posted to
+inboxes, and a node that owns them finds them there).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, Self, TypeVar, overload
+
+from perdure.codec import TypeCodec, decode, encode
+from perdure.errors import (
+    AlreadyStarted,
+    Failed,
+    Failure,
+    InboxFull,
+    NotFound,
+    NotRunning,
+    PayloadTooLarge,
+    Timeout,
+    UsageError,
+    WorkflowCancelled,
+    WorkflowFailed,
+    WorkflowTerminated,
+)
+from perdure.kernel import message as msg
+from perdure.kernel.commit import CLOSED, Status, UnitRow
+from perdure.kernel.definition import check_name, normal_version
+from perdure.kernel.events import AnyEvent, decode_events
+from perdure.kernel.limits import Limits
+from perdure.kernel.placement import check_id
+from perdure.kernel.retry import Seconds, to_ms
+from perdure.kernel.turn import Outcome
+from perdure.ports.clock import Clock, SystemClock
+from perdure.ports.store import Counts, Executions, Journal, KvEntries, Store, Units
+from perdure.store import open_store
+from perdure.workflow import Channel, Workflow
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
+
+IfExists = Literal["join", "reject", "replace"]
+
+
+class Gateway(Protocol):
+    """The way from a client to the owners of instances."""
+
+    @property
+    def store(self) -> Store:
+        """What is read."""
+        ...
+
+    @property
+    def clock(self) -> Clock:
+        """What messages are stamped with."""
+        ...
+
+    @property
+    def limits(self) -> Limits:
+        """What payloads are checked against."""
+        ...
+
+    async def send(self, message: msg.Message) -> Outcome:
+        """Deliver a message; the outcome once it is durable."""
+        ...
+
+    async def closed(self, unit: str) -> UnitRow:
+        """Wait until the unit has ended; its row. Raises NotFound if there is none."""
+        ...
+
+    async def run(self, message: msg.Message) -> tuple[Outcome, UnitRow | None]:
+        """Deliver a start and wait for the end."""
+        ...
+
+
+class StoreGateway:
+    """The way of a client without a node: post to the store, look at the store."""
+
+    def __init__(self, store: Store, clock: Clock | None = None, limits: Limits | None = None) -> None:
+        """Use an open store."""
+        self.store = store
+        self.clock: Clock = clock if clock is not None else SystemClock()
+        self.limits = limits if limits is not None else Limits()
+
+    async def send(self, message: msg.Message) -> Outcome:
+        """Post it. A start is only accepted here; whether it joined is seen from the row."""
+        if isinstance(message.body, msg.Start):
+            before = await self._row(message.to)
+            if before is not None and message.body.if_exists != "replace":
+                from perdure.codec import digest
+
+                same = before.type == message.body.workflow and before.input_digest == digest(message.body.input)
+                return "joined" if same and message.body.if_exists == "join" else "exists"
+        posted = (await self.store.post([message]))[0]
+        match posted.outcome:
+            case "accepted" | "duplicate":
+                return "started" if isinstance(message.body, msg.Start) else "ok"
+            case "full":
+                return "full"
+            case _:
+                return "closed" if posted.answer == "closed" else "missing"
+
+    async def _row(self, unit: str) -> UnitRow | None:
+        page = await self.store.query(Units(ids=(unit,), limit=1))
+        return page.items[0].row if page.items else None
+
+    async def closed(self, unit: str) -> UnitRow:
+        """Watch the row until it has ended."""
+        while True:
+            page = await self.store.query(Units(ids=(unit,), limit=1))
+            version = page.items[0].version if page.items else 0
+            if page.items and page.items[0].row.status in CLOSED:
+                return page.items[0].row
+            await self.store.wait_change(unit, version, 5_000)
+
+    async def run(self, message: msg.Message) -> tuple[Outcome, UnitRow | None]:
+        """Post a start and watch for the end."""
+        outcome = await self.send(message)
+        return outcome, (await self.closed(message.to) if outcome != "exists" else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """An instance as it is stored. Times are UTC. `reason` says what a running one waits for, or why one is suspended."""
+
+    id: str
+    type: str
+    version: str
+    status: Status
+    reason: str | None
+    execution: int
+    parent: str | None
+    created_at: datetime
+    started_at: datetime | None
+    updated_at: datetime
+    closed_at: datetime | None
+    history_events: int
+    history_bytes: int
+    wake_at: datetime | None
+    failure: Failure | None
+    custom_status_version: int
+    paused: bool
+    run: str
+    _custom_status: bytes | None = field(default=None, repr=False)
+    _result: bytes | None = field(default=None, repr=False)
+    _attributes: bytes | None = field(default=None, repr=False)
+
+    def custom_status(self, as_type: type[T] | None = None) -> T | None:
+        """What the workflow gave to `workflow.set_status`."""
+        if self._custom_status is None:
+            return None
+        value: T = decode(self._custom_status, as_type if as_type is not None else Any)
+        return value
+
+    def result(self) -> object:
+        """The result as plain data; None if there is none (yet)."""
+        return None if self._result is None else decode(self._result)
+
+
+def _time(at: int | None) -> datetime | None:
+    return None if not at else datetime.fromtimestamp(at / 1000, timezone.utc)
+
+
+def describe_row(row: UnitRow) -> Description:
+    """A row for people."""
+    created = datetime.fromtimestamp(row.created_at / 1000, timezone.utc)
+    return Description(
+        row.id,
+        row.type,
+        row.type_version,
+        row.status,
+        row.reason,
+        row.execution,
+        row.parent_unit,
+        created,
+        _time(row.started_at),
+        _time(row.updated_at) or created,
+        _time(row.closed_at),
+        row.journal_events,
+        row.journal_bytes,
+        _time(row.wake_at),
+        row.failure,
+        row.custom_status_version,
+        row.paused,
+        row.run.hex(),
+        row.custom_status,
+        row.result,
+        row.attributes,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEvent:
+    """One event of a history: its number in its execution (from 1), and the event as the kernel knows it."""
+
+    number: int
+    execution: int
+    event: AnyEvent
+
+
+class Handle(Generic[R_co]):
+    """An instance by its id: everything but starting it."""
+
+    def __init__(self, gateway: Gateway, id: str, result: TypeCodec[Any] | None) -> None:
+        """Made by a client."""
+        self._gateway = gateway
+        self.id = check_id(id)
+        self._result_codec = result
+
+    async def result(self, *, timeout: Seconds | None = None) -> R_co:
+        """Wait for the end and return the result. The result follows continue-as-new.
+
+        Raises:
+            NotFound: no instance has this id.
+            WorkflowFailed, WorkflowCancelled, WorkflowTerminated: it ended without a result.
+            Timeout: it has not ended in time; it goes on.
+        """
+        return self._value_of(await self._within(timeout, lambda: self._gateway.closed(self.id)))
+
+    async def wait(self, *, timeout: Seconds | None = None) -> Description:
+        """Wait for the end, whatever it is, and describe it.
+
+        Raises:
+            NotFound, Timeout: as `result`.
+        """
+        return describe_row(await self._within(timeout, lambda: self._gateway.closed(self.id)))
+
+    async def _within(self, timeout: Seconds | None, wait: Callable[[], Any]) -> UnitRow:
+        if timeout is None:
+            row: UnitRow = await wait()
+            return row
+        limit_ms = to_ms(timeout, "timeout")
+        try:
+            async with asyncio.timeout(limit_ms / 1000):
+                row = await wait()
+                return row
+        except TimeoutError:
+            raise Timeout(await self._late(limit_ms)) from None
+
+    async def _late(self, limit_ms: int) -> str:
+        """Why it may not have ended."""
+        page = await self._gateway.store.query(Units(ids=(self.id,), limit=1))
+        state = "is not there yet"
+        if page.items:
+            row = page.items[0].row
+            state = f"is {row.status}" + (f" ({row.reason})" if row.reason else "")
+            if row.failure is not None:
+                state += f": {row.failure.message}"
+        return (
+            f"{self.id!r} has not ended within {limit_ms / 1000:g} s; it {state}. It goes on: wait again, or cancel it"
+        )
+
+    def _value_of(self, row: UnitRow) -> R_co:
+        if row.status == "completed":
+            data = row.result or b""
+            value: R_co = self._result_codec.decode(data) if self._result_codec is not None else decode(data)
+            return value
+        failure = row.failure or Failure("Unknown", "", retryable=False)
+        kind: type[Failed] = WorkflowFailed
+        verb = "failed"
+        if row.status == "cancelled":
+            kind, verb = (
+                (WorkflowTerminated, "was terminated")
+                if failure.type == "Terminated"
+                else (WorkflowCancelled, "was cancelled")
+            )
+            raise kind(f"{row.type} {self.id!r} {verb}" + (f": {failure.message}" if failure.message else ""), failure)
+        raise kind(f"{row.type} {self.id!r} {verb}: {failure.display()}", failure)
+
+    async def _send(self, body: msg.AnyBody) -> None:
+        now = self._gateway.clock.now_ms()
+        outcome = await self._gateway.send(msg.Message(os.urandom(16), self.id, body, now))
+        if outcome == "missing":
+            msg_ = f"no instance has the id {self.id!r}; check the id, or start it first"
+            raise NotFound(msg_)
+        if outcome == "closed":
+            msg_ = f"{self.id!r} has ended; nothing was sent to it"
+            raise NotRunning(msg_)
+        if outcome == "full":
+            msg_ = f"the inbox of {self.id!r} is full: it has too many messages that nobody received; try again later"
+            raise InboxFull(msg_)
+
+    @overload
+    async def send(self, channel: Channel[T], value: T, /) -> None: ...
+    @overload
+    async def send(self, channel: str, value: object, /) -> None: ...
+    async def send(self, channel: Any, value: Any, /) -> None:
+        """Put a message into a channel: durable when this returns, buffered until the workflow receives it.
+
+        Raises:
+            NotFound, NotRunning, InboxFull: nothing was sent.
+            PayloadError: the value is not data or does not fit the channel's type.
+        """
+        if isinstance(channel, Channel):
+            name, data = channel.name, channel.codec.encode(value)
+            channel.codec.check(data)
+        else:
+            name, data = check_name(channel, "a channel"), encode(value)
+        self._check_size(data, f"the message for channel {name!r}")
+        await self._send(msg.Send(name, data))
+
+    async def raise_event(self, name: str, value: object = None) -> None:
+        """Raise a positional event: a workflow that waits for it now takes it; otherwise it is only recorded."""
+        data = encode(value)
+        self._check_size(data, f"the event {name!r}")
+        await self._send(msg.Raise(check_name(name, "an event"), data))
+
+    def _check_size(self, data: bytes, what: str) -> None:
+        limit = self._gateway.limits.payload_bytes
+        if len(data) > limit:
+            msg_ = f"{what} has {len(data)} bytes; the limit is {limit} (Limits.payload_bytes): store it elsewhere and send a reference"
+            raise PayloadTooLarge(msg_)
+
+    async def cancel(self, reason: str = "") -> None:
+        """Ask it to stop: `CancelledError` is raised where it waits, and it may clean up. Has no effect on one that has ended."""
+        await self._quietly(msg.Cancel(reason))
+
+    async def terminate(self, reason: str = "") -> None:
+        """End it at once, without asking its code."""
+        await self._quietly(msg.Terminate(reason))
+
+    async def pause(self, reason: str = "") -> None:
+        """Stop delivering to it; what arrives is kept."""
+        await self._quietly(msg.Pause(reason))
+
+    async def resume(self) -> None:
+        """Go on delivering to it."""
+        await self._quietly(msg.Resume())
+
+    async def retry(self) -> None:
+        """Try again an instance that was set aside."""
+        await self._quietly(msg.Retry())
+
+    async def _quietly(self, body: msg.AnyBody) -> None:
+        try:
+            await self._send(body)
+        except NotRunning:
+            return  # it has ended: there is nothing left to control, as asked
+
+    async def describe(self) -> Description:
+        """Its row.
+
+        Raises:
+            NotFound: no instance has this id.
+        """
+        page = await self._gateway.store.query(Units(ids=(self.id,), limit=1))
+        if not page.items:
+            msg_ = f"no instance has the id {self.id!r}"
+            raise NotFound(msg_)
+        return describe_row(page.items[0].row)
+
+    async def status(self) -> Status:
+        """`pending`, `running`, `suspended`, `completed`, `failed` or `cancelled`."""
+        return (await self.describe()).status
+
+    async def custom_status(
+        self, as_type: type[T], *, after_version: int = -1, timeout: Seconds = 0
+    ) -> tuple[T | None, int]:
+        """The custom status and its version; waits up to `timeout` until the version is higher than `after_version`."""
+        deadline_ms = self._gateway.clock.now_ms() + to_ms(timeout, "timeout")
+        while True:
+            page = await self._gateway.store.query(Units(ids=(self.id,), limit=1))
+            if not page.items:
+                msg_ = f"no instance has the id {self.id!r}"
+                raise NotFound(msg_)
+            view = page.items[0]
+            description = describe_row(view.row)
+            left_ms = deadline_ms - self._gateway.clock.now_ms()
+            if description.custom_status_version > after_version or left_ms <= 0 or description.status in CLOSED:
+                return description.custom_status(as_type), description.custom_status_version
+            await self._gateway.store.wait_change(self.id, view.version, left_ms)
+
+    async def kv(self) -> dict[str, object]:
+        """All entries of its key-value store, as plain data."""
+        entries: dict[str, object] = {}
+        after: str | None = None
+        while True:
+            page = await self._gateway.store.query(KvEntries(unit=self.id, after=after))
+            entries |= {k: decode(v) for k, v in page.items}
+            if page.next is None:
+                return entries
+            after = page.next
+
+    async def kv_get(self, key: str, as_type: type[T]) -> T | None:
+        """The value of one key; None if it has none."""
+        page = await self._gateway.store.query(KvEntries(unit=self.id, keys=(key,)))
+        if not page.items:
+            return None
+        codec: TypeCodec[T] = TypeCodec(as_type, f"KV value {key!r} of {self.id!r}")
+        return codec.decode(page.items[0][1])
+
+    async def history(self, execution: int | None = None) -> list[HistoryEvent]:
+        """The events of an execution (default: the current one), oldest first.
+
+        Raises:
+            NotFound: no instance has this id.
+        """
+        return [e async for e in self.iterate_history(execution)]
+
+    async def iterate_history(self, execution: int | None = None) -> AsyncIterator[HistoryEvent]:
+        """The same, one by one and read in pages."""
+        current = (await self.describe()).execution
+        wanted = execution if execution is not None else current
+        after: str | None = None
+        while True:
+            page = await self._gateway.store.query(Journal(unit=self.id, execution=wanted, after=after))
+            for chunk in page.items:
+                for i, event in enumerate(decode_events(chunk.events)):
+                    yield HistoryEvent(chunk.first + i, wanted, event)
+            if page.next is None:
+                return
+            after = page.next
+
+    async def executions(self) -> list[int]:
+        """Numbers of all executions whose history is kept, oldest first."""
+        numbers: list[int] = []
+        after: str | None = None
+        while True:
+            page = await self._gateway.store.query(Executions(unit=self.id, after=after))
+            numbers += [e.execution for e in page.items]
+            if page.next is None:
+                break
+            after = page.next
+        return [*numbers, (await self.describe()).execution]
+
+    def __repr__(self) -> str:
+        """Name it."""
+        return f"<{type(self).__name__} {self.id!r}>"
+
+
+class WorkflowHandle(Handle[R_co], Generic[P, R_co]):
+    """A workflow instance that can be started: its arguments are those of the workflow."""
+
+    def __init__(
+        self, gateway: Gateway, definition: Workflow[P, R_co] | str, id: str, *, if_exists: IfExists, delay: Seconds | None, version: str | None,
+        attributes: dict[str, object] | None,
+    ) -> None:  # fmt: skip
+        """Made by a client."""
+        codec = None if isinstance(definition, str) else definition.definition.signature.result
+        super().__init__(gateway, id, codec)
+        self._definition = definition
+        self._if_exists: IfExists = if_exists
+        self._delay_ms = to_ms(delay, "delay") if delay is not None else 0
+        self._version = version
+        self._attributes = encode(attributes) if attributes is not None else None
+
+    def _message(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> msg.Message:
+        definition = self._definition
+        if isinstance(definition, str):
+            if kwargs:
+                msg_ = f"start of {definition!r} by name takes positional arguments only: its parameters are not known here"
+                raise UsageError(msg_)
+            name, data = check_name(definition, "a workflow"), encode(list(args))
+        else:
+            name, signature = definition.name, definition.definition.signature
+            data = signature.encode(args, kwargs)
+            signature.check(data)
+        self._check_size(data, f"the input of workflow {name!r}")
+        now = self._gateway.clock.now_ms()
+        body = msg.Start(name, self._version, data, None, self._if_exists, self._attributes)
+        return msg.Message(os.urandom(16), self.id, body, now, now + self._delay_ms if self._delay_ms else 0)
+
+    async def start(self, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Start it: durable when this returns. The id makes it idempotent; see `if_exists` of `client.workflow`.
+
+        Raises:
+            AlreadyStarted: the id is taken by another type or input, or `if_exists="reject"`.
+            PayloadError: an argument is not data or does not fit.
+        """
+        message = self._message(args, kwargs)
+        self._check_outcome(await self._gateway.send(message))
+
+    async def run(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Start it and wait for its result; raises what `start` and `result` raise."""
+        outcome, row = await self._gateway.run(self._message(args, kwargs))
+        self._check_outcome(outcome)
+        assert row is not None
+        return self._value_of(row)
+
+    def _check_outcome(self, outcome: Outcome) -> None:
+        if outcome == "exists":
+            name = self._definition if isinstance(self._definition, str) else self._definition.name
+            rule = (
+                "and if_exists='reject' was asked for"
+                if self._if_exists == "reject"
+                else f"by another workflow or with another input than this start of {name!r}"
+            )
+            msg_ = f"the id {self.id!r} is taken {rule}; use another id, or if_exists='replace'"
+            raise AlreadyStarted(msg_)
+
+
+class Client:
+    """Starts, finds and lists instances."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        """Made by a node, or by `Client.open`."""
+        self._gateway = gateway
+        self._own_store: Store | None = None
+
+    @classmethod
+    def open(cls, store: str | Store, *, clock: Clock | None = None) -> Client:
+        """A client from a store alone: `async with Client.open("sqlite:///shop.db") as client:`. A node elsewhere does the work."""
+        opened = open_store(store) if isinstance(store, str) else store
+        client = cls(StoreGateway(opened, clock))
+        client._own_store = opened if isinstance(store, str) else None
+        return client
+
+    async def __aenter__(self) -> Self:
+        """Open the store, if it is ours."""
+        if self._own_store is not None:
+            await self._own_store.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the store, if it is ours."""
+        if self._own_store is not None:
+            await self._own_store.__aexit__(kind, error, trace)
+
+    @overload
+    def workflow(
+        self,
+        definition: Workflow[P, R],
+        *,
+        id: str,
+        if_exists: IfExists = "join",
+        delay: Seconds | None = None,
+        version: str | int | None = None,
+        attributes: dict[str, object] | None = None,
+    ) -> WorkflowHandle[P, R]: ...
+    @overload
+    def workflow(
+        self,
+        definition: str,
+        *,
+        id: str,
+        if_exists: IfExists = "join",
+        delay: Seconds | None = None,
+        version: str | int | None = None,
+        attributes: dict[str, object] | None = None,
+    ) -> WorkflowHandle[..., Any]: ...
+    def workflow(
+        self,
+        definition: Any,
+        *,
+        id: str,
+        if_exists: IfExists = "join",
+        delay: Seconds | None = None,
+        version: str | int | None = None,
+        attributes: dict[str, object] | None = None,
+    ) -> Any:
+        """A handle to start, or to join, a workflow under an id. A name instead of the definition works without its code.
+
+        `if_exists` is what a start does when the id is taken: `"join"` takes the one that is there if it has the same type and input, `"reject"` never does, `"replace"`
+        ends it and starts anew. `delay` is the time before it begins. `version` is exact; None is what new runs get.
+        """
+        if not isinstance(definition, str | Workflow):
+            msg_ = f"client.workflow() needs a workflow or its name, got {definition!r}"
+            raise UsageError(msg_)
+        if if_exists not in ("join", "reject", "replace"):
+            msg_ = f"if_exists must be 'join', 'reject' or 'replace', got {if_exists!r}"
+            raise UsageError(msg_)
+        exact = normal_version(version) if version is not None else None
+        return WorkflowHandle(
+            self._gateway, definition, id, if_exists=if_exists, delay=delay, version=exact, attributes=attributes
+        )
+
+    def get(self, id: str) -> Handle[Any]:
+        """A handle to an instance that exists, by its id alone; its result is plain data."""
+        return Handle(self._gateway, id, None)
+
+    async def list(
+        self,
+        *,
+        status: Status | tuple[Status, ...] = (),
+        type: str | None = None,
+        version: str | None = None,
+        reason: str | None = None,
+        id_prefix: str | None = None,
+        parent: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        limit: int | None = 100,
+    ) -> list[Description]:
+        """Instances that fit all filters, newest first; `limit=None` for all of them."""
+        found: list[Description] = []
+        filters = Units(
+            statuses=(status,) if isinstance(status, str) else tuple(status),
+            types=(type,) if type is not None else (),
+            type_versions=(normal_version(version),) if version is not None else (),
+            reasons=(reason,) if reason is not None else (),
+            id_prefix=id_prefix,
+            parent=parent,
+            created_after=int(created_after.timestamp() * 1000) if created_after is not None else None,
+            created_before=int(created_before.timestamp() * 1000) if created_before is not None else None,
+            limit=min(limit, 500) if limit is not None else 500,
+        )
+        while True:
+            page = await self._gateway.store.query(filters)
+            found += [describe_row(view.row) for view in page.items]
+            if page.next is None or (limit is not None and len(found) >= limit):
+                return found[:limit]
+            import msgspec
+
+            filters = msgspec.structs.replace(filters, after=page.next)
+
+    async def counts(self) -> dict[str, int]:
+        """Number of instances by status, and of waiting messages and tasks."""
+        return dict((await self._gateway.store.query(Counts())).items)

@@ -1,0 +1,175 @@
+"""What a workflow gets when it calls something: a future that is also a coroutine.
+
+The work is scheduled at the call. The object can be awaited now or later, given to `create_task`, `gather`, `wait` or a group; cancelling it, directly or
+through whatever awaits it, is recorded at once and reaches the work. It never refuses or delays `cancel()`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import TYPE_CHECKING, Any, Protocol
+
+from perdure.errors import ActivityError, ActivityTimeout, ApplicationError, ChildError, Failure
+from perdure.kernel.definition import ActivityOptions
+
+if TYPE_CHECKING:
+    from perdure.kernel.loop import WorkflowLoop
+
+
+class Canceller(Protocol):
+    """Who journals that a call is not wanted any more: the run."""
+
+    def cancel_call(self, call: Call) -> None:
+        """Record it."""
+        ...
+
+
+class Call(asyncio.Future[Any], Coroutine[Any, Any, Any]):
+    """A command that waits for its answer. `seq` is 0 for one that was never scheduled (a dead loop's)."""
+
+    __slots__ = ("_await", "canceller", "decode", "number", "seq")
+    canceller: Canceller | None
+    decode: Callable[[bytes], Any]
+    number: int
+    seq: int
+    _await: Generator[Any, None, Any] | None
+
+    what = "call"
+
+    def __hash__(self) -> int:
+        """The creation number."""
+        return self.number
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Give the work up: recorded at once, and it reaches the work."""
+        if not asyncio.Future.cancel(self, msg):
+            return False
+        if self.canceller is not None:
+            self.canceller.cancel_call(self)
+        return True
+
+    def error(self, failure: Failure) -> BaseException:
+        """The exception that awaiting code gets for a failure."""
+        raise AssertionError(failure)
+
+    def describe(self) -> str:
+        """What it waits for, for people."""
+        return self.what
+
+    # ------------------------------------------------------------ the coroutine protocol, so that create_task(call) works
+
+    def send(self, value: Any) -> Any:
+        """Step."""
+        if self._await is None:
+            self._await = iter(self)
+        return self._await.send(value)
+
+    def throw(self, *args: Any) -> Any:
+        """Step with an exception; a task cancelled before its first step cancels the call."""
+        error = args[0] if len(args) == 1 else (args[1] or args[0]())
+        if isinstance(error, asyncio.CancelledError):
+            self.cancel()
+        if self._await is None:
+            self._await = iter(self)
+        return self._await.throw(error)
+
+    def close(self) -> None:
+        """Nothing to close: the work is not the coroutine."""
+        if self._await is not None:
+            self._await.close()
+
+    cr_await = None
+    cr_frame = None
+    cr_running = False
+    cr_code = None
+
+
+class ActivityCall(Call):
+    """An activity that was scheduled."""
+
+    __slots__ = ("attempt", "details", "input", "name", "options", "retry_at", "scheduled_at")
+    name: str
+    input: bytes
+    options: ActivityOptions
+    attempt: int
+    retry_at: int
+    scheduled_at: int
+    details: bytes | None
+
+    def error(self, failure: Failure) -> BaseException:
+        """`ActivityTimeout` for a timeout, else `ActivityError`."""
+        kind = ActivityTimeout if failure.type == "ActivityTimeout" else ActivityError
+        return kind(f"activity {self.name!r} failed after {_attempts(self.attempt)}: {failure.display()}", failure)
+
+    def describe(self) -> str:
+        """Activity name and attempt."""
+        return f"activity {self.name}" + (f" (attempt {self.attempt})" if self.attempt > 1 else "")
+
+
+class ChildCall(Call):
+    """A child that was started."""
+
+    __slots__ = ("input", "parent_close", "run", "target", "version", "workflow")
+    target: str
+    workflow: str
+    version: str | None
+    input: bytes
+    parent_close: str
+    run: bytes
+
+    def error(self, failure: Failure) -> BaseException:
+        """`ChildError`."""
+        return ChildError(f"child workflow {self.workflow!r} (id {self.target!r}) failed: {failure.display()}", failure)
+
+    def describe(self) -> str:
+        """The child's id."""
+        return f"child {self.target}"
+
+
+class WaitCall(Call):
+    """A `receive` on a channel, or a wait for a positional event."""
+
+    __slots__ = ("channel", "positional")
+    channel: str
+    positional: bool
+
+    def describe(self) -> str:
+        """The channel."""
+        return f"{'event' if self.positional else 'message'} {self.channel}"
+
+
+class StepCall(Call):
+    """A checkpoint whose function runs in this process."""
+
+    __slots__ = ("encode", "fn", "name", "occurrence")
+    name: str
+    occurrence: int
+    fn: Callable[[], Awaitable[Any] | Any]
+    encode: Callable[[Any], bytes]
+
+    def error(self, failure: Failure) -> BaseException:
+        """An `ApplicationError` with the function's failure."""
+        error = ApplicationError(
+            f"checkpoint {self.name!r} failed: {failure.display()}", type=failure.type, retryable=failure.retryable
+        )
+        error.__cause__ = None
+        return error
+
+    def describe(self) -> str:
+        """The checkpoint's name."""
+        return f"checkpoint {self.name}"
+
+
+def make(kind: type[Call], loop: WorkflowLoop, seq: int) -> Any:
+    """A call of this kind. No Python-level `__init__`: this is the hot path."""
+    call = kind(loop=loop)
+    loop.number = call.number = loop.number + 1
+    call.seq = seq
+    call.canceller = None
+    call._await = None
+    return call
+
+
+def _attempts(count: int) -> str:
+    return "1 attempt" if count == 1 else f"{count} attempts"

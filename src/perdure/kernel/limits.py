@@ -1,0 +1,24 @@
+"""Limits of an instance. Each is enforced; each error names the limit and the option that sets it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one instance may use. Bytes are of encoded payloads.
+
+    duroxide's default of 1,024 events per execution is too small for asyncio code: a race with a timeout costs four events per step. 50,000 events
+    replay in under a second and hold 10,000 steps.
+    """
+
+    history_events: int = 50_000
+    history_bytes: int = 50 * 1024 * 1024
+    payload_bytes: int = 2 * 1024 * 1024
+    commit_bytes: int = 16 * 1024 * 1024
+    status_bytes: int = 256 * 1024
+    kv_keys: int = 150
+    kv_value_bytes: int = 64 * 1024
+    kv_key_bytes: int = 512
+    turn_messages: int = 1_000

@@ -1,0 +1,394 @@
+"""The workflow's event loop: asyncio without time, I/O or chance.
+
+Theory of operation. A workflow is ordinary asyncio code that runs on this loop and on nothing else. The loop has a first-in-first-out list of ready
+callbacks and a clock that only deliveries move. It is never "run": a turn enters it, drains the ready callbacks until there are none,
+and leaves it again, all within one synchronous call. So the code sees a running loop, and between two turns it is nothing but suspended coroutines.
+
+What makes it deterministic, beyond the order of the ready list:
+
+- Tasks and futures hash by creation number (plus a salt that differs between instances, because asyncio's registries are process-wide): a set of tasks
+  iterates by memory address otherwise. asyncio and anyio also get an insertion-ordered set while a workflow runs (`ordered`).
+- Tasks are named by number and run in copies of one empty context, so nothing leaks in from the node.
+- Async generators are held until the run ends, because the garbage collector would otherwise decide when their `finally` runs.
+- What a loop could do beyond that (sockets, threads, signals, processes) is refused with the remedy.
+
+While a turn runs, the node's own loop and current task are put aside (Python 3.14 refuses to nest them otherwise) and the garbage collector is
+off: it could run `finally` blocks of anything in the middle of this workflow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+from asyncio import events as _events
+from asyncio import tasks as _tasks
+from contextvars import Context
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+from perdure.errors import WorkflowViolation
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Coroutine
+
+_get_loop: Callable[[], asyncio.AbstractEventLoop | None] = _events._get_running_loop
+_set_loop: Callable[[asyncio.AbstractEventLoop | None], None] = _events._set_running_loop
+_enter_task: Callable[[asyncio.AbstractEventLoop, Any], None] = _tasks._enter_task
+_leave_task: Callable[[asyncio.AbstractEventLoop, Any], None] = _tasks._leave_task
+_current_task = asyncio.current_task
+
+CALLBACKS_MAX = 1_000_000
+"""Callbacks that one delivery may cause before the workflow counts as one that never becomes idle."""
+
+_INFINITY = float("inf")
+
+
+class Timers(Protocol):
+    """Who keeps the loop's timers: the run, which journals them."""
+
+    def start_timer(self, timer: Timer) -> None:
+        """Journal and arm a new timer."""
+        ...
+
+    def cancel_timer(self, timer: Timer) -> None:
+        """Journal that the timer is not wanted any more."""
+        ...
+
+
+class NeverIdle(WorkflowViolation):
+    """The workflow keeps itself busy without waiting for anything; let it await something that takes time."""
+
+
+class Handle(list[Any]):
+    """A ready callback: [callback, arguments, context]. A list is the cheapest object that C code and `cancel` can share."""
+
+    __slots__ = ()
+
+    def cancel(self) -> None:
+        """Do not run it."""
+        self[0] = None
+
+    def cancelled(self) -> bool:
+        """Whether it was cancelled."""
+        return self[0] is None
+
+
+class Timer:
+    """A callback that waits for the journal's clock. `seq` is 0 for one that never fires."""
+
+    __slots__ = ("_args", "_callback", "_context", "_loop", "_when", "fire_at", "name", "seq")
+
+    def __init__(
+        self,
+        loop: WorkflowLoop,
+        when: float,
+        callback: Callable[..., object],
+        args: tuple[object, ...],
+        context: Context | None,
+        name: str | None = None,
+    ) -> None:
+        """A timer for loop time `when`, in seconds since the execution began."""
+        self._loop = loop
+        self._when = when
+        self._callback: Callable[..., object] | None = callback
+        self._args = args
+        self._context = context
+        self.name = name
+        self.seq = 0
+        self.fire_at = 0
+
+    def fire(self) -> None:
+        """Make the callback ready; only the run calls this."""
+        if self._callback is not None:
+            callback, self._callback = self._callback, None
+            self._loop.call_soon(callback, *self._args, context=self._context)
+
+    def cancel(self) -> None:
+        """Forget the timer."""
+        if self._callback is not None:
+            self._callback = None
+            self._args = ()
+            if self.seq:
+                self._loop.timers.cancel_timer(self)
+
+    def cancelled(self) -> bool:
+        """Whether it was cancelled or has fired."""
+        return self._callback is None
+
+    def when(self) -> float:
+        """Loop time at which it fires."""
+        return self._when
+
+
+class Task(asyncio.Task[Any]):
+    """A task that hashes by creation number."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, coro: Coroutine[Any, Any, Any], number: int, **options: Any) -> None:
+        """`number` comes first: Python 3.11 hashes a task while it registers it."""
+        self.number = number
+        super().__init__(coro, **options)
+
+    def __hash__(self) -> int:
+        """The creation number."""
+        return self.number
+
+
+class Future(asyncio.Future[Any]):
+    """A future that hashes by creation number."""
+
+    __slots__ = ("number",)
+    number: int
+
+    def __hash__(self) -> int:
+        """The creation number."""
+        return self.number
+
+
+class WorkflowLoop(asyncio.AbstractEventLoop):
+    """The loop of one execution. See the module's docstring."""
+
+    __slots__ = ("context", "dead", "generators", "now_ms", "number", "ready", "start_ms", "tasks", "timers", "turning")
+
+    def __init__(self, timers: Timers, salt: int) -> None:
+        """A loop at time 0 with nothing to do."""
+        self.timers = timers
+        self.number = salt
+        self.ready: list[Handle] = []
+        self.tasks: list[Task] = []
+        self.generators: list[AsyncGenerator[Any, Any]] = []
+        self.start_ms = 0
+        self.now_ms = 0
+        self.context = Context()
+        self.dead = False
+        self.turning = False
+
+    # ------------------------------------------------------------ what asyncio needs
+
+    def get_debug(self) -> bool:
+        """asyncio's debug mode is the node's business."""
+        return False
+
+    def call_soon(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: object, context: Context | None = None
+    ) -> Handle:
+        """Run `callback` in this turn, after what is ready already."""
+        handle = Handle((callback, args, context if context is not None else self.context))
+        self.ready.append(handle)
+        return handle
+
+    def call_soon_threadsafe(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: object, context: Context | None = None
+    ) -> Handle:
+        """Like `call_soon`; refused from outside the workflow."""
+        if _get_loop() is not self:
+            msg = (
+                "call_soon_threadsafe() reached into a workflow from outside: nothing outside may schedule work in it; "
+                "send it a message instead (`handle.send`)"
+            )
+            raise WorkflowViolation(msg)
+        return self.call_soon(callback, *args, context=context)
+
+    def time(self) -> float:
+        """Seconds since the execution began, on the journal's clock."""
+        return (self.now_ms - self.start_ms) / 1000
+
+    def call_later(  # type: ignore[override]
+        self, delay: float, callback: Callable[..., object], *args: object, context: Context | None = None
+    ) -> Timer | Handle:
+        """Run `callback` when `delay` seconds have passed: a durable timer."""
+        return self.call_at(self.time() + delay, callback, *args, context=context)
+
+    def call_at(  # type: ignore[override]
+        self,
+        when: float,
+        callback: Callable[..., object],
+        *args: object,
+        context: Context | None = None,
+        name: str | None = None,
+    ) -> Timer | Handle:
+        """Run `callback` at loop time `when`: a durable timer."""
+        if when <= self.time():
+            return self.call_soon(callback, *args, context=context)
+        timer = Timer(self, when, callback, args, context, name)
+        if when != _INFINITY and not self.dead:
+            timer.fire_at = self.start_ms - int(-when * 1000 // 1)
+            self.timers.start_timer(timer)
+        return timer
+
+    def create_future(self) -> Future:
+        """A future of this loop."""
+        future = Future(loop=self)
+        self.number = future.number = self.number + 1
+        return future
+
+    def create_task(  # type: ignore[override]
+        self, coro: Coroutine[Any, Any, Any], *, name: str | None = None, context: Context | None = None, **options: Any
+    ) -> Task:
+        """A task of this loop, named by number."""
+        self.number = number = self.number + 1
+        task = Task(coro, number, loop=self, name=name or f"task-{number & 0xFFFFF}", context=context, **options)
+        self.tasks.append(task)
+        if len(self.tasks) & 0xFF == 0:
+            self.tasks = [t for t in self.tasks if not t.done()]
+        return task
+
+    def is_running(self) -> bool:
+        """True within a turn."""
+        return self.turning
+
+    def is_closed(self) -> bool:
+        """True once the execution was disposed of."""
+        return self.dead
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """asyncio reports here what nobody awaited; the outcome of the run is what counts."""
+
+    def get_task_factory(self) -> None:
+        """There is none."""
+        return
+
+    # ------------------------------------------------------------ turns
+
+    def drain(self) -> None:
+        """Run ready callbacks until there are none.
+
+        Raises:
+            NeverIdle: after `CALLBACKS_MAX` of them.
+        """
+        count = 0
+        while self.ready:
+            batch = self.ready
+            self.ready = []
+            count += len(batch)
+            if count > CALLBACKS_MAX:
+                msg = f"the workflow ran {count} callbacks in one turn without becoming idle"
+                raise NeverIdle(msg)
+            for callback, args, context in batch:
+                if callback is not None:
+                    try:
+                        context.run(callback, *args)
+                    except SystemExit:  # a task that raises it also re-raises it here; the run's outcome has it
+                        continue
+
+    def _first_iteration(self, generator: AsyncGenerator[Any, Any]) -> None:
+        self.generators.append(generator)
+
+    def _finalize(self, generator: AsyncGenerator[Any, Any]) -> None:
+        """Never called for a generator that we hold; asyncio's own hook would touch the node's loop."""
+
+
+class Entered:
+    """`with Entered(loop):` the calling thread is inside the workflow; see the module's docstring."""
+
+    __slots__ = ("_gc", "_hooks", "_loop", "_outer", "_task")
+
+    def __init__(self, loop: WorkflowLoop) -> None:
+        """Nothing happens before `__enter__`."""
+        self._loop = loop
+
+    def __enter__(self) -> None:
+        """Put the node's loop aside."""
+        loop = self._loop
+        self._outer = outer = _get_loop()
+        self._task = task = None if outer is None else _current_task(outer)
+        if outer is not None and task is not None:
+            _leave_task(outer, task)
+        _set_loop(loop)
+        loop.turning = True
+        self._hooks = sys.get_asyncgen_hooks()
+        sys.set_asyncgen_hooks(loop._first_iteration, loop._finalize)
+        self._gc = gc.isenabled()
+        if self._gc:
+            gc.disable()
+
+    def __exit__(self, *_: object) -> None:
+        """Take the node's loop up again."""
+        if self._gc:
+            gc.enable()
+        sys.set_asyncgen_hooks(*self._hooks)
+        self._loop.turning = False
+        outer = self._outer
+        _set_loop(outer)
+        if outer is not None and self._task is not None:
+            _enter_task(outer, self._task)
+
+
+def current_loop() -> WorkflowLoop | None:
+    """The workflow loop that the calling code runs on; None outside of workflows."""
+    loop = _get_loop()
+    return loop if type(loop) is WorkflowLoop else None
+
+
+# ---------------------------------------------------------------- what is refused
+
+_THREADS = "a workflow has no threads: make it an activity (`def` activities run on a thread)"
+_IO = "a workflow does no I/O: make it an activity"
+_NODE = "a workflow's loop belongs to its node: it cannot be run, stopped or configured from inside"
+
+_REFUSED: dict[str, str] = dict.fromkeys(
+    ("run_in_executor", "set_default_executor", "shutdown_default_executor"), _THREADS
+)
+_REFUSED |= dict.fromkeys(
+    (
+        "getaddrinfo",
+        "getnameinfo",
+        "create_connection",
+        "create_server",
+        "start_tls",
+        "sendfile",
+        "create_unix_connection",
+        "create_unix_server",
+        "connect_accepted_socket",
+        "create_datagram_endpoint",
+        "connect_read_pipe",
+        "connect_write_pipe",
+        "subprocess_shell",
+        "subprocess_exec",
+        "add_reader",
+        "remove_reader",
+        "add_writer",
+        "remove_writer",
+        "sock_recv",
+        "sock_recv_into",
+        "sock_recvfrom",
+        "sock_recvfrom_into",
+        "sock_sendall",
+        "sock_sendto",
+        "sock_connect",
+        "sock_accept",
+        "sock_sendfile",
+        "add_signal_handler",
+        "remove_signal_handler",
+    ),
+    _IO,
+)
+_REFUSED |= dict.fromkeys(
+    (
+        "run_forever",
+        "run_until_complete",
+        "stop",
+        "close",
+        "shutdown_asyncgens",
+        "set_task_factory",
+        "set_debug",
+        "set_exception_handler",
+        "default_exception_handler",
+    ),
+    _NODE,
+)
+
+
+def _refusal(name: str, remedy: str) -> Callable[..., NoReturn]:
+    def refuse(self: WorkflowLoop, *args: object, **options: object) -> NoReturn:
+        msg = f"loop.{name}() was called inside a workflow: {remedy}"
+        raise WorkflowViolation(msg)
+
+    refuse.__name__ = name
+    return refuse
+
+
+for _name, _remedy in _REFUSED.items():
+    setattr(WorkflowLoop, _name, _refusal(_name, _remedy))
+del _name, _remedy

@@ -1,0 +1,98 @@
+"""Retry policies: plain data, so that a retry can be decided again after a restart from the journal alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal
+
+from perdure.errors import DefinitionError, Failure
+
+Seconds = float | timedelta
+"""A duration: a number of seconds, or a timedelta."""
+
+_DELAY_MAX_S = 10 * 366 * 86_400.0
+
+
+def to_ms(duration: Seconds, what: str) -> int:
+    """A duration in whole milliseconds, rounded up.
+
+    Raises:
+        DefinitionError: if it is negative, not finite or not a duration; `what` names it.
+    """
+    seconds = duration.total_seconds() if isinstance(duration, timedelta) else duration
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        msg = f"{what} must be seconds (a number) or a timedelta, got {duration!r}"
+        raise DefinitionError(msg)
+    if not 0 <= seconds <= _DELAY_MAX_S:
+        msg = f"{what} must be between 0 and ten years, got {duration!r}"
+        raise DefinitionError(msg)
+    return -int(-seconds * 1000 // 1)
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """When a failed activity is tried again, and after which delay.
+
+    `maximum_attempts` counts the first one; None means no limit. The delay before attempt n+1 is, by `backoff`: `"fixed"` the initial interval,
+    `"linear"` n times it, `"exponential"` it times `coefficient` to the power n-1; never more than `maximum_interval`. Exceptions whose class (or
+    a base of it), or whose class name, is in `non_retryable` are final.
+    """
+
+    maximum_attempts: int | None = 3
+    initial_interval: Seconds = 0.1
+    backoff: Literal["fixed", "linear", "exponential"] = "exponential"
+    coefficient: float = 2.0
+    maximum_interval: Seconds = 30.0
+    non_retryable: tuple[type[BaseException] | str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the numbers once, where the policy is written."""
+        if self.maximum_attempts is not None and self.maximum_attempts < 1:
+            msg = f"RetryPolicy.maximum_attempts must be at least 1 (None: no limit), got {self.maximum_attempts}"
+            raise DefinitionError(msg)
+        if self.backoff not in ("fixed", "linear", "exponential"):
+            msg = f"RetryPolicy.backoff must be 'fixed', 'linear' or 'exponential', got {self.backoff!r}"
+            raise DefinitionError(msg)
+        if not 1.0 <= self.coefficient <= 1e6:
+            msg = f"RetryPolicy.coefficient must be between 1 and 1,000,000, got {self.coefficient}"
+            raise DefinitionError(msg)
+        to_ms(self.initial_interval, "RetryPolicy.initial_interval")
+        to_ms(self.maximum_interval, "RetryPolicy.maximum_interval")
+
+    def delay_ms(self, attempt: int) -> int:
+        """The delay after failed attempt number `attempt` (from 1), in milliseconds."""
+        first = to_ms(self.initial_interval, "RetryPolicy.initial_interval")
+        limit = to_ms(self.maximum_interval, "RetryPolicy.maximum_interval")
+        if self.backoff == "fixed":
+            return min(first, limit)
+        if self.backoff == "linear":
+            return min(first * attempt, limit)
+        if first == 0:
+            return 0
+        factor = 1.0
+        for _ in range(attempt - 1):
+            factor *= self.coefficient
+            if first * factor >= limit:
+                return limit
+        return min(int(first * factor), limit)
+
+    def wants(self, failure: Failure, attempt: int) -> bool:
+        """Whether another attempt follows after attempt number `attempt` failed like this."""
+        if not failure.retryable or (self.maximum_attempts is not None and attempt >= self.maximum_attempts):
+            return False
+        return not any(name == failure.type for name in self._names)
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return tuple(t if isinstance(t, str) else t.__name__ for t in self.non_retryable)
+
+    def is_final(self, error: BaseException) -> bool:
+        """Whether the exception object itself is excluded from retries (subclasses count; names alone cannot tell)."""
+        return any(
+            type(error).__name__ == t if isinstance(t, str) else isinstance(error, t) for t in self.non_retryable
+        )
+
+
+ONCE = RetryPolicy(maximum_attempts=1)
+"""No retry: the first failure goes to the workflow's code. The default."""

@@ -1,0 +1,612 @@
+"""A run: one execution of a workflow in memory, live or in replay.
+
+Theory of operation. A run is told things (deliveries) and answers with commands. `deliver` appends the delivery to the new events of the turn, hands it to the
+waiting code and lets the code go on until it is idle; the commands that the code gives meanwhile follow it in the same list. `replay` does the
+same with a recorded journal: each delivery is handed over, and each command must be the next event of the journal (`match`). When the journal
+is used up, the run is live. There is no other difference, so a warm run can also be advanced by a journal that another node wrote (`replay` again).
+
+Deliveries are handed over one by one, and the loop drains after each, so that the order in the journal decides every race. Work is scheduled at the call:
+`schedule_activity` and its siblings give a `Call`, which is pending until a delivery names its `seq` or until it is cancelled.
+
+A run ends as `asyncio.run` does: when the main task is done, the remaining tasks are cancelled in order of creation and may clean up, async
+generators are closed in order, calls that nobody awaits are cancelled; then the outcome is recorded.
+
+A difference between journal and code breaks the run: the loop is dead from then on, so that whatever the code still does has no effect, and `broken` holds the report.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import sys
+from collections import deque
+from hashlib import blake2b
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from perdure.errors import ApplicationError, DecodeError, Failure, LimitExceeded, PayloadTooLarge, failure_of
+from perdure.kernel import events as ev
+from perdure.kernel import match
+from perdure.kernel.call import ActivityCall, Call, ChildCall, StepCall, WaitCall, make
+from perdure.kernel.loop import Timer, WorkflowLoop, current_loop
+from perdure.kernel.variables import Variables
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from perdure.kernel.definition import ActivityDefinition, ActivityOptions, Definitions, WorkflowDefinition
+    from perdure.kernel.limits import Limits
+
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+_OWN_TRACE = ("perdure/kernel/loop.py", "perdure/kernel/run.py", "perdure/kernel/call.py")
+
+
+class ContinueAsNew(BaseException):
+    """Unwinds the code after `workflow.continue_as_new`; not an `Exception`, so that `except Exception` lets it pass."""
+
+
+def derived_id(run: bytes, execution: int, seq: int, purpose: bytes) -> bytes:
+    """A 128-bit id that the same command always gets, so that what it sends is sent once."""
+    return blake2b(b"%b%d.%d" % (run, execution, seq), digest_size=16, person=purpose[:16]).digest()
+
+
+class Run:
+    """One execution of a workflow. Methods other than `deliver`, `replay` and the properties are for the workflow's API."""
+
+    __slots__ = (
+        "_random", "broken", "cancel_requested", "cancelled_calls", "deadlines", "definition", "definitions", "ended", "events", "fresh",
+        "journal", "journal_bytes", "journal_events", "limits", "local", "loop", "main", "next_input", "opened", "outgoing", "pending", "position", "seq",
+        "retries", "started", "unit", "unwinding", "variables", "waits",
+    )  # fmt: skip
+
+    def __init__(
+        self, unit: str, definition: WorkflowDefinition, definitions: Definitions, limits: Limits, salt: int
+    ) -> None:
+        """A run that was told nothing yet."""
+        self.unit = unit
+        self.definition = definition
+        self.definitions = definitions
+        self.limits = limits
+        self.loop = WorkflowLoop(self, salt)  # type: ignore[abstract]  # the rest of the interface is refused by name
+        self.main: asyncio.Task[Any] | None = None
+        self.started: ev.Started = None  # type: ignore[assignment]  # the first delivery sets it
+        self.events: list[ev.Event] = []
+        self.fresh = True
+        self.journal: Sequence[ev.Event] | None = None
+        self.position = 0
+        self.journal_events = 0
+        self.journal_bytes = 0
+        self.seq = 0
+        self.pending: dict[int, Call | Timer] = {}
+        self.waits: dict[str, deque[int]] = {}
+        self.deadlines: list[tuple[int, int]] = []
+        self.retries: dict[int, int] = {}
+        self.local = 0
+        self.opened: list[Call] = []
+        self.cancelled_calls: list[Call] = []
+        self.outgoing: list[ev.Event] = []
+        self.variables = Variables()
+        self.unwinding = False
+        self.cancel_requested: str | None = None
+        self.next_input: tuple[bytes, str | None] | None = None
+        self.ended: ev.Event | None = None
+        self.broken: Failure | None = None
+        self._random: Random | None = None
+
+    # ------------------------------------------------------------ being told
+
+    def deliver(self, event: ev.Event) -> None:
+        """Hand one delivery over, live. The caller has entered the loop (`Entered`) and knows that the delivery is expected."""
+        self.events.append(event)
+        _HANDLERS[type(event)](self, event)
+        self.loop.drain()
+        self._wind_up()
+
+    def replay(self, journal: Sequence[ev.Event]) -> None:
+        """Go through recorded events. The caller has entered the loop. Sets `broken` when code and journal part."""
+        self.journal, self.position = journal, 0
+        count = len(journal)
+        while self.position < count and self.broken is None:
+            event = journal[self.position]
+            self.position += 1
+            handler = _HANDLERS.get(type(event))
+            if handler is None:
+                self.position -= 1
+                self._expected(event)
+                break
+            handler(self, event)
+            self.loop.drain()
+            self._wind_up()
+        self.journal_events += count
+        self.journal = None
+
+    @property
+    def replaying(self) -> bool:
+        """True while the code goes through what it did before."""
+        return self.journal is not None and self.position < len(self.journal)
+
+    def _expected(self, event: ev.Event) -> None:
+        """The journal goes on with a command, or an end, that the code did not give."""
+        if isinstance(event, ev.Terminated):
+            self.ended = event
+            self.position += 1
+            return
+        lines = match.waiting_lines(self.loop)
+        where = f"the code waits at {lines[0]}" if lines else "the code has ended"
+        self._break(event, None, where)
+
+    def _break(self, recorded: ev.Event | None, given: ev.Event | None, where: str) -> None:
+        index = self.journal_events + self.position
+        recorded_python = self.started.python if self.started is not None else PYTHON
+        self.broken = match.report(index, recorded, given, where, (recorded_python, PYTHON))
+        self.loop.dead = True
+        self.loop.ready = []
+
+    def _wind_up(self) -> None:
+        """When the main task is done: cancel what is left, close generators, record the outcome."""
+        main = self.main
+        if main is None or not main.done() or self.ended is not None or self.broken is not None:
+            return
+        loop = self.loop
+        if not self.unwinding:
+            self.unwinding = True
+            for task in list(loop.tasks):
+                if not task.done():
+                    task.cancel()
+            loop.drain()
+        while True:
+            if any(not t.done() for t in loop.tasks):
+                return
+            if not loop.generators:
+                break
+            generator = loop.generators.pop(0)
+            if generator.ag_frame is not None:  # type: ignore[attr-defined]
+                _ = loop.create_task(_aclose(generator))
+                loop.drain()
+        for pending in list(self.pending.values()):
+            pending.cancel()
+        self.ended = self.command(self._outcome(main))
+
+    def _outcome(self, main: asyncio.Task[Any]) -> ev.Event:
+        at = self.loop.now_ms
+        if main.cancelled():
+            reason = self.cancel_requested if self.cancel_requested is not None else "the workflow cancelled itself"
+            return ev.Cancelled(at, Failure("CancelledError", reason, "cancelled", retryable=False))
+        if self.next_input is not None:
+            if self.cancel_requested is not None:
+                return ev.Cancelled(at, Failure("CancelledError", self.cancel_requested, "cancelled", retryable=False))
+            return ev.ContinuedAsNew(at, *self.next_input)
+        error = main.exception()
+        if error is None:
+            try:
+                return ev.Completed(at, self._encode_result(main.result()))
+            except (ValueError, TypeError) as unfit:
+                error = unfit
+        return ev.Failed(at, failure_of(error, skip=_OWN_TRACE))
+
+    def _encode_result(self, value: object) -> bytes:
+        data = self.definition.signature.result.encode(value)
+        if not self.replaying:
+            self.definition.signature.result.check(data)
+            self.check_size(data, f"the result of workflow {self.definition.name!r}")
+        return data
+
+    # ------------------------------------------------------------ deliveries
+
+    def _on_started(self, event: ev.Started) -> None:
+        loop = self.loop
+        self.started = event
+        self.variables.status = event.status
+        loop.start_ms = loop.now_ms = event.at
+        try:
+            args, options = self.definition.signature.decode(event.input)
+            coroutine = self.definition.fn(*args, **options)
+        except DecodeError as unfit:
+            coroutine = _raise(unfit)
+        self.main = loop.create_task(coroutine, name="main", context=loop.context)
+
+    def _clock(self, at: int) -> None:
+        if at > self.loop.now_ms:
+            self.loop.now_ms = at
+
+    def _take(self, seq: int, event: ev.Event) -> Any:
+        pending = self.pending.pop(seq, None)
+        if pending is None:
+            self._break(event, None, f"command {seq} was never given, was cancelled or has its answer already")
+        return pending
+
+    def _answer(self, call: Call, data: bytes) -> None:
+        try:
+            call.set_result(call.decode(data))
+        except DecodeError as unfit:
+            call.set_exception(unfit)
+
+    def _on_activity_completed(self, event: ev.ActivityCompleted) -> None:
+        self._clock(event.at)
+        call = self._take(event.seq, event)
+        if call is not None:
+            self._not_local(call)
+            call.attempt = event.attempt
+            self._answer(call, event.result)
+
+    def _on_activity_failed(self, event: ev.ActivityFailed) -> None:
+        self._clock(event.at)
+        call = self._take(event.seq, event)
+        if call is not None:
+            self._not_local(call)
+            call.attempt = event.attempt
+            call.set_exception(call.error(event.failure))
+
+    def _on_attempt_failed(self, event: ev.AttemptFailed) -> None:
+        self._clock(event.at)
+        call = self.pending.get(event.seq)
+        if not isinstance(call, ActivityCall):
+            self._take(-1, event)
+            return
+        self._not_local(call)
+        call.attempt = event.attempt + 1
+        call.retry_at = self.retries[event.seq] = event.retry_at
+        call.details = event.details
+
+    def _not_local(self, call: Call) -> None:
+        """The call needs no work of this node now: it has its answer, or waits for its next attempt."""
+        if self.retries.pop(call.seq, None) is None:
+            self.local -= 1
+
+    def _on_timer_fired(self, event: ev.TimerFired) -> None:
+        self._clock(event.at)
+        timer = self._take(event.seq, event)
+        if timer is not None:
+            self._clock(timer.fire_at)
+            timer.fire()
+
+    def _on_received(self, event: ev.Received) -> None:
+        self._clock(event.at)
+        call = self._take(event.seq, event)
+        if call is not None:
+            self._forget_wait(call)
+            self._answer(call, event.value)
+
+    def _on_event_raised(self, event: ev.EventRaised) -> None:
+        self._clock(event.at)
+        call = self._take(event.seq, event) if event.seq else None
+        if call is not None:
+            self._forget_wait(call)
+            self._answer(call, event.value)
+
+    def _on_replied(self, event: ev.Replied) -> None:
+        self._clock(event.at)
+        call = self._take(event.seq, event)
+        if call is None:
+            return
+        if event.failure is not None:
+            call.set_exception(call.error(event.failure))
+        else:
+            self._answer(call, event.result or b"")
+
+    def _on_step_recorded(self, event: ev.StepRecorded) -> None:
+        self._clock(event.at)
+        call = self._take(event.seq, event)
+        if call is None:
+            return
+        self._not_local(call)
+        if event.failure is not None:
+            call.set_exception(call.error(event.failure))
+        else:
+            self._answer(call, event.value or b"")
+
+    def _on_cancel_requested(self, event: ev.CancelRequested) -> None:
+        self._clock(event.at)
+        if self.cancel_requested is None:
+            self.cancel_requested = event.reason
+        if self.main is not None and not self.main.done():
+            self.main.cancel(event.reason)
+
+    def _on_noted(self, event: ev.Event) -> None:
+        """Pause and resume are for people who read the journal; the code is not told."""
+
+    # ------------------------------------------------------------ commands
+
+    def command(self, event: ev.Event) -> ev.Event:
+        """Record a command, or compare it with the journal; the event that counts is returned. `fresh` says whether it is a new one."""
+        journal = self.journal
+        if self.loop.dead:
+            self.fresh = False
+            return event
+        if journal is None or self.position >= len(journal):
+            self.fresh = True
+            self.events.append(event)
+            return event
+        self.fresh = False
+        recorded = journal[self.position]
+        self.position += 1
+        if recorded == event or match.matches(recorded, event, self.definitions):
+            return recorded
+        self._break(recorded, event, match.calling_line())
+        return event
+
+    def schedule_activity(self, definition: ActivityDefinition, options: ActivityOptions, data: bytes) -> ActivityCall:
+        """Call an activity with encoded arguments."""
+        loop = self.loop
+        if not loop.dead:
+            self.seq += 1
+            self.command(ev.ActivityScheduled(self.seq, definition.name, data, options.queue, options.session))
+        call: ActivityCall = make(ActivityCall, loop, self.seq)
+        call.name = definition.name
+        call.input = data
+        call.options = options
+        call.attempt = 1
+        call.retry_at = 0
+        call.scheduled_at = loop.now_ms
+        call.details = None
+        call.decode = definition.signature.result.decode
+        self.local += 1
+        self._open(call)
+        return call
+
+    def start_child(
+        self,
+        workflow: str,
+        version: str | None,
+        data: bytes,
+        decode: Callable[[bytes], Any],
+        target: str | None,
+        parent_close: ev.ParentClose,
+    ) -> ChildCall:
+        """Call another instance and await its reply."""
+        loop = self.loop
+        if not loop.dead:
+            self.seq += 1
+        target = target if target is not None else f"{self.unit}/{self.started.execution}.{self.seq}"
+        if not loop.dead:
+            self.command(ev.CallStarted(self.seq, target, workflow, version, data, False, parent_close))
+        call: ChildCall = make(ChildCall, loop, self.seq)
+        call.target = target
+        call.workflow = workflow
+        call.version = version
+        call.input = data
+        call.parent_close = parent_close
+        call.run = derived_id(self.started.run, self.started.execution, self.seq, b"child")
+        call.decode = decode
+        self._open(call)
+        return call
+
+    def start_detached(self, workflow: str, version: str | None, data: bytes, target: str | None) -> str:
+        """Start an instance that has no parent; its id is returned. It is started even if this run ends in the same turn."""
+        if self.loop.dead:
+            return target or ""
+        self.seq += 1
+        target = target if target is not None else f"{self.unit}/{self.started.execution}.{self.seq}"
+        recorded = self.command(ev.CallStarted(self.seq, target, workflow, version, data, True, "abandon"))
+        self._send(recorded)
+        return target
+
+    def wait(self, channel: str, decode: Callable[[bytes], Any], *, positional: bool) -> WaitCall:
+        """Wait for a message of a channel, or for a positional event."""
+        if not self.loop.dead:
+            self.seq += 1
+            self.command(ev.WaitStarted(self.seq, channel, positional))
+        call: WaitCall = make(WaitCall, self.loop, self.seq)
+        call.channel = channel
+        call.positional = positional
+        call.decode = decode
+        self.waits.setdefault(_lane(call), deque()).append(self.seq)
+        self._open(call)
+        return call
+
+    def start_step(
+        self,
+        name: str,
+        fn: Callable[[], Awaitable[Any] | Any],
+        encode: Callable[[Any], bytes],
+        decode: Callable[[bytes], Any],
+    ) -> StepCall:
+        """Run a function in this process once and record its outcome."""
+        occurrence = self.variables.next_occurrence(name)
+        if not self.loop.dead:
+            self.seq += 1
+            self.command(ev.StepStarted(self.seq, name, occurrence))
+        call: StepCall = make(StepCall, self.loop, self.seq)
+        call.name = name
+        call.occurrence = occurrence
+        call.fn = fn
+        call.encode = encode
+        call.decode = decode
+        self.local += 1
+        self._open(call)
+        return call
+
+    def _open(self, call: Call) -> None:
+        if self.loop.dead:
+            call.seq = 0
+            return
+        call.canceller = self
+        self.pending[call.seq] = call
+        if self.fresh:
+            self.opened.append(call)
+
+    def record_value(self, name: str, data: bytes) -> bytes:
+        """Store a value under a name; the value that counts (the recorded one in replay) is returned."""
+        recorded = self.command(ev.ValueRecorded(name, self.variables.next_occurrence(name), data))
+        return recorded.value if isinstance(recorded, ev.ValueRecorded) else data
+
+    def set_kv(self, key: str, value: bytes | None) -> None:
+        """Write or delete a key."""
+        if value is not None and not self.replaying:
+            self.variables.check(key, value, self.limits)
+        self.command(ev.KvSet(key, value) if value is not None else ev.KvDeleted(key))
+        self.variables.set(key, value, self.started.execution, changed=self.fresh)
+
+    def clear_kv(self) -> None:
+        """Delete all keys."""
+        self.command(ev.KvCleared())
+        for key in list(self.variables):
+            self.variables.set(key, None, self.started.execution, changed=self.fresh)
+
+    def set_status(self, value: bytes | None) -> None:
+        """Set the custom status."""
+        if value is not None and len(value) > self.limits.status_bytes and not self.replaying:
+            msg = (
+                f"the custom status has {len(value)} bytes; the limit is {self.limits.status_bytes} (Limits.status_bytes): "
+                "keep large data in the KV store or outside"
+            )
+            raise LimitExceeded(msg)
+        recorded = self.command(ev.StatusSet(value))
+        self.variables.status = recorded.value if isinstance(recorded, ev.StatusSet) else value
+        self.variables.status_changed = self.variables.status_changed or self.fresh
+
+    def set_attributes(self, values: bytes) -> None:
+        """Replace the search attributes."""
+        self.command(ev.AttributesSet(values))
+        if self.fresh:
+            self.variables.attributes = values
+
+    def patched(self, patch: str) -> bool:
+        """Whether to take the new side of a change."""
+        known = self.variables.patches.get(patch)
+        if known is None:
+            known = not self.replaying or any(
+                isinstance(e, ev.PatchMarked) and e.id == patch for e in (self.journal or ())
+            )
+            self.variables.patches[patch] = known
+            if known:
+                self.command(ev.PatchMarked(patch))
+        return known
+
+    def send_message(self, target: str, channel: str, value: bytes) -> None:
+        """Send a message to another instance when this turn is durable."""
+        if not self.loop.dead:
+            self.seq += 1
+            self._send(self.command(ev.MessageSent(self.seq, target, channel, value)))
+
+    def send_cancel(self, target: str, reason: str) -> None:
+        """Ask another instance to stop when this turn is durable."""
+        if not self.loop.dead:
+            self.seq += 1
+            self._send(self.command(ev.CancelSent(self.seq, target, reason)))
+
+    def _send(self, event: ev.Event) -> None:
+        if self.fresh:
+            self.outgoing.append(event)
+
+    def continue_as_new(self, data: bytes, version: str | None) -> None:
+        """End this execution; the next one begins with this input."""
+        self.next_input = (data, version)
+        raise ContinueAsNew
+
+    def cancel_call(self, call: Call) -> None:
+        """`Call.cancel` reports here."""
+        if self.loop.dead or self.pending.pop(call.seq, None) is None:
+            return
+        if isinstance(call, ActivityCall | StepCall):
+            self._not_local(call)
+        elif isinstance(call, WaitCall):
+            self._forget_wait(call)
+        self.command(ev.CommandCancelled(call.seq))
+        if self.fresh:
+            self.cancelled_calls.append(call)
+
+    def start_timer(self, timer: Timer) -> None:
+        """The loop reports a new timer here."""
+        self.seq += 1
+        timer.seq = self.seq
+        recorded = self.command(ev.TimerStarted(timer.seq, timer.fire_at, timer.name))
+        if isinstance(recorded, ev.TimerStarted):
+            timer.fire_at = recorded.fire_at
+        self.pending[timer.seq] = timer
+        heapq.heappush(self.deadlines, (timer.fire_at, timer.seq))
+
+    def cancel_timer(self, timer: Timer) -> None:
+        """`Timer.cancel` reports here."""
+        if not self.loop.dead and self.pending.pop(timer.seq, None) is not None:
+            self.command(ev.CommandCancelled(timer.seq))
+
+    def _forget_wait(self, call: WaitCall) -> None:
+        lane = _lane(call)
+        waits = self.waits[lane]
+        waits.remove(call.seq)
+        if not waits:
+            del self.waits[lane]
+
+    # ------------------------------------------------------------ what is asked about it
+
+    def check_size(self, data: bytes, what: str) -> None:
+        """Refuse a payload over the limit; recorded ones were checked when they were recorded."""
+        if len(data) > self.limits.payload_bytes and not self.replaying:
+            msg = (
+                f"{what} has {len(data)} bytes; the limit is {self.limits.payload_bytes} (Limits.payload_bytes): "
+                "store it elsewhere and pass a reference"
+            )
+            raise PayloadTooLarge(msg)
+
+    @property
+    def random(self) -> Random:
+        """The run's own random numbers."""
+        if self._random is None:
+            seed = blake2b(b"%b%d" % (self.started.run, self.started.execution), digest_size=8).digest()
+            self._random = Random(int.from_bytes(seed))
+        return self._random
+
+    def due_timer(self, at: int) -> int | None:
+        """The seq of the earliest timer that is due at `at`; timers that were cancelled leave the heap on the way."""
+        heap = self.deadlines
+        while heap and heap[0][0] <= at:
+            seq = heapq.heappop(heap)[1]
+            if seq in self.pending:
+                return seq
+        return None
+
+    def wake_at(self) -> int | None:
+        """When the run needs its owner: 0 = it has local work open, t = its earliest timer or retry, None = a message must come."""
+        if self.local:
+            return 0
+        heap = self.deadlines
+        while heap and heap[0][1] not in self.pending:
+            heapq.heappop(heap)
+        times = [heap[0][0]] if heap else []
+        if self.retries:
+            times.append(min(self.retries.values()))
+        return min(times) if times else None
+
+    def waiting_for(self) -> str | None:
+        """What the run waits for, in a few words: the first pending command."""
+        for pending in self.pending.values():
+            if isinstance(pending, Timer):
+                return f"timer {pending.name}" if pending.name else "timer"
+            return pending.describe()
+        return None
+
+
+def current_run() -> Run | None:
+    """The run whose code is calling; None outside of workflows."""
+    loop = current_loop()
+    return loop.timers if loop is not None else None  # type: ignore[return-value]
+
+
+def _lane(call: WaitCall) -> str:
+    return ("!" if call.positional else "#") + call.channel
+
+
+async def _aclose(generator: Any) -> None:
+    await generator.aclose()
+
+
+async def _raise(error: Exception) -> None:
+    raise ApplicationError(str(error), type=type(error).__name__, retryable=False) from error
+
+
+_HANDLERS: dict[type[ev.Event], Callable[[Run, Any], None]] = {
+    ev.Started: Run._on_started,
+    ev.ActivityCompleted: Run._on_activity_completed,
+    ev.ActivityFailed: Run._on_activity_failed,
+    ev.AttemptFailed: Run._on_attempt_failed,
+    ev.TimerFired: Run._on_timer_fired,
+    ev.Received: Run._on_received,
+    ev.EventRaised: Run._on_event_raised,
+    ev.Replied: Run._on_replied,
+    ev.StepRecorded: Run._on_step_recorded,
+    ev.CancelRequested: Run._on_cancel_requested,
+    ev.Paused: Run._on_noted,
+    ev.Resumed: Run._on_noted,
+}

@@ -1,0 +1,31 @@
+"""A turn's outcome: the Commit, and what follows once it is durable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from perdure.kernel.call import Call
+    from perdure.kernel.commit import Commit
+
+Outcome = Literal["ok", "started", "joined", "exists", "closed", "missing", "full"]
+"""What the sender of a message is told once the turn is durable."""
+
+
+@dataclass(slots=True)
+class Turn:
+    """What a turn did. Everything but `commit` happens only after the commit is durable (at once when there is none).
+
+    `answers` go to the senders of messages, `calls` are activities and checkpoints to run, `cancelled` those to give up, `wake_at` is when the unit wants its
+    next turn (0: at once, it has work of its own), `again` asks for another turn now, `closed` says that the unit has ended.
+    """
+
+    commit: Commit | None
+    answers: dict[bytes, Outcome] = field(default_factory=dict)
+    calls: list[Call] = field(default_factory=list)
+    cancelled: list[Call] = field(default_factory=list)
+    wake_at: int | None = None
+    again: bool = False
+    closed: bool = False
+    warning: str | None = None

@@ -1,0 +1,106 @@
+"""What a run remembers besides its journal: KV entries, custom status, search attributes, patches and the occurrences of names.
+
+KV entries outlive executions. Replay must read them as they were when the execution began, so an entry keeps that value as `base` from its first change on.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from perdure.errors import LimitExceeded
+from perdure.kernel.commit import KvEntry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from perdure.kernel.limits import Limits
+
+
+class Variables:
+    """The named values of a run."""
+
+    __slots__ = ("_entries", "_occurrences", "attributes", "changed", "patches", "status", "status_changed")
+
+    def __init__(self) -> None:
+        """Nothing is set."""
+        self._entries: dict[str, KvEntry] | None = None
+        self._occurrences: dict[str, int] | None = None
+        self.changed: set[str] | None = None
+        self.patches: dict[str, bool] = {}
+        self.status: bytes | None = None
+        self.status_changed = False
+        self.attributes: bytes | None = None
+
+    def load(self, entries: Iterable[KvEntry], execution: int) -> None:
+        """Take over stored entries, as of the beginning of `execution`."""
+        for entry in entries:
+            base = entry.base if entry.execution == execution else entry.value
+            if self._entries is None:
+                self._entries = {}
+            self._entries[entry.key] = KvEntry(entry.key, base, base, execution)
+
+    def next_occurrence(self, name: str) -> int:
+        """How often this name was used before, counting from 0."""
+        if self._occurrences is None:
+            self._occurrences = {}
+        count = self._occurrences.get(name, 0)
+        self._occurrences[name] = count + 1
+        return count
+
+    def __iter__(self) -> Iterator[str]:
+        """The keys that have a value, sorted: the order must not depend on whether the run is warm."""
+        return iter(sorted(k for k, e in (self._entries or {}).items() if e.value is not None))
+
+    def get(self, key: str) -> bytes | None:
+        """The value of a key."""
+        entry = self._entries.get(key) if self._entries is not None else None
+        return entry.value if entry is not None else None
+
+    def set(self, key: str, value: bytes | None, execution: int, *, changed: bool) -> None:
+        """Change or delete a key in this execution; `changed` is false in replay, where the store has it already."""
+        if self._entries is None:
+            self._entries = {}
+        entry = self._entries.get(key)
+        self._entries[key] = KvEntry(key, value, entry.base if entry is not None else None, execution)
+        if changed:
+            self.changed = self.changed or set()
+            self.changed.add(key)
+
+    def check(self, key: str, value: bytes, limits: Limits) -> None:
+        """Refuse what would cross a limit.
+
+        Raises:
+            LimitExceeded: naming the limit and the option.
+        """
+        if len(key.encode()) > limits.kv_key_bytes:
+            msg = f"the KV key {key[:40]!r} is longer than {limits.kv_key_bytes} bytes (Limits.kv_key_bytes)"
+            raise LimitExceeded(msg)
+        if len(value) > limits.kv_value_bytes:
+            msg = (
+                f"the value of KV key {key!r} has {len(value)} bytes; the limit is {limits.kv_value_bytes} "
+                "(Limits.kv_value_bytes): store it elsewhere and keep a reference"
+            )
+            raise LimitExceeded(msg)
+        if self.get(key) is None and sum(1 for _ in self) >= limits.kv_keys:
+            msg = (
+                f"the KV store has {limits.kv_keys} keys already (Limits.kv_keys), so {key!r} does not fit; delete some"
+            )
+            raise LimitExceeded(msg)
+
+    def take_changes(self, *, last: bool) -> list[KvEntry]:
+        """The rows to store for this turn, by key. With the last turn of an execution deleted entries go for good."""
+        entries = self._entries
+        if entries is None:
+            return []
+        changed = self.changed or set()
+        self.changed = None
+        if last:
+            gone = {k for k, e in entries.items() if e.value is None}
+            for key in gone:
+                entries[key] = KvEntry(key, None, None, entries[key].execution)
+            changed = changed | gone
+        return [entries[k] for k in sorted(changed)]
+
+    def entries(self) -> list[KvEntry]:
+        """All entries as they would be stored."""
+        return [] if self._entries is None else [self._entries[k] for k in sorted(self._entries)]

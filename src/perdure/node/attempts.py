@@ -1,0 +1,406 @@
+"""Attempts: activities and checkpoints that run on this node.
+
+Each attempt is one task. It decodes the input, runs the function within its timeouts, encodes the outcome, and delivers it as a message to the unit that
+asked; whether there is another attempt is the kernel's decision. Cancelling reaches the function at once (the token, and `CancelledError` in an `async def`); one
+that has not ended after the grace period is left to itself and its result is ignored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import multiprocessing
+from collections import deque
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any
+
+from perdure.activity import ActivityInfo, Attempt, _attempt
+from perdure.errors import Failure, PayloadError, PayloadTooLarge, failure_of
+from perdure.kernel.call import ActivityCall, Call, StepCall
+from perdure.kernel.message import ActivityDone, Message, StepDone
+from perdure.node.pool import run_in_process
+
+if TYPE_CHECKING:
+    from perdure.kernel.definition import ActivityDefinition, Definitions
+    from perdure.kernel.unit import Unit
+    from perdure.node.options import NodeOptions
+    from perdure.node.turns import Turns
+    from perdure.ports.clock import Alarm, Clock
+
+logger = logging.getLogger("perdure.activity")
+
+_OWN_TRACE = ("perdure/node/attempts.py", "perdure/node/pool.py", "asyncio/tasks.py", "concurrent/futures/thread.py")
+
+
+class _Job:
+    """An attempt that waits for a slot, or runs."""
+
+    __slots__ = ("alarm", "attempt", "call", "definition", "execution", "queued_at", "run", "task", "unit", "workflow")
+
+    def __init__(self, unit: Unit, call: Call, definition: ActivityDefinition | None) -> None:
+        run = unit.run
+        assert run is not None
+        self.unit = unit.id
+        self.run = run.started.run
+        self.execution = run.started.execution
+        self.workflow = (run.started.workflow, run.started.version)
+        self.call = call
+        self.definition = definition
+        self.attempt: Attempt | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.alarm: Alarm | None = None
+        self.queued_at = 0
+
+    @property
+    def queue(self) -> str:
+        return (self.call.options.queue or "") if isinstance(self.call, ActivityCall) else ""
+
+
+class Attempts:
+    """Runs activities and checkpoints of this node's units, within its limits."""
+
+    def __init__(self, turns: Turns, definitions: Definitions, clock: Clock, options: NodeOptions) -> None:
+        """Nothing runs yet; thread and process pools are made when they are needed."""
+        self._turns = turns
+        self._definitions = definitions
+        self._clock = clock
+        self._options = options
+        self.resources: object = None
+        self._jobs: dict[str, dict[int, _Job]] = {}
+        self._waiting: dict[str, deque[_Job]] = {}
+        self._running: dict[str, int] = {}
+        self._total = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._threads: ThreadPoolExecutor | None = None
+        self._processes: ProcessPoolExecutor | None = None
+        self._message_ids = 0
+
+    @property
+    def running(self) -> int:
+        """How many attempts run now."""
+        return self._total
+
+    # ------------------------------------------------------------ asked by turns
+
+    def start(self, unit: Unit, call: Call) -> None:
+        """Run a call's next attempt, now or when its retry is due."""
+        definition = None
+        if isinstance(call, ActivityCall):
+            definition = self._definitions.find_activity(call.name)
+        job = _Job(unit, call, definition)
+        self._jobs.setdefault(unit.id, {})[call.seq] = job
+        if isinstance(call, ActivityCall) and call.retry_at > self._clock.now_ms():
+            job.alarm = self._clock.call_at(call.retry_at, lambda: self._retry(job))
+            return
+        self._enqueue(job)
+
+    def _retry(self, job: _Job) -> None:
+        job.alarm = None
+        assert isinstance(job.call, ActivityCall)
+        if job.call.retry_at > self._clock.now_ms():
+            job.alarm = self._clock.call_at(job.call.retry_at, lambda: self._retry(job))
+        else:
+            self._enqueue(job)
+
+    def cancel(self, unit: str, call: Call) -> None:
+        """Nobody wants this call's result any more."""
+        job = self._jobs.get(unit, {}).pop(call.seq, None)
+        if job is not None:
+            self._cancel(job)
+
+    def abandon(self, unit: str) -> None:
+        """Nobody wants any result for this unit any more."""
+        for job in self._jobs.pop(unit, {}).values():
+            self._cancel(job)
+
+    def _cancel(self, job: _Job) -> None:
+        if job.alarm is not None:
+            job.alarm.cancel()
+            job.alarm = None
+        waiting = self._waiting.get(job.queue)
+        if waiting is not None and job in waiting:
+            waiting.remove(job)
+        if job.attempt is not None:
+            job.attempt.cancel()
+        task = job.task
+        if task is not None and not task.done():
+            task.cancel()
+            grace_ms = self._options.grace_ms
+            self._clock.call_at(self._clock.now_ms() + grace_ms, lambda: _complain(task, job, grace_ms))
+
+    def waits_for_definition(self, unit: str) -> list[str]:
+        """Names of activities that the unit has scheduled and this node's app does not have."""
+        return [
+            j.call.name
+            for j in self._jobs.get(unit, {}).values()
+            if isinstance(j.call, ActivityCall) and j.definition is None
+        ]
+
+    # ------------------------------------------------------------ slots
+
+    def _enqueue(self, job: _Job) -> None:
+        queue = job.queue
+        limit = self._options.queues.get(queue, self._options.activities)
+        if self._total < self._options.activities and self._running.get(queue, 0) < limit:
+            self._launch(job)
+            return
+        job.queued_at = self._clock.now_ms()
+        self._waiting.setdefault(queue, deque()).append(job)
+        timeout_ms = job.call.options.start_timeout_ms if isinstance(job.call, ActivityCall) else None
+        if timeout_ms is not None:
+            job.alarm = self._clock.call_at(job.queued_at + timeout_ms, lambda: self._start_timeout(job))
+
+    def _start_timeout(self, job: _Job) -> None:
+        waiting = self._waiting.get(job.queue)
+        if waiting is None or job not in waiting:
+            return
+        waiting.remove(job)
+        assert isinstance(job.call, ActivityCall)
+        self._report(job, None, _timed_out(job.call, "no slot became free", job.call.options.start_timeout_ms or 0))
+
+    def _launch(self, job: _Job) -> None:
+        if job.alarm is not None:
+            job.alarm.cancel()
+            job.alarm = None
+        self._total += 1
+        queue = job.queue
+        self._running[queue] = self._running.get(queue, 0) + 1
+        work = self._run_activity(job, job.call) if isinstance(job.call, ActivityCall) else self._run_step(job)
+        task = asyncio.get_running_loop().create_task(work)
+        job.task = task
+        self._tasks.add(task)
+        task.add_done_callback(lambda t: self._finished(t, queue))
+
+    def _finished(self, task: asyncio.Task[None], queue: str) -> None:
+        self._tasks.discard(task)
+        self._total -= 1
+        self._running[queue] -= 1
+        if not self._waiting:
+            return
+        for name, waiting in list(self._waiting.items()):
+            limit = self._options.queues.get(name, self._options.activities)
+            while waiting and self._total < self._options.activities and self._running.get(name, 0) < limit:
+                self._launch(waiting.popleft())
+            if not waiting:
+                del self._waiting[name]
+
+    # ------------------------------------------------------------ running
+
+    async def _run_activity(self, job: _Job, call: ActivityCall) -> None:
+        definition = job.definition
+        if definition is None:
+            failure = Failure(
+                "NotRegistered",
+                f"activity {call.name!r} is not registered with this node's app; register it (or deploy the code that has it)",
+                "configuration",
+                retryable=False,
+            )
+            self._report(job, None, failure)
+            return
+        info = ActivityInfo(
+            call.name, job.unit, job.run.hex(), job.execution, *job.workflow, call.seq, call.attempt, call.scheduled_at, call.details
+        )  # fmt: skip
+        attempt = job.attempt = Attempt(info, asyncio.get_running_loop(), self.resources)
+        _attempt.set(attempt)
+        result: bytes | None = None
+        failure: Failure | None = None
+        try:
+            limit_ms, limit = self._limit(call)
+            if limit_ms is None and call.options.heartbeat_timeout_ms is None:
+                result = await self._invoke(definition, call.input)
+            else:
+                result = await self._invoke_within(definition, call, attempt, limit_ms, limit)
+            self._check_result(call, result)
+        except asyncio.CancelledError:
+            if self._jobs.get(job.unit, {}).get(call.seq) is not job:
+                raise
+            failure = Failure("CancelledError", "the activity cancelled itself", "cancelled", retryable=False)
+        except _TimedOut as timeout:
+            failure = timeout.failure
+        except PayloadError as error:
+            failure = failure_of(error, category="configuration", skip=_OWN_TRACE)
+        except BaseException as error:  # noqa: BLE001  # whatever the user's code raises is its outcome
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            failure = failure_of(error, skip=_OWN_TRACE)
+            if call.options.retry.is_final(error):
+                failure = Failure(failure.type, failure.message, failure.category, False, failure.traceback, failure.causes, failure.details)  # fmt: skip
+        self._report(job, result, failure, attempt.details)
+
+    def _limit(self, call: ActivityCall) -> tuple[int | None, str]:
+        """The time this attempt has, and which limit that is."""
+        options = call.options
+        if options.total_timeout_ms is not None:
+            left = call.scheduled_at + options.total_timeout_ms - self._clock.now_ms()
+            if options.timeout_ms is None or left < options.timeout_ms:
+                return max(left, 0), "total"
+        return options.timeout_ms, "attempt"
+
+    async def _invoke(self, definition: ActivityDefinition, data: bytes) -> bytes:
+        """Run the function; the encoded result."""
+        signature = definition.signature
+        if definition.executor == "process":
+            loop = asyncio.get_running_loop()
+            fn = definition.fn
+            return await loop.run_in_executor(self._pool(), run_in_process, fn.__module__, fn.__qualname__, data)
+        args, kwargs = signature.decode(data)
+        if definition.is_async:
+            value = await definition.fn(*args, **kwargs)
+        else:
+            context = copy_context()
+            loop = asyncio.get_running_loop()
+            value = await loop.run_in_executor(
+                self._thread_pool(), lambda: context.run(_call, definition.fn, args, kwargs)
+            )
+        result = signature.result.encode(value)
+        signature.result.check(result)
+        return result
+
+    async def _invoke_within(
+        self, definition: ActivityDefinition, call: ActivityCall, attempt: Attempt, limit_ms: int | None, limit: str
+    ) -> bytes:
+        """Run the function within its timeouts, which are counted on the node's clock."""
+        work = asyncio.ensure_future(self._invoke(definition, call.input))
+        timeout: list[Failure] = []
+        alarms: dict[str, Alarm] = {}
+
+        def expire(why: str, after_ms: int) -> None:
+            timeout.append(_timed_out(call, why, after_ms))
+            attempt.cancel()
+            work.cancel()
+
+        def watch_beats(seen: int) -> None:
+            silence_ms = call.options.heartbeat_timeout_ms
+            assert silence_ms is not None
+            if attempt.beats == seen and seen >= 0:
+                expire("no heartbeat came", silence_ms)
+                return
+            beats = attempt.beats
+            alarms["beat"] = self._clock.call_at(self._clock.now_ms() + silence_ms, lambda: watch_beats(beats))
+
+        if limit_ms is not None:
+            why = "all attempts together took too long" if limit == "total" else "the attempt took too long"
+            total_ms = call.options.total_timeout_ms if limit == "total" else limit_ms
+            alarms["limit"] = self._clock.call_at(self._clock.now_ms() + limit_ms, lambda: expire(why, total_ms or 0))
+        if call.options.heartbeat_timeout_ms is not None:
+            watch_beats(-1)
+        try:
+            await asyncio.wait([work])
+        except asyncio.CancelledError:
+            attempt.cancel()
+            work.cancel()
+            await asyncio.wait([work])
+            raise
+        finally:
+            for alarm in alarms.values():
+                alarm.cancel()
+        if timeout:
+            if not work.cancelled():
+                work.exception()  # it is late; looking at it keeps asyncio from reporting it
+            raise _TimedOut(timeout[0])
+        return work.result()
+
+    async def _run_step(self, job: _Job) -> None:
+        call = job.call
+        assert isinstance(call, StepCall)
+        value: bytes | None = None
+        failure: Failure | None = None
+        try:
+            outcome = call.fn()
+            if inspect.isawaitable(outcome):
+                outcome = await outcome
+            value = call.encode(outcome)
+            call.decode(value)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001  # whatever the user's code raises is its outcome
+            failure = failure_of(error, skip=_OWN_TRACE)
+        self._deliver(job, StepDone(job.run, job.execution, call.seq, value, failure))
+
+    def _check_result(self, call: ActivityCall, result: bytes) -> None:
+        limit = self._options.limits.payload_bytes
+        if len(result) > limit:
+            msg = (
+                f"the result of activity {call.name!r} has {len(result)} bytes; the limit is {limit} "
+                "(Limits.payload_bytes): store it elsewhere and return a reference"
+            )
+            raise PayloadTooLarge(msg)
+
+    def _report(self, job: _Job, result: bytes | None, failure: Failure | None, details: bytes | None = None) -> None:
+        call = job.call
+        assert isinstance(call, ActivityCall)
+        body = ActivityDone(job.run, job.execution, call.seq, call.attempt, result, failure, details)
+        self._deliver(job, body)
+
+    def _deliver(self, job: _Job, body: ActivityDone | StepDone) -> None:
+        jobs = self._jobs.get(job.unit)
+        if jobs is None or jobs.get(job.call.seq) is not job:
+            return
+        del jobs[job.call.seq]
+        if not jobs:
+            del self._jobs[job.unit]
+        self._message_ids += 1
+        message_id = job.run[:8] + self._message_ids.to_bytes(8)
+        self._turns.deliver(Message(message_id, job.unit, body, self._clock.now_ms(), 0, job.unit))
+
+    # ------------------------------------------------------------ pools
+
+    def _thread_pool(self) -> Executor:
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(self._options.threads, thread_name_prefix="perdure-activity")
+        return self._threads
+
+    def _pool(self) -> Executor:
+        if self._processes is not None and getattr(self._processes, "_broken", False):
+            self._processes.shutdown(wait=False)
+            self._processes = None
+        if self._processes is None:
+            context = multiprocessing.get_context("spawn")
+            self._processes = ProcessPoolExecutor(self._options.processes, mp_context=context)
+        return self._processes
+
+    async def stop(self, grace_ms: int) -> None:
+        """Let what runs finish for up to `grace_ms`, then cancel it; it runs again when a node takes the instances up."""
+        if self._tasks and grace_ms:
+            await asyncio.wait(list(self._tasks), timeout=grace_ms / 1000)
+        for unit in list(self._jobs):
+            self.abandon(unit)
+        if self._tasks:
+            await asyncio.wait(list(self._tasks), timeout=max(grace_ms, 100) / 1000)
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._processes is not None:
+            self._processes.shutdown(wait=False, cancel_futures=True)
+
+
+class _TimedOut(Exception):  # noqa: N818  # a private signal
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+def _call(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    try:
+        return fn(*args, **kwargs)
+    except StopIteration as error:  # a future cannot carry it
+        msg = "the activity raised StopIteration"
+        raise RuntimeError(msg) from error
+
+
+def _timed_out(call: ActivityCall, why: str, after_ms: int) -> Failure:
+    return Failure(
+        "ActivityTimeout", f"activity {call.name!r}, attempt {call.attempt}: {why} ({after_ms} ms)", "application"
+    )
+
+
+def _complain(task: asyncio.Task[None], job: _Job, grace_ms: int) -> None:
+    if not task.done():
+        logger.warning(
+            "%s of %r does not end although it was cancelled %d ms ago; its result is ignored",
+            job.call.describe(),
+            job.unit,
+            grace_ms,
+            extra={"instance": job.unit},
+        )

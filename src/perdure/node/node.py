@@ -1,0 +1,282 @@
+"""A node: a process that owns scopes and runs turns. This module wires the parts and gives them a life cycle."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, Self
+
+from perdure.client import Client
+from perdure.errors import NotFound, UsageError
+from perdure.kernel.commit import CLOSED, Fence, UnitRow
+from perdure.kernel.placement import scopes_of
+from perdure.kernel.run import current_run
+from perdure.node import guard
+from perdure.node.attempts import Attempts
+from perdure.node.options import NodeOptions
+from perdure.node.turns import Turns
+from perdure.node.watchdog import Watchdog
+from perdure.ports.clock import Clock, SystemClock
+from perdure.ports.store import Incarnation, Store, Units
+from perdure.store import open_store
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from perdure.app import App
+    from perdure.kernel.message import Message
+    from perdure.kernel.turn import Outcome
+
+logger = logging.getLogger("perdure.node")
+
+
+class Node:
+    """Runs an app on a store. `async with app.node(url) as node:`, or `start()` and `stop()`.
+
+    Made from a URL, or from explicit parts: a store object of yours (you open and close it), a clock, options.
+    """
+
+    def __init__(
+        self, app: App, store: str | Store, *, options: NodeOptions | None = None, clock: Clock | None = None, name: str | None = None
+    ) -> None:  # fmt: skip
+        """Nothing runs before `start`."""
+        self.app = app
+        self.options = options if options is not None else NodeOptions.load()
+        self.clock: Clock = clock if clock is not None else SystemClock()
+        self.name = name if name is not None else f"{app.name}-{os.getpid()}"
+        self.incarnation = Incarnation(self.name, os.urandom(8).hex())
+        self._given_store = store
+        self._store: Store | None = open_store(store) if isinstance(store, str) else store
+        self._stack = AsyncExitStack()
+        self._turns: Turns | None = None
+        self._attempts: Attempts | None = None
+        self._fences: dict[str, Fence] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        self._reloading = False
+        self._failure: Exception | None = None
+        self._ended: asyncio.Event | None = None
+
+    # ------------------------------------------------------------ life cycle
+
+    async def __aenter__(self) -> Self:
+        """Start."""
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop."""
+        await self.stop()
+
+    async def start(self) -> None:
+        """Open the store, claim its scopes, take up what waits in it.
+
+        Raises:
+            StoreLocked: another process owns the store.
+            StoreError: the store cannot be opened.
+        """
+        if self._turns is not None:
+            msg = f"node {self.name!r} runs already"
+            raise UsageError(msg)
+        async with AsyncExitStack() as stack:
+            await self._start(stack)
+            self._stack = stack.pop_all()
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        store = self._open_store()
+        if isinstance(self._given_store, str):
+            await stack.enter_async_context(store)
+        scopes = scopes_of(store.info.shards)
+        claims = await store.claim(scopes, self.incarnation)
+        stack.push_async_callback(self._release, store, scopes)
+        self._fences = {s: Fence(s, c.epoch, self.incarnation.id) for s, c in claims.items()}
+        watchdog = Watchdog(self.options.turn_limit_ms)
+        stack.callback(watchdog.close)
+        guard.install(_guard_level)
+        turns = Turns(store, self.app, self.clock, self.options, self._fences, watchdog, self._store_failed)
+        turns.begin(bytes.fromhex(self.incarnation.id))
+        attempts = Attempts(turns, self.app, self.clock, self.options)
+        turns.attempts = attempts
+        resources = self.app.make_resources()
+        if resources is not None:
+            attempts.resources = await stack.enter_async_context(resources)
+        self._turns, self._attempts = turns, attempts
+        self._ended = asyncio.Event()
+        stack.callback(self.app.on_change(self._definitions_changed))
+        self._spawn(self._follow_hints(store), "perdure-hints")
+        await self._scan(scopes, clean=all(c.clean for c in claims.values()))
+
+    def _open_store(self) -> Store:
+        if self._store is None:
+            assert isinstance(self._given_store, str)
+            self._store = open_store(self._given_store)
+        return self._store
+
+    async def stop(self, grace: float | None = None) -> None:
+        """Stop in order: finish or cancel activities within `grace` seconds (default: `stop_ms`), finish commits, release the scopes.
+
+        Idempotent. What did not finish goes on when a node runs again.
+        """
+        turns, attempts = self._turns, self._attempts
+        if turns is None or attempts is None:
+            return
+        self._turns = None
+        for task in self._background:
+            task.cancel()
+        if self._background:
+            await asyncio.wait(list(self._background))
+        await attempts.stop(self.options.stop_ms if grace is None else int(grace * 1000))
+        await turns.stop()
+        self._attempts = None
+        await self._stack.aclose()
+        if isinstance(self._given_store, str):
+            self._store = None
+        if self._ended is not None:
+            self._ended.set()
+
+    async def _release(self, store: Store, scopes: list[str]) -> None:
+        if self._failure is None:
+            await store.claim(scopes, None)
+
+    def _store_failed(self, error: Exception) -> None:
+        """The store cannot go on, so this node must not: what it holds in memory may be ahead of what is durable."""
+        self._failure = error
+        logger.critical("node %s stops: the store failed: %s", self.name, error)
+        self._spawn(self._stop_failed(), "perdure-stop")
+
+    async def _stop_failed(self) -> None:
+        me = asyncio.current_task()
+        if me is not None:
+            self._background.discard(me)
+        await self.stop(0)
+
+    async def wait_ended(self) -> None:
+        """Wait until the node has stopped.
+
+        Raises:
+            StoreError: it stopped because its store failed.
+        """
+        if self._ended is not None:
+            await self._ended.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def _spawn(self, work: Any, name: str) -> None:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name=name)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    # ------------------------------------------------------------ what waits in the store
+
+    async def _scan(self, scopes: list[str], *, clean: bool) -> None:
+        """Take up all units that are due or have mail, and note the deadlines of the rest."""
+        turns = self._running()
+        until = self.clock.now_ms() + self.options.horizon_ms
+        after: str | None = None
+        while True:
+            page = await turns.store.wakes(scopes, until, after, 1_000)
+            for wake in page.items:
+                if wake.mail or wake.at <= self.clock.now_ms():
+                    turns.wake(wake.unit)
+                else:
+                    turns.deadlines.set(wake.unit, wake.at)
+            if page.next is None:
+                break
+            after = page.next
+        later = await turns.store.next_wake(scopes, until)
+        if later is not None:
+            at = max(until, later - self.options.horizon_ms)
+            alarm = self.clock.call_at(at, lambda: self._spawn(self._scan(scopes, clean=True), "perdure-scan"))
+            self._stack.callback(alarm.cancel)
+
+    async def _follow_hints(self, store: Store) -> None:
+        async for unit in store.hints():
+            self._running().reload([unit])
+
+    def _definitions_changed(self) -> None:
+        """New definitions may release what waits for them."""
+        if self._reloading or self._turns is None:
+            return
+        self._reloading = True
+        asyncio.get_running_loop().call_soon(lambda: self._spawn(self._wake_unregistered(), "perdure-wake"))
+
+    async def _wake_unregistered(self) -> None:
+        self._reloading = False
+        turns = self._running()
+        after: str | None = None
+        while True:
+            page = await turns.store.query(Units(statuses=("suspended",), reasons=("not_registered",), after=after))
+            turns.reload(view.row.id for view in page.items)
+            if page.next is None:
+                return
+            after = page.next
+
+    def _running(self) -> Turns:
+        if self._turns is None:
+            msg = f"node {self.name!r} is not running; start it, or use `async with`"
+            raise UsageError(msg)
+        return self._turns
+
+    # ------------------------------------------------------------ the gateway of its client
+
+    @property
+    def client(self) -> Client:
+        """A client whose messages reach this node in memory."""
+        return Client(self)
+
+    @property
+    def store(self) -> Store:
+        """The node's store."""
+        return self._open_store()
+
+    @property
+    def limits(self) -> Any:
+        """Limits of instances on this node."""
+        return self.options.limits
+
+    async def send(self, message: Message) -> Outcome:
+        """Deliver a message to a unit of this node; the outcome once it is durable."""
+        turns = self._running()
+        ack: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        turns.deliver(message, ack)
+        return await ack
+
+    async def closed(self, unit: str) -> UnitRow:
+        """Wait until the unit has ended; its row."""
+        turns = self._running()
+        future = turns.closed(unit)
+        try:
+            row = turns.row(unit)
+            if row is None:
+                page = await turns.store.query(Units(ids=(unit,), limit=1))
+                if not page.items and not future.done() and turns.row(unit) is None:
+                    msg = f"no instance has the id {unit!r}; check the id, or start it first"
+                    raise NotFound(msg)
+                row = page.items[0].row if page.items else None
+            if row is not None and row.status in CLOSED:
+                return row
+            return await future
+        finally:
+            turns.forget_waiter(unit, future)
+
+    async def run(self, message: Message) -> tuple[Outcome, UnitRow | None]:
+        """Deliver a start and wait for the end."""
+        turns = self._running()
+        future = turns.closed(message.to)
+        try:
+            outcome = await self.send(message)
+            if outcome == "exists":
+                return outcome, None
+            if outcome == "joined":
+                return outcome, await self.closed(message.to)
+            return outcome, await future
+        finally:
+            turns.forget_waiter(message.to, future)
+
+
+def _guard_level() -> guard.GuardLevel | None:
+    run = current_run()
+    return run.definition.guard if run is not None else None

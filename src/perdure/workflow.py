@@ -1,0 +1,547 @@
+"""What workflow code uses: time, chance, messages, children, checkpoints and variables, all of them durable.
+
+Everything here is for code that runs inside a workflow; anywhere else it raises `UsageError`. Waiting, racing and grouping is asyncio's own:
+`asyncio.gather`, `TaskGroup`, `wait`, `timeout`, `sleep`, `Event`, `Queue`, `Lock`; anyio works as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from random import Random
+from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, ParamSpec, TypeVar, overload
+from uuid import UUID
+
+from perdure.codec import TypeCodec, encode
+from perdure.errors import UsageError
+from perdure.kernel.definition import check_name, normal_version
+from perdure.kernel.events import ParentClose
+from perdure.kernel.loop import Timer
+from perdure.kernel.placement import check_id
+from perdure.kernel.retry import Seconds, to_ms
+from perdure.kernel.run import Run, current_run
+
+if TYPE_CHECKING:
+    from perdure.kernel.definition import WorkflowDefinition
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+D = TypeVar("D")
+
+
+def _run(what: str) -> Run:
+    run = current_run()
+    if run is None:
+        msg = f"workflow.{what} is for workflow code; here no workflow is running"
+        raise UsageError(msg)
+    return run
+
+
+class Workflow(Generic[P, R_co]):
+    """A durable `async def`. In another workflow a call of it is a child; a client starts it as an instance of its own."""
+
+    def __init__(self, definition: WorkflowDefinition) -> None:
+        """Made by `app.workflow`."""
+        self.definition = definition
+        self.__name__ = definition.fn.__name__
+        self.__qualname__ = definition.fn.__qualname__
+        self.__module__ = definition.fn.__module__
+        self.__doc__ = definition.fn.__doc__
+        self.__wrapped__ = definition.fn
+
+    @property
+    def name(self) -> str:
+        """The name in journals."""
+        return self.definition.name
+
+    @property
+    def version(self) -> str:
+        """The version of this definition."""
+        return self.definition.version
+
+    @property
+    def fn(self) -> Callable[P, Coroutine[object, object, R_co]]:
+        """The function as it was written."""
+        return self.definition.fn
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, object, R_co]:
+        """In a workflow: start a child now, await its result now or later. Elsewhere: the plain function."""
+        run = current_run()
+        if run is None:
+            return self.definition.fn(*args, **kwargs)  # type: ignore[no-any-return]
+        return _start_child(run, self.definition, args, kwargs, None, None, "cancel")
+
+    def detach(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Start it with no parent and return its id: it lives on when this workflow ends."""
+        return Child(self.definition, None, None, "abandon").detach(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        """Name it."""
+        return f"<workflow {self.name} {self.version}>"
+
+
+class Child(Generic[P, R_co]):
+    """A workflow with options for a child: `await workflow.child(ship, id="ship-1")(order)`."""
+
+    def __init__(
+        self, definition: WorkflowDefinition, target: str | None, version: str | None, parent_close: ParentClose
+    ) -> None:
+        """Made by `workflow.child`."""
+        self._definition = definition
+        self._target = target
+        self._version = version
+        self._parent_close: ParentClose = parent_close
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, object, R_co]:
+        """Start the child now, await its result now or later."""
+        run = _run("child()")
+        return _start_child(run, self._definition, args, kwargs, self._target, self._version, self._parent_close)
+
+    def detach(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Start it with no parent and return its id."""
+        run = _run("detach()")
+        definition = self._definition
+        data = _arguments(run, definition, args, kwargs)
+        return run.start_detached(definition.name, self._version, data, self._target)
+
+
+def _arguments(run: Run, definition: WorkflowDefinition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    data = definition.signature.encode(args, kwargs)
+    if not run.replaying:
+        definition.signature.check(data)
+        run.check_size(data, f"the input of workflow {definition.name!r}")
+    return data
+
+
+def _start_child(
+    run: Run,
+    definition: WorkflowDefinition,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    target: str | None,
+    version: str | None,
+    parent_close: ParentClose,
+) -> Coroutine[object, object, Any]:
+    data = _arguments(run, definition, args, kwargs)
+    decode = definition.signature.result.decode
+    return run.start_child(definition.name, version, data, decode, target, parent_close)
+
+
+def child(
+    definition: Workflow[P, R],
+    /,
+    *,
+    id: str | None = None,
+    version: str | int | None = None,
+    parent_close: ParentClose = "cancel",
+) -> Child[P, R]:
+    """A child with a name, a version, or a rule for when its parent ends first.
+
+    `parent_close` is what happens to the child when the parent ends or no longer waits: `"cancel"` (it may clean up), `"terminate"` or `"abandon"`.
+    `version` is exact; None is what new runs get.
+    """
+    if parent_close not in ("cancel", "terminate", "abandon"):
+        msg = f"parent_close must be 'cancel', 'terminate' or 'abandon', got {parent_close!r}"
+        raise UsageError(msg)
+    return Child(
+        definition.definition,
+        check_id(id) if id is not None else None,
+        normal_version(version) if version is not None else None,
+        parent_close,
+    )
+
+
+# ---------------------------------------------------------------- time and chance
+
+
+def now() -> datetime:
+    """The present time (UTC) as the journal has it: the same on every replay."""
+    return datetime.fromtimestamp(_run("now()").loop.now_ms / 1000, timezone.utc)
+
+
+def random() -> Random:
+    """The run's own random numbers: the same on every replay."""
+    return _run("random()").random
+
+
+def uuid4() -> UUID:
+    """A random UUID: the same on every replay."""
+    return UUID(int=_run("uuid4()").random.getrandbits(128), version=4)
+
+
+async def sleep(delay: Seconds, *, name: str | None = None) -> None:
+    """Sleep durably; `asyncio.sleep` does too, but cannot carry a name for listings and timelines."""
+    loop = _run("sleep()").loop
+    delay_ms = to_ms(delay, "the delay of workflow.sleep()")
+    if delay_ms == 0:
+        await asyncio.sleep(0)
+        return
+    future = loop.create_future()
+    timer = loop.call_at(loop.time() + delay_ms / 1000, _wake, future, name=name)
+    try:
+        await future
+    finally:
+        if isinstance(timer, Timer):
+            timer.cancel()
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+# ---------------------------------------------------------------- messages
+
+
+class Channel(Generic[T]):
+    """A named, typed stream of messages into an instance, first in, first out; both ends use the same object.
+
+    `approved = workflow.Channel[bool]("approved")`, then `await approved.receive()` in the workflow and `await handle.send(approved, True)`
+    outside. Messages are buffered from the moment the instance exists and survive continue-as-new.
+    """
+
+    def __init__(self, name: str, type: type[T] | None = None) -> None:
+        """`type` is only needed where the subscript is not used: `Channel("approved", bool)`."""
+        self.name = check_name(name, "a channel")
+        self._type: Any = type
+        self._codec: TypeCodec[T] | None = None
+
+    @property
+    def codec(self) -> TypeCodec[T]:
+        """How its values travel."""
+        if self._codec is None:
+            declared = self._type
+            if declared is None:
+                arguments = getattr(getattr(self, "__orig_class__", None), "__args__", ())
+                declared = arguments[0] if arguments else Any
+            self._codec = TypeCodec(declared, f"message of channel {self.name!r}")
+        return self._codec
+
+    async def receive(self) -> T:
+        """Take the next message, waiting for it if there is none."""
+        value: T = await _run("receive()").wait(self.name, self.codec.decode, positional=False)
+        return value
+
+    def __repr__(self) -> str:
+        """Name it."""
+        return f"Channel({self.name!r})"
+
+
+async def receive(channel: str, type: type[T], /) -> T:
+    """Take the next message of a channel whose name is known only at run time."""
+    return await Channel(channel, type).receive()
+
+
+async def wait_event(name: str, type: type[T], /) -> T:
+    """Wait for a positional event: the n-th active wait for a name takes the n-th event raised after it. Events are not buffered."""
+    codec: TypeCodec[T] = TypeCodec(type, f"event {name!r}")
+    value: T = await _run("wait_event()").wait(check_name(name, "an event"), codec.decode, positional=True)
+    return value
+
+
+@overload
+def send(id: str, channel: Channel[T], value: T, /) -> None: ...
+@overload
+def send(id: str, channel: str, value: object, /) -> None: ...
+def send(id: str, channel: Any, value: Any, /) -> None:
+    """Send a message to another instance; it leaves when this turn is durable."""
+    run = _run("send()")
+    if isinstance(channel, Channel):
+        name, data = channel.name, channel.codec.encode(value)
+        channel.codec.check(data)
+    else:
+        name, data = check_name(channel, "a channel"), encode(value)
+    run.check_size(data, f"the message for channel {name!r}")
+    run.send_message(check_id(id), name, data)
+
+
+def cancel(id: str, reason: str = "") -> None:
+    """Ask another instance to stop; the request leaves when this turn is durable."""
+    _run("cancel()").send_cancel(check_id(id), reason)
+
+
+# ---------------------------------------------------------------- racing and joining
+
+
+@overload
+async def select(a: Awaitable[A], b: Awaitable[B], /) -> tuple[int, A | B]: ...
+@overload
+async def select(a: Awaitable[A], b: Awaitable[B], c: Awaitable[C], /) -> tuple[int, A | B | C]: ...
+@overload
+async def select(
+    a: Awaitable[A], b: Awaitable[B], c: Awaitable[C], d: Awaitable[D], /
+) -> tuple[int, A | B | C | D]: ...
+@overload
+async def select(*aws: Awaitable[T]) -> tuple[int, T]: ...
+async def select(*aws: Any) -> Any:
+    """Wait for the first of several: its index and value. The others are cancelled, and their cleanup is awaited.
+
+    Of those that are done at the same moment the first argument wins. An error of the winner is raised.
+    """
+    _run("select()")
+    if not aws:
+        msg = "select() needs at least one awaitable"
+        raise UsageError(msg)
+    futures = [asyncio.ensure_future(a) for a in aws]
+    try:
+        await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+        index = next(i for i, f in enumerate(futures) if f.done())
+    finally:
+        losers = [f for f in futures if not f.done()]
+        for loser in losers:
+            loser.cancel()
+        if losers:
+            await asyncio.wait(losers)
+    return index, futures[index].result()
+
+
+@overload
+async def join(*aws: Awaitable[T], order: Literal["argument", "history"] = "argument") -> list[T | BaseException]: ...
+@overload
+async def join(*aws: Awaitable[Any], order: Literal["argument", "history"] = "argument") -> list[Any]: ...
+async def join(*aws: Any, order: Literal["argument", "history"] = "argument") -> Any:
+    """Wait for all; errors are values in the list. The order is that of the arguments, or that in which they completed."""
+    _run("join()")
+    if order not in ("argument", "history"):
+        msg = f"join(order=...) must be 'argument' or 'history', got {order!r}"
+        raise UsageError(msg)
+    futures = [asyncio.ensure_future(a) for a in aws]
+    completed: list[asyncio.Future[Any]] = []
+    for future in futures:
+        future.add_done_callback(completed.append)
+    outcomes = await asyncio.gather(*futures, return_exceptions=True)
+    if order == "argument":
+        return outcomes
+    return [outcomes[futures.index(f)] for f in completed]
+
+
+# ---------------------------------------------------------------- checkpoints and variables
+
+
+@overload
+async def checkpoint(name: str, fn: Callable[[], Awaitable[T]], /, *, type: type[T] | None = None) -> T: ...
+@overload
+async def checkpoint(name: str, fn: Callable[[], T], /, *, type: type[T] | None = None) -> T: ...
+async def checkpoint(name: str, fn: Any, /, *, type: Any = None) -> Any:
+    """Run a function in this process and record its outcome under a name: at least once run, recorded once, never run again in replay.
+
+    For short side effects that need no options of an activity. It runs outside the workflow's loop, so it may do I/O; `fn` is a function, or an
+    `async def`, without arguments. `type` is what the recorded value is decoded as (default: plain data).
+    """
+    run = _run("checkpoint()")
+    codec: TypeCodec[Any] = TypeCodec(type if type is not None else Any, f"checkpoint {name!r}")
+    return await run.start_step(check_name(name, "a checkpoint"), fn, codec.encode, codec.decode)
+
+
+def value(name: str, value: T, /) -> T:
+    """Record a value under a name; in replay the recorded one is returned instead of the argument."""
+    run = _run("value()")
+    data = encode(value)
+    recorded = run.record_value(check_name(name, "a value"), data)
+    codec: TypeCodec[T] = TypeCodec(type(value) if value is not None else Any, f"value {name!r}")
+    return codec.decode(recorded)
+
+
+class Variable(Generic[T]):
+    """A durable named variable of a run. Each `set` is recorded."""
+
+    def __init__(self, name: str, initial: T) -> None:
+        """Made by `workflow.variable`."""
+        self.name = name
+        self._value = value(name, initial)
+
+    def get(self) -> T:
+        """The value now."""
+        return self._value
+
+    def set(self, new: T) -> None:
+        """Change it."""
+        self._value = value(self.name, new)
+
+    def update(self, change: Callable[[T], T]) -> T:
+        """Replace the value by `change(value)` and return the new one."""
+        self.set(change(self._value))
+        return self._value
+
+
+def variable(name: str, initial: T, /) -> Variable[T]:
+    """A durable named variable with its first value."""
+    return Variable(name, initial)
+
+
+class Kv:
+    """The instance's key-value store: read and written at once, durable with the turn, kept over executions, readable by clients."""
+
+    def get(self, key: str, as_type: type[T], default: T | None = None) -> T | None:
+        """The value of a key, or the default."""
+        data = _run("kv").variables.get(key)
+        codec: TypeCodec[T] = TypeCodec(as_type, f"KV value {key!r}")
+        return default if data is None else codec.decode(data)
+
+    def set(self, key: str, value: object) -> None:
+        """Write a key.
+
+        Raises:
+            LimitExceeded: too many keys, or a value that is too large.
+        """
+        _run("kv").set_kv(key, encode(value))
+
+    def delete(self, key: str) -> None:
+        """Remove a key; nothing happens if there is none."""
+        run = _run("kv")
+        if run.variables.get(key) is not None:
+            run.set_kv(key, None)
+
+    def clear(self) -> None:
+        """Remove all keys."""
+        _run("kv").clear_kv()
+
+    def keys(self) -> list[str]:
+        """All keys, sorted."""
+        return list(_run("kv").variables)
+
+    def __len__(self) -> int:
+        """The number of keys."""
+        return len(self.keys())
+
+    def __contains__(self, key: str) -> bool:
+        """Whether a key has a value."""
+        return _run("kv").variables.get(key) is not None
+
+
+kv = Kv()
+"""The key-value store of the running instance."""
+
+
+def set_status(status: object) -> None:
+    """Set the custom status that clients see (None clears it); its version goes up once per turn that changes it."""
+    _run("set_status()").set_status(None if status is None else encode(status))
+
+
+def status(as_type: type[T]) -> T | None:
+    """The custom status as this run has set it."""
+    data = _run("status()").variables.status
+    codec: TypeCodec[T] = TypeCodec(as_type, "custom status")
+    return None if data is None else codec.decode(data)
+
+
+# ---------------------------------------------------------------- versions and executions
+
+
+def patched(patch: str) -> bool:
+    """True for runs that reach this line with the new code, False for those that passed it before: puts a change of code behind a switch."""
+    return _run("patched()").patched(check_name(patch, "a patch"))
+
+
+def continue_as_new(definition: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs) -> NoReturn:
+    """End this execution and begin the next one with new arguments and an empty history; messages, KV and status are kept.
+
+    The version is resolved again: this is where a running instance moves to new code.
+    """
+    run = _run("continue_as_new()")
+    if definition.name != run.definition.name:
+        msg = f"continue_as_new({definition.name}): {run.unit!r} runs {run.definition.name!r} and can only continue as that"
+        raise UsageError(msg)
+    run.continue_as_new(_arguments(run, definition.definition, args, kwargs), None)
+
+
+def continue_as_version(
+    version: str | int, definition: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs
+) -> NoReturn:
+    """Like `continue_as_new`, for an exact version of the code."""
+    run = _run("continue_as_version()")
+    run.continue_as_new(_arguments(run, definition.definition, args, kwargs), normal_version(version))
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowInfo:
+    """What is known about the running instance."""
+
+    id: str
+    run: str
+    execution: int
+    workflow: str
+    version: str
+    parent: str | None
+    started_at: datetime
+    history_events: int
+    is_replaying: bool
+
+
+def info() -> WorkflowInfo:
+    """Id, execution, version and history length of the running instance."""
+    run = _run("info()")
+    started = run.started
+    return WorkflowInfo(
+        run.unit,
+        started.run.hex(),
+        started.execution,
+        started.workflow,
+        started.version,
+        started.parent.unit if started.parent is not None else None,
+        datetime.fromtimestamp(started.at / 1000, timezone.utc),
+        run.journal_events + len(run.events),
+        run.replaying,
+    )
+
+
+class _ReplaySafe(logging.LoggerAdapter[logging.Logger]):
+    """Logs what happens for the first time, with the instance's ids."""
+
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802  # the name is logging's
+        """Silent in replay."""
+        run = current_run()
+        return (run is None or not run.replaying) and self.logger.isEnabledFor(level)
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        """Add the ids."""
+        run = current_run()
+        if run is not None:
+            started = run.started
+            extra = dict(kwargs.get("extra") or {})
+            extra |= {"instance": run.unit, "execution": started.execution, "workflow": started.workflow}
+            kwargs["extra"] = extra
+        return msg, kwargs
+
+
+logger = _ReplaySafe(logging.getLogger("perdure.workflow"), {})
+"""A logger that is silent in replay and carries the instance's ids."""
+
+__all__ = [
+    "Channel",
+    "Child",
+    "Kv",
+    "Variable",
+    "Workflow",
+    "WorkflowInfo",
+    "cancel",
+    "checkpoint",
+    "child",
+    "continue_as_new",
+    "continue_as_version",
+    "info",
+    "join",
+    "kv",
+    "logger",
+    "now",
+    "patched",
+    "random",
+    "receive",
+    "select",
+    "send",
+    "set_status",
+    "sleep",
+    "status",
+    "uuid4",
+    "value",
+    "variable",
+    "wait_event",
+]
