@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.engine import PAYLOAD, Engine
 from benchmarks.gauges import resident_bytes
-from benchmarks.loads import Figures, Parameters, bounded, expect, idle_cpu_percent, losses, warm_up
+from benchmarks.loads import Figures, Parameters, WrongResult, bounded, expect, idle_cpu_percent, losses, warm_up
 
 First = Callable[[Engine, Parameters], Awaitable[Figures]]
 Second = Callable[[Engine, Path, Parameters, float], Awaitable[Figures]]
@@ -60,7 +60,13 @@ async def w6_second(engine: Engine, folder: Path, parameters: Parameters, spawne
     for moment, payload in zip(calls.times, calls.payloads, strict=True):
         first_calls.setdefault(payload, moment)
     await engine.close()
-    return {"resumed_s": max(0.0, max(first_calls.values(), default=ready) - ready), "finished_s": finished}
+    if not first_calls:
+        raise WrongResult("W6: nothing was left to resume, so there is nothing to measure")
+    return {
+        "resumed": len(first_calls),
+        "resumed_s": max(0.0, max(first_calls.values()) - ready),
+        "finished_s": finished,
+    }
 
 
 async def w7_first(engine: Engine, parameters: Parameters) -> Figures:

@@ -107,6 +107,7 @@ WORKLOADS = (
         "200 workflows half-way through a chain of 10, `kill -9`, restart",
         (
             Metric("midway", "half-way at the kill", None),
+            Metric("resumed", "resumed after it", None),
             Metric("resumed_s", "node ready to all resumed, s", "lower"),
             Metric("finished_s", "process spawned to all finished, s", "lower"),
         ),
