@@ -1,0 +1,57 @@
+"""`make demo`: the program ends well and leaves nothing behind, and its own check finds what it is there to find."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+@pytest.fixture(scope="module")
+def demo() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("demo_example", EXAMPLES / "demo.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["demo_example"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_demo_survives_its_kill_and_cleans_up(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "demo.py"],
+        cwd=tmp_path,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "kill -9" in done.stdout
+    assert "cut off by the kill" in done.stdout
+    assert "Every step happened once." in done.stdout
+    assert not done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_its_check_accepts_a_right_ledger_and_finds_each_wrong_one(demo: ModuleType) -> None:
+    began = demo.Step(1.0, 100, "order-1", "charge", "began", "key", 1, "")
+    done = replace(began, at=2.0, what="done")
+    again = replace(began, at=3.0, pid=200)
+    assert demo.problems([began, again, replace(done, pid=200)], set(), 100) == []
+    (twice,) = demo.problems([began, done, replace(done, at=4.0, key="other")], set(), 100)
+    assert twice == "order-1: charge happened 2 times"
+    (repeated,) = demo.problems([began, done, again], {("order-1", "charge")}, 100)
+    assert "ran again" in repeated
+    (lost,) = demo.problems([began, again], set(), 100)
+    assert lost == "order-1: charge was begun and never done"
