@@ -1,6 +1,7 @@
 """Activities: functions with side effects, and what they can ask about themselves while they run.
 
-`app.activity` makes an `Activity`. In a workflow a call of it is a durable command; anywhere else it is the plain function (a `def` on a thread), so
+`app.activity` makes an `Activity`. In a workflow a call of it is a durable command; anywhere else it is the plain
+function (a `def` on a thread), so
 that tests and other activities can use it as it is.
 """
 
@@ -167,7 +168,9 @@ class SyncActivity(Activity[P, R_co]):
 
 @dataclass(frozen=True, slots=True)
 class ActivityInfo:
-    """Which attempt of which activity is running, and for whom. `details` is the last heartbeat of the attempt before."""
+    """Which attempt of which activity is running, and for whom. `details` is the last heartbeat of the attempt
+    before.
+    """
 
     name: str
     instance: str
@@ -192,7 +195,9 @@ class ActivityInfo:
 
 
 class Attempt:
-    """A running attempt: its info, its heartbeat and its cancellation. One per attempt, shared by the threads that it uses."""
+    """A running attempt: its info, its heartbeat and its cancellation. One per attempt, shared by the threads that it
+    uses.
+    """
 
     def __init__(self, info: ActivityInfo, loop: asyncio.AbstractEventLoop, resources: object = None) -> None:
         """Made by the node."""
@@ -252,7 +257,9 @@ def heartbeat(details: object = None) -> None:
 
 
 def is_cancelled() -> bool:
-    """Whether nobody wants the result any more. A `def` activity polls this; an `async def` also gets `CancelledError`."""
+    """Whether nobody wants the result any more. A `def` activity polls this; an `async def` also gets
+    `CancelledError`.
+    """
     return current_attempt("is_cancelled()").cancelled.is_set()
 
 

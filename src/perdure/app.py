@@ -1,6 +1,7 @@
 """The app: the registry of workflows and activities.
 
-An app does no I/O and holds no global state; several can live in one process. It may grow while nodes run it: instances that waited for a definition wake.
+An app does no I/O and holds no global state; several can live in one process. It may grow while nodes run it:
+instances that waited for a definition wake.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ class ActivityDecorator(Protocol):
 class WorkflowDecorator(Protocol):
     """What `app.workflow(...)` with options gives."""
 
-    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]:
+        """Register the function."""
+        ...
 
 
 class App:
@@ -101,9 +104,12 @@ class App:
     ) -> Any:
         """Register a function with side effects; with or without parentheses.
 
-        `async def` runs on the node's loop, `def` on a thread, or with `executor="process"` in a process of a pool (for CPU work; the function must be importable).
-        Times are seconds or timedeltas: `timeout` limits one attempt, `total_timeout` all of them, `start_timeout` the wait for a
-        free slot, `heartbeat_timeout` the silence between heartbeats. Without `retry` the first failure goes to the workflow's code.
+        `async def` runs on the node's loop, `def` on a thread, or with `executor="process"` in a process of a pool
+        (for CPU work; the function must be importable).
+        Times are seconds or timedeltas: `timeout` limits one attempt, `total_timeout` all of them, `start_timeout`
+        the wait for a
+        free slot, `heartbeat_timeout` the silence between heartbeats. Without `retry` the first failure goes to the
+        workflow's code.
 
         Raises:
             DefinitionError: the name is taken, or the signature cannot be carried.
@@ -129,7 +135,10 @@ class App:
             msg = f"activity {name!r}: executor must be 'thread' or 'process', got {executor!r}"
             raise DefinitionError(msg)
         if executor == "process" and (is_async or "<locals>" in fn.__qualname__):
-            msg = f"activity {name!r}: executor='process' needs a `def` at module level, which the other process can import"
+            msg = (
+                f"activity {name!r}: executor='process' needs a `def` at module level, "
+                "which the other process can import"
+            )
             raise DefinitionError(msg)
         given = options_of(ActivityOptions(), f"activity {name!r}", **options)
         definition = ActivityDefinition(name, fn, _signature(fn, f"activity {name!r}"), given, is_async, executor)
@@ -161,11 +170,13 @@ class App:
     ) -> Any:
         """Register a durable `async def`; with or without parentheses.
 
-        Several versions of one name may stand side by side: new runs get the latest (or the one that `use_version` sets), running ones keep theirs. `on_mismatch`
+        Several versions of one name may stand side by side: new runs get the latest (or the one that `use_version`
+        sets), running ones keep theirs. `on_mismatch`
         is what happens when code and journal differ: `"suspend"` waits for a deploy that fits, `"fail"` ends the run.
 
         Raises:
-            DefinitionError: name and version are taken, the function is not `async def`, or its signature cannot be carried.
+            DefinitionError: name and version are taken, the function is not `async def`, or its signature cannot be
+            carried.
         """
 
         def define(function: Callable[..., Any]) -> Workflow[Any, Any]:
@@ -224,7 +235,8 @@ class App:
     def resources(self, make: Callable[[], AsyncIterator[R]], /) -> Callable[[], AsyncIterator[R]]:
         """Register what activities share (pools, clients, settings): an async generator that yields it once.
 
-        A node runs it to the `yield` at its start and to the end at its stop; activities get it by `activity.resources(Type)`.
+        A node runs it to the `yield` at its start and to the end at its stop; activities get it by
+        `activity.resources(Type)`.
         """
         from contextlib import asynccontextmanager
 

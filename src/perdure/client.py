@@ -1,6 +1,7 @@
 """Clients: how anything outside starts instances, talks to them and reads them. A client runs no workflow code.
 
-A client belongs to a node (`node.client`: messages reach the owner in memory), or stands alone on a store (`async with Client.open(url)`: messages are posted to
+A client belongs to a node (`node.client`: messages reach the owner in memory), or stands alone on a store (`async
+with Client.open(url)`: messages are posted to
 inboxes, and a node that owns them finds them there).
 """
 
@@ -10,8 +11,8 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, Self, TypeVar, overload
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, Self, TypeAlias, TypeVar, overload
 
 from perdure.codec import TypeCodec, decode, encode
 from perdure.errors import (
@@ -48,6 +49,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
+
+AsType: TypeAlias = type[T]
 
 IfExists = Literal["join", "reject", "replace"]
 
@@ -131,7 +134,9 @@ class StoreGateway:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """An instance as it is stored. Times are UTC. `reason` says what a running one waits for, or why one is suspended."""
+    """An instance as it is stored. Times are UTC. `reason` says what a running one waits for, or why one is
+    suspended.
+    """
 
     id: str
     type: str
@@ -155,7 +160,7 @@ class Description:
     _result: bytes | None = field(default=None, repr=False)
     _attributes: bytes | None = field(default=None, repr=False)
 
-    def custom_status(self, as_type: type[T] | None = None) -> T | None:
+    def custom_status(self, as_type: AsType[T] | None = None) -> T | None:
         """What the workflow gave to `workflow.set_status`."""
         if self._custom_status is None:
             return None
@@ -168,12 +173,12 @@ class Description:
 
 
 def _time(at: int | None) -> datetime | None:
-    return None if not at else datetime.fromtimestamp(at / 1000, timezone.utc)
+    return None if not at else datetime.fromtimestamp(at / 1000, UTC)
 
 
 def describe_row(row: UnitRow) -> Description:
     """A row for people."""
-    created = datetime.fromtimestamp(row.created_at / 1000, timezone.utc)
+    created = datetime.fromtimestamp(row.created_at / 1000, UTC)
     return Description(
         row.id,
         row.type,
@@ -242,8 +247,7 @@ class Handle(Generic[R_co]):
         limit_ms = to_ms(timeout, "timeout")
         try:
             async with asyncio.timeout(limit_ms / 1000):
-                row = await wait()
-                return row
+                return await wait()  # type: ignore[no-any-return]
         except TimeoutError:
             raise Timeout(await self._late(limit_ms)) from None
 
@@ -318,11 +322,16 @@ class Handle(Generic[R_co]):
     def _check_size(self, data: bytes, what: str) -> None:
         limit = self._gateway.limits.payload_bytes
         if len(data) > limit:
-            msg_ = f"{what} has {len(data)} bytes; the limit is {limit} (Limits.payload_bytes): store it elsewhere and send a reference"
+            msg_ = (
+                f"{what} has {len(data)} bytes; the limit is {limit} (Limits.payload_bytes): "
+                "store it elsewhere and send a reference"
+            )
             raise PayloadTooLarge(msg_)
 
     async def cancel(self, reason: str = "") -> None:
-        """Ask it to stop: `CancelledError` is raised where it waits, and it may clean up. Has no effect on one that has ended."""
+        """Ask it to stop: `CancelledError` is raised where it waits, and it may clean up. Has no effect on one that
+        has ended.
+        """
         await self._quietly(msg.Cancel(reason))
 
     async def terminate(self, reason: str = "") -> None:
@@ -366,7 +375,9 @@ class Handle(Generic[R_co]):
     async def custom_status(
         self, as_type: type[T], *, after_version: int = -1, timeout: Seconds = 0
     ) -> tuple[T | None, int]:
-        """The custom status and its version; waits up to `timeout` until the version is higher than `after_version`."""
+        """The custom status and its version; waits up to `timeout` until the version is higher than
+        `after_version`.
+        """
         deadline_ms = self._gateway.clock.now_ms() + to_ms(timeout, "timeout")
         while True:
             page = await self._gateway.store.query(Units(ids=(self.id,), limit=1))
@@ -442,9 +453,16 @@ class WorkflowHandle(Handle[R_co], Generic[P, R_co]):
     """A workflow instance that can be started: its arguments are those of the workflow."""
 
     def __init__(
-        self, gateway: Gateway, definition: Workflow[P, R_co] | str, id: str, *, if_exists: IfExists, delay: Seconds | None, version: str | None,
+        self,
+        gateway: Gateway,
+        definition: Workflow[P, R_co] | str,
+        id: str,
+        *,
+        if_exists: IfExists,
+        delay: Seconds | None,
+        version: str | None,
         attributes: dict[str, object] | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Made by a client."""
         codec = None if isinstance(definition, str) else definition.definition.signature.result
         super().__init__(gateway, id, codec)
@@ -458,7 +476,10 @@ class WorkflowHandle(Handle[R_co], Generic[P, R_co]):
         definition = self._definition
         if isinstance(definition, str):
             if kwargs:
-                msg_ = f"start of {definition!r} by name takes positional arguments only: its parameters are not known here"
+                msg_ = (
+                    f"a start of {definition!r} by name takes positional arguments only: "
+                    "its parameters are not known here"
+                )
                 raise UsageError(msg_)
             name, data = check_name(definition, "a workflow"), encode(list(args))
         else:
@@ -509,7 +530,9 @@ class Client:
 
     @classmethod
     def open(cls, store: str | Store, *, clock: Clock | None = None) -> Client:
-        """A client from a store alone: `async with Client.open("sqlite:///shop.db") as client:`. A node elsewhere does the work."""
+        """A client from a store alone: `async with Client.open("sqlite:///shop.db") as client:`. A node elsewhere
+        does the work.
+        """
         opened = open_store(store) if isinstance(store, str) else store
         client = cls(StoreGateway(opened, clock))
         client._own_store = opened if isinstance(store, str) else None
@@ -560,9 +583,11 @@ class Client:
         version: str | int | None = None,
         attributes: dict[str, object] | None = None,
     ) -> Any:
-        """A handle to start, or to join, a workflow under an id. A name instead of the definition works without its code.
+        """A handle to start, or to join, a workflow under an id. A name instead of the definition works without its
+        code.
 
-        `if_exists` is what a start does when the id is taken: `"join"` takes the one that is there if it has the same type and input, `"reject"` never does, `"replace"`
+        `if_exists` is what a start does when the id is taken: `"join"` takes the one that is there if it has the same
+        type and input, `"reject"` never does, `"replace"`
         ends it and starts anew. `delay` is the time before it begins. `version` is exact; None is what new runs get.
         """
         if not isinstance(definition, str | Workflow):

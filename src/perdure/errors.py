@@ -2,7 +2,8 @@
 
     PerdureError
     ├── UsageError                the caller's: wrong arguments, wrong place, wrong order; nothing was recorded
-    │   ├── DefinitionError         a workflow or activity is declared in a way that cannot work (duplicate name, bad signature)
+    │   ├── DefinitionError         a workflow or activity is declared in a way that cannot work (duplicate name, bad
+    signature)
     │   ├── PayloadError            a value that cannot be encoded or decoded, or is too large
     │   │   ├── EncodeError
     │   │   ├── DecodeError

@@ -1,6 +1,7 @@
 """What workflow code uses: time, chance, messages, children, checkpoints and variables, all of them durable.
 
-Everything here is for code that runs inside a workflow; anywhere else it raises `UsageError`. Waiting, racing and grouping is asyncio's own:
+Everything here is for code that runs inside a workflow; anywhere else it raises `UsageError`. Waiting, racing and
+grouping is asyncio's own:
 `asyncio.gather`, `TaskGroup`, `wait`, `timeout`, `sleep`, `Event`, `Queue`, `Lock`; anyio works as well.
 """
 
@@ -10,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from random import Random
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, ParamSpec, TypeVar, overload
 from uuid import UUID
@@ -46,7 +47,9 @@ def _run(what: str) -> Run:
 
 
 class Workflow(Generic[P, R_co]):
-    """A durable `async def`. In another workflow a call of it is a child; a client starts it as an instance of its own."""
+    """A durable `async def`. In another workflow a call of it is a child; a client starts it as an instance of its
+    own.
+    """
 
     def __init__(self, definition: WorkflowDefinition) -> None:
         """Made by `app.workflow`."""
@@ -81,7 +84,8 @@ class Workflow(Generic[P, R_co]):
 
     def detach(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Start it with no parent and return its id: it lives on when this workflow ends."""
-        return Child(self.definition, None, None, "abandon").detach(*args, **kwargs)
+        alone: Child[P, R_co] = Child(self.definition, None, None, "abandon")
+        return alone.detach(*args, **kwargs)
 
     def __repr__(self) -> str:
         """Name it."""
@@ -145,7 +149,8 @@ def child(
 ) -> Child[P, R]:
     """A child with a name, a version, or a rule for when its parent ends first.
 
-    `parent_close` is what happens to the child when the parent ends or no longer waits: `"cancel"` (it may clean up), `"terminate"` or `"abandon"`.
+    `parent_close` is what happens to the child when the parent ends or no longer waits: `"cancel"` (it may clean up),
+    `"terminate"` or `"abandon"`.
     `version` is exact; None is what new runs get.
     """
     if parent_close not in ("cancel", "terminate", "abandon"):
@@ -164,7 +169,7 @@ def child(
 
 def now() -> datetime:
     """The present time (UTC) as the journal has it: the same on every replay."""
-    return datetime.fromtimestamp(_run("now()").loop.now_ms / 1000, timezone.utc)
+    return datetime.fromtimestamp(_run("now()").loop.now_ms / 1000, UTC)
 
 
 def random() -> Random:
@@ -204,7 +209,8 @@ def _wake(future: asyncio.Future[None]) -> None:
 class Channel(Generic[T]):
     """A named, typed stream of messages into an instance, first in, first out; both ends use the same object.
 
-    `approved = workflow.Channel[bool]("approved")`, then `await approved.receive()` in the workflow and `await handle.send(approved, True)`
+    `approved = workflow.Channel[bool]("approved")`, then `await approved.receive()` in the workflow and `await
+    handle.send(approved, True)`
     outside. Messages are buffered from the moment the instance exists and survive continue-as-new.
     """
 
@@ -241,7 +247,9 @@ async def receive(channel: str, type: type[T], /) -> T:
 
 
 async def wait_event(name: str, type: type[T], /) -> T:
-    """Wait for a positional event: the n-th active wait for a name takes the n-th event raised after it. Events are not buffered."""
+    """Wait for a positional event: the n-th active wait for a name takes the n-th event raised after it. Events are
+    not buffered.
+    """
     codec: TypeCodec[T] = TypeCodec(type, f"event {name!r}")
     value: T = await _run("wait_event()").wait(check_name(name, "an event"), codec.decode, positional=True)
     return value
@@ -308,7 +316,9 @@ async def join(*aws: Awaitable[T], order: Literal["argument", "history"] = "argu
 @overload
 async def join(*aws: Awaitable[Any], order: Literal["argument", "history"] = "argument") -> list[Any]: ...
 async def join(*aws: Any, order: Literal["argument", "history"] = "argument") -> Any:
-    """Wait for all; errors are values in the list. The order is that of the arguments, or that in which they completed."""
+    """Wait for all; errors are values in the list. The order is that of the arguments, or that in which they
+    completed.
+    """
     _run("join()")
     if order not in ("argument", "history"):
         msg = f"join(order=...) must be 'argument' or 'history', got {order!r}"
@@ -331,9 +341,11 @@ async def checkpoint(name: str, fn: Callable[[], Awaitable[T]], /, *, type: type
 @overload
 async def checkpoint(name: str, fn: Callable[[], T], /, *, type: type[T] | None = None) -> T: ...
 async def checkpoint(name: str, fn: Any, /, *, type: Any = None) -> Any:
-    """Run a function in this process and record its outcome under a name: at least once run, recorded once, never run again in replay.
+    """Run a function in this process and record its outcome under a name: at least once run, recorded once, never run
+    again in replay.
 
-    For short side effects that need no options of an activity. It runs outside the workflow's loop, so it may do I/O; `fn` is a function, or an
+    For short side effects that need no options of an activity. It runs outside the workflow's loop, so it may do I/O;
+    `fn` is a function, or an
     `async def`, without arguments. `type` is what the recorded value is decoded as (default: plain data).
     """
     run = _run("checkpoint()")
@@ -378,7 +390,9 @@ def variable(name: str, initial: T, /) -> Variable[T]:
 
 
 class Kv:
-    """The instance's key-value store: read and written at once, durable with the turn, kept over executions, readable by clients."""
+    """The instance's key-value store: read and written at once, durable with the turn, kept over executions, readable
+    by clients.
+    """
 
     def get(self, key: str, as_type: type[T], default: T | None = None) -> T | None:
         """The value of a key, or the default."""
@@ -437,18 +451,24 @@ def status(as_type: type[T]) -> T | None:
 
 
 def patched(patch: str) -> bool:
-    """True for runs that reach this line with the new code, False for those that passed it before: puts a change of code behind a switch."""
+    """True for runs that reach this line with the new code, False for those that passed it before: puts a change of
+    code behind a switch.
+    """
     return _run("patched()").patched(check_name(patch, "a patch"))
 
 
 def continue_as_new(definition: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs) -> NoReturn:
-    """End this execution and begin the next one with new arguments and an empty history; messages, KV and status are kept.
+    """End this execution and begin the next one with new arguments and an empty history; messages, KV and status are
+    kept.
 
     The version is resolved again: this is where a running instance moves to new code.
     """
     run = _run("continue_as_new()")
     if definition.name != run.definition.name:
-        msg = f"continue_as_new({definition.name}): {run.unit!r} runs {run.definition.name!r} and can only continue as that"
+        msg = (
+            f"continue_as_new({definition.name}): {run.unit!r} runs {run.definition.name!r} "
+            "and can only continue as that"
+        )
         raise UsageError(msg)
     run.continue_as_new(_arguments(run, definition.definition, args, kwargs), None)
 
@@ -487,7 +507,7 @@ def info() -> WorkflowInfo:
         started.workflow,
         started.version,
         started.parent.unit if started.parent is not None else None,
-        datetime.fromtimestamp(started.at / 1000, timezone.utc),
+        datetime.fromtimestamp(started.at / 1000, UTC),
         run.journal_events + len(run.events),
         run.replaying,
     )

@@ -1,6 +1,7 @@
 """What a workflow gets when it calls something: a future that is also a coroutine.
 
-The work is scheduled at the call. The object can be awaited now or later, given to `create_task`, `gather`, `wait` or a group; cancelling it, directly or
+The work is scheduled at the call. The object can be awaited now or later, given to `create_task`, `gather`, `wait` or
+a group; cancelling it, directly or
 through whatever awaits it, is recorded at once and reaches the work. It never refuses or delays `cancel()`.
 """
 
@@ -57,7 +58,8 @@ class Call(asyncio.Future[Any], Coroutine[Any, Any, Any]):
         """What it waits for, for people."""
         return self.what
 
-    # ------------------------------------------------------------ the coroutine protocol, so that create_task(call) works
+    # ------------------------------------------------------------ the coroutine protocol, so that create_task(call)
+    # works
 
     def send(self, value: Any) -> Any:
         """Step."""

@@ -55,7 +55,8 @@ def version_key(version: str) -> tuple[int, ...]:
 class ActivityOptions:
     """How an activity is run. All times are milliseconds; None means no limit.
 
-    `timeout_ms` limits one attempt, `total_timeout_ms` all attempts and the delays between them, `start_timeout_ms` the wait for a free slot,
+    `timeout_ms` limits one attempt, `total_timeout_ms` all attempts and the delays between them, `start_timeout_ms`
+    the wait for a free slot,
     `heartbeat_timeout_ms` the silence between two heartbeats.
     """
 

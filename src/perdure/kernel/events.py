@@ -1,11 +1,15 @@
 """The journal's events.
 
-Theory of operation. A journal is the list of everything that one execution was *told* (deliveries) and everything that its code *did*
-(commands), in the one order in which it happened. Replay walks it: a delivery is handed to the code, and the commands that the code then gives
-must be the ones that follow in the journal. So the position in the list is the whole state of a replay, and a difference is found at the
+Theory of operation. A journal is the list of everything that one execution was *told* (deliveries) and everything
+that its code *did*
+(commands), in the one order in which it happened. Replay walks it: a delivery is handed to the code, and the commands
+that the code then gives
+must be the ones that follow in the journal. So the position in the list is the whole state of a replay, and a
+difference is found at the
 first event that differs.
 
-Rules for this file: plain data only; tags and field order are part of the journal format and never change; a new field goes last and has a
+Rules for this file: plain data only; tags and field order are part of the journal format and never change; a new
+field goes last and has a
 default. `seq` numbers the commands of an execution that can be answered; `at` is store time in milliseconds.
 """
 
@@ -100,7 +104,9 @@ class Received(Event, tag=6):
 
 
 class EventRaised(Event, tag=7):
-    """A positional event arrived; `seq` is the wait that took it, 0 if nobody waited and it is kept for the record only."""
+    """A positional event arrived; `seq` is the wait that took it, 0 if nobody waited and it is kept for the record
+    only.
+    """
 
     seq: int
     at: int

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class Limits:
     """What one instance may use. Bytes are of encoded payloads.
 
-    duroxide's default of 1,024 events per execution is too small for asyncio code: a race with a timeout costs four events per step. 50,000 events
+    duroxide's default of 1,024 events per execution is too small for asyncio code: a race with a timeout costs four
+    events per step. 50,000 events
     replay in under a second and hold 10,000 steps.
     """
 
@@ -22,3 +23,4 @@ class Limits:
     kv_value_bytes: int = 64 * 1024
     kv_key_bytes: int = 512
     turn_messages: int = 1_000
+    inbox_messages: int = 10_000

@@ -1,18 +1,25 @@
 """The workflow's event loop: asyncio without time, I/O or chance.
 
-Theory of operation. A workflow is ordinary asyncio code that runs on this loop and on nothing else. The loop has a first-in-first-out list of ready
-callbacks and a clock that only deliveries move. It is never "run": a turn enters it, drains the ready callbacks until there are none,
-and leaves it again, all within one synchronous call. So the code sees a running loop, and between two turns it is nothing but suspended coroutines.
+Theory of operation. A workflow is ordinary asyncio code that runs on this loop and on nothing else. The loop has a
+first-in-first-out list of ready
+callbacks and a clock that only deliveries move. It is never "run": a turn enters it, drains the ready callbacks until
+there are none,
+and leaves it again, all within one synchronous call. So the code sees a running loop, and between two turns it is
+nothing but suspended coroutines.
 
 What makes it deterministic, beyond the order of the ready list:
 
-- Tasks and futures hash by creation number (plus a salt that differs between instances, because asyncio's registries are process-wide): a set of tasks
-  iterates by memory address otherwise. asyncio and anyio also get an insertion-ordered set while a workflow runs (`ordered`).
+- Tasks and futures hash by creation number (plus a salt that differs between instances, because asyncio's registries
+  are process-wide): a set of tasks
+  iterates by memory address otherwise. asyncio and anyio also get an insertion-ordered set while a workflow runs
+  (`ordered`).
 - Tasks are named by number and run in copies of one empty context, so nothing leaks in from the node.
-- Async generators are held until the run ends, because the garbage collector would otherwise decide when their `finally` runs.
+- Async generators are held until the run ends, because the garbage collector would otherwise decide when their
+  `finally` runs.
 - What a loop could do beyond that (sockets, threads, signals, processes) is refused with the remedy.
 
-While a turn runs, the node's own loop and current task are put aside (Python 3.14 refuses to nest them otherwise) and the garbage collector is
+While a turn runs, the node's own loop and current task are put aside (Python 3.14 refuses to nest them otherwise) and
+the garbage collector is
 off: it could run `finally` blocks of anything in the middle of this workflow.
 """
 
@@ -60,7 +67,9 @@ class NeverIdle(WorkflowViolation):
 
 
 class Handle(list[Any]):
-    """A ready callback: [callback, arguments, context]. A list is the cheapest object that C code and `cancel` can share."""
+    """A ready callback: [callback, arguments, context]. A list is the cheapest object that C code and `cancel` can
+    share.
+    """
 
     __slots__ = ()
 
@@ -381,7 +390,7 @@ _REFUSED |= dict.fromkeys(
 
 
 def _refusal(name: str, remedy: str) -> Callable[..., NoReturn]:
-    def refuse(self: WorkflowLoop, *args: object, **options: object) -> NoReturn:
+    def refuse(*_args: object, **_options: object) -> NoReturn:
         msg = f"loop.{name}() was called inside a workflow: {remedy}"
         raise WorkflowViolation(msg)
 

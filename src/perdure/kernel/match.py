@@ -1,7 +1,9 @@
 """Comparing what the code does with what its journal says, and saying clearly where they part.
 
-A command matches when its kind and the parts that matter are equal: names, inputs, targets, queues. What may differ: the delay of a timer, the text of a
-custom status, the values of optional arguments that a newer signature adds. Everything else is a mismatch, and a mismatch is a report, not an
+A command matches when its kind and the parts that matter are equal: names, inputs, targets, queues. What may differ:
+the delay of a timer, the text of a
+custom status, the values of optional arguments that a newer signature adds. Everything else is a mismatch, and a
+mismatch is a report, not an
 exception in the workflow's code: the code must not be able to swallow it.
 """
 
@@ -16,6 +18,8 @@ from perdure.errors import Failure
 from perdure.kernel import events as ev
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from perdure.kernel.definition import Definitions
     from perdure.kernel.loop import WorkflowLoop
 
@@ -92,7 +96,9 @@ def describe(event: ev.Event | None) -> str:
 def report(
     index: int, recorded: ev.Event | None, given: ev.Event | None, where: str, python: tuple[str, str]
 ) -> Failure:
-    """The failure that says where journal and code part. `index` counts events from 1; `python` is (recorded, running)."""
+    """The failure that says where journal and code part. `index` counts events from 1; `python` is (recorded,
+    running).
+    """
     is_command = recorded is not None and type(recorded).__struct_config__.tag >= 32  # type: ignore[operator]
     if is_command or recorded is None:
         journal = f"the journal has {describe(recorded)}"
@@ -118,9 +124,9 @@ def report(
 
 def calling_line() -> str:
     """File, line and function of the innermost user code on the stack."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(_OWN_FILES):
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     if frame is None:
         return "an unknown line"
     return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"

@@ -1,7 +1,9 @@
 """Messages: what anybody may ask of a unit.
 
-A message is plain data with a 128-bit id; a second message with the same id is the same message. A *Post* puts messages into inboxes; a message that
-reaches the owner in memory becomes durable with the turn that consumes it. Control messages (`Cancel`, `Terminate`, `Pause`, `Resume`, `Retry`)
+A message is plain data with a 128-bit id; a second message with the same id is the same message. A *Post* puts
+messages into inboxes; a message that
+reaches the owner in memory becomes durable with the turn that consumes it. Control messages (`Cancel`, `Terminate`,
+`Pause`, `Resume`, `Retry`)
 are a lane of their own that is seen first, also while the unit is paused.
 """
 
@@ -37,7 +39,9 @@ class Send(Body, tag=2):
 
 
 class Raise(Body, tag=3):
-    """A positional event: the n-th active wait for the name takes the n-th one; with nobody waiting it is only recorded."""
+    """A positional event: the n-th active wait for the name takes the n-th one; with nobody waiting it is only
+    recorded.
+    """
 
     name: str
     value: bytes
@@ -110,7 +114,9 @@ CONTROL = (Cancel, Terminate, Pause, Resume, Retry)
 
 
 class Message(msgspec.Struct, array_like=True, gc=False):
-    """A message and its envelope. `at` is when it was posted, `visible_at` when it may be seen (both store time, ms)."""
+    """A message and its envelope. `at` is when it was posted, `visible_at` when it may be seen (both store time,
+    ms).
+    """
 
     id: bytes
     to: str

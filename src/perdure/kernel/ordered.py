@@ -1,7 +1,9 @@
 """Sets that iterate in insertion order, for asyncio and anyio while a workflow runs.
 
-`asyncio.wait`, `TaskGroup` and anyio's groups keep tasks in sets and cancel or return them in the set's order. Within a workflow that order must not
-depend on how a hash table happens to be laid out, so those modules find our `set` where they look for the built-in one; outside of workflows
+`asyncio.wait`, `TaskGroup` and anyio's groups keep tasks in sets and cancel or return them in the set's order. Within
+a workflow that order must not
+depend on how a hash table happens to be laid out, so those modules find our `set` where they look for the built-in
+one; outside of workflows
 they still get the built-in.
 """
 
@@ -66,7 +68,9 @@ def _set(items: Iterable[Any] = ()) -> set[Any]:
 
 
 def install() -> None:
-    """Give asyncio, and anyio when it is imported, the ordered set. Idempotent; called before the first turn of a run."""
+    """Give asyncio, and anyio when it is imported, the ordered set. Idempotent; called before the first turn of a
+    run.
+    """
     for module in (asyncio.tasks, asyncio.taskgroups, sys.modules.get("anyio._backends._asyncio")):
         if module is not None and module.__dict__.get("set") is not _set:
             module.__dict__["set"] = _set

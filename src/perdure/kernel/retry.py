@@ -34,8 +34,10 @@ def to_ms(duration: Seconds, what: str) -> int:
 class RetryPolicy:
     """When a failed activity is tried again, and after which delay.
 
-    `maximum_attempts` counts the first one; None means no limit. The delay before attempt n+1 is, by `backoff`: `"fixed"` the initial interval,
-    `"linear"` n times it, `"exponential"` it times `coefficient` to the power n-1; never more than `maximum_interval`. Exceptions whose class (or
+    `maximum_attempts` counts the first one; None means no limit. The delay before attempt n+1 is, by `backoff`:
+    `"fixed"` the initial interval,
+    `"linear"` n times it, `"exponential"` it times `coefficient` to the power n-1; never more than
+    `maximum_interval`. Exceptions whose class (or
     a base of it), or whose class name, is in `non_retryable` are final.
     """
 

@@ -1,17 +1,25 @@
 """A run: one execution of a workflow in memory, live or in replay.
 
-Theory of operation. A run is told things (deliveries) and answers with commands. `deliver` appends the delivery to the new events of the turn, hands it to the
-waiting code and lets the code go on until it is idle; the commands that the code gives meanwhile follow it in the same list. `replay` does the
-same with a recorded journal: each delivery is handed over, and each command must be the next event of the journal (`match`). When the journal
-is used up, the run is live. There is no other difference, so a warm run can also be advanced by a journal that another node wrote (`replay` again).
+Theory of operation. A run is told things (deliveries) and answers with commands. `deliver` appends the delivery to
+the new events of the turn, hands it to the
+waiting code and lets the code go on until it is idle; the commands that the code gives meanwhile follow it in the
+same list. `replay` does the
+same with a recorded journal: each delivery is handed over, and each command must be the next event of the journal
+(`match`). When the journal
+is used up, the run is live. There is no other difference, so a warm run can also be advanced by a journal that
+another node wrote (`replay` again).
 
-Deliveries are handed over one by one, and the loop drains after each, so that the order in the journal decides every race. Work is scheduled at the call:
-`schedule_activity` and its siblings give a `Call`, which is pending until a delivery names its `seq` or until it is cancelled.
+Deliveries are handed over one by one, and the loop drains after each, so that the order in the journal decides every
+race. Work is scheduled at the call:
+`schedule_activity` and its siblings give a `Call`, which is pending until a delivery names its `seq` or until it is
+cancelled.
 
-A run ends as `asyncio.run` does: when the main task is done, the remaining tasks are cancelled in order of creation and may clean up, async
+A run ends as `asyncio.run` does: when the main task is done, the remaining tasks are cancelled in order of creation
+and may clean up, async
 generators are closed in order, calls that nobody awaits are cancelled; then the outcome is recorded.
 
-A difference between journal and code breaks the run: the loop is dead from then on, so that whatever the code still does has no effect, and `broken` holds the report.
+A difference between journal and code breaks the run: the loop is dead from then on, so that whatever the code still
+does has no effect, and `broken` holds the report.
 """
 
 from __future__ import annotations
@@ -22,12 +30,13 @@ import sys
 from collections import deque
 from hashlib import blake2b
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from perdure.errors import ApplicationError, DecodeError, Failure, LimitExceeded, PayloadTooLarge, failure_of
+from perdure.errors import Failure, LimitExceeded, PayloadTooLarge, failure_of
 from perdure.kernel import events as ev
 from perdure.kernel import match
 from perdure.kernel.call import ActivityCall, Call, ChildCall, StepCall, WaitCall, make
+from perdure.kernel.delivery import HANDLERS
 from perdure.kernel.loop import Timer, WorkflowLoop, current_loop
 from perdure.kernel.variables import Variables
 
@@ -43,7 +52,9 @@ _OWN_TRACE = ("perdure/kernel/loop.py", "perdure/kernel/run.py", "perdure/kernel
 
 
 class ContinueAsNew(BaseException):
-    """Unwinds the code after `workflow.continue_as_new`; not an `Exception`, so that `except Exception` lets it pass."""
+    """Unwinds the code after `workflow.continue_as_new`; not an `Exception`, so that `except Exception` lets it
+    pass.
+    """
 
 
 def derived_id(run: bytes, execution: int, seq: int, purpose: bytes) -> bytes:
@@ -52,12 +63,41 @@ def derived_id(run: bytes, execution: int, seq: int, purpose: bytes) -> bytes:
 
 
 class Run:
-    """One execution of a workflow. Methods other than `deliver`, `replay` and the properties are for the workflow's API."""
+    """One execution of a workflow. Methods other than `deliver`, `replay` and the properties are for the workflow's
+    API.
+    """
 
     __slots__ = (
-        "_random", "broken", "cancel_requested", "cancelled_calls", "deadlines", "definition", "definitions", "ended", "events", "fresh",
-        "journal", "journal_bytes", "journal_events", "limits", "local", "loop", "main", "next_input", "opened", "outgoing", "pending", "position", "seq",
-        "retries", "started", "unit", "unwinding", "variables", "waits",
+        "_random",
+        "broken",
+        "cancel_requested",
+        "cancelled_calls",
+        "deadlines",
+        "definition",
+        "definitions",
+        "ended",
+        "events",
+        "fresh",
+        "journal",
+        "journal_bytes",
+        "journal_events",
+        "limits",
+        "local",
+        "loop",
+        "main",
+        "next_input",
+        "opened",
+        "outgoing",
+        "pending",
+        "position",
+        "retries",
+        "seq",
+        "started",
+        "turn_bytes",
+        "unit",
+        "unwinding",
+        "variables",
+        "waits",
     )  # fmt: skip
 
     def __init__(
@@ -82,6 +122,7 @@ class Run:
         self.waits: dict[str, deque[int]] = {}
         self.deadlines: list[tuple[int, int]] = []
         self.retries: dict[int, int] = {}
+        self.turn_bytes = 0
         self.local = 0
         self.opened: list[Call] = []
         self.cancelled_calls: list[Call] = []
@@ -97,9 +138,11 @@ class Run:
     # ------------------------------------------------------------ being told
 
     def deliver(self, event: ev.Event) -> None:
-        """Hand one delivery over, live. The caller has entered the loop (`Entered`) and knows that the delivery is expected."""
+        """Hand one delivery over, live. The caller has entered the loop (`Entered`) and knows that the delivery is
+        expected.
+        """
         self.events.append(event)
-        _HANDLERS[type(event)](self, event)
+        HANDLERS[type(event)](self, event)
         self.loop.drain()
         self._wind_up()
 
@@ -110,7 +153,7 @@ class Run:
         while self.position < count and self.broken is None:
             event = journal[self.position]
             self.position += 1
-            handler = _HANDLERS.get(type(event))
+            handler = HANDLERS.get(type(event))
             if handler is None:
                 self.position -= 1
                 self._expected(event)
@@ -134,14 +177,20 @@ class Run:
             return
         lines = match.waiting_lines(self.loop)
         where = f"the code waits at {lines[0]}" if lines else "the code has ended"
-        self._break(event, None, where)
+        self.break_off(event, None, where)
 
-    def _break(self, recorded: ev.Event | None, given: ev.Event | None, where: str) -> None:
+    def break_off(self, recorded: ev.Event | None, given: ev.Event | None, where: str) -> None:
+        """Journal and code differ: nothing that the code does from here on has an effect."""
         index = self.journal_events + self.position
         recorded_python = self.started.python if self.started is not None else PYTHON
         self.broken = match.report(index, recorded, given, where, (recorded_python, PYTHON))
         self.loop.dead = True
         self.loop.ready = []
+
+    def not_local(self, call: Call) -> None:
+        """The call needs no work of this node now: it has its answer, or waits for its next attempt."""
+        if self.retries.pop(call.seq, None) is None:
+            self.local -= 1
 
     def _wind_up(self) -> None:
         """When the main task is done: cancel what is left, close generators, record the outcome."""
@@ -192,124 +241,12 @@ class Run:
             self.check_size(data, f"the result of workflow {self.definition.name!r}")
         return data
 
-    # ------------------------------------------------------------ deliveries
-
-    def _on_started(self, event: ev.Started) -> None:
-        loop = self.loop
-        self.started = event
-        self.variables.status = event.status
-        loop.start_ms = loop.now_ms = event.at
-        try:
-            args, options = self.definition.signature.decode(event.input)
-            coroutine = self.definition.fn(*args, **options)
-        except DecodeError as unfit:
-            coroutine = _raise(unfit)
-        self.main = loop.create_task(coroutine, name="main", context=loop.context)
-
-    def _clock(self, at: int) -> None:
-        if at > self.loop.now_ms:
-            self.loop.now_ms = at
-
-    def _take(self, seq: int, event: ev.Event) -> Any:
-        pending = self.pending.pop(seq, None)
-        if pending is None:
-            self._break(event, None, f"command {seq} was never given, was cancelled or has its answer already")
-        return pending
-
-    def _answer(self, call: Call, data: bytes) -> None:
-        try:
-            call.set_result(call.decode(data))
-        except DecodeError as unfit:
-            call.set_exception(unfit)
-
-    def _on_activity_completed(self, event: ev.ActivityCompleted) -> None:
-        self._clock(event.at)
-        call = self._take(event.seq, event)
-        if call is not None:
-            self._not_local(call)
-            call.attempt = event.attempt
-            self._answer(call, event.result)
-
-    def _on_activity_failed(self, event: ev.ActivityFailed) -> None:
-        self._clock(event.at)
-        call = self._take(event.seq, event)
-        if call is not None:
-            self._not_local(call)
-            call.attempt = event.attempt
-            call.set_exception(call.error(event.failure))
-
-    def _on_attempt_failed(self, event: ev.AttemptFailed) -> None:
-        self._clock(event.at)
-        call = self.pending.get(event.seq)
-        if not isinstance(call, ActivityCall):
-            self._take(-1, event)
-            return
-        self._not_local(call)
-        call.attempt = event.attempt + 1
-        call.retry_at = self.retries[event.seq] = event.retry_at
-        call.details = event.details
-
-    def _not_local(self, call: Call) -> None:
-        """The call needs no work of this node now: it has its answer, or waits for its next attempt."""
-        if self.retries.pop(call.seq, None) is None:
-            self.local -= 1
-
-    def _on_timer_fired(self, event: ev.TimerFired) -> None:
-        self._clock(event.at)
-        timer = self._take(event.seq, event)
-        if timer is not None:
-            self._clock(timer.fire_at)
-            timer.fire()
-
-    def _on_received(self, event: ev.Received) -> None:
-        self._clock(event.at)
-        call = self._take(event.seq, event)
-        if call is not None:
-            self._forget_wait(call)
-            self._answer(call, event.value)
-
-    def _on_event_raised(self, event: ev.EventRaised) -> None:
-        self._clock(event.at)
-        call = self._take(event.seq, event) if event.seq else None
-        if call is not None:
-            self._forget_wait(call)
-            self._answer(call, event.value)
-
-    def _on_replied(self, event: ev.Replied) -> None:
-        self._clock(event.at)
-        call = self._take(event.seq, event)
-        if call is None:
-            return
-        if event.failure is not None:
-            call.set_exception(call.error(event.failure))
-        else:
-            self._answer(call, event.result or b"")
-
-    def _on_step_recorded(self, event: ev.StepRecorded) -> None:
-        self._clock(event.at)
-        call = self._take(event.seq, event)
-        if call is None:
-            return
-        self._not_local(call)
-        if event.failure is not None:
-            call.set_exception(call.error(event.failure))
-        else:
-            self._answer(call, event.value or b"")
-
-    def _on_cancel_requested(self, event: ev.CancelRequested) -> None:
-        self._clock(event.at)
-        if self.cancel_requested is None:
-            self.cancel_requested = event.reason
-        if self.main is not None and not self.main.done():
-            self.main.cancel(event.reason)
-
-    def _on_noted(self, event: ev.Event) -> None:
-        """Pause and resume are for people who read the journal; the code is not told."""
-
     # ------------------------------------------------------------ commands
 
     def command(self, event: ev.Event) -> ev.Event:
-        """Record a command, or compare it with the journal; the event that counts is returned. `fresh` says whether it is a new one."""
+        """Record a command, or compare it with the journal; the event that counts is returned. `fresh` says whether
+        it is a new one.
+        """
         journal = self.journal
         if self.loop.dead:
             self.fresh = False
@@ -323,7 +260,7 @@ class Run:
         self.position += 1
         if recorded == event or match.matches(recorded, event, self.definitions):
             return recorded
-        self._break(recorded, event, match.calling_line())
+        self.break_off(recorded, event, match.calling_line())
         return event
 
     def schedule_activity(self, definition: ActivityDefinition, options: ActivityOptions, data: bytes) -> ActivityCall:
@@ -373,7 +310,9 @@ class Run:
         return call
 
     def start_detached(self, workflow: str, version: str | None, data: bytes, target: str | None) -> str:
-        """Start an instance that has no parent; its id is returned. It is started even if this run ends in the same turn."""
+        """Start an instance that has no parent; its id is returned. It is started even if this run ends in the same
+        turn.
+        """
         if self.loop.dead:
             return target or ""
         self.seq += 1
@@ -435,6 +374,7 @@ class Run:
         """Write or delete a key."""
         if value is not None and not self.replaying:
             self.variables.check(key, value, self.limits)
+            self.check_size(value, f"the KV value {key!r}")
         self.command(ev.KvSet(key, value) if value is not None else ev.KvDeleted(key))
         self.variables.set(key, value, self.started.execution, changed=self.fresh)
 
@@ -448,8 +388,8 @@ class Run:
         """Set the custom status."""
         if value is not None and len(value) > self.limits.status_bytes and not self.replaying:
             msg = (
-                f"the custom status has {len(value)} bytes; the limit is {self.limits.status_bytes} (Limits.status_bytes): "
-                "keep large data in the KV store or outside"
+                f"the custom status has {len(value)} bytes; the limit is {self.limits.status_bytes} "
+                "(Limits.status_bytes): keep large data in the KV store or outside"
             )
             raise LimitExceeded(msg)
         recorded = self.command(ev.StatusSet(value))
@@ -490,7 +430,7 @@ class Run:
         if self.fresh:
             self.outgoing.append(event)
 
-    def continue_as_new(self, data: bytes, version: str | None) -> None:
+    def continue_as_new(self, data: bytes, version: str | None) -> NoReturn:
         """End this execution; the next one begins with this input."""
         self.next_input = (data, version)
         raise ContinueAsNew
@@ -500,9 +440,9 @@ class Run:
         if self.loop.dead or self.pending.pop(call.seq, None) is None:
             return
         if isinstance(call, ActivityCall | StepCall):
-            self._not_local(call)
+            self.not_local(call)
         elif isinstance(call, WaitCall):
-            self._forget_wait(call)
+            self.forget_wait(call)
         self.command(ev.CommandCancelled(call.seq))
         if self.fresh:
             self.cancelled_calls.append(call)
@@ -522,7 +462,8 @@ class Run:
         if not self.loop.dead and self.pending.pop(timer.seq, None) is not None:
             self.command(ev.CommandCancelled(timer.seq))
 
-    def _forget_wait(self, call: WaitCall) -> None:
+    def forget_wait(self, call: WaitCall) -> None:
+        """The call waits no longer."""
         lane = _lane(call)
         waits = self.waits[lane]
         waits.remove(call.seq)
@@ -532,11 +473,25 @@ class Run:
     # ------------------------------------------------------------ what is asked about it
 
     def check_size(self, data: bytes, what: str) -> None:
-        """Refuse a payload over the limit; recorded ones were checked when they were recorded."""
-        if len(data) > self.limits.payload_bytes and not self.replaying:
+        """Refuse a payload over a limit. Recorded ones were checked when they were recorded.
+
+        Raises:
+            PayloadTooLarge: naming it, the limit and the option.
+        """
+        if self.replaying:
+            return
+        limits = self.limits
+        if len(data) > limits.payload_bytes:
             msg = (
-                f"{what} has {len(data)} bytes; the limit is {self.limits.payload_bytes} (Limits.payload_bytes): "
+                f"{what} has {len(data)} bytes; the limit is {limits.payload_bytes} (Limits.payload_bytes): "
                 "store it elsewhere and pass a reference"
+            )
+            raise PayloadTooLarge(msg)
+        self.turn_bytes += len(data)
+        if self.turn_bytes > limits.commit_bytes:
+            msg = (
+                f"with {what} this turn of {self.unit!r} would write {self.turn_bytes} bytes; the limit is "
+                f"{limits.commit_bytes} (Limits.commit_bytes): await something in between, or pass references"
             )
             raise PayloadTooLarge(msg)
 
@@ -558,7 +513,9 @@ class Run:
         return None
 
     def wake_at(self) -> int | None:
-        """When the run needs its owner: 0 = it has local work open, t = its earliest timer or retry, None = a message must come."""
+        """When the run needs its owner: 0 = it has local work open, t = its earliest timer or retry, None = a message
+        must come.
+        """
         if self.local:
             return 0
         heap = self.deadlines
@@ -590,23 +547,3 @@ def _lane(call: WaitCall) -> str:
 
 async def _aclose(generator: Any) -> None:
     await generator.aclose()
-
-
-async def _raise(error: Exception) -> None:
-    raise ApplicationError(str(error), type=type(error).__name__, retryable=False) from error
-
-
-_HANDLERS: dict[type[ev.Event], Callable[[Run, Any], None]] = {
-    ev.Started: Run._on_started,
-    ev.ActivityCompleted: Run._on_activity_completed,
-    ev.ActivityFailed: Run._on_activity_failed,
-    ev.AttemptFailed: Run._on_attempt_failed,
-    ev.TimerFired: Run._on_timer_fired,
-    ev.Received: Run._on_received,
-    ev.EventRaised: Run._on_event_raised,
-    ev.Replied: Run._on_replied,
-    ev.StepRecorded: Run._on_step_recorded,
-    ev.CancelRequested: Run._on_cancel_requested,
-    ev.Paused: Run._on_noted,
-    ev.Resumed: Run._on_noted,
-}

@@ -1,6 +1,8 @@
-"""What a run remembers besides its journal: KV entries, custom status, search attributes, patches and the occurrences of names.
+"""What a run remembers besides its journal: KV entries, custom status, search attributes, patches and the occurrences
+of names.
 
-KV entries outlive executions. Replay must read them as they were when the execution began, so an entry keeps that value as `base` from its first change on.
+KV entries outlive executions. Replay must read them as they were when the execution began, so an entry keeps that
+value as `base` from its first change on.
 """
 
 from __future__ import annotations

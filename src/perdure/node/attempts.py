@@ -1,7 +1,9 @@
 """Attempts: activities and checkpoints that run on this node.
 
-Each attempt is one task. It decodes the input, runs the function within its timeouts, encodes the outcome, and delivers it as a message to the unit that
-asked; whether there is another attempt is the kernel's decision. Cancelling reaches the function at once (the token, and `CancelledError` in an `async def`); one
+Each attempt is one task. It decodes the input, runs the function within its timeouts, encodes the outcome, and
+delivers it as a message to the unit that
+asked; whether there is another attempt is the kernel's decision. Cancelling reaches the function at once (the token,
+and `CancelledError` in an `async def`); one
 that has not ended after the grace period is left to itself and its result is ignored.
 """
 
@@ -16,9 +18,12 @@ from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from perdure.activity import ActivityInfo, Attempt, _attempt
 from perdure.errors import Failure, PayloadError, PayloadTooLarge, failure_of
 from perdure.kernel.call import ActivityCall, Call, StepCall
+from perdure.kernel.held import missing_activity
 from perdure.kernel.message import ActivityDone, Message, StepDone
 from perdure.node.pool import run_in_process
 
@@ -191,17 +196,20 @@ class Attempts:
     async def _run_activity(self, job: _Job, call: ActivityCall) -> None:
         definition = job.definition
         if definition is None:
-            failure = Failure(
-                "NotRegistered",
-                f"activity {call.name!r} is not registered with this node's app; register it (or deploy the code that has it)",
-                "configuration",
-                retryable=False,
-            )
-            self._report(job, None, failure)
+            self._report(job, None, missing_activity(call.name))
             return
         info = ActivityInfo(
-            call.name, job.unit, job.run.hex(), job.execution, *job.workflow, call.seq, call.attempt, call.scheduled_at, call.details
-        )  # fmt: skip
+            name=call.name,
+            instance=job.unit,
+            run=job.run.hex(),
+            execution=job.execution,
+            workflow=job.workflow[0],
+            workflow_version=job.workflow[1],
+            seq=call.seq,
+            attempt=call.attempt,
+            scheduled_at_ms=call.scheduled_at,
+            details=call.details,
+        )
         attempt = job.attempt = Attempt(info, asyncio.get_running_loop(), self.resources)
         _attempt.set(attempt)
         result: bytes | None = None
@@ -221,12 +229,12 @@ class Attempts:
             failure = timeout.failure
         except PayloadError as error:
             failure = failure_of(error, category="configuration", skip=_OWN_TRACE)
-        except BaseException as error:  # noqa: BLE001  # whatever the user's code raises is its outcome
+        except BaseException as error:  # whatever the user's code raises is its outcome
             if isinstance(error, KeyboardInterrupt):
                 raise
             failure = failure_of(error, skip=_OWN_TRACE)
             if call.options.retry.is_final(error):
-                failure = Failure(failure.type, failure.message, failure.category, False, failure.traceback, failure.causes, failure.details)  # fmt: skip
+                failure = msgspec.structs.replace(failure, retryable=False)
         self._report(job, result, failure, attempt.details)
 
     def _limit(self, call: ActivityCall) -> tuple[int | None, str]:
@@ -315,7 +323,7 @@ class Attempts:
             call.decode(value)
         except asyncio.CancelledError:
             raise
-        except Exception as error:  # noqa: BLE001  # whatever the user's code raises is its outcome
+        except Exception as error:  # whatever the user's code raises is its outcome
             failure = failure_of(error, skip=_OWN_TRACE)
         self._deliver(job, StepDone(job.run, job.execution, call.seq, value, failure))
 
@@ -362,7 +370,9 @@ class Attempts:
         return self._processes
 
     async def stop(self, grace_ms: int) -> None:
-        """Let what runs finish for up to `grace_ms`, then cancel it; it runs again when a node takes the instances up."""
+        """Let what runs finish for up to `grace_ms`, then cancel it; it runs again when a node takes the instances
+        up.
+        """
         if self._tasks and grace_ms:
             await asyncio.wait(list(self._tasks), timeout=grace_ms / 1000)
         for unit in list(self._jobs):
@@ -375,7 +385,7 @@ class Attempts:
             self._processes.shutdown(wait=False, cancel_futures=True)
 
 
-class _TimedOut(Exception):  # noqa: N818  # a private signal
+class _TimedOut(Exception):  # a private signal
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
         self.failure = failure

@@ -16,7 +16,8 @@ Done = Callable[["Verdict"], None]
 class Committer:
     """Hands commits to the store in batches, one batch at a time, and reports the verdicts in order.
 
-    A batch whose outcome is unknown is submitted again as it is: the store recognises commits that it has already. `failed` is called with
+    A batch whose outcome is unknown is submitted again as it is: the store recognises commits that it has already.
+    `failed` is called with
     the error when the store cannot go on; nothing is submitted after that.
     """
 
@@ -47,7 +48,7 @@ class Committer:
                 self.commits += len(batch)
                 for (_, done), verdict in zip(batch, verdicts, strict=True):
                     done(verdict)
-        except Exception as error:  # noqa: BLE001  # whatever it is, the node must not go on as if it had committed
+        except Exception as error:  # whatever it is, the node must not go on as if it had committed
             self._stopped = True
             self._failed(error)
         finally:

@@ -96,7 +96,8 @@ def install(current_level: CurrentLevel) -> None:
 def watch(fn: Callable[..., object], package: str | None = None) -> bool:
     """Have the calls of a workflow function, its nested functions and its helpers checked while it runs.
 
-    `package` as in `scan`. Returns False where the interpreter cannot do it: before Python 3.12, or if other tools have
+    `package` as in `scan`. Returns False where the interpreter cannot do it: before Python 3.12, or if other tools
+    have
     taken every free monitoring id.
     """
     return _guard().watch(reachable(fn, package))

@@ -39,8 +39,14 @@ class Node:
     """
 
     def __init__(
-        self, app: App, store: str | Store, *, options: NodeOptions | None = None, clock: Clock | None = None, name: str | None = None
-    ) -> None:  # fmt: skip
+        self,
+        app: App,
+        store: str | Store,
+        *,
+        options: NodeOptions | None = None,
+        clock: Clock | None = None,
+        name: str | None = None,
+    ) -> None:
         """Nothing runs before `start`."""
         self.app = app
         self.options = options if options is not None else NodeOptions.load()
@@ -116,7 +122,8 @@ class Node:
         return self._store
 
     async def stop(self, grace: float | None = None) -> None:
-        """Stop in order: finish or cancel activities within `grace` seconds (default: `stop_ms`), finish commits, release the scopes.
+        """Stop in order: finish or cancel activities within `grace` seconds (default: `stop_ms`), finish commits,
+        release the scopes.
 
         Idempotent. What did not finish goes on when a node runs again.
         """

@@ -21,10 +21,14 @@ ENVIRONMENT_PREFIX = "PERDURE_"
 class NodeOptions:
     """How a node works. Times are milliseconds.
 
-    `activities` run at once at most (per node), `queues` limits single queues below that. `threads` serve `def` activities, `processes` those with
-    `executor="process"`. `residents` instances stay in memory; the longest idle leave first. `loads` instances are loaded at once at most.
-    `turn_limit_ms` is how long one turn may take before it is interrupted; after `turn_failures` such turns in a row the instance is set aside. `grace_ms` is what
-    a cancelled activity gets to clean up, `stop_ms` what running activities get when the node stops. `horizon_ms` is how far ahead deadlines of instances on disk are held in memory.
+    `activities` run at once at most (per node), `queues` limits single queues below that. `threads` serve `def`
+    activities, `processes` those with
+    `executor="process"`. `residents` instances stay in memory; the longest idle leave first. `loads` instances are
+    loaded at once at most.
+    `turn_limit_ms` is how long one turn may take before it is interrupted; after `turn_failures` such turns in a row
+    the instance is set aside. `grace_ms` is what
+    a cancelled activity gets to clean up, `stop_ms` what running activities get when the node stops. `horizon_ms` is
+    how far ahead deadlines of instances on disk are held in memory.
     """
 
     activities: int = 1_000
@@ -57,7 +61,8 @@ class NodeOptions:
     def load(cls, path: str | Path | None = None, environment: Mapping[str, str] | None = None) -> NodeOptions:
         """Options from a TOML file (table `[node]`, limits in `[node.limits]`) and environment variables, which win.
 
-        `PERDURE_TURN_LIMIT_MS=5000` sets `turn_limit_ms`, `PERDURE_LIMITS_HISTORY_EVENTS=100` sets `limits.history_events`.
+        `PERDURE_TURN_LIMIT_MS=5000` sets `turn_limit_ms`, `PERDURE_LIMITS_HISTORY_EVENTS=100` sets
+        `limits.history_events`.
 
         Raises:
             UsageError: an unknown option or a value of the wrong type, named with its origin.

@@ -4,11 +4,15 @@
                    ▲                          (kernel)        (store)                    │
                    └──────────────── results, timers, messages to others ◀───────────────┘
 
-Theory of operation. Each instance that is in memory is a `Resident`: a unit of the kernel, a mailbox, and a state. A message goes into the mailbox and makes the
-resident ready; ready residents take their turns one after the other; a turn's commit goes to the committer. While it is on its way the resident takes no other turn,
-its new messages gather. When the commit is durable its effects follow: answers to senders, activities, messages to other units, deadlines.
+Theory of operation. Each instance that is in memory is a `Resident`: a unit of the kernel, a mailbox, and a state. A
+message goes into the mailbox and makes the
+resident ready; ready residents take their turns one after the other; a turn's commit goes to the committer. While it
+is on its way the resident takes no other turn,
+its new messages gather. When the commit is durable its effects follow: answers to senders, activities, messages to
+other units, deadlines.
 
-Nothing here is durable, and nothing here needs to be: everything can be derived again from rows. A unit that is not in memory is loaded first, except
+Nothing here is durable, and nothing here needs to be: everything can be derived again from rows. A unit that is not
+in memory is loaded first, except
 for a start, which is tried as if the id were new: the store refuses it if it is not (`stale`), and then it is loaded.
 """
 
@@ -33,7 +37,7 @@ if TYPE_CHECKING:
 
     from perdure.kernel.commit import UnitRow, Verdict
     from perdure.kernel.definition import Definitions
-    from perdure.kernel.turn import Outcome, Turn
+    from perdure.kernel.turn import Turn
     from perdure.node.attempts import Attempts
     from perdure.node.options import NodeOptions
     from perdure.node.watchdog import Watchdog
@@ -146,7 +150,9 @@ class Turns:
                 self._load(resident)
 
     def closed(self, unit: str) -> asyncio.Future[UnitRow]:
-        """A future for the unit's row when it ends. The caller looks at the store first if the unit may have ended already."""
+        """A future for the unit's row when it ends. The caller looks at the store first if the unit may have ended
+        already.
+        """
         future: asyncio.Future[UnitRow] = asyncio.get_running_loop().create_future()
         self._waiters.setdefault(unit, []).append(future)
         return future

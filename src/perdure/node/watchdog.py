@@ -1,7 +1,8 @@
 """A turn has a limit: the watchdog interrupts the one that exceeds it.
 
 Theory of operation. A turn runs user code synchronously on the loop thread, so nothing on that thread can notice that
-the turn does not end. A second thread looks at the running turn once per tick. If that began longer ago than the limit,
+the turn does not end. A second thread looks at the running turn once per tick. If that began longer ago than the
+limit,
 it has the interpreter raise `TurnTooLong` in the loop thread, between two bytecodes of whatever runs there.
 
 The exception must never reach code outside the turn, although the turn may end at the very moment it is sent:
@@ -11,7 +12,8 @@ The exception must never reach code outside the turn, although the turn may end 
   then looks for an announcement. If there is one, it takes the lock, which waits for an injection under way, and takes
   back what has not landed yet.
 
-So either the watchdog sees the turn ended and injects nothing, or the loop thread sees the announcement and absorbs it.
+So either the watchdog sees the turn ended and injects nothing, or the loop thread sees the announcement and absorbs
+it.
 
 `TurnTooLong` derives from `KeyboardInterrupt` because a C `Task` keeps any other exception to itself. User code may
 still swallow it: it is sent again after each further limit, and the drain checks `fired` between two callbacks. Code

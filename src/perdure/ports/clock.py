@@ -44,6 +44,8 @@ class SystemClock:
         return now
 
     def call_at(self, at_ms: int, callback: Callable[[], None]) -> Alarm:
-        """Call `callback` on the running event loop at wall-clock time `at_ms`, or up to a day early when that is far away."""
+        """Call `callback` on the running event loop at wall-clock time `at_ms`, or up to a day early when that is far
+        away.
+        """
         delay_s = max(0.0, at_ms / 1000 - time.time())
         return asyncio.get_running_loop().call_later(min(delay_s, 86_400.0), callback)

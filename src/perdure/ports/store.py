@@ -58,7 +58,9 @@ class Posted(msgspec.Struct, frozen=True):
 
 
 class Loaded(msgspec.Struct):
-    """A unit as stored, in one snapshot: its row and version, the journal of its current execution, KV, inbox (in order) and tasks."""
+    """A unit as stored, in one snapshot: its row and version, the journal of its current execution, KV, inbox (in
+    order) and tasks.
+    """
 
     id: str
     version: int = 0
@@ -221,9 +223,11 @@ class Store(Protocol):
         ...
 
     async def wait_change(self, unit: str, version: int, timeout_ms: int) -> int:
-        """Wait until the unit's row has a version other than `version` (0: no row), or the time is up; the version it has now.
+        """Wait until the unit's row has a version other than `version` (0: no row), or the time is up; the version it
+        has now.
 
-        In one process a commit wakes it; across processes the owner's hint does, with a slow look at the store as the safety net.
+        In one process a commit wakes it; across processes the owner's hint does, with a slow look at the store as the
+        safety net.
         """
         ...
 

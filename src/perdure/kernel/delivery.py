@@ -1,0 +1,157 @@
+"""Deliveries: what each event that the code is told does to the run.
+
+Called with the loop entered, live and in replay alike. A delivery for a command that is not pending breaks the run:
+live, the unit has checked that before; in
+replay it means that code and journal differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from perdure.errors import ApplicationError, DecodeError, Failure
+from perdure.kernel import events as ev
+from perdure.kernel.call import ActivityCall, Call, WaitCall
+from perdure.kernel.loop import Timer
+
+if TYPE_CHECKING:
+    from perdure.kernel.run import Run
+
+
+def _started(run: Run, event: ev.Started) -> None:
+    loop = run.loop
+    run.started = event
+    run.variables.status = event.status
+    loop.start_ms = loop.now_ms = event.at
+    try:
+        args, options = run.definition.signature.decode(event.input)
+        coroutine = run.definition.fn(*args, **options)
+    except DecodeError as unfit:
+        coroutine = _raise(unfit)
+    run.main = loop.create_task(coroutine, name="main", context=loop.context)
+
+
+async def _raise(error: Exception) -> None:
+    raise ApplicationError(str(error), type=type(error).__name__, retryable=False) from error
+
+
+def _clock(run: Run, at: int) -> None:
+    run.loop.now_ms = max(run.loop.now_ms, at)
+
+
+def _take(run: Run, seq: int, event: ev.Event) -> Any:
+    pending = run.pending.pop(seq, None)
+    if pending is None:
+        run.break_off(event, None, f"command {seq} was never given, was cancelled or has its answer already")
+    return pending
+
+
+def _answer(call: Call, data: bytes | None, failure: Failure | None = None) -> None:
+    if failure is not None:
+        call.set_exception(call.error(failure))
+        return
+    try:
+        call.set_result(call.decode(data or b""))
+    except DecodeError as unfit:
+        call.set_exception(unfit)
+
+
+def _activity_completed(run: Run, event: ev.ActivityCompleted) -> None:
+    _clock(run, event.at)
+    call = _take(run, event.seq, event)
+    if call is not None:
+        run.not_local(call)
+        call.attempt = event.attempt
+        _answer(call, event.result)
+
+
+def _activity_failed(run: Run, event: ev.ActivityFailed) -> None:
+    _clock(run, event.at)
+    call = _take(run, event.seq, event)
+    if call is not None:
+        run.not_local(call)
+        call.attempt = event.attempt
+        _answer(call, None, event.failure)
+
+
+def _attempt_failed(run: Run, event: ev.AttemptFailed) -> None:
+    _clock(run, event.at)
+    call = run.pending.get(event.seq)
+    if not isinstance(call, ActivityCall):
+        run.break_off(event, None, f"command {event.seq} is no open activity")
+        return
+    run.not_local(call)
+    call.attempt = event.attempt + 1
+    call.retry_at = run.retries[event.seq] = event.retry_at
+    call.details = event.details
+
+
+def _timer_fired(run: Run, event: ev.TimerFired) -> None:
+    _clock(run, event.at)
+    timer = _take(run, event.seq, event)
+    if isinstance(timer, Timer):
+        _clock(run, timer.fire_at)
+        timer.fire()
+
+
+def _received(run: Run, event: ev.Received) -> None:
+    _clock(run, event.at)
+    _end_wait(run, event.seq, event, event.value)
+
+
+def _event_raised(run: Run, event: ev.EventRaised) -> None:
+    _clock(run, event.at)
+    if event.seq:
+        _end_wait(run, event.seq, event, event.value)
+
+
+def _end_wait(run: Run, seq: int, event: ev.Event, value: bytes) -> None:
+    call = _take(run, seq, event)
+    if isinstance(call, WaitCall):
+        run.forget_wait(call)
+        _answer(call, value)
+
+
+def _replied(run: Run, event: ev.Replied) -> None:
+    _clock(run, event.at)
+    call = _take(run, event.seq, event)
+    if call is not None:
+        _answer(call, event.result, event.failure)
+
+
+def _step_recorded(run: Run, event: ev.StepRecorded) -> None:
+    _clock(run, event.at)
+    call = _take(run, event.seq, event)
+    if call is not None:
+        run.not_local(call)
+        _answer(call, event.value, event.failure)
+
+
+def _cancel_requested(run: Run, event: ev.CancelRequested) -> None:
+    _clock(run, event.at)
+    if run.cancel_requested is None:
+        run.cancel_requested = event.reason
+    if run.main is not None and not run.main.done():
+        run.main.cancel(event.reason)
+
+
+def _noted(run: Run, event: ev.Event) -> None:
+    """Pause and resume are for people who read the journal; the code is not told."""
+
+
+HANDLERS: dict[type[ev.Event], Callable[[Run, Any], None]] = {
+    ev.Started: _started,
+    ev.ActivityCompleted: _activity_completed,
+    ev.ActivityFailed: _activity_failed,
+    ev.AttemptFailed: _attempt_failed,
+    ev.TimerFired: _timer_fired,
+    ev.Received: _received,
+    ev.EventRaised: _event_raised,
+    ev.Replied: _replied,
+    ev.StepRecorded: _step_recorded,
+    ev.CancelRequested: _cancel_requested,
+    ev.Paused: _noted,
+    ev.Resumed: _noted,
+}
+"""What to do with each kind of delivery."""
