@@ -1,0 +1,62 @@
+"""The conformance suite of the store port: every store must pass it, also those that we have never seen.
+
+Ten lines in a test module run it (with pytest and pytest-asyncio in auto mode):
+
+    import pytest
+    from perdure.testing.conformance import StoreFactory, StoreSuite
+
+    class TestMyStore(StoreSuite):
+        @pytest.fixture
+        def store_factory(self) -> StoreFactory:
+            return lambda shards, limits: MyStore(shards=shards, limits=limits)
+
+The factory makes a store that is not yet open. Each call makes a new, empty one, except under `DurableSuite`, where
+all calls of one test name the same place. One section stands for each guarantee of `perdure.ports.store`, and one for
+each part of the port.
+"""
+
+from __future__ import annotations
+
+from perdure.testing.conformance.atomicity import Atomicity
+from perdure.testing.conformance.claims import Claims
+from perdure.testing.conformance.concurrency import Concurrency
+from perdure.testing.conformance.delivery import Delivery
+from perdure.testing.conformance.durability import Durability
+from perdure.testing.conformance.failures import Failures
+from perdure.testing.conformance.inboxes import Inboxes
+from perdure.testing.conformance.life import Life
+from perdure.testing.conformance.lists import Lists
+from perdure.testing.conformance.resubmission import Resubmission
+from perdure.testing.conformance.scenario import Scenario, StoreFactory
+from perdure.testing.conformance.sweeping import Sweeping
+from perdure.testing.conformance.tasks import Tasks
+from perdure.testing.conformance.values import Values
+from perdure.testing.conformance.verdicts import Verdicts
+from perdure.testing.conformance.waiting import Waiting
+from perdure.testing.conformance.wakes import Wakes
+
+__all__ = ["DurableSuite", "Scenario", "StoreFactory", "StoreSuite"]
+
+
+class StoreSuite(
+    Atomicity,
+    Resubmission,
+    Claims,
+    Verdicts,
+    Delivery,
+    Wakes,
+    Failures,
+    Inboxes,
+    Tasks,
+    Values,
+    Life,
+    Sweeping,
+    Lists,
+    Waiting,
+    Concurrency,
+):
+    """What every store does. Subclass it and give it the fixture `store_factory`."""
+
+
+class DurableSuite(Durability):
+    """What a store does in addition that keeps its content when it is closed."""

@@ -1,0 +1,142 @@
+"""Guarantee 1: a Commit is all or nothing; a refused one leaves nothing and harms no neighbour in its batch."""
+
+# ruff: noqa: D102 - the name of a test says what it proves
+
+from __future__ import annotations
+
+from typing import Any
+
+from perdure.kernel.commit import Commit, ExecutionRow, KvEntry
+from perdure.ports.store import Counts, Executions
+from perdure.testing.conformance.scenario import NOW, Scenario, StoreFactory, answer, chunk, scene, task
+
+
+async def _rich_commit(scenario: Scenario, unit: str, expect: int) -> Commit:
+    """A commit that writes to every table; its unit has one message in its inbox."""
+    return scenario.commit(
+        unit,
+        expect,
+        {"execution": 2, "wake_at": NOW + 5},
+        journal=[chunk(1, execution=2), chunk(2, execution=2)],
+        ended=[ExecutionRow(1, "1.0.0", NOW, NOW, 3)],
+        kv=[KvEntry("key", b"value")],
+        consume=await scenario.inbox(unit),
+        answers=[answer(scenario.message(unit))],
+        post=[scenario.message("neighbour")],
+        tasks_added=[task(scenario, unit)],
+    )
+
+
+async def _everything(scenario: Scenario) -> Any:
+    units = await scenario.store.load(["order", "neighbour", "third"])
+    return units, (await scenario.store.query(Counts())).items, await scenario.all(Executions(unit="order"))
+
+
+class Atomicity:
+    """Guarantee 1."""
+
+    async def test_a_commit_writes_all_of_its_parts(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            await scenario.applied("order", journal=[chunk(1)])
+            consumed = await scenario.accepted(scenario.message("order"))
+            commit = await _rich_commit(scenario, "order", 1)
+            assert commit.consume == [consumed.id]
+            assert await scenario.apply(commit) == ["applied"]
+            loaded = await scenario.load("order")
+            assert loaded.row == commit.row
+            assert loaded.version == 2
+            assert loaded.journal == commit.journal
+            assert loaded.kv == commit.kv
+            assert loaded.inbox == []
+            assert loaded.tasks == commit.tasks_added
+            assert await scenario.all(Executions(unit="order")) == commit.ended
+            assert await scenario.inbox("neighbour") == [commit.post[0].id]
+            again = scenario.message("order", id=commit.answers[0].message)
+            assert (await scenario.post(again))[0].answer == commit.answers[0].outcome
+
+    async def test_a_stale_commit_leaves_nothing(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            await scenario.applied("order", journal=[chunk(1)])
+            await scenario.accepted(scenario.message("order"))
+            before = await _everything(scenario)
+            assert await scenario.apply(await _rich_commit(scenario, "order", 7)) == ["stale"]
+            assert await _everything(scenario) == before
+
+    async def test_a_fenced_commit_leaves_nothing(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            await scenario.applied("order", journal=[chunk(1)])
+            await scenario.accepted(scenario.message("order"))
+            commit = await _rich_commit(scenario, "order", 1)
+            await scenario.claim()
+            before = await _everything(scenario)
+            assert await scenario.apply(commit) == ["fenced"]
+            assert await _everything(scenario) == before
+
+    async def test_an_invalid_commit_leaves_nothing(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            await scenario.applied("order", row={"execution": 2}, journal=[chunk(2, execution=2)])
+            await scenario.accepted(scenario.message("order"))
+            before = await _everything(scenario)
+            assert await scenario.apply(await _rich_commit(scenario, "order", 1)) == ["invalid"]
+            assert await _everything(scenario) == before
+
+    async def test_a_refused_commit_harms_no_neighbour(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            await scenario.applied("order", journal=[chunk(1)])
+            batch = [
+                scenario.commit("first", journal=[chunk(1)]),
+                scenario.commit("order", 1, journal=[chunk(1)]),  # this place is taken
+                scenario.commit("second", 3),
+                scenario.commit("third", journal=[chunk(1)]),
+            ]
+            assert await scenario.apply(*batch) == ["applied", "invalid", "stale", "applied"]
+            assert [loaded.version for loaded in await scenario.store.load(["first", "order", "second", "third"])] == [
+                1,
+                1,
+                0,
+                1,
+            ]
+
+    async def test_a_second_chunk_for_one_place_is_invalid(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            await scenario.applied("order", journal=[chunk(1, events=b"first")])
+            assert await scenario.apply(scenario.commit("order", 1, journal=[chunk(1, events=b"second")])) == [
+                "invalid"
+            ]
+            assert await scenario.apply(scenario.commit("twice", journal=[chunk(1), chunk(1)])) == ["invalid"]
+            assert (await scenario.load("order")).journal == [chunk(1, events=b"first")]
+
+    async def test_an_execution_ends_once(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            ended = [ExecutionRow(1, "1.0.0", NOW, NOW, 3)]
+            await scenario.applied("order", row={"execution": 2}, ended=ended)
+            assert await scenario.apply(scenario.commit("order", 1, ended=ended)) == ["invalid"]
+
+    async def test_a_row_with_another_id_is_invalid(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            commit = scenario.commit("order", row={"id": "other"})
+            assert await scenario.apply(commit) == ["invalid"]
+            assert [loaded.row for loaded in await scenario.store.load(["order", "other"])] == [None, None]
+
+    async def test_of_two_commits_for_one_version_one_is_applied(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            await scenario.applied("order")
+            first, second = scenario.commit("order", 1, {"reason": "a"}), scenario.commit("order", 1, {"reason": "b"})
+            assert await scenario.apply(first, second) == ["applied", "stale"]
+            loaded = await scenario.load("order")
+            assert loaded.row is not None
+            assert (loaded.version, loaded.row.reason) == (2, "a")
+
+    async def test_commits_of_one_unit_in_one_batch_follow_each_other(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            batch = [scenario.commit("order", version, journal=[chunk(version + 1)]) for version in range(5)]
+            assert await scenario.apply(*batch) == ["applied"] * 5
+            loaded = await scenario.load("order")
+            assert [part.first for part in loaded.journal] == [1, 2, 3, 4, 5]
+            assert loaded.version == 5
+
+    async def test_an_empty_batch_is_fine(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            assert await scenario.apply() == []
+            assert await scenario.post() == []
+            assert await scenario.store.load([]) == []

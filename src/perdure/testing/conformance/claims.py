@@ -1,0 +1,91 @@
+"""Guarantee 3: after `claim` returns, commits of older epochs are decided for ever and `load` sees all that landed."""
+
+# ruff: noqa: D102 - the name of a test says what it proves
+
+from __future__ import annotations
+
+import asyncio
+
+from perdure.kernel.commit import Fence
+from perdure.kernel.placement import scopes_of
+from perdure.ports.store import Claim, Incarnation
+from perdure.testing.conformance.scenario import Scenario, StoreFactory, chunk, scene
+
+
+class Claims:
+    """Guarantee 3."""
+
+    async def test_the_first_claim_ever_is_clean(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            assert scenario.claims == {"default/0": Claim(1, clean=True)}
+
+    async def test_each_claim_raises_the_epoch(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            other = Scenario(scenario.store, "two")
+            assert await other.claim() == {"default/0": Claim(2, clean=False)}
+            assert await scenario.claim() == {"default/0": Claim(3, clean=False)}
+
+    async def test_a_release_makes_the_next_claim_clean(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            released = await scenario.store.claim(["default/0"], None)
+            assert released == {"default/0": Claim(1, clean=True)}
+            assert await scenario.claim() == {"default/0": Claim(2, clean=True)}
+            assert await scenario.claim() == {"default/0": Claim(3, clean=False)}
+
+    async def test_after_a_release_commits_are_fenced(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            await scenario.applied("order")
+            await scenario.store.claim(["default/0"], None)
+            assert await scenario.apply(scenario.commit("order", 1)) == ["fenced"]
+
+    async def test_an_older_epoch_is_fenced(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            await scenario.applied("order")
+            other = Scenario(scenario.store, "two")
+            await other.claim()
+            assert await scenario.apply(scenario.commit("order", 1)) == ["fenced"]
+            assert await other.apply(other.commit("order", 1)) == ["applied"]
+
+    async def test_another_incarnation_of_the_same_epoch_is_fenced(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            twin = Scenario(scenario.store, "twin")
+            twin.claims = dict(scenario.claims)
+            assert await twin.apply(twin.commit("order")) == ["fenced"]
+
+    async def test_an_epoch_that_was_never_claimed_is_fenced(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            for fence in (Fence("default/0", 99, "one-1"), Fence("pin/order", 1, "one-1"), Fence("default/0", 0, "")):
+                assert await scenario.apply(scenario.commit("order", fence=fence)) == ["fenced"]
+
+    async def test_scopes_are_claimed_one_by_one(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory, shards=4) as scenario:
+            other = Scenario(scenario.store, "two")
+            units = {scenario.scope(f"order-{n}"): f"order-{n}" for n in range(50)}
+            assert sorted(units) == sorted(scopes_of(4))
+            taken = scenario.scope(units["default/1"])
+            await other.claim(taken)
+            verdicts = await scenario.apply(*[scenario.commit(unit) for unit in units.values()])
+            expected = ["fenced" if scope == taken else "applied" for scope in units]
+            assert verdicts == expected
+
+    async def test_many_scopes_are_claimed_at_once(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            scopes = [f"pin/order-{n}" for n in range(500)]
+            claims = await scenario.store.claim(scopes, Incarnation("two", "two-1"))
+            assert claims == {scope: Claim(1, clean=True) for scope in scopes}
+
+    async def test_commits_that_race_with_a_claim_are_decided_when_it_returns(
+        self, store_factory: StoreFactory
+    ) -> None:
+        async with scene(store_factory) as scenario:
+            other = Scenario(scenario.store, "two")
+            commits = [scenario.commit(f"order-{n}", journal=[chunk(1)]) for n in range(30)]
+            calls = [asyncio.ensure_future(scenario.store.commit([commit])) for commit in commits[:15]]
+            claim = asyncio.ensure_future(other.claim())
+            calls += [asyncio.ensure_future(scenario.store.commit([commit])) for commit in commits[15:]]
+            await claim
+            loaded = await scenario.store.load([commit.unit for commit in commits])
+            verdicts = [(await call)[0] for call in calls]
+            assert [unit.version for unit in loaded] == [1 if verdict == "applied" else 0 for verdict in verdicts]
+            assert await scenario.apply(*commits) == verdicts
+            assert set(verdicts) <= {"applied", "fenced"}

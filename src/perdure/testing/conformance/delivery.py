@@ -1,0 +1,133 @@
+"""Guarantee 6: messages of a Commit arrive in the target's inbox, once, in order."""
+
+# ruff: noqa: D102 - the name of a test says what it proves
+
+from __future__ import annotations
+
+from perdure.kernel.commit import Fence
+from perdure.kernel.events import Parent
+from perdure.kernel.message import AnyBody, Cancel, Reply, Send, Start
+from perdure.testing.conformance.scenario import NOW, Scenario, StoreFactory, answer, scene
+
+
+class Delivery:
+    """Guarantee 6."""
+
+    async def test_messages_arrive_in_order(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            await scenario.applied("target")
+            letters = [scenario.message("target") for _ in range(6)]
+            await scenario.applied("a", post=letters[:3])
+            await scenario.applied("b", post=letters[3:5])
+            await scenario.applied("a", 1, post=letters[5:])
+            assert await scenario.inbox("target") == [letter.id for letter in letters]
+
+    async def test_messages_of_one_batch_arrive_in_the_order_of_its_commits(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            letters = [scenario.message("target") for _ in range(3)]
+            batch = [scenario.commit(f"unit-{n}", post=[letter]) for n, letter in enumerate(letters)]
+            assert await scenario.apply(*batch) == ["applied"] * 3
+            assert await scenario.inbox("target") == [letter.id for letter in letters]
+
+    async def test_a_message_comes_back_whole(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            parent = Parent("order", b"run", 2, 7)
+            start = Start("wf", "2.0.0", b"in", parent, "reject", b"attributes", "somebody")
+            bodies: list[AnyBody] = [start, Send("ch", b""), Reply(b"run", 1, 7, result=b"r"), Cancel("why", b"run")]
+            letters = [
+                scenario.message("child", body, visible_at=NOW + n, sender="order", previous=b"before")
+                for n, body in enumerate(bodies)
+            ]
+            await scenario.applied("order", post=letters)
+            inbox = (await scenario.load("child")).inbox
+            for letter in letters:
+                letter.posted = True
+            assert inbox == letters
+
+    async def test_a_message_arrives_once(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            letter = scenario.message("target")
+            await scenario.applied("a", post=[letter, letter])
+            await scenario.applied("b", post=[letter])
+            assert await scenario.inbox("target") == [letter.id]
+
+    async def test_an_answered_message_does_not_come_back(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            letter = scenario.message("target")
+            await scenario.applied("target", answers=[answer(letter)])
+            await scenario.applied("a", post=[letter])
+            assert await scenario.inbox("target") == []
+
+    async def test_a_start_of_a_run_that_exists_is_dropped(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            start = scenario.start("child")
+            await scenario.applied("child", row={"run": start.id})
+            await scenario.applied("a", post=[start])
+            assert await scenario.inbox("child") == []
+
+    async def test_a_start_of_a_deleted_run_is_dropped(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            start, other = scenario.start("child"), scenario.start("child")
+            await scenario.applied("child", row={"run": start.id})
+            await scenario.applied("child", 1, {"run": start.id}, delete=NOW + 1_000)
+            await scenario.applied("a", post=[start, other])
+            assert await scenario.inbox("child") == [other.id]
+
+    async def test_a_unit_can_write_to_itself(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            first, second = scenario.message("order"), scenario.message("order")
+            await scenario.applied("order", post=[first])
+            await scenario.applied("order", 1, consume=[first.id], post=[second])
+            assert await scenario.inbox("order") == [second.id]
+
+    async def test_a_message_waits_for_a_unit_that_does_not_exist(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            letter = scenario.message("later")
+            await scenario.applied("a", post=[letter])
+            assert await scenario.inbox("later") == [letter.id]
+            await scenario.applied("later")
+            assert await scenario.inbox("later") == [letter.id]
+
+    async def test_the_inbox_limit_does_not_stop_units(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory, inbox_messages=1) as scenario:
+            await scenario.applied("target")
+            await scenario.applied("a", post=[scenario.message("target") for _ in range(3)])
+            assert len(await scenario.inbox("target")) == 3
+
+    async def test_waiting_messages_follow_their_unit_to_another_scope(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory, shards=2) as scenario:
+            home = scenario.scope("order")
+            await scenario.claim("pin/order")
+            early, late = scenario.message("order"), scenario.message("order")
+            await scenario.applied("a", post=[early])
+            fence = Fence(home, scenario.claims[home].epoch, scenario.owner.id)
+            await scenario.applied("order", row={"scope": "pin/order"}, fence=fence)
+            await scenario.applied("b", post=[late])
+            assert await scenario.due(scopes=[home]) == {}
+            assert await scenario.due(scopes=["pin/order"]) == {"order": (0, True)}
+            assert await scenario.inbox("order") == [early.id, late.id]
+
+    async def test_both_ends_can_commit_in_one_batch(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            await scenario.applied("b")
+            old = await scenario.accepted(scenario.message("b"))
+            new = scenario.message("b")
+            batch = [
+                scenario.commit("a", post=[new]),
+                scenario.commit("b", 1, consume=[old.id]),
+                scenario.commit("c", post=[scenario.message("a")]),
+            ]
+            assert await scenario.apply(*batch) == ["applied"] * 3
+            assert await scenario.inbox("b") == [new.id]
+            assert await scenario.inbox("a") == [batch[2].post[0].id]
+
+    async def test_senders_of_two_owners_reach_one_inbox(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory, shards=2) as scenario:
+            other = Scenario(scenario.store, "two")
+            await other.claim(other.scope("y"))
+            first, second = scenario.message("target"), other.message("target")
+            foreign = scenario.scope("y")
+            near = next(unit for unit in ("m", "n", "o", "p", "q") if scenario.scope(unit) != foreign)
+            await scenario.applied(near, post=[first])
+            await other.applied("y", post=[second])
+            assert await scenario.inbox("target") == [first.id, second.id]

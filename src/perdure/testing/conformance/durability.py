@@ -1,0 +1,80 @@
+"""Guarantee 5: `applied` means durable. For stores that keep their content when they are closed."""
+
+# ruff: noqa: D102 - the name of a test says what it proves
+
+from __future__ import annotations
+
+from perdure.kernel.commit import ExecutionRow, KvEntry
+from perdure.ports.store import Claim, Executions
+from perdure.store.limits import DEFAULT_LIMITS
+from perdure.testing.conformance.scenario import NOW, Scenario, StoreFactory, answer, chunk, task
+
+
+class Durability:
+    """Guarantee 5."""
+
+    async def test_what_was_applied_is_there_after_reopening(self, store_factory: StoreFactory) -> None:
+        async with store_factory(1, DEFAULT_LIMITS) as store:
+            scenario = Scenario(store)
+            await scenario.claim()
+            known = scenario.message("order")
+            await scenario.applied(
+                "order",
+                row={"execution": 2, "wake_at": NOW + 5},
+                journal=[chunk(1, execution=2)],
+                ended=[ExecutionRow(1, "1.0.0", NOW, NOW, 3)],
+                kv=[KvEntry("key", b"value")],
+                answers=[answer(known)],
+                tasks_added=[task(scenario, "order")],
+            )
+            await scenario.accepted(scenario.message("order"))
+            before, info = await scenario.load("order"), store.info
+        async with store_factory(1, DEFAULT_LIMITS) as store:
+            again = Scenario(store)
+            assert store.info == info
+            assert await again.load("order") == before
+            assert (await again.post(known))[0].answer == "started"
+            assert len(await again.all(Executions(unit="order"))) == 1
+            assert await again.due(NOW + 5) == {"order": (0, True)}
+
+    async def test_epochs_go_on_after_reopening(self, store_factory: StoreFactory) -> None:
+        claims: list[Claim] = []
+        for release in (True, False, False):
+            async with store_factory(1, DEFAULT_LIMITS) as store:
+                scenario = Scenario(store)
+                claims += (await scenario.claim()).values()
+                if release:
+                    await store.claim(["default/0"], None)
+        assert claims == [Claim(1, clean=True), Claim(2, clean=True), Claim(3, clean=False)]
+
+    async def test_an_owner_of_an_earlier_life_is_fenced(self, store_factory: StoreFactory) -> None:
+        async with store_factory(1, DEFAULT_LIMITS) as store:
+            scenario = Scenario(store)
+            await scenario.claim()
+            landed = await scenario.applied("order")
+            late = scenario.commit("order", 1)
+        async with store_factory(1, DEFAULT_LIMITS) as store:
+            other = Scenario(store, "two")
+            await other.claim()
+            assert await store.commit([late]) == ["fenced"]
+            assert await store.commit([landed]) == ["applied"]
+
+    async def test_a_store_is_what_it_was_created_as(self, store_factory: StoreFactory) -> None:
+        async with store_factory(1, DEFAULT_LIMITS) as store:
+            created = store.info
+        async with store_factory(1, DEFAULT_LIMITS) as store:
+            assert store.info == created
+            assert "durable" in created.capabilities
+
+    async def test_what_was_submitted_before_closing_is_written(self, store_factory: StoreFactory) -> None:
+        import asyncio
+
+        async with store_factory(1, DEFAULT_LIMITS) as store:
+            scenario = Scenario(store)
+            await scenario.claim()
+            calls = [asyncio.ensure_future(store.commit([scenario.commit(f"order-{n}")])) for n in range(20)]
+            await asyncio.sleep(0)
+        verdicts = [await call for call in calls]
+        assert verdicts == [["applied"]] * 20
+        async with store_factory(1, DEFAULT_LIMITS) as store:
+            assert [unit.version for unit in await store.load([f"order-{n}" for n in range(20)])] == [1] * 20

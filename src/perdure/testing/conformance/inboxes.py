@@ -1,0 +1,159 @@
+"""Posts: anybody may put messages into inboxes, idempotently by message id."""
+
+# ruff: noqa: D102 - the name of a test says what it proves
+
+from __future__ import annotations
+
+from perdure.kernel.message import AnyBody, Cancel, Pause, Raise, Resume, Retry, Send, Terminate
+from perdure.ports.store import Inbox, Posted
+from perdure.testing.conformance.scenario import NOW, StoreFactory, answer, scene
+
+
+class Inboxes:
+    """Posts and inboxes."""
+
+    async def test_a_post_waits_and_creates_no_unit(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            start = scenario.start("order")
+            assert await scenario.post(start) == [Posted("accepted")]
+            loaded = await scenario.load("order")
+            assert (loaded.row, loaded.version) == (None, 0)
+            start.posted = True
+            assert loaded.inbox == [start]
+
+    async def test_order_is_that_of_the_posts(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            await scenario.applied("order")
+            letters = [scenario.message("order") for _ in range(10)]
+            await scenario.post(*letters[:4])
+            for letter in letters[4:]:
+                await scenario.accepted(letter)
+            assert await scenario.inbox("order") == [letter.id for letter in letters]
+
+    async def test_order_survives_consuming(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            await scenario.applied("order")
+            letters = [scenario.message("order") for _ in range(5)]
+            await scenario.post(*letters[:3])
+            await scenario.applied("order", 1, consume=[letters[2].id, letters[0].id])
+            await scenario.post(*letters[3:])
+            assert await scenario.inbox("order") == [letters[1].id, letters[3].id, letters[4].id]
+
+    async def test_only_the_named_messages_are_consumed(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            await scenario.applied("order")
+            seen, late = scenario.message("order"), scenario.message("order")
+            await scenario.accepted(seen)
+            commit = scenario.commit("order", 1, consume=[seen.id])
+            await scenario.accepted(late)
+            assert await scenario.apply(commit) == ["applied"]
+            assert await scenario.inbox("order") == [late.id]
+
+    async def test_consuming_what_is_not_there_is_fine(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            await scenario.applied("order", consume=[b"never seen"])
+            assert (await scenario.load("order")).version == 1
+
+    async def test_inboxes_are_separate(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            await scenario.applied("a")
+            await scenario.applied("b")
+            letter = await scenario.accepted(scenario.message("a"))
+            await scenario.applied("b", 1, consume=[letter.id])
+            assert await scenario.inbox("a") == [letter.id]
+
+    async def test_a_waiting_message_is_a_duplicate(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            await scenario.applied("order")
+            letter = scenario.message("order")
+            assert await scenario.post(letter, letter) == [Posted("accepted"), Posted("duplicate")]
+            assert await scenario.post(letter) == [Posted("duplicate")]
+            assert await scenario.inbox("order") == [letter.id]
+
+    async def test_an_answered_message_is_a_duplicate_with_its_answer(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            await scenario.applied("order")
+            letter = await scenario.accepted(scenario.message("order"))
+            await scenario.applied("order", 1, consume=[letter.id], answers=[answer(letter, "sent")])
+            assert await scenario.post(letter) == [Posted("duplicate", "sent")]
+            assert await scenario.inbox("order") == []
+
+    async def test_the_first_answer_stays(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            letter = scenario.message("order")
+            await scenario.applied("order", answers=[answer(letter, "first")])
+            await scenario.applied("order", 1, answers=[answer(letter, "second")])
+            assert await scenario.post(letter) == [Posted("duplicate", "first")]
+
+    async def test_a_start_of_the_run_that_exists_is_a_duplicate(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            start = scenario.start("order")
+            await scenario.applied("order", row={"run": start.id})
+            assert await scenario.post(start) == [Posted("duplicate")]
+            assert await scenario.post(scenario.start("order")) == [Posted("accepted")]
+
+    async def test_a_start_of_a_deleted_run_is_a_duplicate(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            start = scenario.start("order")
+            await scenario.applied("order", row={"run": start.id})
+            await scenario.applied("order", 1, {"run": start.id}, delete=NOW + 1_000)
+            assert await scenario.post(start) == [Posted("duplicate")]
+            assert await scenario.post(scenario.start("order")) == [Posted("accepted")]
+
+    async def test_nothing_but_a_start_reaches_a_unit_that_does_not_exist(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            bodies: list[AnyBody] = [Send("a", b""), Raise("a", b""), Cancel(), Terminate(), Pause(), Resume(), Retry()]
+            posted = await scenario.post(*[scenario.message("order", body) for body in bodies])
+            assert posted == [Posted("missing")] * len(bodies)
+            assert (await scenario.load("order")).inbox == []
+
+    async def test_a_unit_whose_start_waits_can_be_sent_to(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            letters = [scenario.start("order"), scenario.message("order"), scenario.message("order", Cancel())]
+            assert await scenario.post(*letters) == [Posted("accepted")] * 3
+            assert await scenario.inbox("order") == [letter.id for letter in letters]
+
+    async def test_a_closed_unit_is_missing_and_says_closed(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            for status in ("completed", "failed", "cancelled"):
+                await scenario.applied(status, row={"status": status})
+                assert await scenario.post(scenario.message(status)) == [Posted("missing", "closed")]
+                assert await scenario.post(scenario.message(status, Cancel())) == [Posted("missing", "closed")]
+                assert await scenario.post(scenario.start(status)) == [Posted("accepted")]
+
+    async def test_a_full_inbox_refuses_sends_but_not_control(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory, inbox_messages=2) as scenario:
+            await scenario.applied("order")
+            first = await scenario.accepted(scenario.message("order"))
+            await scenario.accepted(scenario.message("order", Raise("n", b"")))
+            more = [scenario.message("order"), scenario.message("order", Raise("n", b""))]
+            assert await scenario.post(*more) == [Posted("full"), Posted("full")]
+            assert await scenario.post(scenario.message("order", Cancel())) == [Posted("accepted")]
+            assert await scenario.post(first) == [Posted("duplicate")]
+            assert await scenario.post(scenario.message("other", Cancel())) == [Posted("missing")]
+            inbox = await scenario.inbox("order")
+            await scenario.applied("order", 1, consume=inbox)
+            assert await scenario.post(more[0]) == [Posted("accepted")]
+
+    async def test_a_suspended_unit_takes_mail(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            await scenario.applied("order", row={"status": "suspended", "reason": "paused", "paused": True})
+            letters = [scenario.message("order"), scenario.message("order", Retry())]
+            assert await scenario.post(*letters) == [Posted("accepted")] * 2
+
+    async def test_an_inbox_is_listed_in_order_and_pages(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            await scenario.applied("order")
+            letters = [scenario.message("order", visible_at=NOW - n) for n in range(7)]
+            await scenario.post(*letters)
+            listed = await scenario.all(Inbox(unit="order", limit=3))
+            assert [message.id for message in listed] == [letter.id for letter in letters]
+            assert await scenario.all(Inbox(unit="other")) == []
+
+    async def test_large_and_empty_values_survive(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            await scenario.applied("order")
+            values = [b"", bytes(range(256)), b"x" * 1_000_000]
+            await scenario.post(*[scenario.message("order", Send("Kanal ☃", value)) for value in values])
+            inbox = (await scenario.load("order")).inbox
+            assert [message.body for message in inbox] == [Send("Kanal ☃", value) for value in values]

@@ -1,0 +1,109 @@
+"""Lists: units newest first, filtered, in pages that stay stable while others are added."""
+
+# ruff: noqa: D102 - the name of a test says what it proves
+
+from __future__ import annotations
+
+from typing import Any
+
+from perdure.ports.store import Counts, Units
+from perdure.testing.conformance.scenario import NOW, Scenario, StoreFactory, scene
+
+STATUSES = ("pending", "running", "suspended", "completed", "failed", "cancelled")
+
+
+async def _found(scenario: Scenario, **filters: Any) -> list[str]:
+    return [view.row.id for view in await scenario.all(Units(**filters))]
+
+
+class Lists:
+    """Lists and counts."""
+
+    async def test_newest_first(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            assert await _found(scenario) == []
+            for unit, created_at in (("b", 2), ("a", 2), ("old", 1), ("new", 3)):
+                await scenario.applied(unit, row={"created_at": created_at})
+            assert await _found(scenario) == ["new", "b", "a", "old"]
+
+    async def test_a_view_is_the_row_and_its_version(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            await scenario.applied("order")
+            commit = await scenario.applied("order", 1, {"status": "completed", "result": b"r"})
+            [view] = (await scenario.store.query(Units())).items
+            assert (view.row, view.version) == (commit.row, 2)
+
+    async def test_filters(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            rows: list[tuple[str, dict[str, Any]]] = [
+                ("shop/1", {"status": "completed", "type": "checkout", "closed_at": 10, "type_version": "2.0.0"}),
+                ("shop/2", {"status": "running", "type": "checkout", "reason": "timer"}),
+                ("shop_3", {"status": "failed", "type": "refund", "parent_unit": "shop/1", "closed_at": 20}),
+                ("SHOP/4", {"status": "running", "type": "refund", "parent_unit": "shop/1", "reason": "activity"}),
+            ]
+            for n, (unit, row) in enumerate(rows):
+                await scenario.applied(unit, row=row | {"created_at": 100 + n})
+            one, two, three, four = (unit for unit, _ in rows)
+            expected: list[tuple[dict[str, Any], list[str]]] = [
+                ({}, [four, three, two, one]),
+                ({"statuses": ("running",)}, [four, two]),
+                ({"statuses": ("failed", "completed")}, [three, one]),
+                ({"statuses": ("pending",)}, []),
+                ({"types": ("refund",)}, [four, three]),
+                ({"types": ("refund", "checkout"), "statuses": ("running",)}, [four, two]),
+                ({"type_versions": ("2.0.0",)}, [one]),
+                ({"id_prefix": "shop/"}, [two, one]),
+                ({"id_prefix": "shop_"}, [three]),
+                ({"id_prefix": "%"}, []),
+                ({"parent": "shop/1"}, [four, three]),
+                ({"parent": "shop/2"}, []),
+                ({"ids": (one, four, "nobody")}, [four, one]),
+                ({"reasons": ("timer", "activity")}, [four, two]),
+                ({"created_after": 101}, [four, three]),
+                ({"created_before": 101}, [one]),
+                ({"created_after": 100, "created_before": 103}, [three, two]),
+                ({"closed_before": 20}, [one]),
+                ({"closed_before": 21, "types": ("refund",)}, [three]),
+            ]
+            for filters, units in expected:
+                assert await _found(scenario, **filters) == units, filters
+
+    async def test_pages_show_everything_once(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            names = [f"unit-{n:02}" for n in range(25)]
+            for n, name in enumerate(names):
+                await scenario.applied(name, row={"created_at": NOW + n // 4})
+            expected = sorted(names, key=lambda name: (NOW + names.index(name) // 4, name), reverse=True)
+            for limit in (1, 7, 25, 26):
+                assert await _found(scenario, limit=limit) == expected
+            page = await scenario.store.query(Units(limit=25))
+            assert page.next is None
+
+    async def test_pages_are_stable_while_units_come_and_go(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            for n in range(6):
+                await scenario.applied(f"unit-{n}", row={"created_at": NOW + n})
+            first = await scenario.store.query(Units(limit=3))
+            await scenario.applied("newer", row={"created_at": NOW + 100})
+            await scenario.applied("unit-4", 1, {"created_at": NOW + 4}, delete=NOW)
+            second = await scenario.store.query(Units(limit=10, after=first.next))
+            assert [view.row.id for view in first.items] == ["unit-5", "unit-4", "unit-3"]
+            assert [view.row.id for view in second.items] == ["unit-2", "unit-1", "unit-0"]
+
+    async def test_a_status_changes_lists_at_once(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            for version, status in enumerate(STATUSES):
+                await scenario.applied("order", version, {"status": status})
+                assert [found for found in STATUSES if await _found(scenario, statuses=(found,))] == [status]
+
+    async def test_counts(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            empty = [*((status, 0) for status in STATUSES), ("inbox", 0), ("tasks", 0), ("dead_letters", 0)]
+            assert (await scenario.store.query(Counts())).items == empty
+            for n, status in enumerate(STATUSES):
+                for m in range(n):
+                    await scenario.applied(f"{status}-{m}", row={"status": status})
+            await scenario.post(scenario.message("running-0"), scenario.start("new"))
+            counts = dict((await scenario.store.query(Counts())).items)
+            assert [counts[status] for status in STATUSES] == [0, 1, 2, 3, 4, 5]
+            assert counts["inbox"] == 2

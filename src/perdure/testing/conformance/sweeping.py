@@ -1,0 +1,81 @@
+"""Sweeping: what has expired goes, and messages that nobody will ever take are buried."""
+
+# ruff: noqa: D102 - the name of a test says what it proves
+
+from __future__ import annotations
+
+from perdure.kernel.message import Send
+from perdure.ports.store import Counts, Posted
+from perdure.testing.conformance.scenario import NOW, Scenario, StoreFactory, answer, scene
+
+DAY_MS = 86_400_000
+
+
+async def _count(scenario: Scenario, what: str) -> int:
+    return dict((await scenario.store.query(Counts())).items)[what]
+
+
+class Sweeping:
+    """Expiry."""
+
+    async def test_an_expired_answer_is_forgotten(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            short, long = scenario.message("order"), scenario.message("order")
+            await scenario.applied("order", answers=[answer(short, "a", NOW + 10), answer(long, "b", NOW + 20)])
+            assert await scenario.store.sweep(["default/0"], NOW + 9, 100) == 0
+            assert await scenario.store.sweep(["default/0"], NOW + 10, 100) == 1
+            assert await scenario.post(short, long) == [Posted("accepted"), Posted("duplicate", "b")]
+
+    async def test_an_expired_tombstone_is_forgotten(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            start = scenario.start("order")
+            await scenario.applied("order", row={"run": start.id})
+            await scenario.applied("order", 1, {"run": start.id}, delete=NOW + 10)
+            assert await scenario.post(start) == [Posted("duplicate")]
+            assert await scenario.store.sweep(["default/0"], NOW + 10, 100) == 1
+            assert await scenario.post(start) == [Posted("accepted")]
+
+    async def test_an_undelivered_message_becomes_a_dead_letter_and_goes(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory, undelivered_ms=DAY_MS, dead_letter_ms=2 * DAY_MS) as scenario:
+            await scenario.applied(
+                "a", post=[scenario.message("nobody"), scenario.message("nobody", visible_at=2 * NOW)]
+            )
+            assert await scenario.store.sweep(["default/0"], NOW + DAY_MS - 1, 100) == 0
+            assert await scenario.store.sweep(["default/0"], NOW + DAY_MS, 100) == 1
+            assert (await _count(scenario, "inbox"), await _count(scenario, "dead_letters")) == (1, 1)
+            assert await scenario.store.sweep(["default/0"], NOW + 3 * DAY_MS, 100) == 2
+            assert (await _count(scenario, "inbox"), await _count(scenario, "dead_letters")) == (0, 1)
+            assert await scenario.store.sweep(["default/0"], NOW + 9 * DAY_MS, 100) == 1
+            assert await _count(scenario, "dead_letters") == 0
+
+    async def test_starts_and_what_waits_behind_them_are_never_buried(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            letters = [scenario.start("order", visible_at=NOW + 90 * DAY_MS), scenario.message("order", Send("a", b""))]
+            await scenario.post(*letters)
+            await scenario.applied("unit")
+            await scenario.accepted(scenario.message("unit"))
+            assert await scenario.store.sweep(["default/0"], NOW + 30 * DAY_MS, 100) == 0
+            assert await scenario.inbox("order") == [letter.id for letter in letters]
+
+    async def test_a_sweep_is_limited_and_oldest_first(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            letters = [scenario.message("order") for _ in range(5)]
+            expiries = [NOW + 5, NOW + 1, NOW + 4, NOW + 2, NOW + 3]
+            answers = [answer(letter, "x", at) for letter, at in zip(letters, expiries, strict=True)]
+            await scenario.applied("order", answers=answers)
+            assert await scenario.store.sweep(["default/0"], NOW + 100, 2) == 2
+            known = [posted.outcome for posted in await scenario.post(*letters)]
+            assert known == ["duplicate", "accepted", "duplicate", "accepted", "duplicate"]
+            assert await scenario.store.sweep(["default/0"], NOW + 100, 100) == 3
+            assert await scenario.store.sweep(["default/0"], NOW + 100, 100) == 0
+
+    async def test_a_sweep_keeps_to_its_scopes(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory, shards=2) as scenario:
+            letters = {unit: scenario.message(unit) for unit in (f"unit-{n}" for n in range(10))}
+            for unit, letter in letters.items():
+                await scenario.applied(unit, answers=[answer(letter, "x", NOW)])
+            here = [unit for unit in letters if scenario.scope(unit) == "default/1"]
+            assert 0 < len(here) < 10
+            assert await scenario.store.sweep(["default/1"], NOW, 100) == len(here)
+            for unit, letter in letters.items():
+                assert (await scenario.post(letter))[0].outcome == ("accepted" if unit in here else "duplicate")

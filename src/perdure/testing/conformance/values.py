@@ -1,0 +1,177 @@
+"""What a unit carries comes back as it was: its row, its journal, and its KV entries."""
+
+# ruff: noqa: D102 - the name of a test says what it proves
+
+from __future__ import annotations
+
+from perdure.errors import Failure
+from perdure.kernel.commit import ExecutionRow, KvEntry
+from perdure.ports.store import Journal, KvEntries
+from perdure.testing.conformance.scenario import NOW, StoreFactory, chunk, scene
+
+
+class Values:
+    """Rows, journals, KV."""
+
+    async def test_every_field_of_a_row_comes_back(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            row = {
+                "kind": "process",
+                "type": "Bestellung ☃",
+                "type_version": "2.1.0",
+                "run": bytes(range(16)),
+                "execution": 3,
+                "format": 2,
+                "flags": 5,
+                "status": "suspended",
+                "reason": "no_version",
+                "wake_at": NOW + 1,
+                "paused": True,
+                "input_digest": "abc",
+                "parent": b"parent",
+                "parent_unit": "root",
+                "custom_status": b"",
+                "custom_status_version": 4,
+                "attributes": b"\x00attributes",
+                "result": b"",
+                "failure": Failure("E", "m", "poison", False, "tb", (("C", "c"),), b"d"),
+                "suspect": 2,
+                "journal_events": 7,
+                "journal_bytes": 8,
+                "created_at": 1,
+                "started_at": 2,
+                "updated_at": 3,
+                "closed_at": 4,
+            }
+            first = await scenario.applied("order", row=row)
+            assert (await scenario.load("order")).row == first.row
+            second = await scenario.applied("order", 1, {"status": "completed"})
+            assert (await scenario.load("order")).row == second.row
+            third = await scenario.applied("order", 2, row | {"scope": "default/0", "status": "completed"})
+            assert (await scenario.load("order")).row == third.row
+
+    async def test_what_was_loaded_belongs_to_the_caller(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            await scenario.applied("order")
+            loaded = await scenario.load("order")
+            assert loaded.row is not None
+            loaded.row.status, loaded.inbox, loaded.kv = "failed", [], []
+            again = await scenario.load("order")
+            assert again.row is not None
+            assert again.row.status == "running"
+
+    async def test_a_custom_status_is_set_kept_and_cleared(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            seen: list[tuple[bytes | None, int]] = []
+            for version, (value, number) in enumerate(((None, 0), (b"half", 1), (b"half", 1), (b"all", 2), (None, 3))):
+                await scenario.applied("order", version, {"custom_status": value, "custom_status_version": number})
+                row = (await scenario.load("order")).row
+                assert row is not None
+                seen.append((row.custom_status, row.custom_status_version))
+            assert seen == [(None, 0), (b"half", 1), (b"half", 1), (b"all", 2), (None, 3)]
+
+    async def test_a_journal_is_opaque_and_in_order(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            parts = [b"", b"\xff not a journal", b"x" * 300_000]
+            await scenario.applied("order", journal=[chunk(n + 1, events=part) for n, part in enumerate(parts)])
+            await scenario.applied("order", 1, journal=[chunk(10, events=b"ten"), chunk(4, events=b"four")])
+            assert [part.events for part in (await scenario.load("order")).journal] == [*parts, b"four", b"ten"]
+
+    async def test_load_gives_the_current_execution(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            await scenario.applied("order", journal=[chunk(1, events=b"old")])
+            ended = [ExecutionRow(1, "1.0.0", 1, 2, 1)]
+            change = {"execution": 2, "type_version": "2.0.0", "format": 3}
+            await scenario.applied("order", 1, change, ended=ended, journal=[chunk(1, 2, b"new")])
+            loaded = await scenario.load("order")
+            assert [part.events for part in loaded.journal] == [b"new"]
+            assert loaded.row is not None
+            assert (loaded.row.execution, loaded.row.type_version, loaded.row.format) == (2, "2.0.0", 3)
+            old = await scenario.all(Journal(unit="order", execution=1))
+            assert [part.events for part in old] == [b"old"]
+
+    async def test_many_units_are_loaded_in_the_order_asked_for(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            names = [f"unit-{n}" for n in range(30)]
+            await scenario.apply(*[scenario.commit(name, journal=[chunk(1)]) for name in names])
+            wanted = [*reversed(names), "nobody", "unit-3"]
+            loaded = await scenario.store.load(wanted)
+            assert [unit.id for unit in loaded] == wanted
+            assert [unit.version for unit in loaded] == [*([1] * 30), 0, 1]
+
+    async def test_strange_ids_are_only_ids(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            names = ["a'b", 'a"b', "a/b", "../etc", "%_", "é☃𝄞", "x" * 512, "null", "a\\b", "a b"]
+            await scenario.apply(*[scenario.commit(name, journal=[chunk(1)]) for name in names])
+            await scenario.post(*[scenario.message(name) for name in names])
+            loaded = await scenario.store.load(names)
+            assert [(unit.id, unit.version, len(unit.inbox)) for unit in loaded] == [(name, 1, 1) for name in names]
+
+    # ------------------------------------------------------------ KV
+
+    async def test_kv_entries_are_set_overwritten_and_removed(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            first = [KvEntry("a", b"1"), KvEntry("b", b"2"), KvEntry("c", b"")]
+            await scenario.applied("order", kv=first)
+            assert (await scenario.load("order")).kv == first
+            await scenario.applied("order", 1, kv=[KvEntry("a", b"10"), KvEntry("b", None), KvEntry("nobody", None)])
+            assert (await scenario.load("order")).kv == [KvEntry("a", b"10"), KvEntry("c", b"")]
+            await scenario.applied("order", 2, kv=[KvEntry("b", b"again")])
+            assert (await scenario.load("order")).kv == [KvEntry("a", b"10"), KvEntry("b", b"again"), KvEntry("c", b"")]
+
+    async def test_the_last_change_of_a_key_in_a_commit_counts(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            changes = [KvEntry("a", b"1"), KvEntry("a", None), KvEntry("b", b"1"), KvEntry("b", b"2")]
+            await scenario.applied("order", kv=[*changes, KvEntry("c", None), KvEntry("c", b"3")])
+            assert (await scenario.load("order")).kv == [KvEntry("b", b"2"), KvEntry("c", b"3")]
+
+    async def test_the_value_at_the_start_of_the_execution_is_kept(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            entries = [
+                KvEntry("changed", b"new", b"old", 2),
+                KvEntry("deleted", None, b"old", 2),
+                KvEntry("n", b"", None, 2),
+            ]
+            await scenario.applied("order", kv=entries)
+            assert (await scenario.load("order")).kv == entries
+            assert await scenario.all(KvEntries(unit="order")) == [("changed", b"new"), ("n", b"")]
+            await scenario.applied("order", 1, kv=[KvEntry("deleted", None)])
+            assert [entry.key for entry in (await scenario.load("order")).kv] == ["changed", "n"]
+
+    async def test_kv_belongs_to_its_unit(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            await scenario.applied("a", kv=[KvEntry("k", b"a")])
+            await scenario.applied("b", kv=[KvEntry("k", b"b")])
+            await scenario.applied("a", 1, kv=[KvEntry("k", None)])
+            assert await scenario.all(KvEntries(unit="a")) == []
+            assert await scenario.all(KvEntries(unit="b")) == [("k", b"b")]
+
+    async def test_kv_outlives_its_execution_and_pruning(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            await scenario.applied("order", kv=[KvEntry("old", b"1", None, 1), KvEntry("both", b"1", None, 1)])
+            ended = [ExecutionRow(1, "1.0.0", 1, 2, 1)]
+            both = [KvEntry("both", b"2", b"1", 2)]
+            await scenario.applied("order", 1, {"execution": 2}, ended=ended, kv=both)
+            await scenario.applied("order", 2, {"execution": 2}, prune=[1])
+            assert await scenario.all(KvEntries(unit="order")) == [("both", b"2"), ("old", b"1")]
+
+    async def test_kv_of_a_closed_unit_stays_readable(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            await scenario.applied("order", kv=[KvEntry("k", b"v")])
+            await scenario.applied("order", 1, {"status": "completed"})
+            assert await scenario.all(KvEntries(unit="order")) == [("k", b"v")]
+
+    async def test_kv_is_listed_by_key_in_pages(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            entries = [KvEntry(f"key {n:02} ☃'\"", bytes([n])) for n in range(10)]
+            await scenario.applied("order", kv=list(reversed(entries)))
+            expected = [(entry.key, entry.value) for entry in entries]
+            assert await scenario.all(KvEntries(unit="order", limit=3)) == expected
+            some = (entries[2].key, "nobody", entries[7].key)
+            assert await scenario.all(KvEntries(unit="order", keys=some)) == [expected[2], expected[7]]
+
+    async def test_large_kv_values_survive(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            await scenario.applied("order", kv=[KvEntry("k", b"x" * 2_000_000)])
+            [(_, value)] = await scenario.all(KvEntries(unit="order"))
+            assert len(value) == 2_000_000

@@ -1,0 +1,79 @@
+"""Waiting for a change, and hints of mail."""
+
+# ruff: noqa: D102 - the name of a test says what it proves
+
+from __future__ import annotations
+
+import asyncio
+
+from perdure.testing.conformance.scenario import NOW, StoreFactory, scene
+
+LONG_MS = 20_000
+
+
+class Waiting:
+    """`wait_change` and `hints`."""
+
+    async def test_a_version_that_is_past_answers_at_once(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            await scenario.applied("order")
+            await scenario.applied("order", 1)
+            assert await scenario.store.wait_change("order", 1, LONG_MS) == 2
+            assert await scenario.store.wait_change("order", 0, LONG_MS) == 2
+            assert await scenario.store.wait_change("nobody", 3, LONG_MS) == 0
+
+    async def test_a_commit_wakes_those_who_wait(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            waits = [asyncio.ensure_future(scenario.store.wait_change(unit, 0, LONG_MS)) for unit in ("a", "a", "b")]
+            await scenario.applied("a")
+            assert await asyncio.gather(*waits[:2]) == [1, 1]
+            assert not waits[2].done()
+            await scenario.applied("b")
+            assert await waits[2] == 1
+
+    async def test_a_deletion_is_a_change(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            await scenario.applied("order")
+            wait = asyncio.ensure_future(scenario.store.wait_change("order", 1, LONG_MS))
+            await scenario.applied("order", 1, delete=NOW)
+            assert await wait == 0
+
+    async def test_the_time_is_limited(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            await scenario.applied("order")
+            assert await scenario.store.wait_change("order", 1, 0) == 1
+            assert await scenario.store.wait_change("order", 1, 5) == 1
+
+    async def test_no_change_is_missed_in_a_race(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            for version in range(30):
+                wait = asyncio.ensure_future(scenario.store.wait_change("order", version, LONG_MS))
+                commit = asyncio.ensure_future(scenario.applied("order", version))
+                assert await wait == version + 1
+                await commit
+
+    async def test_a_wait_can_be_cancelled(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            wait = asyncio.ensure_future(scenario.store.wait_change("order", 0, LONG_MS))
+            await asyncio.sleep(0)
+            wait.cancel()
+            await asyncio.wait([wait])
+            assert wait.cancelled()
+            await scenario.applied("order")
+
+    async def test_a_post_rings_for_its_target(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            hints = scenario.store.hints()
+            await scenario.applied("order")
+            missing, letter = scenario.message("nobody"), scenario.message("order")
+            await scenario.post(missing, letter)
+            assert await anext(hints) == "order"
+            await scenario.accepted(scenario.start("new"))
+            assert await anext(hints) == "new"
+
+    async def test_hints_end_when_the_store_is_closed(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            hints = scenario.store.hints()
+            end = asyncio.ensure_future(anext(hints, "the end"))
+            await asyncio.sleep(0)
+        assert await end == "the end"
