@@ -230,7 +230,7 @@ class Attempt:
         return self._cancelled_async
 
 
-_attempt: ContextVar[Attempt | None] = ContextVar("perdure_attempt", default=None)
+running_attempt: ContextVar[Attempt | None] = ContextVar("perdure_attempt", default=None)
 
 
 def current_attempt(what: str) -> Attempt:
@@ -239,7 +239,7 @@ def current_attempt(what: str) -> Attempt:
     Raises:
         UsageError: there is none; `what` names the call.
     """
-    attempt = _attempt.get()
+    attempt = running_attempt.get()
     if attempt is None:
         msg = f"activity.{what} is for code that runs inside an activity; here none is running"
         raise UsageError(msg)

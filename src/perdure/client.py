@@ -306,8 +306,10 @@ class Handle(Generic[R_co]):
             PayloadError: the value is not data or does not fit the channel's type.
         """
         if isinstance(channel, Channel):
-            name, data = channel.name, channel.codec.encode(value)
-            channel.codec.check(data)
+            typed: Channel[Any] = channel  # pyright: ignore[reportUnknownVariableType]
+            codec = typed.codec
+            name, data = channel.name, codec.encode(value)
+            codec.check(data)
         else:
             name, data = check_name(channel, "a channel"), encode(value)
         self._check_size(data, f"the message for channel {name!r}")
@@ -597,9 +599,11 @@ class Client:
             msg_ = f"if_exists must be 'join', 'reject' or 'replace', got {if_exists!r}"
             raise UsageError(msg_)
         exact = normal_version(version) if version is not None else None
-        return WorkflowHandle(
-            self._gateway, definition, id, if_exists=if_exists, delay=delay, version=exact, attributes=attributes
+        known: Workflow[..., Any] | str = definition  # pyright: ignore[reportUnknownVariableType]
+        handle: WorkflowHandle[..., Any] = WorkflowHandle(
+            self._gateway, known, id, if_exists=if_exists, delay=delay, version=exact, attributes=attributes
         )
+        return handle
 
     def get(self, id: str) -> Handle[Any]:
         """A handle to an instance that exists, by its id alone; its result is plain data."""

@@ -263,8 +263,10 @@ def send(id: str, channel: Any, value: Any, /) -> None:
     """Send a message to another instance; it leaves when this turn is durable."""
     run = _run("send()")
     if isinstance(channel, Channel):
-        name, data = channel.name, channel.codec.encode(value)
-        channel.codec.check(data)
+        typed: Channel[Any] = channel  # pyright: ignore[reportUnknownVariableType]
+        codec = typed.codec
+        name, data = channel.name, codec.encode(value)
+        codec.check(data)
     else:
         name, data = check_name(channel, "a channel"), encode(value)
     run.check_size(data, f"the message for channel {name!r}")
@@ -299,15 +301,23 @@ async def select(*aws: Any) -> Any:
         msg = "select() needs at least one awaitable"
         raise UsageError(msg)
     futures = [asyncio.ensure_future(a) for a in aws]
+    first = asyncio.get_running_loop().create_future()
+
+    def wake(_: object) -> None:
+        if not first.done():
+            first.set_result(None)
+
+    for future in futures:
+        future.add_done_callback(wake)
     try:
-        await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+        await first
         index = next(i for i, f in enumerate(futures) if f.done())
     finally:
         losers = [f for f in futures if not f.done()]
         for loser in losers:
             loser.cancel()
         if losers:
-            await asyncio.wait(losers)
+            await asyncio.gather(*losers, return_exceptions=True)
     return index, futures[index].result()
 
 

@@ -29,12 +29,12 @@ class Canceller(Protocol):
 class Call(asyncio.Future[Any], Coroutine[Any, Any, Any]):
     """A command that waits for its answer. `seq` is 0 for one that was never scheduled (a dead loop's)."""
 
-    __slots__ = ("_await", "canceller", "decode", "number", "seq")
+    __slots__ = ("awaiting", "canceller", "decode", "number", "seq")
     canceller: Canceller | None
     decode: Callable[[bytes], Any]
     number: int
     seq: int
-    _await: Generator[Any, None, Any] | None
+    awaiting: Generator[Any, None, Any] | None
 
     what = "call"
 
@@ -42,9 +42,9 @@ class Call(asyncio.Future[Any], Coroutine[Any, Any, Any]):
         """The creation number."""
         return self.number
 
-    def cancel(self, msg: Any = None) -> bool:
+    def cancel(self, msg: object = None) -> bool:
         """Give the work up: recorded at once, and it reaches the work."""
-        if not asyncio.Future.cancel(self, msg):
+        if not asyncio.Future.cancel(self, msg):  # pyright: ignore[reportUnknownMemberType]
             return False
         if self.canceller is not None:
             self.canceller.cancel_call(self)
@@ -63,23 +63,23 @@ class Call(asyncio.Future[Any], Coroutine[Any, Any, Any]):
 
     def send(self, value: Any) -> Any:
         """Step."""
-        if self._await is None:
-            self._await = iter(self)
-        return self._await.send(value)
+        if self.awaiting is None:
+            self.awaiting = iter(self)
+        return self.awaiting.send(value)
 
     def throw(self, *args: Any) -> Any:
         """Step with an exception; a task cancelled before its first step cancels the call."""
         error = args[0] if len(args) == 1 else (args[1] or args[0]())
         if isinstance(error, asyncio.CancelledError):
             self.cancel()
-        if self._await is None:
-            self._await = iter(self)
-        return self._await.throw(error)
+        if self.awaiting is None:
+            self.awaiting = iter(self)
+        return self.awaiting.throw(error)
 
     def close(self) -> None:
         """Nothing to close: the work is not the coroutine."""
-        if self._await is not None:
-            self._await.close()
+        if self.awaiting is not None:
+            self.awaiting.close()
 
     cr_await = None
     cr_frame = None
@@ -169,7 +169,7 @@ def make(kind: type[Call], loop: WorkflowLoop, seq: int) -> Any:
     loop.number = call.number = loop.number + 1
     call.seq = seq
     call.canceller = None
-    call._await = None
+    call.awaiting = None
     return call
 
 

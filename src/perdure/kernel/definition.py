@@ -20,7 +20,7 @@ DEFAULT_VERSION = "1.0.0"
 RESERVED_PREFIX = "perdure:"
 
 
-def check_name(name: str, kind: str) -> str:
+def check_name(name: object, kind: str) -> str:
     """Return a definition's name if it can be one.
 
     Raises:

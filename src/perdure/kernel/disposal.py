@@ -24,7 +24,7 @@ import sys
 import types
 from collections.abc import AsyncGenerator, Coroutine, Generator, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 from perdure.kernel.loop import Entered, WorkflowLoop
 
@@ -81,9 +81,9 @@ def _chain(suspended: object) -> Iterator[object]:
     while isinstance(suspended, kinds):
         yield suspended
         suspended = (
-            getattr(suspended, "cr_await", None)
-            or getattr(suspended, "gi_yieldfrom", None)
-            or getattr(suspended, "ag_await", None)
+            getattr(suspended, "cr_await", None)  # pyright: ignore[reportUnknownArgumentType]
+            or getattr(suspended, "gi_yieldfrom", None)  # pyright: ignore[reportUnknownArgumentType]
+            or getattr(suspended, "ag_await", None)  # pyright: ignore[reportUnknownArgumentType]
         )
 
 
@@ -115,17 +115,16 @@ def _drop(suspended: object) -> None:
         quarantine.append(suspended)
 
 
-def _closed(suspended: object) -> bool:
+def _closed(suspended: Any) -> bool:
     """Close it under the dead loop; False if it goes on yielding."""
     for _ in range(_CLOSE_ATTEMPTS):
         try:
-            if isinstance(suspended, types.AsyncGeneratorType):
-                suspended.aclose().send(None)
-            elif isinstance(suspended, types.CoroutineType):
-                suspended.close()
-                return True
-            else:
-                return True
+            kind = type(suspended)  # pyright: ignore[reportUnknownVariableType]
+            if kind is types.AsyncGeneratorType:
+                cast("AsyncGenerator[Any, Any]", suspended).aclose().__await__().send(None)
+            elif kind is types.CoroutineType:
+                cast("Coroutine[Any, Any, Any]", suspended).close()
+            return True
         except RuntimeError:  # it ignored GeneratorExit: ask again
             continue
         except BaseException:  # whatever its cleanup raises, it has ended

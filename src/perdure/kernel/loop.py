@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import sys
 from asyncio import events as _events
 from asyncio import tasks as _tasks
@@ -48,6 +49,8 @@ CALLBACKS_MAX = 1_000_000
 """Callbacks that one delivery may cause before the workflow counts as one that never becomes idle."""
 
 _INFINITY = float("inf")
+
+logger = logging.getLogger("perdure.workflow")
 
 
 class Timers(Protocol):
@@ -252,7 +255,10 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         return self.dead
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """asyncio reports here what nobody awaited; the outcome of the run is what counts."""
+        """asyncio reports here what nobody awaited, and callbacks that raise. It is logged; the run goes on."""
+        if not self.dead:
+            error = context.get("exception")
+            logger.warning("in a workflow: %s%s", context.get("message"), f": {error!r}" if error is not None else "")
 
     def get_task_factory(self) -> None:
         """There is none."""
@@ -280,11 +286,14 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
                         context.run(callback, *args)
                     except SystemExit:  # a task that raises it also re-raises it here; the run's outcome has it
                         continue
+                    except Exception as error:  # as asyncio: it is reported, and the loop goes on
+                        self.call_exception_handler({"message": "a callback raised", "exception": error})
 
-    def _first_iteration(self, generator: AsyncGenerator[Any, Any]) -> None:
+    def first_iteration(self, generator: AsyncGenerator[Any, Any]) -> None:
+        """Hold an async generator until the run ends."""
         self.generators.append(generator)
 
-    def _finalize(self, generator: AsyncGenerator[Any, Any]) -> None:
+    def finalize(self, generator: AsyncGenerator[Any, Any]) -> None:
         """Never called for a generator that we hold; asyncio's own hook would touch the node's loop."""
 
 
@@ -307,7 +316,7 @@ class Entered:
         _set_loop(loop)
         loop.turning = True
         self._hooks = sys.get_asyncgen_hooks()
-        sys.set_asyncgen_hooks(loop._first_iteration, loop._finalize)
+        sys.set_asyncgen_hooks(loop.first_iteration, loop.finalize)
         self._gc = gc.isenabled()
         if self._gc:
             gc.disable()
@@ -336,56 +345,15 @@ _THREADS = "a workflow has no threads: make it an activity (`def` activities run
 _IO = "a workflow does no I/O: make it an activity"
 _NODE = "a workflow's loop belongs to its node: it cannot be run, stopped or configured from inside"
 
-_REFUSED: dict[str, str] = dict.fromkeys(
-    ("run_in_executor", "set_default_executor", "shutdown_default_executor"), _THREADS
-)
-_REFUSED |= dict.fromkeys(
-    (
-        "getaddrinfo",
-        "getnameinfo",
-        "create_connection",
-        "create_server",
-        "start_tls",
-        "sendfile",
-        "create_unix_connection",
-        "create_unix_server",
-        "connect_accepted_socket",
-        "create_datagram_endpoint",
-        "connect_read_pipe",
-        "connect_write_pipe",
-        "subprocess_shell",
-        "subprocess_exec",
-        "add_reader",
-        "remove_reader",
-        "add_writer",
-        "remove_writer",
-        "sock_recv",
-        "sock_recv_into",
-        "sock_recvfrom",
-        "sock_recvfrom_into",
-        "sock_sendall",
-        "sock_sendto",
-        "sock_connect",
-        "sock_accept",
-        "sock_sendfile",
-        "add_signal_handler",
-        "remove_signal_handler",
-    ),
-    _IO,
-)
-_REFUSED |= dict.fromkeys(
-    (
-        "run_forever",
-        "run_until_complete",
-        "stop",
-        "close",
-        "shutdown_asyncgens",
-        "set_task_factory",
-        "set_debug",
-        "set_exception_handler",
-        "default_exception_handler",
-    ),
-    _NODE,
+_REFUSED = (
+    (_THREADS, "run_in_executor set_default_executor shutdown_default_executor"),
+    (_IO, "getaddrinfo getnameinfo create_connection create_server start_tls sendfile create_unix_connection"),
+    (_IO, "create_unix_server connect_accepted_socket create_datagram_endpoint connect_read_pipe connect_write_pipe"),
+    (_IO, "subprocess_shell subprocess_exec add_reader remove_reader add_writer remove_writer sock_recv"),
+    (_IO, "sock_recv_into sock_recvfrom sock_recvfrom_into sock_sendall sock_sendto sock_connect sock_accept"),
+    (_IO, "sock_sendfile add_signal_handler remove_signal_handler"),
+    (_NODE, "run_forever run_until_complete stop close shutdown_asyncgens set_task_factory set_debug"),
+    (_NODE, "set_exception_handler default_exception_handler"),
 )
 
 
@@ -398,6 +366,10 @@ def _refusal(name: str, remedy: str) -> Callable[..., NoReturn]:
     return refuse
 
 
-for _name, _remedy in _REFUSED.items():
-    setattr(WorkflowLoop, _name, _refusal(_name, _remedy))
-del _name, _remedy
+def _refuse_all() -> None:
+    for remedy, names in _REFUSED:
+        for name in names.split():
+            setattr(WorkflowLoop, name, _refusal(name, remedy))
+
+
+_refuse_all()

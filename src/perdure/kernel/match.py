@@ -10,7 +10,7 @@ exception in the workflow's code: the code must not be able to swallow it.
 from __future__ import annotations
 
 import asyncio
-import sys
+import inspect
 from typing import TYPE_CHECKING
 
 from perdure.codec import digest
@@ -124,7 +124,7 @@ def report(
 
 def calling_line() -> str:
     """File, line and function of the innermost user code on the stack."""
-    frame: FrameType | None = sys._getframe(1)
+    frame: FrameType | None = inspect.currentframe()
     while frame is not None and frame.f_code.co_filename.startswith(_OWN_FILES):
         frame = frame.f_back
     if frame is None:

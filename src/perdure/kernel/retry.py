@@ -21,7 +21,7 @@ def to_ms(duration: Seconds, what: str) -> int:
         DefinitionError: if it is negative, not finite or not a duration; `what` names it.
     """
     seconds = duration.total_seconds() if isinstance(duration, timedelta) else duration
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+    if type(seconds) not in (int, float):
         msg = f"{what} must be seconds (a number) or a timedelta, got {duration!r}"
         raise DefinitionError(msg)
     if not 0 <= seconds <= _DELAY_MAX_S:

@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
+_NOT_STARTED = ev.Started(0, "", "", b"", b"", 0, PYTHON)
+"""Stands in until the first delivery."""
+
 _OWN_TRACE = ("perdure/kernel/loop.py", "perdure/kernel/run.py", "perdure/kernel/call.py")
 
 
@@ -110,7 +113,7 @@ class Run:
         self.limits = limits
         self.loop = WorkflowLoop(self, salt)  # type: ignore[abstract]  # the rest of the interface is refused by name
         self.main: asyncio.Task[Any] | None = None
-        self.started: ev.Started = None  # type: ignore[assignment]  # the first delivery sets it
+        self.started: ev.Started = _NOT_STARTED
         self.events: list[ev.Event] = []
         self.fresh = True
         self.journal: Sequence[ev.Event] | None = None
@@ -182,7 +185,7 @@ class Run:
     def break_off(self, recorded: ev.Event | None, given: ev.Event | None, where: str) -> None:
         """Journal and code differ: nothing that the code does from here on has an effect."""
         index = self.journal_events + self.position
-        recorded_python = self.started.python if self.started is not None else PYTHON
+        recorded_python = self.started.python
         self.broken = match.report(index, recorded, given, where, (recorded_python, PYTHON))
         self.loop.dead = True
         self.loop.ready = []

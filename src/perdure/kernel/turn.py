@@ -24,9 +24,9 @@ class Turn:
     """
 
     commit: Commit | None
-    answers: dict[bytes, Outcome] = field(default_factory=dict)
-    calls: list[Call] = field(default_factory=list)
-    cancelled: list[Call] = field(default_factory=list)
+    answers: dict[bytes, Outcome] = field(default_factory=dict[bytes, "Outcome"])
+    calls: list[Call] = field(default_factory=list["Call"])
+    cancelled: list[Call] = field(default_factory=list["Call"])
     wake_at: int | None = None
     again: bool = False
     closed: bool = False

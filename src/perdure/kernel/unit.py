@@ -24,7 +24,7 @@ It is then `suspended` with the reason, costs nothing, and is tried again when i
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -41,7 +41,7 @@ from perdure.kernel.run import Run
 from perdure.kernel.turn import Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from perdure.errors import Failure
     from perdure.kernel.commit import Fence
@@ -309,11 +309,26 @@ class Unit:
         if run.broken is not None:
             self.keep(message)
         elif run.ended is None:
-            _TAKE[type(body)](self, run, message, body)
+            self._take_open(run, message, body)
         elif isinstance(run.ended, ev.ContinuedAsNew) and isinstance(body, msg.Send):
             self.keep(message)  # for the next execution
         else:
             draft.consumed(message, "closed")
+
+    def _take_open(self, run: Run, message: msg.Message, body: msg.Body) -> None:
+        """A message for a run that goes on."""
+        if isinstance(body, msg.ActivityDone):
+            self._take_activity(run, message, body)
+        elif isinstance(body, msg.Send):
+            self._take_send(run, message, body)
+        elif isinstance(body, msg.Reply):
+            self._take_reply(run, message, body)
+        elif isinstance(body, msg.StepDone):
+            self._take_step(run, message, body)
+        elif isinstance(body, msg.Raise):
+            self._take_raise(run, message, body)
+        else:
+            raise AssertionError(body)
 
     def _take_send(self, run: Run, message: msg.Message, body: msg.Send) -> None:
         lane, draft = "#" + body.channel, self.draft
@@ -388,12 +403,3 @@ def _retry_at(call: ActivityCall, failure: Failure, now: int) -> int | None:
     retry_at = now + policy.delay_ms(call.attempt)
     total = call.options.total_timeout_ms
     return None if total is not None and retry_at >= call.scheduled_at + total else retry_at
-
-
-_TAKE: dict[type[msg.Body], Callable[[Unit, Run, msg.Message, Any], None]] = {
-    msg.Send: Unit._take_send,
-    msg.Raise: Unit._take_raise,
-    msg.ActivityDone: Unit._take_activity,
-    msg.StepDone: Unit._take_step,
-    msg.Reply: Unit._take_reply,
-}

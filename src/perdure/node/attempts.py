@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from perdure.activity import ActivityInfo, Attempt, _attempt
+from perdure.activity import ActivityInfo, Attempt, running_attempt
 from perdure.errors import Failure, PayloadError, PayloadTooLarge, failure_of
 from perdure.kernel.call import ActivityCall, Call, StepCall
 from perdure.kernel.held import missing_activity
@@ -211,7 +211,7 @@ class Attempts:
             details=call.details,
         )
         attempt = job.attempt = Attempt(info, asyncio.get_running_loop(), self.resources)
-        _attempt.set(attempt)
+        running_attempt.set(attempt)
         result: bytes | None = None
         failure: Failure | None = None
         try:

@@ -28,6 +28,7 @@ from perdure.kernel.commit import CLOSED, Fence
 from perdure.kernel.loop import NeverIdle
 from perdure.kernel.message import Message, Retry, Start
 from perdure.kernel.placement import scope_of
+from perdure.kernel.turn import Outcome
 from perdure.kernel.unit import Unit
 from perdure.node.committer import Committer
 from perdure.node.deadlines import Deadlines
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("perdure.node")
 
-Ack = asyncio.Future["Outcome"]
+Ack = asyncio.Future[Outcome]
 
 _READY_BATCH = 128
 """Turns in one go; then the node's loop gets its turn."""
