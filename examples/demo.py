@@ -53,7 +53,7 @@ Recorded = set[tuple[str, str]]
 
 
 def problems(steps: Iterable[Step], recorded: Recorded, first_pid: int) -> list[str]:
-    """What a correct run cannot have. `recorded`: the (order, step) pairs whose results were in the journals at the kill."""
+    """What a correct run cannot have. `recorded`: the (order, step) pairs that were in the journals at the kill."""
     lines = list(steps)
     done = Counter((line.order, line.step) for line in lines if line.what == "done")
     found = [f"{order}: {step} happened {count} times" for (order, step), count in done.items() if count > 1]
