@@ -13,7 +13,7 @@ import pytest
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
 
-# Two programs, run by test_demo.py: the demo, and the shop that it kills.
+# Two programs that test_demo.py runs: the demo, and the shop that it kills.
 ELSEWHERE = {"demo", "shop"}
 
 

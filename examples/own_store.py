@@ -1,0 +1,195 @@
+"""A store of one's own: a log file. What is written goes to the end of the file; opening it plays the file back.
+
+It passes the conformance suite of the store port (tests/examples/test_own_store.py). It can be this short because
+applying a commit is deterministic: the log is all there is, and the tables in memory follow from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import struct
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Self
+
+import msgspec
+
+from perdure import App
+from perdure.errors import StoreUnavailable
+from perdure.kernel.commit import Commit, Task, Verdict
+from perdure.kernel.message import Message
+from perdure.ports.store import Claim, Incarnation, Posted, Renewal, StoreInfo
+from perdure.store.limits import DEFAULT_LIMITS, StoreLimits
+from perdure.store.memory import MemoryStore
+
+
+class Created(msgspec.Struct, tag=1):
+    id: str
+    shards: int
+
+
+class Claimed(msgspec.Struct, tag=2):
+    scopes: Sequence[str]
+    owner: Incarnation | None
+
+
+class Committed(msgspec.Struct, tag=3):
+    batch: Sequence[Commit]
+
+
+class Sent(msgspec.Struct, tag=4):
+    batch: Sequence[Message]
+
+
+class Leased(msgspec.Struct, tag=5):
+    queue: str
+    worker: str
+    limit: int
+    lease_ms: int
+    at: int
+
+
+class Renewed(msgspec.Struct, tag=6):
+    renewals: Sequence[Renewal]
+    at: int
+
+
+class Swept(msgspec.Struct, tag=7):
+    scopes: Sequence[str]
+    at: int
+    limit: int
+
+
+Record = Created | Claimed | Committed | Sent | Leased | Renewed | Swept
+LENGTH = struct.Struct(">I")
+
+
+class LogStore(MemoryStore):
+    """The tables of the memory store, and a log from which they can be made again."""
+
+    def __init__(self, path: Path, *, shards: int = 1, limits: StoreLimits = DEFAULT_LIMITS) -> None:
+        self._path = path
+        records = self._read()
+        if not records:
+            self._append(Created(os.urandom(16).hex(), shards))
+            records = self._read()
+        created = records[0]
+        assert isinstance(created, Created)
+        super().__init__(shards=created.shards, limits=limits, id=created.id)
+        self.info = StoreInfo(created.id, self.info.format, created.shards, frozenset({"durable"}))
+        self._records = records[1:]
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        for record in self._records:
+            await self._play(record)
+        self._records = []
+        return self
+
+    # ------------------------------------------------------------ the log
+
+    def _read(self) -> list[Record]:
+        """All whole records. What a crash left half-written was never acknowledged, and is cut off."""
+        data = self._path.read_bytes() if self._path.exists() else b""
+        decode, records, place = msgspec.msgpack.Decoder(Record).decode, [], 0
+        while place + LENGTH.size <= len(data):
+            (length,) = LENGTH.unpack_from(data, place)
+            end = place + LENGTH.size + length
+            if end > len(data):
+                break
+            records.append(decode(data[place + LENGTH.size : end]))
+            place = end
+        if place < len(data):
+            os.truncate(self._path, place)
+        return records
+
+    def _append(self, record: Record) -> None:
+        """Durable when this returns. It holds up the whole process, which a store that is no toy would not."""
+        data = msgspec.msgpack.encode(record)
+        try:
+            with self._path.open("ab") as file:
+                file.write(LENGTH.pack(len(data)) + data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise StoreUnavailable(f"cannot write to {self._path}: {error}", "unknown") from error
+
+    async def _play(self, record: Record) -> None:
+        match record:
+            case Claimed(scopes, owner):
+                await super().claim(scopes, owner)
+            case Committed(batch):
+                await super().commit(batch)
+            case Sent(batch):
+                await super().post(batch)
+            case Leased(queue, worker, limit, lease_ms, at):
+                await super().lease(queue, worker, limit, lease_ms, at)
+            case Renewed(renewals, at):
+                await super().renew(renewals, at)
+            case Swept(scopes, at, limit):
+                await super().sweep(scopes, at, limit)
+
+    # ------------------------------------------------------------ what writes: first to the log, then to the tables
+
+    async def claim(self, scopes: Sequence[str], owner: Incarnation | None) -> dict[str, Claim]:
+        self._rows()
+        self._append(Claimed(scopes, owner))
+        return dict(await super().claim(scopes, owner))
+
+    async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
+        self._rows()
+        self._append(Committed(batch))
+        return await super().commit(batch)
+
+    async def post(self, batch: Sequence[Message]) -> list[Posted]:
+        self._rows()
+        self._append(Sent(batch))
+        return await super().post(batch)
+
+    async def lease(self, queue: str, worker: str, limit: int, lease_ms: int, at: int) -> list[Task]:
+        self._rows()
+        self._append(Leased(queue, worker, limit, lease_ms, at))
+        return await super().lease(queue, worker, limit, lease_ms, at)
+
+    async def renew(self, renewals: Sequence[Renewal], at: int) -> list[Literal["kept", "lost"]]:
+        self._rows()
+        self._append(Renewed(renewals, at))
+        return await super().renew(renewals, at)
+
+    async def sweep(self, scopes: Sequence[str], at: int, limit: int) -> int:
+        self._rows()
+        self._append(Swept(scopes, at, limit))
+        return await super().sweep(scopes, at, limit)
+
+
+app = App("own-store")
+greeted: list[str] = []
+
+
+@app.activity
+async def greet(name: str) -> str:
+    greeted.append(name)
+    return f"Hello, {name}!"
+
+
+@app.workflow
+async def hello(name: str) -> str:
+    return await greet(name)
+
+
+async def main() -> None:
+    greeted.clear()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "hello.log"
+        for _ in range(2):  # the second time, everything comes from the log
+            async with LogStore(path) as store, app.node(store) as node:
+                result = await node.client.workflow(hello, id="hello-1").run("log")
+        print(result, "-", path.stat().st_size, "bytes of log")
+    assert result == "Hello, log!"
+    assert greeted == ["log"]
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
