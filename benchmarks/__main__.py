@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,8 @@ from benchmarks.workloads import BY_NAME, WORKLOADS, Workload
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 TIMEOUT_S = 400
+FOLDERS = re.compile(r"(?:/[\w.-]+)+/")
+"""In messages of engines: they belong to one machine, not on the page."""
 
 
 class Failed(Exception):
@@ -74,9 +77,19 @@ def measure(contender: Contender, python: str, workload: Workload, sizes: dict[s
             raise Failed(f"no result in {TIMEOUT_S} s") from None
     if done.returncode or not done.stdout.strip():
         lines = done.stderr.strip().splitlines() or ["no output"]
-        raise Failed(lines[-1][:200])
+        raise Failed(FOLDERS.sub("", lines[-1])[:200])
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
+
+
+def command_line(options: argparse.Namespace) -> str:
+    """The command that measures the same again: options that only say where to write are left out."""
+    parts = ["python -m benchmarks", f"--rounds {options.rounds}", f"--engines {','.join(options.engines)}"]
+    if options.only != list(BY_NAME):
+        parts.append(f"--only {','.join(options.only)}")
+    if options.quick:
+        parts.append("--quick")
+    return " ".join(parts)
 
 
 def suits(contender: Contender, workload: Workload, round_number: int) -> bool:
@@ -86,7 +99,7 @@ def suits(contender: Contender, workload: Workload, round_number: int) -> bool:
     return contender.family in {"perdure", "limits"} or round_number <= workload.peer_rounds
 
 
-def measure_into(run: Run, contender: Contender, python: str, workload: Workload, label: str) -> None:
+def measure_into(run: Run, contender: Contender, python: str, workload: Workload, number: int) -> None:
     """Measure, note and say it."""
     sizes = workload.sizes_for(contender.family, quick=run.quick)
     run.sizes[contender.name, workload.name] = sizes
@@ -97,11 +110,11 @@ def measure_into(run: Run, contender: Contender, python: str, workload: Workload
         run.failures[contender.name, workload.name] = str(failure)
         said = f"failed: {failure}"
     else:
-        run.add(contender.name, workload.name, found["figures"])
+        run.add(contender.name, workload.name, number, found["figures"])
         run.about[contender.name] = found["about"]
         said = ", ".join(f"{key} {significant(value)}" for key, value in found["figures"].items())
     print(
-        f"{label} {workload.name} {contender.name}: {said} ({time.monotonic() - start:.0f} s)",
+        f"round {number}: {workload.name} {contender.name}: {said} ({time.monotonic() - start:.0f} s)",
         file=sys.stderr,
         flush=True,
     )
@@ -113,7 +126,7 @@ def run_all(options: argparse.Namespace) -> Run:
     workloads = [workload for workload in WORKLOADS if workload.name in options.only]
     rounds = 1 if options.quick else options.rounds
     run = Run(
-        command=" ".join(["python -m benchmarks", *sys.argv[1:]]),
+        command=command_line(options),
         date=dt.datetime.now(dt.UTC).strftime("%Y-%m-%d"),
         machine=describe(workspace()),
         contenders=options.engines,
@@ -123,14 +136,13 @@ def run_all(options: argparse.Namespace) -> Run:
         for workload in workloads:
             for contender in contenders:
                 if suits(contender, workload, round_number):
-                    label = f"round {round_number}/{rounds}"
-                    measure_into(run, contender, pythons[contender.name], workload, label)
+                    measure_into(run, contender, pythons[contender.name], workload, round_number)
     return run
 
 
 def save(run: Run, path: Path) -> None:
     values = [
-        {"engine": engine, "workload": workload, "metric": metric, "values": values}
+        {"engine": engine, "workload": workload, "metric": metric, "rounds": values}
         for (engine, workload, metric), values in run.values.items()
     ]
     failures = [{"engine": engine, "workload": name, "why": why} for (engine, name), why in run.failures.items()]

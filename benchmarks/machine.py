@@ -38,5 +38,6 @@ def describe(folder: Path) -> dict[str, str]:
         "memory": f"{memory_gib()} GiB",
         "system": f"{platform.system()} {platform.release()}",
         "file system": file_system(folder),
+        "load before the run": f"{os.getloadavg()[0]:.1f}",
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
     }

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from benchmarks.contenders import CONTENDERS
 from benchmarks.required import REQUIREMENTS, Key, Measured
-from benchmarks.summary import Summary, significant, summarise
-from benchmarks.workloads import WORKLOADS, Metric, Workload
+from benchmarks.summary import Summary, significant
+from benchmarks.workloads import BY_NAME, WORKLOADS, Metric, Workload
 
 BEGIN = "<!-- figures: begin (written by `python -m benchmarks`) -->"
 END = "<!-- figures: end -->"
@@ -23,17 +23,17 @@ class Run:
     machine: Mapping[str, str]
     contenders: Sequence[str]
     quick: bool = False
-    values: dict[Key, list[float]] = field(default_factory=dict)
+    values: dict[Key, dict[int, float]] = field(default_factory=dict)
     sizes: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
     about: dict[str, dict[str, str]] = field(default_factory=dict)
     failures: dict[tuple[str, str], str] = field(default_factory=dict)
 
-    def add(self, contender: str, workload: str, figures: Mapping[str, float]) -> None:
+    def add(self, contender: str, workload: str, round_number: int, figures: Mapping[str, float]) -> None:
         for metric, value in figures.items():
-            self.values.setdefault((contender, workload, metric), []).append(value)
+            self.values.setdefault((contender, workload, metric), {})[round_number] = value
 
     def measured(self) -> dict[Key, Summary]:
-        return {key: summarise(values) for key, values in self.values.items()}
+        return {key: Summary(values) for key, values in self.values.items()}
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -73,7 +73,9 @@ def advantage(metric: Metric, ours: Summary | None, theirs: Summary | None) -> s
     if metric.better is None or ours is None or theirs is None:
         return ""
     above, below = (ours, theirs) if metric.better == "higher" else (theirs, ours)
-    return f"{significant(above.median / below.median, 2)}×" if below.median else ""
+    if not all(below.values.values()):
+        return ""
+    return f"{significant(above.over(below), 2)}×"
 
 
 def figures(run: Run, measured: Measured) -> str:
@@ -95,7 +97,7 @@ def figures(run: Run, measured: Measured) -> str:
 
 
 def limits(measured: Measured) -> str:
-    workload = WORKLOADS[-1]
+    workload = BY_NAME["LIMITS"]
     rows = [
         ["", metric.title, cell(measured.get(("limits", workload.name, metric.key)), None)]
         for metric in workload.metrics
@@ -138,7 +140,7 @@ def render(run: Run) -> str:
         f"Measured {run.date} with `{run.command}`. "
         + "; ".join(f"{key}: {value}" for key, value in run.machine.items())
         + ".",
-        "Figures are `median [lowest – highest]`; without brackets there was one round. Ratios above 1 favour Perdure.",
+        "Figures are `median [lowest – highest]`; no brackets: one round. Ratios are medians over rounds, good above 1.",
     ]
     if "perdure" in run.contenders:
         rows = [requirement.row(measured) for requirement in REQUIREMENTS]

@@ -47,7 +47,7 @@ def own(workload: str, metric: str) -> Callable[[Measured], float]:
 
 
 def over(workload: str, metric: str, other: Key) -> Callable[[Measured], float]:
-    return lambda measured: measured["perdure", workload, metric].median / measured[other].median
+    return lambda measured: measured["perdure", workload, metric].over(measured[other])
 
 
 SQLITE_COMMITS: Key = ("limits", "LIMITS", "sqlite_full_commits_per_s")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -20,16 +20,35 @@ def percentile(values: Sequence[float], percent: float) -> float:
 class Summary:
     """One figure over several rounds."""
 
-    median: float
-    lowest: float
-    highest: float
-    rounds: int
+    values: Mapping[int, float]
+    """By round: some rounds may have given none."""
 
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise ValueError("a summary of nothing")
 
-def summarise(values: Sequence[float]) -> Summary:
-    if not values:
-        raise ValueError("a summary of nothing")
-    return Summary(statistics.median(values), min(values), max(values), len(values))
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values.values())
+
+    @property
+    def lowest(self) -> float:
+        return min(self.values.values())
+
+    @property
+    def highest(self) -> float:
+        return max(self.values.values())
+
+    @property
+    def rounds(self) -> int:
+        return len(self.values)
+
+    def over(self, other: Summary) -> float:
+        """The median ratio of the rounds that both have: figures of one round met the same mood of the machine."""
+        shared = sorted(set(self.values) & set(other.values))
+        if not shared:
+            raise KeyError("no round has both figures")
+        return statistics.median(self.values[number] / other.values[number] for number in shared)
 
 
 def significant(value: float, digits: int = 3) -> str:

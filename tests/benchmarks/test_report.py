@@ -8,7 +8,7 @@ import pytest
 from benchmarks.contenders import CONTENDERS, DEFAULT
 from benchmarks.report import BEGIN, END, Run, advantage, insert, render
 from benchmarks.required import REQUIREMENTS
-from benchmarks.summary import Summary, percentile, significant, summarise
+from benchmarks.summary import Summary, percentile, significant
 from benchmarks.workloads import Metric
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -21,8 +21,8 @@ def run_with(**engines: dict[str, dict[str, list[float]]]) -> Run:
         for workload, metrics in workloads.items():
             run.sizes[engine, workload] = {}
             for metric, values in metrics.items():
-                for value in values:
-                    run.add(engine, workload, {metric: value})
+                for number, value in enumerate(values):
+                    run.add(engine, workload, number, {metric: value})
     return run
 
 
@@ -42,10 +42,18 @@ def test_percentiles_are_values_that_occurred() -> None:
 
 
 def test_a_summary_is_the_median_and_the_extremes() -> None:
-    assert summarise([9.0, 1.0, 5.0]) == Summary(5.0, 1.0, 9.0, 3)
-    assert summarise([1.0, 2.0]).median == 1.5
+    summary = Summary({1: 9.0, 2: 1.0, 3: 5.0})
+    assert (summary.median, summary.lowest, summary.highest, summary.rounds) == (5.0, 1.0, 9.0, 3)
+    assert Summary({1: 1.0, 2: 2.0}).median == 1.5
     with pytest.raises(ValueError, match="nothing"):
-        summarise([])
+        Summary({})
+
+
+def test_a_ratio_compares_within_rounds_so_that_a_bad_moment_hits_both() -> None:
+    ours, theirs = Summary({1: 100.0, 2: 10.0, 4: 7.0}), Summary({1: 50.0, 2: 5.0, 3: 1000.0})
+    assert ours.over(theirs) == 2.0
+    with pytest.raises(KeyError, match="no round has both"):
+        ours.over(Summary({9: 1.0}))
 
 
 @pytest.mark.parametrize(
@@ -68,13 +76,13 @@ def test_figures_have_three_digits_that_mean_something(value: float, text: str) 
 
 
 def test_an_advantage_looks_in_the_direction_that_is_good() -> None:
-    ten, forty = Summary(10, 10, 10, 1), Summary(40, 40, 40, 1)
+    ten, forty = Summary({1: 10}), Summary({1: 40})
     assert advantage(Metric("x", "x", "higher"), forty, ten) == "4×"
     assert advantage(Metric("x", "x", "lower"), ten, forty) == "4×"
     assert advantage(Metric("x", "x", "higher"), ten, forty) == "0.25×"
     assert advantage(Metric("x", "x", None), ten, forty) == ""
     assert advantage(Metric("x", "x", "higher"), None, ten) == ""
-    assert advantage(Metric("x", "x", "lower"), Summary(0, 0, 0, 1), ten) == ""
+    assert advantage(Metric("x", "x", "lower"), Summary({1: 0}), ten) == ""
 
 
 def test_the_page_compares_medians_and_judges_them() -> None:
@@ -84,8 +92,8 @@ def test_the_page_compares_medians_and_judges_them() -> None:
             dbos={"W1": {"workflows_per_s": [100.0, 120.0, 90.0]}},
         )
     )
-    assert row(page, "| **W1**")[2:] == ["6,000 [5,000 – 9,000]", "100 [90 – 120]", "60×"]
-    assert row(page, "| W1 against DBOS")[3:] == ["60 ×", "met"]
+    assert row(page, "| **W1**")[2:] == ["6,000 [5,000 – 9,000]", "100 [90 – 120]", "67×"]
+    assert row(page, "| W1 against DBOS")[3:] == ["66.7 ×", "met"]
     assert row(page, "| W1 |")[3:] == ["6,000 workflows/s", "met"]
     assert row(page, "| W3 |")[3:] == ["", "not measured"]
     assert "dbos 1.0" in page
