@@ -140,7 +140,7 @@ def render(run: Run) -> str:
         f"Measured {run.date} with `{run.command}`. "
         + "; ".join(f"{key}: {value}" for key, value in run.machine.items())
         + ".",
-        "Figures are `median [lowest – highest]`; no brackets: one round. Ratios are medians over rounds, good above 1.",
+        "Figures are `median [lowest – highest]`, or of one round. Ratios are medians over rounds; above 1 is good.",
     ]
     if "perdure" in run.contenders:
         rows = [requirement.row(measured) for requirement in REQUIREMENTS]
