@@ -1,0 +1,148 @@
+"""One process of the proof: `python batch.py record|check FIRST COUNT FILE`.
+
+`record` plays programs FIRST to FIRST+COUNT-1 and writes what each was told and the bytes of each commit. `check`, in
+another process under another hash seed, tells new units the same and compares every byte; replays every journal; goes
+on from a random point of each; and lets a copy follow the commits. Both write one line of JSON: the number of programs,
+of events, and what was wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from itertools import groupby
+from pathlib import Path
+from random import Random
+
+import msgspec
+from drive import Drive, Recorded, play
+from random_programs import app, program
+
+from perdure import Limits
+from perdure.kernel.commit import Commit, KvEntry, decode_commit
+from perdure.kernel.events import AnyEvent, decode_events
+from perdure.kernel.loop import Entered
+from perdure.kernel.run import Run
+
+Script = list[Recorded]
+
+
+def record(seed: int) -> Script:
+    drive = Drive(app, salt=seed << 20)
+    drive.start("tree", program(seed), int(seed % 10 == 0))
+    play(drive, Random(seed + 1), evictions=0.1 if seed % 4 == 0 else 0.0)
+    return drive.script
+
+
+def commits(script: Script) -> list[Commit]:
+    return [decode_commit(r.commit) for r in script if r.commit]
+
+
+def journals(script: Script) -> list[list[AnyEvent]]:
+    """The journals of all executions."""
+    chunks = [c for commit in commits(script) for c in commit.journal]
+    return [[e for c in group for e in decode_events(c.events)] for _, group in groupby(chunks, lambda c: c.execution)]
+
+
+def redriven(script: Script, salt: int) -> str | None:
+    """Tell a new unit the same; what differs, if anything."""
+    drive = Drive(app, salt=salt)
+    return _tell_all(drive, script)
+
+
+def resumed(script: Script, after: int, salt: int) -> str | None:
+    """Load a unit from the commits of the first `after` turns and tell it the rest."""
+    drive = Drive(app, salt=salt)
+    for recorded in script[:after]:
+        if recorded.commit:
+            drive.shelf.apply(decode_commit(recorded.commit))
+        drive.script.append(recorded)
+    drive.shelf.load(drive.unit)
+    return _tell_all(drive, script[after:])
+
+
+def _tell_all(drive: Drive, script: Script) -> str | None:
+    for recorded in script:
+        turn = len(drive.script) + 1
+        got = drive.again(recorded)
+        if got.commit != recorded.commit:
+            return f"turn {turn}: {_difference(recorded.commit, got.commit)}"
+    drive.unit.close_memory()
+    return None
+
+
+def _difference(recorded: bytes, got: bytes) -> str:
+    sides = [decode_commit(data) if data else None for data in (recorded, got)]
+    for name in Commit.__struct_fields__:
+        before, now = (getattr(side, name, None) for side in sides)
+        if before != now:
+            if name == "journal":
+                before, now = ([decode_events(c.events) for c in side or []] for side in (before, now))
+            return f"{name} was {before}, is {now}"
+    return "the encoding"
+
+
+def followed(script: Script, until: int, random: Random) -> str | None:
+    """Advance a copy by the commits alone, compare it with the unit that makes them, then let the copy take over."""
+    leader, copy = (Drive(app, salt=random.getrandbits(40) << 20) for _ in range(2))
+    for recorded in script[:until]:
+        leader.again(recorded)
+        copy.follow(recorded)
+        if leader.state() != copy.state():
+            return f"turn {len(copy.script)}: the copy is {copy.state()}, the unit is {leader.state()}"
+    leader.unit.close_memory()
+    return _tell_all(copy, script[until:])
+
+
+def replayed(script: Script, salt: int) -> str | None:
+    """Replay every journal of the script from its first to its last event."""
+    entries: list[KvEntry] = []
+    for journal in journals(script):
+        started = journal[0]
+        definition = app.find_workflow("tree", None)
+        assert definition is not None
+        run = Run("u-1", definition, app, Limits(), salt)
+        run.variables.load(entries, started.execution)  # type: ignore[union-attr]
+        with Entered(run.loop):
+            run.replay(journal)
+        if run.broken is not None:
+            return run.broken.message
+        if run.events or run.ended != journal[-1]:
+            return f"the replay ended with {run.ended} and gave {run.events} in addition"
+        entries = run.variables.entries()
+    return None
+
+
+def check(seed: int, script: Script) -> str | None:
+    random = Random(seed)
+    salt = random.getrandbits(40) << 20
+    started = sum(1 for r in script if r.commit)
+    assert started > 1
+    return (
+        redriven(script, salt)
+        or replayed(script, random.getrandbits(40) << 20)
+        or resumed(script, random.randrange(1, len(script)), random.getrandbits(40) << 20)
+        or followed(script, random.randrange(1, len(script)), random)
+    )
+
+
+def main(mode: str, first: int, count: int, file: Path) -> None:
+    seeds = range(first, first + count)
+    if mode == "record":
+        scripts = [record(seed) for seed in seeds]
+        file.write_bytes(msgspec.msgpack.encode(scripts))
+    else:
+        scripts = msgspec.msgpack.decode(file.read_bytes(), type=list[Script])
+    wrong = {}
+    for seed, script in zip(seeds, scripts, strict=True):
+        if mode == "record" and seed % 4:
+            continue  # the other process checks all of them; this one, with everything warm, a part
+        problem = check(seed, script)
+        if problem is not None:
+            wrong[seed] = problem[:2000]
+    events = sum(len(j) for s in scripts for j in journals(s))
+    sys.stdout.write(json.dumps({"programs": len(scripts), "events": events, "wrong": wrong}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))

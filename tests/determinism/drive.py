@@ -1,0 +1,244 @@
+"""Drives a unit of the kernel by hand: no store, no node, no clock. Each turn's messages and commit are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+import msgspec
+
+from perdure import App, Limits
+from perdure.codec import digest, encode
+from perdure.errors import Failure
+from perdure.kernel import message as msg
+from perdure.kernel.call import ActivityCall, Call, ChildCall, StepCall, WaitCall
+from perdure.kernel.commit import CLOSED, Commit, Fence, JournalChunk, KvEntry, UnitRow, decode_commit, encode_commit
+from perdure.kernel.events import AnyEvent, decode_events
+from perdure.kernel.loop import Timer
+from perdure.kernel.message import Message
+from perdure.kernel.turn import Turn
+from perdure.kernel.unit import Unit
+
+FENCE = Fence("unit/0", 1, "driver")
+BEGIN_MS = 1_700_000_000_000
+UNIT = "u-1"
+
+
+class Recorded(msgspec.Struct):
+    """One turn: what the unit was told, when, and the bytes of the commit that came of it (empty: none)."""
+
+    messages: bytes
+    now: int
+    commit: bytes
+
+
+class Shelf:
+    """What a store would hold of one unit."""
+
+    def __init__(self) -> None:
+        self.version = 0
+        self.row: UnitRow | None = None
+        self.chunks: list[JournalChunk] = []
+        self.kv: dict[str, KvEntry] = {}
+        self.inbox: dict[bytes, Message] = {}
+
+    def apply(self, commit: Commit) -> None:
+        assert commit.expect == self.version
+        self.version, self.row = commit.expect + 1, commit.row
+        self.chunks += commit.journal
+        for entry in commit.kv:
+            if entry.value is None and entry.base is None:
+                self.kv.pop(entry.key, None)
+            else:
+                self.kv[entry.key] = entry
+        for message in commit.post:
+            if message.to == commit.unit:
+                self.inbox[message.id] = message
+        for used in commit.consume:
+            self.inbox.pop(used, None)
+
+    def journal(self) -> list[JournalChunk]:
+        """The chunks of the current execution."""
+        assert self.row is not None
+        return [c for c in self.chunks if c.execution == self.row.execution]
+
+    def load(self, unit: Unit) -> None:
+        """Give a new unit what is stored, as bytes would: nothing is shared with the unit that made it."""
+        assert self.row is not None
+        row = msgspec.structs.replace(self.row)
+        unit.load(self.version, row, self.journal(), list(self.kv.values()), list(self.inbox.values()))
+
+
+class Drive:
+    """A unit, its shelf and its script."""
+
+    def __init__(self, app: App, salt: int = 1 << 20, limits: Limits | None = None) -> None:
+        self.app = app
+        self.salt = salt
+        self.limits = limits if limits is not None else Limits()
+        self.now = BEGIN_MS
+        self.shelf = Shelf()
+        self.script: list[Recorded] = []
+        self.unit = self.new_unit()
+        self.sent = 0
+
+    def new_unit(self) -> Unit:
+        return Unit(UNIT, self.app, self.limits, shards=1, salt=self.salt)
+
+    # ------------------------------------------------------------ turns
+
+    def message(self, body: msg.AnyBody) -> Message:
+        self.sent += 1
+        return Message(self.sent.to_bytes(16, "big"), UNIT, body, self.now)
+
+    def turn(self, *messages: Message) -> Turn:
+        """One turn at the present time; its commit goes on the shelf."""
+        given = msgspec.msgpack.encode(messages)
+        turn = self.unit.advance(list(messages), self.now, FENCE, len(self.script).to_bytes(16, "big"))
+        data = b""
+        if turn.commit is not None:
+            data = encode_commit(turn.commit)
+            self.shelf.apply(decode_commit(data))
+        self.script.append(Recorded(given, self.now, data))
+        return turn
+
+    def tell(self, *bodies: msg.AnyBody) -> Turn:
+        return self.turn(*[self.message(b) for b in bodies])
+
+    def start(self, workflow: str, *args: object) -> Turn:
+        return self.tell(msg.Start(workflow, None, encode(list(args))))
+
+    def again(self, recorded: Recorded) -> Recorded:
+        """The same turn once more, on this unit."""
+        self.now = recorded.now
+        self.turn(*msgspec.msgpack.decode(recorded.messages, type=list[Message]))
+        return self.script[-1]
+
+    def follow(self, recorded: Recorded) -> None:
+        """Be a copy of a unit elsewhere: advance by the commit that it made of this turn."""
+        self.now = recorded.now
+        if recorded.commit:
+            self.unit.follow(decode_commit(recorded.commit))
+            self.shelf.apply(decode_commit(recorded.commit))
+        self.script.append(recorded)
+
+    def evict(self) -> None:
+        """Leave memory and come back from what is stored."""
+        self.unit.close_memory()
+        self.salt += 0x9E37 << 20
+        self.unit = self.new_unit()
+        self.shelf.load(self.unit)
+
+    # ------------------------------------------------------------ what there is to see
+
+    @property
+    def row(self) -> UnitRow:
+        assert self.unit.row is not None
+        return self.unit.row
+
+    @property
+    def closed(self) -> bool:
+        return self.row.status in CLOSED
+
+    def events(self) -> list[AnyEvent]:
+        """The journal of the current execution."""
+        return [e for chunk in self.shelf.journal() for e in decode_events(chunk.events)]
+
+    def pending(self) -> dict[int, Call | Timer]:
+        return dict(self.unit.run.pending) if self.unit.run is not None and not self.closed else {}
+
+    def state(self) -> list[object]:
+        """What a run has in memory that its next turn depends on, in a form that two units can be compared by."""
+        run = self.unit.run
+        if run is None or self.closed:
+            return [self.unit.held, self.unit.version, self.unit.row]
+        calls = [
+            [seq, type(p).__name__, p.fire_at if isinstance(p, Timer) else p.describe()]
+            for seq, p in run.pending.items()
+        ]
+        loop = run.loop
+        waits = {k: list(v) for k, v in sorted(run.waits.items())}
+        tasks = [[t.get_name(), t.done()] for t in loop.tasks if not t.done()]
+        seeds = run.random.getstate() if run._random else None
+        numbers = [run.seq, run.local, run.retries, loop.now_ms, run.cancel_requested, seeds]
+        kept = [run.variables.entries(), run.variables.status]
+        return [self.unit.version, self.unit.row, self.unit.held, calls, waits, tasks, numbers, kept]
+
+    # ------------------------------------------------------------ answers
+
+    def answer(self, call: Call | Timer, failure: Failure | None = None) -> msg.AnyBody | None:
+        """The message that answers a call, if one can come now. A timer needs none: the time is set to it."""
+        run = self.unit.run
+        assert run is not None
+        ids = (run.started.run, run.started.execution, call.seq)
+        match call:
+            case Timer():
+                self.now = max(self.now, call.fire_at)
+                return None
+            case ActivityCall():
+                self.now = max(self.now, call.retry_at)
+                text = encode(f"{call.name}:{digest(call.input)[:6]}")
+                return msg.ActivityDone(*ids, call.attempt, None if failure else text, failure)
+            case StepCall():
+                return msg.StepDone(*ids, None if failure else call.encode(call.name), failure)
+            case ChildCall():
+                return msg.Reply(*ids, None if failure else encode(call.target), failure)
+            case WaitCall(positional=True):
+                return msg.Raise(call.channel, encode("ding"))
+            case WaitCall():
+                return msg.Send(call.channel, encode("dear"))
+            case _:
+                raise AssertionError(call)
+
+    def finish(self, order: Sequence[type] = (), turns: int = 500) -> None:
+        """Answer what is pending, oldest first, timers last, until the unit has ended or waits for nothing."""
+        again = False
+        while not self.closed and turns and (again or self.pending()):
+            turns -= 1
+            pending = self.pending()
+            body = None
+            if pending:
+                timers = {s: p for s, p in pending.items() if isinstance(p, Timer)}
+                calls = [p for p in pending.values() if not isinstance(p, Timer)]
+                body = self.answer(calls[0] if calls else min(timers.values(), key=lambda t: (t.fire_at, t.seq)))
+            again = (self.tell(body) if body is not None else self.turn()).again
+        assert turns, "the unit does not come to an end"
+
+
+def play(drive: Drive, random: Random, *, evictions: float = 0.0, turns: int = 300) -> None:
+    """Tell a started unit random things until it has ended: results, failures, messages, cancels, pauses, time."""
+    for _ in range(turns):
+        if drive.closed:
+            return
+        if evictions and random.random() < evictions:
+            drive.evict()
+        bodies = [
+            b for b in (_something(drive, random) for _ in range(random.choice([1, 1, 1, 2, 3]))) if b is not None
+        ]
+        drive.tell(*bodies)
+        if not drive.pending() and drive.unit.run is not None and not drive.closed and not drive.row.paused:
+            drive.tell(msg.Cancel("nothing can wake it"))
+    if not drive.closed:
+        drive.tell(msg.Resume(), msg.Terminate("enough"))
+
+
+def _something(drive: Drive, random: Random) -> msg.AnyBody | None:
+    pending = drive.pending()
+    if drive.row.paused and random.random() < 0.5:
+        return msg.Resume()
+    chance = random.random()
+    if chance < 0.02:
+        return random.choice([msg.Pause("a break"), msg.Cancel("a whim"), msg.Resume()])
+    if chance < 0.08:
+        return random.choice([msg.Send("letters", encode("dear")), msg.Raise("bell", encode("ding"))])
+    if chance < 0.12:
+        drive.now += random.randrange(1, 1500)
+        return None
+    calls = [p for p in pending.values() if not isinstance(p, Timer)]
+    timers = [p for p in pending.values() if isinstance(p, Timer) and p.seq]
+    if calls and (not timers or random.random() < 0.75):
+        failure = None
+        if random.random() < 0.12:
+            failure = Failure("Boom", "by chance", retryable=random.random() < 0.7)
+        return drive.answer(random.choice(calls), failure)
+    return drive.answer(min(timers, key=lambda t: (t.fire_at, t.seq))) if timers else None
