@@ -1,0 +1,232 @@
+"""SQLite does what the reference in memory does, however it groups; a log of commits gives the same rows anywhere."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+from typing import Any, Protocol
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perdure.errors import Failure
+from perdure.kernel.commit import (
+    Answer,
+    Commit,
+    ExecutionRow,
+    Fence,
+    JournalChunk,
+    KvEntry,
+    Task,
+    UnitRow,
+    decode_commit,
+    encode_commit,
+)
+from perdure.kernel.message import ActivityDone, AnyBody, Cancel, Message, Raise, Send, Start
+from perdure.kernel.placement import scope_of
+from perdure.ports.store import Incarnation, Renewal, Store
+from perdure.store.database import MEMORY, Options
+from perdure.store.limits import StoreLimits
+from perdure.store.memory import MemoryStore
+from perdure.store.sqlite import SQLiteStore
+
+SHARDS = 2
+SCOPES = ("default/0", "default/1", "pin/a")
+UNITS = ("a", "b", "c", "d")
+LIMITS = StoreLimits(inbox_messages=3, undelivered_ms=40, dead_letter_ms=40, forgotten_ms=30)
+STATUSES = ("pending", "running", "running", "suspended", "completed", "failed")
+
+
+class Dumping(Store, Protocol):
+    async def dump(self) -> dict[str, list[tuple[object, ...]]]: ...
+
+
+class World:
+    """Draws steps that are mostly sensible, and now and then not."""
+
+    def __init__(self, random: Random) -> None:
+        self.random = random
+        self.ids = 0
+        self.now = 100
+        self.epochs = dict.fromkeys(SCOPES, 0)
+        self.scopes = {unit: scope_of(unit, SHARDS) for unit in UNITS}
+        self.versions: dict[str, int] = dict.fromkeys(UNITS, 0)
+        self.runs: dict[str, bytes] = {}
+        self.known: list[bytes] = [b"never seen"]
+        self.leased: list[Task] = []
+
+    def new_id(self) -> bytes:
+        self.ids += 1
+        return self.ids.to_bytes(16, "big")
+
+    def chance(self, percent: int) -> bool:
+        return self.random.randrange(100) < percent
+
+    def message(self) -> Message:
+        random = self.random
+        to = random.choice(UNITS)
+        bodies: list[AnyBody] = [
+            Send("ch", b"v"),
+            Send("ch", b"w"),
+            Raise("n", b""),
+            Cancel(),
+            Start("wf", None, b"in"),
+        ]
+        body = random.choice(bodies)
+        previous = None
+        if self.leased and self.chance(30):
+            task = random.choice(self.leased)
+            to, previous = task.unit, task.token
+            body = ActivityDone(task.run, task.execution, task.seq, task.attempt, b"r")
+        key = random.choice(self.known) if self.chance(25) else self.new_id()
+        if isinstance(body, Start) and to in self.runs and self.chance(30):
+            key = self.runs[to]
+        self.known.append(key)
+        return Message(
+            key, to, body, self.now, self.now + random.choice((0, 0, 30)), random.choice((None, "x")), previous
+        )
+
+    def row(self, unit: str, run: bytes, execution: int) -> UnitRow:
+        random = self.random
+        row = UnitRow(
+            unit, self.scopes[unit], "workflow", random.choice(("wf", "wf", "other")), "1.0.0", run, execution
+        )
+        row.status = random.choice(STATUSES)
+        row.wake_at = random.choice((None, 0, self.now + 5))
+        row.created_at = random.choice((7, 7, 8))
+        row.parent_unit = random.choice((None, None, "a"))
+        row.failure = random.choice((None, Failure("E", "m")))
+        row.paused = self.chance(20)
+        return row
+
+    def commit(self, offsets: dict[str, int]) -> Commit:
+        random, unit = self.random, self.random.choice(UNITS)
+        run = self.runs.get(unit)
+        if run is None or self.chance(10):
+            run = random.choice(self.known) if self.chance(20) else self.new_id()
+        self.runs[unit] = run
+        fence_scope = self.scopes[unit]
+        if self.chance(10):
+            self.scopes[unit] = random.choice((scope_of(unit, SHARDS), "pin/a"))
+        epoch = self.epochs[fence_scope] - (1 if self.chance(5) else 0)
+        expect = self.versions[unit] + offsets.get(unit, 0) + random.choice((0,) * 12 + (1, -1))
+        offsets[unit] = offsets.get(unit, 0) + 1
+        execution = random.choice((1, 1, 2))
+        row = self.row(unit, run, execution)
+        commit = Commit(self.new_id(), Fence(fence_scope, epoch, "n-1"), self.now, unit, max(expect, 0), row)
+        for _ in range(random.randrange(3)):
+            commit.journal.append(JournalChunk(execution, random.randrange(1, 40), 1, b"events"))
+        self._parts(commit, unit, run, execution)
+        if self.chance(12):
+            commit.delete = random.choice((0, self.now + 20))
+        return commit
+
+    def _parts(self, commit: Commit, unit: str, run: bytes, execution: int) -> None:
+        random = self.random
+        if self.chance(30):
+            values = (None, b"", b"value")
+            commit.kv = [KvEntry(k, random.choice(values), random.choice(values), execution) for k in "xyx"]
+        if self.chance(20):
+            commit.ended.append(ExecutionRow(random.randrange(1, 6), "1.0.0", 1, 2, 3))
+        if self.chance(20):
+            commit.prune = [1, 2, 3]
+        if self.chance(40):
+            commit.consume = [random.choice(self.known) for _ in range(3)]
+        if self.chance(30):
+            commit.answers = [Answer(random.choice(self.known), "outcome", self.now + random.choice((5, 50)))]
+        if self.chance(40):
+            commit.post = [self.message() for _ in range(random.randrange(1, 4))]
+        if self.chance(30):
+            seq = random.randrange(1, 5)
+            commit.tasks_added = [Task(unit, run, execution, seq, 1, commit.row.scope, "q", "act", b"in", self.now)]
+        if self.chance(30):
+            commit.tasks_dropped = [(random.randrange(1, 5), 1)]
+
+
+async def both(stores: list[Dumping], step: str, *arguments: Any) -> Any:
+    """Do the same with both stores, and see that they say the same."""
+    first, second = [await getattr(store, step)(*arguments) for store in stores]
+    assert first == second, (step, arguments)
+    return first
+
+
+def decoded(line: bytes) -> tuple[str, list[Any]]:
+    step, blobs = msgspec.msgpack.decode(line, type=tuple[str, list[bytes]])
+    if step == "commit":
+        return step, [decode_commit(blob) for blob in blobs]
+    return step, [msgspec.msgpack.decode(blob, type=Message) for blob in blobs]
+
+
+async def live(random: Random, stores: list[Dumping], log: list[bytes], *, others: bool) -> None:
+    world = World(random)
+    encode = msgspec.msgpack.encode
+    for scope in SCOPES:
+        world.epochs[scope] = (await both(stores, "claim", [scope], Incarnation("n", "n-1")))[scope].epoch
+    for _ in range(random.randrange(4, 12)):
+        world.now += random.randrange(15)
+        if world.chance(60):
+            offsets: dict[str, int] = {}
+            commits = [world.commit(offsets) for _ in range(random.randrange(1, 7))]
+            log.append(encode(("commit", [encode_commit(commit) for commit in commits])))
+            await both(stores, "commit", commits)
+        else:
+            messages = [world.message() for _ in range(random.randrange(1, 5))]
+            log.append(encode(("post", [encode(message) for message in messages])))
+            await both(stores, "post", messages)
+        loaded = await both(stores, "load", UNITS)
+        world.versions = {unit.id: unit.version for unit in loaded}
+        await both(stores, "wakes", SCOPES, world.now, None, 50)
+        await both(stores, "next_wake", SCOPES, world.now)
+        if others and world.chance(40):
+            world.leased += await both(stores, "lease", "q", "worker", 2, 20, world.now)
+            beats = [Renewal(t.unit, t.seq, t.attempt, t.token or b"", 20, b"d") for t in world.leased[-2:]]
+            await both(stores, "renew", beats, world.now + 3)
+        if others and world.chance(30):
+            await both(stores, "sweep", SCOPES[: random.randrange(1, 4)], world.now, random.choice((1, 100)))
+        if others and world.chance(15):
+            owner = Incarnation("n", "n-1") if world.chance(80) else None
+            for scope, claim in (await both(stores, "claim", SCOPES[:2], owner)).items():
+                world.epochs[scope] = claim.epoch
+
+
+def pair() -> tuple[MemoryStore, SQLiteStore]:
+    return MemoryStore(shards=SHARDS, limits=LIMITS), SQLiteStore(MEMORY, options=Options(shards=SHARDS), limits=LIMITS)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_random_batches_give_the_same_verdicts_and_the_same_rows(random: Random) -> None:
+    async def run() -> None:
+        first, second = pair()
+        async with first, second:
+            await live(random, [first, second], [], others=True)
+            assert await first.dump() == await second.dump()
+
+    asyncio.run(run())
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_the_log_of_a_run_gives_the_same_rows_in_an_empty_store(random: Random) -> None:
+    async def run() -> None:
+        log: list[bytes] = []
+        first, second = pair()
+        async with first, second:
+            await live(random, [first, second], log, others=False)
+            lived = await first.dump()
+        third, fourth = pair()
+        async with third, fourth:
+            calls: list[Any] = []
+            for store in (third, fourth):
+                for scope in SCOPES:
+                    await store.claim([scope], Incarnation("n", "n-1"))
+                for line in log:
+                    step, items = decoded(line)
+                    # One by one, and all in flight at once: how they are grouped must not matter.
+                    calls += [asyncio.ensure_future(getattr(store, step)([item])) for item in items]
+            await asyncio.gather(*calls)
+            assert await third.dump() == lived
+            assert await fourth.dump() == lived
+
+    asyncio.run(run())
