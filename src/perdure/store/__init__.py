@@ -30,6 +30,9 @@ def open_store(url: str | Store, *, limits: StoreLimits = DEFAULT_LIMITS, clock:
         UsageError: the scheme or an option is unknown; the message lists those that are known.
     """
     if not isinstance(url, str):
+        if not hasattr(url, "commit"):
+            msg = f"{url!r} is neither a store nor a URL of one; use one of {_SCHEMES}"
+            raise UsageError(msg)
         return url
     parts = urlsplit(url)
     given = dict(parse_qsl(parts.query, keep_blank_values=True))

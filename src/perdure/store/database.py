@@ -127,13 +127,18 @@ class FileGuard:
 def check_path(path: str, *, read_only: bool) -> None:
     """Raise StoreUnavailable when no file can be at this path."""
     file = Path(path)
-    if file.is_dir():
+    try:
+        is_folder, has_folder, exists = file.is_dir(), file.parent.is_dir(), file.exists()
+    except OSError as error:
+        msg = f"{path} cannot be reached ({error.strerror}): its folder must be readable and writable by this user"
+        raise StoreUnavailable(msg) from error
+    if is_folder:
         msg = f"{path} is a folder; name a file in it, such as {file / 'perdure.db'}"
         raise StoreUnavailable(msg)
-    if not file.parent.is_dir():
+    if not has_folder:
         msg = f"the folder of {path} does not exist; create it: mkdir -p {file.parent}"
         raise StoreUnavailable(msg)
-    if read_only and not file.exists():
+    if read_only and not exists:
         msg = f"{path} does not exist, and it was to be opened read-only; check the path"
         raise StoreUnavailable(msg)
 
@@ -199,11 +204,16 @@ def _identify(connection: Connection, path: str, options: Options, new_id: str) 
         with transaction(connection):
             connection.executemany(insert, rows)
         meta = dict(connection.execute("SELECT key, value FROM meta"))
-    if int(meta["format"]) > FORMAT:
-        msg = f"{path} has the store format {meta['format']}; this release reads up to {FORMAT}: upgrade perdure"
+    try:
+        format_, shards = int(meta["format"]), int(meta["shards"])
+        identity = meta["id"]
+    except (KeyError, ValueError) as error:
+        msg = f"{path} does not say what store it is ({error!r} in its table `meta`); restore the file from a backup"
+        raise StoreFormat(msg) from error
+    if format_ > FORMAT:
+        msg = f"{path} has the store format {format_}; this release reads up to {FORMAT}: upgrade perdure"
         raise StoreFormat(msg)
-    shards = int(meta["shards"])
     if options.shards is not None and options.shards != shards:
         msg = f"{path} was created with {shards} shards, which never changes; leave out shards={options.shards}"
         raise UsageError(msg)
-    return StoreInfo(meta["id"], int(meta["format"]), shards, frozenset() if path == MEMORY else frozenset({"durable"}))
+    return StoreInfo(identity, format_, shards, frozenset() if path == MEMORY else frozenset({"durable"}))

@@ -204,6 +204,10 @@ class SQLiteStore:
         """Ids of units that got mail by `post`, here or in another process."""
         return self._bell.listen()
 
+    async def inspect(self, sql: str) -> list[tuple[object, ...]]:
+        """The rows of a query on the writing connection, for people; it must not change anything."""
+        return await self._write(lambda connection: list(connection.execute(sql)))
+
     async def dump(self) -> Rows:
         """Everything, by table, sorted: comparable between stores."""
         return await self._read(dump)

@@ -1,0 +1,344 @@
+"""Which store a URL names, and what is wrong with a file that cannot be opened."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from perdure.errors import StoreError, StoreFormat, StoreLocked, StoreUnavailable, UsageError
+from perdure.ports.store import Units
+from perdure.store import open_store
+from perdure.store.memory import MemoryStore
+from perdure.store.migrate import migrate, migrations, pending
+from perdure.store.sqlite import SQLiteStore
+from perdure.testing.conformance import Scenario
+
+
+def url_of(path: Path, options: str = "") -> str:
+    return f"sqlite:///{path}{options}"
+
+
+async def error_of(path: Path, options: str = "") -> StoreError:
+    with pytest.raises(StoreError) as caught:
+        async with open_store(url_of(path, options)):
+            pass
+    assert str(path) in str(caught.value)
+    return caught.value
+
+
+def execute(path: Path, *statements: str) -> None:
+    connection = sqlite3.connect(path)
+    for statement in statements:
+        connection.execute(statement)
+    connection.commit()
+    connection.close()
+
+
+@contextmanager
+def locked(path: Path, statement: str) -> Generator[None]:
+    """Another program, which holds the file in a transaction."""
+    code = (
+        "import sqlite3, sys\n"
+        "connection = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "connection.execute(sys.argv[2])\n"
+        "print('locked', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", code, str(path), statement]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "locked\n"
+        yield
+        program.communicate(timeout=30)
+
+
+async def created(path: Path) -> Path:
+    async with open_store(url_of(path)) as store:
+        scenario = Scenario(store)
+        await scenario.claim()
+        await scenario.applied("order")
+    return path
+
+
+# ---------------------------------------------------------------- URLs
+
+
+async def test_urls_name_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(open_store("memory://"), MemoryStore)
+    for url, path in (
+        ("sqlite://", ":memory:"),
+        ("sqlite:///shop.db", "shop.db"),
+        (f"sqlite:///{tmp_path}/my%20shop.db", f"{tmp_path}/my shop.db"),
+    ):
+        store = open_store(url)
+        assert isinstance(store, SQLiteStore)
+        assert store.path == path
+        async with store:
+            assert store.info.shards == 1
+    assert (tmp_path / "shop.db").exists()
+    assert (tmp_path / "my shop.db").exists()
+
+
+def test_a_store_is_returned_as_it_is() -> None:
+    store = MemoryStore()
+    assert open_store(store) is store
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("postgres://host/db", ["postgres://host/db", "sqlite:///relative.db", "memory://"]),
+        ("shop.db", ["shop.db", "sqlite:///relative.db"]),
+        ("sqlite://shop.db", ["sqlite:///shop.db"]),
+        ("memory://name", ["memory://name"]),
+        ("sqlite:///a.db?sync=full", ["'sync'", "synchronous", "busy_ms"]),
+        ("sqlite:///a.db?synchronous=sometimes", ["sometimes"]),
+        ("sqlite:///a.db?shards=many", ["shards"]),
+        ("sqlite:///a.db?shards=0", ["at least one shard"]),
+        ("memory://?standby=true", ["'standby'", "shards"]),
+    ],
+)
+def test_a_wrong_url_says_what_would_be_right(url: str, words: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        open_store(url)
+    for word in words:
+        assert word in str(caught.value)
+
+
+async def test_options_take_effect(tmp_path: Path) -> None:
+    for level, number in (("full", 2), ("normal", 1), ("off", 0)):
+        async with open_store(url_of(tmp_path / f"{level}.db", f"?synchronous={level}&shards=7")) as store:
+            assert store.info.shards == 7
+            assert isinstance(store, SQLiteStore)
+            [(found,)] = await store.inspect("PRAGMA synchronous")
+            assert found == number
+
+
+async def test_full_durability_is_the_default(tmp_path: Path) -> None:
+    async with SQLiteStore(str(tmp_path / "a.db")) as store:
+        assert await store.inspect("PRAGMA synchronous") == [(2,)]
+        assert await store.inspect("PRAGMA journal_mode") == [("wal",)]
+
+
+async def test_the_shard_count_never_changes(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    async with open_store(url_of(path, "?shards=4")) as store:
+        assert store.info.shards == 4
+    async with open_store(url_of(path)) as store:
+        assert store.info.shards == 4
+    with pytest.raises(UsageError, match="4 shards"):
+        async with open_store(url_of(path, "?shards=5")):
+            pass
+
+
+# ---------------------------------------------------------------- files
+
+
+async def test_a_text_file(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("these are my notes, and no database at all\n" * 100)
+    error = await error_of(path)
+    assert isinstance(error, StoreFormat)
+    assert "not a SQLite database" in str(error)
+    assert path.read_text().startswith("these are my notes")
+
+
+async def test_a_damaged_header(tmp_path: Path) -> None:
+    path = await created(tmp_path / "a.db")
+    content = bytearray(path.read_bytes())
+    content[:16] = b"damaged header!!"
+    path.write_bytes(content)
+    assert isinstance(await error_of(path), StoreFormat)
+
+
+async def test_damaged_pages(tmp_path: Path) -> None:
+    path = await created(tmp_path / "a.db")
+    content = bytearray(path.read_bytes())
+    content[100:3_000] = b"\xff" * 2_900
+    path.write_bytes(content)
+    error = await error_of(path)
+    assert isinstance(error, StoreFormat)
+    assert "backup" in str(error)
+
+
+async def test_the_database_of_another_program(tmp_path: Path) -> None:
+    path = tmp_path / "other.db"
+    execute(path, "CREATE TABLE invoices (id)")
+    before = path.read_bytes()
+    error = await error_of(path)
+    assert isinstance(error, StoreFormat)
+    assert "invoices" in str(error)
+    assert path.read_bytes() == before
+
+
+async def test_a_newer_schema(tmp_path: Path) -> None:
+    path = await created(tmp_path / "a.db")
+    execute(path, "INSERT INTO schema_migrations VALUES (999, 'future', 'x')")
+    error = await error_of(path)
+    assert isinstance(error, StoreFormat)
+    assert "upgrade perdure" in str(error)
+
+
+async def test_a_newer_format(tmp_path: Path) -> None:
+    path = await created(tmp_path / "a.db")
+    execute(path, "UPDATE meta SET value = '999' WHERE key = 'format'")
+    error = await error_of(path)
+    assert isinstance(error, StoreFormat)
+    assert "upgrade perdure" in str(error)
+
+
+async def test_a_migration_that_was_applied_in_another_form(tmp_path: Path) -> None:
+    path = await created(tmp_path / "a.db")
+    execute(path, "UPDATE schema_migrations SET checksum = 'other'")
+    error = await error_of(path)
+    assert isinstance(error, StoreFormat)
+    assert "migration 1" in str(error)
+
+
+async def test_a_store_without_identity(tmp_path: Path) -> None:
+    path = await created(tmp_path / "a.db")
+    execute(path, "UPDATE meta SET value = 'seven' WHERE key = 'shards'")
+    error = await error_of(path)
+    assert isinstance(error, StoreFormat)
+    assert "backup" in str(error)
+
+
+async def test_a_folder(tmp_path: Path) -> None:
+    assert "is a folder" in str(await error_of(tmp_path))
+
+
+async def test_a_missing_folder(tmp_path: Path) -> None:
+    error = await error_of(tmp_path / "missing" / "a.db")
+    assert f"mkdir -p {tmp_path / 'missing'}" in str(error)
+
+
+async def test_a_missing_file_is_not_created_when_it_is_only_to_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    error = await error_of(path, "?read_only=true")
+    assert isinstance(error, StoreUnavailable)
+    assert not path.exists()
+
+
+async def test_a_file_locked_by_another_program(tmp_path: Path) -> None:
+    path = await created(tmp_path / "a.db")
+    async with open_store(url_of(path, "?busy_ms=20")) as store:
+        with locked(path, "BEGIN IMMEDIATE"):
+            with pytest.raises(StoreUnavailable) as caught:
+                await store.post([Scenario(store).message("order")])
+            assert caught.value.outcome == "none"
+            assert "another program" in str(caught.value)
+            assert str(path) in str(caught.value)
+        assert (await store.post([Scenario(store).message("order")]))[0].outcome == "accepted"
+
+
+async def test_a_file_locked_exclusively(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    execute(path, "PRAGMA user_version = 1")
+    with locked(path, "BEGIN EXCLUSIVE"):
+        error = await error_of(path, "?busy_ms=20")
+    assert isinstance(error, StoreLocked)
+    assert "another program" in str(error)
+
+
+async def test_reading_only(tmp_path: Path) -> None:
+    path = await created(tmp_path / "a.db")
+    async with open_store(url_of(path)) as writer, open_store(url_of(path, "?read_only=true")) as store:
+        scenario = Scenario(store)
+        assert (await scenario.load("order")).version == 1
+        assert [view.row.id for view in (await store.query(Units())).items] == ["order"]
+        for call in (
+            store.post([scenario.message("order")]),
+            store.commit([scenario.commit("order")]),
+            scenario.claim(),
+        ):
+            with pytest.raises(UsageError, match="read_only"):
+                await call
+        assert (await writer.post([scenario.message("order")]))[0].outcome == "accepted"
+        assert len((await scenario.load("order")).inbox) == 1
+
+
+READ_ONLY_USER = """
+import asyncio, os, sys
+from perdure.errors import StoreError
+from perdure.store import open_store
+
+async def main(url):
+    try:
+        async with open_store(url) as store:
+            print("opened", store.info.shards)
+    except StoreError as error:
+        print(type(error).__name__, error)
+
+if os.geteuid() == 0:  # permissions do not bind root
+    asyncio.run(main("sqlite://"))  # imports what is imported late
+    os.setgid(65534)
+    os.setuid(65534)
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("what", ["a file", "a folder", "an unreadable folder"])
+async def test_without_permission(what: str) -> None:
+    folder = Path(tempfile.mkdtemp())  # pytest's own folders are closed to other users
+    path = await created(folder / "a.db")
+    path.chmod(0o444 if what == "a file" else 0o666)
+    folder.chmod({"a file": 0o777, "a folder": 0o555, "an unreadable folder": 0o000}[what])
+    try:
+        command = [sys.executable, "-c", READ_ONLY_USER, url_of(path)]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    finally:
+        folder.chmod(0o755)
+        shutil.rmtree(folder)
+    assert answer.returncode == 0, answer.stderr
+    last = answer.stdout.splitlines()[-1]
+    assert last.startswith("StoreUnavailable"), answer.stdout
+    assert str(path) in last
+    assert "access" in last or "writable" in last or "readable" in last
+
+
+# ---------------------------------------------------------------- migrations
+
+
+def test_migrations_are_numbered_without_gaps() -> None:
+    assert [migration.version for migration in migrations()] == list(range(1, len(migrations()) + 1))
+
+
+def test_migrate_brings_a_file_up_to_date_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    names = [migration.name for migration in migrations()]
+    assert pending(path) == names
+    assert migrate(path) == names
+    assert migrate(str(path)) == []
+    assert pending(path) == []
+
+
+def test_migrate_refuses_the_database_of_another_program(tmp_path: Path) -> None:
+    path = tmp_path / "other.db"
+    execute(path, "CREATE TABLE invoices (id)")
+    with pytest.raises(StoreFormat, match="invoices"):
+        migrate(path)
+
+
+async def test_two_processes_can_create_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    code = (
+        "import asyncio, sys\nfrom perdure.store import open_store\n"
+        "async def main():\n"
+        "    async with open_store(sys.argv[1]) as store:\n"
+        "        print(store.info.id)\n"
+        "asyncio.run(main())\n"
+    )
+    command = [sys.executable, "-c", code, url_of(path)]
+    children = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    answers = {child.communicate(timeout=30)[0] for child in children}
+    assert [child.returncode for child in children] == [0, 0, 0]
+    assert len(answers) == 1
