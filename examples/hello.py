@@ -1,6 +1,6 @@
 """The smallest program: one activity, one workflow, one SQLite file. A second node finds the result of the first.
 
-python hello.py [name]
+Run it with a name, if you like: `python hello.py Ada`.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ async def database() -> AsyncIterator[sqlite3.Connection]:
 async def add(name: str) -> int:
     users = activity.resources(sqlite3.Connection)
     users.execute("INSERT INTO users VALUES (?)", (name,))
-    return users.execute("SELECT count(*) FROM users").fetchone()[0]
+    return int(users.execute("SELECT count(*) FROM users").fetchone()[0])
 
 
 @app.workflow

@@ -29,7 +29,7 @@ async def trip() -> str:
     async with AsyncExitStack() as compensations:  # it runs what it holds backwards
         try:
             for what in ("flight", "hotel", "car"):
-                compensations.push_async_callback(lambda what=what: undo(what))  # first: the booking may half-succeed
+                compensations.push_async_callback(undo, what)  # first: the booking may half-succeed
                 await book(what)
         except ActivityError as error:
             return f"no trip: {error.failure.message}"
