@@ -1,0 +1,228 @@
+"""A called workflow is a child: an instance of its own that replies to its parent."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from engine import World, until
+
+from perdure import App, ChildError, NotFound, workflow
+from perdure.errors import InvalidId
+
+
+async def test_a_child_gets_an_id_below_its_parents_and_its_result_comes_back(world: World, app: App) -> None:
+    @app.workflow
+    async def child(i: int) -> list[Any]:
+        info = workflow.info()
+        return [i, info.id, info.parent]
+
+    @app.workflow
+    async def parent() -> list[Any]:
+        return await child(1)
+
+    async with world.node(app) as node:
+        i, own, above = await node.client.workflow(parent, id="p").run()
+        assert (i, above) == (1, "p")
+        assert own.startswith("p/")
+        assert [d.id for d in await node.client.list(parent="p")] == [own]
+        assert (await node.client.get(own).describe()).status == "completed"
+
+
+async def test_many_children_at_once(world: World, app: App) -> None:
+    @app.workflow
+    async def child(i: int) -> int:
+        await asyncio.sleep(0.001)
+        return i * i
+
+    async def body() -> list[int]:
+        return await asyncio.gather(*(child(i) for i in range(20)))
+
+    assert await world.replayed(app, body) == [i * i for i in range(20)]
+
+
+async def test_a_named_child_has_its_name_as_it_is(world: World, app: App) -> None:
+    @app.workflow
+    async def child() -> str:
+        return workflow.info().id
+
+    async def body() -> list[str]:
+        return [await workflow.child(child, id="ship-1")(), await workflow.child(child, id="ship-2")()]
+
+    assert await world.replayed(app, body) == ["ship-1", "ship-2"]
+
+
+async def test_a_bad_name_is_refused_at_the_call(world: World, app: App) -> None:
+    @app.workflow
+    async def child() -> str:
+        return ""
+
+    async def body() -> str:
+        try:
+            await workflow.child(child, id="x" * 600)()
+        except InvalidId as error:
+            return str(error)
+        return ""
+
+    assert "512" in await world.replayed(app, body)
+
+
+async def test_a_name_that_is_taken_is_an_error_in_the_parent(world: World, app: App) -> None:
+    @app.workflow
+    async def child(i: int) -> int:
+        await workflow.receive("go", bool)
+        return i
+
+    @app.workflow
+    async def parent() -> str:
+        try:
+            await workflow.child(child, id="taken")(1)
+        except ChildError as error:
+            return error.failure.type
+        return ""
+
+    async with world.node(app) as node:
+        await node.client.workflow(child, id="taken").start(1)
+        assert await node.client.workflow(parent, id="p").run() == "AlreadyStarted"
+        assert await node.client.get("taken").status() == "running"
+
+
+async def test_a_childs_failure_is_an_error_that_the_parent_can_catch(world: World, app: App) -> None:
+    @app.workflow
+    async def child() -> None:
+        raise LookupError("no such bird")
+
+    async def body() -> list[str]:
+        try:
+            await child()
+        except ChildError as error:
+            return [error.failure.type, error.failure.message, str(error)]
+        return []
+
+    kind, text, whole = await world.replayed(app, body)
+    assert (kind, text) == ("LookupError", "no such bird")
+    assert "child" in whole
+    assert "no such bird" in whole
+
+
+async def test_a_childs_version_can_be_exact(world: World, app: App) -> None:
+    @app.workflow(name="child", version=1)
+    async def child_1() -> str:
+        return "one"
+
+    @app.workflow(name="child", version=2)
+    async def child_2() -> str:
+        return "two"
+
+    async def body() -> list[str]:
+        return [await child_1(), await child_2(), await workflow.child(child_1, version=1)()]
+
+    assert await world.replayed(app, body) == ["two", "two", "one"]
+
+
+async def test_a_child_that_continues_as_new_replies_to_its_parent(world: World, app: App) -> None:
+    @app.workflow
+    async def child(i: int) -> int:
+        await asyncio.sleep(0.001)
+        if i < 5:
+            workflow.continue_as_new(child, i + 1)
+        return i
+
+    async def body() -> int:
+        return await child(0)
+
+    assert await world.replayed(app, body) == 5
+
+
+async def test_a_child_that_was_cancelled_tells_its_parent(world: World, app: App) -> None:
+    @app.workflow
+    async def child() -> None:
+        await workflow.receive("never", int)
+
+    @app.workflow
+    async def parent() -> list[str]:
+        try:
+            await workflow.child(child, id="c")()
+        except ChildError as error:
+            return [error.failure.category, error.failure.message]
+        return []
+
+    async with world.node(app) as node:
+        handle = node.client.workflow(parent, id="p")
+        await handle.start()
+        await until(lambda: _there(node.client.get("c")), "the child")
+        await node.client.get("c").cancel("not needed")
+        category, message = await handle.result(timeout=5)
+        assert category == "cancelled"
+        assert "not needed" in message
+
+
+async def test_a_child_that_was_terminated_tells_its_parent(world: World, app: App) -> None:
+    @app.workflow
+    async def child() -> None:
+        await workflow.receive("never", int)
+
+    @app.workflow
+    async def parent() -> str:
+        try:
+            await workflow.child(child, id="c")()
+        except ChildError as error:
+            return error.failure.type
+        return ""
+
+    async with world.node(app) as node:
+        handle = node.client.workflow(parent, id="p")
+        await handle.start()
+        await until(lambda: _there(node.client.get("c")), "the child")
+        await node.client.get("c").terminate("enough")
+        assert await handle.result(timeout=5) == "Terminated"
+
+
+async def test_a_chain_of_children_over_a_restart(world: World, app: App) -> None:
+    @app.workflow
+    async def leaf() -> int:
+        return await workflow.receive("go", int)
+
+    @app.workflow
+    async def middle() -> int:
+        return 1 + await workflow.child(leaf, id="leaf")()
+
+    @app.workflow
+    async def root() -> int:
+        return 1 + await middle()
+
+    async with world.node(app) as node:
+        await node.client.workflow(root, id="r").start()
+        await until(lambda: _there(node.client.get("leaf")), "the leaf")
+    async with world.node(app) as node:
+        await node.client.get("leaf").send("go", 40)
+        assert await node.client.get("r").result(timeout=5) == 42
+
+
+async def test_a_multi_step_branch_with_a_child_can_lose_a_race(world: World, app: App) -> None:
+    @app.workflow
+    async def child() -> None:
+        await workflow.receive("never", int)
+
+    async def branch() -> str:
+        await workflow.child(child, id="loser")()
+        return "child"
+
+    async def soon() -> str:
+        await asyncio.sleep(0.005)
+        return "timer"
+
+    @app.workflow
+    async def race() -> list[Any]:
+        return list(await workflow.select(branch(), soon()))
+
+    async with world.node(app) as node:
+        assert await node.client.workflow(race, id="r").run() == [1, "timer"]
+        assert (await node.client.get("loser").wait(timeout=5)).status == "cancelled"
+
+
+async def _there(handle: Any) -> bool:
+    try:
+        return bool((await handle.describe()).started_at)
+    except NotFound:
+        return False

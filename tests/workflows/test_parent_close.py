@@ -1,0 +1,112 @@
+"""What happens to a child when its parent ends, gives it up, or is cancelled: the three rules."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from engine import World, until
+
+from perdure import App, NotFound, workflow
+from perdure.errors import UsageError
+from perdure.workflow import Child
+
+ends = ["parent-returns", "parent-is-cancelled", "parent-is-terminated", "parent-fails", "parent-gives-up"]
+
+
+async def _running(handle: Any) -> bool:
+    try:
+        return await handle.status() == "running"
+    except NotFound:
+        return False
+
+
+@pytest.mark.parametrize("end", ends)
+@pytest.mark.parametrize("rule", ["cancel", "terminate", "abandon"])
+async def test_the_rule_holds(world: World, app: App, rule: Any, end: str) -> None:
+    @app.activity
+    async def clean_up() -> str:
+        return "clean"
+
+    @app.workflow
+    async def child() -> str:
+        try:
+            return await workflow.receive("go", str)
+        finally:
+            workflow.kv.set("cleanup", await clean_up())
+
+    @app.workflow
+    async def parent() -> str:
+        call = asyncio.ensure_future(workflow.child(child, id="child", parent_close=rule)())
+        await workflow.receive("end", bool)
+        if end == "parent-fails":
+            raise ValueError("oh")
+        if end == "parent-gives-up":
+            call.cancel()
+            await workflow.receive("never", bool)
+        return "done"
+
+    async with world.node(app) as node:
+        above, below = node.client.workflow(parent, id="parent"), node.client.get("child")
+        await above.start()
+        await until(lambda: _running(below), "the child runs")
+        if end == "parent-is-cancelled":
+            await above.cancel()
+        elif end == "parent-is-terminated":
+            await above.terminate()
+        else:
+            await above.send("end", True)
+        if end != "parent-gives-up":
+            await above.wait(timeout=5)
+        if rule == "abandon":
+            await below.send("go", "alone")
+            assert await below.result(timeout=5) == "alone"
+        else:
+            ended = await below.wait(timeout=5)
+            assert ended.status == "cancelled"
+            assert ended.failure is not None
+            assert ended.failure.type == ("CancelledError" if rule == "cancel" else "Terminated")
+            assert "'parent'" in ended.failure.message
+        assert await below.kv_get("cleanup", str) == (None if rule == "terminate" else "clean")
+
+
+async def test_cancel_reaches_all_children_and_grandchildren(world: World, app: App) -> None:
+    @app.workflow
+    async def leaf() -> None:
+        await workflow.receive("never", int)
+
+    @app.workflow
+    async def middle(n: int) -> None:
+        await asyncio.gather(*(workflow.child(leaf, id=f"leaf-{n}-{i}")() for i in range(2)))
+
+    @app.workflow
+    async def root() -> None:
+        await asyncio.gather(middle(1), middle(2))
+
+    async with world.node(app) as node:
+        handle = node.client.workflow(root, id="r")
+        await handle.start()
+
+        async def all_there() -> bool:
+            return len(await node.client.list(type="leaf", status="running")) == 4
+
+        await until(all_there, "four leaves")
+        await handle.cancel("over")
+        await handle.wait(timeout=5)
+
+        async def all_gone() -> bool:
+            return not await node.client.list(status=("running", "pending"))
+
+        await until(all_gone, "all cancelled")
+        assert {d.status for d in await node.client.list()} == {"cancelled"}
+
+
+async def test_an_unknown_rule_is_refused(app: App) -> None:
+    @app.workflow
+    async def child() -> None:
+        pass
+
+    with pytest.raises(UsageError, match="parent_close"):
+        workflow.child(child, parent_close="kill")  # type: ignore[arg-type]
+    assert isinstance(workflow.child(child, parent_close="abandon"), Child)
