@@ -1,4 +1,4 @@
-"""The guard: what replay could not repeat is an error in workflow code, with the line and what to do instead."""
+"""The guard: what replay could not repeat is refused, when a node starts or where it happens, with line and remedy."""
 
 from __future__ import annotations
 
@@ -7,31 +7,41 @@ import time
 from pathlib import Path
 
 from perdure import App, WorkflowFailed
+from perdure.errors import WorkflowViolation
 
-app = App("guard")
+plain, hidden, tolerated = App("plain"), App("hidden"), App("tolerated")
 
 
-@app.workflow
+@plain.workflow
 async def sleeper() -> None:
-    time.sleep(1)
+    time.sleep(1)  # seen in the code of the workflow: the node does not start
 
 
-@app.workflow
+@hidden.workflow
 async def reader() -> str:
-    return Path(__file__).read_text()
+    return Path(__file__).read_text()  # seen when it happens: the run fails
+
+
+@tolerated.workflow(guard="off")
+async def clock() -> float:
+    return time.time()  # the author knows that it makes no difference here
 
 
 async def main() -> None:
-    async with app.node("memory://") as node:
-        for definition in (sleeper, reader):
-            try:
-                await node.client.workflow(definition, id=definition.name).run()
-            except WorkflowFailed as error:
-                refused = error.failure
-            else:
-                raise AssertionError(definition)
-            assert refused.type == "WorkflowViolation"
-            print(refused.message)
+    try:
+        async with plain.node("memory://"):
+            raise AssertionError
+    except WorkflowViolation as refused:
+        print(refused)
+    async with hidden.node("memory://") as node:
+        try:
+            await node.client.workflow(reader, id="reader-1").run()
+        except WorkflowFailed as failed:
+            print(failed)
+        else:
+            raise AssertionError
+    async with tolerated.node("memory://") as node:
+        print("tolerated:", await node.client.workflow(clock, id="clock-1").run())
 
 
 if __name__ == "__main__":

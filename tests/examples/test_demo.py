@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -20,11 +21,18 @@ def demo(example: Callable[[str], ModuleType]) -> ModuleType:
     return example("demo")
 
 
-def test_the_demo_survives_its_kill_and_cleans_up(tmp_path: Path) -> None:
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A temporary folder of its own, where temporary folders usually are."""
+    with tempfile.TemporaryDirectory(prefix="perdure-test-") as name:
+        yield Path(name)
+
+
+def test_the_demo_survives_its_kill_and_cleans_up(folder: Path) -> None:
     done = subprocess.run(
         [sys.executable, EXAMPLES / "demo.py"],
-        cwd=tmp_path,
-        env=os.environ | {"TMPDIR": str(tmp_path)},
+        cwd=folder,
+        env=os.environ | {"TMPDIR": str(folder)},
         capture_output=True,
         text=True,
         check=False,
@@ -35,7 +43,7 @@ def test_the_demo_survives_its_kill_and_cleans_up(tmp_path: Path) -> None:
     assert "cut off by the kill" in done.stdout
     assert "Every step happened once." in done.stdout
     assert not done.stderr
-    assert list(tmp_path.iterdir()) == []
+    assert list(folder.iterdir()) == []
 
 
 def test_its_check_accepts_a_right_ledger_and_finds_each_wrong_one(demo: ModuleType) -> None:

@@ -35,7 +35,7 @@ def test_a_program_on_a_page_runs_as_written(program: str, tmp_path: Path) -> No
     path.write_text(program, encoding="utf-8")
     done = subprocess.run([sys.executable, path], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=30)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
+    assert done.stdout.strip() or "print(" not in program
 
 
 def commands(page: Path) -> list[str]:
