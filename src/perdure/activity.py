@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from perdure.codec import decode, encode
-from perdure.errors import UsageError
+from perdure.errors import DefinitionError, UsageError
 from perdure.kernel.definition import ActivityDefinition, ActivityOptions, check_name
 from perdure.kernel.retry import RetryPolicy, Seconds, to_ms
 from perdure.kernel.run import current_run
@@ -44,6 +44,9 @@ def options_of(
     """`base` with what is given here in its place."""
     changes: dict[str, Any] = {}
     if retry is not None:
+        if type(retry) is not RetryPolicy:
+            msg = f"retry of {what} must be a RetryPolicy, got {retry!r}"
+            raise DefinitionError(msg)
         changes["retry"] = retry
     for name, duration in (
         ("timeout", timeout),
@@ -88,11 +91,7 @@ class Activity(Generic[P, R_co]):
         if run is None:
             return self._plain(args, kwargs)
         definition = self.definition
-        data = definition.signature.encode(args, kwargs)
-        if not run.replaying:
-            definition.signature.check(data)
-            run.check_size(data, f"the input of activity {definition.name!r}")
-        return run.schedule_activity(definition, self.options, data)
+        return run.schedule_activity(definition, self.options, definition.signature.encode(args, kwargs))
 
     def _plain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Coroutine[object, object, Any]:
         fn = self.definition.fn
@@ -136,9 +135,15 @@ class Activity(Generic[P, R_co]):
         if run is None:
             msg = f"activity {self.name!r}: detach() is for workflow code; elsewhere start a workflow through a client"
             raise UsageError(msg)
-        data = self.definition.signature.encode(args, kwargs)
-        self.definition.signature.check(data)
-        return run.start_detached(DETACHED, None, encode([self.name, data]), None)
+        signature = self.definition.signature
+        data = signature.encode(args, kwargs)
+        start = encode([self.name, data])
+
+        def check() -> None:
+            signature.check(data)
+            run.check_size(start, f"the input of activity {self.name!r}")
+
+        return run.start_detached(DETACHED, None, start, None, check)
 
     def __repr__(self) -> str:
         """Name it."""

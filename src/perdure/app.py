@@ -140,6 +140,7 @@ class App:
                 "which the other process can import"
             )
             raise DefinitionError(msg)
+        _known(options, _ACTIVITY_OPTIONS, f"activity {name!r}")
         given = options_of(ActivityOptions(), f"activity {name!r}", **options)
         definition = ActivityDefinition(name, fn, _signature(fn, f"activity {name!r}"), given, is_async, executor)
         self._activities[name] = definition
@@ -184,6 +185,8 @@ class App:
             if not inspect.iscoroutinefunction(function):
                 msg = f"workflow {own!r} must be an `async def`: a workflow waits, and only a coroutine can"
                 raise DefinitionError(msg)
+            _one_of(on_mismatch, ("suspend", "fail"), f"workflow {own!r}: on_mismatch")
+            _one_of(guard, ("error", "warn", "off"), f"workflow {own!r}: guard")
             definition = WorkflowDefinition(
                 own,
                 normal_version(version if version is not None else DEFAULT_VERSION),
@@ -198,22 +201,38 @@ class App:
         return define if fn is None else define(fn)
 
     def _add_workflow(self, definition: WorkflowDefinition) -> None:
-        versions = self._workflows.setdefault(definition.name, {})
-        if definition.version in versions:
+        self._check_free(definition)
+        self._workflows.setdefault(definition.name, {})[definition.version] = definition
+        self._changed()
+
+    def _check_free(self, definition: WorkflowDefinition) -> None:
+        if definition.version in self._workflows.get(definition.name, {}):
             msg = (
                 f"app {self.name!r} has workflow {definition.name!r} version {definition.version} already; "
                 "give the new one another version= or name="
             )
             raise DefinitionError(msg)
-        versions[definition.version] = definition
-        self._changed()
+
+    def definitions(self) -> list[WorkflowDefinition]:
+        """All workflow definitions, with their versions."""
+        return [
+            d
+            for name, versions in self._workflows.items()
+            if not name.startswith(RESERVED_PREFIX)
+            for d in versions.values()
+        ]
 
     def use_version(self, name: str, version: str | int | None) -> None:
         """Give new runs of a workflow this version instead of the latest one (None: the latest again)."""
+        versions = self._workflows.get(name, {})
         if version is None:
             self._pinned.pop(name, None)
+        elif (exact := normal_version(version)) in versions:
+            self._pinned[name] = exact
         else:
-            self._pinned[name] = normal_version(version)
+            has = ", ".join(sorted(versions, key=version_key)) or "none"
+            msg = f"app {self.name!r} has no workflow {name!r} version {exact}; it has {has}"
+            raise DefinitionError(msg)
         self._changed()
 
     def include(self, other: App) -> None:
@@ -226,9 +245,11 @@ class App:
             if activity.name in self._activities:
                 msg = f"apps {self.name!r} and {other.name!r} both have an activity {activity.name!r}"
                 raise DefinitionError(msg)
-        for definition in (d for versions in other._workflows.values() for d in versions.values()):
-            if definition.name != DETACHED:
-                self._add_workflow(definition)
+        theirs = [d for versions in other._workflows.values() for d in versions.values() if d.name != DETACHED]
+        for definition in theirs:
+            self._check_free(definition)
+        for definition in theirs:
+            self._add_workflow(definition)
         self._activities |= other._activities
         self._changed()
 
@@ -242,6 +263,9 @@ class App:
 
         if not inspect.isasyncgenfunction(make):
             msg = "@app.resources needs an `async def` that yields the resources once"
+            raise DefinitionError(msg)
+        if self._resources is not None:
+            msg = f"app {self.name!r} has resources already; yield one object that holds them all"
             raise DefinitionError(msg)
         self._resources = asynccontextmanager(make)
         return make
@@ -314,6 +338,22 @@ def _signature(fn: Callable[..., Any], what: str) -> Signature:
         return Signature(fn, what)
     except TypeError as error:
         raise DefinitionError(str(error)) from error
+
+
+_ACTIVITY_OPTIONS = ("retry", "timeout", "total_timeout", "start_timeout", "heartbeat_timeout", "queue")
+
+
+def _known(options: dict[str, Any], known: tuple[str, ...], what: str) -> None:
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        msg = f"{what}: unknown option {unknown[0]!r}; known are name, executor, {', '.join(known)}"
+        raise DefinitionError(msg)
+
+
+def _one_of(value: object, allowed: tuple[str, ...], what: str) -> None:
+    if value not in allowed:
+        msg = f"{what} must be {', '.join(map(repr, allowed[:-1]))} or {allowed[-1]!r}, got {value!r}"
+        raise DefinitionError(msg)
 
 
 async def _run_detached(name: str, data: bytes) -> Any:

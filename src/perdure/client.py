@@ -31,7 +31,7 @@ from perdure.errors import (
 )
 from perdure.kernel import message as msg
 from perdure.kernel.commit import CLOSED, Status, UnitRow
-from perdure.kernel.definition import check_name, normal_version
+from perdure.kernel.definition import check_label, check_name, normal_version
 from perdure.kernel.events import AnyEvent, decode_events
 from perdure.kernel.limits import Limits
 from perdure.kernel.placement import check_id
@@ -311,7 +311,7 @@ class Handle(Generic[R_co]):
             name, data = channel.name, codec.encode(value)
             codec.check(data)
         else:
-            name, data = check_name(channel, "a channel"), encode(value)
+            name, data = check_label(channel, "a channel"), encode(value)
         self._check_size(data, f"the message for channel {name!r}")
         await self._send(msg.Send(name, data))
 
@@ -319,7 +319,7 @@ class Handle(Generic[R_co]):
         """Raise a positional event: a workflow that waits for it now takes it; otherwise it is only recorded."""
         data = encode(value)
         self._check_size(data, f"the event {name!r}")
-        await self._send(msg.Raise(check_name(name, "an event"), data))
+        await self._send(msg.Raise(check_label(name, "an event"), data))
 
     def _check_size(self, data: bytes, what: str) -> None:
         limit = self._gateway.limits.payload_bytes
@@ -535,7 +535,7 @@ class Client:
         """A client from a store alone: `async with Client.open("sqlite:///shop.db") as client:`. A node elsewhere
         does the work.
         """
-        opened = open_store(store) if isinstance(store, str) else store
+        opened = open_store(store)
         client = cls(StoreGateway(opened, clock))
         client._own_store = opened if isinstance(store, str) else None
         return client

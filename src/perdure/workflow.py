@@ -18,7 +18,7 @@ from uuid import UUID
 
 from perdure.codec import TypeCodec, encode
 from perdure.errors import UsageError
-from perdure.kernel.definition import check_name, normal_version
+from perdure.kernel.definition import check_label, normal_version
 from perdure.kernel.events import ParentClose
 from perdure.kernel.loop import Timer
 from perdure.kernel.placement import check_id
@@ -113,15 +113,28 @@ class Child(Generic[P, R_co]):
         """Start it with no parent and return its id."""
         run = _run("detach()")
         definition = self._definition
-        data = _arguments(run, definition, args, kwargs)
-        return run.start_detached(definition.name, self._version, data, self._target)
+        data = definition.signature.encode(args, kwargs)
+        return run.start_detached(
+            definition.name, self._version, data, self._target, lambda: _check_arguments(run, definition, data)
+        )
 
 
-def _arguments(run: Run, definition: WorkflowDefinition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-    data = definition.signature.encode(args, kwargs)
-    if not run.replaying:
-        definition.signature.check(data)
-        run.check_size(data, f"the input of workflow {definition.name!r}")
+def _check_arguments(run: Run, definition: WorkflowDefinition, data: bytes) -> None:
+    definition.signature.check(data)
+    run.check_size(data, f"the input of workflow {definition.name!r}")
+
+
+def _next_arguments(run: Run, definition: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    """Arguments of the next execution; they are checked in replay as well, which must raise what was raised."""
+    if not isinstance(definition, Workflow):
+        msg = f"continue_as_new() needs a workflow (@app.workflow), got {definition!r}"
+        raise UsageError(msg)
+    known: WorkflowDefinition = definition.definition
+    if known.name != run.definition.name:
+        msg = f"continue_as_new({known.name}): {run.unit!r} runs {run.definition.name!r} and can only continue as that"
+        raise UsageError(msg)
+    data = known.signature.encode(args, kwargs)
+    _check_arguments(run, known, data)
     return data
 
 
@@ -134,9 +147,8 @@ def _start_child(
     version: str | None,
     parent_close: ParentClose,
 ) -> Coroutine[object, object, Any]:
-    data = _arguments(run, definition, args, kwargs)
-    decode = definition.signature.result.decode
-    return run.start_child(definition.name, version, data, decode, target, parent_close)
+    data = definition.signature.encode(args, kwargs)
+    return run.start_child(definition, version, data, target, parent_close)
 
 
 def child(
@@ -153,6 +165,9 @@ def child(
     `"terminate"` or `"abandon"`.
     `version` is exact; None is what new runs get.
     """
+    if type(definition) is not Workflow:
+        msg = f"workflow.child() needs a workflow (@app.workflow), got {definition!r}"
+        raise UsageError(msg)
     if parent_close not in ("cancel", "terminate", "abandon"):
         msg = f"parent_close must be 'cancel', 'terminate' or 'abandon', got {parent_close!r}"
         raise UsageError(msg)
@@ -186,6 +201,8 @@ async def sleep(delay: Seconds, *, name: str | None = None) -> None:
     """Sleep durably; `asyncio.sleep` does too, but cannot carry a name for listings and timelines."""
     loop = _run("sleep()").loop
     delay_ms = to_ms(delay, "the delay of workflow.sleep()")
+    if name is not None:
+        check_label(name, "a timer")
     if delay_ms == 0:
         await asyncio.sleep(0)
         return
@@ -216,7 +233,7 @@ class Channel(Generic[T]):
 
     def __init__(self, name: str, type: type[T] | None = None) -> None:
         """`type` is only needed where the subscript is not used: `Channel("approved", bool)`."""
-        self.name = check_name(name, "a channel")
+        self.name = check_label(name, "a channel")
         self._type: Any = type
         self._codec: TypeCodec[T] | None = None
 
@@ -251,7 +268,7 @@ async def wait_event(name: str, type: type[T], /) -> T:
     not buffered.
     """
     codec: TypeCodec[T] = TypeCodec(type, f"event {name!r}")
-    value: T = await _run("wait_event()").wait(check_name(name, "an event"), codec.decode, positional=True)
+    value: T = await _run("wait_event()").wait(check_label(name, "an event"), codec.decode, positional=True)
     return value
 
 
@@ -268,8 +285,7 @@ def send(id: str, channel: Any, value: Any, /) -> None:
         name, data = channel.name, codec.encode(value)
         codec.check(data)
     else:
-        name, data = check_name(channel, "a channel"), encode(value)
-    run.check_size(data, f"the message for channel {name!r}")
+        name, data = check_label(channel, "a channel"), encode(value)
     run.send_message(check_id(id), name, data)
 
 
@@ -360,14 +376,14 @@ async def checkpoint(name: str, fn: Any, /, *, type: Any = None) -> Any:
     """
     run = _run("checkpoint()")
     codec: TypeCodec[Any] = TypeCodec(type if type is not None else Any, f"checkpoint {name!r}")
-    return await run.start_step(check_name(name, "a checkpoint"), fn, codec.encode, codec.decode)
+    return await run.start_step(check_label(name, "a checkpoint"), fn, codec.encode, codec.decode)
 
 
 def value(name: str, value: T, /) -> T:
     """Record a value under a name; in replay the recorded one is returned instead of the argument."""
     run = _run("value()")
     data = encode(value)
-    recorded = run.record_value(check_name(name, "a value"), data)
+    recorded = run.record_value(check_label(name, "a value"), data)
     codec: TypeCodec[T] = TypeCodec(type(value) if value is not None else Any, f"value {name!r}")
     return codec.decode(recorded)
 
@@ -464,7 +480,7 @@ def patched(patch: str) -> bool:
     """True for runs that reach this line with the new code, False for those that passed it before: puts a change of
     code behind a switch.
     """
-    return _run("patched()").patched(check_name(patch, "a patch"))
+    return _run("patched()").patched(check_label(patch, "a patch"))
 
 
 def continue_as_new(definition: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs) -> NoReturn:
@@ -474,13 +490,7 @@ def continue_as_new(definition: Workflow[P, R], /, *args: P.args, **kwargs: P.kw
     The version is resolved again: this is where a running instance moves to new code.
     """
     run = _run("continue_as_new()")
-    if definition.name != run.definition.name:
-        msg = (
-            f"continue_as_new({definition.name}): {run.unit!r} runs {run.definition.name!r} "
-            "and can only continue as that"
-        )
-        raise UsageError(msg)
-    run.continue_as_new(_arguments(run, definition.definition, args, kwargs), None)
+    run.continue_as_new(_next_arguments(run, definition, args, kwargs), None)
 
 
 def continue_as_version(
@@ -488,7 +498,7 @@ def continue_as_version(
 ) -> NoReturn:
     """Like `continue_as_new`, for an exact version of the code."""
     run = _run("continue_as_version()")
-    run.continue_as_new(_arguments(run, definition.definition, args, kwargs), normal_version(version))
+    run.continue_as_new(_next_arguments(run, definition, args, kwargs), normal_version(version))
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,7 +137,7 @@ class Rig:
 
     def _new_unit(self) -> Unit:
         self._salts += 1
-        unit = Unit(ID, self.app, self.limits, shards=1, salt=self._salts * 7919 << 20)
+        unit = Unit(ID, self.app, self.limits, shards=1)
         opened.append(unit)
         return unit
 

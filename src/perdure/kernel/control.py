@@ -23,8 +23,13 @@ def take(unit: Unit, message: msg.Message) -> None:
     if row is None:
         draft.consumed(message, "missing")
         return
-    if row.status in CLOSED:
+    run = unit.run
+    ended = run.ended if run is not None else None
+    if row.status in CLOSED or (ended is not None and not isinstance(ended, ev.ContinuedAsNew)):
         draft.consumed(message, "closed")
+        return
+    if ended is not None:
+        unit.keep(message)  # for the next execution
         return
     match body:
         case msg.Cancel():
@@ -57,7 +62,7 @@ def _cancel(unit: Unit, row: UnitRow, message: msg.Message, body: msg.Cancel) ->
     elif not row.started_at:
         draft.consumed(message)
         lifecycle.close(unit, "cancelled", Failure("CancelledError", body.reason, "cancelled", retryable=False))
-    elif run is None or run.broken is not None or run.ended is not None:
+    elif run is None or run.broken is not None:
         unit.keep(message)  # its code cannot be asked now
     else:
         draft.consumed(message)

@@ -32,6 +32,18 @@ def check_name(name: object, kind: str) -> str:
     return name
 
 
+def check_label(name: object, kind: str) -> str:
+    """Return a name that people read (of a channel, a timer, a patch, a checkpoint) if it can be one.
+
+    Raises:
+        DefinitionError: naming it and the rule.
+    """
+    if not isinstance(name, str) or not 1 <= len(name) <= 200 or not name.isprintable():
+        msg = f"{name!r} cannot be the name of {kind}: use 1 to 200 printable characters"
+        raise DefinitionError(msg)
+    return name
+
+
 def normal_version(version: str | int) -> str:
     """A version as `major.minor.patch`: 2 and "2" are "2.0.0".
 

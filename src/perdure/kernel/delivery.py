@@ -8,19 +8,27 @@ replay it means that code and journal differ.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from perdure.errors import ApplicationError, DecodeError, Failure
 from perdure.kernel import events as ev
-from perdure.kernel.call import ActivityCall, Call, WaitCall
+from perdure.kernel.call import ActivityCall, Call, ChildCall, StepCall, WaitCall
 from perdure.kernel.loop import Timer
 
 if TYPE_CHECKING:
     from perdure.kernel.run import Run
 
 
+P = TypeVar("P", Timer, ActivityCall, WaitCall, ChildCall, StepCall)
+
+
 def _started(run: Run, event: ev.Started) -> None:
     loop = run.loop
+    if run.main is not None:
+        run.break_off(event, None, "the execution has begun already")
+        return
+    loop.number = _salt(event)
     run.started = event
     run.variables.status = event.status
     loop.start_ms = loop.now_ms = event.at
@@ -32,6 +40,14 @@ def _started(run: Run, event: ev.Started) -> None:
     run.main = loop.create_task(coroutine, name="main", context=loop.context)
 
 
+def _salt(event: ev.Started) -> int:
+    """The number at which tasks and futures begin: from the journal, so that it is the same after a load, and another
+    one for each instance.
+    """
+    digest = blake2b(b"%b%d" % (event.run, event.execution), digest_size=5, person=b"salt").digest()
+    return int.from_bytes(digest) << 20
+
+
 async def _raise(error: Exception) -> None:
     raise ApplicationError(str(error), type=type(error).__name__, retryable=False) from error
 
@@ -40,11 +56,14 @@ def _clock(run: Run, at: int) -> None:
     run.loop.now_ms = max(run.loop.now_ms, at)
 
 
-def _take(run: Run, seq: int, event: ev.Event) -> Any:
-    pending = run.pending.pop(seq, None)
-    if pending is None:
-        run.break_off(event, None, f"command {seq} was never given, was cancelled or has its answer already")
-    return pending
+def _take(run: Run, seq: int, kind: type[P], event: ev.Event) -> P | None:
+    """The pending command that the event answers; another kind, or none, breaks the run."""
+    pending = run.pending.get(seq)
+    if isinstance(pending, kind):
+        del run.pending[seq]
+        return pending
+    run.break_off(event, None, f"command {seq} was never given, was cancelled, has its answer or is of another kind")
+    return None
 
 
 def _answer(call: Call, data: bytes | None, failure: Failure | None = None) -> None:
@@ -59,7 +78,7 @@ def _answer(call: Call, data: bytes | None, failure: Failure | None = None) -> N
 
 def _activity_completed(run: Run, event: ev.ActivityCompleted) -> None:
     _clock(run, event.at)
-    call = _take(run, event.seq, event)
+    call = _take(run, event.seq, ActivityCall, event)
     if call is not None:
         run.not_local(call)
         call.attempt = event.attempt
@@ -68,7 +87,7 @@ def _activity_completed(run: Run, event: ev.ActivityCompleted) -> None:
 
 def _activity_failed(run: Run, event: ev.ActivityFailed) -> None:
     _clock(run, event.at)
-    call = _take(run, event.seq, event)
+    call = _take(run, event.seq, ActivityCall, event)
     if call is not None:
         run.not_local(call)
         call.attempt = event.attempt
@@ -89,40 +108,43 @@ def _attempt_failed(run: Run, event: ev.AttemptFailed) -> None:
 
 def _timer_fired(run: Run, event: ev.TimerFired) -> None:
     _clock(run, event.at)
-    timer = _take(run, event.seq, event)
-    if isinstance(timer, Timer):
+    timer = _take(run, event.seq, Timer, event)
+    if timer is not None:
         _clock(run, timer.fire_at)
         timer.fire()
 
 
 def _received(run: Run, event: ev.Received) -> None:
     _clock(run, event.at)
-    _end_wait(run, event.seq, event, event.value)
+    _end_wait(run, event.seq, event, event.value, positional=False)
 
 
 def _event_raised(run: Run, event: ev.EventRaised) -> None:
     _clock(run, event.at)
     if event.seq:
-        _end_wait(run, event.seq, event, event.value)
+        _end_wait(run, event.seq, event, event.value, positional=True)
 
 
-def _end_wait(run: Run, seq: int, event: ev.Event, value: bytes) -> None:
-    call = _take(run, seq, event)
-    if isinstance(call, WaitCall):
+def _end_wait(run: Run, seq: int, event: ev.Event, value: bytes, *, positional: bool) -> None:
+    pending = run.pending.get(seq)
+    if isinstance(pending, WaitCall) and pending.positional is not positional:
+        seq = -1  # a message for an event, or the other way round
+    call = _take(run, seq, WaitCall, event)
+    if call is not None:
         run.forget_wait(call)
         _answer(call, value)
 
 
 def _replied(run: Run, event: ev.Replied) -> None:
     _clock(run, event.at)
-    call = _take(run, event.seq, event)
+    call = _take(run, event.seq, ChildCall, event)
     if call is not None:
         _answer(call, event.result, event.failure)
 
 
 def _step_recorded(run: Run, event: ev.StepRecorded) -> None:
     _clock(run, event.at)
-    call = _take(run, event.seq, event)
+    call = _take(run, event.seq, StepCall, event)
     if call is not None:
         run.not_local(call)
         _answer(call, event.value, event.failure)

@@ -69,6 +69,8 @@ class Draft:
     def drop_kept(self, messages: list[Message]) -> None:
         """Messages that were kept are not wanted any more."""
         left = {m.id for m in messages}
+        for message in messages:
+            self.answers[message.id] = "closed"
         fresh = {m.id for m in self.post if m.to == self.unit}
         self.post = [m for m in self.post if m.to != self.unit or m.id not in left]
         self.consume.extend(sorted(left - fresh))

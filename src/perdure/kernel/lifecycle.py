@@ -241,6 +241,8 @@ def pack(unit: Unit, fence: Fence, commit_id: bytes) -> Turn:
     _set_state(unit, row, turn)
     turn.cancelled.extend(draft.cancelled)
     turn.warning = draft.warning
+    if draft.chunks:
+        row.suspect = 0  # progress: whatever crashed the node, it was not this
     if not draft.empty:
         turn.commit = draft.commit(row, unit.version, fence, commit_id)
         unit.version += 1
@@ -262,6 +264,7 @@ def _pack_run(unit: Unit, run: Run, row: UnitRow, turn: Turn) -> None:
     if run.events:
         add_chunk(unit, run, row)
     outbox.send_commands(draft, run)
+    _keep_own(unit, row, turn)
     outbox.close_children(draft, run, run.cancelled_calls)
     outbox.start_children(draft, run)
     turn.cancelled.extend(run.cancelled_calls)
@@ -273,15 +276,31 @@ def _pack_run(unit: Unit, run: Run, row: UnitRow, turn: Turn) -> None:
         turn.again = True
 
 
+def _keep_own(unit: Unit, row: UnitRow, turn: Turn) -> None:
+    """Messages that the unit sent to itself are for its next turn."""
+    draft = unit.draft
+    own = [m for m in draft.post if m.to == unit.id and m.sender == unit.id and not m.posted]
+    if own and row.status in CLOSED:
+        draft.post = [m for m in draft.post if m not in own]
+    elif own:
+        for message in own:
+            message.posted = True
+        unit.kept += own
+        turn.again = True
+
+
 def _local_work(unit: Unit, run: Run, turn: Turn) -> None:
     """Activities and checkpoints to run: those of this turn, and after a load all that are open."""
+    if unit.held is not None:
+        return  # nothing is started for it; the next load hands out all that is open
     for call in run.pending.values() if unit.first_turn else run.opened:
         if not isinstance(call, ActivityCall | StepCall) or call.seq not in run.pending:
             continue
         if isinstance(call, ActivityCall) and unit.definitions.find_activity(call.name) is None:
-            unit.held = unit.held or held.missing_activity(call.name)
-        else:
-            turn.calls.append(call)
+            unit.held = held.missing_activity(call.name)
+            turn.calls.clear()
+            return
+        turn.calls.append(call)
     unit.first_turn = False
 
 
@@ -313,6 +332,6 @@ def _set_state(unit: Unit, row: UnitRow, turn: Turn) -> None:
         row.status, row.reason, row.wake_at = "running", None, 0
     else:
         row.status, row.reason, row.wake_at = "running", unit.run.waiting_for(), unit.run.wake_at()
-    turn.wake_at = row.wake_at
+    turn.wake_at = unit.run.deadline() if row.wake_at == 0 and unit.run is not None else row.wake_at
     if before != (row.status, row.reason if row.status == "suspended" else None):
         unit.draft.touched = True

@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+from perdure.errors import UsageError
+
+
+def check_count(what: str, value: object, least: int = 1) -> None:
+    """Refuse what is not a whole number of at least `least`.
+
+    Raises:
+        UsageError: naming `what`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        msg = f"{what} must be a whole number, got {value!r}"
+        raise UsageError(msg)
+    if value < least:
+        msg = f"{what} must be positive, got {value}" if least else f"{what} must not be negative, got {value}"
+        raise UsageError(msg)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +40,12 @@ class Limits:
     kv_key_bytes: int = 512
     turn_messages: int = 1_000
     inbox_messages: int = 10_000
+
+    def __post_init__(self) -> None:
+        """Check the numbers once.
+
+        Raises:
+            UsageError: naming the limit.
+        """
+        for limit in fields(self):
+            check_count(f"Limits.{limit.name}", getattr(self, limit.name))

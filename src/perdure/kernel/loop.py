@@ -48,6 +48,10 @@ _current_task = asyncio.current_task
 CALLBACKS_MAX = 1_000_000
 """Callbacks that one delivery may cause before the workflow counts as one that never becomes idle."""
 
+RETRY_PASSES = 50
+"""Passes of one drain after which anyio's repeated cancellations are put off."""
+
+_ANYIO_RETRY = "_deliver_cancellation"
 _INFINITY = float("inf")
 
 logger = logging.getLogger("perdure.workflow")
@@ -161,13 +165,26 @@ class Future(asyncio.Future[Any]):
 class WorkflowLoop(asyncio.AbstractEventLoop):
     """The loop of one execution. See the module's docstring."""
 
-    __slots__ = ("context", "dead", "generators", "now_ms", "number", "ready", "start_ms", "tasks", "timers", "turning")
+    __slots__ = (
+        "context",
+        "dead",
+        "generators",
+        "now_ms",
+        "number",
+        "parked",
+        "ready",
+        "start_ms",
+        "tasks",
+        "timers",
+        "turning",
+    )
 
-    def __init__(self, timers: Timers, salt: int) -> None:
+    def __init__(self, timers: Timers) -> None:
         """A loop at time 0 with nothing to do."""
         self.timers = timers
-        self.number = salt
+        self.number = 0
         self.ready: list[Handle] = []
+        self.parked: list[Handle] = []
         self.tasks: list[Task] = []
         self.generators: list[AsyncGenerator[Any, Any]] = []
         self.start_ms = 0
@@ -272,11 +289,17 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         Raises:
             NeverIdle: after `CALLBACKS_MAX` of them.
         """
-        count = 0
+        count = passes = 0
+        if self.parked:
+            self.ready = self.parked + self.ready
+            self.parked = []
         while self.ready:
             batch = self.ready
             self.ready = []
             count += len(batch)
+            passes += 1
+            if passes > RETRY_PASSES:
+                batch = self._park(batch)
             if count > CALLBACKS_MAX:
                 msg = f"the workflow ran {count} callbacks in one turn without becoming idle"
                 raise NeverIdle(msg)
@@ -288,6 +311,16 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
                         continue
                     except Exception as error:  # as asyncio: it is reported, and the loop goes on
                         self.call_exception_handler({"message": "a callback raised", "exception": error})
+
+    def _park(self, batch: list[Handle]) -> list[Handle]:
+        """Put anyio's repeated cancellations off until the next delivery.
+
+        A cancel scope of anyio cancels its tasks again in each pass of the loop until they have ended. While one of
+        them awaits its cleanup this would never
+        end here, because a turn lasts until nothing is ready.
+        """
+        self.parked += [h for h in batch if getattr(h[0], "__name__", "") == _ANYIO_RETRY]
+        return [h for h in batch if getattr(h[0], "__name__", "") != _ANYIO_RETRY]
 
     def first_iteration(self, generator: AsyncGenerator[Any, Any]) -> None:
         """Hold an async generator until the run ends."""

@@ -9,9 +9,13 @@ they still get the built-in.
 
 from __future__ import annotations
 
+import asyncio
+import asyncio.coroutines
 import asyncio.taskgroups
 import asyncio.tasks
+import importlib
 import sys
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from perdure.kernel.loop import current_loop
@@ -67,10 +71,36 @@ def _set(items: Iterable[Any] = ()) -> set[Any]:
     return OrderedSet(items) if current_loop() is not None else set(items)
 
 
-def install() -> None:
-    """Give asyncio, and anyio when it is imported, the ordered set. Idempotent; called before the first turn of a
-    run.
+_builtin_all_tasks = asyncio.tasks.all_tasks
+
+
+def _all_tasks(loop: asyncio.AbstractEventLoop | None = None) -> set[asyncio.Task[Any]]:
+    """asyncio's own list is process-wide and ordered by chance; a workflow gets the tasks of its own loop, in
+    order.
     """
-    for module in (asyncio.tasks, asyncio.taskgroups, sys.modules.get("anyio._backends._asyncio")):
-        if module is not None and module.__dict__.get("set") is not _set:
-            module.__dict__["set"] = _set
+    own = current_loop()
+    if own is None or (loop is not None and loop is not own):
+        return _builtin_all_tasks(loop)
+    return OrderedSet(t for t in own.tasks if not t.done())
+
+
+def _is_coroutine(thing: object) -> bool:
+    """A call is a future and a coroutine; `asyncio.wait` takes it as the future that it is."""
+    return not asyncio.isfuture(thing) and asyncio.coroutines.iscoroutine(thing)
+
+
+_COROUTINES = SimpleNamespace(**(vars(asyncio.coroutines) | {"iscoroutine": _is_coroutine}))
+
+
+def install() -> None:
+    """Give asyncio, and anyio when it is imported, what iterates in order. Idempotent; called before the first turn
+    of a run.
+    """
+    if asyncio.tasks.__dict__.get("set") is not _set:
+        asyncio.tasks.__dict__["set"] = asyncio.taskgroups.__dict__["set"] = _set
+        asyncio.tasks.__dict__["coroutines"] = _COROUTINES
+        asyncio.tasks.all_tasks = asyncio.all_tasks = _all_tasks
+    if "anyio" in sys.modules:  # it imports its backend at the first use, which would be inside a turn
+        backend = importlib.import_module("anyio._backends._asyncio")
+        if backend.__dict__.get("set") is not _set:
+            backend.__dict__["set"] = _set

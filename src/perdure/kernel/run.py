@@ -32,7 +32,7 @@ from hashlib import blake2b
 from random import Random
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from perdure.errors import Failure, LimitExceeded, PayloadTooLarge, failure_of
+from perdure.errors import Failure, LimitExceeded, PayloadError, PayloadTooLarge, failure_of
 from perdure.kernel import events as ev
 from perdure.kernel import match
 from perdure.kernel.call import ActivityCall, Call, ChildCall, StepCall, WaitCall, make
@@ -43,6 +43,7 @@ from perdure.kernel.variables import Variables
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from perdure.codec import Signature
     from perdure.kernel.definition import ActivityDefinition, ActivityOptions, Definitions, WorkflowDefinition
     from perdure.kernel.limits import Limits
 
@@ -103,15 +104,13 @@ class Run:
         "waits",
     )  # fmt: skip
 
-    def __init__(
-        self, unit: str, definition: WorkflowDefinition, definitions: Definitions, limits: Limits, salt: int
-    ) -> None:
+    def __init__(self, unit: str, definition: WorkflowDefinition, definitions: Definitions, limits: Limits) -> None:
         """A run that was told nothing yet."""
         self.unit = unit
         self.definition = definition
         self.definitions = definitions
         self.limits = limits
-        self.loop = WorkflowLoop(self, salt)  # type: ignore[abstract]  # the rest of the interface is refused by name
+        self.loop = WorkflowLoop(self)  # type: ignore[abstract]  # the rest of the interface is refused by name
         self.main: asyncio.Task[Any] | None = None
         self.started: ev.Started = _NOT_STARTED
         self.events: list[ev.Event] = []
@@ -218,7 +217,11 @@ class Run:
                 loop.drain()
         for pending in list(self.pending.values()):
             pending.cancel()
-        self.ended = self.command(self._outcome(main))
+        outcome = self._outcome(main)
+        try:
+            self.ended = self.command(outcome, lambda: self._check_outcome(outcome))
+        except PayloadError as unfit:
+            self.ended = self.command(ev.Failed(loop.now_ms, failure_of(unfit, skip=_OWN_TRACE)))
 
     def _outcome(self, main: asyncio.Task[Any]) -> ev.Event:
         at = self.loop.now_ms
@@ -226,53 +229,73 @@ class Run:
             reason = self.cancel_requested if self.cancel_requested is not None else "the workflow cancelled itself"
             return ev.Cancelled(at, Failure("CancelledError", reason, "cancelled", retryable=False))
         if self.next_input is not None:
+            main.exception()  # looked at, so that asyncio does not report it
             if self.cancel_requested is not None:
                 return ev.Cancelled(at, Failure("CancelledError", self.cancel_requested, "cancelled", retryable=False))
             return ev.ContinuedAsNew(at, *self.next_input)
         error = main.exception()
         if error is None:
             try:
-                return ev.Completed(at, self._encode_result(main.result()))
+                return ev.Completed(at, self.definition.signature.result.encode(main.result()))
             except (ValueError, TypeError) as unfit:
                 error = unfit
         return ev.Failed(at, failure_of(error, skip=_OWN_TRACE))
 
-    def _encode_result(self, value: object) -> bytes:
-        data = self.definition.signature.result.encode(value)
-        if not self.replaying:
-            self.definition.signature.result.check(data)
-            self.check_size(data, f"the result of workflow {self.definition.name!r}")
-        return data
+    def _check_outcome(self, outcome: ev.Event) -> None:
+        if isinstance(outcome, ev.Completed):
+            self.definition.signature.result.check(outcome.result)
+            self.check_size(outcome.result, f"the result of workflow {self.definition.name!r}")
 
     # ------------------------------------------------------------ commands
 
-    def command(self, event: ev.Event) -> ev.Event:
+    def command(self, event: ev.Event, check: Callable[[], None] | None = None) -> ev.Event:
         """Record a command, or compare it with the journal; the event that counts is returned. `fresh` says whether
         it is a new one.
+
+        `check` may refuse a new command by raising. It is not asked about one that the journal has: what was accepted
+        stays accepted, and what was refused
+        is refused again.
         """
         journal = self.journal
         if self.loop.dead:
             self.fresh = False
             return event
         if journal is None or self.position >= len(journal):
+            if check is not None:
+                check()
             self.fresh = True
             self.events.append(event)
             return event
-        self.fresh = False
         recorded = journal[self.position]
-        self.position += 1
         if recorded == event or match.matches(recorded, event, self.definitions):
+            self.fresh = False
+            self.position += 1
             return recorded
+        if check is not None:
+            check()
+        self.fresh = False
+        self.position += 1
         self.break_off(recorded, event, match.calling_line())
         return event
 
+    def _check_input(self, signature: Signature, data: bytes, what: str) -> None:
+        signature.check(data)
+        self.check_size(data, f"the input of {what}")
+
     def schedule_activity(self, definition: ActivityDefinition, options: ActivityOptions, data: bytes) -> ActivityCall:
-        """Call an activity with encoded arguments."""
+        """Call an activity with encoded arguments.
+
+        Raises:
+            PayloadError: they do not fit its signature, or are too large.
+        """
         loop = self.loop
-        if not loop.dead:
-            self.seq += 1
-            self.command(ev.ActivityScheduled(self.seq, definition.name, data, options.queue, options.session))
-        call: ActivityCall = make(ActivityCall, loop, self.seq)
+        seq = self.seq + 1
+        self.command(
+            ev.ActivityScheduled(seq, definition.name, data, options.queue, options.session),
+            lambda: self._check_input(definition.signature, data, f"activity {definition.name!r}"),
+        )
+        self.seq = seq
+        call: ActivityCall = make(ActivityCall, loop, seq)
         call.name = definition.name
         call.input = data
         call.options = options
@@ -287,41 +310,45 @@ class Run:
 
     def start_child(
         self,
-        workflow: str,
+        definition: WorkflowDefinition,
         version: str | None,
         data: bytes,
-        decode: Callable[[bytes], Any],
         target: str | None,
         parent_close: ev.ParentClose,
     ) -> ChildCall:
-        """Call another instance and await its reply."""
-        loop = self.loop
-        if not loop.dead:
-            self.seq += 1
-        target = target if target is not None else f"{self.unit}/{self.started.execution}.{self.seq}"
-        if not loop.dead:
-            self.command(ev.CallStarted(self.seq, target, workflow, version, data, False, parent_close))
-        call: ChildCall = make(ChildCall, loop, self.seq)
+        """Call another instance and await its reply.
+
+        Raises:
+            PayloadError: the arguments do not fit, or are too large.
+        """
+        seq = self.seq + 1
+        target = target if target is not None else f"{self.unit}/{self.started.execution}.{seq}"
+        self.command(
+            ev.CallStarted(seq, target, definition.name, version, data, False, parent_close),
+            lambda: self._check_input(definition.signature, data, f"workflow {definition.name!r}"),
+        )
+        self.seq = seq
+        call: ChildCall = make(ChildCall, self.loop, seq)
         call.target = target
-        call.workflow = workflow
+        call.workflow = definition.name
         call.version = version
         call.input = data
         call.parent_close = parent_close
-        call.run = derived_id(self.started.run, self.started.execution, self.seq, b"child")
-        call.decode = decode
+        call.run = derived_id(self.started.run, self.started.execution, seq, b"child")
+        call.decode = definition.signature.result.decode
         self._open(call)
         return call
 
-    def start_detached(self, workflow: str, version: str | None, data: bytes, target: str | None) -> str:
+    def start_detached(
+        self, workflow: str, version: str | None, data: bytes, target: str | None, check: Callable[[], None]
+    ) -> str:
         """Start an instance that has no parent; its id is returned. It is started even if this run ends in the same
         turn.
         """
-        if self.loop.dead:
-            return target or ""
-        self.seq += 1
-        target = target if target is not None else f"{self.unit}/{self.started.execution}.{self.seq}"
-        recorded = self.command(ev.CallStarted(self.seq, target, workflow, version, data, True, "abandon"))
-        self._send(recorded)
+        seq = self.seq + 1
+        target = target if target is not None else f"{self.unit}/{self.started.execution}.{seq}"
+        self._send(self.command(ev.CallStarted(seq, target, workflow, version, data, True, "abandon"), check))
+        self.seq = seq
         return target
 
     def wait(self, channel: str, decode: Callable[[bytes], Any], *, positional: bool) -> WaitCall:
@@ -370,16 +397,23 @@ class Run:
 
     def record_value(self, name: str, data: bytes) -> bytes:
         """Store a value under a name; the value that counts (the recorded one in replay) is returned."""
-        recorded = self.command(ev.ValueRecorded(name, self.variables.next_occurrence(name), data))
+        recorded = self.command(
+            ev.ValueRecorded(name, self.variables.next_occurrence(name), data),
+            lambda: self.check_size(data, f"the value {name!r}"),
+        )
         return recorded.value if isinstance(recorded, ev.ValueRecorded) else data
 
     def set_kv(self, key: str, value: bytes | None) -> None:
         """Write or delete a key."""
-        if value is not None and not self.replaying:
-            self.variables.check(key, value, self.limits)
-            self.check_size(value, f"the KV value {key!r}")
-        self.command(ev.KvSet(key, value) if value is not None else ev.KvDeleted(key))
+        if value is None:
+            self.command(ev.KvDeleted(key))
+        else:
+            self.command(ev.KvSet(key, value), lambda: self._check_kv(key, value))
         self.variables.set(key, value, self.started.execution, changed=self.fresh)
+
+    def _check_kv(self, key: str, value: bytes) -> None:
+        self.variables.check(key, value, self.limits)
+        self.check_size(value, f"the KV value {key!r}")
 
     def clear_kv(self) -> None:
         """Delete all keys."""
@@ -389,15 +423,17 @@ class Run:
 
     def set_status(self, value: bytes | None) -> None:
         """Set the custom status."""
-        if value is not None and len(value) > self.limits.status_bytes and not self.replaying:
+        recorded = self.command(ev.StatusSet(value), lambda: self._check_status(value))
+        self.variables.status = recorded.value if isinstance(recorded, ev.StatusSet) else value
+        self.variables.status_changed = self.variables.status_changed or self.fresh
+
+    def _check_status(self, value: bytes | None) -> None:
+        if value is not None and len(value) > self.limits.status_bytes:
             msg = (
                 f"the custom status has {len(value)} bytes; the limit is {self.limits.status_bytes} "
                 "(Limits.status_bytes): keep large data in the KV store or outside"
             )
             raise LimitExceeded(msg)
-        recorded = self.command(ev.StatusSet(value))
-        self.variables.status = recorded.value if isinstance(recorded, ev.StatusSet) else value
-        self.variables.status_changed = self.variables.status_changed or self.fresh
 
     def set_attributes(self, values: bytes) -> None:
         """Replace the search attributes."""
@@ -419,15 +455,15 @@ class Run:
 
     def send_message(self, target: str, channel: str, value: bytes) -> None:
         """Send a message to another instance when this turn is durable."""
-        if not self.loop.dead:
-            self.seq += 1
-            self._send(self.command(ev.MessageSent(self.seq, target, channel, value)))
+        seq = self.seq + 1
+        event = ev.MessageSent(seq, target, channel, value)
+        self._send(self.command(event, lambda: self.check_size(value, f"the message for channel {channel!r}")))
+        self.seq = seq
 
     def send_cancel(self, target: str, reason: str) -> None:
         """Ask another instance to stop when this turn is durable."""
-        if not self.loop.dead:
-            self.seq += 1
-            self._send(self.command(ev.CancelSent(self.seq, target, reason)))
+        self.seq += 1
+        self._send(self.command(ev.CancelSent(self.seq, target, reason)))
 
     def _send(self, event: ev.Event) -> None:
         if self.fresh:
@@ -476,13 +512,11 @@ class Run:
     # ------------------------------------------------------------ what is asked about it
 
     def check_size(self, data: bytes, what: str) -> None:
-        """Refuse a payload over a limit. Recorded ones were checked when they were recorded.
+        """Refuse a payload over a limit.
 
         Raises:
             PayloadTooLarge: naming it, the limit and the option.
         """
-        if self.replaying:
-            return
         limits = self.limits
         if len(data) > limits.payload_bytes:
             msg = (
@@ -516,11 +550,11 @@ class Run:
         return None
 
     def wake_at(self) -> int | None:
-        """When the run needs its owner: 0 = it has local work open, t = its earliest timer or retry, None = a message
-        must come.
-        """
-        if self.local:
-            return 0
+        """When the run needs an owner: 0 = it has local work open, else its deadline."""
+        return 0 if self.local else self.deadline()
+
+    def deadline(self) -> int | None:
+        """Its earliest timer or retry; None = only a message wakes it."""
         heap = self.deadlines
         while heap and heap[0][1] not in self.pending:
             heapq.heappop(heap)

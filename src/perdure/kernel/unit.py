@@ -58,6 +58,7 @@ class Unit:
         "definitions",
         "draft",
         "first_turn",
+        "force_commit",
         "held",
         "id",
         "inbox",
@@ -67,13 +68,12 @@ class Unit:
         "limits",
         "row",
         "run",
-        "salt",
         "shards",
         "version",
     )
 
-    def __init__(self, unit: str, definitions: Definitions, limits: Limits, *, shards: int, salt: int) -> None:
-        """A unit of which nothing is known yet. `salt` must differ between the units of a process."""
+    def __init__(self, unit: str, definitions: Definitions, limits: Limits, *, shards: int) -> None:
+        """A unit of which nothing is known yet."""
         self.id = unit
         self.version = 0
         self.row: UnitRow | None = None
@@ -82,12 +82,12 @@ class Unit:
         self.definitions = definitions
         self.limits = limits
         self.shards = shards
-        self.salt = salt
         self.journal: list[ev.Event] | None = None
         self.kv: list[KvEntry] = []
         self.inbox: dict[str, deque[msg.Message]] = {}
         self.kept: list[msg.Message] = []
         self.first_turn = True
+        self.force_commit = False
         self.draft = Draft(unit, 0)
 
     # ------------------------------------------------------------ loading
@@ -143,7 +143,7 @@ class Unit:
     def new_run(self, definition: WorkflowDefinition) -> Run:
         """An empty run of this unit."""
         install_ordered_sets()
-        self.run = Run(self.id, definition, self.definitions, self.limits, self.salt)
+        self.run = Run(self.id, definition, self.definitions, self.limits)
         return self.run
 
     def check_run(self) -> None:
@@ -217,6 +217,7 @@ class Unit:
             KeyboardInterrupt: somebody interrupted the turn; the unit must be dropped.
         """
         self.draft = Draft(self.id, now)
+        self.draft.touched, self.force_commit = self.force_commit, False
         if self.kept:
             messages = [*self.kept, *messages]
             self.kept = []

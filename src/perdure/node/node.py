@@ -9,13 +9,15 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Self
 
 from perdure.client import Client
-from perdure.errors import NotFound, UsageError
+from perdure.errors import NotFound, UsageError, WorkflowViolation
 from perdure.kernel.commit import CLOSED, Fence, UnitRow
 from perdure.kernel.placement import scopes_of
 from perdure.kernel.run import current_run
 from perdure.node import guard
 from perdure.node.attempts import Attempts
-from perdure.node.options import NodeOptions
+from perdure.node.options import NodeOptions, check_kind
+from perdure.node.scan import scan
+from perdure.node.suspects import Suspects
 from perdure.node.turns import Turns
 from perdure.node.watchdog import Watchdog
 from perdure.ports.clock import Clock, SystemClock
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from perdure.app import App
+    from perdure.kernel.definition import WorkflowDefinition
     from perdure.kernel.message import Message
     from perdure.kernel.turn import Outcome
 
@@ -50,17 +53,19 @@ class Node:
         """Nothing runs before `start`."""
         self.app = app
         self.options = options if options is not None else NodeOptions.load()
+        check_kind("options of a node", self.options, NodeOptions, "be NodeOptions(...) or NodeOptions.load(path)")
         self.clock: Clock = clock if clock is not None else SystemClock()
         self.name = name if name is not None else f"{app.name}-{os.getpid()}"
         self.incarnation = Incarnation(self.name, os.urandom(8).hex())
         self._given_store = store
-        self._store: Store | None = open_store(store) if isinstance(store, str) else store
+        self._store: Store | None = open_store(store)
         self._stack = AsyncExitStack()
         self._turns: Turns | None = None
         self._attempts: Attempts | None = None
         self._fences: dict[str, Fence] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._reloading = False
+        self._checked: set[WorkflowDefinition] = set()
         self._failure: Exception | None = None
         self._ended: asyncio.Event | None = None
 
@@ -112,6 +117,7 @@ class Node:
         self._turns, self._attempts = turns, attempts
         self._ended = asyncio.Event()
         stack.callback(self.app.on_change(self._definitions_changed))
+        self._check_definitions()
         self._spawn(self._follow_hints(store), "perdure-hints")
         await self._scan(scopes, clean=all(c.clean for c in claims.values()))
 
@@ -181,18 +187,24 @@ class Node:
     async def _scan(self, scopes: list[str], *, clean: bool) -> None:
         """Take up all units that are due or have mail, and note the deadlines of the rest."""
         turns = self._running()
+        suspects = Suspects(turns, self._fences, self.clock, self.options.crash_failures)
         until = self.clock.now_ms() + self.options.horizon_ms
         after: str | None = None
         while True:
             page = await turns.store.wakes(scopes, until, after, 1_000)
             for wake in page.items:
-                if wake.mail or wake.at <= self.clock.now_ms():
-                    turns.wake(wake.unit)
-                else:
+                if not wake.mail and wake.at > self.clock.now_ms():
                     turns.deadlines.set(wake.unit, wake.at)
+                elif clean:
+                    turns.wake(wake.unit)
+            if not clean:
+                due = [w.unit for w in page.items if w.mail or w.at <= self.clock.now_ms()]
+                await suspects.take_up(due)
             if page.next is None:
                 break
             after = page.next
+        if not clean:
+            self._spawn(suspects.run_trials(), "perdure-trials")
         later = await turns.store.next_wake(scopes, until)
         if later is not None:
             at = max(until, later - self.options.horizon_ms)
@@ -201,10 +213,38 @@ class Node:
 
     async def _follow_hints(self, store: Store) -> None:
         async for unit in store.hints():
-            self._running().reload([unit])
+            self._running().mail(unit)
+
+    def _check_definitions(self) -> None:
+        """Look at workflow code for what replay cannot repeat, once per definition.
+
+        Raises:
+            WorkflowViolation: naming each place, for definitions with `guard="error"`.
+        """
+        found: list[str] = []
+        for definition in self.app.definitions():
+            if definition in self._checked or definition.guard == "off":
+                continue
+            self._checked.add(definition)
+            findings = [
+                f"{f.file}:{f.line}: {f.name} in workflow {definition.name!r}: {f.remedy}" for f in scan(definition.fn)
+            ]
+            guard.watch(definition.fn)
+            if definition.guard == "error":
+                found += findings
+            else:
+                for finding in findings:
+                    logger.warning("%s", finding)
+        if found:
+            msg = (
+                "workflow code must be deterministic (guard='warn' or 'off' in @app.workflow lets it run):\n  "
+                + "\n  ".join(found)
+            )
+            raise WorkflowViolation(msg)
 
     def _definitions_changed(self) -> None:
         """New definitions may release what waits for them."""
+        self._check_definitions()
         if self._reloading or self._turns is None:
             return
         self._reloading = True
@@ -259,7 +299,7 @@ class Node:
             row = turns.row(unit)
             if row is None:
                 page = await turns.store.query(Units(ids=(unit,), limit=1))
-                if not page.items and not future.done() and turns.row(unit) is None:
+                if not page.items and not future.done() and not turns.present(unit):
                     msg = f"no instance has the id {unit!r}; check the id, or start it first"
                     raise NotFound(msg)
                 row = page.items[0].row if page.items else None

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from perdure.errors import UsageError
-from perdure.kernel.limits import Limits
+from perdure.kernel.limits import Limits, check_count
 
 ENVIRONMENT_PREFIX = "PERDURE_"
 
@@ -52,10 +52,13 @@ class NodeOptions:
             UsageError: naming the option.
         """
         for option in fields(self):
-            value = getattr(self, option.name)
-            if isinstance(value, int) and value < (0 if option.name in ("grace_ms", "stop_ms") else 1):
-                msg = f"NodeOptions.{option.name} must be positive, got {value}"
-                raise UsageError(msg)
+            if option.name not in ("queues", "limits"):
+                least = 0 if option.name in ("grace_ms", "stop_ms") else 1
+                check_count(f"NodeOptions.{option.name}", getattr(self, option.name), least)
+        check_kind("NodeOptions.queues", self.queues, Mapping, "map queue names to numbers")
+        for queue, count in self.queues.items():
+            check_count(f"NodeOptions.queues[{queue!r}]", count)
+        check_kind("NodeOptions.limits", self.limits, Limits, "be a Limits")
 
     @classmethod
     def load(cls, path: str | Path | None = None, environment: Mapping[str, str] | None = None) -> NodeOptions:
@@ -71,12 +74,23 @@ class NodeOptions:
         if path is not None:
             try:
                 table = tomllib.loads(Path(path).read_text(encoding="utf-8")).get("node", {})
-            except (OSError, tomllib.TOMLDecodeError) as error:
+            except (OSError, ValueError) as error:
                 msg = f"cannot read options from {path}: {error}"
                 raise UsageError(msg) from error
             options = _merged(options, table, str(path))
         given = os.environ if environment is None else environment
         return _merged(options, _from_environment(given), "environment")
+
+
+def check_kind(what: str, value: object, kind: type, rule: str) -> None:
+    """Refuse a value of another kind.
+
+    Raises:
+        UsageError: `what` must `rule`.
+    """
+    if not isinstance(value, kind):
+        msg = f"{what} must {rule}, got {value!r}"
+        raise UsageError(msg)
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
@@ -88,37 +102,44 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
         if not key.startswith(ENVIRONMENT_PREFIX):
             continue
         if name in plain:
-            table[name] = text
+            table[name] = _whole(text, key)
         elif name.removeprefix("limits_") in limits:
-            table.setdefault("limits", {})[name.removeprefix("limits_")] = text
+            table.setdefault("limits", {})[name.removeprefix("limits_")] = _whole(text, key)
     return table
 
 
-def _merged(options: NodeOptions, table: Mapping[str, Any], origin: str) -> NodeOptions:
-    known = {f.name for f in fields(NodeOptions)}
-    unknown = sorted(set(table) - known)
-    if unknown:
-        msg = f"unknown option {unknown[0]!r} in {origin}; known are {', '.join(sorted(known))}"
-        raise UsageError(msg)
+def _whole(text: str, key: str) -> int:
     try:
-        changes: dict[str, Any] = {k: _number(v) for k, v in table.items() if k not in ("limits", "queues")}
-        if "queues" in table:
-            changes["queues"] = msgspec.convert(table["queues"], dict[str, int])
-        if "limits" in table:
-            names = {f.name for f in fields(Limits)}
-            wrong = sorted(set(table["limits"]) - names)
-            if wrong:
-                msg = f"unknown limit {wrong[0]!r} in {origin}; known are {', '.join(sorted(names))}"
-                raise UsageError(msg)
-            changes["limits"] = replace(options.limits, **{k: _number(v) for k, v in table["limits"].items()})
-    except (ValueError, msgspec.ValidationError) as error:
-        msg = f"bad value in {origin}: {error}"
-        raise UsageError(msg) from error
+        return int(text)
+    except ValueError:
+        msg = f"bad value in environment: {key} must be a whole number, got {text!r}"
+        raise UsageError(msg) from None
+
+
+def _merged(options: NodeOptions, table: object, origin: str) -> NodeOptions:
+    given = _checked(table, "node", {f.name for f in fields(NodeOptions)}, "option", origin)
+    changes: dict[str, Any] = {k: _number(v, k, origin) for k, v in given.items() if k not in ("limits", "queues")}
+    if "queues" in given:
+        queues = _checked(given["queues"], "queues", None, "queue", origin)
+        changes["queues"] = {k: _number(v, f"queues.{k}", origin) for k, v in queues.items()}
+    if "limits" in given:
+        limits = _checked(given["limits"], "limits", {f.name for f in fields(Limits)}, "limit", origin)
+        changes["limits"] = replace(options.limits, **{k: _number(v, f"limits.{k}", origin) for k, v in limits.items()})
     return replace(options, **changes)
 
 
-def _number(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        msg = f"{value!r} is not a whole number"
-        raise ValueError(msg)
-    return int(value)
+def _checked(table: object, name: str, known: set[str] | None, kind: str, origin: str) -> dict[str, object]:
+    """A table whose keys are all known."""
+    check_kind(f"bad value in {origin}: {name}", table, dict, "be a table")
+    found = msgspec.convert(table, dict[str, object])
+    if known is not None and (unknown := sorted(set(found) - known)):
+        msg = f"unknown {kind} {unknown[0]!r} in {origin}; known are {', '.join(sorted(known))}"
+        raise UsageError(msg)
+    return found
+
+
+def _number(value: object, name: str, origin: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        msg = f"bad value in {origin}: {name} must be a whole number, got {value!r}"
+        raise UsageError(msg)
+    return value

@@ -32,6 +32,7 @@ from perdure.kernel.turn import Outcome
 from perdure.kernel.unit import Unit
 from perdure.node.committer import Committer
 from perdure.node.deadlines import Deadlines
+from perdure.ports.store import Inbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -56,7 +57,7 @@ _READY_BATCH = 128
 class Resident:
     """An instance in memory."""
 
-    __slots__ = ("acks", "failures", "loaded_ids", "mailbox", "released", "state", "taken", "unit")
+    __slots__ = ("acks", "failures", "has_mail", "loaded_ids", "mailbox", "released", "state", "taken", "unit")
 
     def __init__(self, unit: Unit) -> None:
         """A unit that is neither ready nor busy."""
@@ -68,6 +69,7 @@ class Resident:
         self.state: Literal["idle", "ready", "loading", "committing"] = "idle"
         self.failures = 0
         self.released = False
+        self.has_mail = False
 
 
 class Turns:
@@ -93,7 +95,6 @@ class Turns:
         self._to_load: list[Resident] = []
         self._loads: set[asyncio.Task[None]] = set()
         self._waiters: dict[str, list[asyncio.Future[UnitRow]]] = {}
-        self._salt = 0
         self._commit_prefix = b""
         self._commit_count = 0
         self._stopping = False
@@ -150,6 +151,39 @@ class Turns:
                 self._drop_unit(resident)
                 self._load(resident)
 
+    def set_aside(self, unit: str, why: Failure) -> None:
+        """Load the unit without running its code, and keep it suspended until it is released."""
+        resident = self._residents.get(unit)
+        if resident is None:
+            resident = self._enter(unit)
+        resident.unit.held = why
+        self._load(resident)
+
+    def clear_suspicion(self, unit: str) -> None:
+        """The unit is no suspect any more; stored with its next commit, and at the latest when it is asked to take a
+        turn.
+        """
+        resident = self._residents.get(unit)
+        if resident is not None and resident.unit.row is not None and resident.unit.row.suspect:
+            resident.unit.row.suspect = 0
+            if resident.state == "idle":
+                resident.unit.force_commit = True
+                self._make_ready(resident)
+
+    def mail(self, unit: str) -> None:
+        """Somebody outside has posted to the unit: look into its inbox, and leave the unit as it is."""
+        resident = self._residents.get(unit)
+        if resident is None:
+            self._load(self._enter(unit))
+        elif resident.state == "idle":
+            self._fetch(resident)
+        else:
+            resident.has_mail = True
+
+    def present(self, unit: str) -> bool:
+        """Whether the unit is in memory, or on its way there."""
+        return unit in self._residents
+
     def closed(self, unit: str) -> asyncio.Future[UnitRow]:
         """A future for the unit's row when it ends. The caller looks at the store first if the unit may have ended
         already.
@@ -190,9 +224,7 @@ class Turns:
         return resident
 
     def _new_unit(self, unit: str) -> Unit:
-        self._salt += 1
-        salt = (self._salt * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFF) << 20
-        return Unit(unit, self._definitions, self.options.limits, shards=self.store.info.shards, salt=salt)
+        return Unit(unit, self._definitions, self.options.limits, shards=self.store.info.shards)
 
     def _evict(self) -> None:
         """Make room: the longest idle units leave memory; those with open work stay."""
@@ -255,6 +287,39 @@ class Turns:
             if not self._guarded(resident, lambda: self._load_unit(resident, found)):
                 return
             resident.released = False
+        self._make_ready(resident)
+
+    def _fetch(self, resident: Resident) -> None:
+        """Read the inbox of a unit that stays in memory. It takes no turn meanwhile, so that nothing is read that it
+        consumes at the same time.
+        """
+        resident.has_mail = False
+        resident.state = "loading"
+        task = asyncio.get_running_loop().create_task(self._fetch_inbox(resident), name="perdure-inbox")
+        self._loads.add(task)
+        task.add_done_callback(self._loads.discard)
+
+    async def _fetch_inbox(self, resident: Resident) -> None:
+        unit = resident.unit
+        found: list[Message] = []
+        after: str | None = None
+        try:
+            while True:
+                page = await self.store.query(Inbox(unit=unit.id, after=after))
+                found += page.items
+                after = page.next
+                if after is None:
+                    break
+        except StoreUnavailable as error:
+            self._refuse(resident, error)
+            return
+        known = {m.id for m in (*unit.kept, *unit.inbox_messages(), *resident.mailbox)}
+        fresh = [m for m in found if m.id not in known]
+        for message in fresh:
+            message.posted = True
+        resident.loaded_ids |= {m.id for m in found}
+        resident.mailbox = [*fresh, *resident.mailbox]
+        resident.state = "idle"
         self._make_ready(resident)
 
     def _refuse(self, resident: Resident, error: Exception) -> None:
@@ -395,7 +460,9 @@ class Turns:
             self.deadlines.set(unit.id, turn.wake_at)
         elif turn.wake_at is None:
             self.deadlines.clear(unit.id)
-        if resident.mailbox or turn.again:
+        if resident.has_mail:
+            self._fetch(resident)
+        elif resident.mailbox or turn.again:
             self._make_ready(resident)
         elif unit.row is not None:
             self._residents.move_to_end(unit.id)
@@ -422,7 +489,9 @@ class Turns:
         for future in self._waiters.pop(unit.id, ()):
             if not future.done():
                 future.set_result(row)
-        if resident.mailbox:
+        if resident.has_mail:
+            self._fetch(resident)
+        elif resident.mailbox:
             self._make_ready(resident)
         else:
             self._forget(unit.id, resident)
