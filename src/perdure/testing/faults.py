@@ -1,0 +1,364 @@
+"""Where a node can die: the numbered points of a life, and the parts of a node that pass through them.
+
+A *life* is one run of a node until it stops or is killed. The parts that are given to it (store, clock, activities,
+client) report each commit and each effect to `Points`, which lets the life end at the point that was asked for: by
+SIGKILL in a process of its own, or within this process by cutting the life off from its store: whatever it does after
+that, nothing of it lasts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from functools import wraps
+from hashlib import blake2b
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+from perdure import activity
+from perdure.app import App
+from perdure.client import Client
+from perdure.errors import NotFound, StoreUnavailable
+from perdure.kernel.commit import Commit, Task, UnitRow, Verdict
+from perdure.kernel.definition import ActivityDefinition, WorkflowDefinition
+from perdure.kernel.events import Received
+from perdure.kernel.limits import Limits
+from perdure.kernel.message import Message, Pause, Raise, Resume, Send, encode_body
+from perdure.kernel.turn import Outcome
+from perdure.node import Node
+from perdure.ports.clock import Alarm, Clock, SystemClock
+from perdure.ports.store import Claim, Inbox, Incarnation, Loaded, Page, Posted, Query, Renewal, Store, StoreInfo, Wake
+
+T = TypeVar("T")
+
+Step = tuple[str, int, int]
+"""An activity call: instance, execution, number of the command."""
+
+
+class Points:
+    """Counts the points of a life, and ends it at point `last` (None: never)."""
+
+    def __init__(self, last: int | None, *, kill: bool) -> None:
+        """`kill`: end the process by SIGKILL. Otherwise the life is cut off, and `ended` is called."""
+        self.names: list[str] = []
+        self.dead = False
+        self.ended: Callable[[], None] = lambda: None
+        self.steps: list[Step] = []
+        self._last = last
+        self._kill = kill
+        self._released = False
+        self._hung: list[asyncio.Future[None]] = []
+
+    def passed(self, name: str) -> bool:
+        """Report a point; False if the life is over."""
+        if self.dead:
+            return False
+        self.names.append(name)
+        if len(self.names) != self._last:
+            return True
+        if self._kill:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.dead = True
+        self.ended()
+        return False
+
+    def pass_or_fail(self, name: str) -> None:
+        """Report a point, on any thread.
+
+        Raises:
+            StoreUnavailable: the life is over.
+        """
+        if not self.passed(name):
+            raise _gone()
+
+    async def pass_or_hang(self, name: str) -> None:
+        """Report a point; a life that is over stays here until `release`.
+
+        Raises:
+            StoreUnavailable: the life is over, and is being taken apart.
+        """
+        if self.passed(name):
+            return
+        if not self._released:
+            hung: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._hung.append(hung)
+            await hung
+        raise _gone()
+
+    def release(self) -> None:
+        """Let what hangs fail, so that a dead life can be taken apart."""
+        self._released = True
+        for hung in self._hung:
+            if not hung.done():
+                hung.set_result(None)
+
+
+def _gone() -> StoreUnavailable:
+    return StoreUnavailable("this life of the node is over: the crash harness has ended it", "none")
+
+
+class DyingStore:
+    """A store as one life sees it: each claim, commit and post is a point before and a point after.
+
+    A dead life reaches it no more.
+    """
+
+    def __init__(self, store: Store, points: Points) -> None:
+        """Wrap an open store; opening and closing it is the harness's business."""
+        self._store = store
+        self._points = points
+
+    @property
+    def info(self) -> StoreInfo:
+        """The store's."""
+        return self._store.info
+
+    def _alive(self) -> Store:
+        if self._points.dead:
+            raise _gone()
+        return self._store
+
+    async def __aenter__(self) -> Self:
+        """The store is open already."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """The store stays open."""
+
+    async def now(self) -> int:
+        """The store's time."""
+        return await self._alive().now()
+
+    async def claim(self, scopes: Sequence[str], owner: Incarnation | None) -> Mapping[str, Claim]:
+        """Claim, between two points. A dead life releases nothing."""
+        store, verb = self._alive(), "claim" if owner is not None else "release"
+        await self._points.pass_or_hang(f"before {verb}")
+        claims = await store.claim(scopes, owner)
+        await self._points.pass_or_hang(f"after {verb}")
+        return claims
+
+    async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
+        """Commit, between two points: after the second the commit is durable and none of its effects has run."""
+        store, units = self._alive(), ", ".join(commit.unit for commit in batch)
+        await self._points.pass_or_hang(f"before commit of {units}")
+        verdicts = await store.commit(batch)
+        await self._points.pass_or_hang(f"after commit of {units}")
+        return verdicts
+
+    async def post(self, batch: Sequence[Message]) -> list[Posted]:
+        """Post, between two points."""
+        store, units = self._alive(), ", ".join(message.to for message in batch)
+        await self._points.pass_or_hang(f"before post to {units}")
+        posted = await store.post(batch)
+        await self._points.pass_or_hang(f"after post to {units}")
+        return posted
+
+    async def load(self, units: Sequence[str]) -> list[Loaded]:
+        """Load."""
+        return await self._alive().load(units)
+
+    async def wakes(self, scopes: Sequence[str], until: int, after: str | None, limit: int) -> Page[Wake]:
+        """What waits."""
+        return await self._alive().wakes(scopes, until, after, limit)
+
+    async def next_wake(self, scopes: Sequence[str], after: int) -> int | None:
+        """What waits longest."""
+        return await self._alive().next_wake(scopes, after)
+
+    async def lease(self, queue: str, worker: str, limit: int, lease_ms: int, at: int) -> list[Task]:
+        """Lease tasks."""
+        return await self._alive().lease(queue, worker, limit, lease_ms, at)
+
+    async def renew(self, renewals: Sequence[Renewal], at: int) -> list[Literal["kept", "lost"]]:
+        """Renew leases."""
+        return await self._alive().renew(renewals, at)
+
+    async def sweep(self, scopes: Sequence[str], at: int, limit: int) -> int:
+        """Sweep."""
+        return await self._alive().sweep(scopes, at, limit)
+
+    async def query(self, query: Query[T]) -> Page[T]:
+        """Query."""
+        return await self._alive().query(query)
+
+    async def wait_change(self, unit: str, version: int, timeout_ms: int) -> int:
+        """Wait for a change."""
+        return await self._alive().wait_change(unit, version, timeout_ms)
+
+    def hints(self) -> AsyncIterator[str]:
+        """Listen to hints."""
+        return self._alive().hints()
+
+
+class DyingClock:
+    """The machine's clock as one life has it: each alarm is a point, and rings for the living only."""
+
+    def __init__(self, points: Points) -> None:
+        """Start at the present."""
+        self._points = points
+        self._clock = SystemClock()
+
+    def now_ms(self) -> int:
+        """The present."""
+        return self._clock.now_ms()
+
+    def call_at(self, at_ms: int, callback: Callable[[], None]) -> Alarm:
+        """Call `callback` then, unless the life ends before."""
+
+        def ring() -> None:
+            if self._points.passed("alarm"):
+                callback()
+
+        return self._clock.call_at(at_ms, ring)
+
+
+class ObservedApp(App):
+    """An app whose activities report their begin and their end, before the result is delivered."""
+
+    def __init__(self, app: App, points: Points) -> None:
+        """Take the definitions of another app. Activities of `executor="process"` run as they are."""
+        super().__init__(app.name)
+        self._observed = app
+        self._points = points
+        self._found: dict[str, ActivityDefinition] = {}
+
+    def find_workflow(self, name: str, version: str | None) -> WorkflowDefinition | None:
+        """The other app's."""
+        return self._observed.find_workflow(name, version)
+
+    def find_activity(self, name: str) -> ActivityDefinition | None:
+        """The other app's, observed."""
+        if name not in self._found:
+            definition = self._observed.find_activity(name)
+            if definition is None or definition.executor == "process":
+                return definition
+            observe = _observed_async if definition.is_async else _observed
+            self._found[name] = replace(definition, fn=observe(definition.fn, self._points))
+        return self._found[name]
+
+    def make_resources(self) -> AbstractAsyncContextManager[Any] | None:
+        """The other app's."""
+        return self._observed.make_resources()
+
+    def on_change(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Listen to the other app."""
+        return self._observed.on_change(listener)
+
+
+def _began(points: Points) -> str:
+    info = activity.info()
+    step = f"{info.name} (attempt {info.attempt}) of {info.instance!r}"
+    points.steps.append((info.instance, info.execution, info.seq))
+    return step
+
+
+def _observed_async(fn: Callable[..., Any], points: Points) -> Callable[..., Any]:
+    @wraps(fn)
+    async def observed(*args: Any, **kwargs: Any) -> Any:
+        step = _began(points)
+        await points.pass_or_hang(f"before {step}")
+        try:
+            return await fn(*args, **kwargs)
+        finally:
+            await points.pass_or_hang(f"after {step}")
+
+    return observed
+
+
+def _observed(fn: Callable[..., Any], points: Points) -> Callable[..., Any]:
+    @wraps(fn)
+    def observed(*args: Any, **kwargs: Any) -> Any:
+        step = _began(points)
+        points.pass_or_fail(f"before {step}")
+        try:
+            return fn(*args, **kwargs)
+        finally:
+            points.pass_or_fail(f"after {step}")
+
+    return observed
+
+
+class ObservedNode(Node):
+    """A node of one life: its store, clock, activities and clients report to `Points`."""
+
+    def __init__(self, app: App, store: Store, points: Points, **options: Any) -> None:
+        """`store` is open. `options` are `Node`'s."""
+        super().__init__(ObservedApp(app, points), DyingStore(store, points), clock=DyingClock(points), **options)
+        self.points = points
+
+    @property
+    def client(self) -> Client:
+        """A client whose messages have the same ids in each life, and are points on their way."""
+        return Client(_Gate(self))
+
+
+class _Gate:
+    """The way of a script's messages. The script runs again in each life; what has arrived is not sent again."""
+
+    def __init__(self, node: ObservedNode) -> None:
+        self._node = node
+        self._sent: Counter[bytes] = Counter()
+
+    @property
+    def store(self) -> Store:
+        return self._node.store
+
+    @property
+    def clock(self) -> Clock:
+        return self._node.clock
+
+    @property
+    def limits(self) -> Limits:
+        limits: Limits = self._node.limits
+        return limits
+
+    async def send(self, message: Message) -> Outcome:
+        self._identify(message)
+        points = self._node.points
+        what = f"{type(message.body).__name__} to {message.to!r}"
+        await points.pass_or_hang(f"before {what}")
+        outcome = await self._hand_over(message)
+        await points.pass_or_hang(f"after {what}")
+        return outcome
+
+    def _identify(self, message: Message) -> None:
+        """The n-th message of this content to this target has the same id in each life: of a start, the run id."""
+        content = b"%b\0%b" % (message.to.encode(), encode_body(message.body))
+        self._sent[content] += 1
+        message.id = blake2b(content, digest_size=16, salt=self._sent[content].to_bytes(8)).digest()
+
+    async def _hand_over(self, message: Message) -> Outcome:
+        match message.body:
+            case Send():
+                return "ok" if await self._has_arrived(message) else await self._node.send(message)
+            case Raise() | Pause() | Resume():  # their ids do not stand in the journal, but the store remembers posts
+                posted = (await self._node.store.post([message]))[0]
+                return "ok" if posted.outcome in ("accepted", "duplicate") else "missing"
+            case _:
+                return await self._node.send(message)
+
+    async def _has_arrived(self, message: Message) -> bool:
+        handle = Client(self._node).get(message.to)
+        inbox = await self._node.store.query(Inbox(unit=message.to, limit=500))
+        if any(letter.id == message.id for letter in inbox.items):
+            return True
+        try:
+            histories = [await handle.history(execution) for execution in await handle.executions()]
+        except NotFound:
+            return False
+        events = [entry.event for history in histories for entry in history]
+        return any(isinstance(event, Received) and event.message == message.id for event in events)
+
+    async def closed(self, unit: str) -> UnitRow:
+        return await self._node.closed(unit)
+
+    async def run(self, message: Message) -> tuple[Outcome, UnitRow | None]:
+        outcome = await self.send(message)
+        return outcome, None if outcome == "exists" else await self.closed(message.to)

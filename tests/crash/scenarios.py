@@ -1,0 +1,307 @@
+"""What is crashed: one scenario per feature, each small, each with a result that is known."""
+
+from __future__ import annotations
+
+import asyncio
+
+from perdure import ActivityError, App, Client, RetryPolicy, activity, workflow
+from perdure.testing.crash import Scenario
+
+HOUR = 3_600
+
+app = App("crash")
+
+
+@app.activity
+async def double(n: int) -> int:
+    return 2 * n
+
+
+@app.activity
+def increment(n: int) -> int:
+    return n + 1
+
+
+# ---------------------------------------------------------------- a chain
+
+
+@app.workflow
+async def chain(n: int) -> int:
+    for _ in range(3):
+        n = await double(n)
+        n = await increment(n)
+    return n
+
+
+async def run_chain(client: Client) -> object:
+    return await client.workflow(chain, id="chain").run(1)
+
+
+chain_scenario = Scenario(app, run_chain)
+
+
+# ---------------------------------------------------------------- fan-out
+
+
+@app.workflow
+async def fan_out(n: int) -> list[int]:
+    return await asyncio.gather(*(double(i) for i in range(n)), *(increment(i) for i in range(n)))
+
+
+async def run_fan_out(client: Client) -> object:
+    return await client.workflow(fan_out, id="fan-out").run(4)
+
+
+fan_out_scenario = Scenario(app, run_fan_out, ordered=False)
+
+
+# ---------------------------------------------------------------- retries
+
+
+@app.activity(retry=RetryPolicy(maximum_attempts=4, initial_interval=0.002, backoff="fixed"))
+async def shaky(fails: int) -> int:
+    if activity.info().attempt <= fails:
+        raise ConnectionError(f"attempt {activity.info().attempt}")
+    return fails
+
+
+@app.workflow
+async def retries() -> list[str]:
+    seen = [str(await shaky(2))]
+    try:
+        await shaky(9)
+    except ActivityError as error:
+        seen.append(error.failure.type)
+    return seen
+
+
+async def run_retries(client: Client) -> object:
+    return await client.workflow(retries, id="retries").run()
+
+
+retry_scenario = Scenario(app, run_retries)
+
+
+# ---------------------------------------------------------------- timers and races
+
+
+@app.workflow
+async def races() -> list[str]:
+    seen: list[str] = []
+    try:
+        async with asyncio.timeout(0.004):
+            await workflow.receive("never", str)
+    except TimeoutError:
+        seen.append("late")
+    async with asyncio.timeout(HOUR):
+        seen.append(str(await double(21)))
+    which, _ = await workflow.select(workflow.sleep(0.002), workflow.sleep(HOUR), workflow.receive("never", str))
+    seen.append(f"first: {which}")
+    await asyncio.sleep(0.002)
+    return seen
+
+
+async def run_races(client: Client) -> object:
+    return await client.workflow(races, id="races").run()
+
+
+race_scenario = Scenario(app, run_races)
+
+
+# ---------------------------------------------------------------- messages
+
+
+numbers = workflow.Channel[int]("numbers")
+
+
+@app.workflow
+async def adder(count: int) -> int:
+    total = 0
+    for _ in range(count):
+        total += await numbers.receive()
+        total = await increment(total)
+    return total
+
+
+@app.workflow
+async def sender(target: str) -> str:
+    workflow.send(target, numbers, 1_000)
+    workflow.send(target, numbers, await double(1_000))
+    return "sent"
+
+
+async def run_messages(client: Client) -> object:
+    handle = client.workflow(adder, id="adder")
+    await handle.start(4)
+    await handle.send(numbers, 1)
+    await handle.send(numbers, 10)
+    await client.workflow(sender, id="sender").run("adder")
+    return await handle.result()
+
+
+message_scenario = Scenario(app, run_messages, ordered=False)
+
+
+# ---------------------------------------------------------------- positional events
+
+
+@app.workflow
+async def listener() -> list[str]:
+    workflow.set_status("listens")
+    first = await workflow.wait_event("news", str)
+    workflow.set_status("heard one")
+    return [first, await workflow.wait_event("news", str)]
+
+
+async def run_events(client: Client) -> object:
+    handle = client.workflow(listener, id="listener")
+    await handle.start()
+    await handle.custom_status(str, after_version=0, timeout=20)
+    await handle.raise_event("news", "one")
+    await handle.custom_status(str, after_version=1, timeout=20)
+    await handle.raise_event("news", "two")
+    return await handle.result()
+
+
+event_scenario = Scenario(app, run_events)
+
+
+# ---------------------------------------------------------------- children
+
+
+@app.workflow
+async def leaf(n: int) -> int:
+    if n == 13:
+        raise ValueError("unlucky")
+    return await double(n)
+
+
+@app.workflow
+async def tree(n: int) -> list[object]:
+    first = await leaf(n)
+    pair = await asyncio.gather(workflow.child(leaf, id="named")(n + 1), leaf(13), return_exceptions=True)
+    return [first, pair[0], type(pair[1]).__name__]
+
+
+async def run_tree(client: Client) -> object:
+    return await client.workflow(tree, id="tree").run(5)
+
+
+child_scenario = Scenario(app, run_tree, ordered=False)
+
+
+# ---------------------------------------------------------------- continue-as-new
+
+
+@app.workflow
+async def rounds(left: int, total: int) -> int:
+    total += await numbers.receive()
+    if left > 1:
+        workflow.continue_as_new(rounds, left - 1, total)
+    return await double(total)
+
+
+async def run_rounds(client: Client) -> object:
+    handle = client.workflow(rounds, id="rounds")
+    await handle.start(3, 0)
+    for n in (1, 2, 3):
+        await handle.send(numbers, n)
+    return await handle.result()
+
+
+round_scenario = Scenario(app, run_rounds, ordered=False)
+
+
+# ---------------------------------------------------------------- cancel with cleanup
+
+
+@app.workflow
+async def careful() -> str:
+    try:
+        await double(1)
+        workflow.set_status("waits")
+        await asyncio.sleep(HOUR)
+    except asyncio.CancelledError:
+        await double(100)
+        await leaf(7)
+        raise
+    return "slept"
+
+
+async def run_careful(client: Client) -> object:
+    handle = client.workflow(careful, id="careful")
+    await handle.start()
+    await handle.custom_status(str, after_version=0, timeout=20)
+    await handle.cancel("enough")
+    return (await handle.wait()).status
+
+
+cancel_scenario = Scenario(app, run_careful)
+
+
+# ---------------------------------------------------------------- KV, checkpoints, variables
+
+
+@app.workflow
+async def counting(times: int) -> int:
+    for _ in range(times):
+        n = workflow.kv.get("n", int, 0) or 0
+        workflow.kv.set("n", await increment(n))
+        await workflow.checkpoint("look", lambda: 1, type=int)
+        workflow.value("half", n / 2)
+    if times == 2:
+        workflow.continue_as_new(counting, 1)
+    return workflow.kv.get("n", int, 0) or 0
+
+
+async def run_counting(client: Client) -> object:
+    return await client.workflow(counting, id="counting").run(2)
+
+
+kv_scenario = Scenario(app, run_counting)
+
+
+# ---------------------------------------------------------------- detached starts
+
+
+@app.workflow
+async def launcher() -> str:
+    leaf.detach(1)
+    increment.detach(2)
+    workflow.child(leaf, id="own-name").detach(3)
+    return "launched"
+
+
+async def run_launcher(client: Client) -> object:
+    return await client.workflow(launcher, id="launcher").run()
+
+
+detach_scenario = Scenario(app, run_launcher)
+
+
+# ---------------------------------------------------------------- pause and resume
+
+
+async def run_paused(client: Client) -> object:
+    handle = client.workflow(adder, id="paused")
+    await handle.start(2)
+    await handle.pause("hold on")
+    await handle.send(numbers, 1)
+    await handle.send(numbers, 2)
+    await handle.resume()
+    return await handle.result()
+
+
+pause_scenario = Scenario(app, run_paused, ordered=False)
+
+
+# ---------------------------------------------------------------- many at once
+
+
+async def run_crowd(client: Client) -> object:
+    handles = [client.workflow(chain, id=f"chain-{n}") for n in range(5)]
+    await asyncio.gather(*(handle.start(n) for n, handle in enumerate(handles)))
+    return await asyncio.gather(*(handle.result() for handle in handles))
+
+
+crowd_scenario = Scenario(app, run_crowd)

@@ -1,0 +1,44 @@
+"""A crash at any point changes no outcome: each scenario, at every commit and every effect."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from perdure.testing.crash import Scenario, crash_in_process, crash_in_processes, crash_repeatedly
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+import scenarios  # noqa: E402  # a file beside this one, which other processes load by its path
+
+NAMES = sorted(name for name, value in vars(scenarios).items() if isinstance(value, Scenario))
+EVERY = 5
+"""Real kills are slower: each scenario gets each fifth point, and not all the same ones."""
+
+
+def scenario(name: str) -> Scenario:
+    found = getattr(scenarios, name)
+    assert isinstance(found, Scenario)
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_crash_at_any_point_changes_nothing(name: str) -> None:
+    report = crash_in_process(scenario(name))
+    assert report.crashes >= 15
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_kill_9_and_another_hash_seed_change_nothing(name: str) -> None:
+    first = 3 + NAMES.index(name) % EVERY  # the first two points are the claim
+    report = crash_in_processes(f"{HERE / 'scenarios.py'}:{name}", every=EVERY, first=first)
+    assert report.crashes >= 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_crash_after_crash_after_crash_changes_nothing(name: str) -> None:
+    report = crash_repeatedly(scenario(name))
+    assert report.crashes >= 5
