@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from random import Random
 
 import msgspec
@@ -72,18 +72,18 @@ class Shelf:
 class Drive:
     """A unit, its shelf and its script."""
 
-    def __init__(self, app: App, salt: int = 1 << 20, limits: Limits | None = None) -> None:
+    def __init__(self, app: App, limits: Limits | None = None) -> None:
         self.app = app
-        self.salt = salt
         self.limits = limits if limits is not None else Limits()
         self.now = BEGIN_MS
         self.shelf = Shelf()
         self.script: list[Recorded] = []
         self.unit = self.new_unit()
         self.sent = 0
+        self.result: Callable[[ActivityCall], object] = lambda call: f"{call.name}:{digest(call.input)[:6]}"
 
     def new_unit(self) -> Unit:
-        return Unit(UNIT, self.app, self.limits, shards=1, salt=self.salt)
+        return Unit(UNIT, self.app, self.limits, shards=1)
 
     # ------------------------------------------------------------ turns
 
@@ -125,7 +125,6 @@ class Drive:
     def evict(self) -> None:
         """Leave memory and come back from what is stored."""
         self.unit.close_memory()
-        self.salt += 0x9E37 << 20
         self.unit = self.new_unit()
         self.shelf.load(self.unit)
 
@@ -177,8 +176,8 @@ class Drive:
                 return None
             case ActivityCall():
                 self.now = max(self.now, call.retry_at)
-                text = encode(f"{call.name}:{digest(call.input)[:6]}")
-                return msg.ActivityDone(*ids, call.attempt, None if failure else text, failure)
+                result = None if failure else encode(self.result(call))
+                return msg.ActivityDone(*ids, call.attempt, result, failure)
             case StepCall():
                 return msg.StepDone(*ids, None if failure else call.encode(call.name), failure)
             case ChildCall():
@@ -190,7 +189,7 @@ class Drive:
             case _:
                 raise AssertionError(call)
 
-    def finish(self, order: Sequence[type] = (), turns: int = 500) -> None:
+    def finish(self, turns: int = 500) -> None:
         """Answer what is pending, oldest first, timers last, until the unit has ended or waits for nothing."""
         again = False
         while not self.closed and turns and (again or self.pending()):

@@ -211,9 +211,9 @@ def test_one_command_log(workflow: Workflow[[], None]) -> None:
         for _ in range(RUNS_OF_CROWDS if "crowded" in workflow.name else RUNS):
             kept.append(noise(random))
             if len(kept) > 16:
-                kept.pop(random.randrange(20))
+                kept.pop(random.randrange(16))
             gc.set_threshold(random.choice([50, 100, 700]))
-            drive = Drive(app, salt=random.getrandbits(40) << 20)
+            drive = Drive(app)
             drive.start(workflow.name)
             drive.finish()
             logs.add(encode_events(drive.events()))

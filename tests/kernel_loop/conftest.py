@@ -1,0 +1,8 @@
+"""The driver of units is shared with the proof of determinism."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "determinism"))
