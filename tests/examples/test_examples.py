@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import sys
@@ -37,7 +38,6 @@ def test_there_are_examples_and_those_that_are_run_elsewhere_exist() -> None:
 @pytest.mark.usefixtures("importable")
 async def test_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     module = importlib.import_module(name)
-    assert module.__doc__, "an example says what it shows"
     assert inspect.iscoroutinefunction(module.main)
     await module.main()
     assert capsys.readouterr().out.strip(), "an example prints what it shows"
@@ -46,3 +46,12 @@ async def test_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_an_example_can_be_run_as_a_program(name: str) -> None:
     assert '\nif __name__ == "__main__":\n' in (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_list_of_examples_has_it_in_its_own_words(name: str) -> None:
+    docstring = ast.get_docstring(ast.parse((EXAMPLES / f"{name}.py").read_text(encoding="utf-8"))) or ""
+    shown = docstring.split("\n\n")[0].replace("\n", " ")
+    listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    assert shown, "an example says what it shows"
+    assert f"| [{name}.py]({name}.py) | {shown} |" in listed
