@@ -1,0 +1,120 @@
+"""`send`, `raise-event`, `cancel`, `terminate`, `pause`, `resume`, `retry`: what is asked of an instance from outside.
+
+Each is posted: durable when the command returns, and done by the node that owns the store, now or when there is one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from perdure.cli import screen
+from perdure.cli.door import find, posting, reading
+from perdure.cli.options import DEFAULT_URL, AsJson, Id, Reason, StoreUrl, given_text
+from perdure.cli.outcome import Exit
+from perdure.client import Handle
+from perdure.errors import DecodeError, NotRunning
+from perdure.kernel.commit import CLOSED, Status
+
+Value = Annotated[str, typer.Argument(metavar="JSON", help="The value; - reads stdin.", show_default=False)]
+
+
+def send(
+    id: Id,
+    channel: Annotated[str, typer.Argument(metavar="CHANNEL", help="The name of the channel.", show_default=False)],
+    value: Value,
+    store: StoreUrl = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> int:
+    """Put a message into a channel of an instance; it is kept until the workflow receives it."""
+    message = _value(value, f"the message for channel {channel!r}")
+    asyncio.run(_post(store, id, lambda handle: handle.send(channel, message)))
+    return _done(id, f"send: posted to {channel!r} of {id}", "send", as_json=as_json)
+
+
+def raise_event(
+    id: Id,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The name of the event.", show_default=False)],
+    value: Value = "null",
+    store: StoreUrl = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> int:
+    """Raise a positional event: a workflow that waits for it now takes it; with nobody waiting it is only recorded."""
+    data = _value(value, f"the event {name!r}")
+    asyncio.run(_post(store, id, lambda handle: handle.raise_event(name, data)))
+    return _done(id, f"raise-event: posted {name!r} to {id}", "raise-event", as_json=as_json)
+
+
+def cancel(id: Id, reason: Reason = "", store: StoreUrl = DEFAULT_URL, as_json: AsJson = False) -> int:
+    """Ask an instance to stop; its code may clean up."""
+    return _control(store, id, "cancel", lambda handle: handle.cancel(reason), as_json=as_json)
+
+
+def terminate(id: Id, reason: Reason = "", store: StoreUrl = DEFAULT_URL, as_json: AsJson = False) -> int:
+    """End an instance at once, without asking its code."""
+    return _control(store, id, "terminate", lambda handle: handle.terminate(reason), as_json=as_json)
+
+
+def pause(id: Id, reason: Reason = "", store: StoreUrl = DEFAULT_URL, as_json: AsJson = False) -> int:
+    """Stop delivering to an instance; what arrives is kept."""
+    return _control(store, id, "pause", lambda handle: handle.pause(reason), as_json=as_json)
+
+
+def resume(id: Id, store: StoreUrl = DEFAULT_URL, as_json: AsJson = False) -> int:
+    """Go on delivering to a paused instance."""
+    return _control(store, id, "resume", lambda handle: handle.resume(), as_json=as_json)
+
+
+def retry(id: Id, store: StoreUrl = DEFAULT_URL, as_json: AsJson = False) -> int:
+    """Try an instance again that was set aside (suspended)."""
+    return _control(store, id, "retry", lambda handle: handle.retry(), as_json=as_json)
+
+
+# ---------------------------------------------------------------- posting
+
+Ask = Callable[[Handle[Any]], Awaitable[None]]
+
+
+def _value(text: str, what: str) -> object:
+    try:
+        value: object = msgspec.json.decode(given_text(text))
+    except msgspec.DecodeError as error:
+        msg = f"{what} is no JSON: {error}; text needs double quotes, as in '\"yes\"'"
+        raise DecodeError(msg) from error
+    return value
+
+
+async def _post(url: str, id: str, ask: Ask) -> None:
+    async with posting(url) as client:
+        await ask(client.get(id))
+
+
+def _control(url: str, id: str, verb: str, ask: Ask, *, as_json: bool) -> int:
+    """Post a request, unless it comes too late: to stop what has ended is no error, to go on with it is one."""
+    status = asyncio.run(_status(url, id))
+    if status not in CLOSED:
+        asyncio.run(_post(url, id, ask))
+        return _done(id, f"{verb}: posted to {id}", verb, as_json=as_json)
+    if verb not in ("cancel", "terminate"):
+        msg = f"{id!r} is {status} already, so there is nothing to {verb}; start it anew with another id"
+        raise NotRunning(msg)
+    screen.note(f"{id!r} is {status} already; nothing was changed")
+    return _done(id, "", None, as_json=as_json)
+
+
+async def _status(url: str, id: str) -> Status | None:
+    async with reading(url) as store:
+        view = await find(store, id)
+        return view.row.status if view is not None else None
+
+
+def _done(id: str, text: str, posted: str | None, *, as_json: bool) -> int:
+    if as_json:
+        screen.json({"id": id, "posted": posted})
+    elif text:
+        screen.say(text)
+    return Exit.OK

@@ -1,0 +1,99 @@
+"""The store that `--store` names, and a client on it, as the commands need them: to read, or to post.
+
+Reading never creates a store and never migrates one: the file is opened read-only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from perdure.client import Client
+from perdure.errors import NotFound, StoreUnavailable, UsageError
+from perdure.kernel.message import Start
+from perdure.kernel.placement import check_id
+from perdure.ports.store import Inbox, Store, Units, UnitView
+from perdure.store import open_store
+from perdure.store.database import MEMORY
+from perdure.store.sqlite import SQLiteStore
+
+DEFAULT_URL = "sqlite:///perdure.db"
+"""The store of every command that is not told another one: a file in the current folder."""
+
+
+def file_of(url: str) -> Path | None:
+    """The file that a URL names; None for a store without one."""
+    store = open_store(url)
+    return Path(store.path) if isinstance(store, SQLiteStore) and store.path != MEMORY else None
+
+
+def check_shared(url: str) -> Path:
+    """The file of a store that other processes can see.
+
+    Raises:
+        UsageError: the store lives and dies with one process, so there is nothing to find in it.
+    """
+    path = file_of(url)
+    if path is None:
+        msg = f"{url} lives in the memory of one process, and this is another one; use a file: {DEFAULT_URL}"
+        raise UsageError(msg)
+    return path
+
+
+@asynccontextmanager
+async def reading(url: str) -> AsyncGenerator[Store]:
+    """The store, for queries."""
+    _check_there(url)
+    store = open_store(url if "read_only=" in url else f"{url}{'&' if '?' in url else '?'}read_only=true")
+    async with store:
+        yield store
+
+
+@asynccontextmanager
+async def posting(url: str, *, create: bool = False) -> AsyncGenerator[Client]:
+    """A client that posts; the node that owns the store, now or later, finds the messages."""
+    if create:
+        check_shared(url)
+    else:
+        _check_there(url)
+    async with Client.open(url) as client:
+        yield client
+
+
+def _check_there(url: str) -> None:
+    path = check_shared(url)
+    if not path.exists():
+        msg = (
+            f"there is no store {path} (looked in {Path.cwd()}); name yours with --store or PERDURE_STORE, "
+            "or make one: `perdure run`, `serve` and `start` do"
+        )
+        raise StoreUnavailable(msg)
+
+
+async def find(store: Store, id: str) -> UnitView | None:
+    """The row of an instance, and its version; None while there is none."""
+    page = await store.query(Units(ids=(check_id(id),), limit=1))
+    return page.items[0] if page.items else None
+
+
+async def must_find(store: Store, id: str) -> UnitView:
+    """The same.
+
+    Raises:
+        NotFound: there is none; the message tells a start that waits for a node from an id that nobody knows.
+    """
+    view = await find(store, id)
+    if view is not None:
+        return view
+    if await is_posted(store, id):
+        msg = f"{id!r} has been posted and has not begun: no node has taken it yet; run one with `perdure serve`"
+        raise NotFound(msg)
+    msg = f"no instance has the id {id!r}; `perdure ls` shows those that are there"
+    raise NotFound(msg)
+
+
+async def is_posted(store: Store, id: str) -> bool:
+    """Whether a start with this id waits for a node."""
+    page = await store.query(Inbox(unit=id, limit=100))
+    return any(isinstance(message.body, Start) for message in page.items)

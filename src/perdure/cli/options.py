@@ -1,0 +1,67 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+from perdure.cli.door import DEFAULT_URL
+from perdure.errors import UsageError
+
+StoreUrl = Annotated[
+    str,
+    typer.Option("--store", envvar="PERDURE_STORE", metavar="URL", help="The store, for example sqlite:///shop.db."),
+]
+Id = Annotated[str, typer.Argument(metavar="ID", help="The id of the instance.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
+Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it is kept in the history.")]
+Wait = Annotated[
+    float | None,
+    typer.Option("--timeout", metavar="SECONDS", min=0, help="Wait no longer (exit code 4).", show_default=False),
+]
+Version = Annotated[
+    str | None,
+    typer.Option(
+        "--version",
+        metavar="VERSION",
+        help="Exactly this version of the workflow; else what new runs get.",
+        show_default=False,
+    ),
+]
+AppName = Annotated[
+    str | None,
+    typer.Option("--app", metavar="NAME", help="Which App, if the module has several.", show_default=False),
+]
+
+__all__ = ["DEFAULT_URL", "AppName", "AsJson", "Id", "IfExists", "LogLevel", "Reason", "StoreUrl", "Version", "Wait"]
+
+
+class IfExists(Enum):
+    """What a start does when the id is taken."""
+
+    JOIN = "join"
+    REJECT = "reject"
+    REPLACE = "replace"
+
+
+class LogLevel(Enum):
+    """How much is logged on stderr."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+def given_text(text: str) -> str:
+    """JSON as it was typed; `-` reads it from stdin."""
+    if text != "-":
+        return text
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        msg = f"stdin is no UTF-8 text: {error}"
+        raise UsageError(msg) from error

@@ -1,0 +1,134 @@
+"""The program: its commands, and the one place where an error becomes a line on stderr and an exit code."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from perdure.cli import controls, listings, runs, screen, serving
+from perdure.cli.outcome import MEANINGS, Exit, exit_of
+from perdure.errors import PerdureError
+
+DEBUG = "--debug"
+
+
+class Program(TyperGroup):
+    """The group of all commands. Each command returns its exit code; an error has one by its class."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run one command and end the process with its exit code; `--debug`, anywhere, shows tracebacks."""
+        given = list(sys.argv[1:] if args is None else args)
+        debug = DEBUG in _before_dashes(given)
+        given = [*(arg for arg in _before_dashes(given) if arg != DEBUG), *given[len(_before_dashes(given)) :]]
+        try:
+            code: object = super().main(
+                given, prog_name or "perdure", complete_var, False, windows_expand_args, **extra
+            )
+        except BaseException as error:
+            code = _explain(error, given)
+            if debug:
+                traceback.print_exception(error, file=sys.stderr)
+        if standalone_mode:
+            sys.exit(int(code) if isinstance(code, int) else Exit.OK)
+        return code
+
+
+def _before_dashes(args: list[str]) -> list[str]:
+    return args[: args.index("--")] if "--" in args else args
+
+
+def _explain(error: BaseException, args: list[str]) -> int:
+    """Say it in one line; the exit code."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else Exit.FAILED
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return Exit.INTERRUPTED
+    if isinstance(error, PerdureError):
+        screen.error(str(error))
+        return exit_of(error)
+    describe = getattr(error, "format_message", None)  # what typer raises for arguments that it refuses
+    if describe is not None:
+        command = next((arg for arg in args if arg in NAMES), None)
+        screen.error(f"{describe()} See: perdure {f'{command} ' if command else ''}--help")
+        return Exit.USAGE
+    screen.error(f"internal error: {type(error).__name__}: {error}; {DEBUG} shows where, please report it")
+    return Exit.INTERNAL
+
+
+def _epilog() -> str:
+    codes = "\n\n".join(f"{code.value:>3}  {meaning}" for code, meaning in MEANINGS.items())
+    return f"Exit codes:\n\n{codes}"
+
+
+app = typer.Typer(
+    name="perdure",
+    cls=Program,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_epilog(),
+)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option(DEBUG, help="Show the traceback of an error; works in every command.")] = False,
+) -> int:
+    """Durable workflows, embedded in your own process.
+
+    The store is a URL, by default sqlite:///perdure.db in the current folder; --store or PERDURE_STORE names another.
+    stdout has the answer, stderr everything else.
+    """
+    assert not debug  # taken out of the arguments before typer sees them
+    if version:
+        from perdure import __version__
+
+        screen.say(f"perdure {__version__}")
+    elif context.invoked_subcommand is None:
+        screen.say(context.get_help())
+        return Exit.USAGE
+    return Exit.OK
+
+
+RUNNING, READING, ASKING = "Run", "Look", "Ask"
+
+for _panel, _commands in (
+    (RUNNING, (runs.run, runs.start, serving.serve, runs.wait)),
+    (READING, (listings.ls, listings.show, listings.history)),
+    (
+        ASKING,
+        (
+            controls.send,
+            controls.raise_event,
+            controls.cancel,
+            controls.terminate,
+            controls.pause,
+            controls.resume,
+            controls.retry,
+        ),
+    ),
+):
+    for _command in _commands:
+        app.command(_command.__name__.replace("_", "-"), rich_help_panel=_panel)(_command)
+
+NAMES = frozenset(command.name or "" for command in app.registered_commands)
+
+
+def program() -> None:
+    """Run the command that the process was given."""
+    app(prog_name="perdure")

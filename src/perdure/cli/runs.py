@@ -1,0 +1,257 @@
+"""`run`, `start` and `wait`: from a workflow and its arguments to an outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from perdure.cli import logs, screen
+from perdure.cli.door import posting, reading
+from perdure.cli.options import (
+    DEFAULT_URL,
+    AppName,
+    AsJson,
+    Id,
+    IfExists,
+    LogLevel,
+    StoreUrl,
+    Version,
+    Wait,
+    given_text,
+)
+from perdure.cli.outcome import Exit, ended_text, is_set_aside
+from perdure.cli.progress import Progress
+from perdure.cli.target import Target, find_workflow, is_code
+from perdure.cli.timeline import duration, render, span
+from perdure.cli.view import outcome_json, payload_json
+from perdure.cli.watch import Watch
+from perdure.client import Client, HistoryEvent, WorkflowHandle
+from perdure.codec import from_json
+from perdure.errors import AlreadyStarted, DecodeError, StoreLocked
+from perdure.kernel.commit import UnitRow
+from perdure.node import Node
+
+Arguments = Annotated[
+    str,
+    typer.Argument(
+        metavar="JSON",
+        help="Arguments: an object by name, an array by position, or the only one; - reads stdin.",
+        show_default=False,
+    ),
+]
+OwnId = Annotated[
+    str | None,
+    typer.Option("--id", metavar="ID", help="Its id, which makes the start idempotent; else a new one."),
+]
+OnTaken = Annotated[IfExists, typer.Option("--if-exists", help="What to do when the id is taken.")]
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """Which workflow is started, with what."""
+
+    definition: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    id: str
+
+    async def start(self, client: Client, if_exists: IfExists, version: str | None, delay_s: float | None) -> None:
+        handle: WorkflowHandle[..., Any] = client.workflow(
+            self.definition, id=self.id, if_exists=if_exists.value, version=version, delay=delay_s
+        )
+        try:
+            await handle.start(*self.args, **self.kwargs)
+        except AlreadyStarted as error:
+            raise AlreadyStarted(str(error).replace("if_exists='", "--if-exists '")) from error
+
+
+def run(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="FILE:WORKFLOW or MODULE:WORKFLOW.")],
+    arguments: Arguments = "[]",
+    store: StoreUrl = DEFAULT_URL,
+    id: OwnId = None,
+    if_exists: OnTaken = IfExists.JOIN,
+    version: Version = None,
+    app: AppName = None,
+    timeout: Wait = None,
+    as_json: AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no timeline.")] = False,
+    log_level: Annotated[LogLevel, typer.Option("--log-level", help="What is logged on stderr.")] = LogLevel.WARNING,
+) -> int:
+    """Run a workflow here and print its result.
+
+    Starts it on a node in this process, shows its steps while they happen (stderr), and prints the result as JSON
+    (stdout). The store keeps it: interrupted or killed, the same command with the same --id goes on where it was.
+    A node also takes up whatever else waits in its store.
+    """
+    logs.to_stderr(log_level.value)
+    with redirect_stdout(sys.stderr):  # what user code prints is not the answer
+        found = find_workflow(target, app)
+        begin = _start_of(found, arguments, id)
+        row = asyncio.run(_run(found, begin, store, if_exists, version, timeout, quiet=quiet or as_json))
+    return _report(row, as_json=as_json, url=store)
+
+
+async def _run(
+    target: Target,
+    begin: _Start,
+    url: str,
+    if_exists: IfExists,
+    version: str | None,
+    timeout_s: float | None,
+    *,
+    quiet: bool,
+) -> UnitRow:
+    node = Node(target.app, url)
+    try:
+        await node.start()
+    except StoreLocked as error:
+        msg = f"{error}; or leave the work to it: `perdure start` and `perdure wait`"
+        raise StoreLocked(msg) from error
+    try:
+        watch = Watch(node.store, begin.id)
+        progress = Progress(begin.id)
+        await begin.start(node.client, if_exists, version, None)
+        if quiet:
+            row = await _while_running(node, watch.until_end(timeout_s=timeout_s))
+        else:
+            if not screen.notes().is_terminal:
+                screen.note(f"running {begin.definition.name} as {begin.id}")
+            with progress.live():
+                row = await _while_running(node, watch.until_end(timeout_s=timeout_s, change=progress.change))
+            _show_steps(row, await watch.read_history())
+    except asyncio.CancelledError:
+        screen.note(
+            f"interrupted; {begin.id!r} goes on when a node runs: give the same command again with --id {begin.id}"
+        )
+        raise
+    finally:
+        await node.stop()
+    return row
+
+
+def _show_steps(row: UnitRow, history: list[HistoryEvent]) -> None:
+    from rich.text import Text
+
+    console, scale = screen.notes(), span(history)
+    console.print(render(history))
+    took = duration((scale.ended_ms or scale.latest_ms) - scale.started_ms)
+    style = "green" if row.status == "completed" else "red"
+    console.print(Text.assemble(f"{row.type} {row.id} ", (row.status, style), f" after {took}"))
+
+
+async def _while_running(node: Node, watching: Any) -> UnitRow:
+    """The end of the instance, or the error that stopped the node first."""
+    watched = asyncio.ensure_future(watching)
+    ended = asyncio.ensure_future(node.wait_ended())
+    try:
+        await asyncio.wait({watched, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if ended.done() and not watched.done():
+            await ended
+        row: UnitRow = await watched
+        return row
+    finally:
+        watched.cancel()
+        ended.cancel()
+        await asyncio.gather(watched, ended, return_exceptions=True)
+
+
+def start(
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="FILE:WORKFLOW or MODULE:WORKFLOW, or only a workflow's name.")
+    ],
+    arguments: Arguments = "[]",
+    store: StoreUrl = DEFAULT_URL,
+    id: OwnId = None,
+    if_exists: OnTaken = IfExists.JOIN,
+    version: Version = None,
+    app: AppName = None,
+    delay: Annotated[
+        float | None, typer.Option("--delay", metavar="SECONDS", min=0, help="Begin so much later.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Start a workflow and print its id.
+
+    The node that owns the store runs it, now or when there is one. With code (FILE:WORKFLOW) the arguments are
+    checked here; a bare name needs no code, and takes a JSON array of its arguments.
+    """
+    with redirect_stdout(sys.stderr):
+        begin = (
+            _start_of(find_workflow(target, app), arguments, id) if is_code(target) else _named(target, arguments, id)
+        )
+    asyncio.run(_start(begin, store, if_exists, version, delay))
+    if as_json:
+        screen.json({"id": begin.id})
+    else:
+        screen.say(begin.id)
+    return Exit.OK
+
+
+async def _start(begin: _Start, url: str, if_exists: IfExists, version: str | None, delay_s: float | None) -> None:
+    async with posting(url, create=True) as client:
+        await begin.start(client, if_exists, version, delay_s)
+
+
+def wait(id: Id, store: StoreUrl = DEFAULT_URL, timeout: Wait = None, as_json: AsJson = False) -> int:
+    """Wait until an instance has ended and print its result.
+
+    An instance that was set aside ends the wait, too (exit code 7): no waiting cures it.
+    """
+    row = asyncio.run(_wait(id, store, timeout))
+    return _report(row, as_json=as_json, url=store)
+
+
+async def _wait(id: str, url: str, timeout_s: float | None) -> UnitRow:
+    async with reading(url) as store:
+        return await Watch(store, id).until_end(timeout_s=timeout_s)
+
+
+# ---------------------------------------------------------------- in and out
+
+
+def _start_of(target: Target, text: str, id: str | None) -> _Start:
+    """A start of a workflow whose code is here."""
+    signature = target.workflow.definition.signature
+    args, kwargs = signature.decode(from_json(given_text(text), signature))
+    return _Start(target.workflow, args, kwargs, id if id is not None else _new_id(target.workflow.name))
+
+
+def _named(name: str, text: str, id: str | None) -> _Start:
+    """A start by name alone."""
+    try:
+        value: object = msgspec.json.decode(given_text(text))
+    except msgspec.DecodeError as error:
+        msg = (
+            f"arguments of workflow {name!r}: this is no JSON: {error}; text needs double quotes, as in '[\"card\", 1]'"
+        )
+        raise DecodeError(msg) from error
+    args: list[Any] = value if isinstance(value, list) else [value]  # pyright: ignore[reportUnknownVariableType]
+    return _Start(name, tuple(args), {}, id if id is not None else _new_id(name))
+
+
+def _new_id(name: str) -> str:
+    return f"{re.sub('[^0-9A-Za-z_.-]', '-', name)}-{os.urandom(4).hex()}"
+
+
+def _report(row: UnitRow, *, as_json: bool, url: str) -> int:
+    """Print how an instance ended; the exit code."""
+    if as_json:
+        screen.json(outcome_json(row))
+    elif row.status == "completed":
+        screen.json(payload_json(row.result))
+    if row.status == "completed":
+        return Exit.OK
+    screen.error(ended_text(row))
+    if not as_json:
+        where = f" --store {url}" if url != DEFAULT_URL else ""
+        screen.note(f"  its steps: perdure show {row.id}{where}")
+    return Exit.SET_ASIDE if is_set_aside(row) else Exit.FAILED

@@ -1,0 +1,105 @@
+"""`serve`: a node until somebody stops it."""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import gc
+import os
+import signal
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from perdure.app import App
+from perdure.cli import logs, screen
+from perdure.cli.door import check_shared
+from perdure.cli.options import DEFAULT_URL, AsJson, LogLevel, StoreUrl
+from perdure.cli.outcome import Exit
+from perdure.cli.target import find_app
+from perdure.node import Node, NodeOptions
+
+_OLD_GENERATION = 1_000
+"""How many collections of the middle generation come before one of the oldest: that one pauses every workflow."""
+
+
+def serve(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="FILE:APP or MODULE:APP; FILE if it has one App.")],
+    store: StoreUrl = DEFAULT_URL,
+    options: Annotated[
+        Path | None,
+        typer.Option("--options", metavar="FILE", help="Options of the node: a TOML file.", show_default=False),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="The node's name.", show_default="APP-PID")
+    ] = None,
+    grace: Annotated[
+        float | None,
+        typer.Option("--grace", metavar="SECONDS", min=0, help="What running activities get at the stop."),
+    ] = None,
+    log_level: Annotated[LogLevel, typer.Option("--log-level", help="What is logged on stderr.")] = LogLevel.INFO,
+    as_json: AsJson = False,
+) -> int:
+    """Run a node until SIGINT or SIGTERM.
+
+    It takes up everything that waits in the store, and prints one line when it is ready. The first signal stops it
+    in order; what did not finish goes on when a node runs again. A second signal ends it at once, which loses nothing.
+    """
+    logs.to_stderr(log_level.value)
+    with redirect_stdout(sys.stderr):  # the first line on stdout says that the node is ready
+        app = find_app(target)
+    check_shared(store)
+    node = Node(app, store, options=NodeOptions.load(options), name=name)
+    return asyncio.run(_serve(app, node, store, grace, as_json=as_json))
+
+
+async def _serve(app: App, node: Node, url: str, grace_s: float | None, *, as_json: bool) -> int:
+    stop = asyncio.Event()
+    _on_signals(stop)
+    await node.start()
+    try:
+        faulthandler.enable()  # code that crashes the interpreter leaves its stack
+        gc.freeze()
+        gc.set_threshold(*gc.get_threshold()[:2], _OLD_GENERATION)
+        _say_ready(app, node, url, as_json=as_json)
+        stopped = asyncio.ensure_future(stop.wait())
+        ended = asyncio.ensure_future(node.wait_ended())
+        await asyncio.wait({stopped, ended}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if ended.done():
+            await ended
+        else:
+            screen.note("stopping; once more to stop at once")
+    finally:
+        await node.stop(grace_s)
+    screen.note("stopped; what did not finish goes on when a node runs again")
+    return Exit.OK
+
+
+def _say_ready(app: App, node: Node, url: str, *, as_json: bool) -> None:
+    workflows, activities = [name for name, _ in app.workflows()], app.activities()
+    if as_json:
+        facts = {"node": node.name, "pid": os.getpid(), "store": url, "workflows": workflows, "activities": activities}
+        screen.say(screen.json_text(facts, indent=0))
+        return
+    counted = ", ".join(
+        f"{len(names)} {one if len(names) == 1 else many}"
+        for names, one, many in ((workflows, "workflow", "workflows"), (activities, "activity", "activities"))
+    )
+    screen.say(f"ready: node {node.name} runs app {app.name!r} ({counted}) on {url}, process {os.getpid()}")
+
+
+def _on_signals(stop: asyncio.Event) -> None:
+    """The first signal asks, the second one ends the process."""
+    loop = asyncio.get_running_loop()
+
+    def received(number: int) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, received, number)

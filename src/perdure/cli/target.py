@@ -1,0 +1,239 @@
+"""`shop.py:checkout`, `shop.flows:app`: from what a person types to an app and a workflow.
+
+The part before the colon is a file or a dotted module, the part after it a name in that module. Without a name the
+module must leave no choice: one app, or one workflow.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import sysconfig
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+from perdure.activity import Activity
+from perdure.app import App
+from perdure.errors import UsageError
+from perdure.workflow import Workflow
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A workflow, and the app that a node must run for it."""
+
+    app: App
+    workflow: Workflow[..., Any]
+
+
+def is_code(text: str) -> bool:
+    """Whether a target names code (a file or a module) and not just a workflow by its registered name."""
+    where, name = _split(text)
+    return bool(name) or _is_file(where)
+
+
+def find_app(text: str) -> App:
+    """The app of `shop.py:app`, or the only one of `shop.py`.
+
+    Raises:
+        UsageError: naming what is missing, and what is there instead.
+    """
+    where, name = _split(text)
+    module = _load(where)
+    if name:
+        found = _attribute(module, where, name)
+        if isinstance(found, App):
+            return found
+        msg = f"{text} is {_kind(found)}, and a node needs an App: {_choices(where, _apps(module))}"
+        raise UsageError(msg)
+    return _only_app(module, where)
+
+
+def find_workflow(text: str, app_name: str | None = None) -> Target:
+    """The workflow of `shop.py:checkout`, or the only one of `shop.py`, and its app.
+
+    `app_name` chooses between several apps of the module by the name of the variable.
+
+    Raises:
+        UsageError: naming what is missing, and what is there instead.
+    """
+    where, name = _split(text)
+    module = _load(where)
+    workflows = _workflows(module)
+    if not name:
+        if len(workflows) != 1:
+            msg = f"{where}: say which workflow: {_choices(where, workflows)}"
+            raise UsageError(msg)
+        name = next(iter(workflows))
+    found = _attribute(module, where, name)
+    if not isinstance(found, Workflow):
+        msg = f"{where}:{name} is {_kind(found)}, not a workflow: {_choices(where, workflows)}"
+        raise UsageError(msg)
+    workflow = cast("Workflow[..., Any]", found)
+    return Target(_app_of(workflow, module, where, app_name), workflow)
+
+
+def _split(text: str) -> tuple[str, str]:
+    where, colon, name = text.rpartition(":")
+    if not colon or "/" in name or "\\" in name:  # C:\shop.py has a colon, too
+        where, name = text, ""
+    if not where or (colon and not name and where != text):
+        msg = f"{text!r} names no code; write FILE:NAME or MODULE:NAME, for example shop.py:checkout"
+        raise UsageError(msg)
+    return where, name
+
+
+def _is_file(where: str) -> bool:
+    return where.endswith(".py") or where.startswith(".") or "/" in where or "\\" in where
+
+
+# ---------------------------------------------------------------- modules
+
+
+def _load(where: str) -> ModuleType:
+    name = _module_of(Path(where)) if _is_file(where) else where
+    if not _is_file(where):
+        _importable(Path.cwd())
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            msg = f"there is no module {error.name!r} here ({Path.cwd()}) or installed; check the name, or name a file"
+            raise UsageError(msg) from error
+        raise UsageError(_cannot_import(where, error)) from error
+    except Exception as error:  # whatever the user's module does at its import
+        raise UsageError(_cannot_import(where, error)) from error
+    if _is_file(where) and not _same_file(module, Path(where)):
+        taken = getattr(module, "__file__", None) or "Python itself"
+        msg = f"{where} cannot be imported as {name!r}: that module is {taken}; rename the file"
+        raise UsageError(msg)
+    return module
+
+
+def _module_of(path: Path) -> str:
+    """The dotted name of a file, as the package around it has it; its root goes first in the import path."""
+    if path.is_dir():
+        msg = f"{path} is a folder; name a file in it, such as {path / 'app.py'}"
+        raise UsageError(msg)
+    if not path.is_file():
+        msg = f"there is no file {path} (looked in {Path.cwd()}); check the path"
+        raise UsageError(msg)
+    if path.suffix != ".py" or not path.stem.isidentifier():
+        msg = f"{path} cannot be imported: a Python file is named with letters, digits and '_', and ends in .py"
+        raise UsageError(msg)
+    path = path.resolve()
+    parts, folder = [path.stem], path.parent
+    while (folder / "__init__.py").is_file() and folder.name.isidentifier():
+        parts, folder = [folder.name, *parts], folder.parent
+    _importable(folder)
+    return ".".join(part for part in parts if part != "__init__") or path.stem
+
+
+def _importable(folder: Path) -> None:
+    """Put a folder first in the import path, as `python FILE` does."""
+    text = str(folder)
+    if sys.path[:1] != [text]:
+        sys.path.insert(0, text)
+    importlib.invalidate_caches()
+
+
+def _same_file(module: ModuleType, path: Path) -> bool:
+    file = getattr(module, "__file__", None)
+    return file is not None and Path(file).resolve() == path.resolve()
+
+
+def _cannot_import(where: str, error: Exception) -> str:
+    if isinstance(error, SyntaxError):
+        return f"cannot import {where}: {error.filename}:{error.lineno}: {error.msg}"
+    place = next((f" (at {f.filename}:{f.lineno})" for f in _own_frames(error)), "")
+    return f"cannot import {where}: {type(error).__name__}: {error}{place}; --debug shows the traceback"
+
+
+def _own_frames(error: Exception) -> list[traceback.FrameSummary]:
+    """The frames in the user's own files, innermost first."""
+    others = (sysconfig.get_path("stdlib"), str(Path(__file__).parent.parent), "<")
+    frames = reversed(traceback.extract_tb(error.__traceback__))
+    return [f for f in frames if not f.filename.startswith(others) and "site-packages" not in f.filename]
+
+
+# ---------------------------------------------------------------- what is in them
+
+
+def _apps(module: ModuleType) -> dict[str, App]:
+    return {name: value for name, value in vars(module).items() if isinstance(value, App)}
+
+
+def _workflows(module: ModuleType) -> dict[str, Workflow[..., Any]]:
+    return {name: value for name, value in vars(module).items() if isinstance(value, Workflow)}
+
+
+def _attribute(module: ModuleType, where: str, name: str) -> object:
+    found: object = module
+    for part in name.split("."):
+        if not hasattr(found, part):
+            there = {**_apps(module), **_workflows(module)}
+            close = get_close_matches(name, there, 1)
+            hint = f"; did you mean {where}:{close[0]}?" if close else f": {_choices(where, there)}"
+            msg = f"{where} has no {name!r}{hint}"
+            raise UsageError(msg)
+        found = getattr(found, part)
+    return found
+
+
+def _only_app(module: ModuleType, where: str) -> App:
+    apps = _apps(module)
+    if len({id(app) for app in apps.values()}) != 1:
+        say = "say which app" if apps else "no App is in it; make one with `app = App(...)`"
+        msg = f"{where}: {say}" + (f": {_choices(where, apps)}" if apps else "")
+        raise UsageError(msg)
+    return next(iter(apps.values()))
+
+
+def _app_of(workflow: Workflow[..., Any], module: ModuleType, where: str, app_name: str | None) -> App:
+    """The app that has this workflow: in the module, or in the one that defines it."""
+    if app_name is not None:
+        app = _attribute(module, where, app_name)
+        if not isinstance(app, App):
+            msg = f"{where}:{app_name} is {_kind(app)}, not an App"
+            raise UsageError(msg)
+        if not _has(app, workflow):
+            msg = f"{where}:{app_name} (app {app.name!r}) does not have the workflow {workflow.name!r}"
+            raise UsageError(msg)
+        return app
+    home = sys.modules.get(workflow.__module__)
+    for place in (module, home):
+        apps = {name: app for name, app in _apps(place).items() if _has(app, workflow)} if place is not None else {}
+        if len({id(app) for app in apps.values()}) == 1:
+            return next(iter(apps.values()))
+        if apps:
+            msg = (
+                f"the workflow {workflow.name!r} is in several apps of {where}: {', '.join(apps)}; say which with --app"
+            )
+            raise UsageError(msg)
+    msg = f"no app in {where} has the workflow {workflow.name!r}; import the app that it was registered with, too"
+    raise UsageError(msg)
+
+
+def _has(app: App, workflow: Workflow[..., Any]) -> bool:
+    return app.find_workflow(workflow.name, workflow.version) is workflow.definition
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, App):
+        return f"the app {value.name!r}"
+    if isinstance(value, Workflow):
+        return f"the workflow {value.name!r}"
+    if isinstance(value, Activity):
+        return f"the activity {value.name!r}"
+    article = "an" if type(value).__name__[:1].lower() in "aeiou" else "a"
+    return f"{article} {type(value).__name__}"
+
+
+def _choices(where: str, there: Mapping[str, object]) -> str:
+    names = [f"{where}:{name}" for name in there]
+    return f"it has {', '.join(names)}" if names else "it has none"

@@ -1,0 +1,117 @@
+"""Rows, events and payloads as JSON: the documents that `--json` prints, and what tables show."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import msgspec
+
+from perdure.cli.timeline import Step
+from perdure.client import HistoryEvent
+from perdure.codec import DecodeError, to_json
+from perdure.errors import Failure
+from perdure.kernel.commit import UnitRow
+from perdure.kernel.events import AnyEvent
+
+Json = dict[str, object]
+
+_PAYLOADS = frozenset({"input", "result", "value", "values", "details", "status"})
+"""Fields of events that hold a payload; other bytes are ids."""
+
+
+def time_text(at_ms: int | None) -> str | None:
+    """A time as ISO 8601 in UTC; None for none."""
+    if not at_ms:
+        return None
+    moment = datetime.fromtimestamp(at_ms / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def payload_json(data: bytes | None) -> object:
+    """A payload as JSON; one that this release cannot read says so instead of failing the whole page."""
+    if data is None:
+        return None
+    try:
+        return to_json(data)
+    except DecodeError as error:
+        return {"undecodable": str(error), "hex": data.hex()}
+
+
+def failure_json(failure: Failure | None) -> Json | None:
+    """A failure as JSON."""
+    if failure is None:
+        return None
+    document = msgspec.structs.asdict(failure)
+    document["causes"] = [{"type": kind, "message": message} for kind, message in failure.causes]
+    document["details"] = payload_json(failure.details)
+    return document
+
+
+def row_json(row: UnitRow) -> Json:
+    """An instance as JSON: what `ls --json` has for each, and the beginning of `show --json`."""
+    return {
+        "id": row.id,
+        "type": row.type,
+        "version": row.type_version,
+        "status": row.status,
+        "reason": row.reason,
+        "paused": row.paused,
+        "execution": row.execution,
+        "parent": row.parent_unit,
+        "run": row.run.hex(),
+        "created_at": time_text(row.created_at),
+        "started_at": time_text(row.started_at),
+        "updated_at": time_text(row.updated_at),
+        "closed_at": time_text(row.closed_at),
+        "wake_at": time_text(row.wake_at),
+        "history_events": row.journal_events,
+        "history_bytes": row.journal_bytes,
+        "custom_status": payload_json(row.custom_status),
+        "attributes": payload_json(row.attributes),
+        "result": payload_json(row.result),
+        "failure": failure_json(row.failure),
+    }
+
+
+def outcome_json(row: UnitRow) -> Json:
+    """How an instance stands, for `run --json` and `wait --json`."""
+    document = row_json(row)
+    return {key: document[key] for key in ("id", "type", "status", "reason", "result", "failure")}
+
+
+def event_json(entry: HistoryEvent) -> Json:
+    """An event as JSON, with its payloads readable."""
+    return {"number": entry.number, "event": type(entry.event).__name__, **fields_json(entry.event)}
+
+
+def fields_json(event: AnyEvent) -> Json:
+    """The fields of an event; times are ISO 8601."""
+    document: Json = {}
+    for name in event.__struct_fields__:
+        value: object = getattr(event, name)
+        if name in ("at", "fire_at", "retry_at") and isinstance(value, int):
+            document[name] = time_text(value)
+        elif isinstance(value, bytes):
+            document[name] = payload_json(value) if name in _PAYLOADS else value.hex()
+        elif isinstance(value, Failure):
+            document[name] = failure_json(value)
+        elif isinstance(value, msgspec.Struct):  # the parent of a child
+            parent = msgspec.structs.asdict(value)
+            document[name] = {k: v.hex() if isinstance(v, bytes) else v for k, v in parent.items()}
+        else:
+            document[name] = value
+    return document
+
+
+def step_json(step: Step) -> Json:
+    """A step of a timeline as JSON."""
+    return {
+        "kind": step.kind,
+        "name": step.name,
+        "outcome": step.outcome,
+        "attempts": step.attempts,
+        "started_at": time_text(step.started_ms),
+        "ended_at": time_text(step.ended_ms),
+        "duration_ms": None if step.ended_ms is None else step.ended_ms - step.started_ms,
+        "detail": step.detail,
+    }

@@ -1,0 +1,96 @@
+"""An instance until its end, seen through its row: each commit wakes the watch, nothing polls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from perdure.cli.door import find, is_posted, must_find
+from perdure.cli.outcome import is_set_aside
+from perdure.client import HistoryEvent
+from perdure.errors import Timeout
+from perdure.kernel.commit import CLOSED, UnitRow
+from perdure.kernel.events import decode_events
+from perdure.ports.store import Journal, Store
+
+ROUND_MS = 60_000
+"""How long one wait for a change lasts; it is then simply repeated."""
+PAUSE_S = 0.1
+"""What a person can follow: changes that come faster are shown together."""
+
+Change = Callable[[UnitRow, list[HistoryEvent]], None]
+
+
+class Watch:
+    """Follows one instance in a store that is open."""
+
+    def __init__(self, store: Store, id: str) -> None:
+        """Nothing is read before `until_end`."""
+        self._store = store
+        self._id = id
+        self._execution = 0
+        self._next: str | None = None
+        self.history: list[HistoryEvent] = []
+
+    async def until_end(self, *, timeout_s: float | None = None, change: Change | None = None) -> UnitRow:
+        """The row when the instance has ended, or was set aside, which no waiting cures.
+
+        `change` sees the row and the history, now and after each change.
+
+        Raises:
+            NotFound: nobody started it.
+            Timeout: it has not ended in time.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._until_end(change)
+        except TimeoutError:
+            raise Timeout(await self._late(timeout_s or 0)) from None
+
+    async def _until_end(self, change: Change | None) -> UnitRow:
+        while True:
+            view = await find(self._store, self._id)
+            if view is None:
+                if not await is_posted(self._store, self._id):
+                    view = await must_find(self._store, self._id)  # it may have begun this moment
+                else:
+                    await self._store.wait_change(self._id, 0, ROUND_MS)
+                    continue
+            row = view.row
+            if change is not None:
+                change(row, await self.read_history())
+            if row.status in CLOSED or is_set_aside(row):
+                return row
+            if change is not None:
+                await asyncio.sleep(PAUSE_S)
+            await self._store.wait_change(self._id, view.version, ROUND_MS)
+
+    async def read_history(self) -> list[HistoryEvent]:
+        """The history of the current execution; what was read before is not read again."""
+        view = await must_find(self._store, self._id)
+        if view.row.execution != self._execution:
+            self._execution, self.history = view.row.execution, []
+        self.history += await read_history(self._store, self._id, self._execution, len(self.history))
+        return self.history
+
+    async def _late(self, timeout_s: float) -> str:
+        view = await find(self._store, self._id)
+        state = "has not begun: no node has taken it"
+        if view is not None:
+            state = f"is {view.row.status}" + (f" ({view.row.reason})" if view.row.reason else "")
+        return f"{self._id!r} has not ended within {timeout_s:g} s; it {state}. It goes on: wait again, or cancel it"
+
+
+async def read_history(store: Store, id: str, execution: int, known: int = 0) -> list[HistoryEvent]:
+    """The events of an execution, without the first `known` ones."""
+    found: list[HistoryEvent] = []
+    after: str | None = None
+    while True:
+        page = await store.query(Journal(unit=id, execution=execution, after=after))
+        for chunk in page.items:
+            if chunk.first + chunk.count - 1 > known:
+                events = enumerate(decode_events(chunk.events), chunk.first)
+                found += [HistoryEvent(number, execution, event) for number, event in events if number > known]
+        if page.next is None:
+            return found
+        after = page.next

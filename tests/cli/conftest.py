@@ -1,0 +1,54 @@
+"""A folder with an app in it, and the program as a function."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from invocation import SHOP, Cli, Ended
+from typer.main import get_command
+
+from perdure.cli.program import app
+
+PROGRAM = get_command(app)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder with shop.py, as the current one; the process forgets afterwards what was imported from it."""
+    (tmp_path / "shop.py").write_text(SHOP)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in ("PERDURE_STORE", "FORCE_COLOR", "NO_COLOR", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+    modules, root = set(sys.modules), logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield tmp_path
+    for name in set(sys.modules) - modules:
+        if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
+            del sys.modules[name]
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Run a command in this process. What typer's own runner does, except that it builds the program only once."""
+
+    def run(*args: str, stdin: str = "", env: dict[str, str] | None = None) -> Ended:
+        out, errors = io.StringIO(), io.StringIO()
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+            patch.setattr(sys, "stdin", io.StringIO(stdin))
+            patch.setattr(sys, "stdout", out)
+            patch.setattr(sys, "stderr", errors)
+            for name, value in (env or {}).items():
+                patch.setenv(name, value)
+            PROGRAM.main(list(args))
+        assert isinstance(ended.value.code, int)
+        return Ended(ended.value.code, out.getvalue(), errors.getvalue())
+
+    return run

@@ -1,0 +1,129 @@
+"""A node in another process: served, asked, killed, taken over."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from invocation import Cli
+
+Spawn = Callable[..., "subprocess.Popen[str]"]
+PROGRAM = "from perdure.cli import main; main()"
+
+
+@pytest.fixture
+def spawn(folder: Path) -> Iterator[Spawn]:
+    """Start a command in a process of its own; it is ended with the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*args: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, *args],
+            cwd=folder,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def line_with(stream, text: str) -> str:
+    """The next line that has this text; fails when the stream ends without one."""
+    seen: list[str] = []
+    for line in stream:
+        if text in line:
+            return line
+        seen.append(line)
+    raise AssertionError(f"no line with {text!r} in {seen}")
+
+
+def test_a_served_node_is_seen_and_asked_from_another_process(cli: Cli, spawn: Spawn) -> None:
+    serving = spawn("serve", "shop.py", "--name", "n-1")
+    ready = line_with(serving.stdout, "ready: ")
+    assert "node n-1 runs app 'shop'" in ready
+    assert "sqlite:///perdure.db" in ready
+
+    assert cli("start", "approval", '["o"]', "--id", "a").code == 0
+    assert cli("start", "approval", '["o"]', "--id", "b").code == 0
+    assert cli("start", "double", "[21]", "--id", "d").code == 0
+    assert cli("wait", "d", "--timeout", "20").json == 42
+    assert cli("send", "a", "approved", "true").code == 0
+    assert cli("wait", "a", "--timeout", "20").json is True
+    assert cli("cancel", "b").code == 0
+    assert cli("wait", "b", "--timeout", "20").code == 1
+    statuses = {one["id"]: one["status"] for one in cli("ls", "--json").json["instances"]}
+    assert statuses == {"a": "completed", "b": "cancelled", "d": "completed"}
+
+    for command in ("run", "serve"):
+        locked = cli(command, "shop.py:double" if command == "run" else "shop.py")
+        assert locked.code == 5
+        assert f"perdure.db is owned by process {serving.pid}" in locked.stderr
+        assert ("perdure start" in locked.stderr) == (command == "run")
+
+    serving.send_signal(signal.SIGTERM)
+    rest, errors = serving.communicate()
+    assert serving.returncode == 0, errors
+    assert rest == ""
+    assert "stopping; once more to stop at once" in errors
+    assert "Traceback" not in errors
+
+
+def test_after_kill_9_everything_is_there_and_the_next_node_goes_on(cli: Cli, spawn: Spawn) -> None:
+    first = spawn("serve", "shop.py", "--json")
+    ready = json.loads(first.stdout.readline())  # type: ignore[union-attr]
+    assert (ready["pid"], ready["activities"]) == (first.pid, ["charge", "hang"])
+    cli("start", "approval", '["o"]', "--id", "a")
+    cli("start", "double", "[1]", "--id", "d")
+    assert cli("wait", "d", "--timeout", "20").code == 0  # so `a`, posted before, has begun
+    first.kill()
+    first.wait()
+
+    assert {one["id"]: one["status"] for one in cli("ls", "--json").json["instances"]} == {
+        "a": "running",
+        "d": "completed",
+    }
+    assert cli("send", "a", "approved", "true").code == 0
+    second = spawn("serve", "shop.py")
+    line_with(second.stdout, "ready: ")
+    assert cli("wait", "a", "--timeout", "20").json is True
+
+
+def test_a_second_signal_ends_the_node_at_once(cli: Cli, spawn: Spawn) -> None:
+    cli("start", "forever", "--id", "f")
+    serving = spawn("serve", "shop.py", "--grace", "50")
+    line_with(serving.stdout, "ready: ")
+    serving.send_signal(signal.SIGINT)
+    line_with(serving.stderr, "once more")
+    serving.send_signal(signal.SIGINT)
+    assert serving.wait() == 128 + signal.SIGINT
+    assert cli("ls", "--json").code == 0
+
+
+def test_an_interrupted_run_says_how_to_go_on(cli: Cli, spawn: Spawn) -> None:
+    running = spawn("run", "shop.py:approval", '["o"]', "--id", "a")
+    line_with(running.stderr, "running approval as a")
+    running.send_signal(signal.SIGINT)
+    out, errors = running.communicate()
+    assert (running.returncode, out) == (130, ""), errors
+    assert "'a' goes on when a node runs: give the same command again with --id a" in errors
+    assert "Traceback" not in errors
+    assert cli("send", "a", "approved", "false").code == 0
+    assert cli("run", "shop.py:approval", '["o"]', "--id", "a").json is False
+
+
+def test_importing_perdure_does_not_load_the_command_line(spawn: Spawn) -> None:
+    code = "import sys, perdure, perdure.cli; print([m for m in ('typer', 'rich') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
