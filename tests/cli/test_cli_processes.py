@@ -101,6 +101,20 @@ def test_after_kill_9_everything_is_there_and_the_next_node_goes_on(cli: Cli, sp
     assert cli("wait", "a", "--timeout", "20").json is True
 
 
+def test_a_standby_takes_over_or_can_be_stopped_while_it_waits(cli: Cli, spawn: Spawn) -> None:
+    first = spawn("serve", "shop.py")
+    line_with(first.stdout, "ready: ")
+    waiting, leaving = (spawn("serve", "shop.py", "--store", "sqlite:///perdure.db?standby=true") for _ in range(2))
+    for standby in (waiting, leaving):
+        line_with(standby.stderr, f"is owned by process {first.pid}")
+    leaving.send_signal(signal.SIGTERM)
+    assert leaving.wait() == 0
+    first.kill()
+    line_with(waiting.stdout, "ready: ")
+    assert cli("start", "double", "[4]", "--id", "d").code == 0
+    assert cli("wait", "d", "--timeout", "20").json == 8
+
+
 def test_a_second_signal_ends_the_node_at_once(cli: Cli, spawn: Spawn) -> None:
     cli("start", "forever", "--id", "f")
     serving = spawn("serve", "shop.py", "--grace", "50")

@@ -8,6 +8,7 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Coroutine
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
@@ -59,24 +60,31 @@ def serve(
 async def _serve(app: App, node: Node, url: str, grace_s: float | None, *, as_json: bool) -> int:
     stop = asyncio.Event()
     _on_signals(stop)
-    await node.start()
     try:
-        faulthandler.enable()  # code that crashes the interpreter leaves its stack
-        gc.freeze()
-        gc.set_threshold(*gc.get_threshold()[:2], _OLD_GENERATION)
-        _say_ready(app, node, url, as_json=as_json)
-        stopped = asyncio.ensure_future(stop.wait())
-        ended = asyncio.ensure_future(node.wait_ended())
-        await asyncio.wait({stopped, ended}, return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
-        if ended.done():
-            await ended
-        else:
+        if await _unless_stopped(stop, node.start()):
+            faulthandler.enable()  # code that crashes the interpreter leaves its stack
+            gc.freeze()
+            gc.set_threshold(*gc.get_threshold()[:2], _OLD_GENERATION)
+            _say_ready(app, node, url, as_json=as_json)
+            await _unless_stopped(stop, node.wait_ended())
             screen.note("stopping; once more to stop at once")
     finally:
         await node.stop(grace_s)
     screen.note("stopped; what did not finish goes on when a node runs again")
     return Exit.OK
+
+
+async def _unless_stopped(stop: asyncio.Event, work: Coroutine[object, object, None]) -> bool:
+    """Await the work, or give it up at the first signal (False): a standby may wait for its store for days."""
+    working, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not working.done():
+        working.cancel()
+        await asyncio.wait({working})
+        return False
+    await working
+    return True
 
 
 def _say_ready(app: App, node: Node, url: str, *, as_json: bool) -> None:
