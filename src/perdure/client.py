@@ -12,7 +12,19 @@ import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, Self, TypeAlias, TypeVar, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Literal,
+    ParamSpec,
+    Protocol,
+    Self,
+    TypeAlias,
+    TypeVar,
+    get_args,
+    overload,
+)
 
 from perdure.codec import TypeCodec, decode, encode
 from perdure.errors import (
@@ -33,12 +45,13 @@ from perdure.kernel import message as msg
 from perdure.kernel.commit import CLOSED, Status, UnitRow
 from perdure.kernel.definition import check_label, check_name, normal_version
 from perdure.kernel.events import AnyEvent, decode_events
+from perdure.kernel.lifecycle import pending_row
 from perdure.kernel.limits import Limits
 from perdure.kernel.placement import check_id
 from perdure.kernel.retry import Seconds, to_ms
 from perdure.kernel.turn import Outcome
 from perdure.ports.clock import Clock, SystemClock
-from perdure.ports.store import Counts, Executions, Journal, KvEntries, Store, Units
+from perdure.ports.store import Counts, Executions, Inbox, Journal, KvEntries, Store, Units, UnitView
 from perdure.store import open_store
 from perdure.workflow import Channel, Workflow
 
@@ -86,6 +99,22 @@ class Gateway(Protocol):
         ...
 
 
+async def find_unit(store: Store, unit: str) -> UnitView:
+    """The unit's row; a pending one made from its start where that waits in the inbox still.
+
+    Raises:
+        NotFound: there is neither.
+    """
+    page = await store.query(Units(ids=(unit,), limit=1))
+    if page.items:
+        return page.items[0]
+    for message in (await store.query(Inbox(unit=unit))).items:
+        if isinstance(message.body, msg.Start):
+            return UnitView(pending_row(unit, message, message.body, store.info.shards), 0)
+    msg_ = f"no instance has the id {unit!r}; check the id, or start it first"
+    raise NotFound(msg_)
+
+
 class StoreGateway:
     """The way of a client without a node: post to the store, look at the store."""
 
@@ -120,11 +149,10 @@ class StoreGateway:
     async def closed(self, unit: str) -> UnitRow:
         """Watch the row until it has ended."""
         while True:
-            page = await self.store.query(Units(ids=(unit,), limit=1))
-            version = page.items[0].version if page.items else 0
-            if page.items and page.items[0].row.status in CLOSED:
-                return page.items[0].row
-            await self.store.wait_change(unit, version, 5_000)
+            view = await find_unit(self.store, unit)
+            if view.row.status in CLOSED:
+                return view.row
+            await self.store.wait_change(unit, view.version, 5_000)
 
     async def run(self, message: msg.Message) -> tuple[Outcome, UnitRow | None]:
         """Post a start and watch for the end."""
@@ -364,11 +392,7 @@ class Handle(Generic[R_co]):
         Raises:
             NotFound: no instance has this id.
         """
-        page = await self._gateway.store.query(Units(ids=(self.id,), limit=1))
-        if not page.items:
-            msg_ = f"no instance has the id {self.id!r}"
-            raise NotFound(msg_)
-        return describe_row(page.items[0].row)
+        return describe_row((await find_unit(self._gateway.store, self.id)).row)
 
     async def status(self) -> Status:
         """`pending`, `running`, `suspended`, `completed`, `failed` or `cancelled`."""
@@ -382,11 +406,7 @@ class Handle(Generic[R_co]):
         """
         deadline_ms = self._gateway.clock.now_ms() + to_ms(timeout, "timeout")
         while True:
-            page = await self._gateway.store.query(Units(ids=(self.id,), limit=1))
-            if not page.items:
-                msg_ = f"no instance has the id {self.id!r}"
-                raise NotFound(msg_)
-            view = page.items[0]
+            view = await find_unit(self._gateway.store, self.id)
             description = describe_row(view.row)
             left_ms = deadline_ms - self._gateway.clock.now_ms()
             if description.custom_status_version > after_version or left_ms <= 0 or description.status in CLOSED:
@@ -401,6 +421,8 @@ class Handle(Generic[R_co]):
             page = await self._gateway.store.query(KvEntries(unit=self.id, after=after))
             entries |= {k: decode(v) for k, v in page.items}
             if page.next is None:
+                if not entries:
+                    await find_unit(self._gateway.store, self.id)
                 return entries
             after = page.next
 
@@ -408,6 +430,7 @@ class Handle(Generic[R_co]):
         """The value of one key; None if it has none."""
         page = await self._gateway.store.query(KvEntries(unit=self.id, keys=(key,)))
         if not page.items:
+            await find_unit(self._gateway.store, self.id)
             return None
         codec: TypeCodec[T] = TypeCodec(as_type, f"KV value {key!r} of {self.id!r}")
         return codec.decode(page.items[0][1])
@@ -598,6 +621,9 @@ class Client:
         if if_exists not in ("join", "reject", "replace"):
             msg_ = f"if_exists must be 'join', 'reject' or 'replace', got {if_exists!r}"
             raise UsageError(msg_)
+        if attributes is not None and not (type(attributes) is dict and all(type(k) is str for k in attributes)):
+            msg_ = f"attributes must be a dict of names and values, got {attributes!r}"
+            raise UsageError(msg_)
         exact = normal_version(version) if version is not None else None
         known: Workflow[..., Any] | str = definition  # pyright: ignore[reportUnknownVariableType]
         handle: WorkflowHandle[..., Any] = WorkflowHandle(
@@ -624,8 +650,13 @@ class Client:
     ) -> list[Description]:
         """Instances that fit all filters, newest first; `limit=None` for all of them."""
         found: list[Description] = []
+        statuses = (status,) if isinstance(status, str) else tuple(status)
+        wrong = [s for s in statuses if s not in get_args(Status)]
+        if wrong:
+            msg_ = f"{wrong[0]!r} is not a status; use {', '.join(get_args(Status))}"
+            raise UsageError(msg_)
         filters = Units(
-            statuses=(status,) if isinstance(status, str) else tuple(status),
+            statuses=statuses,
             types=(type,) if type is not None else (),
             type_versions=(normal_version(version),) if version is not None else (),
             reasons=(reason,) if reason is not None else (),

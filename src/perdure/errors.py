@@ -206,6 +206,20 @@ class StoreFormat(StoreError):
 
 
 _TRACEBACK_FRAMES = 30
+_TEXT_MAX = 16_000
+
+
+def _cut(text: str) -> str:
+    """Long texts are cut: they are journaled with every failure."""
+    return text if len(text) <= _TEXT_MAX else f"{text[:_TEXT_MAX]}... ({len(text) - _TEXT_MAX} more characters)"
+
+
+def _text_of(error: BaseException) -> str:
+    """The message of an exception, also of one that has none to give."""
+    try:
+        return _cut(str(error))
+    except Exception as bad:  # the user's __str__ may raise anything
+        return f"(its text cannot be had: {type(bad).__name__})"
 
 
 def failure_of(error: BaseException, *, category: Category = "application", skip: Sequence[str] = ()) -> Failure:
@@ -218,7 +232,7 @@ def failure_of(error: BaseException, *, category: Category = "application", skip
     causes: list[tuple[str, str]] = []
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     while cause is not None and len(causes) < 10:
-        causes.append((type(cause).__name__, str(cause)))
+        causes.append((type(cause).__name__, _text_of(cause)))
         cause = cause.__cause__
     name, retryable, details = type(error).__name__, True, None
     if isinstance(error, ApplicationError):
@@ -229,4 +243,4 @@ def failure_of(error: BaseException, *, category: Category = "application", skip
             details = encode(error.details)
     elif isinstance(error, UsageError):
         retryable, category = False, "configuration" if category == "application" else category
-    return Failure(name, str(error), category, retryable, text, tuple(causes), details)
+    return Failure(name, _text_of(error), category, retryable, _cut(text), tuple(causes), details)

@@ -412,6 +412,7 @@ class Variable(Generic[T]):
 
 def variable(name: str, initial: T, /) -> Variable[T]:
     """A durable named variable with its first value."""
+    _run("variable()")
     return Variable(name, initial)
 
 

@@ -18,13 +18,15 @@ fails, coroutines are closed under the dead loop instead, and those that refuse 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import sys
 import types
+from collections import deque
 from collections.abc import AsyncGenerator, Coroutine, Generator, Iterator
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any
 
 from perdure.kernel.loop import Entered, WorkflowLoop
 
@@ -32,6 +34,20 @@ quarantine: list[object] = []
 """Coroutines that resisted; they hold memory but never run."""
 
 _CLOSE_ATTEMPTS = 8
+_HELD_MAX = 100_000
+_HOLDERS = (
+    list,
+    tuple,
+    dict,
+    set,
+    deque,
+    types.MethodType,
+    contextlib._GeneratorContextManager,
+    contextlib._AsyncGeneratorContextManager,
+    contextlib.ExitStack,
+    contextlib.AsyncExitStack,
+)
+"""What a frame's generators hide in."""
 _WORD = ctypes.sizeof(ctypes.c_void_p)
 
 Suspended = Coroutine[Any, Any, Any] | Generator[Any, Any, Any] | AsyncGenerator[Any, Any]
@@ -99,8 +115,11 @@ def dispose(loop: WorkflowLoop) -> None:
         for generator in loop.generators:
             if generator.ag_frame is not None:  # type: ignore[attr-defined]
                 _drop(generator)
+    anyio = sys.modules.get("anyio._backends._asyncio")
     for task in loop.tasks:
         _break_cycle(task)
+        if anyio is not None:  # its states refer to their tasks, and would keep them for ever
+            anyio._task_states.pop(task, None)
     loop.tasks = []
     loop.generators = []
     loop.ready = []
@@ -110,20 +129,45 @@ def _drop(suspended: object) -> None:
     if CAN_MARK:
         for frame in _chain(suspended):
             _mark(frame)
+            _mark_held(frame)
         return
-    if not _closed(suspended):
-        quarantine.append(suspended)
+    for frame in reversed(
+        list(_chain(suspended))
+    ):  # innermost first: an outer one that ends would drop one that resists
+        if not _closed(frame):
+            quarantine.append(suspended)
+            return
+
+
+def _mark_held(frame: object) -> None:
+    """Mark the generators and coroutines that a frame holds: `with` a @contextmanager, `for` over a generator, what
+    is kept for later.
+
+    Objects with a `__del__` of their own still run it: that is Python's, and cannot be stopped.
+    """
+    todo = gc.get_referents(frame)  # a coroutine's variables and its stack
+    seen: set[int] = set()
+    while todo and len(seen) < _HELD_MAX:
+        found = todo.pop()
+        if id(found) in seen:
+            continue
+        seen.add(id(found))
+        if isinstance(found, types.CoroutineType | types.GeneratorType):
+            if not gc.is_finalized(found):
+                _mark(found)
+                todo += gc.get_referents(found)
+        elif isinstance(found, _HOLDERS):
+            todo += gc.get_referents(found)
 
 
 def _closed(suspended: Any) -> bool:
     """Close it under the dead loop; False if it goes on yielding."""
     for _ in range(_CLOSE_ATTEMPTS):
         try:
-            kind = type(suspended)  # pyright: ignore[reportUnknownVariableType]
-            if kind is types.AsyncGeneratorType:
-                cast("AsyncGenerator[Any, Any]", suspended).aclose().__await__().send(None)
-            elif kind is types.CoroutineType:
-                cast("Coroutine[Any, Any, Any]", suspended).close()
+            if isinstance(suspended, types.AsyncGeneratorType):
+                suspended.aclose().__await__().send(None)
+            elif isinstance(suspended, types.CoroutineType | types.GeneratorType):
+                suspended.close()
             return True
         except RuntimeError:  # it ignored GeneratorExit: ask again
             continue

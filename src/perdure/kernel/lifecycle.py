@@ -55,34 +55,37 @@ def start(unit: Unit, message: msg.Message, body: msg.Start) -> None:
         return
     if row is not None and row.status not in CLOSED:
         _replace(unit, row)
+    new = unit.row = pending_row(unit.id, message, body, unit.shards)
+    if row is not None:
+        new.scope, new.execution, new.custom_status_version = row.scope, row.execution + 1, row.custom_status_version
+    _first_start(unit, unit.row, message, body)
+
+
+def pending_row(unit: str, message: msg.Message, body: msg.Start, shards: int) -> UnitRow:
+    """The row of an instance that has not begun."""
     parent = body.parent
-    unit.row = UnitRow(
-        unit.id,
-        row.scope if row is not None else scope_of(unit.id, unit.shards),
+    return UnitRow(
+        unit,
+        scope_of(unit, shards),
         "workflow",
         body.workflow,
         body.version or "",
         message.id,
-        execution=row.execution + 1 if row is not None else 1,
         input_digest=digest(body.input),
         parent=_encode_parent(parent) if parent is not None else None,
         parent_unit=parent.unit if parent is not None else None,
-        custom_status_version=row.custom_status_version if row is not None else 0,
         attributes=body.attributes,
         created_at=message.at,
     )
-    _first_start(unit, unit.row, message, body)
 
 
 def _replace(unit: Unit, row: UnitRow) -> None:
     """End what runs under this id, so that a new run can take it."""
     control.terminate(unit, row, "replaced by a new start of the same id")
-    run = unit.run
-    if run is not None:
-        settle(unit, run)
-        add_chunk(unit, run, row)
-        _end_execution(unit, run, row)
+    if unit.run is not None:
+        settle(unit, unit.run)
         unit.close_memory()
+    unit.draft.chunks.clear()  # the history of the replaced run goes with it
     unit.first_turn = True
 
 

@@ -162,6 +162,18 @@ class Future(asyncio.Future[Any]):
         return self.number
 
 
+class Nobody:
+    """Keeps no timers: stands in for the run of a loop that was disposed of, so that the two do not keep each other
+    alive.
+    """
+
+    def start_timer(self, timer: Timer) -> None:
+        """Nothing: the loop is dead."""
+
+    def cancel_timer(self, timer: Timer) -> None:
+        """Nothing: the loop is dead."""
+
+
 class WorkflowLoop(asyncio.AbstractEventLoop):
     """The loop of one execution. See the module's docstring."""
 
@@ -257,6 +269,8 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
     ) -> Task:
         """A task of this loop, named by number."""
         self.number = number = self.number + 1
+        if self.dead:
+            coro.close()  # it has not started, so no line of it runs
         task = Task(coro, number, loop=self, name=name or f"task-{number & 0xFFFFF}", context=context, **options)
         self.tasks.append(task)
         if len(self.tasks) & 0xFF == 0:

@@ -36,6 +36,9 @@ def matches(recorded: ev.Event, given: ev.Event, definitions: Definitions) -> bo
     match given:
         case ev.TimerStarted():
             return isinstance(recorded, ev.TimerStarted) and recorded.seq == given.seq and recorded.name == given.name
+        case ev.ValueRecorded():
+            assert isinstance(recorded, ev.ValueRecorded)
+            return (recorded.name, recorded.occurrence) == (given.name, given.occurrence)
         case ev.StatusSet() | ev.Completed() | ev.AttributesSet():
             return True
         case ev.Failed() | ev.Cancelled():
@@ -120,6 +123,12 @@ def report(
         category="configuration",
         retryable=False,
     )
+
+
+def user_line(stack: list[str]) -> str:
+    """The innermost line of a stack ("file:line function", innermost last) that is neither asyncio's nor ours."""
+    own = [line for line in stack if not line.startswith(_OWN_FILES)]
+    return (own or stack)[-1]
 
 
 def calling_line() -> str:

@@ -13,7 +13,7 @@ from perdure.errors import InvalidId
 
 GROUP = "default"
 ID_BYTES_MAX = 512
-_CONTROL = frozenset(chr(c) for c in (*range(32), 127))
+_CONTROL = frozenset(chr(c) for c in (*range(32), *range(127, 160)))
 
 
 def check_id(unit: object) -> str:

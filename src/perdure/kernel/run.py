@@ -76,6 +76,7 @@ class Run:
         "broken",
         "cancel_requested",
         "cancelled_calls",
+        "closing",
         "deadlines",
         "definition",
         "definitions",
@@ -131,6 +132,7 @@ class Run:
         self.outgoing: list[ev.Event] = []
         self.variables = Variables()
         self.unwinding = False
+        self.closing: list[Any] = []
         self.cancel_requested: str | None = None
         self.next_input: tuple[bytes, str | None] | None = None
         self.ended: ev.Event | None = None
@@ -213,10 +215,12 @@ class Run:
                 break
             generator = loop.generators.pop(0)
             if generator.ag_frame is not None:  # type: ignore[attr-defined]
+                self.closing.append(generator)  # one that refuses to end is left to `dispose`
                 _ = loop.create_task(_aclose(generator))
                 loop.drain()
         for pending in list(self.pending.values()):
             pending.cancel()
+        loop.generators = [g for g in self.closing if g.ag_frame is not None]
         outcome = self._outcome(main)
         try:
             self.ended = self.command(outcome, lambda: self._check_outcome(outcome))
@@ -575,7 +579,8 @@ class Run:
 def current_run() -> Run | None:
     """The run whose code is calling; None outside of workflows."""
     loop = current_loop()
-    return loop.timers if loop is not None else None  # type: ignore[return-value]
+    run = loop.timers if loop is not None else None
+    return run if type(run) is Run else None
 
 
 def _lane(call: WaitCall) -> str:

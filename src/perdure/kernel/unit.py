@@ -35,7 +35,7 @@ from perdure.kernel.call import ActivityCall, Call, ChildCall, StepCall
 from perdure.kernel.commit import CLOSED, Commit, JournalChunk, KvEntry, UnitRow
 from perdure.kernel.disposal import dispose
 from perdure.kernel.draft import Draft
-from perdure.kernel.loop import Entered
+from perdure.kernel.loop import Entered, Nobody
 from perdure.kernel.ordered import install as install_ordered_sets
 from perdure.kernel.run import Run
 from perdure.kernel.turn import Turn
@@ -161,6 +161,7 @@ class Unit:
             dispose(self.run.loop)
             self.run.pending.clear()
             self.run.main = None
+            self.run.loop.timers = Nobody()
             self.run = None
 
     @property

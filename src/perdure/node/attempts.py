@@ -81,6 +81,7 @@ class Attempts:
         self._threads: ThreadPoolExecutor | None = None
         self._processes: ProcessPoolExecutor | None = None
         self._message_ids = 0
+        self._stopped = False
 
     @property
     def running(self) -> int:
@@ -91,6 +92,8 @@ class Attempts:
 
     def start(self, unit: Unit, call: Call) -> None:
         """Run a call's next attempt, now or when its retry is due."""
+        if self._stopped:
+            return  # the next node derives it from the rows
         definition = None
         if isinstance(call, ActivityCall):
             definition = self._definitions.find_activity(call.name)
@@ -373,6 +376,7 @@ class Attempts:
         """Let what runs finish for up to `grace_ms`, then cancel it; it runs again when a node takes the instances
         up.
         """
+        self._stopped = True
         if self._tasks and grace_ms:
             await asyncio.wait(list(self._tasks), timeout=grace_ms / 1000)
         for unit in list(self._jobs):

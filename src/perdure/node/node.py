@@ -8,8 +8,8 @@ import os
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Self
 
-from perdure.client import Client
-from perdure.errors import NotFound, UsageError, WorkflowViolation
+from perdure.client import Client, find_unit
+from perdure.errors import UsageError, WorkflowViolation
 from perdure.kernel.commit import CLOSED, Fence, UnitRow
 from perdure.kernel.placement import scopes_of
 from perdure.kernel.run import current_run
@@ -297,12 +297,8 @@ class Node:
         future = turns.closed(unit)
         try:
             row = turns.row(unit)
-            if row is None:
-                page = await turns.store.query(Units(ids=(unit,), limit=1))
-                if not page.items and not future.done() and not turns.present(unit):
-                    msg = f"no instance has the id {unit!r}; check the id, or start it first"
-                    raise NotFound(msg)
-                row = page.items[0].row if page.items else None
+            if row is None and not turns.present(unit):
+                row = (await find_unit(turns.store, unit)).row
             if row is not None and row.status in CLOSED:
                 return row
             return await future

@@ -19,6 +19,8 @@ import msgspec
 from perdure.errors import Failure
 from perdure.kernel.commit import CLOSED, Commit
 from perdure.kernel.held import POISONED
+from perdure.kernel.lifecycle import pending_row
+from perdure.kernel.message import Start
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from perdure.kernel.commit import Fence, UnitRow
     from perdure.node.turns import Turns
     from perdure.ports.clock import Clock
+    from perdure.ports.store import Loaded
 
 ON_TRIAL = 1_000
 """Added to the count while the instance is on trial."""
@@ -53,7 +56,7 @@ class Suspects:
         counted: dict[str, int] = {}
         commits: list[Commit] = []
         for loaded in await turns.store.load(units):
-            row = loaded.row
+            row = loaded.row if loaded.row is not None else self._row_of_start(loaded)
             if row is None or row.status in CLOSED or row.reason == "poison":
                 continue
             counted[loaded.id] = row.suspect + 1
@@ -70,6 +73,13 @@ class Suspects:
                 self._trials.append(unit)
             else:
                 turns.wake(unit)
+
+    def _row_of_start(self, loaded: Loaded) -> UnitRow | None:
+        """An instance whose start was posted and whose first turn may have killed the node has no row yet."""
+        for message in loaded.inbox:
+            if isinstance(message.body, Start):
+                return pending_row(loaded.id, message, message.body, self._turns.store.info.shards)
+        return None
 
     def _count(self, unit: str, version: int, row: UnitRow) -> Commit:
         return Commit(os.urandom(16), self._fences[row.scope], self._clock.now_ms(), unit, version, row)

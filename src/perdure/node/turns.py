@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Literal
 from perdure.errors import Failure, StoreUnavailable
 from perdure.kernel.commit import CLOSED, Fence
 from perdure.kernel.loop import NeverIdle
+from perdure.kernel.match import user_line
 from perdure.kernel.message import Message, Retry, Start
 from perdure.kernel.placement import scope_of
 from perdure.kernel.turn import Outcome
@@ -380,7 +381,7 @@ class Turns:
             self._turn_failed(resident, str(error))
             return False
         if stuck is not None:
-            where = f", at {stuck.stack[-1]}" if stuck.stack else ""
+            where = f", at {user_line(stuck.stack)}" if stuck.stack else ""
             self._turn_failed(resident, f"it took longer than {self.options.turn_limit_ms} ms{where}")
             return False
         return True

@@ -26,12 +26,17 @@ While the node is idle the thread is parked on an event: no ticks, no wake-ups. 
 from __future__ import annotations
 
 import ctypes
+import logging
 import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 
+logger = logging.getLogger("perdure.node")
+
+COMPLAINT_EVERY = 30
+"""A turn that cannot be interrupted is reported at its second limit, and again after so many more."""
 QUIET_TICKS = 10
 """After so many ticks without a turn the watchdog parks."""
 STACK_FRAMES = 50
@@ -178,7 +183,7 @@ class Watchdog:
         self._wake.set()
 
     def _watch(self) -> None:
-        seen = turns = quiet = 0
+        seen = turns = quiet = interrupted = blocked = 0
         due_s = 0.0
         while True:
             if self._wake.wait(None if self.parked else self._tick_s):
@@ -201,6 +206,24 @@ class Watchdog:
             if monotonic() >= due_s:
                 self._interrupt(turn)
                 due_s = monotonic() + self._limit_s
+                interrupted = interrupted + 1 if turn == blocked else 1
+                blocked = turn
+                if interrupted == 2 or interrupted % COMPLAINT_EVERY == 0:
+                    self._complain()
+
+    def _complain(self) -> None:
+        """The turn did not react to the exception: it is in a call that waits, and the loop thread cannot say so
+        itself.
+        """
+        stack = self._stack()
+        logger.critical(
+            "the turn of %r runs since %d ms and cannot be interrupted, at %s: it blocks in a call that waits for "
+            "another thread. All instances of this node wait. End the process, mend the workflow (blocking calls "
+            "belong into activities) and start it again",
+            self._unit,
+            self._elapsed_ms(),
+            stack[-1] if stack else "an unknown line",
+        )
 
     def _park(self) -> None:
         self.parked = True

@@ -45,7 +45,8 @@ DELETE_UNIT = "DELETE FROM units WHERE id = ?"
 DELETE_ANSWERS = "DELETE FROM answers WHERE unit = ?"
 DELETE_LETTERS = "DELETE FROM inbox WHERE unit = ? AND kind <> 'Start'"
 DELETE_TOMBSTONES = "DELETE FROM tombstones WHERE unit = ?"
-INSERT_UNIT = f"INSERT INTO units ({UNIT_COLUMNS}, version, commit_id) VALUES ({', '.join('?' * len(_NUMBERED))})"  # noqa: S608
+_PLACES = ", ".join("?" * len(_NUMBERED))
+INSERT_UNIT = f"INSERT INTO units ({UNIT_COLUMNS}, version, commit_id) VALUES ({_PLACES})"  # noqa: S608
 UPDATE_STILL = _update(_PINNED + _MOVING)
 UPDATE_MOVING = _update(_PINNED)
 UPDATE_ALL = _update(("id",))
@@ -80,7 +81,7 @@ DELIVER = (
     " SELECT ?1, coalesce((SELECT max(position) FROM inbox WHERE unit = ?1), 0) + 1, ?2,"
     " coalesce((SELECT scope FROM units WHERE id = ?1), ?3), ?4, ?5, ?6, ?7, ?8, ?9"
     " WHERE NOT EXISTS (SELECT 1 FROM answers WHERE unit = ?1 AND message = ?2)"
-    " AND NOT (?4 = 'Start' AND (EXISTS (SELECT 1 FROM units WHERE id = ?1 AND run = ?2)"
+    " AND NOT (?4 = 'Start' AND (EXISTS (SELECT 1 FROM units WHERE id = ?1 AND run = ?2 AND started_at > 0)"
     " OR EXISTS (SELECT 1 FROM tombstones WHERE unit = ?1 AND run = ?2)))"
     " ON CONFLICT (unit, message) DO NOTHING"
 )
@@ -131,7 +132,8 @@ def parts_of(commits: Sequence[Commit]) -> Iterator[list[Commit]]:
             part, touched = [], set()
         part.append(commit)
         touched.add(commit.unit)
-        touched.update(message.to for message in commit.post)
+        if commit.post:
+            touched.update(message.to for message in commit.post)
     if part:
         yield part
 

@@ -22,7 +22,9 @@ _COLUMNS = {
 
 def dump(connection: Connection) -> Rows:
     """All rows by table, sorted; without what differs between two stores by design (the id)."""
-    rows: Rows = {table: list(connection.execute(f"SELECT {names} FROM {table}")) for table, names in _COLUMNS.items()}  # noqa: S608
+    rows: Rows = {}
+    for table, names in _COLUMNS.items():
+        rows[table] = list(connection.execute(f"SELECT {names} FROM {table}"))  # noqa: S608 - names from above
     scopes = connection.execute("SELECT scope, epoch, node, incarnation, clean FROM scopes")
     rows["scopes"] = [(*values, bool(clean)) for *values, clean in scopes]
     units = connection.execute(f"SELECT {UNIT_COLUMNS}, version, commit_id FROM units")  # noqa: S608

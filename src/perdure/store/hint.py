@@ -44,8 +44,9 @@ def socket_path(database: str) -> Path:
     beside = real.with_name(f"{real.name}.sock")
     if len(os.fsencode(beside)) <= PATH_BYTES_MAX:
         return beside
-    folder = Path(tempfile.gettempdir()) / f"perdure-{os.getuid()}"
-    return folder / f"{sha256(os.fsencode(real)).hexdigest()[:24]}.sock"
+    # Not $TMPDIR: it differs between processes, which would miss each other, and can itself be too long.
+    shared = Path("/tmp") if os.access("/tmp", os.W_OK | os.X_OK) else Path(tempfile.gettempdir())  # noqa: S108
+    return shared / f"perdure-{os.getuid()}" / f"{sha256(os.fsencode(real)).hexdigest()[:24]}.sock"
 
 
 def _prepare(path: Path, database: str) -> None:
@@ -107,12 +108,11 @@ class HintServer:
         self._tasks.add(own)
         watches: set[asyncio.Task[None]] = set()
         try:
-            while line := await reader.readline():
-                self._obey(line, writer, watches)
+            with suppress(asyncio.CancelledError):  # the store closes; asyncio would log a task that ends as cancelled
+                while line := await reader.readline():
+                    self._obey(line, writer, watches)
         except (OSError, ValueError, msgspec.MsgspecError) as error:
             logger.warning("a hint for %s was dropped: %s", self._database, error)
-        except asyncio.CancelledError:
-            pass  # the store closes; asyncio would log a connection's task that ends as cancelled
         finally:
             self._tasks.discard(own)
             for watch in watches:

@@ -72,7 +72,8 @@ def flaw_of(commit: Commit) -> str | None:
     """What makes a commit invalid whatever is stored."""
     if commit.row.id != commit.unit:
         return f"its row has the id {commit.row.id!r}"
-    if len({(chunk.execution, chunk.first) for chunk in commit.journal}) != len(commit.journal):
+    journal = commit.journal
+    if len(journal) > 1 and len({(chunk.execution, chunk.first) for chunk in journal}) != len(journal):
         return "it has two journal chunks for one place"
     return None
 
@@ -205,16 +206,19 @@ class Tables:
 
     # ------------------------------------------------------------ messages
 
-    def _known(self, unit: Unit, message: Message) -> bool:
+    def _known(self, unit: Unit, message: Message, *, begun: bool) -> bool:
         if message.id in unit.inbox or message.id in unit.answers:
             return True
         if not isinstance(message.body, Start):
             return False
-        return message.id in unit.tombstones or (unit.row is not None and unit.row.run == message.id)
+        if message.id in unit.tombstones:
+            return True
+        row = unit.row
+        return row is not None and row.run == message.id and (row.started_at > 0 or not begun)
 
     def _deliver(self, message: Message) -> None:
         unit = self.units.setdefault(message.to, Unit())
-        if self._known(unit, message):
+        if self._known(unit, message, begun=True):
             return
         last = next(reversed(unit.inbox.values()), None)
         position = 1 if last is None else last[0] + 1
@@ -223,7 +227,7 @@ class Tables:
     def post(self, message: Message) -> Posted:
         """Put a message into its target's inbox, or say why not."""
         unit = self.units.get(message.to, Unit())
-        if self._known(unit, message):
+        if self._known(unit, message, begun=False):
             recorded = unit.answers.get(message.id)
             return Posted("duplicate", recorded[1].outcome if recorded else None)
         body = message.body

@@ -90,7 +90,8 @@ def sweep(connection: Connection, scopes: Sequence[str], at: int, limit: int, li
     wanted = ids_json(scopes)
     for table, key in _EXPIRED:
         query = (
-            f"SELECT unit, {key} FROM {table} WHERE scope IN (SELECT value FROM json_each(?)) AND expires_at <= ?"  # noqa: S608
+            f"SELECT unit, {key} FROM {table}"  # noqa: S608 - names from above
+            " WHERE scope IN (SELECT value FROM json_each(?)) AND expires_at <= ?"
             f" ORDER BY expires_at, unit, {key} LIMIT ?"
         )
         rows = list(connection.execute(query, (wanted, at, limit - removed)))

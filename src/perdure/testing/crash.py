@@ -25,13 +25,15 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import count
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import msgspec
 
@@ -57,12 +59,14 @@ class Scenario:
     `script(client)` runs from its beginning in each life, so it must be idempotent: fixed ids; its messages get fixed
     ids, and are sent once. It returns what is to be compared, and must see to it that every instance ends.
     `ordered=False` allows events in another order (parallel work). `check` gets the script's result, and raises if it
-    is wrong. A life may take `patience_s` seconds.
+    is wrong. `same_values=False` leaves recorded values out of the comparison (they hold a time, or a process id). A life
+    may take `patience_s` seconds.
     """
 
     app: App
     script: Callable[[Client], Awaitable[object]]
     ordered: bool = True
+    same_values: bool = True
     options: NodeOptions = field(default_factory=NodeOptions)
     patience_s: int = 30
     check: Callable[[object], None] | None = None
@@ -94,7 +98,8 @@ async def live(scenario: Scenario, store: Store, points: Points) -> Outcome:
             if scenario.check is not None:
                 scenario.check(result)
             await all_ended(node.client)
-            outcome = await take_outcome(Client(StoreGateway(store)), result, points.names)
+            reader = Client(StoreGateway(store))
+            outcome = await take_outcome(reader, result, points.names, values=scenario.same_values)
             again = [f"{step} ran again, although its result was recorded" for step in points.steps if step in recorded]
             outcome.faults += again
             return outcome
@@ -285,15 +290,24 @@ class LifeServer:
             raise OutcomeDiffers(f"a life of {target} (kill at {kill_at}) ended with {code}\n{why}")
         return msgspec.json.decode(path.read_bytes(), type=Outcome)
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        """It runs already."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """End it."""
         self._process.communicate()
 
 
-def crash_in_processes(target: str, *, every: int = 1, first: int = 1, seeds: tuple[str, str] = SEEDS) -> Report:
+def crash_in_processes(
+    target: str, *, every: int = 1, first: int = 1, servers: Sequence[LifeServer] | None = None
+) -> Report:
     """Kill -9 at every `every`-th point from `first`, and go on in a new process under another hash seed.
 
-    `target` names the scenario for `load_scenario`, in processes that have this one's `sys.path`.
+    `target` names the scenario for `load_scenario`, in processes that have this one's `sys.path`. `servers` are two
+    interpreters that several calls can share; without them there are two new ones, with the seeds of `SEEDS`.
 
     Raises:
         OutcomeDiffers: naming the point.
@@ -301,22 +315,20 @@ def crash_in_processes(target: str, *, every: int = 1, first: int = 1, seeds: tu
     scenario = load_scenario(target)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="perdure-crash-")))
-        servers = [LifeServer(seed) for seed in seeds]
-        for server in servers:
-            stack.callback(server.close)
-        expected = servers[1].life(target, _url(folder, 0), None, folder)
+        dying, going_on = servers if servers is not None else [stack.enter_context(LifeServer(seed)) for seed in SEEDS]
+        expected = going_on.life(target, _url(folder, 0), None, folder)
         assert expected is not None
         pool = stack.enter_context(ThreadPoolExecutor(1))  # the next life is killed while the last one goes on
-        going_on: list[tuple[int, Future[Outcome | None]]] = []
+        after: list[tuple[int, Future[Outcome | None]]] = []
         for last in range(first, len(expected.points) + 1, every):
             url = _url(folder, last)
-            if servers[0].life(target, url, last, folder) is None:
-                going_on.append((last, pool.submit(servers[1].life, target, url, None, folder)))
-        for last, future in going_on:
+            if dying.life(target, url, last, folder) is None:
+                after.append((last, pool.submit(going_on.life, target, url, None, folder)))
+        for last, future in after:
             found = future.result()
             assert found is not None
             _compare(expected, found, scenario, f"kill -9 at point {last} (undisturbed: {expected.points[last - 1]})")
-        return Report(len(expected.points), len(going_on))
+        return Report(len(expected.points), len(after))
 
 
 def _url(folder: Path, number: int) -> str:
@@ -332,6 +344,7 @@ def _serve() -> None:
         scenario = load_scenario(order.target)
         child = os.fork()
         if child == 0:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a scenario prints is no answer of ours
             signal.alarm(scenario.patience_s + 5)
             os._exit(_obey(order))
         _, status = os.waitpid(child, 0)

@@ -25,6 +25,7 @@ ANSWERS = (ActivityCompleted, ActivityFailed, TimerFired, Received, Replied, Ste
 """Events that answer a command; a command has one answer at the most."""
 
 _VOLATILE = frozenset({"at", "fire_at", "retry_at", "attempt", "python", "details"})
+_VALUES = frozenset({"result", "value"})
 _SEQ = re.compile(r"\bseq=\d+, ")
 
 
@@ -54,35 +55,37 @@ async def all_ended(client: Client) -> None:
         await asyncio.sleep(0.001)  # a detached start has no row yet that could be waited for
 
 
-async def take_outcome(client: Client, result: object, points: list[str]) -> Outcome:
-    """Read everything that a store has come to."""
-    outcome = Outcome(repr(result), {}, {}, await client.counts(), [], points)
+async def take_outcome(client: Client, result: object, points: list[str], *, values: bool = True) -> Outcome:
+    """Read everything that a store has come to; `values=False`: without recorded values."""
+    outcome = Outcome(repr(result) if values else "", {}, {}, await client.counts(), [], points)
     for description in await client.list(limit=None):
         handle = client.get(description.id)
-        outcome.instances[description.id] = _instance(description, await handle.kv())
+        outcome.instances[description.id] = _instance(description, await handle.kv() if values else {}, values=values)
         for execution in await handle.executions():
             events = [entry.event for entry in await handle.history(execution)]
             name = f"{description.id} #{execution}"
-            outcome.histories[name] = [event_line(event) for event in events]
+            outcome.histories[name] = [event_line(event, values=values) for event in events]
             answered = Counter(event.seq for event in events if isinstance(event, ANSWERS))
             outcome.faults += [f"{name}: command {seq} has {n} answers" for seq, n in answered.items() if n > 1]
     return outcome
 
 
-def _instance(description: Description, kv: dict[str, object]) -> str:
+def _instance(description: Description, kv: dict[str, object], *, values: bool) -> str:
     failure = _plain(description.failure)
-    status = description.custom_status()
+    status = description.custom_status() if values else None
+    result = description.result() if values else None
     return (
         f"{description.type} {description.version}: {description.status} ({description.reason}), "
         f"execution {description.execution}, "
-        f"result {description.result()!r}, failure {failure}, status {status!r}, kv {sorted(kv.items())}"
+        f"result {result!r}, failure {failure}, status {status!r}, kv {sorted(kv.items())}"
     )
 
 
-def event_line(event: AnyEvent) -> str:
+def event_line(event: AnyEvent, *, values: bool = True) -> str:
     """An event without what differs from run to run: times, and how often an activity was tried."""
     fields = msgspec.structs.asdict(event)
-    parts = [f"{name}={_plain(value)}" for name, value in fields.items() if name not in _VOLATILE]
+    left_out = _VOLATILE if values else _VOLATILE | _VALUES
+    parts = [f"{name}={_plain(value)}" for name, value in fields.items() if name not in left_out]
     return f"{type(event).__name__}({', '.join(parts)})"
 
 

@@ -58,10 +58,21 @@ class Delivery:
             await scenario.applied("a", post=[letter])
             assert await scenario.inbox("target") == []
 
-    async def test_a_start_of_a_run_that_exists_is_dropped(self, store_factory: StoreFactory) -> None:
+    async def test_a_unit_can_keep_its_own_start_for_later(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            start = await scenario.accepted(scenario.start("child"))
+            kept = scenario.message("child", start.body, id=start.id, visible_at=NOW + 50)
+            row = {"run": start.id, "status": "pending", "started_at": 0}
+            await scenario.applied("child", row=row, consume=[start.id], post=[kept])
+            assert await scenario.inbox("child") == [start.id]
+            assert await scenario.due(NOW + 50) == {"child": (NOW + 50, True)}
+            await scenario.applied("child", 1, row | {"status": "running", "started_at": NOW}, consume=[start.id])
+            assert await scenario.inbox("child") == []
+
+    async def test_a_start_of_a_run_that_has_begun_is_dropped(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
             start = scenario.start("child")
-            await scenario.applied("child", row={"run": start.id})
+            await scenario.applied("child", row={"run": start.id, "started_at": NOW})
             await scenario.applied("a", post=[start])
             assert await scenario.inbox("child") == []
 

@@ -47,11 +47,13 @@ class Failures:
     async def test_a_place_that_was_not_given_by_a_page_is_a_usage_error(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
             await scenario.applied("order", journal=[chunk(1)])
-            queries: list[Query[object]] = [Units(after="nonsense"), Journal(unit="order", after="nonsense")]  # type: ignore[list-item]  # pyright: ignore[reportAssignmentType]
-            for query in queries:
-                assert isinstance(await _error_of(scenario.store.query(query)), UsageError)
-            wakes = scenario.store.wakes(["default/0"], NOW, "nonsense", 10)
-            assert isinstance(await _error_of(wakes), UsageError)
+            calls: list[Awaitable[object]] = [
+                scenario.store.query(Units(after="nonsense")),
+                scenario.store.query(Journal(unit="order", after="nonsense")),
+                scenario.store.wakes(["default/0"], NOW, "nonsense", 10),
+            ]
+            for call in calls:
+                assert isinstance(await _error_of(call), UsageError)
 
     async def test_a_page_of_nothing_is_a_usage_error(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:

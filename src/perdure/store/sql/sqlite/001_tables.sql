@@ -86,7 +86,8 @@ CREATE TABLE kv (
     PRIMARY KEY (unit, key)
 ) WITHOUT ROWID;
 
--- Messages that wait. `position` is one more than the largest of the unit's inbox, so the order is a function of the rows.
+-- Messages that wait. `position` is one more than the largest of the unit's inbox: the order is a function of the
+-- rows.
 CREATE TABLE inbox (
     unit TEXT NOT NULL,
     position INTEGER NOT NULL,
@@ -138,7 +139,8 @@ CREATE TABLE tasks (
 CREATE INDEX tasks_waiting ON tasks (queue, visible_at) WHERE worker IS NULL;
 CREATE INDEX tasks_leased ON tasks (scope, expires_at) WHERE expires_at IS NOT NULL;
 
--- Deleted runs: a start that is delivered again must not run again. `commit_id` answers a deletion that is submitted again.
+-- Deleted runs: a start that is delivered again must not run again. `commit_id` answers a deletion that is submitted
+-- again.
 CREATE TABLE tombstones (
     unit TEXT NOT NULL,
     run BLOB NOT NULL,
