@@ -97,6 +97,7 @@ class World:
         row.created_at = random.choice((7, 7, 8))
         row.parent_unit = random.choice((None, None, "a"))
         row.failure = random.choice((None, Failure("E", "m")))
+        row.started_at = random.choice((0, 5))
         row.paused = self.chance(20)
         return row
 
