@@ -1,4 +1,4 @@
-"""Wrong workflow, activity and client code: both checkers find an error in each line that is marked, and in no other."""
+"""Wrong workflow, activity and client code: both checkers find an error in each marked line, and in no other line."""
 
 from __future__ import annotations
 

@@ -1,0 +1,189 @@
+"""What users import is frozen here: a change of these lists changes the public interface (say so in CHANGELOG.md)."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from types import ModuleType
+
+import pytest
+
+import perdure
+from perdure import activity, errors, workflow
+
+PERDURE = [
+    "Activity",
+    "ActivityError",
+    "ActivityTimeout",
+    "AlreadyStarted",
+    "App",
+    "ApplicationError",
+    "AsyncActivity",
+    "Channel",
+    "ChildError",
+    "Client",
+    "Description",
+    "Failure",
+    "Handle",
+    "HistoryEvent",
+    "Limits",
+    "Node",
+    "NodeOptions",
+    "NotFound",
+    "PerdureError",
+    "RetryPolicy",
+    "SyncActivity",
+    "Timeout",
+    "Workflow",
+    "WorkflowCancelled",
+    "WorkflowFailed",
+    "WorkflowHandle",
+    "WorkflowTerminated",
+    "activity",
+    "workflow",
+]
+
+WORKFLOW = [
+    "Channel",
+    "Child",
+    "Kv",
+    "Variable",
+    "Workflow",
+    "WorkflowInfo",
+    "cancel",
+    "checkpoint",
+    "child",
+    "continue_as_new",
+    "continue_as_version",
+    "info",
+    "join",
+    "kv",
+    "logger",
+    "now",
+    "patched",
+    "random",
+    "receive",
+    "select",
+    "send",
+    "set_status",
+    "sleep",
+    "status",
+    "uuid4",
+    "value",
+    "variable",
+    "wait_event",
+]
+
+ACTIVITY = ["Activity", "AsyncActivity", "SyncActivity", "cancelled", "heartbeat", "info", "is_cancelled", "resources"]
+"""What code inside an activity uses; `ActivityInfo` is what `info()` gives."""
+
+APP = [
+    "activities",
+    "activity",
+    "definitions",
+    "find_activity",
+    "find_workflow",
+    "include",
+    "make_resources",
+    "node",
+    "on_change",
+    "resources",
+    "use_version",
+    "workflow",
+    "workflows",
+]
+
+CLIENT = ["counts", "get", "list", "open", "workflow"]
+
+HANDLE = [
+    "cancel",
+    "custom_status",
+    "describe",
+    "executions",
+    "history",
+    "iterate_history",
+    "kv",
+    "kv_get",
+    "pause",
+    "raise_event",
+    "result",
+    "resume",
+    "retry",
+    "run",
+    "send",
+    "start",
+    "status",
+    "terminate",
+    "wait",
+]
+
+
+def public(owner: object) -> list[str]:
+    """The public names of a class or a module, sorted."""
+    return sorted(name for name in vars(owner) if not name.startswith("_"))
+
+
+def methods(cls: type) -> list[str]:
+    """The public methods and properties of a class and its bases, sorted."""
+    names = {n for base in cls.__mro__ if base is not object for n in vars(base) if not n.startswith("_")}
+    return sorted(n for n in names if callable(getattr(cls, n)) or isinstance(inspect.getattr_static(cls, n), property))
+
+
+def test_names_of_the_package() -> None:
+    assert sorted(perdure.__all__) == PERDURE
+
+
+def test_names_of_workflow() -> None:
+    assert sorted(workflow.__all__) == WORKFLOW
+
+
+def test_names_of_activity() -> None:
+    functions = [n for n in public(activity) if inspect.iscoroutinefunction(getattr(activity, n)) or n in ACTIVITY]
+    assert functions == ACTIVITY
+
+
+@pytest.mark.parametrize(
+    ("cls", "names"),
+    [(perdure.App, APP), (perdure.Client, CLIENT), (perdure.WorkflowHandle, HANDLE)],
+    ids=lambda v: getattr(v, "__name__", ""),
+)
+def test_methods(cls: type, names: list[str]) -> None:
+    assert methods(cls) == names
+
+
+EVERYTHING = [
+    *((perdure, n) for n in PERDURE),
+    *((workflow, n) for n in WORKFLOW),
+    *((activity, n) for n in ACTIVITY),
+    *((perdure.App, n) for n in APP),
+    *((perdure.Client, n) for n in CLIENT),
+    *((perdure.WorkflowHandle, n) for n in HANDLE),
+]
+
+
+@pytest.mark.parametrize(("owner", "name"), EVERYTHING, ids=lambda v: getattr(v, "__name__", v))
+def test_importable_and_documented(owner: ModuleType | type, name: str) -> None:
+    thing = getattr(owner, name)
+    if name in {"kv", "logger"}:  # objects: their classes are documented
+        thing = type(thing)
+    assert inspect.getdoc(thing), f"{owner.__name__}.{name} has no docstring"
+    assert not name.startswith("_")
+
+
+def test_every_error_is_documented_and_in_the_tree() -> None:
+    classes = [c for c in vars(errors).values() if inspect.isclass(c) and issubclass(c, errors.PerdureError)]
+    assert len(classes) > 20
+    for cls in classes:
+        assert inspect.getdoc(cls), f"{cls.__name__} has no docstring"
+        assert cls in {errors.PerdureError, errors.Failed} or cls.__name__ in (errors.__doc__ or ""), (
+            f"{cls.__name__} is missing in the tree at the top of errors.py"
+        )
+
+
+def test_every_module_can_be_imported_and_says_what_it_is_for() -> None:
+    for found in pkgutil.walk_packages(perdure.__path__, "perdure."):
+        if found.name.endswith("__main__"):
+            continue
+        module = importlib.import_module(found.name)
+        assert module.__doc__, f"{found.name} has no docstring"
