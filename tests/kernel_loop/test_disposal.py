@@ -26,7 +26,7 @@ shapes = pytest.mark.parametrize("shape", HOSTILE, ids=lambda shape: shape.__nam
 
 
 KNOTTED = {"in_groups", "in_anyio", "in_wait_for", "in_a_manager_of_anyio"}
-"""Frames with objects of asyncio and anyio that refer to their task, which holds the frame: the collector frees these."""
+"""Frames with objects of asyncio and anyio that refer to their task, which holds the frame: the collector's work."""
 
 
 class Witness:
