@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from perdure.store.database import MEMORY
@@ -36,6 +37,7 @@ class Ownership:
         self._wait_change = wait_change
         self._server: HintServer | None = None
         self._client: HintClient | None = None
+        self._telling: set[asyncio.Future[None]] = set()
 
     @property
     def held(self) -> bool:
@@ -68,10 +70,12 @@ class Ownership:
             pass
         return now
 
-    async def tell(self, unit: str) -> None:
+    def tell(self, unit: str) -> None:
         """Tell the owner, if it is another process, that a unit has mail."""
         if self._path != MEMORY and not self._lock.held:
-            await self._foreign().mail(unit)
+            telling = asyncio.ensure_future(self._foreign().mail(unit))
+            self._telling.add(telling)
+            telling.add_done_callback(self._telling.discard)
 
     async def wait_change(self, unit: str, version: int, timeout_ms: int) -> bool:
         """Ask the owner for a unit's next change; False when there is none."""
@@ -92,6 +96,7 @@ class Ownership:
         """Give up the file, and hang up."""
         self._scopes.clear()
         await self._give_up()
+        await asyncio.gather(*self._telling)
         if self._client is not None:
             await self._client.close()
             self._client = None

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Protocol, TypeVar
 
-from perdure.errors import StoreUnavailable
+from perdure.errors import StoreLocked, StoreUnavailable
 from perdure.store.connection import Connection
 from perdure.store.database import FileGuard, Options, connect, explained
 from perdure.store.writer import Call, Writer
@@ -72,6 +72,12 @@ class FileReader:
 
     def _read(self, function: Callable[[Connection], T]) -> T:
         self._guard.check()
+        try:
+            return self._snapshot(function)
+        except StoreLocked as error:
+            raise StoreUnavailable(str(error)) from error
+
+    def _snapshot(self, function: Callable[[Connection], T]) -> T:
         with explained(self._path):
             connection = connect(self._path, self._options, reader=True) if self._idle.empty() else self._idle.get()
             try:

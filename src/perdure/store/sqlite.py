@@ -10,6 +10,7 @@ import asyncio
 import math
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Literal, Self, TypeVar
 
@@ -141,12 +142,19 @@ class SQLiteStore:
 
     async def post(self, batch: Sequence[Message]) -> list[Posted]:
         """Put messages into inboxes."""
-        posted: list[Posted] = await self._writing().submit(batch) if batch else []
-        for message, result in zip(batch, posted, strict=True):
+        if not batch:
+            return []
+        posted = self._writing().submit(batch)
+        posted.add_done_callback(partial(self._ring, batch))  # also when our caller is cancelled
+        return await asyncio.shield(posted)
+
+    def _ring(self, batch: Sequence[Message], posted: asyncio.Future[list[Posted]]) -> None:
+        if posted.cancelled() or posted.exception() is not None:
+            return
+        for message, result in zip(batch, posted.result(), strict=True):
             if result.outcome == "accepted":
                 self._bell.ring(message.to)
-                await self._owner.tell(message.to)
-        return posted
+                self._owner.tell(message.to)
 
     async def load(self, units: Sequence[str]) -> list[Loaded]:
         """Units as stored, all in one snapshot."""

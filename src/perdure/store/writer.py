@@ -184,14 +184,18 @@ class Writer:
         self._applier.forget()
         reason = explain(error, self._path)
         failure = StoreUnavailable(str(reason), "unknown")
-        if not isinstance(error, apsw.FullError):
+        undone = True
+        try:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+        except apsw.Error:  # the disk does not even let us undo it
+            undone = False
+        if not undone or not isinstance(error, apsw.FullError):
             failure = StoreUnavailable(
                 f"{reason}. The store is stopped: restart the node when the disk is sound", "unknown"
             )
             self._dead = StoreUnavailable(str(failure), "none")
             logger.critical("%s", failure)
-        if self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
         return failure
 
     def _apply(self, operations: list[Operation]) -> list[Any]:

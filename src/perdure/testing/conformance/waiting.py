@@ -71,6 +71,16 @@ class Waiting:
             await scenario.accepted(scenario.start("new"))
             assert await anext(hints) == "new"
 
+    async def test_a_post_rings_although_its_caller_gave_up(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            hints = scenario.store.hints()
+            call = asyncio.ensure_future(scenario.post(scenario.start("order")))
+            await asyncio.sleep(0)
+            call.cancel()
+            await asyncio.wait([call])
+            assert await anext(hints) == "order"
+            assert len(await scenario.inbox("order")) == 1
+
     async def test_hints_end_when_the_store_is_closed(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
             hints = scenario.store.hints()
