@@ -29,8 +29,13 @@ def _probe(python: str) -> tuple[str | None, str]:
         return None, str(error)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
-        return None, lines[-1] if lines else f"exit status {done.returncode}"
+        return None, _telling(lines) if lines else f"exit status {done.returncode}"
     return done.stdout.strip(), ""
+
+
+def _telling(lines: list[str]) -> str:
+    """A traceback ends with what happened; other programs begin with it."""
+    return lines[-1] if lines[0].startswith("Traceback") else lines[0]
 
 
 @cache

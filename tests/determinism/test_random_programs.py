@@ -19,8 +19,8 @@ import pytest
 from interpreters import RUNNING, environment, interpreters
 
 PROGRAMS = int(os.environ.get("PERDURE_FUZZ", "2000"))
-PROGRAMS_ELSEWHERE = max(PROGRAMS // 4, 1)
-BATCH = max(min(250, PROGRAMS_ELSEWHERE), PROGRAMS // 400)
+PROGRAMS_ELSEWHERE = max(PROGRAMS // 5, 1)
+BATCH = 500
 BATCH_PROGRAM = Path(__file__).with_name("batch.py")
 LIMIT_S = 120 + PROGRAMS // 10
 

@@ -1,0 +1,109 @@
+"""A warm unit that is advanced by commits it did not make, and takes over without a replay."""
+
+from __future__ import annotations
+
+import asyncio
+
+from drive import Drive
+
+from perdure import App, workflow
+from perdure.codec import encode
+from perdure.kernel import message as msg
+from perdure.kernel.events import Received
+
+app = App("followed")
+
+letters = workflow.Channel[str]("letters")
+
+
+@app.activity
+async def act(name: str) -> str:
+    return name
+
+
+@app.workflow
+async def correspondence(left: int) -> str:
+    workflow.kv.set("left", left)
+    async with asyncio.timeout(60):
+        letter = await letters.receive()
+    answer = await act(letter)
+    if left:
+        workflow.continue_as_new(correspondence, left - 1)
+    return answer
+
+
+@app.workflow
+async def patient() -> list[str]:
+    first = await act("first")
+    return [first, await letters.receive(), await letters.receive()]
+
+
+def pair(workflow_name: str, *args: object) -> tuple[Drive, Drive]:
+    """A unit that has started, and a copy of it elsewhere."""
+    leader, copy = Drive(app), Drive(app)
+    leader.start(workflow_name, *args)
+    copy.follow(leader.script[-1])
+    return leader, copy
+
+
+def step(leader: Drive, copy: Drive, *bodies: msg.AnyBody) -> None:
+    leader.tell(*bodies)
+    copy.follow(leader.script[-1])
+    assert copy.state() == leader.state()
+
+
+def test_it_stays_the_same_and_never_replays() -> None:
+    leader, copy = pair("correspondence", 1)
+    run = copy.unit.run
+    assert run is not None
+    step(leader, copy, msg.Send("letters", encode("dear")))
+    assert copy.unit.run is run, "still the run that was warm"
+    step(leader, copy, leader.answer(leader.pending()[3]) or msg.Resume())
+    assert copy.row.execution == 2
+    step(leader, copy)
+    step(leader, copy, msg.Send("letters", encode("dear again")))
+    step(leader, copy, leader.answer(leader.pending()[3]) or msg.Resume())
+    assert copy.row.status == "completed"
+
+
+def test_it_takes_over_with_the_work_that_is_open() -> None:
+    leader, copy = pair("correspondence", 0)
+    step(leader, copy, msg.Send("letters", encode("dear")))
+    turn = copy.turn()
+    assert [c.describe() for c in turn.calls] == ["activity act"], "the attempts of the owner before are lost with it"
+    copy.finish()
+    assert copy.row.status == "completed"
+    leader.finish()
+    assert [type(e) for e in leader.events()] == [type(e) for e in copy.events()]
+
+
+def test_it_has_the_messages_that_wait() -> None:
+    leader, copy = pair("patient")
+    step(leader, copy, msg.Send("letters", encode("one")))
+    step(leader, copy, msg.Send("letters", encode("two")))
+    copy.tell(copy.answer(copy.pending()[1]) or msg.Resume())
+    assert copy.row.status == "completed"
+    assert len(copy.shelf.inbox) == 0
+
+
+def test_a_message_that_came_and_went_in_one_turn_is_not_received_twice() -> None:
+    leader, copy = pair("patient")
+    step(leader, copy, msg.Send("letters", encode("one")), leader.answer(leader.pending()[1]) or msg.Resume())
+    copy.tell(msg.Send("letters", encode("two")))
+    assert copy.row.status == "completed"
+    assert [e.value for e in copy.events() if isinstance(e, Received)] == [encode("one"), encode("two")]
+
+
+def test_another_program_is_held_and_says_so() -> None:
+    leader = Drive(app)
+    changed = App("followed")
+
+    async def patient() -> list[str]:
+        return [await workflow.child(correspondence)(0)]
+
+    changed.workflow(patient)
+    copy = Drive(changed)
+    leader.start("patient")
+    copy.follow(leader.script[-1])
+    assert copy.unit.held is not None
+    assert copy.unit.held.type == "NondeterminismError"
