@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+from perdure.errors import StoreUnavailable
 
 if TYPE_CHECKING:
     from perdure.kernel.commit import Commit, Verdict
     from perdure.ports.store import Store
+
+logger = logging.getLogger("perdure.node")
 
 Done = Callable[["Verdict"], None]
 
@@ -16,20 +21,19 @@ Done = Callable[["Verdict"], None]
 class Committer:
     """Hands commits to the store in batches, one batch at a time, and reports the verdicts in order.
 
-    A batch whose outcome is unknown is submitted again as it is: the store recognises commits that it has already.
-    `failed` is called with
-    the error when the store cannot go on; nothing is submitted after that.
+    A batch that the store could not take, or whose outcome is unknown, is submitted again as it is for a while: the
+    store recognises commits that it has already.
+    After that `failed` is called with the error, and nothing is submitted any more.
     """
 
-    def __init__(self, store: Store, failed: Callable[[Exception], None]) -> None:
+    def __init__(self, store: Store, retry_ms: int, failed: Callable[[Exception], None]) -> None:
         """Nothing runs until the first `submit`."""
         self._store = store
+        self._retry_ms = retry_ms
         self._failed = failed
         self._waiting: list[tuple[Commit, Done]] = []
         self._task: asyncio.Task[None] | None = None
         self._stopped = False
-        self.batches = 0
-        self.commits = 0
 
     def submit(self, commit: Commit, done: Done) -> None:
         """Make a commit durable; `done` gets the verdict on the node's loop."""
@@ -43,9 +47,7 @@ class Committer:
         try:
             while self._waiting:
                 batch, self._waiting = self._waiting, []
-                verdicts = await self._store.commit([commit for commit, _ in batch])
-                self.batches += 1
-                self.commits += len(batch)
+                verdicts = await self._commit([commit for commit, _ in batch])
                 for (_, done), verdict in zip(batch, verdicts, strict=True):
                     done(verdict)
         except Exception as error:  # whatever it is, the node must not go on as if it had committed
@@ -53,6 +55,23 @@ class Committer:
             self._failed(error)
         finally:
             self._task = None
+
+    async def _commit(self, commits: list[Commit]) -> list[Verdict]:
+        """Submit a batch, again and again while the store says that it cannot take it."""
+        waited_ms = 0
+        delay_ms = 50
+        while True:
+            try:
+                return await self._store.commit(commits)
+            except StoreUnavailable as error:
+                if error.outcome == "unknown" or waited_ms >= self._retry_ms:
+                    raise
+                logger.warning(
+                    "the store cannot take a batch of %d commits; it is tried again: %s", len(commits), error
+                )
+            await asyncio.sleep(delay_ms / 1000)
+            waited_ms += delay_ms
+            delay_ms = min(delay_ms * 2, 1_000)
 
     async def drain(self) -> None:
         """Wait until everything that was submitted has its verdict."""

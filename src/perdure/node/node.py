@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Self
 
 from perdure.client import Client, find_unit
-from perdure.errors import UsageError, WorkflowViolation
+from perdure.errors import StoreUnavailable, UsageError, WorkflowViolation
 from perdure.kernel.commit import CLOSED, Fence, UnitRow
 from perdure.kernel.placement import scopes_of
 from perdure.kernel.run import current_run
@@ -142,7 +142,7 @@ class Node:
         if self._background:
             await asyncio.wait(list(self._background))
         await attempts.stop(self.options.stop_ms if grace is None else int(grace * 1000))
-        await turns.stop()
+        await turns.stop(self._failure)
         self._attempts = None
         await self._stack.aclose()
         if isinstance(self._given_store, str):
@@ -157,7 +157,7 @@ class Node:
     def _store_failed(self, error: Exception) -> None:
         """The store cannot go on, so this node must not: what it holds in memory may be ahead of what is durable."""
         self._failure = error
-        logger.critical("node %s stops: the store failed: %s", self.name, error)
+        logger.critical("node %s stops: the store failed: %s", self.name, error, exc_info=error)
         self._spawn(self._stop_failed(), "perdure-stop")
 
     async def _stop_failed(self) -> None:
@@ -263,6 +263,9 @@ class Node:
 
     def _running(self) -> Turns:
         if self._turns is None:
+            if self._failure is not None:
+                msg = f"node {self.name!r} has stopped because its store failed: {self._failure}. Start it again then"
+                raise StoreUnavailable(msg)
             msg = f"node {self.name!r} is not running; start it, or use `async with`"
             raise UsageError(msg)
         return self._turns

@@ -27,7 +27,9 @@ class NodeOptions:
     loaded at once at most.
     `turn_limit_ms` is how long one turn may take before it is interrupted; after `turn_failures` such turns in a row
     the instance is set aside. `grace_ms` is what
-    a cancelled activity gets to clean up, `stop_ms` what running activities get when the node stops. `horizon_ms` is
+    a cancelled activity gets to clean up, `stop_ms` what running activities get when the node stops.
+    `store_retry_ms` is how long a batch that the store could not take is submitted again before the node stops.
+    `horizon_ms` is
     how far ahead deadlines of instances on disk are held in memory.
     """
 
@@ -42,6 +44,7 @@ class NodeOptions:
     crash_failures: int = 3
     grace_ms: int = 10_000
     stop_ms: int = 1_000
+    store_retry_ms: int = 2_000
     horizon_ms: int = 3_600_000
     limits: Limits = field(default_factory=Limits)
 
@@ -53,7 +56,7 @@ class NodeOptions:
         """
         for option in fields(self):
             if option.name not in ("queues", "limits"):
-                least = 0 if option.name in ("grace_ms", "stop_ms") else 1
+                least = 0 if option.name in ("grace_ms", "stop_ms", "store_retry_ms") else 1
                 check_count(f"NodeOptions.{option.name}", getattr(self, option.name), least)
         check_kind("NodeOptions.queues", self.queues, Mapping, "map queue names to numbers")
         for queue, count in self.queues.items():

@@ -88,7 +88,7 @@ class Turns:
         self._definitions = definitions
         self._fences = fences
         self._watchdog = watchdog
-        self._committer = Committer(store, failed)
+        self._committer = Committer(store, options.store_retry_ms, failed)
         self.deadlines = Deadlines(clock, self.wake)
         self._residents: OrderedDict[str, Resident] = OrderedDict()
         self._ready: deque[Resident] = deque()
@@ -110,7 +110,7 @@ class Turns:
         """Take a message to its unit. `ack` gets the outcome once it is durable."""
         if self._stopping:
             if ack is not None:
-                ack.set_exception(StoreUnavailable("the node is stopping; send it again to the next one", "none"))
+                ack.set_exception(StoreUnavailable("the node is stopping; send it again to the next one"))
             return
         resident = self._residents.get(message.to)
         if resident is None:
@@ -276,6 +276,8 @@ class Turns:
         for message in found.inbox:
             message.posted = True
         resident.loaded_ids = frozenset(m.id for m in found.inbox)
+        if any(isinstance(m.body, Retry) for m in found.inbox):
+            resident.released, resident.failures = True, 0
         resident.mailbox = [m for m in resident.mailbox if not (m.posted and m.id in resident.loaded_ids)]
         resident.state = "idle"
         unit = resident.unit
@@ -313,6 +315,10 @@ class Turns:
                     break
         except StoreUnavailable as error:
             self._refuse(resident, error)
+            return
+        if unit.held is not None and any(isinstance(m.body, Retry) for m in found):
+            self._drop_unit(resident)
+            self._load(resident)
             return
         known = {m.id for m in (*unit.kept, *unit.inbox_messages(), *resident.mailbox)}
         fresh = [m for m in found if m.id not in known]
@@ -392,11 +398,10 @@ class Turns:
         resident.unit.load(found.version, row, found.journal, found.kv, found.inbox, released=resident.released)
 
     def _submit(self, resident: Resident, turn: Turn) -> None:
+        resident.state = "committing"
         if turn.commit is None:
-            resident.state = "idle"
             self._effects(resident, turn)
         else:
-            resident.state = "committing"
             self._committer.submit(turn.commit, lambda verdict: self._settled(resident, turn, verdict))
 
     def _turn_failed(self, resident: Resident, cause: str) -> None:
@@ -422,7 +427,6 @@ class Turns:
     def _settled(self, resident: Resident, turn: Turn, verdict: Verdict) -> None:
         unit = resident.unit
         if verdict == "applied":
-            resident.state = "idle"
             resident.failures = 0 if unit.held is None else resident.failures
             self._effects(resident, turn)
         elif verdict == "stale":
@@ -454,6 +458,7 @@ class Turns:
                     self.deliver(message)
         if resident.acks is not None and turn.answers:
             self._answer(resident, turn)
+        resident.state = "idle"  # not before: what goes before may make room in memory
         if turn.closed:
             self._closed(resident)
             return
@@ -499,8 +504,8 @@ class Turns:
 
     # ------------------------------------------------------------ the end
 
-    async def stop(self) -> None:
-        """Take nothing more, let the commits on their way finish, leave memory."""
+    async def stop(self, cause: Exception | None = None) -> None:
+        """Take nothing more, let the commits on their way finish, leave memory. Who waits is told the cause."""
         self._stopping = True
         self.deadlines.stop()
         while self._ready or self._loads:
@@ -509,7 +514,8 @@ class Turns:
                 await asyncio.wait(list(self._loads))
         await self._committer.drain()
         self._committer.stop()
-        error = StoreUnavailable("the node has stopped; the instance goes on when a node runs again", "unknown")
+        why = f"{cause}. The node has stopped" if cause is not None else "the node has stopped"
+        error = StoreUnavailable(f"{why}; the instance goes on when a node runs again", "unknown")
         for resident in list(self._residents.values()):
             self._refuse(resident, error)
         for future in [f for waiters in self._waiters.values() for f in waiters]:

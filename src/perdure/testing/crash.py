@@ -146,8 +146,8 @@ async def _live_or_die(scenario: Scenario, store: Store, points: Points) -> Outc
 # ---------------------------------------------------------------- in one process
 
 
-def crash_in_process(scenario: Scenario, *, url: str = "memory://") -> Report:
-    """Crash at every point, within this process. Call it where no event loop runs.
+def crash_in_process(scenario: Scenario, *, url: str = "memory://", every: int = 1) -> Report:
+    """Crash at every point (or at each `every`-th), within this process. Call it where no event loop runs.
 
     `url` may contain `{folder}`, which stands for a fresh folder: `"sqlite:///{folder}/x.db"`.
 
@@ -158,7 +158,7 @@ def crash_in_process(scenario: Scenario, *, url: str = "memory://") -> Report:
         expected = asyncio.run(_live_or_die(scenario, opened(), Points(None, kill=False)))
     assert expected is not None
     _compare(expected, expected, scenario, "without a crash")
-    for last in count(1):
+    for crashes, last in enumerate(count(1, every)):
         points = Points(last, kill=False)
         with _fresh(url) as opened:
             found = asyncio.run(_live_or_die(scenario, opened(), points))
@@ -168,7 +168,7 @@ def crash_in_process(scenario: Scenario, *, url: str = "memory://") -> Report:
             assert found is not None
         if through:
             _compare(expected, found, scenario, "without a crash")
-            return Report(len(expected.points), last - 1)
+            return Report(len(expected.points), crashes)
         _compare(expected, found, scenario, f"point {last}, {points.names[-1]}")
     raise AssertionError
 
