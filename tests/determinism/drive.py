@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
+from typing import ClassVar
+from weakref import WeakSet
 
 import msgspec
 
@@ -70,7 +72,9 @@ class Shelf:
 
 
 class Drive:
-    """A unit, its shelf and its script."""
+    """A unit, its shelf and its script. `live` are those that a test has not dropped yet."""
+
+    live: ClassVar[WeakSet[Drive]] = WeakSet()
 
     def __init__(self, app: App, limits: Limits | None = None) -> None:
         self.app = app
@@ -79,6 +83,7 @@ class Drive:
         self.shelf = Shelf()
         self.script: list[Recorded] = []
         self.unit = self.new_unit()
+        self.live.add(self)
         self.sent = 0
         self.result: Callable[[ActivityCall], object] = lambda call: f"{call.name}:{digest(call.input)[:6]}"
 
