@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from perdure.testing.crash import Scenario, crash_in_process, crash_in_processes, crash_repeatedly
+from perdure.testing.crash import LifeServer, Scenario, crash_in_process, crash_in_processes, crash_repeatedly
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
@@ -32,9 +33,9 @@ def test_a_crash_at_any_point_changes_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_kill_9_and_another_hash_seed_change_nothing(name: str) -> None:
+def test_kill_9_and_another_hash_seed_change_nothing(name: str, servers: Sequence[LifeServer]) -> None:
     first = 3 + NAMES.index(name) % EVERY  # the first two points are the claim
-    report = crash_in_processes(f"{HERE / 'scenarios.py'}:{name}", every=EVERY, first=first)
+    report = crash_in_processes(f"{HERE / 'scenarios.py'}:{name}", every=EVERY, first=first, servers=servers)
     assert report.crashes >= 2
 
 

@@ -59,8 +59,8 @@ class Scenario:
     `script(client)` runs from its beginning in each life, so it must be idempotent: fixed ids; its messages get fixed
     ids, and are sent once. It returns what is to be compared, and must see to it that every instance ends.
     `ordered=False` allows events in another order (parallel work). `check` gets the script's result, and raises if it
-    is wrong. `same_values=False` leaves recorded values out of the comparison (they hold a time, or a process id). A life
-    may take `patience_s` seconds.
+    is wrong. `same_values=False` leaves recorded values out of the comparison (they hold a time or a pid). A life may
+    take at most `patience_s` seconds.
     """
 
     app: App
@@ -90,7 +90,8 @@ class OutcomeDiffers(AssertionError):
 async def live(scenario: Scenario, store: Store, points: Points) -> Outcome:
     """Run a scenario on an open store until everything has ended, or the life has."""
     recorded = await _recorded(store)
-    node = ObservedNode(scenario.app, store, points, options=scenario.options)
+    options = replace(scenario.options, store_retry_ms=0)  # a dead life waits for no store
+    node = ObservedNode(scenario.app, store, points, options=options)
     async with asyncio.timeout(scenario.patience_s):
         await node.start()
         try:

@@ -99,7 +99,7 @@ class Points:
 
 
 def _gone() -> StoreUnavailable:
-    return StoreUnavailable("this life of the node is over: the crash harness has ended it", "none")
+    return StoreUnavailable("this life of the node is over: the crash harness has ended it", "unknown")
 
 
 class DyingStore:
@@ -347,9 +347,13 @@ class _Gate:
         posted = (await self._node.store.post([message]))[0]
         if posted.outcome not in ("accepted", "duplicate"):
             return "closed" if posted.answer == "closed" else "missing"
-        while not isinstance(message.body, Raise) and await self._is_waiting(message):
-            await asyncio.sleep(0.001)  # what the script sends next must not overtake it
+        if not isinstance(message.body, Raise):
+            await self._until_taken(message)  # what the script sends next must not overtake it
         return "ok"
+
+    async def _until_taken(self, message: Message) -> None:
+        while await self._is_waiting(message):  # noqa: ASYNC110  # of an inbox there is no news to wait for
+            await asyncio.sleep(0.001)
 
     async def _is_waiting(self, message: Message) -> bool:
         inbox = await self._node.store.query(Inbox(unit=message.to, limit=500))
