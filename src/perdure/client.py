@@ -40,6 +40,7 @@ from perdure.errors import (
     WorkflowCancelled,
     WorkflowFailed,
     WorkflowTerminated,
+    clean_text,
 )
 from perdure.kernel import message as msg
 from perdure.kernel.commit import CLOSED, Status, UnitRow
@@ -287,7 +288,7 @@ class Handle(Generic[R_co]):
             row = page.items[0].row
             state = f"is {row.status}" + (f" ({row.reason})" if row.reason else "")
             if row.failure is not None:
-                state += f": {row.failure.message}"
+                state += f": {row.failure.message.rstrip('.')}"
         return (
             f"{self.id!r} has not ended within {limit_ms / 1000:g} s; it {state}. It goes on: wait again, or cancel it"
         )
@@ -362,15 +363,15 @@ class Handle(Generic[R_co]):
         """Ask it to stop: `CancelledError` is raised where it waits, and it may clean up. Has no effect on one that
         has ended.
         """
-        await self._quietly(msg.Cancel(reason))
+        await self._quietly(msg.Cancel(clean_text(reason)))
 
     async def terminate(self, reason: str = "") -> None:
         """End it at once, without asking its code."""
-        await self._quietly(msg.Terminate(reason))
+        await self._quietly(msg.Terminate(clean_text(reason)))
 
     async def pause(self, reason: str = "") -> None:
         """Stop delivering to it; what arrives is kept."""
-        await self._quietly(msg.Pause(reason))
+        await self._quietly(msg.Pause(clean_text(reason)))
 
     async def resume(self) -> None:
         """Go on delivering to it."""

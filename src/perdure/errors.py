@@ -91,7 +91,7 @@ class DecodeError(PayloadError):
 
 
 class PayloadTooLarge(PayloadError):
-    """A payload exceeds `Options.payload_bytes`; store it elsewhere and pass a reference, or raise the limit."""
+    """A payload exceeds `Limits.payload_bytes`; store it elsewhere and pass a reference, or raise the limit."""
 
 
 class InvalidId(UsageError, ValueError):
@@ -119,7 +119,7 @@ class NotRunning(PerdureError):
 
 
 class InboxFull(PerdureError):
-    """The instance has as many unconsumed messages as `Options.inbox_messages` allows; try again later."""
+    """The instance has as many unconsumed messages as `Limits.inbox_messages` allows; try again later."""
 
 
 class Timeout(PerdureError, TimeoutError):
@@ -209,15 +209,18 @@ _TRACEBACK_FRAMES = 30
 _TEXT_MAX = 16_000
 
 
-def _cut(text: str) -> str:
-    """Long texts are cut: they are journaled with every failure."""
+def clean_text(text: str) -> str:
+    """Text that can be stored: lone surrogates are escaped, and what is very long is cut, for it is journaled with
+    every failure.
+    """
+    text = text.encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= _TEXT_MAX else f"{text[:_TEXT_MAX]}... ({len(text) - _TEXT_MAX} more characters)"
 
 
 def _text_of(error: BaseException) -> str:
     """The message of an exception, also of one that has none to give."""
     try:
-        return _cut(str(error))
+        return clean_text(str(error))
     except Exception as bad:  # the user's __str__ may raise anything
         return f"(its text cannot be had: {type(bad).__name__})"
 
@@ -234,13 +237,13 @@ def failure_of(error: BaseException, *, category: Category = "application", skip
     while cause is not None and len(causes) < 10:
         causes.append((type(cause).__name__, _text_of(cause)))
         cause = cause.__cause__
-    name, retryable, details = type(error).__name__, True, None
+    name, retryable, details = clean_text(type(error).__name__), True, None
     if isinstance(error, ApplicationError):
-        name, retryable = error.type, error.retryable
+        name, retryable = clean_text(error.type), error.retryable
         if error.details is not None:
             from perdure.codec import encode  # a cycle otherwise: codec raises our errors
 
             details = encode(error.details)
     elif isinstance(error, UsageError):
         retryable, category = False, "configuration" if category == "application" else category
-    return Failure(name, _text_of(error), category, retryable, _cut(text), tuple(causes), details)
+    return Failure(name, _text_of(error), category, retryable, clean_text(text), tuple(causes), details)

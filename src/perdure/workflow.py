@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, ParamSpec, Ty
 from uuid import UUID
 
 from perdure.codec import TypeCodec, encode
-from perdure.errors import UsageError
+from perdure.errors import UsageError, clean_text
 from perdure.kernel.definition import check_label, normal_version
 from perdure.kernel.events import ParentClose
 from perdure.kernel.loop import Timer
@@ -291,7 +291,7 @@ def send(id: str, channel: Any, value: Any, /) -> None:
 
 def cancel(id: str, reason: str = "") -> None:
     """Ask another instance to stop; the request leaves when this turn is durable."""
-    _run("cancel()").send_cancel(check_id(id), reason)
+    _run("cancel()").send_cancel(check_id(id), clean_text(reason))
 
 
 # ---------------------------------------------------------------- racing and joining

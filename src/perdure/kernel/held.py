@@ -24,6 +24,9 @@ REASONS = {
 }
 """The row's `reason` for each."""
 
+AFTER_DEPLOY = ("not_registered", "undecodable", "nondeterminism", "stuck")
+"""Reasons that other code may end: such units are tried again when a node starts."""
+
 
 def _held(kind: str, message: str) -> Failure:
     return Failure(kind, message, "configuration", retryable=False)

@@ -271,7 +271,7 @@ def _pack_run(unit: Unit, run: Run, row: UnitRow, turn: Turn) -> None:
     outbox.close_children(draft, run, run.cancelled_calls)
     outbox.start_children(draft, run)
     turn.cancelled.extend(run.cancelled_calls)
-    _local_work(unit, run, turn)
+    _local_work(unit, run, row, turn)
     run.opened, run.cancelled_calls, run.outgoing = [], [], []
     _pack_variables(unit, run, row)
     if isinstance(run.ended, ev.ContinuedAsNew):
@@ -292,12 +292,13 @@ def _keep_own(unit: Unit, row: UnitRow, turn: Turn) -> None:
         turn.again = True
 
 
-def _local_work(unit: Unit, run: Run, turn: Turn) -> None:
+def _local_work(unit: Unit, run: Run, row: UnitRow, turn: Turn) -> None:
     """Activities and checkpoints to run: those of this turn, and after a load all that are open."""
     if unit.held is not None:
         return  # nothing is started for it; the next load hands out all that is open
+    done = _done_while_paused(unit, row) if unit.kept else ()
     for call in run.pending.values() if unit.first_turn else run.opened:
-        if not isinstance(call, ActivityCall | StepCall) or call.seq not in run.pending:
+        if not isinstance(call, ActivityCall | StepCall) or call.seq not in run.pending or call.seq in done:
             continue
         if isinstance(call, ActivityCall) and unit.definitions.find_activity(call.name) is None:
             unit.held = held.missing_activity(call.name)
@@ -305,6 +306,13 @@ def _local_work(unit: Unit, run: Run, turn: Turn) -> None:
             return
         turn.calls.append(call)
     unit.first_turn = False
+
+
+def _done_while_paused(unit: Unit, row: UnitRow) -> set[int]:
+    """Calls whose result waits among the kept messages already."""
+    bodies = [m.body for m in unit.kept]
+    done = [b for b in bodies if isinstance(b, msg.ActivityDone | msg.StepDone)]
+    return {b.seq for b in done if b.run == row.run and b.execution == row.execution}
 
 
 def _pack_variables(unit: Unit, run: Run, row: UnitRow) -> None:

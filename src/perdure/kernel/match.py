@@ -28,6 +28,11 @@ NONDETERMINISM = "NondeterminismError"
 _OWN_FILES = (__file__.rsplit("kernel", 1)[0], str(asyncio.__file__).rsplit("__init__", 1)[0])
 """Beginnings of file names that are not the user's: ours and asyncio's."""
 
+_BELOW_CODE = ("drain", "_wind_up", "replay")
+"""Functions of ours below which the stack is not the workflow's any more."""
+
+_DRAIN = __file__.replace("match.py", "loop.py")
+
 
 def matches(recorded: ev.Event, given: ev.Event, definitions: Definitions) -> bool:
     """Whether a command that is not equal to the recorded one still is the same command."""
@@ -125,20 +130,26 @@ def report(
     )
 
 
-def user_line(stack: list[str]) -> str:
-    """The innermost line of a stack ("file:line function", innermost last) that is neither asyncio's nor ours."""
-    own = [line for line in stack if not line.startswith(_OWN_FILES)]
-    return (own or stack)[-1]
+def user_line(stack: list[str]) -> str | None:
+    """The innermost line of the workflow's code in a stack ("file:line function", innermost last); None if it has
+    none.
+    """
+    drains = [i for i, line in enumerate(stack) if line.startswith(_DRAIN)]
+    inside = stack[drains[-1] + 1 :] if drains else []
+    return next((line for line in reversed(inside) if not line.startswith(_OWN_FILES)), None)
 
 
-def calling_line() -> str:
-    """File, line and function of the innermost user code on the stack."""
+def calling_line() -> str | None:
+    """File, line and function of the innermost workflow code on the stack; None if the call does not come from it."""
     frame: FrameType | None = inspect.currentframe()
-    while frame is not None and frame.f_code.co_filename.startswith(_OWN_FILES):
+    while frame is not None:
+        code = frame.f_code
+        if not code.co_filename.startswith(_OWN_FILES):
+            return f"{code.co_filename}:{frame.f_lineno} in {code.co_name}"
+        if code.co_name in _BELOW_CODE:
+            return None
         frame = frame.f_back
-    if frame is None:
-        return "an unknown line"
-    return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+    return None
 
 
 def waiting_lines(loop: WorkflowLoop) -> list[str]:

@@ -179,9 +179,13 @@ class Run:
             self.ended = event
             self.position += 1
             return
+        self.break_off(event, None, self._end_line())
+
+    def _end_line(self) -> str:
+        """Where the code is: at its end, if it has ended."""
         lines = match.waiting_lines(self.loop)
-        where = f"the code waits at {lines[0]}" if lines else "the code has ended"
-        self.break_off(event, None, where)
+        code = self.definition.fn.__code__
+        return lines[0] if lines else f"{code.co_filename}:{code.co_firstlineno} at the end of {code.co_name}"
 
     def break_off(self, recorded: ev.Event | None, given: ev.Event | None, where: str) -> None:
         """Journal and code differ: nothing that the code does from here on has an effect."""
@@ -279,7 +283,7 @@ class Run:
             check()
         self.fresh = False
         self.position += 1
-        self.break_off(recorded, event, match.calling_line())
+        self.break_off(recorded, event, match.calling_line() or self._end_line())
         return event
 
     def _check_input(self, signature: Signature, data: bytes, what: str) -> None:

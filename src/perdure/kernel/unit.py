@@ -179,9 +179,9 @@ class Unit:
         for chunk in commit.journal:
             self._follow(ev.decode_events(chunk.events))
         gone = set(commit.consume)
-        waiting = [m for m in (*self.kept, *self.inbox_messages()) if m.id not in gone]
-        waiting += [m for m in commit.post if m.to == self.id]
-        self.kept, self.inbox = waiting, {}
+        posted = [m for m in commit.post if m.to == self.id]
+        waiting = [*self.kept, *self.inbox_messages(), *posted]
+        self.kept, self.inbox = [m for m in waiting if m.id not in gone], {}
         self.first_turn = True
         if commit.row.status in CLOSED:
             self.close_memory()
@@ -304,7 +304,10 @@ class Unit:
             draft.consumed(message, "closed")
             return
         if row.paused or self.held is not None or self.run is None:
-            self.keep(message)
+            if isinstance(body, msg.Send | msg.Raise) and not message.posted and self._full():
+                draft.answers[message.id] = "full"
+            else:
+                self.keep(message)
             return
         self.fire_timers(message.at)
         run = self.run
@@ -316,6 +319,10 @@ class Unit:
             self.keep(message)  # for the next execution
         else:
             draft.consumed(message, "closed")
+
+    def _full(self) -> bool:
+        kept = sum(isinstance(m.body, msg.Send | msg.Raise) for m in self.kept)
+        return kept + sum(map(len, self.inbox.values())) >= self.limits.inbox_messages
 
     def _take_open(self, run: Run, message: msg.Message, body: msg.Body) -> None:
         """A message for a run that goes on."""
@@ -338,7 +345,7 @@ class Unit:
             draft.consumed(message)
             self.deliver(ev.Received(run.waits[lane][0], draft.now, message.id, body.value))
             return
-        if not message.posted and sum(map(len, self.inbox.values())) >= self.limits.inbox_messages:
+        if not message.posted and self._full():
             draft.answers[message.id] = "full"
             return
         draft.keep(message)

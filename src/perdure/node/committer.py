@@ -64,7 +64,7 @@ class Committer:
             try:
                 return await self._store.commit(commits)
             except StoreUnavailable as error:
-                if error.outcome == "unknown" or waited_ms >= self._retry_ms:
+                if waited_ms >= self._retry_ms:
                     raise
                 logger.warning(
                     "the store cannot take a batch of %d commits; it is tried again: %s", len(commits), error

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from perdure.client import Client, find_unit
 from perdure.errors import StoreUnavailable, UsageError, WorkflowViolation
 from perdure.kernel.commit import CLOSED, Fence, UnitRow
+from perdure.kernel.held import AFTER_DEPLOY
 from perdure.kernel.placement import scopes_of
 from perdure.kernel.run import current_run
 from perdure.node import guard
@@ -120,6 +121,7 @@ class Node:
         self._check_definitions()
         self._spawn(self._follow_hints(store), "perdure-hints")
         await self._scan(scopes, clean=all(c.clean for c in claims.values()))
+        await self._wake_held()
 
     def _open_store(self) -> Store:
         if self._store is None:
@@ -248,14 +250,15 @@ class Node:
         if self._reloading or self._turns is None:
             return
         self._reloading = True
-        asyncio.get_running_loop().call_soon(lambda: self._spawn(self._wake_unregistered(), "perdure-wake"))
+        asyncio.get_running_loop().call_soon(lambda: self._spawn(self._wake_held(), "perdure-wake"))
 
-    async def _wake_unregistered(self) -> None:
+    async def _wake_held(self) -> None:
+        """Try again what is held until a deploy: this may be it."""
         self._reloading = False
         turns = self._running()
         after: str | None = None
         while True:
-            page = await turns.store.query(Units(statuses=("suspended",), reasons=("not_registered",), after=after))
+            page = await turns.store.query(Units(statuses=("suspended",), reasons=AFTER_DEPLOY, after=after))
             turns.reload(view.row.id for view in page.items)
             if page.next is None:
                 return

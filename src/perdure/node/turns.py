@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Literal
 from perdure.errors import Failure, StoreUnavailable
 from perdure.kernel.commit import CLOSED, Fence
 from perdure.kernel.loop import NeverIdle
-from perdure.kernel.match import user_line
+from perdure.kernel.match import user_line, waiting_lines
 from perdure.kernel.message import Message, Retry, Start
 from perdure.kernel.placement import scope_of
 from perdure.kernel.turn import Outcome
@@ -357,6 +357,11 @@ class Turns:
 
     def _turn(self, resident: Resident) -> None:
         unit = resident.unit
+        if resident.released and unit.held is not None:
+            self._drop_unit(resident)  # a retry came while it was busy: load it anew, its mailbox stays
+            self._load(resident)
+            return
+        resident.released = False
         limit = self.options.limits.turn_messages
         messages = resident.mailbox
         if len(messages) > limit:
@@ -381,16 +386,28 @@ class Turns:
 
     def _guarded(self, resident: Resident, body: Callable[[], None]) -> bool:
         """Run workflow code under the watchdog; False if it had to be stopped, which discards the turn."""
+        unit = resident.unit
         try:
-            stuck = self._watchdog.run(resident.unit.id, body)
+            stuck = self._watchdog.run(unit.id, body)
         except NeverIdle as error:
-            self._turn_failed(resident, str(error))
+            self._turn_failed(resident, f"{error}, at {self._line(unit, [])}")
+            return False
+        except Exception as error:
+            logger.exception("a turn of %r failed", unit.id, extra={"instance": unit.id})
+            self._turn_failed(resident, f"{type(error).__name__}: {error}")
             return False
         if stuck is not None:
-            where = f", at {user_line(stuck.stack)}" if stuck.stack else ""
-            self._turn_failed(resident, f"it took longer than {self.options.turn_limit_ms} ms{where}")
+            limit_ms = self.options.turn_limit_ms
+            self._turn_failed(resident, f"it took longer than {limit_ms} ms, at {self._line(unit, stuck.stack)}")
             return False
         return True
+
+    def _line(self, unit: Unit, stack: list[str]) -> str:
+        """Where the code of a turn that was stopped is."""
+        line = user_line(stack)
+        if line is None and unit.run is not None:
+            line = next(iter(waiting_lines(unit.run.loop)), None)
+        return line or (stack[-1] if stack else "an unknown line")
 
     def _load_unit(self, resident: Resident, found: Loaded) -> None:
         row = found.row
