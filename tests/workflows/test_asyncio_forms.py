@@ -87,6 +87,15 @@ async def first_completed(double: Activity[[int], int]) -> list[int]:
     return [len(done), done.pop().result()]
 
 
+@form([1, 2])
+async def first_completed_of_ensured(double: Activity[[int], int]) -> list[int]:
+    slow = asyncio.ensure_future(asyncio.sleep(3600))
+    done, pending = await asyncio.wait([asyncio.ensure_future(double(1)), slow], return_when="FIRST_COMPLETED")
+    for task in pending:
+        task.cancel()
+    return [len(done), done.pop().result()]
+
+
 @form([20, 40, 60])
 async def as_completed(double: Activity[[int], int]) -> list[int]:
     async def late(i: int) -> int:

@@ -265,3 +265,14 @@ async def test_one_that_ignores_cancel_can_be_terminated(world: World, app: App)
         assert await handle.status() == "running"
         await handle.terminate("enough")
         assert (await handle.wait(timeout=5)).status == "cancelled"
+
+
+async def test_a_workflow_cancels_itself_by_its_id(world: World, app: App) -> None:
+    @app.workflow
+    async def tired() -> None:
+        workflow.cancel(workflow.info().id, "tired")
+        await workflow.receive("never", int)
+
+    async with world.node(app) as node:
+        with pytest.raises(WorkflowCancelled, match="tired"):
+            await asyncio.wait_for(node.client.workflow(tired, id="t").run(), 5)

@@ -269,3 +269,11 @@ async def test_two_instances_do_not_share_their_channels(world: World, app: App)
         await b.send(numbers, 2)
         await a.send(numbers, 1)
         assert [await a.result(timeout=5), await b.result(timeout=5)] == [1, 2]
+
+
+async def test_a_workflow_sends_to_itself(world: World, app: App) -> None:
+    async def body() -> int:
+        workflow.send(workflow.info().id, numbers, 3)
+        return await numbers.receive()
+
+    assert await world.replayed(app, body) == 3

@@ -139,3 +139,13 @@ async def test_a_variable_keeps_each_of_its_values(world: World, app: App) -> No
         return seen
 
     assert await world.replayed(app, body) == [3, 7, 15]
+
+
+async def test_a_value_keeps_what_was_recorded(world: World, app: App) -> None:
+    given = iter(range(100))
+
+    async def body() -> list[Any]:
+        return [workflow.value("n", next(given)), workflow.value("n", next(given)), workflow.value("m", None)]
+
+    assert await world.replayed(app, body) == [0, 1, None]
+    assert next(given) > 2, "the replay computed the values again, and they did not count"

@@ -18,7 +18,7 @@ async def _completed(handle: Any) -> bool:
         return False
 
 
-@pytest.mark.parametrize("end", ["returns", "fails", "continues", "is-cancelled"])
+@pytest.mark.parametrize("end", ["returns", "fails", "continues", "is-cancelled", "cancels-itself"])
 async def test_it_starts_even_in_the_turn_in_which_its_starter_ends(world: World, app: App, end: str) -> None:
     ran: list[str] = []
 

@@ -161,3 +161,34 @@ async def test_select_over_channels_takes_only_from_the_winner(world: World, app
         await until(lambda: True, "")
         await handle.send("a", 2)
         assert await handle.result(timeout=5) == [1, 1, 0, 2]
+
+
+async def test_losers_are_cancelled_and_their_cleanup_is_awaited(world: World, app: App) -> None:
+    stopped = asyncio.Event()
+
+    @app.activity
+    async def slow() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            stopped.set()
+
+    @app.activity
+    async def note(what: str) -> str:
+        return what
+
+    seen: list[str] = []
+
+    async def loser() -> None:
+        try:
+            await slow()
+        finally:
+            seen.append(await note("cleaned up"))
+
+    async def body() -> list[Any]:
+        seen.clear()
+        index, value = await workflow.select(loser(), late("won", 0.01))
+        return [index, value, *seen]
+
+    assert await world.replayed(app, body) == [1, "won", "cleaned up"]
+    await asyncio.wait_for(stopped.wait(), 5)

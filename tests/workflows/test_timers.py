@@ -176,3 +176,21 @@ async def test_an_abandoned_timer_does_not_keep_the_instance(world: World, app: 
 
     async with world.node(app) as node:
         assert await node.client.workflow(quick, id="q").run() == "done"
+
+
+async def test_a_timer_beside_a_running_activity_fires(world: World, app: App) -> None:
+    @app.activity
+    async def slow() -> None:
+        await asyncio.sleep(3600)
+
+    @app.workflow
+    async def impatient() -> str:
+        try:
+            async with asyncio.timeout(0.01):
+                await slow()
+        except TimeoutError:
+            return "late"
+        return "in time"
+
+    async with world.node(app) as node:
+        assert await node.client.workflow(impatient, id="i").run() == "late"

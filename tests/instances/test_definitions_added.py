@@ -1,0 +1,75 @@
+"""An app may grow while nodes run it: what waits for a definition wakes, without a restart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine import World, until, waits_for
+
+from perdure import App, ChildError, Handle, NotFound, workflow
+
+
+async def test_many_parked_instances_wake(world: World, app: App) -> None:
+    async with world.node(app) as node:
+        handles = [node.client.workflow("late", id=f"l{i}") for i in range(10)]
+        for i, handle in enumerate(handles):
+            await handle.start(i)
+        for handle in handles:
+            await waits_for(handle, "not_registered")
+        assert len(await node.client.list(reason="not_registered")) == 10
+
+        @app.workflow
+        async def late(i: int) -> int:
+            return i
+
+        assert [await h.result(timeout=5) for h in handles] == list(range(10))
+
+
+async def test_a_child_that_is_not_registered_waits_and_its_parent_with_it(world: World, app: App) -> None:
+    parts = App("parts")
+
+    @parts.workflow
+    async def child() -> int:
+        return 1
+
+    @app.workflow
+    async def parent() -> int:
+        try:
+            return await workflow.child(child, id="child")()
+        except ChildError:
+            return -1
+
+    async with world.node(app) as node:
+        handle = node.client.workflow(parent, id="p")
+        await handle.start()
+        await waits_for(handle, "child child")
+        await until(lambda: _is_parked(node.client.get("child")), "the child is parked")
+        app.include(parts)
+        assert await handle.result(timeout=5) == 1
+
+
+async def test_a_definition_that_does_not_help_leaves_it_parked(world: World, app: App) -> None:
+    async with world.node(app) as node:
+        handle = node.client.workflow("late", id="l")
+        await handle.start()
+        await waits_for(handle, "not_registered")
+
+        @app.workflow
+        async def another() -> int:
+            return 2
+
+        assert await node.client.workflow(another, id="a").run() == 2
+        assert (await handle.describe()).reason == "not_registered"
+
+        @app.workflow
+        async def late() -> int:
+            return 3
+
+        assert await handle.result(timeout=5) == 3
+
+
+async def _is_parked(handle: Handle[Any]) -> bool:
+    try:
+        return (await handle.describe()).reason == "not_registered"
+    except NotFound:
+        return False
