@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from typing import Any
@@ -105,10 +106,8 @@ async def test_one_that_does_not_end_is_complained_about_and_ignored(
     async def deaf() -> str:
         began.set()
         while not gate.is_set():
-            try:
+            with contextlib.suppress(asyncio.CancelledError):  # it is deaf on purpose
                 await gate.wait()
-            except asyncio.CancelledError:
-                pass
         ended.set()
         return "too late"
 

@@ -169,3 +169,24 @@ async def test_an_inbox_that_is_full(world: World, app: App) -> None:
 
 async def _ended(handle: object) -> bool:
     return (await handle.status()) == "cancelled"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("why", ["paused", "delayed", "suspended"])
+async def test_an_inbox_is_full_also_while_nobody_reads_it(world: World, app: App, why: str) -> None:
+    @app.workflow
+    async def late() -> int:
+        return sum([await workflow.receive("n", int) for _ in range(3)])
+
+    name = "late" if why != "suspended" else "unknown"
+    async with world.node(app, limits=Limits(inbox_messages=3)) as node:
+        handle = node.client.workflow(name, id="l", delay=3600 if why == "delayed" else None)
+        await handle.start()
+        if why == "paused":
+            await handle.pause()
+        for i in range(3):
+            await handle.send("n", i)
+        with pytest.raises(InboxFull, match="'l'"):
+            await handle.send("n", 3)
+        if why == "paused":
+            await handle.resume()
+            assert await handle.result(timeout=5) == 3

@@ -162,3 +162,40 @@ async def test_a_paused_execution_that_continues_as_new_stays_paused(world: Worl
         assert await handle.status() == "suspended"
         await handle.resume()
         assert await handle.result(timeout=5) == 1
+
+
+@pytest.mark.parametrize("restart", [False, True])
+async def test_results_of_activities_are_kept(world: World, app: App, restart: bool) -> None:
+    began, gate, ran = asyncio.Event(), asyncio.Event(), []
+
+    @app.activity
+    async def work() -> int:
+        ran.append(1)
+        began.set()
+        await gate.wait()
+        return 5
+
+    @app.workflow
+    async def calling() -> int:
+        return await work()
+
+    async with world.node(app) as node:
+        handle = node.client.workflow(calling, id="c")
+        await handle.start()
+        await asyncio.wait_for(began.wait(), 5)
+        await handle.pause()
+        gate.set()
+        await until(lambda: node._attempts is not None and not node._attempts.running, "the activity is done")
+        await handle.pause()
+        assert await handle.status() == "suspended"
+        if not restart:
+            await handle.resume()
+            assert await handle.result(timeout=5) == 5
+            assert ran == [1]
+    if restart:
+        async with world.node(app) as node:
+            handle = node.client.workflow(calling, id="c")
+            assert await handle.status() == "suspended"
+            await handle.resume()
+            assert await handle.result(timeout=5) == 5
+        assert ran == [1], "its result was kept"

@@ -76,7 +76,7 @@ async def until_the_last_message(world: World, app: App) -> None:
         await waits_for(handle, "message last")
 
 
-@pytest.mark.parametrize("wrong", [other_order, other_input, missing, timer_instead, nothing])
+@pytest.mark.parametrize("wrong", [other_order, other_input, missing, timer_instead, nothing, failing])
 async def test_code_that_differs_suspends_and_the_right_code_goes_on(world: World, wrong: Any) -> None:
     await until_the_last_message(world, shop(right))
     async with world.node(shop(wrong)) as node:
@@ -201,3 +201,53 @@ async def test_a_stuck_one_can_be_cancelled_and_cleans_up(world: World, app: App
         await handle.cancel()
         assert (await handle.wait(timeout=5)).status == "cancelled"
     assert cleaned == [1]
+
+
+async def test_one_that_went_missing_while_a_timer_ran(world: World) -> None:
+    clock = world.stop_time()
+
+    def make() -> App:
+        app = App("test")
+
+        @app.workflow
+        async def nap() -> str:
+            await workflow.sleep(10)
+            return "rested"
+
+        return app
+
+    async with world.node(make()) as node:
+        await node.client.workflow("nap", id="n").start()
+        await clock.until_armed(10_000)
+    clock.advance(20_000)
+    async with world.node(App("test")) as node:
+        await waits_for(node.client.get("n"), "not_registered")
+    async with world.node(make()) as node:
+        assert await node.client.get("n").result(timeout=5) == "rested"
+
+
+async def test_one_that_waits_for_nothing_is_reported_with_its_line(world: World) -> None:
+    def make(mended: bool) -> App:
+        app = App("test")
+
+        @app.workflow
+        async def forgetful() -> str:
+            import asyncio
+
+            await workflow.receive("go", bool)
+            if not mended:
+                await asyncio.get_running_loop().create_future()
+            return "mended"
+
+        return app
+
+    async with world.node(make(False)) as node:
+        handle = node.client.workflow("forgetful", id="f")
+        await handle.start()
+        await handle.send("go", True)
+        await waits_for(handle, "stuck")
+        failure = (await handle.describe()).failure
+        assert failure is not None
+        assert re.search(r"test_recovery_by_deploy\.py:\d+ in forgetful", failure.message)
+    async with world.node(make(True)) as node:
+        assert await node.client.get("f").result(timeout=5) == "mended"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -143,10 +144,8 @@ async def test_a_replaced_ones_late_results_do_not_reach_the_new_one(world: Worl
         number = len(calls)
         began.set()
         while not gate.is_set():
-            try:
+            with contextlib.suppress(asyncio.CancelledError):  # it is deaf on purpose
                 await gate.wait()
-            except asyncio.CancelledError:
-                pass
         return number
 
     @app.workflow

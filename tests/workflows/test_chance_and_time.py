@@ -86,7 +86,7 @@ async def test_the_logger_is_silent_in_replay(world: World, app: App, caplog: py
         await node.client.get("t").wait(timeout=5)
     records = [r for r in caplog.records if r.name == "perdure.workflow"]
     assert [r.message for r in records] == ["first", "second", "third"]
-    assert {(r.instance, r.execution, r.workflow) for r in records} == {("t", 1, "talking")}  # type: ignore[attr-defined]
+    assert {(r.instance, r.execution, r.workflow) for r in records} == {("t", 1, "talking")}
 
 
 async def test_info_says_who_is_running(world: World, app: App) -> None:
