@@ -38,6 +38,7 @@ async def test_the_newest_comes_first_and_filters_combine(world: World, app: App
             await client.workflow(done, id=f"done-{i}").run(i)
             clock.advance(1_000)
         middle = datetime.fromtimestamp(clock.now_ms() / 1000, UTC)
+        clock.advance(1_000)
         for i in range(2):
             await client.workflow(waiting, id=f"waiting-{i}").start(i)
             clock.advance(1_000)
