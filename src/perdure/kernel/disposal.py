@@ -106,7 +106,10 @@ def _chain(suspended: object) -> Iterator[object]:
 def dispose(loop: WorkflowLoop) -> None:
     """Make the loop dead and drop all that runs on it. No user code runs (see above); nothing is recorded."""
     loop.dead = True
-    loop.ready = []
+    loop.ready = loop.parked = []
+    if not loop.generators and all(t.done() for t in loop.tasks):
+        loop.tasks = []
+        return
     with Entered(loop):
         for task in reversed(loop.tasks):
             task._log_destroy_pending = False  # type: ignore[attr-defined]

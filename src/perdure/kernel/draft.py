@@ -68,6 +68,8 @@ class Draft:
 
     def drop_kept(self, messages: list[Message]) -> None:
         """Messages that were kept are not wanted any more."""
+        if not messages:
+            return
         left = {m.id for m in messages}
         for message in messages:
             self.answers[message.id] = "closed"

@@ -336,18 +336,36 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         self.parked += [h for h in batch if getattr(h[0], "__name__", "") == _ANYIO_RETRY]
         return [h for h in batch if getattr(h[0], "__name__", "") != _ANYIO_RETRY]
 
-    def first_iteration(self, generator: AsyncGenerator[Any, Any]) -> None:
-        """Hold an async generator until the run ends."""
-        self.generators.append(generator)
+
+class _GeneratorHooks:
+    """A thread's async generator hooks with ours before them. They stay until the node's loop ends: setting them for
+    each turn costs more than the turn's other bookkeeping.
+    """
+
+    __slots__ = ("_final", "_first")
+
+    def __init__(self) -> None:
+        self._first, self._final = sys.get_asyncgen_hooks()
+        sys.set_asyncgen_hooks(self, self.finalize)
+
+    def __call__(self, generator: AsyncGenerator[Any, Any]) -> None:
+        """Hold a workflow's generator until its run ends; anybody else's goes where it belongs."""
+        loop = _get_loop()
+        if type(loop) is WorkflowLoop:
+            loop.generators.append(generator)
+        elif self._first is not None:
+            self._first(generator)
 
     def finalize(self, generator: AsyncGenerator[Any, Any]) -> None:
-        """Never called for a generator that we hold; asyncio's own hook would touch the node's loop."""
+        """Called for generators that nobody holds, which a workflow's never are."""
+        if type(_get_loop()) is not WorkflowLoop and self._final is not None:
+            self._final(generator)
 
 
 class Entered:
     """`with Entered(loop):` the calling thread is inside the workflow; see the module's docstring."""
 
-    __slots__ = ("_gc", "_hooks", "_loop", "_outer", "_task")
+    __slots__ = ("_gc", "_loop", "_outer", "_task")
 
     def __init__(self, loop: WorkflowLoop) -> None:
         """Nothing happens before `__enter__`."""
@@ -362,8 +380,8 @@ class Entered:
             _leave_task(outer, task)
         _set_loop(loop)
         loop.turning = True
-        self._hooks = sys.get_asyncgen_hooks()
-        sys.set_asyncgen_hooks(loop.first_iteration, loop.finalize)
+        if type(sys.get_asyncgen_hooks().firstiter) is not _GeneratorHooks:
+            _GeneratorHooks()
         self._gc = gc.isenabled()
         if self._gc:
             gc.disable()
@@ -372,7 +390,6 @@ class Entered:
         """Take the node's loop up again."""
         if self._gc:
             gc.enable()
-        sys.set_asyncgen_hooks(*self._hooks)
         self._loop.turning = False
         outer = self._outer
         _set_loop(outer)

@@ -108,10 +108,12 @@ class Node:
         watchdog = Watchdog(self.options.turn_limit_ms)
         stack.callback(watchdog.close)
         guard.install(_guard_level)
-        turns = Turns(store, self.app, self.clock, self.options, self._fences, watchdog, self._store_failed)
-        turns.begin(bytes.fromhex(self.incarnation.id))
+        incarnation = bytes.fromhex(self.incarnation.id)
+        turns = Turns(
+            store, self.app, self.clock, self.options, self._fences, watchdog, incarnation, self._store_failed
+        )
         attempts = Attempts(turns, self.app, self.clock, self.options)
-        turns.attempts = attempts
+        turns.use(attempts)
         resources = self.app.make_resources()
         if resources is not None:
             attempts.resources = await stack.enter_async_context(resources)
@@ -259,7 +261,7 @@ class Node:
         after: str | None = None
         while True:
             page = await turns.store.query(Units(statuses=("suspended",), reasons=AFTER_DEPLOY, after=after))
-            turns.reload(view.row.id for view in page.items)
+            turns.try_again(view.row.id for view in page.items)
             if page.next is None:
                 return
             after = page.next
@@ -300,21 +302,21 @@ class Node:
     async def closed(self, unit: str) -> UnitRow:
         """Wait until the unit has ended; its row."""
         turns = self._running()
-        future = turns.closed(unit)
+        future = turns.waiters.add(unit)
         try:
             row = turns.row(unit)
-            if row is None and not turns.present(unit):
+            if row is None and turns.residents.get(unit) is None:
                 row = (await find_unit(turns.store, unit)).row
             if row is not None and row.status in CLOSED:
                 return row
             return await future
         finally:
-            turns.forget_waiter(unit, future)
+            turns.waiters.remove(unit, future)
 
     async def run(self, message: Message) -> tuple[Outcome, UnitRow | None]:
         """Deliver a start and wait for the end."""
         turns = self._running()
-        future = turns.closed(message.to)
+        future = turns.waiters.add(message.to)
         try:
             outcome = await self.send(message)
             if outcome == "exists":
@@ -323,7 +325,7 @@ class Node:
                 return outcome, await self.closed(message.to)
             return outcome, await future
         finally:
-            turns.forget_waiter(message.to, future)
+            turns.waiters.remove(message.to, future)
 
 
 def _guard_level() -> guard.GuardLevel | None:

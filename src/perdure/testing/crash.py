@@ -92,20 +92,32 @@ async def live(scenario: Scenario, store: Store, points: Points) -> Outcome:
     recorded = await _recorded(store)
     options = replace(scenario.options, store_retry_ms=0)  # a dead life waits for no store
     node = ObservedNode(scenario.app, store, points, options=options)
-    async with asyncio.timeout(scenario.patience_s):
-        await node.start()
-        try:
+    patience = asyncio.timeout(scenario.patience_s)
+    await node.start()
+    try:
+        async with patience:
             result = await scenario.script(node.client)
-            if scenario.check is not None:
-                scenario.check(result)
             await all_ended(node.client)
-            reader = Client(StoreGateway(store))
-            outcome = await take_outcome(reader, result, points.names, values=scenario.same_values)
-            again = [f"{step} ran again, although its result was recorded" for step in points.steps if step in recorded]
-            outcome.faults += again
-            return outcome
-        finally:
-            await node.stop(0 if points.dead else None)
+    except TimeoutError as error:
+        if not patience.expired() or points.dead:
+            raise
+        raise OutcomeDiffers(await _unfinished(store, scenario.patience_s)) from error
+    else:
+        if scenario.check is not None:
+            scenario.check(result)
+        reader = Client(StoreGateway(store))
+        outcome = await take_outcome(reader, result, points.names, values=scenario.same_values)
+        again = [f"{step} ran again, although its result was recorded" for step in points.steps if step in recorded]
+        outcome.faults += points.faults + again
+        return outcome
+    finally:
+        await node.stop(0 if points.dead else None)
+
+
+async def _unfinished(store: Store, patience_s: int) -> str:
+    client = Client(StoreGateway(store))
+    left = [f"{d.id} is {d.status} ({d.reason})" for d in await client.list(limit=None) if d.closed_at is None]
+    return f"not through within {patience_s} s: {', '.join(left) or 'the script'}; counts {await client.counts()}"
 
 
 async def _recorded(store: Store) -> set[Step]:
@@ -161,12 +173,13 @@ def crash_in_process(scenario: Scenario, *, url: str = "memory://", every: int =
     _compare(expected, expected, scenario, "without a crash")
     for crashes, last in enumerate(count(1, every)):
         points = Points(last, kill=False)
-        with _fresh(url) as opened:
+        with _fresh(url) as opened, _noted(f"a crash at point {last}"):
             found = asyncio.run(_live_or_die(scenario, opened(), points))
             through = found is not None
             if found is None:
                 found = asyncio.run(_live_or_die(scenario, opened(), Points(None, kill=False)))
             assert found is not None
+            found.faults += [] if through else points.faults
         if through:
             _compare(expected, found, scenario, "without a crash")
             return Report(len(expected.points), crashes)
@@ -194,6 +207,16 @@ def crash_repeatedly(scenario: Scenario, *, url: str = "memory://") -> Report:
                 return Report(len(expected.points), last - 1)
     msg = f"{LIVES_MAX} lives were not enough: there is no progress"
     raise OutcomeDiffers(msg)
+
+
+@contextmanager
+def _noted(where: str) -> Generator[None]:
+    """Say in an error where it happened."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"crash harness: {where}")
+        raise
 
 
 @contextmanager
@@ -319,6 +342,7 @@ def crash_in_processes(
         dying, going_on = servers if servers is not None else [stack.enter_context(LifeServer(seed)) for seed in SEEDS]
         expected = going_on.life(target, _url(folder, 0), None, folder)
         assert expected is not None
+        _compare(expected, expected, scenario, "without a crash")
         pool = stack.enter_context(ThreadPoolExecutor(1))  # the next life is killed while the last one goes on
         after: list[tuple[int, Future[Outcome | None]]] = []
         for last in range(first, len(expected.points) + 1, every):
@@ -326,7 +350,8 @@ def crash_in_processes(
             if dying.life(target, url, last, folder) is None:
                 after.append((last, pool.submit(going_on.life, target, url, None, folder)))
         for last, future in after:
-            found = future.result()
+            with _noted(f"kill -9 at point {last}"):
+                found = future.result()
             assert found is not None
             _compare(expected, found, scenario, f"kill -9 at point {last} (undisturbed: {expected.points[last - 1]})")
         return Report(len(expected.points), len(after))

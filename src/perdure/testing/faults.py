@@ -22,11 +22,11 @@ from typing import Any, Literal, Self, TypeVar
 
 from perdure import activity
 from perdure.app import App
-from perdure.client import Client
+from perdure.client import Client, StoreGateway
 from perdure.errors import NotFound, StoreUnavailable
-from perdure.kernel.commit import Commit, Task, UnitRow, Verdict
+from perdure.kernel.commit import CLOSED, Commit, Task, UnitRow, Verdict
 from perdure.kernel.definition import ActivityDefinition, WorkflowDefinition
-from perdure.kernel.events import Received
+from perdure.kernel.events import ActivityScheduled, Received
 from perdure.kernel.limits import Limits
 from perdure.kernel.message import Message, Pause, Raise, Resume, Send, encode_body
 from perdure.kernel.turn import Outcome
@@ -49,8 +49,9 @@ class Points:
         self.dead = False
         self.ended: Callable[[], None] = lambda: None
         self.steps: list[Step] = []
+        self.faults: list[str] = []
         self._last = last
-        self._kill = kill
+        self.kills = kill
         self._released = False
         self._hung: list[asyncio.Future[None]] = []
 
@@ -61,7 +62,7 @@ class Points:
         self.names.append(name)
         if len(self.names) != self._last:
             return True
-        if self._kill:
+        if self.kills:
             os.kill(os.getpid(), signal.SIGKILL)
         self.dead = True
         self.ended()
@@ -220,12 +221,16 @@ class DyingClock:
 
 
 class ObservedApp(App):
-    """An app whose activities report their begin and their end, before the result is delivered."""
+    """An app whose activities report their begin and their end, before the result is delivered.
 
-    def __init__(self, app: App, points: Points) -> None:
+    One that begins before its command is durable is a fault.
+    """
+
+    def __init__(self, app: App, store: Store, points: Points) -> None:
         """Take the definitions of another app. Activities of `executor="process"` run as they are."""
         super().__init__(app.name)
         self._observed = app
+        self._store = store
         self._points = points
         self._found: dict[str, ActivityDefinition] = {}
 
@@ -239,9 +244,49 @@ class ObservedApp(App):
             definition = self._observed.find_activity(name)
             if definition is None or definition.executor == "process":
                 return definition
-            observe = _observed_async if definition.is_async else _observed
-            self._found[name] = replace(definition, fn=observe(definition.fn, self._points))
+            observe = self._observe_async if definition.is_async else self._observe
+            self._found[name] = replace(definition, fn=observe(definition.fn))
         return self._found[name]
+
+    def _observe_async(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        points = self._points
+
+        @wraps(fn)
+        async def observed(*args: Any, **kwargs: Any) -> Any:
+            step = self._began()
+            await points.pass_or_hang(f"before {step}")
+            if not points.kills and not await self._is_scheduled():  # a look at a file takes the activity's time
+                points.faults.append(f"{step} began before its command was durable")
+            try:
+                return await fn(*args, **kwargs)
+            finally:
+                await points.pass_or_hang(f"after {step}")
+
+        return observed
+
+    def _observe(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        points = self._points
+
+        @wraps(fn)
+        def observed(*args: Any, **kwargs: Any) -> Any:
+            step = self._began()
+            points.pass_or_fail(f"before {step}")
+            try:
+                return fn(*args, **kwargs)
+            finally:
+                points.pass_or_fail(f"after {step}")
+
+        return observed
+
+    def _began(self) -> str:
+        info = activity.info()
+        self._points.steps.append((info.instance, info.execution, info.seq))
+        return f"{info.name} (attempt {info.attempt}) of {info.instance!r}"
+
+    async def _is_scheduled(self) -> bool:
+        info = activity.info()
+        history = await Client(StoreGateway(self._store)).get(info.instance).history(info.execution)
+        return any(isinstance(entry.event, ActivityScheduled) and entry.event.seq == info.seq for entry in history)
 
     def make_resources(self) -> AbstractAsyncContextManager[Any] | None:
         """The other app's."""
@@ -252,45 +297,13 @@ class ObservedApp(App):
         return self._observed.on_change(listener)
 
 
-def _began(points: Points) -> str:
-    info = activity.info()
-    step = f"{info.name} (attempt {info.attempt}) of {info.instance!r}"
-    points.steps.append((info.instance, info.execution, info.seq))
-    return step
-
-
-def _observed_async(fn: Callable[..., Any], points: Points) -> Callable[..., Any]:
-    @wraps(fn)
-    async def observed(*args: Any, **kwargs: Any) -> Any:
-        step = _began(points)
-        await points.pass_or_hang(f"before {step}")
-        try:
-            return await fn(*args, **kwargs)
-        finally:
-            await points.pass_or_hang(f"after {step}")
-
-    return observed
-
-
-def _observed(fn: Callable[..., Any], points: Points) -> Callable[..., Any]:
-    @wraps(fn)
-    def observed(*args: Any, **kwargs: Any) -> Any:
-        step = _began(points)
-        points.pass_or_fail(f"before {step}")
-        try:
-            return fn(*args, **kwargs)
-        finally:
-            points.pass_or_fail(f"after {step}")
-
-    return observed
-
-
 class ObservedNode(Node):
     """A node of one life: its store, clock, activities and clients report to `Points`."""
 
     def __init__(self, app: App, store: Store, points: Points, **options: Any) -> None:
         """`store` is open. `options` are `Node`'s."""
-        super().__init__(ObservedApp(app, points), DyingStore(store, points), clock=DyingClock(points), **options)
+        dying = DyingStore(store, points)
+        super().__init__(ObservedApp(app, dying, points), dying, clock=DyingClock(points), **options)
         self.points = points
 
     @property
@@ -337,11 +350,20 @@ class _Gate:
     async def _hand_over(self, message: Message) -> Outcome:
         match message.body:
             case Send():
-                return "ok" if await self._has_arrived(message) else await self._node.send(message)
+                return "ok" if await self._has_arrived(message) else await self._send(message)
             case Raise() | Pause() | Resume():  # their ids do not stand in the journal, but the store remembers posts
                 return await self._post(message)
             case _:
                 return await self._node.send(message)
+
+    async def _send(self, message: Message) -> Outcome:
+        outcome = await self._node.send(message)
+        if outcome == "ok" and not await self._has_arrived(message) and await self._is_open(message.to):
+            self._node.points.faults.append(f"a message to {message.to!r} was acknowledged and is not durable")
+        return outcome
+
+    async def _is_open(self, unit: str) -> bool:
+        return (await Client(self._node).get(unit).status()) not in CLOSED
 
     async def _post(self, message: Message) -> Outcome:
         posted = (await self._node.store.post([message]))[0]
