@@ -259,7 +259,8 @@ def test_loading_an_open_command_adds_nothing(name: str):
     rig = Rig(main).store(started(), command)
     turn = rig.turn()
     assert rig.events == []
-    assert turn.wake_at == wake_at
+    assert rig.unit.row is not None
+    assert rig.unit.row.wake_at == wake_at
     assert rig.posted == [], "the child's start was durable with the command"
     assert [c.seq for c in turn.calls] == ([1] if name == "activity" else []), "an open activity runs again"
 
