@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from engine import World, until, waits_for
@@ -73,3 +74,19 @@ async def _is_parked(handle: Handle[Any]) -> bool:
         return (await handle.describe()).reason == "not_registered"
     except NotFound:
         return False
+
+
+async def test_a_definition_that_comes_while_the_first_turn_is_on_its_way(world: World, app: App) -> None:
+    async with world.node(app) as node:
+        for i in range(20):
+            handle = node.client.workflow(f"late-{i}", id=f"l{i}")
+            starting = asyncio.create_task(handle.start())
+            for _ in range(i):
+                await asyncio.sleep(0)
+
+            @app.workflow(name=f"late-{i}")
+            async def late() -> int:
+                return 3
+
+            await starting
+            assert await handle.result(timeout=5) == 3

@@ -185,8 +185,11 @@ async def test_results_of_activities_are_kept(world: World, app: App, restart: b
         await asyncio.wait_for(began.wait(), 5)
         await handle.pause()
         gate.set()
-        await until(lambda: node._attempts is not None and not node._attempts.running, "the activity is done")
-        await handle.pause()
+
+        async def kept() -> bool:
+            return (await node.client.counts())["inbox"] == 1
+
+        await until(kept, "its result is in the inbox")
         assert await handle.status() == "suspended"
         if not restart:
             await handle.resume()

@@ -40,6 +40,7 @@ async def test_many_instances_share_one_place_in_memory(world: World, app: App) 
 
 async def test_it_leaves_memory_and_no_line_of_code_runs(world: World, app: App) -> None:
     ran: list[str] = []
+    played: list[int] = []
 
     async def generator() -> AsyncIterator[int]:
         try:
@@ -50,6 +51,7 @@ async def test_it_leaves_memory_and_no_line_of_code_runs(world: World, app: App)
 
     @app.workflow
     async def waiting(i: int) -> str:
+        played.append(i)
         try:
             async for _ in generator():
                 try:
@@ -69,11 +71,11 @@ async def test_it_leaves_memory_and_no_line_of_code_runs(world: World, app: App)
         await first.start(1)
         await node.client.workflow(waiting, id="w2").start(2)
         await node.client.workflow(waiting, id="w3").start(3)
-        assert node._turns is not None
-        await until(lambda: node._turns.residents == 1, "two have left memory")  # type: ignore[union-attr]
+        await until(lambda: node.residents == 1, "two have left memory")
         assert ran == []
         await first.send("go", "alive")
         assert await first.result(timeout=5) == "alive"
+        assert played == [1, 2, 3, 1], "the first one had left memory, and was replayed"
         assert ran == ["finally 1", "outer 1", "generator closed"]
     assert ran == ["finally 1", "outer 1", "generator closed"]
 

@@ -164,3 +164,8 @@ async def test_a_missing_version_waits_for_its_deploy(world: World, app: App) ->
             return workflow.info().version
 
         assert await continued.result(timeout=5) == "7.0.0"
+
+
+async def test_a_float_is_no_version(app: App) -> None:
+    with pytest.raises(DefinitionError, match="version"):
+        add(app, 1.5)  # type: ignore[arg-type]
