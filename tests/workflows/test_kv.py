@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from engine import World, waits_for
+from engine import World, until, waits_for
 
 from perdure import App, Limits, WorkflowFailed, workflow
 from perdure.errors import DecodeError, LimitExceeded
@@ -117,8 +117,10 @@ async def test_read_modify_write_with_a_restart_before_each_step(world: World, a
 
 
 async def _count(handle: Any, wanted: int) -> None:
-    while await handle.kv_get("count", int) != wanted:
-        await asyncio.sleep(0.001)
+    async def has_it() -> bool:
+        return bool(await handle.kv_get("count", int) == wanted)
+
+    await until(has_it, f"the count is {wanted}")
 
 
 async def test_it_is_carried_and_changed_over_continue_as_new(world: World, app: App) -> None:
