@@ -237,13 +237,17 @@ def failure_of(error: BaseException, *, category: Category = "application", skip
     while cause is not None and len(causes) < 10:
         causes.append((type(cause).__name__, _text_of(cause)))
         cause = cause.__cause__
+    message = _text_of(error)
     name, retryable, details = clean_text(type(error).__name__), True, None
     if isinstance(error, ApplicationError):
         name, retryable = clean_text(error.type), error.retryable
         if error.details is not None:
             from perdure.codec import encode  # a cycle otherwise: codec raises our errors
 
-            details = encode(error.details)
+            try:
+                details = encode(error.details)
+            except PayloadError as unfit:
+                message = clean_text(f"{message} (its details cannot travel: {unfit})")
     elif isinstance(error, UsageError):
         retryable, category = False, "configuration" if category == "application" else category
-    return Failure(name, _text_of(error), category, retryable, clean_text(text), tuple(causes), details)
+    return Failure(name, message, category, retryable, clean_text(text), tuple(causes), details)

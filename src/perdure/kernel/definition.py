@@ -51,7 +51,7 @@ def normal_version(version: str | int) -> str:
         DefinitionError: if it is not one.
     """
     text = str(version)
-    if isinstance(version, bool) or not _VERSION.fullmatch(text):
+    if type(version) not in (str, int) or not _VERSION.fullmatch(text):
         msg = f"{version!r} is not a version: use major.minor.patch, for example '1.2.0', or a whole number"
         raise DefinitionError(msg)
     parts = [str(int(p)) for p in text.split(".")]

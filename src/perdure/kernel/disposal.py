@@ -42,8 +42,8 @@ _HOLDERS = (
     set,
     deque,
     types.MethodType,
-    contextlib._GeneratorContextManager,
-    contextlib._AsyncGeneratorContextManager,
+    contextlib._GeneratorContextManager,  # pyright: ignore[reportPrivateUsage]
+    contextlib._AsyncGeneratorContextManager,  # pyright: ignore[reportPrivateUsage]
     contextlib.ExitStack,
     contextlib.AsyncExitStack,
 )

@@ -267,9 +267,9 @@ def _pack_run(unit: Unit, run: Run, row: UnitRow, turn: Turn) -> None:
     if run.events:
         add_chunk(unit, run, row)
     outbox.send_commands(draft, run)
-    _keep_own(unit, row, turn)
     outbox.close_children(draft, run, run.cancelled_calls)
     outbox.start_children(draft, run)
+    _keep_own(unit, row, turn)
     turn.cancelled.extend(run.cancelled_calls)
     _local_work(unit, run, row, turn)
     run.opened, run.cancelled_calls, run.outgoing = [], [], []
@@ -343,6 +343,6 @@ def _set_state(unit: Unit, row: UnitRow, turn: Turn) -> None:
         row.status, row.reason, row.wake_at = "running", None, 0
     else:
         row.status, row.reason, row.wake_at = "running", unit.run.waiting_for(), unit.run.wake_at()
-    turn.wake_at = unit.run.deadline() if row.wake_at == 0 and unit.run is not None else row.wake_at
+    turn.wake_at = unit.run.timer_at() if row.status == "running" and unit.run is not None else row.wake_at
     if before != (row.status, row.reason if row.status == "suspended" else None):
         unit.draft.touched = True

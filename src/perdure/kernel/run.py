@@ -185,7 +185,11 @@ class Run:
         """Where the code is: at its end, if it has ended."""
         lines = match.waiting_lines(self.loop)
         code = self.definition.fn.__code__
-        return lines[0] if lines else f"{code.co_filename}:{code.co_firstlineno} at the end of {code.co_name}"
+        return (
+            f"the code waits at {lines[0]}"
+            if lines
+            else f"{code.co_filename}:{code.co_firstlineno} at the end of {code.co_name}"
+        )
 
     def break_off(self, recorded: ev.Event | None, given: ev.Event | None, where: str) -> None:
         """Journal and code differ: nothing that the code does from here on has an effect."""
@@ -558,18 +562,21 @@ class Run:
         return None
 
     def wake_at(self) -> int | None:
-        """When the run needs an owner: 0 = it has local work open, else its deadline."""
-        return 0 if self.local else self.deadline()
+        """When the run needs an owner: 0 = it has local work open, t = its earliest timer or retry, None = a message
+        must come.
+        """
+        retry_at = min(self.retries.values()) if self.retries else None
+        if self.local or (retry_at is not None and retry_at <= self.loop.now_ms):
+            return 0
+        timer_at = self.timer_at()
+        return retry_at if timer_at is None or (retry_at is not None and retry_at < timer_at) else timer_at
 
-    def deadline(self) -> int | None:
-        """Its earliest timer or retry; None = only a message wakes it."""
+    def timer_at(self) -> int | None:
+        """Its earliest timer; timers that were cancelled leave the heap on the way."""
         heap = self.deadlines
         while heap and heap[0][1] not in self.pending:
             heapq.heappop(heap)
-        times = [heap[0][0]] if heap else []
-        if self.retries:
-            times.append(min(self.retries.values()))
-        return min(times) if times else None
+        return heap[0][0] if heap else None
 
     def waiting_for(self) -> str | None:
         """What the run waits for, in a few words: the first pending command."""

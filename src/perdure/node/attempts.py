@@ -276,11 +276,18 @@ class Attempts:
         work = asyncio.ensure_future(self._invoke(definition, call.input))
         timeout: list[Failure] = []
         alarms: dict[str, Alarm] = {}
+        given_up = asyncio.Event()
+        patience = asyncio.ensure_future(given_up.wait())
 
-        def expire(why: str, after_ms: int) -> None:
-            timeout.append(_timed_out(call, why, after_ms))
+        def end() -> None:
             attempt.cancel()
             work.cancel()
+            alarms["grace"] = self._clock.call_at(self._clock.now_ms() + self._options.grace_ms, given_up.set)
+
+        def expire(why: str, after_ms: int) -> None:
+            if not timeout:
+                timeout.append(_timed_out(call, why, after_ms))
+                end()
 
         def watch_beats(seen: int) -> None:
             silence_ms = call.options.heartbeat_timeout_ms
@@ -298,20 +305,24 @@ class Attempts:
         if call.options.heartbeat_timeout_ms is not None:
             watch_beats(-1)
         try:
-            await asyncio.wait([work])
+            await asyncio.wait([work, patience], return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
-            attempt.cancel()
-            work.cancel()
-            await asyncio.wait([work])
+            end()
+            await asyncio.wait([work, patience], return_when=asyncio.FIRST_COMPLETED)
             raise
         finally:
+            patience.cancel()
             for alarm in alarms.values():
                 alarm.cancel()
-        if timeout:
-            if not work.cancelled():
-                work.exception()  # it is late; looking at it keeps asyncio from reporting it
-            raise _TimedOut(timeout[0])
-        return work.result()
+        if not timeout:
+            return work.result()
+        if not work.done():
+            logger.warning(
+                "%s does not end %d ms after its timeout; it is left to itself", call.describe(), self._options.grace_ms
+            )
+        elif not work.cancelled():
+            work.exception()  # it is late; looking at it keeps asyncio from reporting it
+        raise _TimedOut(timeout[0])
 
     async def _run_step(self, job: _Job) -> None:
         call = job.call

@@ -258,6 +258,7 @@ class Node:
         """Try again what is held until a deploy: this may be it."""
         self._reloading = False
         turns = self._running()
+        turns.definitions_changed()
         after: str | None = None
         while True:
             page = await turns.store.query(Units(statuses=("suspended",), reasons=AFTER_DEPLOY, after=after))
@@ -281,6 +282,11 @@ class Node:
     def client(self) -> Client:
         """A client whose messages reach this node in memory."""
         return Client(self)
+
+    @property
+    def residents(self) -> int:
+        """How many instances are in memory."""
+        return len(self._turns.residents) if self._turns is not None else 0
 
     @property
     def store(self) -> Store:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from perdure.errors import Failure, StoreUnavailable
 from perdure.kernel.commit import CLOSED, Fence
-from perdure.kernel.held import NOT_REGISTERED, POISONED
+from perdure.kernel.held import AFTER_DEPLOY, POISONED
 from perdure.kernel.loop import NeverIdle
 from perdure.kernel.match import user_line, waiting_lines
 from perdure.kernel.message import Message, Retry, Start
@@ -136,17 +136,18 @@ class Turns:
             resident.has_mail = True
 
     def try_again(self, units: Iterable[str]) -> None:
-        """Definitions have changed: load these held units again, and those that are just being found out to be
-        held.
-        """
-        for resident in self.residents.all():
-            resident.outdated = resident.state != "idle"
+        """Load these held units again."""
         for unit in list(units):
             present = self.residents.get(unit)
             if present is None:
                 self.residents.load(self.residents.enter(unit))
             elif present.state == "idle":
                 self.residents.reload(present)
+
+    def definitions_changed(self) -> None:
+        """Units that are busy may be about to be held for the lack of what is there now."""
+        for resident in self.residents.all():
+            resident.outdated = resident.state != "idle"
 
     def set_aside(self, unit: str, why: Failure) -> None:
         """Load the unit without running its code, and keep it suspended until it is released."""
@@ -314,7 +315,8 @@ class Turns:
     def _next(self, resident: Resident, turn: Turn) -> None:
         """What the unit does after its turn: read its mail, take another turn, stay, or leave memory."""
         unit = resident.unit
-        if resident.outdated and unit.held is not None and unit.held.type == NOT_REGISTERED:
+        outdated, resident.outdated = resident.outdated, False
+        if outdated and unit.row is not None and unit.row.reason in AFTER_DEPLOY:
             self.residents.reload(resident)
         elif resident.has_mail:
             self.residents.fetch(resident)
@@ -323,7 +325,6 @@ class Turns:
         elif turn.closed or (unit.held is not None and unit.held.type == POISONED):
             self.residents.forget(resident)
         elif unit.row is not None:
-            resident.outdated = False
             self.residents.touch(resident)
 
     # ------------------------------------------------------------ the end
