@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -11,9 +12,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from perdure import App, Client, activity, workflow
+from perdure import App, Client, RetryPolicy, activity, workflow
 from perdure.errors import UsageError
-from perdure.testing.crash import OutcomeDiffers, Scenario, crash_in_process, crash_in_processes, load_scenario
+from perdure.store.memory import MemoryStore
+from perdure.testing.crash import OutcomeDiffers, Scenario, crash_in_process, crash_in_processes, live, load_scenario
+from perdure.testing.faults import Points
 from perdure.testing.outcome import Outcome, differences
 
 SCENARIOS = Path(__file__).with_name("scenarios.py")
@@ -88,6 +91,20 @@ def test_work_that_was_recorded_and_ran_again_is_a_difference() -> None:
     assert "-Y(n=2)" in differences(right, lost, ordered=False)[0]
 
 
+def test_what_never_ends_is_named() -> None:
+    app = App("endless")
+
+    @app.workflow
+    async def waits() -> None:
+        await workflow.receive("never", str)
+
+    async def script(client: Client) -> object:
+        return await client.workflow(waits, id="w").run()
+
+    with pytest.raises(OutcomeDiffers, match=r"not through within 1 s: w is running \(message never\)"):
+        crash_in_process(Scenario(app, script, patience_s=1))
+
+
 def test_messages_of_a_script_arrive_once_however_often_it_runs() -> None:
     app = App("once")
 
@@ -106,6 +123,34 @@ def test_messages_of_a_script_arrive_once_however_often_it_runs() -> None:
         assert result == [1, 1, 2, 3]
 
     assert crash_in_process(Scenario(app, script, ordered=False, check=check)).crashes > 10
+
+
+def test_a_running_retry_wakes_nobody() -> None:
+    app = App("patient")
+
+    @app.activity(retry=RetryPolicy(maximum_attempts=2, initial_interval=0.001))
+    async def second_time_lucky() -> int:
+        if activity.info().attempt == 1:
+            raise ConnectionError
+        for _ in range(100):
+            await asyncio.sleep(0)  # the node's loop goes round and round meanwhile
+        return 2
+
+    @app.workflow
+    async def calls() -> int:
+        return await second_time_lucky()
+
+    async def script(client: Client) -> object:
+        return await client.workflow(calls, id="c").run()
+
+    async def count_alarms() -> int:
+        points = Points(None, kill=False)
+        async with MemoryStore() as store:
+            outcome = await live(Scenario(app, script), store, points)
+        assert outcome.result == "2"
+        return points.names.count("alarm")
+
+    assert asyncio.run(count_alarms()) <= 4
 
 
 def harness(*arguments: str) -> subprocess.CompletedProcess[str]:
