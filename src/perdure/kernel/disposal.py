@@ -157,7 +157,7 @@ def _mark_held(frame: object) -> None:
         seen.add(id(found))
         if isinstance(found, types.CoroutineType | types.GeneratorType):
             if not gc.is_finalized(found):
-                _mark(found)
+                _mark(found)  # pyright: ignore[reportUnknownArgumentType]
                 todo += gc.get_referents(found)
         elif isinstance(found, _HOLDERS):
             todo += gc.get_referents(found)
