@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections import Counter
@@ -49,6 +50,7 @@ async def test_a_standby_takes_over_when_the_owner_is_killed(url: str, start: St
 async def test_a_stopped_owner_is_named_as_such(url: str, start: Start) -> None:
     owner = await start(url)
     owner.signal(signal.SIGSTOP)
+    await asyncio.to_thread(os.waitid, os.P_PID, owner.pid, os.WSTOPPED | os.WNOWAIT)  # it has arrived
     with pytest.raises(StoreLocked, match=rf"process {owner.pid} .*stopped.*kill -CONT {owner.pid}"):
         await Node(program.app, url).start()
     standby = await start(f"{url}?standby=true", says=f"`kill -CONT {owner.pid}`")
