@@ -13,7 +13,7 @@ from perdure.testing.crash import LifeServer, crash_in_process, crash_in_process
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from example_scenarios import EXAMPLES, SCENARIOS, WITHOUT  # noqa: E402  # a file beside this one, which other processes load by its path
+from example_scenarios import EXAMPLES, SCENARIOS, WITHOUT  # noqa: E402  # a file beside this one
 
 ONLY_KILLED = {
     "plain_functions": "it starts a pool of processes, which takes its time",

@@ -285,7 +285,10 @@ class ObservedApp(App):
 
     async def _is_scheduled(self) -> bool:
         info = activity.info()
-        history = await Client(StoreGateway(self._store)).get(info.instance).history(info.execution)
+        try:
+            history = await Client(StoreGateway(self._store)).get(info.instance).history(info.execution)
+        except NotFound:
+            return False
         return any(isinstance(entry.event, ActivityScheduled) and entry.event.seq == info.seq for entry in history)
 
     def make_resources(self) -> AbstractAsyncContextManager[Any] | None:
