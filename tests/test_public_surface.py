@@ -27,6 +27,7 @@ PERDURE = [
     "Failure",
     "Handle",
     "HistoryEvent",
+    "IfExists",
     "Limits",
     "Node",
     "NodeOptions",

@@ -27,7 +27,7 @@ LINE_WIDTH = 120
 MODULE_NAMES = {"base", "common", "helper", "helpers", "manager", "misc", "util", "utils"}
 
 # One letter of each is in brackets, so that this file passes its own rules.
-UNFINISHED = re.compile(r"\b(?:TOD[O]|FIXM[E]|XX[X]|HAC[K])\b|raise NotImplementedErro[r]")
+UNFINISHED = re.compile(r"\b(?:TOD[O]|FIXM[E]|XX[X]|HAC[K])\b|raise NotImplementedErro[r](?!  # how a hook of msgspec)")
 WORKPLACE = re.compile(
     r"(?<![\w.~-])/(?:home|root|Users|work|workspace)/"
     r"|\b(?:pyp[i]|pythonhoste[d]|npmj[s]|yarnpk[g]|ghc[r]|gc[r]|qua[y]|docke[r])\.(?:org|com|io)\b"

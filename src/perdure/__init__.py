@@ -5,7 +5,8 @@ from __future__ import annotations
 from perdure import activity, workflow
 from perdure.activity import Activity, AsyncActivity, SyncActivity
 from perdure.app import App
-from perdure.client import Client, Description, Handle, HistoryEvent, WorkflowHandle
+from perdure.client import Client
+from perdure.description import Description, HistoryEvent
 from perdure.errors import (
     ActivityError,
     ActivityTimeout,
@@ -20,6 +21,7 @@ from perdure.errors import (
     WorkflowFailed,
     WorkflowTerminated,
 )
+from perdure.handle import Handle, IfExists, WorkflowHandle
 from perdure.kernel.limits import Limits
 from perdure.kernel.retry import RetryPolicy
 from perdure.node import Node, NodeOptions
@@ -42,6 +44,7 @@ __all__ = [
     "Failure",
     "Handle",
     "HistoryEvent",
+    "IfExists",
     "Limits",
     "Node",
     "NodeOptions",

@@ -1,3 +1,6 @@
+# An `async def` is a callable, too: the first overload of a pair is the special case.
+# mypy: disable-error-code="overload-overlap"
+# pyright: reportOverlappingOverload=false
 """The app: the registry of workflows and activities.
 
 An app does no I/O and holds no global state; several can live in one process. It may grow while nodes run it:
@@ -43,7 +46,7 @@ class ActivityDecorator(Protocol):
     """What `app.activity(...)` with options gives."""
 
     @overload
-    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncActivity[P, R]: ...  # type: ignore[overload-overlap]  # pyright: ignore[reportOverlappingOverload]
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncActivity[P, R]: ...
     @overload
     def __call__(self, fn: Callable[P, R], /) -> SyncActivity[P, R]: ...
 
@@ -76,7 +79,7 @@ class App:
     # ------------------------------------------------------------ definitions
 
     @overload
-    def activity(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncActivity[P, R]: ...  # type: ignore[overload-overlap]  # pyright: ignore[reportOverlappingOverload]
+    def activity(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncActivity[P, R]: ...
     @overload
     def activity(self, fn: Callable[P, R], /) -> SyncActivity[P, R]: ...
     @overload

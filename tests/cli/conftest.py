@@ -27,10 +27,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         monkeypatch.delenv(name, raising=False)
     modules, root = set(sys.modules), logging.getLogger()
     handlers, level = list(root.handlers), root.level
+    another = sys.modules.pop("shop", None)  # other tests import the example of that name
     yield tmp_path
     for name in set(sys.modules) - modules:
         if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
             del sys.modules[name]
+    if another is not None:
+        sys.modules["shop"] = another
     root.handlers[:] = handlers
     root.setLevel(level)
 

@@ -17,7 +17,7 @@ from perdure.cli.outcome import Exit
 from perdure.cli.timeline import duration, render, steps
 from perdure.cli.view import Json, event_json, fields_json, payload_json, row_json, step_json, time_text
 from perdure.cli.watch import read_history
-from perdure.client import HistoryEvent
+from perdure.description import HistoryEvent
 from perdure.errors import NotFound
 from perdure.kernel.commit import UnitRow
 from perdure.kernel.definition import normal_version

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from perdure.cli import screen
 from perdure.cli.timeline import MARKS, Step, duration, span, steps
 from perdure.cli.view import payload_json
-from perdure.client import HistoryEvent
+from perdure.description import HistoryEvent
 from perdure.kernel.commit import UnitRow
 
 if TYPE_CHECKING:

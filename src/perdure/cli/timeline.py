@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from perdure.client import HistoryEvent
+from perdure.description import HistoryEvent
 from perdure.errors import Failure
 from perdure.kernel import events as ev
 

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 import msgspec
 
 from perdure.cli.timeline import Step
-from perdure.client import HistoryEvent
 from perdure.codec import DecodeError, to_json
+from perdure.description import HistoryEvent
 from perdure.errors import Failure
 from perdure.kernel.commit import UnitRow
 from perdure.kernel.events import AnyEvent

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from perdure.cli.door import find, is_posted, must_find
 from perdure.cli.outcome import is_set_aside
-from perdure.client import HistoryEvent
+from perdure.description import HistoryEvent
 from perdure.errors import Timeout
 from perdure.kernel.commit import CLOSED, UnitRow
 from perdure.kernel.events import decode_events

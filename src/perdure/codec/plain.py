@@ -57,7 +57,7 @@ def to_plain(value: Any) -> object:
     for base in (str, int, float, bytes):  # msgspec takes no subclasses of them
         if isinstance(value, base):
             return base(value)
-    raise NotImplementedError
+    raise NotImplementedError  # how a hook of msgspec says that it does not know the value
 
 
 def from_plain(cls: type[Any], value: Any) -> object:

@@ -8,8 +8,9 @@ import os
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Self
 
-from perdure.client import Client, find_unit
+from perdure.client import Client
 from perdure.errors import StoreUnavailable, UsageError, WorkflowViolation
+from perdure.gateway import find_unit
 from perdure.kernel.commit import CLOSED, Fence, UnitRow
 from perdure.kernel.held import AFTER_DEPLOY
 from perdure.kernel.placement import scopes_of

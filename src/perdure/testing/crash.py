@@ -38,8 +38,9 @@ from typing import Self
 import msgspec
 
 from perdure.app import App
-from perdure.client import Client, StoreGateway
+from perdure.client import Client
 from perdure.errors import PerdureError, UsageError
+from perdure.gateway import StoreGateway
 from perdure.kernel.events import ActivityCompleted, ActivityFailed
 from perdure.node import NodeOptions
 from perdure.ports.store import Store

@@ -22,8 +22,9 @@ from typing import Any, Literal, Self, TypeVar
 
 from perdure import activity
 from perdure.app import App
-from perdure.client import Client, StoreGateway
+from perdure.client import Client
 from perdure.errors import NotFound, StoreUnavailable
+from perdure.gateway import StoreGateway
 from perdure.kernel.commit import CLOSED, Commit, Task, UnitRow, Verdict
 from perdure.kernel.definition import ActivityDefinition, WorkflowDefinition
 from perdure.kernel.events import ActivityScheduled, Received

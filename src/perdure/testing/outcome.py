@@ -9,7 +9,8 @@ from collections import Counter
 
 import msgspec
 
-from perdure.client import Client, Description
+from perdure.client import Client
+from perdure.description import Description
 from perdure.errors import Failure
 from perdure.kernel.events import (
     ActivityCompleted,

@@ -1,0 +1,113 @@
+"""Descriptions: an instance as it is stored, and the events of its history, for people and programs that read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    ParamSpec,
+    TypeAlias,
+    TypeVar,
+)
+
+from perdure.codec import decode
+from perdure.errors import (
+    Failure,
+)
+from perdure.kernel.commit import Status, UnitRow
+from perdure.kernel.events import AnyEvent
+
+if TYPE_CHECKING:
+    pass
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
+AsType: TypeAlias = type[T]
+
+IfExists = Literal["join", "reject", "replace"]
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """An instance as it is stored. Times are UTC. `reason` says what a running one waits for, or why one is
+    suspended.
+    """
+
+    id: str
+    type: str
+    version: str
+    status: Status
+    reason: str | None
+    execution: int
+    parent: str | None
+    created_at: datetime
+    started_at: datetime | None
+    updated_at: datetime
+    closed_at: datetime | None
+    history_events: int
+    history_bytes: int
+    wake_at: datetime | None
+    failure: Failure | None
+    custom_status_version: int
+    paused: bool
+    run: str
+    _custom_status: bytes | None = field(default=None, repr=False)
+    _result: bytes | None = field(default=None, repr=False)
+    _attributes: bytes | None = field(default=None, repr=False)
+
+    def custom_status(self, as_type: AsType[T] | None = None) -> T | None:
+        """What the workflow gave to `workflow.set_status`."""
+        if self._custom_status is None:
+            return None
+        value: T = decode(self._custom_status, as_type if as_type is not None else Any)
+        return value
+
+    def result(self) -> object:
+        """The result as plain data; None if there is none (yet)."""
+        return None if self._result is None else decode(self._result)
+
+
+def _time(at: int | None) -> datetime | None:
+    return None if not at else datetime.fromtimestamp(at / 1000, UTC)
+
+
+def describe_row(row: UnitRow) -> Description:
+    """A row for people."""
+    created = datetime.fromtimestamp(row.created_at / 1000, UTC)
+    return Description(
+        row.id,
+        row.type,
+        row.type_version,
+        row.status,
+        row.reason,
+        row.execution,
+        row.parent_unit,
+        created,
+        _time(row.started_at),
+        _time(row.updated_at) or created,
+        _time(row.closed_at),
+        row.journal_events,
+        row.journal_bytes,
+        _time(row.wake_at),
+        row.failure,
+        row.custom_status_version,
+        row.paused,
+        row.run.hex(),
+        row.custom_status,
+        row.result,
+        row.attributes,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEvent:
+    """One event of a history: its number in its execution (from 1), and the event as the kernel knows it."""
+
+    number: int
+    execution: int
+    event: AnyEvent

@@ -1,0 +1,361 @@
+"""Handles: one instance by its id, to start it, wait for it, talk to it and read it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Literal,
+    ParamSpec,
+    TypeAlias,
+    TypeVar,
+    overload,
+)
+
+from perdure.codec import TypeCodec, decode, encode
+from perdure.errors import (
+    AlreadyStarted,
+    Failed,
+    Failure,
+    InboxFull,
+    NotFound,
+    NotRunning,
+    PayloadTooLarge,
+    Timeout,
+    UsageError,
+    WorkflowCancelled,
+    WorkflowFailed,
+    WorkflowTerminated,
+    clean_text,
+)
+from perdure.kernel import message as msg
+from perdure.kernel.commit import CLOSED, Status, UnitRow
+from perdure.kernel.definition import check_label, check_name
+from perdure.kernel.events import decode_events
+from perdure.kernel.placement import check_id
+from perdure.kernel.retry import Seconds, to_ms
+from perdure.kernel.turn import Outcome
+from perdure.ports.store import Executions, Journal, KvEntries, Units
+from perdure.workflow import Channel, Workflow
+
+if TYPE_CHECKING:
+    pass
+
+from perdure.description import Description, HistoryEvent, describe_row
+from perdure.gateway import Gateway, find_unit
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
+AsType: TypeAlias = type[T]
+
+IfExists = Literal["join", "reject", "replace"]
+
+
+class Handle(Generic[R_co]):
+    """An instance by its id: everything but starting it."""
+
+    def __init__(self, gateway: Gateway, id: str, result: TypeCodec[Any] | None) -> None:
+        """Made by a client."""
+        self._gateway = gateway
+        self.id = check_id(id)
+        self._result_codec = result
+
+    async def result(self, *, timeout: Seconds | None = None) -> R_co:
+        """Wait for the end and return the result. The result follows continue-as-new.
+
+        Raises:
+            NotFound: no instance has this id.
+            WorkflowFailed, WorkflowCancelled, WorkflowTerminated: it ended without a result.
+            Timeout: it has not ended in time; it goes on.
+        """
+        return self._value_of(await self._within(timeout, lambda: self._gateway.closed(self.id)))
+
+    async def wait(self, *, timeout: Seconds | None = None) -> Description:
+        """Wait for the end, whatever it is, and describe it.
+
+        Raises:
+            NotFound, Timeout: as `result`.
+        """
+        return describe_row(await self._within(timeout, lambda: self._gateway.closed(self.id)))
+
+    async def _within(self, timeout: Seconds | None, wait: Callable[[], Any]) -> UnitRow:
+        if timeout is None:
+            row: UnitRow = await wait()
+            return row
+        limit_ms = to_ms(timeout, "timeout")
+        try:
+            async with asyncio.timeout(limit_ms / 1000):
+                return await wait()  # type: ignore[no-any-return]
+        except TimeoutError:
+            raise Timeout(await self._late(limit_ms)) from None
+
+    async def _late(self, limit_ms: int) -> str:
+        """Why it may not have ended."""
+        page = await self._gateway.store.query(Units(ids=(self.id,), limit=1))
+        state = "is not there yet"
+        if page.items:
+            row = page.items[0].row
+            state = f"is {row.status}" + (f" ({row.reason})" if row.reason else "")
+            if row.failure is not None:
+                state += f": {row.failure.message.rstrip('.')}"
+        return (
+            f"{self.id!r} has not ended within {limit_ms / 1000:g} s; it {state}. It goes on: wait again, or cancel it"
+        )
+
+    def _value_of(self, row: UnitRow) -> R_co:
+        if row.status == "completed":
+            data = row.result or b""
+            value: R_co = self._result_codec.decode(data) if self._result_codec is not None else decode(data)
+            return value
+        failure = row.failure or Failure("Unknown", "", retryable=False)
+        kind: type[Failed] = WorkflowFailed
+        verb = "failed"
+        if row.status == "cancelled":
+            kind, verb = (
+                (WorkflowTerminated, "was terminated")
+                if failure.type == "Terminated"
+                else (WorkflowCancelled, "was cancelled")
+            )
+            raise kind(f"{row.type} {self.id!r} {verb}" + (f": {failure.message}" if failure.message else ""), failure)
+        raise kind(f"{row.type} {self.id!r} {verb}: {failure.display()}", failure)
+
+    async def _send(self, body: msg.AnyBody) -> None:
+        now = self._gateway.clock.now_ms()
+        outcome = await self._gateway.send(msg.Message(os.urandom(16), self.id, body, now))
+        if outcome == "missing":
+            msg_ = f"no instance has the id {self.id!r}; check the id, or start it first"
+            raise NotFound(msg_)
+        if outcome == "closed":
+            msg_ = f"{self.id!r} has ended; nothing was sent to it"
+            raise NotRunning(msg_)
+        if outcome == "full":
+            msg_ = f"the inbox of {self.id!r} is full: it has too many messages that nobody received; try again later"
+            raise InboxFull(msg_)
+
+    @overload
+    async def send(self, channel: Channel[T], value: T, /) -> None: ...
+    @overload
+    async def send(self, channel: str, value: object, /) -> None: ...
+    async def send(self, channel: Any, value: Any, /) -> None:
+        """Put a message into a channel: durable when this returns, buffered until the workflow receives it.
+
+        Raises:
+            NotFound, NotRunning, InboxFull: nothing was sent.
+            PayloadError: the value is not data or does not fit the channel's type.
+        """
+        if isinstance(channel, Channel):
+            typed: Channel[Any] = channel  # pyright: ignore[reportUnknownVariableType]
+            codec = typed.codec
+            name, data = channel.name, codec.encode(value)
+            codec.check(data)
+        else:
+            name, data = check_label(channel, "a channel"), encode(value)
+        self._check_size(data, f"the message for channel {name!r}")
+        await self._send(msg.Send(name, data))
+
+    async def raise_event(self, name: str, value: object = None) -> None:
+        """Raise a positional event: a workflow that waits for it now takes it; otherwise it is only recorded."""
+        data = encode(value)
+        self._check_size(data, f"the event {name!r}")
+        await self._send(msg.Raise(check_label(name, "an event"), data))
+
+    def _check_size(self, data: bytes, what: str) -> None:
+        limit = self._gateway.limits.payload_bytes
+        if len(data) > limit:
+            msg_ = (
+                f"{what} has {len(data)} bytes; the limit is {limit} (Limits.payload_bytes): "
+                "store it elsewhere and send a reference"
+            )
+            raise PayloadTooLarge(msg_)
+
+    async def cancel(self, reason: str = "") -> None:
+        """Ask it to stop: `CancelledError` is raised where it waits, and it may clean up. Has no effect on one that
+        has ended.
+        """
+        await self._quietly(msg.Cancel(clean_text(reason)))
+
+    async def terminate(self, reason: str = "") -> None:
+        """End it at once, without asking its code."""
+        await self._quietly(msg.Terminate(clean_text(reason)))
+
+    async def pause(self, reason: str = "") -> None:
+        """Stop delivering to it; what arrives is kept."""
+        await self._quietly(msg.Pause(clean_text(reason)))
+
+    async def resume(self) -> None:
+        """Go on delivering to it."""
+        await self._quietly(msg.Resume())
+
+    async def retry(self) -> None:
+        """Try again an instance that was set aside."""
+        await self._quietly(msg.Retry())
+
+    async def _quietly(self, body: msg.AnyBody) -> None:
+        try:
+            await self._send(body)
+        except NotRunning:
+            return  # it has ended: there is nothing left to control, as asked
+
+    async def describe(self) -> Description:
+        """Its row.
+
+        Raises:
+            NotFound: no instance has this id.
+        """
+        return describe_row((await find_unit(self._gateway.store, self.id)).row)
+
+    async def status(self) -> Status:
+        """`pending`, `running`, `suspended`, `completed`, `failed` or `cancelled`."""
+        return (await self.describe()).status
+
+    async def custom_status(
+        self, as_type: type[T], *, after_version: int = -1, timeout: Seconds = 0
+    ) -> tuple[T | None, int]:
+        """The custom status and its version; waits up to `timeout` until the version is higher than
+        `after_version`.
+        """
+        deadline_ms = self._gateway.clock.now_ms() + to_ms(timeout, "timeout")
+        while True:
+            view = await find_unit(self._gateway.store, self.id)
+            description = describe_row(view.row)
+            left_ms = deadline_ms - self._gateway.clock.now_ms()
+            if description.custom_status_version > after_version or left_ms <= 0 or description.status in CLOSED:
+                return description.custom_status(as_type), description.custom_status_version
+            await self._gateway.store.wait_change(self.id, view.version, left_ms)
+
+    async def kv(self) -> dict[str, object]:
+        """All entries of its key-value store, as plain data."""
+        entries: dict[str, object] = {}
+        after: str | None = None
+        while True:
+            page = await self._gateway.store.query(KvEntries(unit=self.id, after=after))
+            entries |= {k: decode(v) for k, v in page.items}
+            if page.next is None:
+                if not entries:
+                    await find_unit(self._gateway.store, self.id)
+                return entries
+            after = page.next
+
+    async def kv_get(self, key: str, as_type: type[T]) -> T | None:
+        """The value of one key; None if it has none."""
+        page = await self._gateway.store.query(KvEntries(unit=self.id, keys=(key,)))
+        if not page.items:
+            await find_unit(self._gateway.store, self.id)
+            return None
+        codec: TypeCodec[T] = TypeCodec(as_type, f"KV value {key!r} of {self.id!r}")
+        return codec.decode(page.items[0][1])
+
+    async def history(self, execution: int | None = None) -> list[HistoryEvent]:
+        """The events of an execution (default: the current one), oldest first.
+
+        Raises:
+            NotFound: no instance has this id.
+        """
+        return [e async for e in self.iterate_history(execution)]
+
+    async def iterate_history(self, execution: int | None = None) -> AsyncIterator[HistoryEvent]:
+        """The same, one by one and read in pages."""
+        current = (await self.describe()).execution
+        wanted = execution if execution is not None else current
+        after: str | None = None
+        while True:
+            page = await self._gateway.store.query(Journal(unit=self.id, execution=wanted, after=after))
+            for chunk in page.items:
+                for i, event in enumerate(decode_events(chunk.events)):
+                    yield HistoryEvent(chunk.first + i, wanted, event)
+            if page.next is None:
+                return
+            after = page.next
+
+    async def executions(self) -> list[int]:
+        """Numbers of all executions whose history is kept, oldest first."""
+        numbers: list[int] = []
+        after: str | None = None
+        while True:
+            page = await self._gateway.store.query(Executions(unit=self.id, after=after))
+            numbers += [e.execution for e in page.items]
+            if page.next is None:
+                break
+            after = page.next
+        return [*numbers, (await self.describe()).execution]
+
+    def __repr__(self) -> str:
+        """Name it."""
+        return f"<{type(self).__name__} {self.id!r}>"
+
+
+class WorkflowHandle(Handle[R_co], Generic[P, R_co]):
+    """A workflow instance that can be started: its arguments are those of the workflow."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        definition: Workflow[P, R_co] | str,
+        id: str,
+        *,
+        if_exists: IfExists,
+        delay: Seconds | None,
+        version: str | None,
+        attributes: dict[str, object] | None,
+    ) -> None:
+        """Made by a client."""
+        codec = None if isinstance(definition, str) else definition.definition.signature.result
+        super().__init__(gateway, id, codec)
+        self._definition = definition
+        self._if_exists: IfExists = if_exists
+        self._delay_ms = to_ms(delay, "delay") if delay is not None else 0
+        self._version = version
+        self._attributes = encode(attributes) if attributes is not None else None
+
+    def _message(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> msg.Message:
+        definition = self._definition
+        if isinstance(definition, str):
+            if kwargs:
+                msg_ = (
+                    f"a start of {definition!r} by name takes positional arguments only: "
+                    "its parameters are not known here"
+                )
+                raise UsageError(msg_)
+            name, data = check_name(definition, "a workflow"), encode(list(args))
+        else:
+            name, signature = definition.name, definition.definition.signature
+            data = signature.encode(args, kwargs)
+            signature.check(data)
+        self._check_size(data, f"the input of workflow {name!r}")
+        now = self._gateway.clock.now_ms()
+        body = msg.Start(name, self._version, data, None, self._if_exists, self._attributes)
+        return msg.Message(os.urandom(16), self.id, body, now, now + self._delay_ms if self._delay_ms else 0)
+
+    async def start(self, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Start it: durable when this returns. The id makes it idempotent; see `if_exists` of `client.workflow`.
+
+        Raises:
+            AlreadyStarted: the id is taken by another type or input, or `if_exists="reject"`.
+            PayloadError: an argument is not data or does not fit.
+        """
+        message = self._message(args, kwargs)
+        self._check_outcome(await self._gateway.send(message))
+
+    async def run(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Start it and wait for its result; raises what `start` and `result` raise."""
+        outcome, row = await self._gateway.run(self._message(args, kwargs))
+        self._check_outcome(outcome)
+        assert row is not None
+        return self._value_of(row)
+
+    def _check_outcome(self, outcome: Outcome) -> None:
+        if outcome == "exists":
+            name = self._definition if isinstance(self._definition, str) else self._definition.name
+            rule = (
+                "and if_exists='reject' was asked for"
+                if self._if_exists == "reject"
+                else f"by another workflow or with another input than this start of {name!r}"
+            )
+            msg_ = f"the id {self.id!r} is taken {rule}; use another id, or if_exists='replace'"
+            raise AlreadyStarted(msg_)
