@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import os
 import signal
@@ -10,6 +11,7 @@ import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -141,6 +143,16 @@ async def test_two_stores_of_one_process_exclude_each_other(tmp_path: Path) -> N
             await first.claim()
 
 
+async def test_a_lock_that_only_changes_hands_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    async with opened(path) as scenario:
+        passing = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(passing, fcntl.LOCK_EX)  # as a standby does that was closed while it waited: it never signs
+        claim = asyncio.ensure_future(scenario.claim())
+        asyncio.get_running_loop().call_later(0.02, os.close, passing)
+        assert await claim == {"default/0": Claim(1, clean=True)}
+
+
 async def test_a_closed_store_gives_its_file_up(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     async with opened(path) as scenario:
@@ -268,19 +280,53 @@ async def test_the_socket_is_private_and_goes_with_its_owner(tmp_path: Path) -> 
     assert not socket_path(str(path)).exists()
 
 
-async def test_a_long_path_has_its_socket_elsewhere(tmp_path: Path) -> None:
-    folder = tmp_path / ("long" * 40)
-    folder.mkdir()
+async def test_a_store_in_a_deep_folder_hears_of_mail_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path.joinpath(*["twenty-characters-xx"] * 10)
+    folder.mkdir(parents=True)
     path = folder / "a.db"
+    caplog.set_level(logging.WARNING, "perdure.store")
+    waits: list[float] = []
     async with running(path) as other, opened(path) as scenario:
         await scenario.claim()
         socket = socket_path(str(path))
         assert socket.parent != folder
+        assert socket.stat().st_mode & 0o777 == 0o600
         assert socket.parent.stat().st_mode & 0o777 == 0o700
         hints = scenario.store.hints()
-        assert await other.ask("post order") == "accepted"
-        assert await anext(hints) == "order"
+        for number in range(10):
+            began = asyncio.get_running_loop().time()
+            assert await other.ask(f"post order-{number}") == "accepted"
+            assert await anext(hints) == f"order-{number}"
+            waits.append(asyncio.get_running_loop().time() - began)
+    assert min(waits) < 0.1  # the best of them: others may be busy on this machine
+    assert caplog.text == ""
     assert not socket.exists()
+
+
+async def test_a_folder_of_sockets_that_others_may_write_is_shunned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "a.db"
+    heard: list[bytes] = []
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.read())
+        writer.close()
+
+    with TemporaryDirectory() as folder:
+        socket = Path(folder) / "a.sock"
+        socket.parent.chmod(0o777)
+        monkeypatch.setattr("perdure.store.hint.socket_path", lambda database: socket)
+        server = await asyncio.start_unix_server(listen, str(socket))
+        async with opened(path) as client:
+            await client.accepted(client.start("order"))
+        async with opened(path) as scenario:
+            await scenario.claim()
+        assert socket.exists()
+        server.close()
+        await server.wait_closed()
+    assert heard == []
+    assert "not a private folder" in caplog.text
 
 
 async def test_the_socket_of_a_dead_owner_is_replaced(tmp_path: Path) -> None:

@@ -49,13 +49,20 @@ def socket_path(database: str) -> Path:
     return shared / f"perdure-{os.getuid()}" / f"{sha256(os.fsencode(real)).hexdigest()[:24]}.sock"
 
 
+def _check_folder(path: Path, database: str) -> None:
+    """Raise unless the socket lies beside the database, or where nobody else can put one."""
+    if path.parent == Path(database).resolve().parent:
+        return
+    found = path.parent.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        msg = f"{path.parent} is not a private folder of this user; remove it, or chmod 700 it"
+        raise PermissionError(msg)
+
+
 def _prepare(path: Path, database: str) -> None:
     if path.parent != Path(database).resolve().parent:
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        found = path.parent.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-            msg = f"{path.parent} is not a private folder of this user"
-            raise PermissionError(msg)
+    _check_folder(path, database)
     path.unlink(missing_ok=True)  # of an owner that was killed: the lock says that there is none now
 
 
@@ -139,6 +146,7 @@ class HintClient:
 
     def __init__(self, database: str) -> None:
         """Name the database; nothing is opened yet."""
+        self._database = database
         self._path = socket_path(database)
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -176,6 +184,7 @@ class HintClient:
         async with self._connecting:
             if self._writer is None or self._writer.is_closing():
                 try:
+                    _check_folder(self._path, self._database)
                     reader, self._writer = await asyncio.open_unix_connection(str(self._path), limit=LINE_BYTES_MAX)
                 except OSError:  # no owner, or one that is going
                     self._writer = None

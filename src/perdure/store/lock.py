@@ -16,6 +16,10 @@ from threading import Thread
 
 from perdure.errors import StoreLocked, StoreUnavailable
 
+HANDOVER_S = 1.0
+"""How long a lock that no living process has signed is taken to be changing hands, before it is refused."""
+_LOOK_S = 0.005
+
 logger = logging.getLogger("perdure.store")
 
 
@@ -44,7 +48,7 @@ class OwnerLock:
         if self._held is not None:
             return
         handle = self._open()
-        if not _try(handle):
+        if not await self._try_for_a_while(handle):
             holder = self._holder()
             os.close(handle)
             if not standby:
@@ -56,6 +60,19 @@ class OwnerLock:
         self._held = handle
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.getpid()} {incarnation}\n".encode(), 0)
+
+    async def _try_for_a_while(self, handle: int) -> bool:
+        """Try at once, and again while the holder is one that is only passing it on: a standby that was closed."""
+        deadline = asyncio.get_running_loop().time() + HANDOVER_S
+        try:
+            while not _try(handle):
+                if self._signed() or asyncio.get_running_loop().time() >= deadline:
+                    return False
+                await asyncio.sleep(_LOOK_S)
+        except BaseException:
+            os.close(handle)
+            raise
+        return True
 
     def release(self) -> None:
         """Give the lock back, and stop waiting for it."""
@@ -90,6 +107,9 @@ class OwnerLock:
 
         def block() -> None:
             fcntl.flock(handle, fcntl.LOCK_EX)
+            if waiting.done():  # nobody wants it any more; do not hold it until the loop has time
+                os.close(handle)
+                return
             try:
                 loop.call_soon_threadsafe(arrive)
             except RuntimeError:  # the loop is closed
@@ -101,12 +121,30 @@ class OwnerLock:
         finally:
             self._waiting = None
 
-    def _holder(self) -> str:
+    def _read(self) -> tuple[str, str]:
+        """The process and the incarnation that signed, or empty strings."""
         try:
             pid, _, incarnation = Path(self._file).read_text(encoding="utf-8").strip().partition(" ")
         except (OSError, UnicodeDecodeError):
-            return "another process"
-        if not pid.isdigit():
+            return "", ""
+        return (pid, incarnation) if pid.isdigit() else ("", "")
+
+    def _signed(self) -> bool:
+        """Whether the lock names a process that lives."""
+        pid, _ = self._read()
+        if not pid:
+            return False
+        try:
+            os.kill(int(pid), 0)
+        except (ProcessLookupError, OverflowError):
+            return False
+        except PermissionError:  # it lives, as another user
+            return True
+        return True
+
+    def _holder(self) -> str:
+        pid, incarnation = self._read()
+        if not pid:
             return "another process"
         if _is_stopped(pid):
             return (
