@@ -28,6 +28,7 @@ PERDURE = [
     "Handle",
     "HistoryEvent",
     "IfExists",
+    "Interceptor",
     "Limits",
     "Node",
     "NodeOptions",
@@ -166,6 +167,8 @@ EVERYTHING = [
 @pytest.mark.parametrize(("owner", "name"), EVERYTHING, ids=lambda v: getattr(v, "__name__", v))
 def test_importable_and_documented(owner: ModuleType | type, name: str) -> None:
     thing = getattr(owner, name)
+    if name == "IfExists":
+        return  # a Literal cannot have a docstring: `Client.workflow` explains its values
     if name in {"kv", "logger"}:  # objects: their classes are documented
         thing = type(thing)
     assert inspect.getdoc(thing), f"{owner.__name__}.{name} has no docstring"

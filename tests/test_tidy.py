@@ -63,7 +63,8 @@ IMPURE = {
 
 # Modules that users, adapters or the command line import by name, so that nothing in the package has to.
 ENTRANCES = re.compile(
-    r"perdure(\.\w+)?|perdure\.(cli|testing|ports|store|cluster|transport|process|server)(\.\w+)*|.*\.__main__"
+    r"perdure(\.\w+)?|perdure\.(cli|integrations|testing|ports|store|cluster|transport|process|server)(\.\w+)*"
+    r"|.*\.__main__"
 )
 
 

@@ -104,9 +104,9 @@ STARTS: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
     "unknown keyword": ((CART,), {"fast": True}, r"unexpected keyword argument 'fast'"),
     "twice": ((CART,), {"cart": CART}, r"multiple values for argument 'cart'"),
     "wrong type": (("pen",), {}, r"argument 'cart' of workflow 'checkout'.*str"),
-    "wrong type inside": ((Cart(["pen"], "100"),), {}, r"argument 'cart.cents' of workflow 'checkout'.*int"),  # type: ignore[arg-type]
+    "wrong type inside": ((Cart(["pen"], "100"),), {}, r"argument 'cart.cents' of workflow 'checkout'.*int"),
     "wrong type of an option": ((CART,), {"rush": "yes"}, r"argument 'rush' of workflow 'checkout'.*bool"),
-    "not data": ((Cart([object()], 1),), {}, r"argument 'cart.items\[0\]' of workflow 'checkout'.*object"),  # type: ignore[list-item]
+    "not data": ((Cart([object()], 1),), {}, r"argument 'cart.items\[0\]' of workflow 'checkout'.*object"),
     "a function": ((print,), {}, r"argument 'cart' of workflow 'checkout'"),
     "too large": (
         (Cart(["x" * 2_000], 1),),

@@ -36,7 +36,7 @@ async def odd_result(x: int) -> Callable[[], int]:
     raise AssertionError
 
 
-async def bad_default(x: int = "one") -> None:  # type: ignore[assignment]
+async def bad_default(x: int = "one") -> None:
     return
 
 
@@ -58,7 +58,7 @@ def define_workflow(fn: Any = good, **options: Any) -> None:
 
 REFUSED: dict[str, tuple[Callable[[], Any], str, str]] = {
     "activity: a class": (lambda: define_activity(Thing), "Thing", "needs a function"),
-    "activity: no function": (lambda: App("shop").activity("charge"), "'charge'", "needs a function"),  # type: ignore[call-overload]
+    "activity: no function": (lambda: App("shop").activity("charge"), "'charge'", "needs a function"),
     "activity: *args": (lambda: define_activity(many), "activity 'many' takes '*xs'", "declare a list parameter"),
     "activity: **kwargs": (lambda: define_activity(keywords), "takes '**xs'", "declare a dict parameter"),
     "activity: a type that is not data": (lambda: define_activity(odd_type), "argument 'x' of activity 'odd_type'", ""),
@@ -139,11 +139,11 @@ REFUSED: dict[str, tuple[Callable[[], Any], str, str]] = {
         "must be 'error', 'warn' or 'off', got 'strict'",
     ),
     "app: name": (lambda: App(""), "'' cannot be the name of an app", "use up to 200"),
-    "app: name of no string": (lambda: App(None), "None cannot be the name of an app", "use up to 200"),  # type: ignore[arg-type]
-    "app: resources": (lambda: App("shop").resources(good), "@app.resources", "`async def` that yields"),  # type: ignore[arg-type]
+    "app: name of no string": (lambda: App(None), "None cannot be the name of an app", "use up to 200"),
+    "app: resources": (lambda: App("shop").resources(good), "@app.resources", "`async def` that yields"),
     "channel: name": (lambda: Channel[int](""), "'' cannot be the name of a channel", "use 1 to 200 printable"),
     "retry: attempts": (lambda: RetryPolicy(maximum_attempts=0), "RetryPolicy.maximum_attempts", "at least 1"),
-    "retry: backoff": (lambda: RetryPolicy(backoff="random"), "RetryPolicy.backoff", "'fixed', 'linear'"),  # type: ignore[arg-type]
+    "retry: backoff": (lambda: RetryPolicy(backoff="random"), "RetryPolicy.backoff", "'fixed', 'linear'"),
     "retry: coefficient": (lambda: RetryPolicy(coefficient=0.5), "RetryPolicy.coefficient", "between 1 and"),
     "retry: interval": (lambda: RetryPolicy(initial_interval=-1), "RetryPolicy.initial_interval", "between 0 and"),
     "retry: longest interval": (
@@ -152,7 +152,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str, str]] = {
         "between 0 and",
     ),
     "child: parent_close": (
-        lambda: workflow.child(App("shop").workflow(good), parent_close="kill"),  # type: ignore[arg-type]
+        lambda: workflow.child(App("shop").workflow(good), parent_close="kill"),
         "parent_close",
         "must be 'cancel', 'terminate' or 'abandon', got 'kill'",
     ),
@@ -161,7 +161,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str, str]] = {
         "'new' is not a version",
         "use major.minor.patch",
     ),
-    "child: not a workflow": (lambda: workflow.child(good), "good", "@app.workflow"),  # type: ignore[arg-type]
+    "child: not a workflow": (lambda: workflow.child(good), "good", "@app.workflow"),
 }
 
 

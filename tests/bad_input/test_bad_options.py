@@ -134,7 +134,7 @@ def test_an_address_that_names_no_store_is_refused(by: str, url: Any, text: str)
 
 def test_options_of_another_type_are_refused():
     with pytest.raises(UsageError, match=r"options of a node must be NodeOptions.*, got {'threads': 3}"):
-        app.node("memory://", options={"threads": 3})  # type: ignore[arg-type]
+        app.node("memory://", options={"threads": 3})
 
 
 # ---------------------------------------------------------------- the order of calls

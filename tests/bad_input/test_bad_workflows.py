@@ -261,14 +261,14 @@ async def test_an_event_that_nobody_sets_is_reported_at_once(bench: Bench):
 
 async def test_something_that_is_not_awaitable_is_an_error_of_the_code(bench: Bench):
     async def bad() -> None:
-        await 7  # type: ignore[misc]
+        await 7
 
     assert (await bench.failure(bad)).message == "object int can't be used in 'await' expression"
 
 
 async def test_a_bare_yield_to_the_loop_is_refused(bench: Bench):
     class Odd:
-        def __await__(self):  # type: ignore[no-untyped-def]
+        def __await__(self):
             yield "what is this"
 
     async def bad() -> None:

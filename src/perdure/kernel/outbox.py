@@ -12,7 +12,7 @@ from perdure.errors import Failure
 from perdure.kernel import events as ev
 from perdure.kernel import message as msg
 from perdure.kernel.call import Call, ChildCall
-from perdure.kernel.run import derived_id
+from perdure.kernel.placement import derived_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

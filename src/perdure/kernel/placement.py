@@ -7,6 +7,7 @@ unit is created and from then on the row decides (a unit may be pinned elsewhere
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from zlib import crc32
 
 from perdure.errors import InvalidId
@@ -52,3 +53,8 @@ def scope_of(unit: str, shards: int, group: str = GROUP) -> str:
 def scopes_of(shards: int, group: str = GROUP) -> list[str]:
     """All scopes of a group."""
     return [f"{group}/{n}" for n in range(shards)]
+
+
+def derived_id(run: bytes, execution: int, seq: int, purpose: bytes) -> bytes:
+    """A 128-bit id that the same command always gets, so that what it sends is sent once."""
+    return blake2b(b"%b%d.%d" % (run, execution, seq), digest_size=16, person=purpose[:16]).digest()

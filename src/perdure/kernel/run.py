@@ -38,6 +38,7 @@ from perdure.kernel import match
 from perdure.kernel.call import ActivityCall, Call, ChildCall, StepCall, WaitCall, make
 from perdure.kernel.delivery import HANDLERS
 from perdure.kernel.loop import Timer, WorkflowLoop, current_loop
+from perdure.kernel.placement import derived_id
 from perdure.kernel.variables import Variables
 
 if TYPE_CHECKING:
@@ -59,11 +60,6 @@ class ContinueAsNew(BaseException):
     """Unwinds the code after `workflow.continue_as_new`; not an `Exception`, so that `except Exception` lets it
     pass.
     """
-
-
-def derived_id(run: bytes, execution: int, seq: int, purpose: bytes) -> bytes:
-    """A 128-bit id that the same command always gets, so that what it sends is sent once."""
-    return blake2b(b"%b%d.%d" % (run, execution, seq), digest_size=16, person=purpose[:16]).digest()
 
 
 class Run:
