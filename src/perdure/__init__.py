@@ -22,6 +22,7 @@ from perdure.errors import (
     WorkflowTerminated,
 )
 from perdure.handle import Handle, IfExists, WorkflowHandle
+from perdure.interceptor import Interceptor
 from perdure.kernel.limits import Limits
 from perdure.kernel.retry import RetryPolicy
 from perdure.node import Node, NodeOptions
@@ -45,6 +46,7 @@ __all__ = [
     "Handle",
     "HistoryEvent",
     "IfExists",
+    "Interceptor",
     "Limits",
     "Node",
     "NodeOptions",

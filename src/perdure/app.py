@@ -10,7 +10,7 @@ instances that waited for a definition wake.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar, overload
 
@@ -32,6 +32,7 @@ from perdure.kernel.run import current_run
 from perdure.workflow import Workflow
 
 if TYPE_CHECKING:
+    from perdure.interceptor import Interceptor
     from perdure.node import Node, NodeOptions
     from perdure.ports.store import Store
 
@@ -317,11 +318,13 @@ class App:
 
     # ------------------------------------------------------------ nodes
 
-    def node(self, store: str | Store, *, options: NodeOptions | None = None) -> Node:
+    def node(
+        self, store: str | Store, *, options: NodeOptions | None = None, interceptors: Sequence[Interceptor] = ()
+    ) -> Node:
         """A node that runs this app on a store: `async with app.node("sqlite:///shop.db") as node:`."""
         from perdure.node import Node  # the one import upwards: convenience for users
 
-        return Node(self, store, options=options)
+        return Node(self, store, options=options, interceptors=interceptors)
 
     def __repr__(self) -> str:
         """Name it."""

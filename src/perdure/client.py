@@ -7,6 +7,7 @@ inboxes, and a node that owns them finds them there).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import (
     TYPE_CHECKING,
@@ -24,6 +25,7 @@ import msgspec
 from perdure.errors import (
     UsageError,
 )
+from perdure.interceptor import Interceptor, check_interceptors, overriding
 from perdure.kernel.commit import Status
 from perdure.kernel.definition import normal_version
 from perdure.kernel.retry import Seconds
@@ -49,18 +51,21 @@ AsType: TypeAlias = type[T]
 class Client:
     """Starts, finds and lists instances."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, interceptors: Sequence[Interceptor] = ()) -> None:
         """Made by a node, or by `Client.open`."""
         self._gateway = gateway
+        self._interceptors = overriding(interceptors, "send")
         self._own_store: Store | None = None
 
     @classmethod
-    def open(cls, store: str | Store, *, clock: Clock | None = None) -> Client:
+    def open(
+        cls, store: str | Store, *, clock: Clock | None = None, interceptors: Sequence[Interceptor] = ()
+    ) -> Client:
         """A client from a store alone: `async with Client.open("sqlite:///shop.db") as client:`. A node elsewhere
         does the work.
         """
         opened = open_store(store)
-        client = cls(StoreGateway(opened, clock))
+        client = cls(StoreGateway(opened, clock), check_interceptors(interceptors))
         client._own_store = opened if isinstance(store, str) else None
         return client
 
@@ -128,13 +133,20 @@ class Client:
         exact = normal_version(version) if version is not None else None
         known: Workflow[..., Any] | str = definition  # pyright: ignore[reportUnknownVariableType]
         handle: WorkflowHandle[..., Any] = WorkflowHandle(
-            self._gateway, known, id, if_exists=if_exists, delay=delay, version=exact, attributes=attributes
+            self._gateway,
+            known,
+            id,
+            if_exists=if_exists,
+            delay=delay,
+            version=exact,
+            attributes=attributes,
+            interceptors=self._interceptors,
         )
         return handle
 
     def get(self, id: str) -> Handle[Any]:
         """A handle to an instance that exists, by its id alone; its result is plain data."""
-        return Handle(self._gateway, id, None)
+        return Handle(self._gateway, id, None, self._interceptors)
 
     async def list(
         self,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from copy import copy
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -32,6 +33,7 @@ from perdure.errors import (
     WorkflowTerminated,
     clean_text,
 )
+from perdure.interceptor import Interceptor, Outgoing, Verb, around_send
 from perdure.kernel import message as msg
 from perdure.kernel.commit import CLOSED, Status, UnitRow
 from perdure.kernel.definition import check_label, check_name
@@ -60,11 +62,14 @@ IfExists = Literal["join", "reject", "replace"]
 class Handle(Generic[R_co]):
     """An instance by its id: everything but starting it."""
 
-    def __init__(self, gateway: Gateway, id: str, result: TypeCodec[Any] | None) -> None:
+    def __init__(
+        self, gateway: Gateway, id: str, result: TypeCodec[Any] | None, interceptors: Sequence[Interceptor] = ()
+    ) -> None:
         """Made by a client."""
         self._gateway = gateway
         self.id = check_id(id)
         self._result_codec = result
+        self._interceptors = interceptors
 
     async def result(self, *, timeout: Seconds | None = None) -> R_co:
         """Wait for the end and return the result. The result follows continue-as-new.
@@ -149,6 +154,9 @@ class Handle(Generic[R_co]):
             NotFound, NotRunning, InboxFull: nothing was sent.
             PayloadError: the value is not data or does not fit the channel's type.
         """
+        if self._interceptors:
+            await self._intercepted("send", str(getattr(channel, "name", channel)), (channel, value))
+            return
         if isinstance(channel, Channel):
             typed: Channel[Any] = channel  # pyright: ignore[reportUnknownVariableType]
             codec = typed.codec
@@ -161,9 +169,25 @@ class Handle(Generic[R_co]):
 
     async def raise_event(self, name: str, value: object = None) -> None:
         """Raise a positional event: a workflow that waits for it now takes it; otherwise it is only recorded."""
+        if self._interceptors:
+            await self._intercepted("raise_event", name, (name, value))
+            return
         data = encode(value)
         self._check_size(data, f"the event {name!r}")
         await self._send(msg.Raise(check_label(name, "an event"), data))
+
+    async def _intercepted(
+        self, verb: Verb, name: str | None, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
+    ) -> object:
+        """Do it inside the interceptors."""
+        plain = copy(self)
+        plain._interceptors = ()
+        act = getattr(plain, verb)
+
+        async def innermost(call: Outgoing) -> object:
+            return await act(*call.args, **call.kwargs)
+
+        return await around_send(self._interceptors, Outgoing(verb, self.id, name, args, kwargs or {}), innermost)
 
     def _check_size(self, data: bytes, what: str) -> None:
         limit = self._gateway.limits.payload_bytes
@@ -178,22 +202,37 @@ class Handle(Generic[R_co]):
         """Ask it to stop: `CancelledError` is raised where it waits, and it may clean up. Has no effect on one that
         has ended.
         """
+        if self._interceptors:
+            await self._intercepted("cancel", None, (reason,))
+            return
         await self._quietly(msg.Cancel(clean_text(reason)))
 
     async def terminate(self, reason: str = "") -> None:
         """End it at once, without asking its code."""
+        if self._interceptors:
+            await self._intercepted("terminate", None, (reason,))
+            return
         await self._quietly(msg.Terminate(clean_text(reason)))
 
     async def pause(self, reason: str = "") -> None:
         """Stop delivering to it; what arrives is kept."""
+        if self._interceptors:
+            await self._intercepted("pause", None, (reason,))
+            return
         await self._quietly(msg.Pause(clean_text(reason)))
 
     async def resume(self) -> None:
         """Go on delivering to it."""
+        if self._interceptors:
+            await self._intercepted("resume", None, ())
+            return
         await self._quietly(msg.Resume())
 
     async def retry(self) -> None:
         """Try again an instance that was set aside."""
+        if self._interceptors:
+            await self._intercepted("retry", None, ())
+            return
         await self._quietly(msg.Retry())
 
     async def _quietly(self, body: msg.AnyBody) -> None:
@@ -303,10 +342,11 @@ class WorkflowHandle(Handle[R_co], Generic[P, R_co]):
         delay: Seconds | None,
         version: str | None,
         attributes: dict[str, object] | None,
+        interceptors: Sequence[Interceptor] = (),
     ) -> None:
         """Made by a client."""
         codec = None if isinstance(definition, str) else definition.definition.signature.result
-        super().__init__(gateway, id, codec)
+        super().__init__(gateway, id, codec, interceptors)
         self._definition = definition
         self._if_exists: IfExists = if_exists
         self._delay_ms = to_ms(delay, "delay") if delay is not None else 0
@@ -339,19 +379,30 @@ class WorkflowHandle(Handle[R_co], Generic[P, R_co]):
             AlreadyStarted: the id is taken by another type or input, or `if_exists="reject"`.
             PayloadError: an argument is not data or does not fit.
         """
+        if self._interceptors:
+            await self._intercepted("start", self._workflow_name, args, kwargs)
+            return
         message = self._message(args, kwargs)
         self._check_outcome(await self._gateway.send(message))
 
     async def run(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Start it and wait for its result; raises what `start` and `result` raise."""
+        if self._interceptors:
+            replaced: Any = await self._intercepted("run", self._workflow_name, args, kwargs)
+            value: R_co = replaced
+            return value
         outcome, row = await self._gateway.run(self._message(args, kwargs))
         self._check_outcome(outcome)
         assert row is not None
         return self._value_of(row)
 
+    @property
+    def _workflow_name(self) -> str:
+        return self._definition if isinstance(self._definition, str) else self._definition.name
+
     def _check_outcome(self, outcome: Outcome) -> None:
         if outcome == "exists":
-            name = self._definition if isinstance(self._definition, str) else self._definition.name
+            name = self._workflow_name
             rule = (
                 "and if_exists='reject' was asked for"
                 if self._if_exists == "reject"

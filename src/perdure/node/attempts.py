@@ -22,6 +22,7 @@ import msgspec
 
 from perdure.activity import ActivityInfo, Attempt, running_attempt
 from perdure.errors import Failure, PayloadError, PayloadTooLarge, failure_of
+from perdure.interceptor import Interceptor, around_activity
 from perdure.kernel.call import ActivityCall, Call, StepCall
 from perdure.kernel.held import missing_activity
 from perdure.kernel.message import ActivityDone, Message, StepDone
@@ -36,7 +37,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("perdure.activity")
 
-_OWN_TRACE = ("perdure/node/attempts.py", "perdure/node/pool.py", "asyncio/tasks.py", "concurrent/futures/thread.py")
+_OWN_TRACE = (
+    "perdure/node/attempts.py",
+    "perdure/node/pool.py",
+    "perdure/interceptor.py",
+    "asyncio/tasks.py",
+    "concurrent/futures/thread.py",
+)
 
 
 class _Job:
@@ -73,6 +80,7 @@ class Attempts:
         self._clock = clock
         self._options = options
         self.resources: object = None
+        self.interceptors: list[Interceptor] = []
         self._jobs: dict[str, dict[int, _Job]] = {}
         self._waiting: dict[str, deque[_Job]] = {}
         self._running: dict[str, int] = {}
@@ -252,22 +260,42 @@ class Attempts:
     async def _invoke(self, definition: ActivityDefinition, data: bytes) -> bytes:
         """Run the function; the encoded result."""
         signature = definition.signature
-        if definition.executor == "process":
-            loop = asyncio.get_running_loop()
-            fn = definition.fn
-            return await loop.run_in_executor(self._pool(), run_in_process, fn.__module__, fn.__qualname__, data)
-        args, kwargs = signature.decode(data)
-        if definition.is_async:
-            value = await definition.fn(*args, **kwargs)
+        if self.interceptors:
+            attempt = running_attempt.get()
+            assert attempt is not None
+            value = await around_activity(self.interceptors, attempt.info, lambda: self._value(definition, data))
+        elif definition.executor == "process":
+            return await self._in_process(definition, data)
         else:
-            context = copy_context()
-            loop = asyncio.get_running_loop()
-            value = await loop.run_in_executor(
-                self._thread_pool(), lambda: context.run(_call, definition.fn, args, kwargs)
-            )
+            args, kwargs = signature.decode(data)
+            if definition.is_async:
+                value = await definition.fn(*args, **kwargs)
+            else:
+                value = await self._in_thread(definition, args, kwargs)
         result = signature.result.encode(value)
         signature.result.check(result)
         return result
+
+    async def _value(self, definition: ActivityDefinition, data: bytes) -> Any:
+        """Run the function; its result as interceptors see it."""
+        if definition.executor == "process":
+            return definition.signature.result.decode(await self._in_process(definition, data))
+        args, kwargs = definition.signature.decode(data)
+        if definition.is_async:
+            return await definition.fn(*args, **kwargs)
+        return await self._in_thread(definition, args, kwargs)
+
+    def _in_thread(
+        self, definition: ActivityDefinition, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> asyncio.Future[Any]:
+        context = copy_context()
+        loop = asyncio.get_running_loop()
+        return loop.run_in_executor(self._thread_pool(), lambda: context.run(_call, definition.fn, args, kwargs))
+
+    def _in_process(self, definition: ActivityDefinition, data: bytes) -> asyncio.Future[bytes]:
+        loop = asyncio.get_running_loop()
+        fn = definition.fn
+        return loop.run_in_executor(self._pool(), run_in_process, fn.__module__, fn.__qualname__, data)
 
     async def _invoke_within(
         self, definition: ActivityDefinition, call: ActivityCall, attempt: Attempt, limit_ms: int | None, limit: str

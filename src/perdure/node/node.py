@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from perdure.client import Client
 from perdure.errors import StoreUnavailable, UsageError, WorkflowViolation
 from perdure.gateway import find_unit
+from perdure.interceptor import check_interceptors, overriding
 from perdure.kernel.commit import CLOSED, Fence, UnitRow
 from perdure.kernel.held import AFTER_DEPLOY
 from perdure.kernel.placement import scopes_of
@@ -27,9 +28,11 @@ from perdure.ports.store import Incarnation, Store, Units
 from perdure.store import open_store
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
 
     from perdure.app import App
+    from perdure.interceptor import Interceptor
     from perdure.kernel.definition import WorkflowDefinition
     from perdure.kernel.message import Message
     from perdure.kernel.turn import Outcome
@@ -51,11 +54,13 @@ class Node:
         options: NodeOptions | None = None,
         clock: Clock | None = None,
         name: str | None = None,
+        interceptors: Sequence[Interceptor] = (),
     ) -> None:
-        """Nothing runs before `start`."""
+        """Nothing runs before `start`. `interceptors` are around its client's calls, its turns and its activities."""
         self.app = app
         self.options = options if options is not None else NodeOptions.load()
         check_kind("options of a node", self.options, NodeOptions, "be NodeOptions(...) or NodeOptions.load(path)")
+        self.interceptors = check_interceptors(interceptors)
         self.clock: Clock = clock if clock is not None else SystemClock()
         self.name = name if name is not None else f"{app.name}-{os.getpid()}"
         self.incarnation = Incarnation(self.name, os.urandom(8).hex())
@@ -115,6 +120,8 @@ class Node:
         )
         attempts = Attempts(turns, self.app, self.clock, self.options)
         turns.use(attempts)
+        turns.interceptors = overriding(self.interceptors, "turn")
+        attempts.interceptors = overriding(self.interceptors, "activity")
         resources = self.app.make_resources()
         if resources is not None:
             attempts.resources = await stack.enter_async_context(resources)
@@ -282,7 +289,7 @@ class Node:
     @property
     def client(self) -> Client:
         """A client whose messages reach this node in memory."""
-        return Client(self)
+        return Client(self, self.interceptors)
 
     @property
     def residents(self) -> int:

@@ -26,6 +26,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from perdure.errors import Failure, StoreUnavailable
+from perdure.interceptor import Interceptor, TurnInfo, around_turn
 from perdure.kernel.commit import CLOSED, Fence
 from perdure.kernel.held import AFTER_DEPLOY, POISONED
 from perdure.kernel.loop import NeverIdle
@@ -74,6 +75,7 @@ class Turns:
         self.store = store
         self.clock = clock
         self.options = options
+        self.interceptors: list[Interceptor] = []
         self.waiters = Waiters()
         self.deadlines = Deadlines(clock, self.wake)
         self.residents = Residents(store, definitions, options, self._loaded, self._make_ready)
@@ -215,12 +217,19 @@ class Turns:
         row = unit.row
         fence = self._fences[row.scope if row is not None else scope_of(unit.id, self.store.info.shards)]
         turn: Turn | None = None
+        info = TurnInfo(unit.id, len(messages)) if self.interceptors else None
 
         def advance() -> None:
             nonlocal turn
             turn = unit.advance(messages, self.clock.now_ms(), fence, commit_id)
 
-        if not self._guarded(resident, advance):
+            if info is not None:
+                info.commits = turn.commit is not None
+                if unit.row is not None:
+                    info.workflow, info.execution = unit.row.type, unit.row.execution
+
+        body = advance if info is None else lambda: around_turn(self.interceptors, info, advance)
+        if not self._guarded(resident, body):
             return
         assert turn is not None
         resident.state = "committing"
