@@ -1,14 +1,12 @@
 """Activities: functions with side effects, and what they can ask about themselves while they run.
 
 `app.activity` makes an `Activity`. In a workflow a call of it is a durable command; anywhere else it is the plain
-function (a `def` on a thread), so
-that tests and other activities can use it as it is.
+function (a `def` on a thread), so that tests and other activities can use it as it is.
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -204,15 +202,24 @@ class Attempt:
     uses.
     """
 
-    def __init__(self, info: ActivityInfo, loop: asyncio.AbstractEventLoop, resources: object = None) -> None:
-        """Made by the node."""
-        self.info = info
+    __slots__ = ("_cancelled_async", "_describe", "_info", "beats", "cancelled", "details", "resources")
+
+    def __init__(self, describe: Callable[[], ActivityInfo], details: bytes | None, resources: object = None) -> None:
+        """Made by the node; `describe` is asked when the function asks."""
+        self._describe = describe
+        self._info: ActivityInfo | None = None
         self.resources = resources
-        self.cancelled = threading.Event()
+        self.cancelled = False
         self.beats = 0
-        self.details = info.details
-        self._loop = loop
+        self.details = details
         self._cancelled_async: asyncio.Event | None = None
+
+    @property
+    def info(self) -> ActivityInfo:
+        """Which attempt this is."""
+        if self._info is None:
+            self._info = self._describe()
+        return self._info
 
     def heartbeat(self, details: object) -> None:
         """Note a sign of life."""
@@ -222,7 +229,7 @@ class Attempt:
 
     def cancel(self) -> None:
         """Tell the function that nobody wants its result any more (called on the node's loop)."""
-        self.cancelled.set()
+        self.cancelled = True
         if self._cancelled_async is not None:
             self._cancelled_async.set()
 
@@ -230,7 +237,7 @@ class Attempt:
         """The same as an asyncio event."""
         if self._cancelled_async is None:
             self._cancelled_async = asyncio.Event()
-            if self.cancelled.is_set():
+            if self.cancelled:
                 self._cancelled_async.set()
         return self._cancelled_async
 
@@ -265,7 +272,7 @@ def is_cancelled() -> bool:
     """Whether nobody wants the result any more. A `def` activity polls this; an `async def` also gets
     `CancelledError`.
     """
-    return current_attempt("is_cancelled()").cancelled.is_set()
+    return current_attempt("is_cancelled()").cancelled
 
 
 async def cancelled() -> None:

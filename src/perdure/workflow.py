@@ -227,8 +227,8 @@ class Channel(Generic[T]):
     """A named, typed stream of messages into an instance, first in, first out; both ends use the same object.
 
     `approved = workflow.Channel[bool]("approved")`, then `await approved.receive()` in the workflow and `await
-    handle.send(approved, True)`
-    outside. Messages are buffered from the moment the instance exists and survive continue-as-new.
+    handle.send(approved, True)` outside. Messages are buffered from the moment the instance exists and survive
+    continue-as-new.
     """
 
     def __init__(self, name: str, type: type[T] | None = None) -> None:

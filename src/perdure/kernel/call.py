@@ -1,8 +1,8 @@
 """What a workflow gets when it calls something: a future that is also a coroutine.
 
 The work is scheduled at the call. The object can be awaited now or later, given to `create_task`, `gather`, `wait` or
-a group; cancelling it, directly or
-through whatever awaits it, is recorded at once and reaches the work. It never refuses or delays `cancel()`.
+a group; cancelling it, directly or through whatever awaits it, is recorded at once and reaches the work. It never
+refuses or delays `cancel()`.
 """
 
 from __future__ import annotations

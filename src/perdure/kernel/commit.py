@@ -1,11 +1,9 @@
 """A Commit: everything that one turn makes true, as plain data.
 
 A Commit comes from the owner of a unit. It is fenced twice: by the epoch of the unit's scope and by the version of
-the unit's row. Applying it is a pure
-function of stored rows and the Commit: all times come from `at`, ids from its own fields. In a SQL store it is one
-transaction, in Raft it is the
-log entry. `verdict` is the whole rule of acceptance; stores that cannot run Python inside their transaction are
-tested against it.
+the unit's row. Applying it is a pure function of stored rows and the Commit: all times come from `at`, ids from its
+own fields. In a SQL store it is one transaction, in Raft it is the log entry. `verdict` is the whole rule of
+acceptance; stores that cannot run Python inside their transaction are tested against it.
 """
 
 from __future__ import annotations
@@ -91,8 +89,7 @@ class KvEntry(msgspec.Struct, array_like=True, gc=False):
     """A key of the KV store: its value now (None: deleted), and its value when execution `execution` began.
 
     Replay reads the value as it was at the start of the execution, so the first change in an execution keeps the old
-    one as `base`. An entry
-    with neither value nor base does not exist: a store removes its row.
+    one as `base`. An entry with neither value nor base does not exist: a store removes its row.
     """
 
     key: str

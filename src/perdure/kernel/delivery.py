@@ -1,8 +1,7 @@
 """Deliveries: what each event that the code is told does to the run.
 
 Called with the loop entered, live and in replay alike. A delivery for a command that is not pending breaks the run:
-live, the unit has checked that before; in
-replay it means that code and journal differ.
+live, the unit has checked that before; in replay it means that code and journal differ.
 """
 
 from __future__ import annotations

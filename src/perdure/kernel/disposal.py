@@ -1,18 +1,17 @@
 """Getting rid of suspended coroutines without running their code.
 
 Theory of operation. A workflow that leaves memory in the middle (eviction, a discarded turn, terminate) leaves
-coroutines behind that wait inside `try`
-blocks. If they died by garbage collection, Python would throw GeneratorExit into them and their `finally` and
+coroutines behind that wait inside `try` blocks. If they died by garbage collection, Python would throw GeneratorExit
+into them and their `finally` and
 `except` would run: inside
 another instance's turn, or as plain calls with real effects. So the loop is made dead first (calls on it return
-futures that never complete, nothing is
-recorded), and then the frames are dropped without running a line of them: each suspended coroutine is marked as
-finalised already, one bit
-in its garbage-collector header, which makes CPython free it as it frees a finished one.
+futures that never complete, nothing is recorded), and then the frames are dropped without running a line of them:
+each suspended coroutine is marked as finalised already, one bit in its garbage-collector header, which makes CPython
+free it as it frees a finished one.
 
 The bit's place is an implementation detail of CPython with the GIL. It is checked at import on a real coroutine,
-through `gc.is_finalized`; where the check
-fails, coroutines are closed under the dead loop instead, and those that refuse to end are kept for ever in
+through `gc.is_finalized`; where the check fails, coroutines are closed under the dead loop instead, and those that
+refuse to end are kept for ever in
 `quarantine`.
 """
 

@@ -1,16 +1,13 @@
 """The journal's events.
 
 Theory of operation. A journal is the list of everything that one execution was *told* (deliveries) and everything
-that its code *did*
-(commands), in the one order in which it happened. Replay walks it: a delivery is handed to the code, and the commands
-that the code then gives
-must be the ones that follow in the journal. So the position in the list is the whole state of a replay, and a
-difference is found at the
-first event that differs.
+that its code *did* (commands), in the one order in which it happened. Replay walks it: a delivery is handed to the
+code, and the commands that the code then gives must be the ones that follow in the journal. So the position in the
+list is the whole state of a replay, and a difference is found at the first event that differs.
 
 Rules for this file: plain data only; tags and field order are part of the journal format and never change; a new
-field goes last and has a
-default. `seq` numbers the commands of an execution that can be answered; `at` is store time in milliseconds.
+field goes last and has a default. `seq` numbers the commands of an execution that can be answered; `at` is store time
+in milliseconds.
 """
 
 from __future__ import annotations

@@ -266,13 +266,18 @@ def _pack_run(unit: Unit, run: Run, row: UnitRow, turn: Turn) -> None:
         settle(unit, run)
     if run.events:
         add_chunk(unit, run, row)
-    outbox.send_commands(draft, run)
-    outbox.close_children(draft, run, run.cancelled_calls)
-    outbox.start_children(draft, run)
+    if run.outgoing:
+        outbox.send_commands(draft, run)
+        run.outgoing = []
+    if run.cancelled_calls:
+        outbox.close_children(draft, run, run.cancelled_calls)
+        turn.cancelled.extend(run.cancelled_calls)
+        run.cancelled_calls = []
+    if run.opened or unit.first_turn:
+        outbox.start_children(draft, run)
+        _local_work(unit, run, row, turn)
+        run.opened = []
     _keep_own(unit, row, turn)
-    turn.cancelled.extend(run.cancelled_calls)
-    _local_work(unit, run, row, turn)
-    run.opened, run.cancelled_calls, run.outgoing = [], [], []
     _pack_variables(unit, run, row)
     if isinstance(run.ended, ev.ContinuedAsNew):
         _continue(unit, run, row, run.ended)
@@ -282,6 +287,8 @@ def _pack_run(unit: Unit, run: Run, row: UnitRow, turn: Turn) -> None:
 def _keep_own(unit: Unit, row: UnitRow, turn: Turn) -> None:
     """Messages that the unit sent to itself are for its next turn."""
     draft = unit.draft
+    if not draft.post:
+        return
     own = [m for m in draft.post if m.to == unit.id and m.sender == unit.id and not m.posted]
     if own and row.status in CLOSED:
         draft.post = [m for m in draft.post if m not in own]

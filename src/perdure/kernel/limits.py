@@ -26,8 +26,7 @@ class Limits:
     """What one instance may use. Bytes are of encoded payloads.
 
     duroxide's default of 1,024 events per execution is too small for asyncio code: a race with a timeout costs four
-    events per step. 50,000 events
-    replay in under a second and hold 10,000 steps.
+    events per step. 50,000 events replay in under a second and hold 10,000 steps.
     """
 
     history_events: int = 50_000

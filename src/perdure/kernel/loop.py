@@ -1,11 +1,9 @@
 """The workflow's event loop: asyncio without time, I/O or chance.
 
 Theory of operation. A workflow is ordinary asyncio code that runs on this loop and on nothing else. The loop has a
-first-in-first-out list of ready
-callbacks and a clock that only deliveries move. It is never "run": a turn enters it, drains the ready callbacks until
-there are none,
-and leaves it again, all within one synchronous call. So the code sees a running loop, and between two turns it is
-nothing but suspended coroutines.
+first-in-first-out list of ready callbacks and a clock that only deliveries move. It is never "run": a turn enters it,
+drains the ready callbacks until there are none, and leaves it again, all within one synchronous call. So the code
+sees a running loop, and between two turns it is nothing but suspended coroutines.
 
 What makes it deterministic, beyond the order of the ready list:
 
@@ -19,8 +17,7 @@ What makes it deterministic, beyond the order of the ready list:
 - What a loop could do beyond that (sockets, threads, signals, processes) is refused with the remedy.
 
 While a turn runs, the node's own loop and current task are put aside (Python 3.14 refuses to nest them otherwise) and
-the garbage collector is
-off: it could run `finally` blocks of anything in the middle of this workflow.
+the garbage collector is off: it could run `finally` blocks of anything in the middle of this workflow.
 """
 
 from __future__ import annotations
@@ -330,8 +327,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         """Put anyio's repeated cancellations off until the next delivery.
 
         A cancel scope of anyio cancels its tasks again in each pass of the loop until they have ended. While one of
-        them awaits its cleanup this would never
-        end here, because a turn lasts until nothing is ready.
+        them awaits its cleanup this would never end here, because a turn lasts until nothing is ready.
         """
         self.parked += [h for h in batch if getattr(h[0], "__name__", "") == _ANYIO_RETRY]
         return [h for h in batch if getattr(h[0], "__name__", "") != _ANYIO_RETRY]

@@ -1,10 +1,9 @@
 """Comparing what the code does with what its journal says, and saying clearly where they part.
 
 A command matches when its kind and the parts that matter are equal: names, inputs, targets, queues. What may differ:
-the delay of a timer, the text of a
-custom status, the values of optional arguments that a newer signature adds. Everything else is a mismatch, and a
-mismatch is a report, not an
-exception in the workflow's code: the code must not be able to swallow it.
+the delay of a timer, the text of a custom status, the values of optional arguments that a newer signature adds.
+Everything else is a mismatch, and a mismatch is a report, not an exception in the workflow's code: the code must not
+be able to swallow it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Messages: what anybody may ask of a unit.
 
 A message is plain data with a 128-bit id; a second message with the same id is the same message. A *Post* puts
-messages into inboxes; a message that
-reaches the owner in memory becomes durable with the turn that consumes it. Control messages (`Cancel`, `Terminate`,
+messages into inboxes; a message that reaches the owner in memory becomes durable with the turn that consumes it.
+Control messages (`Cancel`, `Terminate`,
 `Pause`, `Resume`, `Retry`)
 are a lane of their own that is seen first, also while the unit is paused.
 """

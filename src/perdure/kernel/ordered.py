@@ -1,10 +1,8 @@
 """Sets that iterate in insertion order, for asyncio and anyio while a workflow runs.
 
 `asyncio.wait`, `TaskGroup` and anyio's groups keep tasks in sets and cancel or return them in the set's order. Within
-a workflow that order must not
-depend on how a hash table happens to be laid out, so those modules find our `set` where they look for the built-in
-one; outside of workflows
-they still get the built-in.
+a workflow that order must not depend on how a hash table happens to be laid out, so those modules find our `set`
+where they look for the built-in one; outside of workflows they still get the built-in.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Ids and scopes: which names are allowed, and which scope a new unit belongs to.
 
 The scope of a unit is `group/number`, the number being a stable hash of the id modulo the store's shard count. It is
-written into the unit's row when the
-unit is created and from then on the row decides (a unit may be pinned elsewhere).
+written into the unit's row when the unit is created and from then on the row decides (a unit may be pinned
+elsewhere).
 """
 
 from __future__ import annotations

@@ -1,13 +1,11 @@
 """A run: one execution of a workflow in memory, live or in replay.
 
 Theory of operation. A run is told things (deliveries) and answers with commands. `deliver` appends the delivery to
-the new events of the turn, hands it to the
-waiting code and lets the code go on until it is idle; the commands that the code gives meanwhile follow it in the
-same list. `replay` does the
-same with a recorded journal: each delivery is handed over, and each command must be the next event of the journal
-(`match`). When the journal
-is used up, the run is live. There is no other difference, so a warm run can also be advanced by a journal that
-another node wrote (`replay` again).
+the new events of the turn, hands it to the waiting code and lets the code go on until it is idle; the commands that
+the code gives meanwhile follow it in the same list. `replay` does the same with a recorded journal: each delivery is
+handed over, and each command must be the next event of the journal (`match`). When the journal is used up, the run is
+live. There is no other difference, so a warm run can also be advanced by a journal that another node wrote (`replay`
+again).
 
 Deliveries are handed over one by one, and the loop drains after each, so that the order in the journal decides every
 race. Work is scheduled at the call:
@@ -15,8 +13,8 @@ race. Work is scheduled at the call:
 cancelled.
 
 A run ends as `asyncio.run` does: when the main task is done, the remaining tasks are cancelled in order of creation
-and may clean up, async
-generators are closed in order, calls that nobody awaits are cancelled; then the outcome is recorded.
+and may clean up, async generators are closed in order, calls that nobody awaits are cancelled; then the outcome is
+recorded.
 
 A difference between journal and code breaks the run: the loop is dead from then on, so that whatever the code still
 does has no effect, and `broken` holds the report.
@@ -261,8 +259,7 @@ class Run:
         it is a new one.
 
         `check` may refuse a new command by raising. It is not asked about one that the journal has: what was accepted
-        stays accepted, and what was refused
-        is refused again.
+        stays accepted, and what was refused is refused again.
         """
         journal = self.journal
         if self.loop.dead:

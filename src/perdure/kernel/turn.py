@@ -18,9 +18,8 @@ class Turn:
     """What a turn did. Everything but `commit` happens only after the commit is durable (at once when there is none).
 
     `answers` go to the senders of messages, `calls` are activities and checkpoints to run, `cancelled` those to give
-    up, `wake_at` is when the unit wants its
-    next turn (0: at once, it has work of its own), `again` asks for another turn now, `closed` says that the unit has
-    ended.
+    up, `wake_at` is when the unit wants its next turn (0: at once, it has work of its own), `again` asks for another
+    turn now, `closed` says that the unit has ended.
     """
 
     commit: Commit | None

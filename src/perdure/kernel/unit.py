@@ -1,18 +1,18 @@
 """A unit: a workflow instance in memory, and the turns that advance it.
 
 Theory of operation. A turn takes the messages that have gathered and the present time, hands them to the run one by
-one in the order of their
-times (timers that came due earlier go first), and packs all that happened into one Commit. The unit in memory is then
+one in the order of their times (timers that came due earlier go first), and packs all that happened into one Commit.
+The unit in memory is then
 *ahead* of the store until
 that commit is durable; the owner starts no other turn of it meanwhile, and drops it if the commit is refused.
 
 What a unit cannot take now it keeps: messages that nobody receives yet, and everything while it is paused or held. A
-kept message stands in the
-inbox table from this commit on, so that it survives us, the unit's eviction and continue-as-new.
+kept message stands in the inbox table from this commit on, so that it survives us, the unit's eviction and
+continue-as-new.
 
 A unit is *held* when its code cannot go on: a definition is missing, the journal cannot be read, code and journal
-differ, or it waits for nothing.
-It is then `suspended` with the reason, costs nothing, and is tried again when it is loaded after a deploy.
+differ, or it waits for nothing. It is then `suspended` with the reason, costs nothing, and is tried again when it is
+loaded after a deploy.
 
     unit.py        loading, taking messages, following another owner
     control.py     cancel, terminate, pause, resume, retry

@@ -49,7 +49,10 @@ _OWN_TRACE = (
 class _Job:
     """An attempt that waits for a slot, or runs."""
 
-    __slots__ = ("alarm", "attempt", "call", "definition", "execution", "queued_at", "run", "task", "unit", "workflow")
+    __slots__ = (
+        "alarm", "attempt", "call", "definition", "details", "execution", "number", "queued_at", "run", "task", "unit",
+        "workflow",
+    )  # fmt: skip
 
     def __init__(self, unit: Unit, call: Call, definition: ActivityDefinition | None) -> None:
         run = unit.run
@@ -60,10 +63,28 @@ class _Job:
         self.workflow = (run.started.workflow, run.started.version)
         self.call = call
         self.definition = definition
+        self.number = call.attempt if isinstance(call, ActivityCall) else 1
+        self.details = call.details if isinstance(call, ActivityCall) else None
         self.attempt: Attempt | None = None
         self.task: asyncio.Task[None] | None = None
         self.alarm: Alarm | None = None
         self.queued_at = 0
+
+    def info(self) -> ActivityInfo:
+        call = self.call
+        assert isinstance(call, ActivityCall)
+        return ActivityInfo(
+            name=call.name,
+            instance=self.unit,
+            run=self.run.hex(),
+            execution=self.execution,
+            workflow=self.workflow[0],
+            workflow_version=self.workflow[1],
+            seq=call.seq,
+            attempt=self.number,
+            scheduled_at_ms=call.scheduled_at,
+            details=self.details,
+        )
 
     @property
     def queue(self) -> str:
@@ -209,19 +230,7 @@ class Attempts:
         if definition is None:
             self._report(job, None, missing_activity(call.name))
             return
-        info = ActivityInfo(
-            name=call.name,
-            instance=job.unit,
-            run=job.run.hex(),
-            execution=job.execution,
-            workflow=job.workflow[0],
-            workflow_version=job.workflow[1],
-            seq=call.seq,
-            attempt=call.attempt,
-            scheduled_at_ms=call.scheduled_at,
-            details=call.details,
-        )
-        attempt = job.attempt = Attempt(info, asyncio.get_running_loop(), self.resources)
+        attempt = job.attempt = Attempt(job.info, call.details, self.resources)
         running_attempt.set(attempt)
         result: bytes | None = None
         failure: Failure | None = None

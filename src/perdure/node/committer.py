@@ -22,8 +22,8 @@ class Committer:
     """Hands commits to the store in batches, one batch at a time, and reports the verdicts in order.
 
     A batch that the store could not take, or whose outcome is unknown, is submitted again as it is for a while: the
-    store recognises commits that it has already.
-    After that `failed` is called with the error, and nothing is submitted any more.
+    store recognises commits that it has already. After that `failed` is called with the error, and nothing is
+    submitted any more.
     """
 
     def __init__(self, store: Store, retry_ms: int, failed: Callable[[Exception], None]) -> None:

@@ -26,8 +26,8 @@ class NodeOptions:
     `executor="process"`. `residents` instances stay in memory; the longest idle leave first. `loads` instances are
     loaded at once at most.
     `turn_limit_ms` is how long one turn may take before it is interrupted; after `turn_failures` such turns in a row
-    the instance is set aside. `grace_ms` is what
-    a cancelled activity gets to clean up, `stop_ms` what running activities get when the node stops.
+    the instance is set aside. `grace_ms` is what a cancelled activity gets to clean up, `stop_ms` what running
+    activities get when the node stops.
     `store_retry_ms` is how long a batch that the store could not take is submitted again before the node stops.
     `horizon_ms` is
     how far ahead deadlines of instances on disk are held in memory.

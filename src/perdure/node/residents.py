@@ -1,10 +1,9 @@
 """Residents: the instances that are in memory, and how they get there and leave.
 
 An instance is loaded with all that the store has of it, in batches; one that stays in memory only has its inbox read
-again when somebody outside has posted to it.
-While either is under way the resident takes no turn. When there are too many, the longest idle ones leave: those that
-have no work of
-their own open and whose every message stands in the store.
+again when somebody outside has posted to it. While either is under way the resident takes no turn. When there are too
+many, the longest idle ones leave: those that have no work of their own open and whose every message stands in the
+store.
 """
 
 from __future__ import annotations
@@ -37,8 +36,7 @@ class Resident:
     """An instance in memory.
 
     `state` says who may touch the unit: a `ready` one waits for its turn, one that is `committing` until its commit
-    is durable and its effects have
-    followed, one that is `loading` until the store has answered.
+    is durable and its effects have followed, one that is `loading` until the store has answered.
     """
 
     __slots__ = (

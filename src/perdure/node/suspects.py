@@ -1,11 +1,10 @@
 """Suspects: instances whose open work may have killed the node.
 
 When a node starts and finds that the last owner did not release its scopes, every instance with open work is a
-suspect: that is counted in its row
-before it runs again, and any progress of it clears the count. Once an instance has been there at `crash_failures`
-crashes in a row it runs on trial: alone among its like, and with
-a mark in its row. If that mark stands at the next unclean start, it was the one, and it is set aside. So one bad
-instance cannot fell the nodes one after the other.
+suspect: that is counted in its row before it runs again, and any progress of it clears the count. Once an instance
+has been there at `crash_failures` crashes in a row it runs on trial: alone among its like, and with a mark in its
+row. If that mark stands at the next unclean start, it was the one, and it is set aside. So one bad instance cannot
+fell the nodes one after the other.
 """
 
 from __future__ import annotations

@@ -5,17 +5,13 @@
                    └──────────────── results, timers, messages to others ◀───────────────┘
 
 Theory of operation. Each instance in memory is a `Resident`: a unit of the kernel, a mailbox, and a state. A message
-goes into the mailbox and makes
-the resident ready; ready residents take their turns one after the other; a turn's commit goes to the committer. While
-it is on its way the
-resident takes no other turn, its new messages gather. When the commit is durable its effects follow: activities,
-messages to other units,
-answers to senders, deadlines.
+goes into the mailbox and makes the resident ready; ready residents take their turns one after the other; a turn's
+commit goes to the committer. While it is on its way the resident takes no other turn, its new messages gather. When
+the commit is durable its effects follow: activities, messages to other units, answers to senders, deadlines.
 
 Nothing here is durable, and nothing here needs to be: everything can be derived again from rows. A unit that is not
-in memory is loaded first,
-except for a start, which is tried as if the id were new: the store refuses it if it is not (`stale`), and then it is
-loaded.
+in memory is loaded first, except for a start, which is tried as if the id were new: the store refuses it if it is not
+(`stale`), and then it is loaded.
 """
 
 from __future__ import annotations
