@@ -33,7 +33,7 @@ class Fence(msgspec.Struct, array_like=True, frozen=True):
     incarnation: str
 
 
-class UnitRow(msgspec.Struct, array_like=True):
+class UnitRow(msgspec.Struct, array_like=True, gc=False):
     """The row of a unit. `version` orders its commits; `type_version` is the definition's semantic version."""
 
     id: str
@@ -106,7 +106,7 @@ class Answer(msgspec.Struct, array_like=True, gc=False):
     expires_at: int
 
 
-class Task(msgspec.Struct, array_like=True):
+class Task(msgspec.Struct, array_like=True, gc=False):
     """One attempt of an activity for a pool of workers. A missing row means cancelled or lost."""
 
     unit: str
@@ -125,7 +125,7 @@ class Task(msgspec.Struct, array_like=True):
     details: bytes | None = None
 
 
-class Commit(msgspec.Struct, array_like=True):
+class Commit(msgspec.Struct, array_like=True, gc=False):
     """What one turn of one unit makes true. `expect` is the version of the row before (0: there must be none)."""
 
     id: bytes
@@ -147,7 +147,7 @@ class Commit(msgspec.Struct, array_like=True):
     """Set: the unit and all it owns is removed; a tombstone stays until this time (ms)."""
 
 
-class Stored(msgspec.Struct, array_like=True, frozen=True):
+class Stored(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """What a verdict needs to know of the stored unit: its version and the id of the commit that made it."""
 
     version: int
