@@ -54,7 +54,7 @@ class Client:
     def __init__(self, gateway: Gateway, interceptors: Sequence[Interceptor] = ()) -> None:
         """Made by a node, or by `Client.open`."""
         self._gateway = gateway
-        self._interceptors = overriding(interceptors, "send")
+        self._interceptors: Sequence[Interceptor] = overriding(interceptors, "send") if interceptors else ()
         self._own_store: Store | None = None
 
     @classmethod
