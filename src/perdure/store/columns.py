@@ -21,12 +21,12 @@ _encode = msgspec.msgpack.encode
 _decode_failure = msgspec.msgpack.Decoder(Failure).decode
 
 
-def unit_values(row: UnitRow, version: int, commit: bytes) -> Values:
-    """A unit's row in the order of the columns, its version and commit last."""
+def column_values(row: UnitRow) -> Values:
+    """A unit's row in the order of `UNIT_COLUMNS`."""
     values = _as_tuple(row)
     if row.failure is not None:
         values = (*values[:_FAILURE], _encode(row.failure), *values[_FAILURE + 1 :])
-    return (*values, version, commit)
+    return values
 
 
 def unit_of(values: Values) -> UnitRow:

@@ -80,6 +80,24 @@ class Atomicity:
             assert await scenario.apply(await _rich_commit(scenario, "order", 1)) == ["invalid"]
             assert await _everything(scenario) == before
 
+    async def test_one_invalid_commit_among_many_harms_none(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            units = [f"order-{number}" for number in range(40)]
+            for version in range(3):
+                batch = [
+                    scenario.commit(unit, version, journal=[chunk(version + 1, events=f"{unit} {version}".encode())])
+                    for unit in units
+                ]
+                if version == 2:
+                    batch[21].journal = [chunk(1, events=b"there is one already")]
+                verdicts = await scenario.apply(*batch)
+                refused = [unit for unit, verdict in zip(units, verdicts, strict=True) if verdict != "applied"]
+                assert refused == (["order-21"] if version == 2 else [])
+            for loaded in await scenario.store.load(units):
+                versions = range(2 if loaded.id == "order-21" else 3)
+                assert loaded.version == len(versions)
+                assert [part.events for part in loaded.journal] == [f"{loaded.id} {n}".encode() for n in versions]
+
     async def test_a_refused_commit_harms_no_neighbour(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
             await scenario.applied("order", journal=[chunk(1)])
