@@ -107,6 +107,7 @@ HANDLE = [
     "iterate_history",
     "kv",
     "kv_get",
+    "kv_wait",
     "pause",
     "raise_event",
     "result",

@@ -290,6 +290,17 @@ class Handle(Generic[R_co]):
         codec: TypeCodec[T] = TypeCodec(as_type, f"KV value {key!r} of {self.id!r}")
         return codec.decode(page.items[0][1])
 
+    async def kv_wait(self, key: str, as_type: AsType[T], *, timeout: Seconds) -> T | None:
+        """Wait until a key has a value; None if it has none in time, or the instance has ended without one."""
+        deadline_ms = self._gateway.clock.now_ms() + to_ms(timeout, "timeout")
+        while True:
+            view = await find_unit(self._gateway.store, self.id)
+            value = await self.kv_get(key, as_type)
+            left_ms = deadline_ms - self._gateway.clock.now_ms()
+            if value is not None or left_ms <= 0 or view.row.status in CLOSED:
+                return value
+            await self._gateway.store.wait_change(self.id, view.version, left_ms)
+
     async def history(self, execution: int | None = None) -> list[HistoryEvent]:
         """The events of an execution (default: the current one), oldest first.
 

@@ -231,3 +231,22 @@ async def test_the_size_of_a_value_and_of_a_key_is_limited(world: World, app: Ap
         message, *keys = await node.client.workflow(big, id="c").run("k" * 11, "x")
         assert "Limits.kv_key_bytes" in message
         assert keys == []
+
+
+async def test_a_client_waits_for_a_value(world: World, app: App) -> None:
+    @app.workflow
+    async def answers() -> None:
+        workflow.kv.set("response", await workflow.receive("request", int) * 2)
+        await workflow.receive("end", bool)
+
+    async with world.node(app) as node:
+        handle = node.client.workflow(answers, id="k")
+        await handle.start()
+        assert await handle.kv_wait("response", int, timeout=0.02) is None, "nobody asked yet"
+        waiting = asyncio.create_task(handle.kv_wait("response", int, timeout=10))
+        await asyncio.sleep(0)
+        await handle.send("request", 21)
+        assert await waiting == 42
+        await handle.send("end", True)
+        await handle.wait(timeout=5)
+        assert await handle.kv_wait("never", int, timeout=10) is None, "it has ended"
