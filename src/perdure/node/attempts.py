@@ -111,6 +111,7 @@ class Attempts:
         self._processes: ProcessPoolExecutor | None = None
         self._message_ids = 0
         self._stopped = False
+        self._context = copy_context()
 
     @property
     def running(self) -> int:
@@ -205,7 +206,8 @@ class Attempts:
         queue = job.queue
         self._running[queue] = self._running.get(queue, 0) + 1
         work = self._run_activity(job, job.call) if isinstance(job.call, ActivityCall) else self._run_step(job)
-        task = asyncio.get_running_loop().create_task(work)
+        # In the node's context: that of whoever happened to wake the node is somebody else's.
+        task = asyncio.get_running_loop().create_task(work, context=self._context.copy())
         job.task = task
         self._tasks.add(task)
         task.add_done_callback(lambda t: self._finished(t, queue))
