@@ -67,6 +67,7 @@ class App:
         """An empty app. `name` is what nodes and listings show."""
         self.name = check_name(name, "an app")
         self._workflows: dict[str, dict[str, WorkflowDefinition]] = {}
+        self._latest: dict[str, WorkflowDefinition] = {}
         self._pinned: dict[str, str] = {}
         self._activities: dict[str, ActivityDefinition] = {}
         self._resources: Resources | None = None
@@ -206,7 +207,9 @@ class App:
 
     def _add_workflow(self, definition: WorkflowDefinition) -> None:
         self._check_free(definition)
-        self._workflows.setdefault(definition.name, {})[definition.version] = definition
+        versions = self._workflows.setdefault(definition.name, {})
+        versions[definition.version] = definition
+        self._latest[definition.name] = versions[max(versions, key=version_key)]
         self._changed()
 
     def _check_free(self, definition: WorkflowDefinition) -> None:
@@ -284,7 +287,7 @@ class App:
         if version is None:
             version = self._pinned.get(name)
             if version is None:
-                return versions[max(versions, key=version_key)]
+                return self._latest[name]
         return versions.get(version)
 
     def find_activity(self, name: str) -> ActivityDefinition | None:

@@ -50,6 +50,9 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound=Call)
 
+_NO_DRAFT = Draft("", 0)
+"""Stands in between turns."""
+
 
 class Unit:
     """A workflow instance that its owner holds in memory. Attributes without `_` may be read by the owner."""
@@ -88,7 +91,7 @@ class Unit:
         self.kept: list[msg.Message] = []
         self.first_turn = True
         self.force_commit = False
-        self.draft = Draft(unit, 0)
+        self.draft = _NO_DRAFT
 
     # ------------------------------------------------------------ loading
 
