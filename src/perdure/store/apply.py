@@ -162,6 +162,18 @@ Known = tuple[Stored, Values]
 """What the applier knows of a stored unit: what a verdict needs, and its columns except the hot ones."""
 
 
+KNOWN_BYTES_MAX = 1_024
+"""Bytes of custom status and attributes from which a unit is rather read again than remembered."""
+
+
+def _is_worth_knowing(row: UnitRow) -> bool:
+    if row.closed_at is not None:  # it hardly ever has another commit
+        return False
+    if row.custom_status is None and row.attributes is None:
+        return True
+    return len(row.custom_status or b"") + len(row.attributes or b"") <= KNOWN_BYTES_MAX
+
+
 class Writes:
     """The rows that a part writes, by statement."""
 
@@ -172,21 +184,22 @@ class Writes:
         self._rows: dict[str, list[Values]] = {sql: [] for sql in ORDER}
 
     def add(self, commit: Commit, old: Known | None) -> Known | None:
-        """Collect what a commit writes to a unit that is stored as `old`; what it will then be."""
+        """Collect what a commit writes to a unit that is stored as `old`; what is then worth knowing of it."""
         rows, unit, row = self._rows, commit.unit, commit.row
         if commit.delete is not None:
             self._delete(commit, old)
             return None
-        values, version = column_values(row), commit.expect + 1
+        values, version, id_ = column_values(row), commit.expect + 1, commit.id
         cold = _cold_of(values)
-        if old is None:
-            rows[INSERT_UNIT].append((*values, version, commit.id))
+        if old is not None and old[1] == cold:
+            cold = old[1]  # one copy is enough
+            rows[UPDATE_HOT].append((*_hot_of(values), version, id_, unit))
+        elif old is None:
+            rows[INSERT_UNIT].append((*values, version, id_))
             if row.scope != scope_of(unit, self._shards):
                 rows[MOVE_INBOX].append((unit, row.scope))
-        elif old[1] == cold:
-            rows[UPDATE_HOT].append((*_hot_of(values), version, commit.id, unit))
         else:
-            self._replace(unit, old[1], cold, (*values, version, commit.id))
+            self._replace(unit, old[1], cold, (*values, version, id_))
         for chunk in commit.journal:
             rows[INSERT_JOURNAL].append((unit, chunk.execution, chunk.first, chunk.count, chunk.events))
         if commit.consume:
@@ -209,7 +222,7 @@ class Writes:
         if commit.tasks_added or commit.tasks_dropped:
             rows[DROP_TASK].extend([(unit, seq, attempt) for seq, attempt in commit.tasks_dropped])
             rows[INSERT_TASK].extend([_as_tuple(task) for task in commit.tasks_added])
-        return Stored(version, commit.id), cold
+        return (Stored(version, id_), cold) if _is_worth_knowing(row) else None
 
     def _replace(self, unit: str, old: Values, new: Values, values: Values) -> None:
         rows = self._rows
@@ -278,18 +291,7 @@ def letter_values(message: Message, shards: int) -> Values:
 KNOWN_UNITS_MAX = 10_000
 """Units whose versions the applier remembers."""
 
-KNOWN_BYTES_MAX = 1_024
-"""Bytes of custom status and attributes from which a unit is rather read again than remembered."""
-
 _ABSENT_SCOPE: tuple[int, str | None] = (0, None)
-
-
-def _is_worth_knowing(row: UnitRow) -> bool:
-    if row.closed_at is not None:  # it hardly ever has another commit
-        return False
-    if row.custom_status is None and row.attributes is None:
-        return True
-    return len(row.custom_status or b"") + len(row.attributes or b"") <= KNOWN_BYTES_MAX
 
 
 class Applier:
@@ -351,7 +353,7 @@ class Applier:
                 if flaw_of(commit) is None:
                     new = writes.add(commit, old)
                     units.pop(unit, None)  # so that it goes to the end
-                    if new is not None and _is_worth_knowing(commit.row):
+                    if new is not None:
                         units[unit] = new
                 else:
                     result = "invalid"
