@@ -96,7 +96,7 @@ APP = [
     "workflows",
 ]
 
-CLIENT = ["counts", "get", "list", "open", "workflow"]
+CLIENT = ["counts", "get", "list", "open", "page", "workflow"]
 
 HANDLE = [
     "cancel",

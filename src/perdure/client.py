@@ -20,8 +20,6 @@ from typing import (
     overload,
 )
 
-import msgspec
-
 from perdure.errors import (
     UsageError,
 )
@@ -30,7 +28,7 @@ from perdure.kernel.commit import Status
 from perdure.kernel.definition import normal_version
 from perdure.kernel.retry import Seconds
 from perdure.ports.clock import Clock
-from perdure.ports.store import Counts, Store, Units
+from perdure.ports.store import Counts, Page, Store, Units
 from perdure.store import open_store
 from perdure.workflow import Workflow
 
@@ -163,6 +161,42 @@ class Client:
     ) -> list[Description]:
         """Instances that fit all filters, newest first; `limit=None` for all of them."""
         found: list[Description] = []
+        after: str | None = None
+        while True:
+            page = await self.page(
+                status=status,
+                type=type,
+                version=version,
+                reason=reason,
+                id_prefix=id_prefix,
+                parent=parent,
+                created_after=created_after,
+                created_before=created_before,
+                size=500 if limit is None else min(limit - len(found), 500),
+                after=after,
+            )
+            found += page.items
+            after = page.next
+            if after is None or (limit is not None and len(found) >= limit):
+                return found
+
+    async def page(
+        self,
+        *,
+        status: Status | tuple[Status, ...] = (),
+        type: str | None = None,
+        version: str | None = None,
+        reason: str | None = None,
+        id_prefix: str | None = None,
+        parent: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        size: int = 100,
+        after: str | None = None,
+    ) -> Page[Description]:
+        """One page of `list`; its `next` is what to give as `after` for the page that follows (None: it was the last)."""
+        was the last).
+        """
         statuses = (status,) if isinstance(status, str) else tuple(status)
         wrong = [s for s in statuses if s not in get_args(Status)]
         if wrong:
@@ -177,14 +211,11 @@ class Client:
             parent=parent,
             created_after=int(created_after.timestamp() * 1000) if created_after is not None else None,
             created_before=int(created_before.timestamp() * 1000) if created_before is not None else None,
-            limit=min(limit, 500) if limit is not None else 500,
+            limit=max(size, 1),
+            after=after,
         )
-        while True:
-            page = await self._gateway.store.query(filters)
-            found += [describe_row(view.row) for view in page.items]
-            if page.next is None or (limit is not None and len(found) >= limit):
-                return found[:limit]
-            filters = msgspec.structs.replace(filters, after=page.next)
+        page = await self._gateway.store.query(filters)
+        return Page([describe_row(view.row) for view in page.items], page.next)
 
     async def counts(self) -> dict[str, int]:
         """Number of instances by status, and of waiting messages and tasks."""

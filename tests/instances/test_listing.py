@@ -143,3 +143,18 @@ async def test_a_history_in_order_and_of_one_execution(world: World, app: App) -
             assert len(events) == 300 + 1 + 6 + 1
         assert await handle.history(3) == []
         assert [e.number async for e in handle.iterate_history(1)] == [e.number for e in await handle.history(1)]
+
+
+async def test_pages_join_up(world: World, app: App) -> None:
+    done, _, _ = definitions(app)
+    async with world.node(app) as node:
+        for i in range(5):
+            await node.client.workflow(done, id=f"done-{i}").run(i)
+        seen: list[str] = []
+        after = None
+        for _ in range(3):
+            page = await node.client.page(type="done", size=2, after=after)
+            seen += [d.id for d in page.items]
+            after = page.next
+        assert after is None
+        assert sorted(seen) == [f"done-{i}" for i in range(5)]
