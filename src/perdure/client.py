@@ -194,9 +194,7 @@ class Client:
         size: int = 100,
         after: str | None = None,
     ) -> Page[Description]:
-        """One page of `list`; its `next` is what to give as `after` for the page that follows (None: it was the last)."""
-        was the last).
-        """
+        """One page of `list`; its `next` is what to give as `after` for the following page (None: there is none)."""
         statuses = (status,) if isinstance(status, str) else tuple(status)
         wrong = [s for s in statuses if s not in get_args(Status)]
         if wrong:

@@ -1,4 +1,4 @@
-"""The commits of a busy node, replayed from their bytes onto empty stores, give the same rows: `apply` is a function."""
+"""Commits of a busy node, replayed from their bytes onto empty stores, give the same rows: apply is a function."""
 
 from __future__ import annotations
 
