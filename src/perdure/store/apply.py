@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -18,7 +17,18 @@ from perdure.kernel.commit import CLOSED, Commit, Stored, UnitRow, Verdict, verd
 from perdure.kernel.message import ActivityDone, Message, Raise, Send, Start, encode_body
 from perdure.kernel.placement import scope_of
 from perdure.ports.store import Posted
-from perdure.store.columns import TASK_COLUMNS, UNIT_COLUMNS, UNIT_FIELDS, column_values
+from perdure.store.columns import (
+    COLD,
+    HOT,
+    MOVING,
+    PINNED,
+    TASK_COLUMNS,
+    UNIT_COLUMNS,
+    UNIT_FIELDS,
+    cold_values,
+    column_values,
+    hot_values,
+)
 from perdure.store.connection import Connection, Values
 from perdure.store.limits import StoreLimits
 from perdure.store.tables import flaw_of
@@ -26,17 +36,9 @@ from perdure.store.tables import flaw_of
 # Setting an indexed column rewrites its indexes even when the value is the same, which costs four times the rest of
 # the update; binding a column costs a thirtieth of it. So there are four updates: most commits only write *hot*
 # columns.
-_PINNED = ("id", "scope", "type", "created_at", "parent_unit")
-_MOVING = ("status", "wake_at")
-_HOT = ("reason", "journal_events", "journal_bytes", "updated_at")
-_COLD = tuple(name for name in UNIT_FIELDS if name not in _HOT)
 _NUMBERED = tuple(enumerate((*UNIT_FIELDS, "version", "commit_id"), start=1))
-
-_hot_of = itemgetter(*map(UNIT_FIELDS.index, _HOT))
-_cold_of = itemgetter(*map(UNIT_FIELDS.index, _COLD))
-_pinned_of = itemgetter(*map(_COLD.index, _PINNED))
-_moving_of = itemgetter(*map(_COLD.index, _MOVING))
-_RUN, _SCOPE = _COLD.index("run"), _COLD.index("scope")
+_PINNED_END, _MOVING_END = len(PINNED), len(PINNED) + len(MOVING)
+_SCOPE, _RUN = COLD.index("scope"), COLD.index("run")
 
 
 def _update(fixed: tuple[str, ...]) -> str:
@@ -45,7 +47,7 @@ def _update(fixed: tuple[str, ...]) -> str:
 
 
 READ_UNITS = (
-    f"SELECT version, commit_id, {', '.join(_COLD)} FROM units"  # noqa: S608 - names of fields, not input
+    f"SELECT version, commit_id, {', '.join(COLD)} FROM units"  # noqa: S608 - names of fields, not input
     " WHERE id IN (SELECT value FROM json_each(?))"
 )
 READ_SCOPES = "SELECT scope, epoch, incarnation FROM scopes WHERE scope IN (SELECT value FROM json_each(?))"
@@ -58,9 +60,9 @@ DELETE_LETTERS = "DELETE FROM inbox WHERE unit = ? AND kind <> 'Start'"
 DELETE_TOMBSTONES = "DELETE FROM tombstones WHERE unit = ?"
 _PLACES = ", ".join("?" * len(_NUMBERED))
 INSERT_UNIT = f"INSERT INTO units ({UNIT_COLUMNS}, version, commit_id) VALUES ({_PLACES})"  # noqa: S608
-UPDATE_HOT = f"UPDATE units SET {' = ?, '.join((*_HOT, 'version', 'commit_id'))} = ? WHERE id = ?"  # noqa: S608
-UPDATE_STILL = _update(_PINNED + _MOVING)
-UPDATE_MOVING = _update(_PINNED)
+UPDATE_HOT = f"UPDATE units SET {' = ?, '.join((*HOT, 'version', 'commit_id'))} = ? WHERE id = ?"  # noqa: S608
+UPDATE_STILL = _update(PINNED + MOVING)
+UPDATE_MOVING = _update(PINNED)
 UPDATE_ALL = _update(("id",))
 MOVE_INBOX = "UPDATE inbox SET scope = ?2 WHERE unit = ?1"
 MOVE_TASKS = "UPDATE tasks SET scope = ?2 WHERE unit = ?1"
@@ -189,17 +191,16 @@ class Writes:
         if commit.delete is not None:
             self._delete(commit, old)
             return None
-        values, version, id_ = column_values(row), commit.expect + 1, commit.id
-        cold = _cold_of(values)
+        version, id_, cold = commit.expect + 1, commit.id, cold_values(row)
         if old is not None and old[1] == cold:
             cold = old[1]  # one copy is enough
-            rows[UPDATE_HOT].append((*_hot_of(values), version, id_, unit))
+            rows[UPDATE_HOT].append(hot_values(row, version, id_))
         elif old is None:
-            rows[INSERT_UNIT].append((*values, version, id_))
+            rows[INSERT_UNIT].append((*column_values(row), version, id_))
             if row.scope != scope_of(unit, self._shards):
                 rows[MOVE_INBOX].append((unit, row.scope))
         else:
-            self._replace(unit, old[1], cold, (*values, version, id_))
+            self._replace(unit, old[1], cold, (*column_values(row), version, id_))
         for chunk in commit.journal:
             rows[INSERT_JOURNAL].append((unit, chunk.execution, chunk.first, chunk.count, chunk.events))
         if commit.consume:
@@ -229,13 +230,14 @@ class Writes:
         if old[_RUN] != new[_RUN]:
             for sql in CLEAR:
                 rows[sql].append((unit,))
-        if _pinned_of(old) != _pinned_of(new):
+        if old[:_PINNED_END] != new[:_PINNED_END]:
             rows[UPDATE_ALL].append(values)
             if old[_SCOPE] != new[_SCOPE]:
                 rows[MOVE_INBOX].append((unit, new[_SCOPE]))
                 rows[MOVE_TASKS].append((unit, new[_SCOPE]))
         else:
-            rows[UPDATE_STILL if _moving_of(old) == _moving_of(new) else UPDATE_MOVING].append(values)
+            still = old[_PINNED_END:_MOVING_END] == new[_PINNED_END:_MOVING_END]
+            rows[UPDATE_STILL if still else UPDATE_MOVING].append(values)
 
     def _answer(self, commit: Commit) -> None:
         self._rows[INSERT_ANSWER].extend(

@@ -14,6 +14,15 @@ UNIT_COLUMNS = ", ".join(UNIT_FIELDS)
 TASK_COLUMNS = ", ".join(field.name for field in msgspec.structs.fields(Task))
 LETTER_COLUMNS = "message, unit, body, at, visible_at, sender, previous"
 
+PINNED = ("id", "scope", "type", "created_at", "parent_unit")
+"""Indexed columns that hardly ever change."""
+MOVING = ("status", "wake_at")
+"""Indexed columns that change now and then."""
+HOT = ("reason", "journal_events", "journal_bytes", "updated_at")
+"""Columns that change with most commits; none is indexed."""
+COLD = (*PINNED, *MOVING, *[name for name in UNIT_FIELDS if name not in (*PINNED, *MOVING, *HOT)])
+"""All others, in the order of `cold_values`."""
+
 _PAUSED = UNIT_FIELDS.index("paused")
 _FAILURE = UNIT_FIELDS.index("failure")
 _as_tuple = msgspec.structs.astuple
@@ -27,6 +36,41 @@ def column_values(row: UnitRow) -> Values:
     if row.failure is not None:
         values = (*values[:_FAILURE], _encode(row.failure), *values[_FAILURE + 1 :])
     return values
+
+
+def hot_values(row: UnitRow, version: int, commit: bytes) -> Values:
+    """The columns `HOT`, then the version, the commit, and the id. Written out: it runs for each commit."""
+    return row.reason, row.journal_events, row.journal_bytes, row.updated_at, version, commit, row.id
+
+
+def cold_values(row: UnitRow) -> Values:
+    """The columns `COLD`, to be compared. Written out: a third of the time of picking them by name."""
+    return (
+        row.id,
+        row.scope,
+        row.type,
+        row.created_at,
+        row.parent_unit,
+        row.status,
+        row.wake_at,
+        row.kind,
+        row.type_version,
+        row.run,
+        row.execution,
+        row.format,
+        row.flags,
+        row.paused,
+        row.input_digest,
+        row.parent,
+        row.custom_status,
+        row.custom_status_version,
+        row.attributes,
+        row.result,
+        row.failure,  # as it is: one that was read is encoded, and then differs, which costs time only
+        row.suspect,
+        row.started_at,
+        row.closed_at,
+    )
 
 
 def unit_of(values: Values) -> UnitRow:
