@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +33,7 @@ CASES = {
 }
 
 
+@cache
 def functions_of(file: Path) -> list[str]:
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
     return [node.name for node in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(node, functions)]
