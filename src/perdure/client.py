@@ -209,7 +209,7 @@ class Client:
             parent=parent,
             created_after=int(created_after.timestamp() * 1000) if created_after is not None else None,
             created_before=int(created_before.timestamp() * 1000) if created_before is not None else None,
-            limit=max(size, 1),
+            limit=size,
             after=after,
         )
         page = await self._gateway.store.query(filters)

@@ -69,6 +69,7 @@ crash("greetings", runs(("both", "greetings-1")))
 crash("guard", runs(("reader", "reader-1")), app="hidden")
 crash("heartbeats", runs(("backup", "backup-1", 10)))
 crash("hello", runs(("hello", "hello-1", "world")), ordered=True)
+crash("interceptors", runs(("checkout", "checkout-1", 1_200)))
 crash("kv_status", runs(("crawl", "crawl-1", ["index", "about"]), sends=(("crawl-1", "end", True),)))
 crash(
     "listing",

@@ -85,6 +85,7 @@ class Residents:
         self._fetched = fetched
         self._all: OrderedDict[str, Resident] = OrderedDict()
         self._to_load: list[Resident] = []
+        self._loaders = 0
         self._loads: set[asyncio.Task[None]] = set()
         self.stopping = False
 
@@ -148,7 +149,8 @@ class Residents:
         """Load it, together with whatever else waits to be loaded."""
         resident.state = "loading"
         self._to_load.append(resident)
-        if len(self._loads) < _LOADERS:
+        if self._loaders < _LOADERS:
+            self._loaders += 1
             self._spawn(asyncio.get_running_loop().create_task(self._load_all(), name="perdure-loader"))
 
     def _spawn(self, task: asyncio.Task[None]) -> None:
@@ -156,6 +158,12 @@ class Residents:
         task.add_done_callback(self._loads.discard)
 
     async def _load_all(self) -> None:
+        try:
+            await self._load_batches()
+        finally:
+            self._loaders -= 1  # at once, not when the task is seen to be done: who comes in between needs a loader
+
+    async def _load_batches(self) -> None:
         while self._to_load and not self.stopping:
             size = self._options.loads
             batch, self._to_load = self._to_load[:size], self._to_load[size:]

@@ -1,0 +1,53 @@
+"""An instance that is asked for at the very moment at which the last loaders finish is loaded as well."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from perdure import App, NodeOptions, workflow
+from perdure.codec import encode
+from perdure.kernel.message import Message, Send
+from perdure.ports.store import Loaded
+from perdure.store.memory import MemoryStore
+
+
+class Hasty(MemoryStore):
+    """After a load something happens between the loader's last step and the moment at which it is seen to be done."""
+
+    then: Callable[[], None] | None = None
+
+    async def load(self, units: Sequence[str]) -> list[Loaded]:
+        found = await super().load(units)
+        if self.then is not None:
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self.then)
+            self.then = None
+        return found
+
+
+async def test_a_request_between_two_loaders_lives() -> None:
+    app = App("hasty")
+
+    @app.workflow
+    async def waiting() -> int:
+        return await workflow.receive("n", int)
+
+    begun: list[Coroutine[Any, Any, Any]] = []
+    async with Hasty() as store, app.node(store, options=NodeOptions(residents=1, loads=1)) as node:
+        handles = [node.client.workflow(waiting, id=f"w-{i}") for i in range(4)]
+        for handle in handles:
+            await handle.start()
+
+        def ask() -> None:
+            """Deliver a message for an instance on disk, without the detour of a task."""
+            message = Message(os.urandom(16), "w-2", Send("n", encode(2)), node.clock.now_ms())
+            begun.append(node.send(message))
+            begun[0].send(None)
+
+        store.then = ask
+        await asyncio.gather(handles[0].send("n", 0), handles[1].send("n", 1))  # two loaders in step
+        assert await handles[2].result(timeout=5) == 2
+        begun[0].close()
