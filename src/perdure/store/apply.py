@@ -130,10 +130,16 @@ ORDER = (
 
 WIDE_ROWS = 16
 """Rows per statement where that is a third faster than one by one; more bring nothing."""
-WIDE = {
-    INSERT_UNIT: f"{INSERT_UNIT}{f', ({_PLACES})' * (WIDE_ROWS - 1)}",
-    INSERT_JOURNAL: f"{INSERT_JOURNAL}{', (?, ?, ?, ?, ?)' * (WIDE_ROWS - 1)}",
-}
+
+
+def _wide(sql: str, places: str) -> str:
+    """An insert of many rows. OR FAIL: an error rolls the whole transaction back in any case, and without it SQLite
+    would copy each page that the statement touches, to be able to undo the statement alone.
+    """
+    return sql.replace("INSERT INTO", "INSERT OR FAIL INTO", 1) + f", ({places})" * (WIDE_ROWS - 1)
+
+
+WIDE = {INSERT_UNIT: _wide(INSERT_UNIT, _PLACES), INSERT_JOURNAL: _wide(INSERT_JOURNAL, "?, ?, ?, ?, ?")}
 
 _as_tuple = msgspec.structs.astuple
 _encode_json = msgspec.json.encode
