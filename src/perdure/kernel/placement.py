@@ -28,6 +28,8 @@ def check_id(unit: object) -> str:
     if not isinstance(unit, str):
         msg = f"an id is a string, got {type(unit).__name__}: {unit!r}"
         raise InvalidId(msg)
+    if unit.isascii() and unit.isprintable() and 0 < len(unit) <= ID_BYTES_MAX:
+        return unit
     if not unit:
         msg = "an id must not be empty"
         raise InvalidId(msg)

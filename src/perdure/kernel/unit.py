@@ -236,12 +236,12 @@ class Unit:
             if isinstance(message.body, msg.CONTROL):
                 control.take(self, message)
         run = self.run
-        if run is not None:
+        if run is None:
+            self._take_all(messages)
+        elif messages or run.deadlines:
             run.turn_bytes = 0
             with Entered(run.loop):
                 self._take_all(messages)
-        else:
-            self._take_all(messages)
         return lifecycle.pack(self, fence, commit_id)
 
     def _take_all(self, messages: Sequence[msg.Message]) -> None:

@@ -210,10 +210,12 @@ class Attempts:
         task = asyncio.get_running_loop().create_task(work, context=self._context.copy())
         job.task = task
         self._tasks.add(task)
-        task.add_done_callback(lambda t: self._finished(t, queue))
+        task.add_done_callback(lambda t: self._finished(t, job))
 
-    def _finished(self, task: asyncio.Task[None], queue: str) -> None:
+    def _finished(self, task: asyncio.Task[None], job: _Job) -> None:
+        queue = job.queue
         self._tasks.discard(task)
+        job.task = job.attempt = None  # they refer to the job: memory goes back without waiting for the collector
         self._total -= 1
         self._running[queue] -= 1
         if not self._waiting:
