@@ -1,4 +1,4 @@
-"""What has ended leaves memory at once: nothing is left for the cyclic collector, whose pauses grow with what is resident."""
+"""What has ended leaves memory at once: nothing is left for the cyclic collector, whose pauses grow with residents."""
 
 from __future__ import annotations
 
