@@ -93,7 +93,7 @@ def _first_start(unit: Unit, row: UnitRow, message: msg.Message, body: msg.Start
     draft = unit.draft
     draft.touched = True
     draft.answers[message.id] = "started"
-    if message.visible_at > draft.now:
+    if message.visible_at > draft.now or row.paused:
         row.wake_at = message.visible_at
         unit.keep(message)
         return

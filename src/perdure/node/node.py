@@ -23,7 +23,7 @@ from perdure.node.scan import scan
 from perdure.node.suspects import Suspects
 from perdure.node.turns import Turns
 from perdure.node.watchdog import Watchdog
-from perdure.ports.clock import Clock, SystemClock
+from perdure.ports.clock import Alarm, Clock, SystemClock
 from perdure.ports.store import Incarnation, Store, Units
 from perdure.store import open_store
 
@@ -72,6 +72,7 @@ class Node:
         self._fences: dict[str, Fence] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._reloading = False
+        self._next_scan: Alarm | None = None
         self._checked: set[WorkflowDefinition] = set()
         self._failure: Exception | None = None
         self._ended: asyncio.Event | None = None
@@ -126,6 +127,7 @@ class Node:
         if resources is not None:
             attempts.resources = await stack.enter_async_context(resources)
         self._turns, self._attempts = turns, attempts
+        stack.push_async_callback(self._halt, 0)  # if the rest of the start fails; after a stop there is nothing left
         self._ended = asyncio.Event()
         stack.callback(self.app.on_change(self._definitions_changed))
         self._check_definitions()
@@ -145,22 +147,30 @@ class Node:
 
         Idempotent. What did not finish goes on when a node runs again.
         """
-        turns, attempts = self._turns, self._attempts
-        if turns is None or attempts is None:
+        if self._turns is None:
             return
-        self._turns = None
-        for task in self._background:
-            task.cancel()
-        if self._background:
-            await asyncio.wait(list(self._background))
-        await attempts.stop(self.options.stop_ms if grace is None else int(grace * 1000))
-        await turns.stop(self._failure)
-        self._attempts = None
+        await self._halt(self.options.stop_ms if grace is None else int(grace * 1000))
         await self._stack.aclose()
         if isinstance(self._given_store, str):
             self._store = None
         if self._ended is not None:
             self._ended.set()
+
+    async def _halt(self, grace_ms: int) -> None:
+        """Take no more work, end what runs, leave memory."""
+        turns, attempts = self._turns, self._attempts
+        if turns is None or attempts is None:
+            return
+        self._turns = None
+        if self._next_scan is not None:
+            self._next_scan.cancel()
+        for task in self._background:
+            task.cancel()
+        if self._background:
+            await asyncio.wait(list(self._background))
+        await attempts.stop(grace_ms)
+        await turns.stop(self._failure)
+        self._attempts = None
 
     async def _release(self, store: Store, scopes: list[str]) -> None:
         if self._failure is None:
@@ -220,8 +230,9 @@ class Node:
         later = await turns.store.next_wake(scopes, until)
         if later is not None:
             at = max(until, later - self.options.horizon_ms)
-            alarm = self.clock.call_at(at, lambda: self._spawn(self._scan(scopes, clean=True), "perdure-scan"))
-            self._stack.callback(alarm.cancel)
+            self._next_scan = self.clock.call_at(
+                at, lambda: self._spawn(self._scan(scopes, clean=True), "perdure-scan")
+            )
 
     async def _follow_hints(self, store: Store) -> None:
         async for unit in store.hints():
@@ -237,16 +248,16 @@ class Node:
         for definition in self.app.definitions():
             if definition in self._checked or definition.guard == "off":
                 continue
-            self._checked.add(definition)
             findings = [
                 f"{f.file}:{f.line}: {f.name} in workflow {definition.name!r}: {f.remedy}" for f in scan(definition.fn)
             ]
-            guard.watch(definition.fn)
-            if definition.guard == "error":
+            if findings and definition.guard == "error":
                 found += findings
-            else:
-                for finding in findings:
-                    logger.warning("%s", finding)
+                continue  # it is looked at again when the next start is tried
+            self._checked.add(definition)
+            guard.watch(definition.fn)
+            for finding in findings:
+                logger.warning("%s", finding)
         if found:
             msg = (
                 "workflow code must be deterministic (guard='warn' or 'off' in @app.workflow lets it run):\n  "

@@ -46,12 +46,15 @@ class Suspects:
         self._clock = clock
         self._limit = crash_failures
         self._trials: list[str] = []
+        self._seen: set[str] = set()
 
     async def take_up(self, units: Sequence[str]) -> None:
         """Count the crash in the rows of these units, wake those that are under the limit, put the rest on the list
         of trials.
         """
         turns = self._turns
+        units = [u for u in units if u not in self._seen]  # one that is due and has mail may stand on two pages
+        self._seen.update(units)
         counted: dict[str, int] = {}
         commits: list[Commit] = []
         for loaded in await turns.store.load(units):
