@@ -14,7 +14,6 @@ from typing import (
     Any,
     ParamSpec,
     Self,
-    TypeAlias,
     TypeVar,
     get_args,
     overload,
@@ -41,9 +40,6 @@ from perdure.handle import Handle, IfExists, WorkflowHandle
 
 P = ParamSpec("P")
 R = TypeVar("R")
-R_co = TypeVar("R_co", covariant=True)
-T = TypeVar("T")
-AsType: TypeAlias = type[T]
 
 
 class Client:

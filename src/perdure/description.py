@@ -4,32 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Literal,
-    ParamSpec,
-    TypeAlias,
-    TypeVar,
-)
+from typing import Any, TypeAlias, TypeVar
 
 from perdure.codec import decode
-from perdure.errors import (
-    Failure,
-)
+from perdure.errors import Failure
 from perdure.kernel.commit import Status, UnitRow
 from perdure.kernel.events import AnyEvent
 
-if TYPE_CHECKING:
-    pass
-
-P = ParamSpec("P")
-R = TypeVar("R")
-R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
 AsType: TypeAlias = type[T]
-
-IfExists = Literal["join", "reject", "replace"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import (
-    TYPE_CHECKING,
-    Protocol,
-)
+from typing import Protocol
 
 from perdure.codec import digest
-from perdure.errors import (
-    NotFound,
-)
+from perdure.errors import NotFound
 from perdure.kernel import message as msg
 from perdure.kernel.commit import CLOSED, UnitRow
 from perdure.kernel.lifecycle import pending_row
@@ -18,9 +13,6 @@ from perdure.kernel.limits import Limits
 from perdure.kernel.turn import Outcome
 from perdure.ports.clock import Clock, SystemClock
 from perdure.ports.store import Inbox, Store, Units, UnitView
-
-if TYPE_CHECKING:
-    pass
 
 
 class Gateway(Protocol):

@@ -7,7 +7,6 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from copy import copy
 from typing import (
-    TYPE_CHECKING,
     Any,
     Generic,
     Literal,
@@ -18,6 +17,7 @@ from typing import (
 )
 
 from perdure.codec import TypeCodec, decode, encode
+from perdure.description import Description, HistoryEvent, describe_row
 from perdure.errors import (
     AlreadyStarted,
     Failed,
@@ -33,6 +33,7 @@ from perdure.errors import (
     WorkflowTerminated,
     clean_text,
 )
+from perdure.gateway import Gateway, find_unit
 from perdure.interceptor import Interceptor, Outgoing, Verb, around_send
 from perdure.kernel import message as msg
 from perdure.kernel.commit import CLOSED, Status, UnitRow
@@ -44,14 +45,7 @@ from perdure.kernel.turn import Outcome
 from perdure.ports.store import Executions, Journal, KvEntries, Units
 from perdure.workflow import Channel, Workflow
 
-if TYPE_CHECKING:
-    pass
-
-from perdure.description import Description, HistoryEvent, describe_row
-from perdure.gateway import Gateway, find_unit
-
 P = ParamSpec("P")
-R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
 AsType: TypeAlias = type[T]

@@ -24,7 +24,6 @@ from perdure.activity import ActivityInfo, Attempt, running_attempt
 from perdure.errors import Failure, PayloadError, PayloadTooLarge, failure_of
 from perdure.interceptor import Interceptor, around_activity
 from perdure.kernel.call import ActivityCall, Call, StepCall
-from perdure.kernel.held import missing_activity
 from perdure.kernel.message import ActivityDone, Message, StepDone
 from perdure.node.pool import run_in_process
 
@@ -168,14 +167,6 @@ class Attempts:
             grace_ms = self._options.grace_ms
             self._clock.call_at(self._clock.now_ms() + grace_ms, lambda: _complain(task, job, grace_ms))
 
-    def waits_for_definition(self, unit: str) -> list[str]:
-        """Names of activities that the unit has scheduled and this node's app does not have."""
-        return [
-            j.call.name
-            for j in self._jobs.get(unit, {}).values()
-            if isinstance(j.call, ActivityCall) and j.definition is None
-        ]
-
     # ------------------------------------------------------------ slots
 
     def _enqueue(self, job: _Job) -> None:
@@ -231,9 +222,7 @@ class Attempts:
 
     async def _run_activity(self, job: _Job, call: ActivityCall) -> None:
         definition = job.definition
-        if definition is None:
-            self._report(job, None, missing_activity(call.name))
-            return
+        assert definition is not None, "the kernel holds a unit that calls an activity which the app does not have"
         attempt = job.attempt = Attempt(job.info, call.details, self.resources)
         running_attempt.set(attempt)
         result: bytes | None = None

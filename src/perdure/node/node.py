@@ -28,12 +28,13 @@ from perdure.ports.store import Incarnation, Store, Units
 from perdure.store import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
     from types import TracebackType
 
     from perdure.app import App
     from perdure.interceptor import Interceptor
     from perdure.kernel.definition import WorkflowDefinition
+    from perdure.kernel.limits import Limits
     from perdure.kernel.message import Message
     from perdure.kernel.turn import Outcome
 
@@ -199,7 +200,7 @@ class Node:
         if self._failure is not None:
             raise self._failure
 
-    def _spawn(self, work: Any, name: str) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name=name)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
@@ -313,7 +314,7 @@ class Node:
         return self._open_store()
 
     @property
-    def limits(self) -> Any:
+    def limits(self) -> Limits:
         """Limits of instances on this node."""
         return self.options.limits
 
