@@ -23,7 +23,7 @@ from perdure.kernel.commit import (
     decode_commit,
     encode_commit,
 )
-from perdure.kernel.message import ActivityDone, AnyBody, Cancel, Message, Raise, Send, Start
+from perdure.kernel.message import ActivityDone, AnyBody, Cancel, Delete, Message, Prune, Raise, Send, Start
 from perdure.kernel.placement import scope_of
 from perdure.ports.store import Incarnation, Renewal, Store
 from perdure.store.database import MEMORY, Options
@@ -71,6 +71,8 @@ class World:
             Send("ch", b"w"),
             Raise("n", b""),
             Cancel(),
+            Delete(forget=True),
+            Prune([1, 2]),
             Start("wf", None, b"in"),
         ]
         body = random.choice(bodies)

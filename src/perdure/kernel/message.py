@@ -2,9 +2,8 @@
 
 A message is plain data with a 128-bit id; a second message with the same id is the same message. A *Post* puts
 messages into inboxes; a message that reaches the owner in memory becomes durable with the turn that consumes it.
-Control messages (`Cancel`, `Terminate`,
-`Pause`, `Resume`, `Retry`)
-are a lane of their own that is seen first, also while the unit is paused.
+Control messages (`Cancel`, `Terminate`, `Pause`, `Resume`, `Retry`, `Delete`, `Prune`) are a lane of their own that is
+seen first, also while the unit is paused.
 """
 
 from __future__ import annotations
@@ -107,10 +106,42 @@ class Reply(Body, tag=11):
     failure: Failure | None = None
 
 
-AnyBody = Start | Send | Raise | Cancel | Terminate | Pause | Resume | Retry | ActivityDone | StepDone | Reply
+class Delete(Body, tag=12):
+    """Remove the unit and all it owns; also when it has ended."""
 
-CONTROL = (Cancel, Terminate, Pause, Resume, Retry)
+    force: bool = False
+    forget: bool = False
+    cascade: bool = True
+    reason: str = ""
+
+
+class Prune(Body, tag=13):
+    """Remove executions that continue-as-new ended; also when the unit has ended."""
+
+    executions: list[int] = []
+
+
+AnyBody = (
+    Start
+    | Send
+    | Raise
+    | Cancel
+    | Terminate
+    | Pause
+    | Resume
+    | Retry
+    | ActivityDone
+    | StepDone
+    | Reply
+    | Delete
+    | Prune
+)
+
+CONTROL = (Cancel, Terminate, Pause, Resume, Retry, Delete, Prune)
 """Bodies of the control lane."""
+
+ADMIN = (Delete, Prune)
+"""Bodies that a closed unit takes as well."""
 
 
 class Message(msgspec.Struct, array_like=True, gc=False):

@@ -191,7 +191,10 @@ class Store(Protocol):
         ...
 
     async def post(self, batch: Sequence[Message]) -> list[Posted]:
-        """Put messages into inboxes, idempotently by message id."""
+        """Put messages into inboxes, idempotently by message id.
+
+        `missing` with the answer "closed": the unit has ended; then it only takes a start, `Delete` and `Prune`.
+        """
         ...
 
     async def load(self, units: Sequence[str]) -> list[Loaded]:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from perdure.kernel.commit import CLOSED, Commit, Stored, UnitRow, Verdict, verdict
-from perdure.kernel.message import ActivityDone, Message, Raise, Send, Start, encode_body
+from perdure.kernel.message import ADMIN, ActivityDone, Message, Raise, Send, Start, encode_body
 from perdure.kernel.placement import scope_of
 from perdure.ports.store import Posted
 from perdure.store.columns import (
@@ -429,7 +429,7 @@ def _post(connection: Connection, message: Message, shards: int, limits: StoreLi
         if known is None:
             if not _one(connection, FIND_START, unit):
                 return Posted("missing")
-        elif known[1] in CLOSED:
+        elif known[1] in CLOSED and not isinstance(body, ADMIN):
             return Posted("missing", "closed")
         if isinstance(body, Send | Raise):
             count = _one(connection, COUNT_LETTERS, unit)

@@ -35,7 +35,7 @@ from perdure.kernel.commit import (
     Verdict,
     verdict,
 )
-from perdure.kernel.message import ActivityDone, Message, Raise, Send, Start, encode_body
+from perdure.kernel.message import ADMIN, ActivityDone, Message, Raise, Send, Start, encode_body
 from perdure.kernel.placement import scope_of
 from perdure.ports.store import Claim, Incarnation, Posted, Renewal
 from perdure.store.limits import StoreLimits
@@ -242,7 +242,7 @@ class Tables:
             if unit.row is None:
                 if not any(isinstance(entry.body, Start) for _, entry in unit.inbox.values()):
                     return Posted("missing")
-            elif unit.row.status in CLOSED:
+            elif unit.row.status in CLOSED and not isinstance(body, ADMIN):
                 return Posted("missing", "closed")
             if isinstance(body, Send | Raise) and len(unit.inbox) >= self.limits.inbox_messages:
                 return Posted("full")

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from perdure.kernel.message import AnyBody, Cancel, Pause, Raise, Resume, Retry, Send, Terminate
+from perdure.kernel.message import AnyBody, Cancel, Delete, Pause, Prune, Raise, Resume, Retry, Send, Terminate
 from perdure.ports.store import Inbox, Posted
 from perdure.testing.conformance.scenario import NOW, StoreFactory, answer, scene
 
@@ -103,6 +103,7 @@ class Inboxes:
     async def test_nothing_but_a_start_reaches_a_unit_that_does_not_exist(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
             bodies: list[AnyBody] = [Send("a", b""), Raise("a", b""), Cancel(), Terminate(), Pause(), Resume(), Retry()]
+            bodies += [Delete(), Prune()]
             posted = await scenario.post(*[scenario.message("order", body) for body in bodies])
             assert posted == [Posted("missing")] * len(bodies)
             assert (await scenario.load("order")).inbox == []
@@ -120,6 +121,20 @@ class Inboxes:
                 assert await scenario.post(scenario.message(status)) == [Posted("missing", "closed")]
                 assert await scenario.post(scenario.message(status, Cancel())) == [Posted("missing", "closed")]
                 assert await scenario.post(scenario.start(status)) == [Posted("accepted")]
+
+    async def test_a_closed_unit_can_be_deleted_and_pruned(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            for status in ("completed", "failed", "cancelled"):
+                await scenario.applied(status, row={"status": status})
+                bodies: list[AnyBody] = [Delete(force=True, forget=True, cascade=False, reason="old"), Prune([1, 3])]
+                letters = [scenario.message(status, body) for body in bodies]
+                assert await scenario.post(*letters, letters[0]) == [*[Posted("accepted")] * 2, Posted("duplicate")]
+                assert [message.body for message in (await scenario.load(status)).inbox] == bodies
+
+    async def test_a_unit_whose_start_waits_can_be_deleted(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            letters = [scenario.start("order"), scenario.message("order", Delete())]
+            assert await scenario.post(*letters) == [Posted("accepted")] * 2
 
     async def test_a_full_inbox_refuses_sends_but_not_control(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory, inbox_messages=2) as scenario:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from perdure.kernel.message import AnyBody, Delete, Prune
 from perdure.testing.conformance.scenario import NOW, StoreFactory, scene, task
 
 
@@ -37,6 +38,14 @@ class Wakes:
             await scenario.applied("order", row={"status": "completed"})
             await scenario.applied("a", post=[scenario.message("order")])
             assert await scenario.due() == {"order": (0, True)}
+
+    async def test_a_closed_unit_that_is_to_be_deleted_or_pruned_wakes(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            letters: list[tuple[str, AnyBody]] = [("done", Delete()), ("long", Prune([1]))]
+            for unit, body in letters:
+                await scenario.applied(unit, row={"status": "completed", "closed_at": NOW})
+                await scenario.accepted(scenario.message(unit, body))
+            assert await scenario.due() == {"done": (0, True), "long": (0, True)}
 
     async def test_consumed_mail_does_not_wake(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
