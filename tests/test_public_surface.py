@@ -50,6 +50,7 @@ WORKFLOW = [
     "Channel",
     "Child",
     "Kv",
+    "OtherKv",
     "Variable",
     "Workflow",
     "WorkflowInfo",
@@ -61,6 +62,7 @@ WORKFLOW = [
     "info",
     "join",
     "kv",
+    "kv_of",
     "logger",
     "now",
     "patched",
@@ -77,7 +79,17 @@ WORKFLOW = [
     "wait_event",
 ]
 
-ACTIVITY = ["Activity", "AsyncActivity", "SyncActivity", "cancelled", "heartbeat", "info", "is_cancelled", "resources"]
+ACTIVITY = [
+    "Activity",
+    "AsyncActivity",
+    "SyncActivity",
+    "cancelled",
+    "client",
+    "heartbeat",
+    "info",
+    "is_cancelled",
+    "resources",
+]
 """What code inside an activity uses; `ActivityInfo` is what `info()` gives."""
 
 APP = [

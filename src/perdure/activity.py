@@ -10,13 +10,16 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from perdure.codec import decode, encode
 from perdure.errors import DefinitionError, UsageError
 from perdure.kernel.definition import ActivityDefinition, ActivityOptions, check_name
 from perdure.kernel.retry import RetryPolicy, Seconds, to_ms
 from perdure.kernel.run import current_run
+
+if TYPE_CHECKING:
+    from perdure.client import Client
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -172,7 +175,7 @@ class SyncActivity(Activity[P, R_co]):
 @dataclass(frozen=True, slots=True)
 class ActivityInfo:
     """Which attempt of which activity is running, and for whom. `details` is the last heartbeat of the attempt
-    before.
+    before; `queue` and `session` are what the call named.
     """
 
     name: str
@@ -185,6 +188,8 @@ class ActivityInfo:
     attempt: int
     scheduled_at_ms: int
     details: bytes | None = field(default=None, repr=False)
+    queue: str | None = None
+    session: str | None = None
 
     @property
     def idempotency_key(self) -> str:
@@ -294,3 +299,28 @@ def resources(as_type: type[T]) -> T:
         )
         raise UsageError(msg)
     return value
+
+
+node_client: ContextVar[Callable[[], Client] | None] = ContextVar("perdure_client", default=None)
+"""How to get a client of the node; set in the context in which a node runs activities and checkpoints."""
+
+
+def client() -> Client:
+    """A client of the node that runs this activity (or checkpoint), to start, ask and read other instances.
+
+    It belongs to the node's event loop: use it in an `async def`. Waiting there for the end of an instance keeps a
+    slot of the node occupied; waiting for the own one never ends.
+
+    Raises:
+        UsageError: no activity is running here, or it is a `def`, which runs on a thread.
+    """
+    make = node_client.get()
+    if make is None:
+        msg = "activity.client() is for code that runs inside an activity; here none is running"
+        raise UsageError(msg)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        msg = "activity.client() belongs to the node's event loop, and this is a thread: make the activity `async def`"
+        raise UsageError(msg) from None
+    return make()

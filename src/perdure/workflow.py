@@ -16,6 +16,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, ParamSpec, TypeVar, overload
 from uuid import UUID
 
+from perdure.caller import caller as _run
 from perdure.codec import TypeCodec, encode
 from perdure.errors import UsageError, clean_text
 from perdure.kernel.definition import check_label, normal_version
@@ -24,6 +25,7 @@ from perdure.kernel.loop import Timer
 from perdure.kernel.placement import check_id
 from perdure.kernel.retry import Seconds, to_ms
 from perdure.kernel.run import Run, current_run
+from perdure.kv import Kv, OtherKv, kv, kv_of
 
 if TYPE_CHECKING:
     from perdure.kernel.definition import WorkflowDefinition
@@ -36,14 +38,6 @@ A = TypeVar("A")
 B = TypeVar("B")
 C = TypeVar("C")
 D = TypeVar("D")
-
-
-def _run(what: str) -> Run:
-    run = current_run()
-    if run is None:
-        msg = f"workflow.{what} is for workflow code; here no workflow is running"
-        raise UsageError(msg)
-    return run
 
 
 class Workflow(Generic[P, R_co]):
@@ -416,52 +410,6 @@ def variable(name: str, initial: T, /) -> Variable[T]:
     return Variable(name, initial)
 
 
-class Kv:
-    """The instance's key-value store: read and written at once, durable with the turn, kept over executions, readable
-    by clients.
-    """
-
-    def get(self, key: str, as_type: type[T], default: T | None = None) -> T | None:
-        """The value of a key, or the default."""
-        data = _run("kv").variables.get(key)
-        codec: TypeCodec[T] = TypeCodec(as_type, f"KV value {key!r}")
-        return default if data is None else codec.decode(data)
-
-    def set(self, key: str, value: object) -> None:
-        """Write a key.
-
-        Raises:
-            LimitExceeded: too many keys, or a value that is too large.
-        """
-        _run("kv").set_kv(key, encode(value))
-
-    def delete(self, key: str) -> None:
-        """Remove a key; nothing happens if there is none."""
-        run = _run("kv")
-        if run.variables.get(key) is not None:
-            run.set_kv(key, None)
-
-    def clear(self) -> None:
-        """Remove all keys."""
-        _run("kv").clear_kv()
-
-    def keys(self) -> list[str]:
-        """All keys, sorted."""
-        return list(_run("kv").variables)
-
-    def __len__(self) -> int:
-        """The number of keys."""
-        return len(self.keys())
-
-    def __contains__(self, key: str) -> bool:
-        """Whether a key has a value."""
-        return _run("kv").variables.get(key) is not None
-
-
-kv = Kv()
-"""The key-value store of the running instance."""
-
-
 def set_status(status: object) -> None:
     """Set the custom status that clients see (None clears it); its version goes up once per turn that changes it."""
     _run("set_status()").set_status(None if status is None else encode(status))
@@ -560,6 +508,7 @@ __all__ = [
     "Channel",
     "Child",
     "Kv",
+    "OtherKv",
     "Variable",
     "Workflow",
     "WorkflowInfo",
@@ -571,6 +520,7 @@ __all__ = [
     "info",
     "join",
     "kv",
+    "kv_of",
     "logger",
     "now",
     "patched",

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from perdure.activity import ActivityInfo, Attempt, running_attempt
+from perdure.activity import ActivityInfo, Attempt, node_client, running_attempt
 from perdure.errors import Failure, PayloadError, PayloadTooLarge, failure_of
 from perdure.interceptor import Interceptor, around_activity
 from perdure.kernel.call import ActivityCall, Call, StepCall
@@ -28,6 +28,9 @@ from perdure.kernel.message import ActivityDone, Message, StepDone
 from perdure.node.pool import run_in_process
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from perdure.client import Client
     from perdure.kernel.definition import ActivityDefinition, Definitions
     from perdure.kernel.unit import Unit
     from perdure.node.options import NodeOptions
@@ -83,6 +86,8 @@ class _Job:
             attempt=self.number,
             scheduled_at_ms=call.scheduled_at,
             details=self.details,
+            queue=call.options.queue,
+            session=call.options.session,
         )
 
     @property
@@ -111,6 +116,10 @@ class Attempts:
         self._message_ids = 0
         self._stopped = False
         self._context = copy_context()
+
+    def offer_client(self, make: Callable[[], Client]) -> None:
+        """What `activity.client()` gives in activities and checkpoints."""
+        self._context.run(node_client.set, make)
 
     @property
     def running(self) -> int:

@@ -121,6 +121,7 @@ class Node:
             store, self.app, self.clock, self.options, self._fences, watchdog, incarnation, self._store_failed
         )
         attempts = Attempts(turns, self.app, self.clock, self.options)
+        attempts.offer_client(lambda: self.client)
         turns.use(attempts)
         turns.interceptors = overriding(self.interceptors, "turn")
         attempts.interceptors = overriding(self.interceptors, "activity")

@@ -1,0 +1,93 @@
+"""Key-value stores, as workflow code sees them: its own instance's, and that of another one."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from perdure.activity import client
+from perdure.caller import caller
+from perdure.codec import TypeCodec, decode, encode
+from perdure.errors import NotFound
+from perdure.kernel.placement import check_id
+
+T = TypeVar("T")
+
+
+class Kv:
+    """The instance's key-value store: read and written at once, durable with the turn, kept over executions, readable
+    by clients.
+    """
+
+    def get(self, key: str, as_type: type[T], default: T | None = None) -> T | None:
+        """The value of a key, or the default."""
+        data = caller("kv").variables.get(key)
+        codec: TypeCodec[T] = TypeCodec(as_type, f"KV value {key!r}")
+        return default if data is None else codec.decode(data)
+
+    def set(self, key: str, value: object) -> None:
+        """Write a key.
+
+        Raises:
+            LimitExceeded: too many keys, or a value that is too large.
+        """
+        caller("kv").set_kv(key, encode(value))
+
+    def delete(self, key: str) -> None:
+        """Remove a key; nothing happens if there is none."""
+        run = caller("kv")
+        if run.variables.get(key) is not None:
+            run.set_kv(key, None)
+
+    def clear(self) -> None:
+        """Remove all keys."""
+        caller("kv").clear_kv()
+
+    def keys(self) -> list[str]:
+        """All keys, sorted."""
+        return list(caller("kv").variables)
+
+    def __len__(self) -> int:
+        """The number of keys."""
+        return len(self.keys())
+
+    def __contains__(self, key: str) -> bool:
+        """Whether a key has a value."""
+        return caller("kv").variables.get(key) is not None
+
+
+kv = Kv()
+"""The key-value store of the running instance."""
+
+
+class OtherKv:
+    """The key-value store of another instance, to read: each read is recorded and does not change in replay."""
+
+    def __init__(self, id: str) -> None:
+        """Made by `workflow.kv_of`."""
+        self.id = check_id(id)
+
+    async def get(self, key: str, as_type: type[T], default: T | None = None) -> T | None:
+        """The value of a key as it is durable now, or the default: if there is no such key or instance, or it is None.
+
+        Raises:
+            DecodeError: the value is not of this type.
+        """
+
+        async def read() -> object:  # on the node, after this turn is durable
+            try:
+                return await client().get(self.id).kv_get(key, object)
+            except NotFound:
+                return None
+
+        run = caller("kv_of()")
+        data: bytes = await run.start_step(f"kv_of {self.id!r} {key!r}", read, encode, bytes)
+        if decode(data) is None:
+            return default
+        codec: TypeCodec[T] = TypeCodec(as_type, f"KV value {key!r} of {self.id!r}")
+        return codec.decode(data)
+
+
+def kv_of(id: str, /) -> OtherKv:
+    """The key-value store of another instance: `await workflow.kv_of("settings").get("rate", float)`."""
+    caller("kv_of()")
+    return OtherKv(id)
