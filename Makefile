@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test check format bench lock clean
+.PHONY: help demo test check format bench docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## say what each target does
@@ -33,12 +33,16 @@ format: $(READY) ## format the code and apply the fixes that are safe
 bench: $(READY) ## measure, beside the peers and the limits of the machine
 	$(BIN)/python -m benchmarks
 
+docs: $(READY) ## build the pages into site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html is the first page ($(BIN)/python -m http.server --directory site: with search)"
+
 lock: ## compile requirements/dev.txt anew (needs uv on the PATH)
 	uv pip compile pyproject.toml --group dev --extra uvloop --universal --python-version 3.11 --upgrade \
 	  --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --quiet --output-file requirements/dev.txt
 
 clean: ## remove everything that the other targets made
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 $(READY): pyproject.toml requirements/dev.txt
