@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def take(unit: Unit, message: msg.Message) -> None:
     """Take one message of the control lane."""
     body, row, draft = message.body, unit.row, unit.draft
-    if row is None:
+    if row is None or draft.delete is not None:
         draft.consumed(message, "missing")
         return
     run = unit.run

@@ -26,10 +26,12 @@ class Draft:
         "cancelled",
         "chunks",
         "consume",
+        "delete",
         "ended",
         "kv",
         "now",
         "post",
+        "prune",
         "touched",
         "unit",
         "warning",
@@ -43,9 +45,11 @@ class Draft:
         self.cancelled: list[Call] = []
         self.chunks: list[JournalChunk] = []
         self.consume: list[bytes] = []
+        self.delete: int | None = None
         self.ended: list[ExecutionRow] = []
         self.kv: list[KvEntry] = []
         self.post: list[Message] = []
+        self.prune: list[int] = []
         self.touched = False
         self.warning: str | None = None
 
@@ -99,4 +103,6 @@ class Draft:
             self.consume,
             [Answer(m, self.answers.get(m, "ok"), expires_at) for m in self.consume],
             self.post,
+            prune=self.prune,
+            delete=self.delete,
         )

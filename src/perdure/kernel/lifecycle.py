@@ -170,6 +170,9 @@ def _continue(unit: Unit, run: Run, row: UnitRow, ended: ev.ContinuedAsNew) -> N
     unit.kept = [*unit.kept, *unit.inbox_messages()]
     unit.inbox = {}
     row.execution += 1
+    oldest_kept = row.execution - unit.limits.executions_kept
+    if unit.limits.executions_kept and oldest_kept > 1:
+        unit.draft.prune.append(oldest_kept - 1)
     definition = unit.definitions.find_workflow(row.type, ended.version)
     if definition is not None:
         row.type_version = definition.version

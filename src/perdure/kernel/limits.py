@@ -27,6 +27,8 @@ class Limits:
 
     duroxide's default of 1,024 events per execution is too small for asyncio code: a race with a timeout costs four
     events per step. 50,000 events replay in under a second and hold 10,000 steps.
+
+    `executions_kept` is how many ended executions keep their history when one more ends by continue-as-new (0: all).
     """
 
     history_events: int = 50_000
@@ -39,6 +41,7 @@ class Limits:
     kv_key_bytes: int = 512
     turn_messages: int = 1_000
     inbox_messages: int = 10_000
+    executions_kept: int = 0
 
     def __post_init__(self) -> None:
         """Check the numbers once.
@@ -47,4 +50,5 @@ class Limits:
             UsageError: naming the limit.
         """
         for limit in fields(self):
-            check_count(f"Limits.{limit.name}", getattr(self, limit.name))
+            least = 0 if limit.name == "executions_kept" else 1
+            check_count(f"Limits.{limit.name}", getattr(self, limit.name), least)

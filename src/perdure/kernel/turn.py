@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from perdure.kernel.call import Call
     from perdure.kernel.commit import Commit
+    from perdure.kernel.message import Message
 
-Outcome = Literal["ok", "started", "joined", "exists", "closed", "missing", "full"]
+Outcome = Literal["ok", "started", "joined", "exists", "closed", "missing", "full", "open"]
 """What the sender of a message is told once the turn is durable."""
 
 
@@ -19,7 +20,8 @@ class Turn:
 
     `answers` go to the senders of messages, `calls` are activities and checkpoints to run, `cancelled` those to give
     up, `wake_at` is when the unit wants its next turn (0: at once, it has work of its own), `again` asks for another
-    turn now, `closed` says that the unit has ended.
+    turn now, `closed` says that the unit has ended, `deleted` that it is gone with all it owned; `left` are messages of the
+    turn that are for whoever has the id next.
     """
 
     commit: Commit | None
@@ -29,4 +31,6 @@ class Turn:
     wake_at: int | None = None
     again: bool = False
     closed: bool = False
+    deleted: bool = False
+    left: list[Message] = field(default_factory=list["Message"])
     warning: str | None = None

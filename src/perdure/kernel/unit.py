@@ -16,6 +16,7 @@ loaded after a deploy.
 
     unit.py        loading, taking messages, following another owner
     control.py     cancel, terminate, pause, resume, retry
+    removal.py     delete, prune
     lifecycle.py   starting, ending, continuing as new, limits, and the row's state
     outbox.py      what goes to other units
     draft.py       what the turn has gathered so far
@@ -28,7 +29,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from perdure.kernel import control, held, lifecycle, outbox
+from perdure.kernel import control, held, lifecycle, outbox, removal
 from perdure.kernel import events as ev
 from perdure.kernel import message as msg
 from perdure.kernel.call import ActivityCall, Call, ChildCall, StepCall
@@ -178,6 +179,10 @@ class Unit:
         """Advance by a commit of another owner, so that this copy can take over without a replay. No effect is asked
         for.
         """
+        if commit.delete is not None:
+            self.close_memory()
+            self.row, self.version, self.held, self.journal, self.kept, self.inbox = None, 0, None, None, [], {}
+            return
         self.row, self.version = msgspec.structs.replace(commit.row), commit.expect + 1
         for chunk in commit.journal:
             self._follow(ev.decode_events(chunk.events))
@@ -233,8 +238,13 @@ class Unit:
                     lifecycle.start(self, message, message.body)
             messages = [m for m in messages if not isinstance(m.body, msg.Start)]
         for message in messages:
-            if isinstance(message.body, msg.CONTROL):
+            if isinstance(message.body, msg.Delete | msg.Prune):
+                removal.take(self, message, message.body)
+            elif isinstance(message.body, msg.CONTROL):
                 control.take(self, message)
+        if self.draft.delete is not None:
+            messages = [m for m in messages if not isinstance(m.body, msg.CONTROL)]
+            return removal.pack(self, messages, fence, commit_id)
         run = self.run
         if run is None:
             self._take_all(messages)

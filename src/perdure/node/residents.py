@@ -148,6 +148,7 @@ class Residents:
     def load(self, resident: Resident) -> None:
         """Load it, together with whatever else waits to be loaded."""
         resident.state = "loading"
+        resident.has_mail = False
         self._to_load.append(resident)
         if self._loaders < _LOADERS:
             self._loaders += 1

@@ -171,7 +171,10 @@ class Turns:
         if found.row is None:
             resident.mailbox = [*found.inbox, *resident.mailbox]
             if not resident.mailbox:
-                self.residents.forget(resident)
+                if resident.has_mail:  # posted after the store was read
+                    self.residents.load(resident)
+                else:
+                    self.residents.forget(resident)
                 return
         elif not self._guarded(resident, lambda: _load(resident, found)):
             return
@@ -321,7 +324,13 @@ class Turns:
         """What the unit does after its turn: read its mail, take another turn, stay, or leave memory."""
         unit = resident.unit
         outdated, resident.outdated = resident.outdated, False
-        if outdated and unit.row is not None and unit.row.reason in AFTER_DEPLOY:
+        if turn.deleted:
+            resident.mailbox = [*turn.left, *resident.mailbox]
+            if resident.mailbox or resident.has_mail:
+                self.residents.reload(resident)
+            else:
+                self.residents.forget(resident)
+        elif outdated and unit.row is not None and unit.row.reason in AFTER_DEPLOY:
             self.residents.reload(resident)
         elif resident.has_mail:
             self.residents.fetch(resident)
