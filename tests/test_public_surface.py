@@ -26,6 +26,7 @@ PERDURE = [
     "Description",
     "Failure",
     "Handle",
+    "HasParent",
     "HistoryEvent",
     "IfExists",
     "Interceptor",
@@ -34,9 +35,13 @@ PERDURE = [
     "NodeOptions",
     "NotFound",
     "PerdureError",
+    "Pruned",
+    "Removed",
     "RetryPolicy",
+    "StillRunning",
     "SyncActivity",
     "Timeout",
+    "Tree",
     "Workflow",
     "WorkflowCancelled",
     "WorkflowFailed",
@@ -108,11 +113,21 @@ APP = [
     "workflows",
 ]
 
-CLIENT = ["counts", "get", "list", "open", "page", "workflow"]
+CLIENT = [
+    "counts",
+    "delete",
+    "get",
+    "list",
+    "open",
+    "page",
+    "prune",
+    "workflow",
+]
 
 HANDLE = [
     "cancel",
     "custom_status",
+    "delete",
     "describe",
     "executions",
     "history",
@@ -121,6 +136,7 @@ HANDLE = [
     "kv_get",
     "kv_wait",
     "pause",
+    "prune",
     "raise_event",
     "result",
     "resume",
@@ -130,6 +146,7 @@ HANDLE = [
     "start",
     "status",
     "terminate",
+    "tree",
     "wait",
 ]
 

@@ -14,8 +14,10 @@ from perdure.errors import (
     ApplicationError,
     ChildError,
     Failure,
+    HasParent,
     NotFound,
     PerdureError,
+    StillRunning,
     Timeout,
     WorkflowCancelled,
     WorkflowFailed,
@@ -26,6 +28,8 @@ from perdure.interceptor import Interceptor
 from perdure.kernel.limits import Limits
 from perdure.kernel.retry import RetryPolicy
 from perdure.node import Node, NodeOptions
+from perdure.removal import Pruned, Removed
+from perdure.tree import Tree
 from perdure.workflow import Channel, Workflow
 
 __version__ = "0.1.0.dev0"
@@ -44,6 +48,7 @@ __all__ = [
     "Description",
     "Failure",
     "Handle",
+    "HasParent",
     "HistoryEvent",
     "IfExists",
     "Interceptor",
@@ -52,9 +57,13 @@ __all__ = [
     "NodeOptions",
     "NotFound",
     "PerdureError",
+    "Pruned",
+    "Removed",
     "RetryPolicy",
+    "StillRunning",
     "SyncActivity",
     "Timeout",
+    "Tree",
     "Workflow",
     "WorkflowCancelled",
     "WorkflowFailed",

@@ -19,12 +19,12 @@ from typing import (
     overload,
 )
 
-from perdure.errors import (
-    UsageError,
-)
+from perdure.errors import UsageError, clean_text
 from perdure.interceptor import Interceptor, check_interceptors, overriding
+from perdure.kernel import message as msg
 from perdure.kernel.commit import Status
 from perdure.kernel.definition import normal_version
+from perdure.kernel.placement import check_id
 from perdure.kernel.retry import Seconds
 from perdure.ports.clock import Clock
 from perdure.ports.store import Counts, Page, Store, Units
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 from perdure.description import Description, describe_row
 from perdure.gateway import Gateway, StoreGateway
 from perdure.handle import Handle, IfExists, WorkflowHandle
+from perdure.removal import Pruned, Removed, delete_many, keep, prune_many, time_ms
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -191,13 +192,8 @@ class Client:
         after: str | None = None,
     ) -> Page[Description]:
         """One page of `list`; its `next` is what to give as `after` for the following page (None: there is none)."""
-        statuses = (status,) if isinstance(status, str) else tuple(status)
-        wrong = [s for s in statuses if s not in get_args(Status)]
-        if wrong:
-            msg_ = f"{wrong[0]!r} is not a status; use {', '.join(get_args(Status))}"
-            raise UsageError(msg_)
         filters = Units(
-            statuses=statuses,
+            statuses=_statuses(status),
             types=(type,) if type is not None else (),
             type_versions=(normal_version(version),) if version is not None else (),
             reasons=(reason,) if reason is not None else (),
@@ -214,3 +210,82 @@ class Client:
     async def counts(self) -> dict[str, int]:
         """Number of instances by status, and of waiting messages and tasks."""
         return dict((await self._gateway.store.query(Counts())).items)
+
+    async def delete(
+        self,
+        ids: Sequence[str] = (),
+        *,
+        type: str | None = None,
+        status: Status | tuple[Status, ...] = (),
+        id_prefix: str | None = None,
+        closed_before: datetime | None = None,
+        force: bool = False,
+        forget: bool = False,
+        reason: str = "",
+        limit: int = 1_000,
+    ) -> Removed:
+        """Remove the instances that fit all that is given, each with its tree; see `handle.delete` for one.
+
+        Children, and without `force` what has not ended, are skipped with the reason. At most `limit` are looked at,
+        newest first.
+
+        Raises:
+            UsageError: nothing was given that chooses, or something that is no status, time, id or limit.
+        """
+        filters = _choice(ids, type, status, id_prefix, closed_before)
+        body = msg.Delete(force, forget, True, clean_text(reason))
+        return await delete_many(self._gateway, filters, body, limit)
+
+    async def prune(
+        self,
+        ids: Sequence[str] = (),
+        *,
+        keep_last: int | None = None,
+        closed_before: datetime | None = None,
+        type: str | None = None,
+        status: Status | tuple[Status, ...] = (),
+        id_prefix: str | None = None,
+        limit: int = 1_000,
+    ) -> Pruned:
+        """Prune all instances that fit what is given, running ones too; see `handle.prune` for one.
+
+        Raises:
+            UsageError: neither `keep_last` nor `closed_before`, or something that is no status, time, id or limit.
+        """
+        kept = keep(keep_last, closed_before)
+        filters = _choice(ids, type, status, id_prefix, None, all_is_fine=True)
+        return await prune_many(self._gateway, filters, kept, limit)
+
+
+def _choice(
+    ids: Sequence[str],
+    type: str | None,
+    status: Status | tuple[Status, ...],
+    id_prefix: str | None,
+    closed_before: datetime | None,
+    *,
+    all_is_fine: bool = False,
+) -> Units:
+    """Filters of a bulk call."""
+    if isinstance(ids, str):
+        msg_ = f"ids must be a list of ids, got the text {ids!r}: give [{ids!r}]"
+        raise UsageError(msg_)
+    if not all_is_fine and not (ids or type or status or id_prefix or closed_before):
+        msg_ = "say what goes: ids, type=, status=, id_prefix= or closed_before="
+        raise UsageError(msg_)
+    return Units(
+        ids=tuple(map(check_id, ids)),
+        types=(type,) if type is not None else (),
+        statuses=_statuses(status),
+        id_prefix=id_prefix,
+        closed_before=time_ms("closed_before", closed_before),
+    )
+
+
+def _statuses(status: Status | tuple[Status, ...]) -> tuple[str, ...]:
+    statuses = (status,) if isinstance(status, str) else tuple(status)
+    wrong = [s for s in statuses if s not in get_args(Status)]
+    if wrong:
+        msg_ = f"{wrong[0]!r} is not a status; use {', '.join(get_args(Status))}"
+        raise UsageError(msg_)
+    return statuses

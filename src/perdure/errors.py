@@ -14,6 +14,8 @@
     ├── NotFound                  no instance has this id
     ├── AlreadyStarted            an instance with this id exists and is not the one that was asked for
     ├── NotRunning                the instance has ended, so the request has no effect
+    ├── StillRunning              the instance (or a child of it) has not ended, so it is not deleted
+    ├── HasParent                 the instance belongs to another one, and goes with it
     ├── InboxFull                 the instance has too many unconsumed messages
     ├── Timeout                   a wait of the client reached its limit; the work goes on
     ├── WorkflowFailed            the instance ended without a result; `.failure` says why
@@ -116,6 +118,14 @@ class AlreadyStarted(PerdureError):
 
 class NotRunning(PerdureError):
     """The instance has already ended; nothing was sent to it."""
+
+
+class StillRunning(PerdureError):
+    """An instance that has not ended is deleted only with `force=True`; or cancel it, and wait for its end."""
+
+
+class HasParent(PerdureError):
+    """A child is deleted with its parent, not alone: delete the root of its tree, or use `force=True`."""
 
 
 class InboxFull(PerdureError):

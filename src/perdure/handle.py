@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from copy import copy
+from datetime import datetime
 from typing import (
     Any,
     Generic,
@@ -43,6 +44,8 @@ from perdure.kernel.placement import check_id
 from perdure.kernel.retry import Seconds, to_ms
 from perdure.kernel.turn import Outcome
 from perdure.ports.store import Executions, Journal, KvEntries, Units
+from perdure.removal import delete, keep, prune
+from perdure.tree import Tree, read_tree
 from perdure.workflow import Channel, Workflow
 
 P = ParamSpec("P")
@@ -328,6 +331,50 @@ class Handle(Generic[R_co]):
                 break
             after = page.next
         return [*numbers, (await self.describe()).execution]
+
+    async def tree(self) -> Tree:
+        """It and its children, their children, and so on.
+
+        Raises:
+            NotFound: no instance has this id.
+        """
+        return await read_tree(self._gateway.store, self.id)
+
+    async def delete(self, *, force: bool = False, forget: bool = False, reason: str = "") -> int:
+        """Remove it and all below it, with their histories; the number of instances that were removed.
+
+        Only what has ended is removed, unless `force`: then what runs is ended first, as by `terminate`, with the
+        reason. For 30 days after its start the start is remembered, so that it does not run again if it is delivered
+        again; `forget` drops that, too. The id is free at once. Through a client that stands alone on a store
+        this is a request, which the store's node carries out.
+
+        Raises:
+            NotFound: no instance has this id.
+            StillRunning: it or one below it has not ended. Nothing was removed.
+            HasParent: it is a child; `force` removes it all the same. Nothing was removed.
+        """
+        if self._interceptors:
+            asked = {"force": force, "forget": forget, "reason": reason}
+            removed = await self._intercepted("delete", None, (), asked)
+            return removed if isinstance(removed, int) else 0
+        return await delete(self._gateway, self.id, msg.Delete(force, forget, True, clean_text(reason)))
+
+    async def prune(self, *, keep_last: int | None = None, closed_before: datetime | None = None) -> list[int]:
+        """Remove the histories of executions that ended by continue-as-new; their numbers.
+
+        `keep_last` executions stay (the current one counts), as do those that ended at `closed_before` or later; give
+        one of them, or both: then an execution goes only if both let it go. The current one always stays.
+
+        Raises:
+            NotFound: no instance has this id.
+        """
+        kept = keep(keep_last, closed_before)
+        if self._interceptors:
+            pruned = await self._intercepted(
+                "prune", None, (), {"keep_last": keep_last, "closed_before": closed_before}
+            )
+            return pruned if isinstance(pruned, list) else []  # pyright: ignore[reportUnknownVariableType]
+        return await prune(self._gateway, self.id, kept)
 
     def __repr__(self) -> str:
         """Name it."""

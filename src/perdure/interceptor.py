@@ -19,7 +19,9 @@ from perdure.errors import UsageError
 
 __all__ = ["ActivityInfo", "Interceptor", "Outgoing", "TurnInfo", "Verb"]
 
-Verb = Literal["start", "run", "send", "raise_event", "cancel", "terminate", "pause", "resume", "retry"]
+Verb = Literal[
+    "start", "run", "send", "raise_event", "cancel", "terminate", "pause", "resume", "retry", "delete", "prune"
+]
 """The verbs of a handle that ask something of an instance. Those that only read are not intercepted."""
 
 

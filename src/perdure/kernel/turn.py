@@ -20,8 +20,8 @@ class Turn:
 
     `answers` go to the senders of messages, `calls` are activities and checkpoints to run, `cancelled` those to give
     up, `wake_at` is when the unit wants its next turn (0: at once, it has work of its own), `again` asks for another
-    turn now, `closed` says that the unit has ended, `deleted` that it is gone with all it owned; `left` are messages of the
-    turn that are for whoever has the id next.
+    turn now, `closed` says that the unit has ended, `deleted` that it is gone with all it owned; `left` are messages of
+    the turn that are for whoever has the id next.
     """
 
     commit: Commit | None

@@ -21,6 +21,7 @@ from perdure.node.attempts import Attempts
 from perdure.node.options import NodeOptions, check_kind
 from perdure.node.scan import scan
 from perdure.node.suspects import Suspects
+from perdure.node.sweeper import Sweeper
 from perdure.node.turns import Turns
 from perdure.node.watchdog import Watchdog
 from perdure.ports.clock import Alarm, Clock, SystemClock
@@ -136,6 +137,7 @@ class Node:
         self._spawn(self._follow_hints(store), "perdure-hints")
         await self._scan(scopes, clean=all(c.clean for c in claims.values()))
         await self._wake_held()
+        self._spawn(Sweeper(turns, self.clock, self.options, scopes).run(), "perdure-sweeper")
 
     def _open_store(self) -> Store:
         if self._store is None:

@@ -31,6 +31,8 @@ class NodeOptions:
     `store_retry_ms` is how long a batch that the store could not take is submitted again before the node stops.
     `horizon_ms` is
     how far ahead deadlines of instances on disk are held in memory.
+    `retention_ms` is how long instances stay after their end; then they are deleted (0: they stay). Every `sweep_ms`
+    the node looks for these, and for answers, tombstones and dead letters that have expired.
     """
 
     activities: int = 1_000
@@ -46,6 +48,8 @@ class NodeOptions:
     stop_ms: int = 1_000
     store_retry_ms: int = 2_000
     horizon_ms: int = 3_600_000
+    retention_ms: int = 0
+    sweep_ms: int = 60_000
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
@@ -56,7 +60,7 @@ class NodeOptions:
         """
         for option in fields(self):
             if option.name not in ("queues", "limits"):
-                least = 0 if option.name in ("grace_ms", "stop_ms", "store_retry_ms") else 1
+                least = 0 if option.name in ("grace_ms", "stop_ms", "store_retry_ms", "retention_ms") else 1
                 check_count(f"NodeOptions.{option.name}", getattr(self, option.name), least)
         check_kind("NodeOptions.queues", self.queues, Mapping, "map queue names to numbers")
         for queue, count in self.queues.items():

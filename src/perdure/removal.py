@@ -1,0 +1,249 @@
+"""Deleting instances with their trees, and pruning the histories of ended executions, one by one and in bulk.
+
+The client finds what goes; each instance is then removed by its owner, in a commit of its own. A tree that has ended
+goes from its leaves to its root, and a running one (`force`) from its root to its leaves, so that nobody is left who
+could start another child. If this process dies in between, the same call again removes the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import msgspec
+
+from perdure.errors import HasParent, NotFound, StillRunning, UsageError
+from perdure.gateway import Gateway, find_unit
+from perdure.kernel import message as msg
+from perdure.kernel.commit import CLOSED, ExecutionRow, UnitRow
+from perdure.ports.store import Executions, Units
+from perdure.tree import levels_below
+
+AT_ONCE = 200
+"""Requests that are on their way at the same time, so that the store can group their commits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What a bulk call did.
+
+    `deleted` are the roots that are gone (with their trees), `instances` counts all that are; `skipped` are the ids
+    that stayed, each with the reason; `more` says that the limit was reached and others may fit.
+    """
+
+    deleted: list[str] = field(default_factory=list[str])
+    instances: int = 0
+    skipped: dict[str, str] = field(default_factory=dict[str, str])
+    more: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What a bulk prune did: executions removed by instance, and whether the limit was reached."""
+
+    executions: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
+    more: bool = False
+
+
+# ---------------------------------------------------------------- deleting
+
+
+async def delete(gateway: Gateway, unit: str, body: msg.Delete) -> int:
+    """Remove an instance, and with `cascade` all below it; the number of instances that were removed.
+
+    Raises:
+        NotFound: no instance has this id.
+        StillRunning: it or one below it has not ended, and `force` was not asked for. Nothing was removed.
+        HasParent: its parent is there, and `force` was not asked for. Nothing was removed.
+    """
+    levels = await levels_below(gateway.store, unit) if body.cascade else []
+    try:
+        levels.insert(0, [(await find_unit(gateway.store, unit)).row])
+    except NotFound:
+        if not levels:
+            raise  # otherwise an earlier call was interrupted after the root had gone
+    if not body.force:
+        await _check_removable(gateway, unit, [row for level in levels for row in level])
+        levels.reverse()
+    removed = 0
+    for level in levels:
+        removed += await _remove(gateway, [row.id for row in level], body)
+    return removed
+
+
+async def _check_removable(gateway: Gateway, unit: str, rows: list[UnitRow]) -> None:
+    for row in rows:
+        if row.status not in CLOSED:
+            _refuse(unit, row.id, f"is {row.status}")
+    parent = next((row.parent_unit for row in rows if row.id == unit), None)
+    if parent is not None and (await gateway.store.query(Units(ids=(parent,), limit=1))).items:
+        text = f"{unit!r} is a child of {parent!r} and goes with it: delete the root of its tree, or use force=True"
+        raise HasParent(text)
+
+
+def _refuse(unit: str, blocking: str, state: str) -> None:
+    what = f"{unit!r}" if blocking == unit else f"{unit!r} was not deleted: its descendant {blocking!r}"
+    text = f"{what} {state}; cancel it and wait for its end, or delete with force=True"
+    raise StillRunning(text)
+
+
+async def _remove(gateway: Gateway, units: Sequence[str], body: msg.Delete) -> int:
+    removed = 0
+    for first in range(0, len(units), AT_ONCE):
+        some = units[first : first + AT_ONCE]
+        outcomes = await asyncio.gather(*(_ask(gateway, unit, body) for unit in some))
+        for unit, outcome in zip(some, outcomes, strict=True):
+            if outcome == "open":
+                _refuse(unit, unit, "has been started again meanwhile")
+        removed += sum(outcome == "ok" for outcome in outcomes)
+    return removed
+
+
+async def _ask(gateway: Gateway, unit: str, body: msg.Delete | msg.Prune) -> str:
+    return await gateway.send(msg.Message(os.urandom(16), unit, body, gateway.clock.now_ms()))
+
+
+async def delete_many(gateway: Gateway, filters: Units, body: msg.Delete, limit: int) -> Removed:
+    """Remove the instances that fit the filters, newest first, each with its tree. Children and (without `force`)
+    those that have not ended are skipped.
+    """
+    check_limit(limit)
+    rows, more = await _matching(gateway, filters, limit)
+    deleted: list[str] = []
+    instances = 0
+    skipped = dict.fromkeys(filters.ids, "no instance fits this id and the filters") if not more else {}
+    for first in range(0, len(rows), AT_ONCE):
+        units = [row.id for row in rows[first : first + AT_ONCE]]
+        outcomes = await asyncio.gather(*(_delete_or_say_why(gateway, unit, body) for unit in units))
+        for unit, outcome in zip(units, outcomes, strict=True):
+            if isinstance(outcome, str):
+                skipped[unit] = outcome
+            else:
+                skipped.pop(unit, None)
+                deleted.append(unit)
+                instances += outcome
+    return Removed(deleted, instances, skipped, more)
+
+
+async def _delete_or_say_why(gateway: Gateway, unit: str, body: msg.Delete) -> int | str:
+    try:
+        return await delete(gateway, unit, body)
+    except (StillRunning, HasParent, NotFound) as error:
+        return str(error)
+
+
+async def _matching(gateway: Gateway, filters: Units, limit: int) -> tuple[list[UnitRow], bool]:
+    """At most `limit` rows that fit, and whether there are more."""
+    rows: list[UnitRow] = []
+    after: str | None = None
+    while len(rows) < limit:
+        query = msgspec.structs.replace(filters, limit=min(limit - len(rows), 500), after=after)
+        page = await gateway.store.query(query)
+        rows += [view.row for view in page.items]
+        after = page.next
+        if after is None:
+            return rows, False
+    return rows, True
+
+
+def check_limit(limit: object) -> None:
+    """Refuse a limit that is none.
+
+    Raises:
+        UsageError: it is not a whole number of at least 1.
+    """
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        text = f"limit must be a whole number of at least 1, got {limit!r}"
+        raise UsageError(text)
+
+
+# ---------------------------------------------------------------- pruning
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Which ended executions stay: the last ones (the current one counts), and those that ended after a time (ms).
+
+    With both given, an execution goes only if both let it go. The current execution always stays.
+    """
+
+    last: int | None
+    closed_before_ms: int | None
+
+    def goes(self, row: ExecutionRow, current: int) -> bool:
+        """Whether the history of an ended execution is removed."""
+        if self.last is not None and row.execution > current - max(self.last, 1):
+            return False
+        return self.closed_before_ms is None or row.closed_at < self.closed_before_ms
+
+
+def keep(last: object, closed_before: object) -> Keep:
+    """What a prune keeps.
+
+    Raises:
+        UsageError: neither is given, or one is not what it must be.
+    """
+    if last is None and closed_before is None:
+        text = "say which executions go: keep_last=10, closed_before=datetime(...), or both"
+        raise UsageError(text)
+    if last is not None and (isinstance(last, bool) or not isinstance(last, int) or last < 0):
+        text = f"keep_last must be a whole number, got {last!r}"
+        raise UsageError(text)
+    return Keep(last, time_ms("closed_before", closed_before))
+
+
+def time_ms(name: str, at: object) -> int | None:
+    """A point in time as milliseconds; a datetime without a zone is local time.
+
+    Raises:
+        UsageError: it is no datetime.
+    """
+    if at is None:
+        return None
+    if not isinstance(at, datetime):
+        text = f"{name} must be a datetime, got {at!r}"
+        raise UsageError(text)
+    return int(at.timestamp() * 1000)
+
+
+async def prune(gateway: Gateway, unit: str, kept: Keep) -> list[int]:
+    """Remove the histories of ended executions; their numbers.
+
+    Raises:
+        NotFound: no instance has this id.
+    """
+    current = (await find_unit(gateway.store, unit)).row.execution
+    going: list[int] = []
+    after: str | None = None
+    while True:
+        page = await gateway.store.query(Executions(unit=unit, after=after))
+        going += [row.execution for row in page.items if kept.goes(row, current)]
+        after = page.next
+        if after is None:
+            break
+    if going:
+        await _ask(gateway, unit, msg.Prune(going))
+    return going
+
+
+async def prune_many(gateway: Gateway, filters: Units, kept: Keep, limit: int) -> Pruned:
+    """Prune all instances that fit the filters, running ones too; at most `limit` instances are looked at."""
+    check_limit(limit)
+    rows, more = await _matching(gateway, filters, limit)
+    rows = [row for row in rows if row.execution > 1]
+    removed: dict[str, list[int]] = {}
+    for first in range(0, len(rows), AT_ONCE):
+        some = rows[first : first + AT_ONCE]
+        lists = await asyncio.gather(*(_prune_if_there(gateway, row.id, kept) for row in some))
+        removed |= {row.id: numbers for row, numbers in zip(some, lists, strict=True) if numbers}
+    return Pruned(removed, more)
+
+
+async def _prune_if_there(gateway: Gateway, unit: str, kept: Keep) -> list[int]:
+    try:
+        return await prune(gateway, unit, kept)
+    except NotFound:
+        return []  # it was deleted meanwhile

@@ -1,0 +1,62 @@
+"""Instances whose retention is over are deleted by their node; what is younger, or runs, stays."""
+
+from __future__ import annotations
+
+from engine import World, until
+
+from perdure import App, NodeOptions, workflow
+from perdure.node import Node
+
+
+async def test_what_ended_long_ago_is_deleted(world: World, app: App) -> None:
+    clock = world.stop_time()
+
+    @app.workflow
+    async def short(n: int) -> int:
+        return n
+
+    @app.workflow
+    async def parent() -> int:
+        await workflow.child(short, id="child")(1)
+        return await workflow.receive("go", int)
+
+    options = NodeOptions(retention_ms=60_000, sweep_ms=5)
+    async with Node(app, world.store, clock=clock, options=options) as node:
+        client = node.client
+        await client.workflow(short, id="old").run(1)
+        await client.workflow(parent, id="parent").start()
+        clock.advance(59_000)
+        await client.workflow(short, id="young").run(1)
+        assert len(await client.list()) == 4
+        clock.advance(2_000)
+
+        async def ids() -> set[str]:
+            return {d.id for d in await client.list()}
+
+        async def only_the_young() -> bool:
+            return await ids() == {"parent", "young"}
+
+        await until(only_the_young, "the end of old and child")
+        await client.get("parent").send("go", 2)
+        assert await client.get("parent").result(timeout=5) == 2
+
+
+async def test_answers_and_tombstones_are_swept(world: World, app: App) -> None:
+    clock = world.stop_time()
+
+    @app.workflow
+    async def short(n: int) -> int:
+        return n
+
+    async with Node(app, world.store, clock=clock, options=NodeOptions(sweep_ms=5)) as node:
+        handle = node.client.workflow(short, id="s")
+        message = handle._message((1,), {})
+        await node.send(message)
+        await handle.result(timeout=5)
+        await handle.delete()
+        clock.advance(31 * 24 * 3600 * 1000)
+
+        async def is_forgotten() -> bool:
+            return (await node.store.post([message]))[0].outcome == "accepted"
+
+        await until(is_forgotten, "the tombstone's end")
