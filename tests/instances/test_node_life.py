@@ -76,3 +76,23 @@ async def test_a_delayed_start_that_is_paused_does_not_begin() -> None:
         assert await handle.status() == "suspended"
         await handle.resume()
         assert await handle.result(timeout=5) == "begun"
+
+
+async def test_a_node_that_is_started_again_loses_nothing() -> None:
+    """Each start is a new life: its commits must not be taken for those of the life before."""
+    app = App("life")
+
+    @app.workflow
+    async def adder() -> list[int]:
+        return [await workflow.receive("number", int) for _ in range(3)]
+
+    async with MemoryStore() as store:
+        node = Node(app, store)
+        for number in range(3):
+            await node.start()
+            handle = node.client.workflow(adder, id="a")
+            await handle.start()
+            await handle.send("number", number)
+            if number == 2:
+                assert await handle.result(timeout=5) == [0, 1, 2]
+            await node.stop()

@@ -107,6 +107,7 @@ class Node:
             self._stack = stack.pop_all()
 
     async def _start(self, stack: AsyncExitStack) -> None:
+        self.incarnation = Incarnation(self.name, os.urandom(8).hex())  # new at each start: ids of commits come from it
         store = self._open_store()
         if isinstance(self._given_store, str):
             await stack.enter_async_context(store)
