@@ -10,6 +10,7 @@ import ast
 import posixpath
 import re
 from pathlib import Path
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -63,7 +64,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     decisions = [f"decisions/{path.name}" for path in sorted((ROOT / "docs" / "decisions").glob("0*.md"))]
     under = {"decisions/README.md": decisions, "examples/index.md": list(examples().values())}
 
-    def listed(entry: dict[str, object]) -> dict[str, object]:
+    def listed(entry: dict[str, Any]) -> dict[str, Any]:
         return {
             title: [*map(listed, what)] if isinstance(what, list) else [what, *under[what]] if what in under else what
             for title, what in entry.items()

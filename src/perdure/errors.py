@@ -2,8 +2,7 @@
 
     PerdureError
     ├── UsageError                the caller's: wrong arguments, wrong place, wrong order; nothing was recorded
-    │   ├── DefinitionError         a workflow or activity is declared in a way that cannot work (duplicate name, bad
-    signature)
+    │   ├── DefinitionError         a workflow or activity is declared in a way that cannot work
     │   ├── PayloadError            a value that cannot be encoded or decoded, or is too large
     │   │   ├── EncodeError
     │   │   ├── DecodeError
@@ -31,7 +30,8 @@
         ├── StoreLocked             another process owns the store
         └── StoreFormat             not a Perdure store, a corrupt one, or one of another version
 
-Every message says what happened, to which id, and what to do about it.
+Every message says what happened, to which id, and what to do about it. Each docstring explains the class to its users:
+what happened, why, what to do, an example. `perdure explain NAME` prints it, and docs/errors.md is made of them.
 """
 
 from __future__ import annotations
@@ -69,55 +69,135 @@ class Failure(msgspec.Struct, array_like=True, frozen=True, gc=False, omit_defau
 
 
 class PerdureError(Exception):
-    """The root of every error that Perdure raises on purpose."""
+    """The root of every error that Perdure raises on purpose.
+
+    - Why: so that `except PerdureError` catches what this library says, and nothing else.
+    - Do: catch the classes below it where you can act on them; let the rest go.
+    """
+
+    @property
+    def page(self) -> str:
+        """Where the documentation explains it: docs/errors.md, at the class's heading. Offline: `perdure explain`."""
+        kind = next(kind for kind in type(self).__mro__ if kind.__module__ == __name__)
+        return f"errors.md#{kind.__name__.lower()}"
 
 
 class UsageError(PerdureError):
-    """The call itself is wrong. Nothing was recorded; correct the call."""
+    """The call itself is wrong. Nothing was recorded; correct the call.
+
+    - Why: an argument that cannot be meant, a function that was called where it has no meaning, an object that was used
+      before it was opened or after it was closed.
+    - Do: the message names the argument and what is allowed. Repeating the call gives the same error.
+    - Example: `workflow.now() is for workflow code; here no workflow is running`
+    """
 
 
 class DefinitionError(UsageError):
-    """A workflow or an activity is declared in a way that cannot work; the message names it and the remedy."""
+    """A workflow or an activity is declared in a way that cannot work; the message names it and the remedy.
+
+    - Why: a name that is taken, a workflow that is no `async def`, an unknown option, a signature whose values cannot
+      be data.
+    - Do: correct the declaration. It is raised when the module is imported, before anything runs.
+    - Example: ``workflow 'checkout' must be an `async def`: a workflow waits, and only a coroutine can``
+    """
 
 
 class PayloadError(UsageError, ValueError):
-    """A value cannot travel: the message names the field and the remedy."""
+    """A value cannot travel: the message names the field and the remedy.
+
+    - Why: arguments, results and messages are stored, so they have to be data of the declared type, and not too large.
+    - Do: see `EncodeError`, `DecodeError` and `PayloadTooLarge`.
+    """
 
 
 class EncodeError(PayloadError):
-    """A value has a part that is not data; the message gives its path."""
+    """A value has a part that is not data; the message gives its path.
+
+    - Why: an open file, a connection, a lambda or an object of a plain class cannot be stored and read back elsewhere.
+    - Do: pass data: numbers, text, bytes, lists, dicts, dataclasses, msgspec, attrs or pydantic types. Connections
+      belong into `app.resources`, and activities get them there.
+    - Example: `cannot encode argument 'cents' of workflow 'checkout': a Cart is not data; use a dataclass, ...`
+    """
 
 
 class DecodeError(PayloadError):
-    """Stored or received data does not fit the declared type; the message gives the path."""
+    """Stored or received data does not fit the declared type; the message gives the path.
+
+    - Why: an argument or a message of another type than the annotation says, or a type that has changed since the value
+      was stored.
+    - Do: pass what the signature asks for. After a change of types: give new fields defaults, keep old ones readable.
+    - Example: ``argument 'cents' of workflow 'checkout': Expected `int`, got `str` ``
+    """
 
 
 class PayloadTooLarge(PayloadError):
-    """A payload exceeds `Limits.payload_bytes`; store it elsewhere and pass a reference, or raise the limit."""
+    """A payload exceeds `Limits.payload_bytes`; store it elsewhere and pass a reference, or raise the limit.
+
+    - Why: payloads are in the journal, which is read whole when an instance is loaded. Megabytes in it make that slow.
+    - Do: put the content into a file or an object store in an activity, and return its name. The limit is 2 MiB unless
+      `NodeOptions(limits=Limits(payload_bytes=...))` says otherwise.
+    - Example: `the message for channel 'approved' has 3000006 bytes; the limit is 2097152 (Limits.payload_bytes): ...`
+    """
 
 
 class InvalidId(UsageError, ValueError):
-    """An id is empty, longer than 512 bytes, or holds a control character or a reserved separator."""
+    """An id is empty, longer than 512 bytes, or holds a control character.
+
+    - Why: ids are keys in the store, lines in lists, and words in commands.
+    - Do: use 1 to 512 bytes of printable text, such as `order-1`.
+    - Example: `an id must not be empty`
+    """
 
 
 class WorkflowViolation(UsageError, RuntimeError):
-    """Workflow code did something that replay cannot repeat; the message names the line and what to do instead."""
+    """Workflow code did something that replay cannot repeat; the message names the line and what to do instead.
+
+    - Why: a workflow is run again from the top whenever its instance is brought back. A clock, a random number, a file,
+      a socket, a thread or a blocking sleep would give something else the second time, or happen twice. What can be
+      seen in the code is refused when a node starts, the rest where it happens.
+    - Do: what the message says: an activity for whatever touches the world, `workflow.now()`, `workflow.random()` and
+      `workflow.uuid4()` for time and chance, `asyncio.sleep` for waiting. `@app.workflow(guard="warn")` and `"off"` are
+      there for the rare case.
+    - Example: `open('prices.txt') inside a workflow, at shop.py:12: replay would repeat it: do it in an activity`
+    """
 
 
 class LimitExceeded(UsageError):
-    """A limit of the instance would be crossed; the message names the limit, its value and the option that sets it."""
+    """A limit of the instance would be crossed; the message names the limit, its value and the option that sets it.
+
+    - Why: what an instance keeps is loaded with it; limits keep one instance from hurting all others.
+    - Do: for a long history `workflow.continue_as_new` with fewer arguments; for KV and custom status, keep less in
+      them; or raise the option of `Limits` that the message names.
+    - Example: `the KV store has 150 keys already (Limits.kv_keys), so 'k150' does not fit; delete some`
+    """
 
 
 class NotFound(PerdureError, LookupError):
-    """No instance has this id: check the id and the store."""
+    """No instance has this id: check the id and the store.
+
+    - Why: the id is misspelt, the instance was never started or has been deleted, or this is another store than you
+      think: `sqlite:///shop.db` is a file in the current folder.
+    - Do: `perdure ls --prefix ...` shows what is there. A start that was posted while no node ran has not begun yet.
+    - Example: `no instance has the id 'order-1'; check the id, or start it first`
+    """
 
 
 class AlreadyStarted(PerdureError):
-    """The id is taken by an instance of another type or input, or `if_exists="reject"` was asked for."""
+    """The id is taken by an instance of another type or input, or `if_exists="reject"` was asked for.
+
+    - Why: the id makes a start idempotent. The same start again joins what is there; a different one would be lost.
+    - Do: use another id, or `if_exists="replace"` to end what is there and start anew.
+    - Example: `the id 'order-1' is taken and if_exists='reject' was asked for; use another id, or if_exists='replace'`
+    """
 
 
 class NotRunning(PerdureError):
-    """The instance has already ended; nothing was sent to it."""
+    """The instance has already ended; nothing was sent to it.
+
+    - Why: it completed, failed or was cancelled before the message came.
+    - Do: read its end with `result()` or `perdure show`; start a new instance if there is more to do.
+    - Example: `'order-1' has ended; nothing was sent to it`
+    """
 
 
 class StillRunning(PerdureError):
@@ -129,15 +209,29 @@ class HasParent(PerdureError):
 
 
 class InboxFull(PerdureError):
-    """The instance has as many unconsumed messages as `Limits.inbox_messages` allows; try again later."""
+    """The instance has as many unconsumed messages as `Limits.inbox_messages` allows; try again later.
+
+    - Why: messages come faster than the workflow receives them, or it does not receive from that channel at all.
+    - Do: slow the sender down, receive in a loop, or raise the limit. Nothing was sent.
+    - Example: `the inbox of 'order-1' is full: it has too many messages that nobody received; try again later`
+    """
 
 
 class Timeout(PerdureError, TimeoutError):
-    """A wait reached its limit. The work itself goes on; wait again or cancel it."""
+    """A wait reached its limit. The work itself goes on; wait again or cancel it.
+
+    - Why: `timeout=` limits the waiting of the caller, not the workflow. The message says what the instance does now.
+    - Do: wait again, later or longer. To limit the workflow itself put `asyncio.timeout` into its code.
+    - Example: `'order-1' has not ended within 5 s; it is running (message approved). It goes on: wait again, or ...`
+    """
 
 
 class Failed(PerdureError):
-    """An outcome that is a failure; `.failure` holds it as data."""
+    """An outcome that is a failure; `.failure` holds it as data.
+
+    - Why: the base of what ends without a result: workflows, activities, children.
+    - Do: look at `.failure`: `type`, `message`, `category`, `retryable`, `traceback` and `causes`.
+    """
 
     def __init__(self, message: str, failure: Failure) -> None:
         """Keep the failure beside its readable form."""
@@ -151,37 +245,78 @@ class Failed(PerdureError):
 
 
 class WorkflowFailed(Failed):
-    """The workflow ended in an error; `.failure` has its type, message and traceback."""
+    """The workflow ended in an error; `.failure` has its type, message and traceback.
+
+    - Why: an exception left the workflow's code, often an `ActivityError` that it did not catch.
+    - Do: `perdure show ID` has the step that failed. The instance has ended; start a new one under another id, or with
+      `if_exists="replace"`.
+    - Example: `checkout 'order-1' failed: ActivityError: activity 'charge' failed after 1 attempt: ValueError: no card`
+    """
 
 
 class WorkflowCancelled(WorkflowFailed):
-    """The workflow was cancelled and did not return a result."""
+    """The workflow was cancelled and did not return a result.
+
+    - Why: somebody called `cancel()`, or its parent ended, and the code let `CancelledError` pass, after its clean-up.
+    - Do: nothing: this is how a cancelled instance ends. One that catches the cancellation and returns has completed.
+    - Example: `approval 'order-1' was cancelled: out of stock`
+    """
 
 
 class WorkflowTerminated(WorkflowFailed):
-    """The workflow was terminated: its code was not asked."""
+    """The workflow was terminated: its code was not asked.
+
+    - Why: somebody called `terminate()`. No `finally` of it ran, and nothing was undone.
+    - Do: undo by hand what it had done, where that matters; prefer `cancel()`.
+    - Example: `approval 'order-1' was terminated: stuck since Monday`
+    """
 
 
 class SetAside(Failed):
-    """The instance waits for people: a deploy that fits its history, a missing definition, or `retry`."""
+    """The instance waits for people: a deploy that fits its history, a missing definition, or `retry`.
+
+    - Why: its code cannot go on, and failing it would make the damage permanent. It is `suspended`, with a reason.
+    - Do: look up the reason, which is explained like an error: `perdure explain stuck`. `perdure run` and `wait`
+      end with exit code 7; `result()` goes on waiting, because a deploy may release the instance.
+    """
 
 
 class ActivityError(Failed):
-    """An activity failed for good: its attempts are used up or the error is not retryable."""
+    """An activity failed for good: its attempts are used up or the error is not retryable.
+
+    - Why: raised in the workflow, where the activity is awaited. `.failure` is what the activity raised, as data.
+    - Do: catch it where the workflow can do something else; otherwise the workflow fails with it. For transient errors
+      give the activity a `RetryPolicy`; without one it is tried once.
+    - Example: `activity 'charge' failed after 1 attempt: ValueError: no card`
+    """
 
 
 class ActivityTimeout(ActivityError, TimeoutError):
-    """An activity ran out of one of its timeouts; the message says which."""
+    """An activity ran out of one of its timeouts; the message says which.
+
+    - Why: one attempt took longer than `timeout`, all of them longer than `total_timeout`, no slot was free within
+      `start_timeout`, or no heartbeat came for `heartbeat_timeout`. The running function was cancelled.
+    - Do: raise the timeout, make the activity quicker, or let a long one call `activity.heartbeat()`.
+    - Example: `activity 'pack' failed after 1 attempt: ActivityTimeout: activity 'pack', attempt 1: the attempt ...`
+    """
 
 
 class ChildError(Failed):
-    """A child workflow ended without a result."""
+    """A child workflow ended without a result.
+
+    - Why: raised in the parent, where the child is awaited: it failed, or was cancelled or terminated.
+    - Do: catch it where the parent can go on without; `perdure show CHILD` has the whole story.
+    - Example: `child workflow 'ship' (id 'order-1/1.1') failed: ValueError: no address`
+    """
 
 
 class ApplicationError(PerdureError):
     """Raise it in an activity or a workflow to fail with a type name of your own choice.
 
-    `retryable=False` ends the retries of an activity at once. `details` must be encodable data.
+    - Why: `retryable=False` ends the retries of an activity at once; `type` is the name that others match on; `details`
+      (data) travel with the failure.
+    - Do: in the workflow catch `ActivityError` and look at `.failure.type`. Classes of your own may derive from it.
+    - Example: `raise ApplicationError("the card has expired", type="CardDeclined", retryable=False)`
     """
 
     def __init__(
@@ -195,11 +330,21 @@ class ApplicationError(PerdureError):
 
 
 class StoreError(PerdureError):
-    """The store refused or failed; the message names the file or server and the remedy."""
+    """The store refused or failed; the message names the file or server and the remedy.
+
+    - Why: the base of what concerns the store, not the workflow.
+    - Do: see `StoreUnavailable`, `StoreLocked` and `StoreFormat`.
+    """
 
 
 class StoreUnavailable(StoreError):
-    """The store did not answer. `outcome` is "none" (nothing happened) or "unknown" (it may have happened)."""
+    """The store did not answer. `outcome` is "none" (nothing happened) or "unknown" (it may have happened).
+
+    - Why: no such file or folder, no right to write, a full or failing disk, or a store that has been closed.
+    - Do: what the message says. Starts may be repeated as they are: the id makes them idempotent. When the disk fails,
+      the node stops, because its memory may be ahead of the file; start it again when the disk is sound.
+    - Example: `the folder of nowhere/shop.db does not exist; create it: mkdir -p nowhere`
+    """
 
     def __init__(self, message: str, outcome: Literal["none", "unknown"] = "none") -> None:
         """Say what failed and what is known of the outcome."""
@@ -208,11 +353,24 @@ class StoreUnavailable(StoreError):
 
 
 class StoreLocked(StoreError):
-    """Another process owns this store; the message names it."""
+    """Another process owns this store; the message names it.
+
+    - Why: one node owns a SQLite file at a time. Another one is running, or a program such as a database browser holds
+      the file locked in a transaction of its own.
+    - Do: stop the other, or wait for it with `?standby=true`. To start, send and read beside a running node use
+      `Client.open(url)`, or `perdure start`, `send`, `ls`: these need no ownership.
+    - Example: `shop.db is owned by process 4242 (node 6cc33b6a5c7e3706); stop it, or open the store with ...`
+    """
 
 
 class StoreFormat(StoreError):
-    """The file is no Perdure store, is damaged, or was written by another version."""
+    """The file is no Perdure store, is damaged, or was written by another version.
+
+    - Why: the URL names another file than you think, the disk damaged it, it was copied while in use without its `-wal`
+      file, or a newer release has migrated it.
+    - Do: check the path; restore a backup; run the newer release. Nothing was written to it.
+    - Example: `notes.db is not a SQLite database; name another file, or restore this one from a backup`
+    """
 
 
 _TRACEBACK_FRAMES = 30

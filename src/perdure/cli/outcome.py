@@ -82,7 +82,7 @@ def ended_text(row: UnitRow) -> str:
     failure = row.failure or Failure("Unknown", "")
     who = f"{row.type} {row.id!r}"
     if is_set_aside(row):
-        return f"{who} was set aside ({row.reason}): {failure.message}"
+        return f"{who} was set aside ({row.reason}): {failure.message} (more: perdure explain {row.reason})"
     if row.status == "cancelled":
         verb = "was terminated" if failure.type == "Terminated" else "was cancelled"
         return f"{who} {verb}" + (f": {failure.message}" if failure.message else "")

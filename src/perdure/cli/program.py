@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from perdure.cli import controls, listings, runs, screen, serving
+from perdure.cli import controls, explaining, listings, runs, screen, serving
 from perdure.cli.outcome import MEANINGS, Exit, exit_of
 from perdure.errors import PerdureError
 
@@ -57,7 +57,8 @@ def _explain(error: BaseException, args: list[str]) -> int:
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return Exit.INTERRUPTED
     if isinstance(error, PerdureError):
-        screen.error(str(error))
+        hint = explaining.more(error)
+        screen.error(f"{error} (more: {hint})" if hint else str(error))
         return exit_of(error)
     describe = getattr(error, "format_message", None)  # what typer raises for arguments that it refuses
     if describe is not None:
@@ -109,7 +110,7 @@ RUNNING, READING, ASKING = "Run", "Look", "Ask"
 
 for _panel, _commands in (
     (RUNNING, (runs.run, runs.start, serving.serve, runs.wait)),
-    (READING, (listings.ls, listings.show, listings.history)),
+    (READING, (listings.ls, listings.show, listings.history, explaining.explain)),
     (
         ASKING,
         (
