@@ -201,11 +201,21 @@ class NotRunning(PerdureError):
 
 
 class StillRunning(PerdureError):
-    """An instance that has not ended is deleted only with `force=True`; or cancel it, and wait for its end."""
+    """An instance that has not ended is deleted only with `force=True`; or cancel it, and wait for its end.
+
+    - Why: deleting takes the whole tree, and it or a descendant of it still runs. Nothing was removed.
+    - Do: `cancel()`, then `wait()`, then delete; or `delete(force=True)`, which ends it first without asking its code.
+    - Example: `'order-1' is running; cancel it and wait for its end, or delete with force=True`
+    """
 
 
 class HasParent(PerdureError):
-    """A child is deleted with its parent, not alone: delete the root of its tree, or use `force=True`."""
+    """A child is deleted with its parent, not alone: delete the root of its tree, or use `force=True`.
+
+    - Why: the parent's history speaks of it, and a parent that still runs would wait for its end.
+    - Do: delete the root; `handle.tree()` shows what belongs to it.
+    - Example: `'part-1' is a child of 'order-1' and goes with it: delete the root of its tree, or use force=True`
+    """
 
 
 class InboxFull(PerdureError):

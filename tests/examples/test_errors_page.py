@@ -55,6 +55,11 @@ async def ship() -> None:
 
 
 @app.workflow
+async def parent() -> None:
+    await workflow.child(checkout, id="part-1")(5)
+
+
+@app.workflow
 async def approval() -> bool:
     return await approved.receive()
 
@@ -115,6 +120,16 @@ async def outside(client: Client) -> None:
 
 async def started(client: Client) -> None:
     await client.workflow(approval, id="order-1").start()
+
+
+async def delete(client: Client) -> None:
+    await started(client)
+    await client.get("order-1").delete()
+
+
+async def delete_child(client: Client) -> None:
+    await client.workflow(parent, id="order-1").run()
+    await client.get("part-1").delete()
 
 
 async def flood(client: Client) -> None:
@@ -183,6 +198,8 @@ PROVOKED: dict[str, Callable[[Client], Awaitable[object]]] = {
     "NotFound": lambda client: client.get("order-1").result(),
     "AlreadyStarted": taken,
     "NotRunning": ended,
+    "StillRunning": delete,
+    "HasParent": delete_child,
     "InboxFull": flood,
     "Timeout": late,
     "WorkflowFailed": lambda client: client.workflow(checkout, id="order-1").run(-1),
