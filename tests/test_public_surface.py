@@ -121,6 +121,7 @@ CLIENT = [
     "open",
     "page",
     "prune",
+    "store",
     "workflow",
 ]
 

@@ -64,6 +64,11 @@ class Client:
         client._own_store = opened if isinstance(store, str) else None
         return client
 
+    @property
+    def store(self) -> Store:
+        """The store that it reads."""
+        return self._gateway.store
+
     async def __aenter__(self) -> Self:
         """Open the store, if it is ours."""
         if self._own_store is not None:

@@ -66,6 +66,8 @@ def test_a_served_node_is_seen_and_asked_from_another_process(cli: Cli, spawn: S
     assert cli("wait", "b", "--timeout", "20").code == 1
     statuses = {one["id"]: one["status"] for one in cli("ls", "--json").json["instances"]}
     assert statuses == {"a": "completed", "b": "cancelled", "d": "completed"}
+    assert cli("delete", "a", "b").stdout == "deleted 2 instances\n"
+    assert [one["id"] for one in cli("ls", "--json").json["instances"]] == ["d"]
 
     for command in ("run", "serve"):
         locked = cli(command, "shop.py:double" if command == "run" else "shop.py")

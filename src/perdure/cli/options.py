@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Annotated
 
@@ -36,7 +38,19 @@ AppName = Annotated[
     typer.Option("--app", metavar="NAME", help="Which App, if the module has several.", show_default=False),
 ]
 
-__all__ = ["DEFAULT_URL", "AppName", "AsJson", "Id", "IfExists", "LogLevel", "Reason", "StoreUrl", "Version", "Wait"]
+__all__ = [
+    "DEFAULT_URL",
+    "AppName",
+    "AsJson",
+    "Id",
+    "IfExists",
+    "LogLevel",
+    "Reason",
+    "StoreUrl",
+    "Version",
+    "Wait",
+    "point_in_time",
+]
 
 
 class IfExists(Enum):
@@ -54,6 +68,29 @@ class LogLevel(Enum):
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
+
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+_AGE_MAX_S = 100 * 366 * 86_400
+
+
+def point_in_time(text: str | None, flag: str) -> datetime | None:
+    """An age before now (`30d`), or a date or time as ISO 8601; a time without a zone is local.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if text is None:
+        return None
+    if (age := re.fullmatch(r"(\d{1,10})([smhdw])", text.strip())) is not None:
+        seconds = int(age[1]) * _UNITS_S[age[2]]
+        if seconds <= _AGE_MAX_S:
+            return datetime.now(UTC) - timedelta(seconds=seconds)
+    try:
+        return datetime.fromisoformat(text.strip())
+    except ValueError:
+        msg = f"{flag} {text!r} is no time; give an age (90m, 12h, 30d) or a date (2026-01-31, 2026-01-31T12:00Z)"
+        raise UsageError(msg) from None
 
 
 def given_text(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from perdure.cli import controls, explaining, listings, runs, screen, serving
+from perdure.cli import controls, explaining, listings, removing, runs, screen, serving, tree
 from perdure.cli.outcome import MEANINGS, Exit, exit_of
 from perdure.errors import PerdureError
 
@@ -106,11 +106,20 @@ def root(
     return Exit.OK
 
 
-RUNNING, READING, ASKING = "Run", "Look", "Ask"
+RUNNING, READING, ASKING, REMOVING = "Run", "Look", "Ask", "Remove"
 
 for _panel, _commands in (
     (RUNNING, (runs.run, runs.start, serving.serve, runs.wait)),
-    (READING, (listings.ls, listings.show, listings.history, explaining.explain)),
+    (
+        READING,
+        (
+            listings.ls,
+            listings.show,
+            listings.history,
+            tree.tree,
+            explaining.explain,
+        ),
+    ),
     (
         ASKING,
         (
@@ -123,6 +132,7 @@ for _panel, _commands in (
             controls.retry,
         ),
     ),
+    (REMOVING, (removing.delete, removing.prune)),
 ):
     for _command in _commands:
         app.command(_command.__name__.replace("_", "-"), rich_help_panel=_panel)(_command)

@@ -1,0 +1,222 @@
+"""`delete` and `prune`: what is removed, one by one or by filters.
+
+A store that no node owns is changed right here; otherwise its node is asked, and the command waits until it has
+answered by deeds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Annotated, TypeVar
+
+import typer
+
+from perdure.cli import screen
+from perdure.cli.door import posting
+from perdure.cli.listings import StatusName
+from perdure.cli.options import DEFAULT_URL, AsJson, StoreUrl, point_in_time
+from perdure.cli.outcome import Exit
+from perdure.client import Client
+from perdure.custody import custody
+from perdure.errors import NotFound, StoreLocked, Timeout, UsageError
+from perdure.kernel.commit import Status
+from perdure.removal import Removed
+
+T = TypeVar("T")
+
+_LOOK_MS = 200
+"""How long to wait for the node's word before looking again; a change that came in between is seen then."""
+
+Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Their ids.", show_default=False)]
+Type = Annotated[str | None, typer.Option("--type", metavar="NAME", help="Only this workflow.", show_default=False)]
+Prefix = Annotated[
+    str | None, typer.Option("--prefix", metavar="TEXT", help="Only ids that begin so.", show_default=False)
+]
+StatusFilter = Annotated[
+    list[StatusName] | None, typer.Option("--status", help="Only these; may be repeated.", show_default=False)
+]
+EndedBefore = Annotated[
+    str | None,
+    typer.Option(
+        "--ended-before",
+        metavar="WHEN",
+        help="Only what ended before: an age (30d, 12h, 90m) or a date (2026-01-31).",
+        show_default=False,
+    ),
+]
+Limit = Annotated[int, typer.Option("--limit", min=1, metavar="N", help="Look at so many instances at most.")]
+Patience = Annotated[
+    float, typer.Option("--timeout", metavar="SECONDS", min=0, help="Wait so long for the node that owns the store.")
+]
+
+
+def delete(
+    ids: Ids = None,
+    type: Type = None,
+    status: StatusFilter = None,
+    prefix: Prefix = None,
+    ended_before: EndedBefore = None,
+    force: Annotated[bool, typer.Option("--force", help="Also what has not ended: it is terminated first.")] = False,
+    forget: Annotated[bool, typer.Option("--forget", help="Keep no note that it was started.")] = False,
+    limit: Limit = 1_000,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before deleting by filters.")] = False,
+    timeout: Patience = 10,
+    store: StoreUrl = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> int:
+    """Delete instances with their children and histories: those with these ids, or those that fit all filters."""
+    before = point_in_time(ended_before, "--ended-before")
+    statuses: tuple[Status, ...] = tuple(one.value for one in status or ())
+    if not (ids or type or statuses or prefix or before):
+        msg = "say what to delete: ids, or --type, --status, --prefix, --ended-before"
+        raise UsageError(msg)
+    if not ids and not yes:
+        _confirm(f"delete up to {limit} instances that fit these filters, with their children, from {store}?")
+
+    async def remove(client: Client) -> Removed:
+        if ids is not None and len(ids) == 1 and not (type or statuses or prefix or before):
+            instances = await client.get(ids[0]).delete(force=force, forget=forget)
+            return Removed([ids[0]], instances)
+        return await client.delete(
+            ids or (),
+            type=type,
+            status=statuses,
+            id_prefix=prefix,
+            closed_before=before,
+            force=force,
+            forget=forget,
+            limit=limit,
+        )
+
+    removed = asyncio.run(_carry_out(store, remove, lambda client, done: _until_gone(client, done.deleted), timeout))
+    return _report_deleted(removed, as_json=as_json)
+
+
+def _report_deleted(removed: Removed, *, as_json: bool) -> int:
+    if as_json:
+        screen.json(
+            {
+                "deleted": removed.deleted,
+                "instances": removed.instances,
+                "skipped": removed.skipped,
+                "more": removed.more,
+            }
+        )
+    else:
+        for skipped, why in removed.skipped.items():
+            screen.note(f"{skipped}: {why}")
+        screen.say(f"deleted {removed.instances} instance{'s' * (removed.instances != 1)}")
+        if removed.more:
+            screen.note("there are more: run it again, or raise --limit")
+    return Exit.CONFLICT if removed.skipped else Exit.OK
+
+
+def prune(
+    ids: Ids = None,
+    keep_last: Annotated[
+        int | None,
+        typer.Option("--keep-last", min=0, metavar="N", help="Keep so many, with the current one.", show_default=False),
+    ] = None,
+    ended_before: EndedBefore = None,
+    type: Type = None,
+    status: StatusFilter = None,
+    prefix: Prefix = None,
+    limit: Limit = 1_000,
+    timeout: Patience = 10,
+    store: StoreUrl = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> int:
+    """Remove the histories of executions that ended by continue-as-new; the current execution always stays."""
+    before = point_in_time(ended_before, "--ended-before")
+    if keep_last is None and before is None:
+        msg = "say which executions go: --keep-last N, --ended-before WHEN, or both (then an execution must fit both)"
+        raise UsageError(msg)
+    statuses: tuple[Status, ...] = tuple(one.value for one in status or ())
+
+    async def remove(client: Client) -> tuple[dict[str, list[int]], bool]:
+        if ids is not None and len(ids) == 1 and not (type or statuses or prefix):
+            numbers = await client.get(ids[0]).prune(keep_last=keep_last, closed_before=before)
+            return ({ids[0]: numbers} if numbers else {}), False
+        pruned = await client.prune(
+            ids or (),
+            keep_last=keep_last,
+            closed_before=before,
+            type=type,
+            status=statuses,
+            id_prefix=prefix,
+            limit=limit,
+        )
+        return pruned.executions, pruned.more
+
+    executions, more = asyncio.run(
+        _carry_out(store, remove, lambda client, done: _until_pruned(client, done[0]), timeout)
+    )
+    if as_json:
+        screen.json({"pruned": executions, "more": more})
+        return Exit.OK
+    count = sum(map(len, executions.values()))
+    screen.say(f"pruned {count} execution{'s' * (count != 1)} of {len(executions)} instances")
+    if more:
+        screen.note("there are more instances: raise --limit, or choose with filters")
+    return Exit.OK
+
+
+# ---------------------------------------------------------------- doing it
+
+
+def _confirm(question: str) -> None:
+    if not sys.stdin.isatty():
+        msg = "deleting by filters asks first, and nobody can answer here; give --yes"
+        raise UsageError(msg)
+    typer.confirm(question, abort=True, err=True)
+
+
+@asynccontextmanager
+async def _administering(url: str) -> AsyncGenerator[tuple[Client, bool]]:
+    """A client that removes, and whether it does so itself."""
+    async with posting(url) as client, AsyncExitStack() as stack:
+        try:
+            custodian = await stack.enter_async_context(custody(client.store))
+        except StoreLocked:
+            yield client, False
+            return
+        yield Client(custodian), True
+
+
+async def _carry_out(
+    url: str, remove: Callable[[Client], Awaitable[T]], done: Callable[[Client, T], Awaitable[None]], patience_s: float
+) -> T:
+    async with _administering(url) as (client, is_owner):
+        removed = await remove(client)
+        if not is_owner:
+            try:
+                async with asyncio.timeout(patience_s):
+                    await done(client, removed)
+            except TimeoutError:
+                msg = (
+                    f"the node that owns {url} was asked and has not done it within {patience_s:g} s; it will do it "
+                    "when it gets to it, even if it is restarted"
+                )
+                raise Timeout(msg) from None
+        return removed
+
+
+async def _until_gone(client: Client, ids: list[str]) -> None:
+    for deleted in ids:
+        version = 0
+        while True:
+            try:
+                await client.get(deleted).describe()
+            except NotFound:
+                break
+            version = await client.store.wait_change(deleted, version, _LOOK_MS)
+
+
+async def _until_pruned(client: Client, executions: dict[str, list[int]]) -> None:
+    for pruned, numbers in executions.items():
+        version = 0
+        while set(numbers) & set(await client.get(pruned).executions()):
+            version = await client.store.wait_change(pruned, version, _LOOK_MS)
