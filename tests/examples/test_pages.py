@@ -1,4 +1,4 @@
-"""What the pages say is so: their programs run, their links lead somewhere, their tables name every option."""
+"""What the pages say is so: their blocks run, their links lead somewhere, their tables name every option."""
 
 from __future__ import annotations
 
@@ -7,75 +7,114 @@ import re
 import subprocess
 import sys
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 
 import msgspec
+import pages
 import pytest
+from pages import PAGES, ROOT, RUN, Block, Session, Step, blocks_of, fits, run_page, steps_of
 
 from perdure import Limits, NodeOptions, RetryPolicy
 from perdure.store.database import Options
 from perdure.store.limits import StoreLimits
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGES = [
-    ROOT / "README.md",
-    ROOT / "ARCHITECTURE.md",
-    ROOT / "CONTRIBUTING.md",
-    ROOT / "examples" / "README.md",
-    *sorted(ROOT.glob("docs/**/*.md")),
-]
-BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-BLOCKS = [
-    pytest.param(block, id=f"{page.relative_to(ROOT)}-{number}")
-    for page in PAGES
-    for number, block in enumerate(BLOCK.findall(page.read_text(encoding="utf-8")), 1)
-]
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+NOT_RUN = [block for block in BLOCKS if block.reason is not None]
+LIVE = [page for page in PAGES if any(b.language in RUN and b.reason is None for b in blocks_of(page))]
 
 
-def is_program(block: str) -> bool:
-    return "\nasyncio.run(" in block
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("page", LIVE, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_page_is_so(page: Path, tmp_path: Path) -> None:
+    done = list(run_page(page, tmp_path))
+    assert done
 
 
 def test_the_readme_has_a_program() -> None:
-    assert is_program((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert any(block.language == "python" and block.reason is None for block in blocks_of(ROOT / "README.md"))
 
 
-@pytest.mark.parametrize("block", [param for param in BLOCKS if is_program(str(param.values[0]))])
-def test_a_program_on_a_page_runs_as_written(block: str, tmp_path: Path) -> None:
-    path = tmp_path / "program.py"
-    path.write_text(block, encoding="utf-8")
-    done = subprocess.run([sys.executable, path], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=30)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_fence_is_understood(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    seen = sum(2 for _ in pages.FENCE.finditer(text))
+    inner = sum(len(re.findall(r"^\s*```", block.text, re.MULTILINE)) for block in blocks_of(page))
+    assert len(re.findall(r"^\s*```", text, re.MULTILINE)) == seen + inner, "a fence is indented, or never closed"
+    wrong = [str(block) for block in blocks_of(page) if block.language in {"sh", "shell", "pycon", "py"}]
+    assert wrong == [], "say python, bash or console"
 
 
-@pytest.mark.parametrize("block", [param for param in BLOCKS if not is_program(str(param.values[0]))])
-def test_a_fragment_on_a_page_is_python_and_its_imports_work(block: str) -> None:
-    tree = compile(block, "fragment", "exec", flags=ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+@pytest.mark.parametrize("page", LIVE, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_program_that_is_shown_as_a_file_is_used(page: Path) -> None:
+    live = [block for block in blocks_of(page) if block.reason is None]
+    for number, block in enumerate(live):
+        if block.title is not None and block.title.endswith(".py"):
+            later = "\n".join(b.text for b in live[number + 1 :])
+            stem = Path(block.title).stem
+            used = re.search(rf"\b{re.escape(block.title)}\b|\bimport {stem}\b|\bfrom {stem}\b", later)
+            assert used or re.search(r"^\$? ?pytest\b", later, re.MULTILINE), f"{block}: nothing uses {block.title}"
+
+
+@pytest.mark.parametrize("block", [b for b in NOT_RUN if b.language == "python"], ids=str)
+def test_python_that_is_not_run_compiles_and_its_imports_work(block: Block) -> None:
+    tree = compile(block.text, "fragment", "exec", flags=ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-    exec(compile(ast.Module(imports, []), "fragment", "exec"), {})
+    ours = [node for node in imports if "perdure" in ast.unparse(node)]
+    exec(compile(ast.Module(ours, []), "fragment", "exec"), {})
 
 
-def commands(page: Path) -> list[str]:
-    blocks = re.findall(r"^```console\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    return [line for block in blocks for line in block.splitlines() if line.strip()]
+@cache
+def verbs() -> set[str]:
+    command = [sys.executable, "-c", "from perdure.cli import main; main()", "--help"]
+    help_text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return set(re.findall(r"^│ ([a-z-]+)", help_text, re.MULTILINE))
 
 
-def test_commands_on_pages_exist() -> None:
+@pytest.mark.parametrize("block", [b for b in NOT_RUN if b.language in {"bash", "console"}], ids=str)
+def test_commands_that_are_not_run_exist(block: Block) -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    help_text = subprocess.run(
-        [sys.executable, "-c", "from perdure.cli import main; main()", "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    verbs = set(re.findall(r"^│ ([a-z-]+)", help_text, re.MULTILINE))
-    for page in PAGES:
-        for line in commands(page):
-            program, verb, *_ = line.split()
-            assert program in {"make", "perdure"}, f"{page.name}: {line}"
-            assert verb in (targets if program == "make" else verbs), f"{page.name}: {line}"
-    assert commands(ROOT / "README.md") == ["make demo", "make test"]
+    for step in steps_of(block):
+        program, *rest = re.sub(r"^(\w+=\S+ )+", "", step.command).split()
+        if program == "make":
+            assert rest[0] in targets, f"{block}: {step.command}"
+        elif program == "perdure":
+            assert rest[0] in verbs(), f"{block}: {step.command}"
+
+
+def test_the_readme_promises_two_commands() -> None:
+    first = next(block for block in blocks_of(ROOT / "README.md") if block.language == "bash")
+    assert [step.command for step in steps_of(first)] == ["make demo", "make test"]
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed", "expected"),
+    [
+        (("a 5 ms", "b"), ["a 12.5 s  ", "", "b"], True),
+        (("a",), ["a", "b"], False),
+        (("a", "..."), ["a", "b", "c"], True),
+        (("...", "c"), ["a", "b", "c"], True),
+        (("a", "...", "c"), ["a", "c"], True),
+        (("a", "...", "d"), ["a", "b", "c"], False),
+        (("...",), [], True),
+        (("2 done",), ["3 done"], False),
+        (("bar ━━━━ x",), ["bar ━╸ x"], True),
+        (("at 2026-11-21T22:18:06.669Z",), ["at 2027-01-01T00:00:00Z"], True),
+        (("in shop.py:3",), ["in /tmp/x/shop.py:3"], True),
+    ],
+)
+def test_what_is_compared(shown: tuple[str, ...], printed: list[str], expected: bool) -> None:
+    assert fits(shown, printed, Path("/tmp/x")) is expected
+
+
+def test_a_page_that_lies_is_caught(tmp_path: Path) -> None:
+    with Session(tmp_path) as session:
+        session.run(Step("echo hello", ("hello",)), "here")
+        session.run(Step("sleep 60 &"), "here")
+        with pytest.raises(AssertionError, match="--- shown\ngood-bye"):
+            session.run(Step("echo hello", ("good-bye",)), "here")
+        with pytest.raises(AssertionError, match="exit code 1"):
+            session.run(Step("false"), "here")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
