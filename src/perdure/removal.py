@@ -70,7 +70,8 @@ async def delete(gateway: Gateway, unit: str, body: msg.Delete) -> int:
         levels.reverse()
     removed = 0
     for level in levels:
-        removed += await _remove(gateway, [row.id for row in level], body)
+        here = body if any(row.id == unit for row in level) else msgspec.structs.replace(body, tell_parent=False)
+        removed += await _remove(gateway, [row.id for row in level], here)
     return removed
 
 

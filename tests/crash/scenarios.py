@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
-from perdure import ActivityError, App, Client, RetryPolicy, activity, workflow
+from perdure import ActivityError, App, Client, NotFound, RetryPolicy, activity, workflow
 from perdure.testing.crash import Scenario
 
 HOUR = 3_600
@@ -305,3 +306,71 @@ async def run_crowd(client: Client) -> object:
 
 
 crowd_scenario = Scenario(app, run_crowd)
+
+
+# ---------------------------------------------------------------- deleting and pruning
+
+
+@app.workflow
+async def twig(n: int) -> str:
+    return await workflow.receive("go", str)
+
+
+@app.workflow
+async def bough(n: int) -> str:
+    return await workflow.child(twig, id=f"twig-{n}", parent_close="abandon")(n)
+
+
+@app.workflow
+async def grove() -> list[str]:
+    return await asyncio.gather(*(workflow.child(bough, id=f"bough-{n}")(n) for n in range(2)))
+
+
+@app.workflow
+async def clan(n: int) -> int:
+    return sum([await workflow.child(member, id=f"member-{i}")(i) for i in range(n)])
+
+
+@app.workflow
+async def member(n: int) -> int:
+    return n
+
+
+@app.workflow
+async def laps(n: int) -> int:
+    if n:
+        workflow.continue_as_new(laps, n - 1)
+    return n
+
+
+@app.workflow
+async def mark() -> None:
+    pass
+
+
+async def run_removal(client: Client) -> object:
+    """Marks say how far the script came: what was deleted must not be started again by its next life."""
+
+    async def is_there(id: str) -> bool:
+        return any(found.id == id for found in await client.list(id_prefix=id))
+
+    if not await is_there("mark-1"):
+        await client.workflow(grove, id="grove").start()
+        await client.workflow(clan, id="clan").run(2)
+        await client.workflow(laps, id="laps").run(3)
+        while not (await is_there("twig-0") and await is_there("twig-1")):
+            await asyncio.sleep(0)
+        await client.workflow(mark, id="mark-1").run()
+    for root in ("grove", "clan"):
+        with suppress(NotFound):
+            await client.get(root).delete(force=root == "grove")
+    await client.get("laps").prune(keep_last=2)
+    await client.workflow(mark, id="mark-2").run()
+    return sorted([found.id for found in await client.list()]), await client.get("laps").executions()
+
+
+def check_removal(result: object) -> None:
+    assert result == (["laps", "mark-1", "mark-2"], [3, 4]), result
+
+
+removal_scenario = Scenario(app, run_removal, check=check_removal, ordered=False)

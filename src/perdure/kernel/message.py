@@ -107,12 +107,13 @@ class Reply(Body, tag=11):
 
 
 class Delete(Body, tag=12):
-    """Remove the unit and all it owns; also when it has ended."""
+    """Remove the unit and all it owns; also when it has ended. `tell_parent=False`: the parent is deleted, too."""
 
     force: bool = False
     forget: bool = False
     cascade: bool = True
     reason: str = ""
+    tell_parent: bool = True
 
 
 class Prune(Body, tag=13):

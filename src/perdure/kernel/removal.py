@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from perdure.kernel.commit import Fence, UnitRow
+    from perdure.kernel.draft import Draft
     from perdure.kernel.unit import Unit
 
 START_DEDUPE_MS = 30 * 24 * 3600 * 1000
@@ -51,15 +52,27 @@ def _delete(unit: Unit, row: UnitRow, message: msg.Message, body: msg.Delete) ->
         return
     if is_open:
         children = [c for c in run.pending.values() if isinstance(c, ChildCall)] if run is not None else []
+        if not body.tell_parent:
+            row.parent = None
         control.terminate(unit, row, body.reason or "it was deleted")
         if body.cascade:
-            for call in children:
-                draft.send(call.target, body, derived_id(call.run, 0, call.seq, b"delete"))
+            _delete_children(draft, children, body)
     if run is not None and row.status not in CLOSED:
         lifecycle.settle(unit, run)
     draft.consumed(message)
     last_start = row.created_at + START_DEDUPE_MS
     draft.delete = last_start if last_start > draft.now and not body.forget else 0
+
+
+def _delete_children(draft: Draft, children: list[ChildCall], body: msg.Delete) -> None:
+    """Instead of what their `parent_close` says: a request to stop would find nobody, or have a parent told that is
+    gone.
+    """
+    targets = {call.target for call in children}
+    draft.post = [m for m in draft.post if m.to not in targets or not isinstance(m.body, msg.Cancel | msg.Terminate)]
+    for call in children:
+        below = msg.Delete(force=True, forget=body.forget, reason=body.reason, tell_parent=False)
+        draft.send(call.target, below, derived_id(call.run, 0, call.seq, b"delete"))
 
 
 def pack(unit: Unit, messages: Sequence[msg.Message], fence: Fence, commit_id: bytes) -> Turn:
