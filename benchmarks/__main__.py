@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contenders import CONTENDERS, DEFAULT, ROOT, Contender, interpreter, workspace
-from benchmarks.machine import describe
 from benchmarks.report import Run, insert, render
 from benchmarks.summary import significant
 from benchmarks.workloads import BY_NAME, WORKLOADS, Workload
+from perdure.testing.machine import describe
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 TIMEOUT_S = 400

@@ -52,6 +52,7 @@ def over(workload: str, metric: str, other: Key) -> Callable[[Measured], float]:
 
 SQLITE_COMMITS: Key = ("limits", "LIMITS", "sqlite_full_commits_per_s")
 DBOS_W1: Key = ("dbos", "W1", "workflows_per_s")
+DUROXIDE_P: Key = ("duroxide", "P", "workflows_per_s")
 
 REQUIREMENTS = (
     Requirement(
@@ -75,5 +76,6 @@ REQUIREMENTS = (
     Requirement("W7, cold start to ready", "s", "at most", 2, 0.5, own("W7", "cold_spawn_s")),
     Requirement("Cold replay of 5,000 steps", "events/s", "at least", 100_000, 250_000, own("REPLAY", "events_per_s")),
     Requirement("CPU per durable step, many in flight", "µs", "at most", 120, 60, own("CPU", "cpu_us")),
+    Requirement("P against duroxide", "×", "at least", 10, None, over("P", "workflows_per_s", DUROXIDE_P)),
     Requirement("Idle node", "% CPU", "at most", 0.1, 0, own("IDLE", "cpu_percent")),
 )

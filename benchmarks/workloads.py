@@ -192,7 +192,6 @@ WORKLOADS = (
         {"outstanding": 20, "width": 5, "seconds": 10},
         {},
         {"seconds": 1},
-        peer_rounds=2,
     ),
 )
 

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import apsw
 
+from perdure.testing.machine import sqlite_rows_per_s
+
 BLOCK = b"x" * 4096
 TASKS_AT_ONCE = 1000
 
@@ -46,26 +48,6 @@ def fsync_rates(folder: Path, seconds: float) -> dict[str, float]:
     figures = {"fdatasync_append_per_s": rate(seconds, append), "fdatasync_overwrite_per_s": rate(seconds, overwrite)}
     os.close(descriptor)
     return figures
-
-
-def sqlite_rate(path: Path, synchronous: str, rows: int, seconds: float) -> float:
-    """Rows per second, `rows` of them in each transaction."""
-    connection = apsw.Connection(str(path))
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute(f"PRAGMA synchronous={synchronous}")
-    connection.execute("CREATE TABLE journal (id TEXT, seq INTEGER, data BLOB, PRIMARY KEY (id, seq)) WITHOUT ROWID")
-    numbers = iter(range(sys.maxsize))
-
-    def transaction() -> int:
-        batch = [("instance-0", next(numbers), b"x" * 100) for _ in range(rows)]
-        connection.execute("BEGIN IMMEDIATE")
-        connection.executemany("INSERT INTO journal VALUES (?, ?, ?)", batch)
-        connection.execute("COMMIT")
-        return rows
-
-    figure = rate(seconds, transaction)
-    connection.close()
-    return figure
 
 
 async def asyncio_rates(seconds: float) -> dict[str, float]:
@@ -111,9 +93,9 @@ def limits(folder: Path, seconds: float) -> dict[str, float]:
     return (
         fsync_rates(folder, seconds)
         | {
-            "sqlite_full_commits_per_s": sqlite_rate(folder / "full.db", "FULL", 1, seconds),
-            "sqlite_normal_commits_per_s": sqlite_rate(folder / "normal.db", "NORMAL", 1, seconds),
-            "sqlite_full_rows_per_s": sqlite_rate(folder / "rows.db", "FULL", 100, seconds),
+            "sqlite_full_commits_per_s": sqlite_rows_per_s(folder / "full.db", "FULL", 1, seconds),
+            "sqlite_normal_commits_per_s": sqlite_rows_per_s(folder / "normal.db", "NORMAL", 1, seconds),
+            "sqlite_full_rows_per_s": sqlite_rows_per_s(folder / "rows.db", "FULL", 100, seconds),
         }
         | asyncio.run(asyncio_rates(seconds))
     )

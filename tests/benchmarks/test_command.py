@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from benchmarks.__main__ import Failed, command_line, measure, parse, suits
 from benchmarks.contenders import CONTENDERS, Contender
-from benchmarks.machine import describe
 from benchmarks.workloads import BY_NAME
+
+from perdure.testing.machine import describe
 
 
 def test_the_page_names_a_command_without_the_places_that_were_written_to() -> None:

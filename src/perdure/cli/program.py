@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from perdure.cli import controls, explaining, listings, removing, runs, screen, serving, tree
+from perdure.cli import benching, controls, explaining, listings, removing, runs, screen, serving, tree
 from perdure.cli.outcome import MEANINGS, Exit, exit_of
 from perdure.errors import PerdureError
 
@@ -109,7 +109,7 @@ def root(
 RUNNING, READING, ASKING, REMOVING = "Run", "Look", "Ask", "Remove"
 
 for _panel, _commands in (
-    (RUNNING, (runs.run, runs.start, serving.serve, runs.wait)),
+    (RUNNING, (runs.run, runs.start, serving.serve, runs.wait, benching.bench)),
     (
         READING,
         (

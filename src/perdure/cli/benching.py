@@ -1,0 +1,203 @@
+"""`bench`: what this machine and this store can do, and whether it is still what it was."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import fields
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from perdure.cli import benchmarked, logs, screen
+from perdure.cli.door import file_of, reading
+from perdure.cli.options import AsJson
+from perdure.cli.outcome import Exit
+from perdure.errors import StoreUnavailable, UsageError
+from perdure.kernel.placement import scopes_of
+from perdure.ports.store import Store
+
+if TYPE_CHECKING:
+    from rich.live import Live
+
+    from perdure.testing.stress import Report, Stress
+
+_FRAMES_PER_SECOND = 4
+_RESULTS = re.compile(r"(\d+)x(\d+)")
+
+
+class ShapeName(Enum):
+    """What one instance does."""
+
+    PARALLEL = "parallel"
+    PAYLOAD = "payload"
+    STEPS = "steps"
+    STARTS = "starts"
+
+
+def bench(
+    shape: Annotated[ShapeName, typer.Argument(metavar="SHAPE", help="parallel, payload, steps or starts.")] = (
+        ShapeName.PARALLEL
+    ),
+    seconds: Annotated[float, typer.Option("--seconds", metavar="SECONDS", help="How long new ones are started.")] = 10,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            "--store", metavar="URL", help="Else a new file in this folder, removed afterwards.", show_default=False
+        ),
+    ] = None,
+    outstanding: Annotated[
+        int | None, typer.Option("--outstanding", metavar="N", help="Instances at once.", show_default="by shape")
+    ] = None,
+    activities: Annotated[
+        int | None,
+        typer.Option(
+            "--activities",
+            metavar="N",
+            help="parallel: side by side (5); payload: small ones at the end (10); steps: in a chain (100).",
+        ),
+    ] = None,
+    delay_ms: Annotated[
+        float | None, typer.Option("--delay-ms", metavar="MS", help="parallel: what an activity takes (10).")
+    ] = None,
+    results: Annotated[
+        str | None,
+        typer.Option("--results", metavar="NxKB,...", help="payload: results in sequence (6x10,6x50,8x100)."),
+    ] = None,
+    children: Annotated[int | None, typer.Option("--children", metavar="N", help="payload: children (5).")] = None,
+    output_kb: Annotated[
+        int | None, typer.Option("--output-kb", metavar="KB", help="payload: the output (100).")
+    ] = None,
+    keep: Annotated[
+        Path | None, typer.Option("--keep", metavar="FILE", help="Append the result to FILE, as a line of JSON.")
+    ] = None,
+    compare: Annotated[
+        Path | None, typer.Option("--compare", metavar="FILE", help="Run nothing: show the results kept in FILE.")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Put load on a store for some time, check every result, and print rates, latencies and memory.
+
+    The shapes: parallel (instances of activities side by side), payload (large results), steps (chains of small
+    activities), starts (workflows without a step). Exit code 1 when an instance failed or had a wrong result.
+    """
+    if compare is not None:
+        return benchmarked.show(compare, as_json=as_json)
+    own = {
+        "outstanding": outstanding,
+        "activities": activities,
+        "delay_ms": delay_ms,
+        "results": _pairs(results) if results is not None else None,
+        "children": children,
+        "output_kb": output_kb,
+    }
+    logs.to_stderr("error")
+    with _place(store) as url:
+        report = asyncio.run(_run(url, shape.value, own, seconds, quiet=as_json))
+    if keep is not None:
+        benchmarked.keep(report, keep)
+    if as_json:
+        screen.json(report)
+    else:
+        screen.show(benchmarked.table(report))
+    return Exit.FAILED if report.failed or not report.completed else Exit.OK
+
+
+@contextmanager
+def _place(url: str | None) -> Generator[str]:
+    """The store to use: the one that was named, or a new file on the disk of this folder, which is removed."""
+    if url is not None:
+        yield url
+        return
+    try:
+        folder = tempfile.TemporaryDirectory(dir=".", prefix="perdure-bench-")
+    except OSError as error:
+        msg = f"no store can be made in {Path.cwd()}: {error.strerror}; name one with --store"
+        raise StoreUnavailable(msg) from error
+    with folder as name:
+        yield f"sqlite:///{name}/bench.db"
+
+
+def _pairs(text: str) -> tuple[tuple[int, int], ...]:
+    found = [_RESULTS.fullmatch(part.strip()) for part in text.split(",")]
+    if not all(found):
+        msg = f"--results {text!r}: write how many of how many KB, for example 6x10,6x50,8x100"
+        raise UsageError(msg)
+    return tuple((int(match[1]), int(match[2])) for match in found if match is not None)
+
+
+def _stress(url: str, shape: str, own: dict[str, Any], seconds: float) -> Stress:
+    from perdure.testing.shapes import SHAPES
+    from perdure.testing.stress import Stress
+
+    kind = SHAPES[shape]
+    given = {name: value for name, value in own.items() if value is not None}
+    known = [field.name for field in fields(kind)]
+    for name in given:
+        if name not in known:
+            options = ", ".join(f"--{option.replace('_', '-')}" for option in known)
+            msg = f"--{name.replace('_', '-')} means nothing to the shape {shape}; it has {options}"
+            raise UsageError(msg)
+    return Stress(kind(**given), url, seconds=seconds)
+
+
+async def _run(url: str, shape: str, own: dict[str, Any], seconds: float, *, quiet: bool) -> Report:
+    stress = _stress(url, shape, own, seconds)
+    existing = (path := file_of(url)) is not None and path.exists()
+    if existing:
+        await _check_nobody_is_disturbed(url, int(1000 * (seconds + stress.patience_s)))
+    if quiet or not screen.notes().is_terminal:
+        report = await stress.run(None if quiet else lambda: screen.note(f"bench: {shape} for {seconds:g} s"))
+    else:
+        with _live(stress, shape):
+            report = await stress.run()
+    if existing:
+        screen.note(f"{url} keeps the instances of this run; their ids begin with {stress.prefix}")
+    return report
+
+
+async def _check_nobody_is_disturbed(url: str, span_ms: int) -> None:
+    """The node of a run has no code but its own: it would set aside whatever else it took up.
+
+    Raises:
+        UsageError: naming an instance that is due.
+    """
+    from perdure.testing.stress import PREFIX
+
+    async with reading(url) as store:
+        other = await _due(store, span_ms, PREFIX)
+    if other is not None:
+        msg = (
+            f"{other!r} in {url} has work to do, and the node of a bench has not its code: it would be set aside. "
+            "Let it end first, or use a copy of the file"
+        )
+        raise UsageError(msg)
+
+
+async def _due(store: Store, span_ms: int, ours: str) -> str | None:
+    """An instance that a node would take up within this time, other than those of a bench."""
+    scopes, until, after = scopes_of(store.info.shards), await store.now() + span_ms, None
+    while True:
+        page = await store.wakes(scopes, until, after, 1_000)
+        for wake in page.items:
+            if not wake.unit.startswith(ours):
+                return wake.unit
+        if (after := page.next) is None:
+            return None
+
+
+def _live(stress: Stress, shape: str) -> Live:
+    """A line that is drawn again and again."""
+    from rich.live import Live
+
+    return Live(
+        get_renderable=lambda: benchmarked.progress(stress, shape),
+        console=screen.notes(),
+        transient=True,
+        refresh_per_second=_FRAMES_PER_SECOND,
+    )

@@ -1,0 +1,229 @@
+"""A stress run: keep a number of instances outstanding until the time is up, check every result, and report.
+
+    report = await Stress(Parallel(outstanding=5), "sqlite:///stress.db", seconds=2).run()
+    assert report.failed == 0, report.failures
+
+Node and client share this process, so the processor time and the memory are those of both. Latencies are measured from
+the start of an instance to its result. A run may use a store that has other instances: its own ids begin with
+`prefix`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+
+from perdure import __version__
+from perdure.client import Client
+from perdure.errors import Failed, StoreError, UsageError
+from perdure.ports.store import Store
+from perdure.store import open_store
+from perdure.testing.gauges import MB, Gauges, Latencies, Use
+from perdure.testing.machine import commits_per_s, describe
+from perdure.testing.shapes import Laps, Shape, app, laps
+
+PREFIX = "bench-"
+"""How the ids of every run begin."""
+
+
+@dataclass
+class Trouble:
+    """Failures of one category: how many, and what the first one said."""
+
+    count: int
+    first: str
+
+
+@dataclass
+class Tally:
+    """What a run has done so far."""
+
+    begun: float = 0.0
+    completed: int = 0
+    failures: dict[str, Trouble] = field(default_factory=dict[str, Trouble])
+    latencies: Latencies = field(default_factory=Latencies)
+
+    @property
+    def failed(self) -> int:
+        """Instances without a right result."""
+        return sum(trouble.count for trouble in self.failures.values())
+
+    @property
+    def took_s(self) -> float:
+        """Time since the begin."""
+        return time.perf_counter() - self.begun
+
+    def note_failure(self, category: str, what: object) -> None:
+        """One more of a category."""
+        self.failures.setdefault(category, Trouble(0, str(what))).count += 1
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What the figures were measured on, and what SQLite alone can do on that disk (None for a store in memory)."""
+
+    machine: dict[str, str]
+    disk_commits_per_s: float | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came out of a run. Latencies are milliseconds from start to result; `steps_ms` those of single steps.
+
+    `took_s` includes the end of what was outstanding when the time was up, and rates are over all of it. `residents` is
+    how many instances were in memory at the end: 0, for none that has ended stays. `store_mb` is the size of the file
+    at the end, and None for a store in memory.
+    """
+
+    shape: str
+    settings: dict[str, object]
+    store: str
+    at: str
+    version: str
+    scale: Scale
+    seconds: float
+    took_s: float
+    completed: int
+    failed: int
+    failures: dict[str, Trouble]
+    success_percent: float
+    instances_per_s: float
+    activities_per_s: float
+    latency_ms: dict[str, float]
+    steps_ms: dict[str, float] | None
+    use: Use
+    residents: int
+    store_mb: float | None
+
+
+class Stress:
+    """One run of a shape on a store."""
+
+    def __init__(
+        self,
+        shape: Shape,
+        store: str | Store = "memory://",
+        *,
+        seconds: float = 10,
+        patience_s: float = 60,
+        prefix: str | None = None,
+    ) -> None:
+        """Nothing is opened before `run`. An instance that takes longer than `patience_s` counts as failed.
+
+        Raises:
+            UsageError: the store or a number cannot be.
+        """
+        if seconds <= 0 or patience_s <= 0:
+            msg = f"a run needs some time: seconds={seconds:g} and patience_s={patience_s:g} must be more than 0"
+            raise UsageError(msg)
+        self.shape = shape
+        self.seconds = seconds
+        self.patience_s = patience_s
+        self.prefix = prefix if prefix is not None else f"{PREFIX}{os.urandom(4).hex()}-"
+        self.tally = Tally()
+        self.gauges = Gauges()
+        self._given = store
+        self._store = open_store(store)
+        self._numbers = count(1)
+        self._broken = False
+
+    @property
+    def path(self) -> Path | None:
+        """The file of the store, if it has one."""
+        path = getattr(self._store, "path", ":memory:")
+        return None if path == ":memory:" else Path(path)
+
+    async def run(self, ready: Callable[[], None] | None = None) -> Report:
+        """Run until the time is up and the last instance has ended. `ready` is called when the clock starts.
+
+        Raises:
+            StoreLocked: another process owns the store.
+            StoreError: it cannot be opened.
+        """
+        folder = self.path.parent if self.path is not None else Path()
+        measured = Laps()
+        token = laps.set(measured)
+        try:
+            async with app.node(self._given) as node:
+                scale = Scale(
+                    describe(folder),
+                    await asyncio.to_thread(commits_per_s, folder) if self.path is not None else None,
+                )
+                if ready is not None:
+                    ready()
+                took_s = await self._keep_busy(node.client)
+                residents = node.residents
+        finally:
+            laps.reset(token)
+        return self._report(took_s, residents, measured, scale)
+
+    async def _keep_busy(self, client: Client) -> float:
+        async with self.gauges:
+            self.tally.begun = time.perf_counter()
+            await asyncio.gather(*(self._repeat(client) for _ in range(self.shape.outstanding)))
+            return self.tally.took_s
+
+    async def _repeat(self, client: Client) -> None:
+        while self.tally.took_s < self.seconds and not self._broken:
+            await self._one(client, next(self._numbers))
+
+    async def _one(self, client: Client, number: int) -> None:
+        tally, call, name = self.tally, self.shape.call(number), f"{self.prefix}{number}"
+        begin = time.perf_counter()
+        try:
+            async with asyncio.timeout(self.patience_s):
+                found = await client.workflow(call.workflow, id=name).run(*call.arguments)
+        except TimeoutError:
+            tally.note_failure("timeout", f"{name!r} has not ended within {self.patience_s:g} s")
+        except Failed as error:
+            tally.note_failure(error.failure.category, error)
+        except StoreError as error:
+            self._broken = True  # the node stops: nothing that is started from now on can succeed
+            tally.note_failure("infrastructure", error)
+        else:
+            if found == call.expected:
+                tally.completed += 1
+                tally.latencies.add(1000 * (time.perf_counter() - begin))
+            else:
+                tally.note_failure("wrong result", f"{name!r} gave {found!r:.80}, not {call.expected!r:.80}")
+
+    def _report(self, took_s: float, residents: int, measured: Laps, scale: Scale) -> Report:
+        tally, shape, per_s = self.tally, self.shape, 1 / took_s
+        return Report(
+            shape=type(shape).__name__.lower(),
+            settings=asdict(shape),  # type: ignore[call-overload]
+            store=self._kind(),
+            at=datetime.now(UTC).isoformat(timespec="seconds"),
+            version=__version__,
+            scale=scale,
+            seconds=self.seconds,
+            took_s=took_s,
+            completed=tally.completed,
+            failed=tally.failed,
+            failures=tally.failures,
+            success_percent=100 * tally.completed / max(1, tally.completed + tally.failed),
+            instances_per_s=tally.completed * per_s,
+            activities_per_s=tally.completed * shape.per_instance * per_s,
+            latency_ms=tally.latencies.summary(),
+            steps_ms=measured.latencies.summary() if measured.latencies.count else None,
+            use=self.gauges.use(),
+            residents=residents,
+            store_mb=self._size_mb(),
+        )
+
+    def _kind(self) -> str:
+        """The store, without its place."""
+        kind = type(self._store).__name__.removesuffix("Store").lower()
+        return kind if self.path is None and kind != "sqlite" else f"{kind} {'file' if self.path else 'in memory'}"
+
+    def _size_mb(self) -> float | None:
+        if self.path is None:
+            return None
+        files = [self.path, *(self.path.with_name(self.path.name + end) for end in ("-wal", "-shm"))]
+        return sum(file.stat().st_size for file in files if file.exists()) / MB
