@@ -1,12 +1,13 @@
 # Every target sets up what it needs: Python 3.11 or newer and make are enough.
 PYTHON ?= python3
 PYTEST_ARGS ?=
+SECONDS ?= 10
 
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test check format bench docs lock clean
+.PHONY: help demo test check format bench stress docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## say what each target does
@@ -32,6 +33,13 @@ format: $(READY) ## format the code and apply the fixes that are safe
 
 bench: $(READY) ## measure, beside the peers and the limits of the machine
 	$(BIN)/python -m benchmarks
+
+stress: $(READY) ## put load on each store, SECONDS=10 a cell; results go to .bench/stress.jsonl
+	@mkdir -p .bench; echo '*' > .bench/.gitignore; failed=0; \
+	for shape in parallel payload; do for store in '--store memory://' ''; do \
+	  $(BIN)/perdure bench $$shape $$store --seconds $(SECONDS) --keep .bench/stress.jsonl || failed=1; echo; \
+	done; done; \
+	$(BIN)/perdure bench --compare .bench/stress.jsonl; exit $$failed
 
 docs: $(READY) ## build the pages into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

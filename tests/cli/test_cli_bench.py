@@ -86,18 +86,21 @@ def test_a_result_that_cannot_be_kept_is_an_error(cli: Cli, folder: Path) -> Non
     assert f"cannot be kept in {folder}" in ended.stderr
 
 
-def test_an_existing_store_keeps_its_instances_and_those_of_the_run(cli: Cli) -> None:
+def test_an_existing_store_is_left_with_what_was_in_it(cli: Cli) -> None:
     assert cli("run", "shop.py:double", "--id", "mine", *STORE, "-q").code == Exit.OK
-    first = cli("bench", "starts", *QUICK, *STORE)
-    assert first.code == Exit.OK, first.stderr
-    assert "their ids begin with bench-" in first.stderr
-    again = cli("bench", "starts", *QUICK, *STORE)
-    assert again.code == Exit.OK, again.stderr
-    assert cli("show", "mine", *STORE).code == Exit.OK
-    begins = {
-        one["id"][:14] for one in cli("ls", "--type", "start", "--limit", "0", "--json", *STORE).json["instances"]
-    }
-    assert len(begins) == 2
+    for _ in range(2):
+        ended = cli("bench", "payload", "--results", "1x1", *QUICK, *STORE, "--json")
+        assert ended.code == Exit.OK, ended.stderr
+        assert ended.json["completed"] > 0
+    assert [one["id"] for one in cli("ls", "--limit", "0", "--json", *STORE).json["instances"]] == ["mine"]
+
+
+def test_a_new_file_that_was_named_keeps_the_instances_of_the_run(cli: Cli) -> None:
+    ended = cli("bench", "starts", *QUICK, *STORE, "--json")
+    assert ended.code == Exit.OK
+    found = cli("ls", "--type", "start", "--limit", "0", "--json", *STORE).json["instances"]
+    assert len(found) == ended.json["completed"]
+    assert all(one["id"].startswith("bench-") for one in found)
 
 
 def test_instances_that_wait_for_their_own_code_are_not_taken_up(cli: Cli) -> None:

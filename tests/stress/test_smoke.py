@@ -11,7 +11,7 @@ from perdure import Client
 from perdure.errors import StoreUnavailable, UsageError
 from perdure.store import open_store
 from perdure.testing.shapes import SHAPES, Parallel, Payload, Shape, Starts, Steps
-from perdure.testing.stress import Stress
+from perdure.testing.stress import Removal, Stress
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -49,6 +49,15 @@ async def test_large_payloads_leave_the_memory(tmp_path: Path) -> None:
     assert report.store_mb is not None
     carried_mb = report.store_mb / 3
     assert report.use.rss_growth_mb < 5 + carried_mb / 2
+
+
+@pytest.mark.parametrize("removal", ["at_once", "at_end"])
+async def test_what_was_checked_can_be_removed(removal: Removal) -> None:
+    async with open_store("memory://") as store:
+        report = await Stress(SMALL_PAYLOAD, store, seconds=0.1, removal=removal).run()
+        assert report.completed > 0
+        assert report.failures == {}
+        assert sum((await Client.open(store).counts()).values()) == 0
 
 
 async def test_a_step_is_measured_from_one_activity_to_the_next() -> None:

@@ -25,7 +25,7 @@ from perdure.ports.store import Store
 if TYPE_CHECKING:
     from rich.live import Live
 
-    from perdure.testing.stress import Report, Stress
+    from perdure.testing.stress import Removal, Report, Stress
 
 _FRAMES_PER_SECOND = 4
 _RESULTS = re.compile(r"(\d+)x(\d+)")
@@ -131,7 +131,7 @@ def _pairs(text: str) -> tuple[tuple[int, int], ...]:
     return tuple((int(match[1]), int(match[2])) for match in found if match is not None)
 
 
-def _stress(url: str, shape: str, own: dict[str, Any], seconds: float) -> Stress:
+def _stress(url: str, shape: str, own: dict[str, Any], seconds: float, removal: Removal) -> Stress:
     from perdure.testing.shapes import SHAPES
     from perdure.testing.stress import Stress
 
@@ -143,12 +143,13 @@ def _stress(url: str, shape: str, own: dict[str, Any], seconds: float) -> Stress
             options = ", ".join(f"--{option.replace('_', '-')}" for option in known)
             msg = f"--{name.replace('_', '-')} means nothing to the shape {shape}; it has {options}"
             raise UsageError(msg)
-    return Stress(kind(**given), url, seconds=seconds)
+    return Stress(kind(**given), url, seconds=seconds, removal=removal)
 
 
 async def _run(url: str, shape: str, own: dict[str, Any], seconds: float, *, quiet: bool) -> Report:
-    stress = _stress(url, shape, own, seconds)
-    existing = (path := file_of(url)) is not None and path.exists()
+    path = file_of(url)
+    existing = path is not None and path.exists()
+    stress = _stress(url, shape, own, seconds, "at_once" if path is None else "at_end" if existing else "never")
     if existing:
         await _check_nobody_is_disturbed(url, int(1000 * (seconds + stress.patience_s)))
     if quiet or not screen.notes().is_terminal:
@@ -156,8 +157,6 @@ async def _run(url: str, shape: str, own: dict[str, Any], seconds: float, *, qui
     else:
         with _live(stress, shape):
             report = await stress.run()
-    if existing:
-        screen.note(f"{url} keeps the instances of this run; their ids begin with {stress.prefix}")
     return report
 
 

@@ -48,9 +48,9 @@ def progress(stress: Stress, shape: str) -> Text:
         (shape, "bold"),
         f"  {min(took, stress.seconds):.0f} of {stress.seconds:g} s  ",
         (f"{tally.completed:,} completed", "green"),
-        (f"  {tally.failed:,} failed", "red" if tally.failed else "bright_black"),
+        (f"  {tally.failed:,} failed" if tally.failed else "", "red"),
         f"  {figure(tally.completed / took)}/s  p50 {figure(latencies.percentile(50))} ms",
-        f"  p99 {figure(latencies.percentile(99))} ms  {stress.gauges.resident_mb:.0f} MB",
+        f"  {stress.gauges.resident_mb:.0f} MB",
     )
 
 
@@ -72,9 +72,10 @@ def _rows(report: Report) -> list[tuple[str, str]]:
         ("completed", f"{report.completed:,} ({report.success_percent:.6g} %), {report.failed:,} failed"),
         *((f"  {name}", f"{trouble.count:,}: {trouble.first}") for name, trouble in report.failures.items()),
         ("instances/s", figure(report.instances_per_s)),
-        ("activities/s", figure(report.activities_per_s)),
-        ("start to result", millis(report.latency_ms)),
     ]
+    if report.activities_per_s:
+        rows.append(("activities/s", figure(report.activities_per_s)))
+    rows.append(("start to result", millis(report.latency_ms)))
     if report.steps_ms is not None:
         rows.append(("one durable step", millis(report.steps_ms)))
     rows += [

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
+from typing import Literal
 
 from perdure import __version__
 from perdure.client import Client
@@ -27,6 +28,9 @@ from perdure.store import open_store
 from perdure.testing.gauges import MB, Gauges, Latencies, Use
 from perdure.testing.machine import commits_per_s, describe
 from perdure.testing.shapes import Laps, Shape, app, laps
+
+Removal = Literal["never", "at_once", "at_end"]
+"""When the instances of a run are deleted."""
 
 PREFIX = "bench-"
 """How the ids of every run begin."""
@@ -113,8 +117,12 @@ class Stress:
         seconds: float = 10,
         patience_s: float = 60,
         prefix: str | None = None,
+        removal: Removal = "never",
     ) -> None:
         """Nothing is opened before `run`. An instance that takes longer than `patience_s` counts as failed.
+
+        `removal` says when instances are deleted: `"at_once"` when their result was checked, which is part of the load
+        and keeps a store in memory small; `"at_end"` when everything was measured.
 
         Raises:
             UsageError: the store or a number cannot be.
@@ -123,6 +131,7 @@ class Stress:
             msg = f"a run needs some time: seconds={seconds:g} and patience_s={patience_s:g} must be more than 0"
             raise UsageError(msg)
         self.shape = shape
+        self.removal = removal
         self.seconds = seconds
         self.patience_s = patience_s
         self.prefix = prefix if prefix is not None else f"{PREFIX}{os.urandom(4).hex()}-"
@@ -158,10 +167,17 @@ class Stress:
                 if ready is not None:
                     ready()
                 took_s = await self._keep_busy(node.client)
-                residents = node.residents
+                report = self._report(took_s, node.residents, measured, scale)
+                if self.removal == "at_end" and not self._broken:
+                    await self._remove_all(node.client)
         finally:
             laps.reset(token)
-        return self._report(took_s, residents, measured, scale)
+        return report
+
+    async def _remove_all(self, client: Client) -> None:
+        more = True
+        while more:
+            more = (await client.delete(id_prefix=self.prefix, force=True, forget=True)).more
 
     async def _keep_busy(self, client: Client) -> float:
         async with self.gauges:
@@ -175,10 +191,11 @@ class Stress:
 
     async def _one(self, client: Client, number: int) -> None:
         tally, call, name = self.tally, self.shape.call(number), f"{self.prefix}{number}"
+        handle = client.workflow(call.workflow, id=name)
         begin = time.perf_counter()
         try:
             async with asyncio.timeout(self.patience_s):
-                found = await client.workflow(call.workflow, id=name).run(*call.arguments)
+                found = await handle.run(*call.arguments)
         except TimeoutError:
             tally.note_failure("timeout", f"{name!r} has not ended within {self.patience_s:g} s")
         except Failed as error:
@@ -190,6 +207,8 @@ class Stress:
             if found == call.expected:
                 tally.completed += 1
                 tally.latencies.add(1000 * (time.perf_counter() - begin))
+                if self.removal == "at_once":
+                    await handle.delete(forget=True)
             else:
                 tally.note_failure("wrong result", f"{name!r} gave {found!r:.80}, not {call.expected!r:.80}")
 
