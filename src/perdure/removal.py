@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
+from typing import TypeAlias
 
 import msgspec
 
@@ -24,6 +26,8 @@ from perdure.tree import levels_below
 
 AT_ONCE = 200
 """Requests that are on their way at the same time, so that the store can group their commits."""
+
+Choose: TypeAlias = Callable[[list[UnitRow]], Awaitable[list[UnitRow]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +112,11 @@ async def _ask(gateway: Gateway, unit: str, body: msg.Delete | msg.Prune) -> str
 
 
 async def delete_many(gateway: Gateway, filters: Units, body: msg.Delete, limit: int) -> Removed:
-    """Remove the instances that fit the filters, newest first, each with its tree. Children and (without `force`)
-    those that have not ended are skipped.
+    """Remove the instances that fit the filters, newest first, each with its tree. Without `force`, those that have
+    not ended are skipped, as are children that were asked for by id; filters look for roots only.
     """
     check_limit(limit)
-    rows, more = await _matching(gateway, filters, limit)
+    rows, more = await _matching(gateway, filters, limit, _named if filters.ids else partial(_roots, gateway))
     deleted: list[str] = []
     instances = 0
     skipped = dict.fromkeys(filters.ids, "no instance fits this id and the filters") if not more else {}
@@ -136,18 +140,38 @@ async def _delete_or_say_why(gateway: Gateway, unit: str, body: msg.Delete) -> i
         return str(error)
 
 
-async def _matching(gateway: Gateway, filters: Units, limit: int) -> tuple[list[UnitRow], bool]:
-    """At most `limit` rows that fit, and whether there are more."""
+async def _matching(gateway: Gateway, filters: Units, limit: int, wanted: Choose) -> tuple[list[UnitRow], bool]:
+    """At most `limit` rows that fit the filters and are wanted, newest first, and whether there may be more."""
     rows: list[UnitRow] = []
     after: str | None = None
-    while len(rows) < limit:
-        query = msgspec.structs.replace(filters, limit=min(limit - len(rows), 500), after=after)
-        page = await gateway.store.query(query)
-        rows += [view.row for view in page.items]
+    while True:
+        page = await gateway.store.query(msgspec.structs.replace(filters, limit=500, after=after))
+        rows += await wanted([view.row for view in page.items])
         after = page.next
+        if len(rows) >= limit:
+            return rows[:limit], after is not None or len(rows) > limit
         if after is None:
             return rows, False
-    return rows, True
+
+
+async def _named(rows: list[UnitRow]) -> list[UnitRow]:
+    """Rows that somebody asked for by id."""
+    return rows
+
+
+async def _roots(gateway: Gateway, rows: list[UnitRow]) -> list[UnitRow]:
+    """Rows without a parent: the others go with theirs."""
+    parents = tuple({row.parent_unit for row in rows if row.parent_unit is not None})
+    if not parents:
+        return rows
+    page = await gateway.store.query(Units(ids=parents, limit=len(parents)))
+    there = {view.row.id for view in page.items}
+    return [row for row in rows if row.parent_unit not in there]
+
+
+async def _with_past(rows: list[UnitRow]) -> list[UnitRow]:
+    """Rows that have executions to prune."""
+    return [row for row in rows if row.execution > 1]
 
 
 def check_limit(limit: object) -> None:
@@ -231,10 +255,9 @@ async def prune(gateway: Gateway, unit: str, kept: Keep) -> list[int]:
 
 
 async def prune_many(gateway: Gateway, filters: Units, kept: Keep, limit: int) -> Pruned:
-    """Prune all instances that fit the filters, running ones too; at most `limit` instances are looked at."""
+    """Prune all instances that fit the filters, running ones too; at most `limit` that have a past."""
     check_limit(limit)
-    rows, more = await _matching(gateway, filters, limit)
-    rows = [row for row in rows if row.execution > 1]
+    rows, more = await _matching(gateway, filters, limit, _with_past)
     removed: dict[str, list[int]] = {}
     for first in range(0, len(rows), AT_ONCE):
         some = rows[first : first + AT_ONCE]

@@ -68,6 +68,24 @@ async def test_the_limit_is_kept(world: World, app: App, count: Any) -> None:
         assert len(await node.client.list()) == 3
 
 
+async def test_filters_choose_roots_and_children_go_with_them(world: World, app: App, count: Any) -> None:
+    @app.workflow
+    async def parent() -> list[int]:
+        return [await workflow.child(count, id=f"child-{i}-{workflow.info().id}")(1, 1) for i in range(3)]
+
+    async with world.node(app) as node:
+        client = node.client
+        for i in range(3):
+            await client.workflow(parent, id=f"parent-{i}").run()
+        removed = await client.delete(status="completed", limit=2)
+        assert (removed.instances, removed.skipped, removed.more) == (8, {}, True)
+        assert sorted(removed.deleted) == ["parent-1", "parent-2"]
+        removed = await client.delete(["child-0-parent-0"])
+        assert "is a child of 'parent-0'" in removed.skipped["child-0-parent-0"]
+        assert (await client.delete(type="parent")).instances == 4
+        assert await client.list() == []
+
+
 async def test_ended_executions_go_and_the_current_one_stays(world: World, app: App, count: Any) -> None:
     async with world.node(app) as node:
         handle = node.client.workflow(count, id="c")
