@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 import perdure
-from perdure import activity, errors, workflow
+from perdure import activity, errors, testing, workflow
 
 PERDURE = [
     "Activity",
@@ -151,6 +151,10 @@ HANDLE = [
     "wait",
 ]
 
+TESTING = ["ActivityRecord", "ManualClock", "SkippingClock", "VirtualNode", "WaitsForever", "node"]
+
+SKIPPING_CLOCK = ["attach", "call_at", "detach", "held", "late_alarm", "now", "now_ms", "sleep", "waiting"]
+
 
 def public(owner: object) -> list[str]:
     """The public names of a class or a module, sorted."""
@@ -171,6 +175,10 @@ def test_names_of_workflow() -> None:
     assert sorted(workflow.__all__) == WORKFLOW
 
 
+def test_names_of_testing() -> None:
+    assert sorted(testing.__all__) == TESTING
+
+
 def test_names_of_activity() -> None:
     functions = [n for n in public(activity) if inspect.iscoroutinefunction(getattr(activity, n)) or n in ACTIVITY]
     assert functions == ACTIVITY
@@ -178,7 +186,12 @@ def test_names_of_activity() -> None:
 
 @pytest.mark.parametrize(
     ("cls", "names"),
-    [(perdure.App, APP), (perdure.Client, CLIENT), (perdure.WorkflowHandle, HANDLE)],
+    [
+        (perdure.App, APP),
+        (perdure.Client, CLIENT),
+        (perdure.WorkflowHandle, HANDLE),
+        (testing.SkippingClock, SKIPPING_CLOCK),
+    ],
     ids=lambda v: getattr(v, "__name__", ""),
 )
 def test_methods(cls: type, names: list[str]) -> None:
@@ -192,6 +205,8 @@ EVERYTHING = [
     *((perdure.App, n) for n in APP),
     *((perdure.Client, n) for n in CLIENT),
     *((perdure.WorkflowHandle, n) for n in HANDLE),
+    *((testing, n) for n in TESTING),
+    *((testing.SkippingClock, n) for n in SKIPPING_CLOCK),
 ]
 
 

@@ -45,6 +45,10 @@ class Gateway(Protocol):
         """Deliver a start and wait for the end."""
         ...
 
+    async def changed(self, unit: str, version: int, within_ms: int) -> None:
+        """Wait until the unit's row has another version than `version`, or the time is up."""
+        ...
+
 
 async def find_unit(store: Store, unit: str) -> UnitView:
     """The unit's row; a pending one made from its start where that waits in the inbox still.
@@ -104,3 +108,7 @@ class StoreGateway:
         """Post a start and watch for the end."""
         outcome = await self.send(message)
         return outcome, (await self.closed(message.to) if outcome != "exists" else None)
+
+    async def changed(self, unit: str, version: int, within_ms: int) -> None:
+        """Watch the row."""
+        await self.store.wait_change(unit, version, within_ms)

@@ -263,7 +263,7 @@ class Handle(Generic[R_co]):
             left_ms = deadline_ms - self._gateway.clock.now_ms()
             if description.custom_status_version > after_version or left_ms <= 0 or description.status in CLOSED:
                 return description.custom_status(as_type), description.custom_status_version
-            await self._gateway.store.wait_change(self.id, view.version, left_ms)
+            await self._gateway.changed(self.id, view.version, left_ms)
 
     async def kv(self) -> dict[str, object]:
         """All entries of its key-value store, as plain data."""
@@ -296,7 +296,7 @@ class Handle(Generic[R_co]):
             left_ms = deadline_ms - self._gateway.clock.now_ms()
             if value is not None or left_ms <= 0 or view.row.status in CLOSED:
                 return value
-            await self._gateway.store.wait_change(self.id, view.version, left_ms)
+            await self._gateway.changed(self.id, view.version, left_ms)
 
     async def history(self, execution: int | None = None) -> list[HistoryEvent]:
         """The events of an execution (default: the current one), oldest first.

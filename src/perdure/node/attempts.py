@@ -28,7 +28,7 @@ from perdure.kernel.message import ActivityDone, Message, StepDone
 from perdure.node.pool import run_in_process
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from perdure.client import Client
     from perdure.kernel.definition import ActivityDefinition, Definitions
@@ -52,11 +52,10 @@ class _Job:
     """An attempt that waits for a slot, or runs."""
 
     __slots__ = (
-        "alarm", "attempt", "call", "definition", "details", "execution", "number", "queued_at", "run", "task", "unit",
-        "workflow",
+        "alarm", "attempt", "call", "details", "execution", "number", "queued_at", "run", "task", "unit", "workflow",
     )  # fmt: skip
 
-    def __init__(self, unit: Unit, call: Call, definition: ActivityDefinition | None) -> None:
+    def __init__(self, unit: Unit, call: Call) -> None:
         run = unit.run
         assert run is not None
         self.unit = unit.id
@@ -64,7 +63,6 @@ class _Job:
         self.execution = run.started.execution
         self.workflow = (run.started.workflow, run.started.version)
         self.call = call
-        self.definition = definition
         self.number = call.attempt if isinstance(call, ActivityCall) else 1
         self.details = call.details if isinstance(call, ActivityCall) else None
         self.attempt: Attempt | None = None
@@ -110,7 +108,7 @@ class Attempts:
         self._waiting: dict[str, deque[_Job]] = {}
         self._running: dict[str, int] = {}
         self._total = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], _Job] = {}
         self._threads: ThreadPoolExecutor | None = None
         self._processes: ProcessPoolExecutor | None = None
         self._message_ids = 0
@@ -126,16 +124,19 @@ class Attempts:
         """How many attempts run now."""
         return self._total
 
+    def working(self, asleep: Collection[object]) -> list[asyncio.Task[None]]:
+        """The tasks of attempts that run now, also of cancelled ones that have not ended. Left out is what is
+        `asleep`: an attempt, or its task, that waits for the node itself.
+        """
+        return [task for task, job in self._tasks.items() if task not in asleep and job.attempt not in asleep]
+
     # ------------------------------------------------------------ asked by turns
 
     def start(self, unit: Unit, call: Call) -> None:
         """Run a call's next attempt, now or when its retry is due."""
         if self._stopped:
             return  # the next node derives it from the rows
-        definition = None
-        if isinstance(call, ActivityCall):
-            definition = self._definitions.find_activity(call.name)
-        job = _Job(unit, call, definition)
+        job = _Job(unit, call)
         self._jobs.setdefault(unit.id, {})[call.seq] = job
         if isinstance(call, ActivityCall) and call.retry_at > self._clock.now_ms():
             job.alarm = self._clock.call_at(call.retry_at, lambda: self._retry(job))
@@ -209,12 +210,12 @@ class Attempts:
         # In the node's context: that of whoever happened to wake the node is somebody else's.
         task = asyncio.get_running_loop().create_task(work, context=self._context.copy())
         job.task = task
-        self._tasks.add(task)
+        self._tasks[task] = job
         task.add_done_callback(lambda t: self._finished(t, job))
 
     def _finished(self, task: asyncio.Task[None], job: _Job) -> None:
         queue = job.queue
-        self._tasks.discard(task)
+        del self._tasks[task]
         job.task = job.attempt = None  # they refer to the job: memory goes back without waiting for the collector
         self._total -= 1
         self._running[queue] -= 1
@@ -230,7 +231,7 @@ class Attempts:
     # ------------------------------------------------------------ running
 
     async def _run_activity(self, job: _Job, call: ActivityCall) -> None:
-        definition = job.definition
+        definition = self._definitions.find_activity(call.name)
         assert definition is not None, "the kernel holds a unit that calls an activity which the app does not have"
         attempt = job.attempt = Attempt(job.info, call.details, self.resources)
         running_attempt.set(attempt)

@@ -73,6 +73,11 @@ class Committer:
             waited_ms += delay_ms
             delay_ms = min(delay_ms * 2, 1_000)
 
+    @property
+    def busy(self) -> bool:
+        """Whether something that was submitted has no verdict yet."""
+        return self._task is not None
+
     async def drain(self) -> None:
         """Wait until everything that was submitted has its verdict."""
         while self._task is not None:

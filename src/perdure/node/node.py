@@ -339,9 +339,13 @@ class Node:
                 row = (await find_unit(turns.store, unit)).row
             if row is not None and row.status in CLOSED:
                 return row
-            return await future
+            return await self._end_of(unit, future)
         finally:
             turns.waiters.remove(unit, future)
+
+    async def _end_of(self, unit: str, future: asyncio.Future[UnitRow]) -> UnitRow:
+        """Wait, when it is sure that the unit has not ended yet."""
+        return await future
 
     async def run(self, message: Message) -> tuple[Outcome, UnitRow | None]:
         """Deliver a start and wait for the end."""
@@ -353,9 +357,13 @@ class Node:
                 return outcome, None
             if outcome == "joined":
                 return outcome, await self.closed(message.to)
-            return outcome, await future
+            return outcome, await self._end_of(message.to, future)
         finally:
             turns.waiters.remove(message.to, future)
+
+    async def changed(self, unit: str, version: int, within_ms: int) -> None:
+        """Wait until the unit's row has another version than `version`, or the time is up."""
+        await self._running().store.wait_change(unit, version, within_ms)
 
 
 def _guard_level() -> guard.GuardLevel | None:

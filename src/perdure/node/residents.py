@@ -224,6 +224,11 @@ class Residents:
         resident.state = "idle"
         self._fetched(resident)
 
+    @property
+    def reading(self) -> bool:
+        """Whether something is being read from the store."""
+        return bool(self._loads)
+
     async def settle(self) -> None:
         """Wait until nothing is being read."""
         while self._loads:

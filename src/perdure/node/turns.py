@@ -341,6 +341,25 @@ class Turns:
         elif unit.row is not None:
             self.residents.touch(resident)
 
+    # ------------------------------------------------------------ rest
+
+    @property
+    def count(self) -> int:
+        """How many turns were taken."""
+        return self._commit_count
+
+    @property
+    def quiet(self) -> bool:
+        """Whether no turn is ready or on its way to the store, and nothing is being read from it."""
+        return not (self._ready or self._committer.busy or self.residents.reading)
+
+    async def settle(self) -> None:
+        """Wait until it is quiet. What attempts, clients and clocks bring later is not waited for."""
+        while not self.quiet:
+            await asyncio.sleep(0)  # those that are ready take their turn
+            await self.residents.settle()
+            await self._committer.drain()
+
     # ------------------------------------------------------------ the end
 
     async def stop(self, cause: Exception | None = None) -> None:

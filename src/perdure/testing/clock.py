@@ -22,6 +22,12 @@ class ManualAlarm:
         """Do not call it."""
         self.callback = None
 
+    def ring(self) -> None:
+        """Call it, once."""
+        callback, self.callback = self.callback, None
+        if callback is not None:
+            callback()
+
 
 class ManualClock:
     """Time for tests: `Node(app, store, clock=ManualClock())`. Only `advance` moves it: a test decides what is late."""
@@ -41,7 +47,7 @@ class ManualClock:
         """Call `callback` when `advance` reaches `at_ms`; soon, if that is not in the future."""
         alarm = ManualAlarm(at_ms, callback)
         if at_ms <= self._now_ms:
-            asyncio.get_running_loop().call_soon(_ring, alarm)
+            asyncio.get_running_loop().call_soon(alarm.ring)
         else:
             heapq.heappush(self._alarms, (at_ms, next(self._numbers), alarm))
             self._armed.set()
@@ -61,7 +67,7 @@ class ManualClock:
         while self._alarms and self._alarms[0][0] <= until_ms:
             at_ms, _, alarm = heapq.heappop(self._alarms)
             self._now_ms = max(self._now_ms, at_ms)
-            _ring(alarm)
+            alarm.ring()
         self._now_ms = until_ms
 
     async def until_armed(self, within_ms: int) -> int:
@@ -73,9 +79,3 @@ class ManualClock:
                 return self._alarms[0][0] - self._now_ms
             self._armed.clear()
             await self._armed.wait()
-
-
-def _ring(alarm: ManualAlarm) -> None:
-    callback, alarm.callback = alarm.callback, None
-    if callback is not None:
-        callback()

@@ -402,3 +402,6 @@ class _Gate:
     async def run(self, message: Message) -> tuple[Outcome, UnitRow | None]:
         outcome = await self.send(message)
         return outcome, None if outcome == "exists" else await self.closed(message.to)
+
+    async def changed(self, unit: str, version: int, within_ms: int) -> None:
+        await self._node.changed(unit, version, within_ms)

@@ -1,0 +1,205 @@
+"""A node for tests: in memory, in a time that skips, with fakes for activities, and with the calls that it made."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from typing import Any, ParamSpec, Self, TypeVar, overload
+
+from perdure.activity import Activity
+from perdure.app import App
+from perdure.errors import UsageError
+from perdure.interceptor import Interceptor
+from perdure.kernel.commit import UnitRow
+from perdure.node import Node, NodeOptions
+from perdure.node.options import check_kind
+from perdure.ports.store import Store
+from perdure.store import open_store
+from perdure.testing.calls import ActivityRecord, read_calls
+from perdure.testing.fakes import FakedApp
+from perdure.testing.skipping import SkippingClock
+from perdure.testing.waits import describe_waits
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_ENDING = ("perdure-scan", "perdure-wake")
+"""Background work of a node that ends by itself."""
+_FAR_MS = 86_400_000
+
+
+class VirtualNode(Node):
+    """A node whose time is a `SkippingClock`. Made by `perdure.testing.node`."""
+
+    clock: SkippingClock  # pyright: ignore[reportIncompatibleVariableOverride]  # nobody gives it another one
+
+    def __init__(
+        self,
+        app: App,
+        store: str | Store,
+        *,
+        clock: SkippingClock | None = None,
+        options: NodeOptions | None = None,
+        interceptors: Sequence[Interceptor] = (),
+    ) -> None:
+        """Nothing runs before `start`."""
+        clock = clock if clock is not None else SkippingClock()
+        check_kind("the clock of a test's node", clock, SkippingClock, "be a SkippingClock (for another one: Node)")
+        self._faked = FakedApp(app)
+        self._own_store = open_store(store, clock=clock) if isinstance(store, str) else None
+        super().__init__(
+            self._faked,
+            self._own_store if self._own_store is not None else store,
+            options=options if options is not None else NodeOptions(stop_ms=0),
+            clock=clock,
+            interceptors=interceptors,
+        )
+        self._is_open = False
+
+    # ------------------------------------------------------------ life cycle
+
+    async def start(self) -> None:
+        """Open the store, if it came as a URL, and start; see `Node.start`."""
+        if self._own_store is not None and not self._is_open:
+            await self._own_store.__aenter__()
+            self._is_open = True
+        try:
+            await super().start()
+        except BaseException:
+            await self._close_store()
+            raise
+        self.clock.attach(self)
+
+    async def stop(self, grace: float | None = None) -> None:
+        """Stop, and close the store; see `Node.stop`."""
+        await self._leave(grace)
+        await self._close_store()
+
+    async def _leave(self, grace: float | None) -> None:
+        self.clock.detach(self)
+        await super().stop(grace)
+
+    async def _close_store(self) -> None:
+        if self._own_store is not None and self._is_open:
+            self._is_open = False
+            await self._own_store.__aexit__(None, None, None)
+
+    async def restart(self) -> None:
+        """Stop and start on the same store: everything leaves memory, and is replayed from its history when it goes
+        on. Time stands still meanwhile.
+        """
+        await self._leave(0)
+        await super().start()
+        self.clock.attach(self)
+
+    # ------------------------------------------------------------ fakes and calls
+
+    @overload
+    def replace(self, activity: str, fake: Callable[..., object]) -> Self: ...
+    @overload
+    def replace(self, activity: Activity[P, R], fake: Callable[P, Coroutine[Any, Any, R]]) -> Self: ...
+    @overload
+    def replace(self, activity: Activity[P, R], fake: Callable[P, R]) -> Self: ...
+    def replace(self, activity: Any, fake: Any) -> Self:
+        """Run `fake`, a `def` or an `async def`, where the activity would run, from its next attempt on.
+
+        Its result must be what the activity's could be; what it raises is the attempt's failure. A `def` runs on the
+        event loop and should be quick; `await node.clock.sleep(60)` in an `async def` makes an attempt that takes a
+        minute.
+
+        Raises:
+            UsageError: the app does not have the activity, or the fake cannot be called as it is.
+        """
+        self._faked.replace(activity, fake)
+        return self
+
+    async def calls(
+        self, activity: Activity[..., Any] | str | None = None, *, id: str | None = None
+    ) -> list[ActivityRecord]:
+        """The calls of activities that workflows have made, of one activity or all, of one instance or all, in their
+        order in time. They are read from the histories, so each is there once, however often it was tried.
+
+        Raises:
+            UsageError: the app does not have the activity.
+            NotFound: no instance has this id.
+        """
+        name = activity.name if isinstance(activity, Activity) else activity
+        if name is not None and self._faked.find_activity(name) is None:
+            msg = f"app {self.app.name!r} has no activity {name!r}; it has {', '.join(self.app.activities()) or 'none'}"
+            raise UsageError(msg)
+        records = await read_calls(self.client, self._faked, id)
+        return [record for record in records if name is None or record.name == name]
+
+    # ------------------------------------------------------------ what the clock asks
+
+    @property
+    def progress(self) -> int:
+        """How many turns were taken."""
+        return self._turns.count if self._turns is not None else 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a turn, a commit or a load is on its way."""
+        return self._turns is not None and (not self._turns.quiet or bool(self._ending()))
+
+    async def settle(self) -> None:
+        """Wait until none is."""
+        if ending := self._ending():
+            await asyncio.wait(ending)
+        if self._turns is not None:
+            await self._turns.settle()
+
+    def _ending(self) -> list[asyncio.Task[None]]:
+        return [task for task in self._background if task.get_name() in _ENDING]
+
+    def working(self, asleep: Collection[object]) -> list[asyncio.Task[None]]:
+        """Attempts of activities that run, but for those that are `asleep`."""
+        return self._attempts.working(asleep) if self._attempts is not None else []
+
+    async def describe_waits(self) -> str:
+        """What every open instance waits for, for people."""
+        return await describe_waits(self.client, self._turns)
+
+    # ------------------------------------------------------------ the gateway of its client: waits move time
+
+    async def _end_of(self, unit: str, future: asyncio.Future[UnitRow]) -> UnitRow:
+        async with self.clock.waiting(f"the end of {unit!r}"):
+            return await super()._end_of(unit, future)
+
+    async def changed(self, unit: str, version: int, within_ms: int) -> None:
+        """Wait until the unit's row has another version, or so much time of the clock has passed."""
+        over = asyncio.Event()
+        alarm = self.clock.late_alarm(within_ms, over.set)
+        watching = asyncio.ensure_future(super().changed(unit, version, _FAR_MS))
+        passing = asyncio.ensure_future(over.wait())
+        try:
+            async with self.clock.waiting(f"a change of {unit!r}"):
+                await asyncio.wait([watching, passing], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            alarm.cancel()
+            watching.cancel()
+            passing.cancel()
+            await asyncio.gather(watching, passing, return_exceptions=True)
+
+
+def node(
+    app: App,
+    store: str | Store = "memory://",
+    *,
+    activities: Mapping[Activity[..., Any] | str, Callable[..., object]] | None = None,
+    clock: SkippingClock | None = None,
+    options: NodeOptions | None = None,
+    interceptors: Sequence[Interceptor] = (),
+) -> VirtualNode:
+    """A node for a test: `async with perdure.testing.node(app) as node:`.
+
+    `activities` has fakes, as `VirtualNode.replace` takes them (that one is checked by type checkers, too). Several
+    nodes may run by one `clock`.
+
+    Raises:
+        UsageError: a fake is for no activity of the app, or cannot be called as it is.
+    """
+    made = VirtualNode(app, store, clock=clock, options=options, interceptors=interceptors)
+    for activity, fake in (activities or {}).items():
+        made.replace(activity, fake)
+    return made
