@@ -72,11 +72,13 @@ async def delete(gateway: Gateway, unit: str, body: msg.Delete) -> int:
     if not body.force:
         await _check_removable(gateway, unit, [row for level in levels for row in level])
         levels.reverse()
-    removed = 0
+    counts: list[int] = []
     for level in levels:
         here = body if any(row.id == unit for row in level) else msgspec.structs.replace(body, tell_parent=False)
-        removed += await _remove(gateway, [row.id for row in level], here)
-    return removed
+        counts.append(await _remove(gateway, [row.id for row in level], here))
+    if body.force and levels[0][0].id == unit and counts[0]:
+        return sum(map(len, levels))  # the root's commit has told its children, who may be quicker than we are
+    return sum(counts)
 
 
 async def _check_removable(gateway: Gateway, unit: str, rows: list[UnitRow]) -> None:
