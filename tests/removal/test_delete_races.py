@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from typing import Any
 
@@ -107,10 +108,8 @@ async def test_any_mix_of_verbs_leaves_a_whole_instance_or_none(world: World, ap
             lambda: client.delete(id_prefix="b", force=chance.random() < 0.5),
         ]
         for _ in range(12):
-            try:
+            with contextlib.suppress(PerdureError):  # a refusal is as good as an answer
                 await chance.choice(verbs)()
-            except PerdureError as refused:
-                assert "b" in str(refused)
 
     async with world.node(app) as node:
         await asyncio.gather(*(act(node.client, n) for n in range(9)))
