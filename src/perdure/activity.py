@@ -138,7 +138,8 @@ class Activity(Generic[P, R_co]):
             raise UsageError(msg)
         signature = self.definition.signature
         data = signature.encode(args, kwargs)
-        start = encode([self.name, data])
+        changed = self.options != self.definition.options
+        start = encode([self.name, data, *([self.options.to_data()] if changed else [])])
 
         def check() -> None:
             signature.check(data)

@@ -365,13 +365,14 @@ def _one_of(value: object, allowed: tuple[str, ...], what: str) -> None:
         raise DefinitionError(msg)
 
 
-async def _run_detached(name: str, data: bytes) -> Any:
-    """The built-in workflow behind `activity.detach`."""
+async def _run_detached(name: str, data: bytes, options: dict[str, Any] | None = None) -> Any:
+    """The built-in workflow behind `activity.detach`; `options` are those of the call, if it had its own."""
     run = current_run()
     assert run is not None
     definition = run.definitions.find_activity(name)
     if definition is None:
         msg = f"activity {name!r} is not registered with this node's app; register it and start it again"
         raise DefinitionError(msg)
-    call = run.schedule_activity(definition, definition.options, data)
+    own = definition.options if options is None else ActivityOptions.from_data(options)
+    call = run.schedule_activity(definition, own, data)
     return await call

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from engine import World, until
 
-from perdure import App, NotFound, workflow
+from perdure import App, NotFound, RetryPolicy, workflow
 from perdure.errors import UsageError
 
 
@@ -126,6 +127,37 @@ async def test_an_exact_version_can_be_detached(world: World, app: App) -> None:
         for key, expected in (("exact", "one"), ("latest", "two")):
             await until(lambda key=key: _completed(node.client.get(key)), key)
             assert await node.client.get(key).result() == expected
+
+
+async def test_a_detached_activity_keeps_the_options_of_its_call(world: World, app: App) -> None:
+    tries: list[str] = []
+
+    @app.activity
+    async def shaky(how: str) -> int:
+        tries.append(how)
+        if how == "once":
+            raise FileNotFoundError(how)
+        if tries.count(how) < 3:
+            raise ConnectionError(how)
+        return len(tries)
+
+    @app.workflow
+    async def starter() -> list[str]:
+        policy = RetryPolicy(
+            maximum_attempts=4, initial_interval=timedelta(milliseconds=1), non_retryable=(OSError, "NeverSeen")
+        )
+        patient = RetryPolicy(maximum_attempts=4, initial_interval=0.001)
+        return [
+            shaky.with_options(retry=policy, timeout=5, queue="q").detach("once"),
+            shaky.with_options(retry=patient).detach("twice"),
+            shaky.detach("plain"),
+        ]
+
+    async with world.node(app) as node:
+        ids = await node.client.workflow(starter, id="s").run()
+        ended = [await node.client.get(started).wait(timeout=5) for started in ids]
+        assert [d.status for d in ended] == ["failed", "completed", "failed"]
+        assert (tries.count("once"), tries.count("twice"), tries.count("plain")) == (1, 3, 1)
 
 
 async def test_detach_outside_of_a_workflow_is_refused(app: App) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from perdure.errors import DefinitionError
@@ -79,6 +79,15 @@ class ActivityOptions:
     heartbeat_timeout_ms: int | None = None
     queue: str | None = None
     session: str | None = None
+
+    def to_data(self) -> dict[str, object]:
+        """All of it as plain data; exception classes become names."""
+        return {**asdict(self), "retry": self.retry.to_data()}
+
+    @classmethod
+    def from_data(cls, data: dict[str, Any]) -> ActivityOptions:
+        """What `to_data` gave."""
+        return cls(**{**data, "retry": RetryPolicy.from_data(data["retry"])})
 
 
 @dataclass(slots=True, eq=False)

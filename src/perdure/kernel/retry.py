@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
 from perdure.errors import DefinitionError, Failure
 
@@ -37,8 +37,8 @@ class RetryPolicy:
     `maximum_attempts` counts the first one; None means no limit. The delay before attempt n+1 is, by `backoff`:
     `"fixed"` the initial interval,
     `"linear"` n times it, `"exponential"` it times `coefficient` to the power n-1; never more than
-    `maximum_interval`. Exceptions whose class (or
-    a base of it), or whose class name, is in `non_retryable` are final.
+    `maximum_interval`. Exceptions whose class or a base of it is in `non_retryable`, as a class or by its name, are
+    final.
     """
 
     maximum_attempts: int | None = 3
@@ -83,17 +83,31 @@ class RetryPolicy:
         """Whether another attempt follows after attempt number `attempt` failed like this."""
         if not failure.retryable or (self.maximum_attempts is not None and attempt >= self.maximum_attempts):
             return False
-        return not any(name == failure.type for name in self._names)
+        return not any(name == failure.type for name in self.names)
 
     @property
-    def _names(self) -> tuple[str, ...]:
+    def names(self) -> tuple[str, ...]:
+        """`non_retryable` by name."""
         return tuple(t if isinstance(t, str) else t.__name__ for t in self.non_retryable)
 
+    def to_data(self) -> dict[str, object]:
+        """All of it as plain data: intervals in seconds, exception classes by name."""
+        return {
+            **asdict(self),
+            "initial_interval": to_ms(self.initial_interval, "RetryPolicy.initial_interval") / 1000,
+            "maximum_interval": to_ms(self.maximum_interval, "RetryPolicy.maximum_interval") / 1000,
+            "non_retryable": list(self.names),
+        }
+
+    @classmethod
+    def from_data(cls, data: dict[str, Any]) -> RetryPolicy:
+        """What `to_data` gave."""
+        return cls(**{**data, "non_retryable": tuple(data["non_retryable"])})
+
     def is_final(self, error: BaseException) -> bool:
-        """Whether the exception object itself is excluded from retries (subclasses count; names alone cannot tell)."""
-        return any(
-            type(error).__name__ == t if isinstance(t, str) else isinstance(error, t) for t in self.non_retryable
-        )
+        """Whether the exception itself is excluded from retries: its class or a base of it is listed, or their name."""
+        names = {kind.__name__ for kind in type(error).__mro__}
+        return any(t in names if isinstance(t, str) else isinstance(error, t) for t in self.non_retryable)
 
 
 ONCE = RetryPolicy(maximum_attempts=1)
