@@ -32,6 +32,8 @@ from perdure.kernel.run import current_run
 from perdure.workflow import Workflow
 
 if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider
+
     from perdure.interceptor import Interceptor
     from perdure.node import Node, NodeOptions
     from perdure.ports.store import Store
@@ -322,12 +324,20 @@ class App:
     # ------------------------------------------------------------ nodes
 
     def node(
-        self, store: str | Store, *, options: NodeOptions | None = None, interceptors: Sequence[Interceptor] = ()
+        self,
+        store: str | Store,
+        *,
+        options: NodeOptions | None = None,
+        interceptors: Sequence[Interceptor] = (),
+        meter_provider: MeterProvider | None = None,
     ) -> Node:
-        """A node that runs this app on a store: `async with app.node("sqlite:///shop.db") as node:`."""
+        """A node that runs this app on a store: `async with app.node("sqlite:///shop.db") as node:`.
+
+        Metrics go to `meter_provider` (OpenTelemetry), or to that of the process if it has one.
+        """
         from perdure.node import Node  # the one import upwards: convenience for users
 
-        return Node(self, store, options=options, interceptors=interceptors)
+        return Node(self, store, options=options, interceptors=interceptors, meter_provider=meter_provider)
 
     def __repr__(self) -> str:
         """Name it."""

@@ -34,8 +34,10 @@ from perdure.workflow import Workflow
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from opentelemetry.metrics import MeterProvider
+
 from perdure.description import Description, describe_row
-from perdure.gateway import Gateway, StoreGateway
+from perdure.gateway import Gateway, MeasuredGateway, StoreGateway
 from perdure.handle import Handle, IfExists, WorkflowHandle
 from perdure.removal import Pruned, Removed, delete_many, keep, prune_many, time_ms
 
@@ -54,13 +56,25 @@ class Client:
 
     @classmethod
     def open(
-        cls, store: str | Store, *, clock: Clock | None = None, interceptors: Sequence[Interceptor] = ()
+        cls,
+        store: str | Store,
+        *,
+        clock: Clock | None = None,
+        interceptors: Sequence[Interceptor] = (),
+        meter_provider: MeterProvider | None = None,
     ) -> Client:
         """A client from a store alone: `async with Client.open("sqlite:///shop.db") as client:`. A node elsewhere
-        does the work.
+        does the work. Metrics go to `meter_provider`, or to that of the process if it has one.
         """
+        from perdure.node.metrics import ClientMetrics, find_provider
+
         opened = open_store(store)
-        client = cls(StoreGateway(opened, clock), check_interceptors(interceptors))
+        gateway: Gateway = StoreGateway(opened, clock)
+        provider = find_provider(meter_provider)
+        if provider is not None:
+            metrics = ClientMetrics(provider)
+            gateway = MeasuredGateway(gateway, metrics.called, metrics.timer)
+        client = cls(gateway, check_interceptors(interceptors))
         client._own_store = opened if isinstance(store, str) else None
         return client
 
@@ -213,8 +227,11 @@ class Client:
         return Page([describe_row(view.row) for view in page.items], page.next)
 
     async def counts(self) -> dict[str, int]:
-        """Number of instances by status, and of waiting messages and tasks."""
-        return dict((await self._gateway.store.query(Counts())).items)
+        """Number of instances by status, and of messages, tasks and dead letters that wait.
+
+        Messages that nobody may see yet (delayed starts) are not counted.
+        """
+        return dict((await self._gateway.store.query(Counts(at=self._gateway.clock.now_ms()))).items)
 
     async def delete(
         self,

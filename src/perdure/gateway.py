@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Protocol
 
 from perdure.codec import digest
@@ -112,3 +114,69 @@ class StoreGateway:
     async def changed(self, unit: str, version: int, within_ms: int) -> None:
         """Watch the row."""
         await self.store.wait_change(unit, version, within_ms)
+
+
+class MeasuredGateway:
+    """The same way, that says how each call went: verb, outcome and seconds. Used where somebody records metrics."""
+
+    def __init__(self, gateway: Gateway, record: Callable[[str, str, float], None], timer: Callable[[], float]) -> None:
+        """`timer` gives seconds."""
+        self._gateway = gateway
+        self._record = record
+        self._timer = timer
+
+    @property
+    def store(self) -> Store:
+        """What is read."""
+        return self._gateway.store
+
+    @property
+    def clock(self) -> Clock:
+        """What messages are stamped with."""
+        return self._gateway.clock
+
+    @property
+    def limits(self) -> Limits:
+        """What payloads are checked against."""
+        return self._gateway.limits
+
+    async def send(self, message: msg.Message) -> Outcome:
+        """Deliver a message."""
+        with self._measured(_verb(message)) as outcome:
+            outcome.append(answer := await self._gateway.send(message))
+        return answer
+
+    async def closed(self, unit: str) -> UnitRow:
+        """Wait until the unit has ended."""
+        with self._measured("wait") as outcome:
+            row = await self._gateway.closed(unit)
+            outcome.append(row.status)
+        return row
+
+    async def run(self, message: msg.Message) -> tuple[Outcome, UnitRow | None]:
+        """Deliver a start and wait for the end."""
+        with self._measured("run") as outcome:
+            answer, row = await self._gateway.run(message)
+            outcome.append(row.status if row is not None else answer)
+        return answer, row
+
+    async def changed(self, unit: str, version: int, within_ms: int) -> None:
+        """Wait for a change; how long that takes is up to others."""
+        await self._gateway.changed(unit, version, within_ms)
+
+    @contextmanager
+    def _measured(self, verb: str) -> Generator[list[str], None, None]:
+        outcome: list[str] = []
+        began = self._timer()
+        try:
+            yield outcome
+        except BaseException as error:
+            outcome.append(type(error).__name__)
+            raise
+        finally:
+            self._record(verb, outcome[0], self._timer() - began)
+
+
+def _verb(message: msg.Message) -> str:
+    body = message.body
+    return "raise_event" if isinstance(body, msg.Raise) else type(body).__name__.lower()

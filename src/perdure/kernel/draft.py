@@ -8,6 +8,7 @@ import msgspec
 
 from perdure.kernel.commit import Answer, Commit, ExecutionRow, JournalChunk, KvEntry
 from perdure.kernel.message import AnyBody, Message
+from perdure.kernel.turn import Milestones
 
 if TYPE_CHECKING:
     from perdure.kernel.call import Call
@@ -29,6 +30,7 @@ class Draft:
         "delete",
         "ended",
         "kv",
+        "milestones",
         "now",
         "post",
         "prune",
@@ -52,6 +54,13 @@ class Draft:
         self.prune: list[int] = []
         self.touched = False
         self.warning: str | None = None
+        self.milestones: Milestones | None = None
+
+    def reached(self) -> Milestones:
+        """Where a milestone is noted."""
+        if self.milestones is None:
+            self.milestones = Milestones()
+        return self.milestones
 
     def consumed(self, message: Message, outcome: Outcome = "ok") -> None:
         """The message has had its effect; its inbox row, if it has one, goes."""

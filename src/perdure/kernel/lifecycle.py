@@ -21,7 +21,7 @@ from perdure.kernel.call import ActivityCall, StepCall
 from perdure.kernel.commit import CLOSED, ExecutionRow, JournalChunk, Status, UnitRow
 from perdure.kernel.placement import scope_of
 from perdure.kernel.run import PYTHON
-from perdure.kernel.turn import Turn
+from perdure.kernel.turn import Milestones, Turn
 
 if TYPE_CHECKING:
     from perdure.kernel.commit import Fence
@@ -86,6 +86,7 @@ def _replace(unit: Unit, row: UnitRow) -> None:
         settle(unit, unit.run)
         unit.close_memory()
     unit.draft.chunks.clear()  # the history of the replaced run goes with it
+    unit.draft.milestones = Milestones(replaced=row)
     unit.first_turn = True
 
 
@@ -109,6 +110,7 @@ def _first_start(unit: Unit, row: UnitRow, message: msg.Message, body: msg.Start
     draft.consumed(message)
     row.type_version = definition.version
     row.started_at = draft.now
+    draft.reached().started = True
     unit.new_run(definition)
     unit.deliver(
         ev.Started(draft.now, row.type, definition.version, body.input, row.run, row.execution, PYTHON, 0, body.parent)
@@ -127,7 +129,7 @@ def close(unit: Unit, status: Status, failure: Failure | None, result: bytes | N
     row.paused = False
     row.closed_at = draft.now
     unit.held = None
-    draft.touched = True
+    draft.touched = draft.reached().ended = True
     if row.parent is not None:
         outbox.reply(draft, _decode_parent(row.parent), row.run, result, failure)
     draft.drop_kept([*unit.kept, *unit.inbox_messages()])
@@ -246,7 +248,7 @@ def pack(unit: Unit, fence: Fence, commit_id: bytes) -> Turn:
         _pack_run(unit, unit.run, row, turn)
     _set_state(unit, row, turn)
     turn.cancelled.extend(draft.cancelled)
-    turn.warning = draft.warning
+    turn.warning, turn.milestones = draft.warning, draft.milestones
     if draft.chunks:
         row.suspect = 0  # progress: whatever crashed the node, it was not this
     if not draft.empty:
@@ -356,3 +358,5 @@ def _set_state(unit: Unit, row: UnitRow, turn: Turn) -> None:
     turn.wake_at = unit.run.timer_at() if row.status == "running" and unit.run is not None else row.wake_at
     if before != (row.status, row.reason if row.status == "suspended" else None):
         unit.draft.touched = True
+        if unit.held is not None:
+            unit.draft.reached().set_aside = True

@@ -7,11 +7,25 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from perdure.kernel.call import Call
-    from perdure.kernel.commit import Commit
+    from perdure.kernel.commit import Commit, UnitRow
     from perdure.kernel.message import Message
 
 Outcome = Literal["ok", "started", "joined", "exists", "closed", "missing", "full", "open"]
 """What the sender of a message is told once the turn is durable."""
+
+
+@dataclass(slots=True)
+class Milestones:
+    """What happens once in the life of an instance, and happened in this turn.
+
+    `set_aside`: it is suspended and was not before, or for another reason. `replaced` is the last state of the run
+    that had the id until now.
+    """
+
+    started: bool = False
+    ended: bool = False
+    set_aside: bool = False
+    replaced: UnitRow | None = None
 
 
 @dataclass(slots=True)
@@ -20,8 +34,8 @@ class Turn:
 
     `answers` go to the senders of messages, `calls` are activities and checkpoints to run, `cancelled` those to give
     up, `wake_at` is when the unit wants its next turn (0: at once, it has work of its own), `again` asks for another
-    turn now, `closed` says that the unit has ended, `deleted` that it is gone with all it owned; `left` are messages of
-    the turn that are for whoever has the id next.
+    turn now, `closed` says that the unit has ended, now or before, `deleted` that it is gone with all it owned; `left`
+    are messages of the turn that are for whoever has the id next. `milestones` are rare: None in most turns.
     """
 
     commit: Commit | None
@@ -34,3 +48,4 @@ class Turn:
     deleted: bool = False
     left: list[Message] = field(default_factory=list["Message"])
     warning: str | None = None
+    milestones: Milestones | None = None

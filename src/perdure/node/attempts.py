@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from perdure.client import Client
     from perdure.kernel.definition import ActivityDefinition, Definitions
     from perdure.kernel.unit import Unit
+    from perdure.node.metrics import Metrics
     from perdure.node.options import NodeOptions
     from perdure.node.turns import Turns
     from perdure.ports.clock import Alarm, Clock
@@ -114,6 +115,7 @@ class Attempts:
         self._message_ids = 0
         self._stopped = False
         self._context = copy_context()
+        self.metrics: Metrics | None = None
 
     def offer_client(self, make: Callable[[], Client]) -> None:
         """What `activity.client()` gives in activities and checkpoints."""
@@ -129,6 +131,11 @@ class Attempts:
         `asleep`: an attempt, or its task, that waits for the node itself.
         """
         return [task for task, job in self._tasks.items() if task not in asleep and job.attempt not in asleep]
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a free slot."""
+        return sum(map(len, list(self._waiting.values())))  # a copy: metrics are read on another thread
 
     # ------------------------------------------------------------ asked by turns
 
@@ -197,7 +204,9 @@ class Attempts:
             return
         waiting.remove(job)
         assert isinstance(job.call, ActivityCall)
-        self._report(job, None, _timed_out(job.call, "no slot became free", job.call.options.start_timeout_ms or 0))
+        failure = _timed_out(job.call, "no slot became free", job.call.options.start_timeout_ms or 0)
+        self._count(job, job.call, failure, None)
+        self._report(job, None, failure)
 
     def _launch(self, job: _Job) -> None:
         if job.alarm is not None:
@@ -235,6 +244,7 @@ class Attempts:
         assert definition is not None, "the kernel holds a unit that calls an activity which the app does not have"
         attempt = job.attempt = Attempt(job.info, call.details, self.resources)
         running_attempt.set(attempt)
+        began = self.metrics.timer() if self.metrics is not None else 0.0
         result: bytes | None = None
         failure: Failure | None = None
         try:
@@ -246,6 +256,7 @@ class Attempts:
             self._check_result(call, result)
         except asyncio.CancelledError:
             if self._jobs.get(job.unit, {}).get(call.seq) is not job:
+                self._count(job, call, None, began, given_up=True)
                 raise
             failure = Failure("CancelledError", "the activity cancelled itself", "cancelled", retryable=False)
         except _TimedOut as timeout:
@@ -258,7 +269,24 @@ class Attempts:
             failure = failure_of(error, skip=_OWN_TRACE)
             if call.options.retry.is_final(error):
                 failure = msgspec.structs.replace(failure, retryable=False)
+        self._count(job, call, failure, began)
         self._report(job, result, failure, attempt.details)
+
+    def _count(
+        self, job: _Job, call: ActivityCall, failure: Failure | None, began: float | None, *, given_up: bool = False
+    ) -> None:
+        """Note an attempt that has ended; `began` is None if it never ran."""
+        tally, metrics = self._turns.tally, self.metrics
+        tally.attempts += 1
+        if failure is not None or given_up:
+            tally.attempt_failures += 1
+        if metrics is None:
+            return
+        seconds = metrics.timer() - began if began is not None else None
+        if given_up or self._jobs.get(job.unit, {}).get(call.seq) is not job:
+            metrics.attempt_given_up(call, seconds)
+        else:
+            metrics.attempt_ended(job.unit, call, failure, seconds)
 
     def _limit(self, call: ActivityCall) -> tuple[int | None, str]:
         """The time this attempt has, and which limit that is."""

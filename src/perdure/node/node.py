@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from perdure.client import Client
 from perdure.errors import StoreUnavailable, UsageError, WorkflowViolation
-from perdure.gateway import find_unit
+from perdure.gateway import MeasuredGateway, find_unit
 from perdure.interceptor import check_interceptors, overriding
 from perdure.kernel.commit import CLOSED, Fence, UnitRow
 from perdure.kernel.held import AFTER_DEPLOY
@@ -18,19 +18,25 @@ from perdure.kernel.placement import scopes_of
 from perdure.kernel.run import current_run
 from perdure.node import guard
 from perdure.node.attempts import Attempts
+from perdure.node.gauges import NodeGauges
+from perdure.node.metrics import Metrics, find_provider
 from perdure.node.options import NodeOptions, check_kind
 from perdure.node.scan import scan
 from perdure.node.suspects import Suspects
 from perdure.node.sweeper import Sweeper
+from perdure.node.tally import NodeMetrics, Tally
 from perdure.node.turns import Turns
 from perdure.node.watchdog import Watchdog
 from perdure.ports.clock import Alarm, Clock, SystemClock
 from perdure.ports.store import Incarnation, Store, Units
 from perdure.store import open_store
+from perdure.store.measured import MeasuredStore
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
     from types import TracebackType
+
+    from opentelemetry.metrics import MeterProvider
 
     from perdure.app import App
     from perdure.interceptor import Interceptor
@@ -57,8 +63,12 @@ class Node:
         clock: Clock | None = None,
         name: str | None = None,
         interceptors: Sequence[Interceptor] = (),
+        meter_provider: MeterProvider | None = None,
     ) -> None:
-        """Nothing runs before `start`. `interceptors` are around its client's calls, its turns and its activities."""
+        """Nothing runs before `start`. `interceptors` are around its client's calls, its turns and its activities.
+
+        Metrics go to `meter_provider`, or to that of the process if it has one when the node starts.
+        """
         self.app = app
         self.options = options if options is not None else NodeOptions.load()
         check_kind("options of a node", self.options, NodeOptions, "be NodeOptions(...) or NodeOptions.load(path)")
@@ -72,6 +82,12 @@ class Node:
         self._turns: Turns | None = None
         self._attempts: Attempts | None = None
         self._fences: dict[str, Fence] = {}
+        if meter_provider is not None:
+            find_provider(meter_provider)
+        self._meter_provider = meter_provider
+        self._metrics: Metrics | None = None
+        self._measured: Store | None = None
+        self._tally = Tally()
         self._background: set[asyncio.Task[None]] = set()
         self._reloading = False
         self._next_scan: Alarm | None = None
@@ -111,6 +127,7 @@ class Node:
         store = self._open_store()
         if isinstance(self._given_store, str):
             await stack.enter_async_context(store)
+        store = self._measure(store, stack)
         scopes = scopes_of(store.info.shards)
         claims = await store.claim(scopes, self.incarnation)
         stack.push_async_callback(self._release, store, scopes)
@@ -130,8 +147,11 @@ class Node:
         resources = self.app.make_resources()
         if resources is not None:
             attempts.resources = await stack.enter_async_context(resources)
-        self._turns, self._attempts = turns, attempts
+        self._turns, self._attempts, self._tally = turns, attempts, turns.tally
         stack.push_async_callback(self._halt, 0)  # if the rest of the start fails; after a stop there is nothing left
+        if self._metrics is not None:
+            turns.metrics = attempts.metrics = self._metrics
+            await self._metrics.watch(NodeGauges(self.app.name, store, self.clock, lambda: self.metrics))
         self._ended = asyncio.Event()
         stack.callback(self.app.on_change(self._definitions_changed))
         self._check_definitions()
@@ -145,6 +165,20 @@ class Node:
             assert isinstance(self._given_store, str)
             self._store = open_store(self._given_store)
         return self._store
+
+    def _measure(self, store: Store, stack: AsyncExitStack) -> Store:
+        """The store to work with: one that is measured, if metrics have somewhere to go."""
+        provider = find_provider(self._meter_provider)
+        if provider is None:
+            return store
+        self._metrics = metrics = Metrics(provider)
+        self._measured = MeasuredStore(store, metrics.stored, metrics.timer)
+        stack.push_async_callback(self._end_metrics, metrics)
+        return self._measured
+
+    async def _end_metrics(self, metrics: Metrics) -> None:
+        self._metrics = self._measured = None
+        await metrics.unwatch()
 
     async def stop(self, grace: float | None = None) -> None:
         """Stop in order: finish or cancel activities within `grace` seconds (default: `stop_ms`), finish commits,
@@ -305,7 +339,9 @@ class Node:
     @property
     def client(self) -> Client:
         """A client whose messages reach this node in memory."""
-        return Client(self, self.interceptors)
+        metrics = self._metrics
+        gateway = self if metrics is None else MeasuredGateway(self, metrics.called, metrics.timer)
+        return Client(gateway, self.interceptors)
 
     @property
     def residents(self) -> int:
@@ -313,9 +349,16 @@ class Node:
         return len(self._turns.residents) if self._turns is not None else 0
 
     @property
+    def metrics(self) -> NodeMetrics:
+        """What it has done since its start, in whole numbers that stay when it stops. It needs no OpenTelemetry."""
+        attempts = self._attempts
+        running, waiting = (attempts.running, attempts.waiting) if attempts is not None else (0, 0)
+        return self._tally.snapshot(self.residents, running, waiting)
+
+    @property
     def store(self) -> Store:
         """The node's store."""
-        return self._open_store()
+        return self._measured if self._measured is not None else self._open_store()
 
     @property
     def limits(self) -> Limits:

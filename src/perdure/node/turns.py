@@ -32,6 +32,7 @@ from perdure.kernel.placement import scope_of
 from perdure.node.committer import Committer
 from perdure.node.deadlines import Deadlines
 from perdure.node.residents import Ack, Resident, Residents
+from perdure.node.tally import Tally
 from perdure.node.waiters import Waiters
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from perdure.kernel.turn import Turn
     from perdure.kernel.unit import Unit
     from perdure.node.attempts import Attempts
+    from perdure.node.metrics import Metrics
     from perdure.node.options import NodeOptions
     from perdure.node.watchdog import Watchdog
     from perdure.ports.clock import Clock
@@ -72,6 +74,8 @@ class Turns:
         self.clock = clock
         self.options = options
         self.interceptors: list[Interceptor] = []
+        self.tally = Tally()
+        self.metrics: Metrics | None = None
         self.waiters = Waiters()
         self.deadlines = Deadlines(clock, self.wake)
         self.residents = Residents(store, definitions, options, self._loaded, self._make_ready)
@@ -260,6 +264,9 @@ class Turns:
         """The turn is discarded. After a few in a row the instance is set aside, so that it stops nothing else."""
         unit_id = resident.unit.id
         resident.failures += 1
+        self.tally.turn_failures += 1
+        if self.metrics is not None:
+            self.metrics.turn_failed()
         messages, resident.taken = resident.taken, []
         resident.mailbox = [*messages, *resident.mailbox]
         self.residents.drop_unit(resident)
@@ -279,7 +286,11 @@ class Turns:
         if verdict == "applied":
             resident.failures = 0 if unit.held is None else resident.failures
             self._effects(resident, turn)
-        elif verdict == "stale":
+            return
+        self.tally.refusals += 1
+        if self.metrics is not None:
+            self.metrics.refused(verdict)
+        if verdict == "stale":
             messages, resident.taken = resident.taken, []
             resident.mailbox = [*messages, *resident.mailbox]
             self.residents.reload(resident)
@@ -294,6 +305,7 @@ class Turns:
     def _effects(self, resident: Resident, turn: Turn) -> None:
         """What follows a durable turn, in this order: running work, messages, answers, the next turn."""
         unit = resident.unit
+        self._count(turn)
         if turn.warning is not None:
             logger.warning("%s", turn.warning, extra={"instance": unit.id})
         for call in turn.cancelled:
@@ -319,6 +331,17 @@ class Turns:
             self.deadlines.clear(unit.id)
         resident.state = "idle"  # not before: what was delivered above may have made room in memory
         self._next(resident, turn)
+
+    def _count(self, turn: Turn) -> None:
+        """Note a turn that is durable: what is counted always, and what is recorded for others."""
+        tally, commit = self.tally, turn.commit
+        tally.turns += 1
+        if commit is not None:
+            tally.commits += 1
+            if turn.milestones is not None:
+                tally.pass_milestones(turn.milestones, commit.row)
+        if self.metrics is not None:
+            self.metrics.turn(turn)
 
     def _next(self, resident: Resident, turn: Turn) -> None:
         """What the unit does after its turn: read its mail, take another turn, stay, or leave memory."""

@@ -157,7 +157,12 @@ class Inbox(Query[Message], frozen=True, kw_only=True):
 
 
 class Counts(Query[tuple[str, int]], frozen=True, kw_only=True):
-    """Number of units by status, and of waiting messages (`inbox`), tasks (`tasks`), dead letters (`dead_letters`)."""
+    """Number of units by status, and of waiting messages (`inbox`), tasks (`tasks`), dead letters (`dead_letters`).
+
+    `at`: without messages and tasks that are not visible yet at this time (a delayed start is such a message).
+    """
+
+    at: int | None = None
 
 
 class Store(Protocol):

@@ -208,7 +208,7 @@ class MemoryStore:
                 inbox = rows.units.get(asked.unit, Unit()).inbox.values()
                 page = self._page(asked, [((place,), copy(message)) for place, message in inbox], tuple[int])
             case Counts():
-                page = Page(self._counts(rows))
+                page = Page(_counts(rows, asked.at))
             case _:
                 msg = f"the memory store cannot answer a {type(query).__name__} query"
                 raise UsageError(msg)
@@ -236,16 +236,6 @@ class MemoryStore:
         found.sort(key=lambda pair: pair[0], reverse=True)
         return page_of([pair for pair in found if start is None or pair[0] < start], query.limit)
 
-    def _counts(self, rows: Tables) -> list[tuple[str, int]]:
-        units = rows.units.values()
-        statuses: list[str] = [unit.row.status for unit in units if unit.row is not None]
-        return [
-            *((status, statuses.count(status)) for status in STATUSES),
-            ("inbox", sum(len(unit.inbox) for unit in units)),
-            ("tasks", sum(len(unit.tasks) for unit in units)),
-            ("dead_letters", sum(len(unit.dead_letters) for unit in units)),
-        ]
-
     # ------------------------------------------------------------ waiting
 
     async def wait_change(self, unit: str, version: int, timeout_ms: int) -> int:
@@ -263,6 +253,19 @@ class MemoryStore:
     async def dump(self) -> Rows:
         """Everything, by table, sorted: comparable between stores."""
         return self._rows().dump()
+
+
+def _counts(rows: Tables, at: int | None) -> list[tuple[str, int]]:
+    units = rows.units.values()
+    statuses: list[str] = [unit.row.status for unit in units if unit.row is not None]
+    messages = [message.visible_at for unit in units for _, message in unit.inbox.values()]
+    tasks = [task.visible_at for unit in units for task in unit.tasks.values()]
+    return [
+        *((status, statuses.count(status)) for status in STATUSES),
+        ("inbox", sum(at is None or visible_at <= at for visible_at in messages)),
+        ("tasks", sum(at is None or visible_at <= at for visible_at in tasks)),
+        ("dead_letters", sum(len(unit.dead_letters) for unit in units)),
+    ]
 
 
 def matches(query: Units, view: UnitView) -> bool:

@@ -246,11 +246,13 @@ def _inbox(connection: Connection, query: Inbox) -> Page[Any]:
     return _page(connection, sql, (query.unit, *start), query.limit, lambda row: (row[-1:], message_of(row[:-1])))
 
 
-def _counts(connection: Connection, _query: Counts) -> Page[tuple[str, int]]:
+def _counts(connection: Connection, query: Counts) -> Page[tuple[str, int]]:
     by_status: dict[str, int] = dict(connection.execute("SELECT status, count(*) FROM units GROUP BY status"))
     counts = [(status, by_status.get(status, 0)) for status in STATUSES]
-    for table in ("inbox", "tasks", "dead_letters"):
-        counts.append((table, connection.execute(f"SELECT count(*) FROM {table}").get))  # noqa: S608, PERF401
+    for table in ("inbox", "tasks"):
+        sql = f"SELECT count(*) FROM {table} WHERE ?1 IS NULL OR visible_at <= ?1"  # noqa: S608 - no input
+        counts.append((table, connection.execute(sql, (query.at,)).get))
+    counts.append(("dead_letters", connection.execute("SELECT count(*) FROM dead_letters").get))
     return Page(counts)
 
 

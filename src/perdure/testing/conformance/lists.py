@@ -107,3 +107,15 @@ class Lists:
             counts = dict((await scenario.store.query(Counts())).items)
             assert [counts[status] for status in STATUSES] == [0, 1, 2, 3, 4, 5]
             assert counts["inbox"] == 2
+
+    async def test_counts_leave_out_what_is_not_visible_yet(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            await scenario.applied("order")
+            await scenario.post(
+                scenario.message("order"),
+                scenario.message("order", visible_at=NOW + 10),
+                scenario.start("later", visible_at=NOW + 20),
+            )
+            for at, visible in ((NOW, 1), (NOW + 10, 2), (NOW + 19, 2), (NOW + 20, 3), (None, 3)):
+                counts = dict((await scenario.store.query(Counts(at=at))).items)
+                assert counts["inbox"] == visible, at

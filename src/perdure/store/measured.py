@@ -1,0 +1,106 @@
+"""A store that says how long each operation took, and how it ended. Used where somebody records metrics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Literal, Self, TypeVar
+
+from perdure.kernel.commit import Commit, Task, Verdict
+from perdure.kernel.message import Message
+from perdure.ports.store import Claim, Incarnation, Loaded, Page, Posted, Query, Renewal, Store, StoreInfo, Wake
+
+T = TypeVar("T")
+
+Record = Callable[[str, int, float, Exception | None], None]
+"""Gets the operation, how many things it was about, the seconds it took, and its error."""
+
+
+class MeasuredStore:
+    """The same store. Waiting (`wait_change`, `hints`) is not measured: how long it takes is up to others."""
+
+    def __init__(self, store: Store, record: Record, timer: Callable[[], float] = time.perf_counter) -> None:
+        """Wrap a store. `timer` gives seconds."""
+        self._store = store
+        self._record = record
+        self._timer = timer
+
+    async def _measured(self, operation: str, size: int, work: Awaitable[T]) -> T:
+        began = self._timer()
+        error: Exception | None = None
+        try:
+            return await work
+        except Exception as raised:  # who gives up waiting is no error of the store
+            error = raised
+            raise
+        finally:
+            self._record(operation, size, self._timer() - began, error)
+
+    @property
+    def info(self) -> StoreInfo:
+        """The store's."""
+        return self._store.info
+
+    async def __aenter__(self) -> Self:
+        """Open the store."""
+        await self._store.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the store."""
+        await self._store.__aexit__(kind, error, trace)
+
+    async def now(self) -> int:
+        """Store time in milliseconds."""
+        return await self._measured("now", 1, self._store.now())
+
+    async def claim(self, scopes: Sequence[str], owner: Incarnation | None) -> Mapping[str, Claim]:
+        """Take scopes over."""
+        return await self._measured("claim", len(scopes), self._store.claim(scopes, owner))
+
+    async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
+        """Make commits durable together."""
+        return await self._measured("commit", len(batch), self._store.commit(batch))
+
+    async def post(self, batch: Sequence[Message]) -> list[Posted]:
+        """Put messages into inboxes."""
+        return await self._measured("post", len(batch), self._store.post(batch))
+
+    async def load(self, units: Sequence[str]) -> list[Loaded]:
+        """Units as stored."""
+        return await self._measured("load", len(units), self._store.load(units))
+
+    async def wakes(self, scopes: Sequence[str], until: int, after: str | None, limit: int) -> Page[Wake]:
+        """Units that are due, or have mail."""
+        return await self._measured("wakes", 1, self._store.wakes(scopes, until, after, limit))
+
+    async def next_wake(self, scopes: Sequence[str], after: int) -> int | None:
+        """The earliest `wake_at` or mail later than `after`."""
+        return await self._measured("next_wake", 1, self._store.next_wake(scopes, after))
+
+    async def lease(self, queue: str, worker: str, limit: int, lease_ms: int, at: int) -> list[Task]:
+        """Lease tasks."""
+        return await self._measured("lease", limit, self._store.lease(queue, worker, limit, lease_ms, at))
+
+    async def renew(self, renewals: Sequence[Renewal], at: int) -> list[Literal["kept", "lost"]]:
+        """Extend leases."""
+        return await self._measured("renew", len(renewals), self._store.renew(renewals, at))
+
+    async def sweep(self, scopes: Sequence[str], at: int, limit: int) -> int:
+        """Remove what has expired."""
+        return await self._measured("sweep", 1, self._store.sweep(scopes, at, limit))
+
+    async def query(self, query: Query[T]) -> Page[T]:
+        """Lists and histories."""
+        return await self._measured("query", 1, self._store.query(query))
+
+    async def wait_change(self, unit: str, version: int, timeout_ms: int) -> int:
+        """Wait until the unit's row has another version."""
+        return await self._store.wait_change(unit, version, timeout_ms)
+
+    def hints(self) -> AsyncIterator[str]:
+        """Ids of units that got mail."""
+        return self._store.hints()
