@@ -87,7 +87,8 @@ class ActivityOptions:
     @classmethod
     def from_data(cls, data: dict[str, Any]) -> ActivityOptions:
         """What `to_data` gave."""
-        return cls(**{**data, "retry": RetryPolicy.from_data(data["retry"])})
+        known: dict[str, Any] = {**data, "retry": RetryPolicy.from_data(data["retry"])}
+        return cls(**known)
 
 
 @dataclass(slots=True, eq=False)

@@ -102,7 +102,8 @@ class RetryPolicy:
     @classmethod
     def from_data(cls, data: dict[str, Any]) -> RetryPolicy:
         """What `to_data` gave."""
-        return cls(**{**data, "non_retryable": tuple(data["non_retryable"])})
+        known: dict[str, Any] = {**data, "non_retryable": tuple(data["non_retryable"])}
+        return cls(**known)
 
     def is_final(self, error: BaseException) -> bool:
         """Whether the exception itself is excluded from retries: its class or a base of it is listed, or their name."""
