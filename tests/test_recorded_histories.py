@@ -91,9 +91,15 @@ def test_loaded_at_each_turn(file: Path) -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f"{f.parent.name}-{f.stem}")
 def test_events_keep_their_bytes(file: Path) -> None:
-    """What an old release wrote, this one would write, too: fields and tags have not moved."""
+    """What an old release wrote, this one would write, too: fields and tags have not moved. Fields that came later
+    stand at the end and are empty.
+    """
     for chunk in chain.from_iterable(read(file).executions):
-        assert encode_events(decode_events(chunk.events)) == chunk.events
+        written = encode_events(decode_events(chunk.events))
+        old, new = msgspec.msgpack.decode(chunk.events), msgspec.msgpack.decode(written)
+        for before, now in zip(old, new, strict=True):
+            assert now[: len(before)] == before
+            assert not any(now[len(before) :])
 
 
 def test_there_are_histories_and_they_cover_the_workflows() -> None:

@@ -23,11 +23,13 @@ from perdure.errors import (
     WorkflowFailed,
     WorkflowTerminated,
 )
+from perdure.filter import Filter
 from perdure.handle import Handle, IfExists, WorkflowHandle
 from perdure.interceptor import Interceptor
 from perdure.kernel.limits import Limits
 from perdure.kernel.retry import RetryPolicy
 from perdure.node import Node, NodeOptions
+from perdure.ports.where import Where
 from perdure.removal import Pruned, Removed
 from perdure.tree import Tree
 from perdure.workflow import Channel, Workflow
@@ -47,6 +49,7 @@ __all__ = [
     "Client",
     "Description",
     "Failure",
+    "Filter",
     "Handle",
     "HasParent",
     "HistoryEvent",
@@ -64,6 +67,7 @@ __all__ = [
     "SyncActivity",
     "Timeout",
     "Tree",
+    "Where",
     "Workflow",
     "WorkflowCancelled",
     "WorkflowFailed",

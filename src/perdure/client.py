@@ -7,7 +7,7 @@ inboxes, and a node that owns them finds them there).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import (
     TYPE_CHECKING,
@@ -15,19 +15,23 @@ from typing import (
     ParamSpec,
     Self,
     TypeVar,
-    get_args,
+    Unpack,
     overload,
 )
+
+from msgspec.structs import replace
 
 from perdure.errors import UsageError, clean_text
 from perdure.interceptor import Interceptor, check_interceptors, overriding
 from perdure.kernel import message as msg
+from perdure.kernel.attributes import AttributeValue
 from perdure.kernel.commit import Status
 from perdure.kernel.definition import normal_version
 from perdure.kernel.placement import check_id
 from perdure.kernel.retry import Seconds
 from perdure.ports.clock import Clock
 from perdure.ports.store import Counts, Page, Store, Units
+from perdure.ports.where import Where
 from perdure.store import open_store
 from perdure.workflow import Workflow
 
@@ -37,9 +41,10 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
 
 from perdure.description import Description, describe_row
+from perdure.filter import Filter, Selection, units_query
 from perdure.gateway import Gateway, MeasuredGateway, StoreGateway
 from perdure.handle import Handle, IfExists, WorkflowHandle
-from perdure.removal import Pruned, Removed, delete_many, keep, prune_many, time_ms
+from perdure.removal import Pruned, Removed, delete_many, keep, prune_many
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -105,7 +110,7 @@ class Client:
         if_exists: IfExists = "join",
         delay: Seconds | None = None,
         version: str | int | None = None,
-        attributes: dict[str, object] | None = None,
+        attributes: Mapping[str, AttributeValue] | None = None,
     ) -> WorkflowHandle[P, R]: ...
     @overload
     def workflow(
@@ -116,7 +121,7 @@ class Client:
         if_exists: IfExists = "join",
         delay: Seconds | None = None,
         version: str | int | None = None,
-        attributes: dict[str, object] | None = None,
+        attributes: Mapping[str, AttributeValue] | None = None,
     ) -> WorkflowHandle[..., Any]: ...
     def workflow(
         self,
@@ -126,7 +131,7 @@ class Client:
         if_exists: IfExists = "join",
         delay: Seconds | None = None,
         version: str | int | None = None,
-        attributes: dict[str, object] | None = None,
+        attributes: Mapping[str, AttributeValue] | None = None,
     ) -> Any:
         """A handle to start, or to join, a workflow under an id. A name instead of the definition works without its
         code.
@@ -134,15 +139,13 @@ class Client:
         `if_exists` is what a start does when the id is taken: `"join"` takes the one that is there if it has the same
         type and input, `"reject"` never does, `"replace"`
         ends it and starts anew. `delay` is the time before it begins. `version` is exact; None is what new runs get.
+        `attributes` are the search attributes that it begins with; see `workflow.set_attributes`.
         """
         if not isinstance(definition, str | Workflow):
             msg_ = f"client.workflow() needs a workflow or its name, got {definition!r}"
             raise UsageError(msg_)
         if if_exists not in ("join", "reject", "replace"):
             msg_ = f"if_exists must be 'join', 'reject' or 'replace', got {if_exists!r}"
-            raise UsageError(msg_)
-        if attributes is not None and not (type(attributes) is dict and all(type(k) is str for k in attributes)):
-            msg_ = f"attributes must be a dict of names and values, got {attributes!r}"
             raise UsageError(msg_)
         exact = normal_version(version) if version is not None else None
         known: Workflow[..., Any] | str = definition  # pyright: ignore[reportUnknownVariableType]
@@ -162,68 +165,25 @@ class Client:
         """A handle to an instance that exists, by its id alone; its result is plain data."""
         return Handle(self._gateway, id, None, self._interceptors)
 
-    async def list(
-        self,
-        *,
-        status: Status | tuple[Status, ...] = (),
-        type: str | None = None,
-        version: str | None = None,
-        reason: str | None = None,
-        id_prefix: str | None = None,
-        parent: str | None = None,
-        created_after: datetime | None = None,
-        created_before: datetime | None = None,
-        limit: int | None = 100,
-    ) -> list[Description]:
-        """Instances that fit all filters, newest first; `limit=None` for all of them."""
+    async def list(self, *, limit: int | None = 100, **filters: Unpack[Filter]) -> list[Description]:
+        """Instances that fit all filters, newest first; `limit=None` for all of them. See `Filter` for the filters.
+
+        Raises:
+            UsageError: a filter has no such name, or a value that it cannot have.
+        """
         found: list[Description] = []
         after: str | None = None
         while True:
-            page = await self.page(
-                status=status,
-                type=type,
-                version=version,
-                reason=reason,
-                id_prefix=id_prefix,
-                parent=parent,
-                created_after=created_after,
-                created_before=created_before,
-                size=500 if limit is None else min(limit - len(found), 500),
-                after=after,
-            )
+            size = 500 if limit is None else min(limit - len(found), 500)
+            page = await self.page(size=size, after=after, **filters)
             found += page.items
             after = page.next
             if after is None or (limit is not None and len(found) >= limit):
                 return found
 
-    async def page(
-        self,
-        *,
-        status: Status | tuple[Status, ...] = (),
-        type: str | None = None,
-        version: str | None = None,
-        reason: str | None = None,
-        id_prefix: str | None = None,
-        parent: str | None = None,
-        created_after: datetime | None = None,
-        created_before: datetime | None = None,
-        size: int = 100,
-        after: str | None = None,
-    ) -> Page[Description]:
+    async def page(self, *, size: int = 100, after: str | None = None, **filters: Unpack[Filter]) -> Page[Description]:
         """One page of `list`; its `next` is what to give as `after` for the following page (None: there is none)."""
-        filters = Units(
-            statuses=_statuses(status),
-            types=(type,) if type is not None else (),
-            type_versions=(normal_version(version),) if version is not None else (),
-            reasons=(reason,) if reason is not None else (),
-            id_prefix=id_prefix,
-            parent=parent,
-            created_after=int(created_after.timestamp() * 1000) if created_after is not None else None,
-            created_before=int(created_before.timestamp() * 1000) if created_before is not None else None,
-            limit=size,
-            after=after,
-        )
-        page = await self._gateway.store.query(filters)
+        page = await self._gateway.store.query(units_query(filters, size, after))
         return Page([describe_row(view.row) for view in page.items], page.next)
 
     async def counts(self) -> dict[str, int]:
@@ -237,14 +197,11 @@ class Client:
         self,
         ids: Sequence[str] = (),
         *,
-        type: str | None = None,
-        status: Status | tuple[Status, ...] = (),
-        id_prefix: str | None = None,
-        closed_before: datetime | None = None,
         force: bool = False,
         forget: bool = False,
         reason: str = "",
         limit: int = 1_000,
+        **filters: Unpack[Selection],
     ) -> Removed:
         """Remove the instances that fit all that is given, each with its tree; see `handle.delete` for one.
 
@@ -254,9 +211,11 @@ class Client:
         Raises:
             UsageError: nothing was given that chooses, or something that is no status, time, id or limit.
         """
-        filters = _choice(ids, type, status, id_prefix, closed_before)
+        if not ids and not any(filters.values()):
+            msg_ = "say what goes: ids, or filters such as type=, status=, id_prefix= or closed_before="
+            raise UsageError(msg_)
         body = msg.Delete(force, forget, True, clean_text(reason))
-        return await delete_many(self._gateway, filters, body, limit)
+        return await delete_many(self._gateway, _chosen(ids, filters), body, limit)
 
     async def prune(
         self,
@@ -265,8 +224,9 @@ class Client:
         keep_last: int | None = None,
         closed_before: datetime | None = None,
         type: str | None = None,
-        status: Status | tuple[Status, ...] = (),
+        status: Status | Sequence[Status] = (),
         id_prefix: str | None = None,
+        where: Where | Sequence[Where] = (),
         limit: int = 1_000,
     ) -> Pruned:
         """Prune all instances that fit what is given, running ones too; see `handle.prune` for one.
@@ -275,39 +235,13 @@ class Client:
             UsageError: neither `keep_last` nor `closed_before`, or something that is no status, time, id or limit.
         """
         kept = keep(keep_last, closed_before)
-        filters = _choice(ids, type, status, id_prefix, None, all_is_fine=True)
-        return await prune_many(self._gateway, filters, kept, limit)
+        filters: Selection = {"type": type, "status": status, "id_prefix": id_prefix, "where": where}
+        return await prune_many(self._gateway, _chosen(ids, filters), kept, limit)
 
 
-def _choice(
-    ids: Sequence[str],
-    type: str | None,
-    status: Status | tuple[Status, ...],
-    id_prefix: str | None,
-    closed_before: datetime | None,
-    *,
-    all_is_fine: bool = False,
-) -> Units:
-    """Filters of a bulk call."""
+def _chosen(ids: Sequence[str], filters: Selection) -> Units:
+    """What a bulk call is about."""
     if isinstance(ids, str):
         msg_ = f"ids must be a list of ids, got the text {ids!r}: give [{ids!r}]"
         raise UsageError(msg_)
-    if not all_is_fine and not (ids or type or status or id_prefix or closed_before):
-        msg_ = "say what goes: ids, type=, status=, id_prefix= or closed_before="
-        raise UsageError(msg_)
-    return Units(
-        ids=tuple(map(check_id, ids)),
-        types=(type,) if type is not None else (),
-        statuses=_statuses(status),
-        id_prefix=id_prefix,
-        closed_before=time_ms("closed_before", closed_before),
-    )
-
-
-def _statuses(status: Status | tuple[Status, ...]) -> tuple[str, ...]:
-    statuses = (status,) if isinstance(status, str) else tuple(status)
-    wrong = [s for s in statuses if s not in get_args(Status)]
-    if wrong:
-        msg_ = f"{wrong[0]!r} is not a status; use {', '.join(get_args(Status))}"
-        raise UsageError(msg_)
-    return statuses
+    return replace(units_query(filters), ids=tuple(map(check_id, ids)))

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from perdure.codec import decode
 from perdure.errors import Failure
+from perdure.kernel.attributes import AttributeValue, decode_attributes
 from perdure.kernel.commit import Status, UnitRow
 from perdure.kernel.events import AnyEvent
 
@@ -49,6 +50,11 @@ class Description:
             return None
         value: T = decode(self._custom_status, as_type if as_type is not None else Any)
         return value
+
+    @property
+    def attributes(self) -> dict[str, AttributeValue]:
+        """Its search attributes, by name."""
+        return decode_attributes(self._attributes)
 
     def result(self) -> object:
         """The result as plain data; None if there is none (yet)."""

@@ -37,6 +37,7 @@ from perdure.errors import (
 from perdure.gateway import Gateway, find_unit
 from perdure.interceptor import Interceptor, Outgoing, Verb, around_send
 from perdure.kernel import message as msg
+from perdure.kernel.attributes import AttributeValue, check_attributes, encode_attributes, merged
 from perdure.kernel.commit import CLOSED, Status, UnitRow
 from perdure.kernel.definition import check_label, check_name
 from perdure.kernel.events import decode_events
@@ -393,7 +394,7 @@ class WorkflowHandle(Handle[R_co], Generic[P, R_co]):
         if_exists: IfExists,
         delay: Seconds | None,
         version: str | None,
-        attributes: dict[str, object] | None,
+        attributes: Mapping[str, AttributeValue] | None,
         interceptors: Sequence[Interceptor] = (),
     ) -> None:
         """Made by a client."""
@@ -403,7 +404,8 @@ class WorkflowHandle(Handle[R_co], Generic[P, R_co]):
         self._if_exists: IfExists = if_exists
         self._delay_ms = to_ms(delay, "delay") if delay is not None else 0
         self._version = version
-        self._attributes = encode(attributes) if attributes is not None else None
+        self._attributes = merged(None, encode_attributes(attributes, removing=False)) if attributes else None
+        check_attributes(self._attributes, gateway.limits)
 
     def _message(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> msg.Message:
         definition = self._definition

@@ -11,13 +11,13 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import partial
 from typing import TypeAlias
 
 import msgspec
 
 from perdure.errors import HasParent, NotFound, StillRunning, UsageError
+from perdure.filter import time_ms
 from perdure.gateway import Gateway, find_unit
 from perdure.kernel import message as msg
 from perdure.kernel.commit import CLOSED, ExecutionRow, UnitRow
@@ -220,20 +220,6 @@ def keep(last: object, closed_before: object) -> Keep:
         text = f"keep_last must be a whole number, got {last!r}"
         raise UsageError(text)
     return Keep(last, time_ms("closed_before", closed_before))
-
-
-def time_ms(name: str, at: object) -> int | None:
-    """A point in time as milliseconds; a datetime without a zone is local time.
-
-    Raises:
-        UsageError: it is no datetime.
-    """
-    if at is None:
-        return None
-    if not isinstance(at, datetime):
-        text = f"{name} must be a datetime, got {at!r}"
-        raise UsageError(text)
-    return int(at.timestamp() * 1000)
 
 
 async def prune(gateway: Gateway, unit: str, kept: Keep) -> list[int]:

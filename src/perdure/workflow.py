@@ -26,6 +26,7 @@ from perdure.kernel.placement import check_id
 from perdure.kernel.retry import Seconds, to_ms
 from perdure.kernel.run import Run, current_run
 from perdure.kv import Kv, OtherKv, kv, kv_of
+from perdure.variable import Variable, set_attributes, set_status, status, value, variable
 
 if TYPE_CHECKING:
     from perdure.kernel.definition import WorkflowDefinition
@@ -353,7 +354,7 @@ async def join(*aws: Any, order: Literal["argument", "history"] = "argument") ->
     return [outcomes[futures.index(f)] for f in completed]
 
 
-# ---------------------------------------------------------------- checkpoints and variables
+# ---------------------------------------------------------------- checkpoints
 
 
 @overload
@@ -371,55 +372,6 @@ async def checkpoint(name: str, fn: Any, /, *, type: Any = None) -> Any:
     run = _run("checkpoint()")
     codec: TypeCodec[Any] = TypeCodec(type if type is not None else Any, f"checkpoint {name!r}")
     return await run.start_step(check_label(name, "a checkpoint"), fn, codec.encode, codec.decode)
-
-
-def value(name: str, value: T, /) -> T:
-    """Record a value under a name; in replay the recorded one is returned instead of the argument."""
-    run = _run("value()")
-    data = encode(value)
-    recorded = run.record_value(check_label(name, "a value"), data)
-    codec: TypeCodec[T] = TypeCodec(type(value) if value is not None else Any, f"value {name!r}")
-    return codec.decode(recorded)
-
-
-class Variable(Generic[T]):
-    """A durable named variable of a run. Each `set` is recorded."""
-
-    def __init__(self, name: str, initial: T) -> None:
-        """Made by `workflow.variable`."""
-        self.name = name
-        self._value = value(name, initial)
-
-    def get(self) -> T:
-        """The value now."""
-        return self._value
-
-    def set(self, new: T) -> None:
-        """Change it."""
-        self._value = value(self.name, new)
-
-    def update(self, change: Callable[[T], T]) -> T:
-        """Replace the value by `change(value)` and return the new one."""
-        self.set(change(self._value))
-        return self._value
-
-
-def variable(name: str, initial: T, /) -> Variable[T]:
-    """A durable named variable with its first value."""
-    _run("variable()")
-    return Variable(name, initial)
-
-
-def set_status(status: object) -> None:
-    """Set the custom status that clients see (None clears it); its version goes up once per turn that changes it."""
-    _run("set_status()").set_status(None if status is None else encode(status))
-
-
-def status(as_type: type[T]) -> T | None:
-    """The custom status as this run has set it."""
-    data = _run("status()").variables.status
-    codec: TypeCodec[T] = TypeCodec(as_type, "custom status")
-    return None if data is None else codec.decode(data)
 
 
 # ---------------------------------------------------------------- versions and executions
@@ -528,6 +480,7 @@ __all__ = [
     "receive",
     "select",
     "send",
+    "set_attributes",
     "set_status",
     "sleep",
     "status",

@@ -57,6 +57,10 @@ crash(
         sends=(("lunch", "decision", {"by": "Ada", "yes": True}), ("yacht", "decision", {"by": "Ada", "yes": False})),
     ),
 )
+crash(
+    "attributes",
+    runs(("order", "o-1", "DE", [400]), ("order", "o-2", "FR", [900, 800]), sends=(("o-2", "approved", True),)),
+)
 crash("backoffs", runs(("stubborn", "stubborn-1"), ("not_stubborn", "not-stubborn-1")))
 crash("chain", runs(("words", "words-1", "example.com")), ordered=True)
 crash("children", runs(("shipment", "shipment-1", ["book", "lamp"])))

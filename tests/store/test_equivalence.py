@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from random import Random
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure.errors import Failure
+from perdure.kernel.attributes import encode_attributes
 from perdure.kernel.commit import (
     Answer,
     Commit,
@@ -25,7 +27,8 @@ from perdure.kernel.commit import (
 )
 from perdure.kernel.message import ActivityDone, AnyBody, Cancel, Delete, Message, Prune, Raise, Send, Start
 from perdure.kernel.placement import scope_of
-from perdure.ports.store import Incarnation, Renewal, Store
+from perdure.ports.store import Incarnation, Renewal, Store, Units
+from perdure.ports.where import Op, Where
 from perdure.store.database import MEMORY, Options
 from perdure.store.limits import StoreLimits
 from perdure.store.memory import MemoryStore
@@ -35,6 +38,7 @@ SHARDS = 2
 SCOPES = ("default/0", "default/1", "pin/a")
 UNITS = ("a", "b", "c", "d")
 LIMITS = StoreLimits(inbox_messages=3, undelivered_ms=40, dead_letter_ms=40, forgotten_ms=30)
+VALUES = ("", "a", "b", 0, 1, 1.0, -2.5, True, False, datetime(2026, 1, 1, tzinfo=UTC), [], ["a"], ["b", "a", "a"])
 STATUSES = ("pending", "running", "running", "suspended", "completed", "failed")
 
 
@@ -101,7 +105,26 @@ class World:
         row.failure = random.choice((None, Failure("E", "m")))
         row.started_at = random.choice((0, 5))
         row.paused = self.chance(20)
+        row.attributes = self.attributes()
         return row
+
+    def attributes(self) -> bytes | None:
+        random = self.random
+        if self.chance(30):
+            return random.choice((None, b"", b"\xff"))
+        values: dict[str, Any] = {name: random.choice(VALUES) for name in "xy" if self.chance(70)}
+        return encode_attributes(values, removing=False)
+
+    def where(self) -> tuple[Where, ...]:
+        random = self.random
+        single = [value for value in VALUES if type(value) is not list]
+        conditions: list[Where] = []
+        for _ in range(random.randrange(1, 4)):
+            op: Op = random.choice(get_args(Op))
+            listed = [value for value in single if type(value) in (int, float)][: random.randrange(4)]
+            value: Any = listed if op == "in" else random.choice(single)
+            conditions.append(Where(random.choice("xy"), op, value))
+        return tuple(conditions)
 
     def commit(self, offsets: dict[str, int]) -> Commit:
         random, unit = self.random, self.random.choice(UNITS)
@@ -154,6 +177,17 @@ async def both(stores: list[Dumping], step: str, *arguments: Any) -> Any:
     return first
 
 
+async def both_lists(stores: list[Dumping], world: World) -> None:
+    """All pages of lists by search attributes."""
+    statuses = world.random.choice(((), (), ("running", "completed")))
+    query = Units(where=world.where(), statuses=statuses, limit=world.random.choice((1, 2, 50)))
+    while True:
+        page = await both(stores, "query", query)
+        if page.next is None:
+            return
+        query = msgspec.structs.replace(query, after=page.next)
+
+
 def decoded(line: bytes) -> tuple[str, list[Any]]:
     step, blobs = msgspec.msgpack.decode(line, type=tuple[str, list[bytes]])
     if step == "commit":
@@ -181,6 +215,7 @@ async def live(random: Random, stores: list[Dumping], log: list[bytes], *, other
         world.versions = {unit.id: unit.version for unit in loaded}
         await both(stores, "wakes", SCOPES, world.now, None, 50)
         await both(stores, "next_wake", SCOPES, world.now)
+        await both_lists(stores, world)
         if others and world.chance(40):
             world.leased += await both(stores, "lease", "q", "worker", 2, 20, world.now)
             beats = [Renewal(t.unit, t.seq, t.attempt, t.token or b"", 20, b"d") for t in world.leased[-2:]]

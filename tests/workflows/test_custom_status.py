@@ -10,6 +10,7 @@ import pytest
 from engine import World, waits_for
 
 from perdure import App, Limits, WorkflowFailed, workflow
+from perdure.errors import LimitExceeded
 
 
 @dataclass
@@ -149,3 +150,24 @@ async def test_its_size_is_limited(world: World, app: App, over: bool) -> None:
             assert (await handle.describe()).custom_status() is None
         else:
             assert await handle.run(text) == "fits"
+
+
+async def test_one_that_was_refused_is_refused_in_replay_and_takes_no_others_place(world: World, app: App) -> None:
+    @app.workflow
+    async def working() -> str:
+        refused = ""
+        for size in (100, 1, 100, 2):
+            try:
+                workflow.set_status("x" * size)
+            except LimitExceeded as error:
+                refused += f"{error} "
+        await workflow.receive("end", bool)
+        return refused
+
+    async with world.node(app, limits=Limits(status_bytes=50)) as node:
+        await node.client.workflow(working, id="w").start()
+    async with world.node(app, limits=Limits(status_bytes=50)) as node:
+        handle = node.client.get("w")
+        await handle.send("end", True)
+        assert str(await handle.result(timeout=5)).count("Limits.status_bytes") == 2
+        assert await handle.custom_status(str) == ("xx", 1)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from perdure.cli import screen
+from perdure.cli.condition import parse_condition
 from perdure.cli.door import must_find, reading
 from perdure.cli.options import DEFAULT_URL, AsJson, Id, StoreUrl
 from perdure.cli.outcome import Exit
@@ -19,8 +20,8 @@ from perdure.cli.view import Json, event_json, fields_json, payload_json, row_js
 from perdure.cli.watch import read_history
 from perdure.description import HistoryEvent
 from perdure.errors import NotFound
-from perdure.kernel.commit import UnitRow
-from perdure.kernel.definition import normal_version
+from perdure.filter import Filter, units_query
+from perdure.kernel.commit import Status, UnitRow
 from perdure.ports.store import Counts, Executions, KvEntries, Page, Store, Units, UnitView
 
 if TYPE_CHECKING:
@@ -65,21 +66,31 @@ def ls(
     ] = None,
     prefix: Annotated[str | None, _filter("--prefix", "Only ids that begin so.")] = None,
     parent: Annotated[str | None, _filter("--parent", "Only children of this instance.")] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--where",
+            metavar="CONDITION",
+            help="Only with this search attribute: customer=c1, 'total>=100'; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", min=0, metavar="N", help="At most so many; 0 for all.")] = 50,
     after: Annotated[str | None, _filter("--after", "Go on from the `next` of the page before.")] = None,
     as_json: AsJson = False,
 ) -> int:
     """List instances, newest first."""
-    query = Units(
-        statuses=tuple(one.value for one in status or ()),
-        types=(type,) if type is not None else (),
-        type_versions=(normal_version(version),) if version is not None else (),
-        reasons=(reason,) if reason is not None else (),
-        id_prefix=prefix,
-        parent=parent,
-        limit=limit or _ROUND,
-        after=after,
-    )
+    statuses: tuple[Status, ...] = tuple(one.value for one in status or ())
+    filters: Filter = {
+        "status": statuses,
+        "type": type,
+        "version": version,
+        "reason": reason,
+        "id_prefix": prefix,
+        "parent": parent,
+        "where": tuple(parse_condition(text) for text in where or ()),
+    }
+    query = units_query(filters, limit or _ROUND, after)
     page, counts = asyncio.run(_list(store, query, everything=limit == 0))
     rows = [view.row for view in page.items]
     if as_json:

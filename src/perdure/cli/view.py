@@ -15,7 +15,7 @@ from perdure.kernel.events import AnyEvent
 
 Json = dict[str, object]
 
-_PAYLOADS = frozenset({"input", "result", "value", "values", "details", "status"})
+_PAYLOADS = frozenset({"input", "result", "value", "values", "details", "status", "attributes"})
 """Fields of events that hold a payload; other bytes are ids."""
 
 

@@ -30,6 +30,7 @@ def _started(run: Run, event: ev.Started) -> None:
     loop.number = _salt(event)
     run.started = event
     run.variables.status = event.status
+    run.variables.attributes = event.attributes
     loop.start_ms = loop.now_ms = event.at
     try:
         args, options = run.definition.signature.decode(event.input)

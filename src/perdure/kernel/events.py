@@ -53,6 +53,7 @@ class Started(Event, tag=1):
     flags: int = 0
     parent: Parent | None = None
     status: bytes | None = None
+    attributes: bytes | None = None
 
 
 class ActivityCompleted(Event, tag=2):
@@ -238,7 +239,7 @@ class StatusSet(Event, tag=42):
 
 
 class AttributesSet(Event, tag=43):
-    """The code set search attributes."""
+    """The code set search attributes, or removed them (None)."""
 
     values: bytes
 

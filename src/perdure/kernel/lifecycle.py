@@ -113,7 +113,17 @@ def _first_start(unit: Unit, row: UnitRow, message: msg.Message, body: msg.Start
     draft.reached().started = True
     unit.new_run(definition)
     unit.deliver(
-        ev.Started(draft.now, row.type, definition.version, body.input, row.run, row.execution, PYTHON, 0, body.parent)
+        ev.Started(
+            draft.now,
+            row.type,
+            definition.version,
+            body.input,
+            row.run,
+            row.execution,
+            PYTHON,
+            parent=body.parent,
+            attributes=row.attributes,
+        )
     )
 
 
@@ -191,6 +201,7 @@ def _continue(unit: Unit, run: Run, row: UnitRow, ended: ev.ContinuedAsNew) -> N
         0,
         run.started.parent,
         run.variables.status,
+        row.attributes,
     )
     data = ev.encode_events([started])
     unit.draft.chunks.append(JournalChunk(row.execution, 1, 1, data))
@@ -334,7 +345,8 @@ def _pack_variables(unit: Unit, run: Run, row: UnitRow) -> None:
         variables.status_changed = False
         row.custom_status = variables.status
         row.custom_status_version += 1
-    if variables.attributes is not None:
+    if variables.attributes_changed:
+        variables.attributes_changed = False
         row.attributes = variables.attributes
 
 

@@ -39,6 +39,8 @@ class Limits:
     kv_keys: int = 150
     kv_value_bytes: int = 64 * 1024
     kv_key_bytes: int = 512
+    attributes: int = 32
+    attribute_bytes: int = 4 * 1024
     turn_messages: int = 1_000
     inbox_messages: int = 10_000
     executions_kept: int = 0

@@ -92,6 +92,8 @@ def describe(event: ev.Event | None) -> str:
             return f"the value {event.name!r}"
         case ev.KvSet() | ev.KvDeleted():
             return f"a change of the KV key {event.key!r}"
+        case ev.AttributesSet():
+            return "a change of the search attributes"
         case ev.PatchMarked():
             return f"the patch {event.id!r}"
         case ev.Completed():

@@ -30,14 +30,15 @@ from hashlib import blake2b
 from random import Random
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from perdure.errors import Failure, LimitExceeded, PayloadError, PayloadTooLarge, failure_of
+from perdure.errors import Failure, PayloadError, PayloadTooLarge, failure_of
 from perdure.kernel import events as ev
 from perdure.kernel import match
+from perdure.kernel.attributes import check_attributes, merged
 from perdure.kernel.call import ActivityCall, Call, ChildCall, StepCall, WaitCall, make
 from perdure.kernel.delivery import HANDLERS
 from perdure.kernel.loop import Timer, WorkflowLoop, current_loop
 from perdure.kernel.placement import derived_id
-from perdure.kernel.variables import Variables
+from perdure.kernel.variables import Variables, check_status
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -273,6 +274,8 @@ class Run:
             return event
         recorded = journal[self.position]
         if recorded == event or match.matches(recorded, event, self.definitions):
+            if check is not None and recorded != event and isinstance(event, ev.StatusSet | ev.AttributesSet):
+                check()  # their content may differ, so the journal's may be that of the next one: this one was refused
             self.fresh = False
             self.position += 1
             return recorded
@@ -428,23 +431,19 @@ class Run:
 
     def set_status(self, value: bytes | None) -> None:
         """Set the custom status."""
-        recorded = self.command(ev.StatusSet(value), lambda: self._check_status(value))
+        recorded = self.command(ev.StatusSet(value), lambda: check_status(value, self.limits))
         self.variables.status = recorded.value if isinstance(recorded, ev.StatusSet) else value
         self.variables.status_changed = self.variables.status_changed or self.fresh
 
-    def _check_status(self, value: bytes | None) -> None:
-        if value is not None and len(value) > self.limits.status_bytes:
-            msg = (
-                f"the custom status has {len(value)} bytes; the limit is {self.limits.status_bytes} "
-                "(Limits.status_bytes): keep large data in the KV store or outside"
-            )
-            raise LimitExceeded(msg)
+    def set_attributes(self, changes: bytes) -> None:
+        """Set search attributes, or remove them (None)."""
+        recorded = self.command(ev.AttributesSet(changes), lambda: self._check_attributes(changes))
+        counted = recorded.values if isinstance(recorded, ev.AttributesSet) else changes
+        self.variables.set_attributes(counted, changed=self.fresh)
 
-    def set_attributes(self, values: bytes) -> None:
-        """Replace the search attributes."""
-        self.command(ev.AttributesSet(values))
-        if self.fresh:
-            self.variables.attributes = values
+    def _check_attributes(self, changes: bytes) -> None:
+        check_attributes(merged(self.variables.attributes, changes), self.limits)
+        self.check_size(changes, "the search attributes")
 
     def patched(self, patch: str) -> bool:
         """Whether to take the new side of a change."""

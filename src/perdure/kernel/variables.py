@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from perdure.errors import LimitExceeded
+from perdure.kernel.attributes import merged
 from perdure.kernel.commit import KvEntry
 
 if TYPE_CHECKING:
@@ -18,10 +19,33 @@ if TYPE_CHECKING:
     from perdure.kernel.limits import Limits
 
 
+def check_status(value: bytes | None, limits: Limits) -> None:
+    """Refuse a custom status that is too large.
+
+    Raises:
+        LimitExceeded: naming the limit and the option.
+    """
+    if value is not None and len(value) > limits.status_bytes:
+        msg = (
+            f"the custom status has {len(value)} bytes; the limit is {limits.status_bytes} "
+            "(Limits.status_bytes): keep large data in the KV store or outside"
+        )
+        raise LimitExceeded(msg)
+
+
 class Variables:
     """The named values of a run."""
 
-    __slots__ = ("_entries", "_occurrences", "attributes", "changed", "patches", "status", "status_changed")
+    __slots__ = (
+        "_entries",
+        "_occurrences",
+        "attributes",
+        "attributes_changed",
+        "changed",
+        "patches",
+        "status",
+        "status_changed",
+    )
 
     def __init__(self) -> None:
         """Nothing is set."""
@@ -32,6 +56,7 @@ class Variables:
         self.status: bytes | None = None
         self.status_changed = False
         self.attributes: bytes | None = None
+        self.attributes_changed = False
 
     def load(self, entries: Iterable[KvEntry], execution: int) -> None:
         """Take over stored entries, as of the beginning of `execution`."""
@@ -88,6 +113,11 @@ class Variables:
                 f"the KV store has {limits.kv_keys} keys already (Limits.kv_keys), so {key!r} does not fit; delete some"
             )
             raise LimitExceeded(msg)
+
+    def set_attributes(self, changes: bytes, *, changed: bool) -> None:
+        """Merge changes into the search attributes; `changed` as in `set`."""
+        self.attributes = merged(self.attributes, changes)
+        self.attributes_changed = self.attributes_changed or changed
 
     def take_changes(self, *, last: bool) -> list[KvEntry]:
         """The rows to store for this turn, by key. With the last turn of an execution deleted entries go for good."""

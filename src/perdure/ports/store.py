@@ -22,6 +22,7 @@ import msgspec
 
 from perdure.kernel.commit import Commit, ExecutionRow, JournalChunk, KvEntry, Task, UnitRow, Verdict
 from perdure.kernel.message import Message
+from perdure.ports.where import Where
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -116,7 +117,7 @@ class UnitView(msgspec.Struct, frozen=True):
 
 
 class Units(Query[UnitView], frozen=True, kw_only=True):
-    """Rows in order of creation (newest first), filtered. Empty tuples do not filter."""
+    """Rows in order of creation (newest first), filtered. Empty tuples do not filter; all of `where` must fit."""
 
     statuses: tuple[str, ...] = ()
     types: tuple[str, ...] = ()
@@ -127,7 +128,9 @@ class Units(Query[UnitView], frozen=True, kw_only=True):
     reasons: tuple[str, ...] = ()
     created_after: int | None = None
     created_before: int | None = None
+    closed_after: int | None = None
     closed_before: int | None = None
+    where: tuple[Where, ...] = ()
 
 
 class Journal(Query[JournalChunk], frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from perdure.kernel.commit import CLOSED, Commit, Stored, UnitRow, Verdict, verd
 from perdure.kernel.message import ADMIN, ActivityDone, Message, Raise, Send, Start, encode_body
 from perdure.kernel.placement import scope_of
 from perdure.ports.store import Posted
+from perdure.store.attributes import DELETE_ATTRIBUTES, INSERT_ATTRIBUTE, index_rows
 from perdure.store.columns import (
     COLD,
     HOT,
@@ -39,6 +40,7 @@ from perdure.store.tables import flaw_of
 _NUMBERED = tuple(enumerate((*UNIT_FIELDS, "version", "commit_id"), start=1))
 _PINNED_END, _MOVING_END = len(PINNED), len(PINNED) + len(MOVING)
 _SCOPE, _RUN = COLD.index("scope"), COLD.index("run")
+_ATTRIBUTES, _CREATED = COLD.index("attributes"), COLD.index("created_at")
 
 
 def _update(fixed: tuple[str, ...]) -> str:
@@ -106,6 +108,7 @@ ORDER = (
     DELETE_ANSWERS,
     DELETE_LETTERS,
     DELETE_TOMBSTONES,
+    DELETE_ATTRIBUTES,
     INSERT_UNIT,
     UPDATE_HOT,
     UPDATE_STILL,
@@ -113,6 +116,7 @@ ORDER = (
     UPDATE_ALL,
     MOVE_INBOX,
     MOVE_TASKS,
+    INSERT_ATTRIBUTE,
     INSERT_JOURNAL,
     INSERT_EXECUTION,
     PRUNE_JOURNAL,
@@ -202,9 +206,7 @@ class Writes:
             cold = old[1]  # one copy is enough
             rows[UPDATE_HOT].append(hot_values(row, version, id_))
         elif old is None:
-            rows[INSERT_UNIT].append((*column_values(row), version, id_))
-            if row.scope != scope_of(unit, self._shards):
-                rows[MOVE_INBOX].append((unit, row.scope))
+            self._insert(row, (*column_values(row), version, id_))
         else:
             self._replace(unit, old[1], cold, (*column_values(row), version, id_))
         for chunk in commit.journal:
@@ -231,11 +233,22 @@ class Writes:
             rows[INSERT_TASK].extend([_as_tuple(task) for task in commit.tasks_added])
         return (Stored(version, id_), cold) if _is_worth_knowing(row) else None
 
+    def _insert(self, row: UnitRow, values: Values) -> None:
+        rows, unit = self._rows, row.id
+        rows[INSERT_UNIT].append(values)
+        if row.scope != scope_of(unit, self._shards):
+            rows[MOVE_INBOX].append((unit, row.scope))
+        if row.attributes is not None:
+            rows[INSERT_ATTRIBUTE].extend(index_rows(unit, row.attributes, row.created_at))
+
     def _replace(self, unit: str, old: Values, new: Values, values: Values) -> None:
         rows = self._rows
         if old[_RUN] != new[_RUN]:
             for sql in CLEAR:
                 rows[sql].append((unit,))
+        if old[_ATTRIBUTES] != new[_ATTRIBUTES] or (old[_CREATED] != new[_CREATED] and new[_ATTRIBUTES] is not None):
+            rows[DELETE_ATTRIBUTES].append((unit,))
+            rows[INSERT_ATTRIBUTE].extend(index_rows(unit, new[_ATTRIBUTES], new[_CREATED]))
         if old[:_PINNED_END] != new[:_PINNED_END]:
             rows[UPDATE_ALL].append(values)
             if old[_SCOPE] != new[_SCOPE]:
@@ -254,6 +267,8 @@ class Writes:
         rows, unit, scope = self._rows, commit.unit, commit.row.scope
         for sql in (*CLEAR, DELETE_UNIT, DELETE_ANSWERS, DELETE_LETTERS):
             rows[sql].append((unit,))
+        if old is not None and old[1][_ATTRIBUTES] is not None:
+            rows[DELETE_ATTRIBUTES].append((unit,))
         home = scope_of(unit, self._shards)
         if old is not None and old[1][_SCOPE] != home:
             rows[MOVE_INBOX].append((unit, home))

@@ -18,7 +18,7 @@ from perdure.store.migrate import migrate, pending
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-FORMAT = 1
+FORMAT = 2
 """The store format that this release writes and the newest that it reads."""
 
 MEMORY = ":memory:"

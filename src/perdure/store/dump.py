@@ -15,6 +15,7 @@ _COLUMNS = {
     "inbox": "unit, position, scope, message, kind, body, at, visible_at, sender, previous",
     "answers": "unit, message, scope, outcome, expires_at",
     "tasks": TASK_COLUMNS,
+    "attributes": "unit, name, value_kind, value, created",
     "tombstones": "unit, run, scope, commit_id, expires_at",
     "dead_letters": "unit, message, scope, kind, body, at, sender, expires_at",
 }

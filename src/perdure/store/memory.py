@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, cast
 
 from perdure.errors import StoreUnavailable, UsageError
+from perdure.kernel.attributes import terms_of
 from perdure.kernel.commit import CLOSED, Commit, Task, Verdict
 from perdure.kernel.message import Message
 from perdure.ports.clock import Clock, SystemClock
@@ -33,6 +34,7 @@ from perdure.ports.store import (
     UnitView,
     Wake,
 )
+from perdure.ports.where import Where
 from perdure.store.limits import DEFAULT_LIMITS, StoreLimits
 from perdure.store.mailbell import MailBell
 from perdure.store.page import check_limit, key_of, page_of, place_of
@@ -41,7 +43,7 @@ from perdure.store.watch import Watchers, answer, wait_for_change
 
 T = TypeVar("T")
 
-FORMAT = 1
+FORMAT = 2
 STATUSES = ("pending", "running", "suspended", "completed", "failed", "cancelled")
 
 
@@ -281,5 +283,12 @@ def matches(query: Units, view: UnitView) -> bool:
         and (query.parent is None or row.parent_unit == query.parent)
         and (query.created_after is None or row.created_at > query.created_after)
         and (query.created_before is None or row.created_at < query.created_before)
+        and (query.closed_after is None or (row.closed_at is not None and row.closed_at > query.closed_after))
         and (query.closed_before is None or (row.closed_at is not None and row.closed_at < query.closed_before))
+        and (not query.where or _fits(query.where, row.attributes))
     )
+
+
+def _fits(where: Sequence[Where], attributes: bytes | None) -> bool:
+    terms = terms_of(attributes)
+    return all(condition.fits(terms) for condition in where)

@@ -7,6 +7,7 @@ applied is never changed afterwards; a change is a new file.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import closing
 from hashlib import sha256
 from importlib.resources import files
@@ -14,12 +15,17 @@ from importlib.resources import files
 import msgspec
 
 from perdure.errors import StoreFormat
+from perdure.store.attributes import index_all
 from perdure.store.connection import Connection, opened, transaction
 
 _CREATE = (
     "CREATE TABLE IF NOT EXISTS schema_migrations"
     " (version INTEGER PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL) WITHOUT ROWID"
 )
+
+
+_STEPS: dict[int, Callable[[Connection], None]] = {2: index_all}
+"""What SQL cannot do of a migration; it runs after its statements."""
 
 
 class Migration(msgspec.Struct, frozen=True):
@@ -81,6 +87,8 @@ def migrate(target: str | os.PathLike[str] | Connection) -> list[str]:
         target.execute(_CREATE)
         for migration in todo:
             target.execute(migration.sql)
+            if (step := _STEPS.get(migration.version)) is not None:
+                step(target)
             row = (migration.version, migration.name, migration.checksum)
             target.execute("INSERT INTO schema_migrations (version, name, checksum) VALUES (?, ?, ?)", row)
     return [migration.name for migration in todo]

@@ -20,7 +20,9 @@ from perdure.ports.store import (
     UnitView,
     Wake,
 )
+from perdure.ports.where import Where
 from perdure.store.apply import ids_json
+from perdure.store.attributes import found_units, is_equal, leading, of_unit
 from perdure.store.columns import LETTER_COLUMNS, TASK_COLUMNS, UNIT_COLUMNS, UNIT_FIELDS, message_of, unit_of
 from perdure.store.connection import Connection, Values
 from perdure.store.page import check_limit, key_of, page_of, place_of
@@ -172,8 +174,12 @@ class Filter:
             self.add(f"{column} IN ({', '.join('?' * len(values))})", *values)
 
 
-def _units(connection: Connection, query: Units) -> Page[UnitView]:
+def units_sql(query: Units) -> tuple[str, list[Any]]:
+    """The statement of a list, and its values without the limit."""
     where = Filter()
+    source, newest_first = "units", "created_at DESC, id DESC"
+    if query.where:
+        source, newest_first = _with_attributes(where, query.where)
     where.one_of("status", query.statuses)
     where.one_of("type", query.types)
     where.one_of("type_version", query.type_versions)
@@ -187,20 +193,42 @@ def _units(connection: Connection, query: Units) -> Page[UnitView]:
         where.add("created_at > ?", query.created_after)
     if query.created_before is not None:
         where.add("created_at < ?", query.created_before)
+    if query.closed_after is not None:
+        where.add("closed_at > ?", query.closed_after)
     if query.closed_before is not None:
         where.add("closed_at < ?", query.closed_before)
     if (start := key_of(query.after, tuple[int, str])) is not None:
-        where.add("(created_at, id) < (?, ?)", *start)
+        where.add(f"({newest_first.replace(' DESC', '')}) < (?, ?)", *start)
     sql = (
-        f"SELECT {UNIT_COLUMNS}, version FROM units WHERE {' AND '.join(where.terms)}"  # noqa: S608 - no input
-        " ORDER BY created_at DESC, id DESC LIMIT ?"
+        f"SELECT {UNIT_COLUMNS}, version FROM {source} WHERE {' AND '.join(where.terms)}"  # noqa: S608 - no input
+        f" ORDER BY {newest_first} LIMIT ?"
     )
+    return sql, where.values
 
+
+def _units(connection: Connection, query: Units) -> Page[UnitView]:
     def view(values: Values) -> tuple[Values, UnitView]:
         row = unit_of(values)
         return (row.created_at, row.id), UnitView(row, values[_WIDTH])
 
-    return _page(connection, sql, where.values, query.limit, view)
+    sql, values = units_sql(query)
+    return _page(connection, sql, values, query.limit, view)
+
+
+def _with_attributes(where: Filter, conditions: Sequence[Where]) -> tuple[str, str]:
+    """Add conditions on search attributes; the tables to read, and what stands for the order of creation.
+
+    Asked for one value, the index has the units in that order, and a page costs what it holds. Else all units that
+    the first condition gives are sorted.
+    """
+    first, others = leading(conditions)
+    found, values = found_units(first)
+    where.values += values
+    for condition in others:
+        for term, more in of_unit(condition):
+            where.add(term, *more)
+    order = "found.created DESC, found.unit DESC" if is_equal(first) else "created_at DESC, id DESC"
+    return f"{found} CROSS JOIN units ON units.id = found.unit", order
 
 
 def _journal(connection: Connection, query: Journal) -> Page[JournalChunk]:

@@ -22,6 +22,7 @@ from copy import copy
 
 import msgspec
 
+from perdure.kernel.attributes import terms_of
 from perdure.kernel.commit import (
     CLOSED,
     Answer,
@@ -342,6 +343,9 @@ class Tables:
             (name, a.message, scope, a.outcome, a.expires_at) for name, u in each for scope, a in u.answers.values()
         ]
         rows["tasks"] = [fields(task) for _, u in each for task in u.tasks.values()]
+        rows["attributes"] = [
+            (name, *term, u.row.created_at) for name, u in each if u.row for term in terms_of(u.row.attributes)
+        ]
         rows["tombstones"] = [(name, run, *mark) for name, u in each for run, mark in u.tombstones.items()]
         rows["dead_letters"] = [
             (name, m.id, scope, *letter(m)[1:4], m.sender, expires_at)

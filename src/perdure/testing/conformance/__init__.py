@@ -18,6 +18,7 @@ each part of the port.
 from __future__ import annotations
 
 from perdure.testing.conformance.atomicity import Atomicity
+from perdure.testing.conformance.attributes import Attributes
 from perdure.testing.conformance.claims import Claims
 from perdure.testing.conformance.concurrency import Concurrency
 from perdure.testing.conformance.delivery import Delivery
@@ -52,6 +53,7 @@ class StoreSuite(
     Life,
     Sweeping,
     Lists,
+    Attributes,
     Waiting,
     Concurrency,
 ):

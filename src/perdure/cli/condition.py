@@ -1,0 +1,44 @@
+"""`--where`: a condition on a search attribute, as people type it."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Any, cast
+
+import msgspec
+
+from perdure.errors import PerdureError, UsageError
+from perdure.ports.where import Op, Where
+
+_FORM = re.compile(r"\s*([^\s=!<>]+)\s*(!=|<=|>=|=|<|>|\bin\b)(?![=<>!])\s*(.*?)\s*", re.DOTALL)
+
+
+def parse_condition(text: str) -> Where:
+    """`customer=c1`, `total>=100`, `customer in ["c1", "c2"]`: the value is JSON, a time with a timezone, or text.
+
+    Raises:
+        UsageError: naming the text, and what a condition looks like.
+    """
+    form = _FORM.fullmatch(text)
+    if form is None:
+        msg = f"--where {text!r} is no condition; write NAME OPERATOR VALUE, such as customer=c1 or 'total>=100'"
+        raise UsageError(msg)
+    name, op, value = form.groups()
+    try:
+        return Where(name, cast("Op", op), _value(value))
+    except PerdureError as error:
+        msg = f"--where {text!r}: {error}"
+        raise UsageError(msg) from error
+
+
+def _value(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        pass
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    return moment if moment.tzinfo is not None else text

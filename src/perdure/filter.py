@@ -1,0 +1,115 @@
+"""Filters of lists: which instances are meant. One description for all calls that take them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from difflib import get_close_matches
+from typing import Any, TypedDict, cast, get_args
+
+from perdure.errors import UsageError
+from perdure.kernel.commit import Status
+from perdure.kernel.definition import normal_version
+from perdure.ports.store import Units
+from perdure.ports.where import Where
+
+
+class Selection(TypedDict, total=False):
+    """Which instances: those that fit everything that is given.
+
+    `status`: one, or several of them. `type`, `version`: of the workflow. `id_prefix`: how their ids begin. `parent`:
+    whose children they are. `where`: conditions on search attributes. Times have a timezone, or are local; the bounds
+    themselves are not included.
+    """
+
+    status: Status | Sequence[Status]
+    type: str | None
+    version: str | int | None
+    id_prefix: str | None
+    parent: str | None
+    created_after: datetime | None
+    created_before: datetime | None
+    closed_after: datetime | None
+    closed_before: datetime | None
+    where: Where | Sequence[Where]
+
+
+class Filter(Selection, total=False):
+    """Filters of lists: a selection, and `reason`, what they wait for, or why they are suspended."""
+
+    reason: str | None
+
+
+def units_query(filters: Selection, limit: int = 100, after: str | None = None) -> Units:
+    """Filters as a store is asked.
+
+    Raises:
+        UsageError: a filter has no such name, or a value that it cannot have.
+    """
+    for name in filters:
+        if name not in Filter.__annotations__:
+            close = get_close_matches(name, Filter.__annotations__, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"use {', '.join(Filter.__annotations__)}"
+            msg = f"there is no filter {name!r}; {hint}"
+            raise UsageError(msg)
+    version = filters.get("version")
+    return Units(
+        statuses=_statuses(filters.get("status", ())),
+        types=_one(filters, "type"),
+        type_versions=(normal_version(version),) if version is not None else (),
+        reasons=_one(filters, "reason"),
+        id_prefix=_text(filters, "id_prefix"),
+        parent=_text(filters, "parent"),
+        created_after=time_ms("created_after", filters.get("created_after")),
+        created_before=time_ms("created_before", filters.get("created_before")),
+        closed_after=time_ms("closed_after", filters.get("closed_after")),
+        closed_before=time_ms("closed_before", filters.get("closed_before")),
+        where=_conditions(filters.get("where", ())),
+        limit=limit,
+        after=after,
+    )
+
+
+def _statuses(status: Any) -> tuple[str, ...]:
+    statuses = (status,) if isinstance(status, str) else tuple(status)
+    for one in statuses:
+        if one not in get_args(Status):
+            msg = f"{one!r} is not a status; use {', '.join(get_args(Status))}"
+            raise UsageError(msg)
+    return statuses
+
+
+def _text(filters: Selection, name: str) -> str | None:
+    value = filters.get(name)
+    if value is not None and not isinstance(value, str):
+        msg = f"the filter {name!r} is a text, got {value!r}"
+        raise UsageError(msg)
+    return value
+
+
+def _one(filters: Selection, name: str) -> tuple[str, ...]:
+    value = _text(filters, name)
+    return (value,) if value is not None else ()
+
+
+def time_ms(name: str, at: object) -> int | None:
+    """A point in time as milliseconds; a datetime without a zone is local time.
+
+    Raises:
+        UsageError: it is no datetime.
+    """
+    if at is None:
+        return None
+    if not isinstance(at, datetime):
+        msg = f"{name} must be a datetime, got {at!r}"
+        raise UsageError(msg)
+    return int(at.timestamp() * 1000)
+
+
+def _conditions(where: Any) -> tuple[Where, ...]:
+    conditions = (where,) if isinstance(where, Where) else tuple(where)
+    for condition in conditions:
+        if not isinstance(condition, Where):
+            msg = f'the filter \'where\' is a list of conditions such as Where("total", ">=", 100), got {condition!r}'
+            raise UsageError(msg)
+    return cast("tuple[Where, ...]", conditions)
