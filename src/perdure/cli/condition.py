@@ -36,7 +36,10 @@ def _value(text: str) -> Any:
     try:
         return msgspec.json.decode(text)
     except msgspec.DecodeError:
-        pass
+        return _time_or_text(text)
+
+
+def _time_or_text(text: str) -> datetime | str:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:

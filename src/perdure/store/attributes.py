@@ -64,5 +64,5 @@ def found_units(condition: Where) -> tuple[str, Values]:
     """The units of the leading condition, each once, as a table `found`."""
     term, values = in_index(condition)
     once = "" if is_equal(condition) else "DISTINCT "
-    rows = f"SELECT {once}unit, created FROM attributes INDEXED BY attributes_value WHERE {term}"  # noqa: S608 - no input
+    rows = f"SELECT {once}unit, created FROM attributes INDEXED BY attributes_value WHERE {term}"  # noqa: S608
     return f"({rows}) AS found", values
