@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import sys
 from pathlib import Path
 
@@ -102,7 +104,9 @@ async def test_a_failing_activity_is_counted_by_the_category_of_its_failure(monk
     assert "no nap of" in report.failures["application"].first
 
 
-async def test_a_store_that_fails_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_store_that_fails_ends_the_run_and_no_error_stays_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    unseen: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: unseen.append(context))
     async with open_store("memory://") as store:
         taken = 0
         commit = store.commit
@@ -119,6 +123,8 @@ async def test_a_store_that_fails_ends_the_run(monkeypatch: pytest.MonkeyPatch) 
         report = await Stress(Starts(2), store, seconds=60).run()
     assert report.took_s < 30
     assert "the disk is gone" in report.failures["infrastructure"].first
+    gc.collect()
+    assert unseen == []
 
 
 @pytest.mark.parametrize("shape", SHAPES.values())

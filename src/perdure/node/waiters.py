@@ -33,6 +33,8 @@ class Waiters:
             futures.remove(future)
             if not futures:
                 del self._futures[unit]
+        elif not future.cancelled():
+            future.exception()  # a caller that got another error first must not leave this one unseen
 
     def ended(self, row: UnitRow) -> None:
         """The instance has ended."""
