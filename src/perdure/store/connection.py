@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, cast
 
@@ -56,6 +56,14 @@ class Connection(Protocol):
     @property
     def filename(self) -> str:
         """The file, empty for one in memory."""
+        ...
+
+    def set_wal_hook(self, hook: Callable[[object, str, int], int] | None, /) -> None:
+        """Call it after each commit to a write-ahead log, with the number of pages that are in it."""
+        ...
+
+    def wal_checkpoint(self) -> tuple[int, int]:
+        """Copy the log into the database."""
         ...
 
     def close(self, force: bool = False, /) -> None:

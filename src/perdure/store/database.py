@@ -23,7 +23,6 @@ FORMAT = 2
 
 MEMORY = ":memory:"
 _LEVELS = {"off": 0, "normal": 1, "full": 2, "extra": 3}
-_WAL_PAGES = 4_000
 _WAL_BYTES_KEPT = 64 << 20
 _CACHE_KIB = 32 << 10
 
@@ -192,7 +191,6 @@ def _configure(connection: Connection, path: str, options: Options) -> None:
     if connection.execute("PRAGMA synchronous").get != _LEVELS[options.synchronous]:
         msg = f"{path}: SQLite did not accept synchronous={options.synchronous}, so durability cannot be promised"
         raise StoreUnavailable(msg)
-    connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
     connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES_KEPT}")
 
 

@@ -27,6 +27,7 @@ from perdure.store.apply import Applier
 from perdure.store.connection import Connection
 from perdure.store.database import BATCH_ERRORS, explain
 from perdure.store.limits import StoreLimits
+from perdure.store.wal import WriteAheadLog
 from perdure.store.watch import Watchers
 
 T = TypeVar("T")
@@ -89,6 +90,7 @@ class Writer:
         self._check = check
         self._watchers = watchers
         self._applier = Applier(connection, shards, limits)
+        self._log = WriteAheadLog(connection, path, check)
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._dead: StoreUnavailable | None = None
         self._thread = Thread(target=self._run, name="perdure-writer", daemon=True)
@@ -123,8 +125,10 @@ class Writer:
                 jobs.append(more)
                 count += len(more.operations)
             self._serve(jobs)
+            self._log.tend()
             if last:
                 break
+        self._log.close()
         with suppress(apsw.Error):  # a file that cannot be closed in order is recovered when it is opened again
             self._connection.close()
 
