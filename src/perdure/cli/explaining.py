@@ -38,9 +38,9 @@ REASONS = {
 - Do: deploy code that does the same up to there: put the change behind `workflow.patched("id")`, give the new code a
   version of its own beside the old one, or put the old code back. It goes on by itself, and nothing was lost.
 """,
-    "undecodable": """The journal of the instance cannot be read.
+    "undecodable": """The journal of the instance, or a message in its inbox, cannot be read.
 
-- Why: a newer release wrote it, or the file is damaged.
+- Why: a newer release wrote it, or the file is damaged. What cannot be read is kept as it is.
 - Do: run the newer release; or restore the store from a backup. Then `perdure retry ID`, or `perdure terminate ID`.
 """,
     "stuck": """The code waits for something that nothing can bring; the failure has the line.

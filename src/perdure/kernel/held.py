@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from perdure.errors import Failure
 from perdure.kernel import match
+from perdure.kernel import message as msg
 
 if TYPE_CHECKING:
     from perdure.kernel.loop import WorkflowLoop
@@ -57,6 +58,16 @@ def undecodable(unit: str, why: str) -> Failure:
         UNDECODABLE,
         f"the journal of {unit!r} cannot be read: {why}. It may come from a newer release: run that one, "
         "or restore the store from a backup. Then retry the instance, or terminate it.",
+    )
+
+
+def unreadable(unit: str, message: msg.Message) -> Failure:
+    """A message that waits for the unit cannot be read."""
+    why = message.body.why if isinstance(message.body, msg.Unreadable) else "it is fine"
+    return _held(
+        UNDECODABLE,
+        f"message {message.id.hex()} in the inbox of {unit!r} cannot be read: {why}. It may come from a newer release: "
+        "run that one, or restore the store from a backup. Then retry the instance, or terminate it.",
     )
 
 

@@ -122,6 +122,13 @@ class Prune(Body, tag=13):
     executions: list[int] = []
 
 
+class Unreadable(Body, tag=255):
+    """A body that this release cannot decode: a newer one wrote it, or the file is damaged. Its row stays as it is."""
+
+    data: bytes
+    why: str
+
+
 AnyBody = (
     Start
     | Send
@@ -136,6 +143,7 @@ AnyBody = (
     | Reply
     | Delete
     | Prune
+    | Unreadable
 )
 
 CONTROL = (Cancel, Terminate, Pause, Resume, Retry, Delete, Prune)
@@ -165,4 +173,11 @@ _body_encoder = msgspec.msgpack.Encoder()
 _body_decoder: msgspec.msgpack.Decoder[AnyBody] = msgspec.msgpack.Decoder(AnyBody)
 
 encode_body = _body_encoder.encode
-decode_body = _body_decoder.decode
+
+
+def decode_body(data: bytes) -> AnyBody:
+    """What stands in an inbox. One letter that cannot be read must not keep other units out of memory."""
+    try:
+        return _body_decoder.decode(data)
+    except (msgspec.MsgspecError, ValueError) as error:
+        return Unreadable(data, str(error))

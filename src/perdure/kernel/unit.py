@@ -117,6 +117,10 @@ class Unit:
             self.held = row.failure
         if self.held is not None or row.status in CLOSED or not row.started_at:
             return
+        unreadable = next((m for m in self.kept if isinstance(m.body, msg.Unreadable)), None)
+        if unreadable is not None:
+            self.held = held.unreadable(self.id, unreadable)
+            return
         self.kv = list(kv)
         try:
             self.journal = [e for chunk in journal for e in ev.decode_events(chunk.events)]
@@ -349,6 +353,9 @@ class Unit:
             self._take_step(run, message, body)
         elif isinstance(body, msg.Raise):
             self._take_raise(run, message, body)
+        elif isinstance(body, msg.Unreadable):
+            self.held = held.unreadable(self.id, message)
+            self.keep(message)
         else:
             raise AssertionError(body)
 

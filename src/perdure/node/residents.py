@@ -9,6 +9,7 @@ store.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Literal
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from perdure.node.attempts import Attempts
     from perdure.node.options import NodeOptions
     from perdure.ports.store import Loaded, Store
+
+logger = logging.getLogger("perdure.node")
 
 Ack = asyncio.Future[Outcome]
 
@@ -168,16 +171,26 @@ class Residents:
         while self._to_load and not self.stopping:
             size = self._options.loads
             batch, self._to_load = self._to_load[:size], self._to_load[size:]
-            try:
-                loaded = await self._store.load([r.unit.id for r in batch])
-            except StoreUnavailable as error:
-                for resident in batch:
-                    resident.refuse(error)
-                    self.forget(resident)
-                continue
-            for resident, found in zip(batch, loaded, strict=True):
-                self._take_over(resident, found)
+            await self._load_batch(batch)
             await asyncio.sleep(0)
+
+    async def _load_batch(self, batch: list[Resident]) -> None:
+        try:
+            loaded = await self._store.load([r.unit.id for r in batch])
+        except Exception as error:
+            if len(batch) > 1 and not isinstance(error, StoreUnavailable):
+                for resident in batch:  # a row that cannot be read must not keep its neighbours out
+                    await self._load_batch([resident])
+                return
+            if not isinstance(error, StoreUnavailable):
+                logger.exception("%r cannot be loaded", batch[0].unit.id, extra={"instance": batch[0].unit.id})
+                error = StoreUnavailable(f"{batch[0].unit.id!r} cannot be loaded: {error}")
+            for resident in batch:
+                resident.refuse(error)
+                self.forget(resident)
+            return
+        for resident, found in zip(batch, loaded, strict=True):
+            self._take_over(resident, found)
 
     def _take_over(self, resident: Resident, found: Loaded) -> None:
         for message in found.inbox:

@@ -294,6 +294,8 @@ class Turns:
             messages, resident.taken = resident.taken, []
             resident.mailbox = [*messages, *resident.mailbox]
             self.residents.reload(resident)
+        elif verdict == "invalid" and unit.held is None:
+            self._turn_failed(resident, "the store refused its commit as invalid")
         else:
             fenced = verdict == "fenced"
             reason = "another node owns its scope now" if fenced else "the store refused the commit as invalid"
