@@ -8,20 +8,18 @@ import contextlib
 import pytest
 from engine import World, until, waits_for
 
-from perdure import App, ChildError, NotFound, workflow
+from perdure import App, ChildError, workflow
 from perdure.client import Client
+
+
+async def there(client: Client, id: str) -> bool:
+    """Whether it has been started."""
+    return bool(await client.list(id_prefix=id))
 
 
 async def ended_as(client: Client, id: str) -> str:
     """Wait until it is there and has ended: its status."""
-
-    async def there() -> bool:
-        with contextlib.suppress(NotFound):
-            await client.get(id).describe()
-            return True
-        return False
-
-    await until(there, f"{id!r} is there")
+    await until(lambda: there(client, id), f"{id!r} is there")
     return (await client.get(id).wait(timeout=5)).status
 
 
@@ -197,7 +195,7 @@ async def test_a_child_that_was_given_up_and_cancelled_by_hand_is_cancelled_once
     async with world.node(app) as node:
         handle = node.client.workflow(parent, id="p")
         await handle.start()
-        await waits_for(node.client.get("c"), "message never")
+        await until(lambda: there(node.client, "c"), "the child")
         await handle.send("go", True)
         await node.client.get("c").cancel("and once more")
         assert await handle.result(timeout=5) == "given up"
