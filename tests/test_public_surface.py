@@ -154,7 +154,20 @@ HANDLE = [
     "wait",
 ]
 
-TESTING = ["ActivityRecord", "ManualClock", "SkippingClock", "VirtualNode", "WaitsForever", "node"]
+TESTING = [
+    "ActivityRecord",
+    "History",
+    "ManualClock",
+    "ReplayMismatch",
+    "Replayed",
+    "SkippingClock",
+    "VirtualNode",
+    "WaitsForever",
+    "export_history",
+    "node",
+    "replay",
+    "replay_all",
+]
 
 SKIPPING_CLOCK = ["attach", "call_at", "detach", "held", "late_alarm", "now", "now_ms", "sleep", "waiting"]
 

@@ -11,12 +11,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from perdure import Limits
+from perdure import Limits, testing
 from perdure.kernel.commit import JournalChunk, KvEntry, UnitRow
 from perdure.kernel.events import ContinuedAsNew, Started, decode_events, encode_events
 from perdure.kernel.loop import Entered
 from perdure.kernel.run import Run
 from perdure.kernel.unit import Unit
+from perdure.testing.history import Execution
 
 FOLDER = Path(__file__).resolve().parent / "histories"
 FILES = sorted(FOLDER.glob("*/*.json"))
@@ -46,6 +47,17 @@ def read(file: Path) -> History:
     return msgspec.json.decode(file.read_bytes(), type=History)
 
 
+def exported(history: History) -> testing.History:
+    """The same, as `perdure history --export` would write it today."""
+    executions: list[Execution] = []
+    for number, chunks in enumerate(history.executions, 1):
+        events = tuple(chain.from_iterable(decode_events(c.events) for c in chunks))
+        assert isinstance(events[0], Started)
+        turns = tuple(c.events for c in chunks)
+        executions.append(Execution(number, events[0].version, {} if number == 1 else None, turns, events))
+    return testing.History("u-1", history.workflow, "completed", tuple(executions), "a recorded history")
+
+
 def replay(history: History, chunks: list[JournalChunk], kv: list[KvEntry]) -> Run:
     journal = list(chain.from_iterable(decode_events(c.events) for c in chunks))
     started = journal[0]
@@ -69,6 +81,15 @@ def test_replayed_to_the_end(file: Path) -> None:
         run = replay(history, chunks, kv)
         kv = run.variables.entries()
         assert isinstance(run.ended, ContinuedAsNew) == (number < len(history.executions))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f"{f.parent.name}-{f.stem}")
+def test_replayed_as_users_replay_theirs(file: Path, tmp_path: Path) -> None:
+    history = exported(read(file))
+    history.write(tmp_path / "history.json")
+    replayed = testing.replay(app, tmp_path / "history.json")
+    assert (replayed.executions, replayed.events) == (len(history.executions), history.count)
+    assert (replayed.goes_on, replayed.skipped) == ((), ())
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f"{f.parent.name}-{f.stem}")
@@ -116,3 +137,5 @@ def test_a_changed_program_is_noticed() -> None:
     history.executions[0][0] = msgspec.structs.replace(chunk, events=changed)
     with pytest.raises(AssertionError, match="activity 'charge'"):
         replay(history, history.executions[0], [])
+    with pytest.raises(testing.ReplayMismatch, match=r"programs.py:\d+ in doomed: .* activity 'charge'"):
+        testing.replay(app, exported(history))

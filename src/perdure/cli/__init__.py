@@ -7,6 +7,7 @@
     runs.py         run, start, wait
     serving.py      serve
     listings.py     ls, show, history
+    replaying.py    replay
     explaining.py   explain
     controls.py     send, raise-event, cancel, terminate, pause, resume, retry
     watch.py        an instance until its end, woken by its commits

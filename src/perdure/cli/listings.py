@@ -6,6 +6,7 @@ import asyncio
 import time
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
@@ -19,10 +20,11 @@ from perdure.cli.timeline import duration, render, steps
 from perdure.cli.view import Json, event_json, fields_json, payload_json, row_json, step_json, time_text
 from perdure.cli.watch import read_history
 from perdure.description import HistoryEvent
-from perdure.errors import NotFound
+from perdure.errors import NotFound, UsageError
 from perdure.filter import Filter, units_query
 from perdure.kernel.commit import Status, UnitRow
 from perdure.ports.store import Counts, Executions, KvEntries, Page, Store, Units, UnitView
+from perdure.testing.history import History, export_history
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -290,16 +292,47 @@ def history(
             "--execution", min=1, metavar="N", help="Which execution; else the current one.", show_default=False
         ),
     ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option("--export", metavar="FILE", help="Write it to a file, for `perdure replay`.", show_default=False),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="With --export: all executions that are kept.")] = False,
     store: StoreUrl = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> int:
-    """Print the history of an instance: every event, with its payloads as JSON."""
+    """Print the history of an instance: every event, with its payloads as JSON. Or write it to a file."""
+    if export is not None and execution is not None:
+        msg = "--export takes the current execution, or with --all all of them; leave out --execution"
+        raise UsageError(msg)
+    if everything and export is None:
+        msg = "--all goes with --export; one execution is printed with --execution N"
+        raise UsageError(msg)
+    if export is not None:
+        return _export(store, id, export, everything=everything, as_json=as_json)
     number, events = asyncio.run(_history(store, id, execution))
     if as_json:
         screen.json({"id": id, "execution": number, "events": [event_json(entry) for entry in events]})
     else:
         screen.show(_events(events))
     return Exit.OK
+
+
+def _export(url: str, id: str, file: Path, *, everything: bool, as_json: bool) -> int:
+    exported = asyncio.run(_exported(url, id, everything=everything))
+    exported.write(file)
+    executions = len(exported.executions)
+    if as_json:
+        screen.json({"id": id, "file": str(file), "executions": executions, "events": exported.count})
+    else:
+        many = f"{executions} execution{'s' * (executions != 1)}, {exported.count} events"
+        screen.say(f"wrote the history of {id} to {file}: {many}")
+    return Exit.OK
+
+
+async def _exported(url: str, id: str, *, everything: bool) -> History:
+    async with reading(url) as store:
+        await must_find(store, id)
+        return await export_history(store, id, every_execution=everything)
 
 
 async def _history(url: str, id: str, execution: int | None) -> tuple[int, list[HistoryEvent]]:

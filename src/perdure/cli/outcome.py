@@ -41,7 +41,7 @@ class Exit(IntEnum):
 
 MEANINGS: dict[Exit, str] = {
     Exit.OK: "done",
-    Exit.FAILED: "the workflow failed, or was cancelled or terminated",
+    Exit.FAILED: "the workflow failed, or was cancelled or terminated; a history does not fit the code",
     Exit.USAGE: "the command, its arguments, the JSON or the target is wrong; nothing was recorded",
     Exit.NOT_FOUND: "no instance (or execution) has this id",
     Exit.TIMEOUT: "it did not end in time; it goes on",

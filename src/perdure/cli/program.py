@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from perdure.cli import benching, controls, explaining, listings, removing, runs, screen, serving, tree
+from perdure.cli import benching, controls, explaining, listings, removing, replaying, runs, screen, serving, tree
 from perdure.cli.outcome import MEANINGS, Exit, exit_of
 from perdure.errors import PerdureError
 
@@ -116,6 +116,7 @@ for _panel, _commands in (
             listings.ls,
             listings.show,
             listings.history,
+            replaying.replay,
             tree.tree,
             explaining.explain,
         ),

@@ -583,7 +583,7 @@ def current_run() -> Run | None:
     """The run whose code is calling; None outside of workflows."""
     loop = current_loop()
     run = loop.timers if loop is not None else None
-    return run if type(run) is Run else None
+    return run if isinstance(run, Run) else None
 
 
 def _lane(call: WaitCall) -> str:

@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from perdure.testing.calls import ActivityRecord
 from perdure.testing.clock import ManualClock
+from perdure.testing.history import History, export_history
+from perdure.testing.replayer import Replayed, ReplayMismatch, replay, replay_all
 from perdure.testing.skipping import SkippingClock, WaitsForever
 from perdure.testing.virtual_node import VirtualNode, node
 
-__all__ = ["ActivityRecord", "ManualClock", "SkippingClock", "VirtualNode", "WaitsForever", "node"]
+__all__ = [
+    "ActivityRecord",
+    "History",
+    "ManualClock",
+    "ReplayMismatch",
+    "Replayed",
+    "SkippingClock",
+    "VirtualNode",
+    "WaitsForever",
+    "export_history",
+    "node",
+    "replay",
+    "replay_all",
+]

@@ -1,0 +1,236 @@
+"""Histories as files: exported from a store, kept beside the tests, and replayed against later code.
+
+The file is JSON, and its format has a number that only changes when old readers could not read it any more:
+
+    {"format": "perdure-history-1",            which format this is
+     "perdure": "0.1.0",                       the release that exported it
+     "id": "order-1", "workflow": "checkout", "status": "completed",
+     "executions": [                           oldest first
+       {"number": 1, "version": "1.0.0",
+        "kv": {"key": "AQ..."},                values at its beginning; null if they follow from the one before
+        "turns": ["kw...", "kg..."]}]}         the journal, one text per turn: the bytes of the store, in base64
+
+Payloads are inside the turns, byte for byte as they were recorded.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from perdure.errors import NotFound, UsageError
+from perdure.kernel.commit import JournalChunk
+from perdure.kernel.events import AnyEvent, Started, decode_events
+from perdure.kernel.placement import check_id
+from perdure.ports.store import Executions, Journal, Store
+
+FORMAT = 1
+"""The format that this release writes and reads."""
+
+_FORMAT = re.compile(r"perdure-history-(\d+)")
+_AGAIN = "export it again with `perdure history ID --export FILE`"
+
+
+@dataclass(frozen=True)
+class Execution:
+    """The journal of one execution. `kv` has the values at its beginning, None if only the execution before it tells.
+
+    `turns` are encoded lists of events, as a store keeps them; `events` are those of all turns.
+    """
+
+    number: int
+    version: str
+    kv: dict[str, bytes] | None
+    turns: tuple[bytes, ...]
+    events: tuple[AnyEvent, ...]
+
+
+@dataclass(frozen=True)
+class History:
+    """What an instance has done, as it was exported. `origin` is the file, or where it comes from instead."""
+
+    id: str
+    workflow: str
+    status: str
+    executions: tuple[Execution, ...]
+    origin: str
+
+    @property
+    def count(self) -> int:
+        """How many events it has."""
+        return sum(len(execution.events) for execution in self.executions)
+
+    @classmethod
+    def read(cls, path: str | Path) -> History:
+        """The history in a file.
+
+        Raises:
+            UsageError: it cannot be read, is no exported history, is cut off or damaged, or has another format.
+        """
+        return parse(_bytes_of(Path(path)), str(path))
+
+    def encode(self) -> bytes:
+        """The content of the file."""
+        from perdure import __version__
+
+        executions = [_Execution(e.number, e.version, e.kv, list(e.turns)) for e in self.executions]
+        document = _Document(f"perdure-history-{FORMAT}", self.id, self.workflow, self.status, executions, __version__)
+        return msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n"
+
+    def write(self, path: str | Path) -> None:
+        """Write it to a file; an older history in that file is replaced.
+
+        Raises:
+            UsageError: the file is something else, or cannot be written.
+        """
+        target = Path(path)
+        if target.exists():
+            try:
+                History.read(target)
+            except UsageError as error:
+                msg = f"{target} exists, and is not replaced, because it is no history: {error}. Give another file"
+                raise UsageError(msg) from error
+        fresh = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            fresh.write_bytes(self.encode())
+            fresh.replace(target)
+        except OSError as error:
+            msg = f"cannot write {target}: {error.strerror}; give a file in a folder that exists and is yours"
+            raise UsageError(msg) from error
+
+
+class _Execution(msgspec.Struct):
+    number: int
+    version: str
+    kv: dict[str, bytes] | None
+    turns: list[bytes]
+
+
+class _Document(msgspec.Struct):
+    format: str
+    id: str
+    workflow: str
+    status: str
+    executions: list[_Execution]
+    perdure: str = ""
+
+
+class _Head(msgspec.Struct):
+    format: str = ""
+
+
+# ---------------------------------------------------------------- reading
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        msg = f"cannot read the history {path}: {error.strerror}"
+        raise UsageError(msg) from error
+
+
+def parse(data: bytes, origin: str) -> History:
+    """The history that a file holds; `origin` names the file in errors.
+
+    Raises:
+        UsageError: as `History.read`.
+    """
+    try:
+        head = msgspec.json.decode(data, type=_Head)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        msg = f"{origin} is no exported history, or was cut off: {error}; {_AGAIN}"
+        raise UsageError(msg) from error
+    found = _FORMAT.fullmatch(head.format)
+    if found is None:
+        msg = f"{origin} is no exported history: it does not begin with a format like 'perdure-history-1'; {_AGAIN}"
+        raise UsageError(msg)
+    if int(found[1]) != FORMAT:
+        newer = "run a newer Perdure, or " if int(found[1]) > FORMAT else ""
+        msg = f"{origin} has format {found[1]}, and this release reads format {FORMAT}: {newer}{_AGAIN}"
+        raise UsageError(msg)
+    try:
+        document = msgspec.json.decode(data, type=_Document)
+        check_id(document.id)
+    except (msgspec.ValidationError, UsageError) as error:
+        msg = f"{origin} is damaged: {error}; {_AGAIN}"
+        raise UsageError(msg) from error
+    if not document.executions:
+        msg = f"{origin} is damaged: it has no execution; {_AGAIN}"
+        raise UsageError(msg)
+    executions = [_execution(one, origin) for one in document.executions]
+    return History(document.id, document.workflow, document.status, tuple(executions), origin)
+
+
+def _execution(found: _Execution, origin: str) -> Execution:
+    events: list[AnyEvent] = []
+    for number, turn in enumerate(found.turns, 1):
+        try:
+            events += decode_events(turn)
+        except (msgspec.MsgspecError, ValueError) as error:
+            msg = (
+                f"{origin}: turn {number} of execution {found.number} cannot be decoded ({error}): the file is "
+                f"damaged, or a newer Perdure recorded it; run that one, or {_AGAIN}"
+            )
+            raise UsageError(msg) from error
+    first = events[0] if events else None
+    if not isinstance(first, Started) or first.execution != found.number:
+        msg = f"{origin} is damaged: execution {found.number} does not begin with its start; {_AGAIN}"
+        raise UsageError(msg)
+    return Execution(found.number, found.version, found.kv, tuple(found.turns), tuple(events))
+
+
+# ---------------------------------------------------------------- exporting
+
+
+async def export_history(store: Store, id: str, *, every_execution: bool = False) -> History:
+    """The history of an instance in an open store: its current execution, or all that are kept.
+
+    Raises:
+        NotFound: there is no such instance, or it has not begun.
+    """
+    loaded = (await store.load([check_id(id)]))[0]
+    row = loaded.row
+    if row is None or not loaded.journal:
+        msg = f"no instance has the id {id!r}" if row is None else f"{id!r} is {row.status} and has no history yet"
+        raise NotFound(f"{msg}; check the id, or wait until it has begun")
+    executions: list[Execution] = []
+    if every_execution:
+        executions = [await _ended(store, id, number) for number in await _numbers(store, id)]
+    values = {e.key: e.base if e.execution == row.execution else e.value for e in loaded.kv}
+    kv = {key: value for key, value in values.items() if value is not None}
+    executions.append(_exported(row.execution, loaded.journal, kv))
+    return History(row.id, row.type, row.status, tuple(executions), repr(id))
+
+
+async def _numbers(store: Store, id: str) -> list[int]:
+    numbers: list[int] = []
+    after: str | None = None
+    while True:
+        page = await store.query(Executions(unit=id, after=after))
+        numbers += [row.execution for row in page.items]
+        if page.next is None:
+            return numbers
+        after = page.next
+
+
+async def _ended(store: Store, id: str, number: int) -> Execution:
+    chunks: list[JournalChunk] = []
+    after: str | None = None
+    while True:
+        page = await store.query(Journal(unit=id, execution=number, after=after))
+        chunks += page.items
+        if page.next is None:
+            return _exported(number, chunks, {} if number == 1 else None)
+        after = page.next
+
+
+def _exported(number: int, chunks: list[JournalChunk], kv: dict[str, bytes] | None) -> Execution:
+    events = [event for chunk in chunks for event in decode_events(chunk.events)]
+    first = events[0]
+    assert isinstance(first, Started)
+    return Execution(number, first.version, kv, tuple(chunk.events for chunk in chunks), tuple(events))
