@@ -28,7 +28,7 @@ async def shipment(items: list[str]) -> list[str]:
     try:
         await parcel("")
     except ChildError as error:
-        print("a child failed:", error.failure.message)
+        workflow.logger.warning("a child failed: %s", error.failure.message)
     return [*parcels, gift]
 
 

@@ -51,7 +51,7 @@ def test_a_finding_has_file_line_name_and_remedy() -> None:
     assert (now.file, now.line, now.name) == (__file__, line, "time.time")
     assert "workflow.random()" in chance.remedy
     assert "workflow.now()" in now.remedy
-    assert str(now) == f"{__file__}:{line}: time.time: {now.remedy}"
+    assert str(now) == f"{__file__}:{line}: PD101 time.time: {now.remedy}"
 
 
 WRONG: dict[str, tuple[Callable[..., object], list[str], str]] = {
@@ -71,9 +71,15 @@ WRONG: dict[str, tuple[Callable[..., object], list[str], str]] = {
     "open": (lambda: open("x"), ["open"], "activity"),
     "sleep": (lambda: time.sleep(1), ["time.sleep"], "asyncio.sleep"),
     "thread": (lambda: threading.Thread(), ["threading.Thread"], "activity"),
-    "pool": (lambda: ThreadPoolExecutor(), ["concurrent.futures.thread.ThreadPoolExecutor"], "activity"),
+    "pool": (lambda: ThreadPoolExecutor(), ["concurrent.futures.ThreadPoolExecutor"], "activity"),
     "socket": (lambda: socket.socket(), ["socket.socket"], "activity"),
     "subprocess": (lambda: subprocess.run(["true"]), ["subprocess.run"], "activity"),
+    "environment": (lambda: os.environ["HOME"], ["os.environ"], "argument"),
+    "environment, by a function": (lambda: os.getenv("HOME"), ["os.getenv"], "argument"),
+    "files": (lambda: os.path.exists("x"), ["os.path.exists"], "activity"),
+    "method of a path": (lambda: Path.read_text(Path("x")), ["pathlib.Path.read_text"], "activity"),
+    "thread of asyncio": (lambda: asyncio.to_thread(print), ["asyncio.to_thread"], "activity"),
+    "another loop": (lambda: asyncio.run(asyncio.sleep(1)), ["asyncio.run"], "await it"),
     "handed on": (lambda: sorted([1], key=lambda _: time.perf_counter()), ["time.perf_counter"], "workflow.now()"),
     "not called": (lambda: functools.partial(time.time), ["time.time"], "workflow.now()"),
 }
@@ -325,7 +331,33 @@ def test_iterating_over_a_set_of_strings_is_a_finding() -> None:
     assert all("sorted(" in finding.remedy for finding in findings)
 
 
-def number_set(numbers: list[int], table: dict[str, int]) -> Iterator[object]:
+GLOBAL_TEXTS = {"a", "b"}
+GLOBAL_NUMBERS = {1, 2}
+
+
+def taken_apart(unknown: str, given: set[str], typed: "frozenset[str]") -> Iterator[object]:
+    local = {unknown, "b", "c"}
+    for name in local:
+        yield name
+    yield list(GLOBAL_TEXTS)
+    yield tuple({"a", "b", unknown})
+    yield ", ".join(GLOBAL_TEXTS)
+    yield print(*GLOBAL_TEXTS)
+    yield [1, *GLOBAL_TEXTS]
+    yield local.pop()
+    yield {name: 1 for name in given}
+    first, second = GLOBAL_TEXTS
+    yield from typed
+    yield enumerate(local)
+
+
+def test_a_set_of_strings_is_found_wherever_it_comes_from_and_however_it_is_taken_apart() -> None:
+    first = taken_apart.__code__.co_firstlineno
+    found = [finding.line - first for finding in scan(taken_apart) if finding.rule.code == "PD106"]
+    assert found == [2, *range(4, 14)]
+
+
+def number_set(numbers: list[int], table: dict[str, int], given: set[int]) -> Iterator[object]:
     for number in {1, 2, 3}:
         yield number
     for number in set(numbers):
@@ -337,6 +369,11 @@ def number_set(numbers: list[int], table: dict[str, int]) -> Iterator[object]:
     for name in ("a", "b"):
         yield name
     yield "a" in {"a", "b"}
+    yield list(GLOBAL_NUMBERS), list(given), [*GLOBAL_NUMBERS]
+    yield sorted(GLOBAL_TEXTS), len(GLOBAL_TEXTS), max(name for name in GLOBAL_TEXTS)
+    yield {name.upper() for name in GLOBAL_TEXTS}, any(name for name in GLOBAL_TEXTS)
+    yield GLOBAL_TEXTS | {"c"}, ", ".join(sorted(GLOBAL_TEXTS)), list(sorted(GLOBAL_TEXTS))
+    yield {"a", "b"} == GLOBAL_TEXTS, list(("a", "b")), ", ".join(("a", "b"))
 
 
 def test_other_sets_and_other_uses_of_sets_are_not() -> None:

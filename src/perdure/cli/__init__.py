@@ -10,6 +10,7 @@
     replaying.py    replay
     explaining.py   explain
     controls.py     send, raise-event, cancel, terminate, pause, resume, retry
+    linting.py      lint
     watch.py        an instance until its end, woken by its commits
     progress.py     what a person sees of that
     timeline.py     a history as steps, and the steps as bars

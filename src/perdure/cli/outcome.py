@@ -35,6 +35,7 @@ class Exit(IntEnum):
     STORE = 5
     CONFLICT = 6
     SET_ASIDE = 7
+    FINDINGS = 8
     INTERNAL = 70
     INTERRUPTED = 130
 
@@ -48,6 +49,7 @@ MEANINGS: dict[Exit, str] = {
     Exit.STORE: "the store is missing, locked, damaged, of another version or not available",
     Exit.CONFLICT: "the instance is not in a state for this: the id is taken, it has (not) ended, its inbox is full",
     Exit.SET_ASIDE: "the instance was set aside (suspended) and waits for a deploy or for `retry`",
+    Exit.FINDINGS: "`lint` found something; each line says what and where",
     Exit.INTERNAL: "a defect of perdure; please report it with the output of --debug",
     Exit.INTERRUPTED: "interrupted; what was started goes on when a node runs",
 }

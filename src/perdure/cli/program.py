@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from perdure.cli import benching, controls, explaining, listings, removing, replaying, runs, screen, serving, tree
+from perdure.cli import benching, controls, explaining, linting, listings, removing, replaying, runs, screen, serving, tree
 from perdure.cli.outcome import MEANINGS, Exit, exit_of
 from perdure.errors import PerdureError
 
@@ -106,7 +106,7 @@ def root(
     return Exit.OK
 
 
-RUNNING, READING, ASKING, REMOVING = "Run", "Look", "Ask", "Remove"
+RUNNING, READING, ASKING, REMOVING, CHECKING = "Run", "Look", "Ask", "Remove", "Check"
 
 for _panel, _commands in (
     (RUNNING, (runs.run, runs.start, serving.serve, runs.wait, benching.bench)),
@@ -134,6 +134,7 @@ for _panel, _commands in (
         ),
     ),
     (REMOVING, (removing.delete, removing.prune)),
+    (CHECKING, (linting.lint,)),
 ):
     for _command in _commands:
         app.command(_command.__name__.replace("_", "-"), rich_help_panel=_panel)(_command)

@@ -32,7 +32,8 @@ from types import CodeType, FrameType, FunctionType, MethodType
 from typing import Literal
 
 from perdure.errors import WorkflowViolation
-from perdure.node.scan import EFFECT, SLEEP, THREAD, Finding, Forbidden, forbidden, look_up, reachable, scan
+from perdure.lint.catalogue import FILE, NETWORK, PROCESS, SLEEP, THREAD, Entry
+from perdure.node.scan import Finding, forbidden, look_up, reachable, scan
 
 __all__ = ["Finding", "GuardLevel", "WorkflowViolation", "install", "scan", "watch"]
 
@@ -70,9 +71,11 @@ _PROCESSES = {"subprocess.Popen", "pty.spawn"} | {
 }
 _THREADS = {"_thread.start_new_thread", "_thread.start_joinable_thread"}
 _EVENTS: dict[str, str] = {
-    **dict.fromkeys(_FILES | _NETWORK | _PROCESSES, EFFECT),
-    **dict.fromkeys(_THREADS, THREAD),
-    "time.sleep": SLEEP,
+    **dict.fromkeys(_FILES, FILE.remedy),
+    **dict.fromkeys(_NETWORK, NETWORK.remedy),
+    **dict.fromkeys(_PROCESSES, PROCESS.remedy),
+    **dict.fromkeys(_THREADS, THREAD.remedy),
+    "time.sleep": SLEEP.remedy,
 }
 """Audit events that are refused, with the remedy."""
 
@@ -109,7 +112,7 @@ class _Guard:
     def __init__(self) -> None:
         self.current_level: CurrentLevel = lambda: None
         self.warned: set[tuple[str, int]] = set()
-        self.known: Mapping[object, Forbidden] = {}
+        self.known: Mapping[object, Entry] = {}
         self.tool: int | None = None
 
     def check(self, name: str, remedy: str) -> None:
@@ -158,7 +161,7 @@ class _Guard:
             if entry is None:
                 return sys.monitoring.DISABLE
             if not entry.bare or first is sys.monitoring.MISSING:
-                self.check(f"{entry.name}()", entry.remedy)
+                self.check(f"{entry.name}()", entry.rule.remedy)
             return None
 
 
@@ -167,8 +170,8 @@ def _guard() -> _Guard:
     """The guard of this process; the first call installs its hooks, which cannot be removed again."""
     guard = _Guard()
     sys.addaudithook(_audit_hook(guard))
-    _wrap(guard, threading.Thread, "start", "Thread.start()", THREAD)
-    _wrap(guard, time, "sleep", "time.sleep()", SLEEP)
+    _wrap(guard, threading.Thread, "start", "Thread.start()", THREAD.remedy)
+    _wrap(guard, time, "sleep", "time.sleep()", SLEEP.remedy)
     return guard
 
 

@@ -288,7 +288,8 @@ class Node:
             if definition in self._checked or definition.guard == "off":
                 continue
             findings = [
-                f"{f.file}:{f.line}: {f.name} in workflow {definition.name!r}: {f.remedy}" for f in scan(definition.fn)
+                f"{f.file}:{f.line}: {f.rule.code} {f.name} in workflow {definition.name!r}: {f.remedy}"
+                for f in scan(definition.fn)
             ]
             if findings and definition.guard == "error":
                 found += findings

@@ -13,11 +13,12 @@ A function sees only the globals that exist: scan when the module is complete (a
 from __future__ import annotations
 
 import builtins
-import dis
 import functools
 import importlib
 import importlib.util
 import inspect
+import itertools
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -31,93 +32,64 @@ from types import (
     MethodType,
     ModuleType,
 )
-from typing import NamedTuple, cast
+from typing import cast
 
-CLOCK = "replay would see another time: use workflow.now()"
-RANDOM = "replay would draw another value: use workflow.random()"
-UUID = "replay would make another id: use workflow.uuid4()"
-SLEEP = "it blocks the node: use `await asyncio.sleep(...)`, which is a durable timer here"
-EFFECT = "replay would repeat it: do it in an activity"
-THREAD = "threads and processes have no order that replay could repeat: make it an activity (`def` ones run on threads)"
-SET_ORDER = "its order differs between processes: iterate over sorted(...)"
+from perdure.lint.catalogue import ENVIRONMENT, FORBIDDEN, PRIVATE, SET_ORDER, Entry, Rule, entries
+from perdure.node.bytecode import CALLS, COLLECTS, KEEPS_TOP, LOADS_LOCAL, LOADS_NAME, WHOLE_LINE, Step, steps
 
-_LIGHT = ("datetime", "random", "secrets", "time", "uuid")  # imported to be known; the others only if the program did
-_CATALOGUE: tuple[tuple[str, str, str], ...] = (
-    ("time", CLOCK, "time time_ns monotonic monotonic_ns perf_counter perf_counter_ns process_time process_time_ns"),
-    ("time", CLOCK, "thread_time thread_time_ns clock_gettime clock_gettime_ns localtime() gmtime() ctime() asctime()"),
-    ("time", SLEEP, "sleep"),
-    ("datetime", CLOCK, "date.today datetime.now datetime.utcnow"),
-    ("random", RANDOM, "SystemRandom Random()"),
-    ("os", RANDOM, "urandom getrandom"),
-    ("secrets", RANDOM, "token_bytes token_hex token_urlsafe randbelow randbits choice"),
-    ("uuid", UUID, "uuid1 uuid4 uuid6 uuid7 uuid8"),
-    ("builtins", EFFECT, "open input"),
-    ("os", EFFECT, "open system popen listdir scandir walk mkdir makedirs remove unlink rename replace rmdir"),
-    ("shutil", EFFECT, "copy copy2 copyfile copytree move rmtree"),
-    ("tempfile", EFFECT, "mkstemp mkdtemp TemporaryFile NamedTemporaryFile TemporaryDirectory"),
-    (
-        "socket",
-        EFFECT,
-        "socket create_connection create_server getaddrinfo gethostbyname gethostbyname_ex gethostbyaddr",
-    ),
-    ("subprocess", EFFECT, "Popen run call check_call check_output getoutput getstatusoutput"),
-    ("urllib.request", EFFECT, "urlopen urlretrieve"),
-    ("sqlite3", EFFECT, "connect"),
-    ("os", THREAD, "fork"),
-    ("threading", THREAD, "Thread Timer"),
-    ("_thread", THREAD, "start_new_thread"),
-    ("concurrent.futures.thread", THREAD, "ThreadPoolExecutor"),
-    ("concurrent.futures.process", THREAD, "ProcessPoolExecutor"),
-    ("multiprocessing", THREAD, "Process Pool"),
+_NAMES = tuple(
+    (PRIVATE.get(entry.name, module), entry, name.removesuffix("()"))
+    for module, rule, names in FORBIDDEN
+    for name in names.split()
+    for entry in entries(((module, rule, name),)).values()
 )
-"""Module, remedy, names; `name()` is wrong only without arguments: `Random(1)` and `gmtime(0)` repeat themselves."""
+_MODULES = sorted({module for module, _, _ in _NAMES})
+_LIGHT = ("datetime", "random", "secrets", "time", "uuid")  # imported to be known; the others only if the program did
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One place in workflow code that replay cannot repeat, and what to write instead."""
+    """One place in workflow code that replay cannot repeat, by the rule that it breaks."""
 
     file: str
     line: int
     name: str
-    remedy: str
+    rule: Rule
+
+    @property
+    def remedy(self) -> str:
+        """What to write instead."""
+        return self.rule.remedy
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.name}: {self.remedy}"
-
-
-class Forbidden(NamedTuple):
-    """A callable that workflow code must not use; `bare`: only a call without arguments is wrong."""
-
-    name: str
-    remedy: str
-    bare: bool
+        return f"{self.file}:{self.line}: {self.rule.code} {self.name}: {self.rule.remedy}"
 
 
 # Only objects of these types are looked up, so that no user-defined `__hash__` or `__eq__` ever runs.
 _PLAIN_TYPES = frozenset({BuiltinFunctionType, ClassMethodDescriptorType, FunctionType, MethodType, type})
 
 
-def forbidden() -> dict[object, Forbidden]:
+def forbidden() -> Mapping[object, Entry]:
     """The callables of the catalogue whose modules are loaded, by object."""
     for light in _LIGHT:
         importlib.import_module(light)
-    known: dict[object, Forbidden] = {}
-    for module_name, remedy, names in _CATALOGUE:
+    loaded = [sys.modules.get(name) for name in _MODULES]
+    return _forbidden(tuple((id(module), len(vars(module))) for module in loaded if module is not None))
+
+
+@functools.lru_cache(maxsize=4)
+def _forbidden(_loaded: tuple[tuple[int, int], ...]) -> Mapping[object, Entry]:
+    """Made anew only when a module has been loaded, or has got further in loading."""
+    known: dict[object, Entry] = {}
+    for module_name, entry, name in _NAMES:
         module = sys.modules.get(module_name)
-        for spelled in names.split() if module is not None else ():
-            name = spelled.removesuffix("()")
-            entry = Forbidden(name if module is builtins else f"{module_name}.{name}", remedy, spelled != name)
+        if module is not None:
             for form in _forms(module, name):
                 known.setdefault(form, entry)
-    random = sys.modules["random"]
-    for name in random.__all__:
-        if isinstance(method := getattr(random, name), (BuiltinFunctionType, MethodType)):
-            known.setdefault(method, Forbidden(f"random.{name}", RANDOM, bare=False))
     return known
 
 
-def look_up(known: Mapping[object, Forbidden], item: object) -> Forbidden | None:
+def look_up(known: Mapping[object, Entry], item: object) -> Entry | None:
     """The entry of an object, of whatever type it may be."""
     return known.get(item) if type(item) in _PLAIN_TYPES else None
 
@@ -137,12 +109,12 @@ def reachable(fn: Callable[..., object], package: str | None = None) -> list[Cod
     return list(_Scan(fn, package).codes.values())
 
 
-def _forms(module: ModuleType | None, name: str) -> Iterator[object]:
+def _forms(module: ModuleType, name: str) -> Iterator[object]:
     """The objects that a name may stand for: as it is, as the class holds it, and without our own wrapper."""
     owner, _, attribute = name.rpartition(".")
-    holder: object = getattr(module, owner) if owner else module
-    item = getattr(holder, attribute, None)
-    if item is None:  # not on this platform, or not in this version
+    holder: object = vars(module).get(owner) if owner else module
+    item = getattr(holder, attribute, None) if isinstance(holder, type) else vars(module).get(attribute)
+    if type(item) not in _PLAIN_TYPES:  # not on this platform, or not in this version
         return
     yield item
     if isinstance(holder, type):
@@ -151,43 +123,13 @@ def _forms(module: ModuleType | None, name: str) -> Iterator[object]:
         yield inspect.unwrap(item)
 
 
-class _Step(NamedTuple):
-    """One instruction: its value, and the stretch of source that it stands for, (line, column) to (line, column)."""
-
-    op: str
-    value: object
-    arguments: int
-    start: tuple[int, int]
-    end: tuple[int, int]
-
-    def covers(self, other: _Step) -> bool:
-        return self.start <= other.start and other.end <= self.end
-
-
 _CACHE = type(functools.cache(int))
-_WHOLE_LINE = 1 << 30
 _MISSING = object()
-_SUPER = re.compile(r"(?:LOAD|STORE)_FAST(?:_BORROW)?")
-_LOADS_LOCAL = frozenset({"LOAD_FAST", "LOAD_FAST_CHECK", "LOAD_FAST_BORROW", "LOAD_DEREF", "LOAD_CLASSDEREF"})
-_LOADS_NAME = frozenset({"LOAD_NAME", "LOAD_FROM_DICT_OR_DEREF", "LOAD_FROM_DICT_OR_GLOBALS"})
-_CALLS = frozenset({"CALL", "CALL_KW", "CALL_FUNCTION_EX"})
-_KEEPS_TOP = frozenset({"PUSH_NULL", "NOP", "PRECALL", "CACHE", "EXTENDED_ARG", "COPY_FREE_VARS"})
-_COLLECTS = frozenset({"BUILD_LIST", "BUILD_TUPLE", "BUILD_SET", "LIST_EXTEND", "SET_UPDATE", "LIST_APPEND", "SET_ADD"})
-
-
-def _steps(code: CodeType) -> Iterator[_Step]:
-    for instruction in dis.get_instructions(code):
-        op, value, at = instruction.opname, instruction.argval, instruction.positions
-        line = (at.lineno if at is not None else None) or code.co_firstlineno
-        if at is None or at.col_offset is None or at.end_lineno is None or at.end_col_offset is None:
-            start, end = (line, 0), (line, _WHOLE_LINE)  # the interpreter was told to keep no columns
-        else:
-            start, end = (line, at.col_offset), (at.end_lineno, at.end_col_offset)
-        if isinstance(value, tuple) and "_FAST" in op:  # 3.13 joins two accesses of locals in one instruction
-            for part, name in zip(_SUPER.findall(op), cast("tuple[object, ...]", value), strict=True):
-                yield _Step(part, name, 0, start, end)
-        else:
-            yield _Step(op, value, instruction.arg or 0, start, end)
+_TEXTS = object()  # stands for a set of strings that is made here
+_ANY_ORDER: tuple[object, ...] = (sorted, sum, min, max, any, all, set, frozenset)
+_IN_ORDER: tuple[object, ...] = (list, tuple, iter, enumerate)
+_TEXT_SETS = re.compile(r"(?:[\w.]*\.)?(?:set|frozenset|Set|AbstractSet|FrozenSet)\[(?:str|bytes)\]")
+_LOOKED_AT = 100  # elements of a global set, which may be large
 
 
 class _Scan:
@@ -207,6 +149,7 @@ class _Scan:
             scope: dict[str, object] = {}
             for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
                 scope[name] = _content(cell)
+            scope |= {name: _TEXTS for name in function.__code__.co_varnames if _is_annotated(function, name)}
             self.follow(function.__code__, function.__globals__, scope)
 
     def follow(self, code: CodeType, names: dict[str, object], scope: dict[str, object]) -> None:
@@ -222,43 +165,49 @@ class _Body:
 
     def __init__(self, scan: _Scan, code: CodeType, names: dict[str, object], scope: dict[str, object]) -> None:
         self.scan, self.code, self.names, self.scope = scan, code, names, scope
-        self.steps = list(_steps(code))
+        self.steps = list(steps(code))
         self.functions: list[CodeType] = []
-        self.recorded: list[_Step] = []  # calls of workflow.checkpoint
+        self.recorded: list[Step] = []  # calls of workflow.checkpoint
         self.recorded_names: set[object] = set()
-        self.set_calls: list[_Step] = []
+        self.set_calls: list[Step] = []
+        self.in_order: list[Step] = []  # calls that take what they are given apart, in its order
+        self.any_order: list[Step] = []  # calls that do not mind the order
         self.module: object = _MISSING  # what the last import named
         top: object = _MISSING
         for number, step in enumerate(self.steps):
+            if _is_texts(top) and self.takes_in_order(number):
+                self.find(step, "iteration over a set of strings", SET_ORDER)
             top = self.load(number, step, top)
             if any(call.covers(step) for call in self.recorded):
-                if step.op in _LOADS_LOCAL:
+                if step.op in LOADS_LOCAL:
                     self.recorded_names.add(step.value)
             elif isinstance(step.value, CodeType):
                 self.functions.append(step.value)
-            elif step.op == "GET_ITER" and self.iterates_strings(number):
-                self.find(step, "iteration over a set of strings", SET_ORDER)
-            elif top is not _MISSING and step.op not in _KEEPS_TOP:
+            elif top is not _MISSING and step.op not in KEEPS_TOP:
                 self.judge(number, step, top)
 
     def nested(self) -> list[CodeType]:
         """The functions defined inside, but for those that are only made for a checkpoint."""
         return [code for code in self.functions if code.co_name not in self.recorded_names]
 
-    def find(self, step: _Step, name: str, remedy: str) -> None:
-        self.scan.findings.append(Finding(self.code.co_filename, step.start[0], name, remedy))
+    def find(self, step: Step, name: str, rule: Rule) -> None:
+        self.scan.findings.append(Finding(self.code.co_filename, step.start[0], name, rule))
 
-    def load(self, number: int, step: _Step, top: object) -> object:
+    def load(self, number: int, step: Step, top: object) -> object:
         """What the instruction leaves on top of the stack, if that is known."""
         op, name = step.op, step.value
-        if op in _KEEPS_TOP or (op in {"SWAP", "POP_TOP"} and self.steps[number - 1].op in {"IMPORT_FROM", "SWAP"}):
+        if op in KEEPS_TOP or (op in {"SWAP", "POP_TOP"} and self.steps[number - 1].op in {"IMPORT_FROM", "SWAP"}):
             return top
-        if not isinstance(name, str):
+        if op in _MAKES_SETS and self.makes_text_set(number):
+            return _TEXTS
+        if op in {"LOAD_ATTR", "LOAD_METHOD"}:
+            self.method(number, top)
+        if not isinstance(name, str) or op == "LOAD_CONST":
             return _MISSING
-        if op == "LOAD_GLOBAL" or op in _LOADS_NAME:
-            places = (self.scope if op in _LOADS_NAME else {}, self.names, vars(builtins))
+        if op == "LOAD_GLOBAL" or op in LOADS_NAME:
+            places = (self.scope if op in LOADS_NAME else {}, self.names, vars(builtins))
             return next((place[name] for place in places if name in place), _MISSING)
-        if op in _LOADS_LOCAL:
+        if op in LOADS_LOCAL:
             return self.scope.get(name, _MISSING)
         if op in {"LOAD_ATTR", "LOAD_METHOD"}:
             return self.attribute(top, name)
@@ -286,36 +235,95 @@ class _Body:
             name = importlib.util.resolve_name("." * level + name, str(self.names.get("__package__") or ""))
         return sys.modules.get(name if wanted else _top(name), _MISSING)
 
-    def judge(self, number: int, step: _Step, item: object) -> None:
-        if item is set or item is frozenset:
-            self.set_calls += self.call_of(number)
+    def judge(self, number: int, step: Step, item: object) -> None:
+        if any(item is function for function in _ANY_ORDER):
+            self.any_order += self.call_of(number)
+            if item is set or item is frozenset:
+                self.set_calls += self.call_of(number)
+        elif any(item is function for function in _IN_ORDER):
+            self.in_order += self.call_of(number)
+        elif item is os.environ:
+            self.find(step, "os.environ", ENVIRONMENT)
         elif (entry := look_up(self.scan.known, item)) is not None:
             call = self.call_of(number)
             if not entry.bare or (call and call[0].op == "CALL" and call[0].arguments == 0):
-                self.find(step, entry.name, entry.remedy)
+                self.find(step, entry.name, entry.rule)
         elif (function := _function(item)) is not None:
             if function.__name__ == "checkpoint" and _top(function.__module__) == "perdure":
                 self.recorded += self.call_of(number)
             elif _top(function.__module__) == self.scan.package:
                 self.scan.todo.append(function)
 
-    def call_of(self, number: int) -> list[_Step]:
+    def call_of(self, number: int) -> list[Step]:
         """The instruction that calls what this one loads, if one does: its source begins there and ends later."""
         load = self.steps[number]
-        calls = (step for step in self.steps[number + 1 :] if step.op in _CALLS and step.covers(load))
-        return [call for call in calls if call.end > load.end or call.end[1] == _WHOLE_LINE][:1]
+        calls = (step for step in self.steps[number + 1 :] if step.op in CALLS and step.covers(load))
+        return [call for call in calls if call.end > load.end or call.end[1] == WHOLE_LINE][:1]
 
-    def iterates_strings(self, number: int) -> bool:
-        """Whether what is iterated is written here as a set, with a string among its elements."""
-        source = self.steps[number - 1]
+    # ------------------------------------------------------------ sets of strings
+
+    def method(self, number: int, holder: object) -> None:
+        """`", ".join(names)` and `names.pop()`: methods that take elements in order."""
+        name = self.steps[number].value
+        if name == "join" and isinstance(self.steps[number - 1].value, str):
+            self.in_order += self.call_of(number)
+        elif name == "pop" and _is_texts(holder):
+            self.find(self.steps[number], "iteration over a set of strings", SET_ORDER)
+
+    def takes_in_order(self, number: int) -> bool:
+        """Whether this step takes apart, in its order, what the one before it has loaded."""
+        step = self.steps[number]
+        if any(call.covers(step) and not step.covers(call) for call in self.any_order):
+            return False
+        if step.op == "GET_ITER":
+            return not self.makes_set_again(number)
+        if step.op == "CALL":
+            return step.arguments == 1 and step in self.in_order
+        if step.op == "CALL_FUNCTION_EX":
+            return not step.arguments & 1
+        return step.op in _TAKES_APART
+
+    def makes_set_again(self, number: int) -> bool:
+        """Whether an iteration is that of a set comprehension, a function of its own before Python 3.12."""
+        here = self.steps[number]
+        before = (step for step in self.steps[:number] if step.covers(here) and here.covers(step))
+        after = (step for step in self.steps[number + 1 : number + 6] if step.op == "BUILD_SET" and not step.arguments)
+        return any(isinstance(s.value, CodeType) and s.value.co_name == "<setcomp>" for s in before) or any(
+            step.covers(here) for step in after
+        )
+
+    def makes_text_set(self, number: int) -> bool:
+        """Whether this step leaves a set that is written here, with a string among its elements."""
+        source = self.steps[number]
         if source.op == "LOAD_CONST":
             return source.value.__class__ is frozenset and _has_text(source.value)
-        if source.op not in {"BUILD_SET", "SET_UPDATE"} and source not in self.set_calls:
+        if source.op in CALLS and source not in self.set_calls:
             return False
         inside = [step for step in self.steps[:number] if source.covers(step) and not step.covers(source)]
+        if source.end[1] != WHOLE_LINE:  # constants are added to an empty set, as one step of the same stretch
+            inside += [step for step in self.steps[:number] if step.op == "LOAD_CONST" and step[3:] == source[3:]]
         parts = [step for step in inside if step.op == "LOAD_CONST" and _has_text(step.value)]
-        wraps = [s for s in inside if s.op not in _COLLECTS | _KEEPS_TOP and not s.op.startswith("LOAD_")]
+        wraps = [s for s in inside if s.op not in COLLECTS | KEEPS_TOP and not s.op.startswith("LOAD_")]
         return any(not any(wrap.covers(part) for wrap in wraps) for part in parts)
+
+
+_MAKES_SETS = CALLS | {"LOAD_CONST", "BUILD_SET", "SET_UPDATE"}
+_TAKES_APART = frozenset({"GET_YIELD_FROM_ITER", "LIST_EXTEND", "UNPACK_SEQUENCE", "UNPACK_EX"})
+
+
+def _is_texts(item: object) -> bool:
+    """Whether it is a set with a string in it, or stands for one."""
+    if type(item) is set or type(item) is frozenset:
+        some = itertools.islice(cast("Iterable[object]", item), _LOOKED_AT)
+        return any(isinstance(element, (str, bytes)) for element in some)
+    return item is _TEXTS
+
+
+def _is_annotated(function: FunctionType, name: str) -> bool:
+    """Whether a parameter is declared as a set of strings."""
+    declared = function.__annotations__.get(name)
+    text = declared.strip("\"'") if isinstance(declared, str) else str(declared)
+    return _TEXT_SETS.fullmatch(text) is not None
 
 
 def _top(module: object) -> str:

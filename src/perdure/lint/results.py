@@ -1,0 +1,116 @@
+"""What a call gives, as far as the type of it matters here."""
+
+from __future__ import annotations
+
+import ast
+from typing import TYPE_CHECKING
+
+from perdure.lint.classes import result_of
+from perdure.lint.values import (
+    NUMBER,
+    TEXT,
+    Class,
+    External,
+    Function,
+    Object,
+    Value,
+    canonical,
+    element,
+    one_of,
+)
+
+if TYPE_CHECKING:
+    from perdure.lint.scope import Scope
+
+_COLLECTS = {"set": "set", "frozenset": "frozenset", "tuple": "list"} | dict.fromkeys(
+    ("list", "sorted", "reversed", "iter", "collections.deque"), "list"
+)
+_TEXTS = frozenset({"str", "repr", "ascii", "format", "chr", "hex", "bin", "oct", "input"}) | {
+    f"str.{name}"
+    for name in (
+        *("capitalize", "casefold", "center", "expandtabs", "format", "join", "ljust", "lower", "lstrip", "replace"),
+        *("removeprefix", "removesuffix", "rjust", "rstrip", "strip", "swapcase", "title", "upper", "zfill"),
+    )
+}
+_NUMBERS = frozenset({"int", "float", "bool", "len", "abs", "round", "ord", "hash", "id", "str.count", "str.find"})
+_LISTS_OF_TEXT = frozenset({"str.split", "str.rsplit", "str.splitlines", "str.partition", "str.rpartition"})
+_KEEP = frozenset(
+    f"{kind}.{name}"
+    for kind in ("set", "frozenset", "list", "dict")
+    for name in ("copy", "union", "intersection", "difference", "symmetric_difference")
+)
+_INSTANCES = {
+    "logging.getLogger": "logging.Logger",
+    "asyncio.get_running_loop": "asyncio.AbstractEventLoop",
+    "asyncio.get_event_loop": "asyncio.AbstractEventLoop",
+    "perdure.App.workflow": "perdure.WorkflowDecorator",
+    "perdure.App.activity": "perdure.ActivityDecorator",
+}
+
+
+def call_result(node: ast.Call, scope: Scope) -> Value:
+    """What a call gives; None if that is not known."""
+    match scope.evaluate(node.func):
+        case Class() as made:
+            return Object(made)
+        case Function() as function:
+            return result_of(function)
+        case External(name=name):
+            return _external(name, node, scope)
+        case _:
+            return None
+
+
+def _external(name: str, node: ast.Call, scope: Scope) -> Value:
+    first = scope.evaluate(node.args[0]) if node.args and not isinstance(node.args[0], ast.Starred) else None
+    if name in _COLLECTS:
+        return Object(External(_COLLECTS[name]), (element(first),) if node.args else ())
+    if name in _TEXTS:
+        return TEXT
+    if name in _NUMBERS:
+        return NUMBER
+    if name in _LISTS_OF_TEXT:
+        return Object(External("list"), (TEXT,))
+    if name in _KEEP:
+        return scope.evaluate(node.func.value) if isinstance(node.func, ast.Attribute) else None
+    if name in _INSTANCES:
+        return Object(External(_INSTANCES[name]))
+    match name:
+        case "dict":
+            return Object(External("dict"), (TEXT, None)) if node.keywords else first
+        case "dict.fromkeys":
+            return Object(External("dict"), (element(first), None))
+        case "enumerate":
+            return Object(External("list"), (Object(External("tuple"), (NUMBER, element(first))),))
+        case "zip":
+            parts = tuple(element(scope.evaluate(part)) for part in node.args)
+            return Object(External("list"), (Object(External("tuple"), parts),))
+        case "typing.cast" if node.args:
+            return scope.annotated(node.args[0])
+        case _ if name.startswith("dict."):
+            return _of_dict(name, scope.evaluate(node.func.value) if isinstance(node.func, ast.Attribute) else None)
+        case _ if name.rpartition(".")[2][:1].isupper():
+            return Object(External(canonical(name)), _elements_of(name, first))
+        case _:
+            return None
+
+
+def _elements_of(name: str, first: Value) -> tuple[Value, ...]:
+    return (element(first),) if canonical(name) in {"list", "set"} else ()
+
+
+def _of_dict(name: str, holder: Value) -> Value:
+    if not isinstance(holder, Object) or not holder.arguments:
+        return None
+    key, value = holder.arguments[0], holder.arguments[1] if len(holder.arguments) > 1 else None
+    match name:
+        case "dict.keys":
+            return Object(External("dict_keys"), (key,))
+        case "dict.values":
+            return Object(External("list"), (value,))
+        case "dict.items":
+            return Object(External("list"), (Object(External("tuple"), (key, value)),))
+        case "dict.get" | "dict.pop" | "dict.setdefault":
+            return one_of([value])
+        case _:
+            return None

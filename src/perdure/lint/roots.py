@@ -1,0 +1,179 @@
+"""The workflow functions of a file: what `@app.workflow` stands before, and what `app.workflow(...)` is given."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from perdure.lint.bindings import parts_of
+from perdure.lint.project import Project
+from perdure.lint.scope import Scope, module_scope
+from perdure.lint.source import Source
+from perdure.lint.values import Class, External, Function, Object, Value
+
+Kind = Literal["workflow", "activity"]
+
+_REGISTRARS: dict[str, Kind] = {
+    "perdure.App.workflow": "workflow",
+    "perdure.WorkflowDecorator": "workflow",
+    "perdure.App.activity": "activity",
+    "perdure.ActivityDecorator": "activity",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """How a function came to an app: as what, the expression of the app, and the options."""
+
+    kind: Kind
+    app: ast.expr | None
+    options: dict[str, ast.expr]
+
+    @property
+    def is_guarded(self) -> bool:
+        """False where the author has said that nobody shall look: `guard="off"`."""
+        guard = self.options.get("guard")
+        return not (isinstance(guard, ast.Constant) and guard.value == "off")
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """A workflow function: where the lint begins."""
+
+    function: Function
+    registration: Registration
+    scope: Scope
+
+    @property
+    def source(self) -> Source:
+        """The file of the function."""
+        return self.function.scope.source
+
+    @property
+    def app(self) -> tuple[Source, str] | None:
+        """Where the app is defined, if that can be seen: the file, and the name of the variable."""
+        return origin(self.registration.app, self.scope)
+
+
+def registration_of(function: Function) -> Registration | None:
+    """What the decorators of a function make of it; None for a plain function."""
+    for decorator in function.node.decorator_list:
+        target, options = _call_of(decorator)
+        kind = _registrar(target, function.scope)
+        if kind is not None:
+            return Registration(kind, target.value if isinstance(target, ast.Attribute) else None, options)
+    return None
+
+
+def _call_of(decorator: ast.expr) -> tuple[ast.expr, dict[str, ast.expr]]:
+    if isinstance(decorator, ast.Call):
+        return decorator.func, {keyword.arg: keyword.value for keyword in decorator.keywords if keyword.arg}
+    return decorator, {}
+
+
+def _registrar(node: ast.expr, scope: Scope) -> Kind | None:
+    """Whether an expression is what registers workflows, or activities."""
+    match scope.evaluate(node):
+        case External(name=name) | Object(type=External(name=name)) if name in _REGISTRARS:
+            return _REGISTRARS[name]
+        case _:
+            pass_on = isinstance(node, ast.Attribute) and _may_be_app(scope.evaluate(node.value), scope.source)
+    if pass_on and isinstance(node, ast.Attribute) and node.attr in ("workflow", "activity"):
+        return "workflow" if node.attr == "workflow" else "activity"
+    return None
+
+
+def _may_be_app(value: Value, source: Source) -> bool:
+    """Whether something that is not fully known may be an App: by the company that it keeps."""
+    if value is None:
+        return source.imports_perdure
+    return isinstance(value, External) and value.name.rpartition(".")[2].islower() and source.imports_perdure
+
+
+def roots(source: Source, project: Project) -> list[Root]:
+    """The workflows of a file, wherever they are defined, in order."""
+    found: dict[ast.AST, Root] = {}
+    for root in _find(source.tree.body, module_scope(project, source), None):
+        found.setdefault(root.function.node, root)
+    return sorted(found.values(), key=lambda root: root.function.node.lineno)
+
+
+def _find(body: list[ast.stmt], scope: Scope, owner: Class | None) -> Iterator[Root]:
+    is_module = scope.parent is None
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            function = Function(node, scope, owner)
+            registration = registration_of(function) if node.decorator_list else None
+            if registration is not None and registration.kind == "workflow":
+                yield Root(function, registration, scope)
+            elif _has_decorators(node.body):
+                yield from _find(node.body, scope.enter(function), None)
+        elif isinstance(node, ast.ClassDef):
+            if _has_decorators(node.body):
+                yield from _find(node.body, scope.child(), Class(node, scope))
+        else:
+            yield from _given(node, scope)
+        if not is_module:
+            scope.execute(node)
+        for part, _ in parts_of(node):
+            yield from _find(part, scope, owner)
+
+
+def _has_decorators(body: list[ast.stmt]) -> bool:
+    """Whether a function inside has a decorator, at any depth."""
+    todo = list(body)
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            if node.decorator_list and not isinstance(node, ast.ClassDef):
+                return True
+            todo += node.body
+        for part, _ in parts_of(node):
+            todo += part
+    return False
+
+
+def _given(statement: ast.stmt, scope: Scope) -> Iterator[Root]:
+    """A function that is registered by a call: `checkout = app.workflow(version="2.0.0")(plain)`."""
+    match statement:
+        case (
+            ast.Assign(value=ast.Call(func=target, args=[given]))
+            | ast.AnnAssign(value=ast.Call(func=target, args=[given]))
+            | ast.Expr(value=ast.Call(func=target, args=[given]))
+        ):
+            inner, options = _call_of(target)
+        case _:
+            return
+    value = scope.evaluate(target)
+    name = value.name if isinstance(value, External) else value.builtin if isinstance(value, Object) else ""
+    function = scope.evaluate(given) if _REGISTRARS.get(name) == "workflow" else None
+    if isinstance(function, Function):
+        app = inner.value if isinstance(inner, ast.Attribute) else None
+        yield Root(function, Registration("workflow", app, options), scope)
+
+
+def origin(node: ast.expr | None, scope: Scope) -> tuple[Source, str] | None:
+    """The file and the name under which a variable was first defined, through all imports."""
+    for _ in range(_IMPORTS_DEPTH):
+        match node:
+            case ast.Name(id=name):
+                holder = scope.holder(name)
+            case ast.Attribute(value=ast.Name(id=module), attr=name):
+                found = scope.look_up(module)
+                source = getattr(found, "source", None)
+                holder = module_scope(scope.project, source) if isinstance(source, Source) else None
+            case _:
+                return None
+        if holder is None:
+            return None
+        imported = holder.import_of(name)
+        if imported is None:
+            return holder.source, name
+        scope, node = imported
+    return None
+
+
+_IMPORTS_DEPTH = 20
+"""How often a name may be passed on: modules may import it from each other in a circle."""

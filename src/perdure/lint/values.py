@@ -1,0 +1,158 @@
+"""What an expression may stand for, as far as it can be seen without running anything. None is: not known."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from perdure.lint.scope import Scope
+    from perdure.lint.source import Source
+
+FunctionNode: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True, slots=True)
+class External:
+    """Something outside of the project, by its dotted name; builtins have no dot."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A module of the project."""
+
+    source: Source
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Class:
+    """A class of the project."""
+
+    node: ast.ClassDef
+    scope: Scope
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Function:
+    """A function of the project, and the class whose method it is."""
+
+    node: FunctionNode
+    scope: Scope
+    owner: Class | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Object:
+    """An object of a type: `set[str]` is External("set") with the argument Object(External("str"))."""
+
+    type: External | Class
+    arguments: tuple[Value, ...] = ()
+
+    @property
+    def builtin(self) -> str:
+        """The name of its type if that comes from outside; otherwise nothing."""
+        return self.type.name if isinstance(self.type, External) else ""
+
+
+Value: TypeAlias = External | Module | Class | Function | Object | None
+
+TEXT = Object(External("str"))
+NUMBER = Object(External("int"))
+BYTES = Object(External("bytes"))
+
+_SAME_TYPE = {
+    "typing.Set": "set",
+    "typing.MutableSet": "set",
+    "typing.AbstractSet": "set",
+    "typing.FrozenSet": "frozenset",
+    "collections.abc.Set": "set",
+    "collections.abc.MutableSet": "set",
+    "typing.List": "list",
+    "typing.Dict": "dict",
+    "typing.Tuple": "tuple",
+    "typing.Mapping": "dict",
+    "typing.MutableMapping": "dict",
+    "collections.abc.Mapping": "dict",
+    "collections.abc.MutableMapping": "dict",
+    "collections.defaultdict": "dict",
+    "collections.OrderedDict": "dict",
+    "collections.Counter": "dict",
+    "collections.deque": "list",
+    **{
+        f"{module}.{name}": "list"
+        for module in ("typing", "collections.abc")
+        for name in ("Sequence", "MutableSequence", "Iterable", "Iterator", "Collection", "Generator")
+    },
+}
+"""Types that behave alike here."""
+
+SETS = frozenset({"set", "frozenset"})
+MUTABLE = frozenset({"list", "set", "dict"})
+_NUMBERS = frozenset({"int", "float", "bool", "complex", "decimal.Decimal", "fractions.Fraction", "uuid.UUID"})
+_BY_CHANCE = frozenset({"str", "bytes", "datetime.datetime", "datetime.date", "datetime.time", "pathlib.Path"})
+_ENUMS = frozenset({"enum.Enum", "enum.StrEnum", "enum.Flag"})
+
+
+def canonical(name: str) -> str:
+    """The name of a type under which this module knows it."""
+    return _SAME_TYPE.get(name, name)
+
+
+def element(value: Value) -> Value:
+    """What iterating over it gives."""
+    if not isinstance(value, Object):
+        return None
+    if value.builtin == "str":
+        return TEXT
+    if value.builtin == "bytes":
+        return NUMBER
+    if value.builtin == "tuple" and len(set(value.arguments)) > 1:
+        return None
+    return value.arguments[0] if value.arguments else None
+
+
+def one_of(values: list[Value]) -> Value:
+    """What stands for all of them: the first that hashes by chance; else what all have in common."""
+    chance = next((value for value in values if hashes_by_chance(value)), None)
+    if chance is not None:
+        return chance
+    return values[0] if values and all(value == values[0] for value in values) else None
+
+
+def is_set(value: Value) -> bool:
+    """Whether it is a set, of whatever."""
+    return isinstance(value, Object) and value.builtin in SETS
+
+
+def hashes_by_chance(value: Value) -> bool:
+    """Whether its hash is known to differ between processes, so that a set of such has another order in each."""
+    if not isinstance(value, Object):
+        return False
+    if value.builtin == "tuple":
+        return any(hashes_by_chance(argument) for argument in value.arguments)
+    if isinstance(value.type, Class):
+        return _class_hashes_by_chance(value.type)
+    return value.builtin in _BY_CHANCE
+
+
+def is_number(value: Value) -> bool:
+    """Whether its hash is the same in every process."""
+    return isinstance(value, Object) and value.builtin in _NUMBERS
+
+
+def _class_hashes_by_chance(owner: Class) -> bool:
+    """Members of enums hash by their name. Other objects have a hash of their own, or one that is not seen here."""
+    bases = [owner.scope.evaluate(base) for base in owner.node.bases]
+    return any(isinstance(base, External) and base.name in _ENUMS for base in bases)
+
+
+def name_of(value: Value) -> str:
+    """A type in words: `str`, `Colour objects`."""
+    if isinstance(value, Object) and isinstance(value.type, Class):
+        return f"{value.type.node.name} objects"
+    if isinstance(value, Object):
+        return {"str": "strings", "tuple": "tuples with strings"}.get(value.builtin, f"{value.builtin} objects")
+    return "unknown objects"
