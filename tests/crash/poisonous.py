@@ -15,8 +15,11 @@ app = App("poisonous")
 GOOD = 5
 
 
+MENDED = "MENDED" in os.environ
+
+
 def die() -> None:
-    if "MENDED" not in os.environ:
+    if not MENDED:
         os._exit(9)
 
 

@@ -335,20 +335,20 @@ GLOBAL_TEXTS = {"a", "b"}
 GLOBAL_NUMBERS = {1, 2}
 
 
-def taken_apart(unknown: str, given: set[str], typed: "frozenset[str]") -> Iterator[object]:
+def taken_apart(unknown: str, given: set[str], typed: "frozenset[str]") -> Iterator[object]:  # noqa: UP037
     local = {unknown, "b", "c"}
     for name in local:
-        yield name
+        yield name.upper()
     yield list(GLOBAL_TEXTS)
     yield tuple({"a", "b", unknown})
     yield ", ".join(GLOBAL_TEXTS)
-    yield print(*GLOBAL_TEXTS)
+    yield max(*GLOBAL_TEXTS)
     yield [1, *GLOBAL_TEXTS]
     yield local.pop()
-    yield {name: 1 for name in given}
+    yield {name: len(name) for name in given}
     first, second = GLOBAL_TEXTS
     yield from typed
-    yield enumerate(local)
+    yield enumerate(local), first, second
 
 
 def test_a_set_of_strings_is_found_wherever_it_comes_from_and_however_it_is_taken_apart() -> None:
@@ -372,8 +372,8 @@ def number_set(numbers: list[int], table: dict[str, int], given: set[int]) -> It
     yield list(GLOBAL_NUMBERS), list(given), [*GLOBAL_NUMBERS]
     yield sorted(GLOBAL_TEXTS), len(GLOBAL_TEXTS), max(name for name in GLOBAL_TEXTS)
     yield {name.upper() for name in GLOBAL_TEXTS}, any(name for name in GLOBAL_TEXTS)
-    yield GLOBAL_TEXTS | {"c"}, ", ".join(sorted(GLOBAL_TEXTS)), list(sorted(GLOBAL_TEXTS))
-    yield {"a", "b"} == GLOBAL_TEXTS, list(("a", "b")), ", ".join(("a", "b"))
+    yield GLOBAL_TEXTS | {"c"}, ", ".join(sorted(GLOBAL_TEXTS)), tuple(sorted(GLOBAL_TEXTS))
+    yield {"a", "b"} == GLOBAL_TEXTS, list(numbers), ", ".join(table)
 
 
 def test_other_sets_and_other_uses_of_sets_are_not() -> None:

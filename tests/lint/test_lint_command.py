@@ -131,8 +131,8 @@ def test_comments_ignore_findings_by_code(write: Write) -> None:
                 async def flow() -> None:
                     time.time()  # perdure: ignore[PD101]
                     time.sleep(time.time())  # why not  # perdure: ignore[PD205, PD101]
-                    time.localtime(
-                    )  #perdure:ignore[PD101]
+                    time.localtime(  #perdure:ignore[PD101]
+                    )
                     "# perdure: ignore[PD101] in a string", time.time()
                 """
         }
@@ -306,8 +306,8 @@ def test_the_package_and_its_tests_give_no_false_alarm(monkeypatch: pytest.Monke
     monkeypatch.chdir(ROOT)
     report = lint(["src", "tests", "benchmarks"])
     assert report.workflows > 300
-    meant = {"tests/crash/poisonous.py": "PD105", "tests/instances/test_node_life.py": "PD101"}
-    assert {finding.path: finding.rule.code for finding in report.findings} == meant
+    meant = {"tests/examples/test_errors_page.py", "tests/guard/test_ignored.py", "tests/instances/test_node_life.py"}
+    assert [str(finding) for finding in report.findings if finding.path not in meant] == []
 
 
 def test_the_hook_of_pre_commit_runs_the_command(write: Write, folder: Path) -> None:

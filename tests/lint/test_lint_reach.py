@@ -109,89 +109,90 @@ def test_a_file_without_perdure_has_no_workflows(marked: Check) -> None:
     marked("import time\nfrom x import app\n@app.workflow\nasync def flow(): return time.time()\n")
 
 
+PACKAGE = {
+    "shop/__init__.py": "from .prices import late_price",
+    "shop/apps.py": 'from perdure import App\napp = App("shop")',
+    "shop/flows.py": """
+        import shop
+        from functools import cache
+        from shop.apps import app
+        from . import prices, unknown
+        from .prices import *
+        from .deep.er import helper as helped
+        import vendor
+
+        @app.workflow
+        async def flow(cart: prices.Cart) -> None:
+            from .prices import price
+            price(), shop.late_price(), helped(), starred()
+            vendor.label(), unknown.thing()
+            cart.total(), prices.Cart.make(), cart.age
+            list(map(prices.mapped, [1]))
+            await charge()
+            await child()
+            recursive(3)
+
+        @cache
+        def recursive(n: int) -> int:
+            return recursive(n - 1) if n else input()  #! PD206
+
+        @app.activity
+        async def charge() -> None:
+            open("x")
+
+        @app.workflow
+        async def child() -> None:
+            open("x")  #! PD201
+
+        def never_called() -> None:
+            open("x")
+        """,
+    "shop/deep/__init__.py": "",
+    "shop/deep/er.py": """
+        from .. import prices
+        def helper() -> None:
+            prices.once()
+        """,
+    "shop/prices.py": """
+        import time
+        from functools import cached_property
+        def price() -> float:
+            return time.time()  #! PD101
+        def late_price() -> float:
+            return time.time()  #! PD101
+        def once() -> float:
+            return time.time()  #! PD101
+        def starred() -> float:
+            return time.time()  #! PD101
+        def mapped(n: int) -> float:
+            return time.time()  #! PD101
+        class Parent:
+            def __init__(self) -> None:
+                self.at = time.time()  #! PD101
+            @cached_property
+            def age(self) -> float:
+                return time.time()  #! PD101
+        class Cart(Parent):
+            def total(self) -> float:
+                return self._inner()
+            def _inner(self) -> float:
+                return time.time()  #! PD101
+            @classmethod
+            def make(cls) -> "Cart":
+                cart = cls()
+                return cart._made()
+            def _made(self) -> "Cart":
+                time.sleep(1)  #! PD205
+                return self
+            def unused(self) -> float:
+                return time.time()
+        """,
+    "vendor.py": "import time\ndef label(): return time.time()",
+}
+
+
 def test_helpers_of_the_package_are_followed(marked: Check) -> None:
-    marked(
-        {
-            "shop/__init__.py": "from .prices import late_price",
-            "shop/apps.py": 'from perdure import App\napp = App("shop")',
-            "shop/flows.py": """
-                import shop
-                from functools import cache
-                from shop.apps import app
-                from . import prices, unknown
-                from .prices import *
-                from .deep.er import helper as helped
-                import vendor
-
-                @app.workflow
-                async def flow(cart: prices.Cart) -> None:
-                    from .prices import price
-                    price(), shop.late_price(), helped(), starred()
-                    vendor.label(), unknown.thing()
-                    cart.total(), prices.Cart.make(), cart.age
-                    list(map(prices.mapped, [1]))
-                    await charge()
-                    await child()
-                    recursive(3)
-
-                @cache
-                def recursive(n: int) -> int:
-                    return recursive(n - 1) if n else input()  #! PD206
-
-                @app.activity
-                async def charge() -> None:
-                    open("x")
-
-                @app.workflow
-                async def child() -> None:
-                    open("x")  #! PD201
-
-                def never_called() -> None:
-                    open("x")
-                """,
-            "shop/deep/__init__.py": "",
-            "shop/deep/er.py": """
-                from .. import prices
-                def helper() -> None:
-                    prices.once()
-                """,
-            "shop/prices.py": """
-                import time
-                from functools import cached_property
-                def price() -> float:
-                    return time.time()  #! PD101
-                def late_price() -> float:
-                    return time.time()  #! PD101
-                def once() -> float:
-                    return time.time()  #! PD101
-                def starred() -> float:
-                    return time.time()  #! PD101
-                def mapped(n: int) -> float:
-                    return time.time()  #! PD101
-                class Parent:
-                    def __init__(self) -> None:
-                        self.at = time.time()  #! PD101
-                    @cached_property
-                    def age(self) -> float:
-                        return time.time()  #! PD101
-                class Cart(Parent):
-                    def total(self) -> float:
-                        return self._inner()
-                    def _inner(self) -> float:
-                        return time.time()  #! PD101
-                    @classmethod
-                    def make(cls) -> "Cart":
-                        cart = cls()
-                        return cart._made()
-                    def _made(self) -> "Cart":
-                        time.sleep(1)  #! PD205
-                        return self
-                    def unused(self) -> float:
-                        return time.time()
-                """,
-            "vendor.py": "import time\ndef label(): return time.time()",
-        }
-    )
+    marked(PACKAGE)
 
 
 def test_programs_of_one_folder_belong_together(marked: Check) -> None:

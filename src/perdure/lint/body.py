@@ -34,7 +34,6 @@ class Found:
 
     source: Source
     node: ast.expr | ast.stmt
-    end: int  # the last line of it, or of the call that it is a part of
     rule: Rule
     name: str
     workflow: str
@@ -88,13 +87,12 @@ class Body:
                 below = Body(self.walk, self.function, inner.scope.enter(inner))
                 below.run(inner.node.body)
 
-    def report(self, node: ast.expr | ast.stmt, rule: Rule, name: str, call: ast.Call | None = None) -> None:
+    def report(self, node: ast.expr | ast.stmt, rule: Rule, name: str) -> None:
         """Note a finding."""
-        end = (call or node).end_lineno or node.lineno
         own = self.function.node.name
         helper = own if self.function.node is not self.walk.root.function.node else None
         root = self.walk.root.function.node.name
-        self.walk.found.append(Found(self.scope.source, node, end, rule, name, root, helper))
+        self.walk.found.append(Found(self.scope.source, node, rule, name, root, helper))
 
     # ------------------------------------------------------------ statements
 
@@ -287,7 +285,7 @@ class Body:
         if isinstance(value, External) and (entry := ENTRIES.get(value.name)) is not None:
             wrong = not entry.bare or (call is not None and not call.args and not call.keywords)
             if wrong and not (entry.name == "hash" and call is not None and self.is_plain_number(call)):
-                self.report(node, entry.rule, entry.name + ("()" if call is not None else ""), call)
+                self.report(node, entry.rule, entry.name + ("()" if call is not None else ""))
                 return True
         elif isinstance(value, Function):
             self.walk.follow(value)

@@ -203,7 +203,7 @@ class _Lint:
     def is_ignored(self, source: Source, found: Found) -> bool:
         ignored = False
         for comment in source.ignores:
-            if found.node.lineno <= comment.line <= found.end and found.rule.code in comment.codes:
+            if found.node.lineno == comment.line and found.rule.code in comment.codes:
                 comment.used.add(found.rule.code)
                 ignored = True
         return ignored

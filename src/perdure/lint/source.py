@@ -11,9 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from perdure.lint.catalogue import RULES
-
-_COMMENT = re.compile(r"#\s*perdure:\s*ignore(?P<rest>.*)")
-_CODES = re.compile(r"\[\s*(?P<codes>\w+(?:\s*,\s*\w+)*)\s*\]")
+from perdure.lint.comment import codes_in
 
 
 class Unreadable(Exception):
@@ -92,11 +90,9 @@ class Source:
             return []
         found: list[Ignore] = []
         for token in tokenize.generate_tokens(io.StringIO(self.text).readline):
-            match = _COMMENT.search(token.string) if token.type == tokenize.COMMENT else None
-            if match is not None:
-                named = _CODES.match(match["rest"])
-                codes = tuple(part.strip() for part in named["codes"].split(",")) if named is not None else ()
-                found.append(Ignore(token.start[0], token.start[1] + match.start() + 1, codes))
+            named = codes_in(token.string) if token.type == tokenize.COMMENT else None
+            if named is not None:
+                found.append(Ignore(token.start[0], token.start[1] + named[0] + 1, named[1]))
         return found
 
     def column(self, line: int, offset: int) -> int:

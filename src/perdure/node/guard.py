@@ -15,7 +15,8 @@ nothing. Outside of turns, an audited event costs one look into a table.
 
 Permitted inside a turn, whatever it opens: an import under way, reading source lines for a traceback or a warning,
 time zone data, the debugger, and everything below a call of `logging`: a handler that opens or rotates its file when
-a record comes is the process's business, and changes nothing that replay could see.
+a record comes is the process's business, and changes nothing that replay could see. So is a line of the author's with
+the comment `# perdure: ignore[CODE]`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from types import CodeType, FrameType, FunctionType, MethodType
 from typing import Literal
 
 from perdure.errors import WorkflowViolation
-from perdure.lint.catalogue import FILE, NETWORK, PROCESS, SLEEP, THREAD, Entry
+from perdure.lint.catalogue import FILE, NETWORK, PROCESS, SLEEP, THREAD, Entry, Rule
+from perdure.lint.comment import is_ignored
 from perdure.node.scan import Finding, forbidden, look_up, reachable, scan
 
 __all__ = ["Finding", "GuardLevel", "WorkflowViolation", "install", "scan", "watch"]
@@ -70,14 +72,14 @@ _PROCESSES = {"subprocess.Popen", "pty.spawn"} | {
     f"os.{name}" for name in ["exec", "fork", "forkpty", "kill", "posix_spawn", "spawn", "startfile", "system"]
 }
 _THREADS = {"_thread.start_new_thread", "_thread.start_joinable_thread"}
-_EVENTS: dict[str, str] = {
-    **dict.fromkeys(_FILES, FILE.remedy),
-    **dict.fromkeys(_NETWORK, NETWORK.remedy),
-    **dict.fromkeys(_PROCESSES, PROCESS.remedy),
-    **dict.fromkeys(_THREADS, THREAD.remedy),
-    "time.sleep": SLEEP.remedy,
+_EVENTS: dict[str, Rule] = {
+    **dict.fromkeys(_FILES, FILE),
+    **dict.fromkeys(_NETWORK, NETWORK),
+    **dict.fromkeys(_PROCESSES, PROCESS),
+    **dict.fromkeys(_THREADS, THREAD),
+    "time.sleep": SLEEP,
 }
-"""Audit events that are refused, with the remedy."""
+"""Audit events that are refused, and why."""
 
 _NAMES = {"socket.__new__": "socket.socket()", **dict.fromkeys(_THREADS, "Thread.start()")}
 _SHOWS_ARGUMENT = frozenset({"open", "os.listdir", "os.scandir", "subprocess.Popen", "sqlite3.connect"})
@@ -115,15 +117,15 @@ class _Guard:
         self.known: Mapping[object, Entry] = {}
         self.tool: int | None = None
 
-    def check(self, name: str, remedy: str) -> None:
+    def check(self, name: str, rule: Rule) -> None:
         """Refuse `name` if the calling thread is in a turn whose level says so."""
         level = self.current_level()
         if level is None or level == "off":
             return
         place = _place()
-        if place is None:
+        if place is None or is_ignored(*place, rule.code):
             return
-        message = f"{name} inside a workflow, at {place[0]}:{place[1]}: {remedy}"
+        message = f"{name} inside a workflow, at {place[0]}:{place[1]}: {rule.remedy}"
         if level == "error":
             raise WorkflowViolation(message)
         if place not in self.warned:
@@ -161,7 +163,7 @@ class _Guard:
             if entry is None:
                 return sys.monitoring.DISABLE
             if not entry.bare or first is sys.monitoring.MISSING:
-                self.check(f"{entry.name}()", entry.rule.remedy)
+                self.check(f"{entry.name}()", entry.rule)
             return None
 
 
@@ -170,8 +172,8 @@ def _guard() -> _Guard:
     """The guard of this process; the first call installs its hooks, which cannot be removed again."""
     guard = _Guard()
     sys.addaudithook(_audit_hook(guard))
-    _wrap(guard, threading.Thread, "start", "Thread.start()", THREAD.remedy)
-    _wrap(guard, time, "sleep", "time.sleep()", SLEEP.remedy)
+    _wrap(guard, threading.Thread, "start", "Thread.start()", THREAD)
+    _wrap(guard, time, "sleep", "time.sleep()", SLEEP)
     return guard
 
 
@@ -186,13 +188,13 @@ def _audit_hook(guard: _Guard) -> Callable[[str, tuple[object, ...]], None]:
     return audit
 
 
-def _wrap(guard: _Guard, owner: object, attribute: str, name: str, remedy: str) -> None:
+def _wrap(guard: _Guard, owner: object, attribute: str, name: str, rule: Rule) -> None:
     original: Callable[..., object] = getattr(owner, attribute)
 
     @functools.wraps(original)
     def guarded(*args: object, **kwargs: object) -> object:
         if guard.current_level() is not None:
-            guard.check(name, remedy)
+            guard.check(name, rule)
         return original(*args, **kwargs)
 
     setattr(owner, attribute, guarded)

@@ -35,6 +35,7 @@ from types import (
 from typing import cast
 
 from perdure.lint.catalogue import ENVIRONMENT, FORBIDDEN, PRIVATE, SET_ORDER, Entry, Rule, entries
+from perdure.lint.comment import is_ignored
 from perdure.node.bytecode import CALLS, COLLECTS, KEEPS_TOP, LOADS_LOCAL, LOADS_NAME, WHOLE_LINE, Step, steps
 
 _NAMES = tuple(
@@ -98,9 +99,11 @@ def scan(fn: Callable[..., object], package: str | None = None) -> list[Finding]
     """What `fn`, its nested functions and its helpers load that replay cannot repeat, by file and line.
 
     `package` is the top-level package whose functions are followed (default: that of `fn`). Raises TypeError for what
-    has no Python code. Costs about half a millisecond; nothing of the code is run.
+    has no Python code. Lines with `# perdure: ignore[CODE]` are left out. Costs a millisecond or two; nothing of the
+    code is run.
     """
-    found = dict.fromkeys(_Scan(fn, package).findings)
+    findings = dict.fromkeys(_Scan(fn, package).findings)
+    found = (finding for finding in findings if not is_ignored(finding.file, finding.line, finding.rule.code))
     return sorted(found, key=lambda finding: (finding.file, finding.line, finding.name))
 
 
