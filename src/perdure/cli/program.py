@@ -10,7 +10,19 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from perdure.cli import benching, controls, explaining, linting, listings, removing, replaying, runs, screen, serving, tree
+from perdure.cli import (
+    benching,
+    controls,
+    explaining,
+    linting,
+    listings,
+    removing,
+    replaying,
+    runs,
+    screen,
+    serving,
+    tree,
+)
 from perdure.cli.outcome import MEANINGS, Exit, exit_of
 from perdure.errors import PerdureError
 
