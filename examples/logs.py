@@ -1,4 +1,4 @@
-"""Structured logs in three formats: for people, key=value, and JSON. Each line knows its instance; replay is silent."""
+"""Log formats of your own, and handlers of your own: each record knows its instance; replay is silent."""
 
 from __future__ import annotations
 

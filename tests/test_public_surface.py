@@ -96,6 +96,7 @@ ACTIVITY = [
     "heartbeat",
     "info",
     "is_cancelled",
+    "logger",
     "resources",
 ]
 """What code inside an activity uses; `ActivityInfo` is what `info()` gives."""

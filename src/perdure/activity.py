@@ -7,7 +7,8 @@ function (a `def` on a thread), so that tests and other activities can use it as
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import logging
+from collections.abc import Callable, Coroutine, MutableMapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
@@ -325,3 +326,35 @@ def client() -> Client:
         msg = "activity.client() belongs to the node's event loop, and this is a thread: make the activity `async def`"
         raise UsageError(msg) from None
     return make()
+
+
+# ---------------------------------------------------------------- logging
+
+
+class _WithIds(logging.LoggerAdapter[logging.Logger]):
+    """Adds the ids of the running attempt."""
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        """Add them."""
+        attempt = running_attempt.get()
+        if attempt is not None:
+            kwargs["extra"] = dict(kwargs.get("extra") or {}) | attempt_ids(attempt)
+        return msg, kwargs
+
+
+def attempt_ids(attempt: Attempt) -> dict[str, object]:
+    """What the log records of an attempt carry."""
+    info = attempt.info
+    return {
+        "instance": info.instance,
+        "execution": info.execution,
+        "workflow": info.workflow,
+        "version": info.workflow_version,
+        "activity": info.name,
+        "seq": info.seq,
+        "attempt": info.attempt,
+    }
+
+
+logger = _WithIds(logging.getLogger("perdure.activity"), {})
+"""A logger whose records carry the ids of the running attempt. Outside of an activity it adds nothing."""

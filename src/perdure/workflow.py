@@ -446,11 +446,19 @@ class _ReplaySafe(logging.LoggerAdapter[logging.Logger]):
         """Add the ids."""
         run = current_run()
         if run is not None:
-            started = run.started
-            extra = dict(kwargs.get("extra") or {})
-            extra |= {"instance": run.unit, "execution": started.execution, "workflow": started.workflow}
-            kwargs["extra"] = extra
+            kwargs["extra"] = dict(kwargs.get("extra") or {}) | run_ids(run)
         return msg, kwargs
+
+
+def run_ids(run: Run) -> dict[str, object]:
+    """What the log records of a run carry."""
+    started = run.started
+    return {
+        "instance": run.unit,
+        "execution": started.execution,
+        "workflow": started.workflow,
+        "version": started.version,
+    }
 
 
 logger = _ReplaySafe(logging.getLogger("perdure.workflow"), {})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from invocation import SHOP, Cli, Ended
 from typer.main import get_command
 
+import perdure.logs
 from perdure.cli.program import app
 
 PROGRAM = get_command(app)
@@ -23,10 +23,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "shop.py").write_text(SHOP)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    for name in ("PERDURE_STORE", "FORCE_COLOR", "NO_COLOR", "COLUMNS"):
+    for name in ("PERDURE_STORE", "PERDURE_LOG", "FORCE_COLOR", "NO_COLOR", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
-    modules, root = set(sys.modules), logging.getLogger()
-    handlers, level = list(root.handlers), root.level
+    modules = set(sys.modules)
     another = sys.modules.pop("shop", None)  # other tests import the example of that name
     yield tmp_path
     for name in set(sys.modules) - modules:
@@ -34,8 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             del sys.modules[name]
     if another is not None:
         sys.modules["shop"] = another
-    root.handlers[:] = handlers
-    root.setLevel(level)
+    perdure.logs.reset()
 
 
 @pytest.fixture

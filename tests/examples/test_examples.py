@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import perdure.logs
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
 
@@ -24,6 +26,7 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = set(sys.modules)
     monkeypatch.syspath_prepend(EXAMPLES)
     yield
+    perdure.logs.reset()
     for name in set(NAMES) & set(sys.modules) - before:
         del sys.modules[name]
 

@@ -16,7 +16,7 @@ import typer
 
 from perdure.cli import benchmarked, logs, screen
 from perdure.cli.door import file_of, reading
-from perdure.cli.options import AsJson
+from perdure.cli.options import AsJson, LogLevel
 from perdure.cli.outcome import Exit
 from perdure.errors import StoreUnavailable, UsageError
 from perdure.kernel.placement import scopes_of
@@ -96,7 +96,7 @@ def bench(
         "children": children,
         "output_kb": output_kb,
     }
-    logs.to_stderr("error")
+    logs.to_stderr(LogLevel.ERROR)
     with _place(store) as url:
         report = asyncio.run(_run(url, shape.value, own, seconds, quiet=as_json))
     if keep is not None:

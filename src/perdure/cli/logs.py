@@ -1,29 +1,15 @@
-"""The log of a node that runs in a terminal: one line per record on stderr."""
+"""The log of a command that runs a node: records on stderr, above whatever is shown there live."""
 
 from __future__ import annotations
 
-import logging
-import sys
-
-_FORMAT = "%(asctime)s.%(msecs)03d %(levelname)-7s %(name)s: %(message)s"
+from perdure.cli.options import LogFormat, LogLevel
+from perdure.logs import configure
 
 
-class _Lines(logging.Handler):
-    """Writes to what `sys.stderr` is at that moment, so that lines appear above a live display, not inside it."""
+def to_stderr(level: LogLevel, format: LogFormat = LogFormat.TEXT) -> None:
+    """Log from this level on, for the rest of the process; PERDURE_LOG has the last word on single areas.
 
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            sys.stderr.write(self.format(record) + "\n")
-        except Exception:
-            self.handleError(record)
-
-
-def to_stderr(level: str) -> None:
-    """Log from this level on, for the rest of the process."""
-    root = logging.getLogger()
-    for handler in [h for h in root.handlers if isinstance(h, _Lines)]:
-        root.removeHandler(handler)
-    lines = _Lines()
-    lines.setFormatter(logging.Formatter(_FORMAT, "%H:%M:%S"))
-    root.addHandler(lines)
-    root.setLevel(level.upper())
+    Raises:
+        UsageError: PERDURE_LOG names something that there is not.
+    """
+    configure(format.value, level.value)

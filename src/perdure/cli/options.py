@@ -44,6 +44,8 @@ __all__ = [
     "AsJson",
     "Id",
     "IfExists",
+    "LogFormat",
+    "LogFormats",
     "LogLevel",
     "Reason",
     "StoreUrl",
@@ -59,6 +61,18 @@ class IfExists(Enum):
     JOIN = "join"
     REJECT = "reject"
     REPLACE = "replace"
+
+
+class LogFormat(Enum):
+    """How a log record looks."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+LogFormats = Annotated[
+    LogFormat, typer.Option("--log-format", help="How log records on stderr look: for people, or a JSON object each.")
+]
 
 
 class LogLevel(Enum):

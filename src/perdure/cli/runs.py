@@ -21,6 +21,8 @@ from perdure.cli.options import (
     AsJson,
     Id,
     IfExists,
+    LogFormat,
+    LogFormats,
     LogLevel,
     StoreUrl,
     Version,
@@ -87,6 +89,7 @@ def run(
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no timeline.")] = False,
     log_level: Annotated[LogLevel, typer.Option("--log-level", help="What is logged on stderr.")] = LogLevel.WARNING,
+    log_format: LogFormats = LogFormat.TEXT,
 ) -> int:
     """Run a workflow here and print its result.
 
@@ -94,7 +97,7 @@ def run(
     (stdout). The store keeps it: interrupted or killed, the same command with the same --id goes on where it was.
     A node also takes up whatever else waits in its store.
     """
-    logs.to_stderr(log_level.value)
+    logs.to_stderr(log_level, log_format)
     with redirect_stdout(sys.stderr):  # what user code prints is not the answer
         found = find_workflow(target, app)
         begin = _start_of(found, arguments, id)

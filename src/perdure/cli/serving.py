@@ -18,7 +18,7 @@ import typer
 from perdure.app import App
 from perdure.cli import logs, screen
 from perdure.cli.door import check_shared
-from perdure.cli.options import DEFAULT_URL, AsJson, LogLevel, StoreUrl
+from perdure.cli.options import DEFAULT_URL, AsJson, LogFormat, LogFormats, LogLevel, StoreUrl
 from perdure.cli.outcome import Exit
 from perdure.cli.target import find_app
 from perdure.node import Node, NodeOptions
@@ -42,6 +42,7 @@ def serve(
         typer.Option("--grace", metavar="SECONDS", min=0, help="What running activities get at the stop."),
     ] = None,
     log_level: Annotated[LogLevel, typer.Option("--log-level", help="What is logged on stderr.")] = LogLevel.INFO,
+    log_format: LogFormats = LogFormat.TEXT,
     as_json: AsJson = False,
 ) -> int:
     """Run a node until SIGINT or SIGTERM.
@@ -49,7 +50,7 @@ def serve(
     It takes up everything that waits in the store, and prints one line when it is ready. The first signal stops it
     in order; what did not finish goes on when a node runs again. A second signal ends it at once, which loses nothing.
     """
-    logs.to_stderr(log_level.value)
+    logs.to_stderr(log_level, log_format)
     with redirect_stdout(sys.stderr):  # the first line on stdout says that the node is ready
         app = find_app(target)
     check_shared(store)

@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from perdure.activity import ActivityInfo, Attempt, node_client, running_attempt
+from perdure.activity import Attempt, attempt_ids, node_client, running_attempt
 from perdure.errors import Failure, PayloadError, PayloadTooLarge, failure_of
 from perdure.interceptor import Interceptor, around_activity
 from perdure.kernel.call import ActivityCall, Call, StepCall
 from perdure.kernel.message import ActivityDone, Message, StepDone
+from perdure.logs import node_name
+from perdure.node.job import Job
 from perdure.node.pool import run_in_process
 
 if TYPE_CHECKING:
@@ -49,51 +51,6 @@ _OWN_TRACE = (
 )
 
 
-class _Job:
-    """An attempt that waits for a slot, or runs."""
-
-    __slots__ = (
-        "alarm", "attempt", "call", "details", "execution", "number", "queued_at", "run", "task", "unit", "workflow",
-    )  # fmt: skip
-
-    def __init__(self, unit: Unit, call: Call) -> None:
-        run = unit.run
-        assert run is not None
-        self.unit = unit.id
-        self.run = run.started.run
-        self.execution = run.started.execution
-        self.workflow = (run.started.workflow, run.started.version)
-        self.call = call
-        self.number = call.attempt if isinstance(call, ActivityCall) else 1
-        self.details = call.details if isinstance(call, ActivityCall) else None
-        self.attempt: Attempt | None = None
-        self.task: asyncio.Task[None] | None = None
-        self.alarm: Alarm | None = None
-        self.queued_at = 0
-
-    def info(self) -> ActivityInfo:
-        call = self.call
-        assert isinstance(call, ActivityCall)
-        return ActivityInfo(
-            name=call.name,
-            instance=self.unit,
-            run=self.run.hex(),
-            execution=self.execution,
-            workflow=self.workflow[0],
-            workflow_version=self.workflow[1],
-            seq=call.seq,
-            attempt=self.number,
-            scheduled_at_ms=call.scheduled_at,
-            details=self.details,
-            queue=call.options.queue,
-            session=call.options.session,
-        )
-
-    @property
-    def queue(self) -> str:
-        return (self.call.options.queue or "") if isinstance(self.call, ActivityCall) else ""
-
-
 class Attempts:
     """Runs activities and checkpoints of this node's units, within its limits."""
 
@@ -105,11 +62,11 @@ class Attempts:
         self._options = options
         self.resources: object = None
         self.interceptors: list[Interceptor] = []
-        self._jobs: dict[str, dict[int, _Job]] = {}
-        self._waiting: dict[str, deque[_Job]] = {}
+        self._jobs: dict[str, dict[int, Job]] = {}
+        self._waiting: dict[str, deque[Job]] = {}
         self._running: dict[str, int] = {}
         self._total = 0
-        self._tasks: dict[asyncio.Task[None], _Job] = {}
+        self._tasks: dict[asyncio.Task[None], Job] = {}
         self._threads: ThreadPoolExecutor | None = None
         self._processes: ProcessPoolExecutor | None = None
         self._message_ids = 0
@@ -120,6 +77,10 @@ class Attempts:
     def offer_client(self, make: Callable[[], Client]) -> None:
         """What `activity.client()` gives in activities and checkpoints."""
         self._context.run(node_client.set, make)
+
+    def name_node(self, name: str) -> None:
+        """What log records of activities say about the node."""
+        self._context.run(node_name.set, name)
 
     @property
     def running(self) -> int:
@@ -143,14 +104,14 @@ class Attempts:
         """Run a call's next attempt, now or when its retry is due."""
         if self._stopped:
             return  # the next node derives it from the rows
-        job = _Job(unit, call)
+        job = Job(unit, call)
         self._jobs.setdefault(unit.id, {})[call.seq] = job
         if isinstance(call, ActivityCall) and call.retry_at > self._clock.now_ms():
             job.alarm = self._clock.call_at(call.retry_at, lambda: self._retry(job))
             return
         self._enqueue(job)
 
-    def _retry(self, job: _Job) -> None:
+    def _retry(self, job: Job) -> None:
         job.alarm = None
         assert isinstance(job.call, ActivityCall)
         if job.call.retry_at > self._clock.now_ms():
@@ -169,7 +130,7 @@ class Attempts:
         for job in self._jobs.pop(unit, {}).values():
             self._cancel(job)
 
-    def _cancel(self, job: _Job) -> None:
+    def _cancel(self, job: Job) -> None:
         if job.alarm is not None:
             job.alarm.cancel()
             job.alarm = None
@@ -186,7 +147,7 @@ class Attempts:
 
     # ------------------------------------------------------------ slots
 
-    def _enqueue(self, job: _Job) -> None:
+    def _enqueue(self, job: Job) -> None:
         queue = job.queue
         limit = self._options.queues.get(queue, self._options.activities)
         if self._total < self._options.activities and self._running.get(queue, 0) < limit:
@@ -198,7 +159,7 @@ class Attempts:
         if timeout_ms is not None:
             job.alarm = self._clock.call_at(job.queued_at + timeout_ms, lambda: self._start_timeout(job))
 
-    def _start_timeout(self, job: _Job) -> None:
+    def _start_timeout(self, job: Job) -> None:
         waiting = self._waiting.get(job.queue)
         if waiting is None or job not in waiting:
             return
@@ -208,7 +169,7 @@ class Attempts:
         self._count(job, job.call, failure, None)
         self._report(job, None, failure)
 
-    def _launch(self, job: _Job) -> None:
+    def _launch(self, job: Job) -> None:
         if job.alarm is not None:
             job.alarm.cancel()
             job.alarm = None
@@ -222,7 +183,7 @@ class Attempts:
         self._tasks[task] = job
         task.add_done_callback(lambda t: self._finished(t, job))
 
-    def _finished(self, task: asyncio.Task[None], job: _Job) -> None:
+    def _finished(self, task: asyncio.Task[None], job: Job) -> None:
         queue = job.queue
         del self._tasks[task]
         job.task = job.attempt = None  # they refer to the job: memory goes back without waiting for the collector
@@ -239,7 +200,7 @@ class Attempts:
 
     # ------------------------------------------------------------ running
 
-    async def _run_activity(self, job: _Job, call: ActivityCall) -> None:
+    async def _run_activity(self, job: Job, call: ActivityCall) -> None:
         definition = self._definitions.find_activity(call.name)
         assert definition is not None, "the kernel holds a unit that calls an activity which the app does not have"
         attempt = job.attempt = Attempt(job.info, call.details, self.resources)
@@ -273,7 +234,7 @@ class Attempts:
         self._report(job, result, failure, attempt.details)
 
     def _count(
-        self, job: _Job, call: ActivityCall, failure: Failure | None, began: float | None, *, given_up: bool = False
+        self, job: Job, call: ActivityCall, failure: Failure | None, began: float | None, *, given_up: bool = False
     ) -> None:
         """Note an attempt that has ended; `began` is None if it never ran."""
         tally, metrics = self._turns.tally, self.metrics
@@ -385,14 +346,14 @@ class Attempts:
         if not timeout:
             return work.result()
         if not work.done():
-            logger.warning(
-                "%s does not end %d ms after its timeout; it is left to itself", call.describe(), self._options.grace_ms
-            )
+            what, grace_ms = call.describe(), self._options.grace_ms
+            text = "%s does not end %d ms after its timeout; it is left to itself"
+            logger.warning(text, what, grace_ms, extra=attempt_ids(attempt))
         elif not work.cancelled():
             work.exception()  # it is late; looking at it keeps asyncio from reporting it
         raise _TimedOut(timeout[0])
 
-    async def _run_step(self, job: _Job) -> None:
+    async def _run_step(self, job: Job) -> None:
         call = job.call
         assert isinstance(call, StepCall)
         value: bytes | None = None
@@ -418,13 +379,13 @@ class Attempts:
             )
             raise PayloadTooLarge(msg)
 
-    def _report(self, job: _Job, result: bytes | None, failure: Failure | None, details: bytes | None = None) -> None:
+    def _report(self, job: Job, result: bytes | None, failure: Failure | None, details: bytes | None = None) -> None:
         call = job.call
         assert isinstance(call, ActivityCall)
         body = ActivityDone(job.run, job.execution, call.seq, call.attempt, result, failure, details)
         self._deliver(job, body)
 
-    def _deliver(self, job: _Job, body: ActivityDone | StepDone) -> None:
+    def _deliver(self, job: Job, body: ActivityDone | StepDone) -> None:
         jobs = self._jobs.get(job.unit)
         if jobs is None or jobs.get(job.call.seq) is not job:
             return
@@ -488,12 +449,12 @@ def _timed_out(call: ActivityCall, why: str, after_ms: int) -> Failure:
     )
 
 
-def _complain(task: asyncio.Task[None], job: _Job, grace_ms: int) -> None:
+def _complain(task: asyncio.Task[None], job: Job, grace_ms: int) -> None:
     if not task.done():
         logger.warning(
             "%s of %r does not end although it was cancelled %d ms ago; its result is ignored",
             job.call.describe(),
             job.unit,
             grace_ms,
-            extra={"instance": job.unit},
+            extra=job.ids(),
         )

@@ -34,6 +34,7 @@ class Committer:
         self._waiting: list[tuple[Commit, Done]] = []
         self._task: asyncio.Task[None] | None = None
         self._stopped = False
+        self.node_name = ""
 
     def submit(self, commit: Commit, done: Done) -> None:
         """Make a commit durable; `done` gets the verdict on the node's loop."""
@@ -66,9 +67,8 @@ class Committer:
             except StoreUnavailable as error:
                 if waited_ms >= self._retry_ms:
                     raise
-                logger.warning(
-                    "the store cannot take a batch of %d commits; it is tried again: %s", len(commits), error
-                )
+                text = "the store cannot take a batch of %d commits; it is tried again: %s"
+                logger.warning(text, len(commits), error, extra={"node": self.node_name})
             await asyncio.sleep(delay_ms / 1000)
             waited_ms += delay_ms
             delay_ms = min(delay_ms * 2, 1_000)

@@ -142,6 +142,8 @@ class Node:
         attempts = Attempts(turns, self.app, self.clock, self.options)
         attempts.offer_client(lambda: self.client)
         turns.use(attempts)
+        turns.name_node(self.name)
+        attempts.name_node(self.name)
         turns.interceptors = overriding(self.interceptors, "turn")
         attempts.interceptors = overriding(self.interceptors, "activity")
         resources = self.app.make_resources()
@@ -218,7 +220,8 @@ class Node:
     def _store_failed(self, error: Exception) -> None:
         """The store cannot go on, so this node must not: what it holds in memory may be ahead of what is durable."""
         self._failure = error
-        logger.critical("node %s stops: the store failed: %s", self.name, error, exc_info=error)
+        ids = {"node": self.name}
+        logger.critical("node %s stops: the store failed: %s", self.name, error, exc_info=error, extra=ids)
         self._spawn(self._stop_failed(), "perdure-stop")
 
     async def _stop_failed(self) -> None:
@@ -297,7 +300,7 @@ class Node:
             self._checked.add(definition)
             guard.watch(definition.fn)
             for finding in findings:
-                logger.warning("%s", finding)
+                logger.warning("%s", finding, extra={"node": self.name, "workflow": definition.name})
         if found:
             msg = (
                 "workflow code must be deterministic (guard='warn' or 'off' in @app.workflow lets it run):\n  "

@@ -45,7 +45,10 @@ class Sweeper:
             try:
                 await self.sweep()
             except StoreUnavailable as error:
-                logger.warning("sweeping failed and is tried again in %d ms: %s", self._options.sweep_ms, error)
+                ids = {"node": self._turns.node_name}
+                logger.warning(
+                    "sweeping failed and is tried again in %d ms: %s", self._options.sweep_ms, error, extra=ids
+                )
 
     async def sweep(self) -> None:
         """Remove all that is due now."""
@@ -64,7 +67,8 @@ class Sweeper:
             if "ok" not in outcomes:
                 break  # they all changed meanwhile: the next sweep sees to them
         if deleted:
-            logger.info("deleted %d instances that ended more than %d ms ago", deleted, self._options.retention_ms)
+            age_ms, ids = self._options.retention_ms, {"node": self._turns.node_name}
+            logger.info("deleted %d instances that ended more than %d ms ago", deleted, age_ms, extra=ids)
 
     def _delete(self, unit: str) -> asyncio.Future[Outcome]:
         ack: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()

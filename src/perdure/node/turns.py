@@ -76,6 +76,7 @@ class Turns:
         self.interceptors: list[Interceptor] = []
         self.tally = Tally()
         self.metrics: Metrics | None = None
+        self.node_name = ""
         self.waiters = Waiters()
         self.deadlines = Deadlines(clock, self.wake)
         self.residents = Residents(store, definitions, options, self._loaded, self._make_ready)
@@ -87,6 +88,10 @@ class Turns:
         self._commit_prefix = incarnation
         self._commit_count = 0
         self._stopping = False
+
+    def name_node(self, name: str) -> None:
+        """What log records say about the node."""
+        self.node_name = self._committer.node_name = name
 
     def use(self, attempts: Attempts) -> None:
         """Run activities there."""
@@ -251,7 +256,7 @@ class Turns:
             self._turn_failed(resident, f"{error}, at {_line(unit, [])}")
             return False
         except Exception as error:
-            logger.exception("a turn of %r failed", unit.id, extra={"instance": unit.id})
+            logger.exception("a turn of %r failed", unit.id, extra=self._ids(unit))
             self._turn_failed(resident, f"{type(error).__name__}: {error}")
             return False
         if stuck is not None:
@@ -262,7 +267,7 @@ class Turns:
 
     def _turn_failed(self, resident: Resident, cause: str) -> None:
         """The turn is discarded. After a few in a row the instance is set aside, so that it stops nothing else."""
-        unit_id = resident.unit.id
+        unit_id, ids = resident.unit.id, self._ids(resident.unit)
         resident.failures += 1
         self.tally.turn_failures += 1
         if self.metrics is not None:
@@ -270,7 +275,7 @@ class Turns:
         messages, resident.taken = resident.taken, []
         resident.mailbox = [*messages, *resident.mailbox]
         self.residents.drop_unit(resident)
-        logger.warning("a turn of %r was stopped: %s", unit_id, cause, extra={"instance": unit_id})
+        logger.warning("a turn of %r was stopped: %s", unit_id, cause, extra=ids)
         if resident.failures >= self.options.turn_failures:
             text = (
                 f"{resident.failures} turns of {unit_id!r} in a row were stopped: {cause}. "
@@ -278,6 +283,14 @@ class Turns:
             )
             resident.unit.held = Failure(POISONED, text, "poison", retryable=False)
         self.residents.load(resident)
+
+    def _ids(self, unit: Unit) -> dict[str, object]:
+        """What log records about a unit carry."""
+        ids: dict[str, object] = {"node": self.node_name, "instance": unit.id}
+        row = unit.row
+        if row is not None:
+            ids |= {"execution": row.execution, "workflow": row.type, "version": row.type_version}
+        return ids
 
     # ------------------------------------------------------------ after the commit
 
@@ -299,7 +312,7 @@ class Turns:
         else:
             fenced = verdict == "fenced"
             reason = "another node owns its scope now" if fenced else "the store refused the commit as invalid"
-            logger.error("a commit of %r was refused: %s", unit.id, reason, extra={"instance": unit.id})
+            logger.error("a commit of %r was refused: %s", unit.id, reason, extra=self._ids(unit))
             self.attempts.abandon(unit.id)
             resident.refuse(StoreUnavailable(f"the request for {unit.id!r} was not recorded: {reason}"))
             self.residents.forget(resident)
@@ -309,7 +322,7 @@ class Turns:
         unit = resident.unit
         self._count(turn)
         if turn.warning is not None:
-            logger.warning("%s", turn.warning, extra={"instance": unit.id})
+            logger.warning("%s", turn.warning, extra=self._ids(unit))
         for call in turn.cancelled:
             self.attempts.cancel(unit.id, call)
         for call in turn.calls:

@@ -223,6 +223,7 @@ class Watchdog:
             self._unit,
             self._elapsed_ms(),
             stack[-1] if stack else "an unknown line",
+            extra={"instance": self._unit},
         )
 
     def _park(self) -> None:

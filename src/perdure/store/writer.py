@@ -225,7 +225,10 @@ class Writer:
 
     def _refuse(self, operation: Operation, error: Exception) -> object:
         if isinstance(operation, Commit):
-            logger.error("a commit of %r is invalid: %s: %s", operation.unit, type(error).__name__, error)
+            row = operation.row
+            ids = {"instance": row.id, "execution": row.execution, "workflow": row.type, "version": row.type_version}
+            kind = type(error).__name__
+            logger.error("a commit of %r is invalid: %s: %s", operation.unit, kind, error, extra=ids)
             return "invalid"
         if isinstance(error, PerdureError):
             return error
