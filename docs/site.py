@@ -64,7 +64,9 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     decisions = [f"decisions/{path.name}" for path in sorted((ROOT / "docs" / "decisions").glob("0*.md"))]
     under = {"decisions/README.md": decisions, "examples/index.md": list(examples().values())}
 
-    def listed(entry: dict[str, Any]) -> dict[str, Any]:
+    def listed(entry: Any) -> Any:
+        if isinstance(entry, str):
+            return entry
         return {
             title: [*map(listed, what)] if isinstance(what, list) else [what, *under[what]] if what in under else what
             for title, what in entry.items()

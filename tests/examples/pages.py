@@ -4,8 +4,8 @@
 - ` ```python ` is a program; it is run, and must print something.
 - ` ```bash ` are commands; they are run.
 - ` ```console ` is a session: `$ ` begins a command, the rest is what it prints. What may differ from run to run
-  (times, process numbers, bars, places) is not compared, and a line `...` stands for any lines. A command that ends
-  with `&` stays in the background. Commands that only read are repeated until they print what is shown, as people do.
+  (times, process numbers, bars, places, widths) is not compared; `...` or `…` stands for any words. A command
+  that ends with `&` stays in the background. Commands that only read are repeated until they print what is shown.
 - `<!-- not run: REASON -->` above a block says why it is not run. Commands in it must exist, Python must compile.
 """
 
@@ -41,6 +41,7 @@ FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 READS = re.compile(r"(?:cat|ls|perdure (?:ls|show|history))\b")
+OF_THE_SHELL = re.compile(r"\[\d+\][+-]? |bash: line \d+: +\d+ ")
 WAIT_S = 30.0
 
 
@@ -73,10 +74,10 @@ def blocks_of(page: Path) -> list[Block]:
 
 @dataclass(frozen=True)
 class Step:
-    """A command, and the lines that it prints according to the page."""
+    """A command, and what it prints according to the page."""
 
     command: str
-    shown: tuple[str, ...] = ()
+    shown: str = ""
 
 
 def steps_of(block: Block) -> list[Step]:
@@ -90,7 +91,7 @@ def steps_of(block: Block) -> list[Step]:
             steps.append(Step(line[2:].partition("  # ")[0].strip()))
         elif line.strip():
             assert steps, f"{block}: output before the first command"
-            steps[-1] = Step(steps[-1].command, (*steps[-1].shown, line))
+            steps[-1] = Step(steps[-1].command, f"{steps[-1].shown}{line}\n")
     return steps
 
 
@@ -101,34 +102,23 @@ VARYING = [
     (r"\b(process|pid) \d+", r"\1 N"),
     (r"\b(node \w+)-\d+", r"\1-N"),
     (r"\b[0-9a-f]{8,32}\b", "HEX"),
-    (r"[━─╸╺╴╶█▏▎▍▌▋▊▉]+", " "),
-    (r"=+", "="),
-    (r"\s+", " "),
+    (r"[━─╸╺╴╶█▏▎▍▌▋▊▉]+|=+", " "),
 ]
 """What differs from run to run, and what it is compared as."""
 
 
-def plain(line: str, folder: Path) -> str:
-    """A line without what may differ."""
-    line = line.replace(f"{folder.resolve()}/", "").replace(f"{folder}/", "")
+def words(text: str, folder: Path) -> list[str]:
+    """The words of an output, without what may differ; how they are broken into lines depends on the terminal."""
+    text = text.replace(f"{folder.resolve()}/", "").replace(f"{folder}/", "")
     for pattern, instead in VARYING:
-        line = re.sub(pattern, instead, line)
-    return line.strip()
+        text = re.sub(pattern, instead, text)
+    return text.split()
 
 
-def fits(shown: tuple[str, ...], printed: list[str], folder: Path) -> bool:
+def fits(shown: str, printed: str, folder: Path) -> bool:
     """Whether a command printed what the page shows."""
-    wanted = [plain(line, folder) for line in shown]
-    have = [text for line in printed if (text := plain(line, folder))]
-
-    def match(i: int, j: int) -> bool:
-        if i == len(wanted):
-            return j == len(have)
-        if wanted[i] == "...":
-            return any(match(i + 1, later) for later in range(j, len(have) + 1))
-        return j < len(have) and wanted[i] == have[j] and match(i + 1, j + 1)
-
-    return match(0, 0)
+    pattern = "".join(r"(?:\S+ )*" if word in {"...", "…"} else f"{re.escape(word)} " for word in words(shown, folder))
+    return re.fullmatch(pattern, "".join(f"{word} " for word in words(printed, folder))) is not None
 
 
 class Session:
@@ -163,26 +153,26 @@ class Session:
             os.killpg(self.shell.pid, signal.SIGKILL)
         self.shell.communicate()
 
-    def _do(self, command: str) -> tuple[list[str], int]:
-        """Run a command; its lines, and its exit code."""
+    def _do(self, command: str) -> tuple[str, int]:
+        """Run a command; what it prints, and its exit code."""
         assert self.shell.stdin is not None
         assert self.shell.stdout is not None
+        if ended := re.fullmatch(r"kill .*(%\d)", command):
+            command = f"{command} && {{ wait {ended[1]}; jobs; true; }} >/dev/null 2>&1"  # as when people look again
         self.shell.stdin.write(f"{command}\nprintf '\\n@@ %d\\n' $?\n")
         self.shell.stdin.flush()
         lines: list[str] = []
         for line in self.shell.stdout:
             if line.startswith("@@ "):
-                return [text for text in lines if not re.match(r"\[\d+\][+-]? |bash: line \d+: +\d+ ", text)], int(
-                    line[3:]
-                )
-            lines.append(line.rstrip("\n"))
+                return "".join(text for text in lines if not OF_THE_SHELL.match(text)), int(line[3:])
+            lines.append(line)
         raise AssertionError(f"the shell ended in {command!r}: {lines}")
 
     def run_program(self, name: str, where: object) -> None:
         """Run a program, which must end well and print something."""
         printed, code = self._do(f"python {name}")
-        assert code == 0, f"{where}, exit code {code}\n" + "\n".join(printed)
-        assert any(line.strip() for line in printed), f"{where}: a program on a page shows something"
+        assert code == 0, f"{where}, exit code {code}\n{printed}"
+        assert printed.strip(), f"{where}: a program on a page shows something"
 
     def run(self, step: Step, where: object) -> None:
         """Run a step and compare what it prints."""
@@ -193,7 +183,7 @@ class Session:
         while True:
             printed, code = self._do(step.command)
             matches = not step.shown or fits(step.shown, printed, self.folder)
-            refused = any(line.startswith("perdure: ") for line in step.shown)
+            refused = step.shown.startswith("perdure: ")
             if matches and (code == 0 or refused):
                 return
             if not READS.match(step.command) or time.monotonic() > deadline:
@@ -204,15 +194,14 @@ class Session:
         log = self.folder / f".job-{len(self.jobs)}"
         log.touch()
         printed, _ = self._do(f"{step.command.removesuffix('&')} >{shlex.quote(str(log))} 2>&1 &\necho $!")
-        self.jobs.append(next(int(line) for line in reversed(printed) if line.isdecimal()))
+        self.jobs.append(next(int(line) for line in reversed(printed.split()) if line.isdecimal()))
         deadline = time.monotonic() + WAIT_S
-        while not fits((*step.shown, "..."), lines := log.read_text().splitlines(), self.folder):
-            assert time.monotonic() < deadline, self._difference(step, lines, where)
+        while not fits(f"{step.shown}\n...", printed := log.read_text(), self.folder):
+            assert time.monotonic() < deadline, self._difference(step, printed, where)
             time.sleep(0.02)
 
-    def _difference(self, step: Step, printed: list[str], where: object) -> str:
-        have = "\n".join(line.rstrip() for line in printed if line.strip())
-        return f"{where}\n$ {step.command}\n--- printed\n{have}\n--- shown\n" + "\n".join(step.shown)
+    def _difference(self, step: Step, printed: str, where: object) -> str:
+        return f"{where}\n$ {step.command}\n--- printed\n{printed.strip()}\n--- shown\n{step.shown.strip()}"
 
 
 def run_page(page: Path, folder: Path) -> Iterator[Block]:
