@@ -28,7 +28,9 @@ from perdure.handle import Handle, IfExists, WorkflowHandle
 from perdure.interceptor import Interceptor
 from perdure.kernel.limits import Limits
 from perdure.kernel.retry import RetryPolicy
+from perdure.metrics import StoreMetrics
 from perdure.node import Node, NodeOptions
+from perdure.ports.store import QueueDepth
 from perdure.ports.where import Where
 from perdure.removal import Pruned, Removed
 from perdure.tree import Tree
@@ -61,9 +63,11 @@ __all__ = [
     "NotFound",
     "PerdureError",
     "Pruned",
+    "QueueDepth",
     "Removed",
     "RetryPolicy",
     "StillRunning",
+    "StoreMetrics",
     "SyncActivity",
     "Timeout",
     "Tree",

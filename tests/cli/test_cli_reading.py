@@ -166,3 +166,28 @@ def test_a_wait_for_what_no_node_has_taken_says_so(cli: Cli) -> None:
     late = cli("wait", "d", "--timeout", "0.01")
     assert late.code == 4
     assert "'d' has not ended within 0.01 s; it has not begun: no node has taken it" in late.stderr
+
+
+@pytest.mark.usefixtures("store")
+def test_stats_counts(cli: Cli) -> None:
+    stats = cli("stats", "--json").json
+    assert stats["instances"]["running"] == 2
+    assert stats["instances"]["suspended"] == 1
+    assert stats["executions"] == sum(stats["instances"].values()) + 2
+    assert stats["format"] == 2
+    assert (stats["messages"], stats["queues"]) == (0, {})
+    shown = cli("stats")
+    assert shown.code == 0
+    words = [line.split() for line in shown.stdout.splitlines()]
+    assert ["running", "2"] in words
+    assert ["executions", str(stats["executions"])] in words
+
+
+@pytest.mark.usefixtures("store")
+def test_ls_filters_by_time(cli: Cli) -> None:
+    everything = ids(cli)
+    assert ids(cli, "--created-after", "1h") == everything
+    assert ids(cli, "--created-before", "1h") == []
+    ended = ids(cli, "--ended-after", "1h")
+    assert set(everything) - set(ended) == {"open-1", "open-2", "stuck-1"}
+    assert ids(cli, "--ended-before", "2020-01-31") == []

@@ -14,7 +14,7 @@ import typer
 from perdure.cli import screen
 from perdure.cli.condition import parse_condition
 from perdure.cli.door import must_find, reading
-from perdure.cli.options import DEFAULT_URL, AsJson, Id, StoreUrl
+from perdure.cli.options import DEFAULT_URL, AsJson, Id, StoreUrl, point_in_time
 from perdure.cli.outcome import Exit
 from perdure.cli.timeline import duration, render, steps
 from perdure.cli.view import Json, event_json, fields_json, payload_json, row_json, step_json, time_text
@@ -56,7 +56,12 @@ def _filter(flag: str, what: str) -> object:
     return typer.Option(flag, metavar="TEXT", help=what, show_default=False)
 
 
-def ls(
+def _when(flag: str, what: str) -> object:
+    help_ = f"Only those {what} this: an age (30d, 12h) or a date (2026-01-31)."
+    return typer.Option(flag, metavar="WHEN", help=help_, show_default=False)
+
+
+def ls(  # noqa: PLR0913, PLR0917 - each is an option of the command
     store: StoreUrl = DEFAULT_URL,
     status: Annotated[
         list[StatusName] | None, typer.Option("--status", help="Only these; may be repeated.", show_default=False)
@@ -68,6 +73,10 @@ def ls(
     ] = None,
     prefix: Annotated[str | None, _filter("--prefix", "Only ids that begin so.")] = None,
     parent: Annotated[str | None, _filter("--parent", "Only children of this instance.")] = None,
+    created_after: Annotated[str | None, _when("--created-after", "created after")] = None,
+    created_before: Annotated[str | None, _when("--created-before", "created before")] = None,
+    ended_after: Annotated[str | None, _when("--ended-after", "that ended after")] = None,
+    ended_before: Annotated[str | None, _when("--ended-before", "that ended before")] = None,
     where: Annotated[
         list[str] | None,
         typer.Option(
@@ -90,6 +99,10 @@ def ls(
         "reason": reason,
         "id_prefix": prefix,
         "parent": parent,
+        "created_after": point_in_time(created_after, "--created-after"),
+        "created_before": point_in_time(created_before, "--created-before"),
+        "closed_after": point_in_time(ended_after, "--ended-after"),
+        "closed_before": point_in_time(ended_before, "--ended-before"),
         "where": tuple(parse_condition(text) for text in where or ()),
     }
     query = units_query(filters, limit or _ROUND, after)
@@ -120,7 +133,8 @@ async def _list(url: str, query: Units, *, everything: bool) -> tuple[Page[UnitV
         while everything and page.next is not None:
             page = await store.query(msgspec.structs.replace(query, after=page.next))
             items += page.items
-        return Page(items, page.next), dict((await store.query(Counts())).items)
+        counts = {} if items else dict((await store.query(Counts())).items)
+        return Page(items, page.next), counts
 
 
 def _counted(counts: dict[str, int]) -> str:

@@ -21,6 +21,7 @@ from perdure.cli import (
     runs,
     screen,
     serving,
+    stats,
     tree,
 )
 from perdure.cli.outcome import MEANINGS, Exit, exit_of
@@ -129,6 +130,7 @@ for _panel, _commands in (
             listings.show,
             listings.history,
             replaying.replay,
+            stats.stats,
             tree.tree,
             explaining.explain,
         ),

@@ -168,6 +168,34 @@ class Counts(Query[tuple[str, int]], frozen=True, kw_only=True):
     at: int | None = None
 
 
+class Totals(Query[tuple[str, int]], frozen=True, kw_only=True):
+    """All that can be counted, in one snapshot: the fields of `perdure.metrics.StoreMetrics`, with the number of units
+    under the name of each status. It may read every unit's row.
+
+    `at` tells what is visible from what is delayed.
+    """
+
+    at: int
+
+
+class QueueDepth(msgspec.Struct, frozen=True):
+    """The tasks of a queue: `visible` wait for a worker, `delayed` for their time (a retry), `leased` are with a
+    worker, `expired` were, and it has not been heard of since.
+    """
+
+    queue: str
+    visible: int
+    delayed: int
+    leased: int
+    expired: int
+
+
+class Queues(Query[QueueDepth], frozen=True, kw_only=True):
+    """Queues that have tasks, by name. `at` as in `Totals`."""
+
+    at: int
+
+
 class Store(Protocol):
     """Where commits become durable. Open it with `async with`; every method may raise `StoreUnavailable`."""
 

@@ -9,11 +9,11 @@ import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from copy import copy
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, cast
+from typing import Any, Literal, Self, TypeVar, cast, get_args
 
 from perdure.errors import StoreUnavailable, UsageError
 from perdure.kernel.attributes import terms_of
-from perdure.kernel.commit import CLOSED, Commit, Task, Verdict
+from perdure.kernel.commit import CLOSED, Commit, Status, Task, Verdict
 from perdure.kernel.message import Message
 from perdure.ports.clock import Clock, SystemClock
 from perdure.ports.store import (
@@ -28,8 +28,11 @@ from perdure.ports.store import (
     Page,
     Posted,
     Query,
+    QueueDepth,
+    Queues,
     Renewal,
     StoreInfo,
+    Totals,
     Units,
     UnitView,
     Wake,
@@ -44,7 +47,7 @@ from perdure.store.watch import Watchers, answer, wait_for_change
 T = TypeVar("T")
 
 FORMAT = 2
-STATUSES = ("pending", "running", "suspended", "completed", "failed", "cancelled")
+STATUSES: tuple[str, ...] = get_args(Status)
 
 
 class MemoryStore:
@@ -211,6 +214,11 @@ class MemoryStore:
                 page = self._page(asked, [((place,), copy(message)) for place, message in inbox], tuple[int])
             case Counts():
                 page = Page(_counts(rows, asked.at))
+            case Totals():
+                page = Page(_totals(rows, asked.at))
+            case Queues():
+                depths = sorted(_depths(rows, asked.at).items())
+                page = self._page(asked, [((name,), QueueDepth(name, *depth)) for name, depth in depths], tuple[str])
             case _:
                 msg = f"the memory store cannot answer a {type(query).__name__} query"
                 raise UsageError(msg)
@@ -268,6 +276,37 @@ def _counts(rows: Tables, at: int | None) -> list[tuple[str, int]]:
         ("tasks", sum(at is None or visible_at <= at for visible_at in tasks)),
         ("dead_letters", sum(len(unit.dead_letters) for unit in units)),
     ]
+
+
+def _totals(rows: Tables, at: int) -> list[tuple[str, int]]:
+    units = rows.units.values()
+    known = [unit.row for unit in units if unit.row is not None]
+    ended = [row for unit in units for row in unit.executions.values()]
+    messages = [message.visible_at for unit in units for _, message in unit.inbox.values()]
+    depths = list(_depths(rows, at).values())
+    tasks = [sum(depth[place] for depth in depths) for place in range(4)]
+    return [
+        *_counts(rows, at)[: len(STATUSES)],
+        ("executions", len(known) + len(ended)),
+        ("history_events", sum(row.journal_events for row in known) + sum(row.journal_events for row in ended)),
+        ("history_bytes", sum(row.journal_bytes for row in known)),
+        ("messages", sum(visible_at <= at for visible_at in messages)),
+        ("messages_delayed", sum(visible_at > at for visible_at in messages)),
+        *zip(("tasks", "tasks_delayed", "tasks_leased", "tasks_expired"), tasks, strict=True),
+        ("answers", sum(len(unit.answers) for unit in units)),
+        ("tombstones", sum(len(unit.tombstones) for unit in units)),
+        ("dead_letters", sum(len(unit.dead_letters) for unit in units)),
+    ]
+
+
+def _depths(rows: Tables, at: int) -> dict[str, list[int]]:
+    """Tasks by queue: visible, delayed, leased, expired."""
+    depths: dict[str, list[int]] = {}
+    for unit in rows.units.values():
+        for task in unit.tasks.values():
+            late = task.visible_at > at if task.worker is None else (task.expires_at or 0) <= at
+            depths.setdefault(task.queue, [0] * 4)[2 * (task.worker is not None) + late] += 1
+    return depths
 
 
 def matches(query: Units, view: UnitView) -> bool:

@@ -16,6 +16,8 @@ from perdure.ports.store import (
     Loaded,
     Page,
     Query,
+    Queues,
+    Totals,
     Units,
     UnitView,
     Wake,
@@ -25,12 +27,12 @@ from perdure.store.apply import ids_json
 from perdure.store.attributes import found_units, is_equal, leading, of_unit
 from perdure.store.columns import LETTER_COLUMNS, TASK_COLUMNS, UNIT_COLUMNS, UNIT_FIELDS, message_of, unit_of
 from perdure.store.connection import Connection, Values
+from perdure.store.counts import counts, queues, totals
 from perdure.store.page import check_limit, key_of, page_of, place_of
 
 T = TypeVar("T")
 K = TypeVar("K", bound=tuple[Any, ...])
 
-STATUSES = ("pending", "running", "suspended", "completed", "failed", "cancelled")
 OPEN = "status IN ('pending', 'running', 'suspended')"
 _WIDTH = len(UNIT_FIELDS)
 
@@ -274,21 +276,13 @@ def _inbox(connection: Connection, query: Inbox) -> Page[Any]:
     return _page(connection, sql, (query.unit, *start), query.limit, lambda row: (row[-1:], message_of(row[:-1])))
 
 
-def _counts(connection: Connection, query: Counts) -> Page[tuple[str, int]]:
-    by_status: dict[str, int] = dict(connection.execute("SELECT status, count(*) FROM units GROUP BY status"))
-    counts = [(status, by_status.get(status, 0)) for status in STATUSES]
-    for table in ("inbox", "tasks"):
-        sql = f"SELECT count(*) FROM {table} WHERE ?1 IS NULL OR visible_at <= ?1"  # noqa: S608 - no input
-        counts.append((table, connection.execute(sql, (query.at,)).get))
-    counts.append(("dead_letters", connection.execute("SELECT count(*) FROM dead_letters").get))
-    return Page(counts)
-
-
 _HANDLERS: dict[type[Query[Any]], Callable[[Connection, Any], Page[Any]]] = {
     Units: _units,
     Journal: _journal,
     Executions: _executions,
     KvEntries: _kv,
     Inbox: _inbox,
-    Counts: _counts,
+    Counts: counts,
+    Totals: totals,
+    Queues: queues,
 }

@@ -21,6 +21,7 @@ from perdure.testing.conformance.atomicity import Atomicity
 from perdure.testing.conformance.attributes import Attributes
 from perdure.testing.conformance.claims import Claims
 from perdure.testing.conformance.concurrency import Concurrency
+from perdure.testing.conformance.counting import Counting
 from perdure.testing.conformance.delivery import Delivery
 from perdure.testing.conformance.durability import Durability
 from perdure.testing.conformance.failures import Failures
@@ -54,6 +55,7 @@ class StoreSuite(
     Sweeping,
     Lists,
     Attributes,
+    Counting,
     Waiting,
     Concurrency,
 ):

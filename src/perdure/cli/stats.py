@@ -1,0 +1,86 @@
+"""`stats`: how much is in a store, and what waits in it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from perdure.cli import screen
+from perdure.cli.door import reading
+from perdure.cli.listings import COLOURS
+from perdure.cli.options import DEFAULT_URL, AsJson, StoreUrl
+from perdure.cli.outcome import Exit
+from perdure.metrics import StoreMetrics, read_metrics, read_queues
+from perdure.ports.store import QueueDepth, StoreInfo
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+
+def stats(store: StoreUrl = DEFAULT_URL, as_json: AsJson = False) -> int:
+    """Count what is in a store: instances by status, executions, events, messages, tasks by queue."""
+    info, metrics, queues = asyncio.run(_read(store))
+    if as_json:
+        document = msgspec.to_builtins(metrics)
+        document |= {"format": info.format, "queues": {name: _depths(depth) for name, depth in queues.items()}}
+        screen.json(document)
+        return Exit.OK
+    screen.show(_instances(metrics), "", _others(metrics))
+    if queues:
+        screen.show("", _queues(queues))
+    return Exit.OK
+
+
+async def _read(url: str) -> tuple[StoreInfo, StoreMetrics, dict[str, QueueDepth]]:
+    at_ms = time.time_ns() // 1_000_000
+    async with reading(url) as store:
+        return store.info, await read_metrics(store, at_ms), await read_queues(store, at_ms)
+
+
+def _depths(depth: QueueDepth) -> dict[str, object]:
+    return {name: value for name, value in msgspec.structs.asdict(depth).items() if name != "queue"}
+
+
+def _grid(*columns: str) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bright_black")
+    table.add_column(columns[0], no_wrap=True, overflow="fold")
+    for name in columns[1:]:
+        table.add_column(name, no_wrap=True, justify="right")
+    return table
+
+
+def _instances(metrics: StoreMetrics) -> RenderableType:
+    from rich.text import Text
+
+    table = _grid("instances", "")
+    for status, count in metrics.instances.items():
+        table.add_row(Text(status, style=COLOURS[status] if count else "bright_black"), str(count))
+    table.add_row("in all", str(metrics.total))
+    return table
+
+
+def _others(metrics: StoreMetrics) -> RenderableType:
+    table = _grid("", "now", "delayed")
+    table.add_row("messages that wait", str(metrics.messages), str(metrics.messages_delayed))
+    table.add_row("tasks that wait", str(metrics.tasks), str(metrics.tasks_delayed))
+    table.add_row("executions", str(metrics.executions))
+    table.add_row("history events", str(metrics.history_events))
+    table.add_row("dead letters", str(metrics.dead_letters))
+    table.add_row("tombstones", str(metrics.tombstones))
+    table.add_row("answers kept", str(metrics.answers))
+    return table
+
+
+def _queues(queues: dict[str, QueueDepth]) -> RenderableType:
+    from rich.text import Text
+
+    table = _grid("queue", "visible", "delayed", "leased", "expired")
+    for name, depth in queues.items():
+        table.add_row(Text(name), *(str(value) for value in _depths(depth).values()))
+    return table
