@@ -25,7 +25,10 @@ _DEPTHS = (
     " count(*) FILTER (WHERE worker IS NOT NULL AND expires_at <= ?1)"
 )
 _TASKS = f"SELECT {_DEPTHS} FROM tasks"  # noqa: S608 - no input
-_QUEUES = f"SELECT queue, {_DEPTHS} FROM tasks WHERE ?2 IS NULL OR queue > ?2 GROUP BY queue ORDER BY queue LIMIT ?3"  # noqa: S608
+_QUEUES = (
+    f"SELECT queue, {_DEPTHS} FROM tasks WHERE ?2 IS NULL OR queue > ?2"  # noqa: S608 - no input
+    " GROUP BY queue ORDER BY queue LIMIT ?3"
+)
 
 
 def _by_status(connection: Connection) -> list[tuple[str, int]]:
