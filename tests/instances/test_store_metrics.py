@@ -77,7 +77,8 @@ async def test_a_timer_and_a_delayed_start_are_not_waiting(world: World, app: Ap
 
 
 def test_the_numbers_cannot_be_changed() -> None:
-    metrics = StoreMetrics(**dict.fromkeys(StoreMetrics.__dataclass_fields__, 0) | {"instances": {"running": 2}})  # type: ignore[arg-type]
+    numbers: dict[str, Any] = dict.fromkeys(StoreMetrics.__dataclass_fields__, 0)
+    metrics = StoreMetrics(**numbers | {"instances": {"running": 2}})
     with pytest.raises(AttributeError):
         metrics.messages = 1  # type: ignore[misc]
     assert (metrics.total, metrics.open) == (2, 2)
