@@ -13,6 +13,7 @@ import pytest
 
 from perdure import Limits, testing
 from perdure.kernel.commit import JournalChunk, KvEntry, UnitRow
+from perdure.kernel.disposal import dispose
 from perdure.kernel.events import ContinuedAsNew, Started, decode_events, encode_events
 from perdure.kernel.loop import Entered
 from perdure.kernel.run import Run
@@ -70,6 +71,7 @@ def replay(history: History, chunks: list[JournalChunk], kv: list[KvEntry]) -> R
     assert run.broken is None, run.broken.message
     assert run.events == [], "the code gives more than the journal has"
     assert run.ended == journal[-1]
+    dispose(run.loop)
     return run
 
 
