@@ -67,13 +67,50 @@ def test_its_metadata_is_right(wheel: Path) -> None:
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["License-Expression"] == "Apache-2.0"
     assert "perdure = perdure.cli:main" in scripts
+    assert "[pytest11]\nperdure_pytest = perdure_pytest\n" in scripts
 
 
-def test_it_runs_a_program_outside_the_clone(wheel: Path, tmp_path: Path) -> None:
-    site = tmp_path / "site"
-    run("-m", "pip", "install", "--quiet", "--no-deps", "--target", site, wheel, cwd=tmp_path)
+@pytest.fixture(scope="module")
+def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where it is installed."""
+    folder = tmp_path_factory.mktemp("site")
+    run("-m", "pip", "install", "--quiet", "--no-deps", "--target", folder, wheel, cwd=folder)
+    return folder
+
+
+def test_it_runs_a_program_outside_the_clone(site: Path, tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM + ORIGIN)
     printed = run(program, cwd=tmp_path, PYTHONPATH=str(site)).splitlines()
     assert len(printed) > 1, "the program printed nothing"
     assert Path(printed[-1]).is_relative_to(site), f"it ran {printed[-1]}, not the wheel"
+
+
+TESTED = """
+import asyncio
+import perdure, perdure_pytest
+from perdure import App, workflow
+
+app = App("shop")
+
+@app.workflow
+async def month() -> str:
+    await workflow.sleep(30 * 86_400)
+    return "over"
+
+def test_month(perdure_node) -> None:
+    async def main() -> None:
+        async with perdure_node(app) as node:
+            assert await node.client.workflow(month, id="m").run() == "over"
+
+    asyncio.run(main())
+    print("FROM", perdure.__file__, perdure_pytest.__file__)
+"""
+
+
+def test_pytest_finds_its_plugin(site: Path, tmp_path: Path) -> None:
+    (tmp_path / "test_month.py").write_text(TESTED)
+    printed = run("-m", "pytest", "-s", "-W", "error", "-p", "no:asyncio", cwd=tmp_path, PYTHONPATH=str(site))
+    assert "1 passed" in printed
+    origins = next(line for line in printed.splitlines() if "FROM" in line).partition("FROM ")[2].split()
+    assert [Path(origin).is_relative_to(site) for origin in origins] == [True, True], origins

@@ -130,6 +130,7 @@ class Session:
         kept = {name: value for name, value in os.environ.items() if name in {"LANG", "LC_ALL", "PYTHONPATH", "TMPDIR"}}
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
         own = {"PATH": path, "HOME": str(folder), "NO_COLOR": "1", "PYTHONDONTWRITEBYTECODE": "1", "TERM": "dumb"}
+        own["PYTEST_PLUGINS"] = "perdure_pytest"  # by its entry point, too, if the clone was installed since it has one
         self.shell = subprocess.Popen(
             ["bash", "--norc", "--noprofile"],
             cwd=folder,

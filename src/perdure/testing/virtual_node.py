@@ -58,8 +58,25 @@ class VirtualNode(Node):
 
     # ------------------------------------------------------------ life cycle
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and not stopped."""
+        return self._turns is not None
+
     async def start(self) -> None:
-        """Open the store, if it came as a URL, and start; see `Node.start`."""
+        """Open the store, if it came as a URL, and start; see `Node.start`.
+
+        Raises:
+            UsageError: no asyncio event loop runs here.
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            msg = (
+                "a node runs on an asyncio event loop, and none runs here; with anyio's plugin for pytest give "
+                "anyio_backend the value 'asyncio'"
+            )
+            raise UsageError(msg) from None
         if self._own_store is not None and not self._is_open:
             await self._own_store.__aenter__()
             self._is_open = True
