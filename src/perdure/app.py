@@ -63,7 +63,10 @@ class WorkflowDecorator(Protocol):
 
 
 class App:
-    """A registry of workflows and activities under one name."""
+    """A registry of workflows and activities under one name: `app = App("shop")`, at module level.
+
+    It runs nothing by itself; `app.node(url)` does. Modules may have apps of their own; `include` brings them together.
+    """
 
     def __init__(self, name: str) -> None:
         """An empty app. `name` is what nodes and listings show."""

@@ -19,7 +19,8 @@ AsType: TypeAlias = type[T]
 @dataclass(frozen=True, slots=True)
 class Description:
     """An instance as it is stored. Times are UTC. `reason` says what a running one waits for, or why one is
-    suspended.
+    suspended. `execution` counts from 1 and grows with continue-as-new, `run` is another for each life of the id,
+    `wake_at` is the next deadline, `failure` says why it has no result.
     """
 
     id: str

@@ -206,28 +206,34 @@ class Handle(Generic[R_co]):
         await self._quietly(msg.Cancel(clean_text(reason)))
 
     async def terminate(self, reason: str = "") -> None:
-        """End it at once, without asking its code."""
+        """End it at once, without asking its code: no `finally` runs, and nothing is undone. Its running activities
+        are cancelled, its children told as their `parent_close` says. Has no effect on one that has ended.
+        """
         if self._interceptors:
             await self._intercepted("terminate", None, (reason,))
             return
         await self._quietly(msg.Terminate(clean_text(reason)))
 
     async def pause(self, reason: str = "") -> None:
-        """Stop delivering to it; what arrives is kept."""
+        """Stop delivering to it: its status is `suspended`, its reason `paused`. Messages, results and timers that
+        come meanwhile are kept. Has no effect on one that has ended.
+        """
         if self._interceptors:
             await self._intercepted("pause", None, (reason,))
             return
         await self._quietly(msg.Pause(clean_text(reason)))
 
     async def resume(self) -> None:
-        """Go on delivering to it."""
+        """Go on after `pause`, with what came meanwhile. Has no effect on one that is not paused."""
         if self._interceptors:
             await self._intercepted("resume", None, ())
             return
         await self._quietly(msg.Resume())
 
     async def retry(self) -> None:
-        """Try again an instance that was set aside."""
+        """Try one again that was set aside (`suspended`, for another reason than `paused`): after a deploy it does so
+        by itself; one with the reason `poison` waits for this call.
+        """
         if self._interceptors:
             await self._intercepted("retry", None, ())
             return
@@ -240,7 +246,7 @@ class Handle(Generic[R_co]):
             return  # it has ended: there is nothing left to control, as asked
 
     async def describe(self) -> Description:
-        """Its row.
+        """What is stored about it: type, version, status, reason, times, sizes, failure.
 
         Raises:
             NotFound: no instance has this id.
@@ -267,7 +273,11 @@ class Handle(Generic[R_co]):
             await self._gateway.changed(self.id, view.version, left_ms)
 
     async def kv(self) -> dict[str, object]:
-        """All entries of its key-value store, as plain data."""
+        """All entries of its key-value store, as plain data; after its end, too.
+
+        Raises:
+            NotFound: no instance has this id.
+        """
         entries: dict[str, object] = {}
         after: str | None = None
         while True:
@@ -280,7 +290,12 @@ class Handle(Generic[R_co]):
             after = page.next
 
     async def kv_get(self, key: str, as_type: type[T]) -> T | None:
-        """The value of one key; None if it has none."""
+        """The value of one key, as this type; None if it has none.
+
+        Raises:
+            NotFound: no instance has this id.
+            DecodeError: the value is of another type.
+        """
         page = await self._gateway.store.query(KvEntries(unit=self.id, keys=(key,)))
         if not page.items:
             await find_unit(self._gateway.store, self.id)

@@ -404,7 +404,7 @@ def continue_as_version(
 
 @dataclass(frozen=True, slots=True)
 class WorkflowInfo:
-    """What is known about the running instance."""
+    """What is known about the running instance. Nothing may be decided by `is_replaying`: it is for logging."""
 
     id: str
     run: str

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+import perdure
+from perdure import testing, workflow
 
 ROOT = Path(__file__).resolve().parents[2]
 FETCHED = re.compile(r"<(?:script|link|img|iframe|source)\b[^>]*?\b(?:src|href)=[\"']?(?:https?:)?//[^\"'> ]+")
@@ -42,6 +48,25 @@ def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
     assert found == set()
     styles = "".join(path.read_text(encoding="utf-8") for path in site.rglob("*.css"))
     assert re.findall(r"(?:@import|url\()\s*[\"']?https?:[^)\"']+", styles) == []
+
+
+@cache
+def reference(site: Path) -> str:
+    return "".join(path.read_text(encoding="utf-8") for path in sorted((site / "api").glob("*.html")))
+
+
+PUBLIC = [
+    *((perdure, name) for name in perdure.__all__),
+    *((workflow, name) for name in workflow.__all__),
+    *((testing, name) for name in testing.__all__),
+]
+
+
+@pytest.mark.parametrize(("owner", "name"), PUBLIC, ids=lambda value: getattr(value, "__name__", value))
+def test_every_public_name_is_in_the_reference(site: Path, owner: ModuleType, name: str) -> None:
+    if inspect.ismodule(getattr(owner, name)) or name == "IfExists":
+        return  # a page of its own; a Literal, which the signatures show
+    assert re.search(rf'id="perdure(?:\.\w+)*\.{name}"', reference(site)), f"docs/api/ lacks {owner.__name__}.{name}"
 
 
 def test_the_reference_has_the_docstrings(site: Path) -> None:
