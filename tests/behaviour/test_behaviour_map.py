@@ -17,11 +17,11 @@ NAMES = Path(__file__).with_name("reference_cases.txt")
 SUITE = ROOT / "src" / "perdure" / "testing" / "conformance"
 COUNTS = {"end to end": 552, "in source": 63, "python": 42, "seen": 7, "read": 20}
 PARTS = {
-    "end to end": "# Conformance: the engine",
-    "in source": "# In-source tests",
-    "python": "# duroxide-python",
-    "seen": "## Seen in 0.2.2",
-    "read": "## Found by reading 0.1.26",
+    "end to end": "## End to end",
+    "in source": "## In-source tests",
+    "python": "## duroxide-python",
+    "seen": "### Seen in 0.2.2",
+    "read": "### Found by reading 0.1.26",
 }
 
 Row = tuple[str, list[str], str]
@@ -44,12 +44,13 @@ def part(name: str) -> dict[str, list[Row]]:
     """The tables of a part of the page, by their headings."""
     text = PAGE.read_text("utf-8")
     begin = text.index(PARTS[name])
-    ends = [text.find(f"\n{mark} ", begin + 5) for mark in (["#", "##"] if name in ("seen", "read") else ["#"])]
+    marks = ["##", "###"] if name in ("seen", "read") else ["##"]
+    ends = [text.find(f"\n{mark} ", begin + 5) for mark in marks]
     tables: dict[str, list[Row]] = {}
     rows: list[Row] = []
     for line in text[begin : min((e for e in ends if e >= 0), default=len(text))].splitlines():
-        if line.startswith("## "):
-            rows = tables[line[3:]] = []
+        if line.startswith("### "):
+            rows = tables[line[4:]] = []
         elif line.startswith("| ") and not line.startswith("| case |"):
             case, tests, note = (cell.strip() for cell in line.strip("|").split(" | "))
             rows.append((case.strip("`"), re.findall(r"`([^`]+)`", tests), note))
