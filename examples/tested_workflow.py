@@ -1,4 +1,4 @@
-"""A tested workflow: time that skips, fakes for activities, the calls that were made, and a history held against code."""
+"""A tested workflow: time that skips, fakes for activities, the calls they got, and a history held against the code."""
 
 from __future__ import annotations
 
