@@ -7,9 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -19,59 +17,65 @@ from perdure import testing, workflow
 ROOT = Path(__file__).resolve().parents[2]
 FETCHED = re.compile(r"<(?:script|link|img|iframe|source)\b[^>]*?\b(?:src|href)=[\"']?(?:https?:)?//[^\"'> ]+")
 
+pytestmark = pytest.mark.timeout(240)
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("site")
-    done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder],
-        cwd=ROOT,
+
+def build(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", *map(str, arguments)],
+        cwd=cwd,
         env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
         text=True,
         check=False,
-        timeout=50,
+        timeout=220,
     )
+
+
+def test_the_site(tmp_path: Path) -> None:
+    """One test, because the site is built once for it."""
+    site = tmp_path / "site"
+    done = build("--quiet", "--site-dir", site)
     assert done.returncode == 0, done.stderr
-    return folder
+    has_every_page(site)
+    fetches_nothing_from_elsewhere(site)
+    has_every_public_name(site)
 
 
-def test_every_page_is_built(site: Path) -> None:
+def has_every_page(site: Path) -> None:
     pages = {path.relative_to(ROOT / "docs").with_suffix(".html") for path in (ROOT / "docs").rglob("*.md")}
     built = {path.relative_to(site) for path in site.rglob("*.html")}
     assert {page.with_name("index.html") if page.name == "README.html" else page for page in pages} <= built
     assert {Path("project/architecture.html"), Path("examples/hello.html")} <= built
 
 
-def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
+def fetches_nothing_from_elsewhere(site: Path) -> None:
     found = {match for page in site.rglob("*.html") for match in FETCHED.findall(page.read_text(encoding="utf-8"))}
     assert found == set()
     styles = "".join(path.read_text(encoding="utf-8") for path in site.rglob("*.css"))
     assert re.findall(r"(?:@import|url\()\s*[\"']?https?:[^)\"']+", styles) == []
 
 
-@cache
-def reference(site: Path) -> str:
-    return "".join(path.read_text(encoding="utf-8") for path in sorted((site / "api").glob("*.html")))
+def has_every_public_name(site: Path) -> None:
+    reference = "".join(path.read_text(encoding="utf-8") for path in sorted((site / "api").glob("*.html")))
+    assert "Wait for the end and return the result." in reference
+    names = [(owner, name) for owner in (perdure, workflow, testing) for name in owner.__all__]
+    missing = [
+        f"{owner.__name__}.{name}"
+        for owner, name in names
+        if not inspect.ismodule(getattr(owner, name))  # a page of its own
+        and name != "IfExists"  # a Literal, which the signatures show
+        and not re.search(rf'id="perdure(?:\.\w+)*\.{name}"', reference)
+    ]
+    assert missing == [], "docs/api/ lacks them"
 
 
-PUBLIC = [
-    *((perdure, name) for name in perdure.__all__),
-    *((workflow, name) for name in workflow.__all__),
-    *((testing, name) for name in testing.__all__),
-]
-
-
-@pytest.mark.parametrize(("owner", "name"), PUBLIC, ids=lambda value: getattr(value, "__name__", value))
-def test_every_public_name_is_in_the_reference(site: Path, owner: ModuleType, name: str) -> None:
-    if inspect.ismodule(getattr(owner, name)) or name == "IfExists":
-        return  # a page of its own; a Literal, which the signatures show
-    assert re.search(rf'id="perdure(?:\.\w+)*\.{name}"', reference(site)), f"docs/api/ lacks {owner.__name__}.{name}"
-
-
-def test_the_reference_has_the_docstrings(site: Path) -> None:
-    page = (site / "api" / "client.html").read_text(encoding="utf-8")
-    assert "Wait for the end and return the result." in page
+def test_every_page_is_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("\nnav:", 1)[1]
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    numbered = {page for page in pages if re.match(r"decisions/\d", page)}  # listed by docs/site.py
+    listed = set(re.findall(r"[ :-] (\S+\.md)$", navigation, re.MULTILINE))
+    assert pages - numbered - listed == set()
 
 
 def test_a_broken_link_fails_the_build(tmp_path: Path) -> None:
@@ -80,14 +84,7 @@ def test_a_broken_link_fails_the_build(tmp_path: Path) -> None:
     settings = re.search(r"^validation:\n(?:  .*\n)+", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
     assert settings is not None
     (tmp_path / "mkdocs.yml").write_text(f"site_name: broken\n{settings[0]}")
-    done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=50,
-    )
+    done = build(cwd=tmp_path)
     assert done.returncode != 0
     assert "nowhere.md" in done.stderr
     assert "#no-such-place" in done.stderr
