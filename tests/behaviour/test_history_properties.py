@@ -103,3 +103,26 @@ async def test_numbers_ends_calls_and_counts(world: World, app: App, drawn: Any,
         assert len(events) <= 2 + 3 * len(commands) + len([e for e in events if isinstance(e, ev.KvSet)]), (
             "no more than a command, its answer and its being given up"
         )
+
+
+async def test_what_a_reader_does_to_a_history_changes_nothing(file_world: World, app: App) -> None:
+    """A history is read as copies: entries cannot be exchanged, and what was read once is read again."""
+
+    @app.workflow
+    async def twice(i: int) -> int:
+        if i == 1:
+            workflow.continue_as_new(twice, 2)
+        return i
+
+    async with file_world.node(app) as node:
+        handle = node.client.workflow(twice, id="t")
+        assert await handle.run(1) == 2
+        for execution in (1, 2):
+            first = await handle.history(execution)
+            with pytest.raises(AttributeError):
+                first[0].number = 7  # type: ignore[misc]
+            first[0].event.at = 0  # type: ignore[union-attr]
+            first.clear()
+            again = await handle.history(execution)
+            assert [entry.number for entry in again] == [1, 2]
+            assert again[0].event.at > 0  # type: ignore[union-attr]

@@ -72,3 +72,26 @@ async def test_timers_of_other_instances_fire_meanwhile(world: World, app: App) 
         assert await busy.status() == "running"
         gate.set()
         await busy.result(timeout=PATIENCE_S)
+
+
+async def test_retries_that_are_written_inside_of_a_step_are_its_own_business(world: World, app: App) -> None:
+    """A loop in an activity, or in a checkpoint's function, tries as often as it likes: one call, one result."""
+    tries: list[str] = []
+
+    async def connect(who: str) -> int:
+        for attempt in range(1, 6):
+            tries.append(who)
+            if attempt == 4:
+                return attempt
+            await asyncio.sleep(0)
+        raise ConnectionError(who)
+
+    @app.activity
+    async def connecting() -> int:
+        return await connect("activity")
+
+    async def body() -> list[int]:
+        return [await connecting(), await workflow.checkpoint("connect", lambda: connect("checkpoint"))]
+
+    assert await world.replayed(app, body) == [4, 4]
+    assert tries == ["activity"] * 4 + ["checkpoint"] * 4
