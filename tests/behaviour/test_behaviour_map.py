@@ -15,11 +15,12 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "conformance-engine.md"
 NAMES = Path(__file__).with_name("reference_cases.txt")
 SUITE = ROOT / "src" / "perdure" / "testing" / "conformance"
-COUNTS = {"end to end": 552, "in source": 63, "python": 42, "seen": 7, "read": 20}
+COUNTS = {"end to end": 552, "in source": 63, "python": 42, "samples": 11, "seen": 7, "read": 20}
 PARTS = {
     "end to end": "## End to end",
     "in source": "## In-source tests",
     "python": "## duroxide-python",
+    "samples": "## Samples",
     "seen": "### Seen in 0.2.2",
     "read": "### Found by reading 0.1.26",
 }
@@ -49,8 +50,8 @@ def part(name: str) -> dict[str, list[Row]]:
     tables: dict[str, list[Row]] = {}
     rows: list[Row] = []
     for line in text[begin : min((e for e in ends if e >= 0), default=len(text))].splitlines():
-        if line.startswith("### "):
-            rows = tables[line[4:]] = []
+        if line.startswith(("### ", "## Samples")):
+            rows = tables[line.lstrip("# ")] = []
         elif line.startswith("| ") and not line.startswith("| case |"):
             case, tests, note = (cell.strip() for cell in line.strip("|").split(" | "))
             rows.append((case.strip("`"), re.findall(r"`([^`]+)`", tests), note))

@@ -262,6 +262,33 @@ async def run_counting(client: Client) -> object:
 kv_scenario = Scenario(app, run_counting)
 
 
+# ---------------------------------------------------------------- an activity with a client, another instance's KV
+
+
+@app.workflow
+async def keeper(n: int) -> int:
+    workflow.kv.set("n", n)
+    return await increment(n)
+
+
+@app.activity
+async def ask(n: int) -> int:
+    return await activity.client().workflow(keeper, id="keeper").run(n)
+
+
+@app.workflow
+async def asking() -> list[int | None]:
+    kv = workflow.kv_of("keeper")
+    return [await kv.get("n", int), await ask(5), await kv.get("n", int)]
+
+
+async def run_asking(client: Client) -> object:
+    return await client.workflow(asking, id="asking").run()
+
+
+ask_scenario = Scenario(app, run_asking)
+
+
 # ---------------------------------------------------------------- detached starts
 
 
