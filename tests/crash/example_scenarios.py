@@ -80,6 +80,7 @@ crash(
     runs(("order", "o-1", 100), ("order", "o-2", -1), ("order", "o-3", 5_000), sends=(("o-3", "approved", True),)),
 )
 crash("logs", runs(("noisy", "noisy-1", "world")))
+crash("metrics", runs(("checkout", "order-1", 1_990)))
 crash("mismatch", runs(("mail", "mail-1", "hello"), sends=(("mail-1", "go", True),)), app="good")
 crash("outcome", runs(("HelloWorld", "hello-1", "Rust"), ("HelloWorld", "hello-2", "")))
 crash("own_store", runs(("hello", "hello-1", "log")))

@@ -8,20 +8,24 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from perdure.app import App
-from perdure.cli import logs, screen
+from perdure.cli import logs, pulse, screen
 from perdure.cli.door import check_shared
 from perdure.cli.options import DEFAULT_URL, AsJson, LogFormat, LogFormats, LogLevel, StoreUrl
 from perdure.cli.outcome import Exit
 from perdure.cli.target import find_app
+from perdure.errors import UsageError
 from perdure.node import Node, NodeOptions
+
+Showing = Callable[[], Coroutine[object, object, None]]
 
 _OLD_GENERATION = 1_000
 """How many collections of the middle generation come before one of the oldest: that one pauses every workflow."""
@@ -43,22 +47,36 @@ def serve(
     ] = None,
     log_level: Annotated[LogLevel, typer.Option("--log-level", help="What is logged on stderr.")] = LogLevel.INFO,
     log_format: LogFormats = LogFormat.TEXT,
+    live: Annotated[bool, typer.Option("--live", help="Show what the node does, live.")] = False,
+    every: Annotated[
+        float | None,
+        typer.Option("--every", metavar="SECONDS", min=0.1, help="How often --live shows it.", show_default="1"),
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
     """Run a node until SIGINT or SIGTERM.
 
     It takes up everything that waits in the store, and prints one line when it is ready. The first signal stops it
     in order; what did not finish goes on when a node runs again. A second signal ends it at once, which loses nothing.
+    With --live it shows instances, rates and latencies: as a table on a terminal, otherwise as a line each time.
     """
+    if every is not None and not live:
+        msg = "--every says how often --live shows something; give --live, too"
+        raise UsageError(msg)
     logs.to_stderr(log_level, log_format)
     with redirect_stdout(sys.stderr):  # the first line on stdout says that the node is ready
         app = find_app(target)
     check_shared(store)
-    node = Node(app, store, options=NodeOptions.load(options), name=name)
-    return asyncio.run(_serve(app, node, store, grace, as_json=as_json))
+    latencies = pulse.Latencies()
+    interceptors = [latencies] if live else []
+    node = Node(app, store, options=NodeOptions.load(options), name=name, interceptors=interceptors)
+    showing = partial(pulse.show, node, latencies, every or 1.0, as_json=as_json) if live else None
+    return asyncio.run(_serve(app, node, store, grace, showing, as_json=as_json))
 
 
-async def _serve(app: App, node: Node, url: str, grace_s: float | None, *, as_json: bool) -> int:
+async def _serve(
+    app: App, node: Node, url: str, grace_s: float | None, showing: Showing | None, *, as_json: bool
+) -> int:
     stop = asyncio.Event()
     _on_signals(stop)
     try:
@@ -67,7 +85,7 @@ async def _serve(app: App, node: Node, url: str, grace_s: float | None, *, as_js
             gc.freeze()
             gc.set_threshold(*gc.get_threshold()[:2], _OLD_GENERATION)
             _say_ready(app, node, url, as_json=as_json)
-            await _unless_stopped(stop, node.wait_ended())
+            await _unless_stopped(stop, node.wait_ended() if showing is None else _watched(node, showing()))
             screen.note("stopping; once more to stop at once")
     finally:
         await node.stop(grace_s)
@@ -86,6 +104,18 @@ async def _unless_stopped(stop: asyncio.Event, work: Coroutine[object, object, N
         return False
     await working
     return True
+
+
+async def _watched(node: Node, showing: Coroutine[object, object, None]) -> None:
+    """Show what the node does until it has ended."""
+    shown, ended = asyncio.ensure_future(showing), asyncio.ensure_future(node.wait_ended())
+    try:
+        await asyncio.wait({shown, ended}, return_when=asyncio.FIRST_COMPLETED)
+        await (ended if ended.done() else shown)
+    finally:
+        shown.cancel()
+        ended.cancel()
+        await asyncio.gather(shown, ended, return_exceptions=True)
 
 
 def _say_ready(app: App, node: Node, url: str, *, as_json: bool) -> None:

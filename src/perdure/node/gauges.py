@@ -1,6 +1,8 @@
 """Gauges: what a node holds and what waits in its store, as the exporter of metrics asks for it.
 
-OpenTelemetry can create an observable gauge once per provider and never take it back. So there is one set of gauges
+Turns are read in the same way, from the node's own tally: they are what there is most of, and cost nothing so.
+
+OpenTelemetry can create an observable instrument once per provider and never take it back. So there is one set of them
 per provider, for all nodes of the process: it sums the nodes of an app, and follows when a node stops and starts.
 The exporter asks on a thread of its own. Numbers in memory are read there; numbers from the store are those of the
 last question, and each question has the node's loop fetch new ones: nothing is read that nobody asks for.
@@ -19,14 +21,20 @@ from weakref import WeakKeyDictionary
 from perdure.errors import StoreUnavailable
 from perdure.kernel.commit import CLOSED
 from perdure.node.instruments import BY_NAME
+from perdure.node.tally import NodeMetrics
 from perdure.ports.store import Counts
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
 
-    from perdure.node.tally import NodeMetrics
     from perdure.ports.clock import Clock
     from perdure.ports.store import Store
+
+
+_COUNTED: dict[str, Callable[[NodeMetrics], int]] = {
+    "perdure.turns": lambda counted: counted.turns,
+    "perdure.turn.failures": lambda counted: counted.turn_failures,
+}
 
 
 class NodeGauges:
@@ -73,6 +81,7 @@ class Gauges:
     def __init__(self, meter: Meter) -> None:
         """Create them."""
         self._nodes: list[NodeGauges] = []
+        self._past: dict[str, Counter[str]] = {name: Counter() for name in _COUNTED}
         self._lock = Lock()
         self._create(meter, "perdure.node.residents", lambda node: node.in_memory().residents)
         self._create(meter, "perdure.activity.running", lambda node: node.in_memory().running)
@@ -82,6 +91,16 @@ class Gauges:
         self._create(meter, "perdure.dead_letters", lambda node: node.in_store.get("dead_letters"))
         spec = BY_NAME["perdure.instances"]
         meter.create_observable_gauge(spec.name, [self._instances], spec.unit, spec.text)
+        for name in _COUNTED:
+            self._count(meter, name)
+
+    def _count(self, meter: Meter, name: str) -> None:
+        spec = BY_NAME[name]
+
+        def observe(_options: CallbackOptions) -> Iterable[Observation]:
+            return self._totals(name)
+
+        meter.create_observable_counter(spec.name, [observe], spec.unit, spec.text)
 
     def _create(self, meter: Meter, name: str, read: Callable[[NodeGauges], int | None]) -> None:
         spec = BY_NAME[name]
@@ -97,9 +116,21 @@ class Gauges:
             self._nodes.append(node)
 
     def remove(self, node: NodeGauges) -> None:
-        """It has stopped."""
+        """It has stopped. What it has counted stays counted: a counter does not go back."""
         with self._lock:
             self._nodes.remove(node)
+            for name, read in _COUNTED.items():
+                self._past[name][node.app] += read(node.in_memory())
+
+    def _totals(self, name: str) -> Iterator[Observation]:
+        from opentelemetry.metrics import Observation
+
+        with self._lock:
+            sums = self._past[name].copy()
+            for node in self._nodes:
+                sums[node.app] += _COUNTED[name](node.in_memory())
+        for app, value in sums.items():
+            yield Observation(value, {"perdure.app": app})
 
     def _all(self) -> list[NodeGauges]:
         with self._lock:

@@ -8,7 +8,26 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from opentelemetry.metrics import Counter, Histogram, Meter
 
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+SECONDS = (
+    0.00025,
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+    300.0,
+)
 """Buckets for something that takes a moment."""
 
 LIFE = (0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3_600.0, 6 * 3_600.0, 86_400.0, 7 * 86_400.0, 30 * 86_400.0, 365 * 86_400.0)
@@ -69,8 +88,8 @@ INSTRUMENTS = (
     Instrument(
         "perdure.child.duration", "histogram", "s", ("workflow", "status"), "from the call of a child to its end", LIFE
     ),
-    Instrument("perdure.turns", "counter", "{turn}", (), "turns taken"),
-    Instrument("perdure.turn.failures", "counter", "{turn}", (), "turns discarded: an error, or too long"),
+    Instrument("perdure.turns", "counter", "{turn}", ("app",), "turns taken"),
+    Instrument("perdure.turn.failures", "counter", "{turn}", ("app",), "turns discarded: an error, or too long"),
     Instrument("perdure.commit.refusals", "counter", "{commit}", ("verdict",), "commits that the store refused"),
     Instrument("perdure.commit.batch", "histogram", "{commit}", (), "commits that became durable together", COUNT),
     Instrument(

@@ -97,8 +97,6 @@ class Metrics(ClientMetrics):
         self._history = histogram(meter, "perdure.workflow.history")
         self._child_calls = counter(meter, "perdure.child.calls")
         self._child_duration = histogram(meter, "perdure.child.duration")
-        self._turns = counter(meter, "perdure.turns")
-        self._turn_failures = counter(meter, "perdure.turn.failures")
         self._refusals = counter(meter, "perdure.commit.refusals")
         self._batch = histogram(meter, "perdure.commit.batch")
         self._attempts = counter(meter, "perdure.activity.attempts")
@@ -125,8 +123,7 @@ class Metrics(ClientMetrics):
     # ------------------------------------------------------------ turns
 
     def turn(self, turn: Turn) -> None:
-        """A turn whose commit, if it has one, is durable."""
-        self._turns.add(1)
+        """A turn whose commit, if it has one, is durable. (Turns themselves are counted by the node: see `gauges`.)"""
         commit = turn.commit
         if commit is None:
             return
@@ -144,10 +141,6 @@ class Metrics(ClientMetrics):
             body = message.body
             if type(body) is Start and body.parent is not None and body.parent.unit == commit.unit:
                 self._child_calls.add(1, {"perdure.workflow": body.workflow})
-
-    def turn_failed(self) -> None:
-        """A turn that was discarded."""
-        self._turn_failures.add(1)
 
     def refused(self, verdict: str) -> None:
         """A commit that the store refused."""

@@ -270,8 +270,6 @@ class Turns:
         unit_id, ids = resident.unit.id, self._ids(resident.unit)
         resident.failures += 1
         self.tally.turn_failures += 1
-        if self.metrics is not None:
-            self.metrics.turn_failed()
         messages, resident.taken = resident.taken, []
         resident.mailbox = [*messages, *resident.mailbox]
         self.residents.drop_unit(resident)
