@@ -133,7 +133,7 @@ async def test_records_of_the_node_carry_the_ids_of_the_instance(world: World, a
 
     log = Log()
     perdure.logs.configure(format="json", stream=log)
-    async with node_of(world, app, turn_limit_ms=20, turn_failures=1) as node:
+    async with node_of(world, app, turn_limit_ms=250, turn_failures=1) as node:
         await node.client.workflow(hangs, id="x").start()
         await waits_for(node.client.get("x"), "poison")
     (record,) = log.of("perdure.node")
@@ -178,7 +178,7 @@ async def test_a_node_woken_by_an_activity_does_not_speak_for_it(world: World, a
 
     log = Log()
     perdure.logs.configure(format="json", stream=log)
-    async with node_of(world, app, turn_limit_ms=20, turn_failures=1) as node:
+    async with node_of(world, app, turn_limit_ms=250, turn_failures=1) as node:
         await node.client.workflow(hangs, id="hangs").start()
         await node.client.workflow(calls, id="calls").start()
         await waits_for(node.client.get("hangs"), "poison")

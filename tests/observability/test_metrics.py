@@ -209,7 +209,7 @@ async def test_a_turn_taken_again_counts_once(world: World, app: App, meters: Me
         while tries == 1:
             await asyncio.sleep(0)
 
-    async with node_of(world, app, meters, turn_limit_ms=50) as node:
+    async with node_of(world, app, meters, turn_limit_ms=250) as node:
         await node.client.workflow(hangs_once, id="x").run()
         assert node.metrics.turn_failures == 1
         assert node.metrics.started == node.metrics.completed == 1
@@ -417,7 +417,7 @@ async def test_failures_have_a_category_and_count_once(world: World, app: App, m
     async def listens() -> None:
         await workflow.receive("end", bool)
 
-    async with node_of(world, app, meters, turn_limit_ms=30, turn_failures=2) as node:
+    async with node_of(world, app, meters, turn_limit_ms=250, turn_failures=2) as node:
         await node.client.workflow(raises, id="raises").start()
         await node.client.workflow(waits, id="stuck").start()
         await node.client.workflow(hangs, id="poison").start()
