@@ -31,6 +31,12 @@ def test_an_export_says_what_it_wrote(cli: Cli, exported: Path) -> None:
     assert Path("c.json").stat().st_size < (exported / "c-1.json").stat().st_size
 
 
+def test_an_export_can_go_to_stdout(cli: Cli, exported: Path) -> None:
+    ended = cli("history", "c-1", "--export", "-", "--all")
+    assert ended.stdout == (exported / "c-1.json").read_text()
+    assert not Path("-").exists()
+
+
 def test_the_same_code_fits(cli: Cli, exported: Path) -> None:
     ended = cli("replay", "shop.py", "histories")
     assert ended.code == 0

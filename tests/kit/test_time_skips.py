@@ -257,6 +257,30 @@ async def test_a_sleep_that_began_before_a_restart_ends_at_its_time(node: Virtua
     assert node.clock.now() == BEGIN + 30 * DAY
 
 
+async def test_who_sleeps_while_a_node_starts_again_wakes_at_its_time(node: VirtualNode) -> None:
+    await node.client.workflow("month", id="m").start()
+    sleeping = asyncio.ensure_future(node.clock.sleep(40 * DAY))
+    await asyncio.sleep(0)
+    await node.restart()
+    await sleeping
+    assert node.clock.now() == BEGIN + 40 * DAY
+    assert await node.client.get("m").status() == "completed"
+
+
+def test_a_clock_may_be_used_by_one_event_loop_after_the_other(app: App) -> None:
+    clock = SkippingClock(patience=0)
+
+    async def once(days: int) -> None:
+        async with testing.node(app, clock=clock) as node:
+            await node.client.workflow("month", id="m").run(days)
+            with pytest.raises(WaitsForever):
+                await node.client.workflow("patient", id="p").run()
+
+    asyncio.run(once(1))
+    asyncio.run(once(2))
+    assert clock.now() == BEGIN + 3 * DAY
+
+
 async def test_who_waits_when_the_node_stops_is_told(app: App) -> None:
     async with testing.node(app) as node:
         handle = node.client.workflow("patient", id="p")

@@ -308,7 +308,12 @@ def history(
     ] = None,
     export: Annotated[
         Path | None,
-        typer.Option("--export", metavar="FILE", help="Write it to a file, for `perdure replay`.", show_default=False),
+        typer.Option(
+            "--export",
+            metavar="FILE",
+            help="Write it to a file (-: to stdout), for `perdure replay`.",
+            show_default=False,
+        ),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="With --export: all executions that are kept.")] = False,
     store: StoreUrl = DEFAULT_URL,
@@ -333,6 +338,9 @@ def history(
 
 def _export(url: str, id: str, file: Path, *, everything: bool, as_json: bool) -> int:
     exported = asyncio.run(_exported(url, id, everything=everything))
+    if str(file) == "-":
+        screen.say(exported.encode().decode().rstrip())
+        return Exit.OK
     exported.write(file)
     executions = len(exported.executions)
     if as_json:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,6 +100,8 @@ class History:
             fresh.write_bytes(self.encode())
             fresh.replace(target)
         except OSError as error:
+            with suppress(OSError):
+                fresh.unlink()
             msg = f"cannot write {target}: {error.strerror}; give a file in a folder that exists and is yours"
             raise UsageError(msg) from error
 

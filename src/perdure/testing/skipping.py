@@ -156,8 +156,6 @@ class SkippingClock:
         """It does no more."""
         if node in self._nodes:
             self._nodes.remove(node)
-        if not self._nodes and self._driver is not None:
-            self._driver.cancel()
 
     # ------------------------------------------------------------ for tests
 
@@ -231,6 +229,7 @@ class SkippingClock:
         """Something has changed: who waits, or whether time is held."""
         self._news.set()
         if self._driver is None and self._awaited():
+            self._news = asyncio.Event()  # of this event loop: a clock may live longer than one
             loop = asyncio.get_running_loop()
             self._driver = loop.create_task(self._drive(), name="perdure-clock", context=Context())
 
@@ -269,7 +268,7 @@ class SkippingClock:
         calm, before = 0, self._progress()
         while calm < _PASSES:
             calm += 1
-            for node in self._nodes:
+            for node in list(self._nodes):
                 if node.busy:
                     calm = 0
                     await node.settle()

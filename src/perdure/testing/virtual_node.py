@@ -93,8 +93,9 @@ class VirtualNode(Node):
         await self._close_store()
 
     async def _leave(self, grace: float | None) -> None:
+        with self.clock.held():  # nothing comes due while the node is taken apart
+            await super().stop(grace)
         self.clock.detach(self)
-        await super().stop(grace)
 
     async def _close_store(self) -> None:
         if self._own_store is not None and self._is_open:
@@ -105,9 +106,10 @@ class VirtualNode(Node):
         """Stop and start on the same store: everything leaves memory, and is replayed from its history when it goes
         on. Time stands still meanwhile.
         """
-        await self._leave(0)
-        await super().start()
-        self.clock.attach(self)
+        with self.clock.held():
+            await self._leave(0)
+            await super().start()
+            self.clock.attach(self)
 
     # ------------------------------------------------------------ fakes and calls
 
