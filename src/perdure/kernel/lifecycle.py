@@ -321,7 +321,7 @@ def _local_work(unit: Unit, run: Run, row: UnitRow, turn: Turn) -> None:
         return  # nothing is started for it; the next load hands out all that is open
     done = _done_while_paused(unit, row) if unit.kept else ()
     for call in run.pending.values() if unit.first_turn else run.opened:
-        if not isinstance(call, ActivityCall | StepCall) or call.seq not in run.pending or call.seq in done:
+        if not isinstance(call, (ActivityCall, StepCall)) or call.seq not in run.pending or call.seq in done:
             continue
         if isinstance(call, ActivityCall) and unit.definitions.find_activity(call.name) is None:
             unit.held = held.missing_activity(call.name)

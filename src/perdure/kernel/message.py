@@ -146,7 +146,7 @@ AnyBody = (
     | Unreadable
 )
 
-CONTROL = (Cancel, Terminate, Pause, Resume, Retry, Delete, Prune)
+CONTROL: frozenset[type] = frozenset({Cancel, Terminate, Pause, Resume, Retry, Delete, Prune})
 """Bodies of the control lane."""
 
 ADMIN = (Delete, Prune)

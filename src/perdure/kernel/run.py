@@ -482,7 +482,7 @@ class Run:
         """`Call.cancel` reports here."""
         if self.loop.dead or self.pending.pop(call.seq, None) is None:
             return
-        if isinstance(call, ActivityCall | StepCall):
+        if isinstance(call, (ActivityCall, StepCall)):
             self.not_local(call)
         elif isinstance(call, WaitCall):
             self.forget_wait(call)

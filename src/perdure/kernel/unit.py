@@ -241,14 +241,12 @@ class Unit:
                 if isinstance(message.body, msg.Start):
                     lifecycle.start(self, message, message.body)
             messages = [m for m in messages if not isinstance(m.body, msg.Start)]
-        for message in messages:
-            if isinstance(message.body, msg.Delete | msg.Prune):
-                removal.take(self, message, message.body)
-            elif isinstance(message.body, msg.CONTROL):
-                control.take(self, message)
-        if self.draft.delete is not None:
-            messages = [m for m in messages if not isinstance(m.body, msg.CONTROL)]
-            return removal.pack(self, messages, fence, commit_id)
+        others = [m for m in messages if type(m.body) not in msg.CONTROL]
+        if len(others) < len(messages):
+            self._take_control(messages)
+            messages = others
+            if self.draft.delete is not None:
+                return removal.pack(self, messages, fence, commit_id)
         run = self.run
         if run is None:
             self._take_all(messages)
@@ -258,10 +256,16 @@ class Unit:
                 self._take_all(messages)
         return lifecycle.pack(self, fence, commit_id)
 
+    def _take_control(self, messages: Sequence[msg.Message]) -> None:
+        for message in messages:
+            if isinstance(message.body, msg.ADMIN):
+                removal.take(self, message, message.body)
+            elif type(message.body) in msg.CONTROL:
+                control.take(self, message)
+
     def _take_all(self, messages: Sequence[msg.Message]) -> None:
         for message in messages:
-            if not isinstance(message.body, msg.CONTROL):
-                self._take(message)
+            self._take(message)
         self.fire_timers(self.draft.now)
 
     def fire_timers(self, until: int) -> None:
