@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("perdure.node")
 
 Done = Callable[["Verdict"], None]
+Answer = asyncio.Future[list["Verdict"]]
 
 
 class Committer:
@@ -27,62 +28,83 @@ class Committer:
     """
 
     def __init__(self, store: Store, retry_ms: int, failed: Callable[[Exception], None]) -> None:
-        """Nothing runs until the first `submit`."""
+        """Nothing is handed over before the first `flush`."""
         self._store = store
         self._retry_ms = retry_ms
         self._failed = failed
         self._waiting: list[tuple[Commit, Done]] = []
-        self._task: asyncio.Task[None] | None = None
+        self._batch: list[tuple[Commit, Done]] = []
+        self._answer: Answer | None = None
         self._stopped = False
         self.node_name = ""
 
     def submit(self, commit: Commit, done: Done) -> None:
-        """Make a commit durable; `done` gets the verdict on the node's loop."""
-        if self._stopped:
+        """Make a commit durable with the next batch; `done` gets the verdict on the node's loop."""
+        if not self._stopped:
+            self._waiting.append((commit, done))
+
+    def flush(self) -> None:
+        """Hand over what was submitted; while a batch is on its way, its answer does that."""
+        if self._answer is not None or not self._waiting:
             return
-        self._waiting.append((commit, done))
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run(), name="perdure-committer")
+        self._batch, self._waiting = self._waiting, []
+        # A store that gives a future needs no task here, which would be a tenth of the work of a lonely step.
+        answer = self._store.commit([commit for commit, _ in self._batch])
+        self._wait_for(asyncio.ensure_future(answer), self._first_answer)
 
-    async def _run(self) -> None:
+    def _wait_for(self, answer: Answer, then: Callable[[Answer], None]) -> None:
+        self._answer = answer
+        answer.add_done_callback(then)
+
+    def _first_answer(self, answer: Answer) -> None:
+        error = None if answer.cancelled() else answer.exception()
+        if isinstance(error, StoreUnavailable):
+            again = self._again([commit for commit, _ in self._batch], error)
+            self._wait_for(asyncio.get_running_loop().create_task(again, name="perdure-committer"), self._answered)
+        else:
+            self._answered(answer)
+
+    def _answered(self, answer: Answer) -> None:
+        batch, self._batch, self._answer = self._batch, [], None
+        if answer.cancelled():  # the loop is being closed under us
+            self.stop()
+            return
         try:
-            while self._waiting:
-                batch, self._waiting = self._waiting, []
-                verdicts = await self._commit([commit for commit, _ in batch])
-                for (_, done), verdict in zip(batch, verdicts, strict=True):
-                    done(verdict)
+            for (_, done), verdict in zip(batch, answer.result(), strict=True):
+                done(verdict)
         except Exception as error:  # whatever it is, the node must not go on as if it had committed
-            self._stopped = True
+            self.stop()
             self._failed(error)
-        finally:
-            self._task = None
+        self.flush()
 
-    async def _commit(self, commits: list[Commit]) -> list[Verdict]:
-        """Submit a batch, again and again while the store says that it cannot take it."""
-        waited_ms = 0
-        delay_ms = 50
-        while True:
-            try:
-                return await self._store.commit(commits)
-            except StoreUnavailable as error:
-                if waited_ms >= self._retry_ms:
-                    raise
-                text = "the store cannot take a batch of %d commits; it is tried again: %s"
-                logger.warning(text, len(commits), error, extra={"node": self.node_name})
+    async def _again(self, commits: list[Commit], error: StoreUnavailable) -> list[Verdict]:
+        """Submit a batch again and again while the store says that it cannot take it."""
+        waited_ms, delay_ms = 0, 50
+        while waited_ms < self._retry_ms:
+            text = "the store cannot take a batch of %d commits; it is tried again: %s"
+            logger.warning(text, len(commits), error, extra={"node": self.node_name})
             await asyncio.sleep(delay_ms / 1000)
             waited_ms += delay_ms
             delay_ms = min(delay_ms * 2, 1_000)
+            try:
+                return await self._store.commit(commits)
+            except StoreUnavailable as refused:
+                error = refused
+        raise error
 
     @property
     def busy(self) -> bool:
         """Whether something that was submitted has no verdict yet."""
-        return self._task is not None
+        return self._answer is not None or bool(self._waiting)
 
     async def drain(self) -> None:
         """Wait until everything that was submitted has its verdict."""
-        while self._task is not None:
-            await asyncio.wait([self._task])
+        while self.busy:
+            self.flush()
+            assert self._answer is not None
+            await asyncio.wait([self._answer])
 
     def stop(self) -> None:
         """Take nothing more."""
         self._stopped = True
+        self._waiting.clear()

@@ -206,6 +206,7 @@ class Turns:
             resident = ready.popleft()
             if resident.state == "ready":
                 self._turn(resident)
+        self._committer.flush()
         if ready and not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._run_ready)

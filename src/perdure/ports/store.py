@@ -14,7 +14,7 @@ Guarantees, one section of the conformance suite (`perdure.testing.conformance`)
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from types import TracebackType
 from typing import Generic, Literal, Protocol, Self, TypeVar
 
@@ -222,8 +222,8 @@ class Store(Protocol):
         """Take scopes over (`owner=None`: release them). Older epochs can write no more when this returns."""
         ...
 
-    async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
-        """Make commits durable together; at most one per unit in a batch."""
+    def commit(self, batch: Sequence[Commit]) -> Awaitable[list[Verdict]]:
+        """Make commits durable together; at most one per unit in a batch. May be an `async def`."""
         ...
 
     async def post(self, batch: Sequence[Message]) -> list[Posted]:

@@ -136,9 +136,14 @@ class SQLiteStore:
         await self._owner.count(scopes, claimed=owner is not None)
         return claims
 
-    async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
-        """Make commits durable, with whatever else is waiting to be written."""
-        return await self._writing().submit(batch) if batch else []
+    def commit(self, batch: Sequence[Commit]) -> asyncio.Future[list[Verdict]]:
+        """Make commits durable, with whatever else is waiting to be written; they are on their way already."""
+        try:
+            return self._writing().submit(batch)
+        except (StoreUnavailable, UsageError) as error:
+            refused: asyncio.Future[list[Verdict]] = asyncio.get_running_loop().create_future()
+            refused.set_exception(error)
+            return refused
 
     async def post(self, batch: Sequence[Message]) -> list[Posted]:
         """Put messages into inboxes."""
