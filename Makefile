@@ -27,7 +27,8 @@ check: $(READY) ## format, lint, types, layers, style: everything that needs no 
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pytest tests/test_tidy.py
 
-format: $(READY) ## format the code and apply the fixes that are safe
+format: $(READY) ## write the generated classes, format the code, apply the fixes that are safe
+	$(BIN)/python scripts/generate_sync.py
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 

@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 import perdure
+import perdure.sync
 from perdure import activity, errors, testing, workflow
 
 PERDURE = [
@@ -130,6 +131,7 @@ CLIENT = [
     "prune",
     "queues",
     "store",
+    "sync",
     "workflow",
 ]
 
@@ -158,6 +160,9 @@ HANDLE = [
     "tree",
     "wait",
 ]
+
+SYNC = ["LoopFactory", "SyncClient", "SyncHandle", "SyncNode", "SyncWorkflowHandle"]
+"""Their methods are those of the asynchronous classes: tests/sync compares them."""
 
 TESTING = [
     "ActivityRecord",
@@ -190,6 +195,10 @@ def methods(cls: type) -> list[str]:
 
 def test_names_of_the_package() -> None:
     assert sorted(perdure.__all__) == PERDURE
+
+
+def test_names_of_sync() -> None:
+    assert sorted(perdure.sync.__all__) == SYNC
 
 
 def test_names_of_workflow() -> None:

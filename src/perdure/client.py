@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
     from opentelemetry.metrics import MeterProvider
 
+    from perdure.sync import LoopFactory, SyncClient
+
 from perdure.description import Description, describe_row
 from perdure.filter import Filter, Selection, units_query
 from perdure.gateway import Gateway, MeasuredGateway, StoreGateway
@@ -83,6 +85,17 @@ class Client:
         client = cls(gateway, check_interceptors(interceptors))
         client._own_store = opened if isinstance(store, str) else None
         return client
+
+    def sync(self, *, loop_factory: LoopFactory | None = None) -> SyncClient:
+        """The same client for synchronous code: `with Client.open(url).sync() as client:`.
+
+        It runs on an event loop of its own, on a thread of its own. `loop_factory` makes that loop;
+        `uvloop.new_event_loop` is one.
+        """
+        from perdure.sync import SyncClient  # most programs never need it
+        from perdure.sync.portal import Portal
+
+        return SyncClient(self, Portal("the client", loop_factory))
 
     @property
     def store(self) -> Store:

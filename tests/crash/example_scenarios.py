@@ -96,6 +96,14 @@ crash("select_first", runs(("fastest", "fastest-1")))
 crash("standby", runs(("patient", "patient-1"), sends=(("patient-1", "word", "hello"),)))
 crash("structured_logs", runs(("checkout", "order-1", 1_990)))
 crash("tested_workflow", runs(("membership", "ada", "Ada", 1, 1), sends=(("ada", "cancelled", "too loud"),)))
+crash(
+    "sync_code",
+    runs(
+        ("order", "order-hat", "hat"),
+        ("order", "order-yacht-50", "yacht-50"),
+        sends=(("order-yacht-50", "approved", True),),
+    ),
+)
 crash("two_versions", runs(("payment", "old", 50_000), sends=(("old", "go", True),)))
 crash("variables", runs(("invoice", "invoice-1", 3), sends=(("invoice-1", "print", True),)))
 

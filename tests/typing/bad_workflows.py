@@ -7,6 +7,7 @@ import asyncio
 from good_workflows import Cart, app, approved, awaits, charge, maybe, pool, resize, ship, small, small_two
 
 from perdure import App, Client, activity, workflow
+from perdure.sync import SyncClient
 
 
 @app.workflow
@@ -122,6 +123,24 @@ async def clients(client: Client) -> None:
     client.workflow(awaits, id="x", if_exists="maybe")  # E unknown rule
     await client.list(status="done")  # E unknown status
     client.get("x").start(1)  # E cannot be started without its definition
+
+
+def sync_clients(client: SyncClient) -> None:
+    order = client.workflow(awaits, id="x")
+    order.start()  # E missing argument
+    order.start(1)  # E wrong type
+    order.run(Cart("c", 1), 2)  # E too many
+    n: int = order.result()  # E Receipt is not int
+    m: str = order.run(Cart("c", 1))  # E Receipt is not str
+    order.send(approved, "yes")  # E wrong type
+    order.result(timeout="1 s")  # E seconds or a timedelta
+    client.workflow(charge, id="x")  # E an activity is not a workflow
+    client.workflow(awaits)  # E no id
+    client.list(status="done")  # E unknown status
+    client.get("x").start(1)  # E cannot be started without its definition
+    app.node("memory://").sync(loop_factory=3)  # E a function that makes a loop
+    with app.node("memory://"):  # E a node is opened with `async with`, or with `.sync()`
+        order.resume()
 
 
 async def inside() -> None:

@@ -10,7 +10,19 @@ from random import Random
 from typing import Any, Literal, assert_type
 from uuid import UUID
 
-from perdure import App, AsyncActivity, Client, Handle, RetryPolicy, SyncActivity, Workflow, activity, workflow
+from perdure import (
+    App,
+    AsyncActivity,
+    Client,
+    Handle,
+    HistoryEvent,
+    RetryPolicy,
+    SyncActivity,
+    Workflow,
+    activity,
+    workflow,
+)
+from perdure.sync import SyncClient, SyncHandle, SyncNode, SyncWorkflowHandle
 
 app = App("shop")
 
@@ -249,6 +261,37 @@ async def use(client: Client) -> None:
     assert_type(await later.result(), Receipt)
     for found in await client.list(status=("running", "suspended"), type="awaits"):
         assert_type(found.id, str)
+
+
+def use_sync(client: SyncClient) -> None:
+    order = client.workflow(awaits, id="order-1", if_exists="reject", delay=3)
+    as_sync_handle: SyncWorkflowHandle[[Cart], Receipt] = order
+    as_sync_handle.start(Cart("c", 1))
+    order.start(Cart("c", 1))
+    order.start(cart=Cart("c", 1))
+    assert_type(order.run(Cart("c", 1)), Receipt)
+    assert_type(order.result(timeout=5), Receipt)
+    order.send(approved, True)
+    order.send("approved", True)
+    assert_type(order.status(), Literal["pending", "running", "suspended", "completed", "failed", "cancelled"])
+    assert_type(order.kv_get("k", int), int | None)
+    assert_type(order.custom_status(dict[str, int]), tuple[dict[str, int] | None, int])
+    assert_type([e.number for e in order.iterate_history()], list[int])
+    assert_type(order.history(), list[HistoryEvent])
+    client.workflow("by-name", id="x", version="1.0.0").start(1, "two")
+    later: SyncHandle[Receipt] = order
+    assert_type(later.result(), Receipt)
+    for found in client.list(status=("running", "suspended"), type="awaits"):
+        assert_type(found.id, str)
+
+
+def main_sync() -> None:
+    with app.node("sqlite:///shop.db").sync() as node:
+        assert_type(node, SyncNode)
+        use_sync(node.client)
+    with Client.open("sqlite:///shop.db").sync(loop_factory=asyncio.new_event_loop) as client:
+        assert_type(client, SyncClient)
+        use_sync(client)
 
 
 async def main() -> None:

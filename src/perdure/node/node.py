@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from perdure.kernel.limits import Limits
     from perdure.kernel.message import Message
     from perdure.kernel.turn import Outcome
+    from perdure.sync import LoopFactory, SyncNode
 
 logger = logging.getLogger("perdure.node")
 
@@ -346,6 +347,17 @@ class Node:
         metrics = self._metrics
         gateway = self if metrics is None else MeasuredGateway(self, metrics.called, metrics.timer)
         return Client(gateway, self.interceptors)
+
+    def sync(self, *, loop_factory: LoopFactory | None = None) -> SyncNode:
+        """The same node for synchronous code: `with app.node(url).sync() as node:`.
+
+        It runs on an event loop of its own, on a thread of its own. `loop_factory` makes that loop;
+        `uvloop.new_event_loop` is one.
+        """
+        from perdure.sync import SyncNode  # most programs never need it
+        from perdure.sync.portal import Portal
+
+        return SyncNode(self, Portal(f"node {self.name!r}", loop_factory))
 
     @property
     def residents(self) -> int:

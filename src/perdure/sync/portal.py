@@ -1,0 +1,247 @@
+"""The portal: one event loop on one thread, and calls into it that block the caller.
+
+Theory of operation. `open` starts the thread, runs the loop on it and then the coroutine that starts what lives there;
+`close` runs the coroutine that stops it and lets the loop end as `asyncio.run` does. In between any thread may `call`:
+the coroutine runs as a task of the loop, in the caller's context variables, and its result or its error comes back.
+
+A caller is never left waiting. A call is admitted under a lock, so that it is either refused or known to the loop
+before it ends; and when the loop ends, it cancels what still runs. A caller that is interrupted (Ctrl-C) leaves at once
+and cancels its call; everything else goes on. The thread is no daemon: the interpreter would freeze a daemon in the
+middle of a commit. Instead, portals that are open when the main thread has ended are closed then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import os
+import threading
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import CancelledError, Future
+from typing import Any, TypeAlias, TypeVar
+
+from perdure.errors import StoreUnavailable, UsageError
+
+T = TypeVar("T")
+
+LoopFactory: TypeAlias = Callable[[], asyncio.AbstractEventLoop]
+"""What makes the event loop; `uvloop.new_event_loop` is one."""
+
+Work: TypeAlias = Callable[[], Coroutine[Any, Any, T]]
+"""What to do on the loop."""
+
+logger = logging.getLogger("perdure.sync")
+
+
+class Portal:
+    """One event loop on one thread."""
+
+    def __init__(self, name: str, loop_factory: LoopFactory | None = None) -> None:
+        """Nothing runs before `open`. `name` is what errors and the thread say."""
+        self.name = name
+        self._loop_factory = loop_factory
+        self._lock = threading.Lock()
+        self._process = os.getpid()
+        self._thread: threading.Thread | None = None
+        self._ready: Future[asyncio.AbstractEventLoop] = Future()
+        self._loop: asyncio.AbstractEventLoop | None = None  # while calls are admitted
+        self._stop: Work[object] | None = None
+        self._end: asyncio.Event | None = None
+        self._starting: asyncio.Task[object] | None = None
+        self._was_open = False
+
+    # ------------------------------------------------------------ life cycle
+
+    def open(self, start: Work[T], stop: Work[object]) -> T:
+        """Start the thread and its loop, and run `start` there; `stop` is run at the end.
+
+        Raises:
+            UsageError: it is open already, or this thread runs an event loop.
+        """
+        _refuse_loops(self.name)
+        with self._lock:
+            if self._thread is not None:
+                msg = f"{self.name} is open already; one `with` is enough"
+                raise UsageError(msg)
+            self._process, self._ready, self._starting = os.getpid(), Future(), None
+            self._thread = threading.Thread(target=self._run, args=[self._ready], name=f"perdure {self.name}")
+        try:
+            _open.add(self)
+            self._thread.start()
+            with self._lock:
+                self._loop, self._was_open = self._ready.result(), True
+            value = self._wait(self._submit(lambda: self._begin(start)))
+        except BaseException:
+            self._end_loop(None)
+            raise
+        self._stop = stop
+        return value
+
+    def close(self, instead: Work[object] | None = None) -> None:
+        """Run the coroutine that stops what lives here (or another one), end the loop, and wait for the thread.
+
+        Idempotent. Ctrl-C does not shorten it, unless it comes twice: then the rest happens behind the caller's back.
+        In a process that was forked it does nothing: what lives here is the parent's.
+        """
+        if self._process != os.getpid():
+            return
+        if self._thread is threading.current_thread():
+            msg = f"{self.name} cannot be closed by code that runs on its own loop"
+            raise UsageError(msg)
+        with self._lock:
+            stop, self._stop = self._stop, None
+        if stop is not None:
+            self._end_loop(instead or stop)
+
+    def _run(self, ready: Future[asyncio.AbstractEventLoop]) -> None:
+        """The thread."""
+        try:
+            with asyncio.Runner(loop_factory=self._loop_factory) as runner:
+                runner.run(self._serve(ready))
+        except BaseException as error:
+            if ready.done():
+                logger.exception("the event loop of %s failed", self.name)
+            else:
+                ready.set_exception(error)
+
+    async def _begin(self, start: Work[T]) -> T:
+        self._starting = asyncio.current_task()
+        return await start()
+
+    async def _serve(self, ready: Future[asyncio.AbstractEventLoop]) -> None:
+        self._end = asyncio.Event()
+        ready.set_result(asyncio.get_running_loop())
+        await self._end.wait()
+
+    def _end_loop(self, stop: Work[object] | None) -> None:
+        with self._lock:
+            self._loop = None  # from here on nothing is admitted
+        thread = self._thread
+        assert thread is not None
+        try:
+            if thread.ident is not None and self._ready.exception() is None:
+                _outlast(asyncio.run_coroutine_threadsafe(self._last(stop), self._ready.result()))
+        finally:
+            if thread.ident is not None:
+                thread.join()
+            self._thread = None
+
+    async def _last(self, stop: Work[object] | None) -> None:
+        """What the loop does last. It does not depend on anybody who waits for it."""
+        assert self._end is not None
+        try:
+            if stop is not None:
+                await stop()
+            elif self._starting is not None and not self._starting.done():  # interrupted: it puts its things away
+                await asyncio.wait([self._starting])
+        finally:
+            self._end.set()
+
+    # ------------------------------------------------------------ calls
+
+    def call(self, work: Work[T]) -> T:
+        """Do it on the loop, and wait for its result.
+
+        Raises:
+            UsageError: the portal is not open, belongs to another process, or this thread runs an event loop.
+            StoreUnavailable: it was closed meanwhile; whether the call had its effect is not known.
+        """
+        _refuse_loops(self.name)
+        return self._wait(self._submit(work))
+
+    def iterate(self, make: Callable[[], AsyncIterator[T]]) -> Iterator[T]:
+        """The elements of an asynchronous iterator, each fetched when it is asked for."""
+        iterator = make()
+
+        async def fetch() -> tuple[T] | None:
+            try:
+                return (await anext(iterator),)
+            except StopAsyncIteration:
+                return None
+
+        async def drop() -> None:
+            if isinstance(iterator, AsyncGenerator):
+                await iterator.aclose()
+
+        try:
+            while (found := self.call(fetch)) is not None:
+                yield found[0]
+        finally:
+            if self._loop is not None:
+                self.call(drop)
+
+    def _submit(self, work: Work[T]) -> Future[T]:
+        if self._process != os.getpid():
+            msg = (
+                f"{self.name} was opened by process {self._process}, and this is {os.getpid()}, which was forked from "
+                "it: the event loop is not here. Open it after the fork, or start processes with the method 'spawn'"
+            )
+            raise UsageError(msg)
+        with self._lock:
+            if self._loop is None:
+                how = "has been closed" if self._was_open else "is not open"
+                msg = f"{self.name} {how}: use it inside of `with ... as`"
+                raise UsageError(msg)
+            return asyncio.run_coroutine_threadsafe(_do(work), self._loop)
+
+    def _wait(self, future: Future[T]) -> T:
+        try:
+            return future.result()
+        except CancelledError:
+            msg = f"{self.name} was closed while this call waited; what was started goes on when a node runs"
+            raise StoreUnavailable(msg, "unknown") from None
+        finally:
+            future.cancel()  # if this thread was interrupted; the call has no one to answer any more
+
+
+async def _do(work: Work[T]) -> T:
+    return await work()
+
+
+def _outlast(future: Future[None]) -> None:
+    """Wait for the end, and only then pass on a Ctrl-C; a second one is passed on at once."""
+    try:
+        future.result()
+    except KeyboardInterrupt:
+        future.result()
+        raise
+
+
+def _refuse_loops(name: str) -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    msg = (
+        f"a call to {name} would block the event loop that runs in this thread: await the asynchronous one "
+        "(`async with app.node(...)`, `async with Client.open(...)`), or call from a thread of its own, "
+        "for example with `await asyncio.to_thread(...)`"
+    )
+    raise UsageError(msg)
+
+
+# ---------------------------------------------------------------- the end of the process
+
+_open: weakref.WeakSet[Portal] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    for portal in list(_open):
+        try:
+            portal.close()
+        except Exception:
+            logger.exception("%s could not be closed when the process ended", portal.name)
+
+
+def _register() -> None:
+    """Have portals closed when the main thread has ended, before the threads of executors are told to end.
+
+    Activities run on those. `atexit` would come after the thread of the portal has been waited for, and so never.
+    """
+    importlib.import_module("concurrent.futures.thread")  # what is registered last is called first
+    threading._register_atexit(_close_all)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+
+
+_register()
