@@ -16,10 +16,11 @@ from perdure.kernel.attributes import AttributeValue
 from perdure.kernel.commit import Status
 from perdure.kernel.limits import Limits
 from perdure.kernel.retry import Seconds
+from perdure.metrics import StoreMetrics
 from perdure.node.node import Node
 from perdure.node.options import NodeOptions
 from perdure.node.tally import NodeMetrics
-from perdure.ports.store import Page
+from perdure.ports.store import Page, QueueDepth
 from perdure.ports.where import Where
 from perdure.removal import Pruned, Removed
 from perdure.sync.portal import Portal
@@ -89,23 +90,29 @@ class SyncHandle(Generic[R_co]):
         self._portal.call(lambda: self._handle.cancel(reason))
 
     def terminate(self, reason: str = "") -> None:
-        """End it at once, without asking its code."""
+        """End it at once, without asking its code: no `finally` runs, and nothing is undone. Its running activities
+        are cancelled, its children told as their `parent_close` says. Has no effect on one that has ended.
+        """
         self._portal.call(lambda: self._handle.terminate(reason))
 
     def pause(self, reason: str = "") -> None:
-        """Stop delivering to it; what arrives is kept."""
+        """Stop delivering to it: its status is `suspended`, its reason `paused`. Messages, results and timers that
+        come meanwhile are kept. Has no effect on one that has ended.
+        """
         self._portal.call(lambda: self._handle.pause(reason))
 
     def resume(self) -> None:
-        """Go on delivering to it."""
+        """Go on after `pause`, with what came meanwhile. Has no effect on one that is not paused."""
         self._portal.call(self._handle.resume)
 
     def retry(self) -> None:
-        """Try again an instance that was set aside."""
+        """Try one again that was set aside (`suspended`, for another reason than `paused`): after a deploy it does so
+        by itself; one with the reason `poison` waits for this call.
+        """
         self._portal.call(self._handle.retry)
 
     def describe(self) -> Description:
-        """Its row.
+        """What is stored about it: type, version, status, reason, times, sizes, failure.
 
         Raises:
             NotFound: no instance has this id.
@@ -125,11 +132,20 @@ class SyncHandle(Generic[R_co]):
         )
 
     def kv(self) -> dict[str, object]:
-        """All entries of its key-value store, as plain data."""
+        """All entries of its key-value store, as plain data; after its end, too.
+
+        Raises:
+            NotFound: no instance has this id.
+        """
         return self._portal.call(self._handle.kv)
 
     def kv_get(self, key: str, as_type: type[T]) -> T | None:
-        """The value of one key; None if it has none."""
+        """The value of one key, as this type; None if it has none.
+
+        Raises:
+            NotFound: no instance has this id.
+            DecodeError: the value is of another type.
+        """
         return self._portal.call(lambda: self._handle.kv_get(key, as_type))
 
     def kv_wait(self, key: str, as_type: AsType[T], *, timeout: Seconds) -> T | None:
@@ -303,6 +319,17 @@ class SyncClient:
         Messages that nobody may see yet (delayed starts) are not counted.
         """
         return self._portal.call(self._client.counts)
+
+    def metrics(self) -> StoreMetrics:
+        """What the store holds: instances, executions, histories, messages, tasks, in one snapshot.
+
+        It reads every instance's row (a second or so for a million of them); `counts` is cheaper.
+        """
+        return self._portal.call(self._client.metrics)
+
+    def queues(self) -> dict[str, QueueDepth]:
+        """The tasks of each queue that has some, by name."""
+        return self._portal.call(self._client.queues)
 
     def delete(
         self,

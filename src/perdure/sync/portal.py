@@ -241,7 +241,8 @@ def _register() -> None:
     Activities run on those. `atexit` would come after the thread of the portal has been waited for, and so never.
     """
     importlib.import_module("concurrent.futures.thread")  # what is registered last is called first
-    threading._register_atexit(_close_all)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    register: Callable[[Callable[[], None]], None] = getattr(threading, "_register_atexit")  # noqa: B009  # private
+    register(_close_all)
 
 
 _register()
