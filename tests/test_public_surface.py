@@ -11,7 +11,7 @@ import pytest
 
 import perdure
 import perdure.sync
-from perdure import activity, errors, testing, workflow
+from perdure import activity, errors, logs, testing, workflow
 
 PERDURE = [
     "Activity",
@@ -103,6 +103,9 @@ ACTIVITY = [
     "resources",
 ]
 """What code inside an activity uses; `ActivityInfo` is what `info()` gives."""
+
+LOGS = ["Ids", "Json", "Text", "configure", "reset"]
+"""What programs call, and the parts for those with a set-up of their own."""
 
 APP = [
     "activities",
@@ -209,6 +212,10 @@ def test_names_of_testing() -> None:
     assert sorted(testing.__all__) == TESTING
 
 
+def test_names_of_logs() -> None:
+    assert sorted(logs.__all__) == LOGS
+
+
 def test_names_of_activity() -> None:
     functions = [n for n in public(activity) if inspect.iscoroutinefunction(getattr(activity, n)) or n in ACTIVITY]
     assert functions == ACTIVITY
@@ -232,6 +239,7 @@ EVERYTHING = [
     *((perdure, n) for n in PERDURE),
     *((workflow, n) for n in WORKFLOW),
     *((activity, n) for n in ACTIVITY),
+    *((logs, n) for n in LOGS),
     *((perdure.App, n) for n in APP),
     *((perdure.Client, n) for n in CLIENT),
     *((perdure.WorkflowHandle, n) for n in HANDLE),

@@ -30,6 +30,8 @@ from perdure.errors import UsageError
 from perdure.kernel.run import current_run
 from perdure.workflow import run_ids
 
+__all__ = ["Ids", "Json", "Text", "configure", "reset"]
+
 ENVIRONMENT = "PERDURE_LOG"
 
 USER_AREAS = ("perdure.activity", "perdure.workflow")

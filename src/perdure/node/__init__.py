@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from perdure.node.node import Node
 from perdure.node.options import NodeOptions
+from perdure.node.tally import NodeMetrics
 
-__all__ = ["Node", "NodeOptions"]
+__all__ = ["Node", "NodeMetrics", "NodeOptions"]
