@@ -281,6 +281,20 @@ def test_a_clock_may_be_used_by_one_event_loop_after_the_other(app: App) -> None
     assert clock.now() == BEGIN + 3 * DAY
 
 
+def test_time_skips_for_synchronous_code_too(app: App) -> None:
+    under_test = testing.node(app, clock=SkippingClock(patience=0))
+    with under_test.sync() as node:
+        handle = node.client.workflow("approval", id="a")
+        handle.start()
+        handle.send(approved, True)
+        assert handle.result() == "approved"
+        assert under_test.clock.now() == BEGIN
+        assert node.client.workflow("month", id="m").run() == "30 days, 0:00:00"
+        assert node.client.workflow("asking", id="q").run("m") == "30 days, 0:00:00"
+        with pytest.raises(WaitsForever, match="the end of 'p'"):
+            node.client.workflow("patient", id="p").run()
+
+
 async def test_who_waits_when_the_node_stops_is_told(app: App) -> None:
     async with testing.node(app) as node:
         handle = node.client.workflow("patient", id="p")
