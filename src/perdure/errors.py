@@ -377,8 +377,8 @@ class StoreFormat(StoreError):
     """The file is no Perdure store, is damaged, or was written by another version.
 
     - Why: the URL names another file than you think, the disk damaged it, it was copied while in use without its `-wal`
-      file, or a newer release has migrated it.
-    - Do: check the path; restore a backup; run the newer release. Nothing was written to it.
+      file, a newer release has migrated it, or an older one wrote it and it may not be changed by what only reads.
+    - Do: check the path; restore a backup; run the newer release; `perdure migrate`. Nothing was written to it.
     - Example: `notes.db is not a SQLite database; name another file, or restore this one from a backup`
     """
 

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fixtures"))
+
 import pytest
 from invocation import SHOP, Cli, Ended
 from typer.main import get_command

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
+from old_store import old_store
 
 from perdure import Where
 from perdure.errors import StoreFormat
@@ -74,42 +73,6 @@ async def test_a_unit_without_attributes_has_no_rows() -> None:
 # ---------------------------------------------------------------- a store of the format before
 
 
-def old_store(path: Path) -> None:
-    """A file as the release before wrote it."""
-    first = migrations()[0]
-    assert (first.version, first.name) == (1, "tables")
-    connection = sqlite3.connect(path)
-    connection.executescript((files("perdure.store") / "sql" / "sqlite" / "001_tables.sql").read_text("utf-8"))
-    connection.execute(
-        "CREATE TABLE schema_migrations"
-        " (version INTEGER PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL) WITHOUT ROWID"
-    )
-    connection.execute("INSERT INTO schema_migrations VALUES (1, 'tables', ?)", (first.checksum,))
-    connection.executemany("INSERT INTO meta VALUES (?, ?)", [("format", "1"), ("id", "old"), ("shards", "1")])
-    connection.execute("PRAGMA journal_mode = WAL")
-    for n in range(1_200):
-        attributes = encode_attributes({"customer": f"c{n % 2}", "n": n}, removing=False) if n % 3 else None
-        row = {
-            "id": f"u{n}",
-            "scope": "default/0",
-            "kind": "workflow",
-            "type": "order",
-            "type_version": "1.0.0",
-            "run": b"run",
-            "status": "completed",
-            "input_digest": "",
-            "attributes": attributes,
-            "commit_id": b"commit",
-            "created_at": n,
-        }
-        numbers = "execution format flags paused custom_status_version suspect journal_events journal_bytes started_at"
-        row |= dict.fromkeys((*numbers.split(), "updated_at", "version"), 1)
-        names, places = ", ".join(row), ", ".join("?" * len(row))
-        connection.execute(f"INSERT INTO units ({names}) VALUES ({places})", tuple(row.values()))
-    connection.commit()
-    connection.close()
-
-
 async def test_an_old_store_gets_the_index_when_it_is_opened(tmp_path: Path) -> None:
     path = tmp_path / "old.db"
     old_store(path)
@@ -131,11 +94,11 @@ async def test_an_old_store_gets_the_index_when_it_is_opened(tmp_path: Path) -> 
 async def test_an_old_store_is_migrated_once_and_only_when_it_may_be_written(tmp_path: Path) -> None:
     path = tmp_path / "old.db"
     old_store(path)
-    assert pending(path) == ["attributes"]
+    assert pending(path) == ["attributes", "undelivered"]
     with pytest.raises(StoreFormat, match="needs the migration attributes"):
         async with open_store(f"sqlite:///{path}?read_only=true"):
             pass
-    assert migrate(path) == ["attributes"]
+    assert migrate(path) == ["attributes", "undelivered"]
     assert migrate(path) == []
     async with open_store(f"sqlite:///{path}?read_only=true") as store:
         assert store.info.format == 2

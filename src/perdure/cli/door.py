@@ -44,7 +44,7 @@ def check_shared(url: str) -> Path:
 @asynccontextmanager
 async def reading(url: str) -> AsyncGenerator[Store]:
     """The store, for queries."""
-    _check_there(url)
+    check_there(url)
     store = open_store(url if "read_only=" in url else f"{url}{'&' if '?' in url else '?'}read_only=true")
     async with store:
         yield store
@@ -56,14 +56,24 @@ async def posting(url: str, *, create: bool = False) -> AsyncGenerator[Client]:
     if create:
         check_shared(url)
     else:
-        _check_there(url)
+        check_there(url)
     async with Client.open(url) as client:
         yield client
 
 
-def _check_there(url: str) -> None:
+def check_there(url: str) -> None:
+    """Refuse a store that is not there.
+
+    Raises:
+        StoreUnavailable: its file does not exist.
+        UsageError: it lives in one process.
+    """
     path = check_shared(url)
-    if not path.exists():
+    try:
+        is_there = path.exists()
+    except OSError:
+        is_there = True  # in a closed folder; opening it says so
+    if not is_there:
         msg = (
             f"there is no store {path} (looked in {Path.cwd()}); name yours with --store or PERDURE_STORE, "
             "or make one: `perdure run`, `serve` and `start` do"

@@ -16,6 +16,7 @@ from perdure.cli import (
     explaining,
     linting,
     listings,
+    migrating,
     removing,
     replaying,
     runs,
@@ -148,7 +149,7 @@ for _panel, _commands in (
         ),
     ),
     (REMOVING, (removing.delete, removing.prune)),
-    (CHECKING, (linting.lint,)),
+    (CHECKING, (linting.lint, migrating.migrate)),
 ):
     for _command in _commands:
         app.command(_command.__name__.replace("_", "-"), rich_help_panel=_panel)(_command)

@@ -93,9 +93,10 @@ INSERT_TOMBSTONE = (
     " SET scope = excluded.scope, commit_id = excluded.commit_id, expires_at = excluded.expires_at"
 )
 DELIVER = (
-    "INSERT INTO inbox (unit, position, message, scope, kind, body, at, visible_at, sender, previous)"
+    "INSERT INTO inbox (unit, position, message, scope, kind, body, at, visible_at, sender, previous, homeless)"
     " SELECT ?1, coalesce((SELECT max(position) FROM inbox WHERE unit = ?1), 0) + 1, ?2,"
-    " coalesce((SELECT scope FROM units WHERE id = ?1), ?3), ?4, ?5, ?6, ?7, ?8, ?9"
+    " coalesce(home.scope, ?3), ?4, ?5, ?6, ?7, ?8, ?9, home.id IS NULL"
+    " FROM (SELECT 1) LEFT JOIN units AS home ON home.id = ?1"
     " WHERE NOT EXISTS (SELECT 1 FROM answers WHERE unit = ?1 AND message = ?2)"
     " AND NOT (?4 = 'Start' AND (EXISTS (SELECT 1 FROM units WHERE id = ?1 AND run = ?2 AND started_at > 0)"
     " OR EXISTS (SELECT 1 FROM tombstones WHERE unit = ?1 AND run = ?2)))"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import gettempdir
 from typing import TYPE_CHECKING, Literal
 
 import apsw
@@ -13,7 +14,7 @@ import msgspec
 from perdure.errors import StoreError, StoreFormat, StoreLocked, StoreUnavailable, UsageError
 from perdure.ports.store import StoreInfo
 from perdure.store.connection import Connection, opened, transaction
-from perdure.store.migrate import migrate, pending
+from perdure.store.migrate import migrate, pending, tables_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -67,7 +68,10 @@ def explain(error: BaseException, path: str) -> StoreError:
     if isinstance(error, StoreError):
         return error
     if isinstance(error, apsw.FullError):
-        return StoreUnavailable(f"no space is left for {path}: free some on that disk; nothing acknowledged is lost")
+        return StoreUnavailable(
+            f"no space is left for {path}, or for what SQLite sorts beside it ({gettempdir()}): free some on that disk;"
+            " nothing acknowledged is lost"
+        )
     if isinstance(error, apsw.NotADBError):
         return StoreFormat(f"{path} is not a SQLite database; name another file, or restore this one from a backup")
     if isinstance(error, apsw.CorruptError):
@@ -169,7 +173,11 @@ def open_database(path: str, options: Options, new_id: str) -> tuple[Connection,
         with explained(path):
             todo = pending(connection)
             if todo and options.read_only:
-                msg = f"{path} was opened read-only, but needs the migration {todo[0]}; open it once without read_only"
+                _check_not_empty(connection, path)
+                msg = (
+                    f"{path} was written by an older release: it needs the migration {todo[0]}, and was opened"
+                    f" read-only; run `perdure migrate sqlite:///{path}`, or open it once without read_only"
+                )
                 raise StoreFormat(msg)
             if connection.readonly("main") and not options.read_only:
                 raise explain(apsw.ReadOnlyError(), path)
@@ -180,6 +188,45 @@ def open_database(path: str, options: Options, new_id: str) -> tuple[Connection,
     except BaseException:
         connection.close()
         raise
+
+
+def _check_not_empty(connection: Connection, path: str) -> None:
+    if not tables_of(connection):
+        msg = f"{path} is an empty file, and no store yet; a node makes it one: `perdure run` or `perdure serve`"
+        raise StoreFormat(msg)
+
+
+class Upgrade(msgspec.Struct, frozen=True):
+    """What stands between a file and this release: its format, and the migrations that it needs, or was given."""
+
+    path: str
+    format: int
+    pending: list[str]
+    applied: list[str]
+
+
+def upgrade(path: str, options: Options, *, check: bool) -> Upgrade:
+    """Bring an existing store to the format of this release; with `check` only say what it needs.
+
+    Raises:
+        StoreFormat: the file is no store, is damaged, or needs a newer release.
+        StoreLocked: a node of an older release owns it, or another program holds it in a transaction.
+        StoreUnavailable: it cannot be opened or written.
+    """
+    options = msgspec.structs.replace(options, read_only=check)
+    check_path(path, read_only=True)
+    with explained(path):
+        connection = connect(path, options, reader=False)
+        try:
+            todo = pending(connection)
+            _check_not_empty(connection, path)
+            if connection.readonly("main") and not check:
+                raise explain(apsw.ReadOnlyError(), path)
+            applied = [] if check else migrate(connection)
+            info = _identify(connection, path, msgspec.structs.replace(options, read_only=True, shards=None), "")
+        finally:
+            connection.close()
+    return Upgrade(path, info.format, todo if check else [], applied)
 
 
 def _configure(connection: Connection, path: str, options: Options) -> None:

@@ -11,6 +11,9 @@ import asyncio
 import fcntl
 import logging
 import os
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 
@@ -19,6 +22,7 @@ from perdure.errors import StoreLocked, StoreUnavailable
 HANDOVER_S = 1.0
 """How long a lock that no living process has signed is taken to be changing hands, before it is refused."""
 _LOOK_S = 0.005
+_PATIENCE_S = 60.0
 
 logger = logging.getLogger("perdure.store")
 
@@ -60,6 +64,25 @@ class OwnerLock:
         self._held = handle
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.getpid()} {incarnation}\n".encode(), 0)
+
+    @contextmanager
+    def kept_free(self, why: str) -> Generator[None]:
+        """Keep nodes away for as long as the block runs, without signing the lock. Blocks until another block ends.
+
+        Raises:
+            StoreLocked: a node owns the file; `why` says why that matters.
+        """
+        handle = self._open()
+        try:
+            deadline = time.monotonic() + _PATIENCE_S
+            while not _try(handle):
+                if self._signed() or time.monotonic() >= deadline:
+                    msg = f"{self._path} {why}, and {self._holder()} has it; stop that first"
+                    raise StoreLocked(msg)
+                time.sleep(_LOOK_S)
+            yield
+        finally:
+            os.close(handle)
 
     async def _try_for_a_while(self, handle: int) -> bool:
         """Try at once, and again while the holder is one that is only passing it on: a standby that was closed."""

@@ -17,6 +17,7 @@ import msgspec
 from perdure.errors import StoreFormat
 from perdure.store.attributes import index_all
 from perdure.store.connection import Connection, opened, transaction
+from perdure.store.lock import OwnerLock
 
 _CREATE = (
     "CREATE TABLE IF NOT EXISTS schema_migrations"
@@ -76,12 +77,21 @@ def migrate(target: str | os.PathLike[str] | Connection) -> list[str]:
 
     Raises:
         StoreFormat: as `pending`.
+        StoreLocked: a node of an older release owns the file.
     """
     if isinstance(target, str | os.PathLike):
         with closing(opened(os.fspath(target))) as connection:
             return migrate(connection)
-    if not _pending(target):
+    todo = _pending(target)
+    if not todo:
         return []
+    if todo[0].version == 1 or not target.filename:  # it is new: nobody owns it
+        return _apply(target)
+    with OwnerLock(target.filename).kept_free(f"needs the migration {todo[0].name}"):
+        return _apply(target)
+
+
+def _apply(target: Connection) -> list[str]:
     with transaction(target):
         todo = _pending(target)  # again, now under the lock: another process may have been faster
         target.execute(_CREATE)

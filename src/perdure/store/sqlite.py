@@ -19,7 +19,7 @@ from perdure.kernel.commit import Commit, Task, Verdict
 from perdure.kernel.message import Message
 from perdure.ports.clock import Clock, SystemClock
 from perdure.ports.store import Claim, Incarnation, Loaded, Page, Posted, Query, Renewal, StoreInfo, Wake
-from perdure.store import reads, tasks
+from perdure.store import reads, sweeping, tasks
 from perdure.store.connection import Connection
 from perdure.store.database import MEMORY, FileGuard, Options, open_database
 from perdure.store.dump import dump
@@ -61,6 +61,11 @@ class SQLiteStore:
         self._writer: Writer | None = None
         self._reader: Reader | None = None
         self._owner = Ownership(path, self._bell, self.wait_change, standby=self._options.standby)
+
+    @property
+    def options(self) -> Options:
+        """How the file is opened."""
+        return self._options
 
     @property
     def info(self) -> StoreInfo:
@@ -183,7 +188,7 @@ class SQLiteStore:
 
     async def sweep(self, scopes: Sequence[str], at: int, limit: int) -> int:
         """Remove expired answers, tombstones and dead letters; bury undelivered messages."""
-        return await self._write(lambda connection: tasks.sweep(connection, scopes, at, limit, self._limits))
+        return await self._write(lambda connection: sweeping.sweep(connection, scopes, at, limit, self._limits))
 
     async def query(self, query: Query[T]) -> Page[T]:
         """Answer a query."""

@@ -1,4 +1,4 @@
-"""Tasks, claims and sweeping on SQLite tables: what `tables` does to dictionaries, inside an open transaction."""
+"""Tasks and claims on SQLite tables: what `tables` does to dictionaries, inside an open transaction."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from perdure.ports.store import Claim, Incarnation, Renewal
 from perdure.store.apply import ids_json
 from perdure.store.columns import TASK_COLUMNS
 from perdure.store.connection import Connection
-from perdure.store.limits import StoreLimits
 from perdure.store.tables import token_of
 
 _SET_SCOPE = (
@@ -63,42 +62,3 @@ def renew(connection: Connection, renewals: Sequence[Renewal], at: int) -> list[
         connection.execute(_RENEW, (at + one.lease_ms, one.details, one.unit, one.seq, one.attempt, one.token))
         results.append("kept" if connection.changes() else "lost")
     return results
-
-
-_EXPIRED = (
-    ("answers", "message"),
-    ("tombstones", "run"),
-    ("dead_letters", "message"),
-)
-_UNDELIVERED = """
-SELECT max(at, visible_at) + :patience AS due, unit, message FROM inbox
-WHERE scope IN (SELECT value FROM json_each(:scopes)) AND due <= :at
-  AND NOT EXISTS (SELECT 1 FROM units WHERE id = inbox.unit)
-  AND NOT EXISTS (SELECT 1 FROM inbox AS other WHERE other.unit = inbox.unit AND other.kind = 'Start')
-ORDER BY 1, 2, 3 LIMIT :limit
-"""
-_BURY = (
-    "INSERT INTO dead_letters (unit, message, scope, kind, body, at, sender, expires_at)"
-    " SELECT unit, message, scope, kind, body, at, sender, ?3 FROM inbox WHERE unit = ?1 AND message = ?2"
-    " ON CONFLICT (unit, message) DO UPDATE SET expires_at = excluded.expires_at"
-)
-
-
-def sweep(connection: Connection, scopes: Sequence[str], at: int, limit: int, limits: StoreLimits) -> int:
-    """Remove what has expired, oldest first, at most `limit` rows; bury undelivered messages."""
-    removed = 0
-    wanted = ids_json(scopes)
-    for table, key in _EXPIRED:
-        query = (
-            f"SELECT unit, {key} FROM {table}"  # noqa: S608 - names from above
-            " WHERE scope IN (SELECT value FROM json_each(?)) AND expires_at <= ?"
-            f" ORDER BY expires_at, unit, {key} LIMIT ?"
-        )
-        rows = list(connection.execute(query, (wanted, at, limit - removed)))
-        connection.executemany(f"DELETE FROM {table} WHERE unit = ? AND {key} = ?", rows)  # noqa: S608
-        removed += len(rows)
-    values = {"patience": limits.undelivered_ms, "scopes": wanted, "at": at, "limit": limit - removed}
-    letters = [(unit, message) for _, unit, message in connection.execute(_UNDELIVERED, values)]
-    connection.executemany(_BURY, [(*letter, at + limits.dead_letter_ms) for letter in letters])
-    connection.executemany("DELETE FROM inbox WHERE unit = ? AND message = ?", letters)
-    return removed + len(letters)
