@@ -274,12 +274,16 @@ def test_folders_of_others_are_left_out(write: Write) -> None:
 def test_nothing_of_the_code_is_run(write: Write, run: Run, folder: Path) -> None:
     write(
         {
-            "shop/__init__.py": "raise SystemExit('imported')",
-            "shop/flows.py": "import shop\nraise SystemExit('imported')\n",
+            "explosive/__init__.py": "raise SystemExit('imported')",
+            "explosive/flows.py": "import explosive\nraise SystemExit('imported')\n",
         }
     )
-    assert run(["shop", "shop.flows", "shop/flows.py"]) == (0, "", "no findings; 0 workflows in 2 files\n")
-    assert "shop" not in sys.modules
+    assert run(["explosive", "explosive.flows", "explosive/flows.py"]) == (
+        0,
+        "",
+        "no findings; 0 workflows in 2 files\n",
+    )
+    assert "explosive" not in sys.modules
     assert not list(folder.rglob("*.pyc"))
 
 

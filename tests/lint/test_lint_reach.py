@@ -195,6 +195,36 @@ def test_helpers_of_the_package_are_followed(marked: Check) -> None:
     marked(PACKAGE)
 
 
+def test_fields_that_are_made_when_they_are_not_given(marked: Check) -> None:
+    marked(
+        """
+        import time, uuid
+        from dataclasses import dataclass, field
+        from datetime import datetime
+        from perdure import App
+        app = App("x")
+
+        @dataclass
+        class Order:
+            name: str
+            id: str = field(default_factory=lambda: uuid.uuid4().hex)  #! PD103
+            at: datetime = field(default_factory=datetime.now)  #! PD101
+            lines: list[str] = field(default_factory=list)
+
+        @dataclass
+        class Given:
+            id: uuid.UUID = field(default_factory=uuid.uuid4)
+            at: float = field(default_factory=time.time)
+
+        @app.workflow
+        async def flow(given: dict[str, float]) -> None:
+            Order("x")
+            Given(uuid.UUID(int=1), at=1.0)
+            Given(**given)
+        """
+    )
+
+
 def test_programs_of_one_folder_belong_together(marked: Check) -> None:
     marked(
         {

@@ -253,7 +253,23 @@ class Body:
         if isinstance(function, Class):
             for method in ("__init__", "__post_init__"):
                 self.walk.follow(find_method(function, method))
+            self.default_factories(function, node)
         self.changes(node)
+
+    def default_factories(self, made: Class, node: ast.Call) -> None:
+        """What makes the fields of a dataclass that a call does not give."""
+        if not made.scope.source.path.is_relative_to(self.walk.root.source.package):
+            return
+        given = {keyword.arg for keyword in node.keywords}
+        fields = [statement for statement in made.node.body if isinstance(statement, ast.AnnAssign)]
+        for field in fields[len(node.args) :] if None not in given else ():
+            match field:
+                case ast.AnnAssign(target=ast.Name(id=name), value=ast.Call(keywords=options)) if name not in given:
+                    for option in options:
+                        if option.arg == "default_factory":
+                            self.inside(made.scope).expression(option.value)
+                case _:
+                    continue
 
     def changes(self, node: ast.Call) -> None:
         """A method that changes what it is called on."""

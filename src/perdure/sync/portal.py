@@ -51,6 +51,7 @@ class Portal:
         self._end: asyncio.Event | None = None
         self._starting: asyncio.Task[object] | None = None
         self._was_open = False
+        self.at_exit = False  # whether it is closed because the process ends
 
     # ------------------------------------------------------------ life cycle
 
@@ -101,7 +102,10 @@ class Portal:
             with asyncio.Runner(loop_factory=self._loop_factory) as runner:
                 runner.run(self._serve(ready))
         except BaseException as error:
-            if ready.done():
+            if ready.done() and self.at_exit:
+                # Python 3.12 cannot start the thread that waits for an executor's threads; they are waited for anyway.
+                logger.debug("the event loop of %s ended with the process: %s", self.name, error)
+            elif ready.done():
                 logger.exception("the event loop of %s failed", self.name)
             else:
                 ready.set_exception(error)
@@ -229,6 +233,7 @@ _open: weakref.WeakSet[Portal] = weakref.WeakSet()
 
 def _close_all() -> None:
     for portal in list(_open):
+        portal.at_exit = True
         try:
             portal.close()
         except Exception:
