@@ -141,7 +141,7 @@ class Session:
             text=True,
             start_new_session=True,
         )
-        self._do("set -m")
+        self._do("set -m; trap 'kill -9 $(jobs -p); wait' EXIT")  # also when the tests are killed, and its input ends
 
     def __enter__(self) -> Self:
         return self

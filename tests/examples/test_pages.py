@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -107,6 +108,14 @@ def test_the_readme_promises_two_commands() -> None:
 )
 def test_what_is_compared(shown: str, printed: str, expected: bool) -> None:
     assert fits(shown, printed, Path("/tmp/x")) is expected
+
+
+def test_nothing_in_the_background_outlives_the_tests(tmp_path: Path) -> None:
+    session = Session(tmp_path)
+    session.run(Step("sleep 600 &"), "here")
+    session.shell.communicate(timeout=20)  # closes its input, as the end of this process does, however it ends
+    with pytest.raises(ProcessLookupError):
+        os.kill(session.jobs[0], 0)
 
 
 def test_a_page_that_lies_is_caught(tmp_path: Path) -> None:
