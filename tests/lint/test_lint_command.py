@@ -243,6 +243,24 @@ def test_a_file_that_cannot_be_read_is_an_error_and_the_others_are_checked(
     assert "1 file that could not be checked" in ended.errors
 
 
+@pytest.mark.parametrize("text", ["+".join("x" * 4_000), "x" + ".a()" * 900], ids=["sum", "chain"])
+def test_what_is_nested_too_deeply_is_named_and_the_rest_is_checked(text: str, write: Write, run: Run) -> None:
+    write({"deep.py": FLOWS.replace("print(time.time())", f"return {text}"), "flows.py": FLOWS})
+    ended = run([".", "--select", "PD101"])
+    first, second = ended.out.splitlines()
+    assert re.match(r"deep.py:\d+:1: PD900 the file .*(too deeply|is not Python)", first)
+    assert second.startswith("flows.py:6:11: PD101")
+    assert ended.code == 2
+
+
+def test_long_chains_take_no_long_time(write: Write) -> None:
+    chain = "{'a'}" + ".union({'b'})" * 60
+    write({"flows.py": FLOWS.replace("print(time.time())", f"list({chain})")})
+    started = time.process_time()
+    assert [finding.rule.code for finding in lint(["."]).findings] == ["PD106"]
+    assert time.process_time() - started < 10
+
+
 def test_other_encodings_are_read(folder: Path) -> None:
     (folder / "latin.py").write_bytes(
         b"# coding: latin-1\nimport time\nfrom perdure import App\napp = App('x')\n"

@@ -14,7 +14,7 @@ from perdure.lint.catalogue import RULES, UNREADABLE, UNUSED_IGNORE, WRONG_IGNOR
 from perdure.lint.project import Project, is_of_interest, named_files, siblings
 from perdure.lint.roots import Root, origin, roots
 from perdure.lint.scope import module_scope
-from perdure.lint.source import Ignore, Source, package_of
+from perdure.lint.source import Ignore, Source, Unreadable, package_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +95,8 @@ def _codes(given: Sequence[str]) -> set[str]:
     return found
 
 
+TOO_DEEP = "has expressions that are nested too deeply: break them up"
+
 Place: TypeAlias = tuple[Source, str]
 """Where a variable is defined: the file, and its name."""
 
@@ -131,15 +133,28 @@ class _Lint:
             if source is None:
                 continue
             self.seen.add(path)
-            for root in roots(source, self.project):
+            for root in self.roots(source):
                 if app is None or root.app in app:
                     self.report.workflows += 1
                     self.walk(root)
 
+    def roots(self, source: Source) -> list[Root]:
+        """The workflows of a file."""
+        try:
+            return roots(source, self.project)
+        except RecursionError:
+            self.project.unreadable[source.path] = Unreadable(1, 1, TOO_DEEP)
+            return []
+
     def walk(self, root: Root, only: set[Path] | None = None) -> None:
         if not root.registration.is_guarded:
             return
-        for found in Walk(root).found:
+        try:
+            walk = Walk(root)
+        except RecursionError:
+            self.project.unreadable[root.source.path] = Unreadable(root.function.node.lineno, 1, TOO_DEEP)
+            return
+        for found in walk.found:
             path = found.source.path
             if found.rule.code in self.chosen and (only is None or path in only):
                 key = (path, found.node.lineno, found.node.col_offset, found.rule.code, found.name)
@@ -150,7 +165,7 @@ class _Lint:
         known = dict(self.project.unreadable)
         for path in self.around(named):
             source = self.project.source(path) if path not in self.seen | named else None
-            for root in roots(source, self.project) if source is not None else ():
+            for root in self.roots(source) if source is not None else ():
                 self.walk(root, named)
         self.project.unreadable = known  # nobody has asked about those files
 

@@ -50,18 +50,24 @@ _INSTANCES = {
 
 def call_result(node: ast.Call, scope: Scope) -> Value:
     """What a call gives; None if that is not known."""
-    match scope.evaluate(node.func):
-        case Class() as made:
-            return Object(made)
-        case Function() as function:
-            return result_of(function)
+    holder: Value = None
+    if isinstance(node.func, ast.Attribute):  # worked out once: calls may follow calls in a long chain
+        holder = scope.evaluate(node.func.value)
+        called = scope.attribute(holder, node.func.attr)
+    else:
+        called = scope.evaluate(node.func)
+    match called:
+        case Class():
+            return Object(called)
+        case Function():
+            return result_of(called)
         case External(name=name):
-            return _external(name, node, scope)
+            return _external(name, node, holder, scope)
         case _:
             return None
 
 
-def _external(name: str, node: ast.Call, scope: Scope) -> Value:
+def _external(name: str, node: ast.Call, holder: Value, scope: Scope) -> Value:
     first = scope.evaluate(node.args[0]) if node.args and not isinstance(node.args[0], ast.Starred) else None
     if name in _COLLECTS:
         return Object(External(_COLLECTS[name]), (element(first),) if node.args else ())
@@ -72,7 +78,7 @@ def _external(name: str, node: ast.Call, scope: Scope) -> Value:
     if name in _LISTS_OF_TEXT:
         return Object(External("list"), (TEXT,))
     if name in _KEEP:
-        return scope.evaluate(node.func.value) if isinstance(node.func, ast.Attribute) else None
+        return holder
     if name in _INSTANCES:
         return Object(External(_INSTANCES[name]))
     match name:
@@ -88,7 +94,7 @@ def _external(name: str, node: ast.Call, scope: Scope) -> Value:
         case "typing.cast" if node.args:
             return scope.annotated(node.args[0])
         case _ if name.startswith("dict."):
-            return _of_dict(name, scope.evaluate(node.func.value) if isinstance(node.func, ast.Attribute) else None)
+            return _of_dict(name, holder)
         case _ if name.rpartition(".")[2][:1].isupper():
             return Object(External(canonical(name)), _elements_of(name, first))
         case _:
