@@ -20,7 +20,6 @@
     ├── WorkflowFailed            the instance ended without a result; `.failure` says why
     │   ├── WorkflowCancelled
     │   └── WorkflowTerminated
-    ├── SetAside                  the instance waits for a deploy or for `retry`; `.failure` says why
     ├── ActivityError             inside a workflow: an activity failed for good; `.failure` says why
     │   └── ActivityTimeout
     ├── ChildError                inside a workflow: a child ended without a result
@@ -279,15 +278,6 @@ class WorkflowTerminated(WorkflowFailed):
     - Why: somebody called `terminate()`. No `finally` of it ran, and nothing was undone.
     - Do: undo by hand what it had done, where that matters; prefer `cancel()`.
     - Example: `approval 'order-1' was terminated: stuck since Monday`
-    """
-
-
-class SetAside(Failed):
-    """The instance waits for people: a deploy that fits its history, a missing definition, or `retry`.
-
-    - Why: its code cannot go on, and failing it would make the damage permanent. It is `suspended`, with a reason.
-    - Do: look up the reason, which is explained like an error: `perdure explain stuck`. `perdure run` and `wait`
-      end with exit code 7; `result()` goes on waiting, because a deploy may release the instance.
     """
 
 

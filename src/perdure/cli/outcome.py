@@ -15,7 +15,6 @@ from perdure.errors import (
     NotFound,
     NotRunning,
     PerdureError,
-    SetAside,
     StillRunning,
     StoreError,
     Timeout,
@@ -65,7 +64,6 @@ _CODES: tuple[tuple[type[PerdureError], Exit], ...] = (
     (InboxFull, Exit.CONFLICT),
     (StillRunning, Exit.CONFLICT),
     (HasParent, Exit.CONFLICT),
-    (SetAside, Exit.SET_ASIDE),
     (Failed, Exit.FAILED),
 )
 
