@@ -125,7 +125,8 @@ class Writer:
                 jobs.append(more)
                 count += len(more.operations)
             self._serve(jobs)
-            self._log.tend()
+            if self._dead is None:
+                self._log.tend()
             if last:
                 break
         self._log.close()
