@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from perdure import App, Node, NodeOptions, workflow
-from perdure.errors import WorkflowViolation
+from perdure.errors import StoreUnavailable, WorkflowViolation
+from perdure.kernel.commit import Commit, Verdict
 from perdure.store.memory import MemoryStore
 from perdure.testing import ManualClock
 
@@ -96,3 +100,75 @@ async def test_a_node_that_is_started_again_loses_nothing() -> None:
             if number == 2:
                 assert await handle.result(timeout=5) == [0, 1, 2]
             await node.stop()
+
+
+def watchdogs() -> int:
+    """Threads of nodes that have not stopped altogether."""
+    return sum(thread.name == "perdure-watchdog" for thread in threading.enumerate())
+
+
+class Breaking(MemoryStore):
+    """Takes no commits any more."""
+
+    broken = False
+
+    async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
+        if self.broken:
+            raise StoreUnavailable("broken")
+        return await super().commit(batch)
+
+
+async def test_a_stop_waits_for_the_one_that_is_on_its_way() -> None:
+    """A node whose store fails stops by itself; who stops it meanwhile is not told too early that it has."""
+    app = App("life")
+
+    @app.workflow
+    async def plain(n: int) -> int:
+        return n
+
+    threads, tasks = watchdogs(), asyncio.all_tasks()
+    async with Breaking() as store:
+        node = Node(app, store, options=NodeOptions(store_retry_ms=0))
+        await node.start()
+        await node.client.workflow(plain, id="p").run(1)
+        store.broken = True
+        with pytest.raises(StoreUnavailable):
+            await node.client.workflow(plain, id="q").run(1)
+        await asyncio.gather(node.stop(), node.stop())
+        assert watchdogs() == threads
+        assert asyncio.all_tasks() == tasks
+        with pytest.raises(StoreUnavailable):
+            await node.wait_ended()
+        store.broken = False
+        async with node:
+            assert await node.client.workflow(plain, id="r").run(2) == 2
+        await node.wait_ended()
+    assert watchdogs() == threads
+
+
+async def test_a_store_that_fails_during_the_start_fails_the_start() -> None:
+    app = App("life")
+
+    @app.workflow
+    async def waiting() -> None:
+        await workflow.receive("never", bool)
+
+    class Halting(Breaking):
+        async def wakes(self, scopes: Sequence[str], until: int, after: str | None, limit: int) -> Any:
+            page = await super().wakes(scopes, until, after, limit)
+            if self.broken:
+                node._store_failed(StoreUnavailable("broken at the start"))
+                await asyncio.sleep(0)
+            return page
+
+    threads, tasks = watchdogs(), asyncio.all_tasks()
+    async with Halting() as store:
+        node = Node(app, store)
+        store.broken = True
+        with pytest.raises(StoreUnavailable, match="broken at the start"):
+            await node.start()
+        await node.stop()
+        assert (watchdogs(), asyncio.all_tasks()) == (threads, tasks)
+        store.broken = False
+        async with node:
+            await node.client.workflow(waiting, id="w").start()

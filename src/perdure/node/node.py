@@ -95,6 +95,7 @@ class Node:
         self._checked: set[WorkflowDefinition] = set()
         self._failure: Exception | None = None
         self._ended: asyncio.Event | None = None
+        self._starting = False
 
     # ------------------------------------------------------------ life cycle
 
@@ -120,10 +121,18 @@ class Node:
             msg = f"node {self.name!r} runs already"
             raise UsageError(msg)
         async with AsyncExitStack() as stack:
-            await self._start(stack)
+            self._starting = True
+            try:
+                await self._start(stack)
+            finally:
+                self._starting = False
+            if self._failure is not None:
+                raise self._failure
             self._stack = stack.pop_all()
 
     async def _start(self, stack: AsyncExitStack) -> None:
+        ended = asyncio.Event()
+        stack.callback(ended.set)  # the first to be pushed is the last to be run
         self.incarnation = Incarnation(self.name, os.urandom(8).hex())  # new at each start: ids of commits come from it
         store = self._open_store()
         if isinstance(self._given_store, str):
@@ -155,7 +164,7 @@ class Node:
         if self._metrics is not None:
             turns.metrics = attempts.metrics = self._metrics
             await self._metrics.watch(NodeGauges(self.app.name, store, self.clock, lambda: self.metrics))
-        self._ended = asyncio.Event()
+        self._ended, self._failure = ended, None
         stack.callback(self.app.on_change(self._definitions_changed))
         self._check_definitions()
         self._spawn(self._follow_hints(store), "perdure-hints")
@@ -190,13 +199,15 @@ class Node:
         Idempotent. What did not finish goes on when a node runs again.
         """
         if self._turns is None:
+            if self._ended is not None:
+                await self._ended.wait()  # another stop is on its way
             return
-        await self._halt(self.options.stop_ms if grace is None else int(grace * 1000))
-        await self._stack.aclose()
+        try:
+            await self._halt(self.options.stop_ms if grace is None else int(grace * 1000))
+        finally:
+            await self._stack.aclose()
         if isinstance(self._given_store, str):
             self._store = None
-        if self._ended is not None:
-            self._ended.set()
 
     async def _halt(self, grace_ms: int) -> None:
         """Take no more work, end what runs, leave memory."""
@@ -223,6 +234,8 @@ class Node:
         self._failure = error
         ids = {"node": self.name}
         logger.critical("node %s stops: the store failed: %s", self.name, error, exc_info=error, extra=ids)
+        if self._starting:
+            return  # then it is the start that fails, and leaves nothing behind
         self._spawn(self._stop_failed(), "perdure-stop")
 
     async def _stop_failed(self) -> None:
