@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from perdure.activity import client
 from perdure.caller import caller
 from perdure.codec import TypeCodec, decode, encode
-from perdure.errors import NotFound
+from perdure.errors import NotFound, UsageError
 from perdure.kernel.placement import check_id
 
 T = TypeVar("T")
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 class Kv:
@@ -42,6 +45,28 @@ class Kv:
         """Remove all keys."""
         caller("kv").clear_kv()
 
+    def updated_at(self, key: str) -> datetime | None:
+        """When the value of a key was written, in UTC; None if it has none."""
+        variables = caller("kv").variables
+        if variables.get(key) is None:
+            return None
+        return datetime.fromtimestamp(variables.updated_at(key) / 1000, UTC)
+
+    def prune(self, before: datetime) -> int:
+        """Remove the keys whose values were written before a time, and say how many they were.
+
+        `workflow.kv.prune(workflow.now() - timedelta(days=30))`. Values keep their times over executions.
+
+        Raises:
+            UsageError: it is no datetime with a timezone; without one it would mean another time on another machine.
+        """
+        run = caller("kv")
+        limit_ms = _exact_ms(before)
+        old = [key for key in run.variables if run.variables.updated_at(key) < limit_ms]
+        for key in old:
+            run.set_kv(key, None)
+        return len(old)
+
     def keys(self) -> list[str]:
         """All keys, sorted."""
         return list(caller("kv").variables)
@@ -53,6 +78,13 @@ class Kv:
     def __contains__(self, key: str) -> bool:
         """Whether a key has a value."""
         return caller("kv").variables.get(key) is not None
+
+
+def _exact_ms(at: object) -> float:
+    if not isinstance(at, datetime) or at.utcoffset() is None:
+        msg = f"kv.prune() needs a datetime with a timezone, as workflow.now() gives; got {at!r}"
+        raise UsageError(msg)
+    return (at - _EPOCH) / timedelta(milliseconds=1)
 
 
 kv = Kv()

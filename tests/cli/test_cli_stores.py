@@ -149,16 +149,16 @@ def test_an_old_store_is_only_changed_by_what_writes(cli: Cli) -> None:
 def test_migrate_says_what_it_would_do_and_does_it_once(cli: Cli) -> None:
     old_store(Path("old.db"))
     looked = cli("migrate", "sqlite:///old.db", "--check")
-    assert (looked.code, looked.stdout) == (5, "old.db has the format 1 and needs: attributes, undelivered\n")
+    assert (looked.code, looked.stdout) == (5, "old.db has the format 1 and needs: attributes, undelivered, kv_times\n")
     assert "perdure migrate sqlite:///old.db" in looked.stderr
     assert cli("migrate", "--store", "sqlite:///old.db", "--check", "--json").json == {
         "store": "sqlite:///old.db",
         "format": 1,
         "applied": [],
-        "pending": ["attributes", "undelivered"],
+        "pending": ["attributes", "undelivered", "kv_times"],
     }
     done = cli("migrate", "sqlite:///old.db", "--json")
-    assert (done.code, done.json["format"], done.json["applied"]) == (0, 2, ["attributes", "undelivered"])
+    assert (done.code, done.json["format"], done.json["applied"]) == (0, 2, ["attributes", "undelivered", "kv_times"])
     again = cli("migrate", "--check", env={"PERDURE_STORE": "sqlite:///old.db"})
     assert (again.code, again.stdout) == (0, "old.db has the format 2, which is that of this release\n")
     found = cli("ls", "--json", "--store", "sqlite:///old.db", "--where", "n<2").json["instances"]

@@ -89,13 +89,16 @@ class KvEntry(msgspec.Struct, array_like=True, gc=False):
     """A key of the KV store: its value now (None: deleted), and its value when execution `execution` began.
 
     Replay reads the value as it was at the start of the execution, so the first change in an execution keeps the old
-    one as `base`. An entry with neither value nor base does not exist: a store removes its row.
+    one as `base`. `updated_at` is when the value was written (ms), `base_at` the same of the base. An entry with
+    neither value nor base does not exist: a store removes its row.
     """
 
     key: str
     value: bytes | None
     base: bytes | None = None
     execution: int = 0
+    updated_at: int = 0
+    base_at: int = 0
 
 
 class Answer(msgspec.Struct, array_like=True, gc=False):

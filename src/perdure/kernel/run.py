@@ -417,7 +417,7 @@ class Run:
             self.command(ev.KvDeleted(key))
         else:
             self.command(ev.KvSet(key, value), lambda: self._check_kv(key, value))
-        self.variables.set(key, value, self.started.execution, changed=self.fresh)
+        self.variables.set(key, value, self.started.execution, self.loop.now_ms, changed=self.fresh)
 
     def _check_kv(self, key: str, value: bytes) -> None:
         self.variables.check(key, value, self.limits)
@@ -427,7 +427,7 @@ class Run:
         """Delete all keys."""
         self.command(ev.KvCleared())
         for key in list(self.variables):
-            self.variables.set(key, None, self.started.execution, changed=self.fresh)
+            self.variables.set(key, None, self.started.execution, self.loop.now_ms, changed=self.fresh)
 
     def set_status(self, value: bytes | None) -> None:
         """Set the custom status."""

@@ -61,10 +61,13 @@ class Variables:
     def load(self, entries: Iterable[KvEntry], execution: int) -> None:
         """Take over stored entries, as of the beginning of `execution`."""
         for entry in entries:
-            base = entry.base if entry.execution == execution else entry.value
+            if entry.execution == execution:
+                base, at = entry.base, entry.base_at
+            else:
+                base, at = entry.value, entry.updated_at
             if self._entries is None:
                 self._entries = {}
-            self._entries[entry.key] = KvEntry(entry.key, base, base, execution)
+            self._entries[entry.key] = KvEntry(entry.key, base, base, execution, at, at)
 
     def next_occurrence(self, name: str) -> int:
         """How often this name was used before, counting from 0."""
@@ -83,12 +86,18 @@ class Variables:
         entry = self._entries.get(key) if self._entries is not None else None
         return entry.value if entry is not None else None
 
-    def set(self, key: str, value: bytes | None, execution: int, *, changed: bool) -> None:
+    def updated_at(self, key: str) -> int:
+        """When a key that has a value was written, in ms of the journal's time."""
+        entry = self._entries.get(key) if self._entries is not None else None
+        return entry.updated_at if entry is not None else 0
+
+    def set(self, key: str, value: bytes | None, execution: int, at: int, *, changed: bool) -> None:
         """Change or delete a key in this execution; `changed` is false in replay, where the store has it already."""
         if self._entries is None:
             self._entries = {}
         entry = self._entries.get(key)
-        self._entries[key] = KvEntry(key, value, entry.base if entry is not None else None, execution)
+        base, base_at = (entry.base, entry.base_at) if entry is not None else (None, 0)
+        self._entries[key] = KvEntry(key, value, base, execution, at, base_at)
         if changed:
             self.changed = self.changed or set()
             self.changed.add(key)

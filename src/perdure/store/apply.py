@@ -76,8 +76,9 @@ INSERT_EXECUTION = (
 PRUNE_JOURNAL = "DELETE FROM journal WHERE unit = ? AND execution = ?"
 PRUNE_EXECUTION = "DELETE FROM executions WHERE unit = ? AND execution = ?"
 SET_KV = (
-    "INSERT INTO kv (unit, key, value, base, execution) VALUES (?, ?, ?, ?, ?) ON CONFLICT (unit, key) DO UPDATE SET"
-    " value = excluded.value, base = excluded.base, execution = excluded.execution"
+    "INSERT INTO kv (unit, key, value, base, execution, updated_at, base_at) VALUES (?, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (unit, key) DO UPDATE SET value = excluded.value, base = excluded.base,"
+    " execution = excluded.execution, updated_at = excluded.updated_at, base_at = excluded.base_at"
 )
 REMOVE_KV = "DELETE FROM kv WHERE unit = ? AND key = ?"
 CONSUME = "DELETE FROM inbox WHERE unit = ? AND message = ?"

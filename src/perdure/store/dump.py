@@ -11,7 +11,7 @@ from perdure.store.tables import Rows
 _COLUMNS = {
     "journal": "unit, execution, first, count, events",
     "executions": "unit, execution, type_version, started_at, closed_at, journal_events",
-    "kv": "unit, key, value, base, execution",
+    "kv": "unit, key, value, base, execution, updated_at, base_at",
     "inbox": "unit, position, scope, message, kind, body, at, visible_at, sender, previous",
     "answers": "unit, message, scope, outcome, expires_at",
     "tasks": TASK_COLUMNS,

@@ -45,7 +45,8 @@ _CHUNKS = (
     "SELECT id, journal.execution, first, count, events FROM units CROSS JOIN journal"  # noqa: S608
     f" ON journal.unit = id AND journal.execution = units.execution WHERE id {_ASKED} ORDER BY id, first"
 )
-_KV = f"SELECT unit, key, value, base, execution FROM kv WHERE unit {_ASKED} ORDER BY unit, key"  # noqa: S608
+_KV_COLUMNS = "unit, key, value, base, execution, updated_at, base_at"
+_KV = f"SELECT {_KV_COLUMNS} FROM kv WHERE unit {_ASKED} ORDER BY unit, key"  # noqa: S608
 _INBOX = f"SELECT {LETTER_COLUMNS} FROM inbox WHERE unit {_ASKED} ORDER BY unit, position"  # noqa: S608
 _TASKS = f"SELECT {TASK_COLUMNS} FROM tasks WHERE unit {_ASKED} ORDER BY unit, execution, seq, attempt"  # noqa: S608
 

@@ -8,6 +8,7 @@ The file is JSON, and its format has a number that only changes when old readers
      "executions": [                           oldest first
        {"number": 1, "version": "1.0.0",
         "kv": {"key": "AQ..."},                values at its beginning; null if they follow from the one before
+        "kv_times": {"key": 1700000000000},    when these were written (ms)
         "turns": ["kw...", "kg..."]}]}         the journal, one text per turn: the bytes of the store, in base64
 
 Payloads are inside the turns, byte for byte as they were recorded.
@@ -17,16 +18,18 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
 from perdure.errors import NotFound, UsageError
-from perdure.kernel.commit import JournalChunk
+from perdure.kernel.commit import JournalChunk, KvEntry
 from perdure.kernel.events import AnyEvent, Started, decode_events
 from perdure.kernel.placement import check_id
+from perdure.kernel.variables import Variables
 from perdure.ports.store import Executions, Journal, Store
 
 FORMAT = 1
@@ -38,7 +41,8 @@ _AGAIN = "export it again with `perdure history ID --export FILE`"
 
 @dataclass(frozen=True)
 class Execution:
-    """The journal of one execution. `kv` has the values at its beginning, None if only the execution before it tells.
+    """The journal of one execution. `kv` has the values at its beginning, None if only the execution before it tells;
+    `kv_times` has when they were written (ms).
 
     `turns` are encoded lists of events, as a store keeps them; `events` are those of all turns.
     """
@@ -48,6 +52,7 @@ class Execution:
     kv: dict[str, bytes] | None
     turns: tuple[bytes, ...]
     events: tuple[AnyEvent, ...]
+    kv_times: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ class History:
         """The content of the file."""
         from perdure import __version__
 
-        executions = [_Execution(e.number, e.version, e.kv, list(e.turns)) for e in self.executions]
+        executions = [_Execution(e.number, e.version, e.kv, list(e.turns), dict(e.kv_times)) for e in self.executions]
         document = _Document(f"perdure-history-{FORMAT}", self.id, self.workflow, self.status, executions, __version__)
         return msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n"
 
@@ -111,6 +116,7 @@ class _Execution(msgspec.Struct):
     version: str
     kv: dict[str, bytes] | None
     turns: list[bytes]
+    kv_times: dict[str, int] = {}
 
 
 class _Document(msgspec.Struct):
@@ -184,7 +190,7 @@ def _execution(found: _Execution, origin: str) -> Execution:
     if not isinstance(first, Started) or first.execution != found.number:
         msg = f"{origin} is damaged: execution {found.number} does not begin with its start; {_AGAIN}"
         raise UsageError(msg)
-    return Execution(found.number, found.version, found.kv, tuple(found.turns), tuple(events))
+    return Execution(found.number, found.version, found.kv, tuple(found.turns), tuple(events), found.kv_times)
 
 
 # ---------------------------------------------------------------- exporting
@@ -204,9 +210,9 @@ async def export_history(store: Store, id: str, *, every_execution: bool = False
     executions: list[Execution] = []
     if every_execution:
         executions = [await _ended(store, id, number) for number in await _numbers(store, id)]
-    values = {e.key: e.base if e.execution == row.execution else e.value for e in loaded.kv}
-    kv = {key: value for key, value in values.items() if value is not None}
-    executions.append(_exported(row.execution, loaded.journal, kv))
+    variables = Variables()
+    variables.load(loaded.kv, row.execution)
+    executions.append(_exported(row.execution, loaded.journal, variables.entries()))
     return History(row.id, row.type, row.status, tuple(executions), repr(id))
 
 
@@ -228,12 +234,14 @@ async def _ended(store: Store, id: str, number: int) -> Execution:
         page = await store.query(Journal(unit=id, execution=number, after=after))
         chunks += page.items
         if page.next is None:
-            return _exported(number, chunks, {} if number == 1 else None)
+            return _exported(number, chunks, [] if number == 1 else None)
         after = page.next
 
 
-def _exported(number: int, chunks: list[JournalChunk], kv: dict[str, bytes] | None) -> Execution:
+def _exported(number: int, chunks: list[JournalChunk], entries: list[KvEntry] | None) -> Execution:
     events = [event for chunk in chunks for event in decode_events(chunk.events)]
     first = events[0]
     assert isinstance(first, Started)
-    return Execution(number, first.version, kv, tuple(chunk.events for chunk in chunks), tuple(events))
+    kv = None if entries is None else {e.key: e.value for e in entries if e.value is not None}
+    times = {e.key: e.updated_at for e in entries or () if e.value is not None}
+    return Execution(number, first.version, kv, tuple(chunk.events for chunk in chunks), tuple(events), times)

@@ -93,7 +93,11 @@ def replay(app: App, history: History | str | Path) -> Replayed:
     for execution in history.executions:
         kv = execution.kv
         if kv is not None:
-            entries = [KvEntry(key, value, value, execution.number) for key, value in kv.items()]
+            at = execution.kv_times
+            entries = [
+                KvEntry(key, value, value, execution.number, at.get(key, 0), at.get(key, 0))
+                for key, value in kv.items()
+            ]
         if entries is None:
             skipped.append(f"execution {execution.number}: the values of its KV store come from one that is not kept")
             continue
