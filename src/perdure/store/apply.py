@@ -96,8 +96,8 @@ INSERT_TOMBSTONE = (
 DELIVER = (
     "INSERT INTO inbox (unit, position, message, scope, kind, body, at, visible_at, sender, previous, homeless)"
     " SELECT ?1, coalesce((SELECT max(position) FROM inbox WHERE unit = ?1), 0) + 1, ?2,"
-    " coalesce(home.scope, ?3), ?4, ?5, ?6, ?7, ?8, ?9, home.id IS NULL"
-    " FROM (SELECT 1) LEFT JOIN units AS home ON home.id = ?1"
+    " coalesce((SELECT scope FROM units WHERE id = ?1), ?3), ?4, ?5, ?6, ?7, ?8, ?9,"
+    " coalesce(?10, NOT EXISTS (SELECT 1 FROM units WHERE id = ?1))"
     " WHERE NOT EXISTS (SELECT 1 FROM answers WHERE unit = ?1 AND message = ?2)"
     " AND NOT (?4 = 'Start' AND (EXISTS (SELECT 1 FROM units WHERE id = ?1 AND run = ?2 AND started_at > 0)"
     " OR EXISTS (SELECT 1 FROM tombstones WHERE unit = ?1 AND run = ?2)))"
@@ -298,8 +298,10 @@ class Writes:
                 connection.executemany(sql, rows[whole:])
 
 
-def letter_values(message: Message, shards: int) -> Values:
-    """A message as the arguments of `DELIVER`."""
+def letter_values(message: Message, shards: int, *, homeless: bool | None = None) -> Values:
+    """A message as the arguments of `DELIVER`; None for `homeless` has it look up whether its unit exists. A start
+    never is: it makes its unit.
+    """
     return (
         message.to,
         message.id,
@@ -310,6 +312,7 @@ def letter_values(message: Message, shards: int) -> Values:
         message.visible_at,
         message.sender,
         message.previous,
+        False if isinstance(message.body, Start) else homeless,
     )
 
 
@@ -452,5 +455,5 @@ def _post(connection: Connection, message: Message, shards: int, limits: StoreLi
             count = _one(connection, COUNT_LETTERS, unit)
             if count is not None and count[0] >= limits.inbox_messages:
                 return Posted("full")
-    connection.execute(DELIVER, letter_values(message, shards))
+    connection.execute(DELIVER, letter_values(message, shards, homeless=known is None))
     return Posted("accepted")
