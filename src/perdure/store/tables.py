@@ -17,7 +17,6 @@ the next run of the id.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from copy import copy
 
 import msgspec
@@ -39,6 +38,7 @@ from perdure.kernel.commit import (
 from perdure.kernel.message import ADMIN, ActivityDone, Message, Raise, Send, Start, encode_body
 from perdure.kernel.placement import scope_of
 from perdure.ports.store import Claim, Incarnation, Posted, Renewal
+from perdure.store.expiry import ANSWER, DEAD_LETTER, TOMBSTONE, UNDELIVERED, Entry, Expiries
 from perdure.store.limits import StoreLimits
 
 TaskKey = tuple[int, int, int]
@@ -96,6 +96,7 @@ class Tables:
         self.limits = limits
         self.scopes: dict[str, Scope] = {}
         self.units: dict[str, Unit] = {}
+        self._expiries = Expiries()
 
     # ------------------------------------------------------------ ownership
 
@@ -187,18 +188,22 @@ class Tables:
         for message in commit.consume:
             unit.inbox.pop(message, None)
         for answer in commit.answers:
-            unit.answers.setdefault(answer.message, (commit.row.scope, answer))
+            if answer.message not in unit.answers:
+                scope = commit.row.scope
+                unit.answers[answer.message] = scope, answer
+                self._expiries.add(ANSWER, Entry(answer.expires_at, commit.unit, answer.message, scope))
 
     def _delete(self, commit: Commit, unit: Unit) -> None:
         unit.row, unit.version, unit.commit = None, 0, b""
         unit.journal, unit.executions, unit.kv, unit.tasks, unit.answers = {}, {}, {}, {}, {}
         self._settle(commit, unit)
         unit.inbox = {name: entry for name, entry in unit.inbox.items() if isinstance(entry[1].body, Start)}
-        scope = commit.row.scope
-        if commit.delete:
-            unit.tombstones[commit.row.run] = (scope, commit.id, commit.delete)
-        else:
-            unit.tombstones = {b"": (scope, commit.id, commit.at + self.limits.forgotten_ms)}
+        scope, run, until = commit.row.scope, commit.row.run, commit.delete
+        if not until:
+            run, until = b"", commit.at + self.limits.forgotten_ms
+            unit.tombstones = {}
+        unit.tombstones[run] = (scope, commit.id, until)
+        self._expiries.add(TOMBSTONE, Entry(until, commit.unit, run, scope))
 
     def _forget_empty(self, name: str) -> None:
         unit = self.units[name]
@@ -224,6 +229,9 @@ class Tables:
         last = next(reversed(unit.inbox.values()), None)
         position = 1 if last is None else last[0] + 1
         unit.inbox[message.id] = (position, msgspec.structs.replace(message, posted=True))
+        if unit.row is None and not isinstance(message.body, Start):
+            until, scope = self._gives_up_at(message), self.scope(message.to)
+            self._expiries.add(UNDELIVERED, Entry(until, message.to, message.id, scope))
 
     def post(self, message: Message) -> Posted:
         """Put a message into its target's inbox, or say why not."""
@@ -279,40 +287,47 @@ class Tables:
 
     def sweep(self, scopes: set[str], at: int, limit: int) -> int:
         """Remove what has expired, oldest first, at most `limit` rows."""
-        expired = sorted(self._expired(scopes, at))[:limit]
-        for kind, _, name, key in expired:
-            unit = self.units[name]
-            if kind == 0:
-                del unit.answers[key]
-            elif kind == 1:
-                del unit.tombstones[key]
-            elif kind == 2:
-                del unit.dead_letters[key]
-            else:
-                message = unit.inbox.pop(key)[1]
-                unit.dead_letters[key] = (self.scope(name), message, at + self.limits.dead_letter_ms)
-            self._forget_empty(name)
-        return len(expired)
+        removed = 0
+        for kind in (ANSWER, TOMBSTONE, DEAD_LETTER, UNDELIVERED):
+            held: list[Entry] = []
+            while removed < limit and (entry := self._expiries.take(kind, scopes, at)) is not None:
+                unit = self.units.get(entry.unit, Unit())
+                if kind == UNDELIVERED and any(isinstance(letter.body, Start) for _, letter in unit.inbox.values()):
+                    held.append(entry)  # it will be delivered, unless that start never comes to anything
+                elif self._is_expired(kind, unit, entry):
+                    self._expire(kind, unit, entry, at)
+                    removed += 1
+                    self._forget_empty(entry.unit)
+            for entry in held:
+                self._expiries.add(kind, entry)
+        return removed
 
-    def _expired(self, scopes: set[str], at: int) -> Iterator[tuple[int, int, str, bytes]]:
-        for name, unit in self.units.items():
-            for key, (scope, answer) in unit.answers.items():
-                if scope in scopes and answer.expires_at <= at:
-                    yield 0, answer.expires_at, name, key
-            for run, (scope, _, expires_at) in unit.tombstones.items():
-                if scope in scopes and expires_at <= at:
-                    yield 1, expires_at, name, run
-            for key, (scope, _, expires_at) in unit.dead_letters.items():
-                if scope in scopes and expires_at <= at:
-                    yield 2, expires_at, name, key
-            if unit.row is not None or self.scope(name) not in scopes:
-                continue
-            if any(isinstance(message.body, Start) for _, message in unit.inbox.values()):
-                continue
-            for key, (_, message) in unit.inbox.items():
-                due = max(message.at, message.visible_at) + self.limits.undelivered_ms
-                if due <= at:
-                    yield 3, due, name, key
+    def _is_expired(self, kind: int, unit: Unit, entry: Entry) -> bool:
+        """Whether the row of an entry is still there, with the same time."""
+        if kind == ANSWER:
+            return (found := unit.answers.get(entry.key)) is not None and found[1].expires_at == entry.at
+        if kind == TOMBSTONE:
+            return (mark := unit.tombstones.get(entry.key)) is not None and mark[2] == entry.at
+        if kind == DEAD_LETTER:
+            return (dead := unit.dead_letters.get(entry.key)) is not None and dead[2] == entry.at
+        place = unit.inbox.get(entry.key)
+        return unit.row is None and place is not None and self._gives_up_at(place[1]) == entry.at
+
+    def _gives_up_at(self, message: Message) -> int:
+        """When a message that finds no unit becomes a dead letter."""
+        return max(message.at, message.visible_at) + self.limits.undelivered_ms
+
+    def _expire(self, kind: int, unit: Unit, entry: Entry, at: int) -> None:
+        if kind == ANSWER:
+            del unit.answers[entry.key]
+        elif kind == TOMBSTONE:
+            del unit.tombstones[entry.key]
+        elif kind == DEAD_LETTER:
+            del unit.dead_letters[entry.key]
+        else:
+            message, until = unit.inbox.pop(entry.key)[1], at + self.limits.dead_letter_ms
+            unit.dead_letters[entry.key] = (entry.scope, message, until)
+            self._expiries.add(DEAD_LETTER, Entry(until, entry.unit, entry.key, entry.scope))
 
     # ------------------------------------------------------------ dump
 
