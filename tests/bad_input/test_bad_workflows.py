@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import random
 import socket
 import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -133,6 +135,9 @@ def late(module: Any, name: str) -> Any:
     return getattr(module, name)
 
 
+WATCHED = sys.version_info >= (3, 12)
+"""Whether the guard sees each call of workflow code (sys.monitoring)."""
+
 LOOP: dict[str, tuple[Callable[[], Any], str, str]] = {
     "to_thread": (lambda: late(asyncio, "to_thread")(int), "run_in_executor", "`def` activities run on a thread"),
     "executor": (
@@ -168,17 +173,22 @@ async def test_what_a_loop_of_a_workflow_cannot_do_is_refused(bench: Bench, name
 
     failure = await bench.failure(bad)
     assert failure.type == "WorkflowViolation"
+    if WATCHED and name in ("to_thread", "connection", "server", "process", "anyio thread"):
+        what, remedy = "() inside a workflow, at ", "activity"  # the call itself is refused, not what it does later
     assert what in failure.message
     assert remedy in failure.message
+    gc.collect()
 
 
+@pytest.mark.filterwarnings("ignore:coroutine 'sleep' was never awaited")
 async def test_a_loop_of_its_own_is_refused(bench: Bench):
     async def bad() -> None:
         late(asyncio, "run")(asyncio.sleep(0))
 
-    with pytest.warns(RuntimeWarning, match="never awaited"):
-        failure = await bench.failure(bad)
-    assert "asyncio.run() cannot be called from a running event loop" in failure.message
+    failure = await bench.failure(bad)
+    refusal = "inside a workflow" if WATCHED else "asyncio.run() cannot be called from a running event loop"
+    assert refusal in failure.message
+    gc.collect()  # the coroutine that nobody awaited warns here, not in the middle of another test
 
 
 async def clock() -> float:

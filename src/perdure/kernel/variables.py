@@ -65,6 +65,8 @@ class Variables:
                 base, at = entry.base, entry.base_at
             else:
                 base, at = entry.value, entry.updated_at
+            if base is None:
+                at = 0  # a key that does not exist has no time, whoever remembers that it did
             if self._entries is None:
                 self._entries = {}
             self._entries[entry.key] = KvEntry(entry.key, base, base, execution, at, at)
