@@ -22,7 +22,7 @@ from perdure.gateway import Gateway, find_unit
 from perdure.kernel import message as msg
 from perdure.kernel.commit import CLOSED, ExecutionRow, UnitRow
 from perdure.ports.store import Executions, Units
-from perdure.tree import levels_below
+from perdure.tree import children_of, levels_below
 
 AT_ONCE = 200
 """Requests that are on their way at the same time, so that the store can group their commits."""
@@ -63,22 +63,46 @@ async def delete(gateway: Gateway, unit: str, body: msg.Delete) -> int:
         StillRunning: it or one below it has not ended, and `force` was not asked for. Nothing was removed.
         HasParent: its parent is there, and `force` was not asked for. Nothing was removed.
     """
-    levels = await levels_below(gateway.store, unit) if body.cascade else []
+    root: list[UnitRow] = []
+    missing: NotFound | None = None
     try:
-        levels.insert(0, [(await find_unit(gateway.store, unit)).row])
-    except NotFound:
-        if not levels:
-            raise  # otherwise an earlier call was interrupted after the root had gone
-    if not body.force:
-        await _check_removable(gateway, unit, [row for level in levels for row in level])
-        levels.reverse()
-    counts: list[int] = []
-    for level in levels:
-        here = body if any(row.id == unit for row in level) else msgspec.structs.replace(body, tell_parent=False)
-        counts.append(await _remove(gateway, [row.id for row in level], here))
-    if body.force and levels[0][0].id == unit and counts[0]:
-        return sum(map(len, levels))  # the root's commit has told its children, who may be quicker than we are
-    return sum(counts)
+        root = [(await find_unit(gateway.store, unit)).row]
+    except NotFound as error:
+        missing = error
+    # The root was read first: one that has ended has all its children by now.
+    below = await levels_below(gateway.store, unit) if body.cascade else []
+    if missing is not None and not below:
+        raise missing  # otherwise an earlier call was interrupted after the root had gone
+    if body.force:
+        return await _remove_downwards(gateway, unit, [row for level in below for row in level], body)
+    await _check_removable(gateway, unit, [*root, *(row for level in below for row in level)])
+    removed = 0
+    for level in [*reversed(below), root]:
+        here = body if level is root else msgspec.structs.replace(body, tell_parent=False)
+        removed += await _remove(gateway, [row.id for row in level], here)
+    return removed
+
+
+async def _remove_downwards(gateway: Gateway, unit: str, known: list[UnitRow], body: msg.Delete) -> int:
+    """Remove a tree that may still grow: a unit that is gone starts no child, so its children are looked for then.
+
+    Its commit has told the open ones, who may be quicker than we are; `known` are those that were there before.
+    """
+    level, seen, ok, root_went = [unit], {unit}, 0, False
+    while level:
+        here = body if level == [unit] else msgspec.structs.replace(body, tell_parent=False)
+        went = await _remove(gateway, level, here)
+        ok += went
+        root_went = root_went or (level == [unit] and went == 1)
+        if not body.cascade:
+            break
+        born = [row.id for parent in level for row in await children_of(gateway.store, parent)]
+        parents = set(level)
+        level = list(
+            dict.fromkeys(i for i in [*born, *(r.id for r in known if r.parent_unit in parents)] if i not in seen)
+        )
+        seen.update(level)
+    return len(seen) if root_went else ok
 
 
 async def _check_removable(gateway: Gateway, unit: str, rows: list[UnitRow]) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from engine import PATIENCE_S, World, until
 
-from perdure import App, ChildError, Client, NotFound, PerdureError, workflow
+from perdure import App, ChildError, Client, NotFound, PerdureError, StillRunning, workflow
+from perdure.ports.store import Units
 
 ROUNDS = 6
 
@@ -166,6 +167,59 @@ async def test_a_bulk_delete_beside_starts_takes_whole_trees_only(world: World, 
         removed += await sweep()
         assert removed == 20 * 4
         assert await settled(client)
+
+
+class Interrupted:
+    """A node whose store lets something happen right after it was asked for the children of a unit."""
+
+    def __init__(self, node: Any, parent: str, happen: Any) -> None:
+        self.node, self.parent, self.happen = node, parent, happen
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.node, name)
+
+    @property
+    def store(self) -> Any:
+        return self
+
+    async def query(self, query: Any) -> Any:
+        page = await self.node.store.query(query)
+        if isinstance(query, Units) and query.parent == self.parent and self.happen is not None:
+            happen, self.happen = self.happen, None
+            await happen()
+        return page
+
+
+@pytest.mark.parametrize("force", [False, True])
+async def test_children_of_a_root_that_ends_while_its_tree_is_read_are_not_left(
+    world: World, app: App, force: bool
+) -> None:
+    @app.workflow
+    async def leaf(i: int) -> int:
+        return i
+
+    @app.workflow
+    async def root() -> int:
+        await workflow.receive("go", bool)
+        return sum(await asyncio.gather(*(leaf(i) for i in range(3))))
+
+    async with world.node(app) as node:
+        handle = node.client.workflow(root, id="r")
+        await handle.start()
+
+        async def end() -> None:
+            await handle.send("go", True)
+            await handle.result(timeout=5)
+
+        interrupted: Any = Interrupted(node, "r", end)
+        if force:
+            await Client(interrupted).get("r").delete(force=True)
+        else:
+            with pytest.raises(StillRunning):
+                await Client(interrupted).get("r").delete()
+            assert len(await node.client.list()) == 4
+            assert await handle.delete() == 4
+        assert await node.client.list() == []
 
 
 async def test_a_child_that_is_deleted_while_its_parent_stops_is_not_asked_for_again(world: World, app: App) -> None:
