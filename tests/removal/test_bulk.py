@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,6 +11,7 @@ from engine import World, until
 
 from perdure import App, Client, Limits, workflow
 from perdure.errors import UsageError
+from perdure.kernel.message import Message, Prune
 
 
 @pytest.fixture
@@ -98,6 +100,15 @@ async def test_ended_executions_go_and_the_current_one_stays(world: World, app: 
         assert await handle.executions() == [6]
         assert await handle.result() == 6
         assert await handle.prune(keep_last=1) == []
+
+
+async def test_prunes_that_one_turn_takes_together_all_count(world: World, app: App, count: Any) -> None:
+    async with world.node(app) as node:
+        handle = node.client.workflow(count, id="c")
+        await handle.run(1, 6)
+        asked = [Message(bytes([n]) * 16, "c", Prune([n]), 0) for n in (1, 2, 4)]
+        assert await asyncio.gather(*map(node.send, asked)) == ["ok"] * 3
+        assert await handle.executions() == [3, 5, 6]
 
 
 async def test_age_and_number_must_both_let_an_execution_go(world: World, app: App) -> None:

@@ -38,7 +38,7 @@ def take(unit: Unit, message: msg.Message, body: msg.Delete | msg.Prune) -> None
     elif isinstance(body, msg.Delete):
         _delete(unit, row, message, body)
     else:
-        draft.prune = [e for e in body.executions if e < row.execution]
+        draft.prune.extend(e for e in body.executions if e < row.execution)  # one turn may take several
         draft.touched = True
         draft.consumed(message)
 
