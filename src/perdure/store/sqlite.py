@@ -18,7 +18,7 @@ from perdure.errors import StoreUnavailable, UsageError
 from perdure.kernel.commit import Commit, Task, Verdict
 from perdure.kernel.message import Message
 from perdure.ports.clock import Clock, SystemClock
-from perdure.ports.store import Claim, Incarnation, Loaded, Page, Posted, Query, Renewal, StoreInfo, Wake
+from perdure.ports.store import Claim, Incarnation, Loaded, Mail, Page, Posted, Query, Renewal, StoreInfo, Wake
 from perdure.store import reads, sweeping, tasks
 from perdure.store.connection import Connection
 from perdure.store.database import MEMORY, FileGuard, Options, open_database
@@ -169,6 +169,14 @@ class SQLiteStore:
     async def load(self, units: Sequence[str]) -> list[Loaded]:
         """Units as stored, all in one snapshot."""
         return await self._read(lambda connection: reads.load(connection, units))
+
+    async def inbox(self, unit: str, after: str | None, limit: int) -> Mail:
+        """The messages that wait for a unit, in order, from a place on."""
+        return await self._read(lambda connection: reads.mail(connection, unit, after, limit))
+
+    async def arrivals(self, scopes: Sequence[str], after: str | None, limit: int) -> Page[str]:
+        """Units of these scopes for which mail has come behind a place, and still waits."""
+        return await self._read(lambda connection: reads.arrivals(connection, scopes, after, limit))
 
     async def wakes(self, scopes: Sequence[str], until: int, after: str | None, limit: int) -> Page[Wake]:
         """Units that are due, have visible mail, or have an expired task lease; by scope and time."""

@@ -174,6 +174,7 @@ class Writer:
         try:
             self._applier.begin()
             results = self._apply(operations)
+            self._applier.finish()
         except BaseException:
             self._applier.forget()
             if connection.in_transaction:
