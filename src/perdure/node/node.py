@@ -17,6 +17,7 @@ from perdure.kernel.held import AFTER_DEPLOY
 from perdure.kernel.placement import scopes_of
 from perdure.kernel.run import current_run
 from perdure.node import guard
+from perdure.node.arrivals import Arrivals
 from perdure.node.attempts import Attempts
 from perdure.node.gauges import NodeGauges
 from perdure.node.metrics import Metrics, find_provider
@@ -168,8 +169,11 @@ class Node:
         stack.callback(self.app.on_change(self._definitions_changed))
         self._check_definitions()
         self._spawn(self._follow_hints(store), "perdure-hints")
+        arrivals = Arrivals(turns, self.options, scopes)
+        await arrivals.begin()
         await self._scan(scopes, clean=all(c.clean for c in claims.values()))
         await self._wake_held()
+        self._spawn(arrivals.run(), "perdure-arrivals")
         self._spawn(Sweeper(turns, self.clock, self.options, scopes).run(), "perdure-sweeper")
 
     def _open_store(self) -> Store:

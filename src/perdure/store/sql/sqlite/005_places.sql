@@ -1,4 +1,4 @@
--- A message's place is a number that grows over all inboxes and is never given twice, also when an inbox empties: who has
+-- Places of messages count over all inboxes. A place is never used again, so that a reader that has
 -- read up to a place misses nothing behind it. `places` holds the last one.
 
 CREATE TABLE places (
