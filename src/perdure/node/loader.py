@@ -54,13 +54,15 @@ class Loader:
         residents: Residents,
         loaded: Callable[[Resident, Loaded], None],
         fetched: Callable[[Resident], None],
+        is_busy: Callable[[], bool],
     ) -> None:
-        """Nothing is being read."""
+        """Nothing is being read. While `is_busy`, no unit is loaded that no message waits for."""
         self._store = store
         self._options = options
         self._residents = residents
         self._loaded = loaded
         self._fetched = fetched
+        self._is_busy = is_busy
         self._to_load: deque[Resident] = deque()
         self._due: dict[str, None] = {}  # an ordered set: units that are not in memory yet
         self._to_fetch: deque[Resident] = deque()
@@ -82,7 +84,7 @@ class Loader:
     def load_later(self, unit: str) -> None:
         """Load a unit that is not in memory, when those that messages wait for have been loaded."""
         self._due[unit] = None
-        self._work()
+        self.go_on()
 
     def fetch(self, resident: Resident) -> None:
         """Read what is new in the inbox of a unit that stays in memory."""
@@ -92,6 +94,11 @@ class Loader:
         if self._fetchers < _FETCHERS and not self._stopping.is_set():
             self._fetchers += 1
             self._spawn(self._fetch_all(), "perdure-inbox")
+
+    def go_on(self) -> None:
+        """Load units that wait for that, unless the node is busy with others."""
+        if self._due and not self._is_busy():
+            self._work()
 
     @property
     def backlog(self) -> int:
@@ -123,6 +130,8 @@ class Loader:
         batch: list[Resident] = []
         while self._to_load and len(batch) < self._options.loads:
             batch.append(self._to_load.popleft())
+        if self._is_busy():
+            return batch  # the node calls `go_on` when it has time
         while self._due and len(batch) < self._options.loads:
             unit = next(iter(self._due))
             del self._due[unit]

@@ -58,6 +58,9 @@ logger = logging.getLogger("perdure.node")
 _READY_SLICE_S = 0.01
 """Turns are taken for so long in one go. Then the node's event loop gets its turn."""
 
+_READY_MANY = 256
+"""With so many turns waiting, units that are due are not loaded: a message would wait behind them all."""
+
 _LEAVING_SLICE_S = 0.01
 """The same for instances that leave memory when the node stops."""
 
@@ -110,7 +113,7 @@ class Turns:
         self.waiters = Waiters()
         self.deadlines = Deadlines(clock, self.wake)
         self.residents = Residents(definitions, options, store.info.shards)
-        self.loader = Loader(store, options, self.residents, self._loaded, self._make_ready)
+        self.loader = Loader(store, options, self.residents, self._loaded, self._make_ready, self._is_busy)
         self._slice = Slice(options.turn_slice_ms)
         self._homeless: dict[str, None] = {}  # an ordered set
         self._failed = failed
@@ -264,6 +267,11 @@ class Turns:
         self._committer.flush()
         if ready:
             self._schedule()
+        self.loader.go_on()
+
+    def _is_busy(self) -> bool:
+        """Whether so many turns wait that units which are only due should stay on disk for now."""
+        return len(self._ready) >= _READY_MANY
 
     def _turn(self, resident: Resident) -> None:
         unit = resident.unit
