@@ -320,21 +320,20 @@ class Unit:
     @property
     def has_more(self) -> bool:
         """Whether the turn's budget has left something that the code can be told now."""
-        if not self.receives:
+        run, waiting = self.run, self.waiting
+        if run is None or not (run.deadlines or waiting.kept or waiting.lanes) or not self.receives:
             return False
-        run = self.run
-        assert run is not None
         timer_at = run.timer_at()
         if timer_at is not None and timer_at <= self.draft.now:
             return True
-        return bool(self.waiting.kept) or self.waiting.first_lane(run.waits.keys()) is not None
+        return bool(waiting.kept) or waiting.first_lane(run.waits.keys()) is not None
 
     def fire_timers(self, until: int) -> None:
         """Fire the timers that are due at `until`, earliest first."""
         budget = self.draft.budget
-        while self.receives and budget.has_room():
-            run = self.run
-            assert run is not None
+        while (run := self.run) is not None and run.deadlines:
+            if not (self.receives and budget.has_room()):
+                return
             seq = run.due_timer(until)
             if seq is None:
                 return
