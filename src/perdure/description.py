@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias, TypeVar
 
 from perdure.codec import decode
@@ -21,6 +21,9 @@ class Description:
     """An instance as it is stored. Times are UTC. `reason` says what a running one waits for, or why one is
     suspended. `execution` counts from 1 and grows with continue-as-new, `run` is another for each life of the id,
     `wake_at` is the next deadline, `failure` says why it has no result.
+
+    A `datetime` ends with the year 9999: a later time, such as that of `asyncio.sleep(1e12)`, is shown as its last
+    moment.
     """
 
     id: str
@@ -62,13 +65,25 @@ class Description:
         return None if self._result is None else decode(self._result)
 
 
-def _time(at: int | None) -> datetime | None:
-    return None if not at else datetime.fromtimestamp(at / 1000, UTC)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_MS = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(milliseconds=1)
+_FIRST_MS = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // timedelta(milliseconds=1)
+
+
+def moment(at_ms: int) -> datetime:
+    """A stored time as a datetime. One that no datetime can hold is shown as the nearest that one can: it must not
+    keep a list of other instances from being read.
+    """
+    return _EPOCH + timedelta(milliseconds=min(max(at_ms, _FIRST_MS), _LAST_MS))
+
+
+def _moment_or_none(at_ms: int | None) -> datetime | None:
+    return None if not at_ms else moment(at_ms)
 
 
 def describe_row(row: UnitRow) -> Description:
     """A row for people."""
-    created = datetime.fromtimestamp(row.created_at / 1000, UTC)
+    created = moment(row.created_at)
     return Description(
         row.id,
         row.type,
@@ -78,12 +93,12 @@ def describe_row(row: UnitRow) -> Description:
         row.execution,
         row.parent_unit,
         created,
-        _time(row.started_at),
-        _time(row.updated_at) or created,
-        _time(row.closed_at),
+        _moment_or_none(row.started_at),
+        _moment_or_none(row.updated_at) or created,
+        _moment_or_none(row.closed_at),
         row.journal_events,
         row.journal_bytes,
-        _time(row.wake_at),
+        _moment_or_none(row.wake_at),
         row.failure,
         row.custom_status_version,
         row.paused,

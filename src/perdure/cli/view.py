@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import msgspec
 
 from perdure.cli.timeline import Step
 from perdure.codec import DecodeError, to_json
-from perdure.description import HistoryEvent
+from perdure.description import HistoryEvent, moment
 from perdure.errors import Failure
 from perdure.kernel.commit import UnitRow
 from perdure.kernel.events import AnyEvent
@@ -23,8 +21,7 @@ def time_text(at_ms: int | None) -> str | None:
     """A time as ISO 8601 in UTC; None for none."""
     if not at_ms:
         return None
-    moment = datetime.fromtimestamp(at_ms / 1000, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return moment(at_ms).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def payload_json(data: bytes | None) -> object:
