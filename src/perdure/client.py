@@ -230,8 +230,8 @@ class Client:
     ) -> Removed:
         """Remove the instances that fit all that is given, each with its tree; see `handle.delete` for one.
 
-        Interceptors see a `delete` for each root. Filters choose roots only. What has not ended is skipped with the reason, unless `force`; so is a child that
-        is asked for by id. At most `limit` are looked at, newest first.
+        Interceptors see a `delete` for each root. Filters choose roots only. What has not ended is skipped with the
+        reason, unless `force`; so is a child that is asked for by id. At most `limit` are looked at, newest first.
 
         Raises:
             UsageError: nothing was given that chooses, or something that is no status, time, id or limit.

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias, TypeVar
 
+import msgspec
+
 from perdure.codec import decode
-from perdure.errors import Failure
+from perdure.errors import DecodeError, Failure
 from perdure.kernel.attributes import AttributeValue, decode_attributes
-from perdure.kernel.commit import Status, UnitRow
-from perdure.kernel.events import AnyEvent
+from perdure.kernel.commit import JournalChunk, Status, UnitRow
+from perdure.kernel.events import AnyEvent, decode_events
 
 T = TypeVar("T")
 AsType: TypeAlias = type[T]
@@ -82,7 +84,14 @@ def _moment_or_none(at_ms: int | None) -> datetime | None:
 
 
 def describe_row(row: UnitRow) -> Description:
-    """A row for people."""
+    """A row for people and programs."""
+    try:
+        return _describe(row)
+    except (TypeError, ValueError, AttributeError):
+        return _describe(readable_row(row)[0])  # a damaged row must not keep its neighbours from being listed
+
+
+def _describe(row: UnitRow) -> Description:
     created = moment(row.created_at)
     return Description(
         row.id,
@@ -109,6 +118,25 @@ def describe_row(row: UnitRow) -> Description:
     )
 
 
+def readable_row(row: UnitRow) -> tuple[UnitRow, list[str]]:
+    """The row, with nothing in the place of each value that is not of its column's type, and the names of these.
+
+    Stores do not check types on reading. Only a damaged file has such values.
+    """
+    damaged: dict[str, object] = {}
+    for column in msgspec.structs.fields(UnitRow):
+        try:
+            msgspec.convert(getattr(row, column.name), column.type, builtin_types=(bytes,))
+        except msgspec.ValidationError:
+            has_default = column.default is not msgspec.NODEFAULT
+            damaged[column.name] = column.default if has_default else _EMPTY[column.name]
+    return msgspec.structs.replace(row, **damaged), list(damaged)
+
+
+_EMPTY: dict[str, object] = {"id": "", "scope": "", "kind": "", "type": "", "type_version": "", "run": b""}
+"""What stands in the place of a damaged value that has no default."""
+
+
 @dataclass(frozen=True, slots=True)
 class HistoryEvent:
     """One event of a history: its number in its execution (from 1), and the event as the kernel knows it."""
@@ -116,3 +144,21 @@ class HistoryEvent:
     number: int
     execution: int
     event: AnyEvent
+
+
+def events_of(unit: str, execution: int, chunk: JournalChunk) -> list[HistoryEvent]:
+    """The events of one row of a journal.
+
+    Raises:
+        DecodeError: the row cannot be read.
+    """
+    try:
+        events = decode_events(chunk.events)
+    except (msgspec.MsgspecError, ValueError, TypeError) as error:
+        numbers = f"events {chunk.first} to {chunk.first + chunk.count - 1}"
+        msg = (
+            f"{numbers} of execution {execution} of {unit!r} cannot be read: {error}. The file is damaged, or a newer "
+            "release wrote them: restore a backup, or upgrade this process"
+        )
+        raise DecodeError(msg) from error
+    return [HistoryEvent(number, execution, event) for number, event in enumerate(events, chunk.first)]

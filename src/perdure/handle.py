@@ -18,7 +18,7 @@ from typing import (
 )
 
 from perdure.codec import TypeCodec, decode, encode
-from perdure.description import Description, HistoryEvent, describe_row
+from perdure.description import Description, HistoryEvent, describe_row, events_of
 from perdure.errors import (
     AlreadyStarted,
     Failed,
@@ -40,7 +40,6 @@ from perdure.kernel import message as msg
 from perdure.kernel.attributes import AttributeValue, check_attributes, encode_attributes, merged
 from perdure.kernel.commit import CLOSED, Status, UnitRow
 from perdure.kernel.definition import check_label, check_name
-from perdure.kernel.events import decode_events
 from perdure.kernel.placement import check_id
 from perdure.kernel.retry import Seconds, to_ms
 from perdure.kernel.turn import Outcome
@@ -359,19 +358,25 @@ class Handle(Generic[R_co]):
 
         Raises:
             NotFound: no instance has this id.
+            DecodeError: some are damaged, or of a newer release.
         """
         return [e async for e in self.iterate_history(execution)]
 
     async def iterate_history(self, execution: int | None = None) -> AsyncIterator[HistoryEvent]:
-        """The same, one by one and read in pages."""
+        """The same, one by one and read in pages.
+
+        Raises:
+            NotFound: no instance has this id.
+            DecodeError: the events that follow are damaged, or of a newer release.
+        """
         current = (await self.describe()).execution
         wanted = execution if execution is not None else current
         after: str | None = None
         while True:
             page = await self._gateway.store.query(Journal(unit=self.id, execution=wanted, after=after))
             for chunk in page.items:
-                for i, event in enumerate(decode_events(chunk.events)):
-                    yield HistoryEvent(chunk.first + i, wanted, event)
+                for entry in events_of(self.id, wanted, chunk):
+                    yield entry
             if page.next is None:
                 return
             after = page.next

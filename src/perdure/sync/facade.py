@@ -172,11 +172,17 @@ class SyncHandle(Generic[R_co]):
 
         Raises:
             NotFound: no instance has this id.
+            DecodeError: some are damaged, or of a newer release.
         """
         return self._portal.call(lambda: self._handle.history(execution))
 
     def iterate_history(self, execution: int | None = None) -> Iterator[HistoryEvent]:
-        """The same, one by one and read in pages."""
+        """The same, one by one and read in pages.
+
+        Raises:
+            NotFound: no instance has this id.
+            DecodeError: the events that follow are damaged, or of a newer release.
+        """
         return self._portal.iterate(lambda: self._handle.iterate_history(execution))
 
     def executions(self) -> list[int]:
@@ -363,8 +369,8 @@ class SyncClient:
     ) -> Removed:
         """Remove the instances that fit all that is given, each with its tree; see `handle.delete` for one.
 
-        Interceptors see a `delete` for each root. Filters choose roots only. What has not ended is skipped with the reason, unless `force`; so is a child that
-        is asked for by id. At most `limit` are looked at, newest first.
+        Interceptors see a `delete` for each root. Filters choose roots only. What has not ended is skipped with the
+        reason, unless `force`; so is a child that is asked for by id. At most `limit` are looked at, newest first.
 
         Raises:
             UsageError: nothing was given that chooses, or something that is no status, time, id or limit.
