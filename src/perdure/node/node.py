@@ -9,11 +9,20 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Self
 
 from perdure.client import Client
-from perdure.errors import StoreUnavailable, UsageError, WorkflowViolation
-from perdure.gateway import MeasuredGateway, find_unit
+from perdure.errors import NotFound, StoreUnavailable, UsageError, WorkflowViolation
+from perdure.gateway import (
+    NEVER_THERE,
+    Begun,
+    MeasuredGateway,
+    find_row,
+    find_run,
+    find_unit,
+    joins,
+)
 from perdure.interceptor import check_interceptors, overriding
 from perdure.kernel.commit import CLOSED, Fence, UnitRow
 from perdure.kernel.held import AFTER_DEPLOY
+from perdure.kernel.message import Start
 from perdure.kernel.placement import scopes_of
 from perdure.kernel.run import current_run
 from perdure.node import guard
@@ -48,6 +57,9 @@ if TYPE_CHECKING:
     from perdure.sync import LoopFactory, SyncNode
 
 logger = logging.getLogger("perdure.node")
+
+_ROUND_MS = 5_000
+"""How long one wait for a change lasts. It is then simply repeated."""
 
 
 class Node:
@@ -117,9 +129,13 @@ class Node:
         Raises:
             StoreLocked: another process owns the store.
             StoreError: the store cannot be opened.
+            UsageError: it runs already, or another call is starting it.
         """
         if self._turns is not None:
             msg = f"node {self.name!r} runs already"
+            raise UsageError(msg)
+        if self._starting:
+            msg = f"node {self.name!r} is being started by another call; await that one"
             raise UsageError(msg)
         async with AsyncExitStack() as stack:
             self._starting = True
@@ -405,37 +421,79 @@ class Node:
         turns.deliver(message, ack)
         return await ack
 
-    async def closed(self, unit: str) -> UnitRow:
-        """Wait until the unit has ended; its row."""
+    async def begin(self, message: Message) -> tuple[Outcome, Begun | None]:
+        """Deliver a start; its outcome, and the run that it began or joined."""
+        outcome = await self.send(message)
+        if outcome == "joined":
+            return outcome, await self._joined(message)
+        return outcome, Begun(message.id) if outcome != "exists" else None
+
+    async def _joined(self, message: Message) -> Begun:
+        """The run that a start has just joined."""
+        start = message.body
+        assert isinstance(start, Start)
+        row = self._running().row(message.to)
+        if row is None:
+            view = await find_row(self.store, message.to)
+            row = view.row if view is not None else None
+        if row is not None and joins(row, start):
+            return Begun(row.run)
+        return NEVER_THERE  # it was joined, and has been deleted or replaced since
+
+    async def closed(self, unit: str, begun: Begun | None = None) -> UnitRow:
+        """Wait until a run has ended; its row. Without `begun` it is the run that is current at the call."""
         turns = self._running()
-        future = turns.waiters.add(unit)
+        run = begun.run if begun is not None else await self._current_run(unit)
+        future = turns.waiters.add(unit, run)
         try:
             row = turns.row(unit)
-            if row is None and turns.residents.get(unit) is None:
-                row = (await find_unit(turns.store, unit)).row
-            if row is not None and row.status in CLOSED:
+            if row is None or row.run != run:
+                row = await self._look_for(unit, run, future)
+            if row.status in CLOSED:
                 return row
             return await self._end_of(unit, future)
         finally:
-            turns.waiters.remove(unit, future)
+            turns.waiters.remove(unit, run, future)
+
+    async def _current_run(self, unit: str) -> bytes:
+        """The run that has the id now; the first one, once its start is taken, if that waits in the inbox still."""
+        turns = self._running()
+        row = turns.row(unit)
+        if row is not None:
+            return row.run
+        while not (found := await find_unit(turns.store, unit)).is_stored:
+            await self.changed(unit, 0, _ROUND_MS)
+        return found.row.run
+
+    async def _look_for(self, unit: str, run: bytes, future: asyncio.Future[UnitRow]) -> UnitRow:
+        """The row of a run that no row in memory shows: it may be busy, out of memory, or gone."""
+        try:
+            row = (await find_run(self._running().store, unit, Begun(run))).row
+        except NotFound:
+            if not future.done():
+                raise
+        else:
+            if not future.done():
+                return row
+        return future.result()  # it ended while the store was asked
 
     async def _end_of(self, unit: str, future: asyncio.Future[UnitRow]) -> UnitRow:
-        """Wait, when it is sure that the unit has not ended yet."""
+        """Wait, when it is sure that the run has not ended yet."""
         return await future
 
     async def run(self, message: Message) -> tuple[Outcome, UnitRow | None]:
-        """Deliver a start and wait for the end."""
+        """Deliver a start and wait for the end of the run that it began or joined."""
         turns = self._running()
-        future = turns.waiters.add(message.to)
+        future = turns.waiters.add(message.to, message.id)
         try:
             outcome = await self.send(message)
             if outcome == "exists":
                 return outcome, None
             if outcome == "joined":
-                return outcome, await self.closed(message.to)
+                return outcome, await self.closed(message.to, await self._joined(message))
             return outcome, await self._end_of(message.to, future)
         finally:
-            turns.waiters.remove(message.to, future)
+            turns.waiters.remove(message.to, message.id, future)
 
     async def changed(self, unit: str, version: int, within_ms: int) -> None:
         """Wait until the unit's row has another version than `version`, or the time is up."""
