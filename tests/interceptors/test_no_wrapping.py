@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from engine import World
 
+import perdure
 from perdure import App, Interceptor, Node
 from perdure.interceptor import NextSend, Outgoing
+
+
+PACKAGE = Path(perdure.__file__).parent
 
 
 class Silent(Interceptor):
@@ -25,7 +30,7 @@ def stack() -> list[str]:
     """Functions of perdure on the stack, outermost first."""
     frame, names = sys._getframe(1), list[str]()
     while frame is not None:
-        if "/perdure/" in frame.f_code.co_filename:
+        if Path(frame.f_code.co_filename).is_relative_to(PACKAGE):
             names.insert(0, frame.f_code.co_name)
         frame = frame.f_back
     return names
