@@ -121,6 +121,7 @@ def _first_start(unit: Unit, row: UnitRow, message: msg.Message, body: msg.Start
             row.run,
             row.execution,
             PYTHON,
+            ev.FLAGS,
             parent=body.parent,
             attributes=row.attributes,
         )
@@ -198,7 +199,7 @@ def _continue(unit: Unit, run: Run, row: UnitRow, ended: ev.ContinuedAsNew) -> N
         row.run,
         row.execution,
         PYTHON,
-        0,
+        ev.FLAGS,
         run.started.parent,
         run.variables.status,
         row.attributes,
