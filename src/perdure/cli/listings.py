@@ -17,7 +17,16 @@ from perdure.cli.door import must_find, reading
 from perdure.cli.options import DEFAULT_URL, AsJson, Id, StoreUrl, point_in_time
 from perdure.cli.outcome import Exit
 from perdure.cli.timeline import duration, render, steps
-from perdure.cli.view import Json, event_json, fields_json, payload_json, row_json, step_json, time_text
+from perdure.cli.view import (
+    Json,
+    event_json,
+    failure_lines,
+    fields_json,
+    payload_json,
+    row_json,
+    step_json,
+    time_text,
+)
 from perdure.cli.watch import read_history
 from perdure.description import HistoryEvent
 from perdure.errors import NotFound, UsageError
@@ -283,10 +292,8 @@ def _facts(instance: _Instance, now_ms: int) -> RenderableType:
     for key, value in instance.kv.items():
         fact(f"kv {key}", screen.json_text(value, indent=0))
     if row.failure is not None:
-        fact("failure", row.failure.display(), "red")
-        fact("", row.failure.traceback.rstrip(), "bright_black")
-        for kind, message in row.failure.causes:
-            fact("caused by", f"{kind}: {message}", "red")
+        for name, text in failure_lines(row.failure):
+            fact(name, text, "red" if name else "bright_black")
     return facts
 
 
@@ -396,6 +403,11 @@ def _events(events: list[HistoryEvent]) -> RenderableType:
 
 def _fact(name: str, value: object) -> str:
     if name == "failure":
-        failure = cast("Json", value)
-        return f"{failure['type']}: {failure['message']}"
+        return _failure_fact(cast("Json", value))
     return value if isinstance(value, str) and " " not in value else screen.json_text(value, indent=0)
+
+
+def _failure_fact(failure: Json) -> str:
+    text = f"{failure['type']}: {failure['message']}"
+    parts = [_failure_fact(part) for part in cast("list[Json]", failure["parts"])]
+    return f"{text} [{'; '.join(parts)}]" if parts else text

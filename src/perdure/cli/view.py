@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from textwrap import indent
 
 import msgspec
 
@@ -11,7 +12,8 @@ from perdure.codec import DecodeError, to_json
 from perdure.description import HistoryEvent
 from perdure.errors import Failure
 from perdure.kernel.commit import UnitRow
-from perdure.kernel.events import AnyEvent
+from perdure.kernel.events import AnyEvent, Refused
+from perdure.kernel.refusal import command_name
 
 Json = dict[str, object]
 
@@ -43,8 +45,20 @@ def failure_json(failure: Failure | None) -> Json | None:
         return None
     document = msgspec.structs.asdict(failure)
     document["causes"] = [{"type": kind, "message": message} for kind, message in failure.causes]
+    document["parts"] = [failure_json(part) for part in failure.parts]
     document["details"] = payload_json(failure.details)
     return document
+
+
+def failure_lines(failure: Failure) -> list[tuple[str, str]]:
+    """A failure for people: what each line is ("failure", "caused by", ...), and its text."""
+    lines = [("failure", failure.display()), ("", failure.traceback.rstrip())]
+    lines += [("caused by", f"{kind}: {message}") for kind, message in failure.causes]
+    for part in failure.parts:
+        inner = failure_lines(part)
+        lines.append(("part", inner[0][1]))
+        lines += [(name, indent(text, "  ")) for name, text in inner[1:]]
+    return lines
 
 
 def row_json(row: UnitRow) -> Json:
@@ -95,6 +109,8 @@ def fields_json(event: AnyEvent) -> Json:
             document[name] = payload_json(value) if name in _PAYLOADS else value.hex()
         elif isinstance(value, Failure):
             document[name] = failure_json(value)
+        elif isinstance(event, Refused) and name == "command":
+            document[name] = command_name(event.command)
         elif isinstance(value, msgspec.Struct):  # the parent of a child
             parent = msgspec.structs.asdict(value)
             document[name] = {k: v.hex() if isinstance(v, bytes) else v for k, v in parent.items()}
