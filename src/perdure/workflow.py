@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
+from contextlib import suppress
+from contextvars import Context
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -460,6 +462,29 @@ def info() -> WorkflowInfo:
     )
 
 
+class _Spool(logging.Logger):
+    """Makes the records of `workflow.logger`, and keeps those of a turn until it is durable."""
+
+    def __init__(self, target: logging.Logger) -> None:
+        super().__init__(target.name)
+        self.target = target
+
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802  # the name is logging's
+        """As the logger that users set up."""
+        return self.target.isEnabledFor(level)
+
+    def handle(self, record: logging.LogRecord) -> None:
+        """Keep the record for the turn. Without a turn it is shown at once."""
+        run = current_run()
+        if run is None or run.logs is None:
+            self.target.handle(record)
+            return
+        with suppress(Exception):  # a text that does not fit its arguments: the handler reports it
+            # The text is made now, because its arguments may change before the turn ends.
+            record.msg, record.args = record.getMessage(), None
+        run.logs.append(record)
+
+
 class _ReplaySafe(logging.LoggerAdapter[logging.Logger]):
     """Logs what happens for the first time, with the instance's ids."""
 
@@ -476,6 +501,19 @@ class _ReplaySafe(logging.LoggerAdapter[logging.Logger]):
         return msg, kwargs
 
 
+def show_logs(records: Iterable[logging.LogRecord], *, discarded: bool = False) -> None:
+    """Show records that a turn kept, once it is durable.
+
+    `discarded` marks those of a turn that failed: they help to find out why, but what they say did
+    not happen.
+    """
+    empty = Context()  # whoever shows them may work in the context of an activity
+    for record in records:
+        if discarded:
+            record.msg, record.args = f"{record.getMessage()} (this turn was discarded)", None
+        empty.run(_target.handle, record)
+
+
 def run_ids(run: Run) -> dict[str, object]:
     """What the log records of a run carry."""
     started = run.started
@@ -487,8 +525,13 @@ def run_ids(run: Run) -> dict[str, object]:
     }
 
 
-logger = _ReplaySafe(logging.getLogger("perdure.workflow"), {})
-"""A logger that is silent in replay and carries the instance's ids."""
+_target = logging.getLogger("perdure.workflow")
+
+logger = _ReplaySafe(_Spool(_target), {})
+"""A logger that is silent in replay and carries the instance's ids.
+
+On a node its records are shown when the turn that made them is durable.
+"""
 
 __all__ = [
     "Channel",

@@ -115,7 +115,7 @@ class Run:
         self.retries: dict[int, int] = {}
         self.turn_bytes = 0
         self.local = 0
-        self.logs: list[LogRecord] | None = None
+        self.logs: list[LogRecord] | None = None  # a list: records wait here for their turn
         self.opened: list[Call] = []
         self.cancelled_calls: list[Call] = []
         self.outgoing: list[ev.Event] = []
@@ -464,6 +464,13 @@ class Run:
         waits.remove(call.seq)
         if not waits:
             del self.waits[lane]
+
+    def take_logs(self) -> list[LogRecord]:
+        """The log records that were kept since the last call."""
+        if not self.logs:
+            return []
+        taken, self.logs = self.logs, []
+        return taken
 
     # ------------------------------------------------------------ what is asked about it
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from logging import LogRecord
+
     from perdure.kernel.call import Call
     from perdure.kernel.commit import Commit, UnitRow
     from perdure.kernel.message import Message
@@ -36,6 +38,7 @@ class Turn:
     up, `wake_at` is when the unit wants its next turn (0: at once, it has work of its own), `again` asks for another
     turn now, `closed` says that the unit has ended, now or before, `deleted` that it is gone with all it owned; `left`
     are messages of the turn that are for whoever has the id next. `milestones` are rare: None in most turns.
+    `logs` is what the code logged.
     """
 
     commit: Commit | None
@@ -49,3 +52,4 @@ class Turn:
     left: list[Message] = field(default_factory=list["Message"])
     warning: str | None = None
     milestones: Milestones | None = None
+    logs: list[LogRecord] = field(default_factory=list["LogRecord"])
