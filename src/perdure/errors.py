@@ -36,7 +36,7 @@ what happened, why, what to do, an example. `perdure explain NAME` prints it, an
 from __future__ import annotations
 
 import traceback
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import msgspec
 
@@ -316,7 +316,7 @@ class ChildError(Failed):
 
     - Why: raised in the parent, where the child is awaited: it failed, or was cancelled or terminated.
     - Do: catch it where the parent can go on without; `perdure show CHILD` has the whole story.
-    - Example: `child workflow 'ship' (id 'order-1/1.1') failed: ValueError: no address`
+    - Example: `child workflow 'ship' (id 'order-1/5f0c1a2b.1.1') failed: ValueError: no address`
     """
 
 
@@ -456,9 +456,7 @@ class _Writer:
 
     def _parts(self, error: BaseException) -> tuple[tuple[Failure, ...], int]:
         """The failures in a group, and how many had no room."""
-        if not isinstance(error, BaseExceptionGroup):
-            return (), 0
-        inner: Sequence[BaseException] = error.exceptions
+        inner = _inside(error)
         parts: list[Failure] = []
         for one in inner:
             if self._parts_left <= 0:
@@ -508,18 +506,22 @@ def _details_of(error: ApplicationError, message: str) -> tuple[bytes | None, st
         return None, clean_text(f"{message} (its details cannot travel: {unfit})")
 
 
+def _inside(error: BaseException) -> Sequence[BaseException]:
+    """The exceptions of a group. An exception that is no group has none."""
+    if not isinstance(error, BaseExceptionGroup):
+        return ()
+    return cast("BaseExceptionGroup[BaseException]", error).exceptions
+
+
 def _is_retryable(error: BaseException) -> bool:
     """Whether trying again could help: not if one error of a group is final."""
     errors = [error]
     while errors:
         one = errors.pop()
-        if isinstance(one, BaseExceptionGroup):
-            inner: Sequence[BaseException] = one.exceptions
-            errors.extend(inner)
-        elif isinstance(one, ApplicationError):
-            if not one.retryable:
-                return False
-        elif isinstance(one, UsageError):
+        errors.extend(_inside(one))
+        if isinstance(one, UsageError):
+            return False
+        if isinstance(one, ApplicationError) and not one.retryable:
             return False
     return True
 
@@ -530,8 +532,8 @@ def _causes(error: BaseException) -> tuple[tuple[str, str], ...]:
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     while cause is not None and len(causes) < _CAUSES_MAX:
         text = _text_of(cause)
-        if isinstance(cause, BaseExceptionGroup):
-            inner: Sequence[BaseException] = cause.exceptions
+        inner = _inside(cause)
+        if inner:
             text = f"{text} [{_in_short([f'{type(one).__name__}: {_text_of(one)}' for one in inner])}]"
         causes.append((type(cause).__name__, text))
         cause = cause.__cause__

@@ -107,7 +107,9 @@ def _pairs(value: Any, again: Any) -> Iterable[tuple[str, object, object]]:
             for pair in ((" (a key)", key, key_again), (f"[{key!r:.60}]", one, other))
         ]
     if isinstance(value, (set, frozenset)):  # in no order, so only the types can be compared
-        return [] if _types(value) == _types(again) else [(" (an element)", value, list(again))]
+        if _types(value) == _types(again):
+            return []
+        return [(" (an element)", cast("object", value), None)]
     names: Iterable[str] = cls.model_fields if pydantic_model(cls) else field_names(cls)
     return [
         (f".{name}", getattr(value, name), getattr(again, name))
