@@ -127,6 +127,7 @@ def begin_start(unit: Unit, row: UnitRow, entry: Entry) -> None:
             row.run,
             row.execution,
             PYTHON,
+            ev.FLAGS,
             parent=body.parent,
             attributes=row.attributes,
         )
@@ -203,7 +204,7 @@ def _continue(unit: Unit, run: Run, row: UnitRow, ended: ev.ContinuedAsNew) -> N
         row.run,
         row.execution,
         PYTHON,
-        0,
+        ev.FLAGS,
         run.started.parent,
         run.variables.status,
         row.attributes,
@@ -281,6 +282,7 @@ def pack(unit: Unit, fence: Fence, commit_id: bytes, *, more: bool) -> Turn:
 def _pack_run(unit: Unit, run: Run, row: UnitRow, turn: Turn, *, more: bool) -> None:
     """Take the run's new events and what they ask for."""
     draft = unit.draft
+    turn.logs += run.take_logs()
     if unit.held is None and run.ended is None:
         unit.check_run()
     if run.broken is not None:
