@@ -41,7 +41,8 @@ def test_the_children_of_a_reused_id_are_others():
     first = {m.to for m in starts(rig)}
     rig.posted.clear()
     body = msg.Start("main", None, encode([]), if_exists="replace")
-    rig.unit.advance([msg.Message(b"q" * 16, "w", body, rig.now)], rig.now, FENCE, b"d")
+    rig.mailbox.put(msg.Message(b"q" * 16, "w", body, rig.now))
+    rig.unit.advance(rig.mailbox, rig.now, FENCE, b"d")
     assert rig.unit.run is not None
     second = {e.target for e in rig.unit.run.pending.values()}  # type: ignore[union-attr]
     assert len(first) == 2

@@ -149,7 +149,8 @@ def close(unit: Unit, status: Status, failure: Failure | None, result: bytes | N
     draft.touched = draft.reached().ended = True
     if row.parent is not None:
         outbox.reply(draft, _decode_parent(row.parent), row.run, result, failure)
-    for entry in unit.waiting.take_all():
+    # In the order of their ids: a copy that took over without a replay does not know how they came.
+    for entry in sorted(unit.waiting.take_all(), key=lambda entry: entry.message.id):
         draft.dropped(entry)
 
 
