@@ -142,6 +142,9 @@ class Draft:
     def commit(self, row: UnitRow, expect: int, fence: Fence, commit_id: bytes) -> Commit:
         """All of it as one Commit. The row is copied: the unit goes on with its own."""
         row.updated_at = self.now
+        # A unit that was loaded in between may have taken the same messages in another order.
+        self.consume.sort()
+        self.remembered.sort()
         expires_at = self.now + DEDUPE_WINDOW_MS
         return Commit(
             commit_id,

@@ -149,8 +149,7 @@ def close(unit: Unit, status: Status, failure: Failure | None, result: bytes | N
     draft.touched = draft.reached().ended = True
     if row.parent is not None:
         outbox.reply(draft, _decode_parent(row.parent), row.run, result, failure)
-    # In the order of their ids: a copy that took over without a replay does not know how they came.
-    for entry in sorted(unit.waiting.take_all(), key=lambda entry: entry.message.id):
+    for entry in unit.waiting.take_all():
         draft.dropped(entry)
 
 
