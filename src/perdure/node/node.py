@@ -27,6 +27,7 @@ from perdure.kernel.run import current_run
 from perdure.node import guard
 from perdure.node.arrivals import Arrivals
 from perdure.node.attempts import Attempts
+from perdure.node.backlog import Backlog
 from perdure.node.gauges import NodeGauges
 from perdure.node.metrics import Metrics, find_provider
 from perdure.node.options import NodeOptions, check_kind
@@ -36,7 +37,7 @@ from perdure.node.sweeper import Sweeper
 from perdure.node.tally import NodeMetrics, Tally
 from perdure.node.turns import Turns
 from perdure.node.watchdog import Watchdog
-from perdure.ports.clock import Alarm, Clock, SystemClock
+from perdure.ports.clock import Clock, SystemClock
 from perdure.ports.store import Incarnation, Store, Units
 from perdure.store import open_store
 from perdure.store.measured import MeasuredStore
@@ -103,7 +104,7 @@ class Node:
         self._tally = Tally()
         self._background: set[asyncio.Task[None]] = set()
         self._reloading = False
-        self._next_scan: Alarm | None = None
+        self._backlog: Backlog | None = None
         self._checked: set[WorkflowDefinition] = set()
         self._failure: Exception | None = None
         self._ended: asyncio.Event | None = None
@@ -188,7 +189,7 @@ class Node:
         self._spawn(self._follow_hints(store), "perdure-hints")
         arrivals = Arrivals(turns, self.options, scopes)
         await arrivals.begin()
-        await self._scan(scopes, clean=all(c.clean for c in claims.values()))
+        await self._take_up(store, scopes, clean=all(c.clean for c in claims.values()))
         await self._wake_held()
         self._spawn(arrivals.run(), "perdure-arrivals")
         self._spawn(Sweeper(turns, self.clock, self.options, scopes).run(), "perdure-sweeper")
@@ -253,8 +254,8 @@ class Node:
             self._stopping = False
 
     async def _end_background(self) -> None:
-        if self._next_scan is not None:
-            self._next_scan.cancel()
+        if self._backlog is not None:
+            self._backlog.stop()
         for task in self._background:
             task.cancel()
         if self._background:
@@ -302,33 +303,20 @@ class Node:
 
     # ------------------------------------------------------------ what waits in the store
 
-    async def _scan(self, scopes: list[str], *, clean: bool) -> None:
+    async def _take_up(self, store: Store, scopes: list[str], *, clean: bool) -> None:
         """Take up all units that are due or have mail, and note the deadlines of the rest."""
         turns = self._running()
+        if isinstance(self.clock, SystemClock):
+            newest = await store.query(Units(limit=1))
+            for view in newest.items:
+                self.clock.go_on_from(view.row.updated_at)
+        self._backlog = backlog = Backlog(turns, self.clock, self.options, scopes, self._spawn)
+        if clean:
+            await backlog.scan()
+            return
         suspects = Suspects(turns, self._fences, self.clock, self.options.crash_failures)
-        until = self.clock.now_ms() + self.options.horizon_ms
-        after: str | None = None
-        while True:
-            page = await turns.store.wakes(scopes, until, after, 1_000)
-            for wake in page.items:
-                if not wake.mail and wake.at > self.clock.now_ms():
-                    turns.deadlines.set(wake.unit, wake.at)
-                elif clean:
-                    turns.wake(wake.unit)
-            if not clean:
-                due = [w.unit for w in page.items if w.mail or w.at <= self.clock.now_ms()]
-                await suspects.take_up(due)
-            if page.next is None:
-                break
-            after = page.next
-        if not clean:
-            self._spawn(suspects.run_trials(), "perdure-trials")
-        later = await turns.store.next_wake(scopes, until)
-        if later is not None:
-            at = max(until, later - self.options.horizon_ms)
-            self._next_scan = self.clock.call_at(
-                at, lambda: self._spawn(self._scan(scopes, clean=True), "perdure-scan")
-            )
+        await backlog.scan(suspects)
+        self._spawn(suspects.run_trials(), "perdure-trials")
 
     async def _follow_hints(self, store: Store) -> None:
         async for unit in store.hints():
