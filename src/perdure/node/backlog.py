@@ -8,13 +8,14 @@ before the earliest of that. So a sleeping instance costs no memory, and every d
 from __future__ import annotations
 
 import asyncio
-import logging
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING
 
-from perdure.errors import StoreUnavailable
+from perdure.kernel.held import AFTER_DEPLOY
+from perdure.node.patience import Patience
+from perdure.ports.store import Units
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Callable, Coroutine
 
     from perdure.node.options import NodeOptions
     from perdure.node.suspects import Suspects
@@ -22,15 +23,12 @@ if TYPE_CHECKING:
     from perdure.ports.clock import Alarm, Clock
     from perdure.ports.store import Wake
 
-logger = logging.getLogger("perdure.node")
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
 _PAGE = 1_000
 """Instances that are asked for at once."""
-_RETRY_S, _RETRY_MAX_S = 0.1, 5.0
-"""How long a scan waits before it asks a store again that did not answer: twice as long each time."""
+_WAITING = 2_000
+"""No more is asked for while so many wait to be loaded: what waits in the store costs no memory."""
+_PAUSE_S = 0.005
+"""How long a scan waits then."""
 
 
 class Backlog:
@@ -50,20 +48,21 @@ class Backlog:
         self._horizon_ms = options.horizon_ms
         self._scopes = scopes
         self._spawn = spawn
+        self._patience = Patience(turns.node_name)
         self._scanning = False
         self._far: int | None = None
         self._alarm: Alarm | None = None
         turns.deadlines.limit(options.horizon_ms, self._leave)
 
     async def scan(self, suspects: Suspects | None = None) -> None:
-        """Take up what waits. Who was at work when the last node crashed goes to the `suspects`."""
+        """Take up what waits. Suspects are told what the scan finds, before that is loaded."""
         self._scanning, self._far = True, None
         if self._alarm is not None:
             self._alarm.cancel()
         try:
             until = self._clock.now_ms() + self._horizon_ms
             await self._take_up(until, suspects)
-            later = await self._ask(self._turns.store.next_wake, self._scopes, until)
+            later = await self._patience.ask(self._turns.store.next_wake, self._scopes, until)
         finally:
             self._scanning = False
         far = [at for at in (self._far, later) if at is not None]
@@ -73,16 +72,34 @@ class Backlog:
     async def _take_up(self, until: int, suspects: Suspects | None) -> None:
         after: str | None = None
         while True:
-            page = await self._ask(self._turns.store.wakes, self._scopes, until, after, _PAGE)
-            due = [wake for wake in page.items if self._is_due(wake)]
+            page = await self._patience.ask(self._turns.store.wakes, self._scopes, until, after, _PAGE)
+            due = [wake.unit for wake in page.items if self._is_due(wake)]
             if suspects is not None:
-                await suspects.take_up([wake.unit for wake in due])
-            else:
-                for wake in due:
-                    self._turns.wake(wake.unit)
+                suspects.expect(due)
+            for unit in due:
+                self._turns.wake(unit)
             after = page.next
             if after is None:
                 return
+            await self._room()
+
+    async def _room(self) -> None:
+        """Wait until enough has been loaded of what was found."""
+        loader = self._turns.loader
+        while loader.backlog > _WAITING:  # noqa: ASYNC110 - each load may be the one, and nobody else asks
+            await asyncio.sleep(_PAUSE_S)
+
+    async def try_held(self) -> None:
+        """Try again what is held until a deploy: this may be it."""
+        after: str | None = None
+        while True:
+            held = Units(statuses=("suspended",), reasons=AFTER_DEPLOY, after=after)
+            page = await self._patience.ask(self._turns.store.query, held)
+            self._turns.try_again(view.row.id for view in page.items)
+            after = page.next
+            if after is None:
+                return
+            await self._room()
 
     def _is_due(self, wake: Wake) -> bool:
         """Whether it is to be taken up now. Otherwise its deadline is noted."""
@@ -90,20 +107,6 @@ class Backlog:
             return True
         self._turns.deadlines.set(wake.unit, wake.at)
         return False
-
-    async def _ask(self, ask: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Ask the store until it answers: what a scan does not find would wait until the next start."""
-        delay_s = _RETRY_S
-        while True:
-            try:
-                return await ask(*args, **kwargs)
-            except Exception as error:
-                known = isinstance(error, StoreUnavailable)
-                ids = {"node": self._turns.node_name}
-                text = "the store cannot be asked what waits in it, and is asked again in %.1f s: %s"
-                logger.warning(text, delay_s, error, exc_info=None if known else error, extra=ids)
-            await asyncio.sleep(delay_s)
-            delay_s = min(2 * delay_s, _RETRY_MAX_S)
 
     def _leave(self, at: int) -> None:
         """A deadline at `at` is beyond the horizon: a scan finds it."""
