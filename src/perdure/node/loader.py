@@ -71,6 +71,8 @@ class Loader:
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         self.node_name = ""
+        # Sees each batch before it is taken over, and says which units may run now.
+        self.admit: Callable[[Batch], Awaitable[Batch]] | None = None
 
     # ------------------------------------------------------------ what is asked of it
 
@@ -104,6 +106,11 @@ class Loader:
     def backlog(self) -> int:
         """How many units wait to be loaded."""
         return len(self._to_load) + len(self._due)
+
+    def is_waiting(self, unit: str) -> bool:
+        """Whether a unit is to be loaded, or is being loaded."""
+        resident = self._residents.get(unit)
+        return unit in self._due if resident is None else resident.state == "loading"
 
     def _work(self) -> None:
         if self._loaders < _LOADERS and not self._stopping.is_set():
@@ -152,7 +159,10 @@ class Loader:
                 await self._load_batch([resident])
             return
         if found is not None:
-            await self._take_over(list(zip(batch, found, strict=True)))
+            pairs = list(zip(batch, found, strict=True))
+            if self.admit is not None:
+                pairs = await self.admit(pairs)
+            await self._take_over(pairs)
 
     async def _take_over(self, batch: Batch) -> None:
         began = monotonic()

@@ -200,14 +200,17 @@ class Turns:
         resident.unit.held = why
         self.loader.load(resident)
 
-    def clear_suspicion(self, unit: str) -> None:
-        """The unit did not crash the node while it was on trial."""
+    def revise_suspect(self, unit: str, revise: Callable[[int], int]) -> bool:
+        """Change what the row says about crashes, in a commit of its own; False if the unit cannot do that now."""
         resident = self.residents.get(unit)
-        if resident is not None and resident.unit.row is not None and resident.unit.row.suspect:
-            resident.unit.row.suspect = 0
-            if resident.state == "idle":
-                resident.unit.force_commit = True
-                self._make_ready(resident)
+        if resident is None or resident.state != "idle":
+            return False
+        row = resident.unit.row
+        if row is not None and revise(row.suspect) != row.suspect:
+            row.suspect = revise(row.suspect)
+            resident.unit.force_commit = True
+            self._make_ready(resident)
+        return True
 
     def row(self, unit: str) -> UnitRow | None:
         """The row of a unit in memory, if no turn of it is on its way."""
