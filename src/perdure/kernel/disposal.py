@@ -159,7 +159,7 @@ def _clear_held(loop: WorkflowLoop, frames: list[object]) -> None:
     todo = gc.get_referents(*frames)  # a coroutine's variables and its stack
     seen: set[int] = set()
     while todo and len(seen) < _HELD_MAX:
-        found = todo.pop()
+        found: object = todo.pop()
         what = _what(type(found))
         if what is None or id(found) in seen:
             continue
@@ -231,5 +231,5 @@ def _unbind(loop: WorkflowLoop, future: Any) -> None:
         for task in future._asyncio_awaited_by or ():
             asyncio.future_discard_from_awaited_by(future, task)
     if type(future) is _Gathering:
-        for child in future._children:
+        for child in future._children:  # type: ignore[attr-defined]
             _unbind(loop, child)

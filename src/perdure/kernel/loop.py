@@ -176,6 +176,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
     """The loop of one execution. See the module's docstring."""
 
     __slots__ = (
+        "batch",
         "context",
         "dead",
         "generators",
@@ -194,6 +195,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         self.timers = timers
         self.number = 0
         self.ready: list[Handle] = []
+        self.batch: list[Handle] = []
         self.parked: list[Handle] = []
         self.tasks: list[Task] = []
         self.generators: list[AsyncGenerator[Any, Any]] = []
@@ -332,6 +334,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
             if count > CALLBACKS_MAX:
                 msg = f"the workflow ran {count} callbacks in one turn without becoming idle"
                 raise NeverIdle(msg)
+            self.batch = batch
             for callback, args, context in batch:
                 if callback is not None:
                     try:
@@ -340,6 +343,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
                         continue
                     except Exception as error:  # as asyncio: it is reported, and the loop goes on
                         self.call_exception_handler({"message": "a callback raised", "exception": error})
+            batch.clear()  # `self.batch` outlives this loop, and must not keep the tasks alive
 
     def _park(self, batch: list[Handle]) -> list[Handle]:
         """Put anyio's repeated cancellations off until the next delivery.

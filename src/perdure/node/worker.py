@@ -40,12 +40,16 @@ class Request(msgspec.Struct, array_like=True):
 _requests = msgspec.msgpack.Decoder(Request)
 
 
+def _stay(_number: int, _frame: object) -> None:
+    """The handler of signals that are meant for the node."""
+
+
 def serve(pipe: Connection) -> None:
     """Work until the pipe is closed. The first thing that is sent says that the process is ready."""
     for number in (signal.SIGINT, signal.SIGTERM):
         # Ctrl-C and service managers signal the whole group. The node decides when its processes end. A handler, and
         # not SIG_IGN, which programs that an activity starts would inherit.
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, _stay)
     Thread(target=_end_with_parent, name="perdure-parent", daemon=True).start()
     pipe.send_bytes(b"ready")
     while True:
