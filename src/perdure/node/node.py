@@ -140,7 +140,7 @@ class Node:
         store = self._measure(store, stack)
         scopes = scopes_of(store.info.shards)
         claims = await store.claim(scopes, self.incarnation)
-        stack.push_async_callback(self._release, store, scopes)
+        stack.push_async_callback(self._release, store)
         self._fences = {s: Fence(s, c.epoch, self.incarnation.id) for s, c in claims.items()}
         watchdog = Watchdog(self.options.turn_limit_ms)
         stack.callback(watchdog.close)
@@ -170,7 +170,7 @@ class Node:
         self._spawn(self._follow_hints(store), "perdure-hints")
         await self._scan(scopes, clean=all(c.clean for c in claims.values()))
         await self._wake_held()
-        self._spawn(Sweeper(turns, self.clock, self.options, scopes).run(), "perdure-sweeper")
+        self._spawn(Sweeper(turns, self.clock, self.options, list(self._fences.values())).run(), "perdure-sweeper")
 
     def _open_store(self) -> Store:
         if self._store is None:
@@ -225,9 +225,9 @@ class Node:
         await turns.stop(self._failure)
         self._attempts = None
 
-    async def _release(self, store: Store, scopes: list[str]) -> None:
+    async def _release(self, store: Store) -> None:
         if self._failure is None:
-            await store.claim(scopes, None)
+            await store.release(list(self._fences.values()))
 
     def _store_failed(self, error: Exception) -> None:
         """The store cannot go on, so this node must not: what it holds in memory may be ahead of what is durable."""

@@ -13,6 +13,7 @@ from perdure.kernel.message import Delete, Message
 from perdure.ports.store import Units
 
 if TYPE_CHECKING:
+    from perdure.kernel.commit import Fence
     from perdure.kernel.turn import Outcome
     from perdure.node.options import NodeOptions
     from perdure.node.turns import Turns
@@ -27,12 +28,12 @@ _BATCH = 500
 class Sweeper:
     """Sweeps every `sweep_ms`, for as long as its node runs."""
 
-    def __init__(self, turns: Turns, clock: Clock, options: NodeOptions, scopes: list[str]) -> None:
-        """Remove in these scopes."""
+    def __init__(self, turns: Turns, clock: Clock, options: NodeOptions, fences: list[Fence]) -> None:
+        """Remove in the scopes of these fences."""
         self._turns = turns
         self._clock = clock
         self._options = options
-        self._scopes = scopes
+        self._fences = fences
 
     async def run(self) -> None:
         """Sweep again and again, the first time one interval from now.
@@ -54,7 +55,7 @@ class Sweeper:
         """Remove all that is due now."""
         removed = _BATCH
         while removed >= _BATCH:
-            removed = await self._turns.store.sweep(self._scopes, self._clock.now_ms(), _BATCH)
+            removed = await self._turns.store.sweep(self._fences, self._clock.now_ms(), _BATCH)
         if self._options.retention_ms:
             await self._delete_ended(self._clock.now_ms() - self._options.retention_ms)
 

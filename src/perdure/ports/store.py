@@ -20,7 +20,7 @@ from typing import Generic, Literal, Protocol, Self, TypeVar
 
 import msgspec
 
-from perdure.kernel.commit import Commit, ExecutionRow, JournalChunk, KvEntry, Task, UnitRow, Verdict
+from perdure.kernel.commit import Commit, ExecutionRow, Fence, JournalChunk, KvEntry, Task, UnitRow, Verdict
 from perdure.kernel.message import Message
 from perdure.ports.where import Where
 
@@ -229,8 +229,16 @@ class Store(Protocol):
         """Store time in milliseconds."""
         ...
 
-    async def claim(self, scopes: Sequence[str], owner: Incarnation | None) -> Mapping[str, Claim]:
-        """Take scopes over (`owner=None`: release them). Older epochs can write no more when this returns."""
+    async def claim(self, scopes: Sequence[str], owner: Incarnation) -> Mapping[str, Claim]:
+        """Take scopes over. Older epochs can write no more when this returns."""
+        ...
+
+    async def release(self, fences: Sequence[Fence]) -> list[str]:
+        """Give up scopes in order: the next claim of each is `clean`. The scopes that were given up.
+
+        A fence names the epoch and the incarnation that give it up. Where another owner has claimed the scope since,
+        nothing happens: who stops late must not take it from the winner.
+        """
         ...
 
     def commit(self, batch: Sequence[Commit]) -> Awaitable[list[Verdict]]:
@@ -287,8 +295,10 @@ class Store(Protocol):
         """Extend leases; `lost` means that the task was cancelled or belongs to somebody else by now."""
         ...
 
-    async def sweep(self, scopes: Sequence[str], at: int, limit: int) -> int:
-        """Remove expired answers, tombstones and dead letters; the number of rows removed."""
+    async def sweep(self, fences: Sequence[Fence], at: int, limit: int) -> int:
+        """Remove expired answers, tombstones and dead letters, and bury messages that nobody will take; the number of
+        rows removed. Scopes that their fence does not own any more are left alone.
+        """
         ...
 
     async def query(self, query: Query[T]) -> Page[T]:

@@ -14,7 +14,7 @@ from typing import Any, Literal, Self, TypeVar, cast, get_args
 
 from perdure.errors import StoreUnavailable, UsageError
 from perdure.kernel.attributes import terms_of
-from perdure.kernel.commit import CLOSED, Commit, Status, Task, Verdict
+from perdure.kernel.commit import CLOSED, Commit, Fence, Status, Task, Verdict
 from perdure.kernel.message import Message
 from perdure.ports.clock import Clock, SystemClock
 from perdure.ports.store import (
@@ -96,10 +96,15 @@ class MemoryStore:
         """Store time in milliseconds."""
         return self._clock.now_ms()
 
-    async def claim(self, scopes: Sequence[str], owner: Incarnation | None) -> Mapping[str, Claim]:
-        """Take scopes over, or release them (`owner=None`)."""
+    async def claim(self, scopes: Sequence[str], owner: Incarnation) -> Mapping[str, Claim]:
+        """Take scopes over."""
         rows = self._rows()
         return {scope: rows.claim(scope, owner) for scope in scopes}
+
+    async def release(self, fences: Sequence[Fence]) -> list[str]:
+        """Give up the scopes that these fences own."""
+        rows = self._rows()
+        return [fence.scope for fence in fences if rows.release(fence)]
 
     async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
         """Apply commits, one after the other."""
@@ -211,9 +216,9 @@ class MemoryStore:
         rows = self._rows()
         return ["kept" if rows.renew(renewal, at) else "lost" for renewal in renewals]
 
-    async def sweep(self, scopes: Sequence[str], at: int, limit: int) -> int:
+    async def sweep(self, fences: Sequence[Fence], at: int, limit: int) -> int:
         """Remove expired answers, tombstones and dead letters; bury undelivered messages."""
-        return self._rows().sweep(set(scopes), at, limit)
+        return self._rows().sweep(fences, at, limit)
 
     # ------------------------------------------------------------ queries
 
@@ -324,7 +329,7 @@ def _totals(rows: Tables, at: int) -> list[tuple[str, int]]:
         ("messages_delayed", sum(visible_at > at for visible_at in messages)),
         *zip(("tasks", "tasks_delayed", "tasks_leased", "tasks_expired"), tasks, strict=True),
         ("answers", sum(len(unit.answers) for unit in units)),
-        ("tombstones", sum(len(unit.tombstones) for unit in units)),
+        ("tombstones", len(rows.tombstones)),
         ("dead_letters", sum(len(unit.dead_letters) for unit in units)),
     ]
 

@@ -50,7 +50,10 @@ _CHUNKS = (
 _KV_COLUMNS = "unit, key, value, base, execution, updated_at, base_at"
 _KV = f"SELECT {_KV_COLUMNS} FROM kv WHERE unit {_ASKED} ORDER BY unit, key"  # noqa: S608
 _INBOX = f"SELECT {LETTER_COLUMNS}, position FROM inbox WHERE unit {_ASKED} ORDER BY unit, position"  # noqa: S608
-_TASKS = f"SELECT {TASK_COLUMNS} FROM tasks WHERE unit {_ASKED} ORDER BY unit, execution, seq, attempt"  # noqa: S608
+_TASKS = (
+    f"SELECT {TASK_COLUMNS} FROM tasks WHERE unit {_ASKED}"  # noqa: S608 - names of columns, not input
+    " ORDER BY unit, run, execution, seq, attempt"
+)
 
 
 def load(connection: Connection, units: Sequence[str]) -> list[Loaded]:

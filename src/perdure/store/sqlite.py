@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Literal, Self, TypeVar
 
 from perdure.errors import StoreUnavailable, UsageError
-from perdure.kernel.commit import Commit, Task, Verdict
+from perdure.kernel.commit import Commit, Fence, Task, Verdict
 from perdure.kernel.message import Message
 from perdure.ports.clock import Clock, SystemClock
 from perdure.ports.store import Claim, Incarnation, Loaded, Mail, Page, Posted, Query, Renewal, StoreInfo, Wake
@@ -128,18 +128,23 @@ class SQLiteStore:
         """The machine's time in milliseconds."""
         return self._clock.now_ms()
 
-    async def claim(self, scopes: Sequence[str], owner: Incarnation | None) -> Mapping[str, Claim]:
-        """Take scopes over, or release them (`owner=None`).
+    async def claim(self, scopes: Sequence[str], owner: Incarnation) -> Mapping[str, Claim]:
+        """Take scopes over.
 
         Raises:
             StoreLocked: another process owns the file; the message names it.
         """
         self._writing()
-        if owner is not None:
-            await self._owner.take(owner.id)
+        await self._owner.take(owner.id)
         claims = await self._write(lambda connection: tasks.claim(connection, scopes, owner))
-        await self._owner.count(scopes, claimed=owner is not None)
+        await self._owner.count(scopes, claimed=True)
         return claims
+
+    async def release(self, fences: Sequence[Fence]) -> list[str]:
+        """Give up the scopes that these fences own."""
+        scopes = await self._write(lambda connection: tasks.release(connection, fences))
+        await self._owner.count(scopes, claimed=False)
+        return scopes
 
     def commit(self, batch: Sequence[Commit]) -> asyncio.Future[list[Verdict]]:
         """Make commits durable, with whatever else is waiting to be written; they are on their way already."""
@@ -194,9 +199,9 @@ class SQLiteStore:
         """Extend leases."""
         return await self._write(lambda connection: tasks.renew(connection, renewals, at))
 
-    async def sweep(self, scopes: Sequence[str], at: int, limit: int) -> int:
+    async def sweep(self, fences: Sequence[Fence], at: int, limit: int) -> int:
         """Remove expired answers, tombstones and dead letters; bury undelivered messages."""
-        return await self._write(lambda connection: sweeping.sweep(connection, scopes, at, limit, self._limits))
+        return await self._write(lambda connection: sweeping.sweep(connection, fences, at, limit, self._limits))
 
     async def query(self, query: Query[T]) -> Page[T]:
         """Answer a query."""
