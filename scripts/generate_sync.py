@@ -36,6 +36,7 @@ LEFT_OUT = {
         "sync": "it is what this is",
     },
     "Node": {
+        "begin": "what a client calls, not a user",
         "changed": "what a client calls, not a user",
         "closed": "what a client calls, not a user",
         "run": "what a client calls, not a user",

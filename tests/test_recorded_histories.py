@@ -106,7 +106,7 @@ def test_loaded_at_each_turn(file: Path) -> None:
             row.execution, row.status, row.started_at = started.execution, "running", started.at
             row.journal_events = sum(c.count for c in chunks[:turns])
             unit = Unit("u-1", app, Limits(), shards=1)
-            unit.load(turns, row, chunks[:turns], kv, [])
+            unit.load(turns, row, chunks[:turns], kv)
             assert unit.held is None, unit.held.message
             unit.close_memory()
         kv = replay(history, chunks, kv).variables.entries()

@@ -1,13 +1,12 @@
 """Clients: how anything outside starts instances, talks to them and reads them. A client runs no workflow code.
 
-A client belongs to a node (`node.client`: messages reach the owner in memory), or stands alone on a store (`async
-with Client.open(url)`: messages are posted to
-inboxes, and a node that owns them finds them there).
+A client belongs to a node (`node.client`: messages reach the owner in memory), or stands alone on a store
+(`async with Client.open(url)`: messages are posted to inboxes, and a node that owns them finds them there).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from datetime import datetime
 from typing import (
     TYPE_CHECKING,
@@ -21,9 +20,8 @@ from typing import (
 
 from msgspec.structs import replace
 
-from perdure.errors import UsageError, clean_text
+from perdure.errors import UsageError
 from perdure.interceptor import Interceptor, check_interceptors, overriding
-from perdure.kernel import message as msg
 from perdure.kernel.attributes import AttributeValue
 from perdure.kernel.commit import Status
 from perdure.kernel.definition import normal_version
@@ -176,7 +174,9 @@ class Client:
         return handle
 
     def get(self, id: str) -> Handle[Any]:
-        """A handle to an instance that exists, by its id alone; its result is plain data."""
+        """A handle to an instance that exists, by its id alone. Its result is plain data. It means the run that has
+        the id at each call, unlike a handle that has started a run; see `Handle`.
+        """
         return Handle(self._gateway, id, None, self._interceptors)
 
     async def list(self, *, limit: int | None = 100, **filters: Unpack[Filter]) -> list[Description]:
@@ -230,8 +230,8 @@ class Client:
     ) -> Removed:
         """Remove the instances that fit all that is given, each with its tree; see `handle.delete` for one.
 
-        Filters choose roots only. What has not ended is skipped with the reason, unless `force`; so is a child that
-        is asked for by id. At most `limit` are looked at, newest first.
+        Interceptors see a `delete` for each root. Filters choose roots only. What has not ended is skipped with the
+        reason, unless `force`; so is a child that is asked for by id. At most `limit` are looked at, newest first.
 
         Raises:
             UsageError: nothing was given that chooses, or something that is no status, time, id or limit.
@@ -239,8 +239,11 @@ class Client:
         if not ids and not any(filters.values()):
             msg_ = "say what goes: ids, or filters such as type=, status=, id_prefix= or closed_before="
             raise UsageError(msg_)
-        body = msg.Delete(force, forget, True, clean_text(reason))
-        return await delete_many(self._gateway, _chosen(ids, filters), body, limit)
+
+        def delete_one(id: str) -> Awaitable[int]:
+            return self.get(id).delete(force=force, forget=forget, reason=reason)
+
+        return await delete_many(self._gateway, _chosen(ids, filters), delete_one, limit)
 
     async def prune(
         self,
@@ -254,14 +257,19 @@ class Client:
         where: Where | Sequence[Where] = (),
         limit: int = 1_000,
     ) -> Pruned:
-        """Prune all instances that fit what is given, running ones too; see `handle.prune` for one.
+        """Prune all instances that fit what is given, running ones too; see `handle.prune` for one. Interceptors see
+        a `prune` for each instance.
 
         Raises:
             UsageError: neither `keep_last` nor `closed_before`, or something that is no status, time, id or limit.
         """
-        kept = keep(keep_last, closed_before)
+        keep(keep_last, closed_before)  # refuses what cannot be meant, also where no instance fits
         filters: Selection = {"type": type, "status": status, "id_prefix": id_prefix, "where": where}
-        return await prune_many(self._gateway, _chosen(ids, filters), kept, limit)
+
+        def prune_one(id: str) -> Awaitable[list[int]]:
+            return self.get(id).prune(keep_last=keep_last, closed_before=closed_before)
+
+        return await prune_many(self._gateway, _chosen(ids, filters), prune_one, limit)
 
 
 def _chosen(ids: Sequence[str], filters: Selection) -> Units:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias, TypeVar
 
+import msgspec
+
 from perdure.codec import decode
-from perdure.errors import Failure
+from perdure.errors import DecodeError, Failure
 from perdure.kernel.attributes import AttributeValue, decode_attributes
-from perdure.kernel.commit import Status, UnitRow
-from perdure.kernel.events import AnyEvent
+from perdure.kernel.commit import JournalChunk, Status, UnitRow
+from perdure.kernel.events import AnyEvent, decode_events
 
 T = TypeVar("T")
 AsType: TypeAlias = type[T]
@@ -21,6 +23,9 @@ class Description:
     """An instance as it is stored. Times are UTC. `reason` says what a running one waits for, or why one is
     suspended. `execution` counts from 1 and grows with continue-as-new, `run` is another for each life of the id,
     `wake_at` is the next deadline, `failure` says why it has no result.
+
+    A `datetime` ends with the year 9999: a later time, such as that of `asyncio.sleep(1e12)`, is shown as its last
+    moment.
     """
 
     id: str
@@ -62,13 +67,32 @@ class Description:
         return None if self._result is None else decode(self._result)
 
 
-def _time(at: int | None) -> datetime | None:
-    return None if not at else datetime.fromtimestamp(at / 1000, UTC)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_MS = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(milliseconds=1)
+_FIRST_MS = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // timedelta(milliseconds=1)
+
+
+def moment(at_ms: int) -> datetime:
+    """A stored time as a datetime. One that no datetime can hold is shown as the nearest that one can: it must not
+    keep a list of other instances from being read.
+    """
+    return _EPOCH + timedelta(milliseconds=min(max(at_ms, _FIRST_MS), _LAST_MS))
+
+
+def _moment_or_none(at_ms: int | None) -> datetime | None:
+    return None if not at_ms else moment(at_ms)
 
 
 def describe_row(row: UnitRow) -> Description:
-    """A row for people."""
-    created = datetime.fromtimestamp(row.created_at / 1000, UTC)
+    """A row for people and programs."""
+    try:
+        return _describe(row)
+    except (TypeError, ValueError, AttributeError):
+        return _describe(readable_row(row)[0])  # a damaged row must not keep its neighbours from being listed
+
+
+def _describe(row: UnitRow) -> Description:
+    created = moment(row.created_at)
     return Description(
         row.id,
         row.type,
@@ -78,12 +102,12 @@ def describe_row(row: UnitRow) -> Description:
         row.execution,
         row.parent_unit,
         created,
-        _time(row.started_at),
-        _time(row.updated_at) or created,
-        _time(row.closed_at),
+        _moment_or_none(row.started_at),
+        _moment_or_none(row.updated_at) or created,
+        _moment_or_none(row.closed_at),
         row.journal_events,
         row.journal_bytes,
-        _time(row.wake_at),
+        _moment_or_none(row.wake_at),
         row.failure,
         row.custom_status_version,
         row.paused,
@@ -94,6 +118,25 @@ def describe_row(row: UnitRow) -> Description:
     )
 
 
+def readable_row(row: UnitRow) -> tuple[UnitRow, list[str]]:
+    """The row, with nothing in the place of each value that is not of its column's type, and the names of these.
+
+    Stores do not check types on reading. Only a damaged file has such values.
+    """
+    damaged: dict[str, object] = {}
+    for column in msgspec.structs.fields(UnitRow):
+        try:
+            msgspec.convert(getattr(row, column.name), column.type, builtin_types=(bytes,))
+        except msgspec.ValidationError:
+            has_default = column.default is not msgspec.NODEFAULT
+            damaged[column.name] = column.default if has_default else _EMPTY[column.name]
+    return msgspec.structs.replace(row, **damaged), list(damaged)
+
+
+_EMPTY: dict[str, object] = {"id": "", "scope": "", "kind": "", "type": "", "type_version": "", "run": b""}
+"""What stands in the place of a damaged value that has no default."""
+
+
 @dataclass(frozen=True, slots=True)
 class HistoryEvent:
     """One event of a history: its number in its execution (from 1), and the event as the kernel knows it."""
@@ -101,3 +144,21 @@ class HistoryEvent:
     number: int
     execution: int
     event: AnyEvent
+
+
+def events_of(unit: str, execution: int, chunk: JournalChunk) -> list[HistoryEvent]:
+    """The events of one row of a journal.
+
+    Raises:
+        DecodeError: the row cannot be read.
+    """
+    try:
+        events = decode_events(chunk.events)
+    except (msgspec.MsgspecError, ValueError, TypeError) as error:
+        numbers = f"events {chunk.first} to {chunk.first + chunk.count - 1}"
+        msg = (
+            f"{numbers} of execution {execution} of {unit!r} cannot be read: {error}. The file is damaged, or a newer "
+            "release wrote them: restore a backup, or upgrade this process"
+        )
+        raise DecodeError(msg) from error
+    return [HistoryEvent(number, execution, event) for number, event in enumerate(events, chunk.first)]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 from perdure.codec import digest
-from perdure.errors import NotFound
+from perdure.errors import AlreadyStarted, NotFound
 from perdure.kernel import message as msg
 from perdure.kernel.commit import CLOSED, UnitRow
 from perdure.kernel.lifecycle import pending_row
@@ -15,6 +16,32 @@ from perdure.kernel.limits import Limits
 from perdure.kernel.turn import Outcome
 from perdure.ports.clock import Clock, SystemClock
 from perdure.ports.store import Inbox, Store, Units, UnitView
+
+_INBOX_PAGE = 500
+_LOOKS = 2
+"""A start leaves the inbox in the commit that makes the row, which may come between two queries."""
+_ROUND_MS = 5_000
+
+
+@dataclass(slots=True)
+class Begun:
+    """The run that a start was about: the run that it made, or the run that it joined.
+
+    A start that was posted is not seen being taken. Until its run is seen, `may_be_refused` says that the id may
+    belong to another instance by then, and `twin` has the type and input digest of a run that it may have joined.
+    """
+
+    run: bytes
+    twin: tuple[str, str] | None = None
+    may_be_refused: bool = False
+
+    def may_have_joined(self, row: UnitRow) -> bool:
+        """Whether the start fits the row, so that taking it now would join this run."""
+        return self.twin == (row.type, row.input_digest)
+
+    def settle(self, run: bytes) -> None:
+        """This is the run. From now on no other run of the id can be meant."""
+        self.run, self.twin, self.may_be_refused = run, None, False
 
 
 class Gateway(Protocol):
@@ -39,12 +66,20 @@ class Gateway(Protocol):
         """Deliver a message; the outcome once it is durable."""
         ...
 
-    async def closed(self, unit: str) -> UnitRow:
-        """Wait until the unit has ended; its row. Raises NotFound if there is none."""
+    async def begin(self, message: msg.Message) -> tuple[Outcome, Begun | None]:
+        """Deliver a start; the outcome once it is durable, and the run that it began or joined (None: refused)."""
+        ...
+
+    async def closed(self, unit: str, begun: Begun | None = None) -> UnitRow:
+        """Wait until a run has ended; its row. Without `begun` it is the run that is current at the call.
+
+        Raises:
+            NotFound: there is no such run (any more), so its outcome is not kept.
+        """
         ...
 
     async def run(self, message: msg.Message) -> tuple[Outcome, UnitRow | None]:
-        """Deliver a start and wait for the end."""
+        """Deliver a start and wait for the end of the run that it began or joined (None: refused)."""
         ...
 
     async def changed(self, unit: str, version: int, within_ms: int) -> None:
@@ -52,21 +87,103 @@ class Gateway(Protocol):
         ...
 
 
-async def find_unit(store: Store, unit: str) -> UnitView:
-    """The unit's row; a pending one made from its start where that waits in the inbox still.
+# ---------------------------------------------------------------- reading rows and starts that wait
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A unit's row. `version` is that of the row in the store (0: none), so that its next change can be waited for.
+
+    `is_stored` is False when the row was made from a start that waits in the inbox.
+    """
+
+    row: UnitRow
+    version: int
+    is_stored: bool = True
+
+
+async def find_row(store: Store, unit: str) -> UnitView | None:
+    """The unit's row and version; None if there is none."""
+    page = await store.query(Units(ids=(unit,), limit=1))
+    return page.items[0] if page.items else None
+
+
+async def find_start(store: Store, unit: str, run: bytes | None = None) -> msg.Message | None:
+    """A start that waits in the unit's inbox: the first one, or the one that will make this run."""
+    after: str | None = None
+    while True:  # a start may stand behind any number of messages that came before it
+        page = await store.query(Inbox(unit=unit, limit=_INBOX_PAGE, after=after))
+        for message in page.items:
+            if isinstance(message.body, msg.Start) and run in (None, message.id):
+                return message
+        if page.next is None:
+            return None
+        after = page.next
+
+
+async def find_unit(store: Store, unit: str) -> Found:
+    """The unit's row; a pending one, made from its start, where that waits in the inbox still.
 
     Raises:
         NotFound: there is neither.
     """
-    for _ in range(2):  # a start leaves the inbox in the commit that makes the row, which may come between two queries
-        page = await store.query(Units(ids=(unit,), limit=1))
-        if page.items:
-            return page.items[0]
-        for message in (await store.query(Inbox(unit=unit))).items:
-            if isinstance(message.body, msg.Start):
-                return UnitView(pending_row(unit, message, message.body, store.info.shards), 0)
+    for _ in range(_LOOKS):
+        view = await find_row(store, unit)
+        if view is not None:
+            return Found(view.row, view.version)
+        start = await find_start(store, unit)
+        if start is not None:
+            return Found(_pending(store, start), 0, is_stored=False)
     msg_ = f"no instance has the id {unit!r}; check the id, or start it first"
     raise NotFound(msg_)
+
+
+async def find_run(store: Store, unit: str, begun: Begun) -> Found:
+    """The row of a run; a pending one where its start waits in the inbox still, perhaps behind another run.
+
+    Raises:
+        AlreadyStarted: the id belongs to another instance; nobody saw whether the start was refused or replaced.
+        NotFound: the run is gone: deleted, or replaced by a new start of the same id.
+    """
+    view: UnitView | None = None
+    for _ in range(_LOOKS):
+        view = await find_row(store, unit)
+        if view is not None and view.row.run == begun.run:
+            return Found(view.row, view.version)
+        start = await find_start(store, unit, begun.run)
+        if start is not None:
+            version = view.version if view is not None else 0
+            return Found(_pending(store, start), version, is_stored=False)
+    if view is None or not begun.may_be_refused:
+        raise gone(unit)
+    if begun.may_have_joined(view.row):
+        return Found(view.row, view.version)
+    msg_ = (
+        f"the id {unit!r} belongs to another run than the one of this start, which was refused, or replaced at once; "
+        "use another id"
+    )
+    raise AlreadyStarted(msg_)
+
+
+def gone(unit: str) -> NotFound:
+    """The error of somebody who waits for a run that is there no more."""
+    return NotFound(
+        f"the run of {unit!r} that was asked for is gone: it was deleted, or replaced by a new start of the same id. "
+        "Its outcome is not kept; client.get(id) finds the run that has the id now"
+    )
+
+
+def _pending(store: Store, start: msg.Message) -> UnitRow:
+    assert isinstance(start.body, msg.Start)
+    return pending_row(start.to, start, start.body, store.info.shards)
+
+
+def joins(row: UnitRow, start: msg.Start) -> bool:
+    """Whether a start of the row's id means the same instance."""
+    return row.type == start.workflow and row.input_digest == digest(start.input)
+
+
+# ---------------------------------------------------------------- a client that stands alone
 
 
 class StoreGateway:
@@ -79,37 +196,54 @@ class StoreGateway:
         self.limits = limits if limits is not None else Limits()
 
     async def send(self, message: msg.Message) -> Outcome:
-        """Post it. A start is only accepted here; whether it joined is seen from the row."""
+        """Post it."""
         if isinstance(message.body, msg.Start):
-            before = await self._row(message.to)
-            if before is not None and message.body.if_exists != "replace":
-                same = before.type == message.body.workflow and before.input_digest == digest(message.body.input)
-                return "joined" if same and message.body.if_exists == "join" else "exists"
+            return (await self.begin(message))[0]
+        return await self._post(message)
+
+    async def begin(self, message: msg.Message) -> tuple[Outcome, Begun | None]:
+        """Post a start. It is only accepted here; whether it joins a run is seen from the row later."""
+        start = message.body
+        assert isinstance(start, msg.Start)
+        before = await find_row(self.store, message.to)
+        if before is not None and start.if_exists != "replace" and before.row.run != message.id:
+            if start.if_exists == "join" and joins(before.row, start):
+                return "joined", Begun(before.row.run)
+            return "exists", None
+        outcome = await self._post(message)
+        if outcome != "ok":
+            return outcome, None
+        twin = (start.workflow, digest(start.input)) if start.if_exists == "join" else None
+        return "started", Begun(message.id, twin, may_be_refused=start.if_exists != "replace")
+
+    async def _post(self, message: msg.Message) -> Outcome:
         posted = (await self.store.post([message]))[0]
         match posted.outcome:
             case "accepted" | "duplicate":
-                return "started" if isinstance(message.body, msg.Start) else "ok"
+                return "ok"
             case "full":
                 return "full"
             case _:
                 return "closed" if posted.answer == "closed" else "missing"
 
-    async def _row(self, unit: str) -> UnitRow | None:
-        page = await self.store.query(Units(ids=(unit,), limit=1))
-        return page.items[0].row if page.items else None
-
-    async def closed(self, unit: str) -> UnitRow:
-        """Watch the row until it has ended."""
+    async def closed(self, unit: str, begun: Begun | None = None) -> UnitRow:
+        """Watch the row until its run has ended."""
         while True:
-            view = await find_unit(self.store, unit)
-            if view.row.status in CLOSED:
-                return view.row
-            await self.store.wait_change(unit, view.version, 5_000)
+            if begun is None:
+                found = await find_unit(self.store, unit)
+            else:
+                found = await find_run(self.store, unit, begun)
+            if found.row.status in CLOSED:
+                return found.row
+            if found.is_stored:
+                begun = begun if begun is not None else Begun(found.row.run)
+                begun.settle(found.row.run)
+            await self.store.wait_change(unit, found.version, _ROUND_MS)
 
     async def run(self, message: msg.Message) -> tuple[Outcome, UnitRow | None]:
-        """Post a start and watch for the end."""
-        outcome = await self.send(message)
-        return outcome, (await self.closed(message.to) if outcome != "exists" else None)
+        """Post a start and watch for the end of its run."""
+        outcome, begun = await self.begin(message)
+        return outcome, (await self.closed(message.to, begun) if begun is not None else None)
 
     async def changed(self, unit: str, version: int, within_ms: int) -> None:
         """Watch the row."""
@@ -146,10 +280,17 @@ class MeasuredGateway:
             outcome.append(answer := await self._gateway.send(message))
         return answer
 
-    async def closed(self, unit: str) -> UnitRow:
-        """Wait until the unit has ended."""
+    async def begin(self, message: msg.Message) -> tuple[Outcome, Begun | None]:
+        """Deliver a start."""
+        with self._measured("start") as outcome:
+            answer, begun = await self._gateway.begin(message)
+            outcome.append(answer)
+        return answer, begun
+
+    async def closed(self, unit: str, begun: Begun | None = None) -> UnitRow:
+        """Wait until the run has ended."""
         with self._measured("wait") as outcome:
-            row = await self._gateway.closed(unit)
+            row = await self._gateway.closed(unit, begun)
             outcome.append(row.status)
         return row
 

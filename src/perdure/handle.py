@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from copy import copy
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import (
     Any,
@@ -14,11 +14,12 @@ from typing import (
     ParamSpec,
     TypeAlias,
     TypeVar,
+    cast,
     overload,
 )
 
 from perdure.codec import TypeCodec, decode, encode
-from perdure.description import Description, HistoryEvent, describe_row
+from perdure.description import Description, HistoryEvent, describe_row, events_of
 from perdure.errors import (
     AlreadyStarted,
     Failed,
@@ -34,13 +35,12 @@ from perdure.errors import (
     WorkflowTerminated,
     clean_text,
 )
-from perdure.gateway import Gateway, find_unit
+from perdure.gateway import Begun, Gateway, find_unit
 from perdure.interceptor import Interceptor, Outgoing, Verb, around_send
 from perdure.kernel import message as msg
 from perdure.kernel.attributes import AttributeValue, check_attributes, encode_attributes, merged
 from perdure.kernel.commit import CLOSED, Status, UnitRow
 from perdure.kernel.definition import check_label, check_name
-from perdure.kernel.events import decode_events
 from perdure.kernel.placement import check_id
 from perdure.kernel.retry import Seconds, to_ms
 from perdure.kernel.turn import Outcome
@@ -49,6 +49,7 @@ from perdure.removal import delete, keep, prune
 from perdure.tree import Tree, read_tree
 from perdure.workflow import Channel, Workflow
 
+A = ParamSpec("A")
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
@@ -58,7 +59,13 @@ IfExists = Literal["join", "reject", "replace"]
 
 
 class Handle(Generic[R_co]):
-    """An instance by its id: everything but starting it."""
+    """An instance by its id: everything but starting it.
+
+    An id may have several lives: `if_exists="replace"`, or a start after a delete, makes a new run of it. A handle
+    that has started (or joined) a run means that run in `result`, `wait`, `cancel` and `terminate`, until it starts
+    another one. A handle from `client.get(id)` means the run that is current at each call. Everything else is about
+    whatever has the id.
+    """
 
     def __init__(
         self, gateway: Gateway, id: str, result: TypeCodec[Any] | None, interceptors: Sequence[Interceptor] = ()
@@ -68,35 +75,57 @@ class Handle(Generic[R_co]):
         self.id = check_id(id)
         self._result_codec = result
         self._interceptors = interceptors
+        self._begun: Begun | None = None
 
     async def result(self, *, timeout: Seconds | None = None) -> R_co:
         """Wait for the end and return the result. The result follows continue-as-new.
 
+        It is the result of the run that this handle started or joined. A handle that started nothing waits for the
+        run that has the id now.
+
         Raises:
-            NotFound: no instance has this id.
-            WorkflowFailed, WorkflowCancelled, WorkflowTerminated: it ended without a result.
+            NotFound: no instance has this id, or the run is gone: deleted, or replaced before its end was seen.
+            WorkflowFailed, WorkflowCancelled, WorkflowTerminated: it ended without a result; a run that is replaced
+                or deleted before it has ended is terminated.
+            AlreadyStarted: the start was posted by a client that stands alone on a store, and another run has the id.
             Timeout: it has not ended in time; it goes on.
         """
-        return self._value_of(await self._within(timeout, lambda: self._gateway.closed(self.id)))
+        return self._value_of(await self._end(timeout))
 
     async def wait(self, *, timeout: Seconds | None = None) -> Description:
-        """Wait for the end, whatever it is, and describe it.
+        """Wait for the end, whatever it is, and describe it. It waits for the same run as `result`.
 
         Raises:
-            NotFound, Timeout: as `result`.
+            NotFound, AlreadyStarted, Timeout: as `result`.
         """
-        return describe_row(await self._within(timeout, lambda: self._gateway.closed(self.id)))
+        return describe_row(await self._end(timeout))
 
-    async def _within(self, timeout: Seconds | None, wait: Callable[[], Any]) -> UnitRow:
+    async def _end(self, timeout: Seconds | None) -> UnitRow:
+        """The row of the run that is meant, when it has ended."""
         if timeout is None:
-            row: UnitRow = await wait()
-            return row
+            return await self._gateway.closed(self.id, self._begun)
         limit_ms = to_ms(timeout, "timeout")
         try:
             async with asyncio.timeout(limit_ms / 1000):
-                return await wait()  # type: ignore[no-any-return]
+                return await self._gateway.closed(self.id, self._begun)
         except TimeoutError:
             raise Timeout(await self._late(limit_ms)) from None
+
+    async def _run_meant(self) -> bytes | None:
+        """The run that a request to stop is for; None: the one that has the id when the request arrives.
+
+        A start that was posted may join a run that is there by then. That run is in the store already, or made by the
+        first start that waits. A run that fits neither is not this handle's, so it is not stopped.
+        """
+        begun = self._begun
+        if begun is None:
+            return None
+        if begun.twin is not None:
+            with suppress(NotFound):  # then the run is gone, and the request has no effect on whatever comes next
+                found = await find_unit(self._gateway.store, self.id)
+                if begun.may_have_joined(found.row):
+                    return found.row.run
+        return begun.run
 
     async def _late(self, limit_ms: int) -> str:
         """Why it may not have ended."""
@@ -138,8 +167,7 @@ class Handle(Generic[R_co]):
             msg_ = f"{self.id!r} has ended; nothing was sent to it"
             raise NotRunning(msg_)
         if outcome == "full":
-            msg_ = f"the inbox of {self.id!r} is full: it has too many messages that nobody received; try again later"
-            raise InboxFull(msg_)
+            raise InboxFull(_full(self.id))
 
     @overload
     async def send(self, channel: Channel[T], value: T, /) -> None: ...
@@ -152,9 +180,9 @@ class Handle(Generic[R_co]):
             NotFound, NotRunning, InboxFull: nothing was sent.
             PayloadError: the value is not data or does not fit the channel's type.
         """
-        if self._interceptors:
-            await self._intercepted("send", str(getattr(channel, "name", channel)), (channel, value))
-            return
+        await self._ask("send", str(getattr(channel, "name", channel)), self._send_value, channel, value)
+
+    async def _send_value(self, channel: Any, value: Any) -> None:
         if isinstance(channel, Channel):
             typed: Channel[Any] = channel  # pyright: ignore[reportUnknownVariableType]
             codec = typed.codec
@@ -167,25 +195,32 @@ class Handle(Generic[R_co]):
 
     async def raise_event(self, name: str, value: object = None) -> None:
         """Raise a positional event: a workflow that waits for it now takes it; otherwise it is only recorded."""
-        if self._interceptors:
-            await self._intercepted("raise_event", name, (name, value))
-            return
+        await self._ask("raise_event", name, self._raise_event, name, value)
+
+    async def _raise_event(self, name: str, value: object) -> None:
         data = encode(value)
         self._check_size(data, f"the event {name!r}")
         await self._send(msg.Raise(check_label(name, "an event"), data))
 
-    async def _intercepted(
-        self, verb: Verb, name: str | None, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
-    ) -> object:
-        """Do it inside the interceptors."""
-        plain = copy(self)
-        plain._interceptors = ()
-        act = getattr(plain, verb)
+    def _ask(
+        self,
+        verb: Verb,
+        name: str | None,
+        act: Callable[A, Awaitable[T]],
+        *args: A.args,
+        **kwargs: A.kwargs,
+    ) -> Awaitable[T]:
+        """Do what a verb does, inside the interceptors if there are any."""
+        if not self._interceptors:
+            return act(*args, **kwargs)
+        verb_itself: Callable[..., Awaitable[object]] = act
 
-        async def innermost(call: Outgoing) -> object:
-            return await act(*call.args, **call.kwargs)
+        def innermost(call: Outgoing) -> Awaitable[object]:
+            return verb_itself(*call.args, **call.kwargs)
 
-        return await around_send(self._interceptors, Outgoing(verb, self.id, name, args, kwargs or {}), innermost)
+        outgoing = Outgoing(verb, self.id, name, args, kwargs)
+        answer = around_send(self._interceptors, outgoing, innermost)
+        return cast("Awaitable[T]", answer)  # an interceptor gives what `next` gave, or another value of its type
 
     def _check_size(self, data: bytes, what: str) -> None:
         limit = self._gateway.limits.payload_bytes
@@ -199,44 +234,48 @@ class Handle(Generic[R_co]):
     async def cancel(self, reason: str = "") -> None:
         """Ask it to stop: `CancelledError` is raised where it waits, and it may clean up. Has no effect on one that
         has ended.
+
+        A handle that has started or joined a run asks that run only: it never stops another life of the id.
         """
-        if self._interceptors:
-            await self._intercepted("cancel", None, (reason,))
-            return
-        await self._quietly(msg.Cancel(clean_text(reason)))
+        await self._ask("cancel", None, self._cancel, reason)
+
+    async def _cancel(self, reason: str) -> None:
+        await self._quietly(msg.Cancel(clean_text(reason), await self._run_meant()))
 
     async def terminate(self, reason: str = "") -> None:
         """End it at once, without asking its code: no `finally` runs, and nothing is undone. Its running activities
         are cancelled, its children told as their `parent_close` says. Has no effect on one that has ended.
+
+        A handle that has started or joined a run ends that run only, as with `cancel`.
         """
-        if self._interceptors:
-            await self._intercepted("terminate", None, (reason,))
-            return
-        await self._quietly(msg.Terminate(clean_text(reason)))
+        await self._ask("terminate", None, self._terminate, reason)
+
+    async def _terminate(self, reason: str) -> None:
+        await self._quietly(msg.Terminate(clean_text(reason), await self._run_meant()))
 
     async def pause(self, reason: str = "") -> None:
         """Stop delivering to it: its status is `suspended`, its reason `paused`. Messages, results and timers that
-        come meanwhile are kept. Has no effect on one that has ended.
+        come meanwhile are kept. Has no effect on one that has ended. It is about the run that has the id.
         """
-        if self._interceptors:
-            await self._intercepted("pause", None, (reason,))
-            return
+        await self._ask("pause", None, self._pause, reason)
+
+    async def _pause(self, reason: str) -> None:
         await self._quietly(msg.Pause(clean_text(reason)))
 
     async def resume(self) -> None:
         """Go on after `pause`, with what came meanwhile. Has no effect on one that is not paused."""
-        if self._interceptors:
-            await self._intercepted("resume", None, ())
-            return
+        await self._ask("resume", None, self._resume)
+
+    async def _resume(self) -> None:
         await self._quietly(msg.Resume())
 
     async def retry(self) -> None:
         """Try one again that was set aside (`suspended`, for another reason than `paused`): after a deploy it does so
         by itself; one with the reason `poison` waits for this call.
         """
-        if self._interceptors:
-            await self._intercepted("retry", None, ())
-            return
+        await self._ask("retry", None, self._retry)
+
+    async def _retry(self) -> None:
         await self._quietly(msg.Retry())
 
     async def _quietly(self, body: msg.AnyBody) -> None:
@@ -319,19 +358,25 @@ class Handle(Generic[R_co]):
 
         Raises:
             NotFound: no instance has this id.
+            DecodeError: some are damaged, or of a newer release.
         """
         return [e async for e in self.iterate_history(execution)]
 
     async def iterate_history(self, execution: int | None = None) -> AsyncIterator[HistoryEvent]:
-        """The same, one by one and read in pages."""
+        """The same, one by one and read in pages.
+
+        Raises:
+            NotFound: no instance has this id.
+            DecodeError: the events that follow are damaged, or of a newer release.
+        """
         current = (await self.describe()).execution
         wanted = execution if execution is not None else current
         after: str | None = None
         while True:
             page = await self._gateway.store.query(Journal(unit=self.id, execution=wanted, after=after))
             for chunk in page.items:
-                for i, event in enumerate(decode_events(chunk.events)):
-                    yield HistoryEvent(chunk.first + i, wanted, event)
+                for entry in events_of(self.id, wanted, chunk):
+                    yield entry
             if page.next is None:
                 return
             after = page.next
@@ -361,7 +406,8 @@ class Handle(Generic[R_co]):
 
         Only what has ended is removed, unless `force`: then what runs is ended first, as by `terminate`, with the
         reason. For 30 days after its start the start is remembered, so that it does not run again if it is delivered
-        again; `forget` drops that, too. The id is free at once. Through a client that stands alone on a store
+        again; `forget` drops that, too. It is about the run that has the id, whoever started it. The id is free at
+        once. Through a client that stands alone on a store
         this is a request, which the store's node carries out.
 
         Raises:
@@ -369,10 +415,9 @@ class Handle(Generic[R_co]):
             StillRunning: it or one below it has not ended. Nothing was removed.
             HasParent: it is a child; `force` removes it all the same. Nothing was removed.
         """
-        if self._interceptors:
-            asked = {"force": force, "forget": forget, "reason": reason}
-            removed = await self._intercepted("delete", None, (), asked)
-            return removed if isinstance(removed, int) else 0
+        return await self._ask("delete", None, self._delete, force=force, forget=forget, reason=reason)
+
+    async def _delete(self, *, force: bool, forget: bool, reason: str) -> int:
         return await delete(self._gateway, self.id, msg.Delete(force, forget, True, clean_text(reason)))
 
     async def prune(self, *, keep_last: int | None = None, closed_before: datetime | None = None) -> list[int]:
@@ -384,13 +429,10 @@ class Handle(Generic[R_co]):
         Raises:
             NotFound: no instance has this id.
         """
-        kept = keep(keep_last, closed_before)
-        if self._interceptors:
-            pruned = await self._intercepted(
-                "prune", None, (), {"keep_last": keep_last, "closed_before": closed_before}
-            )
-            return pruned if isinstance(pruned, list) else []  # pyright: ignore[reportUnknownVariableType]
-        return await prune(self._gateway, self.id, kept)
+        return await self._ask("prune", None, self._prune, keep_last=keep_last, closed_before=closed_before)
+
+    async def _prune(self, *, keep_last: int | None, closed_before: datetime | None) -> list[int]:
+        return await prune(self._gateway, self.id, keep(keep_last, closed_before))
 
     def __repr__(self) -> str:
         """Name it."""
@@ -448,19 +490,26 @@ class WorkflowHandle(Handle[R_co], Generic[P, R_co]):
             AlreadyStarted: the id is taken by another type or input, or `if_exists="reject"`.
             PayloadError: an argument is not data or does not fit.
         """
-        if self._interceptors:
-            await self._intercepted("start", self._workflow_name, args, kwargs)
-            return
+        await self._ask("start", self._workflow_name, self._start, *args, **kwargs)
+
+    async def _start(self, *args: P.args, **kwargs: P.kwargs) -> None:
         message = self._message(args, kwargs)
-        self._check_outcome(await self._gateway.send(message))
+        before, self._begun = self._begun, None  # a start that is interrupted may have happened, or not
+        outcome, begun = await self._gateway.begin(message)
+        self._begun = begun if begun is not None else before
+        self._check_outcome(outcome)
 
     async def run(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """Start it and wait for its result; raises what `start` and `result` raise."""
-        if self._interceptors:
-            replaced: Any = await self._intercepted("run", self._workflow_name, args, kwargs)
-            value: R_co = replaced
-            return value
-        outcome, row = await self._gateway.run(self._message(args, kwargs))
+        """Start it and wait for the result of the run that this start made or joined; raises what `start` and
+        `result` raise.
+        """
+        return await self._ask("run", self._workflow_name, self._run, *args, **kwargs)
+
+    async def _run(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        message = self._message(args, kwargs)
+        before, self._begun = self._begun, None
+        outcome, row = await self._gateway.run(message)
+        self._begun = Begun(row.run) if row is not None else before
         self._check_outcome(outcome)
         assert row is not None
         return self._value_of(row)
@@ -470,6 +519,8 @@ class WorkflowHandle(Handle[R_co], Generic[P, R_co]):
         return self._definition if isinstance(self._definition, str) else self._definition.name
 
     def _check_outcome(self, outcome: Outcome) -> None:
+        if outcome == "full":
+            raise InboxFull(_full(self.id))
         if outcome == "exists":
             name = self._workflow_name
             rule = (
@@ -479,3 +530,7 @@ class WorkflowHandle(Handle[R_co], Generic[P, R_co]):
             )
             msg_ = f"the id {self.id!r} is taken {rule}; use another id, or if_exists='replace'"
             raise AlreadyStarted(msg_)
+
+
+def _full(id: str) -> str:
+    return f"the inbox of {id!r} is full: it has too many messages that nobody received; try again later"

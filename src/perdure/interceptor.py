@@ -22,7 +22,10 @@ __all__ = ["ActivityInfo", "Interceptor", "Outgoing", "TurnInfo", "Verb"]
 Verb = Literal[
     "start", "run", "send", "raise_event", "cancel", "terminate", "pause", "resume", "retry", "delete", "prune"
 ]
-"""The verbs of a handle that ask something of an instance. Those that only read are not intercepted."""
+"""The verbs of a handle that ask something of an instance. Those that only read are not intercepted.
+
+`client.delete` and `client.prune` are a `delete` or a `prune` of each instance that they are about.
+"""
 
 
 @dataclass(frozen=True, slots=True)

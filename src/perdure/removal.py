@@ -28,6 +28,10 @@ AT_ONCE = 200
 """Requests that are on their way at the same time, so that the store can group their commits."""
 
 Choose: TypeAlias = Callable[[list[UnitRow]], Awaitable[list[UnitRow]]]
+DeleteOne: TypeAlias = Callable[[str], Awaitable[int]]
+"""Removes an instance with its tree, by its id; the number of instances that were removed."""
+PruneOne: TypeAlias = Callable[[str], Awaitable[list[int]]]
+"""Prunes an instance, by its id; the numbers of the executions that were removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +141,9 @@ async def _ask(gateway: Gateway, unit: str, body: msg.Delete | msg.Prune) -> str
     return await gateway.send(msg.Message(os.urandom(16), unit, body, gateway.clock.now_ms()))
 
 
-async def delete_many(gateway: Gateway, filters: Units, body: msg.Delete, limit: int) -> Removed:
-    """Remove the instances that fit the filters, newest first, each with its tree. Without `force`, those that have
-    not ended are skipped, as are children that were asked for by id; filters look for roots only.
+async def delete_many(gateway: Gateway, filters: Units, delete_one: DeleteOne, limit: int) -> Removed:
+    """Remove the instances that fit the filters, newest first, each with its tree. What `delete_one` refuses because
+    it has not ended, or because it is a child, is skipped. Filters look for roots only.
     """
     check_limit(limit)
     rows, more = await _matching(gateway, filters, limit, _named if filters.ids else partial(_roots, gateway))
@@ -148,7 +152,7 @@ async def delete_many(gateway: Gateway, filters: Units, body: msg.Delete, limit:
     skipped = dict.fromkeys(filters.ids, "no instance fits this id and the filters") if not more else {}
     for first in range(0, len(rows), AT_ONCE):
         units = [row.id for row in rows[first : first + AT_ONCE]]
-        outcomes = await asyncio.gather(*(_delete_or_say_why(gateway, unit, body) for unit in units))
+        outcomes = await asyncio.gather(*(_delete_or_say_why(delete_one, unit) for unit in units))
         for unit, outcome in zip(units, outcomes, strict=True):
             if isinstance(outcome, str):
                 skipped[unit] = outcome
@@ -159,9 +163,9 @@ async def delete_many(gateway: Gateway, filters: Units, body: msg.Delete, limit:
     return Removed(deleted, instances, skipped, more)
 
 
-async def _delete_or_say_why(gateway: Gateway, unit: str, body: msg.Delete) -> int | str:
+async def _delete_or_say_why(delete_one: DeleteOne, unit: str) -> int | str:
     try:
-        return await delete(gateway, unit, body)
+        return await delete_one(unit)
     except (StillRunning, HasParent, NotFound) as error:
         return str(error)
 
@@ -266,20 +270,20 @@ async def prune(gateway: Gateway, unit: str, kept: Keep) -> list[int]:
     return going
 
 
-async def prune_many(gateway: Gateway, filters: Units, kept: Keep, limit: int) -> Pruned:
-    """Prune all instances that fit the filters, running ones too; at most `limit` that have a past."""
+async def prune_many(gateway: Gateway, filters: Units, prune_one: PruneOne, limit: int) -> Pruned:
+    """Prune all instances that fit the filters, running ones too. At most `limit` that have a past are pruned."""
     check_limit(limit)
     rows, more = await _matching(gateway, filters, limit, _with_past)
     removed: dict[str, list[int]] = {}
     for first in range(0, len(rows), AT_ONCE):
         some = rows[first : first + AT_ONCE]
-        lists = await asyncio.gather(*(_prune_if_there(gateway, row.id, kept) for row in some))
+        lists = await asyncio.gather(*(_prune_if_there(prune_one, row.id) for row in some))
         removed |= {row.id: numbers for row, numbers in zip(some, lists, strict=True) if numbers}
     return Pruned(removed, more)
 
 
-async def _prune_if_there(gateway: Gateway, unit: str, kept: Keep) -> list[int]:
+async def _prune_if_there(prune_one: PruneOne, unit: str) -> list[int]:
     try:
-        return await prune(gateway, unit, kept)
+        return await prune_one(unit)
     except NotFound:
         return []  # it was deleted meanwhile

@@ -57,7 +57,7 @@ def resumed(script: Script, after: int) -> str | None:
         if recorded.commit:
             drive.shelf.apply(decode_commit(recorded.commit))
         drive.script.append(recorded)
-    drive.shelf.load(drive.unit)
+    drive.load()
     return _tell_all(drive, script[after:])
 
 

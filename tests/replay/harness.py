@@ -21,6 +21,7 @@ from perdure.kernel import message as msg
 from perdure.kernel.commit import CLOSED, Fence, JournalChunk, KvEntry, UnitRow
 from perdure.kernel.disposal import dispose
 from perdure.kernel.loop import Entered
+from perdure.kernel.mailbox import Mailbox
 from perdure.kernel.run import PYTHON, Run
 from perdure.kernel.turn import Turn
 from perdure.kernel.unit import Unit
@@ -124,6 +125,7 @@ class Rig:
         self.posted: list[msg.Message] = []
         self.events: list[ev.Event] = []
         self.answers: list[str] = []
+        self.mailbox = Mailbox()
         self._messages = 0
         self.deploy(fn, **options)
 
@@ -161,7 +163,8 @@ class Rig:
         self.unit = self._new_unit()
         chunk = JournalChunk(self.row.execution, 1, len(self.history), ev.encode_events(self.history))
         row = msgspec.structs.replace(self.row)  # memory must not change what is stored
-        self.unit.load(self.version, row, [chunk], self.kv.values(), self.inbox.values())
+        self.unit.load(self.version, row, [chunk], self.kv.values())
+        self.mailbox.reload(self.inbox.values())
 
     @property
     def history(self) -> list[ev.Event]:
@@ -185,7 +188,10 @@ class Rig:
         return msg.Message(self._messages.to_bytes(16), ID, body, self.now)
 
     def _advance(self, messages: list[msg.Message]) -> Turn:
-        turn = self.unit.advance(messages, self.now, FENCE, b"c")
+        for message in messages:
+            self.mailbox.put(message)
+        turn = self.unit.advance(self.mailbox, self.now, FENCE, b"c")
+        self.mailbox.settle(turn.kept, turn.commit.consume if turn.commit is not None else ())
         self.answers = [turn.answers.get(m.id, "") for m in messages]
         self.events = []
         commit = turn.commit

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from perdure.client import Client
 from perdure.errors import NotFound, StoreUnavailable, UsageError
-from perdure.kernel.message import Start
+from perdure.gateway import find_row, find_start
 from perdure.kernel.placement import check_id
-from perdure.ports.store import Inbox, Store, Units, UnitView
+from perdure.ports.store import Store, UnitView
 from perdure.store import open_store
 from perdure.store.database import MEMORY
+from perdure.store.lock import OwnerLock
 from perdure.store.sqlite import SQLiteStore
 
 DEFAULT_URL = "sqlite:///perdure.db"
@@ -83,8 +84,7 @@ def check_there(url: str) -> None:
 
 async def find(store: Store, id: str) -> UnitView | None:
     """The row of an instance, and its version; None while there is none."""
-    page = await store.query(Units(ids=(check_id(id),), limit=1))
-    return page.items[0] if page.items else None
+    return await find_row(store, check_id(id))
 
 
 async def must_find(store: Store, id: str) -> UnitView:
@@ -97,7 +97,12 @@ async def must_find(store: Store, id: str) -> UnitView:
     if view is not None:
         return view
     if await is_posted(store, id):
-        msg = f"{id!r} has been posted and has not begun: no node has taken it yet; run one with `perdure serve`"
+        owner = _owner_of(store)
+        if owner is None:
+            why = "no node has taken it yet; run one with `perdure serve`"
+        else:
+            why = f"{owner} owns the store and has not taken it yet; look again in a moment"
+        msg = f"{id!r} has been posted and has not begun: {why}"
         raise NotFound(msg)
     msg = f"no instance has the id {id!r}; `perdure ls` shows those that are there"
     raise NotFound(msg)
@@ -105,5 +110,9 @@ async def must_find(store: Store, id: str) -> UnitView:
 
 async def is_posted(store: Store, id: str) -> bool:
     """Whether a start with this id waits for a node."""
-    page = await store.query(Inbox(unit=id, limit=100))
-    return any(isinstance(message.body, Start) for message in page.items)
+    return await find_start(store, id) is not None
+
+
+def _owner_of(store: Store) -> str | None:
+    """The process whose node owns the store; None if there is none."""
+    return OwnerLock(store.path).owner if isinstance(store, SQLiteStore) else None

@@ -1,14 +1,15 @@
-"""`ls`, `show` and `history`: what is in a store. Reading needs no node and disturbs none."""
+"""`ls` and `show`: what is in a store. Reading needs no node and disturbs none."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from perdure.cli import screen
@@ -17,14 +18,12 @@ from perdure.cli.door import must_find, reading
 from perdure.cli.options import DEFAULT_URL, AsJson, Id, StoreUrl, point_in_time
 from perdure.cli.outcome import Exit
 from perdure.cli.timeline import duration, render, steps
-from perdure.cli.view import Json, event_json, fields_json, payload_json, row_json, step_json, time_text
+from perdure.cli.view import Json, is_undecodable, payload_json, row_json, step_json, time_text
 from perdure.cli.watch import read_history
-from perdure.description import HistoryEvent
-from perdure.errors import NotFound, UsageError
+from perdure.description import HistoryEvent, readable_row
 from perdure.filter import Filter, units_query
 from perdure.kernel.commit import Status, UnitRow
 from perdure.ports.store import Counts, Executions, KvEntries, Page, Store, Units, UnitView
-from perdure.testing.history import History, export_history
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -106,47 +105,64 @@ def ls(  # noqa: PLR0913, PLR0917 - each is an option of the command
         "where": tuple(parse_condition(text) for text in where or ()),
     }
     query = units_query(filters, limit or _ROUND, after)
-    page, counts = asyncio.run(_list(store, query, everything=limit == 0))
-    rows = [view.row for view in page.items]
-    if as_json:
-        screen.json({"instances": [row_json(row) for row in rows], "next": page.next})
-        return Exit.OK
-    if rows:
-        screen.show(_table(rows))
-    elif any(counts[name] for name in COLOURS):
-        screen.note(f"nothing fits these filters; there are {_counted(counts)}")
-    else:
-        mail = counts["inbox"]
-        waits = f"; {mail} message{'s' * (mail != 1)} wait{'s' * (mail == 1)} for a node: perdure serve" if mail else ""
-        screen.note(f"no instances{waits}")
-    if page.next is not None:
-        screen.note(f"there are more: --after {page.next}   (or --limit 0 for all)")
+    asyncio.run((_print_json if as_json else _print_tables)(store, query, everything=limit == 0))
     return Exit.OK
 
 
-async def _list(url: str, query: Units, *, everything: bool) -> tuple[Page[UnitView], dict[str, int]]:
-    import msgspec
+async def _pages(store: Store, query: Units, *, everything: bool) -> AsyncGenerator[Page[UnitView]]:
+    """The first page, or all of them: one after the other, because a store may hold more than fits into memory."""
+    page = await store.query(query)
+    yield page
+    while everything and page.next is not None:
+        page = await store.query(msgspec.structs.replace(query, after=page.next))
+        yield page
 
+
+async def _print_json(url: str, query: Units, *, everything: bool) -> None:
     async with reading(url) as store:
-        page = await store.query(query)
-        items = list(page.items)
-        while everything and page.next is not None:
-            page = await store.query(msgspec.structs.replace(query, after=page.next))
-            items += page.items
-        counts = {} if items else dict((await store.query(Counts())).items)
-        return Page(items, page.next), counts
+        document = screen.JsonList("instances")
+        place: str | None = None
+        async for page in _pages(store, query, everything=everything):
+            document.add(*(row_json(readable_row(view.row)[0]) for view in page.items))
+            place = page.next
+        document.end(next=place)
+
+
+async def _print_tables(url: str, query: Units, *, everything: bool) -> None:
+    """Print a table for each page; only the first one has the names of the columns."""
+    async with reading(url) as store:
+        is_first, place = True, None
+        async for page in _pages(store, query, everything=everything):
+            rows = [readable_row(view.row)[0] for view in page.items]
+            if rows:
+                screen.show(_table(rows, names=is_first))
+            elif is_first:
+                _note_nothing(dict((await store.query(Counts())).items))
+            is_first, place = False, page.next
+        if place is not None:
+            screen.note(f"there are more: --after {place}   (or --limit 0 for all)")
+
+
+def _note_nothing(counts: dict[str, int]) -> None:
+    """Say why there is nothing to list."""
+    if any(counts[name] for name in COLOURS):
+        screen.note(f"nothing fits these filters; there are {_counted(counts)}")
+        return
+    mail = counts["inbox"]
+    waits = f"; {mail} message{'s' * (mail != 1)} wait{'s' * (mail == 1)} for a node: perdure serve" if mail else ""
+    screen.note(f"no instances{waits}")
 
 
 def _counted(counts: dict[str, int]) -> str:
     return ", ".join(f"{counts[name]} {name}" for name in COLOURS if counts[name])
 
 
-def _table(rows: list[UnitRow]) -> RenderableType:
+def _table(rows: list[UnitRow], *, names: bool) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
     now_ms = time.time_ns() // 1_000_000
-    table = Table(box=None, pad_edge=False, header_style="bright_black")
+    table = Table(box=None, pad_edge=False, header_style="bright_black", show_header=names)
     for name in ("id", "workflow", "version", "status"):
         table.add_column(name, no_wrap=True, overflow="fold")
     table.add_column("age", no_wrap=True, justify="right")
@@ -193,6 +209,7 @@ class _Instance:
     executions: list[int]
     kv: Json
     history: list[HistoryEvent]
+    unreadable: list[str]
 
 
 def show(
@@ -203,6 +220,7 @@ def show(
 ) -> int:
     """Show an instance: its state, its result or failure, and the timeline of its steps."""
     instance = asyncio.run(_read(store, id))
+    code = screen.note_unreadable(instance.unreadable)
     if as_json:
         found = steps(instance.history)
         screen.json(
@@ -211,17 +229,19 @@ def show(
                 "executions": instance.executions,
                 "kv": instance.kv,
                 "steps": [step_json(step) for step in found],
+                "unreadable": instance.unreadable,
             }
         )
-        return Exit.OK
+        return code
     now_ms = time.time_ns() // 1_000_000
     screen.show(_facts(instance, now_ms), "", render(instance.history, now_ms=now_ms, rows=rows or None))
-    return Exit.OK
+    return code
 
 
 async def _read(url: str, id: str) -> _Instance:
     async with reading(url) as store:
-        row = (await must_find(store, id)).row
+        row, damaged = readable_row((await must_find(store, id)).row)
+        unreadable = [f"the column {name} of {id!r} cannot be read; it is shown as empty" for name in damaged]
         kv: Json = {}
         after: str | None = None
         while True:
@@ -230,11 +250,13 @@ async def _read(url: str, id: str) -> _Instance:
             if page.next is None:
                 break
             after = page.next
-        executions = await _executions(store, row)
-        return _Instance(row, executions, kv, await read_history(store, id, row.execution))
+        unreadable += [f"the KV entry {key!r} of {id!r} cannot be read" for key in kv if is_undecodable(kv[key])]
+        executions = await kept_executions(store, row)
+        read = await read_history(store, id, row.execution)
+        return _Instance(row, executions, kv, read.events, [*unreadable, *read.unreadable])
 
 
-async def _executions(store: Store, row: UnitRow) -> list[int]:
+async def kept_executions(store: Store, row: UnitRow) -> list[int]:
     """The numbers of the executions whose history is kept, oldest first."""
     numbers: list[int] = []
     after: str | None = None
@@ -293,109 +315,3 @@ def _facts(instance: _Instance, now_ms: int) -> RenderableType:
 def _input(history: list[HistoryEvent]) -> bytes | None:
     first = history[0].event if history else None
     return getattr(first, "input", None)
-
-
-# ---------------------------------------------------------------- history
-
-
-def history(
-    id: Id,
-    execution: Annotated[
-        int | None,
-        typer.Option(
-            "--execution", min=1, metavar="N", help="Which execution; else the current one.", show_default=False
-        ),
-    ] = None,
-    export: Annotated[
-        Path | None,
-        typer.Option(
-            "--export",
-            metavar="FILE",
-            help="Write it to a file (-: to stdout), for `perdure replay`.",
-            show_default=False,
-        ),
-    ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="With --export: all executions that are kept.")] = False,
-    store: StoreUrl = DEFAULT_URL,
-    as_json: AsJson = False,
-) -> int:
-    """Print the history of an instance: every event, with its payloads as JSON. Or write it to a file."""
-    if export is not None and execution is not None:
-        msg = "--export takes the current execution, or with --all all of them; leave out --execution"
-        raise UsageError(msg)
-    if everything and export is None:
-        msg = "--all goes with --export; one execution is printed with --execution N"
-        raise UsageError(msg)
-    if export is not None:
-        return _export(store, id, export, everything=everything, as_json=as_json)
-    number, events = asyncio.run(_history(store, id, execution))
-    if as_json:
-        screen.json({"id": id, "execution": number, "events": [event_json(entry) for entry in events]})
-    else:
-        screen.show(_events(events))
-    return Exit.OK
-
-
-def _export(url: str, id: str, file: Path, *, everything: bool, as_json: bool) -> int:
-    exported = asyncio.run(_exported(url, id, everything=everything))
-    if str(file) == "-":
-        screen.say(exported.encode().decode().rstrip())
-        return Exit.OK
-    exported.write(file)
-    executions = len(exported.executions)
-    if as_json:
-        screen.json({"id": id, "file": str(file), "executions": executions, "events": exported.count})
-    else:
-        many = f"{executions} execution{'s' * (executions != 1)}, {exported.count} events"
-        screen.say(f"wrote the history of {id} to {file}: {many}")
-    return Exit.OK
-
-
-async def _exported(url: str, id: str, *, everything: bool) -> History:
-    async with reading(url) as store:
-        await must_find(store, id)
-        return await export_history(store, id, every_execution=everything)
-
-
-async def _history(url: str, id: str, execution: int | None) -> tuple[int, list[HistoryEvent]]:
-    async with reading(url) as store:
-        row = (await must_find(store, id)).row
-        number = execution if execution is not None else row.execution
-        known = await _executions(store, row)
-        if number not in known:
-            kept = ", ".join(map(str, known))
-            msg = f"{id!r} has no execution {number}; kept {'is' if len(known) == 1 else 'are'} {kept}"
-            raise NotFound(msg)
-        return number, await read_history(store, id, number)
-
-
-def _events(events: list[HistoryEvent]) -> RenderableType:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bright_black")
-    table.add_column("#", justify="right", style="bright_black")
-    table.add_column("time", no_wrap=True, style="bright_black")
-    table.add_column("event", no_wrap=True)
-    table.add_column("seq", justify="right", style="bright_black")
-    table.add_column("", overflow="fold")
-    for entry in events:
-        fields = fields_json(entry.event)
-        at, seq = fields.pop("at", None), fields.pop("seq", None)
-        told = {
-            name: value
-            for name, value in fields.items()
-            if value not in (None, False, 0) or name in ("value", "result")
-        }
-        facts = "  ".join(f"{name}={_fact(name, value)}" for name, value in told.items())
-        table.add_row(
-            str(entry.number), Text(str(at or "")), Text(type(entry.event).__name__), str(seq or ""), Text(facts)
-        )
-    return table
-
-
-def _fact(name: str, value: object) -> str:
-    if name == "failure":
-        failure = cast("Json", value)
-        return f"{failure['type']}: {failure['message']}"
-    return value if isinstance(value, str) and " " not in value else screen.json_text(value, indent=0)

@@ -47,7 +47,7 @@ MEANINGS: dict[Exit, str] = {
     Exit.TIMEOUT: "it did not end in time; it goes on",
     Exit.STORE: "the store is missing, locked, damaged, of another version or not available",
     Exit.CONFLICT: "the instance is not in a state for this: the id is taken, it has (not) ended, its inbox is full",
-    Exit.SET_ASIDE: "the instance was set aside (suspended) and waits for a deploy or for `retry`",
+    Exit.SET_ASIDE: "the instance was set aside (suspended) until a deploy or `retry`, or a part of it cannot be read",
     Exit.FINDINGS: "`lint` found something; each line says what and where",
     Exit.INTERNAL: "a defect of perdure; please report it with the output of --debug",
     Exit.INTERRUPTED: "interrupted; what was started goes on when a node runs",

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from perdure.cli import (
     benching,
     controls,
+    events,
     explaining,
     linting,
     listings,
@@ -129,7 +130,7 @@ for _panel, _commands in (
         (
             listings.ls,
             listings.show,
-            listings.history,
+            events.history,
             replaying.replay,
             stats.stats,
             tree.tree,

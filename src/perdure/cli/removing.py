@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Annotated, TypeVar
 
 import typer
@@ -21,12 +21,16 @@ from perdure.cli.options import DEFAULT_URL, AsJson, StoreUrl, point_in_time
 from perdure.cli.outcome import Exit
 from perdure.client import Client
 from perdure.custody import custody
-from perdure.errors import NotFound, StoreLocked, Timeout, UsageError
+from perdure.errors import StoreLocked, Timeout, UsageError
+from perdure.gateway import find_start
 from perdure.kernel.commit import Status
+from perdure.ports.store import Units
 from perdure.removal import Removed
 
 T = TypeVar("T")
 
+_AT_ONCE = 500
+"""Instances that are looked for in one query."""
 _LOOK_MS = 200
 """How long to wait for the node's word before looking again; a change that came in between is seen then."""
 
@@ -49,7 +53,10 @@ EndedBefore = Annotated[
 ]
 Limit = Annotated[int, typer.Option("--limit", min=1, metavar="N", help="Look at so many instances at most.")]
 Patience = Annotated[
-    float, typer.Option("--timeout", metavar="SECONDS", min=0, help="Wait so long for the node that owns the store.")
+    float,
+    typer.Option(
+        "--timeout", metavar="SECONDS", min=0, help="Wait so long without progress for the node that owns the store."
+    ),
 ]
 
 
@@ -187,36 +194,54 @@ async def _administering(url: str) -> AsyncGenerator[tuple[Client, bool]]:
 
 
 async def _carry_out(
-    url: str, remove: Callable[[Client], Awaitable[T]], done: Callable[[Client, T], Awaitable[None]], patience_s: float
+    url: str,
+    remove: Callable[[Client], Awaitable[T]],
+    progress: Callable[[Client, T], AsyncGenerator[None]],
+    patience_s: float,
 ) -> T:
+    """Have it done, by ourselves or by the node. A node is waited for as long as it makes progress."""
     async with _administering(url) as (client, is_owner):
         removed = await remove(client)
-        if not is_owner:
-            try:
-                async with asyncio.timeout(patience_s):
-                    await done(client, removed)
-            except TimeoutError:
-                msg = (
-                    f"the node that owns {url} was asked and has not done it within {patience_s:g} s; it will do it "
-                    "when it gets to it, even if it is restarted"
-                )
-                raise Timeout(msg) from None
+        if is_owner:
+            return removed
+        now = asyncio.get_running_loop().time
+        try:
+            async with asyncio.timeout(patience_s) as patience, aclosing(progress(client, removed)) as steps:
+                async for _ in steps:
+                    patience.reschedule(now() + patience_s)
+        except TimeoutError:
+            msg = (
+                f"the node that owns {url} was asked and has got no further for {patience_s:g} s; it will do it "
+                "when it gets to it, even if it is restarted"
+            )
+            raise Timeout(msg) from None
         return removed
 
 
-async def _until_gone(client: Client, ids: list[str]) -> None:
-    for deleted in ids:
+async def _until_gone(client: Client, ids: list[str]) -> AsyncGenerator[None]:
+    """Wait until the node has removed all of them; a step whenever some more are gone."""
+    for first in range(0, len(ids), _AT_ONCE):
+        left = ids[first : first + _AT_ONCE]
         version = 0
-        while True:
-            try:
-                await client.get(deleted).describe()
-            except NotFound:
-                break
-            version = await client.store.wait_change(deleted, version, _LOOK_MS)
+        while there := await _still_there(client, left):
+            if len(there) < len(left):
+                yield
+            left = there
+            version = await client.store.wait_change(left[0], version, _LOOK_MS)
+        yield
 
 
-async def _until_pruned(client: Client, executions: dict[str, list[int]]) -> None:
+async def _still_there(client: Client, ids: list[str]) -> list[str]:
+    """Those of the ids that have a row, or a start that waits for the node."""
+    page = await client.store.query(Units(ids=tuple(ids), limit=len(ids)))
+    rows = {view.row.id for view in page.items}
+    return [unit for unit in ids if unit in rows or await find_start(client.store, unit) is not None]
+
+
+async def _until_pruned(client: Client, executions: dict[str, list[int]]) -> AsyncGenerator[None]:
+    """Wait until the node has removed all these executions; a step for each instance."""
     for pruned, numbers in executions.items():
         version = 0
         while set(numbers) & set(await client.get(pruned).executions()):
             version = await client.store.wait_change(pruned, version, _LOOK_MS)
+        yield

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
+
+from perdure.cli.outcome import Exit
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -56,6 +59,54 @@ def error(text: str) -> None:
     console = notes()
     line = Text.assemble(("perdure:", "bold red"), " ", " ".join(text.split()))
     console.print(line, soft_wrap=not console.is_terminal)
+
+
+def note_unreadable(sentences: Sequence[str]) -> Exit:
+    """Say what could not be read, each on one line of stderr; the exit code of a command that showed the rest."""
+    for sentence in sentences:
+        error(sentence)
+    return Exit.SET_ASIDE if sentences else Exit.OK
+
+
+def styled(console: Console, text: str, style: str) -> str:
+    """A text in a style, if the console shows any."""
+    if not style or not text or console.color_system is None or console.no_color:
+        return text
+    return f"\x1b[{_STYLES[style]}m{text}\x1b[0m"
+
+
+_STYLES = {"bright_black": 90}
+"""Numbers that a terminal knows a style by."""
+
+
+class JsonList:
+    """One JSON object on stdout with a list that is printed while it is read. It looks as `json` prints it."""
+
+    def __init__(self, name: str, **head: object) -> None:
+        """`name` is that of the list; `head` are the members before it."""
+        members = "".join(f"  {_member(key, value)},\n" for key, value in head.items())
+        self._opening = f'{{\n{members}  "{name}": ['
+        self._is_empty = True
+
+    def add(self, *items: object) -> None:
+        """Print the next items of the list."""
+        for item in items:
+            before = self._opening if self._is_empty else ","  # an error before the first item leaves stdout empty
+            text = json_text(item).replace("\n", "\n    ")
+            sys.stdout.write(f"{before}\n    {text}")
+            self._is_empty = False
+
+    def end(self, **tail: object) -> None:
+        """End the list and the object; `tail` are the members after it."""
+        members = "".join(f",\n  {_member(key, value)}" for key, value in tail.items())
+        closing = f"{self._opening}]" if self._is_empty else "\n  ]"
+        sys.stdout.write(f"{closing}{members}\n}}\n")
+        sys.stdout.flush()
+
+
+def _member(key: str, value: object) -> str:
+    text = json_text(value).replace("\n", "\n  ")
+    return f"{json_text(key)}: {text}"
 
 
 def json(value: object) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import msgspec
 
 from perdure.cli.timeline import Step
 from perdure.codec import DecodeError, to_json
-from perdure.description import HistoryEvent
+from perdure.description import HistoryEvent, moment
 from perdure.errors import Failure
 from perdure.kernel.commit import UnitRow
 from perdure.kernel.events import AnyEvent
@@ -23,18 +21,24 @@ def time_text(at_ms: int | None) -> str | None:
     """A time as ISO 8601 in UTC; None for none."""
     if not at_ms:
         return None
-    moment = datetime.fromtimestamp(at_ms / 1000, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return moment(at_ms).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def payload_json(data: bytes | None) -> object:
+def payload_json(data: object) -> object:
     """A payload as JSON; one that this release cannot read says so instead of failing the whole page."""
     if data is None:
         return None
+    if not isinstance(data, bytes):  # a damaged file: columns of SQLite take any type
+        return {"undecodable": f"it is {type(data).__name__}, not bytes"}
     try:
         return to_json(data)
     except DecodeError as error:
         return {"undecodable": str(error), "hex": data.hex()}
+
+
+def is_undecodable(document: object) -> bool:
+    """Whether this is what `payload_json` gives for a payload that cannot be read."""
+    return isinstance(document, dict) and "undecodable" in document
 
 
 def failure_json(failure: Failure | None) -> Json | None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
 
 from perdure.cli.door import find, is_posted, must_find
 from perdure.cli.outcome import is_set_aside
-from perdure.description import HistoryEvent
-from perdure.errors import Timeout
+from perdure.description import HistoryEvent, events_of
+from perdure.errors import DecodeError, Timeout
 from perdure.kernel.commit import CLOSED, UnitRow
-from perdure.kernel.events import decode_events
 from perdure.ports.store import Journal, Store
 
 ROUND_MS = 60_000
 """How long one wait for a change lasts; it is then simply repeated."""
+_PAGE = 500
+"""Rows of a journal that are read at once."""
 PAUSE_S = 0.1
 """What a person can follow: changes that come faster are shown together."""
 
@@ -70,7 +72,9 @@ class Watch:
         view = await must_find(self._store, self._id)
         if view.row.execution != self._execution:
             self._execution, self.history = view.row.execution, []
-        self.history += await read_history(self._store, self._id, self._execution, len(self.history))
+        known = self.history[-1].number if self.history else 0
+        async for part in read_parts(self._store, self._id, self._execution, known):
+            self.history += part.events
         return self.history
 
     async def _late(self, timeout_s: float) -> str:
@@ -81,16 +85,42 @@ class Watch:
         return f"{self._id!r} has not ended within {timeout_s:g} s; it {state}. It goes on: wait again, or cancel it"
 
 
-async def read_history(store: Store, id: str, execution: int, known: int = 0) -> list[HistoryEvent]:
-    """The events of an execution, without the first `known` ones."""
-    found: list[HistoryEvent] = []
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a history as it was read: its events, and a sentence for each row that cannot be read."""
+
+    events: list[HistoryEvent] = field(default_factory=list[HistoryEvent])
+    unreadable: list[str] = field(default_factory=list[str])
+
+
+async def read_parts(store: Store, id: str, execution: int, known: int = 0) -> AsyncGenerator[Part]:
+    """The history of an execution, part by part, without the events up to number `known`.
+
+    A damaged row is named and left out: that is when people want to see the rest.
+    """
     after: str | None = None
     while True:
-        page = await store.query(Journal(unit=id, execution=execution, after=after))
+        page = await store.query(Journal(unit=id, execution=execution, after=after, limit=_PAGE))
+        part = Part()
         for chunk in page.items:
-            if chunk.first + chunk.count - 1 > known:
-                events = enumerate(decode_events(chunk.events), chunk.first)
-                found += [HistoryEvent(number, execution, event) for number, event in events if number > known]
+            if chunk.first + chunk.count - 1 <= known:
+                continue
+            try:
+                events = events_of(id, execution, chunk)
+            except DecodeError as error:
+                part.unreadable.append(str(error))
+            else:
+                part.events.extend(event for event in events if event.number > known)
+        yield part
         if page.next is None:
-            return found
+            return
         after = page.next
+
+
+async def read_history(store: Store, id: str, execution: int) -> Part:
+    """The whole history of an execution."""
+    whole = Part()
+    async for part in read_parts(store, id, execution):
+        whole.events.extend(part.events)
+        whole.unreadable.extend(part.unreadable)
+    return whole

@@ -224,11 +224,29 @@ class Run:
         for pending in list(self.pending.values()):
             pending.cancel()
         loop.generators = [g for g in self.closing if g.ag_frame is not None]
+        if self.next_input is not None and self.cancel_requested is None:
+            self._see_late_cancel()
         outcome = self._outcome(main)
         try:
             self.ended = self.command(outcome, lambda: self._check_outcome(outcome))
         except PayloadError as unfit:
             self.ended = self.command(ev.Failed(loop.now_ms, failure_of(unfit, skip=_OWN_TRACE)))
+
+    def cancel_instead(self, at: int, reason: str) -> None:
+        """The code has continued as new in this very turn, and is asked to stop: the cancel wins."""
+        assert isinstance(self.events[-1], ev.ContinuedAsNew)
+        self.cancel_requested = reason
+        failure = Failure("CancelledError", reason, "cancelled", retryable=False)
+        self.ended = ev.Cancelled(at, failure)
+        self.events[-1:] = [ev.CancelRequested(at, reason), self.ended]
+
+    def _see_late_cancel(self) -> None:
+        """In replay, take over a cancel that came when the code had continued as new already."""
+        recorded = self.journal[self.position] if self.replaying and self.journal else None
+        if isinstance(recorded, ev.CancelRequested):
+            self.position += 1
+            self.cancel_requested = recorded.reason
+            self.loop.now_ms = max(self.loop.now_ms, recorded.at)
 
     def _outcome(self, main: asyncio.Task[Any]) -> ev.Event:
         at = self.loop.now_ms
@@ -246,7 +264,7 @@ class Run:
                 return ev.Completed(at, self.definition.signature.result.encode(main.result()))
             except (ValueError, TypeError) as unfit:
                 error = unfit
-        return ev.Failed(at, failure_of(error, skip=_OWN_TRACE))
+        return ev.Failed(at, failure_of(error, skip=_OWN_TRACE, details_max=self.limits.payload_bytes))
 
     def _check_outcome(self, outcome: ev.Event) -> None:
         if isinstance(outcome, ev.Completed):

@@ -9,14 +9,23 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Self
 
 from perdure.client import Client
-from perdure.errors import StoreUnavailable, UsageError, WorkflowViolation
-from perdure.gateway import MeasuredGateway, find_unit
+from perdure.errors import NotFound, StoreUnavailable, UsageError, WorkflowViolation
+from perdure.gateway import (
+    Begun,
+    MeasuredGateway,
+    find_row,
+    find_run,
+    find_unit,
+    joins,
+)
 from perdure.interceptor import check_interceptors, overriding
 from perdure.kernel.commit import CLOSED, Fence, UnitRow
 from perdure.kernel.held import AFTER_DEPLOY
+from perdure.kernel.message import Start
 from perdure.kernel.placement import scopes_of
 from perdure.kernel.run import current_run
 from perdure.node import guard
+from perdure.node.arrivals import Arrivals
 from perdure.node.attempts import Attempts
 from perdure.node.gauges import NodeGauges
 from perdure.node.metrics import Metrics, find_provider
@@ -47,6 +56,9 @@ if TYPE_CHECKING:
     from perdure.sync import LoopFactory, SyncNode
 
 logger = logging.getLogger("perdure.node")
+
+_ROUND_MS = 5_000
+"""How long one wait for a change lasts. It is then simply repeated."""
 
 
 class Node:
@@ -96,6 +108,8 @@ class Node:
         self._failure: Exception | None = None
         self._ended: asyncio.Event | None = None
         self._starting = False
+        self._stopping = False
+        self._abandoned: tuple[str, ...] = ()
 
     # ------------------------------------------------------------ life cycle
 
@@ -116,9 +130,13 @@ class Node:
         Raises:
             StoreLocked: another process owns the store.
             StoreError: the store cannot be opened.
+            UsageError: it runs already, or another call is starting it.
         """
         if self._turns is not None:
             msg = f"node {self.name!r} runs already"
+            raise UsageError(msg)
+        if self._starting:
+            msg = f"node {self.name!r} is being started by another call; await that one"
             raise UsageError(msg)
         async with AsyncExitStack() as stack:
             self._starting = True
@@ -168,8 +186,11 @@ class Node:
         stack.callback(self.app.on_change(self._definitions_changed))
         self._check_definitions()
         self._spawn(self._follow_hints(store), "perdure-hints")
+        arrivals = Arrivals(turns, self.options, scopes)
+        await arrivals.begin()
         await self._scan(scopes, clean=all(c.clean for c in claims.values()))
         await self._wake_held()
+        self._spawn(arrivals.run(), "perdure-arrivals")
         self._spawn(Sweeper(turns, self.clock, self.options, list(self._fences.values())).run(), "perdure-sweeper")
 
     def _open_store(self) -> Store:
@@ -196,9 +217,13 @@ class Node:
         """Stop in order: finish or cancel activities within `grace` seconds (default: `stop_ms`), finish commits,
         release the scopes.
 
+        While activities have their grace, the node's client works. Functions that do not end even when they are
+        cancelled are left to themselves, and `abandoned` names them: they act until they or the process end, also
+        when another node has taken up their instances.
+
         Idempotent. What did not finish goes on when a node runs again.
         """
-        if self._turns is None:
+        if self._turns is None or self._stopping:
             if self._ended is not None:
                 await self._ended.wait()  # another stop is on its way
             return
@@ -214,16 +239,31 @@ class Node:
         turns, attempts = self._turns, self._attempts
         if turns is None or attempts is None:
             return
-        self._turns = None
+        self._stopping = True
+        try:
+            if self._failure is not None:
+                self._turns = None  # nothing that is asked of it can be recorded any more
+            await self._end_background()
+            self._abandoned = tuple(await attempts.stop(grace_ms))  # they may use the client until they have ended
+            await self._end_background()
+            self._turns = None
+            await turns.stop(self._failure)
+            self._attempts = None
+        finally:
+            self._stopping = False
+
+    async def _end_background(self) -> None:
         if self._next_scan is not None:
             self._next_scan.cancel()
         for task in self._background:
             task.cancel()
         if self._background:
             await asyncio.wait(list(self._background))
-        await attempts.stop(grace_ms)
-        await turns.stop(self._failure)
-        self._attempts = None
+
+    @property
+    def abandoned(self) -> tuple[str, ...]:
+        """The attempts that the last stop left to themselves, because their functions do not end."""
+        return self._abandoned
 
     async def _release(self, store: Store) -> None:
         if self._failure is None:
@@ -401,37 +441,79 @@ class Node:
         turns.deliver(message, ack)
         return await ack
 
-    async def closed(self, unit: str) -> UnitRow:
-        """Wait until the unit has ended; its row."""
+    async def begin(self, message: Message) -> tuple[Outcome, Begun | None]:
+        """Deliver a start; its outcome, and the run that it began or joined."""
+        outcome = await self.send(message)
+        if outcome == "joined":
+            return outcome, await self._joined(message)
+        return outcome, Begun(message.id) if outcome != "exists" else None
+
+    async def _joined(self, message: Message) -> Begun:
+        """The run that a start has just joined."""
+        start = message.body
+        assert isinstance(start, Start)
+        row = self._running().row(message.to)
+        if row is None:
+            view = await find_row(self.store, message.to)
+            row = view.row if view is not None else None
+        if row is not None and joins(row, start):
+            return Begun(row.run)
+        return Begun(b"")  # it was deleted or replaced since: no run has this id, so its end is found to be gone
+
+    async def closed(self, unit: str, begun: Begun | None = None) -> UnitRow:
+        """Wait until a run has ended; its row. Without `begun` it is the run that is current at the call."""
         turns = self._running()
-        future = turns.waiters.add(unit)
+        run = begun.run if begun is not None else await self._current_run(unit)
+        future = turns.waiters.add(unit, run)
         try:
             row = turns.row(unit)
-            if row is None and turns.residents.get(unit) is None:
-                row = (await find_unit(turns.store, unit)).row
-            if row is not None and row.status in CLOSED:
+            if row is None or row.run != run:
+                row = await self._look_for(unit, run, future)
+            if row.status in CLOSED:
                 return row
             return await self._end_of(unit, future)
         finally:
-            turns.waiters.remove(unit, future)
+            turns.waiters.remove(unit, run, future)
+
+    async def _current_run(self, unit: str) -> bytes:
+        """The run that has the id now; the first one, once its start is taken, if that waits in the inbox still."""
+        turns = self._running()
+        row = turns.row(unit)
+        if row is not None:
+            return row.run
+        while not (found := await find_unit(turns.store, unit)).is_stored:
+            await self.changed(unit, 0, _ROUND_MS)
+        return found.row.run
+
+    async def _look_for(self, unit: str, run: bytes, future: asyncio.Future[UnitRow]) -> UnitRow:
+        """The row of a run that no row in memory shows: it may be busy, out of memory, or gone."""
+        try:
+            row = (await find_run(self._running().store, unit, Begun(run))).row
+        except NotFound:
+            if not future.done():
+                raise
+        else:
+            if not future.done():
+                return row
+        return future.result()  # it ended while the store was asked
 
     async def _end_of(self, unit: str, future: asyncio.Future[UnitRow]) -> UnitRow:
-        """Wait, when it is sure that the unit has not ended yet."""
+        """Wait, when it is sure that the run has not ended yet."""
         return await future
 
     async def run(self, message: Message) -> tuple[Outcome, UnitRow | None]:
-        """Deliver a start and wait for the end."""
+        """Deliver a start and wait for the end of the run that it began or joined."""
         turns = self._running()
-        future = turns.waiters.add(message.to)
+        future = turns.waiters.add(message.to, message.id)
         try:
             outcome = await self.send(message)
             if outcome == "exists":
                 return outcome, None
             if outcome == "joined":
-                return outcome, await self.closed(message.to)
+                return outcome, await self.closed(message.to, await self._joined(message))
             return outcome, await self._end_of(message.to, future)
         finally:
-            turns.waiters.remove(message.to, future)
+            turns.waiters.remove(message.to, message.id, future)
 
     async def changed(self, unit: str, version: int, within_ms: int) -> None:
         """Wait until the unit's row has another version than `version`, or the time is up."""

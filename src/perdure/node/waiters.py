@@ -1,4 +1,4 @@
-"""Who waits for the end of an instance in this process."""
+"""Callers in this process that wait for the end of a run."""
 
 from __future__ import annotations
 
@@ -10,35 +10,33 @@ if TYPE_CHECKING:
 
 
 class Waiters:
-    """Futures for the rows of instances that end. They are woken by the commit that ends the instance; nothing
-    polls.
+    """Futures for the rows of runs that end, by unit and run: an id may have many lives, and each caller waits for
+    one of them. The commit that ends a run wakes its futures; nothing polls.
     """
 
     def __init__(self) -> None:
         """Nobody waits."""
-        self._futures: dict[str, list[asyncio.Future[UnitRow]]] = {}
+        self._futures: dict[tuple[str, bytes], list[asyncio.Future[UnitRow]]] = {}
 
-    def add(self, unit: str) -> asyncio.Future[UnitRow]:
-        """A future for the unit's row when it ends. The caller looks at the store first if it may have ended
-        already.
-        """
+    def add(self, unit: str, run: bytes) -> asyncio.Future[UnitRow]:
+        """A future for the row of the run when it ends. The caller looks afterwards whether it has ended already."""
         future: asyncio.Future[UnitRow] = asyncio.get_running_loop().create_future()
-        self._futures.setdefault(unit, []).append(future)
+        self._futures.setdefault((unit, run), []).append(future)
         return future
 
-    def remove(self, unit: str, future: asyncio.Future[UnitRow]) -> None:
+    def remove(self, unit: str, run: bytes, future: asyncio.Future[UnitRow]) -> None:
         """The caller waits no longer."""
-        futures = self._futures.get(unit)
+        futures = self._futures.get((unit, run))
         if futures is not None and future in futures:
             futures.remove(future)
             if not futures:
-                del self._futures[unit]
+                del self._futures[unit, run]
         elif not future.cancelled():
             future.exception()  # a caller that got another error first must not leave this one unseen
 
     def ended(self, row: UnitRow) -> None:
-        """The instance has ended."""
-        for future in self._futures.pop(row.id, ()):
+        """The run of this row has ended, also by being replaced or deleted."""
+        for future in self._futures.pop((row.id, row.run), ()):
             if not future.done():
                 future.set_result(row)
 

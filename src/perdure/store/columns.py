@@ -78,11 +78,19 @@ def unit_of(values: Values) -> UnitRow:
     row = UnitRow(*values[: len(UNIT_FIELDS)])
     row.paused = bool(values[_PAUSED])
     if values[_FAILURE] is not None:
-        row.failure = _decode_failure(values[_FAILURE])
+        row.failure = _failure_of(values[_FAILURE])
     return row
+
+
+def _failure_of(data: bytes) -> Failure:
+    """A stored failure. One that cannot be read must not keep the rows beside it from being read."""
+    try:
+        return _decode_failure(data)
+    except (msgspec.MsgspecError, ValueError, TypeError) as error:
+        return Failure("Unreadable", f"the stored failure cannot be read: {error}", "infrastructure", retryable=False)
 
 
 def message_of(values: Values) -> Message:
     """The message that `LETTER_COLUMNS` gave."""
     message, unit, body, at, visible_at, sender, previous = values
-    return Message(message, unit, decode_body(body), at, visible_at, sender, previous, posted=True)
+    return Message(message, unit, decode_body(body), at, visible_at, sender, previous)

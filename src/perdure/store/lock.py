@@ -42,6 +42,11 @@ class OwnerLock:
         """Whether this object holds it."""
         return self._held is not None
 
+    @property
+    def owner(self) -> str | None:
+        """The living process that has signed the lock, for people; None if there is none. Nothing is locked."""
+        return self._holder() if self._signed() else None
+
     async def acquire(self, incarnation: str, *, standby: bool) -> None:
         """Take the lock; `standby` waits for its holder to end.
 

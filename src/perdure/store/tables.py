@@ -275,7 +275,7 @@ class Tables:
         self.last_place += 1  # also for one that is there already: a store that writes many at once learns that late
         if self._known(unit, message, begun=True):
             return
-        unit.inbox[message.id] = (self.last_place, msgspec.structs.replace(message, posted=True))
+        unit.inbox[message.id] = (self.last_place, message)
         self.arrived[self.last_place] = message.to
         unit.starts += isinstance(message.body, Start)
         if unit.row is None and not isinstance(message.body, Start):

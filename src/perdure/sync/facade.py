@@ -34,7 +34,13 @@ T = TypeVar("T")
 
 
 class SyncHandle(Generic[R_co]):
-    """An instance by its id: everything but starting it."""
+    """An instance by its id: everything but starting it.
+
+    An id may have several lives: `if_exists="replace"`, or a start after a delete, makes a new run of it. A handle
+    that has started (or joined) a run means that run in `result`, `wait`, `cancel` and `terminate`, until it starts
+    another one. A handle from `client.get(id)` means the run that is current at each call. Everything else is about
+    whatever has the id.
+    """
 
     def __init__(self, handle: Handle[R_co], portal: Portal) -> None:
         """Made by `.sync()`, or by what that has made."""
@@ -49,18 +55,23 @@ class SyncHandle(Generic[R_co]):
     def result(self, *, timeout: Seconds | None = None) -> R_co:
         """Wait for the end and return the result. The result follows continue-as-new.
 
+        It is the result of the run that this handle started or joined. A handle that started nothing waits for the
+        run that has the id now.
+
         Raises:
-            NotFound: no instance has this id.
-            WorkflowFailed, WorkflowCancelled, WorkflowTerminated: it ended without a result.
+            NotFound: no instance has this id, or the run is gone: deleted, or replaced before its end was seen.
+            WorkflowFailed, WorkflowCancelled, WorkflowTerminated: it ended without a result; a run that is replaced
+                or deleted before it has ended is terminated.
+            AlreadyStarted: the start was posted by a client that stands alone on a store, and another run has the id.
             Timeout: it has not ended in time; it goes on.
         """
         return self._portal.call(lambda: self._handle.result(timeout=timeout))
 
     def wait(self, *, timeout: Seconds | None = None) -> Description:
-        """Wait for the end, whatever it is, and describe it.
+        """Wait for the end, whatever it is, and describe it. It waits for the same run as `result`.
 
         Raises:
-            NotFound, Timeout: as `result`.
+            NotFound, AlreadyStarted, Timeout: as `result`.
         """
         return self._portal.call(lambda: self._handle.wait(timeout=timeout))
 
@@ -86,18 +97,22 @@ class SyncHandle(Generic[R_co]):
     def cancel(self, reason: str = "") -> None:
         """Ask it to stop: `CancelledError` is raised where it waits, and it may clean up. Has no effect on one that
         has ended.
+
+        A handle that has started or joined a run asks that run only: it never stops another life of the id.
         """
         self._portal.call(lambda: self._handle.cancel(reason))
 
     def terminate(self, reason: str = "") -> None:
         """End it at once, without asking its code: no `finally` runs, and nothing is undone. Its running activities
         are cancelled, its children told as their `parent_close` says. Has no effect on one that has ended.
+
+        A handle that has started or joined a run ends that run only, as with `cancel`.
         """
         self._portal.call(lambda: self._handle.terminate(reason))
 
     def pause(self, reason: str = "") -> None:
         """Stop delivering to it: its status is `suspended`, its reason `paused`. Messages, results and timers that
-        come meanwhile are kept. Has no effect on one that has ended.
+        come meanwhile are kept. Has no effect on one that has ended. It is about the run that has the id.
         """
         self._portal.call(lambda: self._handle.pause(reason))
 
@@ -157,11 +172,17 @@ class SyncHandle(Generic[R_co]):
 
         Raises:
             NotFound: no instance has this id.
+            DecodeError: some are damaged, or of a newer release.
         """
         return self._portal.call(lambda: self._handle.history(execution))
 
     def iterate_history(self, execution: int | None = None) -> Iterator[HistoryEvent]:
-        """The same, one by one and read in pages."""
+        """The same, one by one and read in pages.
+
+        Raises:
+            NotFound: no instance has this id.
+            DecodeError: the events that follow are damaged, or of a newer release.
+        """
         return self._portal.iterate(lambda: self._handle.iterate_history(execution))
 
     def executions(self) -> list[int]:
@@ -181,7 +202,8 @@ class SyncHandle(Generic[R_co]):
 
         Only what has ended is removed, unless `force`: then what runs is ended first, as by `terminate`, with the
         reason. For 30 days after its start the start is remembered, so that it does not run again if it is delivered
-        again; `forget` drops that, too. The id is free at once. Through a client that stands alone on a store
+        again; `forget` drops that, too. It is about the run that has the id, whoever started it. The id is free at
+        once. Through a client that stands alone on a store
         this is a request, which the store's node carries out.
 
         Raises:
@@ -225,7 +247,9 @@ class SyncWorkflowHandle(SyncHandle[R_co], Generic[P, R_co]):
         self._portal.call(lambda: self._workflow_handle.start(*args, **kwargs))
 
     def run(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """Start it and wait for its result; raises what `start` and `result` raise."""
+        """Start it and wait for the result of the run that this start made or joined; raises what `start` and
+        `result` raise.
+        """
         return self._portal.call(lambda: self._workflow_handle.run(*args, **kwargs))
 
 
@@ -298,7 +322,9 @@ class SyncClient:
         )
 
     def get(self, id: str) -> SyncHandle[Any]:
-        """A handle to an instance that exists, by its id alone; its result is plain data."""
+        """A handle to an instance that exists, by its id alone. Its result is plain data. It means the run that has
+        the id at each call, unlike a handle that has started a run; see `Handle`.
+        """
         return SyncHandle(self._client.get(id), self._portal)
 
     def list(self, *, limit: int | None = 100, **filters: Unpack[Filter]) -> list[Description]:
@@ -343,8 +369,8 @@ class SyncClient:
     ) -> Removed:
         """Remove the instances that fit all that is given, each with its tree; see `handle.delete` for one.
 
-        Filters choose roots only. What has not ended is skipped with the reason, unless `force`; so is a child that
-        is asked for by id. At most `limit` are looked at, newest first.
+        Interceptors see a `delete` for each root. Filters choose roots only. What has not ended is skipped with the
+        reason, unless `force`; so is a child that is asked for by id. At most `limit` are looked at, newest first.
 
         Raises:
             UsageError: nothing was given that chooses, or something that is no status, time, id or limit.
@@ -365,7 +391,8 @@ class SyncClient:
         where: Where | Sequence[Where] = (),
         limit: int = 1000,
     ) -> Pruned:
-        """Prune all instances that fit what is given, running ones too; see `handle.prune` for one.
+        """Prune all instances that fit what is given, running ones too; see `handle.prune` for one. Interceptors see
+        a `prune` for each instance.
 
         Raises:
             UsageError: neither `keep_last` nor `closed_before`, or something that is no status, time, id or limit.
@@ -427,6 +454,7 @@ class SyncNode:
         Raises:
             StoreLocked: another process owns the store.
             StoreError: the store cannot be opened.
+            UsageError: it runs already, or another call is starting it.
         """
         self._portal.open(self._node.start, self._node.stop)
 
@@ -434,9 +462,18 @@ class SyncNode:
         """Stop in order: finish or cancel activities within `grace` seconds (default: `stop_ms`), finish commits,
         release the scopes.
 
+        While activities have their grace, the node's client works. Functions that do not end even when they are
+        cancelled are left to themselves, and `abandoned` names them: they act until they or the process end, also
+        when another node has taken up their instances.
+
         Idempotent. What did not finish goes on when a node runs again.
         """
         self._portal.close(lambda: self._node.stop(grace))
+
+    @property
+    def abandoned(self) -> tuple[str, ...]:
+        """The attempts that the last stop left to themselves, because their functions do not end."""
+        return self._node.abandoned
 
     def wait_ended(self) -> None:
         """Wait until the node has stopped.

@@ -24,7 +24,7 @@ from perdure import activity
 from perdure.app import App
 from perdure.client import Client
 from perdure.errors import NotFound, StoreUnavailable
-from perdure.gateway import StoreGateway
+from perdure.gateway import Begun, StoreGateway, find_unit
 from perdure.kernel.commit import CLOSED, Commit, Fence, Task, UnitRow, Verdict
 from perdure.kernel.definition import ActivityDefinition, WorkflowDefinition
 from perdure.kernel.events import ActivityScheduled, Received
@@ -425,12 +425,18 @@ class _Gate:
         events = [entry.event for history in histories for entry in history]
         return any(isinstance(event, Received) and event.message == message.id for event in events)
 
-    async def closed(self, unit: str) -> UnitRow:
-        return await self._node.closed(unit)
+    async def begin(self, message: Message) -> tuple[Outcome, Begun | None]:
+        outcome = await self.send(message)
+        if outcome == "joined":
+            return outcome, Begun((await find_unit(self._node.store, message.to)).row.run)
+        return outcome, Begun(message.id) if outcome != "exists" else None
+
+    async def closed(self, unit: str, begun: Begun | None = None) -> UnitRow:
+        return await self._node.closed(unit, begun)
 
     async def run(self, message: Message) -> tuple[Outcome, UnitRow | None]:
-        outcome = await self.send(message)
-        return outcome, None if outcome == "exists" else await self.closed(message.to)
+        outcome, begun = await self.begin(message)
+        return outcome, await self.closed(message.to, begun) if begun is not None else None
 
     async def changed(self, unit: str, version: int, within_ms: int) -> None:
         await self._node.changed(unit, version, within_ms)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from perdure.client import Client
-from perdure.description import Description
+from perdure.description import Description, moment
 from perdure.kernel.loop import Timer
 from perdure.kernel.match import waiting_lines
 
@@ -48,7 +47,7 @@ def _describe(description: Description, run: Run | None) -> str:
 
 def _what(call: object) -> str:
     if isinstance(call, Timer):
-        until = datetime.fromtimestamp(call.fire_at / 1000, UTC)
+        until = moment(call.fire_at)
         return f"timer {call.name or ''}".rstrip() + f" until {until.isoformat(timespec='seconds')}"
     describe = getattr(call, "describe", None)
     return str(describe()) if describe is not None else repr(call)

@@ -1,5 +1,5 @@
--- A message's place is a number that grows over all inboxes and is never given twice, also when an inbox empties: who
--- has read up to a place misses nothing behind it. `places` holds the last one.
+-- Places of messages count over all inboxes. A place is never used again, so that a reader that has
+-- read up to a place misses nothing behind it. `places` holds the last one.
 
 CREATE TABLE places (
     last INTEGER NOT NULL

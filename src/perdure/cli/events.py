@@ -1,0 +1,141 @@
+"""`history`: every event of an instance, printed while it is read, or written to a file."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from perdure.cli import screen
+from perdure.cli.door import must_find, reading
+from perdure.cli.listings import kept_executions
+from perdure.cli.options import DEFAULT_URL, AsJson, Id, StoreUrl
+from perdure.cli.outcome import Exit
+from perdure.cli.sheet import Column, Sheet
+from perdure.cli.view import Json, event_json, fields_json
+from perdure.cli.watch import read_parts
+from perdure.description import HistoryEvent, readable_row
+from perdure.errors import NotFound, UsageError
+from perdure.ports.store import Store
+from perdure.testing.history import History, export_history
+
+
+def history(
+    id: Id,
+    execution: Annotated[
+        int | None,
+        typer.Option(
+            "--execution", min=1, metavar="N", help="Which execution; else the current one.", show_default=False
+        ),
+    ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            "--export",
+            metavar="FILE",
+            help="Write it to a file (-: to stdout), for `perdure replay`.",
+            show_default=False,
+        ),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="With --export: all executions that are kept.")] = False,
+    store: StoreUrl = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> int:
+    """Print the history of an instance: every event, with its payloads as JSON. Or write it to a file."""
+    if export is not None and execution is not None:
+        msg = "--export takes the current execution, or with --all all of them; leave out --execution"
+        raise UsageError(msg)
+    if everything and export is None:
+        msg = "--all goes with --export; one execution is printed with --execution N"
+        raise UsageError(msg)
+    if export is not None:
+        return _export(store, id, export, everything=everything, as_json=as_json)
+    return asyncio.run(_print(store, id, execution, as_json=as_json))
+
+
+def _export(url: str, id: str, file: Path, *, everything: bool, as_json: bool) -> int:
+    exported = asyncio.run(_exported(url, id, everything=everything))
+    if str(file) == "-":
+        screen.say(exported.encode().decode().rstrip())
+        return Exit.OK
+    exported.write(file)
+    executions = len(exported.executions)
+    if as_json:
+        screen.json({"id": id, "file": str(file), "executions": executions, "events": exported.count})
+    else:
+        many = f"{executions} execution{'s' * (executions != 1)}, {exported.count} events"
+        screen.say(f"wrote the history of {id} to {file}: {many}")
+    return Exit.OK
+
+
+async def _exported(url: str, id: str, *, everything: bool) -> History:
+    async with reading(url) as store:
+        await must_find(store, id)
+        return await export_history(store, id, every_execution=everything)
+
+
+async def _print(url: str, id: str, execution: int | None, *, as_json: bool) -> Exit:
+    """Print the events part by part: a history may be long, and its reader should not wait for its end."""
+    async with reading(url) as store:
+        number = await _execution_of(store, id, execution)
+        unreadable: list[str] = []
+        document = screen.JsonList("events", id=id, execution=number) if as_json else None
+        sheet = Sheet(_COLUMNS) if document is None else None
+        async for part in read_parts(store, id, number):
+            if document is not None:
+                document.add(*map(event_json, part.events))
+            if sheet is not None:
+                sheet.add(map(_cells, part.events))
+            unreadable += part.unreadable
+        if document is not None:
+            document.end(unreadable=unreadable)
+        return screen.note_unreadable(unreadable)
+
+
+async def _execution_of(store: Store, id: str, execution: int | None) -> int:
+    """The number of the execution that is asked for, or of the current one.
+
+    Raises:
+        NotFound: the history of this execution is not kept.
+    """
+    row, _ = readable_row((await must_find(store, id)).row)
+    number = execution if execution is not None else row.execution
+    known = await kept_executions(store, row)
+    if number not in known:
+        kept = ", ".join(map(str, known))
+        msg = f"{id!r} has no execution {number}; kept {'is' if len(known) == 1 else 'are'} {kept}"
+        raise NotFound(msg)
+    return number
+
+
+_COLUMNS = (
+    Column("#", "bright_black", is_right=True),
+    Column("time", "bright_black"),
+    Column("event"),
+    Column("seq", "bright_black", is_right=True),
+    Column(""),
+)
+
+
+def _cells(entry: HistoryEvent) -> tuple[str, ...]:
+    """An event as a line of the sheet."""
+    fields = fields_json(entry.event)
+    at, seq = fields.pop("at", None), fields.pop("seq", None)
+    return str(entry.number), str(at or ""), type(entry.event).__name__, str(seq or ""), "  ".join(_facts(fields))
+
+
+def _facts(fields: Json) -> Iterator[str]:
+    """The fields that say something."""
+    for name, value in fields.items():
+        if value not in (None, False, 0) or name in ("value", "result"):
+            yield f"{name}={_fact(name, value)}"
+
+
+def _fact(name: str, value: object) -> str:
+    if name == "failure":
+        failure = cast("Json", value)
+        return f"{failure['type']}: {failure['message']}"
+    return value if isinstance(value, str) and " " not in value else screen.json_text(value, indent=0)
