@@ -20,7 +20,7 @@ from perdure import App
 from perdure.errors import StoreUnavailable
 from perdure.kernel.commit import Commit, Fence, Task, Verdict
 from perdure.kernel.message import Message
-from perdure.ports.store import Claim, Incarnation, Posted, Renewal, StoreInfo
+from perdure.ports.store import Claim, Incarnation, Posted, Renewal, StoreInfo, Swept
 from perdure.store.limits import DEFAULT_LIMITS, StoreLimits
 from perdure.store.memory import MemoryStore
 
@@ -56,7 +56,7 @@ class Renewed(msgspec.Struct, tag=6):
     at: int
 
 
-class Swept(msgspec.Struct, tag=7):
+class Sweep(msgspec.Struct, tag=7):
     fences: Sequence[Fence]
     at: int
     limit: int
@@ -66,7 +66,7 @@ class Released(msgspec.Struct, tag=8):
     fences: Sequence[Fence]
 
 
-Record = Created | Claimed | Committed | Sent | Leased | Renewed | Swept | Released
+Record = Created | Claimed | Committed | Sent | Leased | Renewed | Sweep | Released
 LENGTH = struct.Struct(">I")
 
 
@@ -132,7 +132,7 @@ class LogStore(MemoryStore):
                 await super().lease(queue, worker, limit, lease_ms, at)
             case Renewed(renewals, at):
                 await super().renew(renewals, at)
-            case Swept(fences, at, limit):
+            case Sweep(fences, at, limit):
                 await super().sweep(fences, at, limit)
             case Released(fences):
                 await super().release(fences)
@@ -169,9 +169,9 @@ class LogStore(MemoryStore):
         self._append(Renewed(renewals, at))
         return await super().renew(renewals, at)
 
-    async def sweep(self, fences: Sequence[Fence], at: int, limit: int) -> int:
+    async def sweep(self, fences: Sequence[Fence], at: int, limit: int) -> Swept:
         self._rows()
-        self._append(Swept(fences, at, limit))
+        self._append(Sweep(fences, at, limit))
         return await super().sweep(fences, at, limit)
 
 

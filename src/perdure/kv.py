@@ -32,6 +32,7 @@ class Kv:
 
         Raises:
             LimitExceeded: too many keys, or a value that is too large.
+            UsageError: the key holds a NUL or a lone surrogate.
         """
         caller("kv").set_kv(key, encode(value))
 

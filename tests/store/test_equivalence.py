@@ -27,7 +27,7 @@ from perdure.kernel.commit import (
 )
 from perdure.kernel.message import ActivityDone, AnyBody, Cancel, Delete, Message, Prune, Raise, Send, Start
 from perdure.kernel.placement import scope_of
-from perdure.ports.store import Incarnation, Queues, Renewal, Store, Totals, Units
+from perdure.ports.store import DeadLetters, Incarnation, Queues, Renewal, Store, Totals, Units
 from perdure.ports.where import Op, Where
 from perdure.store.database import MEMORY, Options
 from perdure.store.limits import StoreLimits
@@ -248,6 +248,7 @@ async def live(random: Random, stores: list[Dumping], log: list[bytes], *, other
         await both_places(stores, world)
         await both(stores, "query", Totals(at=world.now))
         await both(stores, "query", Queues(at=world.now))
+        await both(stores, "query", DeadLetters())
         if others and world.chance(40):
             world.leased += await both(stores, "lease", "q", "worker", 2, 20, world.now)
             beats = [Renewal(t.unit, t.seq, t.attempt, t.token or b"", 20, b"d") for t in world.leased[-2:]]

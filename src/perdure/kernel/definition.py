@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from perdure.errors import DefinitionError
+from perdure.errors import DefinitionError, UsageError
 from perdure.kernel.retry import ONCE, RetryPolicy
 
 if TYPE_CHECKING:
@@ -42,6 +42,21 @@ def check_label(name: object, kind: str) -> str:
         msg = f"{name!r} cannot be the name of {kind}: use 1 to 200 printable characters"
         raise DefinitionError(msg)
     return name
+
+
+def check_text(text: object, what: str) -> str:
+    """Return a text that a database can hold, if it is one: no NUL, and no lone surrogate, which is half a character.
+
+    Raises:
+        UsageError: naming it.
+    """
+    if not isinstance(text, str):
+        msg = f"{what} is a string, got {type(text).__name__}: {text!r}"
+        raise UsageError(msg)
+    if "\0" in text or any("\ud800" <= c <= "\udfff" for c in text if not c.isascii()):
+        msg = f"{what} cannot be {text[:40]!r}: no store can hold a NUL or a lone surrogate"
+        raise UsageError(msg)
+    return text
 
 
 def normal_version(version: str | int) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from perdure.errors import LimitExceeded
 from perdure.kernel.attributes import merged
 from perdure.kernel.commit import KvEntry
+from perdure.kernel.definition import check_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -105,11 +106,13 @@ class Variables:
             self.changed.add(key)
 
     def check(self, key: str, value: bytes, limits: Limits) -> None:
-        """Refuse what would cross a limit.
+        """Refuse a key that cannot be one, and what would cross a limit.
 
         Raises:
+            UsageError: no store can hold the key.
             LimitExceeded: naming the limit and the option.
         """
+        check_text(key, "a KV key")
         if len(key.encode()) > limits.kv_key_bytes:
             msg = f"the KV key {key[:40]!r} is longer than {limits.kv_key_bytes} bytes (Limits.kv_key_bytes)"
             raise LimitExceeded(msg)

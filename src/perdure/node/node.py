@@ -20,6 +20,7 @@ from perdure.gateway import (
 )
 from perdure.interceptor import check_interceptors, overriding
 from perdure.kernel.commit import CLOSED, Fence, UnitRow
+from perdure.kernel.definition import check_text
 from perdure.kernel.held import AFTER_DEPLOY
 from perdure.kernel.message import Start
 from perdure.kernel.placement import scopes_of
@@ -87,7 +88,7 @@ class Node:
         check_kind("options of a node", self.options, NodeOptions, "be NodeOptions(...) or NodeOptions.load(path)")
         self.interceptors = check_interceptors(interceptors)
         self.clock: Clock = clock if clock is not None else SystemClock()
-        self.name = name if name is not None else f"{app.name}-{os.getpid()}"
+        self.name = check_text(name, "the name of a node") if name is not None else f"{app.name}-{os.getpid()}"
         self.incarnation = Incarnation(self.name, os.urandom(8).hex())
         self._given_store = store
         self._store: Store | None = open_store(store)

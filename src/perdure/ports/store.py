@@ -92,6 +92,13 @@ class Wake(msgspec.Struct, frozen=True):
     mail: bool = False
 
 
+class Swept(msgspec.Struct, frozen=True):
+    """What a sweep did: the number of rows that it removed, and for whom the messages were that it buried."""
+
+    removed: int
+    buried: list[str] = []
+
+
 class Page(msgspec.Struct, Generic[T], frozen=True):
     """A part of a long answer; `next` is the place to go on from (None: that was all)."""
 
@@ -164,6 +171,25 @@ class KvEntries(Query[tuple[str, bytes]], frozen=True, kw_only=True):
     keys: tuple[str, ...] = ()
 
 
+class DeadLetter(msgspec.Struct, frozen=True):
+    """A message that nobody took: no instance had the id `unit` when its time was over. `kind` is that of its body,
+    `sender` the unit that sent it (None: a client), `at` when it was sent, and `expires_at` when it will be removed.
+    """
+
+    unit: str
+    message: bytes
+    kind: str
+    sender: str | None
+    at: int
+    expires_at: int
+
+
+class DeadLetters(Query[DeadLetter], frozen=True, kw_only=True):
+    """Messages that nobody took, by unit (None: of all units)."""
+
+    unit: str | None = None
+
+
 class Inbox(Query[Message], frozen=True, kw_only=True):
     """Messages that wait for a unit, in order."""
 
@@ -208,7 +234,11 @@ class Queues(Query[QueueDepth], frozen=True, kw_only=True):
 
 
 class Store(Protocol):
-    """Where commits become durable. Open it with `async with`; every method may raise `StoreUnavailable`."""
+    """Where commits become durable. Open it with `async with`.
+
+    Every method may raise `StoreUnavailable`, and nothing else but `UsageError` for arguments that cannot be meant, and
+    `StoreFormat` where what is stored is damaged beyond reading. One damaged row must not keep others from being read.
+    """
 
     @property
     def info(self) -> StoreInfo:
@@ -295,9 +325,9 @@ class Store(Protocol):
         """Extend leases; `lost` means that the task was cancelled or belongs to somebody else by now."""
         ...
 
-    async def sweep(self, fences: Sequence[Fence], at: int, limit: int) -> int:
-        """Remove expired answers, tombstones and dead letters, and bury messages that nobody will take; the number of
-        rows removed. Scopes that their fence does not own any more are left alone.
+    async def sweep(self, fences: Sequence[Fence], at: int, limit: int) -> Swept:
+        """Remove at most `limit` rows: expired answers, tombstones and dead letters. A message that nobody will take
+        becomes a dead letter. Scopes that their fence does not own any more are left alone.
         """
         ...
 

@@ -9,7 +9,20 @@ from typing import Literal, Self, TypeVar
 
 from perdure.kernel.commit import Commit, Fence, Task, Verdict
 from perdure.kernel.message import Message
-from perdure.ports.store import Claim, Incarnation, Loaded, Mail, Page, Posted, Query, Renewal, Store, StoreInfo, Wake
+from perdure.ports.store import (
+    Claim,
+    Incarnation,
+    Loaded,
+    Mail,
+    Page,
+    Posted,
+    Query,
+    Renewal,
+    Store,
+    StoreInfo,
+    Swept,
+    Wake,
+)
 
 T = TypeVar("T")
 
@@ -101,7 +114,7 @@ class MeasuredStore:
         """Extend leases."""
         return await self._measured("renew", len(renewals), self._store.renew(renewals, at))
 
-    async def sweep(self, fences: Sequence[Fence], at: int, limit: int) -> int:
+    async def sweep(self, fences: Sequence[Fence], at: int, limit: int) -> Swept:
         """Remove what has expired."""
         return await self._measured("sweep", 1, self._store.sweep(fences, at, limit))
 

@@ -20,6 +20,8 @@ from perdure.ports.clock import Clock, SystemClock
 from perdure.ports.store import (
     Claim,
     Counts,
+    DeadLetter,
+    DeadLetters,
     Executions,
     Inbox,
     Incarnation,
@@ -34,6 +36,7 @@ from perdure.ports.store import (
     Queues,
     Renewal,
     StoreInfo,
+    Swept,
     Totals,
     Units,
     UnitView,
@@ -216,7 +219,7 @@ class MemoryStore:
         rows = self._rows()
         return ["kept" if rows.renew(renewal, at) else "lost" for renewal in renewals]
 
-    async def sweep(self, fences: Sequence[Fence], at: int, limit: int) -> int:
+    async def sweep(self, fences: Sequence[Fence], at: int, limit: int) -> Swept:
         """Remove expired answers, tombstones and dead letters; bury undelivered messages."""
         return self._rows().sweep(fences, at, limit)
 
@@ -244,6 +247,10 @@ class MemoryStore:
                     if entry.value is not None and (not asked.keys or key in asked.keys)
                 ]
                 page = self._page(asked, wanted, tuple[str])
+            case DeadLetters():
+                letters = sorted(_dead_letters(rows, asked.unit), key=lambda one: (one.unit, one.message))
+                places = [((one.unit, one.message), one) for one in letters]
+                page = self._page(asked, places, tuple[str, bytes])
             case Inbox():
                 inbox = rows.units.get(asked.unit, Unit()).inbox.values()
                 page = self._page(asked, [((place,), copy(message)) for place, message in inbox], tuple[int])
@@ -298,6 +305,14 @@ class MemoryStore:
     async def dump(self) -> Rows:
         """Everything, by table, sorted: comparable between stores."""
         return self._rows().dump()
+
+
+def _dead_letters(rows: Tables, wanted: str | None) -> Iterator[DeadLetter]:
+    for name, unit in rows.units.items():
+        if wanted is None or name == wanted:
+            for _, message, expires_at in unit.dead_letters.values():
+                kind = type(message.body).__name__
+                yield DeadLetter(name, message.id, kind, message.sender, message.at, expires_at)
 
 
 def _counts(rows: Tables, at: int | None) -> list[tuple[str, int]]:

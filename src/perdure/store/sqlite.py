@@ -14,11 +14,13 @@ from functools import partial
 from types import TracebackType
 from typing import Literal, Self, TypeVar
 
-from perdure.errors import StoreUnavailable, UsageError
+import msgspec
+
+from perdure.errors import StoreFormat, StoreUnavailable, UsageError
 from perdure.kernel.commit import Commit, Fence, Task, Verdict
 from perdure.kernel.message import Message
 from perdure.ports.clock import Clock, SystemClock
-from perdure.ports.store import Claim, Incarnation, Loaded, Mail, Page, Posted, Query, Renewal, StoreInfo, Wake
+from perdure.ports.store import Claim, Incarnation, Loaded, Mail, Page, Posted, Query, Renewal, StoreInfo, Swept, Wake
 from perdure.store import reads, sweeping, tasks
 from perdure.store.connection import Connection
 from perdure.store.database import MEMORY, FileGuard, Options, open_database
@@ -118,7 +120,11 @@ class SQLiteStore:
     async def _read(self, function: Callable[[Connection], T]) -> T:
         if self._reader is None:
             raise self._closed()
-        return await self._reader.read(function)
+        try:
+            return await self._reader.read(function)
+        except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
+            msg = f"{self.path} holds a row that cannot be read ({error}); stop the node and restore a backup"
+            raise StoreFormat(msg) from error
 
     async def _write(self, function: Callable[[Connection], T]) -> T:
         result: T = (await self._writing().submit([Call(function)]))[0]
@@ -199,7 +205,7 @@ class SQLiteStore:
         """Extend leases."""
         return await self._write(lambda connection: tasks.renew(connection, renewals, at))
 
-    async def sweep(self, fences: Sequence[Fence], at: int, limit: int) -> int:
+    async def sweep(self, fences: Sequence[Fence], at: int, limit: int) -> Swept:
         """Remove expired answers, tombstones and dead letters; bury undelivered messages."""
         return await self._write(lambda connection: sweeping.sweep(connection, fences, at, limit, self._limits))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from perdure.kernel.commit import Fence
+from perdure.ports.store import Swept
 from perdure.store.connection import Connection, Values
 from perdure.store.limits import StoreLimits
 from perdure.store.tasks import held_scopes
@@ -59,7 +60,7 @@ def _oldest(connection: Connection, sql: str, scopes: Sequence[str], at: int, li
     return [values[1:] for values in sorted(found)[:limit]]
 
 
-def sweep(connection: Connection, fences: Sequence[Fence], at: int, limit: int, limits: StoreLimits) -> int:
+def sweep(connection: Connection, fences: Sequence[Fence], at: int, limit: int, limits: StoreLimits) -> Swept:
     """Remove what has expired, oldest first, at most `limit` rows; bury undelivered messages."""
     removed = 0
     scopes = sorted(set(held_scopes(connection, fences)))
@@ -70,4 +71,4 @@ def sweep(connection: Connection, fences: Sequence[Fence], at: int, limit: int, 
     letters = _oldest(connection, UNDELIVERED, scopes, at - limits.undelivered_ms, limit - removed)
     connection.executemany(_BURY, [(*letter, at + limits.dead_letter_ms) for letter in letters])
     connection.executemany(_DROP, letters)
-    return removed + len(letters)
+    return Swept(removed + len(letters), [unit for unit, _ in letters])

@@ -41,7 +41,7 @@ from perdure.kernel.commit import (
 )
 from perdure.kernel.message import ADMIN, ActivityDone, Message, Raise, Send, Start, encode_body
 from perdure.kernel.placement import scope_of
-from perdure.ports.store import Claim, Incarnation, Posted, Renewal
+from perdure.ports.store import Claim, Incarnation, Posted, Renewal, Swept
 from perdure.store.expiry import ANSWER, DEAD_LETTER, DELETION, TOMBSTONE, UNDELIVERED, Entry, Expiries
 from perdure.store.limits import StoreLimits
 
@@ -102,7 +102,12 @@ def letters_of(commit: Commit) -> Sequence[Message]:
 
 
 def tombstone_until(commit: Commit, limits: StoreLimits) -> int | None:
-    """Until when the start of a run that is deleted may come again; None if it cannot any more."""
+    """Until when the start of a run that is deleted may come again; None if it cannot.
+
+    A client may repeat its start. That of a child stands in a commit of its parent, which is applied once.
+    """
+    if commit.row.parent_unit is not None:
+        return None
     until = min(commit.delete or 0, commit.row.created_at + limits.dedupe_ms)
     return until if until > commit.at else None
 
@@ -342,9 +347,9 @@ class Tables:
 
     # ------------------------------------------------------------ sweeping
 
-    def sweep(self, fences: Iterable[Fence], at: int, limit: int) -> int:
+    def sweep(self, fences: Iterable[Fence], at: int, limit: int) -> Swept:
         """Remove what has expired, oldest first, at most `limit` rows; in scopes that their fence owns."""
-        removed = 0
+        removed, buried = 0, list[str]()
         scopes = {fence.scope for fence in fences if self.holds(fence)}
         for kind in (ANSWER, TOMBSTONE, DELETION, DEAD_LETTER, UNDELIVERED):
             held: list[Entry] = []
@@ -355,11 +360,13 @@ class Tables:
                 elif self._is_expired(kind, unit, entry):
                     self._expire(kind, unit, entry, at)
                     removed += 1
+                    if kind == UNDELIVERED:
+                        buried.append(entry.unit)
                     if entry.unit in self.units:
                         self._forget_empty(entry.unit)
             for entry in held:
                 self._expiries.add(kind, entry)
-        return removed
+        return Swept(removed, buried)
 
     def _is_expired(self, kind: int, unit: Unit, entry: Entry) -> bool:
         """Whether the row of an entry is still there, with the same time."""

@@ -45,6 +45,7 @@ from perdure.ports.store import (
     Renewal,
     Store,
     StoreInfo,
+    Swept,
     Wake,
 )
 
@@ -211,7 +212,7 @@ class DyingStore:
         """Renew leases."""
         return await self._alive().renew(renewals, at)
 
-    async def sweep(self, fences: Sequence[Fence], at: int, limit: int) -> int:
+    async def sweep(self, fences: Sequence[Fence], at: int, limit: int) -> Swept:
         """Sweep."""
         return await self._alive().sweep(fences, at, limit)
 

@@ -82,7 +82,7 @@ class Scenario:
 
     async def sweep(self, at: int, limit: int = 100, *scopes: str) -> int:
         """Sweep scopes, by default all; how many rows went."""
-        return await self.store.sweep(self.fences(*scopes), at, limit)
+        return (await self.store.sweep(self.fences(*scopes), at, limit)).removed
 
     async def apply(self, *commits: Commit) -> list[Verdict]:
         """The verdicts of one batch."""

@@ -104,6 +104,9 @@ class Sweeping:
             await scenario.applied("old", row={"created_at": NOW - 100})
             await scenario.applied("old", 1, {"created_at": NOW - 100}, delete=NOW + DAY_MS)
             assert await _total(scenario, "tombstones") == 0, "its start cannot come any more"
+            await scenario.applied("child", row={"parent_unit": "order"})
+            await scenario.applied("child", 1, {"parent_unit": "order"}, delete=NOW + DAY_MS)
+            assert await _total(scenario, "tombstones") == 0, "its parent starts it once"
             assert await scenario.sweep(NOW + 99) == 0
             assert await scenario.sweep(NOW + 100) == 1
             await scenario.applied("order", 1, {"run": start.id}, delete=NOW + DAY_MS)
