@@ -98,7 +98,7 @@ async def test_between_workflows_while_commits_are_answered_late(app: App) -> No
         await target.start(6)
         await source.start("target")
         outside = Client(StoreGateway(store))
-        for _ in range(6):
+        for _ in range(5):
             store.gate.clear()
             step = asyncio.ensure_future(source.send("go", True))
             await outside.get("target").send(numbers, -1)

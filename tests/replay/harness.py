@@ -61,6 +61,7 @@ async def other(text: str) -> str:
 
 
 def started(*args: object, workflow: str = "main", version: str = "1.0.0", **fields: Any) -> ev.Started:
+    fields.setdefault("flags", ev.FLAGS)
     return ev.Started(T0, workflow, version, encode(list(args)), RUN, fields.pop("execution", 1), PYTHON, **fields)
 
 
@@ -89,7 +90,18 @@ def waits(seq: int, channel: str, *, positional: bool = False) -> ev.WaitStarted
 
 
 def child(seq: int, *args: object, target: str | None = None, **fields: Any) -> ev.CallStarted:
-    return ev.CallStarted(seq, target or f"{ID}/1.{seq}", "other", None, encode(list(args)), **fields)
+    return ev.CallStarted(seq, target or named(seq), "other", None, encode(list(args)), **fields)
+
+
+def named(seq: int, execution: int = 1) -> str:
+    """The id of a child that was given none."""
+    return f"{ID}/{RUN.hex()[:8]}.{execution}.{seq}"
+
+
+def refused(command: type[ev.Event], subject: str, error: str, message: str) -> ev.Refused:
+    tag = command.__struct_config__.tag
+    assert isinstance(tag, int)
+    return ev.Refused(tag, subject, error, message)
 
 
 def failure_of_app(kind: str = "ValueError", message: str = "no", **fields: Any) -> Failure:

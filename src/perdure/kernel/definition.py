@@ -44,8 +44,16 @@ def check_label(name: object, kind: str) -> str:
     return name
 
 
+def is_storable(text: str) -> bool:
+    """Databases take no NUL, and nobody takes half of a surrogate pair."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
+
+
 def check_text(text: object, what: str) -> str:
-    """Return a text that a database can hold, if it is one: no NUL, and no lone surrogate, which is half a character.
+    """Return a text that a store can hold, if it is one.
 
     Raises:
         UsageError: naming it.
@@ -53,8 +61,8 @@ def check_text(text: object, what: str) -> str:
     if not isinstance(text, str):
         msg = f"{what} is a string, got {type(text).__name__}: {text!r}"
         raise UsageError(msg)
-    if "\0" in text or any("\ud800" <= c <= "\udfff" for c in text if not c.isascii()):
-        msg = f"{what} cannot be {text[:40]!r}: no store can hold a NUL or a lone surrogate"
+    if not is_storable(text):
+        msg = f"{text[:40]!r} cannot be {what}: it holds a NUL or a lone surrogate; use valid text"
         raise UsageError(msg)
     return text
 

@@ -127,6 +127,7 @@ def begin_start(unit: Unit, row: UnitRow, entry: Entry) -> None:
             row.run,
             row.execution,
             PYTHON,
+            ev.FLAGS,
             parent=body.parent,
             attributes=row.attributes,
         )
@@ -148,7 +149,8 @@ def close(unit: Unit, status: Status, failure: Failure | None, result: bytes | N
     draft.touched = draft.reached().ended = True
     if row.parent is not None:
         outbox.reply(draft, _decode_parent(row.parent), row.run, result, failure)
-    for entry in unit.waiting.take_all():
+    # In the order of their ids: a copy that took over without a replay does not know how they came.
+    for entry in sorted(unit.waiting.take_all(), key=lambda entry: entry.message.id):
         draft.dropped(entry)
 
 
@@ -203,7 +205,7 @@ def _continue(unit: Unit, run: Run, row: UnitRow, ended: ev.ContinuedAsNew) -> N
         row.run,
         row.execution,
         PYTHON,
-        0,
+        ev.FLAGS,
         run.started.parent,
         run.variables.status,
         row.attributes,
@@ -281,6 +283,7 @@ def pack(unit: Unit, fence: Fence, commit_id: bytes, *, more: bool) -> Turn:
 def _pack_run(unit: Unit, run: Run, row: UnitRow, turn: Turn, *, more: bool) -> None:
     """Take the run's new events and what they ask for."""
     draft = unit.draft
+    turn.logs += run.take_logs()
     if unit.held is None and run.ended is None:
         unit.check_run()
     if run.broken is not None:

@@ -31,7 +31,8 @@ from asyncio import tasks as _tasks
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from perdure.errors import WorkflowViolation
+from perdure.errors import UsageError, WorkflowViolation
+from perdure.kernel.deadline import LATEST_MS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -236,7 +237,11 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         self, delay: float, callback: Callable[..., object], *args: object, context: Context | None = None
     ) -> Timer | Handle:
         """Run `callback` when `delay` seconds have passed: a durable timer."""
-        return self.call_at(self.time() + delay, callback, *args, context=context)
+        try:
+            when = self.time() + delay
+        except OverflowError:  # an int beyond all floats
+            when = sys.float_info.max
+        return self.call_at(when, callback, *args, context=context)
 
     def call_at(  # type: ignore[override]
         self,
@@ -246,14 +251,27 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         context: Context | None = None,
         name: str | None = None,
     ) -> Timer | Handle:
-        """Run `callback` at loop time `when`: a durable timer."""
+        """Run `callback` at loop time `when`: a durable timer.
+
+        Raises:
+            UsageError: `when` is no number, or after the year 9999.
+        """
+        if when != when:  # noqa: PLR0124  # only NaN differs from itself
+            msg = "a timer needs a time: the delay or the timeout is NaN"
+            raise UsageError(msg)
         if when <= self.time():
             return self.call_soon(callback, *args, context=context)
         timer = Timer(self, when, callback, args, context, name)
         if when != _INFINITY and not self.dead:
-            timer.fire_at = self.start_ms - int(-when * 1000 // 1)
+            timer.fire_at = self._fire_at_ms(when)
             self.timers.start_timer(timer)
         return timer
+
+    def _fire_at_ms(self, when: float) -> int:
+        """Store time of a loop time, rounded up. All that is too far away is one time, which the run refuses."""
+        if when > LATEST_MS / 1000:
+            return LATEST_MS + 1
+        return self.start_ms - int(-when * 1000 // 1)
 
     def create_future(self) -> Future:
         """A future of this loop."""

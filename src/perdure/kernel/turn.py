@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+    from logging import LogRecord
 
     from perdure.kernel.call import Call
     from perdure.kernel.commit import Commit, UnitRow
@@ -38,7 +39,7 @@ class Turn:
     unit's own inbox because the unit could not take them yet. `wake_at` is when the unit wants its
     next turn (0: at once, it has work of its own). `again` asks for another turn now. `closed` says
     that the unit has ended, now or before, `deleted` that it is gone with all it owned.
-    `milestones` are rare: None in most turns.
+    `milestones` are rare: None in most turns. `logs` is what the code logged.
     """
 
     commit: Commit | None
@@ -52,3 +53,4 @@ class Turn:
     kept: Collection[bytes] = ()
     warning: str | None = None
     milestones: Milestones | None = None
+    logs: list[LogRecord] = field(default_factory=list["LogRecord"])

@@ -159,6 +159,7 @@ class Unit:
         """An empty run of this unit."""
         install_ordered_sets()
         self.run = Run(self.id, definition, self.definitions, self.limits)
+        self.run.logs = []
         return self.run
 
     def check_run(self) -> None:

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from perdure.kernel.limits import Limits
 
 
-def check_status(value: bytes | None, limits: Limits) -> None:
+def check_status(value: bytes, limits: Limits) -> None:
     """Refuse a custom status that is too large.
 
     Raises:
         LimitExceeded: naming the limit and the option.
     """
-    if value is not None and len(value) > limits.status_bytes:
+    if len(value) > limits.status_bytes:
         msg = (
             f"the custom status has {len(value)} bytes; the limit is {limits.status_bytes} "
             "(Limits.status_bytes): keep large data in the KV store or outside"
@@ -106,11 +106,11 @@ class Variables:
             self.changed.add(key)
 
     def check(self, key: str, value: bytes, limits: Limits) -> None:
-        """Refuse a key that cannot be one, and what would cross a limit.
+        """Refuse what would cross a limit, and a key that not every store takes.
 
         Raises:
-            UsageError: no store can hold the key.
             LimitExceeded: naming the limit and the option.
+            UsageError: the key is no text that can be stored.
         """
         check_text(key, "a KV key")
         if len(key.encode()) > limits.kv_key_bytes:
@@ -127,6 +127,11 @@ class Variables:
                 f"the KV store has {limits.kv_keys} keys already (Limits.kv_keys), so {key!r} does not fit; delete some"
             )
             raise LimitExceeded(msg)
+
+    def set_status(self, value: bytes | None, *, changed: bool) -> None:
+        """Set the custom status; `changed` as in `set`."""
+        self.status = value
+        self.status_changed = self.status_changed or changed
 
     def set_attributes(self, changes: bytes, *, changed: bool) -> None:
         """Merge changes into the search attributes; `changed` as in `set`."""

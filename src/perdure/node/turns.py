@@ -38,6 +38,7 @@ from perdure.node.loader import Loader
 from perdure.node.residents import Ack, Resident, Residents
 from perdure.node.tally import Tally
 from perdure.node.waiters import Waiters
+from perdure.workflow import show_logs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -349,6 +350,8 @@ class Turns:
     def _turn_failed(self, resident: Resident, cause: str) -> None:
         """The turn is discarded. After a few in a row the instance is set aside, so that it stops nothing else."""
         unit_id, ids = resident.unit.id, self._ids(resident.unit)
+        if resident.unit.run is not None:
+            show_logs(resident.unit.run.take_logs(), discarded=True)
         resident.failures += 1
         self.tally.turn_failures += 1
         self._drop_unit(resident)
@@ -416,6 +419,7 @@ class Turns:
         """What follows a durable turn, in this order: running work, messages, answers, the next turn."""
         unit = resident.unit
         self._count(turn)
+        show_logs(turn.logs)
         if turn.warning is not None:
             logger.warning("%s", turn.warning, extra=self._ids(unit))
         for call in turn.cancelled:
