@@ -16,11 +16,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, TypeVar
 
-from perdure.errors import StoreUnavailable, UsageError
-from perdure.kernel.commit import Commit, Task, Verdict
+import msgspec
+
+from perdure.errors import StoreFormat, StoreUnavailable, UsageError
+from perdure.kernel.commit import Commit, Fence, Task, Verdict
 from perdure.kernel.message import Message
 from perdure.ports.clock import Clock, SystemClock
-from perdure.ports.store import Claim, Incarnation, Loaded, Mail, Page, Posted, Query, Renewal, StoreInfo, Wake
+from perdure.ports.store import Claim, Incarnation, Loaded, Mail, Page, Posted, Query, Renewal, StoreInfo, Swept, Wake
 from perdure.store import reads, sweeping, tasks
 from perdure.store.connection import Connection
 from perdure.store.database import MEMORY, FileGuard, Options, open_database
@@ -142,7 +144,11 @@ class SQLiteStore:
     async def _read(self, function: Callable[[Connection], T]) -> T:
         if self._reader is None:
             raise self._closed()
-        return await self._reader.read(function)
+        try:
+            return await self._reader.read(function)
+        except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
+            msg = f"{self.path} holds a row that cannot be read ({error}); stop the node and restore a backup"
+            raise StoreFormat(msg) from error
 
     async def _write(self, function: Callable[[Connection], T]) -> T:
         result: T = (await self._writing().submit([Call(function)]))[0]
@@ -152,18 +158,23 @@ class SQLiteStore:
         """The machine's time in milliseconds."""
         return self._clock.now_ms()
 
-    async def claim(self, scopes: Sequence[str], owner: Incarnation | None) -> Mapping[str, Claim]:
-        """Take scopes over, or release them (`owner=None`).
+    async def claim(self, scopes: Sequence[str], owner: Incarnation) -> Mapping[str, Claim]:
+        """Take scopes over.
 
         Raises:
             StoreLocked: another process owns the file; the message names it.
         """
         self._writing()
-        if owner is not None:
-            await self._owner.take(owner.id)
+        await self._owner.take(owner.id)
         claims = await self._write(lambda connection: tasks.claim(connection, scopes, owner))
-        await self._owner.count(scopes, claimed=owner is not None)
+        await self._owner.count(scopes, claimed=True)
         return claims
+
+    async def release(self, fences: Sequence[Fence]) -> list[str]:
+        """Give up the scopes that these fences own."""
+        scopes = await self._write(lambda connection: tasks.release(connection, fences))
+        await self._owner.count(scopes, claimed=False)
+        return scopes
 
     def commit(self, batch: Sequence[Commit]) -> asyncio.Future[list[Verdict]]:
         """Make commits durable, with whatever else is waiting to be written; they are on their way already."""
@@ -218,9 +229,9 @@ class SQLiteStore:
         """Extend leases."""
         return await self._write(lambda connection: tasks.renew(connection, renewals, at))
 
-    async def sweep(self, scopes: Sequence[str], at: int, limit: int) -> int:
+    async def sweep(self, fences: Sequence[Fence], at: int, limit: int) -> Swept:
         """Remove expired answers, tombstones and dead letters; bury undelivered messages."""
-        return await self._write(lambda connection: sweeping.sweep(connection, scopes, at, limit, self._limits))
+        return await self._write(lambda connection: sweeping.sweep(connection, fences, at, limit, self._limits))
 
     async def query(self, query: Query[T]) -> Page[T]:
         """Answer a query."""
