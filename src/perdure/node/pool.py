@@ -26,18 +26,18 @@ _END_S = 0.5
 """What a process that has nothing to do gets to end by itself."""
 
 
-class WorkerLost(Exception):
+class PoolProcessLost(Exception):
     """A process ended while it worked, or could not be started; the text says how."""
 
 
-class Worker:
+class PoolProcess:
     """A process of the pool, seen from the node. Its methods block."""
 
     def __init__(self) -> None:
         """Start it.
 
         Raises:
-            WorkerLost: it cannot be started.
+            PoolProcessLost: it cannot be started.
         """
         self._looking = Lock()  # one thread at a time: the system tells only one of them how it ended
         context = multiprocessing.get_context("spawn")
@@ -48,7 +48,7 @@ class Worker:
                 self._process = context.Process(target=worker.serve, args=(theirs,), name="perdure-activity")
                 self._process.start()
         except OSError as error:
-            raise WorkerLost(f"it cannot be started: {error}") from error
+            raise PoolProcessLost(f"it cannot be started: {error}") from error
 
     @property
     def alive(self) -> bool:
@@ -60,7 +60,7 @@ class Worker:
         """Wait until it has imported what it needs.
 
         Raises:
-            WorkerLost: it ended before.
+            PoolProcessLost: it ended before.
         """
         self._receive()
 
@@ -68,19 +68,19 @@ class Worker:
         """Have it run an attempt; the encoded outcome.
 
         Raises:
-            WorkerLost: it ended before it answered.
+            PoolProcessLost: it ended before it answered.
         """
         try:
             self._pipe.send_bytes(request)
         except OSError:  # a broken pipe
-            raise WorkerLost(self._how_it_ended()) from None
+            raise PoolProcessLost(self._how_it_ended()) from None
         return self._receive()
 
     def _receive(self) -> bytes:
         try:
             return self._pipe.recv_bytes()
         except (EOFError, OSError):
-            raise WorkerLost(self._how_it_ended()) from None
+            raise PoolProcessLost(self._how_it_ended()) from None
 
     def _how_it_ended(self) -> str:
         with self._looking:
@@ -114,8 +114,8 @@ class Processes:
         """There is no process yet."""
         self._lock = Lock()
         self._starting = Lock()
-        self._idle: list[Worker] = []
-        self._busy: set[Worker] = set()
+        self._idle: list[PoolProcess] = []
+        self._busy: set[PoolProcess] = set()
         self._closed = False
 
     @property
@@ -124,24 +124,24 @@ class Processes:
         with self._lock:
             return bool(self._idle or self._busy)
 
-    def run(self, request: bytes, taken: Callable[[Worker], bool]) -> bytes | None:
+    def run(self, request: bytes, taken: Callable[[PoolProcess], bool]) -> bytes | None:
         """Have a process run an attempt, and wait for its encoded outcome: on a thread, for it blocks.
 
         `taken` is called with the process when it is about to begin; False: the attempt is not wanted any more.
 
         Raises:
-            WorkerLost: the process ended meanwhile.
+            PoolProcessLost: the process ended meanwhile.
         """
         found = self._take()
         try:
             answer = found.run(request) if taken(found) else None
-        except WorkerLost:
+        except PoolProcessLost:
             self._drop(found)
             raise
         self._give_back(found)
         return answer
 
-    def _take(self) -> Worker:
+    def _take(self) -> PoolProcess:
         with self._lock:
             while self._idle:
                 found = self._idle.pop()
@@ -149,7 +149,7 @@ class Processes:
                     self._busy.add(found)
                     return found
         with self._starting:  # one after the other: multiprocessing keeps its books without a lock
-            found = Worker()
+            found = PoolProcess()
         with self._lock:
             if not self._busy and not self._idle:
                 atexit.register(self.close)  # a program that never stops its node must end, too
@@ -159,18 +159,18 @@ class Processes:
             found.kill()
         try:
             found.wait_ready()
-        except WorkerLost:
+        except PoolProcessLost:
             self._drop(found)
             raise
         return found
 
-    def _give_back(self, found: Worker) -> None:
+    def _give_back(self, found: PoolProcess) -> None:
         with self._lock:
             self._busy.discard(found)
             if not self._closed:
                 self._idle.append(found)
 
-    def _drop(self, lost: Worker) -> None:
+    def _drop(self, lost: PoolProcess) -> None:
         with self._lock:
             self._busy.discard(lost)
         lost.leave()

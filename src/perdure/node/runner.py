@@ -22,7 +22,7 @@ from perdure.errors import Failure
 from perdure.interceptor import Interceptor, around_activity
 from perdure.kernel.call import ActivityCall, StepCall
 from perdure.node.outcome import EndedWith, Outcome, encoded, failure_from
-from perdure.node.pool import Processes, Worker, WorkerLost
+from perdure.node.pool import PoolProcess, PoolProcessLost, Processes
 from perdure.node.threads import Threads
 from perdure.node.worker import Request
 
@@ -142,11 +142,11 @@ class Runner:
         request = msgspec.msgpack.encode(
             Request(fn.__module__, fn.__qualname__, data, final, self._limits.payload_bytes)
         )
-        lost: WorkerLost | None = None
+        lost: PoolProcessLost | None = None
         for _ in range(PROCESSES_LOST_MAX):
             try:
                 return await self._exchange(job, request)
-            except WorkerLost as error:
+            except PoolProcessLost as error:
                 lost = error
             if job.state != "running":
                 break  # it was killed because nobody wants its result
@@ -161,7 +161,7 @@ class Runner:
             if job.state == "running" and job.timeouts is not None:
                 job.timeouts.begin()
 
-        def taken(worker: Worker) -> bool:
+        def taken(worker: PoolProcess) -> bool:
             job.worker = worker
             loop.call_soon_threadsafe(begin)
             return job.state == "running"
