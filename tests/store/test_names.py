@@ -196,7 +196,7 @@ async def test_an_owner_that_stops_leaves_a_socket_that_is_not_its_own(tmp_path:
         place.unlink()
         with socket.socket(socket.AF_UNIX) as another:
             another.bind(str(place))
-            await owner.store.claim(["default/0"], None)
+            await owner.store.release(owner.fences())
             assert place.exists()
 
 
