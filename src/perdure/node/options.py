@@ -46,7 +46,7 @@ class NodeOptions:
     crash_failures: int = 3
     grace_ms: int = 10_000
     stop_ms: int = 1_000
-    store_retry_ms: int = 2_000
+    store_retry_ms: int = 10_000
     horizon_ms: int = 3_600_000
     retention_ms: int = 0
     sweep_ms: int = 60_000
