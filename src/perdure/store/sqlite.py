@@ -10,7 +10,9 @@ import asyncio
 import math
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, TypeVar
 
@@ -23,7 +25,9 @@ from perdure.store import reads, sweeping, tasks
 from perdure.store.connection import Connection
 from perdure.store.database import MEMORY, FileGuard, Options, open_database
 from perdure.store.dump import dump
+from perdure.store.fork import tell_children
 from perdure.store.limits import DEFAULT_LIMITS, StoreLimits
+from perdure.store.lock import holder_of, is_owned
 from perdure.store.mailbell import MailBell
 from perdure.store.owner import Ownership
 from perdure.store.reader import FileReader, Reader, WriterReader
@@ -39,6 +43,10 @@ FOREIGN_LOOK_MS = 5_000
 """The same, while the owner's socket answers: only in case that a hint was lost."""
 
 
+def _absolute(path: str) -> str:
+    return str(Path(path).absolute())
+
+
 class SQLiteStore:
     """A store in a SQLite file. Structs that are handed to `commit` must not be changed until it answers."""
 
@@ -52,6 +60,7 @@ class SQLiteStore:
     ) -> None:
         """Name the file; `async with` opens it, and creates it if need be."""
         self.path = path
+        self._file = path if path == MEMORY else _absolute(path)  # a program may change its folder
         self._options = options or Options()
         self._limits = limits
         self._clock = clock or SystemClock()
@@ -60,7 +69,8 @@ class SQLiteStore:
         self._info: StoreInfo | None = None
         self._writer: Writer | None = None
         self._reader: Reader | None = None
-        self._owner = Ownership(path, self._bell, self.wait_change, standby=self._options.standby)
+        self._forked = False
+        self._owner = Ownership(self._file, path, self._bell, self.wait_change, standby=self._options.standby)
 
     @property
     def options(self) -> Options:
@@ -74,7 +84,13 @@ class SQLiteStore:
             raise self._closed()
         return self._info
 
+    def _name(self) -> str:
+        """The path as it was given, while it still means the same file."""
+        return self.path if self.path == MEMORY or _absolute(self.path) == self._file else self._file
+
     def _closed(self) -> StoreUnavailable:
+        if self._forked:
+            return StoreUnavailable(f"the store {self.path} was opened before this process was forked; open it anew")
         return StoreUnavailable(f"the store {self.path} is closed; use it inside `async with store:`")
 
     async def __aenter__(self) -> Self:
@@ -83,29 +99,46 @@ class SQLiteStore:
         Raises:
             StoreError: naming the file, what is wrong with it, and the remedy.
         """
-        connection, info = await asyncio.to_thread(open_database, self.path, self._options, uuid.uuid4().hex)
+        name = self._name()
+        connection, info = await asyncio.to_thread(open_database, name, self._options, uuid.uuid4().hex)
         self._info, shards = info, info.shards
         if self.path == MEMORY:
-            self._writer = Writer(connection, self.path, lambda: None, self._watchers, shards, self._limits)
+            self._writer = Writer(connection, self.path, None, self._watchers, shards, self._limits)
             self._reader = WriterReader(self._writer)
         else:
-            guard = FileGuard(self.path)
-            self._writer = Writer(connection, self.path, guard.check, self._watchers, shards, self._limits)
-            self._reader = FileReader(self.path, self._options, guard)
+            guard = FileGuard(self._file, name, read_only=self._options.read_only)
+            self._writer = Writer(connection, name, guard, self._watchers, shards, self._limits)
+            self._reader = FileReader(name, self._options, guard)
+        tell_children(self)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Write what is waiting, and close the file."""
+        """Write what is waiting, and close the file. Each step is done, whatever becomes of the others."""
         writer, reader, self._writer, self._reader = self._writer, self._reader, None, None
-        self._bell.close()
-        self._watchers.fail(self._closed())
-        await self._owner.close()
-        if reader is not None:
-            await asyncio.to_thread(reader.close)
-        if writer is not None:
-            await asyncio.to_thread(writer.close)
+        async with AsyncExitStack() as stack:
+            if writer is not None:
+                stack.push_async_callback(asyncio.to_thread, writer.close)
+            if reader is not None:
+                stack.push_async_callback(asyncio.to_thread, reader.close)
+            stack.push_async_callback(self._owner.close)
+            stack.callback(self._watchers.fail, self._closed())
+            stack.callback(self._bell.close)
+
+    def forked(self) -> None:
+        """Be closed, in a forked child: its parent's connections and threads are of no use there."""
+        for part in (self._writer, self._reader):
+            if part is not None:
+                part.forked()
+        self._forked, self._writer, self._reader = True, None, None
+        self._owner.forked()
+
+    async def owner(self) -> str | None:
+        """The process that owns the file now, for people: "process 4242 (node 6cc33b6a)". None if there is none."""
+        if self.path == MEMORY or not await asyncio.to_thread(is_owned, self._file):
+            return None
+        return str(holder_of(self._file))
 
     def _writing(self) -> Writer:
         if self._writer is None:
