@@ -12,7 +12,7 @@ from perdure.kernel.placement import derived_id
 if TYPE_CHECKING:
     from perdure.errors import Failure
     from perdure.kernel.unit import Unit
-    from perdure.node.pool import Worker
+    from perdure.node.pool import PoolProcess
     from perdure.node.timeouts import Timeouts
     from perdure.ports.clock import Alarm
 
@@ -53,7 +53,7 @@ class Job:
         self.alarm: Alarm | None = None
         self.timeouts: Timeouts | None = None
         self.timeout: Failure | None = None
-        self.worker: Worker | None = None
+        self.worker: PoolProcess | None = None
         self.began: float | None = None
 
     def is_same(self, other: Job) -> bool:

@@ -45,6 +45,10 @@ FOREIGN_LOOK_MS = 5_000
 """The same, while the owner's socket answers: only in case that a hint was lost."""
 
 
+def _absolute(path: str) -> str:
+    return str(Path(path).absolute())
+
+
 class SQLiteStore:
     """A store in a SQLite file. Structs that are handed to `commit` must not be changed until it answers."""
 
@@ -58,7 +62,7 @@ class SQLiteStore:
     ) -> None:
         """Name the file; `async with` opens it, and creates it if need be."""
         self.path = path
-        self._file = path if path == MEMORY else str(Path(path).absolute())  # a program may change its folder
+        self._file = path if path == MEMORY else _absolute(path)  # a program may change its folder
         self._options = options or Options()
         self._limits = limits
         self._clock = clock or SystemClock()
@@ -68,7 +72,7 @@ class SQLiteStore:
         self._writer: Writer | None = None
         self._reader: Reader | None = None
         self._forked = False
-        self._owner = Ownership(self._file, self._bell, self.wait_change, standby=self._options.standby)
+        self._owner = Ownership(self._file, path, self._bell, self.wait_change, standby=self._options.standby)
 
     @property
     def options(self) -> Options:
@@ -82,6 +86,10 @@ class SQLiteStore:
             raise self._closed()
         return self._info
 
+    def _name(self) -> str:
+        """The path as it was given, while it still means the same file."""
+        return self.path if self.path == MEMORY or _absolute(self.path) == self._file else self._file
+
     def _closed(self) -> StoreUnavailable:
         if self._forked:
             return StoreUnavailable(f"the store {self.path} was opened before this process was forked; open it anew")
@@ -93,15 +101,16 @@ class SQLiteStore:
         Raises:
             StoreError: naming the file, what is wrong with it, and the remedy.
         """
-        connection, info = await asyncio.to_thread(open_database, self._file, self._options, uuid.uuid4().hex)
+        name = self._name()
+        connection, info = await asyncio.to_thread(open_database, name, self._options, uuid.uuid4().hex)
         self._info, shards = info, info.shards
         if self.path == MEMORY:
             self._writer = Writer(connection, self.path, None, self._watchers, shards, self._limits)
             self._reader = WriterReader(self._writer)
         else:
-            guard = FileGuard(self._file, read_only=self._options.read_only)
-            self._writer = Writer(connection, self._file, guard, self._watchers, shards, self._limits)
-            self._reader = FileReader(self._file, self._options, guard)
+            guard = FileGuard(self._file, name, read_only=self._options.read_only)
+            self._writer = Writer(connection, name, guard, self._watchers, shards, self._limits)
+            self._reader = FileReader(name, self._options, guard)
         tell_children(self)
         return self
 
