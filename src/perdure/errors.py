@@ -389,12 +389,20 @@ def _text_of(error: BaseException) -> str:
     """The message of an exception, also of one that has none to give."""
     try:
         return clean_text(str(error))
-    except Exception as bad:  # the user's __str__ may raise anything
+    except BaseException as bad:  # the user's __str__ may raise anything
         return f"(its text cannot be had: {type(bad).__name__})"
 
 
-def failure_of(error: BaseException, *, category: Category = "application", skip: Sequence[str] = ()) -> Failure:
-    """Turn an exception into data. Frames of files in `skip` (path endings) are left out of the traceback text."""
+def failure_of(
+    error: BaseException,
+    *,
+    category: Category = "application",
+    skip: Sequence[str] = (),
+    details_max: int | None = None,
+) -> Failure:
+    """Turn an exception into data. Frames of files in `skip` (path endings) are left out of the traceback text.
+    Details with more than `details_max` bytes are left out, and the message says so.
+    """
     if isinstance(error, Failed) and not error.__cause__:
         own = error.failure
         return Failure(type(error).__name__, str(error), own.category, own.retryable, "", ((own.type, own.message),))
@@ -416,6 +424,12 @@ def failure_of(error: BaseException, *, category: Category = "application", skip
                 details = encode(error.details)
             except PayloadError as unfit:
                 message = clean_text(f"{message} (its details cannot travel: {unfit})")
+            if details is not None and details_max is not None and len(details) > details_max:
+                message += (
+                    f" (its details are left out: they have {len(details)} bytes, and the limit is {details_max} "
+                    "(Limits.payload_bytes); store them elsewhere and give a reference)"
+                )
+                details = None
     elif isinstance(error, UsageError):
         retryable, category = False, "configuration" if category == "application" else category
     return Failure(name, message, category, retryable, clean_text(text), tuple(causes), details)

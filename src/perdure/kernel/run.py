@@ -246,7 +246,7 @@ class Run:
                 return ev.Completed(at, self.definition.signature.result.encode(main.result()))
             except (ValueError, TypeError) as unfit:
                 error = unfit
-        return ev.Failed(at, failure_of(error, skip=_OWN_TRACE))
+        return ev.Failed(at, failure_of(error, skip=_OWN_TRACE, details_max=self.limits.payload_bytes))
 
     def _check_outcome(self, outcome: ev.Event) -> None:
         if isinstance(outcome, ev.Completed):

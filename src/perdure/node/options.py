@@ -21,10 +21,9 @@ ENVIRONMENT_PREFIX = "PERDURE_"
 class NodeOptions:
     """How a node works. Times are milliseconds.
 
-    `activities` run at once at most (per node), `queues` limits single queues below that. `threads` serve `def`
-    activities, `processes` those with
-    `executor="process"`. `residents` instances stay in memory; the longest idle leave first. `loads` instances are
-    loaded at once at most.
+    `activities` run at once at most (per node), `queues` limits single queues below that. At most `threads` of them are
+    `def` activities, at most `processes` those with `executor="process"`. `residents` instances stay in memory; the
+    longest idle leave first. `loads` instances are loaded at once at most.
     `turn_limit_ms` is how long one turn may take before it is interrupted; after `turn_failures` such turns in a row
     the instance is set aside. `grace_ms` is what a cancelled activity gets to clean up, `stop_ms` what running
     activities get when the node stops.
