@@ -96,6 +96,8 @@ class Node:
         self._failure: Exception | None = None
         self._ended: asyncio.Event | None = None
         self._starting = False
+        self._stopping = False
+        self._abandoned: tuple[str, ...] = ()
 
     # ------------------------------------------------------------ life cycle
 
@@ -196,9 +198,13 @@ class Node:
         """Stop in order: finish or cancel activities within `grace` seconds (default: `stop_ms`), finish commits,
         release the scopes.
 
+        While activities have their grace, the node's client works. Functions that do not end even when they are
+        cancelled are left to themselves, and `abandoned` names them: they act until they or the process end, also
+        when another node has taken up their instances.
+
         Idempotent. What did not finish goes on when a node runs again.
         """
-        if self._turns is None:
+        if self._turns is None or self._stopping:
             if self._ended is not None:
                 await self._ended.wait()  # another stop is on its way
             return
@@ -214,16 +220,31 @@ class Node:
         turns, attempts = self._turns, self._attempts
         if turns is None or attempts is None:
             return
-        self._turns = None
+        self._stopping = True
+        try:
+            if self._failure is not None:
+                self._turns = None  # nothing that is asked of it can be recorded any more
+            await self._end_background()
+            self._abandoned = tuple(await attempts.stop(grace_ms))  # they may use the client until they have ended
+            await self._end_background()
+            self._turns = None
+            await turns.stop(self._failure)
+            self._attempts = None
+        finally:
+            self._stopping = False
+
+    async def _end_background(self) -> None:
         if self._next_scan is not None:
             self._next_scan.cancel()
         for task in self._background:
             task.cancel()
         if self._background:
             await asyncio.wait(list(self._background))
-        await attempts.stop(grace_ms)
-        await turns.stop(self._failure)
-        self._attempts = None
+
+    @property
+    def abandoned(self) -> tuple[str, ...]:
+        """The attempts that the last stop left to themselves, because their functions do not end."""
+        return self._abandoned
 
     async def _release(self, store: Store, scopes: list[str]) -> None:
         if self._failure is None:
