@@ -1,10 +1,12 @@
 """The processes for activities with `executor="process"`.
 
-Each process works on one attempt at a time and has a pipe of its own. So the death of one (it ran out of memory,
-somebody killed it, the activity ended it) concerns the attempt that it worked on and no other. One that is not wanted
-any more is killed: what runs in a process can be stopped, unlike what runs on a thread.
+Each process works on one attempt at a time and has a pipe of its own. So the death of one (it ran
+out of memory, somebody killed it, the activity ended it) concerns the attempt that it worked on and
+no other. One that is not wanted any more is killed: what runs in a process can be stopped, unlike
+what runs on a thread.
 
-Processes are spawned, not forked: a fork would copy the locks of the node's threads in whatever state they are.
+Processes are spawned, not forked: a fork would copy the locks of the node's threads in whatever
+state they are.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import time
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from perdure.node import worker
+from perdure.node import process
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +28,7 @@ _END_S = 0.5
 """What a process that has nothing to do gets to end by itself."""
 
 
-class PoolProcessLost(Exception):
+class ProcessLost(Exception):
     """A process ended while it worked, or could not be started; the text says how."""
 
 
@@ -37,18 +39,20 @@ class PoolProcess:
         """Start it.
 
         Raises:
-            PoolProcessLost: it cannot be started.
+            ProcessLost: it cannot be started.
         """
-        self._looking = Lock()  # one thread at a time: the system tells only one of them how it ended
+        # One thread at a time: the system tells only one of them how it ended.
+        self._looking = Lock()
         context = multiprocessing.get_context("spawn")
         try:
             self._pipe: Connection
             self._pipe, theirs = context.Pipe()
             with theirs:
-                self._process = context.Process(target=worker.serve, args=(theirs,), name="perdure-activity")
+                name = "perdure-activity"
+                self._process = context.Process(target=process.serve, args=(theirs,), name=name)
                 self._process.start()
         except OSError as error:
-            raise PoolProcessLost(f"it cannot be started: {error}") from error
+            raise ProcessLost(f"it cannot be started: {error}") from error
 
     @property
     def alive(self) -> bool:
@@ -60,7 +64,7 @@ class PoolProcess:
         """Wait until it has imported what it needs.
 
         Raises:
-            PoolProcessLost: it ended before.
+            ProcessLost: it ended before.
         """
         self._receive()
 
@@ -68,19 +72,19 @@ class PoolProcess:
         """Have it run an attempt; the encoded outcome.
 
         Raises:
-            PoolProcessLost: it ended before it answered.
+            ProcessLost: it ended before it answered.
         """
         try:
             self._pipe.send_bytes(request)
         except OSError:  # a broken pipe
-            raise PoolProcessLost(self._how_it_ended()) from None
+            raise ProcessLost(self._how_it_ended()) from None
         return self._receive()
 
     def _receive(self) -> bytes:
         try:
             return self._pipe.recv_bytes()
         except (EOFError, OSError):
-            raise PoolProcessLost(self._how_it_ended()) from None
+            raise ProcessLost(self._how_it_ended()) from None
 
     def _how_it_ended(self) -> str:
         with self._looking:
@@ -125,17 +129,19 @@ class Processes:
             return bool(self._idle or self._busy)
 
     def run(self, request: bytes, taken: Callable[[PoolProcess], bool]) -> bytes | None:
-        """Have a process run an attempt, and wait for its encoded outcome: on a thread, for it blocks.
+        """Have a process run an attempt, and wait for its encoded outcome: on a thread, for it
+        blocks.
 
-        `taken` is called with the process when it is about to begin; False: the attempt is not wanted any more.
+        `taken` is called with the process when it is about to begin; False: the attempt is not
+        wanted any more.
 
         Raises:
-            PoolProcessLost: the process ended meanwhile.
+            ProcessLost: the process ended meanwhile.
         """
         found = self._take()
         try:
             answer = found.run(request) if taken(found) else None
-        except PoolProcessLost:
+        except ProcessLost:
             self._drop(found)
             raise
         self._give_back(found)
@@ -159,7 +165,7 @@ class Processes:
             found.kill()
         try:
             found.wait_ready()
-        except PoolProcessLost:
+        except ProcessLost:
             self._drop(found)
             raise
         return found
@@ -176,7 +182,9 @@ class Processes:
         lost.leave()
 
     def close(self) -> None:
-        """End all of them: at once those that work, in order those that do not. It blocks, but not for long."""
+        """End all of them: at once those that work, in order those that do not. It blocks, but not
+        for long.
+        """
         atexit.unregister(self.close)
         with self._lock:
             self._closed = True
