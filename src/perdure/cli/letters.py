@@ -49,8 +49,11 @@ async def _read(url: str, query: DeadLetters) -> Page[DeadLetter]:
 
 
 def _json(letter: DeadLetter) -> dict[str, object]:
-    times = {"at": time_text(letter.at), "expires_at": time_text(letter.expires_at)}
-    return msgspec.structs.asdict(letter) | {"message": letter.message.hex()} | times
+    document: dict[str, object] = msgspec.structs.asdict(letter)
+    document["message"] = letter.message.hex()
+    document["at"] = time_text(letter.at)
+    document["expires_at"] = time_text(letter.expires_at)
+    return document
 
 
 def _table(letters: list[DeadLetter]) -> Table:
