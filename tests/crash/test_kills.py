@@ -102,7 +102,7 @@ def make_app() -> App:
     return app
 
 
-async def test_a_start_that_fails_after_a_crash_does_not_make_it_forgotten() -> None:
+async def test_a_start_that_fails_after_a_crash_does_not_make_it_forgotten(caplog: pytest.LogCaptureFixture) -> None:
     async with MemoryStore() as store:
         async with Node(make_app(), store) as node:
             await node.client.workflow("waits", id="a").start()
@@ -124,7 +124,11 @@ async def test_a_start_that_fails_after_a_crash_does_not_make_it_forgotten() -> 
                 while not await suspect(store):
                     await asyncio.sleep(0.001)
             assert await suspect(store) == 1
+            async with asyncio.timeout(5):
+                while any(task.get_name() in ("perdure-scan", "perdure-trials") for task in asyncio.all_tasks()):
+                    await asyncio.sleep(0.001)
             await node.stop(0)
         async with Node(make_app(), store) as node:
             await node.stop(0)
         assert await suspect(store) == 1, "those lives ended in order"
+    assert caplog.messages == []
