@@ -142,10 +142,15 @@ class Loader:
         while self._due and len(batch) < self._options.loads:
             unit = next(iter(self._due))
             del self._due[unit]
-            if self._residents.get(unit) is None:
+            present = self._residents.get(unit)
+            if present is None:
                 resident = self._residents.enter(unit)
                 self._residents.occupy(resident, "loading")
                 batch.append(resident)
+            elif present.state == "idle":
+                self.fetch(present)  # a start has brought it into memory without its mail
+            else:
+                present.has_mail = True
         return batch
 
     async def _load_batch(self, batch: list[Resident]) -> None:
