@@ -23,24 +23,25 @@ _LOOKS = 2
 _ROUND_MS = 5_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Begun:
     """The run that a start was about: the run that it made, or the run that it joined.
 
-    `twin` is set while nobody has said which of the two it was: the start was posted, and its sender does not see it
-    taken. A start with `if_exists="join"` may then have joined a run of this type and input digest.
+    A start that was posted is not seen being taken. Until its run is seen, `may_be_refused` says that the id may
+    belong to another instance by then, and `twin` has the type and input digest of a run that it may have joined.
     """
 
     run: bytes
     twin: tuple[str, str] | None = None
+    may_be_refused: bool = False
 
     def may_have_joined(self, row: UnitRow) -> bool:
         """Whether the start fits the row, so that taking it now would join this run."""
         return self.twin == (row.type, row.input_digest)
 
-
-NEVER_THERE = Begun(b"")
-"""Stands for a run that was gone before anybody could learn its id. No run has this id."""
+    def settle(self, run: bytes) -> None:
+        """This is the run. From now on no other run of the id can be meant."""
+        self.run, self.twin, self.may_be_refused = run, None, False
 
 
 class Gateway(Protocol):
@@ -141,7 +142,7 @@ async def find_run(store: Store, unit: str, begun: Begun) -> Found:
     """The row of a run; a pending one where its start waits in the inbox still, perhaps behind another run.
 
     Raises:
-        AlreadyStarted: the start was refused, because the id belongs to an instance that it does not fit.
+        AlreadyStarted: the id belongs to another instance; nobody saw whether the start was refused or replaced.
         NotFound: the run is gone: deleted, or replaced by a new start of the same id.
     """
     view: UnitView | None = None
@@ -153,11 +154,14 @@ async def find_run(store: Store, unit: str, begun: Begun) -> Found:
         if start is not None:
             version = view.version if view is not None else 0
             return Found(_pending(store, start), version, is_stored=False)
-    if begun.twin is None or view is None:
+    if view is None or not begun.may_be_refused:
         raise gone(unit)
     if begun.may_have_joined(view.row):
         return Found(view.row, view.version)
-    msg_ = f"the id {unit!r} is taken by another workflow or with another input than this start; use another id"
+    msg_ = (
+        f"the id {unit!r} belongs to another run than the one of this start, which was refused, or replaced at once; "
+        "use another id"
+    )
     raise AlreadyStarted(msg_)
 
 
@@ -210,7 +214,7 @@ class StoreGateway:
         if outcome != "ok":
             return outcome, None
         twin = (start.workflow, digest(start.input)) if start.if_exists == "join" else None
-        return "started", Begun(message.id, twin)
+        return "started", Begun(message.id, twin, may_be_refused=start.if_exists != "replace")
 
     async def _post(self, message: msg.Message) -> Outcome:
         posted = (await self.store.post([message]))[0]
@@ -232,7 +236,8 @@ class StoreGateway:
             if found.row.status in CLOSED:
                 return found.row
             if found.is_stored:
-                begun = Begun(found.row.run)  # from now on no other run of the id can be meant
+                begun = begun if begun is not None else Begun(found.row.run)
+                begun.settle(found.row.run)
             await self.store.wait_change(unit, found.version, _ROUND_MS)
 
     async def run(self, message: msg.Message) -> tuple[Outcome, UnitRow | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import (
     Any,
@@ -34,7 +35,7 @@ from perdure.errors import (
     WorkflowTerminated,
     clean_text,
 )
-from perdure.gateway import Begun, Gateway, find_run, find_unit
+from perdure.gateway import Begun, Gateway, find_unit
 from perdure.interceptor import Interceptor, Outgoing, Verb, around_send
 from perdure.kernel import message as msg
 from perdure.kernel.attributes import AttributeValue, check_attributes, encode_attributes, merged
@@ -86,7 +87,7 @@ class Handle(Generic[R_co]):
             NotFound: no instance has this id, or the run is gone: deleted, or replaced before its end was seen.
             WorkflowFailed, WorkflowCancelled, WorkflowTerminated: it ended without a result; a run that is replaced
                 or deleted before it has ended is terminated.
-            AlreadyStarted: the start, posted by a client that stands alone on a store, was refused.
+            AlreadyStarted: the start was posted by a client that stands alone on a store, and another run has the id.
             Timeout: it has not ended in time; it goes on.
         """
         return self._value_of(await self._end(timeout))
@@ -113,19 +114,18 @@ class Handle(Generic[R_co]):
     async def _run_meant(self) -> bytes | None:
         """The run that a request to stop is for; None: the one that has the id when the request arrives.
 
-        A start that was posted may join a run that is not there yet. While nobody knows, the request names no run: it
-        stands behind the start in the inbox, so it reaches the run that the start makes or joins.
+        A start that was posted may join a run that is there by then. That run is in the store already, or made by the
+        first start that waits. A run that fits neither is not this handle's, so it is not stopped.
         """
         begun = self._begun
         if begun is None:
             return None
-        if begun.twin is None:
-            return begun.run
-        found = await find_run(self._gateway.store, self.id, begun)
-        if not found.is_stored:
-            return None
-        self._begun = Begun(found.row.run)
-        return found.row.run
+        if begun.twin is not None:
+            with suppress(NotFound):  # then the run is gone, and the request has no effect on whatever comes next
+                found = await find_unit(self._gateway.store, self.id)
+                if begun.may_have_joined(found.row):
+                    return found.row.run
+        return begun.run
 
     async def _late(self, limit_ms: int) -> str:
         """Why it may not have ended."""

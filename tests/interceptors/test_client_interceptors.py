@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
-from engine import World
+from engine import World, until
 
 from perdure import AlreadyStarted, App, Client, Interceptor, Node, workflow
-from perdure.errors import UsageError
-from perdure.interceptor import NextSend, Outgoing
+from perdure.errors import StillRunning, UsageError
+from perdure.interceptor import NextSend, Outgoing, Verb
 from perdure.store.memory import MemoryStore
 
 
@@ -74,6 +75,14 @@ async def test_every_verb_that_asks_something_is_seen(world: World, app: App) ->
         await node.client.get("x").cancel("late")
         await node.client.get("x").terminate("later")
         assert await handle.status() == "completed"
+        await handle.prune(keep_last=1)
+        await handle.delete()
+        runs = asyncio.create_task(node.client.workflow(waits, id="y").run())
+        await until(lambda: is_there(node.client, "y"), "the second instance")
+        await node.client.prune(["y"], keep_last=1)
+        await node.client.get("y").send(channel, 1)
+        await runs
+        await node.client.delete(["y"])
     assert [line for line in seen if line != "a done"] == [
         "a start x waits",
         "a pause x None",
@@ -83,7 +92,43 @@ async def test_every_verb_that_asks_something_is_seen(world: World, app: App) ->
         "a send x numbers",
         "a cancel x None",
         "a terminate x None",
+        "a prune x None",
+        "a delete x None",
+        "a run y waits",
+        "a send y numbers",
+        "a delete y None",
     ]
+    assert {line.split()[1] for line in seen if line != "a done"} == set(get_args(Verb))
+
+
+async def is_there(client: Client, id: str) -> bool:
+    return bool(await client.list(id_prefix=id))
+
+
+async def test_a_bulk_call_is_seen_for_each_instance(world: World, app: App) -> None:
+    @app.workflow
+    async def count(n: int) -> None:
+        if n:
+            workflow.continue_as_new(count, n - 1)
+
+    class Sparing(Interceptor):
+        async def send(self, call: Outgoing, next: NextSend) -> object:
+            if call.id == "b" and call.verb == "delete":
+                raise StillRunning("b is spared")
+            return await next(call)
+
+    seen: list[str] = []
+    async with Node(app, world.store, interceptors=[Recorder("a", seen), Sparing()]) as node:
+        for name in "ab":
+            await node.client.workflow(count, id=name).run(2)
+        seen.clear()
+        pruned = await node.client.prune(type="count", keep_last=1)
+        assert sorted(pruned.executions) == ["a", "b"]
+        removed = await node.client.delete(type="count")
+        assert (removed.deleted, removed.skipped) == (["a"], {"b": "b is spared"})
+        assert await node.client.get("b").status() == "completed"
+    asked = sorted(line for line in seen if line != "a done")
+    assert asked == ["a delete a None", "a delete b None", "a prune a None", "a prune b None"]
 
 
 async def test_arguments_are_replaced_before_they_are_encoded(world: World, app: App, echo: Any) -> None:

@@ -506,6 +506,32 @@ async def test_the_inbox_is_counted_without_what_is_not_visible(world: World, ap
         await until(lambda: node.metrics.started == 2, "the delayed start")
 
 
+async def test_the_instances_are_counted_by_status_while_they_begin_and_end(
+    world: World, app: App, meters: Meters
+) -> None:
+    @app.workflow
+    async def waits(ok: bool) -> None:
+        await workflow.receive("end", bool)
+        if not ok:
+            raise ValueError("no")
+
+    def counts(**by_status: int) -> dict[tuple[str, ...], float]:
+        statuses = ("pending", "running", "suspended", "completed", "failed", "cancelled")
+        return {("test", status): by_status.get(status, 0) for status in statuses}
+
+    async with node_of(world, app, meters) as node:
+        handles = [node.client.workflow(waits, id=name) for name in "abcd"]
+        for handle in handles:
+            await handle.start(handle.id != "b")
+        await shows(meters, "perdure.instances", counts(running=4))
+        for handle in handles[:2]:
+            await handle.send("end", True)
+            await handle.wait(timeout=5)
+        await handles[2].terminate()
+        await handles[3].pause()
+        await shows(meters, "perdure.instances", counts(suspended=1, completed=1, failed=1, cancelled=1))
+
+
 async def test_gauges_follow_the_nodes_of_a_process(app: App, meters: Meters) -> None:
     """A provider makes a gauge once: it must show the nodes that run now, and hold none that has stopped."""
 

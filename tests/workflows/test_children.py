@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 from engine import World, until
 
 from perdure import App, ChildError, NotFound, workflow
@@ -26,7 +27,11 @@ async def test_a_child_gets_an_id_below_its_parents_and_its_result_comes_back(wo
         assert (i, above) == (1, "p")
         assert own.startswith("p/")
         assert [d.id for d in await node.client.list(parent="p")] == [own]
-        assert (await node.client.get(own).describe()).status == "completed"
+        described = await node.client.get(own).describe()
+        assert (described.status, described.parent) == ("completed", "p")
+        assert (await node.client.get("p").describe()).parent is None, "a root has none"
+        with pytest.raises(NotFound):
+            await node.client.get("nobody").describe()
 
 
 async def test_many_children_at_once(world: World, app: App) -> None:

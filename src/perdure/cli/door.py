@@ -99,11 +99,10 @@ async def must_find(store: Store, id: str) -> UnitView:
     if await is_posted(store, id):
         owner = _owner_of(store)
         if owner is None:
-            msg = f"{id!r} has been posted and has not begun: no node has taken it yet; run one with `perdure serve`"
+            why = "no node has taken it yet; run one with `perdure serve`"
         else:
-            msg = (
-                f"{id!r} has been posted and has not begun: {owner} owns the store and has not taken it yet; look again"
-            )
+            why = f"{owner} owns the store and has not taken it yet; look again in a moment"
+        msg = f"{id!r} has been posted and has not begun: {why}"
         raise NotFound(msg)
     msg = f"no instance has the id {id!r}; `perdure ls` shows those that are there"
     raise NotFound(msg)

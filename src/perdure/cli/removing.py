@@ -235,7 +235,7 @@ async def _still_there(client: Client, ids: list[str]) -> list[str]:
     """Those of the ids that have a row, or a start that waits for the node."""
     page = await client.store.query(Units(ids=tuple(ids), limit=len(ids)))
     rows = {view.row.id for view in page.items}
-    return [id for id in ids if id in rows or await find_start(client.store, id) is not None]
+    return [unit for unit in ids if unit in rows or await find_start(client.store, unit) is not None]
 
 
 async def _until_pruned(client: Client, executions: dict[str, list[int]]) -> AsyncGenerator[None]:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Self
 from perdure.client import Client
 from perdure.errors import NotFound, StoreUnavailable, UsageError, WorkflowViolation
 from perdure.gateway import (
-    NEVER_THERE,
     Begun,
     MeasuredGateway,
     find_row,
@@ -434,7 +433,7 @@ class Node:
             row = view.row if view is not None else None
         if row is not None and joins(row, start):
             return Begun(row.run)
-        return NEVER_THERE  # it was joined, and has been deleted or replaced since
+        return Begun(b"")  # it was deleted or replaced since: no run has this id, so its end is found to be gone
 
     async def closed(self, unit: str, begun: Begun | None = None) -> UnitRow:
         """Wait until a run has ended; its row. Without `begun` it is the run that is current at the call."""

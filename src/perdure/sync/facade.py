@@ -62,7 +62,7 @@ class SyncHandle(Generic[R_co]):
             NotFound: no instance has this id, or the run is gone: deleted, or replaced before its end was seen.
             WorkflowFailed, WorkflowCancelled, WorkflowTerminated: it ended without a result; a run that is replaced
                 or deleted before it has ended is terminated.
-            AlreadyStarted: the start, posted by a client that stands alone on a store, was refused.
+            AlreadyStarted: the start was posted by a client that stands alone on a store, and another run has the id.
             Timeout: it has not ended in time; it goes on.
         """
         return self._portal.call(lambda: self._handle.result(timeout=timeout))
