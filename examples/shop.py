@@ -143,4 +143,6 @@ async def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python shop.py FOLDER    (an existing folder for the database and the ledger)")
     asyncio.run(main(Path(sys.argv[1])))

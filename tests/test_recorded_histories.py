@@ -106,7 +106,7 @@ def test_loaded_at_each_turn(file: Path) -> None:
             row.execution, row.status, row.started_at = started.execution, "running", started.at
             row.journal_events = sum(c.count for c in chunks[:turns])
             unit = Unit("u-1", app, Limits(), shards=1)
-            unit.load(turns, row, chunks[:turns], kv, [])
+            unit.load(turns, row, chunks[:turns], kv)
             assert unit.held is None, unit.held.message
             unit.close_memory()
         kv = replay(history, chunks, kv).variables.entries()
@@ -120,9 +120,19 @@ def test_events_keep_their_bytes(file: Path) -> None:
     for chunk in chain.from_iterable(read(file).executions):
         written = encode_events(decode_events(chunk.events))
         old, new = msgspec.msgpack.decode(chunk.events), msgspec.msgpack.decode(written)
-        for before, now in zip(old, new, strict=True):
-            assert now[: len(before)] == before
-            assert not any(now[len(before) :])
+        assert len(old) == len(new)
+        _begins_with(new, old)
+
+
+def _begins_with(now: object, before: object) -> None:
+    """The same, but for empty fields at the ends of lists: structs in structs are lists as well."""
+    if not isinstance(now, list) or not isinstance(before, list):
+        assert now == before
+        return
+    for one, other in zip(now, before, strict=False):
+        _begins_with(one, other)
+    assert len(now) >= len(before)
+    assert not any(now[len(before) :])
 
 
 def test_there_are_histories_and_they_cover_the_workflows() -> None:

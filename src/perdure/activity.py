@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from perdure.codec import decode, encode
-from perdure.errors import DefinitionError, UsageError
+from perdure.errors import DefinitionError, PayloadTooLarge, UsageError
 from perdure.kernel.definition import ActivityDefinition, ActivityOptions, check_name
 from perdure.kernel.retry import RetryPolicy, Seconds, to_ms
 from perdure.kernel.run import current_run
@@ -209,12 +209,23 @@ class Attempt:
     uses.
     """
 
-    __slots__ = ("_cancelled_async", "_describe", "_info", "beats", "cancelled", "details", "resources")
+    __slots__ = (
+        "_cancelled_async", "_describe", "_details_max", "_info", "beats", "cancelled", "details", "resources",
+    )  # fmt: skip
 
-    def __init__(self, describe: Callable[[], ActivityInfo], details: bytes | None, resources: object = None) -> None:
-        """Made by the node; `describe` is asked when the function asks."""
+    def __init__(
+        self,
+        describe: Callable[[], ActivityInfo],
+        details: bytes | None,
+        resources: object,
+        details_max: int,
+    ) -> None:
+        """Made by the node; `describe` is asked when the function asks. Details of heartbeats have at most
+        `details_max` bytes.
+        """
         self._describe = describe
         self._info: ActivityInfo | None = None
+        self._details_max = details_max
         self.resources = resources
         self.cancelled = False
         self.beats = 0
@@ -229,9 +240,21 @@ class Attempt:
         return self._info
 
     def heartbeat(self, details: object) -> None:
-        """Note a sign of life."""
+        """Note a sign of life.
+
+        Raises:
+            EncodeError: the details are not data.
+            PayloadTooLarge: they are too large. The details of the heartbeat before stay.
+        """
         if details is not None:
-            self.details = encode(details)
+            data = encode(details)
+            if len(data) > self._details_max:
+                msg = (
+                    f"the details of a heartbeat of activity {self.info.name!r} have {len(data)} bytes; the limit is "
+                    f"{self._details_max} (Limits.payload_bytes): store them elsewhere and give a reference"
+                )
+                raise PayloadTooLarge(msg)
+            self.details = data
         self.beats += 1
 
     def cancel(self) -> None:
@@ -271,7 +294,11 @@ def info() -> ActivityInfo:
 
 
 def heartbeat(details: object = None) -> None:
-    """A sign of life. `details` (data) reach the next attempt as `info().last_heartbeat(type)`."""
+    """A sign of life. `details` (data) reach the next attempt as `info().last_heartbeat(type)`.
+
+    Raises:
+        EncodeError, PayloadTooLarge: the details are not data, or have more bytes than `Limits.payload_bytes`.
+    """
     current_attempt("heartbeat()").heartbeat(details)
 
 

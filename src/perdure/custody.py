@@ -18,11 +18,12 @@ from perdure.gateway import StoreGateway
 from perdure.kernel import message as msg
 from perdure.kernel.commit import Commit, Fence
 from perdure.kernel.limits import Limits
+from perdure.kernel.mailbox import Mailbox
 from perdure.kernel.placement import scope_of, scopes_of
 from perdure.kernel.turn import Outcome
 from perdure.kernel.unit import Unit
 from perdure.ports.clock import Clock
-from perdure.ports.store import Incarnation, Loaded, Store
+from perdure.ports.store import Incarnation, Store
 
 _UNTOUCHED = Failure("Untouched", "it is not run here", retryable=False)
 """Why a unit in custody is not replayed."""
@@ -44,39 +45,57 @@ class Custodian(StoreGateway):
         if not isinstance(message.body, msg.ADMIN):
             return await super().send(message)
         for _ in range(_TRIES):
-            loaded = (await self.store.load([message.to]))[0]
-            commit, outcome = self._decide(loaded, message)
-            if commit is None:
+            outcome = await self._remove(message)
+            if outcome is not None:
                 return outcome
-            verdict = (await self.store.commit([commit]))[0]
-            if verdict == "applied":
-                return outcome
-            if verdict != "stale":
-                break
         text = f"{message.to!r} was not changed: the store refused the commit; try again"
         raise StoreUnavailable(text)
 
-    def _decide(self, loaded: Loaded, message: msg.Message) -> tuple[Commit | None, Outcome]:
-        now = self.clock.now_ms()
+    async def _remove(self, message: msg.Message) -> Outcome | None:
+        """Carry the removal out on what is stored now. None: that has changed meanwhile."""
+        loaded = (await self.store.load([message.to]))[0]
         row = loaded.row
         scope = row.scope if row is not None else scope_of(loaded.id, self.store.info.shards)
-        fence, commit_id = self._fences[scope], os.urandom(16)
         if isinstance(message.body, msg.Prune):
             if row is None:
-                return None, "missing"
+                return "missing"
+            now = self.clock.now_ms()
             kept = msgspec.structs.replace(row, updated_at=now)
-            return Commit(commit_id, fence, now, row.id, loaded.version, kept, prune=message.body.executions), "ok"
+            pruning = Commit(
+                os.urandom(16),
+                self._fences[scope],
+                now,
+                row.id,
+                loaded.version,
+                kept,
+                prune=message.body.executions,
+            )
+            return "ok" if await self._commit(pruning) else None
         unit = Unit(loaded.id, App("custody"), Limits(), shards=self.store.info.shards)
-        for letter in loaded.inbox:
-            letter.posted = True
         if row is not None:
             unit.held = _UNTOUCHED
-            unit.load(loaded.version, row, loaded.journal, loaded.kv, loaded.inbox)
-            turn = unit.advance([message], now, fence, commit_id)
-        else:
-            turn = unit.advance([*loaded.inbox, message], now, fence, commit_id)
-        outcome = turn.answers.get(message.id, "missing")
-        return (turn.commit if turn.deleted else None), outcome
+            unit.load(loaded.version, row, loaded.journal, loaded.kv)
+        mailbox = Mailbox()
+        mailbox.reload(loaded.inbox)
+        mailbox.put(message)
+        # A start that waits in the inbox came before the removal, so it takes its turn first.
+        while True:
+            turn = unit.advance(mailbox, self.clock.now_ms(), self._fences[scope], os.urandom(16))
+            outcome = turn.answers.get(message.id)
+            if outcome is not None and not turn.deleted:
+                return outcome  # it was refused
+            if turn.commit is not None and not await self._commit(turn.commit):
+                return None
+            if outcome is not None:
+                return outcome
+            mailbox.settle(turn.kept, turn.commit.consume if turn.commit is not None else ())
+
+    async def _commit(self, commit: Commit) -> bool:
+        verdict = (await self.store.commit([commit]))[0]
+        if verdict in ("fenced", "invalid"):
+            text = f"{commit.unit!r} was not changed: the store refused the commit ({verdict}); try again"
+            raise StoreUnavailable(text)
+        return verdict == "applied"
 
 
 @asynccontextmanager

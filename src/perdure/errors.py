@@ -36,7 +36,7 @@ what happened, why, what to do, an example. `perdure explain NAME` prints it, an
 from __future__ import annotations
 
 import traceback
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import msgspec
 
@@ -51,6 +51,8 @@ class Failure(msgspec.Struct, array_like=True, frozen=True, gc=False, omit_defau
 
     `type` is the exception's class name, `traceback` the formatted frames (empty where there is no code to show),
     `causes` the chain of `__cause__`, nearest first. `details` is an encoded payload given by `ApplicationError`.
+    `parts` are the exceptions of an exception group, such as a `TaskGroup` raises: each with its own traceback, and
+    20 at most.
     """
 
     type: str
@@ -60,11 +62,19 @@ class Failure(msgspec.Struct, array_like=True, frozen=True, gc=False, omit_defau
     traceback: str = ""
     causes: tuple[tuple[str, str], ...] = ()
     details: bytes | None = None
+    parts: tuple[Failure, ...] = ()
 
     def display(self) -> str:
-        """One line for people: the category where it is not the application's, the type and the message."""
+        """One line for people: the category where it is not the application's, the type, the message, the parts."""
         prefix = "" if self.category == "application" else f"{self.category}: "
-        return f"{prefix}{self.type}: {self.message}" if self.message else f"{prefix}{self.type}"
+        line = f"{prefix}{self.type}: {self.message}" if self.message else f"{prefix}{self.type}"
+        parts = _in_short([f"{part.type}: {part.message}" for part in self._single()])
+        # The error of an activity or a child has the parts of what it wraps, and its text names them.
+        return line if not parts or parts in line else f"{line} [{parts}]"
+
+    def _single(self) -> list[Failure]:
+        """The failures of all groups in it that are no groups themselves."""
+        return [one for part in self.parts for one in (part._single() if part.parts else [part])]
 
 
 class PerdureError(Exception):
@@ -306,7 +316,7 @@ class ChildError(Failed):
 
     - Why: raised in the parent, where the child is awaited: it failed, or was cancelled or terminated.
     - Do: catch it where the parent can go on without; `perdure show CHILD` has the whole story.
-    - Example: `child workflow 'ship' (id 'order-1/1.1') failed: ValueError: no address`
+    - Example: `child workflow 'ship' (id 'order-1/5f0c1a2b.1.1') failed: ValueError: no address`
     """
 
 
@@ -375,6 +385,11 @@ class StoreFormat(StoreError):
 
 _TRACEBACK_FRAMES = 30
 _TEXT_MAX = 16_000
+_CAUSES_MAX = 10
+_PARTS_MAX = 20
+_PARTS_BYTES = 64_000
+_SHORT = 200
+_IN_SHORT = 3
 
 
 def clean_text(text: str) -> str:
@@ -389,33 +404,154 @@ def _text_of(error: BaseException) -> str:
     """The message of an exception, also of one that has none to give."""
     try:
         return clean_text(str(error))
-    except Exception as bad:  # the user's __str__ may raise anything
+    except BaseException as bad:  # the user's __str__ may raise anything
         return f"(its text cannot be had: {type(bad).__name__})"
 
 
-def failure_of(error: BaseException, *, category: Category = "application", skip: Sequence[str] = ()) -> Failure:
-    """Turn an exception into data. Frames of files in `skip` (path endings) are left out of the traceback text."""
-    if isinstance(error, Failed) and not error.__cause__:
-        own = error.failure
-        return Failure(type(error).__name__, str(error), own.category, own.retryable, "", ((own.type, own.message),))
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not any(f.filename.endswith(s) for s in skip)]
-    text = "".join(traceback.format_list(frames[-_TRACEBACK_FRAMES:]))
+def _in_short(texts: Sequence[str]) -> str:
+    """A few texts in one line."""
+    shown = [text if len(text) <= _SHORT else f"{text[:_SHORT]}..." for text in texts[:_IN_SHORT]]
+    if len(texts) > _IN_SHORT:
+        shown.append(f"{len(texts) - _IN_SHORT} more")
+    return "; ".join(shown)
+
+
+def failure_of(
+    error: BaseException,
+    *,
+    category: Category = "application",
+    skip: Sequence[str] = (),
+    details_max: int | None = None,
+) -> Failure:
+    """Turn an exception into data.
+
+    Frames of files in `skip` (path endings) are left out of the traceback text. Details with more
+    than `details_max` bytes are left out, and the message says so.
+    """
+    return _Writer(skip, details_max).write(error, category)
+
+
+class _Writer:
+    """Turns one exception and the exceptions of its groups into data of limited size."""
+
+    def __init__(self, skip: Sequence[str], details_max: int | None) -> None:
+        self._skip = skip
+        self._details_max = details_max
+        self._parts_left = _PARTS_MAX
+        self._bytes_left = _PARTS_BYTES
+
+    def write(self, error: BaseException, category: Category) -> Failure:
+        """The failure of an exception."""
+        if isinstance(error, Failed) and not error.__cause__:
+            own = error.failure
+            causes = ((own.type, own.message), *own.causes)[:_CAUSES_MAX]
+            kind, parts = type(error).__name__, self._taken_over(own.parts)
+            return Failure(kind, str(error), own.category, own.retryable, "", causes, None, parts)
+        message, name, details = _text_of(error), clean_text(type(error).__name__), None
+        if isinstance(error, ApplicationError):
+            name = clean_text(error.type)
+            details, message = _details_of(error, message, self._details_max)
+        elif isinstance(error, UsageError) and category == "application":
+            category = "configuration"
+        retryable = _is_retryable(error)
+        parts, left_out = self._parts(error)
+        if left_out:
+            message = f"{message} ({left_out} of them left out)"
+        traceback = self._traceback(error)
+        return Failure(name, message, category, retryable, traceback, _causes(error), details, parts)
+
+    def _traceback(self, error: BaseException) -> str:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [f for f in frames if not any(f.filename.endswith(s) for s in self._skip)]
+        return clean_text("".join(traceback.format_list(own[-_TRACEBACK_FRAMES:])))
+
+    def _parts(self, error: BaseException) -> tuple[tuple[Failure, ...], int]:
+        """The failures in a group, and how many had no room."""
+        inner = _inside(error)
+        parts: list[Failure] = []
+        for one in inner:
+            if self._parts_left <= 0:
+                break
+            self._parts_left -= 1
+            part = self.write(one, "application")
+            if _size(part) > self._bytes_left:
+                short = part.message[:_SHORT]
+                part = Failure(part.type, short, part.category, part.retryable, parts=part.parts)
+            if _size(part) > self._bytes_left:
+                break
+            self._bytes_left -= _size(part)
+            parts.append(part)
+        return tuple(parts), len(inner) - len(parts)
+
+    def _taken_over(self, parts: tuple[Failure, ...]) -> tuple[Failure, ...]:
+        """The parts of a failure that is data already, if there is room for all of them."""
+        every = _all_in(parts)
+        size = sum(map(_size, every))
+        if len(every) > self._parts_left or size > self._bytes_left:
+            return ()
+        self._parts_left -= len(every)
+        self._bytes_left -= size
+        return parts
+
+
+def _size(failure: Failure) -> int:
+    """Roughly how many bytes a failure has, without its parts."""
+    causes = sum(len(kind) + len(message) for kind, message in failure.causes)
+    return len(failure.message) + len(failure.traceback) + len(failure.details or b"") + causes
+
+
+def _all_in(parts: tuple[Failure, ...]) -> list[Failure]:
+    """The parts and theirs."""
+    return [one for part in parts for one in (part, *_all_in(part.parts))]
+
+
+def _details_of(error: ApplicationError, message: str, limit: int | None) -> tuple[bytes | None, str]:
+    """The details, encoded. What is no data, or too much of it, is left out, and the message says so."""
+    if error.details is None:
+        return None, message
+    from perdure.codec import encode  # a cycle otherwise: codec raises our errors
+
+    try:
+        details = encode(error.details)
+    except PayloadError as unfit:
+        return None, clean_text(f"{message} (its details cannot travel: {unfit})")
+    if limit is None or len(details) <= limit:
+        return details, message
+    return None, (
+        f"{message} (its details are left out: they have {len(details)} bytes, and the limit is {limit} "
+        "(Limits.payload_bytes); store them elsewhere and give a reference)"
+    )
+
+
+def _inside(error: BaseException) -> Sequence[BaseException]:
+    """The exceptions of a group. An exception that is no group has none."""
+    if not isinstance(error, BaseExceptionGroup):
+        return ()
+    return cast("BaseExceptionGroup[BaseException]", error).exceptions
+
+
+def _is_retryable(error: BaseException) -> bool:
+    """Whether trying again could help: not if one error of a group is final."""
+    errors = [error]
+    while errors:
+        one = errors.pop()
+        errors.extend(_inside(one))
+        if isinstance(one, UsageError):
+            return False
+        if isinstance(one, ApplicationError) and not one.retryable:
+            return False
+    return True
+
+
+def _causes(error: BaseException) -> tuple[tuple[str, str], ...]:
+    """The chain of causes, nearest first. The text of a group names what is in it."""
     causes: list[tuple[str, str]] = []
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    while cause is not None and len(causes) < 10:
-        causes.append((type(cause).__name__, _text_of(cause)))
+    while cause is not None and len(causes) < _CAUSES_MAX:
+        text = _text_of(cause)
+        inner = _inside(cause)
+        if inner:
+            text = f"{text} [{_in_short([f'{type(one).__name__}: {_text_of(one)}' for one in inner])}]"
+        causes.append((type(cause).__name__, text))
         cause = cause.__cause__
-    message = _text_of(error)
-    name, retryable, details = clean_text(type(error).__name__), True, None
-    if isinstance(error, ApplicationError):
-        name, retryable = clean_text(error.type), error.retryable
-        if error.details is not None:
-            from perdure.codec import encode  # a cycle otherwise: codec raises our errors
-
-            try:
-                details = encode(error.details)
-            except PayloadError as unfit:
-                message = clean_text(f"{message} (its details cannot travel: {unfit})")
-    elif isinstance(error, UsageError):
-        retryable, category = False, "configuration" if category == "application" else category
-    return Failure(name, message, category, retryable, clean_text(text), tuple(causes), details)
+    return tuple(causes)

@@ -216,7 +216,7 @@ class Handle(Generic[R_co]):
         verb_itself: Callable[..., Awaitable[object]] = act
 
         def innermost(call: Outgoing) -> Awaitable[object]:
-            return verb_itself(*call.args, **call.kwargs)
+            return verb_itself(*call.args, **call.kwargs)  # pyright: ignore[reportCallIssue]
 
         outgoing = Outgoing(verb, self.id, name, args, kwargs)
         answer = around_send(self._interceptors, outgoing, innermost)

@@ -9,6 +9,7 @@ from perdure.activity import client
 from perdure.caller import caller
 from perdure.codec import TypeCodec, decode, encode
 from perdure.errors import NotFound, UsageError
+from perdure.kernel import changes
 from perdure.kernel.placement import check_id
 
 T = TypeVar("T")
@@ -32,18 +33,19 @@ class Kv:
 
         Raises:
             LimitExceeded: too many keys, or a value that is too large.
+            UsageError: the key is no text that can be stored.
         """
-        caller("kv").set_kv(key, encode(value))
+        changes.set_kv(caller("kv"), key, encode(value))
 
     def delete(self, key: str) -> None:
         """Remove a key; nothing happens if there is none."""
         run = caller("kv")
         if run.variables.get(key) is not None:
-            run.set_kv(key, None)
+            changes.delete_kv(run, key)
 
     def clear(self) -> None:
         """Remove all keys."""
-        caller("kv").clear_kv()
+        changes.clear_kv(caller("kv"))
 
     def updated_at(self, key: str) -> datetime | None:
         """When the value of a key was written, in UTC; None if it has none."""
@@ -64,7 +66,7 @@ class Kv:
         limit_ms = _exact_ms(before)
         old = [key for key in run.variables if run.variables.updated_at(key) < limit_ms]
         for key in old:
-            run.set_kv(key, None)
+            changes.delete_kv(run, key)
         return len(old)
 
     def keys(self) -> list[str]:

@@ -37,7 +37,7 @@ ENVIRONMENT = "PERDURE_LOG"
 USER_AREAS = ("perdure.activity", "perdure.workflow")
 """What users say, through `activity.logger` and `workflow.logger`."""
 
-AREAS = ("perdure.activity", "perdure.guard", "perdure.node", "perdure.store", "perdure.workflow")
+AREAS = ("perdure.activity", "perdure.clock", "perdure.guard", "perdure.node", "perdure.store", "perdure.workflow")
 """The loggers of Perdure; `perdure` stands for those that are not `USER_AREAS`."""
 
 LEVELS = ("debug", "info", "warning", "error", "critical")

@@ -6,32 +6,81 @@ All of it is part of `perdure.workflow`, which is where users find it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
 from perdure.caller import caller
 from perdure.codec import TypeCodec, encode
+from perdure.codec.derived import difference, type_of
+from perdure.errors import UsageError
+from perdure.kernel import changes
 from perdure.kernel.attributes import AttributeValue, encode_attributes
 from perdure.kernel.definition import check_label
 
 T = TypeVar("T")
 
 
-def value(name: str, value: T, /) -> T:
-    """Record a value under a name; in replay the recorded one is returned instead of the argument."""
-    run = caller("value()")
-    data = encode(value)
-    recorded = run.record_value(check_label(name, "a value"), data)
-    codec: TypeCodec[T] = TypeCodec(type(value) if value is not None else Any, f"value {name!r}")
-    return codec.decode(recorded)
+def value(name: str, value: T, /, *, type: type[T] | None = None) -> T:
+    """Record a value under a name; in replay the recorded one is returned instead of the argument.
+
+    `type` is what the recorded value is read as. Without it the argument tells the type: give it
+    where the parts of a list or dict are of several types, and where the argument may differ in
+    replay.
+
+    Raises:
+        UsageError: the value does not tell its type, and there is no `type=`.
+        PayloadError: it is not data, does not fit `type`, or is too large.
+    """
+    recorded: T = _record("value", name, value, type)
+    return recorded
+
+
+def _record(verb: str, name: str, value: Any, declared: Any) -> Any:
+    run = caller(f"{verb}()")
+    what = f"{verb} {check_label(name, f'a {verb}')!r}"
+    codec = _codec(declared, what) if declared is not None else _codec_of(value, what)
+    data = codec.encode(value)
+
+    def check() -> None:
+        again = codec.decode(data)
+        differs = difference(value, again) if declared is None else None
+        if differs is not None:
+            msg = (
+                f"{what} does not tell its type: {differs}; give the type, "
+                f"such as workflow.{verb}({name!r}, ..., type=list[Item])"
+            )
+            raise UsageError(msg)
+
+    return codec.decode(changes.record_value(run, name, data, check))
+
+
+def _codec_of(value: object, what: str) -> TypeCodec[Any]:
+    try:
+        return _codec(type_of(value), what)
+    except TypeError:  # it cannot be read as its own type: as plain data, or refused when checked
+        return _codec(Any, what)
+
+
+def _codec(type_: Any, what: str) -> TypeCodec[Any]:
+    try:
+        return _cached_codec(type_, what)
+    except TypeError:  # metadata of Annotated need not be hashable; a type that cannot be read raises again
+        return TypeCodec(type_, what)
+
+
+@lru_cache(maxsize=512)
+def _cached_codec(type_: Any, what: str) -> TypeCodec[Any]:
+    return TypeCodec(type_, what)
 
 
 class Variable(Generic[T]):
     """A durable named variable of a run. Each `set` is recorded."""
 
-    def __init__(self, name: str, initial: T) -> None:
+    def __init__(self, name: str, initial: T, type: type[T] | None = None) -> None:
         """Made by `workflow.variable`."""
         self.name = name
-        self._value = value(name, initial)
+        self._type = type
+        self._value: T = _record("variable", name, initial, type)
 
     def get(self) -> T:
         """The value now."""
@@ -39,7 +88,7 @@ class Variable(Generic[T]):
 
     def set(self, new: T) -> None:
         """Change it."""
-        self._value = value(self.name, new)
+        self._value = _record("variable", self.name, new, self._type)
 
     def update(self, change: Callable[[T], T]) -> T:
         """Replace the value by `change(value)` and return the new one."""
@@ -47,15 +96,21 @@ class Variable(Generic[T]):
         return self._value
 
 
-def variable(name: str, initial: T, /) -> Variable[T]:
-    """A durable named variable with its first value."""
+def variable(name: str, initial: T, /, *, type: type[T] | None = None) -> Variable[T]:
+    """A durable named variable with its first value. `type` as in `value`.
+
+    Raises:
+        UsageError: a value does not tell its type, and there is no `type=`.
+        PayloadError: it is not data, does not fit `type`, or is too large.
+    """
     caller("variable()")
-    return Variable(name, initial)
+    return Variable(name, initial, type)
 
 
 def set_status(status: object) -> None:
     """Set the custom status that clients see (None clears it); its version goes up once per turn that changes it."""
-    caller("set_status()").set_status(None if status is None else encode(status))
+    run = caller("set_status()")
+    changes.set_status(run, None if status is None else encode(status))
 
 
 def status(as_type: type[T]) -> T | None:
@@ -76,4 +131,5 @@ def set_attributes(values: Mapping[str, AttributeValue | None], /) -> None:
         LimitExceeded: too many, or too large (`Limits.attributes`, `Limits.attribute_bytes`).
         UsageError: a value is of another kind.
     """
-    caller("set_attributes()").set_attributes(encode_attributes(values, removing=True))
+    run = caller("set_attributes()")
+    changes.set_attributes(run, encode_attributes(values, removing=True))

@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
+from contextlib import suppress
+from contextvars import Context
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, ParamSpec, TypeVar, overload
 from uuid import UUID
 
 from perdure.caller import caller as _run
 from perdure.codec import TypeCodec, encode
+from perdure.codec.derived import difference, returned_type
 from perdure.errors import UsageError, clean_text
+from perdure.kernel import changes
 from perdure.kernel.definition import check_label, normal_version
 from perdure.kernel.events import ParentClose
 from perdure.kernel.loop import Timer
@@ -109,18 +114,18 @@ class Child(Generic[P, R_co]):
         run = _run("detach()")
         definition = self._definition
         data = definition.signature.encode(args, kwargs)
-        return run.start_detached(
-            definition.name, self._version, data, self._target, lambda: _check_arguments(run, definition, data)
-        )
+
+        def check() -> None:
+            definition.signature.check(data)
+            run.check_size(data, f"the input of workflow {definition.name!r}")
+
+        return run.start_detached(definition.name, self._version, data, self._target, check)
 
 
-def _check_arguments(run: Run, definition: WorkflowDefinition, data: bytes) -> None:
-    definition.signature.check(data)
-    run.check_size(data, f"the input of workflow {definition.name!r}")
-
-
-def _next_arguments(run: Run, definition: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-    """Arguments of the next execution; they are checked in replay as well, which must raise what was raised."""
+def _continue(
+    run: Run, version: str | None, definition: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> NoReturn:
+    """End the execution with the arguments of the next one."""
     if not isinstance(definition, Workflow):
         msg = f"continue_as_new() needs a workflow (@app.workflow), got {definition!r}"
         raise UsageError(msg)
@@ -129,8 +134,7 @@ def _next_arguments(run: Run, definition: Any, args: tuple[Any, ...], kwargs: di
         msg = f"continue_as_new({known.name}): {run.unit!r} runs {run.definition.name!r} and can only continue as that"
         raise UsageError(msg)
     data = known.signature.encode(args, kwargs)
-    _check_arguments(run, known, data)
-    return data
+    run.continue_as_new(data, version, lambda: known.signature.check(data))
 
 
 def _start_child(
@@ -277,11 +281,11 @@ def send(id: str, channel: Any, value: Any, /) -> None:
     if isinstance(channel, Channel):
         typed: Channel[Any] = channel  # pyright: ignore[reportUnknownVariableType]
         codec = typed.codec
-        name, data = channel.name, codec.encode(value)
-        codec.check(data)
+        data = codec.encode(value)
+        run.send_message(check_id(id), channel.name, data, lambda: codec.check(data))
     else:
         name, data = check_label(channel, "a channel"), encode(value)
-    run.send_message(check_id(id), name, data)
+        run.send_message(check_id(id), name, data, lambda: None)
 
 
 def cancel(id: str, reason: str = "") -> None:
@@ -366,12 +370,32 @@ async def checkpoint(name: str, fn: Any, /, *, type: Any = None) -> Any:
     again in replay.
 
     For short side effects that need no options of an activity. It runs outside the workflow's loop, so it may do I/O;
-    `fn` is a function, or an
-    `async def`, without arguments. `type` is what the recorded value is decoded as (default: plain data).
+    `fn` is a function, or an `async def`, without arguments. `type` is what the recorded value is decoded as. Without
+    it the annotation of `fn` counts; a function without one, such as a lambda, may only return plain data.
+
+    Raises:
+        ApplicationError: the function failed, or its value needs a `type=`.
+        DecodeError: the value is not of the type.
     """
     run = _run("checkpoint()")
-    codec: TypeCodec[Any] = TypeCodec(type if type is not None else Any, f"checkpoint {name!r}")
-    return await run.start_step(check_label(name, "a checkpoint"), fn, codec.encode, codec.decode)
+    what = f"checkpoint {check_label(name, 'a checkpoint')!r}"
+    declared = type if type is not None else returned_type(fn)
+    codec: TypeCodec[Any] = TypeCodec(declared if declared is not None else Any, what)
+    encoder = codec.encode if declared is not None else partial(_encode_plain, codec)
+    return await run.start_step(name, fn, encoder, codec.decode)
+
+
+def _encode_plain(codec: TypeCodec[Any], value: object) -> bytes:
+    """Encode what is read again without a type, and refuse what would come back as something else."""
+    data = codec.encode(value)
+    differs = difference(value, codec.decode(data))
+    if differs is not None:
+        msg = (
+            f"the value of {codec.what} needs a type: {differs}; annotate the result of the function, "
+            "or give type=, such as workflow.checkpoint(..., type=list[Item])"
+        )
+        raise UsageError(msg)
+    return data
 
 
 # ---------------------------------------------------------------- versions and executions
@@ -381,7 +405,7 @@ def patched(patch: str) -> bool:
     """True for runs that reach this line with the new code, False for those that passed it before: puts a change of
     code behind a switch.
     """
-    return _run("patched()").patched(check_label(patch, "a patch"))
+    return changes.patched(_run("patched()"), check_label(patch, "a patch"))
 
 
 def continue_as_new(definition: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs) -> NoReturn:
@@ -391,7 +415,7 @@ def continue_as_new(definition: Workflow[P, R], /, *args: P.args, **kwargs: P.kw
     The version is resolved again: this is where a running instance moves to new code.
     """
     run = _run("continue_as_new()")
-    run.continue_as_new(_next_arguments(run, definition, args, kwargs), None)
+    _continue(run, None, definition, args, kwargs)
 
 
 def continue_as_version(
@@ -399,12 +423,16 @@ def continue_as_version(
 ) -> NoReturn:
     """Like `continue_as_new`, for an exact version of the code."""
     run = _run("continue_as_version()")
-    run.continue_as_new(_next_arguments(run, definition, args, kwargs), normal_version(version))
+    _continue(run, normal_version(version), definition, args, kwargs)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkflowInfo:
-    """What is known about the running instance. Nothing may be decided by `is_replaying`: it is for logging."""
+    """What is known about the running instance.
+
+    `history_events` is how long the history of this execution is at this line, and the same in
+    replay. Nothing may be decided by `is_replaying`: it is for logging.
+    """
 
     id: str
     run: str
@@ -429,9 +457,32 @@ def info() -> WorkflowInfo:
         started.version,
         started.parent.unit if started.parent is not None else None,
         datetime.fromtimestamp(started.at / 1000, UTC),
-        run.journal_events + len(run.events),
+        run.history_events,
         run.replaying,
     )
+
+
+class _Spool(logging.Logger):
+    """Makes the records of `workflow.logger`, and keeps those of a turn until it is durable."""
+
+    def __init__(self, target: logging.Logger) -> None:
+        super().__init__(target.name)
+        self.target = target
+
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802  # the name is logging's
+        """As the logger that users set up."""
+        return self.target.isEnabledFor(level)
+
+    def handle(self, record: logging.LogRecord) -> None:
+        """Keep the record for the turn. Without a turn it is shown at once."""
+        run = current_run()
+        if run is None or run.logs is None:
+            self.target.handle(record)
+            return
+        with suppress(Exception):  # a text that does not fit its arguments: the handler reports it
+            # The text is made now, because its arguments may change before the turn ends.
+            record.msg, record.args = record.getMessage(), None
+        run.logs.append(record)
 
 
 class _ReplaySafe(logging.LoggerAdapter[logging.Logger]):
@@ -450,6 +501,19 @@ class _ReplaySafe(logging.LoggerAdapter[logging.Logger]):
         return msg, kwargs
 
 
+def show_logs(records: Iterable[logging.LogRecord], *, discarded: bool = False) -> None:
+    """Show records that a turn kept, once it is durable.
+
+    `discarded` marks those of a turn that failed: they help to find out why, but what they say did
+    not happen.
+    """
+    empty = Context()  # whoever shows them may work in the context of an activity
+    for record in records:
+        if discarded:
+            record.msg, record.args = f"{record.getMessage()} (this turn was discarded)", None
+        empty.run(_target.handle, record)
+
+
 def run_ids(run: Run) -> dict[str, object]:
     """What the log records of a run carry."""
     started = run.started
@@ -461,8 +525,13 @@ def run_ids(run: Run) -> dict[str, object]:
     }
 
 
-logger = _ReplaySafe(logging.getLogger("perdure.workflow"), {})
-"""A logger that is silent in replay and carries the instance's ids."""
+_target = logging.getLogger("perdure.workflow")
+
+logger = _ReplaySafe(_Spool(_target), {})
+"""A logger that is silent in replay and carries the instance's ids.
+
+On a node its records are shown when the turn that made them is durable.
+"""
 
 __all__ = [
     "Channel",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -187,3 +188,40 @@ async def test_equal_calls_get_their_own_results_after_a_restart(file_world: Wor
     async with file_world.node(app) as node:
         assert await node.client.get("t").result(timeout=PATIENCE_S) == [0, 2]
     assert ran == [0, 1, 2], "the one that was interrupted ran again, the other did not"
+
+
+@pytest.mark.parametrize("quick", [True, False], ids=["the activity wins", "the timer wins"])
+async def test_a_race_of_an_activity_and_a_timer_holds_over_a_restart(tmp_path: Path, app: App, quick: bool) -> None:
+    world = World(f"sqlite:///{tmp_path}/race.db")
+    clock = world.stop_time()
+    cancelled = asyncio.Event()
+
+    @app.activity
+    async def work() -> str:
+        if quick:
+            return "worked"
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+        return "never"
+
+    @app.workflow
+    async def racing() -> str:
+        index, _ = await workflow.select(work(), workflow.sleep(60, name="limit"))
+        await workflow.receive("go", bool)
+        return ["worked", "too late"][index]
+
+    async with world.node(app) as node:
+        handle = node.client.workflow(racing, id="r")
+        await handle.start()
+        if not quick:
+            await waits_for(handle, "activity work")
+            clock.advance(60_000)
+        await waits_for(handle, "message go")
+        if not quick:
+            await asyncio.wait_for(cancelled.wait(), 5)
+    async with world.node(app) as node:
+        await node.client.get("r").send("go", True)
+        assert await node.client.get("r").result(timeout=5) == ("worked" if quick else "too late")

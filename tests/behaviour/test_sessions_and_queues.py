@@ -57,16 +57,19 @@ async def test_a_session_and_a_queue_go_on_in_the_next_execution_and_the_next_ve
 ) -> None:
     @app.workflow(name="loop", version=1)
     async def first(seen: list[Any]) -> list[Any]:
-        seen = [*seen, await where.with_options(queue="gpu", session="s")("one")]
-        workflow.continue_as_version(2, second, seen)
+        session = str(workflow.uuid4())  # another one in each execution, if the code made it anew
+        seen = [*seen, await where.with_options(queue="gpu", session=session)("one")]
+        workflow.continue_as_version(2, second, seen, session)
 
     @app.workflow(name="loop", version=2)
-    async def second(seen: list[Any]) -> list[Any]:
-        return [*seen, await where.with_options(queue="gpu", session="s")("two")]
+    async def second(seen: list[Any], session: str) -> list[Any]:
+        assert session != str(workflow.uuid4())
+        return [*seen, await where.with_options(queue="gpu", session=session)("two")]
 
     async with world.node(app) as node:
         seen = await node.client.workflow("loop", id="l", version=1).run([])
-    assert seen == [["one", "gpu", "s"], ["two", "gpu", "s"]]
+    session = seen[0][2]
+    assert seen == [["one", "gpu", session], ["two", "gpu", session]]
 
 
 @pytest.mark.parametrize("fails", [1, 9])

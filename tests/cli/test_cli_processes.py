@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -143,3 +144,77 @@ def test_an_interrupted_run_says_how_to_go_on(cli: Cli, spawn: Spawn) -> None:
 def test_importing_perdure_does_not_load_the_command_line(spawn: Spawn) -> None:
     code = "import sys, perdure, perdure.cli; print([m for m in ('typer', 'rich') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+STUBBORN = """
+import asyncio, time
+from perdure import App
+
+app = App("stubborn")
+
+@app.activity
+def blocks() -> None:
+    time.sleep(600)
+
+@app.activity(executor="process")
+def blocks_elsewhere() -> None:
+    time.sleep(600)
+
+@app.activity
+async def swallows() -> None:
+    while True:
+        try:
+            await asyncio.sleep(600)
+        except asyncio.CancelledError:
+            pass
+
+@app.workflow
+async def stay(how: str) -> None:
+    await {"thread": blocks, "process": blocks_elsewhere, "task": swallows}[how]()
+"""
+
+
+@pytest.mark.parametrize("how", ["thread", "process", "task"])
+def test_a_served_node_ends_although_an_activity_does_not(cli: Cli, spawn: Spawn, folder: Path, how: str) -> None:
+    (folder / "stubborn.py").write_text(STUBBORN)
+    serving = spawn("serve", "stubborn.py", "--grace", "0.2")
+    line_with(serving.stdout, "ready: ")
+    assert cli("start", "stay", f'["{how}"]', "--id", "s").code == 0
+    deadline = time.monotonic() + 20
+    while "activity" not in str([one["reason"] for one in cli("ls", "--json").json["instances"]]):
+        assert time.monotonic() < deadline, "the activity did not begin"
+    children = _descendants(serving.pid)
+    serving.send_signal(signal.SIGTERM)
+    _, errors = serving.communicate(timeout=20)
+    assert serving.returncode == 0, errors
+    assert "Traceback" not in errors
+    _expect_gone(children)
+    assert cli("show", "s", "--json").json["status"] == "running"
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks at /proc")
+def test_no_worker_outlives_a_node_that_was_killed(cli: Cli, spawn: Spawn, folder: Path) -> None:
+    (folder / "stubborn.py").write_text(STUBBORN)
+    serving = spawn("serve", "stubborn.py")
+    line_with(serving.stdout, "ready: ")
+    cli("start", "stay", '["process"]', "--id", "s")
+    deadline = time.monotonic() + 20
+    while not (children := _descendants(serving.pid)):
+        assert time.monotonic() < deadline, "no worker began"
+    serving.kill()
+    serving.wait()
+    _expect_gone(children)
+
+
+def _expect_gone(children: list[int]) -> None:
+    """A worker learns of its node's death from the system, which takes a moment."""
+    deadline = time.monotonic() + 20
+    while [pid for pid in children if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < deadline, f"{children} outlive their node"
+
+
+def _descendants(pid: int) -> list[int]:
+    """Processes below this one; none where there is no /proc."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    found = [int(child) for children in tasks for child in children.read_text().split()]
+    return found + [below for child in found for below in _descendants(child)]

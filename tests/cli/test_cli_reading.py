@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,8 @@ def test_ls_filters(cli: Cli) -> None:
     assert ids(cli, "--type", "stuck", "--version", "2") == []
     assert ids(cli, "--reason", "stuck") == ["stuck-1"]
     assert set(ids(cli, "--prefix", "open-")) == {"open-1", "open-2"}
-    assert ids(cli, "--parent", "done-1") == ["done-1/1.2"]
+    [child] = ids(cli, "--parent", "done-1")
+    assert re.fullmatch(r"done-1/[0-9a-f]{8}\.1\.2", child)
 
 
 @pytest.mark.usefixtures("store")

@@ -15,6 +15,9 @@ app = App("poisonous")
 GOOD = 5
 
 
+OPTIONS = NodeOptions(crash_failures=3, trial_ms=150, control_ms=200)
+SLOW_S = 0.3
+"""Longer than a trial lasts at first."""
 MENDED = "MENDED" in os.environ
 
 
@@ -60,6 +63,46 @@ async def dies_of_mail() -> str:
 
 
 @app.workflow
+async def dies_of_time() -> str:
+    await workflow.sleep(0.2)
+    die()
+    return "alive"
+
+
+@app.workflow
+async def dies_at_a_checkpoint() -> str:
+    return await workflow.checkpoint("deadly", deadly_step)
+
+
+async def deadly_step() -> str:
+    die()
+    return "alive"
+
+
+@app.activity
+async def slowly_deadly() -> str:
+    await asyncio.sleep(SLOW_S)
+    die()
+    return "alive"
+
+
+@app.workflow
+async def dies_slowly() -> str:
+    return await slowly_deadly()
+
+
+@app.activity
+async def patient() -> str:
+    await asyncio.sleep(3600)
+    return "never"
+
+
+@app.workflow
+async def innocent() -> str:
+    return await patient()
+
+
+@app.workflow
 async def good(n: int) -> int:
     for _ in range(3):
         n = await harmless(n)
@@ -67,7 +110,7 @@ async def good(n: int) -> int:
 
 
 async def main(url: str) -> None:
-    async with app.node(url, options=NodeOptions(crash_failures=3)) as node:
+    async with app.node(url, options=OPTIONS) as node:
         for n in range(GOOD):
             assert await node.client.workflow(good, id=f"good-{n}").run(n) == n + 3
         bad = node.client.get("bad")

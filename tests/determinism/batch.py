@@ -27,8 +27,27 @@ from perdure.kernel.run import Run
 Script = list[Recorded]
 
 
+def limits_of(seed: int) -> Limits:
+    """Low limits, so that many commands are refused. Every fourth seed has the usual ones."""
+    if seed % 4 == 3:
+        return Limits()
+    random = Random(seed + 2)
+    commit_bytes = 10**6 if seed % 10 == 0 else random.randrange(300, 3_000)  # the program itself goes on
+    return Limits(
+        payload_bytes=10**6 if seed % 10 == 0 else random.randrange(100, 700),
+        commit_bytes=commit_bytes,
+        status_bytes=random.randrange(50, 200),
+        kv_keys=random.randrange(1, 6),
+        kv_value_bytes=random.randrange(50, 130),
+    )
+
+
+OTHERS = (Limits(), Limits(1_000_000, 10**9, 1, 1, 1, 1, 1, 1, 1, 1))
+"""Limits of another node: everything fits, or nothing."""
+
+
 def record(seed: int) -> Script:
-    drive = Drive(app)
+    drive = Drive(app, limits_of(seed))
     drive.start("tree", program(seed), int(seed % 10 == 0))
     play(drive, Random(seed + 1), evictions=0.1 if seed % 4 == 0 else 0.0)
     return drive.script
@@ -44,20 +63,23 @@ def journals(script: Script) -> list[list[AnyEvent]]:
     return [[e for c in group for e in decode_events(c.events)] for _, group in groupby(chunks, lambda c: c.execution)]
 
 
-def redriven(script: Script) -> str | None:
+def redriven(seed: int, script: Script) -> str | None:
     """Tell a new unit the same; what differs, if anything."""
-    drive = Drive(app)
+    drive = Drive(app, limits_of(seed))
     return _tell_all(drive, script)
 
 
-def resumed(script: Script, after: int) -> str | None:
-    """Load a unit from the commits of the first `after` turns and tell it the rest."""
-    drive = Drive(app)
+def resumed(seed: int, script: Script, after: int) -> str | None:
+    """Load a unit under other limits from the commits of the first `after` turns and tell it the rest."""
+    drive = Drive(app, OTHERS[seed % 2])
     for recorded in script[:after]:
         if recorded.commit:
             drive.shelf.apply(decode_commit(recorded.commit))
         drive.script.append(recorded)
-    drive.shelf.load(drive.unit)
+    drive.load()
+    drive.unit.limits = limits_of(seed)  # what is new is judged as it was then
+    if drive.unit.run is not None:
+        drive.unit.run.limits = drive.unit.limits
     return _tell_all(drive, script[after:])
 
 
@@ -82,9 +104,9 @@ def _difference(recorded: bytes, got: bytes) -> str:
     return "the encoding"
 
 
-def followed(script: Script, until: int) -> str | None:
+def followed(seed: int, script: Script, until: int) -> str | None:
     """Advance a copy by the commits alone, compare it with the unit that makes them, then let the copy take over."""
-    leader, copy = (Drive(app) for _ in range(2))
+    leader, copy = (Drive(app, limits_of(seed)) for _ in range(2))
     for recorded in script[:until]:
         leader.again(recorded)
         copy.follow(recorded)
@@ -94,14 +116,14 @@ def followed(script: Script, until: int) -> str | None:
     return _tell_all(copy, script[until:])
 
 
-def replayed(script: Script) -> str | None:
-    """Replay every journal of the script from its first to its last event."""
+def replayed(seed: int, script: Script) -> str | None:
+    """Under other limits replay every journal of the script from its first to its last event."""
     entries: list[KvEntry] = []
     for journal in journals(script):
         started = journal[0]
         definition = app.find_workflow("tree", None)
         assert definition is not None
-        run = Run("u-1", definition, app, Limits())
+        run = Run("u-1", definition, app, OTHERS[seed % 2])
         run.variables.load(entries, started.execution)  # type: ignore[union-attr]
         with Entered(run.loop):
             run.replay(journal)
@@ -117,10 +139,10 @@ def check(seed: int, script: Script) -> str | None:
     random = Random(seed)
     assert sum(1 for r in script if r.commit) > 1
     return (
-        redriven(script)
-        or replayed(script)
-        or resumed(script, random.randrange(1, len(script)))
-        or followed(script, random.randrange(1, len(script)))
+        redriven(seed, script)
+        or replayed(seed, script)
+        or resumed(seed, script, random.randrange(1, len(script)))
+        or followed(seed, script, random.randrange(1, len(script)))
     )
 
 

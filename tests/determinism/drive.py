@@ -17,6 +17,7 @@ from perdure.kernel.call import ActivityCall, Call, ChildCall, StepCall, WaitCal
 from perdure.kernel.commit import CLOSED, Commit, Fence, JournalChunk, KvEntry, UnitRow, decode_commit, encode_commit
 from perdure.kernel.events import AnyEvent, decode_events
 from perdure.kernel.loop import Timer
+from perdure.kernel.mailbox import Mailbox
 from perdure.kernel.message import Message
 from perdure.kernel.turn import Turn
 from perdure.kernel.unit import Unit
@@ -68,7 +69,7 @@ class Shelf:
         """Give a new unit what is stored, as bytes would: nothing is shared with the unit that made it."""
         assert self.row is not None
         row = msgspec.structs.replace(self.row)
-        unit.load(self.version, row, self.journal(), list(self.kv.values()), list(self.inbox.values()))
+        unit.load(self.version, row, self.journal(), list(self.kv.values()))
 
 
 class Drive:
@@ -83,6 +84,7 @@ class Drive:
         self.shelf = Shelf()
         self.script: list[Recorded] = []
         self.unit = self.new_unit()
+        self.mailbox = Mailbox()
         self.live.add(self)
         self.sent = 0
         self.result: Callable[[ActivityCall], object] = lambda call: f"{call.name}:{digest(call.input)[:6]}"
@@ -99,7 +101,10 @@ class Drive:
     def turn(self, *messages: Message) -> Turn:
         """One turn at the present time; its commit goes on the shelf."""
         given = msgspec.msgpack.encode(messages)
-        turn = self.unit.advance(list(messages), self.now, FENCE, len(self.script).to_bytes(16, "big"))
+        for message in messages:
+            self.mailbox.put(message)
+        turn = self.unit.advance(self.mailbox, self.now, FENCE, len(self.script).to_bytes(16, "big"))
+        self.mailbox.settle(turn.kept, turn.commit.consume if turn.commit is not None else ())
         data = b""
         if turn.commit is not None:
             data = encode_commit(turn.commit)
@@ -131,7 +136,12 @@ class Drive:
         """Leave memory and come back from what is stored."""
         self.unit.close_memory()
         self.unit = self.new_unit()
+        self.load()
+
+    def load(self) -> None:
+        """Take over what is stored."""
         self.shelf.load(self.unit)
+        self.mailbox.reload(self.shelf.inbox.values())
 
     # ------------------------------------------------------------ what there is to see
 

@@ -16,6 +16,7 @@ import anyio
 import anyio.lowlevel
 
 from perdure import ActivityError, App, ChildError, RetryPolicy, workflow
+from perdure.errors import UsageError
 
 app = App("random")
 
@@ -234,6 +235,42 @@ async def variables(node: Node, env: Env) -> Any:
         kv.delete(node[1][:2])
     workflow.set_status([node[1], count, kv.keys()])
     env.log.append(workflow.value("v", node[1]))
+
+
+@leaf_kind
+async def refusals(node: Node, env: Env) -> Any:
+    """Ask for too much and go on with the answer."""
+    kind = len(node[1]) % 4
+    try:
+        if kind == 0:
+            workflow.kv.set(f"{node[1]}.{node[2]}", "x" * 40 * node[2])
+        elif kind == 1:
+            workflow.value(node[1], "y" * 200 * node[2])
+        elif kind == 2:
+            workflow.set_status("z" * 60 * node[2])
+        else:
+            await act("w" * 200 * node[2])
+    except UsageError as error:
+        env.log.append(f"{type(error).__name__}: {error}")
+        await act(f"{node[1]}.refused")
+
+
+@leaf_kind
+async def too_far(node: Node, env: Env) -> Any:
+    try:
+        async with asyncio.timeout(1e300 if node[2] == 2 else 9e11):
+            await act(node[1])
+    except UsageError as error:
+        env.log.append(str(error))
+
+
+@leaf_kind
+async def lengths(node: Node, env: Env) -> Any:
+    """The length of the history decides."""
+    counter = workflow.variable(f"n{node[1]}", [(workflow.info().history_events, node[1])])
+    await act(f"{node[1]}.{counter.get()}")
+    counter.update(lambda seen: [*seen, (workflow.info().history_events, "later")])
+    env.log.append(repr(counter.get()))
 
 
 @leaf_kind

@@ -96,7 +96,7 @@ def same(shown: str, real: str) -> bool:
 
     def plain(text: str) -> str:
         text = re.sub(r"/\S+/(?=\w+\.(?:py|db|txt))", "", text)
-        return re.sub(r"\w+\.py:\d+|[0-9a-f]{16}|\d+", "#", text)
+        return re.sub(r"\w+\.py:\d+|[0-9a-f]{16}|(?<=/)[0-9a-f]{8}(?=\.)|\d+", "#", text)
 
     start, cut, _ = plain(shown).partition("...")
     return plain(real).startswith(start) if cut else plain(real) == start

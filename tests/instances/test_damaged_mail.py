@@ -18,6 +18,8 @@ from perdure.kernel.commit import Commit, Verdict
 from perdure.kernel.message import Body, Message
 from perdure.store.memory import MemoryStore
 
+FIRST = "unit = 'broken' AND position = (SELECT min(position) FROM inbox WHERE unit = 'broken')"
+
 
 class FromTheFuture(Body, tag=99):
     """A body that only a newer release knows."""
@@ -66,8 +68,8 @@ async def test_it_waits_with_the_damaged_message_and_goes_on_when_that_is_mended
     world = World(f"sqlite:///{file}")
     names = ["broken", *(f"fine-{i}" for i in range(5))]
     await started(world, names)
-    [(old,)] = replace(file, "SELECT body FROM inbox WHERE unit = 'broken' AND position = 1")
-    replace(file, "UPDATE inbox SET body = ? WHERE unit = 'broken' AND position = 1", damage)
+    [(old,)] = replace(file, f"SELECT body FROM inbox WHERE {FIRST}")
+    replace(file, f"UPDATE inbox SET body = ? WHERE {FIRST}", damage)
     async with world.node(make()) as node:
         for name in names[1:]:
             assert await node.client.get(name).result(timeout=PATIENCE_S) == [1, 2, 3]
@@ -77,7 +79,7 @@ async def test_it_waits_with_the_damaged_message_and_goes_on_when_that_is_mended
         assert failure is not None
         assert "in the inbox of 'broken' cannot be read" in failure.message
         assert (await node.client.counts())["inbox"] == 2, "nothing is thrown away"
-    replace(file, "UPDATE inbox SET body = ? WHERE unit = 'broken' AND position = 1", old)
+    replace(file, f"UPDATE inbox SET body = ? WHERE {FIRST}", old)
     async with world.node(make()) as node:
         assert await node.client.get("broken").result(timeout=PATIENCE_S) == [1, 2, 3], "and the order is kept"
 
@@ -110,13 +112,13 @@ async def test_a_start_that_cannot_be_read_waits_and_stops_nobody(file: Path) ->
             await client.workflow("work", id=name).start()
             for n in (1, 2, 3):
                 await client.get(name).send("n", n)
-    [(old,)] = replace(file, "SELECT body FROM inbox WHERE unit = 'broken' AND position = 1")
-    replace(file, "UPDATE inbox SET body = x'c1' WHERE unit = 'broken' AND position = 1")
+    [(old,)] = replace(file, f"SELECT body FROM inbox WHERE {FIRST}")
+    replace(file, f"UPDATE inbox SET body = x'c1' WHERE {FIRST}")
     async with world.node(make()) as node:
         assert await node.client.get("fine").result(timeout=PATIENCE_S) == [1, 2, 3]
         with pytest.raises(NotFound):
             await node.client.get("broken").describe()
-    replace(file, "UPDATE inbox SET body = ? WHERE unit = 'broken' AND position = 1", old)
+    replace(file, f"UPDATE inbox SET body = ? WHERE {FIRST}", old)
     async with world.node(make()) as node:
         assert await node.client.get("broken").result(timeout=PATIENCE_S) == [1, 2, 3]
 

@@ -26,6 +26,8 @@ shapes = pytest.mark.parametrize("shape", HOSTILE, ids=lambda shape: shape.__nam
 
 
 KNOTTED = {"in_groups", "in_anyio", "in_wait_for", "in_a_manager_of_anyio"}
+if sys.version_info >= (3, 14):
+    KNOTTED.add("with_callbacks")  # the callback of `asyncio.wait` knows the task that waits
 """Frames with objects of asyncio and anyio that refer to their task, which holds the frame: the collector's work."""
 
 
@@ -84,6 +86,55 @@ def test_no_line_runs_and_memory_is_free(shape: Shape) -> None:
     assert witness() is None, "the frames are still there"
     assert loop() is None, "the loop is still there"
     assert disposal.quarantine == []
+
+
+@pytest.mark.skipif(not CAN_MARK, reason="this interpreter cannot drop frames silently")
+def test_calls_that_are_gathered_and_shielded_leave_nothing_for_the_collector() -> None:
+    """A call that nobody ever answers must not keep the task that awaits it."""
+
+    async def gathers() -> None:
+        await asyncio.gather(act("x"), act("y"), asyncio.gather(act("z")))
+
+    async def awaits_later() -> None:
+        calls = [asyncio.ensure_future(act("x")), asyncio.create_task(act("y"))]
+        for call in calls:
+            await call
+
+    for shape in (gathers, awaits_later):
+        drive, witness = waiting(shape)
+        drive.unit.close_memory()
+        assert witness() is None, shape.__name__
+
+
+def test_a_type_that_would_run_code_when_it_is_looked_up_is_not_asked() -> None:
+    class Loud(type):
+        def __hash__(cls) -> int:
+            LOG.append("hash")
+            return 1
+
+        def __eq__(cls, other: object) -> bool:
+            LOG.append("eq")
+            return True
+
+        def __instancecheck__(cls, instance: object) -> bool:
+            LOG.append("instancecheck")
+            return True
+
+    class Thing(metaclass=Loud):
+        @property
+        def __class__(self) -> type:
+            LOG.append("class")
+            return list
+
+    async def holds_it() -> None:
+        thing = Thing()
+        await act("x")
+        del thing
+
+    drive, witness = waiting(holds_it)
+    drive.unit.close_memory()
+    assert LOG == []
+    assert not CAN_MARK or witness() is None
 
 
 @shapes

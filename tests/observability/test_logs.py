@@ -119,10 +119,45 @@ async def test_replay_says_nothing_again_whatever_the_logger(world: World, app: 
         await node.client.get("x").send("end", True)
         await node.client.get("x").wait(timeout=5)
     assert [(r["logger"], r["message"]) for r in log.records] == [
-        ("perdure.workflow", "begins"),
         ("shop.own", "begins"),
+        ("perdure.workflow", "begins"),  # when the turn is durable
         ("shop.own", "ends"),
     ]
+
+
+async def test_a_start_that_joins_what_is_not_in_memory_says_nothing_again(world: World, app: App) -> None:
+    """Such a start tries a first turn, whose commit the store refuses."""
+
+    @app.workflow
+    async def waits() -> None:
+        seen = ["a"]
+        workflow.logger.info("accepted %s", seen)
+        seen.append("b")
+        await workflow.receive("end", bool)
+
+    log = Log()
+    perdure.logs.configure(format="json", stream=log)
+    for _ in range(3):
+        async with node_of(world, app) as node:
+            await node.client.workflow(waits, id="x").start()
+            await node.client.get("x").raise_event("news")
+    said = [r for r in log.records if r.get("instance") == "x"]
+    assert [(r["message"], r["workflow"]) for r in said] == [("accepted ['a']", "waits")]
+
+
+async def test_what_a_stopped_turn_said_is_shown_with_a_mark(world: World, app: App) -> None:
+    @app.workflow
+    async def hangs() -> None:
+        workflow.logger.warning("before the loop")
+        while True:
+            await asyncio.sleep(0)
+
+    log = Log()
+    perdure.logs.configure(format="json", stream=log)
+    async with node_of(world, app, turn_failures=1) as node:
+        await node.client.workflow(hangs, id="x").start()
+    said = [r["message"] for r in log.records if r["logger"] == "perdure.workflow"]
+    assert said == ["before the loop (this turn was discarded)"]
 
 
 async def test_records_of_the_node_carry_the_ids_of_the_instance(world: World, app: App) -> None:

@@ -19,7 +19,7 @@ REASONS = {
     "timer": "timer nap",
     "event": "event news",
     "message": "message go",
-    "child": "child f/1.1",
+    "child": "child below",
     "checkpoint": "checkpoint step",
     "slot": "activity work",
 }
@@ -56,7 +56,7 @@ def in_flight(app: App, gate: asyncio.Event) -> Any:
         "timer": lambda: workflow.sleep(3_600, name="nap"),
         "event": lambda: workflow.wait_event("news", str),
         "message": lambda: workflow.receive("go", str),
-        "child": below,
+        "child": lambda: workflow.child(below, id="below")(),
         "checkpoint": lambda: workflow.checkpoint("step", wait_for_gate),
     }
 
@@ -83,7 +83,7 @@ async def test_nothing_of_it_reaches_the_next_life_of_the_id(world: World, app: 
         await handle.start(kind, 1)
         await waits_for(handle, REASONS[kind])
         if kind == "child":
-            await waits_for(node.client.get("f/1.1"), "message go")
+            await waits_for(node.client.get("below"), "message go")
         waiter = asyncio.ensure_future(handle.result(timeout=PATIENCE_S))
         await asyncio.sleep(0)
         assert await handle.delete(force=True) == (2 if kind == "child" else 1)

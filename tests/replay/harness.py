@@ -21,6 +21,7 @@ from perdure.kernel import message as msg
 from perdure.kernel.commit import CLOSED, Fence, JournalChunk, KvEntry, UnitRow
 from perdure.kernel.disposal import dispose
 from perdure.kernel.loop import Entered
+from perdure.kernel.mailbox import Mailbox
 from perdure.kernel.run import PYTHON, Run
 from perdure.kernel.turn import Turn
 from perdure.kernel.unit import Unit
@@ -60,6 +61,7 @@ async def other(text: str) -> str:
 
 
 def started(*args: object, workflow: str = "main", version: str = "1.0.0", **fields: Any) -> ev.Started:
+    fields.setdefault("flags", ev.FLAGS)
     return ev.Started(T0, workflow, version, encode(list(args)), RUN, fields.pop("execution", 1), PYTHON, **fields)
 
 
@@ -88,7 +90,18 @@ def waits(seq: int, channel: str, *, positional: bool = False) -> ev.WaitStarted
 
 
 def child(seq: int, *args: object, target: str | None = None, **fields: Any) -> ev.CallStarted:
-    return ev.CallStarted(seq, target or f"{ID}/1.{seq}", "other", None, encode(list(args)), **fields)
+    return ev.CallStarted(seq, target or named(seq), "other", None, encode(list(args)), **fields)
+
+
+def named(seq: int, execution: int = 1) -> str:
+    """The id of a child that was given none."""
+    return f"{ID}/{RUN.hex()[:8]}.{execution}.{seq}"
+
+
+def refused(command: type[ev.Event], subject: str, error: str, message: str) -> ev.Refused:
+    tag = command.__struct_config__.tag
+    assert isinstance(tag, int)
+    return ev.Refused(tag, subject, error, message)
 
 
 def failure_of_app(kind: str = "ValueError", message: str = "no", **fields: Any) -> Failure:
@@ -124,6 +137,7 @@ class Rig:
         self.posted: list[msg.Message] = []
         self.events: list[ev.Event] = []
         self.answers: list[str] = []
+        self.mailbox = Mailbox()
         self._messages = 0
         self.deploy(fn, **options)
 
@@ -161,7 +175,8 @@ class Rig:
         self.unit = self._new_unit()
         chunk = JournalChunk(self.row.execution, 1, len(self.history), ev.encode_events(self.history))
         row = msgspec.structs.replace(self.row)  # memory must not change what is stored
-        self.unit.load(self.version, row, [chunk], self.kv.values(), self.inbox.values())
+        self.unit.load(self.version, row, [chunk], self.kv.values())
+        self.mailbox.reload(self.inbox.values())
 
     @property
     def history(self) -> list[ev.Event]:
@@ -185,7 +200,10 @@ class Rig:
         return msg.Message(self._messages.to_bytes(16), ID, body, self.now)
 
     def _advance(self, messages: list[msg.Message]) -> Turn:
-        turn = self.unit.advance(messages, self.now, FENCE, b"c")
+        for message in messages:
+            self.mailbox.put(message)
+        turn = self.unit.advance(self.mailbox, self.now, FENCE, b"c")
+        self.mailbox.settle(turn.kept, turn.commit.consume if turn.commit is not None else ())
         self.answers = [turn.answers.get(m.id, "") for m in messages]
         self.events = []
         commit = turn.commit

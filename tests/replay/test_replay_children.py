@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from replay.harness import RUN, Rig, child, other, replied, started
+from replay.harness import FENCE, RUN, Rig, child, named, other, replied, started
 
 from perdure import workflow
+from perdure.codec import encode
 from perdure.kernel import events as ev
 from perdure.kernel import message as msg
+from perdure.kernel.placement import check_id, child_id
 
 
 def starts(rig: Rig) -> list[msg.Message]:
@@ -22,11 +24,50 @@ def test_a_child_is_named_after_its_parent_execution_and_command():
 
     rig = Rig(main)
     rig.start()
-    assert rig.events[1] == child(1, "x", target="w/1.1")
+    assert rig.events[1] == child(1, "x", target=named(1))
     [start] = starts(rig)
-    assert (start.to, start.sender) == ("w/1.1", "w")
+    assert (start.to, start.sender) == (named(1), "w")
     assert isinstance(start.body, msg.Start)
     assert start.body.parent == ev.Parent("w", RUN, 1, 1)
+
+
+def test_the_children_of_a_reused_id_are_others():
+    async def main() -> str:
+        other.detach("x")
+        return await other("y")
+
+    rig = Rig(main)
+    rig.start()
+    first = {m.to for m in starts(rig)}
+    rig.posted.clear()
+    body = msg.Start("main", None, encode([]), if_exists="replace")
+    rig.mailbox.put(msg.Message(b"q" * 16, "w", body, rig.now))
+    rig.unit.advance(rig.mailbox, rig.now, FENCE, b"d")
+    assert rig.unit.run is not None
+    second = {e.target for e in rig.unit.run.pending.values()}  # type: ignore[union-attr]
+    assert len(first) == 2
+    assert not first & second
+
+
+def test_a_journal_of_an_older_release_keeps_its_names():
+    """They had no part of the run's id. Such an execution goes on with them to its end."""
+
+    async def main() -> list[str]:
+        return [await other("x"), other.detach("y")]
+
+    rig = Rig(main).store(started(flags=0), child(1, "x", target="w/1.1"))
+    rig.turn(replied(1, "X"))
+    assert rig.result == ["X", "w/1.2"]
+    assert [m.to for m in starts(rig)] == ["w/1.2"]
+
+
+@pytest.mark.parametrize("parent", ["p" * 512, "p" * 495, "é" * 256, "日" * 170, "a/" * 255])
+def test_the_name_of_a_child_is_never_too_long_for_an_id(parent: str):
+    name = child_id(parent, RUN, 7, 1_000_000)
+    assert check_id(name) == name
+    assert name.endswith("/72727272.7.1000000")
+    assert name != child_id("x" + parent[1:], RUN, 7, 1_000_000)
+    assert check_id(child_id(name, RUN, 1, 1)) != name
 
 
 def test_a_name_that_was_given_is_used_as_it_is():
@@ -44,7 +85,7 @@ def test_children_have_different_names():
 
     rig = Rig(main)
     rig.start()
-    assert [m.to for m in starts(rig)] == ["w/1.1", "w/1.2", "w/1.3"]
+    assert [m.to for m in starts(rig)] == [named(1), named(2), named(3)]
     assert len({m.id for m in starts(rig)}) == 3
     rig.turn(replied(3, "C"), replied(1, "A"), replied(2, "B"))
     assert rig.result == ["A", "B", "C"]
@@ -88,7 +129,7 @@ def test_a_reply_of_a_child_goes_to_the_execution_that_asked():
     rig.turn()
     rig.turn(replied(1, "of the old execution"))
     assert rig.status == "running"
-    assert [m.to for m in starts(rig)] == ["w/1.1", "w/2.1"]
+    assert [m.to for m in starts(rig)] == [named(1), named(1, execution=2)]
 
 
 async def _twice(n: int) -> str:

@@ -17,6 +17,7 @@ from replay.harness import (
     finished,
     fired,
     greet,
+    named,
     other,
     render,
     replied,
@@ -80,7 +81,7 @@ def test_an_activity_without_options_has_no_queue_and_no_session():
     assert (command.queue, command.session) == (None, None)
 
 
-@pytest.mark.parametrize(("target", "expected"), [(None, "w/1.1"), ("job-7", "job-7")])
+@pytest.mark.parametrize(("target", "expected"), [(None, named(1)), ("job-7", "job-7")])
 def test_a_detached_start_is_one_event_and_one_message(target: str | None, expected: str):
     async def main() -> str:
         return workflow.child(other, id=target).detach("x") if target else other.detach("x")

@@ -55,7 +55,7 @@ def test_a_journal_that_is_no_data_of_ours_is_refused(data: bytes):
     rig = Rig(_activity).store(started(), called(1, "ann"))
     rig.unit = rig._new_unit()
     assert rig.row is not None
-    rig.unit.load(rig.version, rig.row, [JournalChunk(1, 1, 2, data)], [], [])
+    rig.unit.load(rig.version, rig.row, [JournalChunk(1, 1, 2, data)], [])
     expect_undecodable(rig, "cannot be read: ")
 
 

@@ -16,6 +16,7 @@ from replay.harness import (
     failure_of_app,
     finished,
     greet,
+    named,
     other,
     replied,
     started,
@@ -200,14 +201,14 @@ def test_an_error_of_a_child_fails_its_parent(category: Any):
     rig.start()
     rig.turn(replied(1, failure=failure_of_app("Broken", "no disk", category=category)))
     assert (rig.status, rig.failure.type, rig.failure.category) == ("failed", "ChildError", category)
-    assert "child workflow 'other' (id 'w/1.1') failed" in rig.failure.message
+    assert f"child workflow 'other' (id {named(1)!r}) failed" in rig.failure.message
 
 
 def test_the_parent_may_catch_an_error_of_a_child():
     rig = Rig(_careful_parent)
     rig.start()
     rig.turn(replied(1, failure=failure_of_app("Broken", "no disk")))
-    assert rig.result == "Broken: child workflow 'other' (id 'w/1.1') failed: Broken: no disk"
+    assert rig.result == f"Broken: child workflow 'other' (id {named(1)!r}) failed: Broken: no disk"
 
 
 class Unusual(BaseException):

@@ -17,6 +17,7 @@ from replay.harness import (
     finished,
     fired,
     greet,
+    named,
     other,
     replied,
     started,
@@ -224,7 +225,7 @@ def test_what_is_cancelled_later_is_told_once(name: str):
     turn = rig.turn(after_ms=1_000)
     assert rig.events[1:] == _told_at_once(name, called(3, "after"))
     told = [m.to for m in rig.posted if isinstance(m.body, msg.Cancel)]
-    assert told == (["w/1.1"] if name == "child" else [])
+    assert told == ([named(1)] if name == "child" else [])
     # Work is told through what follows the turn; for a timer or a wait there is nobody to tell.
     assert ([c.seq for c in turn.cancelled] == [1]) == (name != "timer")
     rig.posted.clear()
@@ -294,7 +295,7 @@ def test_a_cancelled_child_can_be_left_alone_or_terminated():
     rig.start()
     rig.posted.clear()
     rig.turn(after_ms=1_000)
-    assert [(m.to, type(m.body).__name__) for m in rig.posted] == [("w/1.2", "Terminate")]
+    assert [(m.to, type(m.body).__name__) for m in rig.posted] == [(named(2), "Terminate")]
 
 
 def test_a_late_answer_to_cancelled_work_is_dropped():

@@ -94,11 +94,12 @@ async def test_an_old_store_gets_the_index_when_it_is_opened(tmp_path: Path) -> 
 async def test_an_old_store_is_migrated_once_and_only_when_it_may_be_written(tmp_path: Path) -> None:
     path = tmp_path / "old.db"
     old_store(path)
-    assert pending(path) == ["attributes", "undelivered", "kv_times"]
+    later = [migration.name for migration in migrations()[1:]]
+    assert pending(path) == later
     with pytest.raises(StoreFormat, match="needs the migration attributes"):
         async with open_store(f"sqlite:///{path}?read_only=true"):
             pass
-    assert migrate(path) == ["attributes", "undelivered", "kv_times"]
+    assert migrate(path) == later
     assert migrate(path) == []
     async with open_store(f"sqlite:///{path}?read_only=true") as store:
         assert store.info.format == 2

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager
+import errno
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +19,13 @@ import pytest
 
 from perdure.errors import StoreUnavailable
 from perdure.ports.store import Counts
-from perdure.store import open_store
+from perdure.store import hint, open_store, reader
+from perdure.store.writer import GROUP_OPERATIONS
 from perdure.testing.conformance import Scenario
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from others import running
 
 USUAL = apsw.vfs_names()[0]
 
@@ -25,6 +36,7 @@ class Faults:
     def __init__(self) -> None:
         self.room: int | None = None
         self.sync_fails = False
+        self.synced: Callable[[], None] = lambda: None
 
     def write(self) -> None:
         if self.room is not None:
@@ -35,6 +47,7 @@ class Faults:
     def sync(self) -> None:
         if self.sync_fails:
             raise apsw.IOError("injected: fsync failed")
+        self.synced()
 
 
 class FaultyFile(apsw.VFSFile):
@@ -167,3 +180,229 @@ async def test_the_log_of_commits_does_not_grow_for_ever(tmp_path: Path) -> None
             await scenario.applied("order", version, {"result": bytes(2_000_000)})
         assert Path(f"{path}-wal").stat().st_size < 80_000_000
     assert not Path(f"{path}-wal").exists()
+
+
+# ---------------------------------------------------------------- the log and its index
+
+
+@pytest.mark.parametrize("which", ["-wal", "-shm"])
+@pytest.mark.parametrize("what", ["deleted", "moved", "replaced"])
+async def test_a_file_beside_the_database_that_went_away_stops_the_writing(
+    tmp_path: Path, which: str, what: str
+) -> None:
+    path = tmp_path / "a.db"
+    beside, aside = Path(f"{path}{which}"), tmp_path / "aside"
+    async with opened(path) as scenario:
+        await scenario.applied("order")
+        beside.rename(aside)
+        if what == "replaced":
+            beside.write_bytes(b"")
+        said = "replaced by another file" if what == "replaced" else "moved or deleted"
+        with pytest.raises(StoreUnavailable, match=rf"a.db{which} was {said}.*restart") as caught:
+            await scenario.applied("order", 1)
+        assert caught.value.outcome == "none"
+        if what == "moved":
+            aside.rename(beside)
+            await scenario.applied("order", 1)
+
+
+async def test_what_was_acknowledged_survives_a_log_that_is_removed_and_kill_9(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    async with running(path) as owner, running(path) as bystander:
+        await owner.ask("claim")
+        for version in range(20):
+            assert await owner.ask(f"commit order {version}") == "applied"
+        Path(f"{path}-wal").unlink()
+        assert "a.db-wal was moved or deleted" in await owner.ask("commit order 20")
+        await owner.kill()
+        await bystander.kill()
+    async with opened(path) as scenario:
+        assert (await scenario.load("order")).version == 20
+
+
+async def test_a_commit_to_a_log_that_is_removed_meanwhile_is_not_acknowledged(tmp_path: Path, faults: Faults) -> None:
+    path = tmp_path / "a.db"
+    async with opened(path) as scenario:
+        await scenario.applied("order")
+        faults.synced = lambda: Path(f"{path}-wal").unlink(missing_ok=True)
+        with pytest.raises(StoreUnavailable, match=r"a.db-wal was moved or deleted") as caught:
+            await scenario.applied("order", 1)
+        assert caught.value.outcome == "unknown"
+
+
+async def test_a_quiet_folder_is_still_watched(tmp_path: Path) -> None:
+    """What nobody touched for long is looked at once, in the folder: a removal shows there, too."""
+    path = tmp_path / "a.db"
+    async with opened(path) as scenario:
+        await scenario.applied("order")
+        os.utime(tmp_path, (1_000_000_000, 1_000_000_000))
+        await scenario.applied("order", 1)
+        await scenario.applied("order", 2)
+        Path(f"{path}-wal").unlink()
+        with pytest.raises(StoreUnavailable, match=r"a.db-wal was moved or deleted"):
+            await scenario.applied("order", 3)
+
+
+async def test_a_deleted_file_does_not_come_back_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deleted in the moment between the look at it and the opening of a connection that reads."""
+    path = tmp_path / "a.db"
+    usual = reader.connect
+
+    def connect_late(name: str, *given: Any, **options: Any) -> Any:
+        path.unlink()
+        return usual(name, *given, **options)
+
+    async with opened(path) as scenario:
+        monkeypatch.setattr(reader, "connect", connect_late)
+        with pytest.raises(StoreUnavailable):
+            await scenario.load("order")
+        assert not path.exists()
+
+
+# ---------------------------------------------------------------- disks that take nothing, or nothing more
+
+
+def refuse(number: int) -> Callable[..., Any]:
+    def call(*_: object, **__: object) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    return call
+
+
+async def test_a_lock_file_that_cannot_be_signed_keeps_nobody_from_working(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "a.db"
+    with monkeypatch.context() as full:
+        full.setattr(os, "pwrite", refuse(errno.ENOSPC))
+        async with opened(path) as scenario:
+            await scenario.applied("order")
+            assert "a.db.lock cannot be written (No space left on device)" in caplog.text
+
+
+async def test_a_lock_file_that_cannot_be_made_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_store(f"sqlite:///{tmp_path}/a.db") as store:
+        monkeypatch.setattr(os, "open", refuse(errno.ENOSPC))
+        with pytest.raises(StoreUnavailable, match=r"a.db.lock.*No space left.*free some space"):
+            await Scenario(store).claim()
+        monkeypatch.undo()
+
+
+async def test_a_store_on_a_disk_that_became_read_only_is_closed_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "a.db"
+    threads = {thread.name for thread in threading.enumerate()}
+    descriptors = len(os.listdir("/dev/fd"))
+    async with opened(path) as scenario:
+        await scenario.applied("order")
+        monkeypatch.setattr(Path, "unlink", refuse(errno.EROFS))
+        monkeypatch.setattr(os, "unlink", refuse(errno.EROFS))
+        monkeypatch.setattr(os, "ftruncate", refuse(errno.EROFS))
+    monkeypatch.undo()
+    assert "a.db.sock stays behind" in caplog.text
+    assert "a.db.lock still names this process" in caplog.text
+    left = {thread.name for thread in threading.enumerate()} - threads
+    assert not {name for name in left if not name.startswith("asyncio_")}, "but for the pool of asyncio"
+    assert len(os.listdir("/dev/fd")) <= descriptors
+    async with opened(path) as scenario:
+        assert (await scenario.load("order")).version == 1
+
+
+async def test_each_part_of_a_store_is_closed_whatever_becomes_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.db"
+    store = open_store(f"sqlite:///{path}")
+    async with store:
+        await Scenario(store).claim()
+        await store.load(["order"])
+        with monkeypatch.context() as broken:
+            hang_up, close = hint.HintServer.close, reader.FileReader.close
+
+            async def hang_up_and_fail(server: hint.HintServer) -> None:
+                await hang_up(server)
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+            def close_and_fail(opened: reader.FileReader) -> None:
+                close(opened)
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+            broken.setattr(hint.HintServer, "close", hang_up_and_fail)
+            broken.setattr(reader.FileReader, "close", close_and_fail)
+            with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+                await store.__aexit__(None, None, None)
+    async with opened(path) as scenario:  # the lock is free
+        assert (await scenario.load("order")).version == 0
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Generator[Path]:
+    """A disk of 256 KiB."""
+    disk = tmp_path / "tiny"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("only root can mount")
+    if subprocess.run(command, check=False, capture_output=True).returncode != 0:
+        pytest.skip("this container may not mount")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def fill(disk: Path) -> None:
+    with suppress(OSError), (disk / "ballast").open("wb", buffering=0) as ballast:
+        while True:
+            ballast.write(bytes(4096))
+
+
+async def test_a_disk_that_is_full_before_the_first_open_is_called_full(tiny: Path) -> None:
+    fill(tiny)
+    with pytest.raises(StoreUnavailable, match=r"no space is left for .*a.db"):
+        async with opened(tiny / "a.db"):
+            pass
+    (tiny / "ballast").unlink()
+
+
+async def test_a_start_on_a_full_disk_is_told_so_and_succeeds_when_there_is_room(tmp_path: Path, tiny: Path) -> None:
+    async with opened(tmp_path / "a.db") as scenario:
+        await scenario.applied("order")
+    shutil.copy(tmp_path / "a.db", tiny)
+    fill(tiny)
+    with pytest.raises(StoreUnavailable, match=r"no space is left for .*a.db"):
+        async with opened(tiny / "a.db"):
+            pass
+    (tiny / "ballast").unlink()
+    async with opened(tiny / "a.db") as scenario:
+        assert (await scenario.load("order")).version == 1
+
+
+# ---------------------------------------------------------------- groups
+
+
+async def test_a_flood_is_written_in_groups_so_that_its_first_callers_are_answered_before_its_last(
+    tmp_path: Path, faults: Faults
+) -> None:
+    path = tmp_path / "a.db"
+    syncs = 0
+
+    def count() -> None:
+        nonlocal syncs
+        syncs += 1
+
+    async with opened(path) as scenario:
+        await scenario.applied("before")
+        await scenario.store.sweep([], 0, 1)  # the log is as long as it will be
+        commits = [scenario.commit(f"unit-{number}") for number in range(2 * GROUP_OPERATIONS + 1)]
+        with closing(apsw.Connection(str(path))) as other:
+            other.execute("BEGIN IMMEDIATE")
+            first = scenario.apply(scenario.commit("first"))
+            waiting = asyncio.ensure_future(first)
+            await asyncio.sleep(0)  # the writer has it, and waits for the lock
+            faults.synced = count
+            calls = [scenario.store.commit([commit]) for commit in commits]
+            other.execute("ROLLBACK")
+        await asyncio.gather(waiting, *calls)
+        assert syncs in (3, 4), "the one that was first goes alone or with the first group"

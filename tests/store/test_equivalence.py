@@ -59,6 +59,8 @@ class World:
         self.runs: dict[str, bytes] = {}
         self.known: list[bytes] = [b"never seen"]
         self.leased: list[Task] = []
+        self.places: dict[str, str | None] = dict.fromkeys(UNITS)
+        self.arrived: str | None = None
 
     def new_id(self) -> bytes:
         self.ids += 1
@@ -188,6 +190,16 @@ async def both_lists(stores: list[Dumping], world: World) -> None:
         query = msgspec.structs.replace(query, after=page.next)
 
 
+async def both_places(stores: list[Dumping], world: World) -> None:
+    """Mail behind the places of the look before: every reader of the same rows has the same places."""
+    random = world.random
+    world.arrived = (await both(stores, "arrivals", SCOPES, world.arrived, random.choice((1, 2, 50)))).next
+    for unit in UNITS:
+        if world.chance(50):
+            mail = await both(stores, "inbox", unit, world.places[unit], random.choice((1, 2, 50)))
+            world.places[unit] = random.choice((None, mail.place))
+
+
 def decoded(line: bytes) -> tuple[str, list[Any]]:
     step, blobs = msgspec.msgpack.decode(line, type=tuple[str, list[bytes]])
     if step == "commit":
@@ -216,6 +228,7 @@ async def live(random: Random, stores: list[Dumping], log: list[bytes], *, other
         await both(stores, "wakes", SCOPES, world.now, None, 50)
         await both(stores, "next_wake", SCOPES, world.now)
         await both_lists(stores, world)
+        await both_places(stores, world)
         await both(stores, "query", Totals(at=world.now))
         await both(stores, "query", Queues(at=world.now))
         if others and world.chance(40):

@@ -63,6 +63,7 @@ async def waits(n: int) -> int:
     f: str = await workflow.checkpoint("c", lambda: 3)  # E int is not str
     workflow.checkpoint("c", lambda: 3)  # E forgotten await
     workflow.variable("n", 0).set("one")  # E wrong type
+    workflow.variable("m", [0], type=list[int]).set(["one"])  # E wrong type
     return n
 
 

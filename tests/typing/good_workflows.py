@@ -215,6 +215,9 @@ async def remembers() -> None:
     workflow.set_status({"step": 1})
     assert_type(workflow.status(dict[str, int]), dict[str, int] | None)
     assert_type(workflow.value("limit", 3), int)
+    assert_type(workflow.value("carts", [Cart("c", 1)]), list[Cart])
+    assert_type(workflow.value("limits", [1], type=list[int]), list[int])
+    assert_type(workflow.variable("some", [Cart("c", 1)], type=list[Cart]).get(), list[Cart])
     counter = workflow.variable("counter", 0)
     assert_type(counter.update(lambda n: n + 1), int)
     if workflow.patched("new-way"):

@@ -6,10 +6,11 @@ import asyncio
 from typing import Any
 
 import pytest
-from engine import World, until
+from engine import World, until, waits_for
 
 from perdure import App, ChildError, NotFound, workflow
 from perdure.errors import InvalidId
+from perdure.kernel.events import Started
 
 
 async def test_a_child_gets_an_id_below_its_parents_and_its_result_comes_back(world: World, app: App) -> None:
@@ -32,6 +33,72 @@ async def test_a_child_gets_an_id_below_its_parents_and_its_result_comes_back(wo
         assert (await node.client.get("p").describe()).parent is None, "a root has none"
         with pytest.raises(NotFound):
             await node.client.get("nobody").describe()
+
+
+async def test_the_parent_stands_in_the_history_and_is_known_after_a_replay(world: World, app: App) -> None:
+    parents: list[str | None] = []
+
+    @app.workflow
+    async def child() -> str | None:
+        parents.append(workflow.info().parent)
+        await workflow.receive("go", bool)
+        return workflow.info().parent
+
+    @app.workflow
+    async def parent() -> str | None:
+        return await workflow.child(child, id="below")()
+
+    async with world.node(app) as node:
+        handle = node.client.workflow(parent, id="p")
+        await handle.start()
+        await waits_for(node.client.get("below"), "message go")
+        begun = (await node.client.get("below").history())[0].event
+        assert isinstance(begun, Started)
+        assert begun.parent is not None
+        assert begun.parent.unit == "p"
+    async with world.node(app) as node:
+        below = node.client.get("below")
+        assert (await below.describe()).parent == "p"
+        assert (await node.client.get("p").describe()).parent is None
+        await below.send("go", True)
+        assert await node.client.get("p").result(timeout=5) == "p"
+    assert parents == ["p", "p"]
+
+
+async def test_children_of_a_reused_id_do_not_join_those_of_its_earlier_life(world: World, app: App) -> None:
+    ran: list[int] = []
+
+    @app.workflow
+    async def mail(life: int) -> int:
+        ran.append(life)
+        return life
+
+    @app.workflow
+    async def order(life: int) -> list[Any]:
+        return [mail.detach(life), await mail(life)]
+
+    async with world.node(app) as node:
+        first, _ = await node.client.workflow(order, id="o").run(1)
+        await node.client.get(first).wait(timeout=5)
+        await node.client.get("o").delete(force=True)
+        second, _ = await node.client.workflow(order, id="o").run(2)
+        assert await node.client.get(second).result(timeout=5) == 2
+    assert first != second
+    assert sorted(ran) == [1, 1, 2, 2]
+
+
+async def test_the_child_of_a_very_long_id_is_found(world: World, app: App) -> None:
+    @app.workflow
+    async def child() -> str:
+        return workflow.info().id
+
+    @app.workflow
+    async def parent() -> str:
+        return await child()
+
+    async with world.node(app) as node:
+        own = await node.client.workflow(parent, id="p" * 512).run()
+        assert (await node.client.get(own).describe()).parent == "p" * 512
 
 
 async def test_many_children_at_once(world: World, app: App) -> None:

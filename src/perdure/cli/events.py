@@ -136,6 +136,11 @@ def _facts(fields: Json) -> Iterator[str]:
 
 def _fact(name: str, value: object) -> str:
     if name == "failure":
-        failure = cast("Json", value)
-        return f"{failure['type']}: {failure['message']}"
+        return _failure_fact(cast("Json", value))
     return value if isinstance(value, str) and " " not in value else screen.json_text(value, indent=0)
+
+
+def _failure_fact(failure: Json) -> str:
+    text = f"{failure['type']}: {failure['message']}"
+    parts = [_failure_fact(part) for part in cast("list[Json]", failure["parts"])]
+    return f"{text} [{'; '.join(parts)}]" if parts else text

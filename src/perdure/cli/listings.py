@@ -18,7 +18,15 @@ from perdure.cli.door import must_find, reading
 from perdure.cli.options import DEFAULT_URL, AsJson, Id, StoreUrl, point_in_time
 from perdure.cli.outcome import Exit
 from perdure.cli.timeline import duration, render, steps
-from perdure.cli.view import Json, is_undecodable, payload_json, row_json, step_json, time_text
+from perdure.cli.view import (
+    Json,
+    failure_lines,
+    is_undecodable,
+    payload_json,
+    row_json,
+    step_json,
+    time_text,
+)
 from perdure.cli.watch import read_history
 from perdure.description import HistoryEvent, readable_row
 from perdure.filter import Filter, units_query
@@ -305,10 +313,8 @@ def _facts(instance: _Instance, now_ms: int) -> RenderableType:
     for key, value in instance.kv.items():
         fact(f"kv {key}", screen.json_text(value, indent=0))
     if row.failure is not None:
-        fact("failure", row.failure.display(), "red")
-        fact("", row.failure.traceback.rstrip(), "bright_black")
-        for kind, message in row.failure.causes:
-            fact("caused by", f"{kind}: {message}", "red")
+        for name, text in failure_lines(row.failure):
+            fact(name, text, "red" if name else "bright_black")
     return facts
 
 

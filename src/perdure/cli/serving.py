@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import gc
+import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Coroutine
 from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -20,9 +22,9 @@ from perdure.app import App
 from perdure.cli import logs, pulse, screen
 from perdure.cli.door import check_shared
 from perdure.cli.options import DEFAULT_URL, AsJson, LogFormat, LogFormats, LogLevel, StoreUrl
-from perdure.cli.outcome import Exit
+from perdure.cli.outcome import Exit, exit_of
 from perdure.cli.target import find_app
-from perdure.errors import UsageError
+from perdure.errors import PerdureError, UsageError
 from perdure.node import Node, NodeOptions
 
 Showing = Callable[[], Coroutine[object, object, None]]
@@ -32,6 +34,12 @@ COLLECTOR = (10_000, 10, 1_000)
 it after every 700 new objects, as Python does by itself, takes a fifth of the time. The last number is how many
 collections of the middle generation come before one of the oldest, which pauses every workflow.
 """
+
+END_S = 3.0
+"""What threads and tasks of the app that are no attempts get to end, once the node has stopped."""
+
+NAMED = 5
+"""How many of the attempts that do not end are named."""
 
 
 def serve(
@@ -60,7 +68,8 @@ def serve(
     """Run a node until SIGINT or SIGTERM.
 
     It takes up everything that waits in the store, and prints one line when it is ready. The first signal stops it
-    in order; what did not finish goes on when a node runs again. A second signal ends it at once, which loses nothing.
+    in order; what did not finish goes on when a node runs again. What does not end within the grace is named and left:
+    the process ends without it. A second signal ends it at once, which loses nothing.
     With --live it shows instances, rates and latencies: as a table on a terminal, otherwise as a line each time.
     """
     if every is not None and not live:
@@ -82,8 +91,10 @@ async def _serve(
 ) -> int:
     stop = asyncio.Event()
     _on_signals(stop)
+    started = False
     try:
-        if await _unless_stopped(stop, node.start()):
+        started = await _unless_stopped(stop, node.start())
+        if started:
             faulthandler.enable()  # code that crashes the interpreter leaves its stack
             gc.freeze()
             gc.set_threshold(*COLLECTOR)
@@ -92,8 +103,46 @@ async def _serve(
             screen.note("stopping; once more to stop at once")
     finally:
         await node.stop(grace_s)
+        if started:
+            _make_sure_to_end(node, sys.exc_info()[1])
     screen.note("stopped; what did not finish goes on when a node runs again")
     return Exit.OK
+
+
+def _make_sure_to_end(node: Node, error: BaseException | None) -> None:
+    """See to it that the process ends, now that the node has stopped and its store is free for the next one.
+
+    Python waits for threads and tasks without a limit. Attempts that were left to themselves would act beside those of
+    the next node, so nothing waits for them. The rest of the app has a moment to end in order.
+    """
+    code = Exit.OK
+    if error is not None:
+        code = exit_of(error) if isinstance(error, PerdureError) else Exit.INTERNAL
+    if node.abandoned:
+        if error is not None:
+            screen.error(str(error))
+        named = ", ".join(node.abandoned[:NAMED])
+        more = f" and {len(node.abandoned) - NAMED} more" if len(node.abandoned) > NAMED else ""
+        screen.note(f"stopped without what does not end: {named}{more}; it runs again when a node runs")
+        _exit(code)
+    ending = threading.Timer(END_S, _end_anyway, (code,))
+    ending.daemon = True
+    ending.start()
+
+
+def _end_anyway(code: int) -> None:
+    threads = [t.name for t in threading.enumerate() if not t.daemon and t is not threading.main_thread()]
+    left = f"threads {', '.join(threads)}" if threads else "tasks"
+    screen.note(f"ended although {left} of the app did not end within {END_S:g} s")
+    _exit(code)
+
+
+def _exit(code: int) -> NoReturn:
+    """End the process as it is; only what was logged and printed is written."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 async def _unless_stopped(stop: asyncio.Event, work: Coroutine[object, object, None]) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from textwrap import indent
+
 import msgspec
 
 from perdure.cli.timeline import Step
@@ -9,7 +11,8 @@ from perdure.codec import DecodeError, to_json
 from perdure.description import HistoryEvent, moment
 from perdure.errors import Failure
 from perdure.kernel.commit import UnitRow
-from perdure.kernel.events import AnyEvent
+from perdure.kernel.events import AnyEvent, Refused
+from perdure.kernel.refusal import command_name
 
 Json = dict[str, object]
 
@@ -47,8 +50,20 @@ def failure_json(failure: Failure | None) -> Json | None:
         return None
     document = msgspec.structs.asdict(failure)
     document["causes"] = [{"type": kind, "message": message} for kind, message in failure.causes]
+    document["parts"] = [failure_json(part) for part in failure.parts]
     document["details"] = payload_json(failure.details)
     return document
+
+
+def failure_lines(failure: Failure) -> list[tuple[str, str]]:
+    """A failure for people: what each line is ("failure", "caused by", ...), and its text."""
+    lines = [("failure", failure.display()), ("", failure.traceback.rstrip())]
+    lines += [("caused by", f"{kind}: {message}") for kind, message in failure.causes]
+    for part in failure.parts:
+        inner = failure_lines(part)
+        lines.append(("part", inner[0][1]))
+        lines += [(name, indent(text, "  ")) for name, text in inner[1:]]
+    return lines
 
 
 def row_json(row: UnitRow) -> Json:
@@ -99,6 +114,8 @@ def fields_json(event: AnyEvent) -> Json:
             document[name] = payload_json(value) if name in _PAYLOADS else value.hex()
         elif isinstance(value, Failure):
             document[name] = failure_json(value)
+        elif isinstance(event, Refused) and name == "command":
+            document[name] = command_name(event.command)
         elif isinstance(value, msgspec.Struct):  # the parent of a child
             parent = msgspec.structs.asdict(value)
             document[name] = {k: v.hex() if isinstance(v, bytes) else v for k, v in parent.items()}

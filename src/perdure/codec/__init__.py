@@ -7,6 +7,7 @@ through untouched. Encoding is deterministic: a value gives the same bytes in ev
     plain.py        values that msgspec does not know (pydantic, paths), and sets in a fixed order
     fault.py        when something cannot be encoded or decoded: where, why, and the remedy
     declared.py     annotations: resolved and checked when a definition is made, not when it runs
+    derived.py      types that nobody declared: told from values and results
     payload.py      the formats; `encode`, `decode`, `TypeCodec` for one declared type
     signature.py    `Signature` for the arguments of a function
     text.py         payloads for people: JSON in and out

@@ -37,7 +37,7 @@ _INT_END = 1 << 63
 def comparable(value: object) -> tuple[int, Comparable] | None:
     """The kind of a single value, and what it is compared by; None if it cannot be a search attribute."""
     if type(value) is str:
-        return (TEXT, value) if _is_storable(value) else None
+        return (TEXT, value) if is_storable(value) else None
     if type(value) is bool:
         return TRUTH, int(value)
     if type(value) is int:
@@ -49,7 +49,7 @@ def comparable(value: object) -> tuple[int, Comparable] | None:
     return None
 
 
-def _is_storable(text: str) -> bool:
+def is_storable(text: str) -> bool:
     """Databases take no NUL, and nobody takes half of a surrogate pair."""
     try:
         return b"\0" not in text.encode()

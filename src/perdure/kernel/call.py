@@ -8,7 +8,7 @@ refuses or delays `cancel()`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
 from perdure.errors import ActivityError, ActivityTimeout, ApplicationError, ChildError, Failure
@@ -29,12 +29,11 @@ class Canceller(Protocol):
 class Call(asyncio.Future[Any], Coroutine[Any, Any, Any]):
     """A command that waits for its answer. `seq` is 0 for one that was never scheduled (a dead loop's)."""
 
-    __slots__ = ("awaiting", "canceller", "decode", "number", "seq")
+    __slots__ = ("canceller", "decode", "number", "seq")
     canceller: Canceller | None
     decode: Callable[[bytes], Any]
     number: int
     seq: int
-    awaiting: Generator[Any, None, Any] | None
 
     what = "call"
 
@@ -62,24 +61,21 @@ class Call(asyncio.Future[Any], Coroutine[Any, Any, Any]):
     # works
 
     def send(self, value: Any) -> Any:
-        """Step."""
-        if self.awaiting is None:
-            self.awaiting = iter(self)
-        return self.awaiting.send(value)
+        """Step: what its own iterator would do, which would refer to the call for as long as the call to it."""
+        if self.done():
+            raise StopIteration(self.result())
+        self._asyncio_future_blocking = True
+        return self
 
     def throw(self, *args: Any) -> Any:
         """Step with an exception; a task cancelled before its first step cancels the call."""
         error = args[0] if len(args) == 1 else (args[1] or args[0]())
         if isinstance(error, asyncio.CancelledError):
             self.cancel()
-        if self.awaiting is None:
-            self.awaiting = iter(self)
-        return self.awaiting.throw(error)
+        raise error
 
     def close(self) -> None:
         """Nothing to close: the work is not the coroutine."""
-        if self.awaiting is not None:
-            self.awaiting.close()
 
     cr_await = None
     cr_frame = None
@@ -169,7 +165,6 @@ def make(kind: type[Call], loop: WorkflowLoop, seq: int) -> Any:
     loop.number = call.number = loop.number + 1
     call.seq = seq
     call.canceller = None
-    call.awaiting = None
     return call
 
 

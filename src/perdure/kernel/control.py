@@ -1,5 +1,7 @@
-"""The control lane: cancel, terminate, pause, resume, retry. Seen before all other messages, also while the unit is
-paused or held.
+"""The control lane: cancel, terminate, pause, resume, retry.
+
+They are taken before all other messages, also while the unit is paused or held, and before the next
+execution of a unit begins: code that continues as new without waiting could not be stopped otherwise.
 """
 
 from __future__ import annotations
@@ -14,26 +16,22 @@ from perdure.kernel.commit import CLOSED, JournalChunk
 
 if TYPE_CHECKING:
     from perdure.kernel.commit import UnitRow
+    from perdure.kernel.mailbox import Entry
     from perdure.kernel.unit import Unit
 
 
-def take(unit: Unit, message: msg.Message) -> None:
+def take(unit: Unit, entry: Entry) -> None:
     """Take one message of the control lane."""
-    body, row, draft = message.body, unit.row, unit.draft
+    body, row, draft = entry.message.body, unit.row, unit.draft
     if row is None or draft.delete is not None:
-        draft.consumed(message, "missing")
+        draft.consumed(entry, "missing")
         return
-    run = unit.run
-    ended = run.ended if run is not None else None
-    if row.status in CLOSED or (ended is not None and not isinstance(ended, ev.ContinuedAsNew)):
-        draft.consumed(message, "closed")
-        return
-    if ended is not None:
-        unit.keep(message)  # for the next execution
+    if row.status in CLOSED or (unit.run is not None and unit.run.ended is not None):
+        draft.consumed(entry, "closed")
         return
     match body:
         case msg.Cancel():
-            _cancel(unit, row, message, body)
+            _cancel(unit, row, entry, body)
             return
         case msg.Terminate():
             if body.run in (None, row.run):
@@ -46,7 +44,7 @@ def take(unit: Unit, message: msg.Message) -> None:
             _resume(unit, row)
         case _:  # Retry: the owner has loaded the unit again
             row.suspect, draft.touched = 0, True
-    draft.consumed(message)
+    draft.consumed(entry)
 
 
 def _resume(unit: Unit, row: UnitRow) -> None:
@@ -55,25 +53,35 @@ def _resume(unit: Unit, row: UnitRow) -> None:
         _note(unit, ev.Resumed(unit.draft.now))
 
 
-def _cancel(unit: Unit, row: UnitRow, message: msg.Message, body: msg.Cancel) -> None:
-    run, draft = unit.run, unit.draft
+def _cancel(unit: Unit, row: UnitRow, entry: Entry, body: msg.Cancel) -> None:
+    draft = unit.draft
     if body.run not in (None, row.run):
-        draft.consumed(message)  # meant for an earlier run of this id
-    elif not row.started_at:
-        draft.consumed(message)
+        draft.consumed(entry)  # meant for an earlier run of this id
+        return
+    if not row.started_at:
+        draft.consumed(entry)
         lifecycle.close(unit, "cancelled", Failure("CancelledError", body.reason, "cancelled", retryable=False))
-    elif run is None or run.broken is not None:
-        unit.keep(message)  # its code cannot be asked now
-    else:
-        draft.consumed(message)
-        _resume(unit, row)
-        if run.cancel_requested is None:
-            unit.held = None
-            unit.deliver(ev.CancelRequested(draft.now, body.reason))
+        return
+    unit.begin_execution()
+    run = unit.run
+    if run is None or run.broken is not None:
+        unit.keep_control(entry)  # its code cannot be asked now
+        return
+    draft.consumed(entry)
+    _resume(unit, row)
+    if isinstance(run.ended, ev.ContinuedAsNew):
+        run.cancel_instead(draft.now, body.reason)
+    elif run.cancel_requested is None:
+        unit.held = None
+        unit.deliver(ev.CancelRequested(draft.now, body.reason))
 
 
 def _note(unit: Unit, event: ev.Event) -> None:
-    """Write an event that the code is not told."""
+    """Write an event that the code is not told.
+
+    Between two executions there is none: the next one's code has not run, so that what it does
+    first must be the first thing behind its start.
+    """
     if unit.run is not None and unit.run.broken is None:
         unit.run.events.append(event)
 

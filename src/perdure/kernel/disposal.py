@@ -2,21 +2,24 @@
 
 Theory of operation. A workflow that leaves memory in the middle (eviction, a discarded turn, terminate) leaves
 coroutines behind that wait inside `try` blocks. If they died by garbage collection, Python would throw GeneratorExit
-into them and their `finally` and
-`except` would run: inside
-another instance's turn, or as plain calls with real effects. So the loop is made dead first (calls on it return
+into them and their `finally` and `except` would run: inside another instance's turn, or as plain calls with real
+effects. So the loop is made dead first (calls on it return
 futures that never complete, nothing is recorded), and then the frames are dropped without running a line of them:
 each suspended coroutine is marked as finalised already, one bit in its garbage-collector header, which makes CPython
 free it as it frees a finished one.
 
 The bit's place is an implementation detail of CPython with the GIL. It is checked at import on a real coroutine,
 through `gc.is_finalized`; where the check fails, coroutines are closed under the dead loop instead, and those that
-refuse to end are kept for ever in
-`quarantine`.
+refuse to end are kept for ever in `quarantine`.
+
+Their memory is free at once, without the collector: what tasks and futures know of each other (callbacks, and since
+Python 3.14 who awaits them) is taken from them, or they would keep the frames alive.
 """
 
 from __future__ import annotations
 
+import abc
+import asyncio
 import contextlib
 import ctypes
 import gc
@@ -34,6 +37,7 @@ quarantine: list[object] = []
 
 _CLOSE_ATTEMPTS = 8
 _HELD_MAX = 100_000
+_FRAMES = (types.CoroutineType, types.GeneratorType)
 _HOLDERS = (
     list,
     tuple,
@@ -47,6 +51,9 @@ _HOLDERS = (
     contextlib.AsyncExitStack,
 )
 """What a frame's generators hide in."""
+_PLAIN_METACLASSES = (type, abc.ABCMeta)
+_TYPES_MAX = 1_000
+_Gathering: type = asyncio.tasks._GatheringFuture  # type: ignore[attr-defined] # pyright: ignore[reportPrivateUsage]
 _WORD = ctypes.sizeof(ctypes.c_void_p)
 
 Suspended = Coroutine[Any, Any, Any] | Generator[Any, Any, Any] | AsyncGenerator[Any, Any]
@@ -105,7 +112,7 @@ def _chain(suspended: object) -> Iterator[object]:
 def dispose(loop: WorkflowLoop) -> None:
     """Make the loop dead and drop all that runs on it. No user code runs (see above); nothing is recorded."""
     loop.dead = True
-    loop.ready = loop.parked = []
+    loop.ready = loop.parked = loop.batch = []
     if not loop.generators and all(t.done() for t in loop.tasks):
         loop.tasks = []
         return
@@ -113,13 +120,14 @@ def dispose(loop: WorkflowLoop) -> None:
         for task in reversed(loop.tasks):
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             if not task.done():
-                _drop(task.get_coro())
+                _drop(loop, task.get_coro())
         for generator in loop.generators:
             if generator.ag_frame is not None:  # type: ignore[attr-defined]
-                _drop(generator)
+                _drop(loop, generator)
     anyio = sys.modules.get("anyio._backends._asyncio")
     for task in loop.tasks:
-        _break_cycle(task)
+        _unbind(loop, getattr(task, "_fut_waiter", None))
+        _unbind(loop, task)
         if anyio is not None:  # its states refer to their tasks, and would keep them for ever
             anyio._task_states.pop(task, None)
     loop.tasks = []
@@ -127,11 +135,12 @@ def dispose(loop: WorkflowLoop) -> None:
     loop.ready = []
 
 
-def _drop(suspended: object) -> None:
+def _drop(loop: WorkflowLoop, suspended: object) -> None:
     if CAN_MARK:
-        for frame in _chain(suspended):
+        frames = list(_chain(suspended))
+        for frame in frames:
             _mark(frame)
-            _mark_held(frame)
+        _clear_held(loop, frames)
         return
     for frame in reversed(
         list(_chain(suspended))
@@ -141,25 +150,56 @@ def _drop(suspended: object) -> None:
             return
 
 
-def _mark_held(frame: object) -> None:
-    """Mark the generators and coroutines that a frame holds: `with` a @contextmanager, `for` over a generator, what
-    is kept for later.
+def _clear_held(loop: WorkflowLoop, frames: list[object]) -> None:
+    """Mark the generators and coroutines that frames hold (`with` a @contextmanager, `for` over a generator, what is
+    kept for later), and unbind the futures.
 
     Objects with a `__del__` of their own still run it: that is Python's, and cannot be stopped.
     """
-    todo = gc.get_referents(frame)  # a coroutine's variables and its stack
+    todo = gc.get_referents(*frames)  # a coroutine's variables and its stack
     seen: set[int] = set()
     while todo and len(seen) < _HELD_MAX:
-        found = todo.pop()
-        if id(found) in seen:
+        found: object = todo.pop()
+        what = _what(type(found))
+        if what is None or id(found) in seen:
             continue
         seen.add(id(found))
-        if isinstance(found, types.CoroutineType | types.GeneratorType):
-            if not gc.is_finalized(found):
-                _mark(found)  # pyright: ignore[reportUnknownArgumentType]
-                todo += gc.get_referents(found)
-        elif isinstance(found, _HOLDERS):
+        if what == "future":
+            _unbind(loop, found)
+        elif what == "holder":
             todo += gc.get_referents(found)
+        elif not gc.is_finalized(found):
+            _mark(found)
+            todo += gc.get_referents(found)
+
+
+_known: dict[type, str | None] = {}
+
+
+def _what(kind: type) -> str | None:
+    """What an object of this type is here: "frame", "holder", "future", or nothing to look at.
+
+    The answer is kept: this is asked for each variable of each frame. Types whose metaclass is somebody's own are left
+    out of that, because to look them up could run that one's `__hash__` and `__eq__`.
+    """
+    if type(kind) not in _PLAIN_METACLASSES:
+        return _classify(kind)
+    try:
+        return _known[kind]
+    except KeyError:
+        if len(_known) >= _TYPES_MAX:  # code that makes types makes no end of them
+            _known.clear()
+        what = _known[kind] = _classify(kind)
+        return what
+
+
+def _classify(kind: type) -> str | None:
+    """By ancestors alone: `issubclass` asks an abstract class's registry, and may run code."""
+    ancestors = type.__dict__["__mro__"].__get__(kind)
+    for what, kinds in (("frame", _FRAMES), ("holder", _HOLDERS), ("future", (asyncio.Future,))):
+        if any(ancestor is known for ancestor in ancestors for known in kinds):
+            return what
+    return None
 
 
 def _closed(suspended: Any) -> bool:
@@ -178,12 +218,18 @@ def _closed(suspended: Any) -> bool:
     return False
 
 
-def _break_cycle(task: Any) -> None:
-    """Let memory go without waiting for the collector: a task and the future it waits for refer to each other."""
-    waiter = getattr(task, "_fut_waiter", None)
-    for future in (task, waiter):
-        callbacks = getattr(future, "_callbacks", None)
-        if future is not None and callbacks:
-            for callback, _ in list(callbacks):
-                with suppress(ValueError):  # it may have been removed by another entry of the same callback
-                    future.remove_done_callback(callback)
+def _unbind(loop: WorkflowLoop, future: Any) -> None:
+    """Take from a future of this loop what it knows of others: its callbacks and, since Python 3.14, who awaits it."""
+    if getattr(future, "_loop", None) is not loop:
+        return
+    callbacks = future._callbacks
+    if callbacks:
+        for callback, _ in list(callbacks):
+            with suppress(ValueError):  # it may have been removed by another entry of the same callback
+                future.remove_done_callback(callback)
+    if sys.version_info >= (3, 14):
+        for task in future._asyncio_awaited_by or ():
+            asyncio.future_discard_from_awaited_by(future, task)
+    if type(future) is _Gathering:
+        for child in future._children:  # type: ignore[attr-defined]
+            _unbind(loop, child)

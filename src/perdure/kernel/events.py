@@ -21,6 +21,15 @@ from perdure.errors import Failure
 FORMAT = 1
 """Version of the journal format that this release writes."""
 
+REFUSALS_RECORDED = 1
+"""Flag of a start: each refusal of a command is in the journal (`Refused`)."""
+
+RUN_IN_CHILD_IDS = 2
+"""Flag of a start: the ids of children carry a part of the run's id."""
+
+FLAGS = REFUSALS_RECORDED | RUN_IN_CHILD_IDS
+"""What executions that begin now are given. An execution keeps its flags to its end."""
+
 ParentClose = Literal["cancel", "terminate", "abandon"]
 
 
@@ -267,6 +276,19 @@ class MessageSent(Event, tag=46):
     value: bytes
 
 
+class Refused(Event, tag=47):
+    """A check refused a command, and the code got an error. `command` is the tag of what was
+    refused, `subject` its name or key.
+
+    Replay raises the same error again, because limits and declared types may have changed since.
+    """
+
+    command: int
+    subject: str
+    error: str
+    message: str
+
+
 # ---------------------------------------------------------------- ends
 
 
@@ -334,6 +356,7 @@ AnyEvent = (
     | PatchMarked
     | CancelSent
     | MessageSent
+    | Refused
     | Completed
     | Failed
     | Cancelled

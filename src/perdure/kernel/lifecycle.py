@@ -26,6 +26,7 @@ from perdure.kernel.turn import Milestones, Turn
 if TYPE_CHECKING:
     from perdure.kernel.commit import Fence
     from perdure.kernel.limits import Limits
+    from perdure.kernel.mailbox import Entry
     from perdure.kernel.run import Run
     from perdure.kernel.unit import Unit
 
@@ -35,19 +36,20 @@ _decode_parent = msgspec.msgpack.Decoder(ev.Parent).decode
 # ---------------------------------------------------------------- starting
 
 
-def start(unit: Unit, message: msg.Message, body: msg.Start) -> None:
+def start(unit: Unit, entry: Entry, body: msg.Start) -> None:
     """Begin the instance, or answer who has the id."""
-    row, draft = unit.row, unit.draft
+    row, draft, message = unit.row, unit.draft, entry.message
     if row is not None and row.run == message.id:
-        if row.started_at:
-            draft.consumed(message, "started")
+        if row.started_at or row.status in CLOSED:
+            draft.consumed(entry, "started")  # a closed unit has no use for its start, begun or not
         else:
-            _first_start(unit, row, message, body)
+            draft.answers[message.id] = "started"
+            begin_start(unit, row, entry)
         return
     if row is not None and body.if_exists != "replace":
         same = body.workflow == row.type and digest(body.input) == row.input_digest
         joined = body.if_exists == "join" and same
-        draft.consumed(message, "joined" if joined else "exists")
+        draft.consumed(entry, "joined" if joined else "exists")
         if not joined and body.parent is not None:
             taken = f"the id {unit.id!r} is taken by another instance; give the child another id"
             failure = Failure("AlreadyStarted", taken, retryable=False)
@@ -58,7 +60,9 @@ def start(unit: Unit, message: msg.Message, body: msg.Start) -> None:
     new = unit.row = pending_row(unit.id, message, body, unit.shards)
     if row is not None:
         new.scope, new.execution, new.custom_status_version = row.scope, row.execution + 1, row.custom_status_version
-    _first_start(unit, unit.row, message, body)
+    draft.touched = True
+    draft.answers[message.id] = "started"
+    begin_start(unit, new, entry)
 
 
 def pending_row(unit: str, message: msg.Message, body: msg.Start, shards: int) -> UnitRow:
@@ -90,24 +94,26 @@ def _replace(unit: Unit, row: UnitRow) -> None:
     unit.first_turn = True
 
 
-def _first_start(unit: Unit, row: UnitRow, message: msg.Message, body: msg.Start) -> None:
-    draft = unit.draft
-    draft.touched = True
-    draft.answers[message.id] = "started"
+def begin_start(unit: Unit, row: UnitRow, entry: Entry) -> None:
+    """Begin a unit by its own start, or keep the start until that is possible."""
+    draft, message = unit.draft, entry.message
+    body = message.body
+    assert isinstance(body, msg.Start)
     if message.visible_at > draft.now or row.paused:
         row.wake_at = message.visible_at
-        unit.keep(message)
+        unit.keep_start(entry)
         return
     if unit.held is not None and unit.held.type == held.POISONED:
-        unit.keep(message)
+        unit.keep_start(entry)
         return
     definition = unit.definitions.find_workflow(body.workflow, body.version)
     if definition is None:
         unit.held = held.missing_workflow(body.workflow, body.version)
-        unit.keep(message)
+        unit.keep_start(entry)
         return
     unit.held = None
-    draft.consumed(message)
+    draft.touched = True
+    draft.consumed(entry)
     row.type_version = definition.version
     row.started_at = draft.now
     draft.reached().started = True
@@ -121,6 +127,7 @@ def _first_start(unit: Unit, row: UnitRow, message: msg.Message, body: msg.Start
             row.run,
             row.execution,
             PYTHON,
+            ev.FLAGS,
             parent=body.parent,
             attributes=row.attributes,
         )
@@ -138,12 +145,12 @@ def close(unit: Unit, status: Status, failure: Failure | None, result: bytes | N
     row.reason = row.wake_at = None
     row.paused = False
     row.closed_at = draft.now
-    unit.held = None
+    unit.held = unit.journal = None
     draft.touched = draft.reached().ended = True
     if row.parent is not None:
         outbox.reply(draft, _decode_parent(row.parent), row.run, result, failure)
-    draft.drop_kept([*unit.kept, *unit.inbox_messages()])
-    unit.kept, unit.inbox = [], {}
+    for entry in unit.waiting.take_all():
+        draft.dropped(entry)
 
 
 def settle(unit: Unit, run: Run) -> None:
@@ -179,8 +186,7 @@ def _end_execution(unit: Unit, run: Run, row: UnitRow) -> None:
 def _continue(unit: Unit, run: Run, row: UnitRow, ended: ev.ContinuedAsNew) -> None:
     """Store the next execution's first event; its code begins with the next turn."""
     _end_execution(unit, run, row)
-    unit.kept = [*unit.kept, *unit.inbox_messages()]
-    unit.inbox = {}
+    unit.waiting.close_lanes()
     row.execution += 1
     oldest_kept = row.execution - unit.limits.executions_kept
     if unit.limits.executions_kept and oldest_kept > 1:
@@ -198,7 +204,7 @@ def _continue(unit: Unit, run: Run, row: UnitRow, ended: ev.ContinuedAsNew) -> N
         row.run,
         row.execution,
         PYTHON,
-        0,
+        ev.FLAGS,
         run.started.parent,
         run.variables.status,
         row.attributes,
@@ -249,14 +255,17 @@ def _over_limit(events: int, size: int, limits: Limits) -> str | None:
 # ---------------------------------------------------------------- packing
 
 
-def pack(unit: Unit, fence: Fence, commit_id: bytes) -> Turn:
-    """Put all that this turn did into one Commit, and say what follows it."""
+def pack(unit: Unit, fence: Fence, commit_id: bytes, *, more: bool) -> Turn:
+    """Put all that this turn did into one Commit, and say what follows it.
+
+    `more` says that the mailbox holds messages that the turn did not take.
+    """
     row, draft = unit.row, unit.draft
     turn = Turn(None, draft.answers)
     if row is None:
         return turn
     if unit.run is not None:
-        _pack_run(unit, unit.run, row, turn)
+        _pack_run(unit, unit.run, row, turn, more=more)
     _set_state(unit, row, turn)
     turn.cancelled.extend(draft.cancelled)
     turn.warning, turn.milestones = draft.warning, draft.milestones
@@ -264,13 +273,16 @@ def pack(unit: Unit, fence: Fence, commit_id: bytes) -> Turn:
         row.suspect = 0  # progress: whatever crashed the node, it was not this
     if not draft.empty:
         turn.commit = draft.commit(row, unit.version, fence, commit_id)
+        turn.kept = draft.keeping.keys()
         unit.version += 1
+    turn.again = turn.again or unit.has_more
     return turn
 
 
-def _pack_run(unit: Unit, run: Run, row: UnitRow, turn: Turn) -> None:
+def _pack_run(unit: Unit, run: Run, row: UnitRow, turn: Turn, *, more: bool) -> None:
     """Take the run's new events and what they ask for."""
     draft = unit.draft
+    turn.logs += run.take_logs()
     if unit.held is None and run.ended is None:
         unit.check_run()
     if run.broken is not None:
@@ -291,27 +303,16 @@ def _pack_run(unit: Unit, run: Run, row: UnitRow, turn: Turn) -> None:
         run.cancelled_calls = []
     if run.opened or unit.first_turn:
         outbox.start_children(draft, run)
-        _local_work(unit, run, row, turn)
+        # After a load all open work is handed out, but for calls whose result waits in the inbox.
+        # So the inbox has to be seen through first.
+        if not (unit.first_turn and more):
+            _local_work(unit, run, row, turn)
         run.opened = []
-    _keep_own(unit, row, turn)
+    if row.status in CLOSED:
+        draft.post = [m for m in draft.post if m.to != unit.id]
     _pack_variables(unit, run, row)
     if isinstance(run.ended, ev.ContinuedAsNew):
         _continue(unit, run, row, run.ended)
-        turn.again = True
-
-
-def _keep_own(unit: Unit, row: UnitRow, turn: Turn) -> None:
-    """Messages that the unit sent to itself are for its next turn."""
-    draft = unit.draft
-    if not draft.post:
-        return
-    own = [m for m in draft.post if m.to == unit.id and m.sender == unit.id and not m.posted]
-    if own and row.status in CLOSED:
-        draft.post = [m for m in draft.post if m not in own]
-    elif own:
-        for message in own:
-            message.posted = True
-        unit.kept += own
         turn.again = True
 
 
@@ -319,7 +320,7 @@ def _local_work(unit: Unit, run: Run, row: UnitRow, turn: Turn) -> None:
     """Activities and checkpoints to run: those of this turn, and after a load all that are open."""
     if unit.held is not None:
         return  # nothing is started for it; the next load hands out all that is open
-    done = _done_while_paused(unit, row) if unit.kept else ()
+    done = _done_while_paused(unit, row) if unit.waiting.kept else ()
     for call in run.pending.values() if unit.first_turn else run.opened:
         if not isinstance(call, (ActivityCall, StepCall)) or call.seq not in run.pending or call.seq in done:
             continue
@@ -333,7 +334,7 @@ def _local_work(unit: Unit, run: Run, row: UnitRow, turn: Turn) -> None:
 
 def _done_while_paused(unit: Unit, row: UnitRow) -> set[int]:
     """Calls whose result waits among the kept messages already."""
-    bodies = [m.body for m in unit.kept]
+    bodies = [entry.message.body for entry in unit.waiting.kept]
     done = [b for b in bodies if isinstance(b, msg.ActivityDone | msg.StepDone)]
     return {b.seq for b in done if b.run == row.run and b.execution == row.execution}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, fields
 
 from perdure.errors import UsageError
@@ -54,3 +55,7 @@ class Limits:
         for limit in fields(self):
             least = 0 if limit.name == "executions_kept" else 1
             check_count(f"Limits.{limit.name}", getattr(self, limit.name), least)
+
+
+NO_LIMITS = Limits(**{limit.name: sys.maxsize for limit in fields(Limits)} | {"executions_kept": 0})
+"""For those who only look at what code does: nothing is refused for its size."""

@@ -31,7 +31,8 @@ from asyncio import tasks as _tasks
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from perdure.errors import WorkflowViolation
+from perdure.errors import UsageError, WorkflowViolation
+from perdure.kernel.deadline import LATEST_MS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -175,6 +176,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
     """The loop of one execution. See the module's docstring."""
 
     __slots__ = (
+        "batch",
         "context",
         "dead",
         "generators",
@@ -193,6 +195,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         self.timers = timers
         self.number = 0
         self.ready: list[Handle] = []
+        self.batch: list[Handle] = []
         self.parked: list[Handle] = []
         self.tasks: list[Task] = []
         self.generators: list[AsyncGenerator[Any, Any]] = []
@@ -236,7 +239,11 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         self, delay: float, callback: Callable[..., object], *args: object, context: Context | None = None
     ) -> Timer | Handle:
         """Run `callback` when `delay` seconds have passed: a durable timer."""
-        return self.call_at(self.time() + delay, callback, *args, context=context)
+        try:
+            when = self.time() + delay
+        except OverflowError:  # an int beyond all floats
+            when = sys.float_info.max
+        return self.call_at(when, callback, *args, context=context)
 
     def call_at(  # type: ignore[override]
         self,
@@ -246,14 +253,27 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         context: Context | None = None,
         name: str | None = None,
     ) -> Timer | Handle:
-        """Run `callback` at loop time `when`: a durable timer."""
+        """Run `callback` at loop time `when`: a durable timer.
+
+        Raises:
+            UsageError: `when` is no number, or after the year 9999.
+        """
+        if when != when:  # noqa: PLR0124  # only NaN differs from itself
+            msg = "a timer needs a time: the delay or the timeout is NaN"
+            raise UsageError(msg)
         if when <= self.time():
             return self.call_soon(callback, *args, context=context)
         timer = Timer(self, when, callback, args, context, name)
         if when != _INFINITY and not self.dead:
-            timer.fire_at = self.start_ms - int(-when * 1000 // 1)
+            timer.fire_at = self._fire_at_ms(when)
             self.timers.start_timer(timer)
         return timer
+
+    def _fire_at_ms(self, when: float) -> int:
+        """Store time of a loop time, rounded up. All that is too far away is one time, which the run refuses."""
+        if when > LATEST_MS / 1000:
+            return LATEST_MS + 1
+        return self.start_ms - int(-when * 1000 // 1)
 
     def create_future(self) -> Future:
         """A future of this loop."""
@@ -314,6 +334,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
             if count > CALLBACKS_MAX:
                 msg = f"the workflow ran {count} callbacks in one turn without becoming idle"
                 raise NeverIdle(msg)
+            self.batch = batch
             for callback, args, context in batch:
                 if callback is not None:
                     try:
@@ -322,6 +343,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
                         continue
                     except Exception as error:  # as asyncio: it is reported, and the loop goes on
                         self.call_exception_handler({"message": "a callback raised", "exception": error})
+            batch.clear()  # `self.batch` outlives this loop, and must not keep the tasks alive
 
     def _park(self, batch: list[Handle]) -> list[Handle]:
         """Put anyio's repeated cancellations off until the next delivery.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from perdure.codec import digest
 from perdure.errors import Failure
 from perdure.kernel import events as ev
+from perdure.kernel import refusal
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -27,7 +28,7 @@ NONDETERMINISM = "NondeterminismError"
 _OWN_FILES = (__file__.rsplit("kernel", 1)[0], str(asyncio.__file__).rsplit("__init__", 1)[0])
 """Beginnings of file names that are not the user's: ours and asyncio's."""
 
-_BELOW_CODE = ("drain", "_wind_up", "replay")
+_BELOW_CODE = ("drain", "wind_up", "replay")
 """Functions of ours below which the stack is not the workflow's any more."""
 
 _DRAIN = __file__.replace("match.py", "loop.py")
@@ -96,6 +97,9 @@ def describe(event: ev.Event | None) -> str:
             return "a change of the search attributes"
         case ev.PatchMarked():
             return f"the patch {event.id!r}"
+        case ev.Refused():
+            about = f" {event.subject!r}" if event.subject else ""
+            return f"the refusal of {refusal.command_name(event.command)}{about} ({event.error})"
         case ev.Completed():
             return "the end of the workflow"
         case _:

@@ -165,8 +165,6 @@ class Message(msgspec.Struct, array_like=True, gc=False):
     visible_at: int = 0
     sender: str | None = None
     previous: bytes | None = None
-    posted: bool = False
-    """True when the message stands in the inbox table, so that consuming it must delete a row."""
 
 
 _body_encoder = msgspec.msgpack.Encoder()

@@ -14,6 +14,7 @@ from perdure.errors import InvalidId
 
 GROUP = "default"
 ID_BYTES_MAX = 512
+_RUN_DIGITS = 8
 _CONTROL = frozenset(chr(c) for c in (*range(32), *range(127, 160)))
 
 
@@ -60,3 +61,18 @@ def scopes_of(shards: int, group: str = GROUP) -> list[str]:
 def derived_id(run: bytes, execution: int, seq: int, purpose: bytes) -> bytes:
     """A 128-bit id that the same command always gets, so that what it sends is sent once."""
     return blake2b(b"%b%d.%d" % (run, execution, seq), digest_size=16, person=purpose[:16]).digest()
+
+
+def child_id(parent: str, run: bytes, execution: int, seq: int) -> str:
+    """The id of a child that is given none: the parent's, and the command that started the child.
+
+    The id has a part of the parent's run id, because an id can be used again: the children of the
+    next `order-1` are not those of the first. What would be too long is cut and hashed.
+    """
+    end = f"/{run.hex()[:_RUN_DIGITS]}.{execution}.{seq}"
+    start = parent.encode()
+    if len(start) + len(end) <= ID_BYTES_MAX:
+        return parent + end
+    mark = "~" + blake2b(start, digest_size=8).hexdigest()
+    kept = start[: ID_BYTES_MAX - len(end) - len(mark)]
+    return kept.decode(errors="ignore") + mark + end  # a character that is cut in two is left out

@@ -12,9 +12,7 @@ race. Work is scheduled at the call:
 `schedule_activity` and its siblings give a `Call`, which is pending until a delivery names its `seq` or until it is
 cancelled.
 
-A run ends as `asyncio.run` does: when the main task is done, the remaining tasks are cancelled in order of creation
-and may clean up, async generators are closed in order, calls that nobody awaits are cancelled; then the outcome is
-recorded.
+How a run ends is in `ending`.
 
 A difference between journal and code breaks the run: the loop is dead from then on, so that whatever the code still
 does has no effect, and `broken` holds the report.
@@ -28,42 +26,38 @@ import sys
 from collections import deque
 from hashlib import blake2b
 from random import Random
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
-from perdure.errors import Failure, PayloadError, PayloadTooLarge, failure_of
+from perdure.errors import Failure, PayloadTooLarge, UsageError
 from perdure.kernel import events as ev
-from perdure.kernel import match
-from perdure.kernel.attributes import check_attributes, merged
+from perdure.kernel import match, refusal
 from perdure.kernel.call import ActivityCall, Call, ChildCall, StepCall, WaitCall, make
+from perdure.kernel.deadline import check_deadline
 from perdure.kernel.delivery import HANDLERS
+from perdure.kernel.ending import ContinueAsNew, wind_up
 from perdure.kernel.loop import Timer, WorkflowLoop, current_loop
-from perdure.kernel.placement import derived_id
-from perdure.kernel.variables import Variables, check_status
+from perdure.kernel.placement import child_id, derived_id
+from perdure.kernel.variables import Variables
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+    from logging import LogRecord
 
     from perdure.codec import Signature
     from perdure.kernel.definition import ActivityDefinition, ActivityOptions, Definitions, WorkflowDefinition
     from perdure.kernel.limits import Limits
+
+E = TypeVar("E", bound=ev.Event)
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 _NOT_STARTED = ev.Started(0, "", "", b"", b"", 0, PYTHON)
 """Stands in until the first delivery."""
 
-_OWN_TRACE = ("perdure/kernel/loop.py", "perdure/kernel/run.py", "perdure/kernel/call.py")
-
-
-class ContinueAsNew(BaseException):
-    """Unwinds the code after `workflow.continue_as_new`; not an `Exception`, so that `except Exception` lets it
-    pass.
-    """
-
 
 class Run:
     """One execution of a workflow. Methods other than `deliver`, `replay` and the properties are for the workflow's
-    API.
+    API. Commands that change its variables are in `changes`.
     """
 
     __slots__ = (
@@ -77,12 +71,12 @@ class Run:
         "definitions",
         "ended",
         "events",
-        "fresh",
         "journal",
         "journal_bytes",
         "journal_events",
         "limits",
         "local",
+        "logs",
         "loop",
         "main",
         "next_input",
@@ -110,7 +104,6 @@ class Run:
         self.main: asyncio.Task[Any] | None = None
         self.started: ev.Started = _NOT_STARTED
         self.events: list[ev.Event] = []
-        self.fresh = True
         self.journal: Sequence[ev.Event] | None = None
         self.position = 0
         self.journal_events = 0
@@ -122,6 +115,7 @@ class Run:
         self.retries: dict[int, int] = {}
         self.turn_bytes = 0
         self.local = 0
+        self.logs: list[LogRecord] | None = None  # a list: records wait here for their turn
         self.opened: list[Call] = []
         self.cancelled_calls: list[Call] = []
         self.outgoing: list[ev.Event] = []
@@ -143,7 +137,7 @@ class Run:
         self.events.append(event)
         HANDLERS[type(event)](self, event)
         self.loop.drain()
-        self._wind_up()
+        wind_up(self)
 
     def replay(self, journal: Sequence[ev.Event]) -> None:
         """Go through recorded events. The caller has entered the loop. Sets `broken` when code and journal part."""
@@ -159,7 +153,7 @@ class Run:
                 break
             handler(self, event)
             self.loop.drain()
-            self._wind_up()
+            wind_up(self)
         self.journal_events += count
         self.journal = None
 
@@ -168,15 +162,25 @@ class Run:
         """True while the code goes through what it did before."""
         return self.journal is not None and self.position < len(self.journal)
 
+    @property
+    def history_events(self) -> int:
+        """How long the journal is at this moment.
+
+        Live, the events of this turn count as soon as they happen. In replay those count that the
+        code has gone through. So the same line of code sees the same number both times.
+        """
+        replayed = self.position if self.journal is not None else 0
+        return self.journal_events + replayed + len(self.events)
+
     def _expected(self, event: ev.Event) -> None:
         """The journal goes on with a command, or an end, that the code did not give."""
         if isinstance(event, ev.Terminated):
             self.ended = event
             self.position += 1
             return
-        self.break_off(event, None, self._end_line())
+        self.break_off(event, None, self.end_line())
 
-    def _end_line(self) -> str:
+    def end_line(self) -> str:
         """Where the code is: at its end, if it has ended."""
         lines = match.waiting_lines(self.loop)
         code = self.definition.fn.__code__
@@ -199,92 +203,78 @@ class Run:
         if self.retries.pop(call.seq, None) is None:
             self.local -= 1
 
-    def _wind_up(self) -> None:
-        """When the main task is done: cancel what is left, close generators, record the outcome."""
-        main = self.main
-        if main is None or not main.done() or self.ended is not None or self.broken is not None:
-            return
-        loop = self.loop
-        if not self.unwinding:
-            self.unwinding = True
-            for task in list(loop.tasks):
-                if not task.done():
-                    task.cancel()
-            loop.drain()
-        while True:
-            if any(not t.done() for t in loop.tasks):
-                return
-            if not loop.generators:
-                break
-            generator = loop.generators.pop(0)
-            if generator.ag_frame is not None:  # type: ignore[attr-defined]
-                self.closing.append(generator)  # one that refuses to end is left to `dispose`
-                _ = loop.create_task(_aclose(generator))
-                loop.drain()
-        for pending in list(self.pending.values()):
-            pending.cancel()
-        loop.generators = [g for g in self.closing if g.ag_frame is not None]
-        outcome = self._outcome(main)
-        try:
-            self.ended = self.command(outcome, lambda: self._check_outcome(outcome))
-        except PayloadError as unfit:
-            self.ended = self.command(ev.Failed(loop.now_ms, failure_of(unfit, skip=_OWN_TRACE)))
+    def cancel_instead(self, at: int, reason: str) -> None:
+        """The code has continued as new in this very turn, and is asked to stop: the cancel wins."""
+        assert isinstance(self.events[-1], ev.ContinuedAsNew)
+        self.cancel_requested = reason
+        failure = Failure("CancelledError", reason, "cancelled", retryable=False)
+        self.ended = ev.Cancelled(at, failure)
+        self.events[-1:] = [ev.CancelRequested(at, reason), self.ended]
 
-    def _outcome(self, main: asyncio.Task[Any]) -> ev.Event:
-        at = self.loop.now_ms
-        if main.cancelled():
-            reason = self.cancel_requested if self.cancel_requested is not None else "the workflow cancelled itself"
-            return ev.Cancelled(at, Failure("CancelledError", reason, "cancelled", retryable=False))
-        if self.next_input is not None:
-            main.exception()  # looked at, so that asyncio does not report it
-            if self.cancel_requested is not None:
-                return ev.Cancelled(at, Failure("CancelledError", self.cancel_requested, "cancelled", retryable=False))
-            return ev.ContinuedAsNew(at, *self.next_input)
-        error = main.exception()
-        if error is None:
-            try:
-                return ev.Completed(at, self.definition.signature.result.encode(main.result()))
-            except (ValueError, TypeError) as unfit:
-                error = unfit
-        return ev.Failed(at, failure_of(error, skip=_OWN_TRACE))
-
-    def _check_outcome(self, outcome: ev.Event) -> None:
-        if isinstance(outcome, ev.Completed):
-            self.definition.signature.result.check(outcome.result)
-            self.check_size(outcome.result, f"the result of workflow {self.definition.name!r}")
+    def see_late_cancel(self) -> None:
+        """In replay, take over a cancel that came when the code had continued as new already."""
+        recorded = self.journal[self.position] if self.replaying and self.journal else None
+        if isinstance(recorded, ev.CancelRequested):
+            self.position += 1
+            self.cancel_requested = recorded.reason
+            self.loop.now_ms = max(self.loop.now_ms, recorded.at)
 
     # ------------------------------------------------------------ commands
 
-    def command(self, event: ev.Event, check: Callable[[], None] | None = None) -> ev.Event:
-        """Record a command, or compare it with the journal; the event that counts is returned. `fresh` says whether
-        it is a new one.
+    def command(self, event: E, check: Callable[[], None] | None = None) -> tuple[E, bool]:
+        """Record a command, or find it in the journal: the event that counts, and whether it is new.
 
-        `check` may refuse a new command by raising. It is not asked about one that the journal has: what was accepted
-        stays accepted, and what was refused is refused again.
+        `check` may refuse a new command by raising a `UsageError`, and the refusal is recorded. In
+        replay no check runs: the journal decides.
         """
-        journal = self.journal
         if self.loop.dead:
-            self.fresh = False
-            return event
+            return event, False
+        journal = self.journal
         if journal is None or self.position >= len(journal):
             if check is not None:
-                check()
-            self.fresh = True
+                self._judge(event, check)
             self.events.append(event)
-            return event
+            return event, True
         recorded = journal[self.position]
         if recorded == event or match.matches(recorded, event, self.definitions):
-            if check is not None and recorded != event and isinstance(event, ev.StatusSet | ev.AttributesSet):
-                check()  # their content may differ, so the journal's may be that of the next one: this one was refused
-            self.fresh = False
             self.position += 1
-            return recorded
+            return cast("E", recorded), False
         if check is not None:
-            check()
-        self.fresh = False
+            self._refuse_again(recorded, event, check)
         self.position += 1
-        self.break_off(recorded, event, match.calling_line() or self._end_line())
-        return event
+        self.break_off(recorded, event, match.calling_line() or self.end_line())
+        return event, False
+
+    def _judge(self, event: ev.Event, check: Callable[[], None]) -> None:
+        """Record the refusal of a new command, if it is refused."""
+        try:
+            check()
+        except UsageError as error:
+            refused = refusal.refused(event, error)
+            self.events.append(refused)
+            again = refusal.error_of(refused)
+            if (type(again), str(again)) != (type(error), str(error)):
+                raise again from error  # cut to what a journal takes, as replay will raise it
+            raise
+
+    def _refuse_again(self, recorded: ev.Event, event: ev.Event, check: Callable[[], None]) -> None:
+        """Raise what the journal says was raised here."""
+        if isinstance(recorded, ev.Refused):
+            if refusal.is_about(recorded, event):
+                self.position += 1
+                raise refusal.error_of(recorded)
+        elif not self.started.flags & ev.REFUSALS_RECORDED:
+            check()  # an older release recorded no refusals, so only the check can tell
+
+    def allow(self, event: ev.Event, check: Callable[[], None]) -> None:
+        """Check a command that is recorded later, or was. Its refusal is recorded here."""
+        journal = self.journal
+        if self.loop.dead:
+            return
+        if journal is None or self.position >= len(journal):
+            self._judge(event, check)
+        else:
+            self._refuse_again(journal[self.position], event, check)
 
     def _check_input(self, signature: Signature, data: bytes, what: str) -> None:
         signature.check(data)
@@ -298,7 +288,7 @@ class Run:
         """
         loop = self.loop
         seq = self.seq + 1
-        self.command(
+        _, new = self.command(
             ev.ActivityScheduled(seq, definition.name, data, options.queue, options.session),
             lambda: self._check_input(definition.signature, data, f"activity {definition.name!r}"),
         )
@@ -313,7 +303,7 @@ class Run:
         call.details = None
         call.decode = definition.signature.result.decode
         self.local += 1
-        self._open(call)
+        self._open(call, new)
         return call
 
     def start_child(
@@ -330,8 +320,8 @@ class Run:
             PayloadError: the arguments do not fit, or are too large.
         """
         seq = self.seq + 1
-        target = target if target is not None else f"{self.unit}/{self.started.execution}.{seq}"
-        self.command(
+        target = target if target is not None else self._child_id(seq)
+        _, new = self.command(
             ev.CallStarted(seq, target, definition.name, version, data, False, parent_close),
             lambda: self._check_input(definition.signature, data, f"workflow {definition.name!r}"),
         )
@@ -344,8 +334,14 @@ class Run:
         call.parent_close = parent_close
         call.run = derived_id(self.started.run, self.started.execution, seq, b"child")
         call.decode = definition.signature.result.decode
-        self._open(call)
+        self._open(call, new)
         return call
+
+    def _child_id(self, seq: int) -> str:
+        started = self.started
+        if started.flags & ev.RUN_IN_CHILD_IDS:
+            return child_id(self.unit, started.run, started.execution, seq)
+        return f"{self.unit}/{started.execution}.{seq}"  # begun by an older release
 
     def start_detached(
         self, workflow: str, version: str | None, data: bytes, target: str | None, check: Callable[[], None]
@@ -354,22 +350,24 @@ class Run:
         turn.
         """
         seq = self.seq + 1
-        target = target if target is not None else f"{self.unit}/{self.started.execution}.{seq}"
-        self._send(self.command(ev.CallStarted(seq, target, workflow, version, data, True, "abandon"), check))
+        target = target if target is not None else self._child_id(seq)
+        event = ev.CallStarted(seq, target, workflow, version, data, True, "abandon")
+        self._send(*self.command(event, check))
         self.seq = seq
         return target
 
     def wait(self, channel: str, decode: Callable[[bytes], Any], *, positional: bool) -> WaitCall:
         """Wait for a message of a channel, or for a positional event."""
+        new = False
         if not self.loop.dead:
             self.seq += 1
-            self.command(ev.WaitStarted(self.seq, channel, positional))
+            _, new = self.command(ev.WaitStarted(self.seq, channel, positional))
         call: WaitCall = make(WaitCall, self.loop, self.seq)
         call.channel = channel
         call.positional = positional
         call.decode = decode
         self.waits.setdefault(_lane(call), deque()).append(self.seq)
-        self._open(call)
+        self._open(call, new)
         return call
 
     def start_step(
@@ -381,9 +379,10 @@ class Run:
     ) -> StepCall:
         """Run a function in this process once and record its outcome."""
         occurrence = self.variables.next_occurrence(name)
+        new = False
         if not self.loop.dead:
             self.seq += 1
-            self.command(ev.StepStarted(self.seq, name, occurrence))
+            _, new = self.command(ev.StepStarted(self.seq, name, occurrence))
         call: StepCall = make(StepCall, self.loop, self.seq)
         call.name = name
         call.occurrence = occurrence
@@ -391,90 +390,55 @@ class Run:
         call.encode = encode
         call.decode = decode
         self.local += 1
-        self._open(call)
+        self._open(call, new)
         return call
 
-    def _open(self, call: Call) -> None:
+    def _open(self, call: Call, new: bool) -> None:
         if self.loop.dead:
             call.seq = 0
             return
         call.canceller = self
         self.pending[call.seq] = call
-        if self.fresh:
+        if new:
             self.opened.append(call)
 
-    def record_value(self, name: str, data: bytes) -> bytes:
-        """Store a value under a name; the value that counts (the recorded one in replay) is returned."""
-        recorded = self.command(
-            ev.ValueRecorded(name, self.variables.next_occurrence(name), data),
-            lambda: self.check_size(data, f"the value {name!r}"),
-        )
-        return recorded.value if isinstance(recorded, ev.ValueRecorded) else data
+    def send_message(self, target: str, channel: str, value: bytes, check: Callable[[], None]) -> None:
+        """Send a message to another instance when this turn is durable.
 
-    def set_kv(self, key: str, value: bytes | None) -> None:
-        """Write or delete a key."""
-        if value is None:
-            self.command(ev.KvDeleted(key))
-        else:
-            self.command(ev.KvSet(key, value), lambda: self._check_kv(key, value))
-        self.variables.set(key, value, self.started.execution, self.loop.now_ms, changed=self.fresh)
-
-    def _check_kv(self, key: str, value: bytes) -> None:
-        self.variables.check(key, value, self.limits)
-        self.check_size(value, f"the KV value {key!r}")
-
-    def clear_kv(self) -> None:
-        """Delete all keys."""
-        self.command(ev.KvCleared())
-        for key in list(self.variables):
-            self.variables.set(key, None, self.started.execution, self.loop.now_ms, changed=self.fresh)
-
-    def set_status(self, value: bytes | None) -> None:
-        """Set the custom status."""
-        recorded = self.command(ev.StatusSet(value), lambda: check_status(value, self.limits))
-        self.variables.status = recorded.value if isinstance(recorded, ev.StatusSet) else value
-        self.variables.status_changed = self.variables.status_changed or self.fresh
-
-    def set_attributes(self, changes: bytes) -> None:
-        """Set search attributes, or remove them (None)."""
-        recorded = self.command(ev.AttributesSet(changes), lambda: self._check_attributes(changes))
-        counted = recorded.values if isinstance(recorded, ev.AttributesSet) else changes
-        self.variables.set_attributes(counted, changed=self.fresh)
-
-    def _check_attributes(self, changes: bytes) -> None:
-        check_attributes(merged(self.variables.attributes, changes), self.limits)
-        self.check_size(changes, "the search attributes")
-
-    def patched(self, patch: str) -> bool:
-        """Whether to take the new side of a change."""
-        known = self.variables.patches.get(patch)
-        if known is None:
-            known = not self.replaying or any(
-                isinstance(e, ev.PatchMarked) and e.id == patch for e in (self.journal or ())
-            )
-            self.variables.patches[patch] = known
-            if known:
-                self.command(ev.PatchMarked(patch))
-        return known
-
-    def send_message(self, target: str, channel: str, value: bytes) -> None:
-        """Send a message to another instance when this turn is durable."""
+        Raises:
+            PayloadError: `check` refuses it, or it is too large.
+        """
         seq = self.seq + 1
         event = ev.MessageSent(seq, target, channel, value)
-        self._send(self.command(event, lambda: self.check_size(value, f"the message for channel {channel!r}")))
+
+        def check_all() -> None:
+            check()
+            self.check_size(value, f"the message for channel {channel!r}")
+
+        self._send(*self.command(event, check_all))
         self.seq = seq
 
     def send_cancel(self, target: str, reason: str) -> None:
         """Ask another instance to stop when this turn is durable."""
         self.seq += 1
-        self._send(self.command(ev.CancelSent(self.seq, target, reason)))
+        self._send(*self.command(ev.CancelSent(self.seq, target, reason)))
 
-    def _send(self, event: ev.Event) -> None:
-        if self.fresh:
+    def _send(self, event: ev.Event, new: bool) -> None:
+        if new:
             self.outgoing.append(event)
 
-    def continue_as_new(self, data: bytes, version: str | None) -> NoReturn:
-        """End this execution; the next one begins with this input."""
+    def continue_as_new(self, data: bytes, version: str | None, check: Callable[[], None]) -> NoReturn:
+        """End this execution; the next one begins with this input.
+
+        Raises:
+            UsageError: `check` refuses the input, or it is too large.
+        """
+
+        def check_all() -> None:
+            check()
+            self.check_size(data, f"the input of workflow {self.definition.name!r}")
+
+        self.allow(ev.ContinuedAsNew(self.loop.now_ms, data, version), check_all)
         self.next_input = (data, version)
         raise ContinueAsNew
 
@@ -486,17 +450,21 @@ class Run:
             self.not_local(call)
         elif isinstance(call, WaitCall):
             self.forget_wait(call)
-        self.command(ev.CommandCancelled(call.seq))
-        if self.fresh:
+        _, new = self.command(ev.CommandCancelled(call.seq))
+        if new:
             self.cancelled_calls.append(call)
 
     def start_timer(self, timer: Timer) -> None:
-        """The loop reports a new timer here."""
-        self.seq += 1
-        timer.seq = self.seq
-        recorded = self.command(ev.TimerStarted(timer.seq, timer.fire_at, timer.name))
-        if isinstance(recorded, ev.TimerStarted):
-            timer.fire_at = recorded.fire_at
+        """The loop reports a new timer here.
+
+        Raises:
+            UsageError: it would fire too far in the future.
+        """
+        seq = self.seq + 1
+        event = ev.TimerStarted(seq, timer.fire_at, timer.name)
+        recorded, _ = self.command(event, lambda: check_deadline(timer.fire_at))
+        self.seq = timer.seq = seq
+        timer.fire_at = recorded.fire_at
         self.pending[timer.seq] = timer
         heapq.heappush(self.deadlines, (timer.fire_at, timer.seq))
 
@@ -513,6 +481,13 @@ class Run:
         if not waits:
             del self.waits[lane]
 
+    def take_logs(self) -> list[LogRecord]:
+        """The log records that were kept since the last call."""
+        if not self.logs:
+            return []
+        taken, self.logs = self.logs, []
+        return taken
+
     # ------------------------------------------------------------ what is asked about it
 
     def check_size(self, data: bytes, what: str) -> None:
@@ -528,13 +503,14 @@ class Run:
                 "store it elsewhere and pass a reference"
             )
             raise PayloadTooLarge(msg)
-        self.turn_bytes += len(data)
-        if self.turn_bytes > limits.commit_bytes:
+        turn_bytes = self.turn_bytes + len(data)
+        if turn_bytes > limits.commit_bytes:
             msg = (
-                f"with {what} this turn of {self.unit!r} would write {self.turn_bytes} bytes; the limit is "
+                f"with {what} this turn of {self.unit!r} would write {turn_bytes} bytes; the limit is "
                 f"{limits.commit_bytes} (Limits.commit_bytes): await something in between, or pass references"
             )
             raise PayloadTooLarge(msg)
+        self.turn_bytes = turn_bytes  # what is refused is not written
 
     @property
     def random(self) -> Random:
@@ -588,7 +564,3 @@ def current_run() -> Run | None:
 
 def _lane(call: WaitCall) -> str:
     return ("!" if call.positional else "#") + call.channel
-
-
-async def _aclose(generator: Any) -> None:
-    await generator.aclose()

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+    from logging import LogRecord
+
     from perdure.kernel.call import Call
     from perdure.kernel.commit import Commit, UnitRow
-    from perdure.kernel.message import Message
 
 Outcome = Literal["ok", "started", "joined", "exists", "closed", "missing", "full", "open"]
 """What the sender of a message is told once the turn is durable."""
@@ -32,10 +34,12 @@ class Milestones:
 class Turn:
     """What a turn did. Everything but `commit` happens only after the commit is durable (at once when there is none).
 
-    `answers` go to the senders of messages, `calls` are activities and checkpoints to run, `cancelled` those to give
-    up, `wake_at` is when the unit wants its next turn (0: at once, it has work of its own), `again` asks for another
-    turn now, `closed` says that the unit has ended, now or before, `deleted` that it is gone with all it owned; `left`
-    are messages of the turn that are for whoever has the id next. `milestones` are rare: None in most turns.
+    `answers` go to the senders of messages. `calls` are activities and checkpoints to run, and
+    `cancelled` those to give up. `kept` are the ids of messages that the commit puts into the
+    unit's own inbox because the unit could not take them yet. `wake_at` is when the unit wants its
+    next turn (0: at once, it has work of its own). `again` asks for another turn now. `closed` says
+    that the unit has ended, now or before, `deleted` that it is gone with all it owned.
+    `milestones` are rare: None in most turns. `logs` is what the code logged.
     """
 
     commit: Commit | None
@@ -46,6 +50,7 @@ class Turn:
     again: bool = False
     closed: bool = False
     deleted: bool = False
-    left: list[Message] = field(default_factory=list["Message"])
+    kept: Collection[bytes] = ()
     warning: str | None = None
     milestones: Milestones | None = None
+    logs: list[LogRecord] = field(default_factory=list["LogRecord"])

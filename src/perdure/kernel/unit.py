@@ -1,14 +1,16 @@
 """A unit: a workflow instance in memory, and the turns that advance it.
 
-Theory of operation. A turn takes the messages that have gathered and the present time, hands them to the run one by
-one in the order of their times (timers that came due earlier go first), and packs all that happened into one Commit.
-The unit in memory is then
-*ahead* of the store until
-that commit is durable; the owner starts no other turn of it meanwhile, and drops it if the commit is refused.
+Theory of operation. A turn takes messages from the unit's mailbox, hands them to the run one by one
+(timers that came due earlier go first), and packs all that happened into one Commit. The unit in
+memory is then *ahead* of the store until that commit is durable. The owner starts no other turn of it
+meanwhile, and drops the unit if the commit is refused.
 
-What a unit cannot take now it keeps: messages that nobody receives yet, and everything while it is paused or held. A
-kept message stands in the inbox table from this commit on, so that it survives us, the unit's eviction and
-continue-as-new.
+A unit keeps what it cannot deliver now (`waiting`): messages that nobody receives yet, and everything
+while it is paused or held. A kept message stands in the store's inbox from this commit on, so that it
+survives the process, the unit's eviction and continue-as-new.
+
+A turn has a budget. What is over waits for the next turn, so that one busy unit does not hold up the
+others, and no backlog makes a turn too long.
 
 A unit is *held* when its code cannot go on: a definition is missing, the journal cannot be read, code and journal
 differ, or it waits for nothing. It is then `suspended` with the reason, costs nothing, and is tried again when it is
@@ -19,12 +21,13 @@ loaded after a deploy.
     removal.py     delete, prune
     lifecycle.py   starting, ending, continuing as new, limits, and the row's state
     outbox.py      what goes to other units
+    mailbox.py     messages that no turn has taken
+    waiting.py     messages that were taken and cannot be delivered yet
     draft.py       what the turn has gathered so far
 """
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -35,23 +38,30 @@ from perdure.kernel import message as msg
 from perdure.kernel.call import ActivityCall, Call, ChildCall, StepCall
 from perdure.kernel.commit import CLOSED, Commit, JournalChunk, KvEntry, UnitRow
 from perdure.kernel.disposal import dispose
-from perdure.kernel.draft import Draft
+from perdure.kernel.draft import Budget, Draft
 from perdure.kernel.loop import Entered, Nobody
 from perdure.kernel.ordered import install as install_ordered_sets
 from perdure.kernel.run import Run
 from perdure.kernel.turn import Turn
+from perdure.kernel.waiting import Waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from perdure.errors import Failure
     from perdure.kernel.commit import Fence
     from perdure.kernel.definition import Definitions, WorkflowDefinition
     from perdure.kernel.limits import Limits
+    from perdure.kernel.mailbox import Entry, Mailbox
 
 C = TypeVar("C", bound=Call)
 
-_NO_DRAFT = Draft("", 0)
+
+def _has_time() -> bool:
+    return False
+
+
+_NO_DRAFT = Draft("", 0, Budget(0, 0, _has_time))
 """Stands in between turns."""
 
 
@@ -65,15 +75,14 @@ class Unit:
         "force_commit",
         "held",
         "id",
-        "inbox",
         "journal",
-        "kept",
         "kv",
         "limits",
         "row",
         "run",
         "shards",
         "version",
+        "waiting",
     )
 
     def __init__(self, unit: str, definitions: Definitions, limits: Limits, *, shards: int) -> None:
@@ -88,8 +97,7 @@ class Unit:
         self.shards = shards
         self.journal: list[ev.Event] | None = None
         self.kv: list[KvEntry] = []
-        self.inbox: dict[str, deque[msg.Message]] = {}
-        self.kept: list[msg.Message] = []
+        self.waiting = Waiting()
         self.first_turn = True
         self.force_commit = False
         self.draft = _NO_DRAFT
@@ -102,24 +110,18 @@ class Unit:
         row: UnitRow,
         journal: Iterable[JournalChunk],
         kv: Iterable[KvEntry],
-        inbox: Iterable[msg.Message],
         *,
         released: bool = False,
     ) -> None:
-        """Take over what is stored. An open execution is replayed; what prevents that ends up in `held`. `inbox` is
-        in order.
+        """Take over what is stored. An open execution is replayed. What prevents that ends up in `held`.
 
-        A unit that is poison is not replayed, unless it is `released`; nor is one whose `held` is set already.
+        The inbox is the owner's: it puts the messages into the unit's mailbox. A unit that is poison
+        is not replayed, unless it is `released`. Nor is a unit whose `held` is set already.
         """
         self.version, self.row = version, row
-        self.kept = list(inbox)
         if row.reason == held.REASONS[held.POISONED] and not released:
             self.held = row.failure
         if self.held is not None or row.status in CLOSED or not row.started_at:
-            return
-        unreadable = next((m for m in self.kept if isinstance(m.body, msg.Unreadable)), None)
-        if unreadable is not None:
-            self.held = held.unreadable(self.id, unreadable)
             return
         self.kv = list(kv)
         try:
@@ -128,6 +130,11 @@ class Unit:
             self.held = held.undecodable(self.id, str(error))
             return
         self.begin()
+
+    def begin_execution(self) -> None:
+        """Run the code of an execution whose start is stored already, if that is the case."""
+        if self.journal is not None and self.held is None:
+            self.begin()
 
     def begin(self) -> None:
         """Build the run of the current execution from its journal."""
@@ -152,6 +159,7 @@ class Unit:
         """An empty run of this unit."""
         install_ordered_sets()
         self.run = Run(self.id, definition, self.definitions, self.limits)
+        self.run.logs = []
         return self.run
 
     def check_run(self) -> None:
@@ -185,15 +193,14 @@ class Unit:
         """
         if commit.delete is not None:
             self.close_memory()
-            self.row, self.version, self.held, self.journal, self.kept, self.inbox = None, 0, None, None, [], {}
+            self.row = self.held = self.journal = None
+            self.version = 0
+            self.waiting = Waiting()
             return
         self.row, self.version = msgspec.structs.replace(commit.row), commit.expect + 1
         for chunk in commit.journal:
             self._follow(ev.decode_events(chunk.events))
-        gone = set(commit.consume)
-        posted = [m for m in commit.post if m.to == self.id]
-        waiting = [*self.kept, *self.inbox_messages(), *posted]
-        self.kept, self.inbox = [m for m in waiting if m.id not in gone], {}
+        self.waiting.follow(commit.consume, [m for m in commit.post if m.to == self.id])
         self.first_turn = True
         if commit.row.status in CLOSED:
             self.close_memory()
@@ -215,68 +222,123 @@ class Unit:
                 self.run.replay(events)
             self.check_run()
 
-    def inbox_messages(self) -> list[msg.Message]:
-        """Messages in channels that nobody received yet."""
-        return [m for lane in self.inbox.values() for m in lane]
-
     # ------------------------------------------------------------ a turn
 
-    def advance(self, messages: Sequence[msg.Message], now: int, fence: Fence, commit_id: bytes) -> Turn:
-        """Digest messages and due timers at time `now` (ms). The unit is ahead of the store until the turn's commit
-        is durable.
+    def advance(
+        self,
+        mailbox: Mailbox,
+        now: int,
+        fence: Fence,
+        commit_id: bytes,
+        is_spent: Callable[[], bool] = _has_time,
+    ) -> Turn:
+        """Digest messages and due timers at time `now` (ms), as far as the turn's budget goes.
+
+        The unit is ahead of the store until the turn's commit is durable. `is_spent` says when the
+        turn has had its share of time.
 
         Raises:
-            NeverIdle: the code does not become idle; the unit must be dropped.
-            KeyboardInterrupt: somebody interrupted the turn; the unit must be dropped.
+            NeverIdle: the code does not become idle. The unit must be dropped.
+            KeyboardInterrupt: somebody interrupted the turn. The unit must be dropped.
         """
-        self.draft = Draft(self.id, now)
-        self.draft.touched, self.force_commit = self.force_commit, False
-        if self.kept:
-            messages = [*self.kept, *messages]
-            self.kept = []
-        if self.journal is not None and self.held is None:
-            self.begin()
-        if self.row is None:
-            for message in messages:
-                if isinstance(message.body, msg.Start):
-                    lifecycle.start(self, message, message.body)
-            messages = [m for m in messages if not isinstance(m.body, msg.Start)]
-        others = [m for m in messages if type(m.body) not in msg.CONTROL]
-        if len(others) < len(messages):
-            self._take_control(messages)
-            messages = others
-            if self.draft.delete is not None:
-                return removal.pack(self, messages, fence, commit_id)
+        budget = Budget(self.limits.turn_messages, self.limits.commit_bytes // 4, is_spent)
+        draft = self.draft = Draft(self.id, now, budget)
+        draft.touched, self.force_commit = self.force_commit, False
+        if self.run is not None:
+            self.run.turn_bytes = 0
+        self._take_control(mailbox)
+        if draft.delete is not None:
+            turn = removal.pack(self, mailbox, fence, commit_id)
+        else:
+            self._begin(mailbox)
+            self._take_messages(mailbox)
+            turn = lifecycle.pack(self, fence, commit_id, more=len(mailbox) > 0)
+        self.draft = _NO_DRAFT
+        return turn
+
+    def _take_control(self, mailbox: Mailbox) -> None:
+        for kept in self.waiting.take_control():
+            control.take(self, kept)
+        while self.draft.delete is None and (entry := mailbox.next_control()) is not None:
+            body = entry.message.body
+            if isinstance(body, msg.ADMIN):
+                removal.take(self, entry, body)
+            else:
+                control.take(self, entry)
+
+    def _begin(self, mailbox: Mailbox) -> None:
+        """Begin what can begin now: the unit, by its start, or its next execution."""
+        row = self.row
+        if row is None:
+            entry = mailbox.next_start()
+            if entry is not None:
+                self._take(entry)
+            return
+        start = self.waiting.start
+        if start is not None:
+            self.waiting.start = None
+            lifecycle.begin_start(self, row, start)
+        if not row.paused:
+            self.begin_execution()
+
+    def _take_messages(self, mailbox: Mailbox) -> None:
         run = self.run
         if run is None:
-            self._take_all(messages)
-        elif messages or run.deadlines:
-            run.turn_bytes = 0
+            self._take_all(mailbox)
+        elif mailbox or self.waiting.kept or self.waiting.lanes or run.deadlines:
             with Entered(run.loop):
-                self._take_all(messages)
-        return lifecycle.pack(self, fence, commit_id)
+                self._take_all(mailbox)
 
-    def _take_control(self, messages: Sequence[msg.Message]) -> None:
-        for message in messages:
-            if isinstance(message.body, msg.ADMIN):
-                removal.take(self, message, message.body)
-            elif type(message.body) in msg.CONTROL:
-                control.take(self, message)
+    def _take_all(self, mailbox: Mailbox) -> None:
+        """Messages that were kept first, then those of the mailbox, then timers that are due now."""
+        budget, waiting, now = self.draft.budget, self.waiting, self.draft.now
+        if self.run is not None and waiting.lanes:
+            self._feed(self.run)
+        while waiting.kept and self.receives and budget.has_room():
+            self.fire_timers(min(waiting.head.at, now))
+            if self.receives and budget.has_room():
+                self._take(waiting.next())
+        if waiting.kept and self.receives:
+            return  # the mailbox comes behind them
+        # A control message goes first, so the turn ends where a start has let one through.
+        while budget.has_room() and not mailbox.has_control and (head := mailbox.head) is not None:
+            self.fire_timers(min(head.at, now))
+            if not budget.has_room():
+                return
+            entry = mailbox.next()
+            assert entry is not None
+            self._take(entry)
+        self.fire_timers(now)
 
-    def _take_all(self, messages: Sequence[msg.Message]) -> None:
-        for message in messages:
-            self._take(message)
-        self.fire_timers(self.draft.now)
+    @property
+    def receives(self) -> bool:
+        """Whether the code can be told something now."""
+        run, row = self.run, self.row
+        if run is None or row is None or row.paused or self.held is not None:
+            return False
+        return run.ended is None and run.broken is None and row.status not in CLOSED
+
+    @property
+    def has_more(self) -> bool:
+        """Whether the turn's budget has left something that the code can be told now."""
+        run, waiting = self.run, self.waiting
+        if run is None or not (run.deadlines or waiting.kept or waiting.lanes) or not self.receives:
+            return False
+        timer_at = run.timer_at()
+        if timer_at is not None and timer_at <= self.draft.now:
+            return True
+        return bool(waiting.kept) or waiting.first_lane(run.waits.keys()) is not None
 
     def fire_timers(self, until: int) -> None:
         """Fire the timers that are due at `until`, earliest first."""
-        run, row = self.run, self.row
-        if run is None or self.held is not None or row is None or row.paused:
-            return
-        while run.ended is None and run.broken is None:
+        budget = self.draft.budget
+        while (run := self.run) is not None and run.deadlines:
+            if not (self.receives and budget.has_room()):
+                return
             seq = run.due_timer(until)
             if seq is None:
                 return
+            budget.use(0)
             self.deliver(ev.TimerFired(seq, self.draft.now))
 
     def deliver(self, event: ev.Event) -> None:
@@ -285,104 +347,114 @@ class Unit:
         assert run is not None
         if run.loop.turning:
             run.deliver(event)
-            if self.inbox:
+            if self.waiting.lanes:
                 self._feed(run)
         else:
             with Entered(run.loop):
                 self.deliver(event)
 
     def _feed(self, run: Run) -> None:
-        while run.ended is None and run.broken is None:
-            lane = next((k for k in self.inbox if k in run.waits), None)
+        budget = self.draft.budget
+        while run.ended is None and run.broken is None and budget.has_room():
+            lane = self.waiting.first_lane(run.waits.keys())
             if lane is None:
                 return
-            message = self.inbox[lane].popleft()
-            if not self.inbox[lane]:
-                del self.inbox[lane]
-            assert isinstance(message.body, msg.Send)
-            self.draft.consumed(message)
-            run.deliver(ev.Received(run.waits[lane][0], self.draft.now, message.id, message.body.value))
+            entry = self.waiting.from_lane(lane)
+            body = entry.message.body
+            assert isinstance(body, msg.Send)
+            budget.use(len(body.value))
+            self.draft.consumed(entry)
+            run.deliver(ev.Received(run.waits[lane][0], self.draft.now, entry.message.id, body.value))
 
-    def keep(self, message: msg.Message) -> None:
-        """Take the message up again in the next turn; durable from this one on."""
-        self.draft.keep(message)
-        self.kept.append(message)
+    def keep(self, entry: Entry) -> None:
+        """Take the message up again when the code can be told. It is durable from this turn on."""
+        self.waiting.keep(self.draft.keep(entry))
+
+    def keep_start(self, entry: Entry) -> None:
+        """Begin with this start when its time has come, or when its code is there."""
+        self.waiting.start = self.draft.keep(entry)
+
+    def keep_control(self, entry: Entry) -> None:
+        """Take the control message up again when the code can be asked."""
+        self.waiting.keep_control(self.draft.keep(entry))
 
     # ------------------------------------------------------------ messages
 
-    def _take(self, message: msg.Message) -> None:
-        body, row, draft = message.body, self.row, self.draft
+    def _take(self, entry: Entry) -> None:
+        message, row, draft = entry.message, self.row, self.draft
+        body = message.body
+        draft.budget.use(_size(body))
         if isinstance(body, msg.Start):
-            lifecycle.start(self, message, body)
-            return
-        if row is None:
-            if message.sender is None:
-                draft.answers[message.id] = "missing"
+            lifecycle.start(self, entry, body)
+        elif row is None:
+            if entry.stored and message.sender is not None:
+                self.keep(entry)  # its target may come to be
             else:
-                self.keep(message)
-            return
-        if row.status in CLOSED:
-            draft.consumed(message, "closed")
-            return
-        if row.paused or self.held is not None or self.run is None:
-            if isinstance(body, msg.Send | msg.Raise) and not message.posted and self._full():
-                draft.answers[message.id] = "full"
-            else:
-                self.keep(message)
-            return
-        self.fire_timers(message.at)
-        run = self.run
-        if run.broken is not None:
-            self.keep(message)
-        elif run.ended is None:
-            self._take_open(run, message, body)
-        elif isinstance(run.ended, ev.ContinuedAsNew) and isinstance(body, msg.Send):
-            self.keep(message)  # for the next execution
+                draft.answer(entry, "missing")
+        elif row.status in CLOSED:
+            draft.consumed(entry, "closed")
+        elif type(body) in msg.CONTROL:
+            control.take(self, entry)
+        elif self.receives:
+            assert self.run is not None
+            self._take_open(self.run, entry, body)
         else:
-            draft.consumed(message, "closed")
+            self._take_later(entry, body)
+
+    def _take_later(self, entry: Entry, body: msg.Body) -> None:
+        """A message for code that cannot be told now: paused, held, ended, or not begun."""
+        run, row = self.run, self.row
+        assert row is not None
+        ended = run.ended if run is not None else None
+        if ended is not None and not row.paused and self.held is None:
+            if isinstance(ended, ev.ContinuedAsNew) and isinstance(body, msg.Send | msg.Raise):
+                self.keep(entry)  # for the next execution
+            else:
+                self.draft.consumed(entry, "closed")
+        elif isinstance(body, msg.Send | msg.Raise) and not entry.stored and self._full():
+            self.draft.answer(entry, "full")
+        else:
+            self.keep(entry)
 
     def _full(self) -> bool:
-        kept = sum(isinstance(m.body, msg.Send | msg.Raise) for m in self.kept)
-        return kept + sum(map(len, self.inbox.values())) >= self.limits.inbox_messages
+        return self.waiting.sends >= self.limits.inbox_messages
 
-    def _take_open(self, run: Run, message: msg.Message, body: msg.Body) -> None:
+    def _take_open(self, run: Run, entry: Entry, body: msg.Body) -> None:
         """A message for a run that goes on."""
         if isinstance(body, msg.ActivityDone):
-            self._take_activity(run, message, body)
+            self._take_activity(run, entry, body)
         elif isinstance(body, msg.Send):
-            self._take_send(run, message, body)
+            self._take_send(run, entry, body)
         elif isinstance(body, msg.Reply):
-            self._take_reply(run, message, body)
+            self._take_reply(run, entry, body)
         elif isinstance(body, msg.StepDone):
-            self._take_step(run, message, body)
+            self._take_step(run, entry, body)
         elif isinstance(body, msg.Raise):
-            self._take_raise(run, message, body)
+            self._take_raise(run, entry, body)
         elif isinstance(body, msg.Unreadable):
-            self.held = held.unreadable(self.id, message)
-            self.keep(message)
+            self.held = held.unreadable(self.id, entry.message)
+            self.keep(entry)
         else:
             raise AssertionError(body)
 
-    def _take_send(self, run: Run, message: msg.Message, body: msg.Send) -> None:
+    def _take_send(self, run: Run, entry: Entry, body: msg.Send) -> None:
         lane, draft = "#" + body.channel, self.draft
-        if lane in run.waits and lane not in self.inbox:
-            draft.consumed(message)
-            self.deliver(ev.Received(run.waits[lane][0], draft.now, message.id, body.value))
-            return
-        if not message.posted and self._full():
-            draft.answers[message.id] = "full"
-            return
-        draft.keep(message)
-        self.inbox.setdefault(lane, deque()).append(message)
+        if lane in run.waits and lane not in self.waiting.lanes:
+            draft.consumed(entry)
+            self.deliver(ev.Received(run.waits[lane][0], draft.now, entry.message.id, body.value))
+        elif not entry.stored and self._full():
+            draft.answer(entry, "full")
+        else:
+            self.waiting.enlane(lane, draft.keep(entry))
 
-    def _take_raise(self, run: Run, message: msg.Message, body: msg.Raise) -> None:
+    def _take_raise(self, run: Run, entry: Entry, body: msg.Raise) -> None:
         waits = run.waits.get("!" + body.name)
-        self.draft.consumed(message)
+        self.draft.consumed(entry)
         self.deliver(ev.EventRaised(waits[0] if waits else 0, self.draft.now, body.name, body.value))
 
-    def _take_activity(self, run: Run, message: msg.Message, body: msg.ActivityDone) -> None:
+    def _take_activity(self, run: Run, entry: Entry, body: msg.ActivityDone) -> None:
         draft = self.draft
-        draft.consumed(message)
+        draft.consumed(entry)
         call = _pending(run, body, ActivityCall)
         if call is None or body.attempt != call.attempt:
             return
@@ -396,15 +468,15 @@ class Unit:
         self.deliver(ev.AttemptFailed(body.seq, draft.now, call.attempt, body.failure, retry_at, body.details))
         run.opened.append(call)
 
-    def _take_step(self, run: Run, message: msg.Message, body: msg.StepDone) -> None:
-        self.draft.consumed(message)
+    def _take_step(self, run: Run, entry: Entry, body: msg.StepDone) -> None:
+        self.draft.consumed(entry)
         call = _pending(run, body, StepCall)
         if call is not None:
             now = self.draft.now
             self.deliver(ev.StepRecorded(body.seq, now, call.name, call.occurrence, body.value, body.failure))
 
-    def _take_reply(self, run: Run, message: msg.Message, body: msg.Reply) -> None:
-        self.draft.consumed(message)
+    def _take_reply(self, run: Run, entry: Entry, body: msg.Reply) -> None:
+        self.draft.consumed(entry)
         if _pending(run, body, ChildCall) is not None:
             self.deliver(ev.Replied(body.seq, self.draft.now, body.result, body.failure))
 
@@ -426,6 +498,17 @@ def _pending(run: Run, body: msg.ActivityDone | msg.StepDone | msg.Reply, kind: 
         return None
     call = run.pending.get(body.seq)
     return call if isinstance(call, kind) else None
+
+
+def _size(body: msg.Body) -> int:
+    """Bytes that a delivery of this message writes into the journal, but for its envelope."""
+    if isinstance(body, msg.Send | msg.Raise):
+        return len(body.value)
+    if isinstance(body, msg.ActivityDone | msg.Reply):
+        return len(body.result or b"")
+    if isinstance(body, msg.StepDone):
+        return len(body.value or b"")
+    return 0
 
 
 def _retry_at(call: ActivityCall, failure: Failure, now: int) -> int | None:

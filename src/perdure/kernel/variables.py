@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from perdure.errors import LimitExceeded
-from perdure.kernel.attributes import merged
+from perdure.errors import LimitExceeded, UsageError
+from perdure.kernel.attributes import is_storable, merged
 from perdure.kernel.commit import KvEntry
 
 if TYPE_CHECKING:
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from perdure.kernel.limits import Limits
 
 
-def check_status(value: bytes | None, limits: Limits) -> None:
+def check_status(value: bytes, limits: Limits) -> None:
     """Refuse a custom status that is too large.
 
     Raises:
         LimitExceeded: naming the limit and the option.
     """
-    if value is not None and len(value) > limits.status_bytes:
+    if len(value) > limits.status_bytes:
         msg = (
             f"the custom status has {len(value)} bytes; the limit is {limits.status_bytes} "
             "(Limits.status_bytes): keep large data in the KV store or outside"
@@ -105,11 +105,15 @@ class Variables:
             self.changed.add(key)
 
     def check(self, key: str, value: bytes, limits: Limits) -> None:
-        """Refuse what would cross a limit.
+        """Refuse what would cross a limit, and a key that not every store takes.
 
         Raises:
             LimitExceeded: naming the limit and the option.
+            UsageError: the key is no text that can be stored.
         """
+        if not is_storable(key):
+            msg = f"{key[:40]!r} cannot be a KV key: it holds a NUL or a lone surrogate; use valid text"
+            raise UsageError(msg)
         if len(key.encode()) > limits.kv_key_bytes:
             msg = f"the KV key {key[:40]!r} is longer than {limits.kv_key_bytes} bytes (Limits.kv_key_bytes)"
             raise LimitExceeded(msg)
@@ -124,6 +128,11 @@ class Variables:
                 f"the KV store has {limits.kv_keys} keys already (Limits.kv_keys), so {key!r} does not fit; delete some"
             )
             raise LimitExceeded(msg)
+
+    def set_status(self, value: bytes | None, *, changed: bool) -> None:
+        """Set the custom status; `changed` as in `set`."""
+        self.status = value
+        self.status_changed = self.status_changed or changed
 
     def set_attributes(self, changes: bytes, *, changed: bool) -> None:
         """Merge changes into the search attributes; `changed` as in `set`."""

@@ -78,19 +78,25 @@ class Committer:
         self.flush()
 
     async def _again(self, commits: list[Commit], error: StoreUnavailable) -> list[Verdict]:
-        """Submit a batch again and again while the store says that it cannot take it."""
-        waited_ms, delay_ms = 0, 50
-        while waited_ms < self._retry_ms:
+        """Submit a batch again and again while the store says that it cannot take it.
+
+        The time of the tries counts, too: one that waits for a lock may take seconds.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._retry_ms / 1000
+        is_unknown, delay_ms = error.outcome == "unknown", 50
+        while loop.time() < deadline:
             text = "the store cannot take a batch of %d commits; it is tried again: %s"
             logger.warning(text, len(commits), error, extra={"node": self.node_name})
             await asyncio.sleep(delay_ms / 1000)
-            waited_ms += delay_ms
             delay_ms = min(delay_ms * 2, 1_000)
             try:
                 return await self._store.commit(commits)
             except StoreUnavailable as refused:
                 error = refused
-        raise error
+                is_unknown = is_unknown or refused.outcome == "unknown"
+        # A try that was refused for sure says nothing about an earlier one, which may have become durable.
+        raise StoreUnavailable(str(error), "unknown" if is_unknown else "none") from error
 
     @property
     def busy(self) -> bool:

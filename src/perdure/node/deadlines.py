@@ -1,4 +1,8 @@
-"""Deadlines: when which instance wants its next turn. One heap and one timer for all of them."""
+"""Deadlines: when which instance wants its next turn. One heap and one alarm for all of them.
+
+Only those of the near future are held in memory. One that is beyond the horizon stands in its instance's row, and a
+scan of the store finds it in time.
+"""
 
 from __future__ import annotations
 
@@ -9,31 +13,62 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from perdure.ports.clock import Alarm, Clock
 
+_SLICE = 500
+"""Deadlines that are met in one go; then the event loop gets its turn."""
+_STALE_MIN = 1_000
+"""Fewer entries that stand for nothing any more are not worth a clean-up."""
+
 
 class Deadlines:
-    """Calls `due(unit)` when a deadline has passed. A unit has one deadline; setting it again replaces it."""
+    """Calls `due(unit)` when a deadline has passed. A unit has one deadline; setting it again replaces it.
+
+    One that could not be served is set again by whoever was called.
+    """
 
     def __init__(self, clock: Clock, due: Callable[[str], None]) -> None:
-        """Nothing is armed yet."""
+        """Nothing is armed yet, and there is no horizon."""
         self._clock = clock
         self._due = due
         self._heap: list[tuple[int, str]] = []
         self._at: dict[str, int] = {}
         self._alarm: Alarm | None = None
         self._alarm_at = 0
+        self._horizon_ms: int | None = None
+        self._beyond: Callable[[int], None] = _forget
+
+    def __len__(self) -> int:
+        """How many are held in memory."""
+        return len(self._at)
+
+    def limit(self, horizon_ms: int, beyond: Callable[[int], None]) -> None:
+        """Hold none that is farther away than `horizon_ms`; `beyond(at)` is told of each that is left out."""
+        self._horizon_ms, self._beyond = horizon_ms, beyond
 
     def set(self, unit: str, at: int) -> None:
         """`due(unit)` at store time `at` (ms)."""
         if self._at.get(unit) == at:
             return
+        if self._horizon_ms is not None and at > self._clock.now_ms() + self._horizon_ms:
+            self.clear(unit)
+            self._beyond(at)
+            return
         self._at[unit] = at
         heapq.heappush(self._heap, (at, unit))
+        self._clean_up()
         if self._alarm is None or at < self._alarm_at:
             self._arm()
 
     def clear(self, unit: str) -> None:
         """The unit waits for no time any more."""
-        self._at.pop(unit, None)
+        if self._at.pop(unit, None) is not None:
+            self._clean_up()
+
+    def _clean_up(self) -> None:
+        """Drop the entries that stand for nothing, when they are more than the others."""
+        stale = len(self._heap) - len(self._at)
+        if stale > max(len(self._at), _STALE_MIN):
+            self._heap = [(at, unit) for unit, at in self._at.items()]
+            heapq.heapify(self._heap)
 
     def _arm(self) -> None:
         if self._alarm is not None:
@@ -48,14 +83,20 @@ class Deadlines:
 
     def _ring(self) -> None:
         self._alarm = None
-        now = self._clock.now_ms()
-        heap = self._heap
-        while heap and heap[0][0] <= now:
-            at, unit = heapq.heappop(heap)
+        try:
+            self._meet(self._clock.now_ms())
+        finally:
+            self._arm()  # it rings soon again if there are more, and whatever became of these
+
+    def _meet(self, now: int) -> None:
+        """Call for those that are due, a slice of them at most."""
+        for _ in range(_SLICE):
+            if not self._heap or self._heap[0][0] > now:
+                return
+            at, unit = heapq.heappop(self._heap)
             if self._at.get(unit) == at:
                 del self._at[unit]
                 self._due(unit)
-        self._arm()
 
     def stop(self) -> None:
         """Forget everything."""
@@ -64,3 +105,7 @@ class Deadlines:
             self._alarm = None
         self._heap.clear()
         self._at.clear()
+
+
+def _forget(at: int) -> None:
+    """Without a horizon nothing is beyond it."""

@@ -1,26 +1,42 @@
-"""A job: an attempt of an activity, or a checkpoint, that waits for a slot or runs."""
+"""A job: an attempt of an activity, or a checkpoint, from when it is asked for until it has ended."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from perdure.activity import ActivityInfo, Attempt
 from perdure.kernel.call import ActivityCall, Call
+from perdure.kernel.placement import derived_id
 
 if TYPE_CHECKING:
+    from perdure.errors import Failure
     from perdure.kernel.unit import Unit
+    from perdure.node.pool import Worker
+    from perdure.node.timeouts import Timeouts
     from perdure.ports.clock import Alarm
+
+Kind = Literal["async", "thread", "process"]
+"""Where a function runs: on the node's event loop, on a thread, in a process."""
+
+State = Literal["waiting", "running", "interrupted", "ending", "ended"]
 
 
 class Job:
-    """An attempt that waits for a slot, or runs."""
+    """An attempt, or a checkpoint. `Attempts` writes its state:
+
+    `waiting`: for a slot or for the time of its retry. `running`. `interrupted`: its task was cancelled, and not by
+    the node. `ending`: the node has cancelled it, and it has its grace. `ended`: it has, or it was left to itself; its
+    slot is given back.
+    """
 
     __slots__ = (
-        "alarm", "attempt", "call", "details", "execution", "number", "queued_at", "run", "task", "unit", "workflow",
+        "alarm", "attempt", "began", "call", "details", "execution", "kind", "number", "run", "state", "task",
+        "timeout", "timeouts", "unit", "worker", "workflow",
     )  # fmt: skip
 
-    def __init__(self, unit: Unit, call: Call) -> None:
+    def __init__(self, unit: Unit, call: Call, kind: Kind) -> None:
+        """A job that was not queued yet."""
         run = unit.run
         assert run is not None
         self.unit = unit.id
@@ -28,12 +44,36 @@ class Job:
         self.execution = run.started.execution
         self.workflow = (run.started.workflow, run.started.version)
         self.call = call
+        self.kind: Kind = kind
         self.number = call.attempt if isinstance(call, ActivityCall) else 1
         self.details = call.details if isinstance(call, ActivityCall) else None
+        self.state: State = "waiting"
         self.attempt: Attempt | None = None
-        self.task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[object] | None = None
         self.alarm: Alarm | None = None
-        self.queued_at = 0
+        self.timeouts: Timeouts | None = None
+        self.timeout: Failure | None = None
+        self.worker: Worker | None = None
+        self.began: float | None = None
+
+    def is_same(self, other: Job) -> bool:
+        """Whether the other one is the same attempt of the same call."""
+        mine = (self.run, self.execution, self.call.seq, self.number)
+        return mine == (other.run, other.execution, other.call.seq, other.number)
+
+    def message_id(self) -> bytes:
+        """The id of its result: the same in each life of a node, so that a result that comes twice counts once."""
+        return derived_id(self.run, self.execution, self.call.seq, b"done.%d" % self.number)
+
+    def forget_alarm(self) -> None:
+        """It waits for no time any more."""
+        if self.alarm is not None:
+            self.alarm.cancel()
+            self.alarm = None
+
+    def describe(self) -> str:
+        """What it is, for people."""
+        return f"{self.call.describe()} of {self.unit!r}"
 
     def info(self) -> ActivityInfo:
         """Which attempt this is, for the activity."""

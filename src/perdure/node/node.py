@@ -20,12 +20,13 @@ from perdure.gateway import (
 )
 from perdure.interceptor import check_interceptors, overriding
 from perdure.kernel.commit import CLOSED, Fence, UnitRow
-from perdure.kernel.held import AFTER_DEPLOY
 from perdure.kernel.message import Start
 from perdure.kernel.placement import scopes_of
 from perdure.kernel.run import current_run
 from perdure.node import guard
+from perdure.node.arrivals import Arrivals
 from perdure.node.attempts import Attempts
+from perdure.node.backlog import Backlog
 from perdure.node.gauges import NodeGauges
 from perdure.node.metrics import Metrics, find_provider
 from perdure.node.options import NodeOptions, check_kind
@@ -35,7 +36,7 @@ from perdure.node.sweeper import Sweeper
 from perdure.node.tally import NodeMetrics, Tally
 from perdure.node.turns import Turns
 from perdure.node.watchdog import Watchdog
-from perdure.ports.clock import Alarm, Clock, SystemClock
+from perdure.ports.clock import Clock, SystemClock
 from perdure.ports.store import Incarnation, Store, Units
 from perdure.store import open_store
 from perdure.store.measured import MeasuredStore
@@ -102,11 +103,14 @@ class Node:
         self._tally = Tally()
         self._background: set[asyncio.Task[None]] = set()
         self._reloading = False
-        self._next_scan: Alarm | None = None
+        self._backlog: Backlog | None = None
+        self._suspects: Suspects | None = None
         self._checked: set[WorkflowDefinition] = set()
         self._failure: Exception | None = None
         self._ended: asyncio.Event | None = None
         self._starting = False
+        self._stopping = False
+        self._abandoned: tuple[str, ...] = ()
 
     # ------------------------------------------------------------ life cycle
 
@@ -154,8 +158,10 @@ class Node:
             await stack.enter_async_context(store)
         store = self._measure(store, stack)
         scopes = scopes_of(store.info.shards)
+        self._suspects = None
         claims = await store.claim(scopes, self.incarnation)
-        stack.push_async_callback(self._release, store, scopes)
+        crashed = not all(claim.clean for claim in claims.values())
+        stack.push_async_callback(self._release, store, scopes, crashed)
         self._fences = {s: Fence(s, c.epoch, self.incarnation.id) for s, c in claims.items()}
         watchdog = Watchdog(self.options.turn_limit_ms)
         stack.callback(watchdog.close)
@@ -168,6 +174,9 @@ class Node:
         attempts.offer_client(lambda: self.client)
         turns.use(attempts)
         turns.name_node(self.name)
+        await self._set_clock(store)
+        self._suspects = suspects = Suspects(turns, self._fences, self.clock, self.options, crashed=crashed)
+        turns.loader.admit = suspects.admit
         attempts.name_node(self.name)
         turns.interceptors = overriding(self.interceptors, "turn")
         attempts.interceptors = overriding(self.interceptors, "activity")
@@ -183,8 +192,12 @@ class Node:
         stack.callback(self.app.on_change(self._definitions_changed))
         self._check_definitions()
         self._spawn(self._follow_hints(store), "perdure-hints")
-        await self._scan(scopes, clean=all(c.clean for c in claims.values()))
-        await self._wake_held()
+        arrivals = Arrivals(turns, self.options, scopes)
+        await arrivals.begin()
+        self._backlog = Backlog(turns, self.clock, self.options, scopes, self._spawn)
+        self._spawn(self._take_up(self._backlog, suspects), "perdure-scan")
+        self._spawn(self._wake_held(), "perdure-wake")
+        self._spawn(arrivals.run(), "perdure-arrivals")
         self._spawn(Sweeper(turns, self.clock, self.options, scopes).run(), "perdure-sweeper")
 
     def _open_store(self) -> Store:
@@ -211,9 +224,13 @@ class Node:
         """Stop in order: finish or cancel activities within `grace` seconds (default: `stop_ms`), finish commits,
         release the scopes.
 
+        While activities have their grace, the node's client works. Functions that do not end even when they are
+        cancelled are left to themselves, and `abandoned` names them: they act until they or the process end, also
+        when another node has taken up their instances.
+
         Idempotent. What did not finish goes on when a node runs again.
         """
-        if self._turns is None:
+        if self._turns is None or self._stopping:
             if self._ended is not None:
                 await self._ended.wait()  # another stop is on its way
             return
@@ -229,19 +246,38 @@ class Node:
         turns, attempts = self._turns, self._attempts
         if turns is None or attempts is None:
             return
-        self._turns = None
-        if self._next_scan is not None:
-            self._next_scan.cancel()
+        self._stopping = True
+        try:
+            if self._failure is not None:
+                self._turns = None  # nothing that is asked of it can be recorded any more
+            await self._end_background()
+            self._abandoned = tuple(await attempts.stop(grace_ms))  # they may use the client until they have ended
+            await self._end_background()
+            self._turns = None
+            await turns.stop(self._failure)
+            self._attempts = None
+        finally:
+            self._stopping = False
+
+    async def _end_background(self) -> None:
+        if self._backlog is not None:
+            self._backlog.stop()
+        if self._suspects is not None:
+            self._suspects.stop()
         for task in self._background:
             task.cancel()
         if self._background:
             await asyncio.wait(list(self._background))
-        await attempts.stop(grace_ms)
-        await turns.stop(self._failure)
-        self._attempts = None
 
-    async def _release(self, store: Store, scopes: list[str]) -> None:
-        if self._failure is None:
+    @property
+    def abandoned(self) -> tuple[str, ...]:
+        """The attempts that the last stop left to themselves, because their functions do not end."""
+        return self._abandoned
+
+    async def _release(self, store: Store, scopes: list[str], crashed: bool) -> None:
+        """A crash of the last owner that has not been counted yet is left for the next start, which counts it."""
+        counted = not crashed or (self._suspects is not None and self._suspects.counted)
+        if self._failure is None and counted:
             await store.claim(scopes, None)
 
     def _store_failed(self, error: Exception) -> None:
@@ -277,33 +313,17 @@ class Node:
 
     # ------------------------------------------------------------ what waits in the store
 
-    async def _scan(self, scopes: list[str], *, clean: bool) -> None:
-        """Take up all units that are due or have mail, and note the deadlines of the rest."""
-        turns = self._running()
-        suspects = Suspects(turns, self._fences, self.clock, self.options.crash_failures)
-        until = self.clock.now_ms() + self.options.horizon_ms
-        after: str | None = None
-        while True:
-            page = await turns.store.wakes(scopes, until, after, 1_000)
-            for wake in page.items:
-                if not wake.mail and wake.at > self.clock.now_ms():
-                    turns.deadlines.set(wake.unit, wake.at)
-                elif clean:
-                    turns.wake(wake.unit)
-            if not clean:
-                due = [w.unit for w in page.items if w.mail or w.at <= self.clock.now_ms()]
-                await suspects.take_up(due)
-            if page.next is None:
-                break
-            after = page.next
-        if not clean:
-            self._spawn(suspects.run_trials(), "perdure-trials")
-        later = await turns.store.next_wake(scopes, until)
-        if later is not None:
-            at = max(until, later - self.options.horizon_ms)
-            self._next_scan = self.clock.call_at(
-                at, lambda: self._spawn(self._scan(scopes, clean=True), "perdure-scan")
-            )
+    async def _set_clock(self, store: Store) -> None:
+        """Time goes on from the former life's: a wall clock that was set back meanwhile holds up no timer."""
+        if isinstance(self.clock, SystemClock):
+            for view in (await store.query(Units(limit=1))).items:
+                self.clock.go_on_from(view.row.updated_at)
+
+    async def _take_up(self, backlog: Backlog, suspects: Suspects) -> None:
+        """Take up all units that are due or have mail, in the background: a node works while its backlog drains."""
+        await backlog.scan(suspects)
+        if not suspects.counted:
+            self._spawn(suspects.run(), "perdure-trials")
 
     async def _follow_hints(self, store: Store) -> None:
         async for unit in store.hints():
@@ -348,15 +368,9 @@ class Node:
     async def _wake_held(self) -> None:
         """Try again what is held until a deploy: this may be it."""
         self._reloading = False
-        turns = self._running()
-        turns.definitions_changed()
-        after: str | None = None
-        while True:
-            page = await turns.store.query(Units(statuses=("suspended",), reasons=AFTER_DEPLOY, after=after))
-            turns.try_again(view.row.id for view in page.items)
-            if page.next is None:
-                return
-            after = page.next
+        self._running().definitions_changed()
+        if self._backlog is not None:
+            await self._backlog.try_held()
 
     def _running(self) -> Turns:
         if self._turns is None:

@@ -25,9 +25,14 @@ class NodeOptions:
     activities, `processes` those with
     `executor="process"`. `residents` instances stay in memory; the longest idle leave first. `loads` instances are
     loaded at once at most.
-    `turn_limit_ms` is how long one turn may take before it is interrupted; after `turn_failures` such turns in a row
-    the instance is set aside. `grace_ms` is what a cancelled activity gets to clean up, `stop_ms` what running
-    activities get when the node stops.
+    `turn_slice_ms` is how long a turn goes on taking messages that wait: the rest has its turn after
+    those of other instances. `turn_limit_ms` is how long one turn may take before it is interrupted; after
+    `turn_failures` such turns in a row the instance is set aside. After `crash_failures` crashes of the process with
+    an instance at work it runs on trial for `trial_ms`, or longer after more of them; after as many crashes with it
+    alone on trial it is set aside. Between those the others run without it for `control_ms`, the second time three
+    times as long. `rescan_ms` is how often the node looks for
+    messages of which no hint has reached it. `grace_ms` is what a cancelled activity
+    gets to clean up, `stop_ms` what running activities get when the node stops.
     `store_retry_ms` is how long a batch that the store could not take is submitted again before the node stops.
     `horizon_ms` is
     how far ahead deadlines of instances on disk are held in memory.
@@ -41,13 +46,17 @@ class NodeOptions:
     processes: int = 2
     residents: int = 20_000
     loads: int = 64
+    turn_slice_ms: int = 20
     turn_limit_ms: int = 2_000
     turn_failures: int = 3
     crash_failures: int = 3
+    trial_ms: int = 2_000
+    control_ms: int = 10_000
     grace_ms: int = 10_000
     stop_ms: int = 1_000
     store_retry_ms: int = 2_000
     horizon_ms: int = 3_600_000
+    rescan_ms: int = 5_000
     retention_ms: int = 0
     sweep_ms: int = 60_000
     limits: Limits = field(default_factory=Limits)

@@ -1,63 +1,94 @@
-"""Residents: the instances that are in memory, and how they get there and leave.
+"""Residents: the instances that are in memory, and how they leave.
 
-An instance is loaded with all that the store has of it, in batches; one that stays in memory only has its inbox read
-again when somebody outside has posted to it. While either is under way the resident takes no turn. When there are too
-many, the longest idle ones leave: those that have no work of their own open and whose every message stands in the
-store.
+When there are too many, those that have rested longest leave: instances with no work of their own
+open, whose every message stands in the store. They are kept in a list of their own, so that finding
+them does not cost more the more instances there are.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Literal
 
-from perdure.errors import StoreUnavailable
-from perdure.kernel.message import Message, Retry
+from perdure.kernel.mailbox import Mailbox
 from perdure.kernel.turn import Outcome
 from perdure.kernel.unit import Unit
-from perdure.ports.store import Inbox
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from perdure.kernel.definition import Definitions
-    from perdure.node.attempts import Attempts
+    from perdure.kernel.message import Message
     from perdure.node.options import NodeOptions
-    from perdure.ports.store import Loaded, Store
-
-logger = logging.getLogger("perdure.node")
 
 Ack = asyncio.Future[Outcome]
 
-_LOADERS = 2
-"""Batches that are loaded at the same time."""
+State = Literal["idle", "ready", "committing", "loading"]
+"""Who may touch the unit of a resident.
+
+`idle`: nobody does. `ready`: it waits for its turn. `committing`: its turn is over, and its commit is
+on the way or its effects are being carried out. `loading`: the store is being read for it.
+"""
+
+_LEAVE_AT_ONCE = 8
+"""How many may leave when one enters. More than one, so that a node over its cap comes back to it."""
 
 
 class Resident:
-    """An instance in memory.
-
-    `state` says who may touch the unit: a `ready` one waits for its turn, one that is `committing` until its commit
-    is durable and its effects have followed, one that is `loading` until the store has answered.
-    """
+    """An instance in memory: its unit, its mailbox, and the senders that wait for an answer."""
 
     __slots__ = (
-        "acks", "failures", "has_mail", "loaded_ids", "mailbox", "outdated", "released", "state", "taken", "unit",
-    )  # fmt: skip
+        "acks",
+        "failures",
+        "has_mail",
+        "mailbox",
+        "outdated",
+        "place",
+        "released",
+        "state",
+        "unit",
+    )
 
     def __init__(self, unit: Unit) -> None:
-        """A unit that is neither ready nor busy."""
+        """A unit that nobody works on."""
         self.unit = unit
-        self.mailbox: list[Message] = []
-        self.taken: list[Message] = []
+        self.mailbox = Mailbox()
         self.acks: dict[bytes, Ack] | None = None
-        self.loaded_ids: frozenset[bytes] = frozenset()
-        self.state: Literal["idle", "ready", "loading", "committing"] = "idle"
+        self.state: State = "idle"
         self.failures = 0
+        # The place in the store's inbox up to which it was read. None: from the beginning.
+        self.place: str | None = None
+        # A retry has come: a unit that was set aside is to be loaded again.
         self.released = False
+        # Somebody outside has posted while the resident was busy.
         self.has_mail = False
+        # Definitions have changed while the resident was busy.
         self.outdated = False
+
+    def receive(self, message: Message, ack: Ack | None, *, stored: bool) -> bool:
+        """Put a message into the mailbox. False: it is known already."""
+        if not self.mailbox.put(message, stored=stored):
+            return False
+        if ack is not None:
+            if self.acks is None:
+                self.acks = {}
+            self.acks[message.id] = ack
+        return True
+
+    def release(self) -> None:
+        """Try a unit that was set aside again."""
+        self.released, self.failures = True, 0
+
+    def answer(self, answers: dict[bytes, Outcome]) -> None:
+        """Tell senders what became of their messages."""
+        acks = self.acks
+        if acks is None:
+            return
+        for message, outcome in answers.items():
+            ack = acks.pop(message, None)
+            if ack is not None and not ack.done():
+                ack.set_result(outcome)
+        if not acks:
+            self.acks = None
 
     def refuse(self, error: Exception) -> None:
         """Tell everybody who waits for an answer that there is none."""
@@ -66,31 +97,24 @@ class Resident:
                 ack.set_exception(error)
         self.acks = None
 
+    def refuse_unstored(self, error: Exception) -> None:
+        """Give up the messages that only this process has. Their senders are told."""
+        for message in self.mailbox.drop_unstored():
+            ack = self.acks.pop(message.id, None) if self.acks is not None else None
+            if ack is not None and not ack.done():
+                ack.set_exception(error)
+
 
 class Residents:
-    """The instances in memory. `loaded` is called with each one that the store has answered for."""
+    """The instances in memory, up to `NodeOptions.residents`, and more if all of them work."""
 
-    def __init__(
-        self,
-        store: Store,
-        definitions: Definitions,
-        options: NodeOptions,
-        loaded: Callable[[Resident, Loaded], None],
-        fetched: Callable[[Resident], None],
-    ) -> None:
+    def __init__(self, definitions: Definitions, options: NodeOptions, shards: int) -> None:
         """Nobody is in memory."""
-        self.attempts: Attempts
-        self._store = store
         self._definitions = definitions
         self._options = options
-        self._shards = store.info.shards
-        self._loaded = loaded
-        self._fetched = fetched
-        self._all: OrderedDict[str, Resident] = OrderedDict()
-        self._to_load: list[Resident] = []
-        self._loaders = 0
-        self._loads: set[asyncio.Task[None]] = set()
-        self.stopping = False
+        self._shards = shards
+        self._all: dict[str, Resident] = {}
+        self._resting: OrderedDict[str, Resident] = OrderedDict()
 
     def __len__(self) -> int:
         """How many instances are in memory."""
@@ -105,144 +129,40 @@ class Residents:
         return list(self._all.values())
 
     def enter(self, unit: str) -> Resident:
-        """Make room for a unit."""
-        resident = self._all[unit] = Resident(self._new_unit(unit))
-        if len(self._all) > self._options.residents:
-            self._evict()
+        """Bring a unit into memory, without anything of what is stored of it."""
+        resident = self._all[unit] = Resident(self.new_unit(unit))
+        for _ in range(min(len(self._all) - self._options.residents, _LEAVE_AT_ONCE)):
+            if not self._resting:
+                break
+            self.forget(next(iter(self._resting.values())))
         return resident
 
-    def _new_unit(self, unit: str) -> Unit:
+    def new_unit(self, unit: str) -> Unit:
+        """A unit of which nothing is known yet."""
         return Unit(unit, self._definitions, self._options.limits, shards=self._shards)
 
-    def touch(self, resident: Resident) -> None:
-        """It was used just now."""
-        self._all.move_to_end(resident.unit.id)
+    def rest(self, resident: Resident) -> None:
+        """It was used just now, and has nothing to do. It may leave if all its work is elsewhere."""
+        resident.state = "idle"
+        if resident.unit.idle:
+            self._resting[resident.unit.id] = resident
 
-    def _evict(self) -> None:
-        excess = len(self._all) - self._options.residents
-        for resident in list(self._all.values())[: excess + 64]:
-            if excess <= 0:
-                return
-            if resident.state == "idle" and resident.unit.idle:
-                self.forget(resident)
-                excess -= 1
+    def occupy(self, resident: Resident, state: State) -> None:
+        """Somebody works on it: it does not leave."""
+        if resident.state == "idle":
+            self._resting.pop(resident.unit.id, None)
+        resident.state = state
 
     def forget(self, resident: Resident) -> None:
-        """Take it out of memory."""
-        resident.unit.close_memory()
-        del self._all[resident.unit.id]
-
-    def drop_unit(self, resident: Resident) -> None:
-        """Replace a unit that is not to be trusted by an unloaded one; its running activities are given up."""
-        unit = resident.unit.id
-        resident.unit.close_memory()
-        self.attempts.abandon(unit)
-        resident.unit = self._new_unit(unit)
-        resident.state = "idle"
-        resident.outdated = False
-
-    def reload(self, resident: Resident) -> None:
-        """Replace its unit by what the store has now; messages in its mailbox stay."""
-        self.drop_unit(resident)
-        self.load(resident)
-
-    # ------------------------------------------------------------ reading the store
-
-    def load(self, resident: Resident) -> None:
-        """Load it, together with whatever else waits to be loaded."""
-        resident.state = "loading"
-        resident.has_mail = False
-        self._to_load.append(resident)
-        if self._loaders < _LOADERS:
-            self._loaders += 1
-            self._spawn(asyncio.get_running_loop().create_task(self._load_all(), name="perdure-loader"))
-
-    def _spawn(self, task: asyncio.Task[None]) -> None:
-        self._loads.add(task)
-        task.add_done_callback(self._loads.discard)
-
-    async def _load_all(self) -> None:
-        try:
-            await self._load_batches()
-        finally:
-            self._loaders -= 1  # at once, not when the task is seen to be done: who comes in between needs a loader
-
-    async def _load_batches(self) -> None:
-        while self._to_load and not self.stopping:
-            size = self._options.loads
-            batch, self._to_load = self._to_load[:size], self._to_load[size:]
-            await self._load_batch(batch)
-            await asyncio.sleep(0)
-
-    async def _load_batch(self, batch: list[Resident]) -> None:
-        try:
-            loaded = await self._store.load([r.unit.id for r in batch])
-        except Exception as error:
-            if len(batch) > 1 and not isinstance(error, StoreUnavailable):
-                for resident in batch:  # a row that cannot be read must not keep its neighbours out
-                    await self._load_batch([resident])
-                return
-            if not isinstance(error, StoreUnavailable):
-                logger.exception("%r cannot be loaded", batch[0].unit.id, extra={"instance": batch[0].unit.id})
-                error = StoreUnavailable(f"{batch[0].unit.id!r} cannot be loaded: {error}")
-            for resident in batch:
-                resident.refuse(error)
-                self.forget(resident)
-            return
-        for resident, found in zip(batch, loaded, strict=True):
-            self._take_over(resident, found)
-
-    def _take_over(self, resident: Resident, found: Loaded) -> None:
-        for message in found.inbox:
-            message.posted = True
-        resident.loaded_ids = frozenset(m.id for m in found.inbox)
-        if any(isinstance(m.body, Retry) for m in found.inbox):
-            resident.released, resident.failures = True, 0
-        resident.mailbox = [m for m in resident.mailbox if not (m.posted and m.id in resident.loaded_ids)]
-        resident.state = "idle"
-        self._loaded(resident, found)
-
-    def fetch(self, resident: Resident) -> None:
-        """Read the inbox of a unit that stays in memory. It takes no turn meanwhile, so that nothing is read that it
-        consumes at the same time.
-        """
-        resident.has_mail = False
-        resident.state = "loading"
-        self._spawn(asyncio.get_running_loop().create_task(self._fetch(resident), name="perdure-inbox"))
-
-    async def _fetch(self, resident: Resident) -> None:
+        """Take it out of memory. Its code is not run."""
         unit = resident.unit
-        found: list[Message] = []
-        after: str | None = None
-        try:
-            while True:
-                page = await self._store.query(Inbox(unit=unit.id, after=after))
-                found += page.items
-                after = page.next
-                if after is None:
-                    break
-        except StoreUnavailable as error:
-            resident.refuse(error)
-            self.forget(resident)
-            return
-        if unit.held is not None and any(isinstance(m.body, Retry) for m in found):
-            self.reload(resident)
-            return
-        known = {m.id for m in (*unit.kept, *unit.inbox_messages(), *resident.mailbox)}
-        fresh = [m for m in found if m.id not in known]
-        for message in fresh:
-            message.posted = True
-        resident.loaded_ids |= {m.id for m in found}
-        resident.mailbox = [*fresh, *resident.mailbox]
-        resident.state = "idle"
-        self._fetched(resident)
+        unit.close_memory()
+        self._resting.pop(unit.id, None)
+        del self._all[unit.id]
 
-    @property
-    def reading(self) -> bool:
-        """Whether something is being read from the store."""
-        return bool(self._loads)
-
-    async def settle(self) -> None:
-        """Wait until nothing is being read."""
-        while self._loads:
-            await asyncio.wait(list(self._loads))
+    def renew(self, resident: Resident) -> None:
+        """Replace a unit that is not to be trusted by an unloaded one. What its turn took comes back."""
+        resident.unit.close_memory()
+        resident.unit = self.new_unit(resident.unit.id)
+        resident.mailbox.restore()
+        resident.outdated = False

@@ -1,125 +1,376 @@
-"""Suspects: instances whose open work may have killed the node.
+"""Suspects: finding out which instance ends the process, without blaming those that were only there.
 
-When a node starts and finds that the last owner did not release its scopes, every instance with open work is a
-suspect: that is counted in its row before it runs again, and any progress of it clears the count. Once an instance
-has been there at `crash_failures` crashes in a row it runs on trial: alone among its like, and with a mark in its
-row. If that mark stands at the next unclean start, it was the one, and it is set aside. So one bad instance cannot
-fell the nodes one after the other.
+When a node starts and finds that the last owner did not release its scopes, each instance that was at work then is
+counted: in its row, in one commit per batch that is loaded, before any of it runs. Progress clears the count. So the
+first crashes cost nothing but that.
+
+    counted ──▶ below `crash_failures`: it runs
+            ──▶ a candidate: held back ──▶ trial, by halves ──▶ no crash within `trial_ms`: it runs
+                                                 │
+                              the next start: those on trial are the only candidates, until it is one alone
+                                                 │
+                        held back for `control_ms`, to see whether the others crash without it; then on trial again
+
+Theory of operation. Instances from `crash_failures` crashes on are candidates. They are held back: their messages
+gather and wait. The first half gets a mark in its rows and is let go; the rows of the other half say that it waits. If
+nothing happens in `trial_ms`, the mark is taken away and the other half follows, so that all are at work after a few
+seconds. If the process ends meanwhile, the next start finds the marks: those that waited are cleared, those that were
+marked are halved again, and whatever else ran keeps its count and goes on.
+
+One that was alone on trial at a crash may still be innocent: somebody from outside may have ended the process. So it is
+held back next time while all others run. A crash in that time clears it. It is set aside only after `crash_failures`
+crashes alone, with a quiet time without it between them.
+
+An instance may need longer than `trial_ms` to do its harm, and so pass its trial. Its count goes on, and trials last
+longer, the more crashes there were.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from perdure.errors import Failure
-from perdure.kernel.commit import CLOSED, Commit
-from perdure.kernel.held import POISONED
+from perdure.kernel.commit import CLOSED, Commit, UnitRow
+from perdure.kernel.held import POISONED, REASONS
 from perdure.kernel.lifecycle import pending_row
 from perdure.kernel.message import Start
+from perdure.node.blame import Blame, free
+from perdure.node.patience import Patience, Stopped
+from perdure.ports.clock import SystemClock
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from perdure.kernel.commit import Fence, UnitRow
+    from perdure.kernel.commit import Fence
+    from perdure.node.options import NodeOptions
+    from perdure.node.residents import Resident
     from perdure.node.turns import Turns
     from perdure.ports.clock import Clock
     from perdure.ports.store import Loaded
 
-ON_TRIAL = 1_000
-"""Added to the count while the instance is on trial."""
+logger = logging.getLogger("perdure.node")
 
-TRIAL_MS = 10_000
-"""An instance that has not crashed the node after this time on trial is let go on with the others."""
+_LOOK_S = 0.02
+"""How often to look whether an instance has been loaded, or is between two turns."""
+_LONGER, _LONGER_MOST = 4, 16
+"""By how much trials last longer after another `crash_failures` crashes, and by how much at most."""
+_CONTROL_LONGER = 3
+"""By how much the second time of control is longer than the first."""
+_NAMED = 5
+"""Instances that a log record names."""
+
+
+class _Candidate(NamedTuple):
+    """An instance that is held back, as it stands in the store."""
+
+    resident: Resident
+    version: int
+    row: UnitRow
+
+    @property
+    def blame(self) -> Blame:
+        return Blame.read(self.row.suspect)
 
 
 class Suspects:
-    """Takes up suspects after an unclean start."""
+    """Sees each instance between its load and its first turn, and holds back those that may end the process."""
 
-    def __init__(self, turns: Turns, fences: Mapping[str, Fence], clock: Clock, crash_failures: int) -> None:
-        """Works through `turns`."""
+    def __init__(
+        self, turns: Turns, fences: Mapping[str, Fence], clock: Clock, options: NodeOptions, *, crashed: bool
+    ) -> None:
+        """`crashed`: the last owner did not release its scopes."""
         self._turns = turns
         self._fences = fences
         self._clock = clock
-        self._limit = crash_failures
-        self._trials: list[str] = []
+        self._options = options
+        self._patience = Patience(turns.node_name)
+        self._claimed_at = clock.now_ms()
+        self._counting = crashed
         self._seen: set[str] = set()
+        self._expected: dict[str, None] = {}
+        self._candidates: dict[str, _Candidate] = {}
+        self._on_trial: set[str] = set()
 
-    async def take_up(self, units: Sequence[str]) -> None:
-        """Count the crash in the rows of these units, wake those that are under the limit, put the rest on the list
-        of trials.
-        """
-        turns = self._turns
-        units = [u for u in units if u not in self._seen]  # one that is due and has mail may stand on two pages
-        self._seen.update(units)
-        counted: dict[str, int] = {}
+    @property
+    def counted(self) -> bool:
+        """Whether everybody who was at work at a crash has been counted."""
+        return not self._counting
+
+    def expect(self, units: Iterable[str]) -> None:
+        """A scan has found these: they are to be counted before there is a trial."""
+        if self._counting:
+            self._expected.update((unit, None) for unit in units if unit not in self._seen)
+
+    def stop(self) -> None:
+        """Wait for the store no longer."""
+        self._patience.stop()
+
+    # ------------------------------------------------------------ between load and turn
+
+    async def admit(self, batch: Sequence[tuple[Resident, Loaded]]) -> list[tuple[Resident, Loaded]]:
+        """Count those that are loaded for the first time after a crash. Those that may run now."""
         commits: list[Commit] = []
-        for loaded in await turns.store.load(units):
-            row = loaded.row if loaded.row is not None else self._row_of_start(loaded)
-            if row is None or row.status in CLOSED or row.reason == "poison":
-                continue
-            counted[loaded.id] = row.suspect + 1
-            commits.append(
-                self._count(loaded.id, loaded.version, msgspec.structs.replace(row, suspect=row.suspect + 1))
-            )
-        if commits:
-            await turns.store.commit(commits)
-        for unit in units:
-            count = counted.get(unit, 0)
-            if count > ON_TRIAL:
-                turns.set_aside(unit, _poisoned(unit, count - ON_TRIAL))
-            elif count >= self._limit:
-                self._trials.append(unit)
+        for _, found in batch:
+            if found.row is not None and isinstance(self._clock, SystemClock):
+                self._clock.go_on_from(found.row.updated_at)
+            row = self._judged(found)
+            if row is not None:
+                commits.append(self._commit(found.id, found.version, row))
+        try:
+            applied = await self._write(commits)
+        except Stopped:
+            return []  # nobody runs uncounted
+        admitted: list[tuple[Resident, Loaded]] = []
+        for resident, found in batch:
+            if found.id in applied:
+                found.version, found.row = found.version + 1, applied[found.id]
+            if self._is_candidate(found):
+                assert found.row is not None
+                self._candidates[found.id] = _Candidate(resident, found.version, found.row)
             else:
-                turns.wake(unit)
+                admitted.append((resident, found))
+            self._note(found.id)
+        return admitted
 
-    def _row_of_start(self, loaded: Loaded) -> UnitRow | None:
+    def _note(self, unit: str) -> None:
+        self._expected.pop(unit, None)
+        if self._counting:
+            self._seen.add(unit)
+
+    def _judged(self, found: Loaded) -> UnitRow | None:
+        """The row as it must be written before the unit runs; None: as it is."""
+        first = self._counting and found.id not in self._seen
+        row = found.row
+        if row is None:
+            row = self._row_of_start(found) if first else None
+        if row is None or not _may_run(row):
+            return None
+        blame = Blame.read(row.suspect)
+        if first and (blame.state != "free" or self._was_at_work(found)):
+            blame = blame.after_crash()
+        elif blame.state != "free" and found.id not in self._on_trial and found.id not in self._candidates:
+            blame = blame.freed()  # a mark of a life that ended in order
+        if blame.number == row.suspect:
+            return None
+        return msgspec.structs.replace(row, suspect=blame.number)
+
+    def _was_at_work(self, found: Loaded) -> bool:
+        """Whether the unit had something to do when the last owner crashed."""
+        if found.row is not None and found.row.wake_at is not None and found.row.wake_at <= self._claimed_at:
+            return True
+        return any(message.visible_at <= self._claimed_at for message in found.inbox)
+
+    def _row_of_start(self, found: Loaded) -> UnitRow | None:
         """An instance whose start was posted and whose first turn may have killed the node has no row yet."""
-        for message in loaded.inbox:
-            if isinstance(message.body, Start):
-                return pending_row(loaded.id, message, message.body, self._turns.store.info.shards)
+        for message in found.inbox:
+            if isinstance(message.body, Start) and message.visible_at <= self._claimed_at:
+                return pending_row(found.id, message, message.body, self._turns.store.info.shards)
         return None
 
-    def _count(self, unit: str, version: int, row: UnitRow) -> Commit:
-        return Commit(os.urandom(16), self._fences[row.scope], self._clock.now_ms(), unit, version, row)
+    def _is_candidate(self, found: Loaded) -> bool:
+        if found.id in self._candidates:
+            return True
+        if not self._counting or found.id in self._seen or found.row is None or not _may_run(found.row):
+            return False
+        blame = Blame.read(found.row.suspect)
+        return blame.state == "trial" or blame.crashes >= self._options.crash_failures
 
-    async def run_trials(self) -> None:
-        """One after the other: mark it, run it, wait for its progress."""
-        for unit in self._trials:
-            await self._mark(unit, ON_TRIAL)
-            self._turns.wake(unit)
-            await self._progress(unit)
-        self._trials.clear()
+    # ------------------------------------------------------------ writing rows
 
-    async def _mark(self, unit: str, by: int) -> None:
-        loaded = (await self._turns.store.load([unit]))[0]
-        if loaded.row is not None and loaded.row.status not in CLOSED:
-            row = msgspec.structs.replace(loaded.row, suspect=loaded.row.suspect + by)
-            await self._turns.store.commit([self._count(unit, loaded.version, row)])
+    def _commit(self, unit: str, version: int, row: UnitRow) -> Commit:
+        now = self._clock.now_ms()
+        return Commit(os.urandom(16), self._fences[row.scope], now, unit, version, row)
 
-    async def _progress(self, unit: str) -> None:
-        """Wait until the unit has committed, or its trial is over."""
-        loaded = (await self._turns.store.load([unit]))[0]
-        changed = asyncio.ensure_future(self._turns.store.wait_change(unit, loaded.version, TRIAL_MS))
+    async def _write(self, commits: Sequence[Commit]) -> dict[str, UnitRow]:
+        """Make these durable, however long it takes; the rows that were accepted.
+
+        One that is refused belongs to somebody else by now, which its next turn will be told.
+        """
+        if not commits:
+            return {}
+        verdicts = await self._patience.ask(self._submit, commits)
+        return {c.unit: c.row for c, verdict in zip(commits, verdicts, strict=True) if verdict == "applied"}
+
+    async def _submit(self, commits: Sequence[Commit]) -> list[str]:
+        return [*await self._turns.store.commit(commits)]
+
+    async def _rewrite(self, candidates: Sequence[_Candidate], become: Callable[[Blame], Blame]) -> list[_Candidate]:
+        """Write what is known about candidates, who are held back; as they stand in the store after that."""
+        commits: list[Commit] = []
+        for _, version, row in candidates:
+            number = become(Blame.read(row.suspect)).number
+            if number != row.suspect:
+                commits.append(self._commit(row.id, version, msgspec.structs.replace(row, suspect=number)))
+        applied = await self._write(commits)
+        written: list[_Candidate] = []
+        for candidate in candidates:
+            unit, now = candidate.row.id, candidate
+            if unit in applied:
+                now = _Candidate(candidate.resident, candidate.version + 1, applied[unit])
+            self._candidates[unit] = now
+            written.append(now)
+        return written
+
+    # ------------------------------------------------------------ after the first scan
+
+    async def run(self) -> None:
+        """Wait until everybody has been counted, then find out who it was."""
+        with suppress(Stopped):  # the next start goes on with it
+            await self._find()
+
+    async def _find(self) -> None:
+        await self._all_counted()
+        self._counting = False
+        self._seen.clear()
+        candidates = sorted(self._candidates.values(), key=lambda c: c.row.id)
+        marked = [c for c in candidates if c.blame.state == "trial"]
+        if not marked:
+            if candidates:
+                text = "%d instances were at work at each of the last crashes of the process, up to %d: %s"
+                most = max(c.blame.crashes for c in candidates)
+                self._log(logging.WARNING, text, len(candidates), most, _names(candidates))
+            await self._halves(candidates)
+            return
+        self._let_go([c for c in candidates if c.blame.state != "trial"])
+        if len(marked) == 1:
+            await self._alone(marked[0])
+            return
+        text = "the process ended while %d instances were on trial, so it may be one of them: %s"
+        self._log(logging.WARNING, text, len(marked), _names(marked))
+        await self._halves(marked)
+
+    async def _all_counted(self) -> None:
+        """Wait until those that the scan has found are loaded, or cannot be."""
+        while self._expected:
+            unit = next(iter(self._expected))
+            if self._turns.loader.is_waiting(unit):
+                await asyncio.sleep(_LOOK_S)
+            else:
+                self._expected.pop(unit, None)
+
+    async def _halves(self, candidates: Sequence[_Candidate]) -> None:
+        """Let the first half run on trial, then the other."""
+        half = (len(candidates) + 1) // 2
+        part, waiting = candidates[:half], candidates[half:]
+        waiting = await self._rewrite(waiting, Blame.waiting)
+        await self._try(part, len(waiting))
+        if waiting:
+            await self._try(waiting, 0)
+
+    async def _try(self, part: Sequence[_Candidate], waiting: int) -> None:
+        """Mark them, let them run, and see whether the process survives it."""
+        trial_ms = self._trial_ms(part)
+        text = "on trial for %.1f s, while %d wait: %s"
+        self._log(logging.WARNING, text, trial_ms / 1000, waiting, _names(part))
+        part = await self._rewrite(part, Blame.on_trial)
+        units = [c.row.id for c in part]
+        self._on_trial.update(units)
+        self._let_go(part)
+        await self._loaded(units)
+        await self._pass(trial_ms)
+        await self._free(units)
+        self._on_trial.difference_update(units)
+
+    async def _alone(self, candidate: _Candidate) -> None:
+        """The process ended while this one was on trial alone."""
+        unit, blame = candidate.row.id, candidate.blame.held_back()
+        if blame.alone >= self._options.crash_failures:
+            self._log(logging.ERROR, "%r is set aside: it ran alone at %d crashes of the process", unit, blame.alone)
+            del self._candidates[unit]
+            self._turns.set_aside(unit, _poisoned(unit, blame.alone))
+            return
+        control_ms = self._options.control_ms * (1 if blame.alone == 1 else _CONTROL_LONGER)
+        text = (
+            "the process ended while %r was on trial alone (%d of %d times). It waits for %.1f s, to see whether the "
+            "others crash without it; then it runs on trial again"
+        )
+        self._log(logging.WARNING, text, unit, blame.alone, self._options.crash_failures, control_ms / 1000)
+        (candidate,) = await self._rewrite([candidate], Blame.held_back)
+        await self._pass(control_ms)
+        await self._try([candidate], 0)
+
+    def _trial_ms(self, part: Sequence[_Candidate]) -> int:
+        """Longer, the more crashes the trials before have not explained."""
+        rounds = max(c.blame.crashes for c in part) // self._options.crash_failures
+        longer = 1
+        for _ in range(rounds - 1):
+            longer = min(longer * _LONGER, _LONGER_MOST)
+        return self._options.trial_ms * longer
+
+    # ------------------------------------------------------------ letting go, and afterwards
+
+    def _let_go(self, candidates: Iterable[_Candidate]) -> None:
+        """Load them again, with what has come for them meanwhile, and let them run."""
+        for candidate in candidates:
+            del self._candidates[candidate.row.id]
+            self._turns.loader.load(candidate.resident)
+
+    async def _loaded(self, units: Iterable[str]) -> None:
+        """Wait until they have been loaded."""
+        left = list(units)
+        while left:
+            left = [unit for unit in left if self._turns.loader.is_waiting(unit)]
+            if left:
+                await asyncio.sleep(_LOOK_S)
+
+    async def _pass(self, ms: int) -> None:
+        """Wait by the node's clock."""
         over = asyncio.Event()
-        alarm = self._clock.call_at(self._clock.now_ms() + TRIAL_MS, over.set)
-        waiting = asyncio.ensure_future(over.wait())
+        alarm = self._clock.call_at(self._clock.now_ms() + ms, over.set)
         try:
-            await asyncio.wait([changed, waiting], return_when=asyncio.FIRST_COMPLETED)
+            await over.wait()
         finally:
             alarm.cancel()
-            changed.cancel()
-            waiting.cancel()
-        self._turns.clear_suspicion(unit)
+
+    async def _free(self, units: Iterable[str]) -> None:
+        """Take the marks away of those that have not made progress meanwhile, which does it, too."""
+        left = list(units)
+        while left:
+            busy = [unit for unit in left if not self._turns.revise_suspect(unit, free)]
+            absent = [unit for unit in busy if self._turns.residents.get(unit) is None]
+            done = await self._free_absent(absent)
+            left = [unit for unit in busy if unit not in done]
+            if left:
+                await asyncio.sleep(_LOOK_S)
+
+    async def _free_absent(self, units: Sequence[str]) -> set[str]:
+        """The same for units that have left memory; those that it was done for. The others have come back."""
+        if not units:
+            return set()
+        commits: list[Commit] = []
+        for found in await self._patience.ask(self._turns.store.load, units):
+            row = found.row
+            if row is not None and _may_run(row) and free(row.suspect) != row.suspect:
+                row = msgspec.structs.replace(row, suspect=free(row.suspect))
+                commits.append(self._commit(found.id, found.version, row))
+        applied = await self._write(commits)
+        return set(units) - {c.unit for c in commits if c.unit not in applied}
+
+    def _log(self, level: int, text: str, *args: object) -> None:
+        logger.log(level, text, *args, extra={"node": self._turns.node_name})
+
+
+def _may_run(row: UnitRow) -> bool:
+    return row.status not in CLOSED and row.reason != REASONS[POISONED]
+
+
+def _names(candidates: Sequence[_Candidate]) -> str:
+    """The first few ids, for people."""
+    named = ", ".join(repr(c.row.id) for c in candidates[:_NAMED])
+    more = len(candidates) - _NAMED
+    return named if more <= 0 else f"{named} and {more} more"
 
 
 def _poisoned(unit: str, crashes: int) -> Failure:
     return Failure(
         POISONED,
-        f"{unit!r} was running alone when the node died, after {crashes} crashes with it among the running ones. "
+        f"{unit!r} ran alone at {crashes} crashes of the process, and without it there was none. "
         "Mend the code (look for what ends the process), deploy it, and release the instance with retry().",
         "poison",
         retryable=False,

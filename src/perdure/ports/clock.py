@@ -1,11 +1,41 @@
-"""Time as a dependency."""
+"""Time as a dependency.
+
+The clock of a machine can be set, forward and back, and it stands still for a program while the machine is suspended.
+Nothing of that may hold up a timer. So a `SystemClock` runs by the machine's boot time, which only goes forward and
+counts what was slept through, plus an offset to the wall clock:
+
+- a wall clock that is set forward is followed at once. Whatever has come due by it rings within a few seconds.
+- a wall clock that is set back is not followed. Time goes on from where it was, and a tenth slower, until the wall
+  clock has caught up. So nothing stalls, nothing happens before its time, and the two meet again.
+
+See decision 0038.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from typing import Protocol
+
+logger = logging.getLogger("perdure.clock")
+
+LOOK_MS = 5_000
+"""An alarm looks at the clock this often at least: the wait of an event loop does not notice a suspended machine."""
+AHEAD_MAX_MS = 2 * 86_400_000
+"""A clock goes on from a time of a former life that is this far ahead of the wall clock at most."""
+
+_SLOWER_BY = 10
+"""Time that is ahead of the wall clock runs slower by one in so many."""
+_NOTED_NS = 1_000_000_000
+"""A step of the wall clock by so much is worth a log record."""
+_UNEVEN_NS = 10_000_000
+"""The two sources are read one after the other, so a difference like this says nothing."""
+_NS = 1_000_000
+
+# macOS has no CLOCK_BOOTTIME; its CLOCK_MONOTONIC counts the time that the machine is suspended.
+_BOOT: int | None = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
 
 
 class Alarm(Protocol):
@@ -28,24 +58,106 @@ class Clock(Protocol):
         ...
 
 
-class SystemClock:
-    """The machine's clock."""
+def boot_ns() -> int:
+    """Nanoseconds since the machine began to run, with those in which it was suspended where that can be known."""
+    return time.monotonic_ns() if _BOOT is None else time.clock_gettime_ns(_BOOT)
 
-    def __init__(self) -> None:
-        """Start at the present."""
-        self._last = 0
+
+class SystemClock:
+    """The machine's clock: it never goes back and never stands still. See the module's docstring."""
+
+    def __init__(self, wall_ns: Callable[[], int] = time.time_ns, boot_ns: Callable[[], int] = boot_ns) -> None:
+        """Start at the present. `wall_ns` and `boot_ns` are where time comes from, in nanoseconds."""
+        self._wall_ns = wall_ns
+        self._boot_ns = boot_ns
+        self._read_ns = boot_ns()
+        self._offset_ns = wall_ns() - self._read_ns
+        self._told_ns = 0
 
     def now_ms(self) -> int:
-        """Wall-clock time in milliseconds; never goes back within this object."""
-        now = time.time_ns() // 1_000_000
-        if now < self._last:
-            return self._last
-        self._last = now
-        return now
+        """Time in milliseconds since 1970; never goes back within this object."""
+        return self.now_ns() // _NS
+
+    def now_ns(self) -> int:
+        """The same in nanoseconds."""
+        wall = self._wall_ns()  # first: a pause between the two must not look like a step forward
+        boot = self._boot_ns()
+        passed, self._read_ns = boot - self._read_ns, boot
+        ahead = boot + self._offset_ns - wall
+        if ahead < 0:
+            self._offset_ns -= ahead
+            if ahead < -_NOTED_NS:
+                _note_forward(-ahead)
+        elif ahead > _UNEVEN_NS:
+            if ahead > self._told_ns + _NOTED_NS:
+                _note_back(ahead)
+            self._offset_ns -= min(ahead, passed // _SLOWER_BY)
+        self._told_ns = max(ahead, 0)
+        return boot + self._offset_ns
+
+    def go_on_from(self, at_ms: int) -> None:
+        """Time was at `at_ms` in a former life, as a row of the store says: it is not earlier now.
+
+        A time that is too far ahead is an error of that life. Then the wall clock is right.
+        """
+        now_ms = self.now_ms()
+        ahead_ms = at_ms - now_ms
+        if ahead_ms <= 0:
+            return
+        if ahead_ms > AHEAD_MAX_MS:
+            logger.error(
+                "the store holds a write that is %.1f days ahead of this machine's clock, which is too far to be "
+                "followed. Timers that were set at that time wait so much longer. Is this machine's clock right?",
+                ahead_ms / 86_400_000,
+            )
+            return
+        self._offset_ns += ahead_ms * _NS
 
     def call_at(self, at_ms: int, callback: Callable[[], None]) -> Alarm:
-        """Call `callback` on the running event loop at wall-clock time `at_ms`, or up to a day early when that is far
-        away.
-        """
-        delay_s = max(0.0, at_ms / 1000 - time.time())
-        return asyncio.get_running_loop().call_later(min(delay_s, 86_400.0), callback)
+        """Call `callback` on the running event loop when `now_ms()` has reached `at_ms`; soon, if it has."""
+        return _SystemAlarm(self, at_ms, callback)
+
+
+class _SystemAlarm:
+    """A call that waits, and looks at the clock now and then."""
+
+    __slots__ = ("_at_ns", "_callback", "_clock", "_handle", "_loop")
+
+    def __init__(self, clock: SystemClock, at_ms: int, callback: Callable[[], None]) -> None:
+        self._clock = clock
+        self._at_ns = at_ms * _NS
+        self._callback = callback
+        self._loop = asyncio.get_running_loop()
+        self._handle: asyncio.Handle = self._wait(clock.now_ns())
+
+    def _wait(self, now_ns: int) -> asyncio.Handle:
+        left_ns = self._at_ns - now_ns
+        if left_ns <= 0:
+            return self._loop.call_soon(self._callback)
+        return self._loop.call_later(min(left_ns, LOOK_MS * _NS) / 1e9, self._look)
+
+    def _look(self) -> None:
+        now_ns = self._clock.now_ns()
+        if now_ns >= self._at_ns:
+            self._callback()
+        else:
+            self._handle = self._wait(now_ns)
+
+    def cancel(self) -> None:
+        """Do not call it."""
+        self._handle.cancel()
+
+
+def _note_forward(by_ns: int) -> None:
+    logger.warning(
+        "the wall clock was set forward by %.1f s. Time follows it: timers that were due meanwhile fire now",
+        by_ns / 1e9,
+    )
+
+
+def _note_back(by_ns: int) -> None:
+    logger.warning(
+        "the wall clock is %.1f s behind: it was set back. Time goes on from where it was, a tenth slower, until the "
+        "wall clock has caught up. No timer is lost or early",
+        by_ns / 1e9,
+    )

@@ -61,6 +61,9 @@ class Posted(msgspec.Struct, frozen=True):
 class Loaded(msgspec.Struct):
     """A unit as stored, in one snapshot: its row and version, the journal of its current execution, KV, inbox (in
     order) and tasks.
+
+    `place` is the place behind the newest message of the inbox, from which `Store.inbox` goes on. None: the inbox was
+    empty, and reading it from the beginning misses nothing.
     """
 
     id: str
@@ -70,6 +73,14 @@ class Loaded(msgspec.Struct):
     kv: list[KvEntry] = []
     inbox: list[Message] = []
     tasks: list[Task] = []
+    place: str | None = None
+
+
+class Mail(msgspec.Struct, frozen=True):
+    """Messages of one unit, in order. `place` is where the next reading goes on; it means nothing but to the store."""
+
+    messages: list[Message]
+    place: str | None
 
 
 class Wake(msgspec.Struct, frozen=True):
@@ -235,6 +246,29 @@ class Store(Protocol):
 
     async def load(self, units: Sequence[str]) -> list[Loaded]:
         """Units as stored, one snapshot each."""
+        ...
+
+    async def inbox(self, unit: str, after: str | None, limit: int) -> Mail:
+        """The messages that wait for a unit, in order, from the place `after` on (None: from the beginning).
+
+        Fewer than `limit` mean that there are no more now. Reading on from `place` gives every message that is
+        committed later; it may give some again, so a reader must know by their ids which ones it has. With nothing
+        found, `place` is `after`. A place stays good when the inbox empties, when its unit is deleted, and when the
+        store is opened again.
+        """
+        ...
+
+    async def arrivals(self, scopes: Sequence[str], after: str | None, limit: int) -> Page[str]:
+        """Units of these scopes for which mail has come behind the place `after`, and still waits.
+
+        It costs what has come, not what waits. Mail that is not visible yet counts: it is the caller who decides when
+        to look at it. Fewer than `limit` items mean that there are no more now. Unlike that of other pages, `next` is
+        always a place to go on from; it may give some units again, and misses none whose mail is committed later.
+        `after=None` gives no items, and the place of now.
+
+        Mail that had come before its unit moved into a scope is not new in that scope: an owner that takes over a scope
+        or a unit reads `wakes`, after it has asked for the place of now.
+        """
         ...
 
     async def wakes(self, scopes: Sequence[str], until: int, after: str | None, limit: int) -> Page[Wake]:

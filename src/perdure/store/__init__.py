@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote_to_bytes, urlsplit
 
 import msgspec
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound=msgspec.Struct)
 
+_SPACE = 0x20
 _SCHEMES = "memory://, sqlite:// (in memory), sqlite:///relative.db, sqlite:////absolute/path.db"
 
 
@@ -34,23 +35,64 @@ def open_store(url: str | Store, *, limits: StoreLimits = DEFAULT_LIMITS, clock:
             msg = f"{url!r} is neither a store nor a URL of one; use one of {_SCHEMES}"
             raise UsageError(msg)
         return url
-    parts = urlsplit(url)
-    given = dict(parse_qsl(parts.query, keep_blank_values=True))
+    parts, given = _split(url)
     if parts.scheme == "memory" and not parts.netloc and not parts.path:
         from perdure.store.memory import MemoryStore
 
         return MemoryStore(limits=limits, clock=clock, shards=_convert(_MemoryOptions, given, url).shards)
     if parts.scheme == "sqlite" and not parts.netloc:
-        from perdure.store.database import MEMORY, Options
+        from perdure.store.database import Options
         from perdure.store.sqlite import SQLiteStore
 
-        path = unquote(parts.path.removeprefix("/")) or MEMORY
-        return SQLiteStore(path, options=_convert(Options, given, url), limits=limits, clock=clock)
+        return SQLiteStore(_file_of(parts, url), options=_convert(Options, given, url), limits=limits, clock=clock)
     hint = ""
     if parts.scheme == "sqlite":
         hint = f" (three slashes for a relative path: sqlite:///{parts.netloc}{parts.path})"
     msg = f"{url!r} names no store that this release knows{hint}; use one of {_SCHEMES}"
     raise UsageError(msg)
+
+
+def _split(url: str) -> tuple[SplitResult, dict[str, str]]:
+    """The parts of a URL, and its options. Nothing of it may be left out: it would name another store, silently."""
+    if any(ord(letter) < _SPACE for letter in url):
+        msg = f"{url!r} has a control character in it; the name of a file with one is written with %, as in %09"
+        raise UsageError(msg)
+    if not url.partition(":")[2].startswith("//"):
+        msg = f"{url!r} names no store that this release knows; use one of {_SCHEMES}"
+        raise UsageError(msg)
+    try:
+        parts = urlsplit(url)
+        pairs = parse_qsl(parts.query, keep_blank_values=True, errors="strict")
+    except ValueError as error:
+        msg = f"{url!r} is no URL ({error}); use one of {_SCHEMES}"
+        raise UsageError(msg) from error
+    if "#" in url:
+        msg = f"{url!r} has a '#' in it, which ends the name in a URL; write %23 for one in the name of a file"
+        raise UsageError(msg)
+    given = dict(pairs)
+    if len(given) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        msg = f"{url!r} has the option {twice!r} more than once; give it once"
+        raise UsageError(msg)
+    return parts, given
+
+
+def _file_of(parts: SplitResult, url: str) -> str:
+    from perdure.store.database import MEMORY
+
+    if not parts.path:
+        return MEMORY
+    try:
+        path = unquote_to_bytes(parts.path.removeprefix("/")).decode()
+    except UnicodeDecodeError as error:
+        msg = f"{url!r}: what stands behind a % is not UTF-8 ({error.reason}); write %25 for a % in the name of a file"
+        raise UsageError(msg) from error
+    if not path or "\0" in path:
+        what = "the name of a file cannot have a NUL in it" if path else "no file is named; sqlite:// is in memory"
+        msg = f"{url!r}: {what}; use one of {_SCHEMES}"
+        raise UsageError(msg)
+    return path
 
 
 class _MemoryOptions(msgspec.Struct, frozen=True):
@@ -69,5 +111,8 @@ def _convert(kind: type[T], given: dict[str, str], url: str) -> T:
         raise UsageError(msg) from None
     if (shards := getattr(options, "shards", None)) is not None and shards < 1:
         msg = f"{url!r}: a store has at least one shard"
+        raise UsageError(msg)
+    if getattr(options, "busy_ms", 0) < 0:
+        msg = f"{url!r}: busy_ms is a time, and cannot be negative"
         raise UsageError(msg)
     return options

@@ -32,6 +32,7 @@ from perdure.store.columns import (
 )
 from perdure.store.connection import Connection, Values
 from perdure.store.limits import StoreLimits
+from perdure.store.places import Places
 from perdure.store.tables import flaw_of
 
 # Setting an indexed column rewrites its indexes even when the value is the same, which costs four times the rest of
@@ -95,7 +96,7 @@ INSERT_TOMBSTONE = (
 )
 DELIVER = (
     "INSERT INTO inbox (unit, position, message, scope, kind, body, at, visible_at, sender, previous, homeless)"
-    " SELECT ?1, coalesce((SELECT max(position) FROM inbox WHERE unit = ?1), 0) + 1, ?2,"
+    " SELECT ?1, ?11, ?2,"
     " coalesce((SELECT scope FROM units WHERE id = ?1), ?3), ?4, ?5, ?6, ?7, ?8, ?9,"
     " coalesce(?10, NOT EXISTS (SELECT 1 FROM units WHERE id = ?1))"
     " WHERE NOT EXISTS (SELECT 1 FROM answers WHERE unit = ?1 AND message = ?2)"
@@ -191,10 +192,11 @@ def _is_worth_knowing(row: UnitRow) -> bool:
 class Writes:
     """The rows that a part writes, by statement."""
 
-    def __init__(self, shards: int, limits: StoreLimits) -> None:
+    def __init__(self, shards: int, limits: StoreLimits, places: Places) -> None:
         """Start with none."""
         self._shards = shards
         self._limits = limits
+        self._places = places
         self._rows: dict[str, list[Values]] = {sql: [] for sql in ORDER}
 
     def add(self, commit: Commit, old: Known | None) -> Known | None:
@@ -216,7 +218,7 @@ class Writes:
         if commit.consume:
             rows[CONSUME].extend([(unit, message) for message in commit.consume])
         if commit.post:
-            rows[DELIVER].extend([letter_values(message, self._shards) for message in commit.post])
+            self._deliver(commit.post)
         if commit.answers:
             self._answer(commit)
         if commit.kv:
@@ -281,7 +283,11 @@ class Writes:
         else:
             rows[DELETE_TOMBSTONES].append((unit,))
             rows[INSERT_TOMBSTONE].append((unit, b"", scope, commit.id, commit.at + self._limits.forgotten_ms))
-        rows[DELIVER].extend([letter_values(message, self._shards) for message in commit.post])
+        self._deliver(commit.post)
+
+    def _deliver(self, messages: Sequence[Message]) -> None:
+        next_place, shards = self._places.next, self._shards
+        self._rows[DELIVER].extend([(*letter_values(message, shards), next_place()) for message in messages])
 
     def run(self, connection: Connection) -> None:
         """Write them."""
@@ -299,8 +305,9 @@ class Writes:
 
 
 def letter_values(message: Message, shards: int, *, homeless: bool | None = None) -> Values:
-    """A message as the arguments of `DELIVER`; None for `homeless` has it look up whether its unit exists. A start
-    never is: it makes its unit.
+    """A message as the arguments of `DELIVER` without its place.
+
+    None for `homeless` has it look up whether its unit exists. A start never is: it makes its unit.
     """
     return (
         message.to,
@@ -337,6 +344,7 @@ class Applier:
         self._limits = limits
         self._scopes: dict[str, tuple[int, str | None]] = {}
         self._units: dict[str, Known] = {}
+        self._places = Places(connection)
         self._data_version = -1
 
     def begin(self) -> None:
@@ -350,6 +358,11 @@ class Applier:
         """Call it after a rollback."""
         self._units.clear()
         self._scopes.clear()
+        self._places.forget()
+
+    def finish(self) -> None:
+        """Call it when all is applied, before the transaction is committed."""
+        self._places.write()
 
     def forget_scopes(self) -> None:
         """Call it when something else may have changed scopes."""
@@ -366,7 +379,7 @@ class Applier:
         marks = self._recall(part)
         units, scopes = self._units, self._scopes
         verdicts: list[Verdict] = []
-        writes = Writes(self._shards, self._limits)
+        writes = Writes(self._shards, self._limits, self._places)
         for commit in part:
             unit = commit.unit
             old = units.get(unit)
@@ -408,7 +421,10 @@ class Applier:
 
     def post(self, message: Message) -> Posted:
         """Put a message into its target's inbox, or say why not."""
-        return _post(self._connection, message, self._shards, self._limits)
+        posted, letter = _post(self._connection, message, self._shards, self._limits)
+        if letter is not None:
+            self._connection.execute(DELIVER, (*letter, self._places.next()))
+        return posted
 
 
 # ---------------------------------------------------------------- messages
@@ -429,31 +445,30 @@ def _one(connection: Connection, sql: str, *values: Any) -> Values | None:
     return connection.execute(sql, values).fetchone()
 
 
-def _post(connection: Connection, message: Message, shards: int, limits: StoreLimits) -> Posted:
-    """Put a message into its target's inbox, or say why not."""
+def _post(connection: Connection, message: Message, shards: int, limits: StoreLimits) -> tuple[Posted, Values | None]:
+    """What becomes of a message; the letter that is then to be delivered."""
     unit, body = message.to, message.body
     if (answer := _one(connection, FIND_ANSWER, unit, message.id)) is not None:
-        return Posted("duplicate", answer[0])
+        return Posted("duplicate", answer[0]), None
     if _one(connection, FIND_LETTER, unit, message.id):
-        return Posted("duplicate")
+        return Posted("duplicate"), None
     known = _one(connection, FIND_UNIT, unit)
     if isinstance(body, Start):
         if (known is not None and known[0] == message.id) or _one(connection, FIND_TOMBSTONE, unit, message.id):
-            return Posted("duplicate")
+            return Posted("duplicate"), None
     elif isinstance(body, ActivityDone):
         key = (unit, body.execution, body.seq, body.attempt, body.run, message.previous)
         if message.previous is None or _one(connection, TAKE_TASK, *key) is None:
-            return Posted("lost_lease")
+            return Posted("lost_lease"), None
         message = msgspec.structs.replace(message, previous=None)
     else:
         if known is None:
             if not _one(connection, FIND_START, unit):
-                return Posted("missing")
+                return Posted("missing"), None
         elif known[1] in CLOSED and not isinstance(body, ADMIN):
-            return Posted("missing", "closed")
+            return Posted("missing", "closed"), None
         if isinstance(body, Send | Raise):
             count = _one(connection, COUNT_LETTERS, unit)
             if count is not None and count[0] >= limits.inbox_messages:
-                return Posted("full")
-    connection.execute(DELIVER, letter_values(message, shards, homeless=known is None))
-    return Posted("accepted")
+                return Posted("full"), None
+    return Posted("accepted"), letter_values(message, shards, homeless=known is None)

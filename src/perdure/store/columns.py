@@ -93,4 +93,4 @@ def _failure_of(data: bytes) -> Failure:
 def message_of(values: Values) -> Message:
     """The message that `LETTER_COLUMNS` gave."""
     message, unit, body, at, visible_at, sender, previous = values
-    return Message(message, unit, decode_body(body), at, visible_at, sender, previous, posted=True)
+    return Message(message, unit, decode_body(body), at, visible_at, sender, previous)

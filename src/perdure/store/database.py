@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import gettempdir
@@ -14,6 +16,7 @@ import msgspec
 from perdure.errors import StoreError, StoreFormat, StoreLocked, StoreUnavailable, UsageError
 from perdure.ports.store import StoreInfo
 from perdure.store.connection import Connection, opened, transaction
+from perdure.store.lock import holder_of
 from perdure.store.migrate import migrate, pending, tables_of
 
 if TYPE_CHECKING:
@@ -26,6 +29,10 @@ MEMORY = ":memory:"
 _LEVELS = {"off": 0, "normal": 1, "full": 2, "extra": 3}
 _WAL_BYTES_KEPT = 64 << 20
 _CACHE_KIB = 32 << 10
+_SETTLED_NS = 3_000_000_000
+"""A younger time of a folder could stay the same when a name in it changes: some file systems count in 2 seconds."""
+_SPACE_BYTES_MIN = 64 << 10
+"""What SQLite needs to open a file: the index of the log takes 32 KiB."""
 
 BATCH_ERRORS: tuple[type[BaseException], ...] = (
     apsw.FullError,
@@ -67,7 +74,8 @@ def explain(error: BaseException, path: str) -> StoreError:
     """SQLite's error in words, with the remedy. `outcome` is "none"."""
     if isinstance(error, StoreError):
         return error
-    if isinstance(error, apsw.FullError):
+    cannot_open = isinstance(error, apsw.CantOpenError | apsw.PermissionsError)
+    if isinstance(error, apsw.FullError) or (isinstance(error, apsw.IOError | apsw.CantOpenError) and _is_full(path)):
         return StoreUnavailable(
             f"no space is left for {path}, or for what SQLite sorts beside it ({gettempdir()}): free some on that disk;"
             " nothing acknowledged is lost"
@@ -77,18 +85,54 @@ def explain(error: BaseException, path: str) -> StoreError:
     if isinstance(error, apsw.CorruptError):
         return StoreFormat(f"{path} is damaged ({error}); stop the node and restore the file from a backup")
     if isinstance(error, apsw.BusyError | apsw.LockedError):
-        return StoreLocked(
-            f"another program holds {path} locked in its own transaction; end that (a database browser?) and try again"
+        return StoreLocked(_who_holds(path))
+    if (cannot_open or isinstance(error, apsw.ReadOnlyError)) and _lacks_log(path):
+        return StoreUnavailable(
+            f"{path} is open in no process, and to read it SQLite must then make its -wal and -shm files beside it,"
+            f" which this user may not: start a node on it, give this user write access to {_folder_of(path)},"
+            " or read a copy of the file"
         )
     if isinstance(error, apsw.ReadOnlyError):
         return StoreUnavailable(f"{path} is read-only: give this user write access, or open it with ?read_only=true")
-    if isinstance(error, apsw.CantOpenError | apsw.PermissionsError):
+    if cannot_open:
         return StoreUnavailable(
             f"{path} cannot be opened ({error}): the file and its folder must be readable and writable by this user"
         )
     if isinstance(error, apsw.IOError):
         return StoreUnavailable(f"reading or writing {path} failed ({error}); check the disk and the system's log")
     return StoreUnavailable(f"{path}: {type(error).__name__}: {error}")
+
+
+def _folder_of(path: str) -> Path:
+    """Where the database lies, and what SQLite makes beside it."""
+    return Path(path).resolve().parent
+
+
+def _is_full(path: str) -> bool:
+    """Whether the disk has no room for what SQLite makes beside a file: it often says no more than "I/O error"."""
+    try:
+        disk = os.statvfs(_folder_of(path))
+    except OSError:
+        return False
+    has_no_files_left = disk.f_files > 0 and disk.f_ffree == 0
+    return disk.f_bavail * disk.f_frsize < _SPACE_BYTES_MIN or has_no_files_left
+
+
+def _lacks_log(path: str) -> bool:
+    """Whether a file that may be read has no log, in a folder in which this user may make none."""
+    folder = _folder_of(path)
+    has_log = Path(f"{os.path.realpath(path)}-wal").exists()
+    return os.access(path, os.R_OK) and not has_log and not os.access(folder, os.W_OK)
+
+
+def _who_holds(path: str) -> str:
+    owner = holder_of(path)
+    if owner.stopped:
+        return f"the transaction of {path}'s owner, {owner}, is not finished; nobody can write before"
+    also = "a database browser?"
+    if owner.lives and owner.pid != str(os.getpid()):
+        also = f"{also} or its owner, {owner}?"
+    return f"another program holds {path} locked in its own transaction; end that ({also}) and try again"
 
 
 @contextmanager
@@ -101,30 +145,70 @@ def explained(path: str) -> Generator[None]:
 
 
 class FileGuard:
-    """Knows which file was opened, and notices when another one stands at its path."""
+    """Knows which files were opened, and notices when others stand at their names, or none.
 
-    def __init__(self, path: str) -> None:
-        """Remember the file that stands there now."""
+    The database, its write-ahead log and the index of that belong together. Without the log, what was acknowledged is
+    lost when this process is killed. Without the index, the next process would write beside this one.
+    """
+
+    def __init__(self, path: str, *, read_only: bool = False) -> None:
+        """Remember the files that stand there now: the database is open, so the others exist.
+
+        Only for reading they may be missing, where nobody else has the database open.
+        """
+        real = os.path.realpath(path)
         self._path = path
-        self._identity = self._look()
-
-    def _look(self) -> tuple[int, int] | None:
-        try:
-            found = os.stat(self._path)  # noqa: PTH116 - several times as fast, and it runs for each batch
-        except OSError:
-            return None
-        return found.st_dev, found.st_ino
+        self._log = f"{real}-wal"
+        self._folder = os.path.dirname(real)  # noqa: PTH120 - as text, for what runs for each batch
+        self._is_link = real != os.path.abspath(path)  # noqa: PTH100
+        self._identities = {name: _identity(name) for name in (path, self._log, f"{real}-shm")}
+        if read_only:
+            self._identities = {name: known for name, known in self._identities.items() if known is not None}
+        self._seen: tuple[int, int, int] | None = None
 
     def check(self) -> None:
-        """Raise StoreUnavailable unless the file still stands where it was opened."""
-        found = self._look()
-        if found != self._identity:
-            what = "was moved or deleted" if found is None else "was replaced by another file"
-            msg = (
-                f"{self._path} {what} while the store was open, so nothing is written any more;"
-                " put it back (with its -wal file), or restart on the new file"
-            )
-            raise StoreUnavailable(msg)
+        """Raise StoreUnavailable unless all files still stand where they were opened.
+
+        A folder in which nothing was made, renamed or removed since the last look has the same files: one look at it
+        is as cheap as one at a file. A link is looked at itself, because it may be changed in another folder.
+        """
+        stamp = _stamp(self._folder)
+        if stamp is not None and stamp == self._seen:
+            return
+        for name, known in self._identities.items():
+            found = _identity(name)
+            if found is None or found != known:
+                what = "was moved or deleted" if found is None else "was replaced by another file"
+                with_log = " (with its -wal file)" if name == self._path else ""
+                msg = (
+                    f"{name} {what} while the store was open, so nothing is written any more;"
+                    f" put it back{with_log}, or restart on what stands there now"
+                )
+                raise StoreUnavailable(msg)
+        is_settled = stamp is not None and 0 <= stamp[2] < time.time_ns() - _SETTLED_NS
+        self._seen = stamp if is_settled and not self._is_link else None
+
+    def misses_only_log(self) -> bool:
+        """Whether the log's file is gone, and nothing has taken the place of any file."""
+        others = [_identity(name) == known for name, known in self._identities.items() if name != self._log]
+        return _identity(self._log) is None and all(others)
+
+
+def _identity(name: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(name)  # noqa: PTH116 - several times as fast, and it runs for each batch
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _stamp(folder: str) -> tuple[int, int, int] | None:
+    """Which folder it is, and when a name in it last changed."""
+    try:
+        found = os.stat(folder)  # noqa: PTH116
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 def check_path(path: str, *, read_only: bool) -> None:
@@ -144,11 +228,46 @@ def check_path(path: str, *, read_only: bool) -> None:
     if read_only and not exists:
         msg = f"{path} does not exist, and it was to be opened read-only; check the path"
         raise StoreUnavailable(msg)
+    if exists:
+        _check_names(path)
 
 
-def connect(path: str, options: Options, *, reader: bool) -> Connection:
+def _check_names(path: str) -> None:
+    """Raise StoreUnavailable when the file has a second name that SQLite cannot follow, unlike a symbolic link.
+
+    SQLite keeps its log beside the name that it is given. With two names there would be two logs, and each process
+    would overwrite what the other one wrote.
+    """
+    real = os.path.realpath(path)
+    count = Path(real).stat().st_nlink
+    if count > 1:
+        msg = (
+            f"{path} has {count} names (hard links), and SQLite would keep another log for each; remove the others,"
+            " or make them symbolic links"
+        )
+        raise StoreUnavailable(msg)
+    if os.fsencode(real) in _mount_points():
+        msg = (
+            f"{path} is mounted as a single file, and SQLite's log must lie beside the file itself; mount its folder"
+            " instead"
+        )
+        raise StoreUnavailable(msg)
+
+
+def _mount_points() -> set[bytes]:
+    """Where something is mounted, as far as the system tells."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:  # no Linux
+        return set()
+    escaped = [line.split(b" ")[4] for line in lines]
+    return {re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), name) for name in escaped}
+
+
+def connect(path: str, options: Options, *, reader: bool, create: bool = False) -> Connection:
     """A connection with our settings; the file's content is not looked at yet."""
-    connection = opened(path, apsw.SQLITE_OPEN_READONLY if options.read_only else None)
+    flags = apsw.SQLITE_OPEN_READONLY if options.read_only else apsw.SQLITE_OPEN_READWRITE
+    connection = opened(path, flags | (apsw.SQLITE_OPEN_CREATE if create and not options.read_only else 0))
     connection.execute(f"PRAGMA busy_timeout = {options.busy_ms}")
     connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
     if reader:
@@ -168,7 +287,7 @@ def open_database(path: str, options: Options, new_id: str) -> tuple[Connection,
     if path != MEMORY:
         check_path(path, read_only=options.read_only)
     with explained(path):
-        connection = connect(path, options, reader=False)
+        connection = connect(path, options, reader=False, create=True)
     try:
         with explained(path):
             todo = pending(connection)

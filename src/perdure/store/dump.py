@@ -6,6 +6,7 @@ import msgspec
 
 from perdure.store.columns import TASK_COLUMNS, UNIT_COLUMNS, unit_of
 from perdure.store.connection import Connection
+from perdure.store.places import READ_LAST
 from perdure.store.tables import Rows
 
 _COLUMNS = {
@@ -28,6 +29,7 @@ def dump(connection: Connection) -> Rows:
         rows[table] = list(connection.execute(f"SELECT {names} FROM {table}"))  # noqa: S608 - names from above
     scopes = connection.execute("SELECT scope, epoch, node, incarnation, clean FROM scopes")
     rows["scopes"] = [(*values, bool(clean)) for *values, clean in scopes]
+    rows["places"] = list(connection.execute(READ_LAST))
     units = connection.execute(f"SELECT {UNIT_COLUMNS}, version, commit_id FROM units")  # noqa: S608
     rows["units"] = [(*msgspec.structs.astuple(unit_of(values)), *values[-2:]) for values in units]
     return {table: sorted(content, key=repr) for table, content in rows.items()}

@@ -9,7 +9,7 @@ from typing import Literal, Self, TypeVar
 
 from perdure.kernel.commit import Commit, Task, Verdict
 from perdure.kernel.message import Message
-from perdure.ports.store import Claim, Incarnation, Loaded, Page, Posted, Query, Renewal, Store, StoreInfo, Wake
+from perdure.ports.store import Claim, Incarnation, Loaded, Mail, Page, Posted, Query, Renewal, Store, StoreInfo, Wake
 
 T = TypeVar("T")
 
@@ -72,6 +72,14 @@ class MeasuredStore:
     async def load(self, units: Sequence[str]) -> list[Loaded]:
         """Units as stored."""
         return await self._measured("load", len(units), self._store.load(units))
+
+    async def inbox(self, unit: str, after: str | None, limit: int) -> Mail:
+        """The messages that wait for a unit."""
+        return await self._measured("inbox", 1, self._store.inbox(unit, after, limit))
+
+    async def arrivals(self, scopes: Sequence[str], after: str | None, limit: int) -> Page[str]:
+        """Units for which mail has come."""
+        return await self._measured("arrivals", 1, self._store.arrivals(scopes, after, limit))
 
     async def wakes(self, scopes: Sequence[str], until: int, after: str | None, limit: int) -> Page[Wake]:
         """Units that are due, or have mail."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from copy import copy
+from itertools import takewhile
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, cast, get_args
 
@@ -25,6 +26,7 @@ from perdure.ports.store import (
     Journal,
     KvEntries,
     Loaded,
+    Mail,
     Page,
     Posted,
     Query,
@@ -124,18 +126,46 @@ class MemoryStore:
 
     def _load(self, name: str, unit: Unit) -> Loaded:
         inbox = [copy(message) for _, message in unit.inbox.values()]
+        last = next(reversed(unit.inbox.values()), None)
+        place = place_of((last[0],)) if last is not None else None
         if unit.row is None:
-            return Loaded(name, inbox=inbox)
+            return Loaded(name, inbox=inbox, place=place)
         current = unit.row.execution
         chunks = [chunk for (execution, _), chunk in sorted(unit.journal.items()) if execution == current]
         tasks = [copy(task) for _, task in sorted(unit.tasks.items())]
-        return Loaded(
-            name, unit.version, copy(unit.row), chunks, [entry for _, entry in sorted(unit.kv.items())], inbox, tasks
-        )
+        kv = [entry for _, entry in sorted(unit.kv.items())]
+        return Loaded(name, unit.version, copy(unit.row), chunks, kv, inbox, tasks, place)
 
     def _version(self, unit: str) -> int:
         known = self._rows().units.get(unit)
         return known.version if known is not None else 0
+
+    # ------------------------------------------------------------ mail
+
+    async def inbox(self, unit: str, after: str | None, limit: int) -> Mail:
+        """The messages that wait for a unit, in order, from a place on."""
+        check_limit(limit)
+        (start,) = key_of(after, tuple[int]) or (0,)
+        letters = self._rows().units.get(unit, Unit()).inbox.values()
+        found = [(place, letter) for place, letter in letters if place > start][:limit]
+        return Mail([copy(letter) for _, letter in found], place_of(found[-1][:1]) if found else after)
+
+    async def arrivals(self, scopes: Sequence[str], after: str | None, limit: int) -> Page[str]:
+        """Units of these scopes for which mail has come behind a place, and still waits."""
+        check_limit(limit)
+        rows, wanted = self._rows(), set(scopes)
+        if after is None:
+            return Page([], place_of((rows.last_place,)))
+        (start,) = key_of(after, tuple[int]) or (0,)
+        behind = takewhile(lambda place: place > start, reversed(rows.arrived))
+        found: dict[str, None] = {}
+        for place in reversed(list(behind)):
+            unit = rows.arrived[place]
+            if rows.scope(unit) in wanted:
+                found[unit] = None
+                if len(found) == limit:
+                    return Page(list(found), place_of((place,)))
+        return Page(list(found), place_of((rows.last_place,)))
 
     # ------------------------------------------------------------ wakes
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from perdure.store.database import MEMORY
@@ -37,7 +36,6 @@ class Ownership:
         self._wait_change = wait_change
         self._server: HintServer | None = None
         self._client: HintClient | None = None
-        self._telling: set[asyncio.Future[None]] = set()
 
     @property
     def held(self) -> bool:
@@ -73,9 +71,7 @@ class Ownership:
     def tell(self, unit: str) -> None:
         """Tell the owner, if it is another process, that a unit has mail."""
         if self._path != MEMORY and not self._lock.held:
-            telling = asyncio.ensure_future(self._foreign().mail(unit))
-            self._telling.add(telling)
-            telling.add_done_callback(self._telling.discard)
+            self._foreign().mail(unit)
 
     async def wait_change(self, unit: str, version: int, timeout_ms: int) -> bool:
         """Ask the owner for a unit's next change; False when there is none."""
@@ -87,16 +83,25 @@ class Ownership:
         return self._client
 
     async def _give_up(self) -> None:
-        if self._server is not None:
-            await self._server.close()
-            self._server = None
-        self._lock.release()
+        server, self._server = self._server, None
+        try:
+            if server is not None:
+                await server.close()
+        finally:
+            self._lock.release()
 
     async def close(self) -> None:
         """Give up the file, and hang up."""
         self._scopes.clear()
-        await self._give_up()
-        await asyncio.gather(*self._telling)
-        if self._client is not None:
-            await self._client.close()
-            self._client = None
+        client, self._client = self._client, None
+        try:
+            await self._give_up()
+        finally:
+            if client is not None:
+                await client.close()
+
+    def forked(self) -> None:
+        """Own nothing, and know nobody, in a forked child."""
+        self._lock.forked()
+        self._scopes.clear()
+        self._server = self._client = None

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from queue import SimpleQueue
 from typing import Protocol, TypeVar
 
 from perdure.errors import StoreLocked, StoreUnavailable
 from perdure.store.connection import Connection
 from perdure.store.database import FileGuard, Options, connect, explained
+from perdure.store.fork import leak
 from perdure.store.writer import Call, Writer
 
 T = TypeVar("T")
@@ -33,6 +35,10 @@ class Reader(Protocol):
         """Close the connections. Blocks."""
         ...
 
+    def forked(self) -> None:
+        """Leave the connections alone, in a forked child."""
+        ...
+
 
 class WriterReader:
     """Reads on the writer's connection: a store that is only in memory has no other."""
@@ -48,6 +54,9 @@ class WriterReader:
 
     def close(self) -> None:
         """Nothing to close."""
+
+    def forked(self) -> None:
+        """Nothing to leave alone."""
 
 
 class FileReader:
@@ -79,7 +88,7 @@ class FileReader:
 
     def _snapshot(self, function: Callable[[Connection], T]) -> T:
         with explained(self._path):
-            connection = connect(self._path, self._options, reader=True) if self._idle.empty() else self._idle.get()
+            connection = self._open() if self._idle.empty() else self._idle.get()
             try:
                 connection.execute("BEGIN")
                 try:
@@ -89,8 +98,23 @@ class FileReader:
             finally:
                 self._idle.put(connection)
 
+    def _open(self) -> Connection:
+        connection = connect(self._path, self._options, reader=True)
+        try:
+            self._guard.check()  # again: it was opened by its name, which may mean another file by now
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
     def close(self) -> None:
         """Wait for reads that run, then close the connections."""
         self._pool.shutdown(wait=True)
-        while not self._idle.empty():
-            self._idle.get().close()
+        with ExitStack() as stack:  # each, whatever the one before says
+            while not self._idle.empty():
+                stack.callback(self._idle.get().close)
+
+    def forked(self) -> None:
+        """Leave the connections alone, in a forked child."""
+        leak(self._idle)
+        self._idle = SimpleQueue()

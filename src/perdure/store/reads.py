@@ -14,6 +14,7 @@ from perdure.ports.store import (
     Journal,
     KvEntries,
     Loaded,
+    Mail,
     Page,
     Query,
     Queues,
@@ -29,6 +30,7 @@ from perdure.store.columns import LETTER_COLUMNS, TASK_COLUMNS, UNIT_COLUMNS, UN
 from perdure.store.connection import Connection, Values
 from perdure.store.counts import counts, queues, totals
 from perdure.store.page import check_limit, key_of, page_of, place_of
+from perdure.store.places import READ_LAST
 
 T = TypeVar("T")
 K = TypeVar("K", bound=tuple[Any, ...])
@@ -47,7 +49,7 @@ _CHUNKS = (
 )
 _KV_COLUMNS = "unit, key, value, base, execution, updated_at, base_at"
 _KV = f"SELECT {_KV_COLUMNS} FROM kv WHERE unit {_ASKED} ORDER BY unit, key"  # noqa: S608
-_INBOX = f"SELECT {LETTER_COLUMNS} FROM inbox WHERE unit {_ASKED} ORDER BY unit, position"  # noqa: S608
+_INBOX = f"SELECT {LETTER_COLUMNS}, position FROM inbox WHERE unit {_ASKED} ORDER BY unit, position"  # noqa: S608
 _TASKS = f"SELECT {TASK_COLUMNS} FROM tasks WHERE unit {_ASKED} ORDER BY unit, execution, seq, attempt"  # noqa: S608
 
 
@@ -62,12 +64,17 @@ def load(connection: Connection, units: Sequence[str]) -> list[Loaded]:
         found[values[0]].journal.append(JournalChunk(*values[1:]))
     for values in connection.execute(_KV, asked):
         found[values[0]].kv.append(KvEntry(*values[1:]))
+    places: dict[str, Values] = {}
     for letter in connection.execute(_INBOX, asked):
-        message = message_of(letter)
-        found[message.to].inbox.append(message)
+        message = message_of(letter[:-1])
+        loaded = found[message.to]
+        loaded.inbox.append(message)
+        places[message.to] = letter[-1:]
     for values in connection.execute(_TASKS, asked):
         task = Task(*values)
         found[task.unit].tasks.append(task)
+    for unit, place in places.items():
+        found[unit].place = place_of(place)
     return [found[unit] for unit in units]
 
 
@@ -75,6 +82,42 @@ def versions(connection: Connection, units: Sequence[str]) -> dict[str, int]:
     """The versions of units that exist."""
     query = "SELECT id, version FROM units WHERE id IN (SELECT value FROM json_each(?))"
     return dict(connection.execute(query, (ids_json(units),)))
+
+
+# ---------------------------------------------------------------- mail
+
+MAIL = (
+    f"SELECT {LETTER_COLUMNS}, position FROM inbox"  # noqa: S608 - names of columns, not input
+    " WHERE unit = ? AND position > ? ORDER BY position LIMIT ?"
+)
+# Walks the rows behind the place, whatever their scope: `+scope` keeps SQLite from walking all that waits in a scope.
+ARRIVALS = (
+    "SELECT position, unit FROM inbox"
+    " WHERE position > ? AND +scope IN (SELECT value FROM json_each(?)) ORDER BY position"
+)
+
+
+def mail(connection: Connection, unit: str, after: str | None, limit: int) -> Mail:
+    """The messages that wait for a unit, in order, from a place on."""
+    check_limit(limit)
+    (start,) = key_of(after, tuple[int]) or (0,)
+    rows = list(connection.execute(MAIL, (unit, start, limit)))
+    return Mail([message_of(row[:-1]) for row in rows], place_of(rows[-1][-1:]) if rows else after)
+
+
+def arrivals(connection: Connection, scopes: Sequence[str], after: str | None, limit: int) -> Page[str]:
+    """Units of these scopes for which mail has come behind a place, and still waits."""
+    check_limit(limit)
+    now = connection.execute(READ_LAST).get
+    if after is None:
+        return Page([], place_of((now,)))
+    (start,) = key_of(after, tuple[int]) or (0,)
+    found: dict[str, None] = {}
+    for position, unit in connection.execute(ARRIVALS, (start, ids_json(scopes))):
+        found[unit] = None
+        if len(found) == limit:
+            return Page(list(found), place_of((position,)))
+    return Page(list(found), place_of((now,)))
 
 
 # ---------------------------------------------------------------- wakes
@@ -270,11 +313,7 @@ def _kv(connection: Connection, query: KvEntries) -> Page[tuple[str, bytes]]:
 
 def _inbox(connection: Connection, query: Inbox) -> Page[Any]:
     start = key_of(query.after, tuple[int]) or (_BEFORE_ALL,)
-    sql = (
-        f"SELECT {LETTER_COLUMNS}, position FROM inbox"  # noqa: S608 - names of columns, not input
-        " WHERE unit = ? AND position > ? ORDER BY position LIMIT ?"
-    )
-    return _page(connection, sql, (query.unit, *start), query.limit, lambda row: (row[-1:], message_of(row[:-1])))
+    return _page(connection, MAIL, (query.unit, *start), query.limit, lambda row: (row[-1:], message_of(row[:-1])))
 
 
 _HANDLERS: dict[type[Query[Any]], Callable[[Connection, Any], Page[Any]]] = {

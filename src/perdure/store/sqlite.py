@@ -10,7 +10,9 @@ import asyncio
 import math
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, TypeVar
 
@@ -18,12 +20,14 @@ from perdure.errors import StoreUnavailable, UsageError
 from perdure.kernel.commit import Commit, Task, Verdict
 from perdure.kernel.message import Message
 from perdure.ports.clock import Clock, SystemClock
-from perdure.ports.store import Claim, Incarnation, Loaded, Page, Posted, Query, Renewal, StoreInfo, Wake
+from perdure.ports.store import Claim, Incarnation, Loaded, Mail, Page, Posted, Query, Renewal, StoreInfo, Wake
 from perdure.store import reads, sweeping, tasks
 from perdure.store.connection import Connection
 from perdure.store.database import MEMORY, FileGuard, Options, open_database
 from perdure.store.dump import dump
+from perdure.store.fork import tell_children
 from perdure.store.limits import DEFAULT_LIMITS, StoreLimits
+from perdure.store.lock import holder_of, is_owned
 from perdure.store.mailbell import MailBell
 from perdure.store.owner import Ownership
 from perdure.store.reader import FileReader, Reader, WriterReader
@@ -52,6 +56,7 @@ class SQLiteStore:
     ) -> None:
         """Name the file; `async with` opens it, and creates it if need be."""
         self.path = path
+        self._file = path if path == MEMORY else str(Path(path).absolute())  # a program may change its folder
         self._options = options or Options()
         self._limits = limits
         self._clock = clock or SystemClock()
@@ -60,7 +65,8 @@ class SQLiteStore:
         self._info: StoreInfo | None = None
         self._writer: Writer | None = None
         self._reader: Reader | None = None
-        self._owner = Ownership(path, self._bell, self.wait_change, standby=self._options.standby)
+        self._forked = False
+        self._owner = Ownership(self._file, self._bell, self.wait_change, standby=self._options.standby)
 
     @property
     def options(self) -> Options:
@@ -75,6 +81,8 @@ class SQLiteStore:
         return self._info
 
     def _closed(self) -> StoreUnavailable:
+        if self._forked:
+            return StoreUnavailable(f"the store {self.path} was opened before this process was forked; open it anew")
         return StoreUnavailable(f"the store {self.path} is closed; use it inside `async with store:`")
 
     async def __aenter__(self) -> Self:
@@ -83,29 +91,45 @@ class SQLiteStore:
         Raises:
             StoreError: naming the file, what is wrong with it, and the remedy.
         """
-        connection, info = await asyncio.to_thread(open_database, self.path, self._options, uuid.uuid4().hex)
+        connection, info = await asyncio.to_thread(open_database, self._file, self._options, uuid.uuid4().hex)
         self._info, shards = info, info.shards
         if self.path == MEMORY:
-            self._writer = Writer(connection, self.path, lambda: None, self._watchers, shards, self._limits)
+            self._writer = Writer(connection, self.path, None, self._watchers, shards, self._limits)
             self._reader = WriterReader(self._writer)
         else:
-            guard = FileGuard(self.path)
-            self._writer = Writer(connection, self.path, guard.check, self._watchers, shards, self._limits)
-            self._reader = FileReader(self.path, self._options, guard)
+            guard = FileGuard(self._file, read_only=self._options.read_only)
+            self._writer = Writer(connection, self._file, guard, self._watchers, shards, self._limits)
+            self._reader = FileReader(self._file, self._options, guard)
+        tell_children(self)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Write what is waiting, and close the file."""
+        """Write what is waiting, and close the file. Each step is done, whatever becomes of the others."""
         writer, reader, self._writer, self._reader = self._writer, self._reader, None, None
-        self._bell.close()
-        self._watchers.fail(self._closed())
-        await self._owner.close()
-        if reader is not None:
-            await asyncio.to_thread(reader.close)
-        if writer is not None:
-            await asyncio.to_thread(writer.close)
+        async with AsyncExitStack() as stack:
+            if writer is not None:
+                stack.push_async_callback(asyncio.to_thread, writer.close)
+            if reader is not None:
+                stack.push_async_callback(asyncio.to_thread, reader.close)
+            stack.push_async_callback(self._owner.close)
+            stack.callback(self._watchers.fail, self._closed())
+            stack.callback(self._bell.close)
+
+    def forked(self) -> None:
+        """Be closed, in a forked child: its parent's connections and threads are of no use there."""
+        for part in (self._writer, self._reader):
+            if part is not None:
+                part.forked()
+        self._forked, self._writer, self._reader = True, None, None
+        self._owner.forked()
+
+    async def owner(self) -> str | None:
+        """The process that owns the file now, for people: "process 4242 (node 6cc33b6a)". None if there is none."""
+        if self.path == MEMORY or not await asyncio.to_thread(is_owned, self._file):
+            return None
+        return str(holder_of(self._file))
 
     def _writing(self) -> Writer:
         if self._writer is None:
@@ -169,6 +193,14 @@ class SQLiteStore:
     async def load(self, units: Sequence[str]) -> list[Loaded]:
         """Units as stored, all in one snapshot."""
         return await self._read(lambda connection: reads.load(connection, units))
+
+    async def inbox(self, unit: str, after: str | None, limit: int) -> Mail:
+        """The messages that wait for a unit, in order, from a place on."""
+        return await self._read(lambda connection: reads.mail(connection, unit, after, limit))
+
+    async def arrivals(self, scopes: Sequence[str], after: str | None, limit: int) -> Page[str]:
+        """Units of these scopes for which mail has come behind a place, and still waits."""
+        return await self._read(lambda connection: reads.arrivals(connection, scopes, after, limit))
 
     async def wakes(self, scopes: Sequence[str], until: int, after: str | None, limit: int) -> Page[Wake]:
         """Units that are due, have visible mail, or have an expired task lease; by scope and time."""

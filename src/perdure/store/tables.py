@@ -96,6 +96,9 @@ class Tables:
         self.limits = limits
         self.scopes: dict[str, Scope] = {}
         self.units: dict[str, Unit] = {}
+        self.last_place = 0
+        self.arrived: dict[int, str] = {}
+        """The units of all messages that wait, by their places, which only grow."""
         self._expiries = Expiries()
 
     # ------------------------------------------------------------ ownership
@@ -186,7 +189,7 @@ class Tables:
 
     def _settle(self, commit: Commit, unit: Unit) -> None:
         for message in commit.consume:
-            unit.inbox.pop(message, None)
+            self._take(unit, message)
         for answer in commit.answers:
             if answer.message not in unit.answers:
                 scope = commit.row.scope
@@ -197,7 +200,8 @@ class Tables:
         unit.row, unit.version, unit.commit = None, 0, b""
         unit.journal, unit.executions, unit.kv, unit.tasks, unit.answers = {}, {}, {}, {}, {}
         self._settle(commit, unit)
-        unit.inbox = {name: entry for name, entry in unit.inbox.items() if isinstance(entry[1].body, Start)}
+        for name in [name for name, (_, letter) in unit.inbox.items() if not isinstance(letter.body, Start)]:
+            self._take(unit, name)
         scope, run, until = commit.row.scope, commit.row.run, commit.delete
         if not until:
             run, until = b"", commit.at + self.limits.forgotten_ms
@@ -224,14 +228,21 @@ class Tables:
 
     def _deliver(self, message: Message) -> None:
         unit = self.units.setdefault(message.to, Unit())
+        self.last_place += 1  # also for one that is there already: a store that writes many at once learns that late
         if self._known(unit, message, begun=True):
             return
-        last = next(reversed(unit.inbox.values()), None)
-        position = 1 if last is None else last[0] + 1
-        unit.inbox[message.id] = (position, msgspec.structs.replace(message, posted=True))
+        unit.inbox[message.id] = (self.last_place, message)
+        self.arrived[self.last_place] = message.to
         if unit.row is None and not isinstance(message.body, Start):
             until, scope = self._gives_up_at(message), self.scope(message.to)
             self._expiries.add(UNDELIVERED, Entry(until, message.to, message.id, scope))
+
+    def _take(self, unit: Unit, message: bytes) -> Message | None:
+        """Take a message out of an inbox, if it is there."""
+        if (entry := unit.inbox.pop(message, None)) is None:
+            return None
+        del self.arrived[entry[0]]
+        return entry[1]
 
     def post(self, message: Message) -> Posted:
         """Put a message into its target's inbox, or say why not."""
@@ -325,7 +336,8 @@ class Tables:
         elif kind == DEAD_LETTER:
             del unit.dead_letters[entry.key]
         else:
-            message, until = unit.inbox.pop(entry.key)[1], at + self.limits.dead_letter_ms
+            message, until = self._take(unit, entry.key), at + self.limits.dead_letter_ms
+            assert message is not None, "it was looked at before"
             unit.dead_letters[entry.key] = (entry.scope, message, until)
             self._expiries.add(DEAD_LETTER, Entry(until, entry.unit, entry.key, entry.scope))
 
@@ -343,7 +355,8 @@ class Tables:
                     held.clean,
                 )
                 for scope, held in self.scopes.items()
-            ]
+            ],
+            "places": [(self.last_place,)],
         }
         each = self.units.items()
         fields = msgspec.structs.astuple

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
 from contextlib import suppress
 
 import apsw
 
 from perdure.errors import StoreError
 from perdure.store.connection import Connection
-from perdure.store.database import MEMORY
+from perdure.store.database import FileGuard
 
 CHECKPOINT_PAGES = 4_000
 """The log is copied into the database when it has so many: SQLite's own 1,000 would sync the database too often."""
@@ -35,16 +34,16 @@ logger = logging.getLogger("perdure.store")
 class WriteAheadLog:
     """The log of a connection that writes. Only the thread that uses the connection may call it."""
 
-    def __init__(self, connection: Connection, path: str, check: Callable[[], None]) -> None:
-        """Take over the checkpoints of the connection. `check` raises when the database file is gone."""
+    def __init__(self, connection: Connection, path: str, guard: FileGuard | None) -> None:
+        """Take over the checkpoints of the connection. The guard raises when a file is gone."""
         self._connection = connection
         self._path = f"{path}-wal"
-        self._check = check
+        self._guard = guard
         self._file: int | None = None
         self._pages = 0
         self._per_transaction = 1.0
         self._full_at = 0
-        if path != MEMORY:
+        if guard is not None:
             self._frame_bytes = 24 + int(connection.execute("PRAGMA page_size").get)
             self._limit_bytes = CHECKPOINT_PAGES * self._frame_bytes + MARGIN_BYTES
             connection.set_wal_hook(self._committed)
@@ -57,10 +56,17 @@ class WriteAheadLog:
     def tend(self) -> None:
         """Between two transactions, when their callers have their answers: copy the log, or make its file longer."""
         if self._pages >= CHECKPOINT_PAGES:
-            with suppress(apsw.Error):  # it is tried again after the next transaction, as SQLite itself would
+            # It is tried again after the next transaction, as SQLite itself would. But a log that was replaced is not
+            # copied: another process writes to the new one, and both go by the same index.
+            with suppress(apsw.Error, StoreError):
+                self._check()
                 self._connection.wal_checkpoint()
         elif self._pages > self._full_at and self._per_transaction <= SMALL_PAGES:
             self._lengthen()
+
+    def _check(self) -> None:
+        if self._guard is not None:
+            self._guard.check()
 
     def _lengthen(self) -> None:
         """Nobody else may write to the end of the file meanwhile, hence the transaction."""
@@ -85,6 +91,20 @@ class WriteAheadLog:
             os.pwrite(self._file, bytes(size - found), found)
             os.fsync(self._file)
         return max(found, size)
+
+    def save(self) -> None:
+        """When somebody removed the file of the log: copy what is in it, which only this process can still read.
+
+        Otherwise what was acknowledged would be gone when this process is killed. Call it only when nobody can have
+        made another file of that name: two logs must not be copied into one database.
+        """
+        try:
+            pages, copied = self._connection.wal_checkpoint()
+        except apsw.Error as error:
+            logger.critical("%s was removed, and what was in it could not be saved: %s", self._path, error)
+            return
+        if copied == pages:
+            logger.critical("%s was removed; what was in it is saved, nothing acknowledged is lost", self._path)
 
     def close(self) -> None:
         """Let go of the file."""

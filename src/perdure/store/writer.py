@@ -25,7 +25,8 @@ from perdure.kernel.commit import Commit
 from perdure.kernel.message import Message
 from perdure.store.apply import Applier
 from perdure.store.connection import Connection
-from perdure.store.database import BATCH_ERRORS, explain
+from perdure.store.database import BATCH_ERRORS, FileGuard, explain
+from perdure.store.fork import leak
 from perdure.store.limits import StoreLimits
 from perdure.store.wal import WriteAheadLog
 from perdure.store.watch import Watchers
@@ -79,18 +80,18 @@ class Writer:
         self,
         connection: Connection,
         path: str,
-        check: Callable[[], None],
+        guard: FileGuard | None,
         watchers: Watchers,
         shards: int,
         limits: StoreLimits,
     ) -> None:
-        """Take over the connection. `check` runs before each transaction and raises when the file is gone."""
+        """Take over the connection. The guard looks before and after each transaction; there is none in memory."""
         self._connection = connection
         self._path = path
-        self._check = check
+        self._guard = guard
         self._watchers = watchers
         self._applier = Applier(connection, shards, limits)
-        self._log = WriteAheadLog(connection, path, check)
+        self._log = WriteAheadLog(connection, path, guard)
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._dead: StoreUnavailable | None = None
         self._thread = Thread(target=self._run, name="perdure-writer", daemon=True)
@@ -129,9 +130,15 @@ class Writer:
                 self._log.tend()
             if last:
                 break
-        self._log.close()
-        with suppress(apsw.Error):  # a file that cannot be closed in order is recovered when it is opened again
-            self._connection.close()
+        for close in (self._log.close, self._connection.close):
+            try:
+                close()
+            except (OSError, apsw.Error) as error:  # the file is recovered when it is opened again
+                logger.warning("%s was not closed in order: %s", self._path, error)
+
+    def forked(self) -> None:
+        """Leave the connection alone, in a forked child."""
+        leak(self)
 
     def _serve(self, jobs: list[Job]) -> None:
         operations = [operation for job in jobs for operation in job.operations]
@@ -174,6 +181,7 @@ class Writer:
         try:
             self._applier.begin()
             results = self._apply(operations)
+            self._applier.finish()
         except BaseException:
             self._applier.forget()
             if connection.in_transaction:
@@ -183,7 +191,22 @@ class Writer:
             connection.execute("COMMIT")
         except apsw.Error as error:
             raise self._fail(error) from error
+        try:
+            self._check()  # again: what was just written may be in a file that was removed meanwhile
+        except StoreUnavailable as error:
+            self._applier.forget()
+            raise StoreUnavailable(str(error), "unknown") from error
         return results
+
+    def _check(self) -> None:
+        if self._guard is None:
+            return
+        try:
+            self._guard.check()
+        except StoreUnavailable:
+            if self._guard.misses_only_log():
+                self._log.save()
+            raise
 
     def _fail(self, error: apsw.Error) -> StoreUnavailable:
         self._applier.forget()

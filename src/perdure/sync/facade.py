@@ -462,9 +462,18 @@ class SyncNode:
         """Stop in order: finish or cancel activities within `grace` seconds (default: `stop_ms`), finish commits,
         release the scopes.
 
+        While activities have their grace, the node's client works. Functions that do not end even when they are
+        cancelled are left to themselves, and `abandoned` names them: they act until they or the process end, also
+        when another node has taken up their instances.
+
         Idempotent. What did not finish goes on when a node runs again.
         """
         self._portal.close(lambda: self._node.stop(grace))
+
+    @property
+    def abandoned(self) -> tuple[str, ...]:
+        """The attempts that the last stop left to themselves, because their functions do not end."""
+        return self._node.abandoned
 
     def wait_ended(self) -> None:
         """Wait until the node has stopped.

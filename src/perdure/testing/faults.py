@@ -33,7 +33,20 @@ from perdure.kernel.message import Message, Pause, Raise, Resume, Send, encode_b
 from perdure.kernel.turn import Outcome
 from perdure.node import Node
 from perdure.ports.clock import Alarm, Clock, SystemClock
-from perdure.ports.store import Claim, Inbox, Incarnation, Loaded, Page, Posted, Query, Renewal, Store, StoreInfo, Wake
+from perdure.ports.store import (
+    Claim,
+    Inbox,
+    Incarnation,
+    Loaded,
+    Mail,
+    Page,
+    Posted,
+    Query,
+    Renewal,
+    Store,
+    StoreInfo,
+    Wake,
+)
 
 T = TypeVar("T")
 
@@ -165,6 +178,14 @@ class DyingStore:
     async def load(self, units: Sequence[str]) -> list[Loaded]:
         """Load."""
         return await self._alive().load(units)
+
+    async def inbox(self, unit: str, after: str | None, limit: int) -> Mail:
+        """What waits for a unit."""
+        return await self._alive().inbox(unit, after, limit)
+
+    async def arrivals(self, scopes: Sequence[str], after: str | None, limit: int) -> Page[str]:
+        """What has come."""
+        return await self._alive().arrivals(scopes, after, limit)
 
     async def wakes(self, scopes: Sequence[str], until: int, after: str | None, limit: int) -> Page[Wake]:
         """What waits."""

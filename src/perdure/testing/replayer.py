@@ -18,7 +18,7 @@ from perdure.kernel import held
 from perdure.kernel.call import ActivityCall
 from perdure.kernel.commit import KvEntry, Status
 from perdure.kernel.disposal import dispose
-from perdure.kernel.limits import Limits
+from perdure.kernel.limits import NO_LIMITS
 from perdure.kernel.loop import Entered, NeverIdle, Nobody
 from perdure.kernel.match import describe
 from perdure.kernel.ordered import install as install_ordered_sets
@@ -121,7 +121,7 @@ def _replay(
         )
         raise _mismatch(history, execution, why)
     install_ordered_sets()
-    run = _ReplayedRun(history.id, definition, app, Limits())
+    run = _ReplayedRun(history.id, definition, app, NO_LIMITS)
     run.variables.load(entries, execution.number)
     try:
         with Entered(run.loop):

@@ -28,6 +28,7 @@ from perdure.testing.conformance.failures import Failures
 from perdure.testing.conformance.inboxes import Inboxes
 from perdure.testing.conformance.life import Life
 from perdure.testing.conformance.lists import Lists
+from perdure.testing.conformance.places import Places
 from perdure.testing.conformance.resubmission import Resubmission
 from perdure.testing.conformance.scenario import Scenario, StoreFactory
 from perdure.testing.conformance.sweeping import Sweeping
@@ -49,6 +50,7 @@ class StoreSuite(
     Wakes,
     Failures,
     Inboxes,
+    Places,
     Tasks,
     Values,
     Life,

@@ -47,6 +47,21 @@ class Durability:
                     await store.claim(["default/0"], None)
         assert claims == [Claim(1, clean=True), Claim(2, clean=True), Claim(3, clean=False)]
 
+    async def test_places_go_on_after_reopening(self, store_factory: StoreFactory) -> None:
+        async with store_factory(1, DEFAULT_LIMITS) as store:
+            scenario = Scenario(store)
+            await scenario.claim()
+            await scenario.applied("order")
+            letter = await scenario.accepted(scenario.message("order"))
+            place, arrived = (await scenario.load("order")).place, (await store.arrivals(["default/0"], None, 10)).next
+            await scenario.applied("order", 1, consume=[letter.id])
+        async with store_factory(1, DEFAULT_LIMITS) as store:
+            again = Scenario(store, "two")
+            assert (await store.inbox("order", place, 10)).messages == []
+            late = await again.accepted(again.message("order"))
+            assert [message.id for message in (await store.inbox("order", place, 10)).messages] == [late.id]
+            assert (await store.arrivals(["default/0"], arrived, 10)).items == ["order"]
+
     async def test_an_owner_of_an_earlier_life_is_fenced(self, store_factory: StoreFactory) -> None:
         async with store_factory(1, DEFAULT_LIMITS) as store:
             scenario = Scenario(store)

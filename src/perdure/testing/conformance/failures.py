@@ -35,6 +35,8 @@ class Failures:
             store.load(["order"]),
             store.query(Units()),
             store.wakes(["default/0"], NOW, None, 10),
+            store.inbox("order", None, 10),
+            store.arrivals(["default/0"], None, 10),
             store.claim(["default/0"], scenario.owner),
             store.wait_change("order", 0, 10),
         ]
@@ -51,6 +53,8 @@ class Failures:
                 scenario.store.query(Units(after="nonsense")),
                 scenario.store.query(Journal(unit="order", after="nonsense")),
                 scenario.store.wakes(["default/0"], NOW, "nonsense", 10),
+                scenario.store.inbox("order", "nonsense", 10),
+                scenario.store.arrivals(["default/0"], "nonsense", 10),
             ]
             for call in calls:
                 assert isinstance(await _error_of(call), UsageError)
@@ -59,8 +63,13 @@ class Failures:
         async with scene(store_factory) as scenario:
             for limit in (0, -1):
                 assert isinstance(await _error_of(scenario.store.query(KvEntries(unit="a", limit=limit))), UsageError)
-                wakes = scenario.store.wakes(["default/0"], NOW, None, limit)
-                assert isinstance(await _error_of(wakes), UsageError)
+                reads: list[Awaitable[object]] = [
+                    scenario.store.wakes(["default/0"], NOW, None, limit),
+                    scenario.store.inbox("order", None, limit),
+                    scenario.store.arrivals(["default/0"], None, limit),
+                ]
+                for read in reads:
+                    assert isinstance(await _error_of(read), UsageError)
 
     async def test_an_unknown_query_is_a_usage_error(self, store_factory: StoreFactory) -> None:
         class Strange(Query[str], frozen=True, kw_only=True):

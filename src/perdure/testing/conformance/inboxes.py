@@ -18,7 +18,6 @@ class Inboxes:
             assert await scenario.post(start) == [Posted("accepted")]
             loaded = await scenario.load("order")
             assert (loaded.row, loaded.version) == (None, 0)
-            start.posted = True
             assert loaded.inbox == [start]
 
     async def test_order_is_that_of_the_posts(self, store_factory: StoreFactory) -> None:

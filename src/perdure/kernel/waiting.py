@@ -1,0 +1,153 @@
+"""Messages that a unit has noted and cannot deliver yet. Each of them stands in the store's inbox.
+
+They are of four kinds: the unit's own start, which waits for its time or for its code, control
+messages that its code cannot be asked about now, messages in channels that nobody receives yet
+(`lanes`), and all others in order (`kept`): those that came while the unit was paused, held, or
+between two executions.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from perdure.kernel.mailbox import Entry
+from perdure.kernel.message import Raise, Send
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+
+    from perdure.kernel.message import Message
+
+
+_EMPTY: deque[Entry] = deque()
+"""What most units keep. A deque of its own would be much of what a waiting unit weighs."""
+
+
+class Waiting:
+    """What a unit keeps. Its owner drops it with the unit when a commit is refused."""
+
+    __slots__ = ("_control", "_kept", "_lanes", "_sends", "start")
+
+    def __init__(self) -> None:
+        """Nothing waits."""
+        self.start: Entry | None = None
+        self._control: list[Entry] = []
+        self._kept: deque[Entry] = _EMPTY
+        self._lanes: dict[str, deque[Entry]] = {}
+        self._sends = 0
+
+    def __iter__(self) -> Iterator[Entry]:
+        """All that wait, in order of arrival."""
+        entries = [*self._kept, *(e for lane in self._lanes.values() for e in lane)]
+        entries += self._control
+        if self.start is not None:
+            entries.append(self.start)
+        return iter(sorted(entries, key=lambda entry: entry.number))
+
+    @property
+    def sends(self) -> int:
+        """How many of them are messages and events from outside, which the inbox limit counts."""
+        return self._sends
+
+    @property
+    def kept(self) -> Collection[Entry]:
+        """Those that are in none of the other places."""
+        return self._kept
+
+    @property
+    def head(self) -> Message:
+        """The first of `kept`."""
+        return self._kept[0].message
+
+    def keep(self, entry: Entry) -> None:
+        """Note an entry behind the others."""
+        if self._kept is _EMPTY:
+            self._kept = deque()
+        self._kept.append(entry)
+        self._count(entry, 1)
+
+    def next(self) -> Entry:
+        """Take the first of `kept`, to be delivered."""
+        entry = self._kept.popleft()
+        self._count(entry, -1)
+        return entry
+
+    def _count(self, entry: Entry, change: int) -> None:
+        if isinstance(entry.message.body, Send | Raise):
+            self._sends += change
+
+    def keep_control(self, entry: Entry) -> None:
+        """Note a control message for the time when the code can be asked."""
+        self._control.append(entry)
+
+    def take_control(self) -> list[Entry]:
+        """The control messages that were noted."""
+        entries, self._control = self._control, []
+        return entries
+
+    # ------------------------------------------------------------ lanes
+
+    @property
+    def lanes(self) -> Collection[str]:
+        """The lanes in which something waits."""
+        return self._lanes.keys()
+
+    def enlane(self, lane: str, entry: Entry) -> None:
+        """Put a message at the end of its lane."""
+        queue = self._lanes.get(lane)
+        if queue is None:
+            queue = self._lanes[lane] = deque()
+        queue.append(entry)
+        self._sends += 1
+
+    def first_lane(self, wanted: Collection[str]) -> str | None:
+        """The lane among the wanted ones whose head came first."""
+        lanes = self._lanes
+        if len(lanes) < len(wanted):
+            found = [lane for lane in lanes if lane in wanted]
+        else:
+            found = [lane for lane in wanted if lane in lanes]
+        if not found:
+            return None
+        return found[0] if len(found) == 1 else min(found, key=lambda lane: lanes[lane][0].number)
+
+    def from_lane(self, lane: str) -> Entry:
+        """Take the first message of a lane."""
+        queue = self._lanes[lane]
+        entry = queue.popleft()
+        if not queue:
+            del self._lanes[lane]
+        self._sends -= 1
+        return entry
+
+    def close_lanes(self) -> None:
+        """The execution is over: what nobody received waits for the next one, in order of arrival.
+
+        A message that came in the very turn of the end is behind them all.
+        """
+        if self._lanes:
+            unreceived = [entry for lane in self._lanes.values() for entry in lane]
+            self._lanes = {}
+            self._kept = deque(sorted([*unreceived, *self._kept], key=lambda entry: entry.number))
+
+    # ------------------------------------------------------------ wholesale
+
+    def take_all(self) -> list[Entry]:
+        """Nobody will receive them any more."""
+        entries = list(self)
+        self.start = None
+        self._control = []
+        self._kept = _EMPTY
+        self._lanes = {}
+        self._sends = 0
+        return entries
+
+    def follow(self, consumed: Iterable[bytes], arrived: Iterable[Message]) -> None:
+        """Advance by another owner's commit. All are noted anew when this copy takes over."""
+        gone = set(consumed)
+        left = [entry.message for entry in self.take_all()]
+        for message in (*left, *arrived):
+            if message.id not in gone:
+                # Numbered below all that a mailbox of ours will bring, in the order of this list.
+                self.keep(Entry(message, True, 0))

@@ -1,0 +1,69 @@
+"""Blame: what the row of an instance says about its part in crashes of the process, in one number (`UnitRow.suspect`).
+
+Zero is an instance that is under no suspicion. It is set by everything that makes progress, in the kernel.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+import msgspec
+
+State = Literal["free", "trial", "held"]
+
+_STATES: tuple[State, ...] = ("free", "trial", "held")
+_MOST = 999
+
+
+class Blame(msgspec.Struct, frozen=True):
+    """`crashes` is how many crashes in a row found it at work, `alone` how many of them when it was the only one on
+    trial. `state` says whether it ran on trial, or was held back so that the others could be watched without it.
+    """
+
+    crashes: int = 0
+    alone: int = 0
+    state: State = "free"
+
+    @classmethod
+    def read(cls, number: int) -> Self:
+        """From the number in a row. Read it in decimal: the state, three digits for `alone`, three for `crashes`."""
+        state, counts = divmod(number, 1_000_000)
+        alone, crashes = divmod(counts, 1_000)
+        return cls(crashes, alone, _STATES[state] if state < len(_STATES) else "free")
+
+    @property
+    def number(self) -> int:
+        """What to write into the row."""
+        counts = min(self.alone, _MOST) * 1_000 + min(self.crashes, _MOST)
+        return _STATES.index(self.state) * 1_000_000 + counts
+
+    def after_crash(self) -> Blame:
+        """After a crash that it was present at."""
+        if self.state == "held":
+            return Blame()  # it did not run, so it was another one, or somebody from outside
+        if self.state == "trial":
+            return self
+        return Blame(self.crashes + 1, self.alone)
+
+    def on_trial(self) -> Blame:
+        """While it runs on trial."""
+        return Blame(self.crashes, self.alone, "trial")
+
+    def waiting(self) -> Blame:
+        """While others are on trial."""
+        return Blame(self.crashes, self.alone, "held")
+
+    def held_back(self) -> Blame:
+        """After a crash while it was the only one on trial."""
+        return Blame(self.crashes, self.alone + 1, "held")
+
+    def freed(self) -> Blame:
+        """After a trial without a crash. Only progress makes the crashes forgotten: the next trial may have to last
+        longer.
+        """
+        return Blame(self.crashes)
+
+
+def free(number: int) -> int:
+    """The number in the row of an instance that is not on trial any more."""
+    return Blame.read(number).freed().number

@@ -1,0 +1,157 @@
+"""Messages of one sender are received in the order in which it sent them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from engine import World, until, waits_for
+
+from perdure import App, Client, Limits, workflow
+from perdure.gateway import StoreGateway
+from perdure.kernel.commit import Commit, Verdict
+from perdure.store.memory import MemoryStore
+
+numbers = workflow.Channel[int]("numbers")
+
+
+@pytest.mark.parametrize("per_execution", [1, 3])
+async def test_over_continue_as_new(world: World, app: App, per_execution: int) -> None:
+    """The message that comes in the turn of an execution's end is behind all that wait."""
+
+    @app.activity
+    async def pause(number: int) -> int:
+        return number
+
+    @app.workflow
+    async def reader(seen: list[int], until_: int) -> list[int]:
+        for _ in range(per_execution):
+            seen = [*seen, await pause(await numbers.receive())]
+            if len(seen) == until_:
+                return seen
+        workflow.continue_as_new(reader, seen, until_)
+
+    async with world.node(app) as node:
+        handle = node.client.workflow(reader, id="r")
+        await handle.start([], 40)
+        for number in range(40):
+            await handle.send(numbers, number)
+        assert await handle.result(timeout=10) == list(range(40))
+
+
+@pytest.mark.parametrize("turn_messages", [1, 7, 1_000])
+async def test_of_a_client_of_another_process(tmp_path: Path, app: App, turn_messages: int) -> None:
+    """Mail that is read while mail of an earlier reading waits is behind it."""
+
+    @app.workflow
+    async def reader(count: int) -> list[int]:
+        return [await numbers.receive() for _ in range(count)]
+
+    world = World(f"sqlite:///{tmp_path}/x.db")
+    async with world.node(app, limits=Limits(turn_messages=turn_messages)) as node:
+        handle = node.client.workflow(reader, id="r")
+        await handle.start(300)
+        async with Client.open(f"sqlite:///{tmp_path}/x.db") as outside:
+            for number in range(300):
+                await outside.get("r").send(numbers, number)
+        assert await handle.result(timeout=20) == list(range(300))
+
+
+class Slow(MemoryStore):
+    """A store whose commits are held up until the test lets them go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
+        verdicts = await super().commit(batch)
+        await self.gate.wait()
+        return verdicts
+
+
+async def test_between_workflows_while_commits_are_answered_late(app: App) -> None:
+    """The target reads its inbox for another sender's mail while the sender's commit is on its way."""
+
+    @app.workflow
+    async def reader(count: int) -> list[int]:
+        got: list[int] = []
+        while len(got) < count:
+            number = await numbers.receive()
+            if number >= 0:
+                got.append(number)
+        return got
+
+    @app.workflow
+    async def writer(target: str) -> None:
+        for number in range(6):
+            workflow.send(target, numbers, number)
+            await asyncio.sleep(0)
+            await workflow.receive("go", bool)
+
+    async with Slow() as store, World(store).node(app) as node:
+        target = node.client.workflow(reader, id="target")
+        source = node.client.workflow(writer, id="source")
+        await target.start(6)
+        await source.start("target")
+        outside = Client(StoreGateway(store))
+        for _ in range(5):
+            store.gate.clear()
+            step = asyncio.ensure_future(source.send("go", True))
+            await outside.get("target").send(numbers, -1)
+            store.gate.set()
+            await step
+        assert await target.result(timeout=10) == list(range(6))
+
+
+async def test_while_paused_and_evicted(world: World, app: App) -> None:
+    @app.workflow
+    async def reader(count: int) -> list[int]:
+        return [await numbers.receive() for _ in range(count)]
+
+    @app.workflow
+    async def nothing() -> None: ...
+
+    async with world.node(app, residents=1, limits=Limits(turn_messages=5)) as node:
+        handle = node.client.workflow(reader, id="r")
+        await handle.start(60)
+        for number in range(60):
+            if number == 10:
+                await handle.pause("hold on")
+            if number % 7 == 0:
+                await node.client.workflow(nothing, id=f"n{number}").run()
+            await handle.send(numbers, number)
+        await waits_for(handle, "paused")
+        await handle.resume()
+        assert await handle.result(timeout=10) == list(range(60))
+
+
+async def test_a_message_to_an_instance_on_disk_comes_once(world: World, app: App) -> None:
+    """It is delivered in memory, and stands in the inbox that is read at the same time."""
+
+    @app.workflow
+    async def reader() -> list[int]:
+        got = [await numbers.receive()]
+        async with asyncio.timeout(None):
+            got.append(await numbers.receive())
+        return got
+
+    @app.workflow
+    async def writer(number: int) -> None:
+        workflow.send("r", numbers, number)
+
+    @app.workflow
+    async def nothing() -> None: ...
+
+    async with world.node(app, residents=1) as node:
+        handle = node.client.workflow(reader, id="r")
+        await handle.start()
+        await node.client.workflow(nothing, id="n").run()
+        await until(lambda: node.residents <= 1, "the reader has left memory")
+        await node.client.workflow(writer, id="w1").run(1)
+        await waits_for(handle, "message numbers")
+        await node.client.workflow(writer, id="w2").run(2)
+        assert await handle.result(timeout=5) == [1, 2]

@@ -1,0 +1,118 @@
+"""A start that waits: whatever closes its instance takes the start with it, and control messages keep their order."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from engine import World, until, waits_for
+
+from perdure import App, Client, workflow
+from perdure.errors import NotFound, WorkflowFailed
+from perdure.ports.store import Inbox
+
+
+def make(ran: list[str]) -> tuple[App, Any]:
+    app = App("starts")
+
+    @app.workflow
+    async def work(key: str) -> str:
+        ran.append(key)
+        await workflow.receive("go", bool)
+        return key
+
+    return app, work
+
+
+@pytest.mark.parametrize("verb", ["cancel", "terminate"])
+async def test_a_delayed_start_that_was_stopped_never_runs(world: World, verb: str) -> None:
+    ran: list[str] = []
+    app, work = make(ran)
+    clock = world.stop_time()
+    async with world.node(app) as node:
+        handle = node.client.workflow(work, id="d", delay=60)
+        await handle.start("d")
+        await getattr(handle, verb)("not wanted")
+        clock.advance(120_000)
+        await getattr(handle, verb)("once more")
+        assert await handle.status() == "cancelled"
+        assert not (await node.store.query(Inbox(unit="d"))).items, "its start has left the inbox"
+    async with world.node(app) as node:
+        await node.client.workflow(work, id="other").start("other")
+        await until(lambda: "other" in ran, "another instance runs")
+        assert await node.client.get("d").status() == "cancelled"
+    assert ran == ["other"]
+
+
+@pytest.mark.parametrize("verb", ["cancel", "terminate"])
+async def test_a_start_without_code_that_was_stopped_does_not_run_after_the_deploy(world: World, verb: str) -> None:
+    ran: list[str] = []
+    app, work = make(ran)
+    async with world.node(App("old")) as node:
+        handle = node.client.workflow("work", id="w")
+        await handle.start("w")
+        await waits_for(handle, "not_registered")
+        await getattr(handle, verb)("not wanted")
+        assert await handle.status() == "cancelled"
+    async with world.node(app) as node:
+        await node.client.workflow(work, id="other").start("other")
+        await until(lambda: "other" in ran, "another instance runs")
+        assert await node.client.get("w").status() == "cancelled"
+    assert ran == ["other"]
+
+
+async def test_an_instance_that_is_poison_before_it_began_can_be_terminated(world: World) -> None:
+    app = App("bomb")
+
+    @app.workflow
+    async def endless() -> None:
+        while True:
+            pass
+
+    async with world.node(app, turn_limit_ms=50) as node:
+        handle = node.client.workflow(endless, id="e")
+        await handle.start()
+        await waits_for(handle, "poison")
+        failures = node.metrics.turn_failures
+        await asyncio.wait_for(handle.terminate("enough"), 5)
+        assert await handle.status() == "cancelled"
+        assert node.metrics.turn_failures == failures, "its code was not tried again"
+
+
+@pytest.mark.parametrize("verb", ["cancel", "terminate", "pause", "delete"])
+async def test_control_that_follows_a_replacing_start_means_the_new_run(tmp_path: Any, verb: str) -> None:
+    """The client has posted both while no node ran. It awaited the start first."""
+    ran: list[str] = []
+    app, work = make(ran)
+    world = World(f"sqlite:///{tmp_path}/x.db")
+    async with world.node(app) as node:
+        await node.client.workflow(work, id="w").start("first")
+    async with Client.open(f"sqlite:///{tmp_path}/x.db") as client:
+        await client.workflow(work, id="w", if_exists="replace").start("second")
+        handle = client.get("w")
+        if verb == "delete":
+            await handle.delete(force=True)
+        else:
+            await getattr(handle, verb)("why")
+    async with world.node(app) as node:
+        handle = node.client.get("w")
+        if verb == "delete":
+            await until(lambda: _is_gone(handle), "the instance is deleted")
+        elif verb == "pause":
+            await waits_for(handle, "paused")
+            description = await handle.describe()
+            assert description.execution == 2, "the run that the start made"
+        else:
+            with pytest.raises(WorkflowFailed):
+                await handle.result(timeout=5)
+            description = await handle.describe()
+            assert description.execution == 2, "the run that the start made"
+
+
+async def _is_gone(handle: Any) -> bool:
+    try:
+        await handle.status()
+    except NotFound:
+        return True
+    return False
