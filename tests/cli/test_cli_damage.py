@@ -1,4 +1,4 @@
-"""What the reading commands do with an instance of which a part cannot be read: they show the rest, and its neighbours."""
+"""What the reading commands show of an instance of which a part cannot be read: the rest of it, and its neighbours."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import closing
 import pytest
 from invocation import Cli
 
+from perdure import Client
 from perdure.store.lock import OwnerLock
 
 GARBAGE = b"\x93\xff\x00garbage\xc1\xc1"
@@ -25,7 +26,7 @@ def store(cli: Cli) -> None:
 def damage(change: str, *values: object) -> None:
     with closing(sqlite3.connect("perdure.db")) as connection:
         connection.execute("PRAGMA ignore_check_constraints = ON")
-        assert connection.execute(f"UPDATE {change}", values).rowcount > 0  # noqa: S608 - written below
+        assert connection.execute(f"UPDATE {change}", values).rowcount > 0
         connection.commit()
 
 
@@ -53,6 +54,17 @@ def test_no_command_fails(cli: Cli, kind: str) -> None:
         assert ended.code in (0, 7), f"{command}: {ended.stderr}"
         assert "internal error" not in ended.stderr
         assert "good" in ended.stdout or not command.startswith("ls")
+    assert asyncio.run(described()) == {"bad", "good"}
+
+
+async def described() -> set[str]:
+    """The instances that a client lists, and describes one by one."""
+    async with Client.open("sqlite:///perdure.db") as client:
+        ids = {one.id for one in await client.list()}
+        for name in ids:
+            await client.get(name).describe()
+            await client.get(name).tree()
+        return ids
 
 
 @pytest.mark.usefixtures("store")
@@ -77,7 +89,7 @@ def test_documents_that_are_printed_while_they_are_read_are_whole(cli: Cli) -> N
         names = [row[1] for row in connection.execute("PRAGMA table_info(units)") if row[1] != "id"]
         columns = ", ".join(names)
         for n in range(1, 1_201):  # three pages
-            sql = f"INSERT INTO units (id, {columns}) SELECT ?, {columns} FROM units WHERE id = 'd-0'"  # noqa: S608
+            sql = f"INSERT INTO units (id, {columns}) SELECT ?, {columns} FROM units WHERE id = 'd-0'"
             connection.execute(sql, (f"d-{n}",))
         connection.commit()
     listed = cli("ls", "--limit", "0", "--json").json

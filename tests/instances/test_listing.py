@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
@@ -159,19 +158,3 @@ async def test_pages_join_up(world: World, app: App) -> None:
             after = page.next
         assert after is None
         assert sorted(seen) == [f"done-{i}" for i in range(5)]
-
-
-async def test_a_wake_up_after_the_last_year_hides_no_instance(world: World, app: App) -> None:
-    @app.workflow
-    async def sleeps(seconds: float) -> None:
-        await asyncio.sleep(seconds)
-
-    async with world.node(app) as node:
-        for name, seconds in (("soon", 3_600.0), ("far", 9e11)):
-            await node.client.workflow(sleeps, id=name).start(seconds)
-        listed = {one.id: one for one in await node.client.list()}
-        assert set(listed) == {"soon", "far"}
-        far = listed["far"].wake_at
-        assert far is not None
-        assert far.year == 9999
-        assert await node.client.get("far").status() == "running"

@@ -104,7 +104,7 @@ async def is_of(client: Client, id: str, text: str) -> bool:
 
 @BOTH
 async def test_the_caller_of_a_replaced_run_learns_of_it(pair: Pair, echo: Any, who: str) -> None:
-    first = asyncio.create_task(pair[who].workflow(echo, id="x").run("first"))
+    first = asyncio.create_task(pair[who].workflow(echo, id="x", if_exists="replace").run("first"))
     await until(lambda: has_begun(pair.inside, "x"), "the first run")
     by_id = asyncio.create_task(pair[who].get("x").result())
     await asyncio.sleep(0)
@@ -128,7 +128,7 @@ async def has_begun(client: Client, id: str) -> bool:
 
 @BOTH
 async def test_the_caller_of_a_deleted_run_learns_of_it(pair: Pair, echo: Any, who: str) -> None:
-    handle = pair[who].workflow(echo, id="x")
+    handle = pair[who].workflow(echo, id="x", if_exists="replace")
     await handle.start("first")
     await until(lambda: has_begun(pair.inside, "x"), "the first run")
     waiting = asyncio.create_task(handle.result())
