@@ -18,9 +18,9 @@ import msgspec
 
 from perdure import App
 from perdure.errors import StoreUnavailable
-from perdure.kernel.commit import Commit, Task, Verdict
+from perdure.kernel.commit import Commit, Fence, Task, Verdict
 from perdure.kernel.message import Message
-from perdure.ports.store import Claim, Incarnation, Posted, Renewal, StoreInfo
+from perdure.ports.store import Claim, Incarnation, Posted, Renewal, StoreInfo, Swept
 from perdure.store.limits import DEFAULT_LIMITS, StoreLimits
 from perdure.store.memory import MemoryStore
 
@@ -32,7 +32,7 @@ class Created(msgspec.Struct, tag=1):
 
 class Claimed(msgspec.Struct, tag=2):
     scopes: Sequence[str]
-    owner: Incarnation | None
+    owner: Incarnation
 
 
 class Committed(msgspec.Struct, tag=3):
@@ -56,13 +56,17 @@ class Renewed(msgspec.Struct, tag=6):
     at: int
 
 
-class Swept(msgspec.Struct, tag=7):
-    scopes: Sequence[str]
+class Sweep(msgspec.Struct, tag=7):
+    fences: Sequence[Fence]
     at: int
     limit: int
 
 
-Record = Created | Claimed | Committed | Sent | Leased | Renewed | Swept
+class Released(msgspec.Struct, tag=8):
+    fences: Sequence[Fence]
+
+
+Record = Created | Claimed | Committed | Sent | Leased | Renewed | Sweep | Released
 LENGTH = struct.Struct(">I")
 
 
@@ -128,15 +132,22 @@ class LogStore(MemoryStore):
                 await super().lease(queue, worker, limit, lease_ms, at)
             case Renewed(renewals, at):
                 await super().renew(renewals, at)
-            case Swept(scopes, at, limit):
-                await super().sweep(scopes, at, limit)
+            case Sweep(fences, at, limit):
+                await super().sweep(fences, at, limit)
+            case Released(fences):
+                await super().release(fences)
 
     # ------------------------------------------------------------ what writes: first to the log, then to the tables
 
-    async def claim(self, scopes: Sequence[str], owner: Incarnation | None) -> dict[str, Claim]:
+    async def claim(self, scopes: Sequence[str], owner: Incarnation) -> dict[str, Claim]:
         self._rows()
         self._append(Claimed(scopes, owner))
         return dict(await super().claim(scopes, owner))
+
+    async def release(self, fences: Sequence[Fence]) -> list[str]:
+        self._rows()
+        self._append(Released(fences))
+        return await super().release(fences)
 
     async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
         self._rows()
@@ -158,10 +169,10 @@ class LogStore(MemoryStore):
         self._append(Renewed(renewals, at))
         return await super().renew(renewals, at)
 
-    async def sweep(self, scopes: Sequence[str], at: int, limit: int) -> int:
+    async def sweep(self, fences: Sequence[Fence], at: int, limit: int) -> Swept:
         self._rows()
-        self._append(Swept(scopes, at, limit))
-        return await super().sweep(scopes, at, limit)
+        self._append(Sweep(fences, at, limit))
+        return await super().sweep(fences, at, limit)
 
 
 app = App("own-store")

@@ -24,6 +24,7 @@ PERDURE = [
     "Channel",
     "ChildError",
     "Client",
+    "DeadLetter",
     "Description",
     "Failure",
     "Filter",
@@ -125,6 +126,7 @@ APP = [
 
 CLIENT = [
     "counts",
+    "dead_letters",
     "delete",
     "get",
     "list",

@@ -30,7 +30,7 @@ from perdure.kernel.limits import Limits
 from perdure.kernel.retry import RetryPolicy
 from perdure.metrics import StoreMetrics
 from perdure.node import Node, NodeOptions
-from perdure.ports.store import QueueDepth
+from perdure.ports.store import DeadLetter, QueueDepth
 from perdure.ports.where import Where
 from perdure.removal import Pruned, Removed
 from perdure.tree import Tree
@@ -49,6 +49,7 @@ __all__ = [
     "Channel",
     "ChildError",
     "Client",
+    "DeadLetter",
     "Description",
     "Failure",
     "Filter",

@@ -28,7 +28,7 @@ from perdure.kernel.definition import normal_version
 from perdure.kernel.placement import check_id
 from perdure.kernel.retry import Seconds
 from perdure.ports.clock import Clock
-from perdure.ports.store import Counts, Page, QueueDepth, Store, Units
+from perdure.ports.store import Counts, DeadLetter, DeadLetters, Page, QueueDepth, Store, Units
 from perdure.ports.where import Where
 from perdure.store import open_store
 from perdure.workflow import Workflow
@@ -217,6 +217,21 @@ class Client:
     async def queues(self) -> dict[str, QueueDepth]:
         """The tasks of each queue that has some, by name."""
         return await read_queues(self._gateway.store, self._gateway.clock.now_ms())
+
+    async def dead_letters(self, *, unit: str | None = None, limit: int | None = 100) -> Sequence[DeadLetter]:
+        """Messages that were sent to an id that no instance had, by that id; of one id with `unit`.
+
+        At most `limit` (None: all). A store keeps them for `StoreLimits.dead_letter_ms`.
+        """
+        found: list[DeadLetter] = []
+        after: str | None = None
+        while True:
+            size = 1_000 if limit is None else min(limit - len(found), 1_000)
+            page = await self._gateway.store.query(DeadLetters(unit=unit, limit=size, after=after))
+            found += page.items
+            after = page.next
+            if after is None or (limit is not None and len(found) >= limit):
+                return found
 
     async def delete(
         self,

@@ -108,9 +108,9 @@ async def custody(store: Store, clock: Clock | None = None) -> AsyncGenerator[Cu
     incarnation = Incarnation("custody", os.urandom(8).hex())
     scopes = scopes_of(store.info.shards)
     claims = await store.claim(scopes, incarnation)
+    fences = {scope: Fence(scope, claim.epoch, incarnation.id) for scope, claim in claims.items()}
     try:
-        fences = {scope: Fence(scope, claim.epoch, incarnation.id) for scope, claim in claims.items()}
         yield Custodian(store, clock, fences)
     finally:
         if all(claim.clean for claim in claims.values()):  # else the next node must learn that the last one crashed
-            await store.claim(scopes, None)
+            await store.release(list(fences.values()))

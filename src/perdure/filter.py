@@ -9,7 +9,7 @@ from typing import Any, TypedDict, cast, get_args
 
 from perdure.errors import UsageError
 from perdure.kernel.commit import Status
-from perdure.kernel.definition import normal_version
+from perdure.kernel.definition import check_text, normal_version
 from perdure.ports.store import Units
 from perdure.ports.where import Where
 
@@ -84,7 +84,7 @@ def _text(filters: Selection, name: str) -> str | None:
     if value is not None and not isinstance(value, str):
         msg = f"the filter {name!r} is a text, got {value!r}"
         raise UsageError(msg)
-    return value
+    return None if value is None else check_text(value, f"the filter {name!r}")
 
 
 def _one(filters: Selection, name: str) -> tuple[str, ...]:

@@ -40,7 +40,7 @@ from perdure.interceptor import Interceptor, Outgoing, Verb, around_send
 from perdure.kernel import message as msg
 from perdure.kernel.attributes import AttributeValue, check_attributes, encode_attributes, merged
 from perdure.kernel.commit import CLOSED, Status, UnitRow
-from perdure.kernel.definition import check_label, check_name
+from perdure.kernel.definition import check_label, check_name, check_text
 from perdure.kernel.placement import check_id
 from perdure.kernel.retry import Seconds, to_ms
 from perdure.kernel.turn import Outcome
@@ -334,7 +334,9 @@ class Handle(Generic[R_co]):
         Raises:
             NotFound: no instance has this id.
             DecodeError: the value is of another type.
+            UsageError: no instance can have such a key.
         """
+        check_text(key, "a KV key")
         page = await self._gateway.store.query(KvEntries(unit=self.id, keys=(key,)))
         if not page.items:
             await find_unit(self._gateway.store, self.id)

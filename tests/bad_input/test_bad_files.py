@@ -11,7 +11,7 @@ from typing import Any
 import apsw
 import pytest
 
-from perdure import App, Channel, Client, Node
+from perdure import App, Channel, Client, Node, NodeOptions
 from perdure.errors import StoreError, StoreFormat, StoreLocked, StoreUnavailable, UsageError
 
 app = App("shop")
@@ -31,7 +31,7 @@ async def order(cents: int) -> int:
 
 
 def node_on(path: Path, query: str = "") -> Node:
-    return app.node(f"sqlite:///{path}{query}")
+    return app.node(f"sqlite:///{path}{query}", options=NodeOptions(store_retry_ms=500))
 
 
 async def start_orders(node: Node, count: int, first: int = 0) -> None:

@@ -129,6 +129,82 @@ def test_a_second_signal_ends_the_node_at_once(cli: Cli, spawn: Spawn) -> None:
     assert cli("ls", "--json").code == 0
 
 
+BLOCKED = """
+import asyncio, os, threading, time
+from perdure import App
+
+app = App("blocked")
+
+
+def begin() -> None:
+    with open("begun", "w") as file:
+        file.write(str(os.getpid()))
+
+
+@app.activity
+async def swallow() -> None:
+    begin()
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+
+
+@app.activity
+def thread() -> None:
+    begin()
+    time.sleep(60)
+
+
+@app.activity(executor="process")
+def process() -> None:
+    begin()
+    time.sleep(60)
+
+
+@app.activity
+async def stray() -> None:
+    threading.Thread(target=time.sleep, args=(60,), name="stray").start()
+    begin()
+
+
+@app.workflow
+async def run(which: str) -> None:
+    await {"swallow": swallow, "thread": thread, "process": process, "stray": stray}[which]()
+"""
+
+
+@pytest.mark.parametrize("which", ["swallow", "thread", "process", "stray"])
+def test_the_process_ends_after_the_grace_whatever_its_activities_do(
+    cli: Cli, spawn: Spawn, folder: Path, which: str
+) -> None:
+    (folder / "blocked.py").write_text(BLOCKED)
+    serving = spawn("serve", "blocked.py", "--grace", "0.2")
+    line_with(serving.stdout, "ready: ")
+    assert cli("start", "run", json.dumps([which]), "--id", "r").code == 0
+    deadline = time.monotonic() + 20
+    while not (folder / "begun").exists() or not (folder / "begun").read_text():
+        assert time.monotonic() < deadline, "it did not begin"
+        time.sleep(0.01)
+    began = time.monotonic()
+    serving.send_signal(signal.SIGTERM)
+    _, errors = serving.communicate(timeout=20)
+    assert time.monotonic() - began < 10
+    assert serving.returncode == 0, errors
+    assert "Traceback" not in errors
+    said = {
+        "swallow": "stopped without what does not end: activity swallow of 'r'; it runs again when a node runs",
+        "thread": "stopped without what does not end: activity thread of 'r'; it runs again when a node runs",
+        "process": "stopped; what did not finish goes on when a node runs again",
+        "stray": "ended although threads stray of the app did not end within 3 s",
+    }
+    assert said[which] in errors
+    if which == "process":
+        status = Path(f"/proc/{(folder / 'begun').read_text()}/stat")
+        assert not status.exists() or status.read_text().rsplit(")", 1)[1].split()[0] == "Z"
+
+
 def test_an_interrupted_run_says_how_to_go_on(cli: Cli, spawn: Spawn) -> None:
     running = spawn("run", "shop.py:approval", '["o"]', "--id", "a")
     line_with(running.stderr, "running approval as a")

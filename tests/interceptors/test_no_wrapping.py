@@ -13,7 +13,7 @@ import perdure
 from perdure import App, Interceptor, Node
 from perdure.interceptor import NextSend, Outgoing
 
-PACKAGE = Path(perdure.__file__).parent
+PACKAGE = str(Path(perdure.__file__).parent)
 
 
 class Silent(Interceptor):
@@ -29,7 +29,7 @@ def stack() -> list[str]:
     """Functions of perdure on the stack, outermost first."""
     frame, names = sys._getframe(1), list[str]()
     while frame is not None:
-        if Path(frame.f_code.co_filename).is_relative_to(PACKAGE):
+        if frame.f_code.co_filename.startswith(PACKAGE):
             names.insert(0, frame.f_code.co_name)
         frame = frame.f_back
     return names
@@ -77,5 +77,4 @@ async def test_verbs_run_bare(app: App, monkeypatch: pytest.MonkeyPatch, interce
         monkeypatch.setattr(node, "send", spy)
         await node.client.workflow(nothing, id="x").start()
         await node.client.get("x").terminate()
-        assert len(seen) == 2
-        assert not {"around_send", "step", "innermost"} & {name for names in seen for name in names}
+        assert seen == [["start"], ["terminate", "_quietly", "_send"]]

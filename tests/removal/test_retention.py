@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from engine import World, until
 
 from perdure import App, NodeOptions, workflow
+from perdure.kernel.commit import Commit, Verdict
 from perdure.node import Node
+from perdure.store.memory import MemoryStore
 
 
 async def test_what_ended_long_ago_is_deleted(world: World, app: App) -> None:
@@ -60,3 +64,34 @@ async def test_answers_and_tombstones_are_swept(world: World, app: App) -> None:
             return (await node.store.post([message]))[0].outcome == "accepted"
 
         await until(is_forgotten, "the tombstone's end")
+
+
+class Watched(MemoryStore):
+    """Notes how many deletions come at once."""
+
+    most_at_once = 0
+
+    async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
+        deletions = sum(commit.delete is not None for commit in batch)
+        self.most_at_once = max(self.most_at_once, deletions)
+        return await super().commit(batch)
+
+
+async def test_old_instances_go_a_few_at_a_time(world: World, app: App) -> None:
+    clock = world.stop_time()
+
+    @app.workflow
+    async def short(n: int) -> int:
+        return n
+
+    options = NodeOptions(retention_ms=60_000, sweep_ms=5)
+    async with Watched() as store, Node(app, store, clock=clock, options=options) as node:
+        for n in range(100):
+            await node.client.workflow(short, id=f"s{n}").run(n)
+        clock.advance(61_000)
+
+        async def none_is_left() -> bool:
+            return await node.client.list() == []
+
+        await until(none_is_left, "the end of all")
+        assert 0 < store.most_at_once <= 20, "other commits would wait behind them"

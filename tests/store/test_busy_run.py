@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from perdure import App, RetryPolicy, workflow
-from perdure.kernel.commit import Commit, Verdict, decode_commit, encode_commit
+from perdure.kernel.commit import Commit, Fence, Verdict, decode_commit, encode_commit
 from perdure.kernel.message import Message
 from perdure.ports.store import Claim, Incarnation, Posted
 from perdure.store.database import MEMORY, Options
@@ -52,9 +52,13 @@ class Recording(MemoryStore):
 
     log: list[tuple[str, Any]]
 
-    async def claim(self, scopes: Sequence[str], owner: Incarnation | None) -> Mapping[str, Claim]:
+    async def claim(self, scopes: Sequence[str], owner: Incarnation) -> Mapping[str, Claim]:
         self.log.append(("claim", (list(scopes), owner)))
         return await super().claim(scopes, owner)
+
+    async def release(self, fences: Sequence[Fence]) -> list[str]:
+        self.log.append(("release", fences))
+        return await super().release(fences)
 
     async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
         self.log.append(("commit", [encode_commit(c) for c in batch]))
@@ -81,6 +85,8 @@ async def replay(log: list[tuple[str, Any]], store: MemoryStore | SQLiteStore) -
         for operation, what in log:
             if operation == "claim":
                 await store.claim(*what)
+            elif operation == "release":
+                await store.release(what)
             elif operation == "commit":
                 await store.commit([decode_commit(blob) for blob in what])
             else:

@@ -292,7 +292,6 @@ async def test_a_store_on_a_disk_that_became_read_only_is_closed_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "a.db"
-    threads = {thread.name for thread in threading.enumerate()}
     descriptors = len(os.listdir("/dev/fd"))
     async with opened(path) as scenario:
         await scenario.applied("order")
@@ -302,8 +301,7 @@ async def test_a_store_on_a_disk_that_became_read_only_is_closed_all_the_same(
     monkeypatch.undo()
     assert "a.db.sock stays behind" in caplog.text
     assert "a.db.lock still names this process" in caplog.text
-    left = {thread.name for thread in threading.enumerate()} - threads
-    assert not {name for name in left if not name.startswith("asyncio_")}, "but for the pool of asyncio"
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("perdure-")]
     assert len(os.listdir("/dev/fd")) <= descriptors
     async with opened(path) as scenario:
         assert (await scenario.load("order")).version == 1
@@ -317,19 +315,14 @@ async def test_each_part_of_a_store_is_closed_whatever_becomes_of_the_others(
     async with store:
         await Scenario(store).claim()
         await store.load(["order"])
+        usual = hint.HintServer.close
+
+        async def close(server: hint.HintServer) -> None:
+            await usual(server)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
         with monkeypatch.context() as broken:
-            hang_up, close = hint.HintServer.close, reader.FileReader.close
-
-            async def hang_up_and_fail(server: hint.HintServer) -> None:
-                await hang_up(server)
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-            def close_and_fail(opened: reader.FileReader) -> None:
-                close(opened)
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-            broken.setattr(hint.HintServer, "close", hang_up_and_fail)
-            broken.setattr(reader.FileReader, "close", close_and_fail)
+            broken.setattr(hint.HintServer, "close", close)
             with pytest.raises(OSError, match=os.strerror(errno.EIO)):
                 await store.__aexit__(None, None, None)
     async with opened(path) as scenario:  # the lock is free

@@ -27,7 +27,7 @@ from perdure.kernel.commit import (
 )
 from perdure.kernel.message import ActivityDone, AnyBody, Cancel, Delete, Message, Prune, Raise, Send, Start
 from perdure.kernel.placement import scope_of
-from perdure.ports.store import Incarnation, Queues, Renewal, Store, Totals, Units
+from perdure.ports.store import DeadLetters, Incarnation, Queues, Renewal, Store, Totals, Units
 from perdure.ports.where import Op, Where
 from perdure.store.database import MEMORY, Options
 from perdure.store.limits import StoreLimits
@@ -37,7 +37,7 @@ from perdure.store.sqlite import SQLiteStore
 SHARDS = 2
 SCOPES = ("default/0", "default/1", "pin/a")
 UNITS = ("a", "b", "c", "d")
-LIMITS = StoreLimits(inbox_messages=3, undelivered_ms=40, dead_letter_ms=40, forgotten_ms=30)
+LIMITS = StoreLimits(inbox_messages=3, undelivered_ms=40, dead_letter_ms=40, dedupe_ms=120, forgotten_ms=30)
 VALUES = ("", "a", "b", 0, 1, 1.0, -2.5, True, False, datetime(2026, 1, 1, tzinfo=UTC), [], ["a"], ["b", "a", "a"])
 STATUSES = ("pending", "running", "running", "suspended", "completed", "failed")
 
@@ -58,6 +58,8 @@ class World:
         self.versions: dict[str, int] = dict.fromkeys(UNITS, 0)
         self.runs: dict[str, bytes] = {}
         self.known: list[bytes] = [b"never seen"]
+        self.starts: dict[str, list[bytes]] = {unit: [] for unit in UNITS}
+        """A run has an id of its own: no other unit's start has it."""
         self.leased: list[Task] = []
         self.places: dict[str, str | None] = dict.fromkeys(UNITS)
         self.arrived: str | None = None
@@ -87,13 +89,21 @@ class World:
             task = random.choice(self.leased)
             to, previous = task.unit, task.token
             body = ActivityDone(task.run, task.execution, task.seq, task.attempt, b"r")
-        key = random.choice(self.known) if self.chance(25) else self.new_id()
-        if isinstance(body, Start) and to in self.runs and self.chance(30):
-            key = self.runs[to]
+        if isinstance(body, Start):
+            key = self.start_id(to)
+        else:
+            key = random.choice(self.known) if self.chance(25) else self.new_id()
         self.known.append(key)
         return Message(
             key, to, body, self.now, self.now + random.choice((0, 0, 30)), random.choice((None, "x")), previous
         )
+
+    def start_id(self, unit: str) -> bytes:
+        known = self.starts[unit]
+        if not known or self.chance(50):
+            known.append(self.new_id())
+            return known[-1]
+        return self.random.choice(known[-3:])
 
     def row(self, unit: str, run: bytes, execution: int) -> UnitRow:
         random = self.random
@@ -109,6 +119,9 @@ class World:
         row.paused = self.chance(20)
         row.attributes = self.attributes()
         return row
+
+    def fences(self, count: int) -> list[Fence]:
+        return [Fence(scope, self.epochs[scope] - self.chance(10), "n-1") for scope in SCOPES[:count]]
 
     def attributes(self) -> bytes | None:
         random = self.random
@@ -132,9 +145,9 @@ class World:
         random, unit = self.random, self.random.choice(UNITS)
         run = self.runs.get(unit)
         if run is None or self.chance(10):
-            run = random.choice(self.known) if self.chance(20) else self.new_id()
+            run = self.start_id(unit)
         self.runs[unit] = run
-        fence_scope = self.scopes[unit]
+        fence_scope = self.scopes[unit] if self.chance(95) else random.choice(SCOPES)
         if self.chance(10):
             self.scopes[unit] = random.choice((scope_of(unit, SHARDS), "pin/a"))
         epoch = self.epochs[fence_scope] - (1 if self.chance(5) else 0)
@@ -160,16 +173,18 @@ class World:
         if self.chance(20):
             commit.prune = [1, 2, 3]
         if self.chance(40):
+            commit.post = [self.message() for _ in range(random.randrange(1, 4))]
+        if self.chance(40):
             commit.consume = [random.choice(self.known) for _ in range(3)]
+            if commit.post and self.chance(30):
+                commit.consume.append(commit.post[-1].id)
         if self.chance(30):
             commit.answers = [Answer(random.choice(self.known), "outcome", self.now + random.choice((5, 50)))]
-        if self.chance(40):
-            commit.post = [self.message() for _ in range(random.randrange(1, 4))]
         if self.chance(30):
             seq = random.randrange(1, 5)
             commit.tasks_added = [Task(unit, run, execution, seq, 1, commit.row.scope, "q", "act", b"in", self.now)]
         if self.chance(30):
-            commit.tasks_dropped = [(random.randrange(1, 5), 1)]
+            commit.tasks_dropped = [(run, random.choice((1, 2)), random.randrange(1, 5), 1)]
 
 
 async def both(stores: list[Dumping], step: str, *arguments: Any) -> Any:
@@ -225,21 +240,25 @@ async def live(random: Random, stores: list[Dumping], log: list[bytes], *, other
             await both(stores, "post", messages)
         loaded = await both(stores, "load", UNITS)
         world.versions = {unit.id: unit.version for unit in loaded}
+        homes = {unit: scope_of(unit, SHARDS) for unit in UNITS}
+        world.scopes = {unit.id: unit.row.scope if unit.row is not None else homes[unit.id] for unit in loaded}
         await both(stores, "wakes", SCOPES, world.now, None, 50)
         await both(stores, "next_wake", SCOPES, world.now)
         await both_lists(stores, world)
         await both_places(stores, world)
         await both(stores, "query", Totals(at=world.now))
         await both(stores, "query", Queues(at=world.now))
+        await both(stores, "query", DeadLetters())
         if others and world.chance(40):
             world.leased += await both(stores, "lease", "q", "worker", 2, 20, world.now)
             beats = [Renewal(t.unit, t.seq, t.attempt, t.token or b"", 20, b"d") for t in world.leased[-2:]]
             await both(stores, "renew", beats, world.now + 3)
         if others and world.chance(30):
-            await both(stores, "sweep", SCOPES[: random.randrange(1, 4)], world.now, random.choice((1, 100)))
+            await both(stores, "sweep", world.fences(random.randrange(1, 4)), world.now, random.choice((1, 100)))
+        if others and world.chance(5):
+            await both(stores, "release", world.fences(2))
         if others and world.chance(15):
-            owner = Incarnation("n", "n-1") if world.chance(80) else None
-            for scope, claim in (await both(stores, "claim", SCOPES[:2], owner)).items():
+            for scope, claim in (await both(stores, "claim", SCOPES[:2], Incarnation("n", "n-1"))).items():
                 world.epochs[scope] = claim.epoch
 
 

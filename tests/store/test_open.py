@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import sqlite3
 import subprocess
@@ -78,6 +79,9 @@ async def test_urls_name_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ("sqlite://", ":memory:"),
         ("sqlite:///shop.db", "shop.db"),
         (f"sqlite:///{tmp_path}/my%20shop.db", f"{tmp_path}/my shop.db"),
+        ("sqlite:///shop%231.db", "shop#1.db"),
+        ("sqlite:///file:shop.db%3Fmode=ro", "file:shop.db?mode=ro"),
+        ("sqlite:///100%25;x=1 %C3%A9.db", "100%;x=1 é.db"),
     ):
         store = open_store(url)
         assert isinstance(store, SQLiteStore)
@@ -85,7 +89,8 @@ async def test_urls_name_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         async with store:
             assert store.info.shards == 1
     assert (tmp_path / "shop.db").exists()
-    assert (tmp_path / "my shop.db").exists()
+    names = {"shop.db", "my shop.db", "shop#1.db", "file:shop.db?mode=ro", "100%;x=1 é.db"}
+    assert {file.name for file in tmp_path.glob("*.db*")} - {f"{name}.lock" for name in names} == names
 
 
 def test_a_store_is_returned_as_it_is() -> None:
@@ -105,6 +110,18 @@ def test_a_store_is_returned_as_it_is() -> None:
         ("sqlite:///a.db?shards=many", ["shards"]),
         ("sqlite:///a.db?shards=0", ["at least one shard"]),
         ("memory://?standby=true", ["'standby'", "shards"]),
+        ("sqlite:///shop#1.db", ["'#'", "%23"]),
+        ("sqlite:///shop.db?shards=2#1", ["'#'", "%23"]),
+        ("sqlite:///shop.db#", ["'#'", "%23"]),
+        ("sqlite:///shop.db?shards=2&shards=3", ["'shards'", "more than once"]),
+        ("sqlite:///shop%00.db", ["NUL"]),
+        ("sqlite:///shop\t.db", ["control character"]),
+        ("sqlite:///shop%ff.db", ["UTF-8", "%25"]),
+        ("sqlite:///shop.db?busy_ms=-1", ["busy_ms"]),
+        ("sqlite:///", ["no file is named", "sqlite://"]),
+        ("sqlite:/var/shop.db", ["sqlite:////absolute/path.db"]),
+        ("sqlite:shop.db", ["sqlite:///relative.db"]),
+        ("sqlite://[/shop.db", ["is no URL"]),
     ],
 )
 def test_a_wrong_url_says_what_would_be_right(url: str, words: list[str]) -> None:
@@ -303,6 +320,24 @@ async def test_without_permission(what: str) -> None:
     assert last.startswith("StoreUnavailable"), answer.stdout
     assert str(path) in last
     assert "access" in last or "writable" in last or "readable" in last
+
+
+async def test_reading_without_the_right_to_write_needs_a_process_that_has_the_file_open() -> None:
+    folder = Path(tempfile.mkdtemp())  # pytest's own folders are closed to other users
+    path = await created(folder / "a.db")
+    folder.chmod(0o755)
+    command = [sys.executable, "-c", READ_ONLY_USER, url_of(path, "?read_only=true")]
+    try:
+        path.chmod(0o644)
+        alone = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=30)
+        async with open_store(url_of(path)):
+            beside = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=30)
+    finally:
+        shutil.rmtree(folder)
+    answer = alone.stdout.splitlines()[-1]
+    assert answer.startswith(f"StoreUnavailable {path} is open in no process")
+    assert f"start a node on it, give this user write access to {folder}, or read a copy" in answer
+    assert beside.stdout.splitlines()[-1] == "opened 1"
 
 
 # ---------------------------------------------------------------- migrations

@@ -79,7 +79,7 @@ async def test_two_stores_of_one_process_exclude_each_other(tmp_path: Path) -> N
         await first.claim()
         with pytest.raises(StoreLocked, match=f"process {os.getpid()}"):
             await second.claim()
-        await first.store.claim(["default/0"], None)
+        await first.store.release(first.fences())
         assert await second.claim() == {"default/0": Claim(2, clean=True)}
         with pytest.raises(StoreLocked):
             await first.claim()

@@ -20,10 +20,10 @@ from perdure.store.memory import MemoryStore
 from perdure.store.sqlite import SQLiteStore
 from perdure.testing.conformance import Scenario
 
-LIMITS = StoreLimits(undelivered_ms=40, dead_letter_ms=60, forgotten_ms=30)
+LIMITS = StoreLimits(undelivered_ms=40, dead_letter_ms=60, dedupe_ms=45, forgotten_ms=30)
 UNITS = tuple("abcdef")
 SCOPES = ("default/0", "default/1")
-EXPIRING = {"answers": (2, 4), "tombstones": (2, 4), "dead_letters": (2, 7)}
+EXPIRING = {"answers": (2, 4), "tombstones": (1, 2), "deletions": (2, 3), "dead_letters": (2, 7)}
 """Tables whose rows expire: where their scope and their time stand."""
 
 Rows = dict[str, list[tuple[Any, ...]]]
@@ -58,7 +58,7 @@ class Life:
         await self.commit(unit, delete=delete, answers=answers, consume=inbox[: random.randrange(3)])
 
     async def commit(self, unit: str, **parts: Any) -> None:
-        row = {"run": self.scenario.new_id(), "scope": scope_of(unit, 2)}
+        row = {"run": self.scenario.new_id(), "scope": scope_of(unit, 2), "created_at": self.now - 5}
         commit = self.scenario.commit(unit, self.versions[unit], row, at=self.now, **parts)
         assert await self.scenario.apply(commit) == ["applied"]
         self.versions[unit] = 0 if parts.get("delete") is not None else self.versions[unit] + 1
@@ -67,7 +67,7 @@ class Life:
         scopes = self.random.choice((SCOPES, SCOPES[:1], SCOPES[1:]))
         limit = self.random.choice((1, 3, 1_000))
         before: Rows = await self.store.dump()
-        count = await self.store.sweep(scopes, self.now, limit)
+        count = await self.scenario.sweep(self.now, limit, *scopes)
         after: Rows = await self.store.dump()
         removable = removable_of(before, scopes, self.now)
         gone = {(table, row) for table in before for row in before[table] if row not in after[table]}

@@ -16,7 +16,6 @@ from perdure.kernel.placement import check_id
 from perdure.ports.store import Store, UnitView
 from perdure.store import open_store
 from perdure.store.database import MEMORY
-from perdure.store.lock import OwnerLock
 from perdure.store.sqlite import SQLiteStore
 
 DEFAULT_URL = "sqlite:///perdure.db"
@@ -97,7 +96,7 @@ async def must_find(store: Store, id: str) -> UnitView:
     if view is not None:
         return view
     if await is_posted(store, id):
-        owner = _owner_of(store)
+        owner = await store.owner() if isinstance(store, SQLiteStore) else None
         if owner is None:
             why = "no node has taken it yet; run one with `perdure serve`"
         else:
@@ -111,8 +110,3 @@ async def must_find(store: Store, id: str) -> UnitView:
 async def is_posted(store: Store, id: str) -> bool:
     """Whether a start with this id waits for a node."""
     return await find_start(store, id) is not None
-
-
-def _owner_of(store: Store) -> str | None:
-    """The process whose node owns the store; None if there is none."""
-    return OwnerLock(store.path).owner if isinstance(store, SQLiteStore) else None

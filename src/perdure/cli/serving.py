@@ -26,6 +26,7 @@ from perdure.cli.outcome import Exit, exit_of
 from perdure.cli.target import find_app
 from perdure.errors import PerdureError, UsageError
 from perdure.node import Node, NodeOptions
+from perdure.node.job import named
 
 Showing = Callable[[], Coroutine[object, object, None]]
 
@@ -110,10 +111,11 @@ async def _serve(
 
 
 def _make_sure_to_end(node: Node, error: BaseException | None) -> None:
-    """See to it that the process ends, now that the node has stopped and its store is free for the next one.
+    """See to it that the process ends, now that the node has stopped and its store is free.
 
-    Python waits for threads and tasks without a limit. Attempts that were left to themselves would act beside those of
-    the next node, so nothing waits for them. The rest of the app has a moment to end in order.
+    Python waits for threads and tasks without a limit. Attempts that were left to themselves would
+    act beside those of the next node, so nothing waits for them. The rest of the app has a moment
+    to end in order.
     """
     code = Exit.OK
     if error is not None:
@@ -121,9 +123,8 @@ def _make_sure_to_end(node: Node, error: BaseException | None) -> None:
     if node.abandoned:
         if error is not None:
             screen.error(str(error))
-        named = ", ".join(node.abandoned[:NAMED])
-        more = f" and {len(node.abandoned) - NAMED} more" if len(node.abandoned) > NAMED else ""
-        screen.note(f"stopped without what does not end: {named}{more}; it runs again when a node runs")
+        left = named(node.abandoned, NAMED)
+        screen.note(f"stopped without what does not end: {left}; it runs again when a node runs")
         _exit(code)
     ending = threading.Timer(END_S, _end_anyway, (code,))
     ending.daemon = True
@@ -131,7 +132,8 @@ def _make_sure_to_end(node: Node, error: BaseException | None) -> None:
 
 
 def _end_anyway(code: int) -> None:
-    threads = [t.name for t in threading.enumerate() if not t.daemon and t is not threading.main_thread()]
+    others = [t for t in threading.enumerate() if t is not threading.main_thread()]
+    threads = [thread.name for thread in others if not thread.daemon]
     left = f"threads {', '.join(threads)}" if threads else "tasks"
     screen.note(f"ended although {left} of the app did not end within {END_S:g} s")
     _exit(code)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from perdure.codec import PayloadError, decode, encode
 from perdure.errors import LimitExceeded, UsageError
-from perdure.kernel.definition import check_name
+from perdure.kernel.definition import check_name, is_storable
 
 if TYPE_CHECKING:
     from perdure.kernel.limits import Limits
@@ -47,14 +47,6 @@ def comparable(value: object) -> tuple[int, Comparable] | None:
     if isinstance(value, datetime) and value.utcoffset() is not None:
         return TIME, (value - _EPOCH) // _MICROSECOND
     return None
-
-
-def is_storable(text: str) -> bool:
-    """Databases take no NUL, and nobody takes half of a surrogate pair."""
-    try:
-        return b"\0" not in text.encode()
-    except UnicodeEncodeError:
-        return False
 
 
 def _parts(value: object) -> list[object]:

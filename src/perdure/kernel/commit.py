@@ -102,7 +102,10 @@ class KvEntry(msgspec.Struct, array_like=True, gc=False):
 
 
 class Answer(msgspec.Struct, array_like=True, gc=False):
-    """What a consumed client message was answered; kept until `expires_at` so that a retry gets the same."""
+    """What a consumed client message was answered, so that a retry gets the same.
+
+    It is kept until `expires_at`, and at most for the store's `dedupe_ms`.
+    """
 
     message: bytes
     outcome: str
@@ -128,6 +131,10 @@ class Task(msgspec.Struct, array_like=True, gc=False):
     details: bytes | None = None
 
 
+TaskKey = tuple[bytes, int, int, int]
+"""A task of a unit: run, execution, number of the command, attempt."""
+
+
 class Commit(msgspec.Struct, array_like=True, gc=False):
     """What one turn of one unit makes true. `expect` is the version of the row before (0: there must be none)."""
 
@@ -144,29 +151,37 @@ class Commit(msgspec.Struct, array_like=True, gc=False):
     answers: list[Answer] = []
     post: list[Message] = []
     tasks_added: list[Task] = []
-    tasks_dropped: list[tuple[int, int]] = []
+    tasks_dropped: list[TaskKey] = []
     prune: list[int] = []
     delete: int | None = None
-    """Set: the unit and all it owns is removed; a tombstone stays until this time (ms)."""
+    """Set: the unit and all it owns is removed. A tombstone stays until this time (ms; 0: none), and at most for the
+    store's `dedupe_ms` after the unit's creation."""
 
 
 class Stored(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """What a verdict needs to know of the stored unit: its version and the id of the commit that made it."""
+    """What a verdict needs to know of the stored unit: its version, the id of the commit that made it, and its scope.
+
+    A unit that does not exist has version 0, the scope in which its messages wait (`scope_of`), and no commit, unless
+    its deletion is still remembered.
+    """
 
     version: int
-    commit: bytes
+    commit: bytes | None
+    scope: str
 
 
-def verdict(commit: Commit, stored: Stored | None, epoch: int, incarnation: str | None) -> Verdict:
-    """Decide a commit from the stored unit (None: no row) and the stored epoch and owner of its scope.
+def verdict(commit: Commit, stored: Stored, epoch: int, incarnation: str | None) -> Verdict:
+    """Decide a commit from the stored unit, and the stored epoch and owner of the scope that the commit's fence names.
 
-    A commit that is already in the row is `applied`, even by an owner that was fenced since: it did happen.
+    A commit that is already in the row is `applied`, even by an owner that was fenced since: it did happen. Only the
+    owner of the scope in which the unit *is* may write it; the commit's row may move it to another one.
     """
-    if stored is not None and stored.commit == commit.id:
+    if stored.commit == commit.id:
         return "applied"
-    if commit.fence.epoch != epoch or commit.fence.incarnation != incarnation:
+    fence = commit.fence
+    if fence.epoch != epoch or fence.incarnation != incarnation or fence.scope != stored.scope:
         return "fenced"
-    if (stored.version if stored is not None else 0) != commit.expect:
+    if stored.version != commit.expect:
         return "stale"
     return "applied"
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from perdure.errors import DefinitionError
+from perdure.errors import DefinitionError, UsageError
 from perdure.kernel.retry import ONCE, RetryPolicy
 
 if TYPE_CHECKING:
@@ -42,6 +42,29 @@ def check_label(name: object, kind: str) -> str:
         msg = f"{name!r} cannot be the name of {kind}: use 1 to 200 printable characters"
         raise DefinitionError(msg)
     return name
+
+
+def is_storable(text: str) -> bool:
+    """Databases take no NUL, and nobody takes half of a surrogate pair."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
+
+
+def check_text(text: object, what: str) -> str:
+    """Return a text that a store can hold, if it is one.
+
+    Raises:
+        UsageError: naming it.
+    """
+    if not isinstance(text, str):
+        msg = f"{what} is a string, got {type(text).__name__}: {text!r}"
+        raise UsageError(msg)
+    if not is_storable(text):
+        msg = f"{text[:40]!r} cannot be {what}: it holds a NUL or a lone surrogate; use valid text"
+        raise UsageError(msg)
+    return text
 
 
 def normal_version(version: str | int) -> str:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from perdure.errors import LimitExceeded, UsageError
-from perdure.kernel.attributes import is_storable, merged
+from perdure.errors import LimitExceeded
+from perdure.kernel.attributes import merged
 from perdure.kernel.commit import KvEntry
+from perdure.kernel.definition import check_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -111,9 +112,7 @@ class Variables:
             LimitExceeded: naming the limit and the option.
             UsageError: the key is no text that can be stored.
         """
-        if not is_storable(key):
-            msg = f"{key[:40]!r} cannot be a KV key: it holds a NUL or a lone surrogate; use valid text"
-            raise UsageError(msg)
+        check_text(key, "a KV key")
         if len(key.encode()) > limits.kv_key_bytes:
             msg = f"the KV key {key[:40]!r} is longer than {limits.kv_key_bytes} bytes (Limits.kv_key_bytes)"
             raise LimitExceeded(msg)

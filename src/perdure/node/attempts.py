@@ -1,12 +1,13 @@
 """Attempts: activities and checkpoints that run on this node.
 
-Each attempt is a job (job.py). It waits for a slot (slots.py), its function is run to an outcome (runner.py) within its
-timeouts (timeouts.py), and the outcome is delivered as a message to the unit that asked. Whether there is another
-attempt is the kernel's decision.
+Each attempt is a job (job.py). It waits for a slot (slots.py), its function is run to an outcome
+(runner.py) within its timeouts (timeouts.py), and the outcome is delivered as a message to the unit
+that asked. Whether there is another attempt is the kernel's decision.
 
-A job that takes too long, or that nobody wants any more, is told so at once: by its token, and by `CancelledError` in
-an `async def`. One that has not ended after its grace is left to itself: it gives its slot back, what it returns is
-ignored, its process is killed if it has one, and its thread is not used again before it ends.
+A job that takes too long, or that nobody wants any more, is told so at once: by its token, and by
+`CancelledError` in an `async def`. One that has not ended after its grace is left to itself: it
+gives its slot back, what it returns is ignored, its process is killed if it has one, and its thread
+is not used again before it ends.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from perdure.activity import Attempt, node_client
 from perdure.kernel.call import ActivityCall, Call
 from perdure.kernel.message import ActivityDone, Message, StepDone
 from perdure.logs import node_name
-from perdure.node.job import Job, Kind
+from perdure.node.job import Job, Kind, named
 from perdure.node.outcome import Outcome
 from perdure.node.runner import Runner, cancelled_itself
 from perdure.node.slots import Slots
@@ -42,7 +44,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("perdure.activity")
 
 CLEANUP_S = 0.5
-"""What cancelled attempts get to end when the node stops, after the grace in which they could have finished."""
+"""What cancelled attempts get to end when the node stops, after the grace in which they could have
+finished.
+"""
 
 _LIVES_ON_S = 1.0
 """After how long an event loop that is about to end has ended."""
@@ -97,15 +101,18 @@ class Attempts:
         return self._slots.waiting
 
     def working(self, asleep: Collection[object]) -> list[asyncio.Task[Any]]:
-        """The tasks of attempts that run now, also of cancelled ones that have not ended. Left out is what is
-        `asleep`: an attempt, or its task, that waits for the node itself.
+        """The tasks of attempts that run now, also of cancelled ones that have not ended. Left out
+        is what is `asleep`: an attempt, or its task, that waits for the node itself.
         """
-        return [task for task, job in self._tasks.items() if task not in asleep and job.attempt not in asleep]
+        jobs = self._tasks.items()
+        return [task for task, job in jobs if task not in asleep and job.attempt not in asleep]
 
     # ------------------------------------------------------------ asked by turns
 
     def start(self, unit: Unit, call: Call) -> None:
-        """Run a call's next attempt, now or when its retry is due. One that this node has already goes on for it."""
+        """Run a call's next attempt, now or when its retry is due. One that this node has already
+        goes on for it.
+        """
         if self._stopped:
             return  # the next node derives it from the rows
         job = Job(unit, call, self._kind_of(call))
@@ -132,7 +139,9 @@ class Attempts:
             self._give_up(job)
 
     def _kind_of(self, call: Call) -> Kind:
-        """Where its function runs. One that the app does not have (any more) fails where it would run."""
+        """Where its function runs. One that the app does not have (any more) fails where it would
+        run.
+        """
         if not isinstance(call, ActivityCall):
             return "async"
         definition = self._definitions.find_activity(call.name)
@@ -160,7 +169,7 @@ class Attempts:
             self._limit_wait(job, call)
 
     def _limit_wait(self, job: Job, call: ActivityCall) -> None:
-        """A job that waits for a slot gives up when its own time, or that of all attempts, is over."""
+        """A job that waits for a slot gives up when its time, or that of all attempts, is over."""
         now_ms = self._clock.now_ms()
         limits: list[tuple[int, Failure]] = []
         if call.options.start_timeout_ms is not None:
@@ -194,7 +203,7 @@ class Attempts:
             job.attempt = Attempt(job.info, call.details, self.resources, limit)
             job.began = self.metrics.timer() if self.metrics is not None else 0.0
             if is_limited(call):
-                job.timeouts = Timeouts(self._clock, call, job.attempt, lambda failure: self._expired(job, failure))
+                job.timeouts = Timeouts(self._clock, call, job.attempt, partial(self._expired, job))
                 job.timeouts.begin()
         # In the node's context: that of whoever happened to wake the node is somebody else's.
         loop = asyncio.get_running_loop()
@@ -215,7 +224,8 @@ class Attempts:
         if task.cancelled():
             self._returned(job, None)  # before its first step
         elif task.exception() is not None and job.state != "ended":
-            self._end(job)  # KeyboardInterrupt, on its way out of the loop: it runs again in the next life
+            # KeyboardInterrupt, on its way out of the loop: it runs again in the next life.
+            self._end(job)
 
     def _returned(self, job: Job, outcome: Outcome | None) -> None:
         """The function has ended; None: it was cancelled, and not by itself."""
@@ -230,8 +240,9 @@ class Attempts:
         self._report(job, outcome)
 
     def _interrupted(self, job: Job) -> None:
-        """Its task was cancelled, and not by this node. If the event loop is about to end, then the attempt has not
-        failed: it runs again in the next life. If the loop lives on, then it was the function itself.
+        """Its task was cancelled, and not by this node. If the event loop is about to end, then the
+        attempt has not failed: it runs again in the next life. If the loop lives on, then it was
+        the function itself.
         """
         job.state = "interrupted"  # it keeps its slot: nothing is to begin in a loop that ends
         outcome = Outcome(None, cancelled_itself(job))
@@ -278,7 +289,8 @@ class Attempts:
         job.task.cancel()
         if not self._stopped:  # the stop has a time of its own
             grace_ms = self._options.grace_ms
-            job.alarm = self._clock.call_at(self._clock.now_ms() + grace_ms, lambda: self._grace_over(job))
+            over_at_ms = self._clock.now_ms() + grace_ms
+            job.alarm = self._clock.call_at(over_at_ms, lambda: self._grace_over(job))
 
     def _grace_over(self, job: Job) -> None:
         job.alarm = None
@@ -292,11 +304,12 @@ class Attempts:
         """Leave it to itself."""
         outcome = Outcome(None, job.timeout) if job.timeout is not None else None
         self._end(job)
-        worker = job.worker
-        if worker is not None:
-            worker.kill()
+        process = job.process
+        if process is not None:
+            process.kill()
         if job.task is not None and job.kind != "async":
-            job.task.cancel()  # it only waits; an async function would be interrupted in its cleanup
+            # It only waits. An async function would be interrupted in its cleanup.
+            job.task.cancel()
         self._report(job, outcome)
 
     # ------------------------------------------------------------ outcomes
@@ -305,17 +318,20 @@ class Attempts:
         """Count it, and deliver its outcome if somebody wants it; None: nobody does."""
         self._count(job, outcome)
         details = job.attempt.details if job.attempt is not None else None
-        job.attempt = None  # it refers to the job: memory goes back without waiting for the collector
+        # It refers to the job: without it memory goes back before the collector looks.
+        job.attempt = None
         if outcome is None or not self._is_wanted(job):
             return
         self._forget(job)
         call = job.call
         body: ActivityDone | StepDone
         if isinstance(call, ActivityCall):
-            body = ActivityDone(job.run, job.execution, call.seq, job.number, outcome.result, outcome.failure, details)
+            body = ActivityDone(job.run, job.execution, call.seq, job.number, details=details)
+            body.result, body.failure = outcome.result, outcome.failure
         else:
             body = StepDone(job.run, job.execution, call.seq, outcome.result, outcome.failure)
-        self._turns.deliver(Message(job.message_id(), job.unit, body, self._clock.now_ms(), 0, job.unit))
+        now_ms = self._clock.now_ms()
+        self._turns.deliver(Message(job.message_id(), job.unit, body, now_ms, 0, job.unit))
 
     def _count(self, job: Job, outcome: Outcome | None) -> None:
         """Note an attempt of an activity that has ended."""
@@ -337,10 +353,11 @@ class Attempts:
     # ------------------------------------------------------------ the end
 
     async def stop(self, grace_ms: int) -> list[str]:
-        """Begin nothing more, let what runs finish for up to `grace_ms`, then cancel it. What was cancelled, and what
-        waited, runs again when a node takes the instances up.
+        """Begin nothing more, let what runs finish for up to `grace_ms`, then cancel it. What was
+        cancelled, and what waited, runs again when a node takes the instances up.
 
-        Returns what did not end even then: functions on threads, and async ones that do not heed their cancel.
+        Returns what did not end even then: functions on threads, and async ones that do not heed
+        their cancel.
         """
         self._stopped = True
         self._slots.close()
@@ -356,9 +373,8 @@ class Attempts:
         left = await self._runner.close()
         left += [job.describe() for job in self._tasks.values() if job.kind == "async"]
         if left:
-            named = ", ".join(left[:_NAMED]) + (f" and {len(left) - _NAMED} more" if len(left) > _NAMED else "")
-            text = "%d attempts do not end, and the node stops without them; they run again when a node runs: %s"
-            logger.warning(text, len(left), named)
+            text = "%d attempts do not end, and the node stops without them; they run again: %s"
+            logger.warning(text, len(left), named(left, _NAMED))
         return left
 
 

@@ -1,4 +1,4 @@
-"""A job: an attempt of an activity, or a checkpoint, from when it is asked for until it has ended."""
+"""A job: an attempt of an activity, or a checkpoint, from the call until it has ended."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from perdure.kernel.call import ActivityCall, Call
 from perdure.kernel.placement import derived_id
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from perdure.errors import Failure
     from perdure.kernel.unit import Unit
-    from perdure.node.pool import Worker
+    from perdure.node.pool import PoolProcess
     from perdure.node.timeouts import Timeouts
     from perdure.ports.clock import Alarm
 
@@ -25,14 +27,28 @@ State = Literal["waiting", "running", "interrupted", "ending", "ended"]
 class Job:
     """An attempt, or a checkpoint. `Attempts` writes its state:
 
-    `waiting`: for a slot or for the time of its retry. `running`. `interrupted`: its task was cancelled, and not by
-    the node. `ending`: the node has cancelled it, and it has its grace. `ended`: it has, or it was left to itself; its
-    slot is given back.
+    `waiting`: for a slot or for the time of its retry. `running`. `interrupted`: its task was
+    cancelled, and not by the node. `ending`: the node has cancelled it, and it has its grace.
+    `ended`: it has, or it was left to itself; its slot is given back.
     """
 
     __slots__ = (
-        "alarm", "attempt", "began", "call", "details", "execution", "kind", "number", "run", "state", "task",
-        "timeout", "timeouts", "unit", "worker", "workflow",
+        "alarm",
+        "attempt",
+        "began",
+        "call",
+        "details",
+        "execution",
+        "kind",
+        "number",
+        "process",
+        "run",
+        "state",
+        "task",
+        "timeout",
+        "timeouts",
+        "unit",
+        "workflow",
     )  # fmt: skip
 
     def __init__(self, unit: Unit, call: Call, kind: Kind) -> None:
@@ -53,7 +69,7 @@ class Job:
         self.alarm: Alarm | None = None
         self.timeouts: Timeouts | None = None
         self.timeout: Failure | None = None
-        self.worker: Worker | None = None
+        self.process: PoolProcess | None = None
         self.began: float | None = None
 
     def is_same(self, other: Job) -> bool:
@@ -62,7 +78,9 @@ class Job:
         return mine == (other.run, other.execution, other.call.seq, other.number)
 
     def message_id(self) -> bytes:
-        """The id of its result: the same in each life of a node, so that a result that comes twice counts once."""
+        """The id of its result: the same in each life of a node, so that a result that comes twice
+        counts once.
+        """
         return derived_id(self.run, self.execution, self.call.seq, b"done.%d" % self.number)
 
     def forget_alarm(self) -> None:
@@ -96,7 +114,8 @@ class Job:
 
     def ids(self) -> dict[str, object]:
         """What log records about it carry."""
-        ids: dict[str, object] = {"instance": self.unit, "execution": self.execution, "seq": self.call.seq}
+        ids: dict[str, object] = {"instance": self.unit, "execution": self.execution}
+        ids["seq"] = self.call.seq
         ids["workflow"], ids["version"] = self.workflow
         if isinstance(self.call, ActivityCall):
             ids |= {"activity": self.call.name, "attempt": self.number}
@@ -106,3 +125,9 @@ class Job:
     def queue(self) -> str:
         """The queue whose limit counts it; empty: none."""
         return (self.call.options.queue or "") if isinstance(self.call, ActivityCall) else ""
+
+
+def named(what: Sequence[str], count: int) -> str:
+    """The first `count` of them, and how many more there are."""
+    more = f" and {len(what) - count} more" if len(what) > count else ""
+    return ", ".join(what[:count]) + more

@@ -20,6 +20,7 @@ from perdure.gateway import (
 )
 from perdure.interceptor import check_interceptors, overriding
 from perdure.kernel.commit import CLOSED, Fence, UnitRow
+from perdure.kernel.definition import check_text
 from perdure.kernel.message import Start
 from perdure.kernel.placement import scopes_of
 from perdure.kernel.run import current_run
@@ -87,7 +88,7 @@ class Node:
         check_kind("options of a node", self.options, NodeOptions, "be NodeOptions(...) or NodeOptions.load(path)")
         self.interceptors = check_interceptors(interceptors)
         self.clock: Clock = clock if clock is not None else SystemClock()
-        self.name = name if name is not None else f"{app.name}-{os.getpid()}"
+        self.name = check_text(name, "the name of a node") if name is not None else f"{app.name}-{os.getpid()}"
         self.incarnation = Incarnation(self.name, os.urandom(8).hex())
         self._given_store = store
         self._store: Store | None = open_store(store)
@@ -161,7 +162,7 @@ class Node:
         self._suspects = None
         claims = await store.claim(scopes, self.incarnation)
         crashed = not all(claim.clean for claim in claims.values())
-        stack.push_async_callback(self._release, store, scopes, crashed)
+        stack.push_async_callback(self._release, store, crashed)
         self._fences = {s: Fence(s, c.epoch, self.incarnation.id) for s, c in claims.items()}
         watchdog = Watchdog(self.options.turn_limit_ms)
         stack.callback(watchdog.close)
@@ -198,7 +199,7 @@ class Node:
         self._spawn(self._take_up(self._backlog, suspects), "perdure-scan")
         self._spawn(self._wake_held(), "perdure-wake")
         self._spawn(arrivals.run(), "perdure-arrivals")
-        self._spawn(Sweeper(turns, self.clock, self.options, scopes).run(), "perdure-sweeper")
+        self._spawn(Sweeper(turns, self.clock, self.options, list(self._fences.values())).run(), "perdure-sweeper")
 
     def _open_store(self) -> Store:
         if self._store is None:
@@ -274,11 +275,11 @@ class Node:
         """The attempts that the last stop left to themselves, because their functions do not end."""
         return self._abandoned
 
-    async def _release(self, store: Store, scopes: list[str], crashed: bool) -> None:
+    async def _release(self, store: Store, crashed: bool) -> None:
         """A crash of the last owner that has not been counted yet is left for the next start, which counts it."""
         counted = not crashed or (self._suspects is not None and self._suspects.counted)
         if self._failure is None and counted:
-            await store.claim(scopes, None)
+            await store.release(list(self._fences.values()))
 
     def _store_failed(self, error: Exception) -> None:
         """The store cannot go on, so this node must not: what it holds in memory may be ahead of what is durable."""

@@ -54,7 +54,7 @@ class NodeOptions:
     control_ms: int = 10_000
     grace_ms: int = 10_000
     stop_ms: int = 1_000
-    store_retry_ms: int = 2_000
+    store_retry_ms: int = 10_000
     horizon_ms: int = 3_600_000
     rescan_ms: int = 5_000
     retention_ms: int = 0

@@ -1,6 +1,8 @@
-"""How a function of the app ended, as data: its encoded result or its failure, both within the limits.
+"""How a function of the app ended, as data: its encoded result or its failure, both within the
+limits.
 
-Used on the node and in the processes of its pool, so that it makes no difference where a function ran.
+Used on the node and in the processes of its pool, so that it makes no difference where a function
+ran.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ _OWN_TRACE = (
     "perdure/node/outcome.py",
     "perdure/node/runner.py",
     "perdure/node/threads.py",
-    "perdure/node/worker.py",
+    "perdure/node/process.py",
     "perdure/interceptor.py",
     "asyncio/tasks.py",
 )
@@ -87,3 +89,16 @@ def failure_from(error: BaseException, limit: int, retry: RetryPolicy | None) ->
     if retry is not None and retry.is_final(error):
         failure = msgspec.structs.replace(failure, retryable=False)
     return failure
+
+
+def call_function(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call a `def` where it is not on the main thread of the node, and raise only what can go on
+    from there.
+    """
+    try:
+        return fn(*args, **kwargs)
+    except StopIteration as error:  # it would end the coroutine that waits for it
+        msg = "the activity raised StopIteration"
+        raise RuntimeError(msg) from error
+    except KeyboardInterrupt as error:  # not from the keyboard, which interrupts the main thread
+        raise EndedWith(failure_from(error, 0, None)) from error

@@ -1,10 +1,12 @@
 """The processes for activities with `executor="process"`.
 
-Each process works on one attempt at a time and has a pipe of its own. So the death of one (it ran out of memory,
-somebody killed it, the activity ended it) concerns the attempt that it worked on and no other. One that is not wanted
-any more is killed: what runs in a process can be stopped, unlike what runs on a thread.
+Each process works on one attempt at a time and has a pipe of its own. So the death of one (it ran
+out of memory, somebody killed it, the activity ended it) concerns the attempt that it worked on and
+no other. One that is not wanted any more is killed: what runs in a process can be stopped, unlike
+what runs on a thread.
 
-Processes are spawned, not forked: a fork would copy the locks of the node's threads in whatever state they are.
+Processes are spawned, not forked: a fork would copy the locks of the node's threads in whatever
+state they are.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import time
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from perdure.node import worker
+from perdure.node import process
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,29 +28,31 @@ _END_S = 0.5
 """What a process that has nothing to do gets to end by itself."""
 
 
-class WorkerLost(Exception):
+class ProcessLost(Exception):
     """A process ended while it worked, or could not be started; the text says how."""
 
 
-class Worker:
+class PoolProcess:
     """A process of the pool, seen from the node. Its methods block."""
 
     def __init__(self) -> None:
         """Start it.
 
         Raises:
-            WorkerLost: it cannot be started.
+            ProcessLost: it cannot be started.
         """
-        self._looking = Lock()  # one thread at a time: the system tells only one of them how it ended
+        # One thread at a time: the system tells only one of them how it ended.
+        self._looking = Lock()
         context = multiprocessing.get_context("spawn")
         try:
             self._pipe: Connection
             self._pipe, theirs = context.Pipe()
             with theirs:
-                self._process = context.Process(target=worker.serve, args=(theirs,), name="perdure-activity")
+                name = "perdure-activity"
+                self._process = context.Process(target=process.serve, args=(theirs,), name=name)
                 self._process.start()
         except OSError as error:
-            raise WorkerLost(f"it cannot be started: {error}") from error
+            raise ProcessLost(f"it cannot be started: {error}") from error
 
     @property
     def alive(self) -> bool:
@@ -60,7 +64,7 @@ class Worker:
         """Wait until it has imported what it needs.
 
         Raises:
-            WorkerLost: it ended before.
+            ProcessLost: it ended before.
         """
         self._receive()
 
@@ -68,19 +72,19 @@ class Worker:
         """Have it run an attempt; the encoded outcome.
 
         Raises:
-            WorkerLost: it ended before it answered.
+            ProcessLost: it ended before it answered.
         """
         try:
             self._pipe.send_bytes(request)
         except OSError:  # a broken pipe
-            raise WorkerLost(self._how_it_ended()) from None
+            raise ProcessLost(self._how_it_ended()) from None
         return self._receive()
 
     def _receive(self) -> bytes:
         try:
             return self._pipe.recv_bytes()
         except (EOFError, OSError):
-            raise WorkerLost(self._how_it_ended()) from None
+            raise ProcessLost(self._how_it_ended()) from None
 
     def _how_it_ended(self) -> str:
         with self._looking:
@@ -114,8 +118,8 @@ class Processes:
         """There is no process yet."""
         self._lock = Lock()
         self._starting = Lock()
-        self._idle: list[Worker] = []
-        self._busy: set[Worker] = set()
+        self._idle: list[PoolProcess] = []
+        self._busy: set[PoolProcess] = set()
         self._closed = False
 
     @property
@@ -124,24 +128,26 @@ class Processes:
         with self._lock:
             return bool(self._idle or self._busy)
 
-    def run(self, request: bytes, taken: Callable[[Worker], bool]) -> bytes | None:
-        """Have a process run an attempt, and wait for its encoded outcome: on a thread, for it blocks.
+    def run(self, request: bytes, taken: Callable[[PoolProcess], bool]) -> bytes | None:
+        """Have a process run an attempt, and wait for its encoded outcome: on a thread, for it
+        blocks.
 
-        `taken` is called with the process when it is about to begin; False: the attempt is not wanted any more.
+        `taken` is called with the process when it is about to begin; False: the attempt is not
+        wanted any more.
 
         Raises:
-            WorkerLost: the process ended meanwhile.
+            ProcessLost: the process ended meanwhile.
         """
         found = self._take()
         try:
             answer = found.run(request) if taken(found) else None
-        except WorkerLost:
+        except ProcessLost:
             self._drop(found)
             raise
         self._give_back(found)
         return answer
 
-    def _take(self) -> Worker:
+    def _take(self) -> PoolProcess:
         with self._lock:
             while self._idle:
                 found = self._idle.pop()
@@ -149,7 +155,7 @@ class Processes:
                     self._busy.add(found)
                     return found
         with self._starting:  # one after the other: multiprocessing keeps its books without a lock
-            found = Worker()
+            found = PoolProcess()
         with self._lock:
             if not self._busy and not self._idle:
                 atexit.register(self.close)  # a program that never stops its node must end, too
@@ -159,24 +165,26 @@ class Processes:
             found.kill()
         try:
             found.wait_ready()
-        except WorkerLost:
+        except ProcessLost:
             self._drop(found)
             raise
         return found
 
-    def _give_back(self, found: Worker) -> None:
+    def _give_back(self, found: PoolProcess) -> None:
         with self._lock:
             self._busy.discard(found)
             if not self._closed:
                 self._idle.append(found)
 
-    def _drop(self, lost: Worker) -> None:
+    def _drop(self, lost: PoolProcess) -> None:
         with self._lock:
             self._busy.discard(lost)
         lost.leave()
 
     def close(self) -> None:
-        """End all of them: at once those that work, in order those that do not. It blocks, but not for long."""
+        """End all of them: at once those that work, in order those that do not. It blocks, but not
+        for long.
+        """
         atexit.unregister(self.close)
         with self._lock:
             self._closed = True

@@ -1,9 +1,10 @@
 """Runs a function of the app, of whatever kind, and turns however it ends into an outcome.
 
-Every way to end counts: a result, any exception, `SystemExit`, a cancellation of the function's own. Two are no
-outcome. One is a cancellation from outside, by the node or by the end of the event loop. The other is
-`KeyboardInterrupt` on the main thread: the person at the keyboard ends the program, and the attempt runs again in the
-next one. Elsewhere no signal raises it, so there it is the function's own.
+Every way to end counts: a result, any exception, `SystemExit`, a cancellation of the function's
+own. Two are no outcome. One is a cancellation from outside, by the node or by the end of the event
+loop. The other is `KeyboardInterrupt` on the main thread: the person at the keyboard ends the
+program, and the attempt runs again in the next one. Elsewhere no signal raises it, so there it is
+the function's own.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import inspect
 import logging
 import threading
 from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,10 +23,10 @@ from perdure.activity import running_attempt
 from perdure.errors import Failure
 from perdure.interceptor import Interceptor, around_activity
 from perdure.kernel.call import ActivityCall, StepCall
-from perdure.node.outcome import EndedWith, Outcome, encoded, failure_from
-from perdure.node.pool import Processes, Worker, WorkerLost
+from perdure.node.outcome import EndedWith, Outcome, call_function, encoded, failure_from
+from perdure.node.pool import PoolProcess, Processes, ProcessLost
+from perdure.node.process import Request
 from perdure.node.threads import Threads
-from perdure.node.worker import Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +38,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("perdure.activity")
 
 PROCESSES_LOST_MAX = 3
-"""After how many lost processes an attempt fails. Before, it runs again: processes also end by no fault of its own."""
+"""After how many lost processes an attempt fails. Before, it runs again: processes also end by no
+fault of its own.
+"""
 
 _outcomes = msgspec.msgpack.Decoder(Outcome)
 
@@ -94,13 +98,14 @@ class Runner:
 
     async def _activity(self, job: Job, call: ActivityCall) -> bytes:
         definition = self._definitions.find_activity(call.name)
-        assert definition is not None, "a unit whose activity the app does not have is held by the kernel"
+        assert definition is not None, "the kernel holds a unit without its activity"
         assert job.attempt is not None
         running_attempt.set(job.attempt)
         signature = definition.signature
         if self.interceptors:
             info = job.attempt.info
-            value = await around_activity(self.interceptors, info, lambda: self._value(job, definition, call.input))
+            innermost = partial(self._value, job, definition, call.input)
+            value = await around_activity(self.interceptors, info, innermost)
         elif definition.executor == "process":
             return await self._in_process(job, definition, call.input)
         else:
@@ -118,10 +123,14 @@ class Runner:
         if definition.is_async:
             return await definition.fn(*args, **kwargs)
         context = copy_context()
-        return await self._on_thread(job, lambda: context.run(_call, definition.fn, args, kwargs), job.describe())
+        return await self._on_thread(
+            job, lambda: context.run(call_function, definition.fn, args, kwargs), job.describe()
+        )
 
     async def _on_thread(self, job: Job, body: Callable[[], Any], what: str | None = None) -> Any:
-        """Run it on a thread. A cancel waits for its end while the job has its grace: a thread cannot be stopped."""
+        """Run it on a thread. A cancel waits for its end while the job has its grace: a thread
+        cannot be stopped.
+        """
         try:
             running = self._threads.run(body, what)
         except RuntimeError as error:
@@ -135,24 +144,26 @@ class Runner:
                     raise
 
     async def _in_process(self, job: Job, definition: ActivityDefinition, data: bytes) -> bytes:
-        """Run it in a process; the encoded result. A process that is lost is replaced, and the attempt runs again."""
+        """Run it in a process; the encoded result. A process that is lost is replaced, and the
+        attempt runs again.
+        """
         call = job.call
         assert isinstance(call, ActivityCall)
         fn, final = definition.fn, call.options.retry.names
         request = msgspec.msgpack.encode(
             Request(fn.__module__, fn.__qualname__, data, final, self._limits.payload_bytes)
         )
-        lost: WorkerLost | None = None
+        lost: ProcessLost | None = None
         for _ in range(PROCESSES_LOST_MAX):
             try:
                 return await self._exchange(job, request)
-            except WorkerLost as error:
+            except ProcessLost as error:
                 lost = error
             if job.state != "running":
                 break  # it was killed because nobody wants its result
             logger.warning("a process was lost with %s: %s", job.describe(), lost, extra=job.ids())
-        text = f"{PROCESSES_LOST_MAX} processes were lost with it, one after the other; the last one: {lost}"
-        raise EndedWith(Failure("ProcessLost", text, "infrastructure"))
+        text = f"{PROCESSES_LOST_MAX} processes were lost with it, one after the other"
+        raise EndedWith(Failure("ProcessLost", f"{text}; the last one: {lost}", "infrastructure"))
 
     async def _exchange(self, job: Job, request: bytes) -> bytes:
         loop = asyncio.get_running_loop()
@@ -161,8 +172,8 @@ class Runner:
             if job.state == "running" and job.timeouts is not None:
                 job.timeouts.begin()
 
-        def taken(worker: Worker) -> bool:
-            job.worker = worker
+        def taken(process: PoolProcess) -> bool:
+            job.process = process
             loop.call_soon_threadsafe(begin)
             return job.state == "running"
 
@@ -171,7 +182,7 @@ class Runner:
         try:
             answer = await self._on_thread(job, lambda: self._processes.run(request, taken))
         finally:
-            job.worker = None
+            job.process = None
         if answer is None:
             raise asyncio.CancelledError
         outcome = _outcomes.decode(answer)
@@ -182,19 +193,11 @@ class Runner:
 
 
 def cancelled_itself(job: Job) -> Failure:
-    """What a function fails with that was cancelled by nobody but itself: a task of its own, a pool that closed."""
+    """What a function fails with that was cancelled by nobody but itself: a task of its own, a pool
+    that closed.
+    """
     what = "activity" if isinstance(job.call, ActivityCall) else "checkpoint"
     return Failure("CancelledError", f"the {what} cancelled itself", "cancelled")
-
-
-def _call(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    try:
-        return fn(*args, **kwargs)
-    except StopIteration as error:  # it would end the coroutine that waits for it
-        msg = "the activity raised StopIteration"
-        raise RuntimeError(msg) from error
-    except KeyboardInterrupt as error:  # it did not come from the keyboard: that interrupts the main thread
-        raise EndedWith(failure_from(error, 0, None)) from error
 
 
 def _is_cancelled_from_outside() -> bool:

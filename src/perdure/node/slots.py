@@ -1,7 +1,7 @@
 """Slots: how many attempts may run at once, and which waits.
 
-An attempt takes a slot of the node, one of its queue, and if it needs a thread or a process one of these. So none that
-has a slot waits for anything else, and its time can be counted from there.
+An attempt takes a slot of the node, one of its queue, and if it needs a thread or a process one of
+these. So none that has a slot waits for anything else, and its time can be counted from there.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class Slots:
     @property
     def waiting(self) -> int:
         """How many wait for a slot."""
-        return sum(map(len, list(self._lines.values())))  # a copy: metrics are read on another thread
+        lines = list(self._lines.values())  # a copy: metrics are read on another thread
+        return sum(map(len, lines))
 
     def ask(self, job: Job) -> bool:
         """Launch the job, now (True) or when there is a slot for it."""
@@ -88,7 +89,8 @@ class Slots:
 
     def _next(self) -> Job | None:
         """The first of the lines that could go on, by its arrival."""
-        heads = [next(iter(line.items())) for key, line in self._lines.items() if self._is_free(*key)]
+        lines = [line for key, line in self._lines.items() if self._is_free(*key)]
+        heads = [next(iter(line.items())) for line in lines]
         if not heads:
             return None
         return min(heads, key=lambda head: head[1])[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from typing import TYPE_CHECKING
 
 from perdure.errors import StoreUnavailable
@@ -13,6 +14,7 @@ from perdure.kernel.message import Delete, Message
 from perdure.ports.store import Units
 
 if TYPE_CHECKING:
+    from perdure.kernel.commit import Fence
     from perdure.kernel.turn import Outcome
     from perdure.node.options import NodeOptions
     from perdure.node.turns import Turns
@@ -20,19 +22,31 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("perdure.node")
 
-_BATCH = 500
-"""Rows at once: few enough that other commits are not held up for long."""
+_PAGE = 500
+"""Instances that are looked for at once."""
+
+_ROWS = 100
+_DELETES = 16
+"""Rows, and instances, that are removed at once: few enough that other work is hardly held up by them."""
+
+_SHARE = 0.25
+"""The part of the time in which a sweep works. It waits for the rest, so that other work has its turn. A busy node
+takes longer for each batch, and so rests longer, too.
+"""
+
+_NAMED = 5
+"""Ids that a log record names of many."""
 
 
 class Sweeper:
     """Sweeps every `sweep_ms`, for as long as its node runs."""
 
-    def __init__(self, turns: Turns, clock: Clock, options: NodeOptions, scopes: list[str]) -> None:
-        """Remove in these scopes."""
+    def __init__(self, turns: Turns, clock: Clock, options: NodeOptions, fences: list[Fence]) -> None:
+        """Remove in the scopes of these fences."""
         self._turns = turns
         self._clock = clock
         self._options = options
-        self._scopes = scopes
+        self._fences = fences
 
     async def run(self) -> None:
         """Sweep again and again, the first time one interval from now.
@@ -51,29 +65,60 @@ class Sweeper:
                 )
 
     async def sweep(self) -> None:
-        """Remove all that is due now."""
-        removed = _BATCH
-        while removed >= _BATCH:
-            removed = await self._turns.store.sweep(self._scopes, self._clock.now_ms(), _BATCH)
+        """Remove all that is due now, in small batches with rests between them."""
+        await self._remove_expired()
         if self._options.retention_ms:
             await self._delete_ended(self._clock.now_ms() - self._options.retention_ms)
+
+    async def _remove_expired(self) -> None:
+        buried: list[str] = []
+        while True:
+            began = time.perf_counter()
+            swept = await self._turns.store.sweep(self._fences, self._clock.now_ms(), _ROWS)
+            buried += swept.buried
+            if swept.removed < _ROWS:
+                break
+            await _rest(began)
+        if buried:
+            ids: dict[str, object] = {"node": self._turns.node_name}
+            units = list(dict.fromkeys(buried))
+            named = ", ".join(map(repr, units[:_NAMED])) + (", ..." if len(units) > _NAMED else "")
+            text = (
+                "%d messages waited in vain for instances that do not exist, and are dead letters now: %s"
+                " (perdure dead-letters lists them)"
+            )
+            logger.warning(text, len(buried), named, extra=ids)
 
     async def _delete_ended(self, before_ms: int) -> None:
         deleted = 0
         # What ended before was created before, which an index tells: the store need not read all that has ended.
         statuses = tuple(sorted(CLOSED))
-        ended = Units(statuses=statuses, closed_before=before_ms, created_before=before_ms, limit=_BATCH)
+        ended = Units(statuses=statuses, closed_before=before_ms, created_before=before_ms, limit=_PAGE)
         while page := (await self._turns.store.query(ended)).items:
-            outcomes = await asyncio.gather(*(self._delete(view.row.id) for view in page))
-            deleted += outcomes.count("ok")
-            if "ok" not in outcomes:
+            count = await self._delete_all([view.row.id for view in page])
+            deleted += count
+            if not count:
                 break  # they all changed meanwhile: the next sweep sees to them
         if deleted:
             age_ms, ids = self._options.retention_ms, {"node": self._turns.node_name}
             logger.info("deleted %d instances that ended more than %d ms ago", deleted, age_ms, extra=ids)
+
+    async def _delete_all(self, units: list[str]) -> int:
+        deleted = 0
+        for first in range(0, len(units), _DELETES):
+            began = time.perf_counter()
+            outcomes = await asyncio.gather(*map(self._delete, units[first : first + _DELETES]))
+            deleted += outcomes.count("ok")
+            await _rest(began)
+        return deleted
 
     def _delete(self, unit: str) -> asyncio.Future[Outcome]:
         ack: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         message = Message(os.urandom(16), unit, Delete(cascade=False), self._clock.now_ms())
         self._turns.deliver(message, ack)
         return ack
+
+
+async def _rest(began: float) -> None:
+    """Leave the time to others, after a batch that began then."""
+    await asyncio.sleep((time.perf_counter() - began) * (1 / _SHARE - 1))

@@ -34,8 +34,8 @@ class ThreadCall:
         self._error: BaseException | None = None
 
     async def result(self) -> Any:
-        """Wait for its end: what it returned, or raise what it raised. A cancel ends the wait, and not the function,
-        so one may wait again.
+        """Wait for its end: what it returned, or raise what it raised. A cancel ends the wait, and
+        not the function, so one may wait again.
         """
         if not self.is_done:
             self._waiter = self._loop.create_future()

@@ -29,7 +29,8 @@ def total_left_ms(call: ActivityCall, now_ms: int) -> int | None:
 
 def total_over(call: ActivityCall) -> Failure:
     """What a call fails with that had no time left."""
-    return timed_out(call, "all attempts together took too long", call.options.total_timeout_ms or 0)
+    total_ms = call.options.total_timeout_ms or 0
+    return timed_out(call, "all attempts together took too long", total_ms)
 
 
 def no_slot(call: ActivityCall) -> Failure:
@@ -44,9 +45,15 @@ def timed_out(call: ActivityCall, why: str, after_ms: int) -> Failure:
 
 
 class Timeouts:
-    """Watches one attempt. `expired` is called once, with the failure, when it has taken too long."""
+    """Watches one attempt. `expired` is called once, with the failure, when it takes too long."""
 
-    def __init__(self, clock: Clock, call: ActivityCall, attempt: Attempt, expired: Callable[[Failure], None]) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        call: ActivityCall,
+        attempt: Attempt,
+        expired: Callable[[Failure], None],
+    ) -> None:
         """Nothing is watched before `begin`, but for the time of all attempts together."""
         self._clock = clock
         self._call = call

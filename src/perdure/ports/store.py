@@ -20,7 +20,7 @@ from typing import Generic, Literal, Protocol, Self, TypeVar
 
 import msgspec
 
-from perdure.kernel.commit import Commit, ExecutionRow, JournalChunk, KvEntry, Task, UnitRow, Verdict
+from perdure.kernel.commit import Commit, ExecutionRow, Fence, JournalChunk, KvEntry, Task, UnitRow, Verdict
 from perdure.kernel.message import Message
 from perdure.ports.where import Where
 
@@ -90,6 +90,13 @@ class Wake(msgspec.Struct, frozen=True):
     at: int
     suspect: int = 0
     mail: bool = False
+
+
+class Swept(msgspec.Struct, frozen=True):
+    """What a sweep did: the number of rows that it removed, and for whom the messages were that it buried."""
+
+    removed: int
+    buried: list[str] = []
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True):
@@ -164,6 +171,25 @@ class KvEntries(Query[tuple[str, bytes]], frozen=True, kw_only=True):
     keys: tuple[str, ...] = ()
 
 
+class DeadLetter(msgspec.Struct, frozen=True):
+    """A message that nobody took: no instance had the id `unit` when its time was over. `kind` is that of its body,
+    `sender` the unit that sent it (None: a client), `at` when it was sent, and `expires_at` when it will be removed.
+    """
+
+    unit: str
+    message: bytes
+    kind: str
+    sender: str | None
+    at: int
+    expires_at: int
+
+
+class DeadLetters(Query[DeadLetter], frozen=True, kw_only=True):
+    """Messages that nobody took, by unit (None: of all units)."""
+
+    unit: str | None = None
+
+
 class Inbox(Query[Message], frozen=True, kw_only=True):
     """Messages that wait for a unit, in order."""
 
@@ -208,7 +234,11 @@ class Queues(Query[QueueDepth], frozen=True, kw_only=True):
 
 
 class Store(Protocol):
-    """Where commits become durable. Open it with `async with`; every method may raise `StoreUnavailable`."""
+    """Where commits become durable. Open it with `async with`.
+
+    Every method may raise `StoreUnavailable`, and nothing else but `UsageError` for arguments that cannot be meant, and
+    `StoreFormat` where what is stored is damaged beyond reading. One damaged row must not keep others from being read.
+    """
 
     @property
     def info(self) -> StoreInfo:
@@ -229,8 +259,16 @@ class Store(Protocol):
         """Store time in milliseconds."""
         ...
 
-    async def claim(self, scopes: Sequence[str], owner: Incarnation | None) -> Mapping[str, Claim]:
-        """Take scopes over (`owner=None`: release them). Older epochs can write no more when this returns."""
+    async def claim(self, scopes: Sequence[str], owner: Incarnation) -> Mapping[str, Claim]:
+        """Take scopes over. Older epochs can write no more when this returns."""
+        ...
+
+    async def release(self, fences: Sequence[Fence]) -> list[str]:
+        """Give up scopes in order: the next claim of each is `clean`. The scopes that were given up.
+
+        A fence names the epoch and the incarnation that give it up. Where another owner has claimed the scope since,
+        nothing happens: who stops late must not take it from the winner.
+        """
         ...
 
     def commit(self, batch: Sequence[Commit]) -> Awaitable[list[Verdict]]:
@@ -287,8 +325,10 @@ class Store(Protocol):
         """Extend leases; `lost` means that the task was cancelled or belongs to somebody else by now."""
         ...
 
-    async def sweep(self, scopes: Sequence[str], at: int, limit: int) -> int:
-        """Remove expired answers, tombstones and dead letters; the number of rows removed."""
+    async def sweep(self, fences: Sequence[Fence], at: int, limit: int) -> Swept:
+        """Remove at most `limit` rows: expired answers, tombstones and dead letters. A message that nobody will take
+        becomes a dead letter. Scopes that their fence does not own any more are left alone.
+        """
         ...
 
     async def query(self, query: Query[T]) -> Page[T]:

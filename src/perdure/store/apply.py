@@ -33,7 +33,7 @@ from perdure.store.columns import (
 from perdure.store.connection import Connection, Values
 from perdure.store.limits import StoreLimits
 from perdure.store.places import Places
-from perdure.store.tables import flaw_of
+from perdure.store.tables import answer_until, flaw_of, letters_of, tombstone_until
 
 # Setting an indexed column rewrites its indexes even when the value is the same, which costs four times the rest of
 # the update; binding a column costs a thirtieth of it. So there are four updates: most commits only write *hot*
@@ -54,13 +54,13 @@ READ_UNITS = (
     " WHERE id IN (SELECT value FROM json_each(?))"
 )
 READ_SCOPES = "SELECT scope, epoch, incarnation FROM scopes WHERE scope IN (SELECT value FROM json_each(?))"
-READ_MARKS = "SELECT unit, commit_id FROM tombstones WHERE unit IN (SELECT value FROM json_each(?))"
+READ_DELETIONS = "SELECT unit, commit_id FROM deletions WHERE unit IN (SELECT value FROM json_each(?))"
 
 CLEAR = tuple(f"DELETE FROM {table} WHERE unit = ?" for table in ("journal", "executions", "kv", "tasks"))  # noqa: S608
 DELETE_UNIT = "DELETE FROM units WHERE id = ?"
 DELETE_ANSWERS = "DELETE FROM answers WHERE unit = ?"
 DELETE_LETTERS = "DELETE FROM inbox WHERE unit = ? AND kind <> 'Start'"
-DELETE_TOMBSTONES = "DELETE FROM tombstones WHERE unit = ?"
+DELETE_TOMBSTONE = "DELETE FROM tombstones WHERE run = ?"
 _PLACES = ", ".join("?" * len(_NUMBERED))
 INSERT_UNIT = f"INSERT INTO units ({UNIT_COLUMNS}, version, commit_id) VALUES ({_PLACES})"  # noqa: S608
 UPDATE_HOT = f"UPDATE units SET {' = ?, '.join((*HOT, 'version', 'commit_id'))} = ? WHERE id = ?"  # noqa: S608
@@ -87,12 +87,16 @@ INSERT_ANSWER = (
     "INSERT INTO answers (unit, message, scope, outcome, expires_at) VALUES (?, ?, ?, ?, ?)"
     " ON CONFLICT (unit, message) DO NOTHING"
 )
-DROP_TASK = "DELETE FROM tasks WHERE unit = ? AND seq = ? AND attempt = ?"
+DROP_TASK = "DELETE FROM tasks WHERE unit = ? AND run = ? AND execution = ? AND seq = ? AND attempt = ?"
 INSERT_TASK = f"INSERT INTO tasks ({TASK_COLUMNS}) VALUES ({', '.join('?' * 14)})"  # noqa: S608
 INSERT_TOMBSTONE = (
-    "INSERT INTO tombstones (unit, run, scope, commit_id, expires_at) VALUES (?, ?, ?, ?, ?)"
-    " ON CONFLICT (unit, run) DO UPDATE"
-    " SET scope = excluded.scope, commit_id = excluded.commit_id, expires_at = excluded.expires_at"
+    "INSERT INTO tombstones (run, scope, expires_at) VALUES (?, ?, ?)"
+    " ON CONFLICT (run) DO UPDATE SET scope = excluded.scope, expires_at = excluded.expires_at"
+)
+INSERT_DELETION = (
+    "INSERT INTO deletions (unit, commit_id, scope, expires_at) VALUES (?, ?, ?, ?)"
+    " ON CONFLICT (unit) DO UPDATE"
+    " SET commit_id = excluded.commit_id, scope = excluded.scope, expires_at = excluded.expires_at"
 )
 DELIVER = (
     "INSERT INTO inbox (unit, position, message, scope, kind, body, at, visible_at, sender, previous, homeless)"
@@ -101,7 +105,7 @@ DELIVER = (
     " coalesce(?10, NOT EXISTS (SELECT 1 FROM units WHERE id = ?1))"
     " WHERE NOT EXISTS (SELECT 1 FROM answers WHERE unit = ?1 AND message = ?2)"
     " AND NOT (?4 = 'Start' AND (EXISTS (SELECT 1 FROM units WHERE id = ?1 AND run = ?2 AND started_at > 0)"
-    " OR EXISTS (SELECT 1 FROM tombstones WHERE unit = ?1 AND run = ?2)))"
+    " OR EXISTS (SELECT 1 FROM tombstones WHERE run = ?2)))"
     " ON CONFLICT (unit, message) DO NOTHING"
 )
 
@@ -110,7 +114,7 @@ ORDER = (
     DELETE_UNIT,
     DELETE_ANSWERS,
     DELETE_LETTERS,
-    DELETE_TOMBSTONES,
+    DELETE_TOMBSTONE,
     DELETE_ATTRIBUTES,
     INSERT_UNIT,
     UPDATE_HOT,
@@ -131,6 +135,7 @@ ORDER = (
     DROP_TASK,
     INSERT_TASK,
     INSERT_TOMBSTONE,
+    INSERT_DELETION,
     DELIVER,
 )
 """The statements of a part, in the order in which they run."""
@@ -218,7 +223,7 @@ class Writes:
         if commit.consume:
             rows[CONSUME].extend([(unit, message) for message in commit.consume])
         if commit.post:
-            self._deliver(commit.post)
+            self._deliver(letters_of(commit))
         if commit.answers:
             self._answer(commit)
         if commit.kv:
@@ -233,9 +238,9 @@ class Writes:
             rows[PRUNE_JOURNAL].extend(pruned)
             rows[PRUNE_EXECUTION].extend(pruned)
         if commit.tasks_added or commit.tasks_dropped:
-            rows[DROP_TASK].extend([(unit, seq, attempt) for seq, attempt in commit.tasks_dropped])
+            rows[DROP_TASK].extend([(unit, *key) for key in commit.tasks_dropped])
             rows[INSERT_TASK].extend([_as_tuple(task) for task in commit.tasks_added])
-        return (Stored(version, id_), cold) if _is_worth_knowing(row) else None
+        return (Stored(version, id_, row.scope), cold) if _is_worth_knowing(row) else None
 
     def _insert(self, row: UnitRow, values: Values) -> None:
         rows, unit = self._rows, row.id
@@ -263,8 +268,9 @@ class Writes:
             rows[UPDATE_STILL if still else UPDATE_MOVING].append(values)
 
     def _answer(self, commit: Commit) -> None:
+        unit, scope, limits = commit.unit, commit.row.scope, self._limits
         self._rows[INSERT_ANSWER].extend(
-            [(commit.unit, a.message, commit.row.scope, a.outcome, a.expires_at) for a in commit.answers]
+            [(unit, a.message, scope, a.outcome, answer_until(commit, a, limits)) for a in commit.answers]
         )
 
     def _delete(self, commit: Commit, old: Known | None) -> None:
@@ -278,12 +284,13 @@ class Writes:
             rows[MOVE_INBOX].append((unit, home))
         rows[CONSUME].extend([(unit, message) for message in commit.consume])
         self._answer(commit)
-        if commit.delete:
-            rows[INSERT_TOMBSTONE].append((unit, commit.row.run, scope, commit.id, commit.delete))
+        run, until = commit.row.run, tombstone_until(commit, self._limits)
+        if until is None:
+            rows[DELETE_TOMBSTONE].append((run,))
         else:
-            rows[DELETE_TOMBSTONES].append((unit,))
-            rows[INSERT_TOMBSTONE].append((unit, b"", scope, commit.id, commit.at + self._limits.forgotten_ms))
-        self._deliver(commit.post)
+            rows[INSERT_TOMBSTONE].append((run, scope, until))
+        rows[INSERT_DELETION].append((unit, commit.id, scope, commit.at + self._limits.forgotten_ms))
+        self._deliver(letters_of(commit))
 
     def _deliver(self, messages: Sequence[Message]) -> None:
         next_place, shards = self._places.next, self._shards
@@ -376,21 +383,17 @@ class Applier:
         return verdicts
 
     def _part(self, part: list[Commit]) -> list[Verdict]:
-        marks = self._recall(part)
-        units, scopes = self._units, self._scopes
+        deletions = self._recall(part)
+        units, scopes, shards = self._units, self._scopes, self._shards
         verdicts: list[Verdict] = []
         writes = Writes(self._shards, self._limits, self._places)
         for commit in part:
             unit = commit.unit
             old = units.get(unit)
-            stored: Stored | None = None
-            if old is not None:
-                stored = old[0]
-            elif (unit, commit.id) in marks:
-                stored = Stored(0, commit.id)
+            stored = old[0] if old is not None else Stored(0, deletions.get(unit), scope_of(unit, shards))
             epoch, incarnation = scopes.get(commit.fence.scope, _ABSENT_SCOPE)
             result = verdict(commit, stored, epoch, incarnation)
-            if result == "applied" and (stored is None or stored.commit != commit.id):
+            if result == "applied" and stored.commit != commit.id:
                 if flaw_of(commit) is None:
                     new = writes.add(commit, old)
                     units.pop(unit, None)  # so that it goes to the end
@@ -404,8 +407,8 @@ class Applier:
             del units[next(iter(units))]
         return verdicts
 
-    def _recall(self, part: list[Commit]) -> set[tuple[str, bytes]]:
-        """Read what is not remembered; the marks that deletions left of units that do not exist."""
+    def _recall(self, part: list[Commit]) -> dict[str, bytes]:
+        """Read what is not remembered; the commits by which units that do not exist were deleted."""
         connection, units = self._connection, self._units
         scopes = {commit.fence.scope for commit in part}
         if not scopes <= self._scopes.keys():
@@ -413,11 +416,11 @@ class Applier:
             self._scopes.update((scope, (epoch, incarnation)) for scope, epoch, incarnation in rows)
         missing = [commit.unit for commit in part if commit.unit not in units]
         if not missing:
-            return set()
+            return {}
         for row in connection.execute(READ_UNITS, (ids_json(missing),)):
-            units[row[2]] = (Stored(row[0], row[1]), row[2:])
+            units[row[2]] = (Stored(row[0], row[1], row[2 + _SCOPE]), row[2:])
         absent = [commit.unit for commit in part if commit.delete is not None and commit.unit not in units]
-        return {(unit, id_) for unit, id_ in connection.execute(READ_MARKS, (ids_json(absent),))} if absent else set()
+        return dict(connection.execute(READ_DELETIONS, (ids_json(absent),))) if absent else {}
 
     def post(self, message: Message) -> Posted:
         """Put a message into its target's inbox, or say why not."""
@@ -431,10 +434,10 @@ class Applier:
 
 FIND_LETTER = "SELECT 1 FROM inbox WHERE unit = ? AND message = ?"
 FIND_ANSWER = "SELECT outcome FROM answers WHERE unit = ? AND message = ?"
-FIND_TOMBSTONE = "SELECT 1 FROM tombstones WHERE unit = ? AND run = ?"
+FIND_TOMBSTONE = "SELECT 1 FROM tombstones WHERE run = ?"
 FIND_UNIT = "SELECT run, status FROM units WHERE id = ?"
 FIND_START = "SELECT 1 FROM inbox WHERE unit = ? AND kind = 'Start' LIMIT 1"
-COUNT_LETTERS = "SELECT count(*) FROM inbox WHERE unit = ?"
+COUNT_LETTERS = "SELECT messages FROM inboxes WHERE unit = ?"
 TAKE_TASK = (
     "DELETE FROM tasks WHERE unit = ? AND execution = ? AND seq = ? AND attempt = ? AND run = ? AND token = ?"
     " RETURNING 1"
@@ -454,7 +457,7 @@ def _post(connection: Connection, message: Message, shards: int, limits: StoreLi
         return Posted("duplicate"), None
     known = _one(connection, FIND_UNIT, unit)
     if isinstance(body, Start):
-        if (known is not None and known[0] == message.id) or _one(connection, FIND_TOMBSTONE, unit, message.id):
+        if (known is not None and known[0] == message.id) or _one(connection, FIND_TOMBSTONE, message.id):
             return Posted("duplicate"), None
     elif isinstance(body, ActivityDone):
         key = (unit, body.execution, body.seq, body.attempt, body.run, message.previous)

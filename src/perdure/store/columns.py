@@ -6,7 +6,7 @@ import msgspec
 
 from perdure.errors import Failure
 from perdure.kernel.commit import Task, UnitRow
-from perdure.kernel.message import Message, decode_body
+from perdure.kernel.message import Message, Unreadable, decode_body
 from perdure.store.connection import Values
 
 UNIT_FIELDS = tuple(field.name for field in msgspec.structs.fields(UnitRow))
@@ -93,4 +93,7 @@ def _failure_of(data: bytes) -> Failure:
 def message_of(values: Values) -> Message:
     """The message that `LETTER_COLUMNS` gave."""
     message, unit, body, at, visible_at, sender, previous = values
-    return Message(message, unit, decode_body(body), at, visible_at, sender, previous)
+    read = (
+        decode_body(body) if isinstance(body, bytes) else Unreadable(b"", "its body is no bytes: the file is damaged")
+    )
+    return Message(message, unit, read, at, visible_at, sender, previous)

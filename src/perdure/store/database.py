@@ -151,19 +151,21 @@ class FileGuard:
     lost when this process is killed. Without the index, the next process would write beside this one.
     """
 
-    def __init__(self, path: str, *, read_only: bool = False) -> None:
+    def __init__(self, path: str, name: str, *, read_only: bool = False) -> None:
         """Remember the files that stand there now: the database is open, so the others exist.
 
-        Only for reading they may be missing, where nobody else has the database open.
+        `name` is what messages call the database. Only for reading the others may be missing,
+        where nobody else has the database open.
         """
         real = os.path.realpath(path)
-        self._path = path
-        self._log = f"{real}-wal"
+        self.path, self.log, index = path, f"{real}-wal", f"{real}-shm"
+        self._names = {path: name, self.log: f"{name}-wal", index: f"{name}-shm"}
         self._folder = os.path.dirname(real)  # noqa: PTH120 - as text, for what runs for each batch
-        self._is_link = real != os.path.abspath(path)  # noqa: PTH100
-        self._identities = {name: _identity(name) for name in (path, self._log, f"{real}-shm")}
+        self._is_link = real != os.path.normpath(path)
+        found = {file: _identity(file) for file in self._names}
         if read_only:
-            self._identities = {name: known for name, known in self._identities.items() if known is not None}
+            found = {file: known for file, known in found.items() if known is not None}
+        self._identities = found
         self._seen: tuple[int, int, int] | None = None
 
     def check(self) -> None:
@@ -175,13 +177,13 @@ class FileGuard:
         stamp = _stamp(self._folder)
         if stamp is not None and stamp == self._seen:
             return
-        for name, known in self._identities.items():
-            found = _identity(name)
+        for file, known in self._identities.items():
+            found = _identity(file)
             if found is None or found != known:
                 what = "was moved or deleted" if found is None else "was replaced by another file"
-                with_log = " (with its -wal file)" if name == self._path else ""
+                with_log = " (with its -wal file)" if file == self.path else ""
                 msg = (
-                    f"{name} {what} while the store was open, so nothing is written any more;"
+                    f"{self._names[file]} {what} while the store was open, so nothing is written any more;"
                     f" put it back{with_log}, or restart on what stands there now"
                 )
                 raise StoreUnavailable(msg)
@@ -190,8 +192,8 @@ class FileGuard:
 
     def misses_only_log(self) -> bool:
         """Whether the log's file is gone, and nothing has taken the place of any file."""
-        others = [_identity(name) == known for name, known in self._identities.items() if name != self._log]
-        return _identity(self._log) is None and all(others)
+        others = [item for item in self._identities.items() if item[0] != self.log]
+        return _identity(self.log) is None and all(_identity(file) == known for file, known in others)
 
 
 def _identity(name: str) -> tuple[int, int] | None:

@@ -17,7 +17,8 @@ _COLUMNS = {
     "answers": "unit, message, scope, outcome, expires_at",
     "tasks": TASK_COLUMNS,
     "attributes": "unit, name, value_kind, value, created",
-    "tombstones": "unit, run, scope, commit_id, expires_at",
+    "tombstones": "run, scope, expires_at",
+    "deletions": "unit, commit_id, scope, expires_at",
     "dead_letters": "unit, message, scope, kind, body, at, sender, expires_at",
 }
 

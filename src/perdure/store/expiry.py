@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from heapq import heappop, heappush
 from typing import NamedTuple
 
-ANSWER, TOMBSTONE, DEAD_LETTER, UNDELIVERED = range(4)
+ANSWER, TOMBSTONE, DELETION, DEAD_LETTER, UNDELIVERED = range(5)
 """Kinds of rows, in the order in which a sweep removes them."""
 
 

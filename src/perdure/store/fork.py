@@ -1,11 +1,13 @@
 """What a forked child must not have of its parent's open stores.
 
-A child of `os.fork` begins with every descriptor and every object of its parent, but with none of its threads. A lock
-would outlive its owner in the child, and a socket would look alive to the process at its other end. A call of a store
-would wait for a thread that is not there. SQLite forbids to use a connection in a child, and even to close it there:
-that undoes in the shared memory of the log what the parent is just writing.
+A child of `os.fork` begins with every descriptor and every object of its parent, but with none of
+its threads. A lock would outlive its owner in the child, and a socket would look alive to the
+process at its other end. A call of a store would wait for a thread that is not there. SQLite
+forbids to use a connection in a child, and even to close it there: that undoes in the shared memory
+of the log what the parent is just writing.
 
-So a child lets go of the descriptors that were noted here, and is told nothing but an error by the stores.
+So a child lets go of the descriptors that were noted here, and is told nothing but an error by the
+stores.
 """
 
 from __future__ import annotations

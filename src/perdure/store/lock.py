@@ -1,11 +1,12 @@
 """The OS lock of a SQLite file: who may claim its scopes.
 
-Two locks make an owner, and the kernel releases both when its process ends, however it ends: no renewals, no expiry,
-instant takeover. One is on `<file>.lock`, which also holds the process id and the incarnation of the owner, for people
-and for error messages. It is never removed by us, because removing it would let two processes lock two files of one
-name. Somebody else may remove it. So the other lock is on the write-ahead log: all processes that have the database
-open have the same one, and SQLite itself locks nothing in it. (The database file would not do. SQLite's own locks on
-it end when any descriptor of it is closed in this process.)
+Two locks make an owner, and the kernel releases both when its process ends, however it ends: no
+renewals, no expiry, instant takeover. One is on `<file>.lock`, which also holds the process id and
+the incarnation of the owner, for people and for error messages. It is never removed by us, because
+removing it would let two processes lock two files of one name. Somebody else may remove it. So the
+other lock is on the write-ahead log: all processes that have the database open have the same one,
+and SQLite itself locks nothing in it. (The database file would not do. SQLite's own locks on it end
+when any descriptor of it is closed in this process.)
 """
 
 from __future__ import annotations
@@ -181,9 +182,10 @@ def is_owned(path: str) -> bool:
 class OwnerLock:
     """Holds the lock of one file, or not."""
 
-    def __init__(self, path: str) -> None:
-        """Name the database file."""
+    def __init__(self, path: str, name: str = "") -> None:
+        """Name the database file, and what messages call it."""
         self._path = path
+        self._name = name or path
         self._held: _Locks | None = None
         self._waiting: asyncio.Future[None] | None = None
 
@@ -191,12 +193,6 @@ class OwnerLock:
     def held(self) -> bool:
         """Whether this object holds it."""
         return self._held is not None
-
-    @property
-    def owner(self) -> str | None:
-        """The living process that has signed the lock, for people; None if there is none. Nothing is locked."""
-        holder = holder_of(self._path)
-        return str(holder) if holder.lives else None
 
     async def acquire(self, incarnation: str, *, standby: bool) -> None:
         """Take the lock; `standby` waits for its holder to end.
@@ -213,12 +209,12 @@ class OwnerLock:
         if not is_taken:
             holder = holder_of(self._path)
             if not standby:
-                msg = f"{self._path} is owned by {holder}; stop it, or open the store with ?standby=true to wait for it"
+                msg = f"{self._name} is owned by {holder}; stop it, or open the store with ?standby=true to wait for it"
                 raise StoreLocked(msg)
-            logger.warning("%s is owned by %s; waiting for it to end", self._path, holder)
+            logger.warning("%s is owned by %s; waiting for it to end", self._name, holder)
             with _explained(self._path):
                 await self._wait(locks)
-            logger.warning("%s has no owner any more; taking over", self._path)
+            logger.warning("%s has no owner any more; taking over", self._name)
         self._held = locks
         self._sign(locks.sheet, incarnation)
 
@@ -235,7 +231,7 @@ class OwnerLock:
             with _explained(self._path):
                 while not locks.try_all():
                     if holder_of(self._path).lives or time.monotonic() >= deadline:
-                        msg = f"{self._path} {why}, and {holder_of(self._path)} has it; stop that first"
+                        msg = f"{self._name} {why}, and {holder_of(self._path)} has it; stop that first"
                         raise StoreLocked(msg)
                     time.sleep(_LOOK_S)
             yield
@@ -261,12 +257,12 @@ class OwnerLock:
             os.pwrite(sheet, f"{os.getpid()} {incarnation}\n".encode(), 0)
         except OSError as error:
             reason = error.strerror
-            logger.warning("%s.lock cannot be written (%s): others are not told who owns it", self._path, reason)
+            logger.warning("%s.lock cannot be written (%s): others are not told who owns it", self._name, reason)
 
     def release(self) -> None:
         """Give the lock back, and stop waiting for it."""
         if self._waiting is not None and not self._waiting.done():
-            msg = f"the store {self._path} was closed while it waited for its owner"
+            msg = f"the store {self._name} was closed while it waited for its owner"
             self._waiting.set_exception(StoreUnavailable(msg))
         locks, self._held = self._held, None
         if locks is None:
@@ -274,7 +270,7 @@ class OwnerLock:
         try:
             os.ftruncate(locks.sheet, 0)
         except OSError as error:
-            logger.warning("%s.lock still names this process (%s)", self._path, error.strerror)
+            logger.warning("%s.lock still names this process (%s)", self._name, error.strerror)
         finally:
             locks.close()
 

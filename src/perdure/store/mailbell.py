@@ -1,7 +1,7 @@
 """The mail bell: tells those who listen which units got mail.
 
-An id waits once for each listener, however often it was rung. So what waits for a slow listener never exceeds the ids
-that have mail, and no id has to be dropped.
+An id waits once for each listener, however often it was rung. So what waits for a slow listener
+never exceeds the ids that have mail, and no id has to be dropped.
 """
 
 from __future__ import annotations

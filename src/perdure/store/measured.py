@@ -7,9 +7,22 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from types import TracebackType
 from typing import Literal, Self, TypeVar
 
-from perdure.kernel.commit import Commit, Task, Verdict
+from perdure.kernel.commit import Commit, Fence, Task, Verdict
 from perdure.kernel.message import Message
-from perdure.ports.store import Claim, Incarnation, Loaded, Mail, Page, Posted, Query, Renewal, Store, StoreInfo, Wake
+from perdure.ports.store import (
+    Claim,
+    Incarnation,
+    Loaded,
+    Mail,
+    Page,
+    Posted,
+    Query,
+    Renewal,
+    Store,
+    StoreInfo,
+    Swept,
+    Wake,
+)
 
 T = TypeVar("T")
 
@@ -57,9 +70,13 @@ class MeasuredStore:
         """Store time in milliseconds."""
         return await self._measured("now", 1, self._store.now())
 
-    async def claim(self, scopes: Sequence[str], owner: Incarnation | None) -> Mapping[str, Claim]:
+    async def claim(self, scopes: Sequence[str], owner: Incarnation) -> Mapping[str, Claim]:
         """Take scopes over."""
         return await self._measured("claim", len(scopes), self._store.claim(scopes, owner))
+
+    async def release(self, fences: Sequence[Fence]) -> list[str]:
+        """Give scopes up."""
+        return await self._measured("release", len(fences), self._store.release(fences))
 
     async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
         """Make commits durable together."""
@@ -97,9 +114,9 @@ class MeasuredStore:
         """Extend leases."""
         return await self._measured("renew", len(renewals), self._store.renew(renewals, at))
 
-    async def sweep(self, scopes: Sequence[str], at: int, limit: int) -> int:
+    async def sweep(self, fences: Sequence[Fence], at: int, limit: int) -> Swept:
         """Remove what has expired."""
-        return await self._measured("sweep", 1, self._store.sweep(scopes, at, limit))
+        return await self._measured("sweep", 1, self._store.sweep(fences, at, limit))
 
     async def query(self, query: Query[T]) -> Page[T]:
         """Lists and histories."""

@@ -14,12 +14,14 @@ from typing import Any, Literal, Self, TypeVar, cast, get_args
 
 from perdure.errors import StoreUnavailable, UsageError
 from perdure.kernel.attributes import terms_of
-from perdure.kernel.commit import CLOSED, Commit, Status, Task, Verdict
+from perdure.kernel.commit import CLOSED, Commit, Fence, Status, Task, Verdict
 from perdure.kernel.message import Message
 from perdure.ports.clock import Clock, SystemClock
 from perdure.ports.store import (
     Claim,
     Counts,
+    DeadLetter,
+    DeadLetters,
     Executions,
     Inbox,
     Incarnation,
@@ -34,6 +36,7 @@ from perdure.ports.store import (
     Queues,
     Renewal,
     StoreInfo,
+    Swept,
     Totals,
     Units,
     UnitView,
@@ -96,10 +99,15 @@ class MemoryStore:
         """Store time in milliseconds."""
         return self._clock.now_ms()
 
-    async def claim(self, scopes: Sequence[str], owner: Incarnation | None) -> Mapping[str, Claim]:
-        """Take scopes over, or release them (`owner=None`)."""
+    async def claim(self, scopes: Sequence[str], owner: Incarnation) -> Mapping[str, Claim]:
+        """Take scopes over."""
         rows = self._rows()
         return {scope: rows.claim(scope, owner) for scope in scopes}
+
+    async def release(self, fences: Sequence[Fence]) -> list[str]:
+        """Give up the scopes that these fences own."""
+        rows = self._rows()
+        return [fence.scope for fence in fences if rows.release(fence)]
 
     async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
         """Apply commits, one after the other."""
@@ -211,9 +219,9 @@ class MemoryStore:
         rows = self._rows()
         return ["kept" if rows.renew(renewal, at) else "lost" for renewal in renewals]
 
-    async def sweep(self, scopes: Sequence[str], at: int, limit: int) -> int:
+    async def sweep(self, fences: Sequence[Fence], at: int, limit: int) -> Swept:
         """Remove expired answers, tombstones and dead letters; bury undelivered messages."""
-        return self._rows().sweep(set(scopes), at, limit)
+        return self._rows().sweep(fences, at, limit)
 
     # ------------------------------------------------------------ queries
 
@@ -239,6 +247,10 @@ class MemoryStore:
                     if entry.value is not None and (not asked.keys or key in asked.keys)
                 ]
                 page = self._page(asked, wanted, tuple[str])
+            case DeadLetters():
+                letters = sorted(_dead_letters(rows, asked.unit), key=lambda one: (one.unit, one.message))
+                places = [((one.unit, one.message), one) for one in letters]
+                page = self._page(asked, places, tuple[str, bytes])
             case Inbox():
                 inbox = rows.units.get(asked.unit, Unit()).inbox.values()
                 page = self._page(asked, [((place,), copy(message)) for place, message in inbox], tuple[int])
@@ -295,6 +307,14 @@ class MemoryStore:
         return self._rows().dump()
 
 
+def _dead_letters(rows: Tables, wanted: str | None) -> Iterator[DeadLetter]:
+    for name, unit in rows.units.items():
+        if wanted is None or name == wanted:
+            for _, message, expires_at in unit.dead_letters.values():
+                kind = type(message.body).__name__
+                yield DeadLetter(name, message.id, kind, message.sender, message.at, expires_at)
+
+
 def _counts(rows: Tables, at: int | None) -> list[tuple[str, int]]:
     units = rows.units.values()
     statuses: list[str] = [unit.row.status for unit in units if unit.row is not None]
@@ -324,7 +344,7 @@ def _totals(rows: Tables, at: int) -> list[tuple[str, int]]:
         ("messages_delayed", sum(visible_at > at for visible_at in messages)),
         *zip(("tasks", "tasks_delayed", "tasks_leased", "tasks_expired"), tasks, strict=True),
         ("answers", sum(len(unit.answers) for unit in units)),
-        ("tombstones", sum(len(unit.tombstones) for unit in units)),
+        ("tombstones", len(rows.tombstones)),
         ("dead_letters", sum(len(unit.dead_letters) for unit in units)),
     ]
 

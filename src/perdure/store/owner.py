@@ -22,15 +22,16 @@ class Ownership:
     def __init__(
         self,
         path: str,
+        name: str,
         bell: MailBell,
         wait_change: Callable[[str, int, int], Awaitable[int]],
         *,
         standby: bool = False,
     ) -> None:
-        """Own nothing yet."""
+        """Own nothing yet. `name` is what messages call the file."""
         self._path = path
         self._standby = standby
-        self._lock = OwnerLock(path)
+        self._lock = OwnerLock(path, name)
         self._scopes: set[str] = set()
         self._bell = bell
         self._wait_change = wait_change

@@ -99,7 +99,7 @@ class FileReader:
                 self._idle.put(connection)
 
     def _open(self) -> Connection:
-        connection = connect(self._path, self._options, reader=True)
+        connection = connect(self._guard.path, self._options, reader=True)
         try:
             self._guard.check()  # again: it was opened by its name, which may mean another file by now
         except BaseException:

@@ -9,6 +9,8 @@ from perdure.errors import UsageError
 from perdure.kernel.commit import ExecutionRow, JournalChunk, KvEntry, Task
 from perdure.ports.store import (
     Counts,
+    DeadLetter,
+    DeadLetters,
     Executions,
     Inbox,
     Journal,
@@ -50,7 +52,10 @@ _CHUNKS = (
 _KV_COLUMNS = "unit, key, value, base, execution, updated_at, base_at"
 _KV = f"SELECT {_KV_COLUMNS} FROM kv WHERE unit {_ASKED} ORDER BY unit, key"  # noqa: S608
 _INBOX = f"SELECT {LETTER_COLUMNS}, position FROM inbox WHERE unit {_ASKED} ORDER BY unit, position"  # noqa: S608
-_TASKS = f"SELECT {TASK_COLUMNS} FROM tasks WHERE unit {_ASKED} ORDER BY unit, execution, seq, attempt"  # noqa: S608
+_TASKS = (
+    f"SELECT {TASK_COLUMNS} FROM tasks WHERE unit {_ASKED}"  # noqa: S608 - names of columns, not input
+    " ORDER BY unit, run, execution, seq, attempt"
+)
 
 
 def load(connection: Connection, units: Sequence[str]) -> list[Loaded]:
@@ -243,7 +248,8 @@ def units_sql(query: Units) -> tuple[str, list[Any]]:
         where.add("closed_at > ?", query.closed_after)
     if query.closed_before is not None:
         where.add("closed_at < ?", query.closed_before)
-    if (start := key_of(query.after, tuple[int, str])) is not None:
+    # A damaged row may have anything as its time, and must not hide those that come after it.
+    if (start := key_of(query.after, tuple[int | float | str, str])) is not None:
         where.add(f"({newest_first.replace(' DESC', '')}) < (?, ?)", *start)
     sql = (
         f"SELECT {UNIT_COLUMNS}, version FROM {source} WHERE {' AND '.join(where.terms)}"  # noqa: S608 - no input
@@ -316,12 +322,26 @@ def _inbox(connection: Connection, query: Inbox) -> Page[Any]:
     return _page(connection, MAIL, (query.unit, *start), query.limit, lambda row: (row[-1:], message_of(row[:-1])))
 
 
+def _dead_letters(connection: Connection, query: DeadLetters) -> Page[DeadLetter]:
+    where = Filter()
+    if query.unit is not None:
+        where.add("unit = ?", query.unit)
+    if (start := key_of(query.after, tuple[str, bytes])) is not None:
+        where.add("(unit, message) > (?, ?)", *start)
+    sql = (
+        "SELECT unit, message, kind, sender, at, expires_at FROM dead_letters"  # noqa: S608 - no input
+        f" WHERE {' AND '.join(where.terms)} ORDER BY unit, message LIMIT ?"
+    )
+    return _page(connection, sql, where.values, query.limit, lambda row: (row[:2], DeadLetter(*row)))
+
+
 _HANDLERS: dict[type[Query[Any]], Callable[[Connection, Any], Page[Any]]] = {
     Units: _units,
     Journal: _journal,
     Executions: _executions,
     KvEntries: _kv,
     Inbox: _inbox,
+    DeadLetters: _dead_letters,
     Counts: counts,
     Totals: totals,
     Queues: queues,

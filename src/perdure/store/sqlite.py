@@ -16,11 +16,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, TypeVar
 
-from perdure.errors import StoreUnavailable, UsageError
-from perdure.kernel.commit import Commit, Task, Verdict
+import msgspec
+
+from perdure.errors import StoreFormat, StoreUnavailable, UsageError
+from perdure.kernel.commit import Commit, Fence, Task, Verdict
 from perdure.kernel.message import Message
 from perdure.ports.clock import Clock, SystemClock
-from perdure.ports.store import Claim, Incarnation, Loaded, Mail, Page, Posted, Query, Renewal, StoreInfo, Wake
+from perdure.ports.store import Claim, Incarnation, Loaded, Mail, Page, Posted, Query, Renewal, StoreInfo, Swept, Wake
 from perdure.store import reads, sweeping, tasks
 from perdure.store.connection import Connection
 from perdure.store.database import MEMORY, FileGuard, Options, open_database
@@ -43,6 +45,10 @@ FOREIGN_LOOK_MS = 5_000
 """The same, while the owner's socket answers: only in case that a hint was lost."""
 
 
+def _absolute(path: str) -> str:
+    return str(Path(path).absolute())
+
+
 class SQLiteStore:
     """A store in a SQLite file. Structs that are handed to `commit` must not be changed until it answers."""
 
@@ -56,7 +62,7 @@ class SQLiteStore:
     ) -> None:
         """Name the file; `async with` opens it, and creates it if need be."""
         self.path = path
-        self._file = path if path == MEMORY else str(Path(path).absolute())  # a program may change its folder
+        self._file = path if path == MEMORY else _absolute(path)  # a program may change its folder
         self._options = options or Options()
         self._limits = limits
         self._clock = clock or SystemClock()
@@ -66,7 +72,7 @@ class SQLiteStore:
         self._writer: Writer | None = None
         self._reader: Reader | None = None
         self._forked = False
-        self._owner = Ownership(self._file, self._bell, self.wait_change, standby=self._options.standby)
+        self._owner = Ownership(self._file, path, self._bell, self.wait_change, standby=self._options.standby)
 
     @property
     def options(self) -> Options:
@@ -80,6 +86,10 @@ class SQLiteStore:
             raise self._closed()
         return self._info
 
+    def _name(self) -> str:
+        """The path as it was given, while it still means the same file."""
+        return self.path if self.path == MEMORY or _absolute(self.path) == self._file else self._file
+
     def _closed(self) -> StoreUnavailable:
         if self._forked:
             return StoreUnavailable(f"the store {self.path} was opened before this process was forked; open it anew")
@@ -91,15 +101,16 @@ class SQLiteStore:
         Raises:
             StoreError: naming the file, what is wrong with it, and the remedy.
         """
-        connection, info = await asyncio.to_thread(open_database, self._file, self._options, uuid.uuid4().hex)
+        name = self._name()
+        connection, info = await asyncio.to_thread(open_database, name, self._options, uuid.uuid4().hex)
         self._info, shards = info, info.shards
         if self.path == MEMORY:
             self._writer = Writer(connection, self.path, None, self._watchers, shards, self._limits)
             self._reader = WriterReader(self._writer)
         else:
-            guard = FileGuard(self._file, read_only=self._options.read_only)
-            self._writer = Writer(connection, self._file, guard, self._watchers, shards, self._limits)
-            self._reader = FileReader(self._file, self._options, guard)
+            guard = FileGuard(self._file, name, read_only=self._options.read_only)
+            self._writer = Writer(connection, name, guard, self._watchers, shards, self._limits)
+            self._reader = FileReader(name, self._options, guard)
         tell_children(self)
         return self
 
@@ -142,7 +153,11 @@ class SQLiteStore:
     async def _read(self, function: Callable[[Connection], T]) -> T:
         if self._reader is None:
             raise self._closed()
-        return await self._reader.read(function)
+        try:
+            return await self._reader.read(function)
+        except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
+            msg = f"{self.path} holds a row that cannot be read ({error}); stop the node and restore a backup"
+            raise StoreFormat(msg) from error
 
     async def _write(self, function: Callable[[Connection], T]) -> T:
         result: T = (await self._writing().submit([Call(function)]))[0]
@@ -152,18 +167,23 @@ class SQLiteStore:
         """The machine's time in milliseconds."""
         return self._clock.now_ms()
 
-    async def claim(self, scopes: Sequence[str], owner: Incarnation | None) -> Mapping[str, Claim]:
-        """Take scopes over, or release them (`owner=None`).
+    async def claim(self, scopes: Sequence[str], owner: Incarnation) -> Mapping[str, Claim]:
+        """Take scopes over.
 
         Raises:
             StoreLocked: another process owns the file; the message names it.
         """
         self._writing()
-        if owner is not None:
-            await self._owner.take(owner.id)
+        await self._owner.take(owner.id)
         claims = await self._write(lambda connection: tasks.claim(connection, scopes, owner))
-        await self._owner.count(scopes, claimed=owner is not None)
+        await self._owner.count(scopes, claimed=True)
         return claims
+
+    async def release(self, fences: Sequence[Fence]) -> list[str]:
+        """Give up the scopes that these fences own."""
+        scopes = await self._write(lambda connection: tasks.release(connection, fences))
+        await self._owner.count(scopes, claimed=False)
+        return scopes
 
     def commit(self, batch: Sequence[Commit]) -> asyncio.Future[list[Verdict]]:
         """Make commits durable, with whatever else is waiting to be written; they are on their way already."""
@@ -218,9 +238,9 @@ class SQLiteStore:
         """Extend leases."""
         return await self._write(lambda connection: tasks.renew(connection, renewals, at))
 
-    async def sweep(self, scopes: Sequence[str], at: int, limit: int) -> int:
+    async def sweep(self, fences: Sequence[Fence], at: int, limit: int) -> Swept:
         """Remove expired answers, tombstones and dead letters; bury undelivered messages."""
-        return await self._write(lambda connection: sweeping.sweep(connection, scopes, at, limit, self._limits))
+        return await self._write(lambda connection: sweeping.sweep(connection, fences, at, limit, self._limits))
 
     async def query(self, query: Query[T]) -> Page[T]:
         """Answer a query."""

@@ -8,20 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from perdure.kernel.commit import Fence
+from perdure.ports.store import Swept
 from perdure.store.connection import Connection, Values
 from perdure.store.limits import StoreLimits
+from perdure.store.tasks import held_scopes
 
-EXPIRING = {"answers": "message", "tombstones": "run", "dead_letters": "message"}
-"""Tables with rows that expire, and what names a row of a unit."""
+EXPIRING = {
+    "answers": ("unit", "message"),
+    "tombstones": ("run",),
+    "deletions": ("unit",),
+    "dead_letters": ("unit", "message"),
+}
+"""Tables with rows that expire, and what names a row."""
 
 
 def find_expired(table: str) -> str:
     """How to find the oldest ones of a scope."""
-    key = EXPIRING[table]
+    key = ", ".join(EXPIRING[table])
     return (
-        f"SELECT expires_at, unit, {key} FROM {table} WHERE scope = :scope AND expires_at <= :at"  # noqa: S608
-        f" ORDER BY expires_at, unit, {key} LIMIT :limit"
+        f"SELECT expires_at, {key} FROM {table} WHERE scope = :scope AND expires_at <= :at"  # noqa: S608 - no input
+        f" ORDER BY expires_at, {key} LIMIT :limit"
     )
+
+
+def _remove(table: str) -> str:
+    key = " AND ".join(f"{name} = ?" for name in EXPIRING[table])
+    return f"DELETE FROM {table} WHERE {key}"  # noqa: S608 - names from above
 
 
 UNDELIVERED = """
@@ -42,19 +55,20 @@ _DROP = "DELETE FROM inbox WHERE unit = ? AND message = ?"
 def _oldest(connection: Connection, sql: str, scopes: Sequence[str], at: int, limit: int) -> list[Values]:
     """The keys of the oldest rows of all scopes."""
     found: list[Values] = []
-    for scope in sorted(set(scopes)):
+    for scope in scopes:
         found += connection.execute(sql, {"scope": scope, "at": at, "limit": limit})
-    return [(unit, key) for _, unit, key in sorted(found)[:limit]]
+    return [values[1:] for values in sorted(found)[:limit]]
 
 
-def sweep(connection: Connection, scopes: Sequence[str], at: int, limit: int, limits: StoreLimits) -> int:
+def sweep(connection: Connection, fences: Sequence[Fence], at: int, limit: int, limits: StoreLimits) -> Swept:
     """Remove what has expired, oldest first, at most `limit` rows; bury undelivered messages."""
     removed = 0
-    for table, key in EXPIRING.items():
+    scopes = sorted(set(held_scopes(connection, fences)))
+    for table in EXPIRING:
         rows = _oldest(connection, find_expired(table), scopes, at, limit - removed)
-        connection.executemany(f"DELETE FROM {table} WHERE unit = ? AND {key} = ?", rows)  # noqa: S608
+        connection.executemany(_remove(table), rows)
         removed += len(rows)
     letters = _oldest(connection, UNDELIVERED, scopes, at - limits.undelivered_ms, limit - removed)
     connection.executemany(_BURY, [(*letter, at + limits.dead_letter_ms) for letter in letters])
     connection.executemany(_DROP, letters)
-    return removed + len(letters)
+    return Swept(removed + len(letters), [unit for unit, _ in letters])

@@ -8,15 +8,17 @@ random number, so the same sequence gives the same rows. A commit does, in this 
 2. the row is written, with version `expect + 1`; if its scope is new, waiting messages and tasks move along;
 3. journal, ended executions and KV are written; pruned executions go;
 4. consumed messages leave the inbox, answers are recorded, tasks are dropped, then added;
-5. messages are put into the inboxes of their targets, unless they stand there, were answered, or start a run that was
-   started already.
+5. messages are put into the inboxes of their targets, unless the same commit consumes them, or they stand there, were
+   answered, or start a run that was started already.
 
 A deletion instead removes the unit and all it owns, except starts in its inbox that were not consumed: they belong to
-the next run of the id.
+the next run of the id. It leaves a tombstone of its run for as long as the start of that may come again, and is itself
+remembered for as long as its commit may be submitted again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from copy import copy
 
 import msgspec
@@ -27,21 +29,22 @@ from perdure.kernel.commit import (
     Answer,
     Commit,
     ExecutionRow,
+    Fence,
     JournalChunk,
     KvEntry,
     Stored,
     Task,
+    TaskKey,
     UnitRow,
     Verdict,
     verdict,
 )
 from perdure.kernel.message import ADMIN, ActivityDone, Message, Raise, Send, Start, encode_body
 from perdure.kernel.placement import scope_of
-from perdure.ports.store import Claim, Incarnation, Posted, Renewal
-from perdure.store.expiry import ANSWER, DEAD_LETTER, TOMBSTONE, UNDELIVERED, Entry, Expiries
+from perdure.ports.store import Claim, Incarnation, Posted, Renewal, Swept
+from perdure.store.expiry import ANSWER, DEAD_LETTER, DELETION, TOMBSTONE, UNDELIVERED, Entry, Expiries
 from perdure.store.limits import StoreLimits
 
-TaskKey = tuple[int, int, int]
 Rows = dict[str, list[tuple[object, ...]]]
 
 
@@ -54,7 +57,10 @@ class Scope(msgspec.Struct):
 
 
 class Unit(msgspec.Struct):
-    """A unit and everything it owns. `row` is None while only messages wait for it, or after its deletion."""
+    """A unit and everything it owns. `row` is None while only messages wait for it, or after its deletion.
+
+    `starts` counts those in the inbox.
+    """
 
     row: UnitRow | None = None
     version: int = 0
@@ -63,9 +69,9 @@ class Unit(msgspec.Struct):
     executions: dict[int, ExecutionRow] = {}
     kv: dict[str, KvEntry] = {}
     inbox: dict[bytes, tuple[int, Message]] = {}
+    starts: int = 0
     answers: dict[bytes, tuple[str, Answer]] = {}
     tasks: dict[TaskKey, Task] = {}
-    tombstones: dict[bytes, tuple[str, bytes, int]] = {}
     dead_letters: dict[bytes, tuple[str, Message, int]] = {}
 
 
@@ -87,6 +93,30 @@ def token_of(task: Task, worker: str, at: int) -> bytes:
     return blake2b(key, digest_size=16).digest()
 
 
+def letters_of(commit: Commit) -> Sequence[Message]:
+    """The messages that a commit puts into inboxes: all that it posts but those that it has consumed itself."""
+    if not commit.consume or not commit.post:
+        return commit.post
+    gone = set(commit.consume)
+    return [message for message in commit.post if message.to != commit.unit or message.id not in gone]
+
+
+def tombstone_until(commit: Commit, limits: StoreLimits) -> int | None:
+    """Until when the start of a run that is deleted may come again; None if it cannot.
+
+    A client may repeat its start. That of a child stands in a commit of its parent, which is applied once.
+    """
+    if commit.row.parent_unit is not None:
+        return None
+    until = min(commit.delete or 0, commit.row.created_at + limits.dedupe_ms)
+    return until if until > commit.at else None
+
+
+def answer_until(commit: Commit, answer: Answer, limits: StoreLimits) -> int:
+    """Until when an answer is kept."""
+    return min(answer.expires_at, commit.at + limits.dedupe_ms)
+
+
 class Tables:
     """All rows of a store."""
 
@@ -99,19 +129,37 @@ class Tables:
         self.last_place = 0
         self.arrived: dict[int, str] = {}
         """The units of all messages that wait, by their places, which only grow."""
+        self.tombstones: dict[bytes, tuple[str, int]] = {}
+        """The runs that were deleted: scope and end."""
+        self.deletions: dict[str, tuple[bytes, str, int]] = {}
+        """The last deletion of a unit: commit, scope and end."""
         self._expiries = Expiries()
 
     # ------------------------------------------------------------ ownership
 
-    def claim(self, scope: str, owner: Incarnation | None) -> Claim:
-        """Take a scope over, or release it (`owner=None`)."""
+    def claim(self, scope: str, owner: Incarnation) -> Claim:
+        """Take a scope over."""
         held = self.scopes.setdefault(scope, Scope())
-        if owner is None:
-            held.owner, held.clean = None, True
-            return Claim(held.epoch, clean=True)
         claim = Claim(held.epoch + 1, held.clean)
         held.epoch, held.owner, held.clean = claim.epoch, owner, False
         return claim
+
+    def release(self, fence: Fence) -> bool:
+        """Give a scope up; False if it belongs to another owner by now, or to none."""
+        if not self.holds(fence):
+            return False
+        held = self.scopes[fence.scope]
+        held.owner, held.clean = None, True
+        return True
+
+    def holds(self, fence: Fence) -> bool:
+        """Whether a fence is that of the scope's owner."""
+        held = self.scopes.get(fence.scope)
+        return (
+            held is not None
+            and held.owner is not None
+            and (held.epoch == fence.epoch and held.owner.id == fence.incarnation)
+        )
 
     def scope(self, unit: str) -> str:
         """The scope that a unit's messages belong to."""
@@ -123,14 +171,14 @@ class Tables:
     def commit(self, commit: Commit) -> Verdict:
         """Decide a commit and, if it is accepted, apply it."""
         unit = self.units.get(commit.unit)
-        stored: Stored | None = None
         if unit is not None and unit.row is not None:
-            stored = Stored(unit.version, unit.commit)
-        elif unit is not None and any(mark[1] == commit.id for mark in unit.tombstones.values()):
-            stored = Stored(0, commit.id)
+            stored = Stored(unit.version, unit.commit, unit.row.scope)
+        else:
+            deletion = self.deletions.get(commit.unit)
+            stored = Stored(0, deletion[0] if deletion is not None else None, self.scope(commit.unit))
         held = self.scopes.get(commit.fence.scope, Scope())
         result = verdict(commit, stored, held.epoch, held.owner.id if held.owner else None)
-        if result != "applied" or (stored is not None and stored.commit == commit.id):
+        if result != "applied" or stored.commit == commit.id:
             return result
         unit = unit or Unit()
         if flaw_of(commit) is not None or (commit.delete is None and self._conflicts(commit, unit)):
@@ -140,7 +188,7 @@ class Tables:
             self._delete(commit, unit)
         else:
             self._write(commit, unit)
-        for message in commit.post:
+        for message in letters_of(commit):
             self._deliver(message)
         self._forget_empty(commit.unit)
         return "applied"
@@ -150,8 +198,8 @@ class Tables:
         places = () if fresh else unit.journal
         ended = () if fresh else unit.executions
         numbers = [row.execution for row in commit.ended]
-        added = [(task.execution, task.seq, task.attempt) for task in commit.tasks_added]
-        tasks = set[TaskKey]() if fresh else {key for key in unit.tasks if key[1:] not in set(commit.tasks_dropped)}
+        added = [(task.run, task.execution, task.seq, task.attempt) for task in commit.tasks_added]
+        tasks = set[TaskKey]() if fresh else unit.tasks.keys() - set(commit.tasks_dropped)
         return (
             any((chunk.execution, chunk.first) in places for chunk in commit.journal)
             or any(number in ended for number in numbers)
@@ -181,20 +229,19 @@ class Tables:
             else:
                 unit.kv[entry.key] = entry
         self._settle(commit, unit)
-        for seq, attempt in commit.tasks_dropped:
-            for key in [key for key in unit.tasks if key[1:] == (seq, attempt)]:
-                del unit.tasks[key]
+        for key in commit.tasks_dropped:
+            unit.tasks.pop(key, None)
         for task in commit.tasks_added:
-            unit.tasks[task.execution, task.seq, task.attempt] = copy(task)
+            unit.tasks[task.run, task.execution, task.seq, task.attempt] = copy(task)
 
     def _settle(self, commit: Commit, unit: Unit) -> None:
         for message in commit.consume:
             self._take(unit, message)
         for answer in commit.answers:
             if answer.message not in unit.answers:
-                scope = commit.row.scope
-                unit.answers[answer.message] = scope, answer
-                self._expiries.add(ANSWER, Entry(answer.expires_at, commit.unit, answer.message, scope))
+                scope, until = commit.row.scope, answer_until(commit, answer, self.limits)
+                unit.answers[answer.message] = scope, msgspec.structs.replace(answer, expires_at=until)
+                self._expiries.add(ANSWER, Entry(until, commit.unit, answer.message, scope))
 
     def _delete(self, commit: Commit, unit: Unit) -> None:
         unit.row, unit.version, unit.commit = None, 0, b""
@@ -202,16 +249,18 @@ class Tables:
         self._settle(commit, unit)
         for name in [name for name, (_, letter) in unit.inbox.items() if not isinstance(letter.body, Start)]:
             self._take(unit, name)
-        scope, run, until = commit.row.scope, commit.row.run, commit.delete
-        if not until:
-            run, until = b"", commit.at + self.limits.forgotten_ms
-            unit.tombstones = {}
-        unit.tombstones[run] = (scope, commit.id, until)
-        self._expiries.add(TOMBSTONE, Entry(until, commit.unit, run, scope))
+        scope, run = commit.row.scope, commit.row.run
+        self.tombstones.pop(run, None)
+        if (until := tombstone_until(commit, self.limits)) is not None:
+            self.tombstones[run] = (scope, until)
+            self._expiries.add(TOMBSTONE, Entry(until, "", run, scope))
+        until = commit.at + self.limits.forgotten_ms
+        self.deletions[commit.unit] = (commit.id, scope, until)
+        self._expiries.add(DELETION, Entry(until, commit.unit, b"", scope))
 
     def _forget_empty(self, name: str) -> None:
         unit = self.units[name]
-        if unit.row is None and not (unit.inbox or unit.answers or unit.tombstones or unit.dead_letters):
+        if unit.row is None and not (unit.inbox or unit.answers or unit.dead_letters):
             del self.units[name]
 
     # ------------------------------------------------------------ messages
@@ -221,7 +270,7 @@ class Tables:
             return True
         if not isinstance(message.body, Start):
             return False
-        if message.id in unit.tombstones:
+        if message.id in self.tombstones:
             return True
         row = unit.row
         return row is not None and row.run == message.id and (row.started_at > 0 or not begun)
@@ -233,6 +282,7 @@ class Tables:
             return
         unit.inbox[message.id] = (self.last_place, message)
         self.arrived[self.last_place] = message.to
+        unit.starts += isinstance(message.body, Start)
         if unit.row is None and not isinstance(message.body, Start):
             until, scope = self._gives_up_at(message), self.scope(message.to)
             self._expiries.add(UNDELIVERED, Entry(until, message.to, message.id, scope))
@@ -242,6 +292,7 @@ class Tables:
         if (entry := unit.inbox.pop(message, None)) is None:
             return None
         del self.arrived[entry[0]]
+        unit.starts -= isinstance(entry[1].body, Start)
         return entry[1]
 
     def post(self, message: Message) -> Posted:
@@ -252,15 +303,15 @@ class Tables:
             return Posted("duplicate", recorded[1].outcome if recorded else None)
         body = message.body
         if isinstance(body, ActivityDone):
-            key = (body.execution, body.seq, body.attempt)
+            key = (body.run, body.execution, body.seq, body.attempt)
             task = unit.tasks.get(key)
-            if task is None or task.run != body.run or task.token is None or task.token != message.previous:
+            if task is None or task.token is None or task.token != message.previous:
                 return Posted("lost_lease")
             del unit.tasks[key]
             message = msgspec.structs.replace(message, previous=None)
         elif not isinstance(body, Start):
             if unit.row is None:
-                if not any(isinstance(entry.body, Start) for _, entry in unit.inbox.values()):
+                if not unit.starts:
                     return Posted("missing")
             elif unit.row.status in CLOSED and not isinstance(body, ADMIN):
                 return Posted("missing", "closed")
@@ -279,7 +330,7 @@ class Tables:
             for task in unit.tasks.values()
             if task.queue == queue and task.worker is None and task.visible_at <= at
         ]
-        waiting.sort(key=lambda task: (task.visible_at, task.unit, task.execution, task.seq, task.attempt))
+        waiting.sort(key=lambda task: (task.visible_at, task.unit, task.run, task.execution, task.seq, task.attempt))
         for task in waiting[:limit]:
             task.worker, task.token, task.expires_at = worker, token_of(task, worker, at), at + lease_ms
         return [copy(task) for task in waiting[:limit]]
@@ -287,7 +338,7 @@ class Tables:
     def renew(self, renewal: Renewal, at: int) -> bool:
         """Extend a lease; False when its row is gone or has another token."""
         unit = self.units.get(renewal.unit, Unit())
-        for (_, seq, attempt), task in unit.tasks.items():
+        for (_, _, seq, attempt), task in unit.tasks.items():
             if (seq, attempt, task.token) == (renewal.seq, renewal.attempt, renewal.token):
                 task.expires_at = at + renewal.lease_ms
                 task.details = task.details if renewal.details is None else renewal.details
@@ -296,29 +347,35 @@ class Tables:
 
     # ------------------------------------------------------------ sweeping
 
-    def sweep(self, scopes: set[str], at: int, limit: int) -> int:
-        """Remove what has expired, oldest first, at most `limit` rows."""
-        removed = 0
-        for kind in (ANSWER, TOMBSTONE, DEAD_LETTER, UNDELIVERED):
+    def sweep(self, fences: Iterable[Fence], at: int, limit: int) -> Swept:
+        """Remove what has expired, oldest first, at most `limit` rows; in scopes that their fence owns."""
+        removed, buried = 0, list[str]()
+        scopes = {fence.scope for fence in fences if self.holds(fence)}
+        for kind in (ANSWER, TOMBSTONE, DELETION, DEAD_LETTER, UNDELIVERED):
             held: list[Entry] = []
             while removed < limit and (entry := self._expiries.take(kind, scopes, at)) is not None:
                 unit = self.units.get(entry.unit, Unit())
-                if kind == UNDELIVERED and any(isinstance(letter.body, Start) for _, letter in unit.inbox.values()):
+                if kind == UNDELIVERED and unit.starts:
                     held.append(entry)  # it will be delivered, unless that start never comes to anything
                 elif self._is_expired(kind, unit, entry):
                     self._expire(kind, unit, entry, at)
                     removed += 1
-                    self._forget_empty(entry.unit)
+                    if kind == UNDELIVERED:
+                        buried.append(entry.unit)
+                    if entry.unit in self.units:
+                        self._forget_empty(entry.unit)
             for entry in held:
                 self._expiries.add(kind, entry)
-        return removed
+        return Swept(removed, buried)
 
     def _is_expired(self, kind: int, unit: Unit, entry: Entry) -> bool:
         """Whether the row of an entry is still there, with the same time."""
         if kind == ANSWER:
             return (found := unit.answers.get(entry.key)) is not None and found[1].expires_at == entry.at
         if kind == TOMBSTONE:
-            return (mark := unit.tombstones.get(entry.key)) is not None and mark[2] == entry.at
+            return (mark := self.tombstones.get(entry.key)) is not None and mark[1] == entry.at
+        if kind == DELETION:
+            return (deletion := self.deletions.get(entry.unit)) is not None and deletion[2] == entry.at
         if kind == DEAD_LETTER:
             return (dead := unit.dead_letters.get(entry.key)) is not None and dead[2] == entry.at
         place = unit.inbox.get(entry.key)
@@ -332,7 +389,9 @@ class Tables:
         if kind == ANSWER:
             del unit.answers[entry.key]
         elif kind == TOMBSTONE:
-            del unit.tombstones[entry.key]
+            del self.tombstones[entry.key]
+        elif kind == DELETION:
+            del self.deletions[entry.unit]
         elif kind == DEAD_LETTER:
             del unit.dead_letters[entry.key]
         else:
@@ -374,7 +433,8 @@ class Tables:
         rows["attributes"] = [
             (name, *term, u.row.created_at) for name, u in each if u.row for term in terms_of(u.row.attributes)
         ]
-        rows["tombstones"] = [(name, run, *mark) for name, u in each for run, mark in u.tombstones.items()]
+        rows["tombstones"] = [(run, *mark) for run, mark in self.tombstones.items()]
+        rows["deletions"] = [(unit, *deletion) for unit, deletion in self.deletions.items()]
         rows["dead_letters"] = [
             (name, m.id, scope, *letter(m)[1:4], m.sender, expires_at)
             for name, u in each

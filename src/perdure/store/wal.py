@@ -37,7 +37,7 @@ class WriteAheadLog:
     def __init__(self, connection: Connection, path: str, guard: FileGuard | None) -> None:
         """Take over the checkpoints of the connection. The guard raises when a file is gone."""
         self._connection = connection
-        self._path = f"{path}-wal"
+        self._path = f"{path}-wal" if guard is None else guard.log
         self._guard = guard
         self._file: int | None = None
         self._pages = 0

@@ -20,7 +20,7 @@ from perdure.metrics import StoreMetrics
 from perdure.node.node import Node
 from perdure.node.options import NodeOptions
 from perdure.node.tally import NodeMetrics
-from perdure.ports.store import Page, QueueDepth
+from perdure.ports.store import DeadLetter, Page, QueueDepth
 from perdure.ports.where import Where
 from perdure.removal import Pruned, Removed
 from perdure.sync.portal import Portal
@@ -160,6 +160,7 @@ class SyncHandle(Generic[R_co]):
         Raises:
             NotFound: no instance has this id.
             DecodeError: the value is of another type.
+            UsageError: no instance can have such a key.
         """
         return self._portal.call(lambda: self._handle.kv_get(key, as_type))
 
@@ -356,6 +357,13 @@ class SyncClient:
     def queues(self) -> dict[str, QueueDepth]:
         """The tasks of each queue that has some, by name."""
         return self._portal.call(self._client.queues)
+
+    def dead_letters(self, *, unit: str | None = None, limit: int | None = 100) -> Sequence[DeadLetter]:
+        """Messages that were sent to an id that no instance had, by that id; of one id with `unit`.
+
+        At most `limit` (None: all). A store keeps them for `StoreLimits.dead_letter_ms`.
+        """
+        return self._portal.call(lambda: self._client.dead_letters(unit=unit, limit=limit))
 
     def delete(
         self,

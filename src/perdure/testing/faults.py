@@ -25,7 +25,7 @@ from perdure.app import App
 from perdure.client import Client
 from perdure.errors import NotFound, StoreUnavailable
 from perdure.gateway import Begun, StoreGateway, find_unit
-from perdure.kernel.commit import CLOSED, Commit, Task, UnitRow, Verdict
+from perdure.kernel.commit import CLOSED, Commit, Fence, Task, UnitRow, Verdict
 from perdure.kernel.definition import ActivityDefinition, WorkflowDefinition
 from perdure.kernel.events import ActivityScheduled, Received
 from perdure.kernel.limits import Limits
@@ -45,6 +45,7 @@ from perdure.ports.store import (
     Renewal,
     Store,
     StoreInfo,
+    Swept,
     Wake,
 )
 
@@ -151,13 +152,21 @@ class DyingStore:
         """The store's time."""
         return await self._alive().now()
 
-    async def claim(self, scopes: Sequence[str], owner: Incarnation | None) -> Mapping[str, Claim]:
-        """Claim, between two points. A dead life releases nothing."""
-        store, verb = self._alive(), "claim" if owner is not None else "release"
-        await self._points.pass_or_hang(f"before {verb}")
+    async def claim(self, scopes: Sequence[str], owner: Incarnation) -> Mapping[str, Claim]:
+        """Claim, between two points."""
+        store = self._alive()
+        await self._points.pass_or_hang("before claim")
         claims = await store.claim(scopes, owner)
-        await self._points.pass_or_hang(f"after {verb}")
+        await self._points.pass_or_hang("after claim")
         return claims
+
+    async def release(self, fences: Sequence[Fence]) -> list[str]:
+        """Release, between two points. A dead life releases nothing."""
+        store = self._alive()
+        await self._points.pass_or_hang("before release")
+        released = await store.release(fences)
+        await self._points.pass_or_hang("after release")
+        return released
 
     async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
         """Commit, between two points: after the second the commit is durable and none of its effects has run."""
@@ -203,9 +212,9 @@ class DyingStore:
         """Renew leases."""
         return await self._alive().renew(renewals, at)
 
-    async def sweep(self, scopes: Sequence[str], at: int, limit: int) -> int:
+    async def sweep(self, fences: Sequence[Fence], at: int, limit: int) -> Swept:
         """Sweep."""
-        return await self._alive().sweep(scopes, at, limit)
+        return await self._alive().sweep(fences, at, limit)
 
     async def query(self, query: Query[T]) -> Page[T]:
         """Query."""

@@ -27,16 +27,36 @@ class Claims:
 
     async def test_a_release_makes_the_next_claim_clean(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
-            released = await scenario.store.claim(["default/0"], None)
-            assert released == {"default/0": Claim(1, clean=True)}
+            assert await scenario.store.release(scenario.fences()) == ["default/0"]
             assert await scenario.claim() == {"default/0": Claim(2, clean=True)}
             assert await scenario.claim() == {"default/0": Claim(3, clean=False)}
 
     async def test_after_a_release_commits_are_fenced(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
             await scenario.applied("order")
-            await scenario.store.claim(["default/0"], None)
+            await scenario.store.release(scenario.fences())
             assert await scenario.apply(scenario.commit("order", 1)) == ["fenced"]
+
+    async def test_a_late_release_does_not_take_the_scope_from_the_winner(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory, shards=2) as scenario:
+            other = Scenario(scenario.store, "two")
+            await other.claim("default/1")
+            assert await scenario.store.release(scenario.fences()) == ["default/0"]
+            unit = next(f"order-{n}" for n in range(50) if scenario.scope(f"order-{n}") == "default/1")
+            assert await other.apply(other.commit(unit)) == ["applied"]
+            assert await scenario.store.release(scenario.fences()) == []
+            assert (await scenario.claim("default/0", "default/1")) == {
+                "default/0": Claim(2, clean=True),
+                "default/1": Claim(3, clean=False),
+            }
+
+    async def test_a_release_names_the_incarnation_and_the_epoch(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            await scenario.claim()
+            wrong = [Fence("default/0", 1, "one-1"), Fence("default/0", 2, "two-1"), Fence("pin/x", 0, "one-1")]
+            assert await scenario.store.release(wrong) == []
+            await scenario.applied("order")
+            assert await scenario.store.release([*wrong, *scenario.fences()]) == ["default/0"]
 
     async def test_an_older_epoch_is_fenced(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:

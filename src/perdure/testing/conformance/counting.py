@@ -69,7 +69,7 @@ class Counting:
             letter = scenario.message("order")
             await scenario.applied("order", answers=[answer(letter)])
             await scenario.applied("order", 1, post=[scenario.message("nobody")])
-            await scenario.store.sweep(["default/0"], NOW + 10, 10)
+            await scenario.sweep(NOW + 10, 10)
             counted = {"running": 1, "executions": 1, "answers": 1, "tombstones": 1, "dead_letters": 1}
             assert await _totals(scenario) == counted
 

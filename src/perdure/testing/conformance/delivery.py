@@ -58,10 +58,9 @@ class Delivery:
 
     async def test_a_unit_can_keep_its_own_start_for_later(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
-            start = await scenario.accepted(scenario.start("child"))
-            kept = scenario.message("child", start.body, id=start.id, visible_at=NOW + 50)
+            start = scenario.start("child", visible_at=NOW + 50)
             row = {"run": start.id, "status": "pending", "started_at": 0}
-            await scenario.applied("child", row=row, consume=[start.id], post=[kept])
+            await scenario.applied("child", row=row, post=[start])
             assert await scenario.inbox("child") == [start.id]
             assert await scenario.due(NOW + 50) == {"child": (NOW + 50, True)}
             await scenario.applied("child", 1, row | {"status": "running", "started_at": NOW}, consume=[start.id])
@@ -140,3 +139,30 @@ class Delivery:
             await scenario.applied(near, post=[first])
             await other.applied("y", post=[second])
             assert await scenario.inbox("target") == [first.id, second.id]
+
+    async def test_a_message_that_its_own_commit_consumes_does_not_come(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            kept, gone = scenario.message("order", sender="order"), scenario.message("order", sender="a")
+            other = scenario.message("other", id=gone.id)
+            commit = scenario.commit("order", post=[kept, gone, other], consume=[gone.id])
+            assert await scenario.apply(commit) == ["applied"]
+            assert (await scenario.inbox("order"), await scenario.inbox("other")) == ([kept.id], [gone.id])
+            assert await scenario.apply(commit) == ["applied"]
+            deletion = scenario.commit("order", 1, delete=0, post=[scenario.start("order")])
+            deletion.consume = [deletion.post[0].id]
+            assert await scenario.apply(deletion) == ["applied"]
+            assert await scenario.inbox("order") == []
+
+    async def test_a_message_between_units_comes_once_without_an_answer(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            await scenario.applied("b")
+            letter = scenario.message("b", sender="a")
+            commit = scenario.commit("a", post=[letter])
+            # The target takes it in the very batch that brings it, and the sender's commit is in flight twice.
+            batch = [commit, scenario.commit("b", 1, consume=[letter.id]), scenario.commit("c")]
+            assert await scenario.apply(*batch) == ["applied"] * 3
+            assert await scenario.apply(commit) == ["applied"]
+            assert await scenario.inbox("b") == []
+            await scenario.applied("a", 1)
+            assert await scenario.apply(commit) == ["stale"]
+            assert await scenario.inbox("b") == []

@@ -44,7 +44,7 @@ class Durability:
                 scenario = Scenario(store)
                 claims += (await scenario.claim()).values()
                 if release:
-                    await store.claim(["default/0"], None)
+                    await store.release(scenario.fences())
         assert claims == [Claim(1, clean=True), Claim(2, clean=True), Claim(3, clean=False)]
 
     async def test_places_go_on_after_reopening(self, store_factory: StoreFactory) -> None:

@@ -38,6 +38,8 @@ class Failures:
             store.inbox("order", None, 10),
             store.arrivals(["default/0"], None, 10),
             store.claim(["default/0"], scenario.owner),
+            store.release(scenario.fences()),
+            store.sweep(scenario.fences(), NOW, 10),
             store.wait_change("order", 0, 10),
         ]
         for call in calls:

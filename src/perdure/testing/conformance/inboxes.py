@@ -171,3 +171,20 @@ class Inboxes:
             await scenario.post(*[scenario.message("order", Send("Kanal ☃", value)) for value in values])
             inbox = (await scenario.load("order")).inbox
             assert [message.body for message in inbox] == [Send("Kanal ☃", value) for value in values]
+
+    async def test_the_number_that_waits_is_exact_whatever_came_and_went(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory, inbox_messages=5) as scenario:
+            await scenario.applied("order")
+            letters = [scenario.message("order") for _ in range(3)]
+            await scenario.applied("a", post=[*letters, letters[0], scenario.message("order")])
+            outcomes = [(await scenario.post(scenario.message("order")))[0].outcome for _ in range(2)]
+            assert outcomes == ["accepted", "full"]
+            assert await scenario.post(letters[0]) == [Posted("duplicate")]
+            await scenario.applied("order", 1, consume=[letters[0].id, letters[0].id, b"never seen"])
+            await scenario.applied("a", 1, post=[letters[1]])
+            outcomes = [(await scenario.post(scenario.message("order")))[0].outcome for _ in range(2)]
+            assert outcomes == ["accepted", "full"]
+            await scenario.applied("order", 2, delete=0)
+            await scenario.applied("order")
+            outcomes = [(await scenario.post(scenario.message("order")))[0].outcome for _ in range(6)]
+            assert outcomes == ["accepted"] * 5 + ["full"]

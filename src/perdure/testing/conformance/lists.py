@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from perdure.ports.store import Counts, Units
+from perdure.ports.store import Counts, DeadLetter, DeadLetters, Units
 from perdure.testing.conformance.scenario import NOW, Scenario, StoreFactory, scene
 
 STATUSES = ("pending", "running", "suspended", "completed", "failed", "cancelled")
@@ -119,3 +119,17 @@ class Lists:
             for at, visible in ((NOW, 1), (NOW + 10, 2), (NOW + 19, 2), (NOW + 20, 3), (None, 3)):
                 counts = dict((await scenario.store.query(Counts(at=at))).items)
                 assert counts["inbox"] == visible, at
+
+    async def test_dead_letters_are_listed_by_unit(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory, undelivered_ms=10, dead_letter_ms=100) as scenario:
+            lost = [scenario.message(unit, sender="a", at=NOW + n) for n, unit in enumerate(("y", "x", "y"))]
+            await scenario.applied("a", post=lost)
+            assert await scenario.all(DeadLetters()) == []
+            assert (await scenario.store.sweep(scenario.fences(), NOW + 50, 2)).buried == ["y", "x"]
+            assert (await scenario.store.sweep(scenario.fences(), NOW + 50, 2)).buried == ["y"]
+            places = ((1, "x"), (0, "y"), (2, "y"))
+            expected = [DeadLetter(to, lost[n].id, "Send", "a", NOW + n, NOW + 150) for n, to in places]
+            for limit in (1, 2, 3, 100):
+                assert await scenario.all(DeadLetters(limit=limit)) == expected
+                assert await scenario.all(DeadLetters(unit="y", limit=limit)) == expected[1:]
+            assert await scenario.all(DeadLetters(unit="nobody")) == []

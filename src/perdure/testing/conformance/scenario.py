@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
-from perdure.kernel.commit import Answer, Commit, Fence, JournalChunk, Task, UnitRow, Verdict
+from perdure.kernel.commit import Answer, Commit, Fence, JournalChunk, Task, TaskKey, UnitRow, Verdict
 from perdure.kernel.message import AnyBody, Message, Send, Start
 from perdure.kernel.placement import scope_of, scopes_of
 from perdure.ports.store import Claim, Incarnation, Loaded, Page, Posted, Query, Store
@@ -75,6 +75,14 @@ class Scenario:
         fields: dict[str, Any] = {"id": self.new_id(), "fence": self.fence(made.scope), "at": NOW}
         fields |= {"unit": unit, "expect": expect, "row": made}
         return Commit(**(fields | parts))
+
+    def fences(self, *scopes: str) -> list[Fence]:
+        """These rights for scopes, by default for all."""
+        return [self.fence(scope) for scope in scopes or scopes_of(self.store.info.shards)]
+
+    async def sweep(self, at: int, limit: int = 100, *scopes: str) -> int:
+        """Sweep scopes, by default all; how many rows went."""
+        return (await self.store.sweep(self.fences(*scopes), at, limit)).removed
 
     async def apply(self, *commits: Commit) -> list[Verdict]:
         """The verdicts of one batch."""
@@ -151,6 +159,11 @@ def task(scenario: Scenario, unit: str, seq: int = 1, attempt: int = 1, **fields
     given: dict[str, Any] = {"run": b"run of " + unit.encode(), "execution": 1, "scope": scenario.scope(unit)}
     given |= {"queue": "gpu", "name": "render", "input": b"input"}
     return Task(unit=unit, seq=seq, attempt=attempt, **(given | fields))
+
+
+def key_of(task: Task) -> TaskKey:
+    """The name of a task."""
+    return task.run, task.execution, task.seq, task.attempt
 
 
 @asynccontextmanager

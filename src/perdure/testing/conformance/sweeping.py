@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from perdure.kernel.message import Send
-from perdure.ports.store import Counts, Posted
+from perdure.ports.store import Counts, Posted, Totals
 from perdure.testing.conformance.scenario import NOW, Scenario, StoreFactory, answer, scene
 
 DAY_MS = 86_400_000
@@ -15,6 +15,10 @@ async def _count(scenario: Scenario, what: str) -> int:
     return dict((await scenario.store.query(Counts())).items)[what]
 
 
+async def _total(scenario: Scenario, what: str) -> int:
+    return dict((await scenario.store.query(Totals(at=NOW))).items)[what]
+
+
 class Sweeping:
     """Expiry."""
 
@@ -22,8 +26,8 @@ class Sweeping:
         async with scene(store_factory) as scenario:
             short, long = scenario.message("order"), scenario.message("order")
             await scenario.applied("order", answers=[answer(short, "a", NOW + 10), answer(long, "b", NOW + 20)])
-            assert await scenario.store.sweep(["default/0"], NOW + 9, 100) == 0
-            assert await scenario.store.sweep(["default/0"], NOW + 10, 100) == 1
+            assert await scenario.sweep(NOW + 9) == 0
+            assert await scenario.sweep(NOW + 10) == 1
             assert await scenario.post(short, long) == [Posted("accepted"), Posted("duplicate", "b")]
 
     async def test_an_expired_tombstone_is_forgotten(self, store_factory: StoreFactory) -> None:
@@ -32,7 +36,7 @@ class Sweeping:
             await scenario.applied("order", row={"run": start.id})
             await scenario.applied("order", 1, {"run": start.id}, delete=NOW + 10)
             assert await scenario.post(start) == [Posted("duplicate")]
-            assert await scenario.store.sweep(["default/0"], NOW + 10, 100) == 1
+            assert await scenario.sweep(NOW + 10) == 1
             assert await scenario.post(start) == [Posted("accepted")]
 
     async def test_an_undelivered_message_becomes_a_dead_letter_and_goes(self, store_factory: StoreFactory) -> None:
@@ -40,12 +44,12 @@ class Sweeping:
             await scenario.applied(
                 "a", post=[scenario.message("nobody"), scenario.message("nobody", visible_at=2 * NOW)]
             )
-            assert await scenario.store.sweep(["default/0"], NOW + DAY_MS - 1, 100) == 0
-            assert await scenario.store.sweep(["default/0"], NOW + DAY_MS, 100) == 1
+            assert await scenario.sweep(NOW + DAY_MS - 1) == 0
+            assert await scenario.sweep(NOW + DAY_MS) == 1
             assert (await _count(scenario, "inbox"), await _count(scenario, "dead_letters")) == (1, 1)
-            assert await scenario.store.sweep(["default/0"], NOW + 3 * DAY_MS, 100) == 2
+            assert await scenario.sweep(NOW + 3 * DAY_MS) == 2
             assert (await _count(scenario, "inbox"), await _count(scenario, "dead_letters")) == (0, 1)
-            assert await scenario.store.sweep(["default/0"], NOW + 9 * DAY_MS, 100) == 1
+            assert await scenario.sweep(NOW + 9 * DAY_MS) == 1
             assert await _count(scenario, "dead_letters") == 0
 
     async def test_starts_and_what_waits_behind_them_are_never_buried(self, store_factory: StoreFactory) -> None:
@@ -54,7 +58,7 @@ class Sweeping:
             await scenario.post(*letters)
             await scenario.applied("unit")
             await scenario.accepted(scenario.message("unit"))
-            assert await scenario.store.sweep(["default/0"], NOW + 30 * DAY_MS, 100) == 0
+            assert await scenario.sweep(NOW + 30 * DAY_MS) == 0
             assert await scenario.inbox("order") == [letter.id for letter in letters]
 
     async def test_a_sweep_is_limited_and_oldest_first(self, store_factory: StoreFactory) -> None:
@@ -63,19 +67,72 @@ class Sweeping:
             expiries = [NOW + 5, NOW + 1, NOW + 4, NOW + 2, NOW + 3]
             answers = [answer(letter, "x", at) for letter, at in zip(letters, expiries, strict=True)]
             await scenario.applied("order", answers=answers)
-            assert await scenario.store.sweep(["default/0"], NOW + 100, 2) == 2
+            assert await scenario.sweep(NOW + 100, 2) == 2
             known = [posted.outcome for posted in await scenario.post(*letters)]
             assert known == ["duplicate", "accepted", "duplicate", "accepted", "duplicate"]
-            assert await scenario.store.sweep(["default/0"], NOW + 100, 100) == 3
-            assert await scenario.store.sweep(["default/0"], NOW + 100, 100) == 0
+            assert await scenario.sweep(NOW + 100) == 3
+            assert await scenario.sweep(NOW + 100) == 0
 
     async def test_a_sweep_keeps_to_its_scopes(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory, shards=2) as scenario:
             letters = {unit: scenario.message(unit) for unit in (f"unit-{n}" for n in range(10))}
             for unit, letter in letters.items():
                 await scenario.applied(unit, answers=[answer(letter, "x", NOW)])
+            assert await Scenario(scenario.store, "two").sweep(NOW) == 0, "it owns nothing"
             here = [unit for unit in letters if scenario.scope(unit) == "default/1"]
             assert 0 < len(here) < 10
-            assert await scenario.store.sweep(["default/1"], NOW, 100) == len(here)
+            assert await scenario.sweep(NOW, 100, "default/1") == len(here)
             for unit, letter in letters.items():
                 assert (await scenario.post(letter))[0].outcome == ("accepted" if unit in here else "duplicate")
+
+    async def test_who_was_fenced_sweeps_no_more(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            letter = scenario.message("order")
+            await scenario.applied("order", answers=[answer(letter, "a", NOW)])
+            other = Scenario(scenario.store, "two")
+            await other.claim()
+            assert await scenario.sweep(NOW) == 0
+            assert await scenario.post(letter) == [Posted("duplicate", "a")]
+            assert await other.sweep(NOW) == 1
+            await other.store.release(other.fences())
+            assert await other.sweep(NOW) == 0
+
+    async def test_answers_and_tombstones_are_kept_for_the_dedupe_window(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory, dedupe_ms=100) as scenario:
+            start, letter = scenario.start("order"), scenario.message("order")
+            await scenario.applied("order", row={"run": start.id}, answers=[answer(letter, "a", NOW + DAY_MS)])
+            await scenario.applied("old", row={"created_at": NOW - 100})
+            await scenario.applied("old", 1, {"created_at": NOW - 100}, delete=NOW + DAY_MS)
+            assert await _total(scenario, "tombstones") == 0, "its start cannot come any more"
+            await scenario.applied("child", row={"parent_unit": "order"})
+            await scenario.applied("child", 1, {"parent_unit": "order"}, delete=NOW + DAY_MS)
+            assert await _total(scenario, "tombstones") == 0, "its parent starts it once"
+            assert await scenario.sweep(NOW + 99) == 0
+            assert await scenario.sweep(NOW + 100) == 1
+            await scenario.applied("order", 1, {"run": start.id}, delete=NOW + DAY_MS)
+            assert (await scenario.post(start), await _total(scenario, "tombstones")) == ([Posted("duplicate")], 1)
+            assert await scenario.sweep(NOW + 99) == 0
+            assert await scenario.sweep(NOW + 100) == 1
+            assert await scenario.post(start) == [Posted("accepted")]
+
+    async def test_a_deletion_is_remembered_as_long_as_it_may_come_again(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory, forgotten_ms=50) as scenario:
+            for unit, until in (("a", 0), ("b", NOW + DAY_MS)):
+                await scenario.applied(unit)
+                deletion = await scenario.applied(unit, 1, delete=until)
+                assert await scenario.sweep(NOW + 49) == 0
+                assert await scenario.apply(deletion) == ["applied"]
+                assert await scenario.sweep(NOW + 50) == 1
+                assert await scenario.apply(deletion) == ["stale"]
+
+    async def test_who_waits_for_a_start_is_not_looked_for_among_the_rest(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory, undelivered_ms=DAY_MS) as scenario:
+            for n in range(20):
+                await scenario.applied(f"a{n}", post=[scenario.message("order") for _ in range(10)])
+            start = await scenario.accepted(scenario.start("order"))
+            assert await scenario.sweep(NOW + DAY_MS, 1_000) == 0
+            await scenario.applied("order", row={"run": start.id}, consume=[start.id])
+            await scenario.applied("order", 1, {"run": start.id}, delete=0)
+            assert len(await scenario.inbox("order")) == 0
+            await scenario.applied("b", post=[scenario.message("order") for _ in range(10)])
+            assert await scenario.sweep(NOW + DAY_MS, 1_000) == 11

@@ -9,7 +9,7 @@ import asyncio
 from perdure.kernel.commit import Task
 from perdure.kernel.message import ActivityDone, Message
 from perdure.ports.store import Counts, Posted, Renewal
-from perdure.testing.conformance.scenario import NOW, Scenario, StoreFactory, scene, task
+from perdure.testing.conformance.scenario import NOW, Scenario, StoreFactory, key_of, scene, task
 
 LEASE_MS = 1_000
 
@@ -113,7 +113,7 @@ class Tasks:
             first, second = await _lease(scenario)
             assert await _lease(scenario, at=NOW + 10 * LEASE_MS) == []  # only the owner decides what follows
             assert await scenario.post(_done(scenario, first)) == [Posted("accepted")]
-            await scenario.applied("order", 1, tasks_dropped=[(2, 1)])
+            await scenario.applied("order", 1, tasks_dropped=[key_of(second)])
             assert await scenario.post(_done(scenario, second)) == [Posted("lost_lease")]
 
     async def test_a_cancelled_task_is_gone(self, store_factory: StoreFactory) -> None:
@@ -121,17 +121,34 @@ class Tasks:
             added = [task(scenario, "order", seq) for seq in range(1, 6)]
             await scenario.applied("order", tasks_added=added)
             leased = (await _lease(scenario, 2))[0]
-            dropped = [(1, 1), (3, 1), (4, 1), (77, 1)]  # dropping what is not there is fine
+            # Dropping what is not there is fine.
+            dropped = [key_of(task(scenario, "order", seq)) for seq in (1, 3, 4, 77)]
             await scenario.applied("order", 1, tasks_dropped=dropped)
             assert [left.seq for left in (await scenario.load("order")).tasks] == [2, 5]
             assert await scenario.post(_done(scenario, leased)) == [Posted("lost_lease")]
             assert [one.seq for one in await _lease(scenario)] == [5]
 
+    async def test_tasks_of_other_runs_and_executions_stay(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            added = [task(scenario, "order", execution=n, run=run) for n in (1, 2) for run in (b"a", b"b")]
+            await scenario.applied("order", tasks_added=added)
+            await scenario.applied("order", 1, tasks_dropped=[key_of(added[2])])
+            left = [(one.run, one.execution) for one in (await scenario.load("order")).tasks]
+            assert left == [(b"a", 1), (b"b", 1), (b"b", 2)]
+            leased = await _lease(scenario)
+            assert [(one.run, one.execution) for one in leased] == left
+            for one in leased:
+                assert await scenario.post(_done(scenario, one, run=one.run, execution=one.execution)) == [
+                    Posted("accepted")
+                ]
+            assert (await scenario.load("order")).tasks == []
+
     async def test_what_a_commit_drops_and_adds_is_there_afterwards(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
-            await scenario.applied("order", tasks_added=[task(scenario, "order", 1, name="old")])
+            old = task(scenario, "order", 1, name="old")
+            await scenario.applied("order", tasks_added=[old])
             retry = [task(scenario, "order", 1, name="new"), task(scenario, "order", 2, attempt=2)]
-            await scenario.applied("order", 1, tasks_dropped=[(1, 1), (2, 1)], tasks_added=retry)
+            await scenario.applied("order", 1, tasks_dropped=[key_of(old), key_of(retry[1])], tasks_added=retry)
             assert [(one.seq, one.attempt, one.name) for one in (await scenario.load("order")).tasks] == [
                 (1, 1, "new"),
                 (2, 2, "render"),
@@ -162,7 +179,7 @@ class Tasks:
             await scenario.applied("order", tasks_added=[task(scenario, "order", seq) for seq in (1, 2, 3)])
             tokens = {one.seq: one.token or b"" for one in await _lease(scenario)}
             await scenario.accepted(_done(scenario, (await scenario.load("order")).tasks[0]))
-            await scenario.applied("order", 1, tasks_dropped=[(2, 1)])
+            await scenario.applied("order", 1, tasks_dropped=[key_of(task(scenario, "order", 2))])
             renewals = [Renewal("order", seq, 1, tokens[seq], LEASE_MS) for seq in (1, 2, 3)]
             renewals += [Renewal("order", 3, 1, b"wrong", LEASE_MS), Renewal("nobody", 1, 1, b"t", LEASE_MS)]
             assert await scenario.store.renew(renewals, NOW) == ["lost", "lost", "kept", "lost", "lost"]

@@ -16,20 +16,20 @@ class Verdicts:
     async def test_verdicts_are_those_of_the_kernel(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
             units = [f"unit-{n}" for n in range(3)]
-            stored: dict[str, Stored] = {}
+            stored = {unit: Stored(0, None, "default/0") for unit in units}
             for unit, versions in zip(units, (0, 1, 2), strict=True):
                 for version in range(versions):
                     commit = await scenario.applied(unit, version)
-                    stored[unit] = Stored(version + 1, commit.id)
+                    stored[unit] = Stored(version + 1, commit.id, "default/0")
             epoch = scenario.claims["default/0"].epoch
             fences = [Fence("default/0", epoch, "one-1"), Fence("default/0", epoch - 1, "one-1")]
             fences.append(Fence("default/0", epoch, "two-1"))
             for unit, expect, fence in product(units, (0, 1, 2, 3), fences):
                 commit = scenario.commit(unit, expect, fence=fence)
-                expected = verdict(commit, stored.get(unit), epoch, "one-1")
+                expected = verdict(commit, stored[unit], epoch, "one-1")
                 assert await scenario.apply(commit) == [expected], (unit, expect, fence)
                 if expected == "applied":
-                    stored[unit] = Stored(expect + 1, commit.id)
+                    stored[unit] = Stored(expect + 1, commit.id, "default/0")
 
     async def test_a_new_unit_must_not_exist(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
@@ -59,5 +59,35 @@ class Verdicts:
             await other.claim("pin/order")
             await scenario.applied("order")
             await scenario.applied("order", 1, {"scope": "pin/order"}, fence=scenario.fence(home))
-            assert await scenario.apply(scenario.commit("order", 1)) == ["stale"]
+            assert await scenario.apply(scenario.commit("order", 2)) == ["fenced"]
             assert await other.apply(other.commit("order", 2, {"scope": "pin/order"})) == ["applied"]
+
+    async def test_an_owner_of_one_scope_writes_no_unit_of_another(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory, shards=2) as scenario:
+            await scenario.claim("pin/order")
+            units = {scenario.scope(f"order-{n}"): f"order-{n}" for n in range(50)}
+            near, far = units["default/0"], units["default/1"]
+            await scenario.applied(far)
+            wrong = [scenario.fence("default/0"), scenario.fence("pin/order")]
+            for fence in wrong:
+                for scope in ("default/0", "default/1", "pin/order"):
+                    assert await scenario.apply(scenario.commit(far, 1, {"scope": scope}, fence=fence)) == ["fenced"]
+                    assert await scenario.apply(scenario.commit(far, 1, fence=fence, delete=0)) == ["fenced"]
+            assert await scenario.apply(scenario.commit(near, fence=scenario.fence("default/1"))) == ["fenced"]
+            assert await scenario.apply(scenario.commit(near, fence=scenario.fence("pin/order"))) == ["fenced"]
+            assert (await scenario.load(far)).version == 1
+            assert (await scenario.load(near)).row is None
+
+    async def test_a_unit_moves_by_the_owner_of_the_scope_in_which_it_is(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory, shards=2) as scenario:
+            await scenario.claim("pin/order")
+            home, pin = scenario.fence(scenario.scope("order")), scenario.fence("pin/order")
+            await scenario.applied("order", row={"scope": "pin/order"}, fence=home)
+            assert await scenario.apply(scenario.commit("order", 1, fence=home)) == ["fenced"]
+            await scenario.applied("order", 1, fence=pin)
+            assert await scenario.apply(scenario.commit("order", 2, fence=pin)) == ["fenced"]
+            await scenario.applied("order", 2, {"scope": "pin/order"}, fence=home)
+            deletion = await scenario.applied("order", 3, {"scope": "pin/order"}, delete=0)
+            assert await scenario.apply(deletion) == ["applied"]
+            assert await scenario.apply(scenario.commit("order", fence=pin)) == ["fenced"], "its id is at home again"
+            await scenario.applied("order", fence=home)

@@ -1,4 +1,4 @@
-"""Places in a SQLite file: what they cost, and what a file of an older release gets."""
+"""Inboxes in a SQLite file: what reading and posting costs, and what a file of an older release gets."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from perdure.kernel.message import Message, Send, Start
+from perdure.store.apply import COUNT_LETTERS, FIND_START
 from perdure.store.database import MEMORY
 from perdure.store.migrate import migrations
 from perdure.store.reads import ARRIVALS, MAIL
@@ -57,6 +58,7 @@ async def test_the_order_of_what_waits_in_an_older_file_is_kept(tmp_path: Path) 
         await store.post([Message(b"late", "a", Start("wf", None, b""), 1)])
         assert [message.id for message in (await store.inbox("a", place, 10)).messages] == [b"late"]
         assert (await store.arrivals(["default/0"], arrived, 10)).items == ["a"]
+        assert await store.inspect("SELECT unit, messages FROM inboxes") == [("a", 4), ("b", 3), ("c", 3)]
 
 
 @pytest.mark.parametrize(
@@ -64,9 +66,11 @@ async def test_the_order_of_what_waits_in_an_older_file_is_kept(tmp_path: Path) 
     [
         (ARRIVALS, "(1, '[]')", "SEARCH inbox USING INTEGER PRIMARY KEY (rowid>?)"),
         (MAIL, "('a', 1, 1)", "SEARCH inbox USING INDEX inbox_unit (unit=? AND rowid>?)"),
+        (COUNT_LETTERS, "('a')", "SEARCH inboxes USING PRIMARY KEY (unit=?)"),
+        (FIND_START, "('a')", "SEARCH inbox USING COVERING INDEX inbox_start (unit=?)"),
     ],
 )
-async def test_a_reading_walks_what_is_behind_its_place(sql: str, values: str, walks: str) -> None:
+async def test_no_statement_walks_a_whole_inbox(sql: str, values: str, walks: str) -> None:
     async with SQLiteStore(MEMORY) as store:
         asked = sql
         for value in values.strip("()").split(", "):

@@ -1,0 +1,69 @@
+"""`dead-letters`: messages that nobody took."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from perdure.cli import screen
+from perdure.cli.door import reading
+from perdure.cli.options import DEFAULT_URL, AsJson, StoreUrl
+from perdure.cli.outcome import Exit
+from perdure.cli.view import time_text
+from perdure.ports.store import DeadLetter, DeadLetters, Page
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def dead_letters(
+    id: Annotated[str | None, typer.Argument(metavar="[ID]", help="Only those that were sent to this id.")] = None,
+    store: StoreUrl = DEFAULT_URL,
+    limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="At most so many.")] = 50,
+    after: Annotated[
+        str | None,
+        typer.Option("--after", metavar="TEXT", help="Go on from the `next` of the page before.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """List messages that were sent to an id that no instance had, by that id."""
+    page = asyncio.run(_read(store, DeadLetters(unit=id, limit=limit, after=after)))
+    if as_json:
+        screen.json({"dead_letters": [_json(letter) for letter in page.items], "next": page.next})
+        return Exit.OK
+    if not page.items:
+        screen.note("no dead letters")
+        return Exit.OK
+    screen.show(_table(page.items))
+    if page.next is not None:
+        screen.note(f"there are more: --after {page.next}")
+    return Exit.OK
+
+
+async def _read(url: str, query: DeadLetters) -> Page[DeadLetter]:
+    async with reading(url) as store:
+        return await store.query(query)
+
+
+def _json(letter: DeadLetter) -> dict[str, object]:
+    document: dict[str, object] = msgspec.structs.asdict(letter)
+    document["message"] = letter.message.hex()
+    document["at"] = time_text(letter.at)
+    document["expires_at"] = time_text(letter.expires_at)
+    return document
+
+
+def _table(letters: list[DeadLetter]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bright_black")
+    for name in ("to", "kind", "from", "sent", "kept until"):
+        table.add_column(name, no_wrap=True, overflow="fold")
+    for letter in letters:
+        sender = Text(letter.sender) if letter.sender is not None else Text("a client", style="bright_black")
+        table.add_row(Text(letter.unit), letter.kind, sender, time_text(letter.at), time_text(letter.expires_at))
+    return table

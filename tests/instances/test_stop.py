@@ -1,0 +1,182 @@
+"""How a node stops: its client works until the activities have ended, the grace is waited for once, and what does not
+end is named and left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from perdure import App, NodeOptions, activity
+from perdure.store.memory import MemoryStore
+
+
+async def began(event: asyncio.Event) -> None:
+    await asyncio.wait_for(event.wait(), 5)
+
+
+async def test_an_activity_uses_the_client_while_the_node_stops() -> None:
+    app = App("stop")
+    running, gate = asyncio.Event(), asyncio.Event()
+    lives: list[int] = []
+
+    @app.workflow
+    async def other(n: int) -> int:
+        return n
+
+    @app.activity
+    async def asking() -> int:
+        lives.append(1)
+        running.set()
+        await gate.wait()
+        return await activity.client().workflow(other, id="other").run(7)
+
+    @app.workflow
+    async def calling() -> int:
+        return await asking()
+
+    async with MemoryStore() as store:
+        node = app.node(store)
+        await node.start()
+        await node.client.workflow(calling, id="c").start()
+        await began(running)
+        stopping = [asyncio.create_task(node.stop(5)) for _ in range(2)]
+        await asyncio.sleep(0)
+        gate.set()
+        await asyncio.wait_for(asyncio.gather(*stopping), 5)
+        assert node.abandoned == ()
+        async with app.node(store) as node:
+            assert await node.client.workflow(calling, id="c").result(timeout=5) == 7
+    assert lives == [1]
+
+
+async def test_one_that_asks_too_late_is_given_up_and_has_not_failed() -> None:
+    """What its cleanup meets after the cancel is no failure of the activity, whatever it is."""
+    app = App("stop")
+    running = asyncio.Event()
+    lives: list[int] = []
+
+    @app.workflow
+    async def other() -> None: ...
+
+    @app.activity
+    async def asking() -> str:
+        lives.append(1)
+        if len(lives) == 2:
+            return "done"
+        running.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await activity.client().workflow(other, id="other").start()
+            raise ValueError("in the cleanup")
+
+    @app.workflow
+    async def calling() -> str:
+        return await asking()
+
+    async with MemoryStore() as store:
+        async with app.node(store, options=NodeOptions(stop_ms=1)) as node:
+            await node.client.workflow(calling, id="c").start()
+            await began(running)
+        async with app.node(store) as node:
+            assert await node.client.workflow(calling, id="c").result(timeout=5) == "done"
+            assert await node.client.workflow(other, id="other").result(timeout=5) is None
+
+
+async def test_what_does_not_end_is_waited_for_once_and_named(caplog: pytest.LogCaptureFixture) -> None:
+    app = App("stop")
+    release, threads = asyncio.Event(), threading.Event()
+    running: list[str] = []
+
+    @app.activity
+    async def deaf() -> None:
+        running.append("deaf")
+        while not release.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await release.wait()
+
+    @app.activity
+    def blocked() -> None:
+        running.append("blocked")
+        threads.wait()
+
+    @app.workflow
+    async def calling(which: str) -> None:
+        await (deaf() if which == "deaf" else blocked())
+
+    async with MemoryStore() as store:
+        node = app.node(store, options=NodeOptions(grace_ms=60_000))
+        await node.start()
+        for which in ("deaf", "blocked"):
+            await node.client.workflow(calling, id=which).start(which)
+        async with asyncio.timeout(5):
+            while len(running) < 2:
+                await asyncio.sleep(0)
+        started = time.monotonic()
+        with caplog.at_level(logging.WARNING, "perdure.activity"):
+            await node.stop(1.0)
+        took = time.monotonic() - started
+        release.set()
+        threads.set()
+    assert 1.0 <= took < 1.95, "the grace, and a moment for the cleanup"
+    assert sorted(node.abandoned) == ["activity blocked of 'blocked'", "activity deaf of 'deaf'"]
+    assert "2 attempts do not end, and the node stops without them" in caplog.text
+
+
+async def test_ten_thousand_that_wait_for_a_slot_do_not_hold_the_stop_up() -> None:
+    app = App("stop")
+
+    @app.activity
+    async def slow() -> None:
+        await asyncio.Event().wait()
+
+    @app.workflow
+    async def calling() -> None:
+        await asyncio.gather(*(slow() for _ in range(1_000)))
+
+    async with MemoryStore() as store:
+        node = app.node(store, options=NodeOptions(activities=10))
+        await node.start()
+        for i in range(10):
+            await node.client.workflow(calling, id=f"c-{i}").start()
+        async with asyncio.timeout(20):
+            while node.metrics.waiting < 9_990:
+                await asyncio.sleep(0)
+        started = time.monotonic()
+        await node.stop(0)
+        assert time.monotonic() - started < 1.0
+
+
+EMBEDDED = """
+import asyncio, time
+from perdure import App, NodeOptions
+app = App("e")
+begun = []
+@app.activity
+def blocked() -> None:
+    begun.append(1)
+    time.sleep(50)
+@app.workflow
+async def calling() -> None:
+    await blocked()
+async def main():
+    async with app.node("memory://", options=NodeOptions(stop_ms=10)) as node:
+        await node.client.workflow(calling, id="c").start()
+        while not begun:
+            await asyncio.sleep(0)
+asyncio.run(main())
+print("over", flush=True)
+"""
+
+
+def test_a_thread_that_does_not_end_does_not_keep_the_program() -> None:
+    done = subprocess.run([sys.executable, "-c", EMBEDDED], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout == "over\n", done.stderr
