@@ -77,4 +77,5 @@ async def test_verbs_run_bare(app: App, monkeypatch: pytest.MonkeyPatch, interce
         monkeypatch.setattr(node, "send", spy)
         await node.client.workflow(nothing, id="x").start()
         await node.client.get("x").terminate()
-        assert seen == [["start"], ["terminate", "_quietly", "_send"]]
+        assert len(seen) == 2
+        assert not {"around_send", "step", "innermost"} & {name for names in seen for name in names}
