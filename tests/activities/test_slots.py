@@ -271,6 +271,12 @@ class Forgetful(MemoryStore):
             raise StoreUnavailable("broken")
         return await super().query(query)
 
+    async def inbox(self, unit: str, after: str | None, limit: int) -> Any:
+        if self.fails:
+            self.fails = False
+            raise StoreUnavailable("once")
+        return await super().inbox(unit, after, limit)
+
 
 @pytest.mark.parametrize("kind", ["activity", "checkpoint"])
 async def test_what_runs_already_does_not_begin_again_when_its_instance_is_loaded_again(app: App, kind: str) -> None:

@@ -1,6 +1,6 @@
 """A program whose process dies of some of its work: `python poisonous.py URL`.
 
-With MENDED in the environment it does not.
+With MENDED in the environment it does not. With STAY it waits to be killed, and says what has begun.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import asyncio
 import os
 import sys
 
-from perdure import App, NodeOptions, workflow
+from perdure import App, NodeOptions, activity, workflow
 
 app = App("poisonous")
 GOOD = 5
@@ -19,6 +19,11 @@ OPTIONS = NodeOptions(crash_failures=3, trial_ms=150, control_ms=200)
 SLOW_S = 0.3
 """Longer than a trial lasts at first."""
 MENDED = "MENDED" in os.environ
+
+
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def die() -> None:
@@ -93,6 +98,8 @@ async def dies_slowly() -> str:
 
 @app.activity
 async def patient() -> str:
+    if "STAY" in os.environ:
+        say(f"began {activity.info().instance}")
     await asyncio.sleep(3600)
     return "never"
 
@@ -111,6 +118,9 @@ async def good(n: int) -> int:
 
 async def main(url: str) -> None:
     async with app.node(url, options=OPTIONS) as node:
+        if "STAY" in os.environ:
+            say("ready")
+            await asyncio.sleep(60)
         for n in range(GOOD):
             assert await node.client.workflow(good, id=f"good-{n}").run(n) == n + 3
         bad = node.client.get("bad")
@@ -118,7 +128,7 @@ async def main(url: str) -> None:
             await bad.wait(timeout=20)
         while (description := await bad.describe()).status in ("pending", "running"):
             await node.store.wait_change("bad", 0, 20)
-        sys.stdout.write(f"{description.status} {description.reason}\n")
+        say(f"{description.status} {description.reason}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import perdure
 from perdure import App, Interceptor, Node
 from perdure.interceptor import NextSend, Outgoing
 
-PACKAGE = str(Path(perdure.__file__).parent)
+PACKAGE = Path(perdure.__file__).parent
 
 
 class Silent(Interceptor):
@@ -29,7 +29,7 @@ def stack() -> list[str]:
     """Functions of perdure on the stack, outermost first."""
     frame, names = sys._getframe(1), list[str]()
     while frame is not None:
-        if frame.f_code.co_filename.startswith(PACKAGE):
+        if Path(frame.f_code.co_filename).is_relative_to(PACKAGE):
             names.insert(0, frame.f_code.co_name)
         frame = frame.f_back
     return names

@@ -310,7 +310,14 @@ class Node:
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name=name)
         self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            text = "background work %s of node %s has failed; restart the node, and please report it"
+            logger.error(text, task.get_name(), self.name, exc_info=error, extra={"node": self.name})
 
     # ------------------------------------------------------------ what waits in the store
 

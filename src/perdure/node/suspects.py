@@ -230,11 +230,12 @@ class Suspects:
         self._seen.clear()
         candidates = sorted(self._candidates.values(), key=lambda c: c.row.id)
         marked = [c for c in candidates if c.blame.state == "trial"]
+        if not candidates:
+            return
         if not marked:
-            if candidates:
-                text = "%d instances were at work at each of the last crashes of the process, up to %d: %s"
-                most = max(c.blame.crashes for c in candidates)
-                self._log(logging.WARNING, text, len(candidates), most, _names(candidates))
+            text = "%d instances were at work at each of the last crashes of the process, up to %d: %s"
+            most = max(c.blame.crashes for c in candidates)
+            self._log(logging.WARNING, text, len(candidates), most, _names(candidates))
             await self._halves(candidates)
             return
         self._let_go([c for c in candidates if c.blame.state != "trial"])

@@ -1,0 +1,134 @@
+"""Whoever kills the process from outside, however often and whenever, makes no instance guilty: all go on at once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from test_poison import set_aside
+
+from perdure import App, Client, Node
+from perdure.ports.store import Incarnation, Units
+from perdure.store.memory import MemoryStore
+
+PROGRAM = Path(__file__).with_name("poisonous.py")
+INNOCENTS = 30
+
+
+async def post_work(url: str) -> None:
+    async with Client.open(url) as client:
+        for n in range(INNOCENTS):
+            await client.workflow("innocent", id=f"innocent-{n}").start()
+
+
+def start_program(url: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, str(PROGRAM), url], env=os.environ | {"STAY": "1"}, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def wait_for_all(process: subprocess.Popen[str], within_s: float) -> set[str]:
+    """The instances whose activities have begun, once these are all."""
+    assert process.stdout is not None
+    began: set[str] = set()
+    deadline = time.monotonic() + within_s
+    while len(began) < INNOCENTS and time.monotonic() < deadline:
+        began.add(process.stdout.readline())
+    return began
+
+
+# Trials last 0.15 s here, and a time of control 0.2 s, then 0.6 s: these kill before, within, between and after them.
+@pytest.mark.parametrize("lives_s", [(0.0,) * 6, (0.1,) * 8, (0.25,) * 8, (0.7, 0.05, 0.3) * 3])
+def test_nobody_is_set_aside_for_kills_from_outside(tmp_path: Path, lives_s: tuple[float, ...]) -> None:
+    url = f"sqlite:///{tmp_path}/x.db"
+    asyncio.run(post_work(url))
+    for life_s in lives_s:
+        process = start_program(url)
+        time.sleep(life_s)  # the kill may come at any moment
+        process.kill()
+        process.communicate()
+    process = start_program(url)
+    began = wait_for_all(process, 10)
+    process.kill()
+    process.communicate()
+    assert len(began) == INNOCENTS
+    assert asyncio.run(set_aside(url)) == []
+
+
+def test_all_begin_again_within_seconds_of_the_third_kill(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/x.db"
+    asyncio.run(post_work(url))
+    for _ in range(3):
+        process = start_program(url)
+        assert len(wait_for_all(process, 10)) == INNOCENTS
+        process.kill()
+        process.communicate()
+    process = start_program(url)
+    began_s = time.monotonic()
+    assert len(wait_for_all(process, 10)) == INNOCENTS
+    assert time.monotonic() - began_s < 5
+    process.kill()
+    process.communicate()
+
+
+# ---------------------------------------------------------------- a start that fails
+
+
+async def suspect(store: MemoryStore) -> int:
+    (view,) = (await store.query(Units(ids=("a",)))).items
+    return view.row.suspect
+
+
+def make_app() -> App:
+    app = App("kills")
+
+    @app.activity
+    async def patient() -> None:
+        await asyncio.sleep(3600)
+
+    @app.workflow
+    async def waits() -> None:
+        await patient()
+
+    return app
+
+
+async def test_a_start_that_fails_after_a_crash_does_not_make_it_forgotten(caplog: pytest.LogCaptureFixture) -> None:
+    async with MemoryStore() as store:
+        async with Node(make_app(), store) as node:
+            await node.client.workflow("waits", id="a").start()
+            await node.stop(0)
+        await store.claim(["default/0"], Incarnation("dead", "00"))  # its owner has not released it
+        failing = make_app()
+
+        @failing.resources
+        async def broken() -> AsyncIterator[None]:
+            raise RuntimeError("the database of the resources is down")
+            yield
+
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="is down"):
+                await Node(failing, store).start()
+            assert await suspect(store) == 0, "nothing has run"
+        async with Node(make_app(), store) as node:
+            async with asyncio.timeout(5):
+                while not await suspect(store):
+                    await asyncio.sleep(0.001)
+            assert await suspect(store) == 1
+            async with asyncio.timeout(5):
+                while any(task.get_name() in ("perdure-scan", "perdure-trials") for task in asyncio.all_tasks()):
+                    await asyncio.sleep(0.001)
+            await node.stop(0)
+        async with Node(make_app(), store) as node:
+            await node.stop(0)
+        assert await suspect(store) == 1, "those lives ended in order"
+    assert caplog.messages == []
