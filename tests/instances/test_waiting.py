@@ -104,7 +104,7 @@ async def is_of(client: Client, id: str, text: str) -> bool:
 
 @BOTH
 async def test_the_caller_of_a_replaced_run_learns_of_it(pair: Pair, echo: Any, who: str) -> None:
-    first = asyncio.create_task(pair[who].workflow(echo, id="x").run("first"))
+    first = asyncio.create_task(pair[who].workflow(echo, id="x", if_exists="replace").run("first"))
     await until(lambda: has_begun(pair.inside, "x"), "the first run")
     by_id = asyncio.create_task(pair[who].get("x").result())
     await asyncio.sleep(0)
@@ -128,7 +128,7 @@ async def has_begun(client: Client, id: str) -> bool:
 
 @BOTH
 async def test_the_caller_of_a_deleted_run_learns_of_it(pair: Pair, echo: Any, who: str) -> None:
-    handle = pair[who].workflow(echo, id="x")
+    handle = pair[who].workflow(echo, id="x", if_exists="replace")
     await handle.start("first")
     await until(lambda: has_begun(pair.inside, "x"), "the first run")
     waiting = asyncio.create_task(handle.result())
@@ -243,3 +243,17 @@ async def test_a_node_is_started_by_one_call(world: World, app: App) -> None:
     await node.stop()
     await node.start()
     await node.stop()
+
+
+async def test_two_starts_that_replace_in_one_turn_tell_every_caller(pair: Pair, echo: Any) -> None:
+    def starting(text: str) -> asyncio.Task[Any]:
+        return asyncio.create_task(pair.inside.workflow(echo, id="x", if_exists="replace").run(text))
+
+    runs = [starting("first")]
+    await until(lambda: has_begun(pair.inside, "x"), "the first run")
+    runs += [starting("second"), starting("third"), starting("last")]
+    await until(lambda: is_of(pair.inside, "x", "last"), "the last run")
+    await pair.inside.get("x").send("go", True)
+    *replaced, last = await asyncio.wait_for(asyncio.gather(*runs, return_exceptions=True), PATIENCE_S)
+    assert last == "last"
+    assert [type(error) for error in replaced] == [WorkflowTerminated] * 3

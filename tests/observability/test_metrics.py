@@ -11,6 +11,7 @@ from meters import Meters
 
 from perdure import App, Client, Limits, Node, NodeOptions, RetryPolicy, WorkflowFailed, activity, workflow
 from perdure.node.instruments import BY_NAME
+from perdure.store.memory import STATUSES
 
 
 def node_of(world: World, app: App, meters: Meters, **options: int) -> Node:
@@ -467,6 +468,11 @@ async def shows(meters: Meters, name: str, expected: dict[tuple[str, ...], float
     await until(asked, f"{name} is {meters.gauge(name)}, not {expected}")
 
 
+def by_status(**counts: int) -> dict[tuple[str, ...], float]:
+    """What the gauge of instances shows when there are these."""
+    return {("test", status): counts.get(status, 0) for status in STATUSES}
+
+
 async def test_the_inbox_is_counted_without_what_is_not_visible(world: World, app: App, meters: Meters) -> None:
     """Delayed starts and timers are no work that waits."""
 
@@ -484,18 +490,7 @@ async def test_the_inbox_is_counted_without_what_is_not_visible(world: World, ap
         await node.client.get("now").send("unread", 2)
         await shows(meters, "perdure.inbox.depth", {("test",): 2})
         assert (await node.client.counts())["inbox"] == 2
-        await shows(
-            meters,
-            "perdure.instances",
-            {
-                ("test", "pending"): 1,
-                ("test", "running"): 1,
-                ("test", "suspended"): 0,
-                ("test", "completed"): 0,
-                ("test", "failed"): 0,
-                ("test", "cancelled"): 0,
-            },
-        )
+        await shows(meters, "perdure.instances", by_status(pending=1, running=1))
         assert meters.gauge("perdure.node.residents") == {("test",): 2}
         assert meters.gauge("perdure.task.depth") == meters.gauge("perdure.dead_letters") == {("test",): 0}
         clock.advance(60_000)
@@ -511,21 +506,16 @@ async def test_the_instances_are_counted_by_status_while_they_begin_and_end(
         if not ok:
             raise ValueError("no")
 
-    def counts(**by_status: int) -> dict[tuple[str, ...], float]:
-        statuses = ("pending", "running", "suspended", "completed", "failed", "cancelled")
-        return {("test", status): by_status.get(status, 0) for status in statuses}
-
     async with node_of(world, app, meters) as node:
         handles = [node.client.workflow(waits, id=name) for name in "abcd"]
         for handle in handles:
             await handle.start(handle.id != "b")
-        await shows(meters, "perdure.instances", counts(running=4))
+        await shows(meters, "perdure.instances", by_status(running=4))
         for handle in handles[:2]:
             await handle.send("end", True)
-            await handle.wait(timeout=5)
         await handles[2].terminate()
         await handles[3].pause()
-        await shows(meters, "perdure.instances", counts(suspended=1, completed=1, failed=1, cancelled=1))
+        await shows(meters, "perdure.instances", by_status(suspended=1, completed=1, failed=1, cancelled=1))
 
 
 async def test_gauges_follow_the_nodes_of_a_process(app: App, meters: Meters) -> None:

@@ -90,7 +90,8 @@ def _replace(unit: Unit, row: UnitRow) -> None:
         settle(unit, unit.run)
         unit.close_memory()
     unit.draft.chunks.clear()  # the history of the replaced run goes with it
-    unit.draft.milestones = Milestones(replaced=row)
+    before = unit.draft.milestones
+    unit.draft.milestones = Milestones(replaced=(*(before.replaced if before is not None else ()), row))
     unit.first_turn = True
 
 

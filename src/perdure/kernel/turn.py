@@ -20,14 +20,14 @@ Outcome = Literal["ok", "started", "joined", "exists", "closed", "missing", "ful
 class Milestones:
     """What happens once in the life of an instance, and happened in this turn.
 
-    `set_aside`: it is suspended and was not before, or for another reason. `replaced` is the last state of the run
-    that had the id until now.
+    `set_aside`: it is suspended and was not before, or for another reason. `replaced` are the last states of the
+    runs that had the id until now, in order: one turn may take several starts that replace.
     """
 
     started: bool = False
     ended: bool = False
     set_aside: bool = False
-    replaced: UnitRow | None = None
+    replaced: tuple[UnitRow, ...] = ()
 
 
 @dataclass(slots=True)

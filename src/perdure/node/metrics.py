@@ -148,8 +148,8 @@ class Metrics(ClientMetrics):
 
     def _pass_milestones(self, passed: Milestones, commit: Commit) -> None:
         row, turns = commit.row, commit.expect + 1
-        if passed.replaced is not None:
-            self._ended(passed.replaced, turns)
+        for replaced in passed.replaced:
+            self._ended(replaced, turns)
         if passed.started:
             child = row.parent is not None
             self._starts.add(1, {**_version(row), "perdure.child": child})

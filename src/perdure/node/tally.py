@@ -66,7 +66,7 @@ class Tally:
         """Count a durable turn's milestones; `row` is the row that it committed."""
         self.started += passed.started
         self.set_aside += passed.set_aside
-        self.cancelled += passed.replaced is not None
+        self.cancelled += len(passed.replaced)
         if not passed.ended:
             return
         if row.status == "completed":

@@ -435,8 +435,9 @@ class Turns:
                     self.deliver(message, stored=True)
         if resident.acks is not None and turn.answers:
             resident.answer(turn.answers)
-        if turn.milestones is not None and turn.milestones.replaced is not None:
-            self.waiters.ended(turn.milestones.replaced)
+        if turn.milestones is not None:
+            for row in turn.milestones.replaced:
+                self.waiters.ended(row)
         if turn.closed:
             assert unit.row is not None
             assert unit.row.status in CLOSED
