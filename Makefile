@@ -7,17 +7,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test check format bench stress docs lock clean
+.PHONY: help demo test test-long check format bench stress docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## say what each target does
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(READY) ## watch a workflow survive kill -9
 	@$(BIN)/python examples/demo.py
 
 test: $(READY) ## run the tests
 	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+test-long: $(READY) ## run the longer proofs: chaos, crashes at every point, random programs, a kill storm
+	$(BIN)/python -m pytest -n 2 -m long $(PYTEST_ARGS)
 
 check: $(READY) ## format, lint, types, layers, style: everything that needs no run of the program
 	$(BIN)/ruff format --check .

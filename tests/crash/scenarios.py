@@ -401,3 +401,80 @@ def check_removal(result: object) -> None:
 
 
 removal_scenario = Scenario(app, run_removal, check=check_removal, ordered=False)
+
+
+# ---------------------------------------------------------------- order over continue-as-new
+
+
+ordered_letters = workflow.Channel[int]("ordered")
+
+
+@app.workflow
+async def reader(got: list[int], end: int) -> list[int]:
+    """Three letters an execution, with work in between, so that letters gather meanwhile."""
+    for _ in range(3):
+        got.append(await ordered_letters.receive())
+        await increment(0)
+        if len(got) == end:
+            return got
+    workflow.continue_as_new(reader, got, end)
+
+
+async def run_reader(client: Client) -> object:
+    handle = client.workflow(reader, id="reader")
+    await handle.start([], 8)
+    for n in range(8):
+        await handle.send(ordered_letters, n)
+    return await handle.result()
+
+
+def check_reader(result: object) -> None:
+    assert result == list(range(8)), result
+
+
+order_scenario = Scenario(app, run_reader, ordered=False, check=check_reader)
+
+
+# ---------------------------------------------------------------- a start that is taken back, and one that is replaced
+
+
+@app.workflow
+async def resting(name: str) -> str:
+    leaf.detach(1)
+    return await workflow.receive("never", str)
+
+
+async def run_taken_back(client: Client) -> object:
+    statuses: list[str] = []
+    for verb in ("cancel", "terminate", "cancel"):
+        handle = client.workflow(resting, id=f"taken-back-{len(statuses)}", delay=HOUR)
+        await handle.start("taken back")
+        await (handle.cancel("not wanted") if verb == "cancel" else handle.terminate("not wanted"))
+        statuses.append((await handle.wait()).status)
+    return statuses, len(await client.list(limit=None))
+
+
+def check_taken_back(result: object) -> None:
+    assert result == (["cancelled"] * 3, 3), result
+
+
+taken_back_scenario = Scenario(app, run_taken_back, check=check_taken_back)
+
+
+@app.workflow
+async def answering(n: int) -> int:
+    return await double(n)
+
+
+async def run_replaced(client: Client) -> object:
+    first = client.workflow(resting, id="replaced")
+    if not any(found.type == "answering" for found in await client.list()):
+        await first.start("replaced")
+    return await client.workflow(answering, id="replaced", if_exists="replace").run(21)
+
+
+def check_replaced(result: object) -> None:
+    assert result == 42, result
+
+
+replace_scenario = Scenario(app, run_replaced, check=check_replaced, ordered=False)

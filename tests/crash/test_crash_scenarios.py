@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ sys.path.insert(0, str(HERE))
 import scenarios  # noqa: E402  # a file beside this one, which other processes load by its path
 
 NAMES = sorted(name for name, value in vars(scenarios).items() if isinstance(value, Scenario))
+CRASHES = int(os.environ.get("PERDURE_CRASHES", "1000"))
+"""Real kills of the long variant; 10,000 take about an hour."""
 EVERY = 5
 """Real kills are slower: each scenario gets each fifth point, and not all the same ones."""
 
@@ -43,3 +46,14 @@ def test_kill_9_and_another_hash_seed_change_nothing(name: str, servers: Sequenc
 def test_crash_after_crash_after_crash_changes_nothing(name: str) -> None:
     report = crash_repeatedly(scenario(name))
     assert report.crashes >= 5
+
+
+@pytest.mark.long
+@pytest.mark.timeout(60 + 2 * CRASHES)
+def test_kill_9_at_every_point_changes_nothing(servers: Sequence[LifeServer]) -> None:
+    crashes = 0
+    while crashes < CRASHES:
+        for name in NAMES:
+            crashes += crash_in_processes(f"{HERE / 'scenarios.py'}:{name}", servers=servers).crashes
+            if crashes >= CRASHES:
+                break

@@ -1,7 +1,8 @@
 """The proof of determinism: random programs, told the same again in other processes, byte for byte.
 
 Each supported Python at hand records and checks for itself: 3.12 changed `wait_for` and 3.13 `TaskGroup`, so journals
-may differ between versions. `PERDURE_FUZZ=100000` runs that many programs; `PERDURE_PYTHONS` names more interpreters,
+may differ between versions. `PERDURE_FUZZ=100000` runs that many programs, from seed
+`PERDURE_FUZZ_FIRST` on, so that a long proof can be made in parts; `PERDURE_PYTHONS` names more interpreters,
 separated as in PATH.
 """
 
@@ -19,6 +20,7 @@ import pytest
 from interpreters import RUNNING, environment, interpreters
 
 PROGRAMS = int(os.environ.get("PERDURE_FUZZ", "2000"))
+FIRST = int(os.environ.get("PERDURE_FUZZ_FIRST", "0"))
 PROGRAMS_ELSEWHERE = max(PROGRAMS // 5, 1)
 BATCH = 500
 BATCH_PROGRAM = Path(__file__).with_name("batch.py")
@@ -55,7 +57,7 @@ def prove(version: str, python: str, first: int, count: int, folder: Path) -> Ba
 def test_programs_run_the_same_everywhere(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     usable, unusable = interpreters()
     jobs = [
-        (version, python, first, min(BATCH, total - first))
+        (version, python, FIRST + first, min(BATCH, total - first))
         for version, python in usable.items()
         for total in (PROGRAMS if version == RUNNING else PROGRAMS_ELSEWHERE,)
         for first in range(0, total, BATCH)

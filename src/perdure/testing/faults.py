@@ -12,20 +12,20 @@ import asyncio
 import os
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import wraps
 from hashlib import blake2b
-from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, TypeVar
 
 from perdure import activity
 from perdure.app import App
 from perdure.client import Client
+from perdure.description import HistoryEvent
 from perdure.errors import NotFound, StoreUnavailable
 from perdure.gateway import Begun, StoreGateway, find_unit
-from perdure.kernel.commit import CLOSED, Commit, Fence, Task, UnitRow, Verdict
+from perdure.kernel.commit import CLOSED, Commit, Fence, UnitRow, Verdict
 from perdure.kernel.definition import ActivityDefinition, WorkflowDefinition
 from perdure.kernel.events import ActivityScheduled, Received
 from perdure.kernel.limits import Limits
@@ -37,17 +37,10 @@ from perdure.ports.store import (
     Claim,
     Inbox,
     Incarnation,
-    Loaded,
-    Mail,
-    Page,
     Posted,
-    Query,
-    Renewal,
     Store,
-    StoreInfo,
-    Swept,
-    Wake,
 )
+from perdure.testing.mishaps import PassingStore
 
 T = TypeVar("T")
 
@@ -118,7 +111,7 @@ def _gone() -> StoreUnavailable:
     return StoreUnavailable("this life of the node is over: the crash harness has ended it", "unknown")
 
 
-class DyingStore:
+class DyingStore(PassingStore):
     """A store as one life sees it: each claim, commit and post is a point before and a point after.
 
     A dead life reaches it no more.
@@ -126,35 +119,17 @@ class DyingStore:
 
     def __init__(self, store: Store, points: Points) -> None:
         """Wrap an open store; opening and closing it is the harness's business."""
-        self._store = store
+        super().__init__(store)
         self._points = points
 
-    @property
-    def info(self) -> StoreInfo:
-        """The store's."""
-        return self._store.info
-
-    def _alive(self) -> Store:
+    def _reach(self) -> Store:
         if self._points.dead:
             raise _gone()
         return self._store
 
-    async def __aenter__(self) -> Self:
-        """The store is open already."""
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """The store stays open."""
-
-    async def now(self) -> int:
-        """The store's time."""
-        return await self._alive().now()
-
     async def claim(self, scopes: Sequence[str], owner: Incarnation) -> Mapping[str, Claim]:
         """Claim, between two points."""
-        store = self._alive()
+        store = self._reach()
         await self._points.pass_or_hang("before claim")
         claims = await store.claim(scopes, owner)
         await self._points.pass_or_hang("after claim")
@@ -162,7 +137,7 @@ class DyingStore:
 
     async def release(self, fences: Sequence[Fence]) -> list[str]:
         """Release, between two points. A dead life releases nothing."""
-        store = self._alive()
+        store = self._reach()
         await self._points.pass_or_hang("before release")
         released = await store.release(fences)
         await self._points.pass_or_hang("after release")
@@ -170,7 +145,7 @@ class DyingStore:
 
     async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
         """Commit, between two points: after the second the commit is durable and none of its effects has run."""
-        store, units = self._alive(), ", ".join(commit.unit for commit in batch)
+        store, units = self._reach(), ", ".join(commit.unit for commit in batch)
         await self._points.pass_or_hang(f"before commit of {units}")
         verdicts = await store.commit(batch)
         await self._points.pass_or_hang(f"after commit of {units}")
@@ -178,55 +153,11 @@ class DyingStore:
 
     async def post(self, batch: Sequence[Message]) -> list[Posted]:
         """Post, between two points."""
-        store, units = self._alive(), ", ".join(message.to for message in batch)
+        store, units = self._reach(), ", ".join(message.to for message in batch)
         await self._points.pass_or_hang(f"before post to {units}")
         posted = await store.post(batch)
         await self._points.pass_or_hang(f"after post to {units}")
         return posted
-
-    async def load(self, units: Sequence[str]) -> list[Loaded]:
-        """Load."""
-        return await self._alive().load(units)
-
-    async def inbox(self, unit: str, after: str | None, limit: int) -> Mail:
-        """What waits for a unit."""
-        return await self._alive().inbox(unit, after, limit)
-
-    async def arrivals(self, scopes: Sequence[str], after: str | None, limit: int) -> Page[str]:
-        """What has come."""
-        return await self._alive().arrivals(scopes, after, limit)
-
-    async def wakes(self, scopes: Sequence[str], until: int, after: str | None, limit: int) -> Page[Wake]:
-        """What waits."""
-        return await self._alive().wakes(scopes, until, after, limit)
-
-    async def next_wake(self, scopes: Sequence[str], after: int) -> int | None:
-        """What waits longest."""
-        return await self._alive().next_wake(scopes, after)
-
-    async def lease(self, queue: str, worker: str, limit: int, lease_ms: int, at: int) -> list[Task]:
-        """Lease tasks."""
-        return await self._alive().lease(queue, worker, limit, lease_ms, at)
-
-    async def renew(self, renewals: Sequence[Renewal], at: int) -> list[Literal["kept", "lost"]]:
-        """Renew leases."""
-        return await self._alive().renew(renewals, at)
-
-    async def sweep(self, fences: Sequence[Fence], at: int, limit: int) -> Swept:
-        """Sweep."""
-        return await self._alive().sweep(fences, at, limit)
-
-    async def query(self, query: Query[T]) -> Page[T]:
-        """Query."""
-        return await self._alive().query(query)
-
-    async def wait_change(self, unit: str, version: int, timeout_ms: int) -> int:
-        """Wait for a change."""
-        return await self._alive().wait_change(unit, version, timeout_ms)
-
-    def hints(self) -> AsyncIterator[str]:
-        """Listen to hints."""
-        return self._alive().hints()
 
 
 class DyingClock:
@@ -417,14 +348,17 @@ class _Gate:
 
     async def _has_arrived(self, message: Message) -> bool:
         handle = Client(self._node).get(message.to)
-        if await self._is_waiting(message):
-            return True
-        try:
-            histories = [await handle.history(execution) for execution in await handle.executions()]
-        except NotFound:
-            return False
-        events = [entry.event for history in histories for entry in history]
-        return any(isinstance(event, Received) and event.message == message.id for event in events)
+        while not await self._is_waiting(message):
+            try:
+                executions = await handle.executions()
+                histories = [await handle.history(execution) for execution in executions]
+                if any(_received(history, message) for history in histories):
+                    return True
+                if await handle.executions() == executions:  # else it may have been received in a new one meanwhile
+                    return False
+            except NotFound:
+                return False
+        return True
 
     async def begin(self, message: Message) -> tuple[Outcome, Begun | None]:
         outcome = await self.send(message)
@@ -441,3 +375,9 @@ class _Gate:
 
     async def changed(self, unit: str, version: int, within_ms: int) -> None:
         await self._node.changed(unit, version, within_ms)
+
+
+def _received(history: Sequence[HistoryEvent], message: Message) -> bool:
+    """Whether an execution received the message."""
+    events = [entry.event for entry in history]
+    return any(isinstance(event, Received) and event.message == message.id for event in events)

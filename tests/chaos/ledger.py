@@ -1,0 +1,47 @@
+"""What the chaos was promised, and what it found instead."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+import programs
+from letters import Letters
+
+
+class Ledger:
+    """Notes what was acknowledged while things happen, and holds it against what came of it."""
+
+    def __init__(self) -> None:
+        self.breaches: list[str] = []
+        self.letters: dict[str, Letters] = defaultdict(Letters)
+        self.operations: Counter[str] = Counter()
+        self._silent: set[str] = set()
+        self._ended_after: dict[str, int] = {}
+
+    def breach(self, what: str) -> None:
+        self.breaches.append(what)
+
+    def expect(self, found: object, expected: object, what: str) -> None:
+        if found != expected:
+            self.breach(f"{what}: {found!r} instead of {expected!r}")
+
+    def must_never_run(self, tag: str) -> None:
+        """Its start was cancelled, and that was acknowledged, long before it was due."""
+        self._silent.add(tag)
+
+    def has_ended(self, tag: str) -> None:
+        """It was seen to have ended: it has begun its last activity."""
+        self._ended_after.setdefault(tag, len(programs.RAN))
+
+    def check_code(self) -> None:
+        """Hold what was run against what was allowed."""
+        first: dict[str, int] = {}
+        last: dict[str, int] = {}
+        for index, tag in enumerate(programs.RAN):
+            first.setdefault(tag, index)
+            last[tag] = index
+        for tag in sorted(self._silent & first.keys()):
+            self.breach(f"cancelled code ran: {tag}")
+        for tag, length in self._ended_after.items():
+            if tag not in self._silent and last.get(tag, -1) >= length:
+                self.breach(f"work began after its end: {tag}")

@@ -1,0 +1,128 @@
+"""A client in a process of its own: `python storm_client.py URL NAME SECONDS SEED LEDGER`.
+
+It does one random thing after the other to instances of its own and to a box that it shares with
+others, and writes down what was acknowledged, one line of JSON each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from pathlib import Path
+from random import Random
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "chaos"))
+
+import programs
+
+from perdure import Client, NotFound, Timeout
+from perdure.errors import Failed, StoreError
+
+NEVER_S = 30 * 24 * 3_600
+SHARED = "box-shared"
+HABITS = {"lap": 7, "work": 1}
+PATIENCE_S = 30
+
+
+class Customer:
+    """One client, and the file with what it was promised."""
+
+    def __init__(self, client: Client, name: str, seed: int, ledger: Path) -> None:
+        self.client = client
+        self.name = name
+        self.random = Random(seed)
+        self.sent = dict.fromkeys((f"box-{name}", SHARED), 0)
+        self._ledger = ledger.open("a", buffering=1)
+
+    def note(self, what: str, *details: object) -> None:
+        self._ledger.write(json.dumps([what, *details]) + "\n")
+
+    async def open_boxes(self) -> None:
+        for box in self.sent:
+            await self.client.workflow(programs.box, id=box).start(box, HABITS, [])
+
+    async def letter(self, number: int) -> None:
+        box = self.random.choice(sorted(self.sent))
+        letter: programs.Letter = [self.name, self.sent[box]]
+        self.sent[box] += 1
+        self.note("sending", box, *letter)
+        await self.client.get(box).send(programs.mail, letter)
+        self.note("sent", box, *letter)
+
+    async def rest(self, number: int) -> None:
+        box = self.client.get(f"box-{self.name}")
+        await box.pause("storm")
+        await self.letter(number)
+        await box.resume()
+
+    async def take_back(self, number: int) -> None:
+        """A start that is cancelled before it is due."""
+        name = f"{self.name}-fickle-{number}"
+        handle = self.client.workflow(programs.stay, id=name, delay=self.random.choice([NEVER_S, 0.2]))
+        await handle.start(name)
+        await (handle.cancel("storm") if self.random.random() < 0.5 else handle.terminate("storm"))
+        self.note("cancelled", name, handle._delay_ms == NEVER_S * 1000)
+
+    async def replace(self, number: int) -> None:
+        name, tag = f"{self.name}-replaced", f"{self.name}-replaced-{number}"
+        handle = self.client.workflow(programs.echo, id=name, if_exists="replace")
+        result = await handle.run(tag, self.random.randrange(3))
+        if result != tag:
+            self.note("breach", f"stale: {name} gave {result}, not {tag}")
+        self.note("replaced", name)
+
+    async def change(self, number: int) -> None:
+        """What is ended is the run that was started last."""
+        name = f"{self.name}-changed"
+        handle = self.client.workflow(programs.stay, id=name, if_exists="replace")
+        await handle.start(f"{name}-{number}")
+        await handle.terminate("storm")
+        self.note("ended", name)
+
+    async def order(self, number: int) -> None:
+        """An order that is deleted, under an id that is used again."""
+        name, tag = f"{self.name}-order", f"{self.name}-order-{number}"
+        sender = f"{tag}-postcard"
+        handle = self.client.workflow(programs.order, id=name)
+        await handle.start(tag, SHARED, sender, 0)
+        result = await handle.result(timeout=PATIENCE_S)
+        if result != [tag, tag]:
+            self.note("breach", f"stale: {name} gave {result}, not {tag}")
+        self.note("sent", SHARED, sender, 0)
+        await handle.delete(force=True)
+        while await self._is_there(name):
+            await asyncio.sleep(0.01)
+
+    async def _is_there(self, name: str) -> bool:
+        try:
+            await self.client.get(name).describe()
+        except NotFound:
+            return False
+        return True
+
+    async def act(self, number: int) -> None:
+        acts = [self.letter] * 8 + [self.rest, self.take_back, self.replace, self.change, self.order]
+        act = self.random.choice(acts)
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await act(number)
+        except (TimeoutError, Timeout):
+            self.note("breach", f"stuck: {act.__name__} {number} of {self.name} is not answered")
+        except (StoreError, Failed) as error:
+            self.note("failed", act.__name__, number, repr(error))
+
+
+async def main(url: str, name: str, seconds: float, seed: int, ledger: Path) -> None:
+    async with Client.open(url) as client:
+        customer = Customer(client, name, seed, ledger)
+        await customer.open_boxes()
+        until_s, number = time.monotonic() + seconds, 0
+        while time.monotonic() < until_s:
+            await customer.act(number)
+            number += 1
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5])))

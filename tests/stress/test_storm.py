@@ -1,0 +1,23 @@
+"""Twenty seconds of `kill -9` under foreign clients: what they were promised holds. `storm.py` does it for longer."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from storm import storm
+
+SEED = 7
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_what_was_acknowledged_holds_through_a_kill_storm(tmp_path: Path) -> None:
+    raged = storm(20, SEED, tmp_path)
+    assert raged.kills > 5
+    assert raged.operations["sent"] > 10
+    assert not raged.breaches, "\n".join(raged.breaches)
