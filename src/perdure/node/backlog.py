@@ -73,11 +73,15 @@ class Backlog:
         after: str | None = None
         while True:
             page = await self._patience.ask(self._turns.store.wakes, self._scopes, until, after, _PAGE)
-            due = [wake.unit for wake in page.items if self._is_due(wake)]
+            due = [wake for wake in page.items if self._is_due(wake)]
             if suspects is not None:
-                suspects.expect(due)
-            for unit in due:
-                self._turns.wake(unit)
+                suspects.expect([wake.unit for wake in due])
+            for wake in due:
+                # A start may have brought the unit into memory meanwhile, without its mail.
+                if wake.mail:
+                    self._turns.mail(wake.unit)
+                else:
+                    self._turns.wake(wake.unit)
             after = page.next
             if after is None:
                 return

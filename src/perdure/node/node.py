@@ -43,7 +43,7 @@ from perdure.store import open_store
 from perdure.store.measured import MeasuredStore
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import AsyncIterator, Coroutine, Sequence
     from types import TracebackType
 
     from opentelemetry.metrics import MeterProvider
@@ -192,7 +192,8 @@ class Node:
         self._ended, self._failure = ended, None
         stack.callback(self.app.on_change(self._definitions_changed))
         self._check_definitions()
-        self._spawn(self._follow_hints(store), "perdure-hints")
+        # Listened to from here on, not from when the task begins: what is posted in between is heard.
+        self._spawn(self._follow_hints(store.hints()), "perdure-hints")
         arrivals = Arrivals(turns, self.options, scopes)
         await arrivals.begin()
         self._backlog = Backlog(turns, self.clock, self.options, scopes, self._spawn)
@@ -333,8 +334,8 @@ class Node:
         if not suspects.counted:
             self._spawn(suspects.run(), "perdure-trials")
 
-    async def _follow_hints(self, store: Store) -> None:
-        async for unit in store.hints():
+    async def _follow_hints(self, hints: AsyncIterator[str]) -> None:
+        async for unit in hints:
             self._running().mail(unit)
 
     def _check_definitions(self) -> None:
