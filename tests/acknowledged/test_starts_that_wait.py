@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -10,7 +11,10 @@ from engine import World, until, waits_for
 
 from perdure import App, Client, workflow
 from perdure.errors import NotFound, WorkflowFailed
+from perdure.gateway import StoreGateway
+from perdure.kernel.commit import Commit, Verdict
 from perdure.ports.store import Inbox
+from perdure.store.memory import MemoryStore
 
 
 def make(ran: list[str]) -> tuple[App, Any]:
@@ -116,3 +120,39 @@ async def _is_gone(handle: Any) -> bool:
     except NotFound:
         return True
     return False
+
+
+class Announcing(MemoryStore):
+    """Has a client post a start while the commit of a deletion is on its way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.during: Callable[[], Awaitable[None]] | None = None
+
+    async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
+        verdicts = await super().commit(batch)
+        if self.during is not None and any(commit.delete is not None for commit in batch):
+            during, self.during = self.during, None
+            await during()
+            await asyncio.sleep(0)  # the hint arrives before the answer
+            await asyncio.sleep(0)
+        return verdicts
+
+
+async def test_a_start_that_comes_while_its_id_is_deleted_begins_a_new_life() -> None:
+    app = App("again")
+
+    @app.workflow
+    async def echo(number: int) -> int:
+        return number
+
+    async with Announcing() as store, World(store).node(app) as node:
+        outside = Client(StoreGateway(store))
+        await node.client.workflow(echo, id="e").run(1)
+
+        async def start_again() -> None:
+            await outside.workflow(echo, id="e").start(2)
+
+        store.during = start_again
+        await node.client.get("e").delete()
+        assert await node.client.workflow(echo, id="e").result(timeout=5) == 2

@@ -233,7 +233,7 @@ class Turns:
     def _leave(self, resident: Resident) -> None:
         """Take a resident out of memory, unless somebody has posted to it meanwhile."""
         if resident.has_mail:
-            self.loader.load(resident)
+            self._reload(resident)  # by a new unit: the present one still has the row of the deleted run
             return
         self.residents.forget(resident)
 
