@@ -279,6 +279,7 @@ class Store(Protocol):
         """Put messages into inboxes, idempotently by message id.
 
         `missing` with the answer "closed": the unit has ended; then it only takes a start, `Delete` and `Prune`.
+        With a start that replaces it in its inbox it takes everything: what follows is for the new run.
         """
         ...
 

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from perdure.kernel.commit import CLOSED, Commit, Stored, UnitRow, Verdict, verdict
-from perdure.kernel.message import ADMIN, ActivityDone, Message, Raise, Send, Start, encode_body
+from perdure.kernel.message import ADMIN, ActivityDone, Message, Raise, Send, Start, decode_body, encode_body
 from perdure.kernel.placement import scope_of
 from perdure.ports.store import Posted
 from perdure.store.attributes import DELETE_ATTRIBUTES, INSERT_ATTRIBUTE, index_rows
@@ -436,6 +436,7 @@ FIND_LETTER = "SELECT 1 FROM inbox WHERE unit = ? AND message = ?"
 FIND_ANSWER = "SELECT outcome FROM answers WHERE unit = ? AND message = ?"
 FIND_TOMBSTONE = "SELECT 1 FROM tombstones WHERE run = ?"
 FIND_UNIT = "SELECT run, status FROM units WHERE id = ?"
+READ_STARTS = "SELECT body FROM inbox WHERE unit = ? AND kind = 'Start'"
 FIND_START = "SELECT 1 FROM inbox WHERE unit = ? AND kind = 'Start' LIMIT 1"
 COUNT_LETTERS = "SELECT messages FROM inboxes WHERE unit = ?"
 TAKE_TASK = (
@@ -446,6 +447,12 @@ TAKE_TASK = (
 
 def _one(connection: Connection, sql: str, *values: Any) -> Values | None:
     return connection.execute(sql, values).fetchone()
+
+
+def _is_replaced(connection: Connection, unit: str) -> bool:
+    """Whether a start waits that gives a closed unit a new run: what comes behind it is for that run."""
+    bodies = (decode_body(row[0]) for row in connection.execute(READ_STARTS, (unit,)))
+    return any(isinstance(body, Start) and body.if_exists == "replace" for body in bodies)
 
 
 def _post(connection: Connection, message: Message, shards: int, limits: StoreLimits) -> tuple[Posted, Values | None]:
@@ -468,7 +475,7 @@ def _post(connection: Connection, message: Message, shards: int, limits: StoreLi
         if known is None:
             if not _one(connection, FIND_START, unit):
                 return Posted("missing"), None
-        elif known[1] in CLOSED and not isinstance(body, ADMIN):
+        elif known[1] in CLOSED and not isinstance(body, ADMIN) and not _is_replaced(connection, unit):
             return Posted("missing", "closed"), None
         if isinstance(body, Send | Raise):
             count = _one(connection, COUNT_LETTERS, unit)

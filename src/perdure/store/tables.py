@@ -117,6 +117,12 @@ def answer_until(commit: Commit, answer: Answer, limits: StoreLimits) -> int:
     return min(answer.expires_at, commit.at + limits.dedupe_ms)
 
 
+def _is_replaced(unit: Unit) -> bool:
+    """Whether a start waits that gives a closed unit a new run: what comes behind it is for that run."""
+    bodies = (message.body for _, message in unit.inbox.values())
+    return any(isinstance(body, Start) and body.if_exists == "replace" for body in bodies)
+
+
 class Tables:
     """All rows of a store."""
 
@@ -313,7 +319,7 @@ class Tables:
             if unit.row is None:
                 if not unit.starts:
                     return Posted("missing")
-            elif unit.row.status in CLOSED and not isinstance(body, ADMIN):
+            elif unit.row.status in CLOSED and not isinstance(body, ADMIN) and not _is_replaced(unit):
                 return Posted("missing", "closed")
             if isinstance(body, Send | Raise) and len(unit.inbox) >= self.limits.inbox_messages:
                 return Posted("full")

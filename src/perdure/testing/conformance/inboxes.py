@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from perdure.kernel.message import AnyBody, Cancel, Delete, Pause, Prune, Raise, Resume, Retry, Send, Terminate
+from perdure.kernel.message import AnyBody, Cancel, Delete, Pause, Prune, Raise, Resume, Retry, Send, Start, Terminate
 from perdure.ports.store import Inbox, Posted
 from perdure.testing.conformance.scenario import NOW, StoreFactory, answer, scene
 
@@ -120,6 +120,16 @@ class Inboxes:
                 assert await scenario.post(scenario.message(status)) == [Posted("missing", "closed")]
                 assert await scenario.post(scenario.message(status, Cancel())) == [Posted("missing", "closed")]
                 assert await scenario.post(scenario.start(status)) == [Posted("accepted")]
+
+    async def test_a_closed_unit_whose_replacing_start_waits_can_be_sent_to(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            await scenario.applied("order", row={"status": "completed"})
+            joining = scenario.message("order", Start("checkout", None, b"input"))
+            assert await scenario.post(joining) == [Posted("accepted")]
+            assert await scenario.post(scenario.message("order")) == [Posted("missing", "closed")]
+            replacing = scenario.message("order", Start("checkout", None, b"input", if_exists="replace"))
+            letters = [replacing, scenario.message("order"), scenario.message("order", Cancel())]
+            assert await scenario.post(*letters) == [Posted("accepted")] * 3
 
     async def test_a_closed_unit_can_be_deleted_and_pruned(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
