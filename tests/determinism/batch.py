@@ -14,6 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from random import Random
 
+import continuations  # noqa: F401  # it registers its kinds of programs
 import msgspec
 from drive import Drive, Recorded, play
 from random_programs import app, program
