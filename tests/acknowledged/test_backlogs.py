@@ -178,3 +178,24 @@ async def test_an_event_in_the_turn_of_continue_as_new_is_for_the_next_execution
         await handle.start(1)
         await asyncio.gather(*(handle.raise_event("tick", n) for n in range(3)))
         assert await handle.result(timeout=5) == 3
+
+
+async def test_an_execution_that_is_paused_before_it_begins_does_not_begin_by_a_restart(world: World, app: App) -> None:
+    ran: list[int] = []
+
+    @app.workflow
+    async def spin(number: int) -> int:
+        ran.append(number)
+        workflow.continue_as_new(spin, number + 1)
+
+    async with world.node(app, limits=Limits(executions_kept=1)) as node:
+        handle = node.client.workflow(spin, id="s")
+        await handle.start(0)
+        await handle.pause("hold on")
+    before = len(ran)
+    async with world.node(app) as node:
+        handle = node.client.workflow(spin, id="s")
+        await handle.send("any", 1)
+        assert await handle.status() == "suspended"
+        assert len(ran) == before
+        await handle.terminate("enough")

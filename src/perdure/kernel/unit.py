@@ -129,6 +129,8 @@ class Unit:
         except (msgspec.MsgspecError, ValueError) as error:
             self.held = held.undecodable(self.id, str(error))
             return
+        if row.paused and len(self.journal) == 1:
+            return  # paused between two executions: the code of the next one has not begun
         self.begin()
 
     def begin_execution(self) -> None:
