@@ -7,17 +7,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test check format bench stress docs lock clean
+.PHONY: help demo test test-long check format bench stress docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## say what each target does
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(READY) ## watch a workflow survive kill -9
 	@$(BIN)/python examples/demo.py
 
 test: $(READY) ## run the tests
 	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+# A test that is as long as it is told to be needs a limit of its own, beyond its budget.
+test-long: $(READY) ## run the long tests, PERDURE_LONG_SECONDS=30 each
+	$(BIN)/python -m pytest -m long -n 2 --timeout $$(( $${PERDURE_LONG_SECONDS:-30} * 3 + 60 )) $(PYTEST_ARGS)
 
 check: $(READY) ## format, lint, types, layers, style: everything that needs no run of the program
 	$(BIN)/ruff format --check .
