@@ -13,7 +13,6 @@ import perdure
 from perdure import App, Interceptor, Node
 from perdure.interceptor import NextSend, Outgoing
 
-
 PACKAGE = Path(perdure.__file__).parent
 
 
