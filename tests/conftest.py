@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+
+import pytest
 from hypothesis import settings
 
 # No deadline: a slow machine is not a bug. No database: a run depends on the tree alone.
@@ -9,3 +12,9 @@ from hypothesis import settings
 settings.register_profile("perdure", deadline=None, database=None, derandomize=True)
 settings.register_profile("search", deadline=None, max_examples=2_000, print_blob=True)
 settings.load_profile("perdure")
+
+
+@pytest.fixture
+def long_seconds() -> float:
+    """How long a test with the mark `long` works, at most."""
+    return float(os.environ.get("PERDURE_LONG_SECONDS", "30"))

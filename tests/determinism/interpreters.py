@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
-MINORS = range(11, 15)
+MINORS = range(11, 16)
 RUNNING = f"3.{sys.version_info.minor}"
 
 _PROBE = "import sys, anyio, perdure; print('3.%d' % sys.version_info.minor)"

@@ -27,6 +27,19 @@ def make(kind: str) -> App:
                 except BaseException:
                     workflow.set_status("swallowed")
                 await workflow.receive("never", bool)
+            while kind == "swallows for ever":
+                try:
+                    while True:
+                        pass
+                except BaseException:
+                    continue
+            while kind == "swallows and awaits":
+                try:
+                    await asyncio.sleep(0)
+                    while True:
+                        pass
+                except BaseException:
+                    continue
         return "mended"
 
     @app.workflow
@@ -40,7 +53,7 @@ def make(kind: str) -> App:
 OPTIONS: dict[str, Any] = {"turn_limit_ms": 50, "turn_failures": 2}
 
 
-@pytest.mark.parametrize("kind", ["spins", "swallows"])
+@pytest.mark.parametrize("kind", ["spins", "swallows", "swallows for ever", "swallows and awaits"])
 async def test_it_is_set_aside_and_released(world: World, kind: str) -> None:
     async with world.node(make(kind), **OPTIONS) as node:
         handle = node.client.workflow("work", id="w")

@@ -120,6 +120,8 @@ async def test_nobody_reaches_in_from_outside() -> None:
     drive = started(shows_its_loop)
     with pytest.raises(WorkflowViolation, match="send it a message"):
         loops[0].call_soon_threadsafe(print)
+    with pytest.raises(NotImplementedError):  # libraries ask by this whether a loop can be reached from outside
+        loops[0].call_soon_threadsafe(print)
     assert drive.pending()
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
+import io
+import pdb  # noqa: T100
 import random
 import re
 import sys
@@ -13,6 +17,8 @@ from functools import partial
 
 import pytest
 
+from perdure.kernel.disposal import dispose
+from perdure.kernel.loop import Entered, Nobody, WorkflowLoop
 from perdure.node.watchdog import StuckTurn, TurnTooLong, Watchdog
 
 LIMIT_MS = 60
@@ -86,21 +92,155 @@ def test_another_exception_of_the_turn_passes_through(watchdog: Watchdog) -> Non
     assert watchdog.run("order-2", int) is None
 
 
-def test_code_that_swallows_the_exception_is_interrupted_again(watchdog: Watchdog) -> None:
+def test_code_that_swallows_the_exception_may_go_on_for_one_more_limit(watchdog: Watchdog) -> None:
     swallowed: list[type[BaseException]] = []
 
     def hostile() -> None:
-        while len(swallowed) < 3:
-            try:
-                spin()
-            except BaseException as error:
-                swallowed.append(type(error))
-        spin()
+        try:
+            spin()
+        except BaseException as error:
+            swallowed.append(type(error))
+            spin_for(LIMIT_MS / 4000)
+        swallowed.append(int)
 
     report = stopped(watchdog.run("order-1", hostile))
-    assert swallowed == [TurnTooLong] * 3
-    assert report.elapsed_ms >= 4 * LIMIT_MS
+    assert swallowed == [TurnTooLong, int], "it may clean up"
+    assert report.elapsed_ms >= LIMIT_MS
     assert report.stack[-1].endswith(" spin")
+
+
+def swallows_in_a_loop() -> None:
+    while True:
+        try:
+            spin()
+        except BaseException:
+            continue
+
+
+def swallows_and_works() -> None:
+    counted = 0
+    while True:
+        try:
+            while True:
+                counted += 1
+        except BaseException as error:
+            counted += len(str(error))
+            continue
+        finally:
+            counted += 1
+
+
+def swallows_at_each_depth(depth: int = 20) -> None:
+    while True:
+        try:
+            if depth:
+                swallows_at_each_depth(depth - 1)
+            else:
+                spin()
+        except BaseException:
+            continue
+
+
+class SwallowsOnExit:
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> bool:
+        return True
+
+
+def swallows_in_a_manager() -> None:
+    while True:
+        with SwallowsOnExit():
+            spin()
+
+
+def swallows_in_a_suppress() -> None:
+    while True:
+        with contextlib.suppress(BaseException):
+            spin()
+
+
+def swallows_and_calls_again() -> None:
+    try:
+        spin()
+    except BaseException:
+        swallows_and_calls_again()
+
+
+STUBBORN = [
+    swallows_in_a_loop,
+    swallows_and_works,
+    swallows_at_each_depth,
+    swallows_in_a_manager,
+    swallows_in_a_suppress,
+    swallows_and_calls_again,
+]
+
+
+@pytest.mark.parametrize("stubborn", STUBBORN, ids=lambda shape: shape.__name__)
+def test_code_that_swallows_it_again_and_again_is_stopped(
+    watchdog: Watchdog, stubborn: Callable[[], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    report = stopped(watchdog.run("order-1", stubborn))
+    assert report.elapsed_ms >= 2 * LIMIT_MS
+    assert not caplog.records, "it reacts, so nobody is told that it does not"
+    assert watchdog.run("order-2", int) is None
+    assert watchdog.run("order-3", partial(spin_for, LIMIT_MS / 4000)) is None, "the next turn is left alone"
+
+
+@pytest.mark.parametrize("stubborn", STUBBORN, ids=lambda shape: shape.__name__)
+def test_a_task_that_swallows_it_again_and_again_is_stopped(watchdog: Watchdog, stubborn: Callable[[], None]) -> None:
+    async def workflow() -> None:
+        await asyncio.sleep(0)
+        stubborn()
+
+    loop = WorkflowLoop(Nobody())  # type: ignore[abstract]
+
+    def turn() -> None:
+        with Entered(loop):
+            loop.create_task(workflow())
+            loop.drain()
+
+    async def node() -> None:
+        task, running = asyncio.current_task(), asyncio.get_running_loop()
+        assert stopped(watchdog.run("order-1", turn)).unit == "order-1"
+        assert asyncio.get_running_loop() is running
+        assert asyncio.current_task() is task
+        assert gc.isenabled()
+        await asyncio.sleep(0)
+        with Entered(loop):
+            dispose(loop)
+
+    asyncio.run(node())
+
+
+def test_a_task_that_swallows_it_and_awaits_is_not_stepped_again(watchdog: Watchdog) -> None:
+    """The drain ends there: not the next callback of the same batch, nor what becomes ready then."""
+    began: list[str] = []
+
+    async def hostile() -> None:
+        while True:
+            began.append("hostile")
+            try:
+                spin()
+            except BaseException:
+                await asyncio.sleep(0)
+
+    async def behind() -> None:
+        began.append("behind")
+
+    loop = WorkflowLoop(Nobody())  # type: ignore[abstract]
+
+    def turn() -> None:
+        with Entered(loop):
+            loop.create_task(hostile())
+            loop.create_task(behind())
+            loop.drain()
+
+    assert stopped(watchdog.run("order-1", turn)).elapsed_ms < 100 * LIMIT_MS
+    assert began == ["hostile"]
+    dispose(loop)
 
 
 def test_a_turn_that_swallows_and_returns_is_still_reported(watchdog: Watchdog) -> None:
@@ -189,6 +329,83 @@ def test_nothing_escapes_when_turns_end_just_as_it_fires() -> None:
         sys.setswitchinterval(interval)
         watchdog.close()
     assert 0 < reports < 1_500, "the turns must end on both sides of the limit"
+
+
+@pytest.mark.long
+def test_nothing_escapes_from_turns_of_any_kind(long_seconds: float) -> None:
+    """Turns that end in time, about at the limit or never, that swallow the exception once or for ever."""
+    watchdog = Watchdog(limit_ms=2, tick_ms=1)
+    rng = random.Random(11)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    endless: list[Callable[[], None]] = [spin, *STUBBORN]
+    number = 0
+    deadline = time.monotonic() + long_seconds
+    try:
+        while time.monotonic() < deadline:
+            number += 1
+            turn = rng.choice(endless) if rng.random() < 0.2 else partial(spin_for, rng.uniform(0, 4) / 1000)
+            report = watchdog.run(f"order-{number}", turn)
+            assert report is None or report.unit == f"order-{number}"
+            assert report is not None or turn not in endless
+            assert not watchdog.fired
+            sum(range(2_000))
+    except TurnTooLong:
+        pytest.fail(f"the exception escaped from turn {number}")
+    finally:
+        sys.setswitchinterval(interval)
+        watchdog.close()
+    assert number > 10
+
+
+def test_a_thread_that_cannot_be_started_says_so_and_can_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    watchdog = Watchdog(LIMIT_MS, TICK_MS)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            watchdog.run("order-1", int)
+        watchdog.close()
+    watchdog = Watchdog(LIMIT_MS, TICK_MS)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            watchdog.run("order-1", int)
+    assert stopped(watchdog.run("order-2", spin)).unit == "order-2", "the next turn tries again"
+    watchdog.close()
+
+
+def test_a_turn_in_a_debugger_is_left_alone(watchdog: Watchdog) -> None:
+    """At the prompt, and between two steps from there."""
+
+    class Prompt(io.StringIO):
+        """Gives each command only after the limit has passed."""
+
+        def readline(self, size: int = -1) -> str:
+            ticks = watchdog.ticks + 3 * LIMIT_MS // TICK_MS
+            until(lambda: watchdog.ticks > ticks, "the limit")
+            return super().readline(size)
+
+    shown = io.StringIO()
+    done: list[int] = []
+
+    def turn() -> None:
+        value = 21
+        pdb.Pdb(stdin=Prompt("next\np value\ncontinue\n"), stdout=shown, readrc=False, nosigint=True).set_trace()
+        ticks = watchdog.ticks + 3 * LIMIT_MS // TICK_MS
+        until(lambda: watchdog.ticks > ticks, "the limit")
+        done.append(value)
+
+    trace = sys.gettrace()
+    try:
+        assert watchdog.run("order-1", turn) is None
+    finally:
+        sys.settrace(trace)
+    assert done == [21]
+    assert "21" in shown.getvalue()
+    assert stopped(watchdog.run("order-2", spin)).unit == "order-2"
 
 
 def test_an_idle_watchdog_does_not_tick(watchdog: Watchdog) -> None:

@@ -53,7 +53,7 @@ _HOLDERS = (
 """What a frame's generators hide in."""
 _PLAIN_METACLASSES = (type, abc.ABCMeta)
 _TYPES_MAX = 1_000
-_Gathering: type = asyncio.tasks._GatheringFuture  # type: ignore[attr-defined] # pyright: ignore[reportPrivateUsage]
+_Gathering: Any = asyncio.tasks._GatheringFuture  # type: ignore[attr-defined] # pyright: ignore[reportPrivateUsage]
 _WORD = ctypes.sizeof(ctypes.c_void_p)
 
 Suspended = Coroutine[Any, Any, Any] | Generator[Any, Any, Any] | AsyncGenerator[Any, Any]

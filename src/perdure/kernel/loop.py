@@ -71,6 +71,12 @@ class NeverIdle(WorkflowViolation):
     """The workflow keeps itself busy without waiting for anything; let it await something that takes time."""
 
 
+class ReachedFromOutside(WorkflowViolation, NotImplementedError):
+    """Something outside of a workflow tried to schedule work in it; send it a message instead. Also a
+    NotImplementedError: libraries that ask whether a loop can be reached from other threads look for that.
+    """
+
+
 class Handle(list[Any]):
     """A ready callback: [callback, arguments, context]. A list is the cheapest object that C code and `cancel` can
     share.
@@ -228,7 +234,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
                 "call_soon_threadsafe() reached into a workflow from outside: nothing outside may schedule work in it; "
                 "send it a message instead (`handle.send`)"
             )
-            raise WorkflowViolation(msg)
+            raise ReachedFromOutside(msg)
         return self.call_soon(callback, *args, context=context)
 
     def time(self) -> float:
@@ -315,7 +321,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
     # ------------------------------------------------------------ turns
 
     def drain(self) -> None:
-        """Run ready callbacks until there are none.
+        """Run ready callbacks until there are none, or until the loop is dead.
 
         Raises:
             NeverIdle: after `CALLBACKS_MAX` of them.
@@ -324,7 +330,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         if self.parked:
             self.ready = self.parked + self.ready
             self.parked = []
-        while self.ready:
+        while self.ready and not self.dead:
             batch = self.ready
             self.ready = []
             count += len(batch)
@@ -344,6 +350,14 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
                     except Exception as error:  # as asyncio: it is reported, and the loop goes on
                         self.call_exception_handler({"message": "a callback raised", "exception": error})
             batch.clear()  # `self.batch` outlives this loop, and must not keep the tasks alive
+
+    def abandon(self) -> None:
+        """No callback of this loop begins any more: the turn was interrupted, and code that swallows the interruption
+        must not go on. `drain` goes through its batch in place, so emptying that ends it.
+        """
+        self.dead = True
+        self.ready = []
+        self.batch.clear()
 
     def _park(self, batch: list[Handle]) -> list[Handle]:
         """Put anyio's repeated cancellations off until the next delivery.
@@ -413,6 +427,28 @@ class Entered:
         _set_loop(outer)
         if outer is not None and self._task is not None:
             _enter_task(outer, self._task)
+
+
+class Outside:
+    """What `Entered` puts aside, as it is now; for a caller whose turn may be interrupted anywhere, also in the middle
+    of `Entered`'s own lines.
+    """
+
+    __slots__ = ("_gc", "_loop", "_task")
+
+    def __init__(self) -> None:
+        """Take the copy."""
+        self._loop = loop = _get_loop()
+        self._task = None if loop is None else _current_task(loop)
+        self._gc = gc.isenabled()
+
+    def restore(self) -> None:
+        """Make it so again. Nothing happens where `Entered` has done it."""
+        _set_loop(self._loop)
+        if self._loop is not None and self._task is not None and _current_task(self._loop) is None:
+            _enter_task(self._loop, self._task)
+        if self._gc:
+            gc.enable()
 
 
 def current_loop() -> WorkflowLoop | None:

@@ -32,8 +32,31 @@ KEEPS_TOP = frozenset({"PUSH_NULL", "NOP", "PRECALL", "CACHE", "EXTENDED_ARG", "
 COLLECTS = frozenset({"BUILD_LIST", "BUILD_TUPLE", "BUILD_SET", "LIST_EXTEND", "SET_UPDATE", "LIST_APPEND", "SET_ADD"})
 
 
-def steps(code: CodeType) -> Iterator[Step]:
+def steps(code: CodeType) -> list[Step]:
     """The instructions of a code object, in order."""
+    return _iterating_first(list(_plain_steps(code)))
+
+
+def _iterating_first(found: list[Step]) -> list[Step]:
+    """Comprehensions of Python 3.15 put their locals aside between loading what they iterate over and GET_ITER. Before,
+    GET_ITER came first, and so it does here.
+    """
+    for number, step in enumerate(found):
+        if step.op == "GET_ITER":
+            start = number
+            while start and _puts_aside(found[start - 1]):
+                start -= 1
+            if any(aside.op == "LOAD_FAST_AND_CLEAR" for aside in found[start:number]):
+                found.insert(start, found.pop(number))
+    return found
+
+
+def _puts_aside(step: Step) -> bool:
+    empty = step.op in {"BUILD_LIST", "BUILD_SET", "BUILD_MAP"} and not step.arguments
+    return empty or step.op in {"LOAD_FAST_AND_CLEAR", "MAKE_CELL", "SWAP"}
+
+
+def _plain_steps(code: CodeType) -> Iterator[Step]:
     for instruction in dis.get_instructions(code):
         op, value, at = instruction.opname, instruction.argval, instruction.positions
         line = (at.lineno if at is not None else None) or code.co_firstlineno

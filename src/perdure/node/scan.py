@@ -168,7 +168,7 @@ class _Body:
 
     def __init__(self, scan: _Scan, code: CodeType, names: dict[str, object], scope: dict[str, object]) -> None:
         self.scan, self.code, self.names, self.scope = scan, code, names, scope
-        self.steps = list(steps(code))
+        self.steps = steps(code)
         self.functions: list[CodeType] = []
         self.recorded: list[Step] = []  # calls of workflow.checkpoint
         self.recorded_names: set[object] = set()
