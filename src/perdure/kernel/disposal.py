@@ -231,5 +231,5 @@ def _unbind(loop: WorkflowLoop, future: Any) -> None:
         for task in future._asyncio_awaited_by or ():
             asyncio.future_discard_from_awaited_by(future, task)
     if type(future) is _Gathering:
-        for child in future._children:  # type: ignore[attr-defined]
+        for child in future._children:
             _unbind(loop, child)
