@@ -88,7 +88,7 @@ class Stage:
             sweep_ms=2_000,
             stop_ms=100,
             store_retry_ms=60_000,
-            turn_limit_ms=500,
+            turn_limit_ms=5_000,  # of real time, on a machine that may be busy
             limits=Limits(turn_messages=random.choice([5, 100]), kv_keys=4, commit_bytes=400_000),
         )
         self.node = self._new_node()

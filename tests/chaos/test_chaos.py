@@ -1,7 +1,8 @@
 """Whatever goes wrong between a node and its store: what was acknowledged holds, once and in order.
 
-`PERDURE_CHAOS=100000` plays that many seeds in the long variant, `PERDURE_CHAOS_FIRST` says which
-one is the first; `python tests/chaos/chaos.py SEED 1` plays one again.
+The long variants play seeds for PERDURE_LONG_SECONDS each. `PERDURE_CHAOS=100000` plays that many
+seeds instead. `PERDURE_CHAOS_FIRST` says which seed is the first.
+`python tests/chaos/chaos.py SEED 1 --burst 10000` plays one of them again.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from chaos import play, report
 
 FEW = 15
 FIRST = int(os.environ.get("PERDURE_CHAOS_FIRST", "1000"))
-MANY = int(os.environ.get("PERDURE_CHAOS", "1000"))
+COUNT = int(os.environ.get("PERDURE_CHAOS", "0"))
 BATCH = 100
 PROGRAM = Path(__file__).with_name("chaos.py")
 
@@ -29,23 +30,34 @@ def test_what_was_acknowledged_holds_through_chaos(seed: int) -> None:
     assert verdict.operations > 0
 
 
-def play_batch(first: int, *options: str) -> str | None:
-    count = min(BATCH, FIRST + MANY - first)
+def play_batch(first: int, count: int, *options: str) -> str | None:
+    """Play seeds in a process of their own: its output if some failed."""
     command = [sys.executable, str(PROGRAM), str(first), str(count), "--burst", "10000", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout + done.stderr[-3000:] if done.returncode else None
 
 
-@pytest.mark.long
-@pytest.mark.timeout(60 + 5 * MANY)
-def test_what_was_acknowledged_holds_through_much_chaos() -> None:
+def play_many(long_seconds: float, *options: str) -> None:
+    if not COUNT:
+        text = play_batch(FIRST, BATCH, "--seconds", str(long_seconds), *options)
+        assert text is None, text
+        return
+    end = FIRST + COUNT
     with ThreadPoolExecutor(2) as processes:
-        failed = [text for text in processes.map(play_batch, range(FIRST, FIRST + MANY, BATCH)) if text]
+        batches = [
+            processes.submit(play_batch, first, min(BATCH, end - first), *options) for first in range(FIRST, end, BATCH)
+        ]
+    failed = [text for batch in batches if (text := batch.result())]
     assert not failed, "\n".join(failed)
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
-def test_what_was_acknowledged_holds_on_a_file() -> None:
-    text = play_batch(FIRST, "--sqlite")
-    assert text is None, text
+@pytest.mark.timeout(600 + 30 * COUNT)
+def test_what_was_acknowledged_holds_through_much_chaos(long_seconds: float) -> None:
+    play_many(long_seconds)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600 + 30 * COUNT)
+def test_what_was_acknowledged_holds_on_a_file(long_seconds: float) -> None:
+    play_many(long_seconds, "--sqlite")

@@ -59,13 +59,14 @@ class Storm:
             "serve",
             f"{HERE.parent / 'chaos' / 'programs.py'}:app",
         ]
-        node = subprocess.Popen(
-            [*program, "--store", self.url],
-            env=os.environ | {"STORM_EFFECTS": str(self.effects)},
-            stdout=subprocess.PIPE,
-            stderr=(self.folder / "log").open("a"),
-            text=True,
-        )
+        with (self.folder / "log").open("a") as log:
+            node = subprocess.Popen(
+                [*program, "--store", self.url],
+                env=os.environ | {"STORM_EFFECTS": str(self.effects)},
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
         if wait:
             assert node.stdout is not None
             assert node.stdout.readline().startswith("ready"), (self.folder / "log").read_text()[-2000:]

@@ -1,4 +1,4 @@
-"""Twenty seconds of `kill -9` under foreign clients: what they were promised holds. `storm.py` does it for longer."""
+"""`kill -9` under foreign clients, for PERDURE_LONG_SECONDS: what they were promised holds."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ SEED = 7
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
-def test_what_was_acknowledged_holds_through_a_kill_storm(tmp_path: Path) -> None:
-    raged = storm(20, SEED, tmp_path)
+@pytest.mark.timeout(7_200)  # for a storm of an hour
+def test_what_was_acknowledged_holds_through_a_kill_storm(tmp_path: Path, long_seconds: float) -> None:
+    raged = storm(long_seconds, SEED, tmp_path)
     assert raged.kills > 5
     assert raged.operations["sent"] > 10
     assert not raged.breaches, "\n".join(raged.breaches)

@@ -332,6 +332,7 @@ def test_nothing_escapes_when_turns_end_just_as_it_fires() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(7_200)
 def test_nothing_escapes_from_turns_of_any_kind(long_seconds: float) -> None:
     """Turns that end in time, about at the limit or never, that swallow the exception once or for ever."""
     watchdog = Watchdog(limit_ms=2, tick_ms=1)
