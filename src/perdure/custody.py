@@ -73,7 +73,7 @@ class Custodian(StoreGateway):
             return "ok" if await self._commit(pruning) else None
         unit = Unit(loaded.id, App("custody"), Limits(), shards=self.store.info.shards)
         if row is not None:
-            unit.held = _UNTOUCHED
+            unit.hold(_UNTOUCHED)
             unit.load(loaded.version, row, loaded.journal, loaded.kv)
         mailbox = Mailbox()
         mailbox.reload(loaded.inbox)

@@ -111,10 +111,9 @@ def _chain(suspended: object) -> Iterator[object]:
 
 def dispose(loop: WorkflowLoop) -> None:
     """Make the loop dead and drop all that runs on it. No user code runs (see above); nothing is recorded."""
-    loop.dead = True
-    loop.ready = loop.parked = loop.batch = []
+    loop.empty()
     if not loop.generators and all(t.done() for t in loop.tasks):
-        loop.tasks = []
+        loop.forget_tasks()
         return
     with Entered(loop):
         for task in reversed(loop.tasks):
@@ -130,9 +129,7 @@ def dispose(loop: WorkflowLoop) -> None:
         _unbind(loop, task)
         if anyio is not None:  # its states refer to their tasks, and would keep them for ever
             anyio._task_states.pop(task, None)
-    loop.tasks = []
-    loop.generators = []
-    loop.ready = []
+    loop.forget_tasks()
 
 
 def _drop(loop: WorkflowLoop, suspended: object) -> None:

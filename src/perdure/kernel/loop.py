@@ -117,6 +117,11 @@ class Timer:
         self.seq = 0
         self.fire_at = 0
 
+    def arm(self, seq: int, fire_at: int) -> None:
+        """The journal has the timer as command `seq`, due at `fire_at` (ms)."""
+        self.seq = seq
+        self.fire_at = fire_at
+
     def fire(self) -> None:
         """Make the callback ready; only the run calls this."""
         if self._callback is not None:
@@ -275,7 +280,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
             return self.call_soon(callback, *args, context=context)
         timer = Timer(self, when, callback, args, context, name)
         if when != _INFINITY and not self.dead:
-            timer.fire_at = self._fire_at_ms(when)
+            timer.arm(0, self._fire_at_ms(when))
             self.timers.start_timer(timer)
         return timer
 
@@ -300,7 +305,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         **options: Any,
     ) -> Task:
         """A task of this loop, named by number."""
-        self.number = number = self.number + 1
+        number = self.next_number()
         if self.dead:
             coro.close()  # it has not started, so no line of it runs
         task = Task(
@@ -375,13 +380,50 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
                         )
             batch.clear()  # `self.batch` outlives this loop, and must not keep the tasks alive
 
+    def begin(self, number: int, at: int) -> None:
+        """The execution begins: numbers go on from `number`, and the clock shows `at` (ms)."""
+        self.number = number
+        self.start_ms = self.now_ms = at
+
+    def next_number(self) -> int:
+        """The creation number of what is made next."""
+        self.number = number = self.number + 1
+        return number
+
+    def pass_to(self, at: int) -> None:
+        """Time goes on to `at` (ms). It never goes back, whatever a clock showed."""
+        self.now_ms = max(self.now_ms, at)
+
+    def die(self) -> None:
+        """Whatever the code still does has no effect."""
+        self.dead = True
+        self.ready = []
+
     def abandon(self) -> None:
         """No callback of this loop begins any more: the turn was interrupted, and code that swallows the interruption
         must not go on. `drain` goes through its batch in place, so emptying that ends it.
         """
-        self.dead = True
-        self.ready = []
+        self.die()
         self.batch.clear()
+
+    def empty(self) -> None:
+        """Die, and let go of all that was ready."""
+        self.dead = True
+        self.ready = self.parked = self.batch = []  # one list for all three: it stays empty
+
+    def forget_tasks(self) -> None:
+        """Let go of what ran on the loop."""
+        self.tasks = []
+        self.generators = []
+        self.ready = []
+
+    def keep_generators(self, generators: list[AsyncGenerator[Any, Any]]) -> None:
+        """Hold these until the loop is disposed of."""
+        self.generators = generators
+
+    def detach(self) -> None:
+        """Forget the run, so that the two do not keep each other alive."""
+        self.timers = Nobody()
 
     def _park(self, batch: list[Handle]) -> list[Handle]:
         """Put anyio's repeated cancellations off until the next delivery.

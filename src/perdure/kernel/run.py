@@ -26,7 +26,7 @@ import sys
 from collections import deque
 from hashlib import blake2b
 from random import Random
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar, cast
 
 from perdure.errors import Failure, PayloadTooLarge, UsageError
 from perdure.kernel import events as ev
@@ -34,13 +34,14 @@ from perdure.kernel import match, refusal
 from perdure.kernel.call import ActivityCall, Call, ChildCall, StepCall, WaitCall, make
 from perdure.kernel.deadline import check_deadline
 from perdure.kernel.delivery import HANDLERS
+from perdure.kernel.disposal import dispose
 from perdure.kernel.ending import ContinueAsNew, wind_up
 from perdure.kernel.loop import Timer, WorkflowLoop, current_loop
 from perdure.kernel.placement import child_id, derived_id
 from perdure.kernel.variables import Variables
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
     from logging import LogRecord
 
     from perdure.codec import Signature
@@ -60,16 +61,33 @@ _NOT_STARTED = ev.Started(0, "", "", b"", b"", 0, PYTHON)
 """Stands in until the first delivery."""
 
 
+class Progress(NamedTuple):
+    """What the code has asked for in a turn.
+
+    `opened` calls are new, or want another attempt. `outgoing` are commands for other units.
+    `cancelled` calls are not wanted any more.
+    """
+
+    opened: list[Call]
+    outgoing: list[ev.Event]
+    cancelled: list[Call]
+
+
+_NO_PROGRESS = Progress([], [], [])
+
+
 class Run:
     """One execution of a workflow. Methods other than `deliver`, `replay` and the properties are for the workflow's
     API. Commands that change its variables are in `changes`.
     """
 
     __slots__ = (
+        "_cancelled",
+        "_opened",
+        "_outgoing",
         "_random",
         "broken",
         "cancel_requested",
-        "cancelled_calls",
         "closing",
         "deadlines",
         "definition",
@@ -85,8 +103,6 @@ class Run:
         "loop",
         "main",
         "next_input",
-        "opened",
-        "outgoing",
         "pending",
         "position",
         "retries",
@@ -100,9 +116,18 @@ class Run:
     )  # fmt: skip
 
     def __init__(
-        self, unit: str, definition: WorkflowDefinition, definitions: Definitions, limits: Limits
+        self,
+        unit: str,
+        definition: WorkflowDefinition,
+        definitions: Definitions,
+        limits: Limits,
+        *,
+        keep_logs: bool = False,
     ) -> None:
-        """A run that was told nothing yet."""
+        """A run that was told nothing yet.
+
+        With `keep_logs` the log records of its code wait for the turn that they belong to.
+        """
         self.unit = unit
         self.definition = definition
         self.definitions = definitions
@@ -122,10 +147,10 @@ class Run:
         self.retries: dict[int, int] = {}
         self.turn_bytes = 0
         self.local = 0
-        self.logs: list[LogRecord] | None = None  # a list: records wait here for their turn
-        self.opened: list[Call] = []
-        self.cancelled_calls: list[Call] = []
-        self.outgoing: list[ev.Event] = []
+        self.logs: list[LogRecord] | None = [] if keep_logs else None
+        self._opened: list[Call] = []
+        self._cancelled: list[Call] = []
+        self._outgoing: list[ev.Event] = []
         self.variables = Variables()
         self.unwinding = False
         self.closing: list[Any] = []
@@ -202,8 +227,7 @@ class Run:
         index = self.journal_events + self.position
         recorded_python = self.started.python
         self.broken = match.report(index, recorded, given, where, (recorded_python, PYTHON))
-        self.loop.dead = True
-        self.loop.ready = []
+        self.loop.die()
 
     def not_local(self, call: Call) -> None:
         """The call needs no work of this node now: it has its answer, or waits for its next attempt."""
@@ -224,7 +248,98 @@ class Run:
         if isinstance(recorded, ev.CancelRequested):
             self.position += 1
             self.cancel_requested = recorded.reason
-            self.loop.now_ms = max(self.loop.now_ms, recorded.at)
+            self.loop.pass_to(recorded.at)
+
+    # ------------------------------------------------------------ its state
+
+    def begin(self, event: ev.Started, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """The execution begins with this code."""
+        self.started = event
+        self.variables.begin(event.status, event.attributes)
+        self.main = self.loop.create_task(coroutine, name="main", context=self.loop.context)
+
+    def begin_turn(self) -> None:
+        """Nothing is written in this turn yet."""
+        self.turn_bytes = 0
+
+    def wait_for_retry(self, call: ActivityCall) -> None:
+        """An attempt has failed, and the next one has its time."""
+        self.not_local(call)
+        self.retries[call.seq] = call.retry_at
+
+    def reopen(self, call: ActivityCall) -> None:
+        """The call needs another attempt."""
+        self._opened.append(call)
+
+    def note(self, event: ev.Event) -> None:
+        """Write an event that the code is not told."""
+        self.events.append(event)
+
+    def ask_to_stop(self, reason: str) -> None:
+        """Somebody wants the code to stop. The first reason counts."""
+        if self.cancel_requested is None:
+            self.cancel_requested = reason
+
+    def unwind(self) -> None:
+        """The main task is done: what is left is cancelled, once."""
+        self.unwinding = True
+
+    def end(self, event: ev.Event) -> None:
+        """The outcome is recorded."""
+        self.ended = event
+
+    def end_without_code(self, event: ev.Event) -> None:
+        """End the run without asking its code. A broken one has no other new events."""
+        if self.broken is not None:
+            self.discard()
+            self.broken = None
+        self.events.append(event)
+        self.ended = event
+
+    # ------------------------------------------------------------ what a turn takes from it
+
+    def take_events(self) -> list[ev.Event]:
+        """The events since the last call."""
+        events, self.events = self.events, []
+        return events
+
+    def has_journal(self, events: int) -> None:
+        """The journal has so many events, with those that were taken."""
+        self.journal_events = events
+
+    def take_progress(self) -> Progress:
+        """What the code has asked for since the last call."""
+        if not (self._opened or self._outgoing or self._cancelled):
+            return _NO_PROGRESS
+        progress = Progress(self._opened, self._outgoing, self._cancelled)
+        self._opened, self._outgoing, self._cancelled = [], [], []
+        return progress
+
+    def discard(self) -> None:
+        """What the code has done since it broke off has no effect."""
+        self.events = []
+        self._opened, self._outgoing, self._cancelled = [], [], []
+
+    def take_logs(self) -> list[LogRecord]:
+        """The log records that were kept since the last call."""
+        if not self.logs:
+            return []
+        logs, self.logs = self.logs, []
+        return logs
+
+    def close(self) -> list[Call]:
+        """Make the code dead. The calls that were open are returned."""
+        calls = [pending for pending in self.pending.values() if isinstance(pending, Call)]
+        dispose(self.loop)
+        self.pending.clear()
+        return calls
+
+    def leave_memory(self) -> None:
+        """Let go of everything. No line of the code runs."""
+        dispose(self.loop)
+        self.pending.clear()
+        self.main = None
+        self.loop.detach()
 
     # ------------------------------------------------------------ commands
 
@@ -302,15 +417,8 @@ class Run:
             lambda: self._check_input(definition.signature, data, f"activity {definition.name!r}"),
         )
         self.seq = seq
-        call: ActivityCall = make(ActivityCall, loop, seq)
-        call.name = definition.name
-        call.input = data
-        call.options = options
-        call.attempt = 1
-        call.retry_at = 0
-        call.scheduled_at = loop.now_ms
-        call.details = None
-        call.decode = definition.signature.result.decode
+        call = make(ActivityCall, loop, seq)
+        call.ask(definition, options, data, loop.now_ms)
         self.local += 1
         self._open(call, new)
         return call
@@ -330,19 +438,13 @@ class Run:
         """
         seq = self.seq + 1
         target = target if target is not None else self._child_id(seq)
-        _, new = self.command(
-            ev.CallStarted(seq, target, definition.name, version, data, False, parent_close),
-            lambda: self._check_input(definition.signature, data, f"workflow {definition.name!r}"),
-        )
+        event = ev.CallStarted(seq, target, definition.name, version, data, False, parent_close)
+        what = f"workflow {definition.name!r}"
+        _, new = self.command(event, lambda: self._check_input(definition.signature, data, what))
         self.seq = seq
-        call: ChildCall = make(ChildCall, self.loop, seq)
-        call.target = target
-        call.workflow = definition.name
-        call.version = version
-        call.input = data
-        call.parent_close = parent_close
-        call.run = derived_id(self.started.run, self.started.execution, seq, b"child")
-        call.decode = definition.signature.result.decode
+        call = make(ChildCall, self.loop, seq)
+        run = derived_id(self.started.run, self.started.execution, seq, b"child")
+        call.ask(event, run, definition.signature.result.decode)
         self._open(call, new)
         return call
 
@@ -376,11 +478,9 @@ class Run:
         if not self.loop.dead:
             self.seq += 1
             _, new = self.command(ev.WaitStarted(self.seq, channel, positional))
-        call: WaitCall = make(WaitCall, self.loop, self.seq)
-        call.channel = channel
-        call.positional = positional
-        call.decode = decode
-        self.waits.setdefault(_lane(call), deque()).append(self.seq)
+        call = make(WaitCall, self.loop, self.seq)
+        call.ask(channel, decode, positional=positional)
+        self.waits.setdefault(call.lane, deque()).append(self.seq)
         self._open(call, new)
         return call
 
@@ -397,24 +497,20 @@ class Run:
         if not self.loop.dead:
             self.seq += 1
             _, new = self.command(ev.StepStarted(self.seq, name, occurrence))
-        call: StepCall = make(StepCall, self.loop, self.seq)
-        call.name = name
-        call.occurrence = occurrence
-        call.fn = fn
-        call.encode = encode
-        call.decode = decode
+        call = make(StepCall, self.loop, self.seq)
+        call.ask(name, occurrence, fn, encode, decode)
         self.local += 1
         self._open(call, new)
         return call
 
     def _open(self, call: Call, new: bool) -> None:
         if self.loop.dead:
-            call.seq = 0
+            call.stay_unscheduled()
             return
-        call.canceller = self
+        call.open(self)
         self.pending[call.seq] = call
         if new:
-            self.opened.append(call)
+            self._opened.append(call)
 
     def send_message(
         self, target: str, channel: str, value: bytes, check: Callable[[], None]
@@ -441,7 +537,7 @@ class Run:
 
     def _send(self, event: ev.Event, new: bool) -> None:
         if new:
-            self.outgoing.append(event)
+            self._outgoing.append(event)
 
     def continue_as_new(
         self, data: bytes, version: str | None, check: Callable[[], None]
@@ -470,7 +566,7 @@ class Run:
             self.forget_wait(call)
         _, new = self.command(ev.CommandCancelled(call.seq))
         if new:
-            self.cancelled_calls.append(call)
+            self._cancelled.append(call)
 
     def start_timer(self, timer: Timer) -> None:
         """The loop reports a new timer here.
@@ -481,8 +577,8 @@ class Run:
         seq = self.seq + 1
         event = ev.TimerStarted(seq, timer.fire_at, timer.name)
         recorded, _ = self.command(event, lambda: check_deadline(timer.fire_at))
-        self.seq = timer.seq = seq
-        timer.fire_at = recorded.fire_at
+        self.seq = seq
+        timer.arm(seq, recorded.fire_at)
         self.pending[timer.seq] = timer
         heapq.heappush(self.deadlines, (timer.fire_at, timer.seq))
 
@@ -493,18 +589,11 @@ class Run:
 
     def forget_wait(self, call: WaitCall) -> None:
         """The call waits no longer."""
-        lane = _lane(call)
+        lane = call.lane
         waits = self.waits[lane]
         waits.remove(call.seq)
         if not waits:
             del self.waits[lane]
-
-    def take_logs(self) -> list[LogRecord]:
-        """The log records that were kept since the last call."""
-        if not self.logs:
-            return []
-        taken, self.logs = self.logs, []
-        return taken
 
     # ------------------------------------------------------------ what is asked about it
 
@@ -584,7 +673,3 @@ def current_run() -> Run | None:
     loop = current_loop()
     run = loop.timers if loop is not None else None
     return run if isinstance(run, Run) else None
-
-
-def _lane(call: WaitCall) -> str:
-    return ("!" if call.positional else "#") + call.channel

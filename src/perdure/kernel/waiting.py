@@ -27,11 +27,11 @@ _EMPTY: deque[Entry] = deque()
 class Waiting:
     """What a unit keeps. Its owner drops it with the unit when a commit is refused."""
 
-    __slots__ = ("_control", "_kept", "_lanes", "_sends", "start")
+    __slots__ = ("_control", "_kept", "_lanes", "_sends", "_start")
 
     def __init__(self) -> None:
         """Nothing waits."""
-        self.start: Entry | None = None
+        self._start: Entry | None = None
         self._control: list[Entry] = []
         self._kept: deque[Entry] = _EMPTY
         self._lanes: dict[str, deque[Entry]] = {}
@@ -41,8 +41,8 @@ class Waiting:
         """All that wait, in order of arrival."""
         entries = [*self._kept, *(e for lane in self._lanes.values() for e in lane)]
         entries += self._control
-        if self.start is not None:
-            entries.append(self.start)
+        if self._start is not None:
+            entries.append(self._start)
         return iter(sorted(entries, key=lambda entry: entry.number))
 
     @property
@@ -76,6 +76,17 @@ class Waiting:
     def _count(self, entry: Entry, change: int) -> None:
         if isinstance(entry.message.body, Send | Raise):
             self._sends += change
+
+    def keep_start(self, entry: Entry) -> None:
+        """Note the unit's own start."""
+        self._start = entry
+
+    def take_start(self) -> Entry | None:
+        """The unit's own start, if it was noted."""
+        if self._start is None:
+            return None
+        start, self._start = self._start, None
+        return start
 
     def keep_control(self, entry: Entry) -> None:
         """Note a control message for the time when the code can be asked."""
@@ -136,7 +147,7 @@ class Waiting:
     def take_all(self) -> list[Entry]:
         """Nobody will receive them any more."""
         entries = list(self)
-        self.start = None
+        self._start = None
         self._control = []
         self._kept = _EMPTY
         self._lanes = {}

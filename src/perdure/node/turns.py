@@ -205,7 +205,7 @@ class Turns:
     def set_aside(self, unit: str, why: Failure) -> None:
         """Load the unit without running its code, and keep it suspended until it is released."""
         resident = self.residents.get(unit) or self.residents.enter(unit)
-        resident.unit.held = why
+        resident.unit.hold(why)
         self.loader.load(resident)
 
     def revise_suspect(self, unit: str, revise: Callable[[int], int]) -> bool:
@@ -215,8 +215,7 @@ class Turns:
             return False
         row = resident.unit.row
         if row is not None and revise(row.suspect) != row.suspect:
-            row.suspect = revise(row.suspect)
-            resident.unit.force_commit = True
+            resident.unit.suspect_of(revise(row.suspect))
             self._make_ready(resident)
         return True
 
@@ -332,7 +331,7 @@ class Turns:
 
         body = advance
         # A unit that is set aside runs no code, so an interceptor that fails must not stop that turn.
-        if self.interceptors and not _is_poison(unit):
+        if self.interceptors and not unit.is_poison:
             info = TurnInfo(unit.id, len(mailbox))
 
             def advance_inside() -> None:
@@ -382,7 +381,7 @@ class Turns:
                 f"{resident.failures} turns of {unit_id!r} in a row were stopped: {cause}. "
                 "Mend the code, deploy it, and release the instance with retry()."
             )
-            resident.unit.held = Failure(POISONED, text, "poison", retryable=False)
+            resident.unit.hold(Failure(POISONED, text, "poison", retryable=False))
         self.loader.load(resident)
 
     def _ids(self, unit: Unit) -> dict[str, object]:
@@ -498,7 +497,7 @@ class Turns:
             if unit.waiting.kept:
                 self._note_homeless(unit.id)
             self.residents.forget(resident)
-        elif turn.closed or _is_poison(unit):
+        elif turn.closed or unit.is_poison:
             self.residents.forget(resident)
         else:
             self._homeless.pop(unit.id, None)
@@ -561,10 +560,6 @@ def _load(resident: Resident, found: Loaded) -> None:
     assert found.row is not None
     released = resident.released
     resident.unit.load(found.version, found.row, found.journal, found.kv, released=released)
-
-
-def _is_poison(unit: Unit) -> bool:
-    return unit.held is not None and unit.held.type == POISONED
 
 
 def _line(unit: Unit, stack: list[str]) -> str:
