@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from perdure.codec import decode, encode
 from perdure.errors import DefinitionError, PayloadTooLarge, UsageError
+from perdure.kernel import commands
 from perdure.kernel.definition import ActivityDefinition, ActivityOptions, check_name
 from perdure.kernel.retry import RetryPolicy, Seconds, to_ms
 from perdure.kernel.run import current_run
@@ -93,8 +94,8 @@ class Activity(Generic[P, R_co]):
         if run is None:
             return self._plain(args, kwargs)
         definition = self.definition
-        return run.schedule_activity(
-            definition, self.options, definition.signature.encode(args, kwargs)
+        return commands.schedule_activity(
+            run, definition, self.options, definition.signature.encode(args, kwargs)
         )
 
     def _plain(
@@ -150,7 +151,7 @@ class Activity(Generic[P, R_co]):
             signature.check(data)
             run.check_size(start, f"the input of activity {self.name!r}")
 
-        return run.start_detached(DETACHED, None, start, None, check)
+        return commands.start_detached(run, DETACHED, None, start, None, check)
 
     def __repr__(self) -> str:
         """Name it."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar, ov
 from perdure.activity import DETACHED, Activity, AsyncActivity, SyncActivity, options_of
 from perdure.codec import Signature
 from perdure.errors import DefinitionError
+from perdure.kernel import commands
 from perdure.kernel.definition import (
     DEFAULT_VERSION,
     RESERVED_PREFIX,
@@ -414,5 +415,5 @@ async def _run_detached(name: str, data: bytes, options: dict[str, Any] | None =
         msg = f"activity {name!r} is not registered with this node's app; register it and start it again"
         raise DefinitionError(msg)
     own = definition.options if options is None else ActivityOptions.from_data(options)
-    call = run.schedule_activity(definition, own, data)
+    call = commands.schedule_activity(run, definition, own, data)
     return await call

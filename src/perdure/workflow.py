@@ -23,7 +23,7 @@ from perdure.caller import caller as _run
 from perdure.codec import TypeCodec, encode
 from perdure.codec.derived import difference, returned_type
 from perdure.errors import UsageError, clean_text
-from perdure.kernel import changes
+from perdure.kernel import changes, commands
 from perdure.kernel.definition import check_label, normal_version
 from perdure.kernel.events import ParentClose
 from perdure.kernel.loop import Timer
@@ -125,7 +125,9 @@ class Child(Generic[P, R_co]):
             definition.signature.check(data)
             run.check_size(data, f"the input of workflow {definition.name!r}")
 
-        return run.start_detached(definition.name, self._version, data, self._target, check)
+        return commands.start_detached(
+            run, definition.name, self._version, data, self._target, check
+        )
 
 
 def _continue(
@@ -153,7 +155,7 @@ def _start_child(
     parent_close: ParentClose,
 ) -> Coroutine[object, object, Any]:
     data = definition.signature.encode(args, kwargs)
-    return run.start_child(definition, version, data, target, parent_close)
+    return commands.start_child(run, definition, version, data, target, parent_close)
 
 
 def child(
@@ -255,7 +257,9 @@ class Channel(Generic[T]):
 
     async def receive(self) -> T:
         """Take the next message, waiting for it if there is none."""
-        value: T = await _run("receive()").wait(self.name, self.codec.decode, positional=False)
+        value: T = await commands.wait(
+            _run("receive()"), self.name, self.codec.decode, positional=False
+        )
         return value
 
     def __repr__(self) -> str:
@@ -273,8 +277,8 @@ async def wait_event(name: str, type: type[T], /) -> T:
     not buffered.
     """
     codec: TypeCodec[T] = TypeCodec(type, f"event {name!r}")
-    value: T = await _run("wait_event()").wait(
-        check_label(name, "an event"), codec.decode, positional=True
+    value: T = await commands.wait(
+        _run("wait_event()"), check_label(name, "an event"), codec.decode, positional=True
     )
     return value
 
@@ -290,15 +294,15 @@ def send(id: str, channel: Any, value: Any, /) -> None:
         typed: Channel[Any] = channel  # pyright: ignore[reportUnknownVariableType]
         codec = typed.codec
         data = codec.encode(value)
-        run.send_message(check_id(id), channel.name, data, lambda: codec.check(data))
+        commands.send_message(run, check_id(id), channel.name, data, lambda: codec.check(data))
     else:
         name, data = check_label(channel, "a channel"), encode(value)
-        run.send_message(check_id(id), name, data, lambda: None)
+        commands.send_message(run, check_id(id), name, data, lambda: None)
 
 
 def cancel(id: str, reason: str = "") -> None:
     """Ask another instance to stop; the request leaves when this turn is durable."""
-    _run("cancel()").send_cancel(check_id(id), clean_text(reason))
+    commands.send_cancel(_run("cancel()"), check_id(id), clean_text(reason))
 
 
 # ---------------------------------------------------------------- racing and joining
@@ -396,7 +400,7 @@ async def checkpoint(name: str, fn: Any, /, *, type: Any = None) -> Any:
     declared = type if type is not None else returned_type(fn)
     codec: TypeCodec[Any] = TypeCodec(declared if declared is not None else Any, what)
     encoder = codec.encode if declared is not None else partial(_encode_plain, codec)
-    return await run.start_step(name, fn, encoder, codec.decode)
+    return await commands.start_step(run, name, fn, encoder, codec.decode)
 
 
 def _encode_plain(codec: TypeCodec[Any], value: object) -> bytes:

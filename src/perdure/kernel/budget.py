@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from perdure.kernel import message as msg
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -34,3 +36,14 @@ class Budget:
         """Count one delivery of so many bytes."""
         self._used += 1
         self._bytes -= size
+
+
+def size_of(body: msg.Body) -> int:
+    """Bytes that the delivery of a message writes into the journal, but for its envelope."""
+    if isinstance(body, msg.ActivityDone | msg.Reply):
+        return len(body.result or b"")
+    if isinstance(body, msg.Send | msg.Raise):
+        return len(body.value)
+    if isinstance(body, msg.StepDone):
+        return len(body.value or b"")
+    return 0

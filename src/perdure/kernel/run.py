@@ -31,23 +31,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar, cast
 from perdure.errors import Failure, PayloadTooLarge, UsageError
 from perdure.kernel import events as ev
 from perdure.kernel import match, refusal
-from perdure.kernel.call import ActivityCall, Call, ChildCall, StepCall, WaitCall, make
+from perdure.kernel.call import ActivityCall, Call, StepCall, WaitCall
 from perdure.kernel.deadline import check_deadline
 from perdure.kernel.delivery import HANDLERS
 from perdure.kernel.disposal import dispose
 from perdure.kernel.ending import ContinueAsNew, wind_up
 from perdure.kernel.loop import Timer, WorkflowLoop, current_loop
-from perdure.kernel.placement import child_id, derived_id
 from perdure.kernel.variables import Variables
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
     from logging import LogRecord
 
-    from perdure.codec import Signature
     from perdure.kernel.definition import (
-        ActivityDefinition,
-        ActivityOptions,
         Definitions,
         WorkflowDefinition,
     )
@@ -266,10 +262,9 @@ class Run:
         """An attempt has failed, and the next one has its time."""
         self.not_local(call)
         self.retries[call.seq] = call.retry_at
-
-    def reopen(self, call: ActivityCall) -> None:
-        """The call needs another attempt."""
-        self._opened.append(call)
+        if self.journal is None:
+            # Live. After a replay all open calls are handed out anyway.
+            self._opened.append(call)
 
     def note(self, event: ev.Event) -> None:
         """Write an event that the code is not told."""
@@ -398,144 +393,31 @@ class Run:
         else:
             self._refuse_again(journal[self.position], event, check)
 
-    def _check_input(self, signature: Signature, data: bytes, what: str) -> None:
-        signature.check(data)
-        self.check_size(data, f"the input of {what}")
+    def give(self, event: E, check: Callable[[], None] | None = None) -> tuple[E, bool]:
+        """Give the command that has the next number. One that is refused uses no number up."""
+        given = self.command(event, check)
+        self.seq += 1
+        return given
 
-    def schedule_activity(
-        self, definition: ActivityDefinition, options: ActivityOptions, data: bytes
-    ) -> ActivityCall:
-        """Call an activity with encoded arguments.
-
-        Raises:
-            PayloadError: they do not fit its signature, or are too large.
-        """
-        loop = self.loop
-        seq = self.seq + 1
-        _, new = self.command(
-            ev.ActivityScheduled(seq, definition.name, data, options.queue, options.session),
-            lambda: self._check_input(definition.signature, data, f"activity {definition.name!r}"),
-        )
-        self.seq = seq
-        call = make(ActivityCall, loop, seq)
-        call.ask(definition, options, data, loop.now_ms)
-        self.local += 1
-        self._open(call, new)
-        return call
-
-    def start_child(
-        self,
-        definition: WorkflowDefinition,
-        version: str | None,
-        data: bytes,
-        target: str | None,
-        parent_close: ev.ParentClose,
-    ) -> ChildCall:
-        """Call another instance and await its reply.
-
-        Raises:
-            PayloadError: the arguments do not fit, or are too large.
-        """
-        seq = self.seq + 1
-        target = target if target is not None else self._child_id(seq)
-        event = ev.CallStarted(seq, target, definition.name, version, data, False, parent_close)
-        what = f"workflow {definition.name!r}"
-        _, new = self.command(event, lambda: self._check_input(definition.signature, data, what))
-        self.seq = seq
-        call = make(ChildCall, self.loop, seq)
-        run = derived_id(self.started.run, self.started.execution, seq, b"child")
-        call.ask(event, run, definition.signature.result.decode)
-        self._open(call, new)
-        return call
-
-    def _child_id(self, seq: int) -> str:
-        started = self.started
-        if started.flags & ev.RUN_IN_CHILD_IDS:
-            return child_id(self.unit, started.run, started.execution, seq)
-        return f"{self.unit}/{started.execution}.{seq}"  # begun by an older release
-
-    def start_detached(
-        self,
-        workflow: str,
-        version: str | None,
-        data: bytes,
-        target: str | None,
-        check: Callable[[], None],
-    ) -> str:
-        """Start an instance that has no parent; its id is returned. It is started even if this run ends in the same
-        turn.
-        """
-        seq = self.seq + 1
-        target = target if target is not None else self._child_id(seq)
-        event = ev.CallStarted(seq, target, workflow, version, data, True, "abandon")
-        self._send(*self.command(event, check))
-        self.seq = seq
-        return target
-
-    def wait(self, channel: str, decode: Callable[[bytes], Any], *, positional: bool) -> WaitCall:
-        """Wait for a message of a channel, or for a positional event."""
-        new = False
-        if not self.loop.dead:
-            self.seq += 1
-            _, new = self.command(ev.WaitStarted(self.seq, channel, positional))
-        call = make(WaitCall, self.loop, self.seq)
-        call.ask(channel, decode, positional=positional)
-        self.waits.setdefault(call.lane, deque()).append(self.seq)
-        self._open(call, new)
-        return call
-
-    def start_step(
-        self,
-        name: str,
-        fn: Callable[[], Awaitable[Any] | Any],
-        encode: Callable[[Any], bytes],
-        decode: Callable[[bytes], Any],
-    ) -> StepCall:
-        """Run a function in this process once and record its outcome."""
-        occurrence = self.variables.next_occurrence(name)
-        new = False
-        if not self.loop.dead:
-            self.seq += 1
-            _, new = self.command(ev.StepStarted(self.seq, name, occurrence))
-        call = make(StepCall, self.loop, self.seq)
-        call.ask(name, occurrence, fn, encode, decode)
-        self.local += 1
-        self._open(call, new)
-        return call
-
-    def _open(self, call: Call, new: bool) -> None:
+    def open(self, call: Call, *, new: bool) -> None:
+        """The call waits for its answer."""
         if self.loop.dead:
             call.stay_unscheduled()
             return
         call.open(self)
         self.pending[call.seq] = call
+        if type(call) is WaitCall:  # `isinstance` would ask the abstract classes, which is slow
+            self.waits.setdefault(call.lane, deque()).append(call.seq)
         if new:
             self._opened.append(call)
 
-    def send_message(
-        self, target: str, channel: str, value: bytes, check: Callable[[], None]
-    ) -> None:
-        """Send a message to another instance when this turn is durable.
+    def open_local(self, call: Call, *, new: bool) -> None:
+        """The call waits for work of this unit's own node."""
+        self.local += 1
+        self.open(call, new=new)
 
-        Raises:
-            PayloadError: `check` refuses it, or it is too large.
-        """
-        seq = self.seq + 1
-        event = ev.MessageSent(seq, target, channel, value)
-
-        def check_all() -> None:
-            check()
-            self.check_size(value, f"the message for channel {channel!r}")
-
-        self._send(*self.command(event, check_all))
-        self.seq = seq
-
-    def send_cancel(self, target: str, reason: str) -> None:
-        """Ask another instance to stop when this turn is durable."""
-        self.seq += 1
-        self._send(*self.command(ev.CancelSent(self.seq, target, reason)))
-
-    def _send(self, event: ev.Event, new: bool) -> None:
+    def send(self, event: ev.Event, new: bool) -> None:
+        """The command is for another unit. It goes out when this turn is durable."""
         if new:
             self._outgoing.append(event)
 

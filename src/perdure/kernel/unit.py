@@ -27,6 +27,7 @@ nothing, and is tried again when it is loaded after a deploy.
     control.py     cancel, terminate, pause, resume, retry
     removal.py     delete, prune
     lifecycle.py   starting, continuing as new, ending
+    answers.py     which event a message is
     collect.py     what the run has done
     outbox.py      what goes to other units
     turn.py        what the turn gathers, and its Commit
@@ -34,15 +35,15 @@ nothing, and is tried again when it is loaded after a deploy.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from perdure.kernel import control, held, lifecycle, removal
 from perdure.kernel import events as ev
 from perdure.kernel import message as msg
-from perdure.kernel.budget import Budget
-from perdure.kernel.call import ActivityCall, Call, ChildCall, StepCall
+from perdure.kernel.answers import event_of
+from perdure.kernel.budget import Budget, size_of
 from perdure.kernel.collect import collect
 from perdure.kernel.commit import CLOSED, Commit, JournalChunk, KvEntry, UnitRow
 from perdure.kernel.loop import Entered
@@ -59,8 +60,6 @@ if TYPE_CHECKING:
     from perdure.kernel.definition import Definitions, WorkflowDefinition
     from perdure.kernel.limits import Limits
     from perdure.kernel.mailbox import Entry, Mailbox
-
-C = TypeVar("C", bound=Call)
 
 
 def _never_spent() -> bool:
@@ -432,7 +431,7 @@ class Unit:
         """Take one message, whatever state the unit is in."""
         message, row = entry.message, self.row
         body = message.body
-        turn.budget.use(_size(body))
+        turn.budget.use(size_of(body))
         if isinstance(body, msg.Start):
             lifecycle.start(self, turn, entry, body)
         elif row is None:
@@ -492,28 +491,16 @@ class Unit:
     # ------------------------------------------------------------ messages for a run that goes on
 
     def _take_open(self, run: Run, turn: Turn, entry: Entry, body: msg.Body) -> None:
-        if isinstance(body, msg.ActivityDone):
-            turn.consume(entry)
-            self._take_activity(run, turn, body)
-        elif isinstance(body, msg.Send):
+        if isinstance(body, msg.Send):
             self._take_send(run, turn, entry, body)
-        elif isinstance(body, msg.Reply):
-            turn.consume(entry)
-            if _pending(run, body, ChildCall) is not None:
-                self.deliver(turn, ev.Replied(body.seq, turn.now, body.result, body.failure))
-        elif isinstance(body, msg.StepDone):
-            turn.consume(entry)
-            self._take_step(run, turn, body)
-        elif isinstance(body, msg.Raise):
-            turn.consume(entry)
-            waits = run.waits.get("!" + body.name)
-            seq = waits[0] if waits else 0
-            self.deliver(turn, ev.EventRaised(seq, turn.now, body.name, body.value))
         elif isinstance(body, msg.Unreadable):
             self.hold(held.unreadable(self.id, entry.message))
             self._keep(turn, entry)
         else:
-            raise AssertionError(body)
+            turn.consume(entry)
+            event = event_of(run, body, turn.now)
+            if event is not None:
+                self.deliver(turn, event)
 
     def _take_send(self, run: Run, turn: Turn, entry: Entry, body: msg.Send) -> None:
         lane = "#" + body.channel
@@ -525,36 +512,6 @@ class Unit:
             turn.answer(entry.message.id, "full")
         else:
             self.waiting.enlane(lane, turn.keep(entry))
-
-    def _take_activity(self, run: Run, turn: Turn, body: msg.ActivityDone) -> None:
-        call = _pending(run, body, ActivityCall)
-        if call is None or body.attempt != call.attempt:
-            return
-        now, failure = turn.now, body.failure
-        if failure is None:
-            result = body.result or b""
-            self.deliver(turn, ev.ActivityCompleted(body.seq, now, result, call.attempt))
-            return
-        retry_at = _retry_at(call, failure, now)
-        if retry_at is None:
-            self.deliver(turn, ev.ActivityFailed(body.seq, now, failure, call.attempt))
-            return
-        attempt = call.attempt
-        self.deliver(
-            turn, ev.AttemptFailed(body.seq, now, attempt, failure, retry_at, body.details)
-        )
-        run.reopen(call)
-
-    def _take_step(self, run: Run, turn: Turn, body: msg.StepDone) -> None:
-        call = _pending(run, body, StepCall)
-        if call is None:
-            return
-        self.deliver(
-            turn,
-            ev.StepRecorded(
-                body.seq, turn.now, call.name, call.occurrence, body.value, body.failure
-            ),
-        )
 
     # ------------------------------------------------------------ delivering
 
@@ -596,40 +553,3 @@ class Unit:
                 return
             budget.use(0)
             self.deliver(turn, ev.TimerFired(seq, turn.now))
-
-
-def _pending(
-    run: Run, body: msg.ActivityDone | msg.StepDone | msg.Reply, kind: type[C]
-) -> C | None:
-    """The call that an answer belongs to, if run, execution and command all match.
-
-    A late answer must not end a call of the next run that has the id.
-    """
-    started = run.started
-    if body.run != started.run or body.execution != started.execution:
-        return None
-    call = run.pending.get(body.seq)
-    return call if isinstance(call, kind) else None
-
-
-def _size(body: msg.Body) -> int:
-    """Bytes that a delivery of this message writes into the journal, but for its envelope."""
-    if isinstance(body, msg.Send | msg.Raise):
-        return len(body.value)
-    if isinstance(body, msg.ActivityDone | msg.Reply):
-        return len(body.result or b"")
-    if isinstance(body, msg.StepDone):
-        return len(body.value or b"")
-    return 0
-
-
-def _retry_at(call: ActivityCall, failure: Failure, now: int) -> int | None:
-    """When the next attempt may begin. None: there is none."""
-    policy = call.options.retry
-    if not policy.wants(failure, call.attempt):
-        return None
-    retry_at = now + policy.delay_ms(call.attempt)
-    total = call.options.total_timeout_ms
-    if total is not None and retry_at >= call.scheduled_at + total:
-        return None
-    return retry_at
