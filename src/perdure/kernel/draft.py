@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from perdure.kernel.commit import Fence, UnitRow
     from perdure.kernel.turn import Outcome
 
-DEDUPE_WINDOW_MS = 24 * 3600 * 1000
-"""How long the answer to a posted message is kept."""
-
 
 class Budget:
     """What one turn may use. The rest waits for the unit's next turn, behind those of other units.
@@ -139,13 +136,16 @@ class Draft:
         """Whether there is nothing to commit."""
         return not (self.chunks or self.touched or self.consume or self.keeping or self.post or self.kv)
 
-    def commit(self, row: UnitRow, expect: int, fence: Fence, commit_id: bytes) -> Commit:
-        """All of it as one Commit. The row is copied: the unit goes on with its own."""
+    def commit(self, row: UnitRow, expect: int, fence: Fence, commit_id: bytes, dedupe_ms: int) -> Commit:
+        """All of it as one Commit. The row is copied: the unit goes on with its own.
+
+        What clients were answered is kept for `dedupe_ms`.
+        """
         row.updated_at = self.now
         # A unit that was loaded in between may have taken the same messages in another order.
         self.consume.sort()
         self.remembered.sort()
-        expires_at = self.now + DEDUPE_WINDOW_MS
+        expires_at = self.now + dedupe_ms
         return Commit(
             commit_id,
             fence,

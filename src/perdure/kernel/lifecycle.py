@@ -273,7 +273,7 @@ def pack(unit: Unit, fence: Fence, commit_id: bytes, *, more: bool) -> Turn:
     if draft.chunks:
         row.suspect = 0  # progress: whatever crashed the node, it was not this
     if not draft.empty:
-        turn.commit = draft.commit(row, unit.version, fence, commit_id)
+        turn.commit = draft.commit(row, unit.version, fence, commit_id, unit.dedupe_ms)
         turn.kept = draft.keeping.keys()
         unit.version += 1
     turn.again = turn.again or unit.has_more

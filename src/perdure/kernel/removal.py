@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from perdure.kernel.mailbox import Entry, Mailbox
     from perdure.kernel.unit import Unit
 
-START_DEDUPE_MS = 30 * 24 * 3600 * 1000
-"""How long after a start the same start may be delivered again (WRITE_PATH 10)."""
-
 
 def take(unit: Unit, entry: Entry, body: msg.Delete | msg.Prune) -> None:
     """Take a delete or a prune, whatever state the unit is in."""
@@ -59,7 +56,7 @@ def _delete(unit: Unit, row: UnitRow, entry: Entry, body: msg.Delete) -> None:
     if run is not None and row.status not in CLOSED:
         lifecycle.settle(unit, run)
     draft.consumed(entry)
-    last_start = row.created_at + START_DEDUPE_MS
+    last_start = row.created_at + unit.dedupe_ms
     draft.delete = last_start if last_start > draft.now and not body.forget else 0
 
 
@@ -87,6 +84,6 @@ def pack(unit: Unit, mailbox: Mailbox, fence: Fence, commit_id: bytes) -> Turn:
         turn.cancelled.extend(run.cancelled_calls)
     turn.cancelled.extend(draft.cancelled)
     draft.chunks, draft.ended, draft.kv = [], [], []
-    turn.commit = draft.commit(row, unit.version, fence, commit_id)
+    turn.commit = draft.commit(row, unit.version, fence, commit_id, unit.dedupe_ms)
     unit.version = 0
     return turn

@@ -39,6 +39,7 @@ from perdure.kernel.call import ActivityCall, Call, ChildCall, StepCall
 from perdure.kernel.commit import CLOSED, Commit, JournalChunk, KvEntry, UnitRow
 from perdure.kernel.disposal import dispose
 from perdure.kernel.draft import Budget, Draft
+from perdure.kernel.limits import DEDUPE_MS
 from perdure.kernel.loop import Entered, Nobody
 from perdure.kernel.ordered import install as install_ordered_sets
 from perdure.kernel.run import Run
@@ -69,6 +70,7 @@ class Unit:
     """A workflow instance that its owner holds in memory. Attributes without `_` may be read by the owner."""
 
     __slots__ = (
+        "dedupe_ms",
         "definitions",
         "draft",
         "first_turn",
@@ -85,8 +87,19 @@ class Unit:
         "waiting",
     )
 
-    def __init__(self, unit: str, definitions: Definitions, limits: Limits, *, shards: int) -> None:
-        """A unit of which nothing is known yet."""
+    def __init__(
+        self,
+        unit: str,
+        definitions: Definitions,
+        limits: Limits,
+        *,
+        shards: int,
+        dedupe_ms: int = DEDUPE_MS,
+    ) -> None:
+        """A unit of which nothing is known yet, in a store with so many shards.
+
+        A client's message may come again for `dedupe_ms`.
+        """
         self.id = unit
         self.version = 0
         self.row: UnitRow | None = None
@@ -95,6 +108,7 @@ class Unit:
         self.definitions = definitions
         self.limits = limits
         self.shards = shards
+        self.dedupe_ms = dedupe_ms
         self.journal: list[ev.Event] | None = None
         self.kv: list[KvEntry] = []
         self.waiting = Waiting()

@@ -21,6 +21,7 @@ from typing import Generic, Literal, Protocol, Self, TypeVar
 import msgspec
 
 from perdure.kernel.commit import Commit, ExecutionRow, Fence, JournalChunk, KvEntry, Task, UnitRow, Verdict
+from perdure.kernel.limits import DEDUPE_MS
 from perdure.kernel.message import Message
 from perdure.ports.where import Where
 
@@ -29,12 +30,17 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class StoreInfo(msgspec.Struct, frozen=True):
-    """What a store is: fixed when it was created."""
+    """What a store is.
+
+    `id`, `format` and `shards` are fixed when it is created. `dedupe_ms` says how long a client's
+    message may come again and still be known, as the store was opened.
+    """
 
     id: str
     format: int
     shards: int
     capabilities: frozenset[str] = frozenset()
+    dedupe_ms: int = DEDUPE_MS
 
 
 class Incarnation(msgspec.Struct, frozen=True):
