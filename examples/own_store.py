@@ -20,7 +20,7 @@ from perdure import App
 from perdure.errors import StoreUnavailable
 from perdure.kernel.commit import Commit, Fence, Task, Verdict
 from perdure.kernel.message import Message
-from perdure.ports.store import Claim, Incarnation, Posted, Renewal, StoreInfo, Swept
+from perdure.ports.store import Claim, Incarnation, Posted, Renewal, Swept
 from perdure.store.limits import DEFAULT_LIMITS, StoreLimits
 from perdure.store.memory import MemoryStore
 
@@ -84,7 +84,7 @@ class LogStore(MemoryStore):
         created = records[0]
         assert isinstance(created, Created)
         super().__init__(shards=created.shards, limits=limits, id=created.id)
-        self.info = StoreInfo(created.id, self.info.format, created.shards, frozenset({"durable"}))
+        self.info = msgspec.structs.replace(self.info, capabilities=frozenset({"durable"}))
         self._records = records[1:]
 
     async def __aenter__(self) -> Self:

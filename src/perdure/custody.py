@@ -71,7 +71,10 @@ class Custodian(StoreGateway):
                 prune=message.body.executions,
             )
             return "ok" if await self._commit(pruning) else None
-        unit = Unit(loaded.id, App("custody"), Limits(), shards=self.store.info.shards)
+        info = self.store.info
+        unit = Unit(
+            loaded.id, App("custody"), Limits(), shards=info.shards, dedupe_ms=info.dedupe_ms
+        )
         if row is not None:
             unit.hold(_UNTOUCHED)
             unit.load(loaded.version, row, loaded.journal, loaded.kv)

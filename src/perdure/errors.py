@@ -41,7 +41,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 Category = Literal["application", "configuration", "infrastructure", "poison", "cancelled"]
 
@@ -543,12 +543,18 @@ def _inside(error: BaseException) -> Sequence[BaseException]:
     return cast("BaseExceptionGroup[BaseException]", error).exceptions
 
 
-def _is_retryable(error: BaseException) -> bool:
-    """Whether trying again could help: not if one error of a group is final."""
+def each_in(error: BaseException) -> Iterator[BaseException]:
+    """The error itself and, if it is a group, all that it holds at any depth."""
     errors = [error]
     while errors:
         one = errors.pop()
         errors.extend(_inside(one))
+        yield one
+
+
+def _is_retryable(error: BaseException) -> bool:
+    """Whether trying again could help: not if one error of a group is final."""
+    for one in each_in(error):
         if isinstance(one, UsageError):
             return False
         if isinstance(one, ApplicationError) and not one.retryable:

@@ -10,8 +10,10 @@ import pytest
 from engine import World, until, waits_for
 
 from perdure import App, Client, Limits, workflow
+from perdure.codec import encode
 from perdure.gateway import StoreGateway
 from perdure.kernel.commit import Commit, Verdict
+from perdure.kernel.message import Message, Send
 from perdure.store.memory import MemoryStore
 
 numbers = workflow.Channel[int]("numbers")
@@ -154,4 +156,26 @@ async def test_a_message_to_an_instance_on_disk_comes_once(world: World, app: Ap
         await node.client.workflow(writer, id="w1").run(1)
         await waits_for(handle, "message numbers")
         await node.client.workflow(writer, id="w2").run(2)
+        assert await handle.result(timeout=5) == [1, 2]
+
+
+async def test_a_request_that_is_in_the_inbox_already_comes_once(world: World, app: App) -> None:
+    """It was posted, and comes again through the node before that has seen it."""
+
+    @app.workflow
+    async def reader() -> list[int]:
+        return [await numbers.receive(), await numbers.receive()]
+
+    @app.workflow
+    async def nothing() -> None: ...
+
+    async with world.node(app, residents=1) as node:
+        handle = node.client.workflow(reader, id="r")
+        await handle.start()
+        await node.client.workflow(nothing, id="n").run()
+        await until(lambda: node.residents <= 1, "the reader has left memory")
+        message = Message(b"m" * 16, "r", Send("numbers", encode(1)), 0)
+        await node.store.post([message])
+        assert await node.send(message) == "ok"
+        await handle.send(numbers, 2)
         assert await handle.result(timeout=5) == [1, 2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from engine import PATIENCE_S, World, until, waits_for
 
 from perdure import ActivityError, ActivityTimeout, App, RetryPolicy, activity, workflow
-from perdure.errors import DefinitionError
+from perdure.errors import ApplicationError, DefinitionError
 
 
 def delays(policy: RetryPolicy, count: int = 5) -> list[int]:
@@ -53,6 +54,56 @@ def test_a_late_attempt_waits_the_maximum_and_nothing_overflows() -> None:
 def test_no_attempts_at_all_is_no_policy() -> None:
     with pytest.raises(DefinitionError, match="maximum_attempts"):
         RetryPolicy(0)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("maximum_attempts", float("nan")),
+        ("maximum_attempts", 2.5),
+        ("maximum_attempts", True),
+        ("maximum_attempts", "3"),
+        ("coefficient", float("nan")),
+        ("coefficient", "2"),
+        ("initial_interval", float("nan")),
+        ("maximum_interval", float("nan")),
+        ("non_retryable", ValueError),
+        ("non_retryable", "ValueError"),
+        ("non_retryable", (int,)),
+        ("non_retryable", (ValueError("one"),)),
+    ],
+    ids=repr,
+)
+def test_what_cannot_be_meant_is_refused(option: str, value: Any) -> None:
+    with pytest.raises(DefinitionError, match=option):
+        RetryPolicy(**{option: value})
+
+
+async def test_a_group_with_an_error_that_is_not_retried_is_not_retried(
+    world: World, app: App
+) -> None:
+    ran: list[str] = []
+
+    @app.activity(retry=RetryPolicy(3, 0.001, non_retryable=(LookupError, "Declined")))
+    async def bad(kind: str) -> None:
+        ran.append(kind)
+        inner: list[Exception] = [ConnectionError("a line is down")]
+        if kind == "class":
+            inner.append(ExceptionGroup("deep", [KeyError("derived from LookupError")]))
+        if kind == "name":
+            inner.append(ApplicationError("no", type="Declined"))
+        raise ExceptionGroup("parts", inner)
+
+    @app.workflow
+    async def calling(kind: str) -> str:
+        with suppress(ActivityError):
+            await bad(kind)
+        return kind
+
+    async with world.node(app) as node:
+        for kind in ("class", "name", "neither"):
+            assert await node.client.workflow(calling, id=kind).run(kind) == kind
+    assert ran == ["class", "name", "neither", "neither", "neither"]
 
 
 async def test_a_single_attempt_fails_with_its_error(world: World, app: App) -> None:

@@ -8,7 +8,7 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -17,7 +17,9 @@ from engine import World, until, waits_for
 import perdure.logs
 from perdure import App, Node, NodeOptions, RetryPolicy, activity, workflow
 from perdure.errors import UsageError
+from perdure.kernel.commit import Commit, Verdict
 from perdure.logs import AREAS, Ids, Json, Text
+from perdure.store.memory import MemoryStore
 
 OWN = logging.getLogger("shop.own")
 
@@ -164,6 +166,46 @@ async def test_what_a_stopped_turn_said_is_shown_with_a_mark(world: World, app: 
         await node.client.workflow(hangs, id="x").start()
     said = [r["message"] for r in log.records if r["logger"] == "perdure.workflow"]
     assert said == ["before the loop (this turn was discarded)"]
+
+
+class Refusing(MemoryStore):
+    """Gives the next commits of the instance `x` this verdict, and does not apply them."""
+
+    def __init__(self, verdict: Verdict, count: int) -> None:
+        super().__init__()
+        self._verdict: Verdict = verdict
+        self._left = count
+
+    async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
+        verdicts: list[Verdict] = []
+        for commit in batch:
+            if commit.unit == "x" and self._left:
+                self._left -= 1
+                verdicts.append(self._verdict)
+            else:
+                verdicts += await super().commit([commit])
+        return verdicts
+
+
+@pytest.mark.parametrize(
+    ("verdict", "expected"),
+    [
+        ("invalid", ["pays 5 (this turn was discarded)"] * 2 + ["pays 5"]),
+        ("stale", ["pays 5"]),  # the turn is taken again at once, and then it is shown
+    ],
+)
+async def test_what_a_refused_turn_said(app: App, verdict: Verdict, expected: list[str]) -> None:
+    @app.workflow
+    async def pays() -> None:
+        workflow.logger.warning("pays %d", 5)
+
+    log = Log()
+    perdure.logs.configure(format="json", stream=log)
+    async with Refusing(verdict, 2) as store, Node(app, store, name="one") as node:
+        await node.client.workflow(pays, id="x").run()
+    said = [r for r in log.records if r["logger"] == "perdure.workflow"]
+    assert [r["message"] for r in said] == expected
+    assert {(r["instance"], r["workflow"]) for r in said} == {("x", "pays")}
 
 
 async def test_records_of_the_node_carry_the_ids_of_the_instance(world: World, app: App) -> None:

@@ -7,6 +7,9 @@ from dataclasses import dataclass, fields
 
 from perdure.errors import UsageError
 
+DEDUPE_MS = 24 * 3600 * 1000
+"""How long a client's message may come again and still be known, unless a store says otherwise."""
+
 
 def check_count(what: str, value: object, least: int = 1) -> None:
     """Refuse what is not a whole number of at least `least`.

@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from perdure.kernel.turn import Turn
     from perdure.kernel.unit import Unit
 
-START_DEDUPE_MS = 30 * 24 * 3600 * 1000
-"""How long after a start the same start may be delivered again."""
-
 
 def take(unit: Unit, turn: Turn, entry: Entry, body: msg.Delete | msg.Prune) -> None:
     """Take a delete or a prune, whatever state the unit is in."""
@@ -52,7 +49,7 @@ def _delete(unit: Unit, row: UnitRow, turn: Turn, entry: Entry, body: msg.Delete
     if run is not None and row.status not in CLOSED:
         lifecycle.settle(unit, run, turn)
     turn.consume(entry)
-    last_start = row.created_at + START_DEDUPE_MS
+    last_start = row.created_at + unit.dedupe_ms
     forgets = body.forget or last_start <= turn.now
     turn.remove_unit(0 if forgets else last_start)
 
@@ -97,4 +94,4 @@ def pack(
         turn.consume(entry, "missing")
     if unit.run is not None:
         lifecycle.give_up(unit.run, turn)
-    turn.pack_removal(row, unit.version, fence, commit_id)
+    turn.pack_removal(row, unit.version, fence, commit_id, unit.dedupe_ms)

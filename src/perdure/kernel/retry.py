@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from perdure.errors import DefinitionError, Failure
+from perdure.errors import ApplicationError, DefinitionError, Failure, each_in
 
 Seconds = float | timedelta
 """A duration: a number of seconds, or a timedelta."""
@@ -37,8 +37,8 @@ class RetryPolicy:
     `maximum_attempts` counts the first one; None means no limit. The delay before attempt n+1 is, by `backoff`:
     `"fixed"` the initial interval,
     `"linear"` n times it, `"exponential"` it times `coefficient` to the power n-1; never more than
-    `maximum_interval`. Exceptions whose class or a base of it is in `non_retryable`, as a class or by its name, are
-    final.
+    `maximum_interval`. Exceptions whose class or a base of it is in `non_retryable`, as a class or by
+    its name, are final. So is a group that holds one of them: the next attempt would meet it again.
     """
 
     maximum_attempts: int | None = 3
@@ -50,14 +50,23 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         """Check the numbers once, where the policy is written."""
-        if self.maximum_attempts is not None and self.maximum_attempts < 1:
-            msg = f"RetryPolicy.maximum_attempts must be at least 1 (None: no limit), got {self.maximum_attempts}"
+        if self.maximum_attempts is not None and not _is_count(self.maximum_attempts):
+            msg = (
+                "RetryPolicy.maximum_attempts must be a whole number of at least 1 (None: no limit),"
+                f" got {self.maximum_attempts!r}"
+            )
             raise DefinitionError(msg)
         if self.backoff not in ("fixed", "linear", "exponential"):
             msg = f"RetryPolicy.backoff must be 'fixed', 'linear' or 'exponential', got {self.backoff!r}"
             raise DefinitionError(msg)
-        if not 1.0 <= self.coefficient <= 1e6:
-            msg = f"RetryPolicy.coefficient must be between 1 and 1,000,000, got {self.coefficient}"
+        if type(self.coefficient) not in (int, float) or not 1.0 <= self.coefficient <= 1e6:
+            msg = f"RetryPolicy.coefficient must be a number between 1 and 1,000,000, got {self.coefficient!r}"
+            raise DefinitionError(msg)
+        if not _are_exceptions(self.non_retryable):
+            msg = (
+                "RetryPolicy.non_retryable must be a tuple of exception classes or their names,"
+                f" got {self.non_retryable!r}"
+            )
             raise DefinitionError(msg)
         to_ms(self.initial_interval, "RetryPolicy.initial_interval")
         to_ms(self.maximum_interval, "RetryPolicy.maximum_interval")
@@ -108,11 +117,41 @@ class RetryPolicy:
         return cls(**known)
 
     def is_final(self, error: BaseException) -> bool:
-        """Whether the exception itself is excluded from retries: its class or a base of it is listed, or their name."""
+        """Whether the exception, or one in its group, is excluded from retries.
+
+        It is if its class or a base of it is listed, as a class or by name, or the name that an
+        `ApplicationError` gives as its type.
+        """
+        return any(self._lists(one) for one in each_in(error))
+
+    def _lists(self, error: BaseException) -> bool:
         names = {kind.__name__ for kind in type(error).__mro__}
-        return any(
-            t in names if isinstance(t, str) else isinstance(error, t) for t in self.non_retryable
-        )
+        if isinstance(error, ApplicationError):
+            names.add(error.type)
+        for kind in self.non_retryable:
+            if isinstance(kind, str):
+                if kind in names:
+                    return True
+            elif isinstance(error, kind):
+                return True
+        return False
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 1
+
+
+def _are_exceptions(kinds: object) -> bool:
+    """Whether it is a tuple of exception classes and names."""
+    if not isinstance(kinds, tuple):
+        return False
+    for kind in cast("tuple[object, ...]", kinds):
+        if isinstance(kind, type):
+            if not issubclass(kind, BaseException):
+                return False
+        elif not isinstance(kind, str):
+            return False
+    return True
 
 
 ONCE = RetryPolicy(maximum_attempts=1)

@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 Outcome = Literal["ok", "started", "joined", "exists", "closed", "missing", "full", "open"]
 """What the sender of a message is told once the turn is durable."""
 
-DEDUPE_WINDOW_MS = 24 * 3600 * 1000
-"""How long the answer to a posted message is kept."""
-
 
 @dataclass(frozen=True, slots=True)
 class Milestones:
@@ -259,16 +256,19 @@ class Turn:
             self.chunks or self._touched or self._consume or self._keeping or self.post or self.kv
         )
 
-    def pack(self, row: UnitRow, expect: int, fence: Fence, commit_id: bytes) -> None:
+    def pack(
+        self, row: UnitRow, expect: int, fence: Fence, commit_id: bytes, dedupe_ms: int
+    ) -> None:
         """Put what becomes durable into one Commit.
 
-        The commit has a copy of the row, because the unit goes on with its own.
+        The commit has a copy of the row, because the unit goes on with its own. What clients were
+        answered is kept for `dedupe_ms`.
         """
         # A unit that was loaded in between may have taken the same messages in another order. One
         # order makes both commits the same, which is how a follower is checked against its owner.
         self._consume.sort()
         self._remembered.sort()
-        expires_at = self.now + DEDUPE_WINDOW_MS
+        expires_at = self.now + dedupe_ms
         post = self.post
         if self._keeping:
             post = [*self._keeping.values(), *post]
@@ -289,8 +289,13 @@ class Turn:
             delete=self.tombstone_until,
         )
 
-    def pack_removal(self, row: UnitRow, expect: int, fence: Fence, commit_id: bytes) -> None:
-        """Put the removal of the unit into one Commit. What it owned goes, so none of it is written."""
+    def pack_removal(
+        self, row: UnitRow, expect: int, fence: Fence, commit_id: bytes, dedupe_ms: int
+    ) -> None:
+        """Put the removal of the unit into one Commit.
+
+        All that the unit owned goes with it, so none of that is written.
+        """
         self.chunks, self.ended, self.kv = [], [], []
         self.closed = self.deleted = True
-        self.pack(row, expect, fence, commit_id)
+        self.pack(row, expect, fence, commit_id, dedupe_ms)

@@ -46,6 +46,7 @@ from perdure.kernel.answers import event_of
 from perdure.kernel.budget import Budget, size_of
 from perdure.kernel.collect import collect
 from perdure.kernel.commit import CLOSED, Commit, JournalChunk, KvEntry, UnitRow
+from perdure.kernel.limits import DEDUPE_MS
 from perdure.kernel.loop import Entered
 from perdure.kernel.ordered import install as install_ordered_sets
 from perdure.kernel.run import Run
@@ -82,6 +83,7 @@ class Unit:
     __slots__ = (
         "_changed",
         "_unbegun",
+        "dedupe_ms",
         "definitions",
         "held",
         "id",
@@ -94,8 +96,19 @@ class Unit:
         "waiting",
     )
 
-    def __init__(self, unit: str, definitions: Definitions, limits: Limits, *, shards: int) -> None:
-        """A unit of which nothing is known yet."""
+    def __init__(
+        self,
+        unit: str,
+        definitions: Definitions,
+        limits: Limits,
+        *,
+        shards: int,
+        dedupe_ms: int = DEDUPE_MS,
+    ) -> None:
+        """A unit of which nothing is known yet, in a store with so many shards.
+
+        A client's message may come again for `dedupe_ms`.
+        """
         self.id = unit
         self.version = 0
         self.row: UnitRow | None = None
@@ -104,6 +117,7 @@ class Unit:
         self.definitions = definitions
         self.limits = limits
         self.shards = shards
+        self.dedupe_ms = dedupe_ms
         self.waiting = Waiting()
         # After a load no work runs for the open calls, so the next turn hands out all of them.
         self.rederives = True
@@ -329,7 +343,7 @@ class Unit:
         if turn.chunks:
             row.suspect_of(0)  # progress: whatever crashed the node, it was not this
         if not turn.is_empty:
-            turn.pack(row, self.version, fence, commit_id)
+            turn.pack(row, self.version, fence, commit_id, self.dedupe_ms)
             self.version += 1
         if self._has_more(turn.now):
             turn.ask_again()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from perdure.kernel.definition import Definitions
     from perdure.kernel.message import Message
     from perdure.node.options import NodeOptions
+    from perdure.ports.store import StoreInfo
 
 Ack = asyncio.Future[Outcome]
 
@@ -108,11 +109,11 @@ class Resident:
 class Residents:
     """The instances in memory, up to `NodeOptions.residents`, and more if all of them work."""
 
-    def __init__(self, definitions: Definitions, options: NodeOptions, shards: int) -> None:
+    def __init__(self, definitions: Definitions, options: NodeOptions, store: StoreInfo) -> None:
         """Nobody is in memory."""
         self._definitions = definitions
         self._options = options
-        self._shards = shards
+        self._store = store
         self._all: dict[str, Resident] = {}
         self._resting: OrderedDict[str, Resident] = OrderedDict()
 
@@ -139,7 +140,13 @@ class Residents:
 
     def new_unit(self, unit: str) -> Unit:
         """A unit of which nothing is known yet."""
-        return Unit(unit, self._definitions, self._options.limits, shards=self._shards)
+        return Unit(
+            unit,
+            self._definitions,
+            self._options.limits,
+            shards=self._store.shards,
+            dedupe_ms=self._store.dedupe_ms,
+        )
 
     def rest(self, resident: Resident) -> None:
         """It was used just now, and has nothing to do. It may leave if all its work is elsewhere."""

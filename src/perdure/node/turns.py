@@ -113,7 +113,7 @@ class Turns:
         self.node_name = ""
         self.waiters = Waiters()
         self.deadlines = Deadlines(clock, self.wake)
-        self.residents = Residents(definitions, options, store.info.shards)
+        self.residents = Residents(definitions, options, store.info)
         self.loader = Loader(
             store, options, self.residents, self._loaded, self._make_ready, self._is_busy
         )
@@ -406,6 +406,10 @@ class Turns:
         self.tally.refusals += 1
         if self.metrics is not None:
             self.metrics.refused(verdict)
+        if verdict == "invalid":
+            # The same turn is never recorded. After `stale` and `fenced` it is taken again, and
+            # then shows what it says.
+            show_logs(turn.logs, discarded=True)
         if verdict == "stale":
             self._reload(resident)
         elif verdict == "invalid" and unit.held is None:

@@ -30,6 +30,7 @@ from perdure.kernel.commit import (
     UnitRow,
     Verdict,
 )
+from perdure.kernel.limits import DEDUPE_MS
 from perdure.kernel.message import Message
 from perdure.ports.where import Where
 
@@ -38,12 +39,17 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class StoreInfo(msgspec.Struct, frozen=True):
-    """What a store is: fixed when it was created."""
+    """What a store is.
+
+    `id`, `format` and `shards` are fixed when it is created. `dedupe_ms` says how long a client's
+    message may come again and still be known, as the store was opened.
+    """
 
     id: str
     format: int
     shards: int
     capabilities: frozenset[str] = frozenset()
+    dedupe_ms: int = DEDUPE_MS
 
 
 class Incarnation(msgspec.Struct, frozen=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from perdure.kernel.limits import check_count
+from perdure.kernel.limits import DEDUPE_MS, check_count
 
 
 class StoreLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,7 +20,7 @@ class StoreLimits(msgspec.Struct, frozen=True, kw_only=True):
     inbox_messages: int = 10_000
     undelivered_ms: int = 86_400_000
     dead_letter_ms: int = 30 * 86_400_000
-    dedupe_ms: int = 86_400_000
+    dedupe_ms: int = DEDUPE_MS
     forgotten_ms: int = 600_000
 
     def __post_init__(self) -> None:

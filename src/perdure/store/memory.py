@@ -67,7 +67,7 @@ class MemoryStore:
         id: str | None = None,
     ) -> None:
         """Create an empty store with so many shards."""
-        self.info = StoreInfo(id or uuid.uuid4().hex, FORMAT, shards)
+        self.info = StoreInfo(id or uuid.uuid4().hex, FORMAT, shards, dedupe_ms=limits.dedupe_ms)
         self._clock = clock or SystemClock()
         self._tables = Tables(shards, limits)
         self._watchers = Watchers()

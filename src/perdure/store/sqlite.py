@@ -125,7 +125,8 @@ class SQLiteStore:
         connection, info = await asyncio.to_thread(
             open_database, name, self._options, uuid.uuid4().hex
         )
-        self._info, shards = info, info.shards
+        self._info = msgspec.structs.replace(info, dedupe_ms=self._limits.dedupe_ms)
+        shards = info.shards
         if self.path == MEMORY:
             self._writer = Writer(connection, self.path, None, self._watchers, shards, self._limits)
             self._reader = WriterReader(self._writer)

@@ -205,11 +205,11 @@ class SyncHandle(Generic[R_co]):
     def delete(self, *, force: bool = False, forget: bool = False, reason: str = "") -> int:
         """Remove it and all below it, with their histories; the number of instances that were removed.
 
-        Only what has ended is removed, unless `force`: then what runs is ended first, as by `terminate`, with the
-        reason. For 30 days after its start the start is remembered, so that it does not run again if it is delivered
-        again; `forget` drops that, too. It is about the run that has the id, whoever started it. The id is free at
-        once. Through a client that stands alone on a store
-        this is a request, which the store's node carries out.
+        Only what has ended is removed, unless `force`: then what runs is ended first, as by `terminate`,
+        with the reason. For a day after its start (the store's `dedupe_ms`) the start is remembered, so
+        that it does not run again if it is delivered again. `forget` drops that, too. It is about the
+        run that has the id, whoever started it. The id is free at once. Through a client that stands
+        alone on a store this is a request, which the store's node carries out.
 
         Raises:
             NotFound: no instance has this id.
