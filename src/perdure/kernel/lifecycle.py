@@ -283,7 +283,8 @@ def pack(unit: Unit, fence: Fence, commit_id: bytes, *, more: bool) -> Turn:
 def _pack_run(unit: Unit, run: Run, row: UnitRow, turn: Turn, *, more: bool) -> None:
     """Take the run's new events and what they ask for."""
     draft = unit.draft
-    turn.logs += run.take_logs()
+    if run.logs:
+        turn.logs += run.take_logs()
     if unit.held is None and run.ended is None:
         unit.check_run()
     if run.broken is not None:

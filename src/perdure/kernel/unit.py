@@ -248,20 +248,26 @@ class Unit:
         draft.touched, self.force_commit = self.force_commit, False
         if self.run is not None:
             self.run.turn_bytes = 0
-        self._take_control(mailbox)
+        # Most turns are one message for a run that waits for it, so the rest is asked about first.
+        waiting = self.waiting
+        if mailbox.control or waiting.control:
+            self._take_control(mailbox)
         if draft.delete is not None:
             turn = removal.pack(self, mailbox, fence, commit_id)
         else:
-            self._begin(mailbox)
+            if self.row is None or self.journal is not None or waiting.start is not None:
+                self._begin(mailbox)
             self._take_messages(mailbox)
-            turn = lifecycle.pack(self, fence, commit_id, more=len(mailbox) > 0)
+            more = bool(mailbox.queue or mailbox.control)
+            turn = lifecycle.pack(self, fence, commit_id, more=more)
         self.draft = _NO_DRAFT
         return turn
 
     def _take_control(self, mailbox: Mailbox) -> None:
         for kept in self.waiting.take_control():
             control.take(self, kept)
-        while self.draft.delete is None and (entry := mailbox.next_control()) is not None:
+        while self.draft.delete is None and mailbox.control:
+            entry = mailbox.next_control()
             body = entry.message.body
             if isinstance(body, msg.ADMIN):
                 removal.take(self, entry, body)
@@ -284,10 +290,10 @@ class Unit:
             self.begin_execution()
 
     def _take_messages(self, mailbox: Mailbox) -> None:
-        run = self.run
+        run, waiting = self.run, self.waiting
         if run is None:
             self._take_all(mailbox)
-        elif mailbox or self.waiting.kept or self.waiting.lanes or run.deadlines:
+        elif mailbox.queue or waiting.kept or waiting.lanes or run.deadlines:
             with Entered(run.loop):
                 self._take_all(mailbox)
 
@@ -297,20 +303,20 @@ class Unit:
         if self.run is not None and waiting.lanes:
             self._feed(self.run)
         while waiting.kept and self.receives and budget.has_room():
-            self.fire_timers(min(waiting.head.at, now))
+            self.fire_timers(min(waiting.kept[0].message.at, now))
             if self.receives and budget.has_room():
                 self._take(waiting.next())
         if waiting.kept and self.receives:
             return  # the mailbox comes behind them
         # A control message goes first, so the turn ends where a start has let one through.
-        while budget.has_room() and not mailbox.has_control and (head := mailbox.head) is not None:
-            self.fire_timers(min(head.at, now))
-            if not budget.has_room():
-                return
-            entry = mailbox.next()
-            assert entry is not None
-            self._take(entry)
-        self.fire_timers(now)
+        while mailbox.queue and not mailbox.control and budget.has_room():
+            if self.run is not None and self.run.deadlines:
+                self.fire_timers(min(mailbox.queue[0].message.at, now))
+                if not budget.has_room():
+                    return
+            self._take(mailbox.next())
+        if self.run is not None and self.run.deadlines:
+            self.fire_timers(now)
 
     @property
     def receives(self) -> bool:
@@ -386,7 +392,7 @@ class Unit:
         message, row, draft = entry.message, self.row, self.draft
         body = message.body
         draft.budget.use(_size(body))
-        if isinstance(body, msg.Start):
+        if type(body) is msg.Start:
             lifecycle.start(self, entry, body)
         elif row is None:
             if entry.stored and message.sender is not None:
@@ -504,10 +510,10 @@ def _pending(run: Run, body: msg.ActivityDone | msg.StepDone | msg.Reply, kind: 
 
 def _size(body: msg.Body) -> int:
     """Bytes that a delivery of this message writes into the journal, but for its envelope."""
-    if isinstance(body, msg.Send | msg.Raise):
-        return len(body.value)
-    if isinstance(body, msg.ActivityDone | msg.Reply):
+    if isinstance(body, (msg.ActivityDone, msg.Reply)):
         return len(body.result or b"")
+    if isinstance(body, (msg.Send, msg.Raise)):
+        return len(body.value)
     if isinstance(body, msg.StepDone):
         return len(body.value or b"")
     return 0

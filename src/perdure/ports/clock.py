@@ -17,6 +17,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 logger = logging.getLogger("perdure.clock")
@@ -58,9 +59,8 @@ class Clock(Protocol):
         ...
 
 
-def boot_ns() -> int:
-    """Nanoseconds since the machine began to run, with those in which it was suspended where that can be known."""
-    return time.monotonic_ns() if _BOOT is None else time.clock_gettime_ns(_BOOT)
+boot_ns: Callable[[], int] = time.monotonic_ns if _BOOT is None else partial(time.clock_gettime_ns, _BOOT)
+"""Nanoseconds since the machine began to run, with those in which it was suspended where that can be known."""
 
 
 class SystemClock:
