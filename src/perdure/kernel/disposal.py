@@ -112,7 +112,7 @@ def _chain(suspended: object) -> Iterator[object]:
 def dispose(loop: WorkflowLoop) -> None:
     """Make the loop dead and drop all that runs on it. No user code runs (see above); nothing is recorded."""
     loop.dead = True
-    loop.ready = loop.parked = loop.batch = []
+    loop.ready, loop.parked, loop.batch = [], None, []
     if not loop.generators and all(t.done() for t in loop.tasks):
         loop.tasks = []
         return
@@ -121,7 +121,7 @@ def dispose(loop: WorkflowLoop) -> None:
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             if not task.done():
                 _drop(loop, task.get_coro())
-        for generator in loop.generators:
+        for generator in loop.generators or ():
             if generator.ag_frame is not None:  # type: ignore[attr-defined]
                 _drop(loop, generator)
     anyio = sys.modules.get("anyio._backends._asyncio")
@@ -131,7 +131,7 @@ def dispose(loop: WorkflowLoop) -> None:
         if anyio is not None:  # its states refer to their tasks, and would keep them for ever
             anyio._task_states.pop(task, None)
     loop.tasks = []
-    loop.generators = []
+    loop.generators = None
     loop.ready = []
 
 

@@ -268,7 +268,8 @@ def pack(unit: Unit, fence: Fence, commit_id: bytes, *, more: bool) -> Turn:
     if unit.run is not None:
         _pack_run(unit, unit.run, row, turn, more=more)
     _set_state(unit, row, turn)
-    turn.cancelled.extend(draft.cancelled)
+    if draft.cancelled:
+        turn.cancelled.extend(draft.cancelled)
     turn.warning, turn.milestones = draft.warning, draft.milestones
     if draft.chunks:
         row.suspect = 0  # progress: whatever crashed the node, it was not this
@@ -284,11 +285,11 @@ def _pack_run(unit: Unit, run: Run, row: UnitRow, turn: Turn, *, more: bool) -> 
     """Take the run's new events and what they ask for."""
     draft = unit.draft
     if run.logs:
-        turn.logs += run.take_logs()
+        turn.logs = run.take_logs()
     if unit.held is None and run.ended is None:
         unit.check_run()
     if run.broken is not None:
-        run.events, run.opened, run.outgoing, run.cancelled_calls = [], [], [], []
+        run.events, run.opened, run.outgoing, run.cancelled_calls = [], [], None, None
         if run.definition.on_mismatch == "fail":
             run.events = [_fail(unit, run, run.broken)]
             run.broken = None
@@ -297,22 +298,24 @@ def _pack_run(unit: Unit, run: Run, row: UnitRow, turn: Turn, *, more: bool) -> 
     if run.events:
         add_chunk(unit, run, row)
     if run.outgoing:
-        outbox.send_commands(draft, run)
-        run.outgoing = []
+        outbox.send_commands(draft, run.outgoing, run)
+        run.outgoing = None
     if run.cancelled_calls:
         outbox.close_children(draft, run, run.cancelled_calls)
         turn.cancelled.extend(run.cancelled_calls)
-        run.cancelled_calls = []
+        run.cancelled_calls = None
     if run.opened or unit.first_turn:
         outbox.start_children(draft, run)
         # After a load all open work is handed out, but for calls whose result waits in the inbox.
         # So the inbox has to be seen through first.
         if not (unit.first_turn and more):
             _local_work(unit, run, row, turn)
-        run.opened = []
+        if run.opened:
+            run.opened = []
     if row.status in CLOSED:
         draft.post = [m for m in draft.post if m.to != unit.id]
-    _pack_variables(unit, run, row)
+    if run.variables.is_changed:
+        _pack_variables(unit, run, row)
     if isinstance(run.ended, ev.ContinuedAsNew):
         _continue(unit, run, row, run.ended)
         turn.again = True

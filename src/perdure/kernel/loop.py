@@ -201,10 +201,10 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         self.timers = timers
         self.number = 0
         self.ready: list[Handle] = []
-        self.batch: list[Handle] = []
-        self.parked: list[Handle] = []
+        self.batch = _NO_BATCH
+        self.parked: list[Handle] | None = None
         self.tasks: list[Task] = []
-        self.generators: list[AsyncGenerator[Any, Any]] = []
+        self.generators: list[AsyncGenerator[Any, Any]] | None = None
         self.start_ms = 0
         self.now_ms = 0
         self.context = Context()
@@ -327,9 +327,9 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
             NeverIdle: after `CALLBACKS_MAX` of them.
         """
         count = passes = 0
-        if self.parked:
+        if self.parked is not None:
             self.ready = self.parked + self.ready
-            self.parked = []
+            self.parked = None
         while self.ready and not self.dead:
             batch = self.ready
             self.ready = []
@@ -349,7 +349,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
                         continue
                     except Exception as error:  # as asyncio: it is reported, and the loop goes on
                         self.call_exception_handler({"message": "a callback raised", "exception": error})
-            batch.clear()  # `self.batch` outlives this loop, and must not keep the tasks alive
+            self.batch = _NO_BATCH
 
     def abandon(self) -> None:
         """No callback of this loop begins any more: the turn was interrupted, and code that swallows the interruption
@@ -365,8 +365,13 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         A cancel scope of anyio cancels its tasks again in each pass of the loop until they have ended. While one of
         them awaits its cleanup this would never end here, because a turn lasts until nothing is ready.
         """
-        self.parked += [h for h in batch if getattr(h[0], "__name__", "") == _ANYIO_RETRY]
+        parked = [h for h in batch if getattr(h[0], "__name__", "") == _ANYIO_RETRY]
+        self.parked = [*(self.parked or ()), *parked]
         return [h for h in batch if getattr(h[0], "__name__", "") != _ANYIO_RETRY]
+
+
+_NO_BATCH: list[Handle] = []
+"""Stands in while nothing runs. It is never added to."""
 
 
 class _GeneratorHooks:
@@ -384,6 +389,8 @@ class _GeneratorHooks:
         """Hold a workflow's generator until its run ends; anybody else's goes where it belongs."""
         loop = _get_loop()
         if type(loop) is WorkflowLoop:
+            if loop.generators is None:
+                loop.generators = []
             loop.generators.append(generator)
         elif self._first is not None:
             self._first(generator)

@@ -31,7 +31,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
 
 _EMPTY: deque[Entry] = deque()
-"""The queue of all empty mailboxes. A deque of its own would be most of what a waiting unit weighs."""
+"""The lanes of all empty mailboxes. Deques of its own would be most of what a waiting unit weighs."""
 
 
 class Mailbox:
@@ -47,7 +47,7 @@ class Mailbox:
     def __init__(self) -> None:
         """Nothing has arrived."""
         # Control messages that no start precedes.
-        self.control: list[Entry] = []
+        self.control: deque[Entry] = _EMPTY
         # All others. The first is what `next` takes.
         self.queue: deque[Entry] = _EMPTY
         self._starts = 0
@@ -78,6 +78,8 @@ class Mailbox:
     def _file(self, entry: Entry) -> None:
         kind = type(entry.message.body)
         if kind in CONTROL and not self._starts:
+            if self.control is _EMPTY:
+                self.control = deque()
             self.control.append(entry)
             return
         if kind is Start:
@@ -110,15 +112,14 @@ class Mailbox:
         return [entry.message for entry in entries if not entry.stored]
 
     def _clear_lanes(self) -> None:
-        self.control.clear()
-        self.queue = _EMPTY
+        self.control = self.queue = _EMPTY
         self._starts = 0
 
     # ------------------------------------------------------------ what a turn takes
 
     def next_control(self) -> Entry:
         """Take the first of `control`."""
-        entry = self.control.pop(0)
+        entry = self.control.popleft()
         self._taken.append(entry)
         return entry
 
@@ -167,6 +168,8 @@ class Mailbox:
         self._taken.clear()
         if not self.queue:
             self.queue = _EMPTY
+        if not self.control:
+            self.control = _EMPTY
         if kept:
             self._known = self._known or set()
             self._known.update(kept)

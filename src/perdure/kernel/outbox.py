@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from perdure.kernel.run import Run
 
 
-def send_commands(draft: Draft, run: Run) -> None:
+def send_commands(draft: Draft, events: Iterable[ev.Event], run: Run) -> None:
     """Detached starts, messages and cancel requests that the code gave in this turn."""
     started = run.started
-    for event in run.outgoing:
+    for event in events:
         match event:
             case ev.CallStarted():
                 body = msg.Start(event.workflow, event.version, event.input, None, "join", None, draft.unit)

@@ -82,9 +82,10 @@ def pack(unit: Unit, mailbox: Mailbox, fence: Fence, commit_id: bytes) -> Turn:
     for entry in (*unit.waiting.take_all(), *mailbox.take_rest()):
         draft.consumed(entry, "missing")
     if run is not None:
-        outbox.send_commands(draft, run)
-        outbox.close_children(draft, run, run.cancelled_calls)
-        turn.cancelled.extend(run.cancelled_calls)
+        outbox.send_commands(draft, run.outgoing or (), run)
+        cancelled = run.cancelled_calls or ()
+        outbox.close_children(draft, run, cancelled)
+        turn.cancelled.extend(cancelled)
     turn.cancelled.extend(draft.cancelled)
     draft.chunks, draft.ended, draft.kv = [], [], []
     turn.commit = draft.commit(row, unit.version, fence, commit_id)

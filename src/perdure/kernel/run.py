@@ -58,6 +58,9 @@ _NOT_STARTED = ev.Started(0, "", "", b"", b"", 0, PYTHON)
 class Run:
     """One execution of a workflow. Methods other than `deliver`, `replay` and the properties are for the workflow's
     API. Commands that change its variables are in `changes`.
+
+    Lists that most runs do not need are None until they are: thousands of runs wait in memory, and the garbage
+    collector goes through all that they hold.
     """
 
     __slots__ = (
@@ -74,6 +77,7 @@ class Run:
         "journal",
         "journal_bytes",
         "journal_events",
+        "keeps_logs",
         "limits",
         "local",
         "logs",
@@ -111,17 +115,18 @@ class Run:
         self.seq = 0
         self.pending: dict[int, Call | Timer] = {}
         self.waits: dict[str, deque[int]] = {}
-        self.deadlines: list[tuple[int, int]] = []
+        self.deadlines: list[tuple[int, int]] | None = None
         self.retries: dict[int, int] = {}
         self.turn_bytes = 0
         self.local = 0
-        self.logs: list[LogRecord] | None = None  # a list: records wait here for their turn
+        self.keeps_logs = False
+        self.logs: list[LogRecord] | None = None
         self.opened: list[Call] = []
-        self.cancelled_calls: list[Call] = []
-        self.outgoing: list[ev.Event] = []
+        self.cancelled_calls: list[Call] | None = None
+        self.outgoing: list[ev.Event] | None = None
         self.variables = Variables()
         self.unwinding = False
-        self.closing: list[Any] = []
+        self.closing: list[Any] | None = None
         self.cancel_requested: str | None = None
         self.next_input: tuple[bytes, str | None] | None = None
         self.ended: ev.Event | None = None
@@ -424,8 +429,11 @@ class Run:
         self._send(*self.command(ev.CancelSent(self.seq, target, reason)))
 
     def _send(self, event: ev.Event, new: bool) -> None:
-        if new:
-            self.outgoing.append(event)
+        if not new:
+            return
+        if self.outgoing is None:
+            self.outgoing = []
+        self.outgoing.append(event)
 
     def continue_as_new(self, data: bytes, version: str | None, check: Callable[[], None]) -> NoReturn:
         """End this execution; the next one begins with this input.
@@ -451,8 +459,11 @@ class Run:
         elif isinstance(call, WaitCall):
             self.forget_wait(call)
         _, new = self.command(ev.CommandCancelled(call.seq))
-        if new:
-            self.cancelled_calls.append(call)
+        if not new:
+            return
+        if self.cancelled_calls is None:
+            self.cancelled_calls = []
+        self.cancelled_calls.append(call)
 
     def start_timer(self, timer: Timer) -> None:
         """The loop reports a new timer here.
@@ -466,6 +477,8 @@ class Run:
         self.seq = timer.seq = seq
         timer.fire_at = recorded.fire_at
         self.pending[timer.seq] = timer
+        if self.deadlines is None:
+            self.deadlines = []
         heapq.heappush(self.deadlines, (timer.fire_at, timer.seq))
 
     def cancel_timer(self, timer: Timer) -> None:
@@ -481,12 +494,16 @@ class Run:
         if not waits:
             del self.waits[lane]
 
-    def take_logs(self) -> list[LogRecord]:
+    def keep_log(self, record: LogRecord) -> None:
+        """Keep a log record for the turn, if `keeps_logs`."""
+        if self.logs is None:
+            self.logs = []
+        self.logs.append(record)
+
+    def take_logs(self) -> Sequence[LogRecord]:
         """The log records that were kept since the last call."""
-        if not self.logs:
-            return []
-        taken, self.logs = self.logs, []
-        return taken
+        taken, self.logs = self.logs, None
+        return taken or ()
 
     # ------------------------------------------------------------ what is asked about it
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
     from logging import LogRecord
 
     from perdure.kernel.call import Call
@@ -53,4 +53,4 @@ class Turn:
     kept: Collection[bytes] = ()
     warning: str | None = None
     milestones: Milestones | None = None
-    logs: list[LogRecord] = field(default_factory=list["LogRecord"])
+    logs: Sequence[LogRecord] = ()

@@ -46,7 +46,7 @@ from perdure.kernel.turn import Turn
 from perdure.kernel.waiting import Waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from perdure.errors import Failure
     from perdure.kernel.commit import Fence
@@ -96,7 +96,7 @@ class Unit:
         self.limits = limits
         self.shards = shards
         self.journal: list[ev.Event] | None = None
-        self.kv: list[KvEntry] = []
+        self.kv: Sequence[KvEntry] = ()
         self.waiting = Waiting()
         self.first_turn = True
         self.force_commit = False
@@ -123,7 +123,7 @@ class Unit:
             self.held = row.failure
         if self.held is not None or row.status in CLOSED or not row.started_at:
             return
-        self.kv = list(kv)
+        self.kv = tuple(kv)
         try:
             self.journal = [e for chunk in journal for e in ev.decode_events(chunk.events)]
         except (msgspec.MsgspecError, ValueError) as error:
@@ -152,7 +152,7 @@ class Unit:
             return
         run = self.new_run(definition)
         run.variables.load(self.kv, row.execution)
-        self.kv = []
+        self.kv = ()
         with Entered(run.loop):
             run.replay(journal)
         self.check_run()
@@ -161,7 +161,7 @@ class Unit:
         """An empty run of this unit."""
         install_ordered_sets()
         self.run = Run(self.id, definition, self.definitions, self.limits)
-        self.run.logs = []
+        self.run.keeps_logs = True
         return self.run
 
     def check_run(self) -> None:
@@ -209,7 +209,7 @@ class Unit:
 
     def _follow(self, events: list[ev.AnyEvent]) -> None:
         if isinstance(events[0], ev.Started):
-            self.kv = self.run.variables.entries() if self.run is not None else []
+            self.kv = self.run.variables.entries() if self.run is not None else ()
             self.close_memory()
             self.held = None
             self.journal = list(events)
@@ -494,7 +494,7 @@ class Unit:
         assert run is not None
         self.draft.cancelled.extend(p for p in run.pending.values() if isinstance(p, Call))
         outbox.close_children(self.draft, run, self.draft.cancelled)
-        run.opened, run.outgoing, run.cancelled_calls = [], [], []
+        run.opened, run.outgoing, run.cancelled_calls = [], None, None
         dispose(run.loop)
         run.pending.clear()
 

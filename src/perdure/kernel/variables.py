@@ -138,6 +138,11 @@ class Variables:
         self.attributes = merged(self.attributes, changes)
         self.attributes_changed = self.attributes_changed or changed
 
+    @property
+    def is_changed(self) -> bool:
+        """Whether a turn may have something to store."""
+        return self._entries is not None or self.status_changed or self.attributes_changed
+
     def take_changes(self, *, last: bool) -> list[KvEntry]:
         """The rows to store for this turn, by key. With the last turn of an execution deleted entries go for good."""
         entries = self._entries

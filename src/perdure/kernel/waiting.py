@@ -35,7 +35,7 @@ class Waiting:
     def __init__(self) -> None:
         """Nothing waits."""
         self.start: Entry | None = None
-        self.control: list[Entry] = []
+        self.control: deque[Entry] = _EMPTY
         # Those that are in none of the other places.
         self.kept: deque[Entry] = _EMPTY
         # The lanes in which something waits.
@@ -74,11 +74,13 @@ class Waiting:
 
     def keep_control(self, entry: Entry) -> None:
         """Note a control message for the time when the code can be asked."""
+        if self.control is _EMPTY:
+            self.control = deque()
         self.control.append(entry)
 
-    def take_control(self) -> list[Entry]:
+    def take_control(self) -> Collection[Entry]:
         """The control messages that were noted."""
-        entries, self.control = self.control, []
+        entries, self.control = self.control, _EMPTY
         return entries
 
     # ------------------------------------------------------------ lanes
@@ -127,8 +129,7 @@ class Waiting:
         """Nobody will receive them any more."""
         entries = list(self)
         self.start = None
-        self.control = []
-        self.kept = _EMPTY
+        self.control = self.kept = _EMPTY
         self.lanes = {}
         self._sends = 0
         return entries
