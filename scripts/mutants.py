@@ -1,14 +1,15 @@
 """Mutation testing of the kernel: break one thing, run the tests, see whether a test notices.
 
-`make mutants` runs it. A sample is the same for the same SEED, files and COUNT. Each mutant is a copy of src/ in which
-one expression or statement differs. The tests of TESTS run against the copy, in order, up to the first failure.
-A mutant that no test notices survives. It is listed with its diff, and the exit code is 1 when the share of survivors
-is above SHARE.
+`make mutants` runs it. The same SEED, FILES and COUNT give the same sample. Each mutant is a copy
+of src/ in which one expression or statement differs. The tests of TESTS run against the copy, in
+order, up to the first failure. A mutant that no test notices survives. It is listed with its diff,
+and the exit code is 1 when more than --share percent survive.
 
     python scripts/mutants.py --count 40 --seed 7
-    python scripts/mutants.py --files src/perdure/kernel/match.py --count 0       all mutants of one file
+    python scripts/mutants.py --files src/perdure/kernel/match.py --count 0
 
-A survivor is either a test that is missing or an equivalent mutant: a change that nobody can observe.
+The second line runs all mutants of one file. A survivor is either a test that is missing or an
+equivalent mutant: a change that cannot be observed.
 """
 
 from __future__ import annotations
@@ -147,7 +148,7 @@ class Finder(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_BinOp(self, node: ast.BinOp) -> None:
-        """Plus becomes minus, times becomes divided by. Texts and unions of types are left alone."""
+        """Plus becomes minus, times becomes divided by. Texts and unions of types stay."""
         other = REACHED.get(type(node.op))
         texts = (node.left, node.right)
         if other and not any(
@@ -211,13 +212,13 @@ def sampled(files: Sequence[Path], count: int, seed: int) -> list[Mutant]:
         for path in files
         for mutant in mutants_of(path, (ROOT / path).read_text(encoding="utf-8"))
     ]
-    random.Random(seed).shuffle(found)  # noqa: S311 - a sample needs no secrecy
+    random.Random(seed).shuffle(found)
     return found[:count] if count else found
 
 
 @dataclass(frozen=True)
 class Trial:
-    """How mutants are judged: by these tests, each mutant within `limit_seconds`, all until `deadline`."""
+    """The rules of a run: its tests, the time for one mutant, and when no more begin."""
 
     tests: tuple[str, ...]
     limit_seconds: float
@@ -226,7 +227,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Judged:
-    """The outcome of a mutant: killed, late (its tests did not end), survived, or skipped (no time was left)."""
+    """The outcome of a mutant: killed, survived, late (no end of its tests) or skipped."""
 
     mutant: Mutant
     outcome: str
@@ -261,11 +262,11 @@ def run_tests(copy: Path, trial: Trial) -> tuple[str, str]:
 
 
 def _in_child(copy: Path, tests: Sequence[str], log: Path) -> int:
-    """Run pytest in this process, which was forked for it: its imports are there, the package's are not."""
+    """Run pytest in this forked process, which has not imported the package yet."""
     import pytest
 
     sys.path.insert(0, str(copy / "src"))
-    # Programs that tests start must import the copy as well, and must leave no compiled mutant behind.
+    # Programs that tests start must import the copy as well and leave no compiled mutant there.
     os.environ |= {"PYTHONPATH": str(copy / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
     sys.dont_write_bytecode = True
     with log.open("w") as out:
@@ -313,7 +314,8 @@ def judged(work: tuple[Mutant, Trial, Path]) -> Judged:
         copy = _copies[os.getpid()] = copied(folder)
     target = copy / mutant.path
     text = target.read_text(encoding="utf-8")
-    # A compiled file is found by its second of change and its size, which a mutant can share with the original.
+    # Python takes a compiled file whose second of change and size fit. Those of a mutant can be
+    # those of the original.
     for compiled in (target.parent / "__pycache__").glob(f"{target.stem}.*.pyc"):
         compiled.unlink()
     target.write_text(mutant.applied(text), encoding="utf-8")
@@ -326,7 +328,8 @@ def judged(work: tuple[Mutant, Trial, Path]) -> Judged:
 
 def all_judged(mutants: Sequence[Mutant], trial: Trial, jobs: int) -> Iterator[Judged]:
     """Judge the mutants, `jobs` at a time, in their order."""
-    # Loaded once here, so that each forked child has them. Plugins of pytest must not be: it rewrites them as it loads.
+    # Loaded once, so that each forked child has them. Plugins of pytest are left out, because
+    # pytest rewrites them while it loads them.
     for name in ("apsw", "msgspec", "pytest"):
         importlib.import_module(name)
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
@@ -338,7 +341,8 @@ def all_judged(mutants: Sequence[Mutant], trial: Trial, jobs: int) -> Iterator[J
 def told(result: Judged) -> str:
     """One line for a mutant, and its diff if it survived."""
     mutant = result.mutant
-    line = f"{mutant.path}:{mutant.line}: {result.outcome} after {result.seconds:.1f} s {result.by}".rstrip()
+    place = f"{mutant.path}:{mutant.line}"
+    line = f"{place}: {result.outcome} after {result.seconds:.1f} s {result.by}".rstrip()
     if result.outcome != "survived":
         return line
     return f"{line}\n{mutant.diff((ROOT / mutant.path).read_text(encoding='utf-8'))}"
@@ -381,7 +385,7 @@ def main(argv: Sequence[str]) -> int:
         if result.mutant == unbroken:
             if result.outcome != "survived":
                 print(
-                    f"the tests fail without a mutant ({result.outcome} {result.by}): mend them first"
+                    f"the tests fail without a mutant: {result.outcome} {result.by}. Mend them first."
                 )
                 return 2
             continue
@@ -392,7 +396,8 @@ def main(argv: Sequence[str]) -> int:
     survived = sum(result.outcome == "survived" for result in ran)
     share = 100 * survived / max(1, len(ran))
     print(
-        f"{len(ran)} of {len(sample)} mutants ran, seed {asked.seed}: {survived} survived ({share:.1f} %)"
+        f"{len(ran)} of {len(sample)} mutants ran, seed {asked.seed}:"
+        f" {survived} survived ({share:.1f} %)"
     )
     return int(share > asked.share or not ran)
 

@@ -1,7 +1,8 @@
 """The shape of the source as figures with bounds: what a reader feels and no linter counts.
 
-`make check` runs it. The bounds stand in pyproject.toml under [tool.perdure.shape], beside their targets. They are a
-ratchet: whoever improves a figure lowers its bound to the new value, so that it cannot rise again.
+`make check` runs it. The bounds stand in pyproject.toml under [tool.perdure.shape], beside their
+targets. They are a ratchet: a change that improves a figure also moves its bound to the new value,
+so that the figure cannot get worse again.
 
     python scripts/shape.py            prints the figures and fails when one is worse than its bound
     python scripts/shape.py FOLDER     the same for another clone
@@ -44,6 +45,7 @@ class Module:
 
     @property
     def lines(self) -> int:
+        """How many lines the file has."""
         return self.text.count("\n")
 
 
@@ -80,7 +82,7 @@ def targets(node: ast.AST) -> list[ast.expr]:
 
 
 def foreign_writes(tree: ast.Module) -> int:
-    """Attributes that are written from outside of their object: all but `self.x = ...` and `cls.x = ...`."""
+    """Attributes written from outside of their object: all but those of `self` and `cls`."""
     count = 0
     for node in ast.walk(tree):
         for target in targets(node):
@@ -99,10 +101,12 @@ def foreign_writes_in(package: str, modules: Sequence[Module]) -> float:
 
 
 def foreign_writes_kernel(modules: Sequence[Module]) -> float:
+    """The figure for kernel/."""
     return foreign_writes_in("kernel", modules)
 
 
 def foreign_writes_node(modules: Sequence[Module]) -> float:
+    """The figure for node/."""
     return foreign_writes_in("node", modules)
 
 
@@ -136,6 +140,7 @@ def sentences(docstring: str) -> Iterator[str]:
 
 
 def words(text: str) -> list[str]:
+    """The words of a text."""
     return re.findall(r"[A-Za-z']+", text)
 
 
@@ -272,6 +277,7 @@ class Figure:
     more_is_better: bool = False
 
     def crossed(self, value: float, bound: float) -> bool:
+        """Say whether a value is on the wrong side of its bound."""
         if self.more_is_better:
             return value < bound
         return value > bound
@@ -323,9 +329,7 @@ def main(argv: Sequence[str]) -> int:
     lines, failed = report(root)
     print("\n".join(lines))
     if failed:
-        print(
-            "A figure is worse than its bound in pyproject.toml, [tool.perdure.shape]: mend the code."
-        )
+        print("A figure crosses its bound in pyproject.toml, [tool.perdure.shape]. Mend the code.")
     return int(failed)
 
 

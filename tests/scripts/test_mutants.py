@@ -1,4 +1,4 @@
-"""Mutation testing judges rightly: a mutant that a test notices is killed, another survives with its diff."""
+"""A mutant that a test notices is killed. Another one survives and is shown with its diff."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def test_far_from_the_border():
 @pytest.fixture(scope="module")
 def mutants() -> ModuleType:
     spec = importlib.util.spec_from_file_location("mutants", ROOT / "scripts" / "mutants.py")
-    assert spec and spec.loader
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["mutants"] = module
     spec.loader.exec_module(module)

@@ -1,4 +1,4 @@
-"""The figures of scripts/shape.py have bounds that bite: each one fails for a tree that crosses it."""
+"""The bounds of scripts/shape.py bite: each one fails for a tree that crosses it."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_each_bound_bites(key: str, tmp_path: Path) -> None:
 def test_an_object_may_write_its_own_attributes(tmp_path: Path) -> None:
     own = (
         CLEAN
-        + "\nclass Run:\n    def end(self):\n        self.done: bool = True\n        self.count += 1\n"
+        + "\nclass Run:\n    def end(self):\n        self.done = True\n        self.count += 1\n"
     )
     assert shape(tree(tmp_path, {"kernel/run.py": own})).returncode == 0
 
