@@ -385,7 +385,8 @@ def main(argv: Sequence[str]) -> int:
         if result.mutant == unbroken:
             if result.outcome != "survived":
                 print(
-                    f"the tests fail without a mutant: {result.outcome} {result.by}. Mend them first."
+                    f"the tests fail without a mutant: {result.outcome} {result.by}."
+                    " Mend them first."
                 )
                 return 2
             continue
