@@ -135,7 +135,7 @@ async def test_without_its_lock_file_an_owner_still_refuses_others(tmp_path: Pat
 async def test_of_many_that_claim_at_once_one_gets_the_file(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     async with AsyncExitStack() as stack:
-        processes = [await stack.enter_async_context(running(path, f"node-{number}")) for number in range(10)]
+        processes = [await stack.enter_async_context(running(path, f"node-{number}")) for number in range(5)]
         for _ in range(3):
             Path(f"{path}.lock").unlink(missing_ok=True)
             for process in processes:
