@@ -123,13 +123,15 @@ def check_depth(body: bytes) -> None:
     Before Python 3.14 encoding and decoding count their steps and stop at the same number. Since then both go on until
     the C stack is used up, and decoding needs more of it: what encodes need not decode.
     """
-    if sys.version_info < (3, 14) or len(body) <= DEPTH_MAX:
-        return
-    if len(body.translate(None, _OTHER_BYTES)) <= DEPTH_MAX:  # too few arrays and maps, by far the most frequent case
-        return
-    level, depth = [cast("object", msgspec.msgpack.decode(body))], 0
+    # A value with few arrays and maps, by far the most frequent case, is not looked at any further.
+    if sys.version_info >= (3, 14) and len(body) > DEPTH_MAX and len(body.translate(None, _OTHER_BYTES)) > DEPTH_MAX:
+        _check_levels(msgspec.msgpack.decode(body))
+
+
+def _check_levels(value: object) -> None:
+    level, depth = [value], 0
     while level:
-        level, depth = [part for value in level for part in _inside(value)], depth + 1
+        level, depth = [part for outer in level for part in _inside(outer)], depth + 1
         if depth > DEPTH_MAX:
             raise RecursionError("it is nested too deeply")
 
