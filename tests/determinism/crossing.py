@@ -63,7 +63,9 @@ def open_turns(handed: Handed) -> list[int]:
     return [
         turn
         for turn, recorded in turns
-        if turn >= handed.since and recorded.commit and decode_commit(recorded.commit).row.status not in CLOSED
+        if turn >= handed.since
+        and recorded.commit
+        and decode_commit(recorded.commit).row.status not in CLOSED
     ]
 
 
