@@ -184,6 +184,17 @@ async def test_a_running_tree_goes_with_force_and_not_without(world: World, app:
         assert await is_gone(node.client, "child")
 
 
+async def test_a_delete_that_finds_a_run_open_is_refused_by_its_turn(world: World, app: App, wait: Any) -> None:
+    """The client looks first. When its look was too early, the turn that takes the delete decides."""
+    async with world.node(app) as node:
+        handle = node.client.workflow(wait, id="w")
+        await handle.start(1)
+        request = Message(b"d" * 16, "w", Delete(force=False), 0)
+        assert await node.send(request) == "open"
+        await handle.send("go", "still here")
+        assert await handle.result(timeout=5) == "still here"
+
+
 async def test_open_children_go_with_their_parent_in_one_commit(world: World, app: App, wait: Any) -> None:
     @app.workflow
     async def parent() -> str:
