@@ -140,7 +140,8 @@ class Unit:
         self.kv = list(kv)
         try:
             self.journal = [e for chunk in journal for e in ev.decode_events(chunk.events)]
-        except (msgspec.MsgspecError, ValueError) as error:
+        # TypeError: a damaged column may hold a text in place of bytes.
+        except (msgspec.MsgspecError, ValueError, TypeError) as error:
             self.held = held.undecodable(self.id, str(error))
             return
         if row.paused and len(self.journal) == 1:
