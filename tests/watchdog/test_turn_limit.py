@@ -56,6 +56,17 @@ def stopped(report: StuckTurn | None) -> StuckTurn:
     return report
 
 
+def test_a_thread_that_cannot_be_started_is_the_only_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    watchdog = Watchdog(LIMIT_MS, TICK_MS)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        watchdog.run("order-1", lambda: None)
+    watchdog.close()  # there is no thread to join
+
+
 def test_an_endless_loop_is_interrupted_and_its_line_is_reported(watchdog: Watchdog) -> None:
     report = stopped(watchdog.run("order-1", spin))
     assert report.unit == "order-1"
