@@ -134,9 +134,13 @@ class Draft:
     @property
     def empty(self) -> bool:
         """Whether there is nothing to commit."""
-        return not (self.chunks or self.touched or self.consume or self.keeping or self.post or self.kv)
+        return not (
+            self.chunks or self.touched or self.consume or self.keeping or self.post or self.kv
+        )
 
-    def commit(self, row: UnitRow, expect: int, fence: Fence, commit_id: bytes, dedupe_ms: int) -> Commit:
+    def commit(
+        self, row: UnitRow, expect: int, fence: Fence, commit_id: bytes, dedupe_ms: int
+    ) -> Commit:
         """All of it as one Commit. The row is copied: the unit goes on with its own.
 
         What clients were answered is kept for `dedupe_ms`.

@@ -58,7 +58,9 @@ _NAMED = 10
 class Attempts:
     """Runs activities and checkpoints of this node's units, within its limits."""
 
-    def __init__(self, turns: Turns, definitions: Definitions, clock: Clock, options: NodeOptions) -> None:
+    def __init__(
+        self, turns: Turns, definitions: Definitions, clock: Clock, options: NodeOptions
+    ) -> None:
         """Nothing runs yet."""
         self._turns = turns
         self._definitions = definitions
@@ -287,7 +289,9 @@ class Attempts:
         assert job.task is not None
         job.task.cancel()
         if not self._stopped:  # the stop has a time of its own
-            job.alarm = self._clock.call_after(self._options.grace_ms, lambda: self._grace_over(job))
+            job.alarm = self._clock.call_after(
+                self._options.grace_ms, lambda: self._grace_over(job)
+            )
 
     def _grace_over(self, job: Job) -> None:
         job.alarm = None

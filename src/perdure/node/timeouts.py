@@ -67,7 +67,9 @@ class Timeouts:
         self._beat: Alarm | None = None
         self._seen_beats = 0
         left_ms = total_left_ms(call, clock.now_ms())
-        self._total = self._clock.call_after(left_ms, self._total_over) if left_ms is not None else None
+        self._total = (
+            self._clock.call_after(left_ms, self._total_over) if left_ms is not None else None
+        )
 
     def begin(self) -> None:
         """The function begins now."""
