@@ -150,7 +150,8 @@ class Unit:
             return
         try:
             events = [e for chunk in journal for e in ev.decode_events(chunk.events)]
-        except (msgspec.MsgspecError, ValueError) as error:
+        # TypeError: a damaged column may hold a text in place of bytes.
+        except (msgspec.MsgspecError, ValueError, TypeError) as error:
             self.hold(held.undecodable(self.id, str(error)))
             return
         self._unbegun = _Unbegun(events, kv)

@@ -179,16 +179,15 @@ class Attempts:
 
     def _limit_wait(self, job: Job, call: ActivityCall) -> None:
         """A job that waits for a slot gives up when its time, or that of all attempts, is over."""
-        now_ms = self._clock.now_ms()
         limits: list[tuple[int, Failure]] = []
         if call.options.start_timeout_ms is not None:
-            limits.append((now_ms + call.options.start_timeout_ms, no_slot(call)))
-        left_ms = total_left_ms(call, now_ms)
+            limits.append((call.options.start_timeout_ms, no_slot(call)))
+        left_ms = total_left_ms(call, self._clock.now_ms())
         if left_ms is not None:
-            limits.append((now_ms + left_ms, total_over(call)))
+            limits.append((left_ms, total_over(call)))
         if limits:
-            at_ms, failure = min(limits, key=lambda limit: limit[0])
-            job.alarm = self._clock.call_at(at_ms, lambda: self._waited_too_long(job, failure))
+            wait_ms, failure = min(limits, key=lambda limit: limit[0])
+            job.alarm = self._clock.call_after(wait_ms, lambda: self._waited_too_long(job, failure))
 
     def _waited_too_long(self, job: Job, failure: Failure) -> None:
         if self._slots.withdraw(job):
@@ -299,9 +298,9 @@ class Attempts:
         assert job.task is not None
         job.task.cancel()
         if not self._stopped:  # the stop has a time of its own
-            grace_ms = self._options.grace_ms
-            over_at_ms = self._clock.now_ms() + grace_ms
-            job.alarm = self._clock.call_at(over_at_ms, lambda: self._grace_over(job))
+            job.alarm = self._clock.call_after(
+                self._options.grace_ms, lambda: self._grace_over(job)
+            )
 
     def _grace_over(self, job: Job) -> None:
         job.alarm = None
