@@ -320,7 +320,9 @@ def run(name: str, options: argparse.Namespace) -> Figures:
             if work is None:
                 continue
             command = [sys.executable, "-m", "benchmarks.limits", name, "--step", step, "--folder", folder]
-            done = subprocess.run([*command, *common], cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=TIMEOUT_S, check=True)
+            done = subprocess.run(
+                [*command, *common], cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=TIMEOUT_S, check=True
+            )
             figures = json.loads(done.stdout.splitlines()[-1])
     return figures
 

@@ -289,7 +289,7 @@ def _pack_run(unit: Unit, run: Run, row: UnitRow, turn: Turn, *, more: bool) -> 
     if unit.held is None and run.ended is None:
         unit.check_run()
     if run.broken is not None:
-        run.events, run.opened, run.outgoing, run.cancelled_calls = [], [], None, None
+        run.events, run.opened, run.outgoing, run.cancelled_calls = [], None, None, None
         if run.definition.on_mismatch == "fail":
             run.events = [_fail(unit, run, run.broken)]
             run.broken = None
@@ -304,14 +304,13 @@ def _pack_run(unit: Unit, run: Run, row: UnitRow, turn: Turn, *, more: bool) -> 
         outbox.close_children(draft, run, run.cancelled_calls)
         turn.cancelled.extend(run.cancelled_calls)
         run.cancelled_calls = None
-    if run.opened or unit.first_turn:
-        outbox.start_children(draft, run)
+    if run.opened is not None or unit.first_turn:
+        outbox.start_children(draft, run, run.opened or ())
         # After a load all open work is handed out, but for calls whose result waits in the inbox.
         # So the inbox has to be seen through first.
         if not (unit.first_turn and more):
             _local_work(unit, run, row, turn)
-        if run.opened:
-            run.opened = []
+        run.opened = None
     if row.status in CLOSED:
         draft.post = [m for m in draft.post if m.to != unit.id]
     if run.variables.is_changed:
@@ -326,10 +325,13 @@ def _local_work(unit: Unit, run: Run, row: UnitRow, turn: Turn) -> None:
     if unit.held is not None:
         return  # nothing is started for it; the next load hands out all that is open
     done = _done_while_paused(unit, row) if unit.waiting.kept else ()
-    for call in run.pending.values() if unit.first_turn else run.opened:
-        if not isinstance(call, (ActivityCall, StepCall)) or call.seq not in run.pending or call.seq in done:
+    for call in run.pending.values() if unit.first_turn else run.opened or ():
+        # `isinstance` would ask the abstract classes about each other call.
+        if type(call) is not ActivityCall and type(call) is not StepCall:
             continue
-        if isinstance(call, ActivityCall) and unit.definitions.find_activity(call.name) is None:
+        if call.seq not in run.pending or call.seq in done:
+            continue
+        if type(call) is ActivityCall and unit.definitions.find_activity(call.name) is None:
             unit.held = held.missing_activity(call.name)
             turn.calls.clear()
             return
@@ -372,8 +374,10 @@ def _set_state(unit: Unit, row: UnitRow, turn: Turn) -> None:
     elif unit.run is None:
         row.status, row.reason, row.wake_at = "running", None, 0
     else:
-        row.status, row.reason, row.wake_at = "running", unit.run.waiting_for(), unit.run.wake_at()
-    turn.wake_at = unit.run.timer_at() if row.status == "running" and unit.run is not None else row.wake_at
+        turn.wake_at = unit.run.timer_at()
+        row.status, row.reason, row.wake_at = "running", unit.run.waiting_for(), unit.run.wake_at(turn.wake_at)
+    if row.status != "running" or unit.run is None:
+        turn.wake_at = row.wake_at
     if before != (row.status, row.reason if row.status == "suspended" else None):
         unit.draft.touched = True
         if unit.held is not None:

@@ -39,10 +39,10 @@ def send_commands(draft: Draft, events: Iterable[ev.Event], run: Run) -> None:
                 raise AssertionError(event)
 
 
-def start_children(draft: Draft, run: Run) -> None:
+def start_children(draft: Draft, run: Run, calls: Iterable[Call]) -> None:
     """Children that were called in this turn and are still wanted."""
     started = run.started
-    for call in run.opened:
+    for call in calls:
         if type(call) is ChildCall and call.seq in run.pending:  # isinstance would ask the abstract classes
             parent = ev.Parent(draft.unit, started.run, started.execution, call.seq)
             draft.send(call.target, msg.Start(call.workflow, call.version, call.input, parent, "reject"), call.run)
@@ -51,7 +51,7 @@ def start_children(draft: Draft, run: Run) -> None:
 def close_children(draft: Draft, run: Run, calls: Iterable[Call]) -> None:
     """Tell children that nobody waits for them any more, as their `parent_close` says."""
     for call in calls:
-        if not isinstance(call, ChildCall) or call in run.opened or call.parent_close == "abandon":
+        if not isinstance(call, ChildCall) or call in (run.opened or ()) or call.parent_close == "abandon":
             continue
         reason = f"its parent {draft.unit!r} no longer waits for it"
         body = msg.Terminate(reason, call.run) if call.parent_close == "terminate" else msg.Cancel(reason, call.run)

@@ -121,7 +121,7 @@ class Run:
         self.local = 0
         self.keeps_logs = False
         self.logs: list[LogRecord] | None = None
-        self.opened: list[Call] = []
+        self.opened: list[Call] | None = None
         self.cancelled_calls: list[Call] | None = None
         self.outgoing: list[ev.Event] | None = None
         self.variables = Variables()
@@ -405,6 +405,13 @@ class Run:
         call.canceller = self
         self.pending[call.seq] = call
         if new:
+            self.hand_out(call)
+
+    def hand_out(self, call: Call) -> None:
+        """The call is work for the node, or for another instance, once the turn is durable."""
+        if self.opened is None:
+            self.opened = [call]
+        else:
             self.opened.append(call)
 
     def send_message(self, target: str, channel: str, value: bytes, check: Callable[[], None]) -> None:
@@ -546,14 +553,13 @@ class Run:
                 return seq
         return None
 
-    def wake_at(self) -> int | None:
-        """When the run needs an owner: 0 = it has local work open, t = its earliest timer or retry, None = a message
-        must come.
+    def wake_at(self, timer_at: int | None) -> int | None:
+        """When the run, whose earliest timer fires at `timer_at`, needs an owner: 0 = it has local work open,
+        t = its earliest timer or retry, None = a message must come.
         """
         retry_at = min(self.retries.values()) if self.retries else None
         if self.local or (retry_at is not None and retry_at <= self.loop.now_ms):
             return 0
-        timer_at = self.timer_at()
         return retry_at if timer_at is None or (retry_at is not None and retry_at < timer_at) else timer_at
 
     def timer_at(self) -> int | None:

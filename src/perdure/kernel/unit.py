@@ -474,7 +474,7 @@ class Unit:
             self.deliver(ev.ActivityFailed(body.seq, draft.now, body.failure, call.attempt))
             return
         self.deliver(ev.AttemptFailed(body.seq, draft.now, call.attempt, body.failure, retry_at, body.details))
-        run.opened.append(call)
+        run.hand_out(call)
 
     def _take_step(self, run: Run, entry: Entry, body: msg.StepDone) -> None:
         self.draft.consumed(entry)
@@ -494,7 +494,7 @@ class Unit:
         assert run is not None
         self.draft.cancelled.extend(p for p in run.pending.values() if isinstance(p, Call))
         outbox.close_children(self.draft, run, self.draft.cancelled)
-        run.opened, run.outgoing, run.cancelled_calls = [], None, None
+        run.opened = run.outgoing = run.cancelled_calls = None
         dispose(run.loop)
         run.pending.clear()
 
