@@ -16,6 +16,7 @@ import asyncio
 import logging
 from contextvars import copy_context
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from perdure.activity import Attempt, node_client
@@ -50,6 +51,11 @@ finished.
 
 _LIVES_ON_S = 1.0
 """After how long an event loop that is about to end has ended."""
+
+_SLICE_S = 0.005
+"""How long attempts are cancelled in one go. Each of them then has a step to take, all in one turn of
+the event loop.
+"""
 
 _NAMED = 10
 """How many of the attempts that a stop leaves are named."""
@@ -138,6 +144,14 @@ class Attempts:
         """Nobody wants any result for this unit any more."""
         for job in self._wanted.pop(unit, {}).values():
             self._give_up(job)
+
+    async def _abandon_all(self) -> None:
+        ends_s = monotonic() + _SLICE_S
+        while self._wanted:
+            self.abandon(next(iter(self._wanted)))
+            if monotonic() >= ends_s:
+                await asyncio.sleep(0)
+                ends_s = monotonic() + _SLICE_S
 
     def _kind_of(self, call: Call) -> Kind:
         """Where its function runs. One that the app does not have (any more) fails where it would
@@ -372,8 +386,7 @@ class Attempts:
         self._slots.close()
         if self._tasks and grace_ms:
             await asyncio.wait(list(self._tasks), timeout=grace_ms / 1000)
-        for unit in list(self._wanted):
-            self.abandon(unit)
+        await self._abandon_all()
         if self._tasks:
             await asyncio.wait(list(self._tasks), timeout=CLEANUP_S)
         for job in list(self._tasks.values()):
