@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from perdure.codec import decode, encode
 from perdure.errors import DefinitionError, PayloadTooLarge, UsageError
+from perdure.kernel import commands
 from perdure.kernel.definition import ActivityDefinition, ActivityOptions, check_name
 from perdure.kernel.retry import RetryPolicy, Seconds, to_ms
 from perdure.kernel.run import current_run
@@ -93,9 +94,13 @@ class Activity(Generic[P, R_co]):
         if run is None:
             return self._plain(args, kwargs)
         definition = self.definition
-        return run.schedule_activity(definition, self.options, definition.signature.encode(args, kwargs))
+        return commands.schedule_activity(
+            run, definition, self.options, definition.signature.encode(args, kwargs)
+        )
 
-    def _plain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Coroutine[object, object, Any]:
+    def _plain(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Coroutine[object, object, Any]:
         fn = self.definition.fn
         if self.definition.is_async:
             plain: Coroutine[object, object, Any] = fn(*args, **kwargs)
@@ -146,7 +151,7 @@ class Activity(Generic[P, R_co]):
             signature.check(data)
             run.check_size(start, f"the input of activity {self.name!r}")
 
-        return run.start_detached(DETACHED, None, start, None, check)
+        return commands.start_detached(run, DETACHED, None, start, None, check)
 
     def __repr__(self) -> str:
         """Name it."""
@@ -361,7 +366,9 @@ def client() -> Client:
 class _WithIds(logging.LoggerAdapter[logging.Logger]):
     """Adds the ids of the running attempt."""
 
-    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+    def process(
+        self, msg: Any, kwargs: MutableMapping[str, Any]
+    ) -> tuple[Any, MutableMapping[str, Any]]:
         """Add them."""
         attempt = running_attempt.get()
         if attempt is not None:

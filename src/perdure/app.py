@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar, ov
 from perdure.activity import DETACHED, Activity, AsyncActivity, SyncActivity, options_of
 from perdure.codec import Signature
 from perdure.errors import DefinitionError
+from perdure.kernel import commands
 from perdure.kernel.definition import (
     DEFAULT_VERSION,
     RESERVED_PREFIX,
@@ -79,7 +80,10 @@ class App:
         self._listeners: list[Callable[[], None]] = []
         self._add_workflow(
             WorkflowDefinition(
-                DETACHED, DEFAULT_VERSION, _run_detached, Signature(_run_detached, "a detached activity")
+                DETACHED,
+                DEFAULT_VERSION,
+                _run_detached,
+                Signature(_run_detached, "a detached activity"),
             )
         )
 
@@ -131,7 +135,11 @@ class App:
         return define if fn is None else define(fn)
 
     def _define_activity(
-        self, fn: Callable[..., Any], name: str | None, executor: Literal["thread", "process"], options: dict[str, Any]
+        self,
+        fn: Callable[..., Any],
+        name: str | None,
+        executor: Literal["thread", "process"],
+        options: dict[str, Any],
     ) -> Activity[Any, Any]:
         if not callable(fn) or inspect.isclass(fn):
             msg = f"@app.activity needs a function, got {fn!r}"
@@ -152,7 +160,9 @@ class App:
             raise DefinitionError(msg)
         _known(options, _ACTIVITY_OPTIONS, f"activity {name!r}")
         given = options_of(ActivityOptions(), f"activity {name!r}", **options)
-        definition = ActivityDefinition(name, fn, _signature(fn, f"activity {name!r}"), given, is_async, executor)
+        definition = ActivityDefinition(
+            name, fn, _signature(fn, f"activity {name!r}"), given, is_async, executor
+        )
         self._activities[name] = definition
         self._changed()
         return (AsyncActivity if is_async else SyncActivity)(definition, given)
@@ -255,9 +265,16 @@ class App:
         """
         for activity in other._activities.values():
             if activity.name in self._activities:
-                msg = f"apps {self.name!r} and {other.name!r} both have an activity {activity.name!r}"
+                msg = (
+                    f"apps {self.name!r} and {other.name!r} both have an activity {activity.name!r}"
+                )
                 raise DefinitionError(msg)
-        theirs = [d for versions in other._workflows.values() for d in versions.values() if d.name != DETACHED]
+        theirs = [
+            d
+            for versions in other._workflows.values()
+            for d in versions.values()
+            if d.name != DETACHED
+        ]
         for definition in theirs:
             self._check_free(definition)
         for definition in theirs:
@@ -340,7 +357,9 @@ class App:
         """
         from perdure.node import Node  # the one import upwards: convenience for users
 
-        return Node(self, store, options=options, interceptors=interceptors, meter_provider=meter_provider)
+        return Node(
+            self, store, options=options, interceptors=interceptors, meter_provider=meter_provider
+        )
 
     def __repr__(self) -> str:
         """Name it."""
@@ -362,7 +381,14 @@ def _signature(fn: Callable[..., Any], what: str) -> Signature:
         raise DefinitionError(str(error)) from error
 
 
-_ACTIVITY_OPTIONS = ("retry", "timeout", "total_timeout", "start_timeout", "heartbeat_timeout", "queue")
+_ACTIVITY_OPTIONS = (
+    "retry",
+    "timeout",
+    "total_timeout",
+    "start_timeout",
+    "heartbeat_timeout",
+    "queue",
+)
 
 
 def _known(options: dict[str, Any], known: tuple[str, ...], what: str) -> None:
@@ -374,7 +400,9 @@ def _known(options: dict[str, Any], known: tuple[str, ...], what: str) -> None:
 
 def _one_of(value: object, allowed: tuple[str, ...], what: str) -> None:
     if value not in allowed:
-        msg = f"{what} must be {', '.join(map(repr, allowed[:-1]))} or {allowed[-1]!r}, got {value!r}"
+        msg = (
+            f"{what} must be {', '.join(map(repr, allowed[:-1]))} or {allowed[-1]!r}, got {value!r}"
+        )
         raise DefinitionError(msg)
 
 
@@ -387,5 +415,5 @@ async def _run_detached(name: str, data: bytes, options: dict[str, Any] | None =
         msg = f"activity {name!r} is not registered with this node's app; register it and start it again"
         raise DefinitionError(msg)
     own = definition.options if options is None else ActivityOptions.from_data(options)
-    call = run.schedule_activity(definition, own, data)
+    call = commands.schedule_activity(run, definition, own, data)
     return await call

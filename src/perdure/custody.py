@@ -72,9 +72,11 @@ class Custodian(StoreGateway):
             )
             return "ok" if await self._commit(pruning) else None
         info = self.store.info
-        unit = Unit(loaded.id, App("custody"), Limits(), shards=info.shards, dedupe_ms=info.dedupe_ms)
+        unit = Unit(
+            loaded.id, App("custody"), Limits(), shards=info.shards, dedupe_ms=info.dedupe_ms
+        )
         if row is not None:
-            unit.held = _UNTOUCHED
+            unit.hold(_UNTOUCHED)
             unit.load(loaded.version, row, loaded.journal, loaded.kv)
         mailbox = Mailbox()
         mailbox.reload(loaded.inbox)
@@ -113,5 +115,7 @@ async def custody(store: Store, clock: Clock | None = None) -> AsyncGenerator[Cu
     try:
         yield Custodian(store, clock, fences)
     finally:
-        if all(claim.clean for claim in claims.values()):  # else the next node must learn that the last one crashed
+        if all(
+            claim.clean for claim in claims.values()
+        ):  # else the next node must learn that the last one crashed
             await store.release(list(fences.values()))

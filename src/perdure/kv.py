@@ -9,7 +9,7 @@ from perdure.activity import client
 from perdure.caller import caller
 from perdure.codec import TypeCodec, decode, encode
 from perdure.errors import NotFound, UsageError
-from perdure.kernel import changes
+from perdure.kernel import changes, commands
 from perdure.kernel.placement import check_id
 
 T = TypeVar("T")
@@ -114,7 +114,9 @@ class OtherKv:
                 return None
 
         run = caller("kv_of()")
-        data: bytes = await run.start_step(f"kv_of {self.id!r} {key!r}", read, encode, bytes)
+        data: bytes = await commands.start_step(
+            run, f"kv_of {self.id!r} {key!r}", read, encode, bytes
+        )
         if decode(data) is None:
             return default
         codec: TypeCodec[T] = TypeCodec(as_type, f"KV value {key!r} of {self.id!r}")

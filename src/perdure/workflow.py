@@ -23,7 +23,7 @@ from perdure.caller import caller as _run
 from perdure.codec import TypeCodec, encode
 from perdure.codec.derived import difference, returned_type
 from perdure.errors import UsageError, clean_text
-from perdure.kernel import changes
+from perdure.kernel import changes, commands
 from perdure.kernel.definition import check_label, normal_version
 from perdure.kernel.events import ParentClose
 from perdure.kernel.loop import Timer
@@ -96,7 +96,11 @@ class Child(Generic[P, R_co]):
     """A workflow with options for a child: `await workflow.child(ship, id="ship-1")(order)`."""
 
     def __init__(
-        self, definition: WorkflowDefinition, target: str | None, version: str | None, parent_close: ParentClose
+        self,
+        definition: WorkflowDefinition,
+        target: str | None,
+        version: str | None,
+        parent_close: ParentClose,
     ) -> None:
         """Made by `workflow.child`."""
         self._definition = definition
@@ -107,7 +111,9 @@ class Child(Generic[P, R_co]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, object, R_co]:
         """Start the child now, await its result now or later."""
         run = _run("child()")
-        return _start_child(run, self._definition, args, kwargs, self._target, self._version, self._parent_close)
+        return _start_child(
+            run, self._definition, args, kwargs, self._target, self._version, self._parent_close
+        )
 
     def detach(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Start it with no parent and return its id."""
@@ -119,7 +125,9 @@ class Child(Generic[P, R_co]):
             definition.signature.check(data)
             run.check_size(data, f"the input of workflow {definition.name!r}")
 
-        return run.start_detached(definition.name, self._version, data, self._target, check)
+        return commands.start_detached(
+            run, definition.name, self._version, data, self._target, check
+        )
 
 
 def _continue(
@@ -147,7 +155,7 @@ def _start_child(
     parent_close: ParentClose,
 ) -> Coroutine[object, object, Any]:
     data = definition.signature.encode(args, kwargs)
-    return run.start_child(definition, version, data, target, parent_close)
+    return commands.start_child(run, definition, version, data, target, parent_close)
 
 
 def child(
@@ -249,7 +257,9 @@ class Channel(Generic[T]):
 
     async def receive(self) -> T:
         """Take the next message, waiting for it if there is none."""
-        value: T = await _run("receive()").wait(self.name, self.codec.decode, positional=False)
+        value: T = await commands.wait(
+            _run("receive()"), self.name, self.codec.decode, positional=False
+        )
         return value
 
     def __repr__(self) -> str:
@@ -267,7 +277,9 @@ async def wait_event(name: str, type: type[T], /) -> T:
     not buffered.
     """
     codec: TypeCodec[T] = TypeCodec(type, f"event {name!r}")
-    value: T = await _run("wait_event()").wait(check_label(name, "an event"), codec.decode, positional=True)
+    value: T = await commands.wait(
+        _run("wait_event()"), check_label(name, "an event"), codec.decode, positional=True
+    )
     return value
 
 
@@ -282,15 +294,15 @@ def send(id: str, channel: Any, value: Any, /) -> None:
         typed: Channel[Any] = channel  # pyright: ignore[reportUnknownVariableType]
         codec = typed.codec
         data = codec.encode(value)
-        run.send_message(check_id(id), channel.name, data, lambda: codec.check(data))
+        commands.send_message(run, check_id(id), channel.name, data, lambda: codec.check(data))
     else:
         name, data = check_label(channel, "a channel"), encode(value)
-        run.send_message(check_id(id), name, data, lambda: None)
+        commands.send_message(run, check_id(id), name, data, lambda: None)
 
 
 def cancel(id: str, reason: str = "") -> None:
     """Ask another instance to stop; the request leaves when this turn is durable."""
-    _run("cancel()").send_cancel(check_id(id), clean_text(reason))
+    commands.send_cancel(_run("cancel()"), check_id(id), clean_text(reason))
 
 
 # ---------------------------------------------------------------- racing and joining
@@ -337,9 +349,13 @@ async def select(*aws: Any) -> Any:
 
 
 @overload
-async def join(*aws: Awaitable[T], order: Literal["argument", "history"] = "argument") -> list[T | BaseException]: ...
+async def join(
+    *aws: Awaitable[T], order: Literal["argument", "history"] = "argument"
+) -> list[T | BaseException]: ...
 @overload
-async def join(*aws: Awaitable[Any], order: Literal["argument", "history"] = "argument") -> list[Any]: ...
+async def join(
+    *aws: Awaitable[Any], order: Literal["argument", "history"] = "argument"
+) -> list[Any]: ...
 async def join(*aws: Any, order: Literal["argument", "history"] = "argument") -> Any:
     """Wait for all; errors are values in the list. The order is that of the arguments, or that in which they
     completed.
@@ -362,7 +378,9 @@ async def join(*aws: Any, order: Literal["argument", "history"] = "argument") ->
 
 
 @overload
-async def checkpoint(name: str, fn: Callable[[], Awaitable[T]], /, *, type: type[T] | None = None) -> T: ...
+async def checkpoint(
+    name: str, fn: Callable[[], Awaitable[T]], /, *, type: type[T] | None = None
+) -> T: ...
 @overload
 async def checkpoint(name: str, fn: Callable[[], T], /, *, type: type[T] | None = None) -> T: ...
 async def checkpoint(name: str, fn: Any, /, *, type: Any = None) -> Any:
@@ -382,7 +400,7 @@ async def checkpoint(name: str, fn: Any, /, *, type: Any = None) -> Any:
     declared = type if type is not None else returned_type(fn)
     codec: TypeCodec[Any] = TypeCodec(declared if declared is not None else Any, what)
     encoder = codec.encode if declared is not None else partial(_encode_plain, codec)
-    return await run.start_step(name, fn, encoder, codec.decode)
+    return await commands.start_step(run, name, fn, encoder, codec.decode)
 
 
 def _encode_plain(codec: TypeCodec[Any], value: object) -> bytes:
@@ -476,13 +494,13 @@ class _Spool(logging.Logger):
     def handle(self, record: logging.LogRecord) -> None:
         """Keep the record for the turn. Without a turn it is shown at once."""
         run = current_run()
-        if run is None or run.logs is None:
+        if run is None or not run.keeps_logs:
             self.target.handle(record)
             return
         with suppress(Exception):  # a text that does not fit its arguments: the handler reports it
             # The text is made now, because its arguments may change before the turn ends.
             record.msg, record.args = record.getMessage(), None
-        run.logs.append(record)
+        run.keep_log(record)
 
 
 class _ReplaySafe(logging.LoggerAdapter[logging.Logger]):
@@ -493,7 +511,9 @@ class _ReplaySafe(logging.LoggerAdapter[logging.Logger]):
         run = current_run()
         return (run is None or not run.replaying) and self.logger.isEnabledFor(level)
 
-    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+    def process(
+        self, msg: Any, kwargs: MutableMapping[str, Any]
+    ) -> tuple[Any, MutableMapping[str, Any]]:
         """Add the ids."""
         run = current_run()
         if run is not None:

@@ -90,7 +90,9 @@ async def test_a_message(kind: str, tmp_path: Path, app: App, days: int) -> None
 
 @pytest.mark.parametrize("days", DAYS)
 @pytest.mark.parametrize("beside", ["with a node", "without"])
-async def test_the_start_of_what_was_deleted(kind: str, tmp_path: Path, app: App, days: int, beside: str) -> None:
+async def test_the_start_of_what_was_deleted(
+    kind: str, tmp_path: Path, app: App, days: int, beside: str
+) -> None:
     ran: list[str] = []
 
     @app.workflow(name="once")

@@ -107,7 +107,9 @@ async def test_for_mail_of_another_process(failing: Failing, app: App) -> None:
         assert await handle.result(timeout=5) == "hello"
 
 
-async def test_for_mail_that_cannot_be_read_while_an_activity_runs(failing: Failing, app: App) -> None:
+async def test_for_mail_that_cannot_be_read_while_an_activity_runs(
+    failing: Failing, app: App
+) -> None:
     """The instance leaves memory, its activity goes on, and its senders are told."""
     began: list[int] = []
     gate = asyncio.Event()

@@ -26,7 +26,9 @@ def replace_chunk(path: Path, unit: str, new: bytes | str) -> bytes:
     connection = apsw.Connection(str(path))
     try:
         where = "WHERE unit = ? AND first = 1"
-        old: bytes = connection.execute(f"SELECT events FROM journal {where}", (unit,)).fetchall()[0][0]
+        old: bytes = connection.execute(f"SELECT events FROM journal {where}", (unit,)).fetchall()[
+            0
+        ][0]
         connection.execute(f"UPDATE journal SET events = ? {where}", (new, unit))
         return old
     finally:
@@ -34,7 +36,9 @@ def replace_chunk(path: Path, unit: str, new: bytes | str) -> bytes:
 
 
 @pytest.mark.parametrize("damage", [b"", b"\xc1", b"\x93\x01", b"garbage" * 10, "a text"])
-async def test_it_is_suspended_and_goes_on_when_it_is_mended(tmp_path: Path, damage: bytes | str) -> None:
+async def test_it_is_suspended_and_goes_on_when_it_is_mended(
+    tmp_path: Path, damage: bytes | str
+) -> None:
     path = tmp_path / "x.db"
     world = World(f"sqlite:///{path}")
     async with world.node(make()) as node:

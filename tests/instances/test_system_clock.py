@@ -306,7 +306,10 @@ def test_a_wall_clock_that_is_set_ends_no_attempt() -> None:
 
     async def run() -> list[str]:
         options = NodeOptions(activities=1)
-        async with MemoryStore() as store, Node(app, store, options=options, clock=machine.clock()) as node:
+        async with (
+            MemoryStore() as store,
+            Node(app, store, options=options, clock=machine.clock()) as node,
+        ):
             handles = [node.client.workflow(calls, id=f"c{n}") for n in range(2)]
             for handle in handles:
                 await handle.start()  # the second one waits for the slot of the first
@@ -332,7 +335,9 @@ def test_a_node_goes_on_from_the_time_of_the_one_before() -> None:
     assert machine.ran_ns / NS < 7
 
 
-def test_a_time_of_another_age_is_not_followed_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_time_of_another_age_is_not_followed_and_the_log_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     machine = Machine()
 
     async def work() -> None:

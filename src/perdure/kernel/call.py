@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from perdure.errors import ActivityError, ActivityTimeout, ApplicationError, ChildError, Failure
 from perdure.kernel.definition import ActivityOptions
 
 if TYPE_CHECKING:
+    from perdure.kernel.definition import ActivityDefinition
+    from perdure.kernel.events import CallStarted
     from perdure.kernel.loop import WorkflowLoop
+
+C = TypeVar("C", bound="Call")
 
 
 class Canceller(Protocol):
@@ -48,6 +52,20 @@ class Call(asyncio.Future[Any], Coroutine[Any, Any, Any]):
         if self.canceller is not None:
             self.canceller.cancel_call(self)
         return True
+
+    def open(self, canceller: Canceller) -> None:
+        """The command is scheduled. Whoever journals it learns of a cancel."""
+        self.canceller = canceller
+
+    def number_as(self, number: int, seq: int) -> None:
+        """Take the creation number, and the command's number in the journal."""
+        self.number = number
+        self.seq = seq
+        self.canceller = None
+
+    def stay_unscheduled(self) -> None:
+        """The loop is dead, so that the call never has an answer."""
+        self.seq = 0
 
     def error(self, failure: Failure) -> BaseException:
         """The exception that awaiting code gets for a failure."""
@@ -95,10 +113,36 @@ class ActivityCall(Call):
     scheduled_at: int
     details: bytes | None
 
+    def ask(
+        self, definition: ActivityDefinition, options: ActivityOptions, data: bytes, at: int
+    ) -> None:
+        """What is asked for, with encoded arguments, at `at` (ms)."""
+        self.name = definition.name
+        self.input = data
+        self.options = options
+        self.attempt = 1
+        self.retry_at = 0
+        self.scheduled_at = at
+        self.details = None
+        self.decode = definition.signature.result.decode
+
+    def was_attempt(self, attempt: int) -> None:
+        """The attempt of this number brought the answer."""
+        self.attempt = attempt
+
+    def next_attempt(self, attempt: int, retry_at: int, details: bytes | None) -> None:
+        """An attempt has failed: the next one begins at `retry_at` (ms), with the last details."""
+        self.attempt = attempt
+        self.retry_at = retry_at
+        self.details = details
+
     def error(self, failure: Failure) -> BaseException:
         """`ActivityTimeout` for a timeout, else `ActivityError`."""
         kind = ActivityTimeout if failure.type == "ActivityTimeout" else ActivityError
-        return kind(f"activity {self.name!r} failed after {_attempts(self.attempt)}: {failure.display()}", failure)
+        return kind(
+            f"activity {self.name!r} failed after {_attempts(self.attempt)}: {failure.display()}",
+            failure,
+        )
 
     def describe(self) -> str:
         """Activity name and attempt."""
@@ -116,9 +160,27 @@ class ChildCall(Call):
     parent_close: str
     run: bytes
 
+    def ask(
+        self,
+        event: CallStarted,
+        run: bytes,
+        decode: Callable[[bytes], Any],
+    ) -> None:
+        """What is asked for. `run` is the run id of the child."""
+        self.target = event.target
+        self.workflow = event.workflow
+        self.version = event.version
+        self.input = event.input
+        self.parent_close = event.parent_close
+        self.run = run
+        self.decode = decode
+
     def error(self, failure: Failure) -> BaseException:
         """`ChildError`."""
-        return ChildError(f"child workflow {self.workflow!r} (id {self.target!r}) failed: {failure.display()}", failure)
+        return ChildError(
+            f"child workflow {self.workflow!r} (id {self.target!r}) failed: {failure.display()}",
+            failure,
+        )
 
     def describe(self) -> str:
         """The child's id."""
@@ -131,6 +193,19 @@ class WaitCall(Call):
     __slots__ = ("channel", "positional")
     channel: str
     positional: bool
+
+    def ask(self, channel: str, decode: Callable[[bytes], Any], *, positional: bool) -> None:
+        """What is waited for."""
+        self.channel = channel
+        self.positional = positional
+        self.decode = decode
+
+    @property
+    def lane(self) -> str:
+        """Where messages of this kind wait. A channel and an event may have the same name."""
+        if self.positional:
+            return "!" + self.channel
+        return "#" + self.channel
 
     def describe(self) -> str:
         """The channel."""
@@ -146,10 +221,27 @@ class StepCall(Call):
     fn: Callable[[], Awaitable[Any] | Any]
     encode: Callable[[Any], bytes]
 
+    def ask(
+        self,
+        name: str,
+        occurrence: int,
+        fn: Callable[[], Awaitable[Any] | Any],
+        encode: Callable[[Any], bytes],
+        decode: Callable[[bytes], Any],
+    ) -> None:
+        """What is run, and how its value is written and read."""
+        self.name = name
+        self.occurrence = occurrence
+        self.fn = fn
+        self.encode = encode
+        self.decode = decode
+
     def error(self, failure: Failure) -> BaseException:
         """An `ApplicationError` with the function's failure."""
         error = ApplicationError(
-            f"checkpoint {self.name!r} failed: {failure.display()}", type=failure.type, retryable=failure.retryable
+            f"checkpoint {self.name!r} failed: {failure.display()}",
+            type=failure.type,
+            retryable=failure.retryable,
         )
         error.__cause__ = None
         return error
@@ -159,12 +251,10 @@ class StepCall(Call):
         return f"checkpoint {self.name}"
 
 
-def make(kind: type[Call], loop: WorkflowLoop, seq: int) -> Any:
+def make(kind: type[C], loop: WorkflowLoop, seq: int) -> C:
     """A call of this kind. No Python-level `__init__`: this is the hot path."""
     call = kind(loop=loop)
-    loop.number = call.number = loop.number + 1
-    call.seq = seq
-    call.canceller = None
+    call.number_as(loop.next_number(), seq)
     return call
 
 

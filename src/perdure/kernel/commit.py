@@ -8,6 +8,7 @@ acceptance; stores that cannot run Python inside their transaction are tested ag
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -64,6 +65,89 @@ class UnitRow(msgspec.Struct, array_like=True, gc=False):
     started_at: int = 0
     updated_at: int = 0
     closed_at: int | None = None
+
+    # ------------------------------------------------------------ how the state changes
+
+    def follow_on(self, before: UnitRow) -> None:
+        """A new run takes the id of another one. What people see as one sequence goes on."""
+        self.scope = before.scope
+        self.execution = before.execution + 1
+        self.custom_status_version = before.custom_status_version
+
+    def delay(self, until: int) -> None:
+        """Begin at this time (ms)."""
+        self.wake_at = until
+
+    def begin(self, type_version: str, at: int) -> None:
+        """The code begins, in this version of its definition."""
+        self.type_version = type_version
+        self.started_at = at
+
+    def next_execution(self, type_version: str, size: int) -> None:
+        """The code has continued as new. Its new journal has one event of `size` bytes."""
+        self.execution += 1
+        self.type_version = type_version
+        self.journal_events = 1
+        self.journal_bytes = size
+
+    def grow(self, events: int, size: int) -> None:
+        """The journal has that many more events and bytes."""
+        self.journal_events += events
+        self.journal_bytes += size
+
+    def pause(self) -> None:
+        """Deliver nothing from now on."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """Deliver again."""
+        self.paused = False
+
+    def become(
+        self, status: Status, reason: str | None, wake_at: int | None, failure: Failure | None
+    ) -> bool:
+        """Take the state that the unit is in. True: people see another state than before.
+
+        The reason of a running unit says what it waits for. It changes with each turn, so it is
+        stored along with the next commit and needs none of its own.
+        """
+        seen_before = (self.status, self.reason if self.status == "suspended" else None)
+        self.status = status
+        self.reason = reason
+        self.wake_at = wake_at
+        self.failure = failure
+        return seen_before != (status, reason if status == "suspended" else None)
+
+    def close(self, status: Status, at: int, result: bytes | None, failure: Failure | None) -> None:
+        """The unit has ended."""
+        self.status = status
+        self.result = result
+        self.failure = failure
+        self.reason = self.wake_at = None
+        self.paused = False
+        self.closed_at = at
+
+    def orphan(self) -> None:
+        """The parent is not told of the end."""
+        self.parent = None
+
+    def suspect_of(self, crashes: int) -> None:
+        """Note how many crashes the unit may have caused."""
+        self.suspect = crashes
+
+    def show_status(self, status: bytes | None) -> None:
+        """Take the custom status that the code has set."""
+        self.custom_status = status
+        self.custom_status_version += 1
+
+    def tag(self, attributes: bytes | None) -> None:
+        """Take the search attributes that the code has set."""
+        self.attributes = attributes
+
+    def snapshot(self, at: int) -> UnitRow:
+        """A copy for a commit of this time (ms). The unit goes on with the original."""
+        self.updated_at = at
+        return msgspec.structs.replace(self)
 
 
 class JournalChunk(msgspec.Struct, array_like=True, gc=False):
@@ -136,7 +220,11 @@ TaskKey = tuple[bytes, int, int, int]
 
 
 class Commit(msgspec.Struct, array_like=True, gc=False):
-    """What one turn of one unit makes true. `expect` is the version of the row before (0: there must be none)."""
+    """What one turn of one unit makes true. `expect` is the version of the row before (0: there must be none).
+
+    Most commits have nothing in most of the fields. That is an empty tuple: a list each, in all the
+    commits that are on their way, is what the garbage collector would look at most.
+    """
 
     id: bytes
     fence: Fence
@@ -144,15 +232,15 @@ class Commit(msgspec.Struct, array_like=True, gc=False):
     unit: str
     expect: int
     row: UnitRow
-    journal: list[JournalChunk] = []
-    ended: list[ExecutionRow] = []
-    kv: list[KvEntry] = []
-    consume: list[bytes] = []
-    answers: list[Answer] = []
-    post: list[Message] = []
-    tasks_added: list[Task] = []
-    tasks_dropped: list[TaskKey] = []
-    prune: list[int] = []
+    journal: Sequence[JournalChunk] = ()
+    ended: Sequence[ExecutionRow] = ()
+    kv: Sequence[KvEntry] = ()
+    consume: Sequence[bytes] = ()
+    answers: Sequence[Answer] = ()
+    post: Sequence[Message] = ()
+    tasks_added: Sequence[Task] = ()
+    tasks_dropped: Sequence[TaskKey] = ()
+    prune: Sequence[int] = ()
     delete: int | None = None
     """Set: the unit and all it owns is removed. A tombstone stays until this time (ms; 0: none), and at most for the
     store's `dedupe_ms` after the unit's creation."""

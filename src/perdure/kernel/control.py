@@ -1,7 +1,8 @@
 """The control lane: cancel, terminate, pause, resume, retry.
 
-They are taken before all other messages, also while the unit is paused or held, and before the next
-execution of a unit begins: code that continues as new without waiting could not be stopped otherwise.
+Control messages are taken before all others, also while the unit is paused or held. They are taken
+before the next execution of a unit begins, too. Code that continues as new without waiting could not
+be stopped otherwise.
 """
 
 from __future__ import annotations
@@ -12,68 +13,79 @@ from perdure.errors import Failure
 from perdure.kernel import events as ev
 from perdure.kernel import lifecycle
 from perdure.kernel import message as msg
-from perdure.kernel.commit import CLOSED, JournalChunk
+from perdure.kernel.commit import CLOSED
 
 if TYPE_CHECKING:
     from perdure.kernel.commit import UnitRow
     from perdure.kernel.mailbox import Entry
+    from perdure.kernel.turn import Turn
     from perdure.kernel.unit import Unit
 
 
-def take(unit: Unit, entry: Entry) -> None:
+def take(unit: Unit, turn: Turn, entry: Entry) -> None:
     """Take one message of the control lane."""
-    body, row, draft = entry.message.body, unit.row, unit.draft
-    if row is None or draft.delete is not None:
-        draft.consumed(entry, "missing")
+    row = unit.row
+    if row is None or turn.removes_unit:
+        turn.consume(entry, "missing")
         return
     if row.status in CLOSED or (unit.run is not None and unit.run.ended is not None):
-        draft.consumed(entry, "closed")
+        turn.consume(entry, "closed")
         return
-    match body:
+    match body := entry.message.body:
         case msg.Cancel():
-            _cancel(unit, row, entry, body)
+            _cancel(unit, row, turn, entry, body)
             return
         case msg.Terminate():
             if body.run in (None, row.run):
-                terminate(unit, row, body.reason)
+                lifecycle.terminate(unit, row, turn, body.reason)
         case msg.Pause():
-            if not row.paused:
-                row.paused = draft.touched = True
-                _note(unit, ev.Paused(draft.now, body.reason))
+            _pause(unit, row, turn, body)
         case msg.Resume():
-            _resume(unit, row)
-        case _:  # Retry: the owner has loaded the unit again
-            row.suspect, draft.touched = 0, True
-    draft.consumed(entry)
+            _resume(unit, row, turn)
+        case _:
+            # A retry. The owner has loaded the unit again, so that only the row is left to change.
+            row.suspect_of(0)
+            turn.touch()
+    turn.consume(entry)
 
 
-def _resume(unit: Unit, row: UnitRow) -> None:
+def _pause(unit: Unit, row: UnitRow, turn: Turn, body: msg.Pause) -> None:
     if row.paused:
-        row.paused, unit.draft.touched = False, True
-        _note(unit, ev.Resumed(unit.draft.now))
+        return
+    row.pause()
+    turn.touch()
+    _note(unit, ev.Paused(turn.now, body.reason))
 
 
-def _cancel(unit: Unit, row: UnitRow, entry: Entry, body: msg.Cancel) -> None:
-    draft = unit.draft
+def _resume(unit: Unit, row: UnitRow, turn: Turn) -> None:
+    if not row.paused:
+        return
+    row.resume()
+    turn.touch()
+    _note(unit, ev.Resumed(turn.now))
+
+
+def _cancel(unit: Unit, row: UnitRow, turn: Turn, entry: Entry, body: msg.Cancel) -> None:
     if body.run not in (None, row.run):
-        draft.consumed(entry)  # meant for an earlier run of this id
+        turn.consume(entry)  # it is meant for an earlier run of this id
         return
     if not row.started_at:
-        draft.consumed(entry)
-        lifecycle.close(unit, "cancelled", Failure("CancelledError", body.reason, "cancelled", retryable=False))
+        turn.consume(entry)
+        failure = Failure("CancelledError", body.reason, "cancelled", retryable=False)
+        lifecycle.close(unit, turn, "cancelled", failure)
         return
     unit.begin_execution()
     run = unit.run
     if run is None or run.broken is not None:
-        unit.keep_control(entry)  # its code cannot be asked now
+        unit.keep_control(turn, entry)  # the code cannot be asked now
         return
-    draft.consumed(entry)
-    _resume(unit, row)
+    turn.consume(entry)
+    _resume(unit, row, turn)
     if isinstance(run.ended, ev.ContinuedAsNew):
-        run.cancel_instead(draft.now, body.reason)
+        run.cancel_instead(turn.now, body.reason)
     elif run.cancel_requested is None:
-        unit.held = None
-        unit.deliver(ev.CancelRequested(draft.now, body.reason))
+        unit.release()
+        unit.deliver(turn, ev.CancelRequested(turn.now, body.reason))
 
 
 def _note(unit: Unit, event: ev.Event) -> None:
@@ -83,20 +95,4 @@ def _note(unit: Unit, event: ev.Event) -> None:
     first must be the first thing behind its start.
     """
     if unit.run is not None and unit.run.broken is None:
-        unit.run.events.append(event)
-
-
-def terminate(unit: Unit, row: UnitRow, reason: str) -> None:
-    """End the unit without asking its code."""
-    run, draft = unit.run, unit.draft
-    event = ev.Terminated(draft.now, reason)
-    if run is not None:
-        run.events = [event] if run.broken is not None else [*run.events, event]
-        run.ended = event
-        run.broken = unit.held = None
-        unit.give_up()
-        return
-    if row.started_at:
-        row.journal_events += 1
-        draft.chunks.append(JournalChunk(row.execution, row.journal_events, 1, ev.encode_events([event])))
-    lifecycle.close(unit, "cancelled", Failure("Terminated", reason, "cancelled", retryable=False))
+        unit.run.note(event)

@@ -23,21 +23,16 @@ P = TypeVar("P", Timer, ActivityCall, WaitCall, ChildCall, StepCall)
 
 
 def _started(run: Run, event: ev.Started) -> None:
-    loop = run.loop
     if run.main is not None:
         run.break_off(event, None, "the execution has begun already")
         return
-    loop.number = _salt(event)
-    run.started = event
-    run.variables.status = event.status
-    run.variables.attributes = event.attributes
-    loop.start_ms = loop.now_ms = event.at
+    run.loop.begin(_salt(event), event.at)
     try:
         args, options = run.definition.signature.decode(event.input)
         coroutine = run.definition.fn(*args, **options)
     except DecodeError as unfit:
         coroutine = _raise(unfit)
-    run.main = loop.create_task(coroutine, name="main", context=loop.context)
+    run.begin(event, coroutine)
 
 
 def _salt(event: ev.Started) -> int:
@@ -52,17 +47,17 @@ async def _raise(error: Exception) -> None:
     raise ApplicationError(str(error), type=type(error).__name__, retryable=False) from error
 
 
-def _clock(run: Run, at: int) -> None:
-    run.loop.now_ms = max(run.loop.now_ms, at)
-
-
 def _take(run: Run, seq: int, kind: type[P], event: ev.Event) -> P | None:
     """The pending command that the event answers; another kind, or none, breaks the run."""
     pending = run.pending.get(seq)
     if isinstance(pending, kind):
         del run.pending[seq]
         return pending
-    run.break_off(event, None, f"command {seq} was never given, was cancelled, has its answer or is of another kind")
+    run.break_off(
+        event,
+        None,
+        f"command {seq} was never given, was cancelled, has its answer or is of another kind",
+    )
     return None
 
 
@@ -77,50 +72,48 @@ def _answer(call: Call, data: bytes | None, failure: Failure | None = None) -> N
 
 
 def _activity_completed(run: Run, event: ev.ActivityCompleted) -> None:
-    _clock(run, event.at)
+    run.loop.pass_to(event.at)
     call = _take(run, event.seq, ActivityCall, event)
     if call is not None:
         run.not_local(call)
-        call.attempt = event.attempt
+        call.was_attempt(event.attempt)
         _answer(call, event.result)
 
 
 def _activity_failed(run: Run, event: ev.ActivityFailed) -> None:
-    _clock(run, event.at)
+    run.loop.pass_to(event.at)
     call = _take(run, event.seq, ActivityCall, event)
     if call is not None:
         run.not_local(call)
-        call.attempt = event.attempt
+        call.was_attempt(event.attempt)
         _answer(call, None, event.failure)
 
 
 def _attempt_failed(run: Run, event: ev.AttemptFailed) -> None:
-    _clock(run, event.at)
+    run.loop.pass_to(event.at)
     call = run.pending.get(event.seq)
     if not isinstance(call, ActivityCall):
         run.break_off(event, None, f"command {event.seq} is no open activity")
         return
-    run.not_local(call)
-    call.attempt = event.attempt + 1
-    call.retry_at = run.retries[event.seq] = event.retry_at
-    call.details = event.details
+    call.next_attempt(event.attempt + 1, event.retry_at, event.details)
+    run.wait_for_retry(call)
 
 
 def _timer_fired(run: Run, event: ev.TimerFired) -> None:
-    _clock(run, event.at)
+    run.loop.pass_to(event.at)
     timer = _take(run, event.seq, Timer, event)
     if timer is not None:
-        _clock(run, timer.fire_at)
+        run.loop.pass_to(timer.fire_at)
         timer.fire()
 
 
 def _received(run: Run, event: ev.Received) -> None:
-    _clock(run, event.at)
+    run.loop.pass_to(event.at)
     _end_wait(run, event.seq, event, event.value, positional=False)
 
 
 def _event_raised(run: Run, event: ev.EventRaised) -> None:
-    _clock(run, event.at)
+    run.loop.pass_to(event.at)
     if event.seq:
         _end_wait(run, event.seq, event, event.value, positional=True)
 
@@ -136,14 +129,14 @@ def _end_wait(run: Run, seq: int, event: ev.Event, value: bytes, *, positional: 
 
 
 def _replied(run: Run, event: ev.Replied) -> None:
-    _clock(run, event.at)
+    run.loop.pass_to(event.at)
     call = _take(run, event.seq, ChildCall, event)
     if call is not None:
         _answer(call, event.result, event.failure)
 
 
 def _step_recorded(run: Run, event: ev.StepRecorded) -> None:
-    _clock(run, event.at)
+    run.loop.pass_to(event.at)
     call = _take(run, event.seq, StepCall, event)
     if call is not None:
         run.not_local(call)
@@ -151,9 +144,8 @@ def _step_recorded(run: Run, event: ev.StepRecorded) -> None:
 
 
 def _cancel_requested(run: Run, event: ev.CancelRequested) -> None:
-    _clock(run, event.at)
-    if run.cancel_requested is None:
-        run.cancel_requested = event.reason
+    run.loop.pass_to(event.at)
+    run.ask_to_stop(event.reason)
     if run.main is not None and not run.main.done():
         run.main.cancel(event.reason)
 

@@ -111,17 +111,16 @@ def _chain(suspended: object) -> Iterator[object]:
 
 def dispose(loop: WorkflowLoop) -> None:
     """Make the loop dead and drop all that runs on it. No user code runs (see above); nothing is recorded."""
-    loop.dead = True
-    loop.ready = loop.parked = loop.batch = []
+    loop.empty()
     if not loop.generators and all(t.done() for t in loop.tasks):
-        loop.tasks = []
+        loop.forget_tasks()
         return
     with Entered(loop):
         for task in reversed(loop.tasks):
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             if not task.done():
                 _drop(loop, task.get_coro())
-        for generator in loop.generators:
+        for generator in loop.generators or ():
             if generator.ag_frame is not None:  # type: ignore[attr-defined]
                 _drop(loop, generator)
     anyio = sys.modules.get("anyio._backends._asyncio")
@@ -130,9 +129,7 @@ def dispose(loop: WorkflowLoop) -> None:
         _unbind(loop, task)
         if anyio is not None:  # its states refer to their tasks, and would keep them for ever
             anyio._task_states.pop(task, None)
-    loop.tasks = []
-    loop.generators = []
-    loop.ready = []
+    loop.forget_tasks()
 
 
 def _drop(loop: WorkflowLoop, suspended: object) -> None:
@@ -225,7 +222,9 @@ def _unbind(loop: WorkflowLoop, future: Any) -> None:
     callbacks = future._callbacks
     if callbacks:
         for callback, _ in list(callbacks):
-            with suppress(ValueError):  # it may have been removed by another entry of the same callback
+            with suppress(
+                ValueError
+            ):  # it may have been removed by another entry of the same callback
                 future.remove_done_callback(callback)
     if sys.version_info >= (3, 14):
         for task in future._asyncio_awaited_by or ():

@@ -40,7 +40,7 @@ def wind_up(run: Run) -> None:
     if main is None or not main.done() or run.ended is not None or run.broken is not None:
         return
     if not run.unwinding:
-        run.unwinding = True
+        run.unwind()
         for task in list(run.loop.tasks):
             if not task.done():
                 task.cancel()
@@ -49,15 +49,16 @@ def wind_up(run: Run) -> None:
         return
     for pending in list(run.pending.values()):
         pending.cancel()
-    run.loop.generators = [g for g in run.closing if g.ag_frame is not None]
+    run.loop.keep_generators([g for g in run.closing or () if g.ag_frame is not None])
     if run.next_input is not None and run.cancel_requested is None:
         run.see_late_cancel()
     outcome = _outcome(run, main)
     try:
-        run.ended, _ = run.command(outcome, lambda: _check_outcome(run, outcome))
+        recorded, _ = run.command(outcome, lambda: _check_outcome(run, outcome))
     except UsageError as unfit:
         failed = ev.Failed(run.loop.now_ms, failure_of(unfit, skip=_OWN_TRACE))
-        run.ended, _ = run.command(failed)
+        recorded, _ = run.command(failed)
+    run.end(recorded)
 
 
 def _is_cleaned_up(run: Run) -> bool:
@@ -70,7 +71,7 @@ def _is_cleaned_up(run: Run) -> bool:
             return True
         generator = loop.generators.pop(0)
         if generator.ag_frame is not None:  # type: ignore[attr-defined]
-            run.closing.append(generator)  # one that refuses to end is left to `dispose`
+            run.close_generator(generator)  # one that refuses to end is left to `dispose`
             _ = loop.create_task(_aclose(generator))
             loop.drain()
 

@@ -117,6 +117,11 @@ class Timer:
         self.seq = 0
         self.fire_at = 0
 
+    def arm(self, seq: int, fire_at: int) -> None:
+        """The journal has the timer as command `seq`, due at `fire_at` (ms)."""
+        self.seq = seq
+        self.fire_at = fire_at
+
     def fire(self) -> None:
         """Make the callback ready; only the run calls this."""
         if self._callback is not None:
@@ -201,10 +206,10 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         self.timers = timers
         self.number = 0
         self.ready: list[Handle] = []
-        self.batch: list[Handle] = []
-        self.parked: list[Handle] = []
+        self.batch = _NO_BATCH
+        self.parked: list[Handle] | None = None
         self.tasks: list[Task] = []
-        self.generators: list[AsyncGenerator[Any, Any]] = []
+        self.generators: list[AsyncGenerator[Any, Any]] | None = None
         self.start_ms = 0
         self.now_ms = 0
         self.context = Context()
@@ -242,7 +247,11 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         return (self.now_ms - self.start_ms) / 1000
 
     def call_later(  # type: ignore[override]
-        self, delay: float, callback: Callable[..., object], *args: object, context: Context | None = None
+        self,
+        delay: float,
+        callback: Callable[..., object],
+        *args: object,
+        context: Context | None = None,
     ) -> Timer | Handle:
         """Run `callback` when `delay` seconds have passed: a durable timer."""
         try:
@@ -271,7 +280,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
             return self.call_soon(callback, *args, context=context)
         timer = Timer(self, when, callback, args, context, name)
         if when != _INFINITY and not self.dead:
-            timer.fire_at = self._fire_at_ms(when)
+            timer.arm(0, self._fire_at_ms(when))
             self.timers.start_timer(timer)
         return timer
 
@@ -288,13 +297,25 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         return future
 
     def create_task(  # type: ignore[override]
-        self, coro: Coroutine[Any, Any, Any], *, name: str | None = None, context: Context | None = None, **options: Any
+        self,
+        coro: Coroutine[Any, Any, Any],
+        *,
+        name: str | None = None,
+        context: Context | None = None,
+        **options: Any,
     ) -> Task:
         """A task of this loop, named by number."""
-        self.number = number = self.number + 1
+        number = self.next_number()
         if self.dead:
             coro.close()  # it has not started, so no line of it runs
-        task = Task(coro, number, loop=self, name=name or f"task-{number & 0xFFFFF}", context=context, **options)
+        task = Task(
+            coro,
+            number,
+            loop=self,
+            name=name or f"task-{number & 0xFFFFF}",
+            context=context,
+            **options,
+        )
         self.tasks.append(task)
         if len(self.tasks) & 0xFF == 0:
             self.tasks = [t for t in self.tasks if not t.done()]
@@ -312,7 +333,11 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         """asyncio reports here what nobody awaited, and callbacks that raise. It is logged; the run goes on."""
         if not self.dead:
             error = context.get("exception")
-            logger.warning("in a workflow: %s%s", context.get("message"), f": {error!r}" if error is not None else "")
+            logger.warning(
+                "in a workflow: %s%s",
+                context.get("message"),
+                f": {error!r}" if error is not None else "",
+            )
 
     def get_task_factory(self) -> None:
         """There is none."""
@@ -327,9 +352,9 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
             NeverIdle: after `CALLBACKS_MAX` of them.
         """
         count = passes = 0
-        if self.parked:
+        if self.parked is not None:
             self.ready = self.parked + self.ready
-            self.parked = []
+            self.parked = None
         while self.ready and not self.dead:
             batch = self.ready
             self.ready = []
@@ -345,19 +370,67 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
                 if callback is not None:
                     try:
                         context.run(callback, *args)
-                    except SystemExit:  # a task that raises it also re-raises it here; the run's outcome has it
+                    except (
+                        SystemExit
+                    ):  # a task that raises it also re-raises it here; the run's outcome has it
                         continue
                     except Exception as error:  # as asyncio: it is reported, and the loop goes on
-                        self.call_exception_handler({"message": "a callback raised", "exception": error})
-            batch.clear()  # `self.batch` outlives this loop, and must not keep the tasks alive
+                        self.call_exception_handler(
+                            {"message": "a callback raised", "exception": error}
+                        )
+            self.batch = _NO_BATCH
+
+    def begin(self, number: int, at: int) -> None:
+        """The execution begins: numbers go on from `number`, and the clock shows `at` (ms)."""
+        self.number = number
+        self.start_ms = self.now_ms = at
+
+    def next_number(self) -> int:
+        """The creation number of what is made next."""
+        self.number = number = self.number + 1
+        return number
+
+    def pass_to(self, at: int) -> None:
+        """Time goes on to `at` (ms). It never goes back, whatever a clock showed."""
+        self.now_ms = max(self.now_ms, at)
+
+    def die(self) -> None:
+        """Whatever the code still does has no effect."""
+        self.dead = True
+        self.ready = []
 
     def abandon(self) -> None:
         """No callback of this loop begins any more: the turn was interrupted, and code that swallows the interruption
         must not go on. `drain` goes through its batch in place, so emptying that ends it.
         """
-        self.dead = True
-        self.ready = []
+        self.die()
         self.batch.clear()
+
+    def empty(self) -> None:
+        """Die, and let go of all that was ready."""
+        self.die()
+        self.parked = None
+        self.batch = _NO_BATCH
+
+    def forget_tasks(self) -> None:
+        """Let go of what ran on the loop."""
+        self.tasks = []
+        self.generators = None
+        self.ready = []
+
+    def hold_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
+        """Hold a generator until the run ends: the collector would decide when it is closed."""
+        if self.generators is None:
+            self.generators = []
+        self.generators.append(generator)
+
+    def keep_generators(self, generators: list[AsyncGenerator[Any, Any]]) -> None:
+        """Hold these until the loop is disposed of."""
+        self.generators = generators
+
+    def detach(self) -> None:
+        """Forget the run, so that the two do not keep each other alive."""
+        self.timers = Nobody()
 
     def _park(self, batch: list[Handle]) -> list[Handle]:
         """Put anyio's repeated cancellations off until the next delivery.
@@ -365,8 +438,13 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         A cancel scope of anyio cancels its tasks again in each pass of the loop until they have ended. While one of
         them awaits its cleanup this would never end here, because a turn lasts until nothing is ready.
         """
-        self.parked += [h for h in batch if getattr(h[0], "__name__", "") == _ANYIO_RETRY]
+        parked = [h for h in batch if getattr(h[0], "__name__", "") == _ANYIO_RETRY]
+        self.parked = [*(self.parked or ()), *parked]
         return [h for h in batch if getattr(h[0], "__name__", "") != _ANYIO_RETRY]
+
+
+_NO_BATCH: list[Handle] = []
+"""Stands in while nothing runs. It is never added to."""
 
 
 class _GeneratorHooks:
@@ -384,7 +462,7 @@ class _GeneratorHooks:
         """Hold a workflow's generator until its run ends; anybody else's goes where it belongs."""
         loop = _get_loop()
         if type(loop) is WorkflowLoop:
-            loop.generators.append(generator)
+            loop.hold_generator(generator)
         elif self._first is not None:
             self._first(generator)
 
@@ -465,12 +543,27 @@ _NODE = "a workflow's loop belongs to its node: it cannot be run, stopped or con
 
 _REFUSED = (
     (_THREADS, "run_in_executor set_default_executor shutdown_default_executor"),
-    (_IO, "getaddrinfo getnameinfo create_connection create_server start_tls sendfile create_unix_connection"),
-    (_IO, "create_unix_server connect_accepted_socket create_datagram_endpoint connect_read_pipe connect_write_pipe"),
-    (_IO, "subprocess_shell subprocess_exec add_reader remove_reader add_writer remove_writer sock_recv"),
-    (_IO, "sock_recv_into sock_recvfrom sock_recvfrom_into sock_sendall sock_sendto sock_connect sock_accept"),
+    (
+        _IO,
+        "getaddrinfo getnameinfo create_connection create_server start_tls sendfile create_unix_connection",
+    ),
+    (
+        _IO,
+        "create_unix_server connect_accepted_socket create_datagram_endpoint connect_read_pipe connect_write_pipe",
+    ),
+    (
+        _IO,
+        "subprocess_shell subprocess_exec add_reader remove_reader add_writer remove_writer sock_recv",
+    ),
+    (
+        _IO,
+        "sock_recv_into sock_recvfrom sock_recvfrom_into sock_sendall sock_sendto sock_connect sock_accept",
+    ),
     (_IO, "sock_sendfile add_signal_handler remove_signal_handler"),
-    (_NODE, "run_forever run_until_complete stop close shutdown_asyncgens set_task_factory set_debug"),
+    (
+        _NODE,
+        "run_forever run_until_complete stop close shutdown_asyncgens set_task_factory set_debug",
+    ),
     (_NODE, "set_exception_handler default_exception_handler"),
 )
 

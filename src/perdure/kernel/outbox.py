@@ -1,7 +1,7 @@
-"""What a run sends to other units: starts, messages and requests to stop, as messages of the turn's Commit.
+"""What a run sends to other units: starts, messages and requests to stop.
 
-Their ids are derived from the command that sends them, so that a repeated turn sends the same messages and not new
-ones.
+They are messages of the turn's Commit. Their ids are derived from the command that sends them, so
+that a repeated turn sends the same messages and not new ones.
 """
 
 from __future__ import annotations
@@ -15,50 +15,65 @@ from perdure.kernel.call import Call, ChildCall
 from perdure.kernel.placement import derived_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
-    from perdure.kernel.draft import Draft
     from perdure.kernel.run import Run
+    from perdure.kernel.turn import Turn
 
 
-def send_commands(draft: Draft, run: Run) -> None:
-    """Detached starts, messages and cancel requests that the code gave in this turn."""
-    started = run.started
-    for event in run.outgoing:
+def send_commands(turn: Turn, started: ev.Started, commands: Iterable[ev.Event]) -> None:
+    """Send the detached starts, messages and cancel requests that the code gave in this turn."""
+    for event in commands:
         match event:
             case ev.CallStarted():
-                body = msg.Start(event.workflow, event.version, event.input, None, "join", None, draft.unit)
-                draft.send(event.target, body, derived_id(started.run, started.execution, event.seq, b"detached"))
+                body = msg.Start(
+                    event.workflow, event.version, event.input, None, "join", None, turn.unit
+                )
+                turn.send(event.target, body, _id_of(started, event.seq, b"detached"))
             case ev.MessageSent():
-                message_id = derived_id(started.run, started.execution, event.seq, b"send")
-                draft.send(event.target, msg.Send(event.channel, event.value), message_id)
+                message = msg.Send(event.channel, event.value)
+                turn.send(event.target, message, _id_of(started, event.seq, b"send"))
             case ev.CancelSent():
-                message_id = derived_id(started.run, started.execution, event.seq, b"cancel")
-                draft.send(event.target, msg.Cancel(event.reason), message_id)
+                request = msg.Cancel(event.reason)
+                turn.send(event.target, request, _id_of(started, event.seq, b"cancel"))
             case _:
                 raise AssertionError(event)
 
 
-def start_children(draft: Draft, run: Run) -> None:
-    """Children that were called in this turn and are still wanted."""
+def _id_of(started: ev.Started, seq: int, purpose: bytes) -> bytes:
+    return derived_id(started.run, started.execution, seq, purpose)
+
+
+def start_children(turn: Turn, run: Run, opened: Iterable[Call]) -> None:
+    """Start the children that were called in this turn and are still wanted."""
     started = run.started
-    for call in run.opened:
-        if type(call) is ChildCall and call.seq in run.pending:  # isinstance would ask the abstract classes
-            parent = ev.Parent(draft.unit, started.run, started.execution, call.seq)
-            draft.send(call.target, msg.Start(call.workflow, call.version, call.input, parent, "reject"), call.run)
-
-
-def close_children(draft: Draft, run: Run, calls: Iterable[Call]) -> None:
-    """Tell children that nobody waits for them any more, as their `parent_close` says."""
-    for call in calls:
-        if not isinstance(call, ChildCall) or call in run.opened or call.parent_close == "abandon":
+    for call in opened:
+        # `isinstance` would ask the abstract classes of `Call`, which is slow.
+        if type(call) is not ChildCall or call.seq not in run.pending:
             continue
-        reason = f"its parent {draft.unit!r} no longer waits for it"
-        body = msg.Terminate(reason, call.run) if call.parent_close == "terminate" else msg.Cancel(reason, call.run)
-        draft.send(call.target, body, derived_id(call.run, 0, call.seq, b"close"))
+        parent = ev.Parent(turn.unit, started.run, started.execution, call.seq)
+        body = msg.Start(call.workflow, call.version, call.input, parent, "reject")
+        turn.send(call.target, body, call.run)
 
 
-def reply(draft: Draft, parent: ev.Parent, run: bytes, result: bytes | None, failure: Failure | None) -> None:
+def close_children(turn: Turn, calls: Iterable[Call], opened: Collection[Call]) -> None:
+    """Tell children that their parent no longer waits, as their `parent_close` says.
+
+    Children that were `opened` in this very turn are not started, so there is nothing to tell.
+    """
+    for call in calls:
+        if not isinstance(call, ChildCall) or call in opened or call.parent_close == "abandon":
+            continue
+        reason = f"its parent {turn.unit!r} no longer waits for it"
+        body: msg.Terminate | msg.Cancel = msg.Cancel(reason, call.run)
+        if call.parent_close == "terminate":
+            body = msg.Terminate(reason, call.run)
+        turn.send(call.target, body, derived_id(call.run, 0, call.seq, b"close"))
+
+
+def reply(
+    turn: Turn, parent: ev.Parent, run: bytes, result: bytes | None, failure: Failure | None
+) -> None:
     """Tell the parent how the instance ended."""
     body = msg.Reply(parent.run, parent.execution, parent.seq, result, failure)
-    draft.send(parent.unit, body, derived_id(run, 0, 0, b"reply"))
+    turn.send(parent.unit, body, derived_id(run, 0, 0, b"reply"))

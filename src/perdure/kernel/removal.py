@@ -1,89 +1,97 @@
 """Deleting a unit, and pruning the history of its ended executions.
 
-Theory of operation. A delete is a message like any other, so it is in order with the rest of a unit's life: its commit
-removes the row and all that the unit owns. An open unit is refused, or, with `force`, ended first as by a terminate:
-its parent is told, its open children are told as their `parent_close` says, and with `cascade` deleted as well. A
-tombstone stays until a redelivered start of this run cannot come any more. What else is in the
-mailbox is answered as if there were no such unit, except for starts of other runs, which begin anew.
+A delete is a message like any other, so it is in order with the rest of a unit's life. Its commit
+removes the row and all that the unit owns. An open unit is refused, or, with `force`, ended first as
+by a terminate: its parent is told, its open children are told as their `parent_close` says, and with
+`cascade` they are deleted as well. A tombstone stays until a redelivered start of this run cannot
+come any more. All else in the mailbox is answered as if there were no such unit, except for starts
+of other runs, which begin anew.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from perdure.kernel import control, lifecycle, outbox
 from perdure.kernel import events as ev
+from perdure.kernel import lifecycle
 from perdure.kernel import message as msg
 from perdure.kernel.call import ChildCall
 from perdure.kernel.commit import CLOSED
 from perdure.kernel.placement import derived_id
-from perdure.kernel.turn import Turn
 
 if TYPE_CHECKING:
     from perdure.kernel.commit import Fence, UnitRow
-    from perdure.kernel.draft import Draft
     from perdure.kernel.mailbox import Entry, Mailbox
+    from perdure.kernel.run import Run
+    from perdure.kernel.turn import Turn
     from perdure.kernel.unit import Unit
 
 
-def take(unit: Unit, entry: Entry, body: msg.Delete | msg.Prune) -> None:
+def take(unit: Unit, turn: Turn, entry: Entry, body: msg.Delete | msg.Prune) -> None:
     """Take a delete or a prune, whatever state the unit is in."""
-    row, draft = unit.row, unit.draft
-    if row is None or draft.delete is not None:
-        draft.consumed(entry, "missing")
+    row = unit.row
+    if row is None or turn.removes_unit:
+        turn.consume(entry, "missing")
     elif isinstance(body, msg.Delete):
-        _delete(unit, row, entry, body)
+        _delete(unit, row, turn, entry, body)
     else:
-        draft.prune.extend(e for e in body.executions if e < row.execution)  # one turn may take several
-        draft.touched = True
-        draft.consumed(entry)
+        turn.remove_history(e for e in body.executions if e < row.execution)
+        turn.consume(entry)
 
 
-def _delete(unit: Unit, row: UnitRow, entry: Entry, body: msg.Delete) -> None:
-    draft, run = unit.draft, unit.run
-    ended = run.ended if run is not None else None
-    is_open = row.status not in CLOSED and (ended is None or isinstance(ended, ev.ContinuedAsNew))
-    if is_open and not body.force:
-        draft.consumed(entry, "open")
-        return
-    if is_open:
-        children = [c for c in run.pending.values() if isinstance(c, ChildCall)] if run is not None else []
-        if not body.tell_parent:
-            row.parent = None
-        control.terminate(unit, row, body.reason or "it was deleted")
-        if body.cascade:
-            _delete_children(draft, children, body)
+def _delete(unit: Unit, row: UnitRow, turn: Turn, entry: Entry, body: msg.Delete) -> None:
+    run = unit.run
+    if _is_open(row, run):
+        if not body.force:
+            turn.consume(entry, "open")
+            return
+        _end(unit, row, turn, body)
     if run is not None and row.status not in CLOSED:
-        lifecycle.settle(unit, run)
-    draft.consumed(entry)
+        lifecycle.settle(unit, run, turn)
+    turn.consume(entry)
     last_start = row.created_at + unit.dedupe_ms
-    draft.delete = last_start if last_start > draft.now and not body.forget else 0
+    forgets = body.forget or last_start <= turn.now
+    turn.remove_unit(0 if forgets else last_start)
 
 
-def _delete_children(draft: Draft, children: list[ChildCall], body: msg.Delete) -> None:
-    """Instead of what their `parent_close` says: a request to stop would find nobody, or have a parent told that is
-    gone.
+def _is_open(row: UnitRow, run: Run | None) -> bool:
+    if row.status in CLOSED:
+        return False
+    if run is None or run.ended is None:
+        return True
+    return isinstance(run.ended, ev.ContinuedAsNew)
+
+
+def _end(unit: Unit, row: UnitRow, turn: Turn, body: msg.Delete) -> None:
+    """End an open unit that is about to go."""
+    run = unit.run
+    children: list[ChildCall] = []
+    if run is not None:
+        children = [call for call in run.pending.values() if isinstance(call, ChildCall)]
+    if not body.tell_parent:
+        row.orphan()
+    lifecycle.terminate(unit, row, turn, body.reason or "it was deleted")
+    if body.cascade:
+        _delete_children(turn, children, body)
+
+
+def _delete_children(turn: Turn, children: list[ChildCall], body: msg.Delete) -> None:
+    """Delete the children instead of what their `parent_close` says.
+
+    A request to stop would find no unit, or have a parent told that is gone.
     """
-    targets = {call.target for call in children}
-    draft.post = [m for m in draft.post if m.to not in targets or not isinstance(m.body, msg.Cancel | msg.Terminate)]
+    turn.unsend_stops({call.target for call in children})
     for call in children:
         below = msg.Delete(force=True, forget=body.forget, reason=body.reason, tell_parent=False)
-        draft.send(call.target, below, derived_id(call.run, 0, call.seq, b"delete"))
+        turn.send(call.target, below, derived_id(call.run, 0, call.seq, b"delete"))
 
 
-def pack(unit: Unit, mailbox: Mailbox, fence: Fence, commit_id: bytes) -> Turn:
-    """The turn that removes the unit. Starts of other runs stay in the mailbox."""
-    row, draft, run = unit.row, unit.draft, unit.run
-    assert row is not None
-    turn = Turn(None, draft.answers, closed=True, deleted=True)
+def pack(
+    unit: Unit, row: UnitRow, turn: Turn, mailbox: Mailbox, fence: Fence, commit_id: bytes
+) -> None:
+    """Pack the turn that removes the unit. Starts of other runs stay in the mailbox."""
     for entry in (*unit.waiting.take_all(), *mailbox.take_rest()):
-        draft.consumed(entry, "missing")
-    if run is not None:
-        outbox.send_commands(draft, run)
-        outbox.close_children(draft, run, run.cancelled_calls)
-        turn.cancelled.extend(run.cancelled_calls)
-    turn.cancelled.extend(draft.cancelled)
-    draft.chunks, draft.ended, draft.kv = [], [], []
-    turn.commit = draft.commit(row, unit.version, fence, commit_id, unit.dedupe_ms)
-    unit.version = 0
-    return turn
+        turn.consume(entry, "missing")
+    if unit.run is not None:
+        lifecycle.give_up(unit.run, turn)
+    turn.pack_removal(row, unit.version, fence, commit_id, unit.dedupe_ms)

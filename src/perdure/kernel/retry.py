@@ -90,7 +90,9 @@ class RetryPolicy:
 
     def wants(self, failure: Failure, attempt: int) -> bool:
         """Whether another attempt follows after attempt number `attempt` failed like this."""
-        if not failure.retryable or (self.maximum_attempts is not None and attempt >= self.maximum_attempts):
+        if not failure.retryable or (
+            self.maximum_attempts is not None and attempt >= self.maximum_attempts
+        ):
             return False
         return not any(name == failure.type for name in self.names)
 

@@ -26,25 +26,27 @@ import sys
 from collections import deque
 from hashlib import blake2b
 from random import Random
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar, cast
 
 from perdure.errors import Failure, PayloadTooLarge, UsageError
 from perdure.kernel import events as ev
 from perdure.kernel import match, refusal
-from perdure.kernel.call import ActivityCall, Call, ChildCall, StepCall, WaitCall, make
+from perdure.kernel.call import ActivityCall, Call, StepCall, WaitCall
 from perdure.kernel.deadline import check_deadline
 from perdure.kernel.delivery import HANDLERS
+from perdure.kernel.disposal import dispose
 from perdure.kernel.ending import ContinueAsNew, wind_up
 from perdure.kernel.loop import Timer, WorkflowLoop, current_loop
-from perdure.kernel.placement import child_id, derived_id
 from perdure.kernel.variables import Variables
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
     from logging import LogRecord
 
-    from perdure.codec import Signature
-    from perdure.kernel.definition import ActivityDefinition, ActivityOptions, Definitions, WorkflowDefinition
+    from perdure.kernel.definition import (
+        Definitions,
+        WorkflowDefinition,
+    )
     from perdure.kernel.limits import Limits
 
 E = TypeVar("E", bound=ev.Event)
@@ -55,16 +57,36 @@ _NOT_STARTED = ev.Started(0, "", "", b"", b"", 0, PYTHON)
 """Stands in until the first delivery."""
 
 
+class Progress(NamedTuple):
+    """What the code has asked for in a turn.
+
+    `opened` calls are new, or want another attempt. `outgoing` are commands for other units.
+    `cancelled` calls are not wanted any more.
+    """
+
+    opened: Sequence[Call]
+    outgoing: Sequence[ev.Event]
+    cancelled: Sequence[Call]
+
+
+_NO_PROGRESS = Progress((), (), ())
+
+
 class Run:
-    """One execution of a workflow. Methods other than `deliver`, `replay` and the properties are for the workflow's
-    API. Commands that change its variables are in `changes`.
+    """One execution of a workflow.
+
+    Workflow code gives its commands through `commands` and `changes`. Lists that most runs do not
+    need are None until they are: thousands of runs wait in memory, and the garbage collector goes
+    through all that they hold.
     """
 
     __slots__ = (
+        "_cancelled",
+        "_opened",
+        "_outgoing",
         "_random",
         "broken",
         "cancel_requested",
-        "cancelled_calls",
         "closing",
         "deadlines",
         "definition",
@@ -74,14 +96,13 @@ class Run:
         "journal",
         "journal_bytes",
         "journal_events",
+        "keeps_logs",
         "limits",
         "local",
         "logs",
         "loop",
         "main",
         "next_input",
-        "opened",
-        "outgoing",
         "pending",
         "position",
         "retries",
@@ -94,8 +115,19 @@ class Run:
         "waits",
     )  # fmt: skip
 
-    def __init__(self, unit: str, definition: WorkflowDefinition, definitions: Definitions, limits: Limits) -> None:
-        """A run that was told nothing yet."""
+    def __init__(
+        self,
+        unit: str,
+        definition: WorkflowDefinition,
+        definitions: Definitions,
+        limits: Limits,
+        *,
+        keep_logs: bool = False,
+    ) -> None:
+        """A run that was told nothing yet.
+
+        With `keep_logs` the log records of its code wait for the turn that they belong to.
+        """
         self.unit = unit
         self.definition = definition
         self.definitions = definitions
@@ -111,17 +143,18 @@ class Run:
         self.seq = 0
         self.pending: dict[int, Call | Timer] = {}
         self.waits: dict[str, deque[int]] = {}
-        self.deadlines: list[tuple[int, int]] = []
+        self.deadlines: list[tuple[int, int]] | None = None
         self.retries: dict[int, int] = {}
         self.turn_bytes = 0
         self.local = 0
-        self.logs: list[LogRecord] | None = None  # a list: records wait here for their turn
-        self.opened: list[Call] = []
-        self.cancelled_calls: list[Call] = []
-        self.outgoing: list[ev.Event] = []
+        self.keeps_logs = keep_logs
+        self.logs: list[LogRecord] | None = None
+        self._opened: list[Call] = []
+        self._cancelled: list[Call] | None = None
+        self._outgoing: list[ev.Event] | None = None
         self.variables = Variables()
         self.unwinding = False
-        self.closing: list[Any] = []
+        self.closing: list[Any] | None = None
         self.cancel_requested: str | None = None
         self.next_input: tuple[bytes, str | None] | None = None
         self.ended: ev.Event | None = None
@@ -195,8 +228,7 @@ class Run:
         index = self.journal_events + self.position
         recorded_python = self.started.python
         self.broken = match.report(index, recorded, given, where, (recorded_python, PYTHON))
-        self.loop.dead = True
-        self.loop.ready = []
+        self.loop.die()
 
     def not_local(self, call: Call) -> None:
         """The call needs no work of this node now: it has its answer, or waits for its next attempt."""
@@ -217,7 +249,111 @@ class Run:
         if isinstance(recorded, ev.CancelRequested):
             self.position += 1
             self.cancel_requested = recorded.reason
-            self.loop.now_ms = max(self.loop.now_ms, recorded.at)
+            self.loop.pass_to(recorded.at)
+
+    # ------------------------------------------------------------ its state
+
+    def begin(self, event: ev.Started, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """The execution begins with this code."""
+        self.started = event
+        self.variables.begin(event.status, event.attributes)
+        self.main = self.loop.create_task(coroutine, name="main", context=self.loop.context)
+
+    def begin_turn(self) -> None:
+        """Nothing is written in this turn yet."""
+        self.turn_bytes = 0
+
+    def wait_for_retry(self, call: ActivityCall) -> None:
+        """An attempt has failed, and the next one has its time."""
+        self.not_local(call)
+        self.retries[call.seq] = call.retry_at
+        if self.journal is None:
+            # Live. After a replay all open calls are handed out anyway.
+            self._opened.append(call)
+
+    def note(self, event: ev.Event) -> None:
+        """Write an event that the code is not told."""
+        self.events.append(event)
+
+    def ask_to_stop(self, reason: str) -> None:
+        """Somebody wants the code to stop. The first reason counts."""
+        if self.cancel_requested is None:
+            self.cancel_requested = reason
+
+    def unwind(self) -> None:
+        """The main task is done: what is left is cancelled, once."""
+        self.unwinding = True
+
+    def end(self, event: ev.Event) -> None:
+        """The outcome is recorded."""
+        self.ended = event
+
+    def end_without_code(self, event: ev.Event) -> None:
+        """End the run without asking its code. A broken one has no other new events."""
+        if self.broken is not None:
+            self.discard()
+            self.broken = None
+        self.events.append(event)
+        self.ended = event
+
+    # ------------------------------------------------------------ what a turn takes from it
+
+    def take_events(self) -> list[ev.Event]:
+        """The events since the last call."""
+        events, self.events = self.events, []
+        return events
+
+    def has_journal(self, events: int) -> None:
+        """The journal has so many events, with those that were taken."""
+        self.journal_events = events
+
+    def take_progress(self) -> Progress:
+        """What the code has asked for since the last call."""
+        if not (self._opened or self._outgoing or self._cancelled):
+            return _NO_PROGRESS
+        progress = Progress(self._opened, self._outgoing or (), self._cancelled or ())
+        self._clear_progress()
+        return progress
+
+    def _clear_progress(self) -> None:
+        self._opened = []
+        self._outgoing = self._cancelled = None
+
+    def discard(self) -> None:
+        """What the code has done since it broke off has no effect."""
+        self.events = []
+        self._clear_progress()
+
+    def keep_log(self, record: LogRecord) -> None:
+        """Keep a log record for the turn, if the run `keeps_logs`."""
+        if self.logs is None:
+            self.logs = []
+        self.logs.append(record)
+
+    def take_logs(self) -> Sequence[LogRecord]:
+        """The log records that were kept since the last call."""
+        logs, self.logs = self.logs, None
+        return logs or ()
+
+    def close_generator(self, generator: Any) -> None:
+        """The generator is being closed."""
+        if self.closing is None:
+            self.closing = []
+        self.closing.append(generator)
+
+    def close(self) -> list[Call]:
+        """Make the code dead. The calls that were open are returned."""
+        calls = [pending for pending in self.pending.values() if isinstance(pending, Call)]
+        dispose(self.loop)
+        self.pending.clear()
+        return calls
+
+    def leave_memory(self) -> None:
+        """Let go of everything. No line of the code runs."""
+        dispose(self.loop)
+        self.pending.clear()
+        self.main = None
+        self.loop.detach()
 
     # ------------------------------------------------------------ commands
 
@@ -276,158 +412,40 @@ class Run:
         else:
             self._refuse_again(journal[self.position], event, check)
 
-    def _check_input(self, signature: Signature, data: bytes, what: str) -> None:
-        signature.check(data)
-        self.check_size(data, f"the input of {what}")
-
-    def schedule_activity(self, definition: ActivityDefinition, options: ActivityOptions, data: bytes) -> ActivityCall:
-        """Call an activity with encoded arguments.
-
-        Raises:
-            PayloadError: they do not fit its signature, or are too large.
-        """
-        loop = self.loop
-        seq = self.seq + 1
-        _, new = self.command(
-            ev.ActivityScheduled(seq, definition.name, data, options.queue, options.session),
-            lambda: self._check_input(definition.signature, data, f"activity {definition.name!r}"),
-        )
-        self.seq = seq
-        call: ActivityCall = make(ActivityCall, loop, seq)
-        call.name = definition.name
-        call.input = data
-        call.options = options
-        call.attempt = 1
-        call.retry_at = 0
-        call.scheduled_at = loop.now_ms
-        call.details = None
-        call.decode = definition.signature.result.decode
-        self.local += 1
-        self._open(call, new)
-        return call
-
-    def start_child(
-        self,
-        definition: WorkflowDefinition,
-        version: str | None,
-        data: bytes,
-        target: str | None,
-        parent_close: ev.ParentClose,
-    ) -> ChildCall:
-        """Call another instance and await its reply.
-
-        Raises:
-            PayloadError: the arguments do not fit, or are too large.
-        """
-        seq = self.seq + 1
-        target = target if target is not None else self._child_id(seq)
-        _, new = self.command(
-            ev.CallStarted(seq, target, definition.name, version, data, False, parent_close),
-            lambda: self._check_input(definition.signature, data, f"workflow {definition.name!r}"),
-        )
-        self.seq = seq
-        call: ChildCall = make(ChildCall, self.loop, seq)
-        call.target = target
-        call.workflow = definition.name
-        call.version = version
-        call.input = data
-        call.parent_close = parent_close
-        call.run = derived_id(self.started.run, self.started.execution, seq, b"child")
-        call.decode = definition.signature.result.decode
-        self._open(call, new)
-        return call
-
-    def _child_id(self, seq: int) -> str:
-        started = self.started
-        if started.flags & ev.RUN_IN_CHILD_IDS:
-            return child_id(self.unit, started.run, started.execution, seq)
-        return f"{self.unit}/{started.execution}.{seq}"  # begun by an older release
-
-    def start_detached(
-        self, workflow: str, version: str | None, data: bytes, target: str | None, check: Callable[[], None]
-    ) -> str:
-        """Start an instance that has no parent; its id is returned. It is started even if this run ends in the same
-        turn.
-        """
-        seq = self.seq + 1
-        target = target if target is not None else self._child_id(seq)
-        event = ev.CallStarted(seq, target, workflow, version, data, True, "abandon")
-        self._send(*self.command(event, check))
-        self.seq = seq
-        return target
-
-    def wait(self, channel: str, decode: Callable[[bytes], Any], *, positional: bool) -> WaitCall:
-        """Wait for a message of a channel, or for a positional event."""
-        new = False
-        if not self.loop.dead:
-            self.seq += 1
-            _, new = self.command(ev.WaitStarted(self.seq, channel, positional))
-        call: WaitCall = make(WaitCall, self.loop, self.seq)
-        call.channel = channel
-        call.positional = positional
-        call.decode = decode
-        self.waits.setdefault(_lane(call), deque()).append(self.seq)
-        self._open(call, new)
-        return call
-
-    def start_step(
-        self,
-        name: str,
-        fn: Callable[[], Awaitable[Any] | Any],
-        encode: Callable[[Any], bytes],
-        decode: Callable[[bytes], Any],
-    ) -> StepCall:
-        """Run a function in this process once and record its outcome."""
-        occurrence = self.variables.next_occurrence(name)
-        new = False
-        if not self.loop.dead:
-            self.seq += 1
-            _, new = self.command(ev.StepStarted(self.seq, name, occurrence))
-        call: StepCall = make(StepCall, self.loop, self.seq)
-        call.name = name
-        call.occurrence = occurrence
-        call.fn = fn
-        call.encode = encode
-        call.decode = decode
-        self.local += 1
-        self._open(call, new)
-        return call
-
-    def _open(self, call: Call, new: bool) -> None:
-        if self.loop.dead:
-            call.seq = 0
-            return
-        call.canceller = self
-        self.pending[call.seq] = call
-        if new:
-            self.opened.append(call)
-
-    def send_message(self, target: str, channel: str, value: bytes, check: Callable[[], None]) -> None:
-        """Send a message to another instance when this turn is durable.
-
-        Raises:
-            PayloadError: `check` refuses it, or it is too large.
-        """
-        seq = self.seq + 1
-        event = ev.MessageSent(seq, target, channel, value)
-
-        def check_all() -> None:
-            check()
-            self.check_size(value, f"the message for channel {channel!r}")
-
-        self._send(*self.command(event, check_all))
-        self.seq = seq
-
-    def send_cancel(self, target: str, reason: str) -> None:
-        """Ask another instance to stop when this turn is durable."""
+    def give(self, event: E, check: Callable[[], None] | None = None) -> tuple[E, bool]:
+        """Give the command that has the next number. One that is refused uses no number up."""
+        given = self.command(event, check)
         self.seq += 1
-        self._send(*self.command(ev.CancelSent(self.seq, target, reason)))
+        return given
 
-    def _send(self, event: ev.Event, new: bool) -> None:
+    def open(self, call: Call, *, new: bool) -> None:
+        """The call waits for its answer."""
+        if self.loop.dead:
+            call.stay_unscheduled()
+            return
+        call.open(self)
+        self.pending[call.seq] = call
+        if type(call) is WaitCall:  # `isinstance` would ask the abstract classes, which is slow
+            self.waits.setdefault(call.lane, deque()).append(call.seq)
         if new:
-            self.outgoing.append(event)
+            self._opened.append(call)
 
-    def continue_as_new(self, data: bytes, version: str | None, check: Callable[[], None]) -> NoReturn:
+    def open_local(self, call: Call, *, new: bool) -> None:
+        """The call waits for work of this unit's own node."""
+        self.local += 1
+        self.open(call, new=new)
+
+    def send(self, event: ev.Event, new: bool) -> None:
+        """The command is for another unit. It goes out when this turn is durable."""
+        if not new:
+            return
+        if self._outgoing is None:
+            self._outgoing = []
+        self._outgoing.append(event)
+
+    def continue_as_new(
+        self, data: bytes, version: str | None, check: Callable[[], None]
+    ) -> NoReturn:
         """End this execution; the next one begins with this input.
 
         Raises:
@@ -451,8 +469,11 @@ class Run:
         elif isinstance(call, WaitCall):
             self.forget_wait(call)
         _, new = self.command(ev.CommandCancelled(call.seq))
-        if new:
-            self.cancelled_calls.append(call)
+        if not new:
+            return
+        if self._cancelled is None:
+            self._cancelled = []
+        self._cancelled.append(call)
 
     def start_timer(self, timer: Timer) -> None:
         """The loop reports a new timer here.
@@ -463,9 +484,11 @@ class Run:
         seq = self.seq + 1
         event = ev.TimerStarted(seq, timer.fire_at, timer.name)
         recorded, _ = self.command(event, lambda: check_deadline(timer.fire_at))
-        self.seq = timer.seq = seq
-        timer.fire_at = recorded.fire_at
+        self.seq = seq
+        timer.arm(seq, recorded.fire_at)
         self.pending[timer.seq] = timer
+        if self.deadlines is None:
+            self.deadlines = []
         heapq.heappush(self.deadlines, (timer.fire_at, timer.seq))
 
     def cancel_timer(self, timer: Timer) -> None:
@@ -475,18 +498,11 @@ class Run:
 
     def forget_wait(self, call: WaitCall) -> None:
         """The call waits no longer."""
-        lane = _lane(call)
+        lane = call.lane
         waits = self.waits[lane]
         waits.remove(call.seq)
         if not waits:
             del self.waits[lane]
-
-    def take_logs(self) -> list[LogRecord]:
-        """The log records that were kept since the last call."""
-        if not self.logs:
-            return []
-        taken, self.logs = self.logs, []
-        return taken
 
     # ------------------------------------------------------------ what is asked about it
 
@@ -516,7 +532,9 @@ class Run:
     def random(self) -> Random:
         """The run's own random numbers."""
         if self._random is None:
-            seed = blake2b(b"%b%d" % (self.started.run, self.started.execution), digest_size=8).digest()
+            seed = blake2b(
+                b"%b%d" % (self.started.run, self.started.execution), digest_size=8
+            ).digest()
             self._random = Random(int.from_bytes(seed))
         return self._random
 
@@ -537,7 +555,11 @@ class Run:
         if self.local or (retry_at is not None and retry_at <= self.loop.now_ms):
             return 0
         timer_at = self.timer_at()
-        return retry_at if timer_at is None or (retry_at is not None and retry_at < timer_at) else timer_at
+        return (
+            retry_at
+            if timer_at is None or (retry_at is not None and retry_at < timer_at)
+            else timer_at
+        )
 
     def timer_at(self) -> int | None:
         """Its earliest timer; timers that were cancelled leave the heap on the way."""
@@ -560,7 +582,3 @@ def current_run() -> Run | None:
     loop = current_loop()
     run = loop.timers if loop is not None else None
     return run if isinstance(run, Run) else None
-
-
-def _lane(call: WaitCall) -> str:
-    return ("!" if call.positional else "#") + call.channel

@@ -7,7 +7,7 @@ value as `base` from its first change on.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from perdure.errors import LimitExceeded
 from perdure.kernel.attributes import merged
@@ -34,30 +34,43 @@ def check_status(value: bytes, limits: Limits) -> None:
         raise LimitExceeded(msg)
 
 
+class Changes(NamedTuple):
+    """What a turn has changed."""
+
+    kv: list[KvEntry]
+    has_status: bool
+    has_attributes: bool
+
+
 class Variables:
     """The named values of a run."""
 
     __slots__ = (
+        "_attributes_changed",
+        "_changed",
         "_entries",
         "_occurrences",
+        "_status_changed",
         "attributes",
-        "attributes_changed",
-        "changed",
         "patches",
         "status",
-        "status_changed",
     )
 
     def __init__(self) -> None:
         """Nothing is set."""
         self._entries: dict[str, KvEntry] | None = None
         self._occurrences: dict[str, int] | None = None
-        self.changed: set[str] | None = None
+        self._changed: set[str] | None = None
         self.patches: dict[str, bool] = {}
         self.status: bytes | None = None
-        self.status_changed = False
+        self._status_changed = False
         self.attributes: bytes | None = None
-        self.attributes_changed = False
+        self._attributes_changed = False
+
+    def begin(self, status: bytes | None, attributes: bytes | None) -> None:
+        """Take over what the execution begins with."""
+        self.status = status
+        self.attributes = attributes
 
     def load(self, entries: Iterable[KvEntry], execution: int) -> None:
         """Take over stored entries, as of the beginning of `execution`."""
@@ -102,8 +115,8 @@ class Variables:
         base, base_at = (entry.base, entry.base_at) if entry is not None else (None, 0)
         self._entries[key] = KvEntry(key, value, base, execution, at, base_at)
         if changed:
-            self.changed = self.changed or set()
-            self.changed.add(key)
+            self._changed = self._changed or set()
+            self._changed.add(key)
 
     def check(self, key: str, value: bytes, limits: Limits) -> None:
         """Refuse what would cross a limit, and a key that not every store takes.
@@ -124,33 +137,44 @@ class Variables:
             raise LimitExceeded(msg)
         if self.get(key) is None and sum(1 for _ in self) >= limits.kv_keys:
             msg = (
-                f"the KV store has {limits.kv_keys} keys already (Limits.kv_keys), so {key!r} does not fit; delete some"
+                f"the KV store has {limits.kv_keys} keys already (Limits.kv_keys), "
+                f"so {key!r} does not fit; delete some"
             )
             raise LimitExceeded(msg)
 
     def set_status(self, value: bytes | None, *, changed: bool) -> None:
         """Set the custom status; `changed` as in `set`."""
         self.status = value
-        self.status_changed = self.status_changed or changed
+        self._status_changed = self._status_changed or changed
 
     def set_attributes(self, changes: bytes, *, changed: bool) -> None:
         """Merge changes into the search attributes; `changed` as in `set`."""
         self.attributes = merged(self.attributes, changes)
-        self.attributes_changed = self.attributes_changed or changed
+        self._attributes_changed = self._attributes_changed or changed
 
-    def take_changes(self, *, last: bool) -> list[KvEntry]:
-        """The rows to store for this turn, by key. With the last turn of an execution deleted entries go for good."""
+    def take_changes(self, *, last: bool) -> Changes | None:
+        """What this turn has changed. The last turn of an execution removes deleted entries."""
+        if not (last or self._changed or self._status_changed or self._attributes_changed):
+            return None
+        taken = Changes(
+            self._take_entries(last=last), self._status_changed, self._attributes_changed
+        )
+        self._status_changed = self._attributes_changed = False
+        return taken
+
+    def _take_entries(self, *, last: bool) -> list[KvEntry]:
+        """The rows to store, in the order of their keys."""
         entries = self._entries
         if entries is None:
             return []
-        changed = self.changed or set()
-        self.changed = None
+        changed = self._changed or set()
+        self._changed = None
         if last:
-            gone = {k for k, e in entries.items() if e.value is None}
+            gone = {key for key, entry in entries.items() if entry.value is None}
             for key in gone:
                 entries[key] = KvEntry(key, None, None, entries[key].execution)
             changed = changed | gone
-        return [entries[k] for k in sorted(changed)]
+        return [entries[key] for key in sorted(changed)]
 
     def entries(self) -> list[KvEntry]:
         """All entries as they would be stored."""

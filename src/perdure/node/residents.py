@@ -16,6 +16,8 @@ from perdure.kernel.turn import Outcome
 from perdure.kernel.unit import Unit
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from perdure.kernel.definition import Definitions
     from perdure.kernel.message import Message
     from perdure.node.options import NodeOptions
@@ -115,15 +117,13 @@ class Residents:
         self._options = options
         self._store = store
         self._all: dict[str, Resident] = {}
+        # The resident of a unit, if it is in memory. Each message asks, so it is the dictionary's own.
+        self.get: Callable[[str], Resident | None] = self._all.get
         self._resting: OrderedDict[str, Resident] = OrderedDict()
 
     def __len__(self) -> int:
         """How many instances are in memory."""
         return len(self._all)
-
-    def get(self, unit: str) -> Resident | None:
-        """The resident of a unit."""
-        return self._all.get(unit)
 
     def all(self) -> list[Resident]:
         """All of them."""

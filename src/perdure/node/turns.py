@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -114,7 +115,9 @@ class Turns:
         self.waiters = Waiters()
         self.deadlines = Deadlines(clock, self.wake)
         self.residents = Residents(definitions, options, store.info)
-        self.loader = Loader(store, options, self.residents, self._loaded, self._make_ready, self._is_busy)
+        self.loader = Loader(
+            store, options, self.residents, self._loaded, self._make_ready, self._is_busy
+        )
         self._slice = Slice(options.turn_slice_ms)
         self._homeless: dict[str, None] = {}  # an ordered set
         self._failed = failed
@@ -144,12 +147,18 @@ class Turns:
         """
         if self._stopping:
             if ack is not None:
-                ack.set_exception(StoreUnavailable("the node is stopping; send it again to the next one"))
+                ack.set_exception(
+                    StoreUnavailable("the node is stopping; send it again to the next one")
+                )
             return
         resident = self.residents.get(message.to)
         if resident is None:
             resident = self.residents.enter(message.to)
-            if type(message.body) is not Start or message.visible_at or message.to in self._homeless:
+            if (
+                type(message.body) is not Start
+                or message.visible_at
+                or message.to in self._homeless
+            ):
                 self.loader.load(resident)
         if not resident.receive(message, ack, stored=stored):
             return
@@ -197,7 +206,7 @@ class Turns:
     def set_aside(self, unit: str, why: Failure) -> None:
         """Load the unit without running its code, and keep it suspended until it is released."""
         resident = self.residents.get(unit) or self.residents.enter(unit)
-        resident.unit.held = why
+        resident.unit.hold(why)
         self.loader.load(resident)
 
     def revise_suspect(self, unit: str, revise: Callable[[int], int]) -> bool:
@@ -207,8 +216,7 @@ class Turns:
             return False
         row = resident.unit.row
         if row is not None and revise(row.suspect) != row.suspect:
-            row.suspect = revise(row.suspect)
-            resident.unit.force_commit = True
+            resident.unit.suspect_of(revise(row.suspect))
             self._make_ready(resident)
         return True
 
@@ -233,7 +241,9 @@ class Turns:
     def _leave(self, resident: Resident) -> None:
         """Take a resident out of memory, unless somebody has posted to it meanwhile."""
         if resident.has_mail:
-            self._reload(resident)  # by a new unit: the present one still has the row of the deleted run
+            self._reload(
+                resident
+            )  # by a new unit: the present one still has the row of the deleted run
             return
         self.residents.forget(resident)
 
@@ -251,12 +261,12 @@ class Turns:
     def _make_ready(self, resident: Resident) -> None:
         self.residents.occupy(resident, "ready")
         self._ready.append(resident)
-        self._schedule()
+        if not self._scheduled:
+            self._schedule()
 
     def _schedule(self) -> None:
-        if not self._scheduled:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._run_ready)
+        self._scheduled = True
+        asyncio.get_running_loop().call_soon(self._run_ready)
 
     def _run_ready(self) -> None:
         self._scheduled = False
@@ -269,7 +279,7 @@ class Turns:
             if monotonic() >= ends_s:
                 break
         self._committer.flush()
-        if ready:
+        if ready and not self._scheduled:
             self._schedule()
         self.loader.go_on()
 
@@ -286,7 +296,9 @@ class Turns:
             self._reload(resident)  # the retry that came while it was busy stays in the mailbox
             return
         resident.released = False
-        scope = unit.row.scope if unit.row is not None else scope_of(unit.id, self.store.info.shards)
+        scope = (
+            unit.row.scope if unit.row is not None else scope_of(unit.id, self.store.info.shards)
+        )
         fence = self._fences.get(scope)
         if fence is None:
             self._refuse(resident, f"this node does not own its scope {scope!r}")
@@ -301,8 +313,7 @@ class Turns:
             resident.mailbox.settle((), ())
             self._effects(resident, turn)
         else:
-            done = turn
-            self._committer.submit(turn.commit, lambda verdict: self._settled(resident, done, verdict))
+            self._committer.submit(turn.commit, partial(self._settled, resident, turn))
 
     def _advance(self, resident: Resident, fence: Fence, commit_id: bytes) -> Turn | None:
         """Have the kernel take a turn. None: it was discarded."""
@@ -312,11 +323,13 @@ class Turns:
         def advance() -> None:
             nonlocal turn
             self._slice.begin()
-            turn = unit.advance(mailbox, self.clock.now_ms(), fence, commit_id, self._slice.is_spent)
+            turn = unit.advance(
+                mailbox, self.clock.now_ms(), fence, commit_id, self._slice.is_spent
+            )
 
         body = advance
         # A unit that is set aside runs no code, so an interceptor that fails must not stop that turn.
-        if self.interceptors and not _is_poison(unit):
+        if self.interceptors and not unit.is_poison:
             info = TurnInfo(unit.id, len(mailbox))
 
             def advance_inside() -> None:
@@ -346,7 +359,9 @@ class Turns:
             return False
         if stuck is not None:
             limit_ms = self.options.turn_limit_ms
-            self._turn_failed(resident, f"it took longer than {limit_ms} ms, at {_line(unit, stuck.stack)}")
+            self._turn_failed(
+                resident, f"it took longer than {limit_ms} ms, at {_line(unit, stuck.stack)}"
+            )
             return False
         return True
 
@@ -364,7 +379,7 @@ class Turns:
                 f"{resident.failures} turns of {unit_id!r} in a row were stopped: {cause}. "
                 "Mend the code, deploy it, and release the instance with retry()."
             )
-            resident.unit.held = Failure(POISONED, text, "poison", retryable=False)
+            resident.unit.hold(Failure(POISONED, text, "poison", retryable=False))
         self.loader.load(resident)
 
     def _ids(self, unit: Unit) -> dict[str, object]:
@@ -426,7 +441,8 @@ class Turns:
         """What follows a durable turn, in this order: running work, messages, answers, the next turn."""
         unit = resident.unit
         self._count(turn)
-        show_logs(turn.logs)
+        if turn.logs:
+            show_logs(turn.logs)
         if turn.warning is not None:
             logger.warning("%s", turn.warning, extra=self._ids(unit))
         for call in turn.cancelled:
@@ -484,7 +500,7 @@ class Turns:
             if unit.waiting.kept:
                 self._note_homeless(unit.id)
             self.residents.forget(resident)
-        elif turn.closed or _is_poison(unit):
+        elif turn.closed or unit.is_poison:
             self.residents.forget(resident)
         else:
             self._homeless.pop(unit.id, None)
@@ -547,10 +563,6 @@ def _load(resident: Resident, found: Loaded) -> None:
     assert found.row is not None
     released = resident.released
     resident.unit.load(found.version, found.row, found.journal, found.kv, released=released)
-
-
-def _is_poison(unit: Unit) -> bool:
-    return unit.held is not None and unit.held.type == POISONED
 
 
 def _line(unit: Unit, stack: list[str]) -> str:

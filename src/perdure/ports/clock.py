@@ -63,14 +63,17 @@ class Clock(Protocol):
 
 
 def boot_ns() -> int:
-    """Nanoseconds since the machine began to run, with those in which it was suspended where that can be known."""
+    """Nanoseconds since the machine began to run, as far as known with the time it was suspended."""
+    # Looked up at each call, because simulations replace the functions of `time`.
     return time.monotonic_ns() if _BOOT is None else time.clock_gettime_ns(_BOOT)
 
 
 class SystemClock:
     """The machine's clock: it never goes back and never stands still. See the module's docstring."""
 
-    def __init__(self, wall_ns: Callable[[], int] = time.time_ns, boot_ns: Callable[[], int] = boot_ns) -> None:
+    def __init__(
+        self, wall_ns: Callable[[], int] = time.time_ns, boot_ns: Callable[[], int] = boot_ns
+    ) -> None:
         """Start at the present. `wall_ns` and `boot_ns` are where time comes from, in nanoseconds."""
         self._wall_ns = wall_ns
         self._boot_ns = boot_ns
