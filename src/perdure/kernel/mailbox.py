@@ -42,7 +42,7 @@ class Mailbox:
     was not.
     """
 
-    __slots__ = ("_known", "_number", "_starts", "_taken", "control", "queue")
+    __slots__ = ("_known", "_number", "_read_from", "_starts", "_taken", "control", "queue")
 
     def __init__(self) -> None:
         """Nothing has arrived."""
@@ -53,6 +53,8 @@ class Mailbox:
         self._starts = 0
         self._taken: list[Entry] = []
         self._number = 0
+        # The number of the last entry that was here when the inbox began to be read.
+        self._read_from = 0
         # Ids of stored messages that no commit has consumed: here, taken, or kept by the unit. A
         # message of another unit reaches us twice when the store is read before it is delivered.
         self._known: set[bytes] | None = None
@@ -88,19 +90,30 @@ class Mailbox:
             self.queue = deque()
         self.queue.append(entry)
 
+    def begin_reload(self) -> None:
+        """The store's inbox is being read from now on."""
+        self._read_from = self._number
+
     def reload(self, inbox: Iterable[Message]) -> None:
-        """Begin anew with what the store's inbox has now. What only we have follows it, in order."""
+        """Begin anew with what the store's inbox had when it was read.
+
+        Behind it, in order, come the messages that only we have, and the stored ones that arrived
+        since the reading began: the reading may have been too early for them. A stored message that
+        was here before and is not in the inbox has been consumed.
+        """
         self.restore()
         fresh = [*self.control, *self.queue]
         self._clear_lanes()
         self._known = None
+        read_from = self._read_from
         for message in inbox:
             self.put(message, stored=True)
         fresh.sort(key=_number)
         known: set[bytes] = self._known or set()
         for entry in fresh:
-            if not entry.stored and entry.message.id not in known:
-                self.put(entry.message)
+            is_left = not entry.stored or entry.number > read_from
+            if is_left and entry.message.id not in known:
+                self.put(entry.message, stored=entry.stored)
 
     def drop_unstored(self) -> list[Message]:
         """Forget the messages that only we have. Their senders must be told."""
