@@ -63,7 +63,9 @@ def open_turns(handed: Handed) -> list[int]:
     return [
         turn
         for turn, recorded in turns
-        if turn >= handed.since and recorded.commit and decode_commit(recorded.commit).row.status not in CLOSED
+        if turn >= handed.since
+        and recorded.commit
+        and decode_commit(recorded.commit).row.status not in CLOSED
     ]
 
 
@@ -72,8 +74,13 @@ def refusal(drive: Crossing, last: str) -> str | None:
     failure, stored = drive.held[0], drive.stored()
     if last == RUNNING:
         return f"refused by the Python that ran it last: {failure.message}"
-    remedies = ("the execution began on Python 3.", f"If another Python than {RUNNING} has run it since it began")
-    if failure.type != "NondeterminismError" or not any(remedy in failure.message for remedy in remedies):
+    remedies = (
+        "the execution began on Python 3.",
+        f"If another Python than {RUNNING} has run it since it began",
+    )
+    if failure.type != "NondeterminismError" or not any(
+        remedy in failure.message for remedy in remedies
+    ):
         return f"held with {failure}"
     drive.turn()
     if drive.stored() != stored:

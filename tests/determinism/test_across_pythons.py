@@ -45,7 +45,9 @@ def cross(way: list[str], first: int, count: int, folder: Path) -> list[Crossed]
     crossed = []
     for number, (before, version) in enumerate(pairwise(way)):
         command = [usable[version], str(CROSSING_PROGRAM), str(first), str(file), str(file)]
-        done = subprocess.run(command, env=environment(number), capture_output=True, text=True, timeout=LIMIT_S)
+        done = subprocess.run(
+            command, env=environment(number), capture_output=True, text=True, timeout=LIMIT_S
+        )
         assert done.returncode == 0, f"from {before} to {version}: {done.stderr[-3000:]}"
         crossed.append(Crossed(f"from {before} to {version}", **json.loads(done.stdout)))
     file.unlink()
@@ -53,7 +55,9 @@ def cross(way: list[str], first: int, count: int, folder: Path) -> list[Crossed]
 
 
 @pytest.mark.timeout(LIMIT_S * len(MINORS))
-def test_each_python_takes_over_or_refuses(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_each_python_takes_over_or_refuses(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     usable, _ = interpreters()
     others = [version for version in usable if version != RUNNING]
     if not others:
@@ -65,11 +69,15 @@ def test_each_python_takes_over_or_refuses(tmp_path: Path, capfd: pytest.Capture
         for first in range(0, PROGRAMS_A_WAY, BATCH)
     ]
     with ThreadPoolExecutor(2) as processes:
-        crossed = [c for found in processes.map(lambda job: cross(*job, tmp_path), jobs) for c in found]
+        crossed = [
+            c for found in processes.map(lambda job: cross(*job, tmp_path), jobs) for c in found
+        ]
     with capfd.disabled():
         for way in dict.fromkeys(c.way for c in crossed):
             own = [c for c in crossed if c.way == way]
-            sys.stderr.write(f"\n{way}: {sum(c.went_on for c in own)} went on, {sum(c.refused for c in own)} refused")
+            sys.stderr.write(
+                f"\n{way}: {sum(c.went_on for c in own)} went on, {sum(c.refused for c in own)} refused"
+            )
         sys.stderr.write("\n")
     wrong = {f"{c.way} seed {seed}": problem for c in crossed for seed, problem in c.wrong.items()}
     assert not wrong, f"{len(wrong)} programs were wrong: {dict(list(wrong.items())[:3])}"

@@ -137,7 +137,9 @@ class Draft:
     @property
     def empty(self) -> bool:
         """Whether there is nothing to commit."""
-        return not (self.chunks or self.touched or self.consume or self.keeping or self.post or self.kv)
+        return not (
+            self.chunks or self.touched or self.consume or self.keeping or self.post or self.kv
+        )
 
     def commit(self, row: UnitRow, expect: int, fence: Fence, commit_id: bytes) -> Commit:
         """All of it as one Commit. The row is copied: the unit goes on with its own."""

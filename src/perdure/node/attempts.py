@@ -58,7 +58,9 @@ _NAMED = 10
 class Attempts:
     """Runs activities and checkpoints of this node's units, within its limits."""
 
-    def __init__(self, turns: Turns, definitions: Definitions, clock: Clock, options: NodeOptions) -> None:
+    def __init__(
+        self, turns: Turns, definitions: Definitions, clock: Clock, options: NodeOptions
+    ) -> None:
         """Nothing runs yet."""
         self._turns = turns
         self._definitions = definitions
