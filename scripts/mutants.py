@@ -327,7 +327,7 @@ def judged(work: tuple[Mutant, Trial, Path]) -> Judged:
 
 
 def all_judged(mutants: Sequence[Mutant], trial: Trial, jobs: int) -> Iterator[Judged]:
-    """Judge the mutants, `jobs` at a time, in their order."""
+    """Judge the first one alone, then the others, `jobs` at a time, each as it is done."""
     # Loaded once, so that each forked child has them. Plugins of pytest are left out, because
     # pytest rewrites them while it loads them.
     for name in ("apsw", "msgspec", "pytest"):
@@ -335,7 +335,10 @@ def all_judged(mutants: Sequence[Mutant], trial: Trial, jobs: int) -> Iterator[J
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         fork = multiprocessing.get_context("fork")
         with fork.Pool(jobs) as pool:
-            yield from pool.imap(judged, [(mutant, trial, Path(folder)) for mutant in mutants])
+            work = [(mutant, trial, Path(folder)) for mutant in mutants]
+            # The first one is the unbroken copy. If its tests fail, the other outcomes mean nothing.
+            yield pool.apply(judged, work[:1])
+            yield from pool.imap_unordered(judged, work[1:])
 
 
 def told(result: Judged) -> str:
