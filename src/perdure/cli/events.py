@@ -88,7 +88,7 @@ async def _exported(url: str, id: str, *, everything: bool) -> History:
 
 
 async def _print(url: str, id: str, execution: int | None, *, as_json: bool) -> Exit:
-    """Print the events part by part: a history may be long, and its reader should not wait for its end."""
+    """Print the events part by part, because a long history takes long to read."""
     async with reading(url) as store:
         number = await _execution_of(store, id, execution)
         unreadable: list[str] = []

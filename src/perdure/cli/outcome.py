@@ -77,16 +77,19 @@ def exit_of(error: PerdureError) -> Exit:
 
 
 def is_set_aside(row: UnitRow) -> bool:
-    """Whether only people can help: a deploy, or `retry`."""
+    """Whether the instance waits for a deploy or for `retry`."""
     return row.status == "suspended" and row.reason != "paused"
 
 
 def ended_text(row: UnitRow) -> str:
-    """What became of an instance that has no result: what happened, where, and the remedy if there is one."""
+    """A sentence about an instance without a result: the event, its place, and a remedy if known."""
     failure = row.failure or Failure("Unknown", "")
     who = f"{row.type} {row.id!r}"
     if is_set_aside(row):
-        return f"{who} was set aside ({row.reason}): {failure.message} (more: perdure explain {row.reason})"
+        return (
+            f"{who} was set aside ({row.reason}): {failure.message} "
+            f"(more: perdure explain {row.reason})"
+        )
     if row.status == "cancelled":
         verb = "was terminated" if failure.type == "Terminated" else "was cancelled"
         return f"{who} {verb}" + (f": {failure.message}" if failure.message else "")

@@ -215,7 +215,7 @@ class Body:
     # ------------------------------------------------------------ expressions
 
     def expression(self, node: ast.AST | None, *, any_order: bool = False) -> None:
-        """Judge an expression and its parts; `any_order`: what it gives is used without regard to its order."""
+        """Judge an expression and its parts. With `any_order` the order of its elements has no effect."""
         match node:
             case None | ast.Constant():
                 return

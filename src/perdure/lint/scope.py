@@ -289,7 +289,7 @@ class Scope:
                 return
 
     def execute(self, node: ast.stmt) -> None:
-        """Bind what a statement binds; what is inside of compound statements is left to the caller."""
+        """Bind the names of a statement. The caller walks the blocks of compound statements."""
         match node:
             case ast.Import() | ast.ImportFrom():
                 self._import(node)
@@ -405,7 +405,7 @@ class ModuleScope(Scope):
         )
 
     def look_up(self, name: str) -> Value:
-        """What the name stands for when the module is complete: its last binding, unless that is a way out."""
+        """The value of a name in the complete module: its last binding, unless that is a fallback."""
         if name in self.values:
             return self.values[name]
         if name in self._busy:
@@ -458,7 +458,7 @@ def _bind_self(inner: Scope, function: Function, owner: Class) -> None:
 
 
 def _moved(value: Value, inner: Scope, scope: Scope) -> Value:
-    """What one statement defines, as defined in the module and not in the scope of that statement."""
+    """The value that a statement defines, in the scope of the module instead of the statement."""
     match value:
         case Function(node=node, scope=defined) if defined is inner:
             return Function(node, scope)
