@@ -64,7 +64,8 @@ Activities = Annotated[
     typer.Option(
         "--activities",
         metavar="N",
-        help="parallel: side by side (5); payload: small ones at the end (10); steps: in a chain (100).",
+        help="parallel: side by side (5); payload: small ones at the end (10); "
+        "steps: in a chain (100).",
     ),
 ]
 DelayMs = Annotated[

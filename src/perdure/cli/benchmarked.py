@@ -102,7 +102,7 @@ def _rows(report: Report) -> list[tuple[str, str]]:
     rows.append(
         (
             "machine",
-            f"{machine['cores']}, {machine['memory']}, {machine['file system']}, {machine['Python']}",
+            ", ".join(machine[key] for key in ("cores", "memory", "file system", "Python")),
         )
     )
     return rows

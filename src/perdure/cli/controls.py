@@ -1,4 +1,4 @@
-"""Requests to an instance: `send`, `raise-event`, `cancel`, `terminate`, `pause`, `resume`, `retry`.
+"""Requests: `send`, `raise-event`, `cancel`, `terminate`, `pause`, `resume`, `retry`.
 
 Each command posts its request, which is durable when the command returns. The node that owns the
 store carries the request out, now or when there is such a node.

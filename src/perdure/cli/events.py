@@ -50,7 +50,7 @@ def history(
     store: StoreUrl = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> int:
-    """Print the history of an instance: every event, with its payloads as JSON. Or write it to a file."""
+    """Print the history of an instance, with payloads as JSON, or write it to a file."""
     if export is not None and execution is not None:
         msg = (
             "--export takes the current execution, or with --all all of them; leave out --execution"

@@ -137,7 +137,8 @@ def _summary(results: list[Result]) -> None:
         return
     fit = sum(isinstance(result, Replayed) for result in results)
     screen.note(
-        f"{fit} of {len(results)} {'history fits' if len(results) == 1 else 'histories fit'} the code"
+        f"{fit} of {len(results)} "
+        f"{'history fits' if len(results) == 1 else 'histories fit'} the code"
     )
 
 

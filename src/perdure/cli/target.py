@@ -32,7 +32,7 @@ class Target:
 
 
 def is_code(text: str) -> bool:
-    """Whether a target names code (a file or a module) and not just a workflow by its registered name."""
+    """Whether a target names code (a file or a module), not a workflow by its registered name."""
     where, name = _split(text)
     return bool(name) or _is_file(where)
 
@@ -161,7 +161,10 @@ def _cannot_import(where: str, error: Exception) -> str:
     if isinstance(error, SyntaxError):
         return f"cannot import {where}: {error.filename}:{error.lineno}: {error.msg}"
     place = next((f" (at {f.filename}:{f.lineno})" for f in _own_frames(error)), "")
-    return f"cannot import {where}: {type(error).__name__}: {error}{place}; --debug shows the traceback"
+    return (
+        f"cannot import {where}: {type(error).__name__}: {error}{place}; "
+        "--debug shows the traceback"
+    )
 
 
 def _own_frames(error: Exception) -> list[traceback.FrameSummary]:

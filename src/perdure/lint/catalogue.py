@@ -1,7 +1,7 @@
 """The names that workflow code must not use, with the reason and the remedy.
 
-The lint compares names as the source spells them, after following imports; `perdure.node.scan` compares the objects
-that the same names lead to.
+The lint and the start of a node share this table. The lint follows imports and compares names as
+the source spells them. `perdure.node.scan` compares the objects to which the same names lead.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ PROCESS = Rule("PD203", "starts a process", _REPEATED)
 THREAD = Rule(
     "PD204",
     "starts a thread",
-    "threads and processes have no order that replay could repeat: make it an activity (`def` ones run on threads)",
+    "threads and processes have no order that replay could repeat: "
+    "make it an activity (`def` ones run on threads)",
 )
 SLEEP = Rule(
     "PD205",
@@ -248,7 +249,7 @@ PRIVATE = {
     "concurrent.futures.ProcessPoolExecutor": "concurrent.futures.process",
     "concurrent.futures.InterpreterPoolExecutor": "concurrent.futures.interpreter",
 }
-"""Names that a package loads from a module of its own when they are first used: where the object is, if it is."""
+"""Names that a package loads lazily, with the module that then has the object."""
 
 
 @dataclass(frozen=True, slots=True)
