@@ -297,7 +297,7 @@ class Turns:
         turn = self._advance(resident, fence, commit_id)
         if turn is None:
             return
-        self.residents.occupy(resident, "committing")
+        resident.state = "committing"  # it was ready, so it is not among those that rest
         if turn.commit is None:
             resident.mailbox.settle((), ())
             self._effects(resident, turn)
@@ -475,7 +475,7 @@ class Turns:
             self._reload(resident)
         elif resident.has_mail:
             self.loader.fetch(resident)
-        elif resident.mailbox or turn.again:
+        elif turn.again or resident.mailbox.queue or resident.mailbox.control:
             self._make_ready(resident)
         elif unit.row is None:
             if unit.waiting.kept:
