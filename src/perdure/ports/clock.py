@@ -17,7 +17,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Protocol
 
 logger = logging.getLogger("perdure.clock")
@@ -59,8 +58,9 @@ class Clock(Protocol):
         ...
 
 
-boot_ns: Callable[[], int] = time.monotonic_ns if _BOOT is None else partial(time.clock_gettime_ns, _BOOT)
-"""Nanoseconds since the machine began to run, with those in which it was suspended where that can be known."""
+def boot_ns() -> int:
+    """Nanoseconds since the machine began to run, with those in which it was suspended where that can be known."""
+    return time.monotonic_ns() if _BOOT is None else time.clock_gettime_ns(_BOOT)
 
 
 class SystemClock:
