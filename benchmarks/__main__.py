@@ -38,18 +38,36 @@ def names(text: str) -> list[str]:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure Perdure beside its peers.")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each workload runs (default 3)")
-    parser.add_argument(
-        "--only", type=names, default=list(BY_NAME), metavar="W1,W2", help="workloads: " + ",".join(BY_NAME)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Measure Perdure beside its peers."
     )
     parser.add_argument(
-        "--engines", type=names, default=list(DEFAULT), metavar="A,B", help="engines: " + ",".join(CONTENDERS)
+        "--rounds", type=int, default=3, help="how often each workload runs (default 3)"
     )
-    parser.add_argument("--quick", action="store_true", help="small sizes, one round: does everything run?")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all single figures to FILE")
     parser.add_argument(
-        "--write", action="store_true", help="rewrite docs/benchmarks.md even if the run is partial or quick"
+        "--only",
+        type=names,
+        default=list(BY_NAME),
+        metavar="W1,W2",
+        help="workloads: " + ",".join(BY_NAME),
+    )
+    parser.add_argument(
+        "--engines",
+        type=names,
+        default=list(DEFAULT),
+        metavar="A,B",
+        help="engines: " + ",".join(CONTENDERS),
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes, one round: does everything run?"
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write all single figures to FILE"
+    )
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="rewrite docs/benchmarks.md even if the run is partial or quick",
     )
     options = parser.parse_args(arguments)
     for given, known in ((options.only, BY_NAME), (options.engines, CONTENDERS)):
@@ -59,7 +77,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
-def measure(contender: Contender, python: str, workload: Workload, sizes: dict[str, float]) -> dict[str, Any]:
+def measure(
+    contender: Contender, python: str, workload: Workload, sizes: dict[str, float]
+) -> dict[str, Any]:
     """One workload on one engine, in a new process and an empty folder that is removed afterwards."""
     with tempfile.TemporaryDirectory(dir=workspace(), prefix="run-") as folder:
         command = [python, "-m", contender.module, workload.name, json.dumps(sizes), folder]
@@ -84,7 +104,11 @@ def measure(contender: Contender, python: str, workload: Workload, sizes: dict[s
 
 def command_line(options: argparse.Namespace) -> str:
     """The command that measures the same again: options that only say where to write are left out."""
-    parts = ["python -m benchmarks", f"--rounds {options.rounds}", f"--engines {','.join(options.engines)}"]
+    parts = [
+        "python -m benchmarks",
+        f"--rounds {options.rounds}",
+        f"--engines {','.join(options.engines)}",
+    ]
     if options.only != list(BY_NAME):
         parts.append(f"--only {','.join(options.only)}")
     if options.quick:
@@ -99,7 +123,9 @@ def suits(contender: Contender, workload: Workload, round_number: int) -> bool:
     return contender.family in {"perdure", "limits"} or round_number <= workload.peer_rounds
 
 
-def measure_into(run: Run, contender: Contender, python: str, workload: Workload, number: int) -> None:
+def measure_into(
+    run: Run, contender: Contender, python: str, workload: Workload, number: int
+) -> None:
     """Measure, note and say it."""
     sizes = workload.sizes_for(contender.family, quick=run.quick)
     run.sizes[contender.name, workload.name] = sizes
@@ -145,7 +171,10 @@ def save(run: Run, path: Path) -> None:
         {"engine": engine, "workload": workload, "metric": metric, "rounds": values}
         for (engine, workload, metric), values in run.values.items()
     ]
-    failures = [{"engine": engine, "workload": name, "why": why} for (engine, name), why in run.failures.items()]
+    failures = [
+        {"engine": engine, "workload": name, "why": why}
+        for (engine, name), why in run.failures.items()
+    ]
     whole = {
         "date": run.date,
         "command": run.command,
@@ -164,12 +193,19 @@ def main() -> int:
     print(generated)
     if options.json:
         save(run, options.json)
-    whole = set(options.only) == set(BY_NAME) and set(DEFAULT) <= set(options.engines) and not options.quick
+    whole = (
+        set(options.only) == set(BY_NAME)
+        and set(DEFAULT) <= set(options.engines)
+        and not options.quick
+    )
     if whole or options.write:
         PAGE.write_text(insert(PAGE.read_text(), generated))
         print(f"wrote {PAGE.relative_to(ROOT)}", file=sys.stderr)
     else:
-        print("a partial or quick run: docs/benchmarks.md stays as it is (--write rewrites it)", file=sys.stderr)
+        print(
+            "a partial or quick run: docs/benchmarks.md stays as it is (--write rewrites it)",
+            file=sys.stderr,
+        )
     return 1 if run.failures else 0
 
 

@@ -32,7 +32,11 @@ class Contender:
     only: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def environment_for(self, workload: str) -> dict[str, str]:
-        path = os.pathsep.join((str(ROOT), str(ROOT / "src"))) if self.requirements is None else str(ROOT)
+        path = (
+            os.pathsep.join((str(ROOT), str(ROOT / "src")))
+            if self.requirements is None
+            else str(ROOT)
+        )
         own = dict(self.environment) | dict(self.only.get(workload, {}))
         return dict(os.environ) | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"} | own
 
@@ -75,7 +79,9 @@ DUROXIDE = Contender(
 )
 LIMITS = Contender("limits", "limits", "benchmarks.engines.limits", "limits")
 
-CONTENDERS = {one.name: one for one in (PERDURE, PERDURE_UVLOOP, DBOS, DBOS_DEFAULT, DUROXIDE, LIMITS)}
+CONTENDERS = {
+    one.name: one for one in (PERDURE, PERDURE_UVLOOP, DBOS, DBOS_DEFAULT, DUROXIDE, LIMITS)
+}
 DEFAULT = (PERDURE.name, DBOS.name, DUROXIDE.name, LIMITS.name)
 
 
@@ -97,7 +103,16 @@ def interpreter(contender: Contender) -> str:
     if not ready.exists():
         print(f"making the environment of {contender.name} (once)", file=sys.stderr)
         venv.create(place, with_pip=True, clear=True)
-        command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", str(pins)]
+        command = [
+            str(python),
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "-r",
+            str(pins),
+        ]
         subprocess.run(command, check=True)
         ready.touch()
     return str(python)

@@ -31,7 +31,10 @@ class Gaps:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         assert self._task is not None
         await asyncio.sleep(2 * _EVERY_S)  # a gap that has just ended is seen, too
@@ -46,7 +49,11 @@ class Gaps:
 
     async def _watch(self) -> None:
         while True:
-            wall_s, work_s, collecting_s = time.perf_counter(), time.thread_time(), self._collecting_s
+            wall_s, work_s, collecting_s = (
+                time.perf_counter(),
+                time.thread_time(),
+                self._collecting_s,
+            )
             await asyncio.sleep(_EVERY_S)
             wall_ms = 1_000 * (time.perf_counter() - wall_s - _EVERY_S)
             collector_ms = 1_000 * (self._collecting_s - collecting_s)
@@ -56,4 +63,8 @@ class Gaps:
             self.collector_ms = max(self.collector_ms, collector_ms)
 
     def figures(self) -> dict[str, float]:
-        return {"longest gap ms": self.wall_ms, "work ms": self.work_ms, "collector ms": self.collector_ms}
+        return {
+            "longest gap ms": self.wall_ms,
+            "work ms": self.work_ms,
+            "collector ms": self.collector_ms,
+        }

@@ -157,7 +157,9 @@ async def timers(folder: Path, count: int) -> Figures:
 
         await bounded(count, IN_FLIGHT, one)
         if time.time() > due_s - 0.5:
-            raise RuntimeError("the machine is too slow: the first timer is due before the last instance has started")
+            raise RuntimeError(
+                "the machine is too slow: the first timer is due before the last instance has started"
+            )
         await asyncio.sleep(due_s - 0.1 - time.time())
         async with Gaps() as gaps:
             await _until_ended(node, count)
@@ -287,10 +289,18 @@ ROWS = {
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.limits", description="What a node must bear.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.limits", description="What a node must bear."
+    )
     parser.add_argument("rows", nargs="*", metavar="ROW", help=", ".join(ROWS))
-    parser.add_argument("--scale", type=float, default=1, help="the share of the instances (default: all)")
-    parser.add_argument("--serving", action="store_true", help="with the garbage collector as `perdure serve` sets it")
+    parser.add_argument(
+        "--scale", type=float, default=1, help="the share of the instances (default: all)"
+    )
+    parser.add_argument(
+        "--serving",
+        action="store_true",
+        help="with the garbage collector as `perdure serve` sets it",
+    )
     parser.add_argument("--step", choices=("prepare", "measure"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -319,9 +329,23 @@ def run(name: str, options: argparse.Namespace) -> Figures:
         for step, work in (("prepare", row.prepare), ("measure", row.measure)):
             if work is None:
                 continue
-            command = [sys.executable, "-m", "benchmarks.limits", name, "--step", step, "--folder", folder]
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.limits",
+                name,
+                "--step",
+                step,
+                "--folder",
+                folder,
+            ]
             done = subprocess.run(
-                [*command, *common], cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=TIMEOUT_S, check=True
+                [*command, *common],
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                text=True,
+                timeout=TIMEOUT_S,
+                check=True,
             )
             figures = json.loads(done.stdout.splitlines()[-1])
     return figures
@@ -333,8 +357,13 @@ def main() -> None:
         asyncio.run(do(ROWS[options.rows[0]], options))
     for name in options.rows or ROWS:
         row = ROWS[name]
-        found = ", ".join(f"{what} {significant(value)}" for what, value in run(name, options).items())
-        print(f"{name} ({int(row.count * options.scale):,}; required: {row.required}): {found}", flush=True)
+        found = ", ".join(
+            f"{what} {significant(value)}" for what, value in run(name, options).items()
+        )
+        print(
+            f"{name} ({int(row.count * options.scale):,}; required: {row.required}): {found}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

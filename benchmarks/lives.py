@@ -13,7 +13,16 @@ from pathlib import Path
 
 from benchmarks.engine import PAYLOAD, Engine
 from benchmarks.gauges import resident_bytes
-from benchmarks.loads import Figures, Parameters, WrongResult, bounded, expect, idle_cpu_percent, losses, warm_up
+from benchmarks.loads import (
+    Figures,
+    Parameters,
+    WrongResult,
+    bounded,
+    expect,
+    idle_cpu_percent,
+    losses,
+    warm_up,
+)
 
 First = Callable[[Engine, Parameters], Awaitable[Figures]]
 Second = Callable[[Engine, Path, Parameters, float], Awaitable[Figures]]
@@ -45,7 +54,9 @@ async def w6_first(engine: Engine, parameters: Parameters) -> Figures:
     return {"midway": float(sum(0 < executed < steps for executed in done))}
 
 
-async def w6_second(engine: Engine, folder: Path, parameters: Parameters, spawned: float) -> Figures:
+async def w6_second(
+    engine: Engine, folder: Path, parameters: Parameters, spawned: float
+) -> Figures:
     count = int(parameters["workflows"])
     await engine.open(folder)
     ready, calls = time.perf_counter(), engine.calls
@@ -80,10 +91,17 @@ async def w7_first(engine: Engine, parameters: Parameters) -> Figures:
     await asyncio.sleep(parameters["settle_s"])
     more = resident_bytes() - empty
     percent, _ = await idle_cpu_percent(parameters["idle_s"])
-    return {"workflows": count, "more_mb": more / 1e6, "each_kb": more / 1e3 / count, "idle_cpu_percent": percent}
+    return {
+        "workflows": count,
+        "more_mb": more / 1e6,
+        "each_kb": more / 1e3 / count,
+        "idle_cpu_percent": percent,
+    }
 
 
-async def w7_second(engine: Engine, folder: Path, parameters: Parameters, spawned: float) -> Figures:
+async def w7_second(
+    engine: Engine, folder: Path, parameters: Parameters, spawned: float
+) -> Figures:
     opening = time.monotonic()
     await engine.open(folder)
     ready = time.monotonic()
@@ -91,7 +109,11 @@ async def w7_second(engine: Engine, folder: Path, parameters: Parameters, spawne
     expect(await engine.attach("wait", "w7-0")(), PAYLOAD, "W7")
     answered = time.monotonic()
     await engine.close()
-    return {"cold_spawn_s": ready - spawned, "cold_open_s": ready - opening, "cold_answer_s": answered - spawned}
+    return {
+        "cold_spawn_s": ready - spawned,
+        "cold_open_s": ready - opening,
+        "cold_answer_s": answered - spawned,
+    }
 
 
 async def replay_first(engine: Engine, parameters: Parameters) -> Figures:
@@ -103,7 +125,9 @@ async def replay_first(engine: Engine, parameters: Parameters) -> Figures:
     return {}
 
 
-async def replay_second(engine: Engine, folder: Path, parameters: Parameters, spawned: float) -> Figures:
+async def replay_second(
+    engine: Engine, folder: Path, parameters: Parameters, spawned: float
+) -> Figures:
     """Two events per step: scheduled and completed.
 
     `from_open`: the span begins before the node is opened, for engines that recover at once; otherwise after it, for
@@ -133,6 +157,8 @@ async def first_life(engine: Engine, name: str, folder: Path, parameters: Parame
     return await FIRST[name](engine, parameters)
 
 
-async def second_life(engine: Engine, name: str, folder: Path, parameters: Parameters, spawned: float) -> Figures:
+async def second_life(
+    engine: Engine, name: str, folder: Path, parameters: Parameters, spawned: float
+) -> Figures:
     """Open what the first life left, and measure."""
     return await SECOND[name](engine, folder, parameters, spawned) | losses(engine)

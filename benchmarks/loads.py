@@ -54,7 +54,9 @@ def losses(engine: Engine) -> Figures:
 
 
 async def warm_up(engine: Engine) -> None:
-    await asyncio.gather(*(engine.run("chain", f"warm-up-{number}", 3, PAYLOAD) for number in range(3)))
+    await asyncio.gather(
+        *(engine.run("chain", f"warm-up-{number}", 3, PAYLOAD) for number in range(3))
+    )
     engine.calls.clear()
 
 

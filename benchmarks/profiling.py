@@ -39,21 +39,29 @@ async def run(url: str) -> None:
     """Both workloads on a node of its own."""
     async with app.node(url) as node:
         client = node.client
-        await asyncio.gather(*(client.workflow(chain, id=f"chain-{i}").run(100) for i in range(100)))
+        await asyncio.gather(
+            *(client.workflow(chain, id=f"chain-{i}").run(100) for i in range(100))
+        )
         await asyncio.gather(*(client.workflow(chain, id=f"one-{i}").run(1) for i in range(1_000)))
 
 
 def main() -> None:
     """Print shares of the total, each with everything below it (the parts overlap where one calls the other)."""
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--store", default="memory://", help="a store URL; a thread of the store is not profiled")
+    arguments.add_argument(
+        "--store", default="memory://", help="a store URL; a thread of the store is not profiled"
+    )
     profile = cProfile.Profile()
     profile.runcall(asyncio.run, run(arguments.parse_args().store))
     stats = pstats.Stats(profile)
     total: float = stats.total_tt  # type: ignore[attr-defined]
     rows: dict[tuple[str, int, str], tuple[int, int, float, float, object]] = stats.stats  # type: ignore[attr-defined]
     for part, (file, function) in PARTS.items():
-        spent = sum(row[3] for key, row in rows.items() if f"perdure/{file}" in key[0] and key[2] == function)
+        spent = sum(
+            row[3]
+            for key, row in rows.items()
+            if f"perdure/{file}" in key[0] and key[2] == function
+        )
         print(f"{100 * spent / total:5.1f} %  {part}")
 
 

@@ -28,7 +28,9 @@ class Run:
     about: dict[str, dict[str, str]] = field(default_factory=dict)
     failures: dict[tuple[str, str], str] = field(default_factory=dict)
 
-    def add(self, contender: str, workload: str, round_number: int, figures: Mapping[str, float]) -> None:
+    def add(
+        self, contender: str, workload: str, round_number: int, figures: Mapping[str, float]
+    ) -> None:
         for metric, value in figures.items():
             self.values.setdefault((contender, workload, metric), {})[round_number] = value
 
@@ -40,7 +42,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; columns other than the first two are figures and stand to the right."""
     marks = ["---" if number < 2 else "---:" for number in range(len(header))]
     lines = [header, marks, *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
 
 
 def trouble(run: Run, measured: Measured) -> list[str]:
@@ -91,7 +95,9 @@ def figures(run: Run, measured: Measured) -> str:
             found = {name: measured.get((name, workload.name, metric.key)) for name in names}
             cells = [cell(found[name], run.failures.get((name, workload.name))) for name in names]
             ratios = [advantage(metric, found["perdure"], found[name]) for name in versus]
-            rows.append([f"**{workload.name}**" if number == 0 else "", metric.title, *cells, *ratios])
+            rows.append(
+                [f"**{workload.name}**" if number == 0 else "", metric.title, *cells, *ratios]
+            )
     header = ["", "figure", *(CONTENDERS[name].title for name in names)]
     return table([*header, *(f"Perdure vs {CONTENDERS[name].title}" for name in versus)], rows)
 
@@ -128,9 +134,15 @@ def differences(sizes: Mapping[str, float], usual: Mapping[str, float]) -> str:
 def workload_list(run: Run) -> list[str]:
     def sizes(workload: Workload) -> str:
         found = workload.sizes_for("perdure", quick=run.quick)
-        return ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in found.items() if key != "from_open")
+        return ", ".join(
+            f"{key.replace('_', ' ')} {value:g}"
+            for key, value in found.items()
+            if key != "from_open"
+        )
 
-    return [f"- **{workload.name}**: {workload.title} ({sizes(workload)})." for workload in WORKLOADS]
+    return [
+        f"- **{workload.name}**: {workload.title} ({sizes(workload)})." for workload in WORKLOADS
+    ]
 
 
 def render(run: Run) -> str:
@@ -144,17 +156,25 @@ def render(run: Run) -> str:
     ]
     if "perdure" in run.contenders:
         rows = [requirement.row(measured) for requirement in REQUIREMENTS]
-        parts += ["## What is required", table(["workload", "required", "aim", "measured", "verdict"], rows)]
+        parts += [
+            "## What is required",
+            table(["workload", "required", "aim", "measured", "verdict"], rows),
+        ]
     parts += ["## All figures", figures(run, measured)]
     if notes := trouble(run, measured):
         parts += ["What went wrong:", "\n".join(notes)]
     parts += ["## Workloads", "\n".join(workload_list(run))]
     if notes := size_notes(run):
-        parts += ["Less work for slow engines, where their speed does not depend on it:", "\n".join(notes)]
+        parts += [
+            "Less work for slow engines, where their speed does not depend on it:",
+            "\n".join(notes),
+        ]
     if "limits" in run.contenders:
         parts += ["## Limits of the machine in the same run", limits(measured)]
     settings = [
-        f"- {CONTENDERS[name].title}: " + "; ".join(f"{key} {value}" for key, value in run.about[name].items()) + "."
+        f"- {CONTENDERS[name].title}: "
+        + "; ".join(f"{key} {value}" for key, value in run.about[name].items())
+        + "."
         for name in run.contenders
         if name in run.about
     ]
@@ -167,5 +187,7 @@ def insert(page: str, generated: str) -> str:
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"docs/benchmarks.md has lost its marks: it needs {BEGIN!r} and, after it, {END!r}")
+        raise ValueError(
+            f"docs/benchmarks.md has lost its marks: it needs {BEGIN!r} and, after it, {END!r}"
+        )
     return f"{before}{BEGIN}\n\n{generated}\n\n{END}{after}"

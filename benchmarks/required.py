@@ -56,7 +56,12 @@ DUROXIDE_P: Key = ("duroxide", "P", "workflows_per_s")
 
 REQUIREMENTS = (
     Requirement(
-        "W1 against DBOS on SQLite (WAL FULL)", "×", "at least", 40, None, over("W1", "workflows_per_s", DBOS_W1)
+        "W1 against DBOS on SQLite (WAL FULL)",
+        "×",
+        "at least",
+        40,
+        None,
+        over("W1", "workflows_per_s", DBOS_W1),
     ),
     Requirement("W1", "workflows/s", "at least", 4000, 8000, own("W1", "workflows_per_s")),
     Requirement(
@@ -67,15 +72,39 @@ REQUIREMENTS = (
         60,
         lambda measured: 100 * over("W2", "one_steps_per_s", SQLITE_COMMITS)(measured),
     ),
-    Requirement("W2, 20 chains", "steps/s", "at least", 8000, 12_000, own("W2", "many_steps_per_s")),
+    Requirement(
+        "W2, 20 chains", "steps/s", "at least", 8000, 12_000, own("W2", "many_steps_per_s")
+    ),
     Requirement("W3", "activities/s", "at least", 15_000, 30_000, own("W3", "activities_per_s")),
-    Requirement("W4, last 100 steps over the first 100", "×", "at most", 1.2, 1.0, own("W4", "growth")),
-    Requirement("W5, last start to all done", "s", "at most", 1.3, 1.05, own("W5", "after_last_start_s")),
+    Requirement(
+        "W4, last 100 steps over the first 100", "×", "at most", 1.2, 1.0, own("W4", "growth")
+    ),
+    Requirement(
+        "W5, last start to all done", "s", "at most", 1.3, 1.05, own("W5", "after_last_start_s")
+    ),
     Requirement("W6, node ready to all resumed", "s", "at most", 1, 0.2, own("W6", "resumed_s")),
-    Requirement("W7, 10,000 waiting: more than an empty node", "MB", "at most", 100, 50, own("W7", "more_mb")),
+    Requirement(
+        "W7, 10,000 waiting: more than an empty node",
+        "MB",
+        "at most",
+        100,
+        50,
+        own("W7", "more_mb"),
+    ),
     Requirement("W7, cold start to ready", "s", "at most", 2, 0.5, own("W7", "cold_spawn_s")),
-    Requirement("Cold replay of 5,000 steps", "events/s", "at least", 100_000, 250_000, own("REPLAY", "events_per_s")),
-    Requirement("CPU per durable step, many in flight", "µs", "at most", 120, 60, own("CPU", "cpu_us")),
-    Requirement("P against duroxide", "×", "at least", 10, None, over("P", "workflows_per_s", DUROXIDE_P)),
+    Requirement(
+        "Cold replay of 5,000 steps",
+        "events/s",
+        "at least",
+        100_000,
+        250_000,
+        own("REPLAY", "events_per_s"),
+    ),
+    Requirement(
+        "CPU per durable step, many in flight", "µs", "at most", 120, 60, own("CPU", "cpu_us")
+    ),
+    Requirement(
+        "P against duroxide", "×", "at least", 10, None, over("P", "workflows_per_s", DUROXIDE_P)
+    ),
     Requirement("Idle node", "% CPU", "at most", 0.1, 0, own("IDLE", "cpu_percent")),
 )

@@ -64,7 +64,9 @@ def two_lives(module: str, options: argparse.Namespace) -> Figures:
         check=False,
     )
     if second.returncode:
-        raise RuntimeError(f"the second life of {options.workload} ended with exit code {second.returncode}")
+        raise RuntimeError(
+            f"the second life of {options.workload} ended with exit code {second.returncode}"
+        )
     return figures | last_line(second.stdout)
 
 
@@ -75,7 +77,10 @@ async def live(engine: Engine, options: argparse.Namespace, descriptor: int) -> 
         say(descriptor, await first_life(engine, options.workload, folder, parameters))
         await asyncio.Event().wait()
     else:
-        say(descriptor, await second_life(engine, options.workload, folder, parameters, float(options.spawned)))
+        say(
+            descriptor,
+            await second_life(engine, options.workload, folder, parameters, float(options.spawned)),
+        )
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -107,7 +112,9 @@ def main(module: str, make_engine: Callable[[], Engine]) -> None:
         os._exit(1)
 
 
-def work(module: str, make_engine: Callable[[], Engine], options: argparse.Namespace, descriptor: int) -> None:
+def work(
+    module: str, make_engine: Callable[[], Engine], options: argparse.Namespace, descriptor: int
+) -> None:
     if options.life:
         run(live(make_engine(), options, descriptor))
         return

@@ -76,9 +76,19 @@ WORKLOADS = (
         (
             Metric("fdatasync_append_per_s", "fdatasync of 4 KiB, append, per s", None),
             Metric("fdatasync_overwrite_per_s", "fdatasync of 4 KiB, overwrite, per s", None),
-            Metric("sqlite_full_commits_per_s", "SQLite, 1 row per transaction, WAL FULL, commits/s", None),
-            Metric("sqlite_normal_commits_per_s", "SQLite, 1 row per transaction, WAL NORMAL, commits/s", None),
-            Metric("sqlite_full_rows_per_s", "SQLite, 100 rows per transaction, WAL FULL, rows/s", None),
+            Metric(
+                "sqlite_full_commits_per_s",
+                "SQLite, 1 row per transaction, WAL FULL, commits/s",
+                None,
+            ),
+            Metric(
+                "sqlite_normal_commits_per_s",
+                "SQLite, 1 row per transaction, WAL NORMAL, commits/s",
+                None,
+            ),
+            Metric(
+                "sqlite_full_rows_per_s", "SQLite, 100 rows per transaction, WAL FULL, rows/s", None
+            ),
             Metric("call_soon_per_s", "asyncio, callbacks/s", None),
             Metric("future_resume_per_s", "asyncio, resumes of a task/s", None),
             Metric("create_task_per_s", "asyncio, new tasks/s", None),

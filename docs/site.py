@@ -34,7 +34,10 @@ FENCED = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 
 def examples() -> dict[str, str]:
     """The programs of examples/ and their pages."""
-    return {f"examples/{path.name}": f"examples/{path.stem}.md" for path in sorted((ROOT / "examples").glob("*.py"))}
+    return {
+        f"examples/{path.name}": f"examples/{path.stem}.md"
+        for path in sorted((ROOT / "examples").glob("*.py"))
+    }
 
 
 def pages() -> dict[str, str]:
@@ -61,14 +64,20 @@ def code_of(text: str, tree: ast.Module) -> str:
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """List the decisions and the examples one by one, under the pages that introduce them."""
-    decisions = [f"decisions/{path.name}" for path in sorted((ROOT / "docs" / "decisions").glob("0*.md"))]
+    decisions = [
+        f"decisions/{path.name}" for path in sorted((ROOT / "docs" / "decisions").glob("0*.md"))
+    ]
     under = {"decisions/README.md": decisions, "examples/index.md": list(examples().values())}
 
     def listed(entry: Any) -> Any:
         if isinstance(entry, str):
             return entry
         return {
-            title: [*map(listed, what)] if isinstance(what, list) else [what, *under[what]] if what in under else what
+            title: [*map(listed, what)]
+            if isinstance(what, list)
+            else [what, *under[what]]
+            if what in under
+            else what
             for title, what in entry.items()
         }
 

@@ -16,7 +16,9 @@ class Decision:
     yes: bool
 
 
-decisions = workflow.Channel[Decision]("decision")  # both ends use this object, so both ends are typed
+decisions = workflow.Channel[Decision](
+    "decision"
+)  # both ends use this object, so both ends are typed
 
 
 @app.activity

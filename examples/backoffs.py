@@ -10,7 +10,9 @@ app = App("backoffs")
 
 FIXED = RetryPolicy(maximum_attempts=4, initial_interval=0.02, backoff="fixed")  # 20, 20, 20 ms
 LINEAR = RetryPolicy(maximum_attempts=4, initial_interval=0.02, backoff="linear")  # 20, 40, 60 ms
-EXPONENTIAL = RetryPolicy(maximum_attempts=4, initial_interval=0.02, backoff="exponential")  # 20, 40, 80 ms
+EXPONENTIAL = RetryPolicy(
+    maximum_attempts=4, initial_interval=0.02, backoff="exponential"
+)  # 20, 40, 80 ms
 
 
 @app.activity

@@ -56,14 +56,20 @@ def problems(steps: Iterable[Step], recorded: Recorded, first_pid: int) -> list[
     """What a correct run cannot have. `recorded`: the (order, step) pairs that were in the journals at the kill."""
     lines = list(steps)
     done = Counter((line.order, line.step) for line in lines if line.what == "done")
-    found = [f"{order}: {step} happened {count} times" for (order, step), count in done.items() if count > 1]
+    found = [
+        f"{order}: {step} happened {count} times"
+        for (order, step), count in done.items()
+        if count > 1
+    ]
     found += [
         f"{line.order}: {line.step} had been recorded before the kill, and ran again after it"
         for line in lines
         if line.what == "began" and line.pid != first_pid and (line.order, line.step) in recorded
     ]
     begun = {(line.order, line.step) for line in lines if line.what == "began"}
-    return found + [f"{order}: {step} was begun and never done" for order, step in sorted(begun - set(done))]
+    return found + [
+        f"{order}: {step} was begun and never done" for order, step in sorted(begun - set(done))
+    ]
 
 
 class Shop:
@@ -72,7 +78,9 @@ class Shop:
     def __init__(self, folder: Path, began_at: float) -> None:
         self.began_at = began_at
         self.steps: list[Step] = []
-        self.process = subprocess.Popen([sys.executable, SHOP, folder], stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [sys.executable, SHOP, folder], stdout=subprocess.PIPE, text=True
+        )
 
     def follow(self, enough: Callable[[Step], bool] = lambda _: False) -> None:
         """Show its steps as they come, until one is enough or it ends."""
@@ -80,9 +88,13 @@ class Shop:
         for text in self.process.stdout:
             step = Step(**json.loads(text))
             self.steps.append(step)
-            mark = {"began": "[dim]…[/]", "done": "[green]✓[/]", "failed": "[yellow]✗[/]"}[step.what]
+            mark = {"began": "[dim]…[/]", "done": "[green]✓[/]", "failed": "[yellow]✗[/]"}[
+                step.what
+            ]
             note = f"[dim]{step.text}[/]" if step.text else ""
-            console.print(f"  {step.at - self.began_at:5.1f} s  {mark} {step.order}  {step.step:8} {note}")
+            console.print(
+                f"  {step.at - self.began_at:5.1f} s  {mark} {step.order}  {step.step:8} {note}"
+            )
             if enough(step):
                 return
 
@@ -97,8 +109,14 @@ async def recorded_steps(url: str) -> Recorded:
     async with Client.open(url) as client:
         for order in ENDS:
             events = [entry.event for entry in await client.get(order).history()]
-            names = {event.seq: event.name for event in events if isinstance(event, ActivityScheduled)}
-            recorded |= {(order, names[event.seq]) for event in events if isinstance(event, ActivityCompleted)}
+            names = {
+                event.seq: event.name for event in events if isinstance(event, ActivityScheduled)
+            }
+            recorded |= {
+                (order, names[event.seq])
+                for event in events
+                if isinstance(event, ActivityCompleted)
+            }
     return recorded
 
 
@@ -110,14 +128,28 @@ async def approve(url: str) -> None:
 async def wrong_ends(url: str) -> list[str]:
     async with Client.open(url) as client:
         ends = {order: await client.get(order).result(timeout=1) for order in ENDS}
-    return [f"{order}: ended with {ends[order]!r}, not {end!r}" for order, end in ENDS.items() if ends[order] != end]
+    return [
+        f"{order}: ended with {ends[order]!r}, not {end!r}"
+        for order, end in ENDS.items()
+        if ends[order] != end
+    ]
 
 
 def timeline(steps: list[Step], first_pid: int, began_at: float, killed_at: float) -> Table:
     """Every step that happened, order by order."""
-    table = Table("order", "step", "at", "process", "what happened", title="The timeline", title_justify="left")
+    table = Table(
+        "order",
+        "step",
+        "at",
+        "process",
+        "what happened",
+        title="The timeline",
+        title_justify="left",
+    )
     begun = {(line.order, line.step): line for line in steps if line.what == "began"}
-    interrupted = {(line.order, line.step) for line in steps if line.what == "began" and line.pid == first_pid}
+    interrupted = {
+        (line.order, line.step) for line in steps if line.what == "began" and line.pid == first_pid
+    }
     for order in ENDS:
         for line in (line for line in steps if line.order == order and line.what == "done"):
             key = (order, line.step)
@@ -136,7 +168,9 @@ def run(folder: Path) -> list[str]:
     """The whole demo; returns what was wrong."""
     url = f"sqlite:///{folder / 'shop.db'}"
     began_at = time.time()
-    console.print("[bold]Four orders come in.[/] The shop runs in a process of its own, on one SQLite file.\n")
+    console.print(
+        "[bold]Four orders come in.[/] The shop runs in a process of its own, on one SQLite file.\n"
+    )
     shop = Shop(folder, began_at)
     try:
         shop.follow(lambda step: step.step == "ship" and step.what == "began")
@@ -155,7 +189,9 @@ def run(folder: Path) -> list[str]:
     )
     asyncio.run(approve(url))
     console.print(f"  [green]sent[/] approved to {BIG_ORDER}: it waits in the file\n")
-    console.print("[bold]A new process takes over.[/] It was told nothing but the name of the file.\n")
+    console.print(
+        "[bold]A new process takes over.[/] It was told nothing but the name of the file.\n"
+    )
     second = Shop(folder, began_at)
     try:
         second.follow()
@@ -164,7 +200,9 @@ def run(folder: Path) -> list[str]:
         second.kill()
     if ended != 0:
         return [f"the second process ended with {ended}"]
-    ledger = [Step(**json.loads(line)) for line in (folder / "ledger.jsonl").read_text().splitlines()]
+    ledger = [
+        Step(**json.loads(line)) for line in (folder / "ledger.jsonl").read_text().splitlines()
+    ]
     console.print()
     console.print(timeline(ledger, shop.process.pid, began_at, killed_at))
     return problems(ledger, recorded, shop.process.pid) + asyncio.run(wrong_ends(url))
@@ -176,7 +214,9 @@ def main() -> int:
     for problem in wrong:
         console.print(f"[bold red]WRONG[/] {problem}")
     if not wrong:
-        console.print("[bold green]Every step happened once.[/] No charge was lost, none was made twice.")
+        console.print(
+            "[bold green]Every step happened once.[/] No charge was lost, none was made twice."
+        )
     return 1 if wrong else 0
 
 

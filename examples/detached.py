@@ -23,7 +23,10 @@ async def survey(customer: str) -> str:
 
 @app.workflow
 async def checkout(customer: str) -> list[str]:
-    return [email.detach(customer), survey.detach(customer)]  # durable with this turn; nothing is awaited
+    return [
+        email.detach(customer),
+        survey.detach(customer),
+    ]  # durable with this turn; nothing is awaited
 
 
 async def main() -> None:

@@ -23,7 +23,9 @@ async def main() -> None:
         await handle.start(0, 10)
         for number in (1, 2, 3, 4):
             await handle.send("add", number)
-        assert await handle.result(timeout=5) == 10  # the first handle gets the last execution's result
+        assert (
+            await handle.result(timeout=5) == 10
+        )  # the first handle gets the last execution's result
         executions = await handle.executions()
         first = await handle.history(execution=1)
     assert executions == [1, 2, 3, 4]

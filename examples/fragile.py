@@ -29,7 +29,9 @@ async def careful(text: str) -> str:
         return await fragile(text)
     except ActivityError as error:
         workflow.logger.warning("%s", error.failure.message)
-        await workflow.receive("go-on", bool)  # here the node is stopped; the next one replays the lines above
+        await workflow.receive(
+            "go-on", bool
+        )  # here the node is stopped; the next one replays the lines above
         return await recover(text)
 
 

@@ -24,7 +24,9 @@ async def both() -> dict[str, list[str]]:
     return {
         "gather": await asyncio.gather(*calls()),
         "argument": [str(outcome) for outcome in await workflow.join(*calls(), order="argument")],
-        "history": [str(outcome) for outcome in await workflow.join(*calls(), order="history")],  # errors are values
+        "history": [
+            str(outcome) for outcome in await workflow.join(*calls(), order="history")
+        ],  # errors are values
     }
 
 

@@ -33,7 +33,9 @@ async def main(name: str = "world") -> None:
             await handle.start(name)  # durable from here on
             print(await handle.result(timeout=5))
         async with app.node(url) as node:  # as after a restart
-            again = await node.client.workflow(hello, id="hello-1").run(name)  # joins: nothing runs twice
+            again = await node.client.workflow(hello, id="hello-1").run(
+                name
+            )  # joins: nothing runs twice
             assert again == f"Hello, {name}!"
 
 

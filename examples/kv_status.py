@@ -36,7 +36,9 @@ async def main() -> None:
         await handle.start(["index", "about", "contact"])
         progress, version = await handle.custom_status(Progress)
         while progress != Progress(3, 3):
-            progress, version = await handle.custom_status(Progress, after_version=version, timeout=5)  # waits for news
+            progress, version = await handle.custom_status(
+                Progress, after_version=version, timeout=5
+            )  # waits for news
             print("status", version, progress)
         assert await handle.kv_get("about", int) == 5
         await handle.send("end", True)

@@ -25,14 +25,18 @@ async def main() -> None:
         await node.client.workflow(order, id="test-order").run(1)
 
         assert [found.id for found in await node.client.list(status="failed")] == ["order-2"]
-        assert [found.id for found in await node.client.list(status="running", type="order")] == ["order-3"]
+        assert [found.id for found in await node.client.list(status="running", type="order")] == [
+            "order-3"
+        ]
         assert len(await node.client.list(id_prefix="order-", limit=None)) == 4
         waiting = await node.client.get("order-3").describe()
         assert waiting.reason == "message approved"
         failed = await node.client.get("order-2").describe()
         assert failed.failure is not None
         print(await node.client.counts())
-        print(f"{waiting.id} waits for {waiting.reason}; {failed.id} failed with {failed.failure.display()}")
+        print(
+            f"{waiting.id} waits for {waiting.reason}; {failed.id} failed with {failed.failure.display()}"
+        )
 
 
 if __name__ == "__main__":

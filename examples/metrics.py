@@ -50,22 +50,35 @@ class PrintedCounter(otel.Counter):
         self.totals, self.name = totals, name
 
     def add(self, amount: float, attributes: Any = None, context: Any = None) -> None:
-        labels = ", ".join(f"{key.removeprefix('perdure.')}={value}" for key, value in (attributes or {}).items())
+        labels = ", ".join(
+            f"{key.removeprefix('perdure.')}={value}" for key, value in (attributes or {}).items()
+        )
         self.totals[f"{self.name}{{{labels}}}"] += int(amount)
 
 
 async def main() -> None:
     provider = Printed()
     async with app.node("memory://", meter_provider=provider) as node:
-        await asyncio.gather(*(node.client.workflow(checkout, id=f"order-{n}").run(100 * n) for n in range(3)))
+        await asyncio.gather(
+            *(node.client.workflow(checkout, id=f"order-{n}").run(100 * n) for n in range(3))
+        )
         numbers = node.metrics
     print(f"{numbers.completed} of {numbers.started} orders completed in {numbers.turns} turns;")
     print(f"{numbers.attempts} attempts to charge, of which {numbers.attempt_failures} failed")
     for name, total in sorted(provider.totals.items()):
         print(f"{total:>4}  {name}")
-    assert (numbers.started, numbers.completed, numbers.attempts, numbers.attempt_failures) == (3, 3, 6, 3)
+    assert (numbers.started, numbers.completed, numbers.attempts, numbers.attempt_failures) == (
+        3,
+        3,
+        6,
+        3,
+    )
     tried = "perdure.activity.attempts{activity=charge, queue=, attempt=%s, outcome=%s}"
-    assert provider.totals[tried % ("first", "failed")] == provider.totals[tried % ("retry", "completed")] == 3
+    assert (
+        provider.totals[tried % ("first", "failed")]
+        == provider.totals[tried % ("retry", "completed")]
+        == 3
+    )
 
 
 if __name__ == "__main__":

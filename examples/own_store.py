@@ -73,7 +73,9 @@ LENGTH = struct.Struct(">I")
 class LogStore(MemoryStore):
     """The tables of the memory store, and a log from which they can be made again."""
 
-    def __init__(self, path: Path, *, shards: int = 1, limits: StoreLimits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self, path: Path, *, shards: int = 1, limits: StoreLimits = DEFAULT_LIMITS
+    ) -> None:
         self._path = path
         records = self._read()
         if not records:
@@ -159,7 +161,9 @@ class LogStore(MemoryStore):
         self._append(Sent(batch))
         return await super().post(batch)
 
-    async def lease(self, queue: str, worker: str, limit: int, lease_ms: int, at: int) -> list[Task]:
+    async def lease(
+        self, queue: str, worker: str, limit: int, lease_ms: int, at: int
+    ) -> list[Task]:
         self._rows()
         self._append(Leased(queue, worker, limit, lease_ms, at))
         return await super().lease(queue, worker, limit, lease_ms, at)

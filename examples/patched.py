@@ -51,7 +51,9 @@ async def main() -> None:
             old = node.client.workflow(announce_before, id="old")
             await old.start("hello")
             await old.send("ready", True)
-            while not any(type(e.event).__name__ == "ActivityCompleted" for e in await old.history()):
+            while not any(
+                type(e.event).__name__ == "ActivityCompleted" for e in await old.history()
+            ):
                 await asyncio.sleep(0.01)
         async with after.node(url) as node:
             new = node.client.workflow(announce, id="new")

@@ -34,7 +34,9 @@ async def main() -> None:
         thread, (primes, pid) = await node.client.workflow(work, id="work-1").run()
     assert thread != threading.main_thread().name
     assert pid != os.getpid()
-    assert primes == computing.fn(10_000)[0] == 1_229  # `fn` is the function as it was written: for tests
+    assert (
+        primes == computing.fn(10_000)[0] == 1_229
+    )  # `fn` is the function as it was written: for tests
     print(f"ran on {thread}; counted {primes} primes in another process")
 
 

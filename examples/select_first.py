@@ -22,7 +22,9 @@ async def ask(mirror: str, seconds: float) -> str:
 
 @app.workflow
 async def fastest() -> tuple[int, str]:
-    return await workflow.select(ask("near", 0.02), ask("far", 60.0), workflow.receive("answer", str))
+    return await workflow.select(
+        ask("near", 0.02), ask("far", 60.0), workflow.receive("answer", str)
+    )
 
 
 async def main() -> None:

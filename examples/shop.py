@@ -56,11 +56,21 @@ class Ledger:
         self.path = path
 
     def lines(self) -> list[dict[str, object]]:
-        return [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
+        return (
+            [json.loads(line) for line in self.path.read_text().splitlines()]
+            if self.path.exists()
+            else []
+        )
 
     def write(self, what: str, text: str = "") -> None:
         info = activity.info()
-        line = {"at": time.time(), "pid": os.getpid(), "order": info.instance, "step": info.name, "what": what}
+        line = {
+            "at": time.time(),
+            "pid": os.getpid(),
+            "order": info.instance,
+            "step": info.name,
+            "what": what,
+        }
         line |= {"key": info.idempotency_key, "attempt": info.attempt, "text": text}
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
@@ -83,7 +93,9 @@ async def ledger() -> AsyncIterator[Ledger]:
 
 @app.activity
 async def reserve(order: Order) -> str:
-    return await activity.resources(Ledger).effect(f"pieces: {sum(i.count for i in order.items)}", 0.3)
+    return await activity.resources(Ledger).effect(
+        f"pieces: {sum(i.count for i in order.items)}", 0.3
+    )
 
 
 @app.activity(retry=RetryPolicy(maximum_attempts=5, initial_interval=1.5), timeout=10)
@@ -116,7 +128,9 @@ async def checkout(order: Order) -> str:
     if order.cents >= APPROVAL_FROM_CENTS:
         workflow.set_status("waits for approval")
         try:
-            async with asyncio.timeout(APPROVAL_SECONDS):  # a durable timer: it runs on while no process does
+            async with asyncio.timeout(
+                APPROVAL_SECONDS
+            ):  # a durable timer: it runs on while no process does
                 await approved.receive()
         except TimeoutError:
             await release(order)
@@ -129,7 +143,10 @@ async def checkout(order: Order) -> str:
 
 
 def read_orders() -> list[Order]:
-    return [Order(**{**o, "items": [Item(**i) for i in o["items"]]}) for o in json.loads(ORDERS.read_text())]
+    return [
+        Order(**{**o, "items": [Item(**i) for i in o["items"]]})
+        for o in json.loads(ORDERS.read_text())
+    ]
 
 
 async def main(folder: Path) -> None:
@@ -138,11 +155,15 @@ async def main(folder: Path) -> None:
         orders = read_orders()
         handles = [node.client.workflow(checkout, id=order.id) for order in orders]
         # The same line in every process: who starts an order that is there already joins it.
-        await asyncio.gather(*(handle.start(order) for handle, order in zip(handles, orders, strict=True)))
+        await asyncio.gather(
+            *(handle.start(order) for handle, order in zip(handles, orders, strict=True))
+        )
         await asyncio.gather(*(handle.result(timeout=30) for handle in handles))
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python shop.py FOLDER    (an existing folder for the database and the ledger)")
+        sys.exit(
+            "usage: python shop.py FOLDER    (an existing folder for the database and the ledger)"
+        )
     asyncio.run(main(Path(sys.argv[1])))

@@ -27,7 +27,9 @@ async def owner(url: str) -> None:
 async def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{Path(folder) / 'shared.db'}"
-        first = await asyncio.create_subprocess_exec(sys.executable, __file__, url, stdout=asyncio.subprocess.PIPE)
+        first = await asyncio.create_subprocess_exec(
+            sys.executable, __file__, url, stdout=asyncio.subprocess.PIPE
+        )
         assert first.stdout is not None
         assert await first.stdout.readline() == b"ready\n"
 
@@ -42,7 +44,9 @@ async def main() -> None:
         patient_1 = second.client.get("patient-1")
         await patient_1.resume()
         await patient_1.send("word", "hello")
-        print("process", first.pid, "began it, this one ended it:", await patient_1.result(timeout=5))
+        print(
+            "process", first.pid, "began it, this one ended it:", await patient_1.result(timeout=5)
+        )
         await second.stop()
 
 

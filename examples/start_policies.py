@@ -24,7 +24,9 @@ async def main() -> None:
     async with app.node("memory://") as node:
         client = node.client
         await client.workflow(report, id="report").start("May")
-        await client.workflow(report, id="report").start("May")  # joins: the same workflow, the same input
+        await client.workflow(report, id="report").start(
+            "May"
+        )  # joins: the same workflow, the same input
         other_input = client.workflow(report, id="report").start("June")
         rejected = client.workflow(report, id="report", if_exists="reject").start("May")
         for start in (other_input, rejected):

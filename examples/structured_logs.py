@@ -31,7 +31,9 @@ async def checkout(cents: int) -> str:
 
 async def main() -> None:
     lines = io.StringIO()  # leave `stream` out, and they go to stderr
-    perdure.logs.configure(format="json", level="info", areas={"perdure.store": "error"}, stream=lines)
+    perdure.logs.configure(
+        format="json", level="info", areas={"perdure.store": "error"}, stream=lines
+    )
     async with app.node("memory://") as node:
         await node.client.workflow(checkout, id="order-1").run(1990)
     print(lines.getvalue(), end="")

@@ -18,7 +18,9 @@ def price(item: str) -> int:
 
 
 @app.workflow
-async def order(item: str) -> str:  # a workflow is asynchronous in any case; what is around it need not be
+async def order(
+    item: str,
+) -> str:  # a workflow is asynchronous in any case; what is around it need not be
     cents = await price(item)
     if cents > 500 and not await approved.receive():
         return f"{item}: refused"
@@ -26,7 +28,10 @@ async def order(item: str) -> str:  # a workflow is asynchronous in any case; wh
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder, app.node(f"sqlite:///{Path(folder) / 'shop.db'}").sync() as node:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        app.node(f"sqlite:///{Path(folder) / 'shop.db'}").sync() as node,
+    ):
 
         def handle_request(item: str) -> str:  # as a server that uses threads would
             return node.client.workflow(order, id=f"order-{item}").run(item)

@@ -13,7 +13,9 @@ cancelled = workflow.Channel[str]("cancelled")
 BEGIN = datetime(2026, 1, 31, tzinfo=UTC)
 
 
-@app.activity(retry=RetryPolicy(maximum_attempts=4, initial_interval=3_600, maximum_interval=86_400))
+@app.activity(
+    retry=RetryPolicy(maximum_attempts=4, initial_interval=3_600, maximum_interval=86_400)
+)
 async def charge(member: str, cents: int) -> str:
     return f"{member} paid {cents}"
 
@@ -49,15 +51,22 @@ async def test_a_member_pays_each_month_and_a_bank_that_is_away_is_asked_again()
             raise answer
         return f"{member} {answer} {cents}"
 
-    async with testing.node(app, clock=testing.SkippingClock(BEGIN), activities={charge: fake}) as node:
-        assert await node.client.workflow(membership, id="ada").run("Ada", 2_900, 3) == "a member for 3 months"
+    async with testing.node(
+        app, clock=testing.SkippingClock(BEGIN), activities={charge: fake}
+    ) as node:
+        assert (
+            await node.client.workflow(membership, id="ada").run("Ada", 2_900, 3)
+            == "a member for 3 months"
+        )
         calls = await node.calls(charge)
         assert [call.attempts for call in calls] == [3, 1, 1]
         assert calls[0].arguments == {"member": "Ada", "cents": 2_900}
         assert calls[0].result == "Ada paid 2900"
         first, second, _ = [call.at - BEGIN for call in calls]
         assert first == timedelta(days=14)
-        assert second == timedelta(days=44, hours=3)  # the bank was away for an hour, and then for two
+        assert second == timedelta(
+            days=44, hours=3
+        )  # the bank was away for an hour, and then for two
         print(f"{len(calls)} months in no time:", *(f"{call.at:%Y-%m-%d %H:%M}" for call in calls))
 
 
@@ -66,7 +75,9 @@ async def test_what_a_member_has_done_so_far_fits_the_code() -> None:
         await node.client.workflow(membership, id="ada").start("Ada", 2_900, 12)
         await node.clock.sleep(timedelta(days=100))
         await node.restart()  # everything leaves memory
-        history = await testing.export_history(node.store, "ada")  # `perdure history ada --export FILE`
+        history = await testing.export_history(
+            node.store, "ada"
+        )  # `perdure history ada --export FILE`
     replayed = testing.replay(app, history)
     print(f"{replayed.events} events of {replayed.id} fit the code")
 

@@ -12,7 +12,9 @@ app = App("timer-or-event")
 @app.workflow
 async def race(limit: float) -> list[str]:
     story = []
-    winner, value = await workflow.select(workflow.sleep(limit, name="limit"), workflow.wait_event("go", str))
+    winner, value = await workflow.select(
+        workflow.sleep(limit, name="limit"), workflow.wait_event("go", str)
+    )
     story.append("the timer won" if winner == 0 else f"the event won with {value!r}")
     if winner == 0:
         workflow.set_status("listening")
@@ -31,7 +33,9 @@ async def main() -> None:
 
         early = node.client.workflow(race, id="early")
         await early.start(3_600.0)
-        await early.raise_event("go", "in time")  # the run waits for it since its first turn, which `start` includes
+        await early.raise_event(
+            "go", "in time"
+        )  # the run waits for it since its first turn, which `start` includes
         assert await early.result(timeout=5) == ["the event won with 'in time'"]
         print(await late.result(), await early.result())
 

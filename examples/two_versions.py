@@ -47,7 +47,9 @@ async def main() -> None:
             await handle.send("go", True)
         assert await old.result(timeout=5) == "paid 50000"
         assert await new.result(timeout=5) == "refused"
-        left = await node.client.list(type="payment", version="1.0.0", status=("pending", "running", "suspended"))
+        left = await node.client.list(
+            type="payment", version="1.0.0", status=("pending", "running", "suspended")
+        )
     assert left == []
     print("old run: paid 50000; new run: refused; left on version 1:", len(left))
 

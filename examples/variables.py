@@ -19,7 +19,9 @@ def read_price() -> int:
 
 @app.workflow
 async def invoice(pieces: int) -> dict[str, int]:
-    price = await workflow.checkpoint("price", read_price, type=int)  # run once, its result recorded
+    price = await workflow.checkpoint(
+        "price", read_price, type=int
+    )  # run once, its result recorded
     total = workflow.variable("total", price * pieces)
     total.update(lambda cents: cents - 500)  # read, change, write: each value is recorded
     tax = workflow.value("tax", total.get() // 5)  # derived from another one
@@ -34,7 +36,9 @@ async def main() -> None:
         async with app.node(url) as node:
             handle = node.client.workflow(invoice, id="invoice-1")
             await handle.start(3)
-            while not any(type(e.event).__name__ == "ValueRecorded" for e in await handle.history()):
+            while not any(
+                type(e.event).__name__ == "ValueRecorded" for e in await handle.history()
+            ):
                 await asyncio.sleep(0.01)
         async with app.node(url) as node:  # replays; the price is not read again
             handle = node.client.workflow(invoice, id="invoice-1")

@@ -96,13 +96,17 @@ class Module:
         self.own = {
             target.id
             for node in self.tree.body
-            for target in (node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)])
+            for target in (
+                node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            )
             if isinstance(target, ast.Name)
         }
 
     def class_(self, name: str) -> ast.ClassDef:
         """The class of this name."""
-        return next(node for node in self.tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+        return next(
+            node for node in self.tree.body if isinstance(node, ast.ClassDef) and node.name == name
+        )
 
 
 class Generator:
@@ -135,7 +139,11 @@ class Generator:
             "",
             f"    def __init__(self, {inner[1:]}: {kind}, portal: Portal) -> None:",
             '        """Made by `.sync()`, or by what that has made."""',
-            *([f"        super().__init__({inner[1:]}, portal)"] if bases.startswith("Sync") else []),
+            *(
+                [f"        super().__init__({inner[1:]}, portal)"]
+                if bases.startswith("Sync")
+                else []
+            ),
             f"        self.{inner} = {inner[1:]}",
             *([] if bases.startswith("Sync") else ["        self._portal = portal"]),
         ]
@@ -167,7 +175,9 @@ class Generator:
             return True
         return not name.startswith("_") and name not in LEFT_OUT.get(owner, {})
 
-    def method(self, module: Module, owner: str, node: FunctionNode, of_overloads: str | None) -> str:
+    def method(
+        self, module: Module, owner: str, node: FunctionNode, of_overloads: str | None
+    ) -> str:
         """One method: signature, docstring, and the line that does it."""
         inner = f"self.{attribute(owner)}"
         call = f"{inner}.{node.name}({arguments(node)})"
@@ -184,26 +194,42 @@ class Generator:
             body = f'return f"<{{type(self).__name__}} of {{{inner}!r}}>"'
         elif is_decorated(node, "property"):
             call = f"{inner}.{node.name}"
-            body = f"return {result}({call}, self._portal)" if result.startswith("Sync") else f"return {call}"
+            body = (
+                f"return {result}({call}, self._portal)"
+                if result.startswith("Sync")
+                else f"return {call}"
+            )
         elif isinstance(node, ast.FunctionDef):
-            body = f"return {result}({call}, self._portal)" if result.startswith("Sync") else f"return {call}"
+            body = (
+                f"return {result}({call}, self._portal)"
+                if result.startswith("Sync")
+                else f"return {call}"
+            )
         elif result == "Iterator":
             body = f"return self._portal.iterate({work})"
         else:
             body = f"{'' if returns == 'None' else 'return '}self._portal.call({work})"
         indented = "\n".join(f"        {line}" for line in body.splitlines())
         head = "    @property\n" if is_decorated(node, "property") else ""
-        return (
-            f'{head}{self.signature(module, node)}\n        """{plain(ast.get_docstring(node) or "", 8)}"""\n{indented}'
-        )
+        return f'{head}{self.signature(module, node)}\n        """{plain(ast.get_docstring(node) or "", 8)}"""\n{indented}'
 
     def signature(self, module: Module, node: FunctionNode) -> str:
         """The `def` line, with all names imported."""
         given = node.args
-        for argument in (*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg):
+        for argument in (
+            *given.posonlyargs,
+            *given.args,
+            *given.kwonlyargs,
+            given.vararg,
+            given.kwarg,
+        ):
             if argument is not None and argument.annotation is not None:
                 argument.annotation = ast.Name(self.annotation(module, argument.annotation))
-        name = node.name.replace("__a", "__") if node.name in {"__aenter__", "__aexit__"} else node.name
+        name = (
+            node.name.replace("__a", "__")
+            if node.name in {"__aenter__", "__aexit__"}
+            else node.name
+        )
         return f"    def {name}({ast.unparse(given)}) -> {self.annotation(module, node.returns)}:"
 
     def annotation(self, module: Module, node: ast.expr | None) -> str:
@@ -230,7 +256,11 @@ def attribute(name: str) -> str:
 
 def parameters(node: ast.ClassDef) -> str:
     """The type parameters of a class: `[P, R_co]`."""
-    generic = (base for base in node.bases if isinstance(base, ast.Subscript) and ast.unparse(base.value) == "Generic")
+    generic = (
+        base
+        for base in node.bases
+        if isinstance(base, ast.Subscript) and ast.unparse(base.value) == "Generic"
+    )
     return next((f"[{ast.unparse(base.slice).strip('()')}]" for base in generic), "")
 
 
@@ -251,7 +281,9 @@ def arguments(node: FunctionNode) -> str:
 
 def plain(docstring: str, indent: int) -> str:
     """A docstring for synchronous code, indented."""
-    text = docstring.replace("`async with", "`with").replace("app.node(url) as", "app.node(url).sync() as")
+    text = docstring.replace("`async with", "`with").replace(
+        "app.node(url) as", "app.node(url).sync() as"
+    )
     return text.replace("\n", "\n" + " " * indent).replace(f"\n{' ' * indent}\n", "\n\n") + (
         "\n" + " " * indent if "\n" in text else ""
     )

@@ -21,7 +21,9 @@ def test_a_clone_named_perdure_under_a_long_path_with_spaces(tmp_path: Path) -> 
     for name in ("src", "tests"):
         shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", clone)
-    (clone / ".venv").symlink_to(sys.prefix)  # so that installed packages, too, lie under a folder `perdure`
+    (clone / ".venv").symlink_to(
+        sys.prefix
+    )  # so that installed packages, too, lie under a folder `perdure`
     python = clone / ".venv" / "bin" / Path(sys.executable).name
     done = subprocess.run(
         [python, "-m", "pytest", "-p", "no:cacheprovider", f"--basetemp={clone / 'tmp'}", *TESTED],

@@ -184,7 +184,17 @@ TESTING = [
     "replay_all",
 ]
 
-SKIPPING_CLOCK = ["attach", "call_at", "detach", "held", "late_alarm", "now", "now_ms", "sleep", "waiting"]
+SKIPPING_CLOCK = [
+    "attach",
+    "call_at",
+    "detach",
+    "held",
+    "late_alarm",
+    "now",
+    "now_ms",
+    "sleep",
+    "waiting",
+]
 
 
 def public(owner: object) -> list[str]:
@@ -194,8 +204,14 @@ def public(owner: object) -> list[str]:
 
 def methods(cls: type) -> list[str]:
     """The public methods and properties of a class and its bases, sorted."""
-    names = {n for base in cls.__mro__ if base is not object for n in vars(base) if not n.startswith("_")}
-    return sorted(n for n in names if callable(getattr(cls, n)) or isinstance(inspect.getattr_static(cls, n), property))
+    names = {
+        n for base in cls.__mro__ if base is not object for n in vars(base) if not n.startswith("_")
+    }
+    return sorted(
+        n
+        for n in names
+        if callable(getattr(cls, n)) or isinstance(inspect.getattr_static(cls, n), property)
+    )
 
 
 def test_names_of_the_package() -> None:
@@ -219,7 +235,11 @@ def test_names_of_logs() -> None:
 
 
 def test_names_of_activity() -> None:
-    functions = [n for n in public(activity) if inspect.iscoroutinefunction(getattr(activity, n)) or n in ACTIVITY]
+    functions = [
+        n
+        for n in public(activity)
+        if inspect.iscoroutinefunction(getattr(activity, n)) or n in ACTIVITY
+    ]
     assert functions == ACTIVITY
 
 
@@ -262,13 +282,17 @@ def test_importable_and_documented(owner: ModuleType | type, name: str) -> None:
 
 
 def test_every_error_is_documented_and_in_the_tree() -> None:
-    classes = [c for c in vars(errors).values() if inspect.isclass(c) and issubclass(c, errors.PerdureError)]
+    classes = [
+        c
+        for c in vars(errors).values()
+        if inspect.isclass(c) and issubclass(c, errors.PerdureError)
+    ]
     assert len(classes) > 20
     for cls in classes:
         assert inspect.getdoc(cls), f"{cls.__name__} has no docstring"
-        assert cls in {errors.PerdureError, errors.Failed} or cls.__name__ in (errors.__doc__ or ""), (
-            f"{cls.__name__} is missing in the tree at the top of errors.py"
-        )
+        assert cls in {errors.PerdureError, errors.Failed} or cls.__name__ in (
+            errors.__doc__ or ""
+        ), f"{cls.__name__} is missing in the tree at the top of errors.py"
 
 
 def test_every_module_can_be_imported_and_says_what_it_is_for() -> None:

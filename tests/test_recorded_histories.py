@@ -55,8 +55,12 @@ def exported(history: History) -> testing.History:
         events = tuple(chain.from_iterable(decode_events(c.events) for c in chunks))
         assert isinstance(events[0], Started)
         turns = tuple(c.events for c in chunks)
-        executions.append(Execution(number, events[0].version, {} if number == 1 else None, turns, events))
-    return testing.History("u-1", history.workflow, "completed", tuple(executions), "a recorded history")
+        executions.append(
+            Execution(number, events[0].version, {} if number == 1 else None, turns, events)
+        )
+    return testing.History(
+        "u-1", history.workflow, "completed", tuple(executions), "a recorded history"
+    )
 
 
 def replay(history: History, chunks: list[JournalChunk], kv: list[KvEntry]) -> Run:
@@ -102,7 +106,9 @@ def test_loaded_at_each_turn(file: Path) -> None:
         started = decode_events(chunks[0].events)[0]
         assert isinstance(started, Started)
         for turns in range(1, len(chunks)):
-            row = UnitRow("u-1", "default/0", "workflow", started.workflow, started.version, started.run)
+            row = UnitRow(
+                "u-1", "default/0", "workflow", started.workflow, started.version, started.run
+            )
             row.execution, row.status, row.started_at = started.execution, "running", started.at
             row.journal_events = sum(c.count for c in chunks[:turns])
             unit = Unit("u-1", app, Limits(), shards=1)
@@ -149,5 +155,7 @@ def test_a_changed_program_is_noticed() -> None:
     history.executions[0][0] = msgspec.structs.replace(chunk, events=changed)
     with pytest.raises(AssertionError, match="activity 'charge'"):
         replay(history, history.executions[0], [])
-    with pytest.raises(testing.ReplayMismatch, match=r"programs.py:\d+ in doomed: .* activity 'charge'"):
+    with pytest.raises(
+        testing.ReplayMismatch, match=r"programs.py:\d+ in doomed: .* activity 'charge'"
+    ):
         testing.replay(app, exported(history))

@@ -27,7 +27,9 @@ LINE_WIDTH = 120
 MODULE_NAMES = {"base", "common", "helper", "helpers", "manager", "misc", "util", "utils"}
 
 # One letter of each is in brackets, so that this file passes its own rules.
-UNFINISHED = re.compile(r"\b(?:TOD[O]|FIXM[E]|XX[X]|HAC[K])\b|raise NotImplementedErro[r](?!  # how a hook of msgspec)")
+UNFINISHED = re.compile(
+    r"\b(?:TOD[O]|FIXM[E]|XX[X]|HAC[K])\b|raise NotImplementedErro[r](?!  # how a hook of msgspec)"
+)
 WORKPLACE = re.compile(
     r"(?<![\w.~-])/(?:home|root|Users|work|workspace)/"
     r"|\b(?:pyp[i]|pythonhoste[d]|npmj[s]|yarnpk[g]|ghc[r]|gc[r]|qua[y]|docke[r])\.(?:org|com|io)\b"
@@ -104,7 +106,9 @@ def at(file: File, line: int, what: str) -> str:
 
 def long_module(file: File) -> Iterator[str]:
     if file.path.suffix == ".py" and len(file.lines) > MODULE_LINES:
-        yield at(file, MODULE_LINES, f"{len(file.lines)} lines, at most {MODULE_LINES}: split it by noun")
+        yield at(
+            file, MODULE_LINES, f"{len(file.lines)} lines, at most {MODULE_LINES}: split it by noun"
+        )
 
 
 def long_function(file: File) -> Iterator[str]:
@@ -114,7 +118,9 @@ def long_function(file: File) -> Iterator[str]:
         if isinstance(node, type_of_function):
             length = (node.end_lineno or node.lineno) - node.lineno + 1
             if length > FUNCTION_LINES:
-                yield at(file, node.lineno, f"{node.name} has {length} lines, at most {FUNCTION_LINES}")
+                yield at(
+                    file, node.lineno, f"{node.name} has {length} lines, at most {FUNCTION_LINES}"
+                )
 
 
 def long_line(file: File) -> Iterator[str]:
@@ -136,21 +142,33 @@ def unfinished(file: File) -> Iterator[str]:
     if file.path.suffix in {".py", ".sql"}:
         for match in UNFINISHED.finditer(file.text):
             line = file.text.count("\n", 0, match.start()) + 1
-            yield at(file, line, f"{match.group().split()[0]!r}: finish it, or record it as an issue")
+            yield at(
+                file, line, f"{match.group().split()[0]!r}: finish it, or record it as an issue"
+            )
 
 
 def swallowed_error(file: File) -> Iterator[str]:
     if file.path.suffix != ".py":
         return
     for node in ast.walk(file.tree):
-        if isinstance(node, ast.ExceptHandler) and all(isinstance(line, ast.Pass) for line in node.body):
-            yield at(file, node.lineno, "an error disappears: name it in contextlib.suppress, and say why")
+        if isinstance(node, ast.ExceptHandler) and all(
+            isinstance(line, ast.Pass) for line in node.body
+        ):
+            yield at(
+                file,
+                node.lineno,
+                "an error disappears: name it in contextlib.suppress, and say why",
+            )
 
 
 def workplace(file: File) -> Iterator[str]:
     for number, line in enumerate(file.lines, 1):
         if match := WORKPLACE.search(line):
-            yield at(file, number, f"{match.group()!r} belongs to one machine: a clone must work anywhere")
+            yield at(
+                file,
+                number,
+                f"{match.group()!r} belongs to one machine: a clone must work anywhere",
+            )
 
 
 def titles(file: File) -> Iterator[str]:
@@ -201,10 +219,16 @@ def vocabulary(file: File) -> Iterator[str]:
                 yield at(file, line, f"{name}: we say {SYNONYMS[word]!r}, not {word!r}")
         if len(words) > 1 and words[0] == "signal" and name not in DEFINED_BY_ASYNCIO:
             yield at(
-                file, line, f"{name}: instances are sent messages on channels; signals come from the operating system"
+                file,
+                line,
+                f"{name}: instances are sent messages on channels; signals come from the operating system",
             )
         if is_class and "worker" in words and not {"task", "queue"} & set(words):
-            yield at(file, line, f"{name}: a process that owns shards is a node; workers serve task queues")
+            yield at(
+                file,
+                line,
+                f"{name}: a process that owns shards is a node; workers serve task queues",
+            )
 
 
 def pure_kernel(file: File) -> Iterator[str]:
@@ -218,7 +242,11 @@ def pure_kernel(file: File) -> Iterator[str]:
             and not node.level
             and (top := (node.module or "").partition(".")[0]) in IMPURE
         ):
-            impure = [f"{node.module}.{alias.name}" for alias in node.names if alias.name not in IMPURE[top]]
+            impure = [
+                f"{node.module}.{alias.name}"
+                for alias in node.names
+                if alias.name not in IMPURE[top]
+            ]
         else:
             continue
         for name in impure:
@@ -248,17 +276,24 @@ def imported_modules(file: File, modules: set[str]) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in modules)
         elif isinstance(node, ast.ImportFrom):
-            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            parents = (
+                package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            )
             origin = ".".join([*parents, *([node.module] if node.module else [])])
             yield from (
-                name for name in [origin, *(f"{origin}.{alias.name}" for alias in node.names)] if name in modules
+                name
+                for name in [origin, *(f"{origin}.{alias.name}" for alias in node.names)]
+                if name in modules
             )
 
 
 def unused_modules(files: Iterable[File]) -> Iterator[str]:
     package = {file.module: file for file in files if file.in_package}
     used = {
-        name for importer, file in package.items() for name in imported_modules(file, set(package)) if name != importer
+        name
+        for importer, file in package.items()
+        for name in imported_modules(file, set(package))
+        if name != importer
     }
     for name, file in package.items():
         if name not in used and not ENTRANCES.fullmatch(name) and file.path.name != "__init__.py":
@@ -268,7 +303,9 @@ def unused_modules(files: Iterable[File]) -> Iterator[str]:
 def repository() -> list[File]:
     """What git tracks; in a copy without git, everything that is not hidden."""
     if shutil.which("git") and (ROOT / ".git").exists():
-        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True).stdout
+        listed = subprocess.run(
+            ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True
+        ).stdout
         paths = [PurePosixPath(name) for name in listed.split("\0") if name]
     else:
         found = (path.relative_to(ROOT) for path in sorted(ROOT.rglob("*")) if path.is_file())
@@ -336,7 +373,9 @@ BITES: list[tuple[Rule, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("rule", "path", "text"), BITES, ids=lambda value: getattr(value, "__name__", None))
+@pytest.mark.parametrize(
+    ("rule", "path", "text"), BITES, ids=lambda value: getattr(value, "__name__", None)
+)
 def test_each_rule_bites(rule: Rule, path: str, text: str) -> None:
     assert list(rule(File(PurePosixPath(path), text)))
 
@@ -344,8 +383,16 @@ def test_each_rule_bites(rule: Rule, path: str, text: str) -> None:
 SPARES: list[tuple[Rule, str, str]] = [
     (workplace, "docs/start.md", "see https://example.com/home/page and ~/work/notes"),
     (titles, "docs/start.md", "# One\n\n```console\n# a comment\n```\n"),
-    (vocabulary, "src/perdure/kernel/loop.py", "def add_signal_handler(sig): ...\nrefactored = 1\n"),
-    (vocabulary, "src/perdure/node/tasks.py", "class TaskWorker: ...\ndef lease(queue, worker): ...\n"),
+    (
+        vocabulary,
+        "src/perdure/kernel/loop.py",
+        "def add_signal_handler(sig): ...\nrefactored = 1\n",
+    ),
+    (
+        vocabulary,
+        "src/perdure/node/tasks.py",
+        "class TaskWorker: ...\ndef lease(queue, worker): ...\n",
+    ),
     (
         pure_kernel,
         "src/perdure/kernel/turn.py",
@@ -355,7 +402,9 @@ SPARES: list[tuple[Rule, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("rule", "path", "text"), SPARES, ids=lambda value: getattr(value, "__name__", None))
+@pytest.mark.parametrize(
+    ("rule", "path", "text"), SPARES, ids=lambda value: getattr(value, "__name__", None)
+)
 def test_no_rule_bites_what_is_right(rule: Rule, path: str, text: str) -> None:
     assert not list(rule(File(PurePosixPath(path), text)))
 
@@ -375,6 +424,8 @@ def test_an_unused_module_is_found() -> None:
         "src/perdure/kernel/forgotten.py": "import perdure.kernel.forgotten\n",
         "src/perdure/store/sqlite.py": "",
     }
-    complaints = list(unused_modules(File(PurePosixPath(path), text) for path, text in sources.items()))
+    complaints = list(
+        unused_modules(File(PurePosixPath(path), text) for path, text in sources.items())
+    )
     assert len(complaints) == 1
     assert complaints[0].startswith("src/perdure/kernel/forgotten.py:")

@@ -24,7 +24,11 @@ ORIGIN = "\nimport perdure as _perdure\n\nprint(_perdure.__file__)\n"
 
 def run(*args: str | Path, cwd: Path, **env: str) -> str:
     """Run Python in `cwd`, with nothing of the clone on its path, and return what it printed."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON", "UV_"))}
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PIP_", "PYTHON", "UV_"))
+    }
     done = subprocess.run(
         [sys.executable, *args],
         cwd=cwd,
@@ -110,7 +114,11 @@ def test_month(perdure_node) -> None:
 
 def test_pytest_finds_its_plugin(site: Path, tmp_path: Path) -> None:
     (tmp_path / "test_month.py").write_text(TESTED)
-    printed = run("-m", "pytest", "-s", "-W", "error", "-p", "no:asyncio", cwd=tmp_path, PYTHONPATH=str(site))
+    printed = run(
+        "-m", "pytest", "-s", "-W", "error", "-p", "no:asyncio", cwd=tmp_path, PYTHONPATH=str(site)
+    )
     assert "1 passed" in printed
-    origins = next(line for line in printed.splitlines() if "FROM" in line).partition("FROM ")[2].split()
+    origins = (
+        next(line for line in printed.splitlines() if "FROM" in line).partition("FROM ")[2].split()
+    )
     assert [Path(origin).is_relative_to(site) for origin in origins] == [True, True], origins

@@ -160,7 +160,9 @@ class DbosEngine:
 
     def about(self) -> dict[str, str]:
         journal = (
-            "WAL, synchronous=FULL (forced from outside)" if JOURNAL == "WAL" else "rollback journal, synchronous=FULL"
+            "WAL, synchronous=FULL (forced from outside)"
+            if JOURNAL == "WAL"
+            else "rollback journal, synchronous=FULL"
         )
         return {
             "engine": f"dbos {importlib.metadata.version('dbos')}",

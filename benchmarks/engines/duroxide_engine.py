@@ -56,7 +56,9 @@ def sequence(activity: str) -> Callable[[Any, Any], Steps]:
 def parallel(activity: str) -> Callable[[Any, Any], Steps]:
     def workflow(context: Any, arguments: Any) -> Steps:
         n, payload = arguments
-        results = yield context.all([context.schedule_activity(activity, payload) for _ in range(n)])
+        results = yield context.all(
+            [context.schedule_activity(activity, payload) for _ in range(n)]
+        )
         return sum(result == {"ok": payload} for result in results)
 
     return workflow

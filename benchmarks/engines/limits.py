@@ -45,7 +45,10 @@ def fsync_rates(folder: Path, seconds: float) -> dict[str, float]:
         sync(descriptor)
         return 1
 
-    figures = {"fdatasync_append_per_s": rate(seconds, append), "fdatasync_overwrite_per_s": rate(seconds, overwrite)}
+    figures = {
+        "fdatasync_append_per_s": rate(seconds, append),
+        "fdatasync_overwrite_per_s": rate(seconds, overwrite),
+    }
     os.close(descriptor)
     return figures
 
@@ -94,7 +97,9 @@ def limits(folder: Path, seconds: float) -> dict[str, float]:
         fsync_rates(folder, seconds)
         | {
             "sqlite_full_commits_per_s": sqlite_rows_per_s(folder / "full.db", "FULL", 1, seconds),
-            "sqlite_normal_commits_per_s": sqlite_rows_per_s(folder / "normal.db", "NORMAL", 1, seconds),
+            "sqlite_normal_commits_per_s": sqlite_rows_per_s(
+                folder / "normal.db", "NORMAL", 1, seconds
+            ),
             "sqlite_full_rows_per_s": sqlite_rows_per_s(folder / "rows.db", "FULL", 100, seconds),
         }
         | asyncio.run(asyncio_rates(seconds))

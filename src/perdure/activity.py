@@ -93,9 +93,13 @@ class Activity(Generic[P, R_co]):
         if run is None:
             return self._plain(args, kwargs)
         definition = self.definition
-        return run.schedule_activity(definition, self.options, definition.signature.encode(args, kwargs))
+        return run.schedule_activity(
+            definition, self.options, definition.signature.encode(args, kwargs)
+        )
 
-    def _plain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Coroutine[object, object, Any]:
+    def _plain(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Coroutine[object, object, Any]:
         fn = self.definition.fn
         if self.definition.is_async:
             plain: Coroutine[object, object, Any] = fn(*args, **kwargs)
@@ -361,7 +365,9 @@ def client() -> Client:
 class _WithIds(logging.LoggerAdapter[logging.Logger]):
     """Adds the ids of the running attempt."""
 
-    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+    def process(
+        self, msg: Any, kwargs: MutableMapping[str, Any]
+    ) -> tuple[Any, MutableMapping[str, Any]]:
         """Add them."""
         attempt = running_attempt.get()
         if attempt is not None:

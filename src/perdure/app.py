@@ -79,7 +79,10 @@ class App:
         self._listeners: list[Callable[[], None]] = []
         self._add_workflow(
             WorkflowDefinition(
-                DETACHED, DEFAULT_VERSION, _run_detached, Signature(_run_detached, "a detached activity")
+                DETACHED,
+                DEFAULT_VERSION,
+                _run_detached,
+                Signature(_run_detached, "a detached activity"),
             )
         )
 
@@ -131,7 +134,11 @@ class App:
         return define if fn is None else define(fn)
 
     def _define_activity(
-        self, fn: Callable[..., Any], name: str | None, executor: Literal["thread", "process"], options: dict[str, Any]
+        self,
+        fn: Callable[..., Any],
+        name: str | None,
+        executor: Literal["thread", "process"],
+        options: dict[str, Any],
     ) -> Activity[Any, Any]:
         if not callable(fn) or inspect.isclass(fn):
             msg = f"@app.activity needs a function, got {fn!r}"
@@ -152,7 +159,9 @@ class App:
             raise DefinitionError(msg)
         _known(options, _ACTIVITY_OPTIONS, f"activity {name!r}")
         given = options_of(ActivityOptions(), f"activity {name!r}", **options)
-        definition = ActivityDefinition(name, fn, _signature(fn, f"activity {name!r}"), given, is_async, executor)
+        definition = ActivityDefinition(
+            name, fn, _signature(fn, f"activity {name!r}"), given, is_async, executor
+        )
         self._activities[name] = definition
         self._changed()
         return (AsyncActivity if is_async else SyncActivity)(definition, given)
@@ -255,9 +264,16 @@ class App:
         """
         for activity in other._activities.values():
             if activity.name in self._activities:
-                msg = f"apps {self.name!r} and {other.name!r} both have an activity {activity.name!r}"
+                msg = (
+                    f"apps {self.name!r} and {other.name!r} both have an activity {activity.name!r}"
+                )
                 raise DefinitionError(msg)
-        theirs = [d for versions in other._workflows.values() for d in versions.values() if d.name != DETACHED]
+        theirs = [
+            d
+            for versions in other._workflows.values()
+            for d in versions.values()
+            if d.name != DETACHED
+        ]
         for definition in theirs:
             self._check_free(definition)
         for definition in theirs:
@@ -340,7 +356,9 @@ class App:
         """
         from perdure.node import Node  # the one import upwards: convenience for users
 
-        return Node(self, store, options=options, interceptors=interceptors, meter_provider=meter_provider)
+        return Node(
+            self, store, options=options, interceptors=interceptors, meter_provider=meter_provider
+        )
 
     def __repr__(self) -> str:
         """Name it."""
@@ -362,7 +380,14 @@ def _signature(fn: Callable[..., Any], what: str) -> Signature:
         raise DefinitionError(str(error)) from error
 
 
-_ACTIVITY_OPTIONS = ("retry", "timeout", "total_timeout", "start_timeout", "heartbeat_timeout", "queue")
+_ACTIVITY_OPTIONS = (
+    "retry",
+    "timeout",
+    "total_timeout",
+    "start_timeout",
+    "heartbeat_timeout",
+    "queue",
+)
 
 
 def _known(options: dict[str, Any], known: tuple[str, ...], what: str) -> None:
@@ -374,7 +399,9 @@ def _known(options: dict[str, Any], known: tuple[str, ...], what: str) -> None:
 
 def _one_of(value: object, allowed: tuple[str, ...], what: str) -> None:
     if value not in allowed:
-        msg = f"{what} must be {', '.join(map(repr, allowed[:-1]))} or {allowed[-1]!r}, got {value!r}"
+        msg = (
+            f"{what} must be {', '.join(map(repr, allowed[:-1]))} or {allowed[-1]!r}, got {value!r}"
+        )
         raise DefinitionError(msg)
 
 

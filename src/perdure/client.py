@@ -57,7 +57,9 @@ class Client:
     def __init__(self, gateway: Gateway, interceptors: Sequence[Interceptor] = ()) -> None:
         """Made by a node, or by `Client.open`."""
         self._gateway = gateway
-        self._interceptors: Sequence[Interceptor] = overriding(interceptors, "send") if interceptors else ()
+        self._interceptors: Sequence[Interceptor] = (
+            overriding(interceptors, "send") if interceptors else ()
+        )
         self._own_store: Store | None = None
 
     @classmethod
@@ -107,7 +109,10 @@ class Client:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """Close the store, if it is ours."""
         if self._own_store is not None:
@@ -179,7 +184,9 @@ class Client:
         """
         return Handle(self._gateway, id, None, self._interceptors)
 
-    async def list(self, *, limit: int | None = 100, **filters: Unpack[Filter]) -> list[Description]:
+    async def list(
+        self, *, limit: int | None = 100, **filters: Unpack[Filter]
+    ) -> list[Description]:
         """Instances that fit all filters, newest first; `limit=None` for all of them. See `Filter` for the filters.
 
         Raises:
@@ -195,7 +202,9 @@ class Client:
             if after is None or (limit is not None and len(found) >= limit):
                 return found
 
-    async def page(self, *, size: int = 100, after: str | None = None, **filters: Unpack[Filter]) -> Page[Description]:
+    async def page(
+        self, *, size: int = 100, after: str | None = None, **filters: Unpack[Filter]
+    ) -> Page[Description]:
         """One page of `list`; its `next` is what to give as `after` for the following page (None: there is none)."""
         page = await self._gateway.store.query(units_query(filters, size, after))
         return Page([describe_row(view.row) for view in page.items], page.next)
@@ -205,7 +214,9 @@ class Client:
 
         Messages that nobody may see yet (delayed starts) are not counted.
         """
-        return dict((await self._gateway.store.query(Counts(at=self._gateway.clock.now_ms()))).items)
+        return dict(
+            (await self._gateway.store.query(Counts(at=self._gateway.clock.now_ms()))).items
+        )
 
     async def metrics(self) -> StoreMetrics:
         """What the store holds: instances, executions, histories, messages, tasks, in one snapshot.
@@ -218,7 +229,9 @@ class Client:
         """The tasks of each queue that has some, by name."""
         return await read_queues(self._gateway.store, self._gateway.clock.now_ms())
 
-    async def dead_letters(self, *, unit: str | None = None, limit: int | None = 100) -> Sequence[DeadLetter]:
+    async def dead_letters(
+        self, *, unit: str | None = None, limit: int | None = 100
+    ) -> Sequence[DeadLetter]:
         """Messages that were sent to an id that no instance had, by that id; of one id with `unit`.
 
         At most `limit` (None: all). A store keeps them for `StoreLimits.dead_letter_ms`.
@@ -279,7 +292,12 @@ class Client:
             UsageError: neither `keep_last` nor `closed_before`, or something that is no status, time, id or limit.
         """
         keep(keep_last, closed_before)  # refuses what cannot be meant, also where no instance fits
-        filters: Selection = {"type": type, "status": status, "id_prefix": id_prefix, "where": where}
+        filters: Selection = {
+            "type": type,
+            "status": status,
+            "id_prefix": id_prefix,
+            "where": where,
+        }
 
         def prune_one(id: str) -> Awaitable[list[int]]:
             return self.get(id).prune(keep_last=keep_last, closed_before=closed_before)

@@ -112,5 +112,7 @@ async def custody(store: Store, clock: Clock | None = None) -> AsyncGenerator[Cu
     try:
         yield Custodian(store, clock, fences)
     finally:
-        if all(claim.clean for claim in claims.values()):  # else the next node must learn that the last one crashed
+        if all(
+            claim.clean for claim in claims.values()
+        ):  # else the next node must learn that the last one crashed
             await store.release(list(fences.values()))

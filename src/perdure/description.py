@@ -88,7 +88,9 @@ def describe_row(row: UnitRow) -> Description:
     try:
         return _describe(row)
     except (TypeError, ValueError, AttributeError):
-        return _describe(readable_row(row)[0])  # a damaged row must not keep its neighbours from being listed
+        return _describe(
+            readable_row(row)[0]
+        )  # a damaged row must not keep its neighbours from being listed
 
 
 def _describe(row: UnitRow) -> Description:
@@ -133,7 +135,14 @@ def readable_row(row: UnitRow) -> tuple[UnitRow, list[str]]:
     return msgspec.structs.replace(row, **damaged), list(damaged)
 
 
-_EMPTY: dict[str, object] = {"id": "", "scope": "", "kind": "", "type": "", "type_version": "", "run": b""}
+_EMPTY: dict[str, object] = {
+    "id": "",
+    "scope": "",
+    "kind": "",
+    "type": "",
+    "type_version": "",
+    "run": b"",
+}
 """What stands in the place of a damaged value that has no default."""
 
 
@@ -161,4 +170,6 @@ def events_of(unit: str, execution: int, chunk: JournalChunk) -> list[HistoryEve
             "release wrote them: restore a backup, or upgrade this process"
         )
         raise DecodeError(msg) from error
-    return [HistoryEvent(number, execution, event) for number, event in enumerate(events, chunk.first)]
+    return [
+        HistoryEvent(number, execution, event) for number, event in enumerate(events, chunk.first)
+    ]

@@ -330,7 +330,12 @@ class ApplicationError(PerdureError):
     """
 
     def __init__(
-        self, message: str, *, type: str | None = None, retryable: bool = True, details: object = None
+        self,
+        message: str,
+        *,
+        type: str | None = None,
+        retryable: bool = True,
+        details: object = None,
     ) -> None:
         """Describe the failure; `type` defaults to the class name."""
         super().__init__(message)
@@ -397,7 +402,11 @@ def clean_text(text: str) -> str:
     every failure.
     """
     text = text.encode("utf-8", "backslashreplace").decode()
-    return text if len(text) <= _TEXT_MAX else f"{text[:_TEXT_MAX]}... ({len(text) - _TEXT_MAX} more characters)"
+    return (
+        text
+        if len(text) <= _TEXT_MAX
+        else f"{text[:_TEXT_MAX]}... ({len(text) - _TEXT_MAX} more characters)"
+    )
 
 
 def _text_of(error: BaseException) -> str:
@@ -458,7 +467,9 @@ class _Writer:
         if left_out:
             message = f"{message} ({left_out} of them left out)"
         traceback = self._traceback(error)
-        return Failure(name, message, category, retryable, traceback, _causes(error), details, parts)
+        return Failure(
+            name, message, category, retryable, traceback, _causes(error), details, parts
+        )
 
     def _traceback(self, error: BaseException) -> str:
         frames = traceback.extract_tb(error.__traceback__)
@@ -505,7 +516,9 @@ def _all_in(parts: tuple[Failure, ...]) -> list[Failure]:
     return [one for part in parts for one in (part, *_all_in(part.parts))]
 
 
-def _details_of(error: ApplicationError, message: str, limit: int | None) -> tuple[bytes | None, str]:
+def _details_of(
+    error: ApplicationError, message: str, limit: int | None
+) -> tuple[bytes | None, str]:
     """The details, encoded. What is no data, or too much of it, is left out, and the message says so."""
     if error.details is None:
         return None, message
@@ -551,7 +564,9 @@ def _causes(error: BaseException) -> tuple[tuple[str, str], ...]:
         text = _text_of(cause)
         inner = _inside(cause)
         if inner:
-            text = f"{text} [{_in_short([f'{type(one).__name__}: {_text_of(one)}' for one in inner])}]"
+            text = (
+                f"{text} [{_in_short([f'{type(one).__name__}: {_text_of(one)}' for one in inner])}]"
+            )
         causes.append((type(cause).__name__, text))
         cause = cause.__cause__
     return tuple(causes)

@@ -49,7 +49,11 @@ def units_query(filters: Selection, limit: int = 100, after: str | None = None) 
     for name in filters:
         if name not in Filter.__annotations__:
             close = get_close_matches(name, Filter.__annotations__, 1)
-            hint = f"did you mean {close[0]!r}?" if close else f"use {', '.join(Filter.__annotations__)}"
+            hint = (
+                f"did you mean {close[0]!r}?"
+                if close
+                else f"use {', '.join(Filter.__annotations__)}"
+            )
             msg = f"there is no filter {name!r}; {hint}"
             raise UsageError(msg)
     version = filters.get("version")

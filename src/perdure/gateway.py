@@ -189,7 +189,9 @@ def joins(row: UnitRow, start: msg.Start) -> bool:
 class StoreGateway:
     """The way of a client without a node: post to the store, look at the store."""
 
-    def __init__(self, store: Store, clock: Clock | None = None, limits: Limits | None = None) -> None:
+    def __init__(
+        self, store: Store, clock: Clock | None = None, limits: Limits | None = None
+    ) -> None:
         """Use an open store."""
         self.store = store
         self.clock: Clock = clock if clock is not None else SystemClock()
@@ -253,7 +255,12 @@ class StoreGateway:
 class MeasuredGateway:
     """The same way, that says how each call went: verb, outcome and seconds. Used where somebody records metrics."""
 
-    def __init__(self, gateway: Gateway, record: Callable[[str, str, float], None], timer: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        record: Callable[[str, str, float], None],
+        timer: Callable[[], float],
+    ) -> None:
         """`timer` gives seconds."""
         self._gateway = gateway
         self._record = record

@@ -68,7 +68,11 @@ class Handle(Generic[R_co]):
     """
 
     def __init__(
-        self, gateway: Gateway, id: str, result: TypeCodec[Any] | None, interceptors: Sequence[Interceptor] = ()
+        self,
+        gateway: Gateway,
+        id: str,
+        result: TypeCodec[Any] | None,
+        interceptors: Sequence[Interceptor] = (),
     ) -> None:
         """Made by a client."""
         self._gateway = gateway
@@ -121,7 +125,9 @@ class Handle(Generic[R_co]):
         if begun is None:
             return None
         if begun.twin is not None:
-            with suppress(NotFound):  # then the run is gone, and the request has no effect on whatever comes next
+            with suppress(
+                NotFound
+            ):  # then the run is gone, and the request has no effect on whatever comes next
                 found = await find_unit(self._gateway.store, self.id)
                 if begun.may_have_joined(found.row):
                     return found.row.run
@@ -136,14 +142,14 @@ class Handle(Generic[R_co]):
             state = f"is {row.status}" + (f" ({row.reason})" if row.reason else "")
             if row.failure is not None:
                 state += f": {row.failure.message.rstrip('.')}"
-        return (
-            f"{self.id!r} has not ended within {limit_ms / 1000:g} s; it {state}. It goes on: wait again, or cancel it"
-        )
+        return f"{self.id!r} has not ended within {limit_ms / 1000:g} s; it {state}. It goes on: wait again, or cancel it"
 
     def _value_of(self, row: UnitRow) -> R_co:
         if row.status == "completed":
             data = row.result or b""
-            value: R_co = self._result_codec.decode(data) if self._result_codec is not None else decode(data)
+            value: R_co = (
+                self._result_codec.decode(data) if self._result_codec is not None else decode(data)
+            )
             return value
         failure = row.failure or Failure("Unknown", "", retryable=False)
         kind: type[Failed] = WorkflowFailed
@@ -154,7 +160,11 @@ class Handle(Generic[R_co]):
                 if failure.type == "Terminated"
                 else (WorkflowCancelled, "was cancelled")
             )
-            raise kind(f"{row.type} {self.id!r} {verb}" + (f": {failure.message}" if failure.message else ""), failure)
+            raise kind(
+                f"{row.type} {self.id!r} {verb}"
+                + (f": {failure.message}" if failure.message else ""),
+                failure,
+            )
         raise kind(f"{row.type} {self.id!r} {verb}: {failure.display()}", failure)
 
     async def _send(self, body: msg.AnyBody) -> None:
@@ -180,7 +190,9 @@ class Handle(Generic[R_co]):
             NotFound, NotRunning, InboxFull: nothing was sent.
             PayloadError: the value is not data or does not fit the channel's type.
         """
-        await self._ask("send", str(getattr(channel, "name", channel)), self._send_value, channel, value)
+        await self._ask(
+            "send", str(getattr(channel, "name", channel)), self._send_value, channel, value
+        )
 
     async def _send_value(self, channel: Any, value: Any) -> None:
         if isinstance(channel, Channel):
@@ -220,7 +232,9 @@ class Handle(Generic[R_co]):
 
         outgoing = Outgoing(verb, self.id, name, args, kwargs)
         answer = around_send(self._interceptors, outgoing, innermost)
-        return cast("Awaitable[T]", answer)  # an interceptor gives what `next` gave, or another value of its type
+        return cast(
+            "Awaitable[T]", answer
+        )  # an interceptor gives what `next` gave, or another value of its type
 
     def _check_size(self, data: bytes, what: str) -> None:
         limit = self._gateway.limits.payload_bytes
@@ -307,7 +321,11 @@ class Handle(Generic[R_co]):
             view = await find_unit(self._gateway.store, self.id)
             description = describe_row(view.row)
             left_ms = deadline_ms - self._gateway.clock.now_ms()
-            if description.custom_status_version > after_version or left_ms <= 0 or description.status in CLOSED:
+            if (
+                description.custom_status_version > after_version
+                or left_ms <= 0
+                or description.status in CLOSED
+            ):
                 return description.custom_status(as_type), description.custom_status_version
             await self._gateway.changed(self.id, view.version, left_ms)
 
@@ -375,7 +393,9 @@ class Handle(Generic[R_co]):
         wanted = execution if execution is not None else current
         after: str | None = None
         while True:
-            page = await self._gateway.store.query(Journal(unit=self.id, execution=wanted, after=after))
+            page = await self._gateway.store.query(
+                Journal(unit=self.id, execution=wanted, after=after)
+            )
             for chunk in page.items:
                 for entry in events_of(self.id, wanted, chunk):
                     yield entry
@@ -417,12 +437,18 @@ class Handle(Generic[R_co]):
             StillRunning: it or one below it has not ended. Nothing was removed.
             HasParent: it is a child; `force` removes it all the same. Nothing was removed.
         """
-        return await self._ask("delete", None, self._delete, force=force, forget=forget, reason=reason)
+        return await self._ask(
+            "delete", None, self._delete, force=force, forget=forget, reason=reason
+        )
 
     async def _delete(self, *, force: bool, forget: bool, reason: str) -> int:
-        return await delete(self._gateway, self.id, msg.Delete(force, forget, True, clean_text(reason)))
+        return await delete(
+            self._gateway, self.id, msg.Delete(force, forget, True, clean_text(reason))
+        )
 
-    async def prune(self, *, keep_last: int | None = None, closed_before: datetime | None = None) -> list[int]:
+    async def prune(
+        self, *, keep_last: int | None = None, closed_before: datetime | None = None
+    ) -> list[int]:
         """Remove the histories of executions that ended by continue-as-new; their numbers.
 
         `keep_last` executions stay (the current one counts), as do those that ended at `closed_before` or later; give
@@ -431,7 +457,9 @@ class Handle(Generic[R_co]):
         Raises:
             NotFound: no instance has this id.
         """
-        return await self._ask("prune", None, self._prune, keep_last=keep_last, closed_before=closed_before)
+        return await self._ask(
+            "prune", None, self._prune, keep_last=keep_last, closed_before=closed_before
+        )
 
     async def _prune(self, *, keep_last: int | None, closed_before: datetime | None) -> list[int]:
         return await prune(self._gateway, self.id, keep(keep_last, closed_before))
@@ -463,7 +491,9 @@ class WorkflowHandle(Handle[R_co], Generic[P, R_co]):
         self._if_exists: IfExists = if_exists
         self._delay_ms = to_ms(delay, "delay") if delay is not None else 0
         self._version = version
-        self._attributes = merged(None, encode_attributes(attributes, removing=False)) if attributes else None
+        self._attributes = (
+            merged(None, encode_attributes(attributes, removing=False)) if attributes else None
+        )
         check_attributes(self._attributes, gateway.limits)
 
     def _message(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> msg.Message:
@@ -483,7 +513,9 @@ class WorkflowHandle(Handle[R_co], Generic[P, R_co]):
         self._check_size(data, f"the input of workflow {name!r}")
         now = self._gateway.clock.now_ms()
         body = msg.Start(name, self._version, data, None, self._if_exists, self._attributes)
-        return msg.Message(os.urandom(16), self.id, body, now, now + self._delay_ms if self._delay_ms else 0)
+        return msg.Message(
+            os.urandom(16), self.id, body, now, now + self._delay_ms if self._delay_ms else 0
+        )
 
     async def start(self, *args: P.args, **kwargs: P.kwargs) -> None:
         """Start it: durable when this returns. The id makes it idempotent; see `if_exists` of `client.workflow`.
@@ -496,7 +528,10 @@ class WorkflowHandle(Handle[R_co], Generic[P, R_co]):
 
     async def _start(self, *args: P.args, **kwargs: P.kwargs) -> None:
         message = self._message(args, kwargs)
-        before, self._begun = self._begun, None  # a start that is interrupted may have happened, or not
+        before, self._begun = (
+            self._begun,
+            None,
+        )  # a start that is interrupted may have happened, or not
         outcome, begun = await self._gateway.begin(message)
         self._begun = begun if begun is not None else before
         self._check_outcome(outcome)

@@ -20,7 +20,17 @@ from perdure.errors import UsageError
 __all__ = ["ActivityInfo", "Interceptor", "Outgoing", "TurnInfo", "Verb"]
 
 Verb = Literal[
-    "start", "run", "send", "raise_event", "cancel", "terminate", "pause", "resume", "retry", "delete", "prune"
+    "start",
+    "run",
+    "send",
+    "raise_event",
+    "cancel",
+    "terminate",
+    "pause",
+    "resume",
+    "retry",
+    "delete",
+    "prune",
 ]
 """The verbs of a handle that ask something of an instance. Those that only read are not intercepted.
 
@@ -93,7 +103,9 @@ class Interceptor:
         return await next()
 
 
-def overriding(interceptors: Iterable[Interceptor], method: Literal["send", "turn", "activity"]) -> list[Interceptor]:
+def overriding(
+    interceptors: Iterable[Interceptor], method: Literal["send", "turn", "activity"]
+) -> list[Interceptor]:
     """Those that do something at this place, in order."""
     default = getattr(Interceptor, method)
     return [i for i in interceptors if getattr(type(i), method) is not default]
@@ -108,14 +120,20 @@ def check_interceptors(interceptors: Iterable[object]) -> tuple[Interceptor, ...
     checked: list[Interceptor] = []
     for given in interceptors:
         if not isinstance(given, Interceptor):
-            remedy = "give an object, not its class" if isinstance(given, type) else "derive its class from Interceptor"
+            remedy = (
+                "give an object, not its class"
+                if isinstance(given, type)
+                else "derive its class from Interceptor"
+            )
             msg = f"{given!r} in interceptors= is no interceptor; {remedy}"
             raise UsageError(msg)
         checked.append(given)
     return tuple(checked)
 
 
-def around_send(interceptors: Sequence[Interceptor], call: Outgoing, innermost: NextSend) -> Awaitable[object]:
+def around_send(
+    interceptors: Sequence[Interceptor], call: Outgoing, innermost: NextSend
+) -> Awaitable[object]:
     """Pass a call through all of them to the verb itself."""
 
     def step(index: int, passed: Outgoing) -> Awaitable[object]:

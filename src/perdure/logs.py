@@ -37,7 +37,14 @@ ENVIRONMENT = "PERDURE_LOG"
 USER_AREAS = ("perdure.activity", "perdure.workflow")
 """What users say, through `activity.logger` and `workflow.logger`."""
 
-AREAS = ("perdure.activity", "perdure.clock", "perdure.guard", "perdure.node", "perdure.store", "perdure.workflow")
+AREAS = (
+    "perdure.activity",
+    "perdure.clock",
+    "perdure.guard",
+    "perdure.node",
+    "perdure.store",
+    "perdure.workflow",
+)
 """The loggers of Perdure; `perdure` stands for those that are not `USER_AREAS`."""
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -86,7 +93,9 @@ class Ids(logging.Filter):
         run = current_run()
         if run is not None and run.replaying and not _is_internal(record.name):
             return False
-        if _is_internal(record.name):  # a node works in the context of whoever woke it, maybe another one's activity
+        if _is_internal(
+            record.name
+        ):  # a node works in the context of whoever woke it, maybe another one's activity
             ids = run_ids(run) if run is not None and not hasattr(record, "instance") else {}
         else:
             ids = present_ids()
@@ -115,7 +124,9 @@ class Text(logging.Formatter):
 
     def __init__(self) -> None:
         """It has no options."""
-        super().__init__("%(asctime)s.%(msecs)03d %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
+        super().__init__(
+            "%(asctime)s.%(msecs)03d %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S"
+        )
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # the name is logging's
         """The line."""
@@ -133,7 +144,10 @@ class Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
         line: dict[str, object] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")[:-6] + "Z",
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")[
+                :-6
+            ]
+            + "Z",
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
@@ -145,12 +159,19 @@ class Json(logging.Formatter):
         if record.exc_info and record.exc_info[1] is not None:
             error = record.exc_info[1]
             trace = "".join(traceback.format_exception(error))
-            line["exception"] = {"type": type(error).__qualname__, "message": str(error), "traceback": trace}
+            line["exception"] = {
+                "type": type(error).__qualname__,
+                "message": str(error),
+                "traceback": trace,
+            }
         if record.stack_info:
             line["stack"] = record.stack_info
         try:
             return json.dumps(line, default=str, allow_nan=False)
-        except (TypeError, ValueError):  # a key that is no text, a number that JSON has not, or a circle
+        except (
+            TypeError,
+            ValueError,
+        ):  # a key that is no text, a number that JSON has not, or a circle
             return json.dumps({**line, "extra": {key: str(value) for key, value in extra.items()}})
 
 
@@ -248,7 +269,11 @@ def _allowed() -> str:
 
 def _area(area: object, where: str) -> str:
     known = ("perdure", *AREAS)
-    if not isinstance(area, str) or not area or (area.partition(".")[0] == "perdure" and area not in known):
+    if (
+        not isinstance(area, str)
+        or not area
+        or (area.partition(".")[0] == "perdure" and area not in known)
+    ):
         msg = f"{where}: there is no area {area!r}; areas are {_allowed()}"
         raise UsageError(msg)
     return area

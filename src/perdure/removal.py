@@ -78,7 +78,9 @@ async def delete(gateway: Gateway, unit: str, body: msg.Delete) -> int:
     if missing is not None and not below:
         raise missing  # otherwise an earlier call was interrupted after the root had gone
     if body.force:
-        return await _remove_downwards(gateway, unit, [row for level in below for row in level], body)
+        return await _remove_downwards(
+            gateway, unit, [row for level in below for row in level], body
+        )
     await _check_removable(gateway, unit, [*root, *(row for level in below for row in level)])
     removed = 0
     for level in [*reversed(below), root]:
@@ -87,7 +89,9 @@ async def delete(gateway: Gateway, unit: str, body: msg.Delete) -> int:
     return removed
 
 
-async def _remove_downwards(gateway: Gateway, unit: str, known: list[UnitRow], body: msg.Delete) -> int:
+async def _remove_downwards(
+    gateway: Gateway, unit: str, known: list[UnitRow], body: msg.Delete
+) -> int:
     """Remove a tree that may still grow: a unit that is gone starts no child, so its children are looked for then.
 
     Its commit has told the open ones, who may be quicker than we are; `known` are those that were there before.
@@ -103,7 +107,11 @@ async def _remove_downwards(gateway: Gateway, unit: str, known: list[UnitRow], b
         born = [row.id for parent in level for row in await children_of(gateway.store, parent)]
         parents = set(level)
         level = list(
-            dict.fromkeys(i for i in [*born, *(r.id for r in known if r.parent_unit in parents)] if i not in seen)
+            dict.fromkeys(
+                i
+                for i in [*born, *(r.id for r in known if r.parent_unit in parents)]
+                if i not in seen
+            )
         )
         seen.update(level)
     return len(seen) if root_went else ok
@@ -120,7 +128,11 @@ async def _check_removable(gateway: Gateway, unit: str, rows: list[UnitRow]) -> 
 
 
 def _refuse(unit: str, blocking: str, state: str) -> None:
-    what = f"{unit!r}" if blocking == unit else f"{unit!r} was not deleted: its descendant {blocking!r}"
+    what = (
+        f"{unit!r}"
+        if blocking == unit
+        else f"{unit!r} was not deleted: its descendant {blocking!r}"
+    )
     text = f"{what} {state}; cancel it and wait for its end, or delete with force=True"
     raise StillRunning(text)
 
@@ -141,15 +153,21 @@ async def _ask(gateway: Gateway, unit: str, body: msg.Delete | msg.Prune) -> str
     return await gateway.send(msg.Message(os.urandom(16), unit, body, gateway.clock.now_ms()))
 
 
-async def delete_many(gateway: Gateway, filters: Units, delete_one: DeleteOne, limit: int) -> Removed:
+async def delete_many(
+    gateway: Gateway, filters: Units, delete_one: DeleteOne, limit: int
+) -> Removed:
     """Remove the instances that fit the filters, newest first, each with its tree. What `delete_one` refuses because
     it has not ended, or because it is a child, is skipped. Filters look for roots only.
     """
     check_limit(limit)
-    rows, more = await _matching(gateway, filters, limit, _named if filters.ids else partial(_roots, gateway))
+    rows, more = await _matching(
+        gateway, filters, limit, _named if filters.ids else partial(_roots, gateway)
+    )
     deleted: list[str] = []
     instances = 0
-    skipped = dict.fromkeys(filters.ids, "no instance fits this id and the filters") if not more else {}
+    skipped = (
+        dict.fromkeys(filters.ids, "no instance fits this id and the filters") if not more else {}
+    )
     for first in range(0, len(rows), AT_ONCE):
         units = [row.id for row in rows[first : first + AT_ONCE]]
         outcomes = await asyncio.gather(*(_delete_or_say_why(delete_one, unit) for unit in units))
@@ -170,7 +188,9 @@ async def _delete_or_say_why(delete_one: DeleteOne, unit: str) -> int | str:
         return str(error)
 
 
-async def _matching(gateway: Gateway, filters: Units, limit: int, wanted: Choose) -> tuple[list[UnitRow], bool]:
+async def _matching(
+    gateway: Gateway, filters: Units, limit: int, wanted: Choose
+) -> tuple[list[UnitRow], bool]:
     """At most `limit` rows that fit the filters and are wanted, newest first, and whether there may be more."""
     rows: list[UnitRow] = []
     after: str | None = None

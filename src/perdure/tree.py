@@ -52,7 +52,12 @@ async def levels_below(store: Store, unit: str) -> list[list[UnitRow]]:
     levels: list[list[UnitRow]] = []
     seen, parents = {unit}, [unit]
     while parents:
-        level = [row for parent in parents for row in await children_of(store, parent) if row.id not in seen]
+        level = [
+            row
+            for parent in parents
+            for row in await children_of(store, parent)
+            if row.id not in seen
+        ]
         parents = [row.id for row in level]
         seen.update(parents)
         if level:
@@ -72,7 +77,9 @@ async def read_tree(store: Store, unit: str) -> Tree:
     """
     root = (await find_unit(store, unit)).row
     children: dict[str, list[Tree]] = {}
-    for level in reversed(await levels_below(store, unit)):  # from the leaves up, so that depth costs no stack
+    for level in reversed(
+        await levels_below(store, unit)
+    ):  # from the leaves up, so that depth costs no stack
         for row in level:
             child = Tree(describe_row(row), tuple(children.pop(row.id, ())))
             children.setdefault(row.parent_unit or "", []).append(child)

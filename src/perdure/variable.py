@@ -64,7 +64,9 @@ def _codec_of(value: object, what: str) -> TypeCodec[Any]:
 def _codec(type_: Any, what: str) -> TypeCodec[Any]:
     try:
         return _cached_codec(type_, what)
-    except TypeError:  # metadata of Annotated need not be hashable; a type that cannot be read raises again
+    except (
+        TypeError
+    ):  # metadata of Annotated need not be hashable; a type that cannot be read raises again
         return TypeCodec(type_, what)
 
 

@@ -96,7 +96,11 @@ class Child(Generic[P, R_co]):
     """A workflow with options for a child: `await workflow.child(ship, id="ship-1")(order)`."""
 
     def __init__(
-        self, definition: WorkflowDefinition, target: str | None, version: str | None, parent_close: ParentClose
+        self,
+        definition: WorkflowDefinition,
+        target: str | None,
+        version: str | None,
+        parent_close: ParentClose,
     ) -> None:
         """Made by `workflow.child`."""
         self._definition = definition
@@ -107,7 +111,9 @@ class Child(Generic[P, R_co]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, object, R_co]:
         """Start the child now, await its result now or later."""
         run = _run("child()")
-        return _start_child(run, self._definition, args, kwargs, self._target, self._version, self._parent_close)
+        return _start_child(
+            run, self._definition, args, kwargs, self._target, self._version, self._parent_close
+        )
 
     def detach(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Start it with no parent and return its id."""
@@ -267,7 +273,9 @@ async def wait_event(name: str, type: type[T], /) -> T:
     not buffered.
     """
     codec: TypeCodec[T] = TypeCodec(type, f"event {name!r}")
-    value: T = await _run("wait_event()").wait(check_label(name, "an event"), codec.decode, positional=True)
+    value: T = await _run("wait_event()").wait(
+        check_label(name, "an event"), codec.decode, positional=True
+    )
     return value
 
 
@@ -337,9 +345,13 @@ async def select(*aws: Any) -> Any:
 
 
 @overload
-async def join(*aws: Awaitable[T], order: Literal["argument", "history"] = "argument") -> list[T | BaseException]: ...
+async def join(
+    *aws: Awaitable[T], order: Literal["argument", "history"] = "argument"
+) -> list[T | BaseException]: ...
 @overload
-async def join(*aws: Awaitable[Any], order: Literal["argument", "history"] = "argument") -> list[Any]: ...
+async def join(
+    *aws: Awaitable[Any], order: Literal["argument", "history"] = "argument"
+) -> list[Any]: ...
 async def join(*aws: Any, order: Literal["argument", "history"] = "argument") -> Any:
     """Wait for all; errors are values in the list. The order is that of the arguments, or that in which they
     completed.
@@ -362,7 +374,9 @@ async def join(*aws: Any, order: Literal["argument", "history"] = "argument") ->
 
 
 @overload
-async def checkpoint(name: str, fn: Callable[[], Awaitable[T]], /, *, type: type[T] | None = None) -> T: ...
+async def checkpoint(
+    name: str, fn: Callable[[], Awaitable[T]], /, *, type: type[T] | None = None
+) -> T: ...
 @overload
 async def checkpoint(name: str, fn: Callable[[], T], /, *, type: type[T] | None = None) -> T: ...
 async def checkpoint(name: str, fn: Any, /, *, type: Any = None) -> Any:
@@ -493,7 +507,9 @@ class _ReplaySafe(logging.LoggerAdapter[logging.Logger]):
         run = current_run()
         return (run is None or not run.replaying) and self.logger.isEnabledFor(level)
 
-    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+    def process(
+        self, msg: Any, kwargs: MutableMapping[str, Any]
+    ) -> tuple[Any, MutableMapping[str, Any]]:
         """Add the ids."""
         run = current_run()
         if run is not None:

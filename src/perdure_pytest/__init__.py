@@ -62,7 +62,9 @@ def perdure_clock(request: pytest.FixtureRequest) -> SkippingClock:
     try:
         return SkippingClock(*mark.args, **mark.kwargs) if mark is not None else SkippingClock()
     except (TypeError, UsageError) as error:
-        pytest.fail(f"@pytest.mark.perdure of {request.node.nodeid}: {error}; it is {_MARK}", pytrace=False)
+        pytest.fail(
+            f"@pytest.mark.perdure of {request.node.nodeid}: {error}; it is {_MARK}", pytrace=False
+        )
 
 
 @pytest.fixture
@@ -72,7 +74,9 @@ def perdure_store_url(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def perdure_node(request: pytest.FixtureRequest, perdure_clock: SkippingClock) -> Iterator[Callable[..., VirtualNode]]:
+def perdure_node(
+    request: pytest.FixtureRequest, perdure_clock: SkippingClock
+) -> Iterator[Callable[..., VirtualNode]]:
     """Makes nodes, as `perdure.testing.node` does, that run by `perdure_clock` and on the store that `--perdure-store`
     names: `async with perdure_node(app, activities={charge: fake}) as node:`.
     """
@@ -107,7 +111,10 @@ def perdure_crash(request: pytest.FixtureRequest) -> Callable[..., Report]:
 
     def crash(scenario: Scenario, *, url: str = "memory://") -> Report:
         if _a_loop_runs():
-            pytest.fail("perdure_crash runs event loops of its own: call it in a plain `def` test", pytrace=False)
+            pytest.fail(
+                "perdure_crash runs event loops of its own: call it in a plain `def` test",
+                pytrace=False,
+            )
         return crash_in_process(scenario, url=url, every=every)
 
     return crash

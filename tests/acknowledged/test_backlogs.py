@@ -77,7 +77,9 @@ async def test_a_backlog_holds_up_no_other_instance(world: World, app: App) -> N
         await handle.send("go", True)
         turns = node.metrics.turns
         await node.client.workflow(nothing, id="n").run()
-        assert await handle.status() == "running", "the other one did not wait for the whole backlog"
+        assert await handle.status() == "running", (
+            "the other one did not wait for the whole backlog"
+        )
         assert node.metrics.turns - turns < 10
         assert await handle.result(timeout=5) == 500
 
@@ -114,7 +116,9 @@ async def test_messages_to_nobody_leave_nobody_in_memory(world: World, app: App)
         assert node.residents == 0
 
 
-async def test_mail_for_an_instance_that_comes_later_waits_for_it_on_disk(world: World, app: App) -> None:
+async def test_mail_for_an_instance_that_comes_later_waits_for_it_on_disk(
+    world: World, app: App
+) -> None:
     @app.workflow
     async def writer() -> None:
         workflow.send("later", "word", "early")
@@ -130,7 +134,9 @@ async def test_mail_for_an_instance_that_comes_later_waits_for_it_on_disk(world:
 
 
 @pytest.mark.parametrize("verb", ["cancel", "terminate", "pause"])
-async def test_code_that_continues_as_new_at_once_can_be_stopped(world: World, app: App, verb: str) -> None:
+async def test_code_that_continues_as_new_at_once_can_be_stopped(
+    world: World, app: App, verb: str
+) -> None:
     @app.workflow
     async def spin(number: int) -> int:
         workflow.continue_as_new(spin, number + 1)
@@ -165,7 +171,9 @@ async def test_a_stop_ends_while_code_continues_as_new_at_once(world: World, app
     await asyncio.wait_for(node.stop(0), 5)
 
 
-async def test_an_event_in_the_turn_of_continue_as_new_is_for_the_next_execution(world: World, app: App) -> None:
+async def test_an_event_in_the_turn_of_continue_as_new_is_for_the_next_execution(
+    world: World, app: App
+) -> None:
     @app.workflow
     async def listening(count: int) -> int:
         await workflow.wait_event("tick", int)
@@ -180,7 +188,9 @@ async def test_an_event_in_the_turn_of_continue_as_new_is_for_the_next_execution
         assert await handle.result(timeout=5) == 3
 
 
-async def test_an_execution_that_is_paused_before_it_begins_does_not_begin_by_a_restart(world: World, app: App) -> None:
+async def test_an_execution_that_is_paused_before_it_begins_does_not_begin_by_a_restart(
+    world: World, app: App
+) -> None:
     ran: list[int] = []
 
     @app.workflow

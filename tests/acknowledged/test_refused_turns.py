@@ -86,7 +86,9 @@ async def refusing() -> AsyncIterator[Refusing]:
         yield store
 
 
-async def test_refused_commits_change_neither_messages_nor_their_order(refusing: Refusing, app: App) -> None:
+async def test_refused_commits_change_neither_messages_nor_their_order(
+    refusing: Refusing, app: App
+) -> None:
     @app.workflow
     async def reader(count: int) -> list[int]:
         await workflow.receive("go", bool)

@@ -50,7 +50,9 @@ async def test_a_delayed_start_that_was_stopped_never_runs(world: World, verb: s
 
 
 @pytest.mark.parametrize("verb", ["cancel", "terminate"])
-async def test_a_start_without_code_that_was_stopped_does_not_run_after_the_deploy(world: World, verb: str) -> None:
+async def test_a_start_without_code_that_was_stopped_does_not_run_after_the_deploy(
+    world: World, verb: str
+) -> None:
     ran: list[str] = []
     app, work = make(ran)
     async with world.node(App("old")) as node:
@@ -85,7 +87,9 @@ async def test_an_instance_that_is_poison_before_it_began_can_be_terminated(worl
 
 
 @pytest.mark.parametrize("verb", ["cancel", "terminate", "pause", "delete"])
-async def test_control_that_follows_a_replacing_start_means_the_new_run(tmp_path: Any, verb: str) -> None:
+async def test_control_that_follows_a_replacing_start_means_the_new_run(
+    tmp_path: Any, verb: str
+) -> None:
     """The client has posted both while no node ran. It awaited the start first."""
     ran: list[str] = []
     app, work = make(ran)

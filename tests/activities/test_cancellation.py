@@ -122,7 +122,9 @@ async def test_one_that_does_not_end_is_complained_about_and_ignored(
         assert "deaf" not in caplog.text
         with caplog.at_level(logging.WARNING, "perdure.activity"):
             clock.advance(1)
-        assert "activity deaf of 'c' does not end although it was cancelled 500 ms ago" in caplog.text
+        assert (
+            "activity deaf of 'c' does not end although it was cancelled 500 ms ago" in caplog.text
+        )
         gate.set()
         await asyncio.wait_for(ended.wait(), 5)
         assert await handle.history() == before
@@ -172,7 +174,9 @@ async def test_one_that_cancels_itself_fails(world: World, app: App) -> None:
         assert "cancelled itself" in ended.failure.message
 
 
-async def test_a_node_that_stops_gives_running_ones_their_time_and_then_cancels_them(world: World, app: App) -> None:
+async def test_a_node_that_stops_gives_running_ones_their_time_and_then_cancels_them(
+    world: World, app: App
+) -> None:
     events: list[str] = []
     began = asyncio.Event()
     gate = asyncio.Event()

@@ -34,4 +34,6 @@ async def test_callers_do_not_leak_into_activities(world: World, app: App) -> No
             return await node.client.workflow(looking, id=f"w-{i}").run()
 
         results = await asyncio.gather(*(asyncio.create_task(call(i)) for i in range(3)))
-    assert results == [["of the node"] * 3 + ["none"]] * 3, "a workflow sees none at all: its context is empty"
+    assert results == [["of the node"] * 3 + ["none"]] * 3, (
+        "a workflow sees none at all: its context is empty"
+    )

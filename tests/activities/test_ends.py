@@ -41,8 +41,12 @@ ENDS: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("end", ENDS)
-@pytest.mark.parametrize("form", ["async activity", "def activity", "async checkpoint", "def checkpoint"])
-async def test_a_workflow_learns_how_its_function_ended(world: World, app: App, form: str, end: str) -> None:
+@pytest.mark.parametrize(
+    "form", ["async activity", "def activity", "async checkpoint", "def checkpoint"]
+)
+async def test_a_workflow_learns_how_its_function_ended(
+    world: World, app: App, form: str, end: str
+) -> None:
     @app.activity
     async def coroutine() -> Any:
         return ENDS[end]()
@@ -73,13 +77,17 @@ async def test_a_workflow_learns_how_its_function_ended(world: World, app: App, 
 
     async with world.node(app) as node:
         error = await node.client.workflow(calls, id="c").run()
-        assert error in ("ActivityError", "ApplicationError", "PayloadTooLarge", "EncodeError"), error
+        assert error in ("ActivityError", "ApplicationError", "PayloadTooLarge", "EncodeError"), (
+            error
+        )
         assert await node.client.workflow(nothing, id="n").run() == "the node goes on"
         sizes = [chunk.event for chunk in await node.client.get("c").history()]
         assert len(repr(sizes)) < 1_000_000, "nothing of the large result stands in the journal"
 
 
-async def test_details_of_heartbeats_and_failures_have_the_limit_of_payloads(world: World, app: App) -> None:
+async def test_details_of_heartbeats_and_failures_have_the_limit_of_payloads(
+    world: World, app: App
+) -> None:
     refused: list[str] = []
 
     @app.activity
@@ -104,7 +112,9 @@ async def test_details_of_heartbeats_and_failures_have_the_limit_of_payloads(wor
         assert len(repr([e.event for e in await node.client.get("c").history()])) < 1_000_000
 
 
-async def test_the_nodes_client_works_until_the_last_activity_has_ended(world: World, app: App) -> None:
+async def test_the_nodes_client_works_until_the_last_activity_has_ended(
+    world: World, app: App
+) -> None:
     go = asyncio.Event()
     running = asyncio.Event()
 
@@ -133,7 +143,10 @@ async def test_the_nodes_client_works_until_the_last_activity_has_ended(world: W
     await asyncio.wait_for(stopping, 5)
     async with world.node(app) as node:
         assert await node.client.workflow(calls, id="c").result(timeout=5) == "ok"
-        assert await node.client.workflow(other, id="o").result(timeout=5) == "started within the grace"
+        assert (
+            await node.client.workflow(other, id="o").result(timeout=5)
+            == "started within the grace"
+        )
 
 
 async def test_a_function_that_waits_for_a_thread_is_not_late_yet(world: World, app: App) -> None:

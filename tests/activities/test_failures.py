@@ -65,7 +65,9 @@ async def test_the_failure_of_a_workflow(world: World, app: App) -> None:
     async with world.node(app) as node:
         with pytest.raises(WorkflowFailed) as caught:
             await node.client.workflow(caller, id="c").run()
-        assert str(caught.value).startswith("caller 'c' failed: ActivityError: activity 'bad' failed after 1 attempt")
+        assert str(caught.value).startswith(
+            "caller 'c' failed: ActivityError: activity 'bad' failed after 1 attempt"
+        )
         assert caught.value.failure.causes == (("Custom", "deep"),)
         assert "deep" in await node.client.workflow(careful, id="p").run()
         description = await node.client.get("c").describe()
@@ -98,8 +100,12 @@ async def test_an_application_error_of_a_workflow(world: World, app: App) -> Non
         assert caught.value.retryable is False
 
 
-@pytest.mark.parametrize("kind", [BaseException, SystemExit, GeneratorExit, StopIteration, StopAsyncIteration])
-async def test_unusual_exceptions_are_failures_as_well(world: World, app: App, kind: type[BaseException]) -> None:
+@pytest.mark.parametrize(
+    "kind", [BaseException, SystemExit, GeneratorExit, StopIteration, StopAsyncIteration]
+)
+async def test_unusual_exceptions_are_failures_as_well(
+    world: World, app: App, kind: type[BaseException]
+) -> None:
     @app.activity
     async def bad() -> None:
         raise kind("odd")
@@ -123,8 +129,13 @@ async def test_unusual_exceptions_are_failures_as_well(world: World, app: App, k
         await handle.start()
         plain = f"{kind.__name__}: odd"
         expected = [plain, plain]
-        if kind is StopIteration:  # a coroutine turns it into a RuntimeError, and no future may have it
-            expected = [f"RuntimeError: {what} raised StopIteration" for what in ("coroutine", "the activity")]
+        if (
+            kind is StopIteration
+        ):  # a coroutine turns it into a RuntimeError, and no future may have it
+            expected = [
+                f"RuntimeError: {what} raised StopIteration"
+                for what in ("coroutine", "the activity")
+            ]
         assert await handle.result(timeout=5) == expected
 
 

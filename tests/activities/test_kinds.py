@@ -56,7 +56,11 @@ async def test_two_calls_with_equal_arguments_are_two_calls(world: World, app: A
         return count
 
     async def body() -> list[int]:
-        return [await next_one(1), await next_one(1), *await asyncio.gather(next_one(1), next_one(1))]
+        return [
+            await next_one(1),
+            await next_one(1),
+            *await asyncio.gather(next_one(1), next_one(1)),
+        ]
 
     assert sorted(await world.replayed(app, body)) == [1, 2, 3, 4]
 
@@ -92,7 +96,9 @@ async def test_an_activity_calls_another_as_a_plain_function(world: World, app: 
     async with world.node(app) as node:
         handle = node.client.workflow(calling, id="c")
         assert await handle.run() == 20
-        scheduled = [e.event for e in await handle.history() if type(e.event).__name__ == "ActivityScheduled"]
+        scheduled = [
+            e.event for e in await handle.history() if type(e.event).__name__ == "ActivityScheduled"
+        ]
         assert [e.name for e in scheduled] == ["outer"]
 
 
@@ -118,7 +124,9 @@ async def test_an_argument_of_the_wrong_type_fails_at_the_call(world: World, app
     assert ran == []
 
 
-async def test_a_result_of_the_wrong_type_is_a_failure_of_the_activity(world: World, app: App) -> None:
+async def test_a_result_of_the_wrong_type_is_a_failure_of_the_activity(
+    world: World, app: App
+) -> None:
     @app.activity
     async def wrong() -> int:
         return "three"  # type: ignore[return-value]
@@ -181,7 +189,9 @@ async def test_many_at_once(world: World, app: App) -> None:
         return sum(await asyncio.gather(*(square(i) for i in range(n))))
 
     async with world.node(app) as node:
-        assert await node.client.workflow(fan_out, id="f").run(300) == sum(i * i for i in range(300))
+        assert await node.client.workflow(fan_out, id="f").run(300) == sum(
+            i * i for i in range(300)
+        )
 
 
 async def test_no_more_at_once_than_the_node_allows(world: World, app: App) -> None:
@@ -280,18 +290,37 @@ async def test_the_info_of_an_attempt(world: World, app: App) -> None:
     @app.activity(name="shop.charge")
     def charge() -> list[object]:
         info = activity.info()
-        return [info.name, info.instance, info.workflow, info.workflow_version, info.attempt, info.execution]
+        return [
+            info.name,
+            info.instance,
+            info.workflow,
+            info.workflow_version,
+            info.attempt,
+            info.execution,
+        ]
 
     @app.workflow(version=3)
     async def calling() -> list[object]:
         return await charge()
 
     async with world.node(app) as node:
-        assert await node.client.workflow(calling, id="c").run() == ["shop.charge", "c", "calling", "3.0.0", 1, 1]
+        assert await node.client.workflow(calling, id="c").run() == [
+            "shop.charge",
+            "c",
+            "calling",
+            "3.0.0",
+            1,
+            1,
+        ]
 
 
 async def test_outside_of_an_activity_each_says_so() -> None:
-    for call in (activity.info, activity.heartbeat, activity.is_cancelled, lambda: activity.resources(int)):
+    for call in (
+        activity.info,
+        activity.heartbeat,
+        activity.is_cancelled,
+        lambda: activity.resources(int),
+    ):
         with pytest.raises(UsageError, match="inside an activity"):
             call()
     assert workflow is not None

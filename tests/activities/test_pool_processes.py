@@ -25,7 +25,9 @@ def lives(pid: int) -> bool:
         return False
 
 
-async def test_a_process_that_dies_is_replaced_and_takes_no_other_attempt_with_it(tmp_path: Path) -> None:
+async def test_a_process_that_dies_is_replaced_and_takes_no_other_attempt_with_it(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "marks").mkdir()
     gate, mark = tmp_path / "gate", tmp_path / "mark"
     async with ways.app.node("memory://", options=OPTIONS) as node:
@@ -36,19 +38,28 @@ async def test_a_process_that_dies_is_replaced_and_takes_no_other_attempt_with_i
                 await asyncio.sleep(0.01)
         pid = int(mark.read_text())
         gate.touch()
-        assert await handle.result(timeout=20) == ["alive", pid], "the neighbour began once, and in one process"
+        assert await handle.result(timeout=20) == ["alive", pid], (
+            "the neighbour began once, and in one process"
+        )
         assert node.metrics.attempts == 2, "to lose a process is no attempt of the retry policy"
 
 
 async def test_an_attempt_that_loses_one_process_after_the_other_fails(tmp_path: Path) -> None:
     async with ways.app.node("memory://", options=OPTIONS) as node:
-        ended = await asyncio.wait_for(node.client.workflow(ways.dying, id="d").run(str(tmp_path), 99), 40)
+        ended = await asyncio.wait_for(
+            node.client.workflow(ways.dying, id="d").run(str(tmp_path), 99), 40
+        )
     assert ended[:2] == ["ProcessLost", "infrastructure"]
-    assert "3 processes were lost with it, one after the other; the last one: it ended with exit code 9" in ended[2]
+    assert (
+        "3 processes were lost with it, one after the other; the last one: it ended with exit code 9"
+        in ended[2]
+    )
     assert len(os.listdir(tmp_path)) == 3
 
 
-async def test_a_process_whose_result_nobody_wants_is_killed_after_the_grace(tmp_path: Path) -> None:
+async def test_a_process_whose_result_nobody_wants_is_killed_after_the_grace(
+    tmp_path: Path,
+) -> None:
     mark = tmp_path / "mark"
     async with ways.app.node("memory://", options=OPTIONS) as node:
         handle = node.client.workflow(ways.waiting, id="w")
@@ -95,7 +106,9 @@ async def test_no_process_outlives_a_node_that_was_killed(tmp_path: Path) -> Non
     mark, program = tmp_path / "mark", tmp_path / "program.py"
     program.write_text(NODE)
     here = str(Path(__file__).parent)
-    node = subprocess.Popen([sys.executable, str(program), here, str(tmp_path / "never"), str(mark)])
+    node = subprocess.Popen(
+        [sys.executable, str(program), here, str(tmp_path / "never"), str(mark)]
+    )
     try:
         async with asyncio.timeout(30):
             while not mark.exists():

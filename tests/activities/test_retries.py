@@ -30,7 +30,10 @@ async def _until_attempts(times: list[int], count: int) -> None:
     [
         (RetryPolicy(4, 1.0, "fixed"), [1_000, 1_000, 1_000]),
         (RetryPolicy(5, 1.0, "linear", maximum_interval=2.5), [1_000, 2_000, 2_500, 2_500]),
-        (RetryPolicy(5, 1.0, "exponential", coefficient=3, maximum_interval=20), [1_000, 3_000, 9_000, 20_000]),
+        (
+            RetryPolicy(5, 1.0, "exponential", coefficient=3, maximum_interval=20),
+            [1_000, 3_000, 9_000, 20_000],
+        ),
         (RetryPolicy(3, 0, "fixed"), [0, 0]),
     ],
     ids=["fixed", "linear", "exponential", "zero"],
@@ -100,14 +103,18 @@ async def test_a_later_attempt_that_succeeds_gives_the_result(world: World, app:
     assert await world.replayed(app, body) == 3
 
 
-@pytest.mark.parametrize("final", [(Fatal,), ("VeryFatal",), ("Fatal", VeryFatal)], ids=["class", "name", "both"])
+@pytest.mark.parametrize(
+    "final", [(Fatal,), ("VeryFatal",), ("Fatal", VeryFatal)], ids=["class", "name", "both"]
+)
 async def test_types_that_are_not_retried(world: World, app: App, final: Any) -> None:
     ran: list[str] = []
 
     @app.activity(retry=RetryPolicy(5, 0.001, non_retryable=final))
     async def bad(kind: str) -> None:
         ran.append(kind)
-        raise VeryFatal(kind) if kind == "fatal" or activity.info().attempt == 3 else ValueError(kind)
+        raise (
+            VeryFatal(kind) if kind == "fatal" or activity.info().attempt == 3 else ValueError(kind)
+        )
 
     @app.workflow
     async def calling(kind: str) -> str:
@@ -140,14 +147,22 @@ async def test_an_application_error_can_be_final_and_carry_details(world: World,
         except ActivityError as error:
             failure = error.failure
             assert failure.details is not None
-            return [failure.type, failure.message, failure.retryable, error.retryable, decode(failure.details)]
+            return [
+                failure.type,
+                failure.message,
+                failure.retryable,
+                error.retryable,
+                decode(failure.details),
+            ]
         return []
 
     assert await world.replayed(app, body) == ["Declined", "no money", False, False, {"cents": 5}]
     assert ran == [1]
 
 
-async def test_the_count_goes_on_after_a_restart_between_two_attempts(world: World, app: App) -> None:
+async def test_the_count_goes_on_after_a_restart_between_two_attempts(
+    world: World, app: App
+) -> None:
     clock = world.stop_time()
     attempts: list[int] = []
 
@@ -201,7 +216,9 @@ async def test_a_retry_that_waits_keeps_its_time_over_a_restart(world: World, ap
     assert times[1] - times[0] == 10_000
 
 
-async def test_an_attempt_that_the_node_did_not_finish_runs_again_under_the_same_number(world: World, app: App) -> None:
+async def test_an_attempt_that_the_node_did_not_finish_runs_again_under_the_same_number(
+    world: World, app: App
+) -> None:
     attempts: list[int] = []
     gate = asyncio.Event()
 
@@ -247,7 +264,9 @@ async def test_the_idempotency_key_is_the_same_for_all_attempts_and_differs_betw
     assert first != second
 
 
-async def test_a_workflow_that_is_cancelled_between_two_attempts_gets_no_further_one(world: World, app: App) -> None:
+async def test_a_workflow_that_is_cancelled_between_two_attempts_gets_no_further_one(
+    world: World, app: App
+) -> None:
     clock = world.stop_time()
     times: list[int] = []
 

@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 from engine import World, until, waits_for
 
-from perdure import ActivityError, ActivityTimeout, App, Limits, Node, NodeOptions, activity, workflow
+from perdure import (
+    ActivityError,
+    ActivityTimeout,
+    App,
+    Limits,
+    Node,
+    NodeOptions,
+    activity,
+    workflow,
+)
 from perdure.errors import StoreUnavailable
 from perdure.kernel.message import Message
 from perdure.ports.store import Inbox
@@ -98,7 +107,9 @@ async def test_one_that_refuses_to_end_gives_its_slot_back_after_the_grace(
     assert gate.began == 1
 
 
-async def test_a_def_that_waits_for_a_thread_has_all_its_time(world: World, app: App, gate: Gate) -> None:
+async def test_a_def_that_waits_for_a_thread_has_all_its_time(
+    world: World, app: App, gate: Gate
+) -> None:
     clock = world.stop_time()
     stuck = define(app, gate, "def")
 
@@ -166,7 +177,9 @@ async def test_no_attempt_begins_when_the_time_of_all_is_over(world: World, app:
     assert began == [1]
 
 
-async def test_the_time_of_all_attempts_ends_the_wait_for_a_slot(world: World, app: App, gate: Gate) -> None:
+async def test_the_time_of_all_attempts_ends_the_wait_for_a_slot(
+    world: World, app: App, gate: Gate
+) -> None:
     clock = world.stop_time()
     stuck = define(app, gate, "async")
 
@@ -193,7 +206,9 @@ async def test_the_time_of_all_attempts_ends_the_wait_for_a_slot(world: World, a
         gate.open()
 
 
-async def test_details_of_a_heartbeat_have_a_limit_and_the_last_good_ones_stay(world: World, app: App) -> None:
+async def test_details_of_a_heartbeat_have_a_limit_and_the_last_good_ones_stay(
+    world: World, app: App
+) -> None:
     @app.activity
     async def beating() -> None:
         activity.heartbeat("good")
@@ -279,7 +294,9 @@ class Forgetful(MemoryStore):
 
 
 @pytest.mark.parametrize("kind", ["activity", "checkpoint"])
-async def test_what_runs_already_does_not_begin_again_when_its_instance_is_loaded_again(app: App, kind: str) -> None:
+async def test_what_runs_already_does_not_begin_again_when_its_instance_is_loaded_again(
+    app: App, kind: str
+) -> None:
     began: list[str] = []
     gate = asyncio.Event()
 

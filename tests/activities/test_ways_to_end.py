@@ -33,14 +33,18 @@ async def node(options: NodeOptions) -> AsyncIterator[Node]:
 @pytest.mark.parametrize("kind", ["loop", "thread"])
 async def test_an_activity(node: Node, kind: str, way: str, timeout: float | None) -> None:
     _, name, text, again = ways.WAYS[way]
-    ended = await asyncio.wait_for(node.client.workflow(ways.call, id=way).run(kind, way, timeout), 10)
+    ended = await asyncio.wait_for(
+        node.client.workflow(ways.call, id=way).run(kind, way, timeout), 10
+    )
     assert (ended[0], ended[2]) == (name, again)
     assert text in ended[1]
 
 
 async def test_an_activity_in_a_process(node: Node) -> None:
     for way, (_, name, text, again) in ways.WAYS.items():
-        ended = await asyncio.wait_for(node.client.workflow(ways.call, id=way).run("process", way, None), 20)
+        ended = await asyncio.wait_for(
+            node.client.workflow(ways.call, id=way).run("process", way, None), 20
+        )
         assert (way, ended[0], ended[2]) == (way, name, again)
         assert text in ended[1]
 
@@ -56,14 +60,21 @@ async def test_a_checkpoint(node: Node, kind: str, way: str) -> None:
 
 
 async def test_what_a_def_checkpoint_returns_is_awaited_once(node: Node) -> None:
-    assert await node.client.workflow(ways.step, id="d").run("def", "forgotten await") == ["result", None]
+    assert await node.client.workflow(ways.step, id="d").run("def", "forgotten await") == [
+        "result",
+        None,
+    ]
     ended = await node.client.workflow(ways.step, id="a").run("async def", "forgotten await")
     assert ended[0] == "EncodeError"
 
 
 @pytest.mark.parametrize("kind", ["thread", "process"])
-async def test_an_interrupt_that_does_not_come_from_the_keyboard_is_a_failure(node: Node, kind: str) -> None:
-    ended = await asyncio.wait_for(node.client.workflow(ways.call, id="k").run(kind, "interrupt", None), 20)
+async def test_an_interrupt_that_does_not_come_from_the_keyboard_is_a_failure(
+    node: Node, kind: str
+) -> None:
+    ended = await asyncio.wait_for(
+        node.client.workflow(ways.call, id="k").run(kind, "interrupt", None), 20
+    )
     assert ended[0] == "KeyboardInterrupt"
 
 
@@ -95,10 +106,16 @@ except KeyboardInterrupt:
 
 
 @pytest.mark.parametrize("which", ["by_activity", "by_checkpoint"])
-def test_the_keyboard_ends_the_program_and_the_attempt_runs_again(tmp_path: Path, which: str) -> None:
+def test_the_keyboard_ends_the_program_and_the_attempt_runs_again(
+    tmp_path: Path, which: str
+) -> None:
     for life, expected in (("1", "interrupted"), ("2", "done")):
         done = subprocess.run(
-            [sys.executable, "-c", KEYBOARD, life, which], cwd=tmp_path, capture_output=True, text=True, timeout=30
+            [sys.executable, "-c", KEYBOARD, life, which],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=30,
         )
         assert done.stdout.strip() == expected, done.stderr
 
@@ -144,7 +161,11 @@ asyncio.run(main())
 def test_the_end_of_the_event_loop_is_no_failure(tmp_path: Path, which: str) -> None:
     outputs = [
         subprocess.run(
-            [sys.executable, "-c", TEARDOWN, life, which], cwd=tmp_path, capture_output=True, text=True, timeout=30
+            [sys.executable, "-c", TEARDOWN, life, which],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=30,
         )
         for life in ("1", "2")
     ]
@@ -154,4 +175,6 @@ def test_the_end_of_the_event_loop_is_no_failure(tmp_path: Path, which: str) -> 
 def test_large_details_are_replaced_by_a_note_also_behind_a_long_message() -> None:
     failure = failure_of(ApplicationError("m" * 100_000, details="x" * 1_000), details_max=100)
     assert failure.details is None
-    assert failure.message.endswith("(Limits.payload_bytes); store them elsewhere and give a reference)")
+    assert failure.message.endswith(
+        "(Limits.payload_bytes); store them elsewhere and give a reference)"
+    )

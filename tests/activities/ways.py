@@ -106,9 +106,24 @@ WAYS: dict[str, tuple[Callable[[], Any], str, str, bool]] = {
     "own cancel": (cancels, "CancelledError", "", True),
     "cancelled future": (cancelled_future, "CancelledError", "", True),
     "no data": (no_data, "EncodeError", "object is not data", False),
-    "too large": (too_large, "PayloadTooLarge", f"has {2 * LIMIT + 6} bytes; the limit is {LIMIT} (Limits.pay", False),
-    "large details": (large_details, "Declined", f"they have {2 * LIMIT + 6} bytes, and the limit is {LIMIT}", False),
-    "forgotten await": (forgets_await, "EncodeError", "returned a coroutine, which nobody awaited", False),
+    "too large": (
+        too_large,
+        "PayloadTooLarge",
+        f"has {2 * LIMIT + 6} bytes; the limit is {LIMIT} (Limits.pay",
+        False,
+    ),
+    "large details": (
+        large_details,
+        "Declined",
+        f"they have {2 * LIMIT + 6} bytes, and the limit is {LIMIT}",
+        False,
+    ),
+    "forgotten await": (
+        forgets_await,
+        "EncodeError",
+        "returned a coroutine, which nobody awaited",
+        False,
+    ),
 }
 
 app = App("ways")
@@ -148,7 +163,10 @@ async def step(kind: str, way: str) -> list[Any]:
         return WAYS[way][0]()
 
     try:
-        return ["result", await workflow.checkpoint("c", WAYS[way][0] if kind == "def" else coroutine)]
+        return [
+            "result",
+            await workflow.checkpoint("c", WAYS[way][0] if kind == "def" else coroutine),
+        ]
     except ApplicationError as error:
         return [error.type, str(error)]
 

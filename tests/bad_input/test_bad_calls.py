@@ -9,7 +9,17 @@ from typing import Any
 
 import pytest
 
-from perdure import AlreadyStarted, App, Channel, Node, NodeOptions, NotFound, Timeout, activity, workflow
+from perdure import (
+    AlreadyStarted,
+    App,
+    Channel,
+    Node,
+    NodeOptions,
+    NotFound,
+    Timeout,
+    activity,
+    workflow,
+)
 from perdure.errors import (
     DecodeError,
     EncodeError,
@@ -89,7 +99,8 @@ async def test_an_id_that_cannot_be_one_is_refused(node: Node, name: str):
 
 
 @pytest.mark.parametrize(
-    "id", ["x" * 512, "a b", "../../etc/passwd", "parent/1.1", "日本", "a'; DROP TABLE units;--", "."]
+    "id",
+    ["x" * 512, "a b", "../../etc/passwd", "parent/1.1", "日本", "a'; DROP TABLE units;--", "."],
 )
 async def test_any_other_id_is_one(node: Node, id: str):
     assert await node.client.workflow(echo, id=id).run(id) == id
@@ -104,9 +115,21 @@ STARTS: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
     "unknown keyword": ((CART,), {"fast": True}, r"unexpected keyword argument 'fast'"),
     "twice": ((CART,), {"cart": CART}, r"multiple values for argument 'cart'"),
     "wrong type": (("pen",), {}, r"argument 'cart' of workflow 'checkout'.*str"),
-    "wrong type inside": ((Cart(["pen"], "100"),), {}, r"argument 'cart.cents' of workflow 'checkout'.*int"),
-    "wrong type of an option": ((CART,), {"rush": "yes"}, r"argument 'rush' of workflow 'checkout'.*bool"),
-    "not data": ((Cart([object()], 1),), {}, r"argument 'cart.items\[0\]' of workflow 'checkout'.*object"),
+    "wrong type inside": (
+        (Cart(["pen"], "100"),),
+        {},
+        r"argument 'cart.cents' of workflow 'checkout'.*int",
+    ),
+    "wrong type of an option": (
+        (CART,),
+        {"rush": "yes"},
+        r"argument 'rush' of workflow 'checkout'.*bool",
+    ),
+    "not data": (
+        (Cart([object()], 1),),
+        {},
+        r"argument 'cart.items\[0\]' of workflow 'checkout'.*object",
+    ),
     "a function": ((print,), {}, r"argument 'cart' of workflow 'checkout'"),
     "too large": (
         (Cart(["x" * 2_000], 1),),
@@ -129,21 +152,29 @@ async def test_a_start_with_wrong_arguments_is_refused(node: Node, name: str, ve
 
 
 async def test_a_start_by_name_takes_positional_arguments_only(node: Node):
-    with pytest.raises(UsageError, match="start of 'checkout' by name takes positional arguments only"):
+    with pytest.raises(
+        UsageError, match="start of 'checkout' by name takes positional arguments only"
+    ):
         await node.client.workflow("checkout", id="order-1").start(cart=CART)
     await nothing_was_recorded(node)
 
 
-async def test_a_start_by_name_with_wrong_arguments_fails_that_instance_and_names_the_argument(node: Node):
+async def test_a_start_by_name_with_wrong_arguments_fails_that_instance_and_names_the_argument(
+    node: Node,
+):
     handle = node.client.workflow("checkout", id="order-1")
     await handle.start("pen")
     done = await handle.wait(timeout=5)
     assert (done.status, done.failure.type if done.failure else "") == ("failed", "DecodeError")
-    assert "argument 'cart' of workflow 'checkout'" in (done.failure.message if done.failure else "")
+    assert "argument 'cart' of workflow 'checkout'" in (
+        done.failure.message if done.failure else ""
+    )
     assert await node.client.workflow(echo, id="next").run(1) == 1
 
 
-@pytest.mark.parametrize("value", [object(), print, {1, object()}, "\ud800", float], ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize(
+    "value", [object(), print, {1, object()}, "\ud800", float], ids=lambda v: type(v).__name__
+)
 async def test_a_start_by_name_with_what_is_not_data_is_refused(node: Node, value: Any):
     with pytest.raises(EncodeError):
         await node.client.workflow("echo", id="e-1").start(value)
@@ -151,9 +182,15 @@ async def test_a_start_by_name_with_what_is_not_data_is_refused(node: Node, valu
 
 
 HANDLES: dict[str, tuple[dict[str, Any], str]] = {
-    "if_exists": ({"if_exists": "ignore"}, "if_exists must be 'join', 'reject' or 'replace', got 'ignore'"),
+    "if_exists": (
+        {"if_exists": "ignore"},
+        "if_exists must be 'join', 'reject' or 'replace', got 'ignore'",
+    ),
     "delay": ({"delay": -1}, "delay must be between 0 and ten years, got -1"),
-    "delay in words": ({"delay": "soon"}, "delay must be seconds .a number. or a timedelta, got 'soon'"),
+    "delay in words": (
+        {"delay": "soon"},
+        "delay must be seconds .a number. or a timedelta, got 'soon'",
+    ),
     "version": ({"version": "newest"}, "'newest' is not a version: use major.minor.patch"),
     "attributes": ({"attributes": {"a": object()}}, "object"),
     "attributes of another kind": ({"attributes": ["a"]}, "attributes.*dict"),
@@ -179,19 +216,26 @@ async def test_a_name_that_nobody_has_waits_for_a_deploy_and_says_so(node: Node)
     found = await handle.describe()
     assert (found.status, found.reason) == ("suspended", "not_registered")
     assert found.failure is not None
-    assert "workflow 'no_such_workflow' is not registered with this node's app. Register it" in found.failure.message
+    assert (
+        "workflow 'no_such_workflow' is not registered with this node's app. Register it"
+        in found.failure.message
+    )
     with pytest.raises(
-        Timeout, match=r"'order-1' has not ended within 0.01 s; it is suspended \(not_registered\): work"
+        Timeout,
+        match=r"'order-1' has not ended within 0.01 s; it is suspended \(not_registered\): work",
     ):
         await handle.result(timeout=0.01)
 
 
 async def test_a_taken_id_is_refused_with_the_way_out(node: Node):
     await node.client.workflow(checkout, id="order-1").start(CART)
-    with pytest.raises(AlreadyStarted, match=r"the id 'order-1' is taken by another workflow or with another input"):
+    with pytest.raises(
+        AlreadyStarted, match=r"the id 'order-1' is taken by another workflow or with another input"
+    ):
         await node.client.workflow(checkout, id="order-1").start(Cart([], 0))
     with pytest.raises(
-        AlreadyStarted, match=r"'order-1' is taken and if_exists='reject' was asked for; use another id"
+        AlreadyStarted,
+        match=r"'order-1' is taken and if_exists='reject' was asked for; use another id",
     ):
         await node.client.workflow(checkout, id="order-1", if_exists="reject").start(CART)
 
@@ -220,7 +264,11 @@ async def test_an_unknown_id_is_named(node: Node):
         "kv_get": lambda: handle.kv_get("k", int),
     }
     answers = dict(
-        zip(calls, await asyncio.gather(*(c() for c in calls.values()), return_exceptions=True), strict=True)
+        zip(
+            calls,
+            await asyncio.gather(*(c() for c in calls.values()), return_exceptions=True),
+            strict=True,
+        )
     )
     assert {name for name, answer in answers.items() if not isinstance(answer, NotFound)} == set()
     assert all("no instance has the id 'nobody'" in str(answer) for answer in answers.values())
@@ -242,7 +290,10 @@ async def test_a_wait_that_is_too_long_says_what_the_instance_waits_for(node: No
     handle = node.client.workflow(checkout, id="order-1")
     await handle.start(CART)
     for call in (handle.result, handle.wait):
-        with pytest.raises(Timeout, match=r"'order-1' has not ended within 0.01 s; it is running \(message approved\)"):
+        with pytest.raises(
+            Timeout,
+            match=r"'order-1' has not ended within 0.01 s; it is running \(message approved\)",
+        ):
             await call(timeout=0.01)
     await handle.send(approved, True)
     assert await handle.result(timeout=5) == 100
@@ -271,7 +322,11 @@ async def test_a_result_of_another_type_than_asked_for_is_an_error_that_names_it
 MESSAGES: dict[str, tuple[Any, Any, str]] = {
     "type": (approved, "yes", "message of channel 'approved'.*bool"),
     "not data": ("notes", object(), "object"),
-    "too large": ("notes", "x" * 2_000, "the message for channel 'notes' has 2004 bytes; the limit is 1000"),
+    "too large": (
+        "notes",
+        "x" * 2_000,
+        "the message for channel 'notes' has 2004 bytes; the limit is 1000",
+    ),
     "channel": ("", 1, "'' cannot be the name of a channel"),
     "channel of no string": (None, 1, "None cannot be the name of a channel"),
 }
@@ -314,7 +369,8 @@ async def test_an_inbox_that_is_full_is_refused_and_keeps_what_it_has(node: Node
 
 async def test_a_payload_over_the_limit_is_refused_where_it_is_made(node: Node):
     with pytest.raises(
-        PayloadTooLarge, match=r"has \d+ bytes; the limit is 1000 \(Limits.payload_bytes\): store it els"
+        PayloadTooLarge,
+        match=r"has \d+ bytes; the limit is 1000 \(Limits.payload_bytes\): store it els",
     ):
         await node.client.workflow(echo, id="e-1").start(b"x" * 1_000)
     assert await node.client.workflow(echo, id="e-2").run(b"x" * 990) == b"x" * 990
@@ -377,7 +433,9 @@ OUTSIDE_A_WORKFLOW: dict[str, Any] = {
 @pytest.mark.parametrize("name", OUTSIDE_A_WORKFLOW)
 @pytest.mark.filterwarnings("ignore:coroutine 'sleep' was never awaited")
 async def test_what_is_for_workflow_code_is_refused_elsewhere(name: str):
-    with pytest.raises(UsageError, match=rf"workflow.{name}.* is for workflow code; here no workflow is running"):
+    with pytest.raises(
+        UsageError, match=rf"workflow.{name}.* is for workflow code; here no workflow is running"
+    ):
         found = OUTSIDE_A_WORKFLOW[name]()
         if asyncio.iscoroutine(found):
             await found
@@ -386,22 +444,30 @@ async def test_what_is_for_workflow_code_is_refused_elsewhere(name: str):
 @pytest.mark.parametrize("name", ["info", "heartbeat", "is_cancelled"])
 def test_what_is_for_activities_is_refused_elsewhere(name: str):
     with pytest.raises(
-        UsageError, match=rf"activity.{name}\(\) is for code that runs inside an activity; here none is"
+        UsageError,
+        match=rf"activity.{name}\(\) is for code that runs inside an activity; here none is",
     ):
         getattr(activity, name)()
 
 
 async def test_waiting_for_a_cancel_or_resources_elsewhere_is_refused():
-    with pytest.raises(UsageError, match=r"activity.cancelled\(\) is for code that runs inside an activity"):
+    with pytest.raises(
+        UsageError, match=r"activity.cancelled\(\) is for code that runs inside an activity"
+    ):
         await activity.cancelled()
-    with pytest.raises(UsageError, match=r"activity.resources\(\) is for code that runs inside an activity"):
+    with pytest.raises(
+        UsageError, match=r"activity.resources\(\) is for code that runs inside an activity"
+    ):
         activity.resources(int)
     with pytest.raises(
-        UsageError, match=r"activity 'charge': detach\(\) is for workflow code; elsewhere start a workflow"
+        UsageError,
+        match=r"activity 'charge': detach\(\) is for workflow code; elsewhere start a workflow",
     ):
         charge.detach(1)
 
 
 async def test_an_activity_outside_is_the_plain_function():
-    with pytest.raises(UsageError, match=r"activity.info\(\) is for code that runs inside an activity"):
+    with pytest.raises(
+        UsageError, match=r"activity.info\(\) is for code that runs inside an activity"
+    ):
         await charge(1)

@@ -58,18 +58,46 @@ def define_workflow(fn: Any = good, **options: Any) -> None:
 
 REFUSED: dict[str, tuple[Callable[[], Any], str, str]] = {
     "activity: a class": (lambda: define_activity(Thing), "Thing", "needs a function"),
-    "activity: no function": (lambda: App("shop").activity("charge"), "'charge'", "needs a function"),
-    "activity: *args": (lambda: define_activity(many), "activity 'many' takes '*xs'", "declare a list parameter"),
-    "activity: **kwargs": (lambda: define_activity(keywords), "takes '**xs'", "declare a dict parameter"),
-    "activity: a type that is not data": (lambda: define_activity(odd_type), "argument 'x' of activity 'odd_type'", ""),
-    "activity: a result that is not data": (lambda: define_activity(odd_result), "result of activity 'odd_result'", ""),
+    "activity: no function": (
+        lambda: App("shop").activity("charge"),
+        "'charge'",
+        "needs a function",
+    ),
+    "activity: *args": (
+        lambda: define_activity(many),
+        "activity 'many' takes '*xs'",
+        "declare a list parameter",
+    ),
+    "activity: **kwargs": (
+        lambda: define_activity(keywords),
+        "takes '**xs'",
+        "declare a dict parameter",
+    ),
+    "activity: a type that is not data": (
+        lambda: define_activity(odd_type),
+        "argument 'x' of activity 'odd_type'",
+        "",
+    ),
+    "activity: a result that is not data": (
+        lambda: define_activity(odd_result),
+        "result of activity 'odd_result'",
+        "",
+    ),
     "activity: a default of another type": (
         lambda: define_activity(bad_default),
         "argument 'x' of activity 'bad_default': its default 'one' cannot be used",
         "Expected `int",
     ),
-    "activity: an annotation of no meaning": (lambda: define_activity(unknown_name), "'unknown_name'", "Missing"),
-    "activity: executor": (lambda: define_activity(executor="gpu"), "activity 'good'", "must be 'thread' or 'process'"),
+    "activity: an annotation of no meaning": (
+        lambda: define_activity(unknown_name),
+        "'unknown_name'",
+        "Missing",
+    ),
+    "activity: executor": (
+        lambda: define_activity(executor="gpu"),
+        "activity 'good'",
+        "must be 'thread' or 'process'",
+    ),
     "activity: process for a coroutine": (
         lambda: define_activity(executor="process"),
         "activity 'good'",
@@ -110,12 +138,28 @@ REFUSED: dict[str, tuple[Callable[[], Any], str, str]] = {
         "timeout of activity 'good'",
         "must be between 0",
     ),
-    "activity: retry of another type": (lambda: define_activity(retry=3), "activity 'good'", "RetryPolicy"),
-    "activity: empty queue": (lambda: define_activity(queue=""), "'' cannot be the name of a queue", "use up to 200"),
+    "activity: retry of another type": (
+        lambda: define_activity(retry=3),
+        "activity 'good'",
+        "RetryPolicy",
+    ),
+    "activity: empty queue": (
+        lambda: define_activity(queue=""),
+        "'' cannot be the name of a queue",
+        "use up to 200",
+    ),
     "activity: unknown option": (lambda: define_activity(retries=3), "activity 'good'", "retries"),
-    "workflow: plain def": (lambda: define_workflow(plain), "workflow 'plain'", "must be an `async def`"),
+    "workflow: plain def": (
+        lambda: define_workflow(plain),
+        "workflow 'plain'",
+        "must be an `async def`",
+    ),
     "workflow: a class": (lambda: define_workflow(Thing), "'Thing'", "must be an `async def`"),
-    "workflow: *args": (lambda: define_workflow(many), "workflow 'many' takes '*xs'", "declare a list parameter"),
+    "workflow: *args": (
+        lambda: define_workflow(many),
+        "workflow 'many' takes '*xs'",
+        "declare a list parameter",
+    ),
     "workflow: version in words": (
         lambda: define_workflow(version="latest"),
         "'latest' is not a version",
@@ -126,8 +170,16 @@ REFUSED: dict[str, tuple[Callable[[], Any], str, str]] = {
         "'1.2.3.4'",
         "use major.minor.patch",
     ),
-    "workflow: version that is a bool": (lambda: define_workflow(version=True), "True is not a version", "use major"),
-    "workflow: negative version": (lambda: define_workflow(version=-1), "-1 is not a version", "use major"),
+    "workflow: version that is a bool": (
+        lambda: define_workflow(version=True),
+        "True is not a version",
+        "use major",
+    ),
+    "workflow: negative version": (
+        lambda: define_workflow(version=-1),
+        "-1 is not a version",
+        "use major",
+    ),
     "workflow: on_mismatch": (
         lambda: define_workflow(on_mismatch="ignore"),
         "workflow 'good'",
@@ -139,13 +191,41 @@ REFUSED: dict[str, tuple[Callable[[], Any], str, str]] = {
         "must be 'error', 'warn' or 'off', got 'strict'",
     ),
     "app: name": (lambda: App(""), "'' cannot be the name of an app", "use up to 200"),
-    "app: name of no string": (lambda: App(None), "None cannot be the name of an app", "use up to 200"),
-    "app: resources": (lambda: App("shop").resources(good), "@app.resources", "`async def` that yields"),
-    "channel: name": (lambda: Channel[int](""), "'' cannot be the name of a channel", "use 1 to 200 printable"),
-    "retry: attempts": (lambda: RetryPolicy(maximum_attempts=0), "RetryPolicy.maximum_attempts", "at least 1"),
-    "retry: backoff": (lambda: RetryPolicy(backoff="random"), "RetryPolicy.backoff", "'fixed', 'linear'"),
-    "retry: coefficient": (lambda: RetryPolicy(coefficient=0.5), "RetryPolicy.coefficient", "between 1 and"),
-    "retry: interval": (lambda: RetryPolicy(initial_interval=-1), "RetryPolicy.initial_interval", "between 0 and"),
+    "app: name of no string": (
+        lambda: App(None),
+        "None cannot be the name of an app",
+        "use up to 200",
+    ),
+    "app: resources": (
+        lambda: App("shop").resources(good),
+        "@app.resources",
+        "`async def` that yields",
+    ),
+    "channel: name": (
+        lambda: Channel[int](""),
+        "'' cannot be the name of a channel",
+        "use 1 to 200 printable",
+    ),
+    "retry: attempts": (
+        lambda: RetryPolicy(maximum_attempts=0),
+        "RetryPolicy.maximum_attempts",
+        "at least 1",
+    ),
+    "retry: backoff": (
+        lambda: RetryPolicy(backoff="random"),
+        "RetryPolicy.backoff",
+        "'fixed', 'linear'",
+    ),
+    "retry: coefficient": (
+        lambda: RetryPolicy(coefficient=0.5),
+        "RetryPolicy.coefficient",
+        "between 1 and",
+    ),
+    "retry: interval": (
+        lambda: RetryPolicy(initial_interval=-1),
+        "RetryPolicy.initial_interval",
+        "between 0 and",
+    ),
     "retry: longest interval": (
         lambda: RetryPolicy(maximum_interval=float("inf")),
         "RetryPolicy.maximum_interval",
@@ -186,27 +266,35 @@ def test_a_name_that_cannot_be_one_is_refused(kind: str, name: str):
         "workflow": lambda: app.workflow(name=name)(good),
         "app": lambda: App(name),
     }[kind]
-    with pytest.raises(DefinitionError, match=r"cannot be the name of a.*: use up to 200 letters, digits,") as caught:
+    with pytest.raises(
+        DefinitionError, match=r"cannot be the name of a.*: use up to 200 letters, digits,"
+    ) as caught:
         make()
     assert repr(name) in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["", "a\nb", "a\x00b", "x" * 201, "\u202e", None, 7])
 def test_a_name_for_people_must_be_printable(name: Any):
-    with pytest.raises(DefinitionError, match="cannot be the name of a channel: use 1 to 200 printable characters"):
+    with pytest.raises(
+        DefinitionError, match="cannot be the name of a channel: use 1 to 200 printable characters"
+    ):
         Channel[int](name)
 
 
 @pytest.mark.parametrize("kind", ["activity", "workflow"])
 def test_a_name_of_our_own_is_refused(kind: str):
-    with pytest.raises(DefinitionError, match=r"'perdure:mine' cannot be .*: names that begin with 'perdure:' are"):
+    with pytest.raises(
+        DefinitionError, match=r"'perdure:mine' cannot be .*: names that begin with 'perdure:' are"
+    ):
         getattr(App("shop"), kind)(name="perdure:mine")(good)
 
 
 def test_a_second_activity_of_a_name_is_refused_and_the_first_stays():
     app = App("shop")
     first = app.activity(good)
-    with pytest.raises(DefinitionError, match="app 'shop' has an activity 'good' already; give one of them another"):
+    with pytest.raises(
+        DefinitionError, match="app 'shop' has an activity 'good' already; give one of them another"
+    ):
         app.activity(name="good")(plain)
     assert app.find_activity("good") is first.definition
 
@@ -214,7 +302,10 @@ def test_a_second_activity_of_a_name_is_refused_and_the_first_stays():
 def test_a_second_workflow_of_a_name_and_version_is_refused_and_the_first_stays():
     app = App("shop")
     first = app.workflow(version=2)(good)
-    with pytest.raises(DefinitionError, match=r"has workflow 'good' version 2.0.0 already; give the new one another"):
+    with pytest.raises(
+        DefinitionError,
+        match=r"has workflow 'good' version 2.0.0 already; give the new one another",
+    ):
         app.workflow(name="good", version="2.0")(odd_free)
     assert app.find_workflow("good", None) is first.definition
 
@@ -228,7 +319,9 @@ def test_including_an_app_with_a_name_twice_is_refused_and_takes_nothing():
     first.activity(good)
     second.activity(good)
     second.workflow(name="late")(odd_free)
-    with pytest.raises(DefinitionError, match="apps 'first' and 'second' both have an activity 'good'"):
+    with pytest.raises(
+        DefinitionError, match="apps 'first' and 'second' both have an activity 'good'"
+    ):
         first.include(second)
     assert first.workflows() == []
 

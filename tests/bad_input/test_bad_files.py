@@ -68,7 +68,11 @@ def damaged(path: Path) -> None:
 
 
 FILES: dict[str, tuple[Callable[[Path], Any], type[StoreError], str]] = {
-    "text": (lambda p: p.write_text("my notes\n" * 100), StoreFormat, "is not a SQLite database; name another file"),
+    "text": (
+        lambda p: p.write_text("my notes\n" * 100),
+        StoreFormat,
+        "is not a SQLite database; name another file",
+    ),
     "foreign": (
         lambda p: (p.unlink(), execute(p, "CREATE TABLE invoices (id)")),
         StoreFormat,
@@ -76,7 +80,11 @@ FILES: dict[str, tuple[Callable[[Path], Any], type[StoreError], str]] = {
     ),
     "newer": (newer, StoreFormat, "upgrade perdure"),
     "damaged": (damaged, StoreFormat, "restore the file from a backup"),
-    "folder": (lambda p: (p.unlink(), p.mkdir()), StoreUnavailable, "is a folder; name a file in it"),
+    "folder": (
+        lambda p: (p.unlink(), p.mkdir()),
+        StoreUnavailable,
+        "is a folder; name a file in it",
+    ),
 }
 
 
@@ -87,7 +95,10 @@ async def test_a_node_does_not_start_on_a_file_that_is_not_its_own(tmp_path: Pat
     async with node_on(path):
         pass
     spoil(path)
-    for make in (lambda: node_on(path).start(), lambda: Client.open(f"sqlite:///{path}").__aenter__()):
+    for make in (
+        lambda: node_on(path).start(),
+        lambda: Client.open(f"sqlite:///{path}").__aenter__(),
+    ):
         with pytest.raises(kind) as caught:
             await make()
         assert str(path) in str(caught.value)
@@ -98,7 +109,9 @@ async def test_a_node_does_not_start_on_a_file_that_is_only_to_be_read(tmp_path:
     path = tmp_path / "shop.db"
     async with node_on(path) as node:
         await start_orders(node, 1)
-    with pytest.raises(UsageError, match=r"shop.db was opened with read_only=true; open it without to write"):
+    with pytest.raises(
+        UsageError, match=r"shop.db was opened with read_only=true; open it without to write"
+    ):
         await node_on(path, "?read_only=true").start()
     async with Client.open(f"sqlite:///{path}?read_only=true") as client:
         assert [d.id for d in await client.list()] == ["o-0"]
@@ -114,7 +127,8 @@ async def test_a_node_does_not_start_on_a_file_that_another_program_has_locked(t
     with closing(apsw.Connection(str(path))) as browser:
         browser.execute("BEGIN IMMEDIATE")
         with pytest.raises(
-            (StoreLocked, StoreUnavailable), match=r"another program holds .*shop.db locked .*; end that"
+            (StoreLocked, StoreUnavailable),
+            match=r"another program holds .*shop.db locked .*; end that",
         ):
             await node_on(path, "?busy_ms=20").start()
     await finish_orders(path, ["o-0"])
@@ -123,7 +137,9 @@ async def test_a_node_does_not_start_on_a_file_that_another_program_has_locked(t
 # ---------------------------------------------------------------- files that go wrong under a running node
 
 
-async def test_a_file_that_is_deleted_stops_the_node_before_anything_is_acknowledged(tmp_path: Path):
+async def test_a_file_that_is_deleted_stops_the_node_before_anything_is_acknowledged(
+    tmp_path: Path,
+):
     path, aside = tmp_path / "shop.db", tmp_path / "aside"
     node = node_on(path)
     await node.start()
@@ -131,7 +147,10 @@ async def test_a_file_that_is_deleted_stops_the_node_before_anything_is_acknowle
     aside.mkdir()
     for file in tmp_path.glob("shop.db*"):
         file.rename(aside / file.name)
-    with pytest.raises(StoreUnavailable, match=r"shop.db was moved or deleted while the store was open.*put it back"):
+    with pytest.raises(
+        StoreUnavailable,
+        match=r"shop.db was moved or deleted while the store was open.*put it back",
+    ):
         await start_orders(node, 1, first=3)
     with pytest.raises(StoreError, match=r"shop.db was moved or deleted"):
         await node.wait_ended()
@@ -184,7 +203,9 @@ async def test_a_full_disk_loses_nothing_that_was_acknowledged(tmp_path: Path, d
     node = node_on(path)
     await node.start()
     disk.room = 60
-    with pytest.raises(StoreUnavailable, match=r"no space is left for .*shop.db.*: free some on that disk"):
+    with pytest.raises(
+        StoreUnavailable, match=r"no space is left for .*shop.db.*: free some on that disk"
+    ):
         for n in range(200):
             async with asyncio.timeout(5):
                 await node.client.workflow(order, id=f"o-{n}").start(n)
@@ -198,12 +219,16 @@ async def test_a_full_disk_loses_nothing_that_was_acknowledged(tmp_path: Path, d
 # ---------------------------------------------------------------- one instance that is damaged
 
 
-async def test_a_journal_that_cannot_be_read_sets_its_instance_aside_and_stops_no_other(tmp_path: Path):
+async def test_a_journal_that_cannot_be_read_sets_its_instance_aside_and_stops_no_other(
+    tmp_path: Path,
+):
     path = tmp_path / "shop.db"
     async with node_on(path) as node:
         await start_orders(node, 3)
     with closing(apsw.Connection(str(path))) as tool:
-        [good] = tool.execute("SELECT events FROM journal WHERE unit = 'o-1' AND first = 1").fetchone()
+        [good] = tool.execute(
+            "SELECT events FROM journal WHERE unit = 'o-1' AND first = 1"
+        ).fetchone()
         tool.execute("UPDATE journal SET events = x'00' WHERE unit = 'o-1' AND first = 1")
     async with node_on(path) as node:
         for name in ("o-0", "o-1", "o-2"):

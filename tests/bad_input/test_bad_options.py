@@ -28,7 +28,9 @@ async def waits() -> int:
 # ---------------------------------------------------------------- options
 
 
-@pytest.mark.parametrize("option", ["activities", "threads", "residents", "turn_limit_ms", "horizon_ms"])
+@pytest.mark.parametrize(
+    "option", ["activities", "threads", "residents", "turn_limit_ms", "horizon_ms"]
+)
 @pytest.mark.parametrize("value", [0, -5])
 def test_an_option_must_be_positive(option: str, value: int):
     with pytest.raises(UsageError, match=f"NodeOptions.{option} must be positive, got {value}"):
@@ -42,14 +44,21 @@ def test_an_option_must_be_a_whole_number(value: Any):
 
 
 @pytest.mark.parametrize(
-    ("queues", "text"), [({"gpu": 0}, "'gpu'"), ({"gpu": "two"}, "'gpu'"), (["gpu"], "must map queue names to numbers")]
+    ("queues", "text"),
+    [
+        ({"gpu": 0}, "'gpu'"),
+        ({"gpu": "two"}, "'gpu'"),
+        (["gpu"], "must map queue names to numbers"),
+    ],
 )
 def test_a_queue_limit_must_be_a_positive_number(queues: Any, text: str):
     with pytest.raises(UsageError, match=f"NodeOptions.queues.*{text}"):
         NodeOptions(queues=queues)
 
 
-@pytest.mark.parametrize(("value", "text"), [(0, "must be positive, got 0"), ("big", "must be a whole number")])
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "must be positive, got 0"), ("big", "must be a whole number")]
+)
 def test_a_limit_must_be_a_positive_number(value: Any, text: str):
     with pytest.raises(UsageError, match=f"Limits.payload_bytes {text}"):
         Limits(payload_bytes=value)
@@ -70,14 +79,19 @@ def test_a_wrong_environment_variable_is_named(key: str, value: str, text: str):
 
 
 def test_variables_that_are_not_options_of_a_node_are_left_alone():
-    found = NodeOptions.load(environment={"PERDURE_STORE": "sqlite:///a.db", "PATH": "/bin", "PERDURE_THREADS": "3"})
+    found = NodeOptions.load(
+        environment={"PERDURE_STORE": "sqlite:///a.db", "PATH": "/bin", "PERDURE_THREADS": "3"}
+    )
     assert found == NodeOptions(threads=3)
 
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("[node]\nthread = 3", r"unknown option 'thread' in .*options.toml; known are activities, .*threads"),
+        (
+            "[node]\nthread = 3",
+            r"unknown option 'thread' in .*options.toml; known are activities, .*threads",
+        ),
         ("[node.limits]\nkeys = 3", r"unknown limit 'keys' in .*options.toml; known are .*kv_keys"),
         ("[node]\nthreads = 'three'", r"bad value in .*options.toml: .*threads.*'three'"),
         ("[node]\nthreads = 1.5", r"bad value in .*options.toml: .*threads.*1.5"),
@@ -100,7 +114,9 @@ def test_a_wrong_file_is_named_with_what_is_wrong_in_it(tmp_path: Path, text: st
 
 def test_a_file_that_is_not_text_or_not_there_is_named(tmp_path: Path):
     file = tmp_path / "options.toml"
-    with pytest.raises(UsageError, match=r"cannot read options from .*options.toml: .*No such file"):
+    with pytest.raises(
+        UsageError, match=r"cannot read options from .*options.toml: .*No such file"
+    ):
         NodeOptions.load(file, environment={})
     file.write_bytes(b"\xff\xfe\xfa")
     with pytest.raises(UsageError, match=r"cannot read options from .*options.toml"):
@@ -118,7 +134,10 @@ def test_a_file_that_is_not_text_or_not_there_is_named(tmp_path: Path):
         ("postgres://localhost/x", r"names no store that this release knows.*use one of memory://"),
         ("sqlite://shop.db", r"three slashes for a relative path: sqlite:///shop.db"),
         ("sqlite:///shop.db?sync=off", r"unknown option 'sync'; known are synchronous, shards"),
-        ("sqlite:///shop.db?synchronous=maybe", r"sqlite:///shop.db\?synchronous=maybe.*synchronous"),
+        (
+            "sqlite:///shop.db?synchronous=maybe",
+            r"sqlite:///shop.db\?synchronous=maybe.*synchronous",
+        ),
         ("sqlite:///shop.db?shards=0", r"at least one shard"),
         ("sqlite:///shop.db?shards=many", r"shards=many"),
         ("memory://?synchronous=off", r"unknown option 'synchronous'; known are shards"),
@@ -133,7 +152,9 @@ def test_an_address_that_names_no_store_is_refused(by: str, url: Any, text: str)
 
 
 def test_options_of_another_type_are_refused():
-    with pytest.raises(UsageError, match=r"options of a node must be NodeOptions.*, got {'threads': 3}"):
+    with pytest.raises(
+        UsageError, match=r"options of a node must be NodeOptions.*, got {'threads': 3}"
+    ):
         app.node("memory://", options={"threads": 3})
 
 
@@ -143,15 +164,28 @@ def test_options_of_another_type_are_refused():
 async def test_a_client_of_a_node_that_does_not_run_says_so():
     node = Node(app, "memory://", name="n1")
     handle = node.client.workflow(echo, id="e-1")
-    for call in (lambda: handle.start(1), lambda: handle.run(1), lambda: handle.result(), lambda: handle.cancel()):
-        with pytest.raises(UsageError, match="node 'n1' is not running; start it, or use `async with`"):
+    for call in (
+        lambda: handle.start(1),
+        lambda: handle.run(1),
+        lambda: handle.result(),
+        lambda: handle.cancel(),
+    ):
+        with pytest.raises(
+            UsageError, match="node 'n1' is not running; start it, or use `async with`"
+        ):
             await call()
 
 
 async def test_reading_through_a_node_that_does_not_run_says_so():
     node = Node(app, "memory://", name="n1")
-    for call in (lambda: node.client.list(), lambda: node.client.get("e-1").describe(), lambda: node.client.counts()):
-        with pytest.raises((UsageError, StoreUnavailable), match=r"not running|is closed; use it inside"):
+    for call in (
+        lambda: node.client.list(),
+        lambda: node.client.get("e-1").describe(),
+        lambda: node.client.counts(),
+    ):
+        with pytest.raises(
+            (UsageError, StoreUnavailable), match=r"not running|is closed; use it inside"
+        ):
             await call()
 
 
@@ -186,7 +220,9 @@ async def test_two_starts_at_once_give_one_node():
 
 async def test_a_node_that_cannot_start_leaves_nothing_behind(tmp_path: Path):
     node = app.node(f"sqlite:///{tmp_path}/missing/shop.db")
-    with pytest.raises(StoreUnavailable, match=r"the folder of .*shop.db does not exist; create it: mkdir -p"):
+    with pytest.raises(
+        StoreUnavailable, match=r"the folder of .*shop.db does not exist; create it: mkdir -p"
+    ):
         await node.start()
     (tmp_path / "missing").mkdir()
     async with node:
@@ -199,7 +235,9 @@ async def test_a_waiter_is_told_when_its_node_stops():
         await handle.start()
         waiter = asyncio.ensure_future(handle.result())
         await asyncio.sleep(0)
-    with pytest.raises(StoreUnavailable, match="the node has stopped; the instance goes on when a node runs again"):
+    with pytest.raises(
+        StoreUnavailable, match="the node has stopped; the instance goes on when a node runs again"
+    ):
         await waiter
 
 
@@ -242,6 +280,9 @@ async def test_two_apps_of_one_name_cannot_own_one_file(tmp_path: Path):
     (first, ask), (second, _) = twin("first"), twin("second")
     url = f"sqlite:///{tmp_path}/shop.db"
     async with first.node(url) as a:
-        with pytest.raises(StoreLocked, match=r"shop.db is owned by process \d+ .*; stop it, or open the store with"):
+        with pytest.raises(
+            StoreLocked,
+            match=r"shop.db is owned by process \d+ .*; stop it, or open the store with",
+        ):
             await second.node(url).start()
         assert await a.client.workflow(ask, id="x").run() == "first"

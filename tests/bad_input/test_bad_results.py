@@ -11,7 +11,17 @@ from typing import Any
 
 import pytest
 
-from perdure import ActivityError, App, ApplicationError, Limits, Node, NodeOptions, RetryPolicy, activity, workflow
+from perdure import (
+    ActivityError,
+    App,
+    ApplicationError,
+    Limits,
+    Node,
+    NodeOptions,
+    RetryPolicy,
+    activity,
+    workflow,
+)
 from perdure.errors import WorkflowFailed
 from perdure.kernel.events import ActivityFailed
 
@@ -67,7 +77,9 @@ class Bench:
 @pytest.fixture
 async def bench() -> AsyncIterator[Bench]:
     made = Bench()
-    async with made.app.node("memory://", options=NodeOptions(limits=LIMITS, grace_ms=50)) as made.node:
+    async with made.app.node(
+        "memory://", options=NodeOptions(limits=LIMITS, grace_ms=50)
+    ) as made.node:
         yield made
 
 
@@ -109,7 +121,11 @@ UNFIT: dict[str, tuple[Callable[..., Any], str, str]] = {
     "an object": (an_object, "EncodeError", "result of activity 'broken'"),
     "deep inside": (deep, "EncodeError", "result of activity 'broken'"),
     "another type": (wrong_type, "DecodeError", "result of activity 'broken'"),
-    "too large": (too_large, "PayloadTooLarge", "the result of activity 'broken' has 2004 bytes; the limit is 1000"),
+    "too large": (
+        too_large,
+        "PayloadTooLarge",
+        "the result of activity 'broken' has 2004 bytes; the limit is 1000",
+    ),
     "a forgotten await": (a_coroutine, "EncodeError", "result of activity 'broken'"),
     "a cycle": (cycle, "EncodeError", "result of activity 'broken'"),
     "a surrogate": (surrogate, "EncodeError", "result of activity 'broken'"),
@@ -137,7 +153,11 @@ def raising(error: BaseException) -> Callable[..., Any]:
 RAISED: dict[str, tuple[BaseException, str, str]] = {
     "an error": (ValueError("no"), "ValueError", "no"),
     "a final error": (ApplicationError("no", type="Declined", retryable=False), "Declined", "no"),
-    "a group": (ExceptionGroup("two", [ValueError("a"), KeyError("b")]), "ExceptionGroup", "two (2 sub-exceptions)"),
+    "a group": (
+        ExceptionGroup("two", [ValueError("a"), KeyError("b")]),
+        "ExceptionGroup",
+        "two (2 sub-exceptions)",
+    ),
     "no words": (Odd(), "Odd", ""),
     "a long text": (ValueError("x" * 100_000), "ValueError", "xxx"),
     "SystemExit": (SystemExit(3), "SystemExit", "3"),
@@ -145,7 +165,11 @@ RAISED: dict[str, tuple[BaseException, str, str]] = {
     "StopIteration": (StopIteration(), "RuntimeError", "StopIteration"),
     "CancelledError": (asyncio.CancelledError("by myself"), "CancelledError", ""),
     "a surrogate": (ValueError("\ud800"), "ValueError", ""),
-    "details that are not data": (ApplicationError("no", details=object()), "ApplicationError", "no"),
+    "details that are not data": (
+        ApplicationError("no", details=object()),
+        "ApplicationError",
+        "no",
+    ),
 }
 
 
@@ -160,18 +184,29 @@ async def test_whatever_an_activity_raises_is_its_failure(bench: Bench, name: st
 async def test_a_very_long_text_of_an_error_is_cut(bench: Bench):
     """It would bypass the limit of payloads otherwise."""
     await bench.error(raising(ValueError("x" * 1_000_000)))
-    [failed] = [e.event for e in await bench.node.client.get("caller").history() if isinstance(e.event, ActivityFailed)]
+    [failed] = [
+        e.event
+        for e in await bench.node.client.get("caller").history()
+        if isinstance(e.event, ActivityFailed)
+    ]
     assert 1_000 < len(failed.failure.message) < 20_000
     assert "more characters" in failed.failure.message
 
 
-@pytest.mark.parametrize("error", [SystemExit(3), StopIteration("x")], ids=lambda e: type(e).__name__)
-async def test_whatever_a_thread_raises_is_the_activitys_failure(bench: Bench, error: BaseException):
+@pytest.mark.parametrize(
+    "error", [SystemExit(3), StopIteration("x")], ids=lambda e: type(e).__name__
+)
+async def test_whatever_a_thread_raises_is_the_activitys_failure(
+    bench: Bench, error: BaseException
+):
     def broken() -> None:
         raise error
 
     seen = await bench.error(broken)
-    assert (seen["kind"], seen["type"]) in [("ActivityError", type(error).__name__), ("ActivityError", "RuntimeError")]
+    assert (seen["kind"], seen["type"]) in [
+        ("ActivityError", type(error).__name__),
+        ("ActivityError", "RuntimeError"),
+    ]
 
 
 def exits() -> None:
@@ -195,7 +230,10 @@ async def test_resources_that_nobody_made_fail_the_attempt_and_name_the_remedy(b
         activity.resources(dict)
 
     seen = await bench.error(broken)
-    assert "activity.resources(dict): the app's resources are NoneType; make them with @app.resources" in seen["text"]
+    assert (
+        "activity.resources(dict): the app's resources are NoneType; make them with @app.resources"
+        in seen["text"]
+    )
 
 
 async def test_workflow_calls_inside_an_activity_are_refused(bench: Bench):
@@ -254,8 +292,13 @@ async def test_a_node_stops_although_an_activity_swallows_its_cancel():
             release.set()
 
 
-async def test_an_unknown_activity_name_in_a_detached_start_is_an_error_of_that_instance(bench: Bench):
+async def test_an_unknown_activity_name_in_a_detached_start_is_an_error_of_that_instance(
+    bench: Bench,
+):
     await bench.node.client.workflow("perdure:activity", id="d-1").start("no_such", b"\x01\x90")
-    with pytest.raises(WorkflowFailed, match="activity 'no_such' is not registered with this node's app; register it"):
+    with pytest.raises(
+        WorkflowFailed,
+        match="activity 'no_such' is not registered with this node's app; register it",
+    ):
         await bench.node.client.get("d-1").result(timeout=5)
     assert await bench.node.client.workflow(bench.good, id="good").run(7) == 7

@@ -82,7 +82,9 @@ class Bench:
 @pytest.fixture
 async def bench() -> AsyncIterator[Bench]:
     made = Bench()
-    async with made.app.node("memory://", options=NodeOptions(turn_limit_ms=100, turn_failures=2)) as node:
+    async with made.app.node(
+        "memory://", options=NodeOptions(turn_limit_ms=100, turn_failures=2)
+    ) as node:
         made.node = node
         yield made
 
@@ -101,7 +103,9 @@ EFFECTS: dict[str, tuple[Callable[[], Any], str, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(set(EFFECTS) - {"a path"}))  # a method: seen only when it happens
+@pytest.mark.parametrize(
+    "name", sorted(set(EFFECTS) - {"a path"})
+)  # a method: seen only when it happens
 async def test_an_effect_is_refused_at_registration(bench: Bench, name: str):
     effect, _, remedy = EFFECTS[name]
 
@@ -117,7 +121,9 @@ async def test_an_effect_is_refused_at_registration(bench: Bench, name: str):
 
 
 @pytest.mark.parametrize("name", EFFECTS)
-async def test_an_effect_that_cannot_be_seen_before_is_refused_when_it_happens(bench: Bench, name: str):
+async def test_an_effect_that_cannot_be_seen_before_is_refused_when_it_happens(
+    bench: Bench, name: str
+):
     _, what, remedy = EFFECTS[name]
 
     async def bad() -> None:
@@ -139,7 +145,11 @@ WATCHED = sys.version_info >= (3, 12)
 """Whether the guard sees each call of workflow code (sys.monitoring)."""
 
 LOOP: dict[str, tuple[Callable[[], Any], str, str]] = {
-    "to_thread": (lambda: late(asyncio, "to_thread")(int), "run_in_executor", "`def` activities run on a thread"),
+    "to_thread": (
+        lambda: late(asyncio, "to_thread")(int),
+        "run_in_executor",
+        "`def` activities run on a thread",
+    ),
     "executor": (
         lambda: asyncio.get_running_loop().run_in_executor(None, int),
         "run_in_executor",
@@ -150,12 +160,32 @@ LOOP: dict[str, tuple[Callable[[], Any], str, str]] = {
         "create_connection",
         "make it an activity",
     ),
-    "server": (lambda: late(asyncio, "start_server")(print, port=0), "create_server", "make it an activity"),
-    "process": (lambda: late(asyncio, "create_subprocess_exec")("true"), "subprocess_exec", "make it an activity"),
-    "name": (lambda: asyncio.get_running_loop().getaddrinfo("localhost", 1), "getaddrinfo", "make it an activity"),
-    "signal": (lambda: asyncio.get_running_loop().add_signal_handler(1, print), "add_signal_handler", "activity"),
+    "server": (
+        lambda: late(asyncio, "start_server")(print, port=0),
+        "create_server",
+        "make it an activity",
+    ),
+    "process": (
+        lambda: late(asyncio, "create_subprocess_exec")("true"),
+        "subprocess_exec",
+        "make it an activity",
+    ),
+    "name": (
+        lambda: asyncio.get_running_loop().getaddrinfo("localhost", 1),
+        "getaddrinfo",
+        "make it an activity",
+    ),
+    "signal": (
+        lambda: asyncio.get_running_loop().add_signal_handler(1, print),
+        "add_signal_handler",
+        "activity",
+    ),
     "stop": (lambda: asyncio.get_running_loop().stop(), "stop", "belongs to its node"),
-    "run": (lambda: asyncio.get_running_loop().run_until_complete(asyncio.sleep(0)), "run_until_complete", "node"),
+    "run": (
+        lambda: asyncio.get_running_loop().run_until_complete(asyncio.sleep(0)),
+        "run_until_complete",
+        "node",
+    ),
     "anyio thread": (lambda: late(anyio.to_thread, "run_sync")(int), "Thread.start()", "activity"),
     "anyio file": (lambda: anyio.open_file("/nowhere/x"), "", "activity"),
 }
@@ -174,7 +204,10 @@ async def test_what_a_loop_of_a_workflow_cannot_do_is_refused(bench: Bench, name
     failure = await bench.failure(bad)
     assert failure.type == "WorkflowViolation"
     if WATCHED and name in ("to_thread", "connection", "server", "process", "anyio thread"):
-        what, remedy = "() inside a workflow, at ", "activity"  # the call itself is refused, not what it does later
+        what, remedy = (
+            "() inside a workflow, at ",
+            "activity",
+        )  # the call itself is refused, not what it does later
     assert what in failure.message
     assert remedy in failure.message
     gc.collect()
@@ -186,7 +219,11 @@ async def test_a_loop_of_its_own_is_refused(bench: Bench):
         late(asyncio, "run")(asyncio.sleep(0))
 
     failure = await bench.failure(bad)
-    refusal = "inside a workflow" if WATCHED else "asyncio.run() cannot be called from a running event loop"
+    refusal = (
+        "inside a workflow"
+        if WATCHED
+        else "asyncio.run() cannot be called from a running event loop"
+    )
     assert refusal in failure.message
     gc.collect()  # the coroutine that nobody awaited warns here, not in the middle of another test
 
@@ -239,7 +276,9 @@ async def test_a_clock_or_chance_is_refused_at_registration(bench: Bench, name: 
 async def test_the_guard_can_be_lowered(bench: Bench, guard: str, caplog: pytest.LogCaptureFixture):
     wrong = bench.define(clock, guard=guard)
     assert await bench.node.client.workflow(wrong, id="bad-1").run() > 0
-    warned = [r for r in caplog.records if f"{here}:" in r.getMessage() and "time.time" in r.getMessage()]
+    warned = [
+        r for r in caplog.records if f"{here}:" in r.getMessage() and "time.time" in r.getMessage()
+    ]
     assert bool(warned) == (guard == "warn")
 
 
@@ -327,9 +366,14 @@ NEVER: dict[str, Callable[..., Any]] = {
 async def test_a_turn_without_end_is_stopped_and_the_instance_is_set_aside(bench: Bench, name: str):
     found = await bench.suspended(NEVER[name], "poison")
     assert found.failure is not None
-    assert "2 turns of 'bad-1' in a row were stopped: it took longer than 100 ms" in found.failure.message
+    assert (
+        "2 turns of 'bad-1' in a row were stopped: it took longer than 100 ms"
+        in found.failure.message
+    )
     assert f"{here}:" in found.failure.message
-    assert "Mend the code, deploy it, and release the instance with retry()" in found.failure.message
+    assert (
+        "Mend the code, deploy it, and release the instance with retry()" in found.failure.message
+    )
 
 
 # ---------------------------------------------------------------- code that does not let go
@@ -348,7 +392,9 @@ async def test_code_that_swallows_cancel_goes_on_and_can_be_terminated(bench: Be
     assert await handle.status() == "running"
     await bench.neighbour()
     await handle.terminate("at last")
-    assert (await handle.wait(timeout=5)).failure == Failure("Terminated", "at last", "cancelled", retryable=False)
+    assert (await handle.wait(timeout=5)).failure == Failure(
+        "Terminated", "at last", "cancelled", retryable=False
+    )
 
 
 async def test_code_that_swallows_generator_exit_runs_no_line_when_it_leaves_memory(bench: Bench):
@@ -417,7 +463,11 @@ async def test_a_set_of_strings_gives_the_same_order_in_a_payload(bench: Bench):
     async def fine() -> Any:
         return await bench.echo({"b", "a", "c"})
 
-    assert sorted(await bench.node.client.workflow(bench.define(fine), id="set-1").run()) == ["a", "b", "c"]
+    assert sorted(await bench.node.client.workflow(bench.define(fine), id="set-1").run()) == [
+        "a",
+        "b",
+        "c",
+    ]
 
 
 async def test_a_loop_over_a_set_of_strings_is_refused_at_registration(bench: Bench):
@@ -435,7 +485,9 @@ async def test_continue_as_new_as_another_workflow_is_refused(bench: Bench):
         workflow.continue_as_new(bench.good, 1)
 
     failure = await bench.failure(bad)
-    assert "continue_as_new(good): 'bad-1' runs 'bad' and can only continue as that" in failure.message
+    assert (
+        "continue_as_new(good): 'bad-1' runs 'bad' and can only continue as that" in failure.message
+    )
 
 
 async def test_a_catch_all_cannot_catch_continue_as_new(bench: Bench):
@@ -466,10 +518,15 @@ async def test_a_run_without_end_fails_at_its_limit_and_names_the_way_out():
         while True:
             await made.echo(1)
 
-    async with made.app.node("memory://", options=NodeOptions(limits=Limits(history_events=50))) as made.node:
+    async with made.app.node(
+        "memory://", options=NodeOptions(limits=Limits(history_events=50))
+    ) as made.node:
         failure = await made.failure(bad)
     assert failure.type == "LimitExceeded"
-    assert "the limit is 50 (Limits.history_events): use workflow.continue_as_new before that" in failure.message
+    assert (
+        "the limit is 50 (Limits.history_events): use workflow.continue_as_new before that"
+        in failure.message
+    )
 
 
 async def test_an_error_at_the_end_of_a_bad_workflow_has_its_line(bench: Bench):

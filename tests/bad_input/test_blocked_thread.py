@@ -54,7 +54,9 @@ def program(tmp_path: Path) -> Path:
 def running(program: Path, url: str, mode: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, str(program), url, mode]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    killer = threading.Timer(20, process.kill)  # a program that says nothing must not hang the tests
+    killer = threading.Timer(
+        20, process.kill
+    )  # a program that says nothing must not hang the tests
     killer.start()
     try:
         yield process
@@ -64,7 +66,9 @@ def running(program: Path, url: str, mode: str) -> Iterator[subprocess.Popen[str
         process.communicate()
 
 
-def test_the_process_names_the_line_and_what_was_acknowledged_is_there_after_a_restart(tmp_path: Path, program: Path):
+def test_the_process_names_the_line_and_what_was_acknowledged_is_there_after_a_restart(
+    tmp_path: Path, program: Path
+):
     url = f"sqlite:///{tmp_path}/shop.db"
     with running(program, url, "break") as process:
         assert process.stdout is not None

@@ -28,7 +28,9 @@ def ran() -> list[str]:
     return []
 
 
-async def test_blocks_with_branches_and_loops_are_joined(world: World, app: App, step: Activity[[str], str]) -> None:
+async def test_blocks_with_branches_and_loops_are_joined(
+    world: World, app: App, step: Activity[[str], str]
+) -> None:
     async def branching() -> str:
         first = await step("a")
         return await step("yes") if first == "a!" else await step("no")
@@ -61,7 +63,9 @@ async def test_many_blocks_are_joined_in_the_order_of_the_arguments(
     assert await world.replayed(app, body) == ["0!", "1!", "2!", "3!", "4!"]
 
 
-async def test_blocks_one_after_the_other(world: World, app: App, step: Activity[[str], str]) -> None:
+async def test_blocks_one_after_the_other(
+    world: World, app: App, step: Activity[[str], str]
+) -> None:
     async def twice(text: str) -> str:
         return await step(await step(text))
 
@@ -94,7 +98,9 @@ async def test_the_losing_block_takes_no_further_step(
     assert ran == []
 
 
-async def test_a_block_races_a_bare_activity(world: World, app: App, step: Activity[[str], str]) -> None:
+async def test_a_block_races_a_bare_activity(
+    world: World, app: App, step: Activity[[str], str]
+) -> None:
     async def block() -> str:
         await step("one")
         await workflow.receive("never", bool)
@@ -130,7 +136,9 @@ async def test_a_join_inside_a_race(world: World, app: App, step: Activity[[str]
     assert await world.replayed(app, body) == [1, ["a!", "b!"]]
 
 
-async def test_a_child_in_a_block_wins_a_race(world: World, app: App, step: Activity[[str], str]) -> None:
+async def test_a_child_in_a_block_wins_a_race(
+    world: World, app: App, step: Activity[[str], str]
+) -> None:
     @app.workflow
     async def child(text: str) -> str:
         return await step(text)
@@ -144,7 +152,9 @@ async def test_a_child_in_a_block_wins_a_race(world: World, app: App, step: Acti
     assert await world.replayed(app, body) == [0, "child!!"]
 
 
-async def test_a_child_in_a_block_loses_against_an_activity(world: World, app: App, step: Activity[[str], str]) -> None:
+async def test_a_child_in_a_block_loses_against_an_activity(
+    world: World, app: App, step: Activity[[str], str]
+) -> None:
     @app.workflow
     async def child() -> str:
         return await workflow.receive("never", str)
@@ -177,7 +187,9 @@ async def test_children_are_joined(world: World, app: App, step: Activity[[str],
 
 
 @pytest.mark.parametrize("in_time", [True, False])
-async def test_a_child_races_a_timeout(world: World, app: App, step: Activity[[str], str], in_time: bool) -> None:
+async def test_a_child_races_a_timeout(
+    world: World, app: App, step: Activity[[str], str], in_time: bool
+) -> None:
     @app.workflow
     async def child() -> str:
         return await step("done") if in_time else await workflow.receive("never", str)
@@ -192,7 +204,9 @@ async def test_a_child_races_a_timeout(world: World, app: App, step: Activity[[s
     assert await world.replayed(app, body) == ("done!" if in_time else "late")
 
 
-async def test_a_chain_of_children_inside_a_block(world: World, app: App, step: Activity[[str], str]) -> None:
+async def test_a_chain_of_children_inside_a_block(
+    world: World, app: App, step: Activity[[str], str]
+) -> None:
     @app.workflow
     async def leaf(text: str) -> str:
         return await step(text)
@@ -205,6 +219,9 @@ async def test_a_chain_of_children_inside_a_block(world: World, app: App, step: 
         return await step(await middle("x"))
 
     async def body() -> list[Any]:
-        return [*await asyncio.gather(block(), step("y")), *await workflow.select(block(), asyncio.sleep(3600))]
+        return [
+            *await asyncio.gather(block(), step("y")),
+            *await workflow.select(block(), asyncio.sleep(3600)),
+        ]
 
     assert await world.replayed(app, body) == ["x!!!", "y!", 0, "x!!!"]

@@ -73,7 +73,9 @@ def test_every_case_is_there_once_and_in_order(name: str) -> None:
 
 
 def test_no_group_is_missing() -> None:
-    headings = [heading.partition(" (")[0] for name in ("end to end", "in source") for heading in part(name)]
+    headings = [
+        heading.partition(" (")[0] for name in ("end to end", "in source") for heading in part(name)
+    ]
     assert headings == list(named())
 
 
@@ -93,7 +95,11 @@ def test_each_has_a_test_or_a_reason(name: str) -> None:
 @cache
 def functions_of(file: Path) -> set[str]:
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
-    return {node.name for node in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(node, functions)}
+    return {
+        node.name
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, functions)
+    }
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -109,7 +115,9 @@ def test_each_test_exists(name: str) -> None:
 
 
 def test_each_parameter_exists(request: pytest.FixtureRequest) -> None:
-    wanted = {test for name in COUNTS for _, tests, _ in rows(name) for test in tests if "[" in test}
+    wanted = {
+        test for name in COUNTS for _, tests, _ in rows(name) for test in tests if "[" in test
+    }
     wanted -= {item.nodeid for item in request.session.items}
     if wanted:  # not the whole suite runs: ask for the rest
         assert sorted(wanted - collected({test.partition("::")[0] for test in wanted})) == []
@@ -119,7 +127,9 @@ def collected(files: set[str]) -> set[str]:
     """The ids of all tests in these files."""
     options = ["-o", "addopts=", "-q", "-p", "no:cacheprovider", "--collect-only"]
     command = [sys.executable, "-m", "pytest", *options, *sorted(files)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+    )
     assert done.returncode == 0, done.stdout[-2_000:]
     return set(done.stdout.splitlines())
 
@@ -127,4 +137,7 @@ def collected(files: set[str]) -> set[str]:
 def test_the_first_lines_count_right() -> None:
     without = sum(not tests for _, tests, _ in rows("end to end"))
     total = COUNTS["end to end"]
-    assert f"{total} cases: {total - without} have a test here, {without} have no meaning." in PAGE.read_text("utf-8")
+    assert (
+        f"{total} cases: {total - without} have a test here, {without} have no meaning."
+        in PAGE.read_text("utf-8")
+    )

@@ -77,7 +77,9 @@ async def test_what_was_done_is_undone_when_a_later_step_fails(
     assert done == steps
 
 
-async def test_a_nested_error_reaches_the_top_through_helpers_and_children(world: World, app: App) -> None:
+async def test_a_nested_error_reaches_the_top_through_helpers_and_children(
+    world: World, app: App
+) -> None:
     @app.activity
     async def bad() -> None:
         raise LookupError("no such row")
@@ -99,7 +101,9 @@ async def test_a_nested_error_reaches_the_top_through_helpers_and_children(world
         assert caught.value.failure.type == "ChildError"
 
 
-async def test_an_error_is_caught_where_it_is_wanted_and_the_workflow_goes_on(world: World, app: App) -> None:
+async def test_an_error_is_caught_where_it_is_wanted_and_the_workflow_goes_on(
+    world: World, app: App
+) -> None:
     @app.activity
     async def read(path: str) -> str:
         if path == "primary":
@@ -115,7 +119,9 @@ async def test_an_error_is_caught_where_it_is_wanted_and_the_workflow_goes_on(wo
     assert await world.replayed(app, body) == "content of backup after FileNotFoundError"
 
 
-async def test_an_unhandled_error_of_the_code_has_its_message_and_traceback(world: World, app: App) -> None:
+async def test_an_unhandled_error_of_the_code_has_its_message_and_traceback(
+    world: World, app: App
+) -> None:
     @app.workflow
     async def broken() -> None:
         await asyncio.sleep(0.001)
@@ -131,7 +137,9 @@ async def test_an_unhandled_error_of_the_code_has_its_message_and_traceback(worl
         assert failure.category == "application"
 
 
-async def test_an_event_after_the_end_is_refused_and_the_history_stays(world: World, app: App) -> None:
+async def test_an_event_after_the_end_is_refused_and_the_history_stays(
+    world: World, app: App
+) -> None:
     @app.workflow
     async def waiting() -> str:
         return await workflow.wait_event("news", str)
@@ -168,7 +176,9 @@ async def test_a_result_of_another_shape_is_an_error_of_the_caller(world: World,
 
 
 @pytest.mark.parametrize("by", ["event", "message"])
-async def test_a_value_of_another_shape_is_an_error_where_it_is_received(world: World, app: App, by: str) -> None:
+async def test_a_value_of_another_shape_is_an_error_where_it_is_received(
+    world: World, app: App, by: str
+) -> None:
     @app.workflow
     async def receiving() -> str:
         try:
@@ -191,7 +201,9 @@ async def test_a_value_of_another_shape_is_an_error_where_it_is_received(world: 
         assert "kilos" in await handle.result(timeout=5)
 
 
-async def test_an_id_that_has_ended_gives_its_result_again_without_running(file_world: World, app: App) -> None:
+async def test_an_id_that_has_ended_gives_its_result_again_without_running(
+    file_world: World, app: App
+) -> None:
     ran: list[int] = []
 
     @app.activity
@@ -227,7 +239,9 @@ async def test_a_child_that_fails_does_not_end_its_siblings(world: World, app: A
 
 
 @pytest.mark.parametrize("verb", ["cancel", "raise_event", "send", "terminate", "pause"])
-async def test_what_is_asked_of_nobody_is_refused_and_disturbs_nobody(file_world: World, app: App, verb: str) -> None:
+async def test_what_is_asked_of_nobody_is_refused_and_disturbs_nobody(
+    file_world: World, app: App, verb: str
+) -> None:
     @app.workflow
     async def hello() -> str:
         return "hello"

@@ -24,7 +24,11 @@ async def _group() -> None:
 
 
 def _flat(failure: Failure) -> list[tuple[str, str]]:
-    return [pair for part in failure.parts for pair in ([(part.type, part.message)] if not part.parts else _flat(part))]
+    return [
+        pair
+        for part in failure.parts
+        for pair in ([(part.type, part.message)] if not part.parts else _flat(part))
+    ]
 
 
 EXPECTED = [("ValueError", "the first"), ("KeyError", "'deep'"), ("TypeError", "down")]
@@ -39,7 +43,9 @@ async def test_each_error_of_a_group_is_kept(world: World, app: App, where: str)
         await (activity() if where == "activity" else _group())
 
     async with world.node(app) as node:
-        with pytest.raises(WorkflowFailed, match="ValueError: the first; KeyError: 'deep'; TypeError: down") as caught:
+        with pytest.raises(
+            WorkflowFailed, match="ValueError: the first; KeyError: 'deep'; TypeError: down"
+        ) as caught:
             await node.client.workflow(fails, id="f").run()
         failure = caught.value.failure
         assert _flat(failure) == EXPECTED
@@ -88,13 +94,17 @@ def test_many_errors_that_carry_parts_are_cut() -> None:
 def test_a_group_with_a_final_error_is_final() -> None:
     final = ApplicationError("no", retryable=False)
     assert failure_of(ExceptionGroup("a", [ValueError(), ValueError()])).retryable
-    assert not failure_of(ExceptionGroup("a", [ValueError(), ExceptionGroup("b", [final])])).retryable
+    assert not failure_of(
+        ExceptionGroup("a", [ValueError(), ExceptionGroup("b", [final])])
+    ).retryable
 
 
 def test_a_cause_that_is_a_group_names_what_is_in_it() -> None:
     error = RuntimeError("outer")
     error.__cause__ = ExceptionGroup("two", [ValueError("a"), KeyError("b")])
-    assert failure_of(error).causes == (("ExceptionGroup", "two (2 sub-exceptions) [ValueError: a; KeyError: 'b']"),)
+    assert failure_of(error).causes == (
+        ("ExceptionGroup", "two (2 sub-exceptions) [ValueError: a; KeyError: 'b']"),
+    )
 
 
 def test_what_an_older_release_wrote_is_read() -> None:

@@ -29,8 +29,12 @@ WAYS: dict[str, Callable[[float], Awaitable[Any]]] = {
     "workflow.sleep": workflow.sleep,
     "timeout": _within,
     "timeout_at": _at,
-    "wait_for": lambda seconds: asyncio.wait_for(asyncio.get_running_loop().create_future(), seconds),
-    "wait": lambda seconds: asyncio.wait([asyncio.ensure_future(workflow.receive("x", int))], timeout=seconds),
+    "wait_for": lambda seconds: asyncio.wait_for(
+        asyncio.get_running_loop().create_future(), seconds
+    ),
+    "wait": lambda seconds: asyncio.wait(
+        [asyncio.ensure_future(workflow.receive("x", int))], timeout=seconds
+    ),
 }
 
 
@@ -42,7 +46,10 @@ async def test_a_time_after_the_year_9999_is_an_error_at_its_line(
     async def body() -> str:
         try:
             await WAYS[way](seconds)
-        except (UsageError, OverflowError) as error:  # asyncio adds some delays itself: ints beyond floats
+        except (
+            UsageError,
+            OverflowError,
+        ) as error:  # asyncio adds some delays itself: ints beyond floats
             return str(error)
         return "it was accepted"
 
@@ -52,7 +59,9 @@ async def test_a_time_after_the_year_9999_is_an_error_at_its_line(
 
 
 @pytest.mark.parametrize("way", ["sleep", "workflow.sleep", "timeout", "timeout_at"])
-async def test_a_time_that_is_no_number_is_an_error_at_its_line(world: World, app: App, way: str) -> None:
+async def test_a_time_that_is_no_number_is_an_error_at_its_line(
+    world: World, app: App, way: str
+) -> None:
     async def body() -> str:
         try:
             await WAYS[way](float("nan"))
@@ -64,7 +73,9 @@ async def test_a_time_that_is_no_number_is_an_error_at_its_line(world: World, ap
 
 
 @pytest.mark.parametrize("seconds", [-1.0, float("-inf"), 0])
-async def test_a_sleep_that_is_over_already_ends_at_once(world: World, app: App, seconds: float) -> None:
+async def test_a_sleep_that_is_over_already_ends_at_once(
+    world: World, app: App, seconds: float
+) -> None:
     async def body() -> str:
         await asyncio.sleep(seconds)
         return "over"

@@ -58,7 +58,9 @@ async def test_a_result_after_a_failure_adds_nothing(world: World, app: App) -> 
         assert await handle.history() == before
 
 
-async def test_a_call_that_is_cancelled_reaches_the_activity_at_once(world: World, app: App) -> None:
+async def test_a_call_that_is_cancelled_reaches_the_activity_at_once(
+    world: World, app: App
+) -> None:
     began, stopped = asyncio.Event(), asyncio.Event()
 
     @app.activity
@@ -88,7 +90,9 @@ async def test_a_call_that_is_cancelled_reaches_the_activity_at_once(world: Worl
         assert await handle.result(timeout=5) == "done"
 
 
-async def test_a_reference_that_goes_out_of_scope_cancels_nothing_until_the_end(world: World, app: App) -> None:
+async def test_a_reference_that_goes_out_of_scope_cancels_nothing_until_the_end(
+    world: World, app: App
+) -> None:
     began, stopped = asyncio.Event(), asyncio.Event()
 
     @app.activity
@@ -125,7 +129,9 @@ async def test_a_reference_that_goes_out_of_scope_cancels_nothing_until_the_end(
 
 @pytest.mark.parametrize("named", [True, False])
 @pytest.mark.parametrize("how", ["lost race", "cancelled", "parent ended"])
-async def test_a_child_that_is_given_up_is_cancelled(world: World, app: App, how: str, named: bool) -> None:
+async def test_a_child_that_is_given_up_is_cancelled(
+    world: World, app: App, how: str, named: bool
+) -> None:
     ids: list[str] = []
 
     @app.activity
@@ -163,7 +169,9 @@ async def test_a_child_that_is_given_up_is_cancelled(world: World, app: App, how
         assert await handle.result(timeout=5) == "done"
 
 
-async def test_a_child_that_was_given_up_and_cancelled_by_hand_is_cancelled_once(world: World, app: App) -> None:
+async def test_a_child_that_was_given_up_and_cancelled_by_hand_is_cancelled_once(
+    world: World, app: App
+) -> None:
     cleaned: list[str] = []
 
     @app.activity
@@ -200,12 +208,18 @@ async def test_a_child_that_was_given_up_and_cancelled_by_hand_is_cancelled_once
         await node.client.get("c").cancel("and once more")
         assert await handle.result(timeout=5) == "given up"
         assert await ended_as(node.client, "c") == "cancelled"
-        requests = [e for e in await node.client.get("c").history() if type(e.event).__name__ == "CancelRequested"]
+        requests = [
+            e
+            for e in await node.client.get("c").history()
+            if type(e.event).__name__ == "CancelRequested"
+        ]
         assert len(requests) == 1
     assert cleaned == ["cleaned up"]
 
 
-async def test_a_wait_that_lost_a_race_is_recorded_as_given_up_and_takes_no_event(world: World, app: App) -> None:
+async def test_a_wait_that_lost_a_race_is_recorded_as_given_up_and_takes_no_event(
+    world: World, app: App
+) -> None:
     @app.workflow
     async def racing() -> list[str]:
         first = await workflow.select(workflow.wait_event("news", str), workflow.receive("go", str))

@@ -49,7 +49,9 @@ def drawn(app: App) -> Any:
                     return await leaf(chance.randrange(20))
                 case 4:
                     return sum(
-                        v for v in await workflow.join(*(step(depth + 1) for _ in range(3))) if isinstance(v, int)
+                        v
+                        for v in await workflow.join(*(step(depth + 1) for _ in range(3)))
+                        if isinstance(v, int)
                     )
                 case 5:
                     index, _ = await workflow.select(step(depth + 1), step(depth + 1))
@@ -81,7 +83,9 @@ async def histories(world: World, app: App, drawn: Any, seed: int) -> list[list[
         found = []
         for execution in await handle.executions():
             history = await handle.history(execution)
-            assert [e.number for e in history] == list(range(1, len(history) + 1)), "numbers have no gaps"
+            assert [e.number for e in history] == list(range(1, len(history) + 1)), (
+                "numbers have no gaps"
+            )
             found.append([e.event for e in history])
         return found
 
@@ -92,17 +96,27 @@ async def test_numbers_ends_calls_and_counts(world: World, app: App, drawn: Any,
     assert len(executions) == 2
     for events in executions:
         assert isinstance(events[0], ev.Started)
-        assert [isinstance(e, ENDS) for e in events] == [*[False] * (len(events) - 1), True], "one end, the last event"
+        assert [isinstance(e, ENDS) for e in events] == [*[False] * (len(events) - 1), True], (
+            "one end, the last event"
+        )
         scheduled = {e.seq for e in events if isinstance(e, ev.ActivityScheduled)}
-        outcomes = [e.seq for e in events if isinstance(e, ev.ActivityCompleted | ev.ActivityFailed)]
+        outcomes = [
+            e.seq for e in events if isinstance(e, ev.ActivityCompleted | ev.ActivityFailed)
+        ]
         given_up = {e.seq for e in events if isinstance(e, ev.CommandCancelled)}
         assert len(outcomes) == len(set(outcomes)), "each call has one outcome at the most"
         assert set(outcomes) <= scheduled
-        assert scheduled == set(outcomes) | (given_up & scheduled), "each call has an outcome, or was given up"
-        commands = [e for e in events if isinstance(e, ev.ActivityScheduled | ev.TimerStarted | ev.CallStarted)]
-        assert len(events) <= 2 + 3 * len(commands) + len([e for e in events if isinstance(e, ev.KvSet)]), (
-            "no more than a command, its answer and its being given up"
+        assert scheduled == set(outcomes) | (given_up & scheduled), (
+            "each call has an outcome, or was given up"
         )
+        commands = [
+            e
+            for e in events
+            if isinstance(e, ev.ActivityScheduled | ev.TimerStarted | ev.CallStarted)
+        ]
+        assert len(events) <= 2 + 3 * len(commands) + len(
+            [e for e in events if isinstance(e, ev.KvSet)]
+        ), "no more than a command, its answer and its being given up"
 
 
 async def test_what_a_reader_does_to_a_history_changes_nothing(file_world: World, app: App) -> None:

@@ -65,7 +65,11 @@ async def test_only_what_is_older_goes_over_restarts_and_executions(world: World
         handle = node.client.workflow(keeper, id="k")
         await handle.send("do", "prune0")
         await handle.send("do", "end")
-        assert await handle.result(timeout=5) == ["0", "1", "0"]  # what is written now is not before now
+        assert await handle.result(timeout=5) == [
+            "0",
+            "1",
+            "0",
+        ]  # what is written now is not before now
 
 
 async def test_a_key_that_is_written_again_is_young_again(world: World, app: App) -> None:
@@ -84,7 +88,9 @@ async def test_a_key_that_is_written_again_is_young_again(world: World, app: App
         assert await handle.kv() == {"a": "a"}
 
 
-async def test_a_cutoff_in_the_future_takes_all_and_an_old_one_nothing(world: World, app: App) -> None:
+async def test_a_cutoff_in_the_future_takes_all_and_an_old_one_nothing(
+    world: World, app: App
+) -> None:
     @app.workflow
     async def extremes() -> list[Any]:
         assert workflow.kv.prune(workflow.now()) == 0
@@ -93,7 +99,10 @@ async def test_a_cutoff_in_the_future_takes_all_and_an_old_one_nothing(world: Wo
         written = workflow.kv.updated_at("a")
         assert written is not None
         found = [workflow.kv.prune(datetime.fromtimestamp(0, UTC)), workflow.kv.keys()]
-        assert (workflow.kv.updated_at("none"), abs(workflow.now() - written) < MINUTE) == (None, True)
+        assert (workflow.kv.updated_at("none"), abs(workflow.now() - written) < MINUTE) == (
+            None,
+            True,
+        )
         return [*found, workflow.kv.prune(workflow.now() + MINUTE), workflow.kv.keys()]
 
     async with world.node(app) as node:

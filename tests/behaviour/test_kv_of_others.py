@@ -42,14 +42,20 @@ async def test_what_is_not_there_is_the_default(world: World, app: App, settings
     @app.workflow
     async def reader() -> list[Any]:
         kv, nobody = workflow.kv_of("s"), workflow.kv_of("nobody")
-        return [await kv.get("none", int), await kv.get("none", int, 7), await nobody.get("a", int, 8)]
+        return [
+            await kv.get("none", int),
+            await kv.get("none", int, 7),
+            await nobody.get("a", int, 8),
+        ]
 
     async with world.node(app) as node:
         await node.client.workflow(settings, id="s").start({"a": 1})
         assert await node.client.workflow(reader, id="r").run() == [None, 7, 8]
 
 
-async def test_it_is_typed_and_a_wrong_type_is_an_error_of_the_reader(world: World, app: App, settings: Any) -> None:
+async def test_it_is_typed_and_a_wrong_type_is_an_error_of_the_reader(
+    world: World, app: App, settings: Any
+) -> None:
     @app.workflow
     async def reader() -> list[str]:
         setting = await workflow.kv_of("s").get("a", Setting)
@@ -67,7 +73,9 @@ async def test_it_is_typed_and_a_wrong_type_is_an_error_of_the_reader(world: Wor
         assert "KV value 'a' of 's'" in error
 
 
-async def test_a_replay_has_what_was_read_although_it_changed_since(file_world: World, app: App, settings: Any) -> None:
+async def test_a_replay_has_what_was_read_although_it_changed_since(
+    file_world: World, app: App, settings: Any
+) -> None:
     @app.workflow
     async def reader() -> list[int | None]:
         seen = [await workflow.kv_of("s").get("a", int)]
@@ -76,7 +84,10 @@ async def test_a_replay_has_what_was_read_although_it_changed_since(file_world: 
         return seen
 
     async with file_world.node(app) as node:
-        source, handle = node.client.workflow(settings, id="s"), node.client.workflow(reader, id="r")
+        source, handle = (
+            node.client.workflow(settings, id="s"),
+            node.client.workflow(reader, id="r"),
+        )
         await source.start({"a": 1})
         await handle.start()
         await waits_for(handle, "message go")
@@ -110,7 +121,9 @@ async def test_ten_read_what_one_keeps(world: World, app: App, settings: Any) ->
 
     async with world.node(app) as node:
         await node.client.workflow(settings, id="s").start({f"k{i}": i for i in range(5)})
-        sums = await asyncio.gather(*(node.client.workflow(reader, id=f"r{i}").run() for i in range(10)))
+        sums = await asyncio.gather(
+            *(node.client.workflow(reader, id=f"r{i}").run() for i in range(10))
+        )
     assert sums == [10] * 10
 
 
@@ -201,7 +214,9 @@ async def test_a_client_reads_all_entries_at_every_stage(file_world: World, app:
             await node.client.get("nobody").kv()
 
 
-async def test_it_is_written_between_activities_and_timers_and_in_the_branch_that_wins(world: World, app: App) -> None:
+async def test_it_is_written_between_activities_and_timers_and_in_the_branch_that_wins(
+    world: World, app: App
+) -> None:
     @app.activity
     async def double(i: int) -> int:
         return 2 * i
@@ -255,12 +270,16 @@ async def test_request_and_response_over_messages_and_kv(world: World, app: App)
         await handle.start()
         for number in (3, 5):
             await handle.send("request", number)
-            assert await handle.kv_wait(f"answer {number}", int, timeout=PATIENCE_S) == number * number
+            assert (
+                await handle.kv_wait(f"answer {number}", int, timeout=PATIENCE_S) == number * number
+            )
         await handle.send("request", -1)
         await handle.result(timeout=PATIENCE_S)
 
 
-async def test_a_value_that_is_read_and_written_in_every_turn_counts_right(file_world: World, app: App) -> None:
+async def test_a_value_that_is_read_and_written_in_every_turn_counts_right(
+    file_world: World, app: App
+) -> None:
     """Each turn reads what the one before wrote; a node stops after each of them, so that each is replayed."""
 
     @app.workflow

@@ -61,7 +61,10 @@ async def test_timers_of_other_instances_fire_meanwhile(world: World, app: App) 
         return 3
 
     async with world.node(app) as node:
-        busy, calm = node.client.workflow(working, id="busy"), node.client.workflow(sleeping, id="calm")
+        busy, calm = (
+            node.client.workflow(working, id="busy"),
+            node.client.workflow(sleeping, id="calm"),
+        )
         await busy.start()
         await calm.start()
         await asyncio.wait_for(began.wait(), PATIENCE_S)
@@ -74,7 +77,9 @@ async def test_timers_of_other_instances_fire_meanwhile(world: World, app: App) 
         await busy.result(timeout=PATIENCE_S)
 
 
-async def test_retries_that_are_written_inside_of_a_step_are_its_own_business(world: World, app: App) -> None:
+async def test_retries_that_are_written_inside_of_a_step_are_its_own_business(
+    world: World, app: App
+) -> None:
     """A loop in an activity, or in a checkpoint's function, tries as often as it likes: one call, one result."""
     tries: list[str] = []
 
@@ -91,7 +96,10 @@ async def test_retries_that_are_written_inside_of_a_step_are_its_own_business(wo
         return await connect("activity")
 
     async def body() -> list[int]:
-        return [await connecting(), await workflow.checkpoint("connect", lambda: connect("checkpoint"))]
+        return [
+            await connecting(),
+            await workflow.checkpoint("connect", lambda: connect("checkpoint")),
+        ]
 
     assert await world.replayed(app, body) == [4, 4]
     assert tries == ["activity"] * 4 + ["checkpoint"] * 4

@@ -27,12 +27,18 @@ async def test_both_kinds_and_activities_over_several_turns(file_world: World, a
     async def mixing() -> list[Any]:
         seen: list[Any] = [await workflow.receive("q", str)]
         seen.append(await upper(await workflow.wait_event("e", str)))
-        index, value = await workflow.select(workflow.receive("q", str), workflow.wait_event("e", str))
+        index, value = await workflow.select(
+            workflow.receive("q", str), workflow.wait_event("e", str)
+        )
         seen += [index, await upper(value)]
         seen += await asyncio.gather(workflow.receive("q", str), workflow.wait_event("e", str))
         return seen
 
-    steps = [("message q", "send", "one"), ("event e", "event", "two"), ("message q", "event", "three")]
+    steps = [
+        ("message q", "send", "one"),
+        ("event e", "event", "two"),
+        ("message q", "event", "three"),
+    ]
     for reason, kind, value in steps:
         async with file_world.node(app) as node:
             handle = node.client.workflow(mixing, id="m")
@@ -43,7 +49,14 @@ async def test_both_kinds_and_activities_over_several_turns(file_world: World, a
                 await waits_for(handle, "message q")
                 await handle.raise_event("e", "five")
                 await handle.send("q", "four")
-                assert await handle.result(timeout=PATIENCE_S) == ["one", "TWO", 1, "THREE", "four", "five"]
+                assert await handle.result(timeout=PATIENCE_S) == [
+                    "one",
+                    "TWO",
+                    1,
+                    "THREE",
+                    "four",
+                    "five",
+                ]
 
 
 async def test_a_race_and_then_a_join_of_both_kinds(world: World, app: App) -> None:
@@ -52,7 +65,10 @@ async def test_a_race_and_then_a_join_of_both_kinds(world: World, app: App) -> N
     @app.workflow
     async def racing() -> list[Any]:
         won = await workflow.select(workflow.receive("q", str), workflow.wait_event("e", str))
-        return [*won, *await workflow.join(workflow.receive("q", str), workflow.wait_event("e", str))]
+        return [
+            *won,
+            *await workflow.join(workflow.receive("q", str), workflow.wait_event("e", str)),
+        ]
 
     async with world.node(app) as node:
         handle = node.client.workflow(racing, id="r")
@@ -102,7 +118,9 @@ async def test_queues_that_are_filled_one_after_the_other(world: World, app: App
         assert await handle.result(timeout=PATIENCE_S) == ["first", "second", "third"]
 
 
-async def test_of_several_waits_those_that_were_given_up_take_nothing(world: World, app: App) -> None:
+async def test_of_several_waits_those_that_were_given_up_take_nothing(
+    world: World, app: App
+) -> None:
     @app.workflow
     async def waiting() -> str:
         given_up = [asyncio.ensure_future(workflow.receive("q", str)) for _ in range(3)]
@@ -122,7 +140,9 @@ async def test_of_several_waits_those_that_were_given_up_take_nothing(world: Wor
 
 
 @pytest.mark.parametrize("kind", ["message", "event"])
-async def test_an_open_wait_is_recorded_as_given_up_before_the_end(world: World, app: App, kind: str) -> None:
+async def test_an_open_wait_is_recorded_as_given_up_before_the_end(
+    world: World, app: App, kind: str
+) -> None:
     @app.workflow
     async def leaving() -> str:
         wait = workflow.receive("x", int) if kind == "message" else workflow.wait_event("x", int)
@@ -139,7 +159,9 @@ async def test_an_open_wait_is_recorded_as_given_up_before_the_end(world: World,
         assert kinds[-2:] == ["CommandCancelled", "Completed"]
 
 
-async def test_messages_that_nobody_received_do_not_stay_in_the_inbox(world: World, app: App) -> None:
+async def test_messages_that_nobody_received_do_not_stay_in_the_inbox(
+    world: World, app: App
+) -> None:
     @app.workflow
     async def leaving() -> str:
         return await workflow.receive("first", str)

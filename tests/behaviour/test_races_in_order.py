@@ -13,10 +13,14 @@ from perdure import App, Client, workflow
 
 
 @pytest.mark.parametrize("first", ["a", "b"])
-async def test_of_two_events_in_one_turn_the_first_delivered_wins(world: World, app: App, first: str) -> None:
+async def test_of_two_events_in_one_turn_the_first_delivered_wins(
+    world: World, app: App, first: str
+) -> None:
     @app.workflow
     async def race() -> list[Any]:
-        index, value = await workflow.select(workflow.wait_event("a", int), workflow.wait_event("b", int))
+        index, value = await workflow.select(
+            workflow.wait_event("a", int), workflow.wait_event("b", int)
+        )
         await workflow.receive("end", bool)
         return [index, value]
 
@@ -32,7 +36,9 @@ async def test_of_two_events_in_one_turn_the_first_delivered_wins(world: World, 
         assert await handle.result(timeout=PATIENCE_S) == ["ab".index(first), 0]
 
 
-async def test_of_three_kinds_the_one_that_the_journal_has_first_wins(world: World, app: App) -> None:
+async def test_of_three_kinds_the_one_that_the_journal_has_first_wins(
+    world: World, app: App
+) -> None:
     gate = asyncio.Event()
 
     @app.activity
@@ -42,7 +48,9 @@ async def test_of_three_kinds_the_one_that_the_journal_has_first_wins(world: Wor
 
     @app.workflow
     async def race() -> list[Any]:
-        won = await workflow.select(slow(), asyncio.sleep(3600, "timer"), workflow.wait_event("news", str))
+        won = await workflow.select(
+            slow(), asyncio.sleep(3600, "timer"), workflow.wait_event("news", str)
+        )
         await workflow.receive("end", bool)
         return list(won)
 
@@ -58,7 +66,9 @@ async def test_of_three_kinds_the_one_that_the_journal_has_first_wins(world: Wor
         assert await handle.result(timeout=PATIENCE_S) == [2, "event"]
 
 
-async def test_the_event_of_a_loser_is_there_in_replay_and_does_not_block(world: World, app: App) -> None:
+async def test_the_event_of_a_loser_is_there_in_replay_and_does_not_block(
+    world: World, app: App
+) -> None:
     """What came for a loser is in the journal; a replay passes it and goes on."""
 
     @app.activity
@@ -140,7 +150,9 @@ async def test_an_event_races_a_timer(world: World, app: App, winner: str) -> No
         assert await handle.result(timeout=PATIENCE_S) == winner
 
 
-async def test_a_timer_that_came_due_first_beats_a_message_of_the_same_turn(world: World, app: App) -> None:
+async def test_a_timer_that_came_due_first_beats_a_message_of_the_same_turn(
+    world: World, app: App
+) -> None:
     """The timer was due before the message came, while no node ran: it is told first."""
     clock = world.stop_time()
 
@@ -160,7 +172,9 @@ async def test_a_timer_that_came_due_first_beats_a_message_of_the_same_turn(worl
         assert await handle.result(timeout=PATIENCE_S) == "timer"
 
 
-async def test_equal_calls_get_their_own_results_after_a_restart(file_world: World, app: App) -> None:
+async def test_equal_calls_get_their_own_results_after_a_restart(
+    file_world: World, app: App
+) -> None:
     """Results are routed by the call, never by name and arguments."""
     gates = [asyncio.Event(), asyncio.Event()]
     ran: list[int] = []
@@ -191,7 +205,9 @@ async def test_equal_calls_get_their_own_results_after_a_restart(file_world: Wor
 
 
 @pytest.mark.parametrize("quick", [True, False], ids=["the activity wins", "the timer wins"])
-async def test_a_race_of_an_activity_and_a_timer_holds_over_a_restart(tmp_path: Path, app: App, quick: bool) -> None:
+async def test_a_race_of_an_activity_and_a_timer_holds_over_a_restart(
+    tmp_path: Path, app: App, quick: bool
+) -> None:
     world = World(f"sqlite:///{tmp_path}/race.db")
     clock = world.stop_time()
     cancelled = asyncio.Event()

@@ -16,7 +16,9 @@ from perdure import App, Client, Limits, NotFound, WorkflowFailed, workflow
 
 @pytest.mark.parametrize("verb", ["cancel", "raise_event", "send"])
 @pytest.mark.parametrize("who", ["the node's client", "a client in another process"])
-async def test_what_is_sent_to_nobody_stops_nobody(file_world: World, app: App, verb: str, who: str) -> None:
+async def test_what_is_sent_to_nobody_stops_nobody(
+    file_world: World, app: App, verb: str, who: str
+) -> None:
     """A cancel or an event for an id that does not exist wedged the queue for everybody, until that id was started;
     then it was cancelled at once.
     """
@@ -37,7 +39,9 @@ async def test_what_is_sent_to_nobody_stops_nobody(file_world: World, app: App, 
         assert await node.client.workflow(hello, id="nobody").run("somebody") == "hello somebody"
 
 
-async def test_a_detached_start_in_the_turn_of_continue_as_new_begins(file_world: World, app: App) -> None:
+async def test_a_detached_start_in_the_turn_of_continue_as_new_begins(
+    file_world: World, app: App
+) -> None:
     """The history said that it was started, and it never was."""
 
     @app.workflow
@@ -83,7 +87,9 @@ async def test_a_child_that_loses_a_race_in_the_turn_of_continue_as_new_is_cance
 
 
 @pytest.mark.parametrize("restart", [False, True])
-async def test_the_limit_of_keys_counts_those_of_earlier_turns(file_world: World, app: App, restart: bool) -> None:
+async def test_the_limit_of_keys_counts_those_of_earlier_turns(
+    file_world: World, app: App, restart: bool
+) -> None:
     """Only the keys of one turn were counted: 240 were accepted with a limit of 150."""
 
     @app.workflow
@@ -224,7 +230,9 @@ async def test_readers_and_writers_side_by_side_never_find_the_file_busy(
                 await other.workflow(working, id=f"posted-{i}").start(i)
 
             runs = [node.client.workflow(working, id=f"w{i}").run(i) for i in range(30)]
-            results = await asyncio.gather(*runs, *(read() for _ in range(3)), *(post(i) for i in range(10)))
+            results = await asyncio.gather(
+                *runs, *(read() for _ in range(3)), *(post(i) for i in range(10))
+            )
             assert results[:30] == [16 * i for i in range(30)]
             for i in range(10):
                 assert await node.client.get(f"posted-{i}").result(timeout=PATIENCE_S) == 16 * i

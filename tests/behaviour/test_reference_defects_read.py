@@ -44,7 +44,9 @@ async def test_a_child_that_continues_as_new_keeps_its_parent(file_world: World,
         assert await node.client.get("p").result(timeout=PATIENCE_S) == [2, "p"]
 
 
-async def test_a_childs_result_reaches_the_execution_that_called_it(file_world: World, app: App) -> None:
+async def test_a_childs_result_reaches_the_execution_that_called_it(
+    file_world: World, app: App
+) -> None:
     """The parent's execution was taken from memory, and was 1 after a restart or after continue-as-new."""
 
     @app.workflow
@@ -67,13 +69,18 @@ async def test_a_childs_result_reaches_the_execution_that_called_it(file_world: 
         await until(lambda: _there(node.client, "second"), "the second child")
     async with file_world.node(app) as node:
         await node.client.get("first").send("go", "of the execution before")
-        assert await node.client.get("first").result(timeout=PATIENCE_S) == "first of the execution before"
+        assert (
+            await node.client.get("first").result(timeout=PATIENCE_S)
+            == "first of the execution before"
+        )
         assert await node.client.get("p").status() == "running"
         await node.client.get("second").send("go", "of this one")
         assert await node.client.get("p").result(timeout=PATIENCE_S) == "second of this one"
 
 
-async def test_keys_have_one_order_whatever_the_order_in_which_they_came(world: World, app: App) -> None:
+async def test_keys_have_one_order_whatever_the_order_in_which_they_came(
+    world: World, app: App
+) -> None:
     """Pruning went through a hash map: another order of events in each process."""
     names = [f"k{i}" for i in range(20)]
 
@@ -116,7 +123,12 @@ class FailsOnce(MemoryStore):
         self.journals_read = 0
 
     async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
-        events = [e for commit in batch for chunk in commit.journal for e in ev.decode_events(chunk.events)]
+        events = [
+            e
+            for commit in batch
+            for chunk in commit.journal
+            for e in ev.decode_events(chunk.events)
+        ]
         if not self.failed and any(isinstance(e, self.event) for e in events):
             self.failed = True
             if self.error is not None:
@@ -129,7 +141,9 @@ class FailsOnce(MemoryStore):
         return await super().query(query)
 
 
-@pytest.mark.parametrize("error", [StoreUnavailable("busy"), StoreUnavailable("lost", "unknown"), None], ids=str)
+@pytest.mark.parametrize(
+    "error", [StoreUnavailable("busy"), StoreUnavailable("lost", "unknown"), None], ids=str
+)
 async def test_an_append_that_failed_once_is_made_again_for_the_right_instance(
     app: App, error: StoreUnavailable | None
 ) -> None:
@@ -202,7 +216,9 @@ async def test_the_end_is_the_last_event(world: World, app: App, end: str) -> No
 
 
 @pytest.mark.parametrize("restart", [False, True])
-async def test_a_failure_that_is_delivered_again_counts_once(file_world: World, app: App, restart: bool) -> None:
+async def test_a_failure_that_is_delivered_again_counts_once(
+    file_world: World, app: App, restart: bool
+) -> None:
     """A failure that came again was taken for a nondeterminism."""
     calls: list[int] = []
 
@@ -304,7 +320,9 @@ async def test_versions_with_large_parts_are_in_order(world: World, app: App) ->
     assert app.workflows() == [("numbered", ["1.999.1001", "1.1000.0", "1.1000.5000", "2.0.0"])]
     async with world.node(app) as node:
         assert await node.client.workflow("numbered", id="a").run() == "2.0.0"
-        assert await node.client.workflow("numbered", id="b", version="1.1000.0").run() == "1.1000.0"
+        assert (
+            await node.client.workflow("numbered", id="b", version="1.1000.0").run() == "1.1000.0"
+        )
 
 
 async def test_a_message_that_cannot_be_read_is_kept_and_shown(
@@ -320,7 +338,9 @@ async def test_a_message_that_cannot_be_read_is_kept_and_shown(
     async with world.node(app) as node:
         handle = node.client.workflow(waiting, id="w")
         await handle.start()
-        letter = Message(os.urandom(16), "w", Unreadable(b"\xc1", "invalid opcode"), node.clock.now_ms())
+        letter = Message(
+            os.urandom(16), "w", Unreadable(b"\xc1", "invalid opcode"), node.clock.now_ms()
+        )
         with caplog.at_level(logging.ERROR):
             await node.store.post([letter])
             await waits_for(handle, "undecodable")
@@ -330,7 +350,9 @@ async def test_a_message_that_cannot_be_read_is_kept_and_shown(
         assert letter.id.hex() in failure.message
 
 
-async def test_a_parent_that_ends_before_its_child_is_told_nothing_more(world: World, app: App) -> None:
+async def test_a_parent_that_ends_before_its_child_is_told_nothing_more(
+    world: World, app: App
+) -> None:
     """What comes back for a call that is over is dropped, and does not stay in an inbox."""
 
     @app.workflow

@@ -75,8 +75,13 @@ def test_versions_are_pinned_per_name() -> None:
     app.include(with_workflow("bill", "1.0.0", "2.0.0"))
     app.use_version("ship", "1.0.0")
     found = {name: app.find_workflow(name, None) for name in ("ship", "bill")}
-    assert {name: d.version for name, d in found.items() if d is not None} == {"ship": "1.0.0", "bill": "2.0.0"}
-    with pytest.raises(DefinitionError, match=r"no workflow 'ship' version 9\.0\.0; it has 1\.0\.0, 2\.0\.0"):
+    assert {name: d.version for name, d in found.items() if d is not None} == {
+        "ship": "1.0.0",
+        "bill": "2.0.0",
+    }
+    with pytest.raises(
+        DefinitionError, match=r"no workflow 'ship' version 9\.0\.0; it has 1\.0\.0, 2\.0\.0"
+    ):
         app.use_version("ship", 9)
 
 
@@ -155,4 +160,10 @@ async def test_a_workflow_sees_what_is_known_about_it(world: World, app: App) ->
         return [info.id, info.execution, info.workflow, info.version, info.parent]
 
     async with world.node(app) as node:
-        assert await node.client.workflow(curious, id="c").run() == ["c", 1, "curious", "1.2.3", None]
+        assert await node.client.workflow(curious, id="c").run() == [
+            "c",
+            1,
+            "curious",
+            "1.2.3",
+            None,
+        ]

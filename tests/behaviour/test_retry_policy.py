@@ -38,7 +38,9 @@ def test_the_defaults() -> None:
         (RetryPolicy(5, 1, "exponential", coefficient=3), [1_000, 3_000, 9_000, 27_000, 30_000]),
         (RetryPolicy(5, 1, "exponential", coefficient=1), [1_000] * 5),
     ],
-    ids=lambda v: "" if isinstance(v, list) else f"{v.backoff}-{v.initial_interval:g}-{v.coefficient:g}",
+    ids=lambda v: (
+        "" if isinstance(v, list) else f"{v.backoff}-{v.initial_interval:g}-{v.coefficient:g}"
+    ),
 )
 def test_the_delays_of_each_backoff(policy: RetryPolicy, expected: list[int]) -> None:
     assert delays(policy) == expected
@@ -247,7 +249,9 @@ async def test_many_instances_retry_side_by_side(world: World, app: App) -> None
         return await shaky(i)
 
     async with world.node(app) as node:
-        found: list[Any] = await asyncio.gather(*(node.client.workflow(calling, id=f"c{i}").run(i) for i in range(12)))
+        found: list[Any] = await asyncio.gather(
+            *(node.client.workflow(calling, id=f"c{i}").run(i) for i in range(12))
+        )
     assert found == [[i, i % 3 + 1] for i in range(12)]
 
 
@@ -286,5 +290,7 @@ async def test_retries_do_not_reach_the_next_execution(world: World, app: App, e
         if end == "times out":
             await clock.until_armed(60_000)
             clock.advance(60_000)
-        assert await handle.result(timeout=PATIENCE_S) == ("result 2" if end == "succeeds" else "late")
+        assert await handle.result(timeout=PATIENCE_S) == (
+            "result 2" if end == "succeeds" else "late"
+        )
     assert calls == [[1, 1, 1], [2, 2, 1]]

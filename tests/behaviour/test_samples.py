@@ -32,7 +32,9 @@ async def test_polling_the_status_until_the_end(world: World, app: App) -> None:
         version = 0
         while await handle.status() == "running":
             await handle.send("go", True)
-            text, version = await handle.custom_status(str, after_version=version, timeout=PATIENCE_S)
+            text, version = await handle.custom_status(
+                str, after_version=version, timeout=PATIENCE_S
+            )
             seen.append(str(text))
         assert seen == ["step 0", "step 1", "step 2"]
         assert await handle.status() == "completed"
@@ -104,7 +106,10 @@ async def test_typed_and_plain_data_meet(world: World, app: App) -> None:
 
     async with world.node(app) as node:
         client = node.client
-        assert await client.workflow("typed", id="a").run({"item": "bolt", "count": 3}) == {"item": "bolt", "count": 30}
+        assert await client.workflow("typed", id="a").run({"item": "bolt", "count": 3}) == {
+            "item": "bolt",
+            "count": 30,
+        }
         assert await client.workflow(typed, id="b").run(Order("nut", 1)) == Order("nut", 10)
         assert await client.workflow("plain", id="c").run("nut") == "nut costs 20"
         with pytest.raises(PayloadError, match="count"):
@@ -114,7 +119,9 @@ async def test_typed_and_plain_data_meet(world: World, app: App) -> None:
         assert caught.value.failure.type == DecodeError.__name__
 
 
-async def test_configuration_is_reloaded_between_the_cycles_of_a_service(world: World, app: App) -> None:
+async def test_configuration_is_reloaded_between_the_cycles_of_a_service(
+    world: World, app: App
+) -> None:
     """A long-lived service takes what came since the last cycle, in order, and uses the newest."""
     reports: list[str] = []
     config = workflow.Channel[str]("config")
@@ -200,7 +207,9 @@ async def test_many_programs_recover_at_once(file_world: World, app: App) -> Non
     async with file_world.node(app) as node:
         handles = [node.client.workflow(job, id=f"j{i}") for i in range(20)]
         await asyncio.gather(*(h.send("go", True) for h in handles))
-        assert await asyncio.gather(*(h.result(timeout=PATIENCE_S) for h in handles)) == [4 * i for i in range(20)]
+        assert await asyncio.gather(*(h.result(timeout=PATIENCE_S) for h in handles)) == [
+            4 * i for i in range(20)
+        ]
 
 
 async def test_a_control_plane(file_world: World, app: App) -> None:
@@ -233,7 +242,10 @@ async def test_a_control_plane(file_world: World, app: App) -> None:
 
     @app.workflow
     async def deploy(names: list[str]) -> list[str | None]:
-        calls = [workflow.child(server, id=f"server-{n}", parent_close="abandon").detach(n, 1) for n in names]
+        calls = [
+            workflow.child(server, id=f"server-{n}", parent_close="abandon").detach(n, 1)
+            for n in names
+        ]
         addresses: list[str | None] = []
         for id_ in calls:
             while (address := await workflow.kv_of(id_).get("address", str)) is None:

@@ -25,7 +25,9 @@ def where(app: App) -> Any:
     return where
 
 
-async def test_a_session_and_a_queue_are_recorded_in_the_journal(world: World, app: App, where: Any) -> None:
+async def test_a_session_and_a_queue_are_recorded_in_the_journal(
+    world: World, app: App, where: Any
+) -> None:
     @app.workflow
     async def calling() -> list[Any]:
         return [
@@ -39,16 +41,26 @@ async def test_a_session_and_a_queue_are_recorded_in_the_journal(world: World, a
         handle = node.client.workflow(calling, id="c")
         seen = await handle.run()
         history = await handle.history()
-    recorded = [["", e.event.queue, e.event.session] for e in history if isinstance(e.event, ActivityScheduled)]
-    assert seen == recorded == [["", None, None], ["", None, "s"], ["", "gpu", None], ["", "gpu", "s"]]
+    recorded = [
+        ["", e.event.queue, e.event.session]
+        for e in history
+        if isinstance(e.event, ActivityScheduled)
+    ]
+    assert (
+        seen == recorded == [["", None, None], ["", None, "s"], ["", "gpu", None], ["", "gpu", "s"]]
+    )
 
 
-async def test_sessions_fan_out_and_mix_with_plain_calls(world: World, app: App, where: Any) -> None:
+async def test_sessions_fan_out_and_mix_with_plain_calls(
+    world: World, app: App, where: Any
+) -> None:
     async def body() -> list[Any]:
         calls = [where.with_options(session=f"s{i % 3}")(str(i)) for i in range(9)]
         return await asyncio.gather(*calls, *(where(str(i)) for i in range(3)))
 
-    expected = [[str(i), None, f"s{i % 3}"] for i in range(9)] + [[str(i), None, None] for i in range(3)]
+    expected = [[str(i), None, f"s{i % 3}"] for i in range(9)] + [
+        [str(i), None, None] for i in range(3)
+    ]
     assert await world.replayed(app, body) == expected
 
 
@@ -73,7 +85,9 @@ async def test_a_session_and_a_queue_go_on_in_the_next_execution_and_the_next_ve
 
 
 @pytest.mark.parametrize("fails", [1, 9])
-async def test_a_call_in_a_session_is_retried_like_any_other(world: World, app: App, fails: int) -> None:
+async def test_a_call_in_a_session_is_retried_like_any_other(
+    world: World, app: App, fails: int
+) -> None:
     @app.activity(retry=RetryPolicy(3, 0))
     async def shaky() -> str | None:
         if activity.info().attempt <= fails:
@@ -117,7 +131,9 @@ async def test_a_queue_of_one_runs_its_calls_one_after_the_other(world: World, a
     assert most == 1
 
 
-async def test_a_full_queue_blocks_its_own_calls_only_and_then_unblocks(world: World, app: App) -> None:
+async def test_a_full_queue_blocks_its_own_calls_only_and_then_unblocks(
+    world: World, app: App
+) -> None:
     gate = asyncio.Event()
     began: list[str] = []
 
@@ -145,7 +161,9 @@ async def test_a_full_queue_blocks_its_own_calls_only_and_then_unblocks(world: W
         assert await handle.result(timeout=PATIENCE_S) == ["free", "held 0", "held 1", "queued"]
 
 
-async def test_a_call_that_gets_no_slot_of_its_queue_can_be_given_a_limit(world: World, app: App) -> None:
+async def test_a_call_that_gets_no_slot_of_its_queue_can_be_given_a_limit(
+    world: World, app: App
+) -> None:
     """The remedy against starvation: `start_timeout`, or a race with a timer; the caller goes on."""
     clock = world.stop_time()
     gate = asyncio.Event()
@@ -210,12 +228,20 @@ async def test_a_given_up_call_of_a_queue_is_cancelled(world: World, app: App) -
 
 
 @pytest.mark.parametrize("option", ["queue", "session"])
-async def test_a_name_that_is_too_long_is_refused_at_the_call(world: World, app: App, where: Any, option: str) -> None:
+async def test_a_name_that_is_too_long_is_refused_at_the_call(
+    world: World, app: App, where: Any, option: str
+) -> None:
     async def body() -> list[Any]:
         seen: list[Any] = []
         for length in (200, 201):
             try:
-                seen.append(len((await where.with_options(**{option: "x" * length})())[1 if option == "queue" else 2]))
+                seen.append(
+                    len(
+                        (await where.with_options(**{option: "x" * length})())[
+                            1 if option == "queue" else 2
+                        ]
+                    )
+                )
             except DefinitionError as error:
                 seen.append(str(error)[-60:])
         return seen

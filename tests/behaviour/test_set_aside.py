@@ -55,9 +55,14 @@ async def test_its_parents_wait_until_it_is_mended_and_released(file_world: Worl
         for name in ("middle", "parent"):
             assert await node.client.get(name).status() == "running"
     async with file_world.node(family(mended=True), **POISONABLE) as node:
-        assert await node.client.get("child").status() == "suspended", "a restart alone does not release it"
+        assert await node.client.get("child").status() == "suspended", (
+            "a restart alone does not release it"
+        )
         await node.client.get("child").retry()
-        assert await node.client.get("parent").result(timeout=PATIENCE_S) == "parent of middle of mended"
+        assert (
+            await node.client.get("parent").result(timeout=PATIENCE_S)
+            == "parent of middle of mended"
+        )
 
 
 async def test_its_parents_are_told_when_it_is_terminated(file_world: World) -> None:

@@ -88,7 +88,9 @@ async def test_a_timer_that_could_not_be_recorded_fires_once(hiccups: Hiccups, a
 
 
 @pytest.mark.parametrize("copies", [2, 5])
-async def test_a_result_that_is_delivered_again_counts_once(world: World, app: App, copies: int) -> None:
+async def test_a_result_that_is_delivered_again_counts_once(
+    world: World, app: App, copies: int
+) -> None:
     """The same result, a copy under another id, and one of an execution or a call that does not exist."""
     gate = asyncio.Event()
 
@@ -122,14 +124,18 @@ async def test_a_result_that_is_delivered_again_counts_once(world: World, app: A
         await waits_for(handle, "message end")
         await handle.send("end", True)
         assert await handle.result(timeout=PATIENCE_S) == 42
-        assert len([e for e in await handle.history() if isinstance(e.event, ActivityCompleted)]) == 1
+        assert (
+            len([e for e in await handle.history() if isinstance(e.event, ActivityCompleted)]) == 1
+        )
 
 
 async def _quietly(node: Node, message: Message) -> None:
     await node.send(message)
 
 
-async def test_several_that_were_interrupted_run_again_and_the_others_do_not(file_world: World, app: App) -> None:
+async def test_several_that_were_interrupted_run_again_and_the_others_do_not(
+    file_world: World, app: App
+) -> None:
     gate = asyncio.Event()
     ran: list[int] = []
 

@@ -23,7 +23,11 @@ async def test_they_are_arguments_of_activities_like_any_value(file_world: World
         key, at = str(workflow.uuid4()), workflow.now().isoformat()
         first = await book(key, at)
         await workflow.receive("next", bool)
-        return [f"{key} at {at}", first, await book(str(workflow.uuid4()), workflow.now().isoformat())]
+        return [
+            f"{key} at {at}",
+            first,
+            await book(str(workflow.uuid4()), workflow.now().isoformat()),
+        ]
 
     async with file_world.node(app) as node:
         handle = node.client.workflow(booking, id="b")
@@ -50,7 +54,13 @@ async def test_many_of_a_kind_between_races_and_joins(world: World, app: App) ->
         ids += await asyncio.gather(*(branch() for _ in range(3)))
         won = await workflow.select(branch(), workflow.receive("never", bool))
         times = [workflow.now().timestamp() for _ in range(3)]
-        return [ids, won[1], str(workflow.uuid4()), len(set(times)), workflow.random().sample(range(100), 5)]
+        return [
+            ids,
+            won[1],
+            str(workflow.uuid4()),
+            len(set(times)),
+            workflow.random().sample(range(100), 5),
+        ]
 
     ids, won, last, times, sample = await world.replayed(app, body)
     assert len({*ids, won, last}) == 10

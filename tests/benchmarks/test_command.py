@@ -14,9 +14,22 @@ from perdure.testing.machine import describe
 
 
 def test_the_page_names_a_command_without_the_places_that_were_written_to() -> None:
-    options = parse(["--quick", "--only", "W1, W2", "--engines", "perdure,limits", "--json", "/somewhere/x.json"])
+    options = parse(
+        [
+            "--quick",
+            "--only",
+            "W1, W2",
+            "--engines",
+            "perdure,limits",
+            "--json",
+            "/somewhere/x.json",
+        ]
+    )
     assert options.json == Path("/somewhere/x.json")
-    assert command_line(options) == "python -m benchmarks --rounds 3 --engines perdure,limits --only W1,W2 --quick"
+    assert (
+        command_line(options)
+        == "python -m benchmarks --rounds 3 --engines perdure,limits --only W1,W2 --quick"
+    )
 
 
 @pytest.mark.parametrize("arguments", [["--only", "W99"], ["--engines", "nobody"]])

@@ -101,7 +101,9 @@ def test_the_page_compares_medians_and_judges_them() -> None:
 
 
 def test_a_missed_requirement_is_called_missed_and_a_reached_aim_is_named() -> None:
-    page = render(run_with(perdure={"W3": {"activities_per_s": [14_000.0]}, "W4": {"growth": [0.9]}}))
+    page = render(
+        run_with(perdure={"W3": {"activities_per_s": [14_000.0]}, "W4": {"growth": [0.9]}})
+    )
     assert row(page, "| W3 |")[-1] == "missed"
     assert row(page, "| W4, last 100")[-1] == "met, and the aim"
 

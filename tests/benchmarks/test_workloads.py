@@ -55,7 +55,9 @@ async def test_a_workload_gives_its_figures_and_closes_the_node(name: str, tmp_p
 
 
 @pytest.mark.parametrize("name", sorted(FIRST))
-async def test_a_workload_with_two_lives_goes_on_where_the_first_ended(name: str, tmp_path: Path) -> None:
+async def test_a_workload_with_two_lives_goes_on_where_the_first_ended(
+    name: str, tmp_path: Path
+) -> None:
     first = FakeEngine()
     figures = await first_life(first, name, tmp_path, SMALL[name])
     assert first.closed == 0, "the first life ends by a kill"
@@ -70,7 +72,9 @@ async def test_a_workload_with_two_lives_goes_on_where_the_first_ended(name: str
     assert second.closed == 1
 
 
-async def test_all_workflows_are_half_way_when_the_first_life_of_w6_may_be_killed(tmp_path: Path) -> None:
+async def test_all_workflows_are_half_way_when_the_first_life_of_w6_may_be_killed(
+    tmp_path: Path,
+) -> None:
     engine = FakeEngine(stall_after=12)
     figures = await first_life(engine, "W6", tmp_path, SMALL["W6"])
     assert figures["midway"] == 4
@@ -123,4 +127,6 @@ def test_a_quick_run_is_never_larger_and_a_peer_gets_its_own_sizes() -> None:
     for workload in WORKLOADS:
         for family in ("perdure", "dbos", "duroxide"):
             full = workload.sizes_for(family, quick=False)
-            assert all(value <= full[key] for key, value in workload.sizes_for(family, quick=True).items())
+            assert all(
+                value <= full[key] for key, value in workload.sizes_for(family, quick=True).items()
+            )

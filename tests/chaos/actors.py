@@ -97,10 +97,14 @@ async def burst(stage: Stage, random: Random, name: str, door: Door) -> None:
     count = stage.burst
     for number in range(count):
         try:
-            outcome = await stage.post_until_answered(name, msg.Send("mail", encode([name, number])))
+            outcome = await stage.post_until_answered(
+                name, msg.Send("mail", encode([name, number]))
+            )
         except InboxFull:
             outcome = "full"
-        stage.ledger.letters[name].note(name, number, "acknowledged" if outcome == "ok" else "refused")
+        stage.ledger.letters[name].note(
+            name, number, "acknowledged" if outcome == "ok" else "refused"
+        )
     await stage.insist(f"resume {name}", lambda: stage.client(door).get(name).resume())
 
 
@@ -185,7 +189,9 @@ async def recycler(stage: Stage, random: Random, name: str, door: Door) -> None:
         handle = stage.client(door).workflow(programs.order, id=name)
         await stage.insist(f"start {name}", lambda: handle.start(tag, target, sender, 0))
         stage.ledger.expect(await stage.ended(name, tag), "completed", f"the status of {name}")
-        result = await stage.insist(f"result of {name}", lambda: stage.client("outside").get(name).result())
+        result = await stage.insist(
+            f"result of {name}", lambda: stage.client("outside").get(name).result()
+        )
         stage.ledger.expect(result, [tag, tag], f"the result of {name}")
         letters.note(sender, 0)
         await stage.insist(f"delete {name}", lambda: delete(stage, door, name))

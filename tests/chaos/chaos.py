@@ -71,17 +71,23 @@ class Verdict:
     by_kind: Counter[str] = field(default_factory=Counter)
 
 
-def play(seed: int, *, burst: int = 1_500, without: Collection[str] = (), url: str | None = None) -> Verdict:
+def play(
+    seed: int, *, burst: int = 1_500, without: Collection[str] = (), url: str | None = None
+) -> Verdict:
     """Run one seed; `burst` is how long the longest backlog gets."""
     began_s = time.perf_counter()
     verdict = Verdict(seed, [], [], 0, 0)
     with _limited() as interruptions, suppress(Endless):
         if url is None:
-            verdict = run_virtually(lambda wall: _on_store(MemoryStore(), wall, seed, burst, without))
+            verdict = run_virtually(
+                lambda wall: _on_store(MemoryStore(), wall, seed, burst, without)
+            )
         else:
             verdict = asyncio.run(_on_store(open_store(url), None, seed, burst, without))
     if interruptions:  # what else was found after it tells nothing
-        verdict.breaches = [f"endless: it still ran after {LIMIT_S} s of the processor, {interruptions[0]}"]
+        verdict.breaches = [
+            f"endless: it still ran after {LIMIT_S} s of the processor, {interruptions[0]}"
+        ]
     verdict.took_s = time.perf_counter() - began_s
     verdict.by_kind.update(_kind(breach) for breach in verdict.breaches)
     return verdict
@@ -114,7 +120,9 @@ def _kind(breach: str) -> str:
     return breach.partition(":")[0].partition(" of ")[0]
 
 
-async def _on_store(store: Store, wall: WallClock | None, seed: int, burst: int, without: Collection[str]) -> Verdict:
+async def _on_store(
+    store: Store, wall: WallClock | None, seed: int, burst: int, without: Collection[str]
+) -> Verdict:
     random = Random(seed)
     programs.RAN.clear()
     mishaps = [m for m in COMMON_RATES if random.random() < 0.4 and m not in without]
@@ -144,13 +152,17 @@ def _watch_loop(stage: Stage) -> list[str]:
         if error is not None and error.__traceback__ is not None:
             places = traceback.extract_tb(error.__traceback__)
             error.add_note(f"at {places[-1].filename}:{places[-1].lineno}")
-        unseen.append(f"unseen error: {context.get('message')}: {error!r} {getattr(error, '__notes__', '')}")
+        unseen.append(
+            f"unseen error: {context.get('message')}: {error!r} {getattr(error, '__notes__', '')}"
+        )
 
     asyncio.get_running_loop().set_exception_handler(note)
     return unseen
 
 
-async def _everybody(stage: Stage, random: Random, trouble: list[str], without: Collection[str]) -> list[str]:
+async def _everybody(
+    stage: Stage, random: Random, trouble: list[str], without: Collection[str]
+) -> list[str]:
     await stage.start()
     for number in range(random.randrange(1, 4)):
         habits = {
@@ -225,7 +237,9 @@ async def _collect(stage: Stage, box: str) -> None:
             stage.patience_s = IMPATIENCE_S
             stage.ledger.breach(f"stuck: mail is never taken up; {await stage.state_of(box)}")
             return
-        await stage.insist(f"send to {box}", lambda: stage.client("inside").get(box).send("mail", ["stop", 0]))
+        await stage.insist(
+            f"send to {box}", lambda: stage.client("inside").get(box).send("mail", ["stop", 0])
+        )
         if await stage.ended(box, box) != "completed":
             stage.ledger.breach(f"status: {await stage.state_of(box)}")
             return
@@ -236,7 +250,9 @@ async def _collect(stage: Stage, box: str) -> None:
         stage.ledger.breach(f"error: {error}; {await stage.state_of(box)}")
         return
     received = await client.workflow(programs.box, id=box).result()
-    stage.ledger.breaches += [f"{text} ({box})" for text in stage.ledger.letters[box].complaints(received)]
+    stage.ledger.breaches += [
+        f"{text} ({box})" for text in stage.ledger.letters[box].complaints(received)
+    ]
 
 
 async def _check_rest(stage: Stage) -> None:
@@ -278,7 +294,9 @@ def main() -> int:
     parser.add_argument("--burst", type=int, default=1_500)
     parser.add_argument("--without", default="", help="actors and mishaps, separated by commas")
     parser.add_argument("--sqlite", action="store_true")
-    parser.add_argument("--seconds", type=float, default=math.inf, help="begin no seed after so long")
+    parser.add_argument(
+        "--seconds", type=float, default=math.inf, help="begin no seed after so long"
+    )
     given = parser.parse_args()
     logging.disable()  # what a node says of each mishap
     total: Counter[str] = Counter()

@@ -65,7 +65,9 @@ async def box(tag: str, habits: dict[str, float], got: list[Letter]) -> list[Let
             return got
         got.append(letter)
         taken += 1
-        if habits.get("busy_s") and not workflow.info().is_replaying:  # a replay of all of it would take too long
+        if (
+            habits.get("busy_s") and not workflow.info().is_replaying
+        ):  # a replay of all of it would take too long
             until_s = time.perf_counter() + habits["busy_s"]
             while time.perf_counter() < until_s:
                 pass

@@ -218,12 +218,16 @@ class Stage:
 
         await self.insist(f"the deletion of {id}", look)
 
-    async def attempt(self, act: Callable[[], Awaitable[Any]]) -> Literal["acknowledged", "refused", "unknown"]:
+    async def attempt(
+        self, act: Callable[[], Awaitable[Any]]
+    ) -> Literal["acknowledged", "refused", "unknown"]:
         """Do it once."""
         try:
             await act()
         except StoreUnavailable as error:
-            return "refused" if error.outcome == "none" and "on purpose" in str(error) else "unknown"
+            return (
+                "refused" if error.outcome == "none" and "on purpose" in str(error) else "unknown"
+            )
         except PerdureError:
             return "unknown"
         return "acknowledged"

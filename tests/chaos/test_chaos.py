@@ -45,7 +45,8 @@ def play_many(long_seconds: float, *options: str) -> None:
     end = FIRST + COUNT
     with ThreadPoolExecutor(2) as processes:
         batches = [
-            processes.submit(play_batch, first, min(BATCH, end - first), *options) for first in range(FIRST, end, BATCH)
+            processes.submit(play_batch, first, min(BATCH, end - first), *options)
+            for first in range(FIRST, end, BATCH)
         ]
     failed = [text for batch in batches if (text := batch.result())]
     assert not failed, "\n".join(failed)

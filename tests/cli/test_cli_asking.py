@@ -41,7 +41,10 @@ def test_start_by_name_needs_no_code(cli: Cli, folder) -> None:
 def test_start_again_joins_or_is_refused(cli: Cli, waiting: str) -> None:
     assert cli("start", "approval", '["o", 1]', "--id", waiting).code == 0
     assert cli("start", "approval", '["other", 1]', "--id", waiting).code == 6
-    assert cli("start", "shop.py:approval", '["o"]', "--id", waiting, "--if-exists", "reject").code == 6
+    assert (
+        cli("start", "shop.py:approval", '["o"]', "--id", waiting, "--if-exists", "reject").code
+        == 6
+    )
 
 
 def test_a_message_is_kept_until_a_node_runs(cli: Cli, waiting: str) -> None:
@@ -50,7 +53,10 @@ def test_a_message_is_kept_until_a_node_runs(cli: Cli, waiting: str) -> None:
 
 
 def test_a_message_from_stdin_as_json(cli: Cli, waiting: str) -> None:
-    assert cli("send", waiting, "approved", "-", "--json", stdin="false").json == {"id": "a", "posted": "send"}
+    assert cli("send", waiting, "approved", "-", "--json", stdin="false").json == {
+        "id": "a",
+        "posted": "send",
+    }
     assert cli("run", "shop.py:approval", '["o"]', "--id", waiting).json is False
 
 
@@ -95,7 +101,9 @@ def test_pause_and_resume(cli: Cli, waiting: str) -> None:
 def test_retry_one_that_was_set_aside(cli: Cli, folder) -> None:
     assert cli("run", "shop.py:stuck", "--id", "s").code == 7
     assert cli("retry", "s").stdout == "retry: posted to s\n"
-    assert cli("run", "shop.py:stuck", "--id", "s").code == 7  # it was tried again, and waits for nothing again
+    assert (
+        cli("run", "shop.py:stuck", "--id", "s").code == 7
+    )  # it was tried again, and waits for nothing again
 
 
 def test_what_has_ended_cannot_be_stopped_nor_go_on(cli: Cli) -> None:

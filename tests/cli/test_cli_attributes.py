@@ -28,8 +28,17 @@ async def order(customer: str, total: float, tags: list[str]) -> None:
 @pytest.fixture
 def store(cli: Cli, folder: Path) -> None:
     (folder / "orders.py").write_text(ORDERS)
-    for number, (customer, tags) in enumerate((("c1", '["new"]'), ("c2", "[]"), ("c1", '["new", "odd"]')), 1):
-        ran = cli("run", "orders.py:order", f'["{customer}", {number}, {tags}]', "--id", f"order-{number}", "-q")
+    for number, (customer, tags) in enumerate(
+        (("c1", '["new"]'), ("c2", "[]"), ("c1", '["new", "odd"]')), 1
+    ):
+        ran = cli(
+            "run",
+            "orders.py:order",
+            f'["{customer}", {number}, {tags}]',
+            "--id",
+            f"order-{number}",
+            "-q",
+        )
         assert ran.code == 0
 
 
@@ -61,9 +70,13 @@ def test_they_are_shown(cli: Cli) -> None:
         "total": 3.0,
     }
     assert '"customer":"c1"' in cli("show", "order-1").stdout
-    changes = [event for event in cli("history", "order-1", "--json").json["events"] if "values" in event]
+    changes = [
+        event for event in cli("history", "order-1", "--json").json["events"] if "values" in event
+    ]
     assert [event["values"] for event in changes][1:] == [{"paid": None}]
-    assert cli("ls", "--where", "customer=nobody").stderr.startswith("nothing fits these filters; there are 3")
+    assert cli("ls", "--where", "customer=nobody").stderr.startswith(
+        "nothing fits these filters; there are 3"
+    )
 
 
 @pytest.mark.parametrize(

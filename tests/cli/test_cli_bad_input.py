@@ -68,18 +68,34 @@ CASES: list[tuple[str, int, list[str]]] = [
     ("run two.py:one", 2, ["is in several apps of two.py: a, both", "--app"]),
     ("run syntax.py:x", 2, ["cannot import syntax.py", "syntax.py:1:"]),
     ("run crash.py:x", 2, ["cannot import crash.py: JSONDecodeError", "crash.py:4"]),
-    ("run needs.py:x", 2, ["cannot import needs.py: ModuleNotFoundError", "not_installed_anywhere", "needs.py:1"]),
+    (
+        "run needs.py:x",
+        2,
+        ["cannot import needs.py: ModuleNotFoundError", "not_installed_anywhere", "needs.py:1"],
+    ),
     ("run logging.py:x", 2, ["logging.py cannot be imported as 'logging'", "rename the file"]),
     ("serve two.py", 2, ["two.py: say which app", "two.py:a"]),
     ("serve empty.py", 2, ["no App is in it"]),
-    ("serve shop.py:double", 2, ["is the workflow 'double', and a node needs an App", "shop.py:app"]),
+    (
+        "serve shop.py:double",
+        2,
+        ["is the workflow 'double', and a node needs an App", "shop.py:app"],
+    ),
     # arguments
     ("run shop.py:double {", 2, ["arguments of workflow 'double'", "no JSON"]),
-    ("run shop.py:approval [true]", 2, ["argument 'order' of workflow 'approval'", "Expected `str`, got `bool`"]),
+    (
+        "run shop.py:approval [true]",
+        2,
+        ["argument 'order' of workflow 'approval'", "Expected `str`, got `bool`"],
+    ),
     ("run shop.py:approval", 2, ["argument 'order' of workflow 'approval' is missing"]),
     ('run shop.py:approval {"ordr":1}', 2, ["has no argument 'ordr'", "order, days"]),
     ("run shop.py:double [1,2]", 2, ["argument 'n' of workflow 'double'", "got `array`"]),
-    ('run shop.py:checkout {"cart":{"card":1}}', 2, ["argument 'cart' of workflow 'checkout' at 'card'"]),
+    (
+        'run shop.py:checkout {"cart":{"card":1}}',
+        2,
+        ["argument 'cart' of workflow 'checkout' at 'card'"],
+    ),
     ("run shop.py:double --id=", 2, ["an id must not be empty"]),
     ("run shop.py:double --version one", 2, ["'one' is not a version", "major.minor.patch"]),
     ("start double {", 2, ["arguments of workflow 'double'", "no JSON"]),
@@ -93,7 +109,11 @@ CASES: list[tuple[str, int, list[str]]] = [
     ("ls --limit many", 2, ["--limit"]),
     ("ls --limit -1", 2, ["--limit"]),
     ("ls --after zzz", 2, ["'zzz' is no place in this list"]),
-    ("ls --where customer", 2, ["--where 'customer' is no condition", "NAME OPERATOR VALUE", "customer=c1"]),
+    (
+        "ls --where customer",
+        2,
+        ["--where 'customer' is no condition", "NAME OPERATOR VALUE", "customer=c1"],
+    ),
     ("ls --where =c1", 2, ["--where '=c1' is no condition"]),
     ("ls --where total==1", 2, ["--where 'total==1' is no condition"]),
     ("ls --where total=null", 2, ["--where 'total=null'", "needs text, a number"]),
@@ -107,9 +127,17 @@ CASES: list[tuple[str, int, list[str]]] = [
     ("bench quick", 2, ["'quick'", "'parallel'", "perdure bench --help"]),
     ("bench --seconds 0", 2, ["a run needs some time", "seconds=0"]),
     ("bench --outstanding 0", 2, ["outstanding of parallel must be at least 1, got 0"]),
-    ("bench steps --delay-ms 5", 2, ["--delay-ms means nothing to the shape steps", "--outstanding, --activities"]),
+    (
+        "bench steps --delay-ms 5",
+        2,
+        ["--delay-ms means nothing to the shape steps", "--outstanding, --activities"],
+    ),
     ("bench payload --results 6x", 2, ["--results '6x'", "6x10,6x50,8x100"]),
-    ("bench --compare none.jsonl", 2, ["none.jsonl cannot be read", "perdure bench --keep none.jsonl"]),
+    (
+        "bench --compare none.jsonl",
+        2,
+        ["none.jsonl cannot be read", "perdure bench --keep none.jsonl"],
+    ),
     ("bench --compare crash.py", 2, ["crash.py, line 1 is no result", "remove the line"]),
     ("serve shop.py --options none.toml", 2, ["cannot read options from none.toml"]),
     # ids
@@ -128,7 +156,11 @@ CASES: list[tuple[str, int, list[str]]] = [
     ("ls --store shop.db", 2, ["'shop.db' names no store", "sqlite:///relative.db"]),
     ("ls --store sqlite:///none.db", 5, ["there is no store none.db", "--store"]),
     ("send a c 1 --store sqlite:///none.db", 5, ["there is no store none.db"]),
-    ("ls --store memory://", 2, ["memory:// lives in the memory of one process", "sqlite:///perdure.db"]),
+    (
+        "ls --store memory://",
+        2,
+        ["memory:// lives in the memory of one process", "sqlite:///perdure.db"],
+    ),
     ("start double --store memory://", 2, ["memory:// lives in the memory"]),
     ("serve shop.py --store memory://", 2, ["memory:// lives in the memory"]),
     ("run shop.py:double --store sqlite:///none/x.db", 5, ["none/x.db does not exist", "mkdir"]),
@@ -162,8 +194,16 @@ def test_each_bad_input_gives_one_line_and_an_exit_code(cli: Cli, folder: Path) 
         ended = cli(*command.split(" "))
         lines = [line for line in ended.stderr.splitlines() if line != "the module was imported"]
         missing = [part for part in parts if part not in ended.stderr]
-        if ended.code != code or missing or len(lines) != 1 or not lines[0].startswith("perdure: ") or ended.stdout:
-            wrong.append(f"{command}\n  -> {ended.code}, lacks {missing}\n  {ended.stderr}{ended.stdout}")
+        if (
+            ended.code != code
+            or missing
+            or len(lines) != 1
+            or not lines[0].startswith("perdure: ")
+            or ended.stdout
+        ):
+            wrong.append(
+                f"{command}\n  -> {ended.code}, lacks {missing}\n  {ended.stderr}{ended.stdout}"
+            )
     assert not wrong, "\n".join(wrong)
     assert cli("ls", "--json").stdout == before
     assert not (folder / "none.db").exists()

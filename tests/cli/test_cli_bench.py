@@ -22,7 +22,15 @@ def test_it_prints_figures_and_leaves_nothing_behind(cli: Cli, folder: Path) -> 
     assert ended.code == Exit.OK
     assert "bench: parallel for 0.05 s" in ended.stderr
     assert "outstanding 2, activities 5, delay ms 1.0; sqlite file" in ended.stdout
-    for name in ("completed", "instances/s", "activities/s", "start to result", "memory", "processor", "this disk"):
+    for name in (
+        "completed",
+        "instances/s",
+        "activities/s",
+        "start to result",
+        "memory",
+        "processor",
+        "this disk",
+    ):
         assert f"\n{name} " in ended.stdout
     assert [path.name for path in folder.iterdir() if path.name != "__pycache__"] == ["shop.py"]
 
@@ -30,12 +38,27 @@ def test_it_prints_figures_and_leaves_nothing_behind(cli: Cli, folder: Path) -> 
 @pytest.mark.parametrize(
     ("args", "per_instance"),
     [
-        (("payload", "--results", "2x1, 1x3", "--children", "1", "--activities", "2", "--output-kb", "1"), 6),
+        (
+            (
+                "payload",
+                "--results",
+                "2x1, 1x3",
+                "--children",
+                "1",
+                "--activities",
+                "2",
+                "--output-kb",
+                "1",
+            ),
+            6,
+        ),
         (("steps", "--activities", "4"), 4),
         (("starts",), 0),
     ],
 )
-def test_each_shape_has_options_of_its_own(cli: Cli, args: tuple[str, ...], per_instance: int) -> None:
+def test_each_shape_has_options_of_its_own(
+    cli: Cli, args: tuple[str, ...], per_instance: int
+) -> None:
     ended = cli("bench", *args, *QUICK, "--store", "memory://", "--json")
     assert ended.code == Exit.OK, ended.stderr
     assert ended.stderr == ""
@@ -48,9 +71,13 @@ def test_each_shape_has_options_of_its_own(cli: Cli, args: tuple[str, ...], per_
     assert (report["steps_ms"] is not None) == (args[0] == "steps")
 
 
-def test_a_wrong_result_is_reported_by_the_exit_code(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_result_is_reported_by_the_exit_code(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     right = Starts().call(1)
-    monkeypatch.setattr(Starts, "call", lambda self, number: right._replace(arguments=(number,), expected=-1))
+    monkeypatch.setattr(
+        Starts, "call", lambda self, number: right._replace(arguments=(number,), expected=-1)
+    )
     ended = cli("bench", "starts", *QUICK, "--store", "memory://")
     assert ended.code == Exit.FAILED
     assert "wrong result" in ended.stdout
@@ -59,7 +86,9 @@ def test_a_wrong_result_is_reported_by_the_exit_code(cli: Cli, monkeypatch: pyte
 def test_results_are_kept_and_compared_with_the_first_of_their_kind(cli: Cli, folder: Path) -> None:
     kept = folder / "new" / "kept.jsonl"
     for shape in ("starts", "steps", "starts"):
-        assert cli("bench", shape, *QUICK, "--store", "memory://", "--keep", str(kept)).code == Exit.OK
+        assert (
+            cli("bench", shape, *QUICK, "--store", "memory://", "--keep", str(kept)).code == Exit.OK
+        )
     reports = [json.loads(line) for line in kept.read_text().splitlines()]
     assert [report["shape"] for report in reports] == ["starts", "steps", "starts"]
     assert reports[0]["version"]
@@ -92,7 +121,9 @@ def test_an_existing_store_is_left_with_what_was_in_it(cli: Cli) -> None:
         ended = cli("bench", "payload", "--results", "1x1", *QUICK, *STORE, "--json")
         assert ended.code == Exit.OK, ended.stderr
         assert ended.json["completed"] > 0
-    assert [one["id"] for one in cli("ls", "--limit", "0", "--json", *STORE).json["instances"]] == ["mine"]
+    assert [one["id"] for one in cli("ls", "--limit", "0", "--json", *STORE).json["instances"]] == [
+        "mine"
+    ]
 
 
 def test_a_new_file_that_was_named_keeps_the_instances_of_the_run(cli: Cli) -> None:
@@ -123,7 +154,9 @@ async def test_a_store_that_another_process_owns_is_refused(cli: Cli) -> None:
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_a_folder_that_cannot_be_written_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_written_is_named(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(**_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -135,7 +168,15 @@ def test_a_folder_that_cannot_be_written_is_named(cli: Cli, monkeypatch: pytest.
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(12_345.6, "12,300"), (412.4, "412"), (41.24, "41.2"), (40, "40"), (2.414, "2.41"), (0.05714, "0.0571"), (0, "0")],
+    [
+        (12_345.6, "12,300"),
+        (412.4, "412"),
+        (41.24, "41.2"),
+        (40, "40"),
+        (2.414, "2.41"),
+        (0.05714, "0.0571"),
+        (0, "0"),
+    ],
 )
 def test_figures_have_three_digits(value: float, text: str) -> None:
     assert figure(value) == text

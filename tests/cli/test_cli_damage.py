@@ -13,14 +13,25 @@ from perdure import Client
 from perdure.store.lock import OwnerLock
 
 GARBAGE = b"\x93\xff\x00garbage\xc1\xc1"
-READING = ("ls", "ls --json", "show bad", "show bad --json", "history bad", "history bad --json", "tree bad", "stats")
+READING = (
+    "ls",
+    "ls --json",
+    "show bad",
+    "show bad --json",
+    "history bad",
+    "history bad --json",
+    "tree bad",
+    "stats",
+)
 
 
 @pytest.fixture
 def store(cli: Cli) -> None:
     """Two instances that wait."""
     for name in ("bad", "good"):
-        assert cli("run", "shop.py:approval", '["o"]', "--id", name, "-q", "--timeout", "0").code == 4
+        assert (
+            cli("run", "shop.py:approval", '["o"]', "--id", name, "-q", "--timeout", "0").code == 4
+        )
 
 
 def damage(change: str, *values: object) -> None:
@@ -89,7 +100,9 @@ def test_documents_that_are_printed_while_they_are_read_are_whole(cli: Cli) -> N
         names = [row[1] for row in connection.execute("PRAGMA table_info(units)") if row[1] != "id"]
         columns = ", ".join(names)
         for n in range(1, 1_201):  # three pages
-            sql = f"INSERT INTO units (id, {columns}) SELECT ?, {columns} FROM units WHERE id = 'd-0'"
+            sql = (
+                f"INSERT INTO units (id, {columns}) SELECT ?, {columns} FROM units WHERE id = 'd-0'"
+            )
             connection.execute(sql, (f"d-{n}",))
         connection.commit()
     listed = cli("ls", "--limit", "0", "--json").json

@@ -45,7 +45,10 @@ def test_the_list_has_one_line_for_each(cli: Cli) -> None:
 
 
 def test_json(cli: Cli) -> None:
-    assert cli("explain", "--json").json == {"errors": list(error_classes()), "reasons": list(REASONS)}
+    assert cli("explain", "--json").json == {
+        "errors": list(error_classes()),
+        "reasons": list(REASONS),
+    }
     told = cli("explain", "stuck", "--json").json
     assert told == {"name": "stuck", "text": REASONS["stuck"].strip()}
 
@@ -54,7 +57,9 @@ def test_an_error_names_the_command_that_explains_it(cli: Cli) -> None:
     ended = cli("show", "nobody")
     assert ended.code == 5
     assert ended.stderr.rstrip().endswith("(more: perdure explain StoreUnavailable)")
-    assert "more:" not in cli("explain", "xyzzy").stderr  # a wrong call has nothing to add to its message
+    assert (
+        "more:" not in cli("explain", "xyzzy").stderr
+    )  # a wrong call has nothing to add to its message
     aside = cli("run", "shop.py:stuck")
     assert aside.code == 7
     assert "or cancel the instance. (more: perdure explain stuck)\n" in aside.stderr

@@ -17,7 +17,9 @@ async def lose(*units: str) -> None:
     async with SQLiteStore("perdure.db", limits=limits) as store:
         scenario = Scenario(store)
         await scenario.claim()
-        await scenario.applied("writer", post=[scenario.message(unit, sender="writer") for unit in units])
+        await scenario.applied(
+            "writer", post=[scenario.message(unit, sender="writer") for unit in units]
+        )
         await scenario.sweep(NOW + 1)
         await store.release(scenario.fences())
 
@@ -27,7 +29,12 @@ def test_they_are_listed(cli: Cli) -> None:
     shown = cli("dead-letters")
     assert shown.code == 0
     lines = [line.split()[:3] for line in shown.stdout.splitlines()]
-    assert lines == [["to", "kind", "from"], ["a", "Send", "writer"], ["b", "Send", "writer"], ["b", "Send", "writer"]]
+    assert lines == [
+        ["to", "kind", "from"],
+        ["a", "Send", "writer"],
+        ["b", "Send", "writer"],
+        ["b", "Send", "writer"],
+    ]
     document = cli("dead-letters", "--json", "--limit", "2").json
     assert [one["unit"] for one in document["dead_letters"]] == ["a", "b"]
     assert document["dead_letters"][0]["at"] == "1970-01-01T00:16:40.000Z"

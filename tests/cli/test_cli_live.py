@@ -58,7 +58,11 @@ def test_one_latency_is_all_percentiles_and_none_is_none() -> None:
     latencies = Latencies()
     assert latencies.percentile_ms(0.5) is None
     latencies.add(0.0)  # a clock that did not move
-    assert latencies.percentile_ms(0.5) == latencies.percentile_ms(0.95) == pytest.approx(0.001, rel=0.2)
+    assert (
+        latencies.percentile_ms(0.5)
+        == latencies.percentile_ms(0.95)
+        == pytest.approx(0.001, rel=0.2)
+    )
 
 
 def test_old_latencies_are_forgotten() -> None:
@@ -174,9 +178,22 @@ def test_a_table() -> None:
 
 @pytest.mark.parametrize("form", ["lines", "json", "terminal"])
 def test_a_served_node_shows_its_pulse(folder: Path, form: str) -> None:
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", **({"FORCE_COLOR": "1"} if form == "terminal" else {})}
+    environment = {
+        **os.environ,
+        "PYTHONUNBUFFERED": "1",
+        **({"FORCE_COLOR": "1"} if form == "terminal" else {}),
+    }
     serving = subprocess.Popen(
-        [sys.executable, "-c", "from perdure.cli import main; main()", "serve", "shop.py", "--live", "--every", "0.1"]
+        [
+            sys.executable,
+            "-c",
+            "from perdure.cli import main; main()",
+            "serve",
+            "shop.py",
+            "--live",
+            "--every",
+            "0.1",
+        ]
         + (["--json"] if form == "json" else []),
         cwd=folder,
         text=True,
@@ -196,7 +213,11 @@ def test_a_served_node_shows_its_pulse(folder: Path, form: str) -> None:
     assert "Traceback" not in errors
     if form == "json":
         assert json.loads(ready)["pid"] == serving.pid
-        assert json.loads(seen[0]).keys() == json.loads(seen[1]).keys() == READING.__dataclass_fields__.keys()
+        assert (
+            json.loads(seen[0]).keys()
+            == json.loads(seen[1]).keys()
+            == READING.__dataclass_fields__.keys()
+        )
     elif form == "lines":
         assert seen[0] == seen[1]
         assert seen[0].startswith("no instances; 0 turns/s")

@@ -28,7 +28,9 @@ async def loud() -> int:
 
 def test_records_as_json(cli: Cli, folder: Path) -> None:
     (folder / "loud.py").write_text(LOUD)
-    ended = cli("run", "loud.py", "--id", "x", "--quiet", "--log-level", "info", "--log-format", "json")
+    ended = cli(
+        "run", "loud.py", "--id", "x", "--quiet", "--log-level", "info", "--log-format", "json"
+    )
     assert (ended.code, ended.json) == (0, 1)
     records = [json.loads(line) for line in ended.stderr.splitlines()]
     assert [(r["message"], r["instance"], r.get("activity")) for r in records] == [
@@ -56,7 +58,10 @@ def test_the_environment_raises_one_area(cli: Cli, folder: Path) -> None:
 def test_a_bad_environment_is_named(cli: Cli) -> None:
     ended = cli("run", "shop.py:double", env={"PERDURE_LOG": "perdure.nodes=debug"})
     assert ended.code == 2
-    assert "PERDURE_LOG: there is no area 'perdure.nodes'; areas are perdure, perdure.activity" in ended.stderr
+    assert (
+        "PERDURE_LOG: there is no area 'perdure.nodes'; areas are perdure, perdure.activity"
+        in ended.stderr
+    )
     assert not Path("perdure.db").exists()
 
 

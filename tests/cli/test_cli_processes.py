@@ -107,7 +107,9 @@ def test_after_kill_9_everything_is_there_and_the_next_node_goes_on(cli: Cli, sp
 def test_a_standby_takes_over_or_can_be_stopped_while_it_waits(cli: Cli, spawn: Spawn) -> None:
     first = spawn("serve", "shop.py")
     line_with(first.stdout, "ready: ")
-    waiting, leaving = (spawn("serve", "shop.py", "--store", "sqlite:///perdure.db?standby=true") for _ in range(2))
+    waiting, leaving = (
+        spawn("serve", "shop.py", "--store", "sqlite:///perdure.db?standby=true") for _ in range(2)
+    )
     for standby in (waiting, leaving):
         line_with(standby.stderr, f"is owned by process {first.pid}")
     leaving.send_signal(signal.SIGTERM)
@@ -219,7 +221,12 @@ def test_an_interrupted_run_says_how_to_go_on(cli: Cli, spawn: Spawn) -> None:
 
 def test_importing_perdure_does_not_load_the_command_line(spawn: Spawn) -> None:
     code = "import sys, perdure, perdure.cli; print([m for m in ('typer', 'rich') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "[]\n"
+    )
 
 
 STUBBORN = """
@@ -251,7 +258,9 @@ async def stay(how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["thread", "process", "task"])
-def test_a_served_node_ends_although_an_activity_does_not(cli: Cli, spawn: Spawn, folder: Path, how: str) -> None:
+def test_a_served_node_ends_although_an_activity_does_not(
+    cli: Cli, spawn: Spawn, folder: Path, how: str
+) -> None:
     (folder / "stubborn.py").write_text(STUBBORN)
     serving = spawn("serve", "stubborn.py", "--grace", "0.2")
     line_with(serving.stdout, "ready: ")

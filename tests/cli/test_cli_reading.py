@@ -25,7 +25,10 @@ def store(cli: Cli, folder: Path) -> None:
     if not made:
         for workflow, arguments, name, code in INSTANCES:
             waiting = ["--timeout", "0"] if code == 4 else []
-            assert cli("run", f"shop.py:{workflow}", arguments, "--id", name, "-q", *waiting).code == code
+            assert (
+                cli("run", f"shop.py:{workflow}", arguments, "--id", name, "-q", *waiting).code
+                == code
+            )
         made.update({file.name: file.read_bytes() for file in folder.glob("perdure.db*")})
     for name, content in made.items():
         (folder / name).write_bytes(content)
@@ -99,7 +102,12 @@ def test_show_has_all_that_is_known(cli: Cli) -> None:
         ("checkpoint", "token", "completed", 1),
     ]
     text = cli("show", "done-1").stdout
-    for part in ('input       [{"card":"c","cents":100}]', 'set status  {"phase":"paying"}', 'kv card     "c"', "━"):
+    for part in (
+        'input       [{"card":"c","cents":100}]',
+        'set status  {"phase":"paying"}',
+        'kv card     "c"',
+        "━",
+    ):
         assert part in text
 
 
@@ -129,7 +137,11 @@ def test_history_decodes_payloads(cli: Cli) -> None:
 @pytest.mark.usefixtures("store")
 def test_history_of_each_execution(cli: Cli) -> None:
     assert cli("show", "count-1", "--json").json["executions"] == [1, 2, 3]
-    for number, left, last in ((1, 2, "ContinuedAsNew"), (2, 1, "ContinuedAsNew"), (3, 0, "Completed")):
+    for number, left, last in (
+        (1, 2, "ContinuedAsNew"),
+        (2, 1, "ContinuedAsNew"),
+        (3, 0, "Completed"),
+    ):
         history = cli("history", "count-1", "--execution", str(number), "--json").json
         assert history["execution"] == number
         assert history["events"][0]["input"] == [left]

@@ -59,8 +59,14 @@ def test_by_filters_it_wants_a_yes_and_says_what_it_skipped(cli: Cli, waiting: s
     cli("run", "shop.py:double", "2", "--id", "d-2")
     asked = cli("delete", "--type", "double")
     assert (asked.code, "give --yes" in asked.stderr) == (2, True)
-    assert cli("delete", "--prefix", "d-", "--ended-before", "1h", "--yes").stdout == "deleted 0 instances\n"
-    assert cli("delete", "--prefix", "d-", "--ended-before", "0s", "--yes").stdout == "deleted 2 instances\n"
+    assert (
+        cli("delete", "--prefix", "d-", "--ended-before", "1h", "--yes").stdout
+        == "deleted 0 instances\n"
+    )
+    assert (
+        cli("delete", "--prefix", "d-", "--ended-before", "0s", "--yes").stdout
+        == "deleted 2 instances\n"
+    )
     some = cli("delete", waiting, "nobody")
     assert some.code == 6
     assert re.search(r"^a: 'a' is running", some.stderr, re.MULTILINE)
@@ -94,7 +100,10 @@ def test_ended_executions_are_pruned(cli: Cli) -> None:
     ("arguments", "text"),
     [
         (["delete"], "say what to delete"),
-        (["delete", "--ended-before", "soon", "--yes"], "--ended-before 'soon' is no time; give an age"),
+        (
+            ["delete", "--ended-before", "soon", "--yes"],
+            "--ended-before 'soon' is no time; give an age",
+        ),
         (["delete", "--ended-before", "9999999999w", "--yes"], "is no time"),
         (["delete", "--type", "x", "--limit", "0", "--yes"], "--limit"),
         (["delete", "--status", "done", "--yes"], "done"),
@@ -104,7 +113,9 @@ def test_ended_executions_are_pruned(cli: Cli) -> None:
         (["prune", "--keep-last", "-1"], "greater than or equal to 0"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(cli: Cli, waiting: str, arguments: list[str], text: str) -> None:
+def test_what_cannot_be_meant_is_refused(
+    cli: Cli, waiting: str, arguments: list[str], text: str
+) -> None:
     refused = cli(*arguments)
     assert refused.code == 2
     assert text in " ".join(refused.stderr.split())

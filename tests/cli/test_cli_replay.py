@@ -86,14 +86,22 @@ def test_what_is_open_in_the_store_is_replayed_before_a_deploy(cli: Cli, folder:
     ended = cli("replay", "shop.py")
     assert (ended.code, ended.stdout) == (0, "fits     open (approval, running): 3 events\n")
     assert ended.stderr.splitlines()[-1] == "1 of 1 history fits the code"
-    assert cli("replay", "shop.py", "--status", "completed", "--type", "double").stdout.startswith("fits     d-1 ")
-    (folder / "later.py").write_text(SHOP.replace("async with asyncio.timeout(days * 86_400):", "if True:"))
+    assert cli("replay", "shop.py", "--status", "completed", "--type", "double").stdout.startswith(
+        "fits     d-1 "
+    )
+    (folder / "later.py").write_text(
+        SHOP.replace("async with asyncio.timeout(days * 86_400):", "if True:")
+    )
     refused = cli("replay", "later.py")
     assert refused.code == 1
-    assert refused.stdout.startswith("differs  the history of 'open' (approval 1.0.0, execution 1) does not fit")
+    assert refused.stdout.startswith(
+        "differs  the history of 'open' (approval 1.0.0, execution 1) does not fit"
+    )
 
 
-def test_a_file_that_is_no_history_is_named_and_the_others_are_replayed(cli: Cli, exported: Path) -> None:
+def test_a_file_that_is_no_history_is_named_and_the_others_are_replayed(
+    cli: Cli, exported: Path
+) -> None:
     (exported / "rubbish.json").write_text("[]")
     ended = cli("replay", "shop.py", "histories")
     assert ended.code == 2
@@ -108,7 +116,11 @@ def test_a_file_that_is_no_history_is_named_and_the_others_are_replayed(cli: Cli
         (["replay", "shop.py", "none.json"], 2, ""),
         (["replay", "shop.py", "empty"], 2, "the folder empty has no history in it"),
         (["replay", "none.py", "histories"], 2, "none.py"),
-        (["replay", "shop.py", "histories", "--type", "checkout"], 2, "choose instances of a store"),
+        (
+            ["replay", "shop.py", "histories", "--type", "checkout"],
+            2,
+            "choose instances of a store",
+        ),
         (["replay", "shop.py", "--status", "lost"], 2, "lost"),
         (["replay", "shop.py", "--store", "sqlite:///none.db"], 5, "there is no store"),
         (["replay", "shop.py", "--store", "memory://"], 2, "lives in the memory of one process"),
@@ -119,12 +131,16 @@ def test_a_file_that_is_no_history_is_named_and_the_others_are_replayed(cli: Cli
         (["history", "o-1", "--export", "no/x.json"], 2, "cannot write no/x.json"),
     ],
 )
-def test_bad_input_is_named(cli: Cli, exported: Path, command: list[str], code: int, why: str) -> None:
+def test_bad_input_is_named(
+    cli: Cli, exported: Path, command: list[str], code: int, why: str
+) -> None:
     Path("empty").mkdir()
     ended = cli(*command)
     assert ended.code == code
     assert why in ended.stderr
     if command[-1] == "none.json":
-        assert "unread   cannot read the history none.json: No such file or directory" in ended.stdout
+        assert (
+            "unread   cannot read the history none.json: No such file or directory" in ended.stdout
+        )
     assert not Path("x.json").exists()
     assert not Path("none.db").exists()

@@ -20,8 +20,16 @@ def test_the_result_is_all_that_goes_to_stdout(cli: Cli) -> None:
 def test_the_timeline_shows_every_step_once(cli: Cli) -> None:
     lines = cli("run", "shop.py:checkout", CART).stderr.splitlines()
     steps = [line.split()[:2] for line in lines if "━" in line]
-    assert steps == [["activity", "charge"], ["child", "pack"], ["timer", "cool"], ["checkpoint", "token"]]
-    assert next(line for line in lines if "charge" in line and "━" in line).split("━")[-1].split()[-3] == "2"  # tries
+    assert steps == [
+        ["activity", "charge"],
+        ["child", "pack"],
+        ["timer", "cool"],
+        ["checkpoint", "token"],
+    ]
+    assert (
+        next(line for line in lines if "charge" in line and "━" in line).split("━")[-1].split()[-3]
+        == "2"
+    )  # tries
 
 
 def test_on_a_terminal_the_steps_are_shown_while_they_happen(cli: Cli) -> None:
@@ -79,7 +87,9 @@ def test_a_file_in_a_package_is_imported_with_it(cli: Cli, folder) -> None:
     package.mkdir(parents=True)
     (folder / "firm" / "__init__.py").touch()
     (package / "__init__.py").write_text("from perdure import App\napp = App('sales')\n")
-    (package / "flows.py").write_text("from . import app\n@app.workflow\nasync def one() -> int:\n    return 1\n")
+    (package / "flows.py").write_text(
+        "from . import app\n@app.workflow\nasync def one() -> int:\n    return 1\n"
+    )
     assert cli("run", "firm/sales/flows.py:one").json == 1
     assert cli("run", "firm.sales.flows:one").json == 1
 
@@ -119,11 +129,15 @@ def test_the_same_id_goes_on_where_it_was(cli: Cli) -> None:
     assert "'a' has not ended within 0 s" in late.stderr
     assert cli("send", "a", "approved", "true").code == 0
     assert cli("run", "shop.py:approval", '["o"]', "--id", "a").json is True
-    assert cli("run", "shop.py:approval", '["o"]', "--id", "a").json is True  # it has ended: its result again
+    assert (
+        cli("run", "shop.py:approval", '["o"]', "--id", "a").json is True
+    )  # it has ended: its result again
 
 
 @pytest.mark.parametrize(
-    ("arguments", "options"), [('["other"]', []), ('["o"]', ["--if-exists", "reject"])], ids=["other input", "reject"]
+    ("arguments", "options"),
+    [('["other"]', []), ('["o"]', ["--if-exists", "reject"])],
+    ids=["other input", "reject"],
 )
 def test_an_id_that_is_taken(cli: Cli, arguments: str, options: list[str]) -> None:
     cli("run", "shop.py:approval", '["o"]', "--id", "a", "--timeout", "0")

@@ -20,7 +20,14 @@ from old_store import old_store
 from perdure.store.migrate import migrations
 
 READING = ("ls", "ls --limit 0 --json", "show a", "history a", "tree a", "stats", "wait a")
-WRITING = ("send a c 1", "cancel a", "delete a", "prune a --keep-last 1", "start double", "run shop.py:double")
+WRITING = (
+    "send a c 1",
+    "cancel a",
+    "delete a",
+    "prune a --keep-last 1",
+    "start double",
+    "run shop.py:double",
+)
 
 
 def refused(cli: Cli, commands: tuple[str, ...], url: str, *parts: str, code: int = 5) -> None:
@@ -31,7 +38,9 @@ def refused(cli: Cli, commands: tuple[str, ...], url: str, *parts: str, code: in
         lines = [line for line in ended.stderr.splitlines() if line != "the module was imported"]
         missing = [part for part in parts if part not in ended.stderr]
         if ended.code != code or missing or len(lines) != 1 or ended.stdout:
-            wrong.append(f"{command}\n  -> {ended.code}, lacks {missing}\n  {ended.stderr}{ended.stdout}")
+            wrong.append(
+                f"{command}\n  -> {ended.code}, lacks {missing}\n  {ended.stderr}{ended.stdout}"
+            )
     assert not wrong, "\n".join(wrong)
 
 
@@ -54,7 +63,13 @@ def execute(path: Path, statement: str) -> None:
 
 def test_a_newer_format(cli: Cli, store: Path) -> None:
     execute(store, "UPDATE meta SET value = '999' WHERE key = 'format'")
-    refused(cli, (*READING, *WRITING, "migrate", "migrate --check"), "sqlite:///perdure.db", "perdure.db", "upgrade")
+    refused(
+        cli,
+        (*READING, *WRITING, "migrate", "migrate --check"),
+        "sqlite:///perdure.db",
+        "perdure.db",
+        "upgrade",
+    )
 
 
 def test_a_newer_schema(cli: Cli, store: Path) -> None:
@@ -66,9 +81,19 @@ def test_a_newer_schema(cli: Cli, store: Path) -> None:
 def test_files_that_are_no_stores(cli: Cli, folder: Path) -> None:
     (folder / "empty.db").touch()
     (folder / "sub").mkdir()
-    refused(cli, (*READING, "migrate"), "sqlite:///empty.db", "empty.db is an empty file", "perdure run")
-    refused(cli, (*READING, *WRITING, "migrate"), "sqlite:///sub", "sub is a folder", "sub/perdure.db")
-    refused(cli, (*READING, *WRITING, "migrate"), "sqlite:///shop.py", "shop.py is not a SQLite database", "another")
+    refused(
+        cli, (*READING, "migrate"), "sqlite:///empty.db", "empty.db is an empty file", "perdure run"
+    )
+    refused(
+        cli, (*READING, *WRITING, "migrate"), "sqlite:///sub", "sub is a folder", "sub/perdure.db"
+    )
+    refused(
+        cli,
+        (*READING, *WRITING, "migrate"),
+        "sqlite:///shop.py",
+        "shop.py is not a SQLite database",
+        "another",
+    )
     refused(cli, ("migrate",), "memory://", "lives in the memory of one process", code=2)
 
 
@@ -92,13 +117,21 @@ def test_a_damaged_file_while_it_is_listed(cli: Cli, store: Path) -> None:
     content = bytearray(store.read_bytes())
     content[(root - 1) * size : root * size] = b"\xff" * size
     store.write_bytes(content)
-    refused(cli, READING, "sqlite:///perdure.db", "perdure.db is damaged", "restore the file from a backup")
+    refused(
+        cli,
+        READING,
+        "sqlite:///perdure.db",
+        "perdure.db is damaged",
+        "restore the file from a backup",
+    )
 
 
 @pytest.mark.usefixtures("store")
 def test_a_disk_that_is_full_while_it_is_listed(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
-        raise apsw.FullError("database or disk is full")  # a sort that does not fit into memory writes a file
+        raise apsw.FullError(
+            "database or disk is full"
+        )  # a sort that does not fit into memory writes a file
 
     monkeypatch.setattr("perdure.store.reads.answer", full)
     parts = ("no space is left for ", "perdure.db", tempfile.gettempdir(), "free some")
@@ -127,8 +160,17 @@ def test_without_permission(cli: Cli, mode: int, of_folder: int) -> None:
     folder.chmod(of_folder)
     try:
         for command in ("ls", "send a c 1", "migrate"):
-            arguments = [sys.executable, "-c", AS_NOBODY, *shlex.split(command), "--store", f"sqlite:///{path}"]
-            ended = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False, cwd="/")
+            arguments = [
+                sys.executable,
+                "-c",
+                AS_NOBODY,
+                *shlex.split(command),
+                "--store",
+                f"sqlite:///{path}",
+            ]
+            ended = subprocess.run(
+                arguments, capture_output=True, text=True, timeout=60, check=False, cwd="/"
+            )
             assert ended.returncode == 5, ended.stderr
             assert f"{path} cannot be" in ended.stderr
             assert "must be readable and writable by this user" in ended.stderr
@@ -152,7 +194,10 @@ def test_migrate_says_what_it_would_do_and_does_it_once(cli: Cli) -> None:
     old_store(Path("old.db"))
     later = [migration.name for migration in migrations()[1:]]
     looked = cli("migrate", "sqlite:///old.db", "--check")
-    assert (looked.code, looked.stdout) == (5, f"old.db has the format 1 and needs: {', '.join(later)}\n")
+    assert (looked.code, looked.stdout) == (
+        5,
+        f"old.db has the format 1 and needs: {', '.join(later)}\n",
+    )
     assert "perdure migrate sqlite:///" in looked.stderr
     assert cli("migrate", "--store", "sqlite:///old.db", "--check", "--json").json == {
         "store": "sqlite:///old.db",
@@ -163,7 +208,10 @@ def test_migrate_says_what_it_would_do_and_does_it_once(cli: Cli) -> None:
     done = cli("migrate", "sqlite:///old.db", "--json")
     assert (done.code, done.json["format"], done.json["applied"]) == (0, 2, later)
     again = cli("migrate", "--check", env={"PERDURE_STORE": "sqlite:///old.db"})
-    assert (again.code, again.stdout) == (0, "old.db has the format 2, which is that of this release\n")
+    assert (again.code, again.stdout) == (
+        0,
+        "old.db has the format 2, which is that of this release\n",
+    )
     found = cli("ls", "--json", "--store", "sqlite:///old.db", "--where", "n<2").json["instances"]
     assert [one["id"] for one in found] == ["u1"]
 
@@ -174,7 +222,10 @@ def test_a_store_is_not_migrated_under_a_node_of_an_older_release(cli: Cli) -> N
         fcntl.flock(lock, fcntl.LOCK_EX)
         lock.write(f"{os.getpid()} old\n")
         lock.flush()
-        parts = (f"old.db needs the migration attributes, and process {os.getpid()} (node old) has it", "stop that")
+        parts = (
+            f"old.db needs the migration attributes, and process {os.getpid()} (node old) has it",
+            "stop that",
+        )
         commands = ("migrate", "send a c 1", "delete a", "start double", "run shop.py:double")
         refused(cli, commands, "sqlite:///old.db", *parts)
     assert cli("migrate", "sqlite:///old.db").code == 0

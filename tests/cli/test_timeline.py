@@ -48,11 +48,29 @@ SLEEPS = ev.TimerStarted(1, T0 + 5_000)
         ),
         (
             [SCHEDULED, ev.ActivityFailed(1, T0 + 300, AWAY, 3)],
-            Step("activity", "charge", 1, T0, T0 + 300, 3, "failed", "ConnectionError: the bank\nis away"),
+            Step(
+                "activity",
+                "charge",
+                1,
+                T0,
+                T0 + 300,
+                3,
+                "failed",
+                "ConnectionError: the bank\nis away",
+            ),
         ),
         (
             [SCHEDULED, ev.AttemptFailed(1, T0 + 10, 1, AWAY, T0 + 20)],
-            Step("activity", "charge", 1, T0, None, 2, "retrying", "attempt 1: ConnectionError: the bank\nis away"),
+            Step(
+                "activity",
+                "charge",
+                1,
+                T0,
+                None,
+                2,
+                "retrying",
+                "attempt 1: ConnectionError: the bank\nis away",
+            ),
         ),
         (
             [
@@ -72,11 +90,17 @@ SLEEPS = ev.TimerStarted(1, T0 + 5_000)
             Step("message", "approved", 1, T0, T0 + 9, outcome="completed"),
         ),
         (
-            [ev.WaitStarted(1, "go", positional=True), ev.EventRaised(1, T0 + 9, "go", b"\x01\xc3")],
+            [
+                ev.WaitStarted(1, "go", positional=True),
+                ev.EventRaised(1, T0 + 9, "go", b"\x01\xc3"),
+            ],
             Step("event", "go", 1, T0, T0 + 9, outcome="completed"),
         ),
         (
-            [ev.WaitStarted(1, "go", positional=True), ev.EventRaised(0, T0 + 9, "go", b"\x01\xc3")],
+            [
+                ev.WaitStarted(1, "go", positional=True),
+                ev.EventRaised(0, T0 + 9, "go", b"\x01\xc3"),
+            ],
             Step("event", "go", 1, T0),
         ),
         (
@@ -95,14 +119,23 @@ SLEEPS = ev.TimerStarted(1, T0 + 5_000)
             [ev.StepStarted(1, "token", 0), ev.StepRecorded(1, T0 + 2, "token", 0, b"\x01\xc0")],
             Step("checkpoint", "token", 1, T0, T0 + 2, outcome="completed"),
         ),
-        ([ev.ValueRecorded("seen", 0, b"\x01\xc0")], Step("checkpoint", "seen", 0, T0, T0, outcome="completed")),
-        ([ev.MessageSent(1, "o-2", "go", b"")], Step("sent", "go", 0, T0, T0, 1, "completed", "to o-2")),
+        (
+            [ev.ValueRecorded("seen", 0, b"\x01\xc0")],
+            Step("checkpoint", "seen", 0, T0, T0, outcome="completed"),
+        ),
+        (
+            [ev.MessageSent(1, "o-2", "go", b"")],
+            Step("sent", "go", 0, T0, T0, 1, "completed", "to o-2"),
+        ),
         ([SLEEPS, ev.CommandCancelled(1)], Step("timer", "5 s", 1, T0, T0, outcome="cancelled")),
         (
             [ev.Paused(T0 + 1, "lunch"), ev.Resumed(T0 + 5)],
             Step("pause", "lunch", 0, T0 + 1, T0 + 5, outcome="completed"),
         ),
-        ([SLEEPS, ev.Terminated(T0 + 7, "enough")], Step("timer", "5 s", 1, T0, T0 + 7, outcome="cancelled")),
+        (
+            [SLEEPS, ev.Terminated(T0 + 7, "enough")],
+            Step("timer", "5 s", 1, T0, T0 + 7, outcome="cancelled"),
+        ),
     ],
 )
 def test_each_kind_of_step(events: list[ev.AnyEvent], expected: Step) -> None:
@@ -149,7 +182,9 @@ def test_bars_lie_on_one_scale_of_time() -> None:
 
 
 def test_every_step_has_a_bar_however_short() -> None:
-    lines = drawn(SCHEDULED, ev.ActivityCompleted(1, T0, b"\x01\xc0"), SLEEPS, ev.Terminated(T0 + 9_000, ""))
+    lines = drawn(
+        SCHEDULED, ev.ActivityCompleted(1, T0, b"\x01\xc0"), SLEEPS, ev.Terminated(T0 + 9_000, "")
+    )
     assert all("━" in line for line in lines[1:])
 
 
@@ -167,7 +202,11 @@ def test_what_went_wrong_stands_on_one_line() -> None:
 
 @pytest.mark.parametrize("width", [40, 80, 300])
 def test_no_line_is_wider_than_the_console(width: int) -> None:
-    lines = drawn(ev.ActivityScheduled(1, "a" * 200, b""), ev.ActivityFailed(1, T0 + 300, AWAY, 3), width=width)
+    lines = drawn(
+        ev.ActivityScheduled(1, "a" * 200, b""),
+        ev.ActivityFailed(1, T0 + 300, AWAY, 3),
+        width=width,
+    )
     assert all(len(line) <= width for line in lines)
 
 
@@ -205,12 +244,27 @@ def test_the_live_display_shows_status_attempt_and_custom_status() -> None:
     progress = Progress("o-1")
     console = Console(file=io.StringIO(), width=120)
     console.print(progress)
-    row = UnitRow("o-1", "default/0", "workflow", "checkout", "1.0.0", b"r" * 16, status="running", reason="activity")
+    row = UnitRow(
+        "o-1",
+        "default/0",
+        "workflow",
+        "checkout",
+        "1.0.0",
+        b"r" * 16,
+        status="running",
+        reason="activity",
+    )
     row.custom_status = b"\x01\xa6paying"
     progress.change(row, history(SCHEDULED, ev.AttemptFailed(1, T0 + 10, 1, AWAY, T0 + 20)))
     console.print(progress)
     text = console.file.getvalue()
-    for part in ("o-1  has not begun", "checkout o-1  running (activity)", '"paying"', "charge", "attempt 2"):
+    for part in (
+        "o-1  has not begun",
+        "checkout o-1  running (activity)",
+        '"paying"',
+        "charge",
+        "attempt 2",
+    ):
         assert part in text
 
 
@@ -219,7 +273,9 @@ def test_the_live_display_prefers_what_is_open() -> None:
     console = Console(file=io.StringIO(), width=120)
     row = UnitRow("o-1", "default/0", "workflow", "checkout", "1.0.0", b"r" * 16, status="running")
     done = [
-        event for seq in range(1, 30) for event in (ev.TimerStarted(seq, T0, f"t{seq}"), ev.TimerFired(seq, T0 + seq))
+        event
+        for seq in range(1, 30)
+        for event in (ev.TimerStarted(seq, T0, f"t{seq}"), ev.TimerFired(seq, T0 + seq))
     ]
     progress.change(row, history(ev.ActivityScheduled(99, "charge", b""), *done))
     console.print(progress)

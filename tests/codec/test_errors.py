@@ -14,7 +14,15 @@ import msgspec
 import pydantic
 import pytest
 
-from perdure.codec import DecodeError, EncodeError, Signature, TypeCodec, decode, encode, encode_json
+from perdure.codec import (
+    DecodeError,
+    EncodeError,
+    Signature,
+    TypeCodec,
+    decode,
+    encode,
+    encode_json,
+)
 
 if TYPE_CHECKING:
     from nowhere import Unseen
@@ -89,7 +97,10 @@ for _ in range(100_000):
         ([-(2**63) - 1], r"'note\[0\]' of .*: the integer needs 64 bits"),
         ("\ud800", r"'note' of .*: the text holds a lone surrogate"),
         (Plain, "the class Plain is not data; pass an instance, or its name"),
-        (Plain(), "a Plain is not data; use a dataclass, msgspec.Struct, attrs class, pydantic model"),
+        (
+            Plain(),
+            "a Plain is not data; use a dataclass, msgspec.Struct, attrs class, pydantic model",
+        ),
         (ValueError("x"), r"an exception is not data; pass str\(error\)"),
         (StringIO("x"), r"an open file \(StringIO\) is not data; pass its path"),
         (range(3), r"a range is not plain data; pass list\(\.\.\.\)"),
@@ -97,7 +108,10 @@ for _ in range(100_000):
         ({1 + 2j}, r"'note\[\.\.\.\]' of .*: a complex is not data"),
         (cycle, r"'note\[0\]' of .*: it contains itself; pass ids"),
         (deep, r"'note\[0\]\[0\].*\.\.\.' of .*: it is nested too deeply"),
-        (Address(zip=1, secret=pydantic.SecretStr("x")), r"'note\.secret' of .*: a SecretStr is not data"),
+        (
+            Address(zip=1, secret=pydantic.SecretStr("x")),
+            r"'note\.secret' of .*: a SecretStr is not data",
+        ),
         (Address.model_construct(zip="x"), r"'note' of .*: Address: .*Expected `int`"),
     ],
 )
@@ -115,7 +129,8 @@ def test_the_path_goes_through_objects() -> None:
         "a function is not data; pass its name, or call it and pass the result"
     )
     with pytest.raises(
-        EncodeError, match=r"^cannot encode result of activity 'charge' at 'items\[2\]\.callback': a function"
+        EncodeError,
+        match=r"^cannot encode result of activity 'charge' at 'items\[2\]\.callback': a function",
     ):
         TypeCodec(Any, "result of activity 'charge'").encode(cart)
     with pytest.raises(EncodeError, match=r"^cannot encode value at 'items\[2\]\.callback'"):
@@ -139,8 +154,14 @@ async def test_a_forgotten_await_is_named() -> None:
             encode([{"items": [{"cents": "1"}]}]),
             r"argument 'cart\.items\[0\]\.cents' of activity 'charge': Expected `int`, got `str`",
         ),
-        (encode([{"items": [{"cents": 1.5}]}]), r"cents' of activity 'charge': Expected `int`, got `float`"),
-        (encode([{"items": [{}]}]), r"argument 'cart\.items\[0\]' of .*: Object missing required field `cents`"),
+        (
+            encode([{"items": [{"cents": 1.5}]}]),
+            r"cents' of activity 'charge': Expected `int`, got `float`",
+        ),
+        (
+            encode([{"items": [{}]}]),
+            r"argument 'cart\.items\[0\]' of .*: Object missing required field `cents`",
+        ),
         (
             encode([{"items": []}, 1, {"address": {"zip": "x"}}]),
             r"argument 'wallet\.address' of .*: .*valid integer.* \(`zip` of Address\)",
@@ -153,9 +174,15 @@ async def test_a_forgotten_await_is_named() -> None:
         (encode({"a": 1}), "arguments of activity 'charge': Expected `array`, got `object`"),
         (b"", "arguments of activity 'charge': the payload is empty"),
         (b"\x01", "arguments of activity 'charge': Input data was truncated"),
-        (b"\x01\x92\x81\xa5items\x90\xa1\xff", "arguments of activity 'charge': 'utf-8' codec can't decode"),
+        (
+            b"\x01\x92\x81\xa5items\x90\xa1\xff",
+            "arguments of activity 'charge': 'utf-8' codec can't decode",
+        ),
         (b"\x00abc", "arguments of activity 'charge': raw bytes are not arguments"),
-        (b"\x07abc", "arguments of activity 'charge': unknown format marker 0x07 .* newer version .* upgrade"),
+        (
+            b"\x07abc",
+            "arguments of activity 'charge': unknown format marker 0x07 .* newer version .* upgrade",
+        ),
     ],
 )
 def test_arguments_that_do_not_fit_are_named(data: bytes, message: str) -> None:
@@ -179,7 +206,11 @@ def test_arguments_that_do_not_fit_are_named(data: bytes, message: str) -> None:
         (str, b"\x80", "^result of 'f': unknown format marker 0x80"),
         (str, b'\x02"abc', "^result of 'f': Input data was truncated$"),
         (Any, b"\x01" + b"\x91" * 100_000 + b"\x01", "^result of 'f': it is nested too deeply$"),
-        (Address, encode({"zip": "x"}), r"^result of 'f': Input should be a valid integer.* \(`zip` of Address\)$"),
+        (
+            Address,
+            encode({"zip": "x"}),
+            r"^result of 'f': Input should be a valid integer.* \(`zip` of Address\)$",
+        ),
     ],
 )
 def test_a_value_that_does_not_fit_is_named(type_: Any, data: bytes, message: str) -> None:
@@ -226,23 +257,47 @@ def ordered(a: collections.OrderedDict[str, int]) -> None: ...
     [
         (stars, r"activity 'f' takes '\*many', which has no fixed place; declare a list parameter"),
         (double_stars, r"activity 'f' takes '\*\*many', .* declare a dict parameter"),
-        (unseen, r"activity 'f': the annotation 'list\[Unseen\]' of parameter 'b' cannot be resolved: .*; define"),
+        (
+            unseen,
+            r"activity 'f': the annotation 'list\[Unseen\]' of parameter 'b' cannot be resolved: .*; define",
+        ),
         (unseen_result, "activity 'f': the annotation 'Unseen' of the result cannot be resolved"),
-        (bad_default, "argument 'a' of activity 'f': its default 'x' cannot be used: .*Expected `int`, got `str`"),
-        (odd_default, "argument 'a' of activity 'f': its default <object .*cannot be used: .* is not data"),
+        (
+            bad_default,
+            "argument 'a' of activity 'f': its default 'x' cannot be used: .*Expected `int`, got `str`",
+        ),
+        (
+            odd_default,
+            "argument 'a' of activity 'f': its default <object .*cannot be used: .* is not data",
+        ),
         (
             union,
             "argument 'a' of activity 'f': .*more than one dataclass.*; tag the alternatives .* or put",
         ),
-        (pydantic_union, "argument 'a' of activity 'f': .*custom type.*put the alternatives into one wrapper type"),
-        (callback, "argument 'a' of activity 'f': Callable.* cannot be carried; a function is not data: pass its name"),
+        (
+            pydantic_union,
+            "argument 'a' of activity 'f': .*custom type.*put the alternatives into one wrapper type",
+        ),
+        (
+            callback,
+            "argument 'a' of activity 'f': Callable.* cannot be carried; a function is not data: pass its name",
+        ),
         (iterable, "argument 'a' of activity 'f': Iterable.* cannot be carried; use list"),
-        (inner, r"argument 'a' of activity 'f': Plain in dict\[.* cannot be carried; use a dataclass"),
+        (
+            inner,
+            r"argument 'a' of activity 'f': Plain in dict\[.* cannot be carried; use a dataclass",
+        ),
         (result, "result of activity 'f': complex cannot be carried"),
-        (awaited, "result of activity 'f': Awaitable.* cannot be carried; declare what it returns when"),
+        (
+            awaited,
+            "result of activity 'f': Awaitable.* cannot be carried; declare what it returns when",
+        ),
         (dict, "activity 'f': no signature found .*; wrap it in a function with annotations"),
         (private, "the private field '_x' of Private would be lost; rename it"),
-        (field, "argument 'a' of activity 'f': a field of Unresolved cannot be resolved: name 'Missing'"),
+        (
+            field,
+            "argument 'a' of activity 'f': a field of Unresolved cannot be resolved: name 'Missing'",
+        ),
         (ordered, "OrderedDict.* cannot be carried; use dict"),
     ],
 )

@@ -107,7 +107,11 @@ class Parcel:
 
 
 HOME = Address(
-    Street="Elm", site="https://x.test/", key=b"\xff\x00", tags={"a", "b"}, when=dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
+    Street="Elm",
+    site="https://x.test/",
+    key=b"\xff\x00",
+    tags={"a", "b"},
+    when=dt.datetime(2026, 1, 2, tzinfo=dt.UTC),
 )
 
 CASES: list[tuple[Any, Any]] = [
@@ -163,7 +167,9 @@ CASES: list[tuple[Any, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("type_", "value"), CASES, ids=[f"{i}-{t}" for i, (t, _) in enumerate(CASES)])
+@pytest.mark.parametrize(
+    ("type_", "value"), CASES, ids=[f"{i}-{t}" for i, (t, _) in enumerate(CASES)]
+)
 def test_a_declared_type_comes_back_equal_and_of_its_type(type_: Any, value: Any) -> None:
     codec = TypeCodec(type_, "value")
     data = codec.encode(value)
@@ -174,10 +180,14 @@ def test_a_declared_type_comes_back_equal_and_of_its_type(type_: Any, value: Any
     codec.check(data)
 
 
-PLAIN_JSON = [case for case in CASES if case[1] != math.inf and case[0] not in (Address, Customer, Parcel)]
+PLAIN_JSON = [
+    case for case in CASES if case[1] != math.inf and case[0] not in (Address, Customer, Parcel)
+]
 
 
-@pytest.mark.parametrize(("type_", "value"), PLAIN_JSON, ids=[f"{i}-{t}" for i, (t, _) in enumerate(PLAIN_JSON)])
+@pytest.mark.parametrize(
+    ("type_", "value"), PLAIN_JSON, ids=[f"{i}-{t}" for i, (t, _) in enumerate(PLAIN_JSON)]
+)
 def test_json_carries_what_json_can(type_: Any, value: Any) -> None:
     if isinstance(value, dict) and any(isinstance(key, tuple) for key in value):
         with pytest.raises(ValueError, match="cannot encode value"):
@@ -216,7 +226,14 @@ def test_subclasses_of_plain_types_travel_as_what_they_extend() -> None:
 
     class Blob(bytes): ...
 
-    value = [Text("a"), Number(1.5), Count(3), Blob(b"x"), OrderedDict(b=Text("k")), defaultdict(list, a=[1])]
+    value = [
+        Text("a"),
+        Number(1.5),
+        Count(3),
+        Blob(b"x"),
+        OrderedDict(b=Text("k")),
+        defaultdict(list, a=[1]),
+    ]
     assert repr(decode(encode(value))) == "['a', 1.5, 3, b'x', {'b': 'k'}, {'a': [1]}]"
 
 
@@ -248,7 +265,9 @@ SCALARS = (
     | st.binary()
 )
 KEYS = st.text(st.characters(exclude_categories=("Cs",))) | st.integers(-100, 100)
-NESTED = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner), max_leaves=25)
+NESTED = st.recursive(
+    SCALARS, lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner), max_leaves=25
+)
 
 
 @given(NESTED)

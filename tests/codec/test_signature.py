@@ -39,7 +39,12 @@ CHARGE = Signature(charge, "activity 'charge'")
     ("fn", "args", "kwargs", "sent"),
     [
         (charge, ("v", 1), {}, ["v", 1, "none", None]),
-        (charge, (), {"cents": 1, "card": "v", "cart": Cart("x")}, ["v", 1, "none", {"card": "x", "cents": 1}]),
+        (
+            charge,
+            (),
+            {"cents": 1, "card": "v", "cart": Cart("x")},
+            ["v", 1, "none", {"card": "x", "cents": 1}],
+        ),
         (charge, ("v", 1, "n"), {}, ["v", 1, "n", None]),
         (positional, (1,), {}, [1, 2]),
         (positional, (1,), {"b": 3}, [1, 3]),
@@ -51,19 +56,28 @@ CHARGE = Signature(charge, "activity 'charge'")
         (functools.partial(charge, cents=5), ("v",), {}, ["v", 5, "none", None]),
     ],
 )
-def test_a_call_binds_as_in_python(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], sent: list[Any]) -> None:
+def test_a_call_binds_as_in_python(
+    fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], sent: list[Any]
+) -> None:
     signature = Signature(fn, "activity 'f'")
     data = signature.encode(args, kwargs)
     assert decode(data) == sent
     signature.check(data)
     back_args, back_kwargs = signature.decode(data)
-    fn(*back_args, **back_kwargs).close() if hasattr(fn, "func") or fn is charge else fn(*back_args, **back_kwargs)
-    assert [*back_args, *back_kwargs.values()] == [Cart("x") if s == {"card": "x", "cents": 1} else s for s in sent]
+    fn(*back_args, **back_kwargs).close() if hasattr(fn, "func") or fn is charge else fn(
+        *back_args, **back_kwargs
+    )
+    assert [*back_args, *back_kwargs.values()] == [
+        Cart("x") if s == {"card": "x", "cents": 1} else s for s in sent
+    ]
 
 
 def test_keyword_only_arguments_come_back_by_name() -> None:
     assert CHARGE.names == ("card", "cents", "note", "cart")
-    assert CHARGE.decode(CHARGE.encode(("v", 1), {"cart": Cart("x")})) == (("v", 1, "none"), {"cart": Cart("x")})
+    assert CHARGE.decode(CHARGE.encode(("v", 1), {"cart": Cart("x")})) == (
+        ("v", 1, "none"),
+        {"cart": Cart("x")},
+    )
 
 
 def test_a_method_leaves_self_out() -> None:
@@ -105,14 +119,21 @@ def test_a_default_that_is_none_widens_its_type() -> None:
 
 
 def test_json_from_another_language_is_read() -> None:
-    assert CHARGE.decode(encode_json(["v", 1, "n", {"card": "x"}])) == (("v", 1, "n"), {"cart": Cart("x")})
-    with pytest.raises(DecodeError, match=r"argument 'cart\.cents' of activity 'charge': Expected `int`, got `str`"):
+    assert CHARGE.decode(encode_json(["v", 1, "n", {"card": "x"}])) == (
+        ("v", 1, "n"),
+        {"cart": Cart("x")},
+    )
+    with pytest.raises(
+        DecodeError, match=r"argument 'cart\.cents' of activity 'charge': Expected `int`, got `str`"
+    ):
         CHARGE.check(encode_json(["v", 1, "n", {"card": "x", "cents": "1"}]))
 
 
 def test_the_same_call_is_known_after_a_parameter_was_added() -> None:
     def before(card: str, cents: int) -> None: ...
-    def after(card: str, cents: int, note: str = "none", tags: frozenset[str] = frozenset({"b", "a"})) -> None: ...
+    def after(
+        card: str, cents: int, note: str = "none", tags: frozenset[str] = frozenset({"b", "a"})
+    ) -> None: ...
 
     old, new = Signature(before, "f"), Signature(after, "f")
     recorded, now = old.encode(("v", 1), {}), new.encode(("v", 1), {})
@@ -125,7 +146,9 @@ def test_the_same_call_is_known_after_a_parameter_was_added() -> None:
     assert not new.same(recorded, new.encode(("v", 1, "other"), {}))
     assert not new.same(recorded, new.encode(("w", 1), {}))
     assert not new.same(encode(["v"]), now)
-    assert not old.same(recorded, now), "a parameter that this signature does not know has no default here"
+    assert not old.same(recorded, now), (
+        "a parameter that this signature does not know has no default here"
+    )
     assert not new.same(b"\x09", now)
     assert not new.same(b"", now)
     assert not new.same(b"\x01\xff", now)
@@ -144,8 +167,12 @@ def test_the_same_call_is_known_after_a_field_was_added() -> None:
     now = signature.encode((Cart("v"), [Struct(1, cart=Cart("w"))]), {})
     assert recorded != now
     assert signature.same(recorded, now)
-    assert not signature.same(recorded, signature.encode((Cart("v", 2), [Struct(1, cart=Cart("w"))]), {}))
-    assert not signature.same(recorded, signature.encode((Cart("v"), [Struct(1, cart=Cart("w", 2))]), {}))
+    assert not signature.same(
+        recorded, signature.encode((Cart("v", 2), [Struct(1, cart=Cart("w"))]), {})
+    )
+    assert not signature.same(
+        recorded, signature.encode((Cart("v"), [Struct(1, cart=Cart("w", 2))]), {})
+    )
 
 
 def test_types_that_live_in_the_enclosing_function_are_found() -> None:

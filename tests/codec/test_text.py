@@ -14,7 +14,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.codec import DecodeError, Signature, decode, digest, encode, encode_json, from_json, to_json
+from perdure.codec import (
+    DecodeError,
+    Signature,
+    decode,
+    digest,
+    encode,
+    encode_json,
+    from_json,
+    to_json,
+)
 
 
 @dataclasses.dataclass
@@ -25,7 +34,9 @@ class Cart:
 
 def checkout(cart: Cart) -> None: ...
 def total(items: list[int]) -> None: ...
-def charge(card: str, cents: int, price: Decimal = Decimal("1.10"), *, raw: bytes = b"") -> None: ...
+def charge(
+    card: str, cents: int, price: Decimal = Decimal("1.10"), *, raw: bytes = b""
+) -> None: ...
 def required(a: int, b: int = 2, *, c: int) -> None: ...
 def positional(a: int, /) -> None: ...
 def nothing() -> None: ...
@@ -36,7 +47,10 @@ def anything(x) -> None: ...
     ("value", "shown"),
     [
         (b"\x00\xff", {"base64": "AP8="}),
-        ({"a": [1, b"x"], 2: None, (1, 2): "t"}, {"a": [1, {"base64": "eA=="}], "2": None, "[1,2]": "t"}),
+        (
+            {"a": [1, b"x"], 2: None, (1, 2): "t"},
+            {"a": [1, {"base64": "eA=="}], "2": None, "[1,2]": "t"},
+        ),
         ([math.nan, math.inf, 1.5], ["nan", "inf", 1.5]),
         (dt.datetime(2026, 1, 2, tzinfo=dt.UTC), "2026-01-02T00:00:00+00:00"),
         (Cart("v"), {"card": "v", "cents": 1}),
@@ -104,17 +118,37 @@ def test_arguments_are_read_from_json(fn: Any, text: str, sent: list[Any]) -> No
             '{"card": "v", "cent": 5}',
             r"workflow 'f' has no argument 'cent'; it takes 4 \(card, cents, price, raw\)",
         ),
-        (charge, '["v", 1, 2, "", 5]', r"workflow 'f' takes 4 \(card, cents, price, raw\), and 5 were given"),
+        (
+            charge,
+            '["v", 1, 2, "", 5]',
+            r"workflow 'f' takes 4 \(card, cents, price, raw\), and 5 were given",
+        ),
         (charge, '"v"', "argument 'cents' of workflow 'f' is missing"),
         (
             charge,
             "v",
             """arguments of workflow 'f': this is no JSON: .*text needs double quotes, as in '\\["card", 1\\]'""",
         ),
-        (checkout, '{"card": 1}', "argument 'cart' of workflow 'f' at 'card': Expected `str`, got `int`"),
-        (checkout, '{"cart": {"card": 1}}', "argument 'cart' of workflow 'f' at 'card': Expected `str`, got `int`"),
-        (checkout, '[{"cents": 1}]', "argument 'cart' of workflow 'f': Object missing required field `card`"),
-        (total, '[1, "2"]', r"argument 'items' of workflow 'f' at '\[1\]': Expected `int`, got `str`"),
+        (
+            checkout,
+            '{"card": 1}',
+            "argument 'cart' of workflow 'f' at 'card': Expected `str`, got `int`",
+        ),
+        (
+            checkout,
+            '{"cart": {"card": 1}}',
+            "argument 'cart' of workflow 'f' at 'card': Expected `str`, got `int`",
+        ),
+        (
+            checkout,
+            '[{"cents": 1}]',
+            "argument 'cart' of workflow 'f': Object missing required field `card`",
+        ),
+        (
+            total,
+            '[1, "2"]',
+            r"argument 'items' of workflow 'f' at '\[1\]': Expected `int`, got `str`",
+        ),
         (nothing, "[1]", "workflow 'f' takes no arguments, and 1 were given"),
         (nothing, "1", "workflow 'f' takes no arguments, and 1 were given"),
     ],

@@ -32,7 +32,9 @@ def runs(*instances: tuple[Any, ...], sends: tuple[tuple[str, str, object], ...]
 
     async def script(client: Client) -> object:
         handles = [client.workflow(name, id=own) for name, own, *_ in instances]
-        await asyncio.gather(*(handle.start(*args) for handle, (_, _, *args) in zip(handles, instances, strict=True)))
+        await asyncio.gather(
+            *(handle.start(*args) for handle, (_, _, *args) in zip(handles, instances, strict=True))
+        )
         for target, channel, value in sends:
             await client.get(target).send(channel, value)
         ends = [await handle.wait() for handle in handles]
@@ -47,26 +49,39 @@ def crash(example: str, script: Script, app: str = "app", **options: Any) -> Non
     SCENARIOS[example] = Scenario(getattr(importlib.import_module(example), app), script, **options)
 
 
-crash("another_process", runs(("greeter", "greeter-1", "Hello"), sends=(("greeter-1", "name", "world"),)))
+crash(
+    "another_process",
+    runs(("greeter", "greeter-1", "Hello"), sends=(("greeter-1", "name", "world"),)),
+)
 crash("anyio_groups", runs(("crawl", "crawl-1", 3)))
 crash(
     "approval",
     runs(
         ("expense", "lunch", 1_250),
         ("expense", "yacht", 95_000_000),
-        sends=(("lunch", "decision", {"by": "Ada", "yes": True}), ("yacht", "decision", {"by": "Ada", "yes": False})),
+        sends=(
+            ("lunch", "decision", {"by": "Ada", "yes": True}),
+            ("yacht", "decision", {"by": "Ada", "yes": False}),
+        ),
     ),
 )
 crash(
     "attributes",
-    runs(("order", "o-1", "DE", [400]), ("order", "o-2", "FR", [900, 800]), sends=(("o-2", "approved", True),)),
+    runs(
+        ("order", "o-1", "DE", [400]),
+        ("order", "o-2", "FR", [900, 800]),
+        sends=(("o-2", "approved", True),),
+    ),
 )
 crash("backoffs", runs(("stubborn", "stubborn-1"), ("not_stubborn", "not-stubborn-1")))
 crash("chain", runs(("words", "words-1", "example.com")), ordered=True)
 crash("children", runs(("shipment", "shipment-1", ["book", "lamp"])))
 crash("deadline", runs(("hurried", "hurried-1")))
 crash("detached", runs(("checkout", "checkout-1", "Ada")))
-crash("eternal", runs(("counter", "c", 0, 6), sends=(("c", "add", 1), ("c", "add", 2), ("c", "add", 3))))
+crash(
+    "eternal",
+    runs(("counter", "c", 0, 6), sends=(("c", "add", 1), ("c", "add", 2), ("c", "add", 3))),
+)
 crash("fan_in", runs(("sum_of_squares", "squares-1", 6), ("five_at_a_time", "squares-2", 7)))
 crash("fragile", runs(("careful", "careful-1", "input"), sends=(("careful-1", "go-on", True),)))
 crash("greetings", runs(("both", "greetings-1")))
@@ -74,10 +89,17 @@ crash("guard", runs(("reader", "reader-1")), app="hidden")
 crash("heartbeats", runs(("backup", "backup-1", 10)))
 crash("hello", runs(("hello", "hello-1", "world")), ordered=True)
 crash("interceptors", runs(("checkout", "checkout-1", 1_200)))
-crash("kv_status", runs(("crawl", "crawl-1", ["index", "about"]), sends=(("crawl-1", "end", True),)))
+crash(
+    "kv_status", runs(("crawl", "crawl-1", ["index", "about"]), sends=(("crawl-1", "end", True),))
+)
 crash(
     "listing",
-    runs(("order", "o-1", 100), ("order", "o-2", -1), ("order", "o-3", 5_000), sends=(("o-3", "approved", True),)),
+    runs(
+        ("order", "o-1", 100),
+        ("order", "o-2", -1),
+        ("order", "o-3", 5_000),
+        sends=(("o-3", "approved", True),),
+    ),
 )
 crash("logs", runs(("noisy", "noisy-1", "world")))
 crash("metrics", runs(("checkout", "order-1", 1_990)))
@@ -89,13 +111,20 @@ crash(
     runs(("announce", "new", "hello"), sends=(("new", "ready", True), ("new", "go", True))),
     app="after",
 )
-crash("plain_functions", runs(("work", "work-1")), same_values=False)  # the names of a thread and a process
-crash("resources", runs(("register", "register-1", ["Ada", "Grace"])), same_values=False)  # a table in memory
+crash(
+    "plain_functions", runs(("work", "work-1")), same_values=False
+)  # the names of a thread and a process
+crash(
+    "resources", runs(("register", "register-1", ["Ada", "Grace"])), same_values=False
+)  # a table in memory
 crash("saga", runs(("trip", "trip-1")), ordered=True)
 crash("select_first", runs(("fastest", "fastest-1")))
 crash("standby", runs(("patient", "patient-1"), sends=(("patient-1", "word", "hello"),)))
 crash("structured_logs", runs(("checkout", "order-1", 1_990)))
-crash("tested_workflow", runs(("membership", "ada", "Ada", 1, 1), sends=(("ada", "cancelled", "too loud"),)))
+crash(
+    "tested_workflow",
+    runs(("membership", "ada", "Ada", 1, 1), sends=(("ada", "cancelled", "too loud"),)),
+)
 crash(
     "sync_code",
     runs(
@@ -175,7 +204,11 @@ def quick_shop() -> None:
     small, large = (o for o in shop.read_orders() if o.id in ("order-1001", "order-1002"))
     crash(
         "shop",
-        runs(("checkout", small.id, small), ("checkout", large.id, large), sends=((large.id, "approved", True),)),
+        runs(
+            ("checkout", small.id, small),
+            ("checkout", large.id, large),
+            sends=((large.id, "approved", True),),
+        ),
     )
 
 

@@ -96,7 +96,9 @@ async def races() -> list[str]:
         seen.append("late")
     async with asyncio.timeout(HOUR):
         seen.append(str(await double(21)))
-    which, _ = await workflow.select(workflow.sleep(0.002), workflow.sleep(HOUR), workflow.receive("never", str))
+    which, _ = await workflow.select(
+        workflow.sleep(0.002), workflow.sleep(HOUR), workflow.receive("never", str)
+    )
     seen.append(f"first: {which}")
     await asyncio.sleep(0.002)
     return seen
@@ -180,7 +182,9 @@ async def leaf(n: int) -> int:
 @app.workflow
 async def tree(n: int) -> list[object]:
     first = await leaf(n)
-    pair = await asyncio.gather(workflow.child(leaf, id="named")(n + 1), leaf(13), return_exceptions=True)
+    pair = await asyncio.gather(
+        workflow.child(leaf, id="named")(n + 1), leaf(13), return_exceptions=True
+    )
     return [first, pair[0], type(pair[1]).__name__]
 
 
@@ -393,7 +397,9 @@ async def run_removal(client: Client) -> object:
             await client.get(root).delete(force=root == "grove")
     await client.get("laps").prune(keep_last=2)
     await client.workflow(mark, id="mark-2").run()
-    return sorted([found.id for found in await client.list()]), await client.get("laps").executions()
+    return sorted([found.id for found in await client.list()]), await client.get(
+        "laps"
+    ).executions()
 
 
 def check_removal(result: object) -> None:

@@ -36,5 +36,7 @@ def test_a_crash_at_any_point_of_an_example_changes_nothing(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(SCENARIOS))
 def test_kill_9_in_an_example_changes_nothing(name: str, servers: Sequence[LifeServer]) -> None:
     first = 4 + sum(name.encode()) % 3  # not the same points in each
-    report = crash_in_processes(f"{HERE / 'example_scenarios.py'}:{name}", every=9, first=first, servers=servers)
+    report = crash_in_processes(
+        f"{HERE / 'example_scenarios.py'}:{name}", every=9, first=first, servers=servers
+    )
     assert report.crashes >= 1

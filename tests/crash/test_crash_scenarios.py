@@ -11,7 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from perdure.testing.crash import LifeServer, Scenario, crash_in_process, crash_in_processes, crash_repeatedly
+from perdure.testing.crash import (
+    LifeServer,
+    Scenario,
+    crash_in_process,
+    crash_in_processes,
+    crash_repeatedly,
+)
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
@@ -38,9 +44,13 @@ def test_a_crash_at_any_point_changes_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_kill_9_and_another_hash_seed_change_nothing(name: str, servers: Sequence[LifeServer]) -> None:
+def test_kill_9_and_another_hash_seed_change_nothing(
+    name: str, servers: Sequence[LifeServer]
+) -> None:
     first = 3 + NAMES.index(name) % EVERY  # the first two points are the claim
-    report = crash_in_processes(f"{HERE / 'scenarios.py'}:{name}", every=EVERY, first=first, servers=servers)
+    report = crash_in_processes(
+        f"{HERE / 'scenarios.py'}:{name}", every=EVERY, first=first, servers=servers
+    )
     assert report.crashes >= 2
 
 
@@ -52,7 +62,9 @@ def test_crash_after_crash_after_crash_changes_nothing(name: str) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(600 + 2 * CRASHES)
-def test_kill_9_at_every_point_changes_nothing(servers: Sequence[LifeServer], long_seconds: float) -> None:
+def test_kill_9_at_every_point_changes_nothing(
+    servers: Sequence[LifeServer], long_seconds: float
+) -> None:
     crashes = 0
     until_s = time.monotonic() + long_seconds
     for name in itertools.cycle(NAMES):

@@ -15,7 +15,14 @@ import pytest
 from perdure import App, Client, RetryPolicy, activity, workflow
 from perdure.errors import UsageError
 from perdure.store.memory import MemoryStore
-from perdure.testing.crash import OutcomeDiffers, Scenario, crash_in_process, crash_in_processes, live, load_scenario
+from perdure.testing.crash import (
+    OutcomeDiffers,
+    Scenario,
+    crash_in_process,
+    crash_in_processes,
+    live,
+    load_scenario,
+)
 from perdure.testing.faults import Points
 from perdure.testing.outcome import Outcome, differences
 
@@ -41,7 +48,9 @@ def test_it_finds_an_activity_whose_result_depends_on_what_only_memory_knows() -
     async def script(client: Client) -> object:
         return await client.workflow(numbered, id="n").run()
 
-    expected = r"(?s)point \d+, after commit of n:.*returned 0, not -1.*instance n:.*history of n #1"
+    expected = (
+        r"(?s)point \d+, after commit of n:.*returned 0, not -1.*instance n:.*history of n #1"
+    )
     with pytest.raises(OutcomeDiffers, match=expected):
         crash_in_process(Scenario(app, script))
 
@@ -101,7 +110,9 @@ def test_what_never_ends_is_named() -> None:
     async def script(client: Client) -> object:
         return await client.workflow(waits, id="w").run()
 
-    with pytest.raises(OutcomeDiffers, match=r"not through within 1 s: w is running \(message never\)"):
+    with pytest.raises(
+        OutcomeDiffers, match=r"not through within 1 s: w is running \(message never\)"
+    ):
         crash_in_process(Scenario(app, script, patience_s=1))
 
 
@@ -158,7 +169,9 @@ def harness(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=50)
 
 
-def test_the_program_is_killed_at_the_point_it_is_told_and_goes_on_when_it_runs_again(tmp_path: Path) -> None:
+def test_the_program_is_killed_at_the_point_it_is_told_and_goes_on_when_it_runs_again(
+    tmp_path: Path,
+) -> None:
     life = ("run", f"{SCENARIOS}:chain_scenario", "--store", f"sqlite:///{tmp_path}/x.db")
     killed = harness(*life, "--kill-at", "12")
     assert killed.returncode == -9
@@ -171,9 +184,13 @@ def test_the_program_is_killed_at_the_point_it_is_told_and_goes_on_when_it_runs_
     assert outcome["faults"] == []
 
 
-@pytest.mark.parametrize("target", ["no_such_module:x", f"{SCENARIOS}:no_such_name", "no_such_file.py:x", "nothing"])
+@pytest.mark.parametrize(
+    "target", ["no_such_module:x", f"{SCENARIOS}:no_such_name", "no_such_file.py:x", "nothing"]
+)
 def test_a_target_that_is_no_scenario_is_named(target: str) -> None:
-    with pytest.raises(UsageError, match=f"{target}.*names no scenario.*module:name or file.py:name"):
+    with pytest.raises(
+        UsageError, match=f"{target}.*names no scenario.*module:name or file.py:name"
+    ):
         load_scenario(target)
 
 

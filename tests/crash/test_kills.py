@@ -29,7 +29,10 @@ async def post_work(url: str) -> None:
 
 def start_program(url: str) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, str(PROGRAM), url], env=os.environ | {"STAY": "1"}, stdout=subprocess.PIPE, text=True
+        [sys.executable, str(PROGRAM), url],
+        env=os.environ | {"STAY": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -48,7 +51,9 @@ def wait_for_all(process: subprocess.Popen[str], within_s: float) -> set[str]:
 
 # Trials last 0.15 s here, and a time of control 0.2 s, then 0.6 s: these kill before, within, between and after them.
 @pytest.mark.parametrize("lives_s", [(0.0,) * 6, (0.1,) * 8, (0.25,) * 8, (0.7, 0.05, 0.3) * 3])
-def test_nobody_is_set_aside_for_kills_from_outside(tmp_path: Path, lives_s: tuple[float, ...]) -> None:
+def test_nobody_is_set_aside_for_kills_from_outside(
+    tmp_path: Path, lives_s: tuple[float, ...]
+) -> None:
     url = f"sqlite:///{tmp_path}/x.db"
     asyncio.run(post_work(url))
     for life_s in lives_s:
@@ -102,7 +107,9 @@ def make_app() -> App:
     return app
 
 
-async def test_a_start_that_fails_after_a_crash_does_not_make_it_forgotten(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_start_that_fails_after_a_crash_does_not_make_it_forgotten(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async with MemoryStore() as store:
         async with Node(make_app(), store) as node:
             await node.client.workflow("waits", id="a").start()
@@ -125,7 +132,10 @@ async def test_a_start_that_fails_after_a_crash_does_not_make_it_forgotten(caplo
                     await asyncio.sleep(0.001)
             assert await suspect(store) == 1
             async with asyncio.timeout(5):
-                while any(task.get_name() in ("perdure-scan", "perdure-trials") for task in asyncio.all_tasks()):
+                while any(
+                    task.get_name() in ("perdure-scan", "perdure-trials")
+                    for task in asyncio.all_tasks()
+                ):
                     await asyncio.sleep(0.001)
             await node.stop(0)
         async with Node(make_app(), store) as node:

@@ -25,7 +25,12 @@ longer than a trial needs a second round.
 def run_program(url: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(PROGRAM), url]
     return subprocess.run(
-        command, env=os.environ | environment, capture_output=True, text=True, check=False, timeout=40
+        command,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=40,
     )
 
 
@@ -49,11 +54,20 @@ def run_until_it_lives(url: str) -> tuple[int, subprocess.CompletedProcess[str]]
     pytest.fail(f"the program died {DEATHS_MAX + 1} times: nothing was set aside")
 
 
-BOMBS = ["calls_death", "dies_later", "dies_at_once", "dies_of_mail", "dies_of_time", "dies_at_a_checkpoint"]
+BOMBS = [
+    "calls_death",
+    "dies_later",
+    "dies_at_once",
+    "dies_of_mail",
+    "dies_of_time",
+    "dies_at_a_checkpoint",
+]
 
 
 @pytest.mark.parametrize("bad", BOMBS)
-def test_what_kills_its_process_is_set_aside_and_retry_releases_it(tmp_path: Path, bad: str) -> None:
+def test_what_kills_its_process_is_set_aside_and_retry_releases_it(
+    tmp_path: Path, bad: str
+) -> None:
     url = f"sqlite:///{tmp_path}/x.db"
     asyncio.run(post_work(url, bad))
     deaths, done = run_until_it_lives(url)

@@ -33,7 +33,9 @@ def limits_of(seed: int) -> Limits:
     if seed % 4 == 3:
         return Limits()
     random = Random(seed + 2)
-    commit_bytes = 10**6 if seed % 10 == 0 else random.randrange(300, 3_000)  # the program itself goes on
+    commit_bytes = (
+        10**6 if seed % 10 == 0 else random.randrange(300, 3_000)
+    )  # the program itself goes on
     return Limits(
         payload_bytes=10**6 if seed % 10 == 0 else random.randrange(100, 700),
         commit_bytes=commit_bytes,
@@ -61,7 +63,10 @@ def commits(script: Script) -> list[Commit]:
 def journals(script: Script) -> list[list[AnyEvent]]:
     """The journals of all executions."""
     chunks = [c for commit in commits(script) for c in commit.journal]
-    return [[e for c in group for e in decode_events(c.events)] for _, group in groupby(chunks, lambda c: c.execution)]
+    return [
+        [e for c in group for e in decode_events(c.events)]
+        for _, group in groupby(chunks, lambda c: c.execution)
+    ]
 
 
 def redriven(seed: int, script: Script) -> str | None:
@@ -100,7 +105,9 @@ def _difference(recorded: bytes, got: bytes) -> str:
         before, now = (getattr(side, name, None) for side in sides)
         if before != now:
             if name == "journal":
-                before, now = ([decode_events(c.events) for c in side or []] for side in (before, now))
+                before, now = (
+                    [decode_events(c.events) for c in side or []] for side in (before, now)
+                )
             return f"{name} was {before}, is {now}"
     return "the encoding"
 
@@ -112,7 +119,9 @@ def followed(seed: int, script: Script, until: int) -> str | None:
         leader.again(recorded)
         copy.follow(recorded)
         if leader.state() != copy.state():
-            return f"turn {len(copy.script)}: the copy is {copy.state()}, the unit is {leader.state()}"
+            return (
+                f"turn {len(copy.script)}: the copy is {copy.state()}, the unit is {leader.state()}"
+            )
     leader.unit.close_memory()
     return _tell_all(copy, script[until:])
 

@@ -14,7 +14,16 @@ from perdure.codec import digest, encode
 from perdure.errors import Failure
 from perdure.kernel import message as msg
 from perdure.kernel.call import ActivityCall, Call, ChildCall, StepCall, WaitCall
-from perdure.kernel.commit import CLOSED, Commit, Fence, JournalChunk, KvEntry, UnitRow, decode_commit, encode_commit
+from perdure.kernel.commit import (
+    CLOSED,
+    Commit,
+    Fence,
+    JournalChunk,
+    KvEntry,
+    UnitRow,
+    decode_commit,
+    encode_commit,
+)
 from perdure.kernel.events import AnyEvent, decode_events
 from perdure.kernel.loop import Timer
 from perdure.kernel.mailbox import Mailbox
@@ -87,7 +96,9 @@ class Drive:
         self.mailbox = Mailbox()
         self.live.add(self)
         self.sent = 0
-        self.result: Callable[[ActivityCall], object] = lambda call: f"{call.name}:{digest(call.input)[:6]}"
+        self.result: Callable[[ActivityCall], object] = lambda call: (
+            f"{call.name}:{digest(call.input)[:6]}"
+        )
 
     def new_unit(self) -> Unit:
         return Unit(UNIT, self.app, self.limits, shards=1)
@@ -103,7 +114,9 @@ class Drive:
         given = msgspec.msgpack.encode(messages)
         for message in messages:
             self.mailbox.put(message)
-        turn = self.unit.advance(self.mailbox, self.now, FENCE, len(self.script).to_bytes(16, "big"))
+        turn = self.unit.advance(
+            self.mailbox, self.now, FENCE, len(self.script).to_bytes(16, "big")
+        )
         self.mailbox.settle(turn.kept, turn.commit.consume if turn.commit is not None else ())
         data = b""
         if turn.commit is not None:
@@ -176,7 +189,16 @@ class Drive:
         seeds = run.random.getstate() if run._random else None
         numbers = [run.seq, run.local, run.retries, loop.now_ms, run.cancel_requested, seeds]
         kept = [run.variables.entries(), run.variables.status]
-        return [self.unit.version, self.unit.row, self.unit.held, calls, waits, tasks, numbers, kept]
+        return [
+            self.unit.version,
+            self.unit.row,
+            self.unit.held,
+            calls,
+            waits,
+            tasks,
+            numbers,
+            kept,
+        ]
 
     # ------------------------------------------------------------ answers
 
@@ -214,7 +236,9 @@ class Drive:
             if pending:
                 timers = {s: p for s, p in pending.items() if isinstance(p, Timer)}
                 calls = [p for p in pending.values() if not isinstance(p, Timer)]
-                body = self.answer(calls[0] if calls else min(timers.values(), key=lambda t: (t.fire_at, t.seq)))
+                body = self.answer(
+                    calls[0] if calls else min(timers.values(), key=lambda t: (t.fire_at, t.seq))
+                )
             again = (self.tell(body) if body is not None else self.turn()).again
         assert turns, "the unit does not come to an end"
 
@@ -227,10 +251,17 @@ def play(drive: Drive, random: Random, *, evictions: float = 0.0, turns: int = 3
         if evictions and random.random() < evictions:
             drive.evict()
         bodies = [
-            b for b in (_something(drive, random) for _ in range(random.choice([1, 1, 1, 2, 3]))) if b is not None
+            b
+            for b in (_something(drive, random) for _ in range(random.choice([1, 1, 1, 2, 3])))
+            if b is not None
         ]
         drive.tell(*bodies)
-        if not drive.pending() and drive.unit.run is not None and not drive.closed and not drive.row.paused:
+        if (
+            not drive.pending()
+            and drive.unit.run is not None
+            and not drive.closed
+            and not drive.row.paused
+        ):
             drive.tell(msg.Cancel("nothing can wake it"))
     if not drive.closed:
         drive.tell(msg.Resume(), msg.Terminate("enough"))
@@ -244,7 +275,9 @@ def _something(drive: Drive, random: Random) -> msg.AnyBody | None:
     if chance < 0.02:
         return random.choice([msg.Pause("a break"), msg.Cancel("a whim"), msg.Resume()])
     if chance < 0.08:
-        return random.choice([msg.Send("letters", encode("dear")), msg.Raise("bell", encode("ding"))])
+        return random.choice(
+            [msg.Send("letters", encode("dear")), msg.Raise("bell", encode("ding"))]
+        )
     if chance < 0.12:
         drive.now += random.randrange(1, 1500)
         return None

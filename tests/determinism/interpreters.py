@@ -24,7 +24,9 @@ def environment(hash_seed: int) -> dict[str, str]:
 def _probe(python: str) -> tuple[str | None, str]:
     """The version of an interpreter that can run the package, or None and why it cannot."""
     try:
-        done = subprocess.run([python, "-c", _PROBE], env=environment(0), capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [python, "-c", _PROBE], env=environment(0), capture_output=True, text=True, timeout=60
+        )
     except OSError as error:
         return None, str(error)
     if done.returncode:

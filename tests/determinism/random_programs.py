@@ -74,7 +74,9 @@ def branch_kind(handler: Handler) -> Handler:
     return handler
 
 
-def build(random: Random, depth: int, leaves: list[str], branches: list[str], path: str = "r") -> Node:
+def build(
+    random: Random, depth: int, leaves: list[str], branches: list[str], path: str = "r"
+) -> Node:
     """A random program of at most `depth` levels below this one."""
     n = random.randrange(2, 4)
     if depth == 0 or random.random() < 0.25:
@@ -100,7 +102,9 @@ async def walk(node: Node, env: Env) -> Any:
 async def tree(program: Node, generations: int = 0) -> list[str]:
     """Walk a program beside a second branch, so that something always interleaves with it."""
     env = Env()
-    await asyncio.gather(walk(program, env), walk(["sleeps", "z", 2, []], env), return_exceptions=True)
+    await asyncio.gather(
+        walk(program, env), walk(["sleeps", "z", 2, []], env), return_exceptions=True
+    )
     if generations:
         workflow.continue_as_new(tree, program, generations - 1)
     return env.log
@@ -405,7 +409,9 @@ async def select(node: Node, env: Env) -> Any:
 
 @branch_kind
 async def join(node: Node, env: Env) -> Any:
-    outcomes = await workflow.join(*[walk(c, env) for c in node[3]], order="history" if node[2] == 2 else "argument")
+    outcomes = await workflow.join(
+        *[walk(c, env) for c in node[3]], order="history" if node[2] == 2 else "argument"
+    )
     env.log.append(f"{node[1]}:{[type(o).__name__ for o in outcomes]}")
 
 
@@ -490,7 +496,16 @@ GROUPS: dict[str, tuple[list[str], list[str]]] = {
     "everything": (list(LEAVES), list(BRANCHES)),
     "cancelling": (
         ["one", "chain", "sleeps", "lock", "queue", "child", "retrying"],
-        ["first", "timeout", "wait_for", "select", "failing_group", "set_of_tasks", "shielded", "gather"],
+        [
+            "first",
+            "timeout",
+            "wait_for",
+            "select",
+            "failing_group",
+            "set_of_tasks",
+            "shielded",
+            "gather",
+        ],
     ),
     "anyio": (
         ["one", "sleeps", "yields", "limiter", "raised", "event"],

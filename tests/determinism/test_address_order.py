@@ -57,7 +57,9 @@ async def group_abort() -> None:
 @case
 async def cancel_what_wait_left() -> None:
     tasks = [asyncio.create_task(cleaning(i)) for i in range(6)]
-    _, pending = await asyncio.wait([*tasks, asyncio.create_task(act("first"))], return_when=asyncio.FIRST_COMPLETED)
+    _, pending = await asyncio.wait(
+        [*tasks, asyncio.create_task(act("first"))], return_when=asyncio.FIRST_COMPLETED
+    )
     for task in pending:
         task.cancel()
     await asyncio.gather(*pending, return_exceptions=True)

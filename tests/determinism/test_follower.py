@@ -70,7 +70,9 @@ def test_it_takes_over_with_the_work_that_is_open() -> None:
     leader, copy = pair("correspondence", 0)
     step(leader, copy, msg.Send("letters", encode("dear")))
     turn = copy.turn()
-    assert [c.describe() for c in turn.calls] == ["activity act"], "the attempts of the owner before are lost with it"
+    assert [c.describe() for c in turn.calls] == ["activity act"], (
+        "the attempts of the owner before are lost with it"
+    )
     copy.finish()
     assert copy.row.status == "completed"
     leader.finish()
@@ -88,10 +90,18 @@ def test_it_has_the_messages_that_wait() -> None:
 
 def test_a_message_that_came_and_went_in_one_turn_is_not_received_twice() -> None:
     leader, copy = pair("patient")
-    step(leader, copy, msg.Send("letters", encode("one")), leader.answer(leader.pending()[1]) or msg.Resume())
+    step(
+        leader,
+        copy,
+        msg.Send("letters", encode("one")),
+        leader.answer(leader.pending()[1]) or msg.Resume(),
+    )
     copy.tell(msg.Send("letters", encode("two")))
     assert copy.row.status == "completed"
-    assert [e.value for e in copy.events() if isinstance(e, Received)] == [encode("one"), encode("two")]
+    assert [e.value for e in copy.events() if isinstance(e, Received)] == [
+        encode("one"),
+        encode("two"),
+    ]
 
 
 def test_another_program_is_held_and_says_so() -> None:

@@ -37,9 +37,13 @@ class Batch:
     wrong: dict[str, str]
 
 
-def run(python: str, hash_seed: int, mode: str, first: int, count: int, file: Path) -> tuple[int, int, dict[str, str]]:
+def run(
+    python: str, hash_seed: int, mode: str, first: int, count: int, file: Path
+) -> tuple[int, int, dict[str, str]]:
     command = [python, str(BATCH_PROGRAM), mode, str(first), str(count), str(file)]
-    done = subprocess.run(command, env=environment(hash_seed), capture_output=True, text=True, timeout=LIMIT_S)
+    done = subprocess.run(
+        command, env=environment(hash_seed), capture_output=True, text=True, timeout=LIMIT_S
+    )
     assert done.returncode == 0, f"{mode} of {first} on {python}: {done.stderr[-3000:]}"
     found = json.loads(done.stdout)
     return found["programs"], found["events"], found["wrong"]
@@ -54,7 +58,9 @@ def prove(version: str, python: str, first: int, count: int, folder: Path) -> Ba
 
 
 @pytest.mark.timeout(LIMIT_S)
-def test_programs_run_the_same_everywhere(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_programs_run_the_same_everywhere(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     usable, unusable = interpreters()
     jobs = [
         (version, python, FIRST + first, min(BATCH, total - first))
@@ -72,7 +78,9 @@ def test_programs_run_the_same_everywhere(tmp_path: Path, capfd: pytest.CaptureF
         )
     with capfd.disabled():
         sys.stderr.writelines(["\n", *lines])
-    wrong = {f"{b.version} seed {seed}": problem for b in batches for seed, problem in b.wrong.items()}
+    wrong = {
+        f"{b.version} seed {seed}": problem for b in batches for seed, problem in b.wrong.items()
+    }
     assert not wrong, f"{len(wrong)} programs differ: {dict(list(wrong.items())[:3])}"
     assert sum(b.programs for b in batches if b.version == RUNNING) == PROGRAMS
     assert sum(b.events for b in batches) > 20 * sum(b.programs for b in batches)

@@ -24,7 +24,9 @@ def example() -> Callable[[str], ModuleType]:
             assert spec is not None
             assert spec.loader is not None
             module = importlib.util.module_from_spec(spec)
-            sys.modules[own] = module  # before it runs: dataclasses and records look their types up in it
+            sys.modules[own] = (
+                module  # before it runs: dataclasses and records look their types up in it
+            )
             spec.loader.exec_module(module)
         return sys.modules[own]
 

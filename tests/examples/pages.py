@@ -68,7 +68,9 @@ def blocks_of(page: Path) -> list[Block]:
         title = re.search(r'title="([^"]+)"', match["rest"])
         line = text.count("\n", 0, match.start("fence")) + 1
         reason = match["reason"]
-        found.append(Block(page, line, match["language"], title and title[1], match["text"], reason))
+        found.append(
+            Block(page, line, match["language"], title and title[1], match["text"], reason)
+        )
     return found
 
 
@@ -84,7 +86,9 @@ def steps_of(block: Block) -> list[Step]:
     """The commands of a block."""
     text = block.text.replace("\\\n", " ")
     if block.language != "console" or not re.search(r"^\$ ", text, re.MULTILINE):
-        return [Step(line) for line in text.splitlines() if line.strip() and not line.startswith("#")]
+        return [
+            Step(line) for line in text.splitlines() if line.strip() and not line.startswith("#")
+        ]
     steps: list[Step] = []
     for line in text.splitlines():
         if line.startswith("$ "):
@@ -117,7 +121,10 @@ def words(text: str, folder: Path) -> list[str]:
 
 def fits(shown: str, printed: str, folder: Path) -> bool:
     """Whether a command printed what the page shows."""
-    pattern = "".join(r"(?:\S+ )*" if word in {"...", "…"} else f"{re.escape(word)} " for word in words(shown, folder))
+    pattern = "".join(
+        r"(?:\S+ )*" if word in {"...", "…"} else f"{re.escape(word)} "
+        for word in words(shown, folder)
+    )
     return re.fullmatch(pattern, "".join(f"{word} " for word in words(printed, folder))) is not None
 
 
@@ -127,10 +134,24 @@ class Session:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.jobs: list[int] = []
-        kept = {name: value for name, value in os.environ.items() if name in {"LANG", "LC_ALL", "PYTHONPATH", "TMPDIR"}}
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-        own = {"PATH": path, "HOME": str(folder), "NO_COLOR": "1", "PYTHONDONTWRITEBYTECODE": "1", "TERM": "dumb"}
-        own["PYTEST_PLUGINS"] = "perdure_pytest"  # by its entry point, too, if the clone was installed since it has one
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if name in {"LANG", "LC_ALL", "PYTHONPATH", "TMPDIR"}
+        }
+        path = os.pathsep.join(
+            [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+        )
+        own = {
+            "PATH": path,
+            "HOME": str(folder),
+            "NO_COLOR": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "TERM": "dumb",
+        }
+        own["PYTEST_PLUGINS"] = (
+            "perdure_pytest"  # by its entry point, too, if the clone was installed since it has one
+        )
         self.shell = subprocess.Popen(
             ["bash", "--norc", "--noprofile"],
             cwd=folder,
@@ -141,7 +162,9 @@ class Session:
             text=True,
             start_new_session=True,
         )
-        self._do("set -m; trap 'kill -9 $(jobs -p); wait' EXIT")  # also when the tests are killed, and its input ends
+        self._do(
+            "set -m; trap 'kill -9 $(jobs -p); wait' EXIT"
+        )  # also when the tests are killed, and its input ends
 
     def __enter__(self) -> Self:
         return self
@@ -165,7 +188,9 @@ class Session:
         lines: list[str] = []
         for line in self.shell.stdout:
             if line.startswith("@@ "):
-                return "".join(text for text in lines if not OF_THE_SHELL.match(text)), int(line[3:])
+                return "".join(text for text in lines if not OF_THE_SHELL.match(text)), int(
+                    line[3:]
+                )
             lines.append(line)
         raise AssertionError(f"the shell ended in {command!r}: {lines}")
 
@@ -194,7 +219,9 @@ class Session:
     def _start(self, step: Step, where: object) -> None:
         log = self.folder / f".job-{len(self.jobs)}"
         log.touch()
-        printed, _ = self._do(f"{step.command.removesuffix('&')} >{shlex.quote(str(log))} 2>&1 &\necho $!")
+        printed, _ = self._do(
+            f"{step.command.removesuffix('&')} >{shlex.quote(str(log))} 2>&1 &\necho $!"
+        )
         self.jobs.append(next(int(line) for line in reversed(printed.split()) if line.isdecimal()))
         deadline = time.monotonic() + WAIT_S
         while not fits(f"{step.shown}\n...", printed := log.read_text(), self.folder):

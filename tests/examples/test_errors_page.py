@@ -224,18 +224,25 @@ def real_message(error: BaseException, name: str) -> str:
 
 
 @pytest.mark.parametrize("name", PROVOKED)
-async def test_an_example_is_a_real_message(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_example_is_a_real_message(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     async with app.node("memory://", options=NodeOptions(limits=Limits(inbox_messages=3))) as node:
         with pytest.raises(e.PerdureError) as raised:
             await PROVOKED[name](node.client)
     real = real_message(raised.value, name)
-    assert name in (type(raised.value).__name__, getattr(getattr(raised.value, "failure", None), "type", ""))
+    assert name in (
+        type(raised.value).__name__,
+        getattr(getattr(raised.value, "failure", None), "type", ""),
+    )
     assert same(example_of(name), real), f"{example_of(name)}\n{real}"
 
 
 def test_every_example_is_provoked() -> None:
-    assert {name for name in error_classes() if example_of(name)} == PROVOKED.keys() | UNPROVOKED.keys()
+    assert {
+        name for name in error_classes() if example_of(name)
+    } == PROVOKED.keys() | UNPROVOKED.keys()
 
 
 def test_the_page_is_what_the_docstrings_say() -> None:

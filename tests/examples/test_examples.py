@@ -56,7 +56,9 @@ def test_an_example_can_be_run_as_a_program(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_list_of_examples_has_it_in_its_own_words(name: str) -> None:
-    docstring = ast.get_docstring(ast.parse((EXAMPLES / f"{name}.py").read_text(encoding="utf-8"))) or ""
+    docstring = (
+        ast.get_docstring(ast.parse((EXAMPLES / f"{name}.py").read_text(encoding="utf-8"))) or ""
+    )
     shown = docstring.split("\n\n")[0].replace("\n", " ")
     listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     assert shown, "an example says what it shows"

@@ -26,7 +26,9 @@ class TestOwnStore(StoreSuite):
         numbers = count()
 
         def make(shards: int, limits: StoreLimits) -> Store:
-            return own_store.LogStore(tmp_path / f"store-{next(numbers)}.log", shards=shards, limits=limits)
+            return own_store.LogStore(
+                tmp_path / f"store-{next(numbers)}.log", shards=shards, limits=limits
+            )
 
         return make
 
@@ -40,7 +42,9 @@ class TestOwnStoreAfterReopening(DurableSuite):
         return make
 
 
-async def test_what_a_crash_left_half_written_is_cut_off(own_store: ModuleType, tmp_path: Path) -> None:
+async def test_what_a_crash_left_half_written_is_cut_off(
+    own_store: ModuleType, tmp_path: Path
+) -> None:
     path = tmp_path / "store.log"
     async with own_store.LogStore(path) as store:
         await store.post([Message(b"m" * 16, "order-1", Send("channel", b"\x01\x01"), 1)])

@@ -15,7 +15,9 @@ import perdure
 from perdure import testing, workflow
 
 ROOT = Path(__file__).resolve().parents[2]
-FETCHED = re.compile(r"<(?:script|link|img|iframe|source)\b[^>]*?\b(?:src|href)=[\"']?(?:https?:)?//[^\"'> ]+")
+FETCHED = re.compile(
+    r"<(?:script|link|img|iframe|source)\b[^>]*?\b(?:src|href)=[\"']?(?:https?:)?//[^\"'> ]+"
+)
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -43,21 +45,32 @@ def test_the_site(tmp_path: Path) -> None:
 
 
 def has_every_page(site: Path) -> None:
-    pages = {path.relative_to(ROOT / "docs").with_suffix(".html") for path in (ROOT / "docs").rglob("*.md")}
+    pages = {
+        path.relative_to(ROOT / "docs").with_suffix(".html")
+        for path in (ROOT / "docs").rglob("*.md")
+    }
     built = {path.relative_to(site) for path in site.rglob("*.html")}
-    assert {page.with_name("index.html") if page.name == "README.html" else page for page in pages} <= built
+    assert {
+        page.with_name("index.html") if page.name == "README.html" else page for page in pages
+    } <= built
     assert {Path("project/architecture.html"), Path("examples/hello.html")} <= built
 
 
 def fetches_nothing_from_elsewhere(site: Path) -> None:
-    found = {match for page in site.rglob("*.html") for match in FETCHED.findall(page.read_text(encoding="utf-8"))}
+    found = {
+        match
+        for page in site.rglob("*.html")
+        for match in FETCHED.findall(page.read_text(encoding="utf-8"))
+    }
     assert found == set()
     styles = "".join(path.read_text(encoding="utf-8") for path in site.rglob("*.css"))
     assert re.findall(r"(?:@import|url\()\s*[\"']?https?:[^)\"']+", styles) == []
 
 
 def has_every_public_name(site: Path) -> None:
-    reference = "".join(path.read_text(encoding="utf-8") for path in sorted((site / "api").glob("*.html")))
+    reference = "".join(
+        path.read_text(encoding="utf-8") for path in sorted((site / "api").glob("*.html"))
+    )
     assert "Wait for the end and return the result." in reference
     names = [(owner, name) for owner in (perdure, workflow, testing) for name in owner.__all__]
     missing = [
@@ -72,9 +85,15 @@ def has_every_public_name(site: Path) -> None:
 
 def test_a_broken_link_fails_the_build(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "index.md").write_text("# Start\n\n[there](nowhere.md) and [here](#no-such-place)\n")
+    (tmp_path / "docs" / "index.md").write_text(
+        "# Start\n\n[there](nowhere.md) and [here](#no-such-place)\n"
+    )
     (tmp_path / "docs" / "forgotten.md").write_text("# Not in the navigation\n")
-    settings = re.search(r"^validation:\n(?:  .*\n)+", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    settings = re.search(
+        r"^validation:\n(?:  .*\n)+",
+        (ROOT / "mkdocs.yml").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
     assert settings is not None
     (tmp_path / "mkdocs.yml").write_text(f"site_name: broken\nnav: [index.md]\n{settings[0]}")
     done = build(cwd=tmp_path)

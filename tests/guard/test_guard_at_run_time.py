@@ -58,18 +58,50 @@ def on_a_pool() -> None:
 
 EFFECTS: dict[str, tuple[Callable[[], object], str, str]] = {
     "open": (lambda: open("/nowhere/file"), "open('/nowhere/file')", "do it in an activity"),
-    "pathlib": (lambda: Path("/nowhere/file").read_text(), "open('/nowhere/file')", "do it in an activity"),
-    "os.open": (lambda: os.open("/nowhere/file", os.O_RDONLY), "open('/nowhere/file')", "do it in an activity"),
+    "pathlib": (
+        lambda: Path("/nowhere/file").read_text(),
+        "open('/nowhere/file')",
+        "do it in an activity",
+    ),
+    "os.open": (
+        lambda: os.open("/nowhere/file", os.O_RDONLY),
+        "open('/nowhere/file')",
+        "do it in an activity",
+    ),
     "remove": (lambda: os.remove("/nowhere/file"), "os.remove()", "do it in an activity"),
     "list": (lambda: os.listdir("/nowhere"), "os.listdir('/nowhere')", "do it in an activity"),
-    "copy": (lambda: shutil.copyfile("/nowhere/a", "/nowhere/b"), "shutil.copyfile()", "do it in an activity"),
-    "temporary file": (lambda: tempfile.mkstemp(dir="/nowhere"), "tempfile.mkstemp()", "do it in an activity"),
-    "database": (lambda: sqlite3.connect("/nowhere/db"), "sqlite3.connect('/nowhere/db')", "do it in an activity"),
+    "copy": (
+        lambda: shutil.copyfile("/nowhere/a", "/nowhere/b"),
+        "shutil.copyfile()",
+        "do it in an activity",
+    ),
+    "temporary file": (
+        lambda: tempfile.mkstemp(dir="/nowhere"),
+        "tempfile.mkstemp()",
+        "do it in an activity",
+    ),
+    "database": (
+        lambda: sqlite3.connect("/nowhere/db"),
+        "sqlite3.connect('/nowhere/db')",
+        "do it in an activity",
+    ),
     "socket": (lambda: socket.socket(), "socket.socket()", "do it in an activity"),
-    "name": (lambda: socket.getaddrinfo("localhost", 1), "socket.getaddrinfo()", "do it in an activity"),
-    "process": (lambda: subprocess.run(["true"]), "subprocess.Popen('true')", "do it in an activity"),
+    "name": (
+        lambda: socket.getaddrinfo("localhost", 1),
+        "socket.getaddrinfo()",
+        "do it in an activity",
+    ),
+    "process": (
+        lambda: subprocess.run(["true"]),
+        "subprocess.Popen('true')",
+        "do it in an activity",
+    ),
     "shell": (lambda: os.system("true"), "os.system()", "do it in an activity"),
-    "thread": (lambda: threading.Thread(target=int).start(), "Thread.start()", "`def` ones run on threads"),
+    "thread": (
+        lambda: threading.Thread(target=int).start(),
+        "Thread.start()",
+        "`def` ones run on threads",
+    ),
     "pool": (on_a_pool, "Thread.start()", "`def` ones run on threads"),
     "sleep": (lambda: time.sleep(0), "time.sleep()", "`await asyncio.sleep(...)`"),
 }
@@ -94,7 +126,9 @@ def test_the_threads_of_anyio_are_refused_at_the_line_of_the_workflow() -> None:
             await anyio.to_thread.run_sync(int)
 
     line = workflow.__code__.co_firstlineno + 2
-    with pytest.raises(WorkflowViolation, match=r"^Thread\.start\(\) .*" + re.escape(f"{__file__}:{line}: ")):
+    with pytest.raises(
+        WorkflowViolation, match=r"^Thread\.start\(\) .*" + re.escape(f"{__file__}:{line}: ")
+    ):
         asyncio.run(workflow())
 
 
@@ -108,7 +142,9 @@ def test_a_refused_thread_leaves_nothing_behind() -> None:
 
 
 @pytest.mark.parametrize("level", ["off", None])
-def test_nothing_is_refused_when_it_is_off_or_outside(level: GuardLevel | None, tmp_path: Path) -> None:
+def test_nothing_is_refused_when_it_is_off_or_outside(
+    level: GuardLevel | None, tmp_path: Path
+) -> None:
     def effects() -> str:
         time.sleep(0)
         thread = threading.Thread(target=int)
@@ -125,7 +161,9 @@ def test_nothing_is_refused_when_it_is_off_or_outside(level: GuardLevel | None, 
             assert effects() == "written"
 
 
-def test_warn_logs_once_per_place_and_lets_it_happen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_warn_logs_once_per_place_and_lets_it_happen(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     def write(name: str) -> None:
         (tmp_path / name).write_text("written")
 
@@ -140,19 +178,27 @@ def test_warn_logs_once_per_place_and_lets_it_happen(tmp_path: Path, caplog: pyt
     assert f"{__file__}:{write.__code__.co_firstlineno + 1}: " in messages[0]
 
 
-def test_an_import_may_open_files_and_run_what_it_likes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_import_may_open_files_and_run_what_it_likes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = tmp_path / "data.txt"
     data.write_text("read at import")
-    (tmp_path / "lazily_imported.py").write_text(f"with open({str(data)!r}) as f: text = f.read()\n")
+    (tmp_path / "lazily_imported.py").write_text(
+        f"with open({str(data)!r}) as f: text = f.read()\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     with inside("error"):
         assert importlib.import_module("lazily_imported").text == "read at import"
     del sys.modules["lazily_imported"]
 
 
-def test_an_import_further_out_than_the_node_permits_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_import_further_out_than_the_node_permits_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A program that runs its node while it is being imported."""
-    (tmp_path / "node_at_import.py").write_text("from __main__ import run\nrun(lambda: open('/nowhere/file'))\n")
+    (tmp_path / "node_at_import.py").write_text(
+        "from __main__ import run\nrun(lambda: open('/nowhere/file'))\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     watchdog = Watchdog(limit_ms=60_000)
 

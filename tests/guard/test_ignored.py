@@ -18,7 +18,9 @@ async def tolerated(kind: str) -> str:
     time.time()  # perdure: ignore[PD101]
     path = Path(__file__)
     if kind == "here":
-        return path.read_text(encoding="utf-8")[:3]  # the author takes it  # perdure: ignore[PD201, PD202]
+        return path.read_text(encoding="utf-8")[
+            :3
+        ]  # the author takes it  # perdure: ignore[PD201, PD202]
     return path.read_text(encoding="utf-8")
 
 
@@ -31,7 +33,8 @@ async def test_a_line_with_the_code_is_let_through_when_the_node_starts_and_when
     async with right.node("memory://") as node:
         assert await node.client.workflow(tolerated, id="a").run("here") == '"""'
         with pytest.raises(
-            WorkflowFailed, match=r"inside a workflow, at .*test_ignored\.py:22: replay would repeat it"
+            WorkflowFailed,
+            match=r"inside a workflow, at .*test_ignored\.py:22: replay would repeat it",
         ):
             await node.client.workflow(tolerated, id="b").run("elsewhere")
 

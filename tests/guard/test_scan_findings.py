@@ -57,13 +57,29 @@ def test_a_finding_has_file_line_name_and_remedy() -> None:
 WRONG: dict[str, tuple[Callable[..., object], list[str], str]] = {
     "module": (lambda: time.monotonic(), ["time.monotonic"], "workflow.now()"),
     "alias": (lambda: clock(), ["time.time"], "workflow.now()"),
-    "class": (lambda: datetime.datetime.now(datetime.UTC), ["datetime.datetime.now"], "workflow.now()"),
+    "class": (
+        lambda: datetime.datetime.now(datetime.UTC),
+        ["datetime.datetime.now"],
+        "workflow.now()",
+    ),
     "aliased class": (lambda: moment.utcnow(), ["datetime.datetime.utcnow"], "workflow.now()"),
     "inherited": (lambda: moment.today(), ["datetime.date.today"], "workflow.now()"),
     "now, as a time": (lambda: time.localtime(), ["time.localtime"], "workflow.now()"),
-    "method of the global generator": (lambda: random.randint(1, 6), ["random.randint"], "workflow.random()"),
-    "a generator that seeds itself": (lambda: random.Random(), ["random.Random"], "workflow.random()"),
-    "system randomness": (lambda: random.SystemRandom(1), ["random.SystemRandom"], "workflow.random()"),
+    "method of the global generator": (
+        lambda: random.randint(1, 6),
+        ["random.randint"],
+        "workflow.random()",
+    ),
+    "a generator that seeds itself": (
+        lambda: random.Random(),
+        ["random.Random"],
+        "workflow.random()",
+    ),
+    "system randomness": (
+        lambda: random.SystemRandom(1),
+        ["random.SystemRandom"],
+        "workflow.random()",
+    ),
     "os.urandom": (lambda: os.urandom(8), ["os.urandom"], "workflow.random()"),
     "secrets": (lambda: secrets.token_hex(), ["secrets.token_hex"], "workflow.random()"),
     "uuid": (lambda: uuid.uuid4(), ["uuid.uuid4"], "workflow.uuid4()"),
@@ -80,7 +96,11 @@ WRONG: dict[str, tuple[Callable[..., object], list[str], str]] = {
     "method of a path": (lambda: Path.read_text(Path("x")), ["pathlib.Path.read_text"], "activity"),
     "thread of asyncio": (lambda: asyncio.to_thread(print), ["asyncio.to_thread"], "activity"),
     "another loop": (lambda: asyncio.run(asyncio.sleep(1)), ["asyncio.run"], "await it"),
-    "handed on": (lambda: sorted([1], key=lambda _: time.perf_counter()), ["time.perf_counter"], "workflow.now()"),
+    "handed on": (
+        lambda: sorted([1], key=lambda _: time.perf_counter()),
+        ["time.perf_counter"],
+        "workflow.now()",
+    ),
     "not called": (lambda: functools.partial(time.time), ["time.time"], "workflow.now()"),
 }
 
@@ -158,7 +178,12 @@ async def local_imports() -> object:
 
 
 def test_imports_inside_the_function_are_resolved() -> None:
-    assert set(names(local_imports)) == {"time.time", "datetime.datetime.now", "random.choice", "random.shuffle"}
+    assert set(names(local_imports)) == {
+        "time.time",
+        "datetime.datetime.now",
+        "random.choice",
+        "random.shuffle",
+    }
 
 
 async def local_alias() -> object:
@@ -213,7 +238,9 @@ order = Order()
     ],
     ids=["function", "cache", "decorator", "staticmethod", "classmethod", "method of an instance"],
 )
-def test_helpers_are_followed(fn: Callable[..., object], expected: str, helper: Callable[..., object]) -> None:
+def test_helpers_are_followed(
+    fn: Callable[..., object], expected: str, helper: Callable[..., object]
+) -> None:
     (finding,) = scan(fn)
     assert (finding.file, finding.name) == (__file__, expected)
     first = helper.__code__.co_firstlineno
@@ -267,11 +294,15 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[types.Modu
         (tmp_path / name).write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield importlib.import_module("shop_of_scan.flows")
-    for name in [name for name in sys.modules if name.startswith(("shop_of_scan", "vendor_of_scan"))]:
+    for name in [
+        name for name in sys.modules if name.startswith(("shop_of_scan", "vendor_of_scan"))
+    ]:
         del sys.modules[name]
 
 
-def test_helpers_of_the_package_are_followed_and_those_of_others_are_not(shop: types.ModuleType) -> None:
+def test_helpers_of_the_package_are_followed_and_those_of_others_are_not(
+    shop: types.ModuleType,
+) -> None:
     (finding,) = scan(shop.checkout)
     assert finding.file.endswith("prices.py")
     assert (finding.line, finding.name) == (4, "time.time")

@@ -88,7 +88,9 @@ async def fan_out(count: int) -> list[str]:
     """Many at once: calls, children, named and detached ones, what nobody awaits."""
     calls = [charge("card", i) for i in range(count)]
     results = [await done for done in asyncio.as_completed(calls)]
-    children = [workflow.child(parcel, id=f"parcel-{i}", parent_close="abandon")(f"p{i}") for i in range(2)]
+    children = [
+        workflow.child(parcel, id=f"parcel-{i}", parent_close="abandon")(f"p{i}") for i in range(2)
+    ]
     results += await asyncio.gather(*children)
     try:
         results.append(await parcel("late"))
@@ -102,7 +104,12 @@ async def fan_out(count: int) -> list[str]:
 @app.workflow
 async def counter(left: int, seen: list[str]) -> list[str]:
     """Continue-as-new with everything that it carries over, chance and time."""
-    seen = [*seen, str(workflow.uuid4()), workflow.now().isoformat(), str(workflow.random().randrange(1000))]
+    seen = [
+        *seen,
+        str(workflow.uuid4()),
+        workflow.now().isoformat(),
+        str(workflow.random().randrange(1000)),
+    ]
     total = workflow.kv.get("total", int, 0) or 0
     workflow.kv.set("total", total + left)
     workflow.set_status({"left": left})

@@ -73,7 +73,9 @@ def approval_too_late(drive: Drive) -> None:
 
 def saga(drive: Drive) -> None:
     drive.start("saga", "o-4")
-    while not any(isinstance(c, ActivityCall) and c.name == "ship" for c in drive.pending().values()):
+    while not any(
+        isinstance(c, ActivityCall) and c.name == "ship" for c in drive.pending().values()
+    ):
         drive.tell(drive.answer(next(iter(drive.pending().values()))) or msg.Resume())
     failing(drive, next(iter(drive.pending().values())), "lost at sea")
     drive.finish()
@@ -142,7 +144,10 @@ def main(release: str) -> None:
         drive.result = lambda call: None if call.name == "refund" else f"{call.name} {call.seq}"
         story(drive)
         assert drive.closed, story
-        executions = [[portable(c) for c in chunks] for _, chunks in groupby(drive.shelf.chunks, lambda c: c.execution)]
+        executions = [
+            [portable(c) for c in chunks]
+            for _, chunks in groupby(drive.shelf.chunks, lambda c: c.execution)
+        ]
         history = History(drive.row.type, f"3.{sys.version_info.minor}", executions)
         file.write_bytes(msgspec.json.format(msgspec.json.encode(history), indent=1) + b"\n")
 

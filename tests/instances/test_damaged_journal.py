@@ -26,7 +26,9 @@ def replace_chunk(path: Path, unit: str, new: bytes) -> bytes:
     connection = apsw.Connection(str(path))
     try:
         where = "WHERE unit = ? AND first = 1"
-        old: bytes = connection.execute(f"SELECT events FROM journal {where}", (unit,)).fetchall()[0][0]
+        old: bytes = connection.execute(f"SELECT events FROM journal {where}", (unit,)).fetchall()[
+            0
+        ][0]
         connection.execute(f"UPDATE journal SET events = ? {where}", (new, unit))
         return old
     finally:

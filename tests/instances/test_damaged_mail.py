@@ -64,7 +64,9 @@ async def started(world: World, names: Sequence[str]) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b"\xc1", b"garbage", b"\x92\x63\xa1x"])
-async def test_it_waits_with_the_damaged_message_and_goes_on_when_that_is_mended(file: Path, damage: bytes) -> None:
+async def test_it_waits_with_the_damaged_message_and_goes_on_when_that_is_mended(
+    file: Path, damage: bytes
+) -> None:
     world = World(f"sqlite:///{file}")
     names = ["broken", *(f"fine-{i}" for i in range(5))]
     await started(world, names)
@@ -81,7 +83,9 @@ async def test_it_waits_with_the_damaged_message_and_goes_on_when_that_is_mended
         assert (await node.client.counts())["inbox"] == 2, "nothing is thrown away"
     replace(file, f"UPDATE inbox SET body = ? WHERE {FIRST}", old)
     async with world.node(make()) as node:
-        assert await node.client.get("broken").result(timeout=PATIENCE_S) == [1, 2, 3], "and the order is kept"
+        assert await node.client.get("broken").result(timeout=PATIENCE_S) == [1, 2, 3], (
+            "and the order is kept"
+        )
 
 
 @pytest.mark.parametrize("how", ["terminate", "cancel", "delete"])
@@ -160,7 +164,9 @@ async def test_a_row_that_cannot_be_read_keeps_no_other_out_of_memory(damaged: D
     async with World(damaged).node(make()) as node:
         for i in range(5):
             assert await node.client.get(f"fine-{i}").result(timeout=PATIENCE_S) == [1, 2, 3]
-        with pytest.raises(StoreUnavailable, match="'broken' cannot be loaded: a column cannot be read"):
+        with pytest.raises(
+            StoreUnavailable, match="'broken' cannot be loaded: a column cannot be read"
+        ):
             await node.client.get("broken").send("n", 4)
         damaged.unreadable = None
         await node.client.get("broken").pause()
@@ -192,7 +198,9 @@ async def test_a_commit_that_is_refused_as_invalid_is_tried_again_and_then_sets_
         assert await handles["bad"].result(timeout=PATIENCE_S) == [1, 2, 3]
 
 
-async def test_one_whose_every_commit_is_refused_leaves_memory_and_says_so(damaged: Damaged) -> None:
+async def test_one_whose_every_commit_is_refused_leaves_memory_and_says_so(
+    damaged: Damaged,
+) -> None:
     async with World(damaged).node(make(), turn_failures=2) as node:
         handle = node.client.workflow("work", id="bad")
         await handle.start()

@@ -140,7 +140,9 @@ async def test_a_scan_that_the_store_does_not_answer_is_tried_again(
     class Absent(MemoryStore):
         left = 0
 
-        async def wakes(self, scopes: Sequence[str], until: int, after: str | None, limit: int) -> Page[Wake]:
+        async def wakes(
+            self, scopes: Sequence[str], until: int, after: str | None, limit: int
+        ) -> Page[Wake]:
             self._fail()
             return await super().wakes(scopes, until, after, limit)
 
@@ -153,7 +155,10 @@ async def test_a_scan_that_the_store_does_not_answer_is_tried_again(
                 self.left -= 1
                 raise StoreUnavailable("not there")
 
-    async with Absent() as store, testing.node(app, store, options=NodeOptions(residents=1)) as node:
+    async with (
+        Absent() as store,
+        testing.node(app, store, options=NodeOptions(residents=1)) as node,
+    ):
         with node.clock.held():
             for days in (2, 5, 9):
                 await node.client.workflow(nap, id=f"n{days}").start(days)

@@ -26,7 +26,9 @@ async def test_many_parked_instances_wake(world: World, app: App) -> None:
         assert [await h.result(timeout=5) for h in handles] == list(range(10))
 
 
-async def test_a_child_that_is_not_registered_waits_and_its_parent_with_it(world: World, app: App) -> None:
+async def test_a_child_that_is_not_registered_waits_and_its_parent_with_it(
+    world: World, app: App
+) -> None:
     parts = App("parts")
 
     @parts.workflow
@@ -76,7 +78,9 @@ async def _is_parked(handle: Handle[Any]) -> bool:
         return False
 
 
-async def test_a_definition_that_comes_while_the_first_turn_is_on_its_way(world: World, app: App) -> None:
+async def test_a_definition_that_comes_while_the_first_turn_is_on_its_way(
+    world: World, app: App
+) -> None:
     async with world.node(app) as node:
         for i in range(20):
             handle = node.client.workflow(f"late-{i}", id=f"l{i}")

@@ -21,7 +21,11 @@ async def test_it_begins_at_its_time(world: World, app: App) -> None:
         began = clock.now_ms()
         await handle.start()
         description = await handle.describe()
-        assert (description.status, description.reason, description.started_at) == ("pending", "delayed", None)
+        assert (description.status, description.reason, description.started_at) == (
+            "pending",
+            "delayed",
+            None,
+        )
         await clock.until_armed(60_000)
         clock.advance(59_999)
         assert await handle.status() == "pending"

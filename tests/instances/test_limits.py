@@ -36,12 +36,16 @@ async def test_history_events(world: World, app: App, caplog: pytest.LogCaptureF
     async with world.node(app, limits=Limits(history_events=50)) as node:
         handle = node.client.workflow(endless, id="e")
         with pytest.raises(
-            WorkflowFailed, match=r"LimitExceeded.*limit is 50 \(Limits\.history_events\).*continue_as_new"
+            WorkflowFailed,
+            match=r"LimitExceeded.*limit is 50 \(Limits\.history_events\).*continue_as_new",
         ):
             await handle.run()
         assert (await handle.describe()).history_events <= 53
         await asyncio.wait_for(stopped.wait(), 5)
-    assert any("Limits.history_events" in r.message and r.levelno == logging.WARNING for r in caplog.records)
+    assert any(
+        "Limits.history_events" in r.message and r.levelno == logging.WARNING
+        for r in caplog.records
+    )
 
 
 async def test_history_bytes(world: World, app: App) -> None:
@@ -55,7 +59,9 @@ async def test_history_bytes(world: World, app: App) -> None:
             await step("x" * 1_000)
 
     async with world.node(app, limits=Limits(history_bytes=20_000)) as node:
-        with pytest.raises(WorkflowFailed, match=r"LimitExceeded.*20000 \(Limits\.history_bytes\).*continue_as_new"):
+        with pytest.raises(
+            WorkflowFailed, match=r"LimitExceeded.*20000 \(Limits\.history_bytes\).*continue_as_new"
+        ):
             await node.client.workflow(endless, id="e").run()
 
 
@@ -111,14 +117,20 @@ async def test_payloads_in_every_direction(world: World, app: App) -> None:
 
     async with world.node(app, limits=Limits(payload_bytes=1_000)) as node:
         for verb in ("start", "run"):
-            with pytest.raises(PayloadTooLarge, match=r"input of workflow 'work'.*Limits\.payload_bytes"):
+            with pytest.raises(
+                PayloadTooLarge, match=r"input of workflow 'work'.*Limits\.payload_bytes"
+            ):
                 await getattr(node.client.workflow(work, id="w"), verb)(big)
         messages = await node.client.workflow(work, id="w").run("small")
         assert len(messages) == 4
-        for message, what in zip(messages, ("'echo'", "'child'", "'grow'", "'channel'"), strict=True):
+        for message, what in zip(
+            messages, ("'echo'", "'child'", "'grow'", "'channel'"), strict=True
+        ):
             assert what in message
             assert "Limits.payload_bytes" in message
-        with pytest.raises(WorkflowFailed, match=r"PayloadTooLarge.*result of workflow 'big_result'"):
+        with pytest.raises(
+            WorkflowFailed, match=r"PayloadTooLarge.*result of workflow 'big_result'"
+        ):
             await node.client.workflow(big_result, id="b").run()
 
         @app.workflow
@@ -172,7 +184,9 @@ async def _ended(handle: object) -> bool:
 
 
 @pytest.mark.parametrize("why", ["paused", "delayed", "suspended"])
-async def test_an_inbox_is_full_also_while_nobody_reads_it(world: World, app: App, why: str) -> None:
+async def test_an_inbox_is_full_also_while_nobody_reads_it(
+    world: World, app: App, why: str
+) -> None:
     @app.workflow
     async def late() -> int:
         return sum([await workflow.receive("n", int) for _ in range(3)])

@@ -81,8 +81,16 @@ async def test_a_description(world: World, app: App) -> None:
         await handle.start(1)
         description = await handle.describe()
         assert (description.id, description.type, description.version) == ("w", "waiting", "2.0.0")
-        assert (description.status, description.reason, description.execution) == ("running", "message n", 1)
-        assert (description.created_at, description.started_at, description.closed_at) == (began, began, None)
+        assert (description.status, description.reason, description.execution) == (
+            "running",
+            "message n",
+            1,
+        )
+        assert (description.created_at, description.started_at, description.closed_at) == (
+            began,
+            began,
+            None,
+        )
         assert description.history_events == len(await handle.history())
         assert description.result() is None
         clock.advance(5_000)
@@ -90,7 +98,12 @@ async def test_a_description(world: World, app: App) -> None:
         ended = await handle.wait(timeout=5)
         assert ended.closed_at is not None
         assert (ended.closed_at - began).total_seconds() == 5
-        assert (ended.status, ended.reason, ended.result(), ended.failure) == ("completed", None, 7, None)
+        assert (ended.status, ended.reason, ended.result(), ended.failure) == (
+            "completed",
+            None,
+            7,
+            None,
+        )
         failed = node.client.workflow(failing, id="f")
         await failed.start()
         failure = (await failed.wait(timeout=5)).failure
@@ -101,7 +114,14 @@ async def test_a_description(world: World, app: App) -> None:
 async def test_an_unknown_id_is_an_error_everywhere(world: World, app: App) -> None:
     async with world.node(app) as node:
         handle = node.client.get("nobody")
-        for call in (handle.describe, handle.status, handle.result, handle.wait, handle.history, handle.executions):
+        for call in (
+            handle.describe,
+            handle.status,
+            handle.result,
+            handle.wait,
+            handle.history,
+            handle.executions,
+        ):
             with pytest.raises(NotFound, match="nobody"):
                 await call()
         with pytest.raises(NotFound, match="nobody"):
@@ -114,7 +134,9 @@ async def test_a_wait_that_is_too_short_says_what_it_waits_for(world: World, app
         handle = node.client.workflow(waiting, id="w")
         await handle.start(1)
         await waits_for(handle, "message n")
-        with pytest.raises(Timeout, match=r"'w' has not ended within 0\.01 s; it is running \(message n\)"):
+        with pytest.raises(
+            Timeout, match=r"'w' has not ended within 0\.01 s; it is running \(message n\)"
+        ):
             await handle.result(timeout=0.01)
         with pytest.raises(TimeoutError):
             await handle.wait(timeout=0)
@@ -142,7 +164,9 @@ async def test_a_history_in_order_and_of_one_execution(world: World, app: App) -
             assert {e.execution for e in events} == {execution}
             assert len(events) == 300 + 1 + 6 + 1
         assert await handle.history(3) == []
-        assert [e.number async for e in handle.iterate_history(1)] == [e.number for e in await handle.history(1)]
+        assert [e.number async for e in handle.iterate_history(1)] == [
+            e.number for e in await handle.history(1)
+        ]
 
 
 async def test_pages_join_up(world: World, app: App) -> None:

@@ -48,6 +48,8 @@ async def test_a_request_between_two_loaders_lives() -> None:
             begun[0].send(None)
 
         store.then = ask
-        await asyncio.gather(handles[0].send("n", 0), handles[1].send("n", 1))  # two loaders in step
+        await asyncio.gather(
+            handles[0].send("n", 0), handles[1].send("n", 1)
+        )  # two loaders in step
         assert await handles[2].result(timeout=5) == 2
         begun[0].close()

@@ -22,7 +22,11 @@ async def test_messages_are_kept(world: World, app: App) -> None:
         await handle.send("n", 0)
         await handle.pause("for lunch")
         description = await handle.describe()
-        assert (description.status, description.reason, description.paused) == ("suspended", "paused", True)
+        assert (description.status, description.reason, description.paused) == (
+            "suspended",
+            "paused",
+            True,
+        )
         for i in (1, 2):
             await handle.send("n", i)
     async with world.node(app) as node:
@@ -146,7 +150,9 @@ async def test_pause_before_a_delayed_beginning(world: World, app: App) -> None:
         assert await handle.result(timeout=5) == 1
 
 
-async def test_a_paused_execution_that_continues_as_new_stays_paused(world: World, app: App) -> None:
+async def test_a_paused_execution_that_continues_as_new_stays_paused(
+    world: World, app: App
+) -> None:
     @app.workflow
     async def loop(i: int) -> int:
         if i == 0:

@@ -76,8 +76,12 @@ async def until_the_last_message(world: World, app: App) -> None:
         await waits_for(handle, "message last")
 
 
-@pytest.mark.parametrize("wrong", [other_order, other_input, missing, timer_instead, nothing, failing])
-async def test_code_that_differs_suspends_and_the_right_code_goes_on(world: World, wrong: Any) -> None:
+@pytest.mark.parametrize(
+    "wrong", [other_order, other_input, missing, timer_instead, nothing, failing]
+)
+async def test_code_that_differs_suspends_and_the_right_code_goes_on(
+    world: World, wrong: Any
+) -> None:
     await until_the_last_message(world, shop(right))
     async with world.node(shop(wrong)) as node:
         handle = node.client.get("o")
@@ -89,7 +93,9 @@ async def test_code_that_differs_suspends_and_the_right_code_goes_on(world: Worl
         failure = description.failure
         assert failure is not None
         assert failure.category == "configuration"
-        assert re.search(r"test_recovery_by_deploy\.py:\d+", failure.message), "it names file and line"
+        assert re.search(r"test_recovery_by_deploy\.py:\d+", failure.message), (
+            "it names file and line"
+        )
         assert "patched" in failure.message
         assert await handle.history() == before, "nothing was changed"
         assert [d.id for d in await node.client.list(status="suspended")] == ["o"]

@@ -124,7 +124,9 @@ async def test_replace_ends_the_one_that_runs_and_starts_anew(world: World, app:
         assert await new.result(timeout=5) == 2, "the message for the old one is gone"
         description = await new.describe()
         assert (description.type, description.execution) == ("work", 2)
-        assert await new.executions() == [2], "the number goes on, the replaced one's history is gone"
+        assert await new.executions() == [2], (
+            "the number goes on, the replaced one's history is gone"
+        )
         assert type((await new.history())[-1].event).__name__ == "Completed"
         assert await new.kv() == {}
         assert description.custom_status() is None
@@ -134,7 +136,9 @@ async def test_replace_ends_the_one_that_runs_and_starts_anew(world: World, app:
     assert ran == [1]
 
 
-async def test_a_replaced_ones_late_results_do_not_reach_the_new_one(world: World, app: App) -> None:
+async def test_a_replaced_ones_late_results_do_not_reach_the_new_one(
+    world: World, app: App
+) -> None:
     gate, began = asyncio.Event(), asyncio.Event()
     calls: list[int] = []
 

@@ -91,7 +91,9 @@ async def test_one_that_asks_too_late_is_given_up_and_has_not_failed() -> None:
             assert await node.client.workflow(other, id="other").result(timeout=5) is None
 
 
-async def test_what_does_not_end_is_waited_for_once_and_named(caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_does_not_end_is_waited_for_once_and_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     app = App("stop")
     release, threads = asyncio.Event(), threading.Event()
     running: list[str] = []
@@ -178,5 +180,7 @@ print("over", flush=True)
 
 
 def test_a_thread_that_does_not_end_does_not_keep_the_program() -> None:
-    done = subprocess.run([sys.executable, "-c", EMBEDDED], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", EMBEDDED], capture_output=True, text=True, timeout=30, check=True
+    )
     assert done.stdout == "over\n", done.stderr

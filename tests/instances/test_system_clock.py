@@ -300,7 +300,9 @@ def test_a_node_goes_on_from_the_time_of_the_one_before() -> None:
     assert machine.ran_ns / NS < 7
 
 
-def test_a_time_of_another_age_is_not_followed_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_time_of_another_age_is_not_followed_and_the_log_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     machine = Machine()
 
     async def work() -> None:

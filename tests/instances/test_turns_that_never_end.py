@@ -69,7 +69,11 @@ async def test_it_is_set_aside_and_released(world: World, kind: str) -> None:
         assert "retry()" in description.failure.message
         assert await handle.history() == before
         assert description.custom_status() is None
-        assert [await node.client.workflow("other", id=f"o{i}").run(i) for i in range(3)] == [0, 1, 2]
+        assert [await node.client.workflow("other", id=f"o{i}").run(i) for i in range(3)] == [
+            0,
+            1,
+            2,
+        ]
         assert [d.id for d in await node.client.list(reason="poison")] == ["w"]
     async with world.node(make("mended"), **OPTIONS) as node:
         handle = node.client.get("w")
@@ -120,7 +124,9 @@ async def test_mail_for_one_that_was_set_aside_is_kept(world: World) -> None:
 
 
 @pytest.mark.parametrize("world", ["memory"], indirect=True)
-async def test_one_that_keeps_itself_busy_without_waiting_for_anything(world: World, app: App) -> None:
+async def test_one_that_keeps_itself_busy_without_waiting_for_anything(
+    world: World, app: App
+) -> None:
     @app.workflow
     async def busy() -> None:
         while True:

@@ -113,7 +113,9 @@ async def test_the_caller_of_a_replaced_run_learns_of_it(pair: Pair, echo: Any, 
     await second.send("go", True)
     assert await second.result(timeout=PATIENCE_S) == "second"
     for waiting in (first, by_id) if who == "inside" else (first,):
-        with pytest.raises((WorkflowTerminated, NotFound), match="replaced by a new start of the same id"):
+        with pytest.raises(
+            (WorkflowTerminated, NotFound), match="replaced by a new start of the same id"
+        ):
             await asyncio.wait_for(waiting, PATIENCE_S)
     if who == "outside":
         by_id.cancel()
@@ -159,7 +161,9 @@ async def test_a_start_that_joins_waits_for_the_joined_run(pair: Pair, echo: Any
     assert (await pair.inside.get("x").describe()).status == "running"
 
 
-async def test_posted_starts_are_followed_to_the_run_that_they_joined(world: World, app: App, echo: Any) -> None:
+async def test_posted_starts_are_followed_to_the_run_that_they_joined(
+    world: World, app: App, echo: Any
+) -> None:
     """No node runs yet: nobody can say which of the starts makes the run."""
     async with Client.open(world.store) as outside:
         handles = [outside.workflow(echo, id="x") for _ in range(3)]
@@ -167,7 +171,9 @@ async def test_posted_starts_are_followed_to_the_run_that_they_joined(world: Wor
             await handle.start("same")
         rival = outside.workflow(echo, id="x")
         await rival.start("other")
-        waiting = [asyncio.create_task(handle.result(timeout=PATIENCE_S)) for handle in (*handles, rival)]
+        waiting = [
+            asyncio.create_task(handle.result(timeout=PATIENCE_S)) for handle in (*handles, rival)
+        ]
         await asyncio.sleep(0)
         async with world.node(app) as node:
             await waits_for(node.client.get("x"), "message go")
@@ -239,7 +245,9 @@ async def test_a_node_is_started_by_one_call(world: World, app: App) -> None:
     node = world.node(app)
     outcomes = await asyncio.gather(node.start(), node.start(), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [type(None), UsageError]
-    assert any(why in str(outcomes[1]) for why in ("is being started by another call", "runs already"))
+    assert any(
+        why in str(outcomes[1]) for why in ("is being started by another call", "runs already")
+    )
     await node.stop()
     await node.start()
     await node.stop()
@@ -247,13 +255,17 @@ async def test_a_node_is_started_by_one_call(world: World, app: App) -> None:
 
 async def test_two_starts_that_replace_in_one_turn_tell_every_caller(pair: Pair, echo: Any) -> None:
     def starting(text: str) -> asyncio.Task[Any]:
-        return asyncio.create_task(pair.inside.workflow(echo, id="x", if_exists="replace").run(text))
+        return asyncio.create_task(
+            pair.inside.workflow(echo, id="x", if_exists="replace").run(text)
+        )
 
     runs = [starting("first")]
     await until(lambda: has_begun(pair.inside, "x"), "the first run")
     runs += [starting("second"), starting("third"), starting("last")]
     await until(lambda: is_of(pair.inside, "x", "last"), "the last run")
     await pair.inside.get("x").send("go", True)
-    *replaced, last = await asyncio.wait_for(asyncio.gather(*runs, return_exceptions=True), PATIENCE_S)
+    *replaced, last = await asyncio.wait_for(
+        asyncio.gather(*runs, return_exceptions=True), PATIENCE_S
+    )
     assert last == "last"
     assert [type(error) for error in replaced] == [WorkflowTerminated] * 3

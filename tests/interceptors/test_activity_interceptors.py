@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 from engine import World
 
-from perdure import ActivityError, ActivityTimeout, App, Interceptor, Node, RetryPolicy, WorkflowFailed, activity
+from perdure import (
+    ActivityError,
+    ActivityTimeout,
+    App,
+    Interceptor,
+    Node,
+    RetryPolicy,
+    WorkflowFailed,
+    activity,
+)
 from perdure.errors import Failure
 from perdure.interceptor import ActivityInfo, NextActivity
 
@@ -51,7 +60,9 @@ async def test_the_first_is_the_outermost_and_each_attempt_is_seen(world: World,
         return await flaky()
 
     seen: list[str] = []
-    async with Node(app, world.store, interceptors=[Recorder("a", seen), Recorder("b", seen)]) as node:
+    async with Node(
+        app, world.store, interceptors=[Recorder("a", seen), Recorder("b", seen)]
+    ) as node:
         assert await run(node, calls) == "up"
     expected: list[str] = []
     for attempt, outcome in [(1, "OSError"), (2, "OSError"), (3, "up")]:
@@ -119,7 +130,9 @@ async def test_a_result_of_the_wrong_type_is_a_failure(world: World, app: App) -
             await run(node, calls)
 
 
-async def test_an_error_is_the_failure_of_the_attempt_and_is_retried(world: World, app: App) -> None:
+async def test_an_error_is_the_failure_of_the_attempt_and_is_retried(
+    world: World, app: App
+) -> None:
     failures: list[Failure] = []
 
     class Late(Interceptor):
@@ -146,7 +159,9 @@ async def test_an_error_is_the_failure_of_the_attempt_and_is_retried(world: Worl
         assert await run(node, calls) == 2
     (failure,) = failures
     assert (failure.type, failure.message) == ("PermissionError", "not yet")
-    assert "perdure/interceptor.py" not in failure.traceback, "the frames of the framework are left out"
+    assert "perdure/interceptor.py" not in failure.traceback, (
+        "the frames of the framework are left out"
+    )
 
 
 async def test_it_works_as_inside_the_activity(world: World, app: App) -> None:
@@ -159,7 +174,12 @@ async def test_it_works_as_inside_the_activity(world: World, app: App) -> None:
 
         async def activity(self, call: ActivityInfo, next: NextActivity) -> object:
             activity.heartbeat("here")
-            self.got = (activity.info() == call, activity.resources(int), call.instance, call.workflow)
+            self.got = (
+                activity.info() == call,
+                activity.resources(int),
+                call.instance,
+                call.workflow,
+            )
             return await next()
 
     @app.activity

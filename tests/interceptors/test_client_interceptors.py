@@ -131,7 +131,9 @@ async def test_a_bulk_call_is_seen_for_each_instance(world: World, app: App) -> 
     assert asked == ["a delete a None", "a delete b None", "a prune a None", "a prune b None"]
 
 
-async def test_arguments_are_replaced_before_they_are_encoded(world: World, app: App, echo: Any) -> None:
+async def test_arguments_are_replaced_before_they_are_encoded(
+    world: World, app: App, echo: Any
+) -> None:
     changing = Changing(args=("lo",), kwargs={"times": 2})
     async with Node(app, world.store, interceptors=[changing]) as node:
         assert await node.client.workflow(echo, id="x").run("hi") == "lolo"
@@ -144,7 +146,9 @@ async def test_a_result_is_replaced(world: World, app: App, echo: Any) -> None:
 
     async with Node(app, world.store, interceptors=[Shouting()]) as node:
         assert await node.client.workflow(echo, id="x").run("hi") == "HI"
-        assert await node.client.get("x").result() == "hi", "reading is not intercepted, and nothing stored is changed"
+        assert await node.client.get("x").result() == "hi", (
+            "reading is not intercepted, and nothing stored is changed"
+        )
 
 
 async def test_headers_reach_those_further_in(world: World, app: App, echo: Any) -> None:
@@ -166,7 +170,9 @@ async def test_headers_reach_those_further_in(world: World, app: App, echo: Any)
         assert reading.headers == {"tenant": "acme"}
 
 
-async def test_an_error_reaches_the_caller_and_nothing_is_sent(world: World, app: App, echo: Any) -> None:
+async def test_an_error_reaches_the_caller_and_nothing_is_sent(
+    world: World, app: App, echo: Any
+) -> None:
     class Refusing(Interceptor):
         async def send(self, call: Outgoing, next: NextSend) -> object:
             raise PermissionError(call.id)
@@ -221,5 +227,7 @@ async def test_what_is_no_interceptor_is_refused(app: App) -> None:
         with pytest.raises(UsageError, match="is no interceptor; give an object, not its class"):
             app.node(store, interceptors=wrong)
         wrong = [print]
-        with pytest.raises(UsageError, match="is no interceptor; derive its class from Interceptor"):
+        with pytest.raises(
+            UsageError, match="is no interceptor; derive its class from Interceptor"
+        ):
             Client.open(store, interceptors=wrong)

@@ -35,7 +35,9 @@ def stack() -> list[str]:
     return names
 
 
-async def stacks(app: App, store: Any, interceptors: list[Interceptor]) -> tuple[list[str], list[str]]:
+async def stacks(
+    app: App, store: Any, interceptors: list[Interceptor]
+) -> tuple[list[str], list[str]]:
     """What is on the stack below an activity, and below the workflow."""
 
     @app.activity
@@ -48,12 +50,18 @@ async def stacks(app: App, store: Any, interceptors: list[Interceptor]) -> tuple
         return [await below_activity(), own]
 
     async with Node(app, store, interceptors=interceptors) as node:
-        in_activity, in_workflow = await node.client.workflow(below_workflow, id=f"x{len(interceptors)}").run()
+        in_activity, in_workflow = await node.client.workflow(
+            below_workflow, id=f"x{len(interceptors)}"
+        ).run()
     return in_activity, in_workflow
 
 
-@pytest.mark.parametrize("interceptors", [[], [Silent()], [ClientOnly()]], ids=["none", "silent", "client only"])
-async def test_turns_and_activities_run_bare(world: World, app: App, interceptors: list[Interceptor]) -> None:
+@pytest.mark.parametrize(
+    "interceptors", [[], [Silent()], [ClientOnly()]], ids=["none", "silent", "client only"]
+)
+async def test_turns_and_activities_run_bare(
+    world: World, app: App, interceptors: list[Interceptor]
+) -> None:
     in_activity, in_workflow = await stacks(app, world.store, interceptors)
     assert in_activity == ["_run", "run", "_activity"]
     assert "_turn" in in_workflow
@@ -61,7 +69,9 @@ async def test_turns_and_activities_run_bare(world: World, app: App, interceptor
 
 
 @pytest.mark.parametrize("interceptors", [[], [Silent()]], ids=["none", "silent"])
-async def test_verbs_run_bare(app: App, monkeypatch: pytest.MonkeyPatch, interceptors: list[Interceptor]) -> None:
+async def test_verbs_run_bare(
+    app: App, monkeypatch: pytest.MonkeyPatch, interceptors: list[Interceptor]
+) -> None:
     @app.workflow
     async def nothing() -> None:
         return None

@@ -30,7 +30,9 @@ from perdure.interceptor import NextTurn, TurnInfo
 class FakeSpan(NonRecordingSpan):
     """Remembers what it was told."""
 
-    def __init__(self, number: int, name: str, kind: SpanKind, parent: Span, attributes: dict[str, Any]) -> None:
+    def __init__(
+        self, number: int, name: str, kind: SpanKind, parent: Span, attributes: dict[str, Any]
+    ) -> None:
         super().__init__(SpanContext(1, number, is_remote=False, trace_flags=TraceFlags(1)))
         self.name, self.kind, self.attributes = name, kind, attributes
         self.parent = parent if isinstance(parent, FakeSpan) else None
@@ -70,7 +72,9 @@ class FakeTracer(Tracer):
         *args: Any,
         **kwargs: Any,
     ) -> FakeSpan:
-        span = FakeSpan(len(self.spans) + 1, name, kind, get_current_span(context), dict(attributes or {}))
+        span = FakeSpan(
+            len(self.spans) + 1, name, kind, get_current_span(context), dict(attributes or {})
+        )
         self.spans.append(span)
         return span
 
@@ -103,7 +107,9 @@ async def test_spans_of_a_run(world: World, app: App, tracer: FakeTracer) -> Non
     async with Node(app, world.store, interceptors=[OpenTelemetry(tracer)]) as node:
         with tracer.start_as_current_span("request"):
             assert await node.client.workflow(adds, id="x").run(1, 2) == 3
-        seq = next(e.event.seq for e in await node.client.get("x").history() if hasattr(e.event, "seq"))
+        seq = next(
+            e.event.seq for e in await node.client.get("x").history() if hasattr(e.event, "seq")
+        )
 
     (request,), (client,) = tracer.named("request"), tracer.named("perdure.client.run")
     assert (client.parent, client.kind) == (request, SpanKind.CLIENT)
@@ -128,7 +134,9 @@ async def test_spans_of_a_run(world: World, app: App, tracer: FakeTracer) -> Non
             "perdure.execution": 1,
             "perdure.commits": True,
         }
-    assert [s.parent for s in (attempt, *turns)] == [None, None, None], "who woke the node is not who asked for it"
+    assert [s.parent for s in (attempt, *turns)] == [None, None, None], (
+        "who woke the node is not who asked for it"
+    )
     assert [s.status for s in tracer.spans] == [None] * len(tracer.spans)
 
 
@@ -153,7 +161,9 @@ async def test_names_of_channels_and_events(world: World, app: App, tracer: Fake
     ]
 
 
-async def test_each_attempt_has_a_span_and_its_error(world: World, app: App, tracer: FakeTracer) -> None:
+async def test_each_attempt_has_a_span_and_its_error(
+    world: World, app: App, tracer: FakeTracer
+) -> None:
     @app.activity(retry=RetryPolicy(maximum_attempts=2, initial_interval=0.001))
     async def bad() -> None:
         raise OSError(f"down {activity.info().attempt}")
@@ -167,12 +177,16 @@ async def test_each_attempt_has_a_span_and_its_error(world: World, app: App, tra
             await node.client.workflow(calls, id="x").run()
     attempts = tracer.named("perdure.activity")
     assert [span.attributes["perdure.attempt"] for span in attempts] == [1, 2]
-    assert [span.status for span in attempts] == [(StatusCode.ERROR, f"OSError: down {n}") for n in (1, 2)]
+    assert [span.status for span in attempts] == [
+        (StatusCode.ERROR, f"OSError: down {n}") for n in (1, 2)
+    ]
     assert [str(span.exceptions[0]) for span in attempts] == ["down 1", "down 2"]
     (client,) = tracer.named("perdure.client.run")
     assert client.status is not None
     assert client.status[0] is StatusCode.ERROR
-    assert [span.status for span in tracer.named("perdure.turn")] == [None] * 3, "a turn that records a failure is well"
+    assert [span.status for span in tracer.named("perdure.turn")] == [None] * 3, (
+        "a turn that records a failure is well"
+    )
 
 
 async def test_a_cancelled_attempt_shows_it(world: World, app: App, tracer: FakeTracer) -> None:

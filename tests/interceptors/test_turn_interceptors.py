@@ -88,7 +88,9 @@ def greet(app: App) -> Any:
 
 async def test_the_first_is_the_outermost(world: World, app: App, greet: Any) -> None:
     seen: list[str] = []
-    async with Node(app, world.store, interceptors=[Recorder("a", seen), Recorder("b", seen)]) as node:
+    async with Node(
+        app, world.store, interceptors=[Recorder("a", seen), Recorder("b", seen)]
+    ) as node:
         await node.client.workflow(greet, id="x").run("Ada")
     assert seen == ["a x", "b x", "b done", "a done"]
 
@@ -116,14 +118,18 @@ async def test_a_broken_turn_is_taken_again(
 ) -> None:
     breaking = Breaking("x", 1, how)
     async with Node(app, world.store, interceptors=[breaking]) as node:
-        assert await asyncio.wait_for(node.client.workflow(greet, id="x").run("Ada"), 5) == "hello Ada"
+        assert (
+            await asyncio.wait_for(node.client.workflow(greet, id="x").run("Ada"), 5) == "hello Ada"
+        )
         assert len(await node.client.get("x").history()) > 0
     assert breaking.times == 0
     assert re.search(f"a turn of 'x' was stopped: .*{why}", caplog.text)
 
 
 @pytest.mark.parametrize(("how", "why"), WAYS, ids=lambda v: getattr(v, "__name__", ""))
-async def test_one_that_stays_broken_is_set_aside_alone(world: World, app: App, how: Any, why: str) -> None:
+async def test_one_that_stays_broken_is_set_aside_alone(
+    world: World, app: App, how: Any, why: str
+) -> None:
     go = workflow.Channel[str]("go")
 
     @app.workflow

@@ -145,11 +145,15 @@ async def what_nobody_awaits_at_the_end() -> None:
 
 
 @pytest.mark.parametrize(("workflow", "calls"), SCENARIOS, ids=lambda v: getattr(v, "__name__", ""))
-def test_calls_that_are_given_up(workflow: Callable[[], Coroutine[Any, Any, None]], calls: int) -> None:
+def test_calls_that_are_given_up(
+    workflow: Callable[[], Coroutine[Any, Any, None]], calls: int
+) -> None:
     drive = played(workflow)
     assert drive.row.status == "completed", drive.row.failure
     activities = {e.seq for e in drive.events() if isinstance(e, ActivityScheduled)}
-    given_up = [e.seq for e in drive.events() if isinstance(e, CommandCancelled) and e.seq in activities]
+    given_up = [
+        e.seq for e in drive.events() if isinstance(e, CommandCancelled) and e.seq in activities
+    ]
     assert len(given_up) == calls
     assert sorted(set(given_up)) == sorted(given_up), "each once"
 

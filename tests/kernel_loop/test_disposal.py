@@ -64,11 +64,16 @@ def waiting(shape: Shape) -> tuple[Drive, weakref.ref[Witness]]:
 
 def test_frames_can_be_dropped_on_this_interpreter() -> None:
     """CPython with the GIL; elsewhere the tests below show that the other way is safe, too."""
-    expected = sys.implementation.name == "cpython" and getattr(sys, "_is_gil_enabled", lambda: True)()
+    expected = (
+        sys.implementation.name == "cpython" and getattr(sys, "_is_gil_enabled", lambda: True)()
+    )
     assert expected == CAN_MARK
 
 
-@pytest.mark.skipif(not CAN_MARK, reason="this interpreter cannot drop frames silently: the fallback is tested below")
+@pytest.mark.skipif(
+    not CAN_MARK,
+    reason="this interpreter cannot drop frames silently: the fallback is tested below",
+)
 @shapes
 def test_no_line_runs_and_memory_is_free(shape: Shape) -> None:
     drive, witness = waiting(shape)
@@ -138,7 +143,9 @@ def test_a_type_that_would_run_code_when_it_is_looked_up_is_not_asked() -> None:
 
 
 @shapes
-def test_where_frames_cannot_be_dropped_nothing_is_recorded(shape: Shape, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_frames_cannot_be_dropped_nothing_is_recorded(
+    shape: Shape, monkeypatch: pytest.MonkeyPatch
+) -> None:
     quarantine: list[object] = []
     monkeypatch.setattr(disposal, "CAN_MARK", False)
     monkeypatch.setattr(disposal, "quarantine", quarantine)

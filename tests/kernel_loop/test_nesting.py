@@ -72,21 +72,30 @@ async def in_a_node() -> None:
         words = ["one", "two", "three"]
         assert await node.client.workflow(chorus, id="c-1").run(words) == ["ONE", "TWO", "THREE"]
         handles = [node.client.workflow(chorus, id=f"many-{i}") for i in range(20)]
-        assert await asyncio.gather(*[h.run([str(i)]) for i, h in enumerate(handles)]) == [[str(i)] for i in range(20)]
+        assert await asyncio.gather(*[h.run([str(i)]) for i, h in enumerate(handles)]) == [
+            [str(i)] for i in range(20)
+        ]
 
 
 async def in_two_nodes() -> None:
     async with app.node("memory://") as one, app.node("memory://") as two:
         results = await asyncio.gather(
-            *[n.client.workflow(chorus, id=f"c-{i}").run(["x", "y"]) for n in (one, two) for i in range(10)]
+            *[
+                n.client.workflow(chorus, id=f"c-{i}").run(["x", "y"])
+                for n in (one, two)
+                for i in range(10)
+            ]
         )
     assert results == [["X", "Y"]] * 20
 
 
-@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize(
+    "new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
+)
 @pytest.mark.parametrize("place", [in_a_task, in_a_callback, in_a_node, in_two_nodes])
 def test_inside_another_loop(
-    place: Callable[[], Coroutine[Any, Any, None]], new_loop: Callable[[], asyncio.AbstractEventLoop]
+    place: Callable[[], Coroutine[Any, Any, None]],
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
 ) -> None:
     with asyncio.Runner(loop_factory=new_loop) as runner:
         runner.run(place())
@@ -174,7 +183,9 @@ async def test_the_node_does_not_leak_its_context() -> None:
     assert variable.get() == "the node's"
 
 
-async def test_an_error_in_a_turn_leaves_the_outer_loop_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_error_in_a_turn_leaves_the_outer_loop_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("perdure.kernel.loop.CALLBACKS_MAX", 1_000)
 
     async def busy() -> None:

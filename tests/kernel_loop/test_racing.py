@@ -104,9 +104,12 @@ def test_join_in_both_orders() -> None:
             return await act(name)
 
         both = [
-            await workflow.join(after(3, "a"), fails(), after(1, "b"), order=order) for order in ("argument", "history")
+            await workflow.join(after(3, "a"), fails(), after(1, "b"), order=order)
+            for order in ("argument", "history")
         ]
-        return [[o if isinstance(o, str) else type(o).__name__ for o in outcomes] for outcomes in both]
+        return [
+            [o if isinstance(o, str) else type(o).__name__ for o in outcomes] for outcomes in both
+        ]
 
     assert result(joined) == [["A", "ValueError", "B"], ["B", "ValueError", "A"]]
 

@@ -59,7 +59,15 @@ REFUSED: dict[str, str] = {
     "set_exception_handler": NODE,
     "default_exception_handler": NODE,
 }
-ALLOWED = {"call_at", "call_later", "call_soon", "call_soon_threadsafe", "create_future", "create_task", "time"}
+ALLOWED = {
+    "call_at",
+    "call_later",
+    "call_soon",
+    "call_soon_threadsafe",
+    "create_future",
+    "create_task",
+    "time",
+}
 ALLOWED |= {
     "call_exception_handler",
     "get_debug",
@@ -89,10 +97,14 @@ def test_every_method_of_a_loop_is_either_refused_or_deterministic() -> None:
     methods = {n for n in dir(asyncio.AbstractEventLoop) if not n.startswith("_")}
     assert methods - ALLOWED - set(REFUSED) == set()
     for name in methods - {"get_exception_handler"}:
-        assert name in WorkflowLoop.__dict__, f"{name} is asyncio's own, which raises without a remedy"
+        assert name in WorkflowLoop.__dict__, (
+            f"{name} is asyncio's own, which raises without a remedy"
+        )
 
 
-@pytest.mark.parametrize("name", ["open_connection", "create_subprocess_exec", "to_thread", "start_server"])
+@pytest.mark.parametrize(
+    "name", ["open_connection", "create_subprocess_exec", "to_thread", "start_server"]
+)
 def test_what_asyncio_builds_on_them(name: str) -> None:
     async def tries() -> str:
         calls: dict[str, Any] = {
@@ -120,7 +132,9 @@ async def test_nobody_reaches_in_from_outside() -> None:
     drive = started(shows_its_loop)
     with pytest.raises(WorkflowViolation, match="send it a message"):
         loops[0].call_soon_threadsafe(print)
-    with pytest.raises(NotImplementedError):  # libraries ask by this whether a loop can be reached from outside
+    with pytest.raises(
+        NotImplementedError
+    ):  # libraries ask by this whether a loop can be reached from outside
         loops[0].call_soon_threadsafe(print)
     assert drive.pending()
 

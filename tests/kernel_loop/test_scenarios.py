@@ -250,6 +250,8 @@ async def a_call_that_ended_makes_a_task() -> str:
     return await asyncio.create_task(call)
 
 
-@pytest.mark.parametrize(("workflow", "expected"), SCENARIOS, ids=lambda v: getattr(v, "__name__", ""))
+@pytest.mark.parametrize(
+    ("workflow", "expected"), SCENARIOS, ids=lambda v: getattr(v, "__name__", "")
+)
 def test_scenario(workflow: Callable[[], Coroutine[Any, Any, Any]], expected: object) -> None:
     assert result(workflow) == expected

@@ -14,7 +14,9 @@ def make_app() -> App:
     """A shop. `charge` fails until the third attempt, `hang` never ends, `ask` waits for another instance."""
     app = App("shop")
 
-    @app.activity(retry=RetryPolicy(maximum_attempts=5, initial_interval=3_600, maximum_interval=86_400))
+    @app.activity(
+        retry=RetryPolicy(maximum_attempts=5, initial_interval=3_600, maximum_interval=86_400)
+    )
     async def charge(card: str, cents: int = 100) -> str:
         if activity.info().attempt < 3:
             raise ConnectionError("the bank is away")

@@ -83,9 +83,13 @@ async def test_a_fake_takes_over_from_the_next_attempt_on(node: VirtualNode) -> 
     assert (call.attempts, call.outcome) == (2, "completed")
 
 
-async def test_what_a_fake_returns_must_be_what_the_activity_could_return(node: VirtualNode) -> None:
+async def test_what_a_fake_returns_must_be_what_the_activity_could_return(
+    node: VirtualNode,
+) -> None:
     node.replace("charge", lambda card, cents: 5)
-    with pytest.raises(WorkflowFailed, match=r"result of activity 'charge': Expected `str`, got `int`"):
+    with pytest.raises(
+        WorkflowFailed, match=r"result of activity 'charge': Expected `str`, got `int`"
+    ):
         await node.client.workflow("pay", id="p").run("4242")
 
 
@@ -166,7 +170,9 @@ def app_activity(app: App, name: str) -> Any:
     return AsyncActivity(definition, definition.options)
 
 
-async def test_calls_of_earlier_executions_and_detached_ones_are_there(node: VirtualNode, app: App) -> None:
+async def test_calls_of_earlier_executions_and_detached_ones_are_there(
+    node: VirtualNode, app: App
+) -> None:
     note = app_activity(app, "note")
 
     @app.workflow
@@ -192,7 +198,10 @@ async def test_calls_of_earlier_executions_and_detached_ones_are_there(node: Vir
 
 @pytest.mark.parametrize("name", ["chrage", "", 7, None])
 def test_an_activity_that_is_not_there_is_named_with_those_that_are(name: object, app: App) -> None:
-    with pytest.raises(UsageError, match=r"app 'shop' has no activity .* to replace; it has ask, charge, hang, note"):
+    with pytest.raises(
+        UsageError,
+        match=r"app 'shop' has no activity .* to replace; it has ask, charge, hang, note",
+    ):
         testing.node(app, activities={name: plain})  # type: ignore[dict-item]
 
 
@@ -210,13 +219,20 @@ def test_an_activity_of_another_app_is_refused(app: App) -> None:
         (lambda card, *, cents: "x", "too many positional arguments"),
     ],
 )
-def test_a_fake_that_cannot_take_the_arguments_is_refused(fake: Callable[..., object], why: str, app: App) -> None:
-    with pytest.raises(UsageError, match=f"the fake for activity 'charge' cannot be called as .*{why.split(': ')[-1]}"):
+def test_a_fake_that_cannot_take_the_arguments_is_refused(
+    fake: Callable[..., object], why: str, app: App
+) -> None:
+    with pytest.raises(
+        UsageError,
+        match=f"the fake for activity 'charge' cannot be called as .*{why.split(': ')[-1]}",
+    ):
         testing.node(app).replace("charge", fake)
 
 
 def test_keywords_of_the_activity_must_be_keywords_of_the_fake(app: App) -> None:
-    with pytest.raises(UsageError, match=r"called as note\(text, loud=\): .*'loud'; give it the same parameters"):
+    with pytest.raises(
+        UsageError, match=r"called as note\(text, loud=\): .*'loud'; give it the same parameters"
+    ):
         testing.node(app).replace("note", lambda text: None)
 
 

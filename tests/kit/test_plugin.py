@@ -38,8 +38,20 @@ def run(folder: Path, tests: str, *options: str, ini: str = ASYNCIO) -> tuple[di
     """Run tests in a process of their own; what became of each, and everything that was printed."""
     (folder / "shop.py").write_text(SHOP)
     (folder / "test_shop.py").write_text(f"from shop import *\n{tests}")
-    (folder / "pytest.ini").write_text(f"[pytest]\naddopts = --strict-markers\nfilterwarnings = error\n{ini}")
-    command = [sys.executable, "-m", "pytest", "-v", "-p", "perdure_pytest", "-p", "no:cacheprovider", *options]
+    (folder / "pytest.ini").write_text(
+        f"[pytest]\naddopts = --strict-markers\nfilterwarnings = error\n{ini}"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-v",
+        "-p",
+        "perdure_pytest",
+        "-p",
+        "no:cacheprovider",
+        *options,
+    ]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
     printed = done.stdout + done.stderr
     return dict(re.findall(r"^test_shop\.py::(\w+)\S* (\w+)", printed, re.MULTILINE)), printed
@@ -96,9 +108,15 @@ async def test_crash_in_a_loop(perdure_crash):
     good = ["test_node", "test_mark", "test_store", "test_crash"]
     assert {name: outcomes.get(name) for name in good} == dict.fromkeys(good, "PASSED"), printed
     assert outcomes["test_bad_mark"] == outcomes["test_bad_start"] == "ERROR"
-    assert "unexpected keyword argument 'begin'; it is perdure(start=datetime, patience=seconds" in printed
+    assert (
+        "unexpected keyword argument 'begin'; it is perdure(start=datetime, patience=seconds"
+        in printed
+    )
     assert "a clock starts at a datetime with a time zone" in printed
-    assert "the test left a node of app 'shop' running; use `async with perdure_node(app) as node:`" in printed
+    assert (
+        "the test left a node of app 'shop' running; use `async with perdure_node(app) as node:`"
+        in printed
+    )
     assert outcomes["test_crash_in_a_loop"] == "FAILED"
     assert "call it in a plain `def` test" in printed
 
@@ -124,7 +142,9 @@ def test_crash(perdure_crash):
 
 def test_options(tmp_path: Path) -> None:
     tests = TESTS.replace("STORE", "'SQLiteStore'").replace("EVERY", "3")
-    outcomes, printed = run(tmp_path, tests, "--perdure-store", "sqlite", "--perdure-crash-every", "3")
+    outcomes, printed = run(
+        tmp_path, tests, "--perdure-store", "sqlite", "--perdure-crash-every", "3"
+    )
     assert outcomes == {"test_node": "PASSED", "test_crash": "PASSED"}, printed
 
 
@@ -132,7 +152,10 @@ def test_options(tmp_path: Path) -> None:
     ("options", "why"),
     [
         (["--perdure-store", "postgres"], "--perdure-store: invalid choice: 'postgres'"),
-        (["--perdure-crash-every", "0"], "--perdure-crash-every: must be a whole number of at least 1, got '0'"),
+        (
+            ["--perdure-crash-every", "0"],
+            "--perdure-crash-every: must be a whole number of at least 1, got '0'",
+        ),
     ],
 )
 def test_bad_options_are_named(options: list[str], why: str, tmp_path: Path) -> None:
@@ -171,7 +194,17 @@ def test_a_run_that_uses_no_fixture_does_not_import_perdure(tmp_path: Path) -> N
     (tmp_path / "test_nothing.py").write_text(
         "import sys\ndef test_nothing():\n    assert [m for m in sys.modules if m.split('.')[0] == 'perdure'] == []\n"
     )
-    command = [sys.executable, "-m", "pytest", "-p", "perdure_pytest", "-p", "no:cacheprovider", "--fixtures", "-v"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "perdure_pytest",
+        "-p",
+        "no:cacheprovider",
+        "--fixtures",
+        "-v",
+    ]
     shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60).stdout
     fixtures = set(re.findall(r"^(perdure_\w+)", shown, re.MULTILINE))
     assert fixtures == {"perdure_clock", "perdure_crash", "perdure_node", "perdure_store_url"}
@@ -181,5 +214,7 @@ def test_a_run_that_uses_no_fixture_does_not_import_perdure(tmp_path: Path) -> N
 
 def test_without_an_event_loop_of_asyncio_a_node_says_so() -> None:
     starting = testing.node(App("shop")).start()
-    with pytest.raises(UsageError, match="a node runs on an asyncio event loop, and none runs here; with anyio"):
+    with pytest.raises(
+        UsageError, match="a node runs on an asyncio event loop, and none runs here; with anyio"
+    ):
         starting.send(None)

@@ -60,7 +60,9 @@ async def recorded(tmp_path: Path) -> Path:
         await terminated.terminate("no")
         await node.clock.sleep(0)
         for name in ("a", "p", "n", "open", "c", "m", "t"):
-            (await export_history(node.store, name, every_execution=True)).write(tmp_path / f"{name}.json")
+            (await export_history(node.store, name, every_execution=True)).write(
+                tmp_path / f"{name}.json"
+            )
     return tmp_path
 
 
@@ -84,7 +86,9 @@ def test_the_code_that_recorded_a_history_fits_it(recorded: Path, name: str) -> 
     assert (replayed.goes_on, replayed.skipped) == ((), ())
 
 
-def test_a_history_is_the_same_after_it_was_written_and_read(recorded: Path, tmp_path: Path) -> None:
+def test_a_history_is_the_same_after_it_was_written_and_read(
+    recorded: Path, tmp_path: Path
+) -> None:
     history = History.read(recorded / "c.json")
     history.write(tmp_path / "again.json")
     assert (tmp_path / "again.json").read_bytes() == (recorded / "c.json").read_bytes()
@@ -195,7 +199,9 @@ def test_a_mismatch_names_file_event_line_both_sides_and_the_remedy(recorded: Pa
 
 
 def test_code_that_ends_early_differs(recorded: Path) -> None:
-    with pytest.raises(ReplayMismatch, match="the journal has a timer, but the code did the end of the workflow"):
+    with pytest.raises(
+        ReplayMismatch, match="the journal has a timer, but the code did the end of the workflow"
+    ):
         replay(changed(no_sleep, "noted"), recorded / "n.json")
 
 
@@ -214,7 +220,8 @@ def test_a_difference_in_a_later_execution_is_found(recorded: Path) -> None:
 
 def test_a_workflow_or_a_version_that_is_gone_differs(recorded: Path) -> None:
     with pytest.raises(
-        ReplayMismatch, match=r"has no workflow 'noted' version 1.0.0; it has .*approval.* Remedy: keep"
+        ReplayMismatch,
+        match=r"has no workflow 'noted' version 1.0.0; it has .*approval.* Remedy: keep",
     ):
         replay(changed(lambda app: None, "noted"), recorded / "n.json")
 
@@ -337,8 +344,14 @@ BAD: dict[str, tuple[bytes, str]] = {
         b'{"format": "perdure-history-9"}',
         "has format 9, and this release reads format 1: run a newer",
     ),
-    "an older format": (b'{"format": "perdure-history-0"}', "has format 0, and this release reads format 1: export it"),
-    "no fields": (b'{"format": "perdure-history-1"}', "is damaged: Object missing required field `id`"),
+    "an older format": (
+        b'{"format": "perdure-history-0"}',
+        "has format 0, and this release reads format 1: export it",
+    ),
+    "no fields": (
+        b'{"format": "perdure-history-1"}',
+        "is damaged: Object missing required field `id`",
+    ),
     "no execution": (
         b'{"format":"perdure-history-1","id":"x","workflow":"w","status":"failed","executions":[]}',
         "it has no execution",
@@ -396,10 +409,14 @@ def test_only_histories_are_replaced(recorded: Path) -> None:
     history.write(recorded / "a.json")
     assert History.read(recorded / "a.json").id == "n"
     (recorded / "shop.py").write_text("print()")
-    with pytest.raises(UsageError, match=r"shop\.py exists, and is not replaced, because it is no history"):
+    with pytest.raises(
+        UsageError, match=r"shop\.py exists, and is not replaced, because it is no history"
+    ):
         history.write(recorded / "shop.py")
     assert (recorded / "shop.py").read_text() == "print()"
-    with pytest.raises(UsageError, match=r"cannot write .*: No such file or directory; give a file in a folder"):
+    with pytest.raises(
+        UsageError, match=r"cannot write .*: No such file or directory; give a file in a folder"
+    ):
         history.write(recorded / "no" / "n.json")
 
 

@@ -60,11 +60,15 @@ async def test_a_delayed_start_waits_for_its_time(node: VirtualNode) -> None:
 async def test_everything_happens_in_the_order_of_its_time(node: VirtualNode) -> None:
     delays = random.Random(7).sample(range(1, 10_000_000), 60)
     handles = [node.client.workflow("noted", id=f"n-{delay}") for delay in delays]
-    await asyncio.gather(*(h.start(str(delay), delay) for h, delay in zip(handles, delays, strict=True)))
+    await asyncio.gather(
+        *(h.start(str(delay), delay) for h, delay in zip(handles, delays, strict=True))
+    )
     await asyncio.gather(*(handle.result() for handle in handles))
     calls = await node.calls("note")
     assert [call.arguments["text"] for call in calls] == [str(delay) for delay in sorted(delays)]
-    assert [call.at for call in calls] == [BEGIN + timedelta(seconds=delay) for delay in sorted(delays)]
+    assert [call.at for call in calls] == [
+        BEGIN + timedelta(seconds=delay) for delay in sorted(delays)
+    ]
 
 
 async def test_two_runs_are_the_same_to_the_millisecond(app: App) -> None:
@@ -73,7 +77,9 @@ async def test_two_runs_are_the_same_to_the_millisecond(app: App) -> None:
             handles = [node.client.workflow("noted", id=f"n-{i}") for i in range(5)]
             await asyncio.gather(*(h.start("x", 10 + i % 3) for i, h in enumerate(handles)))
             await node.client.workflow("pay", id="p").run("4242")
-            pages = [[e.event for e in await node.client.get(f"n-{i}").history()][1:] for i in range(5)]
+            pages = [
+                [e.event for e in await node.client.get(f"n-{i}").history()][1:] for i in range(5)
+            ]
             return [*pages, *[e.event for e in await node.client.get("p").history()][1:]]
 
     assert await run() == await run()
@@ -89,11 +95,15 @@ async def test_a_test_can_go_on_by_an_hour(node: VirtualNode) -> None:
     assert node.clock.now() == BEGIN + timedelta(hours=1)
     assert await handle.status() == "running"
     await node.clock.sleep(timedelta(hours=1))
-    assert await handle.status() == "completed", "what is due at the moment at which a sleep ends is done by then"
+    assert await handle.status() == "completed", (
+        "what is due at the moment at which a sleep ends is done by then"
+    )
     assert await handle.result() == "nobody answered"
 
 
-async def test_to_sleep_for_no_time_is_to_wait_until_nothing_is_left_to_do(node: VirtualNode) -> None:
+async def test_to_sleep_for_no_time_is_to_wait_until_nothing_is_left_to_do(
+    node: VirtualNode,
+) -> None:
     handle = node.client.workflow("noted", id="n")
     await handle.start("now", 0)
     await node.clock.sleep(0)
@@ -114,7 +124,9 @@ async def test_time_that_is_held_does_not_move(node: VirtualNode) -> None:
     assert node.clock.now() == BEGIN
 
 
-async def test_waits_for_values_have_their_timeouts_in_the_time_of_the_node(node: VirtualNode) -> None:
+async def test_waits_for_values_have_their_timeouts_in_the_time_of_the_node(
+    node: VirtualNode,
+) -> None:
     handle = node.client.workflow("eternal", id="e")
     await handle.start()
     assert await handle.kv_wait("rounds", int, timeout=60) == 1
@@ -322,7 +334,9 @@ def hasty() -> SkippingClock:
     return SkippingClock(patience=0)
 
 
-async def test_a_wait_that_nothing_can_end_says_what_everybody_waits_for(app: App, hasty: SkippingClock) -> None:
+async def test_a_wait_that_nothing_can_end_says_what_everybody_waits_for(
+    app: App, hasty: SkippingClock
+) -> None:
     async with testing.node(app, clock=hasty) as node:
         await node.client.workflow("patient", id="other").start()
         await node.client.workflow("pay", id="done").run("4242")
@@ -332,25 +346,34 @@ async def test_a_wait_that_nothing_can_end_says_what_everybody_waits_for(app: Ap
     assert "nothing will happen any more" in text
     assert "the end of 'order-1'" in text
     for name in ("order-1", "other"):
-        assert f"{name!r} (patient 1.0.0) is running and waits for\n    message approved\n    at " in text
+        assert (
+            f"{name!r} (patient 1.0.0) is running and waits for\n    message approved\n    at "
+            in text
+        )
     assert "kit_shop.py:" in text
     assert "in patient" in text
     assert "'done'" not in text
 
 
-async def test_an_instance_that_was_set_aside_is_named_with_its_reason(app: App, hasty: SkippingClock) -> None:
+async def test_an_instance_that_was_set_aside_is_named_with_its_reason(
+    app: App, hasty: SkippingClock
+) -> None:
     @app.workflow
     async def stuck() -> None:
         await asyncio.Event().wait()
 
     async with testing.node(app, clock=hasty) as node:
-        with pytest.raises(WaitsForever, match=r"'s' \(stuck 1.0.0\) is suspended \(stuck\): .*test_time_skips.py"):
+        with pytest.raises(
+            WaitsForever, match=r"'s' \(stuck 1.0.0\) is suspended \(stuck\): .*test_time_skips.py"
+        ):
             await node.client.workflow(stuck, id="s").run()
 
 
 async def test_so_is_one_that_is_not_there_any_more(app: App, hasty: SkippingClock) -> None:
     async with testing.node(app, clock=hasty) as node:
-        with pytest.raises(WaitsForever, match=r"Waited for:\n  a letter\nNo instance is open; 0 have ended"):
+        with pytest.raises(
+            WaitsForever, match=r"Waited for:\n  a letter\nNo instance is open; 0 have ended"
+        ):
             async with node.clock.waiting("a letter"):
                 await asyncio.Event().wait()
 
@@ -370,12 +393,16 @@ async def test_a_wait_that_outlasts_every_limit_is_an_error(app: App) -> None:
     clock = SkippingClock(patience=0, limit=timedelta(days=20))
     async with testing.node(app, clock=clock) as node:
         await node.client.workflow("eternal", id="e").start()
-        with pytest.raises(WaitsForever, match=r"time has come to 2026-01-2\d and may not go beyond 2026-01-21"):
+        with pytest.raises(
+            WaitsForever, match=r"time has come to 2026-01-2\d and may not go beyond 2026-01-21"
+        ):
             await node.client.workflow("patient", id="p").run()
     assert clock.now() <= BEGIN + 20 * DAY
 
 
-async def test_an_alarm_that_only_rings_for_itself_does_not_keep_a_test_alive(app: App, hasty: SkippingClock) -> None:
+async def test_an_alarm_that_only_rings_for_itself_does_not_keep_a_test_alive(
+    app: App, hasty: SkippingClock
+) -> None:
     async with testing.node(app, clock=hasty) as node:
 
         def again() -> None:
@@ -411,7 +438,9 @@ def test_a_start_without_a_time_zone_is_refused(start: object) -> None:
         SkippingClock(start)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("name", "value"), [("patience", -1), ("limit", "a year"), ("limit", timedelta(days=-1))])
+@pytest.mark.parametrize(
+    ("name", "value"), [("patience", -1), ("limit", "a year"), ("limit", timedelta(days=-1))]
+)
 def test_a_bad_duration_of_a_clock_is_named(name: str, value: object) -> None:
     with pytest.raises(DefinitionError, match=f"{name} of a clock"):
         SkippingClock(**{name: value})

@@ -49,7 +49,9 @@ def marks(folder: Path) -> Counter[tuple[str, int, str]]:
     for path in folder.rglob("*.py"):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             if mark := re.search(r"#! (.*)", line):
-                found.update((str(path.relative_to(folder)), number, code) for code in mark[1].split())
+                found.update(
+                    (str(path.relative_to(folder)), number, code) for code in mark[1].split()
+                )
     return found
 
 

@@ -20,7 +20,10 @@ WRONG: dict[str, tuple[str, str]] = {
     "function under another name": ("from time import time as clock", "clock()  #! PD101"),
     "everything of a module": ("from time import *", "monotonic()  #! PD101"),
     "class": ("import datetime", "datetime.datetime.now(datetime.UTC)  #! PD101"),
-    "class, imported": ("from datetime import datetime, date", "datetime.utcnow(), date.today()  #! PD101 PD101"),
+    "class, imported": (
+        "from datetime import datetime, date",
+        "datetime.utcnow(), date.today()  #! PD101 PD101",
+    ),
     "today": ("from datetime import datetime as dt", "dt.today()  #! PD101"),
     "the present, as a time": ("import time", "time.localtime()  #! PD101"),
     "a global that is the function": ("import time\nnow = time.time", "now()  #! PD101"),
@@ -34,12 +37,21 @@ WRONG: dict[str, tuple[str, str]] = {
     "hash of text": ("", "hash('a')  #! PD104"),
     "hash of something": ("", "hash(given)  #! PD104"),
     "id": ("", "id(given)  #! PD104"),
-    "environment": ("import os", "os.environ['HOME'], os.getenv('HOME'), os.environ.get('A')  #! PD105 PD105 PD105"),
+    "environment": (
+        "import os",
+        "os.environ['HOME'], os.getenv('HOME'), os.environ.get('A')  #! PD105 PD105 PD105",
+    ),
     "environment, imported": ("from os import environ", "environ['HOME']  #! PD105"),
     "open": ("", "open('x')  #! PD201"),
     "Path": ("from pathlib import Path", "Path('x').read_text()  #! PD201"),
-    "Path, joined": ("from pathlib import Path\nHOME = Path('x')", "(HOME / 'y').exists()  #! PD201"),
-    "Path, in a variable": ("from pathlib import Path", "p = Path('x')\np.write_text('')  #! PD201"),
+    "Path, joined": (
+        "from pathlib import Path\nHOME = Path('x')",
+        "(HOME / 'y').exists()  #! PD201",
+    ),
+    "Path, in a variable": (
+        "from pathlib import Path",
+        "p = Path('x')\np.write_text('')  #! PD201",
+    ),
     "listing": ("import os, glob", "os.listdir(), glob.glob('*')  #! PD201 PD201"),
     "os.path": ("import os.path", "os.path.exists('x')  #! PD201"),
     "socket": ("import socket", "socket.create_connection(('h', 1))  #! PD202"),
@@ -51,13 +63,25 @@ WRONG: dict[str, tuple[str, str]] = {
     "aiohttp": ("import aiohttp", "aiohttp.ClientSession()  #! PD202"),
     "urllib": ("import urllib.request", "urllib.request.urlopen('u')  #! PD202"),
     "subprocess": ("from subprocess import run", "run(['true'])  #! PD203"),
-    "subprocess of asyncio": ("import asyncio", "await asyncio.create_subprocess_exec('true')  #! PD203"),
+    "subprocess of asyncio": (
+        "import asyncio",
+        "await asyncio.create_subprocess_exec('true')  #! PD203",
+    ),
     "thread": ("import threading", "threading.Thread(target=print).start()  #! PD204 PD401"),
     "pool": ("from concurrent.futures import ThreadPoolExecutor", "ThreadPoolExecutor()  #! PD204"),
-    "pool, by module": ("import concurrent.futures", "concurrent.futures.ProcessPoolExecutor()  #! PD204"),
+    "pool, by module": (
+        "import concurrent.futures",
+        "concurrent.futures.ProcessPoolExecutor()  #! PD204",
+    ),
     "to_thread": ("import asyncio", "await asyncio.to_thread(sum, [])  #! PD204"),
-    "to_thread of anyio": ("from anyio import to_thread", "await to_thread.run_sync(sum, [])  #! PD204"),
-    "executor": ("import asyncio", "loop = asyncio.get_running_loop()\nloop.run_in_executor(None, sum)  #! PD204"),
+    "to_thread of anyio": (
+        "from anyio import to_thread",
+        "await to_thread.run_sync(sum, [])  #! PD204",
+    ),
+    "executor": (
+        "import asyncio",
+        "loop = asyncio.get_running_loop()\nloop.run_in_executor(None, sum)  #! PD204",
+    ),
     "executor of an unknown loop": ("", "await given.run_in_executor(None, sum)  #! PD204"),
     "sleep": ("import time", "time.sleep(1)  #! PD205"),
     "input": ("", "input()  #! PD206"),
@@ -77,27 +101,54 @@ def test_it_finds(case: str, in_workflow: Check) -> None:
 
 
 RIGHT: dict[str, tuple[str, str]] = {
-    "our own": ("", "workflow.now(), workflow.random().random(), workflow.uuid4(), workflow.logger.info('x')"),
-    "asyncio": ("import asyncio", "await asyncio.sleep(1)\nasync with asyncio.timeout(3):\n    await asyncio.gather()"),
-    "a given time": ("import time, datetime", "time.gmtime(0), datetime.datetime.fromtimestamp(0), time.strftime"),
+    "our own": (
+        "",
+        "workflow.now(), workflow.random().random(), workflow.uuid4(), workflow.logger.info('x')",
+    ),
+    "asyncio": (
+        "import asyncio",
+        "await asyncio.sleep(1)\nasync with asyncio.timeout(3):\n    await asyncio.gather()",
+    ),
+    "a given time": (
+        "import time, datetime",
+        "time.gmtime(0), datetime.datetime.fromtimestamp(0), time.strftime",
+    ),
     "a seeded generator": ("import random", "random.Random(1).random()"),
     "a seeded generator of numpy": ("import numpy.random", "numpy.random.default_rng(1)"),
     "a derived id": ("import uuid", "uuid.uuid5(uuid.NAMESPACE_URL, 'x')"),
     "hash of a number": ("", "hash(3), hash(len('x'))"),
-    "types": ("import datetime, threading", "x: threading.Thread = given\nisinstance(given, datetime.datetime)"),
-    "pure paths": ("from pathlib import Path, PurePath", "Path('x').name, (Path('x') / 'y').suffix, PurePath('x')"),
-    "a method of that name": ("class Watch:\n    def now(self): return 3\nwatch = Watch()", "watch.now()"),
+    "types": (
+        "import datetime, threading",
+        "x: threading.Thread = given\nisinstance(given, datetime.datetime)",
+    ),
+    "pure paths": (
+        "from pathlib import Path, PurePath",
+        "Path('x').name, (Path('x') / 'y').suffix, PurePath('x')",
+    ),
+    "a method of that name": (
+        "class Watch:\n    def now(self): return 3\nwatch = Watch()",
+        "watch.now()",
+    ),
     "a function of that name": ("def uuid4(): return 'x'\ndef time(): return 3", "uuid4(), time()"),
     "a parameter of that name": ("import time", "(lambda time: time.time())(given)"),
     "a local variable of that name": ("import time", "time = given\ntime.time()"),
     "a loop variable of that name": ("import time", "[time.time() for time in given]"),
     "a name that is bound again": ("from time import time\ntime = len", "time('x')"),
-    "a local variable, bound again": ("import time", "tick = time.time  #! PD101\ntick = len\ntick('x')"),
+    "a local variable, bound again": (
+        "import time",
+        "tick = time.time  #! PD101\ntick = len\ntick('x')",
+    ),
     "another module of that name": ("from shop import time", "time.time()"),
     "a match": ("import time", "match given:\n    case {'a': time}:\n        time.time()"),
-    "an exception of that name": ("import time", "try:\n    given()\nexcept ValueError as time:\n    time.time()"),
+    "an exception of that name": (
+        "import time",
+        "try:\n    given()\nexcept ValueError as time:\n    time.time()",
+    ),
     "id as a parameter": ("", "def inner(id): return id\ninner(3)"),
-    "attributes of unknown things": ("", "given.time(), given.now(), given.get('u'), given.open(), given.random()"),
+    "attributes of unknown things": (
+        "",
+        "given.time(), given.now(), given.get('u'), given.open(), given.random()",
+    ),
 }
 
 
@@ -195,7 +246,9 @@ def test_writes_into_global_state_are_hints(in_workflow: Check) -> None:
 
 def test_codes_are_in_order_and_each_says_what_to_do() -> None:
     assert list(RULES) == sorted(RULES)
-    assert all(code == rule.code and rule.title and len(rule.remedy) > 10 for code, rule in RULES.items())
+    assert all(
+        code == rule.code and rule.title and len(rule.remedy) > 10 for code, rule in RULES.items()
+    )
     assert all(rule.hint == code.startswith("PD4") for code, rule in RULES.items())
 
 
@@ -205,10 +258,19 @@ def test_the_table_is_the_one_of_the_guard() -> None:
     for module in {"subprocess", "shutil", "glob"}:
         importlib.import_module(module)
     by_object = {entry.name for entry in forbidden().values()}
-    assert {"time.time", "random.random", "uuid.uuid4", "open", "subprocess.run", "glob.glob"} <= by_object
+    assert {
+        "time.time",
+        "random.random",
+        "uuid.uuid4",
+        "open",
+        "subprocess.run",
+        "glob.glob",
+    } <= by_object
 
 
-@pytest.mark.parametrize("module", sorted({m for m, _, _ in FORBIDDEN if m in sys.stdlib_module_names}))
+@pytest.mark.parametrize(
+    "module", sorted({m for m, _, _ in FORBIDDEN if m in sys.stdlib_module_names})
+)
 def test_names_of_the_standard_library_exist(module: str) -> None:
     versions = {"uuid6", "uuid7", "uuid8", "InterpreterPoolExecutor", "binomialvariate"}
     here = importlib.import_module(module)

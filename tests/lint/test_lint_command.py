@@ -81,7 +81,11 @@ def test_hints_do_not_count_unless_asked_for(write: Write, run: Run) -> None:
     write({"flows.py": FLOWS.replace("time.time()", "3")})
     assert run(["."]).code == 0
     assert run([".", "--strict"]).code == 8
-    assert run([".", "--strict", "--ignore", "PD4"]) == (0, "", "no findings; 1 workflow in 1 file\n")
+    assert run([".", "--strict", "--ignore", "PD4"]) == (
+        0,
+        "",
+        "no findings; 1 workflow in 1 file\n",
+    )
 
 
 def test_json_is_one_document(write: Write, run: Run) -> None:
@@ -158,7 +162,11 @@ def test_comments_that_ignore_nothing_are_findings(write: Write) -> None:
         }
     )
     findings = lint(["."]).findings
-    assert [(f.line, f.column, f.rule.code, f.message) for f in findings if f.rule.code.startswith("PD9")] == [
+    assert [
+        (f.line, f.column, f.rule.code, f.message)
+        for f in findings
+        if f.rule.code.startswith("PD9")
+    ] == [
         (6, 18, "PD901", "an unused ignore[PD205]"),
         (7, 17, "PD901", "an unused ignore[PD101]"),
         (8, 18, "PD902", "an ignore comment that names no code"),
@@ -191,7 +199,11 @@ BAD: list[tuple[str, dict[str, str | bytes], list[str]]] = [
     ("some/where", {}, ["there is no file some/where"]),
     ("no-module", {}, ["there is no file no-module"]),
     ("nowhere", {}, ["there is no file, folder or module 'nowhere'"]),
-    ("shop.nowhere", {"shop/__init__.py": ""}, ["there is no file, folder or module 'shop.nowhere'"]),
+    (
+        "shop.nowhere",
+        {"shop/__init__.py": ""},
+        ["there is no file, folder or module 'shop.nowhere'"],
+    ),
     ("flows.nowhere", {"flows.py": ""}, ["'flows.nowhere' is no Python file or package"]),
     ("msgspec._core", {}, ["'msgspec._core' is no Python file or package"]),
     ("empty", {"empty/README.txt": "x"}, ["the folder empty has no Python files"]),
@@ -206,7 +218,9 @@ BAD: list[tuple[str, dict[str, str | bytes], list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "files", "expected"), BAD, ids=[case[0] or "nothing" for case in BAD])
+@pytest.mark.parametrize(
+    ("arguments", "files", "expected"), BAD, ids=[case[0] or "nothing" for case in BAD]
+)
 def test_bad_arguments_are_named(
     arguments: str, files: dict[str, str], expected: list[str], write: Write, run: Run
 ) -> None:
@@ -244,7 +258,9 @@ def test_a_file_that_cannot_be_read_is_an_error_and_the_others_are_checked(
 
 
 @pytest.mark.parametrize("text", ["+".join("x" * 4_000), "x" + ".a()" * 900], ids=["sum", "chain"])
-def test_what_is_nested_too_deeply_is_named_and_the_rest_is_checked(text: str, write: Write, run: Run) -> None:
+def test_what_is_nested_too_deeply_is_named_and_the_rest_is_checked(
+    text: str, write: Write, run: Run
+) -> None:
     write({"deep.py": FLOWS.replace("print(time.time())", f"return {text}"), "flows.py": FLOWS})
     ended = run([".", "--select", "PD101"])
     first, second = ended.out.splitlines()
@@ -271,7 +287,9 @@ def test_other_encodings_are_read(folder: Path) -> None:
     assert (finding.line, finding.column) == (7, 17)
 
 
-def test_a_file_that_may_not_be_opened_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_may_not_be_opened_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(path: Path) -> bytes:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
@@ -310,14 +328,18 @@ def test_a_thousand_files_take_seconds(folder: Path) -> None:
         text = f"import time\nfrom perdure import App\napp = App('x')\n@app.workflow\nasync def flow_{number}():\n"
         path = folder / f"p{number // 100}" / f"m{number}.py"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(text + "    for n in [1, 2]:\n        time.gmtime(n)\n" * 10 + "    time.time()\n")
+        path.write_text(
+            text + "    for n in [1, 2]:\n        time.gmtime(n)\n" * 10 + "    time.time()\n"
+        )
     started = time.process_time()
     report = lint(["."])
     assert (report.files, report.workflows, len(report.wrong)) == (1_000, 1_000, 1_000)
     assert time.process_time() - started < 30
 
 
-def test_examples_are_clean_but_for_those_that_show_what_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples_are_clean_but_for_those_that_show_what_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.chdir(ROOT)
     report = lint(["examples"])
     assert report.workflows > 40
@@ -328,16 +350,30 @@ def test_the_package_and_its_tests_give_no_false_alarm(monkeypatch: pytest.Monke
     monkeypatch.chdir(ROOT)
     report = lint(["src", "tests", "benchmarks"])
     assert report.workflows > 300
-    meant = {"tests/examples/test_errors_page.py", "tests/guard/test_ignored.py", "tests/instances/test_node_life.py"}
+    meant = {
+        "tests/examples/test_errors_page.py",
+        "tests/guard/test_ignored.py",
+        "tests/instances/test_node_life.py",
+    }
     assert [str(finding) for finding in report.wrong if finding.path not in meant] == []
 
 
 def test_the_hook_of_pre_commit_runs_the_command(write: Write, folder: Path) -> None:
     hook = (ROOT / ".pre-commit-hooks.yaml").read_text(encoding="utf-8")
     fields = dict(re.findall(r"^[- ] (\w+): (.+)$", hook, re.MULTILINE))
-    assert (fields["id"], fields["entry"], fields["types"]) == ("perdure-lint", "perdure lint", "[python]")
+    assert (fields["id"], fields["entry"], fields["types"]) == (
+        "perdure-lint",
+        "perdure lint",
+        "[python]",
+    )
     write({"flows.py": FLOWS})
-    command = [sys.executable, "-c", "from perdure.cli import main; main()", *fields["entry"].split()[1:], "flows.py"]
+    command = [
+        sys.executable,
+        "-c",
+        "from perdure.cli import main; main()",
+        *fields["entry"].split()[1:],
+        "flows.py",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.count("\n")) == (8, 2)
 

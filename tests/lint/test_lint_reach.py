@@ -346,9 +346,12 @@ def two_apps(write: Check) -> None:
                 main, bank, lonely = App("main"), App("bank"), App("lonely")
                 main.include(bank)
                 """,
-            "shop/a.py": "from perdure import workflow\n" + flow.format("shop.apps", "main", "main", "a"),
-            "shop/b.py": "from perdure import workflow\n" + flow.format("shop", "apps", "apps.bank", "b"),
-            "shop/c.py": "from perdure import workflow\n" + flow.format("shop.apps", "lonely", "lonely", "c"),
+            "shop/a.py": "from perdure import workflow\n"
+            + flow.format("shop.apps", "main", "main", "a"),
+            "shop/b.py": "from perdure import workflow\n"
+            + flow.format("shop", "apps", "apps.bank", "b"),
+            "shop/c.py": "from perdure import workflow\n"
+            + flow.format("shop.apps", "lonely", "lonely", "c"),
         }
     )
 
@@ -393,4 +396,7 @@ def test_a_changed_helper_is_judged_by_the_workflows_that_use_it(write: Check) -
         "shop/prices.py:1:21: PD201 open() in price(), used by workflow 'flow'; "
         "replay would repeat it: do it in an activity"
     )
-    assert {finding.path for finding in lint(["shop/flows.py"]).findings} == {"shop/flows.py", "shop/prices.py"}
+    assert {finding.path for finding in lint(["shop/flows.py"]).findings} == {
+        "shop/flows.py",
+        "shop/prices.py",
+    }

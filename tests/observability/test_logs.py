@@ -89,7 +89,11 @@ async def test_every_record_carries_its_ids(world: World, app: App) -> None:
     assert said == {"level": "info", "logger": "perdure.workflow", "message": "begins", **run}
     expected = [
         ("perdure.activity", "charging 100", {"activity": "charge", "attempt": 1, "node": "one"}),
-        ("shop.own", "in a task of the activity", {"activity": "charge", "attempt": 1, "node": "one"}),
+        (
+            "shop.own",
+            "in a task of the activity",
+            {"activity": "charge", "attempt": 1, "node": "one"},
+        ),
         ("perdure.activity", "charging 100", {"activity": "charge", "attempt": 2}),
         ("shop.own", "in a task of the activity", {"activity": "charge", "attempt": 2}),
         ("shop.own", "on a thread", {"activity": "pack", "attempt": 1, "extra": {"shelf": 7}}),
@@ -125,7 +129,9 @@ async def test_replay_says_nothing_again_whatever_the_logger(world: World, app: 
     ]
 
 
-async def test_a_start_that_joins_what_is_not_in_memory_says_nothing_again(world: World, app: App) -> None:
+async def test_a_start_that_joins_what_is_not_in_memory_says_nothing_again(
+    world: World, app: App
+) -> None:
     """Such a start tries a first turn, whose commit the store refuses."""
 
     @app.workflow
@@ -246,7 +252,12 @@ async def test_an_activity_that_does_not_end_is_named(app: App, world: World) ->
         await until(lambda: node.metrics.running == 0, "its end")
     (record,) = log.of("perdure.activity")
     assert "does not end" in record["message"]
-    assert {"instance": "x", "activity": "stubborn", "attempt": 1, "workflow": "calls"}.items() <= record.items()
+    assert {
+        "instance": "x",
+        "activity": "stubborn",
+        "attempt": 1,
+        "workflow": "calls",
+    }.items() <= record.items()
 
 
 async def test_ids_without_configure(app: App, caplog: pytest.LogCaptureFixture) -> None:
@@ -271,7 +282,10 @@ async def test_ids_without_configure(app: App, caplog: pytest.LogCaptureFixture)
         finally:
             caplog.handler.removeFilter(ids)
     assert logging.getLogger().handlers == before
-    seen = [(r.message, getattr(r, "instance", None), getattr(r, "activity", None)) for r in caplog.records]
+    seen = [
+        (r.message, getattr(r, "instance", None), getattr(r, "activity", None))
+        for r in caplog.records
+    ]
     assert seen == [
         ("calls", "x", None),
         ("one", "x", "one"),
@@ -293,7 +307,15 @@ def test_the_logger_of_activities_works_outside_of_one(caplog: pytest.LogCapture
 
 def record_of(message: str, *args: object, **more: Any) -> logging.LogRecord:
     return logging.makeLogRecord(
-        {"name": "shop", "levelname": "ERROR", "levelno": 40, "msg": message, "args": args, "created": 0.0123, **more}
+        {
+            "name": "shop",
+            "levelname": "ERROR",
+            "levelno": 40,
+            "msg": message,
+            "args": args,
+            "created": 0.0123,
+            **more,
+        }
     )
 
 
@@ -301,7 +323,8 @@ def test_a_line_for_people() -> None:
     record = record_of("%s is away", "the bank", instance="order-1", execution=2, attempt=3)
     line = Text().format(record)
     assert re.fullmatch(
-        r"\d\d:\d\d:\d\d\.\d{3} ERROR   shop: the bank is away \[instance=order-1 execution=2 attempt=3\]", line
+        r"\d\d:\d\d:\d\d\.\d{3} ERROR   shop: the bank is away \[instance=order-1 execution=2 attempt=3\]",
+        line,
     )
     assert Text().format(record_of("plain")).endswith("shop: plain")
 
@@ -341,11 +364,16 @@ def test_whatever_is_extra_a_line_is_json(value: object) -> None:
 def test_a_circle_is_json() -> None:
     circle: list[object] = []
     circle.append(circle)
-    assert json.loads(Json().format(record_of("x", circle=circle)))["extra"] == {"circle": "[[...]]"}
+    assert json.loads(Json().format(record_of("x", circle=circle)))["extra"] == {
+        "circle": "[[...]]"
+    }
 
 
 def test_a_stack_is_kept() -> None:
-    assert json.loads(Json().format(record_of("x", stack_info="Stack: here")))["stack"] == "Stack: here"
+    assert (
+        json.loads(Json().format(record_of("x", stack_info="Stack: here")))["stack"]
+        == "Stack: here"
+    )
 
 
 # ---------------------------------------------------------------- levels
@@ -392,7 +420,10 @@ def test_areas_and_the_environment_change_single_loggers(monkeypatch: pytest.Mon
     monkeypatch.setenv("PERDURE_LOG", "perdure.node=debug, perdure.store=INFO,")
     log = Log()
     perdure.logs.configure(
-        format="json", level="warning", areas={"perdure.store": "error", "perdure.workflow": "info"}, stream=log
+        format="json",
+        level="warning",
+        areas={"perdure.store": "error", "perdure.workflow": "info"},
+        stream=log,
     )
     assert [s for s in shown(log) if "warning" not in s] == [
         "perdure.workflow info",
@@ -404,7 +435,9 @@ def test_areas_and_the_environment_change_single_loggers(monkeypatch: pytest.Mon
 
 def test_configuring_again_replaces() -> None:
     first, second = Log(), Log()
-    perdure.logs.configure(format="json", level="debug", areas={"perdure.node": "debug", "shop": "error"}, stream=first)
+    perdure.logs.configure(
+        format="json", level="debug", areas={"perdure.node": "debug", "shop": "error"}, stream=first
+    )
     perdure.logs.configure(format="json", level="warning", stream=second)
     expected = ("shop", "perdure.workflow", "perdure.activity", "perdure.node", "perdure.store")
     assert shown(second) == [f"{name} warning" for name in expected]
@@ -425,11 +458,20 @@ def test_lines_go_to_what_stderr_is_then(monkeypatch: pytest.MonkeyPatch) -> Non
     ("options", "message"),
     [
         ({"format": "xml"}, "the log format must be 'text' or 'json', got 'xml'"),
-        ({"level": "loud"}, "the log level must be debug, info, warning, error or critical, got 'loud'"),
+        (
+            {"level": "loud"},
+            "the log level must be debug, info, warning, error or critical, got 'loud'",
+        ),
         ({"level": 10}, "the log level must be .* got 10"),
-        ({"areas": {"perdure.nodes": "info"}}, r"areas=: there is no area 'perdure\.nodes'; areas are perdure, .*node"),
+        (
+            {"areas": {"perdure.nodes": "info"}},
+            r"areas=: there is no area 'perdure\.nodes'; areas are perdure, .*node",
+        ),
         ({"areas": {"": "info"}}, "there is no area ''"),
-        ({"areas": {"perdure.node": "loud"}}, r"the level of 'perdure\.node' in areas= must be .* got 'loud'"),
+        (
+            {"areas": {"perdure.node": "loud"}},
+            r"the level of 'perdure\.node' in areas= must be .* got 'loud'",
+        ),
         ({"stream": "stderr"}, "stream must be something to write text to, got 'stderr'"),
     ],
 )
@@ -443,9 +485,18 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("debug", r"PERDURE_LOG: 'debug' must be AREA=LEVEL, .* areas are perdure, .* levels are debug"),
-        ("perdure.nod=debug", r"PERDURE_LOG: there is no area 'perdure\.nod'; areas are .*perdure\.node"),
-        ("perdure.node=loud", r"the level of 'perdure\.node' in PERDURE_LOG must be debug, .* got 'loud'"),
+        (
+            "debug",
+            r"PERDURE_LOG: 'debug' must be AREA=LEVEL, .* areas are perdure, .* levels are debug",
+        ),
+        (
+            "perdure.nod=debug",
+            r"PERDURE_LOG: there is no area 'perdure\.nod'; areas are .*perdure\.node",
+        ),
+        (
+            "perdure.node=loud",
+            r"the level of 'perdure\.node' in PERDURE_LOG must be debug, .* got 'loud'",
+        ),
         ("=debug", "there is no area ''"),
         ("perdure.node=", "got ''"),
     ],
@@ -458,7 +509,9 @@ def test_a_bad_environment(monkeypatch: pytest.MonkeyPatch, text: str, message: 
     assert logging.getLogger().handlers == before
 
 
-def test_a_record_that_cannot_be_formatted_stops_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_record_that_cannot_be_formatted_stops_nothing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     log = Log()
     logging.getLogger().handlers.clear()  # those of the test runner raise
     perdure.logs.configure(stream=log)

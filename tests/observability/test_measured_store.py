@@ -74,7 +74,9 @@ async def test_who_gives_up_is_no_error(meters: Meters) -> None:
             raise AssertionError
 
     async with Slow() as store:
-        measured = MeasuredStore(store, lambda operation, _size, _seconds, error: recorded.append((operation, error)))
+        measured = MeasuredStore(
+            store, lambda operation, _size, _seconds, error: recorded.append((operation, error))
+        )
         asking = asyncio.ensure_future(measured.query(Units()))
         await asyncio.sleep(0)
         asking.cancel()

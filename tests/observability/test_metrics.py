@@ -9,14 +9,26 @@ import pytest
 from engine import World, until, waits_for
 from meters import Meters
 
-from perdure import App, Client, Limits, Node, NodeOptions, RetryPolicy, WorkflowFailed, activity, workflow
+from perdure import (
+    App,
+    Client,
+    Limits,
+    Node,
+    NodeOptions,
+    RetryPolicy,
+    WorkflowFailed,
+    activity,
+    workflow,
+)
 from perdure.node.instruments import BY_NAME
 from perdure.store.memory import STATUSES
 
 
 def node_of(world: World, app: App, meters: Meters, **options: int) -> Node:
     options.setdefault("stop_ms", 10)
-    return Node(app, world.store, options=NodeOptions(**options), clock=world.clock, meter_provider=meters)
+    return Node(
+        app, world.store, options=NodeOptions(**options), clock=world.clock, meter_provider=meters
+    )
 
 
 async def test_a_run_from_start_to_end(world: World, app: App, meters: Meters) -> None:
@@ -32,9 +44,15 @@ async def test_a_run_from_start_to_end(world: World, app: App, meters: Meters) -
         assert await node.client.workflow(adds, id="x").run(2) == 5
     version = {"perdure.workflow": "adds", "perdure.version": "1.0.0"}
     assert meters.points["perdure.workflow.starts"] == [(1, {**version, "perdure.child": False})]
-    assert meters.points["perdure.workflow.ends"] == [(1, {**version, "perdure.status": "completed"})]
-    assert meters.points["perdure.workflow.turns"] == [(2, {"perdure.workflow": "adds", "perdure.status": "completed"})]
-    assert meters.values("perdure.workflow.history", workflow="adds") == [4]  # started, scheduled, completed, completed
+    assert meters.points["perdure.workflow.ends"] == [
+        (1, {**version, "perdure.status": "completed"})
+    ]
+    assert meters.points["perdure.workflow.turns"] == [
+        (2, {"perdure.workflow": "adds", "perdure.status": "completed"})
+    ]
+    assert meters.values("perdure.workflow.history", workflow="adds") == [
+        4
+    ]  # started, scheduled, completed, completed
     assert meters.points["perdure.activity.attempts"] == [
         (
             1,
@@ -45,11 +63,21 @@ async def test_a_run_from_start_to_end(world: World, app: App, meters: Meters) -
     assert meters.points["perdure.activity.tries"] == [
         (1, {"perdure.activity": "double", "perdure.outcome": "completed"})
     ]
-    assert len(meters.values("perdure.activity.duration", activity="double", outcome="completed")) == 1
+    assert (
+        len(meters.values("perdure.activity.duration", activity="double", outcome="completed")) == 1
+    )
     assert meters.gauge("perdure.turns") == {("test",): 2}
-    assert meters.points["perdure.client.calls"] == [(1, {"perdure.verb": "run", "perdure.outcome": "completed"})]
+    assert meters.points["perdure.client.calls"] == [
+        (1, {"perdure.verb": "run", "perdure.outcome": "completed"})
+    ]
     assert len(meters.values("perdure.client.duration", verb="run")) == 1
-    for quiet in ("workflow.failures", "workflow.continuations", "child.calls", "activity.failures", "store.errors"):
+    for quiet in (
+        "workflow.failures",
+        "workflow.continuations",
+        "child.calls",
+        "activity.failures",
+        "store.errors",
+    ):
         assert meters.points[f"perdure.{quiet}"] == []
     assert meters.scopes == {"perdure"}
 
@@ -79,7 +107,9 @@ async def test_attributes_are_those_of_the_table(world: World, app: App, meters:
     assert len(recorded) >= 18
     for name, points in recorded.items():
         for _, attributes in points:
-            assert tuple(attributes) == tuple(f"perdure.{a}" for a in BY_NAME[name].attributes), name
+            assert tuple(attributes) == tuple(f"perdure.{a}" for a in BY_NAME[name].attributes), (
+                name
+            )
 
 
 # ---------------------------------------------------------------- duration, turns
@@ -102,7 +132,9 @@ async def test_duration_is_the_whole_life_across_executions_and_restarts(
         await handle.start(1)
         await clock.until_armed(10_000)
         clock.advance(10_000)
-        await until(lambda: meters.total("perdure.workflow.continuations") == 1, "the second execution")
+        await until(
+            lambda: meters.total("perdure.workflow.continuations") == 1, "the second execution"
+        )
     clock.advance(60_000)
     async with node_of(world, app, meters) as node:
         await node.client.get("x").wait(timeout=5)
@@ -142,14 +174,18 @@ async def test_a_delayed_start_lives_from_its_begin(world: World, app: App, mete
         clock.advance(60_000)
         await node.client.get("y").cancel()
     assert meters.values("perdure.workflow.duration", status="completed") == [0.0]
-    assert meters.values("perdure.workflow.duration", status="cancelled") == [60.0], "from its creation: it never began"
+    assert meters.values("perdure.workflow.duration", status="cancelled") == [60.0], (
+        "from its creation: it never began"
+    )
     assert meters.total("perdure.workflow.starts") == 1
 
 
 # ---------------------------------------------------------------- nothing twice
 
 
-async def test_a_start_that_arrives_again_counts_once(world: World, app: App, meters: Meters) -> None:
+async def test_a_start_that_arrives_again_counts_once(
+    world: World, app: App, meters: Meters
+) -> None:
     @app.workflow
     async def waits() -> None:
         await workflow.receive("end", bool)
@@ -168,7 +204,9 @@ async def test_a_start_that_arrives_again_counts_once(world: World, app: App, me
     assert meters.total("perdure.workflow.ends") == 1
     assert meters.total("perdure.client.calls", verb="start", outcome="started") == 1
     assert meters.total("perdure.client.calls", verb="start", outcome="joined") == 4
-    assert meters.total("perdure.commit.refusals", verdict="stale") >= 2, "a start is tried as if the id were new"
+    assert meters.total("perdure.commit.refusals", verdict="stale") >= 2, (
+        "a start is tried as if the id were new"
+    )
 
 
 async def test_a_replay_counts_nothing(world: World, app: App, meters: Meters) -> None:
@@ -236,7 +274,9 @@ async def test_a_replaced_run_has_its_own_end(world: World, app: App, meters: Me
 # ---------------------------------------------------------------- activities
 
 
-async def test_attempts_and_tries_of_a_retried_activity(world: World, app: App, meters: Meters) -> None:
+async def test_attempts_and_tries_of_a_retried_activity(
+    world: World, app: App, meters: Meters
+) -> None:
     """The attempt is real, and there are two labels for it, however many attempts there are."""
 
     @app.activity(retry=RetryPolicy(maximum_attempts=5, initial_interval=0.001), name="flaky")
@@ -283,7 +323,9 @@ async def test_the_attempt_is_real_after_a_restart(world: World, app: App, meter
     for attempt in (1, 2):
         async with node_of(world, app, meters) as node:
             await node.client.workflow(calls, id="x").start()
-            await until(lambda n=attempt: meters.total("perdure.activity.attempts") == n, "the attempt")
+            await until(
+                lambda n=attempt: meters.total("perdure.activity.attempts") == n, "the attempt"
+            )
             await waits_for(node.client.get("x"), f"activity flaky (attempt {attempt + 1})")
         clock.advance(60_000)
     async with node_of(world, app, meters) as node:
@@ -327,10 +369,14 @@ async def test_outcomes_of_attempts(world: World, app: App, meters: Meters) -> N
     assert meters.total("perdure.activity.attempts", activity="late", outcome="timed_out") == 1
     assert meters.total("perdure.activity.attempts", activity="unfit", outcome="failed") == 1
     assert meters.total("perdure.activity.attempts", activity="endless", outcome="cancelled") == 1
-    assert meters.total("perdure.activity.failures", activity="unfit", category="configuration") == 1
+    assert (
+        meters.total("perdure.activity.failures", activity="unfit", category="configuration") == 1
+    )
     assert meters.total("perdure.activity.failures", activity="endless", category="cancelled") == 1
     assert meters.total("perdure.activity.attempts") == 3
-    assert len(meters.points["perdure.activity.tries"]) == 2, "a call that was given up was never settled"
+    assert len(meters.points["perdure.activity.tries"]) == 2, (
+        "a call that was given up was never settled"
+    )
 
 
 async def test_an_attempt_that_got_no_slot(world: World, app: App, meters: Meters) -> None:
@@ -396,7 +442,9 @@ async def test_children_are_measured(world: World, app: App, meters: Meters) -> 
     assert meters.total("perdure.workflow.starts", workflow="child", child=False) == 1
 
 
-async def test_failures_have_a_category_and_count_once(world: World, app: App, meters: Meters) -> None:
+async def test_failures_have_a_category_and_count_once(
+    world: World, app: App, meters: Meters
+) -> None:
     @app.workflow
     async def raises() -> None:
         raise ValueError
@@ -422,10 +470,14 @@ async def test_failures_have_a_category_and_count_once(world: World, app: App, m
         await node.client.get("cancelled").cancel()
         await node.client.workflow("missing", id="missing").start()
         await waits_for(node.client.get("poison"), "poison")
-        await node.client.get("stuck").send("news", 1)  # kept: a commit of an instance that is set aside already
+        await node.client.get("stuck").send(
+            "news", 1
+        )  # kept: a commit of an instance that is set aside already
         counted = node.metrics
     async with node_of(world, app, meters) as node:
-        await waits_for(node.client.get("stuck"), "stuck")  # a restart tries again, and finds the same
+        await waits_for(
+            node.client.get("stuck"), "stuck"
+        )  # a restart tries again, and finds the same
         await waits_for(node.client.get("missing"), "not_registered")
     points = sorted(
         (a["perdure.workflow"], a["perdure.category"], a["perdure.set_aside"])
@@ -438,7 +490,12 @@ async def test_failures_have_a_category_and_count_once(world: World, app: App, m
         ("raises", "application", False),
         ("waits", "configuration", True),
     ]
-    assert (counted.failed, counted.cancelled, counted.set_aside, counted.turn_failures) == (1, 1, 3, 2)
+    assert (counted.failed, counted.cancelled, counted.set_aside, counted.turn_failures) == (
+        1,
+        1,
+        3,
+        2,
+    )
     assert meters.total("perdure.workflow.ends") == 2
 
 
@@ -452,7 +509,12 @@ async def test_an_end_by_a_limit_is_a_failure(world: World, app: App, meters: Me
     async with Node(app, world.store, options=options, meter_provider=meters) as node:
         with pytest.raises(WorkflowFailed):
             await node.client.workflow(long, id="x").run()
-    assert meters.total("perdure.workflow.failures", workflow="long", category="application", set_aside=False) == 1
+    assert (
+        meters.total(
+            "perdure.workflow.failures", workflow="long", category="application", set_aside=False
+        )
+        == 1
+    )
 
 
 # ---------------------------------------------------------------- gauges
@@ -473,7 +535,9 @@ def by_status(**counts: int) -> dict[tuple[str, ...], float]:
     return {("test", status): counts.get(status, 0) for status in STATUSES}
 
 
-async def test_the_inbox_is_counted_without_what_is_not_visible(world: World, app: App, meters: Meters) -> None:
+async def test_the_inbox_is_counted_without_what_is_not_visible(
+    world: World, app: App, meters: Meters
+) -> None:
     """Delayed starts and timers are no work that waits."""
 
     @app.workflow
@@ -492,7 +556,11 @@ async def test_the_inbox_is_counted_without_what_is_not_visible(world: World, ap
         assert (await node.client.counts())["inbox"] == 2
         await shows(meters, "perdure.instances", by_status(pending=1, running=1))
         assert meters.gauge("perdure.node.residents") == {("test",): 2}
-        assert meters.gauge("perdure.task.depth") == meters.gauge("perdure.dead_letters") == {("test",): 0}
+        assert (
+            meters.gauge("perdure.task.depth")
+            == meters.gauge("perdure.dead_letters")
+            == {("test",): 0}
+        )
         clock.advance(60_000)
         await until(lambda: node.metrics.started == 2, "the delayed start")
 
@@ -515,7 +583,9 @@ async def test_the_instances_are_counted_by_status_while_they_begin_and_end(
             await handle.send("end", True)
         await handles[2].terminate()
         await handles[3].pause()
-        await shows(meters, "perdure.instances", by_status(suspended=1, completed=1, failed=1, cancelled=1))
+        await shows(
+            meters, "perdure.instances", by_status(suspended=1, completed=1, failed=1, cancelled=1)
+        )
 
 
 async def test_gauges_follow_the_nodes_of_a_process(app: App, meters: Meters) -> None:
@@ -569,7 +639,9 @@ async def test_verbs_of_clients(world: World, app: App, meters: Meters) -> None:
         await handle.wait(timeout=5)
         with pytest.raises(Exception, match="no instance"):
             await node.client.get("nobody").send("end", True)
-    assert [(a["perdure.verb"], a["perdure.outcome"]) for _, a in meters.points["perdure.client.calls"]] == [
+    assert [
+        (a["perdure.verb"], a["perdure.outcome"]) for _, a in meters.points["perdure.client.calls"]
+    ] == [
         ("start", "started"),
         ("raise_event", "ok"),
         ("wait", "CancelledError"),

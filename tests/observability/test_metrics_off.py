@@ -53,7 +53,9 @@ def provider_of_the_process(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_nothing_is_imported() -> None:
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False, timeout=30
+    )
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 
 
@@ -85,7 +87,9 @@ async def test_the_provider_of_the_process_is_found_when_the_node_starts(
 
 
 @pytest.mark.parametrize("given", [True, False], ids=["given", "of the process"])
-async def test_a_provider_that_does_nothing_is_none(given: bool, provider_of_the_process: list[Any]) -> None:
+async def test_a_provider_that_does_nothing_is_none(
+    given: bool, provider_of_the_process: list[Any]
+) -> None:
     nothing = NoOpMeterProvider()
     provider_of_the_process.append(nothing)
     assert find_provider(nothing if given else None) is None

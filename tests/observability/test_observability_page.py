@@ -9,12 +9,21 @@ from perdure.logs import AREAS, IDS
 from perdure.node.instruments import INSTRUMENTS
 from perdure.node.tally import NodeMetrics
 
-TEXT = (Path(__file__).resolve().parents[2] / "docs" / "observability.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).resolve().parents[2] / "docs" / "observability.md").read_text(
+    encoding="utf-8"
+)
 
 
 def test_every_metric_is_listed_as_it_is() -> None:
-    rows = re.findall(r"^\| `(perdure\.[\w.]+)` \| (\w+) \| `([^`]+)` \| ([^|]+) \| ([^|]+) \|$", TEXT, re.MULTILINE)
-    listed = [(name, kind, unit, tuple(re.findall(r"`(\w+)`", names)), text) for name, kind, unit, names, text in rows]
+    rows = re.findall(
+        r"^\| `(perdure\.[\w.]+)` \| (\w+) \| `([^`]+)` \| ([^|]+) \| ([^|]+) \|$",
+        TEXT,
+        re.MULTILINE,
+    )
+    listed = [
+        (name, kind, unit, tuple(re.findall(r"`(\w+)`", names)), text)
+        for name, kind, unit, names, text in rows
+    ]
     assert listed == [(i.name, i.kind, i.unit, i.attributes, i.text) for i in INSTRUMENTS]
 
 

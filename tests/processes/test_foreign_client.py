@@ -20,7 +20,9 @@ from running import Start, until_noted
 NO_POLLING_S = 0.1
 
 
-async def test_it_starts_sends_cancels_and_waits_while_a_node_runs_elsewhere(url: str, start: Start) -> None:
+async def test_it_starts_sends_cancels_and_waits_while_a_node_runs_elsewhere(
+    url: str, start: Start
+) -> None:
     await start(url)
     async with Client.open(url) as client:
         assert await client.workflow(program.steps, id="run").run(1) == 7
@@ -57,7 +59,9 @@ async def test_nothing_on_its_way_is_found_by_polling(url: str, start: Start) ->
     assert min(took) < NO_POLLING_S, f"each start to result took at least {min(took):.3f} s"
 
 
-async def test_what_is_posted_while_no_node_runs_is_found_by_the_next(url: str, start: Start) -> None:
+async def test_what_is_posted_while_no_node_runs_is_found_by_the_next(
+    url: str, start: Start
+) -> None:
     async with Client.open(url) as client:
         adder = client.workflow(program.add_up, id="adder")
         await adder.start(2)
@@ -73,7 +77,9 @@ async def test_what_is_posted_while_no_node_runs_is_found_by_the_next(url: str, 
             await waits.result(timeout=20)
 
 
-async def test_a_client_that_waits_is_told_by_the_node_that_takes_over(url: str, start: Start) -> None:
+async def test_a_client_that_waits_is_told_by_the_node_that_takes_over(
+    url: str, start: Start
+) -> None:
     owner = await start(url)
     async with Client.open(url) as client:
         handle = client.workflow(program.add_up, id="adder")
@@ -85,7 +91,9 @@ async def test_a_client_that_waits_is_told_by_the_node_that_takes_over(url: str,
         assert await waiting == [5]
 
 
-async def test_mail_does_not_disturb_a_running_activity(url: str, start: Start, tmp_path: Path) -> None:
+async def test_mail_does_not_disturb_a_running_activity(
+    url: str, start: Start, tmp_path: Path
+) -> None:
     ledger = tmp_path / "ledger"
     await start(url, HANG="1", LEDGER=str(ledger))
     async with Client.open(url) as client:

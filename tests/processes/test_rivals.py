@@ -25,10 +25,16 @@ async def elsewhere(url: str, name: str, seed: int) -> list[str]:
     """A rival in a process of its own; what it found wrong."""
     program = Path(__file__).parent / "rival.py"
     arguments = (str(program), url, name, str(seed), str(ROUNDS))
-    process = await asyncio.create_subprocess_exec(sys.executable, *arguments, stdout=asyncio.subprocess.PIPE)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *arguments, stdout=asyncio.subprocess.PIPE
+    )
     out, _ = await process.communicate()
     *wrong, last = out.decode().splitlines() or [""]
-    return wrong if last.startswith("done") else [*wrong, f"{name} ended with {process.returncode}: {last}"]
+    return (
+        wrong
+        if last.startswith("done")
+        else [*wrong, f"{name} ended with {process.returncode}: {last}"]
+    )
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -42,4 +48,6 @@ async def test_each_gets_the_outcome_of_its_own_run(url: str, seed: int) -> None
             *(elsewhere(url, f"p{n}", 100 * seed + 50 + n) for n in range(2)),
         )
         assert [sentence for wrong in found for sentence in wrong] == []
-        assert sum(rival.outcomes.get("ok", 0) for rival in rivals) > ROUNDS, "most of them had their way"
+        assert sum(rival.outcomes.get("ok", 0) for rival in rivals) > ROUNDS, (
+            "most of them had their way"
+        )

@@ -38,7 +38,9 @@ def at(clock: Any) -> datetime:
     return datetime.fromtimestamp(clock.now_ms() / 1000, UTC)
 
 
-async def test_only_what_fits_all_filters_goes(world: World, app: App, count: Any, wait: Any) -> None:
+async def test_only_what_fits_all_filters_goes(
+    world: World, app: App, count: Any, wait: Any
+) -> None:
     clock = world.stop_time()
     async with world.node(app) as node:
         client = node.client
@@ -50,7 +52,11 @@ async def test_only_what_fits_all_filters_goes(world: World, app: App, count: An
         clock.advance(1_000)
         await client.workflow(count, id="a-4").run(1, 1)
         removed = await client.delete(id_prefix="a-", closed_before=cut)
-        assert (sorted(removed.deleted), removed.instances, removed.more) == (["a-1", "a-2"], 2, False)
+        assert (sorted(removed.deleted), removed.instances, removed.more) == (
+            ["a-1", "a-2"],
+            2,
+            False,
+        )
         removed = await client.delete(id_prefix="a-")
         assert removed.deleted == ["a-4"]
         assert list(removed.skipped) == ["a-3"]
@@ -70,10 +76,15 @@ async def test_the_limit_is_kept(world: World, app: App, count: Any) -> None:
         assert len(await node.client.list()) == 3
 
 
-async def test_filters_choose_roots_and_children_go_with_them(world: World, app: App, count: Any) -> None:
+async def test_filters_choose_roots_and_children_go_with_them(
+    world: World, app: App, count: Any
+) -> None:
     @app.workflow
     async def parent() -> list[int]:
-        return [await workflow.child(count, id=f"child-{i}-{workflow.info().id}")(1, 1) for i in range(3)]
+        return [
+            await workflow.child(count, id=f"child-{i}-{workflow.info().id}")(1, 1)
+            for i in range(3)
+        ]
 
     async with world.node(app) as node:
         client = node.client
@@ -88,7 +99,9 @@ async def test_filters_choose_roots_and_children_go_with_them(world: World, app:
         assert await client.list() == []
 
 
-async def test_ended_executions_go_and_the_current_one_stays(world: World, app: App, count: Any) -> None:
+async def test_ended_executions_go_and_the_current_one_stays(
+    world: World, app: App, count: Any
+) -> None:
     async with world.node(app) as node:
         handle = node.client.workflow(count, id="c")
         await handle.run(1, 6)
@@ -102,7 +115,9 @@ async def test_ended_executions_go_and_the_current_one_stays(world: World, app: 
         assert await handle.prune(keep_last=1) == []
 
 
-async def test_prunes_that_one_turn_takes_together_all_count(world: World, app: App, count: Any) -> None:
+async def test_prunes_that_one_turn_takes_together_all_count(
+    world: World, app: App, count: Any
+) -> None:
     async with world.node(app) as node:
         handle = node.client.workflow(count, id="c")
         await handle.run(1, 6)
@@ -148,9 +163,15 @@ async def test_what_cannot_be_meant_is_refused(world: World, app: App) -> None:
         wrong: list[tuple[Any, str]] = [
             (lambda: client.delete(), "say what goes"),
             (lambda: client.delete("order-1"), r"give \['order-1'\]"),
-            (lambda: client.delete(type="a", limit=0), "limit must be a whole number of at least 1, got 0"),
+            (
+                lambda: client.delete(type="a", limit=0),
+                "limit must be a whole number of at least 1, got 0",
+            ),
             (lambda: client.delete(status="done"), "'done' is not a status"),
-            (lambda: client.delete(closed_before="monday"), "closed_before must be a datetime, got"),
+            (
+                lambda: client.delete(closed_before="monday"),
+                "closed_before must be a datetime, got",
+            ),
             (lambda: client.prune(), "say which executions go"),
             (lambda: client.prune(keep_last=-1), "keep_last must be a whole number, got -1"),
             (lambda: client.delete(["a\nb"]), "control character"),

@@ -55,7 +55,9 @@ async def test_what_is_not_removed_goes_on_as_before(app: App, url: str) -> None
         assert await node.client.get("other").result(timeout=5) == "posted"
 
 
-async def test_a_deleted_child_is_reported_to_its_parent_by_the_next_node(app: App, url: str) -> None:
+async def test_a_deleted_child_is_reported_to_its_parent_by_the_next_node(
+    app: App, url: str
+) -> None:
     async with app.node(url) as node:
         await node.client.workflow("parent", id="parent").start()
     async with open_store(url) as store, custody(store) as custodian:
@@ -67,7 +69,9 @@ async def test_a_deleted_child_is_reported_to_its_parent_by_the_next_node(app: A
 
 
 @pytest.mark.parametrize("clean", [True, False])
-async def test_the_next_owner_learns_how_the_last_one_ended(app: App, url: str, clean: bool) -> None:
+async def test_the_next_owner_learns_how_the_last_one_ended(
+    app: App, url: str, clean: bool
+) -> None:
     async with app.node(url) as node:
         await node.client.workflow("wait", id="w").start(1)
     async with open_store(url) as store:
@@ -76,7 +80,9 @@ async def test_the_next_owner_learns_how_the_last_one_ended(app: App, url: str, 
     async with open_store(url) as store, custody(store) as custodian:
         await Client(custodian).get("w").delete(force=True)
     async with open_store(url) as store:
-        assert (await store.claim(["default/0"], Incarnation("next", "11" * 8)))["default/0"].clean is clean
+        assert (await store.claim(["default/0"], Incarnation("next", "11" * 8)))[
+            "default/0"
+        ].clean is clean
 
 
 async def test_a_store_that_a_node_owns_is_refused(app: App, url: str) -> None:

@@ -14,7 +14,9 @@ from perdure.node import Node
 DAY_MS = 24 * 3600 * 1000
 
 
-async def test_it_is_logged_once_and_listed(world: World, app: App, caplog: pytest.LogCaptureFixture) -> None:
+async def test_it_is_logged_once_and_listed(
+    world: World, app: App, caplog: pytest.LogCaptureFixture
+) -> None:
     clock = world.stop_time()
 
     @app.workflow
@@ -40,7 +42,9 @@ async def test_it_is_logged_once_and_listed(world: World, app: App, caplog: pyte
             assert letters[0].at < letters[0].expires_at
             assert len(await node.client.dead_letters(unit="nobody-5")) == 1
             assert len(await node.client.dead_letters(limit=None)) == 7
-    said = [record.getMessage() for record in caplog.records if "dead letters" in record.getMessage()]
+    said = [
+        record.getMessage() for record in caplog.records if "dead letters" in record.getMessage()
+    ]
     assert len(said) == 1
     assert said[0].startswith("7 messages waited in vain for instances that do not exist")
     assert "'nobody-0', 'nobody-1', 'nobody-2', 'nobody-3', 'nobody-4', ..." in said[0]

@@ -31,7 +31,9 @@ async def is_gone(client: Client, id: str) -> bool:
         store = client._gateway.store
         for query in (Journal(unit=id, execution=1), Executions(unit=id), KvEntries(unit=id)):
             assert (await store.query(query)).items == [], query
-        assert not [m for m in (await store.query(Inbox(unit=id))).items if not isinstance(m.body, Reply)]
+        assert not [
+            m for m in (await store.query(Inbox(unit=id))).items if not isinstance(m.body, Reply)
+        ]
         return True
     return False
 
@@ -55,7 +57,9 @@ def wait(app: App) -> Any:
     return wait
 
 
-async def test_what_has_ended_is_removed_and_its_id_is_free(world: World, app: App, greet: Any) -> None:
+async def test_what_has_ended_is_removed_and_its_id_is_free(
+    world: World, app: App, greet: Any
+) -> None:
     async with world.node(app) as node:
         handle = node.client.workflow(greet, id="g")
         assert await handle.run("Ada") == "hello Ada"
@@ -164,7 +168,9 @@ async def test_a_tree_goes_as_a_whole(world: World, app: App) -> None:
         assert await node.client.list() == []
 
 
-async def test_a_running_tree_goes_with_force_and_not_without(world: World, app: App, wait: Any) -> None:
+async def test_a_running_tree_goes_with_force_and_not_without(
+    world: World, app: App, wait: Any
+) -> None:
     @app.workflow
     async def parent() -> str:
         return await workflow.child(wait, id="child", parent_close="abandon")()
@@ -184,7 +190,9 @@ async def test_a_running_tree_goes_with_force_and_not_without(world: World, app:
         assert await is_gone(node.client, "child")
 
 
-async def test_open_children_go_with_their_parent_in_one_commit(world: World, app: App, wait: Any) -> None:
+async def test_open_children_go_with_their_parent_in_one_commit(
+    world: World, app: App, wait: Any
+) -> None:
     @app.workflow
     async def parent() -> str:
         return await workflow.child(wait, id="child", parent_close="abandon")()
@@ -197,7 +205,9 @@ async def test_open_children_go_with_their_parent_in_one_commit(world: World, ap
         await until(lambda: is_gone(node.client, "child"), "the child's end")
 
 
-async def test_a_parent_is_told_that_its_child_was_deleted(world: World, app: App, wait: Any) -> None:
+async def test_a_parent_is_told_that_its_child_was_deleted(
+    world: World, app: App, wait: Any
+) -> None:
     @app.workflow
     async def parent() -> str:
         try:
@@ -213,7 +223,9 @@ async def test_a_parent_is_told_that_its_child_was_deleted(world: World, app: Ap
         assert "not needed" in await handle.result(timeout=5)
 
 
-async def test_a_delete_that_was_interrupted_is_finished_by_the_next(world: World, app: App, wait: Any) -> None:
+async def test_a_delete_that_was_interrupted_is_finished_by_the_next(
+    world: World, app: App, wait: Any
+) -> None:
     @app.workflow
     async def parent() -> str:
         return await workflow.child(wait, id="child", parent_close="abandon")()
@@ -230,7 +242,9 @@ async def test_a_delete_that_was_interrupted_is_finished_by_the_next(world: Worl
         assert await is_gone(node.client, "child")
 
 
-async def test_a_start_right_behind_a_delete_begins_anew(world: World, app: App, greet: Any) -> None:
+async def test_a_start_right_behind_a_delete_begins_anew(
+    world: World, app: App, greet: Any
+) -> None:
     async with world.node(app) as node:
         handle = node.client.workflow(greet, id="g")
         await handle.run("Ada")
@@ -244,12 +258,16 @@ async def test_concurrent_deletes_remove_once(world: World, app: App, greet: Any
     async with world.node(app) as node:
         handle = node.client.workflow(greet, id="g")
         await handle.run("Ada")
-        outcomes = await asyncio.gather(*(handle.delete() for _ in range(10)), return_exceptions=True)
+        outcomes = await asyncio.gather(
+            *(handle.delete() for _ in range(10)), return_exceptions=True
+        )
         assert sum(1 for o in outcomes if o == 1) == 1
         assert all(o in (0, 1) or isinstance(o, NotFound) for o in outcomes)
 
 
-async def test_a_redelivered_start_does_not_bring_it_back(world: World, app: App, greet: Any) -> None:
+async def test_a_redelivered_start_does_not_bring_it_back(
+    world: World, app: App, greet: Any
+) -> None:
     async with world.node(app) as node:
         handle = node.client.workflow(greet, id="g")
         message: Message = handle._message(("Ada",), {})
@@ -262,7 +280,9 @@ async def test_a_redelivered_start_does_not_bring_it_back(world: World, app: App
         await handle.delete(forget=True)
 
 
-async def test_a_client_without_a_node_asks_for_it(world: World, app: App, greet: Any, wait: Any) -> None:
+async def test_a_client_without_a_node_asks_for_it(
+    world: World, app: App, greet: Any, wait: Any
+) -> None:
     async with world.node(app) as node:
         client = Client.open(node.store)
         await node.client.workflow(greet, id="g").run("Ada")

@@ -81,7 +81,9 @@ async def test_a_tree_that_grew_while_it_was_deleted_is_gone_after_a_restart(
 
 
 @pytest.mark.parametrize("seed", range(ROUNDS))
-async def test_any_mix_of_verbs_leaves_a_whole_instance_or_none(world: World, app: App, seed: int) -> None:
+async def test_any_mix_of_verbs_leaves_a_whole_instance_or_none(
+    world: World, app: App, seed: int
+) -> None:
     @app.activity
     async def double(i: int) -> int:
         return 2 * i
@@ -96,7 +98,9 @@ async def test_any_mix_of_verbs_leaves_a_whole_instance_or_none(world: World, ap
     chance = random.Random(seed)
 
     async def act(client: Client, n: int) -> None:
-        handle = client.workflow(busy, id=f"b{n % 3}", if_exists=chance.choice(["join", "reject", "replace"]))
+        handle = client.workflow(
+            busy, id=f"b{n % 3}", if_exists=chance.choice(["join", "reject", "replace"])
+        )
         verbs: list[Any] = [
             lambda: handle.start(n % 2),
             lambda: handle.start(n % 2),
@@ -117,7 +121,9 @@ async def test_any_mix_of_verbs_leaves_a_whole_instance_or_none(world: World, ap
     async with world.node(app) as node:
         for description in await node.client.list():
             handle = node.client.get(description.id)
-            assert (await handle.history())[0].event.__class__.__name__ == "Started" or description.paused
+            assert (await handle.history())[
+                0
+            ].event.__class__.__name__ == "Started" or description.paused
             await handle.delete(force=True)
         await until(lambda: settled(node.client), "nothing is left")
 
@@ -134,7 +140,9 @@ async def test_ten_deletes_of_a_tree_remove_it_once(world: World, app: App) -> N
     async with world.node(app) as node:
         handle = node.client.workflow(root, id="r")
         await handle.run()
-        outcomes = await asyncio.gather(*(handle.delete() for _ in range(10)), return_exceptions=True)
+        outcomes = await asyncio.gather(
+            *(handle.delete() for _ in range(10)), return_exceptions=True
+        )
         assert all(isinstance(o, int | NotFound) for o in outcomes)
         assert sum(o for o in outcomes if isinstance(o, int)) == 9
         assert await settled(node.client)
@@ -222,7 +230,9 @@ async def test_children_of_a_root_that_ends_while_its_tree_is_read_are_not_left(
         assert await node.client.list() == []
 
 
-async def test_a_child_that_is_deleted_while_its_parent_stops_is_not_asked_for_again(world: World, app: App) -> None:
+async def test_a_child_that_is_deleted_while_its_parent_stops_is_not_asked_for_again(
+    world: World, app: App
+) -> None:
     @app.workflow
     async def child() -> str:
         return await workflow.receive("go", str)

@@ -71,7 +71,9 @@ def in_flight(app: App, gate: asyncio.Event) -> Any:
 
 
 @pytest.mark.parametrize("kind", sorted(REASONS))
-async def test_nothing_of_it_reaches_the_next_life_of_the_id(world: World, app: App, kind: str) -> None:
+async def test_nothing_of_it_reaches_the_next_life_of_the_id(
+    world: World, app: App, kind: str
+) -> None:
     gate = asyncio.Event()
     flying = in_flight(app, gate)
     async with world.node(app, queues={"one": 1}) as node:
@@ -130,7 +132,9 @@ async def test_a_result_of_the_life_before_does_not_count(world: World, app: App
         assert await handle.status() == "running"
         gate.set()
         assert await handle.result(timeout=PATIENCE_S) == "own"
-        assert len([e for e in await handle.history() if isinstance(e.event, ActivityCompleted)]) == 1
+        assert (
+            len([e for e in await handle.history() if isinstance(e.event, ActivityCompleted)]) == 1
+        )
 
 
 async def test_a_replay_that_is_on_its_way_is_deleted_too(world: World, app: App) -> None:
@@ -154,7 +158,9 @@ async def test_a_replay_that_is_on_its_way_is_deleted_too(world: World, app: App
     async with world.node(app) as node:
         handles = [node.client.workflow(waiting, id=f"w{i}") for i in range(30)]
         sends = [h.send("go", 1) for h in handles[::3]]
-        outcomes = await asyncio.gather(*sends, *(h.delete(force=True) for h in handles), return_exceptions=True)
+        outcomes = await asyncio.gather(
+            *sends, *(h.delete(force=True) for h in handles), return_exceptions=True
+        )
         assert outcomes[10:] == [1] * 30
         assert all(o is None or isinstance(o, NotFound) for o in outcomes[:10])
         assert await left(node.client) == {}

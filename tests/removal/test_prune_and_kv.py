@@ -26,7 +26,9 @@ def eternal(app: App) -> Any:
     return eternal
 
 
-async def test_what_an_execution_wrote_outlives_its_history(world: World, app: App, eternal: Any) -> None:
+async def test_what_an_execution_wrote_outlives_its_history(
+    world: World, app: App, eternal: Any
+) -> None:
     async with world.node(app) as node:
         handle = node.client.workflow(eternal, id="e")
         await handle.start(1)
@@ -48,7 +50,9 @@ async def test_what_an_execution_wrote_outlives_its_history(world: World, app: A
             await handle.kv_get("count", int)
 
 
-async def test_pruning_while_executions_follow_one_another(world: World, app: App, eternal: Any) -> None:
+async def test_pruning_while_executions_follow_one_another(
+    world: World, app: App, eternal: Any
+) -> None:
     async with world.node(app) as node:
         handle = node.client.workflow(eternal, id="e")
         await handle.start(1)

@@ -60,9 +60,13 @@ async def other(text: str) -> str:
 # ---------------------------------------------------------------- events of a journal, short to write
 
 
-def started(*args: object, workflow: str = "main", version: str = "1.0.0", **fields: Any) -> ev.Started:
+def started(
+    *args: object, workflow: str = "main", version: str = "1.0.0", **fields: Any
+) -> ev.Started:
     fields.setdefault("flags", ev.FLAGS)
-    return ev.Started(T0, workflow, version, encode(list(args)), RUN, fields.pop("execution", 1), PYTHON, **fields)
+    return ev.Started(
+        T0, workflow, version, encode(list(args)), RUN, fields.pop("execution", 1), PYTHON, **fields
+    )
 
 
 def called(seq: int, *args: object, name: str = "greet", **fields: Any) -> ev.ActivityScheduled:
@@ -111,12 +115,16 @@ def failure_of_app(kind: str = "ValueError", message: str = "no", **fields: Any)
 # ---------------------------------------------------------------- messages, short to write
 
 
-def done(seq: int, value: object, *, attempt: int = 1, execution: int = 1, run: bytes = RUN) -> msg.ActivityDone:
+def done(
+    seq: int, value: object, *, attempt: int = 1, execution: int = 1, run: bytes = RUN
+) -> msg.ActivityDone:
     return msg.ActivityDone(run, execution, seq, attempt, encode(value))
 
 
 def broke(seq: int, failure: Failure | None = None, attempt: int = 1) -> msg.ActivityDone:
-    return msg.ActivityDone(RUN, 1, seq, attempt, failure=failure if failure is not None else failure_of_app())
+    return msg.ActivityDone(
+        RUN, 1, seq, attempt, failure=failure if failure is not None else failure_of_app()
+    )
 
 
 def replied(seq: int, value: object = None, failure: Failure | None = None) -> msg.Reply:
@@ -126,7 +134,9 @@ def replied(seq: int, value: object = None, failure: Failure | None = None) -> m
 class Rig:
     """A workflow under test, its unit, and what is stored of it."""
 
-    def __init__(self, fn: Callable[..., Any], *, limits: Limits | None = None, **options: Any) -> None:
+    def __init__(
+        self, fn: Callable[..., Any], *, limits: Limits | None = None, **options: Any
+    ) -> None:
         self.limits = limits if limits is not None else Limits()
         self.now = T0
         self.row: UnitRow | None = None
@@ -159,13 +169,25 @@ class Rig:
         """Write a journal by hand, as if it had been committed, and load the unit from it."""
         first = journal[0] if journal else None
         execution = first.execution if isinstance(first, ev.Started) else 1
-        row = UnitRow(ID, "default/0", "workflow", "main", "1.0.0", RUN, execution, status="running", started_at=T0)
+        row = UnitRow(
+            ID,
+            "default/0",
+            "workflow",
+            "main",
+            "1.0.0",
+            RUN,
+            execution,
+            status="running",
+            started_at=T0,
+        )
         row.journal_events = len(journal)
         for name, value in fields.items():
             setattr(row, name, value)
         self.row, self.version = row, 1
         self.journals[row.execution] = list(journal)
-        self.kv = {k: KvEntry(k, encode(v), encode(v), row.execution) for k, v in (kv or {}).items()}
+        self.kv = {
+            k: KvEntry(k, encode(v), encode(v), row.execution) for k, v in (kv or {}).items()
+        }
         self.reload()
         return self
 
@@ -173,7 +195,9 @@ class Rig:
         """Forget the unit in memory and load it again, as another process would."""
         assert self.row is not None
         self.unit = self._new_unit()
-        chunk = JournalChunk(self.row.execution, 1, len(self.history), ev.encode_events(self.history))
+        chunk = JournalChunk(
+            self.row.execution, 1, len(self.history), ev.encode_events(self.history)
+        )
         row = msgspec.structs.replace(self.row)  # memory must not change what is stored
         self.unit.load(self.version, row, [chunk], self.kv.values())
         self.mailbox.reload(self.inbox.values())
@@ -232,7 +256,13 @@ class Rig:
     def _replay_all(self) -> None:
         """The stored journal, replayed from nothing, must lead to where the unit is."""
         live = self.unit.run
-        if self.unit.held is not None or not self.history or self.row is None or live is None or self.row.paused:
+        if (
+            self.unit.held is not None
+            or not self.history
+            or self.row is None
+            or live is None
+            or self.row.paused
+        ):
             return
         if self.row.failure is not None and self.row.failure.type == match.NONDETERMINISM:
             return
@@ -242,7 +272,11 @@ class Rig:
             assert run.ended == live.ended
             if live.ended is None:
                 assert run.waiting_for() == live.waiting_for()
-                assert (sorted(run.pending), run.seq, run.local) == (sorted(live.pending), live.seq, live.local)
+                assert (sorted(run.pending), run.seq, run.local) == (
+                    sorted(live.pending),
+                    live.seq,
+                    live.local,
+                )
                 assert run.loop.now_ms == live.loop.now_ms
 
     @contextmanager

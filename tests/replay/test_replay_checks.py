@@ -29,7 +29,9 @@ from perdure.errors import PayloadTooLarge
 from perdure.kernel import events as ev
 from perdure.kernel import message as msg
 
-LIMITS = Limits(payload_bytes=250, kv_keys=1, kv_value_bytes=10, kv_key_bytes=5, status_bytes=10, attributes=1)
+LIMITS = Limits(
+    payload_bytes=250, kv_keys=1, kv_value_bytes=10, kv_key_bytes=5, status_bytes=10, attributes=1
+)
 LONG = "x" * 300
 anything: Any = greet
 child_of_anything: Any = other
@@ -329,7 +331,10 @@ def test_the_result_is_refused_once_it_is_too_large():
     rig = Rig(main, limits=LIMITS)
     rig.start()
     assert (rig.status, rig.failure.type) == ("failed", "PayloadTooLarge")
-    assert "the result of workflow 'main' has 304 bytes; the limit is 250 (Limits.payload_bytes)" in rig.failure.message
+    assert (
+        "the result of workflow 'main' has 304 bytes; the limit is 250 (Limits.payload_bytes)"
+        in rig.failure.message
+    )
     assert rig.kinds() == ["Started", "Refused", "Failed"]
     rig.limits = Limits()
     with rig.cold() as run:
@@ -342,8 +347,15 @@ def test_details_of_the_last_error_that_are_too_large_are_left_out():
 
     rig = Rig(main, limits=LIMITS)
     rig.start()
-    assert (rig.status, rig.failure.type, rig.failure.details) == ("failed", "ApplicationError", None)
-    assert "no (its details cannot travel: the details of the error has 304 bytes" in rig.failure.message
+    assert (rig.status, rig.failure.type, rig.failure.details) == (
+        "failed",
+        "ApplicationError",
+        None,
+    )
+    assert (
+        "no (its details cannot travel: the details of the error has 304 bytes"
+        in rig.failure.message
+    )
 
 
 def test_what_was_accepted_is_accepted_under_a_lower_limit():

@@ -42,15 +42,24 @@ async def _steps(name: str) -> list[str]:
 COMMANDS: dict[str, tuple[Callable[[], Any], ev.Event]] = {
     "activity": (lambda: greet("ann"), called(1, "ann")),
     "activity without input": (lambda: empty(), called(1, name="empty")),
-    "activity on a session": (lambda: greet.with_options(session="s1")("ann"), called(1, "ann", session="s1")),
-    "activity on a queue": (lambda: greet.with_options(queue="gpu")("ann"), called(1, "ann", queue="gpu")),
+    "activity on a session": (
+        lambda: greet.with_options(session="s1")("ann"),
+        called(1, "ann", session="s1"),
+    ),
+    "activity on a queue": (
+        lambda: greet.with_options(queue="gpu")("ann"),
+        called(1, "ann", queue="gpu"),
+    ),
     "activity on its own queue": (lambda: render("x"), called(1, "x", name="render", queue="gpu")),
     "sleep": (lambda: asyncio.sleep(1), timer(1)),
     "named sleep": (lambda: workflow.sleep(1, name="cool down"), timer(1, name="cool down")),
     "channel": (lambda: approved.receive(), waits(1, "approved")),
     "event": (lambda: workflow.wait_event("go", str), waits(1, "go", positional=True)),
     "child": (lambda: other("x"), child(1, "x")),
-    "named child": (lambda: workflow.child(other, id="ship-1")("x"), child(1, "x", target="ship-1")),
+    "named child": (
+        lambda: workflow.child(other, id="ship-1")("x"),
+        child(1, "x", target="ship-1"),
+    ),
     "checkpoint": (lambda: workflow.checkpoint("look", lambda: 1), ev.StepStarted(1, "look", 0)),
 }
 
@@ -66,7 +75,9 @@ def test_a_call_is_one_event_and_the_run_waits(name: str):
     turn = rig.start()
     assert rig.events == [started(), expected]
     assert rig.status == "running"
-    opened = [c.seq for c in turn.calls] + [m.body.parent.seq for m in rig.posted if isinstance(m.body, msg.Start)]
+    opened = [c.seq for c in turn.calls] + [
+        m.body.parent.seq for m in rig.posted if isinstance(m.body, msg.Start)
+    ]
     assert opened == ([] if isinstance(expected, ev.TimerStarted | ev.WaitStarted) else [1])
 
 
@@ -90,7 +101,9 @@ def test_a_detached_start_is_one_event_and_one_message(target: str | None, expec
     rig.start()
     assert rig.events[1] == child(1, "x", target=expected, detached=True, parent_close="abandon")
     assert rig.result == expected
-    assert [(m.to, m.body.workflow, m.body.parent) for m in rig.posted] == [(expected, "other", None)]
+    assert [(m.to, m.body.workflow, m.body.parent) for m in rig.posted] == [
+        (expected, "other", None)
+    ]
 
 
 def test_a_detached_start_keeps_its_place_before_an_activity():
@@ -110,7 +123,9 @@ def test_a_detached_start_keeps_its_place_before_an_activity():
 def test_commands_of_several_kinds_follow_the_order_of_the_code():
     async def main() -> None:
         workflow.set_status("busy")
-        await asyncio.gather(greet("ann"), asyncio.sleep(1), approved.receive(), other("x"), greet("bob"))
+        await asyncio.gather(
+            greet("ann"), asyncio.sleep(1), approved.receive(), other("x"), greet("bob")
+        )
 
     rig = Rig(main)
     rig.start()
@@ -149,7 +164,11 @@ def test_calls_to_run_have_the_numbers_of_their_events():
 
     rig = Rig(main)
     turn = rig.start()
-    numbers = {e.seq: type(e).__name__ for e in rig.events if isinstance(e, ev.ActivityScheduled | ev.CallStarted)}
+    numbers = {
+        e.seq: type(e).__name__
+        for e in rig.events
+        if isinstance(e, ev.ActivityScheduled | ev.CallStarted)
+    }
     assert numbers == {1: "ActivityScheduled", 2: "CallStarted"}
     assert [c.seq for c in turn.calls] == [1]
     assert [m.body.parent.seq for m in rig.posted] == [2]
@@ -175,7 +194,11 @@ def test_a_workflow_that_raises_at_once_fails_in_one_turn():
     rig = Rig(main)
     rig.start()
     assert rig.kinds() == ["Started", "Failed"]
-    assert (rig.status, rig.failure.type, rig.failure.message) == ("failed", "ValueError", "not today")
+    assert (rig.status, rig.failure.type, rig.failure.message) == (
+        "failed",
+        "ValueError",
+        "not today",
+    )
     assert "not today" in rig.failure.traceback
     assert __file__ in rig.failure.traceback
 
@@ -263,7 +286,9 @@ def test_loading_an_open_command_adds_nothing(name: str):
     assert rig.unit.row is not None
     assert rig.unit.row.wake_at == wake_at
     assert rig.posted == [], "the child's start was durable with the command"
-    assert [c.seq for c in turn.calls] == ([1] if name == "activity" else []), "an open activity runs again"
+    assert [c.seq for c in turn.calls] == ([1] if name == "activity" else []), (
+        "an open activity runs again"
+    )
 
 
 def test_after_the_replay_the_code_is_live():
@@ -281,4 +306,7 @@ def test_after_the_replay_the_code_is_live():
 
 
 def test_the_shared_definitions_are_those_that_these_tests_name():
-    assert (shared.activities(), shared.workflows()) == (["empty", "greet", "render"], [("other", ["1.0.0"])])
+    assert (shared.activities(), shared.workflows()) == (
+        ["empty", "greet", "render"],
+        [("other", ["1.0.0"])],
+    )

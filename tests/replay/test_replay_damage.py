@@ -35,8 +35,13 @@ def expect_undecodable(rig: Rig, what: str) -> None:
     assert (rig.status, rig.row.reason if rig.row else None) == ("suspended", "undecodable")
     assert repr(ID) in rig.held.message
     assert what in rig.held.message
-    assert "run that one, or restore the store from a backup. Then retry the instance" in rig.held.message
-    assert (rig.events, turn.calls, len(rig.inbox)) == ([], [], 1), "the message is kept, nothing else happens"
+    assert (
+        "run that one, or restore the store from a backup. Then retry the instance"
+        in rig.held.message
+    )
+    assert (rig.events, turn.calls, len(rig.inbox)) == ([], [], 1), (
+        "the message is kept, nothing else happens"
+    )
 
 
 @pytest.mark.parametrize(
@@ -49,7 +54,15 @@ def test_a_journal_that_does_not_begin_with_its_start_is_refused(journal: list[e
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"\x00", b"not msgpack", ev.encode_events([started()])[:-3], b"\x91\x92\x63\x01", b"\x91\xc0"]
+    "data",
+    [
+        b"",
+        b"\x00",
+        b"not msgpack",
+        ev.encode_events([started()])[:-3],
+        b"\x91\x92\x63\x01",
+        b"\x91\xc0",
+    ],
 )
 def test_a_journal_that_is_no_data_of_ours_is_refused(data: bytes):
     rig = Rig(_activity).store(started(), called(1, "ann"))
@@ -134,7 +147,9 @@ def test_an_event_recorded_before_anybody_waited_is_not_delivered():
         return await workflow.wait_event("go", str)
 
     early = ev.EventRaised(0, T0, "go", encode("early"))
-    rig = Rig(main).store(started(), called(1, "ann"), early, finished(1, "hi"), waits(2, "go", positional=True))
+    rig = Rig(main).store(
+        started(), called(1, "ann"), early, finished(1, "hi"), waits(2, "go", positional=True)
+    )
     rig.turn()
     assert (rig.events, rig.status) == ([], "running")
     rig.turn(msg.Raise("go", encode("in time")))
@@ -155,7 +170,9 @@ def test_the_row_of_an_instance_that_has_ended_is_believed_whatever_its_journal(
         assert (rig.answers, turn.commit, rig.status) == (["closed"], None, end)
 
 
-@pytest.mark.parametrize("after", [called(1, "late"), finished(1, "later"), ev.Completed(T0, encode(2)), timer(1)])
+@pytest.mark.parametrize(
+    "after", [called(1, "late"), finished(1, "later"), ev.Completed(T0, encode(2)), timer(1)]
+)
 def test_events_after_an_end_are_reported_when_the_row_says_that_it_runs(after: ev.Event):
     async def main() -> int:
         return 1

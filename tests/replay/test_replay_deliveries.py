@@ -64,7 +64,13 @@ async def _forgiving() -> str:
 
 KINDS: dict[str, tuple[Any, ev.Event, msg.Body | None, ev.Event, str]] = {
     "activity": (_activity, called(1, "ann"), done(1, "hi"), finished(1, "hi", at=5), "hi"),
-    "failed activity": (_forgiving, called(1, "ann"), broke(1), failed(1), "ActivityError: ValueError"),
+    "failed activity": (
+        _forgiving,
+        called(1, "ann"),
+        broke(1),
+        failed(1),
+        "ActivityError: ValueError",
+    ),
     "timer": (_sleeper, timer(1, 5), None, fired(1, 5), "woke"),
     "event": (
         _listener,
@@ -154,7 +160,9 @@ def test_an_answer_for_something_else_is_dropped(stray: msg.Body):
     assert rig.result == "hi"
 
 
-@pytest.mark.parametrize("wrong", [replied(1, "x"), msg.StepDone(RUN, 1, 1, encode(1))], ids=["reply", "checkpoint"])
+@pytest.mark.parametrize(
+    "wrong", [replied(1, "x"), msg.StepDone(RUN, 1, 1, encode(1))], ids=["reply", "checkpoint"]
+)
 def test_an_answer_of_another_kind_is_dropped(wrong: msg.Body):
     rig = Rig(_activity)
     rig.start()
@@ -203,7 +211,9 @@ def test_a_message_that_nobody_waits_for_stays_in_the_inbox():
 def test_equal_events_are_all_recorded_and_the_first_is_taken():
     rig = Rig(_two_events)
     rig.start()
-    rig.turn(msg.Raise("go", encode("a")), msg.Raise("go", encode("a")), msg.Raise("go", encode("b")))
+    rig.turn(
+        msg.Raise("go", encode("a")), msg.Raise("go", encode("a")), msg.Raise("go", encode("b"))
+    )
     assert [e.seq for e in rig.events if isinstance(e, ev.EventRaised)] == [1, 0, 0]
     rig.reload()
     rig.turn(done(2, "hi"))
@@ -232,7 +242,9 @@ def test_a_recorded_event_that_equals_another_is_replayed_as_it_was():
     assert rig.result == ["a", "a"]
 
 
-@pytest.mark.parametrize("value", ["", b"", None, [], "x" * 1_000_000], ids=["str", "bytes", "None", "list", "large"])
+@pytest.mark.parametrize(
+    "value", ["", b"", None, [], "x" * 1_000_000], ids=["str", "bytes", "None", "list", "large"]
+)
 def test_any_size_of_value_travels(value: object):
     async def main() -> Any:
         return await workflow.wait_event("go", object)
@@ -313,7 +325,9 @@ def test_identical_calls_are_told_apart_by_number():
     async def main() -> list[str]:
         return list(await asyncio.gather(greet("x"), greet("x")))
 
-    rig = Rig(main).store(started(), called(1, "x"), called(2, "x"), finished(2, "second"), finished(1, "first"))
+    rig = Rig(main).store(
+        started(), called(1, "x"), called(2, "x"), finished(2, "second"), finished(1, "first")
+    )
     rig.turn()
     assert rig.result == ["first", "second"]
 
@@ -369,7 +383,9 @@ def test_many_sequential_steps():
 
     rig = Rig(main)
     rig.start()
-    rig._replay_all = lambda: None  # a replay per turn would be quadratic; one in the middle and one at the end suffice
+    rig._replay_all = lambda: (
+        None
+    )  # a replay per turn would be quadratic; one in the middle and one at the end suffice
     for seq in range(1, 201):
         if seq == 100:
             rig.reload()

@@ -54,13 +54,23 @@ def test_a_cancel_reaches_the_code_and_its_work():
     rig.start()
     turn = rig.turn(msg.Cancel("enough"))
     assert rig.kinds() == ["CancelRequested", "CommandCancelled", "Cancelled"]
-    assert (rig.status, rig.failure.type, rig.failure.message) == ("cancelled", "CancelledError", "enough")
+    assert (rig.status, rig.failure.type, rig.failure.message) == (
+        "cancelled",
+        "CancelledError",
+        "enough",
+    )
     assert rig.failure.category == "cancelled"
     assert [c.seq for c in turn.cancelled] == [1]
 
 
 def test_a_cancel_in_the_journal_is_replayed_with_its_cleanup():
-    journal = [started(), called(1, "ann"), ev.CancelRequested(T0, "enough"), ev.CommandCancelled(1), called(2, "bye")]
+    journal = [
+        started(),
+        called(1, "ann"),
+        ev.CancelRequested(T0, "enough"),
+        ev.CommandCancelled(1),
+        called(2, "bye"),
+    ]
     rig = Rig(_cleans_up).store(*journal)
     turn = rig.turn()
     assert (rig.status, [c.seq for c in turn.calls]) == ("running", [2])
@@ -140,7 +150,12 @@ def test_terminate_does_not_ask_the_code():
     rig.start()
     turn = rig.turn(msg.Terminate("now"))
     assert rig.events == [ev.Terminated(T0, "now")]
-    assert (rig.status, rig.failure.type, rig.failure.message, cleaned) == ("cancelled", "Terminated", "now", [])
+    assert (rig.status, rig.failure.type, rig.failure.message, cleaned) == (
+        "cancelled",
+        "Terminated",
+        "now",
+        [],
+    )
     assert [c.seq for c in turn.cancelled] == [1]
 
 
@@ -157,7 +172,11 @@ def test_an_error_of_an_activity_reaches_the_code():
     rig = Rig(main)
     rig.start()
     rig.turn(broke(1, failure_of_app("CardDeclined", "no funds", retryable=False)))
-    assert rig.result == ["activity 'greet' failed after 1 attempt: CardDeclined: no funds", "CardDeclined", False]
+    assert rig.result == [
+        "activity 'greet' failed after 1 attempt: CardDeclined: no funds",
+        "CardDeclined",
+        False,
+    ]
 
 
 @pytest.mark.parametrize("category", ["application", "configuration", "infrastructure", "poison"])
@@ -165,7 +184,11 @@ def test_an_error_that_nobody_catches_fails_the_run_and_keeps_its_category(categ
     rig = Rig(_activity)
     rig.start()
     rig.turn(broke(1, failure_of_app("Broken", "no disk", category=category, retryable=False)))
-    assert (rig.status, rig.failure.type, rig.failure.category) == ("failed", "ActivityError", category)
+    assert (rig.status, rig.failure.type, rig.failure.category) == (
+        "failed",
+        "ActivityError",
+        category,
+    )
     assert "no disk" in rig.failure.message
     assert rig.failure.causes == (("Broken", "no disk"),)
 
@@ -200,7 +223,11 @@ def test_an_error_of_a_child_fails_its_parent(category: Any):
     rig = Rig(_parent)
     rig.start()
     rig.turn(replied(1, failure=failure_of_app("Broken", "no disk", category=category)))
-    assert (rig.status, rig.failure.type, rig.failure.category) == ("failed", "ChildError", category)
+    assert (rig.status, rig.failure.type, rig.failure.category) == (
+        "failed",
+        "ChildError",
+        category,
+    )
     assert f"child workflow 'other' (id {named(1)!r}) failed" in rig.failure.message
 
 
@@ -224,12 +251,18 @@ class Unusual(BaseException):
         (Unusual("odd"), "Unusual", "odd"),
         (SystemExit(3), "SystemExit", "3"),
         (GeneratorExit(), "GeneratorExit", ""),
-        (ExceptionGroup("two", [ValueError("a"), TypeError("b")]), "ExceptionGroup", "two (2 sub-exceptions)"),
+        (
+            ExceptionGroup("two", [ValueError("a"), TypeError("b")]),
+            "ExceptionGroup",
+            "two (2 sub-exceptions)",
+        ),
     ],
     ids=lambda v: type(v).__name__ if isinstance(v, BaseException) else "",
 )
 @pytest.mark.parametrize("after_an_activity", [False, True])
-def test_whatever_the_code_raises_fails_the_run(error: BaseException, kind: str, text: str, after_an_activity: bool):
+def test_whatever_the_code_raises_fails_the_run(
+    error: BaseException, kind: str, text: str, after_an_activity: bool
+):
     async def main() -> None:
         if after_an_activity:
             await greet("ann")
@@ -265,7 +298,13 @@ def test_an_error_in_a_task_that_nobody_awaits_does_not_fail_the_run():
 @pytest.mark.parametrize("status", ["completed", "failed", "cancelled"])
 @pytest.mark.parametrize(
     "body",
-    [msg.Cancel("late"), msg.Terminate("late"), done(1, "x"), msg.Send("c", encode(1)), msg.Raise("e", encode(1))],
+    [
+        msg.Cancel("late"),
+        msg.Terminate("late"),
+        done(1, "x"),
+        msg.Send("c", encode(1)),
+        msg.Raise("e", encode(1)),
+    ],
     ids=lambda b: type(b).__name__,
 )
 def test_an_instance_that_has_ended_stays_as_it_is(status: str, body: msg.Body):
@@ -274,7 +313,9 @@ def test_an_instance_that_has_ended_stays_as_it_is(status: str, body: msg.Body):
     async def main() -> None:
         ran.append(1)
 
-    rig = Rig(main).store(started(), ev.Completed(T0, encode(None)), finished(1, "late"), status=status)
+    rig = Rig(main).store(
+        started(), ev.Completed(T0, encode(None)), finished(1, "late"), status=status
+    )
     turn = rig.turn(body)
     assert (rig.events, turn.commit, rig.answers, ran) == ([], None, ["closed"], [])
     assert rig.status == status

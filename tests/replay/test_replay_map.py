@@ -11,7 +11,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MAP = ROOT / "docs" / "conformance-replay.md"
-ROW = re.compile(r"^\| `(?P<case>\w+)` \| (?P<proof>none|`(?P<file>[\w/]+\.py)::(?P<test>\w+)`) \| (?P<note>.*) \|$")
+ROW = re.compile(
+    r"^\| `(?P<case>\w+)` \| (?P<proof>none|`(?P<file>[\w/]+\.py)::(?P<test>\w+)`) \| (?P<note>.*) \|$"
+)
 
 # The groups and their cases, as they are named there.
 CASES = {
@@ -158,7 +160,9 @@ def sections() -> dict[str, list[re.Match[str]]]:
 def names_in(file: str) -> frozenset[str]:
     tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
-    return frozenset(n.name for n in tree.body if isinstance(n, functions) and n.name.startswith("test_"))
+    return frozenset(
+        n.name for n in tree.body if isinstance(n, functions) and n.name.startswith("test_")
+    )
 
 
 def test_the_cases_are_all_there():

@@ -55,11 +55,22 @@ def expect_mismatch(rig: Rig, journal: str, did: str) -> None:
     assert f"but the code did {did}" in rig.held.message
     assert "Remedy: deploy code that does the same up to here" in rig.held.message
     assert (rig.status, rig.row.reason if rig.row else None) == ("suspended", "nondeterminism")
-    assert (rig.events, rig.history, turn.calls, turn.cancelled, rig.posted) == ([], before, [], [], [])
+    assert (rig.events, rig.history, turn.calls, turn.cancelled, rig.posted) == (
+        [],
+        before,
+        [],
+        [],
+        [],
+    )
 
 
 DIFFERENT: dict[str, tuple[ev.Event, Callable[[], Any], str, str]] = {
-    "activity, code sleeps": (called(1, "a"), lambda: asyncio.sleep(1), "a call of activity 'greet'", "a timer"),
+    "activity, code sleeps": (
+        called(1, "a"),
+        lambda: asyncio.sleep(1),
+        "a call of activity 'greet'",
+        "a timer",
+    ),
     "timer, code calls": (timer(1), lambda: greet("a"), "a timer", "a call of activity 'greet'"),
     "name of the activity": (
         called(1, "a", name="render"),
@@ -67,7 +78,12 @@ DIFFERENT: dict[str, tuple[ev.Event, Callable[[], Any], str, str]] = {
         "a call of activity 'render'",
         "a call",
     ),
-    "input of the activity": (called(1, "a"), lambda: greet("b"), "a call of activity 'greet' (input", "a call"),
+    "input of the activity": (
+        called(1, "a"),
+        lambda: greet("b"),
+        "a call of activity 'greet' (input",
+        "a call",
+    ),
     "name of the event": (
         waits(1, "go", positional=True),
         lambda: workflow.wait_event("stop", str),
@@ -110,7 +126,12 @@ DIFFERENT: dict[str, tuple[ev.Event, Callable[[], Any], str, str]] = {
         "a call of activity 'greet' on queue 'cpu'",
         "a call of activity 'greet' (input",
     ),
-    "input of the child": (child(1, "x"), lambda: other("y"), "a call of workflow 'other'", "a call of workflow"),
+    "input of the child": (
+        child(1, "x"),
+        lambda: other("y"),
+        "a call of workflow 'other'",
+        "a call of workflow",
+    ),
     "id of the child": (
         child(1, "x", target="ship-1"),
         lambda: workflow.child(other, id="ship-2")("x"),
@@ -149,7 +170,10 @@ def test_a_command_that_differs_is_reported(name: str):
 
 @pytest.mark.parametrize(
     ("recorded", "journal"),
-    [(called(1, "a"), "a call of activity 'greet'"), (child(1, "x", detached=True), "a detached start of workflow")],
+    [
+        (called(1, "a"), "a call of activity 'greet'"),
+        (child(1, "x", detached=True), "a detached start of workflow"),
+    ],
 )
 def test_a_command_that_the_code_no_longer_gives_is_reported(recorded: ev.Event, journal: str):
     async def main() -> None:
@@ -188,7 +212,9 @@ def test_a_detached_start_of_another_workflow_is_reported():
     recorded = child(1, "x", detached=True, parent_close="abandon")
     recorded.workflow = "something_else"
     rig = Rig(main).store(started(), recorded)
-    expect_mismatch(rig, "a detached start of workflow 'something_else'", "a detached start of workflow 'other'")
+    expect_mismatch(
+        rig, "a detached start of workflow 'something_else'", "a detached start of workflow 'other'"
+    )
 
 
 # ---------------------------------------------------------------- what may differ
@@ -206,7 +232,9 @@ def test_the_text_of_a_status_may_differ_and_the_recorded_one_counts():
         await greet("a")
         return workflow.status(str)
 
-    rig = Rig(main).store(started(), ev.StatusSet(encode("old words")), called(1, "a"), finished(1, "A"))
+    rig = Rig(main).store(
+        started(), ev.StatusSet(encode("old words")), called(1, "a"), finished(1, "A")
+    )
     rig.turn()
     assert rig.result == "old words"
 
@@ -307,8 +335,18 @@ STRAY: dict[str, list[ev.Event]] = {
     "a result before its call": [finished(1, "x"), called(1, "a")],
     "a timer's end before its start": [fired(1), timer(1)],
     "a result of another number": [called(1, "a"), finished(7, "x")],
-    "a result twice": [called(1, "a"), finished(1, "x"), called(2, "after", name="render"), finished(1, "y")],
-    "a failure after a result": [called(1, "a"), finished(1, "x"), called(2, "after", name="render"), failed(1)],
+    "a result twice": [
+        called(1, "a"),
+        finished(1, "x"),
+        called(2, "after", name="render"),
+        finished(1, "y"),
+    ],
+    "a failure after a result": [
+        called(1, "a"),
+        finished(1, "x"),
+        called(2, "after", name="render"),
+        failed(1),
+    ],
 }
 
 
@@ -336,7 +374,10 @@ def _kinds_of_answers() -> dict[str, tuple[ev.Event, Callable[[], Any], list[ev.
         "child": (child(1, "x"), lambda: other("x")),
         "event": (waits(1, "go", positional=True), lambda: workflow.wait_event("go", str)),
         "channel": (waits(1, "approved"), lambda: approved.receive()),
-        "checkpoint": (ev.StepStarted(1, "look", 0), lambda: workflow.checkpoint("look", lambda: 1)),
+        "checkpoint": (
+            ev.StepStarted(1, "look", 0),
+            lambda: workflow.checkpoint("look", lambda: 1),
+        ),
     }
     return {
         k: (*command, [e for other_kind, es in answers.items() if other_kind != k for e in es])
@@ -352,14 +393,22 @@ WRONG_KIND = [
 
 
 @pytest.mark.parametrize(("command", "make", "answer"), WRONG_KIND)
-def test_an_answer_of_another_kind_is_reported(command: ev.Event, make: Callable[[], Any], answer: ev.Event):
+def test_an_answer_of_another_kind_is_reported(
+    command: ev.Event, make: Callable[[], Any], answer: ev.Event
+):
     rig = Rig(code(make)).store(started(), command, answer)
     rig.turn()
     assert (rig.status, rig.events) == ("suspended", [])
     assert rig.held.type == "NondeterminismError"
 
 
-CLOSED_ANSWERS = [fired(1), _reply, finished(1, "y"), failed(1), ev.Replied(1, T0, None, failed(1).failure)]
+CLOSED_ANSWERS = [
+    fired(1),
+    _reply,
+    finished(1, "y"),
+    failed(1),
+    ev.Replied(1, T0, None, failed(1).failure),
+]
 
 
 @pytest.mark.parametrize("answer", CLOSED_ANSWERS, ids=lambda a: type(a).__name__)

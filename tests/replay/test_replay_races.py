@@ -136,7 +136,9 @@ def test_asyncio_wait_cancels_nothing():
 
 
 def test_a_join_is_done_when_all_are():
-    rig = Rig(_two).store(started(), called(1, "a"), called(2, "b"), finished(2, "B"), finished(1, "A"))
+    rig = Rig(_two).store(
+        started(), called(1, "a"), called(2, "b"), finished(2, "B"), finished(1, "A")
+    )
     rig.turn()
     assert rig.result == ["A", "B"]
 
@@ -176,7 +178,10 @@ def test_a_join_gives_the_order_that_was_asked_for(order: Any, expected: list[st
 LEFT: dict[str, tuple[Callable[[], Any], ev.Event]] = {
     "activity": (lambda: greet("ann"), called(1, "ann")),
     "timer": (lambda: asyncio.create_task(asyncio.sleep(9)), timer(1, 9_000)),
-    "event": (lambda: asyncio.create_task(workflow.wait_event("go", str)), waits(1, "go", positional=True)),
+    "event": (
+        lambda: asyncio.create_task(workflow.wait_event("go", str)),
+        waits(1, "go", positional=True),
+    ),
     "channel": (lambda: asyncio.create_task(approved.receive()), waits(1, "approved")),
     "child": (lambda: other("x"), child(1, "x")),
 }
@@ -354,7 +359,14 @@ async def _keeps() -> str:
     return await greet("after")
 
 
-GIVEN_UP = [started(), called(1, "ann"), timer(2), fired(2), ev.CommandCancelled(1), called(3, "after")]
+GIVEN_UP = [
+    started(),
+    called(1, "ann"),
+    timer(2),
+    fired(2),
+    ev.CommandCancelled(1),
+    called(3, "after"),
+]
 KEPT = [started(), called(1, "ann"), timer(2), fired(2), called(3, "after")]
 
 
@@ -386,7 +398,15 @@ def test_a_new_cancellation_after_the_journal_is_new():
         second.cancel()  # type: ignore[attr-defined]
         await approved.receive()
 
-    journal = [started(), called(1, "a"), called(2, "b"), timer(3), fired(3), ev.CommandCancelled(1), timer(4, 2_000)]
+    journal = [
+        started(),
+        called(1, "a"),
+        called(2, "b"),
+        timer(3),
+        fired(3),
+        ev.CommandCancelled(1),
+        timer(4, 2_000),
+    ]
     rig = Rig(main).store(*journal)
     turn = rig.turn(after_ms=2_000)
     assert rig.events == [fired(4, 2_000), ev.CommandCancelled(2), waits(5, "approved")]
@@ -395,11 +415,17 @@ def test_a_new_cancellation_after_the_journal_is_new():
 
 @pytest.mark.parametrize("command", [called(1, "ann"), child(1, "x")], ids=["activity", "child"])
 def test_a_cancellation_that_stands_twice_does_not_fit(command: ev.Event):
-    make = (lambda: greet("ann")) if isinstance(command, ev.ActivityScheduled) else (lambda: other("x"))
+    make = (
+        (lambda: greet("ann"))
+        if isinstance(command, ev.ActivityScheduled)
+        else (lambda: other("x"))
+    )
 
     async def main() -> str:
         return await _cancel_at(0, make)
 
-    rig = Rig(main).store(started(), command, ev.CommandCancelled(1), ev.CommandCancelled(1), called(2, "after"))
+    rig = Rig(main).store(
+        started(), command, ev.CommandCancelled(1), ev.CommandCancelled(1), called(2, "after")
+    )
     assert "the journal has the cancellation of command 1" in rig.held.message
     assert rig.now == T0

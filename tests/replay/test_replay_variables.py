@@ -302,7 +302,10 @@ LIMITS = Limits(kv_keys=2, kv_value_bytes=10, kv_key_bytes=5, status_bytes=10)
             lambda: kv.set("a", "x" * 20),
             "the value of KV key 'a' has 22 bytes; the limit is 10 (Limits.kv_value_bytes)",
         ),
-        (lambda: kv.set("toolong", 1), "the KV key 'toolong' is longer than 5 bytes (Limits.kv_key_bytes)"),
+        (
+            lambda: kv.set("toolong", 1),
+            "the KV key 'toolong' is longer than 5 bytes (Limits.kv_key_bytes)",
+        ),
         (
             lambda: workflow.set_status("x" * 20),
             "the custom status has 22 bytes; the limit is 10 (Limits.status_bytes)",

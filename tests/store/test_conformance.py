@@ -36,6 +36,8 @@ class TestSQLiteFile(StoreSuite, DurableSuite):
     @pytest.fixture
     def store_factory(self, tmp_path: Path) -> StoreFactory:
         def make(shards: int, limits: StoreLimits) -> Store:
-            return SQLiteStore(str(tmp_path / "store.db"), options=Options(shards=shards), limits=limits)
+            return SQLiteStore(
+                str(tmp_path / "store.db"), options=Options(shards=shards), limits=limits
+            )
 
         return make

@@ -36,7 +36,11 @@ CASES = {
 @cache
 def functions_of(file: Path) -> list[str]:
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
-    return [node.name for node in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(node, functions)]
+    return [
+        node.name
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, functions)
+    ]
 
 
 def rows() -> dict[str, list[tuple[str, list[str], str]]]:
@@ -47,7 +51,9 @@ def rows() -> dict[str, list[tuple[str, list[str], str]]]:
             group = line[3:]
         elif line.startswith("| `"):
             case, tests, remark = (cell.strip() for cell in line.strip("|").split("|"))
-            found.setdefault(group, []).append((case.strip("`"), re.findall(r"`([^`]+)`", tests), remark))
+            found.setdefault(group, []).append(
+                (case.strip("`"), re.findall(r"`([^`]+)`", tests), remark)
+            )
     return found
 
 
@@ -78,5 +84,10 @@ def test_every_test_exists() -> None:
 
 
 def test_no_test_of_the_suite_hides_another() -> None:
-    names = [name for file in SECTIONS.glob("*.py") for name in functions_of(file) if name.startswith("test_")]
+    names = [
+        name
+        for file in SECTIONS.glob("*.py")
+        for name in functions_of(file)
+        if name.startswith("test_")
+    ]
     assert sorted(names) == sorted(set(names))

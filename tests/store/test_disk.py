@@ -206,7 +206,9 @@ async def test_a_file_beside_the_database_that_went_away_stops_the_writing(
             await scenario.applied("order", 1)
 
 
-async def test_what_was_acknowledged_survives_a_log_that_is_removed_and_kill_9(tmp_path: Path) -> None:
+async def test_what_was_acknowledged_survives_a_log_that_is_removed_and_kill_9(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "a.db"
     async with running(path) as owner, running(path) as bystander:
         await owner.ask("claim")
@@ -220,7 +222,9 @@ async def test_what_was_acknowledged_survives_a_log_that_is_removed_and_kill_9(t
         assert (await scenario.load("order")).version == 20
 
 
-async def test_a_commit_to_a_log_that_is_removed_meanwhile_is_not_acknowledged(tmp_path: Path, faults: Faults) -> None:
+async def test_a_commit_to_a_log_that_is_removed_meanwhile_is_not_acknowledged(
+    tmp_path: Path, faults: Faults
+) -> None:
     path = tmp_path / "a.db"
     async with opened(path) as scenario:
         await scenario.applied("order")
@@ -243,7 +247,9 @@ async def test_a_quiet_folder_is_still_watched(tmp_path: Path) -> None:
             await scenario.applied("order", 3)
 
 
-async def test_a_deleted_file_does_not_come_back_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_deleted_file_does_not_come_back_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Deleted in the moment between the look at it and the opening of a connection that reads."""
     path = tmp_path / "a.db"
     usual = reader.connect
@@ -280,7 +286,9 @@ async def test_a_lock_file_that_cannot_be_signed_keeps_nobody_from_working(
             assert "a.db.lock cannot be written (No space left on device)" in caplog.text
 
 
-async def test_a_lock_file_that_cannot_be_made_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_lock_file_that_cannot_be_made_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with open_store(f"sqlite:///{tmp_path}/a.db") as store:
         monkeypatch.setattr(os, "open", refuse(errno.ENOSPC))
         with pytest.raises(StoreUnavailable, match=r"a.db.lock.*No space left.*free some space"):
@@ -301,7 +309,9 @@ async def test_a_store_on_a_disk_that_became_read_only_is_closed_all_the_same(
     monkeypatch.undo()
     assert "a.db.sock stays behind" in caplog.text
     assert "a.db.lock still names this process" in caplog.text
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("perdure-")]
+    assert not [
+        thread.name for thread in threading.enumerate() if thread.name.startswith("perdure-")
+    ]
     assert len(os.listdir("/dev/fd")) <= descriptors
     async with opened(path) as scenario:
         assert (await scenario.load("order")).version == 1
@@ -359,7 +369,9 @@ async def test_a_disk_that_is_full_before_the_first_open_is_called_full(tiny: Pa
     (tiny / "ballast").unlink()
 
 
-async def test_a_start_on_a_full_disk_is_told_so_and_succeeds_when_there_is_room(tmp_path: Path, tiny: Path) -> None:
+async def test_a_start_on_a_full_disk_is_told_so_and_succeeds_when_there_is_room(
+    tmp_path: Path, tiny: Path
+) -> None:
     async with opened(tmp_path / "a.db") as scenario:
         await scenario.applied("order")
     shutil.copy(tmp_path / "a.db", tiny)

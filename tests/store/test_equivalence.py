@@ -25,7 +25,17 @@ from perdure.kernel.commit import (
     decode_commit,
     encode_commit,
 )
-from perdure.kernel.message import ActivityDone, AnyBody, Cancel, Delete, Message, Prune, Raise, Send, Start
+from perdure.kernel.message import (
+    ActivityDone,
+    AnyBody,
+    Cancel,
+    Delete,
+    Message,
+    Prune,
+    Raise,
+    Send,
+    Start,
+)
 from perdure.kernel.placement import scope_of
 from perdure.ports.store import DeadLetters, Incarnation, Queues, Renewal, Store, Totals, Units
 from perdure.ports.where import Op, Where
@@ -37,8 +47,24 @@ from perdure.store.sqlite import SQLiteStore
 SHARDS = 2
 SCOPES = ("default/0", "default/1", "pin/a")
 UNITS = ("a", "b", "c", "d")
-LIMITS = StoreLimits(inbox_messages=3, undelivered_ms=40, dead_letter_ms=40, dedupe_ms=120, forgotten_ms=30)
-VALUES = ("", "a", "b", 0, 1, 1.0, -2.5, True, False, datetime(2026, 1, 1, tzinfo=UTC), [], ["a"], ["b", "a", "a"])
+LIMITS = StoreLimits(
+    inbox_messages=3, undelivered_ms=40, dead_letter_ms=40, dedupe_ms=120, forgotten_ms=30
+)
+VALUES = (
+    "",
+    "a",
+    "b",
+    0,
+    1,
+    1.0,
+    -2.5,
+    True,
+    False,
+    datetime(2026, 1, 1, tzinfo=UTC),
+    [],
+    ["a"],
+    ["b", "a", "a"],
+)
 STATUSES = ("pending", "running", "running", "suspended", "completed", "failed")
 
 
@@ -95,7 +121,13 @@ class World:
             key = random.choice(self.known) if self.chance(25) else self.new_id()
         self.known.append(key)
         return Message(
-            key, to, body, self.now, self.now + random.choice((0, 0, 30)), random.choice((None, "x")), previous
+            key,
+            to,
+            body,
+            self.now,
+            self.now + random.choice((0, 0, 30)),
+            random.choice((None, "x")),
+            previous,
         )
 
     def start_id(self, unit: str) -> bytes:
@@ -108,7 +140,13 @@ class World:
     def row(self, unit: str, run: bytes, execution: int) -> UnitRow:
         random = self.random
         row = UnitRow(
-            unit, self.scopes[unit], "workflow", random.choice(("wf", "wf", "other")), "1.0.0", run, execution
+            unit,
+            self.scopes[unit],
+            "workflow",
+            random.choice(("wf", "wf", "other")),
+            "1.0.0",
+            run,
+            execution,
         )
         row.status = random.choice(STATUSES)
         row.wake_at = random.choice((None, 0, self.now + 5))
@@ -121,7 +159,9 @@ class World:
         return row
 
     def fences(self, count: int) -> list[Fence]:
-        return [Fence(scope, self.epochs[scope] - self.chance(10), "n-1") for scope in SCOPES[:count]]
+        return [
+            Fence(scope, self.epochs[scope] - self.chance(10), "n-1") for scope in SCOPES[:count]
+        ]
 
     def attributes(self) -> bytes | None:
         random = self.random
@@ -136,7 +176,9 @@ class World:
         conditions: list[Where] = []
         for _ in range(random.randrange(1, 4)):
             op: Op = random.choice(get_args(Op))
-            listed = [value for value in single if type(value) in (int, float)][: random.randrange(4)]
+            listed = [value for value in single if type(value) in (int, float)][
+                : random.randrange(4)
+            ]
             value: Any = listed if op == "in" else random.choice(single)
             conditions.append(Where(random.choice("xy"), op, value))
         return tuple(conditions)
@@ -155,9 +197,12 @@ class World:
         offsets[unit] = offsets.get(unit, 0) + 1
         execution = random.choice((1, 1, 2))
         row = self.row(unit, run, execution)
-        commit = Commit(self.new_id(), Fence(fence_scope, epoch, "n-1"), self.now, unit, max(expect, 0), row)
+        commit = Commit(
+            self.new_id(), Fence(fence_scope, epoch, "n-1"), self.now, unit, max(expect, 0), row
+        )
         commit.journal = [
-            JournalChunk(execution, random.randrange(1, 40), 1, b"events") for _ in range(random.randrange(3))
+            JournalChunk(execution, random.randrange(1, 40), 1, b"events")
+            for _ in range(random.randrange(3))
         ]
         self._parts(commit, unit, run, execution)
         if self.chance(12):
@@ -168,7 +213,9 @@ class World:
         random = self.random
         if self.chance(30):
             values = (None, b"", b"value")
-            commit.kv = [KvEntry(k, random.choice(values), random.choice(values), execution) for k in "xyx"]
+            commit.kv = [
+                KvEntry(k, random.choice(values), random.choice(values), execution) for k in "xyx"
+            ]
         if self.chance(20):
             commit.ended = [ExecutionRow(random.randrange(1, 6), "1.0.0", 1, 2, 3)]
         if self.chance(20):
@@ -180,10 +227,14 @@ class World:
             if commit.post and self.chance(30):
                 commit.consume = [*commit.consume, commit.post[-1].id]
         if self.chance(30):
-            commit.answers = [Answer(random.choice(self.known), "outcome", self.now + random.choice((5, 50)))]
+            commit.answers = [
+                Answer(random.choice(self.known), "outcome", self.now + random.choice((5, 50)))
+            ]
         if self.chance(30):
             seq = random.randrange(1, 5)
-            commit.tasks_added = [Task(unit, run, execution, seq, 1, commit.row.scope, "q", "act", b"in", self.now)]
+            commit.tasks_added = [
+                Task(unit, run, execution, seq, 1, commit.row.scope, "q", "act", b"in", self.now)
+            ]
         if self.chance(30):
             commit.tasks_dropped = [(run, random.choice((1, 2)), random.randrange(1, 5), 1)]
 
@@ -209,7 +260,9 @@ async def both_lists(stores: list[Dumping], world: World) -> None:
 async def both_places(stores: list[Dumping], world: World) -> None:
     """Mail behind the places of the look before: every reader of the same rows has the same places."""
     random = world.random
-    world.arrived = (await both(stores, "arrivals", SCOPES, world.arrived, random.choice((1, 2, 50)))).next
+    world.arrived = (
+        await both(stores, "arrivals", SCOPES, world.arrived, random.choice((1, 2, 50)))
+    ).next
     for unit in UNITS:
         if world.chance(50):
             mail = await both(stores, "inbox", unit, world.places[unit], random.choice((1, 2, 50)))
@@ -227,7 +280,9 @@ async def live(random: Random, stores: list[Dumping], log: list[bytes], *, other
     world = World(random)
     encode = msgspec.msgpack.encode
     for scope in SCOPES:
-        world.epochs[scope] = (await both(stores, "claim", [scope], Incarnation("n", "n-1")))[scope].epoch
+        world.epochs[scope] = (await both(stores, "claim", [scope], Incarnation("n", "n-1")))[
+            scope
+        ].epoch
     for _ in range(random.randrange(4, 12)):
         world.now += random.randrange(15)
         if world.chance(60):
@@ -242,7 +297,9 @@ async def live(random: Random, stores: list[Dumping], log: list[bytes], *, other
         loaded = await both(stores, "load", UNITS)
         world.versions = {unit.id: unit.version for unit in loaded}
         homes = {unit: scope_of(unit, SHARDS) for unit in UNITS}
-        world.scopes = {unit.id: unit.row.scope if unit.row is not None else homes[unit.id] for unit in loaded}
+        world.scopes = {
+            unit.id: unit.row.scope if unit.row is not None else homes[unit.id] for unit in loaded
+        }
         await both(stores, "wakes", SCOPES, world.now, None, 50)
         await both(stores, "next_wake", SCOPES, world.now)
         await both_lists(stores, world)
@@ -252,19 +309,32 @@ async def live(random: Random, stores: list[Dumping], log: list[bytes], *, other
         await both(stores, "query", DeadLetters())
         if others and world.chance(40):
             world.leased += await both(stores, "lease", "q", "worker", 2, 20, world.now)
-            beats = [Renewal(t.unit, t.seq, t.attempt, t.token or b"", 20, b"d") for t in world.leased[-2:]]
+            beats = [
+                Renewal(t.unit, t.seq, t.attempt, t.token or b"", 20, b"d")
+                for t in world.leased[-2:]
+            ]
             await both(stores, "renew", beats, world.now + 3)
         if others and world.chance(30):
-            await both(stores, "sweep", world.fences(random.randrange(1, 4)), world.now, random.choice((1, 100)))
+            await both(
+                stores,
+                "sweep",
+                world.fences(random.randrange(1, 4)),
+                world.now,
+                random.choice((1, 100)),
+            )
         if others and world.chance(5):
             await both(stores, "release", world.fences(2))
         if others and world.chance(15):
-            for scope, claim in (await both(stores, "claim", SCOPES[:2], Incarnation("n", "n-1"))).items():
+            for scope, claim in (
+                await both(stores, "claim", SCOPES[:2], Incarnation("n", "n-1"))
+            ).items():
                 world.epochs[scope] = claim.epoch
 
 
 def pair() -> tuple[MemoryStore, SQLiteStore]:
-    return MemoryStore(shards=SHARDS, limits=LIMITS), SQLiteStore(MEMORY, options=Options(shards=SHARDS), limits=LIMITS)
+    return MemoryStore(shards=SHARDS, limits=LIMITS), SQLiteStore(
+        MEMORY, options=Options(shards=SHARDS), limits=LIMITS
+    )
 
 
 @settings(max_examples=80, deadline=None)

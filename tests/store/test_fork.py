@@ -25,7 +25,9 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system doe
 async def child_of(owner: Process) -> AsyncGenerator[str]:
     """A forked child, which lives on; what its parent's store said to it."""
     owner.tell("fork")
-    said = sorted([await owner.line(), await owner.line()])  # the parent and the child speak at once
+    said = sorted(
+        [await owner.line(), await owner.line()]
+    )  # the parent and the child speak at once
     child = next(int(line.split()[1]) for line in said if line.startswith("child "))
     try:
         yield next(line for line in said if not line.startswith("child "))
@@ -64,7 +66,9 @@ async def test_a_child_is_told_to_open_the_store_anew(tmp_path: Path) -> None:
             assert "was opened before this process was forked; open it anew" in said
 
 
-async def test_a_client_finds_the_next_owner_although_a_child_of_the_last_one_lives(tmp_path: Path) -> None:
+async def test_a_client_finds_the_next_owner_although_a_child_of_the_last_one_lives(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "a.db"
     async with running(path) as owner, opened(path) as client, opened(path) as successor:
         await owner.ask("claim")

@@ -63,7 +63,9 @@ asyncio.run(main(sys.argv[1], int(sys.argv[2])))
 """
 
 
-async def test_what_a_process_posts_before_it_ends_is_heard_by_an_owner_that_stands_still(tmp_path: Path) -> None:
+async def test_what_a_process_posts_before_it_ends_is_heard_by_an_owner_that_stands_still(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "a.db"
     async with running(path) as owner:
         await owner.ask("claim")

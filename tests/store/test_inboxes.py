@@ -27,7 +27,8 @@ def old_file(path: Path, upto: int) -> None:
         row = (migration.version, migration.name, migration.checksum)
         connection.execute("INSERT INTO schema_migrations VALUES (?, ?, ?)", row)
     connection.executemany(
-        "INSERT OR REPLACE INTO meta VALUES (?, ?)", [("format", "2"), ("id", "old"), ("shards", "1")]
+        "INSERT OR REPLACE INTO meta VALUES (?, ?)",
+        [("format", "2"), ("id", "old"), ("shards", "1")],
     )
     connection.commit()
     connection.close()
@@ -51,14 +52,20 @@ async def test_the_order_of_what_waits_in_an_older_file_is_kept(tmp_path: Path) 
     connection.close()
     async with SQLiteStore(str(path)) as store:
         for loaded in await store.load(["a", "b", "c"]):
-            assert [message.id.decode() for message in loaded.inbox] == [f"{loaded.id}{n}" for n in (3, 4, 9)]
+            assert [message.id.decode() for message in loaded.inbox] == [
+                f"{loaded.id}{n}" for n in (3, 4, 9)
+            ]
             assert all(isinstance(message.body, Send) for message in loaded.inbox)
         arrived = (await store.arrivals(["default/0"], None, 10)).next
         place = (await store.load(["a"]))[0].place
         await store.post([Message(b"late", "a", Start("wf", None, b""), 1)])
         assert [message.id for message in (await store.inbox("a", place, 10)).messages] == [b"late"]
         assert (await store.arrivals(["default/0"], arrived, 10)).items == ["a"]
-        assert await store.inspect("SELECT unit, messages FROM inboxes") == [("a", 4), ("b", 3), ("c", 3)]
+        assert await store.inspect("SELECT unit, messages FROM inboxes") == [
+            ("a", 4),
+            ("b", 3),
+            ("c", 3),
+        ]
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,9 @@ async def test_a_file_with_two_hard_names_is_refused(tmp_path: Path, options: st
         await scenario.claim()
         await scenario.applied("order")
         other.hardlink_to(path)
-        with pytest.raises(StoreUnavailable, match=r"other.db has 2 names \(hard links\).*remove the others"):
+        with pytest.raises(
+            StoreUnavailable, match=r"other.db has 2 names \(hard links\).*remove the others"
+        ):
             async with opened(other, options):
                 pass
         await scenario.applied("order", 1)  # who has it open already is not disturbed
@@ -80,7 +82,12 @@ async def test_a_file_that_is_mounted_by_itself_is_refused(tmp_path: Path) -> No
     async with opened(path):
         pass
     alone.touch()
-    if subprocess.run(["mount", "--bind", path, alone], check=False, capture_output=True).returncode != 0:
+    if (
+        subprocess.run(
+            ["mount", "--bind", path, alone], check=False, capture_output=True
+        ).returncode
+        != 0
+    ):
         pytest.skip("this container may not mount")
     try:
         with pytest.raises(StoreUnavailable, match=r"mounted as a single file.*mount its folder"):
@@ -90,7 +97,9 @@ async def test_a_file_that_is_mounted_by_itself_is_refused(tmp_path: Path) -> No
         subprocess.run(["umount", alone], check=True)
 
 
-async def test_a_program_may_change_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_program_may_change_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     async with open_store("sqlite:///a.db") as store:
         (tmp_path / "elsewhere").mkdir()
@@ -135,7 +144,9 @@ async def test_without_its_lock_file_an_owner_still_refuses_others(tmp_path: Pat
 async def test_of_many_that_claim_at_once_one_gets_the_file(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     async with AsyncExitStack() as stack:
-        processes = [await stack.enter_async_context(running(path, f"node-{number}")) for number in range(10)]
+        processes = [
+            await stack.enter_async_context(running(path, f"node-{number}")) for number in range(10)
+        ]
         for _ in range(3):
             Path(f"{path}.lock").unlink(missing_ok=True)
             for process in processes:

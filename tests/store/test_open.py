@@ -54,7 +54,9 @@ def locked(path: Path, statement: str) -> Generator[None]:
         "sys.stdin.read()\n"
     )
     command = [sys.executable, "-c", code, str(path), statement]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as program:
         assert program.stdout is not None
         assert program.stdout.readline() == "locked\n"
         yield
@@ -90,7 +92,9 @@ async def test_urls_name_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             assert store.info.shards == 1
     assert (tmp_path / "shop.db").exists()
     names = {"shop.db", "my shop.db", "shop#1.db", "file:shop.db?mode=ro", "100%;x=1 é.db"}
-    assert {file.name for file in tmp_path.glob("*.db*")} - {f"{name}.lock" for name in names} == names
+    assert {file.name for file in tmp_path.glob("*.db*")} - {
+        f"{name}.lock" for name in names
+    } == names
 
 
 def test_a_store_is_returned_as_it_is() -> None:
@@ -133,7 +137,9 @@ def test_a_wrong_url_says_what_would_be_right(url: str, words: list[str]) -> Non
 
 async def test_options_take_effect(tmp_path: Path) -> None:
     for level, number in (("full", 2), ("normal", 1), ("off", 0)):
-        async with open_store(url_of(tmp_path / f"{level}.db", f"?synchronous={level}&shards=7")) as store:
+        async with open_store(
+            url_of(tmp_path / f"{level}.db", f"?synchronous={level}&shards=7")
+        ) as store:
             assert store.info.shards == 7
             assert isinstance(store, SQLiteStore)
             [(found,)] = await store.inspect("PRAGMA synchronous")
@@ -268,7 +274,10 @@ async def test_a_file_locked_exclusively(tmp_path: Path) -> None:
 
 async def test_reading_only(tmp_path: Path) -> None:
     path = await created(tmp_path / "a.db")
-    async with open_store(url_of(path)) as writer, open_store(url_of(path, "?read_only=true")) as store:
+    async with (
+        open_store(url_of(path)) as writer,
+        open_store(url_of(path, "?read_only=true")) as store,
+    ):
         scenario = Scenario(store)
         assert (await scenario.load("order")).version == 1
         assert [view.row.id for view in (await store.query(Units())).items] == ["order"]
@@ -329,9 +338,13 @@ async def test_reading_without_the_right_to_write_needs_a_process_that_has_the_f
     command = [sys.executable, "-c", READ_ONLY_USER, url_of(path, "?read_only=true")]
     try:
         path.chmod(0o644)
-        alone = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=30)
+        alone = await asyncio.to_thread(
+            subprocess.run, command, capture_output=True, text=True, timeout=30
+        )
         async with open_store(url_of(path)):
-            beside = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=30)
+            beside = await asyncio.to_thread(
+                subprocess.run, command, capture_output=True, text=True, timeout=30
+            )
     finally:
         shutil.rmtree(folder)
     answer = alone.stdout.splitlines()[-1]
@@ -344,7 +357,9 @@ async def test_reading_without_the_right_to_write_needs_a_process_that_has_the_f
 
 
 def test_migrations_are_numbered_without_gaps() -> None:
-    assert [migration.version for migration in migrations()] == list(range(1, len(migrations()) + 1))
+    assert [migration.version for migration in migrations()] == list(
+        range(1, len(migrations()) + 1)
+    )
 
 
 def test_migrate_brings_a_file_up_to_date_once(tmp_path: Path) -> None:

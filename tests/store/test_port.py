@@ -18,7 +18,9 @@ def test_the_page_names_every_method_and_their_number() -> None:
     properties = {name for name, value in members.items() if isinstance(value, property)}
     text = PAGE.read_text("utf-8")
     table = text.partition("| Group |")[2].partition("\n\n")[0]
-    named = {name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[2])}
+    named = {
+        name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[2])
+    }
     assert named == methods | properties
     assert f"{NUMBERS[len(methods) - 15]} methods and one property" in text
     assert properties == {"info"}

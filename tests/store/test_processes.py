@@ -43,9 +43,13 @@ async def test_everything_acknowledged_survives_kill_9(tmp_path: Path) -> None:
                     acknowledged[unit] = int(version)
         async with opened(path) as scenario:
             loaded = await scenario.store.load(list(acknowledged))
-            assert [unit.version >= acknowledged[unit.id] for unit in loaded] == [True] * len(loaded)
+            assert [unit.version >= acknowledged[unit.id] for unit in loaded] == [True] * len(
+                loaded
+            )
             # Each commit posted one message: it is there with its commit, or neither is.
-            assert len(await scenario.all(Inbox(unit="inbox", limit=1_000))) == sum(unit.version for unit in loaded)
+            assert len(await scenario.all(Inbox(unit="inbox", limit=1_000))) == sum(
+                unit.version for unit in loaded
+            )
             assert await scenario.apply(scenario.commit("late")) == ["fenced"]
 
 
@@ -89,7 +93,9 @@ async def test_a_lock_that_only_changes_hands_is_waited_for(tmp_path: Path) -> N
     path = tmp_path / "a.db"
     async with opened(path) as scenario:
         passing = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(passing, fcntl.LOCK_EX)  # as a standby does that was closed while it waited: it never signs
+        fcntl.flock(
+            passing, fcntl.LOCK_EX
+        )  # as a standby does that was closed while it waited: it never signs
         claim = asyncio.ensure_future(scenario.claim())
         asyncio.get_running_loop().call_later(0.02, os.close, passing)
         assert await claim == {"default/0": Claim(1, clean=True)}
@@ -129,7 +135,9 @@ async def test_a_standby_waits_for_the_owner_and_says_for_whom(
         assert (await scenario.load("order")).version == 1
 
 
-async def test_a_standby_can_be_closed_while_it_waits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_standby_can_be_closed_while_it_waits(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "a.db"
     async with opened(path) as owner:
         await owner.claim()
@@ -222,7 +230,9 @@ async def test_the_socket_is_private_and_goes_with_its_owner(tmp_path: Path) -> 
     assert not socket_path(str(path)).exists()
 
 
-async def test_a_store_in_a_deep_folder_hears_of_mail_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_store_in_a_deep_folder_hears_of_mail_at_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = tmp_path.joinpath(*["twenty-characters-xx"] * 10)
     folder.mkdir(parents=True)
     path = folder / "a.db"
@@ -290,7 +300,14 @@ async def test_nonsense_at_the_socket_harms_nobody(tmp_path: Path) -> None:
     async with opened(path) as scenario:
         await scenario.claim()
         hints = scenario.store.hints()
-        for nonsense in (b"mail {\n", b"\xff\xfe\n", b"watch 7\n", b"x" * 100_000 + b"\n", b"hello\n", b""):
+        for nonsense in (
+            b"mail {\n",
+            b"\xff\xfe\n",
+            b"watch 7\n",
+            b"x" * 100_000 + b"\n",
+            b"hello\n",
+            b"",
+        ):
             _, writer = await asyncio.open_unix_connection(str(socket_path(str(path))))
             writer.write(nonsense)
             writer.close()

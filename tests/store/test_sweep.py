@@ -53,12 +53,20 @@ class Life:
                 await self.commit(sender, post=[letter])
             return
         delete = random.choice((None, None, 0, self.now + 40)) if self.versions[unit] else None
-        answers = [Answer(self.scenario.new_id(), "ok", self.now + random.randrange(60)) for _ in range(2)]
+        answers = [
+            Answer(self.scenario.new_id(), "ok", self.now + random.randrange(60)) for _ in range(2)
+        ]
         inbox = await self.scenario.inbox(unit)
-        await self.commit(unit, delete=delete, answers=answers, consume=inbox[: random.randrange(3)])
+        await self.commit(
+            unit, delete=delete, answers=answers, consume=inbox[: random.randrange(3)]
+        )
 
     async def commit(self, unit: str, **parts: Any) -> None:
-        row = {"run": self.scenario.new_id(), "scope": scope_of(unit, 2), "created_at": self.now - 5}
+        row = {
+            "run": self.scenario.new_id(),
+            "scope": scope_of(unit, 2),
+            "created_at": self.now - 5,
+        }
         commit = self.scenario.commit(unit, self.versions[unit], row, at=self.now, **parts)
         assert await self.scenario.apply(commit) == ["applied"]
         self.versions[unit] = 0 if parts.get("delete") is not None else self.versions[unit] + 1
@@ -70,7 +78,9 @@ class Life:
         count = await self.scenario.sweep(self.now, limit, *scopes)
         after: Rows = await self.store.dump()
         removable = removable_of(before, scopes, self.now)
-        gone = {(table, row) for table in before for row in before[table] if row not in after[table]}
+        gone = {
+            (table, row) for table in before for row in before[table] if row not in after[table]
+        }
         assert gone <= removable
         assert count == len(gone) == min(limit, len(removable))
         buried = {row[3] for table, row in gone if table == "inbox"}
@@ -85,10 +95,18 @@ def removable_of(rows: Rows, scopes: tuple[str, ...], now: int) -> set[tuple[str
     """Rows that nobody needs: expired ones, and old messages for units that do not exist and will not begin."""
     found: set[tuple[str, tuple[Any, ...]]] = set()
     for table, (scope, expires_at) in EXPIRING.items():
-        found |= {(table, row) for row in rows[table] if row[scope] in scopes and row[expires_at] <= now}
-    there = {row[0] for row in rows["units"]} | {row[0] for row in rows["inbox"] if row[4] == "Start"}
+        found |= {
+            (table, row) for row in rows[table] if row[scope] in scopes and row[expires_at] <= now
+        }
+    there = {row[0] for row in rows["units"]} | {
+        row[0] for row in rows["inbox"] if row[4] == "Start"
+    }
     for row in rows["inbox"]:
-        if row[0] not in there and row[2] in scopes and max(row[6], row[7]) + LIMITS.undelivered_ms <= now:
+        if (
+            row[0] not in there
+            and row[2] in scopes
+            and max(row[6], row[7]) + LIMITS.undelivered_ms <= now
+        ):
             found.add(("inbox", row))
     return found
 
@@ -130,17 +148,24 @@ async def plan(store: SQLiteStore, sql: str) -> str:
 async def test_what_has_expired_is_found_in_order(table: str) -> None:
     async with SQLiteStore(MEMORY) as store:
         found = await plan(store, sweeping.find_expired(table))
-        assert f"SEARCH {table} USING COVERING INDEX {table}_expiry (scope=? AND expires_at<?)" in found
+        assert (
+            f"SEARCH {table} USING COVERING INDEX {table}_expiry (scope=? AND expires_at<?)"
+            in found
+        )
         assert "TEMP B-TREE" not in found
 
 
 async def test_messages_of_units_that_exist_are_not_looked_at() -> None:
     async with SQLiteStore(MEMORY) as store:
-        assert "USING INDEX inbox_homeless (scope=? AND at<?)" in await plan(store, sweeping.UNDELIVERED)
+        assert "USING INDEX inbox_homeless (scope=? AND at<?)" in await plan(
+            store, sweeping.UNDELIVERED
+        )
         scenario = Scenario(store)
         await scenario.claim()
         await scenario.applied("order")
         await scenario.post(*[scenario.message("order") for _ in range(5)], scenario.start("later"))
         await scenario.applied("order", 1, post=[scenario.message("nobody")])
-        indexed = await store.inspect("SELECT unit FROM inbox INDEXED BY inbox_homeless WHERE homeless")
+        indexed = await store.inspect(
+            "SELECT unit FROM inbox INDEXED BY inbox_homeless WHERE homeless"
+        )
         assert indexed == [("nobody",)]

@@ -51,7 +51,9 @@ async def test_commits_are_written_over_bytes_that_are_there_already(tmp_path: P
     assert len(set(sizes)) < 5, "it grew with each commit"
 
 
-async def test_it_grows_when_it_is_nearly_full_and_ends_where_a_checkpoint_is_due(tmp_path: Path, small: None) -> None:
+async def test_it_grows_when_it_is_nearly_full_and_ends_where_a_checkpoint_is_due(
+    tmp_path: Path, small: None
+) -> None:
     path = tmp_path / "a.db"
     sizes: list[int] = []
     async with opened(path) as scenario:
@@ -68,7 +70,9 @@ async def test_it_grows_when_it_is_nearly_full_and_ends_where_a_checkpoint_is_du
     assert end <= 130 * 4120 + (32 << 10)
 
 
-async def test_a_copy_as_a_power_cut_would_leave_it_has_everything(tmp_path: Path, small: None) -> None:
+async def test_a_copy_as_a_power_cut_would_leave_it_has_everything(
+    tmp_path: Path, small: None
+) -> None:
     path, copy = tmp_path / "a.db", tmp_path / "copy.db"
     async with opened(path) as scenario:
         count = 5
@@ -77,7 +81,9 @@ async def test_a_copy_as_a_power_cut_would_leave_it_has_everything(tmp_path: Pat
         await settled(scenario)
         shutil.copy(path, copy)
         shutil.copy(log_of(path), log_of(copy))
-    assert log_of(copy).read_bytes().endswith(bytes(4096)), "there are no zeros, so this shows nothing"
+    assert log_of(copy).read_bytes().endswith(bytes(4096)), (
+        "there are no zeros, so this shows nothing"
+    )
     async with opened(copy) as scenario:
         assert dict((await scenario.store.query(Counts())).items)["running"] == count
         await scenario.applied("one more")

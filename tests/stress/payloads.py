@@ -28,7 +28,9 @@ class Saying(Interceptor):
 async def main(url: str, count: int) -> None:
     calls = {f"payload-{number}": SHAPE.call(number) for number in range(count)}
     async with app.node(url, interceptors=[Saying()]) as node:
-        runs = [node.client.workflow(c.workflow, id=name).run(*c.arguments) for name, c in calls.items()]
+        runs = [
+            node.client.workflow(c.workflow, id=name).run(*c.arguments) for name, c in calls.items()
+        ]
         results = await asyncio.gather(*runs)
     assert results == [call.expected for call in calls.values()]
     say("done")

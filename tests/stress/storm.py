@@ -69,13 +69,23 @@ class Storm:
             )
         if wait:
             assert node.stdout is not None
-            assert node.stdout.readline().startswith("ready"), (self.folder / "log").read_text()[-2000:]
+            assert node.stdout.readline().startswith("ready"), (self.folder / "log").read_text()[
+                -2000:
+            ]
         return node
 
     def client(self, name: str, seconds: float) -> subprocess.Popen[bytes]:
         seed, ledger = self.random.randrange(2**32), self.folder / f"ledger-{name}"
         return subprocess.Popen(
-            [sys.executable, str(HERE / "storm_client.py"), self.url, name, str(seconds), str(seed), str(ledger)]
+            [
+                sys.executable,
+                str(HERE / "storm_client.py"),
+                self.url,
+                name,
+                str(seconds),
+                str(seed),
+                str(ledger),
+            ]
         )
 
     def rage(self, seconds: float) -> None:
@@ -108,7 +118,9 @@ class Storm:
 
     async def check(self) -> None:
         lines = [
-            json.loads(line) for name in CLIENTS for line in (self.folder / f"ledger-{name}").read_text().splitlines()
+            json.loads(line)
+            for name in CLIENTS
+            for line in (self.folder / f"ledger-{name}").read_text().splitlines()
         ]
         self.operations = Counter(line[0] for line in lines)
         self.breaches += [line[1] for line in lines if line[0] == "breach"]
@@ -120,7 +132,11 @@ class Storm:
         async with Client.open(self.url) as client:
             for box, expected in letters.items():
                 await self._check_box(client, box, expected)
-            ended = {line[1]: bool(line[2:] and line[2]) for line in lines if line[0] in ("cancelled", "ended")}
+            ended = {
+                line[1]: bool(line[2:] and line[2])
+                for line in lines
+                if line[0] in ("cancelled", "ended")
+            }
             await self._check_ends(client, ended)
             await self._check_rest(client)
 
@@ -131,7 +147,9 @@ class Storm:
         while (await client._gateway.store.query(Inbox(unit=box))).items:
             if time.monotonic() > until_s:
                 found = await handle.describe()
-                self.breaches.append(f"stuck: mail of {box} is not taken up: {found.status} ({found.reason})")
+                self.breaches.append(
+                    f"stuck: mail of {box} is not taken up: {found.status} ({found.reason})"
+                )
                 return
             await asyncio.sleep(0.05)
         await handle.send(programs.mail, ["stop", 0])
@@ -171,7 +189,12 @@ class Storm:
         with sqlite3.connect(self.file) as database:
             if (found := database.execute("PRAGMA integrity_check").fetchall()) != [("ok",)]:
                 self.breaches.append(f"integrity: {found}")
-            tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            tables = [
+                name
+                for (name,) in database.execute(
+                    "SELECT name FROM sqlite_master WHERE type = 'table'"
+                )
+            ]
             for table in tables:
                 columns = {row[1] for row in database.execute(f"PRAGMA table_info({table})")}
                 if "unit" in columns and table not in NOT_OWNED:

@@ -60,7 +60,9 @@ class Customer:
     async def take_back(self, number: int) -> None:
         """A start that is cancelled before it is due."""
         name = f"{self.name}-fickle-{number}"
-        handle = self.client.workflow(programs.stay, id=name, delay=self.random.choice([NEVER_S, 0.2]))
+        handle = self.client.workflow(
+            programs.stay, id=name, delay=self.random.choice([NEVER_S, 0.2])
+        )
         await handle.start(name)
         await (handle.cancel("storm") if self.random.random() < 0.5 else handle.terminate("storm"))
         self.note("cancelled", name, handle._delay_ms == NEVER_S * 1000)
@@ -103,7 +105,13 @@ class Customer:
         return True
 
     async def act(self, number: int) -> None:
-        acts = [self.letter] * 8 + [self.rest, self.take_back, self.replace, self.change, self.order]
+        acts = [self.letter] * 8 + [
+            self.rest,
+            self.take_back,
+            self.replace,
+            self.change,
+            self.order,
+        ]
         act = self.random.choice(acts)
         try:
             async with asyncio.timeout(PATIENCE_S):
@@ -125,4 +133,6 @@ async def main(url: str, name: str, seconds: float, seed: int, ledger: Path) -> 
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5])))
+    asyncio.run(
+        main(sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5]))
+    )

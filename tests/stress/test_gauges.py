@@ -33,9 +33,12 @@ def test_a_duration_of_nothing_is_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("samples", "growth"), [([1, 5, 5, 6, 5, 6], 0), ([1, 2, 3, 4, 5, 6], 2), ([9, 9, 8, 8, 7, 7], -1), ([1, 2], 0)]
+    ("samples", "growth"),
+    [([1, 5, 5, 6, 5, 6], 0), ([1, 2, 3, 4, 5, 6], 2), ([9, 9, 8, 8, 7, 7], -1), ([1, 2], 0)],
 )
-def test_growth_compares_the_last_third_with_the_one_before(samples: list[float], growth: float) -> None:
+def test_growth_compares_the_last_third_with_the_one_before(
+    samples: list[float], growth: float
+) -> None:
     gauges = Gauges()
     gauges._memory = samples
     assert gauges.use() == Use(samples[0], max(samples), growth, 0, 0)

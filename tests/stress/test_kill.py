@@ -20,7 +20,9 @@ PATIENCE_S = 30
 
 async def started(url: str) -> Process:
     script = str(payloads.__file__)
-    return await asyncio.create_subprocess_exec(sys.executable, script, url, str(INSTANCES), stdout=PIPE)
+    return await asyncio.create_subprocess_exec(
+        sys.executable, script, url, str(INSTANCES), stdout=PIPE
+    )
 
 
 async def test_a_killed_payload_run_is_finished_by_the_next_process(tmp_path: Path) -> None:

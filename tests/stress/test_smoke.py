@@ -19,7 +19,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from outcomes import activities_recorded
 
-SMALL_PAYLOAD = Payload(outstanding=2, results=((2, 10), (2, 50), (2, 100)), children=2, activities=3)
+SMALL_PAYLOAD = Payload(
+    outstanding=2, results=((2, 10), (2, 50), (2, 100)), children=2, activities=3
+)
 CELLS = [
     pytest.param(store, shape, seconds, id=f"{store}-{type(shape).__name__.lower()}")
     for shape, seconds in ((Parallel(5, 2, 5), 2), (SMALL_PAYLOAD, 0.5))
@@ -28,8 +30,12 @@ CELLS = [
 
 
 @pytest.mark.parametrize(("kind", "shape", "seconds"), CELLS)
-async def test_every_result_is_right_and_recorded_once(kind: str, shape: Shape, seconds: float, tmp_path: Path) -> None:
-    async with open_store("memory://" if kind == "memory" else f"sqlite:///{tmp_path}/stress.db") as store:
+async def test_every_result_is_right_and_recorded_once(
+    kind: str, shape: Shape, seconds: float, tmp_path: Path
+) -> None:
+    async with open_store(
+        "memory://" if kind == "memory" else f"sqlite:///{tmp_path}/stress.db"
+    ) as store:
         stress = Stress(shape, store, seconds=seconds)
         report = await stress.run()
         assert report.failures == {}
@@ -45,7 +51,9 @@ async def test_every_result_is_right_and_recorded_once(kind: str, shape: Shape, 
 
 
 async def test_large_payloads_leave_the_memory(tmp_path: Path) -> None:
-    report = await Stress(Payload(outstanding=2), f"sqlite:///{tmp_path}/stress.db?synchronous=off", seconds=1.5).run()
+    report = await Stress(
+        Payload(outstanding=2), f"sqlite:///{tmp_path}/stress.db?synchronous=off", seconds=1.5
+    ).run()
     assert report.failures == {}
     assert report.residents == 0
     assert report.store_mb is not None
@@ -76,7 +84,9 @@ async def test_starts_have_no_activity() -> None:
     assert report.steps_ms is None
 
 
-async def test_what_takes_too_long_is_a_failure_of_its_own_category(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_takes_too_long_is_a_failure_of_its_own_category(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("PERDURE_STOP_MS", "0")
     report = await Stress(Parallel(2, 1, delay_ms=60_000), seconds=0.01, patience_s=0.05).run()
     assert (report.completed, report.failed, report.success_percent) == (0, 2, 0)
@@ -86,13 +96,17 @@ async def test_what_takes_too_long_is_a_failure_of_its_own_category(monkeypatch:
 
 async def test_a_wrong_result_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     right = Starts().call(1)
-    monkeypatch.setattr(Starts, "call", lambda self, number: right._replace(arguments=(number,), expected="seven"))
+    monkeypatch.setattr(
+        Starts, "call", lambda self, number: right._replace(arguments=(number,), expected="seven")
+    )
     report = await Stress(Starts(1), seconds=0.01).run()
     assert report.completed == 0
     assert "gave 1, not 'seven'" in report.failures["wrong result"].first
 
 
-async def test_a_failing_activity_is_counted_by_the_category_of_its_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failing_activity_is_counted_by_the_category_of_its_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async def fail(delay_ms: float) -> float:
         raise ValueError(f"no nap of {delay_ms}")
 
@@ -104,7 +118,9 @@ async def test_a_failing_activity_is_counted_by_the_category_of_its_failure(monk
     assert "no nap of" in report.failures["application"].first
 
 
-async def test_a_store_that_fails_ends_the_run_and_no_error_stays_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_store_that_fails_ends_the_run_and_no_error_stays_unseen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     unseen: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: unseen.append(context))
     async with open_store("memory://") as store:
@@ -129,7 +145,9 @@ async def test_a_store_that_fails_ends_the_run_and_no_error_stays_unseen(monkeyp
 
 @pytest.mark.parametrize("shape", SHAPES.values())
 def test_a_shape_of_nothing_is_refused(shape: type[Starts]) -> None:
-    with pytest.raises(UsageError, match=f"outstanding of {shape.__name__.lower()} must be at least 1, got 0"):
+    with pytest.raises(
+        UsageError, match=f"outstanding of {shape.__name__.lower()} must be at least 1, got 0"
+    ):
         shape(outstanding=0)
 
 

@@ -16,7 +16,9 @@ SEED = 7
 
 @pytest.mark.long
 @pytest.mark.timeout(7_200)  # for a storm of an hour
-def test_what_was_acknowledged_holds_through_a_kill_storm(tmp_path: Path, long_seconds: float) -> None:
+def test_what_was_acknowledged_holds_through_a_kill_storm(
+    tmp_path: Path, long_seconds: float
+) -> None:
     raged = storm(long_seconds, SEED, tmp_path)
     assert raged.kills > 5
     assert raged.operations["sent"] > 10

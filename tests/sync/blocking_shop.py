@@ -132,7 +132,15 @@ def client_alone(url: str) -> None:
 
 PROGRAMS: dict[str, Callable[[str], None]] = {
     program.__name__: program
-    for program in (interrupted, not_caught, left_open, left_open_by_an_error, forked, closed_twice, client_alone)
+    for program in (
+        interrupted,
+        not_caught,
+        left_open,
+        left_open_by_an_error,
+        forked,
+        closed_twice,
+        client_alone,
+    )
 }
 
 if __name__ == "__main__":

@@ -32,7 +32,9 @@ def node() -> Iterator[SyncNode]:
 
 
 def threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("perdure node")]
+    return [
+        thread.name for thread in threading.enumerate() if thread.name.startswith("perdure node")
+    ]
 
 
 def test_a_workflow_from_start_to_end(node: SyncNode) -> None:
@@ -119,7 +121,8 @@ async def test_a_thread_beside_a_running_loop_may_block() -> None:
 
 async def test_where_a_loop_runs_nothing_may_block() -> None:
     with pytest.raises(
-        UsageError, match=r"would block the event loop that runs in this thread: await the asynchronous"
+        UsageError,
+        match=r"would block the event loop that runs in this thread: await the asynchronous",
     ):
         app.node("memory://").sync().start()
     holder = app.node("memory://").sync()
@@ -238,7 +241,9 @@ def test_an_error_in_the_block_comes_out_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("alone", [False, True], ids=["node", "client alone"])
-def test_who_waits_when_it_is_closed_is_told(alone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_waits_when_it_is_closed_is_told(
+    alone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = f"sqlite:///{tmp_path / 'shop.db'}"
     told: Future[str] = Future()
     waits = threading.Event()
@@ -268,11 +273,15 @@ def test_who_waits_when_it_is_closed_is_told(alone: bool, tmp_path: Path, monkey
             if not alone:
                 node.stop()
     text = told.result(DEADLINE_S)
-    assert ("closed" if alone else "the node has stopped; the instance goes on when a node runs again") in text
+    assert (
+        "closed" if alone else "the node has stopped; the instance goes on when a node runs again"
+    ) in text
     waiter.join(DEADLINE_S)
 
 
-def test_an_interrupted_start_puts_everything_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_start_puts_everything_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupt(portal: Portal, future: Future[Any]) -> Any:
         future.cancel()
         raise KeyboardInterrupt
@@ -310,7 +319,10 @@ def test_a_call_that_the_end_of_the_loop_cuts_off_is_told() -> None:
     assert began.wait(DEADLINE_S)
     portal.close()
     error = told.result(DEADLINE_S)
-    assert str(error) == "the portal was closed while this call waited; what was started goes on when a node runs"
+    assert (
+        str(error)
+        == "the portal was closed while this call waited; what was started goes on when a node runs"
+    )
     assert isinstance(error, StoreUnavailable)
     assert error.outcome == "unknown"
     waiter.join(DEADLINE_S)

@@ -16,12 +16,19 @@ from perdure.node import Node
 from perdure.sync import SyncClient, SyncHandle, SyncNode, SyncWorkflowHandle
 
 ROOT = Path(__file__).resolve().parents[2]
-PAIRS = [(Handle, SyncHandle), (WorkflowHandle, SyncWorkflowHandle), (Client, SyncClient), (Node, SyncNode)]
+PAIRS = [
+    (Handle, SyncHandle),
+    (WorkflowHandle, SyncWorkflowHandle),
+    (Client, SyncClient),
+    (Node, SyncNode),
+]
 
 
 @pytest.fixture(scope="module")
 def generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("generate_sync", ROOT / "scripts" / "generate_sync.py")
+    spec = importlib.util.spec_from_file_location(
+        "generate_sync", ROOT / "scripts" / "generate_sync.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
@@ -31,7 +38,9 @@ def generator() -> ModuleType:
 
 def test_the_file_is_what_the_generator_writes(generator: ModuleType) -> None:
     written = (ROOT / "src" / "perdure" / "sync" / "facade.py").read_text(encoding="utf-8")
-    assert written == generator.Generator().text(), "run `make format`, or python scripts/generate_sync.py"
+    assert written == generator.Generator().text(), (
+        "run `make format`, or python scripts/generate_sync.py"
+    )
 
 
 def public(cls: type) -> set[str]:
@@ -43,7 +52,10 @@ def test_nothing_public_is_missing(theirs: type, ours: type, generator: ModuleTy
     left_out = set(generator.LEFT_OUT.get(theirs.__name__, {}))
     assert left_out <= public(theirs), "what is left out exists"
     attributes = {
-        name for owner, names in generator.ATTRIBUTES.items() for name in names if owner in str(theirs.__mro__)
+        name
+        for owner, names in generator.ATTRIBUTES.items()
+        for name in names
+        if owner in str(theirs.__mro__)
     }
     assert public(ours) == (public(theirs) - left_out) | attributes
 

@@ -59,7 +59,9 @@ def test_ctrl_c_that_nobody_catches_stops_the_node_in_order(url: str) -> None:
 
 
 @pytest.mark.parametrize(("program", "code"), [("left_open", 0), ("left_open_by_an_error", 1)])
-def test_a_node_that_nobody_closes_is_stopped_at_the_end_of_the_process(program: str, code: int, url: str) -> None:
+def test_a_node_that_nobody_closes_is_stopped_at_the_end_of_the_process(
+    program: str, code: int, url: str
+) -> None:
     ended, out, errors = run(program, url)
     assert (ended, out) == (code, "7\n"), errors
     assert errors == "" if code == 0 else errors.rstrip().endswith("LookupError: nobody catches it")

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import asyncio
 
-from good_workflows import Cart, app, approved, awaits, charge, maybe, pool, resize, ship, small, small_two
+from good_workflows import (
+    Cart,
+    app,
+    approved,
+    awaits,
+    charge,
+    maybe,
+    pool,
+    resize,
+    ship,
+    small,
+    small_two,
+)
 
 from perdure import App, Client, activity, workflow
 from perdure.sync import SyncClient

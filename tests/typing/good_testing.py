@@ -26,7 +26,9 @@ def fake_resize(path: str, width: int = 100) -> bytes:
 
 async def uses() -> None:
     clock = SkippingClock(datetime(2026, 1, 1, tzinfo=UTC), patience=0.5, limit=timedelta(days=1))
-    async with testing.node(app, clock=clock, activities={charge: fake_charge, "resize": fake_resize}) as node:
+    async with testing.node(
+        app, clock=clock, activities={charge: fake_charge, "resize": fake_resize}
+    ) as node:
         assert_type(node, VirtualNode)
         assert_type(node.clock, SkippingClock)
         assert_type(node.replace(charge, plain_charge), VirtualNode)

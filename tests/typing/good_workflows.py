@@ -256,7 +256,10 @@ async def use(client: Client) -> None:
     await order.send("approved", True)
     await order.cancel("no longer wanted")
     described = await order.describe()
-    assert_type(described.status, Literal["pending", "running", "suspended", "completed", "failed", "cancelled"])
+    assert_type(
+        described.status,
+        Literal["pending", "running", "suspended", "completed", "failed", "cancelled"],
+    )
     assert_type([e.number for e in await order.history()], list[int])
     unknown = client.workflow("by-name", id="x", version="1.0.0")
     await unknown.start(1, "two")
@@ -276,7 +279,10 @@ def use_sync(client: SyncClient) -> None:
     assert_type(order.result(timeout=5), Receipt)
     order.send(approved, True)
     order.send("approved", True)
-    assert_type(order.status(), Literal["pending", "running", "suspended", "completed", "failed", "cancelled"])
+    assert_type(
+        order.status(),
+        Literal["pending", "running", "suspended", "completed", "failed", "cancelled"],
+    )
     assert_type(order.kv_get("k", int), int | None)
     assert_type(order.custom_status(dict[str, int]), tuple[dict[str, int] | None, int])
     assert_type([e.number for e in order.iterate_history()], list[int])

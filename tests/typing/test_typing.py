@@ -27,7 +27,15 @@ Errors = dict[str, dict[int, list[str]]]
 @cache
 def pyright() -> Errors:
     files = sorted(FOLDER.glob("good_*.py")) + sorted(FOLDER.glob("bad_*.py"))
-    command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, *map(str, files)]
+    command = [
+        sys.executable,
+        "-m",
+        "pyright",
+        "--outputjson",
+        "--pythonpath",
+        sys.executable,
+        *map(str, files),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S)
     report = json.loads(done.stdout)
     assert report["summary"]["filesAnalyzed"] >= len(files), done.stdout + done.stderr
@@ -60,7 +68,9 @@ def errors_of(checker: str) -> Errors:
 
 
 def marked(file: Path) -> set[int]:
-    return {number for number, line in enumerate(file.read_text().splitlines(), 1) if MARK.search(line)}
+    return {
+        number for number, line in enumerate(file.read_text().splitlines(), 1) if MARK.search(line)
+    }
 
 
 @pytest.mark.timeout(LIMIT_S)
@@ -91,4 +101,6 @@ def test_correct_code_can_be_imported(pair: str) -> None:
 
 def test_the_files_come_in_pairs() -> None:
     for kind in ("good", "bad"):
-        assert [f.stem.removeprefix(f"{kind}_") for f in sorted(FOLDER.glob(f"{kind}_*.py"))] == list(PAIRS)
+        assert [
+            f.stem.removeprefix(f"{kind}_") for f in sorted(FOLDER.glob(f"{kind}_*.py"))
+        ] == list(PAIRS)

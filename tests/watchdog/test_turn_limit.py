@@ -186,11 +186,15 @@ def test_code_that_swallows_it_again_and_again_is_stopped(
     assert report.elapsed_ms >= 2 * LIMIT_MS
     assert not caplog.records, "it reacts, so nobody is told that it does not"
     assert watchdog.run("order-2", int) is None
-    assert watchdog.run("order-3", partial(spin_for, LIMIT_MS / 4000)) is None, "the next turn is left alone"
+    assert watchdog.run("order-3", partial(spin_for, LIMIT_MS / 4000)) is None, (
+        "the next turn is left alone"
+    )
 
 
 @pytest.mark.parametrize("stubborn", STUBBORN, ids=lambda shape: shape.__name__)
-def test_a_task_that_swallows_it_again_and_again_is_stopped(watchdog: Watchdog, stubborn: Callable[[], None]) -> None:
+def test_a_task_that_swallows_it_again_and_again_is_stopped(
+    watchdog: Watchdog, stubborn: Callable[[], None]
+) -> None:
     async def workflow() -> None:
         await asyncio.sleep(0)
         stubborn()
@@ -345,7 +349,11 @@ def test_nothing_escapes_from_turns_of_any_kind(long_seconds: float) -> None:
     try:
         while time.monotonic() < deadline:
             number += 1
-            turn = rng.choice(endless) if rng.random() < 0.2 else partial(spin_for, rng.uniform(0, 4) / 1000)
+            turn = (
+                rng.choice(endless)
+                if rng.random() < 0.2
+                else partial(spin_for, rng.uniform(0, 4) / 1000)
+            )
             report = watchdog.run(f"order-{number}", turn)
             assert report is None or report.unit == f"order-{number}"
             assert report is not None or turn not in endless
@@ -359,7 +367,9 @@ def test_nothing_escapes_from_turns_of_any_kind(long_seconds: float) -> None:
     assert number > 10
 
 
-def test_a_thread_that_cannot_be_started_says_so_and_can_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_that_cannot_be_started_says_so_and_can_be_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -394,7 +404,9 @@ def test_a_turn_in_a_debugger_is_left_alone(watchdog: Watchdog) -> None:
 
     def turn() -> None:
         value = 21
-        pdb.Pdb(stdin=Prompt("next\np value\ncontinue\n"), stdout=shown, readrc=False, nosigint=True).set_trace()
+        pdb.Pdb(
+            stdin=Prompt("next\np value\ncontinue\n"), stdout=shown, readrc=False, nosigint=True
+        ).set_trace()
         ticks = watchdog.ticks + 3 * LIMIT_MS // TICK_MS
         until(lambda: watchdog.ticks > ticks, "the limit")
         done.append(value)
@@ -421,7 +433,9 @@ def test_an_idle_watchdog_does_not_tick(watchdog: Watchdog) -> None:
 
 def test_there_is_no_thread_before_the_first_turn_and_none_after_close() -> None:
     def threads() -> list[str]:
-        return [thread.name for thread in threading.enumerate() if thread.name == "perdure-watchdog"]
+        return [
+            thread.name for thread in threading.enumerate() if thread.name == "perdure-watchdog"
+        ]
 
     watchdog = Watchdog(LIMIT_MS, TICK_MS)
     assert not threads()

@@ -81,7 +81,9 @@ async def task_group_that_fails(double: Activity[[int], int]) -> list[str]:
 @form([1, 2])
 async def first_completed(double: Activity[[int], int]) -> list[int]:
     slow = asyncio.create_task(asyncio.sleep(3600))
-    done, pending = await asyncio.wait([asyncio.create_task(double(1)), slow], return_when="FIRST_COMPLETED")
+    done, pending = await asyncio.wait(
+        [asyncio.create_task(double(1)), slow], return_when="FIRST_COMPLETED"
+    )
     for task in pending:
         task.cancel()
     return [len(done), done.pop().result()]
@@ -90,7 +92,9 @@ async def first_completed(double: Activity[[int], int]) -> list[int]:
 @form([1, 2])
 async def first_completed_of_ensured(double: Activity[[int], int]) -> list[int]:
     slow = asyncio.ensure_future(asyncio.sleep(3600))
-    done, pending = await asyncio.wait([asyncio.ensure_future(double(1)), slow], return_when="FIRST_COMPLETED")
+    done, pending = await asyncio.wait(
+        [asyncio.ensure_future(double(1)), slow], return_when="FIRST_COMPLETED"
+    )
     for task in pending:
         task.cancel()
     return [len(done), done.pop().result()]

@@ -111,7 +111,9 @@ async def test_cancel_is_idempotent_and_the_first_reason_counts(world: World, ap
         await handle.send("go", True)
         with pytest.raises(WorkflowCancelled, match="first"):
             await handle.result(timeout=5)
-        requests = [e for e in await handle.history() if type(e.event).__name__ == "CancelRequested"]
+        requests = [
+            e for e in await handle.history() if type(e.event).__name__ == "CancelRequested"
+        ]
         assert len(requests) == 1
     assert seen == [1]
 

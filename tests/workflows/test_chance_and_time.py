@@ -21,8 +21,16 @@ async def test_now_random_and_uuid_are_the_same_after_a_replay(world: World, app
         return text
 
     async def body() -> list[Any]:
-        values: list[Any] = [workflow.now().isoformat(), workflow.random().random(), str(workflow.uuid4())]
-        values += [await echo(str(workflow.uuid4())), workflow.now().isoformat(), workflow.random().randrange(10**9)]
+        values: list[Any] = [
+            workflow.now().isoformat(),
+            workflow.random().random(),
+            str(workflow.uuid4()),
+        ]
+        values += [
+            await echo(str(workflow.uuid4())),
+            workflow.now().isoformat(),
+            workflow.random().randrange(10**9),
+        ]
         lives.append(values)
         return values
 
@@ -62,7 +70,9 @@ async def test_now_is_utc_and_moves_with_the_journal(world: World, app: App) -> 
         assert await handle.result(timeout=5) == [began, began + 5]
 
 
-async def test_the_logger_is_silent_in_replay(world: World, app: App, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_logger_is_silent_in_replay(
+    world: World, app: App, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO, "perdure.workflow")
 
     @app.activity
@@ -100,7 +110,14 @@ async def test_info_says_who_is_running(world: World, app: App) -> None:
         if again:
             workflow.continue_as_new(known, False)
         info = workflow.info()
-        return [info.id, info.workflow, info.version, info.execution, info.parent, info.history_events > 0]
+        return [
+            info.id,
+            info.workflow,
+            info.version,
+            info.execution,
+            info.parent,
+            info.history_events > 0,
+        ]
 
     async with world.node(app) as node:
         handle = node.client.workflow(known, id="k")

@@ -112,7 +112,9 @@ async def test_two_channels_are_independent(world: World, app: App) -> None:
         assert await handle.result(timeout=5) == ["a", 1, "b"]
 
 
-async def test_two_waiters_get_the_messages_in_the_order_in_which_they_began_to_wait(world: World, app: App) -> None:
+async def test_two_waiters_get_the_messages_in_the_order_in_which_they_began_to_wait(
+    world: World, app: App
+) -> None:
     @app.workflow
     async def both() -> list[int]:
         return await asyncio.gather(numbers.receive(), numbers.receive())
@@ -165,7 +167,9 @@ async def test_buffered_messages_survive_the_node(world: World, app: App) -> Non
         assert await handle.result(timeout=5) == [0, 1, 2, 3, 4]
 
 
-async def test_messages_that_were_received_before_the_restart_are_not_received_again(world: World, app: App) -> None:
+async def test_messages_that_were_received_before_the_restart_are_not_received_again(
+    world: World, app: App
+) -> None:
     @app.workflow
     async def collect() -> list[int]:
         first = [await numbers.receive() for _ in range(2)]
@@ -184,7 +188,9 @@ async def test_messages_that_were_received_before_the_restart_are_not_received_a
         assert await handle.result(timeout=5) == [0, 1, 2]
 
 
-async def test_messages_are_carried_over_continue_as_new_without_limit_of_number(world: World, app: App) -> None:
+async def test_messages_are_carried_over_continue_as_new_without_limit_of_number(
+    world: World, app: App
+) -> None:
     @app.workflow
     async def eat(seen: list[int]) -> list[int]:
         seen = [*seen, await numbers.receive(), await numbers.receive()]
@@ -200,7 +206,9 @@ async def test_messages_are_carried_over_continue_as_new_without_limit_of_number
         assert (await handle.describe()).execution == 30
 
 
-async def test_carried_messages_come_before_newer_ones_and_survive_the_node(world: World, app: App) -> None:
+async def test_carried_messages_come_before_newer_ones_and_survive_the_node(
+    world: World, app: App
+) -> None:
     @app.workflow
     async def second(started: bool = False) -> list[int]:
         await words.receive()
@@ -241,7 +249,9 @@ async def test_a_workflow_sends_to_another(world: World, app: App) -> None:
         assert await answerer.result(timeout=5) == 42
 
 
-async def test_a_message_of_another_type_is_an_error_where_it_is_received(world: World, app: App) -> None:
+async def test_a_message_of_another_type_is_an_error_where_it_is_received(
+    world: World, app: App
+) -> None:
     @app.workflow
     async def wants_a_number() -> str:
         try:

@@ -57,7 +57,9 @@ async def test_steps_run_side_by_side(world: World, app: App) -> None:
         async def first() -> int:
             return 1
 
-        return await asyncio.gather(*(workflow.checkpoint(f"s{i}", first) for i in range(3)), _one(gate))
+        return await asyncio.gather(
+            *(workflow.checkpoint(f"s{i}", first) for i in range(3)), _one(gate)
+        )
 
     async def _one(gate: asyncio.Event) -> int:
         gate.set()
@@ -66,7 +68,9 @@ async def test_steps_run_side_by_side(world: World, app: App) -> None:
     assert await world.replayed(app, body) == [1, 1, 1, 9]
 
 
-async def test_a_step_that_fails_raises_in_the_workflow_also_in_replay(world: World, app: App) -> None:
+async def test_a_step_that_fails_raises_in_the_workflow_also_in_replay(
+    world: World, app: App
+) -> None:
     ran: list[int] = []
 
     def bad() -> None:
@@ -145,7 +149,11 @@ async def test_a_value_keeps_what_was_recorded(world: World, app: App) -> None:
     given = iter(range(100))
 
     async def body() -> list[Any]:
-        return [workflow.value("n", next(given)), workflow.value("n", next(given)), workflow.value("m", None)]
+        return [
+            workflow.value("n", next(given)),
+            workflow.value("n", next(given)),
+            workflow.value("m", None),
+        ]
 
     assert await world.replayed(app, body) == [0, 1, None]
     assert next(given) > 2, "the replay computed the values again, and they did not count"

@@ -13,7 +13,9 @@ from perdure.errors import InvalidId
 from perdure.kernel.events import Started
 
 
-async def test_a_child_gets_an_id_below_its_parents_and_its_result_comes_back(world: World, app: App) -> None:
+async def test_a_child_gets_an_id_below_its_parents_and_its_result_comes_back(
+    world: World, app: App
+) -> None:
     @app.workflow
     async def child(i: int) -> list[Any]:
         info = workflow.info()
@@ -35,7 +37,9 @@ async def test_a_child_gets_an_id_below_its_parents_and_its_result_comes_back(wo
             await node.client.get("nobody").describe()
 
 
-async def test_the_parent_stands_in_the_history_and_is_known_after_a_replay(world: World, app: App) -> None:
+async def test_the_parent_stands_in_the_history_and_is_known_after_a_replay(
+    world: World, app: App
+) -> None:
     parents: list[str | None] = []
 
     @app.workflow
@@ -65,7 +69,9 @@ async def test_the_parent_stands_in_the_history_and_is_known_after_a_replay(worl
     assert parents == ["p", "p"]
 
 
-async def test_children_of_a_reused_id_do_not_join_those_of_its_earlier_life(world: World, app: App) -> None:
+async def test_children_of_a_reused_id_do_not_join_those_of_its_earlier_life(
+    world: World, app: App
+) -> None:
     ran: list[int] = []
 
     @app.workflow
@@ -119,7 +125,10 @@ async def test_a_named_child_has_its_name_as_it_is(world: World, app: App) -> No
         return workflow.info().id
 
     async def body() -> list[str]:
-        return [await workflow.child(child, id="ship-1")(), await workflow.child(child, id="ship-2")()]
+        return [
+            await workflow.child(child, id="ship-1")(),
+            await workflow.child(child, id="ship-2")(),
+        ]
 
     assert await world.replayed(app, body) == ["ship-1", "ship-2"]
 
@@ -159,7 +168,9 @@ async def test_a_name_that_is_taken_is_an_error_in_the_parent(world: World, app:
         assert await node.client.get("taken").status() == "running"
 
 
-async def test_a_childs_failure_is_an_error_that_the_parent_can_catch(world: World, app: App) -> None:
+async def test_a_childs_failure_is_an_error_that_the_parent_can_catch(
+    world: World, app: App
+) -> None:
     @app.workflow
     async def child() -> None:
         raise LookupError("no such bird")

@@ -12,7 +12,9 @@ from perdure import App, WorkflowCancelled, workflow
 from perdure.errors import UsageError
 
 
-async def test_the_result_follows_the_chain_and_each_history_is_kept(world: World, app: App) -> None:
+async def test_the_result_follows_the_chain_and_each_history_is_kept(
+    world: World, app: App
+) -> None:
     @app.activity
     async def double(i: int) -> int:
         return 2 * i
@@ -119,7 +121,9 @@ async def test_the_newest_execution_is_cancelled(world: World, app: App) -> None
         assert (await handle.describe()).execution == 4
 
 
-async def test_open_work_of_the_old_execution_is_cancelled_and_its_result_ignored(world: World, app: App) -> None:
+async def test_open_work_of_the_old_execution_is_cancelled_and_its_result_ignored(
+    world: World, app: App
+) -> None:
     began, stopped = asyncio.Event(), asyncio.Event()
 
     @app.activity
@@ -155,7 +159,9 @@ async def test_open_work_of_the_old_execution_is_cancelled_and_its_result_ignore
         assert (await node.client.get("child").wait(timeout=5)).status == "cancelled"
 
 
-async def test_a_child_that_loses_a_race_in_the_last_turn_is_cancelled(world: World, app: App) -> None:
+async def test_a_child_that_loses_a_race_in_the_last_turn_is_cancelled(
+    world: World, app: App
+) -> None:
     @app.workflow
     async def child() -> None:
         await workflow.receive("never", int)
@@ -163,7 +169,9 @@ async def test_a_child_that_loses_a_race_in_the_last_turn_is_cancelled(world: Wo
     @app.workflow
     async def loop(again: bool) -> str:
         if again:
-            await workflow.select(workflow.child(child, id="child")(), workflow.receive("next", bool))
+            await workflow.select(
+                workflow.child(child, id="child")(), workflow.receive("next", bool)
+            )
             workflow.continue_as_new(loop, False)
         return "done"
 

@@ -71,7 +71,9 @@ async def test_a_client_waits_for_the_next_version(world: World, app: App) -> No
         await handle.start()
         version, seen = 0, []
         for _ in range(3):
-            waiting = asyncio.create_task(handle.custom_status(Progress, after_version=version, timeout=5))
+            waiting = asyncio.create_task(
+                handle.custom_status(Progress, after_version=version, timeout=5)
+            )
             await asyncio.sleep(0)
             assert not waiting.done()
             await handle.send("tick", True)
@@ -143,16 +145,22 @@ async def test_its_size_is_limited(world: World, app: App, over: bool) -> None:
 
     async with world.node(app, limits=limits) as node:
         handle = node.client.workflow(working, id="w")
-        text = "x" * (98 if over else 97)  # an encoded text of this length has a header of three bytes
+        text = "x" * (
+            98 if over else 97
+        )  # an encoded text of this length has a header of three bytes
         if over:
-            with pytest.raises(WorkflowFailed, match=r"LimitExceeded.*101 bytes.*100.*Limits\.status_bytes"):
+            with pytest.raises(
+                WorkflowFailed, match=r"LimitExceeded.*101 bytes.*100.*Limits\.status_bytes"
+            ):
                 await handle.run(text)
             assert (await handle.describe()).custom_status() is None
         else:
             assert await handle.run(text) == "fits"
 
 
-async def test_one_that_was_refused_is_refused_in_replay_and_takes_no_others_place(world: World, app: App) -> None:
+async def test_one_that_was_refused_is_refused_in_replay_and_takes_no_others_place(
+    world: World, app: App
+) -> None:
     @app.workflow
     async def working() -> str:
         refused = ""

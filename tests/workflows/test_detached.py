@@ -20,7 +20,9 @@ async def _completed(handle: Any) -> bool:
 
 
 @pytest.mark.parametrize("end", ["returns", "fails", "continues", "is-cancelled", "cancels-itself"])
-async def test_it_starts_even_in_the_turn_in_which_its_starter_ends(world: World, app: App, end: str) -> None:
+async def test_it_starts_even_in_the_turn_in_which_its_starter_ends(
+    world: World, app: App, end: str
+) -> None:
     ran: list[str] = []
 
     @app.activity
@@ -40,7 +42,11 @@ async def test_it_starts_even_in_the_turn_in_which_its_starter_ends(world: World
             if end == "is-cancelled":
                 await workflow.receive("never", int)
         finally:
-            ids = [other.detach(1), workflow.child(other, id="named").detach(2), note.detach("detached")]
+            ids = [
+                other.detach(1),
+                workflow.child(other, id="named").detach(2),
+                note.detach("detached"),
+            ]
             workflow.set_status(ids)
         if end == "fails":
             raise ValueError("oh")
@@ -89,7 +95,9 @@ async def test_a_detached_workflow_outlives_a_cancel_of_its_starter(world: World
         assert await other_handle.result(timeout=5) == "alive"
 
 
-async def test_ids_of_detached_work_are_the_same_in_replay_and_it_starts_once(world: World, app: App) -> None:
+async def test_ids_of_detached_work_are_the_same_in_replay_and_it_starts_once(
+    world: World, app: App
+) -> None:
     ran: list[int] = []
 
     @app.activity
@@ -144,7 +152,9 @@ async def test_a_detached_activity_keeps_the_options_of_its_call(world: World, a
     @app.workflow
     async def starter() -> list[str]:
         policy = RetryPolicy(
-            maximum_attempts=4, initial_interval=timedelta(milliseconds=1), non_retryable=(OSError, "NeverSeen")
+            maximum_attempts=4,
+            initial_interval=timedelta(milliseconds=1),
+            non_retryable=(OSError, "NeverSeen"),
         )
         patient = RetryPolicy(maximum_attempts=4, initial_interval=0.001)
         return [

@@ -62,7 +62,11 @@ async def test_clients_read_what_is_durable(world: World, app: App) -> None:
         await waits_for(handle, "message end")
         assert await handle.kv_get("item", Item) == Item("bolt", 6)
         assert await handle.kv_get("gone", int) is None
-        assert await handle.kv() == {"item": {"name": "bolt", "count": 6}, "": "empty key", "ключ 🔑": ""}
+        assert await handle.kv() == {
+            "item": {"name": "bolt", "count": 6},
+            "": "empty key",
+            "ключ 🔑": "",
+        }
         with pytest.raises(DecodeError, match="item"):
             await handle.kv_get("item", int)
         await handle.send("end", True)

@@ -25,7 +25,9 @@ async def test_ended_workflows_leave_no_cycles(world: World, app: App) -> None:
     async with world.node(app) as node:
 
         async def run(n: int) -> None:
-            await asyncio.gather(*(node.client.workflow(two_steps, id=f"w-{i}").run("x") for i in range(n, n + 50)))
+            await asyncio.gather(
+                *(node.client.workflow(two_steps, id=f"w-{i}").run("x") for i in range(n, n + 50))
+            )
 
         await run(0)
         gc.collect()

@@ -12,7 +12,13 @@ from perdure import App, NotFound, workflow
 from perdure.errors import UsageError
 from perdure.workflow import Child
 
-ends = ["parent-returns", "parent-is-cancelled", "parent-is-terminated", "parent-fails", "parent-gives-up"]
+ends = [
+    "parent-returns",
+    "parent-is-cancelled",
+    "parent-is-terminated",
+    "parent-fails",
+    "parent-gives-up",
+]
 
 
 async def _running(handle: Any) -> bool:

@@ -55,7 +55,9 @@ async def start(world: World, app: App, key: str) -> None:
         await node.client.workflow("notify", id=key).start()
 
 
-async def test_a_run_that_passed_the_line_with_the_old_code_keeps_the_old_side(world: World) -> None:
+async def test_a_run_that_passed_the_line_with_the_old_code_keeps_the_old_side(
+    world: World,
+) -> None:
     await start(world, make("old"), "n")
     await step(world, make("old"), "first", "n", "message second")
     await step(world, make("patched"), "second", "n", "message third")
@@ -95,5 +97,9 @@ async def test_it_is_asked_often_and_marked_once(world: World, app: App) -> None
 
     assert await world.replayed(app, body) == [True] * 4
     async with world.node(app) as node:
-        marks = [e for e in await node.client.get("replayed").history() if type(e.event).__name__ == "PatchMarked"]
+        marks = [
+            e
+            for e in await node.client.get("replayed").history()
+            if type(e.event).__name__ == "PatchMarked"
+        ]
         assert len(marks) == 2

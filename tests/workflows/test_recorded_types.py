@@ -76,10 +76,16 @@ async def test_parts_of_several_types_need_a_type(world: World, app: App) -> Non
             except UsageError as error:
                 said.append(str(error))
         given = workflow.value("w", [Item(1)], type=list[Item])
-        return [*said, repr(given), repr(workflow.variable("e", list[Item](), type=list[Item]).get())]
+        return [
+            *said,
+            repr(given),
+            repr(workflow.variable("e", list[Item](), type=list[Item]).get()),
+        ]
 
     first, second, given, empty = await world.replayed(app, body)
-    assert first.startswith("value 'v' does not tell its type: [1]: Item would come back as dict; give the type")
+    assert first.startswith(
+        "value 'v' does not tell its type: [1]: Item would come back as dict; give the type"
+    )
     assert second.startswith("variable 'v' does not tell its type")
     assert (given, empty) == ("[Item(n=1)]", "[]")
 
@@ -107,12 +113,16 @@ async def test_a_checkpoint_has_the_type_that_its_function_declares(
 
 
 @pytest.mark.parametrize("value", [Item(1), [Item(1)], (1, 2), {1}], ids=repr)
-async def test_a_checkpoint_that_does_not_tell_its_type_needs_one(world: World, app: App, value: Any) -> None:
+async def test_a_checkpoint_that_does_not_tell_its_type_needs_one(
+    world: World, app: App, value: Any
+) -> None:
     seen: list[Any] = []
 
     async def body() -> str:
         seen.append(
-            await workflow.checkpoint("typed", lambda: value, type=type(value) if value != [Item(1)] else list[Item])
+            await workflow.checkpoint(
+                "typed", lambda: value, type=type(value) if value != [Item(1)] else list[Item]
+            )
         )
         try:
             await workflow.checkpoint("c", lambda: value)

@@ -22,7 +22,9 @@ async def ids(client: Any, *where: Where, **filters: Any) -> list[str]:
 async def test_changes_are_merged_and_seen_with_the_turn(world: World, app: App) -> None:
     @app.workflow
     async def order() -> None:
-        workflow.set_attributes({"customer": "c1", "total": 5, "tags": ["a", "b"], "due": MAY, "paid": False})
+        workflow.set_attributes(
+            {"customer": "c1", "total": 5, "tags": ["a", "b"], "due": MAY, "paid": False}
+        )
         workflow.set_attributes({"total": 7.5, "never_set": None, "paid": None})
         await workflow.receive("go", bool)
         workflow.set_attributes({"customer": None, "tags": None, "due": None, "total": None})
@@ -38,7 +40,9 @@ async def test_changes_are_merged_and_seen_with_the_turn(world: World, app: App)
             "total": 7.5,
         }
         assert await ids(node.client, Where("customer", "=", "c1"), Where("total", ">", 7)) == ["o"]
-        assert await ids(node.client, Where("due", "<", datetime(2026, 5, 1, 10, 1, tzinfo=UTC))) == ["o"]
+        assert await ids(
+            node.client, Where("due", "<", datetime(2026, 5, 1, 10, 1, tzinfo=UTC))
+        ) == ["o"]
         assert await ids(node.client, Where("due", "<", datetime(2026, 5, 1, 10, tzinfo=UTC))) == []
         assert await ids(node.client, Where("customer", "=", "c1"), status="completed") == []
         assert await node.client.list(where=Where("tags", "=", "b")) == [await handle.describe()]
@@ -60,12 +64,20 @@ async def test_a_start_can_bring_them(world: World, app: App) -> None:
         for number, go in enumerate((True, False)):
             given = {"customer": "c1", "number": number}
             await client.workflow(order, id=f"o{number}", attributes=given).start(go)
-        await client.workflow(order, id="later", attributes={"customer": "c1"}, delay=60).start(False)
+        await client.workflow(order, id="later", attributes={"customer": "c1"}, delay=60).start(
+            False
+        )
         await client.workflow(order, id="none", attributes={}).start(False)
         assert sorted(await ids(client, Where("customer", "=", "c1"))) == ["later", "o0", "o1"]
-        assert (await client.get("o0").describe()).attributes == {"customer": "c1", "number": 0, "step": 1}
+        assert (await client.get("o0").describe()).attributes == {
+            "customer": "c1",
+            "number": 0,
+            "step": 1,
+        }
         assert (await client.get("none").describe()).attributes == {}
-        await client.workflow(order, id="o1", if_exists="replace", attributes={"customer": "c2"}).start(False)
+        await client.workflow(
+            order, id="o1", if_exists="replace", attributes={"customer": "c2"}
+        ).start(False)
         assert await ids(client, Where("customer", "in", ["c2"])) == ["o1"]
         assert await ids(client, Where("number", "=", 1)) == []
 
@@ -122,8 +134,17 @@ async def test_replay_merges_what_was_recorded(world: World, app: App) -> None:
         await handle.send("end", True)
         refused = await handle.result(timeout=5)
         assert len(refused) == 2
-        assert "there would be 7 search attributes, each text of a list counted; the limit is 6" in refused[0]
-        assert (await handle.describe()).attributes == {"end": True, "n0": 0, "n1": 1, "n2": 2, "tags": []}
+        assert (
+            "there would be 7 search attributes, each text of a list counted; the limit is 6"
+            in refused[0]
+        )
+        assert (await handle.describe()).attributes == {
+            "end": True,
+            "n0": 0,
+            "n1": 1,
+            "n2": 2,
+            "tags": [],
+        }
 
 
 async def test_number_and_bytes_are_limited(world: World, app: App) -> None:
@@ -133,7 +154,9 @@ async def test_number_and_bytes_are_limited(world: World, app: App) -> None:
 
     async with world.node(app, limits=Limits(attribute_bytes=100)) as node:
         await node.client.workflow(large, id="fits").run(90)
-        with pytest.raises(WorkflowFailed, match=r"LimitExceeded.*109 bytes.*100 \(Limits\.attribute_bytes\).*KV"):
+        with pytest.raises(
+            WorkflowFailed, match=r"LimitExceeded.*109 bytes.*100 \(Limits\.attribute_bytes\).*KV"
+        ):
             await node.client.workflow(large, id="large").run(100)
         with pytest.raises(LimitExceeded, match=r"the limit is 100 \(Limits\.attribute_bytes\)"):
             node.client.workflow(large, id="start", attributes={"text": "x" * 100})
@@ -151,7 +174,11 @@ BAD: list[tuple[Any, type[Exception], str]] = [
     ({"a": datetime(2026, 1, 1)}, UsageError, "'a' cannot be datetime.*a datetime with a timezone"),
     ({"a": "nul \0"}, UsageError, "'a' cannot be 'nul"),
     ({"a": "half \ud800"}, UsageError, "'a' cannot be 'half"),
-    ({"a b": 1}, DefinitionError, "'a b' cannot be the name of a search attribute: use up to 200 letters"),
+    (
+        {"a b": 1},
+        DefinitionError,
+        "'a b' cannot be the name of a search attribute: use up to 200 letters",
+    ),
     ({1: 1}, DefinitionError, "1 cannot be the name of a search attribute"),
     ({"": 1}, DefinitionError, "'' cannot be the name"),
     ("customer", UsageError, "search attributes are a dict of names and values, got 'customer'"),
@@ -159,7 +186,9 @@ BAD: list[tuple[Any, type[Exception], str]] = [
 
 
 @pytest.mark.parametrize(("values", "kind", "words"), BAD, ids=lambda value: ascii(value)[:20])
-async def test_what_cannot_be_one_is_refused_at_the_call(values: Any, kind: type[Exception], words: str) -> None:
+async def test_what_cannot_be_one_is_refused_at_the_call(
+    values: Any, kind: type[Exception], words: str
+) -> None:
     app = App("shop")
     refused: list[Exception] = []
 
@@ -172,7 +201,9 @@ async def test_what_cannot_be_one_is_refused_at_the_call(values: Any, kind: type
     async with app.node("memory://") as node:
         await node.client.workflow(order, id="o").run()
         assert len(refused) == 1
-        assert not any(isinstance(entry.event, AttributesSet) for entry in await node.client.get("o").history())
+        assert not any(
+            isinstance(entry.event, AttributesSet) for entry in await node.client.get("o").history()
+        )
         with pytest.raises(kind, match=words):
             node.client.workflow(order, id="p", attributes=values)
         with pytest.raises(UsageError, match="'a' cannot be None"):
@@ -186,12 +217,18 @@ def test_outside_of_workflows_there_are_none() -> None:
 
 CONDITIONS: list[tuple[tuple[Any, ...], str]] = [
     (("total", "==", 1), "'==' is no operator for 'total'; use =, !=, <"),
-    (("total", "=", None), r"Where\('total', '=', ...\) needs text, a number, a bool or a datetime"),
+    (
+        ("total", "=", None),
+        r"Where\('total', '=', ...\) needs text, a number, a bool or a datetime",
+    ),
     (("total", "=", [1]), "needs text, a number"),
     (("total", "in", 1), "needs a list of values of one kind, got 1"),
     (("total", "in", [1, "a"]), "needs a list of values of one kind"),
     (("total", "in", [[1]]), "needs a list of values of one kind"),
-    (("due", "<", datetime(2026, 1, 1)), "needs text, a number, a bool or a datetime with a timezone"),
+    (
+        ("due", "<", datetime(2026, 1, 1)),
+        "needs text, a number, a bool or a datetime with a timezone",
+    ),
 ]
 
 
@@ -205,7 +242,10 @@ async def test_filters_that_are_none_are_refused(world: World, app: App) -> None
     bad: list[tuple[dict[str, Any], str]] = [
         ({"wher": []}, "there is no filter 'wher'; did you mean 'where'"),
         ({"colour": 1}, "there is no filter 'colour'; use status, type"),
-        ({"where": ["total>1"]}, r"""a list of conditions such as Where\("total", ">=", 100\), got 'total>1'"""),
+        (
+            {"where": ["total>1"]},
+            r"""a list of conditions such as Where\("total", ">=", 100\), got 'total>1'""",
+        ),
         ({"status": "odd"}, "'odd' is not a status"),
         ({"id_prefix": 7}, "the filter 'id_prefix' is a text, got 7"),
         ({"closed_after": "yesterday"}, "closed_after must be a datetime, got 'yesterday'"),

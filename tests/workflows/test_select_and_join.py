@@ -27,7 +27,9 @@ async def test_the_first_of_several_wins_with_its_index(world: World, app: App) 
         return i
 
     async def body() -> list[Any]:
-        first = await workflow.select(never(), quick(7), workflow.receive("never", str), late("x", 3600), never())
+        first = await workflow.select(
+            never(), quick(7), workflow.receive("never", str), late("x", 3600), never()
+        )
         return list(first)
 
     assert await world.replayed(app, body) == [1, 7]
@@ -112,7 +114,9 @@ async def test_select_of_nothing_is_refused(world: World, app: App) -> None:
     assert await world.replayed(app, body) == "UsageError"
 
 
-@pytest.mark.parametrize(("order", "expected"), [("argument", ["a", "b", "c"]), ("history", ["b", "c", "a"])])
+@pytest.mark.parametrize(
+    ("order", "expected"), [("argument", ["a", "b", "c"]), ("history", ["b", "c", "a"])]
+)
 async def test_join_in_both_orders(world: World, app: App, order: Any, expected: list[str]) -> None:
     async def body() -> list[Any]:
         return await workflow.join(late("a", 0.03), late("b", 0.01), late("c", 0.02), order=order)

@@ -36,7 +36,10 @@ async def test_it_ends_without_cleanup_and_reaches_activities(world: World, app:
         await handle.terminate("enough")
         with pytest.raises(WorkflowTerminated, match="'w' was terminated: enough") as caught:
             await handle.result(timeout=5)
-        assert isinstance(caught.value, WorkflowCancelled) or caught.value.failure.category == "cancelled"
+        assert (
+            isinstance(caught.value, WorkflowCancelled)
+            or caught.value.failure.category == "cancelled"
+        )
         await asyncio.wait_for(stopped.wait(), 5)
         assert type((await handle.history())[-1].event).__name__ == "Terminated"
     assert cleaned == []

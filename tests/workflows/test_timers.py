@@ -86,7 +86,9 @@ async def test_a_timer_keeps_its_time_over_a_restart(world: World, app: App) -> 
         assert await handle.result(timeout=5) == "rested"
 
 
-async def test_a_timer_that_came_due_while_no_node_ran_fires_at_the_start_of_the_next(world: World, app: App) -> None:
+async def test_a_timer_that_came_due_while_no_node_ran_fires_at_the_start_of_the_next(
+    world: World, app: App
+) -> None:
     clock = world.stop_time()
 
     @app.workflow
@@ -107,7 +109,9 @@ async def test_a_timer_that_came_due_while_no_node_ran_fires_at_the_start_of_the
         assert await node.client.get("n").result(timeout=5) == [10, 20, 30]
 
 
-async def test_a_timer_after_a_timer_counts_from_the_first_ones_time(world: World, app: App) -> None:
+async def test_a_timer_after_a_timer_counts_from_the_first_ones_time(
+    world: World, app: App
+) -> None:
     clock = world.stop_time()
 
     @app.workflow
@@ -140,7 +144,9 @@ async def test_a_named_sleep_shows_its_name(world: World, app: App) -> None:
         handle = node.client.workflow(patient, id="p")
         await handle.start()
         await waits_for(handle, "timer cooling-off")
-        started = [e.event for e in await handle.history() if type(e.event).__name__ == "TimerStarted"]
+        started = [
+            e.event for e in await handle.history() if type(e.event).__name__ == "TimerStarted"
+        ]
         assert [e.name for e in started] == ["cooling-off"]
 
 

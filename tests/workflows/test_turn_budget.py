@@ -36,7 +36,9 @@ async def test_a_flood_of_mail_that_waited_in_the_store(world: World, app: App) 
         assert await node.client.get("c").result(timeout=5) == list(range(100))
 
 
-async def test_two_instances_with_activities_messages_and_timers_do_not_mix(world: World, app: App) -> None:
+async def test_two_instances_with_activities_messages_and_timers_do_not_mix(
+    world: World, app: App
+) -> None:
     @app.activity
     async def tag(text: str) -> str:
         return f"<{text}>"
@@ -58,4 +60,8 @@ async def test_two_instances_with_activities_messages_and_timers_do_not_mix(worl
             await handle.send("n", f"n-{handle.id}")
             await handle.raise_event("e", f"e-{handle.id}")
         for handle in handles:
-            assert await handle.result(timeout=5) == [f"<{handle.id}>", f"n-{handle.id}", f"e-{handle.id}"]
+            assert await handle.result(timeout=5) == [
+                f"<{handle.id}>",
+                f"n-{handle.id}",
+                f"e-{handle.id}",
+            ]

@@ -13,7 +13,9 @@ from perdure import App, workflow
 
 
 @pytest.mark.parametrize("fails", [False, True])
-async def test_an_activity_that_nobody_awaits_is_cancelled_at_the_end(world: World, app: App, fails: bool) -> None:
+async def test_an_activity_that_nobody_awaits_is_cancelled_at_the_end(
+    world: World, app: App, fails: bool
+) -> None:
     began, stopped = asyncio.Event(), asyncio.Event()
 
     @app.activity
@@ -44,7 +46,9 @@ async def test_an_activity_that_nobody_awaits_is_cancelled_at_the_end(world: Wor
         assert events[-2:] == ["CommandCancelled", "Failed" if fails else "Completed"]
 
 
-async def test_one_that_was_scheduled_and_given_up_in_one_turn_never_runs(world: World, app: App) -> None:
+async def test_one_that_was_scheduled_and_given_up_in_one_turn_never_runs(
+    world: World, app: App
+) -> None:
     ran: list[str] = []
 
     @app.activity
@@ -78,7 +82,9 @@ async def test_the_workflow_does_not_wait_for_what_nobody_awaits(world: World, a
         assert await node.client.workflow(careless, id="c").run() == "done"
 
 
-async def test_tasks_that_are_left_clean_up_in_the_order_of_their_creation(world: World, app: App) -> None:
+async def test_tasks_that_are_left_clean_up_in_the_order_of_their_creation(
+    world: World, app: App
+) -> None:
     cleaned: list[int] = []
 
     @app.activity
@@ -165,5 +171,7 @@ async def test_a_result_that_comes_after_the_end_adds_nothing(world: World, app:
         before = await handle.history()
         gate.set()
         await asyncio.wait_for(finished.wait(), 5)
-        assert await node.client.workflow(later, id="later").run() == "later", "whatever came before it is recorded now"
+        assert await node.client.workflow(later, id="later").run() == "later", (
+            "whatever came before it is recorded now"
+        )
         assert await handle.history() == before

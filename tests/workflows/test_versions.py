@@ -151,7 +151,10 @@ async def test_a_missing_version_waits_for_its_deploy(world: World, app: App) ->
         await started.start()
         continued = node.client.workflow(loop, id="continued")
         await continued.start(True)
-        for handle, name in ((started, "'quick' version 5.0.0"), (continued, "'loop' version 7.0.0")):
+        for handle, name in (
+            (started, "'quick' version 5.0.0"),
+            (continued, "'loop' version 7.0.0"),
+        ):
             await waits_for(handle, "not_registered")
             failure = (await handle.describe()).failure
             assert failure is not None

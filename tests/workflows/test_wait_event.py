@@ -118,10 +118,14 @@ async def test_events_and_messages_of_one_name_are_apart(world: World, app: App)
         assert await handle.result(timeout=5) == ["message", "event"]
 
 
-async def test_the_winner_of_two_events_is_the_first_delivered_also_in_replay(world: World, app: App) -> None:
+async def test_the_winner_of_two_events_is_the_first_delivered_also_in_replay(
+    world: World, app: App
+) -> None:
     @app.workflow
     async def race() -> list[object]:
-        index, value = await workflow.select(workflow.wait_event("a", str), workflow.wait_event("b", str))
+        index, value = await workflow.select(
+            workflow.wait_event("a", str), workflow.wait_event("b", str)
+        )
         await workflow.receive("end", bool)
         return [index, value]
 
@@ -137,7 +141,9 @@ async def test_the_winner_of_two_events_is_the_first_delivered_also_in_replay(wo
         assert await handle.result(timeout=5) == [1, "first"]
 
 
-async def test_an_event_for_an_unknown_or_ended_instance_is_refused_and_harms_nobody(world: World, app: App) -> None:
+async def test_an_event_for_an_unknown_or_ended_instance_is_refused_and_harms_nobody(
+    world: World, app: App
+) -> None:
     @app.workflow
     async def quick() -> int:
         return 1

@@ -26,6 +26,8 @@ from __future__ import annotations
 
 def main() -> None:
     """The entry point of the `perdure` command; ends the process with its exit code."""
-    from perdure.cli.program import program  # typer and rich are loaded when a command runs, not before
+    from perdure.cli.program import (
+        program,
+    )  # typer and rich are loaded when a command runs, not before
 
     program()

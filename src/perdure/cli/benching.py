@@ -41,18 +41,26 @@ class ShapeName(Enum):
 
 
 def bench(
-    shape: Annotated[ShapeName, typer.Argument(metavar="SHAPE", help="parallel, payload, steps or starts.")] = (
-        ShapeName.PARALLEL
-    ),
-    seconds: Annotated[float, typer.Option("--seconds", metavar="SECONDS", help="How long new ones are started.")] = 10,
+    shape: Annotated[
+        ShapeName, typer.Argument(metavar="SHAPE", help="parallel, payload, steps or starts.")
+    ] = (ShapeName.PARALLEL),
+    seconds: Annotated[
+        float, typer.Option("--seconds", metavar="SECONDS", help="How long new ones are started.")
+    ] = 10,
     store: Annotated[
         str | None,
         typer.Option(
-            "--store", metavar="URL", help="Else a new file in this folder, removed afterwards.", show_default=False
+            "--store",
+            metavar="URL",
+            help="Else a new file in this folder, removed afterwards.",
+            show_default=False,
         ),
     ] = None,
     outstanding: Annotated[
-        int | None, typer.Option("--outstanding", metavar="N", help="Instances at once.", show_default="by shape")
+        int | None,
+        typer.Option(
+            "--outstanding", metavar="N", help="Instances at once.", show_default="by shape"
+        ),
     ] = None,
     activities: Annotated[
         int | None,
@@ -63,21 +71,32 @@ def bench(
         ),
     ] = None,
     delay_ms: Annotated[
-        float | None, typer.Option("--delay-ms", metavar="MS", help="parallel: what an activity takes (10).")
+        float | None,
+        typer.Option("--delay-ms", metavar="MS", help="parallel: what an activity takes (10)."),
     ] = None,
     results: Annotated[
         str | None,
-        typer.Option("--results", metavar="NxKB,...", help="payload: results in sequence (6x10,6x50,8x100)."),
+        typer.Option(
+            "--results", metavar="NxKB,...", help="payload: results in sequence (6x10,6x50,8x100)."
+        ),
     ] = None,
-    children: Annotated[int | None, typer.Option("--children", metavar="N", help="payload: children (5).")] = None,
+    children: Annotated[
+        int | None, typer.Option("--children", metavar="N", help="payload: children (5).")
+    ] = None,
     output_kb: Annotated[
         int | None, typer.Option("--output-kb", metavar="KB", help="payload: the output (100).")
     ] = None,
     keep: Annotated[
-        Path | None, typer.Option("--keep", metavar="FILE", help="Append the result to FILE, as a line of JSON.")
+        Path | None,
+        typer.Option(
+            "--keep", metavar="FILE", help="Append the result to FILE, as a line of JSON."
+        ),
     ] = None,
     compare: Annotated[
-        Path | None, typer.Option("--compare", metavar="FILE", help="Run nothing: show the results kept in FILE.")
+        Path | None,
+        typer.Option(
+            "--compare", metavar="FILE", help="Run nothing: show the results kept in FILE."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> int:
@@ -149,11 +168,15 @@ def _stress(url: str, shape: str, own: dict[str, Any], seconds: float, removal: 
 async def _run(url: str, shape: str, own: dict[str, Any], seconds: float, *, quiet: bool) -> Report:
     path = file_of(url)
     existing = path is not None and path.exists()
-    stress = _stress(url, shape, own, seconds, "at_once" if path is None else "at_end" if existing else "never")
+    stress = _stress(
+        url, shape, own, seconds, "at_once" if path is None else "at_end" if existing else "never"
+    )
     if existing:
         await _check_nobody_is_disturbed(url, int(1000 * (seconds + stress.patience_s)))
     if quiet or not screen.notes().is_terminal:
-        report = await stress.run(None if quiet else lambda: screen.note(f"bench: {shape} for {seconds:g} s"))
+        report = await stress.run(
+            None if quiet else lambda: screen.note(f"bench: {shape} for {seconds:g} s")
+        )
     else:
         with _live(stress, shape):
             report = await stress.run()

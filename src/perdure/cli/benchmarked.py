@@ -27,7 +27,9 @@ def figure(value: float) -> str:
     if abs(value) < 1:
         return f"{value:.3g}"
     text = f"{float(f'{value:.3g}'):,.2f}"
-    return text if abs(value) < 10 else text[:-1].removesuffix(".0") if abs(value) < 100 else text[:-3]
+    return (
+        text if abs(value) < 10 else text[:-1].removesuffix(".0") if abs(value) < 100 else text[:-3]
+    )
 
 
 def millis(percentiles: dict[str, float]) -> str:
@@ -66,11 +68,19 @@ def table(report: Report) -> Table:
 
 def _rows(report: Report) -> list[tuple[str, str]]:
     use = report.use
-    settings = ", ".join(f"{name.replace('_', ' ')} {_setting(value)}" for name, value in report.settings.items())
+    settings = ", ".join(
+        f"{name.replace('_', ' ')} {_setting(value)}" for name, value in report.settings.items()
+    )
     rows = [
         (report.shape, f"{settings}; {report.store}, {report.took_s:.1f} s"),
-        ("completed", f"{report.completed:,} ({report.success_percent:.6g} %), {report.failed:,} failed"),
-        *((f"  {name}", f"{trouble.count:,}: {trouble.first}") for name, trouble in report.failures.items()),
+        (
+            "completed",
+            f"{report.completed:,} ({report.success_percent:.6g} %), {report.failed:,} failed",
+        ),
+        *(
+            (f"  {name}", f"{trouble.count:,}: {trouble.first}")
+            for name, trouble in report.failures.items()
+        ),
         ("instances/s", figure(report.instances_per_s)),
     ]
     if report.activities_per_s:
@@ -85,9 +95,16 @@ def _rows(report: Report) -> list[tuple[str, str]]:
     ]
     if report.store_mb is not None and report.scale.disk_commits_per_s is not None:
         rows.append(("store", f"{figure(report.store_mb)} MB at the end"))
-        rows.append(("this disk", f"{figure(report.scale.disk_commits_per_s)} durable SQLite commits/s"))
+        rows.append(
+            ("this disk", f"{figure(report.scale.disk_commits_per_s)} durable SQLite commits/s")
+        )
     machine = report.scale.machine
-    rows.append(("machine", f"{machine['cores']}, {machine['memory']}, {machine['file system']}, {machine['Python']}"))
+    rows.append(
+        (
+            "machine",
+            f"{machine['cores']}, {machine['memory']}, {machine['file system']}, {machine['Python']}",
+        )
+    )
     return rows
 
 
@@ -167,7 +184,9 @@ def comparison(reports: Sequence[Report]) -> Table:
                 report.at[:16].replace("T", " "),
                 report.version,
                 figure(report.instances_per_s),
-                figure(report.instances_per_s / shown[0].instances_per_s) if shown[0].instances_per_s else "",
+                figure(report.instances_per_s / shown[0].instances_per_s)
+                if shown[0].instances_per_s
+                else "",
                 figure(report.activities_per_s),
                 figure(report.latency_ms["p50"]),
                 figure(report.latency_ms["p99"]),

@@ -20,12 +20,16 @@ from perdure.errors import DecodeError, NotRunning
 from perdure.handle import Handle
 from perdure.kernel.commit import CLOSED, Status
 
-Value = Annotated[str, typer.Argument(metavar="JSON", help="The value; - reads stdin.", show_default=False)]
+Value = Annotated[
+    str, typer.Argument(metavar="JSON", help="The value; - reads stdin.", show_default=False)
+]
 
 
 def send(
     id: Id,
-    channel: Annotated[str, typer.Argument(metavar="CHANNEL", help="The name of the channel.", show_default=False)],
+    channel: Annotated[
+        str, typer.Argument(metavar="CHANNEL", help="The name of the channel.", show_default=False)
+    ],
     value: Value,
     store: StoreUrl = DEFAULT_URL,
     as_json: AsJson = False,
@@ -38,7 +42,9 @@ def send(
 
 def raise_event(
     id: Id,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The name of the event.", show_default=False)],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The name of the event.", show_default=False)
+    ],
     value: Value = "null",
     store: StoreUrl = DEFAULT_URL,
     as_json: AsJson = False,
@@ -49,17 +55,25 @@ def raise_event(
     return _done(id, f"raise-event: posted {name!r} to {id}", "raise-event", as_json=as_json)
 
 
-def cancel(id: Id, reason: Reason = "", store: StoreUrl = DEFAULT_URL, as_json: AsJson = False) -> int:
+def cancel(
+    id: Id, reason: Reason = "", store: StoreUrl = DEFAULT_URL, as_json: AsJson = False
+) -> int:
     """Ask an instance to stop; its code may clean up."""
     return _control(store, id, "cancel", lambda handle: handle.cancel(reason), as_json=as_json)
 
 
-def terminate(id: Id, reason: Reason = "", store: StoreUrl = DEFAULT_URL, as_json: AsJson = False) -> int:
+def terminate(
+    id: Id, reason: Reason = "", store: StoreUrl = DEFAULT_URL, as_json: AsJson = False
+) -> int:
     """End an instance at once, without asking its code."""
-    return _control(store, id, "terminate", lambda handle: handle.terminate(reason), as_json=as_json)
+    return _control(
+        store, id, "terminate", lambda handle: handle.terminate(reason), as_json=as_json
+    )
 
 
-def pause(id: Id, reason: Reason = "", store: StoreUrl = DEFAULT_URL, as_json: AsJson = False) -> int:
+def pause(
+    id: Id, reason: Reason = "", store: StoreUrl = DEFAULT_URL, as_json: AsJson = False
+) -> int:
     """Stop delivering to an instance; what arrives is kept."""
     return _control(store, id, "pause", lambda handle: handle.pause(reason), as_json=as_json)
 

@@ -45,7 +45,9 @@ def check_shared(url: str) -> Path:
 async def reading(url: str) -> AsyncGenerator[Store]:
     """The store, for queries."""
     check_there(url)
-    store = open_store(url if "read_only=" in url else f"{url}{'&' if '?' in url else '?'}read_only=true")
+    store = open_store(
+        url if "read_only=" in url else f"{url}{'&' if '?' in url else '?'}read_only=true"
+    )
     async with store:
         yield store
 

@@ -28,7 +28,11 @@ def history(
     execution: Annotated[
         int | None,
         typer.Option(
-            "--execution", min=1, metavar="N", help="Which execution; else the current one.", show_default=False
+            "--execution",
+            min=1,
+            metavar="N",
+            help="Which execution; else the current one.",
+            show_default=False,
         ),
     ] = None,
     export: Annotated[
@@ -40,13 +44,17 @@ def history(
             show_default=False,
         ),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="With --export: all executions that are kept.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="With --export: all executions that are kept.")
+    ] = False,
     store: StoreUrl = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> int:
     """Print the history of an instance: every event, with its payloads as JSON. Or write it to a file."""
     if export is not None and execution is not None:
-        msg = "--export takes the current execution, or with --all all of them; leave out --execution"
+        msg = (
+            "--export takes the current execution, or with --all all of them; leave out --execution"
+        )
         raise UsageError(msg)
     if everything and export is None:
         msg = "--all goes with --export; one execution is printed with --execution N"
@@ -64,7 +72,9 @@ def _export(url: str, id: str, file: Path, *, everything: bool, as_json: bool) -
     exported.write(file)
     executions = len(exported.executions)
     if as_json:
-        screen.json({"id": id, "file": str(file), "executions": executions, "events": exported.count})
+        screen.json(
+            {"id": id, "file": str(file), "executions": executions, "events": exported.count}
+        )
     else:
         many = f"{executions} execution{'s' * (executions != 1)}, {exported.count} events"
         screen.say(f"wrote the history of {id} to {file}: {many}")
@@ -124,7 +134,13 @@ def _cells(entry: HistoryEvent) -> tuple[str, ...]:
     """An event as a line of the sheet."""
     fields = fields_json(entry.event)
     at, seq = fields.pop("at", None), fields.pop("seq", None)
-    return str(entry.number), str(at or ""), type(entry.event).__name__, str(seq or ""), "  ".join(_facts(fields))
+    return (
+        str(entry.number),
+        str(at or ""),
+        type(entry.event).__name__,
+        str(seq or ""),
+        "  ".join(_facts(fields)),
+    )
 
 
 def _facts(fields: Json) -> Iterator[str]:
@@ -137,7 +153,9 @@ def _facts(fields: Json) -> Iterator[str]:
 def _fact(name: str, value: object) -> str:
     if name == "failure":
         return _failure_fact(cast("Json", value))
-    return value if isinstance(value, str) and " " not in value else screen.json_text(value, indent=0)
+    return (
+        value if isinstance(value, str) and " " not in value else screen.json_text(value, indent=0)
+    )
 
 
 def _failure_fact(failure: Json) -> str:

@@ -74,7 +74,10 @@ shows the instances and their reasons.
 """
 
 Name = Annotated[
-    str | None, typer.Argument(metavar="[NAME]", help="An error or a reason; without: a list.", show_default=False)
+    str | None,
+    typer.Argument(
+        metavar="[NAME]", help="An error or a reason; without: a list.", show_default=False
+    ),
 ]
 
 
@@ -109,18 +112,30 @@ def find(name: str) -> str:
     """
     topics = [*error_classes(), *REASONS]
     short = name.strip().rstrip(":").rpartition(".")[2]
-    by_lower = {topic.lower(): topic for topic in topics} | {kind.lower(): r for kind, r in REASON_OF_FAILURE.items()}
+    by_lower = {topic.lower(): topic for topic in topics} | {
+        kind.lower(): r for kind, r in REASON_OF_FAILURE.items()
+    }
     if (found := by_lower.get(short.lower())) is not None:
         return found
-    near = [by_lower[match] for match in difflib.get_close_matches(short.lower(), by_lower, 2, 0.75)]
-    hint = f"did you mean {' or '.join(dict.fromkeys(near))}?" if near else "`perdure explain` lists all"
+    near = [
+        by_lower[match] for match in difflib.get_close_matches(short.lower(), by_lower, 2, 0.75)
+    ]
+    hint = (
+        f"did you mean {' or '.join(dict.fromkeys(near))}?"
+        if near
+        else "`perdure explain` lists all"
+    )
     msg = f"nothing is called {name!r}: {hint}"
     raise UsageError(msg)
 
 
 def error_classes() -> dict[str, type[PerdureError]]:
     """The public errors, in the order of their module."""
-    found = [thing for thing in vars(errors).values() if inspect.isclass(thing) and issubclass(thing, PerdureError)]
+    found = [
+        thing
+        for thing in vars(errors).values()
+        if inspect.isclass(thing) and issubclass(thing, PerdureError)
+    ]
     return {kind.__name__: kind for kind in found}
 
 

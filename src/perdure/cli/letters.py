@@ -20,12 +20,21 @@ if TYPE_CHECKING:
 
 
 def dead_letters(
-    id: Annotated[str | None, typer.Argument(metavar="[ID]", help="Only those that were sent to this id.")] = None,
+    id: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="Only those that were sent to this id.")
+    ] = None,
     store: StoreUrl = DEFAULT_URL,
-    limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="At most so many.")] = 50,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, metavar="N", help="At most so many.")
+    ] = 50,
     after: Annotated[
         str | None,
-        typer.Option("--after", metavar="TEXT", help="Go on from the `next` of the page before.", show_default=False),
+        typer.Option(
+            "--after",
+            metavar="TEXT",
+            help="Go on from the `next` of the page before.",
+            show_default=False,
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> int:
@@ -64,6 +73,16 @@ def _table(letters: list[DeadLetter]) -> Table:
     for name in ("to", "kind", "from", "sent", "kept until"):
         table.add_column(name, no_wrap=True, overflow="fold")
     for letter in letters:
-        sender = Text(letter.sender) if letter.sender is not None else Text("a client", style="bright_black")
-        table.add_row(Text(letter.unit), letter.kind, sender, time_text(letter.at), time_text(letter.expires_at))
+        sender = (
+            Text(letter.sender)
+            if letter.sender is not None
+            else Text("a client", style="bright_black")
+        )
+        table.add_row(
+            Text(letter.unit),
+            letter.kind,
+            sender,
+            time_text(letter.at),
+            time_text(letter.expires_at),
+        )
     return table

@@ -17,17 +17,23 @@ from perdure.lint.report import lint as look
 
 Codes = Annotated[
     list[str] | None,
-    typer.Option("--select", metavar="CODES", help="Only these codes, or what they begin with: PD1,PD204."),
+    typer.Option(
+        "--select", metavar="CODES", help="Only these codes, or what they begin with: PD1,PD204."
+    ),
 ]
 
 
 def lint(
     paths: Annotated[
-        list[str], typer.Argument(metavar="PATH|MODULE[:APP]...", help="Files, folders, modules, or the app of one.")
+        list[str],
+        typer.Argument(
+            metavar="PATH|MODULE[:APP]...", help="Files, folders, modules, or the app of one."
+        ),
     ],
     select: Codes = None,
     ignore: Annotated[
-        list[str] | None, typer.Option("--ignore", metavar="CODES", help="All but these codes; may be repeated.")
+        list[str] | None,
+        typer.Option("--ignore", metavar="CODES", help="All but these codes; may be repeated."),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Hints count as findings.")] = False,
     as_json: AsJson = False,

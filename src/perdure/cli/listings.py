@@ -71,12 +71,16 @@ def _when(flag: str, what: str) -> object:
 def ls(  # noqa: PLR0913, PLR0917 - each is an option of the command
     store: StoreUrl = DEFAULT_URL,
     status: Annotated[
-        list[StatusName] | None, typer.Option("--status", help="Only these; may be repeated.", show_default=False)
+        list[StatusName] | None,
+        typer.Option("--status", help="Only these; may be repeated.", show_default=False),
     ] = None,
     type: Annotated[str | None, _filter("--type", "Only this workflow.")] = None,
-    version: Annotated[str | None, _filter("--version", "Only this version of the workflow.")] = None,
+    version: Annotated[
+        str | None, _filter("--version", "Only this version of the workflow.")
+    ] = None,
     reason: Annotated[
-        str | None, _filter("--reason", "Only with this reason: timer, paused, poison, nondeterminism, ...")
+        str | None,
+        _filter("--reason", "Only with this reason: timer, paused, poison, nondeterminism, ..."),
     ] = None,
     prefix: Annotated[str | None, _filter("--prefix", "Only ids that begin so.")] = None,
     parent: Annotated[str | None, _filter("--parent", "Only children of this instance.")] = None,
@@ -93,8 +97,12 @@ def ls(  # noqa: PLR0913, PLR0917 - each is an option of the command
             show_default=False,
         ),
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=0, metavar="N", help="At most so many; 0 for all.")] = 50,
-    after: Annotated[str | None, _filter("--after", "Go on from the `next` of the page before.")] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", min=0, metavar="N", help="At most so many; 0 for all.")
+    ] = 50,
+    after: Annotated[
+        str | None, _filter("--after", "Go on from the `next` of the page before.")
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
     """List instances, newest first."""
@@ -157,7 +165,11 @@ def _note_nothing(counts: dict[str, int]) -> None:
         screen.note(f"nothing fits these filters; there are {_counted(counts)}")
         return
     mail = counts["inbox"]
-    waits = f"; {mail} message{'s' * (mail != 1)} wait{'s' * (mail == 1)} for a node: perdure serve" if mail else ""
+    waits = (
+        f"; {mail} message{'s' * (mail != 1)} wait{'s' * (mail == 1)} for a node: perdure serve"
+        if mail
+        else ""
+    )
     screen.note(f"no instances{waits}")
 
 
@@ -223,7 +235,9 @@ class _Instance:
 def show(
     id: Id,
     store: StoreUrl = DEFAULT_URL,
-    rows: Annotated[int, typer.Option("--rows", min=0, metavar="N", help="At most so many steps; 0 for all.")] = 40,
+    rows: Annotated[
+        int, typer.Option("--rows", min=0, metavar="N", help="At most so many steps; 0 for all.")
+    ] = 40,
     as_json: AsJson = False,
 ) -> int:
     """Show an instance: its state, its result or failure, and the timeline of its steps."""
@@ -242,14 +256,18 @@ def show(
         )
         return code
     now_ms = time.time_ns() // 1_000_000
-    screen.show(_facts(instance, now_ms), "", render(instance.history, now_ms=now_ms, rows=rows or None))
+    screen.show(
+        _facts(instance, now_ms), "", render(instance.history, now_ms=now_ms, rows=rows or None)
+    )
     return code
 
 
 async def _read(url: str, id: str) -> _Instance:
     async with reading(url) as store:
         row, damaged = readable_row((await must_find(store, id)).row)
-        unreadable = [f"the column {name} of {id!r} cannot be read; it is shown as empty" for name in damaged]
+        unreadable = [
+            f"the column {name} of {id!r} cannot be read; it is shown as empty" for name in damaged
+        ]
         kv: Json = {}
         after: str | None = None
         while True:
@@ -258,7 +276,11 @@ async def _read(url: str, id: str) -> _Instance:
             if page.next is None:
                 break
             after = page.next
-        unreadable += [f"the KV entry {key!r} of {id!r} cannot be read" for key in kv if is_undecodable(kv[key])]
+        unreadable += [
+            f"the KV entry {key!r} of {id!r} cannot be read"
+            for key in kv
+            if is_undecodable(kv[key])
+        ]
         executions = await kept_executions(store, row)
         read = await read_history(store, id, row.execution)
         return _Instance(row, executions, kv, read.events, [*unreadable, *read.unreadable])
@@ -296,7 +318,9 @@ def _facts(instance: _Instance, now_ms: int) -> RenderableType:
     fact("parent", row.parent_unit)
     fact("created", f"{time_text(row.created_at)}, {duration(now_ms - row.created_at)} ago")
     if row.closed_at:
-        fact("ended", f"{time_text(row.closed_at)}, after {duration(row.closed_at - row.created_at)}")
+        fact(
+            "ended", f"{time_text(row.closed_at)}, after {duration(row.closed_at - row.created_at)}"
+        )
     elif row.wake_at:
         fact("wakes", f"{time_text(row.wake_at)}, in {duration(row.wake_at - now_ms)}")
     others = f", execution {row.execution}" if row.execution > 1 else ""

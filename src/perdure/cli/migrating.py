@@ -17,10 +17,12 @@ from perdure.store.sqlite import SQLiteStore
 
 def migrate(
     url: Annotated[
-        str | None, typer.Argument(metavar="[URL]", help="The store; the same as --store.", show_default=False)
+        str | None,
+        typer.Argument(metavar="[URL]", help="The store; the same as --store.", show_default=False),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Change nothing; exit code 5 if there is something to do.")
+        bool,
+        typer.Option("--check", help="Change nothing; exit code 5 if there is something to do."),
     ] = False,
     store: StoreUrl = DEFAULT_URL,
     as_json: AsJson = False,
@@ -32,12 +34,25 @@ def migrate(
     assert isinstance(known, SQLiteStore)
     found = upgrade(known.path, known.options, check=check)
     if as_json:
-        screen.json({"store": url, "format": found.format, "applied": found.applied, "pending": found.pending})
+        screen.json(
+            {
+                "store": url,
+                "format": found.format,
+                "applied": found.applied,
+                "pending": found.pending,
+            }
+        )
     elif found.pending:
-        screen.say(f"{found.path} has the format {found.format} and needs: {', '.join(found.pending)}")
-        screen.note(f"`perdure migrate {url}` brings it up to date; copy the file before, and stop its nodes")
+        screen.say(
+            f"{found.path} has the format {found.format} and needs: {', '.join(found.pending)}"
+        )
+        screen.note(
+            f"`perdure migrate {url}` brings it up to date; copy the file before, and stop its nodes"
+        )
     elif found.applied:
-        screen.say(f"{found.path} has the format {found.format} now; applied: {', '.join(found.applied)}")
+        screen.say(
+            f"{found.path} has the format {found.format} now; applied: {', '.join(found.applied)}"
+        )
     else:
         screen.say(f"{found.path} has the format {found.format}, which is that of this release")
     return Exit.STORE if found.pending else Exit.OK

@@ -15,14 +15,31 @@ from perdure.errors import UsageError
 
 StoreUrl = Annotated[
     str,
-    typer.Option("--store", envvar="PERDURE_STORE", metavar="URL", help="The store, for example sqlite:///shop.db."),
+    typer.Option(
+        "--store",
+        envvar="PERDURE_STORE",
+        metavar="URL",
+        help="The store, for example sqlite:///shop.db.",
+    ),
 ]
-Id = Annotated[str, typer.Argument(metavar="ID", help="The id of the instance.", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
-Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it is kept in the history.")]
+Id = Annotated[
+    str, typer.Argument(metavar="ID", help="The id of the instance.", show_default=False)
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
+]
+Reason = Annotated[
+    str, typer.Option("--reason", metavar="TEXT", help="Why; it is kept in the history.")
+]
 Wait = Annotated[
     float | None,
-    typer.Option("--timeout", metavar="SECONDS", min=0, help="Wait no longer (exit code 4).", show_default=False),
+    typer.Option(
+        "--timeout",
+        metavar="SECONDS",
+        min=0,
+        help="Wait no longer (exit code 4).",
+        show_default=False,
+    ),
 ]
 Version = Annotated[
     str | None,
@@ -35,7 +52,9 @@ Version = Annotated[
 ]
 AppName = Annotated[
     str | None,
-    typer.Option("--app", metavar="NAME", help="Which App, if the module has several.", show_default=False),
+    typer.Option(
+        "--app", metavar="NAME", help="Which App, if the module has several.", show_default=False
+    ),
 ]
 
 __all__ = [
@@ -71,7 +90,10 @@ class LogFormat(Enum):
 
 
 LogFormats = Annotated[
-    LogFormat, typer.Option("--log-format", help="How log records on stderr look: for people, or a JSON object each.")
+    LogFormat,
+    typer.Option(
+        "--log-format", help="How log records on stderr look: for people, or a JSON object each."
+    ),
 ]
 
 

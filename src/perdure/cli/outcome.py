@@ -90,12 +90,17 @@ def ended_text(row: UnitRow) -> str:
     if row.status == "cancelled":
         verb = "was terminated" if failure.type == "Terminated" else "was cancelled"
         return f"{who} {verb}" + (f": {failure.message}" if failure.message else "")
-    place = next((f" (at {file}:{line} in {name})" for file, line, name in _own_frames(failure.traceback)), "")
+    place = next(
+        (f" (at {file}:{line} in {name})" for file, line, name in _own_frames(failure.traceback)),
+        "",
+    )
     return f"{who} failed: {failure.display()}{place}"
 
 
 def _own_frames(traceback: str) -> list[tuple[str, str, str]]:
     """File, line and function of the frames that are not ours, innermost first."""
-    frames: list[tuple[str, str, str]] = re.findall(r'File "(.+?)", line (\d+), in (\S+)', traceback)
+    frames: list[tuple[str, str, str]] = re.findall(
+        r'File "(.+?)", line (\d+), in (\S+)', traceback
+    )
     package = str(Path(__file__).parent.parent)
     return [frame for frame in reversed(frames) if not frame[0].startswith(package)]

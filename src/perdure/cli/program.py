@@ -48,7 +48,10 @@ class Program(TyperGroup):
         """Run one command and end the process with its exit code; `--debug`, anywhere, shows tracebacks."""
         given = list(sys.argv[1:] if args is None else args)
         debug = DEBUG in _before_dashes(given)
-        given = [*(arg for arg in _before_dashes(given) if arg != DEBUG), *given[len(_before_dashes(given)) :]]
+        given = [
+            *(arg for arg in _before_dashes(given) if arg != DEBUG),
+            *given[len(_before_dashes(given)) :],
+        ]
         try:
             code: object = super().main(
                 given, prog_name or "perdure", complete_var, False, windows_expand_args, **extra
@@ -76,12 +79,16 @@ def _explain(error: BaseException, args: list[str]) -> int:
         hint = explaining.more(error)
         screen.error(f"{error} (more: {hint})" if hint else str(error))
         return exit_of(error)
-    describe = getattr(error, "format_message", None)  # what typer raises for arguments that it refuses
+    describe = getattr(
+        error, "format_message", None
+    )  # what typer raises for arguments that it refuses
     if describe is not None:
         command = next((arg for arg in args if arg in NAMES), None)
         screen.error(f"{describe()} See: perdure {f'{command} ' if command else ''}--help")
         return Exit.USAGE
-    screen.error(f"internal error: {type(error).__name__}: {error}; {DEBUG} shows where, please report it")
+    screen.error(
+        f"internal error: {type(error).__name__}: {error}; {DEBUG} shows where, please report it"
+    )
     return Exit.INTERNAL
 
 
@@ -104,7 +111,9 @@ app = typer.Typer(
 def root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-    debug: Annotated[bool, typer.Option(DEBUG, help="Show the traceback of an error; works in every command.")] = False,
+    debug: Annotated[
+        bool, typer.Option(DEBUG, help="Show the traceback of an error; works in every command.")
+    ] = False,
 ) -> int:
     """Durable workflows, embedded in your own process.
 

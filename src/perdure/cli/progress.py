@@ -86,7 +86,9 @@ class Progress:
         text.append(f"  {duration(now_ms - self._began_ms)}")
         if row.custom_status is not None:
             custom = screen.json_text(payload_json(row.custom_status), indent=0)
-            short = custom if len(custom) <= _STATUS_COLUMNS else custom[: _STATUS_COLUMNS - 1] + "…"
+            short = (
+                custom if len(custom) <= _STATUS_COLUMNS else custom[: _STATUS_COLUMNS - 1] + "…"
+            )
             text.append(f"  {short}", style="magenta")
         return text
 

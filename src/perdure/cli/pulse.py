@@ -89,7 +89,9 @@ class Reading:
 class Pulse:
     """Takes readings of a node."""
 
-    def __init__(self, node: Node, latencies: Latencies, timer: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, node: Node, latencies: Latencies, timer: Callable[[], float] = time.monotonic
+    ) -> None:
         """`timer` gives seconds."""
         self._node = node
         self._latencies = latencies
@@ -151,7 +153,9 @@ async def show(node: Node, latencies: Latencies, every_s: float, *, as_json: boo
 
 def line(reading: Reading) -> str:
     """A reading as one line."""
-    instances = ", ".join(f"{count} {status}" for status, count in reading.instances.items() if count)
+    instances = ", ".join(
+        f"{count} {status}" for status, count in reading.instances.items() if count
+    )
     return (
         f"{instances or 'no instances'}; {reading.turns_per_s:g} turns/s, {reading.activities_per_s:g} activities/s; "
         f"inbox {reading.inbox}, in memory {reading.residents}, running {reading.running}, waiting {reading.waiting}; "
@@ -164,7 +168,13 @@ def table(node: str, reading: Reading) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(title=Text(node, style="bold"), title_justify="left", box=None, pad_edge=False, show_header=False)
+    grid = Table(
+        title=Text(node, style="bold"),
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        show_header=False,
+    )
     for justify in ("left", "right", "left", "right"):
         grid.add_column(justify=justify, no_wrap=True)
     activity = [

@@ -34,13 +34,20 @@ _AT_ONCE = 500
 _LOOK_MS = 200
 """How long to wait for the node's word before looking again; a change that came in between is seen then."""
 
-Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Their ids.", show_default=False)]
-Type = Annotated[str | None, typer.Option("--type", metavar="NAME", help="Only this workflow.", show_default=False)]
+Ids = Annotated[
+    list[str] | None, typer.Argument(metavar="[ID]...", help="Their ids.", show_default=False)
+]
+Type = Annotated[
+    str | None,
+    typer.Option("--type", metavar="NAME", help="Only this workflow.", show_default=False),
+]
 Prefix = Annotated[
-    str | None, typer.Option("--prefix", metavar="TEXT", help="Only ids that begin so.", show_default=False)
+    str | None,
+    typer.Option("--prefix", metavar="TEXT", help="Only ids that begin so.", show_default=False),
 ]
 StatusFilter = Annotated[
-    list[StatusName] | None, typer.Option("--status", help="Only these; may be repeated.", show_default=False)
+    list[StatusName] | None,
+    typer.Option("--status", help="Only these; may be repeated.", show_default=False),
 ]
 EndedBefore = Annotated[
     str | None,
@@ -51,11 +58,16 @@ EndedBefore = Annotated[
         show_default=False,
     ),
 ]
-Limit = Annotated[int, typer.Option("--limit", min=1, metavar="N", help="Look at so many instances at most.")]
+Limit = Annotated[
+    int, typer.Option("--limit", min=1, metavar="N", help="Look at so many instances at most.")
+]
 Patience = Annotated[
     float,
     typer.Option(
-        "--timeout", metavar="SECONDS", min=0, help="Wait so long without progress for the node that owns the store."
+        "--timeout",
+        metavar="SECONDS",
+        min=0,
+        help="Wait so long without progress for the node that owns the store.",
     ),
 ]
 
@@ -66,10 +78,16 @@ def delete(
     status: StatusFilter = None,
     prefix: Prefix = None,
     ended_before: EndedBefore = None,
-    force: Annotated[bool, typer.Option("--force", help="Also what has not ended: it is terminated first.")] = False,
-    forget: Annotated[bool, typer.Option("--forget", help="Keep no note that it was started.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also what has not ended: it is terminated first.")
+    ] = False,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Keep no note that it was started.")
+    ] = False,
     limit: Limit = 1_000,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before deleting by filters.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask before deleting by filters.")
+    ] = False,
     timeout: Patience = 10,
     store: StoreUrl = DEFAULT_URL,
     as_json: AsJson = False,
@@ -81,7 +99,9 @@ def delete(
         msg = "say what to delete: ids, or --type, --status, --prefix, --ended-before"
         raise UsageError(msg)
     if not ids and not yes:
-        _confirm(f"delete up to {limit} instances that fit these filters, with their children, from {store}?")
+        _confirm(
+            f"delete up to {limit} instances that fit these filters, with their children, from {store}?"
+        )
 
     async def remove(client: Client) -> Removed:
         if ids is not None and len(ids) == 1 and not (type or statuses or prefix or before):
@@ -98,7 +118,9 @@ def delete(
             limit=limit,
         )
 
-    removed = asyncio.run(_carry_out(store, remove, lambda client, done: _until_gone(client, done.deleted), timeout))
+    removed = asyncio.run(
+        _carry_out(store, remove, lambda client, done: _until_gone(client, done.deleted), timeout)
+    )
     return _report_deleted(removed, as_json=as_json)
 
 
@@ -125,7 +147,13 @@ def prune(
     ids: Ids = None,
     keep_last: Annotated[
         int | None,
-        typer.Option("--keep-last", min=0, metavar="N", help="Keep so many, with the current one.", show_default=False),
+        typer.Option(
+            "--keep-last",
+            min=0,
+            metavar="N",
+            help="Keep so many, with the current one.",
+            show_default=False,
+        ),
     ] = None,
     ended_before: EndedBefore = None,
     type: Type = None,
@@ -206,7 +234,10 @@ async def _carry_out(
             return removed
         now = asyncio.get_running_loop().time
         try:
-            async with asyncio.timeout(patience_s) as patience, aclosing(progress(client, removed)) as steps:
+            async with (
+                asyncio.timeout(patience_s) as patience,
+                aclosing(progress(client, removed)) as steps,
+            ):
                 async for _ in steps:
                     patience.reschedule(now() + patience_s)
         except TimeoutError:
@@ -235,7 +266,9 @@ async def _still_there(client: Client, ids: list[str]) -> list[str]:
     """Those of the ids that have a row, or a start that waits for the node."""
     page = await client.store.query(Units(ids=tuple(ids), limit=len(ids)))
     rows = {view.row.id for view in page.items}
-    return [unit for unit in ids if unit in rows or await find_start(client.store, unit) is not None]
+    return [
+        unit for unit in ids if unit in rows or await find_start(client.store, unit) is not None
+    ]
 
 
 async def _until_pruned(client: Client, executions: dict[str, list[int]]) -> AsyncGenerator[None]:

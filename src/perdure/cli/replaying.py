@@ -28,19 +28,29 @@ Result = Replayed | ReplayMismatch | UsageError
 
 
 def replay(
-    target: Annotated[str, typer.Argument(metavar="TARGET", help="FILE:APP or MODULE:APP; FILE if it has one App.")],
+    target: Annotated[
+        str,
+        typer.Argument(metavar="TARGET", help="FILE:APP or MODULE:APP; FILE if it has one App."),
+    ],
     files: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[FILE]...", help="Exported histories, or folders of them; without: the store.", show_default=False
+            metavar="[FILE]...",
+            help="Exported histories, or folders of them; without: the store.",
+            show_default=False,
         ),
     ] = None,
     status: Annotated[
         list[StatusName] | None,
-        typer.Option("--status", help="Of the store: only these; else what is open. May be repeated."),
+        typer.Option(
+            "--status", help="Of the store: only these; else what is open. May be repeated."
+        ),
     ] = None,
     type: Annotated[
-        str | None, typer.Option("--type", metavar="NAME", help="Of the store: only this workflow.", show_default=False)
+        str | None,
+        typer.Option(
+            "--type", metavar="NAME", help="Of the store: only this workflow.", show_default=False
+        ),
     ] = None,
     store: StoreUrl = DEFAULT_URL,
     as_json: AsJson = False,
@@ -57,7 +67,12 @@ def replay(
     statuses: tuple[Status, ...] = tuple(one.value for one in status or ()) or OPEN
     results = asyncio.run(_collect(app, files or [], store, statuses, type, say=not as_json))
     if as_json:
-        screen.json({"fit": [_fit_json(r) for r in results if isinstance(r, Replayed)], **_wrong_json(results)})
+        screen.json(
+            {
+                "fit": [_fit_json(r) for r in results if isinstance(r, Replayed)],
+                **_wrong_json(results),
+            }
+        )
     else:
         _summary(results)
     if any(isinstance(result, UsageError) for result in results):
@@ -66,17 +81,27 @@ def replay(
 
 
 async def _collect(
-    app: App, files: list[Path], store: str, statuses: tuple[Status, ...], type: str | None, *, say: bool
+    app: App,
+    files: list[Path],
+    store: str,
+    statuses: tuple[Status, ...],
+    type: str | None,
+    *,
+    say: bool,
 ) -> list[Result]:
     results: list[Result] = []
-    async for result in _from_files(app, files) if files else _from_store(app, store, statuses, type):
+    async for result in (
+        _from_files(app, files) if files else _from_store(app, store, statuses, type)
+    ):
         results.append(result)
         if say:
             screen.say(_line(result))
     return results
 
 
-async def _from_store(app: App, url: str, statuses: tuple[Status, ...], type: str | None) -> AsyncGenerator[Result]:
+async def _from_store(
+    app: App, url: str, statuses: tuple[Status, ...], type: str | None
+) -> AsyncGenerator[Result]:
     async with reading(url) as store:
         async for result in iterate_replays(app, store, status=statuses, type=type):
             yield result
@@ -108,7 +133,9 @@ def _summary(results: list[Result]) -> None:
         screen.note("there is nothing to replay: no instance of the store fits the filters")
         return
     fit = sum(isinstance(result, Replayed) for result in results)
-    screen.note(f"{fit} of {len(results)} {'history fits' if len(results) == 1 else 'histories fit'} the code")
+    screen.note(
+        f"{fit} of {len(results)} {'history fits' if len(results) == 1 else 'histories fit'} the code"
+    )
 
 
 def _fit_json(result: Replayed) -> dict[str, object]:

@@ -53,7 +53,9 @@ Arguments = Annotated[
 ]
 OwnId = Annotated[
     str | None,
-    typer.Option("--id", metavar="ID", help="Its id, which makes the start idempotent; else a new one."),
+    typer.Option(
+        "--id", metavar="ID", help="Its id, which makes the start idempotent; else a new one."
+    ),
 ]
 OnTaken = Annotated[IfExists, typer.Option("--if-exists", help="What to do when the id is taken.")]
 
@@ -67,7 +69,9 @@ class _Start:
     kwargs: dict[str, Any]
     id: str
 
-    async def start(self, client: Client, if_exists: IfExists, version: str | None, delay_s: float | None) -> None:
+    async def start(
+        self, client: Client, if_exists: IfExists, version: str | None, delay_s: float | None
+    ) -> None:
         handle: WorkflowHandle[..., Any] = client.workflow(
             self.definition, id=self.id, if_exists=if_exists.value, version=version, delay=delay_s
         )
@@ -78,7 +82,9 @@ class _Start:
 
 
 def run(
-    target: Annotated[str, typer.Argument(metavar="TARGET", help="FILE:WORKFLOW or MODULE:WORKFLOW.")],
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="FILE:WORKFLOW or MODULE:WORKFLOW.")
+    ],
     arguments: Arguments = "[]",
     store: StoreUrl = DEFAULT_URL,
     id: OwnId = None,
@@ -88,7 +94,9 @@ def run(
     timeout: Wait = None,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no timeline.")] = False,
-    log_level: Annotated[LogLevel, typer.Option("--log-level", help="What is logged on stderr.")] = LogLevel.WARNING,
+    log_level: Annotated[
+        LogLevel, typer.Option("--log-level", help="What is logged on stderr.")
+    ] = LogLevel.WARNING,
     log_format: LogFormats = LogFormat.TEXT,
 ) -> int:
     """Run a workflow here and print its result.
@@ -101,7 +109,9 @@ def run(
     with redirect_stdout(sys.stderr):  # what user code prints is not the answer
         found = find_workflow(target, app)
         begin = _start_of(found, arguments, id)
-        row = asyncio.run(_run(found, begin, store, if_exists, version, timeout, quiet=quiet or as_json))
+        row = asyncio.run(
+            _run(found, begin, store, if_exists, version, timeout, quiet=quiet or as_json)
+        )
     return _report(row, as_json=as_json, url=store)
 
 
@@ -131,7 +141,9 @@ async def _run(
             if not screen.notes().is_terminal:
                 screen.note(f"running {begin.definition.name} as {begin.id}")
             with progress.live():
-                row = await _while_running(node, watch.until_end(timeout_s=timeout_s, change=progress.change))
+                row = await _while_running(
+                    node, watch.until_end(timeout_s=timeout_s, change=progress.change)
+                )
             _show_steps(row, await watch.read_history())
     except asyncio.CancelledError:
         screen.note(
@@ -171,7 +183,10 @@ async def _while_running(node: Node, watching: Any) -> UnitRow:
 
 def start(
     target: Annotated[
-        str, typer.Argument(metavar="TARGET", help="FILE:WORKFLOW or MODULE:WORKFLOW, or only a workflow's name.")
+        str,
+        typer.Argument(
+            metavar="TARGET", help="FILE:WORKFLOW or MODULE:WORKFLOW, or only a workflow's name."
+        ),
     ],
     arguments: Arguments = "[]",
     store: StoreUrl = DEFAULT_URL,
@@ -180,7 +195,10 @@ def start(
     version: Version = None,
     app: AppName = None,
     delay: Annotated[
-        float | None, typer.Option("--delay", metavar="SECONDS", min=0, help="Begin so much later.", show_default=False)
+        float | None,
+        typer.Option(
+            "--delay", metavar="SECONDS", min=0, help="Begin so much later.", show_default=False
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> int:
@@ -191,7 +209,9 @@ def start(
     """
     with redirect_stdout(sys.stderr):
         begin = (
-            _start_of(find_workflow(target, app), arguments, id) if is_code(target) else _named(target, arguments, id)
+            _start_of(find_workflow(target, app), arguments, id)
+            if is_code(target)
+            else _named(target, arguments, id)
         )
     asyncio.run(_start(begin, store, if_exists, version, delay))
     if as_json:
@@ -201,12 +221,16 @@ def start(
     return Exit.OK
 
 
-async def _start(begin: _Start, url: str, if_exists: IfExists, version: str | None, delay_s: float | None) -> None:
+async def _start(
+    begin: _Start, url: str, if_exists: IfExists, version: str | None, delay_s: float | None
+) -> None:
     async with posting(url, create=True) as client:
         await begin.start(client, if_exists, version, delay_s)
 
 
-def wait(id: Id, store: StoreUrl = DEFAULT_URL, timeout: Wait = None, as_json: AsJson = False) -> int:
+def wait(
+    id: Id, store: StoreUrl = DEFAULT_URL, timeout: Wait = None, as_json: AsJson = False
+) -> int:
     """Wait until an instance has ended and print its result.
 
     An instance that was set aside ends the wait, too (exit code 7): no waiting cures it.
@@ -227,7 +251,9 @@ def _start_of(target: Target, text: str, id: str | None) -> _Start:
     """A start of a workflow whose code is here."""
     signature = target.workflow.definition.signature
     args, kwargs = signature.decode(from_json(given_text(text), signature))
-    return _Start(target.workflow, args, kwargs, id if id is not None else _new_id(target.workflow.name))
+    return _Start(
+        target.workflow, args, kwargs, id if id is not None else _new_id(target.workflow.name)
+    )
 
 
 def _named(name: str, text: str, id: str | None) -> _Start:
@@ -235,9 +261,7 @@ def _named(name: str, text: str, id: str | None) -> _Start:
     try:
         value: object = msgspec.json.decode(given_text(text))
     except msgspec.DecodeError as error:
-        msg = (
-            f"arguments of workflow {name!r}: this is no JSON: {error}; text needs double quotes, as in '[\"card\", 1]'"
-        )
+        msg = f"arguments of workflow {name!r}: this is no JSON: {error}; text needs double quotes, as in '[\"card\", 1]'"
         raise DecodeError(msg) from error
     args: list[Any] = value if isinstance(value, list) else [value]  # pyright: ignore[reportUnknownVariableType]
     return _Start(name, tuple(args), {}, id if id is not None else _new_id(name))

@@ -32,7 +32,9 @@ def _console(*, stderr: bool) -> Console:
 
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else PIPE_COLUMNS
-    return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
+    return Console(
+        stderr=stderr, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False
+    )
 
 
 def show(*things: RenderableType) -> None:
@@ -91,7 +93,9 @@ class JsonList:
     def add(self, *items: object) -> None:
         """Print the next items of the list."""
         for item in items:
-            before = self._opening if self._is_empty else ","  # an error before the first item leaves stdout empty
+            before = (
+                self._opening if self._is_empty else ","
+            )  # an error before the first item leaves stdout empty
             text = json_text(item).replace("\n", "\n    ")
             sys.stdout.write(f"{before}\n    {text}")
             self._is_empty = False

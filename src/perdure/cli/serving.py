@@ -44,25 +44,44 @@ NAMED = 5
 
 
 def serve(
-    target: Annotated[str, typer.Argument(metavar="TARGET", help="FILE:APP or MODULE:APP; FILE if it has one App.")],
+    target: Annotated[
+        str,
+        typer.Argument(metavar="TARGET", help="FILE:APP or MODULE:APP; FILE if it has one App."),
+    ],
     store: StoreUrl = DEFAULT_URL,
     options: Annotated[
         Path | None,
-        typer.Option("--options", metavar="FILE", help="Options of the node: a TOML file.", show_default=False),
+        typer.Option(
+            "--options",
+            metavar="FILE",
+            help="Options of the node: a TOML file.",
+            show_default=False,
+        ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="The node's name.", show_default="APP-PID")
+        str | None,
+        typer.Option("--name", metavar="NAME", help="The node's name.", show_default="APP-PID"),
     ] = None,
     grace: Annotated[
         float | None,
-        typer.Option("--grace", metavar="SECONDS", min=0, help="What running activities get at the stop."),
+        typer.Option(
+            "--grace", metavar="SECONDS", min=0, help="What running activities get at the stop."
+        ),
     ] = None,
-    log_level: Annotated[LogLevel, typer.Option("--log-level", help="What is logged on stderr.")] = LogLevel.INFO,
+    log_level: Annotated[
+        LogLevel, typer.Option("--log-level", help="What is logged on stderr.")
+    ] = LogLevel.INFO,
     log_format: LogFormats = LogFormat.TEXT,
     live: Annotated[bool, typer.Option("--live", help="Show what the node does, live.")] = False,
     every: Annotated[
         float | None,
-        typer.Option("--every", metavar="SECONDS", min=0.1, help="How often --live shows it.", show_default="1"),
+        typer.Option(
+            "--every",
+            metavar="SECONDS",
+            min=0.1,
+            help="How often --live shows it.",
+            show_default="1",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> int:
@@ -100,7 +119,9 @@ async def _serve(
             gc.freeze()
             gc.set_threshold(*COLLECTOR)
             _say_ready(app, node, url, as_json=as_json)
-            await _unless_stopped(stop, node.wait_ended() if showing is None else _watched(node, showing()))
+            await _unless_stopped(
+                stop, node.wait_ended() if showing is None else _watched(node, showing())
+            )
             screen.note("stopping; once more to stop at once")
     finally:
         await node.stop(grace_s)
@@ -175,14 +196,25 @@ async def _watched(node: Node, showing: Coroutine[object, object, None]) -> None
 def _say_ready(app: App, node: Node, url: str, *, as_json: bool) -> None:
     workflows, activities = [name for name, _ in app.workflows()], app.activities()
     if as_json:
-        facts = {"node": node.name, "pid": os.getpid(), "store": url, "workflows": workflows, "activities": activities}
+        facts = {
+            "node": node.name,
+            "pid": os.getpid(),
+            "store": url,
+            "workflows": workflows,
+            "activities": activities,
+        }
         screen.say(screen.json_text(facts, indent=0))
         return
     counted = ", ".join(
         f"{len(names)} {one if len(names) == 1 else many}"
-        for names, one, many in ((workflows, "workflow", "workflows"), (activities, "activity", "activities"))
+        for names, one, many in (
+            (workflows, "workflow", "workflows"),
+            (activities, "activity", "activities"),
+        )
     )
-    screen.say(f"ready: node {node.name} runs app {app.name!r} ({counted}) on {url}, process {os.getpid()}")
+    screen.say(
+        f"ready: node {node.name} runs app {app.name!r} ({counted}) on {url}, process {os.getpid()}"
+    )
 
 
 def _on_signals(stop: asyncio.Event) -> None:

@@ -26,7 +26,10 @@ def stats(store: StoreUrl = DEFAULT_URL, as_json: AsJson = False) -> int:
     info, metrics, queues = asyncio.run(_read(store))
     if as_json:
         document = msgspec.to_builtins(metrics)
-        document |= {"format": info.format, "queues": {name: _depths(depth) for name, depth in queues.items()}}
+        document |= {
+            "format": info.format,
+            "queues": {name: _depths(depth) for name, depth in queues.items()},
+        }
         screen.json(document)
         return Exit.OK
     screen.show(_instances(metrics), "", _others(metrics))

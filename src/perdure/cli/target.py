@@ -83,7 +83,9 @@ def _split(text: str) -> tuple[str, str]:
     if not colon or "/" in name or "\\" in name:  # C:\shop.py has a colon, too
         where, name = text, ""
     if not where or (colon and not name and where != text):
-        msg = f"{text!r} names no code; write FILE:NAME or MODULE:NAME, for example shop.py:checkout"
+        msg = (
+            f"{text!r} names no code; write FILE:NAME or MODULE:NAME, for example shop.py:checkout"
+        )
         raise UsageError(msg)
     return where, name
 
@@ -158,7 +160,9 @@ def _own_frames(error: Exception) -> list[traceback.FrameSummary]:
     """The frames in the user's own files, innermost first."""
     others = (sysconfig.get_path("stdlib"), str(Path(__file__).parent.parent), "<")
     frames = reversed(traceback.extract_tb(error.__traceback__))
-    return [f for f in frames if not f.filename.startswith(others) and "site-packages" not in f.filename]
+    return [
+        f for f in frames if not f.filename.startswith(others) and "site-packages" not in f.filename
+    ]
 
 
 # ---------------------------------------------------------------- what is in them
@@ -194,7 +198,9 @@ def _only_app(module: ModuleType, where: str) -> App:
     return next(iter(apps.values()))
 
 
-def _app_of(workflow: Workflow[..., Any], module: ModuleType, where: str, app_name: str | None) -> App:
+def _app_of(
+    workflow: Workflow[..., Any], module: ModuleType, where: str, app_name: str | None
+) -> App:
     """The app that has this workflow: in the module, or in the one that defines it."""
     if app_name is not None:
         app = _attribute(module, where, app_name)
@@ -207,13 +213,15 @@ def _app_of(workflow: Workflow[..., Any], module: ModuleType, where: str, app_na
         return app
     home = sys.modules.get(workflow.__module__)
     for place in (module, home):
-        apps = {name: app for name, app in _apps(place).items() if _has(app, workflow)} if place is not None else {}
+        apps = (
+            {name: app for name, app in _apps(place).items() if _has(app, workflow)}
+            if place is not None
+            else {}
+        )
         if len({id(app) for app in apps.values()}) == 1:
             return next(iter(apps.values()))
         if apps:
-            msg = (
-                f"the workflow {workflow.name!r} is in several apps of {where}: {', '.join(apps)}; say which with --app"
-            )
+            msg = f"the workflow {workflow.name!r} is in several apps of {where}: {', '.join(apps)}; say which with --app"
             raise UsageError(msg)
     msg = f"no app in {where} has the workflow {workflow.name!r}; import the app that it was registered with, too"
     raise UsageError(msg)

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
     from rich.text import Text
 
-Kind = Literal["activity", "timer", "message", "event", "child", "detached", "checkpoint", "sent", "pause"]
+Kind = Literal[
+    "activity", "timer", "message", "event", "child", "detached", "checkpoint", "sent", "pause"
+]
 StepOutcome = Literal["open", "retrying", "completed", "failed", "cancelled"]
 
 ROWS = 40
@@ -200,7 +202,11 @@ def duration(ms: int) -> str:
         digits = 2 if ms < 10_000 else 1
         return f"{ms / 1000:.{digits}f}".rstrip("0").rstrip(".") + " s"
     seconds = ms // 1000
-    for name, size, part, part_size in (("d", 86_400, "h", 3_600), ("h", 3_600, "m", 60), ("m", 60, "s", 1)):
+    for name, size, part, part_size in (
+        ("d", 86_400, "h", 3_600),
+        ("h", 3_600, "m", 60),
+        ("m", 60, "s", 1),
+    ):
         if seconds >= size:
             rest = seconds % size // part_size
             return f"{seconds // size}{name}" + (f" {rest}{part}" if rest else "")
@@ -233,9 +239,14 @@ class Timeline:
         from rich.text import Text
 
         if not self._steps:
-            yield Text("no steps: the workflow has called nothing and waited for nothing", style="bright_black")
+            yield Text(
+                "no steps: the workflow has called nothing and waited for nothing",
+                style="bright_black",
+            )
             return
-        name_columns = min(max(_NAME_COLUMNS[0], *(len(step.name) for step in self._steps)), _NAME_COLUMNS[1])
+        name_columns = min(
+            max(_NAME_COLUMNS[0], *(len(step.name) for step in self._steps)), _NAME_COLUMNS[1]
+        )
         fixed = 11 + name_columns + 9 + 9 + 6 + 22
         columns = min(max(options.max_width - fixed, _BAR_COLUMNS[0]), _BAR_COLUMNS[1])
         table = Table(box=None, pad_edge=False, show_edge=False, header_style="bright_black")
@@ -290,7 +301,9 @@ class Timeline:
         return " " * begin + "━" * min(length, columns - begin)
 
 
-def render(history: Iterable[HistoryEvent], *, now_ms: int | None = None, rows: int | None = ROWS) -> Timeline:
+def render(
+    history: Iterable[HistoryEvent], *, now_ms: int | None = None, rows: int | None = ROWS
+) -> Timeline:
     """The timeline of one execution, for a rich console.
 
     Open steps reach to `now_ms` (default: the latest time in the history). `rows` limits how many steps are shown:

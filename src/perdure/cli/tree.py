@@ -46,7 +46,12 @@ def _nested(root: Tree) -> dict[str, object]:
 
 def _entry(branch: Tree) -> dict[str, object]:
     instance = branch.instance
-    return {"id": instance.id, "type": instance.type, "status": instance.status, "reason": instance.reason}
+    return {
+        "id": instance.id,
+        "type": instance.type,
+        "status": instance.status,
+        "reason": instance.reason,
+    }
 
 
 def _drawn(root: Tree) -> Branch:

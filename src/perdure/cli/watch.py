@@ -34,7 +34,9 @@ class Watch:
         self._next: str | None = None
         self.history: list[HistoryEvent] = []
 
-    async def until_end(self, *, timeout_s: float | None = None, change: Change | None = None) -> UnitRow:
+    async def until_end(
+        self, *, timeout_s: float | None = None, change: Change | None = None
+    ) -> UnitRow:
         """The row when the instance has ended, or was set aside, which no waiting cures.
 
         `change` sees the row and the history, now and after each change.

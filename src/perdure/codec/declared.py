@@ -20,7 +20,9 @@ import msgspec
 
 from perdure.codec.plain import from_plain, known
 
-_UNRESOLVED = "define the type at module level and import it at run time, not only under TYPE_CHECKING"
+_UNRESOLVED = (
+    "define the type at module level and import it at run time, not only under TYPE_CHECKING"
+)
 
 
 def hints_of(fn: Callable[..., object], what: str) -> dict[str, Any]:
@@ -36,15 +38,21 @@ def hints_of(fn: Callable[..., object], what: str) -> dict[str, Any]:
     except Exception as error:  # an annotation is an expression: evaluating it can raise anything
         missing = getattr(error, "name", None) or ""
         texts: dict[str, object] = {}
-        with suppress(NameError):  # without the future import, Python 3.14 evaluates them here and fails again
+        with suppress(
+            NameError
+        ):  # without the future import, Python 3.14 evaluates them here and fails again
             texts = getattr(target, "__annotations__", texts)
         for name, text in texts.items():
-            if isinstance(text, str) and (not missing or re.search(rf"\b{re.escape(missing)}\b", text)):
+            if isinstance(text, str) and (
+                not missing or re.search(rf"\b{re.escape(missing)}\b", text)
+            ):
                 part = "the result" if name == "return" else f"parameter '{name}'"
                 raise TypeError(
                     f"{what}: the annotation '{text}' of {part} cannot be resolved: {error}; {_UNRESOLVED}"
                 ) from error
-        raise TypeError(f"{what}: its annotations cannot be resolved: {error}; {_UNRESOLVED}") from error
+        raise TypeError(
+            f"{what}: its annotations cannot be resolved: {error}; {_UNRESOLVED}"
+        ) from error
 
 
 def _enclosing_names(fn: Any) -> dict[str, object]:
@@ -57,7 +65,9 @@ def _enclosing_names(fn: Any) -> dict[str, object]:
         scopes.add(outer)
     frame: types.FrameType | None = inspect.currentframe() if scopes else None
     while frame is not None:
-        if frame.f_code.co_qualname in scopes and frame.f_globals is getattr(fn, "__globals__", None):
+        if frame.f_code.co_qualname in scopes and frame.f_globals is getattr(
+            fn, "__globals__", None
+        ):
             names = {**frame.f_locals, **names}  # an inner scope is met first and wins
         frame = frame.f_back
     return names
@@ -69,7 +79,9 @@ def check_type(type_: Any, what: str) -> None:
         root = msgspec.inspect.type_info(type_)
         msgspec.msgpack.Decoder(type_, dec_hook=from_plain)
     except NameError as error:
-        raise TypeError(f"{what}: a field of {_show(type_)} cannot be resolved: {error}; {_UNRESOLVED}") from error
+        raise TypeError(
+            f"{what}: a field of {_show(type_)} cannot be resolved: {error}; {_UNRESOLVED}"
+        ) from error
     except Exception as error:  # whatever a foreign class does when its fields are read
         raise TypeError(f"{what}: {error}; {_remedy(str(error))}") from error
     stack: list[object] = [root]
@@ -78,22 +90,34 @@ def check_type(type_: Any, what: str) -> None:
         node = stack.pop()
         if isinstance(node, tuple):
             stack.extend(typing.cast("tuple[object, ...]", node))
-        elif isinstance(node, (msgspec.inspect.Type, msgspec.inspect.Field)) and id(node) not in seen:
+        elif (
+            isinstance(node, (msgspec.inspect.Type, msgspec.inspect.Field)) and id(node) not in seen
+        ):
             seen.add(id(node))
             _check_node(node, type_, what)
             stack.extend(
-                getattr(node, name) for name in node.__struct_fields__ if name not in {"default", "default_factory"}
+                getattr(node, name)
+                for name in node.__struct_fields__
+                if name not in {"default", "default_factory"}
             )
 
 
 def _check_node(node: object, type_: Any, what: str) -> None:
     if isinstance(node, msgspec.inspect.CustomType) and not known(node.cls):
         inside = "" if node.cls is type_ else f" in {_show(type_)}"
-        raise TypeError(f"{what}: {_show(node.cls)}{inside} cannot be carried; {_instead_of(node.cls)}")
+        raise TypeError(
+            f"{what}: {_show(node.cls)}{inside} cannot be carried; {_instead_of(node.cls)}"
+        )
     if isinstance(node, msgspec.inspect.DataclassType):
-        private = [field.name for field in getattr(node.cls, "__attrs_attrs__", ()) if field.name.startswith("_")]
+        private = [
+            field.name
+            for field in getattr(node.cls, "__attrs_attrs__", ())
+            if field.name.startswith("_")
+        ]
         if private:  # msgspec leaves them out, silently
-            raise TypeError(f"{what}: the private field '{private[0]}' of {_show(node.cls)} would be lost; rename it")
+            raise TypeError(
+                f"{what}: the private field '{private[0]}' of {_show(node.cls)} would be lost; rename it"
+            )
 
 
 def _remedy(message: str) -> str:
@@ -117,4 +141,6 @@ def _instead_of(cls: type[Any]) -> str:
 
 
 def _show(type_: Any) -> str:
-    return type_.__qualname__ if isinstance(type_, type) and not typing.get_args(type_) else str(type_)
+    return (
+        type_.__qualname__ if isinstance(type_, type) and not typing.get_args(type_) else str(type_)
+    )

@@ -59,7 +59,10 @@ def _failure(value: object) -> Exception | None:
 def _parts(value: Any) -> Iterator[tuple[str, object]]:
     if isinstance(value, dict):
         for key, item in cast("dict[object, object]", value).items():
-            yield f".{key}" if isinstance(key, str) and key.isidentifier() else f"[{key!r:.60}]", item
+            yield (
+                f".{key}" if isinstance(key, str) and key.isidentifier() else f"[{key!r:.60}]",
+                item,
+            )
             yield " (a key)", key
     elif isinstance(value, (list, tuple)):
         for index, item in enumerate(cast("list[object]", value)):

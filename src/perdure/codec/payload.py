@@ -43,7 +43,9 @@ def decode(data: bytes, as_type: object = Any) -> Any:
     codec: TypeCodec[Any]
     try:
         codec = _codec_of(as_type)
-    except TypeError:  # metadata of Annotated need not be hashable; a type that cannot be carried raises again
+    except (
+        TypeError
+    ):  # metadata of Annotated need not be hashable; a type that cannot be carried raises again
         codec = TypeCodec(as_type, "value")
     return codec.decode(data)
 
@@ -88,7 +90,9 @@ class TypeCodec(Generic[T]):
         self.type: Any = type_
         self.what = what
         self._raw = any(type_ is raw for raw in (Any, object, *_BYTES))
-        self._decode: Callable[[bytes], T] = msgspec.msgpack.Decoder(type_, dec_hook=from_plain).decode
+        self._decode: Callable[[bytes], T] = msgspec.msgpack.Decoder(
+            type_, dec_hook=from_plain
+        ).decode
 
     def encode(self, value: T) -> bytes:
         """A payload of `value`. Raises EncodeError with the path of what is not data."""
@@ -100,7 +104,9 @@ class TypeCodec(Generic[T]):
             if self._raw and isinstance(value, _BYTES):
                 return _RAW + bytes(cast("bytes", value))
             return _MSGPACK + pack(value)
-        except Exception as error:  # msgspec, hooks and properties of foreign classes raise what they like
+        except (
+            Exception
+        ) as error:  # msgspec, hooks and properties of foreign classes raise what they like
             raise encode_error(self.what, cast("object", value), error) from error
 
     def decode(self, data: bytes) -> T:
@@ -121,7 +127,11 @@ class TypeCodec(Generic[T]):
     def _decode_other(self, data: bytes) -> T:
         if data[0] == RAW:
             body = data[1:]
-            return cast("T", body) if self.type is Any else msgspec.convert(body, self.type, dec_hook=from_plain)
+            return (
+                cast("T", body)
+                if self.type is Any
+                else msgspec.convert(body, self.type, dec_hook=from_plain)
+            )
         if data[0] == JSON:
             return cast("T", msgspec.json.decode(data[1:], type=self.type, dec_hook=from_plain))
         raise bad_marker(data, self.what)

@@ -94,7 +94,10 @@ def _validate(cls: Any, value: object) -> object:
 
 def _holds_bytes(value: object) -> bool:
     if isinstance(value, dict):
-        return any(_holds_bytes(item) for item in chain.from_iterable(cast("dict[object, object]", value).items()))
+        return any(
+            _holds_bytes(item)
+            for item in chain.from_iterable(cast("dict[object, object]", value).items())
+        )
     if isinstance(value, (list, tuple)):
         return any(_holds_bytes(item) for item in cast("list[object]", value))
     return isinstance(value, bytes)
@@ -157,7 +160,9 @@ def _find_parts(cls: type[Any]) -> Parts | None:
     names = _open_fields(cls)
     if not names:
         return None
-    getter = attrgetter(*names, names[0])  # with one name alone it would give the value instead of a tuple
+    getter = attrgetter(
+        *names, names[0]
+    )  # with one name alone it would give the value instead of a tuple
 
     def fields(value: object) -> Iterable[object]:
         try:
@@ -239,7 +244,11 @@ def sort_sets(value: Any) -> Any:
         old = getattr(value, name, None)
         if type(old) not in SCALARS and holds_set((old,)):
             changed = copy.copy(value) if changed is None else changed
-            write = msgspec.structs.force_setattr if issubclass(cls, msgspec.Struct) else object.__setattr__
+            write = (
+                msgspec.structs.force_setattr
+                if issubclass(cls, msgspec.Struct)
+                else object.__setattr__
+            )
             write(changed, name, sort_sets(old))
     return value if changed is None else changed
 
@@ -248,7 +257,9 @@ def _in_order(items: list[Any]) -> tuple[Any, ...]:
     kinds = set(map(type, items))
     if kinds in ({str}, {int}):
         return tuple(sorted(items))
-    return tuple(sorted(items, key=encode_msgpack))  # `<` is partial for frozensets and undefined for mixtures
+    return tuple(
+        sorted(items, key=encode_msgpack)
+    )  # `<` is partial for frozensets and undefined for mixtures
 
 
 def complete(values: Iterable[object]) -> None:
@@ -267,5 +278,7 @@ def complete(values: Iterable[object]) -> None:
                 names = field_names(type(value))
                 own = getattr(value, "__dict__", None) if dataclasses.is_dataclass(value) else None
                 if own is not None:
-                    own.update({name: getattr(value, name) for name in names if hasattr(value, name)})
+                    own.update(
+                        {name: getattr(value, name) for name in names if hasattr(value, name)}
+                    )
                 stack.append([getattr(value, name, None) for name in names])

@@ -43,20 +43,27 @@ class Signature:
             _parameter(p, hints.get(p.name, Any), what) for p in parameters
         )
         result = hints.get("return", Any)
-        self.result: TypeCodec[Any] = TypeCodec(None if result in (Never, NoReturn) else result, f"result of {what}")
+        self.result: TypeCodec[Any] = TypeCodec(
+            None if result in (Never, NoReturn) else result, f"result of {what}"
+        )
 
         self._call = getattr(fn, "__name__", what)
         self._python = inspect.Signature(parameters)
         self._positional = sum(p.kind is not inspect.Parameter.KEYWORD_ONLY for p in parameters)
         # An array can only lack its tail: a parameter before one that is required is always sent.
-        self._required = max((i + 1 for i, p in enumerate(parameters) if p.default is _NONE), default=0)
+        self._required = max(
+            (i + 1 for i, p in enumerate(parameters) if p.default is _NONE), default=0
+        )
         self._struct, self._python_binds = self._make_struct(parameters)
         self._decode = msgspec.msgpack.Decoder(self._struct, dec_hook=from_plain).decode
         self._decode_json = msgspec.json.Decoder(self._struct, dec_hook=from_plain).decode
 
     def _make_struct(self, parameters: list[inspect.Parameter]) -> tuple[Callable[..., Any], bool]:
         """The Struct, and whether binding must be left to `inspect` because the constructor would bind differently."""
-        odd = any(p.kind is inspect.Parameter.POSITIONAL_ONLY or p.name.startswith("__") for p in parameters)
+        odd = any(
+            p.kind is inspect.Parameter.POSITIONAL_ONLY or p.name.startswith("__")
+            for p in parameters
+        )
         odd = odd or any(p.default is not _NONE for p in parameters[: self._required])
         fields: list[Any] = []
         for index, (parameter, codec) in enumerate(zip(parameters, self.parameters, strict=True)):
@@ -66,8 +73,12 @@ class Signature:
             elif type(parameter.default) in SCALARS:
                 fields.append((name, codec.type, parameter.default))
             else:
-                fields.append((name, codec.type, msgspec.field(default_factory=_give(parameter.default))))
-        made = msgspec.defstruct("Arguments", fields, array_like=True, forbid_unknown_fields=True, gc=False)
+                fields.append(
+                    (name, codec.type, msgspec.field(default_factory=_give(parameter.default)))
+                )
+        made = msgspec.defstruct(
+            "Arguments", fields, array_like=True, forbid_unknown_fields=True, gc=False
+        )
         return made, odd
 
     def encode(self, args: tuple[object, ...], kwargs: dict[str, object]) -> bytes:
@@ -98,7 +109,9 @@ class Signature:
             if SCALARS.issuperset(map(type, values)) or not holds_set(values):
                 return _MARKER + body
             return _MARKER + encode_msgpack(sort_sets(values))
-        except Exception as error:  # msgspec, hooks and properties of foreign classes raise what they like
+        except (
+            Exception
+        ) as error:  # msgspec, hooks and properties of foreign classes raise what they like
             self._refuse_value(_astuple(bound), error)
 
     def decode(self, data: bytes) -> tuple[tuple[object, ...], dict[str, object]]:
@@ -142,7 +155,9 @@ class Signature:
         except Exception as error:  # as in encode
             self._refuse_data(data, error)
         if data[0] == RAW:
-            raise DecodeError(f"arguments of {self.what}: raw bytes are not arguments; encode them as an array")
+            raise DecodeError(
+                f"arguments of {self.what}: raw bytes are not arguments; encode them as an array"
+            )
         raise bad_marker(data, f"arguments of {self.what}")
 
     def _normal(self, data: bytes) -> bytes:
@@ -162,7 +177,9 @@ class Signature:
         if not path and data[0] == MSGPACK and "length" in why:
             count = len(_ARRAY.decode(data[1:]))
             if count < self._required:
-                raise DecodeError(f"argument '{self.names[count]}' of {self.what} is missing") from error
+                raise DecodeError(
+                    f"argument '{self.names[count]}' of {self.what} is missing"
+                ) from error
             raise DecodeError(
                 f"{self.what} was given {count} arguments and takes at most {len(self.names)}; "
                 "the sender knows a newer definition: deploy it here too"
@@ -181,8 +198,12 @@ def _parameter(parameter: inspect.Parameter, type_: Any, what: str) -> TypeCodec
     """The codec of one parameter. Its default must be data that fits, as it is sent with each call."""
     name = f"argument '{parameter.name}' of {what}"
     if parameter.kind in {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}:
-        stars, kind = ("*", "list") if parameter.kind is inspect.Parameter.VAR_POSITIONAL else ("**", "dict")
-        raise TypeError(f"{what} takes '{stars}{parameter.name}', which has no fixed place; declare a {kind} parameter")
+        stars, kind = (
+            ("*", "list") if parameter.kind is inspect.Parameter.VAR_POSITIONAL else ("**", "dict")
+        )
+        raise TypeError(
+            f"{what} takes '{stars}{parameter.name}', which has no fixed place; declare a {kind} parameter"
+        )
     check_type(type_, name)
     if parameter.default is None:
         type_ = Optional[type_]  # noqa: UP045  (`|` is not defined between every two annotations)
@@ -191,7 +212,9 @@ def _parameter(parameter: inspect.Parameter, type_: Any, what: str) -> TypeCodec
         try:
             codec.check(codec.encode(parameter.default))
         except PayloadError as error:
-            raise TypeError(f"{name}: its default {parameter.default!r:.60} cannot be used: {error}") from error
+            raise TypeError(
+                f"{name}: its default {parameter.default!r:.60} cannot be used: {error}"
+            ) from error
     return codec
 
 

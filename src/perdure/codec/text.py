@@ -29,7 +29,9 @@ def to_json(data: bytes) -> object:
     try:
         if data[0] == RAW:
             return _view(body)
-        return _view(msgspec.msgpack.decode(body) if data[0] == MSGPACK else msgspec.json.decode(body))
+        return _view(
+            msgspec.msgpack.decode(body) if data[0] == MSGPACK else msgspec.json.decode(body)
+        )
     except Exception as error:  # a view must show what is there, however damaged
         return {"undecodable": explain_decode(error)[1], "base64": base64.b64encode(body).decode()}
 
@@ -39,10 +41,14 @@ def encode_json(value: object) -> bytes:
     try:
         plain = msgspec.msgpack.decode(pack(value))
         body = msgspec.json.encode(plain)
-    except Exception as error:  # msgspec, hooks and properties of foreign classes raise what they like
+    except (
+        Exception
+    ) as error:  # msgspec, hooks and properties of foreign classes raise what they like
         raise encode_error("value", value, error) from error
     if b"null" in body and not _finite(plain):
-        raise EncodeError("cannot encode value as JSON: it holds nan or an infinity; use msgpack, or pass None or text")
+        raise EncodeError(
+            "cannot encode value as JSON: it holds nan or an infinity; use msgpack, or pass None or text"
+        )
     return bytes([JSON]) + body
 
 
@@ -54,10 +60,14 @@ def from_json(text: str, signature: Signature) -> bytes:
     try:
         value = msgspec.json.decode(text)
         whole = msgspec.Raw(text.encode())
-        raw: Any = msgspec.json.decode(text, type=_Raws) if isinstance(value, (list, dict)) else whole
+        raw: Any = (
+            msgspec.json.decode(text, type=_Raws) if isinstance(value, (list, dict)) else whole
+        )
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         remedy = """text needs double quotes, as in '["card", 1]'"""
-        raise DecodeError(f"arguments of {signature.what}: this is no JSON: {error}; {remedy}") from error
+        raise DecodeError(
+            f"arguments of {signature.what}: this is no JSON: {error}; {remedy}"
+        ) from error
     try:
         return _arguments(_named(raw, signature), signature)
     except DecodeError as refused:
@@ -67,7 +77,9 @@ def from_json(text: str, signature: Signature) -> bytes:
             return _arguments({signature.names[0]: whole}, signature)
         except DecodeError as error:
             by_position = isinstance(raw, list) and len(cast("list[object]", raw)) == 1
-            by_name = isinstance(raw, dict) and set(cast("dict[str, object]", raw)) == set(signature.names)
+            by_name = isinstance(raw, dict) and set(cast("dict[str, object]", raw)) == set(
+                signature.names
+            )
             raise (refused if by_position or by_name else error) from None
 
 
@@ -81,11 +93,15 @@ def _named(raw: Any, signature: Signature) -> dict[str, msgspec.Raw]:
     if isinstance(raw, list):
         values = cast("list[msgspec.Raw]", raw)
         if len(values) > len(names):
-            raise DecodeError(f"{signature.what} takes {_count(names)}, and {len(values)} were given")
+            raise DecodeError(
+                f"{signature.what} takes {_count(names)}, and {len(values)} were given"
+            )
         return dict(zip(names, values, strict=False))
     for name in raw:
         if name not in names:
-            raise DecodeError(f"{signature.what} has no argument '{name}'; it takes {_count(names)}")
+            raise DecodeError(
+                f"{signature.what} has no argument '{name}'; it takes {_count(names)}"
+            )
     return cast("dict[str, msgspec.Raw]", raw)
 
 
@@ -126,7 +142,10 @@ def _key(key: object) -> str:
 
 def _finite(value: object) -> bool:
     if isinstance(value, dict):
-        return all(_finite(key) and _finite(item) for key, item in cast("dict[object, object]", value).items())
+        return all(
+            _finite(key) and _finite(item)
+            for key, item in cast("dict[object, object]", value).items()
+        )
     if isinstance(value, (list, tuple)):
         return all(map(_finite, cast("list[object]", value)))
     return not isinstance(value, float) or math.isfinite(value)

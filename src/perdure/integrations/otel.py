@@ -16,7 +16,16 @@ from contextlib import contextmanager
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, get_tracer, use_span
 
-from perdure.interceptor import ActivityInfo, Interceptor, NextActivity, NextSend, NextTurn, Outgoing, TurnInfo, Verb
+from perdure.interceptor import (
+    ActivityInfo,
+    Interceptor,
+    NextActivity,
+    NextSend,
+    NextTurn,
+    Outgoing,
+    TurnInfo,
+    Verb,
+)
 
 _NAME_ATTRIBUTE: dict[Verb, str] = {
     "start": "perdure.workflow",
@@ -41,7 +50,9 @@ class OpenTelemetry(Interceptor):
         attributes = {"perdure.instance": call.id}
         if call.name is not None and call.verb in _NAME_ATTRIBUTE:
             attributes[_NAME_ATTRIBUTE[call.verb]] = call.name
-        span = self._tracer.start_span(f"perdure.client.{call.verb}", kind=SpanKind.CLIENT, attributes=attributes)
+        span = self._tracer.start_span(
+            f"perdure.client.{call.verb}", kind=SpanKind.CLIENT, attributes=attributes
+        )
         with _current(span):
             return await next(call)
 
@@ -86,6 +97,8 @@ def _current(span: Span) -> Generator[None, None, None]:
             yield
         except Exception:
             raise  # `use_span` records it
-        except BaseException as error:  # cancelled, or a turn that took too long: `use_span` leaves these out
+        except (
+            BaseException
+        ) as error:  # cancelled, or a turn that took too long: `use_span` leaves these out
             span.set_status(Status(StatusCode.ERROR, type(error).__name__))
             raise

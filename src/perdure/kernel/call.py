@@ -98,7 +98,10 @@ class ActivityCall(Call):
     def error(self, failure: Failure) -> BaseException:
         """`ActivityTimeout` for a timeout, else `ActivityError`."""
         kind = ActivityTimeout if failure.type == "ActivityTimeout" else ActivityError
-        return kind(f"activity {self.name!r} failed after {_attempts(self.attempt)}: {failure.display()}", failure)
+        return kind(
+            f"activity {self.name!r} failed after {_attempts(self.attempt)}: {failure.display()}",
+            failure,
+        )
 
     def describe(self) -> str:
         """Activity name and attempt."""
@@ -118,7 +121,10 @@ class ChildCall(Call):
 
     def error(self, failure: Failure) -> BaseException:
         """`ChildError`."""
-        return ChildError(f"child workflow {self.workflow!r} (id {self.target!r}) failed: {failure.display()}", failure)
+        return ChildError(
+            f"child workflow {self.workflow!r} (id {self.target!r}) failed: {failure.display()}",
+            failure,
+        )
 
     def describe(self) -> str:
         """The child's id."""
@@ -149,7 +155,9 @@ class StepCall(Call):
     def error(self, failure: Failure) -> BaseException:
         """An `ApplicationError` with the function's failure."""
         error = ApplicationError(
-            f"checkpoint {self.name!r} failed: {failure.display()}", type=failure.type, retryable=failure.retryable
+            f"checkpoint {self.name!r} failed: {failure.display()}",
+            type=failure.type,
+            retryable=failure.retryable,
         )
         error.__cause__ = None
         return error

@@ -60,7 +60,9 @@ def _cancel(unit: Unit, row: UnitRow, entry: Entry, body: msg.Cancel) -> None:
         return
     if not row.started_at:
         draft.consumed(entry)
-        lifecycle.close(unit, "cancelled", Failure("CancelledError", body.reason, "cancelled", retryable=False))
+        lifecycle.close(
+            unit, "cancelled", Failure("CancelledError", body.reason, "cancelled", retryable=False)
+        )
         return
     unit.begin_execution()
     run = unit.run
@@ -98,5 +100,7 @@ def terminate(unit: Unit, row: UnitRow, reason: str) -> None:
         return
     if row.started_at:
         row.journal_events += 1
-        draft.chunks.append(JournalChunk(row.execution, row.journal_events, 1, ev.encode_events([event])))
+        draft.chunks.append(
+            JournalChunk(row.execution, row.journal_events, 1, ev.encode_events([event]))
+        )
     lifecycle.close(unit, "cancelled", Failure("Terminated", reason, "cancelled", retryable=False))

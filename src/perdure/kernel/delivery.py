@@ -62,7 +62,11 @@ def _take(run: Run, seq: int, kind: type[P], event: ev.Event) -> P | None:
     if isinstance(pending, kind):
         del run.pending[seq]
         return pending
-    run.break_off(event, None, f"command {seq} was never given, was cancelled, has its answer or is of another kind")
+    run.break_off(
+        event,
+        None,
+        f"command {seq} was never given, was cancelled, has its answer or is of another kind",
+    )
     return None
 
 

@@ -225,7 +225,9 @@ def _unbind(loop: WorkflowLoop, future: Any) -> None:
     callbacks = future._callbacks
     if callbacks:
         for callback, _ in list(callbacks):
-            with suppress(ValueError):  # it may have been removed by another entry of the same callback
+            with suppress(
+                ValueError
+            ):  # it may have been removed by another entry of the same callback
                 future.remove_done_callback(callback)
     if sys.version_info >= (3, 14):
         for task in future._asyncio_awaited_by or ():

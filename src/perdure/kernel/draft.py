@@ -137,7 +137,9 @@ class Draft:
     @property
     def empty(self) -> bool:
         """Whether there is nothing to commit."""
-        return not (self.chunks or self.touched or self.consume or self.keeping or self.post or self.kv)
+        return not (
+            self.chunks or self.touched or self.consume or self.keeping or self.post or self.kv
+        )
 
     def commit(self, row: UnitRow, expect: int, fence: Fence, commit_id: bytes) -> Commit:
         """All of it as one Commit. The row is copied: the unit goes on with its own."""
@@ -157,7 +159,9 @@ class Draft:
             self.ended or (),
             self.kv or (),
             self.consume or (),
-            [Answer(m, self.answers.get(m, "ok"), expires_at) for m in self.remembered] if self.remembered else (),
+            [Answer(m, self.answers.get(m, "ok"), expires_at) for m in self.remembered]
+            if self.remembered
+            else (),
             [*self.keeping.values(), *self.post] if self.keeping else self.post or (),
             prune=self.prune or (),
             delete=self.delete,

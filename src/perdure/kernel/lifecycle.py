@@ -59,7 +59,11 @@ def start(unit: Unit, entry: Entry, body: msg.Start) -> None:
         _replace(unit, row)
     new = unit.row = pending_row(unit.id, message, body, unit.shards)
     if row is not None:
-        new.scope, new.execution, new.custom_status_version = row.scope, row.execution + 1, row.custom_status_version
+        new.scope, new.execution, new.custom_status_version = (
+            row.scope,
+            row.execution + 1,
+            row.custom_status_version,
+        )
     draft.touched = True
     draft.answers[message.id] = "started"
     begin_start(unit, new, entry)
@@ -91,7 +95,9 @@ def _replace(unit: Unit, row: UnitRow) -> None:
         unit.close_memory()
     unit.draft.chunks.clear()  # the history of the replaced run goes with it
     before = unit.draft.milestones
-    unit.draft.milestones = Milestones(replaced=(*(before.replaced if before is not None else ()), row))
+    unit.draft.milestones = Milestones(
+        replaced=(*(before.replaced if before is not None else ()), row)
+    )
     unit.first_turn = True
 
 
@@ -179,7 +185,9 @@ def _fail(unit: Unit, run: Run, failure: Failure) -> ev.Event:
 
 def _end_execution(unit: Unit, run: Run, row: UnitRow) -> None:
     unit.draft.ended.append(
-        ExecutionRow(row.execution, row.type_version, run.started.at, unit.draft.now, row.journal_events)
+        ExecutionRow(
+            row.execution, row.type_version, run.started.at, unit.draft.now, row.journal_events
+        )
     )
     row.journal_events = row.journal_bytes = 0
 
@@ -230,7 +238,10 @@ def add_chunk(unit: Unit, run: Run, row: UnitRow) -> None:
     over = _over_limit(total, size, limits)
     if over is not None and run.ended is None:
         failure = Failure(
-            "LimitExceeded", f"{over}: use workflow.continue_as_new before that", "application", retryable=False
+            "LimitExceeded",
+            f"{over}: use workflow.continue_as_new before that",
+            "application",
+            retryable=False,
         )
         events.append(_fail(unit, run, failure))
         data = ev.encode_events(events)
@@ -240,7 +251,9 @@ def add_chunk(unit: Unit, run: Run, row: UnitRow) -> None:
             f"the history of {unit.id!r} has {total} events; at {limits.history_events} the run fails "
             "(Limits.history_events): use workflow.continue_as_new"
         )
-    unit.draft.chunks.append(JournalChunk(run.started.execution, row.journal_events + 1, len(events), data))
+    unit.draft.chunks.append(
+        JournalChunk(run.started.execution, row.journal_events + 1, len(events), data)
+    )
     run.journal_events = row.journal_events = total
     row.journal_bytes = size
 
@@ -366,7 +379,11 @@ def _set_state(unit: Unit, row: UnitRow, turn: Turn) -> None:
     before = (row.status, row.reason if row.status == "suspended" else None)
     row.failure = unit.held
     if unit.held is not None:
-        row.status, row.reason, row.wake_at = "suspended", held.REASONS.get(unit.held.type, unit.held.type), None
+        row.status, row.reason, row.wake_at = (
+            "suspended",
+            held.REASONS.get(unit.held.type, unit.held.type),
+            None,
+        )
     elif row.paused:
         row.status, row.reason, row.wake_at = "suspended", "paused", None
     elif not row.started_at:
@@ -375,7 +392,11 @@ def _set_state(unit: Unit, row: UnitRow, turn: Turn) -> None:
         row.status, row.reason, row.wake_at = "running", None, 0
     else:
         turn.wake_at = unit.run.timer_at()
-        row.status, row.reason, row.wake_at = "running", unit.run.waiting_for(), unit.run.wake_at(turn.wake_at)
+        row.status, row.reason, row.wake_at = (
+            "running",
+            unit.run.waiting_for(),
+            unit.run.wake_at(turn.wake_at),
+        )
     if row.status != "running" or unit.run is None:
         turn.wake_at = row.wake_at
     if before != (row.status, row.reason if row.status == "suspended" else None):

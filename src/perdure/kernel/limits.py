@@ -18,7 +18,11 @@ def check_count(what: str, value: object, least: int = 1) -> None:
         msg = f"{what} must be a whole number, got {value!r}"
         raise UsageError(msg)
     if value < least:
-        msg = f"{what} must be positive, got {value}" if least else f"{what} must not be negative, got {value}"
+        msg = (
+            f"{what} must be positive, got {value}"
+            if least
+            else f"{what} must not be negative, got {value}"
+        )
         raise UsageError(msg)
 
 

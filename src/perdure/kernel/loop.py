@@ -242,7 +242,11 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         return (self.now_ms - self.start_ms) / 1000
 
     def call_later(  # type: ignore[override]
-        self, delay: float, callback: Callable[..., object], *args: object, context: Context | None = None
+        self,
+        delay: float,
+        callback: Callable[..., object],
+        *args: object,
+        context: Context | None = None,
     ) -> Timer | Handle:
         """Run `callback` when `delay` seconds have passed: a durable timer."""
         try:
@@ -288,13 +292,25 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         return future
 
     def create_task(  # type: ignore[override]
-        self, coro: Coroutine[Any, Any, Any], *, name: str | None = None, context: Context | None = None, **options: Any
+        self,
+        coro: Coroutine[Any, Any, Any],
+        *,
+        name: str | None = None,
+        context: Context | None = None,
+        **options: Any,
     ) -> Task:
         """A task of this loop, named by number."""
         self.number = number = self.number + 1
         if self.dead:
             coro.close()  # it has not started, so no line of it runs
-        task = Task(coro, number, loop=self, name=name or f"task-{number & 0xFFFFF}", context=context, **options)
+        task = Task(
+            coro,
+            number,
+            loop=self,
+            name=name or f"task-{number & 0xFFFFF}",
+            context=context,
+            **options,
+        )
         self.tasks.append(task)
         if len(self.tasks) & 0xFF == 0:
             self.tasks = [t for t in self.tasks if not t.done()]
@@ -312,7 +328,11 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         """asyncio reports here what nobody awaited, and callbacks that raise. It is logged; the run goes on."""
         if not self.dead:
             error = context.get("exception")
-            logger.warning("in a workflow: %s%s", context.get("message"), f": {error!r}" if error is not None else "")
+            logger.warning(
+                "in a workflow: %s%s",
+                context.get("message"),
+                f": {error!r}" if error is not None else "",
+            )
 
     def get_task_factory(self) -> None:
         """There is none."""
@@ -345,10 +365,14 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
                 if callback is not None:
                     try:
                         context.run(callback, *args)
-                    except SystemExit:  # a task that raises it also re-raises it here; the run's outcome has it
+                    except (
+                        SystemExit
+                    ):  # a task that raises it also re-raises it here; the run's outcome has it
                         continue
                     except Exception as error:  # as asyncio: it is reported, and the loop goes on
-                        self.call_exception_handler({"message": "a callback raised", "exception": error})
+                        self.call_exception_handler(
+                            {"message": "a callback raised", "exception": error}
+                        )
             self.batch = _NO_BATCH
 
     def abandon(self) -> None:
@@ -472,12 +496,27 @@ _NODE = "a workflow's loop belongs to its node: it cannot be run, stopped or con
 
 _REFUSED = (
     (_THREADS, "run_in_executor set_default_executor shutdown_default_executor"),
-    (_IO, "getaddrinfo getnameinfo create_connection create_server start_tls sendfile create_unix_connection"),
-    (_IO, "create_unix_server connect_accepted_socket create_datagram_endpoint connect_read_pipe connect_write_pipe"),
-    (_IO, "subprocess_shell subprocess_exec add_reader remove_reader add_writer remove_writer sock_recv"),
-    (_IO, "sock_recv_into sock_recvfrom sock_recvfrom_into sock_sendall sock_sendto sock_connect sock_accept"),
+    (
+        _IO,
+        "getaddrinfo getnameinfo create_connection create_server start_tls sendfile create_unix_connection",
+    ),
+    (
+        _IO,
+        "create_unix_server connect_accepted_socket create_datagram_endpoint connect_read_pipe connect_write_pipe",
+    ),
+    (
+        _IO,
+        "subprocess_shell subprocess_exec add_reader remove_reader add_writer remove_writer sock_recv",
+    ),
+    (
+        _IO,
+        "sock_recv_into sock_recvfrom sock_recvfrom_into sock_sendall sock_sendto sock_connect sock_accept",
+    ),
     (_IO, "sock_sendfile add_signal_handler remove_signal_handler"),
-    (_NODE, "run_forever run_until_complete stop close shutdown_asyncgens set_task_factory set_debug"),
+    (
+        _NODE,
+        "run_forever run_until_complete stop close shutdown_asyncgens set_task_factory set_debug",
+    ),
     (_NODE, "set_exception_handler default_exception_handler"),
 )
 

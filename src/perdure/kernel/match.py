@@ -40,7 +40,11 @@ def matches(recorded: ev.Event, given: ev.Event, definitions: Definitions) -> bo
         return False
     match given:
         case ev.TimerStarted():
-            return isinstance(recorded, ev.TimerStarted) and recorded.seq == given.seq and recorded.name == given.name
+            return (
+                isinstance(recorded, ev.TimerStarted)
+                and recorded.seq == given.seq
+                and recorded.name == given.name
+            )
         case ev.ValueRecorded():
             assert isinstance(recorded, ev.ValueRecorded)
             return (recorded.name, recorded.occurrence) == (given.name, given.occurrence)
@@ -107,7 +111,11 @@ def describe(event: ev.Event | None) -> str:
 
 
 def report(
-    index: int, recorded: ev.Event | None, given: ev.Event | None, where: str, python: tuple[str, str]
+    index: int,
+    recorded: ev.Event | None,
+    given: ev.Event | None,
+    where: str,
+    python: tuple[str, str],
 ) -> Failure:
     """The failure that says where journal and code part. `index` counts events from 1; `python` is (recorded,
     running).
@@ -119,9 +127,7 @@ def report(
         journal = f"the journal has no command here ({describe(recorded)} comes next)"
     code = f"the code did {describe(given)}" if given is not None else "the code did nothing"
     if python[0] != python[1]:
-        remedy = (
-            f"the execution began on Python {python[0]} and this node runs {python[1]}: run it on the old one first"
-        )
+        remedy = f"the execution began on Python {python[0]} and this node runs {python[1]}: run it on the old one first"
     else:
         remedy = (
             "deploy code that does the same up to here, put the change behind `workflow.patched(id)`, "

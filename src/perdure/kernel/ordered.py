@@ -98,7 +98,9 @@ def install() -> None:
         asyncio.tasks.__dict__["set"] = asyncio.taskgroups.__dict__["set"] = _set
         asyncio.tasks.__dict__["coroutines"] = _COROUTINES
         asyncio.tasks.all_tasks = asyncio.all_tasks = _all_tasks
-    if "anyio" in sys.modules:  # it imports its backend at the first use, which would be inside a turn
+    if (
+        "anyio" in sys.modules
+    ):  # it imports its backend at the first use, which would be inside a turn
         backend = importlib.import_module("anyio._backends._asyncio")
         if backend.__dict__.get("set") is not _set:
             backend.__dict__["set"] = _set

@@ -27,8 +27,14 @@ def send_commands(draft: Draft, events: Iterable[ev.Event], run: Run) -> None:
     for event in events:
         match event:
             case ev.CallStarted():
-                body = msg.Start(event.workflow, event.version, event.input, None, "join", None, draft.unit)
-                draft.send(event.target, body, derived_id(started.run, started.execution, event.seq, b"detached"))
+                body = msg.Start(
+                    event.workflow, event.version, event.input, None, "join", None, draft.unit
+                )
+                draft.send(
+                    event.target,
+                    body,
+                    derived_id(started.run, started.execution, event.seq, b"detached"),
+                )
             case ev.MessageSent():
                 message_id = derived_id(started.run, started.execution, event.seq, b"send")
                 draft.send(event.target, msg.Send(event.channel, event.value), message_id)
@@ -43,22 +49,38 @@ def start_children(draft: Draft, run: Run, calls: Iterable[Call]) -> None:
     """Children that were called in this turn and are still wanted."""
     started = run.started
     for call in calls:
-        if type(call) is ChildCall and call.seq in run.pending:  # isinstance would ask the abstract classes
+        if (
+            type(call) is ChildCall and call.seq in run.pending
+        ):  # isinstance would ask the abstract classes
             parent = ev.Parent(draft.unit, started.run, started.execution, call.seq)
-            draft.send(call.target, msg.Start(call.workflow, call.version, call.input, parent, "reject"), call.run)
+            draft.send(
+                call.target,
+                msg.Start(call.workflow, call.version, call.input, parent, "reject"),
+                call.run,
+            )
 
 
 def close_children(draft: Draft, run: Run, calls: Iterable[Call]) -> None:
     """Tell children that nobody waits for them any more, as their `parent_close` says."""
     for call in calls:
-        if not isinstance(call, ChildCall) or call in (run.opened or ()) or call.parent_close == "abandon":
+        if (
+            not isinstance(call, ChildCall)
+            or call in (run.opened or ())
+            or call.parent_close == "abandon"
+        ):
             continue
         reason = f"its parent {draft.unit!r} no longer waits for it"
-        body = msg.Terminate(reason, call.run) if call.parent_close == "terminate" else msg.Cancel(reason, call.run)
+        body = (
+            msg.Terminate(reason, call.run)
+            if call.parent_close == "terminate"
+            else msg.Cancel(reason, call.run)
+        )
         draft.send(call.target, body, derived_id(call.run, 0, call.seq, b"close"))
 
 
-def reply(draft: Draft, parent: ev.Parent, run: bytes, result: bytes | None, failure: Failure | None) -> None:
+def reply(
+    draft: Draft, parent: ev.Parent, run: bytes, result: bytes | None, failure: Failure | None
+) -> None:
     """Tell the parent how the instance ended."""
     body = msg.Reply(parent.run, parent.execution, parent.seq, result, failure)
     draft.send(parent.unit, body, derived_id(run, 0, 0, b"reply"))

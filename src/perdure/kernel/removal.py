@@ -37,7 +37,9 @@ def take(unit: Unit, entry: Entry, body: msg.Delete | msg.Prune) -> None:
     elif isinstance(body, msg.Delete):
         _delete(unit, row, entry, body)
     else:
-        draft.prune.extend(e for e in body.executions if e < row.execution)  # one turn may take several
+        draft.prune.extend(
+            e for e in body.executions if e < row.execution
+        )  # one turn may take several
         draft.touched = True
         draft.consumed(entry)
 
@@ -50,7 +52,9 @@ def _delete(unit: Unit, row: UnitRow, entry: Entry, body: msg.Delete) -> None:
         draft.consumed(entry, "open")
         return
     if is_open:
-        children = [c for c in run.pending.values() if isinstance(c, ChildCall)] if run is not None else []
+        children = (
+            [c for c in run.pending.values() if isinstance(c, ChildCall)] if run is not None else []
+        )
         if not body.tell_parent:
             row.parent = None
         control.terminate(unit, row, body.reason or "it was deleted")
@@ -68,7 +72,11 @@ def _delete_children(draft: Draft, children: list[ChildCall], body: msg.Delete) 
     gone.
     """
     targets = {call.target for call in children}
-    draft.post = [m for m in draft.post if m.to not in targets or not isinstance(m.body, msg.Cancel | msg.Terminate)]
+    draft.post = [
+        m
+        for m in draft.post
+        if m.to not in targets or not isinstance(m.body, msg.Cancel | msg.Terminate)
+    ]
     for call in children:
         below = msg.Delete(force=True, forget=body.forget, reason=body.reason, tell_parent=False)
         draft.send(call.target, below, derived_id(call.run, 0, call.seq, b"delete"))

@@ -81,7 +81,9 @@ class RetryPolicy:
 
     def wants(self, failure: Failure, attempt: int) -> bool:
         """Whether another attempt follows after attempt number `attempt` failed like this."""
-        if not failure.retryable or (self.maximum_attempts is not None and attempt >= self.maximum_attempts):
+        if not failure.retryable or (
+            self.maximum_attempts is not None and attempt >= self.maximum_attempts
+        ):
             return False
         return not any(name == failure.type for name in self.names)
 
@@ -108,7 +110,9 @@ class RetryPolicy:
     def is_final(self, error: BaseException) -> bool:
         """Whether the exception itself is excluded from retries: its class or a base of it is listed, or their name."""
         names = {kind.__name__ for kind in type(error).__mro__}
-        return any(t in names if isinstance(t, str) else isinstance(error, t) for t in self.non_retryable)
+        return any(
+            t in names if isinstance(t, str) else isinstance(error, t) for t in self.non_retryable
+        )
 
 
 ONCE = RetryPolicy(maximum_attempts=1)

@@ -44,7 +44,12 @@ if TYPE_CHECKING:
     from logging import LogRecord
 
     from perdure.codec import Signature
-    from perdure.kernel.definition import ActivityDefinition, ActivityOptions, Definitions, WorkflowDefinition
+    from perdure.kernel.definition import (
+        ActivityDefinition,
+        ActivityOptions,
+        Definitions,
+        WorkflowDefinition,
+    )
     from perdure.kernel.limits import Limits
 
 E = TypeVar("E", bound=ev.Event)
@@ -98,7 +103,9 @@ class Run:
         "waits",
     )  # fmt: skip
 
-    def __init__(self, unit: str, definition: WorkflowDefinition, definitions: Definitions, limits: Limits) -> None:
+    def __init__(
+        self, unit: str, definition: WorkflowDefinition, definitions: Definitions, limits: Limits
+    ) -> None:
         """A run that was told nothing yet."""
         self.unit = unit
         self.definition = definition
@@ -285,7 +292,9 @@ class Run:
         signature.check(data)
         self.check_size(data, f"the input of {what}")
 
-    def schedule_activity(self, definition: ActivityDefinition, options: ActivityOptions, data: bytes) -> ActivityCall:
+    def schedule_activity(
+        self, definition: ActivityDefinition, options: ActivityOptions, data: bytes
+    ) -> ActivityCall:
         """Call an activity with encoded arguments.
 
         Raises:
@@ -349,7 +358,12 @@ class Run:
         return f"{self.unit}/{started.execution}.{seq}"  # begun by an older release
 
     def start_detached(
-        self, workflow: str, version: str | None, data: bytes, target: str | None, check: Callable[[], None]
+        self,
+        workflow: str,
+        version: str | None,
+        data: bytes,
+        target: str | None,
+        check: Callable[[], None],
     ) -> str:
         """Start an instance that has no parent; its id is returned. It is started even if this run ends in the same
         turn.
@@ -414,7 +428,9 @@ class Run:
         else:
             self.opened.append(call)
 
-    def send_message(self, target: str, channel: str, value: bytes, check: Callable[[], None]) -> None:
+    def send_message(
+        self, target: str, channel: str, value: bytes, check: Callable[[], None]
+    ) -> None:
         """Send a message to another instance when this turn is durable.
 
         Raises:
@@ -442,7 +458,9 @@ class Run:
             self.outgoing = []
         self.outgoing.append(event)
 
-    def continue_as_new(self, data: bytes, version: str | None, check: Callable[[], None]) -> NoReturn:
+    def continue_as_new(
+        self, data: bytes, version: str | None, check: Callable[[], None]
+    ) -> NoReturn:
         """End this execution; the next one begins with this input.
 
         Raises:
@@ -540,7 +558,9 @@ class Run:
     def random(self) -> Random:
         """The run's own random numbers."""
         if self._random is None:
-            seed = blake2b(b"%b%d" % (self.started.run, self.started.execution), digest_size=8).digest()
+            seed = blake2b(
+                b"%b%d" % (self.started.run, self.started.execution), digest_size=8
+            ).digest()
             self._random = Random(int.from_bytes(seed))
         return self._random
 
@@ -560,7 +580,11 @@ class Run:
         retry_at = min(self.retries.values()) if self.retries else None
         if self.local or (retry_at is not None and retry_at <= self.loop.now_ms):
             return 0
-        return retry_at if timer_at is None or (retry_at is not None and retry_at < timer_at) else timer_at
+        return (
+            retry_at
+            if timer_at is None or (retry_at is not None and retry_at < timer_at)
+            else timer_at
+        )
 
     def timer_at(self) -> int | None:
         """Its earliest timer; timers that were cancelled leave the heap on the way."""

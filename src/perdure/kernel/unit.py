@@ -185,7 +185,9 @@ class Unit:
     @property
     def idle(self) -> bool:
         """Whether it could leave memory: no local work is open, nor are messages that no row of the store knows of."""
-        return self.row is not None and (self.run is None or not (self.run.local or self.run.retries))
+        return self.row is not None and (
+            self.run is None or not (self.run.local or self.run.retries)
+        )
 
     # ------------------------------------------------------------ following
 
@@ -372,7 +374,9 @@ class Unit:
             assert isinstance(body, msg.Send)
             budget.use(len(body.value))
             self.draft.consumed(entry)
-            run.deliver(ev.Received(run.waits[lane][0], self.draft.now, entry.message.id, body.value))
+            run.deliver(
+                ev.Received(run.waits[lane][0], self.draft.now, entry.message.id, body.value)
+            )
 
     def keep(self, entry: Entry) -> None:
         """Take the message up again when the code can be told. It is durable from this turn on."""
@@ -458,7 +462,9 @@ class Unit:
     def _take_raise(self, run: Run, entry: Entry, body: msg.Raise) -> None:
         waits = run.waits.get("!" + body.name)
         self.draft.consumed(entry)
-        self.deliver(ev.EventRaised(waits[0] if waits else 0, self.draft.now, body.name, body.value))
+        self.deliver(
+            ev.EventRaised(waits[0] if waits else 0, self.draft.now, body.name, body.value)
+        )
 
     def _take_activity(self, run: Run, entry: Entry, body: msg.ActivityDone) -> None:
         draft = self.draft
@@ -467,13 +473,19 @@ class Unit:
         if call is None or body.attempt != call.attempt:
             return
         if body.failure is None:
-            self.deliver(ev.ActivityCompleted(body.seq, draft.now, body.result or b"", call.attempt))
+            self.deliver(
+                ev.ActivityCompleted(body.seq, draft.now, body.result or b"", call.attempt)
+            )
             return
         retry_at = _retry_at(call, body.failure, draft.now)
         if retry_at is None:
             self.deliver(ev.ActivityFailed(body.seq, draft.now, body.failure, call.attempt))
             return
-        self.deliver(ev.AttemptFailed(body.seq, draft.now, call.attempt, body.failure, retry_at, body.details))
+        self.deliver(
+            ev.AttemptFailed(
+                body.seq, draft.now, call.attempt, body.failure, retry_at, body.details
+            )
+        )
         run.hand_out(call)
 
     def _take_step(self, run: Run, entry: Entry, body: msg.StepDone) -> None:
@@ -481,7 +493,9 @@ class Unit:
         call = _pending(run, body, StepCall)
         if call is not None:
             now = self.draft.now
-            self.deliver(ev.StepRecorded(body.seq, now, call.name, call.occurrence, body.value, body.failure))
+            self.deliver(
+                ev.StepRecorded(body.seq, now, call.name, call.occurrence, body.value, body.failure)
+            )
 
     def _take_reply(self, run: Run, entry: Entry, body: msg.Reply) -> None:
         self.draft.consumed(entry)
@@ -499,7 +513,9 @@ class Unit:
         run.pending.clear()
 
 
-def _pending(run: Run, body: msg.ActivityDone | msg.StepDone | msg.Reply, kind: type[C]) -> C | None:
+def _pending(
+    run: Run, body: msg.ActivityDone | msg.StepDone | msg.Reply, kind: type[C]
+) -> C | None:
     """The call that an answer belongs to, if run, execution and command all match."""
     started = run.started
     if body.run != started.run or body.execution != started.execution:

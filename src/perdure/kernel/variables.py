@@ -123,9 +123,7 @@ class Variables:
             )
             raise LimitExceeded(msg)
         if self.get(key) is None and sum(1 for _ in self) >= limits.kv_keys:
-            msg = (
-                f"the KV store has {limits.kv_keys} keys already (Limits.kv_keys), so {key!r} does not fit; delete some"
-            )
+            msg = f"the KV store has {limits.kv_keys} keys already (Limits.kv_keys), so {key!r} does not fit; delete some"
             raise LimitExceeded(msg)
 
     def set_status(self, value: bytes | None, *, changed: bool) -> None:

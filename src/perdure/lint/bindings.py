@@ -33,7 +33,11 @@ def captured(pattern: ast.pattern) -> Iterator[str]:
     """The names that a pattern binds."""
     for node in ast.walk(pattern):
         match node:
-            case ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)) | ast.MatchMapping(rest=str(name)):
+            case (
+                ast.MatchAs(name=str(name))
+                | ast.MatchStar(name=str(name))
+                | ast.MatchMapping(rest=str(name))
+            ):
                 yield name
             case _:
                 continue
@@ -48,7 +52,9 @@ def _stored(node: ast.AST, *, walrus_only: bool = False) -> Iterator[str]:
         yield node.target.id
         yield from _stored(node.value, walrus_only=walrus_only)
     elif not isinstance(node, ast.Lambda):
-        inside = walrus_only or isinstance(node, ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp)
+        inside = walrus_only or isinstance(
+            node, ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
+        )
         for child in ast.iter_child_nodes(node):
             yield from _stored(child, walrus_only=inside)
 

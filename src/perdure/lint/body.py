@@ -23,7 +23,19 @@ from perdure.lint.values import MUTABLE, TEXT, Class, External, Function, Object
 
 _LOOP_METHODS = {"run_in_executor": catalogue.THREAD, "run_until_complete": catalogue.LOOP}
 _CHANGES = frozenset(
-    {"add", "append", "clear", "discard", "extend", "insert", "pop", "popitem", "remove", "setdefault", "update"}
+    {
+        "add",
+        "append",
+        "clear",
+        "discard",
+        "extend",
+        "insert",
+        "pop",
+        "popitem",
+        "remove",
+        "setdefault",
+        "update",
+    }
 )
 _Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 
@@ -177,7 +189,9 @@ class Body:
                     self.report(target, catalogue.GLOBAL, f"global {name}")
                 case ast.Tuple(elts=parts) | ast.List(elts=parts):
                     self.targets(parts)
-                case ast.Subscript(value=holder) | ast.Attribute(value=holder) if self.is_shared(holder):
+                case ast.Subscript(value=holder) | ast.Attribute(value=holder) if self.is_shared(
+                    holder
+                ):
                     self.report(target, catalogue.GLOBAL, ast.unparse(target))
                 case _:
                     continue
@@ -188,7 +202,11 @@ class Body:
             case ast.Name(id=name):
                 holder, value = self.scope.holder(name), self.scope.look_up(name)
                 of_module = holder is not None and holder.parent is None
-                return of_module and isinstance(value, Object) and (value.builtin in MUTABLE or not value.builtin)
+                return (
+                    of_module
+                    and isinstance(value, Object)
+                    and (value.builtin in MUTABLE or not value.builtin)
+                )
             case ast.Subscript(value=inner) | ast.Attribute(value=inner):
                 return self.is_shared(inner)
             case _:
@@ -264,7 +282,9 @@ class Body:
         fields = [statement for statement in made.node.body if isinstance(statement, ast.AnnAssign)]
         for field in fields[len(node.args) :] if None not in given else ():
             match field:
-                case ast.AnnAssign(target=ast.Name(id=name), value=ast.Call(keywords=options)) if name not in given:
+                case ast.AnnAssign(target=ast.Name(id=name), value=ast.Call(keywords=options)) if (
+                    name not in given
+                ):
                     for option in options:
                         if option.arg == "default_factory":
                             self.inside(made.scope).expression(option.value)
@@ -283,7 +303,13 @@ class Body:
         if self.is_shared(holder):
             self.report(node, catalogue.GLOBAL, f"{ast.unparse(holder)}.{name}()")
         is_new = not value.arguments or value.arguments[0] is None
-        if isinstance(holder, ast.Name) and value.builtin == "set" and name == "add" and is_new and node.args:
+        if (
+            isinstance(holder, ast.Name)
+            and value.builtin == "set"
+            and name == "add"
+            and is_new
+            and node.args
+        ):
             added = self.scope.evaluate(node.args[0])
             if self.scope.holder(holder.id) is self.scope and added == TEXT:
                 self.scope.bind(holder.id, Object(value.type, (added,)))
@@ -300,7 +326,9 @@ class Body:
         value = self.scope.evaluate(node)
         if isinstance(value, External) and (entry := ENTRIES.get(value.name)) is not None:
             wrong = not entry.bare or (call is not None and not call.args and not call.keywords)
-            if wrong and not (entry.name == "hash" and call is not None and self.is_plain_number(call)):
+            if wrong and not (
+                entry.name == "hash" and call is not None and self.is_plain_number(call)
+            ):
                 self.report(node, entry.rule, entry.name + ("()" if call is not None else ""))
                 return True
         elif isinstance(value, Function):

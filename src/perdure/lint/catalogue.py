@@ -23,16 +23,24 @@ class Rule:
 _REPEATED = "replay would repeat it: do it in an activity"
 
 CLOCK = Rule("PD101", "reads a clock", "replay would see another time: use workflow.now()")
-RANDOM = Rule("PD102", "draws a random value", "replay would draw another value: use workflow.random()")
+RANDOM = Rule(
+    "PD102", "draws a random value", "replay would draw another value: use workflow.random()"
+)
 UUID = Rule("PD103", "makes a random id", "replay would make another id: use workflow.uuid4()")
-IDENTITY = Rule("PD104", "uses hash() or id()", "it differs between processes: use a digest of hashlib, or a key")
+IDENTITY = Rule(
+    "PD104",
+    "uses hash() or id()",
+    "it differs between processes: use a digest of hashlib, or a key",
+)
 ENVIRONMENT = Rule(
     "PD105",
     "reads the environment",
     "replay may see another setting: make it an argument, or let an activity read it",
 )
 SET_ORDER = Rule(
-    "PD106", "depends on the order of a set", "its order differs between processes: iterate over sorted(...)"
+    "PD106",
+    "depends on the order of a set",
+    "its order differs between processes: iterate over sorted(...)",
 )
 FILE = Rule("PD201", "uses files", _REPEATED)
 NETWORK = Rule("PD202", "uses the network", _REPEATED)
@@ -42,9 +50,21 @@ THREAD = Rule(
     "starts a thread",
     "threads and processes have no order that replay could repeat: make it an activity (`def` ones run on threads)",
 )
-SLEEP = Rule("PD205", "blocks", "it blocks the node: use `await asyncio.sleep(...)`, which is a durable timer here")
-INPUT = Rule("PD206", "asks a person", "replay would ask again: receive the answer as a message, workflow.receive()")
-LOOP = Rule("PD207", "uses another event loop", "a workflow has its own loop: await it, or do it in an activity")
+SLEEP = Rule(
+    "PD205",
+    "blocks",
+    "it blocks the node: use `await asyncio.sleep(...)`, which is a durable timer here",
+)
+INPUT = Rule(
+    "PD206",
+    "asks a person",
+    "replay would ask again: receive the answer as a message, workflow.receive()",
+)
+LOOP = Rule(
+    "PD207",
+    "uses another event loop",
+    "a workflow has its own loop: await it, or do it in an activity",
+)
 PLAIN_FUNCTION = Rule(
     "PD301",
     "calls the plain function of an activity",
@@ -64,9 +84,15 @@ GLOBAL = Rule(
     "replay writes again, and other instances share it: use workflow.kv, or a local variable",
     hint=True,
 )
-UNREADABLE = Rule("PD900", "cannot be read", "nothing in it was checked: correct the file, or leave it out")
-UNUSED_IGNORE = Rule("PD901", "ignores nothing", "remove the comment: there is no such finding here")
-WRONG_IGNORE = Rule("PD902", "a comment that ignores no known code", "write `# perdure: ignore[PD101]`")
+UNREADABLE = Rule(
+    "PD900", "cannot be read", "nothing in it was checked: correct the file, or leave it out"
+)
+UNUSED_IGNORE = Rule(
+    "PD901", "ignores nothing", "remove the comment: there is no such finding here"
+)
+WRONG_IGNORE = Rule(
+    "PD902", "a comment that ignores no known code", "write `# perdure: ignore[PD101]`"
+)
 
 RULES: dict[str, Rule] = {
     rule.code: rule
@@ -83,34 +109,70 @@ RULES: dict[str, Rule] = {
 Row = tuple[str, Rule, str]
 
 FORBIDDEN: tuple[Row, ...] = (
-    ("time", CLOCK, "time time_ns monotonic monotonic_ns perf_counter perf_counter_ns process_time process_time_ns"),
-    ("time", CLOCK, "thread_time thread_time_ns clock_gettime clock_gettime_ns localtime() gmtime() ctime() asctime()"),
+    (
+        "time",
+        CLOCK,
+        "time time_ns monotonic monotonic_ns perf_counter perf_counter_ns process_time process_time_ns",
+    ),
+    (
+        "time",
+        CLOCK,
+        "thread_time thread_time_ns clock_gettime clock_gettime_ns localtime() gmtime() ctime() asctime()",
+    ),
     ("time", SLEEP, "sleep"),
     ("datetime", CLOCK, "date.today datetime.now datetime.utcnow datetime.today"),
     ("random", RANDOM, "SystemRandom Random()"),
     ("random", RANDOM, " ".join(name for name in random.__all__ if name.islower())),
     ("os", RANDOM, "urandom getrandom"),
-    ("secrets", RANDOM, "token_bytes token_hex token_urlsafe randbelow randbits choice SystemRandom"),
+    (
+        "secrets",
+        RANDOM,
+        "token_bytes token_hex token_urlsafe randbelow randbits choice SystemRandom",
+    ),
     ("uuid", UUID, "uuid1 uuid4 uuid6 uuid7 uuid8 getnode"),
-    ("os", ENVIRONMENT, "environ environb getenv getenvb getpid getppid getcwd getlogin cpu_count uname"),
+    (
+        "os",
+        ENVIRONMENT,
+        "environ environb getenv getenvb getpid getppid getcwd getlogin cpu_count uname",
+    ),
     ("platform", ENVIRONMENT, "node platform uname"),
     ("socket", ENVIRONMENT, "gethostname getfqdn"),
     ("getpass", ENVIRONMENT, "getuser"),
     ("builtins", FILE, "open"),
     ("io", FILE, "open_code"),
-    ("os", FILE, "open listdir scandir walk mkdir makedirs remove unlink rename replace rmdir stat access"),
+    (
+        "os",
+        FILE,
+        "open listdir scandir walk mkdir makedirs remove unlink rename replace rmdir stat access",
+    ),
     ("os", FILE, "chmod chown link symlink truncate"),
     ("os.path", FILE, "exists isfile isdir islink getsize getmtime getctime getatime"),
-    ("pathlib", FILE, "Path.open Path.read_text Path.read_bytes Path.write_text Path.write_bytes Path.exists"),
-    ("pathlib", FILE, "Path.stat Path.is_file Path.is_dir Path.iterdir Path.glob Path.rglob Path.mkdir Path.touch"),
-    ("pathlib", FILE, "Path.unlink Path.rename Path.replace Path.rmdir Path.symlink_to Path.cwd Path.home"),
+    (
+        "pathlib",
+        FILE,
+        "Path.open Path.read_text Path.read_bytes Path.write_text Path.write_bytes Path.exists",
+    ),
+    (
+        "pathlib",
+        FILE,
+        "Path.stat Path.is_file Path.is_dir Path.iterdir Path.glob Path.rglob Path.mkdir Path.touch",
+    ),
+    (
+        "pathlib",
+        FILE,
+        "Path.unlink Path.rename Path.replace Path.rmdir Path.symlink_to Path.cwd Path.home",
+    ),
     ("glob", FILE, "glob iglob"),
     ("shutil", FILE, "copy copy2 copyfile copytree move rmtree"),
     ("tempfile", FILE, "mkstemp mkdtemp TemporaryFile NamedTemporaryFile TemporaryDirectory"),
     ("sqlite3", FILE, "connect"),
     ("aiofiles", FILE, "open"),
     ("anyio", FILE, "open_file Path"),
-    ("socket", NETWORK, "socket create_connection create_server getaddrinfo gethostbyname gethostbyname_ex"),
+    (
+        "socket",
+        NETWORK,
+        "socket create_connection create_server getaddrinfo gethostbyname gethostbyname_ex",
+    ),
     ("socket", NETWORK, "gethostbyaddr socketpair"),
     ("asyncio", NETWORK, "open_connection start_server open_unix_connection start_unix_server"),
     ("anyio", NETWORK, "connect_tcp connect_unix create_tcp_listener getaddrinfo"),
@@ -138,7 +200,11 @@ FORBIDDEN: tuple[Row, ...] = (
     ("os", THREAD, "fork forkpty"),
     ("threading", THREAD, "Thread Timer"),
     ("_thread", THREAD, "start_new_thread"),
-    ("concurrent.futures", THREAD, "ThreadPoolExecutor ProcessPoolExecutor InterpreterPoolExecutor"),
+    (
+        "concurrent.futures",
+        THREAD,
+        "ThreadPoolExecutor ProcessPoolExecutor InterpreterPoolExecutor",
+    ),
     ("multiprocessing", THREAD, "Process Pool"),
     ("asyncio", THREAD, "to_thread"),
     ("anyio.to_thread", THREAD, "run_sync"),
@@ -153,12 +219,20 @@ FORBIDDEN: tuple[Row, ...] = (
 
 SOURCE_ONLY: tuple[Row, ...] = (
     ("builtins", IDENTITY, "hash id"),
-    ("numpy.random", RANDOM, "rand randn randint random random_sample choice shuffle permutation normal uniform seed"),
+    (
+        "numpy.random",
+        RANDOM,
+        "rand randn randint random random_sample choice shuffle permutation normal uniform seed",
+    ),
     ("numpy.random", RANDOM, "default_rng() RandomState()"),
     ("perdure", CLIENT, "Client.open App.node Node"),
     ("builtins", PRINT, "print"),
     ("logging", LOGGING, "debug info warning error critical exception log"),
-    ("logging", LOGGING, "Logger.debug Logger.info Logger.warning Logger.error Logger.critical Logger.exception"),
+    (
+        "logging",
+        LOGGING,
+        "Logger.debug Logger.info Logger.warning Logger.error Logger.critical Logger.exception",
+    ),
     ("logging", LOGGING, "Logger.log"),
 )
 """What only the lint reports: a node that starts would have to guess, or has no reason to refuse it."""

@@ -15,7 +15,9 @@ def codes_in(comment: str) -> tuple[int, tuple[str, ...]] | None:
     if match is None:
         return None
     named = _CODES.match(match["rest"])
-    return match.start(), tuple(part.strip() for part in named["codes"].split(",")) if named is not None else ()
+    return match.start(), tuple(
+        part.strip() for part in named["codes"].split(",")
+    ) if named is not None else ()
 
 
 def is_ignored(file: str, line: int, code: str) -> bool:

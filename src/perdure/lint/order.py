@@ -14,8 +14,19 @@ _ANY_ORDER = frozenset({"sorted", "sum", "min", "max", "any", "all", "len", "set
 """Functions whose result does not depend on the order in which they are given things."""
 
 _IN_ORDER = {
-    **dict.fromkeys(("list", "tuple", "iter", "enumerate", "collections.deque", "dict.fromkeys", "str.join"), 0),
-    **dict.fromkeys(("zip", "itertools.chain", "itertools.chain.from_iterable", "list.extend", "itertools.cycle"), 0),
+    **dict.fromkeys(
+        ("list", "tuple", "iter", "enumerate", "collections.deque", "dict.fromkeys", "str.join"), 0
+    ),
+    **dict.fromkeys(
+        (
+            "zip",
+            "itertools.chain",
+            "itertools.chain.from_iterable",
+            "list.extend",
+            "itertools.cycle",
+        ),
+        0,
+    ),
     **dict.fromkeys(("map", "filter", "functools.reduce", "itertools.starmap"), 1),
 }
 """Functions that take the elements in order, and from which argument on."""
@@ -23,7 +34,12 @@ _IN_ORDER = {
 
 def hazard(value: Value) -> str | None:
     """What to call the iteration over a value, if its order differs between processes."""
-    if isinstance(value, Object) and is_set(value) and value.arguments and hashes_by_chance(value.arguments[0]):
+    if (
+        isinstance(value, Object)
+        and is_set(value)
+        and value.arguments
+        and hashes_by_chance(value.arguments[0])
+    ):
         return f"iteration over a set of {name_of(value.arguments[0])}"
     return None
 
@@ -32,7 +48,11 @@ def ordered_arguments(node: ast.Call, function: Value) -> list[ast.expr]:
     """The arguments of a call that it takes apart in their order, and the set that it takes an element from."""
     if not isinstance(function, External):
         return []
-    if function.name in {"set.pop", "frozenset.pop"} and isinstance(node.func, ast.Attribute) and not node.args:
+    if (
+        function.name in {"set.pop", "frozenset.pop"}
+        and isinstance(node.func, ast.Attribute)
+        and not node.args
+    ):
         return [node.func.value]
     first = _IN_ORDER.get(function.name)
     return node.args[first:] if first is not None else []

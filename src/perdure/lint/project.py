@@ -100,7 +100,9 @@ def named_files(given: str) -> list[Path]:
         return found
     if path.exists():
         return [path.resolve()]
-    looks_like_path = path.suffix in {".py", ".pyi"} or "/" in given or "\\" in given or given.startswith(".")
+    looks_like_path = (
+        path.suffix in {".py", ".pyi"} or "/" in given or "\\" in given or given.startswith(".")
+    )
     if looks_like_path or not all(part.isidentifier() for part in given.split(".")):
         msg = f"there is no file {given} (looked in {Path.cwd()}); check the path"
         raise UsageError(msg)
@@ -133,12 +135,16 @@ def _walk(top: Path) -> Iterator[Path]:
 
 
 def _is_skipped(folder: Path) -> bool:
-    return folder.name.startswith(".") or folder.name in _SKIPPED or (folder / "pyvenv.cfg").exists()
+    return (
+        folder.name.startswith(".") or folder.name in _SKIPPED or (folder / "pyvenv.cfg").exists()
+    )
 
 
 def siblings(path: Path) -> list[Path]:
     """The files whose code may call into this one: those of its package, or of its folder."""
-    return sorted(_walk(package_of(path))) if is_packaged(path) else sorted(path.parent.glob("*.py"))
+    return (
+        sorted(_walk(package_of(path))) if is_packaged(path) else sorted(path.parent.glob("*.py"))
+    )
 
 
 def is_of_interest(path: Path) -> bool:

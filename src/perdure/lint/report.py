@@ -35,7 +35,11 @@ class Finding:
         if self.workflow is None:
             return self.name
         place = f"workflow {self.workflow!r}"
-        return f"{self.name} in {place}" if self.helper is None else f"{self.name} in {self.helper}(), used by {place}"
+        return (
+            f"{self.name} in {place}"
+            if self.helper is None
+            else f"{self.name} in {self.helper}(), used by {place}"
+        )
 
     def __str__(self) -> str:
         """As editors and people read it."""
@@ -59,7 +63,11 @@ class Report:
     @property
     def wrong(self) -> list[Finding]:
         """Findings that count."""
-        return [finding for finding in self.findings if not finding.rule.hint and finding.rule is not UNREADABLE]
+        return [
+            finding
+            for finding in self.findings
+            if not finding.rule.hint and finding.rule is not UNREADABLE
+        ]
 
     @property
     def hints(self) -> list[Finding]:
@@ -123,7 +131,9 @@ class _Lint:
         self.report.files = len(named | self.seen)
         self.look_around(named)
         findings = [*self.findings(), *self.broken(), *self.comments(named & self.seen)]
-        self.report.findings = sorted(findings, key=lambda f: (f.path, f.line, f.column, f.rule.code))
+        self.report.findings = sorted(
+            findings, key=lambda f: (f.path, f.line, f.column, f.rule.code)
+        )
         return self.report
 
     def look_at(self, paths: Iterable[Path], app: frozenset[Place] | None = None) -> None:
@@ -152,7 +162,9 @@ class _Lint:
         try:
             walk = Walk(root)
         except RecursionError:
-            self.project.unreadable[root.source.path] = Unreadable(root.function.node.lineno, 1, TOO_DEEP)
+            self.project.unreadable[root.source.path] = Unreadable(
+                root.function.node.lineno, 1, TOO_DEEP
+            )
             return
         for found in walk.found:
             path = found.source.path
@@ -171,8 +183,12 @@ class _Lint:
 
     def around(self, paths: Iterable[Path]) -> list[Path]:
         """The files of interest whose code may belong to that of these."""
-        near = {path: siblings(path) for path in {package_of(path): path for path in paths}.values()}
-        return sorted({sibling for some in near.values() for sibling in some if is_of_interest(sibling)})
+        near = {
+            path: siblings(path) for path in {package_of(path): path for path in paths}.values()
+        }
+        return sorted(
+            {sibling for some in near.values() for sibling in some if is_of_interest(sibling)}
+        )
 
     # ------------------------------------------------------------ one app
 
@@ -201,7 +217,9 @@ class _Lint:
             inner = module_scope(self.project, where)
             for statement in ast.walk(where.tree):
                 match statement:
-                    case ast.Call(func=ast.Attribute(value=holder, attr="include"), args=[included]):
+                    case ast.Call(
+                        func=ast.Attribute(value=holder, attr="include"), args=[included]
+                    ):
                         if origin(holder, inner) == place:
                             self._include(included, where, places)
                     case _:
@@ -212,8 +230,19 @@ class _Lint:
     def findings(self) -> Iterator[Finding]:
         for source, found in self.found.values():
             if not self.is_ignored(source, found):
-                line, column = found.node.lineno, source.column(found.node.lineno, found.node.col_offset)
-                yield Finding(shown(source.path), line, column, found.rule, found.name, found.workflow, found.helper)
+                line, column = (
+                    found.node.lineno,
+                    source.column(found.node.lineno, found.node.col_offset),
+                )
+                yield Finding(
+                    shown(source.path),
+                    line,
+                    column,
+                    found.rule,
+                    found.name,
+                    found.workflow,
+                    found.helper,
+                )
 
     def is_ignored(self, source: Source, found: Found) -> bool:
         ignored = False
@@ -242,8 +271,12 @@ class _Lint:
             if not comment.codes:
                 yield Finding(*place, WRONG_IGNORE, "an ignore comment that names no code")
             for code in comment.unknown:
-                yield Finding(*place, WRONG_IGNORE, f"an ignore comment with {code!r}, which is no code")
-        unused = [code for code in comment.codes if code in self.chosen and code not in comment.used]
+                yield Finding(
+                    *place, WRONG_IGNORE, f"an ignore comment with {code!r}, which is no code"
+                )
+        unused = [
+            code for code in comment.codes if code in self.chosen and code not in comment.used
+        ]
         if UNUSED_IGNORE.code in self.chosen and unused:
             yield Finding(*place, UNUSED_IGNORE, f"an unused ignore[{', '.join(unused)}]")
 
@@ -251,10 +284,14 @@ class _Lint:
 def _split(text: str) -> tuple[str, str]:
     """`shop.py:app` as what to look at and the name of an app, which may be absent."""
     where, colon, name = text.rpartition(":")
-    if not colon or Path(text).exists() or "/" in name or "\\" in name:  # C:\\shop.py has a colon, too
+    if (
+        not colon or Path(text).exists() or "/" in name or "\\" in name
+    ):  # C:\\shop.py has a colon, too
         return text, ""
     if not where or not name.isidentifier():
-        msg = f"{text!r} names no code; write a PATH, a MODULE or MODULE:APP, for example shop.py:app"
+        msg = (
+            f"{text!r} names no code; write a PATH, a MODULE or MODULE:APP, for example shop.py:app"
+        )
         raise UsageError(msg)
     return where, name
 

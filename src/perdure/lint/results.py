@@ -28,12 +28,37 @@ _COLLECTS = {"set": "set", "frozenset": "frozenset", "tuple": "list"} | dict.fro
 _TEXTS = frozenset({"str", "repr", "ascii", "format", "chr", "hex", "bin", "oct", "input"}) | {
     f"str.{name}"
     for name in (
-        *("capitalize", "casefold", "center", "expandtabs", "format", "join", "ljust", "lower", "lstrip", "replace"),
-        *("removeprefix", "removesuffix", "rjust", "rstrip", "strip", "swapcase", "title", "upper", "zfill"),
+        *(
+            "capitalize",
+            "casefold",
+            "center",
+            "expandtabs",
+            "format",
+            "join",
+            "ljust",
+            "lower",
+            "lstrip",
+            "replace",
+        ),
+        *(
+            "removeprefix",
+            "removesuffix",
+            "rjust",
+            "rstrip",
+            "strip",
+            "swapcase",
+            "title",
+            "upper",
+            "zfill",
+        ),
     )
 }
-_NUMBERS = frozenset({"int", "float", "bool", "len", "abs", "round", "ord", "hash", "id", "str.count", "str.find"})
-_LISTS_OF_TEXT = frozenset({"str.split", "str.rsplit", "str.splitlines", "str.partition", "str.rpartition"})
+_NUMBERS = frozenset(
+    {"int", "float", "bool", "len", "abs", "round", "ord", "hash", "id", "str.count", "str.find"}
+)
+_LISTS_OF_TEXT = frozenset(
+    {"str.split", "str.rsplit", "str.splitlines", "str.partition", "str.rpartition"}
+)
 _KEEP = frozenset(
     f"{kind}.{name}"
     for kind in ("set", "frozenset", "list", "dict")
@@ -51,7 +76,9 @@ _INSTANCES = {
 def call_result(node: ast.Call, scope: Scope) -> Value:
     """What a call gives; None if that is not known."""
     holder: Value = None
-    if isinstance(node.func, ast.Attribute):  # worked out once: calls may follow calls in a long chain
+    if isinstance(
+        node.func, ast.Attribute
+    ):  # worked out once: calls may follow calls in a long chain
         holder = scope.evaluate(node.func.value)
         called = scope.attribute(holder, node.func.attr)
     else:
@@ -68,7 +95,11 @@ def call_result(node: ast.Call, scope: Scope) -> Value:
 
 
 def _external(name: str, node: ast.Call, holder: Value, scope: Scope) -> Value:
-    first = scope.evaluate(node.args[0]) if node.args and not isinstance(node.args[0], ast.Starred) else None
+    first = (
+        scope.evaluate(node.args[0])
+        if node.args and not isinstance(node.args[0], ast.Starred)
+        else None
+    )
     if name in _COLLECTS:
         return Object(External(_COLLECTS[name]), (element(first),) if node.args else ())
     if name in _TEXTS:

@@ -63,13 +63,17 @@ def registration_of(function: Function) -> Registration | None:
         target, options = _call_of(decorator)
         kind = _registrar(target, function.scope)
         if kind is not None:
-            return Registration(kind, target.value if isinstance(target, ast.Attribute) else None, options)
+            return Registration(
+                kind, target.value if isinstance(target, ast.Attribute) else None, options
+            )
     return None
 
 
 def _call_of(decorator: ast.expr) -> tuple[ast.expr, dict[str, ast.expr]]:
     if isinstance(decorator, ast.Call):
-        return decorator.func, {keyword.arg: keyword.value for keyword in decorator.keywords if keyword.arg}
+        return decorator.func, {
+            keyword.arg: keyword.value for keyword in decorator.keywords if keyword.arg
+        }
     return decorator, {}
 
 
@@ -79,7 +83,9 @@ def _registrar(node: ast.expr, scope: Scope) -> Kind | None:
         case External(name=name) | Object(type=External(name=name)) if name in _REGISTRARS:
             return _REGISTRARS[name]
         case _:
-            pass_on = isinstance(node, ast.Attribute) and _may_be_app(scope.evaluate(node.value), scope.source)
+            pass_on = isinstance(node, ast.Attribute) and _may_be_app(
+                scope.evaluate(node.value), scope.source
+            )
     if pass_on and isinstance(node, ast.Attribute) and node.attr in ("workflow", "activity"):
         return "workflow" if node.attr == "workflow" else "activity"
     return None
@@ -89,7 +95,11 @@ def _may_be_app(value: Value, source: Source) -> bool:
     """Whether something that is not fully known may be an App: by the company that it keeps."""
     if value is None:
         return source.imports_perdure
-    return isinstance(value, External) and value.name.rpartition(".")[2].islower() and source.imports_perdure
+    return (
+        isinstance(value, External)
+        and value.name.rpartition(".")[2].islower()
+        and source.imports_perdure
+    )
 
 
 def roots(source: Source, project: Project) -> list[Root]:
@@ -147,7 +157,13 @@ def _given(statement: ast.stmt, scope: Scope) -> Iterator[Root]:
         case _:
             return
     value = scope.evaluate(target)
-    name = value.name if isinstance(value, External) else value.builtin if isinstance(value, Object) else ""
+    name = (
+        value.name
+        if isinstance(value, External)
+        else value.builtin
+        if isinstance(value, Object)
+        else ""
+    )
     function = scope.evaluate(given) if _REGISTRARS.get(name) == "workflow" else None
     if isinstance(function, Function):
         app = inner.value if isinstance(inner, ast.Attribute) else None

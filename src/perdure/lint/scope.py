@@ -52,7 +52,9 @@ _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
 class Scope:
     """The names of a function, a comprehension or a module."""
 
-    def __init__(self, project: Project, source: Source, parent: Scope | None, own: Iterable[str] = ()) -> None:
+    def __init__(
+        self, project: Project, source: Source, parent: Scope | None, own: Iterable[str] = ()
+    ) -> None:
         """`own` are the names that the code binds anywhere, whether or not it has got there."""
         self.project, self.source, self.parent = project, source, parent
         self.values: dict[str, Value] = {}
@@ -107,7 +109,9 @@ class Scope:
             case ast.IfExp(body=first, orelse=second):
                 return one_of([self.evaluate(first), self.evaluate(second)])
             case ast.BoolOp(values=parts):
-                return next((value for part in parts if (value := self.evaluate(part)) is not None), None)
+                return next(
+                    (value for part in parts if (value := self.evaluate(part)) is not None), None
+                )
             case ast.BinOp():
                 return self._operation(node)
             case ast.Subscript():
@@ -141,26 +145,38 @@ class Scope:
         scope = module_scope(self.project, source)
         if scope.has(name):
             return scope.look_up(name)
-        below = self.project.imported(source, name, 1) if source.path.name == "__init__.py" else None
+        below = (
+            self.project.imported(source, name, 1) if source.path.name == "__init__.py" else None
+        )
         return Module(below) if below is not None else None
 
     def _display(self, node: ast.Set | ast.List | ast.Tuple | ast.Dict) -> Value:
         if isinstance(node, ast.Dict):
             keys = [self.evaluate(key) for key in node.keys if key is not None]
-            return Object(External("dict"), (one_of(keys), one_of([self.evaluate(value) for value in node.values])))
+            return Object(
+                External("dict"),
+                (one_of(keys), one_of([self.evaluate(value) for value in node.values])),
+            )
         values = [
-            element(self.evaluate(part.value)) if isinstance(part, ast.Starred) else self.evaluate(part)
+            element(self.evaluate(part.value))
+            if isinstance(part, ast.Starred)
+            else self.evaluate(part)
             for part in node.elts
         ]
         if isinstance(node, ast.Tuple):
             return Object(External("tuple"), tuple(values))
         return Object(External("set" if isinstance(node, ast.Set) else "list"), (one_of(values),))
 
-    def _comprehension(self, node: ast.SetComp | ast.ListComp | ast.GeneratorExp | ast.DictComp) -> Value:
+    def _comprehension(
+        self, node: ast.SetComp | ast.ListComp | ast.GeneratorExp | ast.DictComp
+    ) -> Value:
         inner = self.inside(node)
         if isinstance(node, ast.DictComp):
             return Object(External("dict"), (inner.evaluate(node.key), inner.evaluate(node.value)))
-        return Object(External("set" if isinstance(node, ast.SetComp) else "list"), (inner.evaluate(node.elt),))
+        return Object(
+            External("set" if isinstance(node, ast.SetComp) else "list"),
+            (inner.evaluate(node.elt),),
+        )
 
     def inside(self, node: ast.SetComp | ast.ListComp | ast.GeneratorExp | ast.DictComp) -> Scope:
         """The scope of a comprehension."""
@@ -173,18 +189,27 @@ class Scope:
         left, right = self.evaluate(node.left), self.evaluate(node.right)
         if isinstance(node.op, ast.BitOr | ast.BitAnd | ast.Sub | ast.BitXor):
             if is_set(left) or (isinstance(left, Object) and left.builtin == "dict_keys"):
-                return Object(External("set"), (one_of([part for part in (element(left), element(right)) if part]),))
+                return Object(
+                    External("set"),
+                    (one_of([part for part in (element(left), element(right)) if part]),),
+                )
             return left if left == right else None
         if isinstance(node.op, ast.Add | ast.Mult | ast.Mod) and TEXT in {left, right}:
             return TEXT
-        if isinstance(node.op, ast.Div) and isinstance(left, Object) and left.builtin.startswith("pathlib."):
+        if (
+            isinstance(node.op, ast.Div)
+            and isinstance(left, Object)
+            and left.builtin.startswith("pathlib.")
+        ):
             return left
         return left if left == right else None
 
     def _item(self, node: ast.Subscript) -> Value:
         holder = self.evaluate(node.value)
         if not isinstance(holder, Object):
-            return holder if isinstance(holder, External | Class) else None  # Channel[bool]: the class itself
+            return (
+                holder if isinstance(holder, External | Class) else None
+            )  # Channel[bool]: the class itself
         if isinstance(node.slice, ast.Slice):
             return holder
         if holder.builtin == "dict":
@@ -207,12 +232,18 @@ class Scope:
                     return self.annotated(ast.parse(text, mode="eval").body)
                 return None
             case ast.BinOp(op=ast.BitOr(), left=left, right=right):
-                known = [v for v in (self.annotated(left), self.annotated(right)) if v not in (None, NONE)]
+                known = [
+                    v
+                    for v in (self.annotated(left), self.annotated(right))
+                    if v not in (None, NONE)
+                ]
                 return known[0] if len(known) == 1 else None
             case ast.Constant(value=None):
                 return NONE
             case ast.Subscript(value=outer, slice=inner):
-                return self._generic(self.evaluate(outer), inner.elts if isinstance(inner, ast.Tuple) else [inner])
+                return self._generic(
+                    self.evaluate(outer), inner.elts if isinstance(inner, ast.Tuple) else [inner]
+                )
             case ast.Name() | ast.Attribute():
                 found = self.evaluate(node)
                 if isinstance(found, External):
@@ -228,7 +259,9 @@ class Scope:
             return None
         if outer.name.rpartition(".")[2] in _TRANSPARENT:
             return self.annotated(inner[0])
-        return Object(External(canonical(outer.name)), tuple(self.annotated(part) for part in inner))
+        return Object(
+            External(canonical(outer.name)), tuple(self.annotated(part) for part in inner)
+        )
 
     # ------------------------------------------------------------ statements
 
@@ -240,8 +273,16 @@ class Scope:
             case ast.Starred(value=inner):
                 self.unpack(inner, None)
             case ast.Tuple(elts=parts) | ast.List(elts=parts):
-                pair = isinstance(value, Object) and value.builtin == "tuple" and len(value.arguments) == len(parts)
-                values = value.arguments if pair and isinstance(value, Object) else [element(value)] * len(parts)
+                pair = (
+                    isinstance(value, Object)
+                    and value.builtin == "tuple"
+                    and len(value.arguments) == len(parts)
+                )
+                values = (
+                    value.arguments
+                    if pair and isinstance(value, Object)
+                    else [element(value)] * len(parts)
+                )
                 for part, known in zip(parts, values, strict=True):
                     self.unpack(part, known)
             case _:
@@ -291,10 +332,14 @@ class Scope:
         for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs):
             inner.bind(argument.arg, self.annotated(argument.annotation))
         if arguments.vararg is not None:
-            inner.bind(arguments.vararg.arg, Object(External("list"), (self.annotated(arguments.vararg.annotation),)))
+            inner.bind(
+                arguments.vararg.arg,
+                Object(External("list"), (self.annotated(arguments.vararg.annotation),)),
+            )
         if arguments.kwarg is not None:
             inner.bind(
-                arguments.kwarg.arg, Object(External("dict"), (TEXT, self.annotated(arguments.kwarg.annotation)))
+                arguments.kwarg.arg,
+                Object(External("dict"), (TEXT, self.annotated(arguments.kwarg.annotation))),
             )
         if isinstance(function, Function) and function.owner is not None:
             _bind_self(inner, function, function.owner)
@@ -350,8 +395,14 @@ class ModuleScope(Scope):
         if not isinstance(statement, ast.ImportFrom):
             return None
         source = self.project.imported(self.source, statement.module or "", statement.level)
-        theirs = next(alias.name for alias in statement.names if (alias.asname or alias.name) == name)
-        return (module_scope(self.project, source), ast.Name(theirs, ast.Load())) if source is not None else None
+        theirs = next(
+            alias.name for alias in statement.names if (alias.asname or alias.name) == name
+        )
+        return (
+            (module_scope(self.project, source), ast.Name(theirs, ast.Load()))
+            if source is not None
+            else None
+        )
 
     def look_up(self, name: str) -> Value:
         """What the name stands for when the module is complete: its last binding, unless that is a way out."""

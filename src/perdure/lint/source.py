@@ -62,10 +62,18 @@ class Source:
             raise Unreadable(1, 1, f"cannot be opened: {error.strerror}") from error
         except UnicodeDecodeError as error:
             line = error.object[: error.start].count(b"\n") + 1
-            raise Unreadable(line, 1, f"is not {error.encoding.upper()} text: {error.reason}") from error
+            raise Unreadable(
+                line, 1, f"is not {error.encoding.upper()} text: {error.reason}"
+            ) from error
         except SyntaxError as error:
-            raise Unreadable(error.lineno or 1, error.offset or 1, f"is not Python: {error.msg}") from error
-        except (ValueError, RecursionError, MemoryError) as error:  # NUL bytes; nested deeper than the parser can go
+            raise Unreadable(
+                error.lineno or 1, error.offset or 1, f"is not Python: {error.msg}"
+            ) from error
+        except (
+            ValueError,
+            RecursionError,
+            MemoryError,
+        ) as error:  # NUL bytes; nested deeper than the parser can go
             raise Unreadable(1, 1, f"is not Python: {error}") from error
 
     @cached_property
@@ -77,9 +85,15 @@ class Source:
     def imports_perdure(self) -> bool:
         """Whether it imports something of Perdure, anywhere."""
         for node in ast.walk(self.tree):
-            if isinstance(node, ast.Import) and any(_top(alias.name) == "perdure" for alias in node.names):
+            if isinstance(node, ast.Import) and any(
+                _top(alias.name) == "perdure" for alias in node.names
+            ):
                 return True
-            if isinstance(node, ast.ImportFrom) and not node.level and _top(node.module or "") == "perdure":
+            if (
+                isinstance(node, ast.ImportFrom)
+                and not node.level
+                and _top(node.module or "") == "perdure"
+            ):
                 return True
         return False
 

@@ -84,15 +84,26 @@ _SAME_TYPE = {
     **{
         f"{module}.{name}": "list"
         for module in ("typing", "collections.abc")
-        for name in ("Sequence", "MutableSequence", "Iterable", "Iterator", "Collection", "Generator")
+        for name in (
+            "Sequence",
+            "MutableSequence",
+            "Iterable",
+            "Iterator",
+            "Collection",
+            "Generator",
+        )
     },
 }
 """Types that behave alike here."""
 
 SETS = frozenset({"set", "frozenset"})
 MUTABLE = frozenset({"list", "set", "dict"})
-_NUMBERS = frozenset({"int", "float", "bool", "complex", "decimal.Decimal", "fractions.Fraction", "uuid.UUID"})
-_BY_CHANCE = frozenset({"str", "bytes", "datetime.datetime", "datetime.date", "datetime.time", "pathlib.Path"})
+_NUMBERS = frozenset(
+    {"int", "float", "bool", "complex", "decimal.Decimal", "fractions.Fraction", "uuid.UUID"}
+)
+_BY_CHANCE = frozenset(
+    {"str", "bytes", "datetime.datetime", "datetime.date", "datetime.time", "pathlib.Path"}
+)
 _ENUMS = frozenset({"enum.Enum", "enum.StrEnum", "enum.Flag"})
 
 
@@ -154,5 +165,7 @@ def name_of(value: Value) -> str:
     if isinstance(value, Object) and isinstance(value.type, Class):
         return f"{value.type.node.name} objects"
     if isinstance(value, Object):
-        return {"str": "strings", "tuple": "tuples with strings"}.get(value.builtin, f"{value.builtin} objects")
+        return {"str": "strings", "tuple": "tuples with strings"}.get(
+            value.builtin, f"{value.builtin} objects"
+        )
     return "unknown objects"

@@ -64,7 +64,9 @@ _NAMED = 10
 class Attempts:
     """Runs activities and checkpoints of this node's units, within its limits."""
 
-    def __init__(self, turns: Turns, definitions: Definitions, clock: Clock, options: NodeOptions) -> None:
+    def __init__(
+        self, turns: Turns, definitions: Definitions, clock: Clock, options: NodeOptions
+    ) -> None:
         """Nothing runs yet."""
         self._turns = turns
         self._definitions = definitions
@@ -180,7 +182,11 @@ class Attempts:
     def _begin_when_due(self, job: Job) -> None:
         job.alarm = None
         call = job.call
-        if isinstance(call, ActivityCall) and call.retry_at and call.retry_at > self._clock.now_ms():
+        if (
+            isinstance(call, ActivityCall)
+            and call.retry_at
+            and call.retry_at > self._clock.now_ms()
+        ):
             job.alarm = self._clock.call_at(call.retry_at, lambda: self._begin_when_due(job))
         elif not self._slots.ask(job) and isinstance(call, ActivityCall):
             self._limit_wait(job, call)

@@ -72,7 +72,9 @@ class Backlog:
     async def _take_up(self, until: int, suspects: Suspects | None) -> None:
         after: str | None = None
         while True:
-            page = await self._patience.ask(self._turns.store.wakes, self._scopes, until, after, _PAGE)
+            page = await self._patience.ask(
+                self._turns.store.wakes, self._scopes, until, after, _PAGE
+            )
             due = [wake for wake in page.items if self._is_due(wake)]
             if suspects is not None:
                 suspects.expect([wake.unit for wake in due])
@@ -116,7 +118,9 @@ class Backlog:
         """A deadline at `at` is beyond the horizon: a scan finds it."""
         if self._far is None or at < self._far:
             if self._scanning:
-                self._far = at  # the scan may have missed it, and plans the next one when it is through
+                self._far = (
+                    at  # the scan may have missed it, and plans the next one when it is through
+                )
             else:
                 self._plan(at)
 

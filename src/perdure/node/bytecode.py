@@ -25,11 +25,23 @@ class Step(NamedTuple):
 
 WHOLE_LINE = 1 << 30
 _JOINED = re.compile(r"(?:LOAD|STORE)_FAST(?:_BORROW)?")
-LOADS_LOCAL = frozenset({"LOAD_FAST", "LOAD_FAST_CHECK", "LOAD_FAST_BORROW", "LOAD_DEREF", "LOAD_CLASSDEREF"})
+LOADS_LOCAL = frozenset(
+    {"LOAD_FAST", "LOAD_FAST_CHECK", "LOAD_FAST_BORROW", "LOAD_DEREF", "LOAD_CLASSDEREF"}
+)
 LOADS_NAME = frozenset({"LOAD_NAME", "LOAD_FROM_DICT_OR_DEREF", "LOAD_FROM_DICT_OR_GLOBALS"})
 CALLS = frozenset({"CALL", "CALL_KW", "CALL_FUNCTION_EX"})
 KEEPS_TOP = frozenset({"PUSH_NULL", "NOP", "PRECALL", "CACHE", "EXTENDED_ARG", "COPY_FREE_VARS"})
-COLLECTS = frozenset({"BUILD_LIST", "BUILD_TUPLE", "BUILD_SET", "LIST_EXTEND", "SET_UPDATE", "LIST_APPEND", "SET_ADD"})
+COLLECTS = frozenset(
+    {
+        "BUILD_LIST",
+        "BUILD_TUPLE",
+        "BUILD_SET",
+        "LIST_EXTEND",
+        "SET_UPDATE",
+        "LIST_APPEND",
+        "SET_ADD",
+    }
+)
 
 
 def steps(code: CodeType) -> list[Step]:
@@ -60,12 +72,24 @@ def _plain_steps(code: CodeType) -> Iterator[Step]:
     for instruction in dis.get_instructions(code):
         op, value, at = instruction.opname, instruction.argval, instruction.positions
         line = (at.lineno if at is not None else None) or code.co_firstlineno
-        if at is None or at.col_offset is None or at.end_lineno is None or at.end_col_offset is None:
-            start, end = (line, 0), (line, WHOLE_LINE)  # the interpreter was told to keep no columns
+        if (
+            at is None
+            or at.col_offset is None
+            or at.end_lineno is None
+            or at.end_col_offset is None
+        ):
+            start, end = (
+                (line, 0),
+                (line, WHOLE_LINE),
+            )  # the interpreter was told to keep no columns
         else:
             start, end = (line, at.col_offset), (at.end_lineno, at.end_col_offset)
-        if isinstance(value, tuple) and "_FAST" in op:  # 3.13 joins two accesses of locals in one instruction
-            for part, name in zip(_JOINED.findall(op), cast("tuple[object, ...]", value), strict=True):
+        if (
+            isinstance(value, tuple) and "_FAST" in op
+        ):  # 3.13 joins two accesses of locals in one instruction
+            for part, name in zip(
+                _JOINED.findall(op), cast("tuple[object, ...]", value), strict=True
+            ):
                 yield Step(part, name, 0, start, end)
         else:
             yield Step(op, value, instruction.arg or 0, start, end)

@@ -63,7 +63,10 @@ class Committer:
         error = None if answer.cancelled() else answer.exception()
         if isinstance(error, StoreUnavailable):
             again = self._again([commit for commit, _ in self._batch], error)
-            self._wait_for(asyncio.get_running_loop().create_task(again, name="perdure-committer"), self._answered)
+            self._wait_for(
+                asyncio.get_running_loop().create_task(again, name="perdure-committer"),
+                self._answered,
+            )
         else:
             self._answered(answer)
 

@@ -40,7 +40,9 @@ _COUNTED: dict[str, Callable[[NodeMetrics], int]] = {
 class NodeGauges:
     """The numbers of one node."""
 
-    def __init__(self, app: str, store: Store, clock: Clock, in_memory: Callable[[], NodeMetrics]) -> None:
+    def __init__(
+        self, app: str, store: Store, clock: Clock, in_memory: Callable[[], NodeMetrics]
+    ) -> None:
         """`in_memory` gives the numbers of the moment (any thread). Call it on the node's loop."""
         self.app = app
         self.in_memory = in_memory

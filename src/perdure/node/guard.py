@@ -66,10 +66,20 @@ _FILES = {"open", "sqlite3.connect", "tempfile.mkdtemp", "tempfile.mkstemp"} | {
 }
 _NETWORK = {"urllib.Request"} | {
     f"socket.{name}"
-    for name in ["__new__", "bind", "connect", "getaddrinfo", "gethostbyaddr", "gethostbyname", "sendmsg", "sendto"]
+    for name in [
+        "__new__",
+        "bind",
+        "connect",
+        "getaddrinfo",
+        "gethostbyaddr",
+        "gethostbyname",
+        "sendmsg",
+        "sendto",
+    ]
 }
 _PROCESSES = {"subprocess.Popen", "pty.spawn"} | {
-    f"os.{name}" for name in ["exec", "fork", "forkpty", "kill", "posix_spawn", "spawn", "startfile", "system"]
+    f"os.{name}"
+    for name in ["exec", "fork", "forkpty", "kill", "posix_spawn", "spawn", "startfile", "system"]
 }
 _THREADS = {"_thread.start_new_thread", "_thread.start_joinable_thread"}
 _EVENTS: dict[str, Rule] = {
@@ -82,9 +92,21 @@ _EVENTS: dict[str, Rule] = {
 """Audit events that are refused, and why."""
 
 _NAMES = {"socket.__new__": "socket.socket()", **dict.fromkeys(_THREADS, "Thread.start()")}
-_SHOWS_ARGUMENT = frozenset({"open", "os.listdir", "os.scandir", "subprocess.Popen", "sqlite3.connect"})
+_SHOWS_ARGUMENT = frozenset(
+    {"open", "os.listdir", "os.scandir", "subprocess.Popen", "sqlite3.connect"}
+)
 _PERMITTED = frozenset(
-    {"bdb", "importlib", "linecache", "logging", "pdb", "traceback", "warnings", "zipimport", "zoneinfo"}
+    {
+        "bdb",
+        "importlib",
+        "linecache",
+        "logging",
+        "pdb",
+        "traceback",
+        "warnings",
+        "zipimport",
+        "zoneinfo",
+    }
 )
 _STDLIB = f"{Path(os.__file__).parent}{os.sep}"
 _SITE = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
@@ -182,7 +204,11 @@ def _audit_hook(guard: _Guard) -> Callable[[str, tuple[object, ...]], None]:
 
     def audit(event: str, arguments: tuple[object, ...]) -> None:
         if event in events and guard.current_level() is not None and not _is_time_zone(arguments):
-            shown = f"{event}({arguments[0]!r})" if event in _SHOWS_ARGUMENT else _NAMES.get(event, f"{event}()")
+            shown = (
+                f"{event}({arguments[0]!r})"
+                if event in _SHOWS_ARGUMENT
+                else _NAMES.get(event, f"{event}()")
+            )
             guard.check(shown, events[event])
 
     return audit
@@ -203,7 +229,11 @@ def _wrap(guard: _Guard, owner: object, attribute: str, name: str, rule: Rule) -
 def _is_time_zone(arguments: tuple[object, ...]) -> bool:
     """Whether a file of the time zone database is opened: `ZoneInfo` does it in C, with no frame to tell by."""
     file = arguments[0] if arguments else None
-    return isinstance(file, str) and "zoneinfo" in sys.modules and file.startswith(sys.modules["zoneinfo"].TZPATH)
+    return (
+        isinstance(file, str)
+        and "zoneinfo" in sys.modules
+        and file.startswith(sys.modules["zoneinfo"].TZPATH)
+    )
 
 
 def _place() -> tuple[str, int] | None:
@@ -215,11 +245,16 @@ def _place() -> tuple[str, int] | None:
     frame: FrameType | None = sys._getframe()  # pyright: ignore[reportPrivateUsage]
     user = installed = nearest = None
     while frame is not None:
-        module, file = str(frame.f_globals.get("__name__", "")).partition(".")[0], frame.f_code.co_filename
+        module, file = (
+            str(frame.f_globals.get("__name__", "")).partition(".")[0],
+            frame.f_code.co_filename,
+        )
         place = (file, frame.f_lineno)
         if module in _PERMITTED or file.startswith("<frozen importlib"):
             return None
-        if module == "perdure":  # this module, or code that the workflow calls, or, further out, the kernel
+        if (
+            module == "perdure"
+        ):  # this module, or code that the workflow calls, or, further out, the kernel
             if user or installed:
                 break
         elif any(site in file for site in _SITE):

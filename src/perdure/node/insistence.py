@@ -59,11 +59,15 @@ class Handlers:
             monitoring = sys.monitoring
             if self._tool is None:
                 self._thread_id = threading.get_ident()
-                self._tool = next((tool for tool in _TOOLS if monitoring.get_tool(tool) is None), None)
+                self._tool = next(
+                    (tool for tool in _TOOLS if monitoring.get_tool(tool) is None), None
+                )
                 if self._tool is None:
                     return False
                 monitoring.use_tool_id(self._tool, _NAME)
-                monitoring.register_callback(self._tool, monitoring.events.INSTRUCTION, self._stepped)
+                monitoring.register_callback(
+                    self._tool, monitoring.events.INSTRUCTION, self._stepped
+                )
             while frame is not None and frame.f_code is not until:
                 code = frame.f_code
                 if code not in self._codes and not code.co_filename.startswith(_PACKAGE):

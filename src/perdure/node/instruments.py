@@ -30,7 +30,20 @@ SECONDS = (
 )
 """Buckets for something that takes a moment."""
 
-LIFE = (0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3_600.0, 6 * 3_600.0, 86_400.0, 7 * 86_400.0, 30 * 86_400.0, 365 * 86_400.0)
+LIFE = (
+    0.01,
+    0.1,
+    1.0,
+    10.0,
+    60.0,
+    600.0,
+    3_600.0,
+    6 * 3_600.0,
+    86_400.0,
+    7 * 86_400.0,
+    30 * 86_400.0,
+    365 * 86_400.0,
+)
 """Buckets for something that may take a year, in seconds."""
 
 COUNT = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 50_000)
@@ -51,10 +64,18 @@ class Instrument:
 
 INSTRUMENTS = (
     Instrument(
-        "perdure.workflow.starts", "counter", "{instance}", ("workflow", "version", "child"), "instances that began"
+        "perdure.workflow.starts",
+        "counter",
+        "{instance}",
+        ("workflow", "version", "child"),
+        "instances that began",
     ),
     Instrument(
-        "perdure.workflow.ends", "counter", "{instance}", ("workflow", "version", "status"), "instances that ended"
+        "perdure.workflow.ends",
+        "counter",
+        "{instance}",
+        ("workflow", "version", "status"),
+        "instances that ended",
     ),
     Instrument(
         "perdure.workflow.failures",
@@ -79,19 +100,55 @@ INSTRUMENTS = (
         LIFE,
     ),
     Instrument(
-        "perdure.workflow.turns", "histogram", "{turn}", ("workflow", "status"), "commits of an ended instance", COUNT
+        "perdure.workflow.turns",
+        "histogram",
+        "{turn}",
+        ("workflow", "status"),
+        "commits of an ended instance",
+        COUNT,
     ),
     Instrument(
-        "perdure.workflow.history", "histogram", "{event}", ("workflow",), "events of an ended execution", COUNT
+        "perdure.workflow.history",
+        "histogram",
+        "{event}",
+        ("workflow",),
+        "events of an ended execution",
+        COUNT,
     ),
-    Instrument("perdure.child.calls", "counter", "{call}", ("workflow",), "children that workflows called"),
     Instrument(
-        "perdure.child.duration", "histogram", "s", ("workflow", "status"), "from the call of a child to its end", LIFE
+        "perdure.child.calls", "counter", "{call}", ("workflow",), "children that workflows called"
+    ),
+    Instrument(
+        "perdure.child.duration",
+        "histogram",
+        "s",
+        ("workflow", "status"),
+        "from the call of a child to its end",
+        LIFE,
     ),
     Instrument("perdure.turns", "counter", "{turn}", ("app",), "turns taken"),
-    Instrument("perdure.turn.failures", "counter", "{turn}", ("app",), "turns discarded: an error, or too long"),
-    Instrument("perdure.commit.refusals", "counter", "{commit}", ("verdict",), "commits that the store refused"),
-    Instrument("perdure.commit.batch", "histogram", "{commit}", (), "commits that became durable together", COUNT),
+    Instrument(
+        "perdure.turn.failures",
+        "counter",
+        "{turn}",
+        ("app",),
+        "turns discarded: an error, or too long",
+    ),
+    Instrument(
+        "perdure.commit.refusals",
+        "counter",
+        "{commit}",
+        ("verdict",),
+        "commits that the store refused",
+    ),
+    Instrument(
+        "perdure.commit.batch",
+        "histogram",
+        "{commit}",
+        (),
+        "commits that became durable together",
+        COUNT,
+    ),
     Instrument(
         "perdure.activity.attempts",
         "counter",
@@ -106,7 +163,14 @@ INSTRUMENTS = (
         ("activity", "category"),
         "attempts that failed, by whose fault it was",
     ),
-    Instrument("perdure.activity.duration", "histogram", "s", ("activity", "outcome"), "one attempt", SECONDS),
+    Instrument(
+        "perdure.activity.duration",
+        "histogram",
+        "s",
+        ("activity", "outcome"),
+        "one attempt",
+        SECONDS,
+    ),
     Instrument(
         "perdure.activity.tries",
         "histogram",
@@ -115,19 +179,55 @@ INSTRUMENTS = (
         "attempts that a call took until it was settled",
         COUNT,
     ),
-    Instrument("perdure.store.duration", "histogram", "s", ("operation",), "an operation of the store", SECONDS),
     Instrument(
-        "perdure.store.errors", "counter", "{operation}", ("operation", "error"), "operations of the store that failed"
+        "perdure.store.duration",
+        "histogram",
+        "s",
+        ("operation",),
+        "an operation of the store",
+        SECONDS,
     ),
-    Instrument("perdure.client.calls", "counter", "{call}", ("verb", "outcome"), "what clients asked"),
-    Instrument("perdure.client.duration", "histogram", "s", ("verb",), "from the question to the answer", SECONDS),
-    Instrument("perdure.instances", "gauge", "{instance}", ("app", "status"), "instances in the store"),
-    Instrument("perdure.inbox.depth", "gauge", "{message}", ("app",), "messages in inboxes that may be seen now"),
-    Instrument("perdure.task.depth", "gauge", "{task}", ("app",), "tasks in queues that may be taken now"),
+    Instrument(
+        "perdure.store.errors",
+        "counter",
+        "{operation}",
+        ("operation", "error"),
+        "operations of the store that failed",
+    ),
+    Instrument(
+        "perdure.client.calls", "counter", "{call}", ("verb", "outcome"), "what clients asked"
+    ),
+    Instrument(
+        "perdure.client.duration",
+        "histogram",
+        "s",
+        ("verb",),
+        "from the question to the answer",
+        SECONDS,
+    ),
+    Instrument(
+        "perdure.instances", "gauge", "{instance}", ("app", "status"), "instances in the store"
+    ),
+    Instrument(
+        "perdure.inbox.depth",
+        "gauge",
+        "{message}",
+        ("app",),
+        "messages in inboxes that may be seen now",
+    ),
+    Instrument(
+        "perdure.task.depth", "gauge", "{task}", ("app",), "tasks in queues that may be taken now"
+    ),
     Instrument("perdure.dead_letters", "gauge", "{message}", ("app",), "messages that nobody took"),
     Instrument("perdure.node.residents", "gauge", "{instance}", ("app",), "instances in memory"),
     Instrument("perdure.activity.running", "gauge", "{attempt}", ("app",), "attempts that run"),
-    Instrument("perdure.activity.waiting", "gauge", "{attempt}", ("app",), "attempts that wait for a free slot"),
+    Instrument(
+        "perdure.activity.waiting",
+        "gauge",
+        "{attempt}",
+        ("app",),
+        "attempts that wait for a free slot",
+    ),
 )
 
 BY_NAME = {instrument.name: instrument for instrument in INSTRUMENTS}

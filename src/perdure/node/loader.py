@@ -202,7 +202,9 @@ class Loader:
         unit = resident.unit
         while True:
             try:
-                mail = await self._insist(lambda: self._store.inbox(unit.id, resident.place, _MAIL), [resident])
+                mail = await self._insist(
+                    lambda: self._store.inbox(unit.id, resident.place, _MAIL), [resident]
+                )
             except Exception as error:
                 self._give_up(resident, error)
                 return
@@ -221,7 +223,9 @@ class Loader:
 
     # ------------------------------------------------------------ insisting
 
-    async def _insist(self, read: Callable[[], Awaitable[T]], waiting: Sequence[Resident]) -> T | None:
+    async def _insist(
+        self, read: Callable[[], Awaitable[T]], waiting: Sequence[Resident]
+    ) -> T | None:
         """Read until the store answers. None: the node stops.
 
         Raises:

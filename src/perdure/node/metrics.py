@@ -51,9 +51,7 @@ def find_provider(given: MeterProvider | None = None) -> MeterProvider | None:
             provider = get_meter_provider()
         except Exception as error:  # whatever the plug-in raises
             name = os.environ.get(ENVIRONMENT)
-            msg = (
-                f"cannot load the meter provider {name!r} that {ENVIRONMENT} names: {error!r}; install it, or unset it"
-            )
+            msg = f"cannot load the meter provider {name!r} that {ENVIRONMENT} names: {error!r}; install it, or unset it"
             raise UsageError(msg) from error
     else:
         return None
@@ -64,7 +62,9 @@ def find_provider(given: MeterProvider | None = None) -> MeterProvider | None:
 class ClientMetrics:
     """What the calls of clients are recorded with."""
 
-    def __init__(self, provider: MeterProvider, timer: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self, provider: MeterProvider, timer: Callable[[], float] = time.perf_counter
+    ) -> None:
         """`timer` gives seconds."""
         from perdure import __version__
 
@@ -82,7 +82,9 @@ class ClientMetrics:
 class Metrics(ClientMetrics):
     """What a node records with. Called on the node's loop only."""
 
-    def __init__(self, provider: MeterProvider, timer: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self, provider: MeterProvider, timer: Callable[[], float] = time.perf_counter
+    ) -> None:
         """Make the instruments; those that a provider has already, it gives again."""
         super().__init__(provider, timer)
         meter = self.meter
@@ -105,7 +107,9 @@ class Metrics(ClientMetrics):
         self._tries = histogram(meter, "perdure.activity.tries")
         self._store_duration = histogram(meter, "perdure.store.duration")
         self._store_errors = counter(meter, "perdure.store.errors")
-        self._reported: dict[str, dict[int, str]] = {}  # unit, command: activities whose result has no commit yet
+        self._reported: dict[
+            str, dict[int, str]
+        ] = {}  # unit, command: activities whose result has no commit yet
 
     async def watch(self, gauges: NodeGauges) -> None:
         """Show the gauges of a node that starts."""
@@ -174,11 +178,15 @@ class Metrics(ClientMetrics):
 
     def _failed(self, row: UnitRow, *, set_aside: bool) -> None:
         category = row.failure.category if row.failure is not None else "application"
-        self._failures.add(1, {**_version(row), "perdure.category": category, "perdure.set_aside": set_aside})
+        self._failures.add(
+            1, {**_version(row), "perdure.category": category, "perdure.set_aside": set_aside}
+        )
 
     # ------------------------------------------------------------ activities
 
-    def attempt_ended(self, unit: str, call: ActivityCall, failure: Failure | None, seconds: float | None) -> None:
+    def attempt_ended(
+        self, unit: str, call: ActivityCall, failure: Failure | None, seconds: float | None
+    ) -> None:
         """An attempt whose outcome is on its way to the instance. `seconds` is None if it never ran."""
         if failure is None:
             outcome = "completed"
@@ -188,13 +196,17 @@ class Metrics(ClientMetrics):
             outcome = "cancelled" if failure.category == "cancelled" else "failed"
         self._attempt(call, outcome, seconds)
         if failure is not None:
-            self._attempt_failures.add(1, {"perdure.activity": call.name, "perdure.category": failure.category})
+            self._attempt_failures.add(
+                1, {"perdure.activity": call.name, "perdure.category": failure.category}
+            )
         self._reported.setdefault(unit, {})[call.seq] = call.name
 
     def attempt_given_up(self, call: ActivityCall, seconds: float | None) -> None:
         """An attempt that ended when nobody wanted its result any more."""
         self._attempt(call, "cancelled", seconds)
-        self._attempt_failures.add(1, {"perdure.activity": call.name, "perdure.category": "cancelled"})
+        self._attempt_failures.add(
+            1, {"perdure.activity": call.name, "perdure.category": "cancelled"}
+        )
 
     def _attempt(self, call: ActivityCall, outcome: str, seconds: float | None) -> None:
         self._attempts.add(
@@ -207,7 +219,9 @@ class Metrics(ClientMetrics):
             },
         )
         if seconds is not None:
-            self._attempt_duration.record(seconds, {"perdure.activity": call.name, "perdure.outcome": outcome})
+            self._attempt_duration.record(
+                seconds, {"perdure.activity": call.name, "perdure.outcome": outcome}
+            )
 
     def _settle(self, commit: Commit, reported: dict[int, str]) -> None:
         """Calls of activities that have their last result in this commit. The events do not name them."""
@@ -217,7 +231,9 @@ class Metrics(ClientMetrics):
                     outcome = "completed" if isinstance(event, ev.ActivityCompleted) else "failed"
                     name = reported.pop(event.seq, None)
                     if name is not None:
-                        self._tries.record(event.attempt, {"perdure.activity": name, "perdure.outcome": outcome})
+                        self._tries.record(
+                            event.attempt, {"perdure.activity": name, "perdure.outcome": outcome}
+                        )
         if not reported:
             self._reported.pop(commit.unit, None)
 
@@ -227,7 +243,9 @@ class Metrics(ClientMetrics):
         """An operation of the store has ended; `size` is the number of commits for `commit`."""
         self._store_duration.record(seconds, {"perdure.operation": operation})
         if error is not None:
-            self._store_errors.add(1, {"perdure.operation": operation, "perdure.error": type(error).__name__})
+            self._store_errors.add(
+                1, {"perdure.operation": operation, "perdure.error": type(error).__name__}
+            )
         elif operation == "commit":
             self._batch.record(size)
 

@@ -85,10 +85,19 @@ class Node:
         """
         self.app = app
         self.options = options if options is not None else NodeOptions.load()
-        check_kind("options of a node", self.options, NodeOptions, "be NodeOptions(...) or NodeOptions.load(path)")
+        check_kind(
+            "options of a node",
+            self.options,
+            NodeOptions,
+            "be NodeOptions(...) or NodeOptions.load(path)",
+        )
         self.interceptors = check_interceptors(interceptors)
         self.clock: Clock = clock if clock is not None else SystemClock()
-        self.name = check_text(name, "the name of a node") if name is not None else f"{app.name}-{os.getpid()}"
+        self.name = (
+            check_text(name, "the name of a node")
+            if name is not None
+            else f"{app.name}-{os.getpid()}"
+        )
         self.incarnation = Incarnation(self.name, os.urandom(8).hex())
         self._given_store = store
         self._store: Store | None = open_store(store)
@@ -121,7 +130,10 @@ class Node:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """Stop."""
         await self.stop()
@@ -153,7 +165,9 @@ class Node:
     async def _start(self, stack: AsyncExitStack) -> None:
         ended = asyncio.Event()
         stack.callback(ended.set)  # the first to be pushed is the last to be run
-        self.incarnation = Incarnation(self.name, os.urandom(8).hex())  # new at each start: ids of commits come from it
+        self.incarnation = Incarnation(
+            self.name, os.urandom(8).hex()
+        )  # new at each start: ids of commits come from it
         store = self._open_store()
         if isinstance(self._given_store, str):
             await stack.enter_async_context(store)
@@ -169,14 +183,23 @@ class Node:
         guard.install(_guard_level)
         incarnation = bytes.fromhex(self.incarnation.id)
         turns = Turns(
-            store, self.app, self.clock, self.options, self._fences, watchdog, incarnation, self._store_failed
+            store,
+            self.app,
+            self.clock,
+            self.options,
+            self._fences,
+            watchdog,
+            incarnation,
+            self._store_failed,
         )
         attempts = Attempts(turns, self.app, self.clock, self.options)
         attempts.offer_client(lambda: self.client)
         turns.use(attempts)
         turns.name_node(self.name)
         await self._set_clock(store)
-        self._suspects = suspects = Suspects(turns, self._fences, self.clock, self.options, crashed=crashed)
+        self._suspects = suspects = Suspects(
+            turns, self._fences, self.clock, self.options, crashed=crashed
+        )
         turns.loader.admit = suspects.admit
         attempts.name_node(self.name)
         turns.interceptors = overriding(self.interceptors, "turn")
@@ -185,10 +208,14 @@ class Node:
         if resources is not None:
             attempts.resources = await stack.enter_async_context(resources)
         self._turns, self._attempts, self._tally = turns, attempts, turns.tally
-        stack.push_async_callback(self._halt, 0)  # if the rest of the start fails; after a stop there is nothing left
+        stack.push_async_callback(
+            self._halt, 0
+        )  # if the rest of the start fails; after a stop there is nothing left
         if self._metrics is not None:
             turns.metrics = attempts.metrics = self._metrics
-            await self._metrics.watch(NodeGauges(self.app.name, store, self.clock, lambda: self.metrics))
+            await self._metrics.watch(
+                NodeGauges(self.app.name, store, self.clock, lambda: self.metrics)
+            )
         self._ended, self._failure = ended, None
         stack.callback(self.app.on_change(self._definitions_changed))
         self._check_definitions()
@@ -200,7 +227,10 @@ class Node:
         self._spawn(self._take_up(self._backlog, suspects), "perdure-scan")
         self._spawn(self._wake_held(), "perdure-wake")
         self._spawn(arrivals.run(), "perdure-arrivals")
-        self._spawn(Sweeper(turns, self.clock, self.options, list(self._fences.values())).run(), "perdure-sweeper")
+        self._spawn(
+            Sweeper(turns, self.clock, self.options, list(self._fences.values())).run(),
+            "perdure-sweeper",
+        )
 
     def _open_store(self) -> Store:
         if self._store is None:
@@ -253,7 +283,9 @@ class Node:
             if self._failure is not None:
                 self._turns = None  # nothing that is asked of it can be recorded any more
             await self._end_background()
-            self._abandoned = tuple(await attempts.stop(grace_ms))  # they may use the client until they have ended
+            self._abandoned = tuple(
+                await attempts.stop(grace_ms)
+            )  # they may use the client until they have ended
             await self._end_background()
             self._turns = None
             await turns.stop(self._failure)
@@ -286,7 +318,9 @@ class Node:
         """The store cannot go on, so this node must not: what it holds in memory may be ahead of what is durable."""
         self._failure = error
         ids = {"node": self.name}
-        logger.critical("node %s stops: the store failed: %s", self.name, error, exc_info=error, extra=ids)
+        logger.critical(
+            "node %s stops: the store failed: %s", self.name, error, exc_info=error, extra=ids
+        )
         if self._starting:
             return  # then it is the start that fails, and leaves nothing behind
         self._spawn(self._stop_failed(), "perdure-stop")
@@ -317,8 +351,12 @@ class Node:
         self._background.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None:
-            text = "background work %s of node %s has failed; restart the node, and please report it"
-            logger.error(text, task.get_name(), self.name, exc_info=error, extra={"node": self.name})
+            text = (
+                "background work %s of node %s has failed; restart the node, and please report it"
+            )
+            logger.error(
+                text, task.get_name(), self.name, exc_info=error, extra={"node": self.name}
+            )
 
     # ------------------------------------------------------------ what waits in the store
 
@@ -358,7 +396,9 @@ class Node:
             self._checked.add(definition)
             guard.watch(definition.fn)
             for finding in findings:
-                logger.warning("%s", finding, extra={"node": self.name, "workflow": definition.name})
+                logger.warning(
+                    "%s", finding, extra={"node": self.name, "workflow": definition.name}
+                )
         if found:
             msg = (
                 "workflow code must be deterministic (guard='warn' or 'off' in @app.workflow lets it run):\n  "
@@ -456,7 +496,9 @@ class Node:
             row = view.row if view is not None else None
         if row is not None and joins(row, start):
             return Begun(row.run)
-        return Begun(b"")  # it was deleted or replaced since: no run has this id, so its end is found to be gone
+        return Begun(
+            b""
+        )  # it was deleted or replaced since: no run has this id, so its end is found to be gone
 
     async def closed(self, unit: str, begun: Begun | None = None) -> UnitRow:
         """Wait until a run has ended; its row. Without `begun` it is the run that is current at the call."""

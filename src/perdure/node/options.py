@@ -69,7 +69,11 @@ class NodeOptions:
         """
         for option in fields(self):
             if option.name not in ("queues", "limits"):
-                least = 0 if option.name in ("grace_ms", "stop_ms", "store_retry_ms", "retention_ms") else 1
+                least = (
+                    0
+                    if option.name in ("grace_ms", "stop_ms", "store_retry_ms", "retention_ms")
+                    else 1
+                )
                 check_count(f"NodeOptions.{option.name}", getattr(self, option.name), least)
         check_kind("NodeOptions.queues", self.queues, Mapping, "map queue names to numbers")
         for queue, count in self.queues.items():
@@ -77,7 +81,9 @@ class NodeOptions:
         check_kind("NodeOptions.limits", self.limits, Limits, "be a Limits")
 
     @classmethod
-    def load(cls, path: str | Path | None = None, environment: Mapping[str, str] | None = None) -> NodeOptions:
+    def load(
+        cls, path: str | Path | None = None, environment: Mapping[str, str] | None = None
+    ) -> NodeOptions:
         """Options from a TOML file (table `[node]`, limits in `[node.limits]`) and environment variables, which win.
 
         `PERDURE_TURN_LIMIT_MS=5000` sets `turn_limit_ms`, `PERDURE_LIMITS_HISTORY_EVENTS=100` sets
@@ -134,17 +140,25 @@ def _whole(text: str, key: str) -> int:
 
 def _merged(options: NodeOptions, table: object, origin: str) -> NodeOptions:
     given = _checked(table, "node", {f.name for f in fields(NodeOptions)}, "option", origin)
-    changes: dict[str, Any] = {k: _number(v, k, origin) for k, v in given.items() if k not in ("limits", "queues")}
+    changes: dict[str, Any] = {
+        k: _number(v, k, origin) for k, v in given.items() if k not in ("limits", "queues")
+    }
     if "queues" in given:
         queues = _checked(given["queues"], "queues", None, "queue", origin)
         changes["queues"] = {k: _number(v, f"queues.{k}", origin) for k, v in queues.items()}
     if "limits" in given:
-        limits = _checked(given["limits"], "limits", {f.name for f in fields(Limits)}, "limit", origin)
-        changes["limits"] = replace(options.limits, **{k: _number(v, f"limits.{k}", origin) for k, v in limits.items()})
+        limits = _checked(
+            given["limits"], "limits", {f.name for f in fields(Limits)}, "limit", origin
+        )
+        changes["limits"] = replace(
+            options.limits, **{k: _number(v, f"limits.{k}", origin) for k, v in limits.items()}
+        )
     return replace(options, **changes)
 
 
-def _checked(table: object, name: str, known: set[str] | None, kind: str, origin: str) -> dict[str, object]:
+def _checked(
+    table: object, name: str, known: set[str] | None, kind: str, origin: str
+) -> dict[str, object]:
     """A table whose keys are all known."""
     check_kind(f"bad value in {origin}: {name}", table, dict, "be a table")
     found = msgspec.convert(table, dict[str, object])

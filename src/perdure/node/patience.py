@@ -51,6 +51,12 @@ class Patience:
                     raise Stopped from error
                 known = isinstance(error, StoreUnavailable)
                 text = "the store did not answer, and is asked again in %.1f s: %s"
-                logger.warning(text, delay_s, error, exc_info=None if known else error, extra={"node": self._node_name})
+                logger.warning(
+                    text,
+                    delay_s,
+                    error,
+                    exc_info=None if known else error,
+                    extra={"node": self._node_name},
+                )
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, _LONGEST_S)

@@ -36,7 +36,16 @@ from typing import cast
 
 from perdure.lint.catalogue import ENVIRONMENT, FORBIDDEN, PRIVATE, SET_ORDER, Entry, Rule, entries
 from perdure.lint.comment import is_ignored
-from perdure.node.bytecode import CALLS, COLLECTS, KEEPS_TOP, LOADS_LOCAL, LOADS_NAME, WHOLE_LINE, Step, steps
+from perdure.node.bytecode import (
+    CALLS,
+    COLLECTS,
+    KEEPS_TOP,
+    LOADS_LOCAL,
+    LOADS_NAME,
+    WHOLE_LINE,
+    Step,
+    steps,
+)
 
 _NAMES = tuple(
     (PRIVATE.get(entry.name, module), entry, name.removesuffix("()"))
@@ -45,7 +54,13 @@ _NAMES = tuple(
     for entry in entries(((module, rule, name),)).values()
 )
 _MODULES = sorted({module for module, _, _ in _NAMES})
-_LIGHT = ("datetime", "random", "secrets", "time", "uuid")  # imported to be known; the others only if the program did
+_LIGHT = (
+    "datetime",
+    "random",
+    "secrets",
+    "time",
+    "uuid",
+)  # imported to be known; the others only if the program did
 
 
 @dataclass(frozen=True)
@@ -67,7 +82,9 @@ class Finding:
 
 
 # Only objects of these types are looked up, so that no user-defined `__hash__` or `__eq__` ever runs.
-_PLAIN_TYPES = frozenset({BuiltinFunctionType, ClassMethodDescriptorType, FunctionType, MethodType, type})
+_PLAIN_TYPES = frozenset(
+    {BuiltinFunctionType, ClassMethodDescriptorType, FunctionType, MethodType, type}
+)
 
 
 def forbidden() -> Mapping[object, Entry]:
@@ -75,7 +92,9 @@ def forbidden() -> Mapping[object, Entry]:
     for light in _LIGHT:
         importlib.import_module(light)
     loaded = [sys.modules.get(name) for name in _MODULES]
-    return _forbidden(tuple((id(module), len(vars(module))) for module in loaded if module is not None))
+    return _forbidden(
+        tuple((id(module), len(vars(module))) for module in loaded if module is not None)
+    )
 
 
 @functools.lru_cache(maxsize=4)
@@ -103,7 +122,11 @@ def scan(fn: Callable[..., object], package: str | None = None) -> list[Finding]
     code is run.
     """
     findings = dict.fromkeys(_Scan(fn, package).findings)
-    found = (finding for finding in findings if not is_ignored(finding.file, finding.line, finding.rule.code))
+    found = (
+        finding
+        for finding in findings
+        if not is_ignored(finding.file, finding.line, finding.rule.code)
+    )
     return sorted(found, key=lambda finding: (finding.file, finding.line, finding.name))
 
 
@@ -116,7 +139,11 @@ def _forms(module: ModuleType, name: str) -> Iterator[object]:
     """The objects that a name may stand for: as it is, as the class holds it, and without our own wrapper."""
     owner, _, attribute = name.rpartition(".")
     holder: object = vars(module).get(owner) if owner else module
-    item = getattr(holder, attribute, None) if isinstance(holder, type) else vars(module).get(attribute)
+    item = (
+        getattr(holder, attribute, None)
+        if isinstance(holder, type)
+        else vars(module).get(attribute)
+    )
     if type(item) not in _PLAIN_TYPES:  # not on this platform, or not in this version
         return
     yield item
@@ -131,7 +158,9 @@ _MISSING = object()
 _TEXTS = object()  # stands for a set of strings that is made here
 _ANY_ORDER: tuple[object, ...] = (sorted, sum, min, max, any, all, set, frozenset)
 _IN_ORDER: tuple[object, ...] = (list, tuple, iter, enumerate)
-_TEXT_SETS = re.compile(r"(?:[\w.]*\.)?(?:set|frozenset|Set|AbstractSet|FrozenSet)\[(?:str|bytes)\]")
+_TEXT_SETS = re.compile(
+    r"(?:[\w.]*\.)?(?:set|frozenset|Set|AbstractSet|FrozenSet)\[(?:str|bytes)\]"
+)
 _LOOKED_AT = 100  # elements of a global set, which may be large
 
 
@@ -141,7 +170,9 @@ class _Scan:
     def __init__(self, fn: Callable[..., object], package: str | None) -> None:
         start = _function(fn)
         if start is None:
-            raise TypeError(f"scan() needs a Python function, got {fn!r}: pass the plain function of the workflow")
+            raise TypeError(
+                f"scan() needs a Python function, got {fn!r}: pass the plain function of the workflow"
+            )
         self.package = package or _top(start.__module__)
         self.known = forbidden()
         self.findings: list[Finding] = []
@@ -150,9 +181,15 @@ class _Scan:
         while self.todo:
             function = self.todo.pop()
             scope: dict[str, object] = {}
-            for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+            for name, cell in zip(
+                function.__code__.co_freevars, function.__closure__ or (), strict=True
+            ):
                 scope[name] = _content(cell)
-            scope |= {name: _TEXTS for name in function.__code__.co_varnames if _is_annotated(function, name)}
+            scope |= {
+                name: _TEXTS
+                for name in function.__code__.co_varnames
+                if _is_annotated(function, name)
+            }
             self.follow(function.__code__, function.__globals__, scope)
 
     def follow(self, code: CodeType, names: dict[str, object], scope: dict[str, object]) -> None:
@@ -160,13 +197,17 @@ class _Scan:
             self.codes[id(code)] = code
             body = _Body(self, code, names, scope)
             for nested in body.nested():
-                self.follow(nested, names, {n: body.scope[n] for n in nested.co_freevars if n in body.scope})
+                self.follow(
+                    nested, names, {n: body.scope[n] for n in nested.co_freevars if n in body.scope}
+                )
 
 
 class _Body:
     """The instructions of one code object, walked once."""
 
-    def __init__(self, scan: _Scan, code: CodeType, names: dict[str, object], scope: dict[str, object]) -> None:
+    def __init__(
+        self, scan: _Scan, code: CodeType, names: dict[str, object], scope: dict[str, object]
+    ) -> None:
         self.scan, self.code, self.names, self.scope = scan, code, names, scope
         self.steps = steps(code)
         self.functions: list[CodeType] = []
@@ -199,7 +240,9 @@ class _Body:
     def load(self, number: int, step: Step, top: object) -> object:
         """What the instruction leaves on top of the stack, if that is known."""
         op, name = step.op, step.value
-        if op in KEEPS_TOP or (op in {"SWAP", "POP_TOP"} and self.steps[number - 1].op in {"IMPORT_FROM", "SWAP"}):
+        if op in KEEPS_TOP or (
+            op in {"SWAP", "POP_TOP"} and self.steps[number - 1].op in {"IMPORT_FROM", "SWAP"}
+        ):
             return top
         if op in _MAKES_SETS and self.makes_text_set(number):
             return _TEXTS
@@ -235,7 +278,9 @@ class _Body:
     def imported(self, number: int, name: str) -> object:
         level, wanted = (step.value for step in self.steps[number - 2 : number])
         if isinstance(level, int) and level:
-            name = importlib.util.resolve_name("." * level + name, str(self.names.get("__package__") or ""))
+            name = importlib.util.resolve_name(
+                "." * level + name, str(self.names.get("__package__") or "")
+            )
         return sys.modules.get(name if wanted else _top(name), _MISSING)
 
     def judge(self, number: int, step: Step, item: object) -> None:
@@ -260,7 +305,9 @@ class _Body:
     def call_of(self, number: int) -> list[Step]:
         """The instruction that calls what this one loads, if one does: its source begins there and ends later."""
         load = self.steps[number]
-        calls = (step for step in self.steps[number + 1 :] if step.op in CALLS and step.covers(load))
+        calls = (
+            step for step in self.steps[number + 1 :] if step.op in CALLS and step.covers(load)
+        )
         return [call for call in calls if call.end > load.end or call.end[1] == WHOLE_LINE][:1]
 
     # ------------------------------------------------------------ sets of strings
@@ -290,10 +337,14 @@ class _Body:
         """Whether an iteration is that of a set comprehension, a function of its own before Python 3.12."""
         here = self.steps[number]
         before = (step for step in self.steps[:number] if step.covers(here) and here.covers(step))
-        after = (step for step in self.steps[number + 1 : number + 6] if step.op == "BUILD_SET" and not step.arguments)
-        return any(isinstance(s.value, CodeType) and s.value.co_name == "<setcomp>" for s in before) or any(
-            step.covers(here) for step in after
+        after = (
+            step
+            for step in self.steps[number + 1 : number + 6]
+            if step.op == "BUILD_SET" and not step.arguments
         )
+        return any(
+            isinstance(s.value, CodeType) and s.value.co_name == "<setcomp>" for s in before
+        ) or any(step.covers(here) for step in after)
 
     def makes_text_set(self, number: int) -> bool:
         """Whether this step leaves a set that is written here, with a string among its elements."""
@@ -302,11 +353,21 @@ class _Body:
             return source.value.__class__ is frozenset and _has_text(source.value)
         if source.op in CALLS and source not in self.set_calls:
             return False
-        inside = [step for step in self.steps[:number] if source.covers(step) and not step.covers(source)]
-        if source.end[1] != WHOLE_LINE:  # constants are added to an empty set, as one step of the same stretch
-            inside += [step for step in self.steps[:number] if step.op == "LOAD_CONST" and step[3:] == source[3:]]
+        inside = [
+            step for step in self.steps[:number] if source.covers(step) and not step.covers(source)
+        ]
+        if (
+            source.end[1] != WHOLE_LINE
+        ):  # constants are added to an empty set, as one step of the same stretch
+            inside += [
+                step
+                for step in self.steps[:number]
+                if step.op == "LOAD_CONST" and step[3:] == source[3:]
+            ]
         parts = [step for step in inside if step.op == "LOAD_CONST" and _has_text(step.value)]
-        wraps = [s for s in inside if s.op not in COLLECTS | KEEPS_TOP and not s.op.startswith("LOAD_")]
+        wraps = [
+            s for s in inside if s.op not in COLLECTS | KEEPS_TOP and not s.op.startswith("LOAD_")
+        ]
         return any(not any(wrap.covers(part) for wrap in wraps) for part in parts)
 
 

@@ -82,7 +82,13 @@ class Suspects:
     """Sees each instance between its load and its first turn, and holds back those that may end the process."""
 
     def __init__(
-        self, turns: Turns, fences: Mapping[str, Fence], clock: Clock, options: NodeOptions, *, crashed: bool
+        self,
+        turns: Turns,
+        fences: Mapping[str, Fence],
+        clock: Clock,
+        options: NodeOptions,
+        *,
+        crashed: bool,
     ) -> None:
         """`crashed`: the last owner did not release its scopes."""
         self._turns = turns
@@ -113,7 +119,9 @@ class Suspects:
 
     # ------------------------------------------------------------ between load and turn
 
-    async def admit(self, batch: Sequence[tuple[Resident, Loaded]]) -> list[tuple[Resident, Loaded]]:
+    async def admit(
+        self, batch: Sequence[tuple[Resident, Loaded]]
+    ) -> list[tuple[Resident, Loaded]]:
         """Count those that are loaded for the first time after a crash. Those that may run now."""
         commits: list[Commit] = []
         for _, found in batch:
@@ -154,7 +162,11 @@ class Suspects:
         blame = Blame.read(row.suspect)
         if first and (blame.state != "free" or self._was_at_work(found)):
             blame = blame.after_crash()
-        elif blame.state != "free" and found.id not in self._on_trial and found.id not in self._candidates:
+        elif (
+            blame.state != "free"
+            and found.id not in self._on_trial
+            and found.id not in self._candidates
+        ):
             blame = blame.freed()  # a mark of a life that ended in order
         if blame.number == row.suspect:
             return None
@@ -162,7 +174,11 @@ class Suspects:
 
     def _was_at_work(self, found: Loaded) -> bool:
         """Whether the unit had something to do when the last owner crashed."""
-        if found.row is not None and found.row.wake_at is not None and found.row.wake_at <= self._claimed_at:
+        if (
+            found.row is not None
+            and found.row.wake_at is not None
+            and found.row.wake_at <= self._claimed_at
+        ):
             return True
         return any(message.visible_at <= self._claimed_at for message in found.inbox)
 
@@ -176,7 +192,12 @@ class Suspects:
     def _is_candidate(self, found: Loaded) -> bool:
         if found.id in self._candidates:
             return True
-        if not self._counting or found.id in self._seen or found.row is None or not _may_run(found.row):
+        if (
+            not self._counting
+            or found.id in self._seen
+            or found.row is None
+            or not _may_run(found.row)
+        ):
             return False
         blame = Blame.read(found.row.suspect)
         return blame.state == "trial" or blame.crashes >= self._options.crash_failures
@@ -195,18 +216,26 @@ class Suspects:
         if not commits:
             return {}
         verdicts = await self._patience.ask(self._submit, commits)
-        return {c.unit: c.row for c, verdict in zip(commits, verdicts, strict=True) if verdict == "applied"}
+        return {
+            c.unit: c.row
+            for c, verdict in zip(commits, verdicts, strict=True)
+            if verdict == "applied"
+        }
 
     async def _submit(self, commits: Sequence[Commit]) -> list[str]:
         return [*await self._turns.store.commit(commits)]
 
-    async def _rewrite(self, candidates: Sequence[_Candidate], become: Callable[[Blame], Blame]) -> list[_Candidate]:
+    async def _rewrite(
+        self, candidates: Sequence[_Candidate], become: Callable[[Blame], Blame]
+    ) -> list[_Candidate]:
         """Write what is known about candidates, who are held back; as they stand in the store after that."""
         commits: list[Commit] = []
         for _, version, row in candidates:
             number = become(Blame.read(row.suspect)).number
             if number != row.suspect:
-                commits.append(self._commit(row.id, version, msgspec.structs.replace(row, suspect=number)))
+                commits.append(
+                    self._commit(row.id, version, msgspec.structs.replace(row, suspect=number))
+                )
         applied = await self._write(commits)
         written: list[_Candidate] = []
         for candidate in candidates:
@@ -233,7 +262,9 @@ class Suspects:
         if not candidates:
             return
         if not marked:
-            text = "%d instances were at work at each of the last crashes of the process, up to %d: %s"
+            text = (
+                "%d instances were at work at each of the last crashes of the process, up to %d: %s"
+            )
             most = max(c.blame.crashes for c in candidates)
             self._log(logging.WARNING, text, len(candidates), most, _names(candidates))
             await self._halves(candidates)
@@ -282,7 +313,12 @@ class Suspects:
         """The process ended while this one was on trial alone."""
         unit, blame = candidate.row.id, candidate.blame.held_back()
         if blame.alone >= self._options.crash_failures:
-            self._log(logging.ERROR, "%r is set aside: it ran alone at %d crashes of the process", unit, blame.alone)
+            self._log(
+                logging.ERROR,
+                "%r is set aside: it ran alone at %d crashes of the process",
+                unit,
+                blame.alone,
+            )
             del self._candidates[unit]
             self._turns.set_aside(unit, _poisoned(unit, blame.alone))
             return
@@ -291,7 +327,14 @@ class Suspects:
             "the process ended while %r was on trial alone (%d of %d times). It waits for %.1f s, to see whether the "
             "others crash without it; then it runs on trial again"
         )
-        self._log(logging.WARNING, text, unit, blame.alone, self._options.crash_failures, control_ms / 1000)
+        self._log(
+            logging.WARNING,
+            text,
+            unit,
+            blame.alone,
+            self._options.crash_failures,
+            control_ms / 1000,
+        )
         (candidate,) = await self._rewrite([candidate], Blame.held_back)
         await self._pass(control_ms)
         await self._try([candidate], 0)

@@ -41,7 +41,9 @@ _NAMED = 5
 class Sweeper:
     """Sweeps every `sweep_ms`, for as long as its node runs."""
 
-    def __init__(self, turns: Turns, clock: Clock, options: NodeOptions, fences: list[Fence]) -> None:
+    def __init__(
+        self, turns: Turns, clock: Clock, options: NodeOptions, fences: list[Fence]
+    ) -> None:
         """Remove in the scopes of these fences."""
         self._turns = turns
         self._clock = clock
@@ -61,7 +63,10 @@ class Sweeper:
             except StoreUnavailable as error:
                 ids = {"node": self._turns.node_name}
                 logger.warning(
-                    "sweeping failed and is tried again in %d ms: %s", self._options.sweep_ms, error, extra=ids
+                    "sweeping failed and is tried again in %d ms: %s",
+                    self._options.sweep_ms,
+                    error,
+                    extra=ids,
                 )
 
     async def sweep(self) -> None:
@@ -93,7 +98,9 @@ class Sweeper:
         deleted = 0
         # What ended before was created before, which an index tells: the store need not read all that has ended.
         statuses = tuple(sorted(CLOSED))
-        ended = Units(statuses=statuses, closed_before=before_ms, created_before=before_ms, limit=_PAGE)
+        ended = Units(
+            statuses=statuses, closed_before=before_ms, created_before=before_ms, limit=_PAGE
+        )
         while page := (await self._turns.store.query(ended)).items:
             count = await self._delete_all([view.row.id for view in page])
             deleted += count
@@ -101,7 +108,9 @@ class Sweeper:
                 break  # they all changed meanwhile: the next sweep sees to them
         if deleted:
             age_ms, ids = self._options.retention_ms, {"node": self._turns.node_name}
-            logger.info("deleted %d instances that ended more than %d ms ago", deleted, age_ms, extra=ids)
+            logger.info(
+                "deleted %d instances that ended more than %d ms ago", deleted, age_ms, extra=ids
+            )
 
     async def _delete_all(self, units: list[str]) -> int:
         deleted = 0

@@ -115,7 +115,9 @@ class Turns:
         self.waiters = Waiters()
         self.deadlines = Deadlines(clock, self.wake)
         self.residents = Residents(definitions, options, store.info.shards)
-        self.loader = Loader(store, options, self.residents, self._loaded, self._make_ready, self._is_busy)
+        self.loader = Loader(
+            store, options, self.residents, self._loaded, self._make_ready, self._is_busy
+        )
         self._slice = Slice(options.turn_slice_ms)
         self._homeless: dict[str, None] = {}  # an ordered set
         self._failed = failed
@@ -145,12 +147,18 @@ class Turns:
         """
         if self._stopping:
             if ack is not None:
-                ack.set_exception(StoreUnavailable("the node is stopping; send it again to the next one"))
+                ack.set_exception(
+                    StoreUnavailable("the node is stopping; send it again to the next one")
+                )
             return
         resident = self.residents.get(message.to)
         if resident is None:
             resident = self.residents.enter(message.to)
-            if type(message.body) is not Start or message.visible_at or message.to in self._homeless:
+            if (
+                type(message.body) is not Start
+                or message.visible_at
+                or message.to in self._homeless
+            ):
                 self.loader.load(resident)
         if not resident.receive(message, ack, stored=stored):
             return
@@ -234,7 +242,9 @@ class Turns:
     def _leave(self, resident: Resident) -> None:
         """Take a resident out of memory, unless somebody has posted to it meanwhile."""
         if resident.has_mail:
-            self._reload(resident)  # by a new unit: the present one still has the row of the deleted run
+            self._reload(
+                resident
+            )  # by a new unit: the present one still has the row of the deleted run
             return
         self.residents.forget(resident)
 
@@ -287,7 +297,9 @@ class Turns:
             self._reload(resident)  # the retry that came while it was busy stays in the mailbox
             return
         resident.released = False
-        scope = unit.row.scope if unit.row is not None else scope_of(unit.id, self.store.info.shards)
+        scope = (
+            unit.row.scope if unit.row is not None else scope_of(unit.id, self.store.info.shards)
+        )
         fence = self._fences.get(scope)
         if fence is None:
             self._refuse(resident, f"this node does not own its scope {scope!r}")
@@ -312,7 +324,9 @@ class Turns:
         def advance() -> None:
             nonlocal turn
             self._slice.begin()
-            turn = unit.advance(mailbox, self.clock.now_ms(), fence, commit_id, self._slice.is_spent)
+            turn = unit.advance(
+                mailbox, self.clock.now_ms(), fence, commit_id, self._slice.is_spent
+            )
 
         body = advance
         # A unit that is set aside runs no code, so an interceptor that fails must not stop that turn.
@@ -346,7 +360,9 @@ class Turns:
             return False
         if stuck is not None:
             limit_ms = self.options.turn_limit_ms
-            self._turn_failed(resident, f"it took longer than {limit_ms} ms, at {_line(unit, stuck.stack)}")
+            self._turn_failed(
+                resident, f"it took longer than {limit_ms} ms, at {_line(unit, stuck.stack)}"
+            )
             return False
         return True
 

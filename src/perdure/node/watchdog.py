@@ -66,7 +66,9 @@ class TurnTooLong(KeyboardInterrupt):
 
     def __init__(self, *args: object) -> None:
         """The interpreter raises it without arguments, in the thread where it lands."""
-        super().__init__(*(args or ("the turn exceeded its limit: move long computations into an activity",)))
+        super().__init__(
+            *(args or ("the turn exceeded its limit: move long computations into an activity",))
+        )
         watchdog = _interrupting.get(threading.get_ident())
         if watchdog is not None:
             # No call may follow: the interpreter raises what is injected at the next one, and that must be the
@@ -121,7 +123,9 @@ class Watchdog:
         self._limit_s = limit_ms / 1000
         self._tick_s = (tick_ms or max(1, limit_ms // 20)) / 1000
         self._unit = ""
-        self._turn = 0  # the number of the running turn, 0 between turns; written by the loop thread only
+        self._turn = (
+            0  # the number of the running turn, 0 between turns; written by the loop thread only
+        )
         self._turns = 0
         self._began_s = 0.0
         self._report: StuckTurn | None = None
@@ -129,7 +133,9 @@ class Watchdog:
         self._handlers = Handlers(TurnTooLong)
         self._landings = 0  # how often an interruption has arrived in the running turn
         self._unheard = 0  # how many were sent since one has arrived
-        self._wake = threading.Lock()  # held, but for the moment between a call of `_ring` and the thread's waking
+        self._wake = (
+            threading.Lock()
+        )  # held, but for the moment between a call of `_ring` and the thread's waking
         self._wake.acquire()
         self._thread: threading.Thread | None = None
         self._thread_id = 0
@@ -183,10 +189,14 @@ class Watchdog:
         while True:
             try:
                 self._turn = 0
-                if self._aiming or self.fired:  # in this order: once it does not aim, `fired` says what it did
+                if (
+                    self._aiming or self.fired
+                ):  # in this order: once it does not aim, `fired` says what it did
                     self._absorb()
                 return self._report
-            except TurnTooLong:  # landed in these lines; the turn has ended, so there is no other one
+            except (
+                TurnTooLong
+            ):  # landed in these lines; the turn has ended, so there is no other one
                 continue
 
     def close(self) -> None:
@@ -212,12 +222,16 @@ class Watchdog:
         frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
         stubborn = self._turn != 0 and self._landings > 1 and may_insist(frame, turn)
         if stubborn and self._handlers.begin(frame, turn):
-            stubborn = False  # not both: the next one would land in the callback, on our own handler's way
+            stubborn = (
+                False  # not both: the next one would land in the callback, on our own handler's way
+            )
         return map(_set_async_exc, [self._thread_id] if stubborn else (), [id(TurnTooLong)])
 
     def _absorb(self) -> None:
         """Nothing is injected any more when this returns. It may be interrupted, and begun again."""
-        while self._aiming:  # for a few instructions of the other thread: no lock that could be left held
+        while (
+            self._aiming
+        ):  # for a few instructions of the other thread: no lock that could be left held
             pass
         _set_async_exc(self._thread_id, None)
         self._handlers.end()
@@ -299,7 +313,9 @@ class Watchdog:
             if self._turn != turn:
                 return
             self.fired = True
-            if self._report is None:  # the first place is the one to report; later ones are handlers that swallowed
+            if (
+                self._report is None
+            ):  # the first place is the one to report; later ones are handlers that swallowed
                 self._report = StuckTurn(unit, self._elapsed_ms(), stack)
             self._unheard += 1
             _interrupting[self._thread_id] = self
@@ -321,9 +337,14 @@ class Watchdog:
 
 def _is_debugged(frame: FrameType | None) -> bool:
     """Whether somebody looks at this thread in a debugger: at a prompt, or between two steps."""
-    if sys.version_info >= (3, 12) and sys.monitoring.get_tool(sys.monitoring.DEBUGGER_ID) is not None:
+    if (
+        sys.version_info >= (3, 12)
+        and sys.monitoring.get_tool(sys.monitoring.DEBUGGER_ID) is not None
+    ):
         return True
-    while frame is not None and frame.f_code is not Watchdog.run.__code__:  # further out it may have left its traces
+    while (
+        frame is not None and frame.f_code is not Watchdog.run.__code__
+    ):  # further out it may have left its traces
         tracer = getattr(frame.f_trace, "__self__", None)
         modules = (frame.f_globals.get("__name__"), type(tracer).__module__)
         if any(str(module).partition(".")[0] in _DEBUGGERS for module in modules):

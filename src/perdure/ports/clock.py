@@ -66,7 +66,9 @@ def boot_ns() -> int:
 class SystemClock:
     """The machine's clock: it never goes back and never stands still. See the module's docstring."""
 
-    def __init__(self, wall_ns: Callable[[], int] = time.time_ns, boot_ns: Callable[[], int] = boot_ns) -> None:
+    def __init__(
+        self, wall_ns: Callable[[], int] = time.time_ns, boot_ns: Callable[[], int] = boot_ns
+    ) -> None:
         """Start at the present. `wall_ns` and `boot_ns` are where time comes from, in nanoseconds."""
         self._wall_ns = wall_ns
         self._boot_ns = boot_ns

@@ -20,7 +20,16 @@ from typing import Generic, Literal, Protocol, Self, TypeVar
 
 import msgspec
 
-from perdure.kernel.commit import Commit, ExecutionRow, Fence, JournalChunk, KvEntry, Task, UnitRow, Verdict
+from perdure.kernel.commit import (
+    Commit,
+    ExecutionRow,
+    Fence,
+    JournalChunk,
+    KvEntry,
+    Task,
+    UnitRow,
+    Verdict,
+)
 from perdure.kernel.message import Message
 from perdure.ports.where import Where
 
@@ -250,7 +259,10 @@ class Store(Protocol):
         ...
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """Close it; what was acknowledged is durable."""
         ...
@@ -310,7 +322,9 @@ class Store(Protocol):
         """
         ...
 
-    async def wakes(self, scopes: Sequence[str], until: int, after: str | None, limit: int) -> Page[Wake]:
+    async def wakes(
+        self, scopes: Sequence[str], until: int, after: str | None, limit: int
+    ) -> Page[Wake]:
         """Units of these scopes that are due by `until`, or that have visible mail."""
         ...
 
@@ -318,7 +332,9 @@ class Store(Protocol):
         """The earliest `wake_at` or mail later than `after`, if there is one."""
         ...
 
-    async def lease(self, queue: str, worker: str, limit: int, lease_ms: int, at: int) -> list[Task]:
+    async def lease(
+        self, queue: str, worker: str, limit: int, lease_ms: int, at: int
+    ) -> list[Task]:
         """Lease up to `limit` visible tasks of a queue."""
         ...
 

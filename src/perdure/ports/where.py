@@ -31,7 +31,17 @@ class Where(msgspec.Struct, frozen=True):
 
     name: str
     op: Op
-    value: str | int | float | bool | datetime | Sequence[str] | Sequence[int] | Sequence[float] | Sequence[datetime]
+    value: (
+        str
+        | int
+        | float
+        | bool
+        | datetime
+        | Sequence[str]
+        | Sequence[int]
+        | Sequence[float]
+        | Sequence[datetime]
+    )
 
     def __post_init__(self) -> None:
         """Check it, and make it independent of the caller's list."""

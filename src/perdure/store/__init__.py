@@ -20,7 +20,9 @@ _SPACE = 0x20
 _SCHEMES = "memory://, sqlite:// (in memory), sqlite:///relative.db, sqlite:////absolute/path.db"
 
 
-def open_store(url: str | Store, *, limits: StoreLimits = DEFAULT_LIMITS, clock: Clock | None = None) -> Store:
+def open_store(
+    url: str | Store, *, limits: StoreLimits = DEFAULT_LIMITS, clock: Clock | None = None
+) -> Store:
     """The store that a URL names; open it with `async with`. A store is returned as it is.
 
     `memory://` · `sqlite://` (in memory) · `sqlite:///relative.db` · `sqlite:////absolute/path.db`. Options follow a
@@ -39,12 +41,16 @@ def open_store(url: str | Store, *, limits: StoreLimits = DEFAULT_LIMITS, clock:
     if parts.scheme == "memory" and not parts.netloc and not parts.path:
         from perdure.store.memory import MemoryStore
 
-        return MemoryStore(limits=limits, clock=clock, shards=_convert(_MemoryOptions, given, url).shards)
+        return MemoryStore(
+            limits=limits, clock=clock, shards=_convert(_MemoryOptions, given, url).shards
+        )
     if parts.scheme == "sqlite" and not parts.netloc:
         from perdure.store.database import Options
         from perdure.store.sqlite import SQLiteStore
 
-        return SQLiteStore(_file_of(parts, url), options=_convert(Options, given, url), limits=limits, clock=clock)
+        return SQLiteStore(
+            _file_of(parts, url), options=_convert(Options, given, url), limits=limits, clock=clock
+        )
     hint = ""
     if parts.scheme == "sqlite":
         hint = f" (three slashes for a relative path: sqlite:///{parts.netloc}{parts.path})"
@@ -89,7 +95,11 @@ def _file_of(parts: SplitResult, url: str) -> str:
         msg = f"{url!r}: what stands behind a % is not UTF-8 ({error.reason}); write %25 for a % in the name of a file"
         raise UsageError(msg) from error
     if not path or "\0" in path:
-        what = "the name of a file cannot have a NUL in it" if path else "no file is named; sqlite:// is in memory"
+        what = (
+            "the name of a file cannot have a NUL in it"
+            if path
+            else "no file is named; sqlite:// is in memory"
+        )
         msg = f"{url!r}: {what}; use one of {_SCHEMES}"
         raise UsageError(msg)
     return path

@@ -14,7 +14,16 @@ from typing import Any
 import msgspec
 
 from perdure.kernel.commit import CLOSED, Commit, Stored, UnitRow, Verdict, verdict
-from perdure.kernel.message import ADMIN, ActivityDone, Message, Raise, Send, Start, decode_body, encode_body
+from perdure.kernel.message import (
+    ADMIN,
+    ActivityDone,
+    Message,
+    Raise,
+    Send,
+    Start,
+    decode_body,
+    encode_body,
+)
 from perdure.kernel.placement import scope_of
 from perdure.ports.store import Posted
 from perdure.store.attributes import DELETE_ATTRIBUTES, INSERT_ATTRIBUTE, index_rows
@@ -53,10 +62,16 @@ READ_UNITS = (
     f"SELECT version, commit_id, {', '.join(COLD)} FROM units"  # noqa: S608 - names of fields, not input
     " WHERE id IN (SELECT value FROM json_each(?))"
 )
-READ_SCOPES = "SELECT scope, epoch, incarnation FROM scopes WHERE scope IN (SELECT value FROM json_each(?))"
-READ_DELETIONS = "SELECT unit, commit_id FROM deletions WHERE unit IN (SELECT value FROM json_each(?))"
+READ_SCOPES = (
+    "SELECT scope, epoch, incarnation FROM scopes WHERE scope IN (SELECT value FROM json_each(?))"
+)
+READ_DELETIONS = (
+    "SELECT unit, commit_id FROM deletions WHERE unit IN (SELECT value FROM json_each(?))"
+)
 
-CLEAR = tuple(f"DELETE FROM {table} WHERE unit = ?" for table in ("journal", "executions", "kv", "tasks"))  # noqa: S608
+CLEAR = tuple(
+    f"DELETE FROM {table} WHERE unit = ?" for table in ("journal", "executions", "kv", "tasks")
+)  # noqa: S608
 DELETE_UNIT = "DELETE FROM units WHERE id = ?"
 DELETE_ANSWERS = "DELETE FROM answers WHERE unit = ?"
 DELETE_LETTERS = "DELETE FROM inbox WHERE unit = ? AND kind <> 'Start'"
@@ -69,7 +84,9 @@ UPDATE_MOVING = _update(PINNED)
 UPDATE_ALL = _update(("id",))
 MOVE_INBOX = "UPDATE inbox SET scope = ?2 WHERE unit = ?1"
 MOVE_TASKS = "UPDATE tasks SET scope = ?2 WHERE unit = ?1"
-INSERT_JOURNAL = "INSERT INTO journal (unit, execution, first, count, events) VALUES (?, ?, ?, ?, ?)"
+INSERT_JOURNAL = (
+    "INSERT INTO journal (unit, execution, first, count, events) VALUES (?, ?, ?, ?, ?)"
+)
 INSERT_EXECUTION = (
     "INSERT INTO executions (unit, execution, type_version, started_at, closed_at, journal_events)"
     " VALUES (?, ?, ?, ?, ?, ?)"
@@ -87,7 +104,9 @@ INSERT_ANSWER = (
     "INSERT INTO answers (unit, message, scope, outcome, expires_at) VALUES (?, ?, ?, ?, ?)"
     " ON CONFLICT (unit, message) DO NOTHING"
 )
-DROP_TASK = "DELETE FROM tasks WHERE unit = ? AND run = ? AND execution = ? AND seq = ? AND attempt = ?"
+DROP_TASK = (
+    "DELETE FROM tasks WHERE unit = ? AND run = ? AND execution = ? AND seq = ? AND attempt = ?"
+)
 INSERT_TASK = f"INSERT INTO tasks ({TASK_COLUMNS}) VALUES ({', '.join('?' * 14)})"  # noqa: S608
 INSERT_TOMBSTONE = (
     "INSERT INTO tombstones (run, scope, expires_at) VALUES (?, ?, ?)"
@@ -151,7 +170,10 @@ def _wide(sql: str, places: str) -> str:
     return sql.replace("INSERT INTO", "INSERT OR FAIL INTO", 1) + f", ({places})" * (WIDE_ROWS - 1)
 
 
-WIDE = {INSERT_UNIT: _wide(INSERT_UNIT, _PLACES), INSERT_JOURNAL: _wide(INSERT_JOURNAL, "?, ?, ?, ?, ?")}
+WIDE = {
+    INSERT_UNIT: _wide(INSERT_UNIT, _PLACES),
+    INSERT_JOURNAL: _wide(INSERT_JOURNAL, "?, ?, ?, ?, ?"),
+}
 
 _as_tuple = msgspec.structs.astuple
 _encode_json = msgspec.json.encode
@@ -219,7 +241,9 @@ class Writes:
         else:
             self._replace(unit, old[1], cold, (*column_values(row), version, id_))
         for chunk in commit.journal:
-            rows[INSERT_JOURNAL].append((unit, chunk.execution, chunk.first, chunk.count, chunk.events))
+            rows[INSERT_JOURNAL].append(
+                (unit, chunk.execution, chunk.first, chunk.count, chunk.events)
+            )
         if commit.consume:
             rows[CONSUME].extend([(unit, message) for message in commit.consume])
         if commit.post:
@@ -255,7 +279,9 @@ class Writes:
         if old[_RUN] != new[_RUN]:
             for sql in CLEAR:
                 rows[sql].append((unit,))
-        if old[_ATTRIBUTES] != new[_ATTRIBUTES] or (old[_CREATED] != new[_CREATED] and new[_ATTRIBUTES] is not None):
+        if old[_ATTRIBUTES] != new[_ATTRIBUTES] or (
+            old[_CREATED] != new[_CREATED] and new[_ATTRIBUTES] is not None
+        ):
             rows[DELETE_ATTRIBUTES].append((unit,))
             rows[INSERT_ATTRIBUTE].extend(index_rows(unit, new[_ATTRIBUTES], new[_CREATED]))
         if old[:_PINNED_END] != new[:_PINNED_END]:
@@ -270,7 +296,10 @@ class Writes:
     def _answer(self, commit: Commit) -> None:
         unit, scope, limits = commit.unit, commit.row.scope, self._limits
         self._rows[INSERT_ANSWER].extend(
-            [(unit, a.message, scope, a.outcome, answer_until(commit, a, limits)) for a in commit.answers]
+            [
+                (unit, a.message, scope, a.outcome, answer_until(commit, a, limits))
+                for a in commit.answers
+            ]
         )
 
     def _delete(self, commit: Commit, old: Known | None) -> None:
@@ -289,12 +318,16 @@ class Writes:
             rows[DELETE_TOMBSTONE].append((run,))
         else:
             rows[INSERT_TOMBSTONE].append((run, scope, until))
-        rows[INSERT_DELETION].append((unit, commit.id, scope, commit.at + self._limits.forgotten_ms))
+        rows[INSERT_DELETION].append(
+            (unit, commit.id, scope, commit.at + self._limits.forgotten_ms)
+        )
         self._deliver(letters_of(commit))
 
     def _deliver(self, messages: Sequence[Message]) -> None:
         next_place, shards = self._places.next, self._shards
-        self._rows[DELIVER].extend([(*letter_values(message, shards), next_place()) for message in messages])
+        self._rows[DELIVER].extend(
+            [(*letter_values(message, shards), next_place()) for message in messages]
+        )
 
     def run(self, connection: Connection) -> None:
         """Write them."""
@@ -306,7 +339,9 @@ class Writes:
                 continue
             whole = len(rows) - len(rows) % WIDE_ROWS
             for first in range(0, whole, WIDE_ROWS):
-                connection.execute(wide, tuple(chain.from_iterable(rows[first : first + WIDE_ROWS])))
+                connection.execute(
+                    wide, tuple(chain.from_iterable(rows[first : first + WIDE_ROWS]))
+                )
             if whole < len(rows):
                 connection.executemany(sql, rows[whole:])
 
@@ -390,7 +425,11 @@ class Applier:
         for commit in part:
             unit = commit.unit
             old = units.get(unit)
-            stored = old[0] if old is not None else Stored(0, deletions.get(unit), scope_of(unit, shards))
+            stored = (
+                old[0]
+                if old is not None
+                else Stored(0, deletions.get(unit), scope_of(unit, shards))
+            )
             epoch, incarnation = scopes.get(commit.fence.scope, _ABSENT_SCOPE)
             result = verdict(commit, stored, epoch, incarnation)
             if result == "applied" and stored.commit != commit.id:
@@ -403,7 +442,9 @@ class Applier:
                     result = "invalid"
             verdicts.append(result)
         writes.run(self._connection)
-        while len(units) > KNOWN_UNITS_MAX:  # the oldest go first, and never one that this part still needs
+        while (
+            len(units) > KNOWN_UNITS_MAX
+        ):  # the oldest go first, and never one that this part still needs
             del units[next(iter(units))]
         return verdicts
 
@@ -419,7 +460,9 @@ class Applier:
             return {}
         for row in connection.execute(READ_UNITS, (ids_json(missing),)):
             units[row[2]] = (Stored(row[0], row[1], row[2 + _SCOPE]), row[2:])
-        absent = [commit.unit for commit in part if commit.delete is not None and commit.unit not in units]
+        absent = [
+            commit.unit for commit in part if commit.delete is not None and commit.unit not in units
+        ]
         return dict(connection.execute(READ_DELETIONS, (ids_json(absent),))) if absent else {}
 
     def post(self, message: Message) -> Posted:
@@ -455,7 +498,9 @@ def _is_replaced(connection: Connection, unit: str) -> bool:
     return any(isinstance(body, Start) and body.if_exists == "replace" for body in bodies)
 
 
-def _post(connection: Connection, message: Message, shards: int, limits: StoreLimits) -> tuple[Posted, Values | None]:
+def _post(
+    connection: Connection, message: Message, shards: int, limits: StoreLimits
+) -> tuple[Posted, Values | None]:
     """What becomes of a message; the letter that is then to be delivered."""
     unit, body = message.to, message.body
     if (answer := _one(connection, FIND_ANSWER, unit, message.id)) is not None:
@@ -464,7 +509,9 @@ def _post(connection: Connection, message: Message, shards: int, limits: StoreLi
         return Posted("duplicate"), None
     known = _one(connection, FIND_UNIT, unit)
     if isinstance(body, Start):
-        if (known is not None and known[0] == message.id) or _one(connection, FIND_TOMBSTONE, message.id):
+        if (known is not None and known[0] == message.id) or _one(
+            connection, FIND_TOMBSTONE, message.id
+        ):
             return Posted("duplicate"), None
     elif isinstance(body, ActivityDone):
         key = (unit, body.execution, body.seq, body.attempt, body.run, message.previous)
@@ -475,7 +522,11 @@ def _post(connection: Connection, message: Message, shards: int, limits: StoreLi
         if known is None:
             if not _one(connection, FIND_START, unit):
                 return Posted("missing"), None
-        elif known[1] in CLOSED and not isinstance(body, ADMIN) and not _is_replaced(connection, unit):
+        elif (
+            known[1] in CLOSED
+            and not isinstance(body, ADMIN)
+            and not _is_replaced(connection, unit)
+        ):
             return Posted("missing", "closed"), None
         if isinstance(body, Send | Raise):
             count = _one(connection, COUNT_LETTERS, unit)

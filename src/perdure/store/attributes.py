@@ -9,7 +9,9 @@ from perdure.ports.where import Where
 from perdure.store.connection import Connection, Values
 
 DELETE_ATTRIBUTES = "DELETE FROM attributes WHERE unit = ?"
-INSERT_ATTRIBUTE = "INSERT INTO attributes (unit, name, value_kind, value, created) VALUES (?, ?, ?, ?, ?)"
+INSERT_ATTRIBUTE = (
+    "INSERT INTO attributes (unit, name, value_kind, value, created) VALUES (?, ?, ?, ?, ?)"
+)
 
 _BATCH = 1_000
 
@@ -24,7 +26,9 @@ def index_all(connection: Connection) -> None:
     query = "SELECT id, attributes, created_at FROM units WHERE attributes IS NOT NULL AND id > ? ORDER BY id LIMIT ?"
     last = ""
     while rows := list(connection.execute(query, (last, _BATCH))):
-        connection.executemany(INSERT_ATTRIBUTE, [row for unit in rows for row in index_rows(*unit)])
+        connection.executemany(
+            INSERT_ATTRIBUTE, [row for unit in rows for row in index_rows(*unit)]
+        )
         last = rows[-1][0]
 
 
@@ -32,7 +36,9 @@ def leading(where: Sequence[Where]) -> tuple[Where, list[Where]]:
     """The condition whose rows of the index are walked, and those that are looked up for each unit that it gives."""
     equal = [condition for condition in where if is_equal(condition)]
     first = equal[0] if equal else min(where, key=lambda condition: condition.op == "!=")
-    return first, [condition for condition in where if condition is not first or condition.op == "!="]
+    return first, [
+        condition for condition in where if condition is not first or condition.op == "!="
+    ]
 
 
 def is_equal(condition: Where) -> bool:

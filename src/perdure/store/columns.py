@@ -40,7 +40,15 @@ def column_values(row: UnitRow) -> Values:
 
 def hot_values(row: UnitRow, version: int, commit: bytes) -> Values:
     """The columns `HOT`, then the version, the commit, and the id. Written out: it runs for each commit."""
-    return row.reason, row.journal_events, row.journal_bytes, row.updated_at, version, commit, row.id
+    return (
+        row.reason,
+        row.journal_events,
+        row.journal_bytes,
+        row.updated_at,
+        version,
+        commit,
+        row.id,
+    )
 
 
 def cold_values(row: UnitRow) -> Values:
@@ -87,13 +95,20 @@ def _failure_of(data: bytes) -> Failure:
     try:
         return _decode_failure(data)
     except (msgspec.MsgspecError, ValueError, TypeError) as error:
-        return Failure("Unreadable", f"the stored failure cannot be read: {error}", "infrastructure", retryable=False)
+        return Failure(
+            "Unreadable",
+            f"the stored failure cannot be read: {error}",
+            "infrastructure",
+            retryable=False,
+        )
 
 
 def message_of(values: Values) -> Message:
     """The message that `LETTER_COLUMNS` gave."""
     message, unit, body, at, visible_at, sender, previous = values
     read = (
-        decode_body(body) if isinstance(body, bytes) else Unreadable(b"", "its body is no bytes: the file is damaged")
+        decode_body(body)
+        if isinstance(body, bytes)
+        else Unreadable(b"", "its body is no bytes: the file is damaged")
     )
     return Message(message, unit, read, at, visible_at, sender, previous)

@@ -15,7 +15,9 @@ from perdure.store.page import key_of, page_of
 
 STATUSES: tuple[str, ...] = get_args(Status)
 
-_UNITS = "SELECT count(*), coalesce(sum(journal_events), 0), coalesce(sum(journal_bytes), 0) FROM units"
+_UNITS = (
+    "SELECT count(*), coalesce(sum(journal_events), 0), coalesce(sum(journal_bytes), 0) FROM units"
+)
 _PAST = "SELECT count(*), coalesce(sum(journal_events), 0) FROM executions"
 _INBOX = "SELECT count(*) FILTER (WHERE visible_at <= ?1), count(*) FILTER (WHERE visible_at > ?1) FROM inbox"
 _DEPTHS = (
@@ -32,7 +34,9 @@ _QUEUES = (
 
 
 def _by_status(connection: Connection) -> list[tuple[str, int]]:
-    found: dict[str, int] = dict(connection.execute("SELECT status, count(*) FROM units GROUP BY status"))
+    found: dict[str, int] = dict(
+        connection.execute("SELECT status, count(*) FROM units GROUP BY status")
+    )
     return [(status, found.get(status, 0)) for status in STATUSES]
 
 
@@ -51,8 +55,14 @@ def totals(connection: Connection, query: Totals) -> Page[tuple[str, int]]:
     found = dict(_by_status(connection))
     units, events, size = connection.execute(_UNITS).get
     ended, ended_events = connection.execute(_PAST).get
-    found |= {"executions": units + ended, "history_events": events + ended_events, "history_bytes": size}
-    found |= zip(("messages", "messages_delayed"), connection.execute(_INBOX, (query.at,)).get, strict=True)
+    found |= {
+        "executions": units + ended,
+        "history_events": events + ended_events,
+        "history_bytes": size,
+    }
+    found |= zip(
+        ("messages", "messages_delayed"), connection.execute(_INBOX, (query.at,)).get, strict=True
+    )
     depths = connection.execute(_TASKS, (query.at,)).get
     found |= zip(("tasks", "tasks_delayed", "tasks_leased", "tasks_expired"), depths, strict=True)
     for table in ("answers", "tombstones", "dead_letters"):

@@ -75,15 +75,21 @@ def explain(error: BaseException, path: str) -> StoreError:
     if isinstance(error, StoreError):
         return error
     cannot_open = isinstance(error, apsw.CantOpenError | apsw.PermissionsError)
-    if isinstance(error, apsw.FullError) or (isinstance(error, apsw.IOError | apsw.CantOpenError) and _is_full(path)):
+    if isinstance(error, apsw.FullError) or (
+        isinstance(error, apsw.IOError | apsw.CantOpenError) and _is_full(path)
+    ):
         return StoreUnavailable(
             f"no space is left for {path}, or for what SQLite sorts beside it ({gettempdir()}): free some on that disk;"
             " nothing acknowledged is lost"
         )
     if isinstance(error, apsw.NotADBError):
-        return StoreFormat(f"{path} is not a SQLite database; name another file, or restore this one from a backup")
+        return StoreFormat(
+            f"{path} is not a SQLite database; name another file, or restore this one from a backup"
+        )
     if isinstance(error, apsw.CorruptError):
-        return StoreFormat(f"{path} is damaged ({error}); stop the node and restore the file from a backup")
+        return StoreFormat(
+            f"{path} is damaged ({error}); stop the node and restore the file from a backup"
+        )
     if isinstance(error, apsw.BusyError | apsw.LockedError):
         return StoreLocked(_who_holds(path))
     if (cannot_open or isinstance(error, apsw.ReadOnlyError)) and _lacks_log(path):
@@ -93,13 +99,17 @@ def explain(error: BaseException, path: str) -> StoreError:
             " or read a copy of the file"
         )
     if isinstance(error, apsw.ReadOnlyError):
-        return StoreUnavailable(f"{path} is read-only: give this user write access, or open it with ?read_only=true")
+        return StoreUnavailable(
+            f"{path} is read-only: give this user write access, or open it with ?read_only=true"
+        )
     if cannot_open:
         return StoreUnavailable(
             f"{path} cannot be opened ({error}): the file and its folder must be readable and writable by this user"
         )
     if isinstance(error, apsw.IOError):
-        return StoreUnavailable(f"reading or writing {path} failed ({error}); check the disk and the system's log")
+        return StoreUnavailable(
+            f"reading or writing {path} failed ({error}); check the disk and the system's log"
+        )
     return StoreUnavailable(f"{path}: {type(error).__name__}: {error}")
 
 
@@ -128,7 +138,9 @@ def _lacks_log(path: str) -> bool:
 def _who_holds(path: str) -> str:
     owner = holder_of(path)
     if owner.stopped:
-        return f"the transaction of {path}'s owner, {owner}, is not finished; nobody can write before"
+        return (
+            f"the transaction of {path}'s owner, {owner}, is not finished; nobody can write before"
+        )
     also = "a database browser?"
     if owner.lives and owner.pid != str(os.getpid()):
         also = f"{also} or its owner, {owner}?"
@@ -193,7 +205,9 @@ class FileGuard:
     def misses_only_log(self) -> bool:
         """Whether the log's file is gone, and nothing has taken the place of any file."""
         others = [item for item in self._identities.items() if item[0] != self.log]
-        return _identity(self.log) is None and all(_identity(file) == known for file, known in others)
+        return _identity(self.log) is None and all(
+            _identity(file) == known for file, known in others
+        )
 
 
 def _identity(name: str) -> tuple[int, int] | None:
@@ -263,13 +277,17 @@ def _mount_points() -> set[bytes]:
     except OSError:  # no Linux
         return set()
     escaped = [line.split(b" ")[4] for line in lines]
-    return {re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), name) for name in escaped}
+    return {
+        re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), name) for name in escaped
+    }
 
 
 def connect(path: str, options: Options, *, reader: bool, create: bool = False) -> Connection:
     """A connection with our settings; the file's content is not looked at yet."""
     flags = apsw.SQLITE_OPEN_READONLY if options.read_only else apsw.SQLITE_OPEN_READWRITE
-    connection = opened(path, flags | (apsw.SQLITE_OPEN_CREATE if create and not options.read_only else 0))
+    connection = opened(
+        path, flags | (apsw.SQLITE_OPEN_CREATE if create and not options.read_only else 0)
+    )
     connection.execute(f"PRAGMA busy_timeout = {options.busy_ms}")
     connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
     if reader:
@@ -344,7 +362,9 @@ def upgrade(path: str, options: Options, *, check: bool) -> Upgrade:
             if connection.readonly("main") and not check:
                 raise explain(apsw.ReadOnlyError(), path)
             applied = [] if check else migrate(connection)
-            info = _identify(connection, path, msgspec.structs.replace(options, read_only=True, shards=None), "")
+            info = _identify(
+                connection, path, msgspec.structs.replace(options, read_only=True, shards=None), ""
+            )
         finally:
             connection.close()
     return Upgrade(path, info.format, todo if check else [], applied)
@@ -382,4 +402,6 @@ def _identify(connection: Connection, path: str, options: Options, new_id: str) 
     if options.shards is not None and options.shards != shards:
         msg = f"{path} was created with {shards} shards, which never changes; leave out shards={options.shards}"
         raise UsageError(msg)
-    return StoreInfo(identity, format_, shards, frozenset() if path == MEMORY else frozenset({"durable"}))
+    return StoreInfo(
+        identity, format_, shards, frozenset() if path == MEMORY else frozenset({"durable"})
+    )

@@ -70,7 +70,9 @@ def _prepare(path: Path, database: str) -> None:
     if path.parent != Path(database).resolve().parent:
         path.parent.mkdir(mode=0o700, exist_ok=True)
     _check_folder(path, database)
-    path.unlink(missing_ok=True)  # of an owner that was killed: the lock says that there is none now
+    path.unlink(
+        missing_ok=True
+    )  # of an owner that was killed: the lock says that there is none now
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -91,7 +93,10 @@ class HintServer:
     """The owner's end."""
 
     def __init__(
-        self, database: str, on_mail: Callable[[str], None], wait_change: Callable[[str, int], Awaitable[int]]
+        self,
+        database: str,
+        on_mail: Callable[[str], None],
+        wait_change: Callable[[str, int], Awaitable[int]],
     ) -> None:
         """Ring `on_mail` for units with mail; answer watches by `wait_change`."""
         self._database = database
@@ -120,7 +125,10 @@ class HintServer:
                 self._path.chmod(0o600)  # before anybody can connect: it does not listen yet
                 keep_from_children(listener.fileno())
                 self._server = await asyncio.start_unix_server(
-                    self._serve, sock=listener, limit=LINE_BYTES_MAX, backlog=CONNECTIONS_WAITING_MAX
+                    self._serve,
+                    sock=listener,
+                    limit=LINE_BYTES_MAX,
+                    backlog=CONNECTIONS_WAITING_MAX,
                 )
             except BaseException:
                 closes(listener.fileno())
@@ -180,7 +188,9 @@ class HintServer:
         connection = _descriptor_of(writer)
         watches: set[asyncio.Task[None]] = set()
         try:
-            with suppress(asyncio.CancelledError):  # the store closes; asyncio would log a task that ends as cancelled
+            with suppress(
+                asyncio.CancelledError
+            ):  # the store closes; asyncio would log a task that ends as cancelled
                 keep_from_children(connection)
                 while not self._closed and (line := await reader.readline()):
                     self._obey(line, writer, watches)
@@ -193,7 +203,9 @@ class HintServer:
             closes(connection)
             writer.close()
 
-    def _obey(self, line: bytes, writer: asyncio.StreamWriter, watches: set[asyncio.Task[None]]) -> None:
+    def _obey(
+        self, line: bytes, writer: asyncio.StreamWriter, watches: set[asyncio.Task[None]]
+    ) -> None:
         word, _, rest = line.partition(b" ")
         if word == b"mail":
             self._on_mail(_decode_mail(rest))
@@ -236,7 +248,10 @@ class HintClient:
 
     async def wait_change(self, unit: str, version: int, timeout_ms: int) -> bool:
         """Wait until the owner says that a unit changed, is gone, or the time is up. False when there is no owner."""
-        with self._watchers.watch(unit) as waiter, suppress(TimeoutError):  # the caller looks at the store in any case
+        with (
+            self._watchers.watch(unit) as waiter,
+            suppress(TimeoutError),
+        ):  # the caller looks at the store in any case
             async with asyncio.timeout(timeout_ms / 1000):
                 if not await self._send(b"watch " + _encode((unit, version)) + b"\n"):
                     return False
@@ -251,7 +266,8 @@ class HintClient:
                 self._delivering.cancel()
                 await asyncio.wait([self._delivering])
                 logger.warning(
-                    "the owner of %s does not listen: it finds the last messages of this process late", self._database
+                    "the owner of %s does not listen: it finds the last messages of this process late",
+                    self._database,
                 )
         if self._reading is not None:
             self._reading.cancel()
@@ -291,14 +307,20 @@ class HintClient:
                 self._hang_up()
                 try:
                     _check_folder(self._path, self._database)
-                    reader, writer = await asyncio.open_unix_connection(str(self._path), limit=LINE_BYTES_MAX)
+                    reader, writer = await asyncio.open_unix_connection(
+                        str(self._path), limit=LINE_BYTES_MAX
+                    )
                 except OSError:  # no owner, or one that is going
                     return None
-                writer.transport.set_write_buffer_limits(high=0)  # so that `drain` waits for the last byte
+                writer.transport.set_write_buffer_limits(
+                    high=0
+                )  # so that `drain` waits for the last byte
                 self._writer = writer
                 with suppress(OSError):  # it has failed already, which is noticed when it is used
                     keep_from_children(_descriptor_of(writer))
-                self._reading = asyncio.create_task(self._read(reader, writer), name="perdure-hints")
+                self._reading = asyncio.create_task(
+                    self._read(reader, writer), name="perdure-hints"
+                )
             return self._writer
 
     async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

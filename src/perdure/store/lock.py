@@ -257,7 +257,11 @@ class OwnerLock:
             os.pwrite(sheet, f"{os.getpid()} {incarnation}\n".encode(), 0)
         except OSError as error:
             reason = error.strerror
-            logger.warning("%s.lock cannot be written (%s): others are not told who owns it", self._name, reason)
+            logger.warning(
+                "%s.lock cannot be written (%s): others are not told who owns it",
+                self._name,
+                reason,
+            )
 
     def release(self) -> None:
         """Give the lock back, and stop waiting for it."""
@@ -333,4 +337,6 @@ def _cannot_lock(name: str, error: OSError) -> StoreUnavailable:
         remedy = "put the file on a local disk"
     else:
         remedy = "it must be a plain file of this user, in a folder that this user may write"
-    return StoreUnavailable(f"the lock file {error.filename or name} cannot be used ({error.strerror}); {remedy}")
+    return StoreUnavailable(
+        f"the lock file {error.filename or name} cannot be used ({error.strerror}); {remedy}"
+    )

@@ -33,7 +33,9 @@ Record = Callable[[str, int, float, Exception | None], None]
 class MeasuredStore:
     """The same store. Waiting (`wait_change`, `hints`) is not measured: how long it takes is up to others."""
 
-    def __init__(self, store: Store, record: Record, timer: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self, store: Store, record: Record, timer: Callable[[], float] = time.perf_counter
+    ) -> None:
         """Wrap a store. `timer` gives seconds."""
         self._store = store
         self._record = record
@@ -61,7 +63,10 @@ class MeasuredStore:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """Close the store."""
         await self._store.__aexit__(kind, error, trace)
@@ -98,7 +103,9 @@ class MeasuredStore:
         """Units for which mail has come."""
         return await self._measured("arrivals", 1, self._store.arrivals(scopes, after, limit))
 
-    async def wakes(self, scopes: Sequence[str], until: int, after: str | None, limit: int) -> Page[Wake]:
+    async def wakes(
+        self, scopes: Sequence[str], until: int, after: str | None, limit: int
+    ) -> Page[Wake]:
         """Units that are due, or have mail."""
         return await self._measured("wakes", 1, self._store.wakes(scopes, until, after, limit))
 
@@ -106,9 +113,13 @@ class MeasuredStore:
         """The earliest `wake_at` or mail later than `after`."""
         return await self._measured("next_wake", 1, self._store.next_wake(scopes, after))
 
-    async def lease(self, queue: str, worker: str, limit: int, lease_ms: int, at: int) -> list[Task]:
+    async def lease(
+        self, queue: str, worker: str, limit: int, lease_ms: int, at: int
+    ) -> list[Task]:
         """Lease tasks."""
-        return await self._measured("lease", limit, self._store.lease(queue, worker, limit, lease_ms, at))
+        return await self._measured(
+            "lease", limit, self._store.lease(queue, worker, limit, lease_ms, at)
+        )
 
     async def renew(self, renewals: Sequence[Renewal], at: int) -> list[Literal["kept", "lost"]]:
         """Extend leases."""

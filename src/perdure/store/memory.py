@@ -80,7 +80,10 @@ class MemoryStore:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """Close it."""
         self._open = False
@@ -113,8 +116,14 @@ class MemoryStore:
         """Apply commits, one after the other."""
         rows = self._rows()
         verdicts: list[Verdict] = [rows.commit(commit) for commit in batch]
-        changed = {commit.unit for commit, result in zip(batch, verdicts, strict=True) if result == "applied"}
-        for waiter, version in self._watchers.take([(unit, self._version(unit)) for unit in changed]):
+        changed = {
+            commit.unit
+            for commit, result in zip(batch, verdicts, strict=True)
+            if result == "applied"
+        }
+        for waiter, version in self._watchers.take(
+            [(unit, self._version(unit)) for unit in changed]
+        ):
             answer(waiter, version)
         return verdicts
 
@@ -139,7 +148,9 @@ class MemoryStore:
         if unit.row is None:
             return Loaded(name, inbox=inbox, place=place)
         current = unit.row.execution
-        chunks = [chunk for (execution, _), chunk in sorted(unit.journal.items()) if execution == current]
+        chunks = [
+            chunk for (execution, _), chunk in sorted(unit.journal.items()) if execution == current
+        ]
         tasks = [copy(task) for _, task in sorted(unit.tasks.items())]
         kv = [entry for _, entry in sorted(unit.kv.items())]
         return Loaded(name, unit.version, copy(unit.row), chunks, kv, inbox, tasks, place)
@@ -156,7 +167,9 @@ class MemoryStore:
         (start,) = key_of(after, tuple[int]) or (0,)
         letters = self._rows().units.get(unit, Unit()).inbox.values()
         found = [(place, letter) for place, letter in letters if place > start][:limit]
-        return Mail([copy(letter) for _, letter in found], place_of(found[-1][:1]) if found else after)
+        return Mail(
+            [copy(letter) for _, letter in found], place_of(found[-1][:1]) if found else after
+        )
 
     async def arrivals(self, scopes: Sequence[str], after: str | None, limit: int) -> Page[str]:
         """Units of these scopes for which mail has come behind a place, and still waits."""
@@ -183,7 +196,11 @@ class MemoryStore:
         for name, unit in rows.units.items():
             scope = rows.scope(name)
             if scope in wanted:
-                if unit.row is not None and unit.row.wake_at is not None and unit.row.status not in CLOSED:
+                if (
+                    unit.row is not None
+                    and unit.row.wake_at is not None
+                    and unit.row.status not in CLOSED
+                ):
                     yield scope, unit.row.wake_at, name
                 for _, message in unit.inbox.values():
                     yield scope, message.visible_at, name
@@ -191,18 +208,28 @@ class MemoryStore:
                 if task.scope in wanted and task.expires_at is not None:
                     yield task.scope, task.expires_at, name
 
-    async def wakes(self, scopes: Sequence[str], until: int, after: str | None, limit: int) -> Page[Wake]:
+    async def wakes(
+        self, scopes: Sequence[str], until: int, after: str | None, limit: int
+    ) -> Page[Wake]:
         """Units that are due, have visible mail, or have an expired task lease; by scope and time."""
         check_limit(limit)
         start = key_of(after, tuple[str, int, str])
-        times = sorted({key for key in self._times(scopes) if key[1] <= until and (start is None or key > start)})
+        times = sorted(
+            {
+                key
+                for key in self._times(scopes)
+                if key[1] <= until and (start is None or key > start)
+            }
+        )
         wakes: dict[str, Wake] = {}
         for _, at, name in times[:limit]:
             if name not in wakes:
                 unit = self._tables.units[name]
                 mail = any(message.visible_at <= until for _, message in unit.inbox.values())
                 wakes[name] = Wake(name, at, unit.row.suspect if unit.row is not None else 0, mail)
-        return Page(list(wakes.values()), place_of(times[limit - 1]) if len(times) > limit else None)
+        return Page(
+            list(wakes.values()), place_of(times[limit - 1]) if len(times) > limit else None
+        )
 
     async def next_wake(self, scopes: Sequence[str], after: int) -> int | None:
         """The earliest time later than `after` at which `wakes` will have more to say."""
@@ -210,7 +237,9 @@ class MemoryStore:
 
     # ------------------------------------------------------------ tasks and sweeping
 
-    async def lease(self, queue: str, worker: str, limit: int, lease_ms: int, at: int) -> list[Task]:
+    async def lease(
+        self, queue: str, worker: str, limit: int, lease_ms: int, at: int
+    ) -> list[Task]:
         """Lease tasks that nobody has had yet."""
         return self._rows().lease(queue, worker, limit, lease_ms, at)
 
@@ -238,7 +267,9 @@ class MemoryStore:
                 page = self._journal(asked, rows.units.get(asked.unit, Unit()))
             case Executions():
                 ended = sorted(rows.units.get(asked.unit, Unit()).executions.items())
-                page = self._page(asked, [((number,), copy(row)) for number, row in ended], tuple[int])
+                page = self._page(
+                    asked, [((number,), copy(row)) for number, row in ended], tuple[int]
+                )
             case KvEntries():
                 entries = sorted(rows.units.get(asked.unit, Unit()).kv.items())
                 wanted = [
@@ -248,25 +279,35 @@ class MemoryStore:
                 ]
                 page = self._page(asked, wanted, tuple[str])
             case DeadLetters():
-                letters = sorted(_dead_letters(rows, asked.unit), key=lambda one: (one.unit, one.message))
+                letters = sorted(
+                    _dead_letters(rows, asked.unit), key=lambda one: (one.unit, one.message)
+                )
                 places = [((one.unit, one.message), one) for one in letters]
                 page = self._page(asked, places, tuple[str, bytes])
             case Inbox():
                 inbox = rows.units.get(asked.unit, Unit()).inbox.values()
-                page = self._page(asked, [((place,), copy(message)) for place, message in inbox], tuple[int])
+                page = self._page(
+                    asked, [((place,), copy(message)) for place, message in inbox], tuple[int]
+                )
             case Counts():
                 page = Page(_counts(rows, asked.at))
             case Totals():
                 page = Page(_totals(rows, asked.at))
             case Queues():
                 depths = sorted(_depths(rows, asked.at).items())
-                page = self._page(asked, [((name,), QueueDepth(name, *depth)) for name, depth in depths], tuple[str])
+                page = self._page(
+                    asked,
+                    [((name,), QueueDepth(name, *depth)) for name, depth in depths],
+                    tuple[str],
+                )
             case _:
                 msg = f"the memory store cannot answer a {type(query).__name__} query"
                 raise UsageError(msg)
         return cast("Page[T]", page)
 
-    def _page(self, query: Query[T], rows: list[tuple[tuple[Any, ...], T]], kind: type[tuple[Any, ...]]) -> Page[T]:
+    def _page(
+        self, query: Query[T], rows: list[tuple[tuple[Any, ...], T]], kind: type[tuple[Any, ...]]
+    ) -> Page[T]:
         start = key_of(query.after, kind)
         return page_of([pair for pair in rows if start is None or pair[0] > start], query.limit)
 
@@ -275,7 +316,9 @@ class MemoryStore:
         wanted = query.execution or (unit.row.execution if unit.row is not None else 0)
         if start is not None:
             wanted = start[0]
-        places = [(place, chunk) for place, chunk in sorted(unit.journal.items()) if place[0] == wanted]
+        places = [
+            (place, chunk) for place, chunk in sorted(unit.journal.items()) if place[0] == wanted
+        ]
         return self._page(query, places, tuple[int, int])
 
     def _list(self, query: Units, rows: Tables) -> Page[UnitView]:
@@ -338,7 +381,10 @@ def _totals(rows: Tables, at: int) -> list[tuple[str, int]]:
     return [
         *_counts(rows, at)[: len(STATUSES)],
         ("executions", len(known) + len(ended)),
-        ("history_events", sum(row.journal_events for row in known) + sum(row.journal_events for row in ended)),
+        (
+            "history_events",
+            sum(row.journal_events for row in known) + sum(row.journal_events for row in ended),
+        ),
         ("history_bytes", sum(row.journal_bytes for row in known)),
         ("messages", sum(visible_at <= at for visible_at in messages)),
         ("messages_delayed", sum(visible_at > at for visible_at in messages)),
@@ -372,8 +418,14 @@ def matches(query: Units, view: UnitView) -> bool:
         and (query.parent is None or row.parent_unit == query.parent)
         and (query.created_after is None or row.created_at > query.created_after)
         and (query.created_before is None or row.created_at < query.created_before)
-        and (query.closed_after is None or (row.closed_at is not None and row.closed_at > query.closed_after))
-        and (query.closed_before is None or (row.closed_at is not None and row.closed_at < query.closed_before))
+        and (
+            query.closed_after is None
+            or (row.closed_at is not None and row.closed_at > query.closed_after)
+        )
+        and (
+            query.closed_before is None
+            or (row.closed_at is not None and row.closed_at < query.closed_before)
+        )
         and (not query.where or _fits(query.where, row.attributes))
     )
 

@@ -100,7 +100,9 @@ def _apply(target: Connection) -> list[str]:
             if (step := _STEPS.get(migration.version)) is not None:
                 step(target)
             row = (migration.version, migration.name, migration.checksum)
-            target.execute("INSERT INTO schema_migrations (version, name, checksum) VALUES (?, ?, ?)", row)
+            target.execute(
+                "INSERT INTO schema_migrations (version, name, checksum) VALUES (?, ?, ?)", row
+            )
     return [migration.name for migration in todo]
 
 
@@ -114,7 +116,9 @@ def _pending(connection: Connection) -> list[Migration]:
             msg = f"{path} is a SQLite database, but no Perdure store (it has the tables {some}); name another file"
             raise StoreFormat(msg)
         return list(known.values())
-    applied = list(connection.execute("SELECT version, name, checksum FROM schema_migrations ORDER BY version"))
+    applied = list(
+        connection.execute("SELECT version, name, checksum FROM schema_migrations ORDER BY version")
+    )
     for version, name, checksum in applied:
         if version not in known:
             msg = f"{path} has the schema {version} ({name}), which this release does not know; upgrade perdure"

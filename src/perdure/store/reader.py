@@ -74,7 +74,9 @@ class FileReader:
     async def read(self, function: Callable[[Connection], T]) -> T:
         """The function's result, in one snapshot."""
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, self._read, function)
+            return await asyncio.get_running_loop().run_in_executor(
+                self._pool, self._read, function
+            )
         except RuntimeError as error:  # the pool was shut down
             msg = f"the store {self._path} is closed"
             raise StoreUnavailable(msg) from error

@@ -28,7 +28,14 @@ from perdure.ports.store import (
 from perdure.ports.where import Where
 from perdure.store.apply import ids_json
 from perdure.store.attributes import found_units, is_equal, leading, of_unit
-from perdure.store.columns import LETTER_COLUMNS, TASK_COLUMNS, UNIT_COLUMNS, UNIT_FIELDS, message_of, unit_of
+from perdure.store.columns import (
+    LETTER_COLUMNS,
+    TASK_COLUMNS,
+    UNIT_COLUMNS,
+    UNIT_FIELDS,
+    message_of,
+    unit_of,
+)
 from perdure.store.connection import Connection, Values
 from perdure.store.counts import counts, queues, totals
 from perdure.store.page import check_limit, key_of, page_of, place_of
@@ -110,7 +117,9 @@ def mail(connection: Connection, unit: str, after: str | None, limit: int) -> Ma
     return Mail([message_of(row[:-1]) for row in rows], place_of(rows[-1][-1:]) if rows else after)
 
 
-def arrivals(connection: Connection, scopes: Sequence[str], after: str | None, limit: int) -> Page[str]:
+def arrivals(
+    connection: Connection, scopes: Sequence[str], after: str | None, limit: int
+) -> Page[str]:
     """Units of these scopes for which mail has come behind a place, and still waits."""
     check_limit(limit)
     now = connection.execute(READ_LAST).get
@@ -146,7 +155,9 @@ FROM (
 _BEFORE_ALL = -(1 << 62)
 
 
-def wakes(connection: Connection, scopes: Sequence[str], until: int, after: str | None, limit: int) -> Page[Wake]:
+def wakes(
+    connection: Connection, scopes: Sequence[str], until: int, after: str | None, limit: int
+) -> Page[Wake]:
     """Units that are due, have visible mail, or have an expired task lease; by scope and time."""
     check_limit(limit)
     start = key_of(after, tuple[str, int, str])
@@ -156,7 +167,13 @@ def wakes(connection: Connection, scopes: Sequence[str], until: int, after: str 
         if start is not None and scope < start[0]:
             continue
         at, unit = start[1:] if start is not None and scope == start[0] else (_BEFORE_ALL, "")
-        values = {"scope": scope, "until": until, "at": at, "unit": unit, "limit": limit + 1 - len(found)}
+        values = {
+            "scope": scope,
+            "until": until,
+            "at": at,
+            "unit": unit,
+            "limit": limit + 1 - len(found),
+        }
         for at, unit, suspect, mail in connection.execute(_WAKES, values):
             if len(found) < limit:
                 result.setdefault(unit, Wake(unit, at, suspect, bool(mail)))
@@ -201,7 +218,11 @@ def answer(connection: Connection, query: Query[T]) -> Page[T]:
 
 
 def _page(
-    connection: Connection, sql: str, values: Sequence[Any], limit: int, make: Callable[[Values], tuple[Values, T]]
+    connection: Connection,
+    sql: str,
+    values: Sequence[Any],
+    limit: int,
+    make: Callable[[Values], tuple[Values, T]],
 ) -> Page[T]:
     return page_of([make(row) for row in connection.execute(sql, (*values, limit + 1))], limit)
 
@@ -237,7 +258,12 @@ def units_sql(query: Units) -> tuple[str, list[Any]]:
     where.one_of("id", query.ids)
     where.one_of("reason", query.reasons)
     if query.id_prefix is not None:
-        where.add("id >= ? AND substr(id, 1, ?) = ?", query.id_prefix, len(query.id_prefix), query.id_prefix)
+        where.add(
+            "id >= ? AND substr(id, 1, ?) = ?",
+            query.id_prefix,
+            len(query.id_prefix),
+            query.id_prefix,
+        )
     if query.parent is not None:
         where.add("parent_unit = ?", query.parent)
     if query.created_after is not None:
@@ -288,13 +314,17 @@ def _journal(connection: Connection, query: Journal) -> Page[JournalChunk]:
     current = "SELECT coalesce((SELECT execution FROM units WHERE id = ?), 0)"
     execution = query.execution or connection.execute(current, (query.unit,)).get
     if start is not None:
-        execution = start[0]  # the pages of one list show one execution, also when the next one began meanwhile
+        execution = start[
+            0
+        ]  # the pages of one list show one execution, also when the next one began meanwhile
     sql = (
         "SELECT execution, first, count, events FROM journal"
         " WHERE unit = ? AND execution = ? AND first > ? ORDER BY first LIMIT ?"
     )
     values = (query.unit, execution, start[1] if start is not None else _BEFORE_ALL)
-    return _page(connection, sql, values, query.limit, lambda row: ((row[0], row[1]), JournalChunk(*row)))
+    return _page(
+        connection, sql, values, query.limit, lambda row: ((row[0], row[1]), JournalChunk(*row))
+    )
 
 
 def _executions(connection: Connection, query: Executions) -> Page[ExecutionRow]:
@@ -303,7 +333,13 @@ def _executions(connection: Connection, query: Executions) -> Page[ExecutionRow]
         "SELECT execution, type_version, started_at, closed_at, journal_events FROM executions"
         " WHERE unit = ? AND execution > ? ORDER BY execution LIMIT ?"
     )
-    return _page(connection, sql, (query.unit, *start), query.limit, lambda row: ((row[0],), ExecutionRow(*row)))
+    return _page(
+        connection,
+        sql,
+        (query.unit, *start),
+        query.limit,
+        lambda row: ((row[0],), ExecutionRow(*row)),
+    )
 
 
 def _kv(connection: Connection, query: KvEntries) -> Page[tuple[str, bytes]]:
@@ -314,12 +350,20 @@ def _kv(connection: Connection, query: KvEntries) -> Page[tuple[str, bytes]]:
     if start is not None:
         where.add("key > ?", *start)
     sql = f"SELECT key, value FROM kv WHERE {' AND '.join(where.terms)} ORDER BY key LIMIT ?"  # noqa: S608 - no input
-    return _page(connection, sql, where.values, query.limit, lambda row: ((row[0],), (row[0], row[1])))
+    return _page(
+        connection, sql, where.values, query.limit, lambda row: ((row[0],), (row[0], row[1]))
+    )
 
 
 def _inbox(connection: Connection, query: Inbox) -> Page[Any]:
     start = key_of(query.after, tuple[int]) or (_BEFORE_ALL,)
-    return _page(connection, MAIL, (query.unit, *start), query.limit, lambda row: (row[-1:], message_of(row[:-1])))
+    return _page(
+        connection,
+        MAIL,
+        (query.unit, *start),
+        query.limit,
+        lambda row: (row[-1:], message_of(row[:-1])),
+    )
 
 
 def _dead_letters(connection: Connection, query: DeadLetters) -> Page[DeadLetter]:
@@ -332,7 +376,9 @@ def _dead_letters(connection: Connection, query: DeadLetters) -> Page[DeadLetter
         "SELECT unit, message, kind, sender, at, expires_at FROM dead_letters"  # noqa: S608 - no input
         f" WHERE {' AND '.join(where.terms)} ORDER BY unit, message LIMIT ?"
     )
-    return _page(connection, sql, where.values, query.limit, lambda row: (row[:2], DeadLetter(*row)))
+    return _page(
+        connection, sql, where.values, query.limit, lambda row: (row[:2], DeadLetter(*row))
+    )
 
 
 _HANDLERS: dict[type[Query[Any]], Callable[[Connection, Any], Page[Any]]] = {

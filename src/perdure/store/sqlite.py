@@ -22,7 +22,19 @@ from perdure.errors import StoreFormat, StoreUnavailable, UsageError
 from perdure.kernel.commit import Commit, Fence, Task, Verdict
 from perdure.kernel.message import Message
 from perdure.ports.clock import Clock, SystemClock
-from perdure.ports.store import Claim, Incarnation, Loaded, Mail, Page, Posted, Query, Renewal, StoreInfo, Swept, Wake
+from perdure.ports.store import (
+    Claim,
+    Incarnation,
+    Loaded,
+    Mail,
+    Page,
+    Posted,
+    Query,
+    Renewal,
+    StoreInfo,
+    Swept,
+    Wake,
+)
 from perdure.store import reads, sweeping, tasks
 from perdure.store.connection import Connection
 from perdure.store.database import MEMORY, FileGuard, Options, open_database
@@ -72,7 +84,9 @@ class SQLiteStore:
         self._writer: Writer | None = None
         self._reader: Reader | None = None
         self._forked = False
-        self._owner = Ownership(self._file, path, self._bell, self.wait_change, standby=self._options.standby)
+        self._owner = Ownership(
+            self._file, path, self._bell, self.wait_change, standby=self._options.standby
+        )
 
     @property
     def options(self) -> Options:
@@ -88,12 +102,18 @@ class SQLiteStore:
 
     def _name(self) -> str:
         """The path as it was given, while it still means the same file."""
-        return self.path if self.path == MEMORY or _absolute(self.path) == self._file else self._file
+        return (
+            self.path if self.path == MEMORY or _absolute(self.path) == self._file else self._file
+        )
 
     def _closed(self) -> StoreUnavailable:
         if self._forked:
-            return StoreUnavailable(f"the store {self.path} was opened before this process was forked; open it anew")
-        return StoreUnavailable(f"the store {self.path} is closed; use it inside `async with store:`")
+            return StoreUnavailable(
+                f"the store {self.path} was opened before this process was forked; open it anew"
+            )
+        return StoreUnavailable(
+            f"the store {self.path} is closed; use it inside `async with store:`"
+        )
 
     async def __aenter__(self) -> Self:
         """Open the file.
@@ -102,7 +122,9 @@ class SQLiteStore:
             StoreError: naming the file, what is wrong with it, and the remedy.
         """
         name = self._name()
-        connection, info = await asyncio.to_thread(open_database, name, self._options, uuid.uuid4().hex)
+        connection, info = await asyncio.to_thread(
+            open_database, name, self._options, uuid.uuid4().hex
+        )
         self._info, shards = info, info.shards
         if self.path == MEMORY:
             self._writer = Writer(connection, self.path, None, self._watchers, shards, self._limits)
@@ -115,7 +137,10 @@ class SQLiteStore:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """Write what is waiting, and close the file. Each step is done, whatever becomes of the others."""
         writer, reader, self._writer, self._reader = self._writer, self._reader, None, None
@@ -222,17 +247,25 @@ class SQLiteStore:
         """Units of these scopes for which mail has come behind a place, and still waits."""
         return await self._read(lambda connection: reads.arrivals(connection, scopes, after, limit))
 
-    async def wakes(self, scopes: Sequence[str], until: int, after: str | None, limit: int) -> Page[Wake]:
+    async def wakes(
+        self, scopes: Sequence[str], until: int, after: str | None, limit: int
+    ) -> Page[Wake]:
         """Units that are due, have visible mail, or have an expired task lease; by scope and time."""
-        return await self._read(lambda connection: reads.wakes(connection, scopes, until, after, limit))
+        return await self._read(
+            lambda connection: reads.wakes(connection, scopes, until, after, limit)
+        )
 
     async def next_wake(self, scopes: Sequence[str], after: int) -> int | None:
         """The earliest time later than `after` at which `wakes` will have more to say."""
         return await self._read(lambda connection: reads.next_wake(connection, scopes, after))
 
-    async def lease(self, queue: str, worker: str, limit: int, lease_ms: int, at: int) -> list[Task]:
+    async def lease(
+        self, queue: str, worker: str, limit: int, lease_ms: int, at: int
+    ) -> list[Task]:
         """Lease tasks that nobody has had yet."""
-        return await self._write(lambda connection: tasks.lease(connection, queue, worker, limit, lease_ms, at))
+        return await self._write(
+            lambda connection: tasks.lease(connection, queue, worker, limit, lease_ms, at)
+        )
 
     async def renew(self, renewals: Sequence[Renewal], at: int) -> list[Literal["kept", "lost"]]:
         """Extend leases."""
@@ -240,14 +273,18 @@ class SQLiteStore:
 
     async def sweep(self, fences: Sequence[Fence], at: int, limit: int) -> Swept:
         """Remove expired answers, tombstones and dead letters; bury undelivered messages."""
-        return await self._write(lambda connection: sweeping.sweep(connection, fences, at, limit, self._limits))
+        return await self._write(
+            lambda connection: sweeping.sweep(connection, fences, at, limit, self._limits)
+        )
 
     async def query(self, query: Query[T]) -> Page[T]:
         """Answer a query."""
         return await self._read(lambda connection: reads.answer(connection, query))
 
     async def _version(self, unit: str) -> int:
-        return (await self._read(lambda connection: reads.versions(connection, [unit]))).get(unit, 0)
+        return (await self._read(lambda connection: reads.versions(connection, [unit]))).get(
+            unit, 0
+        )
 
     async def wait_change(self, unit: str, version: int, timeout_ms: int) -> int:
         """Wait until the unit has another version than `version`, or the time is up.
@@ -267,7 +304,9 @@ class SQLiteStore:
                     changed = await wait_for_change(waiter, left_ms)
                     if changed is not None:
                         return changed
-                elif not await self._owner.wait_change(unit, version, min(left_ms, FOREIGN_LOOK_MS)):
+                elif not await self._owner.wait_change(
+                    unit, version, min(left_ms, FOREIGN_LOOK_MS)
+                ):
                     await wait_for_change(waiter, min(left_ms, UNOWNED_LOOK_MS))
 
     def hints(self) -> AsyncIterator[str]:

@@ -52,7 +52,9 @@ _BURY = (
 _DROP = "DELETE FROM inbox WHERE unit = ? AND message = ?"
 
 
-def _oldest(connection: Connection, sql: str, scopes: Sequence[str], at: int, limit: int) -> list[Values]:
+def _oldest(
+    connection: Connection, sql: str, scopes: Sequence[str], at: int, limit: int
+) -> list[Values]:
     """The keys of the oldest rows of all scopes."""
     found: list[Values] = []
     for scope in scopes:
@@ -60,7 +62,9 @@ def _oldest(connection: Connection, sql: str, scopes: Sequence[str], at: int, li
     return [values[1:] for values in sorted(found)[:limit]]
 
 
-def sweep(connection: Connection, fences: Sequence[Fence], at: int, limit: int, limits: StoreLimits) -> Swept:
+def sweep(
+    connection: Connection, fences: Sequence[Fence], at: int, limit: int, limits: StoreLimits
+) -> Swept:
     """Remove what has expired, oldest first, at most `limit` rows; bury undelivered messages."""
     removed = 0
     scopes = sorted(set(held_scopes(connection, fences)))

@@ -42,7 +42,15 @@ from perdure.kernel.commit import (
 from perdure.kernel.message import ADMIN, ActivityDone, Message, Raise, Send, Start, encode_body
 from perdure.kernel.placement import scope_of
 from perdure.ports.store import Claim, Incarnation, Posted, Renewal, Swept
-from perdure.store.expiry import ANSWER, DEAD_LETTER, DELETION, TOMBSTONE, UNDELIVERED, Entry, Expiries
+from perdure.store.expiry import (
+    ANSWER,
+    DEAD_LETTER,
+    DELETION,
+    TOMBSTONE,
+    UNDELIVERED,
+    Entry,
+    Expiries,
+)
 from perdure.store.limits import StoreLimits
 
 Rows = dict[str, list[tuple[object, ...]]]
@@ -80,7 +88,9 @@ def flaw_of(commit: Commit) -> str | None:
     if commit.row.id != commit.unit:
         return f"its row has the id {commit.row.id!r}"
     journal = commit.journal
-    if len(journal) > 1 and len({(chunk.execution, chunk.first) for chunk in journal}) != len(journal):
+    if len(journal) > 1 and len({(chunk.execution, chunk.first) for chunk in journal}) != len(
+        journal
+    ):
         return "it has two journal chunks for one place"
     return None
 
@@ -89,7 +99,9 @@ def token_of(task: Task, worker: str, at: int) -> bytes:
     """The token of a lease: a function of the row and the request, so that replicas mint the same one."""
     from hashlib import blake2b
 
-    key = msgspec.msgpack.encode((task.unit, task.run, task.execution, task.seq, task.attempt, worker, at))
+    key = msgspec.msgpack.encode(
+        (task.unit, task.run, task.execution, task.seq, task.attempt, worker, at)
+    )
     return blake2b(key, digest_size=16).digest()
 
 
@@ -98,7 +110,9 @@ def letters_of(commit: Commit) -> Sequence[Message]:
     if not commit.consume or not commit.post:
         return commit.post
     gone = set(commit.consume)
-    return [message for message in commit.post if message.to != commit.unit or message.id not in gone]
+    return [
+        message for message in commit.post if message.to != commit.unit or message.id not in gone
+    ]
 
 
 def tombstone_until(commit: Commit, limits: StoreLimits) -> int | None:
@@ -170,7 +184,11 @@ class Tables:
     def scope(self, unit: str) -> str:
         """The scope that a unit's messages belong to."""
         known = self.units.get(unit)
-        return known.row.scope if known is not None and known.row is not None else scope_of(unit, self.shards)
+        return (
+            known.row.scope
+            if known is not None and known.row is not None
+            else scope_of(unit, self.shards)
+        )
 
     # ------------------------------------------------------------ commits
 
@@ -181,7 +199,9 @@ class Tables:
             stored = Stored(unit.version, unit.commit, unit.row.scope)
         else:
             deletion = self.deletions.get(commit.unit)
-            stored = Stored(0, deletion[0] if deletion is not None else None, self.scope(commit.unit))
+            stored = Stored(
+                0, deletion[0] if deletion is not None else None, self.scope(commit.unit)
+            )
         held = self.scopes.get(commit.fence.scope, Scope())
         result = verdict(commit, stored, held.epoch, held.owner.id if held.owner else None)
         if result != "applied" or stored.commit == commit.id:
@@ -228,7 +248,9 @@ class Tables:
             unit.executions[ended.execution] = ended
         for execution in set(commit.prune) - {row.execution}:
             unit.executions.pop(execution, None)
-            unit.journal = {place: chunk for place, chunk in unit.journal.items() if place[0] != execution}
+            unit.journal = {
+                place: chunk for place, chunk in unit.journal.items() if place[0] != execution
+            }
         for entry in commit.kv:
             if entry.value is None and entry.base is None:
                 unit.kv.pop(entry.key, None)
@@ -246,14 +268,19 @@ class Tables:
         for answer in commit.answers:
             if answer.message not in unit.answers:
                 scope, until = commit.row.scope, answer_until(commit, answer, self.limits)
-                unit.answers[answer.message] = scope, msgspec.structs.replace(answer, expires_at=until)
+                unit.answers[answer.message] = (
+                    scope,
+                    msgspec.structs.replace(answer, expires_at=until),
+                )
                 self._expiries.add(ANSWER, Entry(until, commit.unit, answer.message, scope))
 
     def _delete(self, commit: Commit, unit: Unit) -> None:
         unit.row, unit.version, unit.commit = None, 0, b""
         unit.journal, unit.executions, unit.kv, unit.tasks, unit.answers = {}, {}, {}, {}, {}
         self._settle(commit, unit)
-        for name in [name for name, (_, letter) in unit.inbox.items() if not isinstance(letter.body, Start)]:
+        for name in [
+            name for name, (_, letter) in unit.inbox.items() if not isinstance(letter.body, Start)
+        ]:
             self._take(unit, name)
         scope, run = commit.row.scope, commit.row.run
         self.tombstones.pop(run, None)
@@ -319,7 +346,9 @@ class Tables:
             if unit.row is None:
                 if not unit.starts:
                     return Posted("missing")
-            elif unit.row.status in CLOSED and not isinstance(body, ADMIN) and not _is_replaced(unit):
+            elif (
+                unit.row.status in CLOSED and not isinstance(body, ADMIN) and not _is_replaced(unit)
+            ):
                 return Posted("missing", "closed")
             if isinstance(body, Send | Raise) and len(unit.inbox) >= self.limits.inbox_messages:
                 return Posted("full")
@@ -336,9 +365,22 @@ class Tables:
             for task in unit.tasks.values()
             if task.queue == queue and task.worker is None and task.visible_at <= at
         ]
-        waiting.sort(key=lambda task: (task.visible_at, task.unit, task.run, task.execution, task.seq, task.attempt))
+        waiting.sort(
+            key=lambda task: (
+                task.visible_at,
+                task.unit,
+                task.run,
+                task.execution,
+                task.seq,
+                task.attempt,
+            )
+        )
         for task in waiting[:limit]:
-            task.worker, task.token, task.expires_at = worker, token_of(task, worker, at), at + lease_ms
+            task.worker, task.token, task.expires_at = (
+                worker,
+                token_of(task, worker, at),
+                at + lease_ms,
+            )
         return [copy(task) for task in waiting[:limit]]
 
     def renew(self, renewal: Renewal, at: int) -> bool:
@@ -362,7 +404,9 @@ class Tables:
             while removed < limit and (entry := self._expiries.take(kind, scopes, at)) is not None:
                 unit = self.units.get(entry.unit, Unit())
                 if kind == UNDELIVERED and unit.starts:
-                    held.append(entry)  # it will be delivered, unless that start never comes to anything
+                    held.append(
+                        entry
+                    )  # it will be delivered, unless that start never comes to anything
                 elif self._is_expired(kind, unit, entry):
                     self._expire(kind, unit, entry, at)
                     removed += 1
@@ -377,11 +421,15 @@ class Tables:
     def _is_expired(self, kind: int, unit: Unit, entry: Entry) -> bool:
         """Whether the row of an entry is still there, with the same time."""
         if kind == ANSWER:
-            return (found := unit.answers.get(entry.key)) is not None and found[1].expires_at == entry.at
+            return (found := unit.answers.get(entry.key)) is not None and found[
+                1
+            ].expires_at == entry.at
         if kind == TOMBSTONE:
             return (mark := self.tombstones.get(entry.key)) is not None and mark[1] == entry.at
         if kind == DELETION:
-            return (deletion := self.deletions.get(entry.unit)) is not None and deletion[2] == entry.at
+            return (deletion := self.deletions.get(entry.unit)) is not None and deletion[
+                2
+            ] == entry.at
         if kind == DEAD_LETTER:
             return (dead := unit.dead_letters.get(entry.key)) is not None and dead[2] == entry.at
         place = unit.inbox.get(entry.key)
@@ -425,19 +473,32 @@ class Tables:
         }
         each = self.units.items()
         fields = msgspec.structs.astuple
-        rows["units"] = [(*fields(u.row), u.version, u.commit) for _, u in each if u.row is not None]
-        rows["journal"] = [(name, *fields(chunk)) for name, u in each for chunk in u.journal.values()]
-        rows["executions"] = [(name, *fields(row)) for name, u in each for row in u.executions.values()]
+        rows["units"] = [
+            (*fields(u.row), u.version, u.commit) for _, u in each if u.row is not None
+        ]
+        rows["journal"] = [
+            (name, *fields(chunk)) for name, u in each for chunk in u.journal.values()
+        ]
+        rows["executions"] = [
+            (name, *fields(row)) for name, u in each for row in u.executions.values()
+        ]
         rows["kv"] = [(name, *fields(entry)) for name, u in each for entry in u.kv.values()]
         rows["inbox"] = [
-            (name, place, self.scope(name), *letter(m)) for name, u in each for place, m in u.inbox.values()
+            (name, place, self.scope(name), *letter(m))
+            for name, u in each
+            for place, m in u.inbox.values()
         ]
         rows["answers"] = [
-            (name, a.message, scope, a.outcome, a.expires_at) for name, u in each for scope, a in u.answers.values()
+            (name, a.message, scope, a.outcome, a.expires_at)
+            for name, u in each
+            for scope, a in u.answers.values()
         ]
         rows["tasks"] = [fields(task) for _, u in each for task in u.tasks.values()]
         rows["attributes"] = [
-            (name, *term, u.row.created_at) for name, u in each if u.row for term in terms_of(u.row.attributes)
+            (name, *term, u.row.created_at)
+            for name, u in each
+            if u.row
+            for term in terms_of(u.row.attributes)
         ]
         rows["tombstones"] = [(run, *mark) for run, mark in self.tombstones.items()]
         rows["deletions"] = [(unit, *deletion) for unit, deletion in self.deletions.items()]
@@ -452,4 +513,12 @@ class Tables:
 def letter(message: Message) -> tuple[object, ...]:
     """A message as a row of the inbox, without its place."""
     kind, body = type(message.body).__name__, encode_body(message.body)
-    return (message.id, kind, body, message.at, message.visible_at, message.sender, message.previous)
+    return (
+        message.id,
+        kind,
+        body,
+        message.at,
+        message.visible_at,
+        message.sender,
+        message.previous,
+    )

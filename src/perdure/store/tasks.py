@@ -37,7 +37,10 @@ _RENEW = (
 def claim(connection: Connection, scopes: Sequence[str], owner: Incarnation) -> dict[str, Claim]:
     """Take scopes over."""
     query = "SELECT scope, epoch, clean FROM scopes WHERE scope IN (SELECT value FROM json_each(?))"
-    held = {scope: (epoch, bool(clean)) for scope, epoch, clean in connection.execute(query, (ids_json(scopes),))}
+    held = {
+        scope: (epoch, bool(clean))
+        for scope, epoch, clean in connection.execute(query, (ids_json(scopes),))
+    }
     claims: dict[str, Claim] = {}
     for scope in scopes:
         epoch, clean = held.get(scope, (0, True))
@@ -50,7 +53,9 @@ def claim(connection: Connection, scopes: Sequence[str], owner: Incarnation) -> 
 def held_scopes(connection: Connection, fences: Sequence[Fence]) -> list[str]:
     """The scopes that these fences own."""
     query = "SELECT scope FROM scopes WHERE scope = ? AND epoch = ? AND incarnation = ?"
-    return [scope for (scope,) in connection.executemany(query, map(msgspec.structs.astuple, fences))]
+    return [
+        scope for (scope,) in connection.executemany(query, map(msgspec.structs.astuple, fences))
+    ]
 
 
 def release(connection: Connection, fences: Sequence[Fence]) -> list[str]:
@@ -60,20 +65,29 @@ def release(connection: Connection, fences: Sequence[Fence]) -> list[str]:
     return scopes
 
 
-def lease(connection: Connection, queue: str, worker: str, limit: int, lease_ms: int, at: int) -> list[Task]:
+def lease(
+    connection: Connection, queue: str, worker: str, limit: int, lease_ms: int, at: int
+) -> list[Task]:
     """Lease tasks that nobody has had yet, oldest first."""
     found = [Task(*row) for row in connection.execute(_WAITING, (queue, at, limit))]
     for task in found:
         task.worker, task.token, task.expires_at = worker, token_of(task, worker, at), at + lease_ms
-    rows = [(t.worker, t.token, t.expires_at, t.unit, t.run, t.execution, t.seq, t.attempt) for t in found]
+    rows = [
+        (t.worker, t.token, t.expires_at, t.unit, t.run, t.execution, t.seq, t.attempt)
+        for t in found
+    ]
     connection.executemany(_LEASE, rows)
     return found
 
 
-def renew(connection: Connection, renewals: Sequence[Renewal], at: int) -> list[Literal["kept", "lost"]]:
+def renew(
+    connection: Connection, renewals: Sequence[Renewal], at: int
+) -> list[Literal["kept", "lost"]]:
     """Extend leases whose row still has the token."""
     results: list[Literal["kept", "lost"]] = []
     for one in renewals:
-        connection.execute(_RENEW, (at + one.lease_ms, one.details, one.unit, one.seq, one.attempt, one.token))
+        connection.execute(
+            _RENEW, (at + one.lease_ms, one.details, one.unit, one.seq, one.attempt, one.token)
+        )
         results.append("kept" if connection.changes() else "lost")
     return results

@@ -85,7 +85,9 @@ class WriteAheadLog:
     def _write_zeros(self, size: int) -> int:
         if self._file is None:
             self._check()
-            self._file = os.open(self._path, os.O_WRONLY)  # kept: by its name it could be another file's one day
+            self._file = os.open(
+                self._path, os.O_WRONLY
+            )  # kept: by its name it could be another file's one day
         found = os.fstat(self._file).st_size
         if found < size:
             os.pwrite(self._file, bytes(size - found), found)
@@ -101,10 +103,14 @@ class WriteAheadLog:
         try:
             pages, copied = self._connection.wal_checkpoint()
         except apsw.Error as error:
-            logger.critical("%s was removed, and what was in it could not be saved: %s", self._path, error)
+            logger.critical(
+                "%s was removed, and what was in it could not be saved: %s", self._path, error
+            )
             return
         if copied == pages:
-            logger.critical("%s was removed; what was in it is saved, nothing acknowledged is lost", self._path)
+            logger.critical(
+                "%s was removed; what was in it is saved, nothing acknowledged is lost", self._path
+            )
 
     def close(self) -> None:
         """Let go of the file."""

@@ -62,7 +62,11 @@ class Watchers:
         if not self._waiters:
             return []
         with self._lock:
-            return [(waiter, version) for unit, version in changes for waiter in self._waiters.pop(unit, ())]
+            return [
+                (waiter, version)
+                for unit, version in changes
+                for waiter in self._waiters.pop(unit, ())
+            ]
 
     def fail(self, error: Exception) -> None:
         """Tell all waiters that there is nothing to wait for any more."""

@@ -147,7 +147,9 @@ class Writer:
         place = 0
         for job in jobs:
             end = place + len(job.operations)
-            answers.setdefault(job.future.get_loop(), []).append((job.future, _answer_of(results[place:end])))
+            answers.setdefault(job.future.get_loop(), []).append(
+                (job.future, _answer_of(results[place:end]))
+            )
             place = end
         if self._watchers:
             for waiter, version in self._watchers.take(_changes(operations, results)):
@@ -220,7 +222,8 @@ class Writer:
             undone = False
         if not undone or not isinstance(error, apsw.FullError):
             failure = StoreUnavailable(
-                f"{reason}. The store is stopped: restart the node when the disk is sound", "unknown"
+                f"{reason}. The store is stopped: restart the node when the disk is sound",
+                "unknown",
             )
             self._dead = StoreUnavailable(str(failure), "none")
             logger.critical("%s", failure)
@@ -250,9 +253,16 @@ class Writer:
     def _refuse(self, operation: Operation, error: Exception) -> object:
         if isinstance(operation, Commit):
             row = operation.row
-            ids = {"instance": row.id, "execution": row.execution, "workflow": row.type, "version": row.type_version}
+            ids = {
+                "instance": row.id,
+                "execution": row.execution,
+                "workflow": row.type,
+                "version": row.type_version,
+            }
             kind = type(error).__name__
-            logger.error("a commit of %r is invalid: %s: %s", operation.unit, kind, error, extra=ids)
+            logger.error(
+                "a commit of %r is invalid: %s: %s", operation.unit, kind, error, extra=ids
+            )
             return "invalid"
         if isinstance(error, PerdureError):
             return error
@@ -267,7 +277,9 @@ def _answer_of(results: list[Any]) -> Any:
         return results
     first = errors[0]
     if isinstance(first, StoreUnavailable):
-        sure = len(errors) == len(results) and all(getattr(error, "outcome", "none") == "none" for error in errors)
+        sure = len(errors) == len(results) and all(
+            getattr(error, "outcome", "none") == "none" for error in errors
+        )
         return StoreUnavailable(str(first), "none" if sure else "unknown")
     return first
 

@@ -138,12 +138,16 @@ class SyncHandle(Generic[R_co]):
         """`pending`, `running`, `suspended`, `completed`, `failed` or `cancelled`."""
         return self._portal.call(self._handle.status)
 
-    def custom_status(self, as_type: type[T], *, after_version: int = -1, timeout: Seconds = 0) -> tuple[T | None, int]:
+    def custom_status(
+        self, as_type: type[T], *, after_version: int = -1, timeout: Seconds = 0
+    ) -> tuple[T | None, int]:
         """The custom status and its version; waits up to `timeout` until the version is higher than
         `after_version`.
         """
         return self._portal.call(
-            lambda: self._handle.custom_status(as_type, after_version=after_version, timeout=timeout)
+            lambda: self._handle.custom_status(
+                as_type, after_version=after_version, timeout=timeout
+            )
         )
 
     def kv(self) -> dict[str, object]:
@@ -212,9 +216,13 @@ class SyncHandle(Generic[R_co]):
             StillRunning: it or one below it has not ended. Nothing was removed.
             HasParent: it is a child; `force` removes it all the same. Nothing was removed.
         """
-        return self._portal.call(lambda: self._handle.delete(force=force, forget=forget, reason=reason))
+        return self._portal.call(
+            lambda: self._handle.delete(force=force, forget=forget, reason=reason)
+        )
 
-    def prune(self, *, keep_last: int | None = None, closed_before: datetime | None = None) -> list[int]:
+    def prune(
+        self, *, keep_last: int | None = None, closed_before: datetime | None = None
+    ) -> list[int]:
         """Remove the histories of executions that ended by continue-as-new; their numbers.
 
         `keep_last` executions stay (the current one counts), as do those that ended at `closed_before` or later; give
@@ -223,7 +231,9 @@ class SyncHandle(Generic[R_co]):
         Raises:
             NotFound: no instance has this id.
         """
-        return self._portal.call(lambda: self._handle.prune(keep_last=keep_last, closed_before=closed_before))
+        return self._portal.call(
+            lambda: self._handle.prune(keep_last=keep_last, closed_before=closed_before)
+        )
 
     def __repr__(self) -> str:
         """Name it."""
@@ -268,7 +278,10 @@ class SyncClient:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """Close the store, if it is ours."""
         self._portal.close(lambda: self._client.__aexit__(kind, error, trace))
@@ -317,7 +330,12 @@ class SyncClient:
         """
         return SyncWorkflowHandle(
             self._client.workflow(
-                definition, id=id, if_exists=if_exists, delay=delay, version=version, attributes=attributes
+                definition,
+                id=id,
+                if_exists=if_exists,
+                delay=delay,
+                version=version,
+                attributes=attributes,
             ),
             self._portal,
         )
@@ -336,7 +354,9 @@ class SyncClient:
         """
         return self._portal.call(lambda: self._client.list(limit=limit, **filters))
 
-    def page(self, *, size: int = 100, after: str | None = None, **filters: Unpack[Filter]) -> Page[Description]:
+    def page(
+        self, *, size: int = 100, after: str | None = None, **filters: Unpack[Filter]
+    ) -> Page[Description]:
         """One page of `list`; its `next` is what to give as `after` for the following page (None: there is none)."""
         return self._portal.call(lambda: self._client.page(size=size, after=after, **filters))
 
@@ -358,7 +378,9 @@ class SyncClient:
         """The tasks of each queue that has some, by name."""
         return self._portal.call(self._client.queues)
 
-    def dead_letters(self, *, unit: str | None = None, limit: int | None = 100) -> Sequence[DeadLetter]:
+    def dead_letters(
+        self, *, unit: str | None = None, limit: int | None = 100
+    ) -> Sequence[DeadLetter]:
         """Messages that were sent to an id that no instance had, by that id; of one id with `unit`.
 
         At most `limit` (None: all). A store keeps them for `StoreLimits.dead_letter_ms`.
@@ -384,7 +406,9 @@ class SyncClient:
             UsageError: nothing was given that chooses, or something that is no status, time, id or limit.
         """
         return self._portal.call(
-            lambda: self._client.delete(ids, force=force, forget=forget, reason=reason, limit=limit, **filters)
+            lambda: self._client.delete(
+                ids, force=force, forget=forget, reason=reason, limit=limit, **filters
+            )
         )
 
     def prune(
@@ -451,7 +475,10 @@ class SyncNode:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """Stop."""
         self._portal.close(lambda: self._node.__aexit__(kind, error, trace))

@@ -67,7 +67,9 @@ class Portal:
                 msg = f"{self.name} is open already; one `with` is enough"
                 raise UsageError(msg)
             self._process, self._ready, self._starting = os.getpid(), Future(), None
-            self._thread = threading.Thread(target=self._run, args=[self._ready], name=f"perdure {self.name}")
+            self._thread = threading.Thread(
+                target=self._run, args=[self._ready], name=f"perdure {self.name}"
+            )
         try:
             _open.add(self)
             self._thread.start()
@@ -138,7 +140,9 @@ class Portal:
         try:
             if stop is not None:
                 await stop()
-            elif self._starting is not None and not self._starting.done():  # interrupted: it puts its things away
+            elif (
+                self._starting is not None and not self._starting.done()
+            ):  # interrupted: it puts its things away
                 await asyncio.wait([self._starting])
         finally:
             self._end.set()

@@ -31,7 +31,9 @@ class ActivityRecord:
     failure: Failure | None = None
 
 
-async def read_calls(client: Client, definitions: Definitions, id: str | None) -> list[ActivityRecord]:
+async def read_calls(
+    client: Client, definitions: Definitions, id: str | None
+) -> list[ActivityRecord]:
     """The calls of one instance, or of all, in their order in time."""
     ids = [id] if id is not None else [d.id for d in reversed(await client.list(limit=None))]
     records: list[ActivityRecord] = []
@@ -43,7 +45,9 @@ async def read_calls(client: Client, definitions: Definitions, id: str | None) -
     return sorted(records, key=lambda record: record.at)
 
 
-def _calls(instance: str, execution: int, events: list[ev.AnyEvent], definitions: Definitions) -> list[ActivityRecord]:
+def _calls(
+    instance: str, execution: int, events: list[ev.AnyEvent], definitions: Definitions
+) -> list[ActivityRecord]:
     found: dict[int, ActivityRecord] = {}
     now_ms = 0
     for event in events:
@@ -59,10 +63,16 @@ def _calls(instance: str, execution: int, events: list[ev.AnyEvent], definitions
             case ev.ActivityCompleted():
                 result = _result(event.result, found[seq].name, definitions)
                 found[seq] = replace(
-                    found[seq], outcome="completed", attempts=event.attempt, result=result, failure=None
+                    found[seq],
+                    outcome="completed",
+                    attempts=event.attempt,
+                    result=result,
+                    failure=None,
                 )
             case ev.ActivityFailed():
-                found[seq] = replace(found[seq], outcome="failed", attempts=event.attempt, failure=event.failure)
+                found[seq] = replace(
+                    found[seq], outcome="failed", attempts=event.attempt, failure=event.failure
+                )
             case ev.CommandCancelled() if seq in found:
                 found[seq] = replace(found[seq], outcome="cancelled")
             case _:
@@ -81,5 +91,7 @@ def _arguments(event: ev.ActivityScheduled, definitions: Definitions) -> dict[st
 
 def _result(data: bytes, name: str, definitions: Definitions) -> object:
     definition = definitions.find_activity(name)
-    value: object = definition.signature.result.decode(data) if definition is not None else decode(data)
+    value: object = (
+        definition.signature.result.decode(data) if definition is not None else decode(data)
+    )
     return value

@@ -108,7 +108,11 @@ async def live(scenario: Scenario, store: Store, points: Points) -> Outcome:
             scenario.check(result)
         reader = Client(StoreGateway(store))
         outcome = await take_outcome(reader, result, points.names, values=scenario.same_values)
-        again = [f"{step} ran again, although its result was recorded" for step in points.steps if step in recorded]
+        again = [
+            f"{step} ran again, although its result was recorded"
+            for step in points.steps
+            if step in recorded
+        ]
         outcome.faults += points.faults + again
         return outcome
     finally:
@@ -117,7 +121,11 @@ async def live(scenario: Scenario, store: Store, points: Points) -> Outcome:
 
 async def _unfinished(store: Store, patience_s: int) -> str:
     client = Client(StoreGateway(store))
-    left = [f"{d.id} is {d.status} ({d.reason})" for d in await client.list(limit=None) if d.closed_at is None]
+    left = [
+        f"{d.id} is {d.status} ({d.reason})"
+        for d in await client.list(limit=None)
+        if d.closed_at is None
+    ]
     return f"not through within {patience_s} s: {', '.join(left) or 'the script'}; counts {await client.counts()}"
 
 
@@ -152,7 +160,9 @@ async def _live_or_die(scenario: Scenario, store: Store, points: Points) -> Outc
             return await living
         points.release()
         living.cancel()
-        with suppress(asyncio.CancelledError, PerdureError, TimeoutError):  # it dies of having no store
+        with suppress(
+            asyncio.CancelledError, PerdureError, TimeoutError
+        ):  # it dies of having no store
             await living
         return None
 
@@ -259,9 +269,13 @@ def load_scenario(target: str) -> Scenario:
             module = importlib.import_module(place)
         found = getattr(module, name)
     except (OSError, ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"{target!r} names no scenario: {error}; give module:name or file.py:name") from error
+        raise UsageError(
+            f"{target!r} names no scenario: {error}; give module:name or file.py:name"
+        ) from error
     if not isinstance(found, Scenario):
-        raise UsageError(f"{target!r} is a {type(found).__name__}, not a perdure.testing.crash.Scenario")
+        raise UsageError(
+            f"{target!r} is a {type(found).__name__}, not a perdure.testing.crash.Scenario"
+        )
     return found
 
 
@@ -287,7 +301,10 @@ class LifeServer:
 
     def __init__(self, seed: str) -> None:
         """Start it."""
-        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        environment = os.environ | {
+            "PYTHONHASHSEED": seed,
+            "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+        }
         command = [sys.executable, "-m", "perdure.testing.crash", "serve"]
         self._process = subprocess.Popen(  # noqa: S603  # this module, by this interpreter
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -320,7 +337,10 @@ class LifeServer:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """End it."""
         self._process.communicate()
@@ -340,11 +360,17 @@ def crash_in_processes(
     scenario = load_scenario(target)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="perdure-crash-")))
-        dying, going_on = servers if servers is not None else [stack.enter_context(LifeServer(seed)) for seed in SEEDS]
+        dying, going_on = (
+            servers
+            if servers is not None
+            else [stack.enter_context(LifeServer(seed)) for seed in SEEDS]
+        )
         expected = going_on.life(target, _url(folder, 0), None, folder)
         assert expected is not None
         _compare(expected, expected, scenario, "without a crash")
-        pool = stack.enter_context(ThreadPoolExecutor(1))  # the next life is killed while the last one goes on
+        pool = stack.enter_context(
+            ThreadPoolExecutor(1)
+        )  # the next life is killed while the last one goes on
         after: list[tuple[int, Future[Outcome | None]]] = []
         for last in range(first, len(expected.points) + 1, every):
             url = _url(folder, last)
@@ -354,7 +380,12 @@ def crash_in_processes(
             with _noted(f"kill -9 at point {last}"):
                 found = future.result()
             assert found is not None
-            _compare(expected, found, scenario, f"kill -9 at point {last} (undisturbed: {expected.points[last - 1]})")
+            _compare(
+                expected,
+                found,
+                scenario,
+                f"kill -9 at point {last} (undisturbed: {expected.points[last - 1]})",
+            )
         return Report(len(expected.points), len(after))
 
 
@@ -371,7 +402,9 @@ def _serve() -> None:
         scenario = load_scenario(order.target)
         child = os.fork()
         if child == 0:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a scenario prints is no answer of ours
+            os.dup2(
+                os.open(os.devnull, os.O_WRONLY), 1
+            )  # what a scenario prints is no answer of ours
             signal.alarm(scenario.patience_s + 5)
             os._exit(_obey(order))
         _, status = os.waitpid(child, 0)
@@ -394,13 +427,19 @@ def _obey(order: Life) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """`run`, `check` or `serve`; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m perdure.testing.crash", description="Crash a scenario.")
+    parser = argparse.ArgumentParser(
+        prog="python -m perdure.testing.crash", description="Crash a scenario."
+    )
     verbs = parser.add_subparsers(dest="verb", required=True)
     run = verbs.add_parser("run", help="one life: print its outcome as JSON")
     run.add_argument("scenario", metavar="MODULE:NAME")
-    run.add_argument("--store", required=True, metavar="URL", help="a SQLite URL; other lives may go on with it")
+    run.add_argument(
+        "--store", required=True, metavar="URL", help="a SQLite URL; other lives may go on with it"
+    )
     run.add_argument("--kill-at", type=int, metavar="N", help="end by SIGKILL at the N-th point")
-    check = verbs.add_parser("check", help="kill -9 at each point, restart under another hash seed, compare")
+    check = verbs.add_parser(
+        "check", help="kill -9 at each point, restart under another hash seed, compare"
+    )
     check.add_argument("scenario", metavar="MODULE:NAME")
     check.add_argument("--every", type=int, default=1, metavar="K", help="only each K-th point")
     verbs.add_parser("serve", help="used by check: run lives as told on standard input")
@@ -412,7 +451,9 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(outcome)).decode() + "\n")
     else:
         report = crash_in_processes(given.scenario, every=given.every)
-        sys.stdout.write(f"{report.crashes} crashes at {report.points} points: the outcome was always the same\n")
+        sys.stdout.write(
+            f"{report.crashes} crashes at {report.points} points: the outcome was always the same\n"
+        )
     return 0
 
 

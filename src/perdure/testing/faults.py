@@ -108,7 +108,9 @@ class Points:
 
 
 def _gone() -> StoreUnavailable:
-    return StoreUnavailable("this life of the node is over: the crash harness has ended it", "unknown")
+    return StoreUnavailable(
+        "this life of the node is over: the crash harness has ended it", "unknown"
+    )
 
 
 class DyingStore(PassingStore):
@@ -217,7 +219,9 @@ class ObservedApp(App):
         async def observed(*args: Any, **kwargs: Any) -> Any:
             step = self._began()
             await points.pass_or_hang(f"before {step}")
-            if not points.kills and not await self._is_scheduled():  # a look at a file takes the activity's time
+            if (
+                not points.kills and not await self._is_scheduled()
+            ):  # a look at a file takes the activity's time
                 points.faults.append(f"{step} began before its command was durable")
             try:
                 return await fn(*args, **kwargs)
@@ -248,10 +252,15 @@ class ObservedApp(App):
     async def _is_scheduled(self) -> bool:
         info = activity.info()
         try:
-            history = await Client(StoreGateway(self._store)).get(info.instance).history(info.execution)
+            history = (
+                await Client(StoreGateway(self._store)).get(info.instance).history(info.execution)
+            )
         except NotFound:
             return False
-        return any(isinstance(entry.event, ActivityScheduled) and entry.event.seq == info.seq for entry in history)
+        return any(
+            isinstance(entry.event, ActivityScheduled) and entry.event.seq == info.seq
+            for entry in history
+        )
 
     def make_resources(self) -> AbstractAsyncContextManager[Any] | None:
         """The other app's."""
@@ -268,7 +277,9 @@ class ObservedNode(Node):
     def __init__(self, app: App, store: Store, points: Points, **options: Any) -> None:
         """`store` is open. `options` are `Node`'s."""
         dying = DyingStore(store, points)
-        super().__init__(ObservedApp(app, dying, points), dying, clock=DyingClock(points), **options)
+        super().__init__(
+            ObservedApp(app, dying, points), dying, clock=DyingClock(points), **options
+        )
         self.points = points
 
     @property
@@ -316,15 +327,23 @@ class _Gate:
         match message.body:
             case Send():
                 return "ok" if await self._has_arrived(message) else await self._send(message)
-            case Raise() | Pause() | Resume():  # their ids do not stand in the journal, but the store remembers posts
+            case (
+                Raise() | Pause() | Resume()
+            ):  # their ids do not stand in the journal, but the store remembers posts
                 return await self._post(message)
             case _:
                 return await self._node.send(message)
 
     async def _send(self, message: Message) -> Outcome:
         outcome = await self._node.send(message)
-        if outcome == "ok" and not await self._has_arrived(message) and await self._is_open(message.to):
-            self._node.points.faults.append(f"a message to {message.to!r} was acknowledged and is not durable")
+        if (
+            outcome == "ok"
+            and not await self._has_arrived(message)
+            and await self._is_open(message.to)
+        ):
+            self._node.points.faults.append(
+                f"a message to {message.to!r} was acknowledged and is not durable"
+            )
         return outcome
 
     async def _is_open(self, unit: str) -> bool:
@@ -354,7 +373,9 @@ class _Gate:
                 histories = [await handle.history(execution) for execution in executions]
                 if any(_received(history, message) for history in histories):
                     return True
-                if await handle.executions() == executions:  # else it may have been received in a new one meanwhile
+                if (
+                    await handle.executions() == executions
+                ):  # else it may have been received in a new one meanwhile
                     return False
             except NotFound:
                 return False

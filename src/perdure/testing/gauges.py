@@ -49,7 +49,9 @@ class Latencies:
 
     def summary(self) -> dict[str, float]:
         """p50, p95, p99 and the highest."""
-        return {f"p{percent}": self.percentile(percent) for percent in (50, 95, 99)} | {"max": self.highest}
+        return {f"p{percent}": self.percentile(percent) for percent in (50, 95, 99)} | {
+            "max": self.highest
+        }
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,10 @@ class Gauges:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """End; the last sample is taken now."""
         assert self._task is not None

@@ -83,8 +83,18 @@ class History:
         """The content of the file."""
         from perdure import __version__
 
-        executions = [_Execution(e.number, e.version, e.kv, list(e.turns), dict(e.kv_times)) for e in self.executions]
-        document = _Document(f"perdure-history-{FORMAT}", self.id, self.workflow, self.status, executions, __version__)
+        executions = [
+            _Execution(e.number, e.version, e.kv, list(e.turns), dict(e.kv_times))
+            for e in self.executions
+        ]
+        document = _Document(
+            f"perdure-history-{FORMAT}",
+            self.id,
+            self.workflow,
+            self.status,
+            executions,
+            __version__,
+        )
         return msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n"
 
     def write(self, path: str | Path) -> None:
@@ -188,9 +198,13 @@ def _execution(found: _Execution, origin: str) -> Execution:
             raise UsageError(msg) from error
     first = events[0] if events else None
     if not isinstance(first, Started) or first.execution != found.number:
-        msg = f"{origin} is damaged: execution {found.number} does not begin with its start; {_AGAIN}"
+        msg = (
+            f"{origin} is damaged: execution {found.number} does not begin with its start; {_AGAIN}"
+        )
         raise UsageError(msg)
-    return Execution(found.number, found.version, found.kv, tuple(found.turns), tuple(events), found.kv_times)
+    return Execution(
+        found.number, found.version, found.kv, tuple(found.turns), tuple(events), found.kv_times
+    )
 
 
 # ---------------------------------------------------------------- exporting
@@ -205,7 +219,11 @@ async def export_history(store: Store, id: str, *, every_execution: bool = False
     loaded = (await store.load([check_id(id)]))[0]
     row = loaded.row
     if row is None or not loaded.journal:
-        msg = f"no instance has the id {id!r}" if row is None else f"{id!r} is {row.status} and has no history yet"
+        msg = (
+            f"no instance has the id {id!r}"
+            if row is None
+            else f"{id!r} is {row.status} and has no history yet"
+        )
         raise NotFound(f"{msg}; check the id, or wait until it has begun")
     executions: list[Execution] = []
     if every_execution:
@@ -244,4 +262,6 @@ def _exported(number: int, chunks: list[JournalChunk], entries: list[KvEntry] | 
     assert isinstance(first, Started)
     kv = None if entries is None else {e.key: e.value for e in entries if e.value is not None}
     times = {e.key: e.updated_at for e in entries or () if e.value is not None}
-    return Execution(number, first.version, kv, tuple(chunk.events for chunk in chunks), tuple(events), times)
+    return Execution(
+        number, first.version, kv, tuple(chunk.events for chunk in chunks), tuple(events), times
+    )

@@ -56,7 +56,9 @@ def sqlite_rows_per_s(path: Path, synchronous: str, rows: int, seconds: float) -
     connection = opened(str(path))
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute(f"PRAGMA synchronous={synchronous}")
-    connection.execute("CREATE TABLE journal (id TEXT, seq INTEGER, data BLOB, PRIMARY KEY (id, seq)) WITHOUT ROWID")
+    connection.execute(
+        "CREATE TABLE journal (id TEXT, seq INTEGER, data BLOB, PRIMARY KEY (id, seq)) WITHOUT ROWID"
+    )
     numbers = iter(range(sys.maxsize))
     done, begin = 0, time.perf_counter()
     while (took := time.perf_counter() - begin) < seconds:

@@ -57,7 +57,10 @@ class PassingStore:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """The store stays open."""
 
@@ -77,7 +80,9 @@ class PassingStore:
         """What has come."""
         return await self._reach().arrivals(scopes, after, limit)
 
-    async def wakes(self, scopes: Sequence[str], until: int, after: str | None, limit: int) -> Page[Wake]:
+    async def wakes(
+        self, scopes: Sequence[str], until: int, after: str | None, limit: int
+    ) -> Page[Wake]:
         """What waits."""
         return await self._reach().wakes(scopes, until, after, limit)
 
@@ -85,7 +90,9 @@ class PassingStore:
         """What waits longest."""
         return await self._reach().next_wake(scopes, after)
 
-    async def lease(self, queue: str, worker: str, limit: int, lease_ms: int, at: int) -> list[Task]:
+    async def lease(
+        self, queue: str, worker: str, limit: int, lease_ms: int, at: int
+    ) -> list[Task]:
         """Lease tasks."""
         return await self._reach().lease(queue, worker, limit, lease_ms, at)
 
@@ -205,7 +212,9 @@ class UnreliableStore(PassingStore):
         # One that is submitted again may be stored already: nobody with this fence comes between its two answers.
         if stored.row is not None and stored.version == commit.expect:
             other_id = self._mishaps.commit_id()
-            other = Commit(other_id, commit.fence, commit.at, commit.unit, stored.version, stored.row)
+            other = Commit(
+                other_id, commit.fence, commit.at, commit.unit, stored.version, stored.row
+            )
             await self._store.commit([other])
 
     async def post(self, batch: Sequence[Message]) -> list[Posted]:
@@ -236,7 +245,9 @@ class UnreliableStore(PassingStore):
         await self._before_reading()
         return await self._store.arrivals(scopes, after, limit)
 
-    async def wakes(self, scopes: Sequence[str], until: int, after: str | None, limit: int) -> Page[Wake]:
+    async def wakes(
+        self, scopes: Sequence[str], until: int, after: str | None, limit: int
+    ) -> Page[Wake]:
         """What waits, if the store can be read."""
         await self._before_reading()
         return await self._store.wakes(scopes, until, after, limit)

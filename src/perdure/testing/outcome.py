@@ -51,23 +51,33 @@ async def all_ended(client: Client) -> None:
         for description in await client.list(status=("pending", "running"), limit=None):
             await client.get(description.id).wait()
         counts = await client.counts()
-        if not counts["pending"] and not counts["running"] and (not counts["inbox"] or counts["suspended"]):
+        if (
+            not counts["pending"]
+            and not counts["running"]
+            and (not counts["inbox"] or counts["suspended"])
+        ):
             return
         await asyncio.sleep(0.001)  # a detached start has no row yet that could be waited for
 
 
-async def take_outcome(client: Client, result: object, points: list[str], *, values: bool = True) -> Outcome:
+async def take_outcome(
+    client: Client, result: object, points: list[str], *, values: bool = True
+) -> Outcome:
     """Read everything that a store has come to; `values=False`: without recorded values."""
     outcome = Outcome(repr(result) if values else "", {}, {}, await client.counts(), [], points)
     for description in await client.list(limit=None):
         handle = client.get(description.id)
-        outcome.instances[description.id] = _instance(description, await handle.kv() if values else {}, values=values)
+        outcome.instances[description.id] = _instance(
+            description, await handle.kv() if values else {}, values=values
+        )
         for execution in await handle.executions():
             events = [entry.event for entry in await handle.history(execution)]
             name = f"{description.id} #{execution}"
             outcome.histories[name] = [event_line(event, values=values) for event in events]
             answered = Counter(event.seq for event in events if isinstance(event, ANSWERS))
-            outcome.faults += [f"{name}: command {seq} has {n} answers" for seq, n in answered.items() if n > 1]
+            outcome.faults += [
+                f"{name}: command {seq} has {n} answers" for seq, n in answered.items() if n > 1
+            ]
     return outcome
 
 
@@ -106,7 +116,9 @@ def differences(expected: Outcome, found: Outcome, *, ordered: bool) -> list[str
         if was != now:
             wrong.append(f"instance {name}:\n  expected {was}\n  found    {now}")
     for name in sorted(expected.histories.keys() | found.histories.keys()):
-        was_, now_ = (_canonical(o.histories.get(name, []), ordered=ordered) for o in (expected, found))
+        was_, now_ = (
+            _canonical(o.histories.get(name, []), ordered=ordered) for o in (expected, found)
+        )
         if was_ != now_:
             diff = difflib.unified_diff(was_, now_, "expected", "found", lineterm="", n=1)
             wrong.append(f"history of {name}:\n  " + "\n  ".join(diff))

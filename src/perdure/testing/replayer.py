@@ -99,12 +99,16 @@ def replay(app: App, history: History | str | Path) -> Replayed:
                 for key, value in kv.items()
             ]
         if entries is None:
-            skipped.append(f"execution {execution.number}: the values of its KV store come from one that is not kept")
+            skipped.append(
+                f"execution {execution.number}: the values of its KV store come from one that is not kept"
+            )
             continue
         entries, goes_on = _replay(app, history, execution, entries)
         events += len(execution.events)
         executions += 1
-    return Replayed(history.id, history.workflow, history.status, executions, events, goes_on, tuple(skipped))
+    return Replayed(
+        history.id, history.workflow, history.status, executions, events, goes_on, tuple(skipped)
+    )
 
 
 def _replay(
@@ -150,7 +154,9 @@ def _names(app: App) -> str:
 def _mismatch(history: History, execution: Execution, why: str) -> ReplayMismatch:
     which = f"{history.workflow} {execution.version}, execution {execution.number}"
     origin = f"{history.origin}: " if history.origin != repr(history.id) else ""
-    return ReplayMismatch(f"{origin}the history of {history.id!r} ({which}) does not fit the code: {why}", history.id)
+    return ReplayMismatch(
+        f"{origin}the history of {history.id!r} ({which}) does not fit the code: {why}", history.id
+    )
 
 
 def _both(run: _ReplayedRun) -> str:
@@ -181,7 +187,11 @@ def _in_full(event: ev.Event) -> str:
 
 
 async def replay_all(
-    app: App, store: str | Store, *, status: Status | tuple[Status, ...] = OPEN, type: str | None = None
+    app: App,
+    store: str | Store,
+    *,
+    status: Status | tuple[Status, ...] = OPEN,
+    type: str | None = None,
 ) -> list[Replayed]:
     """Replay what a store holds against the code of an app: by default the instances that are open, each with its
     current execution, which is what a deploy of this code will do.
@@ -205,7 +215,11 @@ async def replay_all(
 
 
 async def iterate_replays(
-    app: App, store: str | Store, *, status: Status | tuple[Status, ...] = OPEN, type: str | None = None
+    app: App,
+    store: str | Store,
+    *,
+    status: Status | tuple[Status, ...] = OPEN,
+    type: str | None = None,
 ) -> AsyncGenerator[Replayed | ReplayMismatch]:
     """The same, one by one; a mismatch is given and not raised."""
     statuses = (status,) if isinstance(status, str) else tuple(status)
@@ -225,7 +239,9 @@ async def _replays(
 ) -> AsyncGenerator[Replayed | ReplayMismatch]:
     after: str | None = None
     while True:
-        page = await store.query(Units(statuses=statuses, types=(type,) if type is not None else (), after=after))
+        page = await store.query(
+            Units(statuses=statuses, types=(type,) if type is not None else (), after=after)
+        )
         for view in page.items:
             try:
                 yield replay(app, await export_history(store, view.row.id))

@@ -111,9 +111,7 @@ class SkippingClock:
             UsageError: `start` has no time zone, or a duration is none.
         """
         if type(start) is not datetime or start.tzinfo is None:
-            msg = (
-                f"a clock starts at a datetime with a time zone, as in datetime(2026, 1, 1, tzinfo=UTC); got {start!r}"
-            )
+            msg = f"a clock starts at a datetime with a time zone, as in datetime(2026, 1, 1, tzinfo=UTC); got {start!r}"
             raise UsageError(msg)
         self._patience_s = to_ms(patience, "patience of a clock") / 1000
         self._now_ms = round(start.timestamp() * 1000)
@@ -256,7 +254,9 @@ class SkippingClock:
                     await self._stall(at_ms)
                 else:
                     self._jump()
-        except Exception as error:  # otherwise everybody would wait for ever, and nobody would know why
+        except (
+            Exception
+        ) as error:  # otherwise everybody would wait for ever, and nobody would know why
             for wait in self._waits:
                 wait.fail(f"the clock of this test failed: {error!r}")
             raise
@@ -301,7 +301,9 @@ class SkippingClock:
         news = loop.create_task(self._news.wait(), context=Context())
         began_s = loop.time()
         try:
-            done, _ = await asyncio.wait([*working, news], timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(
+                [*working, news], timeout=left_s, return_when=asyncio.FIRST_COMPLETED
+            )
         finally:
             news.cancel()
         if not done:

@@ -162,7 +162,9 @@ class Stress:
             async with app.node(self._given) as node:
                 scale = Scale(
                     describe(folder),
-                    await asyncio.to_thread(commits_per_s, folder) if self.path is not None else None,
+                    await asyncio.to_thread(commits_per_s, folder)
+                    if self.path is not None
+                    else None,
                 )
                 if ready is not None:
                     ready()
@@ -210,7 +212,9 @@ class Stress:
                 if self.removal == "at_once":
                     await handle.delete(forget=True)
             else:
-                tally.note_failure("wrong result", f"{name!r} gave {found!r:.80}, not {call.expected!r:.80}")
+                tally.note_failure(
+                    "wrong result", f"{name!r} gave {found!r:.80}, not {call.expected!r:.80}"
+                )
 
     def _report(self, took_s: float, residents: int, measured: Laps, scale: Scale) -> Report:
         tally, shape, per_s = self.tally, self.shape, 1 / took_s
@@ -239,10 +243,17 @@ class Stress:
     def _kind(self) -> str:
         """The store, without its place."""
         kind = type(self._store).__name__.removesuffix("Store").lower()
-        return kind if self.path is None and kind != "sqlite" else f"{kind} {'file' if self.path else 'in memory'}"
+        return (
+            kind
+            if self.path is None and kind != "sqlite"
+            else f"{kind} {'file' if self.path else 'in memory'}"
+        )
 
     def _size_mb(self) -> float | None:
         if self.path is None:
             return None
-        files = [self.path, *(self.path.with_name(self.path.name + end) for end in ("-wal", "-shm"))]
+        files = [
+            self.path,
+            *(self.path.with_name(self.path.name + end) for end in ("-wal", "-shm")),
+        ]
         return sum(file.stat().st_size for file in files if file.exists()) / MB

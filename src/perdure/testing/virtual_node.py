@@ -44,7 +44,12 @@ class VirtualNode(Node):
     ) -> None:
         """Nothing runs before `start`."""
         clock = clock if clock is not None else SkippingClock()
-        check_kind("the clock of a test's node", clock, SkippingClock, "be a SkippingClock (for another one: Node)")
+        check_kind(
+            "the clock of a test's node",
+            clock,
+            SkippingClock,
+            "be a SkippingClock (for another one: Node)",
+        )
         self._faked = FakedApp(app)
         self._own_store = open_store(store, clock=clock) if isinstance(store, str) else None
         super().__init__(
@@ -116,7 +121,9 @@ class VirtualNode(Node):
     @overload
     def replace(self, activity: str, fake: Callable[..., object]) -> Self: ...
     @overload
-    def replace(self, activity: Activity[P, R], fake: Callable[P, Coroutine[Any, Any, R]]) -> Self: ...
+    def replace(
+        self, activity: Activity[P, R], fake: Callable[P, Coroutine[Any, Any, R]]
+    ) -> Self: ...
     @overload
     def replace(self, activity: Activity[P, R], fake: Callable[P, R]) -> Self: ...
     def replace(self, activity: Any, fake: Any) -> Self:

@@ -34,7 +34,9 @@ def _run(turns: Turns | None, unit: str) -> Run | None:
 
 
 def _describe(description: Description, run: Run | None) -> str:
-    head = f"  {description.id!r} ({description.type} {description.version}) is {description.status}"
+    head = (
+        f"  {description.id!r} ({description.type} {description.version}) is {description.status}"
+    )
     if description.status == "suspended":
         why = f": {description.failure.message}" if description.failure is not None else ""
         return f"{head} ({description.reason}){why}"

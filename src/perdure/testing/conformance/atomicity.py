@@ -8,7 +8,15 @@ from typing import Any
 
 from perdure.kernel.commit import Commit, ExecutionRow, KvEntry
 from perdure.ports.store import Counts, Executions
-from perdure.testing.conformance.scenario import NOW, Scenario, StoreFactory, answer, chunk, scene, task
+from perdure.testing.conformance.scenario import (
+    NOW,
+    Scenario,
+    StoreFactory,
+    answer,
+    chunk,
+    scene,
+    task,
+)
 
 
 async def _rich_commit(scenario: Scenario, unit: str, expect: int) -> Commit:
@@ -29,7 +37,11 @@ async def _rich_commit(scenario: Scenario, unit: str, expect: int) -> Commit:
 
 async def _everything(scenario: Scenario) -> Any:
     units = await scenario.store.load(["order", "neighbour", "third"])
-    return units, (await scenario.store.query(Counts())).items, await scenario.all(Executions(unit="order"))
+    return (
+        units,
+        (await scenario.store.query(Counts())).items,
+        await scenario.all(Executions(unit="order")),
+    )
 
 
 class Atomicity:
@@ -80,23 +92,35 @@ class Atomicity:
             assert await scenario.apply(await _rich_commit(scenario, "order", 1)) == ["invalid"]
             assert await _everything(scenario) == before
 
-    async def test_one_invalid_commit_among_many_harms_none(self, store_factory: StoreFactory) -> None:
+    async def test_one_invalid_commit_among_many_harms_none(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             units = [f"order-{number}" for number in range(40)]
             for version in range(3):
                 batch = [
-                    scenario.commit(unit, version, journal=[chunk(version + 1, events=f"{unit} {version}".encode())])
+                    scenario.commit(
+                        unit,
+                        version,
+                        journal=[chunk(version + 1, events=f"{unit} {version}".encode())],
+                    )
                     for unit in units
                 ]
                 if version == 2:
                     batch[21].journal = [chunk(1, events=b"there is one already")]
                 verdicts = await scenario.apply(*batch)
-                refused = [unit for unit, verdict in zip(units, verdicts, strict=True) if verdict != "applied"]
+                refused = [
+                    unit
+                    for unit, verdict in zip(units, verdicts, strict=True)
+                    if verdict != "applied"
+                ]
                 assert refused == (["order-21"] if version == 2 else [])
             for loaded in await scenario.store.load(units):
                 versions = range(2 if loaded.id == "order-21" else 3)
                 assert loaded.version == len(versions)
-                assert [part.events for part in loaded.journal] == [f"{loaded.id} {n}".encode() for n in versions]
+                assert [part.events for part in loaded.journal] == [
+                    f"{loaded.id} {n}".encode() for n in versions
+                ]
 
     async def test_a_refused_commit_harms_no_neighbour(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
@@ -108,20 +132,27 @@ class Atomicity:
                 scenario.commit("third", journal=[chunk(1)]),
             ]
             assert await scenario.apply(*batch) == ["applied", "invalid", "stale", "applied"]
-            assert [loaded.version for loaded in await scenario.store.load(["first", "order", "second", "third"])] == [
+            assert [
+                loaded.version
+                for loaded in await scenario.store.load(["first", "order", "second", "third"])
+            ] == [
                 1,
                 1,
                 0,
                 1,
             ]
 
-    async def test_a_second_chunk_for_one_place_is_invalid(self, store_factory: StoreFactory) -> None:
+    async def test_a_second_chunk_for_one_place_is_invalid(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             await scenario.applied("order", journal=[chunk(1, events=b"first")])
-            assert await scenario.apply(scenario.commit("order", 1, journal=[chunk(1, events=b"second")])) == [
+            assert await scenario.apply(
+                scenario.commit("order", 1, journal=[chunk(1, events=b"second")])
+            ) == ["invalid"]
+            assert await scenario.apply(scenario.commit("twice", journal=[chunk(1), chunk(1)])) == [
                 "invalid"
             ]
-            assert await scenario.apply(scenario.commit("twice", journal=[chunk(1), chunk(1)])) == ["invalid"]
             assert (await scenario.load("order")).journal == [chunk(1, events=b"first")]
 
     async def test_an_execution_ends_once(self, store_factory: StoreFactory) -> None:
@@ -134,20 +165,33 @@ class Atomicity:
         async with scene(store_factory) as scenario:
             commit = scenario.commit("order", row={"id": "other"})
             assert await scenario.apply(commit) == ["invalid"]
-            assert [loaded.row for loaded in await scenario.store.load(["order", "other"])] == [None, None]
+            assert [loaded.row for loaded in await scenario.store.load(["order", "other"])] == [
+                None,
+                None,
+            ]
 
-    async def test_of_two_commits_for_one_version_one_is_applied(self, store_factory: StoreFactory) -> None:
+    async def test_of_two_commits_for_one_version_one_is_applied(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             await scenario.applied("order")
-            first, second = scenario.commit("order", 1, {"reason": "a"}), scenario.commit("order", 1, {"reason": "b"})
+            first, second = (
+                scenario.commit("order", 1, {"reason": "a"}),
+                scenario.commit("order", 1, {"reason": "b"}),
+            )
             assert await scenario.apply(first, second) == ["applied", "stale"]
             loaded = await scenario.load("order")
             assert loaded.row is not None
             assert (loaded.version, loaded.row.reason) == (2, "a")
 
-    async def test_commits_of_one_unit_in_one_batch_follow_each_other(self, store_factory: StoreFactory) -> None:
+    async def test_commits_of_one_unit_in_one_batch_follow_each_other(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
-            batch = [scenario.commit("order", version, journal=[chunk(version + 1)]) for version in range(5)]
+            batch = [
+                scenario.commit("order", version, journal=[chunk(version + 1)])
+                for version in range(5)
+            ]
             assert await scenario.apply(*batch) == ["applied"] * 5
             loaded = await scenario.load("order")
             assert [part.first for part in loaded.journal] == [1, 2, 3, 4, 5]

@@ -63,13 +63,20 @@ class Attributes:
             assert await _found(scenario, Where("v", ">", False)) == ["truth"]
             assert await _found(scenario, Where("v", "<", SUMMER)) == ["time"]
 
-    async def test_a_list_fits_when_one_of_its_texts_does(self, store_factory: StoreFactory) -> None:
+    async def test_a_list_fits_when_one_of_its_texts_does(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
-            await scenario.applied("both", row=_values(tags=["red", "big", "red"]) | {"created_at": 1})
+            await scenario.applied(
+                "both", row=_values(tags=["red", "big", "red"]) | {"created_at": 1}
+            )
             await scenario.applied("one", row=_values(tags=["blue"]) | {"created_at": 2})
             await scenario.applied("none", row=_values(tags=[]) | {"created_at": 3})
             assert await _found(scenario, Where("tags", "=", "red")) == ["both"]
-            assert await _found(scenario, Where("tags", "in", ("big", "red", "blue"))) == ["one", "both"]
+            assert await _found(scenario, Where("tags", "in", ("big", "red", "blue"))) == [
+                "one",
+                "both",
+            ]
             assert await _found(scenario, Where("tags", ">", "a")) == ["one", "both"]
             assert await _found(scenario, Where("tags", "!=", "red")) == ["one"]
 
@@ -101,8 +108,15 @@ class Attributes:
             assert await _found(scenario, first, large) == ["u10", "u8", "u6", "u4"]
             assert await _found(scenario, large, first, Where("late", "=", True)) == ["u6"]
             assert await _found(scenario, large, Where("total", "<=", 5)) == ["u5", "u4"]
-            assert await _found(scenario, large, Where("customer", "!=", "c0")) == ["u11", "u9", "u7", "u5"]
-            assert await _found(scenario, Where("customer", "!=", "c0"), Where("late", "!=", True)) == [
+            assert await _found(scenario, large, Where("customer", "!=", "c0")) == [
+                "u11",
+                "u9",
+                "u7",
+                "u5",
+            ]
+            assert await _found(
+                scenario, Where("customer", "!=", "c0"), Where("late", "!=", True)
+            ) == [
                 *("u11", "u7", "u5", "u1"),
             ]
             assert await _found(scenario, first, statuses=("completed",)) == ["u8", "u4", "u0"]
@@ -112,8 +126,14 @@ class Attributes:
     async def test_pages_join_up_while_others_are_added(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
             for n in range(9):
-                await scenario.applied(f"u{n}", row=_values(customer="c", total=n) | {"created_at": n // 3})
-            conditions = (Where("customer", "=", "c"), Where("total", ">=", 0), Where("customer", "!=", "d"))
+                await scenario.applied(
+                    f"u{n}", row=_values(customer="c", total=n) | {"created_at": n // 3}
+                )
+            conditions = (
+                Where("customer", "=", "c"),
+                Where("total", ">=", 0),
+                Where("customer", "!=", "d"),
+            )
             for number, where in enumerate(conditions):
                 seen: list[str] = []
                 query: Units | None = Units(where=(where,), limit=2)
@@ -135,10 +155,14 @@ class Attributes:
             assert await _found(scenario, old) == []
             await scenario.applied("order", 1, _values(customer="old", gone=1))
             assert await _found(scenario, old) == ["order"]
-            await scenario.applied("order", 2, _values(customer="old", gone=1) | {"status": "completed"})
+            await scenario.applied(
+                "order", 2, _values(customer="old", gone=1) | {"status": "completed"}
+            )
             assert await _found(scenario, old, Where("gone", "=", 1)) == ["order"]
             await scenario.applied("order", 3, _values(customer="new"))
-            assert await _found(scenario, old) == await _found(scenario, Where("gone", "=", 1)) == []
+            assert (
+                await _found(scenario, old) == await _found(scenario, Where("gone", "=", 1)) == []
+            )
             assert await _found(scenario, new) == ["order"]
             await scenario.applied("order", 4)
             assert await _found(scenario, new) == []
@@ -168,7 +192,9 @@ class Attributes:
             assert await scenario.apply(late) == ["stale"]
             assert await _found(scenario, Where("customer", "=", "c")) == ["order"]
 
-    async def test_what_is_no_dict_of_values_is_kept_and_not_found(self, store_factory: StoreFactory) -> None:
+    async def test_what_is_no_dict_of_values_is_kept_and_not_found(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             commit = await scenario.applied("order", row={"attributes": b"\xffno payload"})
             assert (await scenario.load("order")).row == commit.row

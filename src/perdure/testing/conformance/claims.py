@@ -37,12 +37,16 @@ class Claims:
             await scenario.store.release(scenario.fences())
             assert await scenario.apply(scenario.commit("order", 1)) == ["fenced"]
 
-    async def test_a_late_release_does_not_take_the_scope_from_the_winner(self, store_factory: StoreFactory) -> None:
+    async def test_a_late_release_does_not_take_the_scope_from_the_winner(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory, shards=2) as scenario:
             other = Scenario(scenario.store, "two")
             await other.claim("default/1")
             assert await scenario.store.release(scenario.fences()) == ["default/0"]
-            unit = next(f"order-{n}" for n in range(50) if scenario.scope(f"order-{n}") == "default/1")
+            unit = next(
+                f"order-{n}" for n in range(50) if scenario.scope(f"order-{n}") == "default/1"
+            )
             assert await other.apply(other.commit(unit)) == ["applied"]
             assert await scenario.store.release(scenario.fences()) == []
             assert (await scenario.claim("default/0", "default/1")) == {
@@ -50,10 +54,16 @@ class Claims:
                 "default/1": Claim(3, clean=False),
             }
 
-    async def test_a_release_names_the_incarnation_and_the_epoch(self, store_factory: StoreFactory) -> None:
+    async def test_a_release_names_the_incarnation_and_the_epoch(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             await scenario.claim()
-            wrong = [Fence("default/0", 1, "one-1"), Fence("default/0", 2, "two-1"), Fence("pin/x", 0, "one-1")]
+            wrong = [
+                Fence("default/0", 1, "one-1"),
+                Fence("default/0", 2, "two-1"),
+                Fence("pin/x", 0, "one-1"),
+            ]
             assert await scenario.store.release(wrong) == []
             await scenario.applied("order")
             assert await scenario.store.release([*wrong, *scenario.fences()]) == ["default/0"]
@@ -66,15 +76,23 @@ class Claims:
             assert await scenario.apply(scenario.commit("order", 1)) == ["fenced"]
             assert await other.apply(other.commit("order", 1)) == ["applied"]
 
-    async def test_another_incarnation_of_the_same_epoch_is_fenced(self, store_factory: StoreFactory) -> None:
+    async def test_another_incarnation_of_the_same_epoch_is_fenced(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             twin = Scenario(scenario.store, "twin")
             twin.claims = dict(scenario.claims)
             assert await twin.apply(twin.commit("order")) == ["fenced"]
 
-    async def test_an_epoch_that_was_never_claimed_is_fenced(self, store_factory: StoreFactory) -> None:
+    async def test_an_epoch_that_was_never_claimed_is_fenced(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
-            for fence in (Fence("default/0", 99, "one-1"), Fence("pin/order", 1, "one-1"), Fence("default/0", 0, "")):
+            for fence in (
+                Fence("default/0", 99, "one-1"),
+                Fence("pin/order", 1, "one-1"),
+                Fence("default/0", 0, ""),
+            ):
                 assert await scenario.apply(scenario.commit("order", fence=fence)) == ["fenced"]
 
     async def test_scopes_are_claimed_one_by_one(self, store_factory: StoreFactory) -> None:
@@ -100,12 +118,18 @@ class Claims:
         async with scene(store_factory) as scenario:
             other = Scenario(scenario.store, "two")
             commits = [scenario.commit(f"order-{n}", journal=[chunk(1)]) for n in range(30)]
-            calls = [asyncio.ensure_future(scenario.store.commit([commit])) for commit in commits[:15]]
+            calls = [
+                asyncio.ensure_future(scenario.store.commit([commit])) for commit in commits[:15]
+            ]
             claim = asyncio.ensure_future(other.claim())
-            calls += [asyncio.ensure_future(scenario.store.commit([commit])) for commit in commits[15:]]
+            calls += [
+                asyncio.ensure_future(scenario.store.commit([commit])) for commit in commits[15:]
+            ]
             await claim
             loaded = await scenario.store.load([commit.unit for commit in commits])
             verdicts = [(await call)[0] for call in calls]
-            assert [unit.version for unit in loaded] == [1 if verdict == "applied" else 0 for verdict in verdicts]
+            assert [unit.version for unit in loaded] == [
+                1 if verdict == "applied" else 0 for verdict in verdicts
+            ]
             assert await scenario.apply(*commits) == verdicts
             assert set(verdicts) <= {"applied", "fenced"}

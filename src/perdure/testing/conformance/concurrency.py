@@ -25,12 +25,20 @@ class Concurrency:
             assert len(views) == 40
             assert {view.version for view in views} == {5}
 
-    async def test_of_many_commits_for_one_version_exactly_one_is_applied(self, store_factory: StoreFactory) -> None:
+    async def test_of_many_commits_for_one_version_exactly_one_is_applied(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             for version in range(3):
                 commits = [scenario.commit("order", version, {"reason": str(n)}) for n in range(20)]
-                verdicts = await asyncio.gather(*[scenario.store.commit([commit]) for commit in commits])
-                winners = [commit for commit, [verdict] in zip(commits, verdicts, strict=True) if verdict == "applied"]
+                verdicts = await asyncio.gather(
+                    *[scenario.store.commit([commit]) for commit in commits]
+                )
+                winners = [
+                    commit
+                    for commit, [verdict] in zip(commits, verdicts, strict=True)
+                    if verdict == "applied"
+                ]
                 assert len(winners) == 1
                 row = (await scenario.load("order")).row
                 assert row is not None
@@ -45,7 +53,9 @@ class Concurrency:
             assert (outcomes.count("accepted"), outcomes.count("duplicate")) == (100, 100)
             assert sorted(await scenario.inbox("order")) == sorted(letter.id for letter in letters)
 
-    async def test_posts_commits_and_reads_do_not_disturb_each_other(self, store_factory: StoreFactory) -> None:
+    async def test_posts_commits_and_reads_do_not_disturb_each_other(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
 
             async def live(unit: str) -> int:
@@ -56,23 +66,35 @@ class Concurrency:
                     loaded = await scenario.load(unit)
                     assert (loaded.version, len(loaded.inbox)) == (version, 1)
                     received += 1
-                    await scenario.applied(unit, version, consume=[message.id for message in loaded.inbox])
+                    await scenario.applied(
+                        unit, version, consume=[message.id for message in loaded.inbox]
+                    )
                 return received
 
             assert await asyncio.gather(*[live(f"unit-{n}") for n in range(15)]) == [5] * 15
             assert dict((await scenario.store.query(Counts())).items)["inbox"] == 0
 
-    async def test_a_bad_commit_among_many_callers_fails_alone(self, store_factory: StoreFactory) -> None:
+    async def test_a_bad_commit_among_many_callers_fails_alone(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             await scenario.applied("bad", journal=[chunk(1)])
             commits = [scenario.commit(f"unit-{n}", journal=[chunk(1)]) for n in range(30)]
             commits.insert(17, scenario.commit("bad", 1, journal=[chunk(1)]))
-            verdicts = await asyncio.gather(*[scenario.store.commit([commit]) for commit in commits])
-            assert [verdict for [verdict] in verdicts] == [*["applied"] * 17, "invalid", *["applied"] * 13]
+            verdicts = await asyncio.gather(
+                *[scenario.store.commit([commit]) for commit in commits]
+            )
+            assert [verdict for [verdict] in verdicts] == [
+                *["applied"] * 17,
+                "invalid",
+                *["applied"] * 13,
+            ]
 
     async def test_what_was_acknowledged_is_loaded(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
             for version in range(20):
                 await scenario.applied("order", version, journal=[chunk(version + 1)])
-                loaded, other = await asyncio.gather(scenario.load("order"), Scenario(scenario.store).load("order"))
+                loaded, other = await asyncio.gather(
+                    scenario.load("order"), Scenario(scenario.store).load("order")
+                )
                 assert loaded.version == other.version == len(loaded.journal) == version + 1

@@ -8,11 +8,21 @@ from typing import get_args
 
 from perdure.kernel.commit import ExecutionRow, Status
 from perdure.ports.store import QueueDepth, Queues, Totals
-from perdure.testing.conformance.scenario import NOW, Scenario, StoreFactory, answer, chunk, scene, task
+from perdure.testing.conformance.scenario import (
+    NOW,
+    Scenario,
+    StoreFactory,
+    answer,
+    chunk,
+    scene,
+    task,
+)
 
 NOTHING = {
     **dict.fromkeys(get_args(Status), 0),
-    **dict.fromkeys(("executions", "history_events", "history_bytes", "messages", "messages_delayed"), 0),
+    **dict.fromkeys(
+        ("executions", "history_events", "history_bytes", "messages", "messages_delayed"), 0
+    ),
     **dict.fromkeys(("tasks", "tasks_delayed", "tasks_leased", "tasks_expired"), 0),
     **dict.fromkeys(("answers", "tombstones", "dead_letters"), 0),
 }
@@ -33,13 +43,23 @@ class Counting:
             assert dict((await scenario.store.query(Totals(at=NOW))).items) == NOTHING
             assert (await scenario.store.query(Queues(at=NOW))).items == []
 
-    async def test_executions_and_their_events_are_counted(self, store_factory: StoreFactory) -> None:
+    async def test_executions_and_their_events_are_counted(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             long = {"execution": 3, "journal_events": 5, "journal_bytes": 50}
             ended = [ExecutionRow(n, "1.0.0", 1, 2, 100) for n in (1, 2)]
             await scenario.applied("long", row=long, ended=ended, journal=[chunk(execution=3)])
-            await scenario.applied("done", row={"status": "completed", "journal_events": 2, "journal_bytes": 8})
-            counted = {"running": 1, "completed": 1, "executions": 4, "history_events": 207, "history_bytes": 58}
+            await scenario.applied(
+                "done", row={"status": "completed", "journal_events": 2, "journal_bytes": 8}
+            )
+            counted = {
+                "running": 1,
+                "completed": 1,
+                "executions": 4,
+                "history_events": 207,
+                "history_bytes": 58,
+            }
             assert await _totals(scenario) == counted
             await scenario.applied("long", 1, long, prune=[1])
             assert await _totals(scenario) == counted | {"executions": 3, "history_events": 107}
@@ -47,13 +67,19 @@ class Counting:
     async def test_what_is_not_visible_yet_does_not_wait(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
             row = {"wake_at": NOW + 60_000}  # a timer, which is no message
-            await scenario.applied("order", row=row, tasks_added=[task(scenario, "order", 1, visible_at=NOW + 10)])
-            await scenario.post(scenario.message("order"), scenario.start("later", visible_at=NOW + 10))
+            await scenario.applied(
+                "order", row=row, tasks_added=[task(scenario, "order", 1, visible_at=NOW + 10)]
+            )
+            await scenario.post(
+                scenario.message("order"), scenario.start("later", visible_at=NOW + 10)
+            )
             there = {"running": 1, "executions": 1, "messages": 1}
             assert await _totals(scenario) == there | {"messages_delayed": 1, "tasks_delayed": 1}
             assert await _totals(scenario, NOW + 10) == there | {"messages": 2, "tasks": 1}
 
-    async def test_leased_tasks_do_not_wait_and_lost_ones_show(self, store_factory: StoreFactory) -> None:
+    async def test_leased_tasks_do_not_wait_and_lost_ones_show(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             added = [task(scenario, "order", seq) for seq in (1, 2)]
             await scenario.applied("order", tasks_added=added)
@@ -70,7 +96,13 @@ class Counting:
             await scenario.applied("order", answers=[answer(letter)])
             await scenario.applied("order", 1, post=[scenario.message("nobody")])
             await scenario.sweep(NOW + 10, 10)
-            counted = {"running": 1, "executions": 1, "answers": 1, "tombstones": 1, "dead_letters": 1}
+            counted = {
+                "running": 1,
+                "executions": 1,
+                "answers": 1,
+                "tombstones": 1,
+                "dead_letters": 1,
+            }
             assert await _totals(scenario) == counted
 
     async def test_queues_are_counted_apart_and_page(self, store_factory: StoreFactory) -> None:

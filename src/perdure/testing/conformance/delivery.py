@@ -22,10 +22,14 @@ class Delivery:
             await scenario.applied("a", 1, post=letters[5:])
             assert await scenario.inbox("target") == [letter.id for letter in letters]
 
-    async def test_messages_of_one_batch_arrive_in_the_order_of_its_commits(self, store_factory: StoreFactory) -> None:
+    async def test_messages_of_one_batch_arrive_in_the_order_of_its_commits(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             letters = [scenario.message("target") for _ in range(3)]
-            batch = [scenario.commit(f"unit-{n}", post=[letter]) for n, letter in enumerate(letters)]
+            batch = [
+                scenario.commit(f"unit-{n}", post=[letter]) for n, letter in enumerate(letters)
+            ]
             assert await scenario.apply(*batch) == ["applied"] * 3
             assert await scenario.inbox("target") == [letter.id for letter in letters]
 
@@ -33,9 +37,16 @@ class Delivery:
         async with scene(store_factory) as scenario:
             parent = Parent("order", b"run", 2, 7)
             start = Start("wf", "2.0.0", b"in", parent, "reject", b"attributes", "somebody")
-            bodies: list[AnyBody] = [start, Send("ch", b""), Reply(b"run", 1, 7, result=b"r"), Cancel("why", b"run")]
+            bodies: list[AnyBody] = [
+                start,
+                Send("ch", b""),
+                Reply(b"run", 1, 7, result=b"r"),
+                Cancel("why", b"run"),
+            ]
             letters = [
-                scenario.message("child", body, visible_at=NOW + n, sender="order", previous=b"before")
+                scenario.message(
+                    "child", body, visible_at=NOW + n, sender="order", previous=b"before"
+                )
                 for n, body in enumerate(bodies)
             ]
             await scenario.applied("order", post=letters)
@@ -49,24 +60,32 @@ class Delivery:
             await scenario.applied("b", post=[letter])
             assert await scenario.inbox("target") == [letter.id]
 
-    async def test_an_answered_message_does_not_come_back(self, store_factory: StoreFactory) -> None:
+    async def test_an_answered_message_does_not_come_back(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             letter = scenario.message("target")
             await scenario.applied("target", answers=[answer(letter)])
             await scenario.applied("a", post=[letter])
             assert await scenario.inbox("target") == []
 
-    async def test_a_unit_can_keep_its_own_start_for_later(self, store_factory: StoreFactory) -> None:
+    async def test_a_unit_can_keep_its_own_start_for_later(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             start = scenario.start("child", visible_at=NOW + 50)
             row = {"run": start.id, "status": "pending", "started_at": 0}
             await scenario.applied("child", row=row, post=[start])
             assert await scenario.inbox("child") == [start.id]
             assert await scenario.due(NOW + 50) == {"child": (NOW + 50, True)}
-            await scenario.applied("child", 1, row | {"status": "running", "started_at": NOW}, consume=[start.id])
+            await scenario.applied(
+                "child", 1, row | {"status": "running", "started_at": NOW}, consume=[start.id]
+            )
             assert await scenario.inbox("child") == []
 
-    async def test_a_start_of_a_run_that_has_begun_is_dropped(self, store_factory: StoreFactory) -> None:
+    async def test_a_start_of_a_run_that_has_begun_is_dropped(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             start = scenario.start("child")
             await scenario.applied("child", row={"run": start.id, "started_at": NOW})
@@ -88,7 +107,9 @@ class Delivery:
             await scenario.applied("order", 1, consume=[first.id], post=[second])
             assert await scenario.inbox("order") == [second.id]
 
-    async def test_a_message_waits_for_a_unit_that_does_not_exist(self, store_factory: StoreFactory) -> None:
+    async def test_a_message_waits_for_a_unit_that_does_not_exist(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             letter = scenario.message("later")
             await scenario.applied("a", post=[letter])
@@ -102,7 +123,9 @@ class Delivery:
             await scenario.applied("a", post=[scenario.message("target") for _ in range(3)])
             assert len(await scenario.inbox("target")) == 3
 
-    async def test_waiting_messages_follow_their_unit_to_another_scope(self, store_factory: StoreFactory) -> None:
+    async def test_waiting_messages_follow_their_unit_to_another_scope(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory, shards=2) as scenario:
             home = scenario.scope("order")
             await scenario.claim("pin/order")
@@ -135,25 +158,37 @@ class Delivery:
             await other.claim(other.scope("y"))
             first, second = scenario.message("target"), other.message("target")
             foreign = scenario.scope("y")
-            near = next(unit for unit in ("m", "n", "o", "p", "q") if scenario.scope(unit) != foreign)
+            near = next(
+                unit for unit in ("m", "n", "o", "p", "q") if scenario.scope(unit) != foreign
+            )
             await scenario.applied(near, post=[first])
             await other.applied("y", post=[second])
             assert await scenario.inbox("target") == [first.id, second.id]
 
-    async def test_a_message_that_its_own_commit_consumes_does_not_come(self, store_factory: StoreFactory) -> None:
+    async def test_a_message_that_its_own_commit_consumes_does_not_come(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
-            kept, gone = scenario.message("order", sender="order"), scenario.message("order", sender="a")
+            kept, gone = (
+                scenario.message("order", sender="order"),
+                scenario.message("order", sender="a"),
+            )
             other = scenario.message("other", id=gone.id)
             commit = scenario.commit("order", post=[kept, gone, other], consume=[gone.id])
             assert await scenario.apply(commit) == ["applied"]
-            assert (await scenario.inbox("order"), await scenario.inbox("other")) == ([kept.id], [gone.id])
+            assert (await scenario.inbox("order"), await scenario.inbox("other")) == (
+                [kept.id],
+                [gone.id],
+            )
             assert await scenario.apply(commit) == ["applied"]
             deletion = scenario.commit("order", 1, delete=0, post=[scenario.start("order")])
             deletion.consume = [deletion.post[0].id]
             assert await scenario.apply(deletion) == ["applied"]
             assert await scenario.inbox("order") == []
 
-    async def test_a_message_between_units_comes_once_without_an_answer(self, store_factory: StoreFactory) -> None:
+    async def test_a_message_between_units_comes_once_without_an_answer(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             await scenario.applied("b")
             letter = scenario.message("b", sender="a")

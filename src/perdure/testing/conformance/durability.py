@@ -13,7 +13,9 @@ from perdure.testing.conformance.scenario import NOW, Scenario, StoreFactory, an
 class Durability:
     """Guarantee 5."""
 
-    async def test_what_was_applied_is_there_after_reopening(self, store_factory: StoreFactory) -> None:
+    async def test_what_was_applied_is_there_after_reopening(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with store_factory(1, DEFAULT_LIMITS) as store:
             scenario = Scenario(store)
             await scenario.claim()
@@ -53,13 +55,18 @@ class Durability:
             await scenario.claim()
             await scenario.applied("order")
             letter = await scenario.accepted(scenario.message("order"))
-            place, arrived = (await scenario.load("order")).place, (await store.arrivals(["default/0"], None, 10)).next
+            place, arrived = (
+                (await scenario.load("order")).place,
+                (await store.arrivals(["default/0"], None, 10)).next,
+            )
             await scenario.applied("order", 1, consume=[letter.id])
         async with store_factory(1, DEFAULT_LIMITS) as store:
             again = Scenario(store, "two")
             assert (await store.inbox("order", place, 10)).messages == []
             late = await again.accepted(again.message("order"))
-            assert [message.id for message in (await store.inbox("order", place, 10)).messages] == [late.id]
+            assert [message.id for message in (await store.inbox("order", place, 10)).messages] == [
+                late.id
+            ]
             assert (await store.arrivals(["default/0"], arrived, 10)).items == ["order"]
 
     async def test_an_owner_of_an_earlier_life_is_fenced(self, store_factory: StoreFactory) -> None:
@@ -81,15 +88,22 @@ class Durability:
             assert store.info == created
             assert "durable" in created.capabilities
 
-    async def test_what_was_submitted_before_closing_is_written(self, store_factory: StoreFactory) -> None:
+    async def test_what_was_submitted_before_closing_is_written(
+        self, store_factory: StoreFactory
+    ) -> None:
         import asyncio
 
         async with store_factory(1, DEFAULT_LIMITS) as store:
             scenario = Scenario(store)
             await scenario.claim()
-            calls = [asyncio.ensure_future(store.commit([scenario.commit(f"order-{n}")])) for n in range(20)]
+            calls = [
+                asyncio.ensure_future(store.commit([scenario.commit(f"order-{n}")]))
+                for n in range(20)
+            ]
             await asyncio.sleep(0)
         verdicts = [await call for call in calls]
         assert verdicts == [["applied"]] * 20
         async with store_factory(1, DEFAULT_LIMITS) as store:
-            assert [unit.version for unit in await store.load([f"order-{n}" for n in range(20)])] == [1] * 20
+            assert [
+                unit.version for unit in await store.load([f"order-{n}" for n in range(20)])
+            ] == [1] * 20

@@ -48,7 +48,9 @@ class Failures:
             assert error.outcome == "none"
             assert "closed" in str(error)
 
-    async def test_a_place_that_was_not_given_by_a_page_is_a_usage_error(self, store_factory: StoreFactory) -> None:
+    async def test_a_place_that_was_not_given_by_a_page_is_a_usage_error(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             await scenario.applied("order", journal=[chunk(1)])
             calls: list[Awaitable[object]] = [
@@ -64,7 +66,10 @@ class Failures:
     async def test_a_page_of_nothing_is_a_usage_error(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
             for limit in (0, -1):
-                assert isinstance(await _error_of(scenario.store.query(KvEntries(unit="a", limit=limit))), UsageError)
+                assert isinstance(
+                    await _error_of(scenario.store.query(KvEntries(unit="a", limit=limit))),
+                    UsageError,
+                )
                 reads: list[Awaitable[object]] = [
                     scenario.store.wakes(["default/0"], NOW, None, limit),
                     scenario.store.inbox("order", None, limit),

@@ -4,7 +4,19 @@
 
 from __future__ import annotations
 
-from perdure.kernel.message import AnyBody, Cancel, Delete, Pause, Prune, Raise, Resume, Retry, Send, Start, Terminate
+from perdure.kernel.message import (
+    AnyBody,
+    Cancel,
+    Delete,
+    Pause,
+    Prune,
+    Raise,
+    Resume,
+    Retry,
+    Send,
+    Start,
+    Terminate,
+)
 from perdure.ports.store import Inbox, Posted
 from perdure.testing.conformance.scenario import NOW, StoreFactory, answer, scene
 
@@ -69,11 +81,15 @@ class Inboxes:
             assert await scenario.post(letter) == [Posted("duplicate")]
             assert await scenario.inbox("order") == [letter.id]
 
-    async def test_an_answered_message_is_a_duplicate_with_its_answer(self, store_factory: StoreFactory) -> None:
+    async def test_an_answered_message_is_a_duplicate_with_its_answer(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             await scenario.applied("order")
             letter = await scenario.accepted(scenario.message("order"))
-            await scenario.applied("order", 1, consume=[letter.id], answers=[answer(letter, "sent")])
+            await scenario.applied(
+                "order", 1, consume=[letter.id], answers=[answer(letter, "sent")]
+            )
             assert await scenario.post(letter) == [Posted("duplicate", "sent")]
             assert await scenario.inbox("order") == []
 
@@ -84,14 +100,18 @@ class Inboxes:
             await scenario.applied("order", 1, answers=[answer(letter, "second")])
             assert await scenario.post(letter) == [Posted("duplicate", "first")]
 
-    async def test_a_start_of_the_run_that_exists_is_a_duplicate(self, store_factory: StoreFactory) -> None:
+    async def test_a_start_of_the_run_that_exists_is_a_duplicate(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             start = scenario.start("order")
             await scenario.applied("order", row={"run": start.id})
             assert await scenario.post(start) == [Posted("duplicate")]
             assert await scenario.post(scenario.start("order")) == [Posted("accepted")]
 
-    async def test_a_start_of_a_deleted_run_is_a_duplicate(self, store_factory: StoreFactory) -> None:
+    async def test_a_start_of_a_deleted_run_is_a_duplicate(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             start = scenario.start("order")
             await scenario.applied("order", row={"run": start.id})
@@ -99,53 +119,91 @@ class Inboxes:
             assert await scenario.post(start) == [Posted("duplicate")]
             assert await scenario.post(scenario.start("order")) == [Posted("accepted")]
 
-    async def test_nothing_but_a_start_reaches_a_unit_that_does_not_exist(self, store_factory: StoreFactory) -> None:
+    async def test_nothing_but_a_start_reaches_a_unit_that_does_not_exist(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
-            bodies: list[AnyBody] = [Send("a", b""), Raise("a", b""), Cancel(), Terminate(), Pause(), Resume(), Retry()]
+            bodies: list[AnyBody] = [
+                Send("a", b""),
+                Raise("a", b""),
+                Cancel(),
+                Terminate(),
+                Pause(),
+                Resume(),
+                Retry(),
+            ]
             bodies += [Delete(), Prune()]
             posted = await scenario.post(*[scenario.message("order", body) for body in bodies])
             assert posted == [Posted("missing")] * len(bodies)
             assert (await scenario.load("order")).inbox == []
 
-    async def test_a_unit_whose_start_waits_can_be_sent_to(self, store_factory: StoreFactory) -> None:
+    async def test_a_unit_whose_start_waits_can_be_sent_to(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
-            letters = [scenario.start("order"), scenario.message("order"), scenario.message("order", Cancel())]
+            letters = [
+                scenario.start("order"),
+                scenario.message("order"),
+                scenario.message("order", Cancel()),
+            ]
             assert await scenario.post(*letters) == [Posted("accepted")] * 3
             assert await scenario.inbox("order") == [letter.id for letter in letters]
 
-    async def test_a_closed_unit_is_missing_and_says_closed(self, store_factory: StoreFactory) -> None:
+    async def test_a_closed_unit_is_missing_and_says_closed(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             for status in ("completed", "failed", "cancelled"):
                 await scenario.applied(status, row={"status": status})
-                assert await scenario.post(scenario.message(status)) == [Posted("missing", "closed")]
-                assert await scenario.post(scenario.message(status, Cancel())) == [Posted("missing", "closed")]
+                assert await scenario.post(scenario.message(status)) == [
+                    Posted("missing", "closed")
+                ]
+                assert await scenario.post(scenario.message(status, Cancel())) == [
+                    Posted("missing", "closed")
+                ]
                 assert await scenario.post(scenario.start(status)) == [Posted("accepted")]
 
-    async def test_a_closed_unit_whose_replacing_start_waits_can_be_sent_to(self, store_factory: StoreFactory) -> None:
+    async def test_a_closed_unit_whose_replacing_start_waits_can_be_sent_to(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             await scenario.applied("order", row={"status": "completed"})
             joining = scenario.message("order", Start("checkout", None, b"input"))
             assert await scenario.post(joining) == [Posted("accepted")]
             assert await scenario.post(scenario.message("order")) == [Posted("missing", "closed")]
-            replacing = scenario.message("order", Start("checkout", None, b"input", if_exists="replace"))
+            replacing = scenario.message(
+                "order", Start("checkout", None, b"input", if_exists="replace")
+            )
             letters = [replacing, scenario.message("order"), scenario.message("order", Cancel())]
             assert await scenario.post(*letters) == [Posted("accepted")] * 3
 
-    async def test_a_closed_unit_can_be_deleted_and_pruned(self, store_factory: StoreFactory) -> None:
+    async def test_a_closed_unit_can_be_deleted_and_pruned(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             for status in ("completed", "failed", "cancelled"):
                 await scenario.applied(status, row={"status": status})
-                bodies: list[AnyBody] = [Delete(force=True, forget=True, cascade=False, reason="old"), Prune([1, 3])]
+                bodies: list[AnyBody] = [
+                    Delete(force=True, forget=True, cascade=False, reason="old"),
+                    Prune([1, 3]),
+                ]
                 letters = [scenario.message(status, body) for body in bodies]
-                assert await scenario.post(*letters, letters[0]) == [*[Posted("accepted")] * 2, Posted("duplicate")]
+                assert await scenario.post(*letters, letters[0]) == [
+                    *[Posted("accepted")] * 2,
+                    Posted("duplicate"),
+                ]
                 assert [message.body for message in (await scenario.load(status)).inbox] == bodies
 
-    async def test_a_unit_whose_start_waits_can_be_deleted(self, store_factory: StoreFactory) -> None:
+    async def test_a_unit_whose_start_waits_can_be_deleted(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             letters = [scenario.start("order"), scenario.message("order", Delete())]
             assert await scenario.post(*letters) == [Posted("accepted")] * 2
 
-    async def test_a_full_inbox_refuses_sends_but_not_control(self, store_factory: StoreFactory) -> None:
+    async def test_a_full_inbox_refuses_sends_but_not_control(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory, inbox_messages=2) as scenario:
             await scenario.applied("order")
             first = await scenario.accepted(scenario.message("order"))
@@ -161,7 +219,9 @@ class Inboxes:
 
     async def test_a_suspended_unit_takes_mail(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
-            await scenario.applied("order", row={"status": "suspended", "reason": "paused", "paused": True})
+            await scenario.applied(
+                "order", row={"status": "suspended", "reason": "paused", "paused": True}
+            )
             letters = [scenario.message("order"), scenario.message("order", Retry())]
             assert await scenario.post(*letters) == [Posted("accepted")] * 2
 
@@ -178,23 +238,37 @@ class Inboxes:
         async with scene(store_factory) as scenario:
             await scenario.applied("order")
             values = [b"", bytes(range(256)), b"x" * 1_000_000]
-            await scenario.post(*[scenario.message("order", Send("Kanal ☃", value)) for value in values])
+            await scenario.post(
+                *[scenario.message("order", Send("Kanal ☃", value)) for value in values]
+            )
             inbox = (await scenario.load("order")).inbox
-            assert [message.body for message in inbox] == [Send("Kanal ☃", value) for value in values]
+            assert [message.body for message in inbox] == [
+                Send("Kanal ☃", value) for value in values
+            ]
 
-    async def test_the_number_that_waits_is_exact_whatever_came_and_went(self, store_factory: StoreFactory) -> None:
+    async def test_the_number_that_waits_is_exact_whatever_came_and_went(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory, inbox_messages=5) as scenario:
             await scenario.applied("order")
             letters = [scenario.message("order") for _ in range(3)]
             await scenario.applied("a", post=[*letters, letters[0], scenario.message("order")])
-            outcomes = [(await scenario.post(scenario.message("order")))[0].outcome for _ in range(2)]
+            outcomes = [
+                (await scenario.post(scenario.message("order")))[0].outcome for _ in range(2)
+            ]
             assert outcomes == ["accepted", "full"]
             assert await scenario.post(letters[0]) == [Posted("duplicate")]
-            await scenario.applied("order", 1, consume=[letters[0].id, letters[0].id, b"never seen"])
+            await scenario.applied(
+                "order", 1, consume=[letters[0].id, letters[0].id, b"never seen"]
+            )
             await scenario.applied("a", 1, post=[letters[1]])
-            outcomes = [(await scenario.post(scenario.message("order")))[0].outcome for _ in range(2)]
+            outcomes = [
+                (await scenario.post(scenario.message("order")))[0].outcome for _ in range(2)
+            ]
             assert outcomes == ["accepted", "full"]
             await scenario.applied("order", 2, delete=0)
             await scenario.applied("order")
-            outcomes = [(await scenario.post(scenario.message("order")))[0].outcome for _ in range(6)]
+            outcomes = [
+                (await scenario.post(scenario.message("order")))[0].outcome for _ in range(6)
+            ]
             assert outcomes == ["accepted"] * 5 + ["full"]

@@ -7,7 +7,15 @@ from __future__ import annotations
 from perdure.kernel.commit import ExecutionRow, KvEntry
 from perdure.kernel.message import Cancel
 from perdure.ports.store import Counts, Executions, Journal, Posted, Units
-from perdure.testing.conformance.scenario import NOW, Scenario, StoreFactory, answer, chunk, scene, task
+from perdure.testing.conformance.scenario import (
+    NOW,
+    Scenario,
+    StoreFactory,
+    answer,
+    chunk,
+    scene,
+    task,
+)
 
 
 async def _grown(scenario: Scenario, unit: str, executions: int = 4) -> int:
@@ -15,14 +23,18 @@ async def _grown(scenario: Scenario, unit: str, executions: int = 4) -> int:
     for number in range(1, executions + 1):
         ended = [ExecutionRow(number - 1, "1.0.0", number, number + 1, 1)] if number > 1 else []
         journal = [chunk(1, number, b"%d" % number)]
-        await scenario.applied(unit, number - 1, {"execution": number}, ended=ended, journal=journal)
+        await scenario.applied(
+            unit, number - 1, {"execution": number}, ended=ended, journal=journal
+        )
     return executions
 
 
 class Life:
     """Executions, deletion, re-creation."""
 
-    async def test_executions_are_listed_in_order_and_stay_readable(self, store_factory: StoreFactory) -> None:
+    async def test_executions_are_listed_in_order_and_stay_readable(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             await _grown(scenario, "order")
             rows = await scenario.all(Executions(unit="order", limit=2))
@@ -34,16 +46,24 @@ class Life:
             current = await scenario.all(Journal(unit="order"))
             assert [part.execution for part in current] == [4]
 
-    async def test_the_journal_is_listed_in_pages_of_one_execution(self, store_factory: StoreFactory) -> None:
+    async def test_the_journal_is_listed_in_pages_of_one_execution(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             await scenario.applied("order", journal=[chunk(n) for n in range(1, 8)])
             first = await scenario.store.query(Journal(unit="order", limit=3))
             ended = [ExecutionRow(1, "1.0.0", 1, 2, 7)]
-            await scenario.applied("order", 1, {"execution": 2}, ended=ended, journal=[chunk(1, 2), chunk(9, 2)])
+            await scenario.applied(
+                "order", 1, {"execution": 2}, ended=ended, journal=[chunk(1, 2), chunk(9, 2)]
+            )
             rest = await scenario.all(Journal(unit="order", limit=3, after=first.next))
-            assert [(part.execution, part.first) for part in [*first.items, *rest]] == [(1, n) for n in range(1, 8)]
+            assert [(part.execution, part.first) for part in [*first.items, *rest]] == [
+                (1, n) for n in range(1, 8)
+            ]
 
-    async def test_pruning_removes_executions_but_never_the_current_one(self, store_factory: StoreFactory) -> None:
+    async def test_pruning_removes_executions_but_never_the_current_one(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             version = await _grown(scenario, "order")
             await scenario.applied("order", version, {"execution": 4}, prune=[1, 3, 4, 77])
@@ -55,7 +75,9 @@ class Life:
         async with scene(store_factory) as scenario:
             await scenario.applied("order", journal=[chunk(1)])
             ended = [ExecutionRow(1, "1.0.0", 1, 2, 1)]
-            await scenario.applied("order", 1, {"execution": 2}, ended=ended, journal=[chunk(1, 2)], prune=[1])
+            await scenario.applied(
+                "order", 1, {"execution": 2}, ended=ended, journal=[chunk(1, 2)], prune=[1]
+            )
             assert await scenario.all(Executions(unit="order")) == []
             assert [part.execution for part in (await scenario.load("order")).journal] == [2]
 
@@ -67,11 +89,17 @@ class Life:
             assert len(await scenario.all(Executions(unit="a"))) == 3
             assert len(await scenario.all(Journal(unit="a", execution=1))) == 1
 
-    async def test_a_deletion_removes_everything_the_unit_owns(self, store_factory: StoreFactory) -> None:
+    async def test_a_deletion_removes_everything_the_unit_owns(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             version = await _grown(scenario, "order")
             known = scenario.message("order")
-            owned = {"kv": [KvEntry("k", b"v")], "tasks_added": [task(scenario, "order")], "answers": [answer(known)]}
+            owned = {
+                "kv": [KvEntry("k", b"v")],
+                "tasks_added": [task(scenario, "order")],
+                "answers": [answer(known)],
+            }
             await scenario.applied("order", version, {"execution": 4, "wake_at": 0}, **owned)
             await scenario.accepted(scenario.message("order"))
             await scenario.applied("other", journal=[chunk(1)], kv=[KvEntry("k", b"v")])
@@ -89,14 +117,20 @@ class Life:
 
     async def test_an_id_can_be_used_again(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
-            await scenario.applied("order", journal=[chunk(1, events=b"old")], kv=[KvEntry("k", b"old")])
+            await scenario.applied(
+                "order", journal=[chunk(1, events=b"old")], kv=[KvEntry("k", b"old")]
+            )
             await scenario.applied("order", 1, delete=NOW + 1_000)
-            again = await scenario.applied("order", 0, {"run": b"second"}, journal=[chunk(1, events=b"new")])
+            again = await scenario.applied(
+                "order", 0, {"run": b"second"}, journal=[chunk(1, events=b"new")]
+            )
             loaded = await scenario.load("order")
             assert (loaded.row, loaded.version, loaded.kv) == (again.row, 1, [])
             assert [part.events for part in loaded.journal] == [b"new"]
 
-    async def test_a_commit_of_a_deleted_run_cannot_bring_it_back(self, store_factory: StoreFactory) -> None:
+    async def test_a_commit_of_a_deleted_run_cannot_bring_it_back(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             await scenario.applied("order", journal=[chunk(1)])
             late = scenario.commit("order", 1, journal=[chunk(2)])
@@ -113,15 +147,27 @@ class Life:
             assert await scenario.apply(scenario.commit("nobody", 1, delete=NOW)) == ["stale"]
             assert (await scenario.load("order")).version == 1
 
-    async def test_several_units_are_deleted_in_one_batch(self, store_factory: StoreFactory) -> None:
+    async def test_several_units_are_deleted_in_one_batch(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
-            for unit, parent in (("root", None), ("child", "root"), ("grandchild", "child"), ("other", None)):
+            for unit, parent in (
+                ("root", None),
+                ("child", "root"),
+                ("grandchild", "child"),
+                ("other", None),
+            ):
                 await scenario.applied(unit, row={"parent_unit": parent}, kv=[KvEntry("k", b"v")])
-            tree = [scenario.commit(unit, 1, delete=NOW + 1_000) for unit in ("grandchild", "child", "root")]
+            tree = [
+                scenario.commit(unit, 1, delete=NOW + 1_000)
+                for unit in ("grandchild", "child", "root")
+            ]
             assert await scenario.apply(*tree) == ["applied"] * 3
             assert [view.row.id for view in await scenario.all(Units())] == ["other"]
 
-    async def test_a_waiting_start_survives_the_deletion_of_the_run_before(self, store_factory: StoreFactory) -> None:
+    async def test_a_waiting_start_survives_the_deletion_of_the_run_before(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             await scenario.applied("order")
             seen = await scenario.accepted(scenario.start("order"))
@@ -137,12 +183,19 @@ class Life:
             asked = await scenario.accepted(scenario.message("order"))
             note = scenario.message("parent")
             await scenario.applied(
-                "order", 1, delete=NOW + 1_000, consume=[asked.id], answers=[answer(asked, "deleted")], post=[note]
+                "order",
+                1,
+                delete=NOW + 1_000,
+                consume=[asked.id],
+                answers=[answer(asked, "deleted")],
+                post=[note],
             )
             assert await scenario.post(asked) == [Posted("duplicate", "deleted")]
             assert await scenario.inbox("parent") == [note.id]
 
-    async def test_forgetting_lets_the_same_start_run_again(self, store_factory: StoreFactory) -> None:
+    async def test_forgetting_lets_the_same_start_run_again(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             start = scenario.start("order")
             for deleted_at in (NOW + 1_000, 0):
@@ -159,15 +212,21 @@ class Life:
                 await scenario.applied("order", 1, {"run": start.id}, delete=NOW + 1_000)
             assert await scenario.post(*starts) == [Posted("duplicate")] * 3
 
-    async def test_a_new_run_replaces_what_the_old_one_left(self, store_factory: StoreFactory) -> None:
+    async def test_a_new_run_replaces_what_the_old_one_left(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             version = await _grown(scenario, "order")
             owned = {"kv": [KvEntry("k", b"old")], "tasks_added": [task(scenario, "order")]}
-            await scenario.applied("order", version, {"execution": 4, "status": "completed"}, **owned)
+            await scenario.applied(
+                "order", version, {"execution": 4, "status": "completed"}, **owned
+            )
             start = await scenario.accepted(scenario.start("order"))
             waiting = await scenario.accepted(scenario.start("order"))
             journal, kv = [chunk(1, events=b"new")], [KvEntry("n", b"new")]
-            await scenario.applied("order", version + 1, {"run": start.id}, journal=journal, kv=kv, consume=[start.id])
+            await scenario.applied(
+                "order", version + 1, {"run": start.id}, journal=journal, kv=kv, consume=[start.id]
+            )
             loaded = await scenario.load("order")
             assert (loaded.journal, loaded.kv, loaded.tasks) == (journal, kv, [])
             assert loaded.version == version + 2
@@ -175,7 +234,9 @@ class Life:
             assert await scenario.all(Executions(unit="order")) == []
             assert await scenario.all(Journal(unit="order", execution=2)) == []
 
-    async def test_messages_can_be_dropped_without_creating_their_unit(self, store_factory: StoreFactory) -> None:
+    async def test_messages_can_be_dropped_without_creating_their_unit(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             letter = scenario.message("nobody")
             await scenario.applied("a", post=[letter])

@@ -36,10 +36,34 @@ class Lists:
     async def test_filters(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
             rows: list[tuple[str, dict[str, Any]]] = [
-                ("shop/1", {"status": "completed", "type": "checkout", "closed_at": 10, "type_version": "2.0.0"}),
+                (
+                    "shop/1",
+                    {
+                        "status": "completed",
+                        "type": "checkout",
+                        "closed_at": 10,
+                        "type_version": "2.0.0",
+                    },
+                ),
                 ("shop/2", {"status": "running", "type": "checkout", "reason": "timer"}),
-                ("shop_3", {"status": "failed", "type": "refund", "parent_unit": "shop/1", "closed_at": 20}),
-                ("SHOP/4", {"status": "running", "type": "refund", "parent_unit": "shop/1", "reason": "activity"}),
+                (
+                    "shop_3",
+                    {
+                        "status": "failed",
+                        "type": "refund",
+                        "parent_unit": "shop/1",
+                        "closed_at": 20,
+                    },
+                ),
+                (
+                    "SHOP/4",
+                    {
+                        "status": "running",
+                        "type": "refund",
+                        "parent_unit": "shop/1",
+                        "reason": "activity",
+                    },
+                ),
             ]
             for n, (unit, row) in enumerate(rows):
                 await scenario.applied(unit, row=row | {"created_at": 100 + n})
@@ -73,13 +97,17 @@ class Lists:
             names = [f"unit-{n:02}" for n in range(25)]
             for n, name in enumerate(names):
                 await scenario.applied(name, row={"created_at": NOW + n // 4})
-            expected = sorted(names, key=lambda name: (NOW + names.index(name) // 4, name), reverse=True)
+            expected = sorted(
+                names, key=lambda name: (NOW + names.index(name) // 4, name), reverse=True
+            )
             for limit in (1, 7, 25, 26):
                 assert await _found(scenario, limit=limit) == expected
             page = await scenario.store.query(Units(limit=25))
             assert page.next is None
 
-    async def test_pages_are_stable_while_units_come_and_go(self, store_factory: StoreFactory) -> None:
+    async def test_pages_are_stable_while_units_come_and_go(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             for n in range(6):
                 await scenario.applied(f"unit-{n}", row={"created_at": NOW + n})
@@ -94,11 +122,18 @@ class Lists:
         async with scene(store_factory) as scenario:
             for version, status in enumerate(STATUSES):
                 await scenario.applied("order", version, {"status": status})
-                assert [found for found in STATUSES if await _found(scenario, statuses=(found,))] == [status]
+                assert [
+                    found for found in STATUSES if await _found(scenario, statuses=(found,))
+                ] == [status]
 
     async def test_counts(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
-            empty = [*((status, 0) for status in STATUSES), ("inbox", 0), ("tasks", 0), ("dead_letters", 0)]
+            empty = [
+                *((status, 0) for status in STATUSES),
+                ("inbox", 0),
+                ("tasks", 0),
+                ("dead_letters", 0),
+            ]
             assert (await scenario.store.query(Counts())).items == empty
             for n, status in enumerate(STATUSES):
                 for m in range(n):
@@ -108,7 +143,9 @@ class Lists:
             assert [counts[status] for status in STATUSES] == [0, 1, 2, 3, 4, 5]
             assert counts["inbox"] == 2
 
-    async def test_counts_leave_out_what_is_not_visible_yet(self, store_factory: StoreFactory) -> None:
+    async def test_counts_leave_out_what_is_not_visible_yet(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             await scenario.applied("order")
             await scenario.post(
@@ -122,13 +159,18 @@ class Lists:
 
     async def test_dead_letters_are_listed_by_unit(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory, undelivered_ms=10, dead_letter_ms=100) as scenario:
-            lost = [scenario.message(unit, sender="a", at=NOW + n) for n, unit in enumerate(("y", "x", "y"))]
+            lost = [
+                scenario.message(unit, sender="a", at=NOW + n)
+                for n, unit in enumerate(("y", "x", "y"))
+            ]
             await scenario.applied("a", post=lost)
             assert await scenario.all(DeadLetters()) == []
             assert (await scenario.store.sweep(scenario.fences(), NOW + 50, 2)).buried == ["y", "x"]
             assert (await scenario.store.sweep(scenario.fences(), NOW + 50, 2)).buried == ["y"]
             places = ((1, "x"), (0, "y"), (2, "y"))
-            expected = [DeadLetter(to, lost[n].id, "Send", "a", NOW + n, NOW + 150) for n, to in places]
+            expected = [
+                DeadLetter(to, lost[n].id, "Send", "a", NOW + n, NOW + 150) for n, to in places
+            ]
             for limit in (1, 2, 3, 100):
                 assert await scenario.all(DeadLetters(limit=limit)) == expected
                 assert await scenario.all(DeadLetters(unit="y", limit=limit)) == expected[1:]

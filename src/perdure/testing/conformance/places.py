@@ -46,15 +46,21 @@ async def _read(scenario: Scenario, unit: str, after: str | None, limit: int = 1
 class Places:
     """`Loaded.place`, `inbox` and `arrivals`."""
 
-    async def test_an_inbox_is_read_in_order_and_in_parts(self, store_factory: StoreFactory) -> None:
+    async def test_an_inbox_is_read_in_order_and_in_parts(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             await scenario.applied("order")
             letters = [scenario.message("order") for _ in range(7)]
             await scenario.post(*letters)
             await scenario.post(scenario.start("other"))
-            assert (await scenario.store.inbox("order", None, 100)).messages == (await scenario.load("order")).inbox
+            assert (await scenario.store.inbox("order", None, 100)).messages == (
+                await scenario.load("order")
+            ).inbox
             for limit in (1, 2, 3, 7, 8):
-                assert await _read(scenario, "order", None, limit) == [letter.id for letter in letters]
+                assert await _read(scenario, "order", None, limit) == [
+                    letter.id for letter in letters
+                ]
 
     async def test_an_empty_inbox_gives_back_the_place(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
@@ -64,7 +70,9 @@ class Places:
             assert place is not None
             assert await scenario.store.inbox("order", place, 10) == Mail([], place)
 
-    async def test_a_unit_is_loaded_with_the_place_behind_its_inbox(self, store_factory: StoreFactory) -> None:
+    async def test_a_unit_is_loaded_with_the_place_behind_its_inbox(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             await scenario.applied("order")
             assert (await scenario.load("order")).place is None
@@ -74,7 +82,9 @@ class Places:
             late = await scenario.accepted(scenario.message("order"))
             assert await _read(scenario, "order", place) == [late.id]
 
-    async def test_no_place_is_given_twice_when_an_inbox_empties(self, store_factory: StoreFactory) -> None:
+    async def test_no_place_is_given_twice_when_an_inbox_empties(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             await scenario.applied("order")
             place, arrived = None, await _now(scenario)
@@ -87,7 +97,9 @@ class Places:
                 assert await _read(scenario, "order", place) == []
                 assert await _arrived(scenario, arrived) == []
 
-    async def test_a_place_stays_good_when_the_unit_is_deleted(self, store_factory: StoreFactory) -> None:
+    async def test_a_place_stays_good_when_the_unit_is_deleted(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             await scenario.applied("order")
             await scenario.post(scenario.message("order"), scenario.message("order"))
@@ -98,7 +110,9 @@ class Places:
             assert await _read(scenario, "order", place) == [start.id]
             assert await _arrived(scenario, arrived) == ["order"]
 
-    async def test_no_message_is_missed_between_two_readings(self, store_factory: StoreFactory) -> None:
+    async def test_no_message_is_missed_between_two_readings(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             await scenario.applied("order")
             sent: list[bytes] = []
@@ -135,7 +149,9 @@ class Places:
             place = await _now(scenario)
             gone = await scenario.accepted(scenario.message("a"))
             await scenario.accepted(scenario.message("b", visible_at=NOW + 90))
-            assert sorted(await _arrived(scenario, place)) == ["a", "b"], "mail that is not visible yet counts"
+            assert sorted(await _arrived(scenario, place)) == ["a", "b"], (
+                "mail that is not visible yet counts"
+            )
             await scenario.applied("a", 1, consume=[gone.id])
             assert await _arrived(scenario, place) == ["b"]
 
@@ -166,7 +182,9 @@ class Places:
             assert sorted(page.items) == names
             assert (await scenario.store.arrivals([], place, 100)).items == []
 
-    async def test_no_arrival_is_missed_between_two_looks(self, store_factory: StoreFactory) -> None:
+    async def test_no_arrival_is_missed_between_two_looks(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             place = await _now(scenario)
             found: set[str] = set()

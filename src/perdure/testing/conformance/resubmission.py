@@ -18,13 +18,17 @@ class Resubmission:
     ) -> None:
         async with scene(store_factory) as scenario:
             post = [scenario.message("other")]
-            commit = await scenario.applied("order", journal=[chunk(1)], kv=[KvEntry("n", b"1")], post=post)
+            commit = await scenario.applied(
+                "order", journal=[chunk(1)], kv=[KvEntry("n", b"1")], post=post
+            )
             before = await scenario.store.load(["order", "other"])
             assert await scenario.apply(commit) == ["applied"]
             assert await scenario.apply(commit, commit) == ["applied", "applied"]
             assert await scenario.store.load(["order", "other"]) == before
 
-    async def test_a_commit_in_flight_can_be_submitted_again(self, store_factory: StoreFactory) -> None:
+    async def test_a_commit_in_flight_can_be_submitted_again(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             commits = [scenario.commit(f"order-{n}", journal=[chunk(1)]) for n in range(20)]
             calls = [scenario.store.commit([commit]) for commit in commits for _ in range(3)]
@@ -32,7 +36,9 @@ class Resubmission:
             loaded = await scenario.store.load([commit.unit for commit in commits])
             assert [(unit.version, len(unit.journal)) for unit in loaded] == [(1, 1)] * 20
 
-    async def test_a_cancelled_caller_finds_out_by_submitting_again(self, store_factory: StoreFactory) -> None:
+    async def test_a_cancelled_caller_finds_out_by_submitting_again(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             commit = scenario.commit("order", journal=[chunk(1)])
             call = asyncio.ensure_future(scenario.store.commit([commit]))
@@ -51,7 +57,9 @@ class Resubmission:
             assert await scenario.apply(commit) == ["applied"]
             assert await scenario.apply(scenario.commit("order", 1)) == ["fenced"]
 
-    async def test_a_commit_that_others_followed_is_stale(self, store_factory: StoreFactory) -> None:
+    async def test_a_commit_that_others_followed_is_stale(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             commit = await scenario.applied("order")
             await scenario.applied("order", 1)
@@ -65,7 +73,10 @@ class Resubmission:
             await scenario.applied("other")
             forgetting = await scenario.applied("other", 1, delete=0)
             assert await scenario.apply(forgetting, deletion) == ["applied", "applied"]
-            assert [loaded.row for loaded in await scenario.store.load(["order", "other"])] == [None, None]
+            assert [loaded.row for loaded in await scenario.store.load(["order", "other"])] == [
+                None,
+                None,
+            ]
 
     async def test_messages_of_a_commit_that_is_submitted_again_are_not_doubled(
         self, store_factory: StoreFactory

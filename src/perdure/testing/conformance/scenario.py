@@ -6,7 +6,16 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
-from perdure.kernel.commit import Answer, Commit, Fence, JournalChunk, Task, TaskKey, UnitRow, Verdict
+from perdure.kernel.commit import (
+    Answer,
+    Commit,
+    Fence,
+    JournalChunk,
+    Task,
+    TaskKey,
+    UnitRow,
+    Verdict,
+)
 from perdure.kernel.message import AnyBody, Message, Send, Start
 from perdure.kernel.placement import scope_of, scopes_of
 from perdure.ports.store import Claim, Incarnation, Loaded, Page, Posted, Query, Store
@@ -69,7 +78,9 @@ class Scenario:
         }
         return UnitRow(**(fields | changes))
 
-    def commit(self, unit: str, expect: int = 0, row: Mapping[str, Any] | None = None, **parts: Any) -> Commit:
+    def commit(
+        self, unit: str, expect: int = 0, row: Mapping[str, Any] | None = None, **parts: Any
+    ) -> Commit:
         """A commit of this owner; `row` changes fields of the default row, `parts` are fields of the commit."""
         made = self.row(unit, **(row or {}))
         fields: dict[str, Any] = {"id": self.new_id(), "fence": self.fence(made.scope), "at": NOW}
@@ -88,7 +99,9 @@ class Scenario:
         """The verdicts of one batch."""
         return await self.store.commit(commits)
 
-    async def applied(self, unit: str, expect: int = 0, row: Mapping[str, Any] | None = None, **parts: Any) -> Commit:
+    async def applied(
+        self, unit: str, expect: int = 0, row: Mapping[str, Any] | None = None, **parts: Any
+    ) -> Commit:
         """A commit that was applied."""
         commit = self.commit(unit, expect, row, **parts)
         assert await self.store.commit([commit]) == ["applied"]
@@ -97,7 +110,9 @@ class Scenario:
     def message(self, to: str, body: AnyBody | None = None, **fields: Any) -> Message:
         """A message; without a body it sends to the channel `news`."""
         given: dict[str, Any] = {"id": self.new_id(), "at": NOW}
-        return Message(to=to, body=Send("news", b"hello") if body is None else body, **(given | fields))
+        return Message(
+            to=to, body=Send("news", b"hello") if body is None else body, **(given | fields)
+        )
 
     def start(self, to: str, **fields: Any) -> Message:
         """A message that starts a unit."""
@@ -132,19 +147,25 @@ class Scenario:
                 return items
             query = replace(query, after=page.next)
 
-    async def due(self, until: int = NOW, scopes: Sequence[str] | None = None) -> dict[str, tuple[int, bool]]:
+    async def due(
+        self, until: int = NOW, scopes: Sequence[str] | None = None
+    ) -> dict[str, tuple[int, bool]]:
         """What `wakes` says: unit → (at, mail)."""
         found: dict[str, tuple[int, bool]] = {}
         after: str | None = None
         while True:
-            page = await self.store.wakes(scopes or scopes_of(self.store.info.shards), until, after, 100)
+            page = await self.store.wakes(
+                scopes or scopes_of(self.store.info.shards), until, after, 100
+            )
             for wake in page.items:
                 found.setdefault(wake.unit, (wake.at, wake.mail))
             if (after := page.next) is None:
                 return found
 
 
-def chunk(first: int = 1, execution: int = 1, events: bytes = b"events", count: int = 1) -> JournalChunk:
+def chunk(
+    first: int = 1, execution: int = 1, events: bytes = b"events", count: int = 1
+) -> JournalChunk:
     """A chunk of a journal; the store does not look into it."""
     return JournalChunk(execution, first, count, events)
 
@@ -156,7 +177,11 @@ def answer(message: Message, outcome: str = "started", expires_at: int = NOW + 1
 
 def task(scenario: Scenario, unit: str, seq: int = 1, attempt: int = 1, **fields: Any) -> Task:
     """A task of a unit, visible at once."""
-    given: dict[str, Any] = {"run": b"run of " + unit.encode(), "execution": 1, "scope": scenario.scope(unit)}
+    given: dict[str, Any] = {
+        "run": b"run of " + unit.encode(),
+        "execution": 1,
+        "scope": scenario.scope(unit),
+    }
     given |= {"queue": "gpu", "name": "render", "input": b"input"}
     return Task(unit=unit, seq=seq, attempt=attempt, **(given | fields))
 

@@ -25,10 +25,15 @@ class Sweeping:
     async def test_an_expired_answer_is_forgotten(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
             short, long = scenario.message("order"), scenario.message("order")
-            await scenario.applied("order", answers=[answer(short, "a", NOW + 10), answer(long, "b", NOW + 20)])
+            await scenario.applied(
+                "order", answers=[answer(short, "a", NOW + 10), answer(long, "b", NOW + 20)]
+            )
             assert await scenario.sweep(NOW + 9) == 0
             assert await scenario.sweep(NOW + 10) == 1
-            assert await scenario.post(short, long) == [Posted("accepted"), Posted("duplicate", "b")]
+            assert await scenario.post(short, long) == [
+                Posted("accepted"),
+                Posted("duplicate", "b"),
+            ]
 
     async def test_an_expired_tombstone_is_forgotten(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
@@ -39,22 +44,38 @@ class Sweeping:
             assert await scenario.sweep(NOW + 10) == 1
             assert await scenario.post(start) == [Posted("accepted")]
 
-    async def test_an_undelivered_message_becomes_a_dead_letter_and_goes(self, store_factory: StoreFactory) -> None:
-        async with scene(store_factory, undelivered_ms=DAY_MS, dead_letter_ms=2 * DAY_MS) as scenario:
+    async def test_an_undelivered_message_becomes_a_dead_letter_and_goes(
+        self, store_factory: StoreFactory
+    ) -> None:
+        async with scene(
+            store_factory, undelivered_ms=DAY_MS, dead_letter_ms=2 * DAY_MS
+        ) as scenario:
             await scenario.applied(
-                "a", post=[scenario.message("nobody"), scenario.message("nobody", visible_at=2 * NOW)]
+                "a",
+                post=[scenario.message("nobody"), scenario.message("nobody", visible_at=2 * NOW)],
             )
             assert await scenario.sweep(NOW + DAY_MS - 1) == 0
             assert await scenario.sweep(NOW + DAY_MS) == 1
-            assert (await _count(scenario, "inbox"), await _count(scenario, "dead_letters")) == (1, 1)
+            assert (await _count(scenario, "inbox"), await _count(scenario, "dead_letters")) == (
+                1,
+                1,
+            )
             assert await scenario.sweep(NOW + 3 * DAY_MS) == 2
-            assert (await _count(scenario, "inbox"), await _count(scenario, "dead_letters")) == (0, 1)
+            assert (await _count(scenario, "inbox"), await _count(scenario, "dead_letters")) == (
+                0,
+                1,
+            )
             assert await scenario.sweep(NOW + 9 * DAY_MS) == 1
             assert await _count(scenario, "dead_letters") == 0
 
-    async def test_starts_and_what_waits_behind_them_are_never_buried(self, store_factory: StoreFactory) -> None:
+    async def test_starts_and_what_waits_behind_them_are_never_buried(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
-            letters = [scenario.start("order", visible_at=NOW + 90 * DAY_MS), scenario.message("order", Send("a", b""))]
+            letters = [
+                scenario.start("order", visible_at=NOW + 90 * DAY_MS),
+                scenario.message("order", Send("a", b"")),
+            ]
             await scenario.post(*letters)
             await scenario.applied("unit")
             await scenario.accepted(scenario.message("unit"))
@@ -65,7 +86,9 @@ class Sweeping:
         async with scene(store_factory) as scenario:
             letters = [scenario.message("order") for _ in range(5)]
             expiries = [NOW + 5, NOW + 1, NOW + 4, NOW + 2, NOW + 3]
-            answers = [answer(letter, "x", at) for letter, at in zip(letters, expiries, strict=True)]
+            answers = [
+                answer(letter, "x", at) for letter, at in zip(letters, expiries, strict=True)
+            ]
             await scenario.applied("order", answers=answers)
             assert await scenario.sweep(NOW + 100, 2) == 2
             known = [posted.outcome for posted in await scenario.post(*letters)]
@@ -83,7 +106,9 @@ class Sweeping:
             assert 0 < len(here) < 10
             assert await scenario.sweep(NOW, 100, "default/1") == len(here)
             for unit, letter in letters.items():
-                assert (await scenario.post(letter))[0].outcome == ("accepted" if unit in here else "duplicate")
+                assert (await scenario.post(letter))[0].outcome == (
+                    "accepted" if unit in here else "duplicate"
+                )
 
     async def test_who_was_fenced_sweeps_no_more(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
@@ -97,10 +122,14 @@ class Sweeping:
             await other.store.release(other.fences())
             assert await other.sweep(NOW) == 0
 
-    async def test_answers_and_tombstones_are_kept_for_the_dedupe_window(self, store_factory: StoreFactory) -> None:
+    async def test_answers_and_tombstones_are_kept_for_the_dedupe_window(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory, dedupe_ms=100) as scenario:
             start, letter = scenario.start("order"), scenario.message("order")
-            await scenario.applied("order", row={"run": start.id}, answers=[answer(letter, "a", NOW + DAY_MS)])
+            await scenario.applied(
+                "order", row={"run": start.id}, answers=[answer(letter, "a", NOW + DAY_MS)]
+            )
             await scenario.applied("old", row={"created_at": NOW - 100})
             await scenario.applied("old", 1, {"created_at": NOW - 100}, delete=NOW + DAY_MS)
             assert await _total(scenario, "tombstones") == 0, "its start cannot come any more"
@@ -110,12 +139,17 @@ class Sweeping:
             assert await scenario.sweep(NOW + 99) == 0
             assert await scenario.sweep(NOW + 100) == 1
             await scenario.applied("order", 1, {"run": start.id}, delete=NOW + DAY_MS)
-            assert (await scenario.post(start), await _total(scenario, "tombstones")) == ([Posted("duplicate")], 1)
+            assert (await scenario.post(start), await _total(scenario, "tombstones")) == (
+                [Posted("duplicate")],
+                1,
+            )
             assert await scenario.sweep(NOW + 99) == 0
             assert await scenario.sweep(NOW + 100) == 1
             assert await scenario.post(start) == [Posted("accepted")]
 
-    async def test_a_deletion_is_remembered_as_long_as_it_may_come_again(self, store_factory: StoreFactory) -> None:
+    async def test_a_deletion_is_remembered_as_long_as_it_may_come_again(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory, forgotten_ms=50) as scenario:
             for unit, until in (("a", 0), ("b", NOW + DAY_MS)):
                 await scenario.applied(unit)
@@ -125,7 +159,9 @@ class Sweeping:
                 assert await scenario.sweep(NOW + 50) == 1
                 assert await scenario.apply(deletion) == ["stale"]
 
-    async def test_who_waits_for_a_start_is_not_looked_for_among_the_rest(self, store_factory: StoreFactory) -> None:
+    async def test_who_waits_for_a_start_is_not_looked_for_among_the_rest(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory, undelivered_ms=DAY_MS) as scenario:
             for n in range(20):
                 await scenario.applied(f"a{n}", post=[scenario.message("order") for _ in range(10)])

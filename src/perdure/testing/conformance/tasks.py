@@ -14,14 +14,25 @@ from perdure.testing.conformance.scenario import NOW, Scenario, StoreFactory, ke
 LEASE_MS = 1_000
 
 
-def _done(scenario: Scenario, task: Task, token: bytes | None = None, **changes: int | bytes) -> Message:
+def _done(
+    scenario: Scenario, task: Task, token: bytes | None = None, **changes: int | bytes
+) -> Message:
     """The result that the holder of a lease posts."""
-    fields = {"run": task.run, "execution": task.execution, "seq": task.seq, "attempt": task.attempt} | changes
+    fields = {
+        "run": task.run,
+        "execution": task.execution,
+        "seq": task.seq,
+        "attempt": task.attempt,
+    } | changes
     body = ActivityDone(**fields, result=b"result")  # type: ignore[arg-type]
-    return scenario.message(task.unit, body, sender=task.worker, previous=task.token if token is None else token)
+    return scenario.message(
+        task.unit, body, sender=task.worker, previous=task.token if token is None else token
+    )
 
 
-async def _lease(scenario: Scenario, limit: int = 10, worker: str = "worker", at: int = NOW) -> list[Task]:
+async def _lease(
+    scenario: Scenario, limit: int = 10, worker: str = "worker", at: int = NOW
+) -> list[Task]:
     return await scenario.store.lease("gpu", worker, limit, LEASE_MS, at)
 
 
@@ -35,18 +46,29 @@ class Tasks:
             [leased] = await _lease(scenario)
             assert leased.token
             assert (leased.worker, leased.expires_at) == ("worker", NOW + LEASE_MS)
-            assert (leased.unit, leased.seq, leased.name, leased.input) == ("order", 1, "render", b"input")
+            assert (leased.unit, leased.seq, leased.name, leased.input) == (
+                "order",
+                1,
+                "render",
+                b"input",
+            )
             assert await _lease(scenario) == []
             assert (await scenario.load("order")).tasks == [leased]
 
-    async def test_oldest_first_and_no_more_than_asked_for(self, store_factory: StoreFactory) -> None:
+    async def test_oldest_first_and_no_more_than_asked_for(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             for n in (3, 1, 2):
-                await scenario.applied(f"order-{n}", tasks_added=[task(scenario, f"order-{n}", visible_at=n)])
+                await scenario.applied(
+                    f"order-{n}", tasks_added=[task(scenario, f"order-{n}", visible_at=n)]
+                )
             assert [leased.unit for leased in await _lease(scenario, 2)] == ["order-1", "order-2"]
             assert [leased.unit for leased in await _lease(scenario, 2)] == ["order-3"]
 
-    async def test_a_task_that_is_not_visible_yet_is_skipped(self, store_factory: StoreFactory) -> None:
+    async def test_a_task_that_is_not_visible_yet_is_skipped(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             added = [task(scenario, "order", 1, visible_at=NOW + 10), task(scenario, "order", 2)]
             await scenario.applied("order", tasks_added=added)
@@ -55,23 +77,33 @@ class Tasks:
 
     async def test_a_queue_has_its_own_tasks(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
-            added = [task(scenario, "order", 1, queue="cpu"), task(scenario, "order", 2, queue="gpu")]
+            added = [
+                task(scenario, "order", 1, queue="cpu"),
+                task(scenario, "order", 2, queue="gpu"),
+            ]
             await scenario.applied("order", tasks_added=added)
             assert await scenario.store.lease("tpu", "worker", 10, LEASE_MS, NOW) == []
-            assert [leased.seq for leased in await scenario.store.lease("cpu", "worker", 10, LEASE_MS, NOW)] == [1]
+            assert [
+                leased.seq
+                for leased in await scenario.store.lease("cpu", "worker", 10, LEASE_MS, NOW)
+            ] == [1]
             [leased] = await _lease(scenario)
             assert (leased.seq, leased.queue) == (2, "gpu")
 
     async def test_two_workers_never_get_one_task(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
-            await scenario.applied("order", tasks_added=[task(scenario, "order", seq) for seq in range(20)])
+            await scenario.applied(
+                "order", tasks_added=[task(scenario, "order", seq) for seq in range(20)]
+            )
             shares = await asyncio.gather(*[_lease(scenario, 3, f"worker-{n}") for n in range(10)])
             leased = [one.seq for share in shares for one in share]
             assert sorted(leased) == list(range(20))
             tokens = {one.token for share in shares for one in share}
             assert len(tokens) == 20
 
-    async def test_a_result_takes_the_task_and_reaches_the_unit(self, store_factory: StoreFactory) -> None:
+    async def test_a_result_takes_the_task_and_reaches_the_unit(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             await scenario.applied("order", tasks_added=[task(scenario, "order")])
             [leased] = await _lease(scenario)
@@ -90,7 +122,9 @@ class Tasks:
             assert await scenario.post(_done(scenario, leased)) == [Posted("lost_lease")]
             assert len(await scenario.inbox("order")) == 1
 
-    async def test_a_result_needs_the_token_run_and_attempt(self, store_factory: StoreFactory) -> None:
+    async def test_a_result_needs_the_token_run_and_attempt(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             await scenario.applied("order", tasks_added=[task(scenario, "order")])
             unleased = task(scenario, "order", token=b"guess")
@@ -107,11 +141,17 @@ class Tasks:
             loaded = await scenario.load("order")
             assert (loaded.tasks, loaded.inbox) == ([leased], [])
 
-    async def test_a_late_result_counts_until_the_owner_settled_the_attempt(self, store_factory: StoreFactory) -> None:
+    async def test_a_late_result_counts_until_the_owner_settled_the_attempt(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
-            await scenario.applied("order", tasks_added=[task(scenario, "order", 1), task(scenario, "order", 2)])
+            await scenario.applied(
+                "order", tasks_added=[task(scenario, "order", 1), task(scenario, "order", 2)]
+            )
             first, second = await _lease(scenario)
-            assert await _lease(scenario, at=NOW + 10 * LEASE_MS) == []  # only the owner decides what follows
+            assert (
+                await _lease(scenario, at=NOW + 10 * LEASE_MS) == []
+            )  # only the owner decides what follows
             assert await scenario.post(_done(scenario, first)) == [Posted("accepted")]
             await scenario.applied("order", 1, tasks_dropped=[key_of(second)])
             assert await scenario.post(_done(scenario, second)) == [Posted("lost_lease")]
@@ -128,9 +168,15 @@ class Tasks:
             assert await scenario.post(_done(scenario, leased)) == [Posted("lost_lease")]
             assert [one.seq for one in await _lease(scenario)] == [5]
 
-    async def test_tasks_of_other_runs_and_executions_stay(self, store_factory: StoreFactory) -> None:
+    async def test_tasks_of_other_runs_and_executions_stay(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
-            added = [task(scenario, "order", execution=n, run=run) for n in (1, 2) for run in (b"a", b"b")]
+            added = [
+                task(scenario, "order", execution=n, run=run)
+                for n in (1, 2)
+                for run in (b"a", b"b")
+            ]
             await scenario.applied("order", tasks_added=added)
             await scenario.applied("order", 1, tasks_dropped=[key_of(added[2])])
             left = [(one.run, one.execution) for one in (await scenario.load("order")).tasks]
@@ -138,30 +184,40 @@ class Tasks:
             leased = await _lease(scenario)
             assert [(one.run, one.execution) for one in leased] == left
             for one in leased:
-                assert await scenario.post(_done(scenario, one, run=one.run, execution=one.execution)) == [
-                    Posted("accepted")
-                ]
+                assert await scenario.post(
+                    _done(scenario, one, run=one.run, execution=one.execution)
+                ) == [Posted("accepted")]
             assert (await scenario.load("order")).tasks == []
 
-    async def test_what_a_commit_drops_and_adds_is_there_afterwards(self, store_factory: StoreFactory) -> None:
+    async def test_what_a_commit_drops_and_adds_is_there_afterwards(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             old = task(scenario, "order", 1, name="old")
             await scenario.applied("order", tasks_added=[old])
             retry = [task(scenario, "order", 1, name="new"), task(scenario, "order", 2, attempt=2)]
-            await scenario.applied("order", 1, tasks_dropped=[key_of(old), key_of(retry[1])], tasks_added=retry)
-            assert [(one.seq, one.attempt, one.name) for one in (await scenario.load("order")).tasks] == [
+            await scenario.applied(
+                "order", 1, tasks_dropped=[key_of(old), key_of(retry[1])], tasks_added=retry
+            )
+            assert [
+                (one.seq, one.attempt, one.name) for one in (await scenario.load("order")).tasks
+            ] == [
                 (1, 1, "new"),
                 (2, 2, "render"),
             ]
 
-    async def test_a_task_that_is_there_cannot_be_added_again(self, store_factory: StoreFactory) -> None:
+    async def test_a_task_that_is_there_cannot_be_added_again(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             await scenario.applied("order", tasks_added=[task(scenario, "order")])
-            assert await scenario.apply(scenario.commit("order", 1, tasks_added=[task(scenario, "order")])) == [
-                "invalid"
-            ]
+            assert await scenario.apply(
+                scenario.commit("order", 1, tasks_added=[task(scenario, "order")])
+            ) == ["invalid"]
 
-    async def test_a_renewal_extends_the_lease_and_keeps_details(self, store_factory: StoreFactory) -> None:
+    async def test_a_renewal_extends_the_lease_and_keeps_details(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             await scenario.applied("order", tasks_added=[task(scenario, "order")])
             [leased] = await _lease(scenario)
@@ -176,15 +232,28 @@ class Tasks:
 
     async def test_a_renewal_of_what_is_gone_is_lost(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
-            await scenario.applied("order", tasks_added=[task(scenario, "order", seq) for seq in (1, 2, 3)])
+            await scenario.applied(
+                "order", tasks_added=[task(scenario, "order", seq) for seq in (1, 2, 3)]
+            )
             tokens = {one.seq: one.token or b"" for one in await _lease(scenario)}
             await scenario.accepted(_done(scenario, (await scenario.load("order")).tasks[0]))
             await scenario.applied("order", 1, tasks_dropped=[key_of(task(scenario, "order", 2))])
             renewals = [Renewal("order", seq, 1, tokens[seq], LEASE_MS) for seq in (1, 2, 3)]
-            renewals += [Renewal("order", 3, 1, b"wrong", LEASE_MS), Renewal("nobody", 1, 1, b"t", LEASE_MS)]
-            assert await scenario.store.renew(renewals, NOW) == ["lost", "lost", "kept", "lost", "lost"]
+            renewals += [
+                Renewal("order", 3, 1, b"wrong", LEASE_MS),
+                Renewal("nobody", 1, 1, b"t", LEASE_MS),
+            ]
+            assert await scenario.store.renew(renewals, NOW) == [
+                "lost",
+                "lost",
+                "kept",
+                "lost",
+                "lost",
+            ]
 
-    async def test_an_expired_lease_can_be_renewed_while_its_row_is_there(self, store_factory: StoreFactory) -> None:
+    async def test_an_expired_lease_can_be_renewed_while_its_row_is_there(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             await scenario.applied("order", tasks_added=[task(scenario, "order")])
             [leased] = await _lease(scenario)
@@ -192,15 +261,22 @@ class Tasks:
             assert await scenario.store.renew([renewal], NOW + 5 * LEASE_MS) == ["kept"]
             assert await scenario.due(NOW + 5 * LEASE_MS) == {}
 
-    async def test_a_deleted_or_replaced_run_has_no_tasks(self, store_factory: StoreFactory) -> None:
+    async def test_a_deleted_or_replaced_run_has_no_tasks(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             for unit in ("deleted", "replaced"):
                 await scenario.applied(unit, tasks_added=[task(scenario, unit)])
             leased = await _lease(scenario)
             await scenario.applied("deleted", 1, delete=NOW + 1_000)
-            await scenario.applied("deleted", row={"run": b"new"}, tasks_added=[task(scenario, "deleted", run=b"new")])
+            await scenario.applied(
+                "deleted", row={"run": b"new"}, tasks_added=[task(scenario, "deleted", run=b"new")]
+            )
             await scenario.applied("replaced", 1, {"run": b"new"})
-            assert await scenario.post(*[_done(scenario, one) for one in leased]) == [Posted("lost_lease")] * 2
+            assert (
+                await scenario.post(*[_done(scenario, one) for one in leased])
+                == [Posted("lost_lease")] * 2
+            )
             assert dict((await scenario.store.query(Counts())).items)["tasks"] == 1
 
     async def test_tasks_outlive_the_end_of_their_unit(self, store_factory: StoreFactory) -> None:
@@ -208,5 +284,7 @@ class Tasks:
             await scenario.applied("order", tasks_added=[task(scenario, "order")])
             [leased] = await _lease(scenario)
             await scenario.applied("order", 1, {"status": "completed"})
-            assert await scenario.store.renew([Renewal("order", 1, 1, leased.token or b"", LEASE_MS)], NOW) == ["kept"]
+            assert await scenario.store.renew(
+                [Renewal("order", 1, 1, leased.token or b"", LEASE_MS)], NOW
+            ) == ["kept"]
             assert await scenario.post(_done(scenario, leased)) == [Posted("accepted")]

@@ -16,7 +16,11 @@ from perdure.testing.conformance.scenario import NOW, StoreFactory, chunk, scene
 
 def fields_of(kind: type) -> list[str]:
     """The fields of a row that hold values of a type, or None."""
-    return [name for name, hint in get_type_hints(UnitRow).items() if hint is kind or kind in get_args(hint)]
+    return [
+        name
+        for name, hint in get_type_hints(UnitRow).items()
+        if hint is kind or kind in get_args(hint)
+    ]
 
 
 class Values:
@@ -56,15 +60,21 @@ class Values:
             assert (await scenario.load("order")).row == first.row
             second = await scenario.applied("order", 1, {"status": "completed"})
             assert (await scenario.load("order")).row == second.row
-            third = await scenario.applied("order", 2, row | {"scope": "default/0", "status": "completed"})
+            third = await scenario.applied(
+                "order", 2, row | {"scope": "default/0", "status": "completed"}
+            )
             assert (await scenario.load("order")).row == third.row
 
     async def test_each_field_of_a_row_changes_alone(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
-            commit = await scenario.applied("order", row={"custom_status": b"a", "attributes": b"a"})
+            commit = await scenario.applied(
+                "order", row={"custom_status": b"a", "attributes": b"a"}
+            )
             now = commit.row
             changes: dict[str, Any] = dict.fromkeys(fields_of(int), 77)
-            changes |= dict.fromkeys(fields_of(str), "other") | dict.fromkeys(fields_of(bytes), b"other")
+            changes |= dict.fromkeys(fields_of(str), "other") | dict.fromkeys(
+                fields_of(bytes), b"other"
+            )
             changes |= {"status": "suspended", "scope": scenario.scope("order"), "paused": True}
             changes |= {"failure": Failure("E", "m"), "custom_status": None}
             del changes["id"], changes["closed_at"]
@@ -84,11 +94,17 @@ class Values:
             assert again.row is not None
             assert again.row.status == "running"
 
-    async def test_a_custom_status_is_set_kept_and_cleared(self, store_factory: StoreFactory) -> None:
+    async def test_a_custom_status_is_set_kept_and_cleared(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             seen: list[tuple[bytes | None, int]] = []
-            for version, (value, number) in enumerate(((None, 0), (b"half", 1), (b"half", 1), (b"all", 2), (None, 3))):
-                await scenario.applied("order", version, {"custom_status": value, "custom_status_version": number})
+            for version, (value, number) in enumerate(
+                ((None, 0), (b"half", 1), (b"half", 1), (b"all", 2), (None, 3))
+            ):
+                await scenario.applied(
+                    "order", version, {"custom_status": value, "custom_status_version": number}
+                )
                 row = (await scenario.load("order")).row
                 assert row is not None
                 seen.append((row.custom_status, row.custom_status_version))
@@ -97,9 +113,17 @@ class Values:
     async def test_a_journal_is_opaque_and_in_order(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
             parts = [b"", b"\xff not a journal", b"x" * 300_000]
-            await scenario.applied("order", journal=[chunk(n + 1, events=part) for n, part in enumerate(parts)])
-            await scenario.applied("order", 1, journal=[chunk(10, events=b"ten"), chunk(4, events=b"four")])
-            assert [part.events for part in (await scenario.load("order")).journal] == [*parts, b"four", b"ten"]
+            await scenario.applied(
+                "order", journal=[chunk(n + 1, events=part) for n, part in enumerate(parts)]
+            )
+            await scenario.applied(
+                "order", 1, journal=[chunk(10, events=b"ten"), chunk(4, events=b"four")]
+            )
+            assert [part.events for part in (await scenario.load("order")).journal] == [
+                *parts,
+                b"four",
+                b"ten",
+            ]
 
     async def test_load_gives_the_current_execution(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
@@ -110,11 +134,17 @@ class Values:
             loaded = await scenario.load("order")
             assert [part.events for part in loaded.journal] == [b"new"]
             assert loaded.row is not None
-            assert (loaded.row.execution, loaded.row.type_version, loaded.row.format) == (2, "2.0.0", 3)
+            assert (loaded.row.execution, loaded.row.type_version, loaded.row.format) == (
+                2,
+                "2.0.0",
+                3,
+            )
             old = await scenario.all(Journal(unit="order", execution=1))
             assert [part.events for part in old] == [b"old"]
 
-    async def test_many_units_are_loaded_in_the_order_asked_for(self, store_factory: StoreFactory) -> None:
+    async def test_many_units_are_loaded_in_the_order_asked_for(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             names = [f"unit-{n}" for n in range(30)]
             await scenario.apply(*[scenario.commit(name, journal=[chunk(1)]) for name in names])
@@ -129,27 +159,46 @@ class Values:
             await scenario.apply(*[scenario.commit(name, journal=[chunk(1)]) for name in names])
             await scenario.post(*[scenario.message(name) for name in names])
             loaded = await scenario.store.load(names)
-            assert [(unit.id, unit.version, len(unit.inbox)) for unit in loaded] == [(name, 1, 1) for name in names]
+            assert [(unit.id, unit.version, len(unit.inbox)) for unit in loaded] == [
+                (name, 1, 1) for name in names
+            ]
 
     # ------------------------------------------------------------ KV
 
-    async def test_kv_entries_are_set_overwritten_and_removed(self, store_factory: StoreFactory) -> None:
+    async def test_kv_entries_are_set_overwritten_and_removed(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             first = [KvEntry("a", b"1"), KvEntry("b", b"2"), KvEntry("c", b"")]
             await scenario.applied("order", kv=first)
             assert (await scenario.load("order")).kv == first
-            await scenario.applied("order", 1, kv=[KvEntry("a", b"10"), KvEntry("b", None), KvEntry("nobody", None)])
+            await scenario.applied(
+                "order", 1, kv=[KvEntry("a", b"10"), KvEntry("b", None), KvEntry("nobody", None)]
+            )
             assert (await scenario.load("order")).kv == [KvEntry("a", b"10"), KvEntry("c", b"")]
             await scenario.applied("order", 2, kv=[KvEntry("b", b"again")])
-            assert (await scenario.load("order")).kv == [KvEntry("a", b"10"), KvEntry("b", b"again"), KvEntry("c", b"")]
+            assert (await scenario.load("order")).kv == [
+                KvEntry("a", b"10"),
+                KvEntry("b", b"again"),
+                KvEntry("c", b""),
+            ]
 
-    async def test_the_last_change_of_a_key_in_a_commit_counts(self, store_factory: StoreFactory) -> None:
+    async def test_the_last_change_of_a_key_in_a_commit_counts(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
-            changes = [KvEntry("a", b"1"), KvEntry("a", None), KvEntry("b", b"1"), KvEntry("b", b"2")]
+            changes = [
+                KvEntry("a", b"1"),
+                KvEntry("a", None),
+                KvEntry("b", b"1"),
+                KvEntry("b", b"2"),
+            ]
             await scenario.applied("order", kv=[*changes, KvEntry("c", None), KvEntry("c", b"3")])
             assert (await scenario.load("order")).kv == [KvEntry("b", b"2"), KvEntry("c", b"3")]
 
-    async def test_the_value_at_the_start_of_the_execution_is_kept(self, store_factory: StoreFactory) -> None:
+    async def test_the_value_at_the_start_of_the_execution_is_kept(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             entries = [
                 KvEntry("changed", b"new", b"old", 2),
@@ -172,7 +221,9 @@ class Values:
 
     async def test_kv_outlives_its_execution_and_pruning(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
-            await scenario.applied("order", kv=[KvEntry("old", b"1", None, 1), KvEntry("both", b"1", None, 1)])
+            await scenario.applied(
+                "order", kv=[KvEntry("old", b"1", None, 1), KvEntry("both", b"1", None, 1)]
+            )
             ended = [ExecutionRow(1, "1.0.0", 1, 2, 1)]
             both = [KvEntry("both", b"2", b"1", 2)]
             await scenario.applied("order", 1, {"execution": 2}, ended=ended, kv=both)
@@ -192,7 +243,10 @@ class Values:
             expected = [(entry.key, entry.value) for entry in entries]
             assert await scenario.all(KvEntries(unit="order", limit=3)) == expected
             some = (entries[2].key, "nobody", entries[7].key)
-            assert await scenario.all(KvEntries(unit="order", keys=some)) == [expected[2], expected[7]]
+            assert await scenario.all(KvEntries(unit="order", keys=some)) == [
+                expected[2],
+                expected[7],
+            ]
 
     async def test_large_kv_values_survive(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:

@@ -43,7 +43,10 @@ class Verdicts:
     async def test_neighbours_do_not_change_a_verdict(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
             await scenario.applied("b")
-            batch = [scenario.commit(unit, expect) for unit, expect in (("a", 1), ("b", 1), ("c", 0), ("d", 2))]
+            batch = [
+                scenario.commit(unit, expect)
+                for unit, expect in (("a", 1), ("b", 1), ("c", 0), ("d", 2))
+            ]
             assert await scenario.apply(*batch) == ["stale", "applied", "applied", "stale"]
 
     async def test_versions_count_commits(self, store_factory: StoreFactory) -> None:
@@ -60,9 +63,13 @@ class Verdicts:
             await scenario.applied("order")
             await scenario.applied("order", 1, {"scope": "pin/order"}, fence=scenario.fence(home))
             assert await scenario.apply(scenario.commit("order", 2)) == ["fenced"]
-            assert await other.apply(other.commit("order", 2, {"scope": "pin/order"})) == ["applied"]
+            assert await other.apply(other.commit("order", 2, {"scope": "pin/order"})) == [
+                "applied"
+            ]
 
-    async def test_an_owner_of_one_scope_writes_no_unit_of_another(self, store_factory: StoreFactory) -> None:
+    async def test_an_owner_of_one_scope_writes_no_unit_of_another(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory, shards=2) as scenario:
             await scenario.claim("pin/order")
             units = {scenario.scope(f"order-{n}"): f"order-{n}" for n in range(50)}
@@ -71,14 +78,24 @@ class Verdicts:
             wrong = [scenario.fence("default/0"), scenario.fence("pin/order")]
             for fence in wrong:
                 for scope in ("default/0", "default/1", "pin/order"):
-                    assert await scenario.apply(scenario.commit(far, 1, {"scope": scope}, fence=fence)) == ["fenced"]
-                    assert await scenario.apply(scenario.commit(far, 1, fence=fence, delete=0)) == ["fenced"]
-            assert await scenario.apply(scenario.commit(near, fence=scenario.fence("default/1"))) == ["fenced"]
-            assert await scenario.apply(scenario.commit(near, fence=scenario.fence("pin/order"))) == ["fenced"]
+                    assert await scenario.apply(
+                        scenario.commit(far, 1, {"scope": scope}, fence=fence)
+                    ) == ["fenced"]
+                    assert await scenario.apply(scenario.commit(far, 1, fence=fence, delete=0)) == [
+                        "fenced"
+                    ]
+            assert await scenario.apply(
+                scenario.commit(near, fence=scenario.fence("default/1"))
+            ) == ["fenced"]
+            assert await scenario.apply(
+                scenario.commit(near, fence=scenario.fence("pin/order"))
+            ) == ["fenced"]
             assert (await scenario.load(far)).version == 1
             assert (await scenario.load(near)).row is None
 
-    async def test_a_unit_moves_by_the_owner_of_the_scope_in_which_it_is(self, store_factory: StoreFactory) -> None:
+    async def test_a_unit_moves_by_the_owner_of_the_scope_in_which_it_is(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory, shards=2) as scenario:
             await scenario.claim("pin/order")
             home, pin = scenario.fence(scenario.scope("order")), scenario.fence("pin/order")
@@ -89,5 +106,7 @@ class Verdicts:
             await scenario.applied("order", 2, {"scope": "pin/order"}, fence=home)
             deletion = await scenario.applied("order", 3, {"scope": "pin/order"}, delete=0)
             assert await scenario.apply(deletion) == ["applied"]
-            assert await scenario.apply(scenario.commit("order", fence=pin)) == ["fenced"], "its id is at home again"
+            assert await scenario.apply(scenario.commit("order", fence=pin)) == ["fenced"], (
+                "its id is at home again"
+            )
             await scenario.applied("order", fence=home)

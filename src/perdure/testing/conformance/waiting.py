@@ -14,7 +14,9 @@ LONG_MS = 20_000
 class Waiting:
     """`wait_change` and `hints`."""
 
-    async def test_a_version_that_is_past_answers_at_once(self, store_factory: StoreFactory) -> None:
+    async def test_a_version_that_is_past_answers_at_once(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             await scenario.applied("order")
             await scenario.applied("order", 1)
@@ -24,7 +26,10 @@ class Waiting:
 
     async def test_a_commit_wakes_those_who_wait(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
-            waits = [asyncio.ensure_future(scenario.store.wait_change(unit, 0, LONG_MS)) for unit in ("a", "a", "b")]
+            waits = [
+                asyncio.ensure_future(scenario.store.wait_change(unit, 0, LONG_MS))
+                for unit in ("a", "a", "b")
+            ]
             await scenario.applied("a")
             assert await asyncio.gather(*waits[:2]) == [1, 1]
             assert not waits[2].done()
@@ -71,7 +76,9 @@ class Waiting:
             await scenario.accepted(scenario.start("new"))
             assert await anext(hints) == "new"
 
-    async def test_a_post_rings_although_its_caller_gave_up(self, store_factory: StoreFactory) -> None:
+    async def test_a_post_rings_although_its_caller_gave_up(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             hints = scenario.store.hints()
             call = asyncio.ensure_future(scenario.post(scenario.start("order")))

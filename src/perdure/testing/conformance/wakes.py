@@ -11,11 +11,23 @@ from perdure.testing.conformance.scenario import NOW, StoreFactory, scene, task
 class Wakes:
     """Guarantee 7."""
 
-    async def test_due_units_are_found_and_others_are_not(self, store_factory: StoreFactory) -> None:
+    async def test_due_units_are_found_and_others_are_not(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
-            for unit, wake_at in (("now", 0), ("past", NOW - 1), ("just", NOW), ("later", NOW + 1), ("never", None)):
+            for unit, wake_at in (
+                ("now", 0),
+                ("past", NOW - 1),
+                ("just", NOW),
+                ("later", NOW + 1),
+                ("never", None),
+            ):
                 await scenario.applied(unit, row={"wake_at": wake_at})
-            assert await scenario.due(NOW) == {"now": (0, False), "past": (NOW - 1, False), "just": (NOW, False)}
+            assert await scenario.due(NOW) == {
+                "now": (0, False),
+                "past": (NOW - 1, False),
+                "just": (NOW, False),
+            }
 
     async def test_closed_units_do_not_wake(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
@@ -31,15 +43,23 @@ class Wakes:
             await scenario.accepted(scenario.message("b", visible_at=NOW + 10))
             await scenario.accepted(scenario.start("new"))
             assert await scenario.due(NOW) == {"a": (0, True), "new": (0, True)}
-            assert await scenario.due(NOW + 10) == {"a": (0, True), "new": (0, True), "b": (NOW + 10, True)}
+            assert await scenario.due(NOW + 10) == {
+                "a": (0, True),
+                "new": (0, True),
+                "b": (NOW + 10, True),
+            }
 
-    async def test_mail_of_a_closed_unit_wakes_so_that_it_is_answered(self, store_factory: StoreFactory) -> None:
+    async def test_mail_of_a_closed_unit_wakes_so_that_it_is_answered(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             await scenario.applied("order", row={"status": "completed"})
             await scenario.applied("a", post=[scenario.message("order")])
             assert await scenario.due() == {"order": (0, True)}
 
-    async def test_a_closed_unit_that_is_to_be_deleted_or_pruned_wakes(self, store_factory: StoreFactory) -> None:
+    async def test_a_closed_unit_that_is_to_be_deleted_or_pruned_wakes(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             letters: list[tuple[str, AnyBody]] = [("done", Delete()), ("long", Prune([1]))]
             for unit, body in letters:
@@ -54,13 +74,17 @@ class Wakes:
             await scenario.applied("order", 1, consume=[letter.id])
             assert await scenario.due() == {}
 
-    async def test_a_unit_that_is_due_and_has_mail_says_both(self, store_factory: StoreFactory) -> None:
+    async def test_a_unit_that_is_due_and_has_mail_says_both(
+        self, store_factory: StoreFactory
+    ) -> None:
         async with scene(store_factory) as scenario:
             await scenario.applied("order", row={"wake_at": NOW, "suspect": 2})
             for _ in range(3):
                 await scenario.accepted(scenario.message("order"))
             page = await scenario.store.wakes(["default/0"], NOW, None, 100)
-            assert [(wake.unit, wake.at, wake.suspect, wake.mail) for wake in page.items] == [("order", 0, 2, True)]
+            assert [(wake.unit, wake.at, wake.suspect, wake.mail) for wake in page.items] == [
+                ("order", 0, 2, True)
+            ]
 
     async def test_an_expired_lease_wakes_its_unit(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
@@ -85,7 +109,9 @@ class Wakes:
                 await scenario.accepted(scenario.start(f"mail-{n}"))
             names = [f"unit-{n}" for n in range(30)] + [f"mail-{n}" for n in range(30)]
             wanted = ["default/0", "default/2"]
-            assert sorted(await scenario.due(scopes=wanted)) == sorted(n for n in names if scenario.scope(n) in wanted)
+            assert sorted(await scenario.due(scopes=wanted)) == sorted(
+                n for n in names if scenario.scope(n) in wanted
+            )
             assert await scenario.due(scopes=["pin/x"]) == {}
 
     async def test_small_pages_show_everything(self, store_factory: StoreFactory) -> None:
