@@ -83,28 +83,41 @@ class Mailbox:
             self._queue = deque()
         self._queue.append(entry)
 
-    def reload(self, inbox: Iterable[Message]) -> None:
-        """Begin anew with what the store's inbox has now. What only we have follows it, in order."""
+    def forget_stored(self) -> None:
+        """Drop what the store's inbox has: it is about to be read anew. See `reload`."""
         self.restore()
-        fresh = [*self._control, *self._queue]
+        self._drop(stored=True)
+        self._known = None
+
+    def reload(self, inbox: Iterable[Message]) -> None:
+        """Begin with what the store's inbox had. What has arrived here follows it, in order.
+
+        That includes stored messages. They came into the inbox when it had been read already, and
+        before the answer was here.
+        """
+        self.restore()
+        arrived = sorted([*self._control, *self._queue], key=_number)
         self._clear_lanes()
         self._known = None
         for message in inbox:
             self.put(message, stored=True)
-        fresh.sort(key=_number)
-        known: set[bytes] = self._known or set()
-        for entry in fresh:
-            if not entry.stored and entry.message.id not in known:
-                self.put(entry.message)
+        read: set[bytes] = set(self._known or ())
+        for entry in arrived:
+            if entry.message.id not in read:
+                self.put(entry.message, stored=entry.stored)
 
     def drop_unstored(self) -> list[Message]:
         """Forget the messages that only we have. Their senders must be told."""
-        entries = [*self._control, *self._queue]
+        return self._drop(stored=False)
+
+    def _drop(self, *, stored: bool) -> list[Message]:
+        """Drop the entries that are stored, or those that are not."""
+        entries = sorted([*self._control, *self._queue], key=_number)
         self._clear_lanes()
         for entry in entries:
-            if entry.stored:
+            if entry.stored is not stored:
                 self._file(entry)
-        return [entry.message for entry in entries if not entry.stored]
+        return [entry.message for entry in entries if entry.stored is stored]
 
     def _clear_lanes(self) -> None:
         self._control.clear()

@@ -80,6 +80,7 @@ class Loader:
         """Load a unit, together with others that wait to be loaded."""
         self._residents.occupy(resident, "loading")
         resident.has_mail = False
+        resident.mailbox.forget_stored()
         self._to_load.append(resident)
         self._work()
 
