@@ -494,13 +494,13 @@ class _Spool(logging.Logger):
     def handle(self, record: logging.LogRecord) -> None:
         """Keep the record for the turn. Without a turn it is shown at once."""
         run = current_run()
-        if run is None or run.logs is None:
+        if run is None or not run.keeps_logs:
             self.target.handle(record)
             return
         with suppress(Exception):  # a text that does not fit its arguments: the handler reports it
             # The text is made now, because its arguments may change before the turn ends.
             record.msg, record.args = record.getMessage(), None
-        run.logs.append(record)
+        run.keep_log(record)
 
 
 class _ReplaySafe(logging.LoggerAdapter[logging.Logger]):

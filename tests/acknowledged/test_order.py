@@ -14,6 +14,7 @@ from perdure.codec import encode
 from perdure.gateway import StoreGateway
 from perdure.kernel.commit import Commit, Verdict
 from perdure.kernel.message import Message, Send
+from perdure.ports.store import Loaded
 from perdure.store.memory import MemoryStore
 
 numbers = workflow.Channel[int]("numbers")
@@ -107,6 +108,56 @@ async def test_between_workflows_while_commits_are_answered_late(app: App) -> No
             store.gate.set()
             await step
         assert await target.result(timeout=10) == list(range(6))
+
+
+class Late(MemoryStore):
+    """A store that reads at once, and gives what it read when the test lets it go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.reading = asyncio.Event()
+
+    async def load(self, units: Sequence[str]) -> list[Loaded]:
+        found = await super().load(units)
+        if "target" in units and not self.gate.is_set():
+            self.reading.set()
+            await self.gate.wait()
+        return found
+
+
+async def test_between_workflows_while_the_target_is_read(app: App) -> None:
+    """What is sent after the target was read, and before the answer is there, is not overtaken."""
+
+    @app.workflow
+    async def reader(count: int) -> list[int]:
+        return [await numbers.receive() for _ in range(count)]
+
+    @app.workflow
+    async def writer(target: str) -> None:
+        for number in range(4):
+            workflow.send(target, numbers, number)
+            await workflow.receive("go", bool)
+
+    @app.workflow
+    async def nothing() -> None: ...
+
+    async with Late() as store, World(store).node(app, residents=1) as node:
+        target = node.client.workflow(reader, id="target")
+        source = node.client.workflow(writer, id="source")
+        await target.start(4)
+        await node.client.workflow(nothing, id="n").run()
+        await until(lambda: node.residents <= 1, "the target has left memory")
+        store.gate.clear()
+        await source.start("target")  # it sends 0, and the target is read for it
+        await asyncio.wait_for(store.reading.wait(), 5)
+        await source.send("go", True)  # 1 is not in what was read
+        await source.send("go", True)
+        store.gate.set()
+        await until(lambda: node.residents <= 2, "the target was loaded")
+        await source.send("go", True)
+        assert await target.result(timeout=10) == [0, 1, 2, 3]
 
 
 async def test_while_paused_and_evicted(world: World, app: App) -> None:

@@ -69,8 +69,8 @@ async def post_all(url: str, name: str) -> None:
             await asyncio.sleep(0.001)
         way = StoreGateway(client.store)
         for number in range(LETTERS):
-            id = blake2b(f"{name} {number}".encode(), digest_size=16).digest()
-            message = Message(id, POSTBOX, Send("letters", encode([name, number])), 0)
+            number_id = blake2b(f"{name} {number}".encode(), digest_size=16).digest()
+            message = Message(number_id, POSTBOX, Send("letters", encode([name, number])), 0)
             for _ in range(2 if number % 3 == 0 else 1):
                 await _post(way, message)
             await asyncio.sleep(0.001)
@@ -98,4 +98,5 @@ async def _post(way: StoreGateway, message: Message) -> None:
 if __name__ == "__main__":
     for line in sys.stdin:
         asyncio.run(post_all(line.strip(), sys.argv[1]))
-        print("done", flush=True)
+        sys.stdout.write("done\n")
+        sys.stdout.flush()

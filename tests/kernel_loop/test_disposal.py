@@ -157,7 +157,7 @@ def test_where_frames_cannot_be_dropped_nothing_is_recorded(
         warnings.simplefilter("ignore")  # a coroutine that it kept for later was never awaited
         dispose(run.loop)
     assert run.events == []
-    assert run.take_progress() == ([], [], [])
+    assert run.take_progress() == ((), (), ())
     assert run.loop.ready == []
     assert len(drive.script) == commits
     if shape.__name__ == "swallows_everything":

@@ -110,7 +110,7 @@ def test_a_replay_ends_with_the_same_entries(name: str):
     turn = rig.turn()
     assert rig.result == expected
     assert turn.commit is not None
-    assert turn.commit.kv == [], "the store has them already"
+    assert not turn.commit.kv, "the store has them already"
 
 
 CHANGED: dict[str, tuple[ev.Event, Any, str]] = {

@@ -200,8 +200,10 @@ class World:
         commit = Commit(
             self.new_id(), Fence(fence_scope, epoch, "n-1"), self.now, unit, max(expect, 0), row
         )
-        for _ in range(random.randrange(3)):
-            commit.journal.append(JournalChunk(execution, random.randrange(1, 40), 1, b"events"))
+        commit.journal = [
+            JournalChunk(execution, random.randrange(1, 40), 1, b"events")
+            for _ in range(random.randrange(3))
+        ]
         self._parts(commit, unit, run, execution)
         if self.chance(12):
             commit.delete = random.choice((0, self.now + 20))
@@ -215,7 +217,7 @@ class World:
                 KvEntry(k, random.choice(values), random.choice(values), execution) for k in "xyx"
             ]
         if self.chance(20):
-            commit.ended.append(ExecutionRow(random.randrange(1, 6), "1.0.0", 1, 2, 3))
+            commit.ended = [ExecutionRow(random.randrange(1, 6), "1.0.0", 1, 2, 3)]
         if self.chance(20):
             commit.prune = [1, 2, 3]
         if self.chance(40):
@@ -223,7 +225,7 @@ class World:
         if self.chance(40):
             commit.consume = [random.choice(self.known) for _ in range(3)]
             if commit.post and self.chance(30):
-                commit.consume.append(commit.post[-1].id)
+                commit.consume = [*commit.consume, commit.post[-1].id]
         if self.chance(30):
             commit.answers = [
                 Answer(random.choice(self.known), "outcome", self.now + random.choice((5, 50)))

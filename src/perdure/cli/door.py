@@ -15,7 +15,7 @@ from perdure.gateway import find_row, find_start
 from perdure.kernel.placement import check_id
 from perdure.ports.store import Store, UnitView
 from perdure.store import open_store
-from perdure.store.database import MEMORY
+from perdure.store.database import MEMORY, mode_of
 from perdure.store.sqlite import SQLiteStore
 
 DEFAULT_URL = "sqlite:///perdure.db"
@@ -72,7 +72,7 @@ def check_there(url: str) -> None:
     """
     path = check_shared(url)
     try:
-        is_there = path.exists()
+        is_there = mode_of(path) != 0
     except OSError:
         is_there = True  # in a closed folder; opening it says so
     if not is_there:

@@ -40,9 +40,9 @@ class Budget:
 
 def size_of(body: msg.Body) -> int:
     """Bytes that the delivery of a message writes into the journal, but for its envelope."""
-    if isinstance(body, msg.ActivityDone | msg.Reply):
+    if isinstance(body, (msg.ActivityDone, msg.Reply)):
         return len(body.result or b"")
-    if isinstance(body, msg.Send | msg.Raise):
+    if isinstance(body, (msg.Send, msg.Raise)):
         return len(body.value)
     if isinstance(body, msg.StepDone):
         return len(body.value or b"")

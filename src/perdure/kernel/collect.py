@@ -33,7 +33,8 @@ def collect(unit: Unit, run: Run, row: UnitRow, turn: Turn, *, more: bool) -> No
 
     `more` says that the mailbox holds messages that this turn did not take.
     """
-    turn.log(run.take_logs())
+    if run.logs:
+        turn.log(run.take_logs())
     if unit.held is None and run.ended is None:
         unit.check_run()
     if run.broken is not None:

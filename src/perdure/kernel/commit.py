@@ -8,6 +8,7 @@ acceptance; stores that cannot run Python inside their transaction are tested ag
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -219,7 +220,11 @@ TaskKey = tuple[bytes, int, int, int]
 
 
 class Commit(msgspec.Struct, array_like=True, gc=False):
-    """What one turn of one unit makes true. `expect` is the version of the row before (0: there must be none)."""
+    """What one turn of one unit makes true. `expect` is the version of the row before (0: there must be none).
+
+    Most commits have nothing in most of the fields. That is an empty tuple: a list each, in all the
+    commits that are on their way, is what the garbage collector would look at most.
+    """
 
     id: bytes
     fence: Fence
@@ -227,15 +232,15 @@ class Commit(msgspec.Struct, array_like=True, gc=False):
     unit: str
     expect: int
     row: UnitRow
-    journal: list[JournalChunk] = []
-    ended: list[ExecutionRow] = []
-    kv: list[KvEntry] = []
-    consume: list[bytes] = []
-    answers: list[Answer] = []
-    post: list[Message] = []
-    tasks_added: list[Task] = []
-    tasks_dropped: list[TaskKey] = []
-    prune: list[int] = []
+    journal: Sequence[JournalChunk] = ()
+    ended: Sequence[ExecutionRow] = ()
+    kv: Sequence[KvEntry] = ()
+    consume: Sequence[bytes] = ()
+    answers: Sequence[Answer] = ()
+    post: Sequence[Message] = ()
+    tasks_added: Sequence[Task] = ()
+    tasks_dropped: Sequence[TaskKey] = ()
+    prune: Sequence[int] = ()
     delete: int | None = None
     """Set: the unit and all it owns is removed. A tombstone stays until this time (ms; 0: none), and at most for the
     store's `dedupe_ms` after the unit's creation."""

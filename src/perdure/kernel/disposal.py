@@ -120,7 +120,7 @@ def dispose(loop: WorkflowLoop) -> None:
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             if not task.done():
                 _drop(loop, task.get_coro())
-        for generator in loop.generators:
+        for generator in loop.generators or ():
             if generator.ag_frame is not None:  # type: ignore[attr-defined]
                 _drop(loop, generator)
     anyio = sys.modules.get("anyio._backends._asyncio")

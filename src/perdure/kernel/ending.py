@@ -49,7 +49,7 @@ def wind_up(run: Run) -> None:
         return
     for pending in list(run.pending.values()):
         pending.cancel()
-    run.loop.keep_generators([g for g in run.closing if g.ag_frame is not None])
+    run.loop.keep_generators([g for g in run.closing or () if g.ag_frame is not None])
     if run.next_input is not None and run.cancel_requested is None:
         run.see_late_cancel()
     outcome = _outcome(run, main)
@@ -71,7 +71,7 @@ def _is_cleaned_up(run: Run) -> bool:
             return True
         generator = loop.generators.pop(0)
         if generator.ag_frame is not None:  # type: ignore[attr-defined]
-            run.closing.append(generator)  # one that refuses to end is left to `dispose`
+            run.close_generator(generator)  # one that refuses to end is left to `dispose`
             _ = loop.create_task(_aclose(generator))
             loop.drain()
 

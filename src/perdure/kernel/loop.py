@@ -206,10 +206,10 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         self.timers = timers
         self.number = 0
         self.ready: list[Handle] = []
-        self.batch: list[Handle] = []
-        self.parked: list[Handle] = []
+        self.batch = _NO_BATCH
+        self.parked: list[Handle] | None = None
         self.tasks: list[Task] = []
-        self.generators: list[AsyncGenerator[Any, Any]] = []
+        self.generators: list[AsyncGenerator[Any, Any]] | None = None
         self.start_ms = 0
         self.now_ms = 0
         self.context = Context()
@@ -352,9 +352,9 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
             NeverIdle: after `CALLBACKS_MAX` of them.
         """
         count = passes = 0
-        if self.parked:
+        if self.parked is not None:
             self.ready = self.parked + self.ready
-            self.parked = []
+            self.parked = None
         while self.ready and not self.dead:
             batch = self.ready
             self.ready = []
@@ -378,7 +378,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
                         self.call_exception_handler(
                             {"message": "a callback raised", "exception": error}
                         )
-            batch.clear()  # `self.batch` outlives this loop, and must not keep the tasks alive
+            self.batch = _NO_BATCH
 
     def begin(self, number: int, at: int) -> None:
         """The execution begins: numbers go on from `number`, and the clock shows `at` (ms)."""
@@ -408,14 +408,21 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
 
     def empty(self) -> None:
         """Die, and let go of all that was ready."""
-        self.dead = True
-        self.ready = self.parked = self.batch = []  # one list for all three: it stays empty
+        self.die()
+        self.parked = None
+        self.batch = _NO_BATCH
 
     def forget_tasks(self) -> None:
         """Let go of what ran on the loop."""
         self.tasks = []
-        self.generators = []
+        self.generators = None
         self.ready = []
+
+    def hold_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
+        """Hold a generator until the run ends: the collector would decide when it is closed."""
+        if self.generators is None:
+            self.generators = []
+        self.generators.append(generator)
 
     def keep_generators(self, generators: list[AsyncGenerator[Any, Any]]) -> None:
         """Hold these until the loop is disposed of."""
@@ -431,8 +438,13 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         A cancel scope of anyio cancels its tasks again in each pass of the loop until they have ended. While one of
         them awaits its cleanup this would never end here, because a turn lasts until nothing is ready.
         """
-        self.parked += [h for h in batch if getattr(h[0], "__name__", "") == _ANYIO_RETRY]
+        parked = [h for h in batch if getattr(h[0], "__name__", "") == _ANYIO_RETRY]
+        self.parked = [*(self.parked or ()), *parked]
         return [h for h in batch if getattr(h[0], "__name__", "") != _ANYIO_RETRY]
+
+
+_NO_BATCH: list[Handle] = []
+"""Stands in while nothing runs. It is never added to."""
 
 
 class _GeneratorHooks:
@@ -450,7 +462,7 @@ class _GeneratorHooks:
         """Hold a workflow's generator until its run ends; anybody else's goes where it belongs."""
         loop = _get_loop()
         if type(loop) is WorkflowLoop:
-            loop.generators.append(generator)
+            loop.hold_generator(generator)
         elif self._first is not None:
             self._first(generator)
 

@@ -31,32 +31,37 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
 
 _EMPTY: deque[Entry] = deque()
-"""The queue of all empty mailboxes. A deque of its own would be most of what a waiting unit weighs."""
+"""The lanes of all empty mailboxes. Deques of its own would be most of what a waiting unit weighs."""
 
 
 class Mailbox:
     """Entries in order of arrival, with control messages ahead of the others.
 
-    A turn takes entries with `next_control`, `next_start` and `next`. Its owner then calls `settle`
-    when the turn's commit was applied, or `restore` when it was not.
+    A turn looks at `control` and `queue`, and takes entries with `next_control`, `next_start` and
+    `next`. Its owner then calls `settle` when the turn's commit was applied, or `restore` when it
+    was not.
     """
 
-    __slots__ = ("_control", "_known", "_number", "_queue", "_starts", "_taken")
+    __slots__ = ("_known", "_number", "_read_from", "_starts", "_taken", "control", "queue")
 
     def __init__(self) -> None:
         """Nothing has arrived."""
-        self._control: list[Entry] = []
-        self._queue: deque[Entry] = _EMPTY
+        # Control messages that no start precedes.
+        self.control: deque[Entry] = _EMPTY
+        # All others. The first is what `next` takes.
+        self.queue: deque[Entry] = _EMPTY
         self._starts = 0
         self._taken: list[Entry] = []
         self._number = 0
+        # The number of the last entry that was here when the inbox began to be read.
+        self._read_from = 0
         # Ids of stored messages that no commit has consumed: here, taken, or kept by the unit. A
         # message of another unit reaches us twice when the store is read before it is delivered.
         self._known: set[bytes] | None = None
 
     def __len__(self) -> int:
         """How many entries wait to be taken."""
-        return len(self._control) + len(self._queue)
+        return len(self.control) + len(self.queue)
 
     # ------------------------------------------------------------ what arrives
 
@@ -75,76 +80,66 @@ class Mailbox:
     def _file(self, entry: Entry) -> None:
         kind = type(entry.message.body)
         if kind in CONTROL and not self._starts:
-            self._control.append(entry)
+            if self.control is _EMPTY:
+                self.control = deque()
+            self.control.append(entry)
             return
         if kind is Start:
             self._starts += 1
-        if self._queue is _EMPTY:
-            self._queue = deque()
-        self._queue.append(entry)
+        if self.queue is _EMPTY:
+            self.queue = deque()
+        self.queue.append(entry)
 
-    def forget_stored(self) -> None:
-        """Drop what the store's inbox has: it is about to be read anew. See `reload`."""
-        self.restore()
-        self._drop(stored=True)
-        self._known = None
+    def begin_reload(self) -> None:
+        """The store's inbox is being read from now on."""
+        self._read_from = self._number
 
     def reload(self, inbox: Iterable[Message]) -> None:
-        """Begin with what the store's inbox had. What has arrived here follows it, in order.
+        """Begin anew with what the store's inbox had when it was read.
 
-        That includes stored messages. They came into the inbox when it had been read already, and
-        before the answer was here.
+        Behind it, in order, come the messages that only we have, and the stored ones that arrived
+        since the reading began: the reading may have been too early for them. A stored message that
+        was here before and is not in the inbox has been consumed.
         """
         self.restore()
-        arrived = sorted([*self._control, *self._queue], key=_number)
+        fresh = [*self.control, *self.queue]
         self._clear_lanes()
         self._known = None
+        read_from = self._read_from
         for message in inbox:
             self.put(message, stored=True)
-        read: set[bytes] = set(self._known or ())
-        for entry in arrived:
-            if entry.message.id not in read:
+        fresh.sort(key=_number)
+        known: set[bytes] = self._known or set()
+        for entry in fresh:
+            is_left = not entry.stored or entry.number > read_from
+            if is_left and entry.message.id not in known:
                 self.put(entry.message, stored=entry.stored)
 
     def drop_unstored(self) -> list[Message]:
         """Forget the messages that only we have. Their senders must be told."""
-        return self._drop(stored=False)
-
-    def _drop(self, *, stored: bool) -> list[Message]:
-        """Drop the entries that are stored, or those that are not."""
-        entries = sorted([*self._control, *self._queue], key=_number)
+        entries = [*self.control, *self.queue]
         self._clear_lanes()
         for entry in entries:
-            if entry.stored is not stored:
+            if entry.stored:
                 self._file(entry)
-        return [entry.message for entry in entries if entry.stored is stored]
+        return [entry.message for entry in entries if not entry.stored]
 
     def _clear_lanes(self) -> None:
-        self._control.clear()
-        self._queue = _EMPTY
+        self.control = self.queue = _EMPTY
         self._starts = 0
 
     # ------------------------------------------------------------ what a turn takes
 
-    @property
-    def head(self) -> Message | None:
-        """The message that `next` would take."""
-        return self._queue[0].message if self._queue else None
+    def next_control(self) -> Entry:
+        """Take the first of `control`."""
+        entry = self.control.popleft()
+        self._taken.append(entry)
+        return entry
 
-    @property
-    def has_control(self) -> bool:
-        """Whether a control message is next."""
-        return bool(self._control)
-
-    def next_control(self) -> Entry | None:
-        """Take the next control message that no start precedes."""
-        return self._take(self._control.pop(0)) if self._control else None
-
-    def next(self) -> Entry | None:
-        """Take the next entry that is no control message."""
-        if not self._queue:
-            return None
-        entry = self._take(self._queue.popleft())
+    def next(self) -> Entry:
+        """Take the first of `queue`."""
+        entry = self.queue.popleft()
+        self._taken.append(entry)
         if type(entry.message.body) is Start:
             self._pass_start()
         return entry
@@ -153,27 +148,24 @@ class Mailbox:
         """Take the first start, past what came before it: for a unit that does not exist yet."""
         if not self._starts:
             return None
-        place = next(n for n, e in enumerate(self._queue) if type(e.message.body) is Start)
-        entry = self._take(self._queue[place])
-        del self._queue[place]
-        self._pass_start()
-        return entry
-
-    def _take(self, entry: Entry) -> Entry:
+        place = next(n for n, e in enumerate(self.queue) if type(e.message.body) is Start)
+        entry = self.queue[place]
         self._taken.append(entry)
+        del self.queue[place]
+        self._pass_start()
         return entry
 
     def _pass_start(self) -> None:
         """A start was taken: control messages up to the next start may go first now."""
         self._starts -= 1
-        queue = self._queue
-        self._queue, self._starts = _EMPTY, 0
+        queue = self.queue
+        self.queue, self._starts = _EMPTY, 0
         for entry in queue:
             self._file(entry)
 
     def take_rest(self) -> list[Entry]:
         """Take all that is left but starts: the unit is gone, and they belonged to it."""
-        entries = [*self._control, *self._queue]
+        entries = [*self.control, *self.queue]
         rest = [entry for entry in entries if type(entry.message.body) is not Start]
         self._clear_lanes()
         for entry in entries:
@@ -187,8 +179,10 @@ class Mailbox:
     def settle(self, kept: Iterable[bytes], consumed: Iterable[bytes]) -> None:
         """The turn is durable: its commit stored the ids `kept` in the inbox and consumed others."""
         self._taken.clear()
-        if not self._queue:
-            self._queue = _EMPTY
+        if not self.queue:
+            self.queue = _EMPTY
+        if not self.control:
+            self.control = _EMPTY
         if kept:
             self._known = self._known or set()
             self._known.update(kept)
@@ -199,7 +193,7 @@ class Mailbox:
         """The turn never happened: what it took goes back to where it was."""
         if not self._taken:
             return
-        entries = sorted([*self._taken, *self._control, *self._queue], key=_number)
+        entries = sorted([*self._taken, *self.control, *self.queue], key=_number)
         self._taken.clear()
         self._clear_lanes()
         for entry in entries:

@@ -64,17 +64,20 @@ class Progress(NamedTuple):
     `cancelled` calls are not wanted any more.
     """
 
-    opened: list[Call]
-    outgoing: list[ev.Event]
-    cancelled: list[Call]
+    opened: Sequence[Call]
+    outgoing: Sequence[ev.Event]
+    cancelled: Sequence[Call]
 
 
-_NO_PROGRESS = Progress([], [], [])
+_NO_PROGRESS = Progress((), (), ())
 
 
 class Run:
-    """One execution of a workflow. Methods other than `deliver`, `replay` and the properties are for the workflow's
-    API. Commands that change its variables are in `changes`.
+    """One execution of a workflow.
+
+    Workflow code gives its commands through `commands` and `changes`. Lists that most runs do not
+    need are None until they are: thousands of runs wait in memory, and the garbage collector goes
+    through all that they hold.
     """
 
     __slots__ = (
@@ -93,6 +96,7 @@ class Run:
         "journal",
         "journal_bytes",
         "journal_events",
+        "keeps_logs",
         "limits",
         "local",
         "logs",
@@ -139,17 +143,18 @@ class Run:
         self.seq = 0
         self.pending: dict[int, Call | Timer] = {}
         self.waits: dict[str, deque[int]] = {}
-        self.deadlines: list[tuple[int, int]] = []
+        self.deadlines: list[tuple[int, int]] | None = None
         self.retries: dict[int, int] = {}
         self.turn_bytes = 0
         self.local = 0
-        self.logs: list[LogRecord] | None = [] if keep_logs else None
+        self.keeps_logs = keep_logs
+        self.logs: list[LogRecord] | None = None
         self._opened: list[Call] = []
-        self._cancelled: list[Call] = []
-        self._outgoing: list[ev.Event] = []
+        self._cancelled: list[Call] | None = None
+        self._outgoing: list[ev.Event] | None = None
         self.variables = Variables()
         self.unwinding = False
-        self.closing: list[Any] = []
+        self.closing: list[Any] | None = None
         self.cancel_requested: str | None = None
         self.next_input: tuple[bytes, str | None] | None = None
         self.ended: ev.Event | None = None
@@ -306,21 +311,35 @@ class Run:
         """What the code has asked for since the last call."""
         if not (self._opened or self._outgoing or self._cancelled):
             return _NO_PROGRESS
-        progress = Progress(self._opened, self._outgoing, self._cancelled)
-        self._opened, self._outgoing, self._cancelled = [], [], []
+        progress = Progress(self._opened, self._outgoing or (), self._cancelled or ())
+        self._clear_progress()
         return progress
+
+    def _clear_progress(self) -> None:
+        self._opened = []
+        self._outgoing = self._cancelled = None
 
     def discard(self) -> None:
         """What the code has done since it broke off has no effect."""
         self.events = []
-        self._opened, self._outgoing, self._cancelled = [], [], []
+        self._clear_progress()
 
-    def take_logs(self) -> list[LogRecord]:
+    def keep_log(self, record: LogRecord) -> None:
+        """Keep a log record for the turn, if the run `keeps_logs`."""
+        if self.logs is None:
+            self.logs = []
+        self.logs.append(record)
+
+    def take_logs(self) -> Sequence[LogRecord]:
         """The log records that were kept since the last call."""
-        if not self.logs:
-            return []
-        logs, self.logs = self.logs, []
-        return logs
+        logs, self.logs = self.logs, None
+        return logs or ()
+
+    def close_generator(self, generator: Any) -> None:
+        """The generator is being closed."""
+        if self.closing is None:
+            self.closing = []
+        self.closing.append(generator)
 
     def close(self) -> list[Call]:
         """Make the code dead. The calls that were open are returned."""
@@ -418,8 +437,11 @@ class Run:
 
     def send(self, event: ev.Event, new: bool) -> None:
         """The command is for another unit. It goes out when this turn is durable."""
-        if new:
-            self._outgoing.append(event)
+        if not new:
+            return
+        if self._outgoing is None:
+            self._outgoing = []
+        self._outgoing.append(event)
 
     def continue_as_new(
         self, data: bytes, version: str | None, check: Callable[[], None]
@@ -447,8 +469,11 @@ class Run:
         elif isinstance(call, WaitCall):
             self.forget_wait(call)
         _, new = self.command(ev.CommandCancelled(call.seq))
-        if new:
-            self._cancelled.append(call)
+        if not new:
+            return
+        if self._cancelled is None:
+            self._cancelled = []
+        self._cancelled.append(call)
 
     def start_timer(self, timer: Timer) -> None:
         """The loop reports a new timer here.
@@ -462,6 +487,8 @@ class Run:
         self.seq = seq
         timer.arm(seq, recorded.fire_at)
         self.pending[timer.seq] = timer
+        if self.deadlines is None:
+            self.deadlines = []
         heapq.heappush(self.deadlines, (timer.fire_at, timer.seq))
 
     def cancel_timer(self, timer: Timer) -> None:

@@ -7,7 +7,7 @@ of a turn write to it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from perdure.kernel.commit import Answer, Commit, ExecutionRow, JournalChunk, KvEntry
@@ -15,7 +15,7 @@ from perdure.kernel.mailbox import Entry
 from perdure.kernel.message import AnyBody, Cancel, Message, Terminate
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Sequence
     from logging import LogRecord
 
     from perdure.kernel.budget import Budget
@@ -89,7 +89,7 @@ class Turn:
         # What becomes durable.
         self.chunks: list[JournalChunk] = []
         self.ended: list[ExecutionRow] = []
-        self.kv: list[KvEntry] = []
+        self.kv: Sequence[KvEntry] = ()
         self.post: list[Message] = []
         self.prune: list[int] = []
         self.tombstone_until: int | None = None
@@ -102,7 +102,7 @@ class Turn:
         self.answers: dict[bytes, Outcome] = {}
         self.calls: list[Call] = []
         self.cancelled: list[Call] = []
-        self.logs: list[LogRecord] = []
+        self.logs: Sequence[LogRecord] = ()
         self.wake_at: int | None = None
         self.again = False
         self.closed = False
@@ -199,7 +199,7 @@ class Turn:
         """Whether the unit is gone after this turn."""
         return self.tombstone_until is not None
 
-    def store_kv(self, entries: list[KvEntry]) -> None:
+    def store_kv(self, entries: Sequence[KvEntry]) -> None:
         """Write these entries of the KV store."""
         self.kv = entries
 
@@ -217,9 +217,9 @@ class Turn:
         """Stop the work of these calls."""
         self.cancelled.extend(calls)
 
-    def log(self, records: Iterable[LogRecord]) -> None:
+    def log(self, records: Sequence[LogRecord]) -> None:
         """Show what the code logged."""
-        self.logs.extend(records)
+        self.logs = records
 
     def warn(self, text: str) -> None:
         """Warn the people who run the node."""
@@ -228,11 +228,11 @@ class Turn:
     def reach(self, *, started: bool = False, ended: bool = False, set_aside: bool = False) -> None:
         """Note a milestone."""
         before = self.milestones or _NONE
-        self.milestones = replace(
-            before,
-            started=before.started or started,
-            ended=before.ended or ended,
-            set_aside=before.set_aside or set_aside,
+        self.milestones = Milestones(
+            before.started or started,
+            before.ended or ended,
+            before.set_aside or set_aside,
+            before.replaced,
         )
 
     def ask_again(self) -> None:
@@ -269,6 +269,9 @@ class Turn:
         self._consume.sort()
         self._remembered.sort()
         expires_at = self.now + dedupe_ms
+        answers: Sequence[Answer] = ()
+        if self._remembered:
+            answers = [Answer(m, self.answers.get(m, "ok"), expires_at) for m in self._remembered]
         post = self.post
         if self._keeping:
             post = [*self._keeping.values(), *post]
@@ -280,12 +283,12 @@ class Turn:
             expect,
             row.snapshot(self.now),
             self.chunks,
-            self.ended,
+            self.ended or (),
             self.kv,
-            self._consume,
-            [Answer(m, self.answers.get(m, "ok"), expires_at) for m in self._remembered],
-            post,
-            prune=self.prune,
+            self._consume or (),
+            answers,
+            post or (),
+            prune=self.prune or (),
             delete=self.tombstone_until,
         )
 
@@ -296,6 +299,6 @@ class Turn:
 
         All that the unit owned goes with it, so none of that is written.
         """
-        self.chunks, self.ended, self.kv = [], [], []
+        self.chunks, self.ended, self.kv = [], [], ()
         self.closed = self.deleted = True
         self.pack(row, expect, fence, commit_id, dedupe_ms)

@@ -279,7 +279,7 @@ class Unit:
 
     def _follow(self, events: list[ev.AnyEvent]) -> None:
         if isinstance(events[0], ev.Started):
-            kv = self.run.variables.entries() if self.run is not None else []
+            kv = self.run.variables.entries() if self.run is not None else ()
             self.close_memory()
             self.release()
             self._unbegun = _Unbegun(events, kv)
@@ -321,13 +321,17 @@ class Unit:
             turn.touch()
         if self.run is not None:
             self.run.begin_turn()
-        self._take_control(turn, mailbox)
-        if turn.removes_unit:
-            assert self.row is not None
-            removal.pack(self, self.row, turn, mailbox, fence, commit_id)
-            self.version = 0
-            return turn
-        self._begin(turn, mailbox)
+        # Most turns are one message for a run that waits for it, so the rest is asked about first.
+        waiting = self.waiting
+        if mailbox.control or waiting.control:
+            self._take_control(turn, mailbox)
+            if turn.removes_unit:
+                assert self.row is not None
+                removal.pack(self, self.row, turn, mailbox, fence, commit_id)
+                self.version = 0
+                return turn
+        if self.row is None or self._unbegun is not None or waiting.start is not None:
+            self._begin(turn, mailbox)
         self._take_messages(turn, mailbox)
         if self.row is not None:
             self._finish(self.row, turn, mailbox, fence, commit_id)
@@ -338,7 +342,8 @@ class Unit:
     ) -> None:
         """Collect what the turn has come to, and pack it."""
         if self.run is not None:
-            collect(self, self.run, row, turn, more=len(mailbox) > 0)
+            more = bool(mailbox.queue or mailbox.control)
+            collect(self, self.run, row, turn, more=more)
         self._describe(row, turn)
         if turn.chunks:
             row.suspect_of(0)  # progress: whatever crashed the node, it was not this
@@ -390,7 +395,8 @@ class Unit:
     def _take_control(self, turn: Turn, mailbox: Mailbox) -> None:
         for kept in self.waiting.take_control():
             control.take(self, turn, kept)
-        while not turn.removes_unit and (entry := mailbox.next_control()) is not None:
+        while mailbox.control and not turn.removes_unit:
+            entry = mailbox.next_control()
             body = entry.message.body
             if isinstance(body, msg.ADMIN):
                 removal.take(self, turn, entry, body)
@@ -412,10 +418,10 @@ class Unit:
             self.begin_execution()
 
     def _take_messages(self, turn: Turn, mailbox: Mailbox) -> None:
-        run = self.run
+        run, waiting = self.run, self.waiting
         if run is None:
             self._take_all(turn, mailbox)
-        elif mailbox or self.waiting.kept or self.waiting.lanes or run.deadlines:
+        elif mailbox.queue or waiting.kept or waiting.lanes or run.deadlines:
             # Entered once for all messages. Each of them would enter the loop otherwise.
             with Entered(run.loop):
                 self._take_all(turn, mailbox)
@@ -426,27 +432,27 @@ class Unit:
         if self.run is not None and waiting.lanes:
             self._feed(turn, self.run)
         while waiting.kept and self.receives and budget.has_room():
-            self._fire_timers(turn, min(waiting.head.at, turn.now))
+            self._fire_timers(turn, min(waiting.kept[0].message.at, turn.now))
             if self.receives and budget.has_room():
                 self._take(turn, waiting.next())
         if waiting.kept and self.receives:
             return  # the mailbox comes behind them
         # A control message goes first, so the turn ends where a start has let one through.
-        while budget.has_room() and not mailbox.has_control and (head := mailbox.head) is not None:
-            self._fire_timers(turn, min(head.at, turn.now))
-            if not budget.has_room():
-                return
-            entry = mailbox.next()
-            assert entry is not None
-            self._take(turn, entry)
-        self._fire_timers(turn, turn.now)
+        while mailbox.queue and not mailbox.control and budget.has_room():
+            if self.run is not None and self.run.deadlines:
+                self._fire_timers(turn, min(mailbox.queue[0].message.at, turn.now))
+                if not budget.has_room():
+                    return
+            self._take(turn, mailbox.next())
+        if self.run is not None and self.run.deadlines:
+            self._fire_timers(turn, turn.now)
 
     def _take(self, turn: Turn, entry: Entry) -> None:
         """Take one message, whatever state the unit is in."""
         message, row = entry.message, self.row
         body = message.body
         turn.budget.use(size_of(body))
-        if isinstance(body, msg.Start):
+        if type(body) is msg.Start:
             lifecycle.start(self, turn, entry, body)
         elif row is None:
             if entry.stored and message.sender is not None:

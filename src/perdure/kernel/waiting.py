@@ -25,24 +25,29 @@ _EMPTY: deque[Entry] = deque()
 
 
 class Waiting:
-    """What a unit keeps. Its owner drops it with the unit when a commit is refused."""
+    """What a unit keeps. Its owner drops it with the unit when a commit is refused.
 
-    __slots__ = ("_control", "_kept", "_lanes", "_sends", "_start")
+    Each turn looks at all of it, so these are attributes. Only the methods change them.
+    """
+
+    __slots__ = ("_sends", "control", "kept", "lanes", "start")
 
     def __init__(self) -> None:
         """Nothing waits."""
-        self._start: Entry | None = None
-        self._control: list[Entry] = []
-        self._kept: deque[Entry] = _EMPTY
-        self._lanes: dict[str, deque[Entry]] = {}
+        self.start: Entry | None = None
+        self.control: deque[Entry] = _EMPTY
+        # Those that are in none of the other places.
+        self.kept: deque[Entry] = _EMPTY
+        # The lanes in which something waits.
+        self.lanes: dict[str, deque[Entry]] = {}
         self._sends = 0
 
     def __iter__(self) -> Iterator[Entry]:
         """All that wait, in order of arrival."""
-        entries = [*self._kept, *(e for lane in self._lanes.values() for e in lane)]
-        entries += self._control
-        if self._start is not None:
-            entries.append(self._start)
+        entries = [*self.kept, *(e for lane in self.lanes.values() for e in lane)]
+        entries += self.control
+        if self.start is not None:
+            entries.append(self.start)
         return iter(sorted(entries, key=lambda entry: entry.number))
 
     @property
@@ -50,26 +55,16 @@ class Waiting:
         """How many of them are messages and events from outside, which the inbox limit counts."""
         return self._sends
 
-    @property
-    def kept(self) -> Collection[Entry]:
-        """Those that are in none of the other places."""
-        return self._kept
-
-    @property
-    def head(self) -> Message:
-        """The first of `kept`."""
-        return self._kept[0].message
-
     def keep(self, entry: Entry) -> None:
         """Note an entry behind the others."""
-        if self._kept is _EMPTY:
-            self._kept = deque()
-        self._kept.append(entry)
+        if self.kept is _EMPTY:
+            self.kept = deque()
+        self.kept.append(entry)
         self._count(entry, 1)
 
     def next(self) -> Entry:
         """Take the first of `kept`, to be delivered."""
-        entry = self._kept.popleft()
+        entry = self.kept.popleft()
         self._count(entry, -1)
         return entry
 
@@ -79,42 +74,37 @@ class Waiting:
 
     def keep_start(self, entry: Entry) -> None:
         """Note the unit's own start."""
-        self._start = entry
+        self.start = entry
 
     def take_start(self) -> Entry | None:
         """The unit's own start, if it was noted."""
-        if self._start is None:
-            return None
-        start, self._start = self._start, None
+        start, self.start = self.start, None
         return start
 
     def keep_control(self, entry: Entry) -> None:
         """Note a control message for the time when the code can be asked."""
-        self._control.append(entry)
+        if self.control is _EMPTY:
+            self.control = deque()
+        self.control.append(entry)
 
-    def take_control(self) -> list[Entry]:
+    def take_control(self) -> Collection[Entry]:
         """The control messages that were noted."""
-        entries, self._control = self._control, []
+        entries, self.control = self.control, _EMPTY
         return entries
 
     # ------------------------------------------------------------ lanes
 
-    @property
-    def lanes(self) -> Collection[str]:
-        """The lanes in which something waits."""
-        return self._lanes.keys()
-
     def enlane(self, lane: str, entry: Entry) -> None:
         """Put a message at the end of its lane."""
-        queue = self._lanes.get(lane)
+        queue = self.lanes.get(lane)
         if queue is None:
-            queue = self._lanes[lane] = deque()
+            queue = self.lanes[lane] = deque()
         queue.append(entry)
         self._sends += 1
 
     def first_lane(self, wanted: Collection[str]) -> str | None:
         """The lane among the wanted ones whose head came first."""
-        lanes = self._lanes
+        lanes = self.lanes
         if len(lanes) < len(wanted):
             found = [lane for lane in lanes if lane in wanted]
         else:
@@ -125,10 +115,10 @@ class Waiting:
 
     def from_lane(self, lane: str) -> Entry:
         """Take the first message of a lane."""
-        queue = self._lanes[lane]
+        queue = self.lanes[lane]
         entry = queue.popleft()
         if not queue:
-            del self._lanes[lane]
+            del self.lanes[lane]
         self._sends -= 1
         return entry
 
@@ -137,20 +127,19 @@ class Waiting:
 
         A message that came in the very turn of the end is behind them all.
         """
-        if self._lanes:
-            unreceived = [entry for lane in self._lanes.values() for entry in lane]
-            self._lanes = {}
-            self._kept = deque(sorted([*unreceived, *self._kept], key=lambda entry: entry.number))
+        if self.lanes:
+            unreceived = [entry for lane in self.lanes.values() for entry in lane]
+            self.lanes = {}
+            self.kept = deque(sorted([*unreceived, *self.kept], key=lambda entry: entry.number))
 
     # ------------------------------------------------------------ wholesale
 
     def take_all(self) -> list[Entry]:
         """Nobody will receive them any more."""
         entries = list(self)
-        self._start = None
-        self._control = []
-        self._kept = _EMPTY
-        self._lanes = {}
+        self.start = None
+        self.control = self.kept = _EMPTY
+        self.lanes = {}
         self._sends = 0
         return entries
 

@@ -131,8 +131,7 @@ class Attempts:
     def cancel(self, unit: str, call: Call) -> None:
         """Nobody wants this call's result any more."""
         job = self._wanted.get(unit, {}).get(call.seq)
-        if job is not None:
-            self._forget(job)
+        if job is not None and self._forget(job):
             self._give_up(job)
 
     def abandon(self, unit: str) -> None:
@@ -154,18 +153,26 @@ class Attempts:
     def _is_wanted(self, job: Job) -> bool:
         return self._wanted.get(job.unit, {}).get(job.call.seq) is job
 
-    def _forget(self, job: Job) -> None:
-        jobs = self._wanted[job.unit]
+    def _forget(self, job: Job) -> bool:
+        """Nobody waits for its result from now on; False: nobody did."""
+        jobs = self._wanted.get(job.unit)
+        if jobs is None or jobs.get(job.call.seq) is not job:
+            return False
         del jobs[job.call.seq]
         if not jobs:
             del self._wanted[job.unit]
+        return True
 
     # ------------------------------------------------------------ waiting
 
     def _begin_when_due(self, job: Job) -> None:
         job.alarm = None
         call = job.call
-        if isinstance(call, ActivityCall) and call.retry_at > self._clock.now_ms():
+        if (
+            isinstance(call, ActivityCall)
+            and call.retry_at
+            and call.retry_at > self._clock.now_ms()
+        ):
             job.alarm = self._clock.call_at(call.retry_at, lambda: self._begin_when_due(job))
         elif not self._slots.ask(job) and isinstance(call, ActivityCall):
             self._limit_wait(job, call)
@@ -192,12 +199,12 @@ class Attempts:
 
     def _launch(self, job: Job) -> None:
         """The job has a slot: run it."""
-        job.forget_alarm()
+        if job.alarm is not None:
+            job.forget_alarm()
         job.state = "running"
         call = job.call
         if isinstance(call, ActivityCall):
-            left_ms = total_left_ms(call, self._clock.now_ms())
-            if left_ms is not None and left_ms <= 0:
+            if call.options.total_timeout_ms is not None and self._is_too_late(call):
                 self._end(job)
                 self._report(job, Outcome(None, total_over(call)))
                 return
@@ -209,23 +216,24 @@ class Attempts:
                 job.timeouts.begin()
         # In the node's context: that of whoever happened to wake the node is somebody else's.
         loop = asyncio.get_running_loop()
-        task = loop.create_task(self._run(job), context=self._context.copy())
+        task = loop.create_task(self._runner.run(job), context=self._context.copy())
         job.task = task
         self._tasks[task] = job
-        task.add_done_callback(lambda ended: self._task_ended(ended, job))
+        task.add_done_callback(self._task_ended)
 
-    async def _run(self, job: Job) -> None:
-        outcome = await self._runner.run(job)
-        if job.task is not None and _current_task() is job.task:
-            self._returned(job, outcome)
-        # Otherwise the coroutine is closed, not run: its event loop has ended.
+    def _is_too_late(self, call: ActivityCall) -> bool:
+        left_ms = total_left_ms(call, self._clock.now_ms())
+        return left_ms is not None and left_ms <= 0
 
-    def _task_ended(self, task: asyncio.Task[None], job: Job) -> None:
-        del self._tasks[task]
+    def _task_ended(self, task: asyncio.Task[Outcome | None]) -> None:
+        """It is not called for a coroutine that is closed because its event loop has ended."""
+        job = self._tasks.pop(task)
         job.task = None
         if task.cancelled():
             self._returned(job, None)  # before its first step
-        elif task.exception() is not None and job.state != "ended":
+        elif task.exception() is None:
+            self._returned(job, task.result())
+        elif job.state != "ended":
             # KeyboardInterrupt, on its way out of the loop: it runs again in the next life.
             self._end(job)
 
@@ -257,7 +265,8 @@ class Attempts:
 
     def _end(self, job: Job) -> None:
         """It has ended, or is left to itself: its slot is free."""
-        job.forget_alarm()
+        if job.alarm is not None:
+            job.forget_alarm()
         if job.timeouts is not None:
             job.timeouts.end()
         job.state = "ended"
@@ -322,9 +331,8 @@ class Attempts:
         details = job.attempt.details if job.attempt is not None else None
         # It refers to the job: without it memory goes back before the collector looks.
         job.attempt = None
-        if outcome is None or not self._is_wanted(job):
+        if outcome is None or not self._forget(job):
             return
-        self._forget(job)
         call = job.call
         body: ActivityDone | StepDone
         if isinstance(call, ActivityCall):
@@ -378,10 +386,3 @@ class Attempts:
             text = "%d attempts do not end, and the node stops without them; they run again: %s"
             logger.warning(text, len(left), named(left, _NAMED))
         return left
-
-
-def _current_task() -> asyncio.Task[Any] | None:
-    try:
-        return asyncio.current_task()
-    except RuntimeError:  # no event loop runs
-        return None

@@ -42,6 +42,7 @@ class Job:
         "kind",
         "number",
         "process",
+        "queue",
         "run",
         "state",
         "task",
@@ -63,6 +64,8 @@ class Job:
         self.kind: Kind = kind
         self.number = call.attempt if isinstance(call, ActivityCall) else 1
         self.details = call.details if isinstance(call, ActivityCall) else None
+        # The queue whose limit counts it; empty: none.
+        self.queue = (call.options.queue or "") if isinstance(call, ActivityCall) else ""
         self.state: State = "waiting"
         self.attempt: Attempt | None = None
         self.task: asyncio.Task[object] | None = None
@@ -120,11 +123,6 @@ class Job:
         if isinstance(self.call, ActivityCall):
             ids |= {"activity": self.call.name, "attempt": self.number}
         return ids
-
-    @property
-    def queue(self) -> str:
-        """The queue whose limit counts it; empty: none."""
-        return (self.call.options.queue or "") if isinstance(self.call, ActivityCall) else ""
 
 
 def named(what: Sequence[str], count: int) -> str:

@@ -7,7 +7,7 @@ ran.
 
 from __future__ import annotations
 
-import inspect
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -54,7 +54,7 @@ def encoded(value: object, what: str, encode: Callable[[Any], bytes], limit: int
         EncodeError: it is no data.
         PayloadTooLarge: it has more than `limit` bytes.
     """
-    if inspect.iscoroutine(value):
+    if isinstance(value, CoroutineType):
         value.close()  # nobody else can, and Python would complain of a forgotten `await`
         msg = (
             f"cannot encode {what}: the function returned a coroutine, which nobody awaited; "
@@ -62,22 +62,17 @@ def encoded(value: object, what: str, encode: Callable[[Any], bytes], limit: int
         )
         raise EncodeError(msg)
     data = encode(value)
-    check_size(data, what, limit)
+    if len(data) > limit:
+        raise too_large(data, what, limit)
     return data
 
 
-def check_size(data: bytes, what: str, limit: int) -> None:
-    """Refuse a result that is too large for the journal.
-
-    Raises:
-        PayloadTooLarge: naming it, its size, the limit and the remedy.
-    """
-    if len(data) > limit:
-        msg = (
-            f"the {what} has {len(data)} bytes; the limit is {limit} (Limits.payload_bytes): "
-            "store it elsewhere and return a reference"
-        )
-        raise PayloadTooLarge(msg)
+def too_large(data: bytes, what: str, limit: int) -> PayloadTooLarge:
+    """The error for a result that is too large for the journal: its size, the limit and the remedy."""
+    return PayloadTooLarge(
+        f"the {what} has {len(data)} bytes; the limit is {limit} (Limits.payload_bytes): "
+        "store it elsewhere and return a reference"
+    )
 
 
 def failure_from(error: BaseException, limit: int, retry: RetryPolicy | None) -> Failure:

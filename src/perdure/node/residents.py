@@ -16,6 +16,8 @@ from perdure.kernel.turn import Outcome
 from perdure.kernel.unit import Unit
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from perdure.kernel.definition import Definitions
     from perdure.kernel.message import Message
     from perdure.node.options import NodeOptions
@@ -75,6 +77,11 @@ class Resident:
             self.acks[message.id] = ack
         return True
 
+    def begin_reload(self) -> None:
+        """All that is stored of the unit is being read."""
+        self.has_mail = False
+        self.mailbox.begin_reload()
+
     def release(self) -> None:
         """Try a unit that was set aside again."""
         self.released, self.failures = True, 0
@@ -115,15 +122,13 @@ class Residents:
         self._options = options
         self._store = store
         self._all: dict[str, Resident] = {}
+        # The resident of a unit, if it is in memory. Each message asks, so it is the dictionary's own.
+        self.get: Callable[[str], Resident | None] = self._all.get
         self._resting: OrderedDict[str, Resident] = OrderedDict()
 
     def __len__(self) -> int:
         """How many instances are in memory."""
         return len(self._all)
-
-    def get(self, unit: str) -> Resident | None:
-        """The resident of a unit."""
-        return self._all.get(unit)
 
     def all(self) -> list[Resident]:
         """All of them."""

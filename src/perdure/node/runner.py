@@ -63,12 +63,11 @@ class Runner:
             KeyboardInterrupt: the program is to end.
         """
         call = job.call
-        retry = call.options.retry if isinstance(call, ActivityCall) else None
         try:
-            if isinstance(call, StepCall):
-                return Outcome(await self._checkpoint(call))
-            assert isinstance(call, ActivityCall)
-            return Outcome(await self._activity(job, call))
+            if isinstance(call, ActivityCall):
+                return Outcome(await self._activity(job, call))
+            assert isinstance(call, StepCall)
+            return Outcome(await self._checkpoint(call))
         except asyncio.CancelledError:
             if job.state != "running" or _is_cancelled_from_outside():
                 return None
@@ -76,6 +75,7 @@ class Runner:
         except BaseException as error:  # whatever the user's code raises is its outcome
             if isinstance(error, KeyboardInterrupt) and _is_main_thread():
                 raise
+            retry = call.options.retry if isinstance(call, ActivityCall) else None
             return Outcome(None, failure_from(error, self._limits.payload_bytes, retry))
 
     async def close(self) -> list[str]:
@@ -108,6 +108,9 @@ class Runner:
             value = await around_activity(self.interceptors, info, innermost)
         elif definition.executor == "process":
             return await self._in_process(job, definition, call.input)
+        elif definition.is_async:  # as `_value` would, without a coroutine more
+            args, kwargs = signature.decode(call.input)
+            value = await definition.fn(*args, **kwargs)
         else:
             value = await self._value(job, definition, call.input)
         limit = self._limits.payload_bytes

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 def is_limited(call: ActivityCall) -> bool:
     """Whether a running attempt of it can take too long."""
     options = call.options
-    limits = (options.timeout_ms, options.total_timeout_ms, options.heartbeat_timeout_ms)
-    return any(limit is not None for limit in limits)
+    if options.timeout_ms is not None or options.total_timeout_ms is not None:
+        return True
+    return options.heartbeat_timeout_ms is not None
 
 
 def total_left_ms(call: ActivityCall, now_ms: int) -> int | None:

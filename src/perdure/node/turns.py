@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -260,12 +261,12 @@ class Turns:
     def _make_ready(self, resident: Resident) -> None:
         self.residents.occupy(resident, "ready")
         self._ready.append(resident)
-        self._schedule()
+        if not self._scheduled:
+            self._schedule()
 
     def _schedule(self) -> None:
-        if not self._scheduled:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._run_ready)
+        self._scheduled = True
+        asyncio.get_running_loop().call_soon(self._run_ready)
 
     def _run_ready(self) -> None:
         self._scheduled = False
@@ -278,7 +279,7 @@ class Turns:
             if monotonic() >= ends_s:
                 break
         self._committer.flush()
-        if ready:
+        if ready and not self._scheduled:
             self._schedule()
         self.loader.go_on()
 
@@ -312,10 +313,7 @@ class Turns:
             resident.mailbox.settle((), ())
             self._effects(resident, turn)
         else:
-            done = turn
-            self._committer.submit(
-                turn.commit, lambda verdict: self._settled(resident, done, verdict)
-            )
+            self._committer.submit(turn.commit, partial(self._settled, resident, turn))
 
     def _advance(self, resident: Resident, fence: Fence, commit_id: bytes) -> Turn | None:
         """Have the kernel take a turn. None: it was discarded."""
@@ -443,7 +441,8 @@ class Turns:
         """What follows a durable turn, in this order: running work, messages, answers, the next turn."""
         unit = resident.unit
         self._count(turn)
-        show_logs(turn.logs)
+        if turn.logs:
+            show_logs(turn.logs)
         if turn.warning is not None:
             logger.warning("%s", turn.warning, extra=self._ids(unit))
         for call in turn.cancelled:

@@ -59,7 +59,8 @@ class Clock(Protocol):
 
 
 def boot_ns() -> int:
-    """Nanoseconds since the machine began to run, with those in which it was suspended where that can be known."""
+    """Nanoseconds since the machine began to run, as far as known with the time it was suspended."""
+    # Looked up at each call, because simulations replace the functions of `time`.
     return time.monotonic_ns() if _BOOT is None else time.clock_gettime_ns(_BOOT)
 
 
