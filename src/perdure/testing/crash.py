@@ -352,7 +352,7 @@ def crash_in_processes(
     every: int = 1,
     first: int = 1,
     servers: Sequence[LifeServer] | None = None,
-    beside: Callable[[str], AbstractContextManager[None]] = nullcontext,
+    beside: Callable[[str], AbstractContextManager[object]] = nullcontext,
 ) -> Report:
     """Kill -9 at every `every`-th point from `first`, and go on in a new process under another hash seed.
 
