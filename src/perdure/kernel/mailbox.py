@@ -144,16 +144,17 @@ class Mailbox:
             self._pass_start()
         return entry
 
-    def next_start(self) -> Entry | None:
-        """Take the first start, past what came before it: for a unit that does not exist yet."""
+    def next_start(self, run: bytes | None = None) -> Entry | None:
+        """Take the first start, or that of a run, past what came before it."""
         if not self._starts:
             return None
-        place = next(n for n, e in enumerate(self.queue) if type(e.message.body) is Start)
-        entry = self.queue[place]
-        self._taken.append(entry)
-        del self.queue[place]
-        self._pass_start()
-        return entry
+        for place, entry in enumerate(self.queue):
+            if type(entry.message.body) is Start and run in (None, entry.message.id):
+                del self.queue[place]
+                self._taken.append(entry)
+                self._pass_start()
+                return entry
+        return None
 
     def _pass_start(self) -> None:
         """A start was taken: control messages up to the next start may go first now."""
