@@ -230,3 +230,31 @@ async def test_a_request_that_is_in_the_inbox_already_comes_once(world: World, a
         assert await node.send(message) == "ok"
         await handle.send(numbers, 2)
         assert await handle.result(timeout=5) == [1, 2]
+
+
+async def test_on_two_channels_that_the_code_waits_for_at_once(world: World, app: App) -> None:
+    @app.workflow
+    async def reader(later: bool) -> list[str]:
+        if later:
+            await workflow.receive("begin", bool)
+        seen: list[str] = []
+
+        async def read(channel: str) -> None:
+            while len(seen) < 8:
+                number = await workflow.receive(channel, int)
+                seen.append(f"{channel}{number}")
+
+        await workflow.select(read("a"), read("b"))
+        return seen
+
+    async with world.node(app) as node:
+        for later in (False, True):
+            handle = node.client.workflow(reader, id=f"later {later}")
+            await handle.start(later)
+            for number in range(4):
+                await handle.send("b", number)
+                await handle.send("a", number)
+            if later:
+                await handle.send("begin", True)
+            expected = [f"{channel}{number}" for number in range(4) for channel in "ba"]
+            assert await handle.result(timeout=5) == expected

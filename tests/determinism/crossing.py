@@ -74,7 +74,13 @@ def refusal(drive: Crossing, last: str) -> str | None:
     failure, stored = drive.held[0], drive.stored()
     if last == RUNNING:
         return f"refused by the Python that ran it last: {failure.message}"
-    if failure.type != "NondeterminismError" or "Python 3." not in failure.message:
+    remedies = (
+        "the execution began on Python 3.",
+        f"If another Python than {RUNNING} has run it since it began",
+    )
+    if failure.type != "NondeterminismError" or not any(
+        remedy in failure.message for remedy in remedies
+    ):
         return f"held with {failure}"
     drive.turn()
     if drive.stored() != stored:

@@ -18,9 +18,10 @@ from pathlib import Path
 import msgspec
 import pytest
 from crossing import Handed, Script
-from interpreters import RUNNING, environment, interpreters
-from test_random_programs import BATCH, FIRST, LIMIT_S, PROGRAMS_ELSEWHERE, run
+from interpreters import MINORS, RUNNING, environment, interpreters
+from test_random_programs import BATCH, FIRST, LIMIT_S, PROGRAMS, run
 
+PROGRAMS_A_WAY = max(PROGRAMS // 20, 1)
 CROSSING_PROGRAM = Path(__file__).with_name("crossing.py")
 
 
@@ -53,7 +54,7 @@ def cross(way: list[str], first: int, count: int, folder: Path) -> list[Crossed]
     return crossed
 
 
-@pytest.mark.timeout(LIMIT_S)
+@pytest.mark.timeout(LIMIT_S * len(MINORS))
 def test_each_python_takes_over_or_refuses(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -62,10 +63,10 @@ def test_each_python_takes_over_or_refuses(
     if not others:
         pytest.skip("no second Python is at hand: PERDURE_PYTHONS can name some")
     jobs = [
-        (way, FIRST + first, min(BATCH, PROGRAMS_ELSEWHERE - first))
+        (way, FIRST + first, min(BATCH, PROGRAMS_A_WAY - first))
         for other in others
         for way in ([RUNNING, other, RUNNING, other], [other, RUNNING, other, RUNNING])
-        for first in range(0, PROGRAMS_ELSEWHERE, BATCH)
+        for first in range(0, PROGRAMS_A_WAY, BATCH)
     ]
     with ThreadPoolExecutor(2) as processes:
         crossed = [

@@ -94,7 +94,7 @@ async def test_a_file_that_is_mounted_by_itself_is_refused(tmp_path: Path) -> No
             async with opened(alone):
                 pass
     finally:
-        subprocess.run(["umount", alone], check=True)
+        subprocess.run(["umount", "--lazy", alone], check=True)
 
 
 async def test_a_program_may_change_its_folder(

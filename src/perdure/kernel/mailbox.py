@@ -51,7 +51,7 @@ class Mailbox:
         # All others. The first is what `next` takes.
         self.queue: deque[Entry] = _EMPTY
         self._starts = 0
-        self._taken: list[Entry] = []
+        self._taken: list[Entry] | None = None
         self._number = 0
         # The number of the last entry that was here when the inbox began to be read.
         self._read_from = 0
@@ -132,14 +132,11 @@ class Mailbox:
 
     def next_control(self) -> Entry:
         """Take the first of `control`."""
-        entry = self.control.popleft()
-        self._taken.append(entry)
-        return entry
+        return self._take(self.control.popleft())
 
     def next(self) -> Entry:
         """Take the first of `queue`."""
-        entry = self.queue.popleft()
-        self._taken.append(entry)
+        entry = self._take(self.queue.popleft())
         if type(entry.message.body) is Start:
             self._pass_start()
         return entry
@@ -151,14 +148,20 @@ class Mailbox:
         for place, entry in enumerate(self.queue):
             if type(entry.message.body) is Start and run in (None, entry.message.id):
                 del self.queue[place]
-                self._taken.append(entry)
+                self._take(entry)
                 self._pass_start()
                 return entry
         return None
 
+    def _take(self, entry: Entry) -> Entry:
+        if self._taken is None:
+            self._taken = [entry]
+        else:
+            self._taken.append(entry)
+        return entry
+
     def _pass_start(self) -> None:
         """A start was taken: control messages up to the next start may go first now."""
-        self._starts -= 1
         queue = self.queue
         self.queue, self._starts = _EMPTY, 0
         for entry in queue:
@@ -172,14 +175,14 @@ class Mailbox:
         for entry in entries:
             if type(entry.message.body) is Start:
                 self._file(entry)
-        self._taken += rest
+        self._taken = [*(self._taken or ()), *rest]
         return rest
 
     # ------------------------------------------------------------ after a turn
 
     def settle(self, kept: Iterable[bytes], consumed: Iterable[bytes]) -> None:
         """The turn is durable: its commit stored the ids `kept` in the inbox and consumed others."""
-        self._taken.clear()
+        self._taken = None
         if not self.queue:
             self.queue = _EMPTY
         if not self.control:
@@ -195,7 +198,7 @@ class Mailbox:
         if not self._taken:
             return
         entries = sorted([*self._taken, *self.control, *self.queue], key=_number)
-        self._taken.clear()
+        self._taken = None
         self._clear_lanes()
         for entry in entries:
             self._file(entry)

@@ -150,7 +150,8 @@ class Unit:
             return
         try:
             events = [e for chunk in journal for e in ev.decode_events(chunk.events)]
-        except (msgspec.MsgspecError, ValueError) as error:
+        # TypeError: a damaged column may hold a text in place of bytes.
+        except (msgspec.MsgspecError, ValueError, TypeError) as error:
             self.hold(held.undecodable(self.id, str(error)))
             return
         self._unbegun = _Unbegun(events, kv)
@@ -376,15 +377,15 @@ class Unit:
         elif run is None:
             is_new = row.become("running", None, 0, None)
         else:
-            is_new = row.become("running", run.waiting_for(), run.wake_at(), None)
+            timer_at = run.timer_at()
+            is_new = row.become("running", run.waiting_for(), run.wake_at(timer_at), None)
+            # Local work is under way, so only a timer is worth a turn of its own.
+            turn.wait_until(timer_at)
         if is_new:
             turn.touch()
             if self.held is not None:
                 turn.reach(set_aside=True)
-        if row.status == "running" and run is not None:
-            # Local work is under way, so only a timer is worth a turn of its own.
-            turn.wait_until(run.timer_at())
-        else:
+        if row.status != "running" or run is None:
             turn.wait_until(row.wake_at)
 
     def _has_more(self, now: int) -> bool:

@@ -176,12 +176,15 @@ class DyingClock:
 
     def call_at(self, at_ms: int, callback: Callable[[], None]) -> Alarm:
         """Call `callback` then, unless the life ends before."""
+        return self._clock.call_at(at_ms, lambda: self._ring(callback))
 
-        def ring() -> None:
-            if self._points.passed("alarm"):
-                callback()
+    def call_after(self, ms: int, callback: Callable[[], None]) -> Alarm:
+        """Call `callback` after so long, unless the life ends before."""
+        return self._clock.call_after(ms, lambda: self._ring(callback))
 
-        return self._clock.call_at(at_ms, ring)
+    def _ring(self, callback: Callable[[], None]) -> None:
+        if self._points.passed("alarm"):
+            callback()
 
 
 class ObservedApp(App):
