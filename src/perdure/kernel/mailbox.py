@@ -141,17 +141,17 @@ class Mailbox:
             self._pass_start()
         return entry
 
-    def next_start(self) -> Entry | None:
-        """Take the first start, past what came before it: for a unit that does not exist yet."""
+    def next_start(self, run: bytes | None = None) -> Entry | None:
+        """Take the first start, or that of a run, past what came before it."""
         if not self._starts:
             return None
-        place = 0
-        while type(self.queue[place].message.body) is not Start:
-            place += 1
-        entry = self._take(self.queue[place])
-        del self.queue[place]
-        self._pass_start()
-        return entry
+        for place, entry in enumerate(self.queue):
+            if type(entry.message.body) is Start and run in (None, entry.message.id):
+                del self.queue[place]
+                self._take(entry)
+                self._pass_start()
+                return entry
+        return None
 
     def _take(self, entry: Entry) -> Entry:
         if self._taken is None:

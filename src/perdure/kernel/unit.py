@@ -155,8 +155,10 @@ class Unit:
             self.hold(held.undecodable(self.id, str(error)))
             return
         self._unbegun = _Unbegun(events, kv)
-        if row.paused and len(events) == 1:
-            return  # paused between two executions: the code of the next one has not begun
+        if len(events) == 1:
+            # Between two executions. The code of the next one begins with a turn, behind what
+            # stops it: as it does in a unit that did not leave memory.
+            return
         self.begin_execution()
 
     def begin_execution(self) -> None:
@@ -268,6 +270,9 @@ class Unit:
             self.version = 0
             self.waiting = Waiting()
             return
+        if self.row is not None and self.row.run != commit.row.run:
+            self.close_memory()  # nothing of the run that was replaced is of the new one
+            self.end()
         # A copy: the owner's row lives on, if both are in one process.
         self.row = msgspec.structs.replace(commit.row)
         self.version = commit.expect + 1
@@ -322,6 +327,8 @@ class Unit:
             turn.touch()
         if self.run is not None:
             self.run.begin_turn()
+        elif self.row is not None and not self.row.started_at:
+            self._note_start(self.row, mailbox)
         # Most turns are one message for a run that waits for it, so the rest is asked about first.
         waiting = self.waiting
         if mailbox.control or waiting.control:
@@ -403,6 +410,17 @@ class Unit:
                 removal.take(self, turn, entry, body)
             else:
                 control.take(self, turn, entry)
+
+    def _note_start(self, row: UnitRow, mailbox: Mailbox) -> None:
+        """The start of a run that waits is no barrier any more: what came behind it acts first.
+
+        After a load it stands in the mailbox with that. The code of a run that was cancelled or
+        paused in time must not begin because its node was away when it was due.
+        """
+        if self.waiting.start is None:
+            start = mailbox.next_start(row.run)
+            if start is not None:
+                self.waiting.keep_start(start)
 
     def _begin(self, turn: Turn, mailbox: Mailbox) -> None:
         """Begin what can begin now: the unit, by its start, or its next execution."""

@@ -229,7 +229,7 @@ class Attempts:
                 job.timeouts.begin()
         # In the node's context: that of whoever happened to wake the node is somebody else's.
         loop = asyncio.get_running_loop()
-        task = loop.create_task(self._runner.run(job), context=self._context.copy())
+        task = loop.create_task(self._run(job), context=self._context.copy())
         job.task = task
         self._tasks[task] = job
         task.add_done_callback(self._task_ended)
@@ -238,15 +238,18 @@ class Attempts:
         left_ms = total_left_ms(call, self._clock.now_ms())
         return left_ms is not None and left_ms <= 0
 
-    def _task_ended(self, task: asyncio.Task[Outcome | None]) -> None:
-        """It is not called for a coroutine that is closed because its event loop has ended."""
+    async def _run(self, job: Job) -> None:
+        outcome = await self._runner.run(job)
+        if job.task is not None and _current_task() is job.task:
+            self._returned(job, outcome)
+        # Otherwise the coroutine is closed, not run: its event loop has ended.
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
         job = self._tasks.pop(task)
         job.task = None
         if task.cancelled():
             self._returned(job, None)  # before its first step
-        elif task.exception() is None:
-            self._returned(job, task.result())
-        elif job.state != "ended":
+        elif task.exception() is not None and job.state != "ended":
             # KeyboardInterrupt, on its way out of the loop: it runs again in the next life.
             self._end(job)
 
@@ -398,3 +401,10 @@ class Attempts:
             text = "%d attempts do not end, and the node stops without them; they run again: %s"
             logger.warning(text, len(left), named(left, _NAMED))
         return left
+
+
+def _current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # no event loop runs
+        return None

@@ -44,8 +44,8 @@ from perdure.testing.mishaps import PassingStore
 
 T = TypeVar("T")
 
-Step = tuple[str, int, int]
-"""An activity call: instance, execution, number of the command."""
+Step = tuple[str, str, int, int]
+"""An activity call: instance, run, execution, number of the command."""
 
 
 class Points:
@@ -249,7 +249,7 @@ class ObservedApp(App):
 
     def _began(self) -> str:
         info = activity.info()
-        self._points.steps.append((info.instance, info.execution, info.seq))
+        self._points.steps.append((info.instance, info.run, info.execution, info.seq))
         return f"{info.name} (attempt {info.attempt}) of {info.instance!r}"
 
     async def _is_scheduled(self) -> bool:
