@@ -15,8 +15,8 @@ from perdure.gateway import find_row, find_start
 from perdure.kernel.placement import check_id
 from perdure.ports.store import Store, UnitView
 from perdure.store import open_store
-from perdure.store.database import MEMORY
 from perdure.store.sqlite import SQLiteStore
+from perdure.store.sqlite.database import MEMORY
 
 DEFAULT_URL = "sqlite:///perdure.db"
 """The store of every command that is not told another one: a file in the current folder."""
