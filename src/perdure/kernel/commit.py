@@ -403,7 +403,11 @@ def flaw_of(commit: Commit, stored: Stored, owned: Owned = NOTHING_OWNED) -> str
     row = commit.row
     before = (stored.execution, stored.journal_events) if is_same_run else (0, 0)
     own = commit.journal
-    if commit.runs or commit.runs_dropped or any(chunk.run for chunk in own):
+    has_others = bool(commit.runs or commit.runs_dropped)
+    for chunk in own:
+        if chunk.run != OWN_RUN:
+            has_others = True
+    if has_others:  # so that the commit of a workflow is not filtered
         flaw = _flaw_of_runs(commit, owned)
         if flaw is not None:
             return flaw

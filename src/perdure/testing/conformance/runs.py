@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec.structs import replace
 
 from perdure.errors import Failure
@@ -106,7 +108,7 @@ class Runs:
 
     async def test_a_new_life_of_the_unit_has_neither(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
-            parts = {
+            parts: dict[str, Any] = {
                 "runs": [RunRow(CALL, "add", journal_events=1)],
                 "journal": [chunk(run=CALL)],
                 "state": [StatePart("cart", b"1")],
