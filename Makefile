@@ -2,12 +2,17 @@
 PYTHON ?= python3
 PYTEST_ARGS ?=
 SECONDS ?= 10
+COUNT ?= 150
+SEED ?= 0
+FILES ?=
+
+mutants: SECONDS = 1800
 
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-long check format bench stress docs lock clean
+.PHONY: help demo test test-long check mutants format bench stress docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## say what each target does
@@ -29,6 +34,10 @@ check: $(READY) ## format, lint, types, layers, style: everything that needs no 
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pytest tests/test_tidy.py
+	$(BIN)/python scripts/shape.py
+
+mutants: $(READY) ## break the kernel, FILES= COUNT=150 SEED=0 for 1800 SECONDS, and list what no test notices
+	$(BIN)/python scripts/mutants.py --count $(COUNT) --seed $(SEED) --seconds $(SECONDS) $(if $(FILES),--files $(FILES))
 
 format: $(READY) ## write the generated classes, format the code, apply the fixes that are safe
 	$(BIN)/python scripts/generate_sync.py

@@ -15,10 +15,7 @@ app = App("profiling")
 
 PARTS = {
     "the turn: message, delivery, user code, packing the commit": ("kernel/unit.py", "advance"),
-    "the attempt: its coroutine, encoding, the delivery of its result": (
-        "node/attempts.py",
-        "_run_activity",
-    ),
+    "the attempt: its coroutine, encoding, the delivery of its result": ("node/runner.py", "run"),
     "what follows a commit: starting attempts, answers, deadlines": ("node/turns.py", "_effects"),
     "the turn and the node's bookkeeping around it": ("node/turns.py", "_turn"),
     "the store's call in this thread": ("store/", "commit"),

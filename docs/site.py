@@ -24,6 +24,7 @@ ELSEWHERE = {
     "CODE_OF_CONDUCT.md": "project/code-of-conduct.md",
     "CONTRIBUTING.md": "project/contributing.md",
     "LICENSE": "project/licence.md",
+    "SECURITY.md": "project/security.md",
     "examples/README.md": "examples/index.md",
 }
 """A file of the repository and its page on the site."""

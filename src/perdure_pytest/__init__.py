@@ -1,8 +1,10 @@
-"""The plugin for pytest: fixtures, a mark and options for tests of workflows. docs/testing.md explains them.
+"""The plugin for pytest: fixtures, a mark and options for tests of workflows.
 
-It is a package of its own so that pytest can load it without `perdure`, which is only imported when a test asks for a
-fixture: a run without one pays nothing. It needs no plugin for coroutines: its fixtures are plain functions, and what
-they give is used with `async with` by tests that pytest-asyncio or anyio runs.
+docs/testing.md explains them. The plugin is a package of its own, so that pytest loads it without
+`perdure`. A fixture imports `perdure` when a test uses it, and other test runs pay nothing.
+
+The fixtures are plain functions, so they need no plugin for coroutines. Tests that pytest-asyncio
+or anyio runs use the nodes with `async with`.
 """
 
 from __future__ import annotations
@@ -19,17 +21,21 @@ if TYPE_CHECKING:
     from perdure.testing import SkippingClock, VirtualNode
     from perdure.testing.crash import Report, Scenario
 
-_MARK = "perdure(start=datetime, patience=seconds, limit=duration): how the clock of `perdure_clock` is made"
+_MARK = (
+    "perdure(start=datetime, patience=seconds, limit=duration): "
+    "how the clock of `perdure_clock` is made"
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The options of the command line."""
+    """Add the options to the command line of pytest."""
     group = parser.getgroup("perdure")
     group.addoption(
         "--perdure-store",
         choices=("memory", "sqlite"),
         default="memory",
-        help="the store of nodes that perdure_node makes: memory (default), or sqlite, a file for each",
+        help="the store of nodes that perdure_node makes: "
+        "memory (default), or sqlite, a file for each",
     )
     group.addoption(
         "--perdure-crash-every",
@@ -48,19 +54,24 @@ def _positive(text: str) -> int:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The mark is known."""
+    """Declare the mark, because `--strict-markers` refuses unknown ones."""
     config.addinivalue_line("markers", _MARK)
 
 
 @pytest.fixture
 def perdure_clock(request: pytest.FixtureRequest) -> SkippingClock:
-    """The test's `SkippingClock`, as `@pytest.mark.perdure(...)` wants it; `perdure_node` uses it."""
+    """The test's `SkippingClock`, made with the arguments of `@pytest.mark.perdure(...)`.
+
+    `perdure_node` uses the same clock.
+    """
     from perdure.errors import UsageError
     from perdure.testing import SkippingClock
 
     mark = request.node.get_closest_marker("perdure")
+    if mark is None:
+        return SkippingClock()
     try:
-        return SkippingClock(*mark.args, **mark.kwargs) if mark is not None else SkippingClock()
+        return SkippingClock(*mark.args, **mark.kwargs)
     except (TypeError, UsageError) as error:
         pytest.fail(
             f"@pytest.mark.perdure of {request.node.nodeid}: {error}; it is {_MARK}", pytrace=False
@@ -77,33 +88,41 @@ def perdure_store_url(request: pytest.FixtureRequest) -> str:
 def perdure_node(
     request: pytest.FixtureRequest, perdure_clock: SkippingClock
 ) -> Iterator[Callable[..., VirtualNode]]:
-    """Makes nodes, as `perdure.testing.node` does, that run by `perdure_clock` and on the store that `--perdure-store`
-    names: `async with perdure_node(app, activities={charge: fake}) as node:`.
+    """A function that makes nodes, as `perdure.testing.node` does.
+
+    The nodes run by `perdure_clock`, on the kind of store that `--perdure-store` names:
+    `async with perdure_node(app, activities={charge: fake}) as node:`.
     """
     from perdure.testing import node
 
     made: list[VirtualNode] = []
 
     def make(app: App, store: str | Store | None = None, **options: Any) -> VirtualNode:
-        if store is None and request.config.getoption("--perdure-store") == "sqlite":
-            store = f"sqlite:///{request.getfixturevalue('tmp_path')}/node-{len(made) + 1}.db"
+        if store is None:
+            store = "memory://"
+            if request.config.getoption("--perdure-store") == "sqlite":
+                # `tmp_path` is asked for here only, so that tests on memory make no folder.
+                store = f"sqlite:///{request.getfixturevalue('tmp_path')}/node-{len(made) + 1}.db"
         options.setdefault("clock", perdure_clock)
-        made.append(node(app, store if store is not None else "memory://", **options))
+        made.append(node(app, store, **options))
         return made[-1]
 
     yield make
-    left = [one.app.name for one in made if one.is_running]
-    if left:
-        pytest.fail(
-            f"the test left a node of app {left[0]!r} running; use `async with perdure_node(app) as node:`",
-            pytrace=False,
-        )
+    for virtual in made:
+        if virtual.is_running:
+            pytest.fail(
+                f"the test left a node of app {virtual.app.name!r} running; "
+                "use `async with perdure_node(app) as node:`",
+                pytrace=False,
+            )
 
 
 @pytest.fixture
 def perdure_crash(request: pytest.FixtureRequest) -> Callable[..., Report]:
-    """`perdure_crash(Scenario(app, script))` crashes a scenario at each point; see `perdure.testing.crash`. With `url=`
-    the points of another store than memory, for example `"sqlite:///{folder}/x.db"`.
+    """A function that crashes a scenario at each point: `perdure_crash(Scenario(app, script))`.
+
+    `url=` names another store than memory, for example `"sqlite:///{folder}/x.db"`.
+    `perdure.testing.crash` explains the points.
     """
     from perdure.testing.crash import crash_in_process
 

@@ -14,6 +14,7 @@ from perdure.codec import encode
 from perdure.gateway import StoreGateway
 from perdure.kernel.commit import Commit, Verdict
 from perdure.kernel.message import Message, Send
+from perdure.ports.store import Loaded
 from perdure.store.memory import MemoryStore
 
 numbers = workflow.Channel[int]("numbers")
@@ -109,6 +110,56 @@ async def test_between_workflows_while_commits_are_answered_late(app: App) -> No
         assert await target.result(timeout=10) == list(range(6))
 
 
+class Late(MemoryStore):
+    """A store that reads at once, and gives what it read when the test lets it go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.reading = asyncio.Event()
+
+    async def load(self, units: Sequence[str]) -> list[Loaded]:
+        found = await super().load(units)
+        if "target" in units and not self.gate.is_set():
+            self.reading.set()
+            await self.gate.wait()
+        return found
+
+
+async def test_between_workflows_while_the_target_is_read(app: App) -> None:
+    """What is sent after the target was read, and before the answer is there, is not overtaken."""
+
+    @app.workflow
+    async def reader(count: int) -> list[int]:
+        return [await numbers.receive() for _ in range(count)]
+
+    @app.workflow
+    async def writer(target: str) -> None:
+        for number in range(4):
+            workflow.send(target, numbers, number)
+            await workflow.receive("go", bool)
+
+    @app.workflow
+    async def nothing() -> None: ...
+
+    async with Late() as store, World(store).node(app, residents=1) as node:
+        target = node.client.workflow(reader, id="target")
+        source = node.client.workflow(writer, id="source")
+        await target.start(4)
+        await node.client.workflow(nothing, id="n").run()
+        await until(lambda: node.residents <= 1, "the target has left memory")
+        store.gate.clear()
+        await source.start("target")  # it sends 0, and the target is read for it
+        await asyncio.wait_for(store.reading.wait(), 5)
+        await source.send("go", True)  # 1 is not in what was read
+        await source.send("go", True)
+        store.gate.set()
+        await until(lambda: node.residents <= 2, "the target was loaded")
+        await source.send("go", True)
+        assert await target.result(timeout=10) == [0, 1, 2, 3]
+
+
 async def test_while_paused_and_evicted(world: World, app: App) -> None:
     @app.workflow
     async def reader(count: int) -> list[int]:
@@ -179,3 +230,31 @@ async def test_a_request_that_is_in_the_inbox_already_comes_once(world: World, a
         assert await node.send(message) == "ok"
         await handle.send(numbers, 2)
         assert await handle.result(timeout=5) == [1, 2]
+
+
+async def test_on_two_channels_that_the_code_waits_for_at_once(world: World, app: App) -> None:
+    @app.workflow
+    async def reader(later: bool) -> list[str]:
+        if later:
+            await workflow.receive("begin", bool)
+        seen: list[str] = []
+
+        async def read(channel: str) -> None:
+            while len(seen) < 8:
+                number = await workflow.receive(channel, int)
+                seen.append(f"{channel}{number}")
+
+        await workflow.select(read("a"), read("b"))
+        return seen
+
+    async with world.node(app) as node:
+        for later in (False, True):
+            handle = node.client.workflow(reader, id=f"later {later}")
+            await handle.start(later)
+            for number in range(4):
+                await handle.send("b", number)
+                await handle.send("a", number)
+            if later:
+                await handle.send("begin", True)
+            expected = [f"{channel}{number}" for number in range(4) for channel in "ba"]
+            assert await handle.result(timeout=5) == expected

@@ -10,7 +10,7 @@ import pytest
 from engine import World, until
 
 from perdure import App, Client, workflow
-from perdure.errors import StoreUnavailable
+from perdure.errors import StoreError, StoreFormat, StoreUnavailable
 from perdure.gateway import StoreGateway
 from perdure.ports.store import Hint, Loaded, Mail
 from perdure.store.memory import MemoryStore
@@ -23,12 +23,13 @@ class Failing(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.failures = 0
+        self.error: StoreError = StoreUnavailable("connection reset")
         self.silent = False
 
     def _fail(self) -> None:
         if self.failures:
             self.failures -= 1
-            raise StoreUnavailable("connection reset")
+            raise self.error
 
     async def load(self, units: Sequence[str]) -> list[Loaded]:
         self._fail()
@@ -104,6 +105,42 @@ async def test_for_mail_of_another_process(failing: Failing, app: App) -> None:
         failing.failures = 2
         await Client(StoreGateway(failing)).get("r").send("word", "hello")
         assert await handle.result(timeout=5) == "hello"
+
+
+async def test_for_mail_that_cannot_be_read_while_an_activity_runs(
+    failing: Failing, app: App
+) -> None:
+    """The instance leaves memory, its activity goes on, and its senders are told."""
+    began: list[int] = []
+    gate = asyncio.Event()
+
+    @app.activity
+    async def slow() -> int:
+        began.append(1)
+        await gate.wait()
+        return 5
+
+    @app.workflow
+    async def calls() -> list[int]:
+        return [await slow(), await workflow.receive("number", int)]
+
+    async with World(failing).node(app) as node:
+        handle = node.client.workflow(calls, id="c")
+        await handle.start()
+        await until(lambda: began, "the activity")
+        failing.error = StoreFormat("a column cannot be read")
+        failing.failures = 1
+        await Client(StoreGateway(failing)).get("c").send("number", 7)  # its mail is looked at
+        await until(lambda: not failing.failures, "the read that fails")
+        await until(lambda: not node.residents, "the instance has left memory")
+        failing.failures = 1
+        with pytest.raises(StoreUnavailable, match="'c' cannot be loaded: a column"):
+            await handle.send("other", 1)
+        assert await handle.status() == "running"
+        await handle.raise_event("news")  # it can be read again
+        gate.set()
+        assert await handle.result(timeout=5) == [5, 7]
+    assert began == [1], "the attempt that ran was not begun a second time"
 
 
 async def test_a_sender_is_told_when_the_store_stays_away(failing: Failing, app: App) -> None:

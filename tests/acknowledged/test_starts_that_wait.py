@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ from engine import World, until, waits_for
 from perdure import App, Client, workflow
 from perdure.errors import NotFound, WorkflowFailed
 from perdure.gateway import StoreGateway
-from perdure.kernel.commit import Commit, Verdict
-from perdure.ports.store import Inbox
+from perdure.kernel.commit import CLOSED, Commit, Verdict
+from perdure.ports.store import Inbox, Store
+from perdure.store import open_store
 from perdure.store.memory import MemoryStore
 
 
@@ -160,3 +162,77 @@ async def test_a_start_that_comes_while_its_id_is_deleted_begins_a_new_life() ->
         store.during = start_again
         await node.client.get("e").delete()
         assert await node.client.workflow(echo, id="e").result(timeout=5) == 2
+
+
+class Ending(MemoryStore):
+    """Has something happen while the commit of an end is on its way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.during: Callable[[], Awaitable[None]] | None = None
+
+    async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
+        verdicts = await super().commit(batch)
+        if self.during is not None and any(commit.row.status in CLOSED for commit in batch):
+            during, self.during = self.during, None
+            await during()
+        return verdicts
+
+
+@pytest.mark.parametrize("verb", ["cancel", "terminate"])
+async def test_a_delayed_start_that_follows_an_end_at_once_can_be_stopped(verb: str) -> None:
+    """The run that has ended is in memory still when the start comes."""
+    ran: list[str] = []
+    app, work = make(ran)
+    async with Ending() as store, World(store).node(app) as node:
+        handle = node.client.workflow(work, id="w")
+        await handle.start("first")
+        await waits_for(handle, "message go")
+        later = node.client.workflow(work, id="w", if_exists="replace", delay=3_600)
+        starting: list[asyncio.Task[None]] = []
+
+        async def start_again() -> None:
+            starting.append(asyncio.ensure_future(later.start("second")))
+            for _ in range(5):
+                await asyncio.sleep(0)  # it has reached the mailbox
+
+        store.during = start_again
+        await handle.send("go", True)
+        await starting[0]
+        await getattr(later, verb)("not wanted")
+        assert await later.status() == "cancelled"
+    assert ran == ["first"]
+
+
+@pytest.mark.parametrize("verb", ["cancel", "terminate", "pause"])
+async def test_what_stops_a_delayed_start_while_no_node_runs_comes_before_its_code(
+    world: World, verb: str
+) -> None:
+    """The start has been taken and is due when the next node finds both."""
+    ran: list[str] = []
+    app, work = make(ran)
+    clock = world.stop_time()
+    async with world.node(app) as node:
+        await node.client.workflow(work, id="d", delay=60).start("d")
+    async with opened(world.store) as store:
+        handle = Client(StoreGateway(store, clock)).get("d")
+        await getattr(handle, verb)("not wanted")
+    clock.advance(120_000)
+    async with world.node(app) as node:
+        await node.client.workflow(work, id="other").start("other")
+        await until(lambda: "other" in ran, "another instance runs")
+        handle = node.client.get("d")
+        if verb == "pause":
+            await waits_for(handle, "paused")
+        else:
+            assert (await handle.wait(timeout=5)).status == "cancelled"
+    assert ran == ["other"]
+
+
+@asynccontextmanager
+async def opened(store: str | Store) -> AsyncIterator[Store]:
+    if isinstance(store, str):
+        async with open_store(store) as own:
+            yield own
+    else:
+        yield store

@@ -81,6 +81,7 @@ async def test_a_session_and_a_queue_go_on_in_the_next_execution_and_the_next_ve
     async with world.node(app) as node:
         seen = await node.client.workflow("loop", id="l", version=1).run([])
     session = seen[0][2]
+    assert session is not None
     assert seen == [["one", "gpu", session], ["two", "gpu", session]]
 
 

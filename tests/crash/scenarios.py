@@ -484,3 +484,46 @@ def check_replaced(result: object) -> None:
 
 
 replace_scenario = Scenario(app, run_replaced, check=check_replaced, ordered=False)
+
+
+# ---------------------------------------------------------------- an id that is used again
+
+
+@app.workflow
+async def note(done: str, result: int) -> int:
+    """Remember for later lives of the script that something is done, and its result."""
+    return result
+
+
+async def noted(client: Client, done: str) -> int | None:
+    handle = client.workflow(note, id=done)
+    return await handle.result() if await client.list(id_prefix=done) else None
+
+
+async def run_reused(client: Client) -> object:
+    """Two lives of one id, each with an input and a result of its own, and a child below it."""
+    results: list[int] = []
+    for n in range(2):
+        result = await noted(client, f"ran-{n}")
+        if result is None:
+            result = await client.workflow(parent_of_one, id="reused").run(n)
+            await client.workflow(note, id=f"ran-{n}").run(f"ran-{n}", result)
+        results.append(result)
+        if n == 0 and await noted(client, f"deleted-{n}") is None:
+            with suppress(NotFound):
+                await client.get("reused").delete(force=True, reason=f"life {n} is over")
+            await client.workflow(note, id=f"deleted-{n}").run(f"deleted-{n}", n)
+    left = [found.id for found in await client.list(id_prefix="reused", limit=None)]
+    return results, len(left)
+
+
+@app.workflow
+async def parent_of_one(n: int) -> int:
+    return await workflow.child(leaf, id="child-of-reused")(n + 20)
+
+
+def check_reused(result: object) -> None:
+    assert result == ([40, 42], 1), result
+
+
+reuse_scenario = Scenario(app, run_reused, check=check_reused, ordered=False)

@@ -51,6 +51,7 @@ OTHERS = (Limits(), Limits(1_000_000, 10**9, 1, 1, 1, 1, 1, 1, 1, 1))
 
 def record(seed: int) -> Script:
     drive = Drive(app, limits_of(seed))
+    drive.refusals = Random(seed + 3) if seed % 3 == 0 else None
     drive.start("tree", program(seed), int(seed % 10 == 0))
     play(drive, Random(seed + 1), evictions=0.1 if seed % 4 == 0 else 0.0)
     return drive.script
@@ -60,12 +61,12 @@ def commits(script: Script) -> list[Commit]:
     return [decode_commit(r.commit) for r in script if r.commit]
 
 
-def journals(script: Script) -> list[list[AnyEvent]]:
-    """The journals of all executions."""
-    chunks = [c for commit in commits(script) for c in commit.journal]
+def journals(script: Script) -> list[tuple[bytes, list[AnyEvent]]]:
+    """The journals of all executions, each with its run."""
+    chunks = [(commit.row.run, c) for commit in commits(script) for c in commit.journal]
+    groups = groupby(chunks, lambda pair: (pair[0], pair[1].execution))
     return [
-        [e for c in group for e in decode_events(c.events)]
-        for _, group in groupby(chunks, lambda c: c.execution)
+        (run, [e for _, c in group for e in decode_events(c.events)]) for (run, _), group in groups
     ]
 
 
@@ -115,6 +116,7 @@ def _difference(recorded: bytes, got: bytes) -> str:
 def followed(seed: int, script: Script, until: int) -> str | None:
     """Advance a copy by the commits alone, compare it with the unit that makes them, then let the copy take over."""
     leader, copy = (Drive(app, limits_of(seed)) for _ in range(2))
+    leader.refusals = Random(seed + 4)  # a copy hears only of what became durable
     for recorded in script[:until]:
         leader.again(recorded)
         copy.follow(recorded)
@@ -129,8 +131,14 @@ def followed(seed: int, script: Script, until: int) -> str | None:
 def replayed(seed: int, script: Script) -> str | None:
     """Under other limits replay every journal of the script from its first to its last event."""
     entries: list[KvEntry] = []
-    for journal in journals(script):
+    last_run = None
+    found = journals(script)
+    for number, (run_id, journal) in enumerate(found):
+        if run_id != last_run:
+            entries, last_run = [], run_id
         started = journal[0]
+        if len(journal) == 1:
+            continue  # it was replaced between two executions: its code has never begun
         definition = app.find_workflow("tree", None)
         assert definition is not None
         run = Run("u-1", definition, app, OTHERS[seed % 2])
@@ -139,9 +147,12 @@ def replayed(seed: int, script: Script) -> str | None:
             run.replay(journal)
         if run.broken is not None:
             return run.broken.message
-        if run.events or run.ended != journal[-1]:
+        is_replaced = number + 1 < len(found) and found[number + 1][0] != run_id
+        ended = None if is_replaced and run.ended is None else journal[-1]
+        if run.events or run.ended != ended:
             return f"the replay ended with {run.ended} and gave {run.events} in addition"
         entries = run.variables.entries()
+        run.leave_memory()  # one that was replaced waits still
     return None
 
 
@@ -170,7 +181,7 @@ def main(mode: str, first: int, count: int, file: Path) -> None:
         problem = check(seed, script)
         if problem is not None:
             wrong[seed] = problem[:2000]
-    events = sum(len(j) for s in scripts for j in journals(s))
+    events = sum(len(j) for s in scripts for _, j in journals(s))
     sys.stdout.write(json.dumps({"programs": len(scripts), "events": events, "wrong": wrong}))
 
 

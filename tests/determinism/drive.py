@@ -34,6 +34,8 @@ from perdure.kernel.unit import Unit
 FENCE = Fence("unit/0", 1, "driver")
 BEGIN_MS = 1_700_000_000_000
 UNIT = "u-1"
+REFUSED = 0.15
+"""How many turns are refused at first, where some are."""
 
 
 class Recorded(msgspec.Struct):
@@ -56,6 +58,8 @@ class Shelf:
 
     def apply(self, commit: Commit) -> None:
         assert commit.expect == self.version
+        if self.row is not None and self.row.run != commit.row.run:
+            self.chunks, self.kv = [], {}  # a new run has replaced the one before
         self.version, self.row = commit.expect + 1, commit.row
         self.chunks += commit.journal
         for entry in commit.kv:
@@ -96,6 +100,9 @@ class Drive:
         self.mailbox = Mailbox()
         self.live.add(self)
         self.sent = 0
+        self.begun: msg.Start | None = None
+        # Decides which turns the store refuses at first. None: it takes all.
+        self.refusals: Random | None = None
         self.result: Callable[[ActivityCall], object] = lambda call: (
             f"{call.name}:{digest(call.input)[:6]}"
         )
@@ -105,18 +112,19 @@ class Drive:
 
     # ------------------------------------------------------------ turns
 
-    def message(self, body: msg.AnyBody) -> Message:
+    def message(self, body: msg.AnyBody, visible_at: int = 0) -> Message:
         self.sent += 1
-        return Message(self.sent.to_bytes(16, "big"), UNIT, body, self.now)
+        return Message(self.sent.to_bytes(16, "big"), UNIT, body, self.now, visible_at)
 
     def turn(self, *messages: Message) -> Turn:
         """One turn at the present time; its commit goes on the shelf."""
         given = msgspec.msgpack.encode(messages)
         for message in messages:
             self.mailbox.put(message)
-        turn = self.unit.advance(
-            self.mailbox, self.now, FENCE, len(self.script).to_bytes(16, "big")
-        )
+        if self.refusals is not None and self.refusals.random() < REFUSED:
+            self._advance()
+            self.take_back()
+        turn = self._advance()
         self.mailbox.settle(turn.kept, turn.commit.consume if turn.commit is not None else ())
         data = b""
         if turn.commit is not None:
@@ -125,11 +133,24 @@ class Drive:
         self.script.append(Recorded(given, self.now, data))
         return turn
 
+    def _advance(self) -> Turn:
+        commit_id = len(self.script).to_bytes(16, "big")
+        return self.unit.advance(self.mailbox, self.now, FENCE, commit_id)
+
+    def take_back(self) -> None:
+        """The store has refused the turn's commit: what is stored takes it again."""
+        self.unit.close_memory()
+        self.unit = self.new_unit()
+        self.mailbox.restore()
+        if self.shelf.row is not None:
+            self.load()
+
     def tell(self, *bodies: msg.AnyBody) -> Turn:
         return self.turn(*[self.message(b) for b in bodies])
 
     def start(self, workflow: str, *args: object) -> Turn:
-        return self.tell(msg.Start(workflow, None, encode(list(args))))
+        self.begun = msg.Start(workflow, None, encode(list(args)), if_exists="replace")
+        return self.tell(self.begun)
 
     def again(self, recorded: Recorded) -> Recorded:
         """The same turn once more, on this unit."""
@@ -188,7 +209,8 @@ class Drive:
         tasks = [[t.get_name(), t.done()] for t in loop.tasks if not t.done()]
         seeds = run.random.getstate() if run._random else None
         numbers = [run.seq, run.local, run.retries, loop.now_ms, run.cancel_requested, seeds]
-        kept = [run.variables.entries(), run.variables.status]
+        entries = [e for e in run.variables.entries() if (e.value, e.base) != (None, None)]
+        kept = [entries, run.variables.status]
         return [
             self.unit.version,
             self.unit.row,
@@ -244,30 +266,44 @@ class Drive:
 
 
 def play(drive: Drive, random: Random, *, evictions: float = 0.0, turns: int = 300) -> None:
-    """Tell a started unit random things until it has ended: results, failures, messages, cancels, pauses, time."""
+    """Tell a started unit random things until it has ended: results, failures, messages, time, ends.
+
+    One that has ended may be started again under its id.
+    """
     for _ in range(turns):
         if drive.closed:
-            return
+            if random.random() < 0.8:
+                return
+            drive.turn(_start_again(drive, random))
         if evictions and random.random() < evictions:
             drive.evict()
-        bodies = [
-            b
-            for b in (_something(drive, random) for _ in range(random.choice([1, 1, 1, 2, 3])))
-            if b is not None
-        ]
-        drive.tell(*bodies)
-        if (
-            not drive.pending()
-            and drive.unit.run is not None
-            and not drive.closed
-            and not drive.row.paused
-        ):
+        some = [_something(drive, random) for _ in range(random.choice([1, 1, 1, 2, 3]))]
+        drive.turn(*[message for message in some if message is not None])
+        is_waiting = drive.unit.run is not None and not drive.closed and not drive.row.paused
+        if is_waiting and not drive.pending():
             drive.tell(msg.Cancel("nothing can wake it"))
     if not drive.closed:
         drive.tell(msg.Resume(), msg.Terminate("enough"))
 
 
-def _something(drive: Drive, random: Random) -> msg.AnyBody | None:
+def _start_again(drive: Drive, random: Random) -> Message:
+    """A start that replaces the run, at once or later."""
+    assert drive.begun is not None
+    visible_at = drive.now + 2_000 if random.random() < 0.4 else 0
+    return drive.message(drive.begun, visible_at)
+
+
+def _something(drive: Drive, random: Random) -> Message | None:
+    if drive.row.status == "pending" and random.random() < 0.5:
+        drive.now += random.randrange(1, 3_000)
+        return None
+    if random.random() < 0.01:
+        return _start_again(drive, random)
+    body = _some_body(drive, random)
+    return drive.message(body) if body is not None else None
+
+
+def _some_body(drive: Drive, random: Random) -> msg.AnyBody | None:
     pending = drive.pending()
     if drive.row.paused and random.random() < 0.5:
         return msg.Resume()

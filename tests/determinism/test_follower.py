@@ -117,3 +117,41 @@ def test_another_program_is_held_and_says_so() -> None:
     copy.follow(leader.script[-1])
     assert copy.unit.held is not None
     assert copy.unit.held.type == "NondeterminismError"
+
+
+def test_it_knows_nothing_of_a_run_that_was_replaced() -> None:
+    leader, copy = pair("correspondence", 1)
+    leader.turn(leader.message(leader.begun or msg.Resume()))
+    copy.follow(leader.script[-1])
+    assert copy.state() == leader.state()
+    assert copy.unit.run is not None
+    assert len(copy.unit.run.variables.entries()) == 1
+    leader.evict()
+    step(leader, copy, msg.Send("letters", encode("dear")))
+
+
+def test_it_begins_a_start_that_waits() -> None:
+    leader, copy = pair("correspondence", 0)
+    start = leader.begun
+    assert start is not None
+    step(leader, copy, msg.Cancel("enough"))
+    leader.turn(leader.message(start, leader.now + 1_000))
+    copy.follow(leader.script[-1])
+    assert copy.row.status == leader.row.status == "pending"
+    copy.now += 1_000
+    copy.turn()
+    assert copy.row.status == "running"
+
+
+def test_what_stops_the_next_execution_comes_before_its_code_wherever_it_is() -> None:
+    warm, cold = Drive(app), Drive(app)
+    for drive in (warm, cold):
+        drive.start("correspondence", 1)
+        drive.tell(msg.Send("letters", encode("dear")))
+        drive.tell(drive.answer(drive.pending()[3]) or msg.Resume())
+        assert drive.row.execution == 2
+    cold.evict()
+    for drive in (warm, cold):
+        drive.tell(msg.Pause("a break"))
+        assert len(drive.events()) == 1, "the code of the execution has not begun"
+    assert warm.script == cold.script

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from interpreters import RUNNING, environment, interpreters
 
-PROGRAMS = int(os.environ.get("PERDURE_FUZZ", "2000"))
+PROGRAMS = int(os.environ.get("PERDURE_FUZZ", "1600"))
 FIRST = int(os.environ.get("PERDURE_FUZZ_FIRST", "0"))
 PROGRAMS_ELSEWHERE = max(PROGRAMS // 5, 1)
 BATCH = 500

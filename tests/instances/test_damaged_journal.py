@@ -21,7 +21,7 @@ def make() -> App:
     return app
 
 
-def replace_chunk(path: Path, unit: str, new: bytes) -> bytes:
+def replace_chunk(path: Path, unit: str, new: bytes | str) -> bytes:
     """Put other bytes into the first chunk of a journal; the old ones."""
     connection = apsw.Connection(str(path))
     try:
@@ -35,8 +35,10 @@ def replace_chunk(path: Path, unit: str, new: bytes) -> bytes:
         connection.close()
 
 
-@pytest.mark.parametrize("damage", [b"", b"\xc1", b"\x93\x01", b"garbage" * 10])
-async def test_it_is_suspended_and_goes_on_when_it_is_mended(tmp_path: Path, damage: bytes) -> None:
+@pytest.mark.parametrize("damage", [b"", b"\xc1", b"\x93\x01", b"garbage" * 10, "a text"])
+async def test_it_is_suspended_and_goes_on_when_it_is_mended(
+    tmp_path: Path, damage: bytes | str
+) -> None:
     path = tmp_path / "x.db"
     world = World(f"sqlite:///{path}")
     async with world.node(make()) as node:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from perdure import ActivityTimeout, App, Node, RetryPolicy
+from perdure import ActivityTimeout, App, Node, NodeOptions, RetryPolicy
 from perdure.ports.clock import AHEAD_MAX_MS, LOOK_MS, SystemClock
 from perdure.store.memory import MemoryStore
 
@@ -283,6 +283,41 @@ def test_a_node_on_a_machine_that_comes_back_late_fires_what_is_due(how: str) ->
 
     assert on(machine, work) == "woke"
     assert machine.ran_ns / NS <= LOOK_MS / 1000 + 0.1
+
+
+def test_a_wall_clock_that_is_set_ends_no_attempt() -> None:
+    """A timeout says how long a function may take, and the function runs no longer for it."""
+    machine, app = Machine(), App("attempts")
+
+    began = asyncio.Event()
+
+    @app.activity(timeout=30, heartbeat_timeout=20, start_timeout=15)
+    async def work() -> str:
+        began.set()
+        await asyncio.sleep(10)
+        return "worked"
+
+    @app.workflow
+    async def calls() -> str:
+        try:
+            return await work()
+        except ActivityTimeout as error:
+            return str(error)
+
+    async def run() -> list[str]:
+        options = NodeOptions(activities=1)
+        async with (
+            MemoryStore() as store,
+            Node(app, store, options=options, clock=machine.clock()) as node,
+        ):
+            handles = [node.client.workflow(calls, id=f"c{n}") for n in range(2)]
+            for handle in handles:
+                await handle.start()  # the second one waits for the slot of the first
+            await began.wait()
+            machine.set_wall(24 * HOUR)
+            return [await handle.result() for handle in handles]
+
+    assert on(machine, run) == ["worked", "worked"]
 
 
 def test_a_node_goes_on_from_the_time_of_the_one_before() -> None:

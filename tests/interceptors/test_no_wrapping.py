@@ -63,7 +63,7 @@ async def test_turns_and_activities_run_bare(
     world: World, app: App, interceptors: list[Interceptor]
 ) -> None:
     in_activity, in_workflow = await stacks(app, world.store, interceptors)
-    assert in_activity == ["run", "_activity"]
+    assert in_activity == ["_run", "run", "_activity"]
     assert "_turn" in in_workflow
     assert not {"around_turn", "step", "turn", "<lambda>"} & set(in_workflow)
 

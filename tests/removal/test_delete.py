@@ -190,6 +190,19 @@ async def test_a_running_tree_goes_with_force_and_not_without(
         assert await is_gone(node.client, "child")
 
 
+async def test_a_delete_that_finds_a_run_open_is_refused_by_its_turn(
+    world: World, app: App, wait: Any
+) -> None:
+    """The client looks first. When its look was too early, the turn that takes the delete decides."""
+    async with world.node(app) as node:
+        handle = node.client.workflow(wait, id="w")
+        await handle.start(1)
+        request = Message(b"d" * 16, "w", Delete(force=False), 0)
+        assert await node.send(request) == "open"
+        await handle.send("go", "still here")
+        assert await handle.result(timeout=5) == "still here"
+
+
 async def test_open_children_go_with_their_parent_in_one_commit(
     world: World, app: App, wait: Any
 ) -> None:
@@ -201,7 +214,8 @@ async def test_open_children_go_with_their_parent_in_one_commit(
         handle = node.client.workflow(parent, id="parent")
         await handle.start()
         await until(lambda: exists(node.client, "child"), "the child")
-        await handle.delete(force=True)
+        request = Message(b"d" * 16, "parent", Delete(force=True), 0)  # no client takes the tree
+        assert await node.send(request) == "ok"
         await until(lambda: is_gone(node.client, "child"), "the child's end")
 
 

@@ -93,7 +93,7 @@ class Storm:
         node = self.serve(wait=True)
         clients = [self.client(name, seconds) for name in CLIENTS]
         until_s = time.monotonic() + seconds
-        while time.monotonic() < until_s:
+        while time.monotonic() < until_s and all(client.poll() is None for client in clients):
             time.sleep(self.random.choice([0.05, 0.5, 2]) * self.random.random())
             node.send_signal(signal.SIGKILL)
             node.communicate()
@@ -104,7 +104,7 @@ class Storm:
         node = self.serve(wait=True)
         try:
             for client in clients:
-                if client.wait(4 * PATIENCE_S) != 0:
+                if client.wait(6 * PATIENCE_S) != 0:
                     self.breaches.append("a client ended with an error")
             asyncio.run(self.check())
         finally:

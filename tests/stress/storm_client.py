@@ -23,7 +23,8 @@ from perdure.errors import Failed, StoreError
 NEVER_S = 30 * 24 * 3_600
 SHARED = "box-shared"
 HABITS = {"lap": 7, "work": 1}
-PATIENCE_S = 30
+PATIENCE_S = 120
+"""What is lost is never answered. A node that is killed all the time is slow on a busy machine."""
 
 
 class Customer:
@@ -34,6 +35,7 @@ class Customer:
         self.name = name
         self.random = Random(seed)
         self.sent = dict.fromkeys((f"box-{name}", SHARED), 0)
+        self.unanswered = 0
         self._ledger = ledger.open("a", buffering=1)
 
     def note(self, what: str, *details: object) -> None:
@@ -84,9 +86,13 @@ class Customer:
         self.note("ended", name)
 
     async def order(self, number: int) -> None:
-        """An order that is deleted, under an id that is used again."""
-        name, tag = f"{self.name}-order", f"{self.name}-order-{number}"
+        """An order that is deleted, under an id that is used again.
+
+        After an act without an answer it is another id: the last order may still be there.
+        """
+        name, tag = f"{self.name}-order-after-{self.unanswered}", f"{self.name}-order-{number}"
         sender = f"{tag}-postcard"
+        self.note("sending", SHARED, sender, 0)
         handle = self.client.workflow(programs.order, id=name)
         await handle.start(tag, SHARED, sender, 0)
         result = await handle.result(timeout=PATIENCE_S)
@@ -117,8 +123,10 @@ class Customer:
             async with asyncio.timeout(PATIENCE_S):
                 await act(number)
         except (TimeoutError, Timeout):
+            self.unanswered += 1
             self.note("breach", f"stuck: {act.__name__} {number} of {self.name} is not answered")
         except (StoreError, Failed) as error:
+            self.unanswered += 1
             self.note("failed", act.__name__, number, repr(error))
 
 

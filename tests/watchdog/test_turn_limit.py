@@ -186,9 +186,9 @@ def test_code_that_swallows_it_again_and_again_is_stopped(
     assert report.elapsed_ms >= 2 * LIMIT_MS
     assert not caplog.records, "it reacts, so nobody is told that it does not"
     assert watchdog.run("order-2", int) is None
-    assert watchdog.run("order-3", partial(spin_for, LIMIT_MS / 4000)) is None, (
-        "the next turn is left alone"
-    )
+    next_turn = watchdog.run("order-3", partial(spin_for, LIMIT_MS / 4000))
+    # A busy machine may stretch it beyond the limit; whatever is left over of the first turn would stop it before.
+    assert next_turn is None or next_turn.elapsed_ms >= LIMIT_MS, "the next turn is left alone"
 
 
 @pytest.mark.parametrize("stubborn", STUBBORN, ids=lambda shape: shape.__name__)

@@ -64,7 +64,8 @@ Activities = Annotated[
     typer.Option(
         "--activities",
         metavar="N",
-        help="parallel: side by side (5); payload: small ones at the end (10); steps: in a chain (100).",
+        help="parallel: side by side (5); payload: small ones at the end (10); "
+        "steps: in a chain (100).",
     ),
 ]
 DelayMs = Annotated[
@@ -136,7 +137,7 @@ def bench(
 
 @contextmanager
 def _place(url: str | None) -> Generator[str]:
-    """The store to use: the one that was named, or a new file on the disk of this folder, which is removed."""
+    """The named store, or a new file on the disk of this folder that is removed afterwards."""
     if url is not None:
         yield url
         return
@@ -202,7 +203,8 @@ async def _check_nobody_is_disturbed(url: str, span_ms: int) -> None:
         other = await _due(store, span_ms, PREFIX)
     if other is not None:
         msg = (
-            f"{other!r} in {url} has work to do, and the node of a bench has not its code: it would be set aside. "
+            f"{other!r} in {url} has work to do, and the node of a bench has not its code: "
+            "it would be set aside. "
             "Let it end first, or use a copy of the file"
         )
         raise UsageError(msg)

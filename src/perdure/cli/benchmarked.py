@@ -102,7 +102,7 @@ def _rows(report: Report) -> list[tuple[str, str]]:
     rows.append(
         (
             "machine",
-            f"{machine['cores']}, {machine['memory']}, {machine['file system']}, {machine['Python']}",
+            ", ".join(machine[key] for key in ("cores", "memory", "file system", "Python")),
         )
     )
     return rows
@@ -148,7 +148,10 @@ def kept(path: Path) -> list[Report]:
         try:
             found.append(msgspec.json.decode(line, type=Report))
         except msgspec.DecodeError as error:
-            msg = f"{path}, line {number} is no result of `perdure bench --keep`: {error}; remove the line"
+            msg = (
+                f"{path}, line {number} is no result of `perdure bench --keep`: {error}; "
+                "remove the line"
+            )
             raise UsageError(msg) from error
     return found
 
@@ -166,7 +169,10 @@ def show(path: Path, *, as_json: bool) -> int:
 
 
 def comparison(reports: Sequence[Report]) -> Table:
-    """Results of the same shape, settings and kind of store under each other; ratios are against the first one."""
+    """Group results of the same shape, settings and kind of store.
+
+    Ratios compare with the first result of a group.
+    """
     from rich.table import Table
 
     groups: dict[str, list[Report]] = {}

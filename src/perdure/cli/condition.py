@@ -22,7 +22,10 @@ def parse_condition(text: str) -> Where:
     """
     form = _FORM.fullmatch(text)
     if form is None:
-        msg = f"--where {text!r} is no condition; write NAME OPERATOR VALUE, such as customer=c1 or 'total>=100'"
+        msg = (
+            f"--where {text!r} is no condition; "
+            "write NAME OPERATOR VALUE, such as customer=c1 or 'total>=100'"
+        )
         raise UsageError(msg)
     name, op, value = form.groups()
     try:

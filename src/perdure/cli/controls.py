@@ -1,6 +1,7 @@
-"""`send`, `raise-event`, `cancel`, `terminate`, `pause`, `resume`, `retry`: what is asked of an instance from outside.
+"""Requests: `send`, `raise-event`, `cancel`, `terminate`, `pause`, `resume`, `retry`.
 
-Each is posted: durable when the command returns, and done by the node that owns the store, now or when there is one.
+Each command posts its request, which is durable when the command returns. The node that owns the
+store carries the request out, now or when there is such a node.
 """
 
 from __future__ import annotations
@@ -49,7 +50,10 @@ def raise_event(
     store: StoreUrl = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> int:
-    """Raise a positional event: a workflow that waits for it now takes it; with nobody waiting it is only recorded."""
+    """Raise a positional event.
+
+    A workflow that waits for it now takes it. Without such a wait it is only recorded.
+    """
     data = _value(value, f"the event {name!r}")
     asyncio.run(_post(store, id, lambda handle: handle.raise_event(name, data)))
     return _done(id, f"raise-event: posted {name!r} to {id}", "raise-event", as_json=as_json)
@@ -108,13 +112,19 @@ async def _post(url: str, id: str, ask: Ask) -> None:
 
 
 def _control(url: str, id: str, verb: str, ask: Ask, *, as_json: bool) -> int:
-    """Post a request, unless it comes too late: to stop what has ended is no error, to go on with it is one."""
+    """Post a request, unless the instance has ended.
+
+    To stop an ended instance is no error, because it is stopped. Every other request is one.
+    """
     status = asyncio.run(_status(url, id))
     if status not in CLOSED:
         asyncio.run(_post(url, id, ask))
         return _done(id, f"{verb}: posted to {id}", verb, as_json=as_json)
     if verb not in ("cancel", "terminate"):
-        msg = f"{id!r} is {status} already, so there is nothing to {verb}; start it anew with another id"
+        msg = (
+            f"{id!r} is {status} already, so there is nothing to {verb}; "
+            "start it anew with another id"
+        )
         raise NotRunning(msg)
     screen.note(f"{id!r} is {status} already; nothing was changed")
     return _done(id, "", None, as_json=as_json)
@@ -123,7 +133,9 @@ def _control(url: str, id: str, verb: str, ask: Ask, *, as_json: bool) -> int:
 async def _status(url: str, id: str) -> Status | None:
     async with reading(url) as store:
         view = await find(store, id)
-        return view.row.status if view is not None else None
+        if view is None:  # perhaps a posted start that no node has taken yet
+            return None
+        return view.row.status
 
 
 def _done(id: str, text: str, posted: str | None, *, as_json: bool) -> int:

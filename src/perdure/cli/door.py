@@ -1,6 +1,6 @@
-"""The store that `--store` names, and a client on it, as the commands need them: to read, or to post.
+"""The store that `--store` names, for commands that read, and a client for commands that post.
 
-Reading never creates a store and never migrates one: the file is opened read-only.
+Reading never creates and never migrates a store, because the file is opened read-only.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ from perdure.kernel.placement import check_id
 from perdure.ports.store import Store, UnitView
 from perdure.store import open_store
 from perdure.store.sqlite import SQLiteStore
-from perdure.store.sqlite.database import MEMORY
+from perdure.store.sqlite.database import MEMORY, mode_of
 
 DEFAULT_URL = "sqlite:///perdure.db"
-"""The store of every command that is not told another one: a file in the current folder."""
+"""The default store of every command: a file in the current folder."""
 
 
 def file_of(url: str) -> Path | None:
-    """The file that a URL names; None for a store without one."""
+    """The file that a URL names. None for a store without a file."""
     store = open_store(url)
-    return Path(store.path) if isinstance(store, SQLiteStore) and store.path != MEMORY else None
+    if isinstance(store, SQLiteStore) and store.path != MEMORY:
+        return Path(store.path)
+    return None
 
 
 def check_shared(url: str) -> Path:
@@ -36,7 +38,10 @@ def check_shared(url: str) -> Path:
     """
     path = file_of(url)
     if path is None:
-        msg = f"{url} lives in the memory of one process, and this is another one; use a file: {DEFAULT_URL}"
+        msg = (
+            f"{url} lives in the memory of one process, and this is another one; "
+            f"use a file: {DEFAULT_URL}"
+        )
         raise UsageError(msg)
     return path
 
@@ -45,16 +50,17 @@ def check_shared(url: str) -> Path:
 async def reading(url: str) -> AsyncGenerator[Store]:
     """The store, for queries."""
     check_there(url)
-    store = open_store(
-        url if "read_only=" in url else f"{url}{'&' if '?' in url else '?'}read_only=true"
-    )
+    if "read_only=" not in url:
+        separator = "&" if "?" in url else "?"
+        url = f"{url}{separator}read_only=true"
+    store = open_store(url)
     async with store:
         yield store
 
 
 @asynccontextmanager
 async def posting(url: str, *, create: bool = False) -> AsyncGenerator[Client]:
-    """A client that posts; the node that owns the store, now or later, finds the messages."""
+    """A client that posts. The node that owns the store, now or later, finds the messages."""
     if create:
         check_shared(url)
     else:
@@ -72,33 +78,37 @@ def check_there(url: str) -> None:
     """
     path = check_shared(url)
     try:
-        is_there = path.exists()
+        is_there = mode_of(path) != 0
     except OSError:
-        is_there = True  # in a closed folder; opening it says so
+        is_there = True  # the folder is closed to us, and opening the file reports that
     if not is_there:
         msg = (
-            f"there is no store {path} (looked in {Path.cwd()}); name yours with --store or PERDURE_STORE, "
+            f"there is no store {path} (looked in {Path.cwd()}); "
+            "name yours with --store or PERDURE_STORE, "
             "or make one: `perdure run`, `serve` and `start` do"
         )
         raise StoreUnavailable(msg)
 
 
 async def find(store: Store, id: str) -> UnitView | None:
-    """The row of an instance, and its version; None while there is none."""
+    """The row of an instance, and its version. None if the store has no such row."""
     return await find_row(store, check_id(id))
 
 
 async def must_find(store: Store, id: str) -> UnitView:
-    """The same.
+    """The row of an instance, and its version.
 
     Raises:
-        NotFound: there is none; the message tells a start that waits for a node from an id that nobody knows.
+        NotFound: there is none. The message says whether a posted start with this id waits for a
+            node.
     """
     view = await find(store, id)
     if view is not None:
         return view
     if await is_posted(store, id):
-        owner = await store.owner() if isinstance(store, SQLiteStore) else None
+        owner = None
+        if isinstance(store, SQLiteStore):
+            owner = await store.owner()
         if owner is None:
             why = "no node has taken it yet; run one with `perdure serve`"
         else:

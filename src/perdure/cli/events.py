@@ -50,7 +50,7 @@ def history(
     store: StoreUrl = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> int:
-    """Print the history of an instance: every event, with its payloads as JSON. Or write it to a file."""
+    """Print the history of an instance, with payloads as JSON, or write it to a file."""
     if export is not None and execution is not None:
         msg = (
             "--export takes the current execution, or with --all all of them; leave out --execution"
@@ -88,7 +88,7 @@ async def _exported(url: str, id: str, *, everything: bool) -> History:
 
 
 async def _print(url: str, id: str, execution: int | None, *, as_json: bool) -> Exit:
-    """Print the events part by part: a history may be long, and its reader should not wait for its end."""
+    """Print the events part by part, because a long history takes long to read."""
     async with reading(url) as store:
         number = await _execution_of(store, id, execution)
         unreadable: list[str] = []

@@ -126,7 +126,7 @@ def ls(  # noqa: PLR0913, PLR0917 - each is an option of the command
 
 
 async def _pages(store: Store, query: Units, *, everything: bool) -> AsyncGenerator[Page[UnitView]]:
-    """The first page, or all of them: one after the other, because a store may hold more than fits into memory."""
+    """The first page, or all pages in turn, because a store may hold more than fits into memory."""
     page = await store.query(query)
     yield page
     while everything and page.next is not None:

@@ -27,7 +27,10 @@ def migrate(
     store: StoreUrl = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> int:
-    """Show the format of a store, and bring it to that of this release. Stop nodes of older releases before."""
+    """Show the format of a store, and bring it to that of this release.
+
+    Stop nodes of older releases before.
+    """
     url = url if url is not None else store
     check_there(url)
     known = open_store(url)
@@ -47,7 +50,8 @@ def migrate(
             f"{found.path} has the format {found.format} and needs: {', '.join(found.pending)}"
         )
         screen.note(
-            f"`perdure migrate {url}` brings it up to date; copy the file before, and stop its nodes"
+            f"`perdure migrate {url}` brings it up to date; "
+            "copy the file before, and stop its nodes"
         )
     elif found.applied:
         screen.say(

@@ -125,7 +125,10 @@ def point_in_time(text: str | None, flag: str) -> datetime | None:
     try:
         return datetime.fromisoformat(text.strip())
     except ValueError:
-        msg = f"{flag} {text!r} is no time; give an age (90m, 12h, 30d) or a date (2026-01-31, 2026-01-31T12:00Z)"
+        msg = (
+            f"{flag} {text!r} is no time; "
+            "give an age (90m, 12h, 30d) or a date (2026-01-31, 2026-01-31T12:00Z)"
+        )
         raise UsageError(msg) from None
 
 

@@ -41,13 +41,16 @@ class Exit(IntEnum):
 
 MEANINGS: dict[Exit, str] = {
     Exit.OK: "done",
-    Exit.FAILED: "the workflow failed, or was cancelled or terminated; a history does not fit the code",
+    Exit.FAILED: "the workflow failed, or was cancelled or terminated; "
+    "a history does not fit the code",
     Exit.USAGE: "the command, its arguments, the JSON or the target is wrong; nothing was recorded",
     Exit.NOT_FOUND: "no instance (or execution) has this id",
     Exit.TIMEOUT: "it did not end in time; it goes on",
     Exit.STORE: "the store is missing, locked, damaged, of another version or not available",
-    Exit.CONFLICT: "the instance is not in a state for this: the id is taken, it has (not) ended, its inbox is full",
-    Exit.SET_ASIDE: "the instance was set aside (suspended) until a deploy or `retry`, or a part of it cannot be read",
+    Exit.CONFLICT: "the instance is not in a state for this: the id is taken, it has (not) ended, "
+    "its inbox is full",
+    Exit.SET_ASIDE: "the instance was set aside (suspended) until a deploy or `retry`, "
+    "or a part of it cannot be read",
     Exit.FINDINGS: "`lint` found something; each line says what and where",
     Exit.INTERNAL: "a defect of perdure; please report it with the output of --debug",
     Exit.INTERRUPTED: "interrupted; what was started goes on when a node runs",
@@ -77,16 +80,19 @@ def exit_of(error: PerdureError) -> Exit:
 
 
 def is_set_aside(row: UnitRow) -> bool:
-    """Whether only people can help: a deploy, or `retry`."""
+    """Whether the instance waits for a deploy or for `retry`."""
     return row.status == "suspended" and row.reason != "paused"
 
 
 def ended_text(row: UnitRow) -> str:
-    """What became of an instance that has no result: what happened, where, and the remedy if there is one."""
+    """A sentence about an instance without a result: the event, its place, and the remedy."""
     failure = row.failure or Failure("Unknown", "")
     who = f"{row.type} {row.id!r}"
     if is_set_aside(row):
-        return f"{who} was set aside ({row.reason}): {failure.message} (more: perdure explain {row.reason})"
+        return (
+            f"{who} was set aside ({row.reason}): {failure.message} "
+            f"(more: perdure explain {row.reason})"
+        )
     if row.status == "cancelled":
         verb = "was terminated" if failure.type == "Terminated" else "was cancelled"
         return f"{who} {verb}" + (f": {failure.message}" if failure.message else "")

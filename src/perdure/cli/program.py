@@ -1,4 +1,7 @@
-"""The program: its commands, and the one place where an error becomes a line on stderr and an exit code."""
+"""The program and its commands.
+
+Only this module turns an error into a line on stderr and an exit code.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ DEBUG = "--debug"
 
 
 class Program(TyperGroup):
-    """The group of all commands. Each command returns its exit code; an error has one by its class."""
+    """The group of all commands. A command returns its exit code. The class of an error has one."""
 
     def main(
         self,
@@ -45,7 +48,7 @@ class Program(TyperGroup):
         windows_expand_args: bool = True,
         **extra: Any,
     ) -> Any:
-        """Run one command and end the process with its exit code; `--debug`, anywhere, shows tracebacks."""
+        """Run a command and end the process with its exit code. `--debug` shows tracebacks."""
         given = list(sys.argv[1:] if args is None else args)
         debug = DEBUG in _before_dashes(given)
         given = [

@@ -1,4 +1,4 @@
-"""What a person sees while an instance runs: its status, what it waits for, and the last steps, on stderr."""
+"""The progress of a running instance on stderr: its status, its waits and its last steps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _STATUS_COLUMNS = 60
 
 
 class Progress:
-    """A few lines that a live display draws again and again; a change only puts new facts into them."""
+    """A few lines that a live display draws repeatedly. A change only stores new facts."""
 
     def __init__(self, id: str) -> None:
         """Nothing is known yet."""

@@ -1,4 +1,7 @@
-"""The pulse of a node: how much it does at this moment, drawn live for people or line by line for programs."""
+"""The pulse of a node: its rates and latencies at this moment.
+
+People see them live on a terminal, and programs read them line by line.
+"""
 
 from __future__ import annotations
 
@@ -22,20 +25,23 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _WINDOWS = 10
-"""Latencies are those of this many readings."""
+"""Number of readings whose attempts the latencies cover."""
 
 _STEPS = 4
 """Buckets per power of two: a latency is known to within a tenth."""
 
 _COUNTING_SHARE = 0.05
-"""How much of the time may go into counting what is in the store; a huge store is counted less often."""
+"""Share of the time for counting the rows of the store. A huge store is counted less often."""
 
 
 class Latencies(Interceptor):
-    """How long attempts of activities take: counted in buckets, so that a million cost no memory."""
+    """Durations of attempts of activities.
+
+    They are counted in buckets, so that a million attempts need no more memory than ten.
+    """
 
     def __init__(self, timer: Callable[[], float] = time.perf_counter) -> None:
-        """Nothing was measured. `timer` gives seconds."""
+        """Begin without measurements. `timer` returns seconds."""
         self._timer = timer
         self._windows: deque[dict[int, int]] = deque([{}], maxlen=_WINDOWS)
 
@@ -58,7 +64,7 @@ class Latencies(Interceptor):
         self._windows.append({})
 
     def percentile_ms(self, share: float) -> float | None:
-        """The time that this share of the attempts did not exceed, in ms; None if there were none."""
+        """The time in ms that this share of the attempts did not exceed. None without attempts."""
         counts: dict[int, int] = {}
         for window in self._windows:
             for bucket, count in window.items():
@@ -135,7 +141,7 @@ class Pulse:
 
 
 async def show(node: Node, latencies: Latencies, every_s: float, *, as_json: bool) -> None:
-    """Show readings on stdout until this is cancelled: live on a terminal, otherwise one line each."""
+    """Show readings on stdout until cancelled: live on a terminal, otherwise one line each."""
     from rich.live import Live
 
     pulse = Pulse(node, latencies)
@@ -157,8 +163,10 @@ def line(reading: Reading) -> str:
         f"{count} {status}" for status, count in reading.instances.items() if count
     )
     return (
-        f"{instances or 'no instances'}; {reading.turns_per_s:g} turns/s, {reading.activities_per_s:g} activities/s; "
-        f"inbox {reading.inbox}, in memory {reading.residents}, running {reading.running}, waiting {reading.waiting}; "
+        f"{instances or 'no instances'}; {reading.turns_per_s:g} turns/s, "
+        f"{reading.activities_per_s:g} activities/s; "
+        f"inbox {reading.inbox}, in memory {reading.residents}, "
+        f"running {reading.running}, waiting {reading.waiting}; "
         f"p50 {_ms(reading.p50_ms)}, p95 {_ms(reading.p95_ms)}"
     )
 

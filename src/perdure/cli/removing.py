@@ -1,7 +1,7 @@
-"""`delete` and `prune`: what is removed, one by one or by filters.
+"""`delete` and `prune`: removal of instances and of histories, by id or by filters.
 
-A store that no node owns is changed right here; otherwise its node is asked, and the command waits until it has
-answered by deeds.
+The command itself changes a store that no node owns. Otherwise it posts requests to the node, and
+waits until the store shows that the node has carried them out.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from perdure.removal import Removed
 T = TypeVar("T")
 
 _AT_ONCE = 500
-"""Instances that are looked for in one query."""
+"""Number of instances in one query."""
 _LOOK_MS = 200
-"""How long to wait for the node's word before looking again; a change that came in between is seen then."""
+"""Longest wait for a notice of the node. The next look sees a change that came in between."""
 
 Ids = Annotated[
     list[str] | None, typer.Argument(metavar="[ID]...", help="Their ids.", show_default=False)
@@ -92,7 +92,7 @@ def delete(
     store: StoreUrl = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> int:
-    """Delete instances with their children and histories: those with these ids, or those that fit all filters."""
+    """Delete instances by id, or those that fit all filters, with their children and histories."""
     before = point_in_time(ended_before, "--ended-before")
     statuses: tuple[Status, ...] = tuple(one.value for one in status or ())
     if not (ids or type or statuses or prefix or before):
@@ -100,7 +100,8 @@ def delete(
         raise UsageError(msg)
     if not ids and not yes:
         _confirm(
-            f"delete up to {limit} instances that fit these filters, with their children, from {store}?"
+            f"delete up to {limit} instances that fit these filters, "
+            f"with their children, from {store}?"
         )
 
     async def remove(client: Client) -> Removed:
@@ -164,10 +165,13 @@ def prune(
     store: StoreUrl = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> int:
-    """Remove the histories of executions that ended by continue-as-new; the current execution always stays."""
+    """Remove the histories of executions that ended by continue-as-new, never the current one."""
     before = point_in_time(ended_before, "--ended-before")
     if keep_last is None and before is None:
-        msg = "say which executions go: --keep-last N, --ended-before WHEN, or both (then an execution must fit both)"
+        msg = (
+            "say which executions go: --keep-last N, --ended-before WHEN, "
+            "or both (then an execution must fit both)"
+        )
         raise UsageError(msg)
     statuses: tuple[Status, ...] = tuple(one.value for one in status or ())
 
@@ -211,7 +215,7 @@ def _confirm(question: str) -> None:
 
 @asynccontextmanager
 async def _administering(url: str) -> AsyncGenerator[tuple[Client, bool]]:
-    """A client that removes, and whether it does so itself."""
+    """A client, and whether it removes by itself because no node owns the store."""
     async with posting(url) as client, AsyncExitStack() as stack:
         try:
             custodian = await stack.enter_async_context(custody(client.store))
@@ -227,7 +231,10 @@ async def _carry_out(
     progress: Callable[[Client, T], AsyncGenerator[None]],
     patience_s: float,
 ) -> T:
-    """Have it done, by ourselves or by the node. A node is waited for as long as it makes progress."""
+    """Remove, or have the node of the store remove.
+
+    `patience_s` is the longest time without progress of that node, and not of the whole wait.
+    """
     async with _administering(url) as (client, is_owner):
         removed = await remove(client)
         if is_owner:
@@ -242,8 +249,8 @@ async def _carry_out(
                     patience.reschedule(now() + patience_s)
         except TimeoutError:
             msg = (
-                f"the node that owns {url} was asked and has got no further for {patience_s:g} s; it will do it "
-                "when it gets to it, even if it is restarted"
+                f"the node that owns {url} was asked and has got no further for {patience_s:g} s; "
+                "it will do it when it gets to it, even if it is restarted"
             )
             raise Timeout(msg) from None
         return removed

@@ -1,4 +1,4 @@
-"""`replay`: whether code still does what histories say, those in files or those of a store. Run it before a deploy."""
+"""`replay` checks before a deploy whether code fits the histories of files or of a store."""
 
 from __future__ import annotations
 
@@ -124,7 +124,10 @@ def _line(result: Result) -> str:
     if isinstance(result, Replayed):
         later = f", and goes on with {', '.join(result.goes_on)}" if result.goes_on else ""
         skipped = "".join(f"\n         skipped: {why}" for why in result.skipped)
-        return f"fits     {result.id} ({result.workflow}, {result.status}): {result.events} events{later}{skipped}"
+        return (
+            f"fits     {result.id} ({result.workflow}, {result.status}): "
+            f"{result.events} events{later}{skipped}"
+        )
     return f"{'differs' if isinstance(result, ReplayMismatch) else 'unread '}  {result}"
 
 
@@ -134,7 +137,8 @@ def _summary(results: list[Result]) -> None:
         return
     fit = sum(isinstance(result, Replayed) for result in results)
     screen.note(
-        f"{fit} of {len(results)} {'history fits' if len(results) == 1 else 'histories fit'} the code"
+        f"{fit} of {len(results)} "
+        f"{'history fits' if len(results) == 1 else 'histories fit'} the code"
     )
 
 

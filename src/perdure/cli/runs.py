@@ -147,7 +147,8 @@ async def _run(
             _show_steps(row, await watch.read_history())
     except asyncio.CancelledError:
         screen.note(
-            f"interrupted; {begin.id!r} goes on when a node runs: give the same command again with --id {begin.id}"
+            f"interrupted; {begin.id!r} goes on when a node runs: "
+            f"give the same command again with --id {begin.id}"
         )
         raise
     finally:

@@ -18,7 +18,7 @@ PIPE_COLUMNS = 200
 
 
 def answers() -> Console:
-    """The console on stdout. Rich leaves colours out when it is no terminal, or when NO_COLOR is set."""
+    """The console on stdout. Rich prints colours only on a terminal and without NO_COLOR."""
     return _console(stderr=False)
 
 
@@ -64,7 +64,10 @@ def error(text: str) -> None:
 
 
 def note_unreadable(sentences: Sequence[str]) -> Exit:
-    """Say what could not be read, each on one line of stderr; the exit code of a command that showed the rest."""
+    """Print each unreadable part on a line of stderr.
+
+    Returns the exit code of a command that showed the readable rest.
+    """
     for sentence in sentences:
         error(sentence)
     return Exit.SET_ASIDE if sentences else Exit.OK
@@ -82,7 +85,7 @@ _STYLES = {"bright_black": 90}
 
 
 class JsonList:
-    """One JSON object on stdout with a list that is printed while it is read. It looks as `json` prints it."""
+    """One JSON object on stdout, whose list is printed while it is read, in the form of `json`."""
 
     def __init__(self, name: str, **head: object) -> None:
         """`name` is that of the list; `head` are the members before it."""
@@ -93,9 +96,8 @@ class JsonList:
     def add(self, *items: object) -> None:
         """Print the next items of the list."""
         for item in items:
-            before = (
-                self._opening if self._is_empty else ","
-            )  # an error before the first item leaves stdout empty
+            # The opening waits for the first item, so that an earlier error leaves stdout empty.
+            before = self._opening if self._is_empty else ","
             text = json_text(item).replace("\n", "\n    ")
             sys.stdout.write(f"{before}\n    {text}")
             self._is_empty = False

@@ -31,13 +31,15 @@ from perdure.node.job import named
 Showing = Callable[[], Coroutine[object, object, None]]
 
 COLLECTOR = (10_000, 10, 1_000)
-"""How often Python collects garbage. With many activities under way all that is young is in use: looking for garbage in
-it after every 700 new objects, as Python does by itself, takes a fifth of the time. The last number is how many
-collections of the middle generation come before one of the oldest, which pauses every workflow.
+"""How often Python collects garbage.
+
+With many activities under way nearly all young objects are in use. Python's default looks for
+garbage after every 700 new objects, which takes a fifth of the time. The last number is the number
+of collections of the middle generation before one of the oldest, which pauses every workflow.
 """
 
 END_S = 3.0
-"""What threads and tasks of the app that are no attempts get to end, once the node has stopped."""
+"""Time for threads and tasks of the app to end after the node has stopped, attempts excepted."""
 
 NAMED = 5
 """How many of the attempts that do not end are named."""
@@ -87,10 +89,11 @@ def serve(
 ) -> int:
     """Run a node until SIGINT or SIGTERM.
 
-    It takes up everything that waits in the store, and prints one line when it is ready. The first signal stops it
-    in order; what did not finish goes on when a node runs again. What does not end within the grace is named and left:
-    the process ends without it. A second signal ends it at once, which loses nothing.
-    With --live it shows instances, rates and latencies: as a table on a terminal, otherwise as a line each time.
+    The node takes up everything that waits in the store, and prints one line when it is ready.
+    The first signal stops it in order, and unfinished work goes on when a node runs again. Work
+    that does not end within the grace is named and left: the process ends without it. A second
+    signal ends the process at once, which loses nothing. With --live it shows instances, rates and
+    latencies: as a table on a terminal, otherwise as a line each time.
     """
     if every is not None and not live:
         msg = "--every says how often --live shows something; give --live, too"
@@ -169,7 +172,10 @@ def _exit(code: int) -> NoReturn:
 
 
 async def _unless_stopped(stop: asyncio.Event, work: Coroutine[object, object, None]) -> bool:
-    """Await the work, or give it up at the first signal (False): a standby may wait for its store for days."""
+    """Await the work, or give it up at the first signal and return False.
+
+    A standby may wait for its store for days, so a signal must end the wait.
+    """
     working, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
     await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()

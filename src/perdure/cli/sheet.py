@@ -41,7 +41,7 @@ class Sheet:
         self._console: Console = screen.answers()
 
     def add(self, rows: Iterable[Sequence[str]]) -> None:
-        """Print rows. The cells of the last column may have several lines; on a terminal long ones are folded."""
+        """Print rows. Cells of the last column may have several lines. A terminal folds long ones."""
         cells = list(rows)
         names = [column.name for column in self._columns]
         for row in [names, *cells]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def stats(store: StoreUrl = DEFAULT_URL, as_json: AsJson = False) -> int:
-    """Count what is in a store: instances by status, executions, events, messages, tasks by queue."""
+    """Count the instances by status, executions, events, messages and tasks of a store."""
     info, metrics, queues = asyncio.run(_read(store))
     if as_json:
         document = msgspec.to_builtins(metrics)

@@ -32,7 +32,7 @@ class Target:
 
 
 def is_code(text: str) -> bool:
-    """Whether a target names code (a file or a module) and not just a workflow by its registered name."""
+    """Whether a target names code (a file or a module), not a workflow by its registered name."""
     where, name = _split(text)
     return bool(name) or _is_file(where)
 
@@ -105,7 +105,10 @@ def _load(where: str) -> ModuleType:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
-            msg = f"there is no module {error.name!r} here ({Path.cwd()}) or installed; check the name, or name a file"
+            msg = (
+                f"there is no module {error.name!r} here ({Path.cwd()}) or installed; "
+                "check the name, or name a file"
+            )
             raise UsageError(msg) from error
         raise UsageError(_cannot_import(where, error)) from error
     except Exception as error:  # whatever the user's module does at its import
@@ -118,7 +121,7 @@ def _load(where: str) -> ModuleType:
 
 
 def _module_of(path: Path) -> str:
-    """The dotted name of a file, as the package around it has it; its root goes first in the import path."""
+    """The dotted name of a file in its package, whose root is put first in the import path."""
     if path.is_dir():
         msg = f"{path} is a folder; name a file in it, such as {path / 'app.py'}"
         raise UsageError(msg)
@@ -126,12 +129,17 @@ def _module_of(path: Path) -> str:
         msg = f"there is no file {path} (looked in {Path.cwd()}); check the path"
         raise UsageError(msg)
     if path.suffix != ".py" or not path.stem.isidentifier():
-        msg = f"{path} cannot be imported: a Python file is named with letters, digits and '_', and ends in .py"
+        msg = (
+            f"{path} cannot be imported: a Python file is named with letters, digits and '_', "
+            "and ends in .py"
+        )
         raise UsageError(msg)
     path = path.resolve()
-    parts, folder = [path.stem], path.parent
+    parts = [path.stem]
+    folder = path.parent
     while (folder / "__init__.py").is_file() and folder.name.isidentifier():
-        parts, folder = [folder.name, *parts], folder.parent
+        parts.insert(0, folder.name)
+        folder = folder.parent
     _importable(folder)
     return ".".join(part for part in parts if part != "__init__") or path.stem
 
@@ -153,7 +161,10 @@ def _cannot_import(where: str, error: Exception) -> str:
     if isinstance(error, SyntaxError):
         return f"cannot import {where}: {error.filename}:{error.lineno}: {error.msg}"
     place = next((f" (at {f.filename}:{f.lineno})" for f in _own_frames(error)), "")
-    return f"cannot import {where}: {type(error).__name__}: {error}{place}; --debug shows the traceback"
+    return (
+        f"cannot import {where}: {type(error).__name__}: {error}{place}; "
+        "--debug shows the traceback"
+    )
 
 
 def _own_frames(error: Exception) -> list[traceback.FrameSummary]:
@@ -208,16 +219,17 @@ def _app_of(
             msg = f"{where}:{app_name} is {_kind(app)}, not an App"
             raise UsageError(msg)
         if not _has(app, workflow):
-            msg = f"{where}:{app_name} (app {app.name!r}) does not have the workflow {workflow.name!r}"
+            msg = (
+                f"{where}:{app_name} (app {app.name!r}) "
+                f"does not have the workflow {workflow.name!r}"
+            )
             raise UsageError(msg)
         return app
     home = sys.modules.get(workflow.__module__)
     for place in (module, home):
-        apps = (
-            {name: app for name, app in _apps(place).items() if _has(app, workflow)}
-            if place is not None
-            else {}
-        )
+        if place is None:
+            continue
+        apps = {name: app for name, app in _apps(place).items() if _has(app, workflow)}
         if len({id(app) for app in apps.values()}) == 1:
             return next(iter(apps.values()))
         if apps:
@@ -226,7 +238,10 @@ def _app_of(
                 "say which with --app"
             )
             raise UsageError(msg)
-    msg = f"no app in {where} has the workflow {workflow.name!r}; import the app that it was registered with, too"
+    msg = (
+        f"no app in {where} has the workflow {workflow.name!r}; "
+        "import the app that it was registered with, too"
+    )
     raise UsageError(msg)
 
 

@@ -33,7 +33,7 @@ async def _read(url: str, id: str) -> Tree:
 
 
 def _nested(root: Tree) -> dict[str, object]:
-    """The tree as JSON. Built without recursion: a chain of children may be deeper than Python's stack."""
+    """The tree as JSON. No recursion: a chain of children may be deeper than Python's stack."""
     document = _entry(root)
     waiting = [(root, document)]
     while waiting:

@@ -28,7 +28,7 @@ def time_text(at_ms: int | None) -> str | None:
 
 
 def payload_json(data: object) -> object:
-    """A payload as JSON; one that this release cannot read says so instead of failing the whole page."""
+    """A payload as JSON. For an unreadable payload a sentence says so, and the page goes on."""
     if data is None:
         return None
     if not isinstance(data, bytes):  # a damaged file: columns of SQLite take any type

@@ -84,12 +84,15 @@ class Watch:
         state = "has not begun: no node has taken it"
         if view is not None:
             state = f"is {view.row.status}" + (f" ({view.row.reason})" if view.row.reason else "")
-        return f"{self._id!r} has not ended within {timeout_s:g} s; it {state}. It goes on: wait again, or cancel it"
+        return (
+            f"{self._id!r} has not ended within {timeout_s:g} s; it {state}. "
+            "It goes on: wait again, or cancel it"
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part of a history as it was read: its events, and a sentence for each row that cannot be read."""
+    """A part of a history: its events, and a sentence for each row that cannot be read."""
 
     events: list[HistoryEvent] = field(default_factory=list[HistoryEvent])
     unreadable: list[str] = field(default_factory=list[str])

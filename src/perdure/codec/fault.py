@@ -15,6 +15,9 @@ from typing import Any, cast
 from perdure.codec.plain import encode_msgpack, field_names, pydantic_model
 
 _DEPTH = 1000
+_DEPTH_SEARCHED = 100
+"""The same where the depth itself is what fails: each step encodes all that is below, as far as the stack goes."""
+_TOO_DEEP = "it is nested too deeply; flatten it"
 _AT = re.compile(r"^(?P<why>.*) - at (?P<key>`key` in )?`\$(?P<path>.*)`$", re.DOTALL)
 
 
@@ -22,12 +25,13 @@ def explain_encode(value: object, error: Exception) -> tuple[str, str]:
     """The path (such as `.items[2].callback`, empty for the value itself) and the reason with a remedy."""
     path = ""
     seen: set[int] = set()
+    limit = _DEPTH_SEARCHED if isinstance(error, RecursionError) else _DEPTH
     while True:
         if id(value) in seen:
             return path, "it contains itself; pass ids instead of references"
         seen.add(id(value))
-        if len(seen) > _DEPTH:
-            return path[:60] + "...", "it is nested too deeply; flatten it"
+        if len(seen) > limit:
+            return path[:60] + "...", _TOO_DEEP
         for step, part in _parts(value):
             failure = _failure(part)
             if failure is not None:
@@ -80,6 +84,8 @@ def _parts(value: Any) -> Iterator[tuple[str, object]]:
 
 def _reason(value: object, error: Exception) -> str:
     name = type(value).__qualname__
+    if isinstance(error, RecursionError):
+        return _TOO_DEEP
     if isinstance(value, int) and isinstance(error, OverflowError):
         return f"the integer needs {value.bit_length()} bits and 64 are the limit; pass it as a str or a Decimal"
     if isinstance(error, UnicodeError):

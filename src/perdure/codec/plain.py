@@ -22,6 +22,11 @@ from typing import Any, cast
 import msgspec
 
 SCALARS = frozenset({str, int, float, bool, type(None), bytes})
+DEPTH_MAX = 5_000
+"""How deep a value may be nested where only the C stack is a limit (Python 3.14 and later)."""
+_CONTAINERS = (*range(0x80, 0xA0), *range(0xDC, 0xE0))
+_OTHER_BYTES = bytes(sorted(set(range(256)).difference(_CONTAINERS)))
+"""All bytes with which no array and no map of msgpack begins."""
 _TEXT = (
     PurePath,
     ipaddress.IPv4Address,
@@ -109,9 +114,42 @@ encode_msgpack = msgspec.msgpack.Encoder(enc_hook=to_plain).encode
 def pack(value: object) -> bytes:
     """msgpack of any value, sets in order. Raises whatever msgspec or a hook raises."""
     body = encode_msgpack(value)  # first, so that the walk below never meets a cycle
+    check_depth(body)
     if type(value) in SCALARS or not holds_set((value,)):
         return body
     return encode_msgpack(sort_sets(value))
+
+
+def check_depth(body: bytes) -> None:
+    """Raise RecursionError when msgpack is nested so deeply that nobody may be able to read it.
+
+    Before Python 3.14 encoding and decoding count their steps and stop at the same number. Since then both go on until
+    the C stack is used up, and decoding needs more of it: what encodes need not decode.
+    """
+    # A value with few arrays and maps, by far the most frequent case, is not looked at any further.
+    if (
+        sys.version_info >= (3, 14)
+        and len(body) > DEPTH_MAX
+        and len(body.translate(None, _OTHER_BYTES)) > DEPTH_MAX
+    ):
+        _check_levels(msgspec.msgpack.decode(body))
+
+
+def _check_levels(value: object) -> None:
+    level, depth = [value], 0
+    while level:
+        level, depth = [part for outer in level for part in _inside(outer)], depth + 1
+        if depth > DEPTH_MAX:
+            raise RecursionError("it is nested too deeply")
+
+
+def _inside(value: object) -> Iterable[object]:
+    """What decoded msgpack holds directly."""
+    if isinstance(value, dict):
+        return chain.from_iterable(cast("dict[object, object]", value).items())
+    if isinstance(value, (list, tuple)):
+        return cast("list[object]", value)
+    return ()
 
 
 def holds_set(values: Iterable[object]) -> bool:

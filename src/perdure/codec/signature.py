@@ -16,7 +16,15 @@ import msgspec
 from perdure.codec.declared import check_type, hints_of
 from perdure.codec.fault import explain_decode, explain_encode
 from perdure.codec.payload import JSON, MSGPACK, RAW, TypeCodec, bad_marker
-from perdure.codec.plain import SCALARS, complete, encode_msgpack, from_plain, holds_set, sort_sets
+from perdure.codec.plain import (
+    SCALARS,
+    check_depth,
+    complete,
+    encode_msgpack,
+    from_plain,
+    holds_set,
+    sort_sets,
+)
 from perdure.errors import DecodeError, EncodeError, PayloadError
 
 _MARKER = b"\x01"
@@ -105,6 +113,7 @@ class Signature:
     def _write(self, bound: Any) -> bytes:
         try:
             body = encode_msgpack(bound)  # first, so that the walk for sets never meets a cycle
+            check_depth(body)
             values = _astuple(bound)
             if SCALARS.issuperset(map(type, values)) or not holds_set(values):
                 return _MARKER + body

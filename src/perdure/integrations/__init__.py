@@ -1,1 +1,4 @@
-"""Adapters from Perdure to tools of others, one per module. Nothing here is loaded before it is imported."""
+"""Adapters from Perdure to the tools of others, one per module.
+
+`import perdure` loads none of them.
+"""

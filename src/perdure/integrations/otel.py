@@ -1,11 +1,12 @@
 """OpenTelemetry traces: a span per client call, per turn and per attempt of an activity.
 
-`app.node(url, interceptors=[OpenTelemetry()])` is all of it. Without that nothing is loaded or called; with it, but
-without an SDK, the spans of the OpenTelemetry API do nothing.
+`app.node(url, interceptors=[OpenTelemetry()])` turns it on. A node without it loads and calls
+nothing of OpenTelemetry. Without an SDK the spans of the OpenTelemetry API do nothing.
 
-Trace context does not travel through the store: a turn or an attempt may run days later, elsewhere, and again. So
-their spans begin traces of their own, whoever happened to wake the node; `perdure.instance` (with `perdure.execution`
-and `perdure.seq`) is what joins them. Spans that an activity opens itself are children of its attempt.
+Trace context does not travel through the store, because a turn or an attempt may run days later, on
+another machine, and again. So each turn and each attempt begins a trace of its own. The attributes
+`perdure.instance`, `perdure.execution` and `perdure.seq` join these traces. Spans that an activity
+opens itself are children of its attempt.
 """
 
 from __future__ import annotations
@@ -36,17 +37,18 @@ _NAME_ATTRIBUTE: dict[Verb, str] = {
 
 
 class OpenTelemetry(Interceptor):
-    """Spans `perdure.client.<verb>`, `perdure.turn` and `perdure.activity`; docs/interceptors.md lists the attributes.
+    """Spans `perdure.client.<verb>`, `perdure.turn` and `perdure.activity`.
 
-    An exception is recorded with its message and traceback, so both reach whatever the spans are exported to.
+    docs/interceptors.md lists the attributes. An exception is recorded with its message and its
+    traceback, so both reach every tool to which the spans are exported.
     """
 
     def __init__(self, tracer: Tracer | None = None) -> None:
-        """Use this tracer, or that of the process's tracer provider."""
+        """Use this tracer. The default comes from the tracer provider of the process."""
         self._tracer = tracer if tracer is not None else get_tracer("perdure")
 
     async def send(self, call: Outgoing, next: NextSend) -> object:
-        """A child of the caller's span, if it has one."""
+        """Wrap a client call in a span, which is a child of the caller's span if there is one."""
         attributes = {"perdure.instance": call.id}
         if call.name is not None and call.verb in _NAME_ATTRIBUTE:
             attributes[_NAME_ATTRIBUTE[call.verb]] = call.name
@@ -57,10 +59,13 @@ class OpenTelemetry(Interceptor):
             return await next(call)
 
     def turn(self, turn: TurnInfo, next: NextTurn) -> None:
-        """From the first message to the Commit, which is not durable yet when the span ends."""
+        """Wrap a turn in a span, from its first message to its Commit.
+
+        The Commit is not durable yet when the span ends.
+        """
         span = self._tracer.start_span(
             "perdure.turn",
-            context=Context(),
+            context=Context(),  # empty: the span that woke the node is not the cause of the turn
             attributes={"perdure.instance": turn.instance, "perdure.messages": turn.messages},
         )
         with _current(span):
@@ -71,7 +76,7 @@ class OpenTelemetry(Interceptor):
             span.set_attribute("perdure.commits", turn.commits)
 
     async def activity(self, call: ActivityInfo, next: NextActivity) -> object:
-        """One attempt; the next one has a span of its own."""
+        """Wrap one attempt in a span. The next attempt has its own span."""
         span = self._tracer.start_span(
             "perdure.activity",
             context=Context(),
@@ -91,14 +96,13 @@ class OpenTelemetry(Interceptor):
 
 @contextmanager
 def _current(span: Span) -> Generator[None, None, None]:
-    """Make it the current span, record what is raised, end it."""
+    """Make a span the current one, record an exception that is raised in it, and end it."""
     with use_span(span, end_on_exit=True):
         try:
             yield
         except Exception:
             raise  # `use_span` records it
-        except (
-            BaseException
-        ) as error:  # cancelled, or a turn that took too long: `use_span` leaves these out
+        except BaseException as error:
+            # A cancelled call or a turn that took too long: `use_span` records no such exception.
             span.set_status(Status(StatusCode.ERROR, type(error).__name__))
             raise

@@ -46,6 +46,7 @@ def start(unit: Unit, turn: Turn, entry: Entry, body: msg.Start) -> None:
     if row is not None:
         if row.status not in CLOSED:
             _replace(unit, row, turn)
+        unit.close_memory()  # a start that waits would be taken for the ended run otherwise
         new.follow_on(row)
     unit.adopt(new)
     turn.touch()
@@ -122,7 +123,7 @@ def begin_start(unit: Unit, row: UnitRow, turn: Turn, entry: Entry) -> None:
         unit.keep_start(turn, entry)
         return
     unit.release()
-    turn.consume(entry)
+    turn.consume(entry, "started")
     turn.reach(started=True)
     row.begin(definition.version, turn.now)
     unit.new_run(definition)

@@ -42,7 +42,7 @@ class Mailbox:
     was not.
     """
 
-    __slots__ = ("_known", "_number", "_starts", "_taken", "control", "queue")
+    __slots__ = ("_known", "_number", "_read_from", "_starts", "_taken", "control", "queue")
 
     def __init__(self) -> None:
         """Nothing has arrived."""
@@ -51,8 +51,10 @@ class Mailbox:
         # All others. The first is what `next` takes.
         self.queue: deque[Entry] = _EMPTY
         self._starts = 0
-        self._taken: list[Entry] = []
+        self._taken: list[Entry] | None = None
         self._number = 0
+        # The number of the last entry that was here when the inbox began to be read.
+        self._read_from = 0
         # Ids of stored messages that no commit has consumed: here, taken, or kept by the unit. A
         # message of another unit reaches us twice when the store is read before it is delivered.
         self._known: set[bytes] | None = None
@@ -88,19 +90,30 @@ class Mailbox:
             self.queue = deque()
         self.queue.append(entry)
 
+    def begin_reload(self) -> None:
+        """The store's inbox is being read from now on."""
+        self._read_from = self._number
+
     def reload(self, inbox: Iterable[Message]) -> None:
-        """Begin anew with what the store's inbox has now. What only we have follows it, in order."""
+        """Begin anew with what the store's inbox had when it was read.
+
+        Behind it, in order, come the messages that only we have, and the stored ones that arrived
+        since the reading began: the reading may have been too early for them. A stored message that
+        was here before and is not in the inbox has been consumed.
+        """
         self.restore()
         fresh = [*self.control, *self.queue]
         self._clear_lanes()
         self._known = None
+        read_from = self._read_from
         for message in inbox:
             self.put(message, stored=True)
         fresh.sort(key=_number)
         known: set[bytes] = self._known or set()
         for entry in fresh:
-            if not entry.stored and entry.message.id not in known:
-                self.put(entry.message)
+            is_left = not entry.stored or entry.number > read_from
+            if is_left and entry.message.id not in known:
+                self.put(entry.message, stored=entry.stored)
 
     def drop_unstored(self) -> list[Message]:
         """Forget the messages that only we have. Their senders must be told."""
@@ -119,32 +132,36 @@ class Mailbox:
 
     def next_control(self) -> Entry:
         """Take the first of `control`."""
-        entry = self.control.popleft()
-        self._taken.append(entry)
-        return entry
+        return self._take(self.control.popleft())
 
     def next(self) -> Entry:
         """Take the first of `queue`."""
-        entry = self.queue.popleft()
-        self._taken.append(entry)
+        entry = self._take(self.queue.popleft())
         if type(entry.message.body) is Start:
             self._pass_start()
         return entry
 
-    def next_start(self) -> Entry | None:
-        """Take the first start, past what came before it: for a unit that does not exist yet."""
+    def next_start(self, run: bytes | None = None) -> Entry | None:
+        """Take the first start, or that of a run, past what came before it."""
         if not self._starts:
             return None
-        place = next(n for n, e in enumerate(self.queue) if type(e.message.body) is Start)
-        entry = self.queue[place]
-        self._taken.append(entry)
-        del self.queue[place]
-        self._pass_start()
+        for place, entry in enumerate(self.queue):
+            if type(entry.message.body) is Start and run in (None, entry.message.id):
+                del self.queue[place]
+                self._take(entry)
+                self._pass_start()
+                return entry
+        return None
+
+    def _take(self, entry: Entry) -> Entry:
+        if self._taken is None:
+            self._taken = [entry]
+        else:
+            self._taken.append(entry)
         return entry
 
     def _pass_start(self) -> None:
         """A start was taken: control messages up to the next start may go first now."""
-        self._starts -= 1
         queue = self.queue
         self.queue, self._starts = _EMPTY, 0
         for entry in queue:
@@ -158,14 +175,14 @@ class Mailbox:
         for entry in entries:
             if type(entry.message.body) is Start:
                 self._file(entry)
-        self._taken += rest
+        self._taken = [*(self._taken or ()), *rest]
         return rest
 
     # ------------------------------------------------------------ after a turn
 
     def settle(self, kept: Iterable[bytes], consumed: Iterable[bytes]) -> None:
         """The turn is durable: its commit stored the ids `kept` in the inbox and consumed others."""
-        self._taken.clear()
+        self._taken = None
         if not self.queue:
             self.queue = _EMPTY
         if not self.control:
@@ -181,7 +198,7 @@ class Mailbox:
         if not self._taken:
             return
         entries = sorted([*self._taken, *self.control, *self.queue], key=_number)
-        self._taken.clear()
+        self._taken = None
         self._clear_lanes()
         for entry in entries:
             self._file(entry)

@@ -134,7 +134,8 @@ def report(
     else:
         remedy = (
             "deploy code that does the same up to here, put the change behind `workflow.patched(id)`, "
-            "or give the new code a new version; then it goes on by itself"
+            "or give the new code a new version; then it goes on by itself. "
+            f"If another Python than {python[1]} has run it since it began, run it there"
         )
     return Failure(
         type=NONDETERMINISM,

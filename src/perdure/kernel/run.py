@@ -149,7 +149,7 @@ class Run:
         self.local = 0
         self.keeps_logs = keep_logs
         self.logs: list[LogRecord] | None = None
-        self._opened: list[Call] = []
+        self._opened: list[Call] | None = None
         self._cancelled: list[Call] | None = None
         self._outgoing: list[ev.Event] | None = None
         self.variables = Variables()
@@ -268,8 +268,7 @@ class Run:
         self.not_local(call)
         self.retries[call.seq] = call.retry_at
         if self.journal is None:
-            # Live. After a replay all open calls are handed out anyway.
-            self._opened.append(call)
+            self._hand_out(call)  # live: after a replay all open calls are handed out anyway
 
     def note(self, event: ev.Event) -> None:
         """Write an event that the code is not told."""
@@ -311,13 +310,12 @@ class Run:
         """What the code has asked for since the last call."""
         if not (self._opened or self._outgoing or self._cancelled):
             return _NO_PROGRESS
-        progress = Progress(self._opened, self._outgoing or (), self._cancelled or ())
+        progress = Progress(self._opened or (), self._outgoing or (), self._cancelled or ())
         self._clear_progress()
         return progress
 
     def _clear_progress(self) -> None:
-        self._opened = []
-        self._outgoing = self._cancelled = None
+        self._opened = self._outgoing = self._cancelled = None
 
     def discard(self) -> None:
         """What the code has done since it broke off has no effect."""
@@ -428,6 +426,13 @@ class Run:
         if type(call) is WaitCall:  # `isinstance` would ask the abstract classes, which is slow
             self.waits.setdefault(call.lane, deque()).append(call.seq)
         if new:
+            self._hand_out(call)
+
+    def _hand_out(self, call: Call) -> None:
+        """The call is work for the node, or for another instance, once the turn is durable."""
+        if self._opened is None:
+            self._opened = [call]
+        else:
             self._opened.append(call)
 
     def open_local(self, call: Call, *, new: bool) -> None:
@@ -547,19 +552,17 @@ class Run:
                 return seq
         return None
 
-    def wake_at(self) -> int | None:
-        """When the run needs an owner: 0 = it has local work open, t = its earliest timer or retry, None = a message
-        must come.
+    def wake_at(self, timer_at: int | None) -> int | None:
+        """When the run needs an owner (ms). Its earliest timer fires at `timer_at`.
+
+        0: at once, because local work is open. None: a message must come.
         """
         retry_at = min(self.retries.values()) if self.retries else None
         if self.local or (retry_at is not None and retry_at <= self.loop.now_ms):
             return 0
-        timer_at = self.timer_at()
-        return (
-            retry_at
-            if timer_at is None or (retry_at is not None and retry_at < timer_at)
-            else timer_at
-        )
+        if timer_at is None or (retry_at is not None and retry_at < timer_at):
+            return retry_at
+        return timer_at
 
     def timer_at(self) -> int | None:
         """Its earliest timer; timers that were cancelled leave the heap on the way."""

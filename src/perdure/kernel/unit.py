@@ -150,12 +150,15 @@ class Unit:
             return
         try:
             events = [e for chunk in journal for e in ev.decode_events(chunk.events)]
-        except (msgspec.MsgspecError, ValueError) as error:
+        # TypeError: a damaged column may hold a text in place of bytes.
+        except (msgspec.MsgspecError, ValueError, TypeError) as error:
             self.hold(held.undecodable(self.id, str(error)))
             return
         self._unbegun = _Unbegun(events, kv)
-        if row.paused and len(events) == 1:
-            return  # paused between two executions: the code of the next one has not begun
+        if len(events) == 1:
+            # Between two executions. The code of the next one begins with a turn, behind what
+            # stops it: as it does in a unit that did not leave memory.
+            return
         self.begin_execution()
 
     def begin_execution(self) -> None:
@@ -267,6 +270,9 @@ class Unit:
             self.version = 0
             self.waiting = Waiting()
             return
+        if self.row is not None and self.row.run != commit.row.run:
+            self.close_memory()  # nothing of the run that was replaced is of the new one
+            self.end()
         # A copy: the owner's row lives on, if both are in one process.
         self.row = msgspec.structs.replace(commit.row)
         self.version = commit.expect + 1
@@ -322,6 +328,8 @@ class Unit:
             turn.touch()
         if self.run is not None:
             self.run.begin_turn()
+        elif self.row is not None and not self.row.started_at:
+            self._note_start(self.row, mailbox)
         # Most turns are one message for a run that waits for it, so the rest is asked about first.
         waiting = self.waiting
         if mailbox.control or waiting.control:
@@ -370,15 +378,15 @@ class Unit:
         elif run is None:
             is_new = row.become("running", None, 0, None)
         else:
-            is_new = row.become("running", run.waiting_for(), run.wake_at(), None)
+            timer_at = run.timer_at()
+            is_new = row.become("running", run.waiting_for(), run.wake_at(timer_at), None)
+            # Local work is under way, so only a timer is worth a turn of its own.
+            turn.wait_until(timer_at)
         if is_new:
             turn.touch()
             if self.held is not None:
                 turn.reach(set_aside=True)
-        if row.status == "running" and run is not None:
-            # Local work is under way, so only a timer is worth a turn of its own.
-            turn.wait_until(run.timer_at())
-        else:
+        if row.status != "running" or run is None:
             turn.wait_until(row.wake_at)
 
     def _has_more(self, now: int) -> bool:
@@ -403,6 +411,17 @@ class Unit:
                 removal.take(self, turn, entry, body)
             else:
                 control.take(self, turn, entry)
+
+    def _note_start(self, row: UnitRow, mailbox: Mailbox) -> None:
+        """The start of a run that waits is no barrier any more: what came behind it acts first.
+
+        After a load it stands in the mailbox with that. The code of a run that was cancelled or
+        paused in time must not begin because its node was away when it was due.
+        """
+        if self.waiting.start is None:
+            start = mailbox.next_start(row.run)
+            if start is not None:
+                self.waiting.keep_start(start)
 
     def _begin(self, turn: Turn, mailbox: Mailbox) -> None:
         """Begin what can begin now: the unit, by its start, or its next execution."""

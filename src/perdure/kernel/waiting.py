@@ -12,7 +12,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from perdure.kernel.mailbox import Entry
-from perdure.kernel.message import Raise, Send
+from perdure.kernel.message import CONTROL, Raise, Send, Start
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -150,4 +150,14 @@ class Waiting:
         for message in (*left, *arrived):
             if message.id not in gone:
                 # Numbered below all that a mailbox of ours will bring, in the order of this list.
-                self.keep(Entry(message, True, 0))
+                self._file(Entry(message, True, 0))
+
+    def _file(self, entry: Entry) -> None:
+        """Note an entry where a turn looks for its kind, also while the unit receives nothing."""
+        kind = type(entry.message.body)
+        if kind is Start:
+            self.keep_start(entry)
+        elif kind in CONTROL:
+            self.keep_control(entry)
+        else:
+            self.keep(entry)

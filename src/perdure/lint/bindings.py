@@ -1,4 +1,4 @@
-"""Which names a piece of code binds."""
+"""The names that a piece of code binds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from perdure.lint.values import FunctionNode
 
 
 def bound_by(node: ast.stmt) -> Iterator[str]:
-    """The names that a statement binds itself, without those inside of its parts."""
+    """The names that a statement binds itself, without the names bound in its blocks."""
     match node:
         case ast.Import(names=names):
             yield from (alias.asname or alias.name.partition(".")[0] for alias in names)
@@ -44,7 +44,10 @@ def captured(pattern: ast.pattern) -> Iterator[str]:
 
 
 def _stored(node: ast.AST, *, walrus_only: bool = False) -> Iterator[str]:
-    """The names that an expression binds; a comprehension keeps its own to itself, but for `:=`."""
+    """The names that an expression binds.
+
+    The loop variables of a comprehension are local to it. Its `:=` binds in the scope around it.
+    """
     if isinstance(node, ast.Name):
         if not walrus_only and not isinstance(node.ctx, ast.Load):
             yield node.id
@@ -60,7 +63,7 @@ def _stored(node: ast.AST, *, walrus_only: bool = False) -> Iterator[str]:
 
 
 def parts_of(node: ast.stmt) -> Iterator[tuple[list[ast.stmt], bool]]:
-    """The blocks of a compound statement, and whether each is what happens when something else failed."""
+    """The blocks of a compound statement, and for each whether it handles an exception."""
     match node:
         case ast.If() | ast.For() | ast.AsyncFor() | ast.While():
             yield node.body, False
@@ -87,6 +90,7 @@ def names_of(node: FunctionNode | ast.Lambda) -> set[str]:
     names |= {a.arg for a in (arguments.vararg, arguments.kwarg) if a is not None}
     if isinstance(node, ast.Lambda):
         return names
+    # The walk does not keep the order of the source, so declared names are taken out at the end.
     declared: set[str] = set()
     todo: list[ast.stmt] = list(node.body)
     while todo:

@@ -1,8 +1,9 @@
 """A workflow function and its helpers, statement by statement.
 
-The code is walked once, in the order in which it is written. What it loads is looked up in the catalogue, called or
-not: a clock that is handed on is read as well. Functions of the same package are followed; activities, children and
-what is handed to `workflow.checkpoint` are not, because what they give is recorded.
+The code is walked once, in the order in which it is written. Each name that it loads is looked up
+in the catalogue, even without a call, because a clock that is handed on is read as well. Functions
+of the same package are followed. Activities, children and the functions of `workflow.checkpoint`
+are not followed, because their results are recorded.
 """
 
 from __future__ import annotations
@@ -215,7 +216,7 @@ class Body:
     # ------------------------------------------------------------ expressions
 
     def expression(self, node: ast.AST | None, *, any_order: bool = False) -> None:
-        """Judge an expression and its parts; `any_order`: what it gives is used without regard to its order."""
+        """Judge an expression and its parts. With `any_order` the order of elements is not used."""
         match node:
             case None | ast.Constant():
                 return

@@ -1,7 +1,7 @@
-"""What workflow code must not use, why, and what to use instead: one table for the lint and for a node's start.
+"""The names that workflow code must not use, with the reason and the remedy.
 
-The lint compares names as the source spells them, after following imports; `perdure.node.scan` compares the objects
-that the same names lead to.
+The lint and the start of a node share this table. The lint follows imports and compares names as
+the source spells them. `perdure.node.scan` compares the objects to which the same names lead.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One kind of finding. A hint is shown and does not count: the code is replayed correctly, but may surprise."""
+    """One kind of finding.
+
+    A hint is shown and does not count. Its code is replayed correctly, but may surprise.
+    """
 
     code: str
     title: str
@@ -48,7 +51,8 @@ PROCESS = Rule("PD203", "starts a process", _REPEATED)
 THREAD = Rule(
     "PD204",
     "starts a thread",
-    "threads and processes have no order that replay could repeat: make it an activity (`def` ones run on threads)",
+    "threads and processes have no order that replay could repeat: "
+    "make it an activity (`def` ones run on threads)",
 )
 SLEEP = Rule(
     "PD205",
@@ -215,7 +219,10 @@ FORBIDDEN: tuple[Row, ...] = (
     ("asyncio", LOOP, "run Runner new_event_loop set_event_loop"),
     ("anyio", LOOP, "run"),
 )
-"""Module, rule, names; `name()` is wrong only without arguments: `Random(1)` and `gmtime(0)` repeat themselves."""
+"""Module, rule, names.
+
+`name()` is wrong only without arguments, because `Random(1)` and `gmtime(0)` repeat their results.
+"""
 
 SOURCE_ONLY: tuple[Row, ...] = (
     ("builtins", IDENTITY, "hash id"),
@@ -235,14 +242,14 @@ SOURCE_ONLY: tuple[Row, ...] = (
     ),
     ("logging", LOGGING, "Logger.log"),
 )
-"""What only the lint reports: a node that starts would have to guess, or has no reason to refuse it."""
+"""Rules of the lint alone. A node that starts would have to guess, or need not refuse the code."""
 
 PRIVATE = {
     "concurrent.futures.ThreadPoolExecutor": "concurrent.futures.thread",
     "concurrent.futures.ProcessPoolExecutor": "concurrent.futures.process",
     "concurrent.futures.InterpreterPoolExecutor": "concurrent.futures.interpreter",
 }
-"""Names that a package loads from a module of its own when they are first used: where the object is, if it is."""
+"""Names that a package loads lazily, with the module that then has the object."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,19 +8,23 @@ from perdure.lint.values import Class, External, Function, FunctionNode, Value
 
 
 def class_attribute(owner: Class, name: str, *, instance: bool, depth: int = 0) -> Value:
-    """What a name of a class stands for, on the class or on an object of it."""
+    """The value of an attribute, looked up on a class or on an object of the class."""
     for node in owner.node.body:
         match node:
             case ast.FunctionDef() | ast.AsyncFunctionDef() if node.name == name:
                 method = Function(node, owner.scope, owner)
-                return result_of(method) if instance and is_property(node) else method
+                if instance and is_property(node):
+                    return result_of(method)
+                return method
             case ast.AnnAssign(target=ast.Name(id=found)) if found == name:
                 return owner.scope.annotated(node.annotation)
             case ast.Assign(targets=[ast.Name(id=found)]) if found == name:
                 return owner.scope.evaluate(node.value)
             case _:
                 continue
-    for base in owner.node.bases if depth < _BASES_DEPTH else ():
+    if depth >= _BASES_DEPTH:
+        return None
+    for base in owner.node.bases:
         match owner.scope.evaluate(base):
             case External(name=dotted) if dotted != "object":
                 return External(f"{dotted}.{name}")
@@ -34,7 +38,7 @@ def class_attribute(owner: Class, name: str, *, instance: bool, depth: int = 0) 
 
 
 _BASES_DEPTH = 10
-"""How far base classes are followed: a class may, by mistake, be its own base."""
+"""How many levels of base classes are followed. A class may, by mistake, be its own base."""
 
 
 def find_method(owner: Class, name: str) -> Function | None:
@@ -45,13 +49,17 @@ def find_method(owner: Class, name: str) -> Function | None:
 
 def is_property(node: FunctionNode) -> bool:
     """Whether a method is read like an attribute."""
-    return any(
-        (isinstance(d, ast.Name) and d.id in {"property", "cached_property"})
-        or (isinstance(d, ast.Attribute) and d.attr == "cached_property")
-        for d in node.decorator_list
-    )
+    for decorator in node.decorator_list:
+        match decorator:
+            case ast.Name(id="property" | "cached_property"):
+                return True
+            case ast.Attribute(attr="cached_property"):
+                return True
+            case _:
+                continue
+    return False
 
 
 def result_of(function: Function) -> Value:
-    """What a function returns, by its annotation."""
+    """The value that a function returns, according to its annotation."""
     return function.scope.annotated(function.node.returns)

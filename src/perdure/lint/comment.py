@@ -1,4 +1,7 @@
-"""`# perdure: ignore[PD101, PD205]`: a comment by which an author takes the responsibility for one line."""
+"""The comment `# perdure: ignore[PD101, PD205]`.
+
+With it the author of a line takes the responsibility for these findings in the line.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,20 @@ _CODES = re.compile(r"\[\s*(?P<codes>\w+(?:\s*,\s*\w+)*)\s*\]")
 
 
 def codes_in(comment: str) -> tuple[int, tuple[str, ...]] | None:
-    """Where in a comment the request begins, and its codes; None for any other comment."""
+    """The place in a comment where the request begins, and its codes. None for another comment."""
     match = _COMMENT.search(comment)
     if match is None:
         return None
     named = _CODES.match(match["rest"])
-    return match.start(), tuple(
-        part.strip() for part in named["codes"].split(",")
-    ) if named is not None else ()
+    if named is None:
+        return match.start(), ()  # without codes nothing is ignored: the report asks for them
+    return match.start(), tuple(part.strip() for part in named["codes"].split(","))
 
 
 def is_ignored(file: str, line: int, code: str) -> bool:
-    """Whether a line of a file that has been imported asks to ignore a code. Reads the file when asked first."""
+    """Whether a line of an imported file asks to ignore a code.
+
+    The first question about a file reads the file.
+    """
     found = codes_in(linecache.getline(file, line))
     return found is not None and code in found[1]

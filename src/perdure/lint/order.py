@@ -1,7 +1,7 @@
-"""What iterates over a set whose order differs between processes.
+"""Iteration over a set whose order differs between processes.
 
-Strings hash differently in each process, and so does whatever contains them. A loop over a set of them takes its
-elements in another order on each replay, and schedules its activities so.
+Strings hash differently in each process, and so does a value that contains strings. A loop over a
+set of them takes the elements in another order on each replay, and calls activities in that order.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import ast
 from perdure.lint.values import External, Object, Value, hashes_by_chance, is_set, name_of
 
 _ANY_ORDER = frozenset({"sorted", "sum", "min", "max", "any", "all", "len", "set", "frozenset"})
-"""Functions whose result does not depend on the order in which they are given things."""
+"""Functions whose result does not depend on the order of the elements."""
 
 _IN_ORDER = {
     **dict.fromkeys(
@@ -29,35 +29,34 @@ _IN_ORDER = {
     ),
     **dict.fromkeys(("map", "filter", "functools.reduce", "itertools.starmap"), 1),
 }
-"""Functions that take the elements in order, and from which argument on."""
+"""Functions that take the elements in order, with the index of the first such argument."""
 
 
 def hazard(value: Value) -> str | None:
-    """What to call the iteration over a value, if its order differs between processes."""
-    if (
-        isinstance(value, Object)
-        and is_set(value)
-        and value.arguments
-        and hashes_by_chance(value.arguments[0])
-    ):
+    """The name of an iteration over this value, if its order differs between processes."""
+    if not isinstance(value, Object) or not is_set(value) or not value.arguments:
+        return None
+    if hashes_by_chance(value.arguments[0]):
         return f"iteration over a set of {name_of(value.arguments[0])}"
     return None
 
 
 def ordered_arguments(node: ast.Call, function: Value) -> list[ast.expr]:
-    """The arguments of a call that it takes apart in their order, and the set that it takes an element from."""
+    """The arguments whose elements a call takes in order.
+
+    For `set.pop` it is the set itself, because the removed element depends on the order.
+    """
     if not isinstance(function, External):
         return []
-    if (
-        function.name in {"set.pop", "frozenset.pop"}
-        and isinstance(node.func, ast.Attribute)
-        and not node.args
-    ):
+    pops = function.name in {"set.pop", "frozenset.pop"} and not node.args
+    if pops and isinstance(node.func, ast.Attribute):
         return [node.func.value]
     first = _IN_ORDER.get(function.name)
-    return node.args[first:] if first is not None else []
+    if first is None:
+        return []
+    return node.args[first:]
 
 
 def ignores_order(function: Value) -> bool:
-    """Whether a call gives the same for its argument in any order."""
+    """Whether the result of a call is the same for any order of the elements."""
     return isinstance(function, External) and function.name in _ANY_ORDER

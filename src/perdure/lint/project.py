@@ -1,4 +1,7 @@
-"""The files that were named, and those that they import, found as Python would find them, without importing."""
+"""The named files, and the files that they import.
+
+Files are found by the rules of Python's import, but nothing is imported.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +27,14 @@ class Project:
     """Every file that was read, by its path."""
 
     def __init__(self) -> None:
-        """Nothing is read yet."""
+        """Begin without files. Each file is read when it is first needed."""
         self.unreadable: dict[Path, Unreadable] = {}
         self.scopes: dict[Source, ModuleScope] = {}
         self._sources: dict[Path, Source | None] = {}
         self._found: dict[tuple[Path, str], Path | None] = {}
 
     def source(self, path: Path) -> Source | None:
-        """The file, parsed; None for one that is no Python, which is noted."""
+        """The parsed file. None for a file that is no Python, which `unreadable` then has."""
         if path not in self._sources:
             try:
                 self._sources[path] = Source.read(path)
@@ -41,7 +44,7 @@ class Project:
         return self._sources[path]
 
     def imported(self, importer: Source, module: str, level: int = 0) -> Source | None:
-        """The file of a module that another one imports; None for what is not of this project."""
+        """The file of a module that another file imports. None for a module of other projects."""
         if level:
             folder = importer.path.parent
             for _ in range(level - 1):
@@ -51,18 +54,31 @@ class Project:
             return None
         else:
             path = self._find(importer, module)
-        return self.source(path) if path is not None else None
+        if path is None:
+            return None
+        return self.source(path)
 
     def _find(self, importer: Source, module: str) -> Path | None:
         key = (importer.package, module)
         if key not in self._found:
-            places = (_module_file(root, module) for root in _roots(importer))
-            self._found[key] = next((path for path in places if path is not None), None)
+            self._found[key] = _first_file(importer, module)
         return self._found[key]
 
 
+def _first_file(importer: Source, module: str) -> Path | None:
+    for root in _roots(importer):
+        path = _module_file(root, module)
+        if path is not None:
+            return path
+    return None
+
+
 def _roots(importer: Source) -> Iterator[Path]:
-    """Where absolute imports may lead: beside the package, beside the program, and up to the root of the project."""
+    """The folders in which absolute imports are looked up, nearest first.
+
+    They are the folder beside the package or the program, and those above it up to the root of the
+    project.
+    """
     folder = importer.package
     if not is_packaged(importer.path):
         yield folder
@@ -75,7 +91,9 @@ def _roots(importer: Source) -> Iterator[Path]:
 
 
 def _module_file(folder: Path, module: str) -> Path | None:
-    base = folder.joinpath(*module.split(".")) if module else folder
+    base = folder
+    if module:  # `from . import x` names no module
+        base = folder.joinpath(*module.split("."))
     for path in (base / "__init__.py", base.with_name(f"{base.name}.py")):
         if path.is_file():
             return path
@@ -86,10 +104,10 @@ def _module_file(folder: Path, module: str) -> Path | None:
 
 
 def named_files(given: str) -> list[Path]:
-    """The Python files of a path or a dotted module name, sorted, with all links followed.
+    """The Python files of a path or a dotted module name, sorted. All links are followed.
 
     Raises:
-        UsageError: there is no such file, folder or module, or it has no Python in it.
+        UsageError: there is no such file, folder or module, or it has no Python files.
     """
     path = Path(given)
     if path.is_dir():
@@ -110,13 +128,14 @@ def named_files(given: str) -> list[Path]:
 
 
 def _module_files(name: str) -> list[Path]:
-    """The files of a module: a package brings all that is in it."""
+    """The file of a module, or all files of a package."""
     places = [str(Path.cwd()), str(Path.cwd() / "src"), *sys.path]
     folder: Path | None = None
     for number, part in enumerate(name.split("."), 1):
         spec = PathFinder.find_spec(part, places if folder is None else [str(folder)])
         if spec is None or (spec.origin is None and spec.submodule_search_locations is None):
-            msg = f"there is no file, folder or module {'.'.join(name.split('.')[:number])!r} in {Path.cwd()}"
+            missing = ".".join(name.split(".")[:number])
+            msg = f"there is no file, folder or module {missing!r} in {Path.cwd()}"
             raise UsageError(msg)
         if spec.submodule_search_locations is None:
             if number < len(name.split(".")) or not str(spec.origin).endswith(".py"):
@@ -130,27 +149,31 @@ def _module_files(name: str) -> list[Path]:
 
 def _walk(top: Path) -> Iterator[Path]:
     for folder, folders, files in os.walk(top):
+        # `os.walk` goes into the folders that this list has, in its order.
         folders[:] = sorted(name for name in folders if not _is_skipped(Path(folder, name)))
         yield from (Path(folder, name) for name in files if name.endswith(".py"))
 
 
 def _is_skipped(folder: Path) -> bool:
-    return (
-        folder.name.startswith(".") or folder.name in _SKIPPED or (folder / "pyvenv.cfg").exists()
-    )
+    if folder.name.startswith(".") or folder.name in _SKIPPED:
+        return True
+    return (folder / "pyvenv.cfg").exists()  # a virtual environment, of any name
 
 
 def siblings(path: Path) -> list[Path]:
-    """The files whose code may call into this one: those of its package, or of its folder."""
-    return (
-        sorted(_walk(package_of(path))) if is_packaged(path) else sorted(path.parent.glob("*.py"))
-    )
+    """The files whose code may call into this one. They share its package or its folder."""
+    if is_packaged(path):
+        return sorted(_walk(package_of(path)))
+    return sorted(path.parent.glob("*.py"))
 
 
 def is_of_interest(path: Path) -> bool:
-    """Whether a file could define a workflow or ignore a finding; all others are read when they are imported."""
+    """Whether a file could define a workflow or ignore a finding.
+
+    Other files are read only when a workflow imports them, because parsing a whole tree is slow.
+    """
     try:
         data = path.read_bytes()
     except OSError:
-        return True  # it is reported when it is read
+        return True  # the later read of the file reports the error
     return any(mark in data for mark in _MARKS)

@@ -1,4 +1,4 @@
-"""The whole of it: from paths to findings, with what was asked to be left out left out."""
+"""The way from paths to findings, without the findings that options or comments leave out."""
 
 from __future__ import annotations
 
@@ -31,25 +31,23 @@ class Finding:
 
     @property
     def message(self) -> str:
-        """What is there, and in which workflow."""
+        """The forbidden name, and the workflow that uses it."""
         if self.workflow is None:
             return self.name
         place = f"workflow {self.workflow!r}"
-        return (
-            f"{self.name} in {place}"
-            if self.helper is None
-            else f"{self.name} in {self.helper}(), used by {place}"
-        )
+        if self.helper is None:
+            return f"{self.name} in {place}"
+        return f"{self.name} in {self.helper}(), used by {place}"
 
     def __str__(self) -> str:
-        """As editors and people read it."""
+        """The form `path:line:column:`, which editors turn into a link."""
         place = f"{self.path}:{self.line}:{self.column}"
         return f"{place}: {self.rule.code} {self.message}; {self.rule.remedy}"
 
 
 @dataclass(slots=True)
 class Report:
-    """What the lint has seen and found."""
+    """The findings, and the numbers of files and workflows that were checked."""
 
     files: int = 0
     workflows: int = 0
@@ -76,9 +74,9 @@ class Report:
 
 
 def lint(given: Iterable[str], *, select: Sequence[str] = (), ignore: Sequence[str] = ()) -> Report:
-    """Look at files, folders, modules (`shop.flows`) or the workflows of one app (`shop.flows:app`).
+    """Check files, folders, modules (`shop.flows`) or the workflows of one app (`shop.flows:app`).
 
-    `select` and `ignore` are codes, or what codes begin with. Nothing is imported and nothing is run.
+    `select` and `ignore` are codes or beginnings of codes. Nothing is imported and nothing is run.
 
     Raises:
         UsageError: there is no such path, module, app or code.
@@ -87,7 +85,7 @@ def lint(given: Iterable[str], *, select: Sequence[str] = (), ignore: Sequence[s
 
 
 def _chosen(select: Sequence[str], ignore: Sequence[str]) -> frozenset[str]:
-    """The codes that count; a file that cannot be read always does."""
+    """The codes to report. A file that cannot be read is always reported."""
     wanted = _codes(select) if select else set(RULES)
     return frozenset((wanted - _codes(ignore)) | {UNREADABLE.code})
 
@@ -139,7 +137,10 @@ class _Lint:
     def look_at(self, paths: Iterable[Path], app: frozenset[Place] | None = None) -> None:
         """Walk the workflows of files, or those of an app in them."""
         for path in paths:
-            source = self.project.source(path) if app is not None or path not in self.seen else None
+            # Another app of the same file has other workflows, so the file is looked at again.
+            if app is None and path in self.seen:
+                continue
+            source = self.project.source(path)
             if source is None:
                 continue
             self.seen.add(path)
@@ -173,44 +174,56 @@ class _Lint:
                 self.found.setdefault(key, (found.source, found))
 
     def look_around(self, named: set[Path]) -> None:
-        """Workflows elsewhere in the same package may call into a file that was named: a helper is code of theirs."""
+        """Walk the workflows of other files in the same packages.
+
+        They may call helpers in a named file, and findings in these helpers count.
+        """
         known = dict(self.project.unreadable)
         for path in self.around(named):
-            source = self.project.source(path) if path not in self.seen | named else None
-            for root in self.roots(source) if source is not None else ():
-                self.walk(root, named)
-        self.project.unreadable = known  # nobody has asked about those files
+            if path in self.seen or path in named:
+                continue
+            source = self.project.source(path)
+            if source is not None:
+                for root in self.roots(source):
+                    self.walk(root, named)
+        self.project.unreadable = known  # errors in files that were not named are not reported
 
     def around(self, paths: Iterable[Path]) -> list[Path]:
-        """The files of interest whose code may belong to that of these."""
-        near = {
-            path: siblings(path) for path in {package_of(path): path for path in paths}.values()
-        }
-        return sorted(
-            {sibling for some in near.values() for sibling in some if is_of_interest(sibling)}
-        )
+        """The files of interest in the same packages or folders, sorted."""
+        # One file per package is enough, because the files of a package have the same siblings.
+        packages = {package_of(path): path for path in paths}
+        near: set[Path] = set()
+        for path in packages.values():
+            near.update(siblings(path))
+        return sorted(filter(is_of_interest, near))
 
     # ------------------------------------------------------------ one app
 
     def app(self, where: str, paths: list[Path], name: str) -> frozenset[Place]:
-        """Where the app of `shop.py:app` is defined, and those that it includes."""
+        """The places of the app of `shop.py:app`, and of the apps that it includes."""
         path = min(paths, key=lambda path: len(path.parts))
         if path.name != "__init__.py" and (len(paths) > 1 or Path(where).is_dir()):
-            msg = f"{where}:{name}: a folder has no app; name the module that has it, such as {shown(path)}:{name}"
+            msg = (
+                f"{where}:{name}: a folder has no app; "
+                f"name the module that has it, such as {shown(path)}:{name}"
+            )
             raise UsageError(msg)
         source = self.project.source(path)
         places: set[Place] = set()
         if source is not None:
             self._include(ast.Name(name, ast.Load()), source, places)
             if not places:
-                msg = f"{where}:{name}: {shown(path)} defines no {name!r}; name the variable that holds the App"
+                msg = (
+                    f"{where}:{name}: {shown(path)} defines no {name!r}; "
+                    "name the variable that holds the App"
+                )
                 raise UsageError(msg)
         return frozenset(places)
 
     def _include(self, node: ast.expr, source: Source, places: set[Place]) -> None:
         scope = module_scope(self.project, source)
         place = origin(node, scope)
-        if place is None or place in places:
+        if place is None or place in places:  # known already: apps may include each other
             return
         places.add(place)
         for where in {source, place[0]}:
@@ -230,14 +243,11 @@ class _Lint:
     def findings(self) -> Iterator[Finding]:
         for source, found in self.found.values():
             if not self.is_ignored(source, found):
-                line, column = (
-                    found.node.lineno,
-                    source.column(found.node.lineno, found.node.col_offset),
-                )
+                line = found.node.lineno
                 yield Finding(
                     shown(source.path),
                     line,
-                    column,
+                    source.column(line, found.node.col_offset),
                     found.rule,
                     found.name,
                     found.workflow,
@@ -253,7 +263,7 @@ class _Lint:
         return ignored
 
     def broken(self) -> Iterator[Finding]:
-        """Files that are no Python: those that were named, and those that a workflow needs."""
+        """Files that are no Python, among the named files and the files that a workflow imports."""
         for path, error in self.project.unreadable.items():
             yield Finding(shown(path), error.line, error.column, UNREADABLE, f"the file {error}")
 
@@ -282,11 +292,10 @@ class _Lint:
 
 
 def _split(text: str) -> tuple[str, str]:
-    """`shop.py:app` as what to look at and the name of an app, which may be absent."""
+    """`shop.py:app` as a path or module and the name of an app, which may be empty."""
     where, colon, name = text.rpartition(":")
-    if (
-        not colon or Path(text).exists() or "/" in name or "\\" in name
-    ):  # C:\\shop.py has a colon, too
+    # A drive has a colon, too: C:\shop.py.
+    if not colon or Path(text).exists() or "/" in name or "\\" in name:
         return text, ""
     if not where or not name.isidentifier():
         msg = (
@@ -297,6 +306,8 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def shown(path: Path) -> str:
-    """A path as people see it from here."""
+    """A path as messages show it, relative to the current folder if it is inside."""
     here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+    if path.is_relative_to(here):
+        return str(path.relative_to(here))
+    return str(path)

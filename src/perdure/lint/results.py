@@ -1,4 +1,4 @@
-"""What a call gives, as far as the type of it matters here."""
+"""The value that a call returns, as far as the lint needs its type."""
 
 from __future__ import annotations
 
@@ -28,29 +28,25 @@ _COLLECTS = {"set": "set", "frozenset": "frozenset", "tuple": "list"} | dict.fro
 _TEXTS = frozenset({"str", "repr", "ascii", "format", "chr", "hex", "bin", "oct", "input"}) | {
     f"str.{name}"
     for name in (
-        *(
-            "capitalize",
-            "casefold",
-            "center",
-            "expandtabs",
-            "format",
-            "join",
-            "ljust",
-            "lower",
-            "lstrip",
-            "replace",
-        ),
-        *(
-            "removeprefix",
-            "removesuffix",
-            "rjust",
-            "rstrip",
-            "strip",
-            "swapcase",
-            "title",
-            "upper",
-            "zfill",
-        ),
+        "capitalize",
+        "casefold",
+        "center",
+        "expandtabs",
+        "format",
+        "join",
+        "ljust",
+        "lower",
+        "lstrip",
+        "replace",
+        "removeprefix",
+        "removesuffix",
+        "rjust",
+        "rstrip",
+        "strip",
+        "swapcase",
+        "title",
+        "upper",
+        "zfill",
     )
 }
 _NUMBERS = frozenset(
@@ -74,11 +70,10 @@ _INSTANCES = {
 
 
 def call_result(node: ast.Call, scope: Scope) -> Value:
-    """What a call gives; None if that is not known."""
+    """The value that a call returns. None if it is not known."""
     holder: Value = None
-    if isinstance(
-        node.func, ast.Attribute
-    ):  # worked out once: calls may follow calls in a long chain
+    if isinstance(node.func, ast.Attribute):
+        # The holder is evaluated once: twice would double the work at each link of a chain.
         holder = scope.evaluate(node.func.value)
         called = scope.attribute(holder, node.func.attr)
     else:
@@ -95,13 +90,10 @@ def call_result(node: ast.Call, scope: Scope) -> Value:
 
 
 def _external(name: str, node: ast.Call, holder: Value, scope: Scope) -> Value:
-    first = (
-        scope.evaluate(node.args[0])
-        if node.args and not isinstance(node.args[0], ast.Starred)
-        else None
-    )
+    first = _first_argument(node, scope)
     if name in _COLLECTS:
-        return Object(External(_COLLECTS[name]), (element(first),) if node.args else ())
+        arguments = (element(first),) if node.args else ()
+        return Object(External(_COLLECTS[name]), arguments)
     if name in _TEXTS:
         return TEXT
     if name in _NUMBERS:
@@ -114,7 +106,9 @@ def _external(name: str, node: ast.Call, holder: Value, scope: Scope) -> Value:
         return Object(External(_INSTANCES[name]))
     match name:
         case "dict":
-            return Object(External("dict"), (TEXT, None)) if node.keywords else first
+            if node.keywords:
+                return Object(External("dict"), (TEXT, None))
+            return first
         case "dict.fromkeys":
             return Object(External("dict"), (element(first), None))
         case "enumerate":
@@ -126,20 +120,29 @@ def _external(name: str, node: ast.Call, holder: Value, scope: Scope) -> Value:
             return scope.annotated(node.args[0])
         case _ if name.startswith("dict."):
             return _of_dict(name, holder)
-        case _ if name.rpartition(".")[2][:1].isupper():
+        case _ if name.rpartition(".")[2][:1].isupper():  # by convention the name of a class
             return Object(External(canonical(name)), _elements_of(name, first))
         case _:
             return None
 
 
+def _first_argument(node: ast.Call, scope: Scope) -> Value:
+    if not node.args or isinstance(node.args[0], ast.Starred):
+        return None
+    return scope.evaluate(node.args[0])
+
+
 def _elements_of(name: str, first: Value) -> tuple[Value, ...]:
-    return (element(first),) if canonical(name) in {"list", "set"} else ()
+    if canonical(name) in {"list", "set"}:
+        return (element(first),)
+    return ()
 
 
 def _of_dict(name: str, holder: Value) -> Value:
     if not isinstance(holder, Object) or not holder.arguments:
         return None
-    key, value = holder.arguments[0], holder.arguments[1] if len(holder.arguments) > 1 else None
+    key = holder.arguments[0]
+    value = holder.arguments[1] if len(holder.arguments) > 1 else None
     match name:
         case "dict.keys":
             return Object(External("dict_keys"), (key,))

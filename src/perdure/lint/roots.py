@@ -1,4 +1,4 @@
-"""The workflow functions of a file: what `@app.workflow` stands before, and what `app.workflow(...)` is given."""
+"""The workflow functions of a file, registered with `@app.workflow` or `app.workflow(...)`."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def _has_decorators(body: list[ast.stmt]) -> bool:
 
 
 def _given(statement: ast.stmt, scope: Scope) -> Iterator[Root]:
-    """A function that is registered by a call: `checkout = app.workflow(version="2.0.0")(plain)`."""
+    """A function that a call registers: `checkout = app.workflow(version="2.0.0")(plain)`."""
     match statement:
         case (
             ast.Assign(value=ast.Call(func=target, args=[given]))

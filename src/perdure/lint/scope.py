@@ -1,7 +1,8 @@
 """What a name or an expression stands for, at a place in the code.
 
-A function's scope is filled statement by statement, as its code is walked, so that a name that is bound again means the
-new thing from there on. A module's scope has what stands when the module is complete, worked out when somebody asks.
+A function's scope is filled statement by statement, as its code is walked. So a name that is bound
+again means the new value from there on. A module's scope has the values of the complete module,
+each evaluated when it is first needed.
 """
 
 from __future__ import annotations
@@ -289,7 +290,7 @@ class Scope:
                 return
 
     def execute(self, node: ast.stmt) -> None:
-        """Bind what a statement binds; what is inside of compound statements is left to the caller."""
+        """Bind the names of a statement. The caller walks the blocks of compound statements."""
         match node:
             case ast.Import() | ast.ImportFrom():
                 self._import(node)
@@ -398,14 +399,12 @@ class ModuleScope(Scope):
         theirs = next(
             alias.name for alias in statement.names if (alias.asname or alias.name) == name
         )
-        return (
-            (module_scope(self.project, source), ast.Name(theirs, ast.Load()))
-            if source is not None
-            else None
-        )
+        if source is None:
+            return None
+        return module_scope(self.project, source), ast.Name(theirs, ast.Load())
 
     def look_up(self, name: str) -> Value:
-        """What the name stands for when the module is complete: its last binding, unless that is a way out."""
+        """The value of a name in the complete module. Its last binding counts, a fallback least."""
         if name in self.values:
             return self.values[name]
         if name in self._busy:
@@ -427,7 +426,8 @@ class ModuleScope(Scope):
             value = _moved(inner.values.get(name), inner, self)
             if not is_fallback and value != NONE:
                 return value
-            fallback = fallback if fallback is not None else value
+            if fallback is None:
+                fallback = value
         return fallback
 
     def _by_star(self, name: str) -> Value:
@@ -458,7 +458,7 @@ def _bind_self(inner: Scope, function: Function, owner: Class) -> None:
 
 
 def _moved(value: Value, inner: Scope, scope: Scope) -> Value:
-    """What one statement defines, as defined in the module and not in the scope of that statement."""
+    """The value that a statement defines, in the scope of the module instead of the statement."""
     match value:
         case Function(node=node, scope=defined) if defined is inner:
             return Function(node, scope)

@@ -1,4 +1,4 @@
-"""One file: its tree, where it may import from, and its `# perdure: ignore[...]` comments."""
+"""One file: its tree, its package and its `# perdure: ignore[...]` comments."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from perdure.lint.comment import codes_in
 
 
 class Unreadable(Exception):
-    """A file that is no Python: where in it, and why."""
+    """A file that is no Python, with the place of the first error and the reason."""
 
     def __init__(self, line: int, column: int, why: str) -> None:
-        """Say it as an editor would."""
+        """Lines and columns count from 1, as in editors."""
         super().__init__(why)
-        self.line, self.column = line, column
+        self.line = line
+        self.column = column
 
 
 @dataclass(slots=True)
 class Ignore:
-    """One comment: its place, the codes that it names, and those that it has been good for."""
+    """One comment: its place, the codes that it names, and the codes that ignored a finding."""
 
     line: int
     column: int
@@ -69,11 +70,8 @@ class Source:
             raise Unreadable(
                 error.lineno or 1, error.offset or 1, f"is not Python: {error.msg}"
             ) from error
-        except (
-            ValueError,
-            RecursionError,
-            MemoryError,
-        ) as error:  # NUL bytes; nested deeper than the parser can go
+        except (ValueError, RecursionError, MemoryError) as error:
+            # NUL bytes are a ValueError. The others mean deeper nesting than the parser can follow.
             raise Unreadable(1, 1, f"is not Python: {error}") from error
 
     @cached_property
@@ -83,45 +81,51 @@ class Source:
 
     @cached_property
     def imports_perdure(self) -> bool:
-        """Whether it imports something of Perdure, anywhere."""
+        """Whether the file imports Perdure or a part of it, at any place."""
         for node in ast.walk(self.tree):
-            if isinstance(node, ast.Import) and any(
-                _top(alias.name) == "perdure" for alias in node.names
-            ):
-                return True
-            if (
-                isinstance(node, ast.ImportFrom)
-                and not node.level
-                and _top(node.module or "") == "perdure"
-            ):
-                return True
+            match node:
+                case ast.Import(names=names):
+                    modules = [alias.name for alias in names]
+                case ast.ImportFrom(module=str(module), level=0):
+                    modules = [module]
+                case _:
+                    continue
+            for module in modules:
+                if _top(module) == "perdure":
+                    return True
         return False
 
     @cached_property
     def ignores(self) -> list[Ignore]:
-        """Its comments that ask the lint to be silent, in order."""
+        """The comments that ask the lint to ignore findings, in the order of the file."""
+        # Tokenizing costs more than parsing, and few files have such a comment.
         if "perdure:" not in self.text:
             return []
         found: list[Ignore] = []
         for token in tokenize.generate_tokens(io.StringIO(self.text).readline):
-            named = codes_in(token.string) if token.type == tokenize.COMMENT else None
+            if token.type != tokenize.COMMENT:
+                continue
+            named = codes_in(token.string)
             if named is not None:
-                found.append(Ignore(token.start[0], token.start[1] + named[0] + 1, named[1]))
+                line, start = token.start
+                offset, codes = named
+                found.append(Ignore(line, start + offset + 1, codes))
         return found
 
     def column(self, line: int, offset: int) -> int:
-        """The column, from 1 and in characters, of an offset that the parser counts in bytes of UTF-8."""
+        """The column of an offset, in characters from 1. The parser counts bytes of UTF-8."""
         lines = self._lines
         text = lines[line - 1] if line <= len(lines) else ""
         return len(text.encode()[:offset].decode(errors="replace")) + 1
 
     @cached_property
     def _lines(self) -> list[str]:
+        # `splitlines` would also split at form feeds, at which the parser counts no line.
         return re.split(r"\r\n|\r|\n", self.text)
 
 
 def package_of(path: Path) -> Path:
-    """The folder of the top-level package that a file is in; the file's own folder if it is in none."""
+    """The folder of the file's top-level package. A file outside of packages has its own folder."""
     folder = path.parent
     if not is_packaged(path):
         return folder
@@ -131,7 +135,7 @@ def package_of(path: Path) -> Path:
 
 
 def is_packaged(path: Path) -> bool:
-    """Whether a file is a part of a package, and not a program of its own."""
+    """Whether a file is a part of a package, and not a single program."""
     return (path.parent / "__init__.py").is_file()
 
 

@@ -1,4 +1,7 @@
-"""What an expression may stand for, as far as it can be seen without running anything. None is: not known."""
+"""The values that an expression may stand for, as far as source shows them.
+
+None means that the value is not known.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ FunctionNode: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass(frozen=True, slots=True)
 class External:
-    """Something outside of the project, by its dotted name; builtins have no dot."""
+    """A name outside of the project, with its dots. Builtins have no dot."""
 
     name: str
 
@@ -46,14 +49,17 @@ class Function:
 
 @dataclass(frozen=True, slots=True)
 class Object:
-    """An object of a type: `set[str]` is External("set") with the argument Object(External("str"))."""
+    """An object of a type.
+
+    `set[str]` is External("set") with the argument Object(External("str")).
+    """
 
     type: External | Class
     arguments: tuple[Value, ...] = ()
 
     @property
     def builtin(self) -> str:
-        """The name of its type if that comes from outside; otherwise nothing."""
+        """The name of its type. The empty string for a class of the project."""
         return self.type.name if isinstance(self.type, External) else ""
 
 
@@ -113,7 +119,7 @@ def canonical(name: str) -> str:
 
 
 def element(value: Value) -> Value:
-    """What iterating over it gives."""
+    """The value that iteration gives."""
     if not isinstance(value, Object):
         return None
     if value.builtin == "str":
@@ -122,24 +128,35 @@ def element(value: Value) -> Value:
         return NUMBER
     if value.builtin == "tuple" and len(set(value.arguments)) > 1:
         return None
-    return value.arguments[0] if value.arguments else None
+    if not value.arguments:
+        return None
+    return value.arguments[0]
 
 
 def one_of(values: list[Value]) -> Value:
-    """What stands for all of them: the first that hashes by chance; else what all have in common."""
-    chance = next((value for value in values if hashes_by_chance(value)), None)
-    if chance is not None:
-        return chance
-    return values[0] if values and all(value == values[0] for value in values) else None
+    """A value that stands for all of them.
+
+    It is the first that hashes by chance, because the lint reports the worst case. Without such a
+    value it is the value of all, if they are equal.
+    """
+    for value in values:
+        if hashes_by_chance(value):
+            return value
+    if not values or any(value != values[0] for value in values):
+        return None
+    return values[0]
 
 
 def is_set(value: Value) -> bool:
-    """Whether it is a set, of whatever."""
+    """Whether a value is a set, of any elements."""
     return isinstance(value, Object) and value.builtin in SETS
 
 
 def hashes_by_chance(value: Value) -> bool:
-    """Whether its hash is known to differ between processes, so that a set of such has another order in each."""
+    """Whether the hash of a value is known to differ between processes.
+
+    A set of such values has another order in each process.
+    """
     if not isinstance(value, Object):
         return False
     if value.builtin == "tuple":
@@ -155,7 +172,8 @@ def is_number(value: Value) -> bool:
 
 
 def _class_hashes_by_chance(owner: Class) -> bool:
-    """Members of enums hash by their name. Other objects have a hash of their own, or one that is not seen here."""
+    # Members of enums hash by their name, which is a string. The hash of other objects comes from
+    # their address or from a `__hash__` that is not evaluated here.
     bases = [owner.scope.evaluate(base) for base in owner.node.bases]
     return any(isinstance(base, External) and base.name in _ENUMS for base in bases)
 

@@ -16,6 +16,7 @@ import asyncio
 import logging
 from contextvars import copy_context
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from perdure.activity import Attempt, node_client
@@ -50,6 +51,11 @@ finished.
 
 _LIVES_ON_S = 1.0
 """After how long an event loop that is about to end has ended."""
+
+_SLICE_S = 0.005
+"""How long attempts are cancelled in one go. Each of them then has a step to take, all in one turn of
+the event loop.
+"""
 
 _NAMED = 10
 """How many of the attempts that a stop leaves are named."""
@@ -139,6 +145,14 @@ class Attempts:
         for job in self._wanted.pop(unit, {}).values():
             self._give_up(job)
 
+    async def _abandon_all(self) -> None:
+        ends_s = monotonic() + _SLICE_S
+        while self._wanted:
+            self.abandon(next(iter(self._wanted)))
+            if monotonic() >= ends_s:
+                await asyncio.sleep(0)
+                ends_s = monotonic() + _SLICE_S
+
     def _kind_of(self, call: Call) -> Kind:
         """Where its function runs. One that the app does not have (any more) fails where it would
         run.
@@ -179,16 +193,15 @@ class Attempts:
 
     def _limit_wait(self, job: Job, call: ActivityCall) -> None:
         """A job that waits for a slot gives up when its time, or that of all attempts, is over."""
-        now_ms = self._clock.now_ms()
         limits: list[tuple[int, Failure]] = []
         if call.options.start_timeout_ms is not None:
-            limits.append((now_ms + call.options.start_timeout_ms, no_slot(call)))
-        left_ms = total_left_ms(call, now_ms)
+            limits.append((call.options.start_timeout_ms, no_slot(call)))
+        left_ms = total_left_ms(call, self._clock.now_ms())
         if left_ms is not None:
-            limits.append((now_ms + left_ms, total_over(call)))
+            limits.append((left_ms, total_over(call)))
         if limits:
-            at_ms, failure = min(limits, key=lambda limit: limit[0])
-            job.alarm = self._clock.call_at(at_ms, lambda: self._waited_too_long(job, failure))
+            wait_ms, failure = min(limits, key=lambda limit: limit[0])
+            job.alarm = self._clock.call_after(wait_ms, lambda: self._waited_too_long(job, failure))
 
     def _waited_too_long(self, job: Job, failure: Failure) -> None:
         if self._slots.withdraw(job):
@@ -216,7 +229,7 @@ class Attempts:
                 job.timeouts.begin()
         # In the node's context: that of whoever happened to wake the node is somebody else's.
         loop = asyncio.get_running_loop()
-        task = loop.create_task(self._runner.run(job), context=self._context.copy())
+        task = loop.create_task(self._run(job), context=self._context.copy())
         job.task = task
         self._tasks[task] = job
         task.add_done_callback(self._task_ended)
@@ -225,15 +238,18 @@ class Attempts:
         left_ms = total_left_ms(call, self._clock.now_ms())
         return left_ms is not None and left_ms <= 0
 
-    def _task_ended(self, task: asyncio.Task[Outcome | None]) -> None:
-        """It is not called for a coroutine that is closed because its event loop has ended."""
+    async def _run(self, job: Job) -> None:
+        outcome = await self._runner.run(job)
+        if job.task is not None and _current_task() is job.task:
+            self._returned(job, outcome)
+        # Otherwise the coroutine is closed, not run: its event loop has ended.
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
         job = self._tasks.pop(task)
         job.task = None
         if task.cancelled():
             self._returned(job, None)  # before its first step
-        elif task.exception() is None:
-            self._returned(job, task.result())
-        elif job.state != "ended":
+        elif task.exception() is not None and job.state != "ended":
             # KeyboardInterrupt, on its way out of the loop: it runs again in the next life.
             self._end(job)
 
@@ -299,9 +315,9 @@ class Attempts:
         assert job.task is not None
         job.task.cancel()
         if not self._stopped:  # the stop has a time of its own
-            grace_ms = self._options.grace_ms
-            over_at_ms = self._clock.now_ms() + grace_ms
-            job.alarm = self._clock.call_at(over_at_ms, lambda: self._grace_over(job))
+            job.alarm = self._clock.call_after(
+                self._options.grace_ms, lambda: self._grace_over(job)
+            )
 
     def _grace_over(self, job: Job) -> None:
         job.alarm = None
@@ -373,8 +389,7 @@ class Attempts:
         self._slots.close()
         if self._tasks and grace_ms:
             await asyncio.wait(list(self._tasks), timeout=grace_ms / 1000)
-        for unit in list(self._wanted):
-            self.abandon(unit)
+        await self._abandon_all()
         if self._tasks:
             await asyncio.wait(list(self._tasks), timeout=CLEANUP_S)
         for job in list(self._tasks.values()):
@@ -386,3 +401,10 @@ class Attempts:
             text = "%d attempts do not end, and the node stops without them; they run again: %s"
             logger.warning(text, len(left), named(left, _NAMED))
         return left
+
+
+def _current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # no event loop runs
+        return None

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("perdure.node")
 
+_BATCH_MAX = 256
+"""Commits that are handed over together: what follows them is done in one go, on the node's event loop."""
+
 Done = Callable[["Verdict"], None]
 Answer = asyncio.Future[list["Verdict"]]
 
@@ -47,7 +50,7 @@ class Committer:
         """Hand over what was submitted; while a batch is on its way, its answer does that."""
         if self._answer is not None or not self._waiting:
             return
-        self._batch, self._waiting = self._waiting, []
+        self._batch, self._waiting = self._waiting[:_BATCH_MAX], self._waiting[_BATCH_MAX:]
         # A store that gives a future needs no task here, which would be a tenth of the work of a lonely step.
         answer = self._store.commit([commit for commit, _ in self._batch])
         self._wait_for(asyncio.ensure_future(answer), self._first_answer)

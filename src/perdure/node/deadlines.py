@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from perdure.ports.clock import Alarm, Clock
 
-_SLICE = 500
+_SLICE = 200
 """Deadlines that are met in one go; then the event loop gets its turn."""
 _STALE_MIN = 1_000
 """Fewer entries that stand for nothing any more are not worth a clean-up."""

@@ -79,7 +79,7 @@ class Loader:
     def load(self, resident: Resident) -> None:
         """Load a unit, together with others that wait to be loaded."""
         self._residents.occupy(resident, "loading")
-        resident.has_mail = False
+        resident.begin_reload()
         self._to_load.append(resident)
         self._work()
 

@@ -77,6 +77,15 @@ class Resident:
             self.acks[message.id] = ack
         return True
 
+    def begin_commit(self) -> None:
+        """Its turn is over. It was ready, so it is not among those that rest."""
+        self.state = "committing"
+
+    def begin_reload(self) -> None:
+        """All that is stored of the unit is being read."""
+        self.has_mail = False
+        self.mailbox.begin_reload()
+
     def release(self) -> None:
         """Try a unit that was set aside again."""
         self.released, self.failures = True, 0

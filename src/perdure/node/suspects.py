@@ -366,7 +366,7 @@ class Suspects:
     async def _pass(self, ms: int) -> None:
         """Wait by the node's clock."""
         over = asyncio.Event()
-        alarm = self._clock.call_at(self._clock.now_ms() + ms, over.set)
+        alarm = self._clock.call_after(ms, over.set)
         try:
             await over.wait()
         finally:

@@ -1,4 +1,8 @@
-"""The timeouts of an attempt, counted on the node's clock."""
+"""The timeouts of an attempt.
+
+They say how long a function may take, so what counts is the time that passes. A clock that is set
+forward meanwhile ends no attempt.
+"""
 
 from __future__ import annotations
 
@@ -64,14 +68,16 @@ class Timeouts:
         self._beat: Alarm | None = None
         self._seen_beats = 0
         left_ms = total_left_ms(call, clock.now_ms())
-        self._total = self._alarm(left_ms, self._total_over) if left_ms is not None else None
+        self._total = (
+            self._clock.call_after(left_ms, self._total_over) if left_ms is not None else None
+        )
 
     def begin(self) -> None:
         """The function begins now."""
         self.pause()
         options = self._call.options
         if options.timeout_ms is not None:
-            self._limit = self._alarm(options.timeout_ms, self._attempt_over)
+            self._limit = self._clock.call_after(options.timeout_ms, self._attempt_over)
         if options.heartbeat_timeout_ms is not None:
             self._listen(options.heartbeat_timeout_ms)
 
@@ -88,12 +94,9 @@ class Timeouts:
         if self._total is not None:
             self._total.cancel()
 
-    def _alarm(self, in_ms: int, callback: Callable[[], None]) -> Alarm:
-        return self._clock.call_at(self._clock.now_ms() + in_ms, callback)
-
     def _listen(self, silence_ms: int) -> None:
         self._seen_beats = self._attempt.beats
-        self._beat = self._alarm(silence_ms, lambda: self._look(silence_ms))
+        self._beat = self._clock.call_after(silence_ms, lambda: self._look(silence_ms))
 
     def _look(self, silence_ms: int) -> None:
         if self._attempt.beats != self._seen_beats:

@@ -308,7 +308,7 @@ class Turns:
         turn = self._advance(resident, fence, commit_id)
         if turn is None:
             return
-        self.residents.occupy(resident, "committing")
+        resident.begin_commit()
         if turn.commit is None:
             resident.mailbox.settle((), ())
             self._effects(resident, turn)
@@ -499,7 +499,7 @@ class Turns:
             self._reload(resident)
         elif resident.has_mail:
             self.loader.fetch(resident)
-        elif resident.mailbox or turn.again:
+        elif turn.again or resident.mailbox.queue or resident.mailbox.control:
             self._make_ready(resident)
         elif unit.row is None:
             if unit.waiting.kept:

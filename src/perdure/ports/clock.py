@@ -57,6 +57,10 @@ class Clock(Protocol):
         """Call `callback` on the running event loop when `now_ms()` has reached `at_ms`."""
         ...
 
+    def call_after(self, ms: int, callback: Callable[[], None]) -> Alarm:
+        """Call `callback` on the running event loop when `ms` have passed, wherever the clock is set meanwhile."""
+        ...
+
 
 def boot_ns() -> int:
     """Nanoseconds since the machine began to run, as far as known with the time it was suspended."""
@@ -118,20 +122,24 @@ class SystemClock:
 
     def call_at(self, at_ms: int, callback: Callable[[], None]) -> Alarm:
         """Call `callback` on the running event loop when `now_ms()` has reached `at_ms`; soon, if it has."""
-        return _SystemAlarm(self, at_ms, callback)
+        return _SystemAlarm(self.now_ns, at_ms * _NS, callback)
+
+    def call_after(self, ms: int, callback: Callable[[], None]) -> Alarm:
+        """Call `callback` on the running event loop when `ms` of boot time have passed."""
+        return _SystemAlarm(self._boot_ns, self._boot_ns() + ms * _NS, callback)
 
 
 class _SystemAlarm:
-    """A call that waits, and looks at the clock now and then."""
+    """A call that waits, and looks now and then at the clock that counts for it."""
 
-    __slots__ = ("_at_ns", "_callback", "_clock", "_handle", "_loop")
+    __slots__ = ("_at_ns", "_callback", "_handle", "_loop", "_now_ns")
 
-    def __init__(self, clock: SystemClock, at_ms: int, callback: Callable[[], None]) -> None:
-        self._clock = clock
-        self._at_ns = at_ms * _NS
+    def __init__(self, now_ns: Callable[[], int], at_ns: int, callback: Callable[[], None]) -> None:
+        self._now_ns = now_ns
+        self._at_ns = at_ns
         self._callback = callback
         self._loop = asyncio.get_running_loop()
-        self._handle: asyncio.Handle = self._wait(clock.now_ns())
+        self._handle: asyncio.Handle = self._wait(now_ns())
 
     def _wait(self, now_ns: int) -> asyncio.Handle:
         left_ns = self._at_ns - now_ns
@@ -140,7 +148,7 @@ class _SystemAlarm:
         return self._loop.call_later(min(left_ns, LOOK_MS * _NS) / 1e9, self._look)
 
     def _look(self) -> None:
-        now_ns = self._clock.now_ns()
+        now_ns = self._now_ns()
         if now_ns >= self._at_ns:
             self._callback()
         else:

@@ -53,6 +53,10 @@ class ManualClock:
             self._armed.set()
         return alarm
 
+    def call_after(self, ms: int, callback: Callable[[], None]) -> ManualAlarm:
+        """Call `callback` when `advance` has gone on by `ms`."""
+        return self.call_at(self._now_ms + ms, callback)
+
     def advance(self, ms: int) -> None:
         """Go on by `ms` milliseconds and make the calls that come due on the way, earliest first. Call it on the
         event loop of the node.

@@ -27,7 +27,7 @@ import tempfile
 import traceback
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import count
@@ -138,7 +138,7 @@ async def _recorded(store: Store) -> set[Step]:
         for execution in await handle.executions():
             for entry in await handle.history(execution):
                 if isinstance(entry.event, ActivityCompleted | ActivityFailed):
-                    steps.add((description.id, execution, entry.event.seq))
+                    steps.add((description.id, description.run, execution, entry.event.seq))
     return steps
 
 
@@ -347,12 +347,19 @@ class LifeServer:
 
 
 def crash_in_processes(
-    target: str, *, every: int = 1, first: int = 1, servers: Sequence[LifeServer] | None = None
+    target: str,
+    *,
+    every: int = 1,
+    first: int = 1,
+    servers: Sequence[LifeServer] | None = None,
+    beside: Callable[[str], AbstractContextManager[object]] = nullcontext,
 ) -> Report:
     """Kill -9 at every `every`-th point from `first`, and go on in a new process under another hash seed.
 
     `target` names the scenario for `load_scenario`, in processes that have this one's `sys.path`. `servers` are two
     interpreters that several calls can share; without them there are two new ones, with the seeds of `SEEDS`.
+    `beside` gets the URL of each store before the first life begins on it, and is left when all lives are over: for
+    other processes that use the same store.
 
     Raises:
         OutcomeDiffers: naming the point.
@@ -365,7 +372,9 @@ def crash_in_processes(
             if servers is not None
             else [stack.enter_context(LifeServer(seed)) for seed in SEEDS]
         )
-        expected = going_on.life(target, _url(folder, 0), None, folder)
+        undisturbed = _url(folder, 0)
+        stack.enter_context(beside(undisturbed))
+        expected = going_on.life(target, undisturbed, None, folder)
         assert expected is not None
         _compare(expected, expected, scenario, "without a crash")
         pool = stack.enter_context(
@@ -374,6 +383,7 @@ def crash_in_processes(
         after: list[tuple[int, Future[Outcome | None]]] = []
         for last in range(first, len(expected.points) + 1, every):
             url = _url(folder, last)
+            stack.enter_context(beside(url))
             if dying.life(target, url, last, folder) is None:
                 after.append((last, pool.submit(going_on.life, target, url, None, folder)))
         for last, future in after:

@@ -45,8 +45,8 @@ from perdure.testing.mishaps import PassingStore
 
 T = TypeVar("T")
 
-Step = tuple[str, int, int]
-"""An activity call: instance, execution, number of the command."""
+Step = tuple[str, str, int, int]
+"""An activity call: instance, run, execution, number of the command."""
 
 
 class Points:
@@ -177,12 +177,15 @@ class DyingClock:
 
     def call_at(self, at_ms: int, callback: Callable[[], None]) -> Alarm:
         """Call `callback` then, unless the life ends before."""
+        return self._clock.call_at(at_ms, lambda: self._ring(callback))
 
-        def ring() -> None:
-            if self._points.passed("alarm"):
-                callback()
+    def call_after(self, ms: int, callback: Callable[[], None]) -> Alarm:
+        """Call `callback` after so long, unless the life ends before."""
+        return self._clock.call_after(ms, lambda: self._ring(callback))
 
-        return self._clock.call_at(at_ms, ring)
+    def _ring(self, callback: Callable[[], None]) -> None:
+        if self._points.passed("alarm"):
+            callback()
 
 
 class ObservedApp(App):
@@ -247,7 +250,7 @@ class ObservedApp(App):
 
     def _began(self) -> str:
         info = activity.info()
-        self._points.steps.append((info.instance, info.execution, info.seq))
+        self._points.steps.append((info.instance, info.run, info.execution, info.seq))
         return f"{info.name} (attempt {info.attempt}) of {info.instance!r}"
 
     async def _is_scheduled(self) -> bool:

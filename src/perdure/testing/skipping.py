@@ -144,6 +144,10 @@ class SkippingClock:
             self._set(alarm, late=False)
         return alarm
 
+    def call_after(self, ms: int, callback: Callable[[], None]) -> ManualAlarm:
+        """Call `callback` when time has gone on by `ms`."""
+        return self.call_at(self._now_ms + ms, callback)
+
     def _set(self, alarm: ManualAlarm, *, late: bool) -> None:
         """`late`: it rings when everything else of that moment is done."""
         heapq.heappush(self._alarms, (alarm.at_ms, late, next(self._numbers), alarm))

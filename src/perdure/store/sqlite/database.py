@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -228,21 +229,35 @@ def check_path(path: str, *, read_only: bool) -> None:
     """Raise StoreUnavailable when no file can be at this path."""
     file = Path(path)
     try:
-        is_folder, has_folder, exists = file.is_dir(), file.parent.is_dir(), file.exists()
+        mode, mode_of_folder = mode_of(file), mode_of(file.parent)
     except OSError as error:
         msg = f"{path} cannot be reached ({error.strerror}): its folder must be readable and writable by this user"
         raise StoreUnavailable(msg) from error
-    if is_folder:
+    if stat.S_ISDIR(mode):
         msg = f"{path} is a folder; name a file in it, such as {file / 'perdure.db'}"
         raise StoreUnavailable(msg)
-    if not has_folder:
+    if not stat.S_ISDIR(mode_of_folder):
         msg = f"the folder of {path} does not exist; create it: mkdir -p {file.parent}"
         raise StoreUnavailable(msg)
-    if read_only and not exists:
+    if read_only and not mode:
         msg = f"{path} does not exist, and it was to be opened read-only; check the path"
         raise StoreUnavailable(msg)
-    if exists:
+    if mode:
         _check_names(path)
+
+
+def mode_of(path: Path) -> int:
+    """What is at a path, as `stat` tells it; 0 when there is nothing.
+
+    `Path.exists` does not do: from Python 3.14 on it says False, too, of a file in a closed folder.
+
+    Raises:
+        OSError: it cannot be seen whether there is anything.
+    """
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # no path holds a NUL
+        return 0
 
 
 def _check_names(path: str) -> None:
