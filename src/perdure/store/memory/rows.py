@@ -164,7 +164,7 @@ class Tables:
         verdicts: list[Verdict] = []
         for part in parts_of([batch]):
             decided = [self._commit(commit) for commit in part]
-            verdicts += [result for result, _ in decided]
+            verdicts.extend(result for result, _ in decided)
             written = [commit for commit, (_, new) in zip(part, decided, strict=True) if new]
             for commit in written:
                 for message in letters_of(commit):
