@@ -414,8 +414,8 @@ class Applier:
         connection, units = self._connection, self._units
         scopes = {commit.fence.scope for commit in part}
         for commit in part:
-            for message in commit.post:
-                scopes.add(message.scope)
+            if commit.post:
+                scopes.update([message.scope for message in commit.post])
         missing_scopes = scopes - self._scopes.keys()
         if missing_scopes:
             rows = connection.execute(KNOWN["read_scopes"], (ids_json(missing_scopes),))
