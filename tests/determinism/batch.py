@@ -147,7 +147,8 @@ def replayed(seed: int, script: Script) -> str | None:
             run.replay(journal)
         if run.broken is not None:
             return run.broken.message
-        is_replaced = number + 1 < len(found) and found[number + 1][0] != run_id
+        is_last_of_run = number + 1 == len(found) or found[number + 1][0] != run_id
+        is_replaced = is_last_of_run and run_id != commits(script)[-1].row.run
         ended = None if is_replaced and run.ended is None else journal[-1]
         if run.events or run.ended != ended:
             return f"the replay ended with {run.ended} and gave {run.events} in addition"

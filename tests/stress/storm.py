@@ -33,8 +33,12 @@ from perdure.kernel.commit import CLOSED  # noqa: E402
 from perdure.ports.store import Inbox  # noqa: E402
 
 CLIENTS = ("ann", "bob")
-PATIENCE_S = 30
+PATIENCE_S = 90
+"""For a backlog that a node in peace works off, on a machine that may be busy."""
 IMPATIENCE_S = 10
+LIVES_S = (0.05, 0.5, 2, 6)
+"""How long a node lives at most. Now and then it is longer than a trial of those that may have
+killed it, or all others would wait until the storm is over."""
 NOT_OWNED = {"answers", "tombstones", "dead_letters", "inbox", "deletions"}
 """Tables whose rows outlive their instance, or come before it."""
 
@@ -94,7 +98,7 @@ class Storm:
         clients = [self.client(name, seconds) for name in CLIENTS]
         until_s = time.monotonic() + seconds
         while time.monotonic() < until_s and all(client.poll() is None for client in clients):
-            time.sleep(self.random.choice([0.05, 0.5, 2]) * self.random.random())
+            time.sleep(self.random.choice(LIVES_S) * self.random.random())
             node.send_signal(signal.SIGKILL)
             node.communicate()
             self.kills += 1
@@ -104,7 +108,7 @@ class Storm:
         node = self.serve(wait=True)
         try:
             for client in clients:
-                if client.wait(6 * PATIENCE_S) != 0:
+                if client.wait(2 * PATIENCE_S) != 0:
                     self.breaches.append("a client ended with an error")
             asyncio.run(self.check())
         finally:
