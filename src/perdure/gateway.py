@@ -220,7 +220,7 @@ class StoreGateway:
         return "started", Begun(message.id, twin, may_be_refused=start.if_exists != "replace")
 
     async def _post(self, message: msg.Message) -> Outcome:
-        message.scope = scope_of(message.to, self.store.info.shards)
+        message.wait_in(scope_of(message.to, self.store.info.shards))
         posted = (await self.store.post([message]))[0]
         match posted.outcome:
             case "accepted" | "duplicate":

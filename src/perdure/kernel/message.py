@@ -172,6 +172,10 @@ class Message(msgspec.Struct, array_like=True, gc=False):
     scope: str = ""
     token: bytes | None = None
 
+    def wait_in(self, scope: str) -> None:
+        """Wait in this scope for a unit that does not exist."""
+        self.scope = scope
+
 
 _body_encoder = msgspec.msgpack.Encoder()
 _body_decoder: msgspec.msgpack.Decoder[AnyBody] = msgspec.msgpack.Decoder(AnyBody)

@@ -281,7 +281,7 @@ class Turn:
         if self._keeping:
             kept = list(self._keeping.values())
             for message in kept:
-                message.scope = row.scope
+                message.wait_in(row.scope)
             post = [*kept, *post]
         self.commit = Commit(
             commit_id,

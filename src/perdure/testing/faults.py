@@ -354,7 +354,7 @@ class _Gate:
         return (await Client(self._node).get(unit).status()) not in CLOSED
 
     async def _post(self, message: Message) -> Outcome:
-        message.scope = scope_of(message.to, self._node.store.info.shards)
+        message.wait_in(scope_of(message.to, self._node.store.info.shards))
         posted = (await self._node.store.post([message]))[0]
         if posted.outcome not in ("accepted", "duplicate"):
             return "closed" if posted.answer == "closed" else "missing"

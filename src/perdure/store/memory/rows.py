@@ -218,7 +218,7 @@ class Tables:
                 task.scope = row.scope
         if unit.row is None or unit.row.scope != row.scope:
             for _, message in unit.inbox.values():
-                message.scope = row.scope
+                message.wait_in(row.scope)
         unit.row, unit.version, unit.commit = copy(row), commit.expect + 1, commit.id
         self._write_runs(commit, unit)
         for part in commit.state:
@@ -285,7 +285,7 @@ class Tables:
             self._take(unit, name)
         home = commit.fence.scope if commit.home is None else commit.home
         for _, message in unit.inbox.values():
-            message.scope = home
+            message.wait_in(home)
         scope, run = commit.row.scope, commit.row.run
         self.tombstones.pop(run, None)
         if (until := tombstone_until(commit, self.limits)) is not None:
@@ -319,7 +319,7 @@ class Tables:
             return
         message = copy(message)
         message.token = None
-        message.scope = self.scope(message.to, message.scope)
+        message.wait_in(self.scope(message.to, message.scope))
         unit.inbox[message.id] = (self.last_place, message)
         self.arrived[self.last_place] = message
         unit.starts += isinstance(message.body, Start)
