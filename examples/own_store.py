@@ -20,7 +20,8 @@ from perdure import App
 from perdure.errors import StoreUnavailable
 from perdure.kernel.commit import Commit, Fence, Task, Verdict
 from perdure.kernel.message import Message
-from perdure.ports.store import Claim, Incarnation, Posted, Renewal, Swept
+from perdure.ports.store import ANY_TASK, Claim, Incarnation, Posted, Renewal, Swept, TaskMatch
+from perdure.store.derived import check_scopes
 from perdure.store.limits import DEFAULT_LIMITS, StoreLimits
 from perdure.store.memory import MemoryStore
 
@@ -49,6 +50,7 @@ class Leased(msgspec.Struct, tag=5):
     limit: int
     lease_ms: int
     at: int
+    match: TaskMatch
 
 
 class Renewed(msgspec.Struct, tag=6):
@@ -130,8 +132,8 @@ class LogStore(MemoryStore):
                 await super().commit(batch)
             case Sent(batch):
                 await super().post(batch)
-            case Leased(queue, worker, limit, lease_ms, at):
-                await super().lease(queue, worker, limit, lease_ms, at)
+            case Leased(queue, worker, limit, lease_ms, at, match):
+                await super().lease(queue, worker, limit, lease_ms, at, match)
             case Renewed(renewals, at):
                 await super().renew(renewals, at)
             case Sweep(fences, at, limit):
@@ -158,15 +160,22 @@ class LogStore(MemoryStore):
 
     async def post(self, batch: Sequence[Message]) -> list[Posted]:
         self._rows()
+        check_scopes(batch)
         self._append(Sent(batch))
         return await super().post(batch)
 
     async def lease(
-        self, queue: str, worker: str, limit: int, lease_ms: int, at: int
+        self,
+        queue: str,
+        worker: str,
+        limit: int,
+        lease_ms: int,
+        at: int,
+        match: TaskMatch = ANY_TASK,
     ) -> list[Task]:
         self._rows()
-        self._append(Leased(queue, worker, limit, lease_ms, at))
-        return await super().lease(queue, worker, limit, lease_ms, at)
+        self._append(Leased(queue, worker, limit, lease_ms, at, match))
+        return await super().lease(queue, worker, limit, lease_ms, at, match)
 
     async def renew(self, renewals: Sequence[Renewal], at: int) -> list[Literal["kept", "lost"]]:
         self._rows()

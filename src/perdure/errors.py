@@ -383,6 +383,7 @@ class StoreFormat(StoreError):
 
     - Why: the URL names another file than you think, the disk damaged it, it was copied while in use without its `-wal`
       file, a newer release has migrated it, or an older one wrote it and it may not be changed by what only reads.
+      A format from before the first release is not read at all.
     - Do: check the path; restore a backup; run the newer release; `perdure migrate`. Nothing was written to it.
     - Example: `notes.db is not a SQLite database; name another file, or restore this one from a backup`
     """

@@ -13,6 +13,7 @@ from perdure.kernel import message as msg
 from perdure.kernel.commit import CLOSED, UnitRow
 from perdure.kernel.lifecycle import pending_row
 from perdure.kernel.limits import Limits
+from perdure.kernel.placement import scope_of
 from perdure.kernel.turn import Outcome
 from perdure.ports.clock import Clock, SystemClock
 from perdure.ports.store import Inbox, Store, Units, UnitView
@@ -219,6 +220,7 @@ class StoreGateway:
         return "started", Begun(message.id, twin, may_be_refused=start.if_exists != "replace")
 
     async def _post(self, message: msg.Message) -> Outcome:
+        message.wait_in(scope_of(message.to, self.store.info.shards))
         posted = (await self.store.post([message]))[0]
         match posted.outcome:
             case "accepted" | "duplicate":

@@ -39,7 +39,7 @@ class Place:
         return Node(app, self.store, clock=self.clock, options=NodeOptions(stop_ms=10))
 
     def message(self, body: AnyBody) -> Message:
-        return Message(os.urandom(16), "r", body, self.clock.now_ms())
+        return Message(os.urandom(16), "r", body, self.clock.now_ms(), scope="default/0")
 
     async def post(self, message: Message) -> str:
         return (await self.store.post([message]))[0].outcome

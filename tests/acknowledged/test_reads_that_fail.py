@@ -12,7 +12,7 @@ from engine import World, until
 from perdure import App, Client, workflow
 from perdure.errors import StoreError, StoreFormat, StoreUnavailable
 from perdure.gateway import StoreGateway
-from perdure.ports.store import Loaded, Mail
+from perdure.ports.store import Hint, Loaded, Mail
 from perdure.store.memory import MemoryStore
 from perdure.store.sqlite import SQLiteStore
 
@@ -39,11 +39,11 @@ class Failing(MemoryStore):
         self._fail()
         return await super().inbox(unit, after, limit)
 
-    def hints(self) -> AsyncIterator[str]:
+    def hints(self) -> AsyncIterator[Hint]:
         return _nothing() if self.silent else super().hints()
 
 
-async def _nothing() -> AsyncIterator[str]:
+async def _nothing() -> AsyncIterator[Hint]:
     await asyncio.Event().wait()
     yield ""
 

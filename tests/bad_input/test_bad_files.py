@@ -58,7 +58,7 @@ def execute(path: Path, *statements: str) -> None:
 
 
 def newer(path: Path) -> None:
-    execute(path, "INSERT INTO schema_migrations VALUES (999, 'future', 'x')")
+    execute(path, "UPDATE meta SET value = '999' WHERE key = 'format'")
 
 
 def damaged(path: Path) -> None:

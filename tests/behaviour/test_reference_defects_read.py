@@ -339,7 +339,11 @@ async def test_a_message_that_cannot_be_read_is_kept_and_shown(
         handle = node.client.workflow(waiting, id="w")
         await handle.start()
         letter = Message(
-            os.urandom(16), "w", Unreadable(b"\xc1", "invalid opcode"), node.clock.now_ms()
+            os.urandom(16),
+            "w",
+            Unreadable(b"\xc1", "invalid opcode"),
+            node.clock.now_ms(),
+            scope="default/0",
         )
         with caplog.at_level(logging.ERROR):
             await node.store.post([letter])

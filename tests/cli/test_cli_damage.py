@@ -10,7 +10,7 @@ import pytest
 from invocation import Cli
 
 from perdure import Client
-from perdure.store.lock import OwnerLock
+from perdure.store.sqlite.lock import OwnerLock
 
 GARBAGE = b"\x93\xff\x00garbage\xc1\xc1"
 READING = (

@@ -188,7 +188,7 @@ def test_stats_counts(cli: Cli) -> None:
     assert stats["instances"]["running"] == 2
     assert stats["instances"]["suspended"] == 1
     assert stats["executions"] == sum(stats["instances"].values()) + 2
-    assert stats["format"] == 2
+    assert stats["format"] == 3
     assert (stats["messages"], stats["queues"]) == (0, {})
     shown = cli("stats")
     assert shown.code == 0

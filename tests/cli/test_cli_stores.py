@@ -15,9 +15,8 @@ from pathlib import Path
 import apsw
 import pytest
 from invocation import Cli
-from old_store import old_store
 
-from perdure.store.migrate import migrations
+from perdure.store.sqlite.migrate import FORMAT, formats
 
 READING = ("ls", "ls --limit 0 --json", "show a", "history a", "tree a", "stats", "wait a")
 WRITING = (
@@ -70,12 +69,6 @@ def test_a_newer_format(cli: Cli, store: Path) -> None:
         "perdure.db",
         "upgrade",
     )
-
-
-def test_a_newer_schema(cli: Cli, store: Path) -> None:
-    execute(store, "INSERT INTO schema_migrations VALUES (999, 'future', 'x')")
-    parts = ("perdure.db has the schema 999 (future)", "upgrade perdure")
-    refused(cli, (*READING, *WRITING, "migrate"), "sqlite:///perdure.db", *parts)
 
 
 def test_files_that_are_no_stores(cli: Cli, folder: Path) -> None:
@@ -133,7 +126,7 @@ def test_a_disk_that_is_full_while_it_is_listed(cli: Cli, monkeypatch: pytest.Mo
             "database or disk is full"
         )  # a sort that does not fit into memory writes a file
 
-    monkeypatch.setattr("perdure.store.reads.answer", full)
+    monkeypatch.setattr("perdure.store.sqlite.reads.answer", full)
     parts = ("no space is left for ", "perdure.db", tempfile.gettempdir(), "free some")
     refused(cli, READING, "sqlite:///perdure.db", *parts)
 
@@ -182,50 +175,49 @@ def test_without_permission(cli: Cli, mode: int, of_folder: int) -> None:
 # ---------------------------------------------------------------- migrate
 
 
-def test_an_old_store_is_only_changed_by_what_writes(cli: Cli) -> None:
-    old_store(Path("old.db"))
-    before = Path("old.db").read_bytes()
-    parts = ("old.db was written by an older release", "`perdure migrate sqlite:///", "old.db`")
-    refused(cli, READING, "sqlite:///old.db", *parts)
-    assert Path("old.db").read_bytes() == before
+@pytest.fixture
+def old(store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A store of this release, in the hands of a release with one format more."""
+    later = formats() | {FORMAT + 1: "CREATE TABLE later (id TEXT)"}
+    monkeypatch.setattr("perdure.store.sqlite.migrate.formats", lambda: later)
+    return store
 
 
+def test_an_old_store_is_only_changed_by_what_writes(cli: Cli, old: Path) -> None:
+    before = old.read_bytes()
+    parts = ("perdure.db is of an older format", "`perdure migrate sqlite:///", "perdure.db`")
+    refused(cli, READING, "sqlite:///perdure.db", *parts)
+    assert old.read_bytes() == before
+
+
+@pytest.mark.usefixtures("old")
 def test_migrate_says_what_it_would_do_and_does_it_once(cli: Cli) -> None:
-    old_store(Path("old.db"))
-    later = [migration.name for migration in migrations()[1:]]
-    looked = cli("migrate", "sqlite:///old.db", "--check")
-    assert (looked.code, looked.stdout) == (
-        5,
-        f"old.db has the format 1 and needs: {', '.join(later)}\n",
-    )
+    url, later = "sqlite:///perdure.db", [f"format {FORMAT + 1}"]
+    looked = cli("migrate", url, "--check")
+    said = f"perdure.db has the format {FORMAT} and needs: format {FORMAT + 1}\n"
+    assert (looked.code, looked.stdout) == (5, said)
     assert "perdure migrate sqlite:///" in looked.stderr
-    assert cli("migrate", "--store", "sqlite:///old.db", "--check", "--json").json == {
-        "store": "sqlite:///old.db",
-        "format": 1,
+    assert cli("migrate", "--store", url, "--check", "--json").json == {
+        "store": url,
+        "format": FORMAT,
         "applied": [],
         "pending": later,
     }
-    done = cli("migrate", "sqlite:///old.db", "--json")
-    assert (done.code, done.json["format"], done.json["applied"]) == (0, 2, later)
-    again = cli("migrate", "--check", env={"PERDURE_STORE": "sqlite:///old.db"})
-    assert (again.code, again.stdout) == (
-        0,
-        "old.db has the format 2, which is that of this release\n",
-    )
-    found = cli("ls", "--json", "--store", "sqlite:///old.db", "--where", "n<2").json["instances"]
-    assert [one["id"] for one in found] == ["u1"]
+    done = cli("migrate", url, "--json")
+    assert (done.code, done.json["format"], done.json["applied"]) == (0, FORMAT + 1, later)
+    again = cli("migrate", "--check", env={"PERDURE_STORE": url})
+    said = f"perdure.db has the format {FORMAT + 1}, which is that of this release\n"
+    assert (again.code, again.stdout) == (0, said)
 
 
+@pytest.mark.usefixtures("old")
 def test_a_store_is_not_migrated_under_a_node_of_an_older_release(cli: Cli) -> None:
-    old_store(Path("old.db"))
-    with Path("old.db.lock").open("w", encoding="utf-8") as lock:
+    with Path("perdure.db.lock").open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         lock.write(f"{os.getpid()} old\n")
         lock.flush()
-        parts = (
-            f"old.db needs the migration attributes, and process {os.getpid()} (node old) has it",
-            "stop that",
-        )
+        needs = f"perdure.db has to be brought to the format {FORMAT + 1}"
+        parts = (f"{needs}, and process {os.getpid()} (node old) has it", "stop that")
         commands = ("migrate", "send a c 1", "delete a", "start double", "run shop.py:double")
-        refused(cli, commands, "sqlite:///old.db", *parts)
-    assert cli("migrate", "sqlite:///old.db").code == 0
+        refused(cli, commands, "sqlite:///perdure.db", *parts)
+    assert cli("migrate", "sqlite:///perdure.db").code == 0

@@ -47,7 +47,9 @@ async def test_what_a_crash_left_half_written_is_cut_off(
 ) -> None:
     path = tmp_path / "store.log"
     async with own_store.LogStore(path) as store:
-        await store.post([Message(b"m" * 16, "order-1", Send("channel", b"\x01\x01"), 1)])
+        await store.post(
+            [Message(b"m" * 16, "order-1", Send("channel", b"\x01\x01"), 1, scope="default/0")]
+        )
         kept = await store.dump()
     with path.open("ab") as file:
         file.write(b"\x00\x00\x10\x00half")

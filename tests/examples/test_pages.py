@@ -17,8 +17,8 @@ import pytest
 from pages import PAGES, ROOT, RUN, Block, Session, Step, blocks_of, fits, run_page, steps_of
 
 from perdure import Limits, NodeOptions, RetryPolicy
-from perdure.store.database import Options
 from perdure.store.limits import StoreLimits
+from perdure.store.sqlite.database import Options
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 NOT_RUN = [block for block in BLOCKS if block.reason is not None]

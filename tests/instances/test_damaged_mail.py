@@ -95,7 +95,9 @@ async def test_one_in_memory_is_suspended_as_well_and_can_be_ended(file: Path, h
         handle = node.client.workflow("work", id="w")
         await handle.start()
         newer: Any = FromTheFuture("hello")
-        await node.store.post([Message(os.urandom(16), "w", newer, node.clock.now_ms())])
+        await node.store.post(
+            [Message(os.urandom(16), "w", newer, node.clock.now_ms(), scope="default/0")]
+        )
         await waits_for(handle, "undecodable")
         await handle.send("n", 1)
         assert (await handle.describe()).history_events == 2, "what came later waits behind it"

@@ -285,6 +285,7 @@ async def test_a_redelivered_start_does_not_bring_it_back(
     async with world.node(app) as node:
         handle = node.client.workflow(greet, id="g")
         message: Message = handle._message(("Ada",), {})
+        message.scope = "default/0"
         await node.send(message)
         await handle.result(timeout=5)
         await handle.delete()

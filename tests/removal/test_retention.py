@@ -55,6 +55,7 @@ async def test_answers_and_tombstones_are_swept(world: World, app: App) -> None:
     async with Node(app, world.store, clock=clock, options=NodeOptions(sweep_ms=5)) as node:
         handle = node.client.workflow(short, id="s")
         message = handle._message((1,), {})
+        message.scope = "default/0"
         await node.send(message)
         await handle.result(timeout=5)
         await handle.delete()

@@ -77,9 +77,9 @@ async def main(url: str, node: str) -> None:
                 case ["post", unit]:
                     say(*[posted.outcome for posted in await scenario.post(scenario.start(unit))])
                 case ["hint"]:
-                    say(await anext(hints))
+                    say((await anext(hints)).unit)
                 case ["hints", count]:
-                    say(len({await anext(hints) for _ in range(int(count))}))
+                    say(len({(await anext(hints)).unit for _ in range(int(count))}))
                 case ["wait", unit, version]:
                     say(await store.wait_change(unit, int(version), 20_000))
                 case ["fork"]:

@@ -12,9 +12,9 @@ from perdure import App, RetryPolicy, workflow
 from perdure.kernel.commit import Commit, Fence, Verdict, decode_commit, encode_commit
 from perdure.kernel.message import Message
 from perdure.ports.store import Claim, Incarnation, Posted
-from perdure.store.database import MEMORY, Options
 from perdure.store.memory import MemoryStore
 from perdure.store.sqlite import SQLiteStore
+from perdure.store.sqlite.database import MEMORY, Options
 
 app = App("busy")
 numbers = workflow.Channel[int]("numbers")

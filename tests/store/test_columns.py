@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from perdure.kernel.commit import UnitRow
-from perdure.store.columns import COLD, HOT, UNIT_FIELDS, cold_values, hot_values
+from perdure.store.sqlite.columns import COLD, HOT, UNIT_FIELDS, cold_values, hot_values
 
 
 def test_written_out_columns_are_those_of_their_lists() -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from perdure.ports.store import Store
-from perdure.store.database import MEMORY, Options
 from perdure.store.limits import StoreLimits
 from perdure.store.memory import MemoryStore
 from perdure.store.sqlite import SQLiteStore
+from perdure.store.sqlite.database import MEMORY, Options
 from perdure.testing.conformance import DurableSuite, StoreFactory, StoreSuite
 
 

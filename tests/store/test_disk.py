@@ -19,8 +19,9 @@ import pytest
 
 from perdure.errors import StoreUnavailable
 from perdure.ports.store import Counts
-from perdure.store import hint, open_store, reader
-from perdure.store.writer import GROUP_OPERATIONS
+from perdure.store import open_store
+from perdure.store.sqlite import hint, reader
+from perdure.store.sqlite.writer import GROUP_OPERATIONS
 from perdure.testing.conformance import Scenario
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -81,4 +81,4 @@ async def test_a_client_finds_the_next_owner_although_a_child_of_the_last_one_li
             hints = successor.store.hints()
             await client.accepted(client.start("order"))
             async with asyncio.timeout(20):
-                assert await anext(hints) == "order"
+                assert (await anext(hints)).unit == "order"

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from perdure.store import open_store
-from perdure.store.hint import socket_path
+from perdure.store.sqlite.hint import socket_path
 from perdure.testing.conformance import Scenario
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -33,7 +33,7 @@ async def test_a_slow_listener_hears_of_each_unit_once(tmp_path: Path) -> None:
                 await scenario.post(*[scenario.start(unit) for unit in some])
                 await scenario.post(scenario.message(some[0]))
             async with asyncio.timeout(60):
-                assert [await anext(hints) for _ in units] == units
+                assert [(await anext(hints)).unit for _ in units] == units
 
 
 async def test_a_listener_of_another_event_loop_hears_too(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ async def test_a_listener_of_another_event_loop_hears_too(tmp_path: Path) -> Non
         hears = asyncio.ensure_future(anext(hints))
         await asyncio.to_thread(asyncio.run, post())
         async with asyncio.timeout(20):
-            assert await hears == "order"
+            assert (await hears).unit == "order"
 
 
 POST_AND_END = """

@@ -16,9 +16,9 @@ import pytest
 
 from perdure.errors import StoreLocked, StoreUnavailable
 from perdure.ports.store import Claim
-from perdure.store import hint, open_store
-from perdure.store.hint import socket_path
-from perdure.store.sqlite import SQLiteStore
+from perdure.store import open_store
+from perdure.store.sqlite import SQLiteStore, hint
+from perdure.store.sqlite.hint import socket_path
 from perdure.testing.conformance import Scenario
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -42,7 +42,7 @@ async def test_a_symbolic_link_names_the_same_file(tmp_path: Path) -> None:
         hints = first.store.hints()
         await second.accepted(second.start("order"))
         async with asyncio.timeout(20):
-            assert await anext(hints) == "order"
+            assert (await anext(hints)).unit == "order"
     assert sorted(file.name for file in tmp_path.iterdir()) == ["data", "link.db"]
 
 
@@ -187,7 +187,7 @@ async def test_a_socket_that_is_removed_is_made_again(
         assert "a.db.sock was removed; it is made again" in caplog.text
         await client.accepted(client.start("order"))
         async with asyncio.timeout(20):
-            assert await anext(hints) == "order"
+            assert (await anext(hints)).unit == "order"
     assert not place.exists()
 
 

@@ -18,8 +18,8 @@ from perdure.errors import StoreError, StoreFormat, StoreLocked, StoreUnavailabl
 from perdure.ports.store import Units
 from perdure.store import open_store
 from perdure.store.memory import MemoryStore
-from perdure.store.migrate import migrate, migrations, pending
 from perdure.store.sqlite import SQLiteStore
+from perdure.store.sqlite.migrate import FORMAT, formats, migrate, pending
 from perdure.testing.conformance import Scenario
 
 
@@ -203,28 +203,12 @@ async def test_the_database_of_another_program(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-async def test_a_newer_schema(tmp_path: Path) -> None:
-    path = await created(tmp_path / "a.db")
-    execute(path, "INSERT INTO schema_migrations VALUES (999, 'future', 'x')")
-    error = await error_of(path)
-    assert isinstance(error, StoreFormat)
-    assert "upgrade perdure" in str(error)
-
-
 async def test_a_newer_format(tmp_path: Path) -> None:
     path = await created(tmp_path / "a.db")
     execute(path, "UPDATE meta SET value = '999' WHERE key = 'format'")
     error = await error_of(path)
     assert isinstance(error, StoreFormat)
     assert "upgrade perdure" in str(error)
-
-
-async def test_a_migration_that_was_applied_in_another_form(tmp_path: Path) -> None:
-    path = await created(tmp_path / "a.db")
-    execute(path, "UPDATE schema_migrations SET checksum = 'other'")
-    error = await error_of(path)
-    assert isinstance(error, StoreFormat)
-    assert "migration 1" in str(error)
 
 
 async def test_a_store_without_identity(tmp_path: Path) -> None:
@@ -353,22 +337,73 @@ async def test_reading_without_the_right_to_write_needs_a_process_that_has_the_f
     assert beside.stdout.splitlines()[-1] == "opened 1"
 
 
-# ---------------------------------------------------------------- migrations
+# ---------------------------------------------------------------- formats
 
 
-def test_migrations_are_numbered_without_gaps() -> None:
-    assert [migration.version for migration in migrations()] == list(
-        range(1, len(migrations()) + 1)
-    )
+@pytest.fixture
+def next_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A release with one format more, which has a new table."""
+    later = formats() | {FORMAT + 1: "CREATE TABLE later (id TEXT)"}
+    monkeypatch.setattr("perdure.store.sqlite.migrate.formats", lambda: later)
 
 
-def test_migrate_brings_a_file_up_to_date_once(tmp_path: Path) -> None:
+def test_formats_are_numbered_without_gaps() -> None:
+    assert list(formats()) == list(range(min(formats()), FORMAT + 1))
+
+
+def test_a_new_file_gets_all_formats_at_once(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
-    names = [migration.name for migration in migrations()]
+    names = [f"format {number}" for number in formats()]
     assert pending(path) == names
     assert migrate(path) == names
     assert migrate(str(path)) == []
     assert pending(path) == []
+
+
+async def test_an_older_format_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    path = await created(tmp_path / "a.db")
+    execute(path, "UPDATE meta SET value = '2' WHERE key = 'format'")
+    before = path.read_bytes()
+    error = await error_of(path)
+    assert isinstance(error, StoreFormat)
+    assert str(error).startswith(f"{path} has the store format 2, which perdure wrote before its")
+    assert "begin with a new file" in str(error)
+    assert path.read_bytes() == before
+
+
+async def test_the_next_release_raises_the_format_once(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    path = await created(tmp_path / "a.db")
+    request.getfixturevalue("next_release")
+    assert pending(path) == [f"format {FORMAT + 1}"]
+    assert migrate(path) == [f"format {FORMAT + 1}"]
+    assert migrate(path) == []
+    async with open_store(f"sqlite:///{path}") as store:
+        assert isinstance(store, SQLiteStore)
+        assert store.info.format == FORMAT + 1
+        assert await store.inspect("SELECT count(*) FROM later") == [(0,)]
+
+
+async def test_this_release_refuses_what_the_next_one_raised(
+    tmp_path: Path, next_release: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = await created(tmp_path / "a.db")
+    monkeypatch.undo()
+    error = await error_of(path)
+    assert f"has the store format {FORMAT + 1}; this release reads up to {FORMAT}" in str(error)
+
+
+async def test_an_older_format_is_not_raised_by_what_only_reads(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    path = await created(tmp_path / "a.db")
+    request.getfixturevalue("next_release")
+    with pytest.raises(StoreFormat, match=f"format {FORMAT + 1}.*`perdure migrate sqlite:///"):
+        async with open_store(f"sqlite:///{path}?read_only=true"):
+            pass
+    async with open_store(f"sqlite:///{path}") as store:
+        assert store.info.format == FORMAT + 1
 
 
 def test_migrate_refuses_the_database_of_another_program(tmp_path: Path) -> None:

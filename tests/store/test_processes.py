@@ -15,8 +15,8 @@ import pytest
 
 from perdure.errors import StoreLocked, StoreUnavailable
 from perdure.ports.store import Claim, Inbox
-from perdure.store.hint import socket_path
 from perdure.store.sqlite import SQLiteStore
+from perdure.store.sqlite.hint import socket_path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -160,7 +160,7 @@ async def test_the_owner_hears_of_mail_from_another_process(tmp_path: Path) -> N
         hints = scenario.store.hints()
         for unit in ("order-1", "order-2"):
             assert await other.ask(f"post {unit}") == "accepted"
-            assert await anext(hints) == unit
+            assert (await anext(hints)).unit == unit
             assert len(await scenario.inbox(unit)) == 1
 
 
@@ -248,7 +248,7 @@ async def test_a_store_in_a_deep_folder_hears_of_mail_at_once(
         for number in range(10):
             began = asyncio.get_running_loop().time()
             assert await other.ask(f"post order-{number}") == "accepted"
-            assert await anext(hints) == f"order-{number}"
+            assert (await anext(hints)).unit == f"order-{number}"
             waits.append(asyncio.get_running_loop().time() - began)
     assert min(waits) < 0.1  # the best of them: others may be busy on this machine
     assert caplog.text == ""
@@ -268,7 +268,7 @@ async def test_a_folder_of_sockets_that_others_may_write_is_shunned(
     with TemporaryDirectory() as folder:
         socket = Path(folder) / "a.sock"
         socket.parent.chmod(0o777)
-        monkeypatch.setattr("perdure.store.hint.socket_path", lambda database: socket)
+        monkeypatch.setattr("perdure.store.sqlite.hint.socket_path", lambda database: socket)
         server = await asyncio.start_unix_server(listen, str(socket))
         async with opened(path) as client:
             await client.accepted(client.start("order"))
@@ -292,7 +292,7 @@ async def test_the_socket_of_a_dead_owner_is_replaced(tmp_path: Path) -> None:
         await scenario.claim()
         hints = scenario.store.hints()
         assert await other.ask("post order") == "accepted"
-        assert await anext(hints) == "order"
+        assert (await anext(hints)).unit == "order"
 
 
 async def test_nonsense_at_the_socket_harms_nobody(tmp_path: Path) -> None:
@@ -314,5 +314,5 @@ async def test_nonsense_at_the_socket_harms_nobody(tmp_path: Path) -> None:
             await writer.wait_closed()
         async with opened(path) as client:
             await client.accepted(client.start("order"))
-            assert await anext(hints) == "order"
+            assert (await anext(hints)).unit == "order"
         assert isinstance(scenario.store, SQLiteStore)

@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from perdure.kernel.commit import Answer
 from perdure.kernel.message import Send, Start
 from perdure.kernel.placement import scope_of
-from perdure.store import sweeping
-from perdure.store.database import MEMORY, Options
 from perdure.store.limits import StoreLimits
 from perdure.store.memory import MemoryStore
-from perdure.store.sqlite import SQLiteStore
+from perdure.store.sqlite import SQLiteStore, sweeping
+from perdure.store.sqlite.database import MEMORY, Options
 from perdure.testing.conformance import Scenario
 
 LIMITS = StoreLimits(undelivered_ms=40, dead_letter_ms=60, dedupe_ms=45, forgotten_ms=30)
@@ -147,7 +146,7 @@ async def plan(store: SQLiteStore, sql: str) -> str:
 @pytest.mark.parametrize("table", sweeping.EXPIRING)
 async def test_what_has_expired_is_found_in_order(table: str) -> None:
     async with SQLiteStore(MEMORY) as store:
-        found = await plan(store, sweeping.find_expired(table))
+        found = await plan(store, sweeping.SQL[f"find_{table}"])
         assert (
             f"SEARCH {table} USING COVERING INDEX {table}_expiry (scope=? AND expires_at<?)"
             in found
@@ -158,7 +157,7 @@ async def test_what_has_expired_is_found_in_order(table: str) -> None:
 async def test_messages_of_units_that_exist_are_not_looked_at() -> None:
     async with SQLiteStore(MEMORY) as store:
         assert "USING INDEX inbox_homeless (scope=? AND at<?)" in await plan(
-            store, sweeping.UNDELIVERED
+            store, sweeping.SQL["undelivered"]
         )
         scenario = Scenario(store)
         await scenario.claim()

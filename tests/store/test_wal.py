@@ -12,7 +12,8 @@ import apsw
 import pytest
 
 from perdure.ports.store import Counts
-from perdure.store import open_store, wal
+from perdure.store import open_store
+from perdure.store.sqlite import wal
 from perdure.testing.conformance import Scenario
 
 

@@ -15,8 +15,8 @@ from perdure.gateway import find_row, find_start
 from perdure.kernel.placement import check_id
 from perdure.ports.store import Store, UnitView
 from perdure.store import open_store
-from perdure.store.database import MEMORY, mode_of
 from perdure.store.sqlite import SQLiteStore
+from perdure.store.sqlite.database import MEMORY, mode_of
 
 DEFAULT_URL = "sqlite:///perdure.db"
 """The default store of every command: a file in the current folder."""

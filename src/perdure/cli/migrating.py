@@ -11,8 +11,8 @@ from perdure.cli.door import check_there
 from perdure.cli.options import DEFAULT_URL, AsJson, StoreUrl
 from perdure.cli.outcome import Exit
 from perdure.store import open_store
-from perdure.store.database import upgrade
 from perdure.store.sqlite import SQLiteStore
+from perdure.store.sqlite.database import upgrade
 
 
 def migrate(

@@ -8,8 +8,8 @@ acceptance; stores that cannot run Python inside their transaction are tested ag
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal
 
 import msgspec
 
@@ -17,7 +17,19 @@ from perdure.errors import Failure
 from perdure.kernel.message import Message
 
 Status = Literal["pending", "running", "suspended", "completed", "failed", "cancelled"]
-Verdict = Literal["applied", "fenced", "stale", "invalid"]
+
+
+class SqlRefused(msgspec.Struct, array_like=True, frozen=True):
+    """The verdict on a commit with a statement of the program that the store cannot run.
+
+    `statement` is its number in `Commit.sql`, from 0. Nothing of the commit was written.
+    """
+
+    statement: int
+    why: str
+
+
+Verdict = Literal["applied", "fenced", "stale", "invalid"] | SqlRefused
 
 CLOSED: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
 """Statuses that never change again."""
@@ -150,13 +162,55 @@ class UnitRow(msgspec.Struct, array_like=True, gc=False):
         return msgspec.structs.replace(self)
 
 
+OWN_RUN = b""
+"""The unit's own run, whose counters and result stand in the unit's row. Its id is `UnitRow.run`."""
+
+
 class JournalChunk(msgspec.Struct, array_like=True, gc=False):
-    """Events of one turn: `first` is the index of the first one in its execution (from 1)."""
+    """Events of one turn: `first` is the index of the first one in its execution (from 1).
+
+    `run` says whose they are. A workflow has only its own run. An entity has a run for each call of
+    a method that lasts, and each has a `RunRow`.
+    """
 
     execution: int
     first: int
     count: int
     events: bytes
+    run: bytes = OWN_RUN
+
+
+class RunRow(msgspec.Struct, array_like=True, gc=False):
+    """A run of a unit that has several at a time, beside the unit's own.
+
+    `type` names what runs, such as the method of an entity. `first_seq` is the number of the first
+    command of its current execution. `parent` is the caller that waits for the result. The counters
+    are those of the current execution's journal.
+    """
+
+    run: bytes
+    type: str
+    execution: int = 1
+    first_seq: int = 1
+    status: Status = "running"
+    journal_events: int = 0
+    journal_bytes: int = 0
+    parent: bytes | None = None
+    result: bytes | None = None
+    failure: Failure | None = None
+    started_at: int = 0
+    closed_at: int | None = None
+
+
+class StatePart(msgspec.Struct, array_like=True, gc=False):
+    """A part of a unit's state, such as the fields of one trait. None for `data` removes the part.
+
+    `version` is that of the schema by which `data` was written, so that newer code can convert it.
+    """
+
+    part: str
+    data: bytes | None
+    version: int = 1
 
 
 class ExecutionRow(msgspec.Struct, array_like=True, gc=False):
@@ -167,6 +221,7 @@ class ExecutionRow(msgspec.Struct, array_like=True, gc=False):
     started_at: int
     closed_at: int
     journal_events: int
+    run: bytes = OWN_RUN
 
 
 class KvEntry(msgspec.Struct, array_like=True, gc=False):
@@ -188,12 +243,15 @@ class KvEntry(msgspec.Struct, array_like=True, gc=False):
 class Answer(msgspec.Struct, array_like=True, gc=False):
     """What a consumed client message was answered, so that a retry gets the same.
 
-    It is kept until `expires_at`, and at most for the store's `dedupe_ms`.
+    It is kept until `expires_at`, and at most for the store's `dedupe_ms`. `data` is the encoded
+    result of a call, `failure` the error in which it ended.
     """
 
     message: bytes
     outcome: str
     expires_at: int
+    data: bytes | None = None
+    failure: Failure | None = None
 
 
 class Task(msgspec.Struct, array_like=True, gc=False):
@@ -213,10 +271,23 @@ class Task(msgspec.Struct, array_like=True, gc=False):
     token: bytes | None = None
     expires_at: int | None = None
     details: bytes | None = None
+    tag: str | None = None
+    """Only workers that say this tag may take the task. None: every worker."""
 
 
 TaskKey = tuple[bytes, int, int, int]
 """A task of a unit: run, execution, number of the command, attempt."""
+
+
+class Statement(msgspec.Struct, array_like=True, gc=False):
+    """A statement of the program in SQL. It sees the program's own tables only.
+
+    `values` are its parameters: None, numbers, text and bytes. The type does not say so, because
+    msgspec cannot tell text from bytes in a union.
+    """
+
+    sql: str
+    values: Sequence[Any] = ()
 
 
 class Commit(msgspec.Struct, array_like=True, gc=False):
@@ -244,18 +315,46 @@ class Commit(msgspec.Struct, array_like=True, gc=False):
     delete: int | None = None
     """Set: the unit and all it owns is removed. A tombstone stays until this time (ms; 0: none), and at most for the
     store's `dedupe_ms` after the unit's creation."""
+    runs: Sequence[RunRow] = ()
+    """Runs as they are now. A run that is not named stays as it is."""
+    runs_dropped: Sequence[bytes] = ()
+    """Runs that go, each with its journal, its ended executions and its tasks."""
+    state: Sequence[StatePart] = ()
+    sql: Sequence[Statement] = ()
+    """What the store runs in the same transaction, in this order. It needs the capability `sql`."""
+    home: str | None = None
+    """The scope of the unit's messages while the unit does not exist. None: that of the fence."""
 
 
 class Stored(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """What a verdict needs to know of the stored unit: its version, the id of the commit that made it, and its scope.
+    """What a verdict needs to know of the stored unit.
 
-    A unit that does not exist has version 0, the scope in which its messages wait (`scope_of`), and no commit, unless
-    its deletion is still remembered.
+    `commit` is the id of the commit that made this version. A unit that does not exist has version
+    0 and no scope: its first commit says where it belongs. It has no commit either, unless its
+    deletion is still remembered. `run`, `execution` and `journal_events` are those of its row.
     """
 
     version: int
     commit: bytes | None
-    scope: str
+    scope: str | None = None
+    run: bytes | None = None
+    execution: int = 0
+    journal_events: int = 0
+
+
+class Owned(msgspec.Struct, frozen=True):
+    """What `flaw_of` needs to know of the rows that a stored unit owns.
+
+    `runs` are its runs beside its own, each with its current execution and the events of that.
+    `ended` are executions that ended, by run and number.
+    """
+
+    runs: Mapping[bytes, tuple[int, int]] = {}
+    ended: Collection[tuple[bytes, int]] = ()
+    tasks: Collection[TaskKey] = ()
+
+
+NOTHING_OWNED = Owned()
 
 
 def verdict(commit: Commit, stored: Stored, epoch: int, incarnation: str | None) -> Verdict:
@@ -267,11 +366,143 @@ def verdict(commit: Commit, stored: Stored, epoch: int, incarnation: str | None)
     if stored.commit == commit.id:
         return "applied"
     fence = commit.fence
-    if fence.epoch != epoch or fence.incarnation != incarnation or fence.scope != stored.scope:
+    scope = stored.scope
+    if scope is None:
+        scope = fence.scope if commit.home is None else commit.home
+    if fence.epoch != epoch or fence.incarnation != incarnation or fence.scope != scope:
         return "fenced"
     if stored.version != commit.expect:
         return "stale"
     return "applied"
+
+
+# ---------------------------------------------------------------- flaws
+
+
+def needs_owned(commit: Commit) -> bool:
+    """Whether `flaw_of` looks at what the unit owns. Most commits need no such reading."""
+    return bool(commit.runs or commit.runs_dropped or commit.ended or commit.tasks_added)
+
+
+def flaw_of(commit: Commit, stored: Stored, owned: Owned = NOTHING_OWNED) -> str | None:
+    """Say what makes a commit that the verdict accepts impossible, or None: it can be written.
+
+    A flaw is a defect of the commit's author, so the verdict is `invalid`. Every store asks this
+    function and nothing else. A constraint of a database may never be what finds out.
+    """
+    row = commit.row
+    if row.id != commit.unit:
+        return f"its row has the id {row.id!r}"
+    for message in commit.post:
+        if not message.scope:
+            return f"its message to {message.to!r} names no scope"
+    if commit.delete is not None:
+        return None  # what else it says is not written
+    is_same_run = stored.run == row.run
+    if not is_same_run:
+        owned = NOTHING_OWNED  # the new run replaces all that the old one owned
+    own = commit.journal
+    has_others = bool(commit.runs or commit.runs_dropped)
+    for chunk in own:
+        if chunk.run:  # not that of the unit
+            has_others = True
+    if has_others:  # so that the commit of a workflow is not filtered
+        flaw = _flaw_of_runs(commit, owned)
+        if flaw is not None:
+            return flaw
+        own = [chunk for chunk in own if chunk.run == OWN_RUN]
+    if not (is_same_run and _is_next_turn(row, own, stored)):
+        before = (stored.execution, stored.journal_events) if is_same_run else (0, 0)
+        flaw = _flaw_of_journal(own, before, (row.execution, row.journal_events))
+        if flaw is not None:
+            return flaw
+    if commit.ended or commit.tasks_added or commit.state:
+        return _flaw_of_parts(commit, owned)
+    return None
+
+
+def _is_next_turn(row: UnitRow, chunks: Sequence[JournalChunk], stored: Stored) -> bool:
+    """Whether this is the usual journal of a turn, one chunk behind all others. It costs a third to see that first."""
+    if len(chunks) != 1 or row.execution != stored.execution:
+        return False
+    chunk, before = chunks[0], stored.journal_events
+    is_behind = chunk.execution == row.execution and chunk.first == before + 1 and chunk.count > 0
+    return is_behind and row.journal_events == before + chunk.count
+
+
+def _flaw_of_journal(
+    chunks: Sequence[JournalChunk], before: tuple[int, int], after: tuple[int, int]
+) -> str | None:
+    """Compare chunks of one run with the execution and the number of its events, before and after."""
+    execution, events = before
+    for chunk in chunks:
+        if chunk.execution > execution:
+            execution, events = chunk.execution, 0
+        if chunk.execution < execution:
+            return f"it writes to the execution {chunk.execution}, which has ended"
+        if chunk.first != events + 1 or chunk.count < 1:
+            return (
+                f"its journal goes on with {chunk.count} events from {chunk.first} on in the "
+                f"execution {execution}, which has {events} events"
+            )
+        events += chunk.count
+    if after[0] > execution:
+        execution, events = after[0], 0
+    if after != (execution, events):
+        return (
+            f"it says that the execution {after[0]} has {after[1]} events, and the journal has "
+            f"{events} in the execution {execution}"
+        )
+    return None
+
+
+def _flaw_of_runs(commit: Commit, owned: Owned) -> str | None:
+    """Compare the runs beside the unit's own with what is stored of them."""
+    chunks: dict[bytes, list[JournalChunk]] = {run.run: [] for run in commit.runs}
+    if len(chunks) != len(commit.runs):
+        return "it has two rows for one run"
+    dropped = set(commit.runs_dropped)
+    for name in (*chunks, *dropped):
+        if name in (OWN_RUN, commit.row.run):
+            return "it treats the unit's own run as one of the others"
+        if name in chunks and name in dropped:
+            return f"it drops the run {name.hex()} and writes it"
+    for chunk in commit.journal:
+        if chunk.run == OWN_RUN:
+            continue
+        if chunk.run not in chunks:
+            return f"it has events of the run {chunk.run.hex()} and no row of it"
+        chunks[chunk.run].append(chunk)
+    for run in commit.runs:
+        before = owned.runs.get(run.run, (0, 0))
+        flaw = _flaw_of_journal(chunks[run.run], before, (run.execution, run.journal_events))
+        if flaw is not None:
+            return f"of the run {run.run.hex()}: {flaw}"
+    return None
+
+
+def _flaw_of_parts(commit: Commit, owned: Owned) -> str | None:
+    """Look for rows that would stand twice."""
+    dropped_runs = set(commit.runs_dropped)
+    ended = [(row.run, row.execution) for row in commit.ended]
+    if len(set(ended)) != len(ended) or any(
+        key in owned.ended and key[0] not in dropped_runs for key in ended
+    ):
+        return "it ends an execution that has ended"
+    added: list[TaskKey] = []
+    for task in commit.tasks_added:
+        if task.unit != commit.unit:
+            return f"it adds a task of {task.unit!r}"
+        added.append((task.run, task.execution, task.seq, task.attempt))
+    gone = set(commit.tasks_dropped)
+    if len(set(added)) != len(added) or any(
+        key in owned.tasks and key not in gone and key[0] not in dropped_runs for key in added
+    ):
+        return "it adds a task that is there"
+    parts = [state.part for state in commit.state]
+    if len(set(parts)) != len(parts):
+        return "it has two values for one part of the state"
+    return None
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -156,6 +156,10 @@ ADMIN = (Delete, Prune)
 class Message(msgspec.Struct, array_like=True, gc=False):
     """A message and its envelope. `at` is when it was posted, `visible_at` when it may be seen (both store time,
     ms).
+
+    `previous` is the message that the sender sent to the same unit before. `scope` is the scope in
+    which the message waits while its unit does not exist. The sender says it, because a store cannot
+    know the group of an id. `token` is that of the lease whose result this is, and is not stored.
     """
 
     id: bytes
@@ -165,6 +169,12 @@ class Message(msgspec.Struct, array_like=True, gc=False):
     visible_at: int = 0
     sender: str | None = None
     previous: bytes | None = None
+    scope: str = ""
+    token: bytes | None = None
+
+    def wait_in(self, scope: str) -> None:
+        """Wait in this scope for a unit that does not exist."""
+        self.scope = scope
 
 
 _body_encoder = msgspec.msgpack.Encoder()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from perdure.kernel.commit import Answer, Commit, ExecutionRow, JournalChunk, KvEntry
 from perdure.kernel.mailbox import Entry
 from perdure.kernel.message import AnyBody, Cancel, Message, Terminate
+from perdure.kernel.placement import scope_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -58,6 +59,7 @@ class Turn:
         "_consume",
         "_keeping",
         "_remembered",
+        "_shards",
         "_touched",
         "again",
         "answers",
@@ -81,9 +83,10 @@ class Turn:
         "warning",
     )
 
-    def __init__(self, unit: str, now: int, budget: Budget) -> None:
-        """An empty turn of `unit` at `now` (ms)."""
+    def __init__(self, unit: str, now: int, budget: Budget, shards: int) -> None:
+        """An empty turn of `unit` at `now` (ms), in a store with so many shards."""
         self.unit = unit
+        self._shards = shards
         self.now = now
         self.budget = budget
         # What becomes durable.
@@ -150,7 +153,9 @@ class Turn:
 
     def send(self, target: str, body: AnyBody, message_id: bytes) -> None:
         """Send a message to another unit."""
-        self.post.append(Message(message_id, target, body, self.now, 0, self.unit))
+        scope = scope_of(target, self._shards)
+        message = Message(message_id, target, body, self.now, 0, self.unit, None, scope)
+        self.post.append(message)
 
     def unsend_to_self(self) -> None:
         """The unit has ended, so what it sent to itself has no receiver."""
@@ -274,7 +279,10 @@ class Turn:
             answers = [Answer(m, self.answers.get(m, "ok"), expires_at) for m in self._remembered]
         post = self.post
         if self._keeping:
-            post = [*self._keeping.values(), *post]
+            kept = list(self._keeping.values())
+            for message in kept:
+                message.wait_in(row.scope)
+            post = [*kept, *post]
         self.commit = Commit(
             commit_id,
             fence,
@@ -290,6 +298,7 @@ class Turn:
             post or (),
             prune=self.prune or (),
             delete=self.tombstone_until,
+            home=None if self.tombstone_until is None else scope_of(self.unit, self._shards),
         )
 
     def pack_removal(

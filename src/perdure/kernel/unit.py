@@ -321,7 +321,8 @@ class Unit:
         """
         limits = self.limits
         # A quarter, so that kept and received messages leave room for what the code makes of them.
-        turn = Turn(self.id, now, Budget(limits.turn_messages, limits.commit_bytes // 4, is_spent))
+        budget = Budget(limits.turn_messages, limits.commit_bytes // 4, is_spent)
+        turn = Turn(self.id, now, budget, self.shards)
         if self._changed:
             self._changed = False
             turn.touch()

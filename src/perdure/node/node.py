@@ -38,7 +38,7 @@ from perdure.node.tally import NodeMetrics, Tally
 from perdure.node.turns import Turns
 from perdure.node.watchdog import Watchdog
 from perdure.ports.clock import Clock, SystemClock
-from perdure.ports.store import Incarnation, Store, Units
+from perdure.ports.store import Hint, Incarnation, Store, Units
 from perdure.store import open_store
 from perdure.store.measured import MeasuredStore
 
@@ -372,9 +372,9 @@ class Node:
         if not suspects.counted:
             self._spawn(suspects.run(), "perdure-trials")
 
-    async def _follow_hints(self, hints: AsyncIterator[str]) -> None:
-        async for unit in hints:
-            self._running().mail(unit)
+    async def _follow_hints(self, hints: AsyncIterator[Hint]) -> None:
+        async for hint in hints:
+            self._running().mail(hint.unit)
 
     def _check_definitions(self) -> None:
         """Look at workflow code for what replay cannot repeat, once per definition.

@@ -47,7 +47,7 @@ from perdure.ports.clock import SystemClock
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from perdure.kernel.commit import Fence
+    from perdure.kernel.commit import Fence, Verdict
     from perdure.node.options import NodeOptions
     from perdure.node.residents import Resident
     from perdure.node.turns import Turns
@@ -222,7 +222,7 @@ class Suspects:
             if verdict == "applied"
         }
 
-    async def _submit(self, commits: Sequence[Commit]) -> list[str]:
+    async def _submit(self, commits: Sequence[Commit]) -> list[Verdict]:
         return [*await self._turns.store.commit(commits)]
 
     async def _rewrite(

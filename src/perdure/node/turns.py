@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from perdure.errors import Failure, StoreUnavailable
 from perdure.interceptor import Interceptor, TurnInfo, around_turn
-from perdure.kernel.commit import CLOSED, Fence
+from perdure.kernel.commit import CLOSED, Fence, SqlRefused
 from perdure.kernel.held import AFTER_DEPLOY, POISONED
 from perdure.kernel.loop import NeverIdle
 from perdure.kernel.match import user_line, waiting_lines
@@ -403,7 +403,12 @@ class Turns:
             return
         self.tally.refusals += 1
         if self.metrics is not None:
-            self.metrics.refused(verdict)
+            self.metrics.refused("sql" if isinstance(verdict, SqlRefused) else verdict)
+        if isinstance(verdict, SqlRefused):
+            show_logs(turn.logs, discarded=True)
+            statement = f"the statement {verdict.statement} of its commit ({verdict.why})"
+            self._turn_failed(resident, f"the store cannot run {statement}")
+            return
         if verdict == "invalid":
             # The same turn is never recorded. After `stale` and `fenced` it is taken again, and
             # then shows what it says.

@@ -20,12 +20,16 @@ from typing import Generic, Literal, Protocol, Self, TypeVar
 
 import msgspec
 
+from perdure.errors import Failure
 from perdure.kernel.commit import (
+    OWN_RUN,
     Commit,
     ExecutionRow,
     Fence,
     JournalChunk,
     KvEntry,
+    RunRow,
+    StatePart,
     Task,
     UnitRow,
     Verdict,
@@ -71,11 +75,15 @@ class Posted(msgspec.Struct, frozen=True):
 
     outcome: Literal["accepted", "duplicate", "missing", "full", "lost_lease"]
     answer: str | None = None
+    data: bytes | None = None
+    failure: Failure | None = None
 
 
 class Loaded(msgspec.Struct):
     """A unit as stored, in one snapshot: its row and version, the journal of its current execution, KV, inbox (in
-    order) and tasks.
+    order), tasks, runs beside its own, and state.
+
+    `journal` has the events of the unit's own run first, then those of each of `runs`.
 
     `place` is the place behind the newest message of the inbox, from which `Store.inbox` goes on. None: the inbox was
     empty, and reading it from the beginning misses nothing.
@@ -89,6 +97,35 @@ class Loaded(msgspec.Struct):
     inbox: list[Message] = []
     tasks: list[Task] = []
     place: str | None = None
+    runs: list[RunRow] = []
+    state: list[StatePart] = []
+
+
+class Hint(msgspec.Struct, frozen=True):
+    """A unit that got mail, and the scope in which it is believed to be."""
+
+    unit: str
+    scope: str
+
+
+class TaskMatch(msgspec.Struct, frozen=True, kw_only=True):
+    """Which tasks a worker can take.
+
+    `names` are the activities that it has (None: any). It takes tasks without a tag, and those with
+    one of `tags`.
+    """
+
+    names: tuple[str, ...] | None = None
+    tags: tuple[str, ...] = ()
+
+    def fits(self, task: Task) -> bool:
+        """Whether the worker can take a task."""
+        if self.names is not None and task.name not in self.names:
+            return False
+        return task.tag is None or task.tag in self.tags
+
+
+ANY_TASK = TaskMatch()
 
 
 class Mail(msgspec.Struct, frozen=True):
@@ -167,16 +204,18 @@ class Units(Query[UnitView], frozen=True, kw_only=True):
 
 
 class Journal(Query[JournalChunk], frozen=True, kw_only=True):
-    """The journal of one execution (None: the current one), in order."""
+    """The journal of one execution (None: the current one of the unit's own run), in order."""
 
     unit: str
     execution: int | None = None
+    run: bytes = OWN_RUN
 
 
 class Executions(Query[ExecutionRow], frozen=True, kw_only=True):
-    """The executions of a unit that ended by continue-as-new, oldest first."""
+    """The executions of a run that ended by continue-as-new, oldest first."""
 
     unit: str
+    run: bytes = OWN_RUN
 
 
 class KvEntries(Query[tuple[str, bytes]], frozen=True, kw_only=True):
@@ -290,7 +329,11 @@ class Store(Protocol):
         ...
 
     def commit(self, batch: Sequence[Commit]) -> Awaitable[list[Verdict]]:
-        """Make commits durable together; at most one per unit in a batch. May be an `async def`."""
+        """Make commits durable together; at most one per unit in a batch. May be an `async def`.
+
+        A batch has one order: the rows of all its accepted commits first, then the statements of
+        their programs, then all their messages, each in the order of the batch.
+        """
         ...
 
     async def post(self, batch: Sequence[Message]) -> list[Posted]:
@@ -298,6 +341,9 @@ class Store(Protocol):
 
         `missing` with the answer "closed": the unit has ended; then it only takes a start, `Delete` and `Prune`.
         With a start that replaces it in its inbox it takes everything: what follows is for the new run.
+
+        Raises:
+            UsageError: a message names no scope. None of the batch was accepted.
         """
         ...
 
@@ -339,9 +385,15 @@ class Store(Protocol):
         ...
 
     async def lease(
-        self, queue: str, worker: str, limit: int, lease_ms: int, at: int
+        self,
+        queue: str,
+        worker: str,
+        limit: int,
+        lease_ms: int,
+        at: int,
+        match: TaskMatch = ANY_TASK,
     ) -> list[Task]:
-        """Lease up to `limit` visible tasks of a queue."""
+        """Lease up to `limit` visible tasks of a queue that the worker can take."""
         ...
 
     async def renew(self, renewals: Sequence[Renewal], at: int) -> list[Literal["kept", "lost"]]:
@@ -367,6 +419,9 @@ class Store(Protocol):
         """
         ...
 
-    def hints(self) -> AsyncIterator[str]:
-        """Ids of units that got mail from outside this process. Lossy: losing all of them costs latency only."""
+    def hints(self) -> AsyncIterator[Hint]:
+        """Units that got mail by a post, or by a commit of a node that does not own their scope.
+
+        Lossy: losing all of them costs latency only.
+        """
         ...

@@ -27,7 +27,7 @@ def open_store(
 
     `memory://` · `sqlite://` (in memory) · `sqlite:///relative.db` · `sqlite:////absolute/path.db`. Options follow a
     `?`: `shards=N` for all; `synchronous=full|normal|off`, `standby=true`, `read_only=true`, `busy_ms=N` for SQLite
-    (see `perdure.store.database.Options`).
+    (see `perdure.store.sqlite.database.Options`).
 
     Raises:
         UsageError: the scheme or an option is unknown; the message lists those that are known.
@@ -45,8 +45,8 @@ def open_store(
             limits=limits, clock=clock, shards=_convert(_MemoryOptions, given, url).shards
         )
     if parts.scheme == "sqlite" and not parts.netloc:
-        from perdure.store.database import Options
         from perdure.store.sqlite import SQLiteStore
+        from perdure.store.sqlite.database import Options
 
         return SQLiteStore(
             _file_of(parts, url), options=_convert(Options, given, url), limits=limits, clock=clock
@@ -85,7 +85,7 @@ def _split(url: str) -> tuple[SplitResult, dict[str, str]]:
 
 
 def _file_of(parts: SplitResult, url: str) -> str:
-    from perdure.store.database import MEMORY
+    from perdure.store.sqlite.database import MEMORY
 
     if not parts.path:
         return MEMORY

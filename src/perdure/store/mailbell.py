@@ -1,7 +1,7 @@
 """The mail bell: tells those who listen which units got mail.
 
-An id waits once for each listener, however often it was rung. So what waits for a slow listener
-never exceeds the ids that have mail, and no id has to be dropped.
+A unit waits once for each listener, however often it was rung for. So what waits for a slow listener
+never exceeds the units that have mail, and none has to be dropped.
 """
 
 from __future__ import annotations
@@ -11,25 +11,27 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from threading import Lock
 
-IDS_AT_A_TIME = 256
-"""Ids after which a listener lets others have the event loop: what has gathered may take it long to follow up."""
+from perdure.ports.store import Hint
+
+HINTS_AT_A_TIME = 256
+"""Hints after which a listener lets others have the event loop: what has gathered may take it long to follow up."""
 
 
 class _Listener:
-    """The ids that wait for one listener, on the event loop that it listens on."""
+    """The hints that wait for one listener, on the event loop that it listens on."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._lock = Lock()
-        self._ids: dict[str, None] = {}
+        self._hints: dict[str, Hint] = {}
         self._rung = asyncio.Event()
         self._closed = False
 
-    def ring(self, unit: str) -> None:
-        """Add an id. Any thread may call it."""
+    def ring(self, hint: Hint) -> None:
+        """Add a hint. Any thread may call it."""
         with self._lock:
-            was_empty = not self._ids
-            self._ids[unit] = None
+            was_empty = not self._hints
+            self._hints[hint.unit] = hint
         if was_empty:
             self._wake()
 
@@ -42,14 +44,14 @@ class _Listener:
         with suppress(RuntimeError):  # its loop is closed: nobody listens any more
             self._loop.call_soon_threadsafe(self._rung.set)
 
-    async def take(self) -> list[str]:
+    async def take(self) -> list[Hint]:
         """What has gathered, in the order of the first rings; nothing when the bell is closed."""
-        while not self._ids and not self._closed:
+        while not self._hints and not self._closed:
             await self._rung.wait()
             self._rung.clear()
         with self._lock:
-            ids, self._ids = self._ids, {}
-        return list(ids)
+            hints, self._hints = self._hints, {}
+        return list(hints.values())
 
 
 class MailBell:
@@ -59,28 +61,28 @@ class MailBell:
         """Start with nobody listening."""
         self._listeners: set[_Listener] = set()
 
-    def ring(self, unit: str) -> None:
+    def ring(self, hint: Hint) -> None:
         """Tell all listeners."""
         for listener in list(self._listeners):
-            listener.ring(unit)
+            listener.ring(hint)
 
     def close(self) -> None:
         """End all listening."""
         for listener in list(self._listeners):
             listener.close()
 
-    def listen(self) -> AsyncIterator[str]:
-        """Ids, as they come from this call on, until the bell is closed."""
+    def listen(self) -> AsyncIterator[Hint]:
+        """Hints, as they come from this call on, until the bell is closed."""
         listener = _Listener()
         self._listeners.add(listener)
-        return self._ids(listener)
+        return self._listen_to(listener)
 
-    async def _ids(self, listener: _Listener) -> AsyncIterator[str]:
+    async def _listen_to(self, listener: _Listener) -> AsyncIterator[Hint]:
         try:
-            while ids := await listener.take():
-                for number, unit in enumerate(ids, 1):
-                    yield unit
-                    if number % IDS_AT_A_TIME == 0:
+            while hints := await listener.take():
+                for number, hint in enumerate(hints, 1):
+                    yield hint
+                    if number % HINTS_AT_A_TIME == 0:
                         await asyncio.sleep(0)
         finally:
             self._listeners.discard(listener)

@@ -10,7 +10,9 @@ from typing import Literal, Self, TypeVar
 from perdure.kernel.commit import Commit, Fence, Task, Verdict
 from perdure.kernel.message import Message
 from perdure.ports.store import (
+    ANY_TASK,
     Claim,
+    Hint,
     Incarnation,
     Loaded,
     Mail,
@@ -21,6 +23,7 @@ from perdure.ports.store import (
     Store,
     StoreInfo,
     Swept,
+    TaskMatch,
     Wake,
 )
 
@@ -114,11 +117,17 @@ class MeasuredStore:
         return await self._measured("next_wake", 1, self._store.next_wake(scopes, after))
 
     async def lease(
-        self, queue: str, worker: str, limit: int, lease_ms: int, at: int
+        self,
+        queue: str,
+        worker: str,
+        limit: int,
+        lease_ms: int,
+        at: int,
+        match: TaskMatch = ANY_TASK,
     ) -> list[Task]:
         """Lease tasks."""
         return await self._measured(
-            "lease", limit, self._store.lease(queue, worker, limit, lease_ms, at)
+            "lease", limit, self._store.lease(queue, worker, limit, lease_ms, at, match)
         )
 
     async def renew(self, renewals: Sequence[Renewal], at: int) -> list[Literal["kept", "lost"]]:
@@ -137,6 +146,6 @@ class MeasuredStore:
         """Wait until the unit's row has another version."""
         return await self._store.wait_change(unit, version, timeout_ms)
 
-    def hints(self) -> AsyncIterator[str]:
+    def hints(self) -> AsyncIterator[Hint]:
         """Ids of units that got mail."""
         return self._store.hints()

@@ -30,6 +30,7 @@ from perdure.kernel.definition import ActivityDefinition, WorkflowDefinition
 from perdure.kernel.events import ActivityScheduled, Received
 from perdure.kernel.limits import Limits
 from perdure.kernel.message import Message, Pause, Raise, Resume, Send, encode_body
+from perdure.kernel.placement import scope_of
 from perdure.kernel.turn import Outcome
 from perdure.node import Node
 from perdure.ports.clock import Alarm, Clock, SystemClock
@@ -353,6 +354,7 @@ class _Gate:
         return (await Client(self._node).get(unit).status()) not in CLOSED
 
     async def _post(self, message: Message) -> Outcome:
+        message.wait_in(scope_of(message.to, self._node.store.info.shards))
         posted = (await self._node.store.post([message]))[0]
         if posted.outcome not in ("accepted", "duplicate"):
             return "closed" if posted.answer == "closed" else "missing"

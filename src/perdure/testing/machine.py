@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from perdure.store.connection import opened
+from perdure.store.sqlite.connection import opened
 
 
 def processor() -> str:

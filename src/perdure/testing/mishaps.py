@@ -16,7 +16,9 @@ from perdure.errors import StoreUnavailable
 from perdure.kernel.commit import Commit, Fence, Task, Verdict
 from perdure.kernel.message import Message
 from perdure.ports.store import (
+    ANY_TASK,
     Claim,
+    Hint,
     Incarnation,
     Loaded,
     Mail,
@@ -27,6 +29,7 @@ from perdure.ports.store import (
     Store,
     StoreInfo,
     Swept,
+    TaskMatch,
     Wake,
 )
 
@@ -91,10 +94,16 @@ class PassingStore:
         return await self._reach().next_wake(scopes, after)
 
     async def lease(
-        self, queue: str, worker: str, limit: int, lease_ms: int, at: int
+        self,
+        queue: str,
+        worker: str,
+        limit: int,
+        lease_ms: int,
+        at: int,
+        match: TaskMatch = ANY_TASK,
     ) -> list[Task]:
         """Lease tasks."""
-        return await self._reach().lease(queue, worker, limit, lease_ms, at)
+        return await self._reach().lease(queue, worker, limit, lease_ms, at, match)
 
     async def renew(self, renewals: Sequence[Renewal], at: int) -> list[Literal["kept", "lost"]]:
         """Renew leases."""
@@ -112,7 +121,7 @@ class PassingStore:
         """Wait for a change."""
         return await self._reach().wait_change(unit, version, timeout_ms)
 
-    def hints(self) -> AsyncIterator[str]:
+    def hints(self) -> AsyncIterator[Hint]:
         """Listen to hints."""
         return self._reach().hints()
 
@@ -272,7 +281,7 @@ class UnreliableStore(PassingStore):
         if self._mishaps.strikes("read late"):
             await asyncio.sleep(self._mishaps.delay_s())
 
-    async def hints(self) -> AsyncIterator[str]:
+    async def hints(self) -> AsyncIterator[Hint]:
         """Those that are not lost."""
         async for unit in self._store.hints():
             if not self._mishaps.strikes("hint lost"):

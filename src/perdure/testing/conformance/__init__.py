@@ -25,11 +25,14 @@ from perdure.testing.conformance.counting import Counting
 from perdure.testing.conformance.delivery import Delivery
 from perdure.testing.conformance.durability import Durability
 from perdure.testing.conformance.failures import Failures
+from perdure.testing.conformance.flaws import Flaws
 from perdure.testing.conformance.inboxes import Inboxes
 from perdure.testing.conformance.life import Life
 from perdure.testing.conformance.lists import Lists
 from perdure.testing.conformance.places import Places
+from perdure.testing.conformance.programs import Programs
 from perdure.testing.conformance.resubmission import Resubmission
+from perdure.testing.conformance.runs import Runs
 from perdure.testing.conformance.scenario import Scenario, StoreFactory
 from perdure.testing.conformance.sweeping import Sweeping
 from perdure.testing.conformance.tasks import Tasks
@@ -46,12 +49,15 @@ class StoreSuite(
     Resubmission,
     Claims,
     Verdicts,
+    Flaws,
     Delivery,
     Wakes,
     Failures,
     Inboxes,
     Places,
     Tasks,
+    Runs,
+    Programs,
     Values,
     Life,
     Sweeping,

@@ -6,8 +6,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from perdure.kernel.commit import Commit, ExecutionRow, KvEntry
-from perdure.ports.store import Counts, Executions
+from msgspec.structs import replace
+
+from perdure.errors import Failure
+from perdure.kernel.commit import Commit, ExecutionRow, KvEntry, RunRow, StatePart
+from perdure.ports.store import Counts, Executions, Posted
 from perdure.testing.conformance.scenario import (
     NOW,
     Scenario,
@@ -25,11 +28,13 @@ async def _rich_commit(scenario: Scenario, unit: str, expect: int) -> Commit:
         unit,
         expect,
         {"execution": 2, "wake_at": NOW + 5},
-        journal=[chunk(1, execution=2), chunk(2, execution=2)],
+        journal=[chunk(1, execution=2), chunk(2, execution=2), chunk(run=b"call")],
+        runs=[RunRow(b"call", "add", journal_events=1)],
+        state=[StatePart("cart", b"two apples", 3)],
         ended=[ExecutionRow(1, "1.0.0", NOW, NOW, 3)],
         kv=[KvEntry("key", b"value")],
         consume=await scenario.inbox(unit),
-        answers=[answer(scenario.message(unit))],
+        answers=[replace(answer(scenario.message(unit)), data=b"2", failure=Failure("E", "m"))],
         post=[scenario.message("neighbour")],
         tasks_added=[task(scenario, unit)],
     )
@@ -58,13 +63,18 @@ class Atomicity:
             assert loaded.row == commit.row
             assert loaded.version == 2
             assert loaded.journal == commit.journal
+            assert loaded.runs == commit.runs
+            assert loaded.state == commit.state
             assert loaded.kv == commit.kv
             assert loaded.inbox == []
             assert loaded.tasks == commit.tasks_added
             assert await scenario.all(Executions(unit="order")) == commit.ended
             assert await scenario.inbox("neighbour") == [commit.post[0].id]
             again = scenario.message("order", id=commit.answers[0].message)
-            assert (await scenario.post(again))[0].answer == commit.answers[0].outcome
+            known = commit.answers[0]
+            assert await scenario.post(again) == [
+                Posted("duplicate", known.outcome, known.data, known.failure)
+            ]
 
     async def test_a_stale_commit_leaves_nothing(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
@@ -86,7 +96,9 @@ class Atomicity:
 
     async def test_an_invalid_commit_leaves_nothing(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
-            await scenario.applied("order", row={"execution": 2}, journal=[chunk(2, execution=2)])
+            await scenario.applied(
+                "order", row={"execution": 2}, journal=[chunk(execution=2, count=2)]
+            )
             await scenario.accepted(scenario.message("order"))
             before = await _everything(scenario)
             assert await scenario.apply(await _rich_commit(scenario, "order", 1)) == ["invalid"]

@@ -49,10 +49,11 @@ class Counting:
         async with scene(store_factory) as scenario:
             long = {"execution": 3, "journal_events": 5, "journal_bytes": 50}
             ended = [ExecutionRow(n, "1.0.0", 1, 2, 100) for n in (1, 2)]
-            await scenario.applied("long", row=long, ended=ended, journal=[chunk(execution=3)])
             await scenario.applied(
-                "done", row={"status": "completed", "journal_events": 2, "journal_bytes": 8}
+                "long", row=long, ended=ended, journal=[chunk(execution=3, count=5)]
             )
+            done = {"status": "completed", "journal_bytes": 8}
+            await scenario.applied("done", row=done, journal=[chunk(count=2)])
             counted = {
                 "running": 1,
                 "completed": 1,

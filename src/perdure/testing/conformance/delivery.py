@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import asyncio
+
+from perdure.errors import UsageError
 from perdure.kernel.commit import Fence
 from perdure.kernel.events import Parent
 from perdure.kernel.message import AnyBody, Cancel, Reply, Send, Start
@@ -32,6 +35,64 @@ class Delivery:
             ]
             assert await scenario.apply(*batch) == ["applied"] * 3
             assert await scenario.inbox("target") == [letter.id for letter in letters]
+
+    async def test_messages_come_behind_the_rows_of_their_batch(
+        self, store_factory: StoreFactory
+    ) -> None:
+        async with scene(store_factory) as scenario:
+            await scenario.applied("gone")
+            early, kept = scenario.message("gone"), scenario.message("new")
+            batch = [
+                scenario.commit("sender", post=[early, kept]),
+                scenario.commit("gone", 1, delete=0),
+                scenario.commit("new", consume=[kept.id]),
+            ]
+            assert await scenario.apply(*batch) == ["applied"] * 3
+            assert await scenario.inbox("gone") == [early.id]
+            assert await scenario.inbox("new") == [kept.id]
+
+    async def test_a_batch_in_flight_keeps_its_place_behind_another(
+        self, store_factory: StoreFactory
+    ) -> None:
+        async with scene(store_factory) as scenario:
+            letter = scenario.message("target")
+            first = asyncio.ensure_future(
+                scenario.store.commit([scenario.commit("sender", post=[letter])])
+            )
+            second = asyncio.ensure_future(
+                scenario.store.commit([scenario.commit("target", consume=[letter.id])])
+            )
+            assert [await first, await second] == [["applied"], ["applied"]]
+            assert await scenario.inbox("target") == []
+
+    async def test_a_message_waits_in_the_scope_that_it_names(
+        self, store_factory: StoreFactory
+    ) -> None:
+        async with scene(store_factory, shards=2) as scenario:
+            await scenario.claim("entities/7")
+            await scenario.applied("order", post=[scenario.message("cart", scope="entities/7")])
+            await scenario.accepted(scenario.start("cart", scope="entities/7"))
+            assert await scenario.due(scopes=["entities/7"]) == {"cart": (0, True)}
+            assert await scenario.due() == {}
+            loaded = await scenario.load("cart")
+            assert [message.scope for message in loaded.inbox] == ["entities/7"] * 2
+            home = {"home": "entities/7", "fence": scenario.fence("entities/7")}
+            moved = {"scope": "pin/cart"}
+            await scenario.claim("pin/cart")
+            await scenario.applied("cart", 0, moved, **home)
+            assert await scenario.due(scopes=["pin/cart"]) == {"cart": (0, True)}
+            gone = {"home": "entities/7", "fence": scenario.fence("pin/cart"), "delete": 0}
+            await scenario.applied("cart", 1, moved, **gone)
+            assert [m.scope for m in (await scenario.load("cart")).inbox] == ["entities/7"]
+
+    async def test_a_message_without_a_scope_is_refused(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            (refused,) = await asyncio.gather(
+                scenario.post(scenario.start("order", scope="")), return_exceptions=True
+            )
+            assert isinstance(refused, UsageError)
+            assert "'order' names no scope" in str(refused)
+            assert await scenario.inbox("order") == []
 
     async def test_a_message_comes_back_whole(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
@@ -193,9 +254,10 @@ class Delivery:
             await scenario.applied("b")
             letter = scenario.message("b", sender="a")
             commit = scenario.commit("a", post=[letter])
-            # The target takes it in the very batch that brings it, and the sender's commit is in flight twice.
-            batch = [commit, scenario.commit("b", 1, consume=[letter.id]), scenario.commit("c")]
-            assert await scenario.apply(*batch) == ["applied"] * 3
+            assert await scenario.apply(commit, scenario.commit("c")) == ["applied"] * 2
+            # The sender's commit is in flight twice, and the target takes the message in between.
+            batch = [commit, scenario.commit("b", 1, consume=[letter.id])]
+            assert await scenario.apply(*batch) == ["applied"] * 2
             assert await scenario.apply(commit) == ["applied"]
             assert await scenario.inbox("b") == []
             await scenario.applied("a", 1)

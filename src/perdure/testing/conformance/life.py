@@ -54,7 +54,7 @@ class Life:
             first = await scenario.store.query(Journal(unit="order", limit=3))
             ended = [ExecutionRow(1, "1.0.0", 1, 2, 7)]
             await scenario.applied(
-                "order", 1, {"execution": 2}, ended=ended, journal=[chunk(1, 2), chunk(9, 2)]
+                "order", 1, {"execution": 2}, ended=ended, journal=[chunk(1, 2), chunk(2, 2)]
             )
             rest = await scenario.all(Journal(unit="order", limit=3, after=first.next))
             assert [(part.execution, part.first) for part in [*first.items, *rest]] == [

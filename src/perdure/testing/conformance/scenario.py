@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
 from perdure.kernel.commit import (
+    OWN_RUN,
     Answer,
     Commit,
     Fence,
@@ -44,6 +45,7 @@ class Scenario:
         self.owner = Incarnation(node, f"{node}-1")
         self.claims: dict[str, Claim] = {}
         self._ids = 0
+        self._journals: dict[str, UnitRow] = {}
 
     def new_id(self) -> bytes:
         """A fresh id of 16 bytes."""
@@ -81,11 +83,25 @@ class Scenario:
     def commit(
         self, unit: str, expect: int = 0, row: Mapping[str, Any] | None = None, **parts: Any
     ) -> Commit:
-        """A commit of this owner; `row` changes fields of the default row, `parts` are fields of the commit."""
+        """A commit of this owner; `row` changes fields of the default row, `parts` are fields of the commit.
+
+        The row counts the events of the journal, as far as this owner knows it.
+        """
         made = self.row(unit, **(row or {}))
+        if "journal_events" not in (row or {}):
+            made.journal_events = self._count_events(made, parts.get("journal", ()))
         fields: dict[str, Any] = {"id": self.new_id(), "fence": self.fence(made.scope), "at": NOW}
-        fields |= {"unit": unit, "expect": expect, "row": made}
+        fields |= {"unit": unit, "expect": expect, "row": made, "home": self.scope(unit)}
         return Commit(**(fields | parts))
+
+    def _count_events(self, row: UnitRow, chunks: Sequence[JournalChunk]) -> int:
+        known = self._journals.get(row.id)
+        is_known = known is not None and (known.run, known.execution) == (row.run, row.execution)
+        events = known.journal_events if known is not None and is_known else 0
+        for one in chunks:
+            if one.run == OWN_RUN and one.execution == row.execution:
+                events = one.first + one.count - 1
+        return events
 
     def fences(self, *scopes: str) -> list[Fence]:
         """These rights for scopes, by default for all."""
@@ -97,19 +113,23 @@ class Scenario:
 
     async def apply(self, *commits: Commit) -> list[Verdict]:
         """The verdicts of one batch."""
-        return await self.store.commit(commits)
+        verdicts = await self.store.commit(commits)
+        for commit, verdict in zip(commits, verdicts, strict=True):
+            if verdict == "applied":
+                self._journals[commit.unit] = commit.row
+        return verdicts
 
     async def applied(
         self, unit: str, expect: int = 0, row: Mapping[str, Any] | None = None, **parts: Any
     ) -> Commit:
         """A commit that was applied."""
         commit = self.commit(unit, expect, row, **parts)
-        assert await self.store.commit([commit]) == ["applied"]
+        assert await self.apply(commit) == ["applied"]
         return commit
 
     def message(self, to: str, body: AnyBody | None = None, **fields: Any) -> Message:
         """A message; without a body it sends to the channel `news`."""
-        given: dict[str, Any] = {"id": self.new_id(), "at": NOW}
+        given: dict[str, Any] = {"id": self.new_id(), "at": NOW, "scope": self.scope(to)}
         return Message(
             to=to, body=Send("news", b"hello") if body is None else body, **(given | fields)
         )
@@ -164,10 +184,14 @@ class Scenario:
 
 
 def chunk(
-    first: int = 1, execution: int = 1, events: bytes = b"events", count: int = 1
+    first: int = 1,
+    execution: int = 1,
+    events: bytes = b"events",
+    count: int = 1,
+    run: bytes = OWN_RUN,
 ) -> JournalChunk:
     """A chunk of a journal; the store does not look into it."""
-    return JournalChunk(execution, first, count, events)
+    return JournalChunk(execution, first, count, events, run)
 
 
 def answer(message: Message, outcome: str = "started", expires_at: int = NOW + 1_000) -> Answer:

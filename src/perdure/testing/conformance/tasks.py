@@ -8,7 +8,7 @@ import asyncio
 
 from perdure.kernel.commit import Task
 from perdure.kernel.message import ActivityDone, Message
-from perdure.ports.store import Counts, Posted, Renewal
+from perdure.ports.store import Counts, Posted, Renewal, TaskMatch
 from perdure.testing.conformance.scenario import NOW, Scenario, StoreFactory, key_of, scene, task
 
 LEASE_MS = 1_000
@@ -26,7 +26,7 @@ def _done(
     } | changes
     body = ActivityDone(**fields, result=b"result")  # type: ignore[arg-type]
     return scenario.message(
-        task.unit, body, sender=task.worker, previous=task.token if token is None else token
+        task.unit, body, sender=task.worker, token=task.token if token is None else token
     )
 
 
@@ -100,6 +100,26 @@ class Tasks:
             assert sorted(leased) == list(range(20))
             tokens = {one.token for share in shares for one in share}
             assert len(tokens) == 20
+
+    async def test_a_worker_gets_only_what_it_can_take(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            added = [
+                task(scenario, "order", 1, name="render"),
+                task(scenario, "order", 2, name="print"),
+                task(scenario, "order", 3, name="render", tag="session-1"),
+                task(scenario, "order", 4, name="print", tag="session-2"),
+            ]
+            await scenario.applied("order", tasks_added=added)
+
+            async def lease(match: TaskMatch) -> list[int]:
+                found = await scenario.store.lease("gpu", "worker", 10, 1_000, NOW, match)
+                return [one.seq for one in found]
+
+            assert await lease(TaskMatch(names=())) == []
+            assert await lease(TaskMatch(names=("render",))) == [1]
+            assert await lease(TaskMatch(names=("render",), tags=("session-1", "x"))) == [3]
+            assert await lease(TaskMatch()) == [2]
+            assert await lease(TaskMatch(tags=("session-2",))) == [4]
 
     async def test_a_result_takes_the_task_and_reaches_the_unit(
         self, store_factory: StoreFactory

@@ -16,7 +16,7 @@ class Verdicts:
     async def test_verdicts_are_those_of_the_kernel(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
             units = [f"unit-{n}" for n in range(3)]
-            stored = {unit: Stored(0, None, "default/0") for unit in units}
+            stored = {unit: Stored(0, None) for unit in units}
             for unit, versions in zip(units, (0, 1, 2), strict=True):
                 for version in range(versions):
                     commit = await scenario.applied(unit, version)

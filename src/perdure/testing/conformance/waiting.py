@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import asyncio
 
-from perdure.testing.conformance.scenario import NOW, StoreFactory, scene
+from perdure.ports.store import Hint
+from perdure.testing.conformance.scenario import NOW, Scenario, StoreFactory, scene
 
 LONG_MS = 20_000
 
@@ -72,9 +73,9 @@ class Waiting:
             await scenario.applied("order")
             missing, letter = scenario.message("nobody"), scenario.message("order")
             await scenario.post(missing, letter)
-            assert await anext(hints) == "order"
+            assert await anext(hints) == Hint("order", scenario.scope("order"))
             await scenario.accepted(scenario.start("new"))
-            assert await anext(hints) == "new"
+            assert await anext(hints) == Hint("new", scenario.scope("new"))
 
     async def test_a_post_rings_although_its_caller_gave_up(
         self, store_factory: StoreFactory
@@ -85,8 +86,28 @@ class Waiting:
             await asyncio.sleep(0)
             call.cancel()
             await asyncio.wait([call])
-            assert await anext(hints) == "order"
+            assert await anext(hints) == Hint("order", scenario.scope("order"))
             assert len(await scenario.inbox("order")) == 1
+
+    async def test_a_commit_rings_for_units_of_other_owners(
+        self, store_factory: StoreFactory
+    ) -> None:
+        async with scene(store_factory, shards=2) as scenario:
+            await scenario.claim("group/own")
+            other = Scenario(scenario.store, "two")
+            await other.claim("group/foreign")
+            await other.applied("known", home="group/foreign", row={"scope": "group/foreign"})
+            hints = scenario.store.hints()
+            letters = [
+                scenario.message("mine", scope="group/own"),
+                scenario.message("known", scope="group/foreign"),
+                scenario.message("unknown", scope="group/foreign"),
+                scenario.message("nobody's", scope="group/unowned"),
+            ]
+            refused = scenario.commit("stale", 3, post=[scenario.message("x", scope="group/x")])
+            await scenario.apply(refused, scenario.commit("sender", post=letters))
+            heard = [await anext(hints) for _ in range(3)]
+            assert heard == [Hint(one.to, one.scope) for one in letters[1:]]
 
     async def test_hints_end_when_the_store_is_closed(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:

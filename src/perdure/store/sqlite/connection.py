@@ -1,0 +1,94 @@
+"""The part of a SQLite connection that the store uses: narrow, and typed more exactly than the library's own stubs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, cast
+
+import apsw
+
+Values = tuple[Any, ...]
+Bindings = Sequence[Any] | Mapping[str, Any]
+
+
+class Cursor(Protocol):
+    """The rows of a statement."""
+
+    def __iter__(self) -> Iterator[Values]:
+        """Row by row."""
+        ...
+
+    def fetchone(self) -> Values | None:
+        """The next row."""
+        ...
+
+    @property
+    def get(self) -> Any:
+        """The only value of the only row."""
+        ...
+
+
+class Connection(Protocol):
+    """A connection to a database."""
+
+    def execute(self, statements: str, bindings: Bindings | None = None, /) -> Cursor:
+        """Run statements."""
+        ...
+
+    def executemany(self, statements: str, bindings: Iterable[Bindings], /) -> Cursor:
+        """Run a statement for each row of bindings."""
+        ...
+
+    authorizer: Callable[[int, str | None, str | None, str | None, str | None], int] | None
+    """Asked, while a statement is prepared, whether it may do each of the things that it would."""
+
+    def changes(self) -> int:
+        """Rows that the last statement changed."""
+        ...
+
+    def readonly(self, name: str, /) -> bool:
+        """Whether a database can only be read."""
+        ...
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open."""
+        ...
+
+    @property
+    def filename(self) -> str:
+        """The file, empty for one in memory."""
+        ...
+
+    def set_wal_hook(self, hook: Callable[[object, str, int], int] | None, /) -> None:
+        """Call it after each commit to a write-ahead log, with the number of pages that are in it."""
+        ...
+
+    def wal_checkpoint(self) -> tuple[int, int]:
+        """Copy the log into the database."""
+        ...
+
+    def close(self, force: bool = False, /) -> None:
+        """Close it."""
+        ...
+
+
+def opened(path: str, flags: int | None = None) -> Connection:
+    """Open a database; without flags it is created if need be."""
+    if flags is None:
+        flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+    return cast("Connection", apsw.Connection(path, flags=flags))
+
+
+@contextmanager
+def transaction(connection: Connection) -> Generator[None]:
+    """One writing transaction: committed at the end, rolled back on an error."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise

@@ -1,0 +1,415 @@
+"""Opening a SQLite file: options, checks, and what SQLite's errors mean to the person who has to act on them."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import gettempdir
+from typing import TYPE_CHECKING, Literal
+
+import apsw
+import msgspec
+
+from perdure.errors import StoreError, StoreFormat, StoreLocked, StoreUnavailable, UsageError
+from perdure.ports.store import StoreInfo
+from perdure.store.sqlite.connection import Connection, opened, transaction
+from perdure.store.sqlite.lock import holder_of
+from perdure.store.sqlite.migrate import migrate, pending, tables_of
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+MEMORY = ":memory:"
+_LEVELS = {"off": 0, "normal": 1, "full": 2, "extra": 3}
+_WAL_BYTES_KEPT = 64 << 20
+_CACHE_KIB = 32 << 10
+_SETTLED_NS = 3_000_000_000
+"""A younger time of a folder could stay the same when a name in it changes: some file systems count in 2 seconds."""
+_SPACE_BYTES_MIN = 64 << 10
+"""What SQLite needs to open a file: the index of the log takes 32 KiB."""
+
+BATCH_ERRORS: tuple[type[BaseException], ...] = (
+    apsw.FullError,
+    apsw.IOError,
+    apsw.CantOpenError,
+    apsw.ReadOnlyError,
+    apsw.NotADBError,
+    apsw.CorruptError,
+    apsw.BusyError,
+    apsw.LockedError,
+    apsw.NoMemError,
+    apsw.PermissionsError,
+    apsw.ProtocolError,
+    apsw.InterruptError,
+    apsw.InternalError,
+    apsw.ConnectionClosedError,
+    MemoryError,
+)
+"""Errors that say nothing about one commit: they fail a whole batch."""
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How a file is opened.
+
+    `synchronous`: "full" makes each acknowledged commit survive a power cut; "normal" may lose the last ones then,
+    but not in a crash of the process; "off" may lose the file. `shards`: shard count of a new store. `standby`: a
+    claim waits for the process that owns the file instead of failing. `busy_ms`: how long to wait for a foreign
+    writer.
+    """
+
+    synchronous: Literal["full", "normal", "off"] = "full"
+    shards: int | None = None
+    standby: bool = False
+    read_only: bool = False
+    busy_ms: int = 5_000
+
+
+def explain(error: BaseException, path: str) -> StoreError:
+    """SQLite's error in words, with the remedy. `outcome` is "none"."""
+    if isinstance(error, StoreError):
+        return error
+    cannot_open = isinstance(error, apsw.CantOpenError | apsw.PermissionsError)
+    if isinstance(error, apsw.FullError) or (
+        isinstance(error, apsw.IOError | apsw.CantOpenError) and _is_full(path)
+    ):
+        return StoreUnavailable(
+            f"no space is left for {path}, or for what SQLite sorts beside it ({gettempdir()}): free some on that disk;"
+            " nothing acknowledged is lost"
+        )
+    if isinstance(error, apsw.NotADBError):
+        return StoreFormat(
+            f"{path} is not a SQLite database; name another file, or restore this one from a backup"
+        )
+    if isinstance(error, apsw.CorruptError):
+        return StoreFormat(
+            f"{path} is damaged ({error}); stop the node and restore the file from a backup"
+        )
+    if isinstance(error, apsw.BusyError | apsw.LockedError):
+        return StoreLocked(_who_holds(path))
+    if (cannot_open or isinstance(error, apsw.ReadOnlyError)) and _lacks_log(path):
+        return StoreUnavailable(
+            f"{path} is open in no process, and to read it SQLite must then make its -wal and -shm files beside it,"
+            f" which this user may not: start a node on it, give this user write access to {_folder_of(path)},"
+            " or read a copy of the file"
+        )
+    if isinstance(error, apsw.ReadOnlyError):
+        return StoreUnavailable(
+            f"{path} is read-only: give this user write access, or open it with ?read_only=true"
+        )
+    if cannot_open:
+        return StoreUnavailable(
+            f"{path} cannot be opened ({error}): the file and its folder must be readable and writable by this user"
+        )
+    if isinstance(error, apsw.IOError):
+        return StoreUnavailable(
+            f"reading or writing {path} failed ({error}); check the disk and the system's log"
+        )
+    return StoreUnavailable(f"{path}: {type(error).__name__}: {error}")
+
+
+def _folder_of(path: str) -> Path:
+    """Where the database lies, and what SQLite makes beside it."""
+    return Path(path).resolve().parent
+
+
+def _is_full(path: str) -> bool:
+    """Whether the disk has no room for what SQLite makes beside a file: it often says no more than "I/O error"."""
+    try:
+        disk = os.statvfs(_folder_of(path))
+    except OSError:
+        return False
+    has_no_files_left = disk.f_files > 0 and disk.f_ffree == 0
+    return disk.f_bavail * disk.f_frsize < _SPACE_BYTES_MIN or has_no_files_left
+
+
+def _lacks_log(path: str) -> bool:
+    """Whether a file that may be read has no log, in a folder in which this user may make none."""
+    folder = _folder_of(path)
+    has_log = Path(f"{os.path.realpath(path)}-wal").exists()
+    return os.access(path, os.R_OK) and not has_log and not os.access(folder, os.W_OK)
+
+
+def _who_holds(path: str) -> str:
+    owner = holder_of(path)
+    if owner.stopped:
+        return (
+            f"the transaction of {path}'s owner, {owner}, is not finished; nobody can write before"
+        )
+    also = "a database browser?"
+    if owner.lives and owner.pid != str(os.getpid()):
+        also = f"{also} or its owner, {owner}?"
+    return f"another program holds {path} locked in its own transaction; end that ({also}) and try again"
+
+
+@contextmanager
+def explained(path: str) -> Generator[None]:
+    """Turn SQLite's errors into ours."""
+    try:
+        yield
+    except (apsw.Error, MemoryError) as error:
+        raise explain(error, path) from error
+
+
+class FileGuard:
+    """Knows which files were opened, and notices when others stand at their names, or none.
+
+    The database, its write-ahead log and the index of that belong together. Without the log, what was acknowledged is
+    lost when this process is killed. Without the index, the next process would write beside this one.
+    """
+
+    def __init__(self, path: str, name: str, *, read_only: bool = False) -> None:
+        """Remember the files that stand there now: the database is open, so the others exist.
+
+        `name` is what messages call the database. Only for reading the others may be missing,
+        where nobody else has the database open.
+        """
+        real = os.path.realpath(path)
+        self.path, self.log, index = path, f"{real}-wal", f"{real}-shm"
+        self._names = {path: name, self.log: f"{name}-wal", index: f"{name}-shm"}
+        self._folder = os.path.dirname(real)  # noqa: PTH120 - as text, for what runs for each batch
+        self._is_link = real != os.path.normpath(path)
+        found = {file: _identity(file) for file in self._names}
+        if read_only:
+            found = {file: known for file, known in found.items() if known is not None}
+        self._identities = found
+        self._seen: tuple[int, int, int] | None = None
+
+    def check(self) -> None:
+        """Raise StoreUnavailable unless all files still stand where they were opened.
+
+        A folder in which nothing was made, renamed or removed since the last look has the same files: one look at it
+        is as cheap as one at a file. A link is looked at itself, because it may be changed in another folder.
+        """
+        stamp = _stamp(self._folder)
+        if stamp is not None and stamp == self._seen:
+            return
+        for file, known in self._identities.items():
+            found = _identity(file)
+            if found is None or found != known:
+                what = "was moved or deleted" if found is None else "was replaced by another file"
+                with_log = " (with its -wal file)" if file == self.path else ""
+                msg = (
+                    f"{self._names[file]} {what} while the store was open, so nothing is written any more;"
+                    f" put it back{with_log}, or restart on what stands there now"
+                )
+                raise StoreUnavailable(msg)
+        is_settled = stamp is not None and 0 <= stamp[2] < time.time_ns() - _SETTLED_NS
+        self._seen = stamp if is_settled and not self._is_link else None
+
+    def misses_only_log(self) -> bool:
+        """Whether the log's file is gone, and nothing has taken the place of any file."""
+        others = [item for item in self._identities.items() if item[0] != self.log]
+        return _identity(self.log) is None and all(
+            _identity(file) == known for file, known in others
+        )
+
+
+def _identity(name: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(name)  # noqa: PTH116 - several times as fast, and it runs for each batch
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _stamp(folder: str) -> tuple[int, int, int] | None:
+    """Which folder it is, and when a name in it last changed."""
+    try:
+        found = os.stat(folder)  # noqa: PTH116
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns
+
+
+def check_path(path: str, *, read_only: bool) -> None:
+    """Raise StoreUnavailable when no file can be at this path."""
+    file = Path(path)
+    try:
+        mode, mode_of_folder = mode_of(file), mode_of(file.parent)
+    except OSError as error:
+        msg = f"{path} cannot be reached ({error.strerror}): its folder must be readable and writable by this user"
+        raise StoreUnavailable(msg) from error
+    if stat.S_ISDIR(mode):
+        msg = f"{path} is a folder; name a file in it, such as {file / 'perdure.db'}"
+        raise StoreUnavailable(msg)
+    if not stat.S_ISDIR(mode_of_folder):
+        msg = f"the folder of {path} does not exist; create it: mkdir -p {file.parent}"
+        raise StoreUnavailable(msg)
+    if read_only and not mode:
+        msg = f"{path} does not exist, and it was to be opened read-only; check the path"
+        raise StoreUnavailable(msg)
+    if mode:
+        _check_names(path)
+
+
+def mode_of(path: Path) -> int:
+    """What is at a path, as `stat` tells it; 0 when there is nothing.
+
+    `Path.exists` does not do: from Python 3.14 on it says False, too, of a file in a closed folder.
+
+    Raises:
+        OSError: it cannot be seen whether there is anything.
+    """
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # no path holds a NUL
+        return 0
+
+
+def _check_names(path: str) -> None:
+    """Raise StoreUnavailable when the file has a second name that SQLite cannot follow, unlike a symbolic link.
+
+    SQLite keeps its log beside the name that it is given. With two names there would be two logs, and each process
+    would overwrite what the other one wrote.
+    """
+    real = os.path.realpath(path)
+    count = Path(real).stat().st_nlink
+    if count > 1:
+        msg = (
+            f"{path} has {count} names (hard links), and SQLite would keep another log for each; remove the others,"
+            " or make them symbolic links"
+        )
+        raise StoreUnavailable(msg)
+    if os.fsencode(real) in _mount_points():
+        msg = (
+            f"{path} is mounted as a single file, and SQLite's log must lie beside the file itself; mount its folder"
+            " instead"
+        )
+        raise StoreUnavailable(msg)
+
+
+def _mount_points() -> set[bytes]:
+    """Where something is mounted, as far as the system tells."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:  # no Linux
+        return set()
+    escaped = [line.split(b" ")[4] for line in lines]
+    return {
+        re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), name) for name in escaped
+    }
+
+
+def connect(path: str, options: Options, *, reader: bool, create: bool = False) -> Connection:
+    """A connection with our settings; the file's content is not looked at yet."""
+    flags = apsw.SQLITE_OPEN_READONLY if options.read_only else apsw.SQLITE_OPEN_READWRITE
+    connection = opened(
+        path, flags | (apsw.SQLITE_OPEN_CREATE if create and not options.read_only else 0)
+    )
+    connection.execute(f"PRAGMA busy_timeout = {options.busy_ms}")
+    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+    if reader:
+        connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+def open_database(path: str, options: Options, new_id: str) -> tuple[Connection, StoreInfo]:
+    """Open or create a store; the writing connection and what the store is.
+
+    Raises:
+        StoreFormat: the file is no store, is damaged, or needs a newer release.
+        StoreLocked: another program holds it in a transaction.
+        StoreUnavailable: it cannot be opened or written.
+        UsageError: it exists and has another shard count than the one asked for.
+    """
+    if path != MEMORY:
+        check_path(path, read_only=options.read_only)
+    with explained(path):
+        connection = connect(path, options, reader=False, create=True)
+    try:
+        with explained(path):
+            todo = pending(connection)
+            if todo and options.read_only:
+                _check_not_empty(connection, path)
+                msg = (
+                    f"{path} is of an older format: it has to be brought to the {todo[0]}, and was opened"
+                    f" read-only; run `perdure migrate sqlite:///{path}`, or open it once without read_only"
+                )
+                raise StoreFormat(msg)
+            if connection.readonly("main") and not options.read_only:
+                raise explain(apsw.ReadOnlyError(), path)
+            if not options.read_only:
+                _configure(connection, path, options)
+                migrate(connection)
+            return connection, _identify(connection, path, options, new_id)
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _check_not_empty(connection: Connection, path: str) -> None:
+    if not tables_of(connection):
+        msg = f"{path} is an empty file, and no store yet; a node makes it one: `perdure run` or `perdure serve`"
+        raise StoreFormat(msg)
+
+
+class Upgrade(msgspec.Struct, frozen=True):
+    """What stands between a file and this release: its format, and the migrations that it needs, or was given."""
+
+    path: str
+    format: int
+    pending: list[str]
+    applied: list[str]
+
+
+def upgrade(path: str, options: Options, *, check: bool) -> Upgrade:
+    """Bring an existing store to the format of this release; with `check` only say what it needs.
+
+    Raises:
+        StoreFormat: the file is no store, is damaged, or needs a newer release.
+        StoreLocked: a node of an older release owns it, or another program holds it in a transaction.
+        StoreUnavailable: it cannot be opened or written.
+    """
+    options = msgspec.structs.replace(options, read_only=check)
+    check_path(path, read_only=True)
+    with explained(path):
+        connection = connect(path, options, reader=False)
+        try:
+            todo = pending(connection)
+            _check_not_empty(connection, path)
+            if connection.readonly("main") and not check:
+                raise explain(apsw.ReadOnlyError(), path)
+            applied = [] if check else migrate(connection)
+            info = _identify(
+                connection, path, msgspec.structs.replace(options, read_only=True, shards=None), ""
+            )
+        finally:
+            connection.close()
+    return Upgrade(path, info.format, todo if check else [], applied)
+
+
+def _configure(connection: Connection, path: str, options: Options) -> None:
+    mode = connection.execute("PRAGMA journal_mode = WAL").get
+    if mode != ("memory" if path == MEMORY else "wal"):
+        msg = f"{path} cannot use a write-ahead log (journal mode {mode}); put the file on a local disk"
+        raise StoreUnavailable(msg)
+    connection.execute(f"PRAGMA synchronous = {options.synchronous}")
+    if connection.execute("PRAGMA synchronous").get != _LEVELS[options.synchronous]:
+        msg = f"{path}: SQLite did not accept synchronous={options.synchronous}, so durability cannot be promised"
+        raise StoreUnavailable(msg)
+    connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES_KEPT}")
+
+
+def _identify(connection: Connection, path: str, options: Options, new_id: str) -> StoreInfo:
+    insert = "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO NOTHING"
+    meta: dict[str, str] = dict(connection.execute("SELECT key, value FROM meta"))
+    if "id" not in meta and not options.read_only:
+        rows = [("id", new_id), ("shards", str(options.shards or 1))]
+        with transaction(connection):
+            connection.executemany(insert, rows)
+        meta = dict(connection.execute("SELECT key, value FROM meta"))
+    try:
+        format_, shards = int(meta["format"]), int(meta["shards"])
+        identity = meta["id"]
+    except (KeyError, ValueError) as error:
+        msg = f"{path} does not say what store it is ({error!r} in its table `meta`); restore the file from a backup"
+        raise StoreFormat(msg) from error
+    if options.shards is not None and options.shards != shards:
+        msg = f"{path} was created with {shards} shards, which never changes; leave out shards={options.shards}"
+        raise UsageError(msg)
+    capabilities = {"sql"} if path == MEMORY else {"sql", "durable"}
+    return StoreInfo(identity, format_, shards, frozenset(capabilities))

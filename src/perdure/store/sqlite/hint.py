@@ -1,0 +1,341 @@
+"""Hints between processes that have the same SQLite file open: a local socket of its owner.
+
+The process that owns the file listens; others tell it which units got mail, and ask it to be told when a unit
+changes. Lines of text, each a word and JSON:
+
+    mail ["order-1", "default/0"]   to the owner: this unit of this scope has a new message
+    watch ["order-1", 3]    to the owner: tell me once when its version is no longer 3
+    changed ["order-1", 4]  from the owner
+
+A hint that is lost costs time, and nothing else: the messages themselves stand in the file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import stat
+import tempfile
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+
+import msgspec
+
+from perdure.ports.store import Hint
+from perdure.store.sqlite.fork import closes, keep_from_children
+from perdure.store.watch import Watchers, answer
+
+PATH_BYTES_MAX = 100
+"""What fits into a socket's address on every system (macOS: 104)."""
+LINE_BYTES_MAX = 64 << 10
+CONNECTIONS_WAITING_MAX = 1_024
+"""Connections that the system keeps for an owner that stands still; a further one would be refused."""
+LOOK_S = 2.0
+"""How often the owner looks whether its socket still stands there."""
+FLUSH_S = 1.0
+"""How long a process that ends waits for an owner that does not listen."""
+
+logger = logging.getLogger("perdure.store")
+
+_encode = msgspec.json.encode
+_decode_mail = msgspec.json.Decoder(tuple[str, str]).decode
+_decode_watch = msgspec.json.Decoder(tuple[str, int]).decode
+
+
+def socket_path(database: str) -> Path:
+    """Where the owner of a database listens: beside it, or in a private folder if that path is too long."""
+    real = Path(database).resolve()
+    beside = real.with_name(f"{real.name}.sock")
+    if len(os.fsencode(beside)) <= PATH_BYTES_MAX:
+        return beside
+    # Not $TMPDIR: it differs between processes, which would miss each other, and can itself be too long.
+    shared = Path("/tmp") if os.access("/tmp", os.W_OK | os.X_OK) else Path(tempfile.gettempdir())  # noqa: S108
+    return shared / f"perdure-{os.getuid()}" / f"{sha256(os.fsencode(real)).hexdigest()[:24]}.sock"
+
+
+def _check_folder(path: Path, database: str) -> None:
+    """Raise unless the socket lies beside the database, or where nobody else can put one."""
+    if path.parent == Path(database).resolve().parent:
+        return
+    found = path.parent.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        msg = f"{path.parent} is not a private folder of this user; remove it, or chmod 700 it"
+        raise PermissionError(msg)
+
+
+def _prepare(path: Path, database: str) -> None:
+    if path.parent != Path(database).resolve().parent:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+    _check_folder(path, database)
+    path.unlink(
+        missing_ok=True
+    )  # of an owner that was killed: the lock says that there is none now
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _descriptor_of(writer: asyncio.StreamWriter) -> int:
+    """The number of a connection's socket, -1 when it is closed."""
+    number: int = writer.get_extra_info("socket").fileno()
+    return number
+
+
+class HintServer:
+    """The owner's end."""
+
+    def __init__(
+        self,
+        database: str,
+        on_mail: Callable[[Hint], None],
+        wait_change: Callable[[str, int], Awaitable[int]],
+    ) -> None:
+        """Ring `on_mail` for units with mail; answer watches by `wait_change`."""
+        self._database = database
+        self._on_mail = on_mail
+        self._wait_change = wait_change
+        self._server: asyncio.Server | None = None
+        self._path = socket_path(database)
+        self._identity: tuple[int, int] | None = None
+        self._keeping: asyncio.Task[None] | None = None
+        self._refused = ""
+        self._closed = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Listen. A system that refuses costs latency only: it is logged, and tried again now and then."""
+        await self._listen()
+        self._keeping = asyncio.create_task(self._keep(), name="perdure-socket")
+
+    async def _listen(self) -> None:
+        try:
+            _prepare(self._path, self._database)
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                listener.bind(str(self._path))
+                self._identity = _identity(self._path)
+                self._path.chmod(0o600)  # before anybody can connect: it does not listen yet
+                keep_from_children(listener.fileno())
+                self._server = await asyncio.start_unix_server(
+                    self._serve,
+                    sock=listener,
+                    limit=LINE_BYTES_MAX,
+                    backlog=CONNECTIONS_WAITING_MAX,
+                )
+            except BaseException:
+                closes(listener.fileno())
+                listener.close()
+                raise
+        except OSError as error:
+            self._say_once(str(error))
+        else:
+            self._refused = ""
+
+    def _say_once(self, reason: str) -> None:
+        if reason != self._refused:
+            text = "no local socket for %s (%s): messages posted by other processes are found late"
+            logger.warning(text, self._database, reason)
+        self._refused = reason
+
+    async def _keep(self) -> None:
+        """Make the socket again when somebody has removed its file, as cleaners of folders do."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            if self._server is None:
+                await self._listen()
+            elif _identity(self._path) != self._identity:
+                logger.warning("the local socket %s was removed; it is made again", self._path)
+                self._stop_listening()
+                await self._listen()
+
+    def _stop_listening(self) -> None:
+        """Take no new connections. Those that there are go on."""
+        server, self._server, self._identity = self._server, None, None
+        if server is not None:
+            for listener in server.sockets:
+                closes(listener.fileno())
+            server.close()
+
+    async def close(self) -> None:
+        """Stop listening, and hang up."""
+        self._closed = True
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.wait([self._keeping])
+        is_ours = self._identity is not None and _identity(self._path) == self._identity
+        self._stop_listening()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if is_ours:
+            try:
+                self._path.unlink(missing_ok=True)
+            except OSError as error:  # a disk that became read-only: the next owner removes it
+                logger.warning("the local socket %s stays behind: %s", self._path, error)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        own = asyncio.current_task()
+        assert own is not None
+        self._tasks.add(own)
+        connection = _descriptor_of(writer)
+        watches: set[asyncio.Task[None]] = set()
+        try:
+            with suppress(
+                asyncio.CancelledError
+            ):  # the store closes; asyncio would log a task that ends as cancelled
+                keep_from_children(connection)
+                while not self._closed and (line := await reader.readline()):
+                    self._obey(line, writer, watches)
+        except (OSError, ValueError, msgspec.MsgspecError) as error:
+            logger.warning("a hint for %s was dropped: %s", self._database, error)
+        finally:
+            self._tasks.discard(own)
+            for watch in watches:
+                watch.cancel()
+            closes(connection)
+            writer.close()
+
+    def _obey(
+        self, line: bytes, writer: asyncio.StreamWriter, watches: set[asyncio.Task[None]]
+    ) -> None:
+        word, _, rest = line.partition(b" ")
+        if word == b"mail":
+            self._on_mail(Hint(*_decode_mail(rest)))
+        elif word == b"watch":
+            unit, version = _decode_watch(rest)
+            watch = asyncio.create_task(self._watch(unit, version, writer))
+            watches.add(watch)
+            watch.add_done_callback(watches.discard)
+
+    async def _watch(self, unit: str, version: int, writer: asyncio.StreamWriter) -> None:
+        changed = await self._wait_change(unit, version)
+        writer.write(b"changed " + _encode((unit, changed)) + b"\n")
+
+
+class HintClient:
+    """The end of a process that does not own the file. Connects when it is needed, again and again."""
+
+    def __init__(self, database: str) -> None:
+        """Name the database; nothing is opened yet."""
+        self._database = database
+        self._path = socket_path(database)
+        self._writer: asyncio.StreamWriter | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._watchers = Watchers()
+        self._connecting = asyncio.Lock()
+        self._mail: dict[str, Hint] = {}
+        self._delivering: asyncio.Task[None] | None = None
+
+    def mail(self, hint: Hint) -> None:
+        """Tell the owner, if there is one, that a unit has mail. While it does not listen, each unit waits once."""
+        self._mail[hint.unit] = hint
+        if self._delivering is None or self._delivering.done():
+            self._delivering = asyncio.create_task(self._deliver(), name="perdure-mail")
+
+    async def _deliver(self) -> None:
+        """All that has gathered goes at once: a socket takes few writes while its reader stands still."""
+        while self._mail:
+            hints, self._mail = self._mail, {}
+            lines = [b"mail " + _encode((hint.unit, hint.scope)) + b"\n" for hint in hints.values()]
+            await self._send(b"".join(lines))
+
+    async def wait_change(self, unit: str, version: int, timeout_ms: int) -> bool:
+        """Wait until the owner says that a unit changed, is gone, or the time is up. False when there is no owner."""
+        with (
+            self._watchers.watch(unit) as waiter,
+            suppress(TimeoutError),
+        ):  # the caller looks at the store in any case
+            async with asyncio.timeout(timeout_ms / 1000):
+                if not await self._send(b"watch " + _encode((unit, version)) + b"\n"):
+                    return False
+                await waiter
+        return True
+
+    async def close(self) -> None:
+        """Hand over what the owner has not been told, and hang up."""
+        if self._delivering is not None and not self._delivering.done():
+            await asyncio.wait([self._delivering], timeout=FLUSH_S)
+            if not self._delivering.done():
+                self._delivering.cancel()
+                await asyncio.wait([self._delivering])
+                logger.warning(
+                    "the owner of %s does not listen: it finds the last messages of this process late",
+                    self._database,
+                )
+        if self._reading is not None:
+            self._reading.cancel()
+            with suppress(asyncio.CancelledError):  # that is what we asked for
+                await self._reading
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        if self._writer is not None:
+            closes(_descriptor_of(self._writer))
+            self._writer.close()
+            self._writer = None
+
+    async def _send(self, lines: bytes) -> bool:
+        """Wait until the system has taken them. False when there is no owner.
+
+        An owner that dies is noticed late. So what it did not take goes to the next one, which may have looked for
+        mail before this was posted.
+        """
+        for _ in range(2):
+            writer = await self._connected()
+            if writer is None:
+                return False
+            try:
+                writer.write(lines)
+                await writer.drain()
+            except OSError:
+                if self._writer is writer:
+                    self._hang_up()
+            else:
+                return True
+        return False
+
+    async def _connected(self) -> asyncio.StreamWriter | None:
+        async with self._connecting:
+            if self._writer is None or self._writer.is_closing():
+                self._hang_up()
+                try:
+                    _check_folder(self._path, self._database)
+                    reader, writer = await asyncio.open_unix_connection(
+                        str(self._path), limit=LINE_BYTES_MAX
+                    )
+                except OSError:  # no owner, or one that is going
+                    return None
+                writer.transport.set_write_buffer_limits(
+                    high=0
+                )  # so that `drain` waits for the last byte
+                self._writer = writer
+                with suppress(OSError):  # it has failed already, which is noticed when it is used
+                    keep_from_children(_descriptor_of(writer))
+                self._reading = asyncio.create_task(
+                    self._read(reader, writer), name="perdure-hints"
+                )
+            return self._writer
+
+    async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while line := await reader.readline():
+                word, _, rest = line.partition(b" ")
+                if word == b"changed":
+                    for waiter, version in self._watchers.take([_decode_watch(rest)]):
+                        answer(waiter, version)
+        except (OSError, ValueError, msgspec.MsgspecError) as error:
+            logger.warning("the owner's socket %s failed: %s", self._path, error)
+        finally:
+            if self._writer is writer:
+                self._hang_up()
+            for waiter, version in self._watchers.take_all():
+                answer(waiter, version)

@@ -1,0 +1,342 @@
+"""The OS lock of a SQLite file: who may claim its scopes.
+
+Two locks make an owner, and the kernel releases both when its process ends, however it ends: no
+renewals, no expiry, instant takeover. One is on `<file>.lock`, which also holds the process id and
+the incarnation of the owner, for people and for error messages. It is never removed by us, because
+removing it would let two processes lock two files of one name. Somebody else may remove it. So the
+other lock is on the write-ahead log: all processes that have the database open have the same one,
+and SQLite itself locks nothing in it. (The database file would not do. SQLite's own locks on it end
+when any descriptor of it is closed in this process.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+
+from perdure.errors import StoreLocked, StoreUnavailable
+from perdure.store.sqlite.fork import closes, keep_from_children
+
+HANDOVER_S = 1.0
+"""How long a lock that no living process has signed is taken to be changing hands, before it is refused."""
+_LOOK_S = 0.005
+_PATIENCE_S = 60.0
+
+logger = logging.getLogger("perdure.store")
+
+
+class _Locks:
+    """The descriptors of one attempt to become the owner. All or none of them are locked after `try_all`."""
+
+    def __init__(self, path: str) -> None:
+        """Name the database by its real path: the log lies beside the file itself, not beside a link to it."""
+        self._path = path
+        self._descriptors: list[int] = []
+
+    @property
+    def sheet(self) -> int:
+        """The descriptor of the lock file."""
+        return self._descriptors[0]
+
+    def try_all(self) -> bool:
+        """Take the locks, unless another process has one of them."""
+        return self._take(fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def wait_for_all(self) -> None:
+        """Take the locks when their holder lets go of them. Blocks."""
+        self._take(fcntl.LOCK_EX)
+
+    def _take(self, how: int) -> bool:
+        self.close()
+        try:
+            self._lock_the_file_that_stands_there(f"{self._path}.lock", how, create=True)
+            self._lock_the_file_that_stands_there(f"{self._path}-wal", how, create=False)
+        except BlockingIOError:
+            self.close()
+            return False
+        except BaseException:
+            self.close()
+            raise
+        return True
+
+    def _lock_the_file_that_stands_there(self, name: str, how: int, *, create: bool) -> None:
+        """Whoever waited for a lock may have got that of a file which was removed meanwhile."""
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
+        while True:
+            try:
+                descriptor = keep_from_children(os.open(name, flags, 0o600))
+            except FileNotFoundError:
+                if create:
+                    raise
+                return  # a database that has no log yet has no owner either: an owner holds its log open
+            self._descriptors.append(descriptor)
+            fcntl.flock(descriptor, how)
+            if _stands_at(descriptor, name):
+                return
+            self._descriptors.remove(descriptor)
+            _close(descriptor)
+
+    def close(self) -> None:
+        """Let go. The lock file comes last: a standby waits for it first."""
+        while self._descriptors:
+            _close(self._descriptors.pop())
+
+    def forget(self) -> None:
+        """Have nothing, in a forked child: the descriptors are the parent's."""
+        self._descriptors = []
+
+
+def _close(descriptor: int) -> None:
+    closes(descriptor)
+    os.close(descriptor)
+
+
+def _stands_at(descriptor: int, name: str) -> bool:
+    try:
+        found = Path(name).lstat()
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(found, os.fstat(descriptor))
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The process that signed the lock of a file. Empty strings: none did, or nobody can tell."""
+
+    pid: str
+    incarnation: str
+
+    @property
+    def lives(self) -> bool:
+        """Whether there is such a process."""
+        if not self.pid:
+            return False
+        try:
+            os.kill(int(self.pid), 0)
+        except (ProcessLookupError, OverflowError):
+            return False
+        except PermissionError:  # it lives, as another user
+            return True
+        return True
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it is stopped, as by SIGSTOP. Only Linux tells."""
+        try:
+            status = Path("/proc", self.pid, "stat").read_text(encoding="utf-8") if self.pid else ""
+        except (OSError, UnicodeDecodeError):  # no such process by now, or no such system
+            return False
+        return status.rpartition(")")[2].split()[:1] in (["T"], ["t"])
+
+    def __str__(self) -> str:
+        """The process, with what to do if it is stopped."""
+        if not self.pid:
+            return "another process"
+        name = f"process {self.pid} (node {self.incarnation})"
+        if not self.stopped:
+            return name
+        return f"{name}, which is stopped: continue it with `kill -CONT {self.pid}` or end it"
+
+
+def holder_of(path: str) -> Holder:
+    """Who signed the lock of a database. The process may be dead: ask `is_owned` for that."""
+    try:
+        text = Path(f"{os.path.realpath(path)}.lock").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):  # it is only for a message
+        text = ""
+    pid, _, incarnation = text.strip().partition(" ")
+    return Holder(pid, incarnation) if pid.isdecimal() else Holder("", "")
+
+
+def is_owned(path: str) -> bool:
+    """Whether a process owns a database now. Nothing is created, and nothing is waited for.
+
+    Raises:
+        StoreUnavailable: the lock file cannot be opened.
+    """
+    for name in (f"{os.path.realpath(path)}.lock", f"{os.path.realpath(path)}-wal"):
+        try:
+            descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise _cannot_lock(name, error) from error
+        try:  # a shared lock: several processes may ask at once, and a node that starts at this moment tries again
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+    return False
+
+
+class OwnerLock:
+    """Holds the lock of one file, or not."""
+
+    def __init__(self, path: str, name: str = "") -> None:
+        """Name the database file, and what messages call it."""
+        self._path = path
+        self._name = name or path
+        self._held: _Locks | None = None
+        self._waiting: asyncio.Future[None] | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether this object holds it."""
+        return self._held is not None
+
+    async def acquire(self, incarnation: str, *, standby: bool) -> None:
+        """Take the lock; `standby` waits for its holder to end.
+
+        Raises:
+            StoreLocked: another process has it; the message names it and says whether it is stopped.
+            StoreUnavailable: the lock file cannot be created, or the store was closed while waiting.
+        """
+        if self._held is not None:
+            return
+        locks = self._locks()
+        with _explained(self._path):
+            is_taken = await self._try_for_a_while(locks)
+        if not is_taken:
+            holder = holder_of(self._path)
+            if not standby:
+                msg = f"{self._name} is owned by {holder}; stop it, or open the store with ?standby=true to wait for it"
+                raise StoreLocked(msg)
+            logger.warning("%s is owned by %s; waiting for it to end", self._name, holder)
+            with _explained(self._path):
+                await self._wait(locks)
+            logger.warning("%s has no owner any more; taking over", self._name)
+        self._held = locks
+        self._sign(locks.sheet, incarnation)
+
+    @contextmanager
+    def kept_free(self, why: str) -> Generator[None]:
+        """Keep nodes away for as long as the block runs, without signing the lock. Blocks until another block ends.
+
+        Raises:
+            StoreLocked: a node owns the file; `why` says why that matters.
+        """
+        locks = self._locks()
+        try:
+            deadline = time.monotonic() + _PATIENCE_S
+            with _explained(self._path):
+                while not locks.try_all():
+                    if holder_of(self._path).lives or time.monotonic() >= deadline:
+                        msg = f"{self._name} {why}, and {holder_of(self._path)} has it; stop that first"
+                        raise StoreLocked(msg)
+                    time.sleep(_LOOK_S)
+            yield
+        finally:
+            locks.close()
+
+    def _locks(self) -> _Locks:
+        return _Locks(os.path.realpath(self._path))
+
+    async def _try_for_a_while(self, locks: _Locks) -> bool:
+        """Try at once, and again while the holder is one that is only passing it on: a standby that was closed."""
+        deadline = asyncio.get_running_loop().time() + HANDOVER_S
+        while not locks.try_all():
+            if holder_of(self._path).lives or asyncio.get_running_loop().time() >= deadline:
+                return False
+            await asyncio.sleep(_LOOK_S)
+        return True
+
+    def _sign(self, sheet: int, incarnation: str) -> None:
+        """A full disk stops nobody here: what cannot go on without space says so itself, in the next step."""
+        try:
+            os.ftruncate(sheet, 0)
+            os.pwrite(sheet, f"{os.getpid()} {incarnation}\n".encode(), 0)
+        except OSError as error:
+            reason = error.strerror
+            logger.warning(
+                "%s.lock cannot be written (%s): others are not told who owns it",
+                self._name,
+                reason,
+            )
+
+    def release(self) -> None:
+        """Give the lock back, and stop waiting for it."""
+        if self._waiting is not None and not self._waiting.done():
+            msg = f"the store {self._name} was closed while it waited for its owner"
+            self._waiting.set_exception(StoreUnavailable(msg))
+        locks, self._held = self._held, None
+        if locks is None:
+            return
+        try:
+            os.ftruncate(locks.sheet, 0)
+        except OSError as error:
+            logger.warning("%s.lock still names this process (%s)", self._name, error.strerror)
+        finally:
+            locks.close()
+
+    def forked(self) -> None:
+        """Hold nothing, in a forked child."""
+        if self._held is not None:
+            self._held.forget()
+        self._held = self._waiting = None
+
+    async def _wait(self, locks: _Locks) -> None:
+        loop = asyncio.get_running_loop()
+        waiting: asyncio.Future[None] = loop.create_future()
+        self._waiting = waiting
+
+        def arrive(error: BaseException | None) -> None:
+            if waiting.done():  # closed or cancelled meanwhile: nobody wants the lock any more
+                locks.close()
+            elif error is not None:
+                waiting.set_exception(error)
+            else:
+                waiting.set_result(None)
+
+        def block() -> None:
+            error: BaseException | None = None
+            try:
+                locks.wait_for_all()
+            except OSError as refused:  # the folder is gone, or the disk fails
+                error = refused
+            if waiting.done():  # nobody wants it any more; do not hold it until the loop has time
+                locks.close()
+                return
+            try:
+                loop.call_soon_threadsafe(arrive, error)
+            except RuntimeError:  # the loop is closed
+                locks.close()
+
+        Thread(target=block, name="perdure-standby", daemon=True).start()
+        try:
+            await waiting
+        except BaseException:
+            if waiting.done() and not waiting.cancelled() and waiting.exception() is None:
+                locks.close()  # they came in the moment in which the caller was cancelled
+            raise
+        finally:
+            self._waiting = None
+
+
+@contextmanager
+def _explained(path: str) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _cannot_lock(f"{path}.lock", error) from error
+
+
+def _cannot_lock(name: str, error: OSError) -> StoreUnavailable:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        remedy = "free some space on that disk"
+    elif error.errno == errno.ENOLCK:
+        remedy = "put the file on a local disk"
+    else:
+        remedy = "it must be a plain file of this user, in a folder that this user may write"
+    return StoreUnavailable(
+        f"the lock file {error.filename or name} cannot be used ({error.strerror}); {remedy}"
+    )

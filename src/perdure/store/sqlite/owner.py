@@ -1,0 +1,109 @@
+"""Owning a SQLite file among processes: the lock, and the socket beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from perdure.ports.store import Hint
+from perdure.store.mailbell import MailBell
+from perdure.store.sqlite.database import MEMORY
+from perdure.store.sqlite.hint import HintClient, HintServer
+from perdure.store.sqlite.lock import OwnerLock
+
+ROUND_MS = 60_000
+"""How long one round of a watch for another process lasts."""
+
+
+class Ownership:
+    """Whether this store object owns its file, and how it talks to the one that does.
+
+    A store in memory is its own owner: there is no other process.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        name: str,
+        bell: MailBell,
+        wait_change: Callable[[str, int, int], Awaitable[int]],
+        *,
+        standby: bool = False,
+    ) -> None:
+        """Own nothing yet. `name` is what messages call the file."""
+        self._path = path
+        self._standby = standby
+        self._lock = OwnerLock(path, name)
+        self._scopes: set[str] = set()
+        self._bell = bell
+        self._wait_change = wait_change
+        self._server: HintServer | None = None
+        self._client: HintClient | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether this object owns the file."""
+        return self._lock.held
+
+    async def take(self, incarnation: str) -> None:
+        """Become the owner.
+
+        Raises:
+            StoreLocked: another process is, and this store is no standby.
+        """
+        if self._path == MEMORY or self._lock.held:
+            return
+        await self._lock.acquire(incarnation, standby=self._standby)
+        self._server = HintServer(self._path, self._bell.ring, self._changed)
+        await self._server.start()
+
+    async def count(self, scopes: Sequence[str], *, claimed: bool) -> None:
+        """Note scopes that were claimed or released; the last release gives the file up."""
+        if claimed:
+            self._scopes.update(scopes)
+            return
+        self._scopes.difference_update(scopes)
+        if not self._scopes:
+            await self._give_up()
+
+    async def _changed(self, unit: str, version: int) -> int:
+        while (now := await self._wait_change(unit, version, ROUND_MS)) == version:
+            pass
+        return now
+
+    def tell(self, hint: Hint) -> None:
+        """Tell the owner, if it is another process, that a unit has mail."""
+        if self._path != MEMORY and not self._lock.held:
+            self._foreign().mail(hint)
+
+    async def wait_change(self, unit: str, version: int, timeout_ms: int) -> bool:
+        """Ask the owner for a unit's next change; False when there is none."""
+        return await self._foreign().wait_change(unit, version, timeout_ms)
+
+    def _foreign(self) -> HintClient:
+        if self._client is None:
+            self._client = HintClient(self._path)
+        return self._client
+
+    async def _give_up(self) -> None:
+        server, self._server = self._server, None
+        try:
+            if server is not None:
+                await server.close()
+        finally:
+            self._lock.release()
+
+    async def close(self) -> None:
+        """Give up the file, and hang up."""
+        self._scopes.clear()
+        client, self._client = self._client, None
+        try:
+            await self._give_up()
+        finally:
+            if client is not None:
+                await client.close()
+
+    def forked(self) -> None:
+        """Own nothing, and know nobody, in a forked child."""
+        self._lock.forked()
+        self._scopes.clear()
+        self._server = self._client = None

@@ -1,0 +1,44 @@
+"""The places of messages in a SQLite store: numbers that only grow, over all inboxes, and are never given twice."""
+
+from __future__ import annotations
+
+from perdure.store.sqlite.connection import Connection
+from perdure.store.statements import statements
+
+_SQL = statements("perdure.store.sqlite", "messages")
+READ_LAST = _SQL["read_last_place"]
+_WRITE_LAST = _SQL["write_last_place"]
+
+
+class Places:
+    """Gives places within transactions. The last one stands in a row, which is written once per transaction.
+
+    The row is not left to AUTOINCREMENT: which numbers that skips when a message stands in the inbox already is
+    SQLite's business, and another store could not give the same ones.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        """Read nothing yet."""
+        self._connection = connection
+        self._last: int | None = None
+        self._written: int | None = None
+
+    def forget(self) -> None:
+        """Read the row again: another connection may have written it, or the transaction was rolled back."""
+        self._last = self._written = None
+
+    def next(self) -> int:
+        """A place behind all that were given before."""
+        self._last = (self._read() if self._last is None else self._last) + 1
+        return self._last
+
+    def _read(self) -> int:
+        last: int = self._connection.execute(READ_LAST).get
+        self._written = last
+        return last
+
+    def write(self) -> None:
+        """Call it before the transaction is committed."""
+        if self._last != self._written:
+            self._connection.execute(_WRITE_LAST, (self._last,))
+            self._written = self._last

@@ -1,0 +1,355 @@
+"""What a SQLite store can be asked, as functions of a connection that is inside a transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
+
+from perdure.errors import UsageError
+from perdure.kernel.commit import ExecutionRow, JournalChunk, KvEntry, StatePart, Task
+from perdure.ports.store import (
+    Counts,
+    DeadLetter,
+    DeadLetters,
+    Executions,
+    Inbox,
+    Journal,
+    KvEntries,
+    Loaded,
+    Mail,
+    Page,
+    Query,
+    Queues,
+    Totals,
+    Units,
+    UnitView,
+    Wake,
+)
+from perdure.ports.where import Where
+from perdure.store.page import check_limit, key_of, page_of, place_of
+from perdure.store.sqlite.apply import ids_json
+from perdure.store.sqlite.attributes import found_units, is_equal, leading, of_unit
+from perdure.store.sqlite.columns import (
+    UNIT_COLUMNS,
+    UNIT_FIELDS,
+    message_of,
+    run_of,
+    unit_of,
+)
+from perdure.store.sqlite.connection import Connection, Values
+from perdure.store.sqlite.counts import counts, queues, totals
+from perdure.store.sqlite.places import READ_LAST
+from perdure.store.statements import statements
+
+T = TypeVar("T")
+K = TypeVar("K", bound=tuple[Any, ...])
+
+SQL = statements("perdure.store.sqlite", "loads")
+_WIDTH = len(UNIT_FIELDS)
+
+# ---------------------------------------------------------------- load
+
+
+def load(connection: Connection, units: Sequence[str]) -> list[Loaded]:
+    """Units as stored."""
+    asked = (ids_json(units),)
+    found = {unit: Loaded(unit) for unit in units}
+    for values in connection.execute(SQL["load_units"], asked):
+        loaded = found[values[0]]
+        loaded.row, loaded.version = unit_of(values), values[_WIDTH]
+    for values in connection.execute(SQL["load_journal"], asked):
+        found[values[0]].journal.append(JournalChunk(*values[1:]))
+    for values in connection.execute(SQL["load_kv"], asked):
+        found[values[0]].kv.append(KvEntry(*values[1:]))
+    places: dict[str, Values] = {}
+    for letter in connection.execute(SQL["load_inbox"], asked):
+        message = message_of(letter[:-1])
+        loaded = found[message.to]
+        loaded.inbox.append(message)
+        places[message.to] = letter[-1:]
+    for values in connection.execute(SQL["load_tasks"], asked):
+        task = Task(*values)
+        found[task.unit].tasks.append(task)
+    for unit, place in places.items():
+        found[unit].place = place_of(place)
+    for unit, part, data, version in connection.execute(SQL["load_state"], asked):
+        found[unit].state.append(StatePart(part, data, version))
+    has_runs = False
+    for values in connection.execute(SQL["load_runs"], asked):
+        has_runs = True
+        found[values[0]].runs.append(run_of(values[1:]))
+    if has_runs:
+        for values in connection.execute(SQL["load_run_journals"], asked):
+            found[values[0]].journal.append(JournalChunk(*values[1:]))
+    return [found[unit] for unit in units]
+
+
+def versions(connection: Connection, units: Sequence[str]) -> dict[str, int]:
+    """The versions of units that exist."""
+    return dict(connection.execute(SQL["versions"], (ids_json(units),)))
+
+
+# ---------------------------------------------------------------- mail
+
+
+def mail(connection: Connection, unit: str, after: str | None, limit: int) -> Mail:
+    """The messages that wait for a unit, in order, from a place on."""
+    check_limit(limit)
+    (start,) = key_of(after, tuple[int]) or (0,)
+    rows = list(connection.execute(SQL["mail"], (unit, start, limit)))
+    return Mail([message_of(row[:-1]) for row in rows], place_of(rows[-1][-1:]) if rows else after)
+
+
+def arrivals(
+    connection: Connection, scopes: Sequence[str], after: str | None, limit: int
+) -> Page[str]:
+    """Units of these scopes for which mail has come behind a place, and still waits."""
+    check_limit(limit)
+    now = connection.execute(READ_LAST).get
+    if after is None:
+        return Page([], place_of((now,)))
+    (start,) = key_of(after, tuple[int]) or (0,)
+    found: dict[str, None] = {}
+    for position, unit in connection.execute(SQL["arrivals"], (start, ids_json(scopes))):
+        found[unit] = None
+        if len(found) == limit:
+            return Page(list(found), place_of((position,)))
+    return Page(list(found), place_of((now,)))
+
+
+# ---------------------------------------------------------------- wakes
+
+_BEFORE_ALL = -(1 << 62)
+
+
+def wakes(
+    connection: Connection, scopes: Sequence[str], until: int, after: str | None, limit: int
+) -> Page[Wake]:
+    """Units that are due, have visible mail, or have an expired task lease; by scope and time."""
+    check_limit(limit)
+    start = key_of(after, tuple[str, int, str])
+    found: list[tuple[str, int, str]] = []
+    result: dict[str, Wake] = {}
+    for scope in sorted(set(scopes)):
+        if start is not None and scope < start[0]:
+            continue
+        at, unit = start[1:] if start is not None and scope == start[0] else (_BEFORE_ALL, "")
+        values = {
+            "scope": scope,
+            "until": until,
+            "at": at,
+            "unit": unit,
+            "limit": limit + 1 - len(found),
+        }
+        for at, unit, suspect, mail in connection.execute(SQL["wakes"], values):
+            if len(found) < limit:
+                result.setdefault(unit, Wake(unit, at, suspect, bool(mail)))
+            found.append((scope, at, unit))
+        if len(found) > limit:
+            return Page(list(result.values()), place_of(found[limit - 1]))
+    return Page(list(result.values()))
+
+
+def next_wake(connection: Connection, scopes: Sequence[str], after: int) -> int | None:
+    """The earliest time later than `after` at which `wakes` will have more to say."""
+    found: int | None = connection.execute(SQL["next_wake"], (ids_json(scopes), after)).get
+    return found
+
+
+# ---------------------------------------------------------------- queries
+
+
+def answer(connection: Connection, query: Query[T]) -> Page[T]:
+    """Answer a query.
+
+    Raises:
+        UsageError: the limit or the place is none, or the query is of a kind that this store does not know.
+    """
+    check_limit(query.limit)
+    handler = _HANDLERS.get(type(query))
+    if handler is None:
+        msg = f"a SQLite store cannot answer a {type(query).__name__} query"
+        raise UsageError(msg)
+    return cast("Page[T]", handler(connection, query))
+
+
+def _page(
+    connection: Connection,
+    sql: str,
+    values: Sequence[Any],
+    limit: int,
+    make: Callable[[Values], tuple[Values, T]],
+) -> Page[T]:
+    return page_of([make(row) for row in connection.execute(sql, (*values, limit + 1))], limit)
+
+
+class Filter:
+    """The conditions of a list."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self.terms: list[str] = ["1"]
+        self.values: list[Any] = []
+
+    def add(self, term: str, *values: Any) -> None:
+        """Add a condition."""
+        self.terms.append(term)
+        self.values += values
+
+    def one_of(self, column: str, values: tuple[str, ...]) -> None:
+        """Add a condition that a column has one of the values; none does not filter."""
+        if values:
+            self.add(f"{column} IN ({', '.join('?' * len(values))})", *values)
+
+
+def units_sql(query: Units) -> tuple[str, list[Any]]:
+    """The statement of a list, and its values without the limit."""
+    where = Filter()
+    source, newest_first = "units", "created_at DESC, id DESC"
+    if query.where:
+        source, newest_first = _with_attributes(where, query.where)
+    where.one_of("status", query.statuses)
+    where.one_of("type", query.types)
+    where.one_of("type_version", query.type_versions)
+    where.one_of("id", query.ids)
+    where.one_of("reason", query.reasons)
+    if query.id_prefix is not None:
+        where.add(
+            "id >= ? AND substr(id, 1, ?) = ?",
+            query.id_prefix,
+            len(query.id_prefix),
+            query.id_prefix,
+        )
+    if query.parent is not None:
+        where.add("parent_unit = ?", query.parent)
+    if query.created_after is not None:
+        where.add("created_at > ?", query.created_after)
+    if query.created_before is not None:
+        where.add("created_at < ?", query.created_before)
+    if query.closed_after is not None:
+        where.add("closed_at > ?", query.closed_after)
+    if query.closed_before is not None:
+        where.add("closed_at < ?", query.closed_before)
+    # A damaged row may have anything as its time, and must not hide those that come after it.
+    if (start := key_of(query.after, tuple[int | float | str, str])) is not None:
+        where.add(f"({newest_first.replace(' DESC', '')}) < (?, ?)", *start)
+    sql = (
+        f"SELECT {UNIT_COLUMNS}, version FROM {source} WHERE {' AND '.join(where.terms)}"  # noqa: S608 - no input
+        f" ORDER BY {newest_first} LIMIT ?"
+    )
+    return sql, where.values
+
+
+def _units(connection: Connection, query: Units) -> Page[UnitView]:
+    def view(values: Values) -> tuple[Values, UnitView]:
+        row = unit_of(values)
+        return (row.created_at, row.id), UnitView(row, values[_WIDTH])
+
+    sql, values = units_sql(query)
+    return _page(connection, sql, values, query.limit, view)
+
+
+def _with_attributes(where: Filter, conditions: Sequence[Where]) -> tuple[str, str]:
+    """Add conditions on search attributes; the tables to read, and what stands for the order of creation.
+
+    Asked for one value, the index has the units in that order, and a page costs what it holds. Else all units that
+    the first condition gives are sorted.
+    """
+    first, others = leading(conditions)
+    found, values = found_units(first)
+    where.values += values
+    for condition in others:
+        for term, more in of_unit(condition):
+            where.add(term, *more)
+    order = "found.created DESC, found.unit DESC" if is_equal(first) else "created_at DESC, id DESC"
+    return f"{found} CROSS JOIN units ON units.id = found.unit", order
+
+
+def _journal(connection: Connection, query: Journal) -> Page[JournalChunk]:
+    start = key_of(query.after, tuple[int, int])
+    execution = query.execution or _current(connection, query)
+    if start is not None:
+        execution = start[
+            0
+        ]  # the pages of one list show one execution, also when the next one began meanwhile
+    first = start[1] if start is not None else _BEFORE_ALL
+    values = (query.unit, query.run, execution, first)
+    return _page(
+        connection,
+        SQL["journal"],
+        values,
+        query.limit,
+        lambda row: ((row[0], row[1]), JournalChunk(*row)),
+    )
+
+
+def _current(connection: Connection, query: Journal) -> int:
+    """The number of a run's current execution (0: there is no such run)."""
+    if query.run:
+        found: int = connection.execute(SQL["run_execution"], (query.unit, query.run)).get
+    else:
+        found = connection.execute(SQL["current_execution"], (query.unit,)).get
+    return found
+
+
+def _executions(connection: Connection, query: Executions) -> Page[ExecutionRow]:
+    start = key_of(query.after, tuple[int]) or (_BEFORE_ALL,)
+    return _page(
+        connection,
+        SQL["executions"],
+        (query.unit, query.run, *start),
+        query.limit,
+        lambda row: ((row[0],), ExecutionRow(*row)),
+    )
+
+
+def _kv(connection: Connection, query: KvEntries) -> Page[tuple[str, bytes]]:
+    start = key_of(query.after, tuple[str])
+    where = Filter()
+    where.add("unit = ? AND value IS NOT NULL", query.unit)
+    where.one_of("key", query.keys)
+    if start is not None:
+        where.add("key > ?", *start)
+    sql = f"SELECT key, value FROM kv WHERE {' AND '.join(where.terms)} ORDER BY key LIMIT ?"  # noqa: S608 - no input
+    return _page(
+        connection, sql, where.values, query.limit, lambda row: ((row[0],), (row[0], row[1]))
+    )
+
+
+def _inbox(connection: Connection, query: Inbox) -> Page[Any]:
+    start = key_of(query.after, tuple[int]) or (_BEFORE_ALL,)
+    return _page(
+        connection,
+        SQL["mail"],
+        (query.unit, *start),
+        query.limit,
+        lambda row: (row[-1:], message_of(row[:-1])),
+    )
+
+
+def _dead_letters(connection: Connection, query: DeadLetters) -> Page[DeadLetter]:
+    where = Filter()
+    if query.unit is not None:
+        where.add("unit = ?", query.unit)
+    if (start := key_of(query.after, tuple[str, bytes])) is not None:
+        where.add("(unit, message) > (?, ?)", *start)
+    sql = (
+        "SELECT unit, message, kind, sender, at, expires_at FROM dead_letters"  # noqa: S608 - no input
+        f" WHERE {' AND '.join(where.terms)} ORDER BY unit, message LIMIT ?"
+    )
+    return _page(
+        connection, sql, where.values, query.limit, lambda row: (row[:2], DeadLetter(*row))
+    )
+
+
+_HANDLERS: dict[type[Query[Any]], Callable[[Connection, Any], Page[Any]]] = {
+    Units: _units,
+    Journal: _journal,
+    Executions: _executions,
+    KvEntries: _kv,
+    Inbox: _inbox,
+    DeadLetters: _dead_letters,
+    Counts: counts,
+    Totals: totals,
+    Queues: queues,
+}

@@ -1,0 +1,197 @@
+-- What commits write. The statements run in the order in which they stand here: first the rows of all
+-- commits of a batch, table by table, and then `deliver`, which puts their messages into inboxes.
+
+-- name: clear_journal
+DELETE FROM journal WHERE unit = ?;
+
+-- name: clear_executions
+DELETE FROM executions WHERE unit = ?;
+
+-- name: clear_kv
+DELETE FROM kv WHERE unit = ?;
+
+-- name: clear_tasks
+DELETE FROM tasks WHERE unit = ?;
+
+-- name: clear_runs
+DELETE FROM runs WHERE unit = ?;
+
+-- name: clear_state
+DELETE FROM state WHERE unit = ?;
+
+-- name: delete_unit
+DELETE FROM units WHERE id = ?;
+
+-- name: delete_answers
+DELETE FROM answers WHERE unit = ?;
+
+-- name: delete_letters
+-- A start that was not consumed belongs to the next run of the id.
+DELETE FROM inbox WHERE unit = ? AND kind <> 'Start';
+
+-- name: delete_tombstone
+DELETE FROM tombstones WHERE run = ?;
+
+-- name: delete_attributes
+DELETE FROM attributes WHERE unit = ?;
+
+-- name: insert_unit
+INSERT INTO units (
+    id, scope, kind, type, type_version, run, execution, format, flags, status, reason, wake_at,
+    paused, input_digest, parent, parent_unit, custom_status, custom_status_version, attributes,
+    result, failure, suspect, journal_events, journal_bytes, created_at, started_at, updated_at,
+    closed_at, version, commit_id
+)
+VALUES (
+    ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?
+);
+
+-- name: update_hot
+-- Setting an indexed column rewrites its indexes even when the value is the same, which costs four
+-- times the rest of the update. So there are four updates, and most commits use this one.
+UPDATE units SET
+    reason = ?, journal_events = ?, journal_bytes = ?, updated_at = ?, version = ?, commit_id =
+    ?
+WHERE id = ?;
+
+-- name: update_still
+-- No indexed column changes.
+UPDATE units SET
+    kind = ?3, type_version = ?5, run = ?6, execution = ?7, format = ?8, flags = ?9, reason =
+    ?11, paused = ?13, input_digest = ?14, parent = ?15, custom_status = ?17,
+    custom_status_version = ?18, attributes = ?19, result = ?20, failure = ?21, suspect = ?22,
+    journal_events = ?23, journal_bytes = ?24, started_at = ?26, updated_at = ?27, closed_at =
+    ?28, version = ?29, commit_id = ?30
+WHERE id = ?1;
+
+-- name: update_moving
+-- The indexed columns that change now and then.
+UPDATE units SET
+    kind = ?3, type_version = ?5, run = ?6, execution = ?7, format = ?8, flags = ?9, status =
+    ?10, reason = ?11, wake_at = ?12, paused = ?13, input_digest = ?14, parent = ?15,
+    custom_status = ?17, custom_status_version = ?18, attributes = ?19, result = ?20, failure =
+    ?21, suspect = ?22, journal_events = ?23, journal_bytes = ?24, started_at = ?26, updated_at
+    = ?27, closed_at = ?28, version = ?29, commit_id = ?30
+WHERE id = ?1;
+
+-- name: update_all
+UPDATE units SET
+    scope = ?2, kind = ?3, type = ?4, type_version = ?5, run = ?6, execution = ?7, format = ?8,
+    flags = ?9, status = ?10, reason = ?11, wake_at = ?12, paused = ?13, input_digest = ?14,
+    parent = ?15, parent_unit = ?16, custom_status = ?17, custom_status_version = ?18,
+    attributes = ?19, result = ?20, failure = ?21, suspect = ?22, journal_events = ?23,
+    journal_bytes = ?24, created_at = ?25, started_at = ?26, updated_at = ?27, closed_at = ?28,
+    version = ?29, commit_id = ?30
+WHERE id = ?1;
+
+-- name: move_inbox
+UPDATE inbox SET scope = ?2 WHERE unit = ?1;
+
+-- name: move_tasks
+UPDATE tasks SET scope = ?2 WHERE unit = ?1;
+
+-- name: insert_attribute
+INSERT INTO attributes (unit, name, value_kind, value, created) VALUES (?, ?, ?, ?, ?);
+
+-- name: drop_run
+DELETE FROM runs WHERE unit = ? AND run = ?;
+
+-- name: drop_run_journal
+DELETE FROM journal WHERE unit = ? AND run = ?;
+
+-- name: drop_run_executions
+DELETE FROM executions WHERE unit = ? AND run = ?;
+
+-- name: drop_run_tasks
+DELETE FROM tasks WHERE unit = ? AND run = ?;
+
+-- name: set_run
+INSERT INTO runs (
+    unit, run, type, execution, first_seq, status, journal_events, journal_bytes, parent, result,
+    failure, started_at, closed_at
+)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (unit, run) DO UPDATE SET
+    type = excluded.type, execution = excluded.execution, first_seq = excluded.first_seq,
+    status = excluded.status, journal_events = excluded.journal_events,
+    journal_bytes = excluded.journal_bytes, parent = excluded.parent, result = excluded.result,
+    failure = excluded.failure, started_at = excluded.started_at, closed_at = excluded.closed_at;
+
+-- name: insert_journal
+INSERT INTO journal (execution, first, count, events, run, unit) VALUES (?, ?, ?, ?, ?, ?);
+
+-- name: insert_execution
+INSERT INTO executions (
+    execution, type_version, started_at, closed_at, journal_events, run, unit
+)
+VALUES (?, ?, ?, ?, ?, ?, ?);
+
+-- name: prune_journal
+DELETE FROM journal WHERE unit = ? AND run = x'' AND execution = ?;
+
+-- name: prune_execution
+DELETE FROM executions WHERE unit = ? AND run = x'' AND execution = ?;
+
+-- name: set_kv
+INSERT INTO kv (unit, key, value, base, execution, updated_at, base_at)
+VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (unit, key) DO UPDATE SET
+    value = excluded.value, base = excluded.base, execution = excluded.execution,
+    updated_at = excluded.updated_at, base_at = excluded.base_at;
+
+-- name: remove_kv
+DELETE FROM kv WHERE unit = ? AND key = ?;
+
+-- name: set_state
+INSERT INTO state (unit, part, data, version) VALUES (?, ?, ?, ?)
+ON CONFLICT (unit, part) DO UPDATE SET data = excluded.data, version = excluded.version;
+
+-- name: remove_state
+DELETE FROM state WHERE unit = ? AND part = ?;
+
+-- name: consume
+DELETE FROM inbox WHERE unit = ? AND message = ?;
+
+-- name: insert_answer
+INSERT INTO answers (unit, message, scope, outcome, expires_at, data, failure)
+VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (unit, message) DO NOTHING;
+
+-- name: drop_task
+DELETE FROM tasks
+WHERE unit = ? AND run = ? AND execution = ? AND seq = ? AND attempt = ?;
+
+-- name: insert_task
+INSERT INTO tasks (
+    unit, run, execution, seq, attempt, scope, queue, name, input, visible_at, worker, token,
+    expires_at, details, tag
+)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: insert_tombstone
+INSERT INTO tombstones (run, scope, expires_at) VALUES (?, ?, ?)
+ON CONFLICT (run) DO UPDATE SET scope = excluded.scope, expires_at = excluded.expires_at;
+
+-- name: insert_deletion
+INSERT INTO deletions (unit, commit_id, scope, expires_at) VALUES (?, ?, ?, ?)
+ON CONFLICT (unit) DO UPDATE SET
+    commit_id = excluded.commit_id, scope = excluded.scope, expires_at = excluded.expires_at;
+
+-- name: deliver
+-- Nothing is put into the inbox twice, nor what was answered, nor the start of a run that has begun
+-- or was deleted. A message goes to the scope in which its unit is, and without a unit to the scope
+-- that it names itself.
+INSERT INTO inbox (
+    unit, position, message, scope, kind, body, at, visible_at, sender, previous, homeless
+)
+SELECT ?1, ?11, ?2, coalesce((SELECT scope FROM units WHERE id = ?1), ?3), ?4, ?5, ?6, ?7, ?8, ?9,
+    coalesce(?10, NOT EXISTS (SELECT 1 FROM units WHERE id = ?1))
+WHERE NOT EXISTS (SELECT 1 FROM answers WHERE unit = ?1 AND message = ?2)
+    AND NOT (
+        ?4 = 'Start'
+        AND (
+            EXISTS (SELECT 1 FROM units WHERE id = ?1 AND run = ?2 AND started_at > 0)
+            OR EXISTS (SELECT 1 FROM tombstones WHERE run = ?2)
+        )
+    )
+ON CONFLICT (unit, message) DO NOTHING;

@@ -1,0 +1,33 @@
+-- What becomes of a message that is posted.
+
+-- name: find_letter
+SELECT 1 FROM inbox WHERE unit = ? AND message = ?;
+
+-- name: find_answer
+SELECT outcome, data, failure FROM answers WHERE unit = ? AND message = ?;
+
+-- name: find_tombstone
+SELECT 1 FROM tombstones WHERE run = ?;
+
+-- name: find_unit
+SELECT run, status FROM units WHERE id = ?;
+
+-- name: read_starts
+SELECT body FROM inbox WHERE unit = ? AND kind = 'Start';
+
+-- name: find_start
+SELECT 1 FROM inbox WHERE unit = ? AND kind = 'Start' LIMIT 1;
+
+-- name: count_letters
+SELECT messages FROM inboxes WHERE unit = ?;
+
+-- name: take_task
+DELETE FROM tasks
+WHERE unit = ? AND execution = ? AND seq = ? AND attempt = ? AND run = ? AND token = ?
+RETURNING 1;
+
+-- name: read_last_place
+SELECT last FROM places;
+
+-- name: write_last_place
+UPDATE places SET last = ?;

@@ -1,0 +1,335 @@
+"""The store in a SQLite file (or in SQLite's memory): one writer thread, a few readers.
+
+One process owns the file: it claims scopes and commits, and holds an OS lock that the kernel releases when the
+process dies. Other processes may open the file meanwhile; they read, post messages, and wait for changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self, TypeVar
+
+import msgspec
+
+from perdure.errors import StoreFormat, StoreUnavailable, UsageError
+from perdure.kernel.commit import Commit, Fence, Task, Verdict
+from perdure.kernel.message import Message
+from perdure.ports.clock import Clock, SystemClock
+from perdure.ports.store import (
+    ANY_TASK,
+    Claim,
+    Hint,
+    Incarnation,
+    Loaded,
+    Mail,
+    Page,
+    Posted,
+    Query,
+    Renewal,
+    StoreInfo,
+    Swept,
+    TaskMatch,
+    Wake,
+)
+from perdure.store.derived import Rows, check_scopes
+from perdure.store.limits import DEFAULT_LIMITS, StoreLimits
+from perdure.store.mailbell import MailBell
+from perdure.store.sqlite import reads, sweeping, tasks
+from perdure.store.sqlite.connection import Connection
+from perdure.store.sqlite.database import MEMORY, FileGuard, Options, open_database
+from perdure.store.sqlite.dump import dump
+from perdure.store.sqlite.fork import tell_children
+from perdure.store.sqlite.lock import holder_of, is_owned
+from perdure.store.sqlite.owner import Ownership
+from perdure.store.sqlite.reader import FileReader, Reader, WriterReader
+from perdure.store.sqlite.writer import Call, Writer
+from perdure.store.watch import Watchers, wait_for_change
+
+T = TypeVar("T")
+
+UNOWNED_LOOK_MS = 250
+"""How often a waiting process looks at a file that no process owns."""
+FOREIGN_LOOK_MS = 5_000
+"""The same, while the owner's socket answers: only in case that a hint was lost."""
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).absolute())
+
+
+class SQLiteStore:
+    """A store in a SQLite file. Structs that are handed to `commit` must not be changed until it answers."""
+
+    def __init__(
+        self,
+        path: str = MEMORY,
+        *,
+        options: Options | None = None,
+        limits: StoreLimits = DEFAULT_LIMITS,
+        clock: Clock | None = None,
+    ) -> None:
+        """Name the file; `async with` opens it, and creates it if need be."""
+        self.path = path
+        self._file = path if path == MEMORY else _absolute(path)  # a program may change its folder
+        self._options = options or Options()
+        self._limits = limits
+        self._clock = clock or SystemClock()
+        self._watchers = Watchers()
+        self._bell = MailBell()
+        self._info: StoreInfo | None = None
+        self._writer: Writer | None = None
+        self._reader: Reader | None = None
+        self._forked = False
+        self._owner = Ownership(
+            self._file, path, self._bell, self.wait_change, standby=self._options.standby
+        )
+
+    @property
+    def options(self) -> Options:
+        """How the file is opened."""
+        return self._options
+
+    @property
+    def info(self) -> StoreInfo:
+        """Identity, format, shard count and capabilities; known once the store is open."""
+        if self._info is None:
+            raise self._closed()
+        return self._info
+
+    def _name(self) -> str:
+        """The path as it was given, while it still means the same file."""
+        return (
+            self.path if self.path == MEMORY or _absolute(self.path) == self._file else self._file
+        )
+
+    def _closed(self) -> StoreUnavailable:
+        if self._forked:
+            return StoreUnavailable(
+                f"the store {self.path} was opened before this process was forked; open it anew"
+            )
+        return StoreUnavailable(
+            f"the store {self.path} is closed; use it inside `async with store:`"
+        )
+
+    async def __aenter__(self) -> Self:
+        """Open the file.
+
+        Raises:
+            StoreError: naming the file, what is wrong with it, and the remedy.
+        """
+        name = self._name()
+        connection, info = await asyncio.to_thread(
+            open_database, name, self._options, uuid.uuid4().hex
+        )
+        self._info = msgspec.structs.replace(info, dedupe_ms=self._limits.dedupe_ms)
+        if self.path == MEMORY:
+            self._writer = Writer(
+                connection, self.path, None, self._watchers, self._bell, self._limits
+            )
+            self._reader = WriterReader(self._writer)
+        else:
+            guard = FileGuard(self._file, name, read_only=self._options.read_only)
+            self._writer = Writer(connection, name, guard, self._watchers, self._bell, self._limits)
+            self._reader = FileReader(name, self._options, guard)
+        tell_children(self)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Write what is waiting, and close the file. Each step is done, whatever becomes of the others."""
+        writer, reader, self._writer, self._reader = self._writer, self._reader, None, None
+        async with AsyncExitStack() as stack:
+            if writer is not None:
+                stack.push_async_callback(asyncio.to_thread, writer.close)
+            if reader is not None:
+                stack.push_async_callback(asyncio.to_thread, reader.close)
+            stack.push_async_callback(self._owner.close)
+            stack.callback(self._watchers.fail, self._closed())
+            stack.callback(self._bell.close)
+
+    def forked(self) -> None:
+        """Be closed, in a forked child: its parent's connections and threads are of no use there."""
+        for part in (self._writer, self._reader):
+            if part is not None:
+                part.forked()
+        self._forked, self._writer, self._reader = True, None, None
+        self._owner.forked()
+
+    async def owner(self) -> str | None:
+        """The process that owns the file now, for people: "process 4242 (node 6cc33b6a)". None if there is none."""
+        if self.path == MEMORY or not await asyncio.to_thread(is_owned, self._file):
+            return None
+        return str(holder_of(self._file))
+
+    def _writing(self) -> Writer:
+        if self._writer is None:
+            raise self._closed()
+        if self._options.read_only:
+            msg = f"{self.path} was opened with read_only=true; open it without to write"
+            raise UsageError(msg)
+        return self._writer
+
+    async def _read(self, function: Callable[[Connection], T]) -> T:
+        if self._reader is None:
+            raise self._closed()
+        try:
+            return await self._reader.read(function)
+        except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
+            msg = f"{self.path} holds a row that cannot be read ({error}); stop the node and restore a backup"
+            raise StoreFormat(msg) from error
+
+    async def _write(self, function: Callable[[Connection], T]) -> T:
+        result: T = (await self._writing().submit([Call(function)]))[0]
+        return result
+
+    async def now(self) -> int:
+        """The machine's time in milliseconds."""
+        return self._clock.now_ms()
+
+    async def claim(self, scopes: Sequence[str], owner: Incarnation) -> Mapping[str, Claim]:
+        """Take scopes over.
+
+        Raises:
+            StoreLocked: another process owns the file; the message names it.
+        """
+        self._writing()
+        await self._owner.take(owner.id)
+        claims = await self._write(lambda connection: tasks.claim(connection, scopes, owner))
+        await self._owner.count(scopes, claimed=True)
+        return claims
+
+    async def release(self, fences: Sequence[Fence]) -> list[str]:
+        """Give up the scopes that these fences own."""
+        scopes = await self._write(lambda connection: tasks.release(connection, fences))
+        await self._owner.count(scopes, claimed=False)
+        return scopes
+
+    def commit(self, batch: Sequence[Commit]) -> asyncio.Future[list[Verdict]]:
+        """Make commits durable, with whatever else is waiting to be written; they are on their way already."""
+        try:
+            return self._writing().submit(batch)
+        except (StoreUnavailable, UsageError) as error:
+            refused: asyncio.Future[list[Verdict]] = asyncio.get_running_loop().create_future()
+            refused.set_exception(error)
+            return refused
+
+    async def post(self, batch: Sequence[Message]) -> list[Posted]:
+        """Put messages into inboxes."""
+        check_scopes(batch)
+        if not batch:
+            return []
+        posted = self._writing().submit(batch)
+        posted.add_done_callback(partial(self._ring, batch))  # also when our caller is cancelled
+        return await asyncio.shield(posted)
+
+    def _ring(self, batch: Sequence[Message], posted: asyncio.Future[list[Posted]]) -> None:
+        if posted.cancelled() or posted.exception() is not None:
+            return
+        for message, result in zip(batch, posted.result(), strict=True):
+            if result.outcome == "accepted":
+                hint = Hint(message.to, message.scope)
+                self._bell.ring(hint)
+                self._owner.tell(hint)
+
+    async def load(self, units: Sequence[str]) -> list[Loaded]:
+        """Units as stored, all in one snapshot."""
+        return await self._read(lambda connection: reads.load(connection, units))
+
+    async def inbox(self, unit: str, after: str | None, limit: int) -> Mail:
+        """The messages that wait for a unit, in order, from a place on."""
+        return await self._read(lambda connection: reads.mail(connection, unit, after, limit))
+
+    async def arrivals(self, scopes: Sequence[str], after: str | None, limit: int) -> Page[str]:
+        """Units of these scopes for which mail has come behind a place, and still waits."""
+        return await self._read(lambda connection: reads.arrivals(connection, scopes, after, limit))
+
+    async def wakes(
+        self, scopes: Sequence[str], until: int, after: str | None, limit: int
+    ) -> Page[Wake]:
+        """Units that are due, have visible mail, or have an expired task lease; by scope and time."""
+        return await self._read(
+            lambda connection: reads.wakes(connection, scopes, until, after, limit)
+        )
+
+    async def next_wake(self, scopes: Sequence[str], after: int) -> int | None:
+        """The earliest time later than `after` at which `wakes` will have more to say."""
+        return await self._read(lambda connection: reads.next_wake(connection, scopes, after))
+
+    async def lease(
+        self,
+        queue: str,
+        worker: str,
+        limit: int,
+        lease_ms: int,
+        at: int,
+        match: TaskMatch = ANY_TASK,
+    ) -> list[Task]:
+        """Lease tasks that nobody has had yet."""
+        return await self._write(
+            lambda connection: tasks.lease(connection, queue, worker, limit, lease_ms, at, match)
+        )
+
+    async def renew(self, renewals: Sequence[Renewal], at: int) -> list[Literal["kept", "lost"]]:
+        """Extend leases."""
+        return await self._write(lambda connection: tasks.renew(connection, renewals, at))
+
+    async def sweep(self, fences: Sequence[Fence], at: int, limit: int) -> Swept:
+        """Remove expired answers, tombstones and dead letters; bury undelivered messages."""
+        return await self._write(
+            lambda connection: sweeping.sweep(connection, fences, at, limit, self._limits)
+        )
+
+    async def query(self, query: Query[T]) -> Page[T]:
+        """Answer a query."""
+        return await self._read(lambda connection: reads.answer(connection, query))
+
+    async def _version(self, unit: str) -> int:
+        return (await self._read(lambda connection: reads.versions(connection, [unit]))).get(
+            unit, 0
+        )
+
+    async def wait_change(self, unit: str, version: int, timeout_ms: int) -> int:
+        """Wait until the unit has another version than `version`, or the time is up.
+
+        In the owning process a commit wakes it; in others the owner's socket does, and while no owner answers the
+        file is looked at every 250 ms.
+        """
+        deadline = asyncio.get_running_loop().time() + timeout_ms / 1000
+        while True:
+            with self._watchers.watch(unit) as waiter:
+                if (known := await self._version(unit)) != version:
+                    return known
+                left_ms = math.ceil((deadline - asyncio.get_running_loop().time()) * 1000)
+                if left_ms <= 0:
+                    return known
+                if self.path == MEMORY or self._owner.held:
+                    changed = await wait_for_change(waiter, left_ms)
+                    if changed is not None:
+                        return changed
+                elif not await self._owner.wait_change(
+                    unit, version, min(left_ms, FOREIGN_LOOK_MS)
+                ):
+                    await wait_for_change(waiter, min(left_ms, UNOWNED_LOOK_MS))
+
+    def hints(self) -> AsyncIterator[Hint]:
+        """Ids of units that got mail by `post`, here or in another process."""
+        return self._bell.listen()
+
+    async def inspect(self, sql: str) -> list[tuple[object, ...]]:
+        """The rows of a query on the writing connection, for people; it must not change anything."""
+        return await self._write(lambda connection: list(connection.execute(sql)))
+
+    async def dump(self) -> Rows:
+        """Everything, by table, sorted: comparable between stores."""
+        return await self._read(dump)

@@ -1,0 +1,50 @@
+"""Sweeping SQLite tables: what `memory.rows` does to dictionaries, inside an open transaction.
+
+A node sweeps every minute, and nobody else writes meanwhile, so a sweep must cost what it removes: each query walks an
+index from the oldest row on, in one scope, and stops at the limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from perdure.kernel.commit import Fence
+from perdure.ports.store import Swept
+from perdure.store.limits import StoreLimits
+from perdure.store.sqlite.connection import Connection, Values
+from perdure.store.sqlite.tasks import held_scopes
+from perdure.store.statements import statements
+
+SQL = statements("perdure.store.sqlite", "sweeping")
+EXPIRING = ("answers", "tombstones", "deletions", "dead_letters")
+"""Tables with rows that expire, in the order in which they are swept."""
+
+
+def _oldest(
+    connection: Connection, sql: str, scopes: Sequence[str], at: int, limit: int
+) -> list[Values]:
+    """The keys of the oldest rows of all scopes."""
+    found: list[Values] = []
+    for scope in scopes:
+        found += connection.execute(sql, {"scope": scope, "at": at, "limit": limit})
+    return [values[1:] for values in sorted(found)[:limit]]
+
+
+def sweep(
+    connection: Connection, fences: Sequence[Fence], at: int, limit: int, limits: StoreLimits
+) -> Swept:
+    """Remove what has expired, oldest first, at most `limit` rows; bury undelivered messages."""
+    removed = 0
+    scopes = sorted(set(held_scopes(connection, fences)))
+    for table in EXPIRING:
+        rows = _oldest(connection, SQL[f"find_{table}"], scopes, at, limit - removed)
+        connection.executemany(SQL[f"remove_{table}"], rows)
+        removed += len(rows)
+    letters = _oldest(
+        connection, SQL["undelivered"], scopes, at - limits.undelivered_ms, limit - removed
+    )
+    connection.executemany(
+        SQL["bury"], [(*letter, at + limits.dead_letter_ms) for letter in letters]
+    )
+    connection.executemany(SQL["drop_letter"], letters)
+    return Swept(removed + len(letters), [unit for unit, _ in letters])
