@@ -18,9 +18,8 @@ async def tolerated(kind: str) -> str:
     time.time()  # perdure: ignore[PD101]
     path = Path(__file__)
     if kind == "here":
-        return path.read_text(encoding="utf-8")[
-            :3
-        ]  # the author takes it  # perdure: ignore[PD201, PD202]
+        text = path.read_text("utf-8")  # it is meant so  # perdure: ignore[PD201, PD202]
+        return text[:3]
     return path.read_text(encoding="utf-8")
 
 
