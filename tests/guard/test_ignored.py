@@ -33,7 +33,7 @@ async def test_a_line_with_the_code_is_let_through_when_the_node_starts_and_when
         assert await node.client.workflow(tolerated, id="a").run("here") == '"""'
         with pytest.raises(
             WorkflowFailed,
-            match=r"inside a workflow, at .*test_ignored\.py:22: replay would repeat it",
+            match=r"inside a workflow, at .*test_ignored\.py:23: replay would repeat it",
         ):
             await node.client.workflow(tolerated, id="b").run("elsewhere")
 
