@@ -9,16 +9,17 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+import apsw
 import pytest
 
 from perdure.errors import StoreError, StoreFormat, StoreLocked, StoreUnavailable, UsageError
 from perdure.ports.store import Units
 from perdure.store import open_store
 from perdure.store.memory import MemoryStore
-from perdure.store.sqlite import SQLiteStore
+from perdure.store.sqlite import SQLiteStore, database
 from perdure.store.sqlite.migrate import FORMAT, formats, migrate, pending
 from perdure.testing.conformance import Scenario
 
@@ -427,3 +428,22 @@ async def test_two_processes_can_create_one_file(tmp_path: Path) -> None:
     answers = {child.communicate(timeout=30)[0] for child in children}
     assert [child.returncode for child in children] == [0, 0, 0]
     assert len(answers) == 1
+
+
+async def test_a_new_file_that_another_process_is_about_to_write_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite itself does not wait when a file gets its log while another connection will write it."""
+    path = tmp_path / "a.db"
+    with closing(apsw.Connection(str(path))) as other:  # locks of another library do not count here
+        other.execute("BEGIN IMMEDIATE")
+        pauses: list[float] = []
+
+        def pause(seconds: float) -> None:
+            pauses.append(seconds)
+            other.execute("ROLLBACK")
+
+        monkeypatch.setattr(database, "sleep", pause)
+        async with open_store(url_of(path)) as store:
+            assert store.info.shards == 1
+    assert len(pauses) == 1

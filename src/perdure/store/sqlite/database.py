@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 import stat
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import gettempdir
+from time import monotonic, sleep, time_ns
 from typing import TYPE_CHECKING, Literal
 
 import apsw
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 MEMORY = ":memory:"
 _LEVELS = {"off": 0, "normal": 1, "full": 2, "extra": 3}
 _WAL_BYTES_KEPT = 64 << 20
+_BUSY_PAUSE_S = 0.01
 _CACHE_KIB = 32 << 10
 _SETTLED_NS = 3_000_000_000
 """A younger time of a folder could stay the same when a name in it changes: some file systems count in 2 seconds."""
@@ -197,7 +198,7 @@ class FileGuard:
                     f" put it back{with_log}, or restart on what stands there now"
                 )
                 raise StoreUnavailable(msg)
-        is_settled = stamp is not None and 0 <= stamp[2] < time.time_ns() - _SETTLED_NS
+        is_settled = stamp is not None and 0 <= stamp[2] < time_ns() - _SETTLED_NS
         self._seen = stamp if is_settled and not self._is_link else None
 
     def misses_only_log(self) -> bool:
@@ -382,8 +383,24 @@ def upgrade(path: str, options: Options, *, check: bool) -> Upgrade:
     return Upgrade(path, info.format, todo if check else [], applied)
 
 
+def _use_log(connection: Connection, options: Options) -> object:
+    """Make SQLite use a write-ahead log. The journal mode that the file has then.
+
+    SQLite does not wait here for a connection that is about to write, whatever the busy timeout.
+    Two processes that open a new file at once would not both succeed.
+    """
+    until_s = monotonic() + options.busy_ms / 1000
+    while True:
+        try:
+            return connection.execute("PRAGMA journal_mode = WAL").get
+        except apsw.BusyError:
+            if monotonic() >= until_s:
+                raise
+        sleep(_BUSY_PAUSE_S)
+
+
 def _configure(connection: Connection, path: str, options: Options) -> None:
-    mode = connection.execute("PRAGMA journal_mode = WAL").get
+    mode = _use_log(connection, options)
     if mode != ("memory" if path == MEMORY else "wal"):
         msg = f"{path} cannot use a write-ahead log (journal mode {mode}); put the file on a local disk"
         raise StoreUnavailable(msg)
