@@ -11,6 +11,7 @@ from engine import World, until, waits_for
 
 from perdure import App, Client, Limits, workflow
 from perdure.codec import encode
+from perdure.errors import WorkflowFailed
 from perdure.gateway import StoreGateway
 from perdure.kernel.commit import Commit, Verdict
 from perdure.kernel.message import Message, Send
@@ -258,3 +259,25 @@ async def test_on_two_channels_that_the_code_waits_for_at_once(world: World, app
                 await handle.send("begin", True)
             expected = [f"{channel}{number}" for number in range(4) for channel in "ba"]
             assert await handle.result(timeout=5) == expected
+
+
+async def test_what_a_run_sent_before_it_failed_by_a_limit_arrives(world: World, app: App) -> None:
+    """Its history says that the messages were sent."""
+
+    @app.workflow
+    async def reader() -> list[int]:
+        return [await numbers.receive() for _ in range(8)]
+
+    @app.workflow
+    async def writer() -> None:
+        for number in range(8):
+            workflow.send("r", numbers, number)
+        await workflow.receive("go", bool)
+
+    async with world.node(app, limits=Limits(history_events=8)) as node:
+        with pytest.raises(WorkflowFailed, match="the history would have"):
+            await node.client.workflow(writer, id="w").run()
+        sent = [type(entry.event).__name__ for entry in await node.client.get("w").history()]
+        assert sent.count("MessageSent") == 8
+    async with world.node(app) as node:
+        assert await node.client.workflow(reader, id="r").run() == list(range(8))
