@@ -356,15 +356,23 @@ class StoreUnavailable(StoreError):
     """The store did not answer. `outcome` is "none" (nothing happened) or "unknown" (it may have happened).
 
     - Why: no such file or folder, no right to write, a full or failing disk, or a store that has been closed.
-    - Do: what the message says. Starts may be repeated as they are: the id makes them idempotent. When the disk fails,
-      the node stops, because its memory may be ahead of the file; start it again when the disk is sound.
+    - Do: what the message says. Starts may be repeated as they are: the id makes them idempotent. A node waits for its
+      store and goes on by itself when the store answers again. It stops only when `is_permanent`: the disk failed, so
+      its memory may be ahead of the file, or the file is gone. Start it again when the disk is sound.
     - Example: `the folder of nowhere/shop.db does not exist; create it: mkdir -p nowhere`
     """
 
-    def __init__(self, message: str, outcome: Literal["none", "unknown"] = "none") -> None:
-        """Say what failed and what is known of the outcome."""
+    def __init__(
+        self,
+        message: str,
+        outcome: Literal["none", "unknown"] = "none",
+        *,
+        permanent: bool = False,
+    ) -> None:
+        """Say what failed and what is known of the outcome. `permanent`: no later try can succeed."""
         super().__init__(message)
         self.outcome: Literal["none", "unknown"] = outcome
+        self.is_permanent = permanent
 
 
 class StoreLocked(StoreError):

@@ -59,7 +59,7 @@ class _Inside:
         self._stage = stage
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stage.node, name)
+        return getattr(self._stage.node.gateway, name)
 
 
 class Stage:

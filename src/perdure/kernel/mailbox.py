@@ -19,7 +19,7 @@ import msgspec
 from perdure.kernel.message import CONTROL, Message, Start
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -115,14 +115,21 @@ class Mailbox:
             if is_left and entry.message.id not in known:
                 self.put(entry.message, stored=entry.stored)
 
-    def drop_unstored(self) -> list[Message]:
-        """Forget the messages that only we have. Their senders must be told."""
+    def drop(self, ids: Container[bytes]) -> list[Message]:
+        """Forget the messages of these ids that only we have. Their senders must be told."""
+        dropped: list[Message] = []
         entries = [*self.control, *self.queue]
         self._clear_lanes()
         for entry in entries:
-            if entry.stored:
+            if not entry.stored and entry.message.id in ids:
+                dropped.append(entry.message)
+            else:
                 self._file(entry)
-        return [entry.message for entry in entries if not entry.stored]
+        return dropped
+
+    def taken(self) -> list[Message]:
+        """What the last turn took, until `settle` or `restore`."""
+        return [entry.message for entry in self._taken or ()]
 
     def _clear_lanes(self) -> None:
         self.control = self.queue = _EMPTY

@@ -30,7 +30,7 @@ from perdure.node.slots import Slots
 from perdure.node.timeouts import Timeouts, is_limited, no_slot, total_left_ms, total_over
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Sequence
 
     from perdure.client import Client
     from perdure.errors import Failure
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from perdure.kernel.unit import Unit
     from perdure.node.metrics import Metrics
     from perdure.node.options import NodeOptions
-    from perdure.node.turns import Turns
+    from perdure.node.tally import Tally
     from perdure.ports.clock import Clock
 
 logger = logging.getLogger("perdure.activity")
@@ -65,38 +65,40 @@ class Attempts:
     """Runs activities and checkpoints of this node's units, within its limits."""
 
     def __init__(
-        self, turns: Turns, definitions: Definitions, clock: Clock, options: NodeOptions
+        self,
+        deliver: Callable[[Message], None],
+        definitions: Definitions,
+        clock: Clock,
+        options: NodeOptions,
+        *,
+        node: str,
+        client: Callable[[], Client],
+        interceptors: Sequence[Interceptor],
+        resources: object,
+        tally: Tally,
+        metrics: Metrics | None,
     ) -> None:
-        """Nothing runs yet."""
-        self._turns = turns
+        """Nothing runs yet. Outcomes are messages for `deliver`.
+
+        `client` makes what `activity.client()` gives. `interceptors` are those that are around
+        activities. `resources` is what the app has opened for them.
+        """
+        self._deliver = deliver
         self._definitions = definitions
         self._clock = clock
         self._options = options
-        self._runner = Runner(definitions, options.limits)
+        self._runner = Runner(definitions, options.limits, interceptors)
         self._slots = Slots(options, self._launch)
         self._wanted: dict[str, dict[int, Job]] = {}
         self._tasks: dict[asyncio.Task[Any], Job] = {}
         self._stopped = False
+        # What functions see of their node, and what their log records say about it.
         self._context = copy_context()
-        self.resources: object = None
-        self.metrics: Metrics | None = None
-
-    @property
-    def interceptors(self) -> list[Interceptor]:
-        """What is around each attempt of an activity."""
-        return self._runner.interceptors
-
-    @interceptors.setter
-    def interceptors(self, given: list[Interceptor]) -> None:
-        self._runner.interceptors = given
-
-    def offer_client(self, make: Callable[[], Client]) -> None:
-        """What `activity.client()` gives in activities and checkpoints."""
-        self._context.run(node_client.set, make)
-
-    def name_node(self, name: str) -> None:
-        """What log records of activities say about the node."""
-        self._context.run(node_name.set, name)
+        self._context.run(node_client.set, client)
+        self._context.run(node_name.set, node)
+        self._resources = resources
+        self._tally = tally
+        self.metrics = metrics
 
     @property
     def running(self) -> int:
@@ -222,7 +224,7 @@ class Attempts:
                 self._report(job, Outcome(None, total_over(call)))
                 return
             limit = self._options.limits.payload_bytes
-            job.attempt = Attempt(job.info, call.details, self.resources, limit)
+            job.attempt = Attempt(job.info, call.details, self._resources, limit)
             job.began = self.metrics.timer() if self.metrics is not None else 0.0
             if is_limited(call):
                 job.timeouts = Timeouts(self._clock, call, job.attempt, partial(self._expired, job))
@@ -357,17 +359,15 @@ class Attempts:
         else:
             body = StepDone(job.run, job.execution, call.seq, outcome.result, outcome.failure)
         now_ms = self._clock.now_ms()
-        self._turns.deliver(Message(job.message_id(), job.unit, body, now_ms, 0, job.unit))
+        self._deliver(Message(job.message_id(), job.unit, body, now_ms, 0, job.unit))
 
     def _count(self, job: Job, outcome: Outcome | None) -> None:
         """Note an attempt of an activity that has ended."""
-        call, tally, metrics = job.call, self._turns.tally, self.metrics
+        call, metrics = job.call, self.metrics
         if not isinstance(call, ActivityCall):
             return
         failure = outcome.failure if outcome is not None else None
-        tally.attempts += 1
-        if failure is not None or outcome is None:
-            tally.attempt_failures += 1
+        self._tally.end_attempt(failed=failure is not None or outcome is None)
         if metrics is None:
             return
         seconds = metrics.timer() - job.began if job.began is not None else None

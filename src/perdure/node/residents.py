@@ -1,5 +1,7 @@
 """Residents: the instances that are in memory, and how they leave.
 
+Each belongs to a scope of the node. A resident has none while its row, which says so, is being read.
+
 When there are too many, those that have rested longest leave: instances with no work of their own
 open, whose every message stands in the store. They are kept in a list of their own, so that finding
 them does not cost more the more instances there are.
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from perdure.kernel.definition import Definitions
     from perdure.kernel.message import Message
     from perdure.node.options import NodeOptions
+    from perdure.node.ownership.scope import Scope
     from perdure.ports.store import StoreInfo
 
 Ack = asyncio.Future[Outcome]
@@ -47,13 +50,15 @@ class Resident:
         "outdated",
         "place",
         "released",
+        "scope",
         "state",
         "unit",
     )
 
-    def __init__(self, unit: Unit) -> None:
-        """A unit that nobody works on."""
+    def __init__(self, unit: Unit, scope: Scope | None) -> None:
+        """A unit on which nothing works. `scope` is where a unit of its id would be."""
         self.unit = unit
+        self.scope = scope
         self.mailbox = Mailbox()
         self.acks: dict[bytes, Ack] | None = None
         self.state: State = "idle"
@@ -76,6 +81,50 @@ class Resident:
                 self.acks = {}
             self.acks[message.id] = ack
         return True
+
+    def move(self, scope: Scope | None) -> None:
+        """Its row says that it belongs to this scope. None: to a scope of another node."""
+        if self.scope is scope:
+            return
+        if self.scope is not None:
+            self.scope.leave(self)
+        self.scope = scope
+        if scope is not None:
+            scope.enter(self)
+
+    def has_been_read(self, place: str | None) -> None:
+        """Its inbox has been read up to this place."""
+        self.place = place
+
+    def expect_mail(self) -> None:
+        """Another process has posted while the resident was busy."""
+        self.has_mail = True
+
+    def begin_fetch(self) -> None:
+        """Its inbox is being read."""
+        self.has_mail = False
+
+    def is_tried(self) -> None:
+        """It has been loaded, or takes a turn. A retry that came before has had its effect."""
+        self.released = False
+
+    def note_new_code(self) -> None:
+        """Definitions have changed. A resident that is busy may be about to be held for their lack."""
+        self.outdated = self.state != "idle"
+
+    def take_outdated(self) -> bool:
+        """Whether definitions have changed since the resident's turn began."""
+        outdated, self.outdated = self.outdated, False
+        return outdated
+
+    def has_failed(self) -> int:
+        """Its turn was discarded. How many were, in a row."""
+        self.failures += 1
+        return self.failures
+
+    def has_succeeded(self) -> None:
+        """Its turn is durable."""
+        self.failures = 0
 
     def begin_commit(self) -> None:
         """Its turn is over. It was ready, so it is not among those that rest."""
@@ -109,11 +158,25 @@ class Resident:
                 ack.set_exception(error)
         self.acks = None
 
-    def refuse_unstored(self, error: Exception) -> None:
-        """Give up the messages that only this process has. Their senders are told."""
-        for message in self.mailbox.drop_unstored():
-            ack = self.acks.pop(message.id, None) if self.acks is not None else None
+    def refuse_taken(self, error: Exception) -> None:
+        """Tell the senders of the messages that its last turn took that the outcome is an error."""
+        if self.acks is None:
+            return
+        for message in self.mailbox.taken():
+            ack = self.acks.pop(message.id, None)
             if ack is not None and not ack.done():
+                ack.set_exception(error)
+
+    def refuse_unstored(self, error: Exception) -> None:
+        """Give up the messages that only this process has and whose senders wait. They are told.
+
+        Results of activities stay: nobody else has them.
+        """
+        if self.acks is None:
+            return
+        for message in self.mailbox.drop(self.acks.keys()):
+            ack = self.acks.pop(message.id)
+            if not ack.done():
                 ack.set_exception(error)
 
 
@@ -138,9 +201,14 @@ class Residents:
         """All of them."""
         return list(self._all.values())
 
-    def enter(self, unit: str) -> Resident:
-        """Bring a unit into memory, without anything of what is stored of it."""
-        resident = self._all[unit] = Resident(self.new_unit(unit))
+    def enter(self, unit: str, scope: Scope | None) -> Resident:
+        """Bring a unit into memory, without anything of what is stored of it.
+
+        `scope` is where a new unit of this id would be. Its row may name another one.
+        """
+        resident = self._all[unit] = Resident(self.new_unit(unit), scope)
+        if scope is not None:
+            scope.enter(resident)
         for _ in range(min(len(self._all) - self._options.residents, _LEAVE_AT_ONCE)):
             if not self._resting:
                 break
@@ -175,6 +243,8 @@ class Residents:
         unit.close_memory()
         self._resting.pop(unit.id, None)
         del self._all[unit.id]
+        if resident.scope is not None:
+            resident.scope.leave(resident)
 
     def renew(self, resident: Resident) -> None:
         """Replace a unit that is not to be trusted by an unloaded one. What its turn took comes back."""

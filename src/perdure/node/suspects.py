@@ -45,10 +45,11 @@ from perdure.node.patience import Patience, Stopped
 from perdure.ports.clock import SystemClock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    from perdure.kernel.commit import Fence, Verdict
+    from perdure.kernel.commit import Verdict
     from perdure.node.options import NodeOptions
+    from perdure.node.ownership.scope import Scope
     from perdure.node.residents import Resident
     from perdure.node.turns import Turns
     from perdure.ports.clock import Clock
@@ -84,38 +85,32 @@ class Suspects:
     def __init__(
         self,
         turns: Turns,
-        fences: Mapping[str, Fence],
+        scope: Scope,
         clock: Clock,
         options: NodeOptions,
-        *,
-        crashed: bool,
     ) -> None:
-        """`crashed`: the last owner did not release its scopes."""
+        """All who were at work in a scope are suspects if its last owner did not release it."""
         self._turns = turns
-        self._fences = fences
+        self._scope = scope
         self._clock = clock
         self._options = options
-        self._patience = Patience(turns.node_name)
+        self._patience = Patience(turns.node_name, options.store_retry_ms)
         self._claimed_at = clock.now_ms()
-        self._counting = crashed
+        self._counting = scope.is_crashed
         self._seen: set[str] = set()
         self._expected: dict[str, None] = {}
         self._candidates: dict[str, _Candidate] = {}
         self._on_trial: set[str] = set()
-
-    @property
-    def counted(self) -> bool:
-        """Whether everybody who was at work at a crash has been counted."""
-        return not self._counting
 
     def expect(self, units: Iterable[str]) -> None:
         """A scan has found these: they are to be counted before there is a trial."""
         if self._counting:
             self._expected.update((unit, None) for unit in units if unit not in self._seen)
 
-    def stop(self) -> None:
-        """Wait for the store no longer."""
+    def stop(self) -> list[Resident]:
+        """Wait for the store no longer, and let nobody run. Those that were held back."""
         self._patience.stop()
+        return [candidate.resident for candidate in self._candidates.values()]
 
     # ------------------------------------------------------------ between load and turn
 
@@ -133,7 +128,7 @@ class Suspects:
         try:
             applied = await self._write(commits)
         except Stopped:
-            return []  # nobody runs uncounted
+            return list(batch)  # nobody runs uncounted: the scope takes no turns of them any more
         admitted: list[tuple[Resident, Loaded]] = []
         for resident, found in batch:
             if found.id in applied:
@@ -206,7 +201,7 @@ class Suspects:
 
     def _commit(self, unit: str, version: int, row: UnitRow) -> Commit:
         now = self._clock.now_ms()
-        return Commit(os.urandom(16), self._fences[row.scope], now, unit, version, row)
+        return Commit(os.urandom(16), self._scope.fence, now, unit, version, row)
 
     async def _write(self, commits: Sequence[Commit]) -> dict[str, UnitRow]:
         """Make these durable, however long it takes; the rows that were accepted.
@@ -256,6 +251,7 @@ class Suspects:
     async def _find(self) -> None:
         await self._all_counted()
         self._counting = False
+        self._scope.has_counted()
         self._seen.clear()
         candidates = sorted(self._candidates.values(), key=lambda c: c.row.id)
         marked = [c for c in candidates if c.blame.state == "trial"]

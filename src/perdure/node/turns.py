@@ -26,18 +26,16 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from perdure.errors import Failure, StoreUnavailable
-from perdure.interceptor import Interceptor, TurnInfo, around_turn
-from perdure.kernel.commit import CLOSED, Fence, SqlRefused
+from perdure.kernel.commit import CLOSED, SqlRefused
 from perdure.kernel.held import AFTER_DEPLOY, POISONED
-from perdure.kernel.loop import NeverIdle
-from perdure.kernel.match import user_line, waiting_lines
 from perdure.kernel.message import Message, Retry, Start
-from perdure.kernel.placement import scope_of
 from perdure.node.committer import Committer
 from perdure.node.deadlines import Deadlines
 from perdure.node.loader import Loader
+from perdure.node.ownership.scope import Moved
+from perdure.node.patience import Patience
 from perdure.node.residents import Ack, Resident, Residents
-from perdure.node.tally import Tally
+from perdure.node.supervisor import Discarded, ids_of
 from perdure.node.waiters import Waiters
 from perdure.workflow import show_logs
 
@@ -47,13 +45,15 @@ if TYPE_CHECKING:
     from perdure.kernel.commit import UnitRow, Verdict
     from perdure.kernel.definition import Definitions
     from perdure.kernel.turn import Turn
-    from perdure.kernel.unit import Unit
     from perdure.node.attempts import Attempts
     from perdure.node.metrics import Metrics
     from perdure.node.options import NodeOptions
-    from perdure.node.watchdog import Watchdog
+    from perdure.node.ownership.ownership import Ownership
+    from perdure.node.ownership.scope import Scope
+    from perdure.node.supervisor import Supervisor
+    from perdure.node.tally import Tally
     from perdure.ports.clock import Clock
-    from perdure.ports.store import Loaded, Store
+    from perdure.ports.store import Incarnation, Loaded, Store
 
 logger = logging.getLogger("perdure.node")
 
@@ -64,30 +64,11 @@ _READY_MANY = 256
 """With so many turns waiting, units that are due are not loaded: a message would wait behind them all."""
 
 _LEAVING_SLICE_S = 0.01
-"""The same for instances that leave memory when the node stops."""
+"""The same for instances that leave memory when the node stops, or when a scope goes."""
 
 _HOMELESS_MAX = 100_000
 """Ids of missing units whose mail is remembered. The oldest are forgotten first: their mail is found
 by the node's next look at the store."""
-
-
-class Slice:
-    """The share of time that one turn may use."""
-
-    __slots__ = ("_ends_s", "_length_s")
-
-    def __init__(self, length_ms: int) -> None:
-        """Each turn has so much."""
-        self._length_s = length_ms / 1000
-        self._ends_s = 0.0
-
-    def begin(self) -> None:
-        """A turn begins."""
-        self._ends_s = monotonic() + self._length_s
-
-    def is_spent(self) -> bool:
-        """Whether the turn has had its share."""
-        return monotonic() >= self._ends_s
 
 
 class Turns:
@@ -99,44 +80,52 @@ class Turns:
         definitions: Definitions,
         clock: Clock,
         options: NodeOptions,
-        fences: dict[str, Fence],
-        watchdog: Watchdog,
-        incarnation: bytes,
+        *,
+        incarnation: Incarnation,
+        ownership: Ownership,
+        supervisor: Supervisor,
+        tally: Tally,
+        metrics: Metrics | None,
+        make_attempts: Callable[[Callable[[Message], None]], Attempts],
         failed: Callable[[Exception], None],
     ) -> None:
-        """Wire the parts; `attempts` is set by the node. Commit ids are `incarnation` (8 random bytes) and a count."""
+        """Wire the parts. `make_attempts` makes what runs activities, from the way of their results.
+
+        `failed` is told of what the node cannot go on with.
+        """
         self.store = store
         self.clock = clock
         self.options = options
-        self.interceptors: list[Interceptor] = []
-        self.tally = Tally()
-        self.metrics: Metrics | None = None
-        self.node_name = ""
+        self.tally = tally
+        self.metrics = metrics
+        self.ownership = ownership
+        self.node_name = incarnation.node
         self.waiters = Waiters()
-        self.deadlines = Deadlines(clock, self.wake)
+        self.deadlines = Deadlines(clock, self.wake, options.horizon_ms)
         self.residents = Residents(definitions, options, store.info)
         self.loader = Loader(
-            store, options, self.residents, self._loaded, self._make_ready, self._is_busy
+            store,
+            options,
+            self.residents,
+            ownership,
+            Patience(self.node_name, options.store_retry_ms),
+            self.node_name,
+            self._loaded,
+            self._make_ready,
+            self._is_busy,
         )
-        self._slice = Slice(options.turn_slice_ms)
+        self.attempts = make_attempts(self.deliver)
+        self._supervisor = supervisor
         self._homeless: dict[str, None] = {}  # an ordered set
         self._failed = failed
-        self._fences = fences
-        self._watchdog = watchdog
-        self._committer = Committer(store, options.store_retry_ms, failed)
+        self._patience = Patience(self.node_name, options.store_retry_ms)
+        self._committer = Committer(store, self._patience, self._freeze, self._thaw, failed)
         self._ready: deque[Resident] = deque()
         self._scheduled = False
-        self._commit_prefix = incarnation
+        # Commit ids are the incarnation's (8 random bytes) and a count.
+        self._commit_prefix = bytes.fromhex(incarnation.id)
         self._commit_count = 0
         self._stopping = False
-
-    def name_node(self, name: str) -> None:
-        """What log records say about the node."""
-        self.node_name = self._committer.node_name = self.loader.node_name = name
-
-    def use(self, attempts: Attempts) -> None:
-        """Run activities there."""
-        self.attempts = attempts
 
     # ------------------------------------------------------------ what comes in
 
@@ -153,19 +142,32 @@ class Turns:
             return
         resident = self.residents.get(message.to)
         if resident is None:
-            resident = self.residents.enter(message.to)
-            if (
-                type(message.body) is not Start
-                or message.visible_at
-                or message.to in self._homeless
-            ):
-                self.loader.load(resident)
+            resident = self._enter(message)
+        scope = resident.scope if resident is not None else None
+        if resident is None or (scope is not None and not scope.takes_messages):
+            # A message that is stored waits in the inbox. Results are derived again by the owner.
+            _refuse(ack, Moved())
+            return
+        if ack is not None and self.ownership.is_frozen:
+            _refuse(ack, self._frozen_error())
+            return
         if not resident.receive(message, ack, stored=stored):
             return
         if type(message.body) is Retry:
             resident.release()
         if resident.state == "idle":
             self._make_ready(resident)
+
+    def _enter(self, message: Message) -> Resident | None:
+        """Bring the unit of a message into memory. None: it belongs to another node."""
+        scope = self.ownership.home_of(message.to)
+        if scope is None or not scope.takes_messages:
+            return None
+        resident = self.residents.enter(message.to, scope)
+        is_first = type(message.body) is Start and not message.visible_at
+        if not is_first or message.to in self._homeless:
+            self.loader.load(resident)
+        return resident
 
     def wake(self, unit: str) -> None:
         """The unit has a deadline that passed, or there is work for it in the store."""
@@ -187,7 +189,7 @@ class Turns:
         elif resident.state == "idle":
             self.loader.fetch(resident)
         else:
-            resident.has_mail = True
+            resident.expect_mail()
 
     def try_again(self, units: Iterable[str]) -> None:
         """Load these held units again."""
@@ -201,11 +203,13 @@ class Turns:
     def definitions_changed(self) -> None:
         """Units that are busy may be about to be held for the lack of what is there now."""
         for resident in self.residents.all():
-            resident.outdated = resident.state != "idle"
+            resident.note_new_code()
 
     def set_aside(self, unit: str, why: Failure) -> None:
         """Load the unit without running its code, and keep it suspended until it is released."""
-        resident = self.residents.get(unit) or self.residents.enter(unit)
+        resident = self.residents.get(unit)
+        if resident is None:
+            resident = self.residents.enter(unit, self.ownership.home_of(unit))
         resident.unit.hold(why)
         self.loader.load(resident)
 
@@ -227,15 +231,21 @@ class Turns:
 
     def _loaded(self, resident: Resident, found: Loaded) -> None:
         self.residents.rest(resident)
+        scope = resident.scope
+        if scope is None or not scope.takes_messages:
+            self._expel(resident, found.row)
+            return
         if found.row is None:
             if not resident.mailbox:
                 self._leave(resident)
                 return
         else:
             self._homeless.pop(found.id, None)
-            if not self._guarded(resident, lambda: _load(resident, found)):
+            discarded = self._supervisor.load(resident, found)
+            if discarded is not None:
+                self._turn_failed(resident, discarded.cause)
                 return
-        resident.released = False
+        resident.is_tried()
         self._make_ready(resident)
 
     def _leave(self, resident: Resident) -> None:
@@ -270,6 +280,8 @@ class Turns:
 
     def _run_ready(self) -> None:
         self._scheduled = False
+        if self.ownership.is_frozen:
+            return  # the thaw goes on here
         ready = self._ready
         ends_s = monotonic() + _READY_SLICE_S
         while ready:
@@ -288,25 +300,22 @@ class Turns:
         return len(self._ready) >= _READY_MANY
 
     def _turn(self, resident: Resident) -> None:
-        unit = resident.unit
+        unit, scope = resident.unit, resident.scope
         if self._stopping and not resident.mailbox:
             self.residents.rest(resident)  # it would go on by itself; the next node sees to that
+            return
+        if scope is None or not scope.takes_turns:
+            self._expel(resident, unit.row)
             return
         if resident.released and unit.held is not None:
             self._reload(resident)  # the retry that came while it was busy stays in the mailbox
             return
-        resident.released = False
-        scope = (
-            unit.row.scope if unit.row is not None else scope_of(unit.id, self.store.info.shards)
-        )
-        fence = self._fences.get(scope)
-        if fence is None:
-            self._refuse(resident, f"this node does not own its scope {scope!r}")
-            return
+        resident.is_tried()
         self._commit_count += 1
         commit_id = self._commit_prefix + self._commit_count.to_bytes(8)
-        turn = self._advance(resident, fence, commit_id)
-        if turn is None:
+        turn = self._supervisor.advance(resident, scope.fence, commit_id)
+        if isinstance(turn, Discarded):
+            self._turn_failed(resident, turn.cause)
             return
         resident.begin_commit()
         if turn.commit is None:
@@ -315,93 +324,37 @@ class Turns:
         else:
             self._committer.submit(turn.commit, partial(self._settled, resident, turn))
 
-    def _advance(self, resident: Resident, fence: Fence, commit_id: bytes) -> Turn | None:
-        """Have the kernel take a turn. None: it was discarded."""
-        unit, mailbox = resident.unit, resident.mailbox
-        turn: Turn | None = None
-
-        def advance() -> None:
-            nonlocal turn
-            self._slice.begin()
-            turn = unit.advance(
-                mailbox, self.clock.now_ms(), fence, commit_id, self._slice.is_spent
-            )
-
-        body = advance
-        # A unit that is set aside runs no code, so an interceptor that fails must not stop that turn.
-        if self.interceptors and not unit.is_poison:
-            info = TurnInfo(unit.id, len(mailbox))
-
-            def advance_inside() -> None:
-                advance()
-                assert turn is not None
-                info.commits = turn.commit is not None
-                if unit.row is not None:
-                    info.workflow, info.execution = unit.row.type, unit.row.execution
-
-            def intercepted() -> None:
-                around_turn(self.interceptors, info, advance_inside)
-
-            body = intercepted
-        return turn if self._guarded(resident, body) else None
-
-    def _guarded(self, resident: Resident, body: Callable[[], None]) -> bool:
-        """Run workflow code under the watchdog; False if it had to be stopped, which discards the turn."""
-        unit = resident.unit
-        try:
-            stuck = self._watchdog.run(unit.id, body)
-        except NeverIdle as error:
-            self._turn_failed(resident, f"{error}, at {_line(unit, [])}")
-            return False
-        except Exception as error:
-            logger.exception("a turn of %r failed", unit.id, extra=self._ids(unit))
-            self._turn_failed(resident, f"{type(error).__name__}: {error}")
-            return False
-        if stuck is not None:
-            limit_ms = self.options.turn_limit_ms
-            self._turn_failed(
-                resident, f"it took longer than {limit_ms} ms, at {_line(unit, stuck.stack)}"
-            )
-            return False
-        return True
-
     def _turn_failed(self, resident: Resident, cause: str) -> None:
         """The turn is discarded. After a few in a row the instance is set aside, so that it stops nothing else."""
-        unit_id, ids = resident.unit.id, self._ids(resident.unit)
+        unit_id, ids = resident.unit.id, ids_of(resident.unit, self.node_name)
         if resident.unit.run is not None:
             show_logs(resident.unit.run.take_logs(), discarded=True)
-        resident.failures += 1
-        self.tally.turn_failures += 1
+        failures = resident.has_failed()
+        self.tally.discard_turn()
         self._drop_unit(resident)
         logger.warning("a turn of %r was stopped: %s", unit_id, cause, extra=ids)
-        if resident.failures >= self.options.turn_failures:
+        if failures >= self.options.turn_failures:
             text = (
-                f"{resident.failures} turns of {unit_id!r} in a row were stopped: {cause}. "
+                f"{failures} turns of {unit_id!r} in a row were stopped: {cause}. "
                 "Mend the code, deploy it, and release the instance with retry()."
             )
             resident.unit.hold(Failure(POISONED, text, "poison", retryable=False))
         self.loader.load(resident)
 
-    def _ids(self, unit: Unit) -> dict[str, object]:
-        """What log records about a unit carry."""
-        ids: dict[str, object] = {"node": self.node_name, "instance": unit.id}
-        row = unit.row
-        if row is not None:
-            ids |= {"execution": row.execution, "workflow": row.type, "version": row.type_version}
-        return ids
-
     # ------------------------------------------------------------ after the commit
 
-    def _settled(self, resident: Resident, turn: Turn, verdict: Verdict) -> None:
+    def _settled(self, resident: Resident, turn: Turn, verdict: Verdict, unsure: bool) -> None:
+        """The store has decided. `unsure`: an earlier try may have been applied without an answer."""
         unit = resident.unit
         if verdict == "applied":
             commit = turn.commit
             assert commit is not None
             resident.mailbox.settle(turn.kept, commit.consume)
-            resident.failures = 0 if unit.held is None else resident.failures
+            if unit.held is None:
+                resident.has_succeeded()
             self._effects(resident, turn)
             return
-        self.tally.refusals += 1
+        self.tally.refuse_commit()
         if self.metrics is not None:
             self.metrics.refused("sql" if isinstance(verdict, SqlRefused) else verdict)
         if isinstance(verdict, SqlRefused):
@@ -420,40 +373,138 @@ class Turns:
         elif verdict == "invalid":
             self._refuse(resident, "the store refused the commit as invalid")
         else:
-            self._lose(resident)
+            self._fenced(resident, unsure=unsure)
 
     def _refuse(self, resident: Resident, reason: str) -> None:
         """Nothing of the unit can be recorded here."""
         unit = resident.unit
-        logger.error("a commit of %r was refused: %s", unit.id, reason, extra=self._ids(unit))
+        logger.error(
+            "a commit of %r was refused: %s", unit.id, reason, extra=ids_of(unit, self.node_name)
+        )
         self.attempts.abandon(unit.id)
         resident.refuse(StoreUnavailable(f"the request for {unit.id!r} was not recorded: {reason}"))
         self.residents.forget(resident)
 
-    def _lose(self, resident: Resident) -> None:
-        """Another node owns the scope. This one must not act any more, neither here nor by a late release."""
-        reason = "another node owns its scope now"
-        self._refuse(resident, reason)
-        self._failed(
-            StoreUnavailable(
+    def _fenced(self, resident: Resident, *, unsure: bool) -> None:
+        """Another node owns the scope. Nothing of it may be done here any more."""
+        unit, scope = resident.unit, resident.scope
+        if unsure:
+            # A new owner has written since, so nobody can say which of the two has taken the messages.
+            text = f"the request for {unit.id!r} may have been recorded: another node owns it now"
+            resident.refuse_taken(StoreUnavailable(text, "unknown"))
+        if self.ownership.is_alone:
+            self._refuse(resident, "another node owns its scope now")
+            text = (
                 f"another node has taken over what node {self.node_name!r} owned (found at a commit of"
-                f" {resident.unit.id!r}). Nothing that was acknowledged is lost. Look for a second node"
+                f" {unit.id!r}). Nothing that was acknowledged is lost. Look for a second node"
                 " on the same store"
             )
+            self._failed(StoreUnavailable(text))
+            return
+        self._expel(resident, unit.row)
+        if scope is not None:
+            self.ownership.lose(scope)
+
+    # ------------------------------------------------------------ scopes that go, a store that is away
+
+    def _expel(self, resident: Resident, row: UnitRow | None) -> None:
+        """Take a unit of another owner out of memory. Its messages go by the store."""
+        unit = resident.unit.id
+        if self.ownership.is_alone and not self._stopping:
+            name = row.scope if row is not None else "?"
+            self._refuse(resident, f"this node does not own its scope {name!r}")
+            return
+        self.attempts.abandon(unit)
+        self.deadlines.clear(unit)
+        resident.refuse(Moved())
+        self.residents.forget(resident)
+        home = self.ownership.home_of(unit)
+        if resident.has_mail and home is not None and home.takes_messages:
+            self.loader.load_later(unit)  # the scope has come back while its unit was leaving
+
+    async def empty(self, scope: Scope) -> None:
+        """Take all units of a scope out of memory: the scope is drained, or lost.
+
+        Turns that are under way and messages that have arrived are finished, if the scope still
+        takes turns. A unit that is being read leaves when that has ended.
+        """
+        ends_s = monotonic() + _LEAVING_SLICE_S
+        for resident in list(scope.residents.values()):
+            if resident.scope is not scope or self.residents.get(resident.unit.id) is not resident:
+                continue  # it has left while others had their turn
+            has_turn = resident.state == "ready" and scope.takes_turns and resident.mailbox
+            if resident.state in ("idle", "ready") and not has_turn:
+                self._expel(resident, resident.unit.row)
+            if monotonic() >= ends_s:
+                await asyncio.sleep(0)
+                ends_s = monotonic() + _LEAVING_SLICE_S
+        await scope.emptied()
+        self.waiters.redirect(self._is_elsewhere)
+
+    def expel_all(self, residents: Iterable[Resident]) -> None:
+        """Take units out of memory that were read and may not run."""
+        for resident in residents:
+            if self.residents.get(resident.unit.id) is resident:
+                self._expel(resident, resident.unit.row)
+
+    def _is_elsewhere(self, unit: str) -> bool:
+        resident = self.residents.get(unit)
+        scope = resident.scope if resident is not None else self.ownership.home_of(unit)
+        return scope is None or not scope.takes_messages
+
+    def owns(self, unit: str) -> bool:
+        """Whether messages for the unit are to be delivered here."""
+        return not self._is_elsewhere(unit)
+
+    def _freeze(self, error: StoreUnavailable) -> None:
+        """The store does not take what is committed, so nothing can be answered."""
+        if not self.ownership.is_frozen:
+            text = (
+                "node %s is frozen: the store has not answered for %d ms, so nothing is done until it"
+                " does: %s"
+            )
+            retry_ms = self.options.store_retry_ms
+            logger.error(text, self.node_name, retry_ms, error, extra={"node": self.node_name})
+            self.ownership.freeze()
+        unknown = StoreUnavailable(f"{error}. It may be recorded when the store answers", "unknown")
+        for resident in self.residents.all():
+            resident.refuse_taken(unknown)
+            resident.refuse_unstored(self._frozen_error())
+
+    def _thaw(self) -> None:
+        if not self.ownership.is_frozen:
+            return
+        logger.warning(
+            "node %s goes on: the store answers again",
+            self.node_name,
+            extra={"node": self.node_name},
         )
+        self.ownership.thaw()
+        if not self._scheduled:
+            self._schedule()
+
+    def _frozen_error(self) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"node {self.node_name!r} cannot reach its store and takes no messages; nothing was done,"
+            " so send it again when the store answers"
+        )
+
+    # ------------------------------------------------------------ effects
 
     def _effects(self, resident: Resident, turn: Turn) -> None:
         """What follows a durable turn, in this order: running work, messages, answers, the next turn."""
-        unit = resident.unit
+        unit, scope = resident.unit, resident.scope
+        serves = scope is not None and scope.takes_messages
         self._count(turn)
         if turn.logs:
             show_logs(turn.logs)
         if turn.warning is not None:
-            logger.warning("%s", turn.warning, extra=self._ids(unit))
+            logger.warning("%s", turn.warning, extra=ids_of(unit, self.node_name))
         for call in turn.cancelled:
             self.attempts.cancel(unit.id, call)
-        for call in turn.calls:
-            self.attempts.start(unit, call)
+        if serves:
+            for call in turn.calls:
+                self.attempts.start(unit, call)
         if turn.commit is not None:
             for message in turn.commit.post:
                 if message.id not in turn.kept:
@@ -463,34 +514,38 @@ class Turns:
         if turn.milestones is not None:
             for row in turn.milestones.replaced:
                 self.waiters.ended(row)
+        self._plan(resident, turn, serves=serves)
+        self._next(resident, turn)
+
+    def _plan(self, resident: Resident, turn: Turn, *, serves: bool) -> None:
+        """Note the unit's deadline, or its end."""
+        unit = resident.unit
         if turn.closed:
             assert unit.row is not None
             assert unit.row.status in CLOSED
             self.attempts.abandon(unit.id)
             self.deadlines.clear(unit.id)
             self.waiters.ended(unit.row)
-        elif turn.wake_at:
-            self.deadlines.set(unit.id, turn.wake_at)
+        elif turn.wake_at and serves:
+            if not self.deadlines.set(unit.id, turn.wake_at):
+                self._leave_to_scan(resident.scope, turn.wake_at)
         elif turn.wake_at is None:
             self.deadlines.clear(unit.id)
-        self._next(resident, turn)
 
     def _count(self, turn: Turn) -> None:
         """Note a turn that is durable: what is counted always, and what is recorded for others."""
-        tally, commit = self.tally, turn.commit
-        tally.turns += 1
-        if commit is not None:
-            tally.commits += 1
-            if turn.milestones is not None:
-                tally.pass_milestones(turn.milestones, commit.row)
+        self.tally.take_turn(turn.commit, turn.milestones)
         if self.metrics is not None:
             self.metrics.turn(turn)
 
     def _next(self, resident: Resident, turn: Turn) -> None:
         """What the unit does after its turn: read its mail, take another turn, stay, or leave memory."""
         unit = resident.unit
-        outdated, resident.outdated = resident.outdated, False
-        if turn.deleted:
+        outdated = resident.take_outdated()
+        scope = resident.scope
+        if scope is None or not scope.takes_messages:
+            self._expel(resident, unit.row)
+        elif turn.deleted:
             if resident.mailbox:
                 self._reload(resident)
             else:
@@ -510,6 +565,13 @@ class Turns:
         else:
             self._homeless.pop(unit.id, None)
             self.residents.rest(resident)
+
+    @staticmethod
+    def _leave_to_scan(scope: Scope | None, at: int) -> None:
+        """A deadline is beyond the horizon: a scan of its scope finds it."""
+        assert scope is not None
+        assert scope.horizon is not None
+        scope.horizon.leave(at)
 
     def _note_homeless(self, unit: str) -> None:
         """Messages wait in the store for a unit that does not exist: its start must look for them."""
@@ -539,16 +601,21 @@ class Turns:
     # ------------------------------------------------------------ the end
 
     async def stop(self, cause: Exception | None = None) -> None:
-        """Take nothing more, let the commits on their way finish, leave memory. Who waits is told the cause."""
+        """Take nothing more, let the commits on their way finish, leave memory.
+
+        Whoever waits is told the cause. A store that is away is waited for until its answer is late.
+        """
         self._stopping = True
         self.deadlines.stop()
         await self.loader.stop()
+        self._patience.hurry()
         # What has arrived is recorded. Units that would go on by themselves take no further turn.
-        while self._ready:
+        while self._ready and not self.ownership.is_frozen:
             self._run_ready()
             await asyncio.sleep(0)
         await self._committer.drain()
         self._committer.stop()
+        self._patience.stop()
         why = f"{cause}. The node has stopped" if cause is not None else "the node has stopped"
         error = StoreUnavailable(f"{why}; the instance goes on when a node runs again", "unknown")
         await self._empty_memory(error)
@@ -564,15 +631,7 @@ class Turns:
                 ends_s = monotonic() + _LEAVING_SLICE_S
 
 
-def _load(resident: Resident, found: Loaded) -> None:
-    assert found.row is not None
-    released = resident.released
-    resident.unit.load(found.version, found.row, found.journal, found.kv, released=released)
-
-
-def _line(unit: Unit, stack: list[str]) -> str:
-    """Where the code of a turn that was stopped is."""
-    line = user_line(stack)
-    if line is None and unit.run is not None:
-        line = next(iter(waiting_lines(unit.run.loop)), None)
-    return line or (stack[-1] if stack else "an unknown line")
+def _refuse(ack: Ack | None, error: Exception) -> None:
+    """Tell the sender of a message that it was not taken, if it waits."""
+    if ack is not None:
+        ack.set_exception(error)

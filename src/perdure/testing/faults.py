@@ -110,7 +110,7 @@ class Points:
 
 def _gone() -> StoreUnavailable:
     return StoreUnavailable(
-        "this life of the node is over: the crash harness has ended it", "unknown"
+        "this life of the node is over: the crash harness has ended it", "unknown", permanent=True
     )
 
 
@@ -336,10 +336,10 @@ class _Gate:
             ):  # their ids do not stand in the journal, but the store remembers posts
                 return await self._post(message)
             case _:
-                return await self._node.send(message)
+                return await self._node.gateway.send(message)
 
     async def _send(self, message: Message) -> Outcome:
-        outcome = await self._node.send(message)
+        outcome = await self._node.gateway.send(message)
         if (
             outcome == "ok"
             and not await self._has_arrived(message)
@@ -351,7 +351,7 @@ class _Gate:
         return outcome
 
     async def _is_open(self, unit: str) -> bool:
-        return (await Client(self._node).get(unit).status()) not in CLOSED
+        return (await Client(self._node.gateway).get(unit).status()) not in CLOSED
 
     async def _post(self, message: Message) -> Outcome:
         message.wait_in(scope_of(message.to, self._node.store.info.shards))
@@ -371,7 +371,7 @@ class _Gate:
         return any(letter.id == message.id for letter in inbox.items)
 
     async def _has_arrived(self, message: Message) -> bool:
-        handle = Client(self._node).get(message.to)
+        handle = Client(self._node.gateway).get(message.to)
         while not await self._is_waiting(message):
             try:
                 executions = await handle.executions()
@@ -393,14 +393,14 @@ class _Gate:
         return outcome, Begun(message.id) if outcome != "exists" else None
 
     async def closed(self, unit: str, begun: Begun | None = None) -> UnitRow:
-        return await self._node.closed(unit, begun)
+        return await self._node.gateway.closed(unit, begun)
 
     async def run(self, message: Message) -> tuple[Outcome, UnitRow | None]:
         outcome, begun = await self.begin(message)
         return outcome, await self.closed(message.to, begun) if begun is not None else None
 
     async def changed(self, unit: str, version: int, within_ms: int) -> None:
-        await self._node.changed(unit, version, within_ms)
+        await self._node.gateway.changed(unit, version, within_ms)
 
 
 def _received(history: Sequence[HistoryEvent], message: Message) -> bool:
