@@ -121,6 +121,10 @@ class Stage:
         self.node = self._new_node()
         await self.start()
 
+    async def stop(self) -> None:
+        """Stop the node in order."""
+        await self.node.stop()
+
     async def take_over(self) -> None:
         """Start the next node while the last one still believes that it owns everything."""
         old, new = self.node, self._new_node()

@@ -76,7 +76,7 @@ class Away(MemoryStore):
 
 app = App("freeze")
 counted: list[str] = []
-gate: asyncio.Event
+gates: list[asyncio.Event] = []
 
 
 @app.activity
@@ -88,7 +88,7 @@ async def count(name: str) -> str:
 @app.activity
 async def wait_for_gate(name: str) -> str:
     counted.append(name)
-    await gate.wait()
+    await gates[-1].wait()
     return name
 
 
@@ -112,8 +112,7 @@ def freeze_for(main_s: float, *, residents: int) -> None:
     """Run instances of all kinds through an outage, and see that each goes on soon after it."""
 
     async def main(wall: WallClock) -> None:
-        global gate
-        gate = asyncio.Event()
+        gates.append(asyncio.Event())
         counted.clear()
         options = NodeOptions(store_retry_ms=RETRY_MS, residents=residents, stop_ms=0)
         async with Away() as store, Node(app, store, options=options) as node:
@@ -133,7 +132,7 @@ def freeze_for(main_s: float, *, residents: int) -> None:
             with pytest.raises(StoreUnavailable, match="nothing was done") as refused:
                 await hearing.send("n", 99)
             assert refused.value.outcome == "none"
-            gate.set()  # its result arrives while the store is away
+            gates[-1].set()  # its result arrives while the store is away
             await asyncio.sleep(main_s)
             assert counted == ["calls"], "a timer that came due did not start anything"
             store.away = False

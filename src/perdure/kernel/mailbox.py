@@ -19,7 +19,7 @@ import msgspec
 from perdure.kernel.message import CONTROL, Message, Start
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable
+    from collections.abc import Container, Iterable, Sequence
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -89,6 +89,26 @@ class Mailbox:
         if self.queue is _EMPTY:
             self.queue = deque()
         self.queue.append(entry)
+
+    def merge(self, inbox: Sequence[Message]) -> list[Message]:
+        """Add messages of the store's inbox. Those that are new.
+
+        They go before the messages that only we have: a client that has sent both has sent the one
+        that is stored first.
+        """
+        fresh = [entry for entry in (*self.control, *self.queue) if not entry.stored]
+        if not fresh:
+            return [message for message in inbox if self.put(message, stored=True)]
+        fresh.sort(key=_number)
+        stored = [entry for entry in (*self.control, *self.queue) if entry.stored]
+        stored.sort(key=_number)
+        self._clear_lanes()
+        for entry in stored:
+            self._file(entry)
+        added = [message for message in inbox if self.put(message, stored=True)]
+        for entry in fresh:
+            self.put(entry.message)
+        return added
 
     def begin_reload(self) -> None:
         """The store's inbox is being read from now on."""

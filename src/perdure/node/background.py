@@ -6,6 +6,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
+from perdure.node.patience import Stopped
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Coroutine
 
@@ -22,9 +24,14 @@ class Background:
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Run this beside the node's turns."""
+        _ = self.begin(work, name)
+
+    def begin(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Run this beside the node's turns. The task may be cancelled."""
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def named(self, names: Collection[str]) -> list[asyncio.Task[None]]:
         """The tasks that run under one of these names."""
@@ -42,7 +49,7 @@ class Background:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
-        if error is not None:
+        if error is not None and not isinstance(error, Stopped):
             text = (
                 "background work %s of node %s has failed; restart the node, and please report it"
             )

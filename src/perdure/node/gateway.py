@@ -62,7 +62,11 @@ class NodeGateway:
                 return await self._send_here(turns, message)
             except Moved:
                 pass  # nothing was done, so it goes to the new owner
-        return await self._beside().send(message)
+        try:
+            return await self._beside().send(message)
+        finally:
+            # The unit may be ours by now. What was posted comes before what is sent to it here next.
+            turns.look_for_mail(message.to)
 
     async def _send_here(self, turns: Turns, message: Message) -> Outcome:
         ack: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
@@ -77,7 +81,11 @@ class NodeGateway:
                 return await self._begin_here(turns, message)
             except Moved:
                 pass  # nothing was done, so it goes to the new owner
-        return await self._beside().begin(message)
+        try:
+            return await self._beside().begin(message)
+        finally:
+            # The unit may be ours by now. What was posted comes before what is sent to it here next.
+            turns.look_for_mail(message.to)
 
     async def _begin_here(self, turns: Turns, message: Message) -> tuple[Outcome, Begun | None]:
         outcome = await self._send_here(turns, message)
@@ -152,7 +160,8 @@ class NodeGateway:
         """Deliver a start and wait for the end of the run that it began or joined."""
         turns = self._running()
         if not turns.owns(message.to):
-            return await self._beside().run(message)
+            outcome, begun = await self.begin(message)
+            return outcome, (await self.closed(message.to, begun) if begun is not None else None)
         # It is waited for before the start is sent: the run may have ended when that is answered.
         future = turns.waiters.add(message.to, message.id)
         try:

@@ -230,15 +230,15 @@ class Loader:
             if mail is None:
                 return
             resident.has_been_read(mail.place)
-            for message in mail.messages:
-                self._receive(resident, message)
+            self._receive(resident, mail.messages)
             if len(mail.messages) < _MAIL:
                 break
         self._fetched(resident)
 
-    def _receive(self, resident: Resident, message: Message) -> None:
-        if resident.receive(message, None, stored=True) and isinstance(message.body, Retry):
-            resident.release()
+    def _receive(self, resident: Resident, messages: Sequence[Message]) -> None:
+        for message in resident.mailbox.merge(messages):
+            if isinstance(message.body, Retry):
+                resident.release()
 
     # ------------------------------------------------------------ insisting
 

@@ -28,11 +28,12 @@ if TYPE_CHECKING:
 
 Ack = asyncio.Future[Outcome]
 
-State = Literal["idle", "ready", "committing", "loading"]
+State = Literal["idle", "ready", "committing", "loading", "gone"]
 """Who may touch the unit of a resident.
 
 `idle`: nobody does. `ready`: it waits for its turn. `committing`: its turn is over, and its commit is
-on the way or its effects are being carried out. `loading`: the store is being read for it.
+on the way or its effects are being carried out. `loading`: the store is being read for it. `gone`: it has
+left memory.
 """
 
 _LEAVE_AT_ONCE = 8
@@ -91,6 +92,12 @@ class Resident:
         self.scope = scope
         if scope is not None:
             scope.enter(self)
+
+    def leave(self) -> None:
+        """It is not in memory any more. Whoever still holds it has nothing to do with it."""
+        self.state = "gone"
+        if self.scope is not None:
+            self.scope.leave(self)
 
     def has_been_read(self, place: str | None) -> None:
         """Its inbox has been read up to this place."""
@@ -243,8 +250,7 @@ class Residents:
         unit.close_memory()
         self._resting.pop(unit.id, None)
         del self._all[unit.id]
-        if resident.scope is not None:
-            resident.scope.leave(resident)
+        resident.leave()
 
     def renew(self, resident: Resident) -> None:
         """Replace a unit that is not to be trusted by an unloaded one. What its turn took comes back."""

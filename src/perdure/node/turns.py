@@ -163,9 +163,12 @@ class Turns:
         scope = self.ownership.home_of(message.to)
         if scope is None or not scope.takes_messages:
             return None
+        may_be_new = type(message.body) is Start and not message.visible_at
+        has_mail = message.to in self._homeless or self.loader.is_waiting(message.to)
+        # Mail of the same sender may wait in the store, from when another node had the scope.
+        is_known = self.ownership.is_alone or scope.is_scanned
         resident = self.residents.enter(message.to, scope)
-        is_first = type(message.body) is Start and not message.visible_at
-        if not is_first or message.to in self._homeless:
+        if has_mail or not (may_be_new and is_known):
             self.loader.load(resident)
         return resident
 
@@ -186,10 +189,15 @@ class Turns:
         resident = self.residents.get(unit)
         if resident is None:
             self.loader.load_later(unit)
-        elif resident.state == "idle":
-            self.loader.fetch(resident)
+        elif resident.state in ("idle", "ready"):
+            self.loader.fetch(resident)  # before its next turn: what waits there may be older
         else:
             resident.expect_mail()
+
+    def look_for_mail(self, unit: str) -> None:
+        """The same for a message of this node's client, which was posted while the unit moved."""
+        if self.owns(unit):
+            self.mail(unit)
 
     def try_again(self, units: Iterable[str]) -> None:
         """Load these held units again."""

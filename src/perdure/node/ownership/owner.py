@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from perdure.errors import StoreUnavailable
 from perdure.node.backlog import Backlog
-from perdure.node.patience import Stopped
 from perdure.node.suspects import Suspects
 
 if TYPE_CHECKING:
@@ -53,6 +52,7 @@ class Owner:
         self._background = background
         self._suspects: dict[Scope, Suspects] = {}
         self._backlogs: dict[Scope, Backlog] = {}
+        self._trials: dict[Scope, asyncio.Task[None]] = {}
         self._scans = asyncio.Semaphore(_SCANS)
         self._changing = asyncio.Lock()
 
@@ -100,12 +100,10 @@ class Owner:
     async def _take_up(self, scope: Scope, suspects: Suspects, backlog: Backlog) -> None:
         """Take up all that is due or has mail. A node works while its backlog drains."""
         async with self._scans:
-            try:
-                await backlog.scan(suspects)
-            except Stopped:
-                return
+            await backlog.scan(suspects)
+        scope.has_been_scanned()
         if not scope.is_counted:
-            self._background.spawn(suspects.run(), "perdure-trials")
+            self._trials[scope] = self._background.begin(suspects.run(), "perdure-trials")
 
     # ------------------------------------------------------------ giving up
 
@@ -128,6 +126,9 @@ class Owner:
 
     async def _empty(self, scope: Scope) -> None:
         """Take the units of a scope out of memory, also those that were held back as suspects."""
+        trial = self._trials.pop(scope, None)
+        if trial is not None:
+            trial.cancel()
         backlog, suspects = self._backlogs.pop(scope, None), self._suspects.pop(scope, None)
         if backlog is not None:
             backlog.stop()

@@ -63,6 +63,7 @@ class Scope:
         "horizon",
         "is_counted",
         "is_crashed",
+        "is_scanned",
         "name",
         "residents",
         "state",
@@ -77,6 +78,8 @@ class Scope:
         self.is_crashed = crashed
         # Whether all that were at work at the crash of the last owner have been counted in their rows.
         self.is_counted = not crashed
+        # Whether all mail that waited in the store at the claim has been found.
+        self.is_scanned = False
         self.state: State = "claimed"
         self.takes_messages = False
         self.takes_turns = False
@@ -120,6 +123,10 @@ class Scope:
     def has_counted(self) -> None:
         """All suspects of the last owner's crash are known by their rows."""
         self.is_counted = True
+
+    def has_been_scanned(self) -> None:
+        """All that waited in the store at the claim has been found."""
+        self.is_scanned = True
 
     # ------------------------------------------------------------ residents
 
