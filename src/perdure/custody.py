@@ -77,7 +77,7 @@ class Custodian(StoreGateway):
         )
         if row is not None:
             unit.hold(_UNTOUCHED)
-            unit.load(loaded.version, row, loaded.journal, loaded.kv)
+            unit.load(loaded)
         mailbox = Mailbox()
         mailbox.reload(loaded.inbox)
         mailbox.put(message)

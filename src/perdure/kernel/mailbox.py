@@ -194,6 +194,14 @@ class Mailbox:
         for entry in queue:
             self._file(entry)
 
+    def take_all(self) -> list[Entry]:
+        """Take all that is here, in the order of arrival."""
+        entries = [*self.control, *self.queue]
+        entries.sort(key=_number)
+        self._clear_lanes()
+        self._taken = [*(self._taken or ()), *entries]
+        return entries
+
     def take_rest(self) -> list[Entry]:
         """Take all that is left but starts: the unit is gone, and they belonged to it."""
         entries = [*self.control, *self.queue]

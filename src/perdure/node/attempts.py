@@ -20,7 +20,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from perdure.activity import Attempt, node_client
-from perdure.kernel.call import ActivityCall, Call
+from perdure.kernel.call import ActivityCall, Call, CallKey
 from perdure.kernel.message import ActivityDone, Message, StepDone
 from perdure.logs import node_name
 from perdure.node.job import Job, Kind, named
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from perdure.errors import Failure
     from perdure.interceptor import Interceptor
     from perdure.kernel.definition import Definitions
-    from perdure.kernel.unit import Unit
     from perdure.node.metrics import Metrics
     from perdure.node.options import NodeOptions
     from perdure.node.tally import Tally
@@ -89,7 +88,7 @@ class Attempts:
         self._options = options
         self._runner = Runner(definitions, options.limits, interceptors)
         self._slots = Slots(options, self._launch)
-        self._wanted: dict[str, dict[int, Job]] = {}
+        self._wanted: dict[str, dict[CallKey, Job]] = {}
         self._tasks: dict[asyncio.Task[Any], Job] = {}
         self._stopped = False
         # What functions see of their node, and what their log records say about it.
@@ -119,26 +118,26 @@ class Attempts:
 
     # ------------------------------------------------------------ asked by turns
 
-    def start(self, unit: Unit, call: Call) -> None:
+    def start(self, unit: str, call: Call) -> None:
         """Run a call's next attempt, now or when its retry is due. One that this node has already
         goes on for it.
         """
         if self._stopped:
             return  # the next node derives it from the rows
         job = Job(unit, call, self._kind_of(call))
-        jobs = self._wanted.setdefault(unit.id, {})
-        present = jobs.get(call.seq)
+        jobs = self._wanted.setdefault(unit, {})
+        present = jobs.get(job.key)
         if present is not None:
             if present.is_same(job):
                 present.call = call  # the unit was loaded again meanwhile
                 return
             self._give_up(present)
-        jobs[call.seq] = job
+        jobs[job.key] = job
         self._begin_when_due(job)
 
     def cancel(self, unit: str, call: Call) -> None:
         """Nobody wants this call's result any more."""
-        job = self._wanted.get(unit, {}).get(call.seq)
+        job = self._wanted.get(unit, {}).get(call.key)
         if job is not None and self._forget(job):
             self._give_up(job)
 
@@ -167,14 +166,14 @@ class Attempts:
         return definition.executor
 
     def _is_wanted(self, job: Job) -> bool:
-        return self._wanted.get(job.unit, {}).get(job.call.seq) is job
+        return self._wanted.get(job.unit, {}).get(job.key) is job
 
     def _forget(self, job: Job) -> bool:
         """Nobody waits for its result from now on; False: nobody did."""
         jobs = self._wanted.get(job.unit)
-        if jobs is None or jobs.get(job.call.seq) is not job:
+        if jobs is None or jobs.get(job.key) is not job:
             return False
-        del jobs[job.call.seq]
+        del jobs[job.key]
         if not jobs:
             del self._wanted[job.unit]
         return True

@@ -182,7 +182,11 @@ class Loader:
             await self._take_over(await self._ownership.admit(pairs))
 
     def _place(self, resident: Resident, found: Loaded) -> None:
-        """A row says which scope its unit belongs to. The scope may have gone, and come, meanwhile."""
+        """A row says which scope its unit belongs to, and which kind it is.
+
+        The scope may have gone, and come, meanwhile.
+        """
+        self._residents.recognize(resident, found)
         if found.row is not None:
             resident.move(self._ownership.find(found.row.scope))
         else:

@@ -13,7 +13,10 @@ from perdure.errors import StoreUnavailable, UsageError
 from perdure.gateway import MeasuredGateway
 from perdure.interceptor import check_interceptors
 from perdure.kernel.definition import check_text
+from perdure.kernel.kinds import WORKFLOW, Kinds
+from perdure.kernel.message import Start
 from perdure.kernel.placement import scopes_of
+from perdure.kernel.unit import Unit as WorkflowUnit
 from perdure.node import guard
 from perdure.node.deploys import Checks, guard_level
 from perdure.node.gateway import NodeGateway
@@ -197,6 +200,7 @@ class Node:
             Surroundings(
                 store,
                 self.app,
+                self._kinds(store),
                 self.clock,
                 self.options,
                 self.incarnation,
@@ -210,6 +214,17 @@ class Node:
                 self._store_failed,
             )
         )
+
+    def _kinds(self, store: Store) -> Kinds:
+        """The kinds of units that this node knows."""
+        info, limits = store.info, self.options.limits
+
+        def workflow(unit: str) -> WorkflowUnit:
+            return WorkflowUnit(
+                unit, self.app, limits, shards=info.shards, dedupe_ms=info.dedupe_ms
+            )
+
+        return Kinds({WORKFLOW: workflow}, {Start: WORKFLOW})
 
     def _open_store(self) -> Store:
         if self._store is None:

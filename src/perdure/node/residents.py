@@ -13,22 +13,22 @@ import asyncio
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Literal
 
+from perdure.kernel.kinds import WORKFLOW
 from perdure.kernel.mailbox import Mailbox
 from perdure.kernel.turn import Outcome
-from perdure.kernel.unit import Unit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from perdure.kernel.definition import Definitions
+    from perdure.kernel.kinds import Kinds, Unit
     from perdure.kernel.message import Message
     from perdure.node.options import NodeOptions
     from perdure.node.ownership.scope import Scope
-    from perdure.ports.store import StoreInfo
+    from perdure.ports.store import Loaded
 
 Ack = asyncio.Future[Outcome]
 
-State = Literal["idle", "ready", "committing", "loading", "gone"]
+State = Literal["idle", "ready", "working", "committing", "loading", "gone"]
 """Who may touch the unit of a resident.
 
 `idle`: nobody does. `ready`: it waits for its turn. `committing`: its turn is over, and its commit is
@@ -99,6 +99,13 @@ class Resident:
         if self.scope is not None:
             self.scope.leave(self)
 
+    def renew(self, unit: Unit) -> None:
+        """Replace its unit by an unloaded one. What the last turn took comes back."""
+        self.unit.close_memory()
+        self.unit = unit
+        self.mailbox.restore()
+        self.outdated = False
+
     def has_been_read(self, place: str | None) -> None:
         """Its inbox has been read up to this place."""
         self.place = place
@@ -132,6 +139,10 @@ class Resident:
     def has_succeeded(self) -> None:
         """Its turn is durable."""
         self.failures = 0
+
+    def begin_work(self) -> None:
+        """Its turn has work that must end before the commit."""
+        self.state = "working"
 
     def begin_commit(self) -> None:
         """Its turn is over. It was ready, so it is not among those that rest."""
@@ -190,11 +201,10 @@ class Resident:
 class Residents:
     """The instances in memory, up to `NodeOptions.residents`, and more if all of them work."""
 
-    def __init__(self, definitions: Definitions, options: NodeOptions, store: StoreInfo) -> None:
-        """Nobody is in memory."""
-        self._definitions = definitions
+    def __init__(self, kinds: Kinds, options: NodeOptions) -> None:
+        """Nothing is in memory."""
+        self._kinds = kinds
         self._options = options
-        self._store = store
         self._all: dict[str, Resident] = {}
         # The resident of a unit, if it is in memory. Each message asks, so it is the dictionary's own.
         self.get: Callable[[str], Resident | None] = self._all.get
@@ -208,12 +218,15 @@ class Residents:
         """All of them."""
         return list(self._all.values())
 
-    def enter(self, unit: str, scope: Scope | None) -> Resident:
+    def enter(self, unit: str, scope: Scope | None, body: type | None = None) -> Resident:
         """Bring a unit into memory, without anything of what is stored of it.
 
-        `scope` is where a new unit of this id would be. Its row may name another one.
+        `scope` is where a new unit of this id would be. `body` is that of its first message, which
+        says its kind. A row that is stored may name others.
         """
-        resident = self._all[unit] = Resident(self.new_unit(unit), scope)
+        kind = self._kinds.kind_for(body) if body is not None else None
+        made = self._kinds.make(kind or WORKFLOW, unit)
+        resident = self._all[unit] = Resident(made, scope)
         if scope is not None:
             scope.enter(resident)
         for _ in range(min(len(self._all) - self._options.residents, _LEAVE_AT_ONCE)):
@@ -221,16 +234,6 @@ class Residents:
                 break
             self.forget(next(iter(self._resting.values())))
         return resident
-
-    def new_unit(self, unit: str) -> Unit:
-        """A unit of which nothing is known yet."""
-        return Unit(
-            unit,
-            self._definitions,
-            self._options.limits,
-            shards=self._store.shards,
-            dedupe_ms=self._store.dedupe_ms,
-        )
 
     def rest(self, resident: Resident) -> None:
         """It was used just now, and has nothing to do. It may leave if all its work is elsewhere."""
@@ -254,7 +257,16 @@ class Residents:
 
     def renew(self, resident: Resident) -> None:
         """Replace a unit that is not to be trusted by an unloaded one. What its turn took comes back."""
-        resident.unit.close_memory()
-        resident.unit = self.new_unit(resident.unit.id)
-        resident.mailbox.restore()
-        resident.outdated = False
+        row = resident.unit.row
+        resident.renew(
+            self._kinds.make(row.kind if row is not None else WORKFLOW, resident.unit.id)
+        )
+
+    def recognize(self, resident: Resident, found: Loaded) -> None:
+        """Make the unit one of the kind that the store says, before it is loaded."""
+        kind = self._kinds.kind_of(found)
+        if kind is not None and kind != resident.unit.kind:
+            held = resident.unit.held
+            resident.renew(self._kinds.make(kind, found.id))
+            if held is not None:
+                resident.unit.hold(held)

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 
 from perdure.interceptor import TurnInfo, around_turn
 from perdure.kernel.loop import NeverIdle
-from perdure.kernel.match import user_line, waiting_lines
+from perdure.kernel.match import user_line
+from perdure.kernel.turn import Turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from perdure.interceptor import Interceptor
     from perdure.kernel.commit import Fence
-    from perdure.kernel.turn import Turn
-    from perdure.kernel.unit import Unit
+    from perdure.kernel.kinds import Unit, Working
     from perdure.node.options import NodeOptions
     from perdure.node.residents import Resident
     from perdure.node.watchdog import Watchdog
@@ -79,18 +79,19 @@ class Supervisor:
 
     def load(self, resident: Resident, found: Loaded) -> Discarded | None:
         """Give a unit what is stored of it, which replays its code."""
-        unit, row, released = resident.unit, found.row, resident.released
-        assert row is not None
+        unit, released = resident.unit, resident.released
 
         def body() -> None:
-            unit.load(found.version, row, found.journal, found.kv, released=released)
+            unit.load(found, released=released)
 
         return self._guarded(unit, body)
 
-    def advance(self, resident: Resident, fence: Fence, commit_id: bytes) -> Turn | Discarded:
+    def advance(
+        self, resident: Resident, fence: Fence, commit_id: bytes
+    ) -> Turn | Working | Discarded:
         """Have a unit take a turn with what is in its mailbox."""
         unit, mailbox = resident.unit, resident.mailbox
-        turn: Turn | None = None
+        turn: Turn | Working | None = None
 
         def advance() -> None:
             nonlocal turn
@@ -106,7 +107,8 @@ class Supervisor:
             def advance_inside() -> None:
                 advance()
                 assert turn is not None
-                info.commits = turn.commit is not None
+                # A turn whose work is not over commits when that has ended.
+                info.commits = not isinstance(turn, Turn) or turn.commit is not None
                 if unit.row is not None:
                     info.workflow, info.execution = unit.row.type, unit.row.execution
 
@@ -145,9 +147,7 @@ def ids_of(unit: Unit, node_name: str) -> dict[str, object]:
 
 def _line(unit: Unit, stack: list[str]) -> str:
     """Where the code of a turn that was stopped is."""
-    line = user_line(stack)
-    if line is None and unit.run is not None:
-        line = next(iter(waiting_lines(unit.run.loop)), None)
+    line = user_line(stack) or unit.where()
     if line is not None:
         return line
     return stack[-1] if stack else "an unknown line"

@@ -29,12 +29,14 @@ from perdure.errors import Failure, StoreUnavailable
 from perdure.kernel.commit import CLOSED, SqlRefused
 from perdure.kernel.held import AFTER_DEPLOY, POISONED
 from perdure.kernel.message import Message, Retry, Start
+from perdure.kernel.turn import Turn
 from perdure.node.committer import Committer
 from perdure.node.deadlines import Deadlines
 from perdure.node.loader import Loader
 from perdure.node.ownership.scope import Moved
 from perdure.node.patience import Patience
 from perdure.node.residents import Ack, Resident, Residents
+from perdure.node.stages import Stages
 from perdure.node.supervisor import Discarded, ids_of
 from perdure.node.waiters import Waiters
 from perdure.workflow import show_logs
@@ -43,8 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from perdure.kernel.commit import UnitRow, Verdict
-    from perdure.kernel.definition import Definitions
-    from perdure.kernel.turn import Turn
+    from perdure.kernel.kinds import Kinds
     from perdure.node.attempts import Attempts
     from perdure.node.metrics import Metrics
     from perdure.node.options import NodeOptions
@@ -77,7 +78,7 @@ class Turns:
     def __init__(
         self,
         store: Store,
-        definitions: Definitions,
+        kinds: Kinds,
         clock: Clock,
         options: NodeOptions,
         *,
@@ -102,7 +103,7 @@ class Turns:
         self.node_name = incarnation.node
         self.waiters = Waiters()
         self.deadlines = Deadlines(clock, self.wake, options.horizon_ms)
-        self.residents = Residents(definitions, options, store.info)
+        self.residents = Residents(kinds, options)
         self.loader = Loader(
             store,
             options,
@@ -120,6 +121,7 @@ class Turns:
         self._failed = failed
         self._patience = Patience(self.node_name, options.store_retry_ms)
         self._committer = Committer(store, self._patience, self._freeze, self._thaw, failed)
+        self._stages = Stages()
         self._ready: deque[Resident] = deque()
         self._scheduled = False
         # Commit ids are the incarnation's (8 random bytes) and a count.
@@ -167,7 +169,7 @@ class Turns:
         has_mail = message.to in self._homeless or self.loader.is_waiting(message.to)
         # Mail of the same sender may wait in the store, from when another node had the scope.
         is_known = self.ownership.is_alone or scope.is_scanned
-        resident = self.residents.enter(message.to, scope)
+        resident = self.residents.enter(message.to, scope, type(message.body))
         if has_mail or not (may_be_new and is_known):
             self.loader.load(resident)
         return resident
@@ -322,9 +324,28 @@ class Turns:
         self._commit_count += 1
         commit_id = self._commit_prefix + self._commit_count.to_bytes(8)
         turn = self._supervisor.advance(resident, scope.fence, commit_id)
-        if isinstance(turn, Discarded):
+        if isinstance(turn, Turn):
+            self._commit(resident, turn)
+        elif isinstance(turn, Discarded):
             self._turn_failed(resident, turn.cause)
-            return
+        else:
+            resident.begin_work()
+            self._stages.begin(turn, partial(self._worked, resident))
+
+    def _worked(self, resident: Resident, turn: Turn | Discarded) -> None:
+        """The work of a turn has ended, and its commit can follow."""
+        scope = resident.scope
+        if scope is None or not scope.takes_turns:
+            resident.mailbox.restore()
+            self._expel(resident, resident.unit.row)
+        elif isinstance(turn, Discarded):
+            self._turn_failed(resident, turn.cause)
+        else:
+            self._commit(resident, turn)
+            self._committer.flush()
+
+    def _commit(self, resident: Resident, turn: Turn) -> None:
+        """Make a turn durable. Nothing that it decided is seen before that."""
         resident.begin_commit()
         if turn.commit is None:
             resident.mailbox.settle((), ())
@@ -335,8 +356,9 @@ class Turns:
     def _turn_failed(self, resident: Resident, cause: str) -> None:
         """The turn is discarded. After a few in a row the instance is set aside, so that it stops nothing else."""
         unit_id, ids = resident.unit.id, ids_of(resident.unit, self.node_name)
-        if resident.unit.run is not None:
-            show_logs(resident.unit.run.take_logs(), discarded=True)
+        logs = resident.unit.take_logs()
+        if logs:
+            show_logs(logs, discarded=True)
         failures = resident.has_failed()
         self.tally.discard_turn()
         self._drop_unit(resident)
@@ -512,7 +534,7 @@ class Turns:
             self.attempts.cancel(unit.id, call)
         if serves:
             for call in turn.calls:
-                self.attempts.start(unit, call)
+                self.attempts.start(unit.id, call)
         if turn.commit is not None:
             for message in turn.commit.post:
                 if message.id not in turn.kept:
@@ -565,7 +587,7 @@ class Turns:
         elif turn.again or resident.mailbox.queue or resident.mailbox.control:
             self._make_ready(resident)
         elif unit.row is None:
-            if unit.waiting.kept:
+            if unit.keeps_messages:
                 self._note_homeless(unit.id)
             self.residents.forget(resident)
         elif turn.closed or unit.is_poison:
@@ -597,7 +619,8 @@ class Turns:
     @property
     def quiet(self) -> bool:
         """Whether no turn is ready or on its way to the store, and nothing is being read from it."""
-        return not (self._ready or self._committer.busy or self.loader.reading)
+        busy = self._ready or self._stages.busy or self._committer.busy or self.loader.reading
+        return not busy
 
     async def settle(self) -> None:
         """Wait until it is quiet. What attempts, clients and clocks bring later is not waited for."""
@@ -621,6 +644,7 @@ class Turns:
         while self._ready and not self.ownership.is_frozen:
             self._run_ready()
             await asyncio.sleep(0)
+        await self._stages.stop()
         await self._committer.drain()
         self._committer.stop()
         self._patience.stop()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from perdure.client import Client
     from perdure.interceptor import Interceptor
     from perdure.kernel.definition import Definitions
+    from perdure.kernel.kinds import Kinds
     from perdure.kernel.message import Message
     from perdure.node.metrics import Metrics
     from perdure.node.options import NodeOptions
@@ -37,6 +38,7 @@ class Surroundings:
 
     store: Store
     definitions: Definitions
+    kinds: Kinds
     clock: Clock
     options: NodeOptions
     incarnation: Incarnation
@@ -107,7 +109,7 @@ def wire(given: Surroundings) -> Life:
 
     turns = Turns(
         store,
-        given.definitions,
+        given.kinds,
         clock,
         options,
         incarnation=given.incarnation,

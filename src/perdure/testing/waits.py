@@ -8,6 +8,7 @@ from perdure.client import Client
 from perdure.description import Description, moment
 from perdure.kernel.loop import Timer
 from perdure.kernel.match import waiting_lines
+from perdure.kernel.unit import Unit as WorkflowUnit
 
 if TYPE_CHECKING:
     from perdure.kernel.run import Run
@@ -30,7 +31,9 @@ async def describe_waits(client: Client, turns: Turns | None) -> str:
 
 def _run(turns: Turns | None, unit: str) -> Run | None:
     resident = turns.residents.get(unit) if turns is not None else None
-    return resident.unit.run if resident is not None else None
+    if resident is None or not isinstance(resident.unit, WorkflowUnit):
+        return None
+    return resident.unit.run
 
 
 def _describe(description: Description, run: Run | None) -> str:
