@@ -349,9 +349,10 @@ class Turns:
         resident.begin_commit()
         if turn.commit is None:
             resident.mailbox.settle((), ())
-            self._effects(resident, turn)
+            self._effects(resident, turn, self.ownership.claims)
         else:
-            self._committer.submit(turn.commit, partial(self._settled, resident, turn))
+            settled = partial(self._settled, resident, turn, self.ownership.claims)
+            self._committer.submit(turn.commit, settled)
 
     def _turn_failed(self, resident: Resident, cause: str) -> None:
         """The turn is discarded. After a few in a row the instance is set aside, so that it stops nothing else."""
@@ -373,8 +374,13 @@ class Turns:
 
     # ------------------------------------------------------------ after the commit
 
-    def _settled(self, resident: Resident, turn: Turn, verdict: Verdict, unsure: bool) -> None:
-        """The store has decided. `unsure`: an earlier try may have been applied without an answer."""
+    def _settled(
+        self, resident: Resident, turn: Turn, claims: int, verdict: Verdict, unsure: bool
+    ) -> None:
+        """The store has decided about a commit that was submitted after so many claims.
+
+        `unsure`: an earlier try may have been applied without an answer.
+        """
         unit = resident.unit
         if verdict == "applied":
             commit = turn.commit
@@ -382,7 +388,7 @@ class Turns:
             resident.mailbox.settle(turn.kept, commit.consume)
             if unit.held is None:
                 resident.has_succeeded()
-            self._effects(resident, turn)
+            self._effects(resident, turn, claims)
             return
         self.tally.refuse_commit()
         if self.metrics is not None:
@@ -521,7 +527,7 @@ class Turns:
 
     # ------------------------------------------------------------ effects
 
-    def _effects(self, resident: Resident, turn: Turn) -> None:
+    def _effects(self, resident: Resident, turn: Turn, claims: int) -> None:
         """What follows a durable turn, in this order: running work, messages, answers, the next turn."""
         unit, scope = resident.unit, resident.scope
         serves = scope is not None and scope.takes_messages
@@ -538,7 +544,7 @@ class Turns:
         if turn.commit is not None:
             for message in turn.commit.post:
                 if message.id not in turn.kept:
-                    self.deliver(message, stored=True)
+                    self._pass_on(message, claims)
         if resident.acks is not None and turn.answers:
             resident.answer(turn.answers)
         if turn.milestones is not None:
@@ -546,6 +552,20 @@ class Turns:
                 self.waiters.ended(row)
         self._plan(resident, turn, serves=serves)
         self._next(resident, turn)
+
+    def _pass_on(self, message: Message, claims: int) -> None:
+        """Deliver a message that a commit has stored, if its unit is ours.
+
+        A unit that has come to us since the commit was submitted may have taken the message
+        elsewhere. Its inbox knows.
+        """
+        if claims != self.ownership.claims:
+            resident = self.residents.get(message.to)
+            home = self.ownership.home_of(message.to) if resident is None else resident.scope
+            if home is None or home.number > claims:
+                self.look_for_mail(message.to)
+                return
+        self.deliver(message, stored=True)
 
     def _plan(self, resident: Resident, turn: Turn, *, serves: bool) -> None:
         """Note the unit's deadline, or its end."""

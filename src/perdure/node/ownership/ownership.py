@@ -23,6 +23,8 @@ class Ownership:
         """Nothing is owned. `is_alone`: no other node can own what this one does not."""
         self.is_alone = is_alone
         self.is_frozen = False
+        # How many claims the store has accepted. Each scope has the number of its own.
+        self.claims = 0
         self._store = store
         self._incarnation = incarnation
         self._shards = store.info.shards
@@ -61,9 +63,10 @@ class Ownership:
         """
         claims = await self._store.claim(names, self._incarnation)
         scopes: list[Scope] = []
+        self.claims += 1
         for name, claim in claims.items():
             fence = Fence(name, claim.epoch, self._incarnation.id)
-            scope = Scope(fence, crashed=not claim.clean)
+            scope = Scope(fence, self.claims, crashed=not claim.clean)
             self._scopes[name] = scope
             scopes.append(scope)
         return scopes

@@ -65,15 +65,20 @@ class Scope:
         "is_crashed",
         "is_scanned",
         "name",
+        "number",
         "residents",
         "state",
         "takes_messages",
         "takes_turns",
     )
 
-    def __init__(self, fence: Fence, *, crashed: bool) -> None:
-        """A scope that the store has just given us. `crashed`: its last owner did not release it."""
+    def __init__(self, fence: Fence, number: int, *, crashed: bool) -> None:
+        """A scope that the store has just given us, by the claim of this number.
+
+        `crashed`: its last owner did not release it.
+        """
         self.fence = fence
+        self.number = number
         self.name = fence.scope
         self.is_crashed = crashed
         # Whether all that were at work at the crash of the last owner have been counted in their rows.
