@@ -20,6 +20,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from perdure.activity import Attempt, node_client
+from perdure.interceptor import overriding
 from perdure.kernel.call import ActivityCall, Call, CallKey
 from perdure.kernel.message import ActivityDone, Message, StepDone
 from perdure.logs import node_name
@@ -30,16 +31,10 @@ from perdure.node.slots import Slots
 from perdure.node.timeouts import Timeouts, is_limited, no_slot, total_left_ms, total_over
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection
 
-    from perdure.client import Client
     from perdure.errors import Failure
-    from perdure.interceptor import Interceptor
-    from perdure.kernel.definition import Definitions
-    from perdure.node.metrics import Metrics
-    from perdure.node.options import NodeOptions
-    from perdure.node.tally import Tally
-    from perdure.ports.clock import Clock
+    from perdure.node.surroundings import Surroundings
 
 logger = logging.getLogger("perdure.activity")
 
@@ -63,41 +58,25 @@ _NAMED = 10
 class Attempts:
     """Runs activities and checkpoints of this node's units, within its limits."""
 
-    def __init__(
-        self,
-        deliver: Callable[[Message], None],
-        definitions: Definitions,
-        clock: Clock,
-        options: NodeOptions,
-        *,
-        node: str,
-        client: Callable[[], Client],
-        interceptors: Sequence[Interceptor],
-        resources: object,
-        tally: Tally,
-        metrics: Metrics | None,
-    ) -> None:
-        """Nothing runs yet. Outcomes are messages for `deliver`.
-
-        `client` makes what `activity.client()` gives. `interceptors` are those that are around
-        activities. `resources` is what the app has opened for them.
-        """
+    def __init__(self, given: Surroundings, deliver: Callable[[Message], None]) -> None:
+        """Nothing runs yet. Outcomes are messages for `deliver`."""
         self._deliver = deliver
-        self._definitions = definitions
-        self._clock = clock
-        self._options = options
-        self._runner = Runner(definitions, options.limits, interceptors)
-        self._slots = Slots(options, self._launch)
+        self._definitions = given.definitions
+        self._clock = given.clock
+        self._options = given.options
+        interceptors = overriding(given.interceptors, "activity")
+        self._runner = Runner(given.definitions, given.options.limits, interceptors)
+        self._slots = Slots(given.options, self._launch)
         self._wanted: dict[str, dict[CallKey, Job]] = {}
         self._tasks: dict[asyncio.Task[Any], Job] = {}
         self._stopped = False
         # What functions see of their node, and what their log records say about it.
         self._context = copy_context()
-        self._context.run(node_client.set, client)
-        self._context.run(node_name.set, node)
-        self._resources = resources
-        self._tally = tally
-        self.metrics = metrics
+        self._context.run(node_client.set, given.client)
+        self._context.run(node_name.set, given.node_name)
+        self._resources = given.resources
+        self._tally = given.tally
+        self.metrics = given.metrics
 
     @property
     def running(self) -> int:

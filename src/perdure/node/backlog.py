@@ -74,13 +74,13 @@ class Backlog:
             for wake in due:
                 # A start may have brought the unit into memory meanwhile, without its mail.
                 if wake.mail:
-                    self._turns.mail(wake.unit)
+                    self._turns.memory.mail(wake.unit)
                 else:
-                    self._turns.wake(wake.unit)
+                    self._turns.memory.wake(wake.unit)
             after = page.next
             if after is None:
                 return
-            await self._turns.loader.room()
+            await self._turns.memory.loader.room()
 
     def _is_due(self, wake: Wake) -> bool:
         """Whether it is to be taken up now. Otherwise its deadline is noted."""

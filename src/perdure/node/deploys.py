@@ -101,7 +101,7 @@ class Deploys:
     async def _try_held(self) -> None:
         """Try again what is held until a deploy: this may be it."""
         self._is_trying = False
-        self._turns.definitions_changed()
+        self._turns.memory.definitions_changed()
         after: str | None = None
         while True:
             held = Units(statuses=("suspended",), reasons=AFTER_DEPLOY, after=after)
@@ -110,13 +110,13 @@ class Deploys:
             except Stopped:
                 return  # the next start tries them
             rows = [view.row for view in page.items]
-            self._turns.try_again(
+            self._turns.memory.try_again(
                 row.id for row in rows if self._ownership.find(row.scope) is not None
             )
             after = page.next
             if after is None:
                 return
-            await self._turns.loader.room()
+            await self._turns.memory.loader.room()
 
     def stop(self) -> None:
         """Try no more."""

@@ -57,7 +57,7 @@ class NodeGateway:
     async def send(self, message: Message) -> Outcome:
         """Deliver a message; the outcome once it is durable."""
         turns = self._running()
-        if turns.owns(message.to):
+        if turns.memory.owns(message.to):
             try:
                 return await self._send_here(turns, message)
             except Moved:
@@ -66,7 +66,7 @@ class NodeGateway:
             return await self._beside().send(message)
         finally:
             # The unit may be ours by now. What was posted comes before what is sent to it here next.
-            turns.look_for_mail(message.to)
+            turns.memory.look_for_mail(message.to)
 
     async def _send_here(self, turns: Turns, message: Message) -> Outcome:
         ack: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
@@ -76,7 +76,7 @@ class NodeGateway:
     async def begin(self, message: Message) -> tuple[Outcome, Begun | None]:
         """Deliver a start; its outcome, and the run that it began or joined."""
         turns = self._running()
-        if turns.owns(message.to):
+        if turns.memory.owns(message.to):
             try:
                 return await self._begin_here(turns, message)
             except Moved:
@@ -85,7 +85,7 @@ class NodeGateway:
             return await self._beside().begin(message)
         finally:
             # The unit may be ours by now. What was posted comes before what is sent to it here next.
-            turns.look_for_mail(message.to)
+            turns.memory.look_for_mail(message.to)
 
     async def _begin_here(self, turns: Turns, message: Message) -> tuple[Outcome, Begun | None]:
         outcome = await self._send_here(turns, message)
@@ -97,7 +97,7 @@ class NodeGateway:
         """The run that a start has just joined."""
         start = message.body
         assert isinstance(start, Start)
-        row = self._running().row(message.to)
+        row = self._running().memory.row(message.to)
         if row is None:
             view = await find_row(self.store, message.to)
             row = view.row if view is not None else None
@@ -109,7 +109,7 @@ class NodeGateway:
     async def closed(self, unit: str, begun: Begun | None = None) -> UnitRow:
         """Wait until a run has ended; its row. Without `begun` it is the run that is current now."""
         turns = self._running()
-        if turns.owns(unit):
+        if turns.memory.owns(unit):
             run = begun.run if begun is not None else await self._current_run(unit)
             begun = begun if begun is not None else Begun(run)
             try:
@@ -121,7 +121,7 @@ class NodeGateway:
     async def _closed_here(self, turns: Turns, unit: str, run: bytes) -> UnitRow:
         future = turns.waiters.add(unit, run)
         try:
-            row = turns.row(unit)
+            row = turns.memory.row(unit)
             if row is None or row.run != run:
                 row = await self._look_for(unit, run, future)
             if row.status in CLOSED:
@@ -133,7 +133,7 @@ class NodeGateway:
     async def _current_run(self, unit: str) -> bytes:
         """The run that has the id now, or the first one once its start is taken from the inbox."""
         turns = self._running()
-        row = turns.row(unit)
+        row = turns.memory.row(unit)
         if row is not None:
             return row.run
         while not (found := await find_unit(turns.store, unit)).is_stored:
@@ -159,7 +159,7 @@ class NodeGateway:
     async def run(self, message: Message) -> tuple[Outcome, UnitRow | None]:
         """Deliver a start and wait for the end of the run that it began or joined."""
         turns = self._running()
-        if not turns.owns(message.to):
+        if not turns.memory.owns(message.to):
             outcome, begun = await self.begin(message)
             return outcome, (await self.closed(message.to, begun) if begun is not None else None)
         # It is waited for before the start is sent: the run may have ended when that is answered.

@@ -18,17 +18,16 @@ from typing import TYPE_CHECKING, TypeVar
 
 from perdure.errors import StoreUnavailable
 from perdure.kernel.message import Message, Retry
-from perdure.node.patience import Stopped
+from perdure.node.patience import Patience, Stopped
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
-    from perdure.node.options import NodeOptions
-    from perdure.node.ownership.ownership import Ownership
     from perdure.node.ownership.scope import Batch
-    from perdure.node.patience import Patience
+    from perdure.node.ready import Ready
     from perdure.node.residents import Resident, Residents
-    from perdure.ports.store import Loaded, Store
+    from perdure.node.surroundings import Surroundings
+    from perdure.ports.store import Loaded
 
 T = TypeVar("T")
 
@@ -49,30 +48,27 @@ _SLICE_S = 0.01
 
 
 class Loader:
-    """Reads the store for residents. `loaded` and `fetched` take them over when the store has answered."""
+    """Reads the store for residents."""
 
     def __init__(
         self,
-        store: Store,
-        options: NodeOptions,
+        given: Surroundings,
         residents: Residents,
-        ownership: Ownership,
-        patience: Patience,
-        node_name: str,
         loaded: Callable[[Resident, Loaded], None],
-        fetched: Callable[[Resident], None],
-        is_busy: Callable[[], bool],
+        ready: Ready,
     ) -> None:
-        """Nothing is being read. While `is_busy`, no unit is loaded that no message waits for."""
-        self._store = store
-        self._options = options
+        """Nothing is being read. `loaded` takes over a unit that the store has given.
+
+        While `ready` is busy, no unit is loaded that no message waits for.
+        """
+        self._store = given.store
+        self._options = given.options
         self._residents = residents
-        self._ownership = ownership
-        self._patience = patience
-        self._node_name = node_name
+        self._ownership = given.ownership
+        self._patience = Patience(given.node_name, given.options.store_retry_ms)
+        self._node_name = given.node_name
         self._loaded = loaded
-        self._fetched = fetched
-        self._is_busy = is_busy
+        self._ready = ready
         self._to_load: deque[Resident] = deque()
         self._due: dict[str, None] = {}  # an ordered set: units that are not in memory yet
         self._to_fetch: deque[Resident] = deque()
@@ -97,16 +93,18 @@ class Loader:
 
     def fetch(self, resident: Resident) -> None:
         """Read what is new in the inbox of a unit that stays in memory."""
+        if self._stopping:
+            return  # what it has is recorded, and the next owner reads the rest
         self._residents.occupy(resident, "loading")
         resident.begin_fetch()
         self._to_fetch.append(resident)
-        if self._fetchers < _FETCHERS and not self._stopping:
+        if self._fetchers < _FETCHERS:
             self._fetchers += 1
             self._spawn(self._fetch_all(), "perdure-inbox")
 
     def go_on(self) -> None:
         """Load units that wait for that, unless the node is busy with others."""
-        if self._due and not self._is_busy():
+        if self._due and not self._ready.is_busy:
             self._work()
 
     @property
@@ -149,7 +147,7 @@ class Loader:
         batch: list[Resident] = []
         while self._to_load and len(batch) < self._options.loads:
             batch.append(self._to_load.popleft())
-        if self._is_busy():
+        if self._ready.is_busy:
             return batch  # the node calls `go_on` when it has time
         while self._due and len(batch) < self._options.loads:
             unit = next(iter(self._due))
@@ -237,7 +235,7 @@ class Loader:
             self._receive(resident, mail.messages)
             if len(mail.messages) < _MAIL:
                 break
-        self._fetched(resident)
+        self._ready.add(resident)
 
     def _receive(self, resident: Resident, messages: Sequence[Message]) -> None:
         for message in resident.mailbox.merge(messages):

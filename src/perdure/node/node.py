@@ -24,9 +24,10 @@ from perdure.node.gauges import NodeGauges
 from perdure.node.metrics import Metrics, find_provider
 from perdure.node.options import NodeOptions, check_kind
 from perdure.node.ownership.ownership import Ownership
+from perdure.node.surroundings import Surroundings
 from perdure.node.tally import NodeMetrics, Tally
 from perdure.node.watchdog import Watchdog
-from perdure.node.wiring import Life, Surroundings, wire
+from perdure.node.wiring import Life, wire
 from perdure.ports.clock import Clock, SystemClock
 from perdure.ports.store import Incarnation, Store, Units
 from perdure.store import open_store
@@ -361,7 +362,7 @@ class Node:
     @property
     def residents(self) -> int:
         """How many instances are in memory."""
-        return len(self._life.turns.residents) if self._life is not None else 0
+        return len(self._life.turns.memory.residents) if self._life is not None else 0
 
     @property
     def scopes(self) -> dict[str, str]:

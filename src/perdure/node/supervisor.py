@@ -12,21 +12,18 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from perdure.interceptor import TurnInfo, around_turn
+from perdure.interceptor import TurnInfo, around_turn, overriding
 from perdure.kernel.loop import NeverIdle
 from perdure.kernel.match import user_line
 from perdure.kernel.turn import Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from perdure.interceptor import Interceptor
     from perdure.kernel.commit import Fence
     from perdure.kernel.kinds import Unit, Working
-    from perdure.node.options import NodeOptions
     from perdure.node.residents import Resident
-    from perdure.node.watchdog import Watchdog
-    from perdure.ports.clock import Clock
+    from perdure.node.surroundings import Surroundings
     from perdure.ports.store import Loaded
 
 logger = logging.getLogger("perdure.node")
@@ -61,21 +58,15 @@ class Slice:
 class Supervisor:
     """Loads units and has them take turns."""
 
-    def __init__(
-        self,
-        watchdog: Watchdog,
-        clock: Clock,
-        options: NodeOptions,
-        interceptors: Sequence[Interceptor],
-        node_name: str,
-    ) -> None:
-        """`interceptors` are those that are around turns."""
-        self._watchdog = watchdog
-        self._clock = clock
+    def __init__(self, given: Surroundings) -> None:
+        """Nothing runs yet."""
+        options = given.options
+        self._watchdog = given.watchdog
+        self._clock = given.clock
         self._limit_ms = options.turn_limit_ms
-        self._interceptors = interceptors
+        self._interceptors = overriding(given.interceptors, "turn")
         self._slice = Slice(options.turn_slice_ms)
-        self._node_name = node_name
+        self._node_name = given.node_name
 
     def load(self, resident: Resident, found: Loaded) -> Discarded | None:
         """Give a unit what is stored of it, which replays its code."""

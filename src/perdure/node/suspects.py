@@ -277,7 +277,7 @@ class Suspects:
         """Wait until those that the scan has found are loaded, or cannot be."""
         while self._expected:
             unit = next(iter(self._expected))
-            if self._turns.loader.is_waiting(unit):
+            if self._turns.memory.loader.is_waiting(unit):
                 await asyncio.sleep(_LOOK_S)
             else:
                 self._expected.pop(unit, None)
@@ -316,7 +316,7 @@ class Suspects:
                 blame.alone,
             )
             del self._candidates[unit]
-            self._turns.set_aside(unit, _poisoned(unit, blame.alone))
+            self._turns.memory.set_aside(unit, _poisoned(unit, blame.alone))
             return
         control_ms = self._options.control_ms * (1 if blame.alone == 1 else _CONTROL_LONGER)
         text = (
@@ -349,13 +349,13 @@ class Suspects:
         """Load them again, with what has come for them meanwhile, and let them run."""
         for candidate in candidates:
             del self._candidates[candidate.row.id]
-            self._turns.loader.load(candidate.resident)
+            self._turns.memory.loader.load(candidate.resident)
 
     async def _loaded(self, units: Iterable[str]) -> None:
         """Wait until they have been loaded."""
         left = list(units)
         while left:
-            left = [unit for unit in left if self._turns.loader.is_waiting(unit)]
+            left = [unit for unit in left if self._turns.memory.loader.is_waiting(unit)]
             if left:
                 await asyncio.sleep(_LOOK_S)
 
@@ -372,8 +372,8 @@ class Suspects:
         """Take the marks away of those that have not made progress meanwhile, which does it, too."""
         left = list(units)
         while left:
-            busy = [unit for unit in left if not self._turns.revise_suspect(unit, free)]
-            absent = [unit for unit in busy if self._turns.residents.get(unit) is None]
+            busy = [unit for unit in left if not self._turns.memory.revise_suspect(unit, free)]
+            absent = [unit for unit in busy if self._turns.memory.residents.get(unit) is None]
             done = await self._free_absent(absent)
             left = [unit for unit in busy if unit not in done]
             if left:

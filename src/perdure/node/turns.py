@@ -1,8 +1,8 @@
 """The loop of a node: message, turn, commit, effects.
 
-    deliver ──▶ mailbox ──▶ _run_ready ──▶ unit.advance ──▶ committer ──▶ _settled ──▶ _effects
-                   ▲                          (kernel)        (store)                    │
-                   └──────────────── results, timers, messages to others ◀───────────────┘
+    deliver ──▶ mailbox ──▶ ready ──▶ unit.advance ──▶ committer ──▶ _settled ──▶ _effects
+                   ▲                     (kernel)        (store)                     │
+                   └────────────── results, timers, messages to others ◀─────────────┘
 
 Theory of operation. Each instance in memory is a `Resident`: a unit of the kernel, a mailbox, and a
 state. A message goes into the mailbox and makes the resident ready. Ready residents take their turns
@@ -20,116 +20,73 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from functools import partial
-from time import monotonic
 from typing import TYPE_CHECKING
 
-from perdure.errors import Failure, StoreUnavailable
-from perdure.kernel.commit import CLOSED, SqlRefused
-from perdure.kernel.held import AFTER_DEPLOY, POISONED
-from perdure.kernel.message import Message, Retry, Start
+from perdure.errors import StoreUnavailable
+from perdure.kernel.commit import CLOSED
+from perdure.kernel.held import AFTER_DEPLOY
+from perdure.kernel.message import Message, Retry
 from perdure.kernel.turn import Turn
 from perdure.node.committer import Committer
 from perdure.node.deadlines import Deadlines
-from perdure.node.loader import Loader
+from perdure.node.freezer import Freezer
+from perdure.node.memory import Memory
 from perdure.node.ownership.scope import Moved
 from perdure.node.patience import Patience
+from perdure.node.ready import Ready
+from perdure.node.refusals import Refusals
 from perdure.node.residents import Ack, Resident, Residents
 from perdure.node.stages import Stages
-from perdure.node.supervisor import Discarded, ids_of
+from perdure.node.supervisor import Discarded, Supervisor, ids_of
 from perdure.node.waiters import Waiters
 from perdure.workflow import show_logs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
-    from perdure.kernel.commit import UnitRow, Verdict
-    from perdure.kernel.kinds import Kinds
+    from perdure.kernel.commit import Verdict
     from perdure.node.attempts import Attempts
-    from perdure.node.metrics import Metrics
-    from perdure.node.options import NodeOptions
-    from perdure.node.ownership.ownership import Ownership
-    from perdure.node.ownership.scope import Scope
-    from perdure.node.supervisor import Supervisor
-    from perdure.node.tally import Tally
-    from perdure.ports.clock import Clock
-    from perdure.ports.store import Incarnation, Loaded, Store
+    from perdure.node.surroundings import Surroundings
 
 logger = logging.getLogger("perdure.node")
-
-_READY_SLICE_S = 0.01
-"""Turns are taken for so long in one go. Then the node's event loop gets its turn."""
-
-_READY_MANY = 256
-"""With so many turns waiting, units that are due are not loaded: a message would wait behind them all."""
-
-_LEAVING_SLICE_S = 0.01
-"""The same for instances that leave memory when the node stops, or when a scope goes."""
-
-_HOMELESS_MAX = 100_000
-"""Ids of missing units whose mail is remembered. The oldest are forgotten first: their mail is found
-by the node's next look at the store."""
 
 
 class Turns:
     """Runs the units of a node. See the module's docstring for the path of a message."""
 
     def __init__(
-        self,
-        store: Store,
-        kinds: Kinds,
-        clock: Clock,
-        options: NodeOptions,
-        *,
-        incarnation: Incarnation,
-        ownership: Ownership,
-        supervisor: Supervisor,
-        tally: Tally,
-        metrics: Metrics | None,
-        make_attempts: Callable[[Callable[[Message], None]], Attempts],
-        failed: Callable[[Exception], None],
+        self, given: Surroundings, make_attempts: Callable[[Callable[[Message], None]], Attempts]
     ) -> None:
-        """Wire the parts. `make_attempts` makes what runs activities, from the way of their results.
-
-        `failed` is told of what the node cannot go on with.
-        """
+        """Wire the parts. `make_attempts` makes what runs activities, from the way of their results."""
+        store, options, name = given.store, given.options, given.node_name
+        residents = Residents(given.kinds, options)
         self.store = store
-        self.clock = clock
-        self.options = options
-        self.tally = tally
-        self.metrics = metrics
-        self.ownership = ownership
-        self.node_name = incarnation.node
+        self.metrics = given.metrics
+        self.node_name = name
+        self.count = 0
         self.waiters = Waiters()
-        self.deadlines = Deadlines(clock, self.wake, options.horizon_ms)
-        self.residents = Residents(kinds, options)
-        self.loader = Loader(
-            store,
-            options,
-            self.residents,
-            ownership,
-            Patience(self.node_name, options.store_retry_ms),
-            self.node_name,
-            self._loaded,
-            self._make_ready,
-            self._is_busy,
-        )
+        self.deadlines = Deadlines(given.clock, self.wake, options.horizon_ms)
         self.attempts = make_attempts(self.deliver)
-        self._supervisor = supervisor
-        self._homeless: dict[str, None] = {}  # an ordered set
-        self._failed = failed
-        self._patience = Patience(self.node_name, options.store_retry_ms)
-        self._committer = Committer(store, self._patience, self._freeze, self._thaw, failed)
+        self._tally = given.tally
+        self._ownership = given.ownership
+        self._ready = Ready(residents, given.ownership, self._turn, self._round_over)
+        self._supervisor = Supervisor(given)
+        self.memory = Memory(
+            given, residents, self._supervisor, self.attempts, self.deadlines, self._ready
+        )
+        self._freezer = Freezer(given.ownership, residents, name, options.store_retry_ms)
+        self._patience = Patience(name, options.store_retry_ms)
+        self._committer = Committer(
+            store, self._patience, self._freezer.freeze, self._thaw, given.failed
+        )
+        self._refusals = Refusals(given, self.memory)
         self._stages = Stages()
-        self._ready: deque[Resident] = deque()
-        self._scheduled = False
         # Commit ids are the incarnation's (8 random bytes) and a count.
-        self._commit_prefix = bytes.fromhex(incarnation.id)
-        self._commit_count = 0
+        self._commit_prefix = bytes.fromhex(given.incarnation.id)
         self._stopping = False
 
-    # ------------------------------------------------------------ what comes in
+    # ------------------------------------------------------------ 1. what comes in
 
     def deliver(self, message: Message, ack: Ack | None = None, *, stored: bool = False) -> None:
         """Take a message to its unit. `ack` gets the outcome once it is durable.
@@ -137,197 +94,56 @@ class Turns:
         `stored` says that the message stands in the unit's inbox already.
         """
         if self._stopping:
-            if ack is not None:
-                ack.set_exception(
-                    StoreUnavailable("the node is stopping; send it again to the next one")
-                )
+            text = "the node is stopping; send it again to the next one"
+            _refuse(ack, StoreUnavailable(text))
             return
-        resident = self.residents.get(message.to)
+        memory = self.memory
+        resident = memory.residents.get(message.to)
         if resident is None:
-            resident = self._enter(message)
+            resident = memory.enter(message)
         scope = resident.scope if resident is not None else None
         if resident is None or (scope is not None and not scope.takes_messages):
             # A message that is stored waits in the inbox. Results are derived again by the owner.
             _refuse(ack, Moved())
             return
-        if ack is not None and self.ownership.is_frozen:
-            _refuse(ack, self._frozen_error())
+        if ack is not None and self._ownership.is_frozen:
+            _refuse(ack, self._freezer.error())
             return
         if not resident.receive(message, ack, stored=stored):
             return
         if type(message.body) is Retry:
             resident.release()
         if resident.state == "idle":
-            self._make_ready(resident)
-
-    def _enter(self, message: Message) -> Resident | None:
-        """Bring the unit of a message into memory. None: it belongs to another node."""
-        scope = self.ownership.home_of(message.to)
-        if scope is None or not scope.takes_messages:
-            return None
-        may_be_new = type(message.body) is Start and not message.visible_at
-        has_mail = message.to in self._homeless or self.loader.is_waiting(message.to)
-        # Mail of the same sender may wait in the store, from when another node had the scope.
-        is_known = self.ownership.is_alone or scope.is_scanned
-        resident = self.residents.enter(message.to, scope, type(message.body))
-        if has_mail or not (may_be_new and is_known):
-            self.loader.load(resident)
-        return resident
+            self._ready.add(resident)
 
     def wake(self, unit: str) -> None:
-        """The unit has a deadline that passed, or there is work for it in the store."""
-        if self._stopping:
-            return
-        resident = self.residents.get(unit)
-        if resident is None:
-            self.loader.load_later(unit)
-        elif resident.state == "idle":
-            self._make_ready(resident)
+        """The unit has a deadline that passed."""
+        if not self._stopping:
+            self.memory.wake(unit)
 
-    def mail(self, unit: str) -> None:
-        """Somebody outside has posted to the unit: look into its inbox, and leave the unit as it is."""
-        if self._stopping:
-            return
-        resident = self.residents.get(unit)
-        if resident is None:
-            self.loader.load_later(unit)
-        elif resident.state in ("idle", "ready"):
-            self.loader.fetch(resident)  # before its next turn: what waits there may be older
-        else:
-            resident.expect_mail()
-
-    def look_for_mail(self, unit: str) -> None:
-        """The same for a message of this node's client, which was posted while the unit moved."""
-        if self.owns(unit):
-            self.mail(unit)
-
-    def try_again(self, units: Iterable[str]) -> None:
-        """Load these held units again."""
-        for unit in list(units):
-            present = self.residents.get(unit)
-            if present is None:
-                self.loader.load_later(unit)
-            elif present.state == "idle":
-                self._reload(present)
-
-    def definitions_changed(self) -> None:
-        """Units that are busy may be about to be held for the lack of what is there now."""
-        for resident in self.residents.all():
-            resident.note_new_code()
-
-    def set_aside(self, unit: str, why: Failure) -> None:
-        """Load the unit without running its code, and keep it suspended until it is released."""
-        resident = self.residents.get(unit)
-        if resident is None:
-            resident = self.residents.enter(unit, self.ownership.home_of(unit))
-        resident.unit.hold(why)
-        self.loader.load(resident)
-
-    def revise_suspect(self, unit: str, revise: Callable[[int], int]) -> bool:
-        """Change what the row says about crashes, in a commit of its own; False if the unit cannot do that now."""
-        resident = self.residents.get(unit)
-        if resident is None or resident.state != "idle":
-            return False
-        row = resident.unit.row
-        if row is not None and revise(row.suspect) != row.suspect:
-            resident.unit.suspect_of(revise(row.suspect))
-            self._make_ready(resident)
-        return True
-
-    def row(self, unit: str) -> UnitRow | None:
-        """The row of a unit in memory, if no turn of it is on its way."""
-        resident = self.residents.get(unit)
-        return resident.unit.row if resident is not None and resident.state == "idle" else None
-
-    def _loaded(self, resident: Resident, found: Loaded) -> None:
-        self.residents.rest(resident)
-        scope = resident.scope
-        if scope is None or not scope.takes_messages:
-            self._expel(resident, found.row)
-            return
-        if found.row is None:
-            if not resident.mailbox:
-                self._leave(resident)
-                return
-        else:
-            self._homeless.pop(found.id, None)
-            discarded = self._supervisor.load(resident, found)
-            if discarded is not None:
-                self._turn_failed(resident, discarded.cause)
-                return
-        resident.is_tried()
-        self._make_ready(resident)
-
-    def _leave(self, resident: Resident) -> None:
-        """Take a resident out of memory, unless somebody has posted to it meanwhile."""
-        if resident.has_mail:
-            self._reload(
-                resident
-            )  # by a new unit: the present one still has the row of the deleted run
-            return
-        self.residents.forget(resident)
-
-    def _reload(self, resident: Resident) -> None:
-        """Replace a unit by what the store has now. Its mailbox stays, its activities are given up."""
-        self._drop_unit(resident)
-        self.loader.load(resident)
-
-    def _drop_unit(self, resident: Resident) -> None:
-        self.residents.renew(resident)
-        self.attempts.abandon(resident.unit.id)
-
-    # ------------------------------------------------------------ turns
-
-    def _make_ready(self, resident: Resident) -> None:
-        self.residents.occupy(resident, "ready")
-        self._ready.append(resident)
-        if not self._scheduled:
-            self._schedule()
-
-    def _schedule(self) -> None:
-        self._scheduled = True
-        asyncio.get_running_loop().call_soon(self._run_ready)
-
-    def _run_ready(self) -> None:
-        self._scheduled = False
-        if self.ownership.is_frozen:
-            return  # the thaw goes on here
-        ready = self._ready
-        ends_s = monotonic() + _READY_SLICE_S
-        while ready:
-            resident = ready.popleft()
-            if resident.state == "ready":
-                self._turn(resident)
-            if monotonic() >= ends_s:
-                break
-        self._committer.flush()
-        if ready and not self._scheduled:
-            self._schedule()
-        self.loader.go_on()
-
-    def _is_busy(self) -> bool:
-        """Whether so many turns wait that units which are only due should stay on disk for now."""
-        return len(self._ready) >= _READY_MANY
+    # ------------------------------------------------------------ 2. a turn
 
     def _turn(self, resident: Resident) -> None:
         unit, scope = resident.unit, resident.scope
         if self._stopping and not resident.mailbox:
-            self.residents.rest(resident)  # it would go on by itself; the next node sees to that
+            # It would go on by itself. The next node sees to that.
+            self.memory.residents.rest(resident)
             return
         if scope is None or not scope.takes_turns:
-            self._expel(resident, unit.row)
+            self.memory.expel(resident, unit.row)
             return
         if resident.released and unit.held is not None:
-            self._reload(resident)  # the retry that came while it was busy stays in the mailbox
+            # The retry that came while it was busy stays in the mailbox.
+            self.memory.reload(resident)
             return
         resident.is_tried()
-        self._commit_count += 1
-        commit_id = self._commit_prefix + self._commit_count.to_bytes(8)
+        self.count += 1
+        commit_id = self._commit_prefix + self.count.to_bytes(8)
         turn = self._supervisor.advance(resident, scope.fence, commit_id)
         if isinstance(turn, Turn):
             self._commit(resident, turn)
         elif isinstance(turn, Discarded):
-            self._turn_failed(resident, turn.cause)
+            self.memory.discard(resident, turn.cause)
         else:
             resident.begin_work()
             self._stages.begin(turn, partial(self._worked, resident))
@@ -337,42 +153,34 @@ class Turns:
         scope = resident.scope
         if scope is None or not scope.takes_turns:
             resident.mailbox.restore()
-            self._expel(resident, resident.unit.row)
+            self.memory.expel(resident, resident.unit.row)
         elif isinstance(turn, Discarded):
-            self._turn_failed(resident, turn.cause)
+            self.memory.discard(resident, turn.cause)
         else:
             self._commit(resident, turn)
             self._committer.flush()
 
+    def _round_over(self) -> None:
+        """Turns have been taken for a while: hand their commits over, and load what waits for that."""
+        self._committer.flush()
+        self.memory.loader.go_on()
+
+    def _thaw(self) -> None:
+        if self._freezer.thaw():
+            self._ready.schedule()
+
+    # ------------------------------------------------------------ 3. its commit
+
     def _commit(self, resident: Resident, turn: Turn) -> None:
         """Make a turn durable. Nothing that it decided is seen before that."""
         resident.begin_commit()
+        claims = self._ownership.claims
         if turn.commit is None:
             resident.mailbox.settle((), ())
-            self._effects(resident, turn, self.ownership.claims)
+            self._effects(resident, turn, claims)
         else:
-            settled = partial(self._settled, resident, turn, self.ownership.claims)
+            settled = partial(self._settled, resident, turn, claims)
             self._committer.submit(turn.commit, settled)
-
-    def _turn_failed(self, resident: Resident, cause: str) -> None:
-        """The turn is discarded. After a few in a row the instance is set aside, so that it stops nothing else."""
-        unit_id, ids = resident.unit.id, ids_of(resident.unit, self.node_name)
-        logs = resident.unit.take_logs()
-        if logs:
-            show_logs(logs, discarded=True)
-        failures = resident.has_failed()
-        self.tally.discard_turn()
-        self._drop_unit(resident)
-        logger.warning("a turn of %r was stopped: %s", unit_id, cause, extra=ids)
-        if failures >= self.options.turn_failures:
-            text = (
-                f"{failures} turns of {unit_id!r} in a row were stopped: {cause}. "
-                "Mend the code, deploy it, and release the instance with retry()."
-            )
-            resident.unit.hold(Failure(POISONED, text, "poison", retryable=False))
-        self.loader.load(resident)
-
-    # ------------------------------------------------------------ after the commit
 
     def _settled(
         self, resident: Resident, turn: Turn, claims: int, verdict: Verdict, unsure: bool
@@ -381,157 +189,24 @@ class Turns:
 
         `unsure`: an earlier try may have been applied without an answer.
         """
-        unit = resident.unit
-        if verdict == "applied":
-            commit = turn.commit
-            assert commit is not None
-            resident.mailbox.settle(turn.kept, commit.consume)
-            if unit.held is None:
-                resident.has_succeeded()
-            self._effects(resident, turn, claims)
+        if verdict != "applied":
+            self._refusals.take(resident, turn, verdict, unsure=unsure)
             return
-        self.tally.refuse_commit()
-        if self.metrics is not None:
-            self.metrics.refused("sql" if isinstance(verdict, SqlRefused) else verdict)
-        if isinstance(verdict, SqlRefused):
-            show_logs(turn.logs, discarded=True)
-            statement = f"the statement {verdict.statement} of its commit ({verdict.why})"
-            self._turn_failed(resident, f"the store cannot run {statement}")
-            return
-        if verdict == "invalid":
-            # The same turn is never recorded. After `stale` and `fenced` it is taken again, and
-            # then shows what it says.
-            show_logs(turn.logs, discarded=True)
-        if verdict == "stale":
-            self._reload(resident)
-        elif verdict == "invalid" and unit.held is None:
-            self._turn_failed(resident, "the store refused its commit as invalid")
-        elif verdict == "invalid":
-            self._refuse(resident, "the store refused the commit as invalid")
-        else:
-            self._fenced(resident, unsure=unsure)
+        assert turn.commit is not None
+        resident.mailbox.settle(turn.kept, turn.commit.consume)
+        if resident.unit.held is None:
+            resident.has_succeeded()
+        self._effects(resident, turn, claims)
 
-    def _refuse(self, resident: Resident, reason: str) -> None:
-        """Nothing of the unit can be recorded here."""
-        unit = resident.unit
-        logger.error(
-            "a commit of %r was refused: %s", unit.id, reason, extra=ids_of(unit, self.node_name)
-        )
-        self.attempts.abandon(unit.id)
-        resident.refuse(StoreUnavailable(f"the request for {unit.id!r} was not recorded: {reason}"))
-        self.residents.forget(resident)
-
-    def _fenced(self, resident: Resident, *, unsure: bool) -> None:
-        """Another node owns the scope. Nothing of it may be done here any more."""
-        unit, scope = resident.unit, resident.scope
-        if unsure:
-            # A new owner has written since, so nobody can say which of the two has taken the messages.
-            text = f"the request for {unit.id!r} may have been recorded: another node owns it now"
-            resident.refuse_taken(StoreUnavailable(text, "unknown"))
-        if self.ownership.is_alone:
-            self._refuse(resident, "another node owns its scope now")
-            text = (
-                f"another node has taken over what node {self.node_name!r} owned (found at a commit of"
-                f" {unit.id!r}). Nothing that was acknowledged is lost. Look for a second node"
-                " on the same store"
-            )
-            self._failed(StoreUnavailable(text))
-            return
-        self._expel(resident, unit.row)
-        if scope is not None:
-            self.ownership.lose(scope)
-
-    # ------------------------------------------------------------ scopes that go, a store that is away
-
-    def _expel(self, resident: Resident, row: UnitRow | None) -> None:
-        """Take a unit of another owner out of memory. Its messages go by the store."""
-        unit = resident.unit.id
-        if self.ownership.is_alone and not self._stopping:
-            name = row.scope if row is not None else "?"
-            self._refuse(resident, f"this node does not own its scope {name!r}")
-            return
-        self.attempts.abandon(unit)
-        self.deadlines.clear(unit)
-        resident.refuse(Moved())
-        self.residents.forget(resident)
-        home = self.ownership.home_of(unit)
-        if resident.has_mail and home is not None and home.takes_messages:
-            self.loader.load_later(unit)  # the scope has come back while its unit was leaving
-
-    async def empty(self, scope: Scope) -> None:
-        """Take all units of a scope out of memory: the scope is drained, or lost.
-
-        Turns that are under way and messages that have arrived are finished, if the scope still
-        takes turns. A unit that is being read leaves when that has ended.
-        """
-        ends_s = monotonic() + _LEAVING_SLICE_S
-        for resident in list(scope.residents.values()):
-            if resident.scope is not scope or self.residents.get(resident.unit.id) is not resident:
-                continue  # it has left while others had their turn
-            has_turn = resident.state == "ready" and scope.takes_turns and resident.mailbox
-            if resident.state in ("idle", "ready") and not has_turn:
-                self._expel(resident, resident.unit.row)
-            if monotonic() >= ends_s:
-                await asyncio.sleep(0)
-                ends_s = monotonic() + _LEAVING_SLICE_S
-        await scope.emptied()
-        self.waiters.redirect(self._is_elsewhere)
-
-    def expel_all(self, residents: Iterable[Resident]) -> None:
-        """Take units out of memory that were read and may not run."""
-        for resident in residents:
-            if self.residents.get(resident.unit.id) is resident:
-                self._expel(resident, resident.unit.row)
-
-    def _is_elsewhere(self, unit: str) -> bool:
-        resident = self.residents.get(unit)
-        scope = resident.scope if resident is not None else self.ownership.home_of(unit)
-        return scope is None or not scope.takes_messages
-
-    def owns(self, unit: str) -> bool:
-        """Whether messages for the unit are to be delivered here."""
-        return not self._is_elsewhere(unit)
-
-    def _freeze(self, error: StoreUnavailable) -> None:
-        """The store does not take what is committed, so nothing can be answered."""
-        if not self.ownership.is_frozen:
-            text = (
-                "node %s is frozen: the store has not answered for %d ms, so nothing is done until it"
-                " does: %s"
-            )
-            retry_ms = self.options.store_retry_ms
-            logger.error(text, self.node_name, retry_ms, error, extra={"node": self.node_name})
-            self.ownership.freeze()
-        unknown = StoreUnavailable(f"{error}. It may be recorded when the store answers", "unknown")
-        for resident in self.residents.all():
-            resident.refuse_taken(unknown)
-            resident.refuse_unstored(self._frozen_error())
-
-    def _thaw(self) -> None:
-        if not self.ownership.is_frozen:
-            return
-        logger.warning(
-            "node %s goes on: the store answers again",
-            self.node_name,
-            extra={"node": self.node_name},
-        )
-        self.ownership.thaw()
-        if not self._scheduled:
-            self._schedule()
-
-    def _frozen_error(self) -> StoreUnavailable:
-        return StoreUnavailable(
-            f"node {self.node_name!r} cannot reach its store and takes no messages; nothing was done,"
-            " so send it again when the store answers"
-        )
-
-    # ------------------------------------------------------------ effects
+    # ------------------------------------------------------------ 4. its effects
 
     def _effects(self, resident: Resident, turn: Turn, claims: int) -> None:
-        """What follows a durable turn, in this order: running work, messages, answers, the next turn."""
+        """What follows a durable turn: work, messages, answers, deadlines, the next turn."""
         unit, scope = resident.unit, resident.scope
         serves = scope is not None and scope.takes_messages
-        self._count(turn)
+        self._tally.take_turn(turn.commit, turn.milestones)
+        if self.metrics is not None:
+            self.metrics.turn(turn)
         if turn.logs:
             show_logs(turn.logs)
         if turn.warning is not None:
@@ -559,17 +234,17 @@ class Turns:
         A unit that has come to us since the commit was submitted may have taken the message
         elsewhere. Its inbox knows.
         """
-        if claims != self.ownership.claims:
-            resident = self.residents.get(message.to)
-            home = self.ownership.home_of(message.to) if resident is None else resident.scope
+        if claims != self._ownership.claims:
+            resident = self.memory.residents.get(message.to)
+            home = self._ownership.home_of(message.to) if resident is None else resident.scope
             if home is None or home.number > claims:
-                self.look_for_mail(message.to)
+                self.memory.look_for_mail(message.to)
                 return
         self.deliver(message, stored=True)
 
     def _plan(self, resident: Resident, turn: Turn, *, serves: bool) -> None:
         """Note the unit's deadline, or its end."""
-        unit = resident.unit
+        unit, scope = resident.unit, resident.scope
         if turn.closed:
             assert unit.row is not None
             assert unit.row.status in CLOSED
@@ -577,79 +252,53 @@ class Turns:
             self.deadlines.clear(unit.id)
             self.waiters.ended(unit.row)
         elif turn.wake_at and serves:
-            if not self.deadlines.set(unit.id, turn.wake_at):
-                self._leave_to_scan(resident.scope, turn.wake_at)
+            is_held = self.deadlines.set(unit.id, turn.wake_at)
+            if not is_held and scope is not None and scope.horizon is not None:
+                scope.horizon.leave(turn.wake_at)  # a scan of the scope finds it
         elif turn.wake_at is None:
             self.deadlines.clear(unit.id)
 
-    def _count(self, turn: Turn) -> None:
-        """Note a turn that is durable: what is counted always, and what is recorded for others."""
-        self.tally.take_turn(turn.commit, turn.milestones)
-        if self.metrics is not None:
-            self.metrics.turn(turn)
-
     def _next(self, resident: Resident, turn: Turn) -> None:
-        """What the unit does after its turn: read its mail, take another turn, stay, or leave memory."""
-        unit = resident.unit
+        """Read the unit's mail, give it another turn, let it stay, or let it leave memory."""
+        unit, scope, memory = resident.unit, resident.scope, self.memory
         outdated = resident.take_outdated()
-        scope = resident.scope
         if scope is None or not scope.takes_messages:
-            self._expel(resident, unit.row)
+            memory.expel(resident, unit.row)
         elif turn.deleted:
             if resident.mailbox:
-                self._reload(resident)
+                memory.reload(resident)
             else:
-                self._leave(resident)
+                memory.leave(resident)
         elif outdated and unit.row is not None and unit.row.reason in AFTER_DEPLOY:
-            self._reload(resident)
+            memory.reload(resident)
         elif resident.has_mail:
-            self.loader.fetch(resident)
+            memory.loader.fetch(resident)
         elif turn.again or resident.mailbox.queue or resident.mailbox.control:
-            self._make_ready(resident)
+            self._ready.add(resident)
         elif unit.row is None:
             if unit.keeps_messages:
-                self._note_homeless(unit.id)
-            self.residents.forget(resident)
+                memory.note_homeless(unit.id)
+            memory.residents.forget(resident)
         elif turn.closed or unit.is_poison:
-            self.residents.forget(resident)
+            memory.residents.forget(resident)
         else:
-            self._homeless.pop(unit.id, None)
-            self.residents.rest(resident)
+            memory.found_home(unit.id)
+            memory.residents.rest(resident)
 
-    @staticmethod
-    def _leave_to_scan(scope: Scope | None, at: int) -> None:
-        """A deadline is beyond the horizon: a scan of its scope finds it."""
-        assert scope is not None
-        assert scope.horizon is not None
-        scope.horizon.leave(at)
-
-    def _note_homeless(self, unit: str) -> None:
-        """Messages wait in the store for a unit that does not exist: its start must look for them."""
-        self._homeless[unit] = None
-        if len(self._homeless) > _HOMELESS_MAX:
-            del self._homeless[next(iter(self._homeless))]
-
-    # ------------------------------------------------------------ rest
-
-    @property
-    def count(self) -> int:
-        """How many turns were taken."""
-        return self._commit_count
+    # ------------------------------------------------------------ rest, and the end
 
     @property
     def quiet(self) -> bool:
         """Whether no turn is ready or on its way to the store, and nothing is being read from it."""
-        busy = self._ready or self._stages.busy or self._committer.busy or self.loader.reading
-        return not busy
+        busy = self._ready or self._stages.busy or self._committer.busy
+        return not busy and not self.memory.loader.reading
 
     async def settle(self) -> None:
         """Wait until it is quiet. What attempts, clients and clocks bring later is not waited for."""
         while not self.quiet:
             await asyncio.sleep(0)  # those that are ready take their turn
-            await self.loader.settle()
+            await self.memory.loader.settle()
             await self._committer.drain()
-
-    # ------------------------------------------------------------ the end
 
     async def stop(self, cause: Exception | None = None) -> None:
         """Take nothing more, let the commits on their way finish, leave memory.
@@ -658,11 +307,11 @@ class Turns:
         """
         self._stopping = True
         self.deadlines.stop()
-        await self.loader.stop()
+        await self.memory.loader.stop()
         self._patience.hurry()
         # What has arrived is recorded. Units that would go on by themselves take no further turn.
-        while self._ready and not self.ownership.is_frozen:
-            self._run_ready()
+        while self._ready and not self._ownership.is_frozen:
+            self._ready.run()
             await asyncio.sleep(0)
         await self._stages.stop()
         await self._committer.drain()
@@ -670,17 +319,8 @@ class Turns:
         self._patience.stop()
         why = f"{cause}. The node has stopped" if cause is not None else "the node has stopped"
         error = StoreUnavailable(f"{why}; the instance goes on when a node runs again", "unknown")
-        await self._empty_memory(error)
+        await self.memory.clear(error)
         self.waiters.fail(error)
-
-    async def _empty_memory(self, error: Exception) -> None:
-        ends_s = monotonic() + _LEAVING_SLICE_S
-        for resident in self.residents.all():
-            resident.refuse(error)
-            self.residents.forget(resident)
-            if monotonic() >= ends_s:
-                await asyncio.sleep(0)
-                ends_s = monotonic() + _LEAVING_SLICE_S
 
 
 def _refuse(ack: Ack | None, error: Exception) -> None:

@@ -44,10 +44,10 @@ class Waiters:
             if not future.done():
                 future.set_result(row)
 
-    def redirect(self, is_elsewhere: Callable[[str], bool]) -> None:
-        """The ends of these units will be seen in the store only."""
+    def redirect(self, is_ours: Callable[[str], bool]) -> None:
+        """The ends of units that are not ours any more will be seen in the store only."""
         for unit, run in list(self._futures):
-            if is_elsewhere(unit):
+            if not is_ours(unit):
                 for future in self._futures.pop((unit, run)):
                     if not future.done():
                         future.set_exception(Moved())

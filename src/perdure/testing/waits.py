@@ -30,7 +30,7 @@ async def describe_waits(client: Client, turns: Turns | None) -> str:
 
 
 def _run(turns: Turns | None, unit: str) -> Run | None:
-    resident = turns.residents.get(unit) if turns is not None else None
+    resident = turns.memory.residents.get(unit) if turns is not None else None
     if resident is None or not isinstance(resident.unit, WorkflowUnit):
         return None
     return resident.unit.run

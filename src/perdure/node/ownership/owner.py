@@ -133,8 +133,9 @@ class Owner:
         if backlog is not None:
             backlog.stop()
         if suspects is not None:
-            self._turns.expel_all(suspects.stop())
-        await self._turns.empty(scope)
+            self._turns.memory.expel_all(suspects.stop())
+        await self._turns.memory.empty(scope)
+        self._turns.waiters.redirect(self._turns.memory.owns)
 
     def stop(self) -> None:
         """Scan no more, and try no suspects."""
