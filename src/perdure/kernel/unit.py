@@ -29,6 +29,7 @@ nothing, and is tried again when it is loaded after a deploy.
     lifecycle.py   starting, continuing as new, ending
     answers.py     which event a message is
     collect.py     what the run has done
+    row_state.py   the state of the unit, in its row
     outbox.py      what goes to other units
     turn.py        what the turn gathers, and its Commit
 """
@@ -49,6 +50,7 @@ from perdure.kernel.commit import CLOSED, Commit, KvEntry, UnitRow
 from perdure.kernel.limits import DEDUPE_MS
 from perdure.kernel.loop import Entered
 from perdure.kernel.ordered import install as install_ordered_sets
+from perdure.kernel.row_state import describe
 from perdure.kernel.run import Run
 from perdure.kernel.turn import Turn
 from perdure.kernel.waiting import Waiting
@@ -366,7 +368,7 @@ class Unit:
         if self.run is not None:
             more = bool(mailbox.queue or mailbox.control)
             collect(self, self.run, row, turn, more=more)
-        self._describe(row, turn)
+        describe(self, row, turn)
         if turn.chunks:
             row.suspect_of(0)  # progress: whatever crashed the node, it was not this
         if not turn.is_empty:
@@ -374,33 +376,6 @@ class Unit:
             self.version += 1
         if self._has_more(turn.now):
             turn.ask_again()
-
-    def _describe(self, row: UnitRow, turn: Turn) -> None:
-        """Put the state that the unit is in into its row."""
-        run = self.run
-        if row.status in CLOSED:
-            turn.end()
-            return
-        if self.held is not None:
-            reason = held.REASONS.get(self.held.type, self.held.type)
-            is_new = row.become("suspended", reason, None, self.held)
-        elif row.paused:
-            is_new = row.become("suspended", "paused", None, None)
-        elif not row.started_at:
-            is_new = row.become("pending", "delayed", row.wake_at, None)
-        elif run is None:
-            is_new = row.become("running", None, 0, None)
-        else:
-            timer_at = run.timer_at()
-            is_new = row.become("running", run.waiting_for(), run.wake_at(timer_at), None)
-            # Local work is under way, so only a timer is worth a turn of its own.
-            turn.wait_until(timer_at)
-        if is_new:
-            turn.touch()
-            if self.held is not None:
-                turn.reach(set_aside=True)
-        if row.status != "running" or run is None:
-            turn.wait_until(row.wake_at)
 
     def _has_more(self, now: int) -> bool:
         """Whether the turn's budget has left something that the code can be told now."""

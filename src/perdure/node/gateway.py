@@ -7,6 +7,7 @@ under way. The request was then not done here, and it goes on by the store.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from perdure.errors import NotFound
@@ -58,10 +59,8 @@ class NodeGateway:
         """Deliver a message; the outcome once it is durable."""
         turns = self._running()
         if turns.memory.owns(message.to):
-            try:
+            with suppress(Moved):  # then nothing was done, and it goes to the new owner
                 return await self._send_here(turns, message)
-            except Moved:
-                pass  # nothing was done, so it goes to the new owner
         try:
             return await self._beside().send(message)
         finally:
@@ -77,10 +76,8 @@ class NodeGateway:
         """Deliver a start; its outcome, and the run that it began or joined."""
         turns = self._running()
         if turns.memory.owns(message.to):
-            try:
+            with suppress(Moved):  # then nothing was done, and it goes to the new owner
                 return await self._begin_here(turns, message)
-            except Moved:
-                pass  # nothing was done, so it goes to the new owner
         try:
             return await self._beside().begin(message)
         finally:
@@ -112,10 +109,8 @@ class NodeGateway:
         if turns.memory.owns(unit):
             run = begun.run if begun is not None else await self._current_run(unit)
             begun = begun if begun is not None else Begun(run)
-            try:
+            with suppress(Moved):  # then the end will be seen in the store
                 return await self._closed_here(turns, unit, run)
-            except Moved:
-                pass  # the end will be seen in the store
         return await self._beside().closed(unit, begun)
 
     async def _closed_here(self, turns: Turns, unit: str, run: bytes) -> UnitRow:
@@ -169,10 +164,8 @@ class NodeGateway:
             if begun is None:
                 return outcome, None
             if begun.run == message.id:
-                try:
+                with suppress(Moved):  # then the end will be seen in the store
                     return outcome, await self._end_of(message.to, future)
-                except Moved:
-                    pass  # the end will be seen in the store
             return outcome, await self.closed(message.to, begun)
         finally:
             turns.waiters.remove(message.to, message.id, future)
