@@ -63,7 +63,9 @@ def options_of(
         changes["queue"] = check_name(queue, "a queue")
     if session is not None:
         changes["session"] = check_name(session, "a session")
-    return replace(base, **changes) if changes else base
+    if changes:
+        return replace(base, **changes)
+    return base
 
 
 class Activity(Generic[P, R_co]):
@@ -205,7 +207,9 @@ class ActivityInfo:
 
     def last_heartbeat(self, as_type: type[T]) -> T | None:
         """The details of the last heartbeat of an earlier attempt, if there were any."""
-        value: T | None = decode(self.details, as_type) if self.details is not None else None
+        value: T | None = None
+        if self.details is not None:
+            value = decode(self.details, as_type)
         return value
 
 

@@ -132,7 +132,9 @@ class App:
         def define(function: Callable[..., Any]) -> Any:
             return self._define_activity(function, name, executor, options)
 
-        return define if fn is None else define(fn)
+        if fn is None:
+            return define
+        return define(fn)
 
     def _define_activity(
         self,
@@ -218,7 +220,9 @@ class App:
             self._add_workflow(definition)
             return Workflow(definition)
 
-        return define if fn is None else define(fn)
+        if fn is None:
+            return define
+        return define(fn)
 
     def _add_workflow(self, definition: WorkflowDefinition) -> None:
         self._check_free(definition)
@@ -330,7 +334,9 @@ class App:
 
     def make_resources(self) -> AbstractAsyncContextManager[Any] | None:
         """A fresh context manager of the app's resources."""
-        return self._resources() if self._resources is not None else None
+        if self._resources is not None:
+            return self._resources()
+        return None
 
     def on_change(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Call `listener` after each new definition; returns how to stop that."""
@@ -414,6 +420,9 @@ async def _run_detached(name: str, data: bytes, options: dict[str, Any] | None =
     if definition is None:
         msg = f"activity {name!r} is not registered with this node's app; register it and start it again"
         raise DefinitionError(msg)
-    own = definition.options if options is None else ActivityOptions.from_data(options)
+    if options is None:
+        own = definition.options
+    else:
+        own = ActivityOptions.from_data(options)
     call = commands.schedule_activity(run, definition, own, data)
     return await call

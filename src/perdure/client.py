@@ -57,9 +57,10 @@ class Client:
     def __init__(self, gateway: Gateway, interceptors: Sequence[Interceptor] = ()) -> None:
         """Made by a node, or by `Client.open`."""
         self._gateway = gateway
-        self._interceptors: Sequence[Interceptor] = (
-            overriding(interceptors, "send") if interceptors else ()
-        )
+        if interceptors:
+            self._interceptors: Sequence[Interceptor] = overriding(interceptors, "send")
+        else:
+            self._interceptors = ()
         self._own_store: Store | None = None
 
     @classmethod
@@ -83,7 +84,10 @@ class Client:
             metrics = ClientMetrics(provider)
             gateway = MeasuredGateway(gateway, metrics.called, metrics.timer)
         client = cls(gateway, check_interceptors(interceptors))
-        client._own_store = opened if isinstance(store, str) else None
+        if isinstance(store, str):
+            client._own_store = opened
+        else:
+            client._own_store = None
         return client
 
     def sync(self, *, loop_factory: LoopFactory | None = None) -> SyncClient:
@@ -164,7 +168,9 @@ class Client:
         if if_exists not in ("join", "reject", "replace"):
             msg_ = f"if_exists must be 'join', 'reject' or 'replace', got {if_exists!r}"
             raise UsageError(msg_)
-        exact = normal_version(version) if version is not None else None
+        exact = None
+        if version is not None:
+            exact = normal_version(version)
         known: Workflow[..., Any] | str = definition  # pyright: ignore[reportUnknownVariableType]
         handle: WorkflowHandle[..., Any] = WorkflowHandle(
             self._gateway,
@@ -195,7 +201,10 @@ class Client:
         found: list[Description] = []
         after: str | None = None
         while True:
-            size = 500 if limit is None else min(limit - len(found), 500)
+            if limit is None:
+                size = 500
+            else:
+                size = min(limit - len(found), 500)
             page = await self.page(size=size, after=after, **filters)
             found += page.items
             after = page.next
@@ -239,7 +248,10 @@ class Client:
         found: list[DeadLetter] = []
         after: str | None = None
         while True:
-            size = 1_000 if limit is None else min(limit - len(found), 1_000)
+            if limit is None:
+                size = 1_000
+            else:
+                size = min(limit - len(found), 1_000)
             page = await self._gateway.store.query(DeadLetters(unit=unit, limit=size, after=after))
             found += page.items
             after = page.next

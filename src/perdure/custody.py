@@ -55,7 +55,10 @@ class Custodian(StoreGateway):
         """Carry the removal out on what is stored now. None: that has changed meanwhile."""
         loaded = (await self.store.load([message.to]))[0]
         row = loaded.row
-        scope = row.scope if row is not None else scope_of(loaded.id, self.store.info.shards)
+        if row is not None:
+            scope = row.scope
+        else:
+            scope = scope_of(loaded.id, self.store.info.shards)
         if isinstance(message.body, msg.Prune):
             if row is None:
                 return "missing"
@@ -70,7 +73,9 @@ class Custodian(StoreGateway):
                 kept,
                 prune=message.body.executions,
             )
-            return "ok" if await self._commit(pruning) else None
+            if await self._commit(pruning):
+                return "ok"
+            return None
         info = self.store.info
         unit = Unit(
             loaded.id, App("custody"), Limits(), shards=info.shards, dedupe_ms=info.dedupe_ms

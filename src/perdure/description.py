@@ -64,7 +64,9 @@ class Description:
 
     def result(self) -> object:
         """The result as plain data; None if there is none (yet)."""
-        return None if self._result is None else decode(self._result)
+        if self._result is None:
+            return None
+        return decode(self._result)
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -80,7 +82,9 @@ def moment(at_ms: int) -> datetime:
 
 
 def _moment_or_none(at_ms: int | None) -> datetime | None:
-    return None if not at_ms else moment(at_ms)
+    if not at_ms:
+        return None
+    return moment(at_ms)
 
 
 def describe_row(row: UnitRow) -> Description:
@@ -131,7 +135,10 @@ def readable_row(row: UnitRow) -> tuple[UnitRow, list[str]]:
             msgspec.convert(getattr(row, column.name), column.type, builtin_types=(bytes,))
         except msgspec.ValidationError:
             has_default = column.default is not msgspec.NODEFAULT
-            damaged[column.name] = column.default if has_default else _EMPTY[column.name]
+            if has_default:
+                damaged[column.name] = column.default
+            else:
+                damaged[column.name] = _EMPTY[column.name]
     return msgspec.structs.replace(row, **damaged), list(damaged)
 
 

@@ -66,11 +66,19 @@ class Failure(msgspec.Struct, array_like=True, frozen=True, gc=False, omit_defau
 
     def display(self) -> str:
         """One line for people: the category where it is not the application's, the type, the message, the parts."""
-        prefix = "" if self.category == "application" else f"{self.category}: "
-        line = f"{prefix}{self.type}: {self.message}" if self.message else f"{prefix}{self.type}"
+        if self.category == "application":
+            prefix = ""
+        else:
+            prefix = f"{self.category}: "
+        if self.message:
+            line = f"{prefix}{self.type}: {self.message}"
+        else:
+            line = f"{prefix}{self.type}"
         parts = _in_short([f"{part.type}: {part.message}" for part in self._single()])
         # The error of an activity or a child has the parts of what it wraps, and its text names them.
-        return line if not parts or parts in line else f"{line} [{parts}]"
+        if not parts or parts in line:
+            return line
+        return f"{line} [{parts}]"
 
     def _single(self) -> list[Failure]:
         """The failures of all groups in it that are no groups themselves."""
@@ -403,11 +411,9 @@ def clean_text(text: str) -> str:
     every failure.
     """
     text = text.encode("utf-8", "backslashreplace").decode()
-    return (
-        text
-        if len(text) <= _TEXT_MAX
-        else f"{text[:_TEXT_MAX]}... ({len(text) - _TEXT_MAX} more characters)"
-    )
+    if len(text) <= _TEXT_MAX:
+        return text
+    return f"{text[:_TEXT_MAX]}... ({len(text) - _TEXT_MAX} more characters)"
 
 
 def _text_of(error: BaseException) -> str:

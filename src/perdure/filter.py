@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from difflib import get_close_matches
-from typing import Any, TypedDict, cast, get_args
+from typing import Any, TypedDict, get_args
 
 from perdure.errors import UsageError
 from perdure.kernel.commit import Status
@@ -49,11 +49,10 @@ def units_query(filters: Selection, limit: int = 100, after: str | None = None) 
     for name in filters:
         if name not in Filter.__annotations__:
             close = get_close_matches(name, Filter.__annotations__, 1)
-            hint = (
-                f"did you mean {close[0]!r}?"
-                if close
-                else f"use {', '.join(Filter.__annotations__)}"
-            )
+            if close:
+                hint = f"did you mean {close[0]!r}?"
+            else:
+                hint = f"use {', '.join(Filter.__annotations__)}"
             msg = f"there is no filter {name!r}; {hint}"
             raise UsageError(msg)
     version = filters.get("version")
@@ -75,7 +74,9 @@ def units_query(filters: Selection, limit: int = 100, after: str | None = None) 
 
 
 def _statuses(status: Any) -> tuple[str, ...]:
-    statuses = (status,) if isinstance(status, str) else tuple(status)
+    if isinstance(status, str):
+        status = (status,)
+    statuses: tuple[str, ...] = tuple(status)
     for one in statuses:
         if one not in get_args(Status):
             msg = f"{one!r} is not a status; use {', '.join(get_args(Status))}"
@@ -88,12 +89,16 @@ def _text(filters: Selection, name: str) -> str | None:
     if value is not None and not isinstance(value, str):
         msg = f"the filter {name!r} is a text, got {value!r}"
         raise UsageError(msg)
-    return None if value is None else check_text(value, f"the filter {name!r}")
+    if value is None:
+        return None
+    return check_text(value, f"the filter {name!r}")
 
 
 def _one(filters: Selection, name: str) -> tuple[str, ...]:
     value = _text(filters, name)
-    return (value,) if value is not None else ()
+    if value is not None:
+        return (value,)
+    return ()
 
 
 def time_ms(name: str, at: object) -> int | None:
@@ -111,9 +116,11 @@ def time_ms(name: str, at: object) -> int | None:
 
 
 def _conditions(where: Any) -> tuple[Where, ...]:
-    conditions = (where,) if isinstance(where, Where) else tuple(where)
+    if isinstance(where, Where):
+        where = (where,)
+    conditions: tuple[Any, ...] = tuple(where)
     for condition in conditions:
         if not isinstance(condition, Where):
             msg = f'the filter \'where\' is a list of conditions such as Where("total", ">=", 100), got {condition!r}'
             raise UsageError(msg)
-    return cast("tuple[Where, ...]", conditions)
+    return conditions

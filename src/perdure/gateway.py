@@ -106,7 +106,9 @@ class Found:
 async def find_row(store: Store, unit: str) -> UnitView | None:
     """The unit's row and version; None if there is none."""
     page = await store.query(Units(ids=(unit,), limit=1))
-    return page.items[0] if page.items else None
+    if page.items:
+        return page.items[0]
+    return None
 
 
 async def find_start(store: Store, unit: str, run: bytes | None = None) -> msg.Message | None:
@@ -153,7 +155,9 @@ async def find_run(store: Store, unit: str, begun: Begun) -> Found:
             return Found(view.row, view.version)
         start = await find_start(store, unit, begun.run)
         if start is not None:
-            version = view.version if view is not None else 0
+            version = 0
+            if view is not None:
+                version = view.version
             return Found(_pending(store, start), version, is_stored=False)
     if view is None or not begun.may_be_refused:
         raise gone(unit)
@@ -195,8 +199,14 @@ class StoreGateway:
     ) -> None:
         """Use an open store."""
         self.store = store
-        self.clock: Clock = clock if clock is not None else SystemClock()
-        self.limits = limits if limits is not None else Limits()
+        if clock is not None:
+            self.clock: Clock = clock
+        else:
+            self.clock = SystemClock()
+        if limits is not None:
+            self.limits = limits
+        else:
+            self.limits = Limits()
 
     async def send(self, message: msg.Message) -> Outcome:
         """Post it."""
@@ -216,7 +226,9 @@ class StoreGateway:
         outcome = await self._post(message)
         if outcome != "ok":
             return outcome, None
-        twin = (start.workflow, digest(start.input)) if start.if_exists == "join" else None
+        twin = None
+        if start.if_exists == "join":
+            twin = (start.workflow, digest(start.input))
         return "started", Begun(message.id, twin, may_be_refused=start.if_exists != "replace")
 
     async def _post(self, message: msg.Message) -> Outcome:
@@ -228,7 +240,9 @@ class StoreGateway:
             case "full":
                 return "full"
             case _:
-                return "closed" if posted.answer == "closed" else "missing"
+                if posted.answer == "closed":
+                    return "closed"
+                return "missing"
 
     async def closed(self, unit: str, begun: Begun | None = None) -> UnitRow:
         """Watch the row until its run has ended."""
@@ -240,7 +254,8 @@ class StoreGateway:
             if found.row.status in CLOSED:
                 return found.row
             if found.is_stored:
-                begun = begun if begun is not None else Begun(found.row.run)
+                if begun is None:
+                    begun = Begun(found.row.run)
                 begun.settle(found.row.run)
             await self.store.wait_change(unit, found.version, _ROUND_MS)
 
@@ -329,4 +344,6 @@ class MeasuredGateway:
 
 def _verb(message: msg.Message) -> str:
     body = message.body
-    return "raise_event" if isinstance(body, msg.Raise) else type(body).__name__.lower()
+    if isinstance(body, msg.Raise):
+        return "raise_event"
+    return type(body).__name__.lower()

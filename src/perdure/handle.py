@@ -150,19 +150,19 @@ class Handle(Generic[R_co]):
     def _value_of(self, row: UnitRow) -> R_co:
         if row.status == "completed":
             data = row.result or b""
-            value: R_co = (
-                self._result_codec.decode(data) if self._result_codec is not None else decode(data)
-            )
+            if self._result_codec is not None:
+                value: R_co = self._result_codec.decode(data)
+            else:
+                value = decode(data)
             return value
         failure = row.failure or Failure("Unknown", "", retryable=False)
         kind: type[Failed] = WorkflowFailed
         verb = "failed"
         if row.status == "cancelled":
-            kind, verb = (
-                (WorkflowTerminated, "was terminated")
-                if failure.type == "Terminated"
-                else (WorkflowCancelled, "was cancelled")
-            )
+            if failure.type == "Terminated":
+                kind, verb = (WorkflowTerminated, "was terminated")
+            else:
+                kind, verb = (WorkflowCancelled, "was cancelled")
             raise kind(
                 f"{row.type} {self.id!r} {verb}"
                 + (f": {failure.message}" if failure.message else ""),
@@ -393,7 +393,9 @@ class Handle(Generic[R_co]):
             DecodeError: the events that follow are damaged, or of a newer release.
         """
         current = (await self.describe()).execution
-        wanted = execution if execution is not None else current
+        wanted = current
+        if execution is not None:
+            wanted = execution
         after: str | None = None
         while True:
             page = await self._gateway.store.query(
@@ -488,15 +490,22 @@ class WorkflowHandle(Handle[R_co], Generic[P, R_co]):
         interceptors: Sequence[Interceptor] = (),
     ) -> None:
         """Made by a client."""
-        codec = None if isinstance(definition, str) else definition.definition.signature.result
+        if isinstance(definition, str):
+            codec = None
+        else:
+            codec = definition.definition.signature.result
         super().__init__(gateway, id, codec, interceptors)
         self._definition = definition
         self._if_exists: IfExists = if_exists
-        self._delay_ms = to_ms(delay, "delay") if delay is not None else 0
+        if delay is not None:
+            self._delay_ms = to_ms(delay, "delay")
+        else:
+            self._delay_ms = 0
         self._version = version
-        self._attributes = (
-            merged(None, encode_attributes(attributes, removing=False)) if attributes else None
-        )
+        if attributes:
+            self._attributes = merged(None, encode_attributes(attributes, removing=False))
+        else:
+            self._attributes = None
         check_attributes(self._attributes, gateway.limits)
 
     def _message(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> msg.Message:
@@ -536,7 +545,10 @@ class WorkflowHandle(Handle[R_co], Generic[P, R_co]):
             None,
         )  # a start that is interrupted may have happened, or not
         outcome, begun = await self._gateway.begin(message)
-        self._begun = begun if begun is not None else before
+        if begun is not None:
+            self._begun = begun
+        else:
+            self._begun = before
         self._check_outcome(outcome)
 
     async def run(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
@@ -549,25 +561,29 @@ class WorkflowHandle(Handle[R_co], Generic[P, R_co]):
         message = self._message(args, kwargs)
         before, self._begun = self._begun, None
         outcome, row = await self._gateway.run(message)
-        self._begun = Begun(row.run) if row is not None else before
+        if row is not None:
+            self._begun = Begun(row.run)
+        else:
+            self._begun = before
         self._check_outcome(outcome)
         assert row is not None
         return self._value_of(row)
 
     @property
     def _workflow_name(self) -> str:
-        return self._definition if isinstance(self._definition, str) else self._definition.name
+        if isinstance(self._definition, str):
+            return self._definition
+        return self._definition.name
 
     def _check_outcome(self, outcome: Outcome) -> None:
         if outcome == "full":
             raise InboxFull(_full(self.id))
         if outcome == "exists":
             name = self._workflow_name
-            rule = (
-                "and if_exists='reject' was asked for"
-                if self._if_exists == "reject"
-                else f"by another workflow or with another input than this start of {name!r}"
-            )
+            if self._if_exists == "reject":
+                rule = "and if_exists='reject' was asked for"
+            else:
+                rule = f"by another workflow or with another input than this start of {name!r}"
             msg_ = f"the id {self.id!r} is taken {rule}; use another id, or if_exists='replace'"
             raise AlreadyStarted(msg_)
 

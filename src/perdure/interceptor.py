@@ -120,11 +120,9 @@ def check_interceptors(interceptors: Iterable[object]) -> tuple[Interceptor, ...
     checked: list[Interceptor] = []
     for given in interceptors:
         if not isinstance(given, Interceptor):
-            remedy = (
-                "give an object, not its class"
-                if isinstance(given, type)
-                else "derive its class from Interceptor"
-            )
+            remedy = "derive its class from Interceptor"
+            if isinstance(given, type):
+                remedy = "give an object, not its class"
             msg = f"{given!r} in interceptors= is no interceptor; {remedy}"
             raise UsageError(msg)
         checked.append(given)

@@ -26,7 +26,9 @@ class Kv:
         """The value of a key, or the default."""
         data = caller("kv").variables.get(key)
         codec: TypeCodec[T] = TypeCodec(as_type, f"KV value {key!r}")
-        return default if data is None else codec.decode(data)
+        if data is None:
+            return default
+        return codec.decode(data)
 
     def set(self, key: str, value: object) -> None:
         """Write a key.

@@ -78,7 +78,9 @@ def present_ids() -> dict[str, object]:
     if attempt is None:
         return {}
     node = node_name.get()
-    return attempt_ids(attempt) if node is None else {"node": node, **attempt_ids(attempt)}
+    if node is None:
+        return attempt_ids(attempt)
+    return {"node": node, **attempt_ids(attempt)}
 
 
 class Ids(logging.Filter):
@@ -96,7 +98,9 @@ class Ids(logging.Filter):
         if _is_internal(
             record.name
         ):  # a node works in the context of whoever woke it, maybe another one's activity
-            ids = run_ids(run) if run is not None and not hasattr(record, "instance") else {}
+            ids = {}
+            if run is not None and not hasattr(record, "instance"):
+                ids = run_ids(run)
         else:
             ids = present_ids()
         for key, value in ids.items():
@@ -192,7 +196,10 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            stream: Stream = self.stream if self.stream is not None else sys.stderr
+            if self.stream is not None:
+                stream: Stream = self.stream
+            else:
+                stream = sys.stderr
             stream.write(self.format(record) + "\n")
             flush = getattr(stream, "flush", None)
             if flush is not None:

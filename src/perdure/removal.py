@@ -74,7 +74,9 @@ async def delete(gateway: Gateway, unit: str, body: msg.Delete) -> int:
     except NotFound as error:
         missing = error
     # The root was read first: one that has ended has all its children by now.
-    below = await levels_below(gateway.store, unit) if body.cascade else []
+    below = []
+    if body.cascade:
+        below = await levels_below(gateway.store, unit)
     if missing is not None and not below:
         raise missing  # otherwise an earlier call was interrupted after the root had gone
     if body.force:
@@ -84,7 +86,10 @@ async def delete(gateway: Gateway, unit: str, body: msg.Delete) -> int:
     await _check_removable(gateway, unit, [*root, *(row for level in below for row in level)])
     removed = 0
     for level in [*reversed(below), root]:
-        here = body if level is root else msgspec.structs.replace(body, tell_parent=False)
+        if level is root:
+            here = body
+        else:
+            here = msgspec.structs.replace(body, tell_parent=False)
         removed += await _remove(gateway, [row.id for row in level], here)
     return removed
 
@@ -98,7 +103,10 @@ async def _remove_downwards(
     """
     level, seen, ok, root_went = [unit], {unit}, 0, False
     while level:
-        here = body if level == [unit] else msgspec.structs.replace(body, tell_parent=False)
+        if level == [unit]:
+            here = body
+        else:
+            here = msgspec.structs.replace(body, tell_parent=False)
         went = await _remove(gateway, level, here)
         ok += went
         root_went = root_went or (level == [unit] and went == 1)
@@ -114,7 +122,9 @@ async def _remove_downwards(
             )
         )
         seen.update(level)
-    return len(seen) if root_went else ok
+    if root_went:
+        return len(seen)
+    return ok
 
 
 async def _check_removable(gateway: Gateway, unit: str, rows: list[UnitRow]) -> None:
@@ -128,11 +138,10 @@ async def _check_removable(gateway: Gateway, unit: str, rows: list[UnitRow]) -> 
 
 
 def _refuse(unit: str, blocking: str, state: str) -> None:
-    what = (
-        f"{unit!r}"
-        if blocking == unit
-        else f"{unit!r} was not deleted: its descendant {blocking!r}"
-    )
+    if blocking == unit:
+        what = f"{unit!r}"
+    else:
+        what = f"{unit!r} was not deleted: its descendant {blocking!r}"
     text = f"{what} {state}; cancel it and wait for its end, or delete with force=True"
     raise StillRunning(text)
 
@@ -165,9 +174,9 @@ async def delete_many(
     )
     deleted: list[str] = []
     instances = 0
-    skipped = (
-        dict.fromkeys(filters.ids, "no instance fits this id and the filters") if not more else {}
-    )
+    skipped = {}
+    if not more:
+        skipped = dict.fromkeys(filters.ids, "no instance fits this id and the filters")
     for first in range(0, len(rows), AT_ONCE):
         units = [row.id for row in rows[first : first + AT_ONCE]]
         outcomes = await asyncio.gather(*(_delete_or_say_why(delete_one, unit) for unit in units))

@@ -38,12 +38,17 @@ def value(name: str, value: T, /, *, type: type[T] | None = None) -> T:
 def _record(verb: str, name: str, value: Any, declared: Any) -> Any:
     run = caller(f"{verb}()")
     what = f"{verb} {check_label(name, f'a {verb}')!r}"
-    codec = _codec(declared, what) if declared is not None else _codec_of(value, what)
+    if declared is not None:
+        codec = _codec(declared, what)
+    else:
+        codec = _codec_of(value, what)
     data = codec.encode(value)
 
     def check() -> None:
         again = codec.decode(data)
-        differs = difference(value, again) if declared is None else None
+        differs = None
+        if declared is None:
+            differs = difference(value, again)
         if differs is not None:
             msg = (
                 f"{what} does not tell its type: {differs}; give the type, "
@@ -119,7 +124,9 @@ def status(as_type: type[T]) -> T | None:
     """The custom status as this run has set it."""
     data = caller("status()").variables.status
     codec: TypeCodec[T] = TypeCodec(as_type, "custom status")
-    return None if data is None else codec.decode(data)
+    if data is None:
+        return None
+    return codec.decode(data)
 
 
 def set_attributes(values: Mapping[str, AttributeValue | None], /) -> None:

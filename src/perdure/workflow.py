@@ -251,7 +251,9 @@ class Channel(Generic[T]):
             declared = self._type
             if declared is None:
                 arguments = getattr(getattr(self, "__orig_class__", None), "__args__", ())
-                declared = arguments[0] if arguments else Any
+                declared = Any
+                if arguments:
+                    declared = arguments[0]
             self._codec = TypeCodec(declared, f"message of channel {self.name!r}")
         return self._codec
 
@@ -397,9 +399,15 @@ async def checkpoint(name: str, fn: Any, /, *, type: Any = None) -> Any:
     """
     run = _run("checkpoint()")
     what = f"checkpoint {check_label(name, 'a checkpoint')!r}"
-    declared = type if type is not None else returned_type(fn)
+    if type is not None:
+        declared = type
+    else:
+        declared = returned_type(fn)
     codec: TypeCodec[Any] = TypeCodec(declared if declared is not None else Any, what)
-    encoder = codec.encode if declared is not None else partial(_encode_plain, codec)
+    if declared is not None:
+        encoder = codec.encode
+    else:
+        encoder = partial(_encode_plain, codec)
     return await commands.start_step(run, name, fn, encoder, codec.decode)
 
 

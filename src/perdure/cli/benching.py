@@ -132,7 +132,9 @@ def bench(
         screen.json(report)
     else:
         screen.show(benchmarked.table(report))
-    return Exit.FAILED if report.failed or not report.completed else Exit.OK
+    if report.failed or not report.completed:
+        return Exit.FAILED
+    return Exit.OK
 
 
 @contextmanager

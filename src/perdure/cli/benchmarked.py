@@ -27,9 +27,11 @@ def figure(value: float) -> str:
     if abs(value) < 1:
         return f"{value:.3g}"
     text = f"{float(f'{value:.3g}'):,.2f}"
-    return (
-        text if abs(value) < 10 else text[:-1].removesuffix(".0") if abs(value) < 100 else text[:-3]
-    )
+    if abs(value) < 10:
+        return text
+    if abs(value) < 100:
+        return text[:-1].removesuffix(".0")
+    return text[:-3]
 
 
 def millis(percentiles: dict[str, float]) -> str:

@@ -47,4 +47,6 @@ def _time_or_text(text: str) -> datetime | str:
         moment = datetime.fromisoformat(text)
     except ValueError:
         return text
-    return moment if moment.tzinfo is not None else text
+    if moment.tzinfo is not None:
+        return moment
+    return text

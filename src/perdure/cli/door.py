@@ -51,7 +51,9 @@ async def reading(url: str) -> AsyncGenerator[Store]:
     """The store, for queries."""
     check_there(url)
     if "read_only=" not in url:
-        separator = "&" if "?" in url else "?"
+        separator = "?"
+        if "?" in url:
+            separator = "&"
         url = f"{url}{separator}read_only=true"
     store = open_store(url)
     async with store:

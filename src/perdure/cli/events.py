@@ -92,8 +92,12 @@ async def _print(url: str, id: str, execution: int | None, *, as_json: bool) -> 
     async with reading(url) as store:
         number = await _execution_of(store, id, execution)
         unreadable: list[str] = []
-        document = screen.JsonList("events", id=id, execution=number) if as_json else None
-        sheet = Sheet(_COLUMNS) if document is None else None
+        document = None
+        if as_json:
+            document = screen.JsonList("events", id=id, execution=number)
+        sheet = None
+        if document is None:
+            sheet = Sheet(_COLUMNS)
         async for part in read_parts(store, id, number):
             if document is not None:
                 document.add(*map(event_json, part.events))
@@ -112,7 +116,10 @@ async def _execution_of(store: Store, id: str, execution: int | None) -> int:
         NotFound: the history of this execution is not kept.
     """
     row, _ = readable_row((await must_find(store, id)).row)
-    number = execution if execution is not None else row.execution
+    if execution is not None:
+        number = execution
+    else:
+        number = row.execution
     known = await kept_executions(store, row)
     if number not in known:
         kept = ", ".join(map(str, known))
@@ -153,12 +160,14 @@ def _facts(fields: Json) -> Iterator[str]:
 def _fact(name: str, value: object) -> str:
     if name == "failure":
         return _failure_fact(cast("Json", value))
-    return (
-        value if isinstance(value, str) and " " not in value else screen.json_text(value, indent=0)
-    )
+    if isinstance(value, str) and " " not in value:
+        return value
+    return screen.json_text(value, indent=0)
 
 
 def _failure_fact(failure: Json) -> str:
     text = f"{failure['type']}: {failure['message']}"
     parts = [_failure_fact(part) for part in cast("list[Json]", failure["parts"])]
-    return f"{text} [{'; '.join(parts)}]" if parts else text
+    if parts:
+        return f"{text} [{'; '.join(parts)}]"
+    return text

@@ -120,11 +120,9 @@ def find(name: str) -> str:
     near = [
         by_lower[match] for match in difflib.get_close_matches(short.lower(), by_lower, 2, 0.75)
     ]
-    hint = (
-        f"did you mean {' or '.join(dict.fromkeys(near))}?"
-        if near
-        else "`perdure explain` lists all"
-    )
+    hint = "`perdure explain` lists all"
+    if near:
+        hint = f"did you mean {' or '.join(dict.fromkeys(near))}?"
     msg = f"nothing is called {name!r}: {hint}"
     raise UsageError(msg)
 
@@ -156,7 +154,9 @@ def more(error: PerdureError) -> str | None:
         return None
     name = error.page.partition("#")[2]
     known = next((kind for kind in error_classes() if kind.lower() == name), None)
-    return None if known is None else f"perdure explain {known}"
+    if known is None:
+        return None
+    return f"perdure explain {known}"
 
 
 def page() -> str:

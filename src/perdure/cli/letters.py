@@ -73,11 +73,10 @@ def _table(letters: list[DeadLetter]) -> Table:
     for name in ("to", "kind", "from", "sent", "kept until"):
         table.add_column(name, no_wrap=True, overflow="fold")
     for letter in letters:
-        sender = (
-            Text(letter.sender)
-            if letter.sender is not None
-            else Text("a client", style="bright_black")
-        )
+        if letter.sender is not None:
+            sender = Text(letter.sender)
+        else:
+            sender = Text("a client", style="bright_black")
         table.add_row(
             Text(letter.unit),
             letter.kind,

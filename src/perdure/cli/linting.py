@@ -49,7 +49,9 @@ def lint(
         screen.note(_summary(report))
     if report.unreadable:
         return Exit.USAGE
-    return Exit.FINDINGS if report.wrong or (strict and report.hints) else Exit.OK
+    if report.wrong or (strict and report.hints):
+        return Exit.FINDINGS
+    return Exit.OK
 
 
 @contextmanager

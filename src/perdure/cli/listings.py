@@ -165,11 +165,11 @@ def _note_nothing(counts: dict[str, int]) -> None:
         screen.note(f"nothing fits these filters; there are {_counted(counts)}")
         return
     mail = counts["inbox"]
-    waits = (
-        f"; {mail} message{'s' * (mail != 1)} wait{'s' * (mail == 1)} for a node: perdure serve"
-        if mail
-        else ""
-    )
+    waits = ""
+    if mail:
+        waits = (
+            f"; {mail} message{'s' * (mail != 1)} wait{'s' * (mail == 1)} for a node: perdure serve"
+        )
     screen.note(f"no instances{waits}")
 
 
@@ -203,19 +203,25 @@ def _table(rows: list[UnitRow], *, names: bool) -> RenderableType:
 
 def _age(ms: int) -> str:
     """A length of time for people who compare rows: whole seconds are enough."""
-    return duration(ms // 1000 * 1000) if ms >= 1_000 else "now"
+    if ms >= 1_000:
+        return duration(ms // 1000 * 1000)
+    return "now"
 
 
 def _why(row: UnitRow) -> str:
     """What an open one waits for, or why a closed one has no result."""
     if row.failure is not None:
-        return f"{row.reason}: {row.failure.message}" if row.reason else row.failure.display()
+        if row.reason:
+            return f"{row.reason}: {row.failure.message}"
+        return row.failure.display()
     return row.reason or ""
 
 
 def _short(text: str) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= _TEXT_COLUMNS else line[: _TEXT_COLUMNS - 1] + "…"
+    if len(line) <= _TEXT_COLUMNS:
+        return line
+    return line[: _TEXT_COLUMNS - 1] + "…"
 
 
 # ---------------------------------------------------------------- one instance
@@ -313,7 +319,9 @@ def _facts(instance: _Instance, now_ms: int) -> RenderableType:
 
     fact("id", row.id, "bold")
     fact("workflow", f"{row.type} {row.type_version}")
-    waits = f" ({row.reason})" if row.reason and row.reason != row.status else ""
+    waits = ""
+    if row.reason and row.reason != row.status:
+        waits = f" ({row.reason})"
     fact("status", f"{row.status}{waits}", COLOURS.get(row.status, ""))
     fact("parent", row.parent_unit)
     fact("created", f"{time_text(row.created_at)}, {duration(now_ms - row.created_at)} ago")
@@ -323,7 +331,9 @@ def _facts(instance: _Instance, now_ms: int) -> RenderableType:
         )
     elif row.wake_at:
         fact("wakes", f"{time_text(row.wake_at)}, in {duration(row.wake_at - now_ms)}")
-    others = f", execution {row.execution}" if row.execution > 1 else ""
+    others = ""
+    if row.execution > 1:
+        others = f", execution {row.execution}"
     fact("history", f"{row.journal_events} events, {row.journal_bytes} bytes{others}")
     for name, payload in (
         ("input", _input(instance.history)),
@@ -343,5 +353,7 @@ def _facts(instance: _Instance, now_ms: int) -> RenderableType:
 
 
 def _input(history: list[HistoryEvent]) -> bytes | None:
-    first = history[0].event if history else None
+    first = None
+    if history:
+        first = history[0].event
     return getattr(first, "input", None)

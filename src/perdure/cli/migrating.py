@@ -31,7 +31,8 @@ def migrate(
 
     Stop nodes of older releases before.
     """
-    url = url if url is not None else store
+    if url is None:
+        url = store
     check_there(url)
     known = open_store(url)
     assert isinstance(known, SQLiteStore)
@@ -59,4 +60,6 @@ def migrate(
         )
     else:
         screen.say(f"{found.path} has the format {found.format}, which is that of this release")
-    return Exit.STORE if found.pending else Exit.OK
+    if found.pending:
+        return Exit.STORE
+    return Exit.OK

@@ -94,7 +94,9 @@ def ended_text(row: UnitRow) -> str:
             f"(more: perdure explain {row.reason})"
         )
     if row.status == "cancelled":
-        verb = "was terminated" if failure.type == "Terminated" else "was cancelled"
+        verb = "was cancelled"
+        if failure.type == "Terminated":
+            verb = "was terminated"
         return f"{who} {verb}" + (f": {failure.message}" if failure.message else "")
     place = next(
         (f" (at {file}:{line} in {name})" for file, line, name in _own_frames(failure.traceback)),

@@ -69,13 +69,17 @@ class Program(TyperGroup):
 
 
 def _before_dashes(args: list[str]) -> list[str]:
-    return args[: args.index("--")] if "--" in args else args
+    if "--" in args:
+        return args[: args.index("--")]
+    return args
 
 
 def _explain(error: BaseException, args: list[str]) -> int:
     """Say it in one line; the exit code."""
     if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else Exit.FAILED
+        if isinstance(error.code, int):
+            return error.code
+        return Exit.FAILED
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return Exit.INTERRUPTED
     if isinstance(error, PerdureError):

@@ -86,9 +86,10 @@ class Progress:
         text.append(f"  {duration(now_ms - self._began_ms)}")
         if row.custom_status is not None:
             custom = screen.json_text(payload_json(row.custom_status), indent=0)
-            short = (
-                custom if len(custom) <= _STATUS_COLUMNS else custom[: _STATUS_COLUMNS - 1] + "…"
-            )
+            if len(custom) <= _STATUS_COLUMNS:
+                short = custom
+            else:
+                short = custom[: _STATUS_COLUMNS - 1] + "…"
             text.append(f"  {short}", style="magenta")
         return text
 
@@ -96,7 +97,9 @@ class Progress:
         from rich.text import Text
 
         mark, colour = MARKS[step.outcome]
-        tail = f"attempt {step.attempts}" if step.attempts > 1 else ""
+        tail = ""
+        if step.attempts > 1:
+            tail = f"attempt {step.attempts}"
         if step.detail:
             tail += f"  {' '.join(step.detail.split())[:_STATUS_COLUMNS]}"
         return [

@@ -197,11 +197,19 @@ def table(node: str, reading: Reading) -> RenderableType:
     ]
     statuses = list(reading.instances.items())
     for row, (name, value) in enumerate(activity):
-        status, count = statuses[row] if row < len(statuses) else ("", "")
-        shown = Text(status, style=COLOURS.get(status, "") if count else "bright_black")
-        grid.add_row(shown, str(count), Text(f"   {name}", style="bright_black"), value)
+        shown, count = Text(""), ""
+        if row < len(statuses):
+            status, number = statuses[row]
+            # A status that no instance has is grey, so that the others stand out.
+            style = "bright_black"
+            if number:
+                style = COLOURS.get(status, "")
+            shown, count = Text(status, style=style), str(number)
+        grid.add_row(shown, count, Text(f"   {name}", style="bright_black"), value)
     return grid
 
 
 def _ms(value: float | None) -> str:
-    return f"{value:g} ms" if value is not None else "-"
+    if value is not None:
+        return f"{value:g} ms"
+    return "-"

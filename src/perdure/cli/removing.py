@@ -141,7 +141,9 @@ def _report_deleted(removed: Removed, *, as_json: bool) -> int:
         screen.say(f"deleted {removed.instances} instance{'s' * (removed.instances != 1)}")
         if removed.more:
             screen.note("there are more: run it again, or raise --limit")
-    return Exit.CONFLICT if removed.skipped else Exit.OK
+    if removed.skipped:
+        return Exit.CONFLICT
+    return Exit.OK
 
 
 def prune(

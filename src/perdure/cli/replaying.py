@@ -77,7 +77,9 @@ def replay(
         _summary(results)
     if any(isinstance(result, UsageError) for result in results):
         return Exit.USAGE
-    return Exit.FAILED if any(isinstance(result, ReplayMismatch) for result in results) else Exit.OK
+    if any(isinstance(result, ReplayMismatch) for result in results):
+        return Exit.FAILED
+    return Exit.OK
 
 
 async def _collect(
@@ -122,7 +124,9 @@ def _replays(app: App, files: list[Path]) -> Iterator[Result]:
 
 def _line(result: Result) -> str:
     if isinstance(result, Replayed):
-        later = f", and goes on with {', '.join(result.goes_on)}" if result.goes_on else ""
+        later = ""
+        if result.goes_on:
+            later = f", and goes on with {', '.join(result.goes_on)}"
         skipped = "".join(f"\n         skipped: {why}" for why in result.skipped)
         return (
             f"fits     {result.id} ({result.workflow}, {result.status}): "

@@ -162,7 +162,9 @@ def _show_steps(row: UnitRow, history: list[HistoryEvent]) -> None:
     console, scale = screen.notes(), span(history)
     console.print(render(history))
     took = duration((scale.ended_ms or scale.latest_ms) - scale.started_ms)
-    style = "green" if row.status == "completed" else "red"
+    style = "red"
+    if row.status == "completed":
+        style = "green"
     console.print(Text.assemble(f"{row.type} {row.id} ", (row.status, style), f" after {took}"))
 
 
@@ -209,11 +211,10 @@ def start(
     checked here; a bare name needs no code, and takes a JSON array of its arguments.
     """
     with redirect_stdout(sys.stderr):
-        begin = (
-            _start_of(find_workflow(target, app), arguments, id)
-            if is_code(target)
-            else _named(target, arguments, id)
-        )
+        if is_code(target):
+            begin = _start_of(find_workflow(target, app), arguments, id)
+        else:
+            begin = _named(target, arguments, id)
     asyncio.run(_start(begin, store, if_exists, version, delay))
     if as_json:
         screen.json({"id": begin.id})
@@ -285,6 +286,10 @@ def _report(row: UnitRow, *, as_json: bool, url: str) -> int:
         return Exit.OK
     screen.error(ended_text(row))
     if not as_json:
-        where = f" --store {url}" if url != DEFAULT_URL else ""
+        where = ""
+        if url != DEFAULT_URL:
+            where = f" --store {url}"
         screen.note(f"  its steps: perdure show {row.id}{where}")
-    return Exit.SET_ASIDE if is_set_aside(row) else Exit.FAILED
+    if is_set_aside(row):
+        return Exit.SET_ASIDE
+    return Exit.FAILED

@@ -30,8 +30,13 @@ def notes() -> Console:
 def _console(*, stderr: bool) -> Console:
     from rich.console import Console
 
-    stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else PIPE_COLUMNS
+    if stderr:
+        stream = sys.stderr
+    else:
+        stream = sys.stdout
+    width = None
+    if not stream.isatty():
+        width = PIPE_COLUMNS
     return Console(
         stderr=stderr, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False
     )
@@ -70,7 +75,9 @@ def note_unreadable(sentences: Sequence[str]) -> Exit:
     """
     for sentence in sentences:
         error(sentence)
-    return Exit.SET_ASIDE if sentences else Exit.OK
+    if sentences:
+        return Exit.SET_ASIDE
+    return Exit.OK
 
 
 def styled(console: Console, text: str, style: str) -> str:
@@ -97,7 +104,9 @@ class JsonList:
         """Print the next items of the list."""
         for item in items:
             # The opening waits for the first item, so that an earlier error leaves stdout empty.
-            before = self._opening if self._is_empty else ","
+            before = ","
+            if self._is_empty:
+                before = self._opening
             text = json_text(item).replace("\n", "\n    ")
             sys.stdout.write(f"{before}\n    {text}")
             self._is_empty = False
@@ -105,7 +114,9 @@ class JsonList:
     def end(self, **tail: object) -> None:
         """End the list and the object; `tail` are the members after it."""
         members = "".join(f",\n  {_member(key, value)}" for key, value in tail.items())
-        closing = f"{self._opening}]" if self._is_empty else "\n  ]"
+        closing = "\n  ]"
+        if self._is_empty:
+            closing = f"{self._opening}]"
         sys.stdout.write(f"{closing}{members}\n}}\n")
         sys.stdout.flush()
 

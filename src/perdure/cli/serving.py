@@ -103,9 +103,13 @@ def serve(
         app = find_app(target)
     check_shared(store)
     latencies = pulse.Latencies()
-    interceptors = [latencies] if live else []
+    interceptors = []
+    if live:
+        interceptors = [latencies]
     node = Node(app, store, options=NodeOptions.load(options), name=name, interceptors=interceptors)
-    showing = partial(pulse.show, node, latencies, every or 1.0, as_json=as_json) if live else None
+    showing = None
+    if live:
+        showing = partial(pulse.show, node, latencies, every or 1.0, as_json=as_json)
     return asyncio.run(_serve(app, node, store, grace, showing, as_json=as_json))
 
 
@@ -143,7 +147,10 @@ def _make_sure_to_end(node: Node, error: BaseException | None) -> None:
     """
     code = Exit.OK
     if error is not None:
-        code = exit_of(error) if isinstance(error, PerdureError) else Exit.INTERNAL
+        if isinstance(error, PerdureError):
+            code = exit_of(error)
+        else:
+            code = Exit.INTERNAL
     if node.abandoned:
         if error is not None:
             screen.error(str(error))
@@ -158,7 +165,9 @@ def _make_sure_to_end(node: Node, error: BaseException | None) -> None:
 def _end_anyway(code: int) -> None:
     others = [t for t in threading.enumerate() if t is not threading.main_thread()]
     threads = [thread.name for thread in others if not thread.daemon]
-    left = f"threads {', '.join(threads)}" if threads else "tasks"
+    left = "tasks"
+    if threads:
+        left = f"threads {', '.join(threads)}"
     screen.note(f"ended although {left} of the app did not end within {END_S:g} s")
     _exit(code)
 

@@ -59,16 +59,23 @@ class Sheet:
         head = [self._cell(place, cell, styles[place]) for place, cell in enumerate(row[:-1])]
         blank = " " * (sum(self._widths) + len(_GAP) * len(self._widths))
         for number, text in enumerate(self._folded(row[-1], len(blank))):
-            before = blank if number else _GAP.join([*head, ""])
+            if number:
+                before = blank
+            else:
+                before = _GAP.join([*head, ""])
             yield f"{before}{screen.styled(self._console, text, styles[-1])}".rstrip() + "\n"
 
     def _cell(self, place: int, cell: str, style: str) -> str:
         blank = " " * (self._widths[place] - _width(cell))
         text = screen.styled(self._console, cell, style)
-        return f"{blank}{text}" if self._columns[place].is_right else f"{text}{blank}"
+        if self._columns[place].is_right:
+            return f"{blank}{text}"
+        return f"{text}{blank}"
 
     def _folded(self, text: str, used: int) -> Iterator[str]:
-        room = max(_LAST_MIN, self._console.width - used) if self._console.is_terminal else 0
+        room = 0
+        if self._console.is_terminal:
+            room = max(_LAST_MIN, self._console.width - used)
         for line in text.splitlines() or [""]:
             for first in range(0, len(line), room) if room and line else [0]:
                 yield line[first : first + room] if room else line

@@ -98,7 +98,9 @@ def _is_file(where: str) -> bool:
 
 
 def _load(where: str) -> ModuleType:
-    name = _module_of(Path(where)) if _is_file(where) else where
+    name = where
+    if _is_file(where):
+        name = _module_of(Path(where))
     if not _is_file(where):
         _importable(Path.cwd())
     try:
@@ -193,7 +195,10 @@ def _attribute(module: ModuleType, where: str, name: str) -> object:
         if not hasattr(found, part):
             there = {**_apps(module), **_workflows(module)}
             close = get_close_matches(name, there, 1)
-            hint = f"; did you mean {where}:{close[0]}?" if close else f": {_choices(where, there)}"
+            if close:
+                hint = f"; did you mean {where}:{close[0]}?"
+            else:
+                hint = f": {_choices(where, there)}"
             msg = f"{where} has no {name!r}{hint}"
             raise UsageError(msg)
         found = getattr(found, part)
@@ -203,7 +208,9 @@ def _attribute(module: ModuleType, where: str, name: str) -> object:
 def _only_app(module: ModuleType, where: str) -> App:
     apps = _apps(module)
     if len({id(app) for app in apps.values()}) != 1:
-        say = "say which app" if apps else "no App is in it; make one with `app = App(...)`"
+        say = "no App is in it; make one with `app = App(...)`"
+        if apps:
+            say = "say which app"
         msg = f"{where}: {say}" + (f": {_choices(where, apps)}" if apps else "")
         raise UsageError(msg)
     return next(iter(apps.values()))
@@ -256,10 +263,14 @@ def _kind(value: object) -> str:
         return f"the workflow {value.name!r}"
     if isinstance(value, Activity):
         return f"the activity {value.name!r}"
-    article = "an" if type(value).__name__[:1].lower() in "aeiou" else "a"
+    article = "a"
+    if type(value).__name__[:1].lower() in "aeiou":
+        article = "an"
     return f"{article} {type(value).__name__}"
 
 
 def _choices(where: str, there: Mapping[str, object]) -> str:
     names = [f"{where}:{name}" for name in there]
-    return f"it has {', '.join(names)}" if names else "it has none"
+    if names:
+        return f"it has {', '.join(names)}"
+    return "it has none"

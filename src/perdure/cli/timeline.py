@@ -199,7 +199,9 @@ def duration(ms: int) -> str:
     if ms < 1_000:
         return f"{max(0, ms)} ms"
     if ms < 60_000:
-        digits = 2 if ms < 10_000 else 1
+        digits = 1
+        if ms < 10_000:
+            digits = 2
         return f"{ms / 1000:.{digits}f}".rstrip("0").rstrip(".") + " s"
     seconds = ms // 1000
     for name, size, part, part_size in (
@@ -266,7 +268,9 @@ class Timeline:
 
     def _visible(self) -> Iterator[Step | int]:
         """The rows: the first and the last of too many, and between them how many are left out."""
-        left_out = len(self._steps) - self._rows if self._rows is not None else 0
+        left_out = 0
+        if self._rows is not None:
+            left_out = len(self._steps) - self._rows
         if self._rows is None or left_out <= 0:
             yield from self._steps
             return
@@ -311,5 +315,8 @@ def render(
     """
     kept = list(history)
     scale = span(kept)
-    now = scale.ended_ms if scale.ended_ms is not None else max(now_ms or 0, scale.latest_ms)
+    if scale.ended_ms is not None:
+        now = scale.ended_ms
+    else:
+        now = max(now_ms or 0, scale.latest_ms)
     return Timeline(steps(kept), scale, now, rows)

@@ -60,7 +60,9 @@ def _drawn(root: Tree) -> Branch:
 
     def label(branch: Tree) -> Text:
         instance = branch.instance
-        why = f" ({instance.reason})" if instance.reason else ""
+        why = ""
+        if instance.reason:
+            why = f" ({instance.reason})"
         state = (instance.status + why, COLOURS.get(instance.status, ""))
         return Text.assemble(instance.id, " ", (instance.type, "bright_black"), " ", state)
 

@@ -111,7 +111,10 @@ def fields_json(event: AnyEvent) -> Json:
         if name in ("at", "fire_at", "retry_at") and isinstance(value, int):
             document[name] = time_text(value)
         elif isinstance(value, bytes):
-            document[name] = payload_json(value) if name in _PAYLOADS else value.hex()
+            if name in _PAYLOADS:
+                document[name] = payload_json(value)
+            else:
+                document[name] = value.hex()
         elif isinstance(value, Failure):
             document[name] = failure_json(value)
         elif isinstance(event, Refused) and name == "command":

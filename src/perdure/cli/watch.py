@@ -74,7 +74,9 @@ class Watch:
         view = await must_find(self._store, self._id)
         if view.row.execution != self._execution:
             self._execution, self.history = view.row.execution, []
-        known = self.history[-1].number if self.history else 0
+        known = 0
+        if self.history:
+            known = self.history[-1].number
         async for part in read_parts(self._store, self._id, self._execution, known):
             self.history += part.events
         return self.history

@@ -46,7 +46,10 @@ def hints_of(fn: Callable[..., object], what: str) -> dict[str, Any]:
             if isinstance(text, str) and (
                 not missing or re.search(rf"\b{re.escape(missing)}\b", text)
             ):
-                part = "the result" if name == "return" else f"parameter '{name}'"
+                if name == "return":
+                    part = "the result"
+                else:
+                    part = f"parameter '{name}'"
                 raise TypeError(
                     f"{what}: the annotation '{text}' of {part} cannot be resolved: {error}; {_UNRESOLVED}"
                 ) from error
@@ -63,7 +66,9 @@ def _enclosing_names(fn: Any) -> dict[str, object]:
     while ".<locals>." in outer:
         outer = outer.rpartition(".<locals>.")[0]
         scopes.add(outer)
-    frame: types.FrameType | None = inspect.currentframe() if scopes else None
+    frame: types.FrameType | None = None
+    if scopes:
+        frame = inspect.currentframe()
     while frame is not None:
         if frame.f_code.co_qualname in scopes and frame.f_globals is getattr(
             fn, "__globals__", None
@@ -104,7 +109,10 @@ def check_type(type_: Any, what: str) -> None:
 
 def _check_node(node: object, type_: Any, what: str) -> None:
     if isinstance(node, msgspec.inspect.CustomType) and not known(node.cls):
-        inside = "" if node.cls is type_ else f" in {_show(type_)}"
+        if node.cls is type_:
+            inside = ""
+        else:
+            inside = f" in {_show(type_)}"
         raise TypeError(
             f"{what}: {_show(node.cls)}{inside} cannot be carried; {_instead_of(node.cls)}"
         )
@@ -141,6 +149,6 @@ def _instead_of(cls: type[Any]) -> str:
 
 
 def _show(type_: Any) -> str:
-    return (
-        type_.__qualname__ if isinstance(type_, type) and not typing.get_args(type_) else str(type_)
-    )
+    if isinstance(type_, type) and not typing.get_args(type_):
+        return type_.__qualname__
+    return str(type_)

@@ -26,7 +26,9 @@ def type_of(value: object) -> Any:
         return Any
     if kind in _GENERIC:
         part = _common(cast("Iterable[object]", value))
-        return kind if part is Any else _GENERIC[kind][part]
+        if part is Any:
+            return kind
+        return _GENERIC[kind][part]
     if kind is dict:
         return _type_of_dict(cast("dict[object, object]", value))
     if kind is tuple:
@@ -82,7 +84,9 @@ def difference(value: object, again: object, path: str = "") -> str | None:
     """Where a value that was encoded and read again has another type; None if it has not."""
     kind = type(value)
     if kind is not type(again):
-        place = f"{path.lstrip('.')}: " if path else ""
+        place = ""
+        if path:
+            place = f"{path.lstrip('.')}: "
         return f"{place}{kind.__qualname__} would come back as {type(again).__qualname__}"
     if kind in SCALARS:
         return None
@@ -110,7 +114,10 @@ def _pairs(value: Any, again: Any) -> Iterable[tuple[str, object, object]]:
         if _types(value) == _types(again):
             return []
         return [(" (an element)", cast("object", value), None)]
-    names: Iterable[str] = cls.model_fields if pydantic_model(cls) else field_names(cls)
+    if pydantic_model(cls):
+        names: Iterable[str] = cls.model_fields
+    else:
+        names = field_names(cls)
     return [
         (f".{name}", getattr(value, name), getattr(again, name))
         for name in names

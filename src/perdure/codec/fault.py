@@ -25,7 +25,9 @@ def explain_encode(value: object, error: Exception) -> tuple[str, str]:
     """The path (such as `.items[2].callback`, empty for the value itself) and the reason with a remedy."""
     path = ""
     seen: set[int] = set()
-    limit = _DEPTH_SEARCHED if isinstance(error, RecursionError) else _DEPTH
+    limit = _DEPTH
+    if isinstance(error, RecursionError):
+        limit = _DEPTH_SEARCHED
     while True:
         if id(value) in seen:
             return path, "it contains itself; pass ids instead of references"
@@ -76,7 +78,10 @@ def _parts(value: Any) -> Iterator[tuple[str, object]]:
             yield "[...]", item
     else:
         cls: type[Any] = value.__class__
-        names: Iterable[str] = cls.model_fields if pydantic_model(cls) else field_names(cls)
+        if pydantic_model(cls):
+            names: Iterable[str] = cls.model_fields
+        else:
+            names = field_names(cls)
         for name in names:
             if hasattr(value, name):
                 yield f".{name}", getattr(value, name)

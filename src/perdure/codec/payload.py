@@ -74,7 +74,9 @@ def encode_error(what: str, value: object, error: Exception) -> EncodeError:
 
 
 def _at(path: str) -> str:
-    return f" at '{path.lstrip('.')}'" if path else ""
+    if path:
+        return f" at '{path.lstrip('.')}'"
+    return ""
 
 
 class TypeCodec(Generic[T]):
@@ -127,11 +129,9 @@ class TypeCodec(Generic[T]):
     def _decode_other(self, data: bytes) -> T:
         if data[0] == RAW:
             body = data[1:]
-            return (
-                cast("T", body)
-                if self.type is Any
-                else msgspec.convert(body, self.type, dec_hook=from_plain)
-            )
+            if self.type is Any:
+                return cast("T", body)
+            return cast("T", msgspec.convert(body, self.type, dec_hook=from_plain))
         if data[0] == JSON:
             return cast("T", msgspec.json.decode(data[1:], type=self.type, dec_hook=from_plain))
         raise bad_marker(data, self.what)

@@ -55,7 +55,9 @@ def to_plain(value: Any) -> object:
     if pydantic_model(cls):
         # Python mode: JSON mode would mask secrets and break bytes. Names of fields, not aliases: both sides are ours.
         dumped = value.model_dump(mode="python", round_trip=True, by_alias=False, warnings="error")
-        return sort_sets(dumped) if holds_set((dumped,)) else dumped
+        if holds_set((dumped,)):
+            return sort_sets(dumped)
+        return dumped
     if isinstance(value, _TEXT) or _is_url(value):
         return str(value)
     base: Any
@@ -281,14 +283,16 @@ def sort_sets(value: Any) -> Any:
     for name in field_names(cls):
         old = getattr(value, name, None)
         if type(old) not in SCALARS and holds_set((old,)):
-            changed = copy.copy(value) if changed is None else changed
-            write = (
-                msgspec.structs.force_setattr
-                if issubclass(cls, msgspec.Struct)
-                else object.__setattr__
-            )
+            if changed is None:
+                changed = copy.copy(value)
+            if issubclass(cls, msgspec.Struct):
+                write = msgspec.structs.force_setattr
+            else:
+                write = object.__setattr__
             write(changed, name, sort_sets(old))
-    return value if changed is None else changed
+    if changed is None:
+        return value
+    return changed
 
 
 def _in_order(items: list[Any]) -> tuple[Any, ...]:
@@ -314,7 +318,9 @@ def complete(values: Iterable[object]) -> None:
                 stack.append(_dict_parts(cast("dict[object, object]", value)))
             elif type(value) not in SCALARS:
                 names = field_names(type(value))
-                own = getattr(value, "__dict__", None) if dataclasses.is_dataclass(value) else None
+                own = None
+                if dataclasses.is_dataclass(value):
+                    own = getattr(value, "__dict__", None)
                 if own is not None:
                     own.update(
                         {name: getattr(value, name) for name in names if hasattr(value, name)}

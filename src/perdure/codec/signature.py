@@ -75,7 +75,10 @@ class Signature:
         odd = odd or any(p.default is not _NONE for p in parameters[: self._required])
         fields: list[Any] = []
         for index, (parameter, codec) in enumerate(zip(parameters, self.parameters, strict=True)):
-            name = f"p{index}" if odd else parameter.name
+            if odd:
+                name = f"p{index}"
+            else:
+                name = parameter.name
             if index < self._required:
                 fields.append((name, codec.type))
             elif type(parameter.default) in SCALARS:
@@ -207,9 +210,10 @@ def _parameter(parameter: inspect.Parameter, type_: Any, what: str) -> TypeCodec
     """The codec of one parameter. Its default must be data that fits, as it is sent with each call."""
     name = f"argument '{parameter.name}' of {what}"
     if parameter.kind in {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}:
-        stars, kind = (
-            ("*", "list") if parameter.kind is inspect.Parameter.VAR_POSITIONAL else ("**", "dict")
-        )
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            stars, kind = ("*", "list")
+        else:
+            stars, kind = ("**", "dict")
         raise TypeError(
             f"{what} takes '{stars}{parameter.name}', which has no fixed place; declare a {kind} parameter"
         )

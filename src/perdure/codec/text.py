@@ -60,9 +60,9 @@ def from_json(text: str, signature: Signature) -> bytes:
     try:
         value = msgspec.json.decode(text)
         whole = msgspec.Raw(text.encode())
-        raw: Any = (
-            msgspec.json.decode(text, type=_Raws) if isinstance(value, (list, dict)) else whole
-        )
+        raw: Any = whole
+        if isinstance(value, (list, dict)):
+            raw = msgspec.json.decode(text, type=_Raws)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         remedy = """text needs double quotes, as in '["card", 1]'"""
         raise DecodeError(
@@ -106,7 +106,9 @@ def _named(raw: Any, signature: Signature) -> dict[str, msgspec.Raw]:
 
 
 def _count(names: tuple[str, ...]) -> str:
-    return f"{len(names)} ({', '.join(names)})" if names else "no arguments"
+    if names:
+        return f"{len(names)} ({', '.join(names)})"
+    return "no arguments"
 
 
 def _arguments(raws: dict[str, msgspec.Raw], signature: Signature) -> bytes:
@@ -137,7 +139,9 @@ def _key(key: object) -> str:
     if isinstance(key, str):
         return key
     view = _view(key)
-    return view if isinstance(view, str) else msgspec.json.encode(view).decode()
+    if isinstance(view, str):
+        return view
+    return msgspec.json.encode(view).decode()
 
 
 def _finite(value: object) -> bool:

@@ -45,7 +45,10 @@ class OpenTelemetry(Interceptor):
 
     def __init__(self, tracer: Tracer | None = None) -> None:
         """Use this tracer. The default comes from the tracer provider of the process."""
-        self._tracer = tracer if tracer is not None else get_tracer("perdure")
+        if tracer is not None:
+            self._tracer = tracer
+        else:
+            self._tracer = get_tracer("perdure")
 
     async def send(self, call: Outgoing, next: NextSend) -> object:
         """Wrap a client call in a span, which is a child of the caller's span if there is one."""

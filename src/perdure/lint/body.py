@@ -103,7 +103,9 @@ class Body:
     def report(self, node: ast.expr | ast.stmt, rule: Rule, name: str) -> None:
         """Note a finding."""
         own = self.function.node.name
-        helper = own if self.function.node is not self.walk.root.function.node else None
+        helper = None
+        if self.function.node is not self.walk.root.function.node:
+            helper = own
         root = self.walk.root.function.node.name
         self.walk.found.append(Found(self.scope.source, node, rule, name, root, helper))
 
@@ -247,7 +249,9 @@ class Body:
         """A comprehension: its first source belongs to the scope around it."""
         inner = self.inside(self.scope.inside(node))
         for number, generator in enumerate(node.generators):
-            outer = self if number == 0 else inner
+            outer = inner
+            if number == 0:
+                outer = self
             outer.expression(generator.iter)
             if not any_order:
                 outer.in_order(generator.iter)

@@ -267,7 +267,10 @@ def entries(rows: tuple[Row, ...]) -> dict[str, Entry]:
     for module, rule, names in rows:
         for spelled in names.split():
             name = spelled.removesuffix("()")
-            dotted = name if module == "builtins" else f"{module}.{name}"
+            if module == "builtins":
+                dotted = name
+            else:
+                dotted = f"{module}.{name}"
             found[dotted] = Entry(dotted, rule, bare=spelled != name)
     return found
 

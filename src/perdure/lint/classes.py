@@ -44,7 +44,9 @@ _BASES_DEPTH = 10
 def find_method(owner: Class, name: str) -> Function | None:
     """A method of a class, or of the classes above it."""
     found = class_attribute(owner, name, instance=False)
-    return found if isinstance(found, Function) else None
+    if isinstance(found, Function):
+        return found
+    return None
 
 
 def is_property(node: FunctionNode) -> bool:

@@ -86,7 +86,10 @@ def lint(given: Iterable[str], *, select: Sequence[str] = (), ignore: Sequence[s
 
 def _chosen(select: Sequence[str], ignore: Sequence[str]) -> frozenset[str]:
     """The codes to report. A file that cannot be read is always reported."""
-    wanted = _codes(select) if select else set(RULES)
+    if select:
+        wanted = _codes(select)
+    else:
+        wanted = set(RULES)
     return frozenset((wanted - _codes(ignore)) | {UNREADABLE.code})
 
 

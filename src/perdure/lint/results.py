@@ -92,8 +92,9 @@ def call_result(node: ast.Call, scope: Scope) -> Value:
 def _external(name: str, node: ast.Call, holder: Value, scope: Scope) -> Value:
     first = _first_argument(node, scope)
     if name in _COLLECTS:
-        arguments = (element(first),) if node.args else ()
-        return Object(External(_COLLECTS[name]), arguments)
+        if not node.args:
+            return Object(External(_COLLECTS[name]))
+        return Object(External(_COLLECTS[name]), (element(first),))
     if name in _TEXTS:
         return TEXT
     if name in _NUMBERS:
@@ -104,6 +105,10 @@ def _external(name: str, node: ast.Call, holder: Value, scope: Scope) -> Value:
         return holder
     if name in _INSTANCES:
         return Object(External(_INSTANCES[name]))
+    return _built_in(name, first, node, holder, scope)
+
+
+def _built_in(name: str, first: Value, node: ast.Call, holder: Value, scope: Scope) -> Value:
     match name:
         case "dict":
             if node.keywords:
@@ -142,7 +147,9 @@ def _of_dict(name: str, holder: Value) -> Value:
     if not isinstance(holder, Object) or not holder.arguments:
         return None
     key = holder.arguments[0]
-    value = holder.arguments[1] if len(holder.arguments) > 1 else None
+    value = None
+    if len(holder.arguments) > 1:
+        value = holder.arguments[1]
     match name:
         case "dict.keys":
             return Object(External("dict_keys"), (key,))

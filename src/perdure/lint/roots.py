@@ -87,7 +87,9 @@ def _registrar(node: ast.expr, scope: Scope) -> Kind | None:
                 scope.evaluate(node.value), scope.source
             )
     if pass_on and isinstance(node, ast.Attribute) and node.attr in ("workflow", "activity"):
-        return "workflow" if node.attr == "workflow" else "activity"
+        if node.attr == "workflow":
+            return "workflow"
+        return "activity"
     return None
 
 
@@ -115,7 +117,9 @@ def _find(body: list[ast.stmt], scope: Scope, owner: Class | None) -> Iterator[R
     for node in body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             function = Function(node, scope, owner)
-            registration = registration_of(function) if node.decorator_list else None
+            registration = None
+            if node.decorator_list:
+                registration = registration_of(function)
             if registration is not None and registration.kind == "workflow":
                 yield Root(function, registration, scope)
             elif _has_decorators(node.body):
@@ -157,16 +161,19 @@ def _given(statement: ast.stmt, scope: Scope) -> Iterator[Root]:
         case _:
             return
     value = scope.evaluate(target)
-    name = (
-        value.name
-        if isinstance(value, External)
-        else value.builtin
-        if isinstance(value, Object)
-        else ""
-    )
-    function = scope.evaluate(given) if _REGISTRARS.get(name) == "workflow" else None
+    if isinstance(value, External):
+        name = value.name
+    elif isinstance(value, Object):
+        name = value.builtin
+    else:
+        name = ""
+    function = None
+    if _REGISTRARS.get(name) == "workflow":
+        function = scope.evaluate(given)
     if isinstance(function, Function):
-        app = inner.value if isinstance(inner, ast.Attribute) else None
+        app = None
+        if isinstance(inner, ast.Attribute):
+            app = inner.value
         yield Root(function, Registration("workflow", app, options), scope)
 
 
@@ -179,7 +186,9 @@ def origin(node: ast.expr | None, scope: Scope) -> tuple[Source, str] | None:
             case ast.Attribute(value=ast.Name(id=module), attr=name):
                 found = scope.look_up(module)
                 source = getattr(found, "source", None)
-                holder = module_scope(scope.project, source) if isinstance(source, Source) else None
+                holder = None
+                if isinstance(source, Source):
+                    holder = module_scope(scope.project, source)
             case _:
                 return None
         if holder is None:

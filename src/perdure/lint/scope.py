@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import builtins
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from perdure.lint.values import (
     Class,
     External,
     Function,
+    FunctionNode,
     Module,
     Object,
     Value,
@@ -74,17 +75,23 @@ class Scope:
         """What a name stands for."""
         if name in self.own:
             return self.values.get(name)
-        return self.parent.look_up(name) if self.parent is not None else self.outermost(name)
+        if self.parent is not None:
+            return self.parent.look_up(name)
+        return self.outermost(name)
 
     def outermost(self, name: str) -> Value:
         """What a name stands for that no code of the project binds."""
-        return External(name) if name in _BUILTINS else None
+        if name in _BUILTINS:
+            return External(name)
+        return None
 
     def holder(self, name: str) -> Scope | None:
         """The scope that a name belongs to; None for a builtin."""
         if name in self.own:
             return self
-        return self.parent.holder(name) if self.parent is not None else None
+        if self.parent is not None:
+            return self.parent.holder(name)
+        return None
 
     def import_of(self, name: str) -> tuple[Scope, ast.expr] | None:
         """For a name that a module imports from another one: that one, and its name there."""
@@ -146,10 +153,12 @@ class Scope:
         scope = module_scope(self.project, source)
         if scope.has(name):
             return scope.look_up(name)
-        below = (
-            self.project.imported(source, name, 1) if source.path.name == "__init__.py" else None
-        )
-        return Module(below) if below is not None else None
+        below = None
+        if source.path.name == "__init__.py":
+            below = self.project.imported(source, name, 1)
+        if below is not None:
+            return Module(below)
+        return None
 
     def _display(self, node: ast.Set | ast.List | ast.Tuple | ast.Dict) -> Value:
         if isinstance(node, ast.Dict):
@@ -194,7 +203,9 @@ class Scope:
                     External("set"),
                     (one_of([part for part in (element(left), element(right)) if part]),),
                 )
-            return left if left == right else None
+            if left == right:
+                return left
+            return None
         if isinstance(node.op, ast.Add | ast.Mult | ast.Mod) and TEXT in {left, right}:
             return TEXT
         if (
@@ -203,7 +214,9 @@ class Scope:
             and left.builtin.startswith("pathlib.")
         ):
             return left
-        return left if left == right else None
+        if left == right:
+            return left
+        return None
 
     def _item(self, node: ast.Subscript) -> Value:
         holder = self.evaluate(node.value)
@@ -214,14 +227,18 @@ class Scope:
         if isinstance(node.slice, ast.Slice):
             return holder
         if holder.builtin == "dict":
-            return holder.arguments[1] if len(holder.arguments) > 1 else None
+            if len(holder.arguments) > 1:
+                return holder.arguments[1]
+            return None
         if holder.builtin == "tuple":
             match node.slice:
                 case ast.Constant(value=int(index)) if index < len(holder.arguments):
                     return holder.arguments[index]
                 case _:
                     return None
-        return element(holder) if holder.builtin in {"str", "list"} else None
+        if holder.builtin in {"str", "list"}:
+            return element(holder)
+        return None
 
     # ------------------------------------------------------------ annotations
 
@@ -238,7 +255,9 @@ class Scope:
                     for v in (self.annotated(left), self.annotated(right))
                     if v not in (None, NONE)
                 ]
-                return known[0] if len(known) == 1 else None
+                if len(known) == 1:
+                    return known[0]
+                return None
             case ast.Constant(value=None):
                 return NONE
             case ast.Subscript(value=outer, slice=inner):
@@ -249,7 +268,9 @@ class Scope:
                 found = self.evaluate(node)
                 if isinstance(found, External):
                     return Object(External(canonical(found.name)))
-                return Object(found) if isinstance(found, Class) else None
+                if isinstance(found, Class):
+                    return Object(found)
+                return None
             case _:
                 return None
 
@@ -274,17 +295,7 @@ class Scope:
             case ast.Starred(value=inner):
                 self.unpack(inner, None)
             case ast.Tuple(elts=parts) | ast.List(elts=parts):
-                pair = (
-                    isinstance(value, Object)
-                    and value.builtin == "tuple"
-                    and len(value.arguments) == len(parts)
-                )
-                values = (
-                    value.arguments
-                    if pair and isinstance(value, Object)
-                    else [element(value)] * len(parts)
-                )
-                for part, known in zip(parts, values, strict=True):
+                for part, known in zip(parts, _parts_of(value, len(parts)), strict=True):
                     self.unpack(part, known)
             case _:
                 return
@@ -320,14 +331,20 @@ class Scope:
     def _import(self, node: ast.Import | ast.ImportFrom) -> None:
         for alias in node.names:
             if isinstance(node, ast.Import):
-                top = alias.name if alias.asname else alias.name.partition(".")[0]
+                if alias.asname:
+                    top = alias.name
+                else:
+                    top = alias.name.partition(".")[0]
                 self.bind(alias.asname or top, self._module(top))
             elif alias.name != "*":
                 self.bind(alias.asname or alias.name, self._imported(node, alias.name))
 
     def enter(self, function: Function | ast.Lambda) -> Scope:
         """The scope of a function that is defined in this one, with its parameters bound."""
-        node = function.node if isinstance(function, Function) else function
+        if isinstance(function, Function):
+            node: FunctionNode | ast.Lambda = function.node
+        else:
+            node = function
         inner = self.child(names_of(node))
         arguments = node.args
         for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs):
@@ -348,18 +365,24 @@ class Scope:
 
     def _module(self, name: str) -> Value:
         found = self.project.imported(self.source, name)
-        return Module(found) if found is not None else External(name)
+        if found is not None:
+            return Module(found)
+        return External(name)
 
     def _imported(self, node: ast.ImportFrom, name: str) -> Value:
         module = node.module or ""
         source = self.project.imported(self.source, module, node.level)
         if source is not None:
             return self.member(source, name)
-        dotted = f"{module}.{name}" if module else name
+        dotted = name
+        if module:
+            dotted = f"{module}.{name}"
         below = self.project.imported(self.source, dotted, node.level)
         if below is not None:  # a folder without __init__.py
             return Module(below)
-        return External(_PUBLIC.get(dotted, dotted)) if not node.level else None
+        if not node.level:
+            return External(_PUBLIC.get(dotted, dotted))
+        return None
 
 
 class ModuleScope(Scope):
@@ -388,11 +411,15 @@ class ModuleScope(Scope):
 
     def holder(self, name: str) -> Scope | None:
         """This one, if the module binds the name."""
-        return self if name in self._statements else None
+        if name in self._statements:
+            return self
+        return None
 
     def import_of(self, name: str) -> tuple[Scope, ast.expr] | None:
         """For a name that this module imports from another one: that one, and its name there."""
-        statement = self._statements[name][-1][0] if name in self._statements else None
+        statement = None
+        if name in self._statements:
+            statement = self._statements[name][-1][0]
         if not isinstance(statement, ast.ImportFrom):
             return None
         source = self.project.imported(self.source, statement.module or "", statement.level)
@@ -468,9 +495,18 @@ def _moved(value: Value, inner: Scope, scope: Scope) -> Value:
             return value
 
 
+def _parts_of(value: Value, count: int) -> Sequence[Value]:
+    """The values that unpacking gives to `count` targets."""
+    if isinstance(value, Object) and value.builtin == "tuple" and len(value.arguments) == count:
+        return value.arguments
+    return [element(value)] * count
+
+
 def _entered(value: Value) -> Value:
     """What `with` gives: most context managers of interest give themselves."""
-    return value if isinstance(value, Object) else None
+    if isinstance(value, Object):
+        return value
+    return None
 
 
 def _constant(value: object) -> Value:

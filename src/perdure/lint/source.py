@@ -115,7 +115,9 @@ class Source:
     def column(self, line: int, offset: int) -> int:
         """The column of an offset, in characters from 1. The parser counts bytes of UTF-8."""
         lines = self._lines
-        text = lines[line - 1] if line <= len(lines) else ""
+        text = ""
+        if line <= len(lines):
+            text = lines[line - 1]
         return len(text.encode()[:offset].decode(errors="replace")) + 1
 
     @cached_property

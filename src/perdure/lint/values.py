@@ -60,7 +60,9 @@ class Object:
     @property
     def builtin(self) -> str:
         """The name of its type. The empty string for a class of the project."""
-        return self.type.name if isinstance(self.type, External) else ""
+        if isinstance(self.type, External):
+            return self.type.name
+        return ""
 
 
 Value: TypeAlias = External | Module | Class | Function | Object | None

@@ -65,7 +65,9 @@ class Clock(Protocol):
 def boot_ns() -> int:
     """Nanoseconds since the machine began to run, as far as known with the time it was suspended."""
     # Looked up at each call, because simulations replace the functions of `time`.
-    return time.monotonic_ns() if _BOOT is None else time.clock_gettime_ns(_BOOT)
+    if _BOOT is None:
+        return time.monotonic_ns()
+    return time.clock_gettime_ns(_BOOT)
 
 
 class SystemClock:

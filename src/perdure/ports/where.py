@@ -62,7 +62,9 @@ class Where(msgspec.Struct, frozen=True):
         kinds = {one[0] for one in known if one is not None}
         if (self.op == "in" and not listed) or None in known or len(kinds) > 1:
             one = "text, a number, a bool or a datetime with a timezone"
-            what = "a list of values of one kind" if self.op == "in" else one
+            what = one
+            if self.op == "in":
+                what = "a list of values of one kind"
             msg = f"Where({self.name!r}, {self.op!r}, ...) needs {what}, got {self.value!r}"
             raise UsageError(msg)
         return kinds.pop() if kinds else 0, [one[1] for one in known if one is not None]

@@ -189,7 +189,9 @@ class Portal:
             raise UsageError(msg)
         with self._lock:
             if self._loop is None:
-                how = "has been closed" if self._was_open else "is not open"
+                how = "is not open"
+                if self._was_open:
+                    how = "has been closed"
                 msg = f"{self.name} {how}: use it inside of `with ... as`"
                 raise UsageError(msg)
             return asyncio.run_coroutine_threadsafe(_do(work), self._loop)

@@ -35,7 +35,10 @@ async def read_calls(
     client: Client, definitions: Definitions, id: str | None
 ) -> list[ActivityRecord]:
     """The calls of one instance, or of all, in their order in time."""
-    ids = [id] if id is not None else [d.id for d in reversed(await client.list(limit=None))]
+    if id is not None:
+        ids = [id]
+    else:
+        ids = [d.id for d in reversed(await client.list(limit=None))]
     records: list[ActivityRecord] = []
     for one in ids:
         handle = client.get(one)
@@ -91,7 +94,8 @@ def _arguments(event: ev.ActivityScheduled, definitions: Definitions) -> dict[st
 
 def _result(data: bytes, name: str, definitions: Definitions) -> object:
     definition = definitions.find_activity(name)
-    value: object = (
-        definition.signature.result.decode(data) if definition is not None else decode(data)
-    )
+    if definition is not None:
+        value: object = definition.signature.result.decode(data)
+    else:
+        value = decode(data)
     return value

@@ -328,7 +328,9 @@ class LifeServer:
         if code == -signal.SIGKILL and kill_at is not None:
             return None
         if code != 0:
-            why = path.read_text(encoding="utf-8") if path.exists() else ""
+            why = ""
+            if path.exists():
+                why = path.read_text(encoding="utf-8")
             raise OutcomeDiffers(f"a life of {target} (kill at {kill_at}) ended with {code}\n{why}")
         return msgspec.json.decode(path.read_bytes(), type=Outcome)
 
@@ -367,11 +369,10 @@ def crash_in_processes(
     scenario = load_scenario(target)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="perdure-crash-")))
-        dying, going_on = (
-            servers
-            if servers is not None
-            else [stack.enter_context(LifeServer(seed)) for seed in SEEDS]
-        )
+        if servers is not None:
+            dying, going_on = servers
+        else:
+            dying, going_on = [stack.enter_context(LifeServer(seed)) for seed in SEEDS]
         undisturbed = _url(folder, 0)
         stack.enter_context(beside(undisturbed))
         expected = going_on.life(target, undisturbed, None, folder)

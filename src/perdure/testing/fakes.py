@@ -30,7 +30,9 @@ class FakedApp(App):
         return self._fakes.get(name) or super().find_activity(name)
 
     def _registered(self, name: object) -> ActivityDefinition | None:
-        return super().find_activity(name) if isinstance(name, str) else None
+        if isinstance(name, str):
+            return super().find_activity(name)
+        return None
 
     def replace(self, activity: Activity[..., Any] | str, fake: Callable[..., Any]) -> None:
         """Run `fake` where `activity` would run, from its next attempt on.
@@ -38,7 +40,10 @@ class FakedApp(App):
         Raises:
             UsageError: the app does not have the activity, or the fake cannot be called as it is.
         """
-        name = activity.name if isinstance(activity, Activity) else activity
+        if isinstance(activity, Activity):
+            name = activity.name
+        else:
+            name = activity
         real = self._registered(name)
         if real is None:
             known = ", ".join(self.activities()) or "none"
@@ -83,6 +88,8 @@ def _called(fake: Callable[..., Any]) -> Callable[..., Any]:
 
     async def call(*args: Any, **kwargs: Any) -> Any:
         result = fake(*args, **kwargs)
-        return await result if inspect.isawaitable(result) else result
+        if inspect.isawaitable(result):
+            return await result
+        return result
 
     return call

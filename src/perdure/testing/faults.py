@@ -212,7 +212,10 @@ class ObservedApp(App):
             definition = self._observed.find_activity(name)
             if definition is None or definition.executor == "process":
                 return definition
-            observe = self._observe_async if definition.is_async else self._observe
+            if definition.is_async:
+                observe = self._observe_async
+            else:
+                observe = self._observe
             self._found[name] = replace(definition, fn=observe(definition.fn))
         return self._found[name]
 
@@ -330,7 +333,9 @@ class _Gate:
     async def _hand_over(self, message: Message) -> Outcome:
         match message.body:
             case Send():
-                return "ok" if await self._has_arrived(message) else await self._send(message)
+                if await self._has_arrived(message):
+                    return "ok"
+                return await self._send(message)
             case (
                 Raise() | Pause() | Resume()
             ):  # their ids do not stand in the journal, but the store remembers posts
@@ -357,7 +362,9 @@ class _Gate:
         message.wait_in(scope_of(message.to, self._node.store.info.shards))
         posted = (await self._node.store.post([message]))[0]
         if posted.outcome not in ("accepted", "duplicate"):
-            return "closed" if posted.answer == "closed" else "missing"
+            if posted.answer == "closed":
+                return "closed"
+            return "missing"
         if not isinstance(message.body, Raise):
             await self._until_taken(message)  # what the script sends next must not overtake it
         return "ok"

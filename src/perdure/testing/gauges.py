@@ -106,7 +106,9 @@ class Gauges:
     def use(self) -> Use:
         """What was used from the beginning to the last sample."""
         third = len(self._memory) // 3
-        grown = max(self._memory[-third:]) - max(self._memory[third:-third]) if third else 0.0
+        grown = 0.0
+        if third:
+            grown = max(self._memory[-third:]) - max(self._memory[third:-third])
         spent = _share(self._first, self._last)
         return Use(self._memory[0], max(self._memory), grown, spent, max(self._peak, spent))
 
@@ -125,7 +127,9 @@ class Gauges:
 
 def _share(begin: tuple[float, float], end: tuple[float, float]) -> float:
     took = end[0] - begin[0]
-    return 100 * (end[1] - begin[1]) / took if took > 0 else 0.0
+    if took > 0:
+        return 100 * (end[1] - begin[1]) / took
+    return 0.0
 
 
 def cpu_seconds() -> float:
@@ -138,5 +142,7 @@ def resident_mb() -> float:
     """Resident memory now; where there is no /proc, the highest so far."""
     if _STATM.exists():
         return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / MB
-    unit = 1 if sys.platform == "darwin" else 1024
+    unit = 1024
+    if sys.platform == "darwin":
+        unit = 1
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MB

@@ -169,7 +169,9 @@ def parse(data: bytes, origin: str) -> History:
         msg = f"{origin} is no exported history: it does not begin with a format like 'perdure-history-1'; {_AGAIN}"
         raise UsageError(msg)
     if int(found[1]) != FORMAT:
-        newer = "run a newer Perdure, or " if int(found[1]) > FORMAT else ""
+        newer = ""
+        if int(found[1]) > FORMAT:
+            newer = "run a newer Perdure, or "
         msg = f"{origin} has format {found[1]}, and this release reads format {FORMAT}: {newer}{_AGAIN}"
         raise UsageError(msg)
     try:
@@ -196,7 +198,9 @@ def _execution(found: _Execution, origin: str) -> Execution:
                 f"damaged, or a newer Perdure recorded it; run that one, or {_AGAIN}"
             )
             raise UsageError(msg) from error
-    first = events[0] if events else None
+    first = None
+    if events:
+        first = events[0]
     if not isinstance(first, Started) or first.execution != found.number:
         msg = (
             f"{origin} is damaged: execution {found.number} does not begin with its start; {_AGAIN}"
@@ -219,11 +223,10 @@ async def export_history(store: Store, id: str, *, every_execution: bool = False
     loaded = (await store.load([check_id(id)]))[0]
     row = loaded.row
     if row is None or not loaded.journal:
-        msg = (
-            f"no instance has the id {id!r}"
-            if row is None
-            else f"{id!r} is {row.status} and has no history yet"
-        )
+        if row is None:
+            msg = f"no instance has the id {id!r}"
+        else:
+            msg = f"{id!r} is {row.status} and has no history yet"
         raise NotFound(f"{msg}; check the id, or wait until it has begun")
     executions: list[Execution] = []
     if every_execution:
@@ -260,7 +263,10 @@ def _exported(number: int, chunks: list[JournalChunk], entries: list[KvEntry] | 
     events = [event for chunk in chunks for event in decode_events(chunk.events)]
     first = events[0]
     assert isinstance(first, Started)
-    kv = None if entries is None else {e.key: e.value for e in entries if e.value is not None}
+    if entries is None:
+        kv = None
+    else:
+        kv = {e.key: e.value for e in entries if e.value is not None}
     times = {e.key: e.updated_at for e in entries or () if e.value is not None}
     return Execution(
         number, first.version, kv, tuple(chunk.events for chunk in chunks), tuple(events), times

@@ -83,8 +83,12 @@ async def take_outcome(
 
 def _instance(description: Description, kv: dict[str, object], *, values: bool) -> str:
     failure = _plain(description.failure)
-    status = description.custom_status() if values else None
-    result = description.result() if values else None
+    status = None
+    if values:
+        status = description.custom_status()
+    result = None
+    if values:
+        result = description.result()
     return (
         f"{description.type} {description.version}: {description.status} ({description.reason}), "
         f"execution {description.execution}, "
@@ -95,7 +99,10 @@ def _instance(description: Description, kv: dict[str, object], *, values: bool) 
 def event_line(event: AnyEvent, *, values: bool = True) -> str:
     """An event without what differs from run to run: times, and how often an activity was tried."""
     fields = msgspec.structs.asdict(event)
-    left_out = _VOLATILE if values else _VOLATILE | _VALUES
+    if values:
+        left_out = _VOLATILE
+    else:
+        left_out = _VOLATILE | _VALUES
     parts = [f"{name}={_plain(value)}" for name, value in fields.items() if name not in left_out]
     return f"{type(event).__name__}({', '.join(parts)})"
 
@@ -128,4 +135,6 @@ def differences(expected: Outcome, found: Outcome, *, ordered: bool) -> list[str
 
 
 def _canonical(lines: list[str], *, ordered: bool) -> list[str]:
-    return lines if ordered else sorted(_SEQ.sub("", line) for line in lines)
+    if ordered:
+        return lines
+    return sorted(_SEQ.sub("", line) for line in lines)

@@ -118,7 +118,10 @@ def _replay(
     definition = app.find_workflow(history.workflow, execution.version)
     if definition is None:
         versions = dict(app.workflows()).get(history.workflow)
-        has = f"it has version {', '.join(versions)}" if versions else f"it has {_names(app)}"
+        if versions:
+            has = f"it has version {', '.join(versions)}"
+        else:
+            has = f"it has {_names(app)}"
         why = (
             f"app {app.name!r} has no workflow {history.workflow!r} version {execution.version}; {has}. "
             "Remedy: keep the version that was recorded (and its name, with name=) while instances of it run"
@@ -153,7 +156,9 @@ def _names(app: App) -> str:
 
 def _mismatch(history: History, execution: Execution, why: str) -> ReplayMismatch:
     which = f"{history.workflow} {execution.version}, execution {execution.number}"
-    origin = f"{history.origin}: " if history.origin != repr(history.id) else ""
+    origin = ""
+    if history.origin != repr(history.id):
+        origin = f"{history.origin}: "
     return ReplayMismatch(
         f"{origin}the history of {history.id!r} ({which}) does not fit the code: {why}", history.id
     )
@@ -164,7 +169,9 @@ def _both(run: _ReplayedRun) -> str:
     recorded, given = run.recorded, run.given
     if given is None or not (type(recorded) is type(given) or isinstance(given, ev.Failed)):
         return ""
-    journal = f"\n  journal: {_in_full(recorded)}" if recorded is not None else ""
+    journal = ""
+    if recorded is not None:
+        journal = f"\n  journal: {_in_full(recorded)}"
     return f"{journal}\n  code:    {_in_full(given)}"
 
 
@@ -222,13 +229,18 @@ async def iterate_replays(
     type: str | None = None,
 ) -> AsyncGenerator[Replayed | ReplayMismatch]:
     """The same, one by one; a mismatch is given and not raised."""
-    statuses = (status,) if isinstance(status, str) else tuple(status)
+    if isinstance(status, str):
+        status = (status,)
+    statuses = tuple(status)
     if not isinstance(store, str):
         async for result in _replays(app, store, statuses, type):
             yield result
         return
     read_only = "read_only=" in store or store.startswith("memory:")
-    url = store if read_only else f"{store}{'&' if '?' in store else '?'}read_only=true"
+    if read_only:
+        url = store
+    else:
+        url = f"{store}{'&' if '?' in store else '?'}read_only=true"
     async with open_store(url) as opened:
         async for result in _replays(app, opened, statuses, type):
             yield result

@@ -289,7 +289,9 @@ class SkippingClock:
         """When the next alarm rings."""
         while self._alarms and self._alarms[0][3].callback is None:
             heapq.heappop(self._alarms)
-        return self._alarms[0][0] if self._alarms else None
+        if self._alarms:
+            return self._alarms[0][0]
+        return None
 
     def _jump(self) -> None:
         """Go to the next alarm, and ring all that are set for that moment."""
@@ -304,7 +306,10 @@ class SkippingClock:
     async def _work(self, working: Collection[asyncio.Task[None]], at_ms: int | None) -> None:
         """Let activities work. If that takes until the next alarm, at the pace of the wall, time has come to it."""
         loop = asyncio.get_running_loop()
-        left_s = None if at_ms is None else max(0.0, (at_ms - self._now_ms) / 1000 - self._spent_s)
+        if at_ms is None:
+            left_s = None
+        else:
+            left_s = max(0.0, (at_ms - self._now_ms) / 1000 - self._spent_s)
         news = loop.create_task(self._news.wait(), context=Context())
         began_s = loop.time()
         try:

@@ -134,7 +134,10 @@ class Stress:
         self.removal = removal
         self.seconds = seconds
         self.patience_s = patience_s
-        self.prefix = prefix if prefix is not None else f"{PREFIX}{os.urandom(4).hex()}-"
+        if prefix is not None:
+            self.prefix = prefix
+        else:
+            self.prefix = f"{PREFIX}{os.urandom(4).hex()}-"
         self.tally = Tally()
         self.gauges = Gauges()
         self._given = store
@@ -146,7 +149,9 @@ class Stress:
     def path(self) -> Path | None:
         """The file of the store, if it has one."""
         path = getattr(self._store, "path", ":memory:")
-        return None if path == ":memory:" else Path(path)
+        if path == ":memory:":
+            return None
+        return Path(path)
 
     async def run(self, ready: Callable[[], None] | None = None) -> Report:
         """Run until the time is up and the last instance has ended. `ready` is called when the clock starts.
@@ -155,7 +160,10 @@ class Stress:
             StoreLocked: another process owns the store.
             StoreError: it cannot be opened.
         """
-        folder = self.path.parent if self.path is not None else Path()
+        if self.path is not None:
+            folder = self.path.parent
+        else:
+            folder = Path()
         measured = Laps()
         token = laps.set(measured)
         try:
@@ -243,11 +251,9 @@ class Stress:
     def _kind(self) -> str:
         """The store, without its place."""
         kind = type(self._store).__name__.removesuffix("Store").lower()
-        return (
-            kind
-            if self.path is None and kind != "sqlite"
-            else f"{kind} {'file' if self.path else 'in memory'}"
-        )
+        if self.path is None and kind != "sqlite":
+            return kind
+        return f"{kind} {'file' if self.path else 'in memory'}"
 
     def _size_mb(self) -> float | None:
         if self.path is None:

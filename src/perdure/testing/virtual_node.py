@@ -43,7 +43,8 @@ class VirtualNode(Node):
         interceptors: Sequence[Interceptor] = (),
     ) -> None:
         """Nothing runs before `start`."""
-        clock = clock if clock is not None else SkippingClock()
+        if clock is None:
+            clock = SkippingClock()
         check_kind(
             "the clock of a test's node",
             clock,
@@ -51,11 +52,19 @@ class VirtualNode(Node):
             "be a SkippingClock (for another one: Node)",
         )
         self._faked = FakedApp(app)
-        self._own_store = open_store(store, clock=clock) if isinstance(store, str) else None
+        if isinstance(store, str):
+            # The store has to count time as the node does, so it is opened here and not by `Node`.
+            store = open_store(store, clock=clock)
+            self._own_store: Store | None = store
+        else:
+            self._own_store = None
+        if options is None:
+            # Nobody waits for a stop in virtual time: what runs is cancelled at once.
+            options = NodeOptions(stop_ms=0)
         super().__init__(
             self._faked,
-            self._own_store if self._own_store is not None else store,
-            options=options if options is not None else NodeOptions(stop_ms=0),
+            store,
+            options=options,
             clock=clock,
             interceptors=interceptors,
         )
@@ -149,7 +158,10 @@ class VirtualNode(Node):
             UsageError: the app does not have the activity.
             NotFound: no instance has this id.
         """
-        name = activity.name if isinstance(activity, Activity) else activity
+        if isinstance(activity, Activity):
+            name: str | None = activity.name
+        else:
+            name = activity
         if name is not None and self._faked.find_activity(name) is None:
             msg = f"app {self.app.name!r} has no activity {name!r}; it has {', '.join(self.app.activities()) or 'none'}"
             raise UsageError(msg)
@@ -161,7 +173,9 @@ class VirtualNode(Node):
     @property
     def progress(self) -> int:
         """How many turns were taken."""
-        return self._turns.count if self._turns is not None else 0
+        if self._turns is not None:
+            return self._turns.count
+        return 0
 
     @property
     def busy(self) -> bool:
@@ -180,7 +194,9 @@ class VirtualNode(Node):
 
     def working(self, asleep: Collection[object]) -> list[asyncio.Task[None]]:
         """Attempts of activities that run, but for those that are `asleep`."""
-        return self._attempts.working(asleep) if self._attempts is not None else []
+        if self._attempts is not None:
+            return self._attempts.working(asleep)
+        return []
 
     async def describe_waits(self) -> str:
         """What every open instance waits for, for people."""

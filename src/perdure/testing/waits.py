@@ -24,13 +24,19 @@ async def describe_waits(client: Client, turns: Turns | None) -> str:
         ended = sum(counts[status] for status in ("completed", "failed", "cancelled"))
         return f"No instance is open; {ended} have ended."
     shown = [_describe(d, _run(turns, d.id)) for d in reversed(open_ones[-_SHOWN:])]
-    left_out = [f"... and {len(open_ones) - _SHOWN} more"] if len(open_ones) > _SHOWN else []
+    left_out = []
+    if len(open_ones) > _SHOWN:
+        left_out = [f"... and {len(open_ones) - _SHOWN} more"]
     return "\n".join(["Open instances:", *shown, *left_out])
 
 
 def _run(turns: Turns | None, unit: str) -> Run | None:
-    resident = turns.residents.get(unit) if turns is not None else None
-    return resident.unit.run if resident is not None else None
+    resident = None
+    if turns is not None:
+        resident = turns.residents.get(unit)
+    if resident is not None:
+        return resident.unit.run
+    return None
 
 
 def _describe(description: Description, run: Run | None) -> str:
@@ -38,7 +44,9 @@ def _describe(description: Description, run: Run | None) -> str:
         f"  {description.id!r} ({description.type} {description.version}) is {description.status}"
     )
     if description.status == "suspended":
-        why = f": {description.failure.message}" if description.failure is not None else ""
+        why = ""
+        if description.failure is not None:
+            why = f": {description.failure.message}"
         return f"{head} ({description.reason}){why}"
     if run is None or not run.pending:
         return f"{head} ({description.reason})"
@@ -52,4 +60,6 @@ def _what(call: object) -> str:
         until = moment(call.fire_at)
         return f"timer {call.name or ''}".rstrip() + f" until {until.isoformat(timespec='seconds')}"
     describe = getattr(call, "describe", None)
-    return str(describe()) if describe is not None else repr(call)
+    if describe is not None:
+        return str(describe())
+    return repr(call)

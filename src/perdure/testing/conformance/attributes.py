@@ -102,7 +102,9 @@ class Attributes:
         async with scene(store_factory) as scenario:
             for n in range(12):
                 row = _values(customer=f"c{n % 2}", total=n, late=n % 3 == 0)
-                status = "completed" if n % 4 == 0 else "running"
+                status = "running"
+                if n % 4 == 0:
+                    status = "completed"
                 await scenario.applied(f"u{n}", row=row | {"created_at": n, "status": status})
             first, large = Where("customer", "=", "c0"), Where("total", ">", 3)
             assert await _found(scenario, first, large) == ["u10", "u8", "u6", "u4"]
@@ -142,7 +144,10 @@ class Attributes:
                     late = _values(customer="c", total=1) | {"created_at": NOW}
                     await scenario.applied(f"late-{number}-{len(seen)}", row=late)
                     seen += [view.row.id for view in page.items]
-                    query = replace(query, after=page.next) if page.next is not None else None
+                    if page.next is not None:
+                        query = replace(query, after=page.next)
+                    else:
+                        query = None
                 assert [unit for unit in seen if not unit.startswith("late")] == [
                     *("u8", "u7", "u6", "u5", "u4", "u3", "u2", "u1", "u0"),
                 ]

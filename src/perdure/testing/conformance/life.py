@@ -21,7 +21,9 @@ from perdure.testing.conformance.scenario import (
 async def _grown(scenario: Scenario, unit: str, executions: int = 4) -> int:
     """A unit that continued as new a few times; its version."""
     for number in range(1, executions + 1):
-        ended = [ExecutionRow(number - 1, "1.0.0", number, number + 1, 1)] if number > 1 else []
+        ended = []
+        if number > 1:
+            ended = [ExecutionRow(number - 1, "1.0.0", number, number + 1, 1)]
         journal = [chunk(1, number, b"%d" % number)]
         await scenario.applied(
             unit, number - 1, {"execution": number}, ended=ended, journal=journal

@@ -97,7 +97,9 @@ class Scenario:
     def _count_events(self, row: UnitRow, chunks: Sequence[JournalChunk]) -> int:
         known = self._journals.get(row.id)
         is_known = known is not None and (known.run, known.execution) == (row.run, row.execution)
-        events = known.journal_events if known is not None and is_known else 0
+        events = 0
+        if known is not None and is_known:
+            events = known.journal_events
         for one in chunks:
             if one.run == OWN_RUN and one.execution == row.execution:
                 events = one.first + one.count - 1

@@ -83,7 +83,9 @@ class Values:
                 now = replace(now, **{field: value})
                 # The row must agree with the journal, and a new run begins with an empty one.
                 writes = field in ("journal_events", "run")
-                journal = [chunk(execution=77, count=77)] if writes else []
+                journal = []
+                if writes:
+                    journal = [chunk(execution=77, count=77)]
                 await scenario.applied("order", version, asdict(now), journal=journal)
                 assert (await scenario.load("order")).row == now, field
 

@@ -99,7 +99,10 @@ class Wakes:
         async with scene(store_factory) as scenario:
             for version, wake_at in enumerate((0, NOW + 5, None, NOW + 9)):
                 await scenario.applied("order", version, {"wake_at": wake_at})
-                expected = {} if wake_at is None else {"order": (wake_at, False)}
+                if wake_at is None:
+                    expected = {}
+                else:
+                    expected = {"order": (wake_at, False)}
                 assert await scenario.due(NOW + 100) == expected
 
     async def test_only_the_scopes_that_were_asked_for(self, store_factory: StoreFactory) -> None:
