@@ -1,4 +1,4 @@
-"""Filters of lists: which instances are meant. One description for all calls that take them."""
+"""Filters of lists, in one description for all calls that take them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from perdure.ports.where import Where
 
 
 class Selection(TypedDict, total=False):
-    """Which instances: those that fit everything that is given.
+    """The instances that fit all of these.
 
-    `status`: one, or several of them. `type`, `version`: of the workflow. `id_prefix`: how their ids begin. `parent`:
-    whose children they are. `where`: conditions on search attributes. Times have a timezone, or are local; the bounds
-    themselves are not included.
+    `status` is one status, or several. `type` and `version` are those of the workflow. `id_prefix`
+    is the beginning of the id. `parent` is the id of the parent. `where` are conditions on search
+    attributes. Times have a timezone, or are local. The bounds themselves are not included.
     """
 
     status: Status | Sequence[Status]
@@ -35,17 +35,21 @@ class Selection(TypedDict, total=False):
 
 
 class Filter(Selection, total=False):
-    """Filters of lists: a selection, and `reason`, what they wait for, or why they are suspended."""
+    """Filters of lists: a selection and a reason.
+
+    `reason` is what an instance waits for, or why it is suspended.
+    """
 
     reason: str | None
 
 
 def units_query(filters: Selection, limit: int = 100, after: str | None = None) -> Units:
-    """Filters as a store is asked.
+    """Filters as the query of a store.
 
     Raises:
-        UsageError: a filter has no such name, or a value that it cannot have.
+        UsageError: there is no such filter, or it cannot have this value.
     """
+    # Filters come as keyword arguments, which Python does not check against the TypedDict.
     for name in filters:
         if name not in Filter.__annotations__:
             close = get_close_matches(name, Filter.__annotations__, 1)
@@ -55,11 +59,14 @@ def units_query(filters: Selection, limit: int = 100, after: str | None = None) 
                 hint = f"use {', '.join(Filter.__annotations__)}"
             msg = f"there is no filter {name!r}; {hint}"
             raise UsageError(msg)
+    versions: tuple[str, ...] = ()
     version = filters.get("version")
+    if version is not None:
+        versions = (normal_version(version),)
     return Units(
         statuses=_statuses(filters.get("status", ())),
         types=_one(filters, "type"),
-        type_versions=(normal_version(version),) if version is not None else (),
+        type_versions=versions,
         reasons=_one(filters, "reason"),
         id_prefix=_text(filters, "id_prefix"),
         parent=_text(filters, "parent"),
@@ -102,7 +109,7 @@ def _one(filters: Selection, name: str) -> tuple[str, ...]:
 
 
 def time_ms(name: str, at: object) -> int | None:
-    """A point in time as milliseconds; a datetime without a zone is local time.
+    """A point in time as milliseconds. A datetime without a zone is local time.
 
     Raises:
         UsageError: it is no datetime.
@@ -121,6 +128,9 @@ def _conditions(where: Any) -> tuple[Where, ...]:
     conditions: tuple[Any, ...] = tuple(where)
     for condition in conditions:
         if not isinstance(condition, Where):
-            msg = f'the filter \'where\' is a list of conditions such as Where("total", ">=", 100), got {condition!r}'
+            msg = (
+                "the filter 'where' is a list of conditions "
+                f'such as Where("total", ">=", 100), got {condition!r}'
+            )
             raise UsageError(msg)
     return conditions

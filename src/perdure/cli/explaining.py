@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from typing import Annotated
+from typing import Annotated, TypeGuard
 
 import typer
 
@@ -137,11 +137,11 @@ def find(name: str) -> str:
 
 def error_classes() -> dict[str, type[PerdureError]]:
     """The public errors, in the order of their module."""
-    found: dict[str, type[PerdureError]] = {}
-    for name, thing in vars(errors).items():
-        if inspect.isclass(thing) and issubclass(thing, PerdureError):
-            found[name] = thing
-    return found
+    return {name: thing for name, thing in vars(errors).items() if _is_error(thing)}
+
+
+def _is_error(thing: object) -> TypeGuard[type[PerdureError]]:
+    return inspect.isclass(thing) and issubclass(thing, PerdureError)
 
 
 def text_of(topic: str) -> str:

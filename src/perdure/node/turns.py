@@ -39,7 +39,7 @@ from perdure.node.loader import Loader
 from perdure.node.residents import Ack, Resident, Residents
 from perdure.node.tally import Tally
 from perdure.node.waiters import Waiters
-from perdure.workflow import show_logs
+from perdure.runlog import show_logs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -36,10 +36,10 @@ T = TypeVar("T")
 class SyncHandle(Generic[R_co]):
     """An instance by its id: everything but starting it.
 
-    An id may have several lives: `if_exists="replace"`, or a start after a delete, makes a new run of it. A handle
-    that has started (or joined) a run means that run in `result`, `wait`, `cancel` and `terminate`, until it starts
-    another one. A handle from `client.get(id)` means the run that is current at each call. Everything else is about
-    whatever has the id.
+    An id may have several lives: `if_exists="replace"`, or a start after a delete, makes a new run
+    of it. A handle that has started (or joined) a run means that run in `result`, `wait`, `cancel`
+    and `terminate`, until it starts another one. A handle from `client.get(id)` means the run that
+    is current at each call. All other methods are about the run that has the id.
     """
 
     def __init__(self, handle: Handle[R_co], portal: Portal) -> None:
@@ -55,15 +55,17 @@ class SyncHandle(Generic[R_co]):
     def result(self, *, timeout: Seconds | None = None) -> R_co:
         """Wait for the end and return the result. The result follows continue-as-new.
 
-        It is the result of the run that this handle started or joined. A handle that started nothing waits for the
-        run that has the id now.
+        It is the result of the run that this handle started or joined. A handle that started
+        nothing waits for the run that has the id now.
 
         Raises:
-            NotFound: no instance has this id, or the run is gone: deleted, or replaced before its end was seen.
-            WorkflowFailed, WorkflowCancelled, WorkflowTerminated: it ended without a result; a run that is replaced
-                or deleted before it has ended is terminated.
-            AlreadyStarted: the start was posted by a client that stands alone on a store, and another run has the id.
-            Timeout: it has not ended in time; it goes on.
+            NotFound: no instance has this id, or the run is gone: deleted, or replaced before its
+                end was seen.
+            WorkflowFailed, WorkflowCancelled, WorkflowTerminated: it ended without a result. A run
+                that is replaced or deleted before it has ended is terminated.
+            AlreadyStarted: the start was posted by a client that stands alone on a store, and
+                another run has the id.
+            Timeout: it has not ended in time. It goes on.
         """
         return self._portal.call(lambda: self._handle.result(timeout=timeout))
 
@@ -82,7 +84,8 @@ class SyncHandle(Generic[R_co]):
     def send(self, channel: str, value: object, /) -> None: ...
 
     def send(self, channel: Any, value: Any, /) -> None:
-        """Put a message into a channel: durable when this returns, buffered until the workflow receives it.
+        """Put a message into a channel: durable when this returns, buffered until the workflow
+        receives it.
 
         Raises:
             NotFound, NotRunning, InboxFull: nothing was sent.
@@ -91,43 +94,53 @@ class SyncHandle(Generic[R_co]):
         self._portal.call(lambda: self._handle.send(channel, value))
 
     def raise_event(self, name: str, value: object = None) -> None:
-        """Raise a positional event: a workflow that waits for it now takes it; otherwise it is only recorded."""
+        """Raise a positional event.
+
+        A workflow that waits for it now takes it. Otherwise it is only recorded.
+        """
         self._portal.call(lambda: self._handle.raise_event(name, value))
 
     def cancel(self, reason: str = "") -> None:
-        """Ask it to stop: `CancelledError` is raised where it waits, and it may clean up. Has no effect on one that
-        has ended.
+        """Ask it to stop: `CancelledError` is raised where it waits, and it may clean up.
 
-        A handle that has started or joined a run asks that run only: it never stops another life of the id.
+        An instance that has ended stays as it is. A handle that has started or joined a run asks
+        that run only: it never stops another life of the id.
         """
         self._portal.call(lambda: self._handle.cancel(reason))
 
     def terminate(self, reason: str = "") -> None:
-        """End it at once, without asking its code: no `finally` runs, and nothing is undone. Its running activities
-        are cancelled, its children told as their `parent_close` says. Has no effect on one that has ended.
+        """End it at once, without asking its code: no `finally` runs, and nothing is undone.
 
-        A handle that has started or joined a run ends that run only, as with `cancel`.
+        Its running activities are cancelled, and its children as their `parent_close` says. An
+        instance that has ended stays as it is. A handle that has started or joined a run ends that
+        run only, as with `cancel`.
         """
         self._portal.call(lambda: self._handle.terminate(reason))
 
     def pause(self, reason: str = "") -> None:
-        """Stop delivering to it: its status is `suspended`, its reason `paused`. Messages, results and timers that
-        come meanwhile are kept. Has no effect on one that has ended. It is about the run that has the id.
+        """Stop delivering to it: its status is `suspended`, its reason `paused`.
+
+        Messages, results and timers that come meanwhile are kept. It is about the run that has the
+        id. An instance that has ended stays as it is.
         """
         self._portal.call(lambda: self._handle.pause(reason))
 
     def resume(self) -> None:
-        """Go on after `pause`, with what came meanwhile. Has no effect on one that is not paused."""
+        """Go on after `pause`, with the messages that came meanwhile.
+
+        An instance that is not paused stays as it is.
+        """
         self._portal.call(self._handle.resume)
 
     def retry(self) -> None:
-        """Try one again that was set aside (`suspended`, for another reason than `paused`): after a deploy it does so
-        by itself; one with the reason `poison` waits for this call.
+        """Try an instance again that is `suspended` for another reason than `paused`.
+
+        After a deploy it is tried again by itself. With the reason `poison` it waits for this call.
         """
         self._portal.call(self._handle.retry)
 
     def describe(self) -> Description:
-        """What is stored about it: type, version, status, reason, times, sizes, failure.
+        """Describe it as it is stored: type, version, status, reason, times, sizes, failure.
 
         Raises:
             NotFound: no instance has this id.
@@ -141,8 +154,9 @@ class SyncHandle(Generic[R_co]):
     def custom_status(
         self, as_type: type[T], *, after_version: int = -1, timeout: Seconds = 0
     ) -> tuple[T | None, int]:
-        """The custom status and its version; waits up to `timeout` until the version is higher than
-        `after_version`.
+        """The custom status and its version.
+
+        Waits up to `timeout` until the version is higher than `after_version`.
         """
         return self._portal.call(
             lambda: self._handle.custom_status(
@@ -151,7 +165,7 @@ class SyncHandle(Generic[R_co]):
         )
 
     def kv(self) -> dict[str, object]:
-        """All entries of its key-value store, as plain data; after its end, too.
+        """All entries of its key-value store, as plain data. They stay after its end.
 
         Raises:
             NotFound: no instance has this id.
@@ -159,7 +173,7 @@ class SyncHandle(Generic[R_co]):
         return self._portal.call(self._handle.kv)
 
     def kv_get(self, key: str, as_type: type[T]) -> T | None:
-        """The value of one key, as this type; None if it has none.
+        """The value of one key, as this type. None if it has none.
 
         Raises:
             NotFound: no instance has this id.
@@ -169,7 +183,10 @@ class SyncHandle(Generic[R_co]):
         return self._portal.call(lambda: self._handle.kv_get(key, as_type))
 
     def kv_wait(self, key: str, as_type: AsType[T], *, timeout: Seconds) -> T | None:
-        """Wait until a key has a value; None if it has none in time, or the instance has ended without one."""
+        """Wait until a key has a value.
+
+        None: it has none in time, or the instance has ended without one.
+        """
         return self._portal.call(lambda: self._handle.kv_wait(key, as_type, timeout=timeout))
 
     def history(self, execution: int | None = None) -> list[HistoryEvent]:
@@ -203,18 +220,18 @@ class SyncHandle(Generic[R_co]):
         return self._portal.call(self._handle.tree)
 
     def delete(self, *, force: bool = False, forget: bool = False, reason: str = "") -> int:
-        """Remove it and all below it, with their histories; the number of instances that were removed.
+        """Remove it and its descendants, with their histories. Returns the number of instances.
 
-        Only what has ended is removed, unless `force`: then what runs is ended first, as by `terminate`,
-        with the reason. For a day after its start (the store's `dedupe_ms`) the start is remembered, so
-        that it does not run again if it is delivered again. `forget` drops that, too. It is about the
-        run that has the id, whoever started it. The id is free at once. Through a client that stands
-        alone on a store this is a request, which the store's node carries out.
+        Running instances are refused unless `force=True`, which terminates them first, with the
+        reason. A duplicate of the original start is ignored for a day after that start (the store's
+        `dedupe_ms`), unless `forget=True`. Delete is about the run that has the id, and the id is
+        free at once. Through a client that stands alone on a store this is a request, which the
+        store's node carries out.
 
         Raises:
             NotFound: no instance has this id.
-            StillRunning: it or one below it has not ended. Nothing was removed.
-            HasParent: it is a child; `force` removes it all the same. Nothing was removed.
+            StillRunning: it or a descendant has not ended. Nothing was removed.
+            HasParent: it is a child. Nothing was removed, but `force` would remove it.
         """
         return self._portal.call(
             lambda: self._handle.delete(force=force, forget=forget, reason=reason)
@@ -223,13 +240,15 @@ class SyncHandle(Generic[R_co]):
     def prune(
         self, *, keep_last: int | None = None, closed_before: datetime | None = None
     ) -> list[int]:
-        """Remove the histories of executions that ended by continue-as-new; their numbers.
+        """Remove the histories of executions that ended by continue-as-new. Returns their numbers.
 
-        `keep_last` executions stay (the current one counts), as do those that ended at `closed_before` or later; give
-        one of them, or both: then an execution goes only if both let it go. The current one always stays.
+        `keep_last` executions stay (the current one counts), and so do those that ended at
+        `closed_before` or later. Give one of them, or both. With both, an execution goes only if
+        both let it go. The current one always stays.
 
         Raises:
             NotFound: no instance has this id.
+            UsageError: neither is given, or one has an impossible value.
         """
         return self._portal.call(
             lambda: self._handle.prune(keep_last=keep_last, closed_before=closed_before)
@@ -241,7 +260,7 @@ class SyncHandle(Generic[R_co]):
 
 
 class SyncWorkflowHandle(SyncHandle[R_co], Generic[P, R_co]):
-    """A workflow instance that can be started: its arguments are those of the workflow."""
+    """A workflow instance that can be started. Its arguments are those of the workflow."""
 
     def __init__(self, workflow_handle: WorkflowHandle[P, R_co], portal: Portal) -> None:
         """Made by `.sync()`, or by what that has made."""
@@ -249,7 +268,9 @@ class SyncWorkflowHandle(SyncHandle[R_co], Generic[P, R_co]):
         self._workflow_handle = workflow_handle
 
     def start(self, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Start it: durable when this returns. The id makes it idempotent; see `if_exists` of `client.workflow`.
+        """Start it: durable when this returns. The id makes it idempotent.
+
+        `if_exists` of `client.workflow` decides about an id that is taken.
 
         Raises:
             AlreadyStarted: the id is taken by another type or input, or `if_exists="reject"`.
@@ -258,8 +279,9 @@ class SyncWorkflowHandle(SyncHandle[R_co], Generic[P, R_co]):
         self._portal.call(lambda: self._workflow_handle.start(*args, **kwargs))
 
     def run(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """Start it and wait for the result of the run that this start made or joined; raises what `start` and
-        `result` raise.
+        """Start it and wait for the result of the run that this start made or joined.
+
+        Raises the errors of `start` and `result`.
         """
         return self._portal.call(lambda: self._workflow_handle.run(*args, **kwargs))
 
@@ -273,7 +295,7 @@ class SyncClient:
         self._portal = portal
 
     def __enter__(self) -> Self:
-        """Open the store, if it is ours."""
+        """Open the store, if it is the client's own."""
         self._portal.open(self._client.__aenter__, lambda: self._client.__aexit__(None, None, None))
         return self
 
@@ -283,7 +305,7 @@ class SyncClient:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close the store, if it is ours."""
+        """Close the store, if it is the client's own."""
         self._portal.close(lambda: self._client.__aexit__(kind, error, trace))
 
     @overload
@@ -320,13 +342,13 @@ class SyncClient:
         version: str | int | None = None,
         attributes: Mapping[str, AttributeValue] | None = None,
     ) -> Any:
-        """A handle to start, or to join, a workflow under an id. A name instead of the definition works without its
-        code.
+        """A handle to start, or to join, a workflow under an id.
 
-        `if_exists` is what a start does when the id is taken: `"join"` takes the one that is there if it has the same
-        type and input, `"reject"` never does, `"replace"`
-        ends it and starts anew. `delay` is the time before it begins. `version` is exact; None is what new runs get.
-        `attributes` are the search attributes that it begins with; see `workflow.set_attributes`.
+        A name instead of the definition works without its code. `if_exists` decides about an id
+        that is taken: `"join"` takes the instance that is there if it has the same type and input,
+        `"reject"` never does, `"replace"` ends it and starts anew. `delay` is the time before the
+        instance begins. `version` is exact. None is the version of new runs. `attributes` are its
+        first search attributes, as in `workflow.set_attributes`.
         """
         return SyncWorkflowHandle(
             self._client.workflow(
@@ -341,36 +363,42 @@ class SyncClient:
         )
 
     def get(self, id: str) -> SyncHandle[Any]:
-        """A handle to an instance that exists, by its id alone. Its result is plain data. It means the run that has
-        the id at each call, unlike a handle that has started a run; see `Handle`.
+        """A handle to an instance that exists, by its id alone. Its result is plain data.
+
+        It means the run that has the id at each call, unlike a handle that has started a run.
         """
         return SyncHandle(self._client.get(id), self._portal)
 
     def list(self, *, limit: int | None = 100, **filters: Unpack[Filter]) -> list[Description]:
-        """Instances that fit all filters, newest first; `limit=None` for all of them. See `Filter` for the filters.
+        """Instances that fit all filters, newest first. `limit=None` lists all of them.
+
+        `Filter` has the filters.
 
         Raises:
-            UsageError: a filter has no such name, or a value that it cannot have.
+            UsageError: there is no such filter, or it cannot have this value.
         """
         return self._portal.call(lambda: self._client.list(limit=limit, **filters))
 
     def page(
         self, *, size: int = 100, after: str | None = None, **filters: Unpack[Filter]
     ) -> Page[Description]:
-        """One page of `list`; its `next` is what to give as `after` for the following page (None: there is none)."""
+        """One page of `list`.
+
+        Its `next` is the `after` of the following page. None: the last one.
+        """
         return self._portal.call(lambda: self._client.page(size=size, after=after, **filters))
 
     def counts(self) -> dict[str, int]:
         """Number of instances by status, and of messages, tasks and dead letters that wait.
 
-        Messages that nobody may see yet (delayed starts) are not counted.
+        Messages that are not visible yet (delayed starts) are not counted.
         """
         return self._portal.call(self._client.counts)
 
     def metrics(self) -> StoreMetrics:
-        """What the store holds: instances, executions, histories, messages, tasks, in one snapshot.
+        """One snapshot of the store: instances, executions, histories, messages, tasks.
 
-        It reads every instance's row (a second or so for a million of them); `counts` is cheaper.
+        It reads every instance's row, about a second for a million of them. `counts` is cheaper.
         """
         return self._portal.call(self._client.metrics)
 
@@ -381,9 +409,10 @@ class SyncClient:
     def dead_letters(
         self, *, unit: str | None = None, limit: int | None = 100
     ) -> Sequence[DeadLetter]:
-        """Messages that were sent to an id that no instance had, by that id; of one id with `unit`.
+        """Messages that were sent to an id that no instance had, in the order of these ids.
 
-        At most `limit` (None: all). A store keeps them for `StoreLimits.dead_letter_ms`.
+        With `unit` those of one id. At most `limit` (None: all). A store keeps them for
+        `StoreLimits.dead_letter_ms`.
         """
         return self._portal.call(lambda: self._client.dead_letters(unit=unit, limit=limit))
 
@@ -397,13 +426,14 @@ class SyncClient:
         limit: int = 1000,
         **filters: Unpack[Selection],
     ) -> Removed:
-        """Remove the instances that fit all that is given, each with its tree; see `handle.delete` for one.
+        """Remove the instances that fit all arguments, each with its tree, as `handle.delete` does.
 
-        Interceptors see a `delete` for each root. Filters choose roots only. What has not ended is skipped with the
-        reason, unless `force`; so is a child that is asked for by id. At most `limit` are looked at, newest first.
+        Interceptors see a `delete` for each root. Filters choose roots only. A running instance is
+        skipped with the reason, unless `force`. So is a child that is named by id. At most `limit`
+        are looked at, newest first.
 
         Raises:
-            UsageError: nothing was given that chooses, or something that is no status, time, id or limit.
+            UsageError: no argument chooses, or one is no status, time, id or limit.
         """
         return self._portal.call(
             lambda: self._client.delete(
@@ -423,11 +453,13 @@ class SyncClient:
         where: Where | Sequence[Where] = (),
         limit: int = 1000,
     ) -> Pruned:
-        """Prune all instances that fit what is given, running ones too; see `handle.prune` for one. Interceptors see
-        a `prune` for each instance.
+        """Prune all instances that fit all arguments, running ones too, as `handle.prune` does.
+
+        Interceptors see a `prune` for each instance.
 
         Raises:
-            UsageError: neither `keep_last` nor `closed_before`, or something that is no status, time, id or limit.
+            UsageError: neither `keep_last` nor `closed_before` is given, or an argument is no
+                status, time, id or limit.
         """
         return self._portal.call(
             lambda: self._client.prune(
