@@ -78,6 +78,8 @@ class Flaws:
     async def test_each_flaw_is_invalid_and_leaves_nothing(
         self, store_factory: StoreFactory
     ) -> None:
+        # The check is a pure function of rows and commit. A constraint of the database may be
+        # missing in another store.
         async with scene(store_factory) as scenario:
             first = await _stored(scenario)
             row = first.row
