@@ -1,4 +1,4 @@
-"""`--where`: a condition on a search attribute, as people type it."""
+"""`--where`: a condition on a search attribute, typed as text."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ _FORM = re.compile(r"\s*([^\s=!<>]+)\s*(!=|<=|>=|=|<|>|\bin\b)(?![=<>!])\s*(.*?)
 
 
 def parse_condition(text: str) -> Where:
-    """`customer=c1`, `total>=100`, `customer in ["c1", "c2"]`: the value is JSON, a time with a timezone, or text.
+    """`customer=c1`, `total>=100`, `customer in ["c1", "c2"]`.
+
+    The value is JSON, a time with a timezone, or text.
 
     Raises:
-        UsageError: naming the text, and what a condition looks like.
+        UsageError: it is no condition. The message has an example.
     """
     form = _FORM.fullmatch(text)
     if form is None:
@@ -39,6 +41,7 @@ def _value(text: str) -> Any:
     try:
         return msgspec.json.decode(text)
     except msgspec.DecodeError:
+        # Text needs no quotes here, because a shell has taken them away.
         return _time_or_text(text)
 
 

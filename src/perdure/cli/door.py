@@ -50,7 +50,7 @@ def check_shared(url: str) -> Path:
 async def reading(url: str) -> AsyncGenerator[Store]:
     """The store, for queries."""
     check_there(url)
-    if "read_only=" not in url:
+    if "read_only=" not in url:  # the user may have set it
         separator = "?"
         if "?" in url:
             separator = "&"
@@ -108,6 +108,7 @@ async def must_find(store: Store, id: str) -> UnitView:
     if view is not None:
         return view
     if await is_posted(store, id):
+        # Whether a node is there decides what the user can do.
         owner = None
         if isinstance(store, SQLiteStore):
             owner = await store.owner()

@@ -1,4 +1,4 @@
-"""`dead-letters`: messages that nobody took."""
+"""`dead-letters`: messages whose target never came to be."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def dead_letters(
     ] = None,
     as_json: AsJson = False,
 ) -> int:
-    """List messages that were sent to an id that no instance had, by that id."""
+    """List messages that were sent to an id that no instance had, in the order of these ids."""
     page = asyncio.run(_read(store, DeadLetters(unit=id, limit=limit, after=after)))
     if as_json:
         screen.json({"dead_letters": [_json(letter) for letter in page.items], "next": page.next})

@@ -35,7 +35,7 @@ def migrate(
         url = store
     check_there(url)
     known = open_store(url)
-    assert isinstance(known, SQLiteStore)
+    assert isinstance(known, SQLiteStore)  # no other store has a file, which was just checked
     found = upgrade(known.path, known.options, check=check)
     if as_json:
         screen.json(

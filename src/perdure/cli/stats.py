@@ -1,4 +1,4 @@
-"""`stats`: how much is in a store, and what waits in it."""
+"""`stats`: the numbers of a store, and of the messages and tasks that wait in it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,11 @@ def _instances(metrics: StoreMetrics) -> RenderableType:
 
     table = _grid("instances", "")
     for status, count in metrics.instances.items():
-        table.add_row(Text(status, style=COLOURS[status] if count else "bright_black"), str(count))
+        # A status that no instance has is grey, so that the others stand out.
+        style = "bright_black"
+        if count:
+            style = COLOURS[status]
+        table.add_row(Text(status, style=style), str(count))
     table.add_row("in all", str(metrics.total))
     return table
 

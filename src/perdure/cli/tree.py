@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def tree(id: Id, store: StoreUrl = DEFAULT_URL, as_json: AsJson = False) -> int:
-    """Show an instance with its children, and theirs; detached instances are nobody's children."""
+    """Show an instance with its children, and theirs. Detached instances have no parent."""
     found = asyncio.run(_read(store, id))
     if as_json:
         screen.json(_nested(found))

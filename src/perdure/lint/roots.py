@@ -25,7 +25,7 @@ _REGISTRARS: dict[str, Kind] = {
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """How a function came to an app: as what, the expression of the app, and the options."""
+    """The registration of a function: its kind, the expression of the app, and the options."""
 
     kind: Kind
     app: ast.expr | None
@@ -33,14 +33,17 @@ class Registration:
 
     @property
     def is_guarded(self) -> bool:
-        """False where the author has said that nobody shall look: `guard="off"`."""
-        guard = self.options.get("guard")
-        return not (isinstance(guard, ast.Constant) and guard.value == "off")
+        """False where the author has switched the guard off: `guard="off"`."""
+        match self.options.get("guard"):
+            case ast.Constant(value="off"):
+                return False
+            case _:
+                return True
 
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """A workflow function: where the lint begins."""
+    """A workflow function, at which the lint begins."""
 
     function: Function
     registration: Registration
@@ -53,55 +56,64 @@ class Root:
 
     @property
     def app(self) -> tuple[Source, str] | None:
-        """Where the app is defined, if that can be seen: the file, and the name of the variable."""
+        """The definition of the app, if it can be seen: the file, and the name of the variable."""
         return origin(self.registration.app, self.scope)
 
 
 def registration_of(function: Function) -> Registration | None:
-    """What the decorators of a function make of it; None for a plain function."""
+    """The registration of a function by its decorators. None for a plain function."""
     for decorator in function.node.decorator_list:
         target, options = _call_of(decorator)
         kind = _registrar(target, function.scope)
         if kind is not None:
-            return Registration(
-                kind, target.value if isinstance(target, ast.Attribute) else None, options
-            )
+            return Registration(kind, _app_of(target), options)
+    return None
+
+
+def _app_of(target: ast.expr) -> ast.expr | None:
+    """The expression of the app in `app.workflow`."""
+    if isinstance(target, ast.Attribute):
+        return target.value
     return None
 
 
 def _call_of(decorator: ast.expr) -> tuple[ast.expr, dict[str, ast.expr]]:
-    if isinstance(decorator, ast.Call):
-        return decorator.func, {
-            keyword.arg: keyword.value for keyword in decorator.keywords if keyword.arg
-        }
-    return decorator, {}
+    """The callable of a decorator, and its options."""
+    if not isinstance(decorator, ast.Call):
+        return decorator, {}
+    options = {keyword.arg: keyword.value for keyword in decorator.keywords if keyword.arg}
+    return decorator.func, options
 
 
 def _registrar(node: ast.expr, scope: Scope) -> Kind | None:
-    """Whether an expression is what registers workflows, or activities."""
+    """The kind of function that a callable registers. None: it registers none."""
     match scope.evaluate(node):
         case External(name=name) | Object(type=External(name=name)) if name in _REGISTRARS:
             return _REGISTRARS[name]
         case _:
-            pass_on = isinstance(node, ast.Attribute) and _may_be_app(
-                scope.evaluate(node.value), scope.source
-            )
-    if pass_on and isinstance(node, ast.Attribute) and node.attr in ("workflow", "activity"):
-        if node.attr == "workflow":
+            app = _app_of(node)
+    if app is None or not _may_be_app(scope.evaluate(app), scope.source):
+        return None
+    match node:
+        case ast.Attribute(attr="workflow"):
             return "workflow"
-        return "activity"
-    return None
+        case ast.Attribute(attr="activity"):
+            return "activity"
+        case _:
+            return None
 
 
 def _may_be_app(value: Value, source: Source) -> bool:
-    """Whether something that is not fully known may be an App: by the company that it keeps."""
+    """Whether a value that is not fully known may be an App.
+
+    Its file imports Perdure, and it is unknown or has the name of a variable: an app may come from
+    a module that the lint does not find.
+    """
     if value is None:
         return source.imports_perdure
-    return (
-        isinstance(value, External)
-        and value.name.rpartition(".")[2].islower()
-        and source.imports_perdure
-    )
+    if isinstance(value, External) and value.name.rpartition(".")[2].islower():
+        return source.imports_perdure
+    return False
 
 
 def roots(source: Source, project: Project) -> list[Root]:
@@ -129,6 +141,7 @@ def _find(body: list[ast.stmt], scope: Scope, owner: Class | None) -> Iterator[R
                 yield from _find(node.body, scope.child(), Class(node, scope))
         else:
             yield from _given(node, scope)
+        # The scope of a module has all values already. Others are filled as the walk goes on.
         if not is_module:
             scope.execute(node)
         for part, _ in parts_of(node):
@@ -160,21 +173,16 @@ def _given(statement: ast.stmt, scope: Scope) -> Iterator[Root]:
             inner, options = _call_of(target)
         case _:
             return
-    value = scope.evaluate(target)
-    if isinstance(value, External):
-        name = value.name
-    elif isinstance(value, Object):
-        name = value.builtin
-    else:
-        name = ""
-    function = None
-    if _REGISTRARS.get(name) == "workflow":
-        function = scope.evaluate(given)
+    match scope.evaluate(target):
+        case External(name=name) | Object(type=External(name=name)):
+            kind = _REGISTRARS.get(name)
+        case _:
+            kind = None
+    if kind != "workflow":
+        return
+    function = scope.evaluate(given)
     if isinstance(function, Function):
-        app = None
-        if isinstance(inner, ast.Attribute):
-            app = inner.value
-        yield Root(function, Registration("workflow", app, options), scope)
+        yield Root(function, Registration("workflow", _app_of(inner), options), scope)
 
 
 def origin(node: ast.expr | None, scope: Scope) -> tuple[Source, str] | None:
@@ -200,5 +208,5 @@ def origin(node: ast.expr | None, scope: Scope) -> tuple[Source, str] | None:
     return None
 
 
+# Imports through which a name is followed. Modules may import it from each other in a circle.
 _IMPORTS_DEPTH = 20
-"""How often a name may be passed on: modules may import it from each other in a circle."""

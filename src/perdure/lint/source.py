@@ -38,6 +38,13 @@ class Ignore:
         """Codes that no rule has."""
         return [code for code in self.codes if code not in RULES]
 
+    def covers(self, line: int, code: str) -> bool:
+        """Whether the comment ignores this code in this line. It remembers that it was used."""
+        if line != self.line or code not in self.codes:
+            return False
+        self.used.add(code)
+        return True
+
 
 @dataclass(eq=False)
 class Source:
@@ -76,7 +83,7 @@ class Source:
 
     @cached_property
     def package(self) -> Path:
-        """The folder of the code that belongs together; see `package_of`."""
+        """The folder of the file's top-level package, as `package_of` finds it."""
         return package_of(self.path)
 
     @cached_property
