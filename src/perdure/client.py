@@ -77,6 +77,7 @@ class Client:
         opened = open_store(store)
         gateway: Gateway = StoreGateway(opened, clock)
         provider = find_provider(meter_provider)
+        # Without a provider nothing is measured, and no call is slower.
         if provider is not None:
             metrics = ClientMetrics(provider)
             gateway = MeasuredGateway(gateway, metrics.called, metrics.timer)
@@ -322,7 +323,7 @@ class Client:
 
 def _chosen(ids: Sequence[str], filters: Selection) -> Units:
     """The query of a bulk call."""
-    # A text would be a sequence of ids of one letter each.
+    # A text would be a sequence of ids of one character each.
     if isinstance(ids, str):
         msg_ = f"ids must be a list of ids, got the text {ids!r}: give [{ids!r}]"
         raise UsageError(msg_)

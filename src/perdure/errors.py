@@ -1,4 +1,4 @@
-"""What can go wrong, and whose fault it is.
+"""The errors of Perdure, as a tree by the side whose fault they are.
 
     PerdureError
     ├── UsageError            the caller's: wrong arguments, place or order. Nothing was recorded
@@ -392,6 +392,7 @@ class ApplicationError(PerdureError):
     ) -> None:
         """Describe the failure. `type` defaults to the class name."""
         super().__init__(message)
+        # The name is journaled, and retry policies match on it.
         self.type = type or self.__class__.__name__
         self.retryable = retryable
         self.details = details
@@ -417,7 +418,7 @@ class StoreUnavailable(StoreError):
     """
 
     def __init__(self, message: str, outcome: Literal["none", "unknown"] = "none") -> None:
-        """Say what failed and what is known of the outcome."""
+        """Keep the outcome beside the message."""
         super().__init__(message)
         self.outcome: Literal["none", "unknown"] = outcome
 

@@ -35,10 +35,7 @@ class Selection(TypedDict, total=False):
 
 
 class Filter(Selection, total=False):
-    """Filters of lists: a selection and a reason.
-
-    `reason` is what an instance waits for, or why it is suspended.
-    """
+    """Filters of lists: a selection and a reason, as `Description.reason` has it."""
 
     reason: str | None
 
@@ -81,6 +78,7 @@ def units_query(filters: Selection, limit: int = 100, after: str | None = None) 
 
 
 def _statuses(status: Any) -> tuple[str, ...]:
+    # One status is a text, which would be a sequence of characters.
     if isinstance(status, str):
         status = (status,)
     statuses: tuple[str, ...] = tuple(status)

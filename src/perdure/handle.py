@@ -85,7 +85,7 @@ class Handle(Generic[R_co]):
         return value_of(await self._end(timeout), self._result_codec)
 
     async def wait(self, *, timeout: Seconds | None = None) -> Description:
-        """Wait for the end, whatever it is, and describe it. It waits for the same run as `result`.
+        """Wait for the end and describe it. It waits for the same run as `result`.
 
         Raises:
             NotFound, AlreadyStarted, Timeout: as `result`.
@@ -185,7 +185,7 @@ class Handle(Generic[R_co]):
         *args: A.args,
         **kwargs: A.kwargs,
     ) -> Awaitable[T]:
-        """Do what a verb does, inside the interceptors if there are any."""
+        """Carry out a verb, inside the interceptors if there are any."""
         if not self._interceptors:
             return act(*args, **kwargs)
         verb_itself: Callable[..., Awaitable[object]] = act
@@ -199,6 +199,7 @@ class Handle(Generic[R_co]):
         return cast("Awaitable[T]", answer)
 
     def _check_size(self, data: bytes, what: str) -> None:
+        # Here, because a posted message is accepted before any node sees it.
         limit = self._gateway.limits.payload_bytes
         if len(data) > limit:
             msg_ = (
@@ -389,6 +390,7 @@ class Handle(Generic[R_co]):
             if page.next is None:
                 break
             after = page.next
+        # The store lists ended executions only.
         return [*numbers, (await self.describe()).execution]
 
     async def tree(self) -> Tree:

@@ -171,6 +171,7 @@ def around_turn(interceptors: Sequence[Interceptor], turn: TurnInfo, innermost: 
 
     def once() -> None:
         taken.append(None)
+        # The turn is not taken again. The check below tells the author of the interceptor.
         if len(taken) > 1:
             return
         try:

@@ -60,6 +60,7 @@ class StoreMetrics:
 async def read_metrics(store: Store, at_ms: int) -> StoreMetrics:
     """The contents of a store. `at_ms` decides which messages and tasks are visible."""
     found = dict((await store.query(Totals(at=at_ms))).items)
+    # The names of statuses stand among the other names, which are fields of the class.
     instances: dict[Status, int] = {status: found.pop(status) for status in get_args(Status)}
     return StoreMetrics(instances=instances, **found)
 

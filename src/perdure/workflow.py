@@ -358,7 +358,7 @@ async def select(*aws: Any) -> Any:
         await first
         index = next(i for i, f in enumerate(futures) if f.done())
     finally:
-        # Also when the caller is cancelled: what it started must not outlive it.
+        # Also when the caller is cancelled: its losers must not outlive it.
         losers = [f for f in futures if not f.done()]
         for loser in losers:
             loser.cancel()

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from perdure.testing.stress import Removal, Report, Stress
 
+# Drawing takes time of the loop that is measured, so it is done seldom.
 _FRAMES_PER_SECOND = 4
 _RESULTS = re.compile(r"(\d+)x(\d+)")
 
@@ -225,6 +226,7 @@ async def _check_undisturbed(url: str, span_ms: int) -> None:
 async def _due(store: Store, span_ms: int, ours: str) -> str | None:
     """An instance that a node would take up within this time, other than those of a bench."""
     scopes = scopes_of(store.info.shards)
+    # An instance that becomes due while the run lasts counts, too.
     until_ms = await store.now() + span_ms
     after: str | None = None
     while True:

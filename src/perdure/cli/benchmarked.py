@@ -117,6 +117,7 @@ def _setting(value: object) -> str:
 
 def keep(report: Report, path: Path) -> None:
     """Append a result to a file, which is made when there is none."""
+    # One line per result, so that runs of several programs can append to one file.
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:

@@ -11,6 +11,8 @@ import msgspec
 from perdure.errors import PerdureError, UsageError
 from perdure.ports.where import Op, Where
 
+# Operators of two characters come before those that are their beginning. `in` stands alone, because
+# names may contain it.
 _FORM = re.compile(r"\s*([^\s=!<>]+)\s*(!=|<=|>=|=|<|>|\bin\b)(?![=<>!])\s*(.*?)\s*", re.DOTALL)
 
 
@@ -50,6 +52,7 @@ def _time_or_text(text: str) -> datetime | str:
         moment = datetime.fromisoformat(text)
     except ValueError:
         return text
+    # Without a timezone it stays text: the condition would mean another time on another machine.
     if moment.tzinfo is not None:
         return moment
     return text

@@ -67,6 +67,7 @@ def history(
 def _export(url: str, id: str, file: Path, *, everything: bool, as_json: bool) -> int:
     exported = asyncio.run(_exported(url, id, everything=everything))
     if str(file) == "-":
+        # The text of the file and nothing else, so that `> FILE` writes the same bytes.
         screen.say(exported.encode().decode().rstrip())
         return Exit.OK
     exported.write(file)
@@ -170,6 +171,7 @@ def _facts(fields: Json) -> Iterator[str]:
 def _fact(name: str, value: object) -> str:
     if name == "failure":
         return _failure_fact(cast("Json", value))
+    # Text with spaces needs quotes, or the fields of a line would run together.
     if isinstance(value, str) and " " not in value:
         return value
     return screen.json_text(value, indent=0)

@@ -45,6 +45,7 @@ COLOURS = {
     "cancelled": "magenta",
 }
 _TEXT_COLUMNS = 60
+# Rows of one query where all are listed. A store may hold more than fits into memory.
 _ROUND = 500
 
 
@@ -129,7 +130,7 @@ def ls(  # noqa: PLR0913, PLR0917 - each is an option of the command
 
 
 async def _pages(store: Store, query: Units, *, everything: bool) -> AsyncGenerator[Page[UnitView]]:
-    """The first page, or all pages in turn, because a store may hold more than fits into memory."""
+    """The first page, or all pages in turn."""
     page = await store.query(query)
     yield page
     while everything and page.next is not None:
@@ -186,6 +187,7 @@ def _table(rows: list[UnitRow], *, names: bool) -> RenderableType:
 
     now_ms = time.time_ns() // 1_000_000
     table = Table(box=None, pad_edge=False, header_style="bright_black", show_header=names)
+    # Ids are copied into other commands, so they are folded and never cut. A reason may be cut.
     for name in ("id", "workflow", "version", "status"):
         table.add_column(name, no_wrap=True, overflow="fold")
     table.add_column("age", no_wrap=True, justify="right")
@@ -326,6 +328,7 @@ def _facts(instance: _Instance, now_ms: int) -> RenderableType:
     fact("id", row.id, "bold")
     fact("workflow", f"{row.type} {row.type_version}")
     waits = ""
+    # Some reasons are the name of the status, and need not be said twice.
     if row.reason and row.reason != row.status:
         waits = f" ({row.reason})"
     fact("status", f"{row.status}{waits}", COLOURS.get(row.status, ""))

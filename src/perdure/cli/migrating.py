@@ -60,6 +60,7 @@ def migrate(
         )
     else:
         screen.say(f"{found.path} has the format {found.format}, which is that of this release")
+    # A deploy script can stop here, before it starts nodes of the new release.
     if found.pending:
         return Exit.STORE
     return Exit.OK

@@ -124,6 +124,7 @@ def point_in_time(text: str | None, flag: str) -> datetime | None:
         seconds = int(age[1]) * _UNITS_S[age[2]]
         if seconds <= _AGE_MAX_S:
             return datetime.now(UTC) - timedelta(seconds=seconds)
+    # A larger age is no date either, so it ends in the error below.
     try:
         return datetime.fromisoformat(text.strip())
     except ValueError:

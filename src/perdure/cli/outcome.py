@@ -57,6 +57,7 @@ MEANINGS: dict[Exit, str] = {
 }
 """The meaning of each code, for `--help`."""
 
+# Classes that derive from these are meant, too: a PayloadError is a UsageError.
 _CODES: tuple[tuple[type[PerdureError], Exit], ...] = (
     (UsageError, Exit.USAGE),
     (NotFound, Exit.NOT_FOUND),

@@ -82,10 +82,12 @@ def _without_debug(args: list[str]) -> tuple[list[str], bool]:
 
 def _explain(error: BaseException, args: list[str]) -> int:
     """Say it in one line. Returns the exit code."""
+    # The user's module may call `sys.exit` at its import.
     if isinstance(error, SystemExit):
         if isinstance(error.code, int):
             return error.code
         return Exit.FAILED
+    # typer raises Abort at a prompt, for Ctrl-C and for the answer no.
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return Exit.INTERRUPTED
     if isinstance(error, PerdureError):
@@ -141,6 +143,7 @@ def root(
 
         screen.say(f"perdure {__version__}")
     elif context.invoked_subcommand is None:
+        # An error, so that a script notices that it has lost its arguments.
         screen.say(context.get_help())
         return Exit.USAGE
     return Exit.OK

@@ -52,6 +52,7 @@ class Progress:
         from rich.table import Table
 
         now_ms = time.time_ns() // 1_000_000
+        # All is made anew for each frame. The spinner takes its position from the time.
         spinner = Spinner("dots").render(time.monotonic())
         head = Table.grid(padding=(0, 1))
         head.add_row(spinner, self._headline(now_ms))

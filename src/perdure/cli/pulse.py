@@ -74,6 +74,7 @@ class Latencies(Interceptor):
         for bucket in sorted(counts):
             left -= counts[bucket]
             if left <= 0:
+                # The middle of the bucket, with no more digits than the bucket knows.
                 return float(f"{2 ** ((bucket - 0.5) / _STEPS) * 1000:.2g}")
         return None
 

@@ -215,9 +215,11 @@ def prune(
 
 
 def _confirm(question: str) -> None:
+    # In a script the question would have no answer.
     if not sys.stdin.isatty():
         msg = "deleting by filters asks first, and nobody can answer here; give --yes"
         raise UsageError(msg)
+    # On stderr, because stdout is for the answer of the command.
     typer.confirm(question, abort=True, err=True)
 
 
@@ -228,6 +230,7 @@ async def _administering(url: str) -> AsyncGenerator[tuple[Client, bool]]:
         try:
             custodian = await stack.enter_async_context(custody(client.store))
         except StoreLocked:
+            # A node owns the store, and removes by itself what this client posts.
             yield client, False
             return
         yield Client(custodian), True

@@ -147,6 +147,7 @@ async def _run(
                 )
             _show_steps(row, await watch.read_history())
     except asyncio.CancelledError:
+        # Ctrl-C cancels the main task of `asyncio.run`.
         screen.note(
             f"interrupted; {begin.id!r} goes on when a node runs: "
             f"give the same command again with --id {begin.id}"
@@ -285,6 +286,7 @@ def _given_id(id: str | None, name: str) -> str:
 
 def _report(row: UnitRow, *, as_json: bool, url: str) -> int:
     """Print the end of an instance. Returns the exit code."""
+    # The result alone, so that `$(perdure run ...)` is the result.
     if as_json:
         screen.json(outcome_json(row))
     elif row.status == "completed":

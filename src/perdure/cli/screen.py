@@ -37,6 +37,7 @@ def _console(*, stderr: bool) -> Console:
     width = None
     if not stream.isatty():
         width = PIPE_COLUMNS
+    # Ids and texts of users may look like markup or emoji codes, and must come out as they are.
     return Console(
         stderr=stderr, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False
     )
@@ -49,6 +50,7 @@ def show(*things: RenderableType) -> None:
 
 def say(text: str) -> None:
     """One line on stdout."""
+    # Flushed, because a program at the other end of a pipe may wait for this line.
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 

@@ -245,6 +245,7 @@ def _on_signals(stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
 
     def received(number: int) -> None:
+        # Not by an exception: the code that hangs could catch it.
         if stop.is_set():
             os._exit(128 + number)
         stop.set()

@@ -39,6 +39,7 @@ def stats(store: StoreUrl = DEFAULT_URL, as_json: AsJson = False) -> int:
 
 
 async def _read(url: str) -> tuple[StoreInfo, StoreMetrics, dict[str, QueueDepth]]:
+    # One time for both, so that a task is not delayed in one table and visible in the other.
     at_ms = time.time_ns() // 1_000_000
     async with reading(url) as store:
         return store.info, await read_metrics(store, at_ms), await read_queues(store, at_ms)

@@ -158,6 +158,7 @@ def _importable(folder: Path) -> None:
     text = str(folder)
     if sys.path[:1] != [text]:
         sys.path.insert(0, text)
+    # Python remembers the content of folders, and the file may be new.
     importlib.invalidate_caches()
 
 

@@ -127,8 +127,10 @@ class _Reader:
 
     def read(self, event: ev.AnyEvent) -> None:
         at: int | None = getattr(event, "at", None)
+        # A clock may have been set back. In a view time only goes on.
         if at is not None:
             self.now = max(self.now, at)
+        # Some events are no steps: a change of the custom status, for example.
         handler = _HANDLERS.get(type(event))
         if handler is not None:
             handler(self, event)
@@ -337,6 +339,7 @@ class Timeline:
 
     def _bar(self, step: Step, columns: int) -> str:
         whole = max(1, self.now_ms - self._scale.started_ms)
+        # A step that began just now, or took no time, is still one mark that can be seen.
         begin = min(int((step.started_ms - self._scale.started_ms) * columns / whole), columns - 1)
         length = max(1, round(step.duration_ms(self.now_ms) * columns / whole))
         return " " * begin + "━" * min(length, columns - begin)

@@ -36,6 +36,7 @@ def payload_json(data: object) -> object:
     try:
         return to_json(data)
     except DecodeError as error:
+        # A newer release, or a payload codec of the user, may have written it.
         return {"undecodable": str(error), "hex": data.hex()}
 
 

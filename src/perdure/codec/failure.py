@@ -195,7 +195,7 @@ def _is_retryable(error: BaseException) -> bool:
 
 
 def _causes(error: BaseException) -> tuple[tuple[str, str], ...]:
-    """The chain of causes, nearest first. The text of a group names what is in it."""
+    """The chain of causes, nearest first. The text of a group names its first exceptions."""
     causes: list[tuple[str, str]] = []
     cause = error.__cause__
     # As in Python's own tracebacks: `raise ... from None` hides the context.

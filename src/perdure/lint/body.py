@@ -191,7 +191,7 @@ class Body:
         self.nested += [Function(method.node, self.scope, owner) for method in body.nested]
 
     def match(self, node: ast.Match) -> None:
-        """The cases of a `match`, with what their patterns bind."""
+        """Walk the cases of a `match`, with the names that their patterns bind."""
         for case in node.cases:
             for name in captured(case.pattern):
                 self.scope.bind(name, None)

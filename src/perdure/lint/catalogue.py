@@ -127,6 +127,7 @@ FORBIDDEN: tuple[Row, ...] = (
     ("time", SLEEP, "sleep"),
     ("datetime", CLOCK, "date.today datetime.now datetime.utcnow datetime.today"),
     ("random", RANDOM, "SystemRandom Random()"),
+    # All functions of the module draw from one hidden generator. Its classes can be seeded.
     ("random", RANDOM, " ".join(name for name in random.__all__ if name.islower())),
     ("os", RANDOM, "urandom getrandom"),
     (

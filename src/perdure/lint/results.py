@@ -22,6 +22,7 @@ from perdure.lint.values import (
 if TYPE_CHECKING:
     from perdure.lint.scope import Scope
 
+# A tuple of unknown length is like a list: each element has the same type.
 _COLLECTS = {"set": "set", "frozenset": "frozenset", "tuple": "list"} | dict.fromkeys(
     ("list", "sorted", "reversed", "iter", "collections.deque"), "list"
 )
@@ -55,6 +56,7 @@ _NUMBERS = frozenset(
 _LISTS_OF_TEXT = frozenset(
     {"str.split", "str.rsplit", "str.splitlines", "str.partition", "str.rpartition"}
 )
+# Methods whose result has the type of their object.
 _KEEP = frozenset(
     f"{kind}.{name}"
     for kind in ("set", "frozenset", "list", "dict")

@@ -118,6 +118,7 @@ def _may_be_app(value: Value, source: Source) -> bool:
 
 def roots(source: Source, project: Project) -> list[Root]:
     """The workflows of a file, wherever they are defined, in order."""
+    # A function may be registered several times, by decorators and by calls.
     found: dict[ast.AST, Root] = {}
     for root in _find(source.tree.body, module_scope(project, source), None):
         found.setdefault(root.function.node, root)

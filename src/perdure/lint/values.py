@@ -106,9 +106,11 @@ _SAME_TYPE = {
 
 SETS = frozenset({"set", "frozenset"})
 MUTABLE = frozenset({"list", "set", "dict"})
+# Their hash is computed from a number, and the same in every process.
 _NUMBERS = frozenset(
     {"int", "float", "bool", "complex", "decimal.Decimal", "fractions.Fraction", "uuid.UUID"}
 )
+# Their hash comes from text or bytes, and is salted by PYTHONHASHSEED.
 _BY_CHANCE = frozenset(
     {"str", "bytes", "datetime.datetime", "datetime.date", "datetime.time", "pathlib.Path"}
 )

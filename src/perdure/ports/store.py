@@ -100,6 +100,7 @@ class Loaded(msgspec.Struct):
     id: str
     version: int = 0
     row: UnitRow | None = None
+    # msgspec gives each object lists of its own.
     journal: list[JournalChunk] = []
     kv: list[KvEntry] = []
     inbox: list[Message] = []

@@ -155,7 +155,7 @@ class Portal:
             if stop is not None:
                 await stop()
             elif self._starting is not None and not self._starting.done():
-                # A start that was interrupted still closes what it has opened.
+                # An interrupted start still closes the store that it has opened.
                 await asyncio.wait([self._starting])
         finally:
             self._end.set()
@@ -279,7 +279,7 @@ def _register() -> None:
     # The callback that is registered last is called first. This import registers that of executors.
     importlib.import_module("concurrent.futures.thread")
     # The function is private, and the only one that is called at this moment.
-    register: Callable[[Callable[[], None]], None] = getattr(threading, "_register_atexit")  # noqa: B009
+    register = getattr(threading, "_register_atexit")  # noqa: B009
     register(_close_all)
 
 

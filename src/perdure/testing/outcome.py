@@ -26,6 +26,7 @@ from perdure.kernel.events import (
 ANSWERS = (ActivityCompleted, ActivityFailed, TimerFired, Received, Replied, StepRecorded)
 """Events that answer a command. A command has one answer at the most."""
 
+# Times differ in each run, attempts after each crash, and details with the attempts.
 _VOLATILE = frozenset({"at", "fire_at", "retry_at", "attempt", "python", "details"})
 _VALUES = frozenset({"result", "value"})
 _SEQ = re.compile(r"\bseq=\d+, ")

@@ -213,6 +213,7 @@ class Steps:
 
     def __post_init__(self) -> None:
         """Refuse numbers that are too small."""
+        # The time of one step is measured between two activities.
         _check(self, {"outstanding": 1, "activities": 2})
 
     @property

@@ -223,7 +223,7 @@ class VirtualNode(Node):
             return await super()._end_of(unit, future)
 
     async def changed(self, unit: str, version: int, within_ms: int) -> None:
-        """Wait until the unit's row has another version, or so much time of the clock has passed."""
+        """Wait until the row has another version, or so much time of the clock has passed."""
         over = asyncio.Event()
         alarm = self.clock.late_alarm(within_ms, over.set)
         # Two waits: the store's limit is real time, and the caller's is time of the clock.

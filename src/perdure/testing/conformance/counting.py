@@ -81,8 +81,7 @@ class Counting:
     async def test_leased_tasks_do_not_wait_and_lost_ones_show(
         self, store_factory: StoreFactory
     ) -> None:
-        # An expired lease is a sign of a dead worker, which the people who watch the queue want to
-        # see.
+        # An expired lease is a sign of a dead worker, which an operator has to see.
         async with scene(store_factory) as scenario:
             added = [task(scenario, "order", seq) for seq in (1, 2)]
             await scenario.applied("order", tasks_added=added)

@@ -1,4 +1,4 @@
-"""Guarantee 8: failures are `StoreUnavailable(outcome="none" | "unknown")`, refusals are verdicts."""
+"""Guarantee 8: failures are `StoreUnavailable` with an outcome, refusals are verdicts."""
 
 # ruff: noqa: D102 - the name of a test says what it proves
 

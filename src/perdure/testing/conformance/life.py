@@ -101,7 +101,7 @@ class Life:
     async def test_a_deletion_removes_everything_the_unit_owns(
         self, store_factory: StoreFactory
     ) -> None:
-        # Whatever stayed would turn up in the next unit of the same id.
+        # Rows that stayed would turn up in the next unit of the same id.
         async with scene(store_factory) as scenario:
             version = await _grown(scenario, "order")
             known = scenario.message("order")

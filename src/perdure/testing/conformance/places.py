@@ -1,4 +1,4 @@
-"""Places: who reads mail from a place on misses nothing that comes behind it."""
+"""Places: a reader that goes on from a place misses no message behind it."""
 
 # ruff: noqa: D102 - the name of a test says what it proves
 
@@ -137,7 +137,7 @@ class Places:
                 seen |= dict.fromkeys(message.id for message in mail.messages)
                 place = mail.place
                 await asyncio.gather(*posts)
-                if n % 4 == 3:  # what was read is consumed, what came meanwhile stays
+                if n % 4 == 3:  # only the messages that were read are consumed
                     await scenario.applied("order", version, consume=list(seen))
                     version += 1
             seen |= dict.fromkeys(await _read(scenario, "order", place))

@@ -175,9 +175,8 @@ class Tasks:
                 "order", tasks_added=[task(scenario, "order", 1), task(scenario, "order", 2)]
             )
             first, second = await _lease(scenario)
-            assert (
-                await _lease(scenario, at=NOW + 10 * LEASE_MS) == []
-            )  # only the owner decides what follows
+            # Only the owner decides whether there is another attempt.
+            assert await _lease(scenario, at=NOW + 10 * LEASE_MS) == []
             assert await scenario.post(_done(scenario, first)) == [Posted("accepted")]
             await scenario.applied("order", 1, tasks_dropped=[key_of(second)])
             assert await scenario.post(_done(scenario, second)) == [Posted("lost_lease")]
