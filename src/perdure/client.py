@@ -92,7 +92,8 @@ class Client:
         It runs on an event loop of its own, on a thread of its own. `loop_factory` makes that loop:
         `uvloop.new_event_loop` is a factory.
         """
-        from perdure.sync import SyncClient  # most programs never need it
+        # Most programs never need them, and the portal registers a callback at its import.
+        from perdure.sync import SyncClient
         from perdure.sync.portal import Portal
 
         return SyncClient(self, Portal("the client", loop_factory))

@@ -121,6 +121,7 @@ class Found:
 
 async def find_row(store: Store, unit: str) -> UnitView | None:
     """The unit's row and version. None if there is none."""
+    # A query and no load: the journal would be read, too, and any process may query.
     page = await store.query(Units(ids=(unit,), limit=1))
     if page.items:
         return page.items[0]
@@ -207,6 +208,7 @@ def _pending(store: Store, start: msg.Message) -> UnitRow:
 
 def joins(row: UnitRow, start: msg.Start) -> bool:
     """Whether a start of the row's id means the same instance."""
+    # The digest stands in the row, so that the input need not be read from the journal.
     return row.type == start.workflow and row.input_digest == digest(start.input)
 
 
@@ -372,7 +374,7 @@ class MeasuredGateway:
         began = self._timer()
         try:
             yield outcome
-        except BaseException as error:
+        except BaseException as error:  # a cancelled call is counted, too
             outcome.append(type(error).__name__)
             raise
         finally:

@@ -97,6 +97,7 @@ class Handle(Generic[R_co]):
         if timeout is None:
             return await self._gateway.closed(self.id, self._begun)
         limit_ms = to_ms(timeout, "timeout")
+        # The wait of the caller is limited, not the workflow, so nothing is sent to it.
         try:
             async with asyncio.timeout(limit_ms / 1000):
                 return await self._gateway.closed(self.id, self._begun)
@@ -190,6 +191,7 @@ class Handle(Generic[R_co]):
             return act(*args, **kwargs)
         verb_itself: Callable[..., Awaitable[object]] = act
 
+        # Called with the arguments that the interceptors pass on, which may be others.
         def innermost(call: Outgoing) -> Awaitable[object]:
             return verb_itself(*call.args, **call.kwargs)  # pyright: ignore[reportCallIssue]
 
@@ -501,7 +503,7 @@ class WorkflowHandle(Handle[R_co], Generic[P, R_co]):
             signature.check(data)
         self._check_size(data, f"the input of workflow {name!r}")
         now = self._gateway.clock.now_ms()
-        visible_at = 0
+        visible_at = 0  # at once
         if self._delay_ms:
             visible_at = now + self._delay_ms
         body = msg.Start(name, self._version, data, None, self._if_exists, self._attributes)

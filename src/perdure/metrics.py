@@ -67,6 +67,7 @@ async def read_metrics(store: Store, at_ms: int) -> StoreMetrics:
 
 async def read_queues(store: Store, at_ms: int) -> dict[str, QueueDepth]:
     """The tasks of each queue that has some, by its name, in order."""
+    # By pages, because a program may have a queue for each of its customers.
     query = Queues(at=at_ms)
     found: dict[str, QueueDepth] = {}
     while True:

@@ -145,6 +145,7 @@ async def _children(
 
 
 async def _check_removable(gateway: Gateway, unit: str, rows: list[UnitRow]) -> None:
+    # All are checked before the first is removed, so that a refusal changes nothing.
     for row in rows:
         if row.status not in CLOSED:
             _refuse(unit, row.id, f"is {row.status}")
@@ -174,6 +175,7 @@ async def _remove(gateway: Gateway, units: Sequence[str], body: msg.Delete) -> i
     for first in range(0, len(units), AT_ONCE):
         some = units[first : first + AT_ONCE]
         outcomes = await asyncio.gather(*(_ask(gateway, unit, body) for unit in some))
+        # The owner decides: a unit may have begun a new run since its row was read.
         for unit, outcome in zip(some, outcomes, strict=True):
             if outcome == "open":
                 _refuse(unit, unit, "has been started again meanwhile")
@@ -254,6 +256,7 @@ async def _roots(gateway: Gateway, rows: list[UnitRow]) -> list[UnitRow]:
     if not parents:
         return rows
     page = await gateway.store.query(Units(ids=parents, limit=len(parents)))
+    # A child whose parent is gone is removed as a root.
     there = {view.row.id for view in page.items}
     return [row for row in rows if row.parent_unit not in there]
 

@@ -140,6 +140,7 @@ def _continue(
     if not isinstance(definition, Workflow):
         msg = f"continue_as_new() needs a workflow (@app.workflow), got {definition!r}"
         raise UsageError(msg)
+    # Checked by hand: a plain function fits the annotation of an untyped program.
     known: WorkflowDefinition = definition.definition
     # Handles of the instance decode its result by the workflow's type, so the workflow stays.
     if known.name != run.definition.name:
@@ -391,6 +392,7 @@ async def join(*aws: Any, order: Literal["argument", "history"] = "argument") ->
     outcomes = await asyncio.gather(*futures, return_exceptions=True)
     if order == "argument":
         return outcomes
+    # `gather` gives the outcomes in the order of the arguments. Callbacks run as the futures end.
     return [outcomes[futures.index(f)] for f in completed]
 
 
@@ -417,6 +419,7 @@ async def checkpoint(name: str, fn: Any, /, *, type: Any = None) -> Any:
         DecodeError: the value is not of the type.
     """
     run = _run("checkpoint()")
+    # The value must be of the same type live and in replay. Plain data is so without a type.
     what = f"checkpoint {check_label(name, 'a checkpoint')!r}"
     if type is not None:
         declared = type

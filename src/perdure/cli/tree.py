@@ -66,6 +66,7 @@ def _drawn(root: Tree) -> Branch:
         state = (instance.status + why, COLOURS.get(instance.status, ""))
         return Text.assemble(instance.id, " ", (instance.type, "bright_black"), " ", state)
 
+    # Without recursion, as in `_nested`.
     drawn = Branch(label(root))
     waiting = [(root, drawn)]
     while waiting:

@@ -65,6 +65,7 @@ class Watch:
                 change(row, await self.read_history())
             if row.status in CLOSED or is_held(row):
                 return row
+            # Only for people: a wait without a view ends with the commit.
             if change is not None:
                 await asyncio.sleep(PAUSE_S)
             await self._store.wait_change(self._id, view.version, ROUND_MS)

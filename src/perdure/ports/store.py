@@ -52,7 +52,9 @@ class StoreInfo(msgspec.Struct, frozen=True):
 
     id: str
     format: int
+    # Ids are hashed into shards, so another number would look for stored units elsewhere.
     shards: int
+    # `sql` is one: statements of programs in a commit, which memory and Raft cannot run.
     capabilities: frozenset[str] = frozenset()
     dedupe_ms: int = DEDUPE_MS
 
@@ -152,6 +154,7 @@ class Wake(msgspec.Struct, frozen=True):
 
     unit: str
     at: int
+    # Crashes that are counted against the unit. Its owner must know them before it runs the unit.
     suspect: int = 0
     mail: bool = False
 
@@ -176,6 +179,7 @@ class Renewal(msgspec.Struct, frozen=True):
     unit: str
     seq: int
     attempt: int
+    # New with each lease: a worker that was believed dead must not renew the lease of another.
     token: bytes
     lease_ms: int
     details: bytes | None = None
@@ -337,6 +341,7 @@ class Store(Protocol):
         """Store time in milliseconds."""
         ...
 
+    # The store mints epochs. So safety depends on no clock, and on no opinion about who is alive.
     async def claim(self, scopes: Sequence[str], owner: Incarnation) -> Mapping[str, Claim]:
         """Take scopes over. Older epochs can write no more when this returns."""
         ...
@@ -349,6 +354,7 @@ class Store(Protocol):
         """
         ...
 
+    # A caller that does not know the outcome submits the identical commit again.
     def commit(self, batch: Sequence[Commit]) -> Awaitable[list[Verdict]]:
         """Make commits durable together, at most one per unit in a batch. May be an `async def`.
 
@@ -373,6 +379,7 @@ class Store(Protocol):
         """Units as stored, one snapshot each."""
         ...
 
+    # There is no high-water mark: a message can commit late and stand before one that was read.
     async def inbox(self, unit: str, after: str | None, limit: int) -> Mail:
         """The messages that wait for a unit, in order.
 
@@ -424,6 +431,7 @@ class Store(Protocol):
         """Extend leases. `lost`: the task was cancelled, or another worker has it by now."""
         ...
 
+    # By fence, because several owners share a store, and each sweeps its own scopes.
     async def sweep(self, fences: Sequence[Fence], at: int, limit: int) -> Swept:
         """Remove at most `limit` rows: expired answers, tombstones and dead letters.
 

@@ -73,7 +73,7 @@ class SyncHandle(Generic[R_co]):
         return self._portal.call(lambda: self._handle.result(timeout=timeout))
 
     def wait(self, *, timeout: Seconds | None = None) -> Description:
-        """Wait for the end, whatever it is, and describe it. It waits for the same run as `result`.
+        """Wait for the end and describe it. It waits for the same run as `result`.
 
         Raises:
             NotFound, AlreadyStarted, Timeout: as `result`.

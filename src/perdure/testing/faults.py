@@ -215,6 +215,7 @@ class ObservedApp(App):
 
     def find_activity(self, name: str) -> ActivityDefinition | None:
         """The other app's, observed."""
+        # Kept, so that a definition is the same object at each look-up, as in an app.
         if name not in self._found:
             definition = self._observed.find_activity(name)
             # A function for another process is sent by name, and cannot be wrapped.
@@ -240,6 +241,7 @@ class ObservedApp(App):
             try:
                 return await fn(*args, **kwargs)
             finally:
+                # Before the result is delivered: a life that dies here has done the work in vain.
                 await points.pass_or_hang(f"after {step}")
 
         return observed

@@ -50,6 +50,7 @@ class Latencies:
 
         It is at most 1 % too high.
         """
+        # The nearest rank. No interpolation: the classes are finer than it could be.
         rank = max(1, math.ceil(self.count * percent / 100))
         for number in sorted(self._classes):
             rank -= self._classes[number]
@@ -106,6 +107,7 @@ class Gauges:
         """End. The last sample is taken now."""
         assert self._task is not None
         self._task.cancel()
+        # Awaited without an exception, because the task ends by being cancelled.
         await asyncio.wait([self._task])
         self._memory.append(resident_mb())
         self._look_at_processor()

@@ -206,11 +206,13 @@ class UnreliableStore(PassingStore):
     async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
         """Commit, unless the store cannot be reached. Perhaps another commit comes first."""
         strikes = self._mishaps.strikes
+        # A commit of a new unit has no version that could be raised before it.
         for commit in batch:
             if commit.expect and strikes("commit overtaken"):
                 await self._overtake(commit)
         if strikes("commit refused"):
             raise StoreUnavailable("a commit was refused on purpose", "none")
+        # From here on the commit is stored, whatever its caller gets to know.
         verdicts = await self._store.commit(batch)
         if strikes("commit late"):
             await asyncio.sleep(self._mishaps.delay_s())
@@ -287,6 +289,7 @@ class UnreliableStore(PassingStore):
 
     async def hints(self) -> AsyncIterator[Hint]:
         """The hints that are not lost."""
+        # Hints may be lost: the look at arrivals finds what they would have told.
         async for hint in self._store.hints():
             if not self._mishaps.strikes("hint lost"):
                 yield hint

@@ -200,11 +200,13 @@ class Stress:
         return Scale(describe(folder), await asyncio.to_thread(commits_per_s, folder))
 
     async def _remove_all(self, client: Client) -> None:
+        # Each call removes a limited number, and says whether there are more.
         more = True
         while more:
             more = (await client.delete(id_prefix=self.prefix, force=True, forget=True)).more
 
     async def _keep_busy(self, client: Client) -> float:
+        # As many loops as instances are outstanding: each starts the next when one has ended.
         async with self.gauges:
             self.tally.begin()
             await asyncio.gather(*(self._repeat(client) for _ in range(self.shape.outstanding)))
