@@ -51,7 +51,7 @@ def options_of(
     """
     changes: dict[str, Any] = {}
     if retry is not None:
-        # A subclass could add fields, which would not be journaled.
+        # Exactly this class: only its fields are recorded with a call.
         if type(retry) is not RetryPolicy:
             msg = f"retry of {what} must be a RetryPolicy, got {retry!r}"
             raise DefinitionError(msg)

@@ -75,8 +75,8 @@ without a result has a `Failure`, which is data: `perdure show ID` prints it.
 
 REASONS_HEAD = """## Why an instance is suspended
 
-`suspended` means that nothing is lost, and that nothing happens until a person acts. `perdure ls
---status suspended` shows the instances and their reasons.
+`suspended` means that nothing is lost, and that nothing happens until a person acts.
+`perdure ls --status suspended` shows the instances and their reasons.
 """
 
 Name = Annotated[
