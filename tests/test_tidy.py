@@ -7,9 +7,11 @@ shows each one a file that breaks it, because a rule that matches nothing would 
 from __future__ import annotations
 
 import ast
+import io
 import re
 import shutil
 import subprocess
+import tokenize
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -47,6 +49,17 @@ SYNONYMS = {
     "grain": "entity",
     "grains": "entities",
 }
+
+# The same for docstrings and comments, as patterns. `dead letter` is a word of its own.
+PROSE = {
+    r"(?<!dead[\s-])letters?(?!, digits)": "message",
+    r"mails?": "message",
+    r"set(?:s|ting)?\s(?:\w+\s)?aside": "suspended",
+}
+PROSE_NAMES = {"letter": "message", "letters": "message", "aside": "suspended"}
+# These packages have some of the words left.
+PROSE_ELSEWHERE = ("src/perdure/kernel", "src/perdure/node", "src/perdure/store")
+
 DEFINED_BY_ASYNCIO = {"add_signal_handler", "remove_signal_handler"}
 
 # What the kernel may not import: a clock, chance, threads, the outside world. To the right: the types it may name.
@@ -231,6 +244,32 @@ def vocabulary(file: File) -> Iterator[str]:
             )
 
 
+def prose(tree: ast.Module, text: str) -> Iterator[tuple[int, str]]:
+    """Every docstring and every comment of a module: line and text. Texts below a name count."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            if isinstance(node.value.value, str):
+                yield node.lineno, node.value.value
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
+
+
+def one_word_per_thing(file: File) -> Iterator[str]:
+    if not file.in_package or any(map(file.path.is_relative_to, PROSE_ELSEWHERE)):
+        return
+    for line, text in prose(file.tree, file.text):
+        for pattern, word in PROSE.items():
+            for match in re.finditer(rf"\b(?:{pattern})\b", text, re.IGNORECASE):
+                yield at(file, line, f"{match.group()!r}: we say {word!r}")
+    for line, name, _ in defined_names(file.tree):
+        words = [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]
+        if "dead" not in words:
+            for word in words:
+                if word in PROSE_NAMES:
+                    yield at(file, line, f"{name}: we say {PROSE_NAMES[word]!r}, not {word!r}")
+
+
 def pure_kernel(file: File) -> Iterator[str]:
     if not (file.in_package and file.path.is_relative_to("src/perdure/kernel")):
         return
@@ -265,6 +304,7 @@ RULES: list[Rule] = [
     changelog,
     docstrings,
     vocabulary,
+    one_word_per_thing,
     pure_kernel,
 ]
 
@@ -367,6 +407,10 @@ BITES: list[tuple[Rule, str, str]] = [
     (vocabulary, "src/perdure/client.py", "def signal_workflow(): ...\n"),
     (vocabulary, "src/perdure/client.py", "self.actor_id = 1\n"),
     (vocabulary, "src/perdure/node/shards.py", "class Worker: ...\n"),
+    (one_word_per_thing, "src/perdure/client.py", "# the mail of a unit\n"),
+    (one_word_per_thing, "src/perdure/client.py", '"""Reads a letter."""\n'),
+    (one_word_per_thing, "src/perdure/client.py", 'x = 1\n"""Set it aside."""\n'),
+    (one_word_per_thing, "src/perdure/client.py", "for letter in inbox: ...\n"),
     (pure_kernel, "src/perdure/kernel/turn.py", "import time\n"),
     (pure_kernel, "src/perdure/kernel/turn.py", "from os.path import join\n"),
     (pure_kernel, "src/perdure/kernel/turn.py", "from uuid import UUID, uuid4\n"),
@@ -392,6 +436,11 @@ SPARES: list[tuple[Rule, str, str]] = [
         vocabulary,
         "src/perdure/node/tasks.py",
         "class TaskWorker: ...\ndef lease(queue, worker): ...\n",
+    ),
+    (
+        one_word_per_thing,
+        "src/perdure/client.py",
+        "# a dead letter, an email, a mailbox, and letters, digits\ndead_letters = set_side = 1\n",
     ),
     (
         pure_kernel,

@@ -1,7 +1,7 @@
-"""Activities: functions with side effects, and what they can ask about themselves while they run.
+"""Activities: functions with side effects, and the questions that they may ask while they run.
 
-`app.activity` makes an `Activity`. In a workflow a call of it is a durable command; anywhere else it is the plain
-function (a `def` on a thread), so that tests and other activities can use it as it is.
+`app.activity` makes an `Activity`. In a workflow a call of it is a durable command. Anywhere else
+it is the plain function (a `def` on a thread), so that tests and other activities can use it.
 """
 
 from __future__ import annotations
@@ -44,9 +44,14 @@ def options_of(
     queue: str | None = None,
     session: str | None = None,
 ) -> ActivityOptions:
-    """`base` with what is given here in its place."""
+    """`base`, changed by the options that are given.
+
+    Raises:
+        DefinitionError: an option has a value of another kind.
+    """
     changes: dict[str, Any] = {}
     if retry is not None:
+        # Exactly this class: only its fields are recorded with a call.
         if type(retry) is not RetryPolicy:
             msg = f"retry of {what} must be a RetryPolicy, got {retry!r}"
             raise DefinitionError(msg)
@@ -63,16 +68,22 @@ def options_of(
         changes["queue"] = check_name(queue, "a queue")
     if session is not None:
         changes["session"] = check_name(session, "a session")
-    return replace(base, **changes) if changes else base
+    if changes:
+        return replace(base, **changes)
+    return base
 
 
 class Activity(Generic[P, R_co]):
-    """Call it and await it: in a workflow (durable), in a test or in another activity (the plain function)."""
+    """An activity, to be called and awaited.
+
+    In a workflow the call is durable. In a test or in another activity it is the plain function.
+    """
 
     def __init__(self, definition: ActivityDefinition, options: ActivityOptions) -> None:
         """Made by `app.activity`."""
         self.definition = definition
         self.options = options
+        # As functools.wraps does it, so that `help` and documentation tools show the function.
         self.__name__ = definition.fn.__name__
         self.__qualname__ = definition.fn.__qualname__
         self.__module__ = definition.fn.__module__
@@ -85,10 +96,11 @@ class Activity(Generic[P, R_co]):
         return self.definition.name
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, object, R_co]:
-        """Schedule it now; await the result now or later.
+        """Schedule it now. The result may be awaited now or later.
 
         Raises:
-            EncodeError, DecodeError: an argument is not data or does not fit its annotation. Nothing was scheduled.
+            EncodeError, DecodeError: an argument is not data or does not fit its annotation.
+                Nothing was scheduled.
         """
         run = current_run()
         if run is None:
@@ -118,7 +130,9 @@ class Activity(Generic[P, R_co]):
         queue: str | None = None,
         session: str | None = None,
     ) -> Activity[P, R_co]:
-        """The same activity with other options: `await charge.with_options(timeout=5)("card", 100)`."""
+        """The same activity with other options: `await charge.with_options(timeout=5)("card",
+        100)`.
+        """
         options = options_of(
             self.options,
             f"activity {self.name!r}",
@@ -133,19 +147,26 @@ class Activity(Generic[P, R_co]):
         return Activity(self.definition, options)
 
     def detach(self, *args: P.args, **kwargs: P.kwargs) -> str:
-        """Start it for good, independent of this workflow's end, and return the id of the instance that runs it.
+        """Start it independently of this workflow's end, and return the id of its instance.
 
         Raises:
             UsageError: outside of a workflow.
         """
         run = current_run()
         if run is None:
-            msg = f"activity {self.name!r}: detach() is for workflow code; elsewhere start a workflow through a client"
+            msg = (
+                f"activity {self.name!r}: detach() is for workflow code; "
+                "elsewhere start a workflow through a client"
+            )
             raise UsageError(msg)
         signature = self.definition.signature
         data = signature.encode(args, kwargs)
-        changed = self.options != self.definition.options
-        start = encode([self.name, data, *([self.options.to_data()] if changed else [])])
+        parts: list[object] = [self.name, data]
+        # Options that the definition has are looked up when it runs: a deploy may have changed
+        # them.
+        if self.options != self.definition.options:
+            parts.append(self.options.to_data())
+        start = encode(parts)
 
         def check() -> None:
             signature.check(data)
@@ -159,7 +180,7 @@ class Activity(Generic[P, R_co]):
 
 
 class AsyncActivity(Activity[P, R_co]):
-    """An `async def` activity. `fn` is the function as it was written."""
+    """An `async def` activity."""
 
     @property
     def fn(self) -> Callable[P, Coroutine[object, object, R_co]]:
@@ -168,7 +189,7 @@ class AsyncActivity(Activity[P, R_co]):
 
 
 class SyncActivity(Activity[P, R_co]):
-    """A `def` activity, run on a thread (or a process). `fn` is the function as it was written."""
+    """A `def` activity, which runs on a thread or in a process of a pool."""
 
     @property
     def fn(self) -> Callable[P, R_co]:
@@ -181,8 +202,10 @@ class SyncActivity(Activity[P, R_co]):
 
 @dataclass(frozen=True, slots=True)
 class ActivityInfo:
-    """Which attempt of which activity is running, and for whom. `details` is the last heartbeat of the attempt
-    before; `queue` and `session` are what the call named.
+    """The running attempt: its activity, and the instance that called it.
+
+    `seq` is the number of the call in its execution. `details` is the last heartbeat of the attempt
+    before. `queue` and `session` are options of the call.
     """
 
     name: str
@@ -200,23 +223,33 @@ class ActivityInfo:
 
     @property
     def idempotency_key(self) -> str:
-        """The same for every attempt of this call: give it to services that can deduplicate."""
+        """The same for every attempt of this call. Services that deduplicate take such keys."""
         return f"{self.run}.{self.execution}.{self.seq}"
 
     def last_heartbeat(self, as_type: type[T]) -> T | None:
-        """The details of the last heartbeat of an earlier attempt, if there were any."""
-        value: T | None = decode(self.details, as_type) if self.details is not None else None
+        """The details of the last heartbeat of an earlier attempt. None: there were none."""
+        value: T | None = None
+        if self.details is not None:
+            value = decode(self.details, as_type)
         return value
 
 
 class Attempt:
-    """A running attempt: its info, its heartbeat and its cancellation. One per attempt, shared by the threads that it
-    uses.
+    """A running attempt: its info, its heartbeat and its cancellation.
+
+    There is one per attempt, shared by the threads that it uses.
     """
 
     __slots__ = (
-        "_cancelled_async", "_describe", "_details_max", "_info", "beats", "cancelled", "details", "resources",
-    )  # fmt: skip
+        "_cancelled_async",
+        "_describe",
+        "_details_max",
+        "_info",
+        "beats",
+        "cancelled",
+        "details",
+        "resources",
+    )
 
     def __init__(
         self,
@@ -225,9 +258,8 @@ class Attempt:
         resources: object,
         details_max: int,
     ) -> None:
-        """Made by the node; `describe` is asked when the function asks. Details of heartbeats have at most
-        `details_max` bytes.
-        """
+        """Made by the node. Details of heartbeats have at most `details_max` bytes."""
+        # Most functions never ask for their info, so it is made at the first question.
         self._describe = describe
         self._info: ActivityInfo | None = None
         self._details_max = details_max
@@ -239,7 +271,7 @@ class Attempt:
 
     @property
     def info(self) -> ActivityInfo:
-        """Which attempt this is."""
+        """The attempt as data."""
         if self._info is None:
             self._info = self._describe()
         return self._info
@@ -255,22 +287,24 @@ class Attempt:
             data = encode(details)
             if len(data) > self._details_max:
                 msg = (
-                    f"the details of a heartbeat of activity {self.info.name!r} have {len(data)} bytes; the limit is "
-                    f"{self._details_max} (Limits.payload_bytes): store them elsewhere and give a reference"
+                    f"the details of a heartbeat of activity {self.info.name!r} have {len(data)} "
+                    f"bytes; the limit is {self._details_max} (Limits.payload_bytes): "
+                    "store them elsewhere and give a reference"
                 )
                 raise PayloadTooLarge(msg)
             self.details = data
+        # The node watches this number. A thread may write it, so it is one plain integer.
         self.beats += 1
 
     def cancel(self) -> None:
-        """Tell the function that nobody wants its result any more (called on the node's loop)."""
+        """Tell the function that its result is not wanted any more. For the node's loop only."""
         self.cancelled = True
         if self._cancelled_async is not None:
             self._cancelled_async.set()
 
     def cancelled_event(self) -> asyncio.Event:
-        """The same as an asyncio event."""
-        if self._cancelled_async is None:
+        """The cancellation as an asyncio event."""
+        if self._cancelled_async is None:  # made here, because a `def` activity never needs it
             self._cancelled_async = asyncio.Event()
             if self.cancelled:
                 self._cancelled_async.set()
@@ -284,7 +318,7 @@ def current_attempt(what: str) -> Attempt:
     """The attempt that the calling code belongs to.
 
     Raises:
-        UsageError: there is none; `what` names the call.
+        UsageError: there is none. `what` names the call.
     """
     attempt = running_attempt.get()
     if attempt is None:
@@ -294,7 +328,7 @@ def current_attempt(what: str) -> Attempt:
 
 
 def info() -> ActivityInfo:
-    """Which attempt of which activity is running."""
+    """The running attempt, and its activity."""
     return current_attempt("info()").info
 
 
@@ -302,25 +336,27 @@ def heartbeat(details: object = None) -> None:
     """A sign of life. `details` (data) reach the next attempt as `info().last_heartbeat(type)`.
 
     Raises:
-        EncodeError, PayloadTooLarge: the details are not data, or have more bytes than `Limits.payload_bytes`.
+        EncodeError, PayloadTooLarge: the details are not data, or have more bytes than
+            `Limits.payload_bytes`.
     """
     current_attempt("heartbeat()").heartbeat(details)
 
 
 def is_cancelled() -> bool:
-    """Whether nobody wants the result any more. A `def` activity polls this; an `async def` also gets
-    `CancelledError`.
+    """Whether the result is not wanted any more.
+
+    A `def` activity polls this. An `async def` also gets `CancelledError`.
     """
     return current_attempt("is_cancelled()").cancelled
 
 
 async def cancelled() -> None:
-    """Wait until nobody wants the result any more."""
+    """Wait until the result is not wanted any more."""
     await current_attempt("cancelled()").cancelled_event().wait()
 
 
 def resources(as_type: type[T]) -> T:
-    """The application's resources, as `app.resources` made them at node start.
+    """The application's resources, which `app.resources` made at the node's start.
 
     Raises:
         UsageError: there are none, or they are of another type.
@@ -328,7 +364,8 @@ def resources(as_type: type[T]) -> T:
     value = current_attempt("resources()").resources
     if not isinstance(value, as_type):
         msg = (
-            f"activity.resources({as_type.__name__}): the app's resources are {type(value).__name__}; "
+            f"activity.resources({as_type.__name__}): the app's resources are "
+            f"{type(value).__name__}; "
             "make them with @app.resources"
         )
         raise UsageError(msg)
@@ -336,14 +373,15 @@ def resources(as_type: type[T]) -> T:
 
 
 node_client: ContextVar[Callable[[], Client] | None] = ContextVar("perdure_client", default=None)
-"""How to get a client of the node; set in the context in which a node runs activities and checkpoints."""
+"""Makes a client of the node. Set in the context of activities and checkpoints."""
 
 
 def client() -> Client:
-    """A client of the node that runs this activity (or checkpoint), to start, ask and read other instances.
+    """A client of the node that runs this activity (or checkpoint).
 
-    It belongs to the node's event loop: use it in an `async def`. Waiting there for the end of an instance keeps a
-    slot of the node occupied; waiting for the own one never ends.
+    It belongs to the node's event loop: use it in an `async def`. An activity that waits for the
+    end of an instance keeps a slot of the node occupied. One that waits for its own instance waits
+    for ever.
 
     Raises:
         UsageError: no activity is running here, or it is a `def`, which runs on a thread.
@@ -355,7 +393,10 @@ def client() -> Client:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        msg = "activity.client() belongs to the node's event loop, and this is a thread: make the activity `async def`"
+        msg = (
+            "activity.client() belongs to the node's event loop, and this is a thread: "
+            "make the activity `async def`"
+        )
         raise UsageError(msg) from None
     return make()
 
@@ -372,12 +413,13 @@ class _WithIds(logging.LoggerAdapter[logging.Logger]):
         """Add them."""
         attempt = running_attempt.get()
         if attempt is not None:
+            # The ids win over an `extra` of the same name, so that every record can be trusted.
             kwargs["extra"] = dict(kwargs.get("extra") or {}) | attempt_ids(attempt)
         return msg, kwargs
 
 
 def attempt_ids(attempt: Attempt) -> dict[str, object]:
-    """What the log records of an attempt carry."""
+    """The ids in the log records of an attempt."""
     info = attempt.info
     return {
         "instance": info.instance,
@@ -391,4 +433,7 @@ def attempt_ids(attempt: Attempt) -> dict[str, object]:
 
 
 logger = _WithIds(logging.getLogger("perdure.activity"), {})
-"""A logger whose records carry the ids of the running attempt. Outside of an activity it adds nothing."""
+"""A logger whose records carry the ids of the running attempt.
+
+Outside of an activity it adds nothing.
+"""

@@ -3,8 +3,8 @@
 # pyright: reportOverlappingOverload=false
 """The app: the registry of workflows and activities.
 
-An app does no I/O and holds no global state; several can live in one process. It may grow while nodes run it:
-instances that waited for a definition wake.
+An app does no I/O and holds no global state, so several can live in one process. It may grow while
+nodes run it: instances that waited for a definition wake.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Resources = Callable[[], AbstractAsyncContextManager[Any]]
 
 
 class ActivityDecorator(Protocol):
-    """What `app.activity(...)` with options gives."""
+    """The type of `app.activity(...)` with options."""
 
     @overload
     def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncActivity[P, R]: ...
@@ -56,7 +56,7 @@ class ActivityDecorator(Protocol):
 
 
 class WorkflowDecorator(Protocol):
-    """What `app.workflow(...)` with options gives."""
+    """The type of `app.workflow(...)` with options."""
 
     def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]:
         """Register the function."""
@@ -66,11 +66,12 @@ class WorkflowDecorator(Protocol):
 class App:
     """A registry of workflows and activities under one name: `app = App("shop")`, at module level.
 
-    It runs nothing by itself; `app.node(url)` does. Modules may have apps of their own; `include` brings them together.
+    It runs nothing by itself: `app.node(url)` does. Modules may have apps of their own, which
+    `include` brings together.
     """
 
     def __init__(self, name: str) -> None:
-        """An empty app. `name` is what nodes and listings show."""
+        """An empty app. Nodes and listings show its name."""
         self.name = check_name(name, "an app")
         self._workflows: dict[str, dict[str, WorkflowDefinition]] = {}
         self._latest: dict[str, WorkflowDefinition] = {}
@@ -78,6 +79,7 @@ class App:
         self._activities: dict[str, ActivityDefinition] = {}
         self._resources: Resources | None = None
         self._listeners: list[Callable[[], None]] = []
+        # A detached activity outlives its caller, so it needs an instance of its own.
         self._add_workflow(
             WorkflowDefinition(
                 DETACHED,
@@ -116,23 +118,25 @@ class App:
         executor: Literal["thread", "process"] = "thread",
         **options: Any,
     ) -> Any:
-        """Register a function with side effects; with or without parentheses.
+        """Register a function with side effects. It works with or without parentheses.
 
-        `async def` runs on the node's loop, `def` on a thread, or with `executor="process"` in a process of a pool
-        (for CPU work; the function must be importable).
-        Times are seconds or timedeltas: `timeout` limits one attempt, `total_timeout` all of them, `start_timeout`
-        the wait for a
-        free slot, `heartbeat_timeout` the silence between heartbeats. Without `retry` the first failure goes to the
-        workflow's code.
+        `async def` runs on the node's loop, `def` on a thread. With `executor="process"` a `def`
+        runs in a process of a pool. This is for CPU work, and the function must be importable.
+
+        Times are seconds or timedeltas: `timeout` limits one attempt, `total_timeout` all of them,
+        `start_timeout` the wait for a free slot, `heartbeat_timeout` the silence between
+        heartbeats. Without `retry` the first failure goes to the workflow's code.
 
         Raises:
-            DefinitionError: the name is taken, or the signature cannot be carried.
+            DefinitionError: the name is taken, or a value of the signature cannot be data.
         """
 
         def define(function: Callable[..., Any]) -> Any:
             return self._define_activity(function, name, executor, options)
 
-        return define if fn is None else define(fn)
+        if fn is None:
+            return define
+        return define(fn)
 
     def _define_activity(
         self,
@@ -141,23 +145,19 @@ class App:
         executor: Literal["thread", "process"],
         options: dict[str, Any],
     ) -> Activity[Any, Any]:
+        # A class is callable, too, but a call of it makes an object, which is no data.
         if not callable(fn) or inspect.isclass(fn):
             msg = f"@app.activity needs a function, got {fn!r}"
             raise DefinitionError(msg)
         name = _own_name(name, fn, "an activity")
         if name in self._activities:
-            msg = f"app {self.name!r} has an activity {name!r} already; give one of them another name with name="
-            raise DefinitionError(msg)
-        is_async = inspect.iscoroutinefunction(fn)
-        if executor not in ("thread", "process"):
-            msg = f"activity {name!r}: executor must be 'thread' or 'process', got {executor!r}"
-            raise DefinitionError(msg)
-        if executor == "process" and (is_async or "<locals>" in fn.__qualname__):
             msg = (
-                f"activity {name!r}: executor='process' needs a `def` at module level, "
-                "which the other process can import"
+                f"app {self.name!r} has an activity {name!r} already; "
+                "give one of them another name with name="
             )
             raise DefinitionError(msg)
+        is_async = inspect.iscoroutinefunction(fn)
+        _check_executor(executor, name, fn, is_async=is_async)
         _known(options, _ACTIVITY_OPTIONS, f"activity {name!r}")
         given = options_of(ActivityOptions(), f"activity {name!r}", **options)
         definition = ActivityDefinition(
@@ -165,7 +165,9 @@ class App:
         )
         self._activities[name] = definition
         self._changed()
-        return (AsyncActivity if is_async else SyncActivity)(definition, given)
+        if is_async:
+            return AsyncActivity(definition, given)
+        return SyncActivity(definition, given)
 
     @overload
     def workflow(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
@@ -189,27 +191,33 @@ class App:
         on_mismatch: Literal["suspend", "fail"] = "suspend",
         guard: Literal["error", "warn", "off"] = "error",
     ) -> Any:
-        """Register a durable `async def`; with or without parentheses.
+        """Register a durable `async def`. It works with or without parentheses.
 
-        Several versions of one name may stand side by side: new runs get the latest (or the one that `use_version`
-        sets), running ones keep theirs. `on_mismatch`
-        is what happens when code and journal differ: `"suspend"` waits for a deploy that fits, `"fail"` ends the run.
+        Several versions of one name may stand side by side. New runs get the latest version, or the
+        one that `use_version` sets. Running ones keep theirs. `on_mismatch` decides about a journal
+        that the code does not fit: `"suspend"` waits for a deploy that fits, `"fail"` ends the run.
 
         Raises:
-            DefinitionError: name and version are taken, the function is not `async def`, or its signature cannot be
-            carried.
+            DefinitionError: name and version are taken, the function is not `async def`, or a value
+                of its signature cannot be data.
         """
 
         def define(function: Callable[..., Any]) -> Workflow[Any, Any]:
             own = _own_name(name, function, "a workflow")
             if not inspect.iscoroutinefunction(function):
-                msg = f"workflow {own!r} must be an `async def`: a workflow waits, and only a coroutine can"
+                msg = (
+                    f"workflow {own!r} must be an `async def`: "
+                    "a workflow waits, and only a coroutine can"
+                )
                 raise DefinitionError(msg)
             _one_of(on_mismatch, ("suspend", "fail"), f"workflow {own!r}: on_mismatch")
             _one_of(guard, ("error", "warn", "off"), f"workflow {own!r}: guard")
+            exact = DEFAULT_VERSION
+            if version is not None:
+                exact = normal_version(version)
             definition = WorkflowDefinition(
                 own,
-                normal_version(version if version is not None else DEFAULT_VERSION),
+                exact,
                 function,
                 _signature(function, f"workflow {own!r}"),
                 on_mismatch,
@@ -218,7 +226,9 @@ class App:
             self._add_workflow(definition)
             return Workflow(definition)
 
-        return define if fn is None else define(fn)
+        if fn is None:
+            return define
+        return define(fn)
 
     def _add_workflow(self, definition: WorkflowDefinition) -> None:
         self._check_free(definition)
@@ -230,31 +240,36 @@ class App:
     def _check_free(self, definition: WorkflowDefinition) -> None:
         if definition.version in self._workflows.get(definition.name, {}):
             msg = (
-                f"app {self.name!r} has workflow {definition.name!r} version {definition.version} already; "
-                "give the new one another version= or name="
+                f"app {self.name!r} has workflow {definition.name!r} version {definition.version} "
+                "already; give the new one another version= or name="
             )
             raise DefinitionError(msg)
 
     def definitions(self) -> list[WorkflowDefinition]:
         """All workflow definitions, with their versions."""
-        return [
-            d
-            for name, versions in self._workflows.items()
-            if not name.startswith(RESERVED_PREFIX)
-            for d in versions.values()
-        ]
+        found: list[WorkflowDefinition] = []
+        for name, versions in self._workflows.items():
+            if not name.startswith(RESERVED_PREFIX):
+                found += versions.values()
+        return found
 
     def use_version(self, name: str, version: str | int | None) -> None:
-        """Give new runs of a workflow this version instead of the latest one (None: the latest again)."""
-        versions = self._workflows.get(name, {})
+        """Give new runs of a workflow this version, or with None the latest again.
+
+        Raises:
+            DefinitionError: the app has no such version.
+        """
         if version is None:
             self._pinned.pop(name, None)
-        elif (exact := normal_version(version)) in versions:
-            self._pinned[name] = exact
-        else:
+            self._changed()
+            return
+        versions = self._workflows.get(name, {})
+        exact = normal_version(version)
+        if exact not in versions:
             has = ", ".join(sorted(versions, key=version_key)) or "none"
             msg = f"app {self.name!r} has no workflow {name!r} version {exact}; it has {has}"
             raise DefinitionError(msg)
+        self._pinned[name] = exact
         self._changed()
 
     def include(self, other: App) -> None:
@@ -263,18 +278,15 @@ class App:
         Raises:
             DefinitionError: a name is taken.
         """
-        for activity in other._activities.values():
-            if activity.name in self._activities:
-                msg = (
-                    f"apps {self.name!r} and {other.name!r} both have an activity {activity.name!r}"
-                )
+        # All names are checked before the first is taken over, so that a refusal changes nothing.
+        for name in other._activities:
+            if name in self._activities:
+                msg = f"apps {self.name!r} and {other.name!r} both have an activity {name!r}"
                 raise DefinitionError(msg)
-        theirs = [
-            d
-            for versions in other._workflows.values()
-            for d in versions.values()
-            if d.name != DETACHED
-        ]
+        theirs: list[WorkflowDefinition] = []
+        for name, versions in other._workflows.items():
+            if name != DETACHED:  # each app has this one
+                theirs += versions.values()
         for definition in theirs:
             self._check_free(definition)
         for definition in theirs:
@@ -283,10 +295,13 @@ class App:
         self._changed()
 
     def resources(self, make: Callable[[], AsyncIterator[R]], /) -> Callable[[], AsyncIterator[R]]:
-        """Register what activities share (pools, clients, settings): an async generator that yields it once.
+        """Register the resources of activities (pools, clients, settings).
 
-        A node runs it to the `yield` at its start and to the end at its stop; activities get it by
-        `activity.resources(Type)`.
+        `make` is an async generator that yields them once. A node runs it to the `yield` at its
+        start and to the end at its stop. Activities get them by `activity.resources(Type)`.
+
+        Raises:
+            DefinitionError: it is no async generator function, or the app has resources already.
         """
         from contextlib import asynccontextmanager
 
@@ -308,8 +323,9 @@ class App:
             return None
         if version is None:
             version = self._pinned.get(name)
-            if version is None:
-                return self._latest[name]
+        if version is None:
+            # Kept, because each start asks, and comparing versions is slow.
+            return self._latest[name]
         return versions.get(version)
 
     def find_activity(self, name: str) -> ActivityDefinition | None:
@@ -318,11 +334,12 @@ class App:
 
     def workflows(self) -> list[tuple[str, list[str]]]:
         """Names and versions of all workflows, sorted."""
-        return [
-            (name, sorted(versions, key=version_key))
-            for name, versions in sorted(self._workflows.items())
-            if not name.startswith(RESERVED_PREFIX)
-        ]
+        named: dict[str, list[str]] = {}
+        for definition in self.definitions():
+            named.setdefault(definition.name, []).append(definition.version)
+        for versions in named.values():
+            versions.sort(key=version_key)
+        return sorted(named.items())
 
     def activities(self) -> list[str]:
         """Names of all activities, sorted."""
@@ -330,15 +347,17 @@ class App:
 
     def make_resources(self) -> AbstractAsyncContextManager[Any] | None:
         """A fresh context manager of the app's resources."""
-        return self._resources() if self._resources is not None else None
+        if self._resources is not None:
+            return self._resources()
+        return None
 
     def on_change(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Call `listener` after each new definition; returns how to stop that."""
+        """Call `listener` after each new definition. Calling the function returned ends that."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
     def _changed(self) -> None:
-        for listener in list(self._listeners):
+        for listener in list(self._listeners):  # a listener may remove itself
             listener()
 
     # ------------------------------------------------------------ nodes
@@ -351,7 +370,8 @@ class App:
         interceptors: Sequence[Interceptor] = (),
         meter_provider: MeterProvider | None = None,
     ) -> Node:
-        """A node that runs this app on a store: `async with app.node("sqlite:///shop.db") as node:`.
+        """A node that runs this app on a store: `async with app.node("sqlite:///shop.db") as
+        node:`.
 
         Metrics go to `meter_provider` (OpenTelemetry), or to that of the process if it has one.
         """
@@ -367,11 +387,31 @@ class App:
 
 
 def _own_name(name: str | None, fn: Callable[..., Any], kind: str) -> str:
-    own = check_name(name if name is not None else fn.__name__, kind)
+    if name is None:
+        name = fn.__name__
+    own = check_name(name, kind)
     if own.startswith(RESERVED_PREFIX):
-        msg = f"{own!r} cannot be the name of {kind}: names that begin with {RESERVED_PREFIX!r} are Perdure's own"
+        msg = (
+            f"{own!r} cannot be the name of {kind}: names that begin with {RESERVED_PREFIX!r} "
+            "are Perdure's own"
+        )
         raise DefinitionError(msg)
     return own
+
+
+def _check_executor(executor: str, name: str, fn: Callable[..., Any], *, is_async: bool) -> None:
+    """Refuse an executor that the function cannot run on."""
+    if executor not in ("thread", "process"):
+        msg = f"activity {name!r}: executor must be 'thread' or 'process', got {executor!r}"
+        raise DefinitionError(msg)
+    # The pool's process gets the function's name and imports it, so it cannot be a closure.
+    importable = not is_async and "<locals>" not in fn.__qualname__
+    if executor == "process" and not importable:
+        msg = (
+            f"activity {name!r}: executor='process' needs a `def` at module level, "
+            "which the other process can import"
+        )
+        raise DefinitionError(msg)
 
 
 def _signature(fn: Callable[..., Any], what: str) -> Signature:
@@ -400,20 +440,29 @@ def _known(options: dict[str, Any], known: tuple[str, ...], what: str) -> None:
 
 def _one_of(value: object, allowed: tuple[str, ...], what: str) -> None:
     if value not in allowed:
-        msg = (
-            f"{what} must be {', '.join(map(repr, allowed[:-1]))} or {allowed[-1]!r}, got {value!r}"
-        )
+        names = ", ".join(map(repr, allowed[:-1]))
+        msg = f"{what} must be {names} or {allowed[-1]!r}, got {value!r}"
         raise DefinitionError(msg)
 
 
 async def _run_detached(name: str, data: bytes, options: dict[str, Any] | None = None) -> Any:
-    """The built-in workflow behind `activity.detach`; `options` are those of the call, if it had its own."""
+    """The built-in workflow behind `activity.detach`.
+
+    Its name and parameters are a format, since journals have them. `options` is None for a call
+    that had no options of its own.
+    """
     run = current_run()
     assert run is not None
     definition = run.definitions.find_activity(name)
     if definition is None:
-        msg = f"activity {name!r} is not registered with this node's app; register it and start it again"
+        msg = (
+            f"activity {name!r} is not registered with this node's app; "
+            "register it and start it again"
+        )
         raise DefinitionError(msg)
-    own = definition.options if options is None else ActivityOptions.from_data(options)
+    if options is None:
+        own = definition.options
+    else:
+        own = ActivityOptions.from_data(options)
     call = commands.schedule_activity(run, definition, own, data)
     return await call

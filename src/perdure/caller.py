@@ -1,4 +1,4 @@
-"""Who is calling: the run that the calling code belongs to."""
+"""The run that the calling code belongs to."""
 
 from __future__ import annotations
 

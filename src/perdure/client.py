@@ -1,22 +1,15 @@
-"""Clients: how anything outside starts instances, talks to them and reads them. A client runs no workflow code.
+"""Clients start instances from outside, send to them and read them. They run no workflow code.
 
-A client belongs to a node (`node.client`: messages reach the owner in memory), or stands alone on a store
-(`async with Client.open(url)`: messages are posted to inboxes, and a node that owns them finds them there).
+A client belongs to a node (`node.client`), where messages reach the owner in memory. Or it stands
+alone on a store (`async with Client.open(url)`). Then messages are posted to inboxes, where the
+node that owns the instances finds them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
 from datetime import datetime
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    ParamSpec,
-    Self,
-    TypeVar,
-    Unpack,
-    overload,
-)
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overload
 
 from msgspec.structs import replace
 
@@ -54,13 +47,16 @@ R = TypeVar("R")
 class Client:
     """Starts, finds and lists instances."""
 
-    def __init__(self, gateway: Gateway, interceptors: Sequence[Interceptor] = ()) -> None:
-        """Made by a node, or by `Client.open`."""
+    def __init__(
+        self,
+        gateway: Gateway,
+        interceptors: Sequence[Interceptor] = (),
+        own_store: Store | None = None,
+    ) -> None:
+        """Made by a node, or by `Client.open`. `own_store` is opened and closed by the client."""
         self._gateway = gateway
-        self._interceptors: Sequence[Interceptor] = (
-            overriding(interceptors, "send") if interceptors else ()
-        )
-        self._own_store: Store | None = None
+        self._interceptors = overriding(interceptors, "send")
+        self._own_store = own_store
 
     @classmethod
     def open(
@@ -71,28 +67,33 @@ class Client:
         interceptors: Sequence[Interceptor] = (),
         meter_provider: MeterProvider | None = None,
     ) -> Client:
-        """A client from a store alone: `async with Client.open("sqlite:///shop.db") as client:`. A node elsewhere
-        does the work. Metrics go to `meter_provider`, or to that of the process if it has one.
+        """A client that stands alone: `async with Client.open("sqlite:///shop.db") as client:`.
+
+        A node elsewhere does the work. Metrics go to `meter_provider`, or to that of the process if
+        it has one. A store that is given as an object is opened and closed by the caller.
         """
         from perdure.node.metrics import ClientMetrics, find_provider
 
         opened = open_store(store)
         gateway: Gateway = StoreGateway(opened, clock)
         provider = find_provider(meter_provider)
+        # Without a provider nothing is measured, and no call is slower.
         if provider is not None:
             metrics = ClientMetrics(provider)
             gateway = MeasuredGateway(gateway, metrics.called, metrics.timer)
-        client = cls(gateway, check_interceptors(interceptors))
-        client._own_store = opened if isinstance(store, str) else None
-        return client
+        checked = check_interceptors(interceptors)
+        if isinstance(store, str):
+            return cls(gateway, checked, own_store=opened)
+        return cls(gateway, checked)
 
     def sync(self, *, loop_factory: LoopFactory | None = None) -> SyncClient:
         """The same client for synchronous code: `with Client.open(url).sync() as client:`.
 
-        It runs on an event loop of its own, on a thread of its own. `loop_factory` makes that loop;
-        `uvloop.new_event_loop` is one.
+        It runs on an event loop of its own, on a thread of its own. `loop_factory` makes that loop:
+        `uvloop.new_event_loop` is a factory.
         """
-        from perdure.sync import SyncClient  # most programs never need it
+        # Most programs never need them, and the portal registers a callback at its import.
+        from perdure.sync import SyncClient
         from perdure.sync.portal import Portal
 
         return SyncClient(self, Portal("the client", loop_factory))
@@ -103,7 +104,7 @@ class Client:
         return self._gateway.store
 
     async def __aenter__(self) -> Self:
-        """Open the store, if it is ours."""
+        """Open the store, if it is the client's own."""
         if self._own_store is not None:
             await self._own_store.__aenter__()
         return self
@@ -114,7 +115,7 @@ class Client:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close the store, if it is ours."""
+        """Close the store, if it is the client's own."""
         if self._own_store is not None:
             await self._own_store.__aexit__(kind, error, trace)
 
@@ -150,13 +151,13 @@ class Client:
         version: str | int | None = None,
         attributes: Mapping[str, AttributeValue] | None = None,
     ) -> Any:
-        """A handle to start, or to join, a workflow under an id. A name instead of the definition works without its
-        code.
+        """A handle to start, or to join, a workflow under an id.
 
-        `if_exists` is what a start does when the id is taken: `"join"` takes the one that is there if it has the same
-        type and input, `"reject"` never does, `"replace"`
-        ends it and starts anew. `delay` is the time before it begins. `version` is exact; None is what new runs get.
-        `attributes` are the search attributes that it begins with; see `workflow.set_attributes`.
+        A name instead of the definition works without its code. `if_exists` decides about an id
+        that is taken: `"join"` takes the instance that is there if it has the same type and input,
+        `"reject"` never does, `"replace"` ends it and starts anew. `delay` is the time before the
+        instance begins. `version` is exact. None is the version of new runs. `attributes` are its
+        first search attributes, as in `workflow.set_attributes`.
         """
         if not isinstance(definition, str | Workflow):
             msg_ = f"client.workflow() needs a workflow or its name, got {definition!r}"
@@ -164,7 +165,9 @@ class Client:
         if if_exists not in ("join", "reject", "replace"):
             msg_ = f"if_exists must be 'join', 'reject' or 'replace', got {if_exists!r}"
             raise UsageError(msg_)
-        exact = normal_version(version) if version is not None else None
+        exact = None
+        if version is not None:
+            exact = normal_version(version)
         known: Workflow[..., Any] | str = definition  # pyright: ignore[reportUnknownVariableType]
         handle: WorkflowHandle[..., Any] = WorkflowHandle(
             self._gateway,
@@ -179,23 +182,26 @@ class Client:
         return handle
 
     def get(self, id: str) -> Handle[Any]:
-        """A handle to an instance that exists, by its id alone. Its result is plain data. It means the run that has
-        the id at each call, unlike a handle that has started a run; see `Handle`.
+        """A handle to an instance that exists, by its id alone. Its result is plain data.
+
+        It means the run that has the id at each call, unlike a handle that has started a run.
         """
         return Handle(self._gateway, id, None, self._interceptors)
 
     async def list(
         self, *, limit: int | None = 100, **filters: Unpack[Filter]
     ) -> list[Description]:
-        """Instances that fit all filters, newest first; `limit=None` for all of them. See `Filter` for the filters.
+        """Instances that fit all filters, newest first. `limit=None` lists all of them.
+
+        `Filter` has the filters.
 
         Raises:
-            UsageError: a filter has no such name, or a value that it cannot have.
+            UsageError: there is no such filter, or it cannot have this value.
         """
         found: list[Description] = []
         after: str | None = None
         while True:
-            size = 500 if limit is None else min(limit - len(found), 500)
+            size = _page_size(500, limit, len(found))
             page = await self.page(size=size, after=after, **filters)
             found += page.items
             after = page.next
@@ -205,23 +211,25 @@ class Client:
     async def page(
         self, *, size: int = 100, after: str | None = None, **filters: Unpack[Filter]
     ) -> Page[Description]:
-        """One page of `list`; its `next` is what to give as `after` for the following page (None: there is none)."""
+        """One page of `list`.
+
+        Its `next` is the `after` of the following page. None: the last one.
+        """
         page = await self._gateway.store.query(units_query(filters, size, after))
         return Page([describe_row(view.row) for view in page.items], page.next)
 
     async def counts(self) -> dict[str, int]:
         """Number of instances by status, and of messages, tasks and dead letters that wait.
 
-        Messages that nobody may see yet (delayed starts) are not counted.
+        Messages that are not visible yet (delayed starts) are not counted.
         """
-        return dict(
-            (await self._gateway.store.query(Counts(at=self._gateway.clock.now_ms()))).items
-        )
+        page = await self._gateway.store.query(Counts(at=self._gateway.clock.now_ms()))
+        return dict(page.items)
 
     async def metrics(self) -> StoreMetrics:
-        """What the store holds: instances, executions, histories, messages, tasks, in one snapshot.
+        """One snapshot of the store: instances, executions, histories, messages, tasks.
 
-        It reads every instance's row (a second or so for a million of them); `counts` is cheaper.
+        It reads every instance's row, about a second for a million of them. `counts` is cheaper.
         """
         return await read_metrics(self._gateway.store, self._gateway.clock.now_ms())
 
@@ -232,14 +240,15 @@ class Client:
     async def dead_letters(
         self, *, unit: str | None = None, limit: int | None = 100
     ) -> Sequence[DeadLetter]:
-        """Messages that were sent to an id that no instance had, by that id; of one id with `unit`.
+        """Messages that were sent to an id that no instance had, in the order of these ids.
 
-        At most `limit` (None: all). A store keeps them for `StoreLimits.dead_letter_ms`.
+        With `unit` those of one id. At most `limit` (None: all). A store keeps them for
+        `StoreLimits.dead_letter_ms`.
         """
         found: list[DeadLetter] = []
         after: str | None = None
         while True:
-            size = 1_000 if limit is None else min(limit - len(found), 1_000)
+            size = _page_size(1_000, limit, len(found))
             page = await self._gateway.store.query(DeadLetters(unit=unit, limit=size, after=after))
             found += page.items
             after = page.next
@@ -256,16 +265,21 @@ class Client:
         limit: int = 1_000,
         **filters: Unpack[Selection],
     ) -> Removed:
-        """Remove the instances that fit all that is given, each with its tree; see `handle.delete` for one.
+        """Remove the instances that fit all arguments, each with its tree, as `handle.delete` does.
 
-        Interceptors see a `delete` for each root. Filters choose roots only. What has not ended is skipped with the
-        reason, unless `force`; so is a child that is asked for by id. At most `limit` are looked at, newest first.
+        Interceptors see a `delete` for each root. Filters choose roots only. A running instance is
+        skipped with the reason, unless `force`. So is a child that is named by id. At most `limit`
+        are looked at, newest first.
 
         Raises:
-            UsageError: nothing was given that chooses, or something that is no status, time, id or limit.
+            UsageError: no argument chooses, or one is no status, time, id or limit.
         """
+        # A call without a choice would delete everything, which can only be a mistake.
         if not ids and not any(filters.values()):
-            msg_ = "say what goes: ids, or filters such as type=, status=, id_prefix= or closed_before="
+            msg_ = (
+                "say what goes: ids, or filters such as type=, status=, id_prefix= or "
+                "closed_before="
+            )
             raise UsageError(msg_)
 
         def delete_one(id: str) -> Awaitable[int]:
@@ -285,13 +299,16 @@ class Client:
         where: Where | Sequence[Where] = (),
         limit: int = 1_000,
     ) -> Pruned:
-        """Prune all instances that fit what is given, running ones too; see `handle.prune` for one. Interceptors see
-        a `prune` for each instance.
+        """Prune all instances that fit all arguments, running ones too, as `handle.prune` does.
+
+        Interceptors see a `prune` for each instance.
 
         Raises:
-            UsageError: neither `keep_last` nor `closed_before`, or something that is no status, time, id or limit.
+            UsageError: neither `keep_last` nor `closed_before` is given, or an argument is no
+                status, time, id or limit.
         """
-        keep(keep_last, closed_before)  # refuses what cannot be meant, also where no instance fits
+        # Here, so that a wrong argument is refused where no instance fits, too.
+        keep(keep_last, closed_before)
         filters: Selection = {
             "type": type,
             "status": status,
@@ -306,8 +323,16 @@ class Client:
 
 
 def _chosen(ids: Sequence[str], filters: Selection) -> Units:
-    """What a bulk call is about."""
+    """The query of a bulk call."""
+    # A text would be a sequence of ids of one character each.
     if isinstance(ids, str):
         msg_ = f"ids must be a list of ids, got the text {ids!r}: give [{ids!r}]"
         raise UsageError(msg_)
     return replace(units_query(filters), ids=tuple(map(check_id, ids)))
+
+
+def _page_size(largest: int, limit: int | None, found: int) -> int:
+    """The size of the next page, so that a list ends at its limit."""
+    if limit is None:
+        return largest
+    return min(limit - found, largest)

@@ -1,4 +1,4 @@
-"""Descriptions: an instance as it is stored, and the events of its history, for people and programs that read."""
+"""Descriptions: an instance as it is stored, and the events of its history."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ AsType: TypeAlias = type[T]
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """An instance as it is stored. Times are UTC. `reason` says what a running one waits for, or why one is
-    suspended. `execution` counts from 1 and grows with continue-as-new, `run` is another for each life of the id,
-    `wake_at` is the next deadline, `failure` says why it has no result.
+    """An instance as it is stored. Times are UTC.
 
-    A `datetime` ends with the year 9999: a later time, such as that of `asyncio.sleep(1e12)`, is shown as its last
-    moment.
+    `reason` is what a running instance waits for, or why it is suspended. `execution` counts from 1
+    and grows with continue-as-new. `run` is another one for each life of the id. `wake_at` is the
+    next deadline. `failure` says why it has no result.
+
+    A `datetime` ends with the year 9999. A later time, such as that of `asyncio.sleep(1e12)`, is
+    shown as its last moment.
     """
 
     id: str
@@ -51,10 +53,13 @@ class Description:
     _attributes: bytes | None = field(default=None, repr=False)
 
     def custom_status(self, as_type: AsType[T] | None = None) -> T | None:
-        """What the workflow gave to `workflow.set_status`."""
+        """The value that the workflow gave to `workflow.set_status`."""
         if self._custom_status is None:
             return None
-        value: T = decode(self._custom_status, as_type if as_type is not None else Any)
+        if as_type is None:
+            plain: T = decode(self._custom_status, Any)
+            return plain
+        value: T = decode(self._custom_status, as_type)
         return value
 
     @property
@@ -63,8 +68,10 @@ class Description:
         return decode_attributes(self._attributes)
 
     def result(self) -> object:
-        """The result as plain data; None if there is none (yet)."""
-        return None if self._result is None else decode(self._result)
+        """The result as plain data. None if there is none (yet)."""
+        if self._result is None:
+            return None
+        return decode(self._result)
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -73,14 +80,15 @@ _FIRST_MS = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // timedelta(millisecond
 
 
 def moment(at_ms: int) -> datetime:
-    """A stored time as a datetime. One that no datetime can hold is shown as the nearest that one can: it must not
-    keep a list of other instances from being read.
-    """
+    """A stored time as a datetime, or the nearest that a datetime can hold."""
+    # An error here would keep a whole list from being read, for the sake of one instance.
     return _EPOCH + timedelta(milliseconds=min(max(at_ms, _FIRST_MS), _LAST_MS))
 
 
 def _moment_or_none(at_ms: int | None) -> datetime | None:
-    return None if not at_ms else moment(at_ms)
+    if not at_ms:  # rows have 0 for a time that is not set
+        return None
+    return moment(at_ms)
 
 
 def describe_row(row: UnitRow) -> Description:
@@ -88,9 +96,9 @@ def describe_row(row: UnitRow) -> Description:
     try:
         return _describe(row)
     except (TypeError, ValueError, AttributeError):
-        return _describe(
-            readable_row(row)[0]
-        )  # a damaged row must not keep its neighbours from being listed
+        # A damaged row must not keep its neighbours from being listed.
+        readable, _ = readable_row(row)
+        return _describe(readable)
 
 
 def _describe(row: UnitRow) -> Description:
@@ -121,9 +129,10 @@ def _describe(row: UnitRow) -> Description:
 
 
 def readable_row(row: UnitRow) -> tuple[UnitRow, list[str]]:
-    """The row, with nothing in the place of each value that is not of its column's type, and the names of these.
+    """The row with a default for each damaged value, and the names of these columns.
 
-    Stores do not check types on reading. Only a damaged file has such values.
+    A value is damaged that is not of its column's type. Stores do not check types on reading. Only
+    a damaged file has such values.
     """
     damaged: dict[str, object] = {}
     for column in msgspec.structs.fields(UnitRow):
@@ -131,7 +140,10 @@ def readable_row(row: UnitRow) -> tuple[UnitRow, list[str]]:
             msgspec.convert(getattr(row, column.name), column.type, builtin_types=(bytes,))
         except msgspec.ValidationError:
             has_default = column.default is not msgspec.NODEFAULT
-            damaged[column.name] = column.default if has_default else _EMPTY[column.name]
+            if has_default:
+                damaged[column.name] = column.default
+            else:
+                damaged[column.name] = _EMPTY[column.name]
     return msgspec.structs.replace(row, **damaged), list(damaged)
 
 
@@ -143,12 +155,14 @@ _EMPTY: dict[str, object] = {
     "type_version": "",
     "run": b"",
 }
-"""What stands in the place of a damaged value that has no default."""
+"""The values for damaged columns that have no default."""
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryEvent:
-    """One event of a history: its number in its execution (from 1), and the event as the kernel knows it."""
+    """One event of a history: its number in its execution (from 1), and the event as the kernel
+    knows it.
+    """
 
     number: int
     execution: int
@@ -166,8 +180,8 @@ def events_of(unit: str, execution: int, chunk: JournalChunk) -> list[HistoryEve
     except (msgspec.MsgspecError, ValueError, TypeError) as error:
         numbers = f"events {chunk.first} to {chunk.first + chunk.count - 1}"
         msg = (
-            f"{numbers} of execution {execution} of {unit!r} cannot be read: {error}. The file is damaged, or a newer "
-            "release wrote them: restore a backup, or upgrade this process"
+            f"{numbers} of execution {execution} of {unit!r} cannot be read: {error}. The file is "
+            "damaged, or a newer release wrote them: restore a backup, or upgrade this process"
         )
         raise DecodeError(msg) from error
     return [

@@ -1,42 +1,42 @@
-"""What can go wrong, and whose fault it is.
+"""The errors of Perdure, as a tree by the side whose fault they are.
 
     PerdureError
-    ├── UsageError                the caller's: wrong arguments, wrong place, wrong order; nothing was recorded
-    │   ├── DefinitionError         a workflow or activity is declared in a way that cannot work
-    │   ├── PayloadError            a value that cannot be encoded or decoded, or is too large
+    ├── UsageError            the caller's: wrong arguments, place or order. Nothing was recorded
+    │   ├── DefinitionError     a workflow or activity is declared in a way that cannot work
+    │   ├── PayloadError        a value cannot be encoded or decoded, or is too large
     │   │   ├── EncodeError
     │   │   ├── DecodeError
     │   │   └── PayloadTooLarge
-    │   ├── InvalidId               an id that is empty, too long, or holds reserved characters
-    │   ├── WorkflowViolation       a workflow did I/O, started a thread, slept, or used a foreign event loop
-    │   └── LimitExceeded           a declared limit (history, KV, status, inbox) would be crossed
-    ├── NotFound                  no instance has this id
-    ├── AlreadyStarted            an instance with this id exists and is not the one that was asked for
-    ├── NotRunning                the instance has ended, so the request has no effect
-    ├── StillRunning              the instance (or a child of it) has not ended, so it is not deleted
-    ├── HasParent                 the instance belongs to another one, and goes with it
-    ├── InboxFull                 the instance has too many unconsumed messages
-    ├── Timeout                   a wait of the client reached its limit; the work goes on
-    ├── WorkflowFailed            the instance ended without a result; `.failure` says why
+    │   ├── InvalidId           an id is empty, too long, or holds reserved characters
+    │   ├── WorkflowViolation   a workflow did I/O, started a thread, slept, or used a foreign loop
+    │   └── LimitExceeded       a declared limit (history, KV, status, inbox) would be crossed
+    ├── NotFound              no instance has this id
+    ├── AlreadyStarted        the id belongs to another instance than this start means
+    ├── NotRunning            the instance has ended, so the request has no effect
+    ├── StillRunning          the instance (or a child of it) has not ended, so it is not deleted
+    ├── HasParent             the instance belongs to another one, and goes with it
+    ├── InboxFull             the instance has too many unconsumed messages
+    ├── Timeout               a wait of the client reached its limit, and the work goes on
+    ├── WorkflowFailed        the instance ended without a result: `.failure` says why
     │   ├── WorkflowCancelled
     │   └── WorkflowTerminated
-    ├── ActivityError             inside a workflow: an activity failed for good; `.failure` says why
+    ├── ActivityError         inside a workflow: an activity failed for good, `.failure` says why
     │   └── ActivityTimeout
-    ├── ChildError                inside a workflow: a child ended without a result
-    ├── ApplicationError          raise it yourself to say: this is final (`retryable=False`), or carry details
-    └── StoreError                the store's
-        ├── StoreUnavailable        an operation failed; `.outcome` says whether it may have happened
-        ├── StoreLocked             another process owns the store
-        └── StoreFormat             not a Perdure store, a corrupt one, or one of another version
+    ├── ChildError            inside a workflow: a child ended without a result
+    ├── ApplicationError      yours to raise: a failure that is final, or that carries details
+    └── StoreError            the store's fault
+        ├── StoreUnavailable    an operation failed: `.outcome` says whether it may have happened
+        ├── StoreLocked         another process owns the store
+        └── StoreFormat         no Perdure store, a corrupt one, or one of another version
 
-Every message says what happened, to which id, and what to do about it. Each docstring explains the class to its users:
-what happened, why, what to do, an example. `perdure explain NAME` prints it, and docs/errors.md is made of them.
+Every message says what happened, to which id, and what to do about it. Each docstring explains the
+class to its users: what happened, why, what to do, an example. `perdure explain NAME` prints it,
+and docs/errors.md is made of these docstrings.
 """
 
 from __future__ import annotations
 
-import traceback
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -47,14 +47,16 @@ Category = Literal["application", "configuration", "infrastructure", "poison", "
 
 
 class Failure(msgspec.Struct, array_like=True, frozen=True, gc=False, omit_defaults=True):
-    """A failure as data: what is journaled, shown and sent over the wire instead of an exception object.
+    """A failure as data, for journals, listings and messages. No exception object is stored.
 
-    `type` is the exception's class name, `traceback` the formatted frames (empty where there is no code to show),
-    `causes` the chain of `__cause__`, nearest first. `details` is an encoded payload given by `ApplicationError`.
-    `parts` are the exceptions of an exception group, such as a `TaskGroup` raises: each with its own traceback, and
-    20 at most.
+    `type` is the exception's class name. `traceback` holds the formatted frames, and is empty where
+    there is no code to show. `causes` is the chain of `__cause__`, nearest first. `details` is an
+    encoded payload given by `ApplicationError`. `parts` are the exceptions of an exception group,
+    such as a `TaskGroup` raises: each with its own traceback, and 20 at most.
     """
 
+    # The order of the fields is a format: a failure is journaled as an array. New fields go to the
+    # end, with defaults.
     type: str
     message: str
     category: Category = "application"
@@ -65,87 +67,110 @@ class Failure(msgspec.Struct, array_like=True, frozen=True, gc=False, omit_defau
     parts: tuple[Failure, ...] = ()
 
     def display(self) -> str:
-        """One line for people: the category where it is not the application's, the type, the message, the parts."""
-        prefix = "" if self.category == "application" else f"{self.category}: "
-        line = f"{prefix}{self.type}: {self.message}" if self.message else f"{prefix}{self.type}"
-        parts = _in_short([f"{part.type}: {part.message}" for part in self._single()])
-        # The error of an activity or a child has the parts of what it wraps, and its text names them.
-        return line if not parts or parts in line else f"{line} [{parts}]"
+        """One line for people: the category, the type, the message and the parts.
 
-    def _single(self) -> list[Failure]:
+        The category is left out where it is the application's.
+        """
+        line = self.type
+        if self.category != "application":
+            line = f"{self.category}: {line}"
+        if self.message:
+            line = f"{line}: {self.message}"
+        parts = in_short([f"{part.type}: {part.message}" for part in self._single()])
+        # The error of an activity or a child takes over the parts of the error that it wraps, and
+        # its message names them already.
+        if parts in line:
+            return line
+        return f"{line} [{parts}]"
+
+    def _single(self) -> Iterator[Failure]:
         """The failures of all groups in it that are no groups themselves."""
-        return [one for part in self.parts for one in (part._single() if part.parts else [part])]
+        for part in self.parts:
+            if part.parts:
+                yield from part._single()
+            else:
+                yield part
 
 
 class PerdureError(Exception):
     """The root of every error that Perdure raises on purpose.
 
-    - Why: so that `except PerdureError` catches what this library says, and nothing else.
-    - Do: catch the classes below it where you can act on them; let the rest go.
+    - Why: `except PerdureError` catches the errors of this library, and nothing else.
+    - Do: catch the classes below it where you can act on them. Let the others pass.
     """
 
     @property
     def page(self) -> str:
-        """Where the documentation explains it: docs/errors.md, at the class's heading. Offline: `perdure explain`."""
+        """Where docs/errors.md explains it, as a page and a heading. Offline: `perdure explain`."""
+        # A class of the user's own has no heading there. Its nearest class of ours has one.
         kind = next(kind for kind in type(self).__mro__ if kind.__module__ == __name__)
         return f"errors.md#{kind.__name__.lower()}"
 
 
 class UsageError(PerdureError):
-    """The call itself is wrong. Nothing was recorded; correct the call.
+    """The call itself is wrong. Nothing was recorded. Correct the call.
 
-    - Why: an argument that cannot be meant, a function that was called where it has no meaning, an object that was used
-      before it was opened or after it was closed.
-    - Do: the message names the argument and what is allowed. Repeating the call gives the same error.
+    - Why: an argument has an impossible value, a function was called in the wrong place, or an
+      object was used before it was opened or after it was closed.
+    - Do: the message names the argument and the allowed values. Repeating the call gives the same
+      error.
     - Example: `workflow.now() is for workflow code; here no workflow is running`
     """
 
 
 class DefinitionError(UsageError):
-    """A workflow or an activity is declared in a way that cannot work; the message names it and the remedy.
+    """A workflow or an activity is declared in a way that cannot work.
 
-    - Why: a name that is taken, a workflow that is no `async def`, an unknown option, a signature whose values cannot
-      be data.
-    - Do: correct the declaration. It is raised when the module is imported, before anything runs.
-    - Example: ``workflow 'checkout' must be an `async def`: a workflow waits, and only a coroutine can``
+    - Why: a name that is taken, a workflow that is no `async def`, an unknown option, or a
+      signature whose values cannot be data.
+    - Do: correct the declaration that the message names. The error is raised when the module is
+      imported, before anything runs.
+    - Example: ``workflow 'checkout' must be an `async def`: a workflow waits, and only a coroutine
+      can``
     """
 
 
 class PayloadError(UsageError, ValueError):
-    """A value cannot travel: the message names the field and the remedy.
+    """A value cannot be stored or sent: the message names the field and the remedy.
 
-    - Why: arguments, results and messages are stored, so they have to be data of the declared type, and not too large.
+    - Why: arguments, results and messages are stored, so they have to be data of the declared type,
+      and not too large.
     - Do: see `EncodeError`, `DecodeError` and `PayloadTooLarge`.
     """
 
 
 class EncodeError(PayloadError):
-    """A value has a part that is not data; the message gives its path.
+    """A value has a part that is not data: the message gives its path.
 
-    - Why: an open file, a connection, a lambda or an object of a plain class cannot be stored and read back elsewhere.
-    - Do: pass data: numbers, text, bytes, lists, dicts, dataclasses, msgspec, attrs or pydantic types. Connections
-      belong into `app.resources`, and activities get them there.
-    - Example: `cannot encode argument 'cents' of workflow 'checkout': a Cart is not data; use a dataclass, ...`
+    - Why: an open file, a connection, a lambda or an object of a plain class cannot be stored and
+      read back elsewhere.
+    - Do: pass data: numbers, text, bytes, lists, dicts, dataclasses, msgspec, attrs or pydantic
+      types. Connections belong into `app.resources`, and activities get them there.
+    - Example: `cannot encode argument 'cents' of workflow 'checkout': a Cart is not data; use a
+      dataclass, ...`
     """
 
 
 class DecodeError(PayloadError):
-    """Stored or received data does not fit the declared type; the message gives the path.
+    """Stored or received data does not fit the declared type: the message gives the path.
 
-    - Why: an argument or a message of another type than the annotation says, or a type that has changed since the value
-      was stored.
-    - Do: pass what the signature asks for. After a change of types: give new fields defaults, keep old ones readable.
+    - Why: an argument or a message has another type than its annotation, or the type has changed
+      since the value was stored.
+    - Do: pass values of the annotated types. After a change of types give new fields defaults, and
+      keep old ones readable.
     - Example: ``argument 'cents' of workflow 'checkout': Expected `int`, got `str` ``
     """
 
 
 class PayloadTooLarge(PayloadError):
-    """A payload exceeds `Limits.payload_bytes`; store it elsewhere and pass a reference, or raise the limit.
+    """A payload exceeds `Limits.payload_bytes`.
 
-    - Why: payloads are in the journal, which is read whole when an instance is loaded. Megabytes in it make that slow.
-    - Do: put the content into a file or an object store in an activity, and return its name. The limit is 2 MiB unless
-      `NodeOptions(limits=Limits(payload_bytes=...))` says otherwise.
-    - Example: `the message for channel 'approved' has 3000006 bytes; the limit is 2097152 (Limits.payload_bytes): ...`
+    - Why: payloads are in the journal, and the whole journal is read when an instance is loaded.
+      Megabytes in it make that slow.
+    - Do: put the content into a file or an object store in an activity, and return its name. Or
+      raise the limit, `NodeOptions(limits=Limits(payload_bytes=...))`, which is 2 MiB by default.
+    - Example: `the message for channel 'approved' has 3000006 bytes; the limit is 2097152
+      (Limits.payload_bytes): ...`
     """
 
 
@@ -159,96 +184,114 @@ class InvalidId(UsageError, ValueError):
 
 
 class WorkflowViolation(UsageError, RuntimeError):
-    """Workflow code did something that replay cannot repeat; the message names the line and what to do instead.
+    """Workflow code did something that replay cannot repeat.
 
-    - Why: a workflow is run again from the top whenever its instance is brought back. A clock, a random number, a file,
-      a socket, a thread or a blocking sleep would give something else the second time, or happen twice. What can be
-      seen in the code is refused when a node starts, the rest where it happens.
-    - Do: what the message says: an activity for whatever touches the world, `workflow.now()`, `workflow.random()` and
-      `workflow.uuid4()` for time and chance, `asyncio.sleep` for waiting. `@app.workflow(guard="warn")` and `"off"` are
-      there for the rare case.
-    - Example: `open('prices.txt') inside a workflow, at shop.py:12: replay would repeat it: do it in an activity`
+    - Why: a workflow is run again from the top whenever its instance is brought back. A clock, a
+      random number, a file, a socket, a thread or a blocking sleep would give something else the
+      second time, or happen twice. A node refuses at its start the calls that its scan of the code
+      finds. Other calls are refused when they are made.
+    - Do: the message names the line and the remedy: an activity for effects on the world,
+      `workflow.now()`, `workflow.random()` and `workflow.uuid4()` for time and chance,
+      `asyncio.sleep` for waiting. `@app.workflow(guard="warn")` and `"off"` are there for the rare
+      case.
+    - Example: `open('prices.txt') inside a workflow, at shop.py:12: replay would repeat it: do it
+      in an activity`
     """
 
 
 class LimitExceeded(UsageError):
-    """A limit of the instance would be crossed; the message names the limit, its value and the option that sets it.
+    """A limit of the instance would be crossed: the message names it, and the option that sets it.
 
-    - Why: what an instance keeps is loaded with it; limits keep one instance from hurting all others.
-    - Do: for a long history `workflow.continue_as_new` with fewer arguments; for KV and custom status, keep less in
-      them; or raise the option of `Limits` that the message names.
-    - Example: `the KV store has 150 keys already (Limits.kv_keys), so 'k150' does not fit; delete some`
+    - Why: an instance is loaded with all that it keeps. Limits keep one instance from hurting all
+      others.
+    - Do: shorten a long history by `workflow.continue_as_new` with fewer arguments. Keep less in KV
+      and custom status. Or raise the option of `Limits` that the message names.
+    - Example: `the KV store has 150 keys already (Limits.kv_keys), so 'k150' does not fit; delete
+      some`
     """
 
 
 class NotFound(PerdureError, LookupError):
     """No instance has this id: check the id and the store.
 
-    - Why: the id is misspelt, the instance was never started or has been deleted, or this is another store than you
-      think: `sqlite:///shop.db` is a file in the current folder.
-    - Do: `perdure ls --prefix ...` shows what is there. A start that was posted while no node ran has not begun yet.
+    - Why: the id is misspelt, the instance was never started or has been deleted, or this is
+      another store than you think: `sqlite:///shop.db` is a file in the current folder.
+    - Do: `perdure ls --prefix ...` lists the instances. A start that was posted while no node ran
+      has not begun yet.
     - Example: `no instance has the id 'order-1'; check the id, or start it first`
     """
 
 
 class AlreadyStarted(PerdureError):
-    """The id is taken by an instance of another type or input, or `if_exists="reject"` was asked for.
+    """The id is taken by an instance of another type or input, or the start forbids joining.
 
-    - Why: the id makes a start idempotent. The same start again joins what is there; a different one would be lost.
-    - Do: use another id, or `if_exists="replace"` to end what is there and start anew.
-    - Example: `the id 'order-1' is taken and if_exists='reject' was asked for; use another id, or if_exists='replace'`
+    - Why: the id makes a start idempotent. The same start again joins the instance that is there. A
+      different start would be lost. `if_exists="reject"` refuses both.
+    - Do: use another id, or `if_exists="replace"`, which ends the instance that is there and starts
+      anew.
+    - Example: `the id 'order-1' is taken and if_exists='reject' was asked for; use another id, or
+      if_exists='replace'`
     """
 
 
 class NotRunning(PerdureError):
-    """The instance has already ended; nothing was sent to it.
+    """The instance has already ended. Nothing was sent to it.
 
     - Why: it completed, failed or was cancelled before the message came.
-    - Do: read its end with `result()` or `perdure show`; start a new instance if there is more to do.
+    - Do: read its end with `result()` or `perdure show`. Start a new instance if there is more to
+      do.
     - Example: `'order-1' has ended; nothing was sent to it`
     """
 
 
 class StillRunning(PerdureError):
-    """An instance that has not ended is deleted only with `force=True`; or cancel it, and wait for its end.
+    """An instance that has not ended is deleted only with `force=True`.
 
-    - Why: deleting takes the whole tree, and it or a descendant of it still runs. Nothing was removed.
-    - Do: `cancel()`, then `wait()`, then delete; or `delete(force=True)`, which ends it first without asking its code.
+    - Why: deleting takes the whole tree, and the instance or a descendant of it still runs. Nothing
+      was removed.
+    - Do: `cancel()`, then `wait()`, then delete. Or `delete(force=True)`, which first ends the
+      instance without asking its code.
     - Example: `'order-1' is running; cancel it and wait for its end, or delete with force=True`
     """
 
 
 class HasParent(PerdureError):
-    """A child is deleted with its parent, not alone: delete the root of its tree, or use `force=True`.
+    """A child is deleted with its parent, not alone.
 
     - Why: the parent's history speaks of it, and a parent that still runs would wait for its end.
-    - Do: delete the root; `handle.tree()` shows what belongs to it.
-    - Example: `'part-1' is a child of 'order-1' and goes with it: delete the root of its tree, or use force=True`
+    - Do: delete the root of its tree, or use `force=True`. `handle.tree()` shows the tree.
+    - Example: `'part-1' is a child of 'order-1' and goes with it: delete the root of its tree, or
+      use force=True`
     """
 
 
 class InboxFull(PerdureError):
-    """The instance has as many unconsumed messages as `Limits.inbox_messages` allows; try again later.
+    """The instance has as many unconsumed messages as `Limits.inbox_messages` allows.
 
-    - Why: messages come faster than the workflow receives them, or it does not receive from that channel at all.
-    - Do: slow the sender down, receive in a loop, or raise the limit. Nothing was sent.
-    - Example: `the inbox of 'order-1' is full: it has too many messages that nobody received; try again later`
+    - Why: messages come faster than the workflow receives them, or it does not receive from that
+      channel at all. Nothing was sent.
+    - Do: try again later, slow the sender down, receive in a loop, or raise the limit.
+    - Example: `the inbox of 'order-1' is full: it has too many messages that nobody received; try
+      again later`
     """
 
 
 class Timeout(PerdureError, TimeoutError):
-    """A wait reached its limit. The work itself goes on; wait again or cancel it.
+    """A wait reached its limit. The work itself goes on.
 
-    - Why: `timeout=` limits the waiting of the caller, not the workflow. The message says what the instance does now.
-    - Do: wait again, later or longer. To limit the workflow itself put `asyncio.timeout` into its code.
-    - Example: `'order-1' has not ended within 5 s; it is running (message approved). It goes on: wait again, or ...`
+    - Why: `timeout=` limits the waiting of the caller, not the workflow. The message says what the
+      instance does now.
+    - Do: wait again, later or longer, or cancel the instance. To limit the workflow itself put
+      `asyncio.timeout` into its code.
+    - Example: `'order-1' has not ended within 5 s; it is running (message approved). It goes on:
+      wait again, or ...`
     """
 
 
 class Failed(PerdureError):
-    """An outcome that is a failure; `.failure` holds it as data.
+    """An outcome that is a failure. `.failure` holds it as data.
 
-    - Why: the base of what ends without a result: workflows, activities, children.
+    - Why: a workflow, an activity or a child ended without a result. Their errors derive from this.
     - Do: look at `.failure`: `type`, `message`, `category`, `retryable`, `traceback` and `causes`.
     """
 
@@ -264,29 +307,32 @@ class Failed(PerdureError):
 
 
 class WorkflowFailed(Failed):
-    """The workflow ended in an error; `.failure` has its type, message and traceback.
+    """The workflow ended in an error. `.failure` has its type, message and traceback.
 
     - Why: an exception left the workflow's code, often an `ActivityError` that it did not catch.
-    - Do: `perdure show ID` has the step that failed. The instance has ended; start a new one under another id, or with
-      `if_exists="replace"`.
-    - Example: `checkout 'order-1' failed: ActivityError: activity 'charge' failed after 1 attempt: ValueError: no card`
+    - Do: `perdure show ID` shows the call that failed. The instance has ended. Start a new one
+      under another id, or with `if_exists="replace"`.
+    - Example: `checkout 'order-1' failed: ActivityError: activity 'charge' failed after 1 attempt:
+      ValueError: no card`
     """
 
 
 class WorkflowCancelled(WorkflowFailed):
     """The workflow was cancelled and did not return a result.
 
-    - Why: somebody called `cancel()`, or its parent ended, and the code let `CancelledError` pass, after its clean-up.
-    - Do: nothing: this is how a cancelled instance ends. One that catches the cancellation and returns has completed.
+    - Why: `cancel()` was called, or the parent ended, and the code let `CancelledError` pass after
+      its clean-up.
+    - Do: nothing, because this is how a cancelled instance ends. An instance that catches the
+      cancellation and returns has completed.
     - Example: `approval 'order-1' was cancelled: out of stock`
     """
 
 
 class WorkflowTerminated(WorkflowFailed):
-    """The workflow was terminated: its code was not asked.
+    """The workflow was terminated. Its code was not asked.
 
-    - Why: somebody called `terminate()`. No `finally` of it ran, and nothing was undone.
-    - Do: undo by hand what it had done, where that matters; prefer `cancel()`.
+    - Why: `terminate()` was called. No `finally` of the code ran, and nothing was undone.
+    - Do: undo its effects by hand where that matters. Prefer `cancel()`.
     - Example: `approval 'order-1' was terminated: stuck since Monday`
     """
 
@@ -294,28 +340,33 @@ class WorkflowTerminated(WorkflowFailed):
 class ActivityError(Failed):
     """An activity failed for good: its attempts are used up or the error is not retryable.
 
-    - Why: raised in the workflow, where the activity is awaited. `.failure` is what the activity raised, as data.
-    - Do: catch it where the workflow can do something else; otherwise the workflow fails with it. For transient errors
-      give the activity a `RetryPolicy`; without one it is tried once.
+    - Why: the workflow awaited the activity, and the error is raised there. `.failure` holds the
+      exception of the activity as data.
+    - Do: catch it where the workflow has an alternative. Otherwise the workflow fails with it. For
+      transient errors give the activity a `RetryPolicy`, because it is tried once without it.
     - Example: `activity 'charge' failed after 1 attempt: ValueError: no card`
     """
 
 
 class ActivityTimeout(ActivityError, TimeoutError):
-    """An activity ran out of one of its timeouts; the message says which.
+    """An activity ran out of one of its timeouts. The message says which.
 
-    - Why: one attempt took longer than `timeout`, all of them longer than `total_timeout`, no slot was free within
-      `start_timeout`, or no heartbeat came for `heartbeat_timeout`. The running function was cancelled.
-    - Do: raise the timeout, make the activity quicker, or let a long one call `activity.heartbeat()`.
-    - Example: `activity 'pack' failed after 1 attempt: ActivityTimeout: activity 'pack', attempt 1: the attempt ...`
+    - Why: one attempt took longer than `timeout`, all of them longer than `total_timeout`, no slot
+      was free within `start_timeout`, or no heartbeat came for `heartbeat_timeout`. The running
+      function was cancelled.
+    - Do: raise the timeout, make the activity quicker, or let a long one call
+      `activity.heartbeat()`.
+    - Example: `activity 'pack' failed after 1 attempt: ActivityTimeout: activity 'pack', attempt 1:
+      the attempt ...`
     """
 
 
 class ChildError(Failed):
     """A child workflow ended without a result.
 
-    - Why: raised in the parent, where the child is awaited: it failed, or was cancelled or terminated.
-    - Do: catch it where the parent can go on without; `perdure show CHILD` has the whole story.
+    - Why: the child failed, or was cancelled or terminated. The error is raised in the parent,
+      where the child is awaited.
+    - Do: catch it where the parent can go on without the child. `perdure show CHILD` tells more.
     - Example: `child workflow 'ship' (id 'order-1/5f0c1a2b.1.1') failed: ValueError: no address`
     """
 
@@ -323,10 +374,12 @@ class ChildError(Failed):
 class ApplicationError(PerdureError):
     """Raise it in an activity or a workflow to fail with a type name of your own choice.
 
-    - Why: `retryable=False` ends the retries of an activity at once; `type` is the name that others match on; `details`
-      (data) travel with the failure.
-    - Do: in the workflow catch `ActivityError` and look at `.failure.type`. Classes of your own may derive from it.
-    - Example: `raise ApplicationError("the card has expired", type="CardDeclined", retryable=False)`
+    - Why: `retryable=False` ends the retries of an activity at once. `type` is the name that other
+      code matches on. `details` (data) are a part of the failure.
+    - Do: in the workflow catch `ActivityError` and look at `.failure.type`. Classes of your own may
+      derive from it.
+    - Example: `raise ApplicationError("the card has expired", type="CardDeclined",
+      retryable=False)`
     """
 
     def __init__(
@@ -337,28 +390,31 @@ class ApplicationError(PerdureError):
         retryable: bool = True,
         details: object = None,
     ) -> None:
-        """Describe the failure; `type` defaults to the class name."""
+        """Describe the failure. `type` defaults to the class name."""
         super().__init__(message)
+        # The name is journaled, and retry policies match on it.
         self.type = type or self.__class__.__name__
         self.retryable = retryable
         self.details = details
 
 
 class StoreError(PerdureError):
-    """The store refused or failed; the message names the file or server and the remedy.
+    """The store refused or failed: the message names the file or server and the remedy.
 
-    - Why: the base of what concerns the store, not the workflow.
+    - Why: the store is concerned, not the workflow. All errors of stores derive from this.
     - Do: see `StoreUnavailable`, `StoreLocked` and `StoreFormat`.
     """
 
 
 class StoreUnavailable(StoreError):
-    """The store did not answer. `outcome` is "none" (nothing happened) or "unknown" (it may have happened).
+    """The store did not answer. `outcome` is "none" or "unknown": it may have happened.
 
-    - Why: no such file or folder, no right to write, a full or failing disk, or a store that has been closed.
-    - Do: what the message says. Starts may be repeated as they are: the id makes them idempotent. A node waits for its
-      store and goes on by itself when the store answers again. It stops only when `is_permanent`: the disk failed, so
-      its memory may be ahead of the file, or the file is gone. Start it again when the disk is sound.
+    - Why: no such file or folder, no right to write, a full or failing disk, or a store that has
+      been closed.
+    - Do: follow the message. Starts may be repeated as they are, because the id makes them
+      idempotent. A node waits for its store, and goes on by itself when the store answers again. It
+      stops only if `is_permanent`: the disk failed, so that its memory may be ahead of the file, or
+      the file is gone. Start it again when the disk is sound.
     - Example: `the folder of nowhere/shop.db does not exist; create it: mkdir -p nowhere`
     """
 
@@ -369,219 +425,63 @@ class StoreUnavailable(StoreError):
         *,
         permanent: bool = False,
     ) -> None:
-        """Say what failed and what is known of the outcome. `permanent`: no later try can succeed."""
+        """Keep the outcome beside the message. `permanent`: no later try can succeed."""
         super().__init__(message)
         self.outcome: Literal["none", "unknown"] = outcome
         self.is_permanent = permanent
 
 
 class StoreLocked(StoreError):
-    """Another process owns this store; the message names it.
+    """Another process owns this store. The message names it.
 
-    - Why: one node owns a SQLite file at a time. Another one is running, or a program such as a database browser holds
-      the file locked in a transaction of its own.
-    - Do: stop the other, or wait for it with `?standby=true`. To start, send and read beside a running node use
-      `Client.open(url)`, or `perdure start`, `send`, `ls`: these need no ownership.
-    - Example: `shop.db is owned by process 4242 (node 6cc33b6a5c7e3706); stop it, or open the store with ...`
+    - Why: one node owns a SQLite file at a time. Another node is running, or a program such as a
+      database browser holds the file locked in a transaction of its own.
+    - Do: stop the other process, or wait for it with `?standby=true`. To start, send and read
+      beside a running node use `Client.open(url)`, or `perdure start`, `send`, `ls`: these need no
+      ownership.
+    - Example: `shop.db is owned by process 4242 (node 6cc33b6a5c7e3706); stop it, or open the store
+      with ...`
     """
 
 
 class StoreFormat(StoreError):
     """The file is no Perdure store, is damaged, or was written by another version.
 
-    - Why: the URL names another file than you think, the disk damaged it, it was copied while in use without its `-wal`
-      file, a newer release has migrated it, or an older one wrote it and it may not be changed by what only reads.
-      A format from before the first release is not read at all.
-    - Do: check the path; restore a backup; run the newer release; `perdure migrate`. Nothing was written to it.
-    - Example: `notes.db is not a SQLite database; name another file, or restore this one from a backup`
+    - Why: the URL names another file than you think, the disk damaged it, it was copied while in
+      use without its `-wal` file, a newer release has migrated it, or an older release wrote it and
+      this process only reads. A format from before the first release is not read at all.
+    - Do: check the path, restore a backup, run the newer release, or use `perdure migrate`. Nothing
+      was written to the file.
+    - Example: `notes.db is not a SQLite database; name another file, or restore this one from a
+      backup`
     """
 
 
-_TRACEBACK_FRAMES = 30
+# A failure is journaled with the call that failed, and the journal is read whole when the instance
+# is loaded. Long texts would make that slow.
 _TEXT_MAX = 16_000
-_CAUSES_MAX = 10
-_PARTS_MAX = 20
-_PARTS_BYTES = 64_000
-_SHORT = 200
+SHORT = 200
+"""Characters of a text where several stand in one line."""
 _IN_SHORT = 3
 
 
 def clean_text(text: str) -> str:
-    """Text that can be stored: lone surrogates are escaped, and what is very long is cut, for it is journaled with
-    every failure.
-    """
+    """Text that can be stored: lone surrogates are escaped, and a very long text is cut."""
+    # msgspec and SQLite refuse lone surrogates, which file names and broken decoders produce.
     text = text.encode("utf-8", "backslashreplace").decode()
-    return (
-        text
-        if len(text) <= _TEXT_MAX
-        else f"{text[:_TEXT_MAX]}... ({len(text) - _TEXT_MAX} more characters)"
-    )
+    if len(text) <= _TEXT_MAX:
+        return text
+    return f"{text[:_TEXT_MAX]}... ({len(text) - _TEXT_MAX} more characters)"
 
 
-def _text_of(error: BaseException) -> str:
-    """The message of an exception, also of one that has none to give."""
-    try:
-        return clean_text(str(error))
-    except BaseException as bad:  # the user's __str__ may raise anything
-        return f"(its text cannot be had: {type(bad).__name__})"
-
-
-def _in_short(texts: Sequence[str]) -> str:
+def in_short(texts: Sequence[str]) -> str:
     """A few texts in one line."""
-    shown = [text if len(text) <= _SHORT else f"{text[:_SHORT]}..." for text in texts[:_IN_SHORT]]
+    shown: list[str] = []
+    for text in texts[:_IN_SHORT]:
+        short = text
+        if len(text) > SHORT:
+            short = f"{text[:SHORT]}..."
+        shown.append(short)
     if len(texts) > _IN_SHORT:
         shown.append(f"{len(texts) - _IN_SHORT} more")
     return "; ".join(shown)
-
-
-def failure_of(
-    error: BaseException,
-    *,
-    category: Category = "application",
-    skip: Sequence[str] = (),
-    details_max: int | None = None,
-) -> Failure:
-    """Turn an exception into data.
-
-    Frames of files in `skip` (path endings) are left out of the traceback text. Details with more
-    than `details_max` bytes are left out, and the message says so.
-    """
-    return _Writer(skip, details_max).write(error, category)
-
-
-class _Writer:
-    """Turns one exception and the exceptions of its groups into data of limited size."""
-
-    def __init__(self, skip: Sequence[str], details_max: int | None) -> None:
-        self._skip = skip
-        self._details_max = details_max
-        self._parts_left = _PARTS_MAX
-        self._bytes_left = _PARTS_BYTES
-
-    def write(self, error: BaseException, category: Category) -> Failure:
-        """The failure of an exception."""
-        if isinstance(error, Failed) and not error.__cause__:
-            own = error.failure
-            causes = ((own.type, own.message), *own.causes)[:_CAUSES_MAX]
-            kind, parts = type(error).__name__, self._taken_over(own.parts)
-            return Failure(kind, str(error), own.category, own.retryable, "", causes, None, parts)
-        message, name, details = _text_of(error), clean_text(type(error).__name__), None
-        if isinstance(error, ApplicationError):
-            name = clean_text(error.type)
-            details, message = _details_of(error, message, self._details_max)
-        elif isinstance(error, UsageError) and category == "application":
-            category = "configuration"
-        retryable = _is_retryable(error)
-        parts, left_out = self._parts(error)
-        if left_out:
-            message = f"{message} ({left_out} of them left out)"
-        traceback = self._traceback(error)
-        return Failure(
-            name, message, category, retryable, traceback, _causes(error), details, parts
-        )
-
-    def _traceback(self, error: BaseException) -> str:
-        frames = traceback.extract_tb(error.__traceback__)
-        own = [f for f in frames if not any(f.filename.endswith(s) for s in self._skip)]
-        return clean_text("".join(traceback.format_list(own[-_TRACEBACK_FRAMES:])))
-
-    def _parts(self, error: BaseException) -> tuple[tuple[Failure, ...], int]:
-        """The failures in a group, and how many had no room."""
-        inner = _inside(error)
-        parts: list[Failure] = []
-        for one in inner:
-            if self._parts_left <= 0:
-                break
-            self._parts_left -= 1
-            part = self.write(one, "application")
-            if _size(part) > self._bytes_left:
-                short = part.message[:_SHORT]
-                part = Failure(part.type, short, part.category, part.retryable, parts=part.parts)
-            if _size(part) > self._bytes_left:
-                break
-            self._bytes_left -= _size(part)
-            parts.append(part)
-        return tuple(parts), len(inner) - len(parts)
-
-    def _taken_over(self, parts: tuple[Failure, ...]) -> tuple[Failure, ...]:
-        """The parts of a failure that is data already, if there is room for all of them."""
-        every = _all_in(parts)
-        size = sum(map(_size, every))
-        if len(every) > self._parts_left or size > self._bytes_left:
-            return ()
-        self._parts_left -= len(every)
-        self._bytes_left -= size
-        return parts
-
-
-def _size(failure: Failure) -> int:
-    """Roughly how many bytes a failure has, without its parts."""
-    causes = sum(len(kind) + len(message) for kind, message in failure.causes)
-    return len(failure.message) + len(failure.traceback) + len(failure.details or b"") + causes
-
-
-def _all_in(parts: tuple[Failure, ...]) -> list[Failure]:
-    """The parts and theirs."""
-    return [one for part in parts for one in (part, *_all_in(part.parts))]
-
-
-def _details_of(
-    error: ApplicationError, message: str, limit: int | None
-) -> tuple[bytes | None, str]:
-    """The details, encoded. What is no data, or too much of it, is left out, and the message says so."""
-    if error.details is None:
-        return None, message
-    from perdure.codec import encode  # a cycle otherwise: codec raises our errors
-
-    try:
-        details = encode(error.details)
-    except PayloadError as unfit:
-        return None, clean_text(f"{message} (its details cannot travel: {unfit})")
-    if limit is None or len(details) <= limit:
-        return details, message
-    return None, (
-        f"{message} (its details are left out: they have {len(details)} bytes, and the limit is {limit} "
-        "(Limits.payload_bytes); store them elsewhere and give a reference)"
-    )
-
-
-def _inside(error: BaseException) -> Sequence[BaseException]:
-    """The exceptions of a group. An exception that is no group has none."""
-    if not isinstance(error, BaseExceptionGroup):
-        return ()
-    return cast("BaseExceptionGroup[BaseException]", error).exceptions
-
-
-def each_in(error: BaseException) -> Iterator[BaseException]:
-    """The error itself and, if it is a group, all that it holds at any depth."""
-    errors = [error]
-    while errors:
-        one = errors.pop()
-        errors.extend(_inside(one))
-        yield one
-
-
-def _is_retryable(error: BaseException) -> bool:
-    """Whether trying again could help: not if one error of a group is final."""
-    for one in each_in(error):
-        if isinstance(one, UsageError):
-            return False
-        if isinstance(one, ApplicationError) and not one.retryable:
-            return False
-    return True
-
-
-def _causes(error: BaseException) -> tuple[tuple[str, str], ...]:
-    """The chain of causes, nearest first. The text of a group names what is in it."""
-    causes: list[tuple[str, str]] = []
-    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    while cause is not None and len(causes) < _CAUSES_MAX:
-        text = _text_of(cause)
-        inner = _inside(cause)
-        if inner:
-            text = (
-                f"{text} [{_in_short([f'{type(one).__name__}: {_text_of(one)}' for one in inner])}]"
-            )
-        causes.append((type(cause).__name__, text))
-        cause = cause.__cause__
-    return tuple(causes)

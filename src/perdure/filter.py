@@ -1,11 +1,11 @@
-"""Filters of lists: which instances are meant. One description for all calls that take them."""
+"""Filters of lists, in one description for all calls that take them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
 from difflib import get_close_matches
-from typing import Any, TypedDict, cast, get_args
+from typing import Any, TypedDict, get_args
 
 from perdure.errors import UsageError
 from perdure.kernel.commit import Status
@@ -15,11 +15,11 @@ from perdure.ports.where import Where
 
 
 class Selection(TypedDict, total=False):
-    """Which instances: those that fit everything that is given.
+    """The instances that fit all of these.
 
-    `status`: one, or several of them. `type`, `version`: of the workflow. `id_prefix`: how their ids begin. `parent`:
-    whose children they are. `where`: conditions on search attributes. Times have a timezone, or are local; the bounds
-    themselves are not included.
+    `status` is one status, or several. `type` and `version` are those of the workflow. `id_prefix`
+    is the beginning of the id. `parent` is the id of the parent. `where` are conditions on search
+    attributes. Times have a timezone, or are local. The bounds themselves are not included.
     """
 
     status: Status | Sequence[Status]
@@ -35,32 +35,35 @@ class Selection(TypedDict, total=False):
 
 
 class Filter(Selection, total=False):
-    """Filters of lists: a selection, and `reason`, what they wait for, or why they are suspended."""
+    """Filters of lists: a selection and a reason, as `Description.reason` has it."""
 
     reason: str | None
 
 
 def units_query(filters: Selection, limit: int = 100, after: str | None = None) -> Units:
-    """Filters as a store is asked.
+    """Filters as the query of a store.
 
     Raises:
-        UsageError: a filter has no such name, or a value that it cannot have.
+        UsageError: there is no such filter, or it cannot have this value.
     """
+    # Filters come as keyword arguments, which Python does not check against the TypedDict.
     for name in filters:
         if name not in Filter.__annotations__:
             close = get_close_matches(name, Filter.__annotations__, 1)
-            hint = (
-                f"did you mean {close[0]!r}?"
-                if close
-                else f"use {', '.join(Filter.__annotations__)}"
-            )
+            if close:
+                hint = f"did you mean {close[0]!r}?"
+            else:
+                hint = f"use {', '.join(Filter.__annotations__)}"
             msg = f"there is no filter {name!r}; {hint}"
             raise UsageError(msg)
+    versions: tuple[str, ...] = ()
     version = filters.get("version")
+    if version is not None:
+        versions = (normal_version(version),)
     return Units(
         statuses=_statuses(filters.get("status", ())),
         types=_one(filters, "type"),
-        type_versions=(normal_version(version),) if version is not None else (),
+        type_versions=versions,
         reasons=_one(filters, "reason"),
         id_prefix=_text(filters, "id_prefix"),
         parent=_text(filters, "parent"),
@@ -75,7 +78,10 @@ def units_query(filters: Selection, limit: int = 100, after: str | None = None) 
 
 
 def _statuses(status: Any) -> tuple[str, ...]:
-    statuses = (status,) if isinstance(status, str) else tuple(status)
+    # One status is a text, which would be a sequence of characters.
+    if isinstance(status, str):
+        status = (status,)
+    statuses: tuple[str, ...] = tuple(status)
     for one in statuses:
         if one not in get_args(Status):
             msg = f"{one!r} is not a status; use {', '.join(get_args(Status))}"
@@ -88,16 +94,20 @@ def _text(filters: Selection, name: str) -> str | None:
     if value is not None and not isinstance(value, str):
         msg = f"the filter {name!r} is a text, got {value!r}"
         raise UsageError(msg)
-    return None if value is None else check_text(value, f"the filter {name!r}")
+    if value is None:
+        return None
+    return check_text(value, f"the filter {name!r}")
 
 
 def _one(filters: Selection, name: str) -> tuple[str, ...]:
     value = _text(filters, name)
-    return (value,) if value is not None else ()
+    if value is not None:
+        return (value,)
+    return ()
 
 
 def time_ms(name: str, at: object) -> int | None:
-    """A point in time as milliseconds; a datetime without a zone is local time.
+    """A point in time as milliseconds. A datetime without a zone is local time.
 
     Raises:
         UsageError: it is no datetime.
@@ -111,9 +121,14 @@ def time_ms(name: str, at: object) -> int | None:
 
 
 def _conditions(where: Any) -> tuple[Where, ...]:
-    conditions = (where,) if isinstance(where, Where) else tuple(where)
+    if isinstance(where, Where):
+        where = (where,)
+    conditions: tuple[Any, ...] = tuple(where)
     for condition in conditions:
         if not isinstance(condition, Where):
-            msg = f'the filter \'where\' is a list of conditions such as Where("total", ">=", 100), got {condition!r}'
+            msg = (
+                "the filter 'where' is a list of conditions "
+                f'such as Where("total", ">=", 100), got {condition!r}'
+            )
             raise UsageError(msg)
-    return cast("tuple[Where, ...]", conditions)
+    return conditions

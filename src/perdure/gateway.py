@@ -19,17 +19,22 @@ from perdure.ports.clock import Clock, SystemClock
 from perdure.ports.store import Inbox, Store, Units, UnitView
 
 _INBOX_PAGE = 500
+
+# A start leaves the inbox in the commit that makes the row. That commit may come between the two
+# queries of one look, so that the first look sees neither.
 _LOOKS = 2
-"""A start leaves the inbox in the commit that makes the row, which may come between two queries."""
+
+# Stores wake a waiter at each change that they notice. A look every few seconds finds the others.
 _ROUND_MS = 5_000
 
 
 @dataclass(slots=True)
 class Begun:
-    """The run that a start was about: the run that it made, or the run that it joined.
+    """The run of a start: the run that it made, or the run that it joined.
 
-    A start that was posted is not seen being taken. Until its run is seen, `may_be_refused` says that the id may
-    belong to another instance by then, and `twin` has the type and input digest of a run that it may have joined.
+    The poster of a start does not see how it is taken. Until its run is seen, `may_be_refused` says
+    that the id may belong to another instance by then, and `twin` has the type and input digest of
+    a run that it may have joined.
     """
 
     run: bytes
@@ -41,8 +46,10 @@ class Begun:
         return self.twin == (row.type, row.input_digest)
 
     def settle(self, run: bytes) -> None:
-        """This is the run. From now on no other run of the id can be meant."""
-        self.run, self.twin, self.may_be_refused = run, None, False
+        """Mean this run. From now on no other run of the id can be meant."""
+        self.run = run
+        self.twin = None
+        self.may_be_refused = False
 
 
 class Gateway(Protocol):
@@ -50,29 +57,34 @@ class Gateway(Protocol):
 
     @property
     def store(self) -> Store:
-        """What is read."""
+        """The store for reading."""
         ...
 
     @property
     def clock(self) -> Clock:
-        """What messages are stamped with."""
+        """The clock that stamps messages."""
         ...
 
     @property
     def limits(self) -> Limits:
-        """What payloads are checked against."""
+        """The limits of payloads."""
         ...
 
     async def send(self, message: msg.Message) -> Outcome:
-        """Deliver a message; the outcome once it is durable."""
+        """Deliver a message. Returns the outcome once it is durable."""
         ...
 
     async def begin(self, message: msg.Message) -> tuple[Outcome, Begun | None]:
-        """Deliver a start; the outcome once it is durable, and the run that it began or joined (None: refused)."""
+        """Deliver a start.
+
+        Returns the outcome once it is durable, and the run that it began or joined (None: refused).
+        """
         ...
 
     async def closed(self, unit: str, begun: Begun | None = None) -> UnitRow:
-        """Wait until a run has ended; its row. Without `begun` it is the run that is current at the call.
+        """Wait until a run has ended. Returns its row.
+
+        Without `begun` it is the run that is current at the call.
 
         Raises:
             NotFound: there is no such run (any more), so its outcome is not kept.
@@ -80,7 +92,10 @@ class Gateway(Protocol):
         ...
 
     async def run(self, message: msg.Message) -> tuple[Outcome, UnitRow | None]:
-        """Deliver a start and wait for the end of the run that it began or joined (None: refused)."""
+        """Deliver a start and wait for the end of the run that it began or joined.
+
+        The row is None if the start was refused.
+        """
         ...
 
     async def changed(self, unit: str, version: int, within_ms: int) -> None:
@@ -93,8 +108,9 @@ class Gateway(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A unit's row. `version` is that of the row in the store (0: none), so that its next change can be waited for.
+    """A unit's row.
 
+    `version` is that of the row in the store (0: none). A caller can wait for its next change.
     `is_stored` is False when the row was made from a start that waits in the inbox.
     """
 
@@ -104,15 +120,19 @@ class Found:
 
 
 async def find_row(store: Store, unit: str) -> UnitView | None:
-    """The unit's row and version; None if there is none."""
+    """The unit's row and version. None if there is none."""
+    # A query and no load: the journal would be read, too, and any process may query.
     page = await store.query(Units(ids=(unit,), limit=1))
-    return page.items[0] if page.items else None
+    if page.items:
+        return page.items[0]
+    return None
 
 
 async def find_start(store: Store, unit: str, run: bytes | None = None) -> msg.Message | None:
-    """A start that waits in the unit's inbox: the first one, or the one that will make this run."""
+    """A start that waits in the unit's inbox: the first one, or the one that will make `run`."""
     after: str | None = None
-    while True:  # a start may stand behind any number of messages that came before it
+    # All pages are read: a start may stand behind any number of messages that came before it.
+    while True:
         page = await store.query(Inbox(unit=unit, limit=_INBOX_PAGE, after=after))
         for message in page.items:
             if isinstance(message.body, msg.Start) and run in (None, message.id):
@@ -123,7 +143,7 @@ async def find_start(store: Store, unit: str, run: bytes | None = None) -> msg.M
 
 
 async def find_unit(store: Store, unit: str) -> Found:
-    """The unit's row; a pending one, made from its start, where that waits in the inbox still.
+    """The unit's row. While its start waits in the inbox, a pending row is made from that.
 
     Raises:
         NotFound: there is neither.
@@ -140,10 +160,13 @@ async def find_unit(store: Store, unit: str) -> Found:
 
 
 async def find_run(store: Store, unit: str, begun: Begun) -> Found:
-    """The row of a run; a pending one where its start waits in the inbox still, perhaps behind another run.
+    """The row of a run. While its start waits in the inbox, a pending row is made from that.
+
+    The start may wait while another run has the id.
 
     Raises:
-        AlreadyStarted: the id belongs to another instance; nobody saw whether the start was refused or replaced.
+        AlreadyStarted: the id belongs to another instance, because the start was refused, or
+            because its run was replaced.
         NotFound: the run is gone: deleted, or replaced by a new start of the same id.
     """
     view: UnitView | None = None
@@ -153,24 +176,28 @@ async def find_run(store: Store, unit: str, begun: Begun) -> Found:
             return Found(view.row, view.version)
         start = await find_start(store, unit, begun.run)
         if start is not None:
-            version = view.version if view is not None else 0
+            version = 0
+            if view is not None:
+                version = view.version
             return Found(_pending(store, start), version, is_stored=False)
+    # Neither a row nor a start of the run is there, so the start has been taken.
     if view is None or not begun.may_be_refused:
         raise gone(unit)
     if begun.may_have_joined(view.row):
         return Found(view.row, view.version)
     msg_ = (
-        f"the id {unit!r} belongs to another run than the one of this start, which was refused, or replaced at once; "
-        "use another id"
+        f"the id {unit!r} belongs to another run than the one of this start, which was refused, "
+        "or replaced at once; use another id"
     )
     raise AlreadyStarted(msg_)
 
 
 def gone(unit: str) -> NotFound:
-    """The error of somebody who waits for a run that is there no more."""
+    """The error of a wait for a run that is there no more."""
     return NotFound(
-        f"the run of {unit!r} that was asked for is gone: it was deleted, or replaced by a new start of the same id. "
-        "Its outcome is not kept; client.get(id) finds the run that has the id now"
+        f"the run of {unit!r} that was asked for is gone: it was deleted, or replaced by a new "
+        "start of the same id. Its outcome is not kept; client.get(id) finds the run that has the "
+        "id now"
     )
 
 
@@ -181,6 +208,7 @@ def _pending(store: Store, start: msg.Message) -> UnitRow:
 
 def joins(row: UnitRow, start: msg.Start) -> bool:
     """Whether a start of the row's id means the same instance."""
+    # The digest stands in the row, so that the input need not be read from the journal.
     return row.type == start.workflow and row.input_digest == digest(start.input)
 
 
@@ -195,8 +223,14 @@ class StoreGateway:
     ) -> None:
         """Use an open store."""
         self.store = store
-        self.clock: Clock = clock if clock is not None else SystemClock()
-        self.limits = limits if limits is not None else Limits()
+        if clock is not None:
+            self.clock: Clock = clock
+        else:
+            self.clock = SystemClock()
+        if limits is not None:
+            self.limits = limits
+        else:
+            self.limits = Limits()
 
     async def send(self, message: msg.Message) -> Outcome:
         """Post it."""
@@ -205,10 +239,12 @@ class StoreGateway:
         return await self._post(message)
 
     async def begin(self, message: msg.Message) -> tuple[Outcome, Begun | None]:
-        """Post a start. It is only accepted here; whether it joins a run is seen from the row later."""
+        """Post a start. It is only accepted here. The row shows later whether it joined a run."""
         start = message.body
         assert isinstance(start, msg.Start)
         before = await find_row(self.store, message.to)
+        # A row of this very start (a run has the id of its start) is no other instance: the post
+        # below is a duplicate then.
         if before is not None and start.if_exists != "replace" and before.row.run != message.id:
             if start.if_exists == "join" and joins(before.row, start):
                 return "joined", Begun(before.row.run)
@@ -216,7 +252,9 @@ class StoreGateway:
         outcome = await self._post(message)
         if outcome != "ok":
             return outcome, None
-        twin = (start.workflow, digest(start.input)) if start.if_exists == "join" else None
+        twin = None
+        if start.if_exists == "join":
+            twin = (start.workflow, digest(start.input))
         return "started", Begun(message.id, twin, may_be_refused=start.if_exists != "replace")
 
     async def _post(self, message: msg.Message) -> Outcome:
@@ -228,7 +266,10 @@ class StoreGateway:
             case "full":
                 return "full"
             case _:
-                return "closed" if posted.answer == "closed" else "missing"
+                # The store refuses for one of two reasons, which it gives as the answer.
+                if posted.answer == "closed":
+                    return "closed"
+                return "missing"
 
     async def closed(self, unit: str, begun: Begun | None = None) -> UnitRow:
         """Watch the row until its run has ended."""
@@ -239,15 +280,19 @@ class StoreGateway:
                 found = await find_run(self.store, unit, begun)
             if found.row.status in CLOSED:
                 return found.row
+            # A run that was seen once is the one to wait for, whatever has the id afterwards.
             if found.is_stored:
-                begun = begun if begun is not None else Begun(found.row.run)
+                if begun is None:
+                    begun = Begun(found.row.run)
                 begun.settle(found.row.run)
             await self.store.wait_change(unit, found.version, _ROUND_MS)
 
     async def run(self, message: msg.Message) -> tuple[Outcome, UnitRow | None]:
         """Post a start and watch for the end of its run."""
         outcome, begun = await self.begin(message)
-        return outcome, (await self.closed(message.to, begun) if begun is not None else None)
+        if begun is None:
+            return outcome, None
+        return outcome, await self.closed(message.to, begun)
 
     async def changed(self, unit: str, version: int, within_ms: int) -> None:
         """Watch the row."""
@@ -255,7 +300,10 @@ class StoreGateway:
 
 
 class MeasuredGateway:
-    """The same way, that says how each call went: verb, outcome and seconds. Used where somebody records metrics."""
+    """A gateway that measures each call of another one: verb, outcome and seconds.
+
+    It is used only where metrics are recorded.
+    """
 
     def __init__(
         self,
@@ -263,30 +311,31 @@ class MeasuredGateway:
         record: Callable[[str, str, float], None],
         timer: Callable[[], float],
     ) -> None:
-        """`timer` gives seconds."""
+        """`timer` returns seconds."""
         self._gateway = gateway
         self._record = record
         self._timer = timer
 
     @property
     def store(self) -> Store:
-        """What is read."""
+        """The store for reading."""
         return self._gateway.store
 
     @property
     def clock(self) -> Clock:
-        """What messages are stamped with."""
+        """The clock that stamps messages."""
         return self._gateway.clock
 
     @property
     def limits(self) -> Limits:
-        """What payloads are checked against."""
+        """The limits of payloads."""
         return self._gateway.limits
 
     async def send(self, message: msg.Message) -> Outcome:
         """Deliver a message."""
         with self._measured(_verb(message)) as outcome:
-            outcome.append(answer := await self._gateway.send(message))
+            answer = await self._gateway.send(message)
+            outcome.append(answer)
         return answer
 
     async def begin(self, message: msg.Message) -> tuple[Outcome, Begun | None]:
@@ -307,20 +356,25 @@ class MeasuredGateway:
         """Deliver a start and wait for the end."""
         with self._measured("run") as outcome:
             answer, row = await self._gateway.run(message)
-            outcome.append(row.status if row is not None else answer)
+            ended: str = answer
+            if row is not None:
+                ended = row.status
+            outcome.append(ended)
         return answer, row
 
     async def changed(self, unit: str, version: int, within_ms: int) -> None:
-        """Wait for a change; how long that takes is up to others."""
+        """Wait for a change."""
+        # Not measured: the time says something about the instance, not about the gateway.
         await self._gateway.changed(unit, version, within_ms)
 
     @contextmanager
     def _measured(self, verb: str) -> Generator[list[str], None, None]:
+        """Measure a call. Its outcome is put into the list, or it is the name of its exception."""
         outcome: list[str] = []
         began = self._timer()
         try:
             yield outcome
-        except BaseException as error:
+        except BaseException as error:  # a cancelled call is counted, too
             outcome.append(type(error).__name__)
             raise
         finally:
@@ -329,4 +383,6 @@ class MeasuredGateway:
 
 def _verb(message: msg.Message) -> str:
     body = message.body
-    return "raise_event" if isinstance(body, msg.Raise) else type(body).__name__.lower()
+    if isinstance(body, msg.Raise):
+        return "raise_event"
+    return type(body).__name__.lower()

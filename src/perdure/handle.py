@@ -7,32 +7,18 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import (
-    Any,
-    Generic,
-    Literal,
-    ParamSpec,
-    TypeAlias,
-    TypeVar,
-    cast,
-    overload,
-)
+from typing import Any, Generic, Literal, ParamSpec, TypeAlias, TypeVar, cast, overload
 
+from perdure.closing import too_late, value_of
 from perdure.codec import TypeCodec, decode, encode
 from perdure.description import Description, HistoryEvent, describe_row, events_of
 from perdure.errors import (
     AlreadyStarted,
-    Failed,
-    Failure,
     InboxFull,
     NotFound,
     NotRunning,
     PayloadTooLarge,
-    Timeout,
     UsageError,
-    WorkflowCancelled,
-    WorkflowFailed,
-    WorkflowTerminated,
     clean_text,
 )
 from perdure.gateway import Begun, Gateway, find_unit
@@ -44,7 +30,7 @@ from perdure.kernel.definition import check_label, check_name, check_text
 from perdure.kernel.placement import check_id
 from perdure.kernel.retry import Seconds, to_ms
 from perdure.kernel.turn import Outcome
-from perdure.ports.store import Executions, Journal, KvEntries, Units
+from perdure.ports.store import Executions, Journal, KvEntries
 from perdure.removal import delete, keep, prune
 from perdure.tree import Tree, read_tree
 from perdure.workflow import Channel, Workflow
@@ -61,10 +47,10 @@ IfExists = Literal["join", "reject", "replace"]
 class Handle(Generic[R_co]):
     """An instance by its id: everything but starting it.
 
-    An id may have several lives: `if_exists="replace"`, or a start after a delete, makes a new run of it. A handle
-    that has started (or joined) a run means that run in `result`, `wait`, `cancel` and `terminate`, until it starts
-    another one. A handle from `client.get(id)` means the run that is current at each call. Everything else is about
-    whatever has the id.
+    An id may have several lives: `if_exists="replace"`, or a start after a delete, makes a new run
+    of it. A handle that has started (or joined) a run means that run in `result`, `wait`, `cancel`
+    and `terminate`, until it starts another one. A handle from `client.get(id)` means the run that
+    is current at each call. All other methods are about the run that has the id.
     """
 
     def __init__(
@@ -77,27 +63,29 @@ class Handle(Generic[R_co]):
         """Made by a client."""
         self._gateway = gateway
         self.id = check_id(id)
-        self._result_codec = result
+        self._result_codec: TypeCodec[R_co] | None = result
         self._interceptors = interceptors
         self._begun: Begun | None = None
 
     async def result(self, *, timeout: Seconds | None = None) -> R_co:
         """Wait for the end and return the result. The result follows continue-as-new.
 
-        It is the result of the run that this handle started or joined. A handle that started nothing waits for the
-        run that has the id now.
+        It is the result of the run that this handle started or joined. A handle that started
+        nothing waits for the run that has the id now.
 
         Raises:
-            NotFound: no instance has this id, or the run is gone: deleted, or replaced before its end was seen.
-            WorkflowFailed, WorkflowCancelled, WorkflowTerminated: it ended without a result; a run that is replaced
-                or deleted before it has ended is terminated.
-            AlreadyStarted: the start was posted by a client that stands alone on a store, and another run has the id.
-            Timeout: it has not ended in time; it goes on.
+            NotFound: no instance has this id, or the run is gone: deleted, or replaced before its
+                end was seen.
+            WorkflowFailed, WorkflowCancelled, WorkflowTerminated: it ended without a result. A run
+                that is replaced or deleted before it has ended is terminated.
+            AlreadyStarted: the start was posted by a client that stands alone on a store, and
+                another run has the id.
+            Timeout: it has not ended in time. It goes on.
         """
-        return self._value_of(await self._end(timeout))
+        return value_of(await self._end(timeout), self._result_codec)
 
     async def wait(self, *, timeout: Seconds | None = None) -> Description:
-        """Wait for the end, whatever it is, and describe it. It waits for the same run as `result`.
+        """Wait for the end and describe it. It waits for the same run as `result`.
 
         Raises:
             NotFound, AlreadyStarted, Timeout: as `result`.
@@ -109,66 +97,32 @@ class Handle(Generic[R_co]):
         if timeout is None:
             return await self._gateway.closed(self.id, self._begun)
         limit_ms = to_ms(timeout, "timeout")
+        # The wait of the caller is limited, not the workflow, so nothing is sent to it.
         try:
             async with asyncio.timeout(limit_ms / 1000):
                 return await self._gateway.closed(self.id, self._begun)
         except TimeoutError:
-            raise Timeout(await self._late(limit_ms)) from None
+            raise await too_late(self._gateway.store, self.id, limit_ms) from None
 
     async def _run_meant(self) -> bytes | None:
-        """The run that a request to stop is for; None: the one that has the id when the request arrives.
+        """The run that a request to stop is for.
 
-        A start that was posted may join a run that is there by then. That run is in the store already, or made by the
-        first start that waits. A run that fits neither is not this handle's, so it is not stopped.
+        None: the one that has the id when the request arrives.
+
+        A start that was posted may join a run that is there by then. That run is in the store
+        already, or made by the first start that waits. A run that fits neither is not this
+        handle's, so it is not stopped.
         """
         begun = self._begun
         if begun is None:
             return None
         if begun.twin is not None:
-            with suppress(
-                NotFound
-            ):  # then the run is gone, and the request has no effect on whatever comes next
+            # NotFound: the run is gone, and the request has no effect on the next one.
+            with suppress(NotFound):
                 found = await find_unit(self._gateway.store, self.id)
                 if begun.may_have_joined(found.row):
                     return found.row.run
         return begun.run
-
-    async def _late(self, limit_ms: int) -> str:
-        """Why it may not have ended."""
-        page = await self._gateway.store.query(Units(ids=(self.id,), limit=1))
-        state = "is not there yet"
-        if page.items:
-            row = page.items[0].row
-            state = f"is {row.status}" + (f" ({row.reason})" if row.reason else "")
-            if row.failure is not None:
-                state += f": {row.failure.message.rstrip('.')}"
-        return (
-            f"{self.id!r} has not ended within {limit_ms / 1000:g} s; it {state}. "
-            "It goes on: wait again, or cancel it"
-        )
-
-    def _value_of(self, row: UnitRow) -> R_co:
-        if row.status == "completed":
-            data = row.result or b""
-            value: R_co = (
-                self._result_codec.decode(data) if self._result_codec is not None else decode(data)
-            )
-            return value
-        failure = row.failure or Failure("Unknown", "", retryable=False)
-        kind: type[Failed] = WorkflowFailed
-        verb = "failed"
-        if row.status == "cancelled":
-            kind, verb = (
-                (WorkflowTerminated, "was terminated")
-                if failure.type == "Terminated"
-                else (WorkflowCancelled, "was cancelled")
-            )
-            raise kind(
-                f"{row.type} {self.id!r} {verb}"
-                + (f": {failure.message}" if failure.message else ""),
-                failure,
-            )
-        raise kind(f"{row.type} {self.id!r} {verb}: {failure.display()}", failure)
 
     async def _send(self, body: msg.AnyBody) -> None:
         now = self._gateway.clock.now_ms()
@@ -187,7 +141,8 @@ class Handle(Generic[R_co]):
     @overload
     async def send(self, channel: str, value: object, /) -> None: ...
     async def send(self, channel: Any, value: Any, /) -> None:
-        """Put a message into a channel: durable when this returns, buffered until the workflow receives it.
+        """Put a message into a channel: durable when this returns, buffered until the workflow
+        receives it.
 
         Raises:
             NotFound, NotRunning, InboxFull: nothing was sent.
@@ -201,15 +156,21 @@ class Handle(Generic[R_co]):
         if isinstance(channel, Channel):
             typed: Channel[Any] = channel  # pyright: ignore[reportUnknownVariableType]
             codec = typed.codec
-            name, data = channel.name, codec.encode(value)
+            name = channel.name
+            data = codec.encode(value)
+            # The sender learns that a value does not fit. The receiver could only fail.
             codec.check(data)
         else:
-            name, data = check_label(channel, "a channel"), encode(value)
+            name = check_label(channel, "a channel")
+            data = encode(value)
         self._check_size(data, f"the message for channel {name!r}")
         await self._send(msg.Send(name, data))
 
     async def raise_event(self, name: str, value: object = None) -> None:
-        """Raise a positional event: a workflow that waits for it now takes it; otherwise it is only recorded."""
+        """Raise a positional event.
+
+        A workflow that waits for it now takes it. Otherwise it is only recorded.
+        """
         await self._ask("raise_event", name, self._raise_event, name, value)
 
     async def _raise_event(self, name: str, value: object) -> None:
@@ -225,21 +186,22 @@ class Handle(Generic[R_co]):
         *args: A.args,
         **kwargs: A.kwargs,
     ) -> Awaitable[T]:
-        """Do what a verb does, inside the interceptors if there are any."""
+        """Carry out a verb, inside the interceptors if there are any."""
         if not self._interceptors:
             return act(*args, **kwargs)
         verb_itself: Callable[..., Awaitable[object]] = act
 
+        # Called with the arguments that the interceptors pass on, which may be others.
         def innermost(call: Outgoing) -> Awaitable[object]:
             return verb_itself(*call.args, **call.kwargs)  # pyright: ignore[reportCallIssue]
 
         outgoing = Outgoing(verb, self.id, name, args, kwargs)
         answer = around_send(self._interceptors, outgoing, innermost)
-        return cast(
-            "Awaitable[T]", answer
-        )  # an interceptor gives what `next` gave, or another value of its type
+        # An interceptor returns the value of `next`, or another value of its type.
+        return cast("Awaitable[T]", answer)
 
     def _check_size(self, data: bytes, what: str) -> None:
+        # Here, because a posted message is accepted before any node sees it.
         limit = self._gateway.limits.payload_bytes
         if len(data) > limit:
             msg_ = (
@@ -249,10 +211,10 @@ class Handle(Generic[R_co]):
             raise PayloadTooLarge(msg_)
 
     async def cancel(self, reason: str = "") -> None:
-        """Ask it to stop: `CancelledError` is raised where it waits, and it may clean up. Has no effect on one that
-        has ended.
+        """Ask it to stop: `CancelledError` is raised where it waits, and it may clean up.
 
-        A handle that has started or joined a run asks that run only: it never stops another life of the id.
+        An instance that has ended stays as it is. A handle that has started or joined a run asks
+        that run only: it never stops another life of the id.
         """
         await self._ask("cancel", None, self._cancel, reason)
 
@@ -260,10 +222,11 @@ class Handle(Generic[R_co]):
         await self._quietly(msg.Cancel(clean_text(reason), await self._run_meant()))
 
     async def terminate(self, reason: str = "") -> None:
-        """End it at once, without asking its code: no `finally` runs, and nothing is undone. Its running activities
-        are cancelled, its children told as their `parent_close` says. Has no effect on one that has ended.
+        """End it at once, without asking its code: no `finally` runs, and nothing is undone.
 
-        A handle that has started or joined a run ends that run only, as with `cancel`.
+        Its running activities are cancelled, and its children as their `parent_close` says. An
+        instance that has ended stays as it is. A handle that has started or joined a run ends that
+        run only, as with `cancel`.
         """
         await self._ask("terminate", None, self._terminate, reason)
 
@@ -271,8 +234,10 @@ class Handle(Generic[R_co]):
         await self._quietly(msg.Terminate(clean_text(reason), await self._run_meant()))
 
     async def pause(self, reason: str = "") -> None:
-        """Stop delivering to it: its status is `suspended`, its reason `paused`. Messages, results and timers that
-        come meanwhile are kept. Has no effect on one that has ended. It is about the run that has the id.
+        """Stop delivering to it: its status is `suspended`, its reason `paused`.
+
+        Messages, results and timers that come meanwhile are kept. It is about the run that has the
+        id. An instance that has ended stays as it is.
         """
         await self._ask("pause", None, self._pause, reason)
 
@@ -280,15 +245,19 @@ class Handle(Generic[R_co]):
         await self._quietly(msg.Pause(clean_text(reason)))
 
     async def resume(self) -> None:
-        """Go on after `pause`, with what came meanwhile. Has no effect on one that is not paused."""
+        """Go on after `pause`, with the messages that came meanwhile.
+
+        An instance that is not paused stays as it is.
+        """
         await self._ask("resume", None, self._resume)
 
     async def _resume(self) -> None:
         await self._quietly(msg.Resume())
 
     async def retry(self) -> None:
-        """Try one again that was set aside (`suspended`, for another reason than `paused`): after a deploy it does so
-        by itself; one with the reason `poison` waits for this call.
+        """Try an instance again that is `suspended` for another reason than `paused`.
+
+        After a deploy it is tried again by itself. With the reason `poison` it waits for this call.
         """
         await self._ask("retry", None, self._retry)
 
@@ -296,13 +265,12 @@ class Handle(Generic[R_co]):
         await self._quietly(msg.Retry())
 
     async def _quietly(self, body: msg.AnyBody) -> None:
-        try:
+        # NotRunning: it has ended, and nothing is left to control.
+        with suppress(NotRunning):
             await self._send(body)
-        except NotRunning:
-            return  # it has ended: there is nothing left to control, as asked
 
     async def describe(self) -> Description:
-        """What is stored about it: type, version, status, reason, times, sizes, failure.
+        """Describe it as it is stored: type, version, status, reason, times, sizes, failure.
 
         Raises:
             NotFound: no instance has this id.
@@ -316,24 +284,23 @@ class Handle(Generic[R_co]):
     async def custom_status(
         self, as_type: type[T], *, after_version: int = -1, timeout: Seconds = 0
     ) -> tuple[T | None, int]:
-        """The custom status and its version; waits up to `timeout` until the version is higher than
-        `after_version`.
+        """The custom status and its version.
+
+        Waits up to `timeout` until the version is higher than `after_version`.
         """
         deadline_ms = self._gateway.clock.now_ms() + to_ms(timeout, "timeout")
         while True:
             view = await find_unit(self._gateway.store, self.id)
             description = describe_row(view.row)
             left_ms = deadline_ms - self._gateway.clock.now_ms()
-            if (
-                description.custom_status_version > after_version
-                or left_ms <= 0
-                or description.status in CLOSED
-            ):
+            is_new = description.custom_status_version > after_version
+            # The status of an instance that has ended does not change any more.
+            if is_new or left_ms <= 0 or description.status in CLOSED:
                 return description.custom_status(as_type), description.custom_status_version
             await self._gateway.changed(self.id, view.version, left_ms)
 
     async def kv(self) -> dict[str, object]:
-        """All entries of its key-value store, as plain data; after its end, too.
+        """All entries of its key-value store, as plain data. They stay after its end.
 
         Raises:
             NotFound: no instance has this id.
@@ -343,14 +310,16 @@ class Handle(Generic[R_co]):
         while True:
             page = await self._gateway.store.query(KvEntries(unit=self.id, after=after))
             entries |= {k: decode(v) for k, v in page.items}
-            if page.next is None:
-                if not entries:
-                    await find_unit(self._gateway.store, self.id)
-                return entries
             after = page.next
+            if after is None:
+                break
+        if not entries:
+            # No entries may mean that there is no such instance. This look raises NotFound then.
+            await find_unit(self._gateway.store, self.id)
+        return entries
 
     async def kv_get(self, key: str, as_type: type[T]) -> T | None:
-        """The value of one key, as this type; None if it has none.
+        """The value of one key, as this type. None if it has none.
 
         Raises:
             NotFound: no instance has this id.
@@ -360,15 +329,21 @@ class Handle(Generic[R_co]):
         check_text(key, "a KV key")
         page = await self._gateway.store.query(KvEntries(unit=self.id, keys=(key,)))
         if not page.items:
+            # Raises NotFound where the instance is missing, too.
             await find_unit(self._gateway.store, self.id)
             return None
         codec: TypeCodec[T] = TypeCodec(as_type, f"KV value {key!r} of {self.id!r}")
         return codec.decode(page.items[0][1])
 
     async def kv_wait(self, key: str, as_type: AsType[T], *, timeout: Seconds) -> T | None:
-        """Wait until a key has a value; None if it has none in time, or the instance has ended without one."""
+        """Wait until a key has a value.
+
+        None: it has none in time, or the instance has ended without one.
+        """
         deadline_ms = self._gateway.clock.now_ms() + to_ms(timeout, "timeout")
         while True:
+            # The row is read before the key: a value that is written in between changes the row's
+            # version, so that the wait below ends at once.
             view = await find_unit(self._gateway.store, self.id)
             value = await self.kv_get(key, as_type)
             left_ms = deadline_ms - self._gateway.clock.now_ms()
@@ -392,8 +367,9 @@ class Handle(Generic[R_co]):
             NotFound: no instance has this id.
             DecodeError: the events that follow are damaged, or of a newer release.
         """
-        current = (await self.describe()).execution
-        wanted = execution if execution is not None else current
+        wanted = (await self.describe()).execution  # also raises NotFound
+        if execution is not None:
+            wanted = execution
         after: str | None = None
         while True:
             page = await self._gateway.store.query(
@@ -416,6 +392,7 @@ class Handle(Generic[R_co]):
             if page.next is None:
                 break
             after = page.next
+        # The store lists ended executions only.
         return [*numbers, (await self.describe()).execution]
 
     async def tree(self) -> Tree:
@@ -427,18 +404,18 @@ class Handle(Generic[R_co]):
         return await read_tree(self._gateway.store, self.id)
 
     async def delete(self, *, force: bool = False, forget: bool = False, reason: str = "") -> int:
-        """Remove it and all below it, with their histories; the number of instances that were removed.
+        """Remove it and its descendants, with their histories. Returns the number of instances.
 
-        Only what has ended is removed, unless `force`: then what runs is ended first, as by `terminate`,
-        with the reason. For a day after its start (the store's `dedupe_ms`) the start is remembered, so
-        that it does not run again if it is delivered again. `forget` drops that, too. It is about the
-        run that has the id, whoever started it. The id is free at once. Through a client that stands
-        alone on a store this is a request, which the store's node carries out.
+        Running instances are refused unless `force=True`, which terminates them first, with the
+        reason. A duplicate of the original start is ignored for a day after that start (the store's
+        `dedupe_ms`), unless `forget=True`. Delete is about the run that has the id, and the id is
+        free at once. Through a client that stands alone on a store this is a request, which the
+        store's node carries out.
 
         Raises:
             NotFound: no instance has this id.
-            StillRunning: it or one below it has not ended. Nothing was removed.
-            HasParent: it is a child; `force` removes it all the same. Nothing was removed.
+            StillRunning: it or a descendant has not ended. Nothing was removed.
+            HasParent: it is a child. Nothing was removed, but `force` would remove it.
         """
         return await self._ask(
             "delete", None, self._delete, force=force, forget=forget, reason=reason
@@ -452,13 +429,15 @@ class Handle(Generic[R_co]):
     async def prune(
         self, *, keep_last: int | None = None, closed_before: datetime | None = None
     ) -> list[int]:
-        """Remove the histories of executions that ended by continue-as-new; their numbers.
+        """Remove the histories of executions that ended by continue-as-new. Returns their numbers.
 
-        `keep_last` executions stay (the current one counts), as do those that ended at `closed_before` or later; give
-        one of them, or both: then an execution goes only if both let it go. The current one always stays.
+        `keep_last` executions stay (the current one counts), and so do those that ended at
+        `closed_before` or later. Give one of them, or both. With both, an execution goes only if
+        both let it go. The current one always stays.
 
         Raises:
             NotFound: no instance has this id.
+            UsageError: neither is given, or one has an impossible value.
         """
         return await self._ask(
             "prune", None, self._prune, keep_last=keep_last, closed_before=closed_before
@@ -473,7 +452,7 @@ class Handle(Generic[R_co]):
 
 
 class WorkflowHandle(Handle[R_co], Generic[P, R_co]):
-    """A workflow instance that can be started: its arguments are those of the workflow."""
+    """A workflow instance that can be started. Its arguments are those of the workflow."""
 
     def __init__(
         self,
@@ -488,15 +467,22 @@ class WorkflowHandle(Handle[R_co], Generic[P, R_co]):
         interceptors: Sequence[Interceptor] = (),
     ) -> None:
         """Made by a client."""
-        codec = None if isinstance(definition, str) else definition.definition.signature.result
+        if isinstance(definition, str):
+            codec = None
+        else:
+            codec = definition.definition.signature.result
         super().__init__(gateway, id, codec, interceptors)
         self._definition = definition
         self._if_exists: IfExists = if_exists
-        self._delay_ms = to_ms(delay, "delay") if delay is not None else 0
+        if delay is not None:
+            self._delay_ms = to_ms(delay, "delay")
+        else:
+            self._delay_ms = 0
         self._version = version
-        self._attributes = (
-            merged(None, encode_attributes(attributes, removing=False)) if attributes else None
-        )
+        if attributes:
+            self._attributes = merged(None, encode_attributes(attributes, removing=False))
+        else:
+            self._attributes = None
         check_attributes(self._attributes, gateway.limits)
 
     def _message(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> msg.Message:
@@ -508,20 +494,25 @@ class WorkflowHandle(Handle[R_co], Generic[P, R_co]):
                     "its parameters are not known here"
                 )
                 raise UsageError(msg_)
-            name, data = check_name(definition, "a workflow"), encode(list(args))
+            name = check_name(definition, "a workflow")
+            data = encode(list(args))
         else:
-            name, signature = definition.name, definition.definition.signature
+            name = definition.name
+            signature = definition.definition.signature
             data = signature.encode(args, kwargs)
             signature.check(data)
         self._check_size(data, f"the input of workflow {name!r}")
         now = self._gateway.clock.now_ms()
+        visible_at = 0  # at once
+        if self._delay_ms:
+            visible_at = now + self._delay_ms
         body = msg.Start(name, self._version, data, None, self._if_exists, self._attributes)
-        return msg.Message(
-            os.urandom(16), self.id, body, now, now + self._delay_ms if self._delay_ms else 0
-        )
+        return msg.Message(os.urandom(16), self.id, body, now, visible_at)
 
     async def start(self, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Start it: durable when this returns. The id makes it idempotent; see `if_exists` of `client.workflow`.
+        """Start it: durable when this returns. The id makes it idempotent.
+
+        `if_exists` of `client.workflow` decides about an id that is taken.
 
         Raises:
             AlreadyStarted: the id is taken by another type or input, or `if_exists="reject"`.
@@ -531,46 +522,58 @@ class WorkflowHandle(Handle[R_co], Generic[P, R_co]):
 
     async def _start(self, *args: P.args, **kwargs: P.kwargs) -> None:
         message = self._message(args, kwargs)
-        before, self._begun = (
-            self._begun,
-            None,
-        )  # a start that is interrupted may have happened, or not
+        before = self._begun
+        # A start that is interrupted may have happened, or not. Until it is known, the handle means
+        # the run that has the id.
+        self._begun = None
         outcome, begun = await self._gateway.begin(message)
-        self._begun = begun if begun is not None else before
+        if begun is not None:
+            self._begun = begun
+        else:
+            self._begun = before
         self._check_outcome(outcome)
 
     async def run(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """Start it and wait for the result of the run that this start made or joined; raises what `start` and
-        `result` raise.
+        """Start it and wait for the result of the run that this start made or joined.
+
+        Raises the errors of `start` and `result`.
         """
         return await self._ask("run", self._workflow_name, self._run, *args, **kwargs)
 
     async def _run(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         message = self._message(args, kwargs)
-        before, self._begun = self._begun, None
+        before = self._begun
+        self._begun = None  # as in `_start`
         outcome, row = await self._gateway.run(message)
-        self._begun = Begun(row.run) if row is not None else before
+        if row is not None:
+            self._begun = Begun(row.run)
+        else:
+            self._begun = before
         self._check_outcome(outcome)
         assert row is not None
-        return self._value_of(row)
+        return value_of(row, self._result_codec)
 
     @property
     def _workflow_name(self) -> str:
-        return self._definition if isinstance(self._definition, str) else self._definition.name
+        if isinstance(self._definition, str):
+            return self._definition
+        return self._definition.name
 
     def _check_outcome(self, outcome: Outcome) -> None:
         if outcome == "full":
             raise InboxFull(_full(self.id))
         if outcome == "exists":
             name = self._workflow_name
-            rule = (
-                "and if_exists='reject' was asked for"
-                if self._if_exists == "reject"
-                else f"by another workflow or with another input than this start of {name!r}"
-            )
+            if self._if_exists == "reject":
+                rule = "and if_exists='reject' was asked for"
+            else:
+                rule = f"by another workflow or with another input than this start of {name!r}"
             msg_ = f"the id {self.id!r} is taken {rule}; use another id, or if_exists='replace'"
             raise AlreadyStarted(msg_)
 
 
 def _full(id: str) -> str:
-    return f"the inbox of {id!r} is full: it has too many messages that nobody received; try again later"
+    return (
+        f"the inbox of {id!r} is full: "
+        "it has too many messages that nobody received; try again later"
+    )

@@ -1,11 +1,13 @@
-"""Interceptors: code of yours around what clients ask, around turns, and around attempts of activities.
+"""Interceptors: code of yours around requests of clients, around turns, and around attempts.
 
-Subclass `Interceptor`, override what you need, and give instances to `app.node(url, interceptors=[...])` or
-`Client.open(url, interceptors=[...])`. The first of the list is the outermost. Who overrides nothing at a place is not
-called there, and with no interceptor at a place nothing is wrapped there.
+Subclass `Interceptor`, override the methods that you need, and give instances to
+`app.node(url, interceptors=[...])` or `Client.open(url, interceptors=[...])`. The first of the list
+is the outermost. An interceptor is called only for the methods that it overrides. The others cost
+nothing.
 
-Interceptors see what happens now, in this process. They are no part of a workflow: they run again when a turn or an
-attempt does, nothing of them is in the journal, and they may read clocks and do I/O (but see `Interceptor.turn`).
+Interceptors see the present, in this process. They are no part of a workflow: they run again when a
+turn or an attempt does, and nothing of them is in the journal. They may read clocks and do I/O (but
+see `Interceptor.turn`).
 """
 
 from __future__ import annotations
@@ -32,19 +34,20 @@ Verb = Literal[
     "delete",
     "prune",
 ]
-"""The verbs of a handle that ask something of an instance. Those that only read are not intercepted.
+"""The verbs of a handle that change an instance. Verbs that only read are not intercepted.
 
-`client.delete` and `client.prune` are a `delete` or a `prune` of each instance that they are about.
+`client.delete` and `client.prune` are a `delete` or a `prune` of each instance.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """What a client is about to ask of an instance.
+    """A request of a client to an instance, before it is sent.
 
-    `name` is the workflow (`start`, `run`), the channel (`send`) or the event (`raise_event`), otherwise None. `args`
-    and `kwargs` are those of the verb, not yet encoded: an interceptor may pass on others, by `dataclasses.replace`.
-    `headers` are notes from an interceptor to those further in; they are not stored and do not travel.
+    `name` is the workflow (`start`, `run`), the channel (`send`) or the event (`raise_event`),
+    otherwise None. `args` and `kwargs` are the arguments of the verb, not yet encoded. An
+    interceptor may pass on others, by `dataclasses.replace`. `headers` are notes from an
+    interceptor to those further in. They are not stored and not sent.
     """
 
     verb: Verb
@@ -57,9 +60,10 @@ class Outgoing:
 
 @dataclass(slots=True)
 class TurnInfo:
-    """A turn of an instance. The last three are known after `next()` only: before, they are None, 0 and False.
+    """A turn of an instance.
 
-    `messages` is the number of messages that the turn takes, `commits` whether there is something to write.
+    `messages` is the number of messages that the turn takes. The last three are known after
+    `next()` only. Before, they are None, 0 and False. `commits` says whether the turn writes.
     """
 
     instance: str
@@ -75,29 +79,35 @@ NextActivity: TypeAlias = Callable[[], Awaitable[object]]
 
 
 class Interceptor:
-    """Passes everything on. Override one or more of the three methods; each must call `next` to go on inwards."""
+    """Passes everything on. Override one or more of the three methods.
+
+    Each must call `next` to go on inwards.
+    """
 
     async def send(self, call: Outgoing, next: NextSend) -> object:
         """Around a verb of a handle, in the process of the client.
 
-        Return what `next(call)` returns, or a value of the same type instead. What is raised reaches the caller.
+        Return the value of `next(call)`, or another value of its type. An exception reaches the
+        caller.
         """
         return await next(call)
 
     def turn(self, turn: TurnInfo, next: NextTurn) -> None:
-        """Around a turn, on the node's loop and within the turn's limit (`turn_limit_ms`): be quick, never block.
+        """Around a turn, on the node's loop and within its limit (`turn_limit_ms`): never block.
 
-        When `next()` returns, nothing is durable yet. What is raised, before or after it, discards the turn like an
-        error of the kernel: it is taken again, and after `turn_failures` in a row the instance is set aside as
-        `poison`. Not calling `next`, calling it twice, or swallowing what it raises is the same.
+        When `next()` returns, nothing is durable yet. An exception before or after it discards the
+        turn like an error of the kernel. The turn is taken again, and after `turn_failures` in a
+        row the instance is suspended as `poison`. The same happens when `next` is not called, is
+        called twice, or when its exception is swallowed.
         """
         next()
 
     async def activity(self, call: ActivityInfo, next: NextActivity) -> object:
-        """Around each attempt of an activity on this node, within its timeouts. A timeout is a `CancelledError` here.
+        """Around each attempt of an activity on this node, within its timeouts.
 
-        Return what `next()` returns, or another result of the same type, which is then encoded. What is raised is the
-        failure of the attempt, and retried as the activity's policy says. `next` may be called again, or not at all.
+        Return the value of `next()`, or another result of its type, which is then encoded. An
+        exception is the failure of the attempt, and retried as the activity's policy says. A
+        timeout is a `CancelledError` here. `next` may be called again, or not at all.
         `perdure.activity.info()`, `heartbeat()` and `resources()` work as in the activity.
         """
         return await next()
@@ -106,25 +116,23 @@ class Interceptor:
 def overriding(
     interceptors: Iterable[Interceptor], method: Literal["send", "turn", "activity"]
 ) -> list[Interceptor]:
-    """Those that do something at this place, in order."""
+    """The interceptors that override this method, in order."""
     default = getattr(Interceptor, method)
     return [i for i in interceptors if getattr(type(i), method) is not default]
 
 
 def check_interceptors(interceptors: Iterable[object]) -> tuple[Interceptor, ...]:
-    """What a user gave, once it is known to be interceptors.
+    """The interceptors of a user's list.
 
     Raises:
-        UsageError: something in it is none.
+        UsageError: an item is no interceptor.
     """
     checked: list[Interceptor] = []
     for given in interceptors:
         if not isinstance(given, Interceptor):
-            remedy = (
-                "give an object, not its class"
-                if isinstance(given, type)
-                else "derive its class from Interceptor"
-            )
+            remedy = "derive its class from Interceptor"
+            if isinstance(given, type):
+                remedy = "give an object, not its class"
             msg = f"{given!r} in interceptors= is no interceptor; {remedy}"
             raise UsageError(msg)
         checked.append(given)
@@ -137,10 +145,11 @@ def around_send(
     """Pass a call through all of them to the verb itself."""
 
     def step(index: int, passed: Outgoing) -> Awaitable[object]:
+        # The handle has its rules for one verb and one id. Another request needs another handle.
         if (passed.verb, passed.id, passed.name) != (call.verb, call.id, call.name):
             msg = (
-                f"an interceptor made {passed.verb} of {passed.id!r} out of {call.verb} of {call.id!r}; "
-                "it may change args, kwargs and headers only"
+                f"an interceptor made {passed.verb} of {passed.id!r} out of {call.verb} of "
+                f"{call.id!r}; it may change args, kwargs and headers only"
             )
             raise UsageError(msg)
         if index == len(interceptors):
@@ -151,11 +160,18 @@ def around_send(
 
 
 def around_turn(interceptors: Sequence[Interceptor], turn: TurnInfo, innermost: NextTurn) -> None:
-    """Take a turn inside all of them. Returns only if it was taken, once, and nobody hid its failure."""
-    taken: list[Exception | None] = []  # an entry per call of the innermost `next`: its failure
+    """Take a turn inside all of them. Returns only if it was taken once and did not fail.
+
+    Raises:
+        UsageError: the turn was not taken exactly once.
+    """
+    # An entry per call of the innermost `next`, with its failure. An interceptor may swallow the
+    # exception or call `next` again, and both must be known behind its back.
+    taken: list[Exception | None] = []
 
     def once() -> None:
         taken.append(None)
+        # The turn is not taken again. The check below tells the author of the interceptor.
         if len(taken) > 1:
             return
         try:
@@ -174,7 +190,10 @@ def around_turn(interceptors: Sequence[Interceptor], turn: TurnInfo, innermost: 
     if taken and taken[0] is not None:
         raise taken[0]
     if len(taken) != 1:
-        msg = f"interceptors called next() {len(taken)} times in a turn of {turn.instance!r}; each must call it once"
+        msg = (
+            f"interceptors called next() {len(taken)} times in a turn of {turn.instance!r}; "
+            "each must call it once"
+        )
         raise UsageError(msg)
 
 

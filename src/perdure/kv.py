@@ -1,4 +1,4 @@
-"""Key-value stores, as workflow code sees them: its own instance's, and that of another one."""
+"""Key-value stores in workflow code: that of its own instance, and those of others."""
 
 from __future__ import annotations
 
@@ -18,15 +18,19 @@ _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 class Kv:
-    """The instance's key-value store: read and written at once, durable with the turn, kept over executions, readable
-    by clients.
+    """The instance's key-value store.
+
+    Reads see earlier writes at once. Writes are durable with the turn. Entries are kept over
+    executions, and clients can read them.
     """
 
     def get(self, key: str, as_type: type[T], default: T | None = None) -> T | None:
         """The value of a key, or the default."""
         data = caller("kv").variables.get(key)
         codec: TypeCodec[T] = TypeCodec(as_type, f"KV value {key!r}")
-        return default if data is None else codec.decode(data)
+        if data is None:
+            return default
+        return codec.decode(data)
 
     def set(self, key: str, value: object) -> None:
         """Write a key.
@@ -38,9 +42,9 @@ class Kv:
         changes.set_kv(caller("kv"), key, encode(value))
 
     def delete(self, key: str) -> None:
-        """Remove a key; nothing happens if there is none."""
+        """Remove a key. Nothing happens if there is none."""
         run = caller("kv")
-        if run.variables.get(key) is not None:
+        if run.variables.get(key) is not None:  # otherwise nothing has to be journaled
             changes.delete_kv(run, key)
 
     def clear(self) -> None:
@@ -48,19 +52,20 @@ class Kv:
         changes.clear_kv(caller("kv"))
 
     def updated_at(self, key: str) -> datetime | None:
-        """When the value of a key was written, in UTC; None if it has none."""
+        """The time at which the value of a key was written, in UTC. None if it has none."""
         variables = caller("kv").variables
         if variables.get(key) is None:
             return None
         return datetime.fromtimestamp(variables.updated_at(key) / 1000, UTC)
 
     def prune(self, before: datetime) -> int:
-        """Remove the keys whose values were written before a time, and say how many they were.
+        """Remove the keys whose values were written before a time. Returns their number.
 
-        `workflow.kv.prune(workflow.now() - timedelta(days=30))`. Values keep their times over executions.
+        `workflow.kv.prune(workflow.now() - timedelta(days=30))`. Values keep their times over
+        executions.
 
         Raises:
-            UsageError: it is no datetime with a timezone; without one it would mean another time on another machine.
+            UsageError: it is no datetime with a timezone.
         """
         run = caller("kv")
         limit_ms = _exact_ms(before)
@@ -83,6 +88,7 @@ class Kv:
 
 
 def _exact_ms(at: object) -> float:
+    # A time without a zone would mean another time on another machine, and replay may run there.
     if not isinstance(at, datetime) or at.utcoffset() is None:
         msg = f"kv.prune() needs a datetime with a timezone, as workflow.now() gives; got {at!r}"
         raise UsageError(msg)
@@ -94,20 +100,26 @@ kv = Kv()
 
 
 class OtherKv:
-    """The key-value store of another instance, to read: each read is recorded and does not change in replay."""
+    """The key-value store of another instance, for reading.
+
+    Each read is recorded and does not change in replay.
+    """
 
     def __init__(self, id: str) -> None:
         """Made by `workflow.kv_of`."""
         self.id = check_id(id)
 
     async def get(self, key: str, as_type: type[T], default: T | None = None) -> T | None:
-        """The value of a key as it is durable now, or the default: if there is no such key or instance, or it is None.
+        """The durable value of a key.
+
+        The default is returned if there is no such key or instance, or if the value is None.
 
         Raises:
             DecodeError: the value is not of this type.
         """
 
-        async def read() -> object:  # on the node, after this turn is durable
+        async def read() -> object:
+            # This runs on the node, after the turn is durable.
             try:
                 return await client().get(self.id).kv_get(key, object)
             except NotFound:
@@ -124,6 +136,8 @@ class OtherKv:
 
 
 def kv_of(id: str, /) -> OtherKv:
-    """The key-value store of another instance: `await workflow.kv_of("settings").get("rate", float)`."""
+    """The key-value store of another instance: `await workflow.kv_of("settings").get("rate",
+    float)`.
+    """
     caller("kv_of()")
     return OtherKv(id)

@@ -4,11 +4,13 @@
 
     perdure.logs.configure(format="json", level="info", areas={"perdure.node": "debug"})
 
-Perdure logs through `logging`, and touches no handler unless `configure` is called. A program with a set-up of its own
-takes the parts: the filter `Ids` for its handlers, and the formatters `Text` and `Json`.
+Perdure logs through `logging`, and touches no handler unless `configure` is called. A program with
+a set-up of its own takes the parts: the filter `Ids` for its handlers, and the formatters `Text`
+and `Json`.
 
-What workflows and activities log is shown from `level` on, and so is every logger that is not Perdure's; Perdure's own
-areas are shown from `warning` on. `areas` changes that for single loggers, and the environment has the last word:
+Records of workflows and activities are shown from `level` on, and so are those of every logger that
+is not Perdure's. Perdure's own areas are shown from `warning` on. `areas` changes that for single
+loggers, and the environment has the last word:
 
     PERDURE_LOG="perdure.node=debug,perdure.store=info"
 """
@@ -28,14 +30,14 @@ from typing import Literal, Protocol
 from perdure.activity import attempt_ids, running_attempt
 from perdure.errors import UsageError
 from perdure.kernel.run import current_run
-from perdure.workflow import run_ids
+from perdure.runlog import run_ids
 
 __all__ = ["Ids", "Json", "Text", "configure", "reset"]
 
 ENVIRONMENT = "PERDURE_LOG"
 
 USER_AREAS = ("perdure.activity", "perdure.workflow")
-"""What users say, through `activity.logger` and `workflow.logger`."""
+"""The loggers of users' code: `activity.logger` and `workflow.logger`."""
 
 AREAS = (
     "perdure.activity",
@@ -45,12 +47,12 @@ AREAS = (
     "perdure.store",
     "perdure.workflow",
 )
-"""The loggers of Perdure; `perdure` stands for those that are not `USER_AREAS`."""
+"""The loggers of Perdure. `perdure` stands for those that are not `USER_AREAS`."""
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
 IDS = ("node", "instance", "execution", "workflow", "version", "activity", "seq", "attempt")
-"""Attributes of a record that say where it comes from; those that make no sense for it are absent."""
+"""Attributes of a record that say where it comes from. Those that do not apply are absent."""
 
 Level = Literal["debug", "info", "warning", "error", "critical"]
 
@@ -59,18 +61,18 @@ node_name: ContextVar[str | None] = ContextVar("perdure_node", default=None)
 
 
 class Stream(Protocol):
-    """What lines are written to."""
+    """The target of lines."""
 
     def write(self, text: str, /) -> object:
         """Write text."""
         ...
 
 
-# ---------------------------------------------------------------- what a record carries
+# ---------------------------------------------------------------- the ids of a record
 
 
 def present_ids() -> dict[str, object]:
-    """The ids of the workflow or activity that the calling code belongs to; empty outside of both."""
+    """The ids of the workflow or activity that the calling code belongs to. Empty outside."""
     run = current_run()
     if run is not None:
         return run_ids(run)
@@ -78,27 +80,32 @@ def present_ids() -> dict[str, object]:
     if attempt is None:
         return {}
     node = node_name.get()
-    return attempt_ids(attempt) if node is None else {"node": node, **attempt_ids(attempt)}
+    if node is None:
+        return attempt_ids(attempt)
+    return {"node": node, **attempt_ids(attempt)}
 
 
 class Ids(logging.Filter):
     """Adds the ids to every record that workflow or activity code makes, whatever logger it uses.
 
-    For handlers: `handler.addFilter(Ids())`. What a record has already stays. Records that workflow code makes while
-    it is replayed are dropped: they were logged when it happened.
+    For handlers: `handler.addFilter(Ids())`. Ids that a record has already stay. Records that
+    workflow code makes while it is replayed are dropped: they were logged when it happened.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Add them."""
         run = current_run()
-        if run is not None and run.replaying and not _is_internal(record.name):
+        is_internal = _is_internal(record.name)
+        if run is not None and run.replaying and not is_internal:
             return False
-        if _is_internal(
-            record.name
-        ):  # a node works in the context of whoever woke it, maybe another one's activity
-            ids = run_ids(run) if run is not None and not hasattr(record, "instance") else {}
-        else:
+        if not is_internal:
             ids = present_ids()
+        elif run is not None and not hasattr(record, "instance"):
+            ids = run_ids(run)
+        else:
+            # A node works in the context of its waker, perhaps an activity of another instance,
+            # whose ids would be wrong here.
+            ids = {}
         for key, value in ids.items():
             if not hasattr(record, key):
                 setattr(record, key, value)
@@ -116,11 +123,14 @@ def _ids_of(record: logging.LogRecord) -> Iterator[tuple[str, object]]:
             yield key, value
 
 
-# ---------------------------------------------------------------- how it looks
+# ---------------------------------------------------------------- formats
 
 
 class Text(logging.Formatter):
-    """One line for people: time of day, level, logger, message, and the ids in brackets. Tracebacks follow."""
+    """One line for people: time of day, level, logger, message, and the ids in brackets.
+
+    Tracebacks follow.
+    """
 
     def __init__(self) -> None:
         """It has no options."""
@@ -128,10 +138,13 @@ class Text(logging.Formatter):
             "%(asctime)s.%(msecs)03d %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S"
         )
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # the name is logging's
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
         """The line."""
+        line = super().formatMessage(record)
         ids = " ".join(f"{key}={value}" for key, value in _ids_of(record))
-        return super().formatMessage(record) + (f" [{ids}]" if ids else "")
+        if not ids:
+            return line
+        return f"{line} [{ids}]"
 
 
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", *IDS}
@@ -139,15 +152,13 @@ _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "task
 
 
 class Json(logging.Formatter):
-    """One JSON object per line; docs/observability.md lists its keys."""
+    """One JSON object per line. docs/observability.md lists its keys."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
+        created = datetime.fromtimestamp(record.created, UTC).replace(tzinfo=None)
         line: dict[str, object] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")[
-                :-6
-            ]
-            + "Z",
+            "time": created.isoformat(timespec="milliseconds") + "Z",
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
@@ -168,21 +179,24 @@ class Json(logging.Formatter):
             line["stack"] = record.stack_info
         try:
             return json.dumps(line, default=str, allow_nan=False)
-        except (
-            TypeError,
-            ValueError,
-        ):  # a key that is no text, a number that JSON has not, or a circle
+        except (TypeError, ValueError):
+            # The extra has a key that is no text, a number that JSON has not, or a circle. As text
+            # it can be shown in any case.
             return json.dumps({**line, "extra": {key: str(value) for key, value in extra.items()}})
 
 
 _FORMATTERS: dict[str, type[Text | Json]] = {"text": Text, "json": Json}
 
 
-# ---------------------------------------------------------------- which are shown
+# ---------------------------------------------------------------- levels and areas
 
 
 class _Lines(logging.Handler):
-    """Writes to a stream; None: what `sys.stderr` is at that moment, so that a live display there stays whole."""
+    """Writes to a stream.
+
+    None stands for the `sys.stderr` of the moment. The command line replaces it while a live
+    display is there, which stays whole thus.
+    """
 
     def __init__(self, stream: Stream | None, areas: list[str], root_level: int) -> None:
         super().__init__()
@@ -192,7 +206,10 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            stream: Stream = self.stream if self.stream is not None else sys.stderr
+            if self.stream is not None:
+                stream: Stream = self.stream
+            else:
+                stream = sys.stderr
             stream.write(self.format(record) + "\n")
             flush = getattr(stream, "flush", None)
             if flush is not None:
@@ -207,10 +224,10 @@ def configure(
     areas: Mapping[str, Level] | None = None,
     stream: Stream | None = None,
 ) -> None:
-    """Show records on `stream` (default: stderr) from now on, in this process. Calling it again replaces that.
+    """Show records on `stream` (default: stderr) from now on, in this process.
 
-    `areas` sets the level of single loggers: Perdure's (`perdure.logs.AREAS`), or your own by name. The environment
-    variable PERDURE_LOG wins over it.
+    Calling it again replaces that. `areas` sets the level of single loggers: Perdure's
+    (`perdure.logs.AREAS`), or your own by name. The environment variable PERDURE_LOG wins over it.
 
     Raises:
         UsageError: an unknown format, level or area, here or in PERDURE_LOG. Nothing was changed.
@@ -226,6 +243,7 @@ def configure(
     for area, name in (areas or {}).items():
         levels[_area(area, "areas=")] = _number(name, f"the level of {area!r} in areas=")
     levels |= _from_environment(os.environ.get(ENVIRONMENT, ""))
+    # Everything is checked by now, so an error leaves the earlier set-up as it is.
     reset()
     root = logging.getLogger()
     lines = _Lines(stream, list(levels), root.level)
@@ -238,7 +256,7 @@ def configure(
 
 
 def reset() -> None:
-    """Take back what `configure` did: nothing is shown, and levels are as they were. For tests."""
+    """Undo `configure`: nothing is shown, and levels are as they were. For tests."""
     root = logging.getLogger()
     for lines in [handler for handler in root.handlers if isinstance(handler, _Lines)]:
         root.removeHandler(lines)
@@ -249,7 +267,9 @@ def reset() -> None:
 
 def _from_environment(text: str) -> dict[str, int]:
     levels: dict[str, int] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
+    for part in map(str.strip, text.split(",")):
+        if not part:  # a comma at the end, or an empty variable
+            continue
         area, given, level = part.partition("=")
         if not given:
             msg = (
@@ -268,15 +288,14 @@ def _allowed() -> str:
 
 
 def _area(area: object, where: str) -> str:
-    known = ("perdure", *AREAS)
-    if (
-        not isinstance(area, str)
-        or not area
-        or (area.partition(".")[0] == "perdure" and area not in known)
-    ):
-        msg = f"{where}: there is no area {area!r}; areas are {_allowed()}"
-        raise UsageError(msg)
-    return area
+    if isinstance(area, str) and area:
+        is_ours = area.partition(".")[0] == "perdure"
+        # A typing error in a name of ours would have no effect and go unnoticed. Loggers of users
+        # may have any name.
+        if not is_ours or area in ("perdure", *AREAS):
+            return area
+    msg = f"{where}: there is no area {area!r}; areas are {_allowed()}"
+    raise UsageError(msg)
 
 
 def _number(level: object, what: str) -> int:

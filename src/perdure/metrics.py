@@ -1,4 +1,7 @@
-"""How much is in a store: for people, and for programs that watch one. (What a node does is in `node.metrics`.)"""
+"""How much is in a store, for people and for programs that watch it.
+
+Metrics of a node's work are in `node.metrics`.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +17,19 @@ from perdure.ports.store import QueueDepth, Queues, Store, Totals
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreMetrics:
-    """What a store holds at one moment.
+    """The contents of a store at one moment.
 
-    `instances`: by status. `executions`: whose history is kept; the current one of each instance counts.
-    `history_events`: in all these executions. `history_bytes`: in the current ones.
+    `instances` are counted by status. `executions` are those whose history is kept, with the
+    current one of each instance. `history_events` are in all these executions, `history_bytes` in
+    the current ones.
 
-    `messages` wait and can be seen; `messages_delayed` cannot yet (delayed starts). Durable timers are no messages.
-    `tasks` wait for a worker; `tasks_delayed` wait for their time (a retry), `tasks_leased` are with a worker,
-    `tasks_expired` were, and it has not been heard of since.
+    `messages` wait and are visible. `messages_delayed` are not visible yet (delayed starts).
+    Durable timers are no messages. `tasks` wait for a worker. `tasks_delayed` wait for their time
+    (a retry). `tasks_leased` are with a worker. `tasks_expired` have a lease that ran out.
 
-    `dead_letters` are messages that nobody took, `tombstones` what is left of deleted instances, `answers` what was
-    answered to messages, so that a repeated one gets the same; all three are swept away when they are old enough.
+    `dead_letters` are messages whose target never came to be. `tombstones` are ids of deleted runs.
+    `answers` are kept answers to messages, so that a repeated message gets the same. All three are
+    swept away when they are old enough.
     """
 
     instances: Mapping[Status, int]
@@ -53,14 +58,16 @@ class StoreMetrics:
 
 
 async def read_metrics(store: Store, at_ms: int) -> StoreMetrics:
-    """What a store holds; at `at_ms` is what messages and tasks are visible at."""
+    """The contents of a store. `at_ms` decides which messages and tasks are visible."""
     found = dict((await store.query(Totals(at=at_ms))).items)
+    # The names of statuses stand among the other names, which are fields of the class.
     instances: dict[Status, int] = {status: found.pop(status) for status in get_args(Status)}
     return StoreMetrics(instances=instances, **found)
 
 
 async def read_queues(store: Store, at_ms: int) -> dict[str, QueueDepth]:
     """The tasks of each queue that has some, by its name, in order."""
+    # By pages, because a program may have a queue for each of its customers.
     query = Queues(at=at_ms)
     found: dict[str, QueueDepth] = {}
     while True:

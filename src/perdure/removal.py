@@ -1,8 +1,9 @@
-"""Deleting instances with their trees, and pruning the histories of ended executions, one by one and in bulk.
+"""Deleting instances with their trees, and pruning the histories of ended executions.
 
-The client finds what goes; each instance is then removed by its owner, in a commit of its own. A tree that has ended
-goes from its leaves to its root, and a running one (`force`) from its root to its leaves, so that nobody is left who
-could start another child. If this process dies in between, the same call again removes the rest.
+The client finds the instances. Each is then removed by its owner, in a commit of its own. A tree
+that has ended goes from its leaves to its root. A running one (`force`) goes from its root to its
+leaves, because a parent that is gone starts no other child. If this process dies in between, the
+same call again removes the rest.
 """
 
 from __future__ import annotations
@@ -12,34 +13,36 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeAlias
+from itertools import chain
+from typing import TypeAlias, cast
 
 import msgspec
 
 from perdure.errors import HasParent, NotFound, StillRunning, UsageError
 from perdure.filter import time_ms
-from perdure.gateway import Gateway, find_unit
+from perdure.gateway import Gateway, find_row, find_unit
 from perdure.kernel import message as msg
 from perdure.kernel.commit import CLOSED, ExecutionRow, UnitRow
 from perdure.ports.store import Executions, Units
 from perdure.tree import children_of, levels_below
 
 AT_ONCE = 200
-"""Requests that are on their way at the same time, so that the store can group their commits."""
+"""Requests that are under way at the same time, so that the store can group their commits."""
 
 Choose: TypeAlias = Callable[[list[UnitRow]], Awaitable[list[UnitRow]]]
 DeleteOne: TypeAlias = Callable[[str], Awaitable[int]]
-"""Removes an instance with its tree, by its id; the number of instances that were removed."""
+"""Removes an instance with its tree, by its id. Returns the number of instances."""
 PruneOne: TypeAlias = Callable[[str], Awaitable[list[int]]]
-"""Prunes an instance, by its id; the numbers of the executions that were removed."""
+"""Prunes an instance, by its id. Returns the numbers of the executions that were removed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """What a bulk call did.
+    """The result of a bulk delete.
 
-    `deleted` are the roots that are gone (with their trees), `instances` counts all that are; `skipped` are the ids
-    that stayed, each with the reason; `more` says that the limit was reached and others may fit.
+    `deleted` are the roots that are gone (with their trees). `instances` counts all instances of
+    these trees. `skipped` are the ids that stayed, each with the reason. `more` says that the limit
+    was reached and others may fit.
     """
 
     deleted: list[str] = field(default_factory=list[str])
@@ -50,7 +53,7 @@ class Removed:
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What a bulk prune did: executions removed by instance, and whether the limit was reached."""
+    """The result of a bulk prune: removed executions by instance, and whether others may fit."""
 
     executions: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
     more: bool = False
@@ -60,12 +63,12 @@ class Pruned:
 
 
 async def delete(gateway: Gateway, unit: str, body: msg.Delete) -> int:
-    """Remove an instance, and with `cascade` all below it; the number of instances that were removed.
+    """Remove an instance, and with `cascade` its descendants. Returns the number of instances.
 
     Raises:
         NotFound: no instance has this id.
-        StillRunning: it or one below it has not ended, and `force` was not asked for. Nothing was removed.
-        HasParent: its parent is there, and `force` was not asked for. Nothing was removed.
+        StillRunning: it or a descendant has not ended, and `force` is not set. Nothing was removed.
+        HasParent: its parent is there, and `force` is not set. Nothing was removed.
     """
     root: list[UnitRow] = []
     missing: NotFound | None = None
@@ -73,66 +76,96 @@ async def delete(gateway: Gateway, unit: str, body: msg.Delete) -> int:
         root = [(await find_unit(gateway.store, unit)).row]
     except NotFound as error:
         missing = error
-    # The root was read first: one that has ended has all its children by now.
-    below = await levels_below(gateway.store, unit) if body.cascade else []
+    # The root was read first: a root that has ended has all its children by now.
+    below = []
+    if body.cascade:
+        below = await levels_below(gateway.store, unit)
+    # Descendants without their root remain of an earlier call that was interrupted.
     if missing is not None and not below:
-        raise missing  # otherwise an earlier call was interrupted after the root had gone
+        raise missing
+    descendants = list(chain.from_iterable(below))
     if body.force:
-        return await _remove_downwards(
-            gateway, unit, [row for level in below for row in level], body
-        )
-    await _check_removable(gateway, unit, [*root, *(row for level in below for row in level)])
+        return await _remove_downwards(gateway, unit, descendants, body)
+    await _check_removable(gateway, unit, [*root, *descendants])
     removed = 0
-    for level in [*reversed(below), root]:
-        here = body if level is root else msgspec.structs.replace(body, tell_parent=False)
-        removed += await _remove(gateway, [row.id for row in level], here)
-    return removed
+    inner = _in_tree(body)
+    for level in reversed(below):
+        removed += await _remove(gateway, _ids(level), inner)
+    return removed + await _remove(gateway, _ids(root), body)
+
+
+def _in_tree(body: msg.Delete) -> msg.Delete:
+    """The request for a descendant. Its parent goes, too, so the parent is not told."""
+    return msgspec.structs.replace(body, tell_parent=False)
+
+
+def _ids(rows: Sequence[UnitRow]) -> list[str]:
+    return [row.id for row in rows]
 
 
 async def _remove_downwards(
     gateway: Gateway, unit: str, known: list[UnitRow], body: msg.Delete
 ) -> int:
-    """Remove a tree that may still grow: a unit that is gone starts no child, so its children are looked for then.
+    """Remove a tree that may still grow. Returns the number of instances.
 
-    Its commit has told the open ones, who may be quicker than we are; `known` are those that were there before.
+    A unit that is gone starts no child, so the children of a level are looked for after the level
+    has gone. Deleting a parent also deletes its open children, perhaps before they are reached
+    here. `known` lists the descendants that were read beforehand.
     """
-    level, seen, ok, root_went = [unit], {unit}, 0, False
-    while level:
-        here = body if level == [unit] else msgspec.structs.replace(body, tell_parent=False)
-        went = await _remove(gateway, level, here)
-        ok += went
-        root_went = root_went or (level == [unit] and went == 1)
-        if not body.cascade:
-            break
-        born = [row.id for parent in level for row in await children_of(gateway.store, parent)]
-        parents = set(level)
-        level = list(
-            dict.fromkeys(
-                i
-                for i in [*born, *(r.id for r in known if r.parent_unit in parents)]
-                if i not in seen
-            )
-        )
-        seen.update(level)
-    return len(seen) if root_went else ok
+    ok = await _remove(gateway, [unit], body)
+    root_went = ok == 1
+    seen = {unit}
+    if body.cascade:
+        level = await _children(gateway, [unit], known, seen)
+        while level:
+            ok += await _remove(gateway, level, _in_tree(body))
+            level = await _children(gateway, level, known, seen)
+    # Descendants that went with their parents gave no outcome here, so they are counted by id. If
+    # the root did not go by this call, another call may have removed the others as well.
+    if root_went:
+        return len(seen)
+    return ok
+
+
+async def _children(
+    gateway: Gateway, parents: list[str], known: list[UnitRow], seen: set[str]
+) -> list[str]:
+    """The ids below `parents` that were not seen before. They are added to `seen`."""
+    born: list[str] = []
+    for parent in parents:
+        born += _ids(await children_of(gateway.store, parent))
+    above = set(parents)
+    born += [row.id for row in known if row.parent_unit in above]
+    level: list[str] = []
+    for unit in born:
+        if unit not in seen:
+            seen.add(unit)
+            level.append(unit)
+    return level
 
 
 async def _check_removable(gateway: Gateway, unit: str, rows: list[UnitRow]) -> None:
+    # All are checked before the first is removed, so that a refusal changes nothing.
     for row in rows:
         if row.status not in CLOSED:
             _refuse(unit, row.id, f"is {row.status}")
     parent = next((row.parent_unit for row in rows if row.id == unit), None)
-    if parent is not None and (await gateway.store.query(Units(ids=(parent,), limit=1))).items:
-        text = f"{unit!r} is a child of {parent!r} and goes with it: delete the root of its tree, or use force=True"
+    if parent is None:
+        return
+    # A child whose parent is gone is a root.
+    if await find_row(gateway.store, parent) is not None:
+        text = (
+            f"{unit!r} is a child of {parent!r} and goes with it: "
+            "delete the root of its tree, or use force=True"
+        )
         raise HasParent(text)
 
 
 def _refuse(unit: str, blocking: str, state: str) -> None:
-    what = (
-        f"{unit!r}"
-        if blocking == unit
-        else f"{unit!r} was not deleted: its descendant {blocking!r}"
-    )
+    if blocking == unit:
+        what = f"{unit!r}"
+    else:
+        what = f"{unit!r} was not deleted: its descendant {blocking!r}"
     text = f"{what} {state}; cancel it and wait for its end, or delete with force=True"
     raise StillRunning(text)
 
@@ -142,6 +175,7 @@ async def _remove(gateway: Gateway, units: Sequence[str], body: msg.Delete) -> i
     for first in range(0, len(units), AT_ONCE):
         some = units[first : first + AT_ONCE]
         outcomes = await asyncio.gather(*(_ask(gateway, unit, body) for unit in some))
+        # The owner decides: a unit may have begun a new run since its row was read.
         for unit, outcome in zip(some, outcomes, strict=True):
             if outcome == "open":
                 _refuse(unit, unit, "has been started again meanwhile")
@@ -156,18 +190,22 @@ async def _ask(gateway: Gateway, unit: str, body: msg.Delete | msg.Prune) -> str
 async def delete_many(
     gateway: Gateway, filters: Units, delete_one: DeleteOne, limit: int
 ) -> Removed:
-    """Remove the instances that fit the filters, newest first, each with its tree. What `delete_one` refuses because
-    it has not ended, or because it is a child, is skipped. Filters look for roots only.
+    """Remove the instances that fit the filters, newest first, each with its tree.
+
+    An instance is skipped that `delete_one` refuses, because it has not ended or is a child.
+    Filters look for roots only.
     """
     check_limit(limit)
-    rows, more = await _matching(
-        gateway, filters, limit, _named if filters.ids else partial(_roots, gateway)
-    )
+    wanted: Choose = partial(_roots, gateway)
+    if filters.ids:
+        wanted = _named
+    rows, more = await _matching(gateway, filters, limit, wanted)
     deleted: list[str] = []
     instances = 0
-    skipped = (
-        dict.fromkeys(filters.ids, "no instance fits this id and the filters") if not more else {}
-    )
+    # An id without a row is skipped. With `more` it may fit, and was only not looked at.
+    skipped = {}
+    if not more:
+        skipped = dict.fromkeys(filters.ids, "no instance fits this id and the filters")
     for first in range(0, len(rows), AT_ONCE):
         units = [row.id for row in rows[first : first + AT_ONCE]]
         outcomes = await asyncio.gather(*(_delete_or_say_why(delete_one, unit) for unit in units))
@@ -191,7 +229,9 @@ async def _delete_or_say_why(delete_one: DeleteOne, unit: str) -> int | str:
 async def _matching(
     gateway: Gateway, filters: Units, limit: int, wanted: Choose
 ) -> tuple[list[UnitRow], bool]:
-    """At most `limit` rows that fit the filters and are wanted, newest first, and whether there may be more."""
+    """At most `limit` rows that fit the filters and are wanted, newest first, and whether there may
+    be more.
+    """
     rows: list[UnitRow] = []
     after: str | None = None
     while True:
@@ -199,13 +239,14 @@ async def _matching(
         rows += await wanted([view.row for view in page.items])
         after = page.next
         if len(rows) >= limit:
-            return rows[:limit], after is not None or len(rows) > limit
+            more = after is not None or len(rows) > limit
+            return rows[:limit], more
         if after is None:
             return rows, False
 
 
 async def _named(rows: list[UnitRow]) -> list[UnitRow]:
-    """Rows that somebody asked for by id."""
+    """All rows, because each was named by its id."""
     return rows
 
 
@@ -215,6 +256,7 @@ async def _roots(gateway: Gateway, rows: list[UnitRow]) -> list[UnitRow]:
     if not parents:
         return rows
     page = await gateway.store.query(Units(ids=parents, limit=len(parents)))
+    # A child whose parent is gone is removed as a root.
     there = {view.row.id for view in page.items}
     return [row for row in rows if row.parent_unit not in there]
 
@@ -230,9 +272,14 @@ def check_limit(limit: object) -> None:
     Raises:
         UsageError: it is not a whole number of at least 1.
     """
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+    if not _is_whole(limit, 1):
         text = f"limit must be a whole number of at least 1, got {limit!r}"
         raise UsageError(text)
+
+
+def _is_whole(value: object, least: int) -> bool:
+    # bool is a subclass of int, and `keep_last=True` is a mistake.
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 # ---------------------------------------------------------------- pruning
@@ -240,9 +287,10 @@ def check_limit(limit: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """Which ended executions stay: the last ones (the current one counts), and those that ended after a time (ms).
+    """Which ended executions stay.
 
-    With both given, an execution goes only if both let it go. The current execution always stays.
+    The last ones stay (the current one counts), and those that ended at a time (ms) or later. With
+    both given, an execution goes only if both let it go. The current execution always stays.
     """
 
     last: int | None
@@ -256,22 +304,22 @@ class Keep:
 
 
 def keep(last: object, closed_before: object) -> Keep:
-    """What a prune keeps.
+    """The executions that a prune keeps.
 
     Raises:
-        UsageError: neither is given, or one is not what it must be.
+        UsageError: neither is given, or one has an impossible value.
     """
     if last is None and closed_before is None:
         text = "say which executions go: keep_last=10, closed_before=datetime(...), or both"
         raise UsageError(text)
-    if last is not None and (isinstance(last, bool) or not isinstance(last, int) or last < 0):
+    if last is not None and not _is_whole(last, 0):
         text = f"keep_last must be a whole number, got {last!r}"
         raise UsageError(text)
-    return Keep(last, time_ms("closed_before", closed_before))
+    return Keep(cast("int | None", last), time_ms("closed_before", closed_before))
 
 
 async def prune(gateway: Gateway, unit: str, kept: Keep) -> list[int]:
-    """Remove the histories of ended executions; their numbers.
+    """Remove the histories of ended executions. Returns their numbers.
 
     Raises:
         NotFound: no instance has this id.
@@ -291,7 +339,10 @@ async def prune(gateway: Gateway, unit: str, kept: Keep) -> list[int]:
 
 
 async def prune_many(gateway: Gateway, filters: Units, prune_one: PruneOne, limit: int) -> Pruned:
-    """Prune all instances that fit the filters, running ones too. At most `limit` that have a past are pruned."""
+    """Prune the instances that fit the filters, running ones too.
+
+    At most `limit` instances are pruned. Instances without a past do not count.
+    """
     check_limit(limit)
     rows, more = await _matching(gateway, filters, limit, _with_past)
     removed: dict[str, list[int]] = {}

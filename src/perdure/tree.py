@@ -17,13 +17,14 @@ TREE_INSTANCES_MAX = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """An instance and its children, oldest child first. Detached instances are nobody's children."""
+    """An instance and its children, oldest child first. Detached instances have no parent."""
 
     instance: Description
     children: tuple[Tree, ...] = ()
 
     def walk(self) -> Iterator[Description]:
         """All instances of the tree, each one before its children."""
+        # A stack instead of recursion: a tree may be deeper than Python can recurse.
         waiting: list[Tree] = [self]
         while waiting:
             tree = waiting.pop()
@@ -40,7 +41,7 @@ async def children_of(store: Store, unit: str) -> list[UnitRow]:
         rows += [view.row for view in page.items]
         after = page.next
         if after is None:
-            return rows[::-1]
+            return rows[::-1]  # stores list the newest first
 
 
 async def levels_below(store: Store, unit: str) -> list[list[UnitRow]]:
@@ -50,20 +51,23 @@ async def levels_below(store: Store, unit: str) -> list[list[UnitRow]]:
         LimitExceeded: there are more than `TREE_INSTANCES_MAX`.
     """
     levels: list[list[UnitRow]] = []
-    seen, parents = {unit}, [unit]
+    seen = {unit}
+    parents = [unit]
     while parents:
-        level = [
-            row
-            for parent in parents
-            for row in await children_of(store, parent)
-            if row.id not in seen
-        ]
+        level: list[UnitRow] = []
+        for parent in parents:
+            level += await children_of(store, parent)
+        # The tree may change between these queries, so that an id comes up twice.
+        level = [row for row in level if row.id not in seen]
         parents = [row.id for row in level]
         seen.update(parents)
         if level:
             levels.append(level)
         if len(seen) > TREE_INSTANCES_MAX:
-            msg = f"the tree of {unit!r} has more than {TREE_INSTANCES_MAX} instances; look at a part of it"
+            msg = (
+                f"the tree of {unit!r} has more than {TREE_INSTANCES_MAX} instances; "
+                "look at a part of it"
+            )
             raise LimitExceeded(msg)
     return levels
 
@@ -77,9 +81,8 @@ async def read_tree(store: Store, unit: str) -> Tree:
     """
     root = (await find_unit(store, unit)).row
     children: dict[str, list[Tree]] = {}
-    for level in reversed(
-        await levels_below(store, unit)
-    ):  # from the leaves up, so that depth costs no stack
+    # From the leaves up, so that the children of each instance are complete when it is made.
+    for level in reversed(await levels_below(store, unit)):
         for row in level:
             child = Tree(describe_row(row), tuple(children.pop(row.id, ())))
             children.setdefault(row.parent_unit or "", []).append(child)

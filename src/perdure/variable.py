@@ -1,6 +1,6 @@
-"""What a workflow remembers by name, and what it shows: values, variables, status and search attributes.
+"""Values, variables, status and search attributes of a workflow.
 
-All of it is part of `perdure.workflow`, which is where users find it.
+All of it is part of `perdure.workflow`, where users find it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ T = TypeVar("T")
 
 
 def value(name: str, value: T, /, *, type: type[T] | None = None) -> T:
-    """Record a value under a name; in replay the recorded one is returned instead of the argument.
+    """Record a value under a name. In replay the recorded one is returned instead of the argument.
 
-    `type` is what the recorded value is read as. Without it the argument tells the type: give it
-    where the parts of a list or dict are of several types, and where the argument may differ in
-    replay.
+    The recorded value is read as `type`. Without it the argument tells the type. Give it where the
+    parts of a list or dict are of several types, and where the argument may differ in replay.
 
     Raises:
         UsageError: the value does not tell its type, and there is no `type=`.
@@ -38,12 +37,18 @@ def value(name: str, value: T, /, *, type: type[T] | None = None) -> T:
 def _record(verb: str, name: str, value: Any, declared: Any) -> Any:
     run = caller(f"{verb}()")
     what = f"{verb} {check_label(name, f'a {verb}')!r}"
-    codec = _codec(declared, what) if declared is not None else _codec_of(value, what)
+    if declared is not None:
+        codec = _codec(declared, what)
+    else:
+        codec = _codec_of(value, what)
     data = codec.encode(value)
 
     def check() -> None:
         again = codec.decode(data)
-        differs = difference(value, again) if declared is None else None
+        # A declared type is a promise. A type that was guessed from the value has to be proven.
+        if declared is not None:
+            return
+        differs = difference(value, again)
         if differs is not None:
             msg = (
                 f"{what} does not tell its type: {differs}; give the type, "
@@ -57,16 +62,17 @@ def _record(verb: str, name: str, value: Any, declared: Any) -> Any:
 def _codec_of(value: object, what: str) -> TypeCodec[Any]:
     try:
         return _codec(type_of(value), what)
-    except TypeError:  # it cannot be read as its own type: as plain data, or refused when checked
+    except TypeError:
+        # It cannot be read as its own type. It is recorded as plain data, or the check refuses it.
         return _codec(Any, what)
 
 
 def _codec(type_: Any, what: str) -> TypeCodec[Any]:
     try:
         return _cached_codec(type_, what)
-    except (
-        TypeError
-    ):  # metadata of Annotated need not be hashable; a type that cannot be read raises again
+    except TypeError:
+        # The metadata of an Annotated type need not be hashable, so that the cache cannot have it.
+        # A type that cannot be read raises again here.
         return TypeCodec(type_, what)
 
 
@@ -110,23 +116,33 @@ def variable(name: str, initial: T, /, *, type: type[T] | None = None) -> Variab
 
 
 def set_status(status: object) -> None:
-    """Set the custom status that clients see (None clears it); its version goes up once per turn that changes it."""
+    """Set the custom status that clients see. None clears it.
+
+    Its version goes up once per turn that changes it.
+    """
     run = caller("set_status()")
-    changes.set_status(run, None if status is None else encode(status))
+    data = None
+    if status is not None:
+        data = encode(status)
+    changes.set_status(run, data)
 
 
 def status(as_type: type[T]) -> T | None:
     """The custom status as this run has set it."""
     data = caller("status()").variables.status
     codec: TypeCodec[T] = TypeCodec(as_type, "custom status")
-    return None if data is None else codec.decode(data)
+    if data is None:
+        return None
+    return codec.decode(data)
 
 
 def set_attributes(values: Mapping[str, AttributeValue | None], /) -> None:
-    """Set search attributes by which `client.list(where=...)` and `perdure ls --where` find the instance.
+    """Set search attributes by which `client.list(where=...)` and `perdure ls --where` find the
+    instance.
 
-    They are merged: names that are not given stay as they are, None removes one. Values are text, numbers, bools,
-    datetimes with a timezone, or lists of texts. They are kept by continue-as-new.
+    They are merged: names that are not given stay as they are, and None removes one. Values are
+    text, numbers, bools, datetimes with a timezone, or lists of texts. They are kept by
+    continue-as-new.
 
     Raises:
         DefinitionError: a name is not made of letters, digits, '_', '.', ':', '-' and '/'.

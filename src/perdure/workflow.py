@@ -1,17 +1,14 @@
-"""What workflow code uses: time, chance, messages, children, checkpoints and variables, all of them durable.
+"""The functions of workflow code: time, chance, messages, children, checkpoints and variables.
 
-Everything here is for code that runs inside a workflow; anywhere else it raises `UsageError`. Waiting, racing and
-grouping is asyncio's own:
-`asyncio.gather`, `TaskGroup`, `wait`, `timeout`, `sleep`, `Event`, `Queue`, `Lock`; anyio works as well.
+All of them are durable. They are for code that runs inside a workflow, and raise `UsageError`
+anywhere else. Waiting, racing and grouping is asyncio's own: `asyncio.gather`, `TaskGroup`, `wait`,
+`timeout`, `sleep`, `Event`, `Queue`, `Lock`. anyio works as well.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
-from contextlib import suppress
-from contextvars import Context
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -31,6 +28,7 @@ from perdure.kernel.placement import check_id
 from perdure.kernel.retry import Seconds, to_ms
 from perdure.kernel.run import Run, current_run
 from perdure.kv import Kv, OtherKv, kv, kv_of
+from perdure.runlog import logger
 from perdure.variable import Variable, set_attributes, set_status, status, value, variable
 
 if TYPE_CHECKING:
@@ -47,13 +45,15 @@ D = TypeVar("D")
 
 
 class Workflow(Generic[P, R_co]):
-    """A durable `async def`. In another workflow a call of it is a child; a client starts it as an instance of its
-    own.
+    """A durable `async def`.
+
+    In another workflow a call of it is a child. A client starts it as an instance of its own.
     """
 
     def __init__(self, definition: WorkflowDefinition) -> None:
         """Made by `app.workflow`."""
         self.definition = definition
+        # As functools.wraps does it, so that `help` and documentation tools show the function.
         self.__name__ = definition.fn.__name__
         self.__qualname__ = definition.fn.__qualname__
         self.__module__ = definition.fn.__module__
@@ -76,14 +76,17 @@ class Workflow(Generic[P, R_co]):
         return self.definition.fn
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, object, R_co]:
-        """In a workflow: start a child now, await its result now or later. Elsewhere: the plain function."""
+        """Start a child now. Its result may be awaited now or later.
+
+        Outside of a workflow it is the plain function, so that a test can call it.
+        """
         run = current_run()
         if run is None:
             return self.definition.fn(*args, **kwargs)  # type: ignore[no-any-return]
         return _start_child(run, self.definition, args, kwargs, None, None, "cancel")
 
     def detach(self, *args: P.args, **kwargs: P.kwargs) -> str:
-        """Start it with no parent and return its id: it lives on when this workflow ends."""
+        """Start it with no parent and return its id. It lives on when this workflow ends."""
         alone: Child[P, R_co] = Child(self.definition, None, None, "abandon")
         return alone.detach(*args, **kwargs)
 
@@ -109,7 +112,7 @@ class Child(Generic[P, R_co]):
         self._parent_close: ParentClose = parent_close
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, object, R_co]:
-        """Start the child now, await its result now or later."""
+        """Start the child now. Its result may be awaited now or later."""
         run = _run("child()")
         return _start_child(
             run, self._definition, args, kwargs, self._target, self._version, self._parent_close
@@ -137,9 +140,14 @@ def _continue(
     if not isinstance(definition, Workflow):
         msg = f"continue_as_new() needs a workflow (@app.workflow), got {definition!r}"
         raise UsageError(msg)
+    # Checked by hand: a plain function fits the annotation of an untyped program.
     known: WorkflowDefinition = definition.definition
+    # Handles of the instance decode its result by the workflow's type, so the workflow stays.
     if known.name != run.definition.name:
-        msg = f"continue_as_new({known.name}): {run.unit!r} runs {run.definition.name!r} and can only continue as that"
+        msg = (
+            f"continue_as_new({known.name}): {run.unit!r} runs {run.definition.name!r} "
+            "and can only continue as that"
+        )
         raise UsageError(msg)
     data = known.signature.encode(args, kwargs)
     run.continue_as_new(data, version, lambda: known.signature.check(data))
@@ -168,9 +176,12 @@ def child(
 ) -> Child[P, R]:
     """A child with a name, a version, or a rule for when its parent ends first.
 
-    `parent_close` is what happens to the child when the parent ends or no longer waits: `"cancel"` (it may clean up),
-    `"terminate"` or `"abandon"`.
-    `version` is exact; None is what new runs get.
+    `parent_close` is the child's fate when the parent ends or no longer waits: `"cancel"` (it may
+    clean up), `"terminate"` or `"abandon"`. `version` is exact. None is the version of new runs.
+
+    Raises:
+        UsageError: an argument has a value of another kind.
+        InvalidId: the id cannot be one.
     """
     if type(definition) is not Workflow:
         msg = f"workflow.child() needs a workflow (@app.workflow), got {definition!r}"
@@ -178,39 +189,41 @@ def child(
     if parent_close not in ("cancel", "terminate", "abandon"):
         msg = f"parent_close must be 'cancel', 'terminate' or 'abandon', got {parent_close!r}"
         raise UsageError(msg)
-    return Child(
-        definition.definition,
-        check_id(id) if id is not None else None,
-        normal_version(version) if version is not None else None,
-        parent_close,
-    )
+    target = None
+    if id is not None:
+        target = check_id(id)
+    exact = None
+    if version is not None:
+        exact = normal_version(version)
+    return Child(definition.definition, target, exact, parent_close)
 
 
 # ---------------------------------------------------------------- time and chance
 
 
 def now() -> datetime:
-    """The present time (UTC) as the journal has it: the same on every replay."""
+    """The present time (UTC) as the journal has it. It is the same in every replay."""
     return datetime.fromtimestamp(_run("now()").loop.now_ms / 1000, UTC)
 
 
 def random() -> Random:
-    """The run's own random numbers: the same on every replay."""
+    """The run's own random numbers. They are the same in every replay."""
     return _run("random()").random
 
 
 def uuid4() -> UUID:
-    """A random UUID: the same on every replay."""
+    """A random UUID. It is the same in every replay."""
     return UUID(int=_run("uuid4()").random.getrandbits(128), version=4)
 
 
 async def sleep(delay: Seconds, *, name: str | None = None) -> None:
-    """Sleep durably; `asyncio.sleep` does too, but cannot carry a name for listings and timelines."""
+    """Sleep durably. `asyncio.sleep` does too, but has no name for listings and timelines."""
     loop = _run("sleep()").loop
     delay_ms = to_ms(delay, "the delay of workflow.sleep()")
     if name is not None:
         check_label(name, "a timer")
     if delay_ms == 0:
+        # Other tasks get their turn, as with asyncio, and nothing is written.
         await asyncio.sleep(0)
         return
     future = loop.create_future()
@@ -218,12 +231,13 @@ async def sleep(delay: Seconds, *, name: str | None = None) -> None:
     try:
         await future
     finally:
+        # A cancelled sleep leaves no deadline behind, which the node would otherwise wake for.
         if isinstance(timer, Timer):
             timer.cancel()
 
 
 def _wake(future: asyncio.Future[None]) -> None:
-    if not future.done():
+    if not future.done():  # it may have been cancelled in the same moment
         future.set_result(None)
 
 
@@ -231,27 +245,29 @@ def _wake(future: asyncio.Future[None]) -> None:
 
 
 class Channel(Generic[T]):
-    """A named, typed stream of messages into an instance, first in, first out; both ends use the same object.
+    """A named, typed stream of messages into an instance, first in, first out.
 
-    `approved = workflow.Channel[bool]("approved")`, then `await approved.receive()` in the workflow and `await
-    handle.send(approved, True)` outside. Messages are buffered from the moment the instance exists and survive
-    continue-as-new.
+    Both ends use the same object: `approved = workflow.Channel[bool]("approved")`, then
+    `await approved.receive()` in the workflow and `await handle.send(approved, True)` outside.
+    Messages are buffered from the moment the instance exists and survive continue-as-new.
     """
 
     def __init__(self, name: str, type: type[T] | None = None) -> None:
-        """`type` is only needed where the subscript is not used: `Channel("approved", bool)`."""
+        """`type` is needed only without the subscript: `Channel("approved", bool)`."""
         self.name = check_label(name, "a channel")
         self._type: Any = type
         self._codec: TypeCodec[T] | None = None
 
     @property
     def codec(self) -> TypeCodec[T]:
-        """How its values travel."""
+        """The codec of its values."""
+        # Made at the first use: Python notes the subscript of `Channel[bool](...)` on the object
+        # only after `__init__`.
         if self._codec is None:
             declared = self._type
             if declared is None:
-                arguments = getattr(getattr(self, "__orig_class__", None), "__args__", ())
-                declared = arguments[0] if arguments else Any
+                subscripted = getattr(self, "__orig_class__", None)
+                declared = next(iter(getattr(subscripted, "__args__", ())), Any)
             self._codec = TypeCodec(declared, f"message of channel {self.name!r}")
         return self._codec
 
@@ -273,8 +289,9 @@ async def receive(channel: str, type: type[T], /) -> T:
 
 
 async def wait_event(name: str, type: type[T], /) -> T:
-    """Wait for a positional event: the n-th active wait for a name takes the n-th event raised after it. Events are
-    not buffered.
+    """Wait for a positional event. Events are not buffered.
+
+    The n-th active wait for a name takes the n-th event raised after it.
     """
     codec: TypeCodec[T] = TypeCodec(type, f"event {name!r}")
     value: T = await commands.wait(
@@ -288,7 +305,7 @@ def send(id: str, channel: Channel[T], value: T, /) -> None: ...
 @overload
 def send(id: str, channel: str, value: object, /) -> None: ...
 def send(id: str, channel: Any, value: Any, /) -> None:
-    """Send a message to another instance; it leaves when this turn is durable."""
+    """Send a message to another instance. It leaves when this turn is durable."""
     run = _run("send()")
     if isinstance(channel, Channel):
         typed: Channel[Any] = channel  # pyright: ignore[reportUnknownVariableType]
@@ -296,12 +313,13 @@ def send(id: str, channel: Any, value: Any, /) -> None:
         data = codec.encode(value)
         commands.send_message(run, check_id(id), channel.name, data, lambda: codec.check(data))
     else:
-        name, data = check_label(channel, "a channel"), encode(value)
+        name = check_label(channel, "a channel")
+        data = encode(value)
         commands.send_message(run, check_id(id), name, data, lambda: None)
 
 
 def cancel(id: str, reason: str = "") -> None:
-    """Ask another instance to stop; the request leaves when this turn is durable."""
+    """Ask another instance to stop. The request leaves when this turn is durable."""
     commands.send_cancel(_run("cancel()"), check_id(id), clean_text(reason))
 
 
@@ -319,9 +337,10 @@ async def select(
 @overload
 async def select(*aws: Awaitable[T]) -> tuple[int, T]: ...
 async def select(*aws: Any) -> Any:
-    """Wait for the first of several: its index and value. The others are cancelled, and their cleanup is awaited.
+    """Wait for the first of several. Returns its index and value.
 
-    Of those that are done at the same moment the first argument wins. An error of the winner is raised.
+    The others are cancelled, and their cleanup is awaited. Of those that are done at the same
+    moment the first argument wins. An error of the winner is raised.
     """
     _run("select()")
     if not aws:
@@ -340,6 +359,7 @@ async def select(*aws: Any) -> Any:
         await first
         index = next(i for i, f in enumerate(futures) if f.done())
     finally:
+        # Also when the caller is cancelled: its losers must not outlive it.
         losers = [f for f in futures if not f.done()]
         for loser in losers:
             loser.cancel()
@@ -357,8 +377,9 @@ async def join(
     *aws: Awaitable[Any], order: Literal["argument", "history"] = "argument"
 ) -> list[Any]: ...
 async def join(*aws: Any, order: Literal["argument", "history"] = "argument") -> Any:
-    """Wait for all; errors are values in the list. The order is that of the arguments, or that in which they
-    completed.
+    """Wait for all. Errors are values in the list.
+
+    The order is that of the arguments, or with `"history"` that in which they completed.
     """
     _run("join()")
     if order not in ("argument", "history"):
@@ -371,6 +392,7 @@ async def join(*aws: Any, order: Literal["argument", "history"] = "argument") ->
     outcomes = await asyncio.gather(*futures, return_exceptions=True)
     if order == "argument":
         return outcomes
+    # `gather` gives the outcomes in the order of the arguments. Callbacks run as the futures end.
     return [outcomes[futures.index(f)] for f in completed]
 
 
@@ -384,32 +406,46 @@ async def checkpoint(
 @overload
 async def checkpoint(name: str, fn: Callable[[], T], /, *, type: type[T] | None = None) -> T: ...
 async def checkpoint(name: str, fn: Any, /, *, type: Any = None) -> Any:
-    """Run a function in this process and record its outcome under a name: at least once run, recorded once, never run
-    again in replay.
+    """Run a function in this process and record its outcome under a name.
 
-    For short side effects that need no options of an activity. It runs outside the workflow's loop, so it may do I/O;
-    `fn` is a function, or an `async def`, without arguments. `type` is what the recorded value is decoded as. Without
-    it the annotation of `fn` counts; a function without one, such as a lambda, may only return plain data.
+    It is run at least once, recorded once, and never run again in replay. It is for short side
+    effects that need no options of an activity. The function runs outside the workflow's loop, so
+    it may do I/O. `fn` is a function, or an `async def`, without arguments. The recorded value is
+    decoded as `type`. Without it the annotation of `fn` counts. A function without one, such as a
+    lambda, may only return plain data.
 
     Raises:
         ApplicationError: the function failed, or its value needs a `type=`.
         DecodeError: the value is not of the type.
     """
     run = _run("checkpoint()")
+    # The value must be of the same type live and in replay. Plain data is so without a type.
     what = f"checkpoint {check_label(name, 'a checkpoint')!r}"
-    declared = type if type is not None else returned_type(fn)
-    codec: TypeCodec[Any] = TypeCodec(declared if declared is not None else Any, what)
-    encoder = codec.encode if declared is not None else partial(_encode_plain, codec)
+    if type is not None:
+        declared = type
+    else:
+        declared = returned_type(fn)
+    if declared is not None:
+        codec: TypeCodec[Any] = TypeCodec(declared, what)
+        encoder = codec.encode
+    else:
+        codec = TypeCodec(Any, what)
+        encoder = partial(_encode_plain, codec)
     return await commands.start_step(run, name, fn, encoder, codec.decode)
 
 
 def _encode_plain(codec: TypeCodec[Any], value: object) -> bytes:
-    """Encode what is read again without a type, and refuse what would come back as something else."""
+    """Encode a value that is read again without a type.
+
+    Raises:
+        UsageError: it would come back as something else.
+    """
     data = codec.encode(value)
     differs = difference(value, codec.decode(data))
     if differs is not None:
         msg = (
-            f"the value of {codec.what} needs a type: {differs}; annotate the result of the function, "
+            f"the value of {codec.what} needs a type: {differs}; annotate the result of the "
+            "function, "
             "or give type=, such as workflow.checkpoint(..., type=list[Item])"
         )
         raise UsageError(msg)
@@ -420,17 +456,18 @@ def _encode_plain(codec: TypeCodec[Any], value: object) -> bytes:
 
 
 def patched(patch: str) -> bool:
-    """True for runs that reach this line with the new code, False for those that passed it before: puts a change of
-    code behind a switch.
+    """A switch for a change of code.
+
+    True for runs that reach this line with the new code, False for those that passed it before.
     """
     return changes.patched(_run("patched()"), check_label(patch, "a patch"))
 
 
 def continue_as_new(definition: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs) -> NoReturn:
-    """End this execution and begin the next one with new arguments and an empty history; messages, KV and status are
-    kept.
+    """End this execution and begin the next one with new arguments and an empty history.
 
-    The version is resolved again: this is where a running instance moves to new code.
+    Messages, KV and status are kept. The version is resolved again: this is where a running
+    instance moves to new code.
     """
     run = _run("continue_as_new()")
     _continue(run, None, definition, args, kwargs)
@@ -446,10 +483,10 @@ def continue_as_version(
 
 @dataclass(frozen=True, slots=True)
 class WorkflowInfo:
-    """What is known about the running instance.
+    """The running instance.
 
-    `history_events` is how long the history of this execution is at this line, and the same in
-    replay. Nothing may be decided by `is_replaying`: it is for logging.
+    `history_events` is the length of this execution's history at this line, and the same in replay.
+    Nothing may be decided by `is_replaying`: it is for logging.
     """
 
     id: str
@@ -467,91 +504,21 @@ def info() -> WorkflowInfo:
     """Id, execution, version and history length of the running instance."""
     run = _run("info()")
     started = run.started
+    parent = None
+    if started.parent is not None:
+        parent = started.parent.unit
     return WorkflowInfo(
         run.unit,
         started.run.hex(),
         started.execution,
         started.workflow,
         started.version,
-        started.parent.unit if started.parent is not None else None,
+        parent,
         datetime.fromtimestamp(started.at / 1000, UTC),
         run.history_events,
         run.replaying,
     )
 
-
-class _Spool(logging.Logger):
-    """Makes the records of `workflow.logger`, and keeps those of a turn until it is durable."""
-
-    def __init__(self, target: logging.Logger) -> None:
-        super().__init__(target.name)
-        self.target = target
-
-    def isEnabledFor(self, level: int) -> bool:  # noqa: N802  # the name is logging's
-        """As the logger that users set up."""
-        return self.target.isEnabledFor(level)
-
-    def handle(self, record: logging.LogRecord) -> None:
-        """Keep the record for the turn. Without a turn it is shown at once."""
-        run = current_run()
-        if run is None or not run.keeps_logs:
-            self.target.handle(record)
-            return
-        with suppress(Exception):  # a text that does not fit its arguments: the handler reports it
-            # The text is made now, because its arguments may change before the turn ends.
-            record.msg, record.args = record.getMessage(), None
-        run.keep_log(record)
-
-
-class _ReplaySafe(logging.LoggerAdapter[logging.Logger]):
-    """Logs what happens for the first time, with the instance's ids."""
-
-    def isEnabledFor(self, level: int) -> bool:  # noqa: N802  # the name is logging's
-        """Silent in replay."""
-        run = current_run()
-        return (run is None or not run.replaying) and self.logger.isEnabledFor(level)
-
-    def process(
-        self, msg: Any, kwargs: MutableMapping[str, Any]
-    ) -> tuple[Any, MutableMapping[str, Any]]:
-        """Add the ids."""
-        run = current_run()
-        if run is not None:
-            kwargs["extra"] = dict(kwargs.get("extra") or {}) | run_ids(run)
-        return msg, kwargs
-
-
-def show_logs(records: Iterable[logging.LogRecord], *, discarded: bool = False) -> None:
-    """Show records that a turn kept, once it is durable.
-
-    `discarded` marks those of a turn that failed: they help to find out why, but what they say did
-    not happen.
-    """
-    empty = Context()  # whoever shows them may work in the context of an activity
-    for record in records:
-        if discarded:
-            record.msg, record.args = f"{record.getMessage()} (this turn was discarded)", None
-        empty.run(_target.handle, record)
-
-
-def run_ids(run: Run) -> dict[str, object]:
-    """What the log records of a run carry."""
-    started = run.started
-    return {
-        "instance": run.unit,
-        "execution": started.execution,
-        "workflow": started.workflow,
-        "version": started.version,
-    }
-
-
-_target = logging.getLogger("perdure.workflow")
-
-logger = _ReplaySafe(_Spool(_target), {})
-"""A logger that is silent in replay and carries the instance's ids.
-
-On a node its records are shown when the turn that made them is durable.
-"""
 
 __all__ = [
     "Channel",

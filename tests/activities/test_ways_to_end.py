@@ -12,7 +12,8 @@ import pytest
 import ways
 
 from perdure import Limits, Node, NodeOptions
-from perdure.errors import ApplicationError, failure_of
+from perdure.codec.failure import failure_of
+from perdure.errors import ApplicationError
 
 HERE = Path(__file__).parent
 

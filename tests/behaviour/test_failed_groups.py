@@ -10,7 +10,7 @@ import pytest
 from engine import World
 
 from perdure import ActivityError, App, ApplicationError, Failure, WorkflowFailed
-from perdure.errors import failure_of
+from perdure.codec.failure import failure_of
 
 
 async def _raises(error: Exception) -> None:

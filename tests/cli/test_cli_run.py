@@ -120,7 +120,7 @@ def test_one_that_is_set_aside_does_not_hang(cli: Cli) -> None:
     ended = cli("run", "shop.py:stuck", "--id", "s", "--json")
     assert ended.code == 7
     assert ended.json["reason"] == "stuck"
-    assert "set aside (stuck)" in ended.stderr
+    assert "is suspended (stuck)" in ended.stderr
 
 
 def test_the_same_id_goes_on_where_it_was(cli: Cli) -> None:

@@ -90,8 +90,8 @@ async def wrong(what: str) -> None:
 def example_of(name: str) -> str:
     """The example in a docstring."""
     text = inspect.getdoc(error_classes()[name]) or ""
-    match = re.search(r"^- Example: (`+)(.*?)\1$", text, re.MULTILINE)
-    return match[2].strip() if match else ""
+    match = re.search(r"^- Example: (`+)(.*?)\1$", text, re.MULTILINE | re.DOTALL)
+    return " ".join(match[2].split()) if match else ""
 
 
 def same(shown: str, real: str) -> bool:

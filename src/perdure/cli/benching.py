@@ -1,4 +1,4 @@
-"""`bench`: what this machine and this store can do, and whether it is still what it was."""
+"""`bench`: the speed of this machine and this store, compared with earlier runs."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 
     from perdure.testing.stress import Removal, Report, Stress
 
+# Drawing takes time of the loop that is measured, so it is done seldom.
 _FRAMES_PER_SECOND = 4
 _RESULTS = re.compile(r"(\d+)x(\d+)")
 
 
 class ShapeName(Enum):
-    """What one instance does."""
+    """The work of one instance."""
 
     PARALLEL = "parallel"
     PAYLOAD = "payload"
@@ -110,19 +111,22 @@ def bench(
 ) -> int:
     """Put load on a store for some time, check every result, and print rates, latencies and memory.
 
-    The shapes: parallel (instances of activities side by side), payload (large results), steps (chains of small
-    activities), starts (workflows without a step). Exit code 1 when an instance failed or had a wrong result.
+    The shapes: parallel (instances of activities side by side), payload (large results), steps
+    (chains of small activities), starts (workflows without activities). Exit code 1 when an
+    instance failed or had a wrong result.
     """
     if compare is not None:
         return benchmarked.show(compare, as_json=as_json)
-    own = {
+    own: dict[str, Any] = {
         "outstanding": outstanding,
         "activities": activities,
         "delay_ms": delay_ms,
-        "results": _pairs(results) if results is not None else None,
         "children": children,
         "output_kb": output_kb,
     }
+    if results is not None:
+        own["results"] = _pairs(results)
+    # Only errors: a warning in the middle would tear the line that is drawn live.
     logs.to_stderr(LogLevel.ERROR)
     with _place(store) as url:
         report = asyncio.run(_run(url, shape.value, own, seconds, quiet=as_json))
@@ -132,7 +136,9 @@ def bench(
         screen.json(report)
     else:
         screen.show(benchmarked.table(report))
-    return Exit.FAILED if report.failed or not report.completed else Exit.OK
+    if report.failed or not report.completed:
+        return Exit.FAILED
+    return Exit.OK
 
 
 @contextmanager
@@ -141,6 +147,7 @@ def _place(url: str | None) -> Generator[str]:
     if url is not None:
         yield url
         return
+    # Not in /tmp, which is memory on many systems and says nothing about a disk.
     try:
         folder = tempfile.TemporaryDirectory(dir=".", prefix="perdure-bench-")
     except OSError as error:
@@ -151,11 +158,14 @@ def _place(url: str | None) -> Generator[str]:
 
 
 def _pairs(text: str) -> tuple[tuple[int, int], ...]:
-    found = [_RESULTS.fullmatch(part.strip()) for part in text.split(",")]
-    if not all(found):
-        msg = f"--results {text!r}: write how many of how many KB, for example 6x10,6x50,8x100"
-        raise UsageError(msg)
-    return tuple((int(match[1]), int(match[2])) for match in found if match is not None)
+    pairs: list[tuple[int, int]] = []
+    for part in text.split(","):
+        match = _RESULTS.fullmatch(part.strip())
+        if match is None:
+            msg = f"--results {text!r}: write how many of how many KB, for example 6x10,6x50,8x100"
+            raise UsageError(msg)
+        pairs.append((int(match[1]), int(match[2])))
+    return tuple(pairs)
 
 
 def _stress(url: str, shape: str, own: dict[str, Any], seconds: float, removal: Removal) -> Stress:
@@ -176,23 +186,27 @@ def _stress(url: str, shape: str, own: dict[str, Any], seconds: float, removal: 
 async def _run(url: str, shape: str, own: dict[str, Any], seconds: float, *, quiet: bool) -> Report:
     path = file_of(url)
     existing = path is not None and path.exists()
-    stress = _stress(
-        url, shape, own, seconds, "at_once" if path is None else "at_end" if existing else "never"
-    )
+    removal: Removal = "never"  # a file of our own goes as a whole
+    if path is None:
+        removal = "at_once"  # memory would grow with each instance
+    elif existing:
+        removal = "at_end"
+    stress = _stress(url, shape, own, seconds, removal)
     if existing:
-        await _check_nobody_is_disturbed(url, int(1000 * (seconds + stress.patience_s)))
-    if quiet or not screen.notes().is_terminal:
-        report = await stress.run(
-            None if quiet else lambda: screen.note(f"bench: {shape} for {seconds:g} s")
-        )
-    else:
-        with _live(stress, shape):
-            report = await stress.run()
-    return report
+        await _check_undisturbed(url, int(1000 * (seconds + stress.patience_s)))
+    if quiet:
+        return await stress.run()
+    if not screen.notes().is_terminal:
+        return await stress.run(lambda: screen.note(f"bench: {shape} for {seconds:g} s"))
+    with _live(stress, shape):
+        return await stress.run()
 
 
-async def _check_nobody_is_disturbed(url: str, span_ms: int) -> None:
-    """The node of a run has no code but its own: it would set aside whatever else it took up.
+async def _check_undisturbed(url: str, span_ms: int) -> None:
+    """Refuse a store with other work to do.
+
+    The node of a run has no code but its own, and would suspend every other instance that it took
+    up.
 
     Raises:
         UsageError: naming an instance that is due.
@@ -204,21 +218,24 @@ async def _check_nobody_is_disturbed(url: str, span_ms: int) -> None:
     if other is not None:
         msg = (
             f"{other!r} in {url} has work to do, and the node of a bench has not its code: "
-            "it would be set aside. "
-            "Let it end first, or use a copy of the file"
+            "it would be suspended. Let it end first, or use a copy of the file"
         )
         raise UsageError(msg)
 
 
 async def _due(store: Store, span_ms: int, ours: str) -> str | None:
     """An instance that a node would take up within this time, other than those of a bench."""
-    scopes, until, after = scopes_of(store.info.shards), await store.now() + span_ms, None
+    scopes = scopes_of(store.info.shards)
+    # An instance that becomes due while the run lasts counts, too.
+    until_ms = await store.now() + span_ms
+    after: str | None = None
     while True:
-        page = await store.wakes(scopes, until, after, 1_000)
+        page = await store.wakes(scopes, until_ms, after, 1_000)
         for wake in page.items:
             if not wake.unit.startswith(ours):
                 return wake.unit
-        if (after := page.next) is None:
+        after = page.next
+        if after is None:
             return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
@@ -19,17 +19,20 @@ if TYPE_CHECKING:
     from perdure.testing.stress import Report, Stress
 
 SHOWN = 8
-"""Results of one kind in a comparison: the last ones."""
+"""The last results of one kind that a comparison shows."""
 
 
 def figure(value: float) -> str:
-    """Three digits that mean something: 12,300 · 412 · 2.41 · 0.0571."""
+    """Three significant digits: 12,300 · 412 · 2.41 · 0.0571."""
     if abs(value) < 1:
         return f"{value:.3g}"
+    # Rounded to three digits first, and then written without an exponent.
     text = f"{float(f'{value:.3g}'):,.2f}"
-    return (
-        text if abs(value) < 10 else text[:-1].removesuffix(".0") if abs(value) < 100 else text[:-3]
-    )
+    if abs(value) < 10:
+        return text
+    if abs(value) < 100:
+        return text[:-1].removesuffix(".0")
+    return text[:-3]
 
 
 def millis(percentiles: dict[str, float]) -> str:
@@ -44,13 +47,16 @@ def progress(stress: Stress, shape: str) -> Text:
     tally = stress.tally
     if not tally.begun:
         return Text(f"{shape}: looking at the machine", style="bright_black")
-    took = max(tally.took_s, 0.001)
+    took = max(tally.took_s, 0.001)  # no division by 0 in the first frame
     latencies = tally.latencies
+    failed = ""
+    if tally.failed:
+        failed = f"  {tally.failed:,} failed"
     return Text.assemble(
         (shape, "bold"),
         f"  {min(took, stress.seconds):.0f} of {stress.seconds:g} s  ",
         (f"{tally.completed:,} completed", "green"),
-        (f"  {tally.failed:,} failed" if tally.failed else "", "red"),
+        (failed, "red"),
         f"  {figure(tally.completed / took)}/s  p50 {figure(latencies.percentile(50))} ms",
         f"  {stress.gauges.resident_mb:.0f} MB",
     )
@@ -68,21 +74,17 @@ def table(report: Report) -> Table:
 
 def _rows(report: Report) -> list[tuple[str, str]]:
     use = report.use
-    settings = ", ".join(
+    settings = [
         f"{name.replace('_', ' ')} {_setting(value)}" for name, value in report.settings.items()
-    )
-    rows = [
-        (report.shape, f"{settings}; {report.store}, {report.took_s:.1f} s"),
-        (
-            "completed",
-            f"{report.completed:,} ({report.success_percent:.6g} %), {report.failed:,} failed",
-        ),
-        *(
-            (f"  {name}", f"{trouble.count:,}: {trouble.first}")
-            for name, trouble in report.failures.items()
-        ),
-        ("instances/s", figure(report.instances_per_s)),
     ]
+    success = f"{report.completed:,} ({report.success_percent:.6g} %)"
+    rows = [
+        (report.shape, f"{', '.join(settings)}; {report.store}, {report.took_s:.1f} s"),
+        ("completed", f"{success}, {report.failed:,} failed"),
+    ]
+    for name, trouble in report.failures.items():
+        rows.append((f"  {name}", f"{trouble.count:,}: {trouble.first}"))
+    rows.append(("instances/s", figure(report.instances_per_s)))
     if report.activities_per_s:
         rows.append(("activities/s", figure(report.activities_per_s)))
     rows.append(("start to result", millis(report.latency_ms)))
@@ -95,22 +97,18 @@ def _rows(report: Report) -> list[tuple[str, str]]:
     ]
     if report.store_mb is not None and report.scale.disk_commits_per_s is not None:
         rows.append(("store", f"{figure(report.store_mb)} MB at the end"))
-        rows.append(
-            ("this disk", f"{figure(report.scale.disk_commits_per_s)} durable SQLite commits/s")
-        )
+        disk = figure(report.scale.disk_commits_per_s)
+        rows.append(("this disk", f"{disk} durable SQLite commits/s"))
     machine = report.scale.machine
-    rows.append(
-        (
-            "machine",
-            ", ".join(machine[key] for key in ("cores", "memory", "file system", "Python")),
-        )
-    )
+    facts = [machine[key] for key in ("cores", "memory", "file system", "Python")]
+    rows.append(("machine", ", ".join(facts)))
     return rows
 
 
 def _setting(value: object) -> str:
-    if isinstance(value, tuple | list):
-        return " + ".join(f"{times} × {kb} KB" for times, kb in value)  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, tuple | list):  # a list where the report was read from a file
+        pairs = cast("Sequence[tuple[int, int]]", value)
+        return " + ".join(f"{times} × {kb} KB" for times, kb in pairs)
     return str(value)
 
 
@@ -119,6 +117,7 @@ def _setting(value: object) -> str:
 
 def keep(report: Report, path: Path) -> None:
     """Append a result to a file, which is made when there is none."""
+    # One line per result, so that runs of several programs can append to one file.
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
@@ -183,16 +182,18 @@ def comparison(reports: Sequence[Report]) -> Table:
         grid.add_column(name, justify="right")
     for group in groups.values():
         shown = group[-SHOWN:]
+        first = shown[0].instances_per_s
         for report in shown:
+            ratio = ""
+            if first:  # a run in which no instance completed has no rate
+                ratio = figure(report.instances_per_s / first)
             grid.add_row(
                 report.shape,
                 report.store,
                 report.at[:16].replace("T", " "),
                 report.version,
                 figure(report.instances_per_s),
-                figure(report.instances_per_s / shown[0].instances_per_s)
-                if shown[0].instances_per_s
-                else "",
+                ratio,
                 figure(report.activities_per_s),
                 figure(report.latency_ms["p50"]),
                 figure(report.latency_ms["p99"]),

@@ -1,4 +1,4 @@
-"""`--where`: a condition on a search attribute, as people type it."""
+"""`--where`: a condition on a search attribute, typed as text."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ import msgspec
 from perdure.errors import PerdureError, UsageError
 from perdure.ports.where import Op, Where
 
+# Operators of two characters come before those that are their beginning. `in` stands alone, because
+# names may contain it.
 _FORM = re.compile(r"\s*([^\s=!<>]+)\s*(!=|<=|>=|=|<|>|\bin\b)(?![=<>!])\s*(.*?)\s*", re.DOTALL)
 
 
 def parse_condition(text: str) -> Where:
-    """`customer=c1`, `total>=100`, `customer in ["c1", "c2"]`: the value is JSON, a time with a timezone, or text.
+    """`customer=c1`, `total>=100`, `customer in ["c1", "c2"]`.
+
+    The value is JSON, a time with a timezone, or text.
 
     Raises:
-        UsageError: naming the text, and what a condition looks like.
+        UsageError: it is no condition. The message has an example.
     """
     form = _FORM.fullmatch(text)
     if form is None:
@@ -39,6 +43,7 @@ def _value(text: str) -> Any:
     try:
         return msgspec.json.decode(text)
     except msgspec.DecodeError:
+        # Text needs no quotes here, because a shell has taken them away.
         return _time_or_text(text)
 
 
@@ -47,4 +52,7 @@ def _time_or_text(text: str) -> datetime | str:
         moment = datetime.fromisoformat(text)
     except ValueError:
         return text
-    return moment if moment.tzinfo is not None else text
+    # Without a timezone it stays text: the condition would mean another time on another machine.
+    if moment.tzinfo is not None:
+        return moment
+    return text

@@ -35,7 +35,7 @@ def send(
     store: StoreUrl = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> int:
-    """Put a message into a channel of an instance; it is kept until the workflow receives it."""
+    """Put a message into a channel of an instance. It is kept until the workflow receives it."""
     message = _value(value, f"the message for channel {channel!r}")
     asyncio.run(_post(store, id, lambda handle: handle.send(channel, message)))
     return _done(id, f"send: posted to {channel!r} of {id}", "send", as_json=as_json)
@@ -62,7 +62,7 @@ def raise_event(
 def cancel(
     id: Id, reason: Reason = "", store: StoreUrl = DEFAULT_URL, as_json: AsJson = False
 ) -> int:
-    """Ask an instance to stop; its code may clean up."""
+    """Ask an instance to stop. Its code may clean up."""
     return _control(store, id, "cancel", lambda handle: handle.cancel(reason), as_json=as_json)
 
 
@@ -78,7 +78,7 @@ def terminate(
 def pause(
     id: Id, reason: Reason = "", store: StoreUrl = DEFAULT_URL, as_json: AsJson = False
 ) -> int:
-    """Stop delivering to an instance; what arrives is kept."""
+    """Stop delivering to an instance. Messages that arrive are kept."""
     return _control(store, id, "pause", lambda handle: handle.pause(reason), as_json=as_json)
 
 
@@ -88,7 +88,7 @@ def resume(id: Id, store: StoreUrl = DEFAULT_URL, as_json: AsJson = False) -> in
 
 
 def retry(id: Id, store: StoreUrl = DEFAULT_URL, as_json: AsJson = False) -> int:
-    """Try an instance again that was set aside (suspended)."""
+    """Try a suspended instance again."""
     return _control(store, id, "retry", lambda handle: handle.retry(), as_json=as_json)
 
 
@@ -116,6 +116,7 @@ def _control(url: str, id: str, verb: str, ask: Ask, *, as_json: bool) -> int:
 
     To stop an ended instance is no error, because it is stopped. Every other request is one.
     """
+    # The store cannot tell this command what becomes of a posted request, so it looks first.
     status = asyncio.run(_status(url, id))
     if status not in CLOSED:
         asyncio.run(_post(url, id, ask))

@@ -50,8 +50,10 @@ def check_shared(url: str) -> Path:
 async def reading(url: str) -> AsyncGenerator[Store]:
     """The store, for queries."""
     check_there(url)
-    if "read_only=" not in url:
-        separator = "&" if "?" in url else "?"
+    if "read_only=" not in url:  # the user may have set it
+        separator = "?"
+        if "?" in url:
+            separator = "&"
         url = f"{url}{separator}read_only=true"
     store = open_store(url)
     async with store:
@@ -106,6 +108,7 @@ async def must_find(store: Store, id: str) -> UnitView:
     if view is not None:
         return view
     if await is_posted(store, id):
+        # Whether a node is there decides what the user can do.
         owner = None
         if isinstance(store, SQLiteStore):
             owner = await store.owner()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -16,7 +16,7 @@ from perdure.cli.options import DEFAULT_URL, AsJson, Id, StoreUrl
 from perdure.cli.outcome import Exit
 from perdure.cli.sheet import Column, Sheet
 from perdure.cli.view import Json, event_json, fields_json
-from perdure.cli.watch import read_parts
+from perdure.cli.watch import Part, read_parts
 from perdure.description import HistoryEvent, readable_row
 from perdure.errors import NotFound, UsageError
 from perdure.ports.store import Store
@@ -31,7 +31,7 @@ def history(
             "--execution",
             min=1,
             metavar="N",
-            help="Which execution; else the current one.",
+            help="The number of an execution. Default: the current one.",
             show_default=False,
         ),
     ] = None,
@@ -67,6 +67,7 @@ def history(
 def _export(url: str, id: str, file: Path, *, everything: bool, as_json: bool) -> int:
     exported = asyncio.run(_exported(url, id, everything=everything))
     if str(file) == "-":
+        # The text of the file and nothing else, so that `> FILE` writes the same bytes.
         screen.say(exported.encode().decode().rstrip())
         return Exit.OK
     exported.write(file)
@@ -76,7 +77,7 @@ def _export(url: str, id: str, file: Path, *, everything: bool, as_json: bool) -
             {"id": id, "file": str(file), "executions": executions, "events": exported.count}
         )
     else:
-        many = f"{executions} execution{'s' * (executions != 1)}, {exported.count} events"
+        many = f"{screen.counted(executions, 'execution')}, {exported.count} events"
         screen.say(f"wrote the history of {id} to {file}: {many}")
     return Exit.OK
 
@@ -91,32 +92,50 @@ async def _print(url: str, id: str, execution: int | None, *, as_json: bool) -> 
     """Print the events part by part, because a long history takes long to read."""
     async with reading(url) as store:
         number = await _execution_of(store, id, execution)
-        unreadable: list[str] = []
-        document = screen.JsonList("events", id=id, execution=number) if as_json else None
-        sheet = Sheet(_COLUMNS) if document is None else None
-        async for part in read_parts(store, id, number):
-            if document is not None:
-                document.add(*map(event_json, part.events))
-            if sheet is not None:
-                sheet.add(map(_cells, part.events))
-            unreadable += part.unreadable
-        if document is not None:
-            document.end(unreadable=unreadable)
+        parts = read_parts(store, id, number)
+        if as_json:
+            unreadable = await _print_json(parts, id, number)
+        else:
+            unreadable = await _print_sheet(parts)
         return screen.note_unreadable(unreadable)
 
 
+async def _print_json(parts: AsyncIterator[Part], id: str, number: int) -> list[str]:
+    document = screen.JsonList("events", id=id, execution=number)
+    unreadable: list[str] = []
+    async for part in parts:
+        document.add(*map(event_json, part.events))
+        unreadable += part.unreadable
+    document.end(unreadable=unreadable)
+    return unreadable
+
+
+async def _print_sheet(parts: AsyncIterator[Part]) -> list[str]:
+    sheet = Sheet(_COLUMNS)
+    unreadable: list[str] = []
+    async for part in parts:
+        sheet.add(map(_cells, part.events))
+        unreadable += part.unreadable
+    return unreadable
+
+
 async def _execution_of(store: Store, id: str, execution: int | None) -> int:
-    """The number of the execution that is asked for, or of the current one.
+    """The number of the named execution, or of the current one.
 
     Raises:
         NotFound: the history of this execution is not kept.
     """
     row, _ = readable_row((await must_find(store, id)).row)
-    number = execution if execution is not None else row.execution
+    number = row.execution
+    if execution is not None:
+        number = execution
     known = await kept_executions(store, row)
     if number not in known:
+        verb = "are"
+        if len(known) == 1:
+            verb = "is"
         kept = ", ".join(map(str, known))
-        msg = f"{id!r} has no execution {number}; kept {'is' if len(known) == 1 else 'are'} {kept}"
+        msg = f"{id!r} has no execution {number}; kept {verb} {kept}"
         raise NotFound(msg)
     return number
 
@@ -133,32 +152,34 @@ _COLUMNS = (
 def _cells(entry: HistoryEvent) -> tuple[str, ...]:
     """An event as a line of the sheet."""
     fields = fields_json(entry.event)
-    at, seq = fields.pop("at", None), fields.pop("seq", None)
-    return (
-        str(entry.number),
-        str(at or ""),
-        type(entry.event).__name__,
-        str(seq or ""),
-        "  ".join(_facts(fields)),
-    )
+    # These two have columns of their own. Events without them leave the cells empty.
+    at = fields.pop("at", None) or ""
+    seq = fields.pop("seq", None) or ""
+    facts = "  ".join(_facts(fields))
+    return str(entry.number), str(at), type(entry.event).__name__, str(seq), facts
 
 
 def _facts(fields: Json) -> Iterator[str]:
-    """The fields that say something."""
+    """The fields that differ from their defaults."""
     for name, value in fields.items():
-        if value not in (None, False, 0) or name in ("value", "result"):
+        # A recorded value of None or 0 is what the user wants to see.
+        is_payload = name in ("value", "result")
+        if is_payload or value not in (None, False, 0):
             yield f"{name}={_fact(name, value)}"
 
 
 def _fact(name: str, value: object) -> str:
     if name == "failure":
         return _failure_fact(cast("Json", value))
-    return (
-        value if isinstance(value, str) and " " not in value else screen.json_text(value, indent=0)
-    )
+    # Text with spaces needs quotes, or the fields of a line would run together.
+    if isinstance(value, str) and " " not in value:
+        return value
+    return screen.json_text(value, indent=0)
 
 
 def _failure_fact(failure: Json) -> str:
     text = f"{failure['type']}: {failure['message']}"
     parts = [_failure_fact(part) for part in cast("list[Json]", failure["parts"])]
-    return f"{text} [{'; '.join(parts)}]" if parts else text
+    if parts:
+        return f"{text} [{'; '.join(parts)}]"
+    return text

@@ -1,4 +1,4 @@
-"""`dead-letters`: messages that nobody took."""
+"""`dead-letters`: messages whose target never came to be."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def dead_letters(
     ] = None,
     as_json: AsJson = False,
 ) -> int:
-    """List messages that were sent to an id that no instance had, by that id."""
+    """List messages that were sent to an id that no instance had, in the order of these ids."""
     page = asyncio.run(_read(store, DeadLetters(unit=id, limit=limit, after=after)))
     if as_json:
-        screen.json({"dead_letters": [_json(letter) for letter in page.items], "next": page.next})
+        screen.json({"dead_letters": [_json(dead) for dead in page.items], "next": page.next})
         return Exit.OK
     if not page.items:
         screen.note("no dead letters")
@@ -57,32 +57,33 @@ async def _read(url: str, query: DeadLetters) -> Page[DeadLetter]:
         return await store.query(query)
 
 
-def _json(letter: DeadLetter) -> dict[str, object]:
-    document: dict[str, object] = msgspec.structs.asdict(letter)
-    document["message"] = letter.message.hex()
-    document["at"] = time_text(letter.at)
-    document["expires_at"] = time_text(letter.expires_at)
+def _json(dead: DeadLetter) -> dict[str, object]:
+    document: dict[str, object] = msgspec.structs.asdict(dead)
+    # In the form in which histories show ids of messages.
+    document["message"] = dead.message.hex()
+    document["at"] = time_text(dead.at)
+    document["expires_at"] = time_text(dead.expires_at)
     return document
 
 
-def _table(letters: list[DeadLetter]) -> Table:
+def _table(rows: list[DeadLetter]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bright_black")
     for name in ("to", "kind", "from", "sent", "kept until"):
         table.add_column(name, no_wrap=True, overflow="fold")
-    for letter in letters:
-        sender = (
-            Text(letter.sender)
-            if letter.sender is not None
-            else Text("a client", style="bright_black")
-        )
+    for dead in rows:
+        if dead.sender is not None:
+            sender = Text(dead.sender)
+        else:
+            # Grey, so that it is not taken for the id of an instance.
+            sender = Text("a client", style="bright_black")
         table.add_row(
-            Text(letter.unit),
-            letter.kind,
+            Text(dead.unit),
+            dead.kind,
             sender,
-            time_text(letter.at),
-            time_text(letter.expires_at),
+            time_text(dead.at),
+            time_text(dead.expires_at),
         )
     return table

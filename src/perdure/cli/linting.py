@@ -1,4 +1,4 @@
-"""lint: what workflow code must not do, found in its source."""
+"""`lint`: calls that workflow code must not make, found in its source."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from perdure.lint.report import lint as look
 Codes = Annotated[
     list[str] | None,
     typer.Option(
-        "--select", metavar="CODES", help="Only these codes, or what they begin with: PD1,PD204."
+        "--select", metavar="CODES", help="Only these codes, or their beginnings: PD1,PD204."
     ),
 ]
 
@@ -38,7 +38,7 @@ def lint(
     strict: Annotated[bool, typer.Option("--strict", help="Hints count as findings.")] = False,
     as_json: AsJson = False,
 ) -> int:
-    """Check workflow code for what replay cannot repeat. Nothing is imported or run."""
+    """Check workflow code for calls that replay cannot repeat. Nothing is imported or run."""
     with _nothing_to_collect():
         report = look(paths, select=_split(select), ignore=_split(ignore))
     if as_json:
@@ -47,14 +47,18 @@ def lint(
         for finding in report.findings:
             screen.say(str(finding))
         screen.note(_summary(report))
+    # A file that could not be checked may hide anything, so it comes before findings.
     if report.unreadable:
         return Exit.USAGE
-    return Exit.FINDINGS if report.wrong or (strict and report.hints) else Exit.OK
+    if report.wrong or (strict and report.hints):
+        return Exit.FINDINGS
+    return Exit.OK
 
 
 @contextmanager
 def _nothing_to_collect() -> Generator[None]:
-    """Trees are kept until the end: collecting would take half of the time and free nothing."""
+    """Switch the garbage collector off. Trees are kept until the end, so it would free nothing."""
+    # It took half of the time.
     gc.disable()
     try:
         yield
@@ -63,21 +67,23 @@ def _nothing_to_collect() -> Generator[None]:
 
 
 def _split(codes: list[str] | None) -> list[str]:
-    return [code.strip() for given in codes or () for code in given.split(",")]
+    if not codes:
+        return []
+    # The option may be repeated, and each time it may name several.
+    return [code.strip() for code in ",".join(codes).split(",")]
 
 
 def _summary(report: Report) -> str:
-    seen = f"{_count(report.workflows, 'workflow')} in {_count(report.files, 'file')}"
-    parts = [_count(len(report.wrong), "finding") if report.wrong else "no findings"]
+    workflows = screen.counted(report.workflows, "workflow")
+    parts = ["no findings"]
+    if report.wrong:
+        parts = [screen.counted(len(report.wrong), "finding")]
     if report.hints:
-        parts.append(_count(len(report.hints), "hint"))
+        parts.append(screen.counted(len(report.hints), "hint"))
     if report.unreadable:
-        parts.append(f"{_count(len(report.unreadable), 'file')} that could not be checked")
-    return f"{', '.join(parts)}; {seen}"
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'s' * (number != 1)}"
+        files = screen.counted(len(report.unreadable), "file")
+        parts.append(f"{files} that could not be checked")
+    return f"{', '.join(parts)}; {workflows} in {screen.counted(report.files, 'file')}"
 
 
 def _document(report: Report) -> dict[str, object]:
@@ -89,12 +95,15 @@ def _document(report: Report) -> dict[str, object]:
 
 
 def _finding(finding: Finding) -> dict[str, object]:
+    kind = "finding"
+    if finding.rule.hint:
+        kind = "hint"
     return {
         "file": finding.path,
         "line": finding.line,
         "column": finding.column,
         "code": finding.rule.code,
-        "kind": "hint" if finding.rule.hint else "finding",
+        "kind": kind,
         "name": finding.name,
         "workflow": finding.workflow,
         "helper": finding.helper,

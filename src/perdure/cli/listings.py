@@ -1,4 +1,4 @@
-"""`ls` and `show`: what is in a store. Reading needs no node and disturbs none."""
+"""`ls` and `show`: the instances of a store. Reading needs no node and disturbs none."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ COLOURS = {
     "cancelled": "magenta",
 }
 _TEXT_COLUMNS = 60
+# Rows of one query where all are listed. A store may hold more than fits into memory.
 _ROUND = 500
 
 
@@ -121,12 +122,15 @@ def ls(  # noqa: PLR0913, PLR0917 - each is an option of the command
         "where": tuple(parse_condition(text) for text in where or ()),
     }
     query = units_query(filters, limit or _ROUND, after)
-    asyncio.run((_print_json if as_json else _print_tables)(store, query, everything=limit == 0))
+    if as_json:
+        asyncio.run(_print_json(store, query, everything=limit == 0))
+    else:
+        asyncio.run(_print_tables(store, query, everything=limit == 0))
     return Exit.OK
 
 
 async def _pages(store: Store, query: Units, *, everything: bool) -> AsyncGenerator[Page[UnitView]]:
-    """The first page, or all pages in turn, because a store may hold more than fits into memory."""
+    """The first page, or all pages in turn."""
     page = await store.query(query)
     yield page
     while everything and page.next is not None:
@@ -145,36 +149,36 @@ async def _print_json(url: str, query: Units, *, everything: bool) -> None:
 
 
 async def _print_tables(url: str, query: Units, *, everything: bool) -> None:
-    """Print a table for each page; only the first one has the names of the columns."""
+    """Print a table for each page. Only the first one has the names of the columns."""
     async with reading(url) as store:
-        is_first, place = True, None
+        is_first = True
+        place: str | None = None
         async for page in _pages(store, query, everything=everything):
             rows = [readable_row(view.row)[0] for view in page.items]
             if rows:
                 screen.show(_table(rows, names=is_first))
             elif is_first:
                 _note_nothing(dict((await store.query(Counts())).items))
-            is_first, place = False, page.next
+            is_first = False
+            place = page.next
         if place is not None:
             screen.note(f"there are more: --after {place}   (or --limit 0 for all)")
 
 
 def _note_nothing(counts: dict[str, int]) -> None:
     """Say why there is nothing to list."""
-    if any(counts[name] for name in COLOURS):
-        screen.note(f"nothing fits these filters; there are {_counted(counts)}")
+    there = [f"{counts[name]} {name}" for name in COLOURS if counts[name]]
+    if there:
+        screen.note(f"nothing fits these filters; there are {', '.join(there)}")
         return
-    mail = counts["inbox"]
-    waits = (
-        f"; {mail} message{'s' * (mail != 1)} wait{'s' * (mail == 1)} for a node: perdure serve"
-        if mail
-        else ""
-    )
-    screen.note(f"no instances{waits}")
-
-
-def _counted(counts: dict[str, int]) -> str:
-    return ", ".join(f"{counts[name]} {name}" for name in COLOURS if counts[name])
+    waiting = counts["inbox"]
+    text = "no instances"
+    # Posted starts are no instances yet, which surprises after a `perdure start`.
+    if waiting == 1:
+        text += "; 1 message waits for a node: perdure serve"
+    elif waiting:
+        text += f"; {waiting} messages wait for a node: perdure serve"
+    screen.note(text)
 
 
 def _table(rows: list[UnitRow], *, names: bool) -> RenderableType:
@@ -183,6 +187,7 @@ def _table(rows: list[UnitRow], *, names: bool) -> RenderableType:
 
     now_ms = time.time_ns() // 1_000_000
     table = Table(box=None, pad_edge=False, header_style="bright_black", show_header=names)
+    # Ids are copied into other commands, so they are folded and never cut. A reason may be cut.
     for name in ("id", "workflow", "version", "status"):
         table.add_column(name, no_wrap=True, overflow="fold")
     table.add_column("age", no_wrap=True, justify="right")
@@ -202,20 +207,26 @@ def _table(rows: list[UnitRow], *, names: bool) -> RenderableType:
 
 
 def _age(ms: int) -> str:
-    """A length of time for people who compare rows: whole seconds are enough."""
-    return duration(ms // 1000 * 1000) if ms >= 1_000 else "now"
+    """A length of time in whole seconds, which are enough for people who compare rows."""
+    if ms >= 1_000:
+        return duration(ms // 1000 * 1000)
+    return "now"
 
 
 def _why(row: UnitRow) -> str:
-    """What an open one waits for, or why a closed one has no result."""
+    """The reason why an open one waits, or why a closed one has no result."""
     if row.failure is not None:
-        return f"{row.reason}: {row.failure.message}" if row.reason else row.failure.display()
+        if row.reason:
+            return f"{row.reason}: {row.failure.message}"
+        return row.failure.display()
     return row.reason or ""
 
 
 def _short(text: str) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= _TEXT_COLUMNS else line[: _TEXT_COLUMNS - 1] + "…"
+    if len(line) <= _TEXT_COLUMNS:
+        return line
+    return line[: _TEXT_COLUMNS - 1] + "…"
 
 
 # ---------------------------------------------------------------- one instance
@@ -223,7 +234,7 @@ def _short(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Instance:
-    """All that `show` shows."""
+    """The content of `show`."""
 
     row: UnitRow
     executions: list[int]
@@ -265,25 +276,28 @@ def show(
 async def _read(url: str, id: str) -> _Instance:
     async with reading(url) as store:
         row, damaged = readable_row((await must_find(store, id)).row)
-        unreadable = [
-            f"the column {name} of {id!r} cannot be read; it is shown as empty" for name in damaged
-        ]
-        kv: Json = {}
-        after: str | None = None
-        while True:
-            page = await store.query(KvEntries(unit=id, after=after))
-            kv |= {key: payload_json(value) for key, value in page.items}
-            if page.next is None:
-                break
-            after = page.next
-        unreadable += [
-            f"the KV entry {key!r} of {id!r} cannot be read"
-            for key in kv
-            if is_undecodable(kv[key])
-        ]
+        kv = await _read_kv(store, id)
         executions = await kept_executions(store, row)
         read = await read_history(store, id, row.execution)
-        return _Instance(row, executions, kv, read.events, [*unreadable, *read.unreadable])
+    # A damaged part is named, and the others are shown: that is when people look.
+    unreadable = [
+        f"the column {name} of {id!r} cannot be read; it is shown as empty" for name in damaged
+    ]
+    for key, value in kv.items():
+        if is_undecodable(value):
+            unreadable.append(f"the KV entry {key!r} of {id!r} cannot be read")
+    return _Instance(row, executions, kv, read.events, [*unreadable, *read.unreadable])
+
+
+async def _read_kv(store: Store, id: str) -> Json:
+    kv: Json = {}
+    after: str | None = None
+    while True:
+        page = await store.query(KvEntries(unit=id, after=after))
+        kv |= {key: payload_json(value) for key, value in page.items}
+        after = page.next
+        if after is None:
+            return kv
 
 
 async def kept_executions(store: Store, row: UnitRow) -> list[int]:
@@ -313,17 +327,21 @@ def _facts(instance: _Instance, now_ms: int) -> RenderableType:
 
     fact("id", row.id, "bold")
     fact("workflow", f"{row.type} {row.type_version}")
-    waits = f" ({row.reason})" if row.reason and row.reason != row.status else ""
+    waits = ""
+    # Some reasons are the name of the status, and need not be said twice.
+    if row.reason and row.reason != row.status:
+        waits = f" ({row.reason})"
     fact("status", f"{row.status}{waits}", COLOURS.get(row.status, ""))
     fact("parent", row.parent_unit)
     fact("created", f"{time_text(row.created_at)}, {duration(now_ms - row.created_at)} ago")
     if row.closed_at:
-        fact(
-            "ended", f"{time_text(row.closed_at)}, after {duration(row.closed_at - row.created_at)}"
-        )
+        took = duration(row.closed_at - row.created_at)
+        fact("ended", f"{time_text(row.closed_at)}, after {took}")
     elif row.wake_at:
         fact("wakes", f"{time_text(row.wake_at)}, in {duration(row.wake_at - now_ms)}")
-    others = f", execution {row.execution}" if row.execution > 1 else ""
+    others = ""
+    if row.execution > 1:
+        others = f", execution {row.execution}"
     fact("history", f"{row.journal_events} events, {row.journal_bytes} bytes{others}")
     for name, payload in (
         ("input", _input(instance.history)),
@@ -338,10 +356,15 @@ def _facts(instance: _Instance, now_ms: int) -> RenderableType:
         fact(f"kv {key}", screen.json_text(value, indent=0))
     if row.failure is not None:
         for name, text in failure_lines(row.failure):
-            fact(name, text, "red" if name else "bright_black")
+            style = "red"
+            if not name:  # the traceback below its failure
+                style = "bright_black"
+            fact(name, text, style)
     return facts
 
 
 def _input(history: list[HistoryEvent]) -> bytes | None:
-    first = history[0].event if history else None
-    return getattr(first, "input", None)
+    if not history:
+        return None
+    # Only a start has an input. A damaged history may begin with another event.
+    return getattr(history[0].event, "input", None)

@@ -1,4 +1,4 @@
-"""The log of a command that runs a node: records on stderr, above whatever is shown there live."""
+"""The log of a command that runs a node: records on stderr, above a live display."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from perdure.logs import configure
 
 
 def to_stderr(level: LogLevel, format: LogFormat = LogFormat.TEXT) -> None:
-    """Log from this level on, for the rest of the process; PERDURE_LOG has the last word on single areas.
+    """Log from this level on, for the rest of the process.
+
+    PERDURE_LOG has the last word on single areas.
 
     Raises:
-        UsageError: PERDURE_LOG names something that there is not.
+        UsageError: PERDURE_LOG names an unknown area or level.
     """
     configure(format.value, level.value)

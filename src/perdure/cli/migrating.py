@@ -31,10 +31,11 @@ def migrate(
 
     Stop nodes of older releases before.
     """
-    url = url if url is not None else store
+    if url is None:
+        url = store
     check_there(url)
     known = open_store(url)
-    assert isinstance(known, SQLiteStore)
+    assert isinstance(known, SQLiteStore)  # no other store has a file, which was just checked
     found = upgrade(known.path, known.options, check=check)
     if as_json:
         screen.json(
@@ -59,4 +60,7 @@ def migrate(
         )
     else:
         screen.say(f"{found.path} has the format {found.format}, which is that of this release")
-    return Exit.STORE if found.pending else Exit.OK
+    # A deploy script can stop here, before it starts nodes of the new release.
+    if found.pending:
+        return Exit.STORE
+    return Exit.OK

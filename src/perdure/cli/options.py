@@ -75,7 +75,7 @@ __all__ = [
 
 
 class IfExists(Enum):
-    """What a start does when the id is taken."""
+    """The action of a start whose id is taken."""
 
     JOIN = "join"
     REJECT = "reject"
@@ -83,7 +83,7 @@ class IfExists(Enum):
 
 
 class LogFormat(Enum):
-    """How a log record looks."""
+    """The form of log records."""
 
     TEXT = "text"
     JSON = "json"
@@ -98,7 +98,7 @@ LogFormats = Annotated[
 
 
 class LogLevel(Enum):
-    """How much is logged on stderr."""
+    """The least level of records on stderr."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -107,21 +107,24 @@ class LogLevel(Enum):
 
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+# A larger age would leave the range of datetime, which is an error and no time.
 _AGE_MAX_S = 100 * 366 * 86_400
 
 
 def point_in_time(text: str | None, flag: str) -> datetime | None:
-    """An age before now (`30d`), or a date or time as ISO 8601; a time without a zone is local.
+    """An age before now (`30d`), or a date or time as ISO 8601. A time without a zone is local.
 
     Raises:
         UsageError: it is neither.
     """
     if text is None:
         return None
-    if (age := re.fullmatch(r"(\d{1,10})([smhdw])", text.strip())) is not None:
+    age = re.fullmatch(r"(\d{1,10})([smhdw])", text.strip())
+    if age is not None:
         seconds = int(age[1]) * _UNITS_S[age[2]]
         if seconds <= _AGE_MAX_S:
             return datetime.now(UTC) - timedelta(seconds=seconds)
+    # A larger age is no date either, so it ends in the error below.
     try:
         return datetime.fromisoformat(text.strip())
     except ValueError:
@@ -133,7 +136,7 @@ def point_in_time(text: str | None, flag: str) -> datetime | None:
 
 
 def given_text(text: str) -> str:
-    """JSON as it was typed; `-` reads it from stdin."""
+    """JSON as it was typed. `-` reads it from stdin."""
     if text != "-":
         return text
     try:

@@ -1,4 +1,4 @@
-"""Exit codes that scripts can rely on, and which error gives which."""
+"""Exit codes that scripts can rely on, and the errors that give them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from perdure.kernel.commit import UnitRow
 
 
 class Exit(IntEnum):
-    """How a command ended. docs/cli.md says the same; the numbers never change."""
+    """The end of a command. docs/cli.md has the same list. The numbers never change."""
 
     OK = 0
     FAILED = 1
@@ -33,7 +33,7 @@ class Exit(IntEnum):
     TIMEOUT = 4
     STORE = 5
     CONFLICT = 6
-    SET_ASIDE = 7
+    SUSPENDED = 7
     FINDINGS = 8
     INTERNAL = 70
     INTERRUPTED = 130
@@ -49,14 +49,15 @@ MEANINGS: dict[Exit, str] = {
     Exit.STORE: "the store is missing, locked, damaged, of another version or not available",
     Exit.CONFLICT: "the instance is not in a state for this: the id is taken, it has (not) ended, "
     "its inbox is full",
-    Exit.SET_ASIDE: "the instance was set aside (suspended) until a deploy or `retry`, "
+    Exit.SUSPENDED: "the instance is suspended until a deploy or `retry`, "
     "or a part of it cannot be read",
     Exit.FINDINGS: "`lint` found something; each line says what and where",
     Exit.INTERNAL: "a defect of perdure; please report it with the output of --debug",
     Exit.INTERRUPTED: "interrupted; what was started goes on when a node runs",
 }
-"""What each code means, for `--help`."""
+"""The meaning of each code, for `--help`."""
 
+# Classes that derive from these are meant, too: a PayloadError is a UsageError.
 _CODES: tuple[tuple[type[PerdureError], Exit], ...] = (
     (UsageError, Exit.USAGE),
     (NotFound, Exit.NOT_FOUND),
@@ -73,40 +74,47 @@ _CODES: tuple[tuple[type[PerdureError], Exit], ...] = (
 
 def exit_of(error: PerdureError) -> Exit:
     """The exit code of an error."""
-    return next((code for kind, code in _CODES if isinstance(error, kind)), Exit.INTERNAL)
+    for kind, code in _CODES:
+        if isinstance(error, kind):
+            return code
+    return Exit.INTERNAL
 
 
 # ---------------------------------------------------------------- of an instance
 
 
-def is_set_aside(row: UnitRow) -> bool:
-    """Whether the instance waits for a deploy or for `retry`."""
+def is_held(row: UnitRow) -> bool:
+    """Whether the instance waits for a deploy or for `retry`, and not for `resume`."""
     return row.status == "suspended" and row.reason != "paused"
 
 
 def ended_text(row: UnitRow) -> str:
     """A sentence about an instance without a result: the event, its place, and the remedy."""
     failure = row.failure or Failure("Unknown", "")
-    who = f"{row.type} {row.id!r}"
-    if is_set_aside(row):
+    name = f"{row.type} {row.id!r}"
+    if is_held(row):
         return (
-            f"{who} was set aside ({row.reason}): {failure.message} "
+            f"{name} is suspended ({row.reason}): {failure.message} "
             f"(more: perdure explain {row.reason})"
         )
     if row.status == "cancelled":
-        verb = "was terminated" if failure.type == "Terminated" else "was cancelled"
-        return f"{who} {verb}" + (f": {failure.message}" if failure.message else "")
-    place = next(
-        (f" (at {file}:{line} in {name})" for file, line, name in _own_frames(failure.traceback)),
-        "",
-    )
-    return f"{who} failed: {failure.display()}{place}"
+        text = f"{name} was cancelled"
+        # A terminated instance is `cancelled` in its row. The type of the failure tells.
+        if failure.type == "Terminated":
+            text = f"{name} was terminated"
+        if failure.message:
+            text += f": {failure.message}"
+        return text
+    return f"{name} failed: {failure.display()}{_place(failure.traceback)}"
 
 
-def _own_frames(traceback: str) -> list[tuple[str, str, str]]:
-    """File, line and function of the frames that are not ours, innermost first."""
+def _place(traceback: str) -> str:
+    """The innermost frame of the user's code, which says more than one of ours."""
     frames: list[tuple[str, str, str]] = re.findall(
         r'File "(.+?)", line (\d+), in (\S+)', traceback
     )
     package = str(Path(__file__).parent.parent)
-    return [frame for frame in reversed(frames) if not frame[0].startswith(package)]
+    for file, line, name in reversed(frames):
+        if not file.startswith(package):
+            return f" (at {file}:{line} in {name})"
+    return ""

@@ -49,12 +49,10 @@ class Program(TyperGroup):
         **extra: Any,
     ) -> Any:
         """Run a command and end the process with its exit code. `--debug` shows tracebacks."""
-        given = list(sys.argv[1:] if args is None else args)
-        debug = DEBUG in _before_dashes(given)
-        given = [
-            *(arg for arg in _before_dashes(given) if arg != DEBUG),
-            *given[len(_before_dashes(given)) :],
-        ]
+        if args is None:
+            args = sys.argv[1:]
+        given, debug = _without_debug(list(args))
+        # In standalone mode click would print errors and end the process by itself.
         try:
             code: object = super().main(
                 given, prog_name or "perdure", complete_var, False, windows_expand_args, **extra
@@ -63,31 +61,47 @@ class Program(TyperGroup):
             code = _explain(error, given)
             if debug:
                 traceback.print_exception(error, file=sys.stderr)
-        if standalone_mode:
-            sys.exit(int(code) if isinstance(code, int) else Exit.OK)
-        return code
+        if not standalone_mode:
+            return code
+        if isinstance(code, int):
+            sys.exit(int(code))
+        sys.exit(Exit.OK)
 
 
-def _before_dashes(args: list[str]) -> list[str]:
-    return args[: args.index("--")] if "--" in args else args
+def _without_debug(args: list[str]) -> tuple[list[str], bool]:
+    """The arguments without `--debug`, and whether it was there.
+
+    It works at any place, so typer never sees it. Behind `--` it is an argument like others.
+    """
+    end = len(args)
+    if "--" in args:
+        end = args.index("--")
+    kept = [arg for arg in args[:end] if arg != DEBUG]
+    return [*kept, *args[end:]], len(kept) < end
 
 
 def _explain(error: BaseException, args: list[str]) -> int:
-    """Say it in one line; the exit code."""
+    """Say it in one line. Returns the exit code."""
+    # The user's module may call `sys.exit` at its import.
     if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else Exit.FAILED
+        if isinstance(error.code, int):
+            return error.code
+        return Exit.FAILED
+    # typer raises Abort at a prompt, for Ctrl-C and for the answer no.
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return Exit.INTERRUPTED
     if isinstance(error, PerdureError):
+        text = str(error)
         hint = explaining.more(error)
-        screen.error(f"{error} (more: {hint})" if hint else str(error))
+        if hint is not None:
+            text = f"{text} (more: {hint})"
+        screen.error(text)
         return exit_of(error)
-    describe = getattr(
-        error, "format_message", None
-    )  # what typer raises for arguments that it refuses
+    # Errors of typer and click have this method. They are refused arguments.
+    describe = getattr(error, "format_message", None)
     if describe is not None:
-        command = next((arg for arg in args if arg in NAMES), None)
-        screen.error(f"{describe()} See: perdure {f'{command} ' if command else ''}--help")
+        command = next((f"{arg} " for arg in args if arg in NAMES), "")
+        screen.error(f"{describe()} See: perdure {command}--help")
         return Exit.USAGE
     screen.error(
         f"internal error: {type(error).__name__}: {error}; {DEBUG} shows where, please report it"
@@ -115,20 +129,21 @@ def root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
     debug: Annotated[
-        bool, typer.Option(DEBUG, help="Show the traceback of an error; works in every command.")
+        bool, typer.Option(DEBUG, help="Show the traceback of an error, in every command.")
     ] = False,
 ) -> int:
     """Durable workflows, embedded in your own process.
 
-    The store is a URL, by default sqlite:///perdure.db in the current folder; --store or PERDURE_STORE names another.
-    stdout has the answer, stderr everything else.
+    The store is a URL, by default sqlite:///perdure.db in the current folder. --store or
+    PERDURE_STORE names another. stdout has the answer, stderr everything else.
     """
-    assert not debug  # taken out of the arguments before typer sees them
+    assert not debug  # `main` takes it out. Here it only stands in the help.
     if version:
         from perdure import __version__
 
         screen.say(f"perdure {__version__}")
     elif context.invoked_subcommand is None:
+        # An error, so that a script notices that it has lost its arguments.
         screen.say(context.get_help())
         return Exit.USAGE
     return Exit.OK

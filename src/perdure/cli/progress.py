@@ -38,7 +38,7 @@ class Progress:
         self._row = row
 
     def live(self) -> AbstractContextManager[object]:
-        """The display while this is open; nothing at all when stderr is no terminal."""
+        """The display while this is open. Without a terminal on stderr there is none."""
         from rich.live import Live
 
         console = screen.notes()
@@ -52,6 +52,7 @@ class Progress:
         from rich.table import Table
 
         now_ms = time.time_ns() // 1_000_000
+        # All is made anew for each frame. The spinner takes its position from the time.
         spinner = Spinner("dots").render(time.monotonic())
         head = Table.grid(padding=(0, 1))
         head.add_row(spinner, self._headline(now_ms))
@@ -62,17 +63,18 @@ class Progress:
             grid.add_row(*self._line(step, now_ms))
         if shown:
             yield grid
-        if left_out := len(self._steps) - len(shown):
+        left_out = len(self._steps) - len(shown)
+        if left_out:
             from rich.text import Text
 
             yield Text(f"  and {left_out} more", style="bright_black")
 
     def _shown(self) -> list[Step]:
-        """What is open, and before it as much of what has ended as there is room for."""
+        """The open steps, and before them as many of the ended ones as there is room for."""
         running = [step for step in self._steps if step.open][:_ROWS]
         ended = [step for step in self._steps if not step.open]
-        room = _ROWS - len(running)
-        return (ended[-room:] if room else []) + running
+        first = max(0, len(ended) + len(running) - _ROWS)
+        return ended[first:] + running
 
     def _headline(self, now_ms: int) -> Text:
         from rich.text import Text
@@ -86,23 +88,27 @@ class Progress:
         text.append(f"  {duration(now_ms - self._began_ms)}")
         if row.custom_status is not None:
             custom = screen.json_text(payload_json(row.custom_status), indent=0)
-            short = (
-                custom if len(custom) <= _STATUS_COLUMNS else custom[: _STATUS_COLUMNS - 1] + "…"
-            )
-            text.append(f"  {short}", style="magenta")
+            if len(custom) > _STATUS_COLUMNS:
+                custom = custom[: _STATUS_COLUMNS - 1] + "…"
+            text.append(f"  {custom}", style="magenta")
         return text
 
     def _line(self, step: Step, now_ms: int) -> list[Text]:
         from rich.text import Text
 
         mark, colour = MARKS[step.outcome]
-        tail = f"attempt {step.attempts}" if step.attempts > 1 else ""
+        tail = ""
+        if step.attempts > 1:
+            tail = f"attempt {step.attempts}"
         if step.detail:
             tail += f"  {' '.join(step.detail.split())[:_STATUS_COLUMNS]}"
+        style = "bright_black"
+        if step.outcome == "retrying":
+            style = "yellow"
         return [
             Text(f"  {mark}", style=colour),
             Text(step.kind, style="bright_black"),
             Text(step.name),
             Text(duration(step.duration_ms(now_ms))),
-            Text(tail.strip(), style="yellow" if step.outcome == "retrying" else "bright_black"),
+            Text(tail.strip(), style=style),
         ]

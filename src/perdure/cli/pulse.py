@@ -55,12 +55,13 @@ class Latencies(Interceptor):
 
     def add(self, seconds: float) -> None:
         """Count one."""
+        # A logarithm of 0 does not exist. No attempt is shorter than a microsecond.
         bucket = math.ceil(math.log2(max(seconds, 1e-6)) * _STEPS)
         window = self._windows[-1]
         window[bucket] = window.get(bucket, 0) + 1
 
     def begin_window(self) -> None:
-        """The next ones are of the next window; the oldest window is forgotten."""
+        """Begin the next window. The oldest one is forgotten."""
         self._windows.append({})
 
     def percentile_ms(self, share: float) -> float | None:
@@ -73,13 +74,14 @@ class Latencies(Interceptor):
         for bucket in sorted(counts):
             left -= counts[bucket]
             if left <= 0:
+                # The middle of the bucket, with no more digits than the bucket knows.
                 return float(f"{2 ** ((bucket - 0.5) / _STEPS) * 1000:.2g}")
         return None
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a node does now. Rates are those since the reading before."""
+    """The figures of a node at one moment. Rates are those since the reading before."""
 
     instances: dict[str, int]
     inbox: int
@@ -98,21 +100,26 @@ class Pulse:
     def __init__(
         self, node: Node, latencies: Latencies, timer: Callable[[], float] = time.monotonic
     ) -> None:
-        """`timer` gives seconds."""
+        """`timer` returns seconds."""
         self._node = node
         self._latencies = latencies
         self._timer = timer
-        self._before, self._before_s = node.metrics, timer()
+        self._before = node.metrics
+        self._before_s = timer()
         self._counts: dict[str, int] = {}
         self._count_again_s = self._before_s
 
     async def read(self) -> Reading:
-        """How it is now."""
+        """Take a reading."""
         await self._count()
-        now, now_s = self._node.metrics, self._timer()
-        before, elapsed_s = self._before, max(now_s - self._before_s, 1e-3)
-        self._before, self._before_s = now, now_s
-        p50_ms, p95_ms = self._latencies.percentile_ms(0.5), self._latencies.percentile_ms(0.95)
+        now = self._node.metrics
+        now_s = self._timer()
+        before = self._before
+        elapsed_s = max(now_s - self._before_s, 1e-3)
+        self._before = now
+        self._before_s = now_s
+        p50_ms = self._latencies.percentile_ms(0.5)
+        p95_ms = self._latencies.percentile_ms(0.95)
         self._latencies.begin_window()
         return Reading(
             {status: self._counts.get(status, 0) for status in COLOURS},
@@ -127,14 +134,15 @@ class Pulse:
         )
 
     async def _count(self) -> None:
-        """Count what is in the store, unless that would be all that the node does."""
+        """Count the rows of the store, unless that would take too large a share of the time."""
         began_s = self._timer()
         if began_s < self._count_again_s:
             return
         try:
             page = await self._node.store.query(Counts(at=self._node.clock.now_ms()))
         except StoreUnavailable:
-            return  # the last numbers stay; if the store is gone for good, the node says so
+            # The last numbers stay. If the store is gone for good, the node says so.
+            return
         self._counts = dict(page.items)
         ended_s = self._timer()
         self._count_again_s = ended_s + (ended_s - began_s) / _COUNTING_SHARE
@@ -150,7 +158,10 @@ async def show(node: Node, latencies: Latencies, every_s: float, *, as_json: boo
         while True:
             await asyncio.sleep(every_s)
             reading = await pulse.read()
-            screen.say(screen.json_text(asdict(reading), indent=0) if as_json else line(reading))
+            if as_json:
+                screen.say(screen.json_text(asdict(reading), indent=0))
+            else:
+                screen.say(line(reading))
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
             live.update(table(node.name, await pulse.read()), refresh=True)
@@ -159,11 +170,9 @@ async def show(node: Node, latencies: Latencies, every_s: float, *, as_json: boo
 
 def line(reading: Reading) -> str:
     """A reading as one line."""
-    instances = ", ".join(
-        f"{count} {status}" for status, count in reading.instances.items() if count
-    )
+    there = [f"{count} {status}" for status, count in reading.instances.items() if count]
     return (
-        f"{instances or 'no instances'}; {reading.turns_per_s:g} turns/s, "
+        f"{', '.join(there) or 'no instances'}; {reading.turns_per_s:g} turns/s, "
         f"{reading.activities_per_s:g} activities/s; "
         f"inbox {reading.inbox}, in memory {reading.residents}, "
         f"running {reading.running}, waiting {reading.waiting}; "
@@ -197,11 +206,19 @@ def table(node: str, reading: Reading) -> RenderableType:
     ]
     statuses = list(reading.instances.items())
     for row, (name, value) in enumerate(activity):
-        status, count = statuses[row] if row < len(statuses) else ("", "")
-        shown = Text(status, style=COLOURS.get(status, "") if count else "bright_black")
-        grid.add_row(shown, str(count), Text(f"   {name}", style="bright_black"), value)
+        shown, count = Text(""), ""
+        if row < len(statuses):
+            status, number = statuses[row]
+            # A status that no instance has is grey, so that the others stand out.
+            style = "bright_black"
+            if number:
+                style = COLOURS.get(status, "")
+            shown, count = Text(status, style=style), str(number)
+        grid.add_row(shown, count, Text(f"   {name}", style="bright_black"), value)
     return grid
 
 
 def _ms(value: float | None) -> str:
-    return f"{value:g} ms" if value is not None else "-"
+    if value is not None:
+        return f"{value:g} ms"
+    return "-"

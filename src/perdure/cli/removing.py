@@ -95,9 +95,11 @@ def delete(
     """Delete instances by id, or those that fit all filters, with their children and histories."""
     before = point_in_time(ended_before, "--ended-before")
     statuses: tuple[Status, ...] = tuple(one.value for one in status or ())
-    if not (ids or type or statuses or prefix or before):
+    is_filtered = any((type, statuses, prefix, before))
+    if not ids and not is_filtered:
         msg = "say what to delete: ids, or --type, --status, --prefix, --ended-before"
         raise UsageError(msg)
+    # Named ids are meant. Filters may fit more than their author expects.
     if not ids and not yes:
         _confirm(
             f"delete up to {limit} instances that fit these filters, "
@@ -105,7 +107,8 @@ def delete(
         )
 
     async def remove(client: Client) -> Removed:
-        if ids is not None and len(ids) == 1 and not (type or statuses or prefix or before):
+        # A single id is an error where it is not there or not removable. Of many it is skipped.
+        if ids is not None and len(ids) == 1 and not is_filtered:
             instances = await client.get(ids[0]).delete(force=force, forget=forget)
             return Removed([ids[0]], instances)
         return await client.delete(
@@ -138,10 +141,12 @@ def _report_deleted(removed: Removed, *, as_json: bool) -> int:
     else:
         for skipped, why in removed.skipped.items():
             screen.note(f"{skipped}: {why}")
-        screen.say(f"deleted {removed.instances} instance{'s' * (removed.instances != 1)}")
+        screen.say(f"deleted {screen.counted(removed.instances, 'instance')}")
         if removed.more:
             screen.note("there are more: run it again, or raise --limit")
-    return Exit.CONFLICT if removed.skipped else Exit.OK
+    if removed.skipped:
+        return Exit.CONFLICT
+    return Exit.OK
 
 
 def prune(
@@ -176,9 +181,12 @@ def prune(
     statuses: tuple[Status, ...] = tuple(one.value for one in status or ())
 
     async def remove(client: Client) -> tuple[dict[str, list[int]], bool]:
-        if ids is not None and len(ids) == 1 and not (type or statuses or prefix):
+        # As in `delete`: a single id is an error where it is not there.
+        if ids is not None and len(ids) == 1 and not any((type, statuses, prefix)):
             numbers = await client.get(ids[0]).prune(keep_last=keep_last, closed_before=before)
-            return ({ids[0]: numbers} if numbers else {}), False
+            if not numbers:
+                return {}, False
+            return {ids[0]: numbers}, False
         pruned = await client.prune(
             ids or (),
             keep_last=keep_last,
@@ -196,20 +204,22 @@ def prune(
     if as_json:
         screen.json({"pruned": executions, "more": more})
         return Exit.OK
-    count = sum(map(len, executions.values()))
-    screen.say(f"pruned {count} execution{'s' * (count != 1)} of {len(executions)} instances")
+    count = screen.counted(sum(map(len, executions.values())), "execution")
+    screen.say(f"pruned {count} of {len(executions)} instances")
     if more:
         screen.note("there are more instances: raise --limit, or choose with filters")
     return Exit.OK
 
 
-# ---------------------------------------------------------------- doing it
+# ---------------------------------------------------------------- carrying it out
 
 
 def _confirm(question: str) -> None:
+    # In a script the question would have no answer.
     if not sys.stdin.isatty():
         msg = "deleting by filters asks first, and nobody can answer here; give --yes"
         raise UsageError(msg)
+    # On stderr, because stdout is for the answer of the command.
     typer.confirm(question, abort=True, err=True)
 
 
@@ -220,6 +230,7 @@ async def _administering(url: str) -> AsyncGenerator[tuple[Client, bool]]:
         try:
             custodian = await stack.enter_async_context(custody(client.store))
         except StoreLocked:
+            # A node owns the store, and removes by itself what this client posts.
             yield client, False
             return
         yield Client(custodian), True
@@ -257,14 +268,18 @@ async def _carry_out(
 
 
 async def _until_gone(client: Client, ids: list[str]) -> AsyncGenerator[None]:
-    """Wait until the node has removed all of them; a step whenever some more are gone."""
+    """Wait until the node has removed all of them. Yields whenever some more are gone."""
     for first in range(0, len(ids), _AT_ONCE):
         left = ids[first : first + _AT_ONCE]
         version = 0
-        while there := await _still_there(client, left):
+        while True:
+            there = await _still_there(client, left)
+            if not there:
+                break
             if len(there) < len(left):
                 yield
             left = there
+            # The node removes them in this order, so the first one is the next to go.
             version = await client.store.wait_change(left[0], version, _LOOK_MS)
         yield
 
@@ -272,14 +287,15 @@ async def _until_gone(client: Client, ids: list[str]) -> AsyncGenerator[None]:
 async def _still_there(client: Client, ids: list[str]) -> list[str]:
     """Those of the ids that have a row, or a start that waits for the node."""
     page = await client.store.query(Units(ids=tuple(ids), limit=len(ids)))
-    rows = {view.row.id for view in page.items}
-    return [
-        unit for unit in ids if unit in rows or await find_start(client.store, unit) is not None
-    ]
+    there = {view.row.id for view in page.items}
+    for unit in ids:
+        if unit not in there and await find_start(client.store, unit) is not None:
+            there.add(unit)
+    return [unit for unit in ids if unit in there]
 
 
 async def _until_pruned(client: Client, executions: dict[str, list[int]]) -> AsyncGenerator[None]:
-    """Wait until the node has removed all these executions; a step for each instance."""
+    """Wait until the node has removed all these executions. Yields for each instance."""
     for pruned, numbers in executions.items():
         version = 0
         while set(numbers) & set(await client.get(pruned).executions()):

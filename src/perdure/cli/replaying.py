@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import redirect_stdout
 from pathlib import Path
 from sys import stderr
@@ -36,14 +36,14 @@ def replay(
         list[Path] | None,
         typer.Argument(
             metavar="[FILE]...",
-            help="Exported histories, or folders of them; without: the store.",
+            help="Exported histories, or folders of them. Default: the store.",
             show_default=False,
         ),
     ] = None,
     status: Annotated[
         list[StatusName] | None,
         typer.Option(
-            "--status", help="Of the store: only these; else what is open. May be repeated."
+            "--status", help="Of the store: only these. Default: the open ones. May be repeated."
         ),
     ] = None,
     type: Annotated[
@@ -55,16 +55,19 @@ def replay(
     store: StoreUrl = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> int:
-    """Replay histories against code, without storing or running anything: does a deploy of this code fit them?
+    """Replay histories against code: would a deploy of this code fit them?
 
-    Exit code 1 if one does not fit, 2 if a file cannot be read.
+    Nothing is stored, and no activity runs. Exit code 1 if one does not fit, 2 if a file cannot be
+    read.
     """
     if files and (status or type):
         msg = "--status and --type choose instances of a store; leave them out when you name files"
         raise UsageError(msg)
-    with redirect_stdout(stderr):  # what the module prints is no answer of ours
+    with redirect_stdout(stderr):  # the module may print, and stdout is for the answer
         app = find_app(target)
-    statuses: tuple[Status, ...] = tuple(one.value for one in status or ()) or OPEN
+    statuses: tuple[Status, ...] = OPEN
+    if status:
+        statuses = tuple(one.value for one in status)
     results = asyncio.run(_collect(app, files or [], store, statuses, type, say=not as_json))
     if as_json:
         screen.json(
@@ -75,9 +78,13 @@ def replay(
         )
     else:
         _summary(results)
-    if any(isinstance(result, UsageError) for result in results):
+    kinds = {result.__class__ for result in results}
+    # A file that cannot be read may hide a mismatch, so it comes first.
+    if UsageError in kinds:
         return Exit.USAGE
-    return Exit.FAILED if any(isinstance(result, ReplayMismatch) for result in results) else Exit.OK
+    if ReplayMismatch in kinds:
+        return Exit.FAILED
+    return Exit.OK
 
 
 async def _collect(
@@ -89,12 +96,14 @@ async def _collect(
     *,
     say: bool,
 ) -> list[Result]:
+    if files:
+        found = _from_files(app, files)
+    else:
+        found = _from_store(app, store, statuses, type)
     results: list[Result] = []
-    async for result in (
-        _from_files(app, files) if files else _from_store(app, store, statuses, type)
-    ):
+    async for result in found:
         results.append(result)
-        if say:
+        if say:  # at once, because a store may take long
             screen.say(_line(result))
     return results
 
@@ -108,11 +117,6 @@ async def _from_store(
 
 
 async def _from_files(app: App, files: list[Path]) -> AsyncGenerator[Result]:
-    for result in _replays(app, files):
-        yield result
-
-
-def _replays(app: App, files: list[Path]) -> Iterator[Result]:
     for file in files_of(files):
         try:
             yield replay_one(app, History.read(file))
@@ -122,13 +126,17 @@ def _replays(app: App, files: list[Path]) -> Iterator[Result]:
 
 def _line(result: Result) -> str:
     if isinstance(result, Replayed):
-        later = f", and goes on with {', '.join(result.goes_on)}" if result.goes_on else ""
+        later = ""
+        if result.goes_on:
+            later = f", and goes on with {', '.join(result.goes_on)}"
         skipped = "".join(f"\n         skipped: {why}" for why in result.skipped)
         return (
             f"fits     {result.id} ({result.workflow}, {result.status}): "
             f"{result.events} events{later}{skipped}"
         )
-    return f"{'differs' if isinstance(result, ReplayMismatch) else 'unread '}  {result}"
+    if isinstance(result, ReplayMismatch):
+        return f"differs  {result}"
+    return f"unread   {result}"
 
 
 def _summary(results: list[Result]) -> None:
@@ -136,10 +144,10 @@ def _summary(results: list[Result]) -> None:
         screen.note("there is nothing to replay: no instance of the store fits the filters")
         return
     fit = sum(isinstance(result, Replayed) for result in results)
-    screen.note(
-        f"{fit} of {len(results)} "
-        f"{'history fits' if len(results) == 1 else 'histories fit'} the code"
-    )
+    what = "histories fit"
+    if len(results) == 1:
+        what = "history fits"
+    screen.note(f"{fit} of {len(results)} {what} the code")
 
 
 def _fit_json(result: Replayed) -> dict[str, object]:

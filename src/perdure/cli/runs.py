@@ -29,7 +29,7 @@ from perdure.cli.options import (
     Wait,
     given_text,
 )
-from perdure.cli.outcome import Exit, ended_text, is_set_aside
+from perdure.cli.outcome import Exit, ended_text, is_held
 from perdure.cli.progress import Progress
 from perdure.cli.target import Target, find_workflow, is_code
 from perdure.cli.timeline import duration, render, span
@@ -47,14 +47,14 @@ Arguments = Annotated[
     str,
     typer.Argument(
         metavar="JSON",
-        help="Arguments: an object by name, an array by position, or the only one; - reads stdin.",
+        help="Arguments: an object by name, an array by position, or the only one. - reads stdin.",
         show_default=False,
     ),
 ]
 OwnId = Annotated[
     str | None,
     typer.Option(
-        "--id", metavar="ID", help="Its id, which makes the start idempotent; else a new one."
+        "--id", metavar="ID", help="Its id, which makes the start idempotent. Default: a new one."
     ),
 ]
 OnTaken = Annotated[IfExists, typer.Option("--if-exists", help="What to do when the id is taken.")]
@@ -62,7 +62,7 @@ OnTaken = Annotated[IfExists, typer.Option("--if-exists", help="What to do when 
 
 @dataclass(frozen=True, slots=True)
 class _Start:
-    """Which workflow is started, with what."""
+    """A workflow, its arguments, and the id of its instance."""
 
     definition: Any
     args: tuple[Any, ...]
@@ -78,6 +78,7 @@ class _Start:
         try:
             await handle.start(*self.args, **self.kwargs)
         except AlreadyStarted as error:
+            # The remedy as an option of the command, and not as an argument in Python.
             raise AlreadyStarted(str(error).replace("if_exists='", "--if-exists '")) from error
 
 
@@ -101,12 +102,12 @@ def run(
 ) -> int:
     """Run a workflow here and print its result.
 
-    Starts it on a node in this process, shows its steps while they happen (stderr), and prints the result as JSON
-    (stdout). The store keeps it: interrupted or killed, the same command with the same --id goes on where it was.
-    A node also takes up whatever else waits in its store.
+    Starts it on a node in this process, shows its steps while they happen (stderr), and prints the
+    result as JSON (stdout). The store keeps it: interrupted or killed, the same command with the
+    same --id goes on where it was. A node also takes up all other work that waits in its store.
     """
     logs.to_stderr(log_level, log_format)
-    with redirect_stdout(sys.stderr):  # what user code prints is not the answer
+    with redirect_stdout(sys.stderr):  # user code may print, and stdout is for the answer
         found = find_workflow(target, app)
         begin = _start_of(found, arguments, id)
         row = asyncio.run(
@@ -146,6 +147,7 @@ async def _run(
                 )
             _show_steps(row, await watch.read_history())
     except asyncio.CancelledError:
+        # Ctrl-C cancels the main task of `asyncio.run`.
         screen.note(
             f"interrupted; {begin.id!r} goes on when a node runs: "
             f"give the same command again with --id {begin.id}"
@@ -159,10 +161,14 @@ async def _run(
 def _show_steps(row: UnitRow, history: list[HistoryEvent]) -> None:
     from rich.text import Text
 
-    console, scale = screen.notes(), span(history)
+    console = screen.notes()
     console.print(render(history))
+    scale = span(history)
+    # A suspended instance has no end. Its last event stands for it.
     took = duration((scale.ended_ms or scale.latest_ms) - scale.started_ms)
-    style = "green" if row.status == "completed" else "red"
+    style = "red"
+    if row.status == "completed":
+        style = "green"
     console.print(Text.assemble(f"{row.type} {row.id} ", (row.status, style), f" after {took}"))
 
 
@@ -172,6 +178,7 @@ async def _while_running(node: Node, watching: Any) -> UnitRow:
     ended = asyncio.ensure_future(node.wait_ended())
     try:
         await asyncio.wait({watched, ended}, return_when=asyncio.FIRST_COMPLETED)
+        # A node that ended by itself has failed, so this raises. Otherwise the command would hang.
         if ended.done() and not watched.done():
             await ended
         row: UnitRow = await watched
@@ -205,15 +212,14 @@ def start(
 ) -> int:
     """Start a workflow and print its id.
 
-    The node that owns the store runs it, now or when there is one. With code (FILE:WORKFLOW) the arguments are
-    checked here; a bare name needs no code, and takes a JSON array of its arguments.
+    The node that owns the store runs it, now or when there is one. With code (FILE:WORKFLOW) the
+    arguments are checked here. A bare name needs no code, and takes a JSON array of its arguments.
     """
     with redirect_stdout(sys.stderr):
-        begin = (
-            _start_of(find_workflow(target, app), arguments, id)
-            if is_code(target)
-            else _named(target, arguments, id)
-        )
+        if is_code(target):
+            begin = _start_of(find_workflow(target, app), arguments, id)
+        else:
+            begin = _named(target, arguments, id)
     asyncio.run(_start(begin, store, if_exists, version, delay))
     if as_json:
         screen.json({"id": begin.id})
@@ -234,7 +240,7 @@ def wait(
 ) -> int:
     """Wait until an instance has ended and print its result.
 
-    An instance that was set aside ends the wait, too (exit code 7): no waiting cures it.
+    A suspended instance ends the wait, too (exit code 7), because no waiting cures it.
     """
     row = asyncio.run(_wait(id, store, timeout))
     return _report(row, as_json=as_json, url=store)
@@ -252,9 +258,7 @@ def _start_of(target: Target, text: str, id: str | None) -> _Start:
     """A start of a workflow whose code is here."""
     signature = target.workflow.definition.signature
     args, kwargs = signature.decode(from_json(given_text(text), signature))
-    return _Start(
-        target.workflow, args, kwargs, id if id is not None else _new_id(target.workflow.name)
-    )
+    return _Start(target.workflow, args, kwargs, _given_id(id, target.workflow.name))
 
 
 def _named(name: str, text: str, id: str | None) -> _Start:
@@ -267,16 +271,22 @@ def _named(name: str, text: str, id: str | None) -> _Start:
             "text needs double quotes, as in '[\"card\", 1]'"
         )
         raise DecodeError(msg) from error
-    args: list[Any] = value if isinstance(value, list) else [value]  # pyright: ignore[reportUnknownVariableType]
-    return _Start(name, tuple(args), {}, id if id is not None else _new_id(name))
+    args: list[Any] = [value]
+    if isinstance(value, list):
+        args = value  # pyright: ignore[reportUnknownVariableType]
+    return _Start(name, tuple(args), {}, _given_id(id, name))
 
 
-def _new_id(name: str) -> str:
+def _given_id(id: str | None, name: str) -> str:
+    if id is not None:
+        return id
+    # A name may hold characters that a shell would interpret, and ids are copied into commands.
     return f"{re.sub('[^0-9A-Za-z_.-]', '-', name)}-{os.urandom(4).hex()}"
 
 
 def _report(row: UnitRow, *, as_json: bool, url: str) -> int:
-    """Print how an instance ended; the exit code."""
+    """Print the end of an instance. Returns the exit code."""
+    # The result alone, so that `$(perdure run ...)` is the result.
     if as_json:
         screen.json(outcome_json(row))
     elif row.status == "completed":
@@ -285,6 +295,10 @@ def _report(row: UnitRow, *, as_json: bool, url: str) -> int:
         return Exit.OK
     screen.error(ended_text(row))
     if not as_json:
-        where = f" --store {url}" if url != DEFAULT_URL else ""
+        where = ""
+        if url != DEFAULT_URL:
+            where = f" --store {url}"
         screen.note(f"  its steps: perdure show {row.id}{where}")
-    return Exit.SET_ASIDE if is_set_aside(row) else Exit.FAILED
+    if is_held(row):
+        return Exit.SUSPENDED
+    return Exit.FAILED

@@ -1,4 +1,4 @@
-"""What goes where: the answer to stdout, everything else to stderr; colours only on a terminal."""
+"""Output: the answer to stdout, all else to stderr. Colours appear only on a terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 PIPE_COLUMNS = 200
-"""How wide a table is drawn when nobody watches: wide enough that nothing is cut."""
+"""The width of a table that is piped into a program: wide enough that nothing is cut."""
 
 
 def answers() -> Console:
@@ -30,8 +30,14 @@ def notes() -> Console:
 def _console(*, stderr: bool) -> Console:
     from rich.console import Console
 
-    stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else PIPE_COLUMNS
+    if stderr:
+        stream = sys.stderr
+    else:
+        stream = sys.stdout
+    width = None
+    if not stream.isatty():
+        width = PIPE_COLUMNS
+    # Ids and texts of users may look like markup or emoji codes, and must come out as they are.
     return Console(
         stderr=stderr, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False
     )
@@ -44,23 +50,32 @@ def show(*things: RenderableType) -> None:
 
 def say(text: str) -> None:
     """One line on stdout."""
+    # Flushed, because a program at the other end of a pipe may wait for this line.
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
 
 def note(text: str) -> None:
-    """One line on stderr: true, useful, and not the answer."""
+    """One line on stderr, beside the answer."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
 
 
 def error(text: str) -> None:
-    """What went wrong, as one line on stderr."""
+    """An error as one line on stderr."""
     from rich.text import Text
 
     console = notes()
     line = Text.assemble(("perdure:", "bold red"), " ", " ".join(text.split()))
+    # A program that reads stderr gets one line for one error, however long it is.
     console.print(line, soft_wrap=not console.is_terminal)
+
+
+def counted(number: int, thing: str) -> str:
+    """A number with its noun: `1 file`, `2 files`."""
+    if number == 1:
+        return f"1 {thing}"
+    return f"{number} {thing}s"
 
 
 def note_unreadable(sentences: Sequence[str]) -> Exit:
@@ -70,25 +85,29 @@ def note_unreadable(sentences: Sequence[str]) -> Exit:
     """
     for sentence in sentences:
         error(sentence)
-    return Exit.SET_ASIDE if sentences else Exit.OK
+    if sentences:
+        return Exit.SUSPENDED
+    return Exit.OK
 
 
 def styled(console: Console, text: str, style: str) -> str:
     """A text in a style, if the console shows any."""
-    if not style or not text or console.color_system is None or console.no_color:
+    if not style or not text:
+        return text
+    if console.color_system is None or console.no_color:
         return text
     return f"\x1b[{_STYLES[style]}m{text}\x1b[0m"
 
 
 _STYLES = {"bright_black": 90}
-"""Numbers that a terminal knows a style by."""
+"""Terminal codes of styles."""
 
 
 class JsonList:
     """One JSON object on stdout, whose list is printed while it is read, in the form of `json`."""
 
     def __init__(self, name: str, **head: object) -> None:
-        """`name` is that of the list; `head` are the members before it."""
+        """`name` is that of the list. `head` are the members before it."""
         members = "".join(f"  {_member(key, value)},\n" for key, value in head.items())
         self._opening = f'{{\n{members}  "{name}": ['
         self._is_empty = True
@@ -97,15 +116,19 @@ class JsonList:
         """Print the next items of the list."""
         for item in items:
             # The opening waits for the first item, so that an earlier error leaves stdout empty.
-            before = self._opening if self._is_empty else ","
+            before = ","
+            if self._is_empty:
+                before = self._opening
             text = json_text(item).replace("\n", "\n    ")
             sys.stdout.write(f"{before}\n    {text}")
             self._is_empty = False
 
     def end(self, **tail: object) -> None:
-        """End the list and the object; `tail` are the members after it."""
+        """End the list and the object. `tail` are the members after it."""
         members = "".join(f",\n  {_member(key, value)}" for key, value in tail.items())
-        closing = f"{self._opening}]" if self._is_empty else "\n  ]"
+        closing = "\n  ]"
+        if self._is_empty:
+            closing = f"{self._opening}]"
         sys.stdout.write(f"{closing}{members}\n}}\n")
         sys.stdout.flush()
 
@@ -121,6 +144,8 @@ def json(value: object) -> None:
 
 
 def json_text(value: object, *, indent: int = 2) -> str:
-    """A value as JSON; `indent=0` puts it on one line."""
+    """A value as JSON. `indent=0` puts it on one line."""
     data = msgspec.json.encode(value)
-    return (msgspec.json.format(data, indent=indent) if indent else data).decode()
+    if indent:
+        data = msgspec.json.format(data, indent=indent)
+    return data.decode()

@@ -1,4 +1,4 @@
-"""`serve`: a node until somebody stops it."""
+"""`serve`: a node until it is stopped."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from perdure.node.job import named
 Showing = Callable[[], Coroutine[object, object, None]]
 
 COLLECTOR = (10_000, 10, 1_000)
-"""How often Python collects garbage.
+"""The thresholds of Python's garbage collector.
 
 With many activities under way nearly all young objects are in use. Python's default looks for
 garbage after every 700 new objects, which takes a fifth of the time. The last number is the number
@@ -42,7 +42,7 @@ END_S = 3.0
 """Time for threads and tasks of the app to end after the node has stopped, attempts excepted."""
 
 NAMED = 5
-"""How many of the attempts that do not end are named."""
+"""The largest number of attempts without an end that are named."""
 
 
 def serve(
@@ -103,9 +103,13 @@ def serve(
         app = find_app(target)
     check_shared(store)
     latencies = pulse.Latencies()
-    interceptors = [latencies] if live else []
+    interceptors = []
+    if live:
+        interceptors = [latencies]
     node = Node(app, store, options=NodeOptions.load(options), name=name, interceptors=interceptors)
-    showing = partial(pulse.show, node, latencies, every or 1.0, as_json=as_json) if live else None
+    showing = None
+    if live:
+        showing = partial(pulse.show, node, latencies, every or 1.0, as_json=as_json)
     return asyncio.run(_serve(app, node, store, grace, showing, as_json=as_json))
 
 
@@ -113,18 +117,22 @@ async def _serve(
     app: App, node: Node, url: str, grace_s: float | None, showing: Showing | None, *, as_json: bool
 ) -> int:
     stop = asyncio.Event()
+    # Before the node starts, because a standby may wait for its store for days.
     _on_signals(stop)
     started = False
     try:
         started = await _unless_stopped(stop, node.start())
         if started:
             faulthandler.enable()  # code that crashes the interpreter leaves its stack
+            # Modules and definitions stay for ever, so the collector need not look at them again.
             gc.freeze()
             gc.set_threshold(*COLLECTOR)
             _say_ready(app, node, url, as_json=as_json)
-            await _unless_stopped(
-                stop, node.wait_ended() if showing is None else _watched(node, showing())
-            )
+            if showing is None:
+                serving = node.wait_ended()
+            else:
+                serving = _watched(node, showing())
+            await _unless_stopped(stop, serving)
             screen.note("stopping; once more to stop at once")
     finally:
         await node.stop(grace_s)
@@ -143,7 +151,10 @@ def _make_sure_to_end(node: Node, error: BaseException | None) -> None:
     """
     code = Exit.OK
     if error is not None:
-        code = exit_of(error) if isinstance(error, PerdureError) else Exit.INTERNAL
+        if isinstance(error, PerdureError):
+            code = exit_of(error)
+        else:
+            code = Exit.INTERNAL
     if node.abandoned:
         if error is not None:
             screen.error(str(error))
@@ -151,20 +162,23 @@ def _make_sure_to_end(node: Node, error: BaseException | None) -> None:
         screen.note(f"stopped without what does not end: {left}; it runs again when a node runs")
         _exit(code)
     ending = threading.Timer(END_S, _end_anyway, (code,))
+    # Python waits for threads that are no daemons, which would make each stop take this long.
     ending.daemon = True
     ending.start()
 
 
 def _end_anyway(code: int) -> None:
-    others = [t for t in threading.enumerate() if t is not threading.main_thread()]
-    threads = [thread.name for thread in others if not thread.daemon]
-    left = f"threads {', '.join(threads)}" if threads else "tasks"
+    others = set(threading.enumerate()) - {threading.main_thread()}
+    threads = sorted(thread.name for thread in others if not thread.daemon)
+    left = "tasks"
+    if threads:
+        left = f"threads {', '.join(threads)}"
     screen.note(f"ended although {left} of the app did not end within {END_S:g} s")
     _exit(code)
 
 
 def _exit(code: int) -> NoReturn:
-    """End the process as it is; only what was logged and printed is written."""
+    """End the process as it is. Only logs and printed text are written."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -176,7 +190,8 @@ async def _unless_stopped(stop: asyncio.Event, work: Coroutine[object, object, N
 
     A standby may wait for its store for days, so a signal must end the wait.
     """
-    working, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    working = asyncio.ensure_future(work)
+    stopped = asyncio.ensure_future(stop.wait())
     await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
     if not working.done():
@@ -188,11 +203,16 @@ async def _unless_stopped(stop: asyncio.Event, work: Coroutine[object, object, N
 
 
 async def _watched(node: Node, showing: Coroutine[object, object, None]) -> None:
-    """Show what the node does until it has ended."""
-    shown, ended = asyncio.ensure_future(showing), asyncio.ensure_future(node.wait_ended())
+    """Show the node at work until it has ended."""
+    shown = asyncio.ensure_future(showing)
+    ended = asyncio.ensure_future(node.wait_ended())
     try:
         await asyncio.wait({shown, ended}, return_when=asyncio.FIRST_COMPLETED)
-        await (ended if ended.done() else shown)
+        # Its error is the command's. The end of the node says more than that of the display.
+        if ended.done():
+            await ended
+        else:
+            await shown
     finally:
         shown.cancel()
         ended.cancel()
@@ -200,7 +220,8 @@ async def _watched(node: Node, showing: Coroutine[object, object, None]) -> None
 
 
 def _say_ready(app: App, node: Node, url: str, *, as_json: bool) -> None:
-    workflows, activities = [name for name, _ in app.workflows()], app.activities()
+    workflows = [name for name, _ in app.workflows()]
+    activities = app.activities()
     if as_json:
         facts = {
             "node": node.name,
@@ -211,23 +232,20 @@ def _say_ready(app: App, node: Node, url: str, *, as_json: bool) -> None:
         }
         screen.say(screen.json_text(facts, indent=0))
         return
-    counted = ", ".join(
-        f"{len(names)} {one if len(names) == 1 else many}"
-        for names, one, many in (
-            (workflows, "workflow", "workflows"),
-            (activities, "activity", "activities"),
-        )
-    )
+    counted = f"{screen.counted(len(workflows), 'workflow')}, {len(activities)} activities"
+    if len(activities) == 1:
+        counted = f"{screen.counted(len(workflows), 'workflow')}, 1 activity"
     screen.say(
         f"ready: node {node.name} runs app {app.name!r} ({counted}) on {url}, process {os.getpid()}"
     )
 
 
 def _on_signals(stop: asyncio.Event) -> None:
-    """The first signal asks, the second one ends the process."""
+    """Set `stop` at the first signal, and end the process at the second."""
     loop = asyncio.get_running_loop()
 
     def received(number: int) -> None:
+        # Not by an exception: the code that hangs could catch it.
         if stop.is_set():
             os._exit(128 + number)
         stop.set()

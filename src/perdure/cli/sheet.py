@@ -1,7 +1,7 @@
 """A sheet: a table that is printed while its rows are read, however many there are.
 
-A table of rich looks at every cell before it prints the first row, which takes a millisecond per row. Here the columns
-are as wide as the first rows need, and grow when a later one needs more.
+A table of rich looks at every cell before it prints the first row, which takes a millisecond per
+row. Here the columns are as wide as the first rows need, and grow when a later one needs more.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _GAP = "  "
+# The least width of the last column. On a narrower terminal the terminal folds the lines.
 _LAST_MIN = 20
-"""How narrow the last column may be on a terminal before its lines are left to the terminal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,10 @@ class Sheet:
         self._console: Console = screen.answers()
 
     def add(self, rows: Iterable[Sequence[str]]) -> None:
-        """Print rows. Cells of the last column may have several lines. A terminal folds long ones."""
+        """Print rows.
+
+        Cells of the last column may have several lines. On a terminal long lines are folded.
+        """
         cells = list(rows)
         names = [column.name for column in self._columns]
         for row in [names, *cells]:
@@ -57,21 +60,30 @@ class Sheet:
 
     def _lines(self, row: Sequence[str], styles: Sequence[str]) -> Iterator[str]:
         head = [self._cell(place, cell, styles[place]) for place, cell in enumerate(row[:-1])]
+        before = _GAP.join([*head, ""])
+        # The colours of the head take characters but no columns, so it cannot be measured.
         blank = " " * (sum(self._widths) + len(_GAP) * len(self._widths))
-        for number, text in enumerate(self._folded(row[-1], len(blank))):
-            before = blank if number else _GAP.join([*head, ""])
+        for text in self._folded(row[-1], len(blank)):
             yield f"{before}{screen.styled(self._console, text, styles[-1])}".rstrip() + "\n"
+            before = blank
 
     def _cell(self, place: int, cell: str, style: str) -> str:
         blank = " " * (self._widths[place] - _width(cell))
         text = screen.styled(self._console, cell, style)
-        return f"{blank}{text}" if self._columns[place].is_right else f"{text}{blank}"
+        if self._columns[place].is_right:
+            return f"{blank}{text}"
+        return f"{text}{blank}"
 
     def _folded(self, text: str, used: int) -> Iterator[str]:
-        room = max(_LAST_MIN, self._console.width - used) if self._console.is_terminal else 0
-        for line in text.splitlines() or [""]:
-            for first in range(0, len(line), room) if room and line else [0]:
-                yield line[first : first + room] if room else line
+        lines = text.splitlines() or [""]
+        if not self._console.is_terminal:  # programs like `grep` want one line for one event
+            yield from lines
+            return
+        room = max(_LAST_MIN, self._console.width - used)
+        for line in lines:
+            yield line[:room]
+            for first in range(room, len(line), room):
+                yield line[first : first + room]
 
 
 def _width(text: str) -> int:

@@ -1,4 +1,4 @@
-"""`stats`: how much is in a store, and what waits in it."""
+"""`stats`: the numbers of a store, and of the messages and tasks that wait in it."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ def stats(store: StoreUrl = DEFAULT_URL, as_json: AsJson = False) -> int:
 
 
 async def _read(url: str) -> tuple[StoreInfo, StoreMetrics, dict[str, QueueDepth]]:
+    # One time for both, so that a task is not delayed in one table and visible in the other.
     at_ms = time.time_ns() // 1_000_000
     async with reading(url) as store:
         return store.info, await read_metrics(store, at_ms), await read_queues(store, at_ms)
@@ -63,7 +64,11 @@ def _instances(metrics: StoreMetrics) -> RenderableType:
 
     table = _grid("instances", "")
     for status, count in metrics.instances.items():
-        table.add_row(Text(status, style=COLOURS[status] if count else "bright_black"), str(count))
+        # A status that no instance has is grey, so that the others stand out.
+        style = "bright_black"
+        if count:
+            style = COLOURS[status]
+        table.add_row(Text(status, style=style), str(count))
     table.add_row("in all", str(metrics.total))
     return table
 

@@ -1,7 +1,7 @@
-"""`shop.py:checkout`, `shop.flows:app`: from what a person types to an app and a workflow.
+"""`shop.py:checkout`, `shop.flows:app`: from typed text to an app and a workflow.
 
-The part before the colon is a file or a dotted module, the part after it a name in that module. Without a name the
-module must leave no choice: one app, or one workflow.
+The part before the colon is a file or a dotted module, the part after it a name in that module.
+Without a name the module must leave no choice: one app, or one workflow.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ def find_app(text: str) -> App:
     """The app of `shop.py:app`, or the only one of `shop.py`.
 
     Raises:
-        UsageError: naming what is missing, and what is there instead.
+        UsageError: there is none. The message names the apps of the module.
     """
     where, name = _split(text)
     module = _load(where)
-    if name:
-        found = _attribute(module, where, name)
-        if isinstance(found, App):
-            return found
+    if not name:
+        return _only_app(module, where)
+    found = _attribute(module, where, name)
+    if not isinstance(found, App):
         msg = f"{text} is {_kind(found)}, and a node needs an App: {_choices(where, _apps(module))}"
         raise UsageError(msg)
-    return _only_app(module, where)
+    return found
 
 
 def find_workflow(text: str, app_name: str | None = None) -> Target:
@@ -60,7 +60,7 @@ def find_workflow(text: str, app_name: str | None = None) -> Target:
     `app_name` chooses between several apps of the module by the name of the variable.
 
     Raises:
-        UsageError: naming what is missing, and what is there instead.
+        UsageError: there is none. The message names the workflows of the module.
     """
     where, name = _split(text)
     module = _load(where)
@@ -80,9 +80,10 @@ def find_workflow(text: str, app_name: str | None = None) -> Target:
 
 def _split(text: str) -> tuple[str, str]:
     where, colon, name = text.rpartition(":")
-    if not colon or "/" in name or "\\" in name:  # C:\shop.py has a colon, too
-        where, name = text, ""
-    if not where or (colon and not name and where != text):
+    is_path = "/" in name or "\\" in name  # the colon of C:\shop.py
+    if text and (not colon or is_path):
+        return text, ""
+    if not where or not name:
         msg = (
             f"{text!r} names no code; write FILE:NAME or MODULE:NAME, for example shop.py:checkout"
         )
@@ -91,29 +92,36 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _is_file(where: str) -> bool:
-    return where.endswith(".py") or where.startswith(".") or "/" in where or "\\" in where
+    if where.endswith(".py") or where.startswith("."):
+        return True
+    return "/" in where or "\\" in where
 
 
 # ---------------------------------------------------------------- modules
 
 
 def _load(where: str) -> ModuleType:
-    name = _module_of(Path(where)) if _is_file(where) else where
-    if not _is_file(where):
+    is_file = _is_file(where)
+    if is_file:
+        name = _module_of(Path(where))
+    else:
+        name = where
         _importable(Path.cwd())
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+        # The named module or a package around it is missing, and not one that the module imports.
+        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
             msg = (
                 f"there is no module {error.name!r} here ({Path.cwd()}) or installed; "
                 "check the name, or name a file"
             )
             raise UsageError(msg) from error
         raise UsageError(_cannot_import(where, error)) from error
-    except Exception as error:  # whatever the user's module does at its import
+    except Exception as error:  # the user's module may raise anything at its import
         raise UsageError(_cannot_import(where, error)) from error
-    if _is_file(where) and not _same_file(module, Path(where)):
+    # A file such as `queue.py` has the name of a module that Python has imported already.
+    if is_file and not _same_file(module, Path(where)):
         taken = getattr(module, "__file__", None) or "Python itself"
         msg = f"{where} cannot be imported as {name!r}: that module is {taken}; rename the file"
         raise UsageError(msg)
@@ -136,6 +144,7 @@ def _module_of(path: Path) -> str:
         raise UsageError(msg)
     path = path.resolve()
     parts = [path.stem]
+    # Relative imports in the file need its packages, so the root of these is imported from.
     folder = path.parent
     while (folder / "__init__.py").is_file() and folder.name.isidentifier():
         parts.insert(0, folder.name)
@@ -149,6 +158,7 @@ def _importable(folder: Path) -> None:
     text = str(folder)
     if sys.path[:1] != [text]:
         sys.path.insert(0, text)
+    # Python remembers the content of folders, and the file may be new.
     importlib.invalidate_caches()
 
 
@@ -160,23 +170,23 @@ def _same_file(module: ModuleType, path: Path) -> bool:
 def _cannot_import(where: str, error: Exception) -> str:
     if isinstance(error, SyntaxError):
         return f"cannot import {where}: {error.filename}:{error.lineno}: {error.msg}"
-    place = next((f" (at {f.filename}:{f.lineno})" for f in _own_frames(error)), "")
     return (
-        f"cannot import {where}: {type(error).__name__}: {error}{place}; "
+        f"cannot import {where}: {type(error).__name__}: {error}{_place(error)}; "
         "--debug shows the traceback"
     )
 
 
-def _own_frames(error: Exception) -> list[traceback.FrameSummary]:
-    """The frames in the user's own files, innermost first."""
+def _place(error: Exception) -> str:
+    """The innermost frame in the user's own files."""
     others = (sysconfig.get_path("stdlib"), str(Path(__file__).parent.parent), "<")
-    frames = reversed(traceback.extract_tb(error.__traceback__))
-    return [
-        f for f in frames if not f.filename.startswith(others) and "site-packages" not in f.filename
-    ]
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = frame.filename
+        if not file.startswith(others) and "site-packages" not in file:
+            return f" (at {file}:{frame.lineno})"
+    return ""
 
 
-# ---------------------------------------------------------------- what is in them
+# ---------------------------------------------------------------- names in modules
 
 
 def _apps(module: ModuleType) -> dict[str, App]:
@@ -193,7 +203,10 @@ def _attribute(module: ModuleType, where: str, name: str) -> object:
         if not hasattr(found, part):
             there = {**_apps(module), **_workflows(module)}
             close = get_close_matches(name, there, 1)
-            hint = f"; did you mean {where}:{close[0]}?" if close else f": {_choices(where, there)}"
+            if close:
+                hint = f"; did you mean {where}:{close[0]}?"
+            else:
+                hint = f": {_choices(where, there)}"
             msg = f"{where} has no {name!r}{hint}"
             raise UsageError(msg)
         found = getattr(found, part)
@@ -202,11 +215,18 @@ def _attribute(module: ModuleType, where: str, name: str) -> object:
 
 def _only_app(module: ModuleType, where: str) -> App:
     apps = _apps(module)
-    if len({id(app) for app in apps.values()}) != 1:
-        say = "say which app" if apps else "no App is in it; make one with `app = App(...)`"
-        msg = f"{where}: {say}" + (f": {_choices(where, apps)}" if apps else "")
+    if not apps:
+        msg = f"{where}: no App is in it; make one with `app = App(...)`"
+        raise UsageError(msg)
+    if not _is_one(apps):
+        msg = f"{where}: say which app: {_choices(where, apps)}"
         raise UsageError(msg)
     return next(iter(apps.values()))
+
+
+def _is_one(apps: Mapping[str, App]) -> bool:
+    """Whether all names stand for one app, which may have several in a module."""
+    return len(set(map(id, apps.values()))) == 1
 
 
 def _app_of(
@@ -225,12 +245,13 @@ def _app_of(
             )
             raise UsageError(msg)
         return app
+    # The named module may only import the workflow. Then its app may be in its own module.
     home = sys.modules.get(workflow.__module__)
     for place in (module, home):
         if place is None:
             continue
         apps = {name: app for name, app in _apps(place).items() if _has(app, workflow)}
-        if len({id(app) for app in apps.values()}) == 1:
+        if _is_one(apps):
             return next(iter(apps.values()))
         if apps:
             msg = (
@@ -256,10 +277,14 @@ def _kind(value: object) -> str:
         return f"the workflow {value.name!r}"
     if isinstance(value, Activity):
         return f"the activity {value.name!r}"
-    article = "an" if type(value).__name__[:1].lower() in "aeiou" else "a"
+    article = "a"
+    if type(value).__name__[:1].lower() in "aeiou":
+        article = "an"
     return f"{article} {type(value).__name__}"
 
 
 def _choices(where: str, there: Mapping[str, object]) -> str:
     names = [f"{where}:{name}" for name in there]
-    return f"it has {', '.join(names)}" if names else "it has none"
+    if names:
+        return f"it has {', '.join(names)}"
+    return "it has none"

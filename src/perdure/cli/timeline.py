@@ -1,8 +1,9 @@
-"""A history as the steps that people think in, and the steps as bars on one scale of time.
+"""A history as steps, and the steps as bars on one scale of time.
 
-A step is what workflow code waited for or had done: an activity with all its attempts, a timer, a message, a child, a
-checkpoint. The journal has no time for a command, only for what the code is told; a command is given while the code
-digests a delivery, so its time is that of the delivery before it.
+A step is one thing that workflow code waited for or did: an activity with all its attempts, a
+timer, a message, a child, a checkpoint. The journal has times for deliveries, and none for
+commands. The code gives a command while it digests a delivery, so the time of that delivery is the
+time of the command.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Kind = Literal[
 StepOutcome = Literal["open", "retrying", "completed", "failed", "cancelled"]
 
 ROWS = 40
-"""How many steps `render` shows unless it is told otherwise."""
+"""The default number of steps that `render` shows."""
 _BAR_COLUMNS = (10, 48)
 _NAME_COLUMNS = (12, 40)
 _DETAIL_COLUMNS = 60
@@ -33,10 +34,10 @@ _DETAIL_COLUMNS = 60
 
 @dataclass(slots=True)
 class Step:
-    """One step. Times are milliseconds since 1970; `ended_ms` is None while it is open.
+    """One step. Times are milliseconds since 1970. `ended_ms` is None while it is open.
 
-    `seq` is the number of its command in the execution (0: it has none). `detail` is what went wrong, or what the
-    step is about: the reason of a retry, the id of a child.
+    `seq` is the number of its command in the execution (0: it has none). `detail` is a failure, the
+    reason of a retry, or the id of a child.
     """
 
     kind: Kind
@@ -54,13 +55,36 @@ class Step:
         return self.ended_ms is None
 
     def duration_ms(self, now_ms: int) -> int:
-        """How long it took, or has taken until `now_ms`."""
-        return max(0, (self.ended_ms if self.ended_ms is not None else now_ms) - self.started_ms)
+        """The time that it took, or has taken until `now_ms`."""
+        until_ms = now_ms
+        if self.ended_ms is not None:
+            until_ms = self.ended_ms
+        # The clock of this process may be behind that of the node.
+        return max(0, until_ms - self.started_ms)
+
+    def end(self, at_ms: int, outcome: StepOutcome, failure: Failure | None = None) -> None:
+        """It has ended."""
+        self.ended_ms = at_ms
+        self.outcome = outcome
+        if failure is not None:
+            self.detail = failure.display()
+
+    def retry(self, attempt: int, failure: Failure) -> None:
+        """An attempt has failed, and there will be another one."""
+        self.attempts = attempt + 1
+        self.outcome = "retrying"
+        self.detail = f"attempt {attempt}: {failure.display()}"
+
+    def succeed_in(self, attempts: int) -> None:
+        """The attempts of the past do not matter any more."""
+        self.attempts = attempts
+        if self.kind == "activity":
+            self.detail = None
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The execution itself: what the bars are drawn in. `ended_ms` is None while it runs."""
+    """The time of the execution itself. `ended_ms` is None while it runs."""
 
     started_ms: int
     latest_ms: int
@@ -76,20 +100,24 @@ def steps(history: Iterable[HistoryEvent]) -> list[Step]:
 
 
 def span(history: Iterable[HistoryEvent]) -> Span:
-    """When an execution began, when it was told something last, and when it ended."""
-    started = latest = 0
+    """The times of an execution's first delivery, its last delivery, and its end."""
+    started = 0
+    latest = 0
     ended: int | None = None
     for entry in history:
         at: int | None = getattr(entry.event, "at", None)
-        if at is not None:
-            started, latest = started or at, max(latest, at)
-            if isinstance(entry.event, ev.END_EVENTS):
-                ended = at
+        if at is None:
+            continue
+        if not started:
+            started = at
+        latest = max(latest, at)
+        if isinstance(entry.event, ev.END_EVENTS):
+            ended = at
     return Span(started, latest, ended)
 
 
 class _Reader:
-    """Walks a history once; knows the time, and which steps are open."""
+    """Walks a history once, with the time and the open steps."""
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
@@ -99,8 +127,10 @@ class _Reader:
 
     def read(self, event: ev.AnyEvent) -> None:
         at: int | None = getattr(event, "at", None)
+        # A clock may have been set back. In a view time only goes on.
         if at is not None:
             self.now = max(self.now, at)
+        # Some events are no steps: a change of the custom status, for example.
         handler = _HANDLERS.get(type(event))
         if handler is not None:
             handler(self, event)
@@ -115,32 +145,40 @@ class _Reader:
     def at_once(self, kind: Kind, name: str, seq: int = 0, detail: str | None = None) -> None:
         step = self.begin(kind, name, seq, detail)
         self._open.pop(seq, None)
-        self._end(step, "completed")
-
-    def _end(self, step: Step, outcome: StepOutcome, failure: Failure | None = None) -> None:
-        step.ended_ms, step.outcome = self.now, outcome
-        if failure is not None:
-            step.detail = failure.display()
+        step.end(self.now, "completed")
 
     def answer(self, seq: int, failure: Failure | None = None, attempts: int = 1) -> None:
         step = self._open.pop(seq, None)
         if step is None:
             return  # cancelled before: the answer came too late to count
-        step.attempts = attempts
-        if step.kind == "activity":
-            step.detail = None
-        self._end(step, "failed" if failure is not None else "completed", failure)
+        step.succeed_in(attempts)
+        if failure is not None:
+            step.end(self.now, "failed", failure)
+        else:
+            step.end(self.now, "completed")
 
     def attempt_failed(self, event: ev.AttemptFailed) -> None:
         step = self._open.get(event.seq)
         if step is not None:
-            step.attempts, step.outcome = event.attempt + 1, "retrying"
-            step.detail = f"attempt {event.attempt}: {event.failure.display()}"
+            step.retry(event.attempt, event.failure)
+
+    def call(self, event: ev.CallStarted) -> None:
+        # A detached instance answers to nobody, so its step has ended with its start.
+        if event.detached:
+            self.at_once("detached", event.workflow, event.seq, event.target)
+        else:
+            self.begin("child", event.workflow, event.seq, event.target)
+
+    def wait(self, event: ev.WaitStarted) -> None:
+        kind: Kind = "message"
+        if event.positional:
+            kind = "event"
+        self.begin(kind, event.channel, event.seq)
 
     def cancel(self, seq: int) -> None:
         step = self._open.pop(seq, None)
         if step is not None:
-            self._end(step, "cancelled")
+            step.end(self.now, "cancelled")
 
     def pause(self, event: ev.Paused) -> None:
         if self._pause is None:
@@ -148,14 +186,14 @@ class _Reader:
 
     def resume(self) -> None:
         if self._pause is not None:
-            self._end(self._pause, "completed")
+            self._pause.end(self.now, "completed")
             self._pause = None
 
     def close(self) -> None:
-        """The execution has ended: nobody waits for what is still open."""
+        """End the execution. Its open steps are not awaited any more."""
         self.resume()
         for step in self._open.values():
-            self._end(step, "cancelled")
+            step.end(self.now, "cancelled")
         self._open.clear()
 
     def raised(self, event: ev.EventRaised) -> None:
@@ -170,14 +208,10 @@ _HANDLERS: dict[type[ev.Event], Callable[[_Reader, Any], object]] = {
     ev.AttemptFailed: _Reader.attempt_failed,
     ev.TimerStarted: lambda r, e: r.begin("timer", e.name or duration(e.fire_at - r.now), e.seq),
     ev.TimerFired: lambda r, e: r.answer(e.seq),
-    ev.WaitStarted: lambda r, e: r.begin("event" if e.positional else "message", e.channel, e.seq),
+    ev.WaitStarted: _Reader.wait,
     ev.Received: lambda r, e: r.answer(e.seq),
     ev.EventRaised: _Reader.raised,
-    ev.CallStarted: lambda r, e: (
-        r.at_once("detached", e.workflow, e.seq, e.target)
-        if e.detached
-        else r.begin("child", e.workflow, e.seq, e.target)
-    ),
+    ev.CallStarted: _Reader.call,
     ev.Replied: lambda r, e: r.answer(e.seq, e.failure),
     ev.StepStarted: lambda r, e: r.begin("checkpoint", e.name, e.seq),
     ev.StepRecorded: lambda r, e: r.answer(e.seq, e.failure),
@@ -199,7 +233,9 @@ def duration(ms: int) -> str:
     if ms < 1_000:
         return f"{max(0, ms)} ms"
     if ms < 60_000:
-        digits = 2 if ms < 10_000 else 1
+        digits = 1
+        if ms < 10_000:
+            digits = 2
         return f"{ms / 1000:.{digits}f}".rstrip("0").rstrip(".") + " s"
     seconds = ms // 1000
     for name, size, part, part_size in (
@@ -208,8 +244,11 @@ def duration(ms: int) -> str:
         ("m", 60, "s", 1),
     ):
         if seconds >= size:
+            text = f"{seconds // size}{name}"
             rest = seconds % size // part_size
-            return f"{seconds // size}{name}" + (f" {rest}{part}" if rest else "")
+            if rest:
+                text += f" {rest}{part}"
+            return text
     raise AssertionError(ms)
 
 
@@ -220,11 +259,11 @@ MARKS: dict[StepOutcome, tuple[str, str]] = {
     "failed": ("✗", "red"),
     "cancelled": ("–", "bright_black"),
 }
-"""How an outcome is marked, and its colour."""
+"""The mark of an outcome, and its colour."""
 
 
 class Timeline:
-    """Steps as a table with bars; give it to a rich console. As wide as the console allows."""
+    """Steps as a table with bars, for a rich console. It is as wide as the console allows."""
 
     def __init__(self, shown: Sequence[Step], scale: Span, now_ms: int, rows: int | None) -> None:
         """Made by `render`."""
@@ -244,9 +283,9 @@ class Timeline:
                 style="bright_black",
             )
             return
-        name_columns = min(
-            max(_NAME_COLUMNS[0], *(len(step.name) for step in self._steps)), _NAME_COLUMNS[1]
-        )
+        longest = max(len(step.name) for step in self._steps)
+        name_columns = min(max(_NAME_COLUMNS[0], longest), _NAME_COLUMNS[1])
+        # The columns besides the bars: kind, name, at, took, tries and a short outcome.
         fixed = 11 + name_columns + 9 + 9 + 6 + 22
         columns = min(max(options.max_width - fixed, _BAR_COLUMNS[0]), _BAR_COLUMNS[1])
         table = Table(box=None, pad_edge=False, show_edge=False, header_style="bright_black")
@@ -265,15 +304,15 @@ class Timeline:
         yield table
 
     def _visible(self) -> Iterator[Step | int]:
-        """The rows: the first and the last of too many, and between them how many are left out."""
-        left_out = len(self._steps) - self._rows if self._rows is not None else 0
-        if self._rows is None or left_out <= 0:
+        """The rows. Of too many the first and the last, and between them the number of others."""
+        count = len(self._steps)
+        if self._rows is None or count <= self._rows:
             yield from self._steps
             return
         half = self._rows // 2
         yield from self._steps[: self._rows - half]
-        yield left_out
-        yield from self._steps[len(self._steps) - half :] if half else ()
+        yield count - self._rows
+        yield from self._steps[count - half :]
 
     def _row(self, step: Step, columns: int) -> list[Text]:
         from rich.text import Text
@@ -282,20 +321,25 @@ class Timeline:
         outcome = Text(f"{mark} {step.outcome}", style=colour)
         if step.detail:
             outcome.append(f"  {' '.join(step.detail.split())}", style="bright_black")
+        attempts = Text("")
+        if step.kind == "activity":
+            style = "bright_black"
+            if step.attempts > 1:
+                style = "yellow"
+            attempts = Text(str(step.attempts), style=style)
         return [
             Text(step.kind),
             Text(step.name),
             Text(self._bar(step, columns), style=colour),
             Text(f"+{duration(step.started_ms - self._scale.started_ms)}", style="bright_black"),
             Text(duration(step.duration_ms(self.now_ms))),
-            Text(str(step.attempts), style="yellow" if step.attempts > 1 else "bright_black")
-            if step.kind == "activity"
-            else Text(""),
+            attempts,
             outcome,
         ]
 
     def _bar(self, step: Step, columns: int) -> str:
         whole = max(1, self.now_ms - self._scale.started_ms)
+        # A step that began just now, or took no time, is still one mark that can be seen.
         begin = min(int((step.started_ms - self._scale.started_ms) * columns / whole), columns - 1)
         length = max(1, round(step.duration_ms(self.now_ms) * columns / whole))
         return " " * begin + "━" * min(length, columns - begin)
@@ -306,10 +350,14 @@ def render(
 ) -> Timeline:
     """The timeline of one execution, for a rich console.
 
-    Open steps reach to `now_ms` (default: the latest time in the history). `rows` limits how many steps are shown:
-    the first and the last ones (None: all).
+    Open steps reach to `now_ms` (default: the latest time in the history). At most `rows` steps are
+    shown, the first and the last ones (None: all).
     """
     kept = list(history)
     scale = span(kept)
-    now = scale.ended_ms if scale.ended_ms is not None else max(now_ms or 0, scale.latest_ms)
+    now = scale.latest_ms
+    if scale.ended_ms is not None:
+        now = scale.ended_ms
+    elif now_ms is not None:
+        now = max(now_ms, scale.latest_ms)
     return Timeline(steps(kept), scale, now, rows)

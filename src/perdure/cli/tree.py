@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def tree(id: Id, store: StoreUrl = DEFAULT_URL, as_json: AsJson = False) -> int:
-    """Show an instance with its children, and theirs; detached instances are nobody's children."""
+    """Show an instance with its children, and theirs. Detached instances have no parent."""
     found = asyncio.run(_read(store, id))
     if as_json:
         screen.json(_nested(found))
@@ -60,10 +60,13 @@ def _drawn(root: Tree) -> Branch:
 
     def label(branch: Tree) -> Text:
         instance = branch.instance
-        why = f" ({instance.reason})" if instance.reason else ""
+        why = ""
+        if instance.reason:
+            why = f" ({instance.reason})"
         state = (instance.status + why, COLOURS.get(instance.status, ""))
         return Text.assemble(instance.id, " ", (instance.type, "bright_black"), " ", state)
 
+    # Without recursion, as in `_nested`.
     drawn = Branch(label(root))
     waiting = [(root, drawn)]
     while waiting:

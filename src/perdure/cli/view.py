@@ -1,4 +1,4 @@
-"""Rows, events and payloads as JSON: the documents that `--json` prints, and what tables show."""
+"""Rows, events and payloads as JSON, for the documents of `--json` and for tables."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from perdure.kernel.refusal import command_name
 Json = dict[str, object]
 
 _PAYLOADS = frozenset({"input", "result", "value", "values", "details", "status", "attributes"})
-"""Fields of events that hold a payload; other bytes are ids."""
+"""Fields of events that hold a payload. Other bytes are ids."""
 
 
 def time_text(at_ms: int | None) -> str | None:
-    """A time as ISO 8601 in UTC; None for none."""
-    if not at_ms:
+    """A time as ISO 8601 in UTC. None for none."""
+    if not at_ms:  # rows have 0 for a time that is not set
         return None
     return moment(at_ms).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
@@ -36,11 +36,12 @@ def payload_json(data: object) -> object:
     try:
         return to_json(data)
     except DecodeError as error:
+        # A newer release, or a payload codec of the user, may have written it.
         return {"undecodable": str(error), "hex": data.hex()}
 
 
 def is_undecodable(document: object) -> bool:
-    """Whether this is what `payload_json` gives for a payload that cannot be read."""
+    """Whether this is the result of `payload_json` for a payload that cannot be read."""
     return isinstance(document, dict) and "undecodable" in document
 
 
@@ -56,7 +57,7 @@ def failure_json(failure: Failure | None) -> Json | None:
 
 
 def failure_lines(failure: Failure) -> list[tuple[str, str]]:
-    """A failure for people: what each line is ("failure", "caused by", ...), and its text."""
+    """A failure for people: lines with a name ("failure", "caused by", ...) and a text."""
     lines = [("failure", failure.display()), ("", failure.traceback.rstrip())]
     lines += [("caused by", f"{kind}: {message}") for kind, message in failure.causes]
     for part in failure.parts:
@@ -67,7 +68,7 @@ def failure_lines(failure: Failure) -> list[tuple[str, str]]:
 
 
 def row_json(row: UnitRow) -> Json:
-    """An instance as JSON: what `ls --json` has for each, and the beginning of `show --json`."""
+    """An instance as JSON, for each item of `ls --json` and the beginning of `show --json`."""
     return {
         "id": row.id,
         "type": row.type,
@@ -93,7 +94,7 @@ def row_json(row: UnitRow) -> Json:
 
 
 def outcome_json(row: UnitRow) -> Json:
-    """How an instance stands, for `run --json` and `wait --json`."""
+    """The state of an instance, for `run --json` and `wait --json`."""
     document = row_json(row)
     return {key: document[key] for key in ("id", "type", "status", "reason", "result", "failure")}
 
@@ -104,28 +105,37 @@ def event_json(entry: HistoryEvent) -> Json:
 
 
 def fields_json(event: AnyEvent) -> Json:
-    """The fields of an event; times are ISO 8601."""
+    """The fields of an event. Times are ISO 8601."""
     document: Json = {}
     for name in event.__struct_fields__:
-        value: object = getattr(event, name)
-        if name in ("at", "fire_at", "retry_at") and isinstance(value, int):
-            document[name] = time_text(value)
-        elif isinstance(value, bytes):
-            document[name] = payload_json(value) if name in _PAYLOADS else value.hex()
-        elif isinstance(value, Failure):
-            document[name] = failure_json(value)
-        elif isinstance(event, Refused) and name == "command":
+        if isinstance(event, Refused) and name == "command":
+            # A number in the journal, which tells people nothing.
             document[name] = command_name(event.command)
-        elif isinstance(value, msgspec.Struct):  # the parent of a child
-            parent = msgspec.structs.asdict(value)
-            document[name] = {k: v.hex() if isinstance(v, bytes) else v for k, v in parent.items()}
         else:
-            document[name] = value
+            document[name] = _field_json(name, getattr(event, name))
     return document
+
+
+def _field_json(name: str, value: object) -> object:
+    if name in ("at", "fire_at", "retry_at") and isinstance(value, int):
+        return time_text(value)
+    if isinstance(value, bytes):
+        if name in _PAYLOADS:
+            return payload_json(value)
+        return value.hex()
+    if isinstance(value, Failure):
+        return failure_json(value)
+    if isinstance(value, msgspec.Struct):  # the parent of a child
+        parent = msgspec.structs.asdict(value)
+        return {part: _field_json(part, inner) for part, inner in parent.items()}
+    return value
 
 
 def step_json(step: Step) -> Json:
     """A step of a timeline as JSON."""
+    duration_ms = None
+    if step.ended_ms is not None:
+        duration_ms = step.ended_ms - step.started_ms
     return {
         "kind": step.kind,
         "name": step.name,
@@ -133,6 +143,6 @@ def step_json(step: Step) -> Json:
         "attempts": step.attempts,
         "started_at": time_text(step.started_ms),
         "ended_at": time_text(step.ended_ms),
-        "duration_ms": None if step.ended_ms is None else step.ended_ms - step.started_ms,
+        "duration_ms": duration_ms,
         "detail": step.detail,
     }

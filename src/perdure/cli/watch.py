@@ -1,4 +1,4 @@
-"""An instance until its end, seen through its row: each commit wakes the watch, nothing polls."""
+"""Watching an instance until its end, by its row. Each commit wakes the watch."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 
 from perdure.cli.door import find, is_posted, must_find
-from perdure.cli.outcome import is_set_aside
+from perdure.cli.outcome import is_held
 from perdure.description import HistoryEvent, events_of
 from perdure.errors import DecodeError, Timeout
 from perdure.kernel.commit import CLOSED, UnitRow
 from perdure.ports.store import Journal, Store
 
 ROUND_MS = 60_000
-"""How long one wait for a change lasts; it is then simply repeated."""
+"""The length of one wait for a change, which is repeated."""
 _PAGE = 500
 """Rows of a journal that are read at once."""
 PAUSE_S = 0.1
-"""What a person can follow: changes that come faster are shown together."""
+"""The pause between two views. Changes that come faster are shown together."""
 
 Change = Callable[[UnitRow, list[HistoryEvent]], None]
 
@@ -37,12 +37,12 @@ class Watch:
     async def until_end(
         self, *, timeout_s: float | None = None, change: Change | None = None
     ) -> UnitRow:
-        """The row when the instance has ended, or was set aside, which no waiting cures.
+        """The row when the instance has ended, or is held, which no waiting cures.
 
         `change` sees the row and the history, now and after each change.
 
         Raises:
-            NotFound: nobody started it.
+            NotFound: it was never started.
             Timeout: it has not ended in time.
         """
         try:
@@ -55,26 +55,30 @@ class Watch:
         while True:
             view = await find(self._store, self._id)
             if view is None:
-                if not await is_posted(self._store, self._id):
-                    view = await must_find(self._store, self._id)  # it may have begun this moment
-                else:
+                if await is_posted(self._store, self._id):
                     await self._store.wait_change(self._id, 0, ROUND_MS)
                     continue
+                # It may have begun between these two looks. Otherwise this raises.
+                view = await must_find(self._store, self._id)
             row = view.row
             if change is not None:
                 change(row, await self.read_history())
-            if row.status in CLOSED or is_set_aside(row):
+            if row.status in CLOSED or is_held(row):
                 return row
+            # Only for people: a wait without a view ends with the commit.
             if change is not None:
                 await asyncio.sleep(PAUSE_S)
             await self._store.wait_change(self._id, view.version, ROUND_MS)
 
     async def read_history(self) -> list[HistoryEvent]:
-        """The history of the current execution; what was read before is not read again."""
+        """The history of the current execution. Events that were read before are not read again."""
         view = await must_find(self._store, self._id)
-        if view.row.execution != self._execution:
-            self._execution, self.history = view.row.execution, []
-        known = self.history[-1].number if self.history else 0
+        if view.row.execution != self._execution:  # it has continued as new
+            self._execution = view.row.execution
+            self.history = []
+        known = 0
+        if self.history:
+            known = self.history[-1].number
         async for part in read_parts(self._store, self._id, self._execution, known):
             self.history += part.events
         return self.history
@@ -83,7 +87,9 @@ class Watch:
         view = await find(self._store, self._id)
         state = "has not begun: no node has taken it"
         if view is not None:
-            state = f"is {view.row.status}" + (f" ({view.row.reason})" if view.row.reason else "")
+            state = f"is {view.row.status}"
+            if view.row.reason:
+                state += f" ({view.row.reason})"
         return (
             f"{self._id!r} has not ended within {timeout_s:g} s; it {state}. "
             "It goes on: wait again, or cancel it"
@@ -108,6 +114,7 @@ async def read_parts(store: Store, id: str, execution: int, known: int = 0) -> A
         page = await store.query(Journal(unit=id, execution=execution, after=after, limit=_PAGE))
         part = Part()
         for chunk in page.items:
+            # A chunk of known events is not decoded again.
             if chunk.first + chunk.count - 1 <= known:
                 continue
             try:

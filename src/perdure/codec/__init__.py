@@ -1,14 +1,16 @@
-"""Typed values as bytes, and back: what a journal, an inbox and a wire carry.
+"""Typed values as bytes, and back, for journals, inboxes and wires.
 
-A payload is one byte that names the format and a body. The default format is msgpack, encoded by `msgspec`, without
-pickle and without names of classes, so that other languages and other versions of the code can read it. Raw bytes pass
-through untouched. Encoding is deterministic: a value gives the same bytes in every process, as replay compares them.
+A payload is one byte that names the format, and a body. The default format is msgpack, encoded by
+`msgspec`, without pickle and without names of classes. So other languages and other versions of the
+code can read it. Raw bytes pass through untouched. Encoding is deterministic: a value has the same
+bytes in every process, because replay compares them.
 
     plain.py        values that msgspec does not know (pydantic, paths), and sets in a fixed order
-    fault.py        when something cannot be encoded or decoded: where, why, and the remedy
-    declared.py     annotations: resolved and checked when a definition is made, not when it runs
-    derived.py      types that nobody declared: told from values and results
-    payload.py      the formats; `encode`, `decode`, `TypeCodec` for one declared type
+    fault.py        values that cannot be encoded or decoded: where, why, and the remedy
+    failure.py      an exception as data
+    declared.py     annotations, resolved and checked when a definition is made, not when it runs
+    derived.py      types without a declaration, told from values and results
+    payload.py      the formats: `encode`, `decode`, `TypeCodec` for one declared type
     signature.py    `Signature` for the arguments of a function
     text.py         payloads for people: JSON in and out
 """

@@ -1,7 +1,7 @@
 """Declared types: resolved and checked once, when a definition is made.
 
-What cannot work is refused here, with the name of the function, the parameter and the remedy, so that no instance is
-ever started whose arguments cannot be read.
+A type that cannot work is refused here, with the name of the function, the parameter and the
+remedy. So no instance is ever started whose arguments cannot be read.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import collections.abc
 import functools
 import inspect
 import re
-import types
 import typing
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,8 +25,12 @@ _UNRESOLVED = (
 
 
 def hints_of(fn: Callable[..., object], what: str) -> dict[str, Any]:
-    """The annotations of `fn` as types, by parameter name and "return". Raises TypeError for an unknown name."""
+    """The annotations of `fn` as types, by parameter name and "return".
+
+    Raises TypeError for an unknown name.
+    """
     target: Any = fn
+    # The annotations are on the function inside: behind partials, wrappers and callable objects.
     while isinstance(target, functools.partial):
         target = typing.cast("functools.partial[object]", target).func
     target = inspect.unwrap(target)
@@ -36,45 +39,53 @@ def hints_of(fn: Callable[..., object], what: str) -> dict[str, Any]:
     try:
         return typing.get_type_hints(target, localns=_enclosing_names(target), include_extras=True)
     except Exception as error:  # an annotation is an expression: evaluating it can raise anything
-        missing = getattr(error, "name", None) or ""
-        texts: dict[str, object] = {}
-        with suppress(
-            NameError
-        ):  # without the future import, Python 3.14 evaluates them here and fails again
-            texts = getattr(target, "__annotations__", texts)
-        for name, text in texts.items():
-            if isinstance(text, str) and (
-                not missing or re.search(rf"\b{re.escape(missing)}\b", text)
-            ):
-                part = "the result" if name == "return" else f"parameter '{name}'"
-                raise TypeError(
-                    f"{what}: the annotation '{text}' of {part} cannot be resolved: {error}; {_UNRESOLVED}"
-                ) from error
-        raise TypeError(
-            f"{what}: its annotations cannot be resolved: {error}; {_UNRESOLVED}"
-        ) from error
+        subject = _unresolved(target, getattr(error, "name", None))
+        raise TypeError(f"{what}: {subject} cannot be resolved: {error}; {_UNRESOLVED}") from error
+
+
+def _unresolved(target: Any, missing: str | None) -> str:
+    """The annotation to blame: the first that has the missing name, or the first at all."""
+    texts: dict[str, object] = {}
+    # Without the future import, Python 3.14 evaluates the annotations here and fails again.
+    with suppress(NameError):
+        texts = getattr(target, "__annotations__", texts)
+    for name, text in texts.items():
+        if not isinstance(text, str):
+            continue
+        if missing and not re.search(rf"\b{re.escape(missing)}\b", text):
+            continue
+        part = f"parameter '{name}'"
+        if name == "return":
+            part = "the result"
+        return f"the annotation '{text}' of {part}"
+    return "its annotations"
 
 
 def _enclosing_names(fn: Any) -> dict[str, object]:
-    """The local names of the functions inside which `fn` is being defined: in tests, types often live there."""
+    """The local names of the functions inside which `fn` is being defined.
+
+    Types of tests often live there, and `typing` looks at global names only.
+    """
     names: dict[str, object] = {}
     outer = getattr(fn, "__qualname__", "")
     scopes: set[str] = set()
     while ".<locals>." in outer:
         outer = outer.rpartition(".<locals>.")[0]
         scopes.add(outer)
-    frame: types.FrameType | None = inspect.currentframe() if scopes else None
+    if not scopes:
+        return names
+    module = getattr(fn, "__globals__", None)
+    frame = inspect.currentframe()
     while frame is not None:
-        if frame.f_code.co_qualname in scopes and frame.f_globals is getattr(
-            fn, "__globals__", None
-        ):
+        # Functions of the same name in other modules may be running, too.
+        if frame.f_code.co_qualname in scopes and frame.f_globals is module:
             names = {**frame.f_locals, **names}  # an inner scope is met first and wins
         frame = frame.f_back
     return names
 
 
 def check_type(type_: Any, what: str) -> None:
-    """Raise TypeError, naming `what` and the remedy, for a type that payloads cannot carry."""
+    """Raise TypeError, naming `what` and the remedy, for a type that payloads cannot hold."""
     try:
         root = msgspec.inspect.type_info(type_)
         msgspec.msgpack.Decoder(type_, dec_hook=from_plain)
@@ -85,46 +96,48 @@ def check_type(type_: Any, what: str) -> None:
     except Exception as error:  # whatever a foreign class does when its fields are read
         raise TypeError(f"{what}: {error}; {_remedy(str(error))}") from error
     stack: list[object] = [root]
-    seen: set[int] = set()
+    seen: set[int] = set()  # types may be recursive
     while stack:
         node = stack.pop()
         if isinstance(node, tuple):
             stack.extend(typing.cast("tuple[object, ...]", node))
-        elif (
-            isinstance(node, (msgspec.inspect.Type, msgspec.inspect.Field)) and id(node) not in seen
-        ):
+            continue
+        if id(node) in seen:
+            continue
+        if isinstance(node, (msgspec.inspect.Type, msgspec.inspect.Field)):
             seen.add(id(node))
             _check_node(node, type_, what)
-            stack.extend(
-                getattr(node, name)
-                for name in node.__struct_fields__
-                if name not in {"default", "default_factory"}
-            )
+            # A default is a value, not a type.
+            fields = [n for n in node.__struct_fields__ if n not in {"default", "default_factory"}]
+            stack.extend(getattr(node, name) for name in fields)
 
 
 def _check_node(node: object, type_: Any, what: str) -> None:
     if isinstance(node, msgspec.inspect.CustomType) and not known(node.cls):
-        inside = "" if node.cls is type_ else f" in {_show(type_)}"
+        inside = ""
+        if node.cls is not type_:
+            inside = f" in {_show(type_)}"
         raise TypeError(
             f"{what}: {_show(node.cls)}{inside} cannot be carried; {_instead_of(node.cls)}"
         )
     if isinstance(node, msgspec.inspect.DataclassType):
-        private = [
-            field.name
-            for field in getattr(node.cls, "__attrs_attrs__", ())
-            if field.name.startswith("_")
-        ]
-        if private:  # msgspec leaves them out, silently
-            raise TypeError(
-                f"{what}: the private field '{private[0]}' of {_show(node.cls)} would be lost; rename it"
-            )
+        for field in getattr(node.cls, "__attrs_attrs__", ()):
+            # msgspec leaves private fields of attrs classes out, without an error.
+            if field.name.startswith("_"):
+                raise TypeError(
+                    f"{what}: the private field '{field.name}' of {_show(node.cls)} would be lost; "
+                    "rename it"
+                )
 
 
 def _remedy(message: str) -> str:
     if "custom type" in message:
         return "put the alternatives into one wrapper type, with an optional field for each"
     if "union" in message:
-        return "tag the alternatives (`class A(msgspec.Struct, tag=True)`) or put them into one wrapper type"
+        return (
+            "tag the alternatives (`class A(msgspec.Struct, tag=True)`) "
+            "or put them into one wrapper type"
+        )
     return "use a dataclass, msgspec.Struct, attrs class, pydantic model or plain types"
 
 
@@ -141,6 +154,6 @@ def _instead_of(cls: type[Any]) -> str:
 
 
 def _show(type_: Any) -> str:
-    return (
-        type_.__qualname__ if isinstance(type_, type) and not typing.get_args(type_) else str(type_)
-    )
+    if isinstance(type_, type) and not typing.get_args(type_):
+        return type_.__qualname__
+    return str(type_)

@@ -6,8 +6,9 @@ The first byte says how to read the rest:
     0x01  msgpack, the default
     0x02  JSON, for people and for other languages
 
-Other values are kept for compression and encryption. What runs for each step holds bound methods of msgspec's encoders
-and decoders and looks at little more than the marker; what went wrong is worked out afterwards.
+Other values are kept for compression and encryption. Encoding and decoding run for each step of a
+workflow. So they hold bound methods of msgspec's encoders and decoders and look at little more than
+the marker. The cause of a failure is worked out afterwards.
 """
 
 from __future__ import annotations
@@ -32,20 +33,26 @@ T = TypeVar("T")
 
 
 def encode(value: object) -> bytes:
-    """A payload of any value: raw for bytes, else msgpack. Raises EncodeError with the path of what is not data."""
+    """A payload of any value: raw for bytes, else msgpack.
+
+    Raises EncodeError with the path of the part that is not data.
+    """
     return _UNTYPED.encode(value)
 
 
 def decode(data: bytes, as_type: object = Any) -> Any:
-    """The value of a payload, checked against `as_type`; plain data when no type is given. Raises DecodeError."""
+    """The value of a payload, checked against `as_type`. Without a type it is plain data.
+
+    Raises DecodeError.
+    """
     if as_type is Any:
         return _UNTYPED.decode(data)
     codec: TypeCodec[Any]
     try:
         codec = _codec_of(as_type)
-    except (
-        TypeError
-    ):  # metadata of Annotated need not be hashable; a type that cannot be carried raises again
+    except TypeError:
+        # The metadata of an Annotated type need not be hashable, so that the cache cannot have it.
+        # A type that payloads cannot hold raises again here.
         codec = TypeCodec(as_type, "value")
     return codec.decode(data)
 
@@ -56,14 +63,16 @@ def digest(data: bytes) -> str:
 
 
 def bad_marker(data: bytes, what: str) -> DecodeError:
-    """The error for a payload whose first byte nobody here knows."""
+    """The error for a payload whose first byte is unknown here."""
     if not data:
         return DecodeError(
-            f"{what}: the payload is empty, without even a format marker; it was not written by `encode`"
+            f"{what}: the payload is empty, without even a format marker; "
+            "it was not written by `encode`"
         )
     return DecodeError(
-        f"{what}: unknown format marker 0x{data[0]:02x} (known: 0x00 raw, 0x01 msgpack, 0x02 JSON); it was written by "
-        "a newer version or with a payload codec that is missing here: upgrade this process or configure the codec"
+        f"{what}: unknown format marker 0x{data[0]:02x} (known: 0x00 raw, 0x01 msgpack, 0x02 "
+        "JSON); it was written by a newer version or with a payload codec that is missing here: "
+        "upgrade this process or configure the codec"
     )
 
 
@@ -74,13 +83,16 @@ def encode_error(what: str, value: object, error: Exception) -> EncodeError:
 
 
 def _at(path: str) -> str:
-    return f" at '{path.lstrip('.')}'" if path else ""
+    if path:
+        return f" at '{path.lstrip('.')}'"
+    return ""
 
 
 class TypeCodec(Generic[T]):
     """Values of one declared type. `what` names them in errors: "result of activity 'charge'".
 
-    Raises TypeError when the type cannot be carried. Decoding is strict: text is never taken for a number.
+    Raises TypeError for a type that payloads cannot hold. Decoding is strict: text is never taken
+    for a number.
     """
 
     __slots__ = ("_decode", "_raw", "type", "what")
@@ -95,8 +107,9 @@ class TypeCodec(Generic[T]):
         ).decode
 
     def encode(self, value: T) -> bytes:
-        """A payload of `value`. Raises EncodeError with the path of what is not data."""
+        """A payload of `value`. Raises EncodeError with the path of the part that is not data."""
         try:
+            # Scalars come first: most values are, and neither nest nor hold sets.
             if type(value) in SCALARS:
                 if self._raw and type(value) is bytes:
                     return _RAW + cast("bytes", value)
@@ -104,13 +117,15 @@ class TypeCodec(Generic[T]):
             if self._raw and isinstance(value, _BYTES):
                 return _RAW + bytes(cast("bytes", value))
             return _MSGPACK + pack(value)
-        except (
-            Exception
-        ) as error:  # msgspec, hooks and properties of foreign classes raise what they like
+        except Exception as error:
+            # msgspec, its hooks and properties of foreign classes may raise anything.
             raise encode_error(self.what, cast("object", value), error) from error
 
     def decode(self, data: bytes) -> T:
-        """The value of a payload. Raises DecodeError, naming `what` and the path, when it does not fit the type."""
+        """The value of a payload.
+
+        Raises DecodeError, naming `what` and the path, when it does not fit the type.
+        """
         try:
             if data[0] == MSGPACK:
                 return self._decode(data[1:])
@@ -127,11 +142,9 @@ class TypeCodec(Generic[T]):
     def _decode_other(self, data: bytes) -> T:
         if data[0] == RAW:
             body = data[1:]
-            return (
-                cast("T", body)
-                if self.type is Any
-                else msgspec.convert(body, self.type, dec_hook=from_plain)
-            )
+            if self.type is Any:
+                return cast("T", body)
+            return cast("T", msgspec.convert(body, self.type, dec_hook=from_plain))
         if data[0] == JSON:
             return cast("T", msgspec.json.decode(data[1:], type=self.type, dec_hook=from_plain))
         raise bad_marker(data, self.what)

@@ -1,9 +1,10 @@
 """From objects to plain data that msgpack knows, and back, the same way in every process.
 
-`msgspec` encodes most types itself. Two things are added here. Its hooks are given pydantic models (found without
-importing pydantic: a model can only exist when somebody else has) and a few types that are text at heart (paths,
-addresses, URLs). And sets are put in order: msgspec writes them in the order of their hashes, which for strings differs
-from process to process, while its own "deterministic" mode also sorts dicts, whose order is data.
+`msgspec` encodes most types itself. This module adds two things. Hooks encode pydantic models and a
+few types that are text at heart (paths, addresses, URLs). Pydantic is not imported for that,
+because a model can only exist where it was imported already. And sets are put in order: msgspec
+writes them in the order of their hashes, which for strings differs from process to process. Its own
+"deterministic" mode also sorts dicts, whose order is data.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ import msgspec
 
 SCALARS = frozenset({str, int, float, bool, type(None), bytes})
 DEPTH_MAX = 5_000
-"""How deep a value may be nested where only the C stack is a limit (Python 3.14 and later)."""
+"""Levels of nesting, where only the C stack is a limit (Python 3.14 and later)."""
+# An array or a map of msgpack begins with one of these bytes.
 _CONTAINERS = (*range(0x80, 0xA0), *range(0xDC, 0xE0))
 _OTHER_BYTES = bytes(sorted(set(range(256)).difference(_CONTAINERS)))
-"""All bytes with which no array and no map of msgpack begins."""
 _TEXT = (
     PurePath,
     ipaddress.IPv4Address,
@@ -45,17 +46,22 @@ def pydantic_model(cls: type[Any]) -> bool:
 
 
 def known(cls: type[Any]) -> bool:
-    """Whether the hooks below can carry `cls`."""
-    return cls is object or issubclass(cls, _TEXT) or pydantic_model(cls)
+    """Whether the hooks below encode `cls`."""
+    if cls is object or issubclass(cls, _TEXT):
+        return True
+    return pydantic_model(cls)
 
 
 def to_plain(value: Any) -> object:
     """msgspec's hook for a value that it does not know."""
     cls: type[Any] = value.__class__
     if pydantic_model(cls):
-        # Python mode: JSON mode would mask secrets and break bytes. Names of fields, not aliases: both sides are ours.
+        # Python mode, because JSON mode would mask secrets and break bytes. Names of fields and not
+        # aliases, because both sides are ours.
         dumped = value.model_dump(mode="python", round_trip=True, by_alias=False, warnings="error")
-        return sort_sets(dumped) if holds_set((dumped,)) else dumped
+        if holds_set((dumped,)):
+            return sort_sets(dumped)
+        return dumped
     if isinstance(value, _TEXT) or _is_url(value):
         return str(value)
     base: Any
@@ -66,7 +72,10 @@ def to_plain(value: Any) -> object:
 
 
 def from_plain(cls: type[Any], value: Any) -> object:
-    """msgspec's hook for a declared class that it does not know. msgspec adds the path to ValueError and TypeError."""
+    """msgspec's hook for a declared class that it does not know.
+
+    msgspec adds the path to ValueError and TypeError.
+    """
     if cls is object:
         return value
     if issubclass(cls, _TEXT):
@@ -93,19 +102,18 @@ def _validate(cls: Any, value: object) -> object:
         with suppress(ValidationError):  # the first refusal is the one to report
             return cls.model_validate_json(msgspec.json.encode(value), by_name=True)
     first = refused.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    raise ValueError(f"{first['msg']} (`{where}` of {cls.__name__})" if where else first["msg"])
+    text = first["msg"]
+    where = ".".join(map(str, first["loc"]))
+    if where:
+        text = f"{text} (`{where}` of {cls.__name__})"
+    raise ValueError(text)
 
 
 def _holds_bytes(value: object) -> bool:
-    if isinstance(value, dict):
-        return any(
-            _holds_bytes(item)
-            for item in chain.from_iterable(cast("dict[object, object]", value).items())
-        )
-    if isinstance(value, (list, tuple)):
-        return any(_holds_bytes(item) for item in cast("list[object]", value))
-    return isinstance(value, bytes)
+    """Whether decoded msgpack has bytes in it."""
+    if isinstance(value, bytes):
+        return True
+    return any(map(_holds_bytes, _inside(value)))
 
 
 encode_msgpack = msgspec.msgpack.Encoder(enc_hook=to_plain).encode
@@ -121,12 +129,14 @@ def pack(value: object) -> bytes:
 
 
 def check_depth(body: bytes) -> None:
-    """Raise RecursionError when msgpack is nested so deeply that nobody may be able to read it.
+    """Raise RecursionError when msgpack is nested so deeply that it may not decode.
 
-    Before Python 3.14 encoding and decoding count their steps and stop at the same number. Since then both go on until
-    the C stack is used up, and decoding needs more of it: what encodes need not decode.
+    Before Python 3.14 encoding and decoding count their steps and stop at the same number. Since
+    then both go on until the C stack is used up, and decoding needs more of it. So an encoded value
+    need not decode.
     """
     # A value with few arrays and maps, by far the most frequent case, is not looked at any further.
+    # The condition is one expression, so that mypy follows the version on every Python.
     if (
         sys.version_info >= (3, 14)
         and len(body) > DEPTH_MAX
@@ -136,15 +146,17 @@ def check_depth(body: bytes) -> None:
 
 
 def _check_levels(value: object) -> None:
-    level, depth = [value], 0
+    level = [value]
+    depth = 0
     while level:
-        level, depth = [part for outer in level for part in _inside(outer)], depth + 1
+        level = list(chain.from_iterable(map(_inside, level)))
+        depth += 1
         if depth > DEPTH_MAX:
             raise RecursionError("it is nested too deeply")
 
 
 def _inside(value: object) -> Iterable[object]:
-    """What decoded msgpack holds directly."""
+    """The direct parts of decoded msgpack."""
     if isinstance(value, dict):
         return chain.from_iterable(cast("dict[object, object]", value).items())
     if isinstance(value, (list, tuple)):
@@ -153,7 +165,9 @@ def _inside(value: object) -> Iterable[object]:
 
 
 def holds_set(values: Iterable[object]) -> bool:
-    """Whether there is a set with an order to fix anywhere in `values`, which must be free of cycles."""
+    """Whether there is a set with an order to fix anywhere in `values`, which must be free of
+    cycles.
+    """
     stack = [values]
     while stack:
         for value in stack.pop():
@@ -188,7 +202,7 @@ Parts = Callable[[Any], Iterable[object]]
 
 
 def _find_parts(cls: type[Any]) -> Parts | None:
-    """How to reach what a value of this class contains; None for what contains nothing."""
+    """A function that returns the parts of a value of this class. None for values without parts."""
     if issubclass(cls, (set, frozenset)):
         return _set_parts
     if issubclass(cls, dict):
@@ -198,9 +212,8 @@ def _find_parts(cls: type[Any]) -> Parts | None:
     names = _open_fields(cls)
     if not names:
         return None
-    getter = attrgetter(
-        *names, names[0]
-    )  # with one name alone it would give the value instead of a tuple
+    # One name is given twice: with a single name the getter would not return a tuple.
+    getter = attrgetter(*names, names[0])
 
     def fields(value: object) -> Iterable[object]:
         try:
@@ -212,7 +225,10 @@ def _find_parts(cls: type[Any]) -> Parts | None:
 
 
 def _open_fields(cls: type[Any]) -> list[str]:
-    """The fields that may lead to a set. In one that is declared as text or a number, a set would not decode anyway."""
+    """The fields that may lead to a set.
+
+    A set in a field that is declared as text or a number would not decode anyway.
+    """
     names = list(field_names(cls))
     if not names:
         return names
@@ -231,7 +247,10 @@ def _is_closed(type_: msgspec.inspect.Type) -> bool:
 
 
 class _PartsOf(dict[type[Any], Parts | None]):
-    """What `_find_parts` says, kept for a limited number of classes: some programs make classes without end."""
+    """The answers of `_find_parts`, kept for a limited number of classes.
+
+    Some programs make classes without end.
+    """
 
     def __missing__(self, cls: type[Any]) -> Parts | None:
         if len(self) >= 4096:
@@ -256,7 +275,7 @@ def _same(value: Iterable[object]) -> Iterable[object]:
 
 
 def field_names(cls: type[Any]) -> tuple[str, ...]:
-    """The fields of a Struct, dataclass or attrs class; empty for any other class."""
+    """The fields of a Struct, dataclass or attrs class. Empty for any other class."""
     if issubclass(cls, msgspec.Struct):
         return cls.__struct_fields__
     if dataclasses.is_dataclass(cls):
@@ -265,7 +284,10 @@ def field_names(cls: type[Any]) -> tuple[str, ...]:
 
 
 def sort_sets(value: Any) -> Any:
-    """A copy in which each set has become a tuple in a fixed order. It encodes like the original."""
+    """A copy in which each set has become a tuple in a fixed order.
+
+    It encodes like the original.
+    """
     cls: type[Any] = value.__class__
     if cls in SCALARS:
         return value
@@ -277,33 +299,36 @@ def sort_sets(value: Any) -> Any:
         return [sort_sets(item) for item in value]
     if issubclass(cls, tuple):
         return tuple(sort_sets(item) for item in value)
+    # The object is copied at its first set, and written to though it may be frozen: the copy is
+    # only encoded.
     changed: Any = None
+    write: Callable[[Any, str, Any], None] = object.__setattr__
+    if issubclass(cls, msgspec.Struct):
+        write = msgspec.structs.force_setattr
     for name in field_names(cls):
         old = getattr(value, name, None)
         if type(old) not in SCALARS and holds_set((old,)):
-            changed = copy.copy(value) if changed is None else changed
-            write = (
-                msgspec.structs.force_setattr
-                if issubclass(cls, msgspec.Struct)
-                else object.__setattr__
-            )
+            if changed is None:
+                changed = copy.copy(value)
             write(changed, name, sort_sets(old))
-    return value if changed is None else changed
+    if changed is None:
+        return value
+    return changed
 
 
 def _in_order(items: list[Any]) -> tuple[Any, ...]:
     kinds = set(map(type, items))
     if kinds in ({str}, {int}):
         return tuple(sorted(items))
-    return tuple(
-        sorted(items, key=encode_msgpack)
-    )  # `<` is partial for frozensets and undefined for mixtures
+    # `<` is partial for frozensets and undefined for mixtures, so the encoded forms are compared.
+    return tuple(sorted(items, key=encode_msgpack))
 
 
 def complete(values: Iterable[object]) -> None:
     """Make decoded dataclasses encode like those that Python made.
 
-    msgspec leaves a default that was not in the data to the class, and then does not encode what the object lacks.
+    For a field that was not in the data msgspec sets nothing on the object. The class has its
+    default, but encoding looks at the object only.
     """
     stack = [values]
     while stack:
@@ -314,9 +339,7 @@ def complete(values: Iterable[object]) -> None:
                 stack.append(_dict_parts(cast("dict[object, object]", value)))
             elif type(value) not in SCALARS:
                 names = field_names(type(value))
-                own = getattr(value, "__dict__", None) if dataclasses.is_dataclass(value) else None
-                if own is not None:
-                    own.update(
-                        {name: getattr(value, name) for name in names if hasattr(value, name)}
-                    )
+                if dataclasses.is_dataclass(value) and hasattr(value, "__dict__"):
+                    present = {name: getattr(value, name) for name in names if hasattr(value, name)}
+                    vars(value).update(present)
                 stack.append([getattr(value, name, None) for name in names])

@@ -1,8 +1,9 @@
-"""The arguments of a function as one payload: a msgpack array in the order of the parameters, defaults included.
+"""The arguments of a function as one payload: an array in the order of the parameters.
 
-A `msgspec.Struct` with the function's parameters as fields is made for each definition. Its constructor, in C, binds a
-call as Python would; its encoder writes the array; its decoder checks each argument against its annotation and fills in
-defaults that a shorter array lacks. So a parameter with a default can be added at the end while old instances run on.
+Defaults are included. A `msgspec.Struct` with the function's parameters as fields is made for each
+definition. Its constructor, in C, binds a call as Python would. Its encoder writes the array. Its
+decoder checks each argument against its annotation and fills in defaults that a shorter array
+lacks. So a parameter with a default can be added at the end while old instances run on.
 """
 
 from __future__ import annotations
@@ -36,14 +37,17 @@ _astuple = msgspec.structs.astuple
 class Signature:
     """The parameters and the result of a function. `what` names it in errors: "activity 'charge'".
 
-    `skip_first` leaves out `self`. Raises TypeError for `*args`, `**kwargs`, and what cannot be carried.
+    `skip_first` leaves out `self`. Raises TypeError for `*args`, `**kwargs`, and for types that
+    payloads cannot hold.
     """
 
     def __init__(self, fn: Callable[..., object], what: str, skip_first: bool = False) -> None:
         try:
-            parameters = list(inspect.signature(fn).parameters.values())[1 if skip_first else 0 :]
-        except ValueError as error:
+            parameters = list(inspect.signature(fn).parameters.values())
+        except ValueError as error:  # some functions in C do not tell their parameters
             raise TypeError(f"{what}: {error}; wrap it in a function with annotations") from error
+        if skip_first:
+            parameters = parameters[1:]
         hints = hints_of(fn, what)
         self.what = what
         self.names: tuple[str, ...] = tuple(parameter.name for parameter in parameters)
@@ -51,57 +55,76 @@ class Signature:
             _parameter(p, hints.get(p.name, Any), what) for p in parameters
         )
         result = hints.get("return", Any)
-        self.result: TypeCodec[Any] = TypeCodec(
-            None if result in (Never, NoReturn) else result, f"result of {what}"
-        )
+        if result in (Never, NoReturn):  # msgspec knows neither
+            result = None
+        self.result: TypeCodec[Any] = TypeCodec(result, f"result of {what}")
 
         self._call = getattr(fn, "__name__", what)
         self._python = inspect.Signature(parameters)
         self._positional = sum(p.kind is not inspect.Parameter.KEYWORD_ONLY for p in parameters)
         # An array can only lack its tail: a parameter before one that is required is always sent.
-        self._required = max(
-            (i + 1 for i, p in enumerate(parameters) if p.default is _NONE), default=0
-        )
+        self._required = 0
+        for number, parameter in enumerate(parameters, 1):
+            if parameter.default is _NONE:
+                self._required = number
         self._struct, self._python_binds = self._make_struct(parameters)
         self._decode = msgspec.msgpack.Decoder(self._struct, dec_hook=from_plain).decode
         self._decode_json = msgspec.json.Decoder(self._struct, dec_hook=from_plain).decode
 
     def _make_struct(self, parameters: list[inspect.Parameter]) -> tuple[Callable[..., Any], bool]:
-        """The Struct, and whether binding must be left to `inspect` because the constructor would bind differently."""
-        odd = any(
-            p.kind is inspect.Parameter.POSITIONAL_ONLY or p.name.startswith("__")
-            for p in parameters
-        )
-        odd = odd or any(p.default is not _NONE for p in parameters[: self._required])
+        """The Struct, and whether binding must be left to `inspect`.
+
+        It must where the constructor would bind differently.
+        """
+        odd = self._binds_differently(parameters)
         fields: list[Any] = []
         for index, (parameter, codec) in enumerate(zip(parameters, self.parameters, strict=True)):
-            name = f"p{index}" if odd else parameter.name
+            name = parameter.name
+            if odd:
+                name = f"p{index}"
             if index < self._required:
                 fields.append((name, codec.type))
-            elif type(parameter.default) in SCALARS:
-                fields.append((name, codec.type, parameter.default))
-            else:
-                fields.append(
-                    (name, codec.type, msgspec.field(default_factory=_give(parameter.default)))
-                )
+                continue
+            default = parameter.default
+            if type(default) not in SCALARS:  # msgspec refuses a mutable default
+                default = msgspec.field(default_factory=_give(default))
+            fields.append((name, codec.type, default))
         made = msgspec.defstruct(
             "Arguments", fields, array_like=True, forbid_unknown_fields=True, gc=False
         )
         return made, odd
 
+    def _binds_differently(self, parameters: list[inspect.Parameter]) -> bool:
+        # A field of a Struct has a name by which it can be given, and no name of two underscores.
+        for parameter in parameters:
+            if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+                return True
+            if parameter.name.startswith("__"):
+                return True
+        # A default in front of a required parameter is no default of the Struct.
+        return any(p.default is not _NONE for p in parameters[: self._required])
+
     def encode(self, args: tuple[object, ...], kwargs: dict[str, object]) -> bytes:
-        """Bind a call and encode it. Raises TypeError as Python does, EncodeError for what is not data."""
+        """Bind a call and encode it.
+
+        Raises TypeError as Python does, EncodeError for an argument that is not data.
+        """
+        # The Struct takes keyword-only parameters by position, too, so these are counted here.
         if self._python_binds or len(args) > self._positional:
             bound = self._bind(args, kwargs)
         else:
             try:
                 bound = self._struct(*args, **kwargs)
             except TypeError:
+                # Bound again for Python's own words: the Struct's error names the Struct.
                 bound = self._bind(args, kwargs)
         return self._write(bound)
 
     def encode_named(self, values: dict[str, object]) -> bytes:
-        """Encode arguments given by name, positional-only ones too. Raises DecodeError when one is missing."""
+        """Encode arguments given by name, positional-only ones too.
+
+        Raises DecodeError when one is missing.
+        """
         complete(values.values())
         bound: list[object] = []
         for parameter in self._python.parameters.values():
@@ -118,13 +141,15 @@ class Signature:
             if SCALARS.issuperset(map(type, values)) or not holds_set(values):
                 return _MARKER + body
             return _MARKER + encode_msgpack(sort_sets(values))
-        except (
-            Exception
-        ) as error:  # msgspec, hooks and properties of foreign classes raise what they like
+        except Exception as error:
+            # msgspec, its hooks and properties of foreign classes may raise anything.
             self._refuse_value(_astuple(bound), error)
 
     def decode(self, data: bytes) -> tuple[tuple[object, ...], dict[str, object]]:
-        """Positional and keyword-only arguments to call the function with. Raises DecodeError naming the argument."""
+        """Positional and keyword-only arguments of a call.
+
+        Raises DecodeError naming the argument.
+        """
         values = _astuple(self._read(data))
         count = self._positional
         if len(values) == count:
@@ -183,6 +208,7 @@ class Signature:
         if not data:
             raise bad_marker(data, f"arguments of {self.what}") from None
         path, why = explain_decode(error)
+        # msgspec tells an array of the wrong length by its text only.
         if not path and data[0] == MSGPACK and "length" in why:
             count = len(_ARRAY.decode(data[1:]))
             if count < self._required:
@@ -203,18 +229,26 @@ class Signature:
         return f"argument '{self.names[int(index)]}{rest}' of {self.what}"
 
 
+_STARRED = {
+    inspect.Parameter.VAR_POSITIONAL: ("*", "list"),
+    inspect.Parameter.VAR_KEYWORD: ("**", "dict"),
+}
+
+
 def _parameter(parameter: inspect.Parameter, type_: Any, what: str) -> TypeCodec[Any]:
-    """The codec of one parameter. Its default must be data that fits, as it is sent with each call."""
+    """The codec of one parameter.
+
+    Its default must be data that fits, as it is sent with each call.
+    """
     name = f"argument '{parameter.name}' of {what}"
-    if parameter.kind in {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}:
-        stars, kind = (
-            ("*", "list") if parameter.kind is inspect.Parameter.VAR_POSITIONAL else ("**", "dict")
-        )
+    if parameter.kind in _STARRED:
+        stars, kind = _STARRED[parameter.kind]
         raise TypeError(
-            f"{what} takes '{stars}{parameter.name}', which has no fixed place; declare a {kind} parameter"
+            f"{what} takes '{stars}{parameter.name}', which has no fixed place; "
+            f"declare a {kind} parameter"
         )
     check_type(type_, name)
-    if parameter.default is None:
+    if parameter.default is None:  # `x: int = None` is common, and means an optional int
         type_ = Optional[type_]  # noqa: UP045  (`|` is not defined between every two annotations)
     codec: TypeCodec[Any] = TypeCodec(type_, name)
     if parameter.default is not _NONE:

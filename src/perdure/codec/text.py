@@ -1,4 +1,4 @@
-"""Payloads for people: as JSON on a screen, and from JSON that somebody typed."""
+"""Payloads for people: as JSON on a screen, and from JSON that was typed."""
 
 from __future__ import annotations
 
@@ -10,59 +10,64 @@ from typing import Any, cast
 import msgspec
 
 from perdure.codec.fault import explain_decode
-from perdure.codec.payload import JSON, MSGPACK, RAW, bad_marker, encode_error
+from perdure.codec.payload import JSON, MSGPACK, bad_marker, encode_error
 from perdure.codec.plain import pack
 from perdure.codec.signature import Signature
 from perdure.errors import DecodeError, EncodeError
 
 
 def to_json(data: bytes) -> object:
-    """A readable view of a payload, made only of what JSON knows.
+    """A readable view of a payload, made only of values that JSON knows.
 
-    Bytes become {"base64": ...}, keys text, nan and infinities text; a damaged body
-    {"undecodable": why, "base64": ...}.
-    Raises DecodeError only when the format marker is unknown.
+    Bytes become {"base64": ...}. Keys, nan and infinities become text. A damaged body becomes
+    {"undecodable": why, "base64": ...}. Raises DecodeError only when the format marker is unknown.
     """
     if data[:1] not in {b"\x00", b"\x01", b"\x02"}:
         raise bad_marker(data, "payload")
     body = data[1:]
     try:
-        if data[0] == RAW:
-            return _view(body)
-        return _view(
-            msgspec.msgpack.decode(body) if data[0] == MSGPACK else msgspec.json.decode(body)
-        )
-    except Exception as error:  # a view must show what is there, however damaged
+        if data[0] == MSGPACK:
+            return _view(msgspec.msgpack.decode(body))
+        if data[0] == JSON:
+            return _view(msgspec.json.decode(body))
+        return _view(body)
+    except Exception as error:  # damage must not keep the bytes from being seen
         return {"undecodable": explain_decode(error)[1], "base64": base64.b64encode(body).decode()}
 
 
 def encode_json(value: object) -> bytes:
-    """A payload in JSON. Raises EncodeError, also for nan and infinities, which JSON cannot express."""
+    """A payload in JSON.
+
+    Raises EncodeError, also for nan and infinities, which JSON cannot express.
+    """
     try:
+        # By way of msgpack, so that hooks and the order of sets are the same in both formats.
         plain = msgspec.msgpack.decode(pack(value))
         body = msgspec.json.encode(plain)
-    except (
-        Exception
-    ) as error:  # msgspec, hooks and properties of foreign classes raise what they like
+    except Exception as error:
+        # msgspec, its hooks and properties of foreign classes may raise anything.
         raise encode_error("value", value, error) from error
+    # msgspec writes nan and infinities as null, without an error.
     if b"null" in body and not _finite(plain):
         raise EncodeError(
-            "cannot encode value as JSON: it holds nan or an infinity; use msgpack, or pass None or text"
+            "cannot encode value as JSON: it holds nan or an infinity; "
+            "use msgpack, or pass None or text"
         )
     return bytes([JSON]) + body
 
 
 def from_json(text: str, signature: Signature) -> bytes:
-    """Arguments from JSON: an array by position, an object by parameter name, or the value of the only parameter.
+    """Arguments from JSON.
 
+    They are an array by position, an object by parameter name, or the value of the only parameter.
     Raises DecodeError naming the argument that is missing, unknown or of the wrong type.
     """
     try:
         value = msgspec.json.decode(text)
         whole = msgspec.Raw(text.encode())
-        raw: Any = (
-            msgspec.json.decode(text, type=_Raws) if isinstance(value, (list, dict)) else whole
-        )
+        raw: Any = whole
+        if isinstance(value, (list, dict)):
+            raw = msgspec.json.decode(text, type=_Raws)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         remedy = """text needs double quotes, as in '["card", 1]'"""
         raise DecodeError(
@@ -73,14 +78,16 @@ def from_json(text: str, signature: Signature) -> bytes:
     except DecodeError as refused:
         if len(signature.names) != 1:
             raise
-        try:  # `[1, 2]` for one list, `{"card": ...}` for one object
+        # With one parameter, `[1, 2]` may be the list and `{"card": ...}` the object itself.
+        try:
             return _arguments({signature.names[0]: whole}, signature)
         except DecodeError as error:
-            by_position = isinstance(raw, list) and len(cast("list[object]", raw)) == 1
-            by_name = isinstance(raw, dict) and set(cast("dict[str, object]", raw)) == set(
-                signature.names
-            )
-            raise (refused if by_position or by_name else error) from None
+            # The first reading is the likely one where the JSON had exactly one argument.
+            if isinstance(raw, list) and len(cast("list[object]", raw)) == 1:
+                raise refused from None
+            if isinstance(raw, dict) and list(cast("dict[str, object]", raw)) == [*signature.names]:
+                raise refused from None
+            raise error from None
 
 
 _Raws = list[msgspec.Raw] | dict[str, msgspec.Raw]
@@ -106,7 +113,9 @@ def _named(raw: Any, signature: Signature) -> dict[str, msgspec.Raw]:
 
 
 def _count(names: tuple[str, ...]) -> str:
-    return f"{len(names)} ({', '.join(names)})" if names else "no arguments"
+    if names:
+        return f"{len(names)} ({', '.join(names)})"
+    return "no arguments"
 
 
 def _arguments(raws: dict[str, msgspec.Raw], signature: Signature) -> bytes:
@@ -137,15 +146,17 @@ def _key(key: object) -> str:
     if isinstance(key, str):
         return key
     view = _view(key)
-    return view if isinstance(view, str) else msgspec.json.encode(view).decode()
+    if isinstance(view, str):
+        return view
+    return msgspec.json.encode(view).decode()
 
 
 def _finite(value: object) -> bool:
     if isinstance(value, dict):
-        return all(
-            _finite(key) and _finite(item)
-            for key, item in cast("dict[object, object]", value).items()
-        )
+        parts = cast("dict[object, object]", value)
+        return all(map(_finite, parts)) and all(map(_finite, parts.values()))
     if isinstance(value, (list, tuple)):
         return all(map(_finite, cast("list[object]", value)))
-    return not isinstance(value, float) or math.isfinite(value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return True

@@ -45,7 +45,9 @@ class OpenTelemetry(Interceptor):
 
     def __init__(self, tracer: Tracer | None = None) -> None:
         """Use this tracer. The default comes from the tracer provider of the process."""
-        self._tracer = tracer if tracer is not None else get_tracer("perdure")
+        if tracer is None:
+            tracer = get_tracer("perdure")
+        self._tracer = tracer
 
     async def send(self, call: Outgoing, next: NextSend) -> object:
         """Wrap a client call in a span, which is a child of the caller's span if there is one."""

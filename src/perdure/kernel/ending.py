@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from perdure.errors import Failure, PayloadTooLarge, UsageError, failure_of
+from perdure.codec.failure import failure_of
+from perdure.errors import Failure, PayloadTooLarge, UsageError
 from perdure.kernel import events as ev
 
 if TYPE_CHECKING:

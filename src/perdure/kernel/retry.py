@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any, Literal, cast
 
-from perdure.errors import ApplicationError, DefinitionError, Failure, each_in
+from perdure.codec.failure import each_in
+from perdure.errors import ApplicationError, DefinitionError, Failure
 
 Seconds = float | timedelta
 """A duration: a number of seconds, or a timedelta."""

@@ -12,6 +12,7 @@ def bound_by(node: ast.stmt) -> Iterator[str]:
     """The names that a statement binds itself, without the names bound in its blocks."""
     match node:
         case ast.Import(names=names):
+            # `import a.b` binds `a`, and `import a.b as c` binds `c`.
             yield from (alias.asname or alias.name.partition(".")[0] for alias in names)
         case ast.ImportFrom(names=names):
             yield from (alias.asname or alias.name for alias in names if alias.name != "*")
@@ -54,12 +55,11 @@ def _stored(node: ast.AST, *, walrus_only: bool = False) -> Iterator[str]:
     elif isinstance(node, ast.NamedExpr):
         yield node.target.id
         yield from _stored(node.value, walrus_only=walrus_only)
-    elif not isinstance(node, ast.Lambda):
-        inside = walrus_only or isinstance(
-            node, ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
-        )
+    elif not isinstance(node, ast.Lambda):  # a lambda has a scope of its own, also for `:=`
+        if isinstance(node, ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
+            walrus_only = True
         for child in ast.iter_child_nodes(node):
-            yield from _stored(child, walrus_only=inside)
+            yield from _stored(child, walrus_only=walrus_only)
 
 
 def parts_of(node: ast.stmt) -> Iterator[tuple[list[ast.stmt], bool]]:

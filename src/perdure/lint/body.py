@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from perdure.lint import catalogue
 from perdure.lint.bindings import captured, parts_of
-from perdure.lint.catalogue import ENTRIES, Rule
+from perdure.lint.catalogue import ENTRIES, Entry, Rule
 from perdure.lint.classes import find_method, is_property
 from perdure.lint.order import hazard, ignores_order, ordered_arguments
 from perdure.lint.roots import Root, registration_of
@@ -54,7 +54,7 @@ class Found:
 
 
 class Walk:
-    """One workflow: the functions still to do, and what was found."""
+    """One workflow: the functions still to do, and the places found."""
 
     def __init__(self, root: Root) -> None:
         """Walk it all."""
@@ -67,9 +67,12 @@ class Walk:
             Body(self, function, function.scope.enter(function)).run(function.node.body)
 
     def follow(self, function: Function | None) -> None:
-        """Look at a function, too, if it is of the same package, and no activity or workflow."""
-        if function is None or function.node in self.seen or registration_of(function) is not None:
+        """Walk a function, too, if it is of the same package, and no activity or workflow."""
+        if function is None or function.node in self.seen:
             return
+        if registration_of(function) is not None:
+            return
+        # Code of other packages is not the author's to change. The guard sees it when it runs.
         if function.scope.source.path.is_relative_to(self.root.source.package):
             self.seen.add(function.node)
             self.todo.append(function)
@@ -78,32 +81,45 @@ class Walk:
 class Body:
     """The code of one function, and of the functions inside of it."""
 
-    def __init__(self, walk: Walk, function: Function, scope: Scope) -> None:
-        """Ready to run."""
-        self.walk, self.function, self.scope = walk, function, scope
-        self.shared: set[str] = set()  # what `global` has declared
+    def __init__(
+        self, walk: Walk, function: Function, scope: Scope, around: Body | None = None
+    ) -> None:
+        """Ready to run. The code inside of `around` adds to the same lists."""
+        self.walk = walk
+        self.function = function
+        self.scope = scope
+        self.shared: set[str] = set()  # the names that `global` has declared
         self.nested: list[Function] = []
         self.recorded: set[str] = set()  # functions that are made for a checkpoint
+        if around is not None:
+            self.shared = around.shared
+            self.nested = around.nested
+            self.recorded = around.recorded
 
     def inside(self, scope: Scope) -> Body:
         """The same code, one scope further in."""
-        inner = Body(self.walk, self.function, scope)
-        inner.shared, inner.nested, inner.recorded = self.shared, self.nested, self.recorded
-        return inner
+        return Body(self.walk, self.function, scope, around=self)
 
     def run(self, body: list[ast.stmt]) -> None:
-        """Walk the statements, then the functions that they define."""
+        """Walk the statements, then the functions that they define.
+
+        A function may be handed to a checkpoint further down, which this order has seen by then.
+        """
         self.block(body)
         for inner in self.nested:
             self.walk.seen.add(inner.node)
-            if inner.node.name not in self.recorded and registration_of(inner) is None:
+            if inner.node.name in self.recorded:
+                continue
+            if registration_of(inner) is None:
                 below = Body(self.walk, self.function, inner.scope.enter(inner))
                 below.run(inner.node.body)
 
     def report(self, node: ast.expr | ast.stmt, rule: Rule, name: str) -> None:
         """Note a finding."""
         own = self.function.node.name
-        helper = own if self.function.node is not self.walk.root.function.node else None
+        helper = None
+        if self.function.node is not self.walk.root.function.node:
+            helper = own
         root = self.walk.root.function.node.name
         self.walk.found.append(Found(self.scope.source, node, rule, name, root, helper))
 
@@ -120,7 +136,7 @@ class Body:
                 self.block(part)
 
     def statement(self, node: ast.stmt) -> None:
-        """What a statement does itself; then what it binds."""
+        """Judge the expressions of a statement, then bind its names."""
         match node:
             case ast.FunctionDef() | ast.AsyncFunctionDef():
                 for part in (*node.decorator_list, *node.args.defaults, *node.args.kw_defaults):
@@ -168,14 +184,14 @@ class Body:
                 return
 
     def inner_class(self, node: ast.ClassDef) -> None:
-        """The body of a class runs where it stands; its methods are taken for called."""
+        """Walk the body of a class, which runs where it stands. Its methods count as called."""
         owner = Class(node, self.scope)
         body = Body(self.walk, self.function, self.scope.child())
         body.block(node.body)
         self.nested += [Function(method.node, self.scope, owner) for method in body.nested]
 
     def match(self, node: ast.Match) -> None:
-        """The cases of a `match`, with what their patterns bind."""
+        """Walk the cases of a `match`, with the names that their patterns bind."""
         for case in node.cases:
             for name in captured(case.pattern):
                 self.scope.bind(name, None)
@@ -183,7 +199,7 @@ class Body:
             self.block(case.body)
 
     def targets(self, targets: list[ast.expr]) -> None:
-        """Writes that outlive the run: into a global variable, or into what one holds."""
+        """Report writes that outlive the run: into a global variable, or into its object."""
         for target in targets:
             match target:
                 case ast.Name(id=name) if name in self.shared:
@@ -201,13 +217,12 @@ class Body:
         """Whether an expression is an object that a module holds."""
         match node:
             case ast.Name(id=name):
-                holder, value = self.scope.holder(name), self.scope.look_up(name)
-                of_module = holder is not None and holder.parent is None
-                return (
-                    of_module
-                    and isinstance(value, Object)
-                    and (value.builtin in MUTABLE or not value.builtin)
-                )
+                holder = self.scope.holder(name)
+                value = self.scope.look_up(name)
+                if holder is None or holder.parent is not None:
+                    return False
+                # An object of a class of the project has no builtin type, and may change, too.
+                return isinstance(value, Object) and value.builtin in {"", *MUTABLE}
             case ast.Subscript(value=inner) | ast.Attribute(value=inner):
                 return self.is_shared(inner)
             case _:
@@ -231,8 +246,12 @@ class Body:
             case ast.ListComp() | ast.SetComp() | ast.DictComp() | ast.GeneratorExp():
                 self.comprehension(node, any_order=any_order or isinstance(node, ast.SetComp))
             case ast.Set(elts=parts):
+                # `{*a}` does not use the order of `a`, unlike `[*a]`.
                 for part in parts:
-                    self.expression(part.value if isinstance(part, ast.Starred) else part)
+                    if isinstance(part, ast.Starred):
+                        self.expression(part.value)
+                    else:
+                        self.expression(part)
             case ast.Starred(value=inner) | ast.YieldFrom(value=inner):
                 self.expression(inner)
                 self.in_order(inner)
@@ -244,31 +263,37 @@ class Body:
                     self.expression(child)
 
     def comprehension(self, node: _Comprehension, *, any_order: bool) -> None:
-        """A comprehension: its first source belongs to the scope around it."""
+        """Judge a comprehension. Its first source belongs to the scope around it."""
         inner = self.inside(self.scope.inside(node))
-        for number, generator in enumerate(node.generators):
-            outer = self if number == 0 else inner
-            outer.expression(generator.iter)
+        source: Body = self
+        for generator in node.generators:
+            source.expression(generator.iter)
             if not any_order:
-                outer.in_order(generator.iter)
+                source.in_order(generator.iter)
+            source = inner
             for condition in generator.ifs:
                 inner.expression(condition)
-        for part in (node.key, node.value) if isinstance(node, ast.DictComp) else (node.elt,):
-            inner.expression(part)
+        if isinstance(node, ast.DictComp):
+            inner.expression(node.key)
+            inner.expression(node.value)
+        else:
+            inner.expression(node.elt)
 
     def call(self, node: ast.Call, *, any_order: bool) -> None:
-        """A call: what is called, what it is given, and what it does with that."""
+        """Judge a call: the function, the arguments, and the use of their order."""
         function = self.scope.evaluate(node.func)
         if isinstance(function, External) and function.name == "perdure.workflow.checkpoint":
             self.recorded |= {n.id for n in _below(node) if isinstance(n, ast.Name)}
             return
         self.load(node.func, node)
         taken = ordered_arguments(node, function)
+        # `sorted(list(s))`: the list takes the order, and the caller does not use it.
         any_order = ignores_order(function) or (any_order and bool(taken))
-        for part in (*node.args, *(keyword.value for keyword in node.keywords)):
+        for part in _arguments(node):
             self.expression(part, any_order=any_order)
-        for part in taken if not any_order else ():
-            self.in_order(part)
+        if not any_order:
+            for part in taken:
+                self.in_order(part)
         if isinstance(function, Class):
             for method in ("__init__", "__post_init__"):
                 self.walk.follow(find_method(function, method))
@@ -276,24 +301,29 @@ class Body:
         self.changes(node)
 
     def default_factories(self, made: Class, node: ast.Call) -> None:
-        """What makes the fields of a dataclass that a call does not give."""
+        """Judge the default factories of the fields of a dataclass that a call leaves out."""
         if not made.scope.source.path.is_relative_to(self.walk.root.source.package):
             return
         given = {keyword.arg for keyword in node.keywords}
+        if None in given:  # `**options` may give any field
+            return
         fields = [statement for statement in made.node.body if isinstance(statement, ast.AnnAssign)]
-        for field in fields[len(node.args) :] if None not in given else ():
+        for field in fields[len(node.args) :]:
             match field:
-                case ast.AnnAssign(target=ast.Name(id=name), value=ast.Call(keywords=options)) if (
-                    name not in given
-                ):
-                    for option in options:
-                        if option.arg == "default_factory":
-                            self.inside(made.scope).expression(option.value)
+                case ast.AnnAssign(target=ast.Name(id=name), value=ast.Call(keywords=options)):
+                    if name not in given:
+                        self.default_factory(options, made.scope)
                 case _:
                     continue
 
+    def default_factory(self, options: list[ast.keyword], scope: Scope) -> None:
+        """Judge the default factory of one field."""
+        for option in options:
+            if option.arg == "default_factory":
+                self.inside(scope).expression(option.value)
+
     def changes(self, node: ast.Call) -> None:
-        """A method that changes what it is called on."""
+        """Report a method that changes an object of a module."""
         match node.func:
             case ast.Attribute(value=holder, attr=name) if name in _CHANGES:
                 value = self.scope.evaluate(holder)
@@ -303,44 +333,52 @@ class Body:
             return
         if self.is_shared(holder):
             self.report(node, catalogue.GLOBAL, f"{ast.unparse(holder)}.{name}()")
-        is_new = not value.arguments or value.arguments[0] is None
-        if (
-            isinstance(holder, ast.Name)
-            and value.builtin == "set"
-            and name == "add"
-            and is_new
-            and node.args
-        ):
+        # `set()` does not tell the type of its elements. The first text that is added does.
+        is_new_set = value.builtin == "set" and not any(value.arguments)
+        if is_new_set and isinstance(holder, ast.Name) and name == "add" and node.args:
             added = self.scope.evaluate(node.args[0])
-            if self.scope.holder(holder.id) is self.scope and added == TEXT:
+            if added == TEXT and self.scope.holder(holder.id) is self.scope:
                 self.scope.bind(holder.id, Object(value.type, (added,)))
 
     def load(self, node: ast.AST, call: ast.Call | None) -> None:
-        """A name, or a chain of attributes: the whole of it is judged, then what it begins with."""
+        """Judge a name, or a chain of attributes: first the whole chain, then its beginning."""
         if not isinstance(node, ast.Name | ast.Attribute):
             self.expression(node)
         elif not self.judge(node, call) and isinstance(node, ast.Attribute):
             self.load(node.value, None)
 
     def judge(self, node: ast.Name | ast.Attribute, call: ast.Call | None) -> bool:
-        """Whether it breaks a rule itself."""
+        """Report a name that breaks a rule, and say whether it does."""
         value = self.scope.evaluate(node)
-        if isinstance(value, External) and (entry := ENTRIES.get(value.name)) is not None:
-            wrong = not entry.bare or (call is not None and not call.args and not call.keywords)
-            if wrong and not (
-                entry.name == "hash" and call is not None and self.is_plain_number(call)
-            ):
-                self.report(node, entry.rule, entry.name + ("()" if call is not None else ""))
-                return True
-        elif isinstance(value, Function):
+        if isinstance(value, Function):
             self.walk.follow(value)
+        entry = None
+        if isinstance(value, External):
+            entry = ENTRIES.get(value.name)
+        if entry is not None and self.is_forbidden(entry, call):
+            name = entry.name
+            if call is not None:
+                name = f"{name}()"
+            self.report(node, entry.rule, name)
+            return True
         if isinstance(node, ast.Attribute):
             return self.judge_attribute(node, value)
         return False
 
+    def is_forbidden(self, entry: Entry, call: ast.Call | None) -> bool:
+        """Whether an entry of the catalogue forbids this call, or the name without a call."""
+        if entry.bare:
+            return call is not None and not call.args and not call.keywords
+        # The hash of a number is the same in every process.
+        if entry.name == "hash" and call is not None:
+            return not self.is_plain_number(call)
+        return True
+
     def judge_attribute(self, node: ast.Attribute, value: Value) -> bool:
-        """What an attribute says by its name, and by what it is of."""
-        if (rule := _LOOP_METHODS.get(node.attr)) is not None and not isinstance(value, Function):
+        """Report an attribute by its name, and by the object that has it."""
+        # Loops come by many ways, so these names count on any object but the project's own.
+        rule = _LOOP_METHODS.get(node.attr)
+        if rule is not None and not isinstance(value, Function):
             self.report(node, rule, f"{node.attr}()")
             return True
         holder = self.scope.evaluate(node.value)
@@ -356,11 +394,11 @@ class Body:
         return False
 
     def is_plain_number(self, call: ast.Call) -> bool:
-        """Whether a call is given a number, whose hash is the same everywhere."""
+        """Whether the only argument of a call is a number."""
         return len(call.args) == 1 and is_number(self.scope.evaluate(call.args[0]))
 
     def in_order(self, node: ast.expr) -> None:
-        """The elements of an expression are taken in order."""
+        """Report an expression whose elements are taken in an order that is not the same."""
         if isinstance(node, ast.Starred):
             return  # the expression inside has been judged
         name = hazard(self.scope.evaluate(node))
@@ -369,6 +407,13 @@ class Body:
 
 
 def _below(node: ast.Call) -> Iterator[ast.AST]:
-    """Everything in the arguments of a call."""
-    for part in (*node.args, *(keyword.value for keyword in node.keywords)):
+    """All nodes in the arguments of a call."""
+    for part in _arguments(node):
         yield from ast.walk(part)
+
+
+def _arguments(node: ast.Call) -> Iterator[ast.expr]:
+    """The arguments of a call, by position and by name."""
+    yield from node.args
+    for keyword in node.keywords:
+        yield keyword.value

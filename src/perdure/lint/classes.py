@@ -26,6 +26,7 @@ def class_attribute(owner: Class, name: str, *, instance: bool, depth: int = 0) 
         return None
     for base in owner.node.bases:
         match owner.scope.evaluate(base):
+            # The source of other projects is not read, so any attribute may come from there.
             case External(name=dotted) if dotted != "object":
                 return External(f"{dotted}.{name}")
             case Class() as parent:
@@ -37,14 +38,16 @@ def class_attribute(owner: Class, name: str, *, instance: bool, depth: int = 0) 
     return None
 
 
+# Levels of base classes that are followed. A class may, by mistake, be its own base.
 _BASES_DEPTH = 10
-"""How many levels of base classes are followed. A class may, by mistake, be its own base."""
 
 
 def find_method(owner: Class, name: str) -> Function | None:
     """A method of a class, or of the classes above it."""
     found = class_attribute(owner, name, instance=False)
-    return found if isinstance(found, Function) else None
+    if isinstance(found, Function):
+        return found
+    return None
 
 
 def is_property(node: FunctionNode) -> bool:

@@ -19,8 +19,9 @@ def codes_in(comment: str) -> tuple[int, tuple[str, ...]] | None:
         return None
     named = _CODES.match(match["rest"])
     if named is None:
-        return match.start(), ()  # without codes nothing is ignored: the report asks for them
-    return match.start(), tuple(part.strip() for part in named["codes"].split(","))
+        # Without codes nothing is ignored, and the report asks for them.
+        return match.start(), ()
+    return match.start(), tuple(map(str.strip, named["codes"].split(",")))
 
 
 def is_ignored(file: str, line: int, code: str) -> bool:

@@ -43,6 +43,18 @@ class Project:
                 self._sources[path] = None
         return self._sources[path]
 
+    def unreadable_so_far(self) -> set[Path]:
+        """The files that could not be read so far."""
+        return set(self.unreadable)
+
+    def forget_unreadable_but(self, known: set[Path]) -> None:
+        """Forget the errors of all other files."""
+        self.unreadable = {path: error for path, error in self.unreadable.items() if path in known}
+
+    def note_unreadable(self, path: Path, error: Unreadable) -> None:
+        """Note a file that was parsed, but cannot be walked."""
+        self.unreadable[path] = error
+
     def imported(self, importer: Source, module: str, level: int = 0) -> Source | None:
         """The file of a module that another file imports. None for a module of other projects."""
         if level:
@@ -51,6 +63,7 @@ class Project:
                 folder = folder.parent
             path = _module_file(folder, module)
         elif module.partition(".")[0] in {"perdure", *sys.stdlib_module_names}:
+            # The catalogue knows these by name. A file of the project does not hide them.
             return None
         else:
             path = self._find(importer, module)
@@ -82,8 +95,8 @@ def _roots(importer: Source) -> Iterator[Path]:
     folder = importer.package
     if not is_packaged(importer.path):
         yield folder
-    while True:
-        if any((folder / mark).exists() for mark in _ROOTS) or folder.parent == folder:
+    while folder.parent != folder:
+        if any((folder / mark).exists() for mark in _ROOTS):
             return
         folder = folder.parent
         yield folder
@@ -100,7 +113,7 @@ def _module_file(folder: Path, module: str) -> Path | None:
     return None
 
 
-# ---------------------------------------------------------------- what was named
+# ---------------------------------------------------------------- the named files
 
 
 def named_files(given: str) -> list[Path]:
@@ -118,33 +131,37 @@ def named_files(given: str) -> list[Path]:
         return found
     if path.exists():
         return [path.resolve()]
-    looks_like_path = (
-        path.suffix in {".py", ".pyi"} or "/" in given or "\\" in given or given.startswith(".")
-    )
-    if looks_like_path or not all(part.isidentifier() for part in given.split(".")):
+    if not _is_module_name(given):
         msg = f"there is no file {given} (looked in {Path.cwd()}); check the path"
         raise UsageError(msg)
     return _module_files(given)
 
 
+def _is_module_name(given: str) -> bool:
+    if Path(given).suffix in {".py", ".pyi"}:
+        return False
+    return all(part.isidentifier() for part in given.split("."))
+
+
 def _module_files(name: str) -> list[Path]:
     """The file of a module, or all files of a package."""
     places = [str(Path.cwd()), str(Path.cwd() / "src"), *sys.path]
-    folder: Path | None = None
-    for number, part in enumerate(name.split("."), 1):
-        spec = PathFinder.find_spec(part, places if folder is None else [str(folder)])
+    parts = name.split(".")
+    for number, part in enumerate(parts, 1):
+        # `find_spec` of importlib would import the packages on the way. This one only looks.
+        spec = PathFinder.find_spec(part, places)
         if spec is None or (spec.origin is None and spec.submodule_search_locations is None):
-            missing = ".".join(name.split(".")[:number])
+            missing = ".".join(parts[:number])
             msg = f"there is no file, folder or module {missing!r} in {Path.cwd()}"
             raise UsageError(msg)
         if spec.submodule_search_locations is None:
-            if number < len(name.split(".")) or not str(spec.origin).endswith(".py"):
+            # A module has no parts below it, and one in C has no source.
+            if number < len(parts) or not str(spec.origin).endswith(".py"):
                 msg = f"{name!r} is no Python file or package that could be read; name its file"
                 raise UsageError(msg)
             return [Path(str(spec.origin)).resolve()]
-        folder = Path(next(iter(spec.submodule_search_locations)))
-    assert folder is not None
-    return sorted(_walk(folder.resolve()))
+        places = list(spec.submodule_search_locations)[:1]
+    return sorted(_walk(Path(places[0]).resolve()))
 
 
 def _walk(top: Path) -> Iterator[Path]:

@@ -61,11 +61,8 @@ class Report:
     @property
     def wrong(self) -> list[Finding]:
         """Findings that count."""
-        return [
-            finding
-            for finding in self.findings
-            if not finding.rule.hint and finding.rule is not UNREADABLE
-        ]
+        others = {UNREADABLE, *(rule for rule in RULES.values() if rule.hint)}
+        return [finding for finding in self.findings if finding.rule not in others]
 
     @property
     def hints(self) -> list[Finding]:
@@ -86,7 +83,9 @@ def lint(given: Iterable[str], *, select: Sequence[str] = (), ignore: Sequence[s
 
 def _chosen(select: Sequence[str], ignore: Sequence[str]) -> frozenset[str]:
     """The codes to report. A file that cannot be read is always reported."""
-    wanted = _codes(select) if select else set(RULES)
+    wanted = set(RULES)
+    if select:
+        wanted = _codes(select)
     return frozenset((wanted - _codes(ignore)) | {UNREADABLE.code})
 
 
@@ -104,7 +103,7 @@ def _codes(given: Sequence[str]) -> set[str]:
 TOO_DEEP = "has expressions that are nested too deeply: break them up"
 
 Place: TypeAlias = tuple[Source, str]
-"""Where a variable is defined: the file, and its name."""
+"""The definition of a variable: its file, and its name."""
 
 
 class _Lint:
@@ -113,7 +112,7 @@ class _Lint:
         self.chosen = chosen
         self.seen: set[Path] = set()  # files whose workflows have been walked
         self.found: dict[tuple[Path, int, int, str, str], tuple[Source, Found]] = {}
-        self.report = Report()
+        self.workflows = 0
 
     def run(self, given: Iterable[str]) -> Report:
         named: set[Path] = set()
@@ -122,17 +121,18 @@ class _Lint:
             paths = named_files(where)
             if name:
                 self.look_at(self.around(paths), self.app(where, paths, name))
-            else:
-                named |= set(paths)
-                is_folder = Path(where).is_dir()
-                self.look_at([path for path in paths if not is_folder or is_of_interest(path)])
-        self.report.files = len(named | self.seen)
+                continue
+            named |= set(paths)
+            # A file that was named itself is read in any case, so that its errors are reported.
+            if Path(where).is_dir():
+                paths = list(filter(is_of_interest, paths))
+            self.look_at(paths)
+        files = len(named | self.seen)
         self.look_around(named)
+        # Comments come last: the findings before have marked those that ignore something.
         findings = [*self.findings(), *self.broken(), *self.comments(named & self.seen)]
-        self.report.findings = sorted(
-            findings, key=lambda f: (f.path, f.line, f.column, f.rule.code)
-        )
-        return self.report
+        findings.sort(key=lambda f: (f.path, f.line, f.column, f.rule.code))
+        return Report(files, self.workflows, findings)
 
     def look_at(self, paths: Iterable[Path], app: frozenset[Place] | None = None) -> None:
         """Walk the workflows of files, or those of an app in them."""
@@ -146,7 +146,7 @@ class _Lint:
             self.seen.add(path)
             for root in self.roots(source):
                 if app is None or root.app in app:
-                    self.report.workflows += 1
+                    self.workflows += 1
                     self.walk(root)
 
     def roots(self, source: Source) -> list[Root]:
@@ -154,7 +154,7 @@ class _Lint:
         try:
             return roots(source, self.project)
         except RecursionError:
-            self.project.unreadable[source.path] = Unreadable(1, 1, TOO_DEEP)
+            self.project.note_unreadable(source.path, Unreadable(1, 1, TOO_DEEP))
             return []
 
     def walk(self, root: Root, only: set[Path] | None = None) -> None:
@@ -163,13 +163,15 @@ class _Lint:
         try:
             walk = Walk(root)
         except RecursionError:
-            self.project.unreadable[root.source.path] = Unreadable(
-                root.function.node.lineno, 1, TOO_DEEP
-            )
+            error = Unreadable(root.function.node.lineno, 1, TOO_DEEP)
+            self.project.note_unreadable(root.source.path, error)
             return
         for found in walk.found:
             path = found.source.path
-            if found.rule.code in self.chosen and (only is None or path in only):
+            if only is not None and path not in only:
+                continue
+            # Several workflows may use one helper, whose findings are reported once.
+            if found.rule.code in self.chosen:
                 key = (path, found.node.lineno, found.node.col_offset, found.rule.code, found.name)
                 self.found.setdefault(key, (found.source, found))
 
@@ -178,7 +180,7 @@ class _Lint:
 
         They may call helpers in a named file, and findings in these helpers count.
         """
-        known = dict(self.project.unreadable)
+        known = self.project.unreadable_so_far()
         for path in self.around(named):
             if path in self.seen or path in named:
                 continue
@@ -186,7 +188,8 @@ class _Lint:
             if source is not None:
                 for root in self.roots(source):
                     self.walk(root, named)
-        self.project.unreadable = known  # errors in files that were not named are not reported
+        # Errors in files that were not named are not reported.
+        self.project.forget_unreadable_but(known)
 
     def around(self, paths: Iterable[Path]) -> list[Path]:
         """The files of interest in the same packages or folders, sorted."""
@@ -201,6 +204,7 @@ class _Lint:
 
     def app(self, where: str, paths: list[Path], name: str) -> frozenset[Place]:
         """The places of the app of `shop.py:app`, and of the apps that it includes."""
+        # The module itself, or the `__init__.py` of a package, which is the highest of its files.
         path = min(paths, key=lambda path: len(path.parts))
         if path.name != "__init__.py" and (len(paths) > 1 or Path(where).is_dir()):
             msg = (
@@ -238,7 +242,7 @@ class _Lint:
                     case _:
                         continue
 
-    # ------------------------------------------------------------ what comes out
+    # ------------------------------------------------------------ findings
 
     def findings(self) -> Iterator[Finding]:
         for source, found in self.found.values():
@@ -257,8 +261,7 @@ class _Lint:
     def is_ignored(self, source: Source, found: Found) -> bool:
         ignored = False
         for comment in source.ignores:
-            if found.node.lineno == comment.line and found.rule.code in comment.codes:
-                comment.used.add(found.rule.code)
+            if comment.covers(found.node.lineno, found.rule.code):
                 ignored = True
         return ignored
 
@@ -284,10 +287,10 @@ class _Lint:
                 yield Finding(
                     *place, WRONG_IGNORE, f"an ignore comment with {code!r}, which is no code"
                 )
-        unused = [
-            code for code in comment.codes if code in self.chosen and code not in comment.used
-        ]
-        if UNUSED_IGNORE.code in self.chosen and unused:
+        # A code that was left out by an option found nothing to ignore, and is not unused thereby.
+        looked_for = [code for code in comment.codes if code in self.chosen]
+        unused = [code for code in looked_for if code not in comment.used]
+        if unused and UNUSED_IGNORE.code in self.chosen:
             yield Finding(*place, UNUSED_IGNORE, f"an unused ignore[{', '.join(unused)}]")
 
 

@@ -22,6 +22,7 @@ from perdure.lint.values import (
 if TYPE_CHECKING:
     from perdure.lint.scope import Scope
 
+# A tuple of unknown length is like a list: each element has the same type.
 _COLLECTS = {"set": "set", "frozenset": "frozenset", "tuple": "list"} | dict.fromkeys(
     ("list", "sorted", "reversed", "iter", "collections.deque"), "list"
 )
@@ -55,6 +56,7 @@ _NUMBERS = frozenset(
 _LISTS_OF_TEXT = frozenset(
     {"str.split", "str.rsplit", "str.splitlines", "str.partition", "str.rpartition"}
 )
+# Methods whose result has the type of their object.
 _KEEP = frozenset(
     f"{kind}.{name}"
     for kind in ("set", "frozenset", "list", "dict")
@@ -92,8 +94,9 @@ def call_result(node: ast.Call, scope: Scope) -> Value:
 def _external(name: str, node: ast.Call, holder: Value, scope: Scope) -> Value:
     first = _first_argument(node, scope)
     if name in _COLLECTS:
-        arguments = (element(first),) if node.args else ()
-        return Object(External(_COLLECTS[name]), arguments)
+        if not node.args:
+            return Object(External(_COLLECTS[name]))
+        return Object(External(_COLLECTS[name]), (element(first),))
     if name in _TEXTS:
         return TEXT
     if name in _NUMBERS:
@@ -104,6 +107,10 @@ def _external(name: str, node: ast.Call, holder: Value, scope: Scope) -> Value:
         return holder
     if name in _INSTANCES:
         return Object(External(_INSTANCES[name]))
+    return _built_in(name, first, node, holder, scope)
+
+
+def _built_in(name: str, first: Value, node: ast.Call, holder: Value, scope: Scope) -> Value:
     match name:
         case "dict":
             if node.keywords:
@@ -142,7 +149,9 @@ def _of_dict(name: str, holder: Value) -> Value:
     if not isinstance(holder, Object) or not holder.arguments:
         return None
     key = holder.arguments[0]
-    value = holder.arguments[1] if len(holder.arguments) > 1 else None
+    value = None
+    if len(holder.arguments) > 1:
+        value = holder.arguments[1]
     match name:
         case "dict.keys":
             return Object(External("dict_keys"), (key,))

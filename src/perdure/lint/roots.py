@@ -25,7 +25,7 @@ _REGISTRARS: dict[str, Kind] = {
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """How a function came to an app: as what, the expression of the app, and the options."""
+    """The registration of a function: its kind, the expression of the app, and the options."""
 
     kind: Kind
     app: ast.expr | None
@@ -33,14 +33,17 @@ class Registration:
 
     @property
     def is_guarded(self) -> bool:
-        """False where the author has said that nobody shall look: `guard="off"`."""
-        guard = self.options.get("guard")
-        return not (isinstance(guard, ast.Constant) and guard.value == "off")
+        """False where the author has switched the guard off: `guard="off"`."""
+        match self.options.get("guard"):
+            case ast.Constant(value="off"):
+                return False
+            case _:
+                return True
 
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """A workflow function: where the lint begins."""
+    """A workflow function, at which the lint begins."""
 
     function: Function
     registration: Registration
@@ -53,57 +56,69 @@ class Root:
 
     @property
     def app(self) -> tuple[Source, str] | None:
-        """Where the app is defined, if that can be seen: the file, and the name of the variable."""
+        """The definition of the app, if it can be seen: the file, and the name of the variable."""
         return origin(self.registration.app, self.scope)
 
 
 def registration_of(function: Function) -> Registration | None:
-    """What the decorators of a function make of it; None for a plain function."""
+    """The registration of a function by its decorators. None for a plain function."""
     for decorator in function.node.decorator_list:
         target, options = _call_of(decorator)
         kind = _registrar(target, function.scope)
         if kind is not None:
-            return Registration(
-                kind, target.value if isinstance(target, ast.Attribute) else None, options
-            )
+            return Registration(kind, _app_of(target), options)
+    return None
+
+
+def _app_of(target: ast.expr) -> ast.expr | None:
+    """The expression of the app in `app.workflow`."""
+    if isinstance(target, ast.Attribute):
+        return target.value
     return None
 
 
 def _call_of(decorator: ast.expr) -> tuple[ast.expr, dict[str, ast.expr]]:
-    if isinstance(decorator, ast.Call):
-        return decorator.func, {
-            keyword.arg: keyword.value for keyword in decorator.keywords if keyword.arg
-        }
-    return decorator, {}
+    """The callable of a decorator, and its options."""
+    if not isinstance(decorator, ast.Call):
+        return decorator, {}
+    options = {keyword.arg: keyword.value for keyword in decorator.keywords if keyword.arg}
+    return decorator.func, options
 
 
 def _registrar(node: ast.expr, scope: Scope) -> Kind | None:
-    """Whether an expression is what registers workflows, or activities."""
+    """The kind of function that a callable registers. None: it registers none."""
     match scope.evaluate(node):
         case External(name=name) | Object(type=External(name=name)) if name in _REGISTRARS:
             return _REGISTRARS[name]
         case _:
-            pass_on = isinstance(node, ast.Attribute) and _may_be_app(
-                scope.evaluate(node.value), scope.source
-            )
-    if pass_on and isinstance(node, ast.Attribute) and node.attr in ("workflow", "activity"):
-        return "workflow" if node.attr == "workflow" else "activity"
-    return None
+            app = _app_of(node)
+    if app is None or not _may_be_app(scope.evaluate(app), scope.source):
+        return None
+    match node:
+        case ast.Attribute(attr="workflow"):
+            return "workflow"
+        case ast.Attribute(attr="activity"):
+            return "activity"
+        case _:
+            return None
 
 
 def _may_be_app(value: Value, source: Source) -> bool:
-    """Whether something that is not fully known may be an App: by the company that it keeps."""
+    """Whether a value that is not fully known may be an App.
+
+    Its file imports Perdure, and it is unknown or has the name of a variable: an app may come from
+    a module that the lint does not find.
+    """
     if value is None:
         return source.imports_perdure
-    return (
-        isinstance(value, External)
-        and value.name.rpartition(".")[2].islower()
-        and source.imports_perdure
-    )
+    if isinstance(value, External) and value.name.rpartition(".")[2].islower():
+        return source.imports_perdure
+    return False
 
 
 def roots(source: Source, project: Project) -> list[Root]:
     """The workflows of a file, wherever they are defined, in order."""
+    # A function may be registered several times, by decorators and by calls.
     found: dict[ast.AST, Root] = {}
     for root in _find(source.tree.body, module_scope(project, source), None):
         found.setdefault(root.function.node, root)
@@ -115,7 +130,9 @@ def _find(body: list[ast.stmt], scope: Scope, owner: Class | None) -> Iterator[R
     for node in body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             function = Function(node, scope, owner)
-            registration = registration_of(function) if node.decorator_list else None
+            registration = None
+            if node.decorator_list:
+                registration = registration_of(function)
             if registration is not None and registration.kind == "workflow":
                 yield Root(function, registration, scope)
             elif _has_decorators(node.body):
@@ -125,6 +142,7 @@ def _find(body: list[ast.stmt], scope: Scope, owner: Class | None) -> Iterator[R
                 yield from _find(node.body, scope.child(), Class(node, scope))
         else:
             yield from _given(node, scope)
+        # The scope of a module has all values already. Others are filled as the walk goes on.
         if not is_module:
             scope.execute(node)
         for part, _ in parts_of(node):
@@ -156,18 +174,16 @@ def _given(statement: ast.stmt, scope: Scope) -> Iterator[Root]:
             inner, options = _call_of(target)
         case _:
             return
-    value = scope.evaluate(target)
-    name = (
-        value.name
-        if isinstance(value, External)
-        else value.builtin
-        if isinstance(value, Object)
-        else ""
-    )
-    function = scope.evaluate(given) if _REGISTRARS.get(name) == "workflow" else None
+    match scope.evaluate(target):
+        case External(name=name) | Object(type=External(name=name)):
+            kind = _REGISTRARS.get(name)
+        case _:
+            kind = None
+    if kind != "workflow":
+        return
+    function = scope.evaluate(given)
     if isinstance(function, Function):
-        app = inner.value if isinstance(inner, ast.Attribute) else None
-        yield Root(function, Registration("workflow", app, options), scope)
+        yield Root(function, Registration("workflow", _app_of(inner), options), scope)
 
 
 def origin(node: ast.expr | None, scope: Scope) -> tuple[Source, str] | None:
@@ -179,7 +195,9 @@ def origin(node: ast.expr | None, scope: Scope) -> tuple[Source, str] | None:
             case ast.Attribute(value=ast.Name(id=module), attr=name):
                 found = scope.look_up(module)
                 source = getattr(found, "source", None)
-                holder = module_scope(scope.project, source) if isinstance(source, Source) else None
+                holder = None
+                if isinstance(source, Source):
+                    holder = module_scope(scope.project, source)
             case _:
                 return None
         if holder is None:
@@ -191,5 +209,5 @@ def origin(node: ast.expr | None, scope: Scope) -> tuple[Source, str] | None:
     return None
 
 
+# Imports through which a name is followed. Modules may import it from each other in a circle.
 _IMPORTS_DEPTH = 20
-"""How often a name may be passed on: modules may import it from each other in a circle."""

@@ -1,4 +1,4 @@
-"""What a name or an expression stands for, at a place in the code.
+"""The value of a name or an expression, at a place in the code.
 
 A function's scope is filled statement by statement, as its code is walked. So a name that is bound
 again means the new value from there on. A module's scope has the values of the complete module,
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import builtins
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from perdure.lint.values import (
     Class,
     External,
     Function,
+    FunctionNode,
     Module,
     Object,
     Value,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 NONE = Object(External("None"))
 
 _BUILTINS = frozenset(vars(builtins))
+# Users import from `perdure`, and the catalogue has these names.
 _PUBLIC = {
     "perdure.app.App": "perdure.App",
     "perdure.client.Client": "perdure.Client",
@@ -56,8 +58,10 @@ class Scope:
     def __init__(
         self, project: Project, source: Source, parent: Scope | None, own: Iterable[str] = ()
     ) -> None:
-        """`own` are the names that the code binds anywhere, whether or not it has got there."""
-        self.project, self.source, self.parent = project, source, parent
+        """`own` are the names that the code binds anywhere, also further down."""
+        self.project = project
+        self.source = source
+        self.parent = parent
         self.values: dict[str, Value] = {}
         self.own = set(own)
 
@@ -66,34 +70,41 @@ class Scope:
         return Scope(self.project, self.source, self, own)
 
     def bind(self, name: str, value: Value) -> None:
-        """From here on, the name stands for this."""
+        """Give the name this value from here on."""
         self.own.add(name)
         self.values[name] = value
 
     def look_up(self, name: str) -> Value:
-        """What a name stands for."""
+        """The value of a name."""
+        # A local name hides the outer one in the whole function, also before it is bound.
         if name in self.own:
             return self.values.get(name)
-        return self.parent.look_up(name) if self.parent is not None else self.outermost(name)
+        if self.parent is not None:
+            return self.parent.look_up(name)
+        return self.outermost(name)
 
     def outermost(self, name: str) -> Value:
-        """What a name stands for that no code of the project binds."""
-        return External(name) if name in _BUILTINS else None
+        """The value of a name that no code of the project binds."""
+        if name in _BUILTINS:
+            return External(name)
+        return None
 
     def holder(self, name: str) -> Scope | None:
-        """The scope that a name belongs to; None for a builtin."""
+        """The scope that a name belongs to. None for a builtin."""
         if name in self.own:
             return self
-        return self.parent.holder(name) if self.parent is not None else None
+        if self.parent is not None:
+            return self.parent.holder(name)
+        return None
 
     def import_of(self, name: str) -> tuple[Scope, ast.expr] | None:
-        """For a name that a module imports from another one: that one, and its name there."""
+        """The scope of the module from which a name is imported, and its name there."""
         return None
 
     # ------------------------------------------------------------ expressions
 
     def evaluate(self, node: ast.expr | None) -> Value:
-        """What an expression stands for."""
+        """The value of an expression. None: it is not known."""
         match node:
             case ast.Name(id=name):
                 return self.look_up(name)
@@ -110,9 +121,7 @@ class Scope:
             case ast.IfExp(body=first, orelse=second):
                 return one_of([self.evaluate(first), self.evaluate(second)])
             case ast.BoolOp(values=parts):
-                return next(
-                    (value for part in parts if (value := self.evaluate(part)) is not None), None
-                )
+                return self._first_known(parts)
             case ast.BinOp():
                 return self._operation(node)
             case ast.Subscript():
@@ -125,7 +134,7 @@ class Scope:
                 return None
 
     def attribute(self, holder: Value, name: str) -> Value:
-        """An attribute of what is known."""
+        """An attribute of a value."""
         match holder:
             case External(name=dotted):
                 dotted = f"{dotted}.{name}"
@@ -146,27 +155,38 @@ class Scope:
         scope = module_scope(self.project, source)
         if scope.has(name):
             return scope.look_up(name)
-        below = (
-            self.project.imported(source, name, 1) if source.path.name == "__init__.py" else None
-        )
-        return Module(below) if below is not None else None
+        below = None
+        if source.path.name == "__init__.py":
+            below = self.project.imported(source, name, 1)
+        if below is not None:
+            return Module(below)
+        return None
+
+    def _first_known(self, parts: Iterable[ast.expr]) -> Value:
+        # `given or default`: the parts have one type in sane code, and one may be unknown.
+        for part in parts:
+            value = self.evaluate(part)
+            if value is not None:
+                return value
+        return None
 
     def _display(self, node: ast.Set | ast.List | ast.Tuple | ast.Dict) -> Value:
         if isinstance(node, ast.Dict):
+            # `{**other}` has None for the key.
             keys = [self.evaluate(key) for key in node.keys if key is not None]
-            return Object(
-                External("dict"),
-                (one_of(keys), one_of([self.evaluate(value) for value in node.values])),
-            )
-        values = [
-            element(self.evaluate(part.value))
-            if isinstance(part, ast.Starred)
-            else self.evaluate(part)
-            for part in node.elts
-        ]
+            values = [self.evaluate(value) for value in node.values]
+            return Object(External("dict"), (one_of(keys), one_of(values)))
+        values = list(map(self._element, node.elts))
         if isinstance(node, ast.Tuple):
             return Object(External("tuple"), tuple(values))
-        return Object(External("set" if isinstance(node, ast.Set) else "list"), (one_of(values),))
+        if isinstance(node, ast.Set):
+            return Object(External("set"), (one_of(values),))
+        return Object(External("list"), (one_of(values),))
+
+    def _element(self, node: ast.expr) -> Value:
+        if isinstance(node, ast.Starred):
+            return element(self.evaluate(node.value))
+        return self.evaluate(node)
 
     def _comprehension(
         self, node: ast.SetComp | ast.ListComp | ast.GeneratorExp | ast.DictComp
@@ -174,10 +194,10 @@ class Scope:
         inner = self.inside(node)
         if isinstance(node, ast.DictComp):
             return Object(External("dict"), (inner.evaluate(node.key), inner.evaluate(node.value)))
-        return Object(
-            External("set" if isinstance(node, ast.SetComp) else "list"),
-            (inner.evaluate(node.elt),),
-        )
+        part = inner.evaluate(node.elt)
+        if isinstance(node, ast.SetComp):
+            return Object(External("set"), (part,))
+        return Object(External("list"), (part,))
 
     def inside(self, node: ast.SetComp | ast.ListComp | ast.GeneratorExp | ast.DictComp) -> Scope:
         """The scope of a comprehension."""
@@ -187,69 +207,69 @@ class Scope:
         return inner
 
     def _operation(self, node: ast.BinOp) -> Value:
-        left, right = self.evaluate(node.left), self.evaluate(node.right)
-        if isinstance(node.op, ast.BitOr | ast.BitAnd | ast.Sub | ast.BitXor):
-            if is_set(left) or (isinstance(left, Object) and left.builtin == "dict_keys"):
-                return Object(
-                    External("set"),
-                    (one_of([part for part in (element(left), element(right)) if part]),),
-                )
-            return left if left == right else None
-        if isinstance(node.op, ast.Add | ast.Mult | ast.Mod) and TEXT in {left, right}:
-            return TEXT
-        if (
-            isinstance(node.op, ast.Div)
-            and isinstance(left, Object)
-            and left.builtin.startswith("pathlib.")
-        ):
-            return left
-        return left if left == right else None
+        left = self.evaluate(node.left)
+        right = self.evaluate(node.right)
+        match node.op:
+            case ast.BitOr() | ast.BitAnd() | ast.Sub() | ast.BitXor() if _is_like_set(left):
+                # Either side may bring elements whose order differs.
+                parts: list[Value] = [part for part in (element(left), element(right)) if part]
+                return Object(External("set"), (one_of(parts),))
+            case ast.Add() | ast.Mult() | ast.Mod() if TEXT in {left, right}:
+                return TEXT
+            case ast.Div() if isinstance(left, Object) and left.builtin.startswith("pathlib."):
+                return left
+            case _ if left == right:
+                return left
+            case _:
+                return None
 
     def _item(self, node: ast.Subscript) -> Value:
         holder = self.evaluate(node.value)
+        if isinstance(holder, External | Class):  # Channel[bool]: the class itself
+            return holder
         if not isinstance(holder, Object):
-            return (
-                holder if isinstance(holder, External | Class) else None
-            )  # Channel[bool]: the class itself
+            return None
         if isinstance(node.slice, ast.Slice):
             return holder
-        if holder.builtin == "dict":
-            return holder.arguments[1] if len(holder.arguments) > 1 else None
-        if holder.builtin == "tuple":
-            match node.slice:
-                case ast.Constant(value=int(index)) if index < len(holder.arguments):
-                    return holder.arguments[index]
-                case _:
-                    return None
-        return element(holder) if holder.builtin in {"str", "list"} else None
+        match holder.builtin, holder.arguments, node.slice:
+            case "dict", (_, value), _:
+                return value
+            case "tuple", parts, ast.Constant(value=int(index)) if index < len(parts):
+                return parts[index]
+            case "str" | "list", _, _:
+                return element(holder)
+            case _:
+                return None
 
     # ------------------------------------------------------------ annotations
 
     def annotated(self, node: ast.expr | None) -> Value:
-        """What a variable with this annotation holds."""
+        """The value of a variable with this annotation."""
         match node:
             case ast.Constant(value=str(text)):
                 with suppress(SyntaxError):
                     return self.annotated(ast.parse(text, mode="eval").body)
                 return None
             case ast.BinOp(op=ast.BitOr(), left=left, right=right):
-                known = [
-                    v
-                    for v in (self.annotated(left), self.annotated(right))
-                    if v not in (None, NONE)
-                ]
-                return known[0] if len(known) == 1 else None
+                # `set[str] | None` is taken for a set: code that gets None does not iterate.
+                both = [self.annotated(left), self.annotated(right)]
+                known = [value for value in both if value not in (None, NONE)]
+                if len(known) == 1:
+                    return known[0]
+                return None
             case ast.Constant(value=None):
                 return NONE
+            case ast.Subscript(value=outer, slice=ast.Tuple(elts=inner)):
+                return self._generic(self.evaluate(outer), inner)
             case ast.Subscript(value=outer, slice=inner):
-                return self._generic(
-                    self.evaluate(outer), inner.elts if isinstance(inner, ast.Tuple) else [inner]
-                )
+                return self._generic(self.evaluate(outer), [inner])
             case ast.Name() | ast.Attribute():
                 found = self.evaluate(node)
                 if isinstance(found, External):
                     return Object(External(canonical(found.name)))
-                return Object(found) if isinstance(found, Class) else None
+                if isinstance(found, Class):
+                    return Object(found)
+                return None
             case _:
                 return None
 
@@ -267,24 +287,14 @@ class Scope:
     # ------------------------------------------------------------ statements
 
     def unpack(self, target: ast.expr, value: Value) -> None:
-        """Bind what an assignment's left side names."""
+        """Bind the names of an assignment's left side."""
         match target:
             case ast.Name(id=name):
                 self.bind(name, value)
             case ast.Starred(value=inner):
                 self.unpack(inner, None)
             case ast.Tuple(elts=parts) | ast.List(elts=parts):
-                pair = (
-                    isinstance(value, Object)
-                    and value.builtin == "tuple"
-                    and len(value.arguments) == len(parts)
-                )
-                values = (
-                    value.arguments
-                    if pair and isinstance(value, Object)
-                    else [element(value)] * len(parts)
-                )
-                for part, known in zip(parts, values, strict=True):
+                for part, known in zip(parts, _parts_of(value, len(parts)), strict=True):
                     self.unpack(part, known)
             case _:
                 return
@@ -300,7 +310,9 @@ class Scope:
                     self.unpack(target, known)
             case ast.AnnAssign(target=target, annotation=annotation, value=value):
                 known = self.annotated(annotation)
-                self.unpack(target, known if known is not None else self.evaluate(value))
+                if known is None:
+                    known = self.evaluate(value)
+                self.unpack(target, known)
             case ast.FunctionDef() | ast.AsyncFunctionDef():
                 self.bind(node.name, Function(node, self))
             case ast.ClassDef():
@@ -319,15 +331,22 @@ class Scope:
 
     def _import(self, node: ast.Import | ast.ImportFrom) -> None:
         for alias in node.names:
-            if isinstance(node, ast.Import):
-                top = alias.name if alias.asname else alias.name.partition(".")[0]
-                self.bind(alias.asname or top, self._module(top))
-            elif alias.name != "*":
-                self.bind(alias.asname or alias.name, self._imported(node, alias.name))
+            if isinstance(node, ast.ImportFrom):
+                if alias.name != "*":
+                    self.bind(alias.asname or alias.name, self._imported(node, alias.name))
+            elif alias.asname:
+                self.bind(alias.asname, self._module(alias.name))
+            else:
+                # `import a.b` binds `a`.
+                top = alias.name.partition(".")[0]
+                self.bind(top, self._module(top))
 
     def enter(self, function: Function | ast.Lambda) -> Scope:
         """The scope of a function that is defined in this one, with its parameters bound."""
-        node = function.node if isinstance(function, Function) else function
+        if isinstance(function, Function):
+            node: FunctionNode | ast.Lambda = function.node
+        else:
+            node = function
         inner = self.child(names_of(node))
         arguments = node.args
         for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs):
@@ -348,18 +367,25 @@ class Scope:
 
     def _module(self, name: str) -> Value:
         found = self.project.imported(self.source, name)
-        return Module(found) if found is not None else External(name)
+        if found is not None:
+            return Module(found)
+        return External(name)
 
     def _imported(self, node: ast.ImportFrom, name: str) -> Value:
         module = node.module or ""
         source = self.project.imported(self.source, module, node.level)
         if source is not None:
             return self.member(source, name)
-        dotted = f"{module}.{name}" if module else name
+        dotted = name
+        if module:
+            dotted = f"{module}.{name}"
+        # The module may be a folder without `__init__.py`, and the name a file in it.
         below = self.project.imported(self.source, dotted, node.level)
-        if below is not None:  # a folder without __init__.py
+        if below is not None:
             return Module(below)
-        return External(_PUBLIC.get(dotted, dotted)) if not node.level else None
+        if not node.level:
+            return External(_PUBLIC.get(dotted, dotted))
+        return None
 
 
 class ModuleScope(Scope):
@@ -384,30 +410,36 @@ class ModuleScope(Scope):
 
     def has(self, name: str) -> bool:
         """Whether the module binds it, or brings it in with a star."""
-        return name in self._statements or self.look_up(name) not in {None, External(name)}
+        if name in self._statements:
+            return True
+        return self.look_up(name) not in {None, External(name)}
 
     def holder(self, name: str) -> Scope | None:
         """This one, if the module binds the name."""
-        return self if name in self._statements else None
+        if name in self._statements:
+            return self
+        return None
 
     def import_of(self, name: str) -> tuple[Scope, ast.expr] | None:
-        """For a name that this module imports from another one: that one, and its name there."""
-        statement = self._statements[name][-1][0] if name in self._statements else None
+        """The scope of the module from which a name is imported, and its name there."""
+        if name not in self._statements:
+            return None
+        statement, _ = self._statements[name][-1]  # the last binding counts
         if not isinstance(statement, ast.ImportFrom):
             return None
         source = self.project.imported(self.source, statement.module or "", statement.level)
-        theirs = next(
-            alias.name for alias in statement.names if (alias.asname or alias.name) == name
-        )
         if source is None:
             return None
-        return module_scope(self.project, source), ast.Name(theirs, ast.Load())
+        for alias in statement.names:
+            if (alias.asname or alias.name) == name:
+                return module_scope(self.project, source), ast.Name(alias.name, ast.Load())
+        return None
 
     def look_up(self, name: str) -> Value:
         """The value of a name in the complete module. Its last binding counts, a fallback least."""
         if name in self.values:
             return self.values[name]
-        if name in self._busy:
+        if name in self._busy:  # `x = x + 1`, or modules that import each other
             return None
         self._busy.add(name)
         try:
@@ -421,9 +453,11 @@ class ModuleScope(Scope):
             return self._by_star(name)
         fallback: Value = None
         for node, is_fallback in reversed(self._statements[name]):
+            # In a scope of its own, so that the other names of the statement bind nothing here.
             inner = Scope(self.project, self.source, self)
             inner.execute(node)
             value = _moved(inner.values.get(name), inner, self)
+            # `x = None` at the top is a declaration, whose value comes later.
             if not is_fallback and value != NONE:
                 return value
             if fallback is None:
@@ -433,12 +467,14 @@ class ModuleScope(Scope):
     def _by_star(self, name: str) -> Value:
         for node in self._stars:
             source = self.project.imported(self.source, node.module or "", node.level)
+            dotted = f"{node.module}.{name}"
             if source is not None:
                 found = module_scope(self.project, source).look_up(name)
-                if found is not None and not (isinstance(found, External) and found.name == name):
+                # A builtin is known in each module, and says nothing about this one.
+                if found not in (None, External(name)):
                     return found
-            elif f"{node.module}.{name}" in ENTRIES:
-                return External(f"{node.module}.{name}")
+            elif dotted in ENTRIES:
+                return External(dotted)
         return self.outermost(name)
 
 
@@ -450,11 +486,15 @@ def module_scope(project: Project, source: Source) -> ModuleScope:
 
 
 def _bind_self(inner: Scope, function: Function, owner: Class) -> None:
-    """What the first parameter of a method is."""
+    """Bind the first parameter of a method."""
     parameters = [*function.node.args.posonlyargs, *function.node.args.args]
     decorators = {d.id for d in function.node.decorator_list if isinstance(d, ast.Name)}
-    if parameters and "staticmethod" not in decorators:
-        inner.bind(parameters[0].arg, owner if "classmethod" in decorators else Object(owner))
+    if not parameters or "staticmethod" in decorators:
+        return
+    first: Value = Object(owner)
+    if "classmethod" in decorators:
+        first = owner
+    inner.bind(parameters[0].arg, first)
 
 
 def _moved(value: Value, inner: Scope, scope: Scope) -> Value:
@@ -468,9 +508,25 @@ def _moved(value: Value, inner: Scope, scope: Scope) -> Value:
             return value
 
 
+def _parts_of(value: Value, count: int) -> Sequence[Value]:
+    """The values that unpacking gives to `count` targets."""
+    if isinstance(value, Object) and value.builtin == "tuple" and len(value.arguments) == count:
+        return value.arguments
+    return [element(value)] * count
+
+
+def _is_like_set(value: Value) -> bool:
+    """Whether `|` and `&` of a value make a set. They do for the keys of a dict, too."""
+    if isinstance(value, Object) and value.builtin == "dict_keys":
+        return True
+    return is_set(value)
+
+
 def _entered(value: Value) -> Value:
-    """What `with` gives: most context managers of interest give themselves."""
-    return value if isinstance(value, Object) else None
+    """The value that `with` binds. Most context managers of interest return themselves."""
+    if isinstance(value, Object):
+        return value
+    return None
 
 
 def _constant(value: object) -> Value:

@@ -38,6 +38,13 @@ class Ignore:
         """Codes that no rule has."""
         return [code for code in self.codes if code not in RULES]
 
+    def covers(self, line: int, code: str) -> bool:
+        """Whether the comment ignores this code in this line. It remembers that it was used."""
+        if line != self.line or code not in self.codes:
+            return False
+        self.used.add(code)
+        return True
+
 
 @dataclass(eq=False)
 class Source:
@@ -76,7 +83,7 @@ class Source:
 
     @cached_property
     def package(self) -> Path:
-        """The folder of the code that belongs together; see `package_of`."""
+        """The folder of the file's top-level package, as `package_of` finds it."""
         return package_of(self.path)
 
     @cached_property
@@ -115,7 +122,9 @@ class Source:
     def column(self, line: int, offset: int) -> int:
         """The column of an offset, in characters from 1. The parser counts bytes of UTF-8."""
         lines = self._lines
-        text = lines[line - 1] if line <= len(lines) else ""
+        text = ""
+        if line <= len(lines):
+            text = lines[line - 1]
         return len(text.encode()[:offset].decode(errors="replace")) + 1
 
     @cached_property

@@ -60,7 +60,9 @@ class Object:
     @property
     def builtin(self) -> str:
         """The name of its type. The empty string for a class of the project."""
-        return self.type.name if isinstance(self.type, External) else ""
+        if isinstance(self.type, External):
+            return self.type.name
+        return ""
 
 
 Value: TypeAlias = External | Module | Class | Function | Object | None
@@ -104,9 +106,11 @@ _SAME_TYPE = {
 
 SETS = frozenset({"set", "frozenset"})
 MUTABLE = frozenset({"list", "set", "dict"})
+# Their hash is computed from a number, and the same in every process.
 _NUMBERS = frozenset(
     {"int", "float", "bool", "complex", "decimal.Decimal", "fractions.Fraction", "uuid.UUID"}
 )
+# Their hash comes from text or bytes, and is salted by PYTHONHASHSEED.
 _BY_CHANCE = frozenset(
     {"str", "bytes", "datetime.datetime", "datetime.date", "datetime.time", "pathlib.Path"}
 )
@@ -119,16 +123,17 @@ def canonical(name: str) -> str:
 
 
 def element(value: Value) -> Value:
-    """The value that iteration gives."""
+    """The value of an element in an iteration."""
     if not isinstance(value, Object):
         return None
     if value.builtin == "str":
         return TEXT
     if value.builtin == "bytes":
         return NUMBER
-    if value.builtin == "tuple" and len(set(value.arguments)) > 1:
-        return None
     if not value.arguments:
+        return None
+    # A tuple has a type for each place. Only where all are the same, iteration has one type.
+    if value.builtin == "tuple" and len(set(value.arguments)) > 1:
         return None
     return value.arguments[0]
 
@@ -180,10 +185,12 @@ def _class_hashes_by_chance(owner: Class) -> bool:
 
 def name_of(value: Value) -> str:
     """A type in words: `str`, `Colour objects`."""
-    if isinstance(value, Object) and isinstance(value.type, Class):
+    if not isinstance(value, Object):
+        return "unknown objects"
+    if isinstance(value.type, Class):
         return f"{value.type.node.name} objects"
-    if isinstance(value, Object):
-        return {"str": "strings", "tuple": "tuples with strings"}.get(
-            value.builtin, f"{value.builtin} objects"
-        )
-    return "unknown objects"
+    if value.builtin == "str":
+        return "strings"
+    if value.builtin == "tuple":
+        return "tuples with strings"
+    return f"{value.builtin} objects"

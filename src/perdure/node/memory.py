@@ -22,7 +22,7 @@ from perdure.kernel.message import Start
 from perdure.node.loader import Loader
 from perdure.node.ownership.scope import Moved
 from perdure.node.supervisor import ids_of
-from perdure.workflow import show_logs
+from perdure.runlog import show_logs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from perdure.errors import EncodeError, Failure, PayloadError, PayloadTooLarge, failure_of
+from perdure.codec.failure import failure_of
+from perdure.errors import EncodeError, Failure, PayloadError, PayloadTooLarge
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from perdure.errors import StoreUnavailable
 from perdure.kernel.commit import SqlRefused
-from perdure.workflow import show_logs
+from perdure.runlog import show_logs
 
 if TYPE_CHECKING:
     from perdure.kernel.commit import Verdict

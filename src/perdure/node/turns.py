@@ -40,7 +40,7 @@ from perdure.node.residents import Ack, Resident, Residents
 from perdure.node.stages import Stages
 from perdure.node.supervisor import Discarded, Supervisor, ids_of
 from perdure.node.waiters import Waiters
-from perdure.workflow import show_logs
+from perdure.runlog import show_logs
 
 if TYPE_CHECKING:
     from collections.abc import Callable

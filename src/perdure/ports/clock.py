@@ -1,12 +1,14 @@
 """Time as a dependency.
 
-The clock of a machine can be set, forward and back, and it stands still for a program while the machine is suspended.
-Nothing of that may hold up a timer. So a `SystemClock` runs by the machine's boot time, which only goes forward and
-counts what was slept through, plus an offset to the wall clock:
+The clock of a machine can be set, forward and back, and it stands still for a program while the
+machine is suspended. Nothing of that may hold up a timer. So a `SystemClock` adds an offset to the
+machine's boot time, which only goes forward and counts the time of a suspended machine:
 
-- a wall clock that is set forward is followed at once. Whatever has come due by it rings within a few seconds.
-- a wall clock that is set back is not followed. Time goes on from where it was, and a tenth slower, until the wall
-  clock has caught up. So nothing stalls, nothing happens before its time, and the two meet again.
+- a wall clock that is set forward is followed at once. Timers that are due by it ring within a few
+  seconds.
+- a wall clock that is set back is not followed. Time goes on from where it was, and a tenth slower,
+  until the wall clock has caught up. So nothing stalls, nothing happens before its time, and the
+  two meet again.
 
 See decision 0038.
 """
@@ -22,24 +24,27 @@ from typing import Protocol
 logger = logging.getLogger("perdure.clock")
 
 LOOK_MS = 5_000
-"""An alarm looks at the clock this often at least: the wait of an event loop does not notice a suspended machine."""
+"""An alarm looks at the clock this often at least.
+
+The wait of an event loop does not notice a suspended machine.
+"""
 AHEAD_MAX_MS = 2 * 86_400_000
 """A clock goes on from a time of a former life that is this far ahead of the wall clock at most."""
 
+# Time that is ahead of the wall clock runs slower by one in so many.
 _SLOWER_BY = 10
-"""Time that is ahead of the wall clock runs slower by one in so many."""
+# A step of the wall clock by so much is worth a log record.
 _NOTED_NS = 1_000_000_000
-"""A step of the wall clock by so much is worth a log record."""
+# The two sources are read one after the other, so a difference like this says nothing.
 _UNEVEN_NS = 10_000_000
-"""The two sources are read one after the other, so a difference like this says nothing."""
 _NS = 1_000_000
 
-# macOS has no CLOCK_BOOTTIME; its CLOCK_MONOTONIC counts the time that the machine is suspended.
+# macOS has no CLOCK_BOOTTIME. Its CLOCK_MONOTONIC counts the time of a suspended machine.
 _BOOT: int | None = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
 
 
 class Alarm(Protocol):
-    """Something that will be called; `cancel` prevents it."""
+    """A call at a later time. `cancel` prevents it."""
 
     def cancel(self) -> None:
         """Do not call it."""
@@ -47,10 +52,10 @@ class Alarm(Protocol):
 
 
 class Clock(Protocol):
-    """The present, and being called at a time."""
+    """The present, and calls at later times."""
 
     def now_ms(self) -> int:
-        """Wall-clock time in milliseconds since 1970; never goes back within one process."""
+        """Wall-clock time in milliseconds since 1970. Never goes back within one process."""
         ...
 
     def call_at(self, at_ms: int, callback: Callable[[], None]) -> Alarm:
@@ -58,23 +63,31 @@ class Clock(Protocol):
         ...
 
     def call_after(self, ms: int, callback: Callable[[], None]) -> Alarm:
-        """Call `callback` on the running event loop when `ms` have passed, wherever the clock is set meanwhile."""
+        """Call `callback` on the running event loop when `ms` have passed.
+
+        Setting the clock meanwhile changes nothing.
+        """
         ...
 
 
 def boot_ns() -> int:
-    """Nanoseconds since the machine began to run, as far as known with the time it was suspended."""
+    """Nanoseconds since the machine began to run.
+
+    The time of a suspended machine counts, where the system can tell it.
+    """
     # Looked up at each call, because simulations replace the functions of `time`.
-    return time.monotonic_ns() if _BOOT is None else time.clock_gettime_ns(_BOOT)
+    if _BOOT is None:
+        return time.monotonic_ns()
+    return time.clock_gettime_ns(_BOOT)
 
 
 class SystemClock:
-    """The machine's clock: it never goes back and never stands still. See the module's docstring."""
+    """The machine's clock, which never goes back and never stands still."""
 
     def __init__(
         self, wall_ns: Callable[[], int] = time.time_ns, boot_ns: Callable[[], int] = boot_ns
     ) -> None:
-        """Start at the present. `wall_ns` and `boot_ns` are where time comes from, in nanoseconds."""
+        """Start at the present. `wall_ns` and `boot_ns` are the sources of time, in nanoseconds."""
         self._wall_ns = wall_ns
         self._boot_ns = boot_ns
         self._read_ns = boot_ns()
@@ -82,20 +95,23 @@ class SystemClock:
         self._told_ns = 0
 
     def now_ms(self) -> int:
-        """Time in milliseconds since 1970; never goes back within this object."""
+        """Time in milliseconds since 1970. Never goes back within this object."""
         return self.now_ns() // _NS
 
     def now_ns(self) -> int:
         """The same in nanoseconds."""
-        wall = self._wall_ns()  # first: a pause between the two must not look like a step forward
+        # The wall clock is read first: a pause between the two must not look like a step forward.
+        wall = self._wall_ns()
         boot = self._boot_ns()
-        passed, self._read_ns = boot - self._read_ns, boot
+        passed = boot - self._read_ns
+        self._read_ns = boot
         ahead = boot + self._offset_ns - wall
         if ahead < 0:
             self._offset_ns -= ahead
             if ahead < -_NOTED_NS:
                 _note_forward(-ahead)
         elif ahead > _UNEVEN_NS:
+            # `ahead` shrinks slowly from now on. Only another step back makes it grow again.
             if ahead > self._told_ns + _NOTED_NS:
                 _note_back(ahead)
             self._offset_ns -= min(ahead, passed // _SLOWER_BY)
@@ -103,7 +119,7 @@ class SystemClock:
         return boot + self._offset_ns
 
     def go_on_from(self, at_ms: int) -> None:
-        """Time was at `at_ms` in a former life, as a row of the store says: it is not earlier now.
+        """Go on from `at_ms`, which a row of the store has from a former life.
 
         A time that is too far ahead is an error of that life. Then the wall clock is right.
         """
@@ -113,15 +129,19 @@ class SystemClock:
             return
         if ahead_ms > AHEAD_MAX_MS:
             logger.error(
-                "the store holds a write that is %.1f days ahead of this machine's clock, which is too far to be "
-                "followed. Timers that were set at that time wait so much longer. Is this machine's clock right?",
+                "the store holds a write that is %.1f days ahead of this machine's clock, which is "
+                "too far to be followed. Timers that were set at that time wait so much longer. "
+                "Is this machine's clock right?",
                 ahead_ms / 86_400_000,
             )
             return
         self._offset_ns += ahead_ms * _NS
 
     def call_at(self, at_ms: int, callback: Callable[[], None]) -> Alarm:
-        """Call `callback` on the running event loop when `now_ms()` has reached `at_ms`; soon, if it has."""
+        """Call `callback` on the running event loop when `now_ms()` has reached `at_ms`.
+
+        A time that has passed already means soon.
+        """
         return _SystemAlarm(self.now_ns, at_ms * _NS, callback)
 
     def call_after(self, ms: int, callback: Callable[[], None]) -> Alarm:
@@ -130,7 +150,7 @@ class SystemClock:
 
 
 class _SystemAlarm:
-    """A call that waits, and looks now and then at the clock that counts for it."""
+    """A call that waits, and looks at its clock now and then."""
 
     __slots__ = ("_at_ns", "_callback", "_handle", "_loop", "_now_ns")
 
@@ -144,6 +164,7 @@ class _SystemAlarm:
     def _wait(self, now_ns: int) -> asyncio.Handle:
         left_ns = self._at_ns - now_ns
         if left_ns <= 0:
+            # Never at once: the caller has not got the alarm yet, and may want to cancel it.
             return self._loop.call_soon(self._callback)
         return self._loop.call_later(min(left_ns, LOOK_MS * _NS) / 1e9, self._look)
 
@@ -161,14 +182,15 @@ class _SystemAlarm:
 
 def _note_forward(by_ns: int) -> None:
     logger.warning(
-        "the wall clock was set forward by %.1f s. Time follows it: timers that were due meanwhile fire now",
+        "the wall clock was set forward by %.1f s. Time follows it: "
+        "timers that were due meanwhile fire now",
         by_ns / 1e9,
     )
 
 
 def _note_back(by_ns: int) -> None:
     logger.warning(
-        "the wall clock is %.1f s behind: it was set back. Time goes on from where it was, a tenth slower, until the "
-        "wall clock has caught up. No timer is lost or early",
+        "the wall clock is %.1f s behind: it was set back. Time goes on from where it was, a tenth "
+        "slower, until the wall clock has caught up. No timer is lost or early",
         by_ns / 1e9,
     )

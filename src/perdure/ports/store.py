@@ -1,15 +1,16 @@
-"""The store port: where commits become durable. One contract for memory, SQLite, PostgreSQL and Raft.
+"""The store port: where commits become durable.
+
+One contract for memory, SQLite, PostgreSQL and Raft.
 
 Guarantees, one section of the conformance suite (`perdure.testing.conformance`) each:
 
-1. a Commit is all or nothing; a refused one leaves nothing and harms no neighbour in its batch;
-2. resubmitting the identical Commit is idempotent, also while the first is in flight;
-3. after `claim` returns, commits of older epochs are decided for ever and `load` sees all that landed;
-4. a verdict depends only on stored rows and the Commit;
-5. `applied` means durable: fsynced, or held by a quorum;
-6. messages of a Commit arrive in the target's inbox, once, in order;
-7. `wakes` omits nothing that was committed before the call;
-8. failures are `StoreUnavailable(outcome="none" | "unknown")`, refusals are verdicts.
+1. A Commit is all or nothing. A refused one leaves nothing and harms no neighbour in its batch. 2.
+Resubmitting the identical Commit is idempotent, also while the first is in flight. 3. After `claim`
+returns, commits of older epochs are decided for ever and `load` sees all that landed. 4. A verdict
+depends only on stored rows and the Commit. 5. `applied` means durable: fsynced, or held by a
+quorum. 6. Messages of a Commit arrive in the target's inbox, once, in order. 7. `wakes` omits
+nothing that was committed before the call. 8. Failures are `StoreUnavailable(outcome="none" |
+"unknown")`, refusals are verdicts.
 """
 
 from __future__ import annotations
@@ -41,15 +42,17 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class StoreInfo(msgspec.Struct, frozen=True):
-    """What a store is.
+    """The identity and the shape of a store.
 
-    `id`, `format` and `shards` are fixed when it is created. `dedupe_ms` says how long a client's
-    message may come again and still be known, as the store was opened.
+    `id`, `format` and `shards` are fixed when it is created. A client's message that comes again
+    within `dedupe_ms` is known. That is an option of the opening.
     """
 
     id: str
     format: int
+    # Ids are hashed into shards, so another number would look for stored units elsewhere.
     shards: int
+    # `sql` is one: statements of programs in a commit, which memory and Raft cannot run.
     capabilities: frozenset[str] = frozenset()
     dedupe_ms: int = DEDUPE_MS
 
@@ -62,14 +65,20 @@ class Incarnation(msgspec.Struct, frozen=True):
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """A scope is ours: `epoch` fences its commits; `clean` says that the last owner released it in order."""
+    """A claimed scope.
+
+    `epoch` fences its commits. `clean` says that the last owner released it in order.
+    """
 
     epoch: int
     clean: bool
 
 
 class Posted(msgspec.Struct, frozen=True):
-    """What became of a posted message. `answer` is the recorded answer of a duplicate that was already consumed."""
+    """The fate of a posted message.
+
+    `answer` is the recorded answer of a duplicate that was already consumed.
+    """
 
     outcome: Literal["accepted", "duplicate", "missing", "full", "lost_lease"]
     answer: str | None = None
@@ -78,17 +87,17 @@ class Posted(msgspec.Struct, frozen=True):
 
 
 class Hint(msgspec.Struct, frozen=True):
-    """A unit that got mail, and the scope in which it is believed to be."""
+    """A unit that got messages, and the scope in which it is believed to be."""
 
     unit: str
     scope: str
 
 
 class TaskMatch(msgspec.Struct, frozen=True, kw_only=True):
-    """Which tasks a worker can take.
+    """The tasks that a worker can take.
 
-    `names` are the activities that it has (None: any). It takes tasks without a tag, and those with
-    one of `tags`.
+    `names` are its activities (None: any). It takes tasks without a tag, and those with one of
+    `tags`.
     """
 
     names: tuple[str, ...] | None = None
@@ -105,30 +114,34 @@ ANY_TASK = TaskMatch()
 
 
 class Mail(msgspec.Struct, frozen=True):
-    """Messages of one unit, in order. `place` is where the next reading goes on; it means nothing but to the store."""
+    """Messages of one unit, in order.
+
+    The next reading goes on from `place`, which only the store can interpret.
+    """
 
     messages: list[Message]
     place: str | None
 
 
 class Wake(msgspec.Struct, frozen=True):
-    """A unit that needs its owner: it is due, or it has mail. `at` 0 means at once."""
+    """A unit that needs its owner: it is due, or messages wait for it. `at` 0 means at once."""
 
     unit: str
     at: int
+    # Crashes that are counted against the unit. Its owner must know them before it runs the unit.
     suspect: int = 0
     mail: bool = False
 
 
 class Swept(msgspec.Struct, frozen=True):
-    """What a sweep did: the number of rows that it removed, and for whom the messages were that it buried."""
+    """The result of a sweep: the number of removed rows, and the targets of new dead letters."""
 
     removed: int
     buried: list[str] = []
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True):
-    """A part of a long answer; `next` is the place to go on from (None: that was all)."""
+    """A part of a long answer. `next` is the place to go on from (None: that was all)."""
 
     items: list[T]
     next: str | None = None
@@ -140,6 +153,7 @@ class Renewal(msgspec.Struct, frozen=True):
     unit: str
     seq: int
     attempt: int
+    # New with each lease: a worker that was believed dead must not renew the lease of another.
     token: bytes
     lease_ms: int
     details: bytes | None = None
@@ -163,7 +177,10 @@ class UnitView(msgspec.Struct, frozen=True):
 
 
 class Units(Query[UnitView], frozen=True, kw_only=True):
-    """Rows in order of creation (newest first), filtered. Empty tuples do not filter; all of `where` must fit."""
+    """Rows in order of creation (newest first), filtered.
+
+    Empty tuples do not filter. All of `where` must fit.
+    """
 
     statuses: tuple[str, ...] = ()
     types: tuple[str, ...] = ()
@@ -202,8 +219,10 @@ class KvEntries(Query[tuple[str, bytes]], frozen=True, kw_only=True):
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """A message that nobody took: no instance had the id `unit` when its time was over. `kind` is that of its body,
-    `sender` the unit that sent it (None: a client), `at` when it was sent, and `expires_at` when it will be removed.
+    """A message whose target never came to be: no instance had the id `unit` in time.
+
+    `kind` is that of its body, `sender` the unit that sent it (None: a client), `at` the time at
+    which it was sent, and `expires_at` the time at which it will be removed.
     """
 
     unit: str
@@ -215,7 +234,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
 
 
 class DeadLetters(Query[DeadLetter], frozen=True, kw_only=True):
-    """Messages that nobody took, by unit (None: of all units)."""
+    """The dead letters of a unit (None: of all units), by unit."""
 
     unit: str | None = None
 
@@ -227,27 +246,30 @@ class Inbox(Query[Message], frozen=True, kw_only=True):
 
 
 class Counts(Query[tuple[str, int]], frozen=True, kw_only=True):
-    """Number of units by status, and of waiting messages (`inbox`), tasks (`tasks`), dead letters (`dead_letters`).
+    """Number of units by status, and of waiting messages, tasks and dead letters.
 
-    `at`: without messages and tasks that are not visible yet at this time (a delayed start is such a message).
+    The last three are named `inbox`, `tasks` and `dead_letters`. With `at`, messages and tasks that
+    are not visible yet at this time do not count. A delayed start is such a message.
     """
 
     at: int | None = None
 
 
 class Totals(Query[tuple[str, int]], frozen=True, kw_only=True):
-    """All that can be counted, in one snapshot: the fields of `perdure.metrics.StoreMetrics`, with the number of units
-    under the name of each status. It may read every unit's row.
+    """All numbers of a store in one snapshot: the fields of `perdure.metrics.StoreMetrics`.
 
-    `at` tells what is visible from what is delayed.
+    The number of units stands under the name of each status. It may read every unit's row. `at`
+    tells visible messages from delayed ones.
     """
 
     at: int
 
 
 class QueueDepth(msgspec.Struct, frozen=True):
-    """The tasks of a queue: `visible` wait for a worker, `delayed` for their time (a retry), `leased` are with a
-    worker, `expired` were, and it has not been heard of since.
+    """The tasks of a queue.
+
+    `visible` wait for a worker, `delayed` for their time (a retry). `leased` are with a worker.
+    `expired` have a lease that ran out.
     """
 
     queue: str
@@ -266,8 +288,9 @@ class Queues(Query[QueueDepth], frozen=True, kw_only=True):
 class Store(Protocol):
     """Where commits become durable. Open it with `async with`.
 
-    Every method may raise `StoreUnavailable`, and nothing else but `UsageError` for arguments that cannot be meant, and
-    `StoreFormat` where what is stored is damaged beyond reading. One damaged row must not keep others from being read.
+    Every method may raise `StoreUnavailable`, `UsageError` for impossible arguments, and
+    `StoreFormat` for stored data that is damaged beyond reading. It raises nothing else. One
+    damaged row must not keep others from being read.
     """
 
     @property
@@ -276,7 +299,7 @@ class Store(Protocol):
         ...
 
     async def __aenter__(self) -> Self:
-        """Open the store; creates it when it is new."""
+        """Open the store. Creates it when it is new."""
         ...
 
     async def __aexit__(
@@ -285,27 +308,29 @@ class Store(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close it; what was acknowledged is durable."""
+        """Close it. All acknowledged writes are durable."""
         ...
 
     async def now(self) -> int:
         """Store time in milliseconds."""
         ...
 
+    # The store mints epochs. So safety depends on no clock, and on no opinion about who is alive.
     async def claim(self, scopes: Sequence[str], owner: Incarnation) -> Mapping[str, Claim]:
         """Take scopes over. Older epochs can write no more when this returns."""
         ...
 
     async def release(self, fences: Sequence[Fence]) -> list[str]:
-        """Give up scopes in order: the next claim of each is `clean`. The scopes that were given up.
+        """Give up scopes in order: the next claim of each is `clean`. Returns the given up scopes.
 
-        A fence names the epoch and the incarnation that give it up. Where another owner has claimed the scope since,
-        nothing happens: who stops late must not take it from the winner.
+        A fence names the epoch and the incarnation that give it up. Where another owner has claimed
+        the scope since, nothing happens: a late release must not take it from the winner.
         """
         ...
 
+    # A caller that does not know the outcome submits the identical commit again.
     def commit(self, batch: Sequence[Commit]) -> Awaitable[list[Verdict]]:
-        """Make commits durable together; at most one per unit in a batch. May be an `async def`.
+        """Make commits durable together, at most one per unit in a batch. May be an `async def`.
 
         A batch has one order: the rows of all its accepted commits first, then the statements of
         their programs, then all their messages, each in the order of the batch.
@@ -315,8 +340,9 @@ class Store(Protocol):
     async def post(self, batch: Sequence[Message]) -> list[Posted]:
         """Put messages into inboxes, idempotently by message id.
 
-        `missing` with the answer "closed": the unit has ended; then it only takes a start, `Delete` and `Prune`.
-        With a start that replaces it in its inbox it takes everything: what follows is for the new run.
+        `missing` with the answer "closed" means that the unit has ended. Then it only takes a
+        start, `Delete` and `Prune`. With a start that replaces it in its inbox it takes every
+        message, because those behind the start are for the new run.
 
         Raises:
             UsageError: a message names no scope. None of the batch was accepted.
@@ -327,37 +353,40 @@ class Store(Protocol):
         """Units as stored, one snapshot each."""
         ...
 
+    # There is no high-water mark: a message can commit late and stand before one that was read.
     async def inbox(self, unit: str, after: str | None, limit: int) -> Mail:
-        """The messages that wait for a unit, in order, from the place `after` on (None: from the beginning).
+        """The messages that wait for a unit, in order.
 
-        Fewer than `limit` mean that there are no more now. Reading on from `place` gives every message that is
-        committed later; it may give some again, so a reader must know by their ids which ones it has. With nothing
-        found, `place` is `after`. A place stays good when the inbox empties, when its unit is deleted, and when the
-        store is opened again.
+        They begin behind the place `after` (None: at the beginning). Fewer than `limit` mean that
+        there are no more now. Reading on from `place` returns every message that is committed
+        later. It may return some again, so a reader must know by their ids which ones it has. With
+        nothing found, `place` is `after`. A place stays good when the inbox empties, when its unit
+        is deleted, and when the store is opened again.
         """
         ...
 
     async def arrivals(self, scopes: Sequence[str], after: str | None, limit: int) -> Page[str]:
-        """Units of these scopes for which mail has come behind the place `after`, and still waits.
+        """Units of these scopes with messages that came behind the place `after`, and still wait.
 
-        It costs what has come, not what waits. Mail that is not visible yet counts: it is the caller who decides when
-        to look at it. Fewer than `limit` items mean that there are no more now. Unlike that of other pages, `next` is
-        always a place to go on from; it may give some units again, and misses none whose mail is committed later.
-        `after=None` gives no items, and the place of now.
+        The cost is that of the messages that came, not of those that wait. Messages that are not
+        visible yet count: the caller decides when to look at them. Fewer than `limit` items mean
+        that there are no more now. Unlike that of other pages, `next` is always a place to go on
+        from. It may return some units again, and misses none whose messages are committed later.
+        `after=None` returns no items, and the place of now.
 
-        Mail that had come before its unit moved into a scope is not new in that scope: an owner that takes over a scope
-        or a unit reads `wakes`, after it has asked for the place of now.
+        Messages that came before their unit moved into a scope are not new in that scope. An owner
+        that takes over a scope or a unit reads `wakes`, after it has asked for the place of now.
         """
         ...
 
     async def wakes(
         self, scopes: Sequence[str], until: int, after: str | None, limit: int
     ) -> Page[Wake]:
-        """Units of these scopes that are due by `until`, or that have visible mail."""
+        """Units of these scopes that are due by `until`, or that have visible messages."""
         ...
 
     async def next_wake(self, scopes: Sequence[str], after: int) -> int | None:
-        """The earliest `wake_at` or mail later than `after`, if there is one."""
+        """The earliest `wake_at` or message later than `after`. None: there is none."""
         ...
 
     async def lease(
@@ -373,30 +402,34 @@ class Store(Protocol):
         ...
 
     async def renew(self, renewals: Sequence[Renewal], at: int) -> list[Literal["kept", "lost"]]:
-        """Extend leases; `lost` means that the task was cancelled or belongs to somebody else by now."""
+        """Extend leases. `lost`: the task was cancelled, or another worker has it by now."""
         ...
 
+    # By fence, because several owners share a store, and each sweeps its own scopes.
     async def sweep(self, fences: Sequence[Fence], at: int, limit: int) -> Swept:
-        """Remove at most `limit` rows: expired answers, tombstones and dead letters. A message that nobody will take
-        becomes a dead letter. Scopes that their fence does not own any more are left alone.
+        """Remove at most `limit` rows: expired answers, tombstones and dead letters.
+
+        A message whose target did not come to be in time becomes a dead letter. Scopes that their
+        fence does not own any more are left alone.
         """
         ...
 
     async def query(self, query: Query[T]) -> Page[T]:
-        """Lists and histories; may be a little stale."""
+        """Lists and histories, which may be a little stale."""
         ...
 
     async def wait_change(self, unit: str, version: int, timeout_ms: int) -> int:
-        """Wait until the unit's row has a version other than `version` (0: no row), or the time is up; the version it
-        has now.
+        """Wait until the unit's row has a version other than `version` (0: no row).
 
-        In one process a commit wakes it; across processes the owner's hint does, with a slow look at the store as the
+        Returns the version that it has then, or when the time is up. In one process a commit ends
+        the wait. Across processes the owner's hint does, with a slow look at the store as the
         safety net.
         """
         ...
 
     def hints(self) -> AsyncIterator[Hint]:
-        """Units that got mail by a post, or by a commit of a node that does not own their scope.
+        """Units that got messages by a post, or by a commit of a node that does not own their
+        scope.
 
         Lossy: losing all of them costs latency only.
         """

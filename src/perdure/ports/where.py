@@ -18,11 +18,14 @@ _COMPARE = {"=": eq, "<": lt, "<=": le, ">": gt, ">=": ge}
 
 
 class Where(msgspec.Struct, frozen=True):
-    """A condition on one search attribute: `Where("total", ">=", 100)`, `Where("customer", "in", ["c1", "c2"])`.
+    """A condition on one search attribute.
 
-    Only values of the same kind are compared: numbers with numbers, text with text, bools with bools, times with
-    times; an instance whose attribute is of another kind, or that does not have it, does not fit, whatever the
-    operator. A list fits when one of its texts does; with `!=`, when none of them is the value.
+    Examples are `Where("total", ">=", 100)` and `Where("customer", "in", ["c1", "c2"])`.
+
+    Only values of the same kind are compared: numbers with numbers, text with text, bools with
+    bools, times with times. An instance does not fit, whatever the operator, if it lacks the
+    attribute or has one of another kind. A list fits when one of its texts does. With `!=` it fits
+    when none of them is the value.
 
     Raises:
         UsageError: the operator or the value is none.
@@ -51,29 +54,44 @@ class Where(msgspec.Struct, frozen=True):
             raise UsageError(msg)
         if self.op == "in" and isinstance(self.value, list | tuple):
             msgspec.structs.force_setattr(self, "value", tuple(cast("Sequence[Any]", self.value)))
-        _ = self.operands
+        _ = self.operands  # refuses a wrong value here, where the caller wrote it
 
     @property
     def operands(self) -> tuple[int, list[Comparable]]:
-        """The kind of what is looked for, and the values (one, except with `in`)."""
-        listed = self.op == "in" and isinstance(self.value, tuple)
-        values: Sequence[object] = self.value if listed else (self.value,)  # type: ignore[assignment]
-        known = [comparable(value) for value in values]
-        kinds = {one[0] for one in known if one is not None}
-        if (self.op == "in" and not listed) or None in known or len(kinds) > 1:
-            one = "text, a number, a bool or a datetime with a timezone"
-            what = "a list of values of one kind" if self.op == "in" else one
-            msg = f"Where({self.name!r}, {self.op!r}, ...) needs {what}, got {self.value!r}"
-            raise UsageError(msg)
-        return kinds.pop() if kinds else 0, [one[1] for one in known if one is not None]
+        """The kind of the values, and the values themselves (one, except with `in`)."""
+        values: Sequence[object] = (self.value,)
+        if self.op == "in":
+            if not isinstance(self.value, tuple):
+                raise self._unfit("a list of values of one kind")
+            values = self.value
+        kind = 0  # a list without values has no kind, and fits nothing
+        known: list[Comparable] = []
+        for value in values:
+            term = comparable(value)
+            mixed = term is not None and known and term[0] != kind
+            if term is None or mixed:
+                if self.op == "in":
+                    raise self._unfit("a list of values of one kind")
+                raise self._unfit("text, a number, a bool or a datetime with a timezone")
+            kind, one = term
+            known.append(one)
+        return kind, known
+
+    def _unfit(self, needed: str) -> UsageError:
+        return UsageError(
+            f"Where({self.name!r}, {self.op!r}, ...) needs {needed}, got {self.value!r}"
+        )
 
     def fits(self, terms: Sequence[Term]) -> bool:
-        """Whether an instance with these terms is meant: the rule that every store follows."""
+        """Whether an instance with these terms fits. Every store follows this rule."""
         kind, wanted = self.operands
         found = [value for name, kind_, value in terms if name == self.name and kind_ == kind]
-        if self.op == "!=":
-            return bool(found) and wanted[0] not in found
         if self.op == "in":
-            return any(value in wanted for value in found)
+            return not set(wanted).isdisjoint(found)
+        if self.op == "!=":
+            # Without an attribute of this kind there is nothing to differ from.
+            if not found:
+                return False
+            return wanted[0] not in found
         compare: Any = _COMPARE[self.op]
         return any(compare(value, wanted[0]) for value in found)

@@ -1,7 +1,7 @@
 """Perdure for synchronous code: `with app.node(url).sync() as node:`.
 
     portal.py     one event loop on one thread, and calls into it that block
-    facade.py     the classes of nodes, clients and handles with blocking methods; generated, never edited
+    facade.py     nodes, clients and handles with blocking methods. Generated, never edited
 
 Each method has the name, the parameters, the result and the errors of the asynchronous one.
 """

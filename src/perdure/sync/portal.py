@@ -1,13 +1,15 @@
 """The portal: one event loop on one thread, and calls into it that block the caller.
 
-Theory of operation. `open` starts the thread, runs the loop on it and then the coroutine that starts what lives there;
-`close` runs the coroutine that stops it and lets the loop end as `asyncio.run` does. In between any thread may `call`:
-the coroutine runs as a task of the loop, in the caller's context variables, and its result or its error comes back.
+Theory of operation. `open` starts the thread, runs the loop on it, and there the coroutine that
+starts the node or the client. `close` runs the coroutine that stops it, and lets the loop end as
+`asyncio.run` does. In between any thread may `call`: the coroutine runs as a task of the loop, in
+the caller's context variables, and its result or its error comes back.
 
-A caller is never left waiting. A call is admitted under a lock, so that it is either refused or known to the loop
-before it ends; and when the loop ends, it cancels what still runs. A caller that is interrupted (Ctrl-C) leaves at once
-and cancels its call; everything else goes on. The thread is no daemon: the interpreter would freeze a daemon in the
-middle of a commit. Instead, portals that are open when the main thread has ended are closed then.
+A caller is never left waiting. A call is admitted under a lock, so it is either refused or known to
+the loop before the loop ends. A loop that ends cancels its tasks. A caller that is interrupted
+(Ctrl-C) leaves at once and cancels its call. All other calls go on. The thread is no daemon,
+because the interpreter would freeze a daemon in the middle of a commit. Instead, open portals are
+closed when the main thread has ended.
 """
 
 from __future__ import annotations
@@ -27,10 +29,10 @@ from perdure.errors import StoreUnavailable, UsageError
 T = TypeVar("T")
 
 LoopFactory: TypeAlias = Callable[[], asyncio.AbstractEventLoop]
-"""What makes the event loop; `uvloop.new_event_loop` is one."""
+"""Makes the event loop, as `uvloop.new_event_loop` does."""
 
 Work: TypeAlias = Callable[[], Coroutine[Any, Any, T]]
-"""What to do on the loop."""
+"""Makes a coroutine for the loop."""
 
 logger = logging.getLogger("perdure.sync")
 
@@ -39,7 +41,7 @@ class Portal:
     """One event loop on one thread."""
 
     def __init__(self, name: str, loop_factory: LoopFactory | None = None) -> None:
-        """Nothing runs before `open`. `name` is what errors and the thread say."""
+        """Nothing runs before `open`. Errors and the thread have the name."""
         self.name = name
         self._loop_factory = loop_factory
         self._lock = threading.Lock()
@@ -51,12 +53,12 @@ class Portal:
         self._end: asyncio.Event | None = None
         self._starting: asyncio.Task[object] | None = None
         self._was_open = False
-        self.at_exit = False  # whether it is closed because the process ends
+        self._at_exit = False  # whether it is closed because the process ends
 
     # ------------------------------------------------------------ life cycle
 
     def open(self, start: Work[T], stop: Work[object]) -> T:
-        """Start the thread and its loop, and run `start` there; `stop` is run at the end.
+        """Start the thread and its loop, and run `start` there. `stop` is run at the end.
 
         Raises:
             UsageError: it is open already, or this thread runs an event loop.
@@ -66,7 +68,9 @@ class Portal:
             if self._thread is not None:
                 msg = f"{self.name} is open already; one `with` is enough"
                 raise UsageError(msg)
-            self._process, self._ready, self._starting = os.getpid(), Future(), None
+            self._process = os.getpid()
+            self._ready = Future()
+            self._starting = None
             self._thread = threading.Thread(
                 target=self._run, args=[self._ready], name=f"perdure {self.name}"
             )
@@ -74,7 +78,8 @@ class Portal:
             _open.add(self)
             self._thread.start()
             with self._lock:
-                self._loop, self._was_open = self._ready.result(), True
+                self._loop = self._ready.result()
+                self._was_open = True
             value = self._wait(self._submit(lambda: self._begin(start)))
         except BaseException:
             self._end_loop(None)
@@ -83,10 +88,11 @@ class Portal:
         return value
 
     def close(self, instead: Work[object] | None = None) -> None:
-        """Run the coroutine that stops what lives here (or another one), end the loop, and wait for the thread.
+        """Run the coroutine that stops the node (or another one), end the loop, join the thread.
 
-        Idempotent. Ctrl-C does not shorten it, unless it comes twice: then the rest happens behind the caller's back.
-        In a process that was forked it does nothing: what lives here is the parent's.
+        It is idempotent. Ctrl-C does not shorten it, unless it comes twice: then the rest happens
+        behind the caller's back. In a forked process it does nothing, because the loop is the
+        parent's.
         """
         if self._process != os.getpid():
             return
@@ -94,9 +100,16 @@ class Portal:
             msg = f"{self.name} cannot be closed by code that runs on its own loop"
             raise UsageError(msg)
         with self._lock:
-            stop, self._stop = self._stop, None
+            # Taken out under the lock, so that of several threads only one closes.
+            stop = self._stop
+            self._stop = None
         if stop is not None:
             self._end_loop(instead or stop)
+
+    def close_at_exit(self) -> None:
+        """Close it because the process ends."""
+        self._at_exit = True
+        self.close()
 
     def _run(self, ready: Future[asyncio.AbstractEventLoop]) -> None:
         """The thread."""
@@ -104,8 +117,9 @@ class Portal:
             with asyncio.Runner(loop_factory=self._loop_factory) as runner:
                 runner.run(self._serve(ready))
         except BaseException as error:
-            if ready.done() and self.at_exit:
-                # Python 3.12 cannot start the thread that waits for an executor's threads; they are waited for anyway.
+            if ready.done() and self._at_exit:
+                # Python 3.12 cannot start the thread that waits for an executor's threads any more.
+                # They are waited for anyway.
                 logger.debug("the event loop of %s ended with the process: %s", self.name, error)
             elif ready.done():
                 logger.exception("the event loop of %s failed", self.name)
@@ -123,7 +137,7 @@ class Portal:
 
     def _end_loop(self, stop: Work[object] | None) -> None:
         with self._lock:
-            self._loop = None  # from here on nothing is admitted
+            self._loop = None  # from here on no call is admitted
         thread = self._thread
         assert thread is not None
         try:
@@ -135,14 +149,13 @@ class Portal:
             self._thread = None
 
     async def _last(self, stop: Work[object] | None) -> None:
-        """What the loop does last. It does not depend on anybody who waits for it."""
+        """The last work of the loop. It goes on when its caller is interrupted."""
         assert self._end is not None
         try:
             if stop is not None:
                 await stop()
-            elif (
-                self._starting is not None and not self._starting.done()
-            ):  # interrupted: it puts its things away
+            elif self._starting is not None and not self._starting.done():
+                # An interrupted start still closes the store that it has opened.
                 await asyncio.wait([self._starting])
         finally:
             self._end.set()
@@ -150,19 +163,21 @@ class Portal:
     # ------------------------------------------------------------ calls
 
     def call(self, work: Work[T]) -> T:
-        """Do it on the loop, and wait for its result.
+        """Run a coroutine on the loop, and wait for its result.
 
         Raises:
-            UsageError: the portal is not open, belongs to another process, or this thread runs an event loop.
-            StoreUnavailable: it was closed meanwhile; whether the call had its effect is not known.
+            UsageError: the portal is not open, belongs to another process, or this thread runs an
+                event loop.
+            StoreUnavailable: it was closed meanwhile. The call may have had its effect, or not.
         """
         _refuse_loops(self.name)
         return self._wait(self._submit(work))
 
     def iterate(self, make: Callable[[], AsyncIterator[T]]) -> Iterator[T]:
-        """The elements of an asynchronous iterator, each fetched when it is asked for."""
+        """The elements of an asynchronous iterator, each fetched at its turn."""
         iterator = make()
 
+        # In a tuple, because an element may be None.
         async def fetch() -> tuple[T] | None:
             try:
                 return (await anext(iterator),)
@@ -174,22 +189,29 @@ class Portal:
                 await iterator.aclose()
 
         try:
-            while (found := self.call(fetch)) is not None:
+            while True:
+                found = self.call(fetch)
+                if found is None:
+                    return
                 yield found[0]
         finally:
+            # The caller may leave in the middle. The rest of the iterator is its own loop's.
             if self._loop is not None:
                 self.call(drop)
 
     def _submit(self, work: Work[T]) -> Future[T]:
         if self._process != os.getpid():
             msg = (
-                f"{self.name} was opened by process {self._process}, and this is {os.getpid()}, which was forked from "
-                "it: the event loop is not here. Open it after the fork, or start processes with the method 'spawn'"
+                f"{self.name} was opened by process {self._process}, and this is {os.getpid()}, "
+                "which was forked from it: the event loop is not here. Open it after the fork, or "
+                "start processes with the method 'spawn'"
             )
             raise UsageError(msg)
         with self._lock:
             if self._loop is None:
-                how = "has been closed" if self._was_open else "is not open"
+                how = "is not open"
+                if self._was_open:
+                    how = "has been closed"
                 msg = f"{self.name} {how}: use it inside of `with ... as`"
                 raise UsageError(msg)
             return asyncio.run_coroutine_threadsafe(_do(work), self._loop)
@@ -198,10 +220,14 @@ class Portal:
         try:
             return future.result()
         except CancelledError:
-            msg = f"{self.name} was closed while this call waited; what was started goes on when a node runs"
+            msg = (
+                f"{self.name} was closed while this call waited; "
+                "what was started goes on when a node runs"
+            )
             raise StoreUnavailable(msg, "unknown") from None
         finally:
-            future.cancel()  # if this thread was interrupted; the call has no one to answer any more
+            # If this thread was interrupted, its call is not wanted any more.
+            future.cancel()
 
 
 async def _do(work: Work[T]) -> T:
@@ -209,7 +235,7 @@ async def _do(work: Work[T]) -> T:
 
 
 def _outlast(future: Future[None]) -> None:
-    """Wait for the end, and only then pass on a Ctrl-C; a second one is passed on at once."""
+    """Wait for the end, and only then pass on a Ctrl-C. A second one is passed on at once."""
     try:
         future.result()
     except KeyboardInterrupt:
@@ -223,9 +249,10 @@ def _refuse_loops(name: str) -> None:
     except RuntimeError:
         return
     msg = (
-        f"a call to {name} would block the event loop that runs in this thread: await the asynchronous one "
-        "(`async with app.node(...)`, `async with Client.open(...)`), or call from a thread of its own, "
-        "for example with `await asyncio.to_thread(...)`"
+        f"a call to {name} would block the event loop that runs in this thread: await the "
+        "asynchronous one (`async with app.node(...)`, `async with Client.open(...)`), or call "
+        "from "
+        "a thread of its own, for example with `await asyncio.to_thread(...)`"
     )
     raise UsageError(msg)
 
@@ -237,20 +264,22 @@ _open: weakref.WeakSet[Portal] = weakref.WeakSet()
 
 def _close_all() -> None:
     for portal in list(_open):
-        portal.at_exit = True
         try:
-            portal.close()
+            portal.close_at_exit()
         except Exception:
             logger.exception("%s could not be closed when the process ended", portal.name)
 
 
 def _register() -> None:
-    """Have portals closed when the main thread has ended, before the threads of executors are told to end.
+    """Have portals closed when the main thread has ended, before the threads of executors end.
 
-    Activities run on those. `atexit` would come after the thread of the portal has been waited for, and so never.
+    Activities run on those. `atexit` would come after Python has waited for the thread of the
+    portal, and so never.
     """
-    importlib.import_module("concurrent.futures.thread")  # what is registered last is called first
-    register: Callable[[Callable[[], None]], None] = getattr(threading, "_register_atexit")  # noqa: B009  # private
+    # The callback that is registered last is called first. This import registers that of executors.
+    importlib.import_module("concurrent.futures.thread")
+    # The function is private, and the only one that is called at this moment.
+    register = getattr(threading, "_register_atexit")  # noqa: B009
     register(_close_all)
 
 

@@ -1,4 +1,4 @@
-"""What tests of Perdure programs and of adapters use."""
+"""Tools for tests of Perdure programs and of adapters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The calls of activities that workflows have made, as their histories tell them."""
+"""The calls of activities that workflows have made, read from their histories."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from perdure.kernel.definition import Definitions
 
 @dataclass(frozen=True)
 class ActivityRecord:
-    """A call of an activity. `arguments` has all of them by name, also those that were left to their defaults.
+    """A call of an activity.
 
-    `at` is the time of the call; `attempts` counts the attempts that have ended.
+    `arguments` has all of them by name, also those that were left to their defaults. `at` is the
+    time of the call. `attempts` counts the attempts that have ended.
     """
 
     instance: str
@@ -35,13 +36,17 @@ async def read_calls(
     client: Client, definitions: Definitions, id: str | None
 ) -> list[ActivityRecord]:
     """The calls of one instance, or of all, in their order in time."""
-    ids = [id] if id is not None else [d.id for d in reversed(await client.list(limit=None))]
+    if id is not None:
+        ids = [id]
+    else:
+        ids = [d.id for d in reversed(await client.list(limit=None))]
     records: list[ActivityRecord] = []
     for one in ids:
         handle = client.get(one)
         for execution in await handle.executions():
             events = [entry.event for entry in await handle.history(execution)]
             records += _calls(one, execution, events, definitions)
+    # The sort is stable: calls of one moment stay in the order of creation and of the history.
     return sorted(records, key=lambda record: record.at)
 
 
@@ -51,6 +56,7 @@ def _calls(
     found: dict[int, ActivityRecord] = {}
     now_ms = 0
     for event in events:
+        # Only deliveries have a time. The commands behind one were given at that time.
         now_ms = getattr(event, "at", now_ms)
         seq: int = getattr(event, "seq", 0)
         match event:
@@ -82,7 +88,8 @@ def _calls(
 
 def _arguments(event: ev.ActivityScheduled, definitions: Definitions) -> dict[str, object]:
     definition = definitions.find_activity(event.name)
-    if definition is None:  # it was registered when it was called
+    if definition is None:
+        # It was registered when it was called. Without it the names of its parameters are unknown.
         values: list[Any] = decode(event.input, list[Any])
         return {str(number): value for number, value in enumerate(values)}
     args, kwargs = definition.signature.decode(event.input)
@@ -91,7 +98,8 @@ def _arguments(event: ev.ActivityScheduled, definitions: Definitions) -> dict[st
 
 def _result(data: bytes, name: str, definitions: Definitions) -> object:
     definition = definitions.find_activity(name)
-    value: object = (
-        definition.signature.result.decode(data) if definition is not None else decode(data)
-    )
+    if definition is not None:
+        value: object = definition.signature.result.decode(data)
+    else:
+        value = decode(data)
     return value

@@ -24,13 +24,17 @@ class ManualAlarm:
 
     def ring(self) -> None:
         """Call it, once."""
-        callback, self.callback = self.callback, None
+        callback = self.callback
+        self.callback = None
         if callback is not None:
             callback()
 
 
 class ManualClock:
-    """Time for tests: `Node(app, store, clock=ManualClock())`. Only `advance` moves it: a test decides what is late."""
+    """Time for tests: `Node(app, store, clock=ManualClock())`.
+
+    Only `advance` moves it, so a test decides what is late.
+    """
 
     def __init__(self, now_ms: int = 1_700_000_000_000) -> None:
         """Begin at `now_ms`, milliseconds since 1970."""
@@ -44,11 +48,13 @@ class ManualClock:
         return self._now_ms
 
     def call_at(self, at_ms: int, callback: Callable[[], None]) -> ManualAlarm:
-        """Call `callback` when `advance` reaches `at_ms`; soon, if that is not in the future."""
+        """Call `callback` when `advance` reaches `at_ms`. Soon, if that is not in the future."""
         alarm = ManualAlarm(at_ms, callback)
         if at_ms <= self._now_ms:
+            # Never at once: the caller has not got the alarm yet, and may want to cancel it.
             asyncio.get_running_loop().call_soon(alarm.ring)
         else:
+            # The number keeps alarms of one moment in the order in which they were set.
             heapq.heappush(self._alarms, (at_ms, next(self._numbers), alarm))
             self._armed.set()
         return alarm
@@ -58,8 +64,9 @@ class ManualClock:
         return self.call_at(self._now_ms + ms, callback)
 
     def advance(self, ms: int) -> None:
-        """Go on by `ms` milliseconds and make the calls that come due on the way, earliest first. Call it on the
-        event loop of the node.
+        """Go on by `ms` milliseconds and make the calls that come due on the way, earliest first.
+
+        Call it on the event loop of the node.
 
         Raises:
             ValueError: time does not go back.
@@ -70,13 +77,18 @@ class ManualClock:
         until_ms = self._now_ms + ms
         while self._alarms and self._alarms[0][0] <= until_ms:
             at_ms, _, alarm = heapq.heappop(self._alarms)
+            # Each call sees its own time, and may set alarms that come due on the way, too.
             self._now_ms = max(self._now_ms, at_ms)
             alarm.ring()
         self._now_ms = until_ms
 
     async def until_armed(self, within_ms: int) -> int:
-        """Wait until somebody waits for a time at most `within_ms` from now; how far away the earliest one is (ms)."""
+        """Wait until an alarm is set for at most `within_ms` from now.
+
+        Returns its distance in ms.
+        """
         while True:
+            # A cancelled alarm stays in the heap until it is its turn.
             while self._alarms and self._alarms[0][2].callback is None:
                 heapq.heappop(self._alarms)
             if self._alarms and self._alarms[0][0] <= self._now_ms + within_ms:

@@ -1,16 +1,19 @@
-"""The crash harness: end a node at each commit and each effect of a scenario, start it again, and compare the outcome.
+"""The crash harness: end a node at each commit and each effect of a scenario, and start it again.
 
-    python -m perdure.testing.crash check shop_crash.py:orders            every point, kill -9, two hash seeds
+    python -m perdure.testing.crash check shop_crash.py:orders
     python -m perdure.testing.crash run shop_crash.py:orders --store sqlite:///x.db --kill-at 7
 
-A scenario is an app, and a script that starts instances and talks to them. First it runs undisturbed. Then, for each
-point of its life (see `perdure.testing.faults`), it runs on a fresh store until it is ended there, and again on that
-store until it is through. Results, statuses, KV and histories must be those of the undisturbed run (but for times and
-attempts), no command may have two answers, and no activity whose result was recorded may run again.
+`check` kills at every point with kill -9, under two hash seeds. `run` is one life.
 
-`crash_in_process` is exhaustive and quick: a life ends by being cut off from its store. `crash_in_processes` kills real
-processes, and restarts under another hash seed. For that it keeps two interpreters with the scenario loaded, one per
-seed, that fork a process per life.
+A scenario is an app, and a script that starts instances and sends to them. First it runs
+undisturbed. Then, for each point of its life (see `perdure.testing.faults`), it runs on a fresh
+store until it is ended there, and again on that store until it is through. Results, statuses, KV
+and histories must be those of the undisturbed run (but for times and attempts). No command may have
+two answers, and no activity whose result was recorded may run again.
+
+`crash_in_process` is exhaustive and quick: a life ends by being cut off from its store.
+`crash_in_processes` kills real processes, and restarts under another hash seed. For that it keeps
+two interpreters with the scenario loaded, one per seed, that fork a process per life.
 """
 
 from __future__ import annotations
@@ -45,7 +48,7 @@ from perdure.kernel.events import ActivityCompleted, ActivityFailed
 from perdure.node import NodeOptions
 from perdure.ports.store import Store
 from perdure.store import open_store
-from perdure.testing.faults import ObservedNode, Points, Step
+from perdure.testing.faults import CallKey, ObservedNode, Points
 from perdure.testing.outcome import Outcome, all_ended, differences, take_outcome
 
 SEEDS = ("1", "2")
@@ -57,11 +60,12 @@ LIVES_MAX = 1_000
 class Scenario:
     """An app and a script that drives it.
 
-    `script(client)` runs from its beginning in each life, so it must be idempotent: fixed ids; its messages get fixed
-    ids, and are sent once. It returns what is to be compared, and must see to it that every instance ends.
-    `ordered=False` allows events in another order (parallel work). `check` gets the script's result, and raises if it
-    is wrong. `same_values=False` leaves recorded values out of the comparison (they hold a time or a pid). A life may
-    take at most `patience_s` seconds.
+    `script(client)` runs from its beginning in each life, so it must be idempotent. Its instances
+    need fixed ids. Its messages get fixed ids, and are sent once. Its result is compared, and it
+    must see to it that every instance ends. `check` gets the result, and raises if it is wrong.
+    `ordered=False` allows events in another order (parallel work). `same_values=False` leaves
+    recorded values out of the comparison (they hold a time or a pid). A life may take at most
+    `patience_s` seconds.
     """
 
     app: App
@@ -75,14 +79,14 @@ class Scenario:
 
 @dataclass(frozen=True)
 class Report:
-    """What was done: points of the undisturbed run, and how often the node was ended."""
+    """The number of points of the undisturbed run, and of crashes."""
 
     points: int
     crashes: int
 
 
 class OutcomeDiffers(AssertionError):
-    """A crash changed the outcome; the message names the point and the differences."""
+    """A crash changed the outcome. The message names the point and the differences."""
 
 
 # ---------------------------------------------------------------- one life
@@ -91,7 +95,8 @@ class OutcomeDiffers(AssertionError):
 async def live(scenario: Scenario, store: Store, points: Points) -> Outcome:
     """Run a scenario on an open store until everything has ended, or the life has."""
     recorded = await _recorded(store)
-    options = replace(scenario.options, store_retry_ms=0)  # a dead life waits for no store
+    # A dead life has no store any more, and must not wait for it.
+    options = replace(scenario.options, store_retry_ms=0)
     node = ObservedNode(scenario.app, store, points, options=options)
     patience = asyncio.timeout(scenario.patience_s)
     await node.start()
@@ -108,49 +113,45 @@ async def live(scenario: Scenario, store: Store, points: Points) -> Outcome:
             scenario.check(result)
         reader = Client(StoreGateway(store))
         outcome = await take_outcome(reader, result, points.names, values=scenario.same_values)
-        again = [
-            f"{step} ran again, although its result was recorded"
-            for step in points.steps
-            if step in recorded
-        ]
-        outcome.faults += points.faults + again
+        outcome.faults += points.faults
+        for call in points.calls:
+            if call in recorded:
+                outcome.faults.append(f"{call} ran again, although its result was recorded")
         return outcome
     finally:
-        await node.stop(0 if points.dead else None)
+        grace = None
+        if points.dead:
+            grace = 0
+        await node.stop(grace)
 
 
 async def _unfinished(store: Store, patience_s: int) -> str:
     client = Client(StoreGateway(store))
-    left = [
-        f"{d.id} is {d.status} ({d.reason})"
-        for d in await client.list(limit=None)
-        if d.closed_at is None
-    ]
-    return f"not through within {patience_s} s: {', '.join(left) or 'the script'}; counts {await client.counts()}"
+    still_open = await client.list(status=("pending", "running", "suspended"), limit=None)
+    left = [f"{d.id} is {d.status} ({d.reason})" for d in still_open]
+    blamed = ", ".join(left) or "the script"
+    return f"not through within {patience_s} s: {blamed}; counts {await client.counts()}"
 
 
-async def _recorded(store: Store) -> set[Step]:
+async def _recorded(store: Store) -> set[CallKey]:
     """Activity calls whose result stands in a journal."""
     client = Client(StoreGateway(store))
-    steps: set[Step] = set()
+    calls: set[CallKey] = set()
     for description in await client.list(limit=None):
         handle = client.get(description.id)
         for execution in await handle.executions():
             for entry in await handle.history(execution):
                 if isinstance(entry.event, ActivityCompleted | ActivityFailed):
-                    steps.add((description.id, description.run, execution, entry.event.seq))
-    return steps
+                    calls.add((description.id, description.run, execution, entry.event.seq))
+    return calls
 
 
 async def _live_or_die(scenario: Scenario, store: Store, points: Points) -> Outcome | None:
-    """A life within this process; None if it was ended."""
+    """A life within this process. None if it was ended."""
     over = asyncio.Event()
     loop = asyncio.get_running_loop()
-
-    def end() -> None:  # on whatever thread the last point was passed
-        loop.call_soon_threadsafe(over.set)
-
-    points.ended = end
+    # The last point may be passed on any thread.
+    points.call_at_end(lambda: loop.call_soon_threadsafe(over.set))
     async with store:
         living = asyncio.ensure_future(live(scenario, store, points))
         ending = asyncio.ensure_future(over.wait())
@@ -160,9 +161,8 @@ async def _live_or_die(scenario: Scenario, store: Store, points: Points) -> Outc
             return await living
         points.release()
         living.cancel()
-        with suppress(
-            asyncio.CancelledError, PerdureError, TimeoutError
-        ):  # it dies of having no store
+        # It dies of having no store, wherever it is.
+        with suppress(asyncio.CancelledError, PerdureError, TimeoutError):
             await living
         return None
 
@@ -171,7 +171,9 @@ async def _live_or_die(scenario: Scenario, store: Store, points: Points) -> Outc
 
 
 def crash_in_process(scenario: Scenario, *, url: str = "memory://", every: int = 1) -> Report:
-    """Crash at every point (or at each `every`-th), within this process. Call it where no event loop runs.
+    """Crash at every point (or at each `every`-th), within this process.
+
+    Call it where no event loop runs.
 
     `url` may contain `{folder}`, which stands for a fresh folder: `"sqlite:///{folder}/x.db"`.
 
@@ -182,24 +184,26 @@ def crash_in_process(scenario: Scenario, *, url: str = "memory://", every: int =
         expected = asyncio.run(_live_or_die(scenario, opened(), Points(None, kill=False)))
     assert expected is not None
     _compare(expected, expected, scenario, "without a crash")
-    for crashes, last in enumerate(count(1, every)):
+    crashes = 0
+    for last in count(1, every):
         points = Points(last, kill=False)
         with _fresh(url) as opened, _noted(f"a crash at point {last}"):
             found = asyncio.run(_live_or_die(scenario, opened(), points))
-            through = found is not None
-            if found is None:
-                found = asyncio.run(_live_or_die(scenario, opened(), Points(None, kill=False)))
+            if found is not None:
+                # The life has fewer points than `last`: every point has been tried.
+                _compare(expected, found, scenario, "without a crash")
+                break
+            found = asyncio.run(_live_or_die(scenario, opened(), Points(None, kill=False)))
             assert found is not None
-            found.faults += [] if through else points.faults
-        if through:
-            _compare(expected, found, scenario, "without a crash")
-            return Report(len(expected.points), crashes)
+            found.faults += points.faults
+        crashes += 1
         _compare(expected, found, scenario, f"point {last}, {points.names[-1]}")
-    raise AssertionError
+    return Report(len(expected.points), crashes)
 
 
 def crash_repeatedly(scenario: Scenario, *, url: str = "memory://") -> Report:
-    """Crash the first life at its first point, the second at its second, and so on until one is through.
+    """Crash the first life at its first point, the second at its second, and so on until one is
+    through.
 
     Nothing counts as poison meanwhile. Call it where no event loop runs.
 
@@ -222,7 +226,7 @@ def crash_repeatedly(scenario: Scenario, *, url: str = "memory://") -> Report:
 
 @contextmanager
 def _noted(where: str) -> Generator[None]:
-    """Say in an error where it happened."""
+    """Note the place in an error."""
     try:
         yield
     except Exception as error:
@@ -232,7 +236,10 @@ def _noted(where: str) -> Generator[None]:
 
 @contextmanager
 def _fresh(url: str) -> Generator[Callable[[], Store]]:
-    """How to open a store that is empty at first: in memory the same object again, in a file a new one."""
+    """A function that opens a store, which is empty at first.
+
+    In memory it returns the same object again, for a file a new one.
+    """
     with tempfile.TemporaryDirectory(prefix="perdure-crash-") as folder:
         if "{folder}" in url:
             yield lambda: open_store(url.replace("{folder}", folder))
@@ -242,7 +249,8 @@ def _fresh(url: str) -> Generator[Callable[[], Store]]:
 
 
 def _compare(expected: Outcome, found: Outcome, scenario: Scenario, where: str) -> None:
-    if wrong := differences(expected, found, ordered=scenario.ordered):
+    wrong = differences(expected, found, ordered=scenario.ordered)
+    if wrong:
         raise OutcomeDiffers(f"{where}:\n" + "\n".join(wrong))
 
 
@@ -263,6 +271,7 @@ def load_scenario(target: str) -> Scenario:
             assert spec is not None
             assert spec.loader is not None
             module = importlib.util.module_from_spec(spec)
+            # Dataclasses and pickled activities look their module up by its name.
             sys.modules[spec.name] = module
             spec.loader.exec_module(module)
         else:
@@ -301,10 +310,8 @@ class LifeServer:
 
     def __init__(self, seed: str) -> None:
         """Start it."""
-        environment = os.environ | {
-            "PYTHONHASHSEED": seed,
-            "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-        }
+        path = os.pathsep.join(filter(None, sys.path))
+        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": path}
         command = [sys.executable, "-m", "perdure.testing.crash", "serve"]
         self._process = subprocess.Popen(  # noqa: S603  # this module, by this interpreter
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -312,23 +319,27 @@ class LifeServer:
         self._lives = 0
 
     def life(self, target: str, url: str, kill_at: int | None, folder: Path) -> Outcome | None:
-        """Run a life; None if it was killed.
+        """Run a life. None if it was killed.
 
         Raises:
             OutcomeDiffers: it ended in another way.
         """
-        stdin, stdout = self._process.stdin, self._process.stdout
+        stdin = self._process.stdin
+        stdout = self._process.stdout
         assert stdin is not None
         assert stdout is not None
         self._lives += 1
         path = folder / f"outcome-{self._process.pid}-{self._lives}"
         stdin.write(msgspec.json.encode(Life(target, url, kill_at, str(path))) + b"\n")
         stdin.flush()
+        # An empty line means that the server itself has died.
         code = int(stdout.readline() or b"1")
         if code == -signal.SIGKILL and kill_at is not None:
             return None
         if code != 0:
-            why = path.read_text(encoding="utf-8") if path.exists() else ""
+            why = ""
+            if path.exists():
+                why = path.read_text(encoding="utf-8")
             raise OutcomeDiffers(f"a life of {target} (kill at {kill_at}) ended with {code}\n{why}")
         return msgspec.json.decode(path.read_bytes(), type=Outcome)
 
@@ -354,12 +365,13 @@ def crash_in_processes(
     servers: Sequence[LifeServer] | None = None,
     beside: Callable[[str], AbstractContextManager[object]] = nullcontext,
 ) -> Report:
-    """Kill -9 at every `every`-th point from `first`, and go on in a new process under another hash seed.
+    """Kill -9 at every `every`-th point from `first`, and go on in a new process under another hash
+    seed.
 
-    `target` names the scenario for `load_scenario`, in processes that have this one's `sys.path`. `servers` are two
-    interpreters that several calls can share; without them there are two new ones, with the seeds of `SEEDS`.
-    `beside` gets the URL of each store before the first life begins on it, and is left when all lives are over: for
-    other processes that use the same store.
+    `target` names the scenario for `load_scenario`, in processes that have this one's `sys.path`.
+    `servers` are two interpreters that several calls can share. Without them two new ones are
+    started, with the seeds of `SEEDS`. `beside` gets the URL of each store before the first life
+    begins on it, and is left when all lives are over. Other processes can use the store there.
 
     Raises:
         OutcomeDiffers: naming the point.
@@ -367,19 +379,17 @@ def crash_in_processes(
     scenario = load_scenario(target)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="perdure-crash-")))
-        dying, going_on = (
-            servers
-            if servers is not None
-            else [stack.enter_context(LifeServer(seed)) for seed in SEEDS]
-        )
+        if servers is not None:
+            dying, going_on = servers
+        else:
+            dying, going_on = [stack.enter_context(LifeServer(seed)) for seed in SEEDS]
         undisturbed = _url(folder, 0)
         stack.enter_context(beside(undisturbed))
         expected = going_on.life(target, undisturbed, None, folder)
         assert expected is not None
         _compare(expected, expected, scenario, "without a crash")
-        pool = stack.enter_context(
-            ThreadPoolExecutor(1)
-        )  # the next life is killed while the last one goes on
+        # One thread, so that the next life is killed while the last one goes on.
+        pool = stack.enter_context(ThreadPoolExecutor(1))
         after: list[tuple[int, Future[Outcome | None]]] = []
         for last in range(first, len(expected.points) + 1, every):
             url = _url(folder, last)
@@ -390,31 +400,29 @@ def crash_in_processes(
             with _noted(f"kill -9 at point {last}"):
                 found = future.result()
             assert found is not None
-            _compare(
-                expected,
-                found,
-                scenario,
-                f"kill -9 at point {last} (undisturbed: {expected.points[last - 1]})",
-            )
+            # The killed process cannot name its point. The undisturbed one passed it, too.
+            where = f"kill -9 at point {last} (undisturbed: {expected.points[last - 1]})"
+            _compare(expected, found, scenario, where)
         return Report(len(expected.points), len(after))
 
 
 def _url(folder: Path, number: int) -> str:
-    # The processes die, not the machine: what they wrote stays, with or without fsync.
+    # The processes die, not the machine: their writes stay, with or without fsync.
     return f"sqlite:///{folder}/{number}.db?synchronous=normal"
 
 
 def _serve() -> None:
-    """Fork a process per line of stdin; answer with its exit code (negative: the signal)."""
-    importlib.import_module("perdure.store.sqlite")  # once, and not in each child
+    """Fork a process per line of stdin. Answer with its exit code (negative: the signal)."""
+    # Imported once, and not in each child.
+    importlib.import_module("perdure.store.sqlite")
     for line in sys.stdin.buffer:
         order = msgspec.json.decode(line, type=Life)
         scenario = load_scenario(order.target)
         child = os.fork()
         if child == 0:
-            os.dup2(
-                os.open(os.devnull, os.O_WRONLY), 1
-            )  # what a scenario prints is no answer of ours
+            # Standard output is for answers, and a scenario may print.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            # A life that hangs in C code does not see its timeout.
             signal.alarm(scenario.patience_s + 5)
             os._exit(_obey(order))
         _, status = os.waitpid(child, 0)
@@ -436,7 +444,7 @@ def _obey(order: Life) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """`run`, `check` or `serve`; the exit code."""
+    """`run`, `check` or `serve`. Returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m perdure.testing.crash", description="Crash a scenario."
     )
@@ -444,7 +452,7 @@ def main(arguments: list[str] | None = None) -> int:
     run = verbs.add_parser("run", help="one life: print its outcome as JSON")
     run.add_argument("scenario", metavar="MODULE:NAME")
     run.add_argument(
-        "--store", required=True, metavar="URL", help="a SQLite URL; other lives may go on with it"
+        "--store", required=True, metavar="URL", help="a SQLite URL. Other lives may go on with it"
     )
     run.add_argument("--kill-at", type=int, metavar="N", help="end by SIGKILL at the N-th point")
     check = verbs.add_parser(
@@ -468,7 +476,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # Under its own name: the scenario that is loaded imports this module, and `Scenario` must be one class.
+    # Under its own name: the scenario that is loaded imports this module, and `Scenario` must be
+    # one class.
     from perdure.testing import crash  # noqa: PLW0406
 
     sys.exit(crash.main())

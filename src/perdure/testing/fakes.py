@@ -14,10 +14,12 @@ from perdure.kernel.definition import ActivityDefinition
 
 
 class FakedApp(App):
-    """An app with fakes for some of its activities. Everything else is shared with the real one, also what is
-    registered later.
+    """An app with fakes for some of its activities.
+
+    All other definitions are shared with the real app, also those that are registered later.
     """
 
+    # Slots stand outside of `__dict__`, which belongs to the real app.
     __slots__ = ("_fakes",)
 
     def __init__(self, app: App) -> None:
@@ -30,7 +32,9 @@ class FakedApp(App):
         return self._fakes.get(name) or super().find_activity(name)
 
     def _registered(self, name: object) -> ActivityDefinition | None:
-        return super().find_activity(name) if isinstance(name, str) else None
+        if isinstance(name, str):
+            return super().find_activity(name)
+        return None
 
     def replace(self, activity: Activity[..., Any] | str, fake: Callable[..., Any]) -> None:
         """Run `fake` where `activity` would run, from its next attempt on.
@@ -38,14 +42,20 @@ class FakedApp(App):
         Raises:
             UsageError: the app does not have the activity, or the fake cannot be called as it is.
         """
-        name = activity.name if isinstance(activity, Activity) else activity
+        if isinstance(activity, Activity):
+            name = activity.name
+        else:
+            name = activity
         real = self._registered(name)
         if real is None:
             known = ", ".join(self.activities()) or "none"
             msg = f"app {self.name!r} has no activity {name!r} to replace; it has {known}"
             raise UsageError(msg)
         if isinstance(activity, Activity) and activity.definition is not real:
-            msg = f"{activity!r} is another app's: the one that app {self.name!r} has under this name is not it"
+            msg = (
+                f"{activity!r} is another app's: "
+                f"the one that app {self.name!r} has under this name is not it"
+            )
             raise UsageError(msg)
         _check_call(real, fake)
         self._fakes[name] = replace(real, fn=_called(fake), is_async=True, executor="thread")
@@ -54,7 +64,10 @@ class FakedApp(App):
 def _check_call(real: ActivityDefinition, fake: Callable[..., Any]) -> None:
     """Refuse a fake that cannot take the arguments of the activity."""
     if not _is_callable(fake):
-        msg = f"the fake for activity {real.name!r} must be a function, got {fake!r}; `lambda ...: {fake!r}` is one"
+        msg = (
+            f"the fake for activity {real.name!r} must be a function, got {fake!r}; "
+            f"`lambda ...: {fake!r}` is one"
+        )
         raise UsageError(msg)
     parameters = inspect.signature(real.fn).parameters.values()
     named = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
@@ -62,14 +75,16 @@ def _check_call(real: ActivityDefinition, fake: Callable[..., Any]) -> None:
     try:
         signature = inspect.signature(fake)
     except ValueError:
-        return  # some functions written in C do not tell
+        return  # some functions in C do not tell their parameters
     try:
+        # The parameters stand for arguments: only their number and their names matter.
         signature.bind(*positional, **named)
     except TypeError as error:
-        call = ", ".join([*(p.name for p in positional), *(f"{name}=" for name in named)])
+        names = [p.name for p in positional]
+        names += [f"{name}=" for name in named]
         msg = (
-            f"the fake for activity {real.name!r} cannot be called as {real.name}({call}): {error}; "
-            "give it the same parameters"
+            f"the fake for activity {real.name!r} cannot be called as "
+            f"{real.name}({', '.join(names)}): {error}; give it the same parameters"
         )
         raise UsageError(msg) from None
 
@@ -79,10 +94,15 @@ def _is_callable(value: object) -> bool:
 
 
 def _called(fake: Callable[..., Any]) -> Callable[..., Any]:
-    """The fake as an `async def`. A `def` runs on the loop, not on a thread: fakes are quick, and in one order."""
+    """The fake as an `async def`.
+
+    A `def` runs on the loop, not on a thread, because fakes are quick and run in one order there.
+    """
 
     async def call(*args: Any, **kwargs: Any) -> Any:
         result = fake(*args, **kwargs)
-        return await result if inspect.isawaitable(result) else result
+        if inspect.isawaitable(result):
+            return await result
+        return result
 
     return call

@@ -1,9 +1,9 @@
-"""Where a node can die: the numbered points of a life, and the parts of a node that pass through them.
+"""Where a node can die: the numbered points of a life, and the parts of a node that pass them.
 
-A *life* is one run of a node until it stops or is killed. The parts that are given to it (store, clock, activities,
-client) report each commit and each effect to `Points`, which lets the life end at the point that was asked for: by
-SIGKILL in a process of its own, or within this process by cutting the life off from its store: whatever it does after
-that, nothing of it lasts.
+A *life* is one run of a node until it stops or is killed. Its store, clock, activities and client
+report each commit and each effect to `Points`, which ends the life at a chosen point. In a process
+of its own the end is SIGKILL. Within this process the life is cut off from its store, so that
+nothing of its later actions lasts.
 """
 
 from __future__ import annotations
@@ -34,18 +34,12 @@ from perdure.kernel.placement import scope_of
 from perdure.kernel.turn import Outcome
 from perdure.node import Node
 from perdure.ports.clock import Alarm, Clock, SystemClock
-from perdure.ports.store import (
-    Claim,
-    Inbox,
-    Incarnation,
-    Posted,
-    Store,
-)
+from perdure.ports.store import Claim, Inbox, Incarnation, Posted, Store
 from perdure.testing.mishaps import PassingStore
 
 T = TypeVar("T")
 
-Step = tuple[str, str, int, int]
+CallKey = tuple[str, str, int, int]
 """An activity call: instance, run, execution, number of the command."""
 
 
@@ -53,19 +47,23 @@ class Points:
     """Counts the points of a life, and ends it at point `last` (None: never)."""
 
     def __init__(self, last: int | None, *, kill: bool) -> None:
-        """`kill`: end the process by SIGKILL. Otherwise the life is cut off, and `ended` is called."""
+        """`kill`: end the process by SIGKILL. Otherwise the life is cut off."""
         self.names: list[str] = []
         self.dead = False
-        self.ended: Callable[[], None] = lambda: None
-        self.steps: list[Step] = []
+        self.calls: list[CallKey] = []
         self.faults: list[str] = []
-        self._last = last
         self.kills = kill
+        self._last = last
+        self._at_end: Callable[[], object] = lambda: None
         self._released = False
         self._hung: list[asyncio.Future[None]] = []
 
+    def call_at_end(self, callback: Callable[[], object]) -> None:
+        """Call `callback`, on any thread, when the life is cut off."""
+        self._at_end = callback
+
     def passed(self, name: str) -> bool:
-        """Report a point; False if the life is over."""
+        """Report a point. False if the life is over."""
         if self.dead:
             return False
         self.names.append(name)
@@ -74,7 +72,7 @@ class Points:
         if self.kills:
             os.kill(os.getpid(), signal.SIGKILL)
         self.dead = True
-        self.ended()
+        self._at_end()
         return False
 
     def pass_or_fail(self, name: str) -> None:
@@ -87,13 +85,14 @@ class Points:
             raise _gone()
 
     async def pass_or_hang(self, name: str) -> None:
-        """Report a point; a life that is over stays here until `release`.
+        """Report a point. A life that is over stays here until `release`.
 
         Raises:
             StoreUnavailable: the life is over, and is being taken apart.
         """
         if self.passed(name):
             return
+        # A killed process gets no answer either. An error would let the life act on it.
         if not self._released:
             hung: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._hung.append(hung)
@@ -101,7 +100,7 @@ class Points:
         raise _gone()
 
     def release(self) -> None:
-        """Let what hangs fail, so that a dead life can be taken apart."""
+        """Let the hanging calls fail, so that a dead life can be taken apart."""
         self._released = True
         for hung in self._hung:
             if not hung.done():
@@ -115,13 +114,13 @@ def _gone() -> StoreUnavailable:
 
 
 class DyingStore(PassingStore):
-    """A store as one life sees it: each claim, commit and post is a point before and a point after.
+    """The store of one life: each claim, commit and post is a point before and a point after.
 
     A dead life reaches it no more.
     """
 
     def __init__(self, store: Store, points: Points) -> None:
-        """Wrap an open store; opening and closing it is the harness's business."""
+        """Wrap an open store. The harness opens and closes it."""
         super().__init__(store)
         self._points = points
 
@@ -147,8 +146,12 @@ class DyingStore(PassingStore):
         return released
 
     async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
-        """Commit, between two points: after the second the commit is durable and none of its effects has run."""
-        store, units = self._reach(), ", ".join(commit.unit for commit in batch)
+        """Commit, between two points.
+
+        At the second the commit is durable and none of its effects has run.
+        """
+        store = self._reach()
+        units = ", ".join(commit.unit for commit in batch)
         await self._points.pass_or_hang(f"before commit of {units}")
         verdicts = await store.commit(batch)
         await self._points.pass_or_hang(f"after commit of {units}")
@@ -156,7 +159,8 @@ class DyingStore(PassingStore):
 
     async def post(self, batch: Sequence[Message]) -> list[Posted]:
         """Post, between two points."""
-        store, units = self._reach(), ", ".join(message.to for message in batch)
+        store = self._reach()
+        units = ", ".join(message.to for message in batch)
         await self._points.pass_or_hang(f"before post to {units}")
         posted = await store.post(batch)
         await self._points.pass_or_hang(f"after post to {units}")
@@ -164,7 +168,7 @@ class DyingStore(PassingStore):
 
 
 class DyingClock:
-    """The machine's clock as one life has it: each alarm is a point, and rings for the living only."""
+    """The clock of one life: each alarm is a point, and rings only while the life lasts."""
 
     def __init__(self, points: Points) -> None:
         """Start at the present."""
@@ -191,11 +195,14 @@ class DyingClock:
 class ObservedApp(App):
     """An app whose activities report their begin and their end, before the result is delivered.
 
-    One that begins before its command is durable is a fault.
+    An activity that begins before its command is durable is a fault.
     """
 
     def __init__(self, app: App, store: Store, points: Points) -> None:
-        """Take the definitions of another app. Activities of `executor="process"` run as they are."""
+        """Take the definitions of another app.
+
+        Activities of `executor="process"` run as they are.
+        """
         super().__init__(app.name)
         self._observed = app
         self._store = store
@@ -208,11 +215,16 @@ class ObservedApp(App):
 
     def find_activity(self, name: str) -> ActivityDefinition | None:
         """The other app's, observed."""
+        # Kept, so that a definition is the same object at each look-up, as in an app.
         if name not in self._found:
             definition = self._observed.find_activity(name)
+            # A function for another process is sent by name, and cannot be wrapped.
             if definition is None or definition.executor == "process":
                 return definition
-            observe = self._observe_async if definition.is_async else self._observe
+            if definition.is_async:
+                observe = self._observe_async
+            else:
+                observe = self._observe
             self._found[name] = replace(definition, fn=observe(definition.fn))
         return self._found[name]
 
@@ -223,13 +235,13 @@ class ObservedApp(App):
         async def observed(*args: Any, **kwargs: Any) -> Any:
             step = self._began()
             await points.pass_or_hang(f"before {step}")
-            if (
-                not points.kills and not await self._is_scheduled()
-            ):  # a look at a file takes the activity's time
+            # Only in memory: reading a file would take the activity's time.
+            if not points.kills and not await self._is_scheduled():
                 points.faults.append(f"{step} began before its command was durable")
             try:
                 return await fn(*args, **kwargs)
             finally:
+                # Before the result is delivered: a life that dies here has done the work in vain.
                 await points.pass_or_hang(f"after {step}")
 
         return observed
@@ -250,21 +262,18 @@ class ObservedApp(App):
 
     def _began(self) -> str:
         info = activity.info()
-        self._points.steps.append((info.instance, info.run, info.execution, info.seq))
+        self._points.calls.append((info.instance, info.run, info.execution, info.seq))
         return f"{info.name} (attempt {info.attempt}) of {info.instance!r}"
 
     async def _is_scheduled(self) -> bool:
         info = activity.info()
+        handle = Client(StoreGateway(self._store)).get(info.instance)
         try:
-            history = (
-                await Client(StoreGateway(self._store)).get(info.instance).history(info.execution)
-            )
+            history = await handle.history(info.execution)
         except NotFound:
             return False
-        return any(
-            isinstance(entry.event, ActivityScheduled) and entry.event.seq == info.seq
-            for entry in history
-        )
+        scheduled = [e.event.seq for e in history if isinstance(e.event, ActivityScheduled)]
+        return info.seq in scheduled
 
     def make_resources(self) -> AbstractAsyncContextManager[Any] | None:
         """The other app's."""
@@ -288,12 +297,15 @@ class ObservedNode(Node):
 
     @property
     def client(self) -> Client:
-        """A client whose messages have the same ids in each life, and are points on their way."""
+        """A client whose messages have the same ids in each life, and are points of it."""
         return Client(_Gate(self))
 
 
 class _Gate:
-    """The way of a script's messages. The script runs again in each life; what has arrived is not sent again."""
+    """The gateway of a script.
+
+    The script runs again in each life, and a message that has arrived is not sent again.
+    """
 
     def __init__(self, node: ObservedNode) -> None:
         self._node = node
@@ -322,7 +334,10 @@ class _Gate:
         return outcome
 
     def _identify(self, message: Message) -> None:
-        """The n-th message of this content to this target has the same id in each life: of a start, the run id."""
+        """Give the n-th message of this content to this target the same id in each life.
+
+        The id of a start is the id of its run.
+        """
         content = b"%b\0%b" % (message.to.encode(), encode_body(message.body))
         self._sent[content] += 1
         message.id = blake2b(content, digest_size=16, salt=self._sent[content].to_bytes(8)).digest()
@@ -330,21 +345,21 @@ class _Gate:
     async def _hand_over(self, message: Message) -> Outcome:
         match message.body:
             case Send():
-                return "ok" if await self._has_arrived(message) else await self._send(message)
-            case (
-                Raise() | Pause() | Resume()
-            ):  # their ids do not stand in the journal, but the store remembers posts
+                if await self._has_arrived(message):
+                    return "ok"
+                return await self._send(message)
+            case Raise() | Pause() | Resume():
+                # Their ids do not stand in the journal, but the store remembers the ids of posts.
                 return await self._post(message)
             case _:
                 return await self._node.gateway.send(message)
 
     async def _send(self, message: Message) -> Outcome:
         outcome = await self._node.gateway.send(message)
-        if (
-            outcome == "ok"
-            and not await self._has_arrived(message)
-            and await self._is_open(message.to)
-        ):
+        if outcome != "ok" or await self._has_arrived(message):
+            return outcome
+        # The end of an instance drops the messages that it did not receive.
+        if await self._is_open(message.to):
             self._node.points.faults.append(
                 f"a message to {message.to!r} was acknowledged and is not durable"
             )
@@ -357,30 +372,34 @@ class _Gate:
         message.wait_in(scope_of(message.to, self._node.store.info.shards))
         posted = (await self._node.store.post([message]))[0]
         if posted.outcome not in ("accepted", "duplicate"):
-            return "closed" if posted.answer == "closed" else "missing"
+            if posted.answer == "closed":
+                return "closed"
+            return "missing"
+        # The next message of the script must not overtake a control message.
         if not isinstance(message.body, Raise):
-            await self._until_taken(message)  # what the script sends next must not overtake it
+            await self._until_taken(message)
         return "ok"
 
     async def _until_taken(self, message: Message) -> None:
-        while await self._is_waiting(message):  # noqa: ASYNC110  # of an inbox there is no news to wait for
+        # An inbox has no news that could be waited for.
+        while await self._is_waiting(message):  # noqa: ASYNC110
             await asyncio.sleep(0.001)
 
     async def _is_waiting(self, message: Message) -> bool:
         inbox = await self._node.store.query(Inbox(unit=message.to, limit=500))
-        return any(letter.id == message.id for letter in inbox.items)
+        return any(waiting.id == message.id for waiting in inbox.items)
 
     async def _has_arrived(self, message: Message) -> bool:
+        """Whether a message waits in the inbox, or was received by an execution."""
         handle = Client(self._node.gateway).get(message.to)
         while not await self._is_waiting(message):
             try:
                 executions = await handle.executions()
-                histories = [await handle.history(execution) for execution in executions]
-                if any(_received(history, message) for history in histories):
-                    return True
-                if (
-                    await handle.executions() == executions
-                ):  # else it may have been received in a new one meanwhile
+                for execution in executions:
+                    if _received(await handle.history(execution), message):
+                        return True
+                # A new execution may have received it meanwhile. Then all are read again.
+                if await handle.executions() == executions:
                     return False
             except NotFound:
                 return False
@@ -390,14 +409,18 @@ class _Gate:
         outcome = await self.send(message)
         if outcome == "joined":
             return outcome, Begun((await find_unit(self._node.store, message.to)).row.run)
-        return outcome, Begun(message.id) if outcome != "exists" else None
+        if outcome == "exists":
+            return outcome, None
+        return outcome, Begun(message.id)
 
     async def closed(self, unit: str, begun: Begun | None = None) -> UnitRow:
         return await self._node.gateway.closed(unit, begun)
 
     async def run(self, message: Message) -> tuple[Outcome, UnitRow | None]:
         outcome, begun = await self.begin(message)
-        return outcome, await self.closed(message.to, begun) if begun is not None else None
+        if begun is None:
+            return outcome, None
+        return outcome, await self.closed(message.to, begun)
 
     async def changed(self, unit: str, version: int, within_ms: int) -> None:
         await self._node.gateway.changed(unit, version, within_ms)

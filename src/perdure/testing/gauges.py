@@ -1,4 +1,4 @@
-"""What a run used and how long things took: memory and processor time of this process, percentiles of latencies."""
+"""Figures of a run: memory and processor time of this process, percentiles of latencies."""
 
 from __future__ import annotations
 
@@ -17,14 +17,21 @@ from typing import Self
 MB = 1_000_000
 SAMPLE_S = 0.1
 CPU_SAMPLES = 5
-"""Samples of the memory between two of the processor: half a second smooths what the clock of the kernel cannot see."""
+"""Samples of the memory between two of the processor.
+
+Half a second is long against the ticks in which Linux counts processor time.
+"""
 
 _STATM = Path("/proc/self/statm")
+# Each class of durations is 1 % wider than the one below it.
 _RATIO = math.log(1.01)
 
 
 class Latencies:
-    """Percentiles of any number of durations in constant memory: they are counted in classes that are 1 % wide."""
+    """Percentiles of any number of durations in constant memory.
+
+    Durations are counted in classes that are 1 % wide.
+    """
 
     def __init__(self) -> None:
         """No duration yet."""
@@ -39,7 +46,11 @@ class Latencies:
         self._classes[math.ceil(math.log(max(ms, 0.001)) / _RATIO)] += 1
 
     def percentile(self, percent: float) -> float:
-        """The duration that so many percent of all do not exceed, at most 1 % too high; 0 without any."""
+        """The duration that so many percent of all do not exceed. 0 without any.
+
+        It is at most 1 % too high.
+        """
+        # The nearest rank. No interpolation: the classes are finer than it could be.
         rank = max(1, math.ceil(self.count * percent / 100))
         for number in sorted(self._classes):
             rank -= self._classes[number]
@@ -49,16 +60,16 @@ class Latencies:
 
     def summary(self) -> dict[str, float]:
         """p50, p95, p99 and the highest."""
-        return {f"p{percent}": self.percentile(percent) for percent in (50, 95, 99)} | {
-            "max": self.highest
-        }
+        percents = {f"p{percent}": self.percentile(percent) for percent in (50, 95, 99)}
+        return percents | {"max": self.highest}
 
 
 @dataclass(frozen=True)
 class Use:
-    """What a process used over a span: resident memory in MB, processor time in percent of one core.
+    """The resident memory (MB) and the processor time (percent of one core) of a process in a span.
 
-    `rss_growth_mb` is the peak of the last third less the peak of the second one: 0 or less when memory is bounded.
+    `rss_growth_mb` is the peak of the last third less the peak of the second one. It is 0 or less
+    when memory is bounded.
     """
 
     rss_before_mb: float
@@ -69,7 +80,9 @@ class Use:
 
 
 class Gauges:
-    """Samples this process while it is open: `async with Gauges() as gauges: ...`, then `gauges.use()`."""
+    """Samples this process while it is open: `async with Gauges() as gauges: ...`, then
+    `gauges.use()`.
+    """
 
     def __init__(self) -> None:
         """Nothing is sampled before it is opened."""
@@ -91,9 +104,10 @@ class Gauges:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """End; the last sample is taken now."""
+        """End. The last sample is taken now."""
         assert self._task is not None
         self._task.cancel()
+        # Awaited without an exception, because the task ends by being cancelled.
         await asyncio.wait([self._task])
         self._memory.append(resident_mb())
         self._look_at_processor()
@@ -104,9 +118,12 @@ class Gauges:
         return self._memory[-1]
 
     def use(self) -> Use:
-        """What was used from the beginning to the last sample."""
+        """The use from the beginning to the last sample."""
         third = len(self._memory) // 3
-        grown = max(self._memory[-third:]) - max(self._memory[third:-third]) if third else 0.0
+        # The first third is left out: pools and caches fill in it.
+        grown = 0.0
+        if third:
+            grown = max(self._memory[-third:]) - max(self._memory[third:-third])
         spent = _share(self._first, self._last)
         return Use(self._memory[0], max(self._memory), grown, spent, max(self._peak, spent))
 
@@ -125,7 +142,9 @@ class Gauges:
 
 def _share(begin: tuple[float, float], end: tuple[float, float]) -> float:
     took = end[0] - begin[0]
-    return 100 * (end[1] - begin[1]) / took if took > 0 else 0.0
+    if took > 0:
+        return 100 * (end[1] - begin[1]) / took
+    return 0.0
 
 
 def cpu_seconds() -> float:
@@ -135,8 +154,11 @@ def cpu_seconds() -> float:
 
 
 def resident_mb() -> float:
-    """Resident memory now; where there is no /proc, the highest so far."""
+    """Resident memory now. Where there is no /proc, the highest so far."""
     if _STATM.exists():
         return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / MB
-    unit = 1 if sys.platform == "darwin" else 1024
+    # macOS reports bytes here, Linux and the BSDs kilobytes.
+    unit = 1024
+    if sys.platform == "darwin":
+        unit = 1
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MB

@@ -1,17 +1,20 @@
-"""Histories as files: exported from a store, kept beside the tests, and replayed against later code.
+"""Histories as files: exported from a store, kept beside the tests, and replayed against later
+code.
 
-The file is JSON, and its format has a number that only changes when old readers could not read it any more:
+The file is JSON, and its format has a number that only changes when old readers could not read it
+any more:
 
-    {"format": "perdure-history-1",            which format this is
+    {"format": "perdure-history-1",            the format
      "perdure": "0.1.0",                       the release that exported it
      "id": "order-1", "workflow": "checkout", "status": "completed",
      "executions": [                           oldest first
        {"number": 1, "version": "1.0.0",
-        "kv": {"key": "AQ..."},                values at its beginning; null if they follow from the one before
-        "kv_times": {"key": 1700000000000},    when these were written (ms)
-        "turns": ["kw...", "kg..."]}]}         the journal, one text per turn: the bytes of the store, in base64
+        "kv": {"key": "AQ..."},                values at its beginning
+        "kv_times": {"key": 1700000000000},    times at which these were written (ms)
+        "turns": ["kw...", "kg..."]}]}         the journal, one text per turn: bytes in base64
 
-Payloads are inside the turns, byte for byte as they were recorded.
+`kv` is null if the values follow from the execution before. Payloads are inside the turns, byte for
+byte as they were recorded.
 """
 
 from __future__ import annotations
@@ -41,10 +44,11 @@ _AGAIN = "export it again with `perdure history ID --export FILE`"
 
 @dataclass(frozen=True)
 class Execution:
-    """The journal of one execution. `kv` has the values at its beginning, None if only the execution before it tells;
-    `kv_times` has when they were written (ms).
+    """The journal of one execution.
 
-    `turns` are encoded lists of events, as a store keeps them; `events` are those of all turns.
+    `kv` has the values at its beginning, and `kv_times` the times at which they were written (ms).
+    `kv` is None if the values follow from the execution before. `turns` are encoded lists of
+    events, as a store keeps them. `events` are those of all turns.
     """
 
     number: int
@@ -57,7 +61,7 @@ class Execution:
 
 @dataclass(frozen=True)
 class History:
-    """What an instance has done, as it was exported. `origin` is the file, or where it comes from instead."""
+    """The history of an instance. `origin` names its file, or the instance in a store."""
 
     id: str
     workflow: str
@@ -67,7 +71,7 @@ class History:
 
     @property
     def count(self) -> int:
-        """How many events it has."""
+        """The number of its events."""
         return sum(len(execution.events) for execution in self.executions)
 
     @classmethod
@@ -75,7 +79,8 @@ class History:
         """The history in a file.
 
         Raises:
-            UsageError: it cannot be read, is no exported history, is cut off or damaged, or has another format.
+            UsageError: it cannot be read, is no exported history, is cut off or damaged, or has
+                another format.
         """
         return parse(_bytes_of(Path(path)), str(path))
 
@@ -98,18 +103,23 @@ class History:
         return msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n"
 
     def write(self, path: str | Path) -> None:
-        """Write it to a file; an older history in that file is replaced.
+        """Write it to a file. An older history in that file is replaced.
 
         Raises:
-            UsageError: the file is something else, or cannot be written.
+            UsageError: the file is no history, or cannot be written.
         """
         target = Path(path)
         if target.exists():
+            # A name that was typed wrongly must not cost a file that is something else.
             try:
                 History.read(target)
             except UsageError as error:
-                msg = f"{target} exists, and is not replaced, because it is no history: {error}. Give another file"
+                msg = (
+                    f"{target} exists, and is not replaced, because it is no history: {error}. "
+                    "Give another file"
+                )
                 raise UsageError(msg) from error
+        # Written beside it first, so that a crash leaves the old file or the new one.
         fresh = target.with_name(f".{target.name}.{os.getpid()}")
         try:
             fresh.write_bytes(self.encode())
@@ -117,7 +127,10 @@ class History:
         except OSError as error:
             with suppress(OSError):
                 fresh.unlink()
-            msg = f"cannot write {target}: {error.strerror}; give a file in a folder that exists and is yours"
+            msg = (
+                f"cannot write {target}: {error.strerror}; "
+                "give a file in a folder that exists and is yours"
+            )
             raise UsageError(msg) from error
 
 
@@ -154,11 +167,12 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def parse(data: bytes, origin: str) -> History:
-    """The history that a file holds; `origin` names the file in errors.
+    """The history in the bytes of a file. `origin` names the file in errors.
 
     Raises:
         UsageError: as `History.read`.
     """
+    # The format is read alone first: a newer document need not have today's fields.
     try:
         head = msgspec.json.decode(data, type=_Head)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -166,11 +180,19 @@ def parse(data: bytes, origin: str) -> History:
         raise UsageError(msg) from error
     found = _FORMAT.fullmatch(head.format)
     if found is None:
-        msg = f"{origin} is no exported history: it does not begin with a format like 'perdure-history-1'; {_AGAIN}"
+        msg = (
+            f"{origin} is no exported history: "
+            f"it does not begin with a format like 'perdure-history-1'; {_AGAIN}"
+        )
         raise UsageError(msg)
     if int(found[1]) != FORMAT:
-        newer = "run a newer Perdure, or " if int(found[1]) > FORMAT else ""
-        msg = f"{origin} has format {found[1]}, and this release reads format {FORMAT}: {newer}{_AGAIN}"
+        newer = ""
+        if int(found[1]) > FORMAT:
+            newer = "run a newer Perdure, or "
+        msg = (
+            f"{origin} has format {found[1]}, and this release reads format {FORMAT}: "
+            f"{newer}{_AGAIN}"
+        )
         raise UsageError(msg)
     try:
         document = msgspec.json.decode(data, type=_Document)
@@ -192,11 +214,13 @@ def _execution(found: _Execution, origin: str) -> Execution:
             events += decode_events(turn)
         except (msgspec.MsgspecError, ValueError) as error:
             msg = (
-                f"{origin}: turn {number} of execution {found.number} cannot be decoded ({error}): the file is "
-                f"damaged, or a newer Perdure recorded it; run that one, or {_AGAIN}"
+                f"{origin}: turn {number} of execution {found.number} cannot be decoded ({error}): "
+                f"the file is damaged, or a newer Perdure recorded it; run that one, or {_AGAIN}"
             )
             raise UsageError(msg) from error
-    first = events[0] if events else None
+    first = None
+    if events:
+        first = events[0]
     if not isinstance(first, Started) or first.execution != found.number:
         msg = (
             f"{origin} is damaged: execution {found.number} does not begin with its start; {_AGAIN}"
@@ -219,15 +243,15 @@ async def export_history(store: Store, id: str, *, every_execution: bool = False
     loaded = (await store.load([check_id(id)]))[0]
     row = loaded.row
     if row is None or not loaded.journal:
-        msg = (
-            f"no instance has the id {id!r}"
-            if row is None
-            else f"{id!r} is {row.status} and has no history yet"
-        )
+        if row is None:
+            msg = f"no instance has the id {id!r}"
+        else:
+            msg = f"{id!r} is {row.status} and has no history yet"
         raise NotFound(f"{msg}; check the id, or wait until it has begun")
     executions: list[Execution] = []
     if every_execution:
         executions = [await _ended(store, id, number) for number in await _numbers(store, id)]
+    # The stored entries are those of now. `Variables` knows which ones the execution began with.
     variables = Variables()
     variables.load(loaded.kv, row.execution)
     executions.append(_exported(row.execution, loaded.journal, variables.entries()))
@@ -251,17 +275,27 @@ async def _ended(store: Store, id: str, number: int) -> Execution:
     while True:
         page = await store.query(Journal(unit=id, execution=number, after=after))
         chunks += page.items
-        if page.next is None:
-            return _exported(number, chunks, [] if number == 1 else None)
         after = page.next
+        if after is None:
+            break
+    # A store keeps KV entries for the current execution only. The first one begins without any.
+    entries: list[KvEntry] | None = None
+    if number == 1:
+        entries = []
+    return _exported(number, chunks, entries)
 
 
 def _exported(number: int, chunks: list[JournalChunk], entries: list[KvEntry] | None) -> Execution:
     events = [event for chunk in chunks for event in decode_events(chunk.events)]
     first = events[0]
     assert isinstance(first, Started)
-    kv = None if entries is None else {e.key: e.value for e in entries if e.value is not None}
-    times = {e.key: e.updated_at for e in entries or () if e.value is not None}
-    return Execution(
-        number, first.version, kv, tuple(chunk.events for chunk in chunks), tuple(events), times
-    )
+    turns = tuple(chunk.events for chunk in chunks)
+    if entries is None:
+        return Execution(number, first.version, None, turns, tuple(events))
+    kv: dict[str, bytes] = {}
+    times: dict[str, int] = {}
+    for entry in entries:
+        if entry.value is not None:  # None: the key was deleted
+            kv[entry.key] = entry.value
+            times[entry.key] = entry.updated_at
+    return Execution(number, first.version, kv, turns, tuple(events), times)

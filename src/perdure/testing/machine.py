@@ -1,4 +1,4 @@
-"""What figures were measured on: facts about the machine without names and paths, and what SQLite does on its disk."""
+"""The machine of a measurement: facts without names and paths, and SQLite's speed on its disk."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from perdure.store.sqlite.connection import opened
 
 
 def processor() -> str:
-    """What the processor calls itself."""
+    """The name of the processor."""
+    # `platform.processor()` is empty or only the architecture on most Linux systems.
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():
@@ -28,14 +29,19 @@ def memory_gib() -> int:
 
 
 def file_system(folder: Path) -> str:
-    """The type of the file system that holds `folder`; unknown where there is no /proc."""
+    """The type of the file system that holds `folder`. It is unknown where there is no /proc."""
     mounts = Path("/proc/mounts")
-    best, kind = "", "unknown"
-    if mounts.exists():
-        for line in mounts.read_text().splitlines():
-            _, point, found, *_ = line.split()
-            if len(point) >= len(best) and folder.resolve().is_relative_to(point):
-                best, kind = point, found
+    kind = "unknown"
+    if not mounts.exists():
+        return kind
+    place = folder.resolve()
+    best = ""
+    for line in mounts.read_text().splitlines():
+        _, point, found, *_ = line.split()
+        # The innermost mount counts, and of several at one point the last.
+        if place.is_relative_to(point) and len(point) >= len(best):
+            best = point
+            kind = found
     return kind
 
 
@@ -52,15 +58,20 @@ def describe(folder: Path) -> dict[str, str]:
 
 
 def sqlite_rows_per_s(path: Path, synchronous: str, rows: int, seconds: float) -> float:
-    """Rows of 100 bytes that SQLite writes per second into a new file, `rows` of them in each transaction."""
+    """Rows of 100 bytes that SQLite writes per second into a new file.
+
+    Each transaction has `rows` of them.
+    """
     connection = opened(str(path))
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute(f"PRAGMA synchronous={synchronous}")
     connection.execute(
-        "CREATE TABLE journal (id TEXT, seq INTEGER, data BLOB, PRIMARY KEY (id, seq)) WITHOUT ROWID"
+        "CREATE TABLE journal (id TEXT, seq INTEGER, data BLOB, PRIMARY KEY (id, seq)) "
+        "WITHOUT ROWID"
     )
     numbers = iter(range(sys.maxsize))
-    done, begin = 0, time.perf_counter()
+    done = 0
+    begin = time.perf_counter()
     while (took := time.perf_counter() - begin) < seconds:
         batch = [("instance-0", next(numbers), b"x" * 100) for _ in range(rows)]
         connection.execute("BEGIN IMMEDIATE")
@@ -72,6 +83,9 @@ def sqlite_rows_per_s(path: Path, synchronous: str, rows: int, seconds: float) -
 
 
 def commits_per_s(folder: Path, seconds: float = 0.3) -> float:
-    """Durable transactions per second on the disk of this folder: the limit of one chain of steps."""
+    """Durable transactions per second on the disk of this folder.
+
+    This is the limit of one chain of activities.
+    """
     with tempfile.TemporaryDirectory(dir=folder, prefix="perdure-disk-") as place:
         return sqlite_rows_per_s(Path(place) / "disk.db", "FULL", 1, seconds)

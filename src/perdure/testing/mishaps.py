@@ -1,6 +1,8 @@
-"""Bad luck between a node and its store: `UnreliableStore` refuses, forgets to answer or comes late, as a seed decides.
+"""Bad luck between a node and its store.
 
-store = UnreliableStore(MemoryStore(), Mishaps(7, {"commit unanswered": 0.1, "read fails": 0.05}))
+`UnreliableStore` refuses, does not answer or is late, as a seed decides:
+
+    UnreliableStore(MemoryStore(), Mishaps(7, {"commit unanswered": 0.1, "read fails": 0.05}))
 """
 
 from __future__ import annotations
@@ -37,9 +39,9 @@ T = TypeVar("T")
 
 
 class PassingStore:
-    """A store that hands everything on to another one, which it neither opens nor closes.
+    """A store that hands all calls on to another one, which it neither opens nor closes.
 
-    Stores that make something happen on the way override what they are about.
+    Stores that interfere with a call override its method.
     """
 
     def __init__(self, store: Store) -> None:
@@ -47,7 +49,7 @@ class PassingStore:
         self._store = store
 
     def _reach(self) -> Store:
-        """The store, for everything that is handed on."""
+        """The store of all calls that are handed on."""
         return self._store
 
     @property
@@ -76,21 +78,21 @@ class PassingStore:
         return await self._reach().load(units)
 
     async def inbox(self, unit: str, after: str | None, limit: int) -> Mail:
-        """What waits for a unit."""
+        """Read an inbox."""
         return await self._reach().inbox(unit, after, limit)
 
     async def arrivals(self, scopes: Sequence[str], after: str | None, limit: int) -> Page[str]:
-        """What has come."""
+        """Read arrivals."""
         return await self._reach().arrivals(scopes, after, limit)
 
     async def wakes(
         self, scopes: Sequence[str], until: int, after: str | None, limit: int
     ) -> Page[Wake]:
-        """What waits."""
+        """Read wakes."""
         return await self._reach().wakes(scopes, until, after, limit)
 
     async def next_wake(self, scopes: Sequence[str], after: int) -> int | None:
-        """What waits longest."""
+        """Read the next wake."""
         return await self._reach().next_wake(scopes, after)
 
     async def lease(
@@ -153,7 +155,7 @@ Mishap = Literal[
     "read late",
     "hint lost",
 ]
-"""What can go wrong between a node and its store.
+"""The mishaps between a node and its store.
 
 `refused`: StoreUnavailable, and nothing was stored. `unanswered`: it was stored, and the answer is
 StoreUnavailable with an unknown outcome. `overtaken`: another commit raises the version of the unit
@@ -162,10 +164,10 @@ before, so that the verdict is `stale`. `late`: done at once, and answered later
 
 
 class Mishaps:
-    """Decides from a seed what goes wrong, and counts it."""
+    """Decides from a seed which mishaps happen, and counts them."""
 
     def __init__(self, seed: int, rates: Mapping[Mishap, float], *, late_s: float = 0.02) -> None:
-        """`rates` says how often each one happens, from 0 (never) to 1. It is late by up to `late_s`."""
+        """`rates` are probabilities from 0 (never) to 1. An answer is late by up to `late_s`."""
         self.counts: Counter[Mishap] = Counter()
         self._random = Random(seed)
         self._rates = dict(rates)
@@ -174,26 +176,27 @@ class Mishaps:
     def strikes(self, mishap: Mishap) -> bool:
         """Whether this one happens now."""
         rate = self._rates.get(mishap, 0)
+        # No number is drawn for a mishap without a rate, so that other rates keep their choices.
         if rate == 0 or self._random.random() >= rate:
             return False
         self.counts[mishap] += 1
         return True
 
     def delay_s(self) -> float:
-        """How late it is this time."""
+        """The delay of a late answer."""
         return self._random.random() * self._late_s
 
     def commit_id(self) -> bytes:
-        """The id of a commit that somebody else makes."""
+        """The id of another writer's commit."""
         return self._random.randbytes(16)
 
     def end(self) -> None:
-        """Nothing goes wrong any more."""
+        """Let no mishap happen any more."""
         self._rates.clear()
 
 
 class UnreliableStore(PassingStore):
-    """A store as a node sees it that has bad luck: `Mishaps` decides when."""
+    """A store with mishaps."""
 
     def __init__(self, store: Store, mishaps: Mishaps) -> None:
         """Wrap an open store."""
@@ -201,13 +204,15 @@ class UnreliableStore(PassingStore):
         self._mishaps = mishaps
 
     async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
-        """Commit, unless the store cannot be reached; perhaps another commit comes first."""
+        """Commit, unless the store cannot be reached. Perhaps another commit comes first."""
         strikes = self._mishaps.strikes
+        # A commit of a new unit has no version that could be raised before it.
         for commit in batch:
             if commit.expect and strikes("commit overtaken"):
                 await self._overtake(commit)
         if strikes("commit refused"):
             raise StoreUnavailable("a commit was refused on purpose", "none")
+        # From here on the commit is stored, whatever its caller gets to know.
         verdicts = await self._store.commit(batch)
         if strikes("commit late"):
             await asyncio.sleep(self._mishaps.delay_s())
@@ -218,7 +223,8 @@ class UnreliableStore(PassingStore):
     async def _overtake(self, commit: Commit) -> None:
         """Raise the version of the unit as another writer with the same fence would."""
         stored = (await self._store.load([commit.unit]))[0]
-        # One that is submitted again may be stored already: nobody with this fence comes between its two answers.
+        # A commit that is submitted again may be stored already. Then no writer with this fence
+        # could have come between its two answers.
         if stored.row is not None and stored.version == commit.expect:
             other_id = self._mishaps.commit_id()
             other = Commit(
@@ -243,26 +249,26 @@ class UnreliableStore(PassingStore):
         return loaded
 
     async def inbox(self, unit: str, after: str | None, limit: int) -> Mail:
-        """What waits for a unit, if the store can be read."""
+        """Read an inbox, if the store can be read."""
         await self._before_reading()
-        mail = await self._store.inbox(unit, after, limit)
+        found = await self._store.inbox(unit, after, limit)
         await self._after_reading()
-        return mail
+        return found
 
     async def arrivals(self, scopes: Sequence[str], after: str | None, limit: int) -> Page[str]:
-        """What has come, if the store can be read."""
+        """Read arrivals, if the store can be read."""
         await self._before_reading()
         return await self._store.arrivals(scopes, after, limit)
 
     async def wakes(
         self, scopes: Sequence[str], until: int, after: str | None, limit: int
     ) -> Page[Wake]:
-        """What waits, if the store can be read."""
+        """Read wakes, if the store can be read."""
         await self._before_reading()
         return await self._store.wakes(scopes, until, after, limit)
 
     async def next_wake(self, scopes: Sequence[str], after: int) -> int | None:
-        """What waits longest, if the store can be read."""
+        """Read the next wake, if the store can be read."""
         await self._before_reading()
         return await self._store.next_wake(scopes, after)
 
@@ -282,7 +288,8 @@ class UnreliableStore(PassingStore):
             await asyncio.sleep(self._mishaps.delay_s())
 
     async def hints(self) -> AsyncIterator[Hint]:
-        """Those that are not lost."""
-        async for unit in self._store.hints():
+        """The hints that are not lost."""
+        # Hints may be lost: the look at arrivals finds what they would have told.
+        async for hint in self._store.hints():
             if not self._mishaps.strikes("hint lost"):
-                yield unit
+                yield hint

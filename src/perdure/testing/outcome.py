@@ -1,4 +1,4 @@
-"""What a run of a scenario led to, in a form that can be compared: with another run, in another process."""
+"""The outcome of a scenario, in a form that can be compared with that of another process."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import difflib
 import re
 from collections import Counter
+from collections.abc import Iterator
 
 import msgspec
 
@@ -23,18 +24,20 @@ from perdure.kernel.events import (
 )
 
 ANSWERS = (ActivityCompleted, ActivityFailed, TimerFired, Received, Replied, StepRecorded)
-"""Events that answer a command; a command has one answer at the most."""
+"""Events that answer a command. A command has one answer at the most."""
 
+# Times differ in each run, attempts after each crash, and details with the attempts.
 _VOLATILE = frozenset({"at", "fire_at", "retry_at", "attempt", "python", "details"})
 _VALUES = frozenset({"result", "value"})
 _SEQ = re.compile(r"\bseq=\d+, ")
 
 
 class Outcome(msgspec.Struct):
-    """What a run has led to.
+    """The outcome of a scenario.
 
-    `result` is the script's; `instances` has a line for each, `histories` a line per event, `counts` what the store
-    counts, `faults` what broke a rule, `points` the points that were passed.
+    `result` is the script's. `instances` has a line for each instance, `histories` a line per
+    event, `counts` the numbers of the store, `faults` the broken rules, `points` the points that
+    were passed.
     """
 
     result: str
@@ -46,45 +49,56 @@ class Outcome(msgspec.Struct):
 
 
 async def all_ended(client: Client) -> None:
-    """Wait until no instance is pending or running, and no message is on its way to one that can take it."""
+    """Wait until no instance is pending or running, and no message waits that could be taken."""
     while True:
         for description in await client.list(status=("pending", "running"), limit=None):
             await client.get(description.id).wait()
         counts = await client.counts()
-        if (
-            not counts["pending"]
-            and not counts["running"]
-            and (not counts["inbox"] or counts["suspended"])
-        ):
+        is_open = counts["pending"] or counts["running"]
+        # A suspended instance takes none of its messages, so they may stay.
+        has_mail = counts["inbox"] and not counts["suspended"]
+        if not is_open and not has_mail:
             return
-        await asyncio.sleep(0.001)  # a detached start has no row yet that could be waited for
+        # A detached start has no row yet that could be waited for.
+        await asyncio.sleep(0.001)
 
 
 async def take_outcome(
     client: Client, result: object, points: list[str], *, values: bool = True
 ) -> Outcome:
-    """Read everything that a store has come to; `values=False`: without recorded values."""
-    outcome = Outcome(repr(result) if values else "", {}, {}, await client.counts(), [], points)
+    """Read the outcome from a store. `values=False`: without recorded values."""
+    returned = ""
+    if values:
+        returned = repr(result)
+    outcome = Outcome(returned, {}, {}, await client.counts(), [], points)
     for description in await client.list(limit=None):
         handle = client.get(description.id)
-        outcome.instances[description.id] = _instance(
-            description, await handle.kv() if values else {}, values=values
-        )
+        kv: dict[str, object] = {}
+        if values:
+            kv = await handle.kv()
+        outcome.instances[description.id] = _instance(description, kv, values=values)
         for execution in await handle.executions():
             events = [entry.event for entry in await handle.history(execution)]
             name = f"{description.id} #{execution}"
             outcome.histories[name] = [event_line(event, values=values) for event in events]
-            answered = Counter(event.seq for event in events if isinstance(event, ANSWERS))
-            outcome.faults += [
-                f"{name}: command {seq} has {n} answers" for seq, n in answered.items() if n > 1
-            ]
+            outcome.faults += _answered_twice(name, events)
     return outcome
+
+
+def _answered_twice(name: str, events: list[AnyEvent]) -> Iterator[str]:
+    answers = Counter(event.seq for event in events if isinstance(event, ANSWERS))
+    for seq, count in answers.items():
+        if count > 1:
+            yield f"{name}: command {seq} has {count} answers"
 
 
 def _instance(description: Description, kv: dict[str, object], *, values: bool) -> str:
     failure = _plain(description.failure)
-    status = description.custom_status() if values else None
-    result = description.result() if values else None
+    status = None
+    result = None
+    if values:
+        status = description.custom_status()
+        result = description.result()
     return (
         f"{description.type} {description.version}: {description.status} ({description.reason}), "
         f"execution {description.execution}, "
@@ -93,9 +107,12 @@ def _instance(description: Description, kv: dict[str, object], *, values: bool) 
 
 
 def event_line(event: AnyEvent, *, values: bool = True) -> str:
-    """An event without what differs from run to run: times, and how often an activity was tried."""
+    """An event without times and numbers of attempts, which differ from run to run."""
     fields = msgspec.structs.asdict(event)
-    left_out = _VOLATILE if values else _VOLATILE | _VALUES
+    if values:
+        left_out = _VOLATILE
+    else:
+        left_out = _VOLATILE | _VALUES
     parts = [f"{name}={_plain(value)}" for name, value in fields.items() if name not in left_out]
     return f"{type(event).__name__}({', '.join(parts)})"
 
@@ -107,20 +124,23 @@ def _plain(value: object) -> str:
 
 
 def differences(expected: Outcome, found: Outcome, *, ordered: bool) -> list[str]:
-    """What a run has led to that it should not have. `ordered=False`: events may be recorded in another order."""
+    """The differences between two outcomes, for people.
+
+    `ordered=False`: events may be recorded in another order.
+    """
     wrong = list(found.faults)
     if found.result != expected.result:
         wrong.append(f"the script returned {found.result}, not {expected.result}")
     for name in sorted(expected.instances.keys() | found.instances.keys()):
-        was, now = expected.instances.get(name), found.instances.get(name)
+        was = expected.instances.get(name)
+        now = found.instances.get(name)
         if was != now:
             wrong.append(f"instance {name}:\n  expected {was}\n  found    {now}")
     for name in sorted(expected.histories.keys() | found.histories.keys()):
-        was_, now_ = (
-            _canonical(o.histories.get(name, []), ordered=ordered) for o in (expected, found)
-        )
-        if was_ != now_:
-            diff = difflib.unified_diff(was_, now_, "expected", "found", lineterm="", n=1)
+        before = _canonical(expected.histories.get(name, []), ordered=ordered)
+        after = _canonical(found.histories.get(name, []), ordered=ordered)
+        if before != after:
+            diff = difflib.unified_diff(before, after, "expected", "found", lineterm="", n=1)
             wrong.append(f"history of {name}:\n  " + "\n  ".join(diff))
     if found.counts != expected.counts:
         wrong.append(f"the store counts {found.counts}, not {expected.counts}")
@@ -128,4 +148,7 @@ def differences(expected: Outcome, found: Outcome, *, ordered: bool) -> list[str
 
 
 def _canonical(lines: list[str], *, ordered: bool) -> list[str]:
-    return lines if ordered else sorted(_SEQ.sub("", line) for line in lines)
+    if ordered:
+        return lines
+    # Commands are numbered in the order in which they are given, so the numbers go, too.
+    return sorted(_SEQ.sub("", line) for line in lines)

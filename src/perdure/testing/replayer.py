@@ -1,5 +1,6 @@
-"""The replayer: does this code still do what a history says? The kernel alone answers; nothing is stored, and no
-activity runs.
+"""The replayer: does this code still fit a history?
+
+Only the kernel runs. Nothing is stored, and no activity is called.
 """
 
 from __future__ import annotations
@@ -35,8 +36,10 @@ _SHOWN = 20
 
 
 class ReplayMismatch(AssertionError):
-    """The code does something else than a history says. The message has the file, the event, the line of the code, what
-    the journal has, what the code did, and the remedy; `mismatches` has one error per history if there are several.
+    """The code does not fit a history.
+
+    The message has the file, the event, the line of the code, the two commands, and the remedy.
+    `mismatches` has one error per history if there are several.
     """
 
     def __init__(self, message: str, id: str, mismatches: tuple[ReplayMismatch, ...] = ()) -> None:
@@ -50,8 +53,9 @@ class ReplayMismatch(AssertionError):
 class Replayed:
     """A history that the code fits.
 
-    `executions` and `events` were replayed. `goes_on` are commands that the code gives beyond its history: an instance
-    that is open would carry them out. `skipped` says which executions could not be replayed, and why.
+    `executions` and `events` were replayed. `goes_on` are commands that the code gives beyond its
+    history: an open instance would carry them out. `skipped` are the executions that could not be
+    replayed, each with the reason.
     """
 
     id: str
@@ -64,7 +68,7 @@ class Replayed:
 
 
 class _ReplayedRun(Run):
-    """A run that keeps what did not match."""
+    """A run that keeps the two events that did not match."""
 
     __slots__ = ("given", "recorded")
     given: ev.Event | None
@@ -72,7 +76,8 @@ class _ReplayedRun(Run):
 
     def break_off(self, recorded: ev.Event | None, given: ev.Event | None, where: str) -> None:
         """Journal and code differ."""
-        self.recorded, self.given = recorded, given
+        self.recorded = recorded
+        self.given = given
         super().break_off(recorded, given, where)
 
 
@@ -80,27 +85,25 @@ def replay(app: App, history: History | str | Path) -> Replayed:
     """Replay a history, or the one in a file, against the code of an app.
 
     Raises:
-        ReplayMismatch: the code does something else; the message says where, what, and what to do.
+        ReplayMismatch: the code does not fit. The message says where, and what to do.
         UsageError: the file cannot be read, or is no history.
     """
     check_kind("the app of a replay", app, App, "be an App")
     if not isinstance(history, History):
         history = History.read(history)
-    events = executions = 0
+    events = 0
+    executions = 0
     goes_on: tuple[str, ...] = ()
     skipped: list[str] = []
+    # Each execution begins with the KV entries at the end of the one before, unless it has its own.
     entries: list[KvEntry] | None = None
     for execution in history.executions:
-        kv = execution.kv
-        if kv is not None:
-            at = execution.kv_times
-            entries = [
-                KvEntry(key, value, value, execution.number, at.get(key, 0), at.get(key, 0))
-                for key, value in kv.items()
-            ]
+        if execution.kv is not None:
+            entries = _entries_of(execution, execution.kv)
         if entries is None:
             skipped.append(
-                f"execution {execution.number}: the values of its KV store come from one that is not kept"
+                f"execution {execution.number}: "
+                "the values of its KV store come from one that is not kept"
             )
             continue
         entries, goes_on = _replay(app, history, execution, entries)
@@ -111,19 +114,23 @@ def replay(app: App, history: History | str | Path) -> Replayed:
     )
 
 
+def _entries_of(execution: Execution, kv: dict[str, bytes]) -> list[KvEntry]:
+    """The KV entries at the beginning of an execution."""
+    entries: list[KvEntry] = []
+    for key, value in kv.items():
+        at = execution.kv_times.get(key, 0)
+        entries.append(KvEntry(key, value, value, execution.number, at, at))
+    return entries
+
+
 def _replay(
     app: App, history: History, execution: Execution, entries: list[KvEntry]
 ) -> tuple[list[KvEntry], tuple[str, ...]]:
-    """Replay one execution; the KV entries at its end, and what the code does beyond it."""
+    """Replay one execution. Returns the KV entries at its end, and the commands beyond it."""
     definition = app.find_workflow(history.workflow, execution.version)
     if definition is None:
-        versions = dict(app.workflows()).get(history.workflow)
-        has = f"it has version {', '.join(versions)}" if versions else f"it has {_names(app)}"
-        why = (
-            f"app {app.name!r} has no workflow {history.workflow!r} version {execution.version}; {has}. "
-            "Remedy: keep the version that was recorded (and its name, with name=) while instances of it run"
-        )
-        raise _mismatch(history, execution, why)
+        raise _mismatch(history, execution, _not_there(app, history, execution))
+    # As a node does it at its start. Without it sets of tasks have another order than live.
     install_ordered_sets()
     run = _ReplayedRun(history.id, definition, app, NO_LIMITS)
     run.variables.load(entries, execution.number)
@@ -132,6 +139,7 @@ def _replay(
             run.replay(execution.events)
         if run.broken is not None:
             raise _mismatch(history, execution, run.broken.message + _both(run))
+        # Code that waits for nothing fits its history, but never goes on.
         if run.ended is None and not run.pending:
             raise _mismatch(history, execution, held.stuck(history.id, run.loop).message)
         for call in run.pending.values():
@@ -141,46 +149,72 @@ def _replay(
     except NeverIdle as error:
         raise _mismatch(history, execution, str(error)) from error
     finally:
+        # The run holds itself by circles. Without these cuts a replay of many histories keeps all
+        # of them until the garbage collector comes.
         dispose(run.loop)
         run.pending.clear()
         run.main = None
         run.loop.timers = Nobody()
 
 
-def _names(app: App) -> str:
-    return ", ".join(name for name, _ in app.workflows()) or "none"
+def _not_there(app: App, history: History, execution: Execution) -> str:
+    workflows = dict(app.workflows())
+    versions = workflows.get(history.workflow)
+    if versions:
+        has = f"it has version {', '.join(versions)}"
+    else:
+        has = f"it has {', '.join(workflows) or 'none'}"
+    return (
+        f"app {app.name!r} has no workflow {history.workflow!r} version {execution.version}; "
+        f"{has}. Remedy: keep the version that was recorded (and its name, with name=) while "
+        "instances of it run"
+    )
 
 
 def _mismatch(history: History, execution: Execution, why: str) -> ReplayMismatch:
     which = f"{history.workflow} {execution.version}, execution {execution.number}"
-    origin = f"{history.origin}: " if history.origin != repr(history.id) else ""
+    origin = ""
+    if history.origin != repr(history.id):
+        origin = f"{history.origin}: "
     return ReplayMismatch(
         f"{origin}the history of {history.id!r} ({which}) does not fit the code: {why}", history.id
     )
 
 
 def _both(run: _ReplayedRun) -> str:
-    """The two commands in full, where the report does not tell: they differ in a value, or the code has failed."""
-    recorded, given = run.recorded, run.given
-    if given is None or not (type(recorded) is type(given) or isinstance(given, ev.Failed)):
+    """The two commands in full, where the report does not tell them apart.
+
+    They differ in a value only, or the code has failed.
+    """
+    recorded = run.recorded
+    given = run.given
+    if given is None:
         return ""
-    journal = f"\n  journal: {_in_full(recorded)}" if recorded is not None else ""
+    if type(recorded) is not type(given) and not isinstance(given, ev.Failed):
+        return ""
+    journal = ""
+    if recorded is not None:
+        journal = f"\n  journal: {_in_full(recorded)}"
     return f"{journal}\n  code:    {_in_full(given)}"
 
 
 def _in_full(event: ev.Event) -> str:
     fields: list[str] = []
     for name, value in msgspec.structs.asdict(event).items():
-        if isinstance(value, bytes):
-            try:
-                value = msgspec.json.encode(to_json(value)).decode()  # noqa: PLW2901  # the same, for people
-            except DecodeError:
-                value = value.hex()  # noqa: PLW2901
-        elif isinstance(value, Failure):
-            value = value.display()  # noqa: PLW2901
-        if value not in (None, False):
-            fields.append(f"{name}={value}")
+        if value not in (None, False):  # the defaults of most fields, which tell nothing
+            fields.append(f"{name}={_value_in_full(value)}")
     return f"{type(event).__name__}({', '.join(fields)})"
+
+
+def _value_in_full(value: object) -> str:
+    if isinstance(value, Failure):
+        return value.display()
+    if not isinstance(value, bytes):
+        return str(value)
+    try:
+        return msgspec.json.encode(to_json(value)).decode()
+    except DecodeError:  # it is no payload, but a run id or the like
+        return value.hex()
 
 
 # ---------------------------------------------------------------- all of a store
@@ -193,13 +227,13 @@ async def replay_all(
     status: Status | tuple[Status, ...] = OPEN,
     type: str | None = None,
 ) -> list[Replayed]:
-    """Replay what a store holds against the code of an app: by default the instances that are open, each with its
-    current execution, which is what a deploy of this code will do.
+    """Replay the instances of a store against the code of an app.
 
-    A URL is opened read-only; a node may run on it meanwhile.
+    By default these are the open ones, each with its current execution. A deploy of this code will
+    do the same. A URL is opened read-only, so a node may run on it meanwhile.
 
     Raises:
-        ReplayMismatch: for one or more of them; all are named.
+        ReplayMismatch: one or more histories do not fit. All are named.
         StoreError: the store cannot be read.
     """
     fits: list[Replayed] = []
@@ -221,27 +255,38 @@ async def iterate_replays(
     status: Status | tuple[Status, ...] = OPEN,
     type: str | None = None,
 ) -> AsyncGenerator[Replayed | ReplayMismatch]:
-    """The same, one by one; a mismatch is given and not raised."""
-    statuses = (status,) if isinstance(status, str) else tuple(status)
+    """As `replay_all`, one by one. A mismatch is yielded and not raised."""
+    if isinstance(status, str):
+        status = (status,)
+    statuses = tuple(status)
     if not isinstance(store, str):
         async for result in _replays(app, store, statuses, type):
             yield result
         return
-    read_only = "read_only=" in store or store.startswith("memory:")
-    url = store if read_only else f"{store}{'&' if '?' in store else '?'}read_only=true"
-    async with open_store(url) as opened:
+    async with open_store(_read_only(store)) as opened:
         async for result in _replays(app, opened, statuses, type):
             yield result
+
+
+def _read_only(url: str) -> str:
+    # A store in memory belongs to this process, and has no such option.
+    if "read_only=" in url or url.startswith("memory:"):
+        return url
+    mark = "?"
+    if "?" in url:
+        mark = "&"
+    return f"{url}{mark}read_only=true"
 
 
 async def _replays(
     app: App, store: Store, statuses: tuple[Status, ...], type: str | None
 ) -> AsyncGenerator[Replayed | ReplayMismatch]:
+    types: tuple[str, ...] = ()
+    if type is not None:
+        types = (type,)
     after: str | None = None
     while True:
-        page = await store.query(
-            Units(statuses=statuses, types=(type,) if type is not None else (), after=after)
-        )
+        page = await store.query(Units(statuses=statuses, types=types, after=after))
         for view in page.items:
             try:
                 yield replay(app, await export_history(store, view.row.id))
@@ -249,9 +294,9 @@ async def _replays(
                 continue
             except ReplayMismatch as mismatch:
                 yield mismatch
-        if page.next is None:
-            return
         after = page.next
+        if after is None:
+            return
 
 
 def _together(mismatches: list[ReplayMismatch], count: int) -> ReplayMismatch:
@@ -277,7 +322,10 @@ def files_of(paths: Iterable[str | Path]) -> list[Path]:
             continue
         inside = sorted(path.glob("**/*.json"))
         if not inside:
-            msg = f"the folder {path} has no history in it (*.json); export one with `perdure history ID --export FILE`"
+            msg = (
+                f"the folder {path} has no history in it (*.json); "
+                "export one with `perdure history ID --export FILE`"
+            )
             raise UsageError(msg)
         found += inside
     return found

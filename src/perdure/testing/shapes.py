@@ -1,7 +1,7 @@
-"""The shapes of load that `perdure bench` and the stress tests put on a node, and the app that has their workflows.
+"""The shapes of load of `perdure bench` and of the stress tests, and the app with their workflows.
 
-A shape says what one instance does, how many are outstanding at once, and what the right result is. The first two are
-those of duroxide's stress tests; the other two are about the smallest things that a store is asked for.
+A shape is the work of one instance, the number of instances at once, and the right result. The
+first two are those of duroxide's stress tests. The other two are the smallest requests to a store.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ class Laps:
     """The time between one activity of a chain and the next: the latency of one durable step."""
 
     def __init__(self) -> None:
-        """Nothing was measured."""
+        """Nothing is measured yet."""
         self.latencies = Latencies()
         self._last: dict[int, float] = {}
 
     def note(self, chain: int, *, last: bool) -> None:
         """An activity of this chain begins."""
-        now, before = time.perf_counter(), self._last.pop(chain, None)
+        now = time.perf_counter()
+        before = self._last.pop(chain, None)
         if before is not None:
             self.latencies.add(1000 * (now - before))
         if not last:
@@ -41,9 +42,9 @@ class Laps:
 
 
 laps: ContextVar[Laps | None] = ContextVar("laps", default=None)
-"""Where the activities of a node note their steps: what stood here when the node was made."""
+"""The laps of a node's activities. A node has the context of the moment at which it was made."""
 
-# ---------------------------------------------------------------- what the instances do
+# ---------------------------------------------------------------- workflows and activities
 
 
 @app.activity
@@ -114,7 +115,7 @@ async def start(number: int) -> int:
     return number
 
 
-# ---------------------------------------------------------------- what is asked for
+# ---------------------------------------------------------------- shapes
 
 
 class Call(NamedTuple):
@@ -126,7 +127,7 @@ class Call(NamedTuple):
 
 
 class Shape(Protocol):
-    """What is run, again and again, until the time is up."""
+    """A load: instances that are started again and again until the time is up."""
 
     @property
     def outstanding(self) -> int:
@@ -145,7 +146,8 @@ class Shape(Protocol):
 
 def _check(shape: Shape, least: Mapping[str, float]) -> None:
     for name, limit in least.items():
-        if (value := getattr(shape, name)) < limit:
+        value = getattr(shape, name)
+        if value < limit:
             msg = f"{name} of {type(shape).__name__.lower()} must be at least {limit}, got {value}"
             raise UsageError(msg)
 
@@ -159,7 +161,7 @@ class Parallel:
     delay_ms: float = 10
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be run."""
+        """Refuse numbers that are too small."""
         _check(self, {"outstanding": 1, "activities": 1, "delay_ms": 0})
 
     @property
@@ -174,7 +176,10 @@ class Parallel:
 
 @dataclass(frozen=True)
 class Payload:
-    """Instances that carry large results: each (times, KB) of `results` in sequence, then children, then small ones."""
+    """Instances with large results.
+
+    First come those of `results` in sequence, each (times, KB), then children, then small results.
+    """
 
     outstanding: int = 5
     results: tuple[tuple[int, int], ...] = ((6, 10), (6, 50), (8, 100))
@@ -183,12 +188,12 @@ class Payload:
     output_kb: int = 100
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be run."""
+        """Refuse numbers that are too small."""
         _check(self, {"outstanding": 1, "children": 0, "activities": 0, "output_kb": 1})
 
     @property
     def per_instance(self) -> int:
-        """Activities of one instance; each child has one."""
+        """Activities of one instance. Each child has one."""
         return sum(times for times, _ in self.results) + self.children + self.activities
 
     def call(self, number: int) -> Call:
@@ -201,13 +206,14 @@ class Payload:
 
 @dataclass(frozen=True)
 class Steps:
-    """Chains of small activities: what one durable step costs."""
+    """Chains of small activities, which show the cost of one durable step."""
 
     outstanding: int = 1
     activities: int = 100
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be run."""
+        """Refuse numbers that are too small."""
+        # The time of one step is measured between two activities.
         _check(self, {"outstanding": 1, "activities": 2})
 
     @property
@@ -222,12 +228,12 @@ class Steps:
 
 @dataclass(frozen=True)
 class Starts:
-    """Workflows without any step: how many can be started and ended."""
+    """Workflows without any activity, which show the cost of a start and an end."""
 
     outstanding: int = 100
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be run."""
+        """Refuse numbers that are too small."""
         _check(self, {"outstanding": 1})
 
     @property

@@ -1,17 +1,19 @@
 """A clock that skips: time jumps to the next alarm as soon as nothing else is left to do before it.
 
-Theory of operation. Time stands still, and moves only while somebody waits: for the end of an instance, for a change of
-it, or for the clock itself (`sleep`). Then a task of the clock lets everything come to rest that is on its way (turns,
-commits, loads, attempts of activities), jumps to the earliest alarm, rings all that are set for that moment, and so on
-until nobody waits any more. So what a test does between two waits happens at one moment, whatever the machine does
-meanwhile, and the order in which alarms ring is that of their times.
+Theory of operation. Time stands still, and moves only while the test waits: for the end of an
+instance, for a change of it, or for the clock itself (`sleep`). Then a task of the clock works in
+rounds. It lets turns, commits, loads and attempts of activities come to rest. It jumps to the
+earliest alarm and rings all alarms of that moment. It ends with the last wait. So the actions of a
+test between two waits happen at one moment, whatever the machine does meanwhile. Alarms ring in the
+order of their times.
 
-An activity that runs is real work. While one does, time goes on at the pace of the wall, and only as far as an alarm
-needs: an activity that hangs meets its timeout, and one that ends before the next alarm has taken no time. One that
-itself waits for the clock or for an instance is no work: time skips while it waits.
+A running activity is real work. During it time goes on at the pace of the wall, and only as far as
+an alarm needs. So an activity that hangs meets its timeout, and one that ends before the next alarm
+has taken no time. An activity that itself waits for the clock or for an instance is no work: time
+skips while it waits.
 
-When there is no alarm left and still somebody waits, nothing will ever happen. That is an error, and it tells what
-every instance waits for.
+When no alarm is left and the test still waits, nothing will ever happen. That is an error, and it
+tells the waits of every instance.
 """
 
 from __future__ import annotations
@@ -31,31 +33,34 @@ from perdure.kernel.retry import Seconds, to_ms
 from perdure.testing.clock import ManualAlarm
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-"""When time begins unless a test says otherwise: the same in every run."""
+"""The default beginning of time: the same in every run."""
 
+# Passes of the event loop without any event before time jumps. A task that was answered just now
+# may act first, also through a task or two of asyncio's own.
 _PASSES = 5
-"""Passes of the event loop that nothing must come of before time jumps: who was answered just now may act first, also
-through a task or two of asyncio's own."""
 
+# After so many jumps in a row that lead to nothing, the alarms only set each other.
 _IDLE_JUMPS = 1_000
-"""Jumps in a row that lead to nothing: then what is left are alarms that ring for their own sake."""
 
 
 class WaitsForever(AssertionError):
-    """What a test waits for can never happen; the message says what every instance waits for."""
+    """A test waits for an event that can never happen.
+
+    The message has the waits of all instances.
+    """
 
 
 class Ticking(Protocol):
-    """What a clock must know of a node that runs by it."""
+    """The part of a node that its clock must know."""
 
     @property
     def progress(self) -> int:
-        """A number that grows with all that happens."""
+        """A number that grows with each turn."""
         ...
 
     @property
     def busy(self) -> bool:
-        """Whether something is on its way that ends by itself."""
+        """Whether work is under way that ends by itself."""
         ...
 
     async def settle(self) -> None:
@@ -63,16 +68,16 @@ class Ticking(Protocol):
         ...
 
     def working(self, asleep: Collection[object]) -> list[asyncio.Task[None]]:
-        """Attempts of activities that run, but for those that are `asleep`."""
+        """Attempts of activities that run, without those that are `asleep`."""
         ...
 
     async def describe_waits(self) -> str:
-        """What every open instance waits for."""
+        """The waits of every open instance."""
         ...
 
 
 class _Wait:
-    """Somebody who waits. `attempt` is the activity that does, None if it is the test itself."""
+    """One wait. `attempt` is the activity that waits, None if it is the test itself."""
 
     __slots__ = ("attempt", "report", "scope", "what")
 
@@ -81,7 +86,8 @@ class _Wait:
         self.scope = scope
         self.attempt: object = running_attempt.get()
         if self.attempt is None and node_client.get() is not None:
-            self.attempt = asyncio.current_task()  # a checkpoint: it has no attempt of its own
+            # A checkpoint has no attempt of its own, so its task stands for it.
+            self.attempt = asyncio.current_task()
         self.report: str | None = None
 
     def fail(self, report: str) -> None:
@@ -94,8 +100,8 @@ class _Wait:
 class SkippingClock:
     """Time for tests that takes none: `perdure.testing.node(app)` runs by one, `node.clock`.
 
-    It begins at `start`. What can never happen is reported after `patience` real seconds in which nobody did anything;
-    so is a wait that outlasts `limit`, the farthest that time may go from its start.
+    It begins at `start`. A wait that can never end is reported after `patience` real seconds
+    without any event. So is a wait beyond `limit`, the farthest that time may go from its start.
     """
 
     def __init__(
@@ -112,8 +118,8 @@ class SkippingClock:
         """
         if type(start) is not datetime or start.tzinfo is None:
             msg = (
-                "a clock starts at a datetime with a time zone, as in datetime(2026, 1, 1, tzinfo=UTC); "
-                f"got {start!r}"
+                "a clock starts at a datetime with a time zone, "
+                f"as in datetime(2026, 1, 1, tzinfo=UTC); got {start!r}"
             )
             raise UsageError(msg)
         self._patience_s = to_ms(patience, "patience of a clock") / 1000
@@ -136,7 +142,7 @@ class SkippingClock:
         return self._now_ms
 
     def call_at(self, at_ms: int, callback: Callable[[], None]) -> ManualAlarm:
-        """Call `callback` when time has come to `at_ms`; soon, if that is not in the future."""
+        """Call `callback` when time has come to `at_ms`. Soon, if that is not in the future."""
         alarm = ManualAlarm(at_ms, callback)
         if at_ms <= self._now_ms:
             asyncio.get_running_loop().call_soon(alarm.ring)
@@ -149,16 +155,16 @@ class SkippingClock:
         return self.call_at(self._now_ms + ms, callback)
 
     def _set(self, alarm: ManualAlarm, *, late: bool) -> None:
-        """`late`: it rings when everything else of that moment is done."""
+        """Set an alarm. A `late` one rings after all others of its moment."""
         heapq.heappush(self._alarms, (alarm.at_ms, late, next(self._numbers), alarm))
         self._news.set()
 
     def attach(self, node: Ticking) -> None:
-        """A node runs by this clock from now on: time waits for it."""
+        """Let a node run by this clock from now on. Time waits for it."""
         self._nodes.append(node)
 
     def detach(self, node: Ticking) -> None:
-        """It does no more."""
+        """Forget a node. Time does not wait for it any more."""
         if node in self._nodes:
             self._nodes.remove(node)
 
@@ -169,17 +175,20 @@ class SkippingClock:
         return datetime.fromtimestamp(self._now_ms / 1000, UTC)
 
     async def sleep(self, delay: Seconds) -> None:
-        """Go on by so many seconds, and let everything happen that is due until then, at its own time.
+        """Go on by so many seconds. Alarms that are due until then ring at their own times.
 
-        `sleep(0)` waits until nothing is left to do at this moment. In an activity (a fake, say) it is how long the
-        activity takes.
+        `sleep(0)` waits until nothing is left to do at this moment. In an activity (a fake, say) it
+        is the duration of the activity.
 
         Raises:
             UsageError: time is held, or `delay` is none.
         """
         delay_ms = to_ms(delay, "the delay of clock.sleep()")
         if self._holds:
-            msg = "time is held, so that clock.sleep() would never end; leave `with clock.held():` first"
+            msg = (
+                "time is held, so that clock.sleep() would never end; leave `with clock.held():` "
+                "first"
+            )
             raise UsageError(msg)
         over = asyncio.Event()
         alarm = self.late_alarm(delay_ms, over.set)
@@ -190,15 +199,17 @@ class SkippingClock:
             alarm.cancel()
 
     def late_alarm(self, delay_ms: int, callback: Callable[[], None]) -> ManualAlarm:
-        """Call `callback` in so many milliseconds, when everything else of that moment is done."""
+        """Call `callback` in so many milliseconds, after all other alarms of that moment."""
         alarm = ManualAlarm(self._now_ms + delay_ms, callback)
         self._set(alarm, late=True)
         return alarm
 
     @asynccontextmanager
     async def waiting(self, what: str) -> AsyncGenerator[None]:
-        """Let time go on while the body waits for `what`. The client of the node does it by itself; you need it for
-        what is waited for in another way, for example the answer of a web application.
+        """Let time go on while the body waits for `what`.
+
+        The client of the node does it by itself. You need it for other waits, for example for the
+        answer of a web application.
 
         Raises:
             WaitsForever: nothing will happen any more.
@@ -211,6 +222,7 @@ class SkippingClock:
             async with timeout:
                 yield
         except TimeoutError:
+            # `_Wait.fail` ends the wait by its timeout. Any other TimeoutError is the body's.
             if wait.report is None:
                 raise
             raise WaitsForever(wait.report) from None
@@ -220,7 +232,10 @@ class SkippingClock:
 
     @contextmanager
     def held(self) -> Generator[None]:
-        """Hold time, whoever waits: for a test that does several things at once and waits for one of them already."""
+        """Hold time in spite of all waits.
+
+        This is for a test that does several things at once and waits for one of them already.
+        """
         self._holds += 1
         try:
             yield
@@ -231,10 +246,11 @@ class SkippingClock:
     # ------------------------------------------------------------ moving
 
     def _stir(self) -> None:
-        """Something has changed: who waits, or whether time is held."""
+        """Tell the driver that the waits have changed, or that time is held or free."""
         self._news.set()
         if self._driver is None and self._awaited():
-            self._news = asyncio.Event()  # of this event loop: a clock may live longer than one
+            # An event belongs to its event loop, and a clock may live longer than one loop.
+            self._news = asyncio.Event()
             loop = asyncio.get_running_loop()
             self._driver = loop.create_task(self._drive(), name="perdure-clock", context=Context())
 
@@ -246,7 +262,7 @@ class SkippingClock:
         return sum(node.progress for node in self._nodes)
 
     async def _drive(self) -> None:
-        """Move time for as long as somebody waits."""
+        """Move time for as long as the test waits."""
         self._idle_jumps = 0
         try:
             while self._awaited():
@@ -255,15 +271,16 @@ class SkippingClock:
                 if not self._awaited():
                     return
                 at_ms = self._next_ms()
-                if self._holds or working:
-                    await self._work(working, None if self._holds else at_ms)
+                if self._holds:
+                    await self._work(working, None)
+                elif working:
+                    await self._work(working, at_ms)
                 elif at_ms is None or at_ms > self._limit_ms or self._idle_jumps > _IDLE_JUMPS:
                     await self._stall(at_ms)
                 else:
                     self._jump()
-        except (
-            Exception
-        ) as error:  # otherwise everybody would wait for ever, and nobody would know why
+        except Exception as error:
+            # Without this the test would wait for ever, and its report would not say why.
             for wait in self._waits:
                 wait.fail(f"the clock of this test failed: {error!r}")
             raise
@@ -271,8 +288,9 @@ class SkippingClock:
             self._driver = None
 
     async def _settle(self) -> list[asyncio.Task[None]]:
-        """Wait until everything has come to rest but activities that do real work; those are returned."""
-        calm, before = 0, self._progress()
+        """Wait until all nodes have come to rest. Returns the activities that do real work."""
+        calm = 0
+        before = self._progress()
         while calm < _PASSES:
             calm += 1
             for node in list(self._nodes):
@@ -283,13 +301,19 @@ class SkippingClock:
         if self._progress() != before:
             self._idle_jumps = 0
         asleep = {wait.attempt for wait in self._waits if wait.attempt is not None}
-        return [task for node in self._nodes for task in node.working(asleep)]
+        working: list[asyncio.Task[None]] = []
+        for node in self._nodes:
+            working += node.working(asleep)
+        return working
 
     def _next_ms(self) -> int | None:
-        """When the next alarm rings."""
+        """The time of the next alarm. None: there is none."""
+        # Cancelled alarms stay in the heap until it is their turn.
         while self._alarms and self._alarms[0][3].callback is None:
             heapq.heappop(self._alarms)
-        return self._alarms[0][0] if self._alarms else None
+        if self._alarms:
+            return self._alarms[0][0]
+        return None
 
     def _jump(self) -> None:
         """Go to the next alarm, and ring all that are set for that moment."""
@@ -302,9 +326,14 @@ class SkippingClock:
             loop.call_soon(heapq.heappop(self._alarms)[3].ring)
 
     async def _work(self, working: Collection[asyncio.Task[None]], at_ms: int | None) -> None:
-        """Let activities work. If that takes until the next alarm, at the pace of the wall, time has come to it."""
+        """Let activities work, until one ends, the waits change, or the next alarm is due.
+
+        It is due when so much time of the wall has passed.
+        """
         loop = asyncio.get_running_loop()
-        left_s = None if at_ms is None else max(0.0, (at_ms - self._now_ms) / 1000 - self._spent_s)
+        left_s = None
+        if at_ms is not None:
+            left_s = max(0.0, (at_ms - self._now_ms) / 1000 - self._spent_s)
         news = loop.create_task(self._news.wait(), context=Context())
         began_s = loop.time()
         try:
@@ -316,12 +345,16 @@ class SkippingClock:
         if not done:
             self._jump()
         elif done != {news}:
-            self._spent_s = 0.0  # what has ended before the next alarm took no time
+            # An activity that has ended before the next alarm took no time.
+            self._spent_s = 0.0
         else:
             self._spent_s += loop.time() - began_s
 
     async def _stall(self, at_ms: int | None) -> None:
-        """Nothing will happen any more, unless somebody acts soon."""
+        """Report that nothing will happen any more, unless the test acts soon.
+
+        Another task of the test, or a thread, may be about to do something.
+        """
         before = self._progress()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._patience_s):
@@ -332,14 +365,21 @@ class SkippingClock:
         report = await self._report(at_ms)
         for wait in self._waits:
             wait.fail(report)
-        await self._news.wait()  # they leave
+        # The waits that fail leave, which is news.
+        await self._news.wait()
 
     async def _report(self, at_ms: int | None) -> str:
         if at_ms is None:
-            why = "nothing will happen any more: no timer is set, no activity runs, and nobody has sent anything"
+            why = (
+                "nothing will happen any more: no timer is set, no activity runs, "
+                "and nobody has sent anything"
+            )
         elif at_ms > self._limit_ms:
             limit = datetime.fromtimestamp(self._limit_ms / 1000, UTC)
-            why = f"time has come to {self.now():%Y-%m-%d} and may not go beyond {limit:%Y-%m-%d} (limit= of the clock)"
+            why = (
+                f"time has come to {self.now():%Y-%m-%d} and may not go beyond {limit:%Y-%m-%d} "
+                "(limit= of the clock)"
+            )
         else:
             why = f"the last {_IDLE_JUMPS} alarms have led to nothing"
         waits = "\n".join(f"  {wait.what}" for wait in self._waits)

@@ -1,11 +1,11 @@
-"""A stress run: keep a number of instances outstanding until the time is up, check every result, and report.
+"""A stress run: keep instances outstanding until the time is up, check every result, and report.
 
     report = await Stress(Parallel(outstanding=5), "sqlite:///stress.db", seconds=2).run()
     assert report.failed == 0, report.failures
 
-Node and client share this process, so the processor time and the memory are those of both. Latencies are measured from
-the start of an instance to its result. A run may use a store that has other instances: its own ids begin with
-`prefix`.
+Node and client share this process, so the processor time and the memory are those of both.
+Latencies are measured from the start of an instance to its result. A run may use a store that has
+other instances: its own ids begin with `prefix`.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from perdure.testing.machine import commits_per_s, describe
 from perdure.testing.shapes import Laps, Shape, app, laps
 
 Removal = Literal["never", "at_once", "at_end"]
-"""When the instances of a run are deleted."""
+"""The time at which the instances of a run are deleted."""
 
 PREFIX = "bench-"
-"""How the ids of every run begin."""
+"""The beginning of the ids of every run."""
 
 
 @dataclass
 class Trouble:
-    """Failures of one category: how many, and what the first one said."""
+    """Failures of one category: their number, and the text of the first."""
 
     count: int
     first: str
@@ -46,7 +46,7 @@ class Trouble:
 
 @dataclass
 class Tally:
-    """What a run has done so far."""
+    """The results of a run so far."""
 
     begun: float = 0.0
     completed: int = 0
@@ -63,14 +63,23 @@ class Tally:
         """Time since the begin."""
         return time.perf_counter() - self.begun
 
+    def begin(self) -> None:
+        """The load begins now."""
+        self.begun = time.perf_counter()
+
+    def note_success(self, took_s: float) -> None:
+        """Count one more right result."""
+        self.completed += 1
+        self.latencies.add(1000 * took_s)
+
     def note_failure(self, category: str, what: object) -> None:
-        """One more of a category."""
+        """Count one more failure of a category."""
         self.failures.setdefault(category, Trouble(0, str(what))).count += 1
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What the figures were measured on, and what SQLite alone can do on that disk (None for a store in memory)."""
+    """The machine, and the speed of SQLite alone on its disk (None for a store in memory)."""
 
     machine: dict[str, str]
     disk_commits_per_s: float | None
@@ -78,11 +87,13 @@ class Scale:
 
 @dataclass(frozen=True)
 class Report:
-    """What came out of a run. Latencies are milliseconds from start to result; `steps_ms` those of single steps.
+    """The figures of a run.
 
-    `took_s` includes the end of what was outstanding when the time was up, and rates are over all of it. `residents` is
-    how many instances were in memory at the end: 0, for none that has ended stays. `store_mb` is the size of the file
-    at the end, and None for a store in memory.
+    Latencies are milliseconds from start to result. `steps_ms` has those of single durable steps.
+    `took_s` includes the end of the instances that were outstanding when the time was up, and rates
+    are over all of it. `residents` is the number of instances in memory at the end, which is 0,
+    because no ended instance stays. `store_mb` is the size of the file at the end, and None for a
+    store in memory.
     """
 
     shape: str
@@ -119,22 +130,29 @@ class Stress:
         prefix: str | None = None,
         removal: Removal = "never",
     ) -> None:
-        """Nothing is opened before `run`. An instance that takes longer than `patience_s` counts as failed.
+        """Nothing is opened before `run`.
 
-        `removal` says when instances are deleted: `"at_once"` when their result was checked, which is part of the load
-        and keeps a store in memory small; `"at_end"` when everything was measured.
+        An instance that takes longer than `patience_s` counts as failed. With `removal="at_once"`
+        an instance is deleted when its result was checked, which is part of the load and keeps a
+        store in memory small. With `"at_end"` all are deleted when everything was measured.
 
         Raises:
-            UsageError: the store or a number cannot be.
+            UsageError: the store or a number is impossible.
         """
         if seconds <= 0 or patience_s <= 0:
-            msg = f"a run needs some time: seconds={seconds:g} and patience_s={patience_s:g} must be more than 0"
+            msg = (
+                f"a run needs some time: seconds={seconds:g} and patience_s={patience_s:g} "
+                "must be more than 0"
+            )
             raise UsageError(msg)
         self.shape = shape
         self.removal = removal
         self.seconds = seconds
         self.patience_s = patience_s
-        self.prefix = prefix if prefix is not None else f"{PREFIX}{os.urandom(4).hex()}-"
+        if prefix is None:
+            # Random, so that several runs may use one store.
+            prefix = f"{PREFIX}{os.urandom(4).hex()}-"
+        self.prefix = prefix
         self.tally = Tally()
         self.gauges = Gauges()
         self._given = store
@@ -146,26 +164,25 @@ class Stress:
     def path(self) -> Path | None:
         """The file of the store, if it has one."""
         path = getattr(self._store, "path", ":memory:")
-        return None if path == ":memory:" else Path(path)
+        if path == ":memory:":
+            return None
+        return Path(path)
 
     async def run(self, ready: Callable[[], None] | None = None) -> Report:
-        """Run until the time is up and the last instance has ended. `ready` is called when the clock starts.
+        """Run until the time is up and the last instance has ended.
+
+        `ready` is called when the clock starts.
 
         Raises:
             StoreLocked: another process owns the store.
             StoreError: it cannot be opened.
         """
-        folder = self.path.parent if self.path is not None else Path()
         measured = Laps()
+        # Set before the node is made: its activities get the context of that moment.
         token = laps.set(measured)
         try:
             async with app.node(self._given) as node:
-                scale = Scale(
-                    describe(folder),
-                    await asyncio.to_thread(commits_per_s, folder)
-                    if self.path is not None
-                    else None,
-                )
+                scale = await self._scale()
                 if ready is not None:
                     ready()
                 took_s = await self._keep_busy(node.client)
@@ -176,14 +193,22 @@ class Stress:
             laps.reset(token)
         return report
 
+    async def _scale(self) -> Scale:
+        if self.path is None:
+            return Scale(describe(Path()), None)
+        folder = self.path.parent
+        return Scale(describe(folder), await asyncio.to_thread(commits_per_s, folder))
+
     async def _remove_all(self, client: Client) -> None:
+        # Each call removes a limited number, and says whether there are more.
         more = True
         while more:
             more = (await client.delete(id_prefix=self.prefix, force=True, forget=True)).more
 
     async def _keep_busy(self, client: Client) -> float:
+        # As many loops as instances are outstanding: each starts the next when one has ended.
         async with self.gauges:
-            self.tally.begun = time.perf_counter()
+            self.tally.begin()
             await asyncio.gather(*(self._repeat(client) for _ in range(self.shape.outstanding)))
             return self.tally.took_s
 
@@ -192,7 +217,9 @@ class Stress:
             await self._one(client, next(self._numbers))
 
     async def _one(self, client: Client, number: int) -> None:
-        tally, call, name = self.tally, self.shape.call(number), f"{self.prefix}{number}"
+        tally = self.tally
+        call = self.shape.call(number)
+        name = f"{self.prefix}{number}"
         handle = client.workflow(call.workflow, id=name)
         begin = time.perf_counter()
         try:
@@ -203,21 +230,26 @@ class Stress:
         except Failed as error:
             tally.note_failure(error.failure.category, error)
         except StoreError as error:
-            self._broken = True  # the node stops: nothing that is started from now on can succeed
+            # The node stops, so no instance that is started from now on can succeed.
+            self._broken = True
             tally.note_failure("infrastructure", error)
         else:
-            if found == call.expected:
-                tally.completed += 1
-                tally.latencies.add(1000 * (time.perf_counter() - begin))
-                if self.removal == "at_once":
-                    await handle.delete(forget=True)
-            else:
+            if found != call.expected:
                 tally.note_failure(
                     "wrong result", f"{name!r} gave {found!r:.80}, not {call.expected!r:.80}"
                 )
+                return
+            tally.note_success(time.perf_counter() - begin)
+            if self.removal == "at_once":
+                await handle.delete(forget=True)
 
     def _report(self, took_s: float, residents: int, measured: Laps, scale: Scale) -> Report:
-        tally, shape, per_s = self.tally, self.shape, 1 / took_s
+        tally = self.tally
+        shape = self.shape
+        per_s = 1 / took_s
+        steps_ms = None
+        if measured.latencies.count:  # only chains have steps
+            steps_ms = measured.latencies.summary()
         return Report(
             shape=type(shape).__name__.lower(),
             settings=asdict(shape),  # type: ignore[call-overload]
@@ -234,7 +266,7 @@ class Stress:
             instances_per_s=tally.completed * per_s,
             activities_per_s=tally.completed * shape.per_instance * per_s,
             latency_ms=tally.latencies.summary(),
-            steps_ms=measured.latencies.summary() if measured.latencies.count else None,
+            steps_ms=steps_ms,
             use=self.gauges.use(),
             residents=residents,
             store_mb=self._size_mb(),
@@ -243,17 +275,18 @@ class Stress:
     def _kind(self) -> str:
         """The store, without its place."""
         kind = type(self._store).__name__.removesuffix("Store").lower()
-        return (
-            kind
-            if self.path is None and kind != "sqlite"
-            else f"{kind} {'file' if self.path else 'in memory'}"
-        )
+        if self.path is not None:
+            return f"{kind} file"
+        if kind == "sqlite":  # `sqlite:///:memory:`, which is not the store in memory
+            return f"{kind} in memory"
+        return kind
 
     def _size_mb(self) -> float | None:
         if self.path is None:
             return None
-        files = [
-            self.path,
-            *(self.path.with_name(self.path.name + end) for end in ("-wal", "-shm")),
-        ]
-        return sum(file.stat().st_size for file in files if file.exists()) / MB
+        size = 0
+        for end in ("", "-wal", "-shm"):
+            file = self.path.with_name(self.path.name + end)
+            if file.exists():
+                size += file.stat().st_size
+        return size / MB

@@ -1,4 +1,4 @@
-"""A node for tests: in memory, in a time that skips, with fakes for activities, and with the calls that it made."""
+"""A node for tests, with time that skips, with fakes for activities, and with their calls."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ R = TypeVar("R")
 
 _ENDING = ("perdure-scan", "perdure-wake")
 """Background work of a node that ends by itself."""
+
+# Real time, in which the store looks by itself. The wait ends by the clock of the test.
 _FAR_MS = 86_400_000
 
 
@@ -69,7 +71,8 @@ class _WaitingGateway(NodeGateway):
 class VirtualNode(Node):
     """A node whose time is a `SkippingClock`. Made by `perdure.testing.node`."""
 
-    clock: SkippingClock  # pyright: ignore[reportIncompatibleVariableOverride]  # nobody gives it another one
+    # Narrowing is unsound where others write the attribute. `Node` does so only in `__init__`.
+    clock: SkippingClock  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(
         self,
@@ -81,7 +84,8 @@ class VirtualNode(Node):
         interceptors: Sequence[Interceptor] = (),
     ) -> None:
         """Nothing runs before `start`."""
-        clock = clock if clock is not None else SkippingClock()
+        if clock is None:
+            clock = SkippingClock()
         check_kind(
             "the clock of a test's node",
             clock,
@@ -89,11 +93,19 @@ class VirtualNode(Node):
             "be a SkippingClock (for another one: Node)",
         )
         self._faked = FakedApp(app)
-        self._own_store = open_store(store, clock=clock) if isinstance(store, str) else None
+        if isinstance(store, str):
+            # The store has to count time as the node does, so it is opened here and not by `Node`.
+            store = open_store(store, clock=clock)
+            self._own_store: Store | None = store
+        else:
+            self._own_store = None
+        if options is None:
+            # A grace would be real time. Attempts that still run at the end are cancelled at once.
+            options = NodeOptions(stop_ms=0)
         super().__init__(
             self._faked,
-            self._own_store if self._own_store is not None else store,
-            options=options if options is not None else NodeOptions(stop_ms=0),
+            store,
+            options=options,
             clock=clock,
             interceptors=interceptors,
         )
@@ -112,7 +124,7 @@ class VirtualNode(Node):
         return self._life is not None
 
     async def start(self) -> None:
-        """Open the store, if it came as a URL, and start; see `Node.start`.
+        """Open the store, if it came as a URL, and start as `Node.start` does.
 
         Raises:
             UsageError: no asyncio event loop runs here.
@@ -121,8 +133,8 @@ class VirtualNode(Node):
             asyncio.get_running_loop()
         except RuntimeError:
             msg = (
-                "a node runs on an asyncio event loop, and none runs here; with anyio's plugin for pytest give "
-                "anyio_backend the value 'asyncio'"
+                "a node runs on an asyncio event loop, and none runs here; "
+                "with anyio's plugin for pytest give anyio_backend the value 'asyncio'"
             )
             raise UsageError(msg) from None
         if self._own_store is not None and not self._is_open:
@@ -136,7 +148,7 @@ class VirtualNode(Node):
         self.clock.attach(self)
 
     async def stop(self, grace: float | None = None) -> None:
-        """Stop, and close the store; see `Node.stop`."""
+        """Stop as `Node.stop` does, and close the store."""
         await self._leave(grace)
         await self._close_store()
 
@@ -151,8 +163,9 @@ class VirtualNode(Node):
             await self._own_store.__aexit__(None, None, None)
 
     async def restart(self) -> None:
-        """Stop and start on the same store: everything leaves memory, and is replayed from its history when it goes
-        on. Time stands still meanwhile.
+        """Stop and start on the same store. Time stands still meanwhile.
+
+        All instances leave memory, and are replayed from their histories when they go on.
         """
         with self.clock.held():
             await self._leave(0)
@@ -170,11 +183,12 @@ class VirtualNode(Node):
     @overload
     def replace(self, activity: Activity[P, R], fake: Callable[P, R]) -> Self: ...
     def replace(self, activity: Any, fake: Any) -> Self:
-        """Run `fake`, a `def` or an `async def`, where the activity would run, from its next attempt on.
+        """Run `fake`, a `def` or an `async def`, where the activity would run, from its next
+        attempt on.
 
-        Its result must be what the activity's could be; what it raises is the attempt's failure. A `def` runs on the
-        event loop and should be quick; `await node.clock.sleep(60)` in an `async def` makes an attempt that takes a
-        minute.
+        Its result must be of the activity's type, and its exception is the attempt's failure. A
+        `def` runs on the event loop and should be quick. `await node.clock.sleep(60)` in an `async
+        def` makes an attempt that takes a minute.
 
         Raises:
             UsageError: the app does not have the activity, or the fake cannot be called as it is.
@@ -185,35 +199,48 @@ class VirtualNode(Node):
     async def calls(
         self, activity: Activity[..., Any] | str | None = None, *, id: str | None = None
     ) -> list[ActivityRecord]:
-        """The calls of activities that workflows have made, of one activity or all, of one instance or all, in their
-        order in time. They are read from the histories, so each is there once, however often it was tried.
+        """The calls of activities that workflows have made, in their order in time.
+
+        They are those of one activity or all, of one instance or all. They are read from the
+        histories, so each is there once, however often it was tried.
 
         Raises:
             UsageError: the app does not have the activity.
             NotFound: no instance has this id.
         """
-        name = activity.name if isinstance(activity, Activity) else activity
+        if isinstance(activity, Activity):
+            name: str | None = activity.name
+        else:
+            name = activity
         if name is not None and self._faked.find_activity(name) is None:
-            msg = f"app {self.app.name!r} has no activity {name!r}; it has {', '.join(self.app.activities()) or 'none'}"
+            has = ", ".join(self.app.activities()) or "none"
+            msg = f"app {self.app.name!r} has no activity {name!r}; it has {has}"
             raise UsageError(msg)
         records = await read_calls(self.client, self._faked, id)
-        return [record for record in records if name is None or record.name == name]
+        if name is None:
+            return records
+        return [record for record in records if record.name == name]
 
-    # ------------------------------------------------------------ what the clock asks
+    # ------------------------------------------------------------ questions of the clock
 
     @property
     def progress(self) -> int:
-        """How many turns were taken."""
-        return self._life.turns.count if self._life is not None else 0
+        """The number of turns that were taken."""
+        if self._life is not None:
+            return self._life.turns.count
+        return 0
 
     @property
     def busy(self) -> bool:
-        """Whether a turn, a commit or a load is on its way."""
-        return self._life is not None and (not self._life.turns.quiet or bool(self._ending()))
+        """Whether a turn, a commit or a load is under way."""
+        if self._life is None:
+            return False
+        return not self._life.turns.quiet or bool(self._ending())
 
     async def settle(self) -> None:
-        """Wait until none is."""
-        if ending := self._ending():
+        """Wait until no turn, commit or load is under way."""
+        ending = self._ending()
+        if ending:
             await asyncio.wait(ending)
         if self._life is not None:
             await self._life.turns.settle()
@@ -222,14 +249,15 @@ class VirtualNode(Node):
         return self._life.background.named(_ENDING) if self._life is not None else []
 
     def working(self, asleep: Collection[object]) -> list[asyncio.Task[None]]:
-        """Attempts of activities that run, but for those that are `asleep`."""
-        return self._life.attempts.working(asleep) if self._life is not None else []
+        """Attempts of activities that run, without those that are `asleep`."""
+        if self._life is not None:
+            return self._life.attempts.working(asleep)
+        return []
 
     async def describe_waits(self) -> str:
-        """What every open instance waits for, for people."""
-        return await describe_waits(
-            self.client, self._life.turns if self._life is not None else None
-        )
+        """The waits of every open instance, for people."""
+        turns = self._life.turns if self._life is not None else None
+        return await describe_waits(self.client, turns)
 
 
 def node(
@@ -243,8 +271,8 @@ def node(
 ) -> VirtualNode:
     """A node for a test: `async with perdure.testing.node(app) as node:`.
 
-    `activities` has fakes, as `VirtualNode.replace` takes them (that one is checked by type checkers, too). Several
-    nodes may run by one `clock`.
+    `activities` has fakes, as `VirtualNode.replace` takes them. Type checkers check that call, too.
+    Several nodes may run by one `clock`.
 
     Raises:
         UsageError: a fake is for no activity of the app, or cannot be called as it is.

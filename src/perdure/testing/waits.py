@@ -1,4 +1,4 @@
-"""What open instances wait for, for people: the report of a test that would wait for ever."""
+"""A report for people on the waits of open instances, for a test that would wait for ever."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from perdure.client import Client
 from perdure.description import Description, moment
+from perdure.kernel.commit import CLOSED
 from perdure.kernel.loop import Timer
 from perdure.kernel.match import waiting_lines
 from perdure.kernel.unit import Unit as WorkflowUnit
@@ -22,37 +23,49 @@ async def describe_waits(client: Client, turns: Turns | None) -> str:
     open_ones = await client.list(status=("pending", "running", "suspended"), limit=None)
     if not open_ones:
         counts = await client.counts()
-        ended = sum(counts[status] for status in ("completed", "failed", "cancelled"))
+        ended = sum(counts[status] for status in CLOSED)
         return f"No instance is open; {ended} have ended."
-    shown = [_describe(d, _run(turns, d.id)) for d in reversed(open_ones[-_SHOWN:])]
-    left_out = [f"... and {len(open_ones) - _SHOWN} more"] if len(open_ones) > _SHOWN else []
-    return "\n".join(["Open instances:", *shown, *left_out])
+    lines = ["Open instances:"]
+    oldest = reversed(open_ones[-_SHOWN:])  # the list is newest first
+    lines += [_describe(description, _run(turns, description.id)) for description in oldest]
+    if len(open_ones) > _SHOWN:
+        lines.append(f"... and {len(open_ones) - _SHOWN} more")
+    return "\n".join(lines)
 
 
 def _run(turns: Turns | None, unit: str) -> Run | None:
-    resident = turns.memory.residents.get(unit) if turns is not None else None
+    """The run in memory, which knows more than the row. None: only the row is there."""
+    if turns is None:
+        return None
+    resident = turns.memory.residents.get(unit)
     if resident is None or not isinstance(resident.unit, WorkflowUnit):
         return None
     return resident.unit.run
 
 
 def _describe(description: Description, run: Run | None) -> str:
-    head = (
-        f"  {description.id!r} ({description.type} {description.version}) is {description.status}"
-    )
+    kind = f"{description.type} {description.version}"
+    head = f"  {description.id!r} ({kind}) is {description.status}"
     if description.status == "suspended":
-        why = f": {description.failure.message}" if description.failure is not None else ""
+        why = ""
+        if description.failure is not None:
+            why = f": {description.failure.message}"
         return f"{head} ({description.reason}){why}"
     if run is None or not run.pending:
         return f"{head} ({description.reason})"
-    places = waiting_lines(run.loop)
-    waits = [f"    {_what(call)}" for call in run.pending.values()]
-    return "\n".join([f"{head} and waits for", *waits, *(f"    at {place}" for place in places)])
+    lines = [f"{head} and waits for"]
+    lines += [f"    {_what(call)}" for call in run.pending.values()]
+    lines += [f"    at {place}" for place in waiting_lines(run.loop)]
+    return "\n".join(lines)
 
 
 def _what(call: object) -> str:
     if isinstance(call, Timer):
-        until = moment(call.fire_at)
-        return f"timer {call.name or ''}".rstrip() + f" until {until.isoformat(timespec='seconds')}"
+        name = "timer"
+        if call.name:
+            name = f"timer {call.name}"
+        return f"{name} until {moment(call.fire_at).isoformat(timespec='seconds')}"
     describe = getattr(call, "describe", None)
-    return str(describe()) if describe is not None else repr(call)
+    if describe is not None:
+        return str(describe())
+    return repr(call)

@@ -1,4 +1,4 @@
-"""The conformance suite of the store port: every store must pass it, also those that we have never seen.
+"""The conformance suite of the store port, for every store, also those of others.
 
 Ten lines in a test module run it (with pytest and pytest-asyncio in auto mode):
 
@@ -10,9 +10,9 @@ Ten lines in a test module run it (with pytest and pytest-asyncio in auto mode):
         def store_factory(self) -> StoreFactory:
             return lambda shards, limits: MyStore(shards=shards, limits=limits)
 
-The factory makes a store that is not yet open. Each call makes a new, empty one, except under `DurableSuite`, where
-all calls of one test name the same place. One section stands for each guarantee of `perdure.ports.store`, and one for
-each part of the port.
+The factory makes a store that is not yet open. Each call makes a new, empty one, except under
+`DurableSuite`, where all calls of one test name the same place. One section stands for each
+guarantee of `perdure.ports.store`, and one for each part of the port.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class StoreSuite(
     Waiting,
     Concurrency,
 ):
-    """What every store does. Subclass it and give it the fixture `store_factory`."""
+    """The rules of every store. Subclass it and give it the fixture `store_factory`."""
 
 
 class DurableSuite(Durability):
-    """What a store does in addition that keeps its content when it is closed."""
+    """The additional rules of a store that keeps its content when it is closed."""

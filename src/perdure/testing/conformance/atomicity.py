@@ -1,4 +1,7 @@
-"""Guarantee 1: a Commit is all or nothing; a refused one leaves nothing and harms no neighbour in its batch."""
+"""Guarantee 1: a Commit is all or nothing.
+
+A refused one leaves nothing and harms no neighbour in its batch.
+"""
 
 # ruff: noqa: D102 - the name of a test says what it proves
 
@@ -17,13 +20,14 @@ from perdure.testing.conformance.scenario import (
     StoreFactory,
     answer,
     chunk,
+    events_of,
     scene,
     task,
 )
 
 
 async def _rich_commit(scenario: Scenario, unit: str, expect: int) -> Commit:
-    """A commit that writes to every table; its unit has one message in its inbox."""
+    """A commit that writes to every table. Its unit has one message in its inbox."""
     return scenario.commit(
         unit,
         expect,
@@ -107,6 +111,8 @@ class Atomicity:
     async def test_one_invalid_commit_among_many_harms_none(
         self, store_factory: StoreFactory
     ) -> None:
+        # The store groups commits of strangers. It has to find the bad one by itself, without an
+        # error for the others.
         async with scene(store_factory) as scenario:
             units = [f"order-{number}" for number in range(40)]
             for version in range(3):
@@ -130,9 +136,7 @@ class Atomicity:
             for loaded in await scenario.store.load(units):
                 versions = range(2 if loaded.id == "order-21" else 3)
                 assert loaded.version == len(versions)
-                assert [part.events for part in loaded.journal] == [
-                    f"{loaded.id} {n}".encode() for n in versions
-                ]
+                assert events_of(loaded.journal) == [f"{loaded.id} {n}".encode() for n in versions]
 
     async def test_a_refused_commit_harms_no_neighbour(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
@@ -157,6 +161,7 @@ class Atomicity:
     async def test_a_second_chunk_for_one_place_is_invalid(
         self, store_factory: StoreFactory
     ) -> None:
+        # Two histories of one execution cannot both be replayed.
         async with scene(store_factory) as scenario:
             await scenario.applied("order", journal=[chunk(1, events=b"first")])
             assert await scenario.apply(
@@ -199,6 +204,7 @@ class Atomicity:
     async def test_commits_of_one_unit_in_one_batch_follow_each_other(
         self, store_factory: StoreFactory
     ) -> None:
+        # The port forbids it in one call, but a store may join several calls into one batch.
         async with scene(store_factory) as scenario:
             batch = [
                 scenario.commit("order", version, journal=[chunk(version + 1)])

@@ -12,7 +12,13 @@ from msgspec.structs import replace
 from perdure.kernel.attributes import encode_attributes
 from perdure.ports.store import Units
 from perdure.ports.where import Op, Where
-from perdure.testing.conformance.scenario import NOW, Scenario, StoreFactory, scene
+from perdure.testing.conformance.scenario import (
+    NOW,
+    Scenario,
+    StoreFactory,
+    scene,
+    units_of,
+)
 
 SPRING, SUMMER = datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 6, 1, tzinfo=UTC)
 
@@ -22,7 +28,7 @@ def _values(**values: Any) -> dict[str, Any]:
 
 
 async def _found(scenario: Scenario, *where: Where, **filters: Any) -> list[str]:
-    return [view.row.id for view in await scenario.all(Units(where=where, **filters))]
+    return units_of(await scenario.all(Units(where=where, **filters)))
 
 
 class Attributes:
@@ -81,6 +87,7 @@ class Attributes:
             assert await _found(scenario, Where("tags", "!=", "red")) == ["one"]
 
     async def test_text_is_ordered_by_code_points(self, store_factory: StoreFactory) -> None:
+        # Collations differ from machine to machine. Code points are the same everywhere.
         async with scene(store_factory) as scenario:
             names = ["", "A", "a", "a b", "é", "\uffee", "\U0001f600"]
             for n, name in enumerate(names):
@@ -90,6 +97,7 @@ class Attributes:
                 assert len(await _found(scenario, Where("name", "<", name))) == n
 
     async def test_large_numbers_keep_their_order(self, store_factory: StoreFactory) -> None:
+        # Beyond 2^53 a float cannot tell neighbouring integers apart.
         async with scene(store_factory) as scenario:
             numbers = [-(1 << 63), -1e300, -(1 << 53), (1 << 53) + 1, (1 << 63) - 1, 1e300]
             for n, number in enumerate(sorted(numbers)):
@@ -102,7 +110,9 @@ class Attributes:
         async with scene(store_factory) as scenario:
             for n in range(12):
                 row = _values(customer=f"c{n % 2}", total=n, late=n % 3 == 0)
-                status = "completed" if n % 4 == 0 else "running"
+                status = "running"
+                if n % 4 == 0:
+                    status = "completed"
                 await scenario.applied(f"u{n}", row=row | {"created_at": n, "status": status})
             first, large = Where("customer", "=", "c0"), Where("total", ">", 3)
             assert await _found(scenario, first, large) == ["u10", "u8", "u6", "u4"]
@@ -124,6 +134,7 @@ class Attributes:
             assert await _found(scenario, first, id_prefix="u1") == ["u10"]
 
     async def test_pages_join_up_while_others_are_added(self, store_factory: StoreFactory) -> None:
+        # As in the lists, but by way of the index of attributes, which has another order.
         async with scene(store_factory) as scenario:
             for n in range(9):
                 await scenario.applied(
@@ -142,13 +153,17 @@ class Attributes:
                     late = _values(customer="c", total=1) | {"created_at": NOW}
                     await scenario.applied(f"late-{number}-{len(seen)}", row=late)
                     seen += [view.row.id for view in page.items]
-                    query = replace(query, after=page.next) if page.next is not None else None
+                    if page.next is not None:
+                        query = replace(query, after=page.next)
+                    else:
+                        query = None
                 assert [unit for unit in seen if not unit.startswith("late")] == [
                     *("u8", "u7", "u6", "u5", "u4", "u3", "u2", "u1", "u0"),
                 ]
                 assert len(set(seen)) == len(seen)
 
     async def test_a_change_is_followed(self, store_factory: StoreFactory) -> None:
+        # The index stands beside the row. An entry of an old value that stays is found for ever.
         async with scene(store_factory) as scenario:
             old, new = Where("customer", "=", "old"), Where("customer", "=", "new")
             await scenario.applied("order")
@@ -195,6 +210,7 @@ class Attributes:
     async def test_what_is_no_dict_of_values_is_kept_and_not_found(
         self, store_factory: StoreFactory
     ) -> None:
+        # A newer release may write another format. The store keeps the bytes, and does not fail.
         async with scene(store_factory) as scenario:
             commit = await scenario.applied("order", row={"attributes": b"\xffno payload"})
             assert (await scenario.load("order")).row == commit.row

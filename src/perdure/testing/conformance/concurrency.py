@@ -6,14 +6,22 @@ from __future__ import annotations
 
 import asyncio
 
-from perdure.ports.store import Counts, Units
-from perdure.testing.conformance.scenario import Scenario, StoreFactory, chunk, scene
+from perdure.ports.store import Units
+from perdure.testing.conformance.scenario import (
+    Scenario,
+    StoreFactory,
+    chunk,
+    ids,
+    scene,
+)
 
 
 class Concurrency:
     """Many callers at once."""
 
     async def test_many_units_commit_side_by_side(self, store_factory: StoreFactory) -> None:
+        # A node submits each unit's next commit as soon as the last one is decided, so commits of
+        # many units overlap all the time.
         async with scene(store_factory) as scenario:
 
             async def live(unit: str) -> None:
@@ -28,6 +36,8 @@ class Concurrency:
     async def test_of_many_commits_for_one_version_exactly_one_is_applied(
         self, store_factory: StoreFactory
     ) -> None:
+        # Two owners that both believe in their claim race like this. The loser must learn it from
+        # its verdict.
         async with scene(store_factory) as scenario:
             for version in range(3):
                 commits = [scenario.commit("order", version, {"reason": str(n)}) for n in range(20)]
@@ -45,13 +55,16 @@ class Concurrency:
                 assert row.reason == winners[0].row.reason
 
     async def test_posts_from_everywhere_are_all_kept(self, store_factory: StoreFactory) -> None:
+        # A client that got no answer posts again, perhaps while the first post is still under way.
         async with scene(store_factory) as scenario:
             await scenario.applied("order")
-            letters = [scenario.message("order") for _ in range(100)]
-            posts = [scenario.store.post([letter]) for letter in letters for _ in range(2)]
+            messages = scenario.messages("order", 100)
+            posts = [scenario.store.post([message]) for message in messages for _ in range(2)]
             outcomes = [posted.outcome for [posted] in await asyncio.gather(*posts)]
             assert (outcomes.count("accepted"), outcomes.count("duplicate")) == (100, 100)
-            assert sorted(await scenario.inbox("order")) == sorted(letter.id for letter in letters)
+            assert sorted(await scenario.inbox("order")) == sorted(
+                message.id for message in messages
+            )
 
     async def test_posts_commits_and_reads_do_not_disturb_each_other(
         self, store_factory: StoreFactory
@@ -66,17 +79,17 @@ class Concurrency:
                     loaded = await scenario.load(unit)
                     assert (loaded.version, len(loaded.inbox)) == (version, 1)
                     received += 1
-                    await scenario.applied(
-                        unit, version, consume=[message.id for message in loaded.inbox]
-                    )
+                    await scenario.applied(unit, version, consume=ids(loaded.inbox))
                 return received
 
             assert await asyncio.gather(*[live(f"unit-{n}") for n in range(15)]) == [5] * 15
-            assert dict((await scenario.store.query(Counts())).items)["inbox"] == 0
+            assert (await scenario.counts())["inbox"] == 0
 
     async def test_a_bad_commit_among_many_callers_fails_alone(
         self, store_factory: StoreFactory
     ) -> None:
+        # A store groups commits of several calls into one transaction. The callers know nothing of
+        # each other.
         async with scene(store_factory) as scenario:
             await scenario.applied("bad", journal=[chunk(1)])
             commits = [scenario.commit(f"unit-{n}", journal=[chunk(1)]) for n in range(30)]
@@ -91,6 +104,8 @@ class Concurrency:
             ]
 
     async def test_what_was_acknowledged_is_loaded(self, store_factory: StoreFactory) -> None:
+        # A store may read on other connections than it writes. A reader must see every commit that
+        # was acknowledged before.
         async with scene(store_factory) as scenario:
             for version in range(20):
                 await scenario.applied("order", version, journal=[chunk(version + 1)])

@@ -1,4 +1,4 @@
-"""Counts: what is there, what waits now, and what waits for its time."""
+"""Counts of stored rows: those that wait now, and those that wait for their time."""
 
 # ruff: noqa: D102 - the name of a test says what it proves
 
@@ -29,7 +29,7 @@ NOTHING = {
 
 
 async def _totals(scenario: Scenario, at: int = NOW) -> dict[str, int]:
-    """What is not 0."""
+    """The numbers that are not 0."""
     found = dict((await scenario.store.query(Totals(at=at))).items)
     assert found.keys() == NOTHING.keys()
     return {name: count for name, count in found.items() if count}
@@ -81,6 +81,7 @@ class Counting:
     async def test_leased_tasks_do_not_wait_and_lost_ones_show(
         self, store_factory: StoreFactory
     ) -> None:
+        # An expired lease is a sign of a dead worker, which an operator has to see.
         async with scene(store_factory) as scenario:
             added = [task(scenario, "order", seq) for seq in (1, 2)]
             await scenario.applied("order", tasks_added=added)
@@ -93,8 +94,8 @@ class Counting:
         async with scene(store_factory, undelivered_ms=10) as scenario:
             await scenario.applied("gone")
             await scenario.applied("gone", 1, delete=NOW + 1_000)
-            letter = scenario.message("order")
-            await scenario.applied("order", answers=[answer(letter)])
+            message = scenario.message("order")
+            await scenario.applied("order", answers=[answer(message)])
             await scenario.applied("order", 1, post=[scenario.message("nobody")])
             await scenario.sweep(NOW + 10, 10)
             counted = {

@@ -10,7 +10,14 @@ from perdure.errors import UsageError
 from perdure.kernel.commit import Fence
 from perdure.kernel.events import Parent
 from perdure.kernel.message import AnyBody, Cancel, Reply, Send, Start
-from perdure.testing.conformance.scenario import NOW, Scenario, StoreFactory, answer, scene
+from perdure.testing.conformance.scenario import (
+    NOW,
+    Scenario,
+    StoreFactory,
+    answer,
+    ids,
+    scene,
+)
 
 
 class Delivery:
@@ -19,26 +26,28 @@ class Delivery:
     async def test_messages_arrive_in_order(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
             await scenario.applied("target")
-            letters = [scenario.message("target") for _ in range(6)]
-            await scenario.applied("a", post=letters[:3])
-            await scenario.applied("b", post=letters[3:5])
-            await scenario.applied("a", 1, post=letters[5:])
-            assert await scenario.inbox("target") == [letter.id for letter in letters]
+            messages = scenario.messages("target", 6)
+            await scenario.applied("a", post=messages[:3])
+            await scenario.applied("b", post=messages[3:5])
+            await scenario.applied("a", 1, post=messages[5:])
+            assert await scenario.inbox("target") == ids(messages)
 
     async def test_messages_of_one_batch_arrive_in_the_order_of_its_commits(
         self, store_factory: StoreFactory
     ) -> None:
         async with scene(store_factory) as scenario:
-            letters = [scenario.message("target") for _ in range(3)]
+            messages = scenario.messages("target", 3)
             batch = [
-                scenario.commit(f"unit-{n}", post=[letter]) for n, letter in enumerate(letters)
+                scenario.commit(f"unit-{n}", post=[message]) for n, message in enumerate(messages)
             ]
             assert await scenario.apply(*batch) == ["applied"] * 3
-            assert await scenario.inbox("target") == [letter.id for letter in letters]
+            assert await scenario.inbox("target") == ids(messages)
 
     async def test_messages_come_behind_the_rows_of_their_batch(
         self, store_factory: StoreFactory
     ) -> None:
+        # Stores write rows and messages of a batch in one go each. A fixed order makes every store
+        # and every replica agree.
         async with scene(store_factory) as scenario:
             await scenario.applied("gone")
             early, kept = scenario.message("gone"), scenario.message("new")
@@ -54,13 +63,15 @@ class Delivery:
     async def test_a_batch_in_flight_keeps_its_place_behind_another(
         self, store_factory: StoreFactory
     ) -> None:
+        # The second batch consumes a message of the first. If they changed places, the message
+        # would stay for ever.
         async with scene(store_factory) as scenario:
-            letter = scenario.message("target")
+            message = scenario.message("target")
             first = asyncio.ensure_future(
-                scenario.store.commit([scenario.commit("sender", post=[letter])])
+                scenario.store.commit([scenario.commit("sender", post=[message])])
             )
             second = asyncio.ensure_future(
-                scenario.store.commit([scenario.commit("target", consume=[letter.id])])
+                scenario.store.commit([scenario.commit("target", consume=[message.id])])
             )
             assert [await first, await second] == [["applied"], ["applied"]]
             assert await scenario.inbox("target") == []
@@ -68,6 +79,8 @@ class Delivery:
     async def test_a_message_waits_in_the_scope_that_it_names(
         self, store_factory: StoreFactory
     ) -> None:
+        # The sender knows where the target is. The store cannot derive the scope of an entity from
+        # its id.
         async with scene(store_factory, shards=2) as scenario:
             await scenario.claim("entities/7")
             await scenario.applied("order", post=[scenario.message("cart", scope="entities/7")])
@@ -104,35 +117,36 @@ class Delivery:
                 Reply(b"run", 1, 7, result=b"r"),
                 Cancel("why", b"run"),
             ]
-            letters = [
+            messages = [
                 scenario.message(
                     "child", body, visible_at=NOW + n, sender="order", previous=b"before"
                 )
                 for n, body in enumerate(bodies)
             ]
-            await scenario.applied("order", post=letters)
+            await scenario.applied("order", post=messages)
             inbox = (await scenario.load("child")).inbox
-            assert inbox == letters
+            assert inbox == messages
 
     async def test_a_message_arrives_once(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
-            letter = scenario.message("target")
-            await scenario.applied("a", post=[letter, letter])
-            await scenario.applied("b", post=[letter])
-            assert await scenario.inbox("target") == [letter.id]
+            message = scenario.message("target")
+            await scenario.applied("a", post=[message, message])
+            await scenario.applied("b", post=[message])
+            assert await scenario.inbox("target") == [message.id]
 
     async def test_an_answered_message_does_not_come_back(
         self, store_factory: StoreFactory
     ) -> None:
         async with scene(store_factory) as scenario:
-            letter = scenario.message("target")
-            await scenario.applied("target", answers=[answer(letter)])
-            await scenario.applied("a", post=[letter])
+            message = scenario.message("target")
+            await scenario.applied("target", answers=[answer(message)])
+            await scenario.applied("a", post=[message])
             assert await scenario.inbox("target") == []
 
     async def test_a_unit_can_keep_its_own_start_for_later(
         self, store_factory: StoreFactory
     ) -> None:
+        # A delayed start has a row already, so that it can be listed and cancelled.
         async with scene(store_factory) as scenario:
             start = scenario.start("child", visible_at=NOW + 50)
             row = {"run": start.id, "status": "pending", "started_at": 0}
@@ -171,22 +185,25 @@ class Delivery:
     async def test_a_message_waits_for_a_unit_that_does_not_exist(
         self, store_factory: StoreFactory
     ) -> None:
+        # A parent may send to a child whose start is still under way.
         async with scene(store_factory) as scenario:
-            letter = scenario.message("later")
-            await scenario.applied("a", post=[letter])
-            assert await scenario.inbox("later") == [letter.id]
+            message = scenario.message("later")
+            await scenario.applied("a", post=[message])
+            assert await scenario.inbox("later") == [message.id]
             await scenario.applied("later")
-            assert await scenario.inbox("later") == [letter.id]
+            assert await scenario.inbox("later") == [message.id]
 
     async def test_the_inbox_limit_does_not_stop_units(self, store_factory: StoreFactory) -> None:
+        # A commit cannot wait for room: its turn is journaled, and replay would send again.
         async with scene(store_factory, inbox_messages=1) as scenario:
             await scenario.applied("target")
-            await scenario.applied("a", post=[scenario.message("target") for _ in range(3)])
+            await scenario.applied("a", post=scenario.messages("target", 3))
             assert len(await scenario.inbox("target")) == 3
 
     async def test_waiting_messages_follow_their_unit_to_another_scope(
         self, store_factory: StoreFactory
     ) -> None:
+        # The new owner scans its own scopes only.
         async with scene(store_factory, shards=2) as scenario:
             home = scenario.scope("order")
             await scenario.claim("pin/order")
@@ -229,6 +246,7 @@ class Delivery:
     async def test_a_message_that_its_own_commit_consumes_does_not_come(
         self, store_factory: StoreFactory
     ) -> None:
+        # A unit may send to itself and receive the message in the same turn.
         async with scene(store_factory) as scenario:
             kept, gone = (
                 scenario.message("order", sender="order"),
@@ -252,11 +270,11 @@ class Delivery:
     ) -> None:
         async with scene(store_factory) as scenario:
             await scenario.applied("b")
-            letter = scenario.message("b", sender="a")
-            commit = scenario.commit("a", post=[letter])
+            message = scenario.message("b", sender="a")
+            commit = scenario.commit("a", post=[message])
             assert await scenario.apply(commit, scenario.commit("c")) == ["applied"] * 2
             # The sender's commit is in flight twice, and the target takes the message in between.
-            batch = [commit, scenario.commit("b", 1, consume=[letter.id])]
+            batch = [commit, scenario.commit("b", 1, consume=[message.id])]
             assert await scenario.apply(*batch) == ["applied"] * 2
             assert await scenario.apply(commit) == ["applied"]
             assert await scenario.inbox("b") == []

@@ -7,7 +7,15 @@ from __future__ import annotations
 from perdure.kernel.commit import ExecutionRow, KvEntry
 from perdure.ports.store import Claim, Executions
 from perdure.store.limits import DEFAULT_LIMITS
-from perdure.testing.conformance.scenario import NOW, Scenario, StoreFactory, answer, chunk, task
+from perdure.testing.conformance.scenario import (
+    NOW,
+    Scenario,
+    StoreFactory,
+    answer,
+    chunk,
+    numbered,
+    task,
+)
 
 
 class Durability:
@@ -40,6 +48,7 @@ class Durability:
             assert await again.due(NOW + 5) == {"order": (0, True)}
 
     async def test_epochs_go_on_after_reopening(self, store_factory: StoreFactory) -> None:
+        # An epoch that began again at 1 would let commits of an earlier life through.
         claims: list[Claim] = []
         for release in (True, False, False):
             async with store_factory(1, DEFAULT_LIMITS) as store:
@@ -50,16 +59,17 @@ class Durability:
         assert claims == [Claim(1, clean=True), Claim(2, clean=True), Claim(3, clean=False)]
 
     async def test_places_go_on_after_reopening(self, store_factory: StoreFactory) -> None:
+        # A place that is given twice would hide a message from a reader that goes on from it.
         async with store_factory(1, DEFAULT_LIMITS) as store:
             scenario = Scenario(store)
             await scenario.claim()
             await scenario.applied("order")
-            letter = await scenario.accepted(scenario.message("order"))
+            message = await scenario.accepted(scenario.message("order"))
             place, arrived = (
                 (await scenario.load("order")).place,
                 (await store.arrivals(["default/0"], None, 10)).next,
             )
-            await scenario.applied("order", 1, consume=[letter.id])
+            await scenario.applied("order", 1, consume=[message.id])
         async with store_factory(1, DEFAULT_LIMITS) as store:
             again = Scenario(store, "two")
             assert (await store.inbox("order", place, 10)).messages == []
@@ -82,6 +92,7 @@ class Durability:
             assert await store.commit([landed]) == ["applied"]
 
     async def test_a_store_is_what_it_was_created_as(self, store_factory: StoreFactory) -> None:
+        # Another number of shards would look for stored units in other scopes.
         async with store_factory(1, DEFAULT_LIMITS) as store:
             created = store.info
         async with store_factory(1, DEFAULT_LIMITS) as store:
@@ -91,6 +102,7 @@ class Durability:
     async def test_what_was_submitted_before_closing_is_written(
         self, store_factory: StoreFactory
     ) -> None:
+        # A node submits its last commits and closes the store without waiting for each of them.
         import asyncio
 
         async with store_factory(1, DEFAULT_LIMITS) as store:
@@ -104,6 +116,4 @@ class Durability:
         verdicts = [await call for call in calls]
         assert verdicts == [["applied"]] * 20
         async with store_factory(1, DEFAULT_LIMITS) as store:
-            assert [
-                unit.version for unit in await store.load([f"order-{n}" for n in range(20)])
-            ] == [1] * 20
+            assert [unit.version for unit in await store.load(numbered("order", 20))] == [1] * 20

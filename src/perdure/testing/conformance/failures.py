@@ -1,4 +1,4 @@
-"""Guarantee 8: failures are `StoreUnavailable(outcome="none" | "unknown")`, refusals are verdicts."""
+"""Guarantee 8: failures are `StoreUnavailable` with an outcome, refusals are verdicts."""
 
 # ruff: noqa: D102 - the name of a test says what it proves
 
@@ -51,6 +51,7 @@ class Failures:
     async def test_a_place_that_was_not_given_by_a_page_is_a_usage_error(
         self, store_factory: StoreFactory
     ) -> None:
+        # A place comes back from users, through URLs and command lines.
         async with scene(store_factory) as scenario:
             await scenario.applied("order", journal=[chunk(1)])
             calls: list[Awaitable[object]] = [
@@ -88,6 +89,7 @@ class Failures:
             assert "Strange" in str(error)
 
     async def test_unknown_units_are_empty_not_errors(self, store_factory: StoreFactory) -> None:
+        # An owner loads ids that have only messages so far.
         async with scene(store_factory) as scenario:
             loaded = await scenario.load("nobody")
             assert (loaded.id, loaded.version, loaded.row) == ("nobody", 0, None)

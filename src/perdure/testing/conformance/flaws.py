@@ -1,4 +1,4 @@
-"""Guarantee 4, second part: `invalid` is what `flaw_of` says, and nothing else."""
+"""Guarantee 4, second part: a commit is `invalid` if `flaw_of` finds a flaw, and never else."""
 
 # ruff: noqa: D102 - the name of a test says what it proves
 
@@ -73,11 +73,13 @@ async def _stored(scenario: Scenario) -> Commit:
 
 
 class Flaws:
-    """What is invalid."""
+    """Invalid commits."""
 
     async def test_each_flaw_is_invalid_and_leaves_nothing(
         self, store_factory: StoreFactory
     ) -> None:
+        # The check is a pure function of rows and commit. A constraint of the database may be
+        # missing in another store.
         async with scene(store_factory) as scenario:
             first = await _stored(scenario)
             row = first.row

@@ -1,4 +1,4 @@
-"""Posts: anybody may put messages into inboxes, idempotently by message id."""
+"""Posts: every process may put messages into inboxes, idempotently by message id."""
 
 # ruff: noqa: D102 - the name of a test says what it proves
 
@@ -18,7 +18,13 @@ from perdure.kernel.message import (
     Terminate,
 )
 from perdure.ports.store import Inbox, Posted
-from perdure.testing.conformance.scenario import NOW, StoreFactory, answer, scene
+from perdure.testing.conformance.scenario import (
+    NOW,
+    StoreFactory,
+    answer,
+    ids,
+    scene,
+)
 
 
 class Inboxes:
@@ -35,22 +41,24 @@ class Inboxes:
     async def test_order_is_that_of_the_posts(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
             await scenario.applied("order")
-            letters = [scenario.message("order") for _ in range(10)]
-            await scenario.post(*letters[:4])
-            for letter in letters[4:]:
-                await scenario.accepted(letter)
-            assert await scenario.inbox("order") == [letter.id for letter in letters]
+            messages = scenario.messages("order", 10)
+            await scenario.post(*messages[:4])
+            for message in messages[4:]:
+                await scenario.accepted(message)
+            assert await scenario.inbox("order") == ids(messages)
 
     async def test_order_survives_consuming(self, store_factory: StoreFactory) -> None:
+        # Numbers that are derived from the rows that are there would be given again.
         async with scene(store_factory) as scenario:
             await scenario.applied("order")
-            letters = [scenario.message("order") for _ in range(5)]
-            await scenario.post(*letters[:3])
-            await scenario.applied("order", 1, consume=[letters[2].id, letters[0].id])
-            await scenario.post(*letters[3:])
-            assert await scenario.inbox("order") == [letters[1].id, letters[3].id, letters[4].id]
+            messages = scenario.messages("order", 5)
+            await scenario.post(*messages[:3])
+            await scenario.applied("order", 1, consume=[messages[2].id, messages[0].id])
+            await scenario.post(*messages[3:])
+            assert await scenario.inbox("order") == [messages[1].id, messages[3].id, messages[4].id]
 
     async def test_only_the_named_messages_are_consumed(self, store_factory: StoreFactory) -> None:
+        # A message may arrive while the turn is under way, which has not seen it.
         async with scene(store_factory) as scenario:
             await scenario.applied("order")
             seen, late = scenario.message("order"), scenario.message("order")
@@ -61,6 +69,7 @@ class Inboxes:
             assert await scenario.inbox("order") == [late.id]
 
     async def test_consuming_what_is_not_there_is_fine(self, store_factory: StoreFactory) -> None:
+        # An owner consumes messages that reached it in memory and were never stored.
         async with scene(store_factory) as scenario:
             await scenario.applied("order", consume=[b"never seen"])
             assert (await scenario.load("order")).version == 1
@@ -69,36 +78,41 @@ class Inboxes:
         async with scene(store_factory) as scenario:
             await scenario.applied("a")
             await scenario.applied("b")
-            letter = await scenario.accepted(scenario.message("a"))
-            await scenario.applied("b", 1, consume=[letter.id])
-            assert await scenario.inbox("a") == [letter.id]
+            message = await scenario.accepted(scenario.message("a"))
+            await scenario.applied("b", 1, consume=[message.id])
+            assert await scenario.inbox("a") == [message.id]
 
     async def test_a_waiting_message_is_a_duplicate(self, store_factory: StoreFactory) -> None:
+        # A client repeats a post until it gets an answer.
         async with scene(store_factory) as scenario:
             await scenario.applied("order")
-            letter = scenario.message("order")
-            assert await scenario.post(letter, letter) == [Posted("accepted"), Posted("duplicate")]
-            assert await scenario.post(letter) == [Posted("duplicate")]
-            assert await scenario.inbox("order") == [letter.id]
+            message = scenario.message("order")
+            assert await scenario.post(message, message) == [
+                Posted("accepted"),
+                Posted("duplicate"),
+            ]
+            assert await scenario.post(message) == [Posted("duplicate")]
+            assert await scenario.inbox("order") == [message.id]
 
     async def test_an_answered_message_is_a_duplicate_with_its_answer(
         self, store_factory: StoreFactory
     ) -> None:
         async with scene(store_factory) as scenario:
             await scenario.applied("order")
-            letter = await scenario.accepted(scenario.message("order"))
+            message = await scenario.accepted(scenario.message("order"))
             await scenario.applied(
-                "order", 1, consume=[letter.id], answers=[answer(letter, "sent")]
+                "order", 1, consume=[message.id], answers=[answer(message, "sent")]
             )
-            assert await scenario.post(letter) == [Posted("duplicate", "sent")]
+            assert await scenario.post(message) == [Posted("duplicate", "sent")]
             assert await scenario.inbox("order") == []
 
     async def test_the_first_answer_stays(self, store_factory: StoreFactory) -> None:
+        # A client may have got it already. A repeated message gets the same.
         async with scene(store_factory) as scenario:
-            letter = scenario.message("order")
-            await scenario.applied("order", answers=[answer(letter, "first")])
-            await scenario.applied("order", 1, answers=[answer(letter, "second")])
-            assert await scenario.post(letter) == [Posted("duplicate", "first")]
+            message = scenario.message("order")
+            await scenario.applied("order", answers=[answer(message, "first")])
+            await scenario.applied("order", 1, answers=[answer(message, "second")])
+            assert await scenario.post(message) == [Posted("duplicate", "first")]
 
     async def test_a_start_of_the_run_that_exists_is_a_duplicate(
         self, store_factory: StoreFactory
@@ -112,6 +126,7 @@ class Inboxes:
     async def test_a_start_of_a_deleted_run_is_a_duplicate(
         self, store_factory: StoreFactory
     ) -> None:
+        # A start that is delivered again must not run again, although its run is gone.
         async with scene(store_factory) as scenario:
             start = scenario.start("order")
             await scenario.applied("order", row={"run": start.id})
@@ -122,6 +137,8 @@ class Inboxes:
     async def test_nothing_but_a_start_reaches_a_unit_that_does_not_exist(
         self, store_factory: StoreFactory
     ) -> None:
+        # A client learns of a wrong id at once. Between units a message waits, because its target
+        # may be about to start.
         async with scene(store_factory) as scenario:
             bodies: list[AnyBody] = [
                 Send("a", b""),
@@ -141,13 +158,13 @@ class Inboxes:
         self, store_factory: StoreFactory
     ) -> None:
         async with scene(store_factory) as scenario:
-            letters = [
+            messages = [
                 scenario.start("order"),
                 scenario.message("order"),
                 scenario.message("order", Cancel()),
             ]
-            assert await scenario.post(*letters) == [Posted("accepted")] * 3
-            assert await scenario.inbox("order") == [letter.id for letter in letters]
+            assert await scenario.post(*messages) == [Posted("accepted")] * 3
+            assert await scenario.inbox("order") == ids(messages)
 
     async def test_a_closed_unit_is_missing_and_says_closed(
         self, store_factory: StoreFactory
@@ -166,6 +183,7 @@ class Inboxes:
     async def test_a_closed_unit_whose_replacing_start_waits_can_be_sent_to(
         self, store_factory: StoreFactory
     ) -> None:
+        # A start is a barrier: the messages behind it are for the run that it makes.
         async with scene(store_factory) as scenario:
             await scenario.applied("order", row={"status": "completed"})
             joining = scenario.message("order", Start("checkout", None, b"input"))
@@ -174,8 +192,8 @@ class Inboxes:
             replacing = scenario.message(
                 "order", Start("checkout", None, b"input", if_exists="replace")
             )
-            letters = [replacing, scenario.message("order"), scenario.message("order", Cancel())]
-            assert await scenario.post(*letters) == [Posted("accepted")] * 3
+            messages = [replacing, scenario.message("order"), scenario.message("order", Cancel())]
+            assert await scenario.post(*messages) == [Posted("accepted")] * 3
 
     async def test_a_closed_unit_can_be_deleted_and_pruned(
         self, store_factory: StoreFactory
@@ -187,8 +205,8 @@ class Inboxes:
                     Delete(force=True, forget=True, cascade=False, reason="old"),
                     Prune([1, 3]),
                 ]
-                letters = [scenario.message(status, body) for body in bodies]
-                assert await scenario.post(*letters, letters[0]) == [
+                messages = [scenario.message(status, body) for body in bodies]
+                assert await scenario.post(*messages, messages[0]) == [
                     *[Posted("accepted")] * 2,
                     Posted("duplicate"),
                 ]
@@ -198,12 +216,13 @@ class Inboxes:
         self, store_factory: StoreFactory
     ) -> None:
         async with scene(store_factory) as scenario:
-            letters = [scenario.start("order"), scenario.message("order", Delete())]
-            assert await scenario.post(*letters) == [Posted("accepted")] * 2
+            messages = [scenario.start("order"), scenario.message("order", Delete())]
+            assert await scenario.post(*messages) == [Posted("accepted")] * 2
 
     async def test_a_full_inbox_refuses_sends_but_not_control(
         self, store_factory: StoreFactory
     ) -> None:
+        # A flooded instance must still be possible to cancel.
         async with scene(store_factory, inbox_messages=2) as scenario:
             await scenario.applied("order")
             first = await scenario.accepted(scenario.message("order"))
@@ -222,16 +241,16 @@ class Inboxes:
             await scenario.applied(
                 "order", row={"status": "suspended", "reason": "paused", "paused": True}
             )
-            letters = [scenario.message("order"), scenario.message("order", Retry())]
-            assert await scenario.post(*letters) == [Posted("accepted")] * 2
+            messages = [scenario.message("order"), scenario.message("order", Retry())]
+            assert await scenario.post(*messages) == [Posted("accepted")] * 2
 
     async def test_an_inbox_is_listed_in_order_and_pages(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
             await scenario.applied("order")
-            letters = [scenario.message("order", visible_at=NOW - n) for n in range(7)]
-            await scenario.post(*letters)
+            messages = [scenario.message("order", visible_at=NOW - n) for n in range(7)]
+            await scenario.post(*messages)
             listed = await scenario.all(Inbox(unit="order", limit=3))
-            assert [message.id for message in listed] == [letter.id for letter in letters]
+            assert ids(listed) == ids(messages)
             assert await scenario.all(Inbox(unit="other")) == []
 
     async def test_large_and_empty_values_survive(self, store_factory: StoreFactory) -> None:
@@ -249,19 +268,21 @@ class Inboxes:
     async def test_the_number_that_waits_is_exact_whatever_came_and_went(
         self, store_factory: StoreFactory
     ) -> None:
+        # A store may keep the number instead of counting rows. One message that is counted twice
+        # closes the inbox for ever.
         async with scene(store_factory, inbox_messages=5) as scenario:
             await scenario.applied("order")
-            letters = [scenario.message("order") for _ in range(3)]
-            await scenario.applied("a", post=[*letters, letters[0], scenario.message("order")])
+            messages = scenario.messages("order", 3)
+            await scenario.applied("a", post=[*messages, messages[0], scenario.message("order")])
             outcomes = [
                 (await scenario.post(scenario.message("order")))[0].outcome for _ in range(2)
             ]
             assert outcomes == ["accepted", "full"]
-            assert await scenario.post(letters[0]) == [Posted("duplicate")]
+            assert await scenario.post(messages[0]) == [Posted("duplicate")]
             await scenario.applied(
-                "order", 1, consume=[letters[0].id, letters[0].id, b"never seen"]
+                "order", 1, consume=[messages[0].id, messages[0].id, b"never seen"]
             )
-            await scenario.applied("a", 1, post=[letters[1]])
+            await scenario.applied("a", 1, post=[messages[1]])
             outcomes = [
                 (await scenario.post(scenario.message("order")))[0].outcome for _ in range(2)
             ]

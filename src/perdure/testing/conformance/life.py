@@ -6,22 +6,27 @@ from __future__ import annotations
 
 from perdure.kernel.commit import ExecutionRow, KvEntry
 from perdure.kernel.message import Cancel
-from perdure.ports.store import Counts, Executions, Journal, Posted, Units
+from perdure.ports.store import Executions, Journal, Posted, Units
 from perdure.testing.conformance.scenario import (
     NOW,
     Scenario,
     StoreFactory,
     answer,
     chunk,
+    events_of,
+    ids,
     scene,
     task,
+    units_of,
 )
 
 
 async def _grown(scenario: Scenario, unit: str, executions: int = 4) -> int:
-    """A unit that continued as new a few times; its version."""
+    """Make a unit that continued as new a few times. Returns its version."""
     for number in range(1, executions + 1):
-        ended = [ExecutionRow(number - 1, "1.0.0", number, number + 1, 1)] if number > 1 else []
+        ended = []
+        if number > 1:
+            ended = [ExecutionRow(number - 1, "1.0.0", number, number + 1, 1)]
         journal = [chunk(1, number, b"%d" % number)]
         await scenario.applied(
             unit, number - 1, {"execution": number}, ended=ended, journal=journal
@@ -42,13 +47,15 @@ class Life:
             assert rows[1] == ExecutionRow(2, "1.0.0", 3, 4, 1)
             for number in (1, 2, 3, 4):
                 journal = await scenario.all(Journal(unit="order", execution=number))
-                assert [part.events for part in journal] == [b"%d" % number]
+                assert events_of(journal) == [b"%d" % number]
             current = await scenario.all(Journal(unit="order"))
             assert [part.execution for part in current] == [4]
 
     async def test_the_journal_is_listed_in_pages_of_one_execution(
         self, store_factory: StoreFactory
     ) -> None:
+        # The second page is read after the unit has continued as new. It must not mix both
+        # executions.
         async with scene(store_factory) as scenario:
             await scenario.applied("order", journal=[chunk(n) for n in range(1, 8)])
             first = await scenario.store.query(Journal(unit="order", limit=3))
@@ -64,6 +71,8 @@ class Life:
     async def test_pruning_removes_executions_but_never_the_current_one(
         self, store_factory: StoreFactory
     ) -> None:
+        # The current execution is replayed at the next load. A commit that names it by mistake must
+        # not cost the instance.
         async with scene(store_factory) as scenario:
             version = await _grown(scenario, "order")
             await scenario.applied("order", version, {"execution": 4}, prune=[1, 3, 4, 77])
@@ -92,6 +101,7 @@ class Life:
     async def test_a_deletion_removes_everything_the_unit_owns(
         self, store_factory: StoreFactory
     ) -> None:
+        # Rows that stayed would turn up in the next unit of the same id.
         async with scene(store_factory) as scenario:
             version = await _grown(scenario, "order")
             known = scenario.message("order")
@@ -109,7 +119,7 @@ class Life:
             assert (loaded.kv, loaded.inbox, loaded.tasks) == ([], [], [])
             assert await scenario.all(Executions(unit="order")) == []
             assert await scenario.all(Journal(unit="order", execution=2)) == []
-            counts = dict((await scenario.store.query(Counts())).items)
+            counts = await scenario.counts()
             assert (counts["running"], counts["inbox"], counts["tasks"]) == (1, 0, 0)
             assert await scenario.due() == {}
             assert await scenario.post(known) == [Posted("missing")]
@@ -126,11 +136,13 @@ class Life:
             )
             loaded = await scenario.load("order")
             assert (loaded.row, loaded.version, loaded.kv) == (again.row, 1, [])
-            assert [part.events for part in loaded.journal] == [b"new"]
+            assert events_of(loaded.journal) == [b"new"]
 
     async def test_a_commit_of_a_deleted_run_cannot_bring_it_back(
         self, store_factory: StoreFactory
     ) -> None:
+        # A commit that was submitted before the deletion may arrive after it, and after a new run
+        # of the id has reached the same version.
         async with scene(store_factory) as scenario:
             await scenario.applied("order", journal=[chunk(1)])
             late = scenario.commit("order", 1, journal=[chunk(2)])
@@ -163,11 +175,12 @@ class Life:
                 for unit in ("grandchild", "child", "root")
             ]
             assert await scenario.apply(*tree) == ["applied"] * 3
-            assert [view.row.id for view in await scenario.all(Units())] == ["other"]
+            assert units_of(await scenario.all(Units())) == ["other"]
 
     async def test_a_waiting_start_survives_the_deletion_of_the_run_before(
         self, store_factory: StoreFactory
     ) -> None:
+        # The start was accepted and promises a run. Other messages were for the run that is gone.
         async with scene(store_factory) as scenario:
             await scenario.applied("order")
             seen = await scenario.accepted(scenario.start("order"))
@@ -196,6 +209,8 @@ class Life:
     async def test_forgetting_lets_the_same_start_run_again(
         self, store_factory: StoreFactory
     ) -> None:
+        # A tombstone keeps a start that is delivered again from running again. Deleting with
+        # `forget` leaves none.
         async with scene(store_factory) as scenario:
             start = scenario.start("order")
             for deleted_at in (NOW + 1_000, 0):
@@ -205,6 +220,7 @@ class Life:
             assert await scenario.post(start) == [Posted("accepted")]
 
     async def test_every_deleted_run_is_remembered(self, store_factory: StoreFactory) -> None:
+        # Each of the starts may still be delivered again, not only the last one.
         async with scene(store_factory) as scenario:
             starts = [scenario.start("order") for _ in range(3)]
             for start in starts:
@@ -215,6 +231,7 @@ class Life:
     async def test_a_new_run_replaces_what_the_old_one_left(
         self, store_factory: StoreFactory
     ) -> None:
+        # A start with `if_exists="replace"` writes the new run over the old one in a single commit.
         async with scene(store_factory) as scenario:
             version = await _grown(scenario, "order")
             owned = {"kv": [KvEntry("k", b"old")], "tasks_added": [task(scenario, "order")]}
@@ -230,16 +247,17 @@ class Life:
             loaded = await scenario.load("order")
             assert (loaded.journal, loaded.kv, loaded.tasks) == (journal, kv, [])
             assert loaded.version == version + 2
-            assert [message.id for message in loaded.inbox] == [waiting.id]
+            assert ids(loaded.inbox) == [waiting.id]
             assert await scenario.all(Executions(unit="order")) == []
             assert await scenario.all(Journal(unit="order", execution=2)) == []
 
     async def test_messages_can_be_dropped_without_creating_their_unit(
         self, store_factory: StoreFactory
     ) -> None:
+        # An owner answers messages to an id that has no instance. It must not make a row for that.
         async with scene(store_factory) as scenario:
-            letter = scenario.message("nobody")
-            await scenario.applied("a", post=[letter])
-            await scenario.applied("nobody", consume=[letter.id], delete=0)
+            message = scenario.message("nobody")
+            await scenario.applied("a", post=[message])
+            await scenario.applied("nobody", consume=[message.id], delete=0)
             loaded = await scenario.load("nobody")
             assert (loaded.row, loaded.inbox) == (None, [])

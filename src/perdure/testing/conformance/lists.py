@@ -7,13 +7,19 @@ from __future__ import annotations
 from typing import Any
 
 from perdure.ports.store import Counts, DeadLetter, DeadLetters, Units
-from perdure.testing.conformance.scenario import NOW, Scenario, StoreFactory, scene
+from perdure.testing.conformance.scenario import (
+    NOW,
+    Scenario,
+    StoreFactory,
+    scene,
+    units_of,
+)
 
 STATUSES = ("pending", "running", "suspended", "completed", "failed", "cancelled")
 
 
 async def _found(scenario: Scenario, **filters: Any) -> list[str]:
-    return [view.row.id for view in await scenario.all(Units(**filters))]
+    return units_of(await scenario.all(Units(**filters)))
 
 
 class Lists:
@@ -108,6 +114,7 @@ class Lists:
     async def test_pages_are_stable_while_units_come_and_go(
         self, store_factory: StoreFactory
     ) -> None:
+        # A list is read while the node works. An offset would skip units or show them twice.
         async with scene(store_factory) as scenario:
             for n in range(6):
                 await scenario.applied(f"unit-{n}", row={"created_at": NOW + n})
@@ -119,6 +126,7 @@ class Lists:
             assert [view.row.id for view in second.items] == ["unit-2", "unit-1", "unit-0"]
 
     async def test_a_status_changes_lists_at_once(self, store_factory: StoreFactory) -> None:
+        # Open and closed units may be kept in different indexes.
         async with scene(store_factory) as scenario:
             for version, status in enumerate(STATUSES):
                 await scenario.applied("order", version, {"status": status})
@@ -139,13 +147,14 @@ class Lists:
                 for m in range(n):
                     await scenario.applied(f"{status}-{m}", row={"status": status})
             await scenario.post(scenario.message("running-0"), scenario.start("new"))
-            counts = dict((await scenario.store.query(Counts())).items)
+            counts = await scenario.counts()
             assert [counts[status] for status in STATUSES] == [0, 1, 2, 3, 4, 5]
             assert counts["inbox"] == 2
 
     async def test_counts_leave_out_what_is_not_visible_yet(
         self, store_factory: StoreFactory
     ) -> None:
+        # A delayed start is no backlog.
         async with scene(store_factory) as scenario:
             await scenario.applied("order")
             await scenario.post(

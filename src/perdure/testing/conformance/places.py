@@ -1,4 +1,4 @@
-"""Places: who reads mail from a place on misses nothing that comes behind it."""
+"""Places: a reader that goes on from a place misses no message behind it."""
 
 # ruff: noqa: D102 - the name of a test says what it proves
 
@@ -8,7 +8,14 @@ import asyncio
 
 from perdure.kernel.message import Message
 from perdure.ports.store import Mail
-from perdure.testing.conformance.scenario import NOW, Scenario, StoreFactory, scene
+from perdure.testing.conformance.scenario import (
+    NOW,
+    Scenario,
+    StoreFactory,
+    ids,
+    numbered,
+    scene,
+)
 
 SCOPE = ["default/0"]
 
@@ -37,7 +44,7 @@ async def _read(scenario: Scenario, unit: str, after: str | None, limit: int = 1
     found: list[bytes] = []
     while True:
         mail = await scenario.store.inbox(unit, after, limit)
-        found += [message.id for message in mail.messages]
+        found += ids(mail.messages)
         if len(mail.messages) < limit:
             return found
         after = mail.place
@@ -51,18 +58,17 @@ class Places:
     ) -> None:
         async with scene(store_factory) as scenario:
             await scenario.applied("order")
-            letters = [scenario.message("order") for _ in range(7)]
-            await scenario.post(*letters)
+            messages = scenario.messages("order", 7)
+            await scenario.post(*messages)
             await scenario.post(scenario.start("other"))
             assert (await scenario.store.inbox("order", None, 100)).messages == (
                 await scenario.load("order")
             ).inbox
             for limit in (1, 2, 3, 7, 8):
-                assert await _read(scenario, "order", None, limit) == [
-                    letter.id for letter in letters
-                ]
+                assert await _read(scenario, "order", None, limit) == ids(messages)
 
     async def test_an_empty_inbox_gives_back_the_place(self, store_factory: StoreFactory) -> None:
+        # A reader that got None would begin again, and see old messages twice.
         async with scene(store_factory) as scenario:
             assert await scenario.store.inbox("order", None, 10) == Mail([], None)
             await scenario.accepted(scenario.start("order"))
@@ -85,21 +91,23 @@ class Places:
     async def test_no_place_is_given_twice_when_an_inbox_empties(
         self, store_factory: StoreFactory
     ) -> None:
+        # SQLite gives a row id again when the newest row is deleted, unless the table forbids it.
         async with scene(store_factory) as scenario:
             await scenario.applied("order")
             place, arrived = None, await _now(scenario)
             for version in range(1, 6):
-                letter = await scenario.accepted(scenario.message("order"))
-                assert await _read(scenario, "order", place) == [letter.id]
+                message = await scenario.accepted(scenario.message("order"))
+                assert await _read(scenario, "order", place) == [message.id]
                 assert await _arrived(scenario, arrived) == ["order"]
                 place, arrived = (await scenario.load("order")).place, await _now(scenario)
-                await scenario.applied("order", version, consume=[letter.id])
+                await scenario.applied("order", version, consume=[message.id])
                 assert await _read(scenario, "order", place) == []
                 assert await _arrived(scenario, arrived) == []
 
     async def test_a_place_stays_good_when_the_unit_is_deleted(
         self, store_factory: StoreFactory
     ) -> None:
+        # The owner keeps the place of a unit in memory, and may not know of the deletion yet.
         async with scene(store_factory) as scenario:
             await scenario.applied("order")
             await scenario.post(scenario.message("order"), scenario.message("order"))
@@ -113,6 +121,8 @@ class Places:
     async def test_no_message_is_missed_between_two_readings(
         self, store_factory: StoreFactory
     ) -> None:
+        # A message with a lower number may become visible later than one with a higher number,
+        # where transactions run side by side.
         async with scene(store_factory) as scenario:
             await scenario.applied("order")
             sent: list[bytes] = []
@@ -120,14 +130,14 @@ class Places:
             place: str | None = None
             version = 1
             for n in range(20):
-                letters = [scenario.message("order") for _ in range(n % 3 + 1)]
-                sent += [letter.id for letter in letters]
-                posts = [asyncio.ensure_future(scenario.post(letter)) for letter in letters]
+                messages = scenario.messages("order", n % 3 + 1)
+                sent += ids(messages)
+                posts = [asyncio.ensure_future(scenario.post(message)) for message in messages]
                 mail = await scenario.store.inbox("order", place, 2)
                 seen |= dict.fromkeys(message.id for message in mail.messages)
                 place = mail.place
                 await asyncio.gather(*posts)
-                if n % 4 == 3:  # what was read is consumed, what came meanwhile stays
+                if n % 4 == 3:  # only the messages that were read are consumed
                     await scenario.applied("order", version, consume=list(seen))
                     version += 1
             seen |= dict.fromkeys(await _read(scenario, "order", place))
@@ -162,9 +172,10 @@ class Places:
             assert sorted(await _arrived(scenario, place)) == ["a", "b"]
 
     async def test_pages_of_arrivals_have_all_units(self, store_factory: StoreFactory) -> None:
+        # Several messages of one unit may stand on both sides of the border of a page.
         async with scene(store_factory) as scenario:
             place = await _now(scenario)
-            names = [f"order-{n}" for n in range(7)]
+            names = numbered("order", 7)
             await scenario.post(*[scenario.start(name) for name in names])
             await scenario.post(*[scenario.message(name) for name in names])
             for limit in (1, 2, 3, 6, 7, 8, 100):
@@ -173,7 +184,7 @@ class Places:
     async def test_arrivals_keep_to_their_scopes(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory, shards=2) as scenario:
             place = await _now(scenario)
-            names = [f"order-{n}" for n in range(10)]
+            names = numbered("order", 10)
             await scenario.post(*[scenario.start(name) for name in names])
             here = [name for name in names if scenario.scope(name) == "default/0"]
             assert 0 < len(here) < 10
@@ -188,12 +199,12 @@ class Places:
         async with scene(store_factory) as scenario:
             place = await _now(scenario)
             found: set[str] = set()
-            names = [f"order-{n}" for n in range(40)]
+            names = numbered("order", 40)
             for n, name in enumerate(names):
-                letters: list[Message] = [scenario.start(name)]
+                messages: list[Message] = [scenario.start(name)]
                 if n % 2:
-                    letters.append(scenario.message(names[n // 2]))
-                post = asyncio.ensure_future(scenario.post(*letters))
+                    messages.append(scenario.message(names[n // 2]))
+                post = asyncio.ensure_future(scenario.post(*messages))
                 page = await scenario.store.arrivals(SCOPE, place, n % 3 + 1)
                 found |= set(page.items)
                 place = page.next

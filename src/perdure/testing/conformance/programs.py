@@ -42,6 +42,7 @@ class Programs:
             await scenario.applied("order", 1, sql=_demand("order"))
 
     async def test_a_refused_commit_runs_none(self, store_factory: StoreFactory) -> None:
+        # The program's rows must agree with the instance's, so both are written or none.
         async with scene(store_factory) as scenario:
             if "sql" not in scenario.store.info.capabilities:
                 return
@@ -57,9 +58,9 @@ class Programs:
     ) -> None:
         async with scene(store_factory) as scenario:
             refusals = (SqlRefused,) * 2
-            letter = scenario.message("after")
+            message = scenario.message("after")
             bad = scenario.commit(
-                "order", sql=[CREATE, _bill("order", 5), _bill("order", 6)], post=[letter]
+                "order", sql=[CREATE, _bill("order", 5), _bill("order", 6)], post=[message]
             )
             batch = [scenario.commit("before"), bad, scenario.commit("after")]
             verdicts = await scenario.apply(*batch)
@@ -72,6 +73,7 @@ class Programs:
             assert await scenario.inbox("after") == []
 
     async def test_many_that_fail_in_one_batch(self, store_factory: StoreFactory) -> None:
+        # Each failure costs a rollback, so a batch of many must still come to an end.
         async with scene(store_factory) as scenario:
             bad = [scenario.commit(f"bad-{n}", sql=[Statement("nonsense")]) for n in range(5)]
             good = [scenario.commit(f"good-{n}", post=[scenario.message("box")]) for n in range(5)]
@@ -83,6 +85,8 @@ class Programs:
     async def test_neither_the_transaction_nor_the_rows_of_the_store_can_be_touched(
         self, store_factory: StoreFactory
     ) -> None:
+        # A COMMIT in a program would make half a batch durable. A write to a row of ours would get
+        # around the fence.
         async with scene(store_factory) as scenario:
             await scenario.applied("order")
             forbidden = [

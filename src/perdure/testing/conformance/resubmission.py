@@ -1,4 +1,4 @@
-"""Guarantee 2: resubmitting the identical Commit is idempotent, also while the first is in flight."""
+"""Guarantee 2: resubmitting the identical Commit is idempotent, also with the first in flight."""
 
 # ruff: noqa: D102 - the name of a test says what it proves
 
@@ -16,6 +16,8 @@ class Resubmission:
     async def test_a_commit_that_is_already_there_is_applied_and_changes_nothing(
         self, store_factory: StoreFactory
     ) -> None:
+        # A caller whose connection broke in COMMIT does not know the outcome. It submits the
+        # identical commit again, and never computes the turn anew.
         async with scene(store_factory) as scenario:
             post = [scenario.message("other")]
             commit = await scenario.applied(
@@ -29,6 +31,8 @@ class Resubmission:
     async def test_a_commit_in_flight_can_be_submitted_again(
         self, store_factory: StoreFactory
     ) -> None:
+        # The first may still be on the queue of the writer when its caller gives up and tries
+        # again.
         async with scene(store_factory) as scenario:
             commits = [scenario.commit(f"order-{n}", journal=[chunk(1)]) for n in range(20)]
             calls = [scenario.store.commit([commit]) for commit in commits for _ in range(3)]
@@ -51,6 +55,8 @@ class Resubmission:
     async def test_a_commit_that_landed_is_applied_although_its_owner_was_fenced_since(
         self, store_factory: StoreFactory
     ) -> None:
+        # The commit was accepted while the fence held. `fenced` would tell the owner that its
+        # effects did not happen.
         async with scene(store_factory) as scenario:
             commit = await scenario.applied("order")
             await Scenario(scenario.store, "two").claim()
@@ -60,12 +66,16 @@ class Resubmission:
     async def test_a_commit_that_others_followed_is_stale(
         self, store_factory: StoreFactory
     ) -> None:
+        # The row keeps the id of its last commit only. An owner has at most one commit in flight,
+        # so this one was settled before.
         async with scene(store_factory) as scenario:
             commit = await scenario.applied("order")
             await scenario.applied("order", 1)
             assert await scenario.apply(commit) == ["stale"]
 
     async def test_a_deletion_can_be_submitted_again(self, store_factory: StoreFactory) -> None:
+        # There is no row left that could keep the id of the commit, so the store remembers
+        # deletions apart.
         async with scene(store_factory) as scenario:
             await scenario.applied("order")
             deletion = await scenario.applied("order", 1, delete=NOW + 1_000)
@@ -81,6 +91,8 @@ class Resubmission:
     async def test_messages_of_a_commit_that_is_submitted_again_are_not_doubled(
         self, store_factory: StoreFactory
     ) -> None:
+        # The message is neither in the inbox nor answered any more. Only the verdict on the whole
+        # commit keeps it from coming again.
         async with scene(store_factory) as scenario:
             message = scenario.message("other")
             commit = await scenario.applied("order", post=[message])

@@ -39,6 +39,7 @@ class Runs:
             assert (await scenario.load("cart")).runs == [run]
 
     async def test_a_run_changes_alone(self, store_factory: StoreFactory) -> None:
+        # A unit with thousands of calls must not write all of them for each.
         async with scene(store_factory) as scenario:
             runs = [RunRow(CALL, "add"), RunRow(OTHER, "pay")]
             await scenario.applied("cart", runs=runs)
@@ -59,6 +60,7 @@ class Runs:
     async def test_only_the_current_execution_of_a_run_is_loaded(
         self, store_factory: StoreFactory
     ) -> None:
+        # A call that continues as new often would make each load longer otherwise.
         async with scene(store_factory) as scenario:
             first = RunRow(CALL, "watch", journal_events=1)
             await scenario.applied("cart", runs=[first], journal=[chunk(run=CALL)])
@@ -107,6 +109,7 @@ class Runs:
             assert (await scenario.load("cart")).state == parts[1:]
 
     async def test_a_new_life_of_the_unit_has_neither(self, store_factory: StoreFactory) -> None:
+        # A reused id must not join calls of an earlier life.
         async with scene(store_factory) as scenario:
             parts: dict[str, Any] = {
                 "runs": [RunRow(CALL, "add", journal_events=1)],

@@ -1,4 +1,4 @@
-"""Tasks: one attempt of an activity, leased by a worker, ended by a result that carries the lease's token."""
+"""Tasks: one attempt of an activity, leased by a worker, ended by a result with its token."""
 
 # ruff: noqa: D102 - the name of a test says what it proves
 
@@ -8,7 +8,7 @@ import asyncio
 
 from perdure.kernel.commit import Task
 from perdure.kernel.message import ActivityDone, Message
-from perdure.ports.store import Counts, Posted, Renewal, TaskMatch
+from perdure.ports.store import Posted, Renewal, TaskMatch
 from perdure.testing.conformance.scenario import NOW, Scenario, StoreFactory, key_of, scene, task
 
 LEASE_MS = 1_000
@@ -91,6 +91,7 @@ class Tasks:
             assert (leased.seq, leased.queue) == (2, "gpu")
 
     async def test_two_workers_never_get_one_task(self, store_factory: StoreFactory) -> None:
+        # Workers of several processes ask at the same time.
         async with scene(store_factory) as scenario:
             await scenario.applied(
                 "order", tasks_added=[task(scenario, "order", seq) for seq in range(20)]
@@ -135,6 +136,8 @@ class Tasks:
             assert await scenario.post(done) == [Posted("duplicate")]
 
     async def test_a_second_result_has_lost_its_lease(self, store_factory: StoreFactory) -> None:
+        # A worker that got no answer repeats its result, and so may a worker that was believed
+        # dead.
         async with scene(store_factory) as scenario:
             await scenario.applied("order", tasks_added=[task(scenario, "order")])
             [leased] = await _lease(scenario)
@@ -145,6 +148,8 @@ class Tasks:
     async def test_a_result_needs_the_token_run_and_attempt(
         self, store_factory: StoreFactory
     ) -> None:
+        # A late result must not complete the same call of another attempt, or of a later life of
+        # the id.
         async with scene(store_factory) as scenario:
             await scenario.applied("order", tasks_added=[task(scenario, "order")])
             unleased = task(scenario, "order", token=b"guess")
@@ -164,14 +169,14 @@ class Tasks:
     async def test_a_late_result_counts_until_the_owner_settled_the_attempt(
         self, store_factory: StoreFactory
     ) -> None:
+        # The work was done, and the lease is only a means to notice dead workers.
         async with scene(store_factory) as scenario:
             await scenario.applied(
                 "order", tasks_added=[task(scenario, "order", 1), task(scenario, "order", 2)]
             )
             first, second = await _lease(scenario)
-            assert (
-                await _lease(scenario, at=NOW + 10 * LEASE_MS) == []
-            )  # only the owner decides what follows
+            # Only the owner decides whether there is another attempt.
+            assert await _lease(scenario, at=NOW + 10 * LEASE_MS) == []
             assert await scenario.post(_done(scenario, first)) == [Posted("accepted")]
             await scenario.applied("order", 1, tasks_dropped=[key_of(second)])
             assert await scenario.post(_done(scenario, second)) == [Posted("lost_lease")]
@@ -274,6 +279,7 @@ class Tasks:
     async def test_an_expired_lease_can_be_renewed_while_its_row_is_there(
         self, store_factory: StoreFactory
     ) -> None:
+        # A worker that was cut off for a moment goes on, if no decision was made meanwhile.
         async with scene(store_factory) as scenario:
             await scenario.applied("order", tasks_added=[task(scenario, "order")])
             [leased] = await _lease(scenario)
@@ -297,9 +303,10 @@ class Tasks:
                 await scenario.post(*[_done(scenario, one) for one in leased])
                 == [Posted("lost_lease")] * 2
             )
-            assert dict((await scenario.store.query(Counts())).items)["tasks"] == 1
+            assert (await scenario.counts())["tasks"] == 1
 
     async def test_tasks_outlive_the_end_of_their_unit(self, store_factory: StoreFactory) -> None:
+        # The commit that ends a unit names the tasks that it drops. Others stay.
         async with scene(store_factory) as scenario:
             await scenario.applied("order", tasks_added=[task(scenario, "order")])
             [leased] = await _lease(scenario)

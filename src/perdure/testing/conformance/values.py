@@ -1,4 +1,4 @@
-"""What a unit carries comes back as it was: its row, its journal, and its KV entries."""
+"""The values of a unit come back as they were: its row, its journal, and its KV entries."""
 
 # ruff: noqa: D102 - the name of a test says what it proves
 
@@ -11,7 +11,14 @@ from msgspec.structs import asdict, replace
 from perdure.errors import Failure
 from perdure.kernel.commit import ExecutionRow, KvEntry, UnitRow
 from perdure.ports.store import Journal, KvEntries
-from perdure.testing.conformance.scenario import NOW, StoreFactory, chunk, scene
+from perdure.testing.conformance.scenario import (
+    NOW,
+    StoreFactory,
+    chunk,
+    events_of,
+    numbered,
+    scene,
+)
 
 
 def fields_of(kind: type) -> list[str]:
@@ -66,6 +73,7 @@ class Values:
             assert (await scenario.load("order")).row == third.row
 
     async def test_each_field_of_a_row_changes_alone(self, store_factory: StoreFactory) -> None:
+        # A store may write only the columns that changed. Each has to be among them when it did.
         async with scene(store_factory) as scenario:
             commit = await scenario.applied(
                 "order", row={"custom_status": b"a", "attributes": b"a"}
@@ -83,11 +91,14 @@ class Values:
                 now = replace(now, **{field: value})
                 # The row must agree with the journal, and a new run begins with an empty one.
                 writes = field in ("journal_events", "run")
-                journal = [chunk(execution=77, count=77)] if writes else []
+                journal = []
+                if writes:
+                    journal = [chunk(execution=77, count=77)]
                 await scenario.applied("order", version, asdict(now), journal=journal)
                 assert (await scenario.load("order")).row == now, field
 
     async def test_what_was_loaded_belongs_to_the_caller(self, store_factory: StoreFactory) -> None:
+        # A store in memory must not hand out its own objects.
         async with scene(store_factory) as scenario:
             await scenario.applied("order")
             loaded = await scenario.load("order")
@@ -114,6 +125,7 @@ class Values:
             assert seen == [(None, 0), (b"half", 1), (b"half", 1), (b"all", 2), (None, 3)]
 
     async def test_a_journal_is_opaque_and_in_order(self, store_factory: StoreFactory) -> None:
+        # The format of events belongs to the kernel, and a newer one must not need a new store.
         async with scene(store_factory) as scenario:
             parts = [b"", b"\xff not a journal", b"x" * 300_000]
             await scenario.applied(
@@ -122,7 +134,7 @@ class Values:
             await scenario.applied(
                 "order", 1, journal=[chunk(4, events=b"four"), chunk(5, events=b"five")]
             )
-            assert [part.events for part in (await scenario.load("order")).journal] == [
+            assert events_of((await scenario.load("order")).journal) == [
                 *parts,
                 b"four",
                 b"five",
@@ -135,7 +147,7 @@ class Values:
             change = {"execution": 2, "type_version": "2.0.0", "format": 3}
             await scenario.applied("order", 1, change, ended=ended, journal=[chunk(1, 2, b"new")])
             loaded = await scenario.load("order")
-            assert [part.events for part in loaded.journal] == [b"new"]
+            assert events_of(loaded.journal) == [b"new"]
             assert loaded.row is not None
             assert (loaded.row.execution, loaded.row.type_version, loaded.row.format) == (
                 2,
@@ -143,13 +155,13 @@ class Values:
                 3,
             )
             old = await scenario.all(Journal(unit="order", execution=1))
-            assert [part.events for part in old] == [b"old"]
+            assert events_of(old) == [b"old"]
 
     async def test_many_units_are_loaded_in_the_order_asked_for(
         self, store_factory: StoreFactory
     ) -> None:
         async with scene(store_factory) as scenario:
-            names = [f"unit-{n}" for n in range(30)]
+            names = numbered("unit", 30)
             await scenario.apply(*[scenario.commit(name, journal=[chunk(1)]) for name in names])
             wanted = [*reversed(names), "nobody", "unit-3"]
             loaded = await scenario.store.load(wanted)
@@ -157,6 +169,7 @@ class Values:
             assert [unit.version for unit in loaded] == [*([1] * 30), 0, 1]
 
     async def test_strange_ids_are_only_ids(self, store_factory: StoreFactory) -> None:
+        # Ids are chosen by users, and end up in SQL, in LIKE patterns and in logs.
         async with scene(store_factory) as scenario:
             names = ["a'b", 'a"b', "a/b", "../etc", "%_", "é☃𝄞", "x" * 512, "null", "a\\b", "a b"]
             await scenario.apply(*[scenario.commit(name, journal=[chunk(1)]) for name in names])
@@ -189,6 +202,8 @@ class Values:
     async def test_the_last_change_of_a_key_in_a_commit_counts(
         self, store_factory: StoreFactory
     ) -> None:
+        # A turn may write a key several times. A statement that writes all entries at once may see
+        # only one of them.
         async with scene(store_factory) as scenario:
             changes = [
                 KvEntry("a", b"1"),
@@ -202,6 +217,8 @@ class Values:
     async def test_the_value_at_the_start_of_the_execution_is_kept(
         self, store_factory: StoreFactory
     ) -> None:
+        # Replay begins with the values at the start of the execution, so a deleted key keeps its
+        # old value until the execution ends.
         async with scene(store_factory) as scenario:
             entries = [
                 KvEntry("changed", b"new", b"old", 2),

@@ -7,15 +7,23 @@ from __future__ import annotations
 from itertools import product
 
 from perdure.kernel.commit import Fence, Stored, verdict
-from perdure.testing.conformance.scenario import Scenario, StoreFactory, chunk, scene
+from perdure.testing.conformance.scenario import (
+    Scenario,
+    StoreFactory,
+    chunk,
+    numbered,
+    scene,
+)
 
 
 class Verdicts:
     """Guarantee 4."""
 
     async def test_verdicts_are_those_of_the_kernel(self, store_factory: StoreFactory) -> None:
+        # The kernel has the rule as a pure function. Replicas of a log must come to the same
+        # verdicts from the same rows.
         async with scene(store_factory) as scenario:
-            units = [f"unit-{n}" for n in range(3)]
+            units = numbered("unit", 3)
             stored = {unit: Stored(0, None) for unit in units}
             for unit, versions in zip(units, (0, 1, 2), strict=True):
                 for version in range(versions):
@@ -41,6 +49,7 @@ class Verdicts:
             assert await scenario.apply(scenario.commit("order", 1)) == ["stale"]
 
     async def test_neighbours_do_not_change_a_verdict(self, store_factory: StoreFactory) -> None:
+        # The store decides what stands together in a batch, so a verdict may not depend on it.
         async with scene(store_factory) as scenario:
             await scenario.applied("b")
             batch = [
@@ -70,10 +79,12 @@ class Verdicts:
     async def test_an_owner_of_one_scope_writes_no_unit_of_another(
         self, store_factory: StoreFactory
     ) -> None:
+        # A fence proves the ownership of its own scope only. A unit is written by the owner of the
+        # scope in which it is stored.
         async with scene(store_factory, shards=2) as scenario:
             await scenario.claim("pin/order")
-            units = {scenario.scope(f"order-{n}"): f"order-{n}" for n in range(50)}
-            near, far = units["default/0"], units["default/1"]
+            near = scenario.unit_in("default/0")
+            far = scenario.unit_in("default/1")
             await scenario.applied(far)
             wrong = [scenario.fence("default/0"), scenario.fence("pin/order")]
             for fence in wrong:
@@ -96,6 +107,8 @@ class Verdicts:
     async def test_a_unit_moves_by_the_owner_of_the_scope_in_which_it_is(
         self, store_factory: StoreFactory
     ) -> None:
+        # The commit that moves a unit is the last act of the old owner. From then on only the new
+        # one writes it.
         async with scene(store_factory, shards=2) as scenario:
             await scenario.claim("pin/order")
             home, pin = scenario.fence(scenario.scope("order")), scenario.fence("pin/order")

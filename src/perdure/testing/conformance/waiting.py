@@ -1,4 +1,4 @@
-"""Waiting for a change, and hints of mail."""
+"""Waiting for a change, and hints of messages."""
 
 # ruff: noqa: D102 - the name of a test says what it proves
 
@@ -18,6 +18,7 @@ class Waiting:
     async def test_a_version_that_is_past_answers_at_once(
         self, store_factory: StoreFactory
     ) -> None:
+        # The caller has read an older row. The change came between its read and this call.
         async with scene(store_factory) as scenario:
             await scenario.applied("order")
             await scenario.applied("order", 1)
@@ -51,6 +52,8 @@ class Waiting:
             assert await scenario.store.wait_change("order", 1, 5) == 1
 
     async def test_no_change_is_missed_in_a_race(self, store_factory: StoreFactory) -> None:
+        # The wait must look at the row after it has begun to listen, or a commit between both is
+        # lost on it.
         async with scene(store_factory) as scenario:
             for version in range(30):
                 wait = asyncio.ensure_future(scenario.store.wait_change("order", version, LONG_MS))
@@ -71,8 +74,8 @@ class Waiting:
         async with scene(store_factory) as scenario:
             hints = scenario.store.hints()
             await scenario.applied("order")
-            missing, letter = scenario.message("nobody"), scenario.message("order")
-            await scenario.post(missing, letter)
+            missing, message = scenario.message("nobody"), scenario.message("order")
+            await scenario.post(missing, message)
             assert await anext(hints) == Hint("order", scenario.scope("order"))
             await scenario.accepted(scenario.start("new"))
             assert await anext(hints) == Hint("new", scenario.scope("new"))
@@ -80,6 +83,7 @@ class Waiting:
     async def test_a_post_rings_although_its_caller_gave_up(
         self, store_factory: StoreFactory
     ) -> None:
+        # The message is stored all the same, and its owner has to learn of it.
         async with scene(store_factory) as scenario:
             hints = scenario.store.hints()
             call = asyncio.ensure_future(scenario.post(scenario.start("order")))
@@ -92,24 +96,27 @@ class Waiting:
     async def test_a_commit_rings_for_units_of_other_owners(
         self, store_factory: StoreFactory
     ) -> None:
+        # The owner of a target in its own scope delivers from memory. Only other owners need the
+        # hint.
         async with scene(store_factory, shards=2) as scenario:
             await scenario.claim("group/own")
             other = Scenario(scenario.store, "two")
             await other.claim("group/foreign")
             await other.applied("known", home="group/foreign", row={"scope": "group/foreign"})
             hints = scenario.store.hints()
-            letters = [
+            messages = [
                 scenario.message("mine", scope="group/own"),
                 scenario.message("known", scope="group/foreign"),
                 scenario.message("unknown", scope="group/foreign"),
                 scenario.message("nobody's", scope="group/unowned"),
             ]
             refused = scenario.commit("stale", 3, post=[scenario.message("x", scope="group/x")])
-            await scenario.apply(refused, scenario.commit("sender", post=letters))
+            await scenario.apply(refused, scenario.commit("sender", post=messages))
             heard = [await anext(hints) for _ in range(3)]
-            assert heard == [Hint(one.to, one.scope) for one in letters[1:]]
+            assert heard == [Hint(one.to, one.scope) for one in messages[1:]]
 
     async def test_hints_end_when_the_store_is_closed(self, store_factory: StoreFactory) -> None:
+        # The loop over hints is a task of the node, which would keep it from stopping.
         async with scene(store_factory) as scenario:
             hints = scenario.store.hints()
             end = asyncio.ensure_future(anext(hints, "the end"))

@@ -5,7 +5,13 @@
 from __future__ import annotations
 
 from perdure.kernel.message import AnyBody, Delete, Prune
-from perdure.testing.conformance.scenario import NOW, StoreFactory, scene, task
+from perdure.testing.conformance.scenario import (
+    NOW,
+    StoreFactory,
+    numbered,
+    scene,
+    task,
+)
 
 
 class Wakes:
@@ -14,6 +20,8 @@ class Wakes:
     async def test_due_units_are_found_and_others_are_not(
         self, store_factory: StoreFactory
     ) -> None:
+        # 0 means at once: the effects of the last turn have to be derived again. None: only a
+        # message wakes the unit.
         async with scene(store_factory) as scenario:
             for unit, wake_at in (
                 ("now", 0),
@@ -52,6 +60,8 @@ class Wakes:
     async def test_mail_of_a_closed_unit_wakes_so_that_it_is_answered(
         self, store_factory: StoreFactory
     ) -> None:
+        # A message between units is accepted whatever the state of its target. Its sender waits for
+        # an answer.
         async with scene(store_factory) as scenario:
             await scenario.applied("order", row={"status": "completed"})
             await scenario.applied("a", post=[scenario.message("order")])
@@ -61,8 +71,8 @@ class Wakes:
         self, store_factory: StoreFactory
     ) -> None:
         async with scene(store_factory) as scenario:
-            letters: list[tuple[str, AnyBody]] = [("done", Delete()), ("long", Prune([1]))]
-            for unit, body in letters:
+            messages: list[tuple[str, AnyBody]] = [("done", Delete()), ("long", Prune([1]))]
+            for unit, body in messages:
                 await scenario.applied(unit, row={"status": "completed", "closed_at": NOW})
                 await scenario.accepted(scenario.message(unit, body))
             assert await scenario.due() == {"done": (0, True), "long": (0, True)}
@@ -70,8 +80,8 @@ class Wakes:
     async def test_consumed_mail_does_not_wake(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
             await scenario.applied("order")
-            letter = await scenario.accepted(scenario.message("order"))
-            await scenario.applied("order", 1, consume=[letter.id])
+            message = await scenario.accepted(scenario.message("order"))
+            await scenario.applied("order", 1, consume=[message.id])
             assert await scenario.due() == {}
 
     async def test_a_unit_that_is_due_and_has_mail_says_both(
@@ -87,6 +97,8 @@ class Wakes:
             ]
 
     async def test_an_expired_lease_wakes_its_unit(self, store_factory: StoreFactory) -> None:
+        # The owner decides about a lost attempt, so it must learn of the lease's end without asking
+        # for tasks.
         async with scene(store_factory) as scenario:
             await scenario.applied("order", tasks_added=[task(scenario, "order")])
             assert await scenario.due(NOW + 1_000) == {}
@@ -99,15 +111,19 @@ class Wakes:
         async with scene(store_factory) as scenario:
             for version, wake_at in enumerate((0, NOW + 5, None, NOW + 9)):
                 await scenario.applied("order", version, {"wake_at": wake_at})
-                expected = {} if wake_at is None else {"order": (wake_at, False)}
+                if wake_at is None:
+                    expected = {}
+                else:
+                    expected = {"order": (wake_at, False)}
                 assert await scenario.due(NOW + 100) == expected
 
     async def test_only_the_scopes_that_were_asked_for(self, store_factory: StoreFactory) -> None:
+        # Units of other scopes belong to other owners.
         async with scene(store_factory, shards=3) as scenario:
             for n in range(30):
                 await scenario.applied(f"unit-{n}", row={"wake_at": 0})
                 await scenario.accepted(scenario.start(f"mail-{n}"))
-            names = [f"unit-{n}" for n in range(30)] + [f"mail-{n}" for n in range(30)]
+            names = numbered("unit", 30) + numbered("mail", 30)
             wanted = ["default/0", "default/2"]
             assert sorted(await scenario.due(scopes=wanted)) == sorted(
                 n for n in names if scenario.scope(n) in wanted
@@ -115,6 +131,8 @@ class Wakes:
             assert await scenario.due(scopes=["pin/x"]) == {}
 
     async def test_small_pages_show_everything(self, store_factory: StoreFactory) -> None:
+        # A unit that is due and has messages may stand in two indexes, and must not get lost at the
+        # border of a page.
         async with scene(store_factory, shards=2) as scenario:
             for n in range(12):
                 await scenario.applied(f"unit-{n}", row={"wake_at": n // 4})
@@ -132,6 +150,7 @@ class Wakes:
                 assert found == {f"unit-{n}" for n in range(12)}
 
     async def test_next_wake_is_the_earliest_time_after(self, store_factory: StoreFactory) -> None:
+        # An owner sleeps until then. A time that is missing here is an alarm that rings too late.
         async with scene(store_factory) as scenario:
             assert await scenario.store.next_wake(["default/0"], 0) is None
             await scenario.applied("a", row={"wake_at": NOW + 30})
