@@ -93,6 +93,13 @@ kv = Kv()
 """The key-value store of the running instance."""
 
 
+class _Payloads:
+    """Leaves a value as it was recorded. Only the caller knows its type."""
+
+    def decode(self, data: bytes) -> bytes:
+        return data
+
+
 class OtherKv:
     """The key-value store of another instance, to read: each read is recorded and does not change in replay."""
 
@@ -115,7 +122,7 @@ class OtherKv:
 
         run = caller("kv_of()")
         data: bytes = await commands.start_step(
-            run, f"kv_of {self.id!r} {key!r}", read, encode, bytes
+            run, f"kv_of {self.id!r} {key!r}", read, encode, _Payloads()
         )
         if decode(data) is None:
             return default

@@ -257,9 +257,7 @@ class Channel(Generic[T]):
 
     async def receive(self) -> T:
         """Take the next message, waiting for it if there is none."""
-        value: T = await commands.wait(
-            _run("receive()"), self.name, self.codec.decode, positional=False
-        )
+        value: T = await commands.wait(_run("receive()"), self.name, self.codec, positional=False)
         return value
 
     def __repr__(self) -> str:
@@ -278,7 +276,7 @@ async def wait_event(name: str, type: type[T], /) -> T:
     """
     codec: TypeCodec[T] = TypeCodec(type, f"event {name!r}")
     value: T = await commands.wait(
-        _run("wait_event()"), check_label(name, "an event"), codec.decode, positional=True
+        _run("wait_event()"), check_label(name, "an event"), codec, positional=True
     )
     return value
 
@@ -400,7 +398,7 @@ async def checkpoint(name: str, fn: Any, /, *, type: Any = None) -> Any:
     declared = type if type is not None else returned_type(fn)
     codec: TypeCodec[Any] = TypeCodec(declared if declared is not None else Any, what)
     encoder = codec.encode if declared is not None else partial(_encode_plain, codec)
-    return await commands.start_step(run, name, fn, encoder, codec.decode)
+    return await commands.start_step(run, name, fn, encoder, codec)
 
 
 def _encode_plain(codec: TypeCodec[Any], value: object) -> bytes:

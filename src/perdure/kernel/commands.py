@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from perdure.codec import Signature
+    from perdure.kernel.call import Reader
     from perdure.kernel.definition import (
         ActivityDefinition,
         ActivityOptions,
@@ -50,14 +51,14 @@ def start_step(
     name: str,
     fn: Callable[[], Awaitable[Any] | Any],
     encode: Callable[[Any], bytes],
-    decode: Callable[[bytes], Any],
+    codec: Reader,
 ) -> StepCall:
     """Run a function in this process once and record its outcome."""
     occurrence = run.variables.next_occurrence(name)
     seq = run.seq + 1
     _, new = run.give(ev.StepStarted(seq, name, occurrence))
     call = make(StepCall, run.loop, seq)
-    call.ask(name, occurrence, fn, encode, decode)
+    call.ask(name, occurrence, fn, encode, codec)
     run.open_local(call, new=new)
     return call
 
@@ -93,7 +94,7 @@ def start_child(
     call = make(ChildCall, run.loop, seq)
     started = run.started
     child_run = derived_id(started.run, started.execution, seq, b"child")
-    call.ask(event, child_run, definition.signature.result.decode)
+    call.ask(event, child_run, definition.signature.result)
     run.open(call, new=new)
     return call
 
@@ -149,11 +150,11 @@ def send_cancel(run: Run, target: str, reason: str) -> None:
 # ---------------------------------------------------------------- waits
 
 
-def wait(run: Run, channel: str, decode: Callable[[bytes], Any], *, positional: bool) -> WaitCall:
+def wait(run: Run, channel: str, codec: Reader, *, positional: bool) -> WaitCall:
     """Wait for a message of a channel, or for a positional event."""
     seq = run.seq + 1
     _, new = run.give(ev.WaitStarted(seq, channel, positional))
     call = make(WaitCall, run.loop, seq)
-    call.ask(channel, decode, positional=positional)
+    call.ask(channel, codec, positional=positional)
     run.open(call, new=new)
     return call

@@ -23,7 +23,6 @@ from __future__ import annotations
 import asyncio
 import heapq
 import sys
-from collections import deque
 from hashlib import blake2b
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar, cast
@@ -38,6 +37,7 @@ from perdure.kernel.disposal import dispose
 from perdure.kernel.ending import ContinueAsNew, wind_up
 from perdure.kernel.loop import Timer, WorkflowLoop, current_loop
 from perdure.kernel.variables import Variables
+from perdure.kernel.waits import Waits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -142,7 +142,7 @@ class Run:
         self.journal_bytes = 0
         self.seq = 0
         self.pending: dict[int, Call | Timer] = {}
-        self.waits: dict[str, deque[int]] = {}
+        self.waits = Waits()
         self.deadlines: list[tuple[int, int]] | None = None
         self.retries: dict[int, int] = {}
         self.turn_bytes = 0
@@ -170,7 +170,9 @@ class Run:
         self.events.append(event)
         HANDLERS[type(event)](self, event)
         self.loop.drain()
-        wind_up(self)
+        main = self.main
+        if main is not None and main.done():
+            wind_up(self)
 
     def replay(self, journal: Sequence[ev.Event]) -> None:
         """Go through recorded events. The caller has entered the loop. Sets `broken` when code and journal part."""
@@ -186,7 +188,9 @@ class Run:
                 break
             handler(self, event)
             self.loop.drain()
-            wind_up(self)
+            main = self.main
+            if main is not None and main.done():
+                wind_up(self)
         self.journal_events += count
         self.journal = None
 
@@ -424,8 +428,8 @@ class Run:
         call.open(self)
         self.pending[call.seq] = call
         if type(call) is WaitCall:  # `isinstance` would ask the abstract classes, which is slow
-            self.waits.setdefault(call.lane, deque()).append(call.seq)
-        if new:
+            self.waits.add(call.lane, call.seq)  # and no work is to be handed out for it
+        elif new:
             self._hand_out(call)
 
     def _hand_out(self, call: Call) -> None:
@@ -503,11 +507,7 @@ class Run:
 
     def forget_wait(self, call: WaitCall) -> None:
         """The call waits no longer."""
-        lane = call.lane
-        waits = self.waits[lane]
-        waits.remove(call.seq)
-        if not waits:
-            del self.waits[lane]
+        self.waits.remove(call.lane, call.seq)
 
     # ------------------------------------------------------------ what is asked about it
 

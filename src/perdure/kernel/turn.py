@@ -271,11 +271,12 @@ class Turn:
         """
         # A unit that was loaded in between may have taken the same messages in another order. One
         # order makes both commits the same, which is how a follower is checked against its owner.
-        self._consume.sort()
-        self._remembered.sort()
-        expires_at = self.now + dedupe_ms
+        if len(self._consume) > 1:
+            self._consume.sort()
         answers: Sequence[Answer] = ()
         if self._remembered:
+            self._remembered.sort()
+            expires_at = self.now + dedupe_ms
             answers = [Answer(m, self.answers.get(m, "ok"), expires_at) for m in self._remembered]
         post = self.post
         if self._keeping:
