@@ -518,9 +518,9 @@ class Outside:
 
     __slots__ = ("_gc", "_loop", "_task")
 
-    def __init__(self) -> None:
-        """Take the copy."""
-        self._loop = loop = _get_loop()
+    def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Take the copy. `loop` is the one that runs, which a caller for each turn need not look up."""
+        self._loop = loop
         self._task = None if loop is None else _current_task(loop)
         self._gc = gc.isenabled()
 
