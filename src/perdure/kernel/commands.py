@@ -6,6 +6,7 @@ run remembers are in `changes`.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from perdure.kernel import events as ev
@@ -37,12 +38,10 @@ def schedule_activity(
     """
     seq = run.seq + 1
     event = ev.ActivityScheduled(seq, definition.name, data, options.queue, options.session)
-    _, new = run.give(
-        event, lambda: _check(run, definition.signature, data, f"activity {definition.name!r}")
-    )
+    _, new = run.give(event, partial(_check, run, definition.signature, data))
     call = make(ActivityCall, run.loop, seq)
     call.ask(definition, options, data, run.loop.now_ms)
-    run.open_local(call, new=new)
+    run.open(call, new=new)
     return call
 
 
@@ -59,13 +58,13 @@ def start_step(
     _, new = run.give(ev.StepStarted(seq, name, occurrence))
     call = make(StepCall, run.loop, seq)
     call.ask(name, occurrence, fn, encode, codec)
-    run.open_local(call, new=new)
+    run.open(call, new=new)
     return call
 
 
-def _check(run: Run, signature: Signature, data: bytes, what: str) -> None:
+def _check(run: Run, signature: Signature, data: bytes) -> None:
     signature.check(data)
-    run.check_size(data, f"the input of {what}")
+    run.check_size(data, f"the input of {signature.what}")
 
 
 # ---------------------------------------------------------------- other instances
@@ -88,9 +87,7 @@ def start_child(
     if target is None:
         target = _child_id(run, seq)
     event = ev.CallStarted(seq, target, definition.name, version, data, False, parent_close)
-    _, new = run.give(
-        event, lambda: _check(run, definition.signature, data, f"workflow {definition.name!r}")
-    )
+    _, new = run.give(event, partial(_check, run, definition.signature, data))
     call = make(ChildCall, run.loop, seq)
     started = run.started
     child_run = derived_id(started.run, started.execution, seq, b"child")

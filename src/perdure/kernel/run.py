@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar, cast
 from perdure.errors import Failure, PayloadTooLarge, UsageError
 from perdure.kernel import events as ev
 from perdure.kernel import match, refusal
-from perdure.kernel.call import ActivityCall, Call, StepCall, WaitCall
+from perdure.kernel.call import ActivityCall, Call, ChildCall, StepCall, WaitCall
 from perdure.kernel.deadline import check_deadline
 from perdure.kernel.delivery import HANDLERS
 from perdure.kernel.disposal import dispose
@@ -315,16 +315,13 @@ class Run:
         if not (self._opened or self._outgoing or self._cancelled):
             return _NO_PROGRESS
         progress = Progress(self._opened or (), self._outgoing or (), self._cancelled or ())
-        self._clear_progress()
-        return progress
-
-    def _clear_progress(self) -> None:
         self._opened = self._outgoing = self._cancelled = None
+        return progress
 
     def discard(self) -> None:
         """What the code has done since it broke off has no effect."""
         self.events = []
-        self._clear_progress()
+        self._opened = self._outgoing = self._cancelled = None
 
     def keep_log(self, record: LogRecord) -> None:
         """Keep a log record for the turn, if the run `keeps_logs`."""
@@ -427,9 +424,13 @@ class Run:
             return
         call.open(self)
         self.pending[call.seq] = call
-        if type(call) is WaitCall:  # `isinstance` would ask the abstract classes, which is slow
-            self.waits.add(call.lane, call.seq)  # and no work is to be handed out for it
-        elif new:
+        # `isinstance` would ask the abstract classes, which is slow.
+        if type(call) is WaitCall:
+            self.waits.add(call.lane, call.seq)
+            return  # nobody works for it
+        if type(call) is not ChildCall:
+            self.local += 1
+        if new:
             self._hand_out(call)
 
     def _hand_out(self, call: Call) -> None:
@@ -438,11 +439,6 @@ class Run:
             self._opened = [call]
         else:
             self._opened.append(call)
-
-    def open_local(self, call: Call, *, new: bool) -> None:
-        """The call waits for work of this unit's own node."""
-        self.local += 1
-        self.open(call, new=new)
 
     def send(self, event: ev.Event, new: bool) -> None:
         """The command is for another unit. It goes out when this turn is durable."""
