@@ -206,7 +206,7 @@ class Drive:
             for seq, p in run.pending.items()
         ]
         loop = run.loop
-        waits = {k: list(v) for k, v in sorted(run.waits.items())}
+        waits = {lane: run.waits.of(lane) for lane in sorted(run.waits.first)}
         tasks = [[t.get_name(), t.done()] for t in loop.tasks if not t.done()]
         seeds = run.random.getstate() if run._random else None
         numbers = [run.seq, run.local, run.retries, loop.now_ms, run.cancel_requested, seeds]

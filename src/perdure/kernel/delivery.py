@@ -66,7 +66,7 @@ def _answer(call: Call, data: bytes | None, failure: Failure | None = None) -> N
         call.set_exception(call.error(failure))
         return
     try:
-        call.set_result(call.decode(data or b""))
+        call.set_result(call.codec.decode(data or b""))
     except DecodeError as unfit:
         call.set_exception(unfit)
 
