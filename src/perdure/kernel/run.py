@@ -32,7 +32,7 @@ from perdure.kernel import events as ev
 from perdure.kernel import match, refusal
 from perdure.kernel.call import ActivityCall, Call, ChildCall, StepCall, WaitCall
 from perdure.kernel.deadline import check_deadline
-from perdure.kernel.delivery import HANDLERS
+from perdure.kernel.delivery import HANDLERS, NOTES
 from perdure.kernel.disposal import dispose
 from perdure.kernel.ending import ContinueAsNew, wind_up
 from perdure.kernel.loop import Timer, WorkflowLoop, current_loop
@@ -181,6 +181,8 @@ class Run:
         while self.position < count and self.broken is None:
             event = journal[self.position]
             self.position += 1
+            if isinstance(event, NOTES):
+                continue
             handler = HANDLERS.get(type(event))
             if handler is None:
                 self.position -= 1
@@ -211,7 +213,7 @@ class Run:
 
     def _expected(self, event: ev.Event) -> None:
         """The journal goes on with a command, or an end, that the code did not give."""
-        if isinstance(event, ev.Terminated):
+        if isinstance(event, ev.Terminated) or (isinstance(event, ev.Failed) and event.without_code):
             self.ended = event
             self.position += 1
             return

@@ -491,8 +491,11 @@ class Unit:
         assert row is not None
         ended = run.ended if run is not None else None
         if ended is not None and not row.paused and self.held is None:
-            if isinstance(ended, ev.ContinuedAsNew) and isinstance(body, msg.Send | msg.Raise):
-                self._keep(turn, entry)  # for the next execution
+            is_mail = isinstance(body, msg.Send | msg.Raise)
+            if isinstance(ended, ev.ContinuedAsNew) and (is_mail or entry.stored):
+                # For the next execution. A result that is stored goes with that, too: a unit that
+                # was not loaded in between has it among those that it keeps.
+                self._keep(turn, entry)
             else:
                 turn.consume(entry, "closed")
         elif isinstance(body, msg.Send | msg.Raise) and not entry.stored and self._is_full:
