@@ -113,11 +113,11 @@ async def test_a_start_that_fails_after_a_crash_does_not_make_it_forgotten(
                 await Node(failing, store).start()
             assert await suspect(store) == 0, "nothing has run"
         async with Node(make_app(), store) as node:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 while not await suspect(store):
                     await asyncio.sleep(0.001)
             assert await suspect(store) == 1
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 while any(
                     task.get_name() in ("perdure-scan", "perdure-trials")
                     for task in asyncio.all_tasks()
