@@ -34,7 +34,7 @@ async def test_messages_are_kept(world: World, app: App) -> None:
         assert await handle.status() == "suspended"
         await handle.send("n", 3)
         await handle.resume()
-        assert await handle.result(timeout=5) == [0, 1, 2, 3]
+        assert await handle.result(timeout=30) == [0, 1, 2, 3]
         assert [type(e.event).__name__ for e in await handle.history()].count("Paused") == 1
 
 
@@ -55,7 +55,7 @@ async def test_timers_wait_for_resume(world: World, app: App) -> None:
         await handle.send("ping", 1)
         assert await handle.status() == "suspended"
         await handle.resume()
-        assert await handle.result(timeout=5) == "rested"
+        assert await handle.result(timeout=30) == "rested"
 
 
 async def test_children_reply_to_a_paused_parent(world: World, app: App) -> None:
@@ -74,10 +74,10 @@ async def test_children_reply_to_a_paused_parent(world: World, app: App) -> None
         await handle.pause()
         await until(lambda: _running(node.client.get("child")), "the child")
         await node.client.get("child").send("go", 3)
-        assert await node.client.get("child").result(timeout=5) == 3
+        assert await node.client.get("child").result(timeout=30) == 3
         assert await handle.status() == "suspended"
         await handle.resume()
-        assert await handle.result(timeout=5) == 3
+        assert await handle.result(timeout=30) == 3
 
 
 async def _running(handle: Any) -> bool:
@@ -109,7 +109,7 @@ async def test_cancel_ends_the_pause_so_that_cleanup_can_run(world: World, app: 
         await handle.pause()
         await handle.cancel("while paused")
         with pytest.raises(WorkflowCancelled, match="while paused"):
-            await handle.result(timeout=5)
+            await handle.result(timeout=30)
     assert cleaned == [1]
 
 
@@ -129,7 +129,7 @@ async def test_pause_and_resume_are_idempotent(world: World, app: App) -> None:
         await handle.resume()
         assert await handle.status() == "running"
         await handle.send("n", 1)
-        assert await handle.result(timeout=5) == 1
+        assert await handle.result(timeout=30) == 1
 
 
 async def test_pause_before_a_delayed_beginning(world: World, app: App) -> None:
@@ -147,7 +147,7 @@ async def test_pause_before_a_delayed_beginning(world: World, app: App) -> None:
         await asyncio.sleep(0)
         assert await handle.status() == "suspended"
         await handle.resume()
-        assert await handle.result(timeout=5) == 1
+        assert await handle.result(timeout=30) == 1
 
 
 async def test_a_paused_execution_that_continues_as_new_stays_paused(
@@ -167,7 +167,7 @@ async def test_a_paused_execution_that_continues_as_new_stays_paused(
         await asyncio.gather(handle.send("go", True), handle.pause(), handle.send("go", True))
         assert await handle.status() == "suspended"
         await handle.resume()
-        assert await handle.result(timeout=5) == 1
+        assert await handle.result(timeout=30) == 1
 
 
 @pytest.mark.parametrize("restart", [False, True])
@@ -188,7 +188,7 @@ async def test_results_of_activities_are_kept(world: World, app: App, restart: b
     async with world.node(app) as node:
         handle = node.client.workflow(calling, id="c")
         await handle.start()
-        await asyncio.wait_for(began.wait(), 5)
+        await asyncio.wait_for(began.wait(), 30)
         await handle.pause()
         gate.set()
 
@@ -199,12 +199,12 @@ async def test_results_of_activities_are_kept(world: World, app: App, restart: b
         assert await handle.status() == "suspended"
         if not restart:
             await handle.resume()
-            assert await handle.result(timeout=5) == 5
+            assert await handle.result(timeout=30) == 5
             assert ran == [1]
     if restart:
         async with world.node(app) as node:
             handle = node.client.workflow(calling, id="c")
             assert await handle.status() == "suspended"
             await handle.resume()
-            assert await handle.result(timeout=5) == 5
+            assert await handle.result(timeout=30) == 5
         assert ran == [1], "its result was kept"

@@ -213,7 +213,9 @@ class Run:
 
     def _expected(self, event: ev.Event) -> None:
         """The journal goes on with a command, or an end, that the code did not give."""
-        if isinstance(event, ev.Terminated) or (isinstance(event, ev.Failed) and event.without_code):
+        if isinstance(event, ev.Terminated) or (
+            isinstance(event, ev.Failed) and event.without_code
+        ):
             self.ended = event
             self.position += 1
             return
