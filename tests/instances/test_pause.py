@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from engine import World, until, waits_for
 
-from perdure import App, WorkflowCancelled, workflow
+from perdure import App, Limits, WorkflowCancelled, workflow
 
 
 async def test_messages_are_kept(world: World, app: App) -> None:
@@ -208,3 +208,81 @@ async def test_results_of_activities_are_kept(world: World, app: App, restart: b
             await handle.resume()
             assert await handle.result(timeout=30) == 5
         assert ran == [1], "its result was kept"
+
+
+async def test_a_result_behind_more_mail_than_a_turn_takes_is_seen_before_work_is_repeated(
+    world: World, app: App
+) -> None:
+    """After a load the inbox is seen through first: the result may stand at its end."""
+    began, gate, ran = asyncio.Event(), asyncio.Event(), []
+
+    @app.activity
+    async def work() -> int:
+        ran.append(1)
+        began.set()
+        await gate.wait()
+        return 5
+
+    @app.workflow
+    async def calling() -> list[int]:
+        return [await work(), *[await workflow.receive("n", int) for _ in range(6)]]
+
+    limits = Limits(turn_messages=2)
+    async with world.node(app, limits=limits) as node:
+        handle = node.client.workflow(calling, id="c")
+        await handle.start()
+        await asyncio.wait_for(began.wait(), 5)
+        await handle.pause()
+        for number in range(6):
+            await handle.send("n", number)
+        gate.set()
+
+        async def kept() -> bool:
+            return (await node.client.counts())["inbox"] == 7
+
+        await until(kept, "its result is in the inbox, behind its messages")
+    async with world.node(app, limits=limits) as node:
+        handle = node.client.workflow(calling, id="c")
+        await handle.resume()
+        assert await handle.result(timeout=5) == [5, 0, 1, 2, 3, 4, 5]
+    assert ran == [1], "its result was kept"
+
+
+async def test_kept_results_of_an_execution_that_is_over_do_not_stand_for_those_of_the_next(
+    world: World, app: App
+) -> None:
+    """Both executions number their calls alike, so a result names its execution."""
+    gate, ran = asyncio.Event(), []
+
+    @app.activity
+    async def work(number: int) -> int:
+        ran.append(number)
+        await gate.wait()
+        return number
+
+    @app.workflow
+    async def calling(first: int) -> list[int]:
+        calls = [asyncio.ensure_future(work(first + i)) for i in range(3)]
+        if first:
+            return await asyncio.gather(*calls)
+        await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        workflow.continue_as_new(calling, 10)
+
+    async with world.node(app, limits=Limits(turn_messages=1)) as node:
+        handle = node.client.workflow(calling, id="c")
+        await handle.start(0)
+
+        async def all_run() -> bool:
+            return sorted(ran) == [0, 1, 2]
+
+        await until(all_run, "its activities run")
+        await handle.pause()
+        gate.set()
+
+        async def kept() -> bool:
+            return (await node.client.counts())["inbox"] == 3
+
+        await until(kept, "their results are in the inbox")
+        await handle.resume()
+        assert await handle.result(timeout=5) == [10, 11, 12]
+    assert sorted(ran) == [0, 1, 2, 10, 11, 12]
