@@ -33,7 +33,7 @@ class NodeOptions:
     times as long. `rescan_ms` is how often the node looks for
     messages of which no hint has reached it. `grace_ms` is what a cancelled activity
     gets to clean up, `stop_ms` what running activities get when the node stops.
-    `store_retry_ms` is how long a batch that the store could not take is submitted again before the node stops.
+    `store_retry_ms` is how long the store may be away before the node is frozen, until it answers.
     `horizon_ms` is
     how far ahead deadlines of instances on disk are held in memory.
     `retention_ms` is how long instances stay after their end; then they are deleted (0: they stay). Every `sweep_ms`
