@@ -567,6 +567,11 @@ class Run:
             heapq.heappop(heap)
         return heap[0][0] if heap else None
 
+    @property
+    def only_sleeps(self) -> bool:
+        """Whether nothing but time makes the code go on."""
+        return not self.waits.first and all(type(p) is Timer for p in self.pending.values())
+
     def waiting_for(self) -> str | None:
         """What the run waits for, in a few words: the first pending command."""
         for pending in self.pending.values():

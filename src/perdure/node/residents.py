@@ -2,7 +2,8 @@
 
 When there are too many, those that have rested longest leave: instances with no work of their own
 open, whose every message stands in the store. They are kept in a list of their own, so that finding
-them does not cost more the more instances there are.
+them does not cost more the more instances there are. Where there are many, one that only sleeps, and
+sleeps long, leaves at once. The garbage collector would go through it again and again for nothing.
 """
 
 from __future__ import annotations
@@ -31,6 +32,15 @@ State = Literal["idle", "ready", "committing", "loading"]
 `idle`: nobody does. `ready`: it waits for its turn. `committing`: its turn is over, and its commit is
 on the way or its effects are being carried out. `loading`: the store is being read for it.
 """
+
+_FEW = 1_000
+"""With so few in memory nobody has to leave: the collector goes through them in milliseconds."""
+
+_LONG_MS = 600_000
+"""A sleep that is worth a replay at its end."""
+
+_SHORT_EVENTS = 1_000
+"""A history whose replay takes a few milliseconds at most."""
 
 _LEAVE_AT_ONCE = 8
 """How many may leave when one enters. More than one, so that a node over its cap comes back to it."""
@@ -160,8 +170,13 @@ class Residents:
     def rest(self, resident: Resident) -> None:
         """It was used just now, and has nothing to do. It may leave if all its work is elsewhere."""
         resident.state = "idle"
-        if resident.unit.idle:
-            self._resting[resident.unit.id] = resident
+        unit = resident.unit
+        if not unit.idle:
+            return
+        if len(self._all) > _FEW and _is_better_off_on_disk(unit):
+            self.forget(resident)
+        else:
+            self._resting[unit.id] = resident
 
     def occupy(self, resident: Resident, state: State) -> None:
         """Somebody works on it: it does not leave."""
@@ -182,3 +197,8 @@ class Residents:
         resident.unit = self.new_unit(resident.unit.id)
         resident.mailbox.restore()
         resident.outdated = False
+
+
+def _is_better_off_on_disk(unit: Unit) -> bool:
+    row = unit.row
+    return row is not None and row.journal_events <= _SHORT_EVENTS and unit.sleeps_for(_LONG_MS)
