@@ -218,13 +218,6 @@ class Unit:
             return False
         return self.run is None or not (self.run.local or self.run.retries)
 
-    def sleeps_for(self, ms: int) -> bool:
-        """Whether the code waits for nothing but a time that was so far away at the last commit."""
-        run, row = self.run, self.row
-        if run is None or row is None or row.wake_at is None:
-            return False
-        return row.wake_at - row.updated_at >= ms and run.only_sleeps
-
     # ------------------------------------------------------------ its state
 
     def adopt(self, row: UnitRow) -> None:

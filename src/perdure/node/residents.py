@@ -200,5 +200,8 @@ class Residents:
 
 
 def _is_better_off_on_disk(unit: Unit) -> bool:
-    row = unit.row
-    return row is not None and row.journal_events <= _SHORT_EVENTS and unit.sleeps_for(_LONG_MS)
+    """Whether it waits for nothing but a time that was far away at its last commit."""
+    run, row = unit.run, unit.row
+    if run is None or row is None or row.wake_at is None or row.journal_events > _SHORT_EVENTS:
+        return False
+    return row.wake_at - row.updated_at >= _LONG_MS and run.only_sleeps

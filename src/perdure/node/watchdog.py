@@ -35,13 +35,12 @@ import logging
 import sys
 import threading
 from asyncio import AbstractEventLoop
-from asyncio.events import _get_running_loop
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import monotonic
 from types import FrameType
 
-from perdure.kernel.loop import Outside, current_loop
+from perdure.kernel.loop import Outside, current_loop, running_loop
 from perdure.node.insistence import Handlers, may_insist
 
 logger = logging.getLogger("perdure.node")
@@ -173,7 +172,7 @@ class Watchdog:
     def bind(self) -> None:
         """Watch the calling thread from now on. Call it between turns."""
         self._thread_id = threading.get_ident()
-        self._loop = _get_running_loop()
+        self._loop = running_loop()
 
     def enter(self, unit: str) -> None:
         """Announce a turn of `unit`. Call it inside the `try` whose `finally` calls `exit`."""
