@@ -165,3 +165,31 @@ async def test_a_scan_that_the_store_does_not_answer_is_tried_again(
             assert await node.client.get(f"n{days}").result() == "woke"
         assert store.left == 0
     assert "asked again" in caplog.text
+
+
+@pytest.mark.parametrize("url", ["memory://", "sqlite://"])
+async def test_of_many_that_only_sleep_few_are_in_memory(url: str) -> None:
+    """They leave when they fall asleep, and each wakes in time. One that waits for a message stays."""
+    app = App("asleep")
+
+    @app.workflow
+    async def naps() -> str:
+        await asyncio.sleep(86_400)
+        return "slept"
+
+    @app.workflow
+    async def waits() -> str:
+        return await workflow.receive("go", str)
+
+    async with testing.node(app, url) as node:
+        waiting = node.client.workflow(waits, id="waits")
+        await waiting.start()
+        with node.clock.held():
+            handles = [node.client.workflow(naps, id=f"n{i}") for i in range(1_500)]
+            for handle in handles:
+                await handle.start()
+            assert node.residents <= 1_010
+        results = await asyncio.gather(*(handle.result() for handle in handles))
+        assert results == ["slept"] * 1_500
+        await waiting.send("go", "now")
+        assert await waiting.result() == "now"

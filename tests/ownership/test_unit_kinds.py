@@ -33,6 +33,7 @@ class Sums:
     kind = "sum"
     held: Failure | None = None
     idle = True
+    only_sleeps = False
     is_poison = False
     keeps_messages = False
 

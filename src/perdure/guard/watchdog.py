@@ -35,14 +35,13 @@ import logging
 import sys
 import threading
 from asyncio import AbstractEventLoop
-from asyncio.events import _get_running_loop  # pyright: ignore[reportPrivateUsage]
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import monotonic
 from types import FrameType
 
 from perdure.guard.insistence import Handlers, may_insist
-from perdure.kernel.loop.loop import Outside, current_loop
+from perdure.kernel.loop.loop import Outside, current_loop, running_loop
 
 logger = logging.getLogger("perdure.node")
 
@@ -173,7 +172,7 @@ class Watchdog:
     def bind(self) -> None:
         """Watch the calling thread from now on. Call it between turns."""
         self._thread_id = threading.get_ident()
-        self._loop = _get_running_loop()  # None without a loop, which is no error here
+        self._loop = running_loop()
 
     def enter(self, unit: str) -> None:
         """Announce a turn of `unit`. Call it inside the `try` whose `finally` calls `exit`."""

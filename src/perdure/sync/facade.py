@@ -564,6 +564,11 @@ class SyncNode:
         return self._node.residents
 
     @property
+    def scopes(self) -> dict[str, str]:
+        """The scopes that the node owns now, each with its state."""
+        return self._node.scopes
+
+    @property
     def metrics(self) -> NodeMetrics:
         """What it has done since its start, in whole numbers that stay when it stops. It needs no OpenTelemetry."""
         return self._node.metrics

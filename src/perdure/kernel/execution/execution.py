@@ -29,15 +29,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar, cast
 
 from perdure.errors import Failure, PayloadTooLarge, UsageError
 from perdure.kernel.data import events as ev
-from perdure.kernel.delivery import HANDLERS, NOTES
 from perdure.kernel.execution import match, refusal
 from perdure.kernel.execution.deadline import check_deadline
+from perdure.kernel.execution.delivery import HANDLERS, NOTES
 from perdure.kernel.execution.ending import ContinueAsNew, wind_up
 from perdure.kernel.execution.variables import Variables
+from perdure.kernel.execution.waits import Waits
 from perdure.kernel.loop.call import ActivityCall, Call, ChildCall, StepCall, WaitCall
 from perdure.kernel.loop.disposal import dispose
 from perdure.kernel.loop.loop import Timer, WorkflowLoop, current_loop
-from perdure.kernel.waits import Waits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -570,6 +570,11 @@ class Run:
         while heap and heap[0][1] not in self.pending:
             heapq.heappop(heap)
         return heap[0][0] if heap else None
+
+    @property
+    def only_sleeps(self) -> bool:
+        """Whether nothing but time makes the code go on."""
+        return not self.waits.first and all(type(p) is Timer for p in self.pending.values())
 
     def waiting_for(self) -> str | None:
         """What the run waits for, in a few words: the first pending command."""

@@ -215,22 +215,18 @@ class ChildCall(Call):
 class WaitCall(Call):
     """A `receive` on a channel, or a wait for a positional event."""
 
-    __slots__ = ("channel", "positional")
+    __slots__ = ("channel", "lane", "positional")
     channel: str
     positional: bool
+    # Where messages of this kind wait. A channel and an event may have the same name.
+    lane: str
 
     def ask(self, channel: str, codec: Reader, *, positional: bool) -> None:
         """What is waited for."""
         self.channel = channel
         self.positional = positional
+        self.lane = ("!" if positional else "#") + channel
         self.codec = codec
-
-    @property
-    def lane(self) -> str:
-        """Where messages of this kind wait. A channel and an event may have the same name."""
-        if self.positional:
-            return "!" + self.channel
-        return "#" + self.channel
 
     def describe(self) -> str:
         """The channel."""

@@ -533,6 +533,11 @@ class Outside:
             gc.enable()
 
 
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop that runs in the calling thread, whatever its kind."""
+    return _get_loop()
+
+
 def current_loop() -> WorkflowLoop | None:
     """The workflow loop that the calling code runs on; None outside of workflows."""
     loop = _get_loop()

@@ -78,6 +78,11 @@ class Unit(Protocol):
         ...
 
     @property
+    def only_sleeps(self) -> bool:
+        """Whether the unit waits for nothing but its deadline."""
+        ...
+
+    @property
     def is_poison(self) -> bool:
         """Whether the code is not to be run, because it stops its node."""
         ...

@@ -157,11 +157,17 @@ class Mailbox(msgspec.Struct, gc=False, eq=False):
 
     def next_control(self) -> Entry:
         """Take the first of `control`."""
-        return self._take(self.control.popleft())
+        entry = self.control.popleft()
+        self._note(entry)
+        return entry
 
     def next(self) -> Entry:
         """Take the first of `queue`."""
-        entry = self._take(self.queue.popleft())
+        entry = self.queue.popleft()
+        if self._taken is None:  # `_note`, written out: nearly all messages come by here
+            self._taken = [entry]
+        else:
+            self._taken.append(entry)
         if type(entry.message.body) is Start:
             self._pass_start()
         return entry
@@ -173,17 +179,17 @@ class Mailbox(msgspec.Struct, gc=False, eq=False):
         for place, entry in enumerate(self.queue):
             if type(entry.message.body) is Start and run in (None, entry.message.id):
                 del self.queue[place]
-                self._take(entry)
+                self._note(entry)
                 self._pass_start()
                 return entry
         return None
 
-    def _take(self, entry: Entry) -> Entry:
+    def _note(self, entry: Entry) -> None:
+        """The turn has taken the entry."""
         if self._taken is None:
             self._taken = [entry]
         else:
             self._taken.append(entry)
-        return entry
 
     def _pass_start(self) -> None:
         """A start was taken: control messages up to the next start may go first now."""

@@ -104,7 +104,7 @@ class Turn:
         self.commit: Commit | None = None
         self.answers: dict[bytes, Outcome] = {}
         self.calls: list[Call] = []
-        self.cancelled: Sequence[Call] = ()
+        self.cancelled: list[Call] = []
         self.logs: Sequence[LogRecord] = ()
         self.wake_at: int | None = None
         self.again = False
@@ -220,7 +220,7 @@ class Turn:
 
     def give_up(self, calls: Iterable[Call]) -> None:
         """Stop the work of these calls."""
-        self.cancelled = (*self.cancelled, *calls)
+        self.cancelled.extend(calls)
 
     def log(self, records: Sequence[LogRecord]) -> None:
         """Show what the code logged."""

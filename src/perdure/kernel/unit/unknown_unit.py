@@ -34,6 +34,7 @@ class UnknownUnit:
     keeps_messages = False
     is_poison = False
     idle = True
+    only_sleeps = False
 
     def __init__(self, unit: str, kind: str) -> None:
         """A unit of this kind."""

@@ -239,6 +239,11 @@ class Unit:
         return self.held is not None and self.held.type == held.POISONED
 
     @property
+    def only_sleeps(self) -> bool:
+        """Whether the code waits for nothing but a time."""
+        return self.run is not None and self.run.only_sleeps
+
+    @property
     def keeps_messages(self) -> bool:
         """Whether messages wait in the store for a unit that does not exist."""
         return bool(self.waiting.kept)

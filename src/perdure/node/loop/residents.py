@@ -4,7 +4,8 @@ Each belongs to a scope of the node. A resident has none while its row, which sa
 
 When there are too many, those that have rested longest leave: instances with no work of their own
 open, whose every message stands in the store. They are kept in a list of their own, so that finding
-them does not cost more the more instances there are.
+them does not cost more the more instances there are. Where there are many, one that only sleeps, and
+sleeps long, leaves at once. The garbage collector would go through it again and again for nothing.
 """
 
 from __future__ import annotations
@@ -35,6 +36,15 @@ State = Literal["idle", "ready", "working", "committing", "loading", "gone"]
 on the way or its effects are being carried out. `loading`: the store is being read for it. `gone`: it has
 left memory.
 """
+
+_FEW = 1_000
+"""With so few in memory nobody has to leave: the collector goes through them in milliseconds."""
+
+_LONG_MS = 600_000
+"""A sleep that is worth a replay at its end."""
+
+_SHORT_EVENTS = 1_000
+"""A history whose replay takes a few milliseconds at most."""
 
 _LEAVE_AT_ONCE = 8
 """How many may leave when one enters. More than one, so that a node over its cap comes back to it."""
@@ -238,8 +248,13 @@ class Residents:
     def rest(self, resident: Resident) -> None:
         """It was used just now, and has nothing to do. It may leave if all its work is elsewhere."""
         resident.state = "idle"
-        if resident.unit.idle:
-            self._resting[resident.unit.id] = resident
+        unit = resident.unit
+        if not unit.idle:
+            return
+        if len(self._all) > _FEW and _is_better_off_on_disk(unit):
+            self.forget(resident)
+        else:
+            self._resting[unit.id] = resident
 
     def occupy(self, resident: Resident, state: State) -> None:
         """Somebody works on it: it does not leave."""
@@ -258,9 +273,8 @@ class Residents:
     def renew(self, resident: Resident) -> None:
         """Replace a unit that is not to be trusted by an unloaded one. What its turn took comes back."""
         row = resident.unit.row
-        resident.renew(
-            self._kinds.make(row.kind if row is not None else WORKFLOW, resident.unit.id)
-        )
+        kind = row.kind if row is not None else WORKFLOW
+        resident.renew(self._kinds.make(kind, resident.unit.id))
 
     def recognize(self, resident: Resident, found: Loaded) -> None:
         """Make the unit one of the kind that the store says, before it is loaded."""
@@ -270,3 +284,11 @@ class Residents:
             resident.renew(self._kinds.make(kind, found.id))
             if held is not None:
                 resident.unit.hold(held)
+
+
+def _is_better_off_on_disk(unit: Unit) -> bool:
+    """Whether it waits for nothing but a time that was far away at its last commit."""
+    row = unit.row
+    if row is None or row.wake_at is None or row.journal_events > _SHORT_EVENTS:
+        return False
+    return row.wake_at - row.updated_at >= _LONG_MS and unit.only_sleeps
