@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -13,6 +14,15 @@ from hypothesis import settings
 settings.register_profile("perdure", deadline=None, database=None, derandomize=True)
 settings.register_profile("search", deadline=None, max_examples=2_000, print_blob=True)
 settings.load_profile("perdure")
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C mean something again to the programs that tests start.
+
+    A shell has its background jobs ignore it, which their children inherit: `make test &` would hang.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
