@@ -7,7 +7,8 @@ import os
 import signal
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
+from hypothesis.strategies import none
 
 # No deadline: a slow machine is not a bug. No database: a run depends on the tree alone.
 # Derandomised: who looks for new counterexamples passes `--hypothesis-profile=search`.
@@ -31,8 +32,14 @@ def pytest_collection_finish() -> None:
     A collection looks at all that lives, and hundreds of tests ask for one. With the thousands of tests themselves in
     its sight each costs a tenth of a second.
     """
+    _use_hypothesis()
     gc.collect()
     gc.freeze()
+
+
+@given(none())
+def _use_hypothesis(_: None) -> None:
+    """Have Hypothesis register its source of randomness, which it does not find in use once that is frozen."""
 
 
 @pytest.fixture
