@@ -215,8 +215,7 @@ class VirtualNode(Node):
         """The waits of every open instance, for people."""
         return await describe_waits(self.client, self._turns)
 
-    # ------------------------------------------------------------ the gateway of its client: waits
-    # move time
+    # ------------------------------------------------------------ waits of its client move time
 
     async def _end_of(self, unit: str, future: asyncio.Future[UnitRow]) -> UnitRow:
         async with self.clock.waiting(f"the end of {unit!r}"):
