@@ -15,6 +15,7 @@ from perdure import Limits, testing
 from perdure.kernel.commit import JournalChunk, KvEntry, UnitRow
 from perdure.kernel.disposal import dispose
 from perdure.kernel.events import ContinuedAsNew, Started, decode_events, encode_events
+from perdure.kernel.loaded import Loaded
 from perdure.kernel.loop import Entered
 from perdure.kernel.run import Run
 from perdure.kernel.unit import Unit
@@ -112,7 +113,7 @@ def test_loaded_at_each_turn(file: Path) -> None:
             row.execution, row.status, row.started_at = started.execution, "running", started.at
             row.journal_events = sum(c.count for c in chunks[:turns])
             unit = Unit("u-1", app, Limits(), shards=1)
-            unit.load(turns, row, chunks[:turns], kv)
+            unit.load(Loaded("u-1", turns, row, list(chunks[:turns]), list(kv)))
             assert unit.held is None, unit.held.message
             unit.close_memory()
         kv = replay(history, chunks, kv).variables.entries()

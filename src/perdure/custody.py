@@ -87,7 +87,7 @@ class Custodian(StoreGateway):
         if loaded.row is not None:
             scope = loaded.row.scope
             unit.hold(_UNTOUCHED)
-            unit.load(loaded.version, loaded.row, loaded.journal, loaded.kv)
+            unit.load(loaded)
         mailbox = Mailbox()
         mailbox.reload(loaded.inbox)
         mailbox.put(message)

@@ -412,15 +412,23 @@ class StoreUnavailable(StoreError):
     - Why: no such file or folder, no right to write, a full or failing disk, or a store that has
       been closed.
     - Do: follow the message. Starts may be repeated as they are, because the id makes them
-      idempotent. When the disk fails, the node stops, because its memory may be ahead of the file.
-      Start it again when the disk is sound.
+      idempotent. A node waits for its store, and goes on by itself when the store answers again. It
+      stops only if `is_permanent`: the disk failed, so that its memory may be ahead of the file, or
+      the file is gone. Start it again when the disk is sound.
     - Example: `the folder of nowhere/shop.db does not exist; create it: mkdir -p nowhere`
     """
 
-    def __init__(self, message: str, outcome: Literal["none", "unknown"] = "none") -> None:
-        """Keep the outcome beside the message."""
+    def __init__(
+        self,
+        message: str,
+        outcome: Literal["none", "unknown"] = "none",
+        *,
+        permanent: bool = False,
+    ) -> None:
+        """Keep the outcome beside the message. `permanent`: no later try can succeed."""
         super().__init__(message)
         self.outcome: Literal["none", "unknown"] = outcome
+        self.is_permanent = permanent
 
 
 class StoreLocked(StoreError):

@@ -228,7 +228,7 @@ async def test_a_request_that_is_in_the_inbox_already_comes_once(world: World, a
         await until(lambda: node.residents <= 1, "the reader has left memory")
         message = Message(b"m" * 16, "r", Send("numbers", encode(1)), 0, scope="default/0")
         await node.store.post([message])
-        assert await node.send(message) == "ok"
+        assert await node.gateway.send(message) == "ok"
         await handle.send(numbers, 2)
         assert await handle.result(timeout=5) == [1, 2]
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
+from engine import until
 
 from perdure import App, Node, NodeOptions
 from perdure.errors import StoreUnavailable
@@ -28,6 +29,7 @@ class Refusing(MemoryStore):
         self.given: list[list[bytes]] = []
         self.refused: list[str | None] = []
         self.takes_s = 0.0
+        self.permanent = False
 
     def commit(self, batch: Sequence[Commit]) -> asyncio.Future[list[Verdict]]:
         return asyncio.ensure_future(self._commit(batch))
@@ -40,30 +42,30 @@ class Refusing(MemoryStore):
         await asyncio.sleep(self.takes_s)
         if outcome == "unknown":
             await super().commit(batch)
-            raise StoreUnavailable("the answer was lost", "unknown")
-        raise StoreUnavailable("it is locked", "none")
+            raise StoreUnavailable("the answer was lost", "unknown", permanent=self.permanent)
+        raise StoreUnavailable("it is locked", "none", permanent=self.permanent)
 
 
 def options(retry_ms: int) -> NodeOptions:
     return NodeOptions(store_retry_ms=retry_ms)
 
 
-async def run_and_fail(store: Refusing, retry_ms: int) -> StoreUnavailable:
-    """What the node stopped with."""
-    node = Node(app, store, options=options(retry_ms))
-    await node.start()
-    with pytest.raises(StoreUnavailable):
-        await node.client.workflow(plain, id="a").run(1)
-    with pytest.raises(StoreUnavailable) as caught:
-        await node.wait_ended()
+async def refused(store: Refusing, retry_ms: int) -> StoreUnavailable:
+    """What the sender is told whose message the store does not take."""
+    async with Node(app, store, options=options(retry_ms)) as node:
+        with pytest.raises(StoreUnavailable) as caught:
+            await node.client.workflow(plain, id="a").run(1)
+        store.refused.clear()
+        await until(lambda: set(node.scopes.values()) == {"serving"}, "the node goes on")
+        assert await node.client.get("a").result(timeout=5) == 1
     return caught.value
 
 
 async def test_the_time_of_a_try_counts() -> None:
     async with Refusing() as store:
         store.refused, store.takes_s = ["none"] * 20, 0.3
-        await run_and_fail(store, 200)
-        assert len(store.given) == 2, "the second try was over the time"
+        await refused(store, 200)
+        assert len(store.given) <= 4, "the sender was told after the first try, which took too long"
 
 
 async def test_a_lost_answer_is_settled_by_the_identical_commit() -> None:
@@ -74,13 +76,31 @@ async def test_a_lost_answer_is_settled_by_the_identical_commit() -> None:
         assert store.given[0] == store.given[1] == store.given[2] == store.given[3]
 
 
+async def test_a_sender_who_is_told_late_is_told_that_the_outcome_is_unknown() -> None:
+    """The commit is still on its way: it may be recorded when the store answers."""
+    async with Refusing() as store:
+        store.refused = ["none"] * 20
+        assert (await refused(store, 100)).outcome == "unknown"
+
+
+async def stopped_by(store: Refusing) -> StoreUnavailable:
+    """What a node stops with whose store says that it will never answer."""
+    node = Node(app, store, options=options(100))
+    await node.start()
+    with pytest.raises(StoreUnavailable):
+        await node.client.workflow(plain, id="a").run(1)
+    with pytest.raises(StoreUnavailable) as caught:
+        await node.wait_ended()
+    return caught.value
+
+
 async def test_a_lost_answer_stays_unknown_when_later_tries_are_refused_for_sure() -> None:
     async with Refusing() as store:
-        store.refused = ["unknown", *["none"] * 20]
-        assert (await run_and_fail(store, 100)).outcome == "unknown"
+        store.refused, store.permanent = ["unknown", *["none"] * 20], True
+        assert (await stopped_by(store)).outcome == "unknown"
 
 
 async def test_what_was_never_taken_is_known_not_to_be() -> None:
     async with Refusing() as store:
-        store.refused = ["none"] * 20
-        assert (await run_and_fail(store, 100)).outcome == "none"
+        store.refused, store.permanent = ["none"] * 20, True
+        assert (await stopped_by(store)).outcome == "none"

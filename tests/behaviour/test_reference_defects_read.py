@@ -240,7 +240,7 @@ async def test_a_failure_that_is_delivered_again_counts_once(
         run = bytes.fromhex((await node.client.get("c").describe()).run)
         for attempt in (1, 2):
             body = ActivityDone(run, 1, 1, attempt, None, Failure("ValueError", "no"))
-            await node.send(Message(os.urandom(16), "c", body, node.clock.now_ms(), 0, "c"))
+            await node.gateway.send(Message(os.urandom(16), "c", body, node.clock.now_ms(), 0, "c"))
 
     async with file_world.node(app) as node:
         handle = node.client.workflow(calling, id="c")

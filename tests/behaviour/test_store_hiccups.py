@@ -130,7 +130,7 @@ async def test_a_result_that_is_delivered_again_counts_once(
 
 
 async def _quietly(node: Node, message: Message) -> None:
-    await node.send(message)
+    await node.gateway.send(message)
 
 
 async def test_several_that_were_interrupted_run_again_and_the_others_do_not(

@@ -77,7 +77,7 @@ def play(
     """Run one seed; `burst` is how long the longest backlog gets."""
     began_s = time.perf_counter()
     verdict = Verdict(seed, [], [], 0, 0)
-    with _limited() as interruptions, suppress(Endless):
+    with limited() as interruptions, suppress(Endless):
         if url is None:
             verdict = run_virtually(
                 lambda wall: _on_store(MemoryStore(), wall, seed, burst, without)
@@ -94,7 +94,7 @@ def play(
 
 
 @contextmanager
-def _limited() -> Generator[list[str]]:
+def limited() -> Generator[list[str]]:
     """Stop a node that goes round and round, so that the next seed can be played.
 
     The exception may end in code that a node runs, and be recorded as its failure. The list says
@@ -131,7 +131,7 @@ async def _on_store(
         trouble.remove("clock jumps")
     async with store:
         stage = Stage(store, wall, random, mishaps, burst)
-        unseen = _watch_loop(stage)
+        unseen = watch_loop(stage)
         chosen = await _everybody(stage, random, trouble, without)
         stage.ledger.breaches += unseen
         return Verdict(
@@ -143,7 +143,7 @@ async def _on_store(
         )
 
 
-def _watch_loop(stage: Stage) -> list[str]:
+def watch_loop(stage: Stage) -> list[str]:
     """Errors that nobody sees otherwise."""
     unseen: list[str] = []
 
@@ -188,7 +188,7 @@ async def _everybody(
             text = str(outcome) if isinstance(outcome, Stuck) else f"error: {outcome!r}"
             stage.ledger.breach(text)
     stage.mishaps.end()
-    await _end(stage)
+    await end(stage)
     return [f"{kind} {door}" for kind, door in zip(chosen, doors, strict=True)]
 
 
@@ -206,7 +206,7 @@ async def _trouble(stage: Stage, random: Random, what: str) -> None:
 # ---------------------------------------------------------------- what must be true at the end
 
 
-async def _end(stage: Stage) -> None:
+async def end(stage: Stage) -> None:
     """Let everything come to rest, and hold it against the ledger, before and after a restart."""
     await stage.quiet()
     for box in sorted(stage.ledger.letters):
@@ -220,7 +220,7 @@ async def _end(stage: Stage) -> None:
     for name in sorted(before.keys() | after.keys()):
         stage.ledger.expect(after.get(name), before.get(name), f"changed by a restart: {name}")
     stage.ledger.check_code()
-    await stage.churn(stage.node.stop)
+    await stage.churn(stage.stop)
 
 
 async def _collect(stage: Stage, box: str) -> None:

@@ -59,7 +59,7 @@ class _Inside:
         self._stage = stage
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stage.node, name)
+        return getattr(self._stage.node.gateway, name)
 
 
 class Stage:
@@ -120,6 +120,10 @@ class Stage:
         await self._stopped(self.node, None)
         self.node = self._new_node()
         await self.start()
+
+    async def stop(self) -> None:
+        """Stop the node in order."""
+        await self.node.stop()
 
     async def take_over(self) -> None:
         """Start the next node while the last one still believes that it owns everything."""

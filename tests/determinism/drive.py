@@ -25,6 +25,7 @@ from perdure.kernel.commit import (
     encode_commit,
 )
 from perdure.kernel.events import AnyEvent, decode_events
+from perdure.kernel.loaded import Loaded
 from perdure.kernel.loop import Timer
 from perdure.kernel.mailbox import Mailbox
 from perdure.kernel.message import Message
@@ -82,7 +83,7 @@ class Shelf:
         """Give a new unit what is stored, as bytes would: nothing is shared with the unit that made it."""
         assert self.row is not None
         row = msgspec.structs.replace(self.row)
-        unit.load(self.version, row, self.journal(), list(self.kv.values()))
+        unit.load(Loaded(UNIT, self.version, row, list(self.journal()), list(self.kv.values())))
 
 
 class Drive:

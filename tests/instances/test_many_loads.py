@@ -44,7 +44,7 @@ async def test_a_request_between_two_loaders_lives() -> None:
         def ask() -> None:
             """Deliver a message for an instance on disk, without the detour of a task."""
             message = Message(os.urandom(16), "w-2", Send("n", encode(2)), node.clock.now_ms())
-            begun.append(node.send(message))
+            begun.append(node.gateway.send(message))
             begun[0].send(None)
 
         store.then = ask

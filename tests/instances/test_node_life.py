@@ -108,13 +108,13 @@ def watchdogs() -> int:
 
 
 class Breaking(MemoryStore):
-    """Takes no commits any more."""
+    """Takes no commits any more, and says so."""
 
     broken = False
 
     async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
         if self.broken:
-            raise StoreUnavailable("broken")
+            raise StoreUnavailable("broken", permanent=True)
         return await super().commit(batch)
 
 

@@ -78,13 +78,13 @@ async def test_verbs_run_bare(
 
     async with Node(app, "memory://", interceptors=interceptors) as node:
         seen: list[list[str]] = []
-        send = node.send
+        send = node.gateway.send
 
         async def spy(message: Any) -> Any:
             seen.append(stack())
             return await send(message)
 
-        monkeypatch.setattr(node, "send", spy)
+        monkeypatch.setattr(node.gateway, "send", spy)
         await node.client.workflow(nothing, id="x").start()
         await node.client.get("x").terminate()
         assert len(seen) == 2

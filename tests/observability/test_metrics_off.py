@@ -63,11 +63,10 @@ async def test_without_a_provider_nothing_is_wrapped(
     world: World, app: App, provider_of_the_process: list[Any]
 ) -> None:
     async with world.node(app) as node:
-        assert node._turns is not None
-        assert node._attempts is not None
-        assert (node._turns.metrics, node._attempts.metrics) == (None, None)
+        assert node._life is not None
+        assert (node._life.turns.metrics, node._life.attempts.metrics) == (None, None)
         assert node.store is node._store
-        assert node.client._gateway is node
+        assert node.client._gateway is node.gateway
 
 
 async def test_the_provider_of_the_process_is_found_when_the_node_starts(

@@ -122,7 +122,7 @@ async def test_prunes_that_one_turn_takes_together_all_count(
         handle = node.client.workflow(count, id="c")
         await handle.run(1, 6)
         asked = [Message(bytes([n]) * 16, "c", Prune([n]), 0) for n in (1, 2, 4)]
-        assert await asyncio.gather(*map(node.send, asked)) == ["ok"] * 3
+        assert await asyncio.gather(*map(node.gateway.send, asked)) == ["ok"] * 3
         assert await handle.executions() == [3, 5, 6]
 
 

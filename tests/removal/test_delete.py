@@ -198,7 +198,7 @@ async def test_a_delete_that_finds_a_run_open_is_refused_by_its_turn(
         handle = node.client.workflow(wait, id="w")
         await handle.start(1)
         request = Message(b"d" * 16, "w", Delete(force=False), 0)
-        assert await node.send(request) == "open"
+        assert await node.gateway.send(request) == "open"
         await handle.send("go", "still here")
         assert await handle.result(timeout=5) == "still here"
 
@@ -215,7 +215,7 @@ async def test_open_children_go_with_their_parent_in_one_commit(
         await handle.start()
         await until(lambda: exists(node.client, "child"), "the child")
         request = Message(b"d" * 16, "parent", Delete(force=True), 0)  # no client takes the tree
-        assert await node.send(request) == "ok"
+        assert await node.gateway.send(request) == "ok"
         await until(lambda: is_gone(node.client, "child"), "the child's end")
 
 
@@ -250,7 +250,9 @@ async def test_a_delete_that_was_interrupted_is_finished_by_the_next(
         await until(lambda: exists(node.client, "child"), "the child")
         await handle.terminate()
         await until(lambda: ended(node.client, "parent"), "the end")
-        assert await node.send(Message(b"1" * 16, "parent", Delete(cascade=False), 0)) == "ok"
+        assert (
+            await node.gateway.send(Message(b"1" * 16, "parent", Delete(cascade=False), 0)) == "ok"
+        )
         assert not await is_gone(node.client, "child")
         assert await handle.delete(force=True) == 1
         assert await is_gone(node.client, "child")
@@ -286,7 +288,7 @@ async def test_a_redelivered_start_does_not_bring_it_back(
         handle = node.client.workflow(greet, id="g")
         message: Message = handle._message(("Ada",), {})
         message.scope = "default/0"
-        await node.send(message)
+        await node.gateway.send(message)
         await handle.result(timeout=5)
         await handle.delete()
         posted = (await node.store.post([message]))[0]

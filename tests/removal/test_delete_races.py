@@ -184,7 +184,7 @@ class Interrupted:
         self.node, self.parent, self.happen = node, parent, happen
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.node, name)
+        return getattr(self.node.gateway, name)
 
     @property
     def store(self) -> Any:

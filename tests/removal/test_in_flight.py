@@ -128,7 +128,7 @@ async def test_a_result_of_the_life_before_does_not_count(world: World, app: App
         await handle.start()
         await until(lambda: len(began) == 2, "the second life works")
         stale = ActivityDone(began[0], 1, 1, 1, b"\x01\xa5stale", None, None)
-        await node.send(Message(b"s" * 16, "w", stale, node.clock.now_ms(), 0, "w"))
+        await node.gateway.send(Message(b"s" * 16, "w", stale, node.clock.now_ms(), 0, "w"))
         assert await handle.status() == "running"
         gate.set()
         assert await handle.result(timeout=PATIENCE_S) == "own"

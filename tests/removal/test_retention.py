@@ -56,7 +56,7 @@ async def test_answers_and_tombstones_are_swept(world: World, app: App) -> None:
         handle = node.client.workflow(short, id="s")
         message = handle._message((1,), {})
         message.scope = "default/0"
-        await node.send(message)
+        await node.gateway.send(message)
         await handle.result(timeout=5)
         await handle.delete()
         clock.advance(31 * 24 * 3600 * 1000)

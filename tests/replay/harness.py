@@ -20,6 +20,7 @@ from perdure.kernel import match
 from perdure.kernel import message as msg
 from perdure.kernel.commit import CLOSED, Fence, JournalChunk, KvEntry, UnitRow
 from perdure.kernel.disposal import dispose
+from perdure.kernel.loaded import Loaded
 from perdure.kernel.loop import Entered
 from perdure.kernel.mailbox import Mailbox
 from perdure.kernel.run import PYTHON, Run
@@ -199,7 +200,7 @@ class Rig:
             self.row.execution, 1, len(self.history), ev.encode_events(self.history)
         )
         row = msgspec.structs.replace(self.row)  # memory must not change what is stored
-        self.unit.load(self.version, row, [chunk], self.kv.values())
+        self.unit.load(Loaded(ID, self.version, row, [chunk], list(self.kv.values())))
         self.mailbox.reload(self.inbox.values())
 
     @property

@@ -24,6 +24,7 @@ from perdure.codec import encode
 from perdure.kernel import events as ev
 from perdure.kernel import message as msg
 from perdure.kernel.commit import JournalChunk
+from perdure.kernel.loaded import Loaded
 
 
 async def _activity() -> str:
@@ -68,7 +69,7 @@ def test_a_journal_that_is_no_data_of_ours_is_refused(data: bytes):
     rig = Rig(_activity).store(started(), called(1, "ann"))
     rig.unit = rig._new_unit()
     assert rig.row is not None
-    rig.unit.load(rig.version, rig.row, [JournalChunk(1, 1, 2, data)], [])
+    rig.unit.load(Loaded(ID, rig.version, rig.row, [JournalChunk(1, 1, 2, data)]))
     expect_undecodable(rig, "cannot be read: ")
 
 

@@ -16,14 +16,19 @@ from perdure.kernel.definition import ActivityOptions
 
 if TYPE_CHECKING:
     from perdure.kernel.definition import ActivityDefinition
-    from perdure.kernel.events import CallStarted
+    from perdure.kernel.events import CallStarted, Started
     from perdure.kernel.loop import WorkflowLoop
 
 C = TypeVar("C", bound="Call")
 
+CallKey = tuple[bytes, int, int]
+"""A call of a unit: run, execution, number of the command."""
+
 
 class Canceller(Protocol):
-    """Who journals that a call is not wanted any more: the run."""
+    """The run of a call, which journals that the call is not wanted any more."""
+
+    started: Started
 
     def cancel_call(self, call: Call) -> None:
         """Record it."""
@@ -62,6 +67,18 @@ class Call(asyncio.Future[Any], Coroutine[Any, Any, Any]):
         self.number = number
         self.seq = seq
         self.canceller = None
+
+    @property
+    def key(self) -> CallKey:
+        """Which call it is, among those of all runs of its unit."""
+        started = self.origin
+        return started.run, started.execution, self.seq
+
+    @property
+    def origin(self) -> Started:
+        """The start of the execution that has made the call."""
+        assert self.canceller is not None, "a call that was never scheduled has no origin"
+        return self.canceller.started
 
     def stay_unscheduled(self) -> None:
         """The loop is dead, so that the call never has an answer."""

@@ -43,6 +43,15 @@ def missing_workflow(name: str, version: str | None) -> Failure:
     )
 
 
+def unknown_kind(unit: str, kind: str) -> Failure:
+    """This node knows no units of this kind."""
+    return _held(
+        NOT_REGISTERED,
+        f"{unit!r} is a unit of the kind {kind!r}, which this release does not know. A newer one has made it: run that"
+        " one, and it goes on by itself.",
+    )
+
+
 def missing_activity(name: str) -> Failure:
     """This node's app does not have the activity."""
     return _held(

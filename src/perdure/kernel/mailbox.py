@@ -19,7 +19,7 @@ import msgspec
 from perdure.kernel.message import CONTROL, Message, Start
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable, Sequence
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -90,6 +90,26 @@ class Mailbox:
             self.queue = deque()
         self.queue.append(entry)
 
+    def merge(self, inbox: Sequence[Message]) -> list[Message]:
+        """Add messages of the store's inbox. Those that are new.
+
+        They go before the messages that only we have: a client that has sent both has sent the one
+        that is stored first.
+        """
+        fresh = [entry for entry in (*self.control, *self.queue) if not entry.stored]
+        if not fresh:
+            return [message for message in inbox if self.put(message, stored=True)]
+        fresh.sort(key=_number)
+        stored = [entry for entry in (*self.control, *self.queue) if entry.stored]
+        stored.sort(key=_number)
+        self._clear_lanes()
+        for entry in stored:
+            self._file(entry)
+        added = [message for message in inbox if self.put(message, stored=True)]
+        for entry in fresh:
+            self.put(entry.message)
+        return added
+
     def begin_reload(self) -> None:
         """The store's inbox is being read from now on."""
         self._read_from = self._number
@@ -115,14 +135,21 @@ class Mailbox:
             if is_left and entry.message.id not in known:
                 self.put(entry.message, stored=entry.stored)
 
-    def drop_unstored(self) -> list[Message]:
-        """Forget the messages that only we have. Their senders must be told."""
+    def drop(self, ids: Container[bytes]) -> list[Message]:
+        """Forget the messages of these ids that only we have. Their senders must be told."""
+        dropped: list[Message] = []
         entries = [*self.control, *self.queue]
         self._clear_lanes()
         for entry in entries:
-            if entry.stored:
+            if not entry.stored and entry.message.id in ids:
+                dropped.append(entry.message)
+            else:
                 self._file(entry)
-        return [entry.message for entry in entries if not entry.stored]
+        return dropped
+
+    def taken(self) -> list[Message]:
+        """What the last turn took, until `settle` or `restore`."""
+        return [entry.message for entry in self._taken or ()]
 
     def _clear_lanes(self) -> None:
         self.control = self.queue = _EMPTY
@@ -166,6 +193,14 @@ class Mailbox:
         self.queue, self._starts = _EMPTY, 0
         for entry in queue:
             self._file(entry)
+
+    def take_all(self) -> list[Entry]:
+        """Take all that is here, in the order of arrival."""
+        entries = [*self.control, *self.queue]
+        entries.sort(key=_number)
+        self._clear_lanes()
+        self._taken = [*(self._taken or ()), *entries]
+        return entries
 
     def take_rest(self) -> list[Entry]:
         """Take all that is left but starts: the unit is gone, and they belonged to it."""

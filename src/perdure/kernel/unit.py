@@ -29,6 +29,7 @@ nothing, and is tried again when it is loaded after a deploy.
     lifecycle.py   starting, continuing as new, ending
     answers.py     which event a message is
     collect.py     what the run has done
+    row_state.py   the state of the unit, in its row
     outbox.py      what goes to other units
     turn.py        what the turn gathers, and its Commit
 """
@@ -39,27 +40,30 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from perdure.kernel import control, held, lifecycle, removal
+from perdure.kernel import control, held, lifecycle, match, removal
 from perdure.kernel import events as ev
 from perdure.kernel import message as msg
 from perdure.kernel.answers import event_of
 from perdure.kernel.budget import Budget, size_of
 from perdure.kernel.collect import collect
-from perdure.kernel.commit import CLOSED, Commit, JournalChunk, KvEntry, UnitRow
+from perdure.kernel.commit import CLOSED, Commit, KvEntry, UnitRow
 from perdure.kernel.limits import DEDUPE_MS
 from perdure.kernel.loop import Entered
 from perdure.kernel.ordered import install as install_ordered_sets
+from perdure.kernel.row_state import describe
 from perdure.kernel.run import Run
 from perdure.kernel.turn import Turn
 from perdure.kernel.waiting import Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from logging import LogRecord
 
     from perdure.errors import Failure
     from perdure.kernel.commit import Fence
     from perdure.kernel.definition import Definitions, WorkflowDefinition
     from perdure.kernel.limits import Limits
+    from perdure.kernel.loaded import Loaded
     from perdure.kernel.mailbox import Entry, Mailbox
 
 
@@ -79,6 +83,8 @@ class Unit:
 
     Attributes without `_` may be read by the owner. Only methods of the unit write them.
     """
+
+    kind = "workflow"
 
     __slots__ = (
         "_changed",
@@ -127,34 +133,28 @@ class Unit:
 
     # ------------------------------------------------------------ loading
 
-    def load(
-        self,
-        version: int,
-        row: UnitRow,
-        journal: Iterable[JournalChunk],
-        kv: Iterable[KvEntry],
-        *,
-        released: bool = False,
-    ) -> None:
+    def load(self, found: Loaded, *, released: bool = False) -> None:
         """Take over what is stored, and replay an execution that is open.
 
         Whatever prevents that ends up in `held`. The inbox is the owner's, who puts the messages
         into the unit's mailbox. A unit that is poison is not replayed, unless it is `released`. Nor
         is a unit whose `held` is set already.
         """
-        self.version = version
+        row = found.row
+        assert row is not None
+        self.version = found.version
         self.row = row
         if row.reason == held.REASONS[held.POISONED] and not released:
             self.held = row.failure
         if self.held is not None or row.status in CLOSED or not row.started_at:
             return
         try:
-            events = [e for chunk in journal for e in ev.decode_events(chunk.events)]
+            events = [e for chunk in found.journal for e in ev.decode_events(chunk.events)]
         # TypeError: a damaged column may hold a text in place of bytes.
         except (msgspec.MsgspecError, ValueError, TypeError) as error:
             self.hold(held.undecodable(self.id, str(error)))
             return
-        self._unbegun = _Unbegun(events, kv)
+        self._unbegun = _Unbegun(events, found.kv)
         if len(events) == 1:
             # Between two executions. The code of the next one begins with a turn, behind what
             # stops it: as it does in a unit that did not leave memory.
@@ -236,6 +236,21 @@ class Unit:
     def is_poison(self) -> bool:
         """Whether the code is not to be run, because it stops its node."""
         return self.held is not None and self.held.type == held.POISONED
+
+    @property
+    def keeps_messages(self) -> bool:
+        """Whether messages wait in the store for a unit that does not exist."""
+        return bool(self.waiting.kept)
+
+    def take_logs(self) -> Sequence[LogRecord]:
+        """What the code has logged since the last turn."""
+        return self.run.take_logs() if self.run is not None else ()
+
+    def where(self) -> str | None:
+        """The line of code at which the unit waits, for people."""
+        if self.run is None:
+            return None
+        return next(iter(match.waiting_lines(self.run.loop)), None)
 
     def end(self) -> None:
         """The row is closed. Whatever held the unit, or was about to begin, counts no more."""
@@ -353,7 +368,7 @@ class Unit:
         if self.run is not None:
             more = bool(mailbox.queue or mailbox.control)
             collect(self, self.run, row, turn, more=more)
-        self._describe(row, turn)
+        describe(self, row, turn)
         if turn.chunks:
             row.suspect_of(0)  # progress: whatever crashed the node, it was not this
         if not turn.is_empty:
@@ -361,33 +376,6 @@ class Unit:
             self.version += 1
         if self._has_more(turn.now):
             turn.ask_again()
-
-    def _describe(self, row: UnitRow, turn: Turn) -> None:
-        """Put the state that the unit is in into its row."""
-        run = self.run
-        if row.status in CLOSED:
-            turn.end()
-            return
-        if self.held is not None:
-            reason = held.REASONS.get(self.held.type, self.held.type)
-            is_new = row.become("suspended", reason, None, self.held)
-        elif row.paused:
-            is_new = row.become("suspended", "paused", None, None)
-        elif not row.started_at:
-            is_new = row.become("pending", "delayed", row.wake_at, None)
-        elif run is None:
-            is_new = row.become("running", None, 0, None)
-        else:
-            timer_at = run.timer_at()
-            is_new = row.become("running", run.waiting_for(), run.wake_at(timer_at), None)
-            # Local work is under way, so only a timer is worth a turn of its own.
-            turn.wait_until(timer_at)
-        if is_new:
-            turn.touch()
-            if self.held is not None:
-                turn.reach(set_aside=True)
-        if row.status != "running" or run is None:
-            turn.wait_until(row.wake_at)
 
     def _has_more(self, now: int) -> bool:
         """Whether the turn's budget has left something that the code can be told now."""

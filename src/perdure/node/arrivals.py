@@ -15,6 +15,7 @@ from perdure.errors import StoreUnavailable
 
 if TYPE_CHECKING:
     from perdure.node.options import NodeOptions
+    from perdure.node.ownership.ownership import Ownership
     from perdure.node.turns import Turns
 
 logger = logging.getLogger("perdure.node")
@@ -25,16 +26,21 @@ _PAGE = 500
 class Arrivals:
     """Looks for mail every `rescan_ms`, for as long as its node runs."""
 
-    def __init__(self, turns: Turns, options: NodeOptions, scopes: list[str]) -> None:
-        """Look in these scopes."""
+    def __init__(self, turns: Turns, options: NodeOptions, ownership: Ownership) -> None:
+        """Look in the scopes that the node owns at the time."""
         self._turns = turns
         self._options = options
-        self._scopes = scopes
+        self._ownership = ownership
         self._place: str | None = None
 
     async def begin(self) -> None:
-        """Note the place of now. Call it before the first look at what waits in the store."""
-        self._place = (await self._turns.store.arrivals(self._scopes, None, 1)).next
+        """Note the place of now. Call it before a scope is served for the first time.
+
+        A scope that is gained later has its mail read from a place that is older than needed. That
+        misses nothing.
+        """
+        scopes = self._ownership.names()
+        self._place = (await self._turns.store.arrivals(scopes, None, 1)).next
 
     async def run(self) -> None:
         """Look again and again. The pace is that of the wall, as that of other processes is."""
@@ -55,8 +61,9 @@ class Arrivals:
         """Have each unit look into its inbox to which mail has come since the last time."""
         more = True
         while more:
-            page = await self._turns.store.arrivals(self._scopes, self._place, _PAGE)
+            scopes = self._ownership.names()
+            page = await self._turns.store.arrivals(scopes, self._place, _PAGE)
             for unit in page.items:
-                self._turns.mail(unit)
+                self._turns.memory.mail(unit)
             self._place = page.next
             more = len(page.items) == _PAGE

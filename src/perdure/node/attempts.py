@@ -20,7 +20,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from perdure.activity import Attempt, node_client
-from perdure.kernel.call import ActivityCall, Call
+from perdure.interceptor import overriding
+from perdure.kernel.call import ActivityCall, Call, CallKey
 from perdure.kernel.message import ActivityDone, Message, StepDone
 from perdure.logs import node_name
 from perdure.node.job import Job, Kind, named
@@ -32,15 +33,8 @@ from perdure.node.timeouts import Timeouts, is_limited, no_slot, total_left_ms, 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from perdure.client import Client
     from perdure.errors import Failure
-    from perdure.interceptor import Interceptor
-    from perdure.kernel.definition import Definitions
-    from perdure.kernel.unit import Unit
-    from perdure.node.metrics import Metrics
-    from perdure.node.options import NodeOptions
-    from perdure.node.turns import Turns
-    from perdure.ports.clock import Clock
+    from perdure.node.surroundings import Surroundings
 
 logger = logging.getLogger("perdure.activity")
 
@@ -64,39 +58,25 @@ _NAMED = 10
 class Attempts:
     """Runs activities and checkpoints of this node's units, within its limits."""
 
-    def __init__(
-        self, turns: Turns, definitions: Definitions, clock: Clock, options: NodeOptions
-    ) -> None:
-        """Nothing runs yet."""
-        self._turns = turns
-        self._definitions = definitions
-        self._clock = clock
-        self._options = options
-        self._runner = Runner(definitions, options.limits)
-        self._slots = Slots(options, self._launch)
-        self._wanted: dict[str, dict[int, Job]] = {}
+    def __init__(self, given: Surroundings, deliver: Callable[[Message], None]) -> None:
+        """Nothing runs yet. Outcomes are messages for `deliver`."""
+        self._deliver = deliver
+        self._definitions = given.definitions
+        self._clock = given.clock
+        self._options = given.options
+        interceptors = overriding(given.interceptors, "activity")
+        self._runner = Runner(given.definitions, given.options.limits, interceptors)
+        self._slots = Slots(given.options, self._launch)
+        self._wanted: dict[str, dict[CallKey, Job]] = {}
         self._tasks: dict[asyncio.Task[Any], Job] = {}
         self._stopped = False
+        # What functions see of their node, and what their log records say about it.
         self._context = copy_context()
-        self.resources: object = None
-        self.metrics: Metrics | None = None
-
-    @property
-    def interceptors(self) -> list[Interceptor]:
-        """What is around each attempt of an activity."""
-        return self._runner.interceptors
-
-    @interceptors.setter
-    def interceptors(self, given: list[Interceptor]) -> None:
-        self._runner.interceptors = given
-
-    def offer_client(self, make: Callable[[], Client]) -> None:
-        """What `activity.client()` gives in activities and checkpoints."""
-        self._context.run(node_client.set, make)
-
-    def name_node(self, name: str) -> None:
-        """What log records of activities say about the node."""
-        self._context.run(node_name.set, name)
+        self._context.run(node_client.set, given.client)
+        self._context.run(node_name.set, given.node_name)
+        self._resources = given.resources
+        self._tally = given.tally
+        self.metrics = given.metrics
 
     @property
     def running(self) -> int:
@@ -117,26 +97,26 @@ class Attempts:
 
     # ------------------------------------------------------------ asked by turns
 
-    def start(self, unit: Unit, call: Call) -> None:
+    def start(self, unit: str, call: Call) -> None:
         """Run a call's next attempt, now or when its retry is due. One that this node has already
         goes on for it.
         """
         if self._stopped:
             return  # the next node derives it from the rows
         job = Job(unit, call, self._kind_of(call))
-        jobs = self._wanted.setdefault(unit.id, {})
-        present = jobs.get(call.seq)
+        jobs = self._wanted.setdefault(unit, {})
+        present = jobs.get(job.key)
         if present is not None:
             if present.is_same(job):
                 present.call = call  # the unit was loaded again meanwhile
                 return
             self._give_up(present)
-        jobs[call.seq] = job
+        jobs[job.key] = job
         self._begin_when_due(job)
 
     def cancel(self, unit: str, call: Call) -> None:
         """Nobody wants this call's result any more."""
-        job = self._wanted.get(unit, {}).get(call.seq)
+        job = self._wanted.get(unit, {}).get(call.key)
         if job is not None and self._forget(job):
             self._give_up(job)
 
@@ -165,14 +145,14 @@ class Attempts:
         return definition.executor
 
     def _is_wanted(self, job: Job) -> bool:
-        return self._wanted.get(job.unit, {}).get(job.call.seq) is job
+        return self._wanted.get(job.unit, {}).get(job.key) is job
 
     def _forget(self, job: Job) -> bool:
         """Nobody waits for its result from now on; False: nobody did."""
         jobs = self._wanted.get(job.unit)
-        if jobs is None or jobs.get(job.call.seq) is not job:
+        if jobs is None or jobs.get(job.key) is not job:
             return False
-        del jobs[job.call.seq]
+        del jobs[job.key]
         if not jobs:
             del self._wanted[job.unit]
         return True
@@ -222,7 +202,7 @@ class Attempts:
                 self._report(job, Outcome(None, total_over(call)))
                 return
             limit = self._options.limits.payload_bytes
-            job.attempt = Attempt(job.info, call.details, self.resources, limit)
+            job.attempt = Attempt(job.info, call.details, self._resources, limit)
             job.began = self.metrics.timer() if self.metrics is not None else 0.0
             if is_limited(call):
                 job.timeouts = Timeouts(self._clock, call, job.attempt, partial(self._expired, job))
@@ -357,17 +337,15 @@ class Attempts:
         else:
             body = StepDone(job.run, job.execution, call.seq, outcome.result, outcome.failure)
         now_ms = self._clock.now_ms()
-        self._turns.deliver(Message(job.message_id(), job.unit, body, now_ms, 0, job.unit))
+        self._deliver(Message(job.message_id(), job.unit, body, now_ms, 0, job.unit))
 
     def _count(self, job: Job, outcome: Outcome | None) -> None:
         """Note an attempt of an activity that has ended."""
-        call, tally, metrics = job.call, self._turns.tally, self.metrics
+        call, metrics = job.call, self.metrics
         if not isinstance(call, ActivityCall):
             return
         failure = outcome.failure if outcome is not None else None
-        tally.attempts += 1
-        if failure is not None or outcome is None:
-            tally.attempt_failures += 1
+        self._tally.end_attempt(failed=failure is not None or outcome is None)
         if metrics is None:
             return
         seconds = metrics.timer() - job.began if job.began is not None else None

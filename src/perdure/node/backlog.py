@@ -7,17 +7,15 @@ before the earliest of that. So a sleeping instance costs no memory, and every d
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
-from perdure.kernel.held import AFTER_DEPLOY
 from perdure.node.patience import Patience
-from perdure.ports.store import Units
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from perdure.node.options import NodeOptions
+    from perdure.node.ownership.scope import Scope
     from perdure.node.suspects import Suspects
     from perdure.node.turns import Turns
     from perdure.ports.clock import Alarm, Clock
@@ -25,34 +23,29 @@ if TYPE_CHECKING:
 
 _PAGE = 1_000
 """Instances that are asked for at once."""
-_WAITING = 2_000
-"""No more is asked for while so many wait to be loaded: what waits in the store costs no memory."""
-_PAUSE_S = 0.005
-"""How long a scan waits then."""
 
 
 class Backlog:
-    """Scans the store for what waits in these scopes. At most one scan runs, and at most one more is planned."""
+    """Scans the store for what waits in a scope. At most one scan runs, and one more is planned."""
 
     def __init__(
         self,
         turns: Turns,
+        scope: Scope,
         clock: Clock,
         options: NodeOptions,
-        scopes: list[str],
         spawn: Callable[[Coroutine[None, None, None], str], None],
     ) -> None:
         """`spawn` runs a scan in the background."""
         self._turns = turns
         self._clock = clock
         self._horizon_ms = options.horizon_ms
-        self._scopes = scopes
+        self._scopes = [scope.name]
         self._spawn = spawn
-        self._patience = Patience(turns.node_name)
+        self._patience = Patience(turns.node_name, options.store_retry_ms)
         self._scanning = False
         self._far: int | None = None
         self._alarm: Alarm | None = None
-        turns.deadlines.limit(options.horizon_ms, self._leave)
 
     async def scan(self, suspects: Suspects | None = None) -> None:
         """Take up what waits. Suspects are told what the scan finds, before that is loaded."""
@@ -81,41 +74,24 @@ class Backlog:
             for wake in due:
                 # A start may have brought the unit into memory meanwhile, without its mail.
                 if wake.mail:
-                    self._turns.mail(wake.unit)
+                    self._turns.memory.mail(wake.unit)
                 else:
-                    self._turns.wake(wake.unit)
+                    self._turns.memory.wake(wake.unit)
             after = page.next
             if after is None:
                 return
-            await self._room()
-
-    async def _room(self) -> None:
-        """Wait until enough has been loaded of what was found."""
-        loader = self._turns.loader
-        while loader.backlog > _WAITING:  # noqa: ASYNC110 - each load may be the one, and nobody else asks
-            await asyncio.sleep(_PAUSE_S)
-
-    async def try_held(self) -> None:
-        """Try again what is held until a deploy: this may be it."""
-        after: str | None = None
-        while True:
-            held = Units(statuses=("suspended",), reasons=AFTER_DEPLOY, after=after)
-            page = await self._patience.ask(self._turns.store.query, held)
-            self._turns.try_again(view.row.id for view in page.items)
-            after = page.next
-            if after is None:
-                return
-            await self._room()
+            await self._turns.memory.loader.room()
 
     def _is_due(self, wake: Wake) -> bool:
         """Whether it is to be taken up now. Otherwise its deadline is noted."""
         if wake.mail or wake.at <= self._clock.now_ms():
             return True
-        self._turns.deadlines.set(wake.unit, wake.at)
+        if not self._turns.deadlines.set(wake.unit, wake.at):
+            self.leave(wake.at)
         return False
 
-    def _leave(self, at: int) -> None:
-        """A deadline at `at` is beyond the horizon: a scan finds it."""
+    def leave(self, at: int) -> None:
+        """A deadline at `at` (ms) is beyond the horizon, so it is not held in memory: a scan finds it."""
         if self._far is None or at < self._far:
             if self._scanning:
                 self._far = (
@@ -133,7 +109,8 @@ class Backlog:
         self._alarm = self._clock.call_at(at, lambda: self._spawn(self.scan(), "perdure-scan"))
 
     def stop(self) -> None:
-        """Plan no scan any more."""
+        """Scan no more."""
+        self._patience.stop()
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None

@@ -1,57 +1,69 @@
-"""The committer: commits that pile up while the last batch is being made durable go into the next one."""
+"""The committer: commits that pile up while the last batch is being made durable go into the next."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from perdure.errors import StoreUnavailable
+from perdure.node.patience import Stopped
 
 if TYPE_CHECKING:
     from perdure.kernel.commit import Commit, Verdict
+    from perdure.node.patience import Patience
     from perdure.ports.store import Store
 
-logger = logging.getLogger("perdure.node")
-
 _BATCH_MAX = 256
-"""Commits that are handed over together: what follows them is done in one go, on the node's event loop."""
+"""Commits that are handed over together. What follows them is done in one go, on the node's loop."""
 
-Done = Callable[["Verdict"], None]
+Done = Callable[["Verdict", bool], None]
+"""Gets the verdict, and whether an earlier try may have been applied without an answer."""
+
 Answer = asyncio.Future[list["Verdict"]]
 
 
 class Committer:
     """Hands commits to the store in batches, one batch at a time, and reports the verdicts in order.
 
-    A batch that the store could not take, or whose outcome is unknown, is submitted again as it is for a while: the
-    store recognises commits that it has already. After that `failed` is called with the error, and nothing is
-    submitted any more.
+    A batch that the store could not take, or whose outcome is unknown, is submitted again as it is
+    until the store answers: the store recognises commits that it has already. An error that is no
+    `StoreUnavailable`, and a store that says that it will never answer, end that: `failed` is called
+    with the error, and nothing is submitted any more.
     """
 
-    def __init__(self, store: Store, retry_ms: int, failed: Callable[[Exception], None]) -> None:
-        """Nothing is handed over before the first `flush`."""
+    def __init__(
+        self,
+        store: Store,
+        patience: Patience,
+        freeze: Callable[[StoreUnavailable], None],
+        thaw: Callable[[], None],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        """`freeze` is told of each failure of a batch whose answer is late, `thaw` of its answer."""
         self._store = store
-        self._retry_ms = retry_ms
+        self._patience = patience
+        self._freeze = freeze
+        self._thaw = thaw
         self._failed = failed
         self._waiting: list[tuple[Commit, Done]] = []
         self._batch: list[tuple[Commit, Done]] = []
         self._answer: Answer | None = None
+        self._unsure = False
         self._stopped = False
-        self.node_name = ""
 
     def submit(self, commit: Commit, done: Done) -> None:
-        """Make a commit durable with the next batch; `done` gets the verdict on the node's loop."""
+        """Make a commit durable with the next batch. `done` gets the verdict on the node's loop."""
         if not self._stopped:
             self._waiting.append((commit, done))
 
     def flush(self) -> None:
-        """Hand over what was submitted; while a batch is on its way, its answer does that."""
+        """Hand over what was submitted. While a batch is on its way, its answer does that."""
         if self._answer is not None or not self._waiting:
             return
         self._batch, self._waiting = self._waiting[:_BATCH_MAX], self._waiting[_BATCH_MAX:]
-        # A store that gives a future needs no task here, which would be a tenth of the work of a lonely step.
+        self._unsure = False
+        # A store that gives a future needs no task here. A task is a tenth of a lonely step's work.
         answer = self._store.commit([commit for commit, _ in self._batch])
         self._wait_for(asyncio.ensure_future(answer), self._first_answer)
 
@@ -63,10 +75,8 @@ class Committer:
         error = None if answer.cancelled() else answer.exception()
         if isinstance(error, StoreUnavailable):
             again = self._again([commit for commit, _ in self._batch], error)
-            self._wait_for(
-                asyncio.get_running_loop().create_task(again, name="perdure-committer"),
-                self._answered,
-            )
+            task = asyncio.get_running_loop().create_task(again, name="perdure-committer")
+            self._wait_for(task, self._answered)
         else:
             self._answered(answer)
 
@@ -75,34 +85,43 @@ class Committer:
         if answer.cancelled():  # the loop is being closed under us
             self.stop()
             return
+        error = answer.exception()
+        if isinstance(error, Stopped):
+            self.stop()  # nobody knows what became of the batch, and its senders are told so
+            return
         try:
             for (_, done), verdict in zip(batch, answer.result(), strict=True):
-                done(verdict)
+                done(verdict, self._unsure)
         except Exception as error:  # whatever it is, the node must not go on as if it had committed
             self.stop()
             self._failed(error)
         self.flush()
 
     async def _again(self, commits: list[Commit], error: StoreUnavailable) -> list[Verdict]:
-        """Submit a batch again and again while the store says that it cannot take it.
+        """Submit a batch until the store answers."""
+        self._note(error)
 
-        The time of the tries counts, too: one that waits for a lock may take seconds.
-        """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._retry_ms / 1000
-        is_unknown, delay_ms = error.outcome == "unknown", 50
-        while loop.time() < deadline:
-            text = "the store cannot take a batch of %d commits; it is tried again: %s"
-            logger.warning(text, len(commits), error, extra={"node": self.node_name})
-            await asyncio.sleep(delay_ms / 1000)
-            delay_ms = min(delay_ms * 2, 1_000)
+        async def submit() -> list[Verdict]:
             try:
                 return await self._store.commit(commits)
             except StoreUnavailable as refused:
-                error = refused
-                is_unknown = is_unknown or refused.outcome == "unknown"
-        # A try that was refused for sure says nothing about an earlier one, which may have become durable.
-        raise StoreUnavailable(str(error), "unknown" if is_unknown else "none") from error
+                self._note(refused)
+                raise
+
+        verdicts = await self._patience.insist(submit, self._late, error)
+        self._thaw()
+        return verdicts
+
+    def _note(self, error: StoreUnavailable) -> None:
+        """A try that was refused for sure says nothing about an earlier one, which may be durable."""
+        self._unsure = self._unsure or error.outcome == "unknown"
+
+    def _late(self, error: StoreUnavailable) -> None:
+        if error.is_permanent:
+            raise StoreUnavailable(
+                str(error), "unknown" if self._unsure else "none", permanent=True
+            ) from error
+        self._freeze(error)
 
     @property
     def busy(self) -> bool:
@@ -110,7 +129,7 @@ class Committer:
         return self._answer is not None or bool(self._waiting)
 
     async def drain(self) -> None:
-        """Wait until everything that was submitted has its verdict."""
+        """Wait until everything that was submitted has its verdict, or will get none."""
         while self.busy:
             self.flush()
             assert self._answer is not None

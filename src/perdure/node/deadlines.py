@@ -25,38 +25,35 @@ class Deadlines:
     One that could not be served is set again by whoever was called.
     """
 
-    def __init__(self, clock: Clock, due: Callable[[str], None]) -> None:
-        """Nothing is armed yet, and there is no horizon."""
+    def __init__(
+        self, clock: Clock, due: Callable[[str], None], horizon_ms: int | None = None
+    ) -> None:
+        """Nothing is armed yet. None that is farther away than `horizon_ms` is held."""
         self._clock = clock
         self._due = due
         self._heap: list[tuple[int, str]] = []
         self._at: dict[str, int] = {}
         self._alarm: Alarm | None = None
         self._alarm_at = 0
-        self._horizon_ms: int | None = None
-        self._beyond: Callable[[int], None] = _forget
+        self._horizon_ms = horizon_ms
 
     def __len__(self) -> int:
         """How many are held in memory."""
         return len(self._at)
 
-    def limit(self, horizon_ms: int, beyond: Callable[[int], None]) -> None:
-        """Hold none that is farther away than `horizon_ms`; `beyond(at)` is told of each that is left out."""
-        self._horizon_ms, self._beyond = horizon_ms, beyond
-
-    def set(self, unit: str, at: int) -> None:
-        """`due(unit)` at store time `at` (ms)."""
+    def set(self, unit: str, at: int) -> bool:
+        """`due(unit)` at store time `at` (ms). False: it is beyond the horizon, so it is not held."""
         if self._at.get(unit) == at:
-            return
+            return True
         if self._horizon_ms is not None and at > self._clock.now_ms() + self._horizon_ms:
             self.clear(unit)
-            self._beyond(at)
-            return
+            return False
         self._at[unit] = at
         heapq.heappush(self._heap, (at, unit))
         self._clean_up()
         if self._alarm is None or at < self._alarm_at:
             self._arm()
+        return True
 
     def clear(self, unit: str) -> None:
         """The unit waits for no time any more."""
@@ -105,7 +102,3 @@ class Deadlines:
             self._alarm = None
         self._heap.clear()
         self._at.clear()
-
-
-def _forget(at: int) -> None:
-    """Without a horizon nothing is beyond it."""

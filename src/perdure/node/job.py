@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from perdure.errors import Failure
-    from perdure.kernel.unit import Unit
     from perdure.node.pool import PoolProcess
     from perdure.node.timeouts import Timeouts
     from perdure.ports.clock import Alarm
@@ -39,6 +38,7 @@ class Job:
         "call",
         "details",
         "execution",
+        "key",
         "kind",
         "number",
         "process",
@@ -52,15 +52,15 @@ class Job:
         "workflow",
     )  # fmt: skip
 
-    def __init__(self, unit: Unit, call: Call, kind: Kind) -> None:
+    def __init__(self, unit: str, call: Call, kind: Kind) -> None:
         """A job that was not queued yet."""
-        run = unit.run
-        assert run is not None
-        self.unit = unit.id
-        self.run = run.started.run
-        self.execution = run.started.execution
-        self.workflow = (run.started.workflow, run.started.version)
+        origin = call.origin
+        self.unit = unit
+        self.run = origin.run
+        self.execution = origin.execution
+        self.workflow = (origin.workflow, origin.version)
         self.call = call
+        self.key = call.key
         self.kind: Kind = kind
         self.number = call.attempt if isinstance(call, ActivityCall) else 1
         self.details = call.details if isinstance(call, ActivityCall) else None
@@ -77,8 +77,7 @@ class Job:
 
     def is_same(self, other: Job) -> bool:
         """Whether the other one is the same attempt of the same call."""
-        mine = (self.run, self.execution, self.call.seq, self.number)
-        return mine == (other.run, other.execution, other.call.seq, other.number)
+        return self.key == other.key and self.number == other.number
 
     def message_id(self) -> bytes:
         """The id of its result: the same in each life of a node, so that a result that comes twice

@@ -18,17 +18,18 @@ from typing import TYPE_CHECKING, TypeVar
 
 from perdure.errors import StoreUnavailable
 from perdure.kernel.message import Message, Retry
+from perdure.node.patience import Patience, Stopped
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
-    from perdure.node.options import NodeOptions
+    from perdure.node.ownership.scope import Batch
+    from perdure.node.ready import Ready
     from perdure.node.residents import Resident, Residents
-    from perdure.ports.store import Loaded, Store
+    from perdure.node.surroundings import Surroundings
+    from perdure.ports.store import Loaded
 
 T = TypeVar("T")
-
-Batch = list[tuple["Resident", "Loaded"]]
 
 logger = logging.getLogger("perdure.node")
 
@@ -36,43 +37,45 @@ _LOADERS = 2
 """Batches of units that are loaded at the same time."""
 _FETCHERS = 4
 """Inboxes that are read at the same time."""
+_WAITING = 2_000
+"""A scan asks for no more while so many wait to be loaded: what waits in the store costs no memory."""
+_PAUSE_S = 0.005
+"""How long a scan waits then."""
 _MAIL = 500
 """Messages that one question for an inbox brings."""
 _SLICE_S = 0.01
 """How long units are replayed in one go before the node's loop gets its turn."""
-_FIRST_PAUSE_S = 0.05
-_LONGEST_PAUSE_S = 1.0
 
 
 class Loader:
-    """Reads the store for residents. `loaded` and `fetched` take them over when the store has answered."""
+    """Reads the store for residents."""
 
     def __init__(
         self,
-        store: Store,
-        options: NodeOptions,
+        given: Surroundings,
         residents: Residents,
         loaded: Callable[[Resident, Loaded], None],
-        fetched: Callable[[Resident], None],
-        is_busy: Callable[[], bool],
+        ready: Ready,
     ) -> None:
-        """Nothing is being read. While `is_busy`, no unit is loaded that no message waits for."""
-        self._store = store
-        self._options = options
+        """Nothing is being read. `loaded` takes over a unit that the store has given.
+
+        While `ready` is busy, no unit is loaded that no message waits for.
+        """
+        self._store = given.store
+        self._options = given.options
         self._residents = residents
+        self._ownership = given.ownership
+        self._patience = Patience(given.node_name, given.options.store_retry_ms)
+        self._node_name = given.node_name
         self._loaded = loaded
-        self._fetched = fetched
-        self._is_busy = is_busy
+        self._ready = ready
         self._to_load: deque[Resident] = deque()
         self._due: dict[str, None] = {}  # an ordered set: units that are not in memory yet
         self._to_fetch: deque[Resident] = deque()
         self._loaders = 0
         self._fetchers = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        self._stopping = asyncio.Event()
-        self.node_name = ""
-        # Sees each batch before it is taken over, and says which units may run now.
-        self.admit: Callable[[Batch], Awaitable[Batch]] | None = None
+        self._stopping = False
 
     # ------------------------------------------------------------ what is asked of it
 
@@ -90,16 +93,18 @@ class Loader:
 
     def fetch(self, resident: Resident) -> None:
         """Read what is new in the inbox of a unit that stays in memory."""
+        if self._stopping:
+            return  # what it has is recorded, and the next owner reads the rest
         self._residents.occupy(resident, "loading")
-        resident.has_mail = False
+        resident.begin_fetch()
         self._to_fetch.append(resident)
-        if self._fetchers < _FETCHERS and not self._stopping.is_set():
+        if self._fetchers < _FETCHERS:
             self._fetchers += 1
             self._spawn(self._fetch_all(), "perdure-inbox")
 
     def go_on(self) -> None:
         """Load units that wait for that, unless the node is busy with others."""
-        if self._due and not self._is_busy():
+        if self._due and not self._ready.is_busy:
             self._work()
 
     @property
@@ -107,13 +112,18 @@ class Loader:
         """How many units wait to be loaded."""
         return len(self._to_load) + len(self._due)
 
+    async def room(self) -> None:
+        """Wait until enough has been loaded of what a scan has found."""
+        while self.backlog > _WAITING:  # noqa: ASYNC110 - each load may be the one
+            await asyncio.sleep(_PAUSE_S)
+
     def is_waiting(self, unit: str) -> bool:
         """Whether a unit is to be loaded, or is being loaded."""
         resident = self._residents.get(unit)
         return unit in self._due if resident is None else resident.state == "loading"
 
     def _work(self) -> None:
-        if self._loaders < _LOADERS and not self._stopping.is_set():
+        if self._loaders < _LOADERS and not self._stopping:
             self._loaders += 1
             self._spawn(self._load_all(), "perdure-loader")
 
@@ -126,7 +136,7 @@ class Loader:
 
     async def _load_all(self) -> None:
         try:
-            while not self._stopping.is_set() and (batch := self._next_batch()):
+            while not self._stopping and (batch := self._next_batch()):
                 await self._load_batch(batch)
                 await asyncio.sleep(0)
         finally:
@@ -137,20 +147,20 @@ class Loader:
         batch: list[Resident] = []
         while self._to_load and len(batch) < self._options.loads:
             batch.append(self._to_load.popleft())
-        if self._is_busy():
+        if self._ready.is_busy:
             return batch  # the node calls `go_on` when it has time
         while self._due and len(batch) < self._options.loads:
             unit = next(iter(self._due))
             del self._due[unit]
             present = self._residents.get(unit)
             if present is None:
-                resident = self._residents.enter(unit)
+                resident = self._residents.enter(unit, self._ownership.home_of(unit))
                 self._residents.occupy(resident, "loading")
                 batch.append(resident)
             elif present.state == "idle":
                 self.fetch(present)  # a start has brought it into memory without its mail
             else:
-                present.has_mail = True
+                present.expect_mail()
         return batch
 
     async def _load_batch(self, batch: list[Resident]) -> None:
@@ -165,9 +175,20 @@ class Loader:
             return
         if found is not None:
             pairs = list(zip(batch, found, strict=True))
-            if self.admit is not None:
-                pairs = await self.admit(pairs)
-            await self._take_over(pairs)
+            for resident, loaded in pairs:
+                self._place(resident, loaded)
+            await self._take_over(await self._ownership.admit(pairs))
+
+    def _place(self, resident: Resident, found: Loaded) -> None:
+        """A row says which scope its unit belongs to, and which kind it is.
+
+        The scope may have gone, and come, meanwhile.
+        """
+        self._residents.recognize(resident, found)
+        if found.row is not None:
+            resident.move(self._ownership.find(found.row.scope))
+        else:
+            resident.move(self._ownership.home_of(found.id))
 
     async def _take_over(self, batch: Batch) -> None:
         began = monotonic()
@@ -175,7 +196,7 @@ class Loader:
             if any(isinstance(message.body, Retry) for message in found.inbox):
                 resident.release()
             resident.mailbox.reload(found.inbox)
-            resident.place = found.place
+            resident.has_been_read(found.place)
             self._loaded(resident, found)
             if monotonic() - began > _SLICE_S:
                 await asyncio.sleep(0)
@@ -184,7 +205,7 @@ class Loader:
     def _give_up(self, resident: Resident, error: Exception) -> None:
         """What is stored of the unit cannot be read. Its row stays as it is."""
         unit = resident.unit.id
-        ids = {"node": self.node_name, "instance": unit}
+        ids = {"node": self._node_name, "instance": unit}
         logger.error("%r cannot be loaded", unit, exc_info=error, extra=ids)
         resident.refuse(StoreUnavailable(f"{unit!r} cannot be loaded: {error}"))
         self._residents.forget(resident)
@@ -193,7 +214,7 @@ class Loader:
 
     async def _fetch_all(self) -> None:
         try:
-            while not self._stopping.is_set() and self._to_fetch:
+            while not self._stopping and self._to_fetch:
                 await self._fetch(self._to_fetch.popleft())
         finally:
             self._fetchers -= 1
@@ -210,16 +231,16 @@ class Loader:
                 return
             if mail is None:
                 return
-            resident.place = mail.place
-            for message in mail.messages:
-                self._receive(resident, message)
+            resident.has_been_read(mail.place)
+            self._receive(resident, mail.messages)
             if len(mail.messages) < _MAIL:
                 break
-        self._fetched(resident)
+        self._ready.add(resident)
 
-    def _receive(self, resident: Resident, message: Message) -> None:
-        if resident.receive(message, None, stored=True) and isinstance(message.body, Retry):
-            resident.release()
+    def _receive(self, resident: Resident, messages: Sequence[Message]) -> None:
+        for message in resident.mailbox.merge(messages):
+            if isinstance(message.body, Retry):
+                resident.release()
 
     # ------------------------------------------------------------ insisting
 
@@ -228,34 +249,20 @@ class Loader:
     ) -> T | None:
         """Read until the store answers. None: the node stops.
 
+        Senders whose messages only this process has are told when the answer is late.
+
         Raises:
             Exception: the store has answered that what it has cannot be read.
         """
-        pause_s, began, ids = _FIRST_PAUSE_S, monotonic(), {"node": self.node_name}
-        while not self._stopping.is_set():
-            try:
-                answer = await read()
-            except StoreUnavailable as error:
-                if pause_s == _FIRST_PAUSE_S:
-                    text = "the store cannot be read (%d instances wait); it is tried again: %s"
-                    logger.warning(text, len(waiting), error, extra=ids)
-                if monotonic() - began >= self._options.store_retry_ms / 1000:
-                    for resident in waiting:
-                        resident.refuse_unstored(error)
-            else:
-                if pause_s > _FIRST_PAUSE_S:
-                    logger.warning("the store can be read again", extra=ids)
-                return answer
-            await self._pause(pause_s)
-            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
-        return None
 
-    async def _pause(self, seconds: float) -> None:
+        def late(error: StoreUnavailable) -> None:
+            for resident in waiting:
+                resident.refuse_unstored(error)
+
         try:
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
-        except TimeoutError:
-            return
+            return await self._patience.insist(read, late)
+        except Stopped:
+            return None
 
     # ------------------------------------------------------------ the end
 
@@ -271,5 +278,6 @@ class Loader:
 
     async def stop(self) -> None:
         """Read nothing more."""
-        self._stopping.set()
+        self._stopping = True
+        self._patience.stop()
         await self.settle()

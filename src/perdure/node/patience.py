@@ -1,4 +1,9 @@
-"""Patience: asking a store until it answers, where giving up would lose something."""
+"""Patience: asking a store until it answers, where giving up would lose something.
+
+There is one policy for reads and writes. A question that the store could not answer is asked again,
+with pauses that grow. It is asked until there is an answer or the node stops, and nothing is
+forgotten meanwhile. Whoever waits for it is told after `store_retry_ms`.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +21,15 @@ logger = logging.getLogger("perdure.node")
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_FIRST_S, _LONGEST_S = 0.1, 2.0
+_FIRST_S, _LONGEST_S = 0.05, 1.0
 """How long to wait before the store is asked again: twice as long each time."""
+
+_REPORT_EVERY_S = 30.0
+"""How often a store that does not answer is reported."""
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
 
 
 class Stopped(Exception):
@@ -27,36 +39,122 @@ class Stopped(Exception):
 class Patience:
     """Asks on behalf of a node until the node stops."""
 
-    def __init__(self, node_name: str) -> None:
-        """The name is for log records."""
-        self._node_name = node_name
-        self._over = False
+    def __init__(self, node_name: str, late_ms: int) -> None:
+        """An answer that takes longer than `late_ms` is late. The name is for log records."""
+        self._ids = {"node": node_name}
+        self._late_s = late_ms / 1000
+        self._over = asyncio.Event()
+        self._hurried = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is asked any more."""
+        return self._over.is_set()
 
     def stop(self) -> None:
         """Ask no more."""
-        self._over = True
+        self._over.set()
+
+    def hurry(self) -> None:
+        """Ask no more once an answer is late."""
+        self._hurried = True
 
     async def ask(self, ask: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Ask until there is an answer.
+        """Ask until there is an answer, whatever goes wrong.
 
         Raises:
             Stopped: the node stops.
         """
-        delay_s = _FIRST_S
-        while True:
+        outage = _Outage(self._ids)
+        while not self.is_over:
             try:
-                return await ask(*args, **kwargs)
+                answer = await ask(*args, **kwargs)
             except Exception as error:
-                if self._over:
-                    raise Stopped from error
-                known = isinstance(error, StoreUnavailable)
-                text = "the store did not answer, and is asked again in %.1f s: %s"
-                logger.warning(
-                    text,
-                    delay_s,
-                    error,
-                    exc_info=None if known else error,
-                    extra={"node": self._node_name},
-                )
-            await asyncio.sleep(delay_s)
-            delay_s = min(2 * delay_s, _LONGEST_S)
+                outage.note(error)
+            else:
+                outage.end()
+                return answer
+            await self._pause(outage.next_pause_s())
+        raise Stopped
+
+    async def insist(
+        self,
+        ask: Callable[[], Awaitable[T]],
+        late: Callable[[StoreUnavailable], None],
+        first: StoreUnavailable | None = None,
+    ) -> T:
+        """Ask while the store is away. `late` is told of each failure that comes late.
+
+        `first` is the failure of a question that has been asked already.
+
+        Raises:
+            Stopped: the node stops.
+            Exception: the store has given another error, or `late` has.
+        """
+        outage = _Outage(self._ids)
+        if first is not None:
+            await self._after(first, outage, late)
+        while not self.is_over:
+            try:
+                answer = await ask()
+            except StoreUnavailable as error:
+                await self._after(error, outage, late)
+            else:
+                outage.end()
+                return answer
+        raise Stopped
+
+    async def _after(
+        self, error: StoreUnavailable, outage: _Outage, late: Callable[[StoreUnavailable], None]
+    ) -> None:
+        outage.note(error)
+        if outage.lasts_s >= self._late_s:
+            if self._hurried:
+                raise Stopped from error
+            late(error)
+        await self._pause(outage.next_pause_s())
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._over.wait()
+        except TimeoutError:
+            return
+
+
+class _Outage:
+    """The time in which one question has no answer."""
+
+    __slots__ = ("_began_s", "_ids", "_pause_s", "_reported_s")
+
+    def __init__(self, ids: dict[str, str]) -> None:
+        self._ids = ids
+        self._began_s = _now_s()
+        self._reported_s: float | None = None
+        self._pause_s = _FIRST_S
+
+    @property
+    def lasts_s(self) -> float:
+        """The time of the tries counts, too: a try that waits for a lock may take seconds."""
+        return _now_s() - self._began_s
+
+    def note(self, error: Exception) -> None:
+        """The store has not answered again. People are told at first, and then now and then."""
+        now_s = _now_s()
+        if self._reported_s is not None and now_s - self._reported_s < _REPORT_EVERY_S:
+            return
+        self._reported_s = now_s
+        known = None if isinstance(error, StoreUnavailable) else error
+        text = "the store does not answer for %.1f s, and is asked again: %s"
+        logger.warning(text, self.lasts_s, error, exc_info=known, extra=self._ids)
+
+    def next_pause_s(self) -> float:
+        """How long to wait before the next try."""
+        pause_s = self._pause_s
+        self._pause_s = min(2 * pause_s, _LONGEST_S)
+        return pause_s
+
+    def end(self) -> None:
+        """The store has answered."""
+        if self._reported_s is not None:
+            logger.warning("the store answers again after %.1f s", self.lasts_s, extra=self._ids)

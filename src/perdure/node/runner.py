@@ -29,7 +29,7 @@ from perdure.node.process import Request
 from perdure.node.threads import Threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from perdure.kernel.definition import ActivityDefinition, Definitions
     from perdure.kernel.limits import Limits
@@ -48,13 +48,15 @@ _outcomes = msgspec.msgpack.Decoder(Outcome)
 class Runner:
     """Runs the functions of jobs."""
 
-    def __init__(self, definitions: Definitions, limits: Limits) -> None:
+    def __init__(
+        self, definitions: Definitions, limits: Limits, interceptors: Sequence[Interceptor]
+    ) -> None:
         """Threads and processes are made when they are needed."""
         self._definitions = definitions
         self._limits = limits
         self._threads = Threads()
         self._processes = Processes()
-        self.interceptors: list[Interceptor] = []
+        self._interceptors = interceptors
 
     async def run(self, job: Job) -> Outcome | None:
         """Run it; None: it was cancelled, and not by itself.
@@ -102,10 +104,10 @@ class Runner:
         assert job.attempt is not None
         running_attempt.set(job.attempt)
         signature = definition.signature
-        if self.interceptors:
+        if self._interceptors:
             info = job.attempt.info
             innermost = partial(self._value, job, definition, call.input)
-            value = await around_activity(self.interceptors, info, innermost)
+            value = await around_activity(self._interceptors, info, innermost)
         elif definition.executor == "process":
             return await self._in_process(job, definition, call.input)
         elif definition.is_async:  # as `_value` would, without a coroutine more

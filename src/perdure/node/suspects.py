@@ -45,10 +45,11 @@ from perdure.node.patience import Patience, Stopped
 from perdure.ports.clock import SystemClock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    from perdure.kernel.commit import Fence, Verdict
+    from perdure.kernel.commit import Verdict
     from perdure.node.options import NodeOptions
+    from perdure.node.ownership.scope import Scope
     from perdure.node.residents import Resident
     from perdure.node.turns import Turns
     from perdure.ports.clock import Clock
@@ -84,38 +85,32 @@ class Suspects:
     def __init__(
         self,
         turns: Turns,
-        fences: Mapping[str, Fence],
+        scope: Scope,
         clock: Clock,
         options: NodeOptions,
-        *,
-        crashed: bool,
     ) -> None:
-        """`crashed`: the last owner did not release its scopes."""
+        """All who were at work in a scope are suspects if its last owner did not release it."""
         self._turns = turns
-        self._fences = fences
+        self._scope = scope
         self._clock = clock
         self._options = options
-        self._patience = Patience(turns.node_name)
+        self._patience = Patience(turns.node_name, options.store_retry_ms)
         self._claimed_at = clock.now_ms()
-        self._counting = crashed
+        self._counting = scope.is_crashed
         self._seen: set[str] = set()
         self._expected: dict[str, None] = {}
         self._candidates: dict[str, _Candidate] = {}
         self._on_trial: set[str] = set()
-
-    @property
-    def counted(self) -> bool:
-        """Whether everybody who was at work at a crash has been counted."""
-        return not self._counting
 
     def expect(self, units: Iterable[str]) -> None:
         """A scan has found these: they are to be counted before there is a trial."""
         if self._counting:
             self._expected.update((unit, None) for unit in units if unit not in self._seen)
 
-    def stop(self) -> None:
-        """Wait for the store no longer."""
+    def stop(self) -> list[Resident]:
+        """Wait for the store no longer, and let nobody run. Those that were held back."""
         self._patience.stop()
+        return [candidate.resident for candidate in self._candidates.values()]
 
     # ------------------------------------------------------------ between load and turn
 
@@ -133,7 +128,7 @@ class Suspects:
         try:
             applied = await self._write(commits)
         except Stopped:
-            return []  # nobody runs uncounted
+            return list(batch)  # nobody runs uncounted: the scope takes no turns of them any more
         admitted: list[tuple[Resident, Loaded]] = []
         for resident, found in batch:
             if found.id in applied:
@@ -206,7 +201,7 @@ class Suspects:
 
     def _commit(self, unit: str, version: int, row: UnitRow) -> Commit:
         now = self._clock.now_ms()
-        return Commit(os.urandom(16), self._fences[row.scope], now, unit, version, row)
+        return Commit(os.urandom(16), self._scope.fence, now, unit, version, row)
 
     async def _write(self, commits: Sequence[Commit]) -> dict[str, UnitRow]:
         """Make these durable, however long it takes; the rows that were accepted.
@@ -256,6 +251,7 @@ class Suspects:
     async def _find(self) -> None:
         await self._all_counted()
         self._counting = False
+        self._scope.has_counted()
         self._seen.clear()
         candidates = sorted(self._candidates.values(), key=lambda c: c.row.id)
         marked = [c for c in candidates if c.blame.state == "trial"]
@@ -281,7 +277,7 @@ class Suspects:
         """Wait until those that the scan has found are loaded, or cannot be."""
         while self._expected:
             unit = next(iter(self._expected))
-            if self._turns.loader.is_waiting(unit):
+            if self._turns.memory.loader.is_waiting(unit):
                 await asyncio.sleep(_LOOK_S)
             else:
                 self._expected.pop(unit, None)
@@ -320,7 +316,7 @@ class Suspects:
                 blame.alone,
             )
             del self._candidates[unit]
-            self._turns.set_aside(unit, _poisoned(unit, blame.alone))
+            self._turns.memory.set_aside(unit, _poisoned(unit, blame.alone))
             return
         control_ms = self._options.control_ms * (1 if blame.alone == 1 else _CONTROL_LONGER)
         text = (
@@ -353,13 +349,13 @@ class Suspects:
         """Load them again, with what has come for them meanwhile, and let them run."""
         for candidate in candidates:
             del self._candidates[candidate.row.id]
-            self._turns.loader.load(candidate.resident)
+            self._turns.memory.loader.load(candidate.resident)
 
     async def _loaded(self, units: Iterable[str]) -> None:
         """Wait until they have been loaded."""
         left = list(units)
         while left:
-            left = [unit for unit in left if self._turns.loader.is_waiting(unit)]
+            left = [unit for unit in left if self._turns.memory.loader.is_waiting(unit)]
             if left:
                 await asyncio.sleep(_LOOK_S)
 
@@ -376,8 +372,8 @@ class Suspects:
         """Take the marks away of those that have not made progress meanwhile, which does it, too."""
         left = list(units)
         while left:
-            busy = [unit for unit in left if not self._turns.revise_suspect(unit, free)]
-            absent = [unit for unit in busy if self._turns.residents.get(unit) is None]
+            busy = [unit for unit in left if not self._turns.memory.revise_suspect(unit, free)]
+            absent = [unit for unit in busy if self._turns.memory.residents.get(unit) is None]
             done = await self._free_absent(absent)
             left = [unit for unit in busy if unit not in done]
             if left:

@@ -14,11 +14,12 @@ from perdure.kernel.message import Delete, Message
 from perdure.ports.store import Units
 
 if TYPE_CHECKING:
-    from perdure.kernel.commit import Fence
     from perdure.kernel.turn import Outcome
     from perdure.node.options import NodeOptions
+    from perdure.node.ownership.ownership import Ownership
     from perdure.node.turns import Turns
     from perdure.ports.clock import Clock
+    from perdure.ports.store import Swept
 
 logger = logging.getLogger("perdure.node")
 
@@ -42,13 +43,13 @@ class Sweeper:
     """Sweeps every `sweep_ms`, for as long as its node runs."""
 
     def __init__(
-        self, turns: Turns, clock: Clock, options: NodeOptions, fences: list[Fence]
+        self, turns: Turns, clock: Clock, options: NodeOptions, ownership: Ownership
     ) -> None:
-        """Remove in the scopes of these fences."""
+        """Remove in the scopes that the node owns at the time."""
         self._turns = turns
         self._clock = clock
         self._options = options
-        self._fences = fences
+        self._ownership = ownership
 
     async def run(self) -> None:
         """Sweep again and again, the first time one interval from now.
@@ -79,7 +80,7 @@ class Sweeper:
         buried: list[str] = []
         while True:
             began = time.perf_counter()
-            swept = await self._turns.store.sweep(self._fences, self._clock.now_ms(), _ROWS)
+            swept = await self._sweep_some()
             buried += swept.buried
             if swept.removed < _ROWS:
                 break
@@ -94,6 +95,10 @@ class Sweeper:
             )
             logger.warning(text, len(buried), named, extra=ids)
 
+    async def _sweep_some(self) -> Swept:
+        fences, now_ms = self._ownership.fences(), self._clock.now_ms()
+        return await self._turns.store.sweep(fences, now_ms, _ROWS)
+
     async def _delete_ended(self, before_ms: int) -> None:
         deleted = 0
         # What ended before was created before, which an index tells: the store need not read all that has ended.
@@ -102,7 +107,10 @@ class Sweeper:
             statuses=statuses, closed_before=before_ms, created_before=before_ms, limit=_PAGE
         )
         while page := (await self._turns.store.query(ended)).items:
-            count = await self._delete_all([view.row.id for view in page])
+            rows = [view.row for view in page]
+            # Those of other owners are theirs to delete.
+            units = [row.id for row in rows if self._ownership.find(row.scope) is not None]
+            count = await self._delete_all(units)
             deleted += count
             if not count:
                 break  # they all changed meanwhile: the next sweep sees to them

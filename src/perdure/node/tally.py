@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from perdure.kernel.commit import UnitRow
+    from perdure.kernel.commit import Commit, UnitRow
     from perdure.kernel.turn import Milestones
 
 
@@ -62,7 +62,29 @@ class Tally:
         self.started = self.completed = self.failed = self.cancelled = self.set_aside = 0
         self.attempts = self.attempt_failures = 0
 
-    def pass_milestones(self, passed: Milestones, row: UnitRow) -> None:
+    def take_turn(self, commit: Commit | None, milestones: Milestones | None) -> None:
+        """Count a turn that is durable."""
+        self.turns += 1
+        if commit is not None:
+            self.commits += 1
+            if milestones is not None:
+                self._pass_milestones(milestones, commit.row)
+
+    def discard_turn(self) -> None:
+        """Count a turn that must count as never taken."""
+        self.turn_failures += 1
+
+    def refuse_commit(self) -> None:
+        """Count a commit that the store has refused."""
+        self.refusals += 1
+
+    def end_attempt(self, *, failed: bool) -> None:
+        """Count an attempt of an activity that has ended."""
+        self.attempts += 1
+        if failed:
+            self.attempt_failures += 1
+
+    def _pass_milestones(self, passed: Milestones, row: UnitRow) -> None:
         """Count a durable turn's milestones; `row` is the row that it committed."""
         self.started += passed.started
         self.set_aside += passed.set_aside

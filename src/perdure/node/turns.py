@@ -1,8 +1,8 @@
 """The loop of a node: message, turn, commit, effects.
 
-    deliver ──▶ mailbox ──▶ _run_ready ──▶ unit.advance ──▶ committer ──▶ _settled ──▶ _effects
-                   ▲                          (kernel)        (store)                    │
-                   └──────────────── results, timers, messages to others ◀───────────────┘
+    deliver ──▶ mailbox ──▶ ready ──▶ unit.advance ──▶ committer ──▶ _settled ──▶ _effects
+                   ▲                     (kernel)        (store)                     │
+                   └────────────── results, timers, messages to others ◀─────────────┘
 
 Theory of operation. Each instance in memory is a `Resident`: a unit of the kernel, a mailbox, and a
 state. A message goes into the mailbox and makes the resident ready. Ready residents take their turns
@@ -20,125 +20,73 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from functools import partial
-from time import monotonic
 from typing import TYPE_CHECKING
 
-from perdure.errors import Failure, StoreUnavailable
-from perdure.interceptor import Interceptor, TurnInfo, around_turn
-from perdure.kernel.commit import CLOSED, Fence, SqlRefused
-from perdure.kernel.held import AFTER_DEPLOY, POISONED
-from perdure.kernel.loop import NeverIdle
-from perdure.kernel.match import user_line, waiting_lines
-from perdure.kernel.message import Message, Retry, Start
-from perdure.kernel.placement import scope_of
+from perdure.errors import StoreUnavailable
+from perdure.kernel.commit import CLOSED
+from perdure.kernel.held import AFTER_DEPLOY
+from perdure.kernel.message import Message, Retry
+from perdure.kernel.turn import Turn
 from perdure.node.committer import Committer
 from perdure.node.deadlines import Deadlines
-from perdure.node.loader import Loader
+from perdure.node.freezer import Freezer
+from perdure.node.memory import Memory
+from perdure.node.ownership.scope import Moved
+from perdure.node.patience import Patience
+from perdure.node.ready import Ready
+from perdure.node.refusals import Refusals
 from perdure.node.residents import Ack, Resident, Residents
-from perdure.node.tally import Tally
+from perdure.node.stages import Stages
+from perdure.node.supervisor import Discarded, Supervisor, ids_of
 from perdure.node.waiters import Waiters
 from perdure.runlog import show_logs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
-    from perdure.kernel.commit import UnitRow, Verdict
-    from perdure.kernel.definition import Definitions
-    from perdure.kernel.turn import Turn
-    from perdure.kernel.unit import Unit
+    from perdure.kernel.commit import Verdict
     from perdure.node.attempts import Attempts
-    from perdure.node.metrics import Metrics
-    from perdure.node.options import NodeOptions
-    from perdure.node.watchdog import Watchdog
-    from perdure.ports.clock import Clock
-    from perdure.ports.store import Loaded, Store
+    from perdure.node.surroundings import Surroundings
 
 logger = logging.getLogger("perdure.node")
-
-_READY_SLICE_S = 0.01
-"""Turns are taken for so long in one go. Then the node's event loop gets its turn."""
-
-_READY_MANY = 256
-"""With so many turns waiting, units that are due are not loaded: a message would wait behind them all."""
-
-_LEAVING_SLICE_S = 0.01
-"""The same for instances that leave memory when the node stops."""
-
-_HOMELESS_MAX = 100_000
-"""Ids of missing units whose mail is remembered. The oldest are forgotten first: their mail is found
-by the node's next look at the store."""
-
-
-class Slice:
-    """The share of time that one turn may use."""
-
-    __slots__ = ("_ends_s", "_length_s")
-
-    def __init__(self, length_ms: int) -> None:
-        """Each turn has so much."""
-        self._length_s = length_ms / 1000
-        self._ends_s = 0.0
-
-    def begin(self) -> None:
-        """A turn begins."""
-        self._ends_s = monotonic() + self._length_s
-
-    def is_spent(self) -> bool:
-        """Whether the turn has had its share."""
-        return monotonic() >= self._ends_s
 
 
 class Turns:
     """Runs the units of a node. See the module's docstring for the path of a message."""
 
     def __init__(
-        self,
-        store: Store,
-        definitions: Definitions,
-        clock: Clock,
-        options: NodeOptions,
-        fences: dict[str, Fence],
-        watchdog: Watchdog,
-        incarnation: bytes,
-        failed: Callable[[Exception], None],
+        self, given: Surroundings, make_attempts: Callable[[Callable[[Message], None]], Attempts]
     ) -> None:
-        """Wire the parts; `attempts` is set by the node. Commit ids are `incarnation` (8 random bytes) and a count."""
+        """Wire the parts. `make_attempts` makes what runs activities, from the way of their results."""
+        store, options, name = given.store, given.options, given.node_name
+        residents = Residents(given.kinds, options)
         self.store = store
-        self.clock = clock
-        self.options = options
-        self.interceptors: list[Interceptor] = []
-        self.tally = Tally()
-        self.metrics: Metrics | None = None
-        self.node_name = ""
+        self.metrics = given.metrics
+        self.node_name = name
+        self.count = 0
         self.waiters = Waiters()
-        self.deadlines = Deadlines(clock, self.wake)
-        self.residents = Residents(definitions, options, store.info)
-        self.loader = Loader(
-            store, options, self.residents, self._loaded, self._make_ready, self._is_busy
+        self.deadlines = Deadlines(given.clock, self.wake, options.horizon_ms)
+        self.attempts = make_attempts(self.deliver)
+        self._tally = given.tally
+        self._ownership = given.ownership
+        self._ready = Ready(residents, given.ownership, self._turn, self._round_over)
+        self._supervisor = Supervisor(given)
+        self.memory = Memory(
+            given, residents, self._supervisor, self.attempts, self.deadlines, self._ready
         )
-        self._slice = Slice(options.turn_slice_ms)
-        self._homeless: dict[str, None] = {}  # an ordered set
-        self._failed = failed
-        self._fences = fences
-        self._watchdog = watchdog
-        self._committer = Committer(store, options.store_retry_ms, failed)
-        self._ready: deque[Resident] = deque()
-        self._scheduled = False
-        self._commit_prefix = incarnation
-        self._commit_count = 0
+        self._freezer = Freezer(given.ownership, residents, name, options.store_retry_ms)
+        self._patience = Patience(name, options.store_retry_ms)
+        self._committer = Committer(
+            store, self._patience, self._freezer.freeze, self._thaw, given.failed
+        )
+        self._refusals = Refusals(given, self.memory)
+        self._stages = Stages()
+        # Commit ids are the incarnation's (8 random bytes) and a count.
+        self._commit_prefix = bytes.fromhex(given.incarnation.id)
         self._stopping = False
 
-    def name_node(self, name: str) -> None:
-        """What log records say about the node."""
-        self.node_name = self._committer.node_name = self.loader.node_name = name
-
-    def use(self, attempts: Attempts) -> None:
-        """Run activities there."""
-        self.attempts = attempts
-
-    # ------------------------------------------------------------ what comes in
+    # ------------------------------------------------------------ 1. what comes in
 
     def deliver(self, message: Message, ack: Ack | None = None, *, stored: bool = False) -> None:
         """Take a message to its unit. `ack` gets the outcome once it is durable.
@@ -146,433 +94,236 @@ class Turns:
         `stored` says that the message stands in the unit's inbox already.
         """
         if self._stopping:
-            if ack is not None:
-                ack.set_exception(
-                    StoreUnavailable("the node is stopping; send it again to the next one")
-                )
+            text = "the node is stopping; send it again to the next one"
+            _refuse(ack, StoreUnavailable(text))
             return
-        resident = self.residents.get(message.to)
+        memory = self.memory
+        resident = memory.residents.get(message.to)
         if resident is None:
-            resident = self.residents.enter(message.to)
-            if (
-                type(message.body) is not Start
-                or message.visible_at
-                or message.to in self._homeless
-            ):
-                self.loader.load(resident)
+            resident = memory.enter(message)
+        scope = resident.scope if resident is not None else None
+        if resident is None or (scope is not None and not scope.takes_messages):
+            # A message that is stored waits in the inbox. Results are derived again by the owner.
+            _refuse(ack, Moved())
+            return
+        if ack is not None and self._ownership.is_frozen:
+            _refuse(ack, self._freezer.error())
+            return
         if not resident.receive(message, ack, stored=stored):
             return
         if type(message.body) is Retry:
             resident.release()
         if resident.state == "idle":
-            self._make_ready(resident)
+            self._ready.add(resident)
 
     def wake(self, unit: str) -> None:
-        """The unit has a deadline that passed, or there is work for it in the store."""
-        if self._stopping:
-            return
-        resident = self.residents.get(unit)
-        if resident is None:
-            self.loader.load_later(unit)
-        elif resident.state == "idle":
-            self._make_ready(resident)
+        """The unit has a deadline that passed."""
+        if not self._stopping:
+            self.memory.wake(unit)
 
-    def mail(self, unit: str) -> None:
-        """Somebody outside has posted to the unit: look into its inbox, and leave the unit as it is."""
-        if self._stopping:
-            return
-        resident = self.residents.get(unit)
-        if resident is None:
-            self.loader.load_later(unit)
-        elif resident.state == "idle":
-            self.loader.fetch(resident)
-        else:
-            resident.has_mail = True
-
-    def try_again(self, units: Iterable[str]) -> None:
-        """Load these held units again."""
-        for unit in list(units):
-            present = self.residents.get(unit)
-            if present is None:
-                self.loader.load_later(unit)
-            elif present.state == "idle":
-                self._reload(present)
-
-    def definitions_changed(self) -> None:
-        """Units that are busy may be about to be held for the lack of what is there now."""
-        for resident in self.residents.all():
-            resident.outdated = resident.state != "idle"
-
-    def set_aside(self, unit: str, why: Failure) -> None:
-        """Load the unit without running its code, and keep it suspended until it is released."""
-        resident = self.residents.get(unit) or self.residents.enter(unit)
-        resident.unit.hold(why)
-        self.loader.load(resident)
-
-    def revise_suspect(self, unit: str, revise: Callable[[int], int]) -> bool:
-        """Change what the row says about crashes, in a commit of its own; False if the unit cannot do that now."""
-        resident = self.residents.get(unit)
-        if resident is None or resident.state != "idle":
-            return False
-        row = resident.unit.row
-        if row is not None and revise(row.suspect) != row.suspect:
-            resident.unit.suspect_of(revise(row.suspect))
-            self._make_ready(resident)
-        return True
-
-    def row(self, unit: str) -> UnitRow | None:
-        """The row of a unit in memory, if no turn of it is on its way."""
-        resident = self.residents.get(unit)
-        return resident.unit.row if resident is not None and resident.state == "idle" else None
-
-    def _loaded(self, resident: Resident, found: Loaded) -> None:
-        self.residents.rest(resident)
-        if found.row is None:
-            if not resident.mailbox:
-                self._leave(resident)
-                return
-        else:
-            self._homeless.pop(found.id, None)
-            if not self._guarded(resident, lambda: _load(resident, found)):
-                return
-        resident.released = False
-        self._make_ready(resident)
-
-    def _leave(self, resident: Resident) -> None:
-        """Take a resident out of memory, unless somebody has posted to it meanwhile."""
-        if resident.has_mail:
-            self._reload(
-                resident
-            )  # by a new unit: the present one still has the row of the deleted run
-            return
-        self.residents.forget(resident)
-
-    def _reload(self, resident: Resident) -> None:
-        """Replace a unit by what the store has now. Its mailbox stays, its activities are given up."""
-        self._drop_unit(resident)
-        self.loader.load(resident)
-
-    def _drop_unit(self, resident: Resident) -> None:
-        self.residents.renew(resident)
-        self.attempts.abandon(resident.unit.id)
-
-    # ------------------------------------------------------------ turns
-
-    def _make_ready(self, resident: Resident) -> None:
-        self.residents.occupy(resident, "ready")
-        self._ready.append(resident)
-        if not self._scheduled:
-            self._schedule()
-
-    def _schedule(self) -> None:
-        self._scheduled = True
-        asyncio.get_running_loop().call_soon(self._run_ready)
-
-    def _run_ready(self) -> None:
-        self._scheduled = False
-        ready = self._ready
-        ends_s = monotonic() + _READY_SLICE_S
-        while ready:
-            resident = ready.popleft()
-            if resident.state == "ready":
-                self._turn(resident)
-            if monotonic() >= ends_s:
-                break
-        self._committer.flush()
-        if ready and not self._scheduled:
-            self._schedule()
-        self.loader.go_on()
-
-    def _is_busy(self) -> bool:
-        """Whether so many turns wait that units which are only due should stay on disk for now."""
-        return len(self._ready) >= _READY_MANY
+    # ------------------------------------------------------------ 2. a turn
 
     def _turn(self, resident: Resident) -> None:
-        unit = resident.unit
+        unit, scope = resident.unit, resident.scope
         if self._stopping and not resident.mailbox:
-            self.residents.rest(resident)  # it would go on by itself; the next node sees to that
+            # It would go on by itself. The next node sees to that.
+            self.memory.residents.rest(resident)
+            return
+        if scope is None or not scope.takes_turns:
+            self.memory.expel(resident, unit.row)
             return
         if resident.released and unit.held is not None:
-            self._reload(resident)  # the retry that came while it was busy stays in the mailbox
+            # The retry that came while it was busy stays in the mailbox.
+            self.memory.reload(resident)
             return
-        resident.released = False
-        scope = (
-            unit.row.scope if unit.row is not None else scope_of(unit.id, self.store.info.shards)
-        )
-        fence = self._fences.get(scope)
-        if fence is None:
-            self._refuse(resident, f"this node does not own its scope {scope!r}")
-            return
-        self._commit_count += 1
-        commit_id = self._commit_prefix + self._commit_count.to_bytes(8)
-        turn = self._advance(resident, fence, commit_id)
-        if turn is None:
-            return
+        resident.is_tried()
+        self.count += 1
+        commit_id = self._commit_prefix + self.count.to_bytes(8)
+        turn = self._supervisor.advance(resident, scope.fence, commit_id)
+        if isinstance(turn, Turn):
+            self._commit(resident, turn)
+        elif isinstance(turn, Discarded):
+            self.memory.discard(resident, turn.cause)
+        else:
+            resident.begin_work()
+            self._stages.begin(turn, partial(self._worked, resident))
+
+    def _worked(self, resident: Resident, turn: Turn | Discarded) -> None:
+        """The work of a turn has ended, and its commit can follow."""
+        scope = resident.scope
+        if scope is None or not scope.takes_turns:
+            resident.mailbox.restore()
+            self.memory.expel(resident, resident.unit.row)
+        elif isinstance(turn, Discarded):
+            self.memory.discard(resident, turn.cause)
+        else:
+            self._commit(resident, turn)
+            self._committer.flush()
+
+    def _round_over(self) -> None:
+        """Turns have been taken for a while: hand their commits over, and load what waits for that."""
+        self._committer.flush()
+        self.memory.loader.go_on()
+
+    def _thaw(self) -> None:
+        if self._freezer.thaw():
+            self._ready.schedule()
+
+    # ------------------------------------------------------------ 3. its commit
+
+    def _commit(self, resident: Resident, turn: Turn) -> None:
+        """Make a turn durable. Nothing that it decided is seen before that."""
         resident.begin_commit()
+        claims = self._ownership.claims
         if turn.commit is None:
             resident.mailbox.settle((), ())
-            self._effects(resident, turn)
+            self._effects(resident, turn, claims)
         else:
-            self._committer.submit(turn.commit, partial(self._settled, resident, turn))
+            settled = partial(self._settled, resident, turn, claims)
+            self._committer.submit(turn.commit, settled)
 
-    def _advance(self, resident: Resident, fence: Fence, commit_id: bytes) -> Turn | None:
-        """Have the kernel take a turn. None: it was discarded."""
-        unit, mailbox = resident.unit, resident.mailbox
-        turn: Turn | None = None
+    def _settled(
+        self, resident: Resident, turn: Turn, claims: int, verdict: Verdict, unsure: bool
+    ) -> None:
+        """The store has decided about a commit that was submitted after so many claims.
 
-        def advance() -> None:
-            nonlocal turn
-            self._slice.begin()
-            turn = unit.advance(
-                mailbox, self.clock.now_ms(), fence, commit_id, self._slice.is_spent
-            )
-
-        body = advance
-        # A unit that is set aside runs no code, so an interceptor that fails must not stop that turn.
-        if self.interceptors and not unit.is_poison:
-            info = TurnInfo(unit.id, len(mailbox))
-
-            def advance_inside() -> None:
-                advance()
-                assert turn is not None
-                info.commits = turn.commit is not None
-                if unit.row is not None:
-                    info.workflow, info.execution = unit.row.type, unit.row.execution
-
-            def intercepted() -> None:
-                around_turn(self.interceptors, info, advance_inside)
-
-            body = intercepted
-        return turn if self._guarded(resident, body) else None
-
-    def _guarded(self, resident: Resident, body: Callable[[], None]) -> bool:
-        """Run workflow code under the watchdog; False if it had to be stopped, which discards the turn."""
-        unit = resident.unit
-        try:
-            stuck = self._watchdog.run(unit.id, body)
-        except NeverIdle as error:
-            self._turn_failed(resident, f"{error}, at {_line(unit, [])}")
-            return False
-        except Exception as error:
-            logger.exception("a turn of %r failed", unit.id, extra=self._ids(unit))
-            self._turn_failed(resident, f"{type(error).__name__}: {error}")
-            return False
-        if stuck is not None:
-            limit_ms = self.options.turn_limit_ms
-            self._turn_failed(
-                resident, f"it took longer than {limit_ms} ms, at {_line(unit, stuck.stack)}"
-            )
-            return False
-        return True
-
-    def _turn_failed(self, resident: Resident, cause: str) -> None:
-        """The turn is discarded. After a few in a row the instance is set aside, so that it stops nothing else."""
-        unit_id, ids = resident.unit.id, self._ids(resident.unit)
-        if resident.unit.run is not None:
-            show_logs(resident.unit.run.take_logs(), discarded=True)
-        resident.failures += 1
-        self.tally.turn_failures += 1
-        self._drop_unit(resident)
-        logger.warning("a turn of %r was stopped: %s", unit_id, cause, extra=ids)
-        if resident.failures >= self.options.turn_failures:
-            text = (
-                f"{resident.failures} turns of {unit_id!r} in a row were stopped: {cause}. "
-                "Mend the code, deploy it, and release the instance with retry()."
-            )
-            resident.unit.hold(Failure(POISONED, text, "poison", retryable=False))
-        self.loader.load(resident)
-
-    def _ids(self, unit: Unit) -> dict[str, object]:
-        """What log records about a unit carry."""
-        ids: dict[str, object] = {"node": self.node_name, "instance": unit.id}
-        row = unit.row
-        if row is not None:
-            ids |= {"execution": row.execution, "workflow": row.type, "version": row.type_version}
-        return ids
-
-    # ------------------------------------------------------------ after the commit
-
-    def _settled(self, resident: Resident, turn: Turn, verdict: Verdict) -> None:
-        unit = resident.unit
-        if verdict == "applied":
-            commit = turn.commit
-            assert commit is not None
-            resident.mailbox.settle(turn.kept, commit.consume)
-            resident.failures = 0 if unit.held is None else resident.failures
-            self._effects(resident, turn)
+        `unsure`: an earlier try may have been applied without an answer.
+        """
+        if verdict != "applied":
+            self._refusals.take(resident, turn, verdict, unsure=unsure)
             return
-        self.tally.refusals += 1
+        assert turn.commit is not None
+        resident.mailbox.settle(turn.kept, turn.commit.consume)
+        if resident.unit.held is None:
+            resident.has_succeeded()
+        self._effects(resident, turn, claims)
+
+    # ------------------------------------------------------------ 4. its effects
+
+    def _effects(self, resident: Resident, turn: Turn, claims: int) -> None:
+        """What follows a durable turn: work, messages, answers, deadlines, the next turn."""
+        unit, scope = resident.unit, resident.scope
+        serves = scope is not None and scope.takes_messages
+        self._tally.take_turn(turn.commit, turn.milestones)
         if self.metrics is not None:
-            self.metrics.refused("sql" if isinstance(verdict, SqlRefused) else verdict)
-        if isinstance(verdict, SqlRefused):
-            show_logs(turn.logs, discarded=True)
-            statement = f"the statement {verdict.statement} of its commit ({verdict.why})"
-            self._turn_failed(resident, f"the store cannot run {statement}")
-            return
-        if verdict == "invalid":
-            # The same turn is never recorded. After `stale` and `fenced` it is taken again, and
-            # then shows what it says.
-            show_logs(turn.logs, discarded=True)
-        if verdict == "stale":
-            self._reload(resident)
-        elif verdict == "invalid" and unit.held is None:
-            self._turn_failed(resident, "the store refused its commit as invalid")
-        elif verdict == "invalid":
-            self._refuse(resident, "the store refused the commit as invalid")
-        else:
-            self._lose(resident)
-
-    def _refuse(self, resident: Resident, reason: str) -> None:
-        """Nothing of the unit can be recorded here."""
-        unit = resident.unit
-        logger.error("a commit of %r was refused: %s", unit.id, reason, extra=self._ids(unit))
-        self.attempts.abandon(unit.id)
-        resident.refuse(StoreUnavailable(f"the request for {unit.id!r} was not recorded: {reason}"))
-        self.residents.forget(resident)
-
-    def _lose(self, resident: Resident) -> None:
-        """Another node owns the scope. This one must not act any more, neither here nor by a late release."""
-        reason = "another node owns its scope now"
-        self._refuse(resident, reason)
-        self._failed(
-            StoreUnavailable(
-                f"another node has taken over what node {self.node_name!r} owned (found at a commit of"
-                f" {resident.unit.id!r}). Nothing that was acknowledged is lost. Look for a second node"
-                " on the same store"
-            )
-        )
-
-    def _effects(self, resident: Resident, turn: Turn) -> None:
-        """What follows a durable turn, in this order: running work, messages, answers, the next turn."""
-        unit = resident.unit
-        self._count(turn)
+            self.metrics.turn(turn)
         if turn.logs:
             show_logs(turn.logs)
         if turn.warning is not None:
-            logger.warning("%s", turn.warning, extra=self._ids(unit))
+            logger.warning("%s", turn.warning, extra=ids_of(unit, self.node_name))
         for call in turn.cancelled:
             self.attempts.cancel(unit.id, call)
-        for call in turn.calls:
-            self.attempts.start(unit, call)
+        if serves:
+            for call in turn.calls:
+                self.attempts.start(unit.id, call)
         if turn.commit is not None:
             for message in turn.commit.post:
                 if message.id not in turn.kept:
-                    self.deliver(message, stored=True)
+                    self._pass_on(message, claims)
         if resident.acks is not None and turn.answers:
             resident.answer(turn.answers)
         if turn.milestones is not None:
             for row in turn.milestones.replaced:
                 self.waiters.ended(row)
+        self._plan(resident, turn, serves=serves)
+        self._next(resident, turn)
+
+    def _pass_on(self, message: Message, claims: int) -> None:
+        """Deliver a message that a commit has stored, if its unit is ours.
+
+        A unit that has come to us since the commit was submitted may have taken the message
+        elsewhere. Its inbox knows.
+        """
+        if claims != self._ownership.claims:
+            resident = self.memory.residents.get(message.to)
+            home = self._ownership.home_of(message.to) if resident is None else resident.scope
+            if home is None or home.number > claims:
+                self.memory.look_for_mail(message.to)
+                return
+        self.deliver(message, stored=True)
+
+    def _plan(self, resident: Resident, turn: Turn, *, serves: bool) -> None:
+        """Note the unit's deadline, or its end."""
+        unit, scope = resident.unit, resident.scope
         if turn.closed:
             assert unit.row is not None
             assert unit.row.status in CLOSED
             self.attempts.abandon(unit.id)
             self.deadlines.clear(unit.id)
             self.waiters.ended(unit.row)
-        elif turn.wake_at:
-            self.deadlines.set(unit.id, turn.wake_at)
+        elif turn.wake_at and serves:
+            is_held = self.deadlines.set(unit.id, turn.wake_at)
+            if not is_held and scope is not None and scope.horizon is not None:
+                scope.horizon.leave(turn.wake_at)  # a scan of the scope finds it
         elif turn.wake_at is None:
             self.deadlines.clear(unit.id)
-        self._next(resident, turn)
-
-    def _count(self, turn: Turn) -> None:
-        """Note a turn that is durable: what is counted always, and what is recorded for others."""
-        tally, commit = self.tally, turn.commit
-        tally.turns += 1
-        if commit is not None:
-            tally.commits += 1
-            if turn.milestones is not None:
-                tally.pass_milestones(turn.milestones, commit.row)
-        if self.metrics is not None:
-            self.metrics.turn(turn)
 
     def _next(self, resident: Resident, turn: Turn) -> None:
-        """What the unit does after its turn: read its mail, take another turn, stay, or leave memory."""
-        unit = resident.unit
-        outdated, resident.outdated = resident.outdated, False
-        if turn.deleted:
+        """Read the unit's mail, give it another turn, let it stay, or let it leave memory."""
+        unit, scope, memory = resident.unit, resident.scope, self.memory
+        outdated = resident.take_outdated()
+        if scope is None or not scope.takes_messages:
+            memory.expel(resident, unit.row)
+        elif turn.deleted:
             if resident.mailbox:
-                self._reload(resident)
+                memory.reload(resident)
             else:
-                self._leave(resident)
+                memory.leave(resident)
         elif outdated and unit.row is not None and unit.row.reason in AFTER_DEPLOY:
-            self._reload(resident)
+            memory.reload(resident)
         elif resident.has_mail:
-            self.loader.fetch(resident)
+            memory.loader.fetch(resident)
         elif turn.again or resident.mailbox.queue or resident.mailbox.control:
-            self._make_ready(resident)
+            self._ready.add(resident)
         elif unit.row is None:
-            if unit.waiting.kept:
-                self._note_homeless(unit.id)
-            self.residents.forget(resident)
+            if unit.keeps_messages:
+                memory.note_homeless(unit.id)
+            memory.residents.forget(resident)
         elif turn.closed or unit.is_poison:
-            self.residents.forget(resident)
+            memory.residents.forget(resident)
         else:
-            self._homeless.pop(unit.id, None)
-            self.residents.rest(resident)
+            memory.found_home(unit.id)
+            memory.residents.rest(resident)
 
-    def _note_homeless(self, unit: str) -> None:
-        """Messages wait in the store for a unit that does not exist: its start must look for them."""
-        self._homeless[unit] = None
-        if len(self._homeless) > _HOMELESS_MAX:
-            del self._homeless[next(iter(self._homeless))]
-
-    # ------------------------------------------------------------ rest
-
-    @property
-    def count(self) -> int:
-        """How many turns were taken."""
-        return self._commit_count
+    # ------------------------------------------------------------ rest, and the end
 
     @property
     def quiet(self) -> bool:
         """Whether no turn is ready or on its way to the store, and nothing is being read from it."""
-        return not (self._ready or self._committer.busy or self.loader.reading)
+        busy = self._ready or self._stages.busy or self._committer.busy
+        return not busy and not self.memory.loader.reading
 
     async def settle(self) -> None:
         """Wait until it is quiet. What attempts, clients and clocks bring later is not waited for."""
         while not self.quiet:
             await asyncio.sleep(0)  # those that are ready take their turn
-            await self.loader.settle()
+            await self.memory.loader.settle()
             await self._committer.drain()
 
-    # ------------------------------------------------------------ the end
-
     async def stop(self, cause: Exception | None = None) -> None:
-        """Take nothing more, let the commits on their way finish, leave memory. Who waits is told the cause."""
+        """Take nothing more, let the commits on their way finish, leave memory.
+
+        Whoever waits is told the cause. A store that is away is waited for until its answer is late.
+        """
         self._stopping = True
         self.deadlines.stop()
-        await self.loader.stop()
+        await self.memory.loader.stop()
+        self._patience.hurry()
         # What has arrived is recorded. Units that would go on by themselves take no further turn.
-        while self._ready:
-            self._run_ready()
+        while self._ready and not self._ownership.is_frozen:
+            self._ready.run()
             await asyncio.sleep(0)
+        await self._stages.stop()
         await self._committer.drain()
         self._committer.stop()
+        self._patience.stop()
         why = f"{cause}. The node has stopped" if cause is not None else "the node has stopped"
         error = StoreUnavailable(f"{why}; the instance goes on when a node runs again", "unknown")
-        await self._empty_memory(error)
+        await self.memory.clear(error)
         self.waiters.fail(error)
 
-    async def _empty_memory(self, error: Exception) -> None:
-        ends_s = monotonic() + _LEAVING_SLICE_S
-        for resident in self.residents.all():
-            resident.refuse(error)
-            self.residents.forget(resident)
-            if monotonic() >= ends_s:
-                await asyncio.sleep(0)
-                ends_s = monotonic() + _LEAVING_SLICE_S
 
-
-def _load(resident: Resident, found: Loaded) -> None:
-    assert found.row is not None
-    released = resident.released
-    resident.unit.load(found.version, found.row, found.journal, found.kv, released=released)
-
-
-def _line(unit: Unit, stack: list[str]) -> str:
-    """Where the code of a turn that was stopped is."""
-    line = user_line(stack)
-    if line is None and unit.run is not None:
-        line = next(iter(waiting_lines(unit.run.loop)), None)
-    return line or (stack[-1] if stack else "an unknown line")
+def _refuse(ack: Ack | None, error: Exception) -> None:
+    """Tell the sender of a message that it was not taken, if it waits."""
+    if ack is not None:
+        ack.set_exception(error)

@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from perdure.node.ownership.scope import Moved
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from perdure.kernel.commit import UnitRow
 
 
@@ -39,6 +43,14 @@ class Waiters:
         for future in self._futures.pop((row.id, row.run), ()):
             if not future.done():
                 future.set_result(row)
+
+    def redirect(self, is_ours: Callable[[str], bool]) -> None:
+        """The ends of units that are not ours any more will be seen in the store only."""
+        for unit, run in list(self._futures):
+            if not is_ours(unit):
+                for future in self._futures.pop((unit, run)):
+                    if not future.done():
+                        future.set_exception(Moved())
 
     def fail(self, error: Exception) -> None:
         """Nobody will learn of an end here any more."""

@@ -28,14 +28,12 @@ from perdure.kernel.commit import (
     ExecutionRow,
     Fence,
     JournalChunk,
-    KvEntry,
-    RunRow,
-    StatePart,
     Task,
     UnitRow,
     Verdict,
 )
 from perdure.kernel.limits import DEDUPE_MS
+from perdure.kernel.loaded import Loaded as Loaded  # noqa: PLC0414 - users of the port find it here
 from perdure.kernel.message import Message
 from perdure.ports.where import Where
 
@@ -86,30 +84,6 @@ class Posted(msgspec.Struct, frozen=True):
     answer: str | None = None
     data: bytes | None = None
     failure: Failure | None = None
-
-
-class Loaded(msgspec.Struct):
-    """A unit as stored, in one snapshot.
-
-    It has the row and its version, the journal of the current execution, KV, the inbox (in order),
-    tasks, runs beside its own, and state. `journal` has the events of the unit's own run first,
-    then those of each of `runs`.
-
-    `place` is the place behind the newest message of the inbox, from which `Store.inbox` goes on.
-    None: the inbox was empty, and reading it from the beginning misses nothing.
-    """
-
-    id: str
-    version: int = 0
-    row: UnitRow | None = None
-    # msgspec gives each object lists of its own.
-    journal: list[JournalChunk] = []
-    kv: list[KvEntry] = []
-    inbox: list[Message] = []
-    tasks: list[Task] = []
-    place: str | None = None
-    runs: list[RunRow] = []
-    state: list[StatePart] = []
 
 
 class Hint(msgspec.Struct, frozen=True):

@@ -109,7 +109,7 @@ class Points:
 
 def _gone() -> StoreUnavailable:
     return StoreUnavailable(
-        "this life of the node is over: the crash harness has ended it", "unknown"
+        "this life of the node is over: the crash harness has ended it", "unknown", permanent=True
     )
 
 
@@ -352,10 +352,10 @@ class _Gate:
                 # Their ids do not stand in the journal, but the store remembers the ids of posts.
                 return await self._post(message)
             case _:
-                return await self._node.send(message)
+                return await self._node.gateway.send(message)
 
     async def _send(self, message: Message) -> Outcome:
-        outcome = await self._node.send(message)
+        outcome = await self._node.gateway.send(message)
         if outcome != "ok" or await self._has_arrived(message):
             return outcome
         # The end of an instance drops the messages that it did not receive.
@@ -366,7 +366,7 @@ class _Gate:
         return outcome
 
     async def _is_open(self, unit: str) -> bool:
-        return (await Client(self._node).get(unit).status()) not in CLOSED
+        return (await Client(self._node.gateway).get(unit).status()) not in CLOSED
 
     async def _post(self, message: Message) -> Outcome:
         message.wait_in(scope_of(message.to, self._node.store.info.shards))
@@ -391,7 +391,7 @@ class _Gate:
 
     async def _has_arrived(self, message: Message) -> bool:
         """Whether a message waits in the inbox, or was received by an execution."""
-        handle = Client(self._node).get(message.to)
+        handle = Client(self._node.gateway).get(message.to)
         while not await self._is_waiting(message):
             try:
                 executions = await handle.executions()
@@ -414,7 +414,7 @@ class _Gate:
         return outcome, Begun(message.id)
 
     async def closed(self, unit: str, begun: Begun | None = None) -> UnitRow:
-        return await self._node.closed(unit, begun)
+        return await self._node.gateway.closed(unit, begun)
 
     async def run(self, message: Message) -> tuple[Outcome, UnitRow | None]:
         outcome, begun = await self.begin(message)
@@ -423,7 +423,7 @@ class _Gate:
         return outcome, await self.closed(message.to, begun)
 
     async def changed(self, unit: str, version: int, within_ms: int) -> None:
-        await self._node.changed(unit, version, within_ms)
+        await self._node.gateway.changed(unit, version, within_ms)
 
 
 def _received(history: Sequence[HistoryEvent], message: Message) -> bool:

@@ -11,8 +11,12 @@ from perdure.app import App
 from perdure.errors import UsageError
 from perdure.interceptor import Interceptor
 from perdure.kernel.commit import UnitRow
+from perdure.kernel.limits import Limits
 from perdure.node import Node, NodeOptions
+from perdure.node.gateway import NodeGateway
 from perdure.node.options import check_kind
+from perdure.node.turns import Turns
+from perdure.ports.clock import Clock
 from perdure.ports.store import Store
 from perdure.store import open_store
 from perdure.testing.calls import ActivityRecord, read_calls
@@ -28,6 +32,41 @@ _ENDING = ("perdure-scan", "perdure-wake")
 
 # Real time, in which the store looks by itself. The wait ends by the clock of the test.
 _FAR_MS = 86_400_000
+
+
+class _WaitingGateway(NodeGateway):
+    """The gateway of a node whose time skips: each wait moves time."""
+
+    def __init__(
+        self,
+        running: Callable[[], Turns],
+        store: Callable[[], Store],
+        clock: Clock,
+        limits: Limits,
+        skipping: SkippingClock,
+    ) -> None:
+        super().__init__(running, store, clock, limits)
+        self._skipping = skipping
+
+    async def _end_of(self, unit: str, future: asyncio.Future[UnitRow]) -> UnitRow:
+        async with self._skipping.waiting(f"the end of {unit!r}"):
+            return await super()._end_of(unit, future)
+
+    async def changed(self, unit: str, version: int, within_ms: int) -> None:
+        """Wait until the row has another version, or so much time of the clock has passed."""
+        over = asyncio.Event()
+        alarm = self._skipping.late_alarm(within_ms, over.set)
+        # Two waits: the store's limit is real time, and the caller's is time of the clock.
+        watching = asyncio.ensure_future(super().changed(unit, version, _FAR_MS))
+        passing = asyncio.ensure_future(over.wait())
+        try:
+            async with self._skipping.waiting(f"a change of {unit!r}"):
+                await asyncio.wait([watching, passing], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            alarm.cancel()
+            watching.cancel()
+            passing.cancel()
+            await asyncio.gather(watching, passing, return_exceptions=True)
 
 
 class VirtualNode(Node):
@@ -73,12 +112,17 @@ class VirtualNode(Node):
         )
         self._is_open = False
 
+    def _make_gateway(self) -> NodeGateway:
+        return _WaitingGateway(
+            self._running, lambda: self.store, self.clock, self.options.limits, self.clock
+        )
+
     # ------------------------------------------------------------ life cycle
 
     @property
     def is_running(self) -> bool:
         """Whether it was started and not stopped."""
-        return self._turns is not None
+        return self._life is not None
 
     async def start(self) -> None:
         """Open the store, if it came as a URL, and start as `Node.start` does.
@@ -183,59 +227,42 @@ class VirtualNode(Node):
     @property
     def progress(self) -> int:
         """The number of turns that were taken."""
-        if self._turns is not None:
-            return self._turns.count
+        if self._life is not None:
+            return self._life.turns.count
         return 0
 
     @property
     def busy(self) -> bool:
         """Whether a turn, a commit or a load is under way."""
-        if self._turns is None:
+        if self._life is None:
             return False
-        return not self._turns.quiet or bool(self._ending())
+        return not self._life.turns.quiet or bool(self._ending())
 
     async def settle(self) -> None:
         """Wait until no turn, commit or load is under way."""
         ending = self._ending()
         if ending:
             await asyncio.wait(ending)
-        if self._turns is not None:
-            await self._turns.settle()
+        if self._life is not None:
+            await self._life.turns.settle()
 
     def _ending(self) -> list[asyncio.Task[None]]:
-        return [task for task in self._background if task.get_name() in _ENDING]
+        if self._life is None:
+            return []
+        return self._life.background.named(_ENDING)
 
     def working(self, asleep: Collection[object]) -> list[asyncio.Task[None]]:
         """Attempts of activities that run, without those that are `asleep`."""
-        if self._attempts is not None:
-            return self._attempts.working(asleep)
+        if self._life is not None:
+            return self._life.attempts.working(asleep)
         return []
 
     async def describe_waits(self) -> str:
         """The waits of every open instance, for people."""
-        return await describe_waits(self.client, self._turns)
-
-    # ------------------------------------------------------------ waits of its client move time
-
-    async def _end_of(self, unit: str, future: asyncio.Future[UnitRow]) -> UnitRow:
-        async with self.clock.waiting(f"the end of {unit!r}"):
-            return await super()._end_of(unit, future)
-
-    async def changed(self, unit: str, version: int, within_ms: int) -> None:
-        """Wait until the row has another version, or so much time of the clock has passed."""
-        over = asyncio.Event()
-        alarm = self.clock.late_alarm(within_ms, over.set)
-        # Two waits: the store's limit is real time, and the caller's is time of the clock.
-        watching = asyncio.ensure_future(super().changed(unit, version, _FAR_MS))
-        passing = asyncio.ensure_future(over.wait())
-        try:
-            async with self.clock.waiting(f"a change of {unit!r}"):
-                await asyncio.wait([watching, passing], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            alarm.cancel()
-            watching.cancel()
-            passing.cancel()
-            await asyncio.gather(watching, passing, return_exceptions=True)
+        turns = None
+        if self._life is not None:
+            turns = self._life.turns
+        return await describe_waits(self.client, turns)
 
 
 def node(

@@ -9,6 +9,7 @@ from perdure.description import Description, moment
 from perdure.kernel.commit import CLOSED
 from perdure.kernel.loop import Timer
 from perdure.kernel.match import waiting_lines
+from perdure.kernel.unit import Unit as WorkflowUnit
 
 if TYPE_CHECKING:
     from perdure.kernel.run import Run
@@ -36,8 +37,8 @@ def _run(turns: Turns | None, unit: str) -> Run | None:
     """The run in memory, which knows more than the row. None: only the row is there."""
     if turns is None:
         return None
-    resident = turns.residents.get(unit)
-    if resident is None:
+    resident = turns.memory.residents.get(unit)
+    if resident is None or not isinstance(resident.unit, WorkflowUnit):
         return None
     return resident.unit.run
 

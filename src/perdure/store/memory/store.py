@@ -100,7 +100,9 @@ class MemoryStore:
         return self._tables
 
     def _closed(self) -> StoreUnavailable:
-        return StoreUnavailable("the memory store is closed; use it inside `async with store:`")
+        return StoreUnavailable(
+            "the memory store is closed; use it inside `async with store:`", permanent=True
+        )
 
     async def now(self) -> int:
         """Store time in milliseconds."""

@@ -197,7 +197,7 @@ class FileGuard:
                     f"{self._names[file]} {what} while the store was open, so nothing is written any more;"
                     f" put it back{with_log}, or restart on what stands there now"
                 )
-                raise StoreUnavailable(msg)
+                raise StoreUnavailable(msg, permanent=True)
         is_settled = stamp is not None and 0 <= stamp[2] < time_ns() - _SETTLED_NS
         self._seen = stamp if is_settled and not self._is_link else None
 

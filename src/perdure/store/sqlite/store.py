@@ -112,10 +112,12 @@ class SQLiteStore:
     def _closed(self) -> StoreUnavailable:
         if self._forked:
             return StoreUnavailable(
-                f"the store {self.path} was opened before this process was forked; open it anew"
+                f"the store {self.path} was opened before this process was forked; open it anew",
+                permanent=True,
             )
         return StoreUnavailable(
-            f"the store {self.path} is closed; use it inside `async with store:`"
+            f"the store {self.path} is closed; use it inside `async with store:`",
+            permanent=True,
         )
 
     async def __aenter__(self) -> Self:

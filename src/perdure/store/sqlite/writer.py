@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import apsw
 
@@ -218,7 +218,7 @@ class Writer:
             self._check()  # again: what was just written may be in a file that was removed meanwhile
         except StoreUnavailable as error:
             self._applier.forget()
-            raise StoreUnavailable(str(error), "unknown") from error
+            raise StoreUnavailable(str(error), "unknown", permanent=error.is_permanent) from error
         for hint in self._applier.take_hints():
             self._bell.ring(hint)
         return results
@@ -247,8 +247,9 @@ class Writer:
             failure = StoreUnavailable(
                 f"{reason}. The store is stopped: restart the node when the disk is sound",
                 "unknown",
+                permanent=True,
             )
-            self._dead = StoreUnavailable(str(failure), "none")
+            self._dead = StoreUnavailable(str(failure), "none", permanent=True)
             logger.critical("%s", failure)
         return failure
 
@@ -310,7 +311,8 @@ def _answer_of(results: list[Any]) -> Any:
         sure = len(errors) == len(results) and all(
             getattr(error, "outcome", "none") == "none" for error in errors
         )
-        return StoreUnavailable(str(first), "none" if sure else "unknown")
+        outcome: Literal["none", "unknown"] = "none" if sure else "unknown"
+        return StoreUnavailable(str(first), outcome, permanent=first.is_permanent)
     return first
 
 

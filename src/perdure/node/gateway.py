@@ -1,0 +1,175 @@
+"""The gateway of a node's client: to the units of this node in memory, to all others by the store.
+
+Where a unit belongs is asked before each delivery. A scope may go to another node while a request is
+under way. The request was then not done here, and it goes on by the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from perdure.errors import NotFound
+from perdure.gateway import Begun, StoreGateway, find_row, find_run, find_unit, joins
+from perdure.kernel.commit import CLOSED, UnitRow
+from perdure.kernel.message import Start
+from perdure.node.ownership.scope import Moved
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from perdure.kernel.limits import Limits
+    from perdure.kernel.message import Message
+    from perdure.kernel.turn import Outcome
+    from perdure.node.turns import Turns
+    from perdure.ports.clock import Clock
+    from perdure.ports.store import Store
+
+_ROUND_MS = 5_000
+"""How long one wait for a change lasts. It is then simply repeated."""
+
+
+class NodeGateway:
+    """The way from a client of a node to the owners of instances."""
+
+    def __init__(
+        self,
+        running: Callable[[], Turns],
+        store: Callable[[], Store],
+        clock: Clock,
+        limits: Limits,
+    ) -> None:
+        """`running` gives the turns of the node's present life, or raises the reason why not."""
+        self._running = running
+        self._store = store
+        self.clock = clock
+        self.limits = limits
+
+    @property
+    def store(self) -> Store:
+        """The node's store."""
+        return self._store()
+
+    def _beside(self) -> StoreGateway:
+        """The way by the store, which leads to every unit."""
+        return StoreGateway(self._running().store, self.clock, self.limits)
+
+    async def send(self, message: Message) -> Outcome:
+        """Deliver a message; the outcome once it is durable."""
+        turns = self._running()
+        if turns.memory.owns(message.to):
+            with suppress(Moved):  # then nothing was done, and it goes to the new owner
+                return await self._send_here(turns, message)
+        try:
+            return await self._beside().send(message)
+        finally:
+            # The unit may be ours by now. What was posted comes before what is sent to it here next.
+            turns.memory.look_for_mail(message.to)
+
+    async def _send_here(self, turns: Turns, message: Message) -> Outcome:
+        ack: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        turns.deliver(message, ack)
+        return await ack
+
+    async def begin(self, message: Message) -> tuple[Outcome, Begun | None]:
+        """Deliver a start; its outcome, and the run that it began or joined."""
+        turns = self._running()
+        if turns.memory.owns(message.to):
+            with suppress(Moved):  # then nothing was done, and it goes to the new owner
+                return await self._begin_here(turns, message)
+        try:
+            return await self._beside().begin(message)
+        finally:
+            # The unit may be ours by now. What was posted comes before what is sent to it here next.
+            turns.memory.look_for_mail(message.to)
+
+    async def _begin_here(self, turns: Turns, message: Message) -> tuple[Outcome, Begun | None]:
+        outcome = await self._send_here(turns, message)
+        if outcome == "joined":
+            return outcome, await self._joined(message)
+        return outcome, Begun(message.id) if outcome != "exists" else None
+
+    async def _joined(self, message: Message) -> Begun:
+        """The run that a start has just joined."""
+        start = message.body
+        assert isinstance(start, Start)
+        row = self._running().memory.row(message.to)
+        if row is None:
+            view = await find_row(self.store, message.to)
+            row = view.row if view is not None else None
+        if row is not None and joins(row, start):
+            return Begun(row.run)
+        # It was deleted or replaced since. No run has this id, so its end is found to be gone.
+        return Begun(b"")
+
+    async def closed(self, unit: str, begun: Begun | None = None) -> UnitRow:
+        """Wait until a run has ended; its row. Without `begun` it is the run that is current now."""
+        turns = self._running()
+        if turns.memory.owns(unit):
+            run = begun.run if begun is not None else await self._current_run(unit)
+            begun = begun if begun is not None else Begun(run)
+            with suppress(Moved):  # then the end will be seen in the store
+                return await self._closed_here(turns, unit, run)
+        return await self._beside().closed(unit, begun)
+
+    async def _closed_here(self, turns: Turns, unit: str, run: bytes) -> UnitRow:
+        future = turns.waiters.add(unit, run)
+        try:
+            row = turns.memory.row(unit)
+            if row is None or row.run != run:
+                row = await self._look_for(unit, run, future)
+            if row.status in CLOSED:
+                return row
+            return await self._end_of(unit, future)
+        finally:
+            turns.waiters.remove(unit, run, future)
+
+    async def _current_run(self, unit: str) -> bytes:
+        """The run that has the id now, or the first one once its start is taken from the inbox."""
+        turns = self._running()
+        row = turns.memory.row(unit)
+        if row is not None:
+            return row.run
+        while not (found := await find_unit(turns.store, unit)).is_stored:
+            await self.changed(unit, 0, _ROUND_MS)
+        return found.row.run
+
+    async def _look_for(self, unit: str, run: bytes, future: asyncio.Future[UnitRow]) -> UnitRow:
+        """The row of a run that no row in memory shows: it may be busy, out of memory, or gone."""
+        try:
+            row = (await find_run(self._running().store, unit, Begun(run))).row
+        except NotFound:
+            if not future.done():
+                raise
+        else:
+            if not future.done():
+                return row
+        return future.result()  # it ended while the store was asked
+
+    async def _end_of(self, unit: str, future: asyncio.Future[UnitRow]) -> UnitRow:
+        """Wait, when it is sure that the run has not ended yet."""
+        return await future
+
+    async def run(self, message: Message) -> tuple[Outcome, UnitRow | None]:
+        """Deliver a start and wait for the end of the run that it began or joined."""
+        turns = self._running()
+        if not turns.memory.owns(message.to):
+            outcome, begun = await self.begin(message)
+            return outcome, (await self.closed(message.to, begun) if begun is not None else None)
+        # It is waited for before the start is sent: the run may have ended when that is answered.
+        future = turns.waiters.add(message.to, message.id)
+        try:
+            outcome, begun = await self.begin(message)
+            if begun is None:
+                return outcome, None
+            if begun.run == message.id:
+                with suppress(Moved):  # then the end will be seen in the store
+                    return outcome, await self._end_of(message.to, future)
+            return outcome, await self.closed(message.to, begun)
+        finally:
+            turns.waiters.remove(message.to, message.id, future)
+
+    async def changed(self, unit: str, version: int, within_ms: int) -> None:
+        """Wait until the unit's row has another version than `version`, or the time is up."""
+        await self._running().store.wait_change(unit, version, within_ms)

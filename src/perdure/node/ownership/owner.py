@@ -1,0 +1,145 @@
+"""The owner: gains scopes and gives them up while the node runs.
+
+A cluster says which scopes this node should own. The store says which it does own: a claim fences the
+owner before, and a commit that is fenced says that another node has claimed the scope since.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from perdure.errors import StoreUnavailable
+from perdure.node.backlog import Backlog
+from perdure.node.suspects import Suspects
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Collection, Iterable
+
+    from perdure.node.background import Background
+    from perdure.node.options import NodeOptions
+    from perdure.node.ownership.ownership import Ownership
+    from perdure.node.ownership.scope import Scope
+    from perdure.node.turns import Turns
+    from perdure.ports.clock import Clock
+
+logger = logging.getLogger("perdure.node")
+
+_SCANS = 4
+"""Scopes whose backlogs are scanned for the first time at once. Other reads have their turn, too."""
+
+_RETRY_S = 1.0
+"""After how long a claim or a release is tried again that the store could not take."""
+
+
+class Owner:
+    """Serves the scopes of a node."""
+
+    def __init__(
+        self,
+        turns: Turns,
+        ownership: Ownership,
+        clock: Clock,
+        options: NodeOptions,
+        background: Background,
+    ) -> None:
+        """Nothing is served yet."""
+        self._turns = turns
+        self._ownership = ownership
+        self._clock = clock
+        self._options = options
+        self._background = background
+        self._suspects: dict[Scope, Suspects] = {}
+        self._backlogs: dict[Scope, Backlog] = {}
+        self._trials: dict[Scope, asyncio.Task[None]] = {}
+        self._scans = asyncio.Semaphore(_SCANS)
+        self._changing = asyncio.Lock()
+
+    # ------------------------------------------------------------ what a cluster says
+
+    async def follow(self, assignments: AsyncIterator[Collection[str]]) -> None:
+        """Own what the cluster assigns to this node, from each word of it to the next."""
+        async for wanted in assignments:
+            while True:
+                try:
+                    await self.own(wanted)
+                except StoreUnavailable as error:
+                    ids = {"node": self._turns.node_name}
+                    text = "the scopes of node %s cannot be changed now, and are soon: %s"
+                    logger.warning(text, self._turns.node_name, error, extra=ids)
+                    await asyncio.sleep(_RETRY_S)
+                else:
+                    break
+
+    async def own(self, wanted: Collection[str]) -> None:
+        """Gain the scopes that are wanted, and give up the others.
+
+        Raises:
+            StoreUnavailable: the store could not be asked. What has been done by then stays done.
+        """
+        async with self._changing:
+            await self._give_up([s for s in self._ownership.all() if s.name not in wanted])
+            new = [name for name in wanted if self._ownership.find(name) is None]
+            if new:
+                self.serve(await self._ownership.claim(sorted(new)))
+
+    # ------------------------------------------------------------ gaining
+
+    def serve(self, scopes: Iterable[Scope]) -> None:
+        """Take up the work of scopes that were claimed."""
+        for scope in scopes:
+            suspects = Suspects(self._turns, scope, self._clock, self._options)
+            backlog = Backlog(
+                self._turns, scope, self._clock, self._options, self._background.spawn
+            )
+            self._suspects[scope], self._backlogs[scope] = suspects, backlog
+            scope.serve(suspects, backlog)
+            self._background.spawn(self._take_up(scope, suspects, backlog), "perdure-scan")
+
+    async def _take_up(self, scope: Scope, suspects: Suspects, backlog: Backlog) -> None:
+        """Take up all that is due or has mail. A node works while its backlog drains."""
+        async with self._scans:
+            await backlog.scan(suspects)
+        scope.has_been_scanned()
+        if not scope.is_counted:
+            self._trials[scope] = self._background.begin(suspects.run(), "perdure-trials")
+
+    # ------------------------------------------------------------ giving up
+
+    async def _give_up(self, scopes: Collection[Scope]) -> None:
+        """Finish what is under way in these scopes, and release them."""
+        for scope in scopes:
+            if scope.state != "draining":  # a release that failed is tried again
+                scope.drain()
+        for scope in scopes:
+            await self._empty(scope)
+        await self._ownership.release(scopes)
+
+    async def drop_lost(self) -> None:
+        """Drop all of each scope that another node owns. It is not ours to release."""
+        while True:
+            scope = await self._ownership.next_lost()
+            ids = {"node": self._turns.node_name}
+            logger.warning("another node owns the scope %s now", scope.name, extra=ids)
+            await self._empty(scope)
+
+    async def _empty(self, scope: Scope) -> None:
+        """Take the units of a scope out of memory, also those that were held back as suspects."""
+        trial = self._trials.pop(scope, None)
+        if trial is not None:
+            trial.cancel()
+        backlog, suspects = self._backlogs.pop(scope, None), self._suspects.pop(scope, None)
+        if backlog is not None:
+            backlog.stop()
+        if suspects is not None:
+            self._turns.memory.expel_all(suspects.stop())
+        await self._turns.memory.empty(scope)
+        self._turns.waiters.redirect(self._turns.memory.owns)
+
+    def stop(self) -> None:
+        """Scan no more, and try no suspects."""
+        for backlog in self._backlogs.values():
+            backlog.stop()
+        for suspects in self._suspects.values():
+            suspects.stop()

@@ -1,0 +1,134 @@
+"""The scopes that a node owns now. Every delivery asks here where its unit belongs."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from perdure.kernel.commit import Fence
+from perdure.kernel.placement import scope_of
+from perdure.node.ownership.scope import Scope
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from perdure.node.ownership.scope import Batch
+    from perdure.ports.store import Incarnation, Store
+
+
+class Ownership:
+    """The router of a node: from a unit to the scope that this node owns, or to nothing."""
+
+    def __init__(self, store: Store, incarnation: Incarnation, *, is_alone: bool) -> None:
+        """Nothing is owned. `is_alone`: no other node can own what this one does not."""
+        self.is_alone = is_alone
+        self.is_frozen = False
+        # How many claims the store has accepted. Each scope has the number of its own.
+        self.claims = 0
+        self._store = store
+        self._incarnation = incarnation
+        self._shards = store.info.shards
+        self._scopes: dict[str, Scope] = {}
+        self._lost: asyncio.Queue[Scope] = asyncio.Queue()
+
+    # ------------------------------------------------------------ asking
+
+    def home_of(self, unit: str) -> Scope | None:
+        """The scope in which a new unit of this id would be. None: this node does not own it."""
+        return self._scopes.get(scope_of(unit, self._shards))
+
+    def find(self, name: str) -> Scope | None:
+        """The scope of this name. None: this node does not own it."""
+        return self._scopes.get(name)
+
+    def all(self) -> list[Scope]:
+        """All scopes of this node."""
+        return list(self._scopes.values())
+
+    def names(self) -> list[str]:
+        """The names of the scopes that are served."""
+        return [scope.name for scope in self._scopes.values() if scope.takes_messages]
+
+    def fences(self) -> list[Fence]:
+        """The fences of the scopes that are served."""
+        return [scope.fence for scope in self._scopes.values() if scope.takes_messages]
+
+    # ------------------------------------------------------------ gaining and losing
+
+    async def claim(self, names: Sequence[str]) -> list[Scope]:
+        """Take scopes over in the store. Older owners can write nothing of them any more.
+
+        Raises:
+            StoreError: the store has refused, or cannot be asked.
+        """
+        claims = await self._store.claim(names, self._incarnation)
+        scopes: list[Scope] = []
+        self.claims += 1
+        for name, claim in claims.items():
+            fence = Fence(name, claim.epoch, self._incarnation.id)
+            scope = Scope(fence, self.claims, crashed=not claim.clean)
+            self._scopes[name] = scope
+            scopes.append(scope)
+        return scopes
+
+    async def release(self, scopes: Collection[Scope]) -> None:
+        """Give scopes up in order. The next owner of each knows that nothing has crashed.
+
+        A crash that was not counted is left to the next owner, which counts it then. A scope that
+        is lost belongs to another owner already.
+
+        Raises:
+            StoreUnavailable: the store could not take it. It may be tried again.
+        """
+        ours = [scope for scope in scopes if scope.is_counted and scope.state != "lost"]
+        if ours:
+            await self._store.release([scope.fence for scope in ours])
+        for scope in scopes:
+            self.remove(scope)
+
+    def remove(self, scope: Scope) -> None:
+        """The scope is this node's no longer."""
+        if self._scopes.get(scope.name) is scope:
+            del self._scopes[scope.name]
+
+    def lose(self, scope: Scope) -> None:
+        """Another node owns the scope: nothing of it may be done here any more."""
+        if scope.state != "lost":
+            scope.lose()
+            self.remove(scope)
+            self._lost.put_nowait(scope)
+
+    async def next_lost(self) -> Scope:
+        """Wait for a scope that is lost, and whose units are still in memory."""
+        return await self._lost.get()
+
+    def freeze(self) -> None:
+        """The store does not answer: do nothing, and forget nothing."""
+        self.is_frozen = True
+        for scope in self._scopes.values():
+            scope.freeze()
+
+    def thaw(self) -> None:
+        """The store answers again."""
+        self.is_frozen = False
+        for scope in self._scopes.values():
+            scope.thaw()
+
+    # ------------------------------------------------------------ between load and turn
+
+    async def admit(self, batch: Batch) -> Batch:
+        """The part of a batch that may run now, as the scopes of its units decide."""
+        by_scope: dict[str, Batch] = {}
+        admitted: Batch = []
+        for resident, found in batch:
+            scope = resident.scope
+            if scope is None or scope.admission is None:
+                admitted.append((resident, found))
+            else:
+                by_scope.setdefault(scope.name, []).append((resident, found))
+        for part in by_scope.values():
+            scope = part[0][0].scope
+            assert scope is not None
+            assert scope.admission is not None
+            admitted += await scope.admission.admit(part)
+        return admitted

@@ -1,0 +1,50 @@
+"""What one life of a node is given from outside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from perdure.client import Client
+    from perdure.interceptor import Interceptor
+    from perdure.kernel.definition import Definitions
+    from perdure.kernel.kinds import Kinds
+    from perdure.node.metrics import Metrics
+    from perdure.node.options import NodeOptions
+    from perdure.node.ownership.ownership import Ownership
+    from perdure.node.tally import Tally
+    from perdure.node.watchdog import Watchdog
+    from perdure.ports.clock import Clock
+    from perdure.ports.store import Incarnation, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """The parts that are there before a life begins, and those that outlast it.
+
+    `resources` is what the app has opened for its activities, and `client` makes what
+    `activity.client()` gives. `failed` is told of what the node cannot go on with.
+    """
+
+    store: Store
+    definitions: Definitions
+    kinds: Kinds
+    clock: Clock
+    options: NodeOptions
+    incarnation: Incarnation
+    ownership: Ownership
+    watchdog: Watchdog
+    interceptors: Sequence[Interceptor]
+    resources: object
+    client: Callable[[], Client]
+    tally: Tally
+    metrics: Metrics | None
+    failed: Callable[[Exception], None]
+
+    @property
+    def node_name(self) -> str:
+        """The name of the node, for log records."""
+        return self.incarnation.node

@@ -1,0 +1,72 @@
+"""The wiring of a node: one life is made of finished parts, each of which gets what it needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from perdure.node.arrivals import Arrivals
+from perdure.node.attempts import Attempts
+from perdure.node.background import Background
+from perdure.node.deploys import Deploys
+from perdure.node.ownership.owner import Owner
+from perdure.node.sweeper import Sweeper
+from perdure.node.turns import Turns
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from perdure.node.ownership.ownership import Ownership
+    from perdure.node.surroundings import Surroundings
+    from perdure.ports.store import Hint
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """The parts of a node from its start to its stop."""
+
+    turns: Turns
+    attempts: Attempts
+    ownership: Ownership
+    owner: Owner
+    deploys: Deploys
+    arrivals: Arrivals
+    sweeper: Sweeper
+    background: Background
+
+    def listen(self, hints: AsyncIterator[Hint]) -> None:
+        """Do the work that goes on beside the turns, from now on."""
+        self.background.spawn(self._follow(hints), "perdure-hints")
+        self.background.spawn(self.arrivals.run(), "perdure-arrivals")
+        self.background.spawn(self.sweeper.run(), "perdure-sweeper")
+        self.background.spawn(self.owner.drop_lost(), "perdure-lost")
+
+    async def _follow(self, hints: AsyncIterator[Hint]) -> None:
+        async for hint in hints:
+            scope = self.ownership.find(hint.scope)
+            if scope is not None and scope.takes_messages:
+                self.turns.memory.mail(hint.unit)
+
+    async def end_background(self) -> None:
+        """Do only what turns and activities still need."""
+        self.owner.stop()
+        self.deploys.stop()
+        await self.background.end()
+
+
+def wire(given: Surroundings) -> Life:
+    """Make the parts of one life. Nothing runs yet."""
+    clock, options, ownership = given.clock, given.options, given.ownership
+    background = Background(given.node_name)
+    turns = Turns(given, partial(Attempts, given))
+    return Life(
+        turns,
+        turns.attempts,
+        ownership,
+        Owner(turns, ownership, clock, options, background),
+        Deploys(turns, ownership, options, background),
+        Arrivals(turns, options, ownership),
+        Sweeper(turns, clock, options, ownership),
+        background,
+    )
