@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
@@ -12,6 +13,16 @@ from hypothesis import settings
 settings.register_profile("perdure", deadline=None, database=None, derandomize=True)
 settings.register_profile("search", deadline=None, max_examples=2_000, print_blob=True)
 settings.load_profile("perdure")
+
+
+def pytest_collection_finish() -> None:
+    """Take what the collection has made out of the collector's sight: it lives until the end of the process.
+
+    A collection looks at all that lives, and hundreds of tests ask for one. With the thousands of tests themselves in
+    its sight each costs a tenth of a second.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

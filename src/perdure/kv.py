@@ -99,6 +99,13 @@ kv = Kv()
 """The key-value store of the running instance."""
 
 
+class _Payloads:
+    """Leaves a value as it was recorded. Only the caller knows its type."""
+
+    def decode(self, data: bytes) -> bytes:
+        return data
+
+
 class OtherKv:
     """The key-value store of another instance, for reading.
 
@@ -127,7 +134,7 @@ class OtherKv:
 
         run = caller("kv_of()")
         data: bytes = await commands.start_step(
-            run, f"kv_of {self.id!r} {key!r}", read, encode, bytes
+            run, f"kv_of {self.id!r} {key!r}", read, encode, _Payloads()
         )
         if decode(data) is None:
             return default

@@ -273,9 +273,7 @@ class Channel(Generic[T]):
 
     async def receive(self) -> T:
         """Take the next message, waiting for it if there is none."""
-        value: T = await commands.wait(
-            _run("receive()"), self.name, self.codec.decode, positional=False
-        )
+        value: T = await commands.wait(_run("receive()"), self.name, self.codec, positional=False)
         return value
 
     def __repr__(self) -> str:
@@ -295,7 +293,7 @@ async def wait_event(name: str, type: type[T], /) -> T:
     """
     codec: TypeCodec[T] = TypeCodec(type, f"event {name!r}")
     value: T = await commands.wait(
-        _run("wait_event()"), check_label(name, "an event"), codec.decode, positional=True
+        _run("wait_event()"), check_label(name, "an event"), codec, positional=True
     )
     return value
 
@@ -431,7 +429,7 @@ async def checkpoint(name: str, fn: Any, /, *, type: Any = None) -> Any:
     else:
         codec = TypeCodec(Any, what)
         encoder = partial(_encode_plain, codec)
-    return await commands.start_step(run, name, fn, encoder, codec.decode)
+    return await commands.start_step(run, name, fn, encoder, codec)
 
 
 def _encode_plain(codec: TypeCodec[Any], value: object) -> bytes:

@@ -54,7 +54,7 @@ async def test_due_timers_of_one_instance_are_taken_in_turns(world: World, app: 
         await handle.start()
         turns = node.metrics.turns
         clock.advance(60_000)
-        assert await handle.result(timeout=5) == 50
+        assert await handle.result(timeout=30) == 50
         assert node.metrics.turns - turns >= 10
 
 
@@ -81,7 +81,7 @@ async def test_a_backlog_holds_up_no_other_instance(world: World, app: App) -> N
             "the other one did not wait for the whole backlog"
         )
         assert node.metrics.turns - turns < 10
-        assert await handle.result(timeout=5) == 500
+        assert await handle.result(timeout=30) == 500
 
 
 async def test_the_inbox_limit_counts_what_waits(world: World, app: App) -> None:
@@ -156,7 +156,7 @@ async def test_code_that_continues_as_new_at_once_can_be_stopped(
             await until(goes_on, "it goes on")
         else:
             with pytest.raises(WorkflowFailed):
-                await handle.result(timeout=5)
+                await handle.result(timeout=30)
             assert await handle.status() == "cancelled"
 
 
@@ -168,7 +168,7 @@ async def test_a_stop_ends_while_code_continues_as_new_at_once(world: World, app
     node = world.node(app, limits=Limits(executions_kept=1))
     await node.start()
     await node.client.workflow(spin, id="s").start(0)
-    await asyncio.wait_for(node.stop(0), 5)
+    await asyncio.wait_for(node.stop(0), 30)
 
 
 async def test_an_event_in_the_turn_of_continue_as_new_is_for_the_next_execution(
@@ -185,7 +185,7 @@ async def test_an_event_in_the_turn_of_continue_as_new_is_for_the_next_execution
         handle = node.client.workflow(listening, id="l")
         await handle.start(1)
         await asyncio.gather(*(handle.raise_event("tick", n) for n in range(3)))
-        assert await handle.result(timeout=5) == 3
+        assert await handle.result(timeout=30) == 3
 
 
 async def test_an_execution_that_is_paused_before_it_begins_does_not_begin_by_a_restart(

@@ -105,7 +105,7 @@ async def test_the_start_of_what_was_deleted(
             start = place.message(Start("once", None, encode([])))
             assert await place.post(start) == "accepted"
             await until(lambda: ran == ["once"], "the instance runs")
-            await node.client.get("r").wait(timeout=5)
+            await node.client.get("r").wait(timeout=30)
             if beside == "with a node":
                 assert await node.client.get("r").delete() == 1
         if beside == "without":

@@ -42,7 +42,7 @@ async def test_over_continue_as_new(world: World, app: App, per_execution: int) 
         await handle.start([], 40)
         for number in range(40):
             await handle.send(numbers, number)
-        assert await handle.result(timeout=10) == list(range(40))
+        assert await handle.result(timeout=30) == list(range(40))
 
 
 @pytest.mark.parametrize("turn_messages", [1, 7, 1_000])
@@ -108,7 +108,7 @@ async def test_between_workflows_while_commits_are_answered_late(app: App) -> No
             await outside.get("target").send(numbers, -1)
             store.gate.set()
             await step
-        assert await target.result(timeout=10) == list(range(6))
+        assert await target.result(timeout=30) == list(range(6))
 
 
 class Late(MemoryStore):
@@ -152,13 +152,13 @@ async def test_between_workflows_while_the_target_is_read(app: App) -> None:
         await until(lambda: node.residents <= 1, "the target has left memory")
         store.gate.clear()
         await source.start("target")  # it sends 0, and the target is read for it
-        await asyncio.wait_for(store.reading.wait(), 5)
+        await asyncio.wait_for(store.reading.wait(), 30)
         await source.send("go", True)  # 1 is not in what was read
         await source.send("go", True)
         store.gate.set()
         await until(lambda: node.residents <= 2, "the target was loaded")
         await source.send("go", True)
-        assert await target.result(timeout=10) == [0, 1, 2, 3]
+        assert await target.result(timeout=30) == [0, 1, 2, 3]
 
 
 async def test_while_paused_and_evicted(world: World, app: App) -> None:
@@ -180,7 +180,7 @@ async def test_while_paused_and_evicted(world: World, app: App) -> None:
             await handle.send(numbers, number)
         await waits_for(handle, "paused")
         await handle.resume()
-        assert await handle.result(timeout=10) == list(range(60))
+        assert await handle.result(timeout=30) == list(range(60))
 
 
 async def test_a_message_to_an_instance_on_disk_comes_once(world: World, app: App) -> None:
@@ -208,7 +208,7 @@ async def test_a_message_to_an_instance_on_disk_comes_once(world: World, app: Ap
         await node.client.workflow(writer, id="w1").run(1)
         await waits_for(handle, "message numbers")
         await node.client.workflow(writer, id="w2").run(2)
-        assert await handle.result(timeout=5) == [1, 2]
+        assert await handle.result(timeout=30) == [1, 2]
 
 
 async def test_a_request_that_is_in_the_inbox_already_comes_once(world: World, app: App) -> None:
@@ -230,7 +230,7 @@ async def test_a_request_that_is_in_the_inbox_already_comes_once(world: World, a
         await node.store.post([message])
         assert await node.gateway.send(message) == "ok"
         await handle.send(numbers, 2)
-        assert await handle.result(timeout=5) == [1, 2]
+        assert await handle.result(timeout=30) == [1, 2]
 
 
 async def test_on_two_channels_that_the_code_waits_for_at_once(world: World, app: App) -> None:
@@ -258,7 +258,7 @@ async def test_on_two_channels_that_the_code_waits_for_at_once(world: World, app
             if later:
                 await handle.send("begin", True)
             expected = [f"{channel}{number}" for number in range(4) for channel in "ba"]
-            assert await handle.result(timeout=5) == expected
+            assert await handle.result(timeout=30) == expected
 
 
 async def test_what_a_run_sent_before_it_failed_by_a_limit_arrives(world: World, app: App) -> None:

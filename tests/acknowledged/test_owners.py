@@ -50,7 +50,7 @@ async def test_progress_clears_an_instance_of_suspicion(app: App) -> None:
 
         await until(cleared, "no suspicion after a result was recorded")
         await new.client.get("i").send("go", 7)
-        assert await new.client.get("i").result(timeout=5) == 7
+        assert await new.client.get("i").result(timeout=30) == 7
         await new.stop()
         await old.stop()
 
@@ -83,9 +83,9 @@ async def test_an_owner_that_was_replaced_gives_up_its_activities(app: App) -> N
         await new.start()
         with suppress(PerdureError):  # refused: this is how the old owner learns of it
             await stale.send("any", 1)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await given_up.wait()
-        await new.client.get("i").result(timeout=5)
+        await new.client.get("i").result(timeout=30)
         assert len(began) == 2
         await new.stop()
         await old.stop()

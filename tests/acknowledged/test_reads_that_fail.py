@@ -72,7 +72,7 @@ async def test_at_the_deadline_of_an_instance_on_disk(failing: Failing, app: App
         await until(lambda: node.residents <= 1, "it has left memory")
         failing.failures = 2
         clock.advance(61_000)
-        assert await handle.result(timeout=5) == "woken"
+        assert await handle.result(timeout=30) == "woken"
         assert failing.failures == 0
 
 
@@ -91,7 +91,7 @@ async def test_for_a_message_to_an_instance_on_disk(failing: Failing, app: App) 
     async with world.node(app) as node:
         failing.failures = 2
         await node.client.workflow(writer, id="w").run()
-        assert await node.client.workflow(reader, id="r").result(timeout=5) == "hello"
+        assert await node.client.workflow(reader, id="r").result(timeout=30) == "hello"
 
 
 async def test_for_mail_of_another_process(failing: Failing, app: App) -> None:
@@ -104,7 +104,7 @@ async def test_for_mail_of_another_process(failing: Failing, app: App) -> None:
         await handle.start()
         failing.failures = 2
         await Client(StoreGateway(failing)).get("r").send("word", "hello")
-        assert await handle.result(timeout=5) == "hello"
+        assert await handle.result(timeout=30) == "hello"
 
 
 async def test_for_mail_that_cannot_be_read_while_an_activity_runs(
@@ -139,7 +139,7 @@ async def test_for_mail_that_cannot_be_read_while_an_activity_runs(
         assert await handle.status() == "running"
         await handle.raise_event("news")  # it can be read again
         gate.set()
-        assert await handle.result(timeout=5) == [5, 7]
+        assert await handle.result(timeout=30) == [5, 7]
     assert began == [1], "the attempt that ran was not begun a second time"
 
 
@@ -160,7 +160,7 @@ async def test_a_sender_is_told_when_the_store_stays_away(failing: Failing, app:
             await asyncio.wait_for(handle.send("word", "lost"), 5)
         failing.failures = 0
         await handle.send("word", "hello")
-        assert await handle.result(timeout=5) == "hello", "the message that was refused never came"
+        assert await handle.result(timeout=30) == "hello", "the message that was refused never came"
 
 
 async def test_without_any_hint(failing: Failing, app: App) -> None:
@@ -174,10 +174,10 @@ async def test_without_any_hint(failing: Failing, app: App) -> None:
         await handle.start()
         outside = Client(StoreGateway(failing))
         await outside.get("r").send("word", "hello")
-        assert await handle.result(timeout=5) == "hello"
+        assert await handle.result(timeout=30) == "hello"
         await outside.workflow(reader, id="posted").start()
         await outside.get("posted").send("word", "found")
-        assert await node.client.workflow(reader, id="posted").result(timeout=5) == "found"
+        assert await node.client.workflow(reader, id="posted").result(timeout=30) == "found"
 
 
 async def test_without_the_socket_of_the_owner(tmp_path: Path, app: App) -> None:
@@ -191,4 +191,4 @@ async def test_without_the_socket_of_the_owner(tmp_path: Path, app: App) -> None
     async with World(f"sqlite:///{tmp_path}/x.db").node(app, rescan_ms=20) as node:
         async with SQLiteStore(str(tmp_path / "x.db")) as store:
             await Client(StoreGateway(store)).workflow(nothing, id="n").start()
-        assert await node.client.workflow(nothing, id="n").result(timeout=5) == "ran"
+        assert await node.client.workflow(nothing, id="n").result(timeout=30) == "ran"

@@ -34,7 +34,7 @@ async def test_a_message_beside_a_start_that_joins(world: World, app: App) -> No
     async with world.node(app) as node:
         handle = node.client.workflow(reader, id="r")
         await handle.send("go", True)
-        assert await handle.result(timeout=5) == 7
+        assert await handle.result(timeout=30) == 7
 
 
 async def test_a_message_in_a_turn_that_took_too_long(world: World, app: App) -> None:
@@ -59,7 +59,7 @@ async def test_a_message_in_a_turn_that_took_too_long(world: World, app: App) ->
         handle = node.client.workflow(reader, id="r")
         await handle.retry()
         await handle.send("go", True)
-        assert await handle.result(timeout=5) == 7
+        assert await handle.result(timeout=30) == 7
 
 
 class Refusing(MemoryStore):
@@ -102,7 +102,7 @@ async def test_refused_commits_change_neither_messages_nor_their_order(
             await asyncio.gather(*(handle.send(numbers, n) for n in range(first, first + 10)))
         refusing.refusals = 3
         await handle.send("go", True)
-        assert await handle.result(timeout=5) == list(range(60))
+        assert await handle.result(timeout=30) == list(range(60))
 
 
 async def test_a_node_whose_scope_was_taken_stops_and_leaves_it_to_the_winner(app: App) -> None:
@@ -133,7 +133,7 @@ async def test_a_node_whose_scope_was_taken_stops_and_leaves_it_to_the_winner(ap
         with pytest.raises(StoreUnavailable):
             await node.client.workflow(nothing, id="n").run()
         with pytest.raises(StoreUnavailable, match="another node has taken over"):
-            await asyncio.wait_for(node.wait_ended(), 5)
+            await asyncio.wait_for(node.wait_ended(), 30)
         assert cancelled == [1], "it does not go on with work that is another node's now"
         again = await store.claim(["default/0"], Incarnation("next", "n"))
         assert again["default/0"].epoch == claims["default/0"].epoch + 1

@@ -31,4 +31,4 @@ async def test_an_instance_of_a_scope_that_nobody_owns_stops_no_other(
         with pytest.raises(StoreUnavailable, match="does not own its scope 'zzz'"):
             await node.client.get("bad").send("word", 1)
         await node.client.get("good").send("word", 2)
-        assert await node.client.get("good").result(timeout=5) == 2
+        assert await node.client.get("good").result(timeout=30) == 2

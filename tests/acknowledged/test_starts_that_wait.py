@@ -115,7 +115,7 @@ async def test_control_that_follows_a_replacing_start_means_the_new_run(
             assert description.execution == 2, "the run that the start made"
         else:
             with pytest.raises(WorkflowFailed):
-                await handle.result(timeout=5)
+                await handle.result(timeout=30)
             description = await handle.describe()
             assert description.execution == 2, "the run that the start made"
 
@@ -161,7 +161,7 @@ async def test_a_start_that_comes_while_its_id_is_deleted_begins_a_new_life() ->
 
         store.during = start_again
         await node.client.get("e").delete()
-        assert await node.client.workflow(echo, id="e").result(timeout=5) == 2
+        assert await node.client.workflow(echo, id="e").result(timeout=30) == 2
 
 
 class Ending(MemoryStore):
@@ -225,7 +225,7 @@ async def test_what_stops_a_delayed_start_while_no_node_runs_comes_before_its_co
         if verb == "pause":
             await waits_for(handle, "paused")
         else:
-            assert (await handle.wait(timeout=5)).status == "cancelled"
+            assert (await handle.wait(timeout=30)).status == "cancelled"
     assert ran == ["other"]
 
 

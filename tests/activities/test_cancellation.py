@@ -44,10 +44,10 @@ async def test_an_async_one_gets_cancelled_error_and_may_clean_up(world: World, 
     async with world.node(app) as node:
         handle = node.client.workflow(cancelling(app, slow), id="c")
         await handle.start()
-        await asyncio.wait_for(began.wait(), 5)
+        await asyncio.wait_for(began.wait(), 30)
         await handle.cancel()
-        assert (await handle.wait(timeout=5)).status == "cancelled"
-        await asyncio.wait_for(ended.wait(), 5)
+        assert (await handle.wait(timeout=30)).status == "cancelled"
+        await asyncio.wait_for(ended.wait(), 30)
     assert events == ["cancelled True", "cleaned up"]
 
 
@@ -67,7 +67,7 @@ async def test_a_def_sees_the_token(world: World, app: App) -> None:
         await handle.start()
         await until(began.is_set, "it runs")
         await handle.cancel()
-        assert (await handle.wait(timeout=5)).status == "cancelled"
+        assert (await handle.wait(timeout=30)).status == "cancelled"
         await until(told.is_set, "it saw the token")
 
 
@@ -91,9 +91,9 @@ async def test_cancelled_can_be_awaited_by_a_helper_task(world: World, app: App)
     async with world.node(app) as node:
         handle = node.client.workflow(cancelling(app, slow), id="c")
         await handle.start()
-        await asyncio.wait_for(began.wait(), 5)
+        await asyncio.wait_for(began.wait(), 30)
         await handle.cancel()
-        await asyncio.wait_for(told.wait(), 5)
+        await asyncio.wait_for(told.wait(), 30)
 
 
 async def test_one_that_does_not_end_is_complained_about_and_ignored(
@@ -114,9 +114,9 @@ async def test_one_that_does_not_end_is_complained_about_and_ignored(
     async with world.node(app, grace_ms=500) as node:
         handle = node.client.workflow(cancelling(app, deaf), id="c")
         await handle.start()
-        await asyncio.wait_for(began.wait(), 5)
+        await asyncio.wait_for(began.wait(), 30)
         await handle.cancel()
-        assert (await handle.wait(timeout=5)).status == "cancelled"
+        assert (await handle.wait(timeout=30)).status == "cancelled"
         before = await handle.history()
         clock.advance(499)
         assert "deaf" not in caplog.text
@@ -126,7 +126,7 @@ async def test_one_that_does_not_end_is_complained_about_and_ignored(
             "activity deaf of 'c' does not end although it was cancelled 500 ms ago" in caplog.text
         )
         gate.set()
-        await asyncio.wait_for(ended.wait(), 5)
+        await asyncio.wait_for(ended.wait(), 30)
         assert await handle.history() == before
 
 
@@ -150,13 +150,13 @@ async def test_one_that_waits_for_a_slot_never_begins(world: World, app: App) ->
     async with world.node(app, activities=1) as node:
         blocker = node.client.workflow(block, id="b")
         await blocker.start()
-        await asyncio.wait_for(began.wait(), 5)
+        await asyncio.wait_for(began.wait(), 30)
         handle = node.client.workflow(cancelling(app, waiting), id="c")
         await handle.start()
         await handle.cancel()
-        assert (await handle.wait(timeout=5)).status == "cancelled"
+        assert (await handle.wait(timeout=30)).status == "cancelled"
         gate.set()
-        await blocker.result(timeout=5)
+        await blocker.result(timeout=30)
     assert ran == []
 
 
@@ -168,7 +168,7 @@ async def test_one_that_cancels_itself_fails(world: World, app: App) -> None:
     async with world.node(app) as node:
         handle = node.client.workflow(cancelling(app, tired), id="c")
         await handle.start()
-        ended = await handle.wait(timeout=5)
+        ended = await handle.wait(timeout=30)
         assert ended.status == "failed"
         assert ended.failure is not None
         assert "cancelled itself" in ended.failure.message
@@ -197,11 +197,11 @@ async def test_a_node_that_stops_gives_running_ones_their_time_and_then_cancels_
 
     async with world.node(app, stop_ms=1) as node:
         await node.client.workflow(run, id="r").start()
-        await asyncio.wait_for(began.wait(), 5)
+        await asyncio.wait_for(began.wait(), 30)
     assert events == ["cancelled"]
     gate.set()
     async with world.node(app) as node:
-        assert await node.client.get("r").result(timeout=5) == "done"
+        assert await node.client.get("r").result(timeout=30) == "done"
 
 
 async def test_a_node_that_stops_waits_for_what_finishes_in_time(world: World, app: App) -> None:
@@ -222,11 +222,11 @@ async def test_a_node_that_stops_waits_for_what_finishes_in_time(world: World, a
     node = world.node(app)
     await node.start()
     await node.client.workflow(run, id="r").start()
-    await asyncio.wait_for(began.wait(), 5)
+    await asyncio.wait_for(began.wait(), 30)
     stopping = asyncio.create_task(node.stop(grace=5))
     await asyncio.sleep(0)
     gate.set()
     await stopping
     async with world.node(app) as node:
-        assert await node.client.get("r").result(timeout=5) == "done"
+        assert await node.client.get("r").result(timeout=30) == "done"
     assert ran == [1]

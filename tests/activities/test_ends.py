@@ -140,11 +140,11 @@ async def test_the_nodes_client_works_until_the_last_activity_has_ended(
     stopping = asyncio.ensure_future(node.stop(5))
     await asyncio.sleep(0)
     go.set()
-    await asyncio.wait_for(stopping, 5)
+    await asyncio.wait_for(stopping, 30)
     async with world.node(app) as node:
-        assert await node.client.workflow(calls, id="c").result(timeout=5) == "ok"
+        assert await node.client.workflow(calls, id="c").result(timeout=30) == "ok"
         assert (
-            await node.client.workflow(other, id="o").result(timeout=5)
+            await node.client.workflow(other, id="o").result(timeout=30)
             == "started within the grace"
         )
 
@@ -181,7 +181,7 @@ async def test_a_function_that_waits_for_a_thread_is_not_late_yet(world: World, 
         clock.advance(10_000)
         assert ran == []
         release.set()
-        assert await handle.result(timeout=5) == "ran"
+        assert await handle.result(timeout=30) == "ran"
 
 
 async def test_no_attempt_begins_after_the_time_of_all_attempts(world: World, app: App) -> None:
@@ -206,7 +206,7 @@ async def test_no_attempt_begins_after_the_time_of_all_attempts(world: World, ap
         await until(lambda: began == [1], "it runs")
     clock.advance(11_000)
     async with world.node(app) as node:
-        assert await node.client.workflow(calls, id="c").result(timeout=5) == "timed out"
+        assert await node.client.workflow(calls, id="c").result(timeout=30) == "timed out"
     assert began == [1]
 
 
@@ -242,7 +242,7 @@ async def test_an_activity_that_refuses_to_end_gives_its_slot_back(world: World,
         waiting = node.client.workflow(second, id="s")
         await waiting.start()
         clock.advance(1_000)
-        assert await waiting.result(timeout=5) == "ran"
+        assert await waiting.result(timeout=30) == "ran"
         release.set()
 
 
@@ -277,7 +277,7 @@ async def test_results_of_two_lives_have_two_ids(tmp_path: Path, app: App) -> No
         gates["b"].set()
         await until(lambda: _results(node, 2), "the second result is kept beside the first")
         await handle.resume()
-        assert await handle.result(timeout=5) == ["a", "b"]
+        assert await handle.result(timeout=30) == ["a", "b"]
     assert ran == ["a", "b", "b"]
 
 

@@ -136,7 +136,7 @@ async def test_unusual_exceptions_are_failures_as_well(
                 f"RuntimeError: {what} raised StopIteration"
                 for what in ("coroutine", "the activity")
             ]
-        assert await handle.result(timeout=5) == expected
+        assert await handle.result(timeout=30) == expected
 
 
 async def test_compensation_after_a_failure(world: World, app: App) -> None:

@@ -214,7 +214,7 @@ async def test_no_more_at_once_than_the_node_allows(world: World, app: App) -> N
         await asyncio.gather(*(busy() for _ in range(10)))
 
     async with world.node(app, activities=2) as node:
-        await asyncio.wait_for(node.client.workflow(fan_out, id="f").run(), 5)
+        await asyncio.wait_for(node.client.workflow(fan_out, id="f").run(), 30)
     assert most == 2
 
 
@@ -243,7 +243,7 @@ async def test_a_queue_has_its_own_limit(world: World, app: App) -> None:
         await asyncio.gather(*(slow() for _ in range(4)), *(quick() for _ in range(4)))
 
     async with world.node(app, queues={"slow": 1}) as node:
-        await asyncio.wait_for(node.client.workflow(fan_out, id="f").run(), 5)
+        await asyncio.wait_for(node.client.workflow(fan_out, id="f").run(), 30)
     assert most["slow"] == 1
     assert most[""] > 1
 

@@ -86,7 +86,7 @@ async def test_signals_to_the_whole_group_are_left_to_the_node(tmp_path: Path) -
         os.kill(pid, signal.SIGTERM)  # service managers
         os.kill(pid, signal.SIGINT)  # terminals
         gate.touch()
-        assert await handle.result(timeout=10) == pid
+        assert await handle.result(timeout=30) == pid
 
 
 NODE = """

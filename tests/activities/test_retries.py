@@ -63,7 +63,7 @@ async def test_the_delays(world: World, app: App, policy: RetryPolicy, delays: l
             if delay:
                 assert await clock.until_armed(delay) == delay
                 clock.advance(delay)
-        message = await handle.result(timeout=5)
+        message = await handle.result(timeout=30)
     count = len(delays) + 1
     assert f"after {count} attempts" in message
     assert f"attempt {count}" in message
@@ -186,7 +186,7 @@ async def test_the_count_goes_on_after_a_restart_between_two_attempts(
             await waits_for(node.client.get("c"), f"activity bad (attempt {count + 1})")
         clock.advance(10_000)
     async with world.node(app) as node:
-        assert "after 3 attempts" in await node.client.get("c").result(timeout=5)
+        assert "after 3 attempts" in await node.client.get("c").result(timeout=30)
     assert attempts == [1, 2, 3]
 
 
@@ -212,7 +212,7 @@ async def test_a_retry_that_waits_keeps_its_time_over_a_restart(world: World, ap
     async with world.node(app) as node:
         assert await clock.until_armed(6_000) == 6_000
         clock.advance(6_000)
-        assert await node.client.get("c").result(timeout=5) == 2
+        assert await node.client.get("c").result(timeout=30) == 2
     assert times[1] - times[0] == 10_000
 
 
@@ -239,7 +239,7 @@ async def test_an_attempt_that_the_node_did_not_finish_runs_again_under_the_same
         await _until_attempts(attempts, 2)
     gate.set()
     async with world.node(app) as node:
-        assert await node.client.get("c").result(timeout=5) == 2
+        assert await node.client.get("c").result(timeout=30) == 2
     assert attempts == [1, 2, 2]
 
 
@@ -284,7 +284,7 @@ async def test_a_workflow_that_is_cancelled_between_two_attempts_gets_no_further
         await handle.start()
         await waits_for(handle, "activity bad (attempt 2)")
         await handle.cancel()
-        assert (await handle.wait(timeout=5)).status == "cancelled"
+        assert (await handle.wait(timeout=30)).status == "cancelled"
         clock.advance(60_000)
         await asyncio.sleep(0)
     assert times == [1]

@@ -40,15 +40,15 @@ async def test_an_attempt_that_takes_too_long(world: World, app: App) -> None:
     async with world.node(app) as node:
         handle = node.client.workflow(calling(app, slow), id="c")
         await handle.start()
-        await asyncio.wait_for(began.wait(), 5)
+        await asyncio.wait_for(began.wait(), 30)
         await clock.until_armed(5_000)
         clock.advance(4_999)
         assert await handle.status() == "running"
         clock.advance(1)
-        kind, message = await handle.result(timeout=5)
+        kind, message = await handle.result(timeout=30)
         assert kind == "timeout"
         assert "the attempt took too long (5000 ms)" in message
-        await asyncio.wait_for(ended.wait(), 5)
+        await asyncio.wait_for(ended.wait(), 30)
 
 
 async def test_each_attempt_has_its_own_time(world: World, app: App) -> None:
@@ -67,7 +67,7 @@ async def test_each_attempt_has_its_own_time(world: World, app: App) -> None:
             await until(lambda count=count: len(attempts) == count, f"attempt {count}")
             await clock.until_armed(5_000)
             clock.advance(5_000)
-        kind, message = await handle.result(timeout=5)
+        kind, message = await handle.result(timeout=30)
         assert kind == "timeout"
         assert "after 2 attempts" in message
 
@@ -91,7 +91,7 @@ async def test_all_attempts_together_take_too_long(world: World, app: App) -> No
         await until(lambda: len(attempts) == 2, "attempt 2")
         assert await clock.until_armed(9_000) == 9_000
         clock.advance(9_000)
-        kind, message = await handle.result(timeout=5)
+        kind, message = await handle.result(timeout=30)
         assert kind == "timeout"
         assert "all attempts together took too long (10000 ms)" in message
 
@@ -118,7 +118,7 @@ async def test_no_attempt_begins_after_the_total_time(world: World, app: App) ->
         await handle.start()
         await waits_for(handle, "activity bad (attempt 2)")
         clock.advance(6_000)
-        assert await handle.result(timeout=5) == "ValueError"
+        assert await handle.result(timeout=30) == "ValueError"
     assert attempts == [1, 1]
 
 
@@ -143,18 +143,18 @@ async def test_no_slot_becomes_free(world: World, app: App) -> None:
     async with world.node(app, activities=1) as node:
         blocker = node.client.workflow(block, id="b")
         await blocker.start()
-        await asyncio.wait_for(began.wait(), 5)
+        await asyncio.wait_for(began.wait(), 30)
         handle = node.client.workflow(calling(app, waiting), id="c")
         await handle.start()
         await clock.until_armed(5_000)
         clock.advance(5_000)
-        kind, message = await handle.result(timeout=5)
+        kind, message = await handle.result(timeout=30)
         assert kind == "timeout"
         assert "no slot became free (5000 ms)" in message
         late = node.client.workflow("calling", id="late")
         await late.start()
         gate.set()
-        assert await late.result(timeout=5) == ["result", "ran"]
+        assert await late.result(timeout=30) == ["result", "ran"]
 
 
 async def test_silence_between_heartbeats(world: World, app: App) -> None:
@@ -176,12 +176,12 @@ async def test_silence_between_heartbeats(world: World, app: App) -> None:
             await clock.until_armed(10_000)
             beaten.clear()
             beat.set()
-            await asyncio.wait_for(beaten.wait(), 5)
+            await asyncio.wait_for(beaten.wait(), 30)
             clock.advance(10_000)
             assert await handle.status() == "running"
         await clock.until_armed(10_000)
         clock.advance(10_000)
-        kind, message = await handle.result(timeout=5)
+        kind, message = await handle.result(timeout=30)
         assert kind == "timeout"
         assert "no heartbeat came (10000 ms)" in message
 
@@ -229,7 +229,7 @@ async def test_the_details_survive_the_node(world: World, app: App) -> None:
         await waits_for(node.client.get("r"), "activity copying (attempt 2)")
     clock.advance(10_000)
     async with world.node(app) as node:
-        assert await node.client.get("r").result(timeout=5) == "copied"
+        assert await node.client.get("r").result(timeout=30) == "copied"
     assert seen == [None, {"done": 7}]
 
 
@@ -251,7 +251,7 @@ async def test_a_def_that_is_too_late_sees_its_token(world: World, app: App) -> 
         await until(began.is_set, "it runs")
         await clock.until_armed(5_000)
         clock.advance(5_000)
-        assert (await handle.result(timeout=5))[0] == "timeout"
+        assert (await handle.result(timeout=30))[0] == "timeout"
         await until(told.is_set, "it saw the token")
 
 
@@ -275,8 +275,8 @@ async def test_asyncio_timeout_around_an_activity_cancels_it(world: World, app: 
         return ""
 
     async with world.node(app) as node:
-        assert await asyncio.wait_for(node.client.workflow(run, id="r").run(), 5) == "late"
-        await asyncio.wait_for(ended.wait(), 5)
+        assert await asyncio.wait_for(node.client.workflow(run, id="r").run(), 30) == "late"
+        await asyncio.wait_for(ended.wait(), 30)
 
 
 def test_it_is_a_timeout_error_as_well_as_an_activity_error() -> None:

@@ -41,12 +41,12 @@ async def test_it_goes_on_when_the_activity_is_there(world: World, how: str) -> 
         assert await node.client.workflow("other", id="o").run() == "other"
         if how == "in the running node":
             app.include(parts)
-            assert await handle.result(timeout=5) == "charged"
+            assert await handle.result(timeout=30) == "charged"
     if how == "by a restart":
         app, parts = make()
         app.include(parts)
         async with world.node(app) as node:
-            assert await node.client.get("p").result(timeout=5) == "charged"
+            assert await node.client.get("p").result(timeout=30) == "charged"
 
 
 async def test_one_that_was_called_before_it_went_missing(world: World) -> None:
@@ -57,4 +57,4 @@ async def test_one_that_was_called_before_it_went_missing(world: World) -> None:
 
     app, _ = make()
     async with world.node(app) as node:
-        assert await node.client.get("p").result(timeout=5) == "charged"
+        assert await node.client.get("p").result(timeout=30) == "charged"

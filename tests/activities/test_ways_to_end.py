@@ -54,7 +54,7 @@ async def test_an_activity_in_a_process(node: Node) -> None:
 @pytest.mark.parametrize("kind", ["def", "async def"])
 async def test_a_checkpoint(node: Node, kind: str, way: str) -> None:
     _, name, text, _ = ways.WAYS[way]
-    ended = await asyncio.wait_for(node.client.workflow(ways.step, id=way).run(kind, way), 10)
+    ended = await asyncio.wait_for(node.client.workflow(ways.step, id=way).run(kind, way), 30)
     assert ended[0] == name
     assert text in ended[1]
     assert (await node.client.get(way).describe()).history_bytes < ways.LIMIT

@@ -164,7 +164,7 @@ async def test_a_start_by_name_with_wrong_arguments_fails_that_instance_and_name
 ):
     handle = node.client.workflow("checkout", id="order-1")
     await handle.start("pen")
-    done = await handle.wait(timeout=5)
+    done = await handle.wait(timeout=30)
     assert (done.status, done.failure.type if done.failure else "") == ("failed", "DecodeError")
     assert "argument 'cart' of workflow 'checkout'" in (
         done.failure.message if done.failure else ""
@@ -296,7 +296,7 @@ async def test_a_wait_that_is_too_long_says_what_the_instance_waits_for(node: No
         ):
             await call(timeout=0.01)
     await handle.send(approved, True)
-    assert await handle.result(timeout=5) == 100
+    assert await handle.result(timeout=30) == 100
 
 
 @pytest.mark.parametrize("timeout", [-1, float("nan"), "soon"])
@@ -342,14 +342,14 @@ async def test_a_message_that_does_not_fit_is_refused(node: Node, name: str):
     with pytest.raises(UsageError):
         await handle.raise_event(channel if isinstance(channel, str) else "", value)
     await handle.send(approved, True)
-    assert await handle.result(timeout=5) == 100
+    assert await handle.result(timeout=30) == 100
 
 
 async def test_a_message_of_another_type_sent_by_name_is_an_error_at_the_receive(node: Node):
     handle = node.client.workflow(checkout, id="order-1")
     await handle.start(CART)
     await handle.send("approved", "yes")
-    done = await handle.wait(timeout=5)
+    done = await handle.wait(timeout=30)
     assert (done.status, done.failure.type if done.failure else "") == ("failed", "DecodeError")
     assert "message of channel 'approved'" in (done.failure.message if done.failure else "")
 
@@ -364,7 +364,7 @@ async def test_an_inbox_that_is_full_is_refused_and_keeps_what_it_has(node: Node
     with pytest.raises(InboxFull, match=r"the inbox of 'order-1' is full: .*; try again later"):
         await handle.send("unread", 3)
     await handle.send(approved, True)
-    assert await handle.result(timeout=5) == 100, "a message that is awaited needs no room"
+    assert await handle.result(timeout=30) == 100, "a message that is awaited needs no room"
 
 
 async def test_a_payload_over_the_limit_is_refused_where_it_is_made(node: Node):

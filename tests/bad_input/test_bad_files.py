@@ -45,7 +45,7 @@ async def finish_orders(path: Path, ids: list[str]) -> None:
         for name in ids:
             handle = node.client.get(name)
             await handle.send(approved, True)
-            assert await handle.result(timeout=10) == int(name.removeprefix("o-"))
+            assert await handle.result(timeout=30) == int(name.removeprefix("o-"))
 
 
 def execute(path: Path, *statements: str) -> None:
@@ -207,7 +207,7 @@ async def test_a_full_disk_loses_nothing_that_was_acknowledged(tmp_path: Path, d
         StoreUnavailable, match=r"no space is left for .*shop.db.*: free some on that disk"
     ):
         for n in range(200):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await node.client.workflow(order, id=f"o-{n}").start(n)
             acknowledged.append(f"o-{n}")
     assert acknowledged
@@ -233,8 +233,8 @@ async def test_a_journal_that_cannot_be_read_sets_its_instance_aside_and_stops_n
     async with node_on(path) as node:
         for name in ("o-0", "o-1", "o-2"):
             await node.client.get(name).send(approved, True)
-        assert await node.client.get("o-0").result(timeout=10) == 0
-        assert await node.client.get("o-2").result(timeout=10) == 2
+        assert await node.client.get("o-0").result(timeout=30) == 0
+        assert await node.client.get("o-2").result(timeout=30) == 2
         found = await node.client.get("o-1").describe()
         assert (found.status, found.reason) == ("suspended", "undecodable")
         assert found.failure is not None
@@ -244,4 +244,4 @@ async def test_a_journal_that_cannot_be_read_sets_its_instance_aside_and_stops_n
         tool.execute("UPDATE journal SET events = ? WHERE unit = 'o-1' AND first = 1", (good,))
     async with node_on(path) as node:
         await node.client.get("o-1").retry()
-        assert await node.client.get("o-1").result(timeout=10) == 1, "the message was kept, too"
+        assert await node.client.get("o-1").result(timeout=30) == 1, "the message was kept, too"

@@ -286,7 +286,7 @@ async def test_a_node_stops_although_an_activity_swallows_its_cancel():
         await node.client.workflow(caller, id="caller").start()
         await running.wait()
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await node.stop()
         finally:
             release.set()
@@ -300,5 +300,5 @@ async def test_an_unknown_activity_name_in_a_detached_start_is_an_error_of_that_
         WorkflowFailed,
         match="activity 'no_such' is not registered with this node's app; register it",
     ):
-        await bench.node.client.get("d-1").result(timeout=5)
+        await bench.node.client.get("d-1").result(timeout=30)
     assert await bench.node.client.workflow(bench.good, id="good").run(7) == 7

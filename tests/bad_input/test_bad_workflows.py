@@ -56,7 +56,7 @@ class Bench:
         """Run `fn`; it must fail, and the neighbour must not notice."""
         handle = self.node.client.workflow(self.define(fn, **options), id="bad-1")
         await handle.start()
-        done = await handle.wait(timeout=10)
+        done = await handle.wait(timeout=30)
         await self.neighbour()
         assert (done.status, done.failure is None) == ("failed", False), done
         assert done.failure is not None
@@ -313,7 +313,7 @@ async def test_an_event_that_nobody_sets_is_reported_at_once(bench: Bench):
 
     found = await bench.suspended(bad, "stuck")
     await bench.node.client.get("bad-1").cancel("mended by hand")
-    assert (await bench.node.client.get("bad-1").wait(timeout=5)).status == "cancelled"
+    assert (await bench.node.client.get("bad-1").wait(timeout=30)).status == "cancelled"
     assert found.failure is not None
 
 
@@ -396,7 +396,7 @@ async def test_code_that_swallows_cancel_goes_on_and_can_be_terminated(bench: Be
     assert await handle.status() == "running"
     await bench.neighbour()
     await handle.terminate("at last")
-    assert (await handle.wait(timeout=5)).failure == Failure(
+    assert (await handle.wait(timeout=30)).failure == Failure(
         "Terminated", "at last", "cancelled", retryable=False
     )
 
@@ -416,7 +416,7 @@ async def test_code_that_swallows_generator_exit_runs_no_line_when_it_leaves_mem
     handle = bench.node.client.workflow(bench.define(bad), id="bad-1")
     await handle.start()
     await handle.terminate("now")
-    await handle.wait(timeout=5)
+    await handle.wait(timeout=30)
     await bench.neighbour()
     assert lines == []
 
@@ -434,7 +434,7 @@ async def test_a_generator_that_ignores_its_end_does_not_stop_the_run(bench: Ben
 
     handle = bench.node.client.workflow(bench.define(bad), id="bad-1")
     await handle.start()
-    assert (await handle.wait(timeout=5)).status in ("completed", "failed")
+    assert (await handle.wait(timeout=30)).status in ("completed", "failed")
     await bench.neighbour()
 
 

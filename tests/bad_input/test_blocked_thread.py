@@ -37,7 +37,7 @@ async def main(url: str, break_it: bool) -> None:
                 await node.client.workflow(good, id=f"good-{n}").start(n)
             print("started", flush=True)
             await node.client.workflow(bad, id="bad-1").start()
-        print([await node.client.get(f"good-{n}").result(timeout=10) for n in range(3)], flush=True)
+        print([await node.client.get(f"good-{n}").result(timeout=30) for n in range(3)], flush=True)
 
 asyncio.run(main(sys.argv[1], sys.argv[2] == "break"))
 """

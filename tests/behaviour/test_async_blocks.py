@@ -169,7 +169,7 @@ async def test_a_child_in_a_block_loses_against_an_activity(
 
     async with world.node(app) as node:
         assert await node.client.workflow(race, id="r").run() == [1, "won!"]
-        assert (await node.client.get("loser").wait(timeout=5)).status == "cancelled"
+        assert (await node.client.get("loser").wait(timeout=30)).status == "cancelled"
 
 
 async def test_children_are_joined(world: World, app: App, step: Activity[[str], str]) -> None:

@@ -149,7 +149,7 @@ async def test_an_event_after_the_end_is_refused_and_the_history_stays(
         await handle.start()
         await waits_for(handle, "event news")
         await handle.raise_event("news", "first")
-        assert await handle.result(timeout=5) == "first"
+        assert await handle.result(timeout=30) == "first"
         before = await handle.history()
         with pytest.raises(NotRunning, match="'w' has ended"):
             await handle.raise_event("news", "second")
@@ -198,7 +198,7 @@ async def test_a_value_of_another_shape_is_an_error_where_it_is_received(
             await handle.raise_event("parcel", {"kilos": "heavy"})
         else:
             await handle.send("parcel", {"kilos": "heavy"})
-        assert "kilos" in await handle.result(timeout=5)
+        assert "kilos" in await handle.result(timeout=30)
 
 
 async def test_an_id_that_has_ended_gives_its_result_again_without_running(

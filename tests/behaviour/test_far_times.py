@@ -98,7 +98,7 @@ async def test_the_list_is_read_after_a_refused_time(world: World, app: App) -> 
 
     async with world.node(app) as node:
         await node.client.workflow(far, id="f").start()
-        await node.client.get("f").wait(timeout=5)
+        await node.client.get("f").wait(timeout=30)
         [found] = await node.client.list()
         assert found.failure is not None
         assert found.failure.type == "UsageError"

@@ -20,7 +20,7 @@ async def there(client: Client, id: str) -> bool:
 async def ended_as(client: Client, id: str) -> str:
     """Wait until it is there and has ended: its status."""
     await until(lambda: there(client, id), f"{id!r} is there")
-    return (await client.get(id).wait(timeout=5)).status
+    return (await client.get(id).wait(timeout=30)).status
 
 
 async def test_a_result_after_a_failure_adds_nothing(world: World, app: App) -> None:
@@ -48,12 +48,12 @@ async def test_a_result_after_a_failure_adds_nothing(world: World, app: App) -> 
     async with world.node(app) as node:
         handle = node.client.workflow(failing, id="f")
         await handle.start()
-        await asyncio.wait_for(began.wait(), 5)
+        await asyncio.wait_for(began.wait(), 30)
         await handle.send("go", True)
-        assert (await handle.wait(timeout=5)).status == "failed"
+        assert (await handle.wait(timeout=30)).status == "failed"
         before = await handle.history()
         gate.set()
-        await asyncio.wait_for(finished.wait(), 5)
+        await asyncio.wait_for(finished.wait(), 30)
         await node.client.workflow(later, id="later").run()
         assert await handle.history() == before
 
@@ -82,12 +82,12 @@ async def test_a_call_that_is_cancelled_reaches_the_activity_at_once(
     async with world.node(app) as node:
         handle = node.client.workflow(choosy, id="c")
         await handle.start()
-        await asyncio.wait_for(began.wait(), 5)
+        await asyncio.wait_for(began.wait(), 30)
         await handle.send("drop it", True)
-        await asyncio.wait_for(stopped.wait(), 5)
+        await asyncio.wait_for(stopped.wait(), 30)
         assert await handle.status() == "running"
         await handle.send("end", True)
-        assert await handle.result(timeout=5) == "done"
+        assert await handle.result(timeout=30) == "done"
 
 
 async def test_a_reference_that_goes_out_of_scope_cancels_nothing_until_the_end(
@@ -118,13 +118,13 @@ async def test_a_reference_that_goes_out_of_scope_cancels_nothing_until_the_end(
     async with world.node(app) as node:
         handle = node.client.workflow(careless, id="c")
         await handle.start()
-        await asyncio.wait_for(began.wait(), 5)
+        await asyncio.wait_for(began.wait(), 30)
         await handle.send("one", True)
-        await handle.custom_status(str, after_version=0, timeout=5)
+        await handle.custom_status(str, after_version=0, timeout=30)
         assert not stopped.is_set()
         await handle.send("two", True)
-        assert await handle.result(timeout=5) == "done"
-        await asyncio.wait_for(stopped.wait(), 5)
+        assert await handle.result(timeout=30) == "done"
+        await asyncio.wait_for(stopped.wait(), 30)
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -166,7 +166,7 @@ async def test_a_child_that_is_given_up_is_cancelled(
         if how != "parent ended":
             assert await handle.status() == "running"
             await handle.send("end", True)
-        assert await handle.result(timeout=5) == "done"
+        assert await handle.result(timeout=30) == "done"
 
 
 async def test_a_child_that_was_given_up_and_cancelled_by_hand_is_cancelled_once(
@@ -206,7 +206,7 @@ async def test_a_child_that_was_given_up_and_cancelled_by_hand_is_cancelled_once
         await until(lambda: there(node.client, "c"), "the child")
         await handle.send("go", True)
         await node.client.get("c").cancel("and once more")
-        assert await handle.result(timeout=5) == "given up"
+        assert await handle.result(timeout=30) == "given up"
         assert await ended_as(node.client, "c") == "cancelled"
         requests = [
             e
@@ -232,6 +232,6 @@ async def test_a_wait_that_lost_a_race_is_recorded_as_given_up_and_takes_no_even
         await waits_for(handle, "event news")
         await handle.send("go", "message")
         await handle.raise_event("news", "for the second wait")
-        assert await handle.result(timeout=5) == ["message", "for the second wait"]
+        assert await handle.result(timeout=30) == ["message", "for the second wait"]
         kinds = [type(e.event).__name__ for e in await handle.history()]
         assert kinds.count("CommandCancelled") == 1

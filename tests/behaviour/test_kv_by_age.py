@@ -65,7 +65,7 @@ async def test_only_what_is_older_goes_over_restarts_and_executions(world: World
         handle = node.client.workflow(keeper, id="k")
         await handle.send("do", "prune0")
         await handle.send("do", "end")
-        assert await handle.result(timeout=5) == [
+        assert await handle.result(timeout=30) == [
             "0",
             "1",
             "0",
@@ -84,7 +84,7 @@ async def test_a_key_that_is_written_again_is_young_again(world: World, app: App
         await handle.send("do", "a")
         await handle.send("do", "prune5")
         await handle.send("do", "end")
-        assert await handle.result(timeout=5) == ["1"]
+        assert await handle.result(timeout=30) == ["1"]
         assert await handle.kv() == {"a": "a"}
 
 
@@ -133,7 +133,7 @@ async def test_an_exported_history_keeps_the_times(tmp_path: Path, app: App) -> 
         await handle.send("do", "young")
         await handle.send("do", "prune5")
         await handle.send("do", "end")
-        assert await handle.result(timeout=5) == ["1"]
+        assert await handle.result(timeout=30) == ["1"]
     async with open_store(f"sqlite:///{tmp_path}/x.db?read_only=true") as store:
         history = await export_history(store, "k")
     history.write(tmp_path / "k.json")

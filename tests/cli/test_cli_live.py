@@ -98,7 +98,7 @@ async def test_a_reading_of_a_node() -> None:
             await handle.start()
             await handle.send("unread", 1)
             await handle.send("end", True)
-            await handle.result(timeout=5)
+            await handle.result(timeout=30)
         await node.client.workflow("missing", id="c").start()
         timer.now_s = 102.0
         reading = await pulse.read()

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from invocation import Cli
+
+from perdure import App, Node
+from perdure.kernel.commit import Commit, Verdict
+from perdure.store import open_store
+from perdure.testing.mishaps import PassingStore
 
 
 @pytest.fixture
@@ -94,6 +104,69 @@ def test_ended_executions_are_pruned(cli: Cli) -> None:
     assert cli("show", "c", "--json").json["executions"] == [5, 6]
     assert cli("prune", "--keep-last", "1", "--json").json == {"pruned": {"c": [5]}, "more": False}
     assert cli("prune", "nobody", "--keep-last", "1").code == 3
+
+
+STEP_S = 0.3
+PATIENCE_S = 2.1
+MANY = 10
+"""The whole takes longer than a client waits for one step, and each step is far within that."""
+
+
+class Slow(PassingStore):
+    """Writes one commit at a time, and each takes a while, once there is something to delete."""
+
+    step_s = 0.0
+
+    async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
+        verdicts: list[Verdict] = []
+        for commit in batch:
+            await asyncio.sleep(self.step_s)
+            verdicts += await super().commit([commit])
+        return verdicts
+
+
+@contextmanager
+def slow_node(url: str) -> Iterator[None]:
+    """A node in a thread, which has run instances `d-0` and so on, and then becomes slow."""
+    app = App("slow")
+
+    @app.workflow
+    async def nothing() -> None: ...
+
+    ready, over = threading.Event(), threading.Event()
+
+    async def own() -> None:
+        async with open_store(url) as opened:
+            store = Slow(opened)
+            async with Node(app, store) as node:
+                for number in range(MANY):
+                    await node.client.workflow(nothing, id=f"d-{number}").run()
+                store.step_s = STEP_S
+                ready.set()
+                await asyncio.to_thread(over.wait)
+                store.step_s = 0.0
+
+    thread = threading.Thread(target=asyncio.run, args=(own(),))
+    thread.start()
+    try:
+        assert ready.wait(60)
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_a_node_that_gets_on_is_waited_for_however_long_the_whole_takes(
+    cli: Cli, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path}/slow.db"
+    with slow_node(url):
+        deleted = cli(
+            "delete", "--type", "nothing", "--yes", "--store", url, "--timeout", str(PATIENCE_S)
+        )
+        assert deleted.code == 0, deleted.stderr
+        assert deleted.stdout == f"deleted {MANY} instances\n"
+        assert cli("ls", "--json", "--store", url).json["instances"] == []
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,17 @@
-"""A program whose process dies of some of its work: `python poisonous.py URL`.
+"""A node whose process dies of some of its work, and how to start such a process.
 
-With MENDED in the environment it does not. With STAY it waits to be killed, and says what has begun.
+A life that is mended does not die. One that stays waits to be killed, and says what has begun. These tests need some
+150 lives, so that a server that has imported Perdure forks each: the start of an interpreter would take most of their
+time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import sys
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 
 from perdure import App, NodeOptions, activity, workflow
 
@@ -18,16 +22,60 @@ GOOD = 5
 OPTIONS = NodeOptions(crash_failures=3, trial_ms=150, control_ms=200)
 SLOW_S = 0.3
 """Longer than a trial lasts at first."""
-MENDED = "MENDED" in os.environ
+PROCESSES = get_context("forkserver")
+PROCESSES.set_forkserver_preload(["perdure", "perdure.store.sqlite"])
+
+
+@dataclass
+class Life:
+    """What one process is told, and how it answers."""
+
+    url: str
+    voice: Connection
+    mended: bool = False
+    stays: bool = False
+
+
+@dataclass
+class Process:
+    """A life from outside. What it says arrives at `lines`, which ends with it."""
+
+    url: str
+    mended: bool = False
+    stays: bool = False
+    lines: Connection = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.lines, voice = PROCESSES.Pipe(duplex=False)
+        life = Life(self.url, voice, self.mended, self.stays)
+        self._process = PROCESSES.Process(target=live, args=(life,), daemon=True)
+        self._process.start()
+        voice.close()
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+    def wait(self, within_s: float) -> int:
+        """Its exit code."""
+        self._process.join(within_s)
+        code = self._process.exitcode
+        if code is None:
+            self.kill()
+            raise AssertionError(f"the process did not end within {within_s} s")
+        return code
+
+
+life: Life
+"""Of this process."""
 
 
 def say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+    life.voice.send(line)
 
 
 def die() -> None:
-    if not MENDED:
+    if not life.mended:
         os._exit(9)
 
 
@@ -98,7 +146,7 @@ async def dies_slowly() -> str:
 
 @app.activity
 async def patient() -> str:
-    if "STAY" in os.environ:
+    if life.stays:
         say(f"began {activity.info().instance}")
     await asyncio.sleep(3600)
     return "never"
@@ -116,20 +164,23 @@ async def good(n: int) -> int:
     return n
 
 
-async def main(url: str) -> None:
-    async with app.node(url, options=OPTIONS) as node:
-        if "STAY" in os.environ:
+async def work() -> None:
+    async with app.node(life.url, options=OPTIONS) as node:
+        if life.stays:
             say("ready")
             await asyncio.sleep(60)
         for n in range(GOOD):
             assert await node.client.workflow(good, id=f"good-{n}").run(n) == n + 3
         bad = node.client.get("bad")
-        if "MENDED" in os.environ:
+        if life.mended:
             await bad.wait(timeout=20)
         while (description := await bad.describe()).status in ("pending", "running"):
             await node.store.wait_change("bad", 0, 20)
         say(f"{description.status} {description.reason}")
 
 
-if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+def live(told: Life) -> None:
+    """The whole of a process."""
+    global life
+    life = told
+    asyncio.run(work())

@@ -84,6 +84,7 @@ def resumed(seed: int, script: Script, after: int) -> str | None:
             drive.shelf.apply(decode_commit(recorded.commit))
         drive.script.append(recorded)
     drive.load()
+    drive.take_over(script[after - 1])
     drive.unit.limits = limits_of(seed)  # what is new is judged as it was then
     if drive.unit.run is not None:
         drive.unit.run.limits = drive.unit.limits
@@ -91,10 +92,13 @@ def resumed(seed: int, script: Script, after: int) -> str | None:
 
 
 def _tell_all(drive: Drive, script: Script) -> str | None:
+    """Up to a turn that another budget cuts elsewhere: after a load the stored messages are taken up again, within it."""
     for recorded in script:
         turn = len(drive.script) + 1
         got = drive.again(recorded)
         if got.commit != recorded.commit:
+            if recorded.is_cut:
+                break
             return f"turn {turn}: {_difference(recorded.commit, got.commit)}"
     drive.unit.close_memory()
     return None
@@ -118,13 +122,17 @@ def followed(seed: int, script: Script, until: int) -> str | None:
     leader, copy = (Drive(app, limits_of(seed)) for _ in range(2))
     leader.refusals = Random(seed + 4)  # a copy hears only of what became durable
     for recorded in script[:until]:
-        leader.again(recorded)
+        got = leader.again(recorded)
+        if recorded.is_cut and got.commit != recorded.commit:
+            break  # the leader was loaded anew and took up stored messages again, within its budget
         copy.follow(recorded)
         if leader.state() != copy.state():
             return (
                 f"turn {len(copy.script)}: the copy is {copy.state()}, the unit is {leader.state()}"
             )
     leader.unit.close_memory()
+    until = len(copy.script)
+    copy.take_over(script[until - 1])
     return _tell_all(copy, script[until:])
 
 

@@ -40,11 +40,17 @@ REFUSED = 0.15
 
 
 class Recorded(msgspec.Struct):
-    """One turn: what the unit was told, when, and the bytes of the commit that came of it (empty: none)."""
+    """One turn: what the unit was told, when, and the bytes of the commit that came of it (empty: none).
+
+    `left` are messages that no turn has taken and no store has: another owner gets them anew, from their senders.
+    `is_cut`: the turn has spent its budget.
+    """
 
     messages: bytes
     now: int
     commit: bytes
+    left: bytes = b""
+    is_cut: bool = False
 
 
 class Shelf:
@@ -131,8 +137,22 @@ class Drive:
         if turn.commit is not None:
             data = encode_commit(turn.commit)
             self.shelf.apply(decode_commit(data))
-        self.script.append(Recorded(given, self.now, data))
+        is_cut = not turn.budget.has_room()
+        self.script.append(Recorded(given, self.now, data, self._left(), is_cut))
         return turn
+
+    def _left(self) -> bytes:
+        entries = [*self.mailbox.control, *self.mailbox.queue]
+        if not entries:
+            return b""
+        entries.sort(key=lambda entry: entry.number)
+        return msgspec.msgpack.encode([e.message for e in entries if not e.stored])
+
+    def take_over(self, recorded: Recorded) -> None:
+        """The owner of before is gone after this turn: senders send what it has not taken."""
+        if recorded.left:
+            for message in msgspec.msgpack.decode(recorded.left, type=list[Message]):
+                self.mailbox.put(message)
 
     def _advance(self) -> Turn:
         commit_id = len(self.script).to_bytes(16, "big")
@@ -206,7 +226,7 @@ class Drive:
             for seq, p in run.pending.items()
         ]
         loop = run.loop
-        waits = {k: list(v) for k, v in sorted(run.waits.items())}
+        waits = {lane: run.waits.of(lane) for lane in sorted(run.waits.first)}
         tasks = [[t.get_name(), t.done()] for t in loop.tasks if not t.done()]
         seeds = run.random.getstate() if run._random else None
         numbers = [run.seq, run.local, run.retries, loop.now_ms, run.cancel_requested, seeds]

@@ -361,7 +361,7 @@ async def failing_group(node: Node, env: Env) -> Any:
 async def first(node: Node, env: Env) -> Any:
     when = asyncio.FIRST_COMPLETED if node[2] == 2 else asyncio.FIRST_EXCEPTION
     tasks = [asyncio.create_task(walk(c, env)) for c in node[3]]
-    _, pending = await asyncio.wait(tasks, return_when=when, timeout=4)
+    _, pending = await asyncio.wait(tasks, return_when=when, timeout=30)
     for task in pending:
         task.cancel()
     await asyncio.gather(*pending, return_exceptions=True)

@@ -6,7 +6,7 @@ import asyncio
 
 from drive import Drive
 
-from perdure import App, workflow
+from perdure import App, Limits, workflow
 from perdure.codec import encode
 from perdure.kernel import message as msg
 from perdure.kernel.events import Received
@@ -155,3 +155,29 @@ def test_what_stops_the_next_execution_comes_before_its_code_wherever_it_is() ->
         drive.tell(msg.Pause("a break"))
         assert len(drive.events()) == 1, "the code of the execution has not begun"
     assert warm.script == cold.script
+
+
+def test_results_that_came_in_a_pause_go_the_same_way_wherever_it_is() -> None:
+    """The first ends the execution, and the second is nobody's: both units store that at once or neither."""
+    warm, cold = Drive(app), Drive(app)
+    for drive in (warm, cold):
+        drive.start("correspondence", 1)
+        drive.tell(msg.Send("letters", encode("dear")))
+        result = drive.answer(drive.pending()[3]) or msg.Resume()
+        drive.tell(msg.Pause("a break"), result, result)
+    cold.evict()
+    for drive in (warm, cold):
+        drive.tell(msg.Resume())
+        assert drive.row.execution == 2
+        drive.turn()
+        assert not drive.shelf.inbox, "nothing is left of the results"
+    assert warm.script == cold.script
+
+
+def test_a_copy_ends_as_its_owner_did_when_the_history_is_too_long() -> None:
+    leader, copy = Drive(app, Limits(history_events=4)), Drive(app)
+    leader.start("correspondence", 1)
+    copy.follow(leader.script[-1])
+    step(leader, copy, msg.Send("letters", encode("dear")))
+    assert copy.row.status == "failed"
+    assert copy.unit.held is None

@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,11 @@ from pathlib import Path
 import pytest
 from interpreters import RUNNING, environment, interpreters
 
-PROGRAMS = int(os.environ.get("PERDURE_FUZZ", "1600"))
+PROGRAMS = int(os.environ.get("PERDURE_FUZZ", "800"))
 FIRST = int(os.environ.get("PERDURE_FUZZ_FIRST", "0"))
 PROGRAMS_ELSEWHERE = max(PROGRAMS // 5, 1)
 BATCH = 500
+BATCH_OF_LONG = 200
 BATCH_PROGRAM = Path(__file__).with_name("batch.py")
 LIMIT_S = 120 + PROGRAMS // 10
 
@@ -84,3 +86,15 @@ def test_programs_run_the_same_everywhere(
     assert not wrong, f"{len(wrong)} programs differ: {dict(list(wrong.items())[:3])}"
     assert sum(b.programs for b in batches if b.version == RUNNING) == PROGRAMS
     assert sum(b.events for b in batches) > 20 * sum(b.programs for b in batches)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(0)
+def test_further_programs_run_the_same(tmp_path: Path, long_seconds: float) -> None:
+    """As many as there is time for, from where the other test ends."""
+    ends_s = time.monotonic() + long_seconds
+    first, wrong = FIRST + PROGRAMS, dict[str, str]()
+    while not wrong and time.monotonic() < ends_s:
+        wrong = prove(RUNNING, sys.executable, first, BATCH_OF_LONG, tmp_path).wrong
+        first += BATCH_OF_LONG
+    assert not wrong, f"{len(wrong)} programs differ: {dict(list(wrong.items())[:3])}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -44,6 +45,16 @@ def test_the_demo_survives_its_kill_and_cleans_up(folder: Path) -> None:
     assert "Every step happened once." in done.stdout
     assert not done.stderr
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [[], ["one", "two"]])
+def test_the_shop_says_how_it_is_used(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["shop.py", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(EXAMPLES / "shop.py"), run_name="__main__")
+    assert str(ended.value.code).startswith("usage: python shop.py FOLDER")
 
 
 def test_its_check_accepts_a_right_ledger_and_finds_each_wrong_one(demo: ModuleType) -> None:

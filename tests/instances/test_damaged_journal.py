@@ -55,10 +55,10 @@ async def test_it_is_suspended_and_goes_on_when_it_is_mended(
         assert description.failure is not None
         assert "'broken'" in description.failure.message
         await node.client.get("fine").send("n", 2)
-        assert await node.client.get("fine").result(timeout=5) == 3
+        assert await node.client.get("fine").result(timeout=30) == 3
     replace_chunk(path, "broken", old)
     async with world.node(make()) as node:
-        assert await node.client.get("broken").result(timeout=5) == 3
+        assert await node.client.get("broken").result(timeout=30) == 3
 
 
 async def test_it_can_be_terminated(tmp_path: Path) -> None:
@@ -70,4 +70,4 @@ async def test_it_can_be_terminated(tmp_path: Path) -> None:
     async with world.node(make()) as node:
         handle = node.client.get("broken")
         await handle.terminate("beyond repair")
-        assert (await handle.wait(timeout=5)).status == "cancelled"
+        assert (await handle.wait(timeout=30)).status == "cancelled"

@@ -23,7 +23,7 @@ async def test_many_parked_instances_wake(world: World, app: App) -> None:
         async def late(i: int) -> int:
             return i
 
-        assert [await h.result(timeout=5) for h in handles] == list(range(10))
+        assert [await h.result(timeout=30) for h in handles] == list(range(10))
 
 
 async def test_a_child_that_is_not_registered_waits_and_its_parent_with_it(
@@ -48,7 +48,7 @@ async def test_a_child_that_is_not_registered_waits_and_its_parent_with_it(
         await waits_for(handle, "child child")
         await until(lambda: _is_parked(node.client.get("child")), "the child is parked")
         app.include(parts)
-        assert await handle.result(timeout=5) == 1
+        assert await handle.result(timeout=30) == 1
 
 
 async def test_a_definition_that_does_not_help_leaves_it_parked(world: World, app: App) -> None:
@@ -68,7 +68,7 @@ async def test_a_definition_that_does_not_help_leaves_it_parked(world: World, ap
         async def late() -> int:
             return 3
 
-        assert await handle.result(timeout=5) == 3
+        assert await handle.result(timeout=30) == 3
 
 
 async def _is_parked(handle: Handle[Any]) -> bool:
@@ -93,4 +93,4 @@ async def test_a_definition_that_comes_while_the_first_turn_is_on_its_way(
                 return 3
 
             await starting
-            assert await handle.result(timeout=5) == 3
+            assert await handle.result(timeout=30) == 3

@@ -95,7 +95,7 @@ async def test_a_description(world: World, app: App) -> None:
         assert description.result() is None
         clock.advance(5_000)
         await handle.send("n", 7)
-        ended = await handle.wait(timeout=5)
+        ended = await handle.wait(timeout=30)
         assert ended.closed_at is not None
         assert (ended.closed_at - began).total_seconds() == 5
         assert (ended.status, ended.reason, ended.result(), ended.failure) == (
@@ -106,7 +106,7 @@ async def test_a_description(world: World, app: App) -> None:
         )
         failed = node.client.workflow(failing, id="f")
         await failed.start()
-        failure = (await failed.wait(timeout=5)).failure
+        failure = (await failed.wait(timeout=30)).failure
         assert failure is not None
         assert failure.display() == "ValueError: oh"
 

@@ -51,5 +51,5 @@ async def test_a_request_between_two_loaders_lives() -> None:
         await asyncio.gather(
             handles[0].send("n", 0), handles[1].send("n", 1)
         )  # two loaders in step
-        assert await handles[2].result(timeout=5) == 2
+        assert await handles[2].result(timeout=30) == 2
         begun[0].close()

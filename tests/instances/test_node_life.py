@@ -79,7 +79,7 @@ async def test_a_delayed_start_that_is_paused_does_not_begin() -> None:
         await handle.send("any", 1)  # a turn, and the time has come
         assert await handle.status() == "suspended"
         await handle.resume()
-        assert await handle.result(timeout=5) == "begun"
+        assert await handle.result(timeout=30) == "begun"
 
 
 async def test_a_node_that_is_started_again_loses_nothing() -> None:
@@ -98,7 +98,7 @@ async def test_a_node_that_is_started_again_loses_nothing() -> None:
             await handle.start()
             await handle.send("number", number)
             if number == 2:
-                assert await handle.result(timeout=5) == [0, 1, 2]
+                assert await handle.result(timeout=30) == [0, 1, 2]
             await node.stop()
 
 
@@ -168,7 +168,7 @@ async def test_a_store_that_fails_during_the_start_fails_the_start() -> None:
         # The first look at the store may come before the start has ended, or behind it.
         with pytest.raises(StoreUnavailable, match="broken at the start"):
             await node.start()
-            await asyncio.wait_for(node.wait_ended(), 5)
+            await asyncio.wait_for(node.wait_ended(), 30)
         await node.stop()
         assert (watchdogs(), asyncio.all_tasks()) == (threads, tasks)
         store.broken = False

@@ -23,6 +23,6 @@ async def test_a_posted_start_that_comes_second(world: World, app: App, if_exist
         await second.cancel("it was never mine")
         async with world.node(app) as node:
             with pytest.raises(AlreadyStarted, match="'x' belongs to another run"):
-                await second.result(timeout=5)
+                await second.result(timeout=30)
             await node.client.get("x").send("go", True)
-            assert await first.result(timeout=5) == "first"
+            assert await first.result(timeout=30) == "first"

@@ -102,7 +102,7 @@ async def test_code_that_differs_suspends_and_the_right_code_goes_on(
         assert [d.id for d in await node.client.list(reason="nondeterminism")] == ["o"]
         assert await node.client.workflow("other", id="x").run() == "other"
     async with world.node(shop(right)) as node:
-        assert await node.client.get("o").result(timeout=5) == ["charged 5", "shipped"]
+        assert await node.client.get("o").result(timeout=30) == ["charged 5", "shipped"]
 
 
 async def test_the_report_says_what_the_journal_has_and_what_the_code_did(world: World) -> None:
@@ -124,7 +124,7 @@ async def test_the_right_code_goes_on_by_itself(world: World) -> None:
         await node.client.get("o").send("last", True)
         await waits_for(node.client.get("o"), "nondeterminism")
     async with world.node(shop(right)) as node:
-        assert await node.client.get("o").result(timeout=5) == ["charged 5", "shipped"]
+        assert await node.client.get("o").result(timeout=30) == ["charged 5", "shipped"]
 
 
 async def test_on_mismatch_fail_ends_it(world: World) -> None:
@@ -134,7 +134,7 @@ async def test_on_mismatch_fail_ends_it(world: World) -> None:
         with pytest.raises(NotRunning):
             await handle.send("last", True)
         with pytest.raises(WorkflowFailed, match="NondeterminismError") as caught:
-            await handle.result(timeout=5)
+            await handle.result(timeout=30)
         assert caught.value.failure.category == "configuration"
 
 
@@ -145,7 +145,7 @@ async def test_a_suspended_one_can_be_terminated(world: World) -> None:
         await handle.send("last", True)
         await waits_for(handle, "nondeterminism")
         await handle.terminate("give up")
-        assert (await handle.wait(timeout=5)).status == "cancelled"
+        assert (await handle.wait(timeout=30)).status == "cancelled"
 
 
 @pytest.mark.parametrize("how", ["in the running node", "by a restart"])
@@ -162,10 +162,10 @@ async def test_a_workflow_that_is_not_registered(world: World, how: str) -> None
         await handle.send("last", True)
         if how == "in the running node":
             empty.include(shop(right))
-            assert await handle.result(timeout=5) == ["charged 5", "shipped"]
+            assert await handle.result(timeout=30) == ["charged 5", "shipped"]
     if how == "by a restart":
         async with world.node(shop(right)) as node:
-            assert await node.client.get("o").result(timeout=5) == ["charged 5", "shipped"]
+            assert await node.client.get("o").result(timeout=30) == ["charged 5", "shipped"]
 
 
 @pytest.mark.parametrize("how", ["in the running node", "by a restart"])
@@ -178,10 +178,10 @@ async def test_a_workflow_that_went_missing(world: World, how: str) -> None:
         await waits_for(handle, "not_registered")
         if how == "in the running node":
             empty.include(shop(right))
-            assert await handle.result(timeout=5) == ["charged 5", "shipped"]
+            assert await handle.result(timeout=30) == ["charged 5", "shipped"]
     if how == "by a restart":
         async with world.node(shop(right)) as node:
-            assert await node.client.get("o").result(timeout=5) == ["charged 5", "shipped"]
+            assert await node.client.get("o").result(timeout=30) == ["charged 5", "shipped"]
 
 
 async def test_a_stuck_one_can_be_cancelled_and_cleans_up(world: World, app: App) -> None:
@@ -205,7 +205,7 @@ async def test_a_stuck_one_can_be_cancelled_and_cleans_up(world: World, app: App
         await handle.start()
         await waits_for(handle, "stuck")
         await handle.cancel()
-        assert (await handle.wait(timeout=5)).status == "cancelled"
+        assert (await handle.wait(timeout=30)).status == "cancelled"
     assert cleaned == [1]
 
 
@@ -229,7 +229,7 @@ async def test_one_that_went_missing_while_a_timer_ran(world: World) -> None:
     async with world.node(App("test")) as node:
         await waits_for(node.client.get("n"), "not_registered")
     async with world.node(make()) as node:
-        assert await node.client.get("n").result(timeout=5) == "rested"
+        assert await node.client.get("n").result(timeout=30) == "rested"
 
 
 async def test_one_that_waits_for_nothing_is_reported_with_its_line(world: World) -> None:
@@ -256,4 +256,4 @@ async def test_one_that_waits_for_nothing_is_reported_with_its_line(world: World
         assert failure is not None
         assert re.search(r"test_recovery_by_deploy\.py:\d+ in forgetful", failure.message)
     async with world.node(make(True)) as node:
-        assert await node.client.get("f").result(timeout=5) == "mended"
+        assert await node.client.get("f").result(timeout=30) == "mended"

@@ -57,7 +57,7 @@ async def test_many_starts_at_once_are_one(world: World, app: App) -> None:
         runs = [asyncio.create_task(h.run(1)) for h in handles]
         await asyncio.gather(*(h.start(1) for h in handles))
         await handles[0].send("go", 1)
-        assert await asyncio.wait_for(asyncio.gather(*runs), 5) == [2] * 20
+        assert await asyncio.wait_for(asyncio.gather(*runs), 30) == [2] * 20
     assert ran == [1]
 
 
@@ -69,7 +69,7 @@ async def test_another_type_or_input_does_not_join(world: World, app: App, ended
         await handle.start(1)
         if ended:
             await handle.send("go", 1)
-            await handle.result(timeout=5)
+            await handle.result(timeout=30)
         for wrong, argument in ((work, 2), (other, 1)):
             with pytest.raises(AlreadyStarted, match="'w' is taken"):
                 await node.client.workflow(wrong, id="w").start(argument)
@@ -77,7 +77,7 @@ async def test_another_type_or_input_does_not_join(world: World, app: App, ended
                 await node.client.workflow(wrong, id="w").run(argument)
         if not ended:
             await handle.send("go", 1)
-        assert await handle.result(timeout=5) == 2
+        assert await handle.result(timeout=30) == 2
     assert ran == [1]
 
 
@@ -89,7 +89,7 @@ async def test_reject_never_joins(world: World, app: App) -> None:
         with pytest.raises(AlreadyStarted, match="reject"):
             await node.client.workflow(work, id="w", if_exists="reject").start(1)
         await first.send("go", 1)
-        await first.result(timeout=5)
+        await first.result(timeout=30)
         with pytest.raises(AlreadyStarted, match="reject"):
             await node.client.workflow(work, id="w", if_exists="reject").run(1)
 
@@ -118,10 +118,10 @@ async def test_replace_ends_the_one_that_runs_and_starts_anew(world: World, app:
         await waits_for(old, "activity slow")
         new = node.client.workflow(work, id="w", if_exists="replace")
         await new.start(1)
-        await asyncio.wait_for(stopped.wait(), 5)
+        await asyncio.wait_for(stopped.wait(), 30)
         await waits_for(new, "message go")
         await new.send("go", 1)
-        assert await new.result(timeout=5) == 2, "the message for the old one is gone"
+        assert await new.result(timeout=30) == 2, "the message for the old one is gone"
         description = await new.describe()
         assert (description.type, description.execution) == ("work", 2)
         assert await new.executions() == [2], (
@@ -158,13 +158,13 @@ async def test_a_replaced_ones_late_results_do_not_reach_the_new_one(
 
     async with world.node(app) as node:
         await node.client.workflow(work, id="w").start()
-        await asyncio.wait_for(began.wait(), 5)
+        await asyncio.wait_for(began.wait(), 30)
         began.clear()
         handle = node.client.workflow(work, id="w", if_exists="replace")
         await handle.start()
-        await asyncio.wait_for(began.wait(), 5)
+        await asyncio.wait_for(began.wait(), 30)
         gate.set()
-        assert await handle.result(timeout=5) == 2
+        assert await handle.result(timeout=30) == 2
 
 
 async def test_a_start_by_name_needs_no_code_at_the_client(world: World, app: App) -> None:

@@ -19,7 +19,7 @@ from perdure.store.memory import MemoryStore
 
 
 async def began(event: asyncio.Event) -> None:
-    await asyncio.wait_for(event.wait(), 5)
+    await asyncio.wait_for(event.wait(), 30)
 
 
 async def test_an_activity_uses_the_client_while_the_node_stops() -> None:
@@ -50,10 +50,10 @@ async def test_an_activity_uses_the_client_while_the_node_stops() -> None:
         stopping = [asyncio.create_task(node.stop(5)) for _ in range(2)]
         await asyncio.sleep(0)
         gate.set()
-        await asyncio.wait_for(asyncio.gather(*stopping), 5)
+        await asyncio.wait_for(asyncio.gather(*stopping), 30)
         assert node.abandoned == ()
         async with app.node(store) as node:
-            assert await node.client.workflow(calling, id="c").result(timeout=5) == 7
+            assert await node.client.workflow(calling, id="c").result(timeout=30) == 7
     assert lives == [1]
 
 
@@ -87,8 +87,8 @@ async def test_one_that_asks_too_late_is_given_up_and_has_not_failed() -> None:
             await node.client.workflow(calling, id="c").start()
             await began(running)
         async with app.node(store) as node:
-            assert await node.client.workflow(calling, id="c").result(timeout=5) == "done"
-            assert await node.client.workflow(other, id="other").result(timeout=5) is None
+            assert await node.client.workflow(calling, id="c").result(timeout=30) == "done"
+            assert await node.client.workflow(other, id="other").result(timeout=30) is None
 
 
 async def test_what_does_not_end_is_waited_for_once_and_named(
@@ -119,7 +119,7 @@ async def test_what_does_not_end_is_waited_for_once_and_named(
         await node.start()
         for which in ("deaf", "blocked"):
             await node.client.workflow(calling, id=which).start(which)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while len(running) < 2:
                 await asyncio.sleep(0)
         started = time.monotonic()

@@ -37,7 +37,7 @@ async def test_instances_executions_and_events_are_counted(world: World, app: Ap
         await client.workflow(steps, id="s").run(2)
         await client.workflow(waiting, id="w").start()
         await client.workflow(failing, id="f").start()
-        await client.get("f").wait(timeout=5)
+        await client.get("f").wait(timeout=30)
         metrics = await client.metrics()
         assert metrics.instances == {
             "pending": 0,

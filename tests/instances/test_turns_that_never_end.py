@@ -79,7 +79,7 @@ async def test_it_is_set_aside_and_released(world: World, kind: str) -> None:
         handle = node.client.get("w")
         assert (await handle.describe()).reason == "poison", "a restart alone does not try it again"
         await handle.retry()
-        assert await handle.result(timeout=5) == "mended"
+        assert await handle.result(timeout=30) == "mended"
 
 
 async def test_the_report_names_the_line(world: World) -> None:
@@ -109,7 +109,7 @@ async def test_one_in_the_first_turn(world: World, app: App) -> None:
         await waits_for(handle, "poison")
         spinning = False
         await handle.retry()
-        assert await handle.result(timeout=5) == "mended"
+        assert await handle.result(timeout=30) == "mended"
 
 
 async def test_mail_for_one_that_was_set_aside_is_kept(world: World) -> None:
@@ -120,7 +120,7 @@ async def test_mail_for_one_that_was_set_aside_is_kept(world: World) -> None:
         await waits_for(handle, "poison")
         await handle.send("more", 1)
         await handle.terminate("no use")
-        assert (await handle.wait(timeout=5)).status == "cancelled"
+        assert (await handle.wait(timeout=30)).status == "cancelled"
 
 
 @pytest.mark.parametrize("world", ["memory"], indirect=True)

@@ -21,7 +21,7 @@ from perdure import (
 )
 from perdure.errors import UsageError
 
-PATIENCE_S = 5
+PATIENCE_S = 30
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ async def test_every_verb_that_asks_something_is_seen(world: World, app: App) ->
         await handle.raise_event("bell")
         await handle.retry()
         await handle.send(channel, 7)
-        assert await handle.result(timeout=5) == 7
+        assert await handle.result(timeout=30) == 7
         await node.client.get("x").cancel("late")
         await node.client.get("x").terminate("later")
         assert await handle.status() == "completed"
@@ -217,7 +217,7 @@ async def test_a_client_of_a_store_has_its_own(tmp_path: Path, app: App, echo: A
     async with app.node(url) as node:
         async with Client.open(url, interceptors=[Recorder("a", seen)]) as client:
             await client.workflow(echo, id="x").start("hi")
-        assert await node.client.get("x").result(timeout=5) == "hi"
+        assert await node.client.get("x").result(timeout=30) == "hi"
     assert seen == ["a start x echo", "a done"]
 
 

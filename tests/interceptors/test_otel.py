@@ -150,7 +150,7 @@ async def test_names_of_channels_and_events(world: World, app: App, tracer: Fake
         await handle.start()
         await handle.raise_event("bell")
         await handle.send("numbers", 1)
-        await handle.result(timeout=5)
+        await handle.result(timeout=30)
         await handle.cancel()
     clients = [span for span in tracer.spans if span.name.startswith("perdure.client.")]
     assert [(span.name, span.attributes) for span in clients] == [
@@ -204,9 +204,9 @@ async def test_a_cancelled_attempt_shows_it(world: World, app: App, tracer: Fake
     async with Node(app, world.store, interceptors=[OpenTelemetry(tracer)]) as node:
         handle = node.client.workflow(calls, id="x")
         await handle.start()
-        await asyncio.wait_for(begun.wait(), 5)
+        await asyncio.wait_for(begun.wait(), 30)
         await handle.cancel()
-        assert (await handle.wait(timeout=5)).status == "cancelled"
+        assert (await handle.wait(timeout=30)).status == "cancelled"
     (attempt,) = tracer.named("perdure.activity")
     assert attempt.status == (StatusCode.ERROR, "CancelledError")
 

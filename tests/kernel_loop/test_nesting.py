@@ -162,7 +162,7 @@ async def test_generators_and_the_collector_of_the_node_are_as_before() -> None:
     await anext(later)
     del generator, later
     gc.collect()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while len(closed) < 2:
             await asyncio.sleep(0)
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from kit_shop import approved, make_app
 
-from perdure import App, Node, testing, workflow
-from perdure.errors import NotFound, StoreError, UsageError
+from perdure import App, Limits, Node, NodeOptions, testing, workflow
+from perdure.errors import LimitExceeded, NotFound, StoreError, UsageError
 from perdure.testing import History, ReplayMismatch, VirtualNode, export_history, replay, replay_all
 
 
@@ -74,6 +74,50 @@ def fresh() -> App:
 
 
 # ---------------------------------------------------------------- what fits
+
+
+KEYS = 2 * Limits().kv_keys
+"""More than an instance has by default."""
+
+
+def keeps(app: App, first: int, later: int = 0) -> Any:
+    async def keep_more() -> None:
+        for number in range(later):
+            workflow.kv.set(f"later-{number}", number)
+
+    @app.workflow
+    async def keeps() -> int:
+        for number in range(first):
+            try:
+                workflow.kv.set(f"first-{number}", number)
+            except LimitExceeded:
+                return number
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(approved.receive())
+            tasks.create_task(keep_more())
+        return first
+
+    return keeps
+
+
+@pytest.mark.parametrize(
+    ("kv_keys", "status", "goes_on"), [(1, "completed", 0), (9 * KEYS, "running", KEYS)]
+)
+async def test_only_the_limits_that_were_recorded_are_repeated(
+    kv_keys: int, status: str, goes_on: int, tmp_path: Path
+) -> None:
+    """A node with other limits may have recorded it, and what the code does beyond it meets none."""
+    options = NodeOptions(limits=Limits(kv_keys=kv_keys))
+    recorder = App("keeper")
+    workflow_of_it = keeps(recorder, KEYS)
+    async with Node(recorder, "memory://", options=options) as node:
+        handle = node.client.workflow(workflow_of_it, id="k")
+        await handle.start()
+        assert await handle.status() == status
+        (await export_history(node.store, "k")).write(tmp_path / "k.json")
+    reader = App("keeper")
+    keeps(reader, KEYS, later=KEYS)
+    assert len(replay(reader, tmp_path / "k.json").goes_on) == goes_on
 
 
 @pytest.mark.parametrize("name", ["a", "p", "n", "open", "c", "m", "t"])

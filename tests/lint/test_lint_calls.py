@@ -107,7 +107,7 @@ RIGHT: dict[str, tuple[str, str]] = {
     ),
     "asyncio": (
         "import asyncio",
-        "await asyncio.sleep(1)\nasync with asyncio.timeout(3):\n    await asyncio.gather()",
+        "await asyncio.sleep(1)\nasync with asyncio.timeout(5):\n    await asyncio.gather()",
     ),
     "a given time": (
         "import time, datetime",

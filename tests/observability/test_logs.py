@@ -123,7 +123,7 @@ async def test_replay_says_nothing_again_whatever_the_logger(world: World, app: 
         await node.client.get("x").raise_event("news")
     async with node_of(world, app) as node:
         await node.client.get("x").send("end", True)
-        await node.client.get("x").wait(timeout=5)
+        await node.client.get("x").wait(timeout=30)
     assert [(r["logger"], r["message"]) for r in log.records] == [
         ("shop.own", "begins"),
         ("perdure.workflow", "begins"),  # when the turn is durable

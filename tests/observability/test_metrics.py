@@ -136,7 +136,7 @@ async def test_duration_is_the_whole_life_across_executions_and_restarts(
         )
     clock.advance(60_000)
     async with node_of(world, app, meters) as node:
-        await node.client.get("x").wait(timeout=5)
+        await node.client.get("x").wait(timeout=30)
     assert meters.values("perdure.workflow.duration") == [70.0]
     assert meters.total("perdure.workflow.starts") == 1
     assert meters.total("perdure.workflow.ends") == 1
@@ -168,7 +168,7 @@ async def test_a_delayed_start_lives_from_its_begin(world: World, app: App, mete
         await node.client.workflow(nothing, id="x", delay=timedelta(hours=1)).start()
         assert meters.points["perdure.workflow.starts"] == []
         clock.advance(3_600_000)
-        await node.client.get("x").wait(timeout=5)
+        await node.client.get("x").wait(timeout=30)
         await node.client.workflow(nothing, id="y", delay=timedelta(hours=1)).start()
         clock.advance(60_000)
         await node.client.get("y").cancel()
@@ -196,7 +196,7 @@ async def test_a_start_that_arrives_again_counts_once(
         handle = node.client.workflow(waits, id="x")
         await handle.start()
         await handle.send("end", True)
-        await handle.result(timeout=5)
+        await handle.result(timeout=30)
         await handle.start()
         await handle.cancel()
     assert meters.total("perdure.workflow.starts") == 1
@@ -228,7 +228,7 @@ async def test_a_replay_counts_nothing(world: World, app: App, meters: Meters) -
             await node.client.get("x").resume()
     async with node_of(world, app, meters) as node:
         await node.client.get("x").send("end", True)
-        await node.client.get("x").wait(timeout=5)
+        await node.client.get("x").wait(timeout=30)
     for name in ("workflow.starts", "workflow.ends", "activity.attempts", "activity.tries"):
         assert meters.total(f"perdure.{name}") == 1, name
 
@@ -261,7 +261,7 @@ async def test_a_replaced_run_has_its_own_end(world: World, app: App, meters: Me
         handle = node.client.workflow(waits, id="x", if_exists="replace")
         await handle.start()
         await handle.send("end", True)
-        await handle.result(timeout=5)
+        await handle.result(timeout=30)
         counted = node.metrics
     assert (counted.started, counted.cancelled, counted.completed) == (2, 1, 1)
     assert meters.total("perdure.workflow.starts") == 2
@@ -328,7 +328,7 @@ async def test_the_attempt_is_real_after_a_restart(world: World, app: App, meter
             await waits_for(node.client.get("x"), f"activity flaky (attempt {attempt + 1})")
         clock.advance(60_000)
     async with node_of(world, app, meters) as node:
-        await node.client.get("x").result(timeout=5)
+        await node.client.get("x").result(timeout=30)
     assert meters.total("perdure.activity.attempts", attempt="first") == 1
     assert meters.total("perdure.activity.attempts", attempt="retry") == 2
     assert meters.values("perdure.activity.tries") == [3]
@@ -360,9 +360,9 @@ async def test_outcomes_of_attempts(world: World, app: App, meters: Meters) -> N
     async with node_of(world, app, meters) as node:
         handle = node.client.workflow(calls, id="x")
         await handle.start()
-        await asyncio.wait_for(begun.wait(), 5)
+        await asyncio.wait_for(begun.wait(), 30)
         await handle.cancel()
-        await handle.wait(timeout=5)
+        await handle.wait(timeout=30)
         await until(lambda: node.metrics.running == 0, "the end of the cancelled attempt")
         assert node.metrics.attempt_failures == 3
     assert meters.total("perdure.activity.attempts", activity="late", outcome="timed_out") == 1
@@ -405,7 +405,7 @@ async def test_an_attempt_that_got_no_slot(world: World, app: App, meters: Meter
         clock.advance(30_000)
         await until(lambda: node.metrics.waiting == 0, "it gave up")
         release.set()
-        await handle.result(timeout=5)
+        await handle.result(timeout=30)
     assert meters.total("perdure.activity.attempts", queue="slow", outcome="timed_out") == 1
     assert meters.values("perdure.activity.duration", activity="waits") == [], "it never ran"
 
@@ -432,7 +432,7 @@ async def test_children_are_measured(world: World, app: App, meters: Meters) -> 
         await clock.until_armed(5_000)
         await until(lambda: node.metrics.started == 3, "both children")
         clock.advance(5_000)
-        await handle.result(timeout=5)
+        await handle.result(timeout=30)
         await until(lambda: node.metrics.started == 4, "the detached one")
     assert meters.points["perdure.child.calls"] == [(1, {"perdure.workflow": "child"})] * 2
     assert meters.values("perdure.child.duration", workflow="child", status="completed") == [5.0]
@@ -545,7 +545,7 @@ async def test_verbs_of_clients(world: World, app: App, meters: Meters) -> None:
         with pytest.raises(Exception, match="has not ended"):
             await handle.result(timeout=0.01)
         await handle.send("end", True)
-        await handle.wait(timeout=5)
+        await handle.wait(timeout=30)
         with pytest.raises(Exception, match="no instance"):
             await node.client.get("nobody").send("end", True)
     assert [

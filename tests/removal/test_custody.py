@@ -52,7 +52,7 @@ async def test_what_is_not_removed_goes_on_as_before(app: App, url: str) -> None
     async with app.node(url) as node:
         assert [d.id for d in await node.client.list()] == ["other"]
         await node.client.get("other").resume()
-        assert await node.client.get("other").result(timeout=5) == "posted"
+        assert await node.client.get("other").result(timeout=30) == "posted"
 
 
 async def test_a_deleted_child_is_reported_to_its_parent_by_the_next_node(
@@ -63,7 +63,7 @@ async def test_a_deleted_child_is_reported_to_its_parent_by_the_next_node(
     async with open_store(url) as store, custody(store) as custodian:
         assert await Client(custodian).get("child").delete(force=True, reason="tidying") == 1
     async with app.node(url) as node:
-        ended = await node.client.get("parent").wait(timeout=5)
+        ended = await node.client.get("parent").wait(timeout=30)
         assert ended.failure is not None
         assert "tidying" in ended.failure.message
 

@@ -84,14 +84,14 @@ async def test_what_runs_is_refused_without_force(world: World, app: App, wait: 
         with pytest.raises(StillRunning, match=r"'w' is running; cancel it .* force=True"):
             await handle.delete()
         await handle.send("go", "on")
-        assert await handle.result(timeout=5) == "on"
+        assert await handle.result(timeout=30) == "on"
 
 
 async def test_force_ends_what_runs_and_tells_who_waits(world: World, app: App, wait: Any) -> None:
     async with world.node(app) as node:
         handle = node.client.workflow(wait, id="w")
         await handle.start()
-        waiter = asyncio.create_task(handle.result(timeout=5))
+        waiter = asyncio.create_task(handle.result(timeout=30))
         await waits_for(handle, "message go")
         assert await handle.delete(force=True, reason="spring cleaning") == 1
         with pytest.raises(WorkflowTerminated, match="spring cleaning"):
@@ -136,7 +136,7 @@ async def test_force_removes_it_in_every_state(world: World, app: App, wait: Any
         assert await handle.delete(force=True) == 1
         assert await is_gone(node.client, "x")
         if how == "busy":
-            await asyncio.wait_for(cancelled.wait(), 5)
+            await asyncio.wait_for(cancelled.wait(), 30)
     async with world.node(app) as node:  # nothing of it comes back
         assert await node.client.list() == []
 
@@ -200,7 +200,7 @@ async def test_a_delete_that_finds_a_run_open_is_refused_by_its_turn(
         request = Message(b"d" * 16, "w", Delete(force=False), 0)
         assert await node.gateway.send(request) == "open"
         await handle.send("go", "still here")
-        assert await handle.result(timeout=5) == "still here"
+        assert await handle.result(timeout=30) == "still here"
 
 
 async def test_open_children_go_with_their_parent_in_one_commit(
@@ -234,7 +234,7 @@ async def test_a_parent_is_told_that_its_child_was_deleted(
         await handle.start()
         await until(lambda: exists(node.client, "child"), "the child")
         await node.client.get("child").delete(force=True, reason="not needed")
-        assert "not needed" in await handle.result(timeout=5)
+        assert "not needed" in await handle.result(timeout=30)
 
 
 async def test_a_delete_that_was_interrupted_is_finished_by_the_next(
@@ -267,7 +267,7 @@ async def test_a_start_right_behind_a_delete_begins_anew(
         again = node.client.workflow(greet, id="g", if_exists="reject")
         removed, _ = await asyncio.gather(handle.delete(), until_started(again, "Bob"))
         assert removed == 1
-        assert await again.result(timeout=5) == "hello Bob"
+        assert await again.result(timeout=30) == "hello Bob"
 
 
 async def test_concurrent_deletes_remove_once(world: World, app: App, greet: Any) -> None:
@@ -289,7 +289,7 @@ async def test_a_redelivered_start_does_not_bring_it_back(
         message: Message = handle._message(("Ada",), {})
         message.scope = "default/0"
         await node.gateway.send(message)
-        await handle.result(timeout=5)
+        await handle.result(timeout=30)
         await handle.delete()
         posted = (await node.store.post([message]))[0]
         assert posted.outcome == "duplicate"

@@ -217,7 +217,7 @@ async def test_children_of_a_root_that_ends_while_its_tree_is_read_are_not_left(
 
         async def end() -> None:
             await handle.send("go", True)
-            await handle.result(timeout=5)
+            await handle.result(timeout=30)
 
         interrupted: Any = Interrupted(node, "r", end)
         if force:

@@ -55,7 +55,7 @@ def expect_mismatch(rig: Rig, journal: str, did: str) -> None:
     assert f"but the code did {did}" in rig.held.message
     assert "Remedy: deploy code that does the same up to here" in rig.held.message
     assert (rig.status, rig.row.reason if rig.row else None) == ("suspended", "nondeterminism")
-    assert (rig.events, rig.history, turn.calls, turn.cancelled, rig.posted) == (
+    assert (rig.events, rig.history, turn.calls, list(turn.cancelled), rig.posted) == (
         [],
         before,
         [],

@@ -60,7 +60,7 @@ def interrupted(url: str) -> None:
             except KeyboardInterrupt:
                 tell("interrupted")
         handle.send(answer, "yes")
-        tell(handle.result(timeout=10))
+        tell(handle.result(timeout=30))
 
 
 def not_caught(url: str) -> None:

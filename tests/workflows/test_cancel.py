@@ -20,7 +20,7 @@ async def test_the_outcome_is_cancelled_with_the_reason(world: World, app: App) 
         await handle.start()
         await handle.cancel("not wanted")
         with pytest.raises(WorkflowCancelled, match="'w' was cancelled: not wanted") as caught:
-            await handle.result(timeout=5)
+            await handle.result(timeout=30)
         assert caught.value.failure.category == "cancelled"
         assert await handle.status() == "cancelled"
 
@@ -51,7 +51,7 @@ async def test_cleanup_runs_activities_sleeps_and_receives(world: World, app: Ap
         handle = node.client.workflow(order, id="o")
         assert await handle.status() == "running"
         await handle.send("confirm", "yes")
-        assert (await handle.wait(timeout=5)).status == "cancelled"
+        assert (await handle.wait(timeout=30)).status == "cancelled"
         assert await handle.kv() == {"refund": "refunded order-1", "confirmed": "yes"}
     assert done == ["order-1"]
 
@@ -69,7 +69,7 @@ async def test_a_caught_cancel_with_a_result_counts_as_completed(world: World, a
         handle = node.client.workflow(stubborn, id="s")
         await handle.start()
         await handle.cancel()
-        assert await handle.result(timeout=5) == "half done"
+        assert await handle.result(timeout=30) == "half done"
         assert await handle.status() == "completed"
 
 
@@ -85,7 +85,7 @@ async def test_an_error_during_cleanup_is_a_failure(world: World, app: App) -> N
         handle = node.client.workflow(clumsy, id="c")
         await handle.start()
         await handle.cancel()
-        ended = await handle.wait(timeout=5)
+        ended = await handle.wait(timeout=30)
         assert ended.status == "failed"
         assert ended.failure is not None
         assert (ended.failure.type, ended.failure.message) == ("ValueError", "oh")
@@ -110,7 +110,7 @@ async def test_cancel_is_idempotent_and_the_first_reason_counts(world: World, ap
         await asyncio.gather(handle.cancel("third"), handle.cancel("fourth"))
         await handle.send("go", True)
         with pytest.raises(WorkflowCancelled, match="first"):
-            await handle.result(timeout=5)
+            await handle.result(timeout=30)
         requests = [
             e for e in await handle.history() if type(e.event).__name__ == "CancelRequested"
         ]
@@ -149,7 +149,7 @@ async def test_cancel_before_the_first_turn(world: World, app: App) -> None:
         assert await handle.status() == "pending"
         await handle.cancel("never mind")
         with pytest.raises(WorkflowCancelled, match="never mind"):
-            await handle.result(timeout=5)
+            await handle.result(timeout=30)
     assert ran == []
 
 
@@ -161,7 +161,7 @@ async def test_cancel_in_the_turn_of_the_start(world: World, app: App) -> None:
     async with world.node(app) as node:
         handle = node.client.workflow(waiting, id="w")
         await asyncio.gather(handle.start(), handle.cancel("at once"))
-        assert (await handle.wait(timeout=5)).status == "cancelled"
+        assert (await handle.wait(timeout=30)).status == "cancelled"
 
 
 async def test_cancel_of_nobody_is_an_error_and_wedges_nothing(world: World, app: App) -> None:
@@ -195,10 +195,10 @@ async def test_a_cancel_with_a_running_activity_reaches_it(world: World, app: Ap
     async with world.node(app) as node:
         handle = node.client.workflow(waiting, id="w")
         await handle.start()
-        await asyncio.wait_for(began.wait(), 5)
+        await asyncio.wait_for(began.wait(), 30)
         await handle.cancel()
-        assert (await handle.wait(timeout=5)).status == "cancelled"
-        await asyncio.wait_for(stopped.wait(), 5)
+        assert (await handle.wait(timeout=30)).status == "cancelled"
+        await asyncio.wait_for(stopped.wait(), 30)
 
 
 async def test_a_cancel_survives_the_node(world: World, app: App) -> None:
@@ -215,7 +215,7 @@ async def test_a_cancel_survives_the_node(world: World, app: App) -> None:
         assert await handle.status() == "suspended"
     async with world.node(app) as node:
         with pytest.raises(WorkflowCancelled, match="nobody has the code"):
-            await node.client.get("w").result(timeout=5)
+            await node.client.get("w").result(timeout=30)
 
 
 async def test_a_workflow_cancels_another_and_itself(world: World, app: App) -> None:
@@ -233,7 +233,7 @@ async def test_a_workflow_cancels_another_and_itself(world: World, app: App) -> 
         await handle.start()
         await node.client.workflow(killer, id="k").run()
         with pytest.raises(WorkflowCancelled, match="by the killer"):
-            await handle.result(timeout=5)
+            await handle.result(timeout=30)
 
 
 async def test_a_workflow_may_end_as_cancelled_by_itself(world: World, app: App) -> None:
@@ -266,7 +266,7 @@ async def test_one_that_ignores_cancel_can_be_terminated(world: World, app: App)
         await until(heard, "the cancel was seen")
         assert await handle.status() == "running"
         await handle.terminate("enough")
-        assert (await handle.wait(timeout=5)).status == "cancelled"
+        assert (await handle.wait(timeout=30)).status == "cancelled"
 
 
 async def test_a_workflow_cancels_itself_by_its_id(world: World, app: App) -> None:
@@ -277,4 +277,4 @@ async def test_a_workflow_cancels_itself_by_its_id(world: World, app: App) -> No
 
     async with world.node(app) as node:
         with pytest.raises(WorkflowCancelled, match="tired"):
-            await asyncio.wait_for(node.client.workflow(tired, id="t").run(), 5)
+            await asyncio.wait_for(node.client.workflow(tired, id="t").run(), 30)

@@ -67,7 +67,7 @@ async def test_now_is_utc_and_moves_with_the_journal(world: World, app: App) -> 
         await handle.start()
         clock.advance(5_000)
         await handle.send("go", True)
-        assert await handle.result(timeout=5) == [began, began + 5]
+        assert await handle.result(timeout=30) == [began, began + 5]
 
 
 async def test_the_logger_is_silent_in_replay(
@@ -93,7 +93,7 @@ async def test_the_logger_is_silent_in_replay(
         await waits_for(handle, "message go")
     async with world.node(app) as node:
         await node.client.get("t").send("go", True)
-        await node.client.get("t").wait(timeout=5)
+        await node.client.get("t").wait(timeout=30)
     records = [r for r in caplog.records if r.name == "perdure.workflow"]
     assert [r.message for r in records] == ["first", "second", "third"]
     assert {(r.instance, r.execution, r.workflow) for r in records} == {("t", 1, "talking")}
@@ -127,7 +127,7 @@ async def test_info_says_who_is_running(world: World, app: App) -> None:
         handle = node.client.workflow(known, id="k")
         await handle.send("go", True)
         await handle.send("go", True)
-        assert await handle.result(timeout=5) == ["k", "known", "2.1.0", 2, None, True]
+        assert await handle.result(timeout=30) == ["k", "known", "2.1.0", 2, None, True]
     assert seen == [False, True, False]
 
 

@@ -34,7 +34,7 @@ async def test_a_message_is_typed_at_both_ends(world: World, app: App) -> None:
         handle = node.client.workflow(auction, id="a")
         await handle.start()
         await handle.send(bids, Bid("ann", 5))
-        assert await handle.result(timeout=5) == "Bid ann 5"
+        assert await handle.result(timeout=30) == "Bid ann 5"
 
 
 async def test_a_wrong_value_is_refused_where_it_is_sent(world: World, app: App) -> None:
@@ -48,7 +48,7 @@ async def test_a_wrong_value_is_refused_where_it_is_sent(world: World, app: App)
         with pytest.raises(PayloadError, match="numbers"):
             await handle.send(numbers, "five")  # type: ignore[arg-type]
         await handle.send(numbers, 5)
-        assert await handle.result(timeout=5) == 5
+        assert await handle.result(timeout=30) == 5
 
 
 async def test_messages_before_the_wait_are_buffered_in_order(world: World, app: App) -> None:
@@ -63,7 +63,7 @@ async def test_messages_before_the_wait_are_buffered_in_order(world: World, app:
         for i in range(50):
             await handle.send(numbers, i)
         await handle.send(words, "go")
-        assert await handle.result(timeout=5) == list(range(50))
+        assert await handle.result(timeout=30) == list(range(50))
 
 
 async def test_messages_that_arrive_in_one_turn_keep_their_order(world: World, app: App) -> None:
@@ -75,7 +75,7 @@ async def test_messages_that_arrive_in_one_turn_keep_their_order(world: World, a
         handle = node.client.workflow(collect, id="c")
         await handle.start(200)
         await asyncio.gather(*(handle.send(numbers, i) for i in range(200)))
-        assert await handle.result(timeout=5) == list(range(200))
+        assert await handle.result(timeout=30) == list(range(200))
 
 
 async def test_nobody_is_there_before_the_start(world: World, app: App) -> None:
@@ -109,7 +109,7 @@ async def test_two_channels_are_independent(world: World, app: App) -> None:
         await handle.send(numbers, 1)
         await handle.send(words, "a")
         await handle.send(words, "b")
-        assert await handle.result(timeout=5) == ["a", 1, "b"]
+        assert await handle.result(timeout=30) == ["a", 1, "b"]
 
 
 async def test_two_waiters_get_the_messages_in_the_order_in_which_they_began_to_wait(
@@ -124,7 +124,7 @@ async def test_two_waiters_get_the_messages_in_the_order_in_which_they_began_to_
         await handle.start()
         await handle.send(numbers, 1)
         await handle.send(numbers, 2)
-        assert await handle.result(timeout=5) == [1, 2]
+        assert await handle.result(timeout=30) == [1, 2]
 
 
 async def test_a_cancelled_receive_takes_no_message(world: World, app: App) -> None:
@@ -145,7 +145,7 @@ async def test_a_cancelled_receive_takes_no_message(world: World, app: App) -> N
         await handle.send(numbers, 1)
         await handle.send(numbers, 2)
         await handle.send(words, "go")
-        assert await handle.result(timeout=5) == [1, 2]
+        assert await handle.result(timeout=30) == [1, 2]
 
 
 async def test_buffered_messages_survive_the_node(world: World, app: App) -> None:
@@ -164,7 +164,7 @@ async def test_buffered_messages_survive_the_node(world: World, app: App) -> Non
         for i in range(3, 5):
             await handle.send(numbers, i)
         await handle.send(words, "go")
-        assert await handle.result(timeout=5) == [0, 1, 2, 3, 4]
+        assert await handle.result(timeout=30) == [0, 1, 2, 3, 4]
 
 
 async def test_messages_that_were_received_before_the_restart_are_not_received_again(
@@ -185,7 +185,7 @@ async def test_messages_that_were_received_before_the_restart_are_not_received_a
     async with world.node(app) as node:
         handle = node.client.workflow(collect, id="c")
         await handle.send(words, "go")
-        assert await handle.result(timeout=5) == [0, 1, 2]
+        assert await handle.result(timeout=30) == [0, 1, 2]
 
 
 async def test_messages_are_carried_over_continue_as_new_without_limit_of_number(
@@ -202,7 +202,7 @@ async def test_messages_are_carried_over_continue_as_new_without_limit_of_number
         handle = node.client.workflow(eat, id="e")
         await handle.start([])
         await asyncio.gather(*(handle.send(numbers, i) for i in range(60)))
-        assert await handle.result(timeout=5) == list(range(60))
+        assert await handle.result(timeout=30) == list(range(60))
         assert (await handle.describe()).execution == 30
 
 
@@ -228,7 +228,7 @@ async def test_carried_messages_come_before_newer_ones_and_survive_the_node(
         handle = node.client.workflow(second, id="s")
         await handle.send(numbers, 3)
         await handle.send(words, "go")
-        assert await handle.result(timeout=5) == [0, 1, 2, 3]
+        assert await handle.result(timeout=30) == [0, 1, 2, 3]
 
 
 async def test_a_workflow_sends_to_another(world: World, app: App) -> None:
@@ -246,7 +246,7 @@ async def test_a_workflow_sends_to_another(world: World, app: App) -> None:
         answerer = node.client.workflow(answer, id="answerer")
         await answerer.start()
         assert await node.client.workflow(ask, id="ask").run() == "asked"
-        assert await answerer.result(timeout=5) == 42
+        assert await answerer.result(timeout=30) == 42
 
 
 async def test_a_message_of_another_type_is_an_error_where_it_is_received(
@@ -264,7 +264,7 @@ async def test_a_message_of_another_type_is_an_error_where_it_is_received(
         handle = node.client.workflow(wants_a_number, id="w")
         await handle.start()
         await handle.send("numbers", "five")
-        assert "numbers" in await handle.result(timeout=5)
+        assert "numbers" in await handle.result(timeout=30)
 
 
 async def test_two_instances_do_not_share_their_channels(world: World, app: App) -> None:
@@ -278,7 +278,7 @@ async def test_two_instances_do_not_share_their_channels(world: World, app: App)
         await b.start()
         await b.send(numbers, 2)
         await a.send(numbers, 1)
-        assert [await a.result(timeout=5), await b.result(timeout=5)] == [1, 2]
+        assert [await a.result(timeout=30), await b.result(timeout=30)] == [1, 2]
 
 
 async def test_a_workflow_sends_to_itself(world: World, app: App) -> None:

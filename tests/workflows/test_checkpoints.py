@@ -114,10 +114,10 @@ async def test_a_step_that_was_interrupted_runs_again(world: World, app: App) ->
 
     async with world.node(app) as node:
         await node.client.workflow(stepping, id="s").start()
-        await asyncio.wait_for(began.wait(), 5)
+        await asyncio.wait_for(began.wait(), 30)
     gate.set()
     async with world.node(app) as node:
-        assert await node.client.get("s").result(timeout=5) == "done"
+        assert await node.client.get("s").result(timeout=30) == "done"
 
 
 async def test_a_step_may_do_what_a_workflow_may_not(world: World, app: App, tmp_path: Any) -> None:

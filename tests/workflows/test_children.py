@@ -65,7 +65,7 @@ async def test_the_parent_stands_in_the_history_and_is_known_after_a_replay(
         assert (await below.describe()).parent == "p"
         assert (await node.client.get("p").describe()).parent is None
         await below.send("go", True)
-        assert await node.client.get("p").result(timeout=5) == "p"
+        assert await node.client.get("p").result(timeout=30) == "p"
     assert parents == ["p", "p"]
 
 
@@ -85,10 +85,10 @@ async def test_children_of_a_reused_id_do_not_join_those_of_its_earlier_life(
 
     async with world.node(app) as node:
         first, _ = await node.client.workflow(order, id="o").run(1)
-        await node.client.get(first).wait(timeout=5)
+        await node.client.get(first).wait(timeout=30)
         await node.client.get("o").delete(force=True)
         second, _ = await node.client.workflow(order, id="o").run(2)
-        assert await node.client.get(second).result(timeout=5) == 2
+        assert await node.client.get(second).result(timeout=30) == 2
     assert first != second
     assert sorted(ran) == [1, 1, 2, 2]
 
@@ -235,7 +235,7 @@ async def test_a_child_that_was_cancelled_tells_its_parent(world: World, app: Ap
         await handle.start()
         await until(lambda: _there(node.client.get("c")), "the child")
         await node.client.get("c").cancel("not needed")
-        category, message = await handle.result(timeout=5)
+        category, message = await handle.result(timeout=30)
         assert category == "cancelled"
         assert "not needed" in message
 
@@ -258,7 +258,7 @@ async def test_a_child_that_was_terminated_tells_its_parent(world: World, app: A
         await handle.start()
         await until(lambda: _there(node.client.get("c")), "the child")
         await node.client.get("c").terminate("enough")
-        assert await handle.result(timeout=5) == "Terminated"
+        assert await handle.result(timeout=30) == "Terminated"
 
 
 async def test_a_chain_of_children_over_a_restart(world: World, app: App) -> None:
@@ -279,7 +279,7 @@ async def test_a_chain_of_children_over_a_restart(world: World, app: App) -> Non
         await until(lambda: _there(node.client.get("leaf")), "the leaf")
     async with world.node(app) as node:
         await node.client.get("leaf").send("go", 40)
-        assert await node.client.get("r").result(timeout=5) == 42
+        assert await node.client.get("r").result(timeout=30) == 42
 
 
 async def test_a_multi_step_branch_with_a_child_can_lose_a_race(world: World, app: App) -> None:
@@ -301,7 +301,7 @@ async def test_a_multi_step_branch_with_a_child_can_lose_a_race(world: World, ap
 
     async with world.node(app) as node:
         assert await node.client.workflow(race, id="r").run() == [1, "timer"]
-        assert (await node.client.get("loser").wait(timeout=5)).status == "cancelled"
+        assert (await node.client.get("loser").wait(timeout=30)).status == "cancelled"
 
 
 async def _there(handle: Any) -> bool:

@@ -29,7 +29,7 @@ async def test_the_result_follows_the_chain_and_each_history_is_kept(
     async with world.node(app) as node:
         handle = node.client.workflow(grow, id="g")
         await handle.start(1)
-        assert await handle.result(timeout=5) == 8
+        assert await handle.result(timeout=30) == 8
         assert await handle.executions() == [1, 2, 3]
         assert (await handle.describe()).execution == 3
         for execution, end in ((1, "ContinuedAsNew"), (2, "ContinuedAsNew"), (3, "Completed")):
@@ -99,7 +99,7 @@ async def test_it_loses_to_cancel(world: World, app: App) -> None:
         await waits_for(handle, "message never")
         await handle.cancel("stop")
         with pytest.raises(WorkflowCancelled, match="stop"):
-            await handle.result(timeout=5)
+            await handle.result(timeout=30)
         assert (await handle.describe()).execution == 1
 
 
@@ -117,7 +117,7 @@ async def test_the_newest_execution_is_cancelled(world: World, app: App) -> None
         await waits_for(handle, "message never")
         await handle.cancel("stop")
         with pytest.raises(WorkflowCancelled, match="stop"):
-            await handle.result(timeout=5)
+            await handle.result(timeout=30)
         assert (await handle.describe()).execution == 4
 
 
@@ -151,12 +151,12 @@ async def test_open_work_of_the_old_execution_is_cancelled_and_its_result_ignore
     async with world.node(app) as node:
         handle = node.client.workflow(loop, id="l")
         await handle.start(True)
-        await asyncio.wait_for(began.wait(), 5)
+        await asyncio.wait_for(began.wait(), 30)
         await until(lambda: _there(node.client.get("child")), "the child")
         await handle.send("next", True)
-        assert await handle.result(timeout=5) == "done"
-        await asyncio.wait_for(stopped.wait(), 5)
-        assert (await node.client.get("child").wait(timeout=5)).status == "cancelled"
+        assert await handle.result(timeout=30) == "done"
+        await asyncio.wait_for(stopped.wait(), 30)
+        assert (await node.client.get("child").wait(timeout=30)).status == "cancelled"
 
 
 async def test_a_child_that_loses_a_race_in_the_last_turn_is_cancelled(
@@ -180,8 +180,8 @@ async def test_a_child_that_loses_a_race_in_the_last_turn_is_cancelled(
         await handle.start(True)
         await until(lambda: _there(node.client.get("child")), "the child")
         await handle.send("next", True)
-        assert await handle.result(timeout=5) == "done"
-        assert (await node.client.get("child").wait(timeout=5)).status == "cancelled"
+        assert await handle.result(timeout=30) == "done"
+        assert (await node.client.get("child").wait(timeout=30)).status == "cancelled"
 
 
 async def test_status_and_kv_are_kept(world: World, app: App) -> None:
@@ -202,7 +202,7 @@ async def test_status_and_kv_are_kept(world: World, app: App) -> None:
     async with world.node(app) as node:
         handle = node.client.workflow(loop, id="l")
         await handle.send("end", True)
-        assert await handle.result(timeout=5) == ["from the first", ["k0", "k1", "k2"]]
+        assert await handle.result(timeout=30) == ["from the first", ["k0", "k1", "k2"]]
         assert await handle.kv() == {"k0": 0, "k1": 1, "k2": 2}
 
 
@@ -247,7 +247,7 @@ async def test_a_restart_between_two_executions(world: World, app: App) -> None:
             await handle.start(0)
             await handle.send("tick", i)
     async with world.node(app) as node:
-        assert await node.client.get("l").result(timeout=5) == 4
+        assert await node.client.get("l").result(timeout=30) == 4
 
 
 async def _there(handle: Any) -> bool:

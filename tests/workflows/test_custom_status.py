@@ -35,7 +35,7 @@ async def test_the_last_write_of_a_turn_is_seen_and_counts_once(world: World, ap
         await handle.start()
         assert await handle.custom_status(str) == ("two", 1)
         await handle.send("go", True)
-        assert await handle.custom_status(str, after_version=1, timeout=5) == ("three", 2)
+        assert await handle.custom_status(str, after_version=1, timeout=30) == ("three", 2)
         await handle.send("go", True)
         await waits_for(handle, "message go")
         assert await handle.custom_status(str) == ("three", 2)
@@ -43,7 +43,7 @@ async def test_the_last_write_of_a_turn_is_seen_and_counts_once(world: World, ap
         handle = node.client.workflow(working, id="w")
         assert await handle.custom_status(str) == ("three", 2)
         await handle.send("go", True)
-        await handle.wait(timeout=5)
+        await handle.wait(timeout=30)
         assert await handle.custom_status(str) == (None, 3)
 
 
@@ -72,7 +72,7 @@ async def test_a_client_waits_for_the_next_version(world: World, app: App) -> No
         version, seen = 0, []
         for _ in range(3):
             waiting = asyncio.create_task(
-                handle.custom_status(Progress, after_version=version, timeout=5)
+                handle.custom_status(Progress, after_version=version, timeout=30)
             )
             await asyncio.sleep(0)
             assert not waiting.done()
@@ -114,7 +114,7 @@ async def test_it_is_kept_by_failure_and_by_continue_as_new(world: World, app: A
     async with world.node(app) as node:
         handle = node.client.workflow(working, id="w")
         await handle.send("go", True)
-        ended = await handle.wait(timeout=5)
+        ended = await handle.wait(timeout=30)
         assert ended.failure is not None
         assert ended.failure.type == "ValueError"
         assert ended.custom_status(str) == "before"
@@ -177,5 +177,5 @@ async def test_one_that_was_refused_is_refused_in_replay_and_takes_no_others_pla
     async with world.node(app, limits=Limits(status_bytes=50)) as node:
         handle = node.client.get("w")
         await handle.send("end", True)
-        assert str(await handle.result(timeout=5)).count("Limits.status_bytes") == 2
+        assert str(await handle.result(timeout=30)).count("Limits.status_bytes") == 2
         assert await handle.custom_status(str) == ("xx", 1)

@@ -62,7 +62,7 @@ async def test_it_starts_even_in_the_turn_in_which_its_starter_ends(
         await handle.start()
         if end == "is-cancelled":
             await handle.cancel()
-        ended = await handle.wait(timeout=5)
+        ended = await handle.wait(timeout=30)
         first, named, activity = ended.custom_status(list[str]) or []
         assert named == "named"
         for key in (first, named, activity):
@@ -88,11 +88,11 @@ async def test_a_detached_workflow_outlives_a_cancel_of_its_starter(world: World
         handle = node.client.workflow(starter, id="s")
         await handle.start()
         await handle.cancel()
-        assert (await handle.wait(timeout=5)).status == "cancelled"
+        assert (await handle.wait(timeout=30)).status == "cancelled"
         other_handle = node.client.get("other")
         await until(lambda: _there(other_handle), "the other")
         await other_handle.send("go", "alive")
-        assert await other_handle.result(timeout=5) == "alive"
+        assert await other_handle.result(timeout=30) == "alive"
 
 
 async def test_ids_of_detached_work_are_the_same_in_replay_and_it_starts_once(
@@ -165,7 +165,7 @@ async def test_a_detached_activity_keeps_the_options_of_its_call(world: World, a
 
     async with world.node(app) as node:
         ids = await node.client.workflow(starter, id="s").run()
-        ended = [await node.client.get(started).wait(timeout=5) for started in ids]
+        ended = [await node.client.get(started).wait(timeout=30) for started in ids]
         assert [d.status for d in ended] == ["failed", "completed", "failed"]
         assert (tries.count("once"), tries.count("twice"), tries.count("plain")) == (1, 3, 1)
 

@@ -33,7 +33,7 @@ async def test_many_instances_share_one_place_in_memory(world: World, app: App) 
             for handle in handles:
                 await handle.send("add", n)
         for i, handle in enumerate(handles):
-            assert await handle.result(timeout=5) == [2 * i, 2 * i + 1, 2 * i + 2]
+            assert await handle.result(timeout=30) == [2 * i, 2 * i + 1, 2 * i + 2]
             assert await handle.kv() == {"last": 2 * i + 2}
             assert await handle.custom_status(int) == (3, 3)
 
@@ -74,7 +74,7 @@ async def test_it_leaves_memory_and_no_line_of_code_runs(world: World, app: App)
         await until(lambda: node.residents == 1, "two have left memory")
         assert ran == []
         await first.send("go", "alive")
-        assert await first.result(timeout=5) == "alive"
+        assert await first.result(timeout=30) == "alive"
         assert played == [1, 2, 3, 1], "the first one had left memory, and was replayed"
         assert ran == ["finally 1", "outer 1", "generator closed"]
     assert ran == ["finally 1", "outer 1", "generator closed"]
@@ -90,7 +90,7 @@ async def test_timers_of_evicted_instances_fire(world: World, app: App) -> None:
         handles = [node.client.workflow(nap, id=f"n{i}") for i in range(5)]
         for i, handle in enumerate(handles):
             await handle.start(i)
-        assert [await h.result(timeout=5) for h in handles] == list(range(5))
+        assert [await h.result(timeout=30) for h in handles] == list(range(5))
 
 
 async def test_buffered_messages_of_evicted_instances_are_kept(world: World, app: App) -> None:
@@ -109,7 +109,7 @@ async def test_buffered_messages_of_evicted_instances_are_kept(world: World, app
         for handle in handles:
             await handle.send("go", True)
         for handle in handles:
-            assert await handle.result(timeout=5) == [0, 1, 2, 3]
+            assert await handle.result(timeout=30) == [0, 1, 2, 3]
 
 
 async def test_an_evicted_one_can_be_cancelled(world: World, app: App) -> None:
@@ -134,7 +134,7 @@ async def test_an_evicted_one_can_be_cancelled(world: World, app: App) -> None:
         for handle in handles:
             await handle.cancel()
         for handle in handles:
-            assert (await handle.wait(timeout=5)).status == "cancelled"
+            assert (await handle.wait(timeout=30)).status == "cancelled"
     assert sorted(cleaned) == [0, 1, 2]
 
 
@@ -149,4 +149,4 @@ async def test_children_and_their_parents_need_no_common_memory(world: World, ap
         return sum(await asyncio.gather(*(child(i) for i in range(5))))
 
     async with world.node(app, residents=1) as node:
-        assert await asyncio.wait_for(node.client.workflow(parent, id="p").run(), 10) == 10
+        assert await asyncio.wait_for(node.client.workflow(parent, id="p").run(), 30) == 10

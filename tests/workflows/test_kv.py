@@ -70,7 +70,7 @@ async def test_clients_read_what_is_durable(world: World, app: App) -> None:
         with pytest.raises(DecodeError, match="item"):
             await handle.kv_get("item", int)
         await handle.send("end", True)
-        await handle.wait(timeout=5)
+        await handle.wait(timeout=30)
         assert await handle.kv_get("", str) == "empty key"
 
 
@@ -87,7 +87,7 @@ async def test_it_is_kept_after_the_end(world: World, app: App, end: str) -> Non
         handle = node.client.workflow(keeping, id="k")
         await handle.start()
         await (handle.cancel() if end == "cancelled" else handle.send("go", True))
-        assert (await handle.wait(timeout=5)).status == end
+        assert (await handle.wait(timeout=30)).status == end
     async with world.node(app) as node:
         assert await node.client.get("k").kv() == {"a": 1}
 
@@ -115,7 +115,7 @@ async def test_read_modify_write_with_a_restart_before_each_step(world: World, a
             assert await handle.kv() == ({"count": i} if i else {})
             await handle.send("tick", True)
             if i == 3:
-                assert await handle.result(timeout=5) == [1, 2, 3, 4]
+                assert await handle.result(timeout=30) == [1, 2, 3, 4]
             else:
                 await _count(handle, i + 1)
 
@@ -154,7 +154,7 @@ async def test_it_is_carried_and_changed_over_continue_as_new(world: World, app:
             await waits_for(handle, "message go")
             await handle.send("go", True)
     async with world.node(app) as node:
-        assert await node.client.get("s").result(timeout=5) == [[2, 2, 3], ["n"]]
+        assert await node.client.get("s").result(timeout=30) == [[2, 2, 3], ["n"]]
         assert await node.client.get("s").kv() == {"n": 3}
 
 
@@ -252,5 +252,5 @@ async def test_a_client_waits_for_a_value(world: World, app: App) -> None:
         await handle.send("request", 21)
         assert await waiting == 42
         await handle.send("end", True)
-        await handle.wait(timeout=5)
+        await handle.wait(timeout=30)
         assert await handle.kv_wait("never", int, timeout=10) is None, "it has ended"

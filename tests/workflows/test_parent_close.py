@@ -64,12 +64,12 @@ async def test_the_rule_holds(world: World, app: App, rule: Any, end: str) -> No
         else:
             await above.send("end", True)
         if end != "parent-gives-up":
-            await above.wait(timeout=5)
+            await above.wait(timeout=30)
         if rule == "abandon":
             await below.send("go", "alone")
-            assert await below.result(timeout=5) == "alone"
+            assert await below.result(timeout=30) == "alone"
         else:
-            ended = await below.wait(timeout=5)
+            ended = await below.wait(timeout=30)
             assert ended.status == "cancelled"
             assert ended.failure is not None
             assert ended.failure.type == ("CancelledError" if rule == "cancel" else "Terminated")
@@ -99,7 +99,7 @@ async def test_cancel_reaches_all_children_and_grandchildren(world: World, app: 
 
         await until(all_there, "four leaves")
         await handle.cancel("over")
-        await handle.wait(timeout=5)
+        await handle.wait(timeout=30)
 
         async def all_gone() -> bool:
             return not await node.client.list(status=("running", "pending"))

@@ -45,7 +45,7 @@ async def step(world: World, app: App, channel: str, key: str, waits: str | None
         handle = node.client.get(key)
         await handle.send(channel, True)
         if waits is None:
-            return await handle.result(timeout=5)
+            return await handle.result(timeout=30)
         await waits_for(handle, waits)
         return None
 

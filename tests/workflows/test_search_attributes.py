@@ -102,7 +102,7 @@ async def test_they_are_kept_by_continue_as_new_and_over_restarts(world: World, 
             await handle.send("go", True)
     async with world.node(app) as node:
         handle = node.client.get("s")
-        assert (await handle.wait(timeout=5)).attributes == {"customer": "c1", "last": 3}
+        assert (await handle.wait(timeout=30)).attributes == {"customer": "c1", "last": 3}
         events = [entry.event for entry in await handle.history(3)]
         assert [type(event) for event in events[:2]] == [Started, AttributesSet]
 
@@ -132,7 +132,7 @@ async def test_replay_merges_what_was_recorded(world: World, app: App) -> None:
     async with world.node(app, limits=limits) as node:
         handle = node.client.get("w")
         await handle.send("end", True)
-        refused = await handle.result(timeout=5)
+        refused = await handle.result(timeout=30)
         assert len(refused) == 2
         assert (
             "there would be 7 search attributes, each text of a list counted; the limit is 6"

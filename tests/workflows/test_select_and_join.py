@@ -64,10 +64,10 @@ async def test_a_bare_activity_that_loses_is_cancelled(world: World, app: App) -
     async with world.node(app) as node:
         handle = node.client.workflow(race, id="r")
         await handle.start()
-        await asyncio.wait_for(began.wait(), 5)
+        await asyncio.wait_for(began.wait(), 30)
         await handle.send("go", 1)
-        assert await handle.result(timeout=5) == 1
-        await asyncio.wait_for(stopped.wait(), 5)
+        assert await handle.result(timeout=30) == 1
+        await asyncio.wait_for(stopped.wait(), 30)
 
 
 async def test_the_error_of_the_winner_is_raised(world: World, app: App) -> None:
@@ -163,7 +163,7 @@ async def test_select_over_channels_takes_only_from_the_winner(world: World, app
         await handle.send("b", 1)
         await until(lambda: True, "")
         await handle.send("a", 2)
-        assert await handle.result(timeout=5) == [1, 1, 0, 2]
+        assert await handle.result(timeout=30) == [1, 1, 0, 2]
 
 
 async def test_losers_are_cancelled_and_their_cleanup_is_awaited(world: World, app: App) -> None:
@@ -194,4 +194,4 @@ async def test_losers_are_cancelled_and_their_cleanup_is_awaited(world: World, a
         return [index, value, *seen]
 
     assert await world.replayed(app, body) == [1, "won", "cleaned up"]
-    await asyncio.wait_for(stopped.wait(), 5)
+    await asyncio.wait_for(stopped.wait(), 30)

@@ -26,7 +26,7 @@ async def test_a_timer_fires_at_its_time(world: World, app: App) -> None:
         clock.advance(9_999)
         assert await handle.status() == "running"
         clock.advance(1)
-        assert await handle.result(timeout=5) == 10
+        assert await handle.result(timeout=30) == 10
 
 
 async def test_timers_fire_in_the_order_of_their_times(world: World, app: App) -> None:
@@ -49,7 +49,7 @@ async def test_timers_fire_in_the_order_of_their_times(world: World, app: App) -
         await handle.start()
         await clock.until_armed(1_000)
         clock.advance(3_000)
-        assert await handle.result(timeout=5) == [1, 2, 3]
+        assert await handle.result(timeout=30) == [1, 2, 3]
     assert seen == []
 
 
@@ -83,7 +83,7 @@ async def test_a_timer_keeps_its_time_over_a_restart(world: World, app: App) -> 
         clock.advance(3_599_999)
         assert await handle.status() == "running"
         clock.advance(1)
-        assert await handle.result(timeout=5) == "rested"
+        assert await handle.result(timeout=30) == "rested"
 
 
 async def test_a_timer_that_came_due_while_no_node_ran_fires_at_the_start_of_the_next(
@@ -106,7 +106,7 @@ async def test_a_timer_that_came_due_while_no_node_ran_fires_at_the_start_of_the
         await node.client.workflow(naps, id="n").start()
     clock.advance(60_000)
     async with world.node(app) as node:
-        assert await node.client.get("n").result(timeout=5) == [10, 20, 30]
+        assert await node.client.get("n").result(timeout=30) == [10, 20, 30]
 
 
 async def test_a_timer_after_a_timer_counts_from_the_first_ones_time(
@@ -128,7 +128,7 @@ async def test_a_timer_after_a_timer_counts_from_the_first_ones_time(
         await until(lambda: _status_is(handle, "first"), "the first timer")
         assert await clock.until_armed(10_000) == 10_000
         clock.advance(10_000)
-        await handle.result(timeout=5)
+        await handle.result(timeout=30)
 
 
 async def _status_is(handle: object, wanted: str) -> bool:
@@ -168,7 +168,7 @@ async def test_a_changed_delay_is_no_mismatch_and_the_recorded_time_counts(world
     async with world.node(make(1_000)) as node:
         await clock.until_armed(10_000)
         clock.advance(10_000)
-        assert await node.client.get("n").result(timeout=5) == "code says 1000"
+        assert await node.client.get("n").result(timeout=30) == "code says 1000"
 
 
 async def test_an_abandoned_timer_does_not_keep_the_instance(world: World, app: App) -> None:

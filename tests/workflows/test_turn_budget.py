@@ -18,7 +18,7 @@ async def test_more_messages_than_a_turn_takes(world: World, app: App) -> None:
         handle = node.client.workflow(collect, id="c")
         await handle.start(100)
         await asyncio.gather(*(handle.send("n", i) for i in range(100)))
-        assert await handle.result(timeout=5) == list(range(100))
+        assert await handle.result(timeout=30) == list(range(100))
 
 
 async def test_a_flood_of_mail_that_waited_in_the_store(world: World, app: App) -> None:
@@ -33,7 +33,7 @@ async def test_a_flood_of_mail_that_waited_in_the_store(world: World, app: App) 
         await asyncio.gather(*(handle.send("n", i) for i in range(100)))
     async with world.node(app, limits=Limits(turn_messages=7)) as node:
         await node.client.get("c").send("go", True)
-        assert await node.client.get("c").result(timeout=5) == list(range(100))
+        assert await node.client.get("c").result(timeout=30) == list(range(100))
 
 
 async def test_two_instances_with_activities_messages_and_timers_do_not_mix(
@@ -60,7 +60,7 @@ async def test_two_instances_with_activities_messages_and_timers_do_not_mix(
             await handle.send("n", f"n-{handle.id}")
             await handle.raise_event("e", f"e-{handle.id}")
         for handle in handles:
-            assert await handle.result(timeout=5) == [
+            assert await handle.result(timeout=30) == [
                 f"<{handle.id}>",
                 f"n-{handle.id}",
                 f"e-{handle.id}",

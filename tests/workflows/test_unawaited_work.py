@@ -37,11 +37,11 @@ async def test_an_activity_that_nobody_awaits_is_cancelled_at_the_end(
     async with world.node(app) as node:
         handle = node.client.workflow(careless, id="c")
         await handle.start()
-        await asyncio.wait_for(began.wait(), 5)
+        await asyncio.wait_for(began.wait(), 30)
         await handle.send("go", True)
-        ended = await handle.wait(timeout=5)
+        ended = await handle.wait(timeout=30)
         assert ended.status == ("failed" if fails else "completed")
-        await asyncio.wait_for(stopped.wait(), 5)
+        await asyncio.wait_for(stopped.wait(), 30)
         events = [type(e.event).__name__ for e in await handle.history()]
         assert events[-2:] == ["CommandCancelled", "Failed" if fails else "Completed"]
 
@@ -165,12 +165,12 @@ async def test_a_result_that_comes_after_the_end_adds_nothing(world: World, app:
     async with world.node(app) as node:
         handle = node.client.workflow(careless, id="c")
         await handle.start()
-        await asyncio.wait_for(began.wait(), 5)
+        await asyncio.wait_for(began.wait(), 30)
         await handle.send("go", True)
-        assert await handle.result(timeout=5) == "done"
+        assert await handle.result(timeout=30) == "done"
         before = await handle.history()
         gate.set()
-        await asyncio.wait_for(finished.wait(), 5)
+        await asyncio.wait_for(finished.wait(), 30)
         assert await node.client.workflow(later, id="later").run() == "later", (
             "whatever came before it is recorded now"
         )

@@ -40,7 +40,7 @@ async def test_running_ones_are_pinned_and_new_ones_get_the_latest(world: World)
         await node.client.workflow("ship", id="new").start()
         for key, version in (("old", "1.0.0"), ("new", "1.10.0")):
             await node.client.get(key).send("go", True)
-            assert await node.client.get(key).result(timeout=5) == f"version {version}"
+            assert await node.client.get(key).result(timeout=30) == f"version {version}"
             assert (await node.client.get(key).describe()).version == version
 
 
@@ -121,7 +121,7 @@ async def test_continue_as_new_moves_to_the_latest(world: World) -> None:
         handle = node.client.get("l")
         await handle.send("go", True)
         await handle.send("go", True)
-        assert await handle.result(timeout=5) == ["1.0.0", "2.0.0"]
+        assert await handle.result(timeout=30) == ["1.0.0", "2.0.0"]
 
 
 async def test_continue_as_version_takes_an_exact_one(world: World, app: App) -> None:
@@ -160,13 +160,13 @@ async def test_a_missing_version_waits_for_its_deploy(world: World, app: App) ->
             assert failure is not None
             assert name in failure.message
         add_quick(app, 5)
-        assert await started.result(timeout=5) == "5.0.0"
+        assert await started.result(timeout=30) == "5.0.0"
 
         @app.workflow(name="loop", version=7)
         async def loop_7(again: bool) -> str:
             return workflow.info().version
 
-        assert await continued.result(timeout=5) == "7.0.0"
+        assert await continued.result(timeout=30) == "7.0.0"
 
 
 async def test_a_float_is_no_version(app: App) -> None:

@@ -22,7 +22,7 @@ async def test_an_event_reaches_the_code_that_waits_for_it(world: World, app: Ap
         await handle.start()
         await waits_for(handle, "event news")
         await handle.raise_event("news", "rain")
-        assert await handle.result(timeout=5) == "rain"
+        assert await handle.result(timeout=30) == "rain"
 
 
 async def test_an_event_before_the_wait_is_only_recorded(world: World, app: App) -> None:
@@ -40,7 +40,7 @@ async def test_an_event_before_the_wait_is_only_recorded(world: World, app: App)
         await handle.send("go", True)
         await waits_for(handle, "event news")
         await handle.raise_event("news", "late")
-        assert await handle.result(timeout=5) == "late"
+        assert await handle.result(timeout=30) == "late"
 
 
 async def test_waits_take_events_in_the_order_in_which_they_began(world: World, app: App) -> None:
@@ -53,7 +53,7 @@ async def test_waits_take_events_in_the_order_in_which_they_began(world: World, 
         await handle.start()
         for i in "abc":
             await handle.raise_event("news", i)
-        assert await handle.result(timeout=5) == ["a", "b", "c"]
+        assert await handle.result(timeout=30) == ["a", "b", "c"]
 
 
 async def test_a_cancelled_wait_does_not_steal_the_next_event(world: World, app: App) -> None:
@@ -68,9 +68,9 @@ async def test_a_cancelled_wait_does_not_steal_the_next_event(world: World, app:
     async with world.node(app) as node:
         handle = node.client.workflow(waiting, id="w")
         await handle.start()
-        await handle.custom_status(str, after_version=0, timeout=5)
+        await handle.custom_status(str, after_version=0, timeout=30)
         await handle.raise_event("news", "for the second")
-        assert await handle.result(timeout=5) == "for the second"
+        assert await handle.result(timeout=30) == "for the second"
 
 
 async def test_equal_events_are_all_delivered(world: World, app: App) -> None:
@@ -83,7 +83,7 @@ async def test_equal_events_are_all_delivered(world: World, app: App) -> None:
         await handle.start()
         await handle.raise_event("news", "same")
         await handle.raise_event("news", "same")
-        assert await handle.result(timeout=5) == ["same", "same"]
+        assert await handle.result(timeout=30) == ["same", "same"]
 
 
 async def test_events_are_not_carried_over_continue_as_new(world: World, app: App) -> None:
@@ -102,7 +102,7 @@ async def test_events_are_not_carried_over_continue_as_new(world: World, app: Ap
         await handle.send("go", True)
         await waits_for(handle, "event news")
         await handle.raise_event("news", "found")
-        assert await handle.result(timeout=5) == "found"
+        assert await handle.result(timeout=30) == "found"
 
 
 async def test_events_and_messages_of_one_name_are_apart(world: World, app: App) -> None:
@@ -115,7 +115,7 @@ async def test_events_and_messages_of_one_name_are_apart(world: World, app: App)
         await handle.start()
         await handle.raise_event("x", "event")
         await handle.send("x", "message")
-        assert await handle.result(timeout=5) == ["message", "event"]
+        assert await handle.result(timeout=30) == ["message", "event"]
 
 
 async def test_the_winner_of_two_events_is_the_first_delivered_also_in_replay(
@@ -138,7 +138,7 @@ async def test_the_winner_of_two_events_is_the_first_delivered_also_in_replay(
     async with world.node(app) as node:
         handle = node.client.workflow(race, id="r")
         await handle.send("end", True)
-        assert await handle.result(timeout=5) == [1, "first"]
+        assert await handle.result(timeout=30) == [1, "first"]
 
 
 async def test_an_event_for_an_unknown_or_ended_instance_is_refused_and_harms_nobody(

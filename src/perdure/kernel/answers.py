@@ -33,8 +33,8 @@ def event_of(run: Run, body: msg.Body, now: int) -> ev.Event | None:
             return None
         return ev.StepRecorded(body.seq, now, step.name, step.occurrence, body.value, body.failure)
     if isinstance(body, msg.Raise):
-        waits = run.waits.get("!" + body.name)
-        seq = waits[0] if waits else 0  # with no wait the event is only recorded
+        # With no wait the event is only recorded.
+        seq = run.waits.first.get("!" + body.name, 0)
         return ev.EventRaised(seq, now, body.name, body.value)
     raise AssertionError(body)
 

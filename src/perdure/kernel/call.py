@@ -35,12 +35,20 @@ class Canceller(Protocol):
         ...
 
 
+class Reader(Protocol):
+    """Makes the value of an answer. A call keeps this, and not the method, of which each would have its own."""
+
+    def decode(self, data: bytes) -> Any:
+        """The value of a payload."""
+        ...
+
+
 class Call(asyncio.Future[Any], Coroutine[Any, Any, Any]):
     """A command that waits for its answer. `seq` is 0 for one that was never scheduled (a dead loop's)."""
 
-    __slots__ = ("canceller", "decode", "number", "seq")
+    __slots__ = ("canceller", "codec", "number", "seq")
     canceller: Canceller | None
-    decode: Callable[[bytes], Any]
+    codec: Reader
     number: int
     seq: int
 
@@ -141,7 +149,7 @@ class ActivityCall(Call):
         self.retry_at = 0
         self.scheduled_at = at
         self.details = None
-        self.decode = definition.signature.result.decode
+        self.codec = definition.signature.result
 
     def was_attempt(self, attempt: int) -> None:
         """The attempt of this number brought the answer."""
@@ -181,7 +189,7 @@ class ChildCall(Call):
         self,
         event: CallStarted,
         run: bytes,
-        decode: Callable[[bytes], Any],
+        codec: Reader,
     ) -> None:
         """What is asked for. `run` is the run id of the child."""
         self.target = event.target
@@ -190,7 +198,7 @@ class ChildCall(Call):
         self.input = event.input
         self.parent_close = event.parent_close
         self.run = run
-        self.decode = decode
+        self.codec = codec
 
     def error(self, failure: Failure) -> BaseException:
         """`ChildError`."""
@@ -211,11 +219,11 @@ class WaitCall(Call):
     channel: str
     positional: bool
 
-    def ask(self, channel: str, decode: Callable[[bytes], Any], *, positional: bool) -> None:
+    def ask(self, channel: str, codec: Reader, *, positional: bool) -> None:
         """What is waited for."""
         self.channel = channel
         self.positional = positional
-        self.decode = decode
+        self.codec = codec
 
     @property
     def lane(self) -> str:
@@ -244,14 +252,14 @@ class StepCall(Call):
         occurrence: int,
         fn: Callable[[], Awaitable[Any] | Any],
         encode: Callable[[Any], bytes],
-        decode: Callable[[bytes], Any],
+        codec: Reader,
     ) -> None:
         """What is run, and how its value is written and read."""
         self.name = name
         self.occurrence = occurrence
         self.fn = fn
         self.encode = encode
-        self.decode = decode
+        self.codec = codec
 
     def error(self, failure: Failure) -> BaseException:
         """An `ApplicationError` with the function's failure."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from perdure.kernel.run import Run
     from perdure.kernel.turn import Turn
     from perdure.kernel.unit import Unit
+    from perdure.kernel.variables import Changes
 
 _LOCAL = (ActivityCall, StepCall)
 """Calls whose work is done on the unit's own node."""
@@ -57,7 +58,9 @@ def collect(unit: Unit, run: Run, row: UnitRow, turn: Turn, *, more: bool) -> No
         _collect_work(unit, run, row, turn, progress.opened, more=more)
     if row.status in CLOSED:
         turn.unsend_to_self()
-    _collect_variables(run, row, turn)
+    changes = run.variables.take_changes(last=isinstance(run.ended, ev.ContinuedAsNew))
+    if changes is not None:
+        _store_variables(run, row, turn, changes)
     if isinstance(run.ended, ev.ContinuedAsNew):
         lifecycle.continue_as_new(unit, run, row, turn, run.ended)
 
@@ -70,43 +73,41 @@ def _append_events(unit: Unit, run: Run, row: UnitRow, turn: Turn) -> None:
     events = run.take_events()
     data = ev.encode_events(events)
     limits = unit.limits
-    over = _over_limit(row.journal_events + len(events), row.journal_bytes + len(data), limits)
-    if over is not None and run.ended is None:
+    count, size = row.journal_events + len(events), row.journal_bytes + len(data)
+    is_over = count > limits.history_events or size > limits.history_bytes
+    if is_over and run.ended is None:
+        over = _over_limit(count, size, limits)
         text = f"{over}: use workflow.continue_as_new before that"
         failure = Failure("LimitExceeded", text, "application", retryable=False)
         lifecycle.fail(unit, run, turn, failure)
         events += run.take_events()
         data = ev.encode_events(events)
-    else:
-        _warn(unit, row, turn, row.journal_events + len(events))
+    elif row.journal_events < limits.history_events * 8 // 10 <= count:
+        # Once, by the turn that crosses the line of 80 %, which leaves time for a deploy.
+        _warn(unit, turn, count)
     first = row.journal_events + 1
     row.grow(len(events), len(data))
     run.has_journal(row.journal_events)
     turn.append(JournalChunk(run.started.execution, first, len(events), data))
 
 
-def _warn(unit: Unit, row: UnitRow, turn: Turn, events: int) -> None:
-    """Warn at 80 % of the history's limit, which leaves time for a deploy."""
-    limit = unit.limits.history_events
-    if row.journal_events < limit * 8 // 10 <= events:  # once: by the turn that crosses the line
-        turn.warn(
-            f"the history of {unit.id!r} has {events} events; at {limit} the run fails "
-            "(Limits.history_events): use workflow.continue_as_new"
-        )
+def _warn(unit: Unit, turn: Turn, events: int) -> None:
+    turn.warn(
+        f"the history of {unit.id!r} has {events} events; at {unit.limits.history_events} the run "
+        "fails (Limits.history_events): use workflow.continue_as_new"
+    )
 
 
-def _over_limit(events: int, size: int, limits: Limits) -> str | None:
+def _over_limit(events: int, size: int, limits: Limits) -> str:
     if events > limits.history_events:
         return (
             f"the history would have {events} events; the limit is "
             f"{limits.history_events} (Limits.history_events)"
         )
-    if size > limits.history_bytes:
-        return (
-            f"the history would have {size} bytes; the limit is "
-            f"{limits.history_bytes} (Limits.history_bytes)"
-        )
-    return None
+    return (
+        f"the history would have {size} bytes; the limit is "
+        f"{limits.history_bytes} (Limits.history_bytes)"
+    )
 
 
 # ---------------------------------------------------------------- work
@@ -153,10 +154,7 @@ def _done_while_paused(unit: Unit, row: UnitRow) -> set[int]:
 # ---------------------------------------------------------------- variables
 
 
-def _collect_variables(run: Run, row: UnitRow, turn: Turn) -> None:
-    changes = run.variables.take_changes(last=isinstance(run.ended, ev.ContinuedAsNew))
-    if changes is None:
-        return
+def _store_variables(run: Run, row: UnitRow, turn: Turn, changes: Changes) -> None:
     turn.store_kv(changes.kv)
     if changes.has_status:
         row.show_status(run.variables.status)

@@ -6,6 +6,7 @@ run remembers are in `changes`.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from perdure.kernel import events as ev
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from perdure.codec import Signature
+    from perdure.kernel.call import Reader
     from perdure.kernel.definition import (
         ActivityDefinition,
         ActivityOptions,
@@ -36,12 +38,10 @@ def schedule_activity(
     """
     seq = run.seq + 1
     event = ev.ActivityScheduled(seq, definition.name, data, options.queue, options.session)
-    _, new = run.give(
-        event, lambda: _check(run, definition.signature, data, f"activity {definition.name!r}")
-    )
+    _, new = run.give(event, partial(_check, run, definition.signature, data))
     call = make(ActivityCall, run.loop, seq)
     call.ask(definition, options, data, run.loop.now_ms)
-    run.open_local(call, new=new)
+    run.open(call, new=new)
     return call
 
 
@@ -50,21 +50,21 @@ def start_step(
     name: str,
     fn: Callable[[], Awaitable[Any] | Any],
     encode: Callable[[Any], bytes],
-    decode: Callable[[bytes], Any],
+    codec: Reader,
 ) -> StepCall:
     """Run a function in this process once and record its outcome."""
     occurrence = run.variables.next_occurrence(name)
     seq = run.seq + 1
     _, new = run.give(ev.StepStarted(seq, name, occurrence))
     call = make(StepCall, run.loop, seq)
-    call.ask(name, occurrence, fn, encode, decode)
-    run.open_local(call, new=new)
+    call.ask(name, occurrence, fn, encode, codec)
+    run.open(call, new=new)
     return call
 
 
-def _check(run: Run, signature: Signature, data: bytes, what: str) -> None:
+def _check(run: Run, signature: Signature, data: bytes) -> None:
     signature.check(data)
-    run.check_size(data, f"the input of {what}")
+    run.check_size(data, f"the input of {signature.what}")
 
 
 # ---------------------------------------------------------------- other instances
@@ -87,13 +87,11 @@ def start_child(
     if target is None:
         target = _child_id(run, seq)
     event = ev.CallStarted(seq, target, definition.name, version, data, False, parent_close)
-    _, new = run.give(
-        event, lambda: _check(run, definition.signature, data, f"workflow {definition.name!r}")
-    )
+    _, new = run.give(event, partial(_check, run, definition.signature, data))
     call = make(ChildCall, run.loop, seq)
     started = run.started
     child_run = derived_id(started.run, started.execution, seq, b"child")
-    call.ask(event, child_run, definition.signature.result.decode)
+    call.ask(event, child_run, definition.signature.result)
     run.open(call, new=new)
     return call
 
@@ -149,11 +147,11 @@ def send_cancel(run: Run, target: str, reason: str) -> None:
 # ---------------------------------------------------------------- waits
 
 
-def wait(run: Run, channel: str, decode: Callable[[bytes], Any], *, positional: bool) -> WaitCall:
+def wait(run: Run, channel: str, codec: Reader, *, positional: bool) -> WaitCall:
     """Wait for a message of a channel, or for a positional event."""
     seq = run.seq + 1
     _, new = run.give(ev.WaitStarted(seq, channel, positional))
     call = make(WaitCall, run.loop, seq)
-    call.ask(channel, decode, positional=positional)
+    call.ask(channel, codec, positional=positional)
     run.open(call, new=new)
     return call

@@ -66,7 +66,7 @@ def _answer(call: Call, data: bytes | None, failure: Failure | None = None) -> N
         call.set_exception(call.error(failure))
         return
     try:
-        call.set_result(call.decode(data or b""))
+        call.set_result(call.codec.decode(data or b""))
     except DecodeError as unfit:
         call.set_exception(unfit)
 
@@ -150,8 +150,8 @@ def _cancel_requested(run: Run, event: ev.CancelRequested) -> None:
         run.main.cancel(event.reason)
 
 
-def _noted(run: Run, event: ev.Event) -> None:
-    """Pause and resume are for people who read the journal; the code is not told."""
+NOTES = (ev.Paused, ev.Resumed)
+"""Events that are for people who read the journal. The code is not told, and does not go on either."""
 
 
 HANDLERS: dict[type[ev.Event], Callable[[Run, Any], None]] = {
@@ -165,7 +165,5 @@ HANDLERS: dict[type[ev.Event], Callable[[Run, Any], None]] = {
     ev.Replied: _replied,
     ev.StepRecorded: _step_recorded,
     ev.CancelRequested: _cancel_requested,
-    ev.Paused: _noted,
-    ev.Resumed: _noted,
 }
 """What to do with each kind of delivery."""

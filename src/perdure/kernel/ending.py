@@ -36,9 +36,9 @@ class ContinueAsNew(BaseException):
 
 
 def wind_up(run: Run) -> None:
-    """End the run if its main task is done and nothing keeps it open."""
+    """End the run, whose main task is done, if nothing keeps it open."""
     main = run.main
-    if main is None or not main.done() or run.ended is not None or run.broken is not None:
+    if main is None or run.ended is not None or run.broken is not None:
         return
     if not run.unwinding:
         run.unwind()

@@ -300,10 +300,11 @@ class Completed(Event, tag=64):
 
 
 class Failed(Event, tag=65):
-    """The code raised."""
+    """The code raised. `without_code`: it was not asked, as its history has become too long."""
 
     at: int
     failure: Failure
+    without_code: bool = False
 
 
 class Cancelled(Event, tag=66):

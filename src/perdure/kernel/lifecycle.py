@@ -226,7 +226,7 @@ def settle(unit: Unit, run: Run, turn: Turn) -> None:
 
 def fail(unit: Unit, run: Run, turn: Turn, failure: Failure) -> None:
     """End the run as failed without asking its code."""
-    run.end_without_code(ev.Failed(turn.now, failure))
+    run.end_without_code(ev.Failed(turn.now, failure, without_code=True))
     give_up(run, turn)
     settle(unit, run, turn)
 

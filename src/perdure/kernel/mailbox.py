@@ -34,30 +34,28 @@ _EMPTY: deque[Entry] = deque()
 """The lanes of all empty mailboxes. Deques of its own would be most of what a waiting unit weighs."""
 
 
-class Mailbox:
+class Mailbox(msgspec.Struct, gc=False, eq=False):
     """Entries in order of arrival, with control messages ahead of the others.
 
     A turn looks at `control` and `queue`, and takes entries with `next_control`, `next_start` and
     `next`. Its owner then calls `settle` when the turn's commit was applied, or `restore` when it
     was not.
+
+    It holds data only, so that no cycle can go through it, and the garbage collector need not look.
     """
 
-    __slots__ = ("_known", "_number", "_read_from", "_starts", "_taken", "control", "queue")
-
-    def __init__(self) -> None:
-        """Nothing has arrived."""
-        # Control messages that no start precedes.
-        self.control: deque[Entry] = _EMPTY
-        # All others. The first is what `next` takes.
-        self.queue: deque[Entry] = _EMPTY
-        self._starts = 0
-        self._taken: list[Entry] | None = None
-        self._number = 0
-        # The number of the last entry that was here when the inbox began to be read.
-        self._read_from = 0
-        # Ids of stored messages that no commit has consumed: here, taken, or kept by the unit. A
-        # message of another unit reaches us twice when the store is read before it is delivered.
-        self._known: set[bytes] | None = None
+    # Control messages that no start precedes.
+    control: deque[Entry] = _EMPTY
+    # All others. The first is what `next` takes.
+    queue: deque[Entry] = _EMPTY
+    _starts: int = 0
+    _taken: list[Entry] | None = None
+    _number: int = 0
+    # The number of the last entry that was here when the inbox began to be read.
+    _read_from: int = 0
+    # Ids of stored messages that no commit has consumed: here, taken, or kept by the unit. A
+    # message of another unit reaches us twice when the store is read before it is delivered.
+    _known: set[bytes] | None = None
 
     def __len__(self) -> int:
         """How many entries wait to be taken."""

@@ -23,7 +23,6 @@ from __future__ import annotations
 import asyncio
 import heapq
 import sys
-from collections import deque
 from hashlib import blake2b
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar, cast
@@ -31,13 +30,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar, cast
 from perdure.errors import Failure, PayloadTooLarge, UsageError
 from perdure.kernel import events as ev
 from perdure.kernel import match, refusal
-from perdure.kernel.call import ActivityCall, Call, StepCall, WaitCall
+from perdure.kernel.call import ActivityCall, Call, ChildCall, StepCall, WaitCall
 from perdure.kernel.deadline import check_deadline
-from perdure.kernel.delivery import HANDLERS
+from perdure.kernel.delivery import HANDLERS, NOTES
 from perdure.kernel.disposal import dispose
 from perdure.kernel.ending import ContinueAsNew, wind_up
 from perdure.kernel.loop import Timer, WorkflowLoop, current_loop
 from perdure.kernel.variables import Variables
+from perdure.kernel.waits import Waits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -142,7 +142,7 @@ class Run:
         self.journal_bytes = 0
         self.seq = 0
         self.pending: dict[int, Call | Timer] = {}
-        self.waits: dict[str, deque[int]] = {}
+        self.waits = Waits()
         self.deadlines: list[tuple[int, int]] | None = None
         self.retries: dict[int, int] = {}
         self.turn_bytes = 0
@@ -170,7 +170,9 @@ class Run:
         self.events.append(event)
         HANDLERS[type(event)](self, event)
         self.loop.drain()
-        wind_up(self)
+        main = self.main
+        if main is not None and main.done():
+            wind_up(self)
 
     def replay(self, journal: Sequence[ev.Event]) -> None:
         """Go through recorded events. The caller has entered the loop. Sets `broken` when code and journal part."""
@@ -179,6 +181,8 @@ class Run:
         while self.position < count and self.broken is None:
             event = journal[self.position]
             self.position += 1
+            if isinstance(event, NOTES):
+                continue
             handler = HANDLERS.get(type(event))
             if handler is None:
                 self.position -= 1
@@ -186,7 +190,9 @@ class Run:
                 break
             handler(self, event)
             self.loop.drain()
-            wind_up(self)
+            main = self.main
+            if main is not None and main.done():
+                wind_up(self)
         self.journal_events += count
         self.journal = None
 
@@ -207,7 +213,9 @@ class Run:
 
     def _expected(self, event: ev.Event) -> None:
         """The journal goes on with a command, or an end, that the code did not give."""
-        if isinstance(event, ev.Terminated):
+        if isinstance(event, ev.Terminated) or (
+            isinstance(event, ev.Failed) and event.without_code
+        ):
             self.ended = event
             self.position += 1
             return
@@ -311,16 +319,13 @@ class Run:
         if not (self._opened or self._outgoing or self._cancelled):
             return _NO_PROGRESS
         progress = Progress(self._opened or (), self._outgoing or (), self._cancelled or ())
-        self._clear_progress()
-        return progress
-
-    def _clear_progress(self) -> None:
         self._opened = self._outgoing = self._cancelled = None
+        return progress
 
     def discard(self) -> None:
         """What the code has done since it broke off has no effect."""
         self.events = []
-        self._clear_progress()
+        self._opened = self._outgoing = self._cancelled = None
 
     def keep_log(self, record: LogRecord) -> None:
         """Keep a log record for the turn, if the run `keeps_logs`."""
@@ -423,8 +428,12 @@ class Run:
             return
         call.open(self)
         self.pending[call.seq] = call
-        if type(call) is WaitCall:  # `isinstance` would ask the abstract classes, which is slow
-            self.waits.setdefault(call.lane, deque()).append(call.seq)
+        # `isinstance` would ask the abstract classes, which is slow.
+        if type(call) is WaitCall:
+            self.waits.add(call.lane, call.seq)
+            return  # nobody works for it
+        if type(call) is not ChildCall:
+            self.local += 1
         if new:
             self._hand_out(call)
 
@@ -434,11 +443,6 @@ class Run:
             self._opened = [call]
         else:
             self._opened.append(call)
-
-    def open_local(self, call: Call, *, new: bool) -> None:
-        """The call waits for work of this unit's own node."""
-        self.local += 1
-        self.open(call, new=new)
 
     def send(self, event: ev.Event, new: bool) -> None:
         """The command is for another unit. It goes out when this turn is durable."""
@@ -503,11 +507,7 @@ class Run:
 
     def forget_wait(self, call: WaitCall) -> None:
         """The call waits no longer."""
-        lane = call.lane
-        waits = self.waits[lane]
-        waits.remove(call.seq)
-        if not waits:
-            del self.waits[lane]
+        self.waits.remove(call.lane, call.seq)
 
     # ------------------------------------------------------------ what is asked about it
 

@@ -91,10 +91,10 @@ class Turn:
         self.budget = budget
         # What becomes durable.
         self.chunks: list[JournalChunk] = []
-        self.ended: list[ExecutionRow] = []
+        self.ended: Sequence[ExecutionRow] = ()
         self.kv: Sequence[KvEntry] = ()
         self.post: list[Message] = []
-        self.prune: list[int] = []
+        self.prune: Sequence[int] = ()
         self.tombstone_until: int | None = None
         self._consume: list[bytes] = []
         self._remembered: list[bytes] = []
@@ -104,7 +104,7 @@ class Turn:
         self.commit: Commit | None = None
         self.answers: dict[bytes, Outcome] = {}
         self.calls: list[Call] = []
-        self.cancelled: list[Call] = []
+        self.cancelled: Sequence[Call] = ()
         self.logs: Sequence[LogRecord] = ()
         self.wake_at: int | None = None
         self.again = False
@@ -181,7 +181,7 @@ class Turn:
 
     def end_execution(self, row: ExecutionRow) -> None:
         """Note an execution that continued as new."""
-        self.ended.append(row)
+        self.ended = (*self.ended, row)
 
     def replace(self, row: UnitRow) -> None:
         """A new run takes the id of this one, whose history goes with it."""
@@ -192,7 +192,7 @@ class Turn:
 
     def remove_history(self, executions: Iterable[int]) -> None:
         """Remove executions that have ended."""
-        self.prune.extend(executions)
+        self.prune = (*self.prune, *executions)
         self.touch()
 
     def remove_unit(self, tombstone_until: int) -> None:
@@ -220,7 +220,7 @@ class Turn:
 
     def give_up(self, calls: Iterable[Call]) -> None:
         """Stop the work of these calls."""
-        self.cancelled.extend(calls)
+        self.cancelled = (*self.cancelled, *calls)
 
     def log(self, records: Sequence[LogRecord]) -> None:
         """Show what the code logged."""
@@ -271,11 +271,12 @@ class Turn:
         """
         # A unit that was loaded in between may have taken the same messages in another order. One
         # order makes both commits the same, which is how a follower is checked against its owner.
-        self._consume.sort()
-        self._remembered.sort()
-        expires_at = self.now + dedupe_ms
+        if len(self._consume) > 1:
+            self._consume.sort()
         answers: Sequence[Answer] = ()
         if self._remembered:
+            self._remembered.sort()
+            expires_at = self.now + dedupe_ms
             answers = [Answer(m, self.answers.get(m, "ok"), expires_at) for m in self._remembered]
         post = self.post
         if self._keeping:
@@ -291,12 +292,12 @@ class Turn:
             expect,
             row.snapshot(self.now),
             self.chunks,
-            self.ended or (),
+            self.ended,
             self.kv,
             self._consume or (),
             answers,
             post or (),
-            prune=self.prune or (),
+            prune=self.prune,
             delete=self.tombstone_until,
             home=None if self.tombstone_until is None else scope_of(self.unit, self._shards),
         )
@@ -308,6 +309,6 @@ class Turn:
 
         All that the unit owned goes with it, so none of that is written.
         """
-        self.chunks, self.ended, self.kv = [], [], ()
+        self.chunks, self.ended, self.kv = [], (), ()
         self.closed = self.deleted = True
         self.pack(row, expect, fence, commit_id, dedupe_ms)

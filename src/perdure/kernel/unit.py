@@ -369,7 +369,7 @@ class Unit:
             more = bool(mailbox.queue or mailbox.control)
             collect(self, self.run, row, turn, more=more)
         describe(self, row, turn)
-        if turn.chunks:
+        if turn.chunks and row.suspect:
             row.suspect_of(0)  # progress: whatever crashed the node, it was not this
         if not turn.is_empty:
             turn.pack(row, self.version, fence, commit_id, self.dedupe_ms)
@@ -385,7 +385,7 @@ class Unit:
         timer_at = run.timer_at()
         if timer_at is not None and timer_at <= now:
             return True
-        return bool(waiting.kept) or waiting.first_lane(run.waits.keys()) is not None
+        return bool(waiting.kept) or waiting.first_lane(run.waits.first) is not None
 
     # ------------------------------------------------------------ taking
 
@@ -491,8 +491,11 @@ class Unit:
         assert row is not None
         ended = run.ended if run is not None else None
         if ended is not None and not row.paused and self.held is None:
-            if isinstance(ended, ev.ContinuedAsNew) and isinstance(body, msg.Send | msg.Raise):
-                self._keep(turn, entry)  # for the next execution
+            is_mail = isinstance(body, msg.Send | msg.Raise)
+            if isinstance(ended, ev.ContinuedAsNew) and (is_mail or entry.stored):
+                # For the next execution. A result that is stored goes with that, too: a unit that
+                # was not loaded in between has it among those that it keeps.
+                self._keep(turn, entry)
             else:
                 turn.consume(entry, "closed")
         elif isinstance(body, msg.Send | msg.Raise) and not entry.stored and self._is_full:
@@ -532,9 +535,9 @@ class Unit:
 
     def _take_send(self, run: Run, turn: Turn, entry: Entry, body: msg.Send) -> None:
         lane = "#" + body.channel
-        if lane in run.waits and lane not in self.waiting.lanes:
+        seq = run.waits.first.get(lane)
+        if seq is not None and lane not in self.waiting.lanes:
             turn.consume(entry)
-            seq = run.waits[lane][0]
             self.deliver(turn, ev.Received(seq, turn.now, entry.message.id, body.value))
         elif not entry.stored and self._is_full:
             turn.answer(entry.message.id, "full")
@@ -559,7 +562,7 @@ class Unit:
         """Give the code the messages of channels that it receives from now."""
         budget = turn.budget
         while run.ended is None and run.broken is None and budget.has_room():
-            lane = self.waiting.first_lane(run.waits.keys())
+            lane = self.waiting.first_lane(run.waits.first)
             if lane is None:
                 return
             entry = self.waiting.from_lane(lane)
@@ -568,7 +571,7 @@ class Unit:
             assert isinstance(body, msg.Send)
             budget.use(len(body.value))
             turn.consume(entry)
-            run.deliver(ev.Received(run.waits[lane][0], turn.now, message.id, body.value))
+            run.deliver(ev.Received(run.waits.first[lane], turn.now, message.id, body.value))
 
     def _fire_timers(self, turn: Turn, until: int) -> None:
         """Fire the timers that are due at `until`, earliest first."""

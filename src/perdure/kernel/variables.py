@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from perdure.errors import LimitExceeded
 from perdure.kernel.attributes import merged
 from perdure.kernel.commit import KvEntry
@@ -42,30 +44,20 @@ class Changes(NamedTuple):
     has_attributes: bool
 
 
-class Variables:
-    """The named values of a run."""
+class Variables(msgspec.Struct, gc=False, eq=False):
+    """The named values of a run.
 
-    __slots__ = (
-        "_attributes_changed",
-        "_changed",
-        "_entries",
-        "_occurrences",
-        "_status_changed",
-        "attributes",
-        "patches",
-        "status",
-    )
+    It holds data only, so that no cycle can go through it, and the garbage collector need not look.
+    """
 
-    def __init__(self) -> None:
-        """Nothing is set."""
-        self._entries: dict[str, KvEntry] | None = None
-        self._occurrences: dict[str, int] | None = None
-        self._changed: set[str] | None = None
-        self.patches: dict[str, bool] = {}
-        self.status: bytes | None = None
-        self._status_changed = False
-        self.attributes: bytes | None = None
-        self._attributes_changed = False
+    patches: dict[str, bool] = {}
+    status: bytes | None = None
+    attributes: bytes | None = None
+    _entries: dict[str, KvEntry] | None = None
+    _occurrences: dict[str, int] | None = None
+    _changed: set[str] | None = None
+    _status_changed: bool = False
+    _attributes_changed: bool = False
 
     def begin(self, status: bytes | None, attributes: bytes | None) -> None:
         """Take over what the execution begins with."""

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from perdure.kernel.mailbox import Entry
 from perdure.kernel.message import CONTROL, Raise, Send, Start
 
@@ -24,23 +26,20 @@ _EMPTY: deque[Entry] = deque()
 """What most units keep. A deque of its own would be much of what a waiting unit weighs."""
 
 
-class Waiting:
+class Waiting(msgspec.Struct, gc=False, eq=False):
     """What a unit keeps. Its owner drops it with the unit when a commit is refused.
 
-    Each turn looks at all of it, so these are attributes. Only the methods change them.
+    Each turn looks at all of it, so these are attributes. Only the methods change them. It holds
+    data only, so that no cycle can go through it, and the garbage collector need not look.
     """
 
-    __slots__ = ("_sends", "control", "kept", "lanes", "start")
-
-    def __init__(self) -> None:
-        """Nothing waits."""
-        self.start: Entry | None = None
-        self.control: deque[Entry] = _EMPTY
-        # Those that are in none of the other places.
-        self.kept: deque[Entry] = _EMPTY
-        # The lanes in which something waits.
-        self.lanes: dict[str, deque[Entry]] = {}
-        self._sends = 0
+    start: Entry | None = None
+    control: deque[Entry] = _EMPTY
+    # Those that are in none of the other places.
+    kept: deque[Entry] = _EMPTY
+    # The lanes in which something waits.
+    lanes: dict[str, deque[Entry]] = {}
+    _sends: int = 0
 
     def __iter__(self) -> Iterator[Entry]:
         """All that wait, in order of arrival."""

@@ -74,6 +74,7 @@ class Attempts:
         self._context = copy_context()
         self._context.run(node_client.set, given.client)
         self._context.run(node_name.set, given.node_name)
+        self._loop = asyncio.get_running_loop()
         self._resources = given.resources
         self._tally = given.tally
         self.metrics = given.metrics
@@ -208,8 +209,7 @@ class Attempts:
                 job.timeouts = Timeouts(self._clock, call, job.attempt, partial(self._expired, job))
                 job.timeouts.begin()
         # In the node's context: that of whoever happened to wake the node is somebody else's.
-        loop = asyncio.get_running_loop()
-        task = loop.create_task(self._run(job), context=self._context.copy())
+        task = self._loop.create_task(self._run(job), context=self._context.copy())
         job.task = task
         self._tasks[task] = job
         task.add_done_callback(self._task_ended)
@@ -220,7 +220,7 @@ class Attempts:
 
     async def _run(self, job: Job) -> None:
         outcome = await self._runner.run(job)
-        if job.task is not None and _current_task() is job.task:
+        if job.task is not None and asyncio.current_task(self._loop) is job.task:
             self._returned(job, outcome)
         # Otherwise the coroutine is closed, not run: its event loop has ended.
 
@@ -257,7 +257,7 @@ class Attempts:
             self._end(job)
             self._report(job, outcome)
 
-        job.alarm = asyncio.get_running_loop().call_later(_LIVES_ON_S, lives_on)
+        job.alarm = self._loop.call_later(_LIVES_ON_S, lives_on)
 
     def _end(self, job: Job) -> None:
         """It has ended, or is left to itself: its slot is free."""
@@ -379,10 +379,3 @@ class Attempts:
             text = "%d attempts do not end, and the node stops without them; they run again: %s"
             logger.warning(text, len(left), named(left, _NAMED))
         return left
-
-
-def _current_task() -> asyncio.Task[Any] | None:
-    try:
-        return asyncio.current_task()
-    except RuntimeError:  # no event loop runs
-        return None

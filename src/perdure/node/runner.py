@@ -95,7 +95,7 @@ class Runner:
         if inspect.isawaitable(outcome):
             outcome = await outcome
         data = encoded(outcome, what, call.encode, self._limits.payload_bytes)
-        call.decode(data)
+        call.codec.decode(data)
         return data
 
     async def _activity(self, job: Job, call: ActivityCall) -> bytes:

@@ -34,6 +34,8 @@ import ctypes
 import logging
 import sys
 import threading
+from asyncio import AbstractEventLoop
+from asyncio.events import _get_running_loop
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import monotonic
@@ -102,6 +104,7 @@ class Watchdog:
         "_handlers",
         "_landings",
         "_limit_s",
+        "_loop",
         "_report",
         "_thread",
         "_thread_id",
@@ -139,6 +142,7 @@ class Watchdog:
         self._wake.acquire()
         self._thread: threading.Thread | None = None
         self._thread_id = 0
+        self._loop: AbstractEventLoop | None = None
         self._closed = False
         self.fired = False
         """Whether the running turn was interrupted."""
@@ -149,7 +153,9 @@ class Watchdog:
 
     def run(self, unit: str, turn: Callable[[], object]) -> StuckTurn | None:
         """Run one turn. Returns the report if it was interrupted; any other exception of the turn passes through."""
-        outside = Outside()
+        if self._thread is None and not self._closed:
+            self._start()  # before the turn counts: what a start locks must not be interrupted
+        outside = Outside(self._loop)
         try:
             try:
                 self.enter(unit)
@@ -167,6 +173,7 @@ class Watchdog:
     def bind(self) -> None:
         """Watch the calling thread from now on. Call it between turns."""
         self._thread_id = threading.get_ident()
+        self._loop = _get_running_loop()
 
     def enter(self, unit: str) -> None:
         """Announce a turn of `unit`. Call it inside the `try` whose `finally` calls `exit`."""
