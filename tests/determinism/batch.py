@@ -92,7 +92,10 @@ def resumed(seed: int, script: Script, after: int) -> str | None:
 
 
 def _tell_all(drive: Drive, script: Script) -> str | None:
-    """Up to a turn that another budget cuts elsewhere: after a load the stored messages are taken up again, within it."""
+    """Up to a turn that another budget cuts elsewhere.
+
+    After a load the stored messages are taken up again, within it.
+    """
     for recorded in script:
         turn = len(drive.script) + 1
         got = drive.again(recorded)
