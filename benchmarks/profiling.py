@@ -14,10 +14,19 @@ from perdure import App
 app = App("profiling")
 
 PARTS = {
-    "the turn: message, delivery, user code, packing the commit": ("kernel/unit.py", "advance"),
-    "the attempt: its coroutine, encoding, the delivery of its result": ("node/runner.py", "run"),
-    "what follows a commit: starting attempts, answers, deadlines": ("node/turns.py", "_effects"),
-    "the turn and the node's bookkeeping around it": ("node/turns.py", "_turn"),
+    "the turn: message, delivery, user code, packing the commit": (
+        "kernel/unit/workflow_unit.py",
+        "advance",
+    ),
+    "the attempt: its coroutine, encoding, the delivery of its result": (
+        "node/activities/runner.py",
+        "run",
+    ),
+    "what follows a commit: starting attempts, answers, deadlines": (
+        "node/loop/turns.py",
+        "_effects",
+    ),
+    "the turn and the node's bookkeeping around it": ("node/loop/turns.py", "_turn"),
     "the store's call in this thread": ("store/", "commit"),
 }
 

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from perdure import Client
-from perdure.kernel.events import ActivityCompleted, ActivityScheduled
+from perdure.kernel.data.events import ActivityCompleted, ActivityScheduled
 
 SHOP = Path(__file__).with_name("shop.py")
 BIG_ORDER = "order-1002"

@@ -18,8 +18,8 @@ import msgspec
 
 from perdure import App
 from perdure.errors import StoreUnavailable
-from perdure.kernel.commit import Commit, Fence, Task, Verdict
-from perdure.kernel.message import Message
+from perdure.kernel.data.commit import Commit, Fence, Task, Verdict
+from perdure.kernel.data.message import Message
 from perdure.ports.store import ANY_TASK, Claim, Incarnation, Posted, Renewal, Swept, TaskMatch
 from perdure.store.derived import check_scopes
 from perdure.store.limits import DEFAULT_LIMITS, StoreLimits

@@ -22,9 +22,9 @@ ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "src" / "perdure" / "sync" / "facade.py"
 
 CLASSES = {
-    "Handle": "perdure.handle",
-    "WorkflowHandle": "perdure.handle",
-    "Client": "perdure.client",
+    "Handle": "perdure.client.handle",
+    "WorkflowHandle": "perdure.client.handle",
+    "Client": "perdure.client.client",
     "Node": "perdure.node.node",
 }
 """What gets a blocking twin, in the order of the file, and where it is."""

@@ -6,7 +6,7 @@ order, up to the first failure. A mutant that no test notices survives. It is li
 and the exit code is 1 when more than --share percent survive.
 
     python scripts/mutants.py --count 40 --seed 7
-    python scripts/mutants.py --files src/perdure/kernel/match.py --count 0
+    python scripts/mutants.py --files src/perdure/kernel/execution/match.py --count 0
 
 The second line runs all mutants of one file. A survivor is either a test that is missing or an
 equivalent mutant: a change that cannot be observed.

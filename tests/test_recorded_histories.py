@@ -12,13 +12,13 @@ import msgspec
 import pytest
 
 from perdure import Limits, testing
-from perdure.kernel.commit import JournalChunk, KvEntry, UnitRow
-from perdure.kernel.disposal import dispose
-from perdure.kernel.events import ContinuedAsNew, Started, decode_events, encode_events
-from perdure.kernel.loaded import Loaded
-from perdure.kernel.loop import Entered
-from perdure.kernel.run import Run
-from perdure.kernel.unit import Unit
+from perdure.kernel.data.commit import JournalChunk, KvEntry, UnitRow
+from perdure.kernel.data.events import ContinuedAsNew, Started, decode_events, encode_events
+from perdure.kernel.data.loaded import Loaded
+from perdure.kernel.execution.execution import Run
+from perdure.kernel.loop.disposal import dispose
+from perdure.kernel.loop.loop import Entered
+from perdure.kernel.unit.workflow_unit import Unit
 from perdure.testing.history import Execution
 
 FOLDER = Path(__file__).resolve().parent / "histories"

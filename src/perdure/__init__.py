@@ -5,8 +5,13 @@ from __future__ import annotations
 from perdure import activity, workflow
 from perdure.activity import Activity, AsyncActivity, SyncActivity
 from perdure.app import App
-from perdure.client import Client
-from perdure.description import Description, HistoryEvent
+from perdure.client.client import Client
+from perdure.client.deletion import Pruned, Removed
+from perdure.client.description import Description, HistoryEvent
+from perdure.client.filter import Filter
+from perdure.client.handle import Handle, IfExists, WorkflowHandle
+from perdure.client.store_metrics import StoreMetrics
+from perdure.client.tree import Tree
 from perdure.errors import (
     ActivityError,
     ActivityTimeout,
@@ -23,17 +28,12 @@ from perdure.errors import (
     WorkflowFailed,
     WorkflowTerminated,
 )
-from perdure.filter import Filter
-from perdure.handle import Handle, IfExists, WorkflowHandle
 from perdure.interceptor import Interceptor
-from perdure.kernel.limits import Limits
-from perdure.kernel.retry import RetryPolicy
-from perdure.metrics import StoreMetrics
+from perdure.kernel.data.limits import Limits
+from perdure.kernel.data.retry import RetryPolicy
 from perdure.node import Node, NodeOptions
 from perdure.ports.store import DeadLetter, QueueDepth
 from perdure.ports.where import Where
-from perdure.removal import Pruned, Removed
-from perdure.tree import Tree
 from perdure.workflow import Channel, Workflow
 
 __version__ = "0.1.0.dev0"

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from perdure.codec import decode, encode
 from perdure.errors import DefinitionError, PayloadTooLarge, UsageError
-from perdure.kernel import commands
-from perdure.kernel.definition import ActivityDefinition, ActivityOptions, check_name
-from perdure.kernel.retry import RetryPolicy, Seconds, to_ms
-from perdure.kernel.run import current_run
+from perdure.kernel.data.definition import ActivityDefinition, ActivityOptions, check_name
+from perdure.kernel.data.retry import RetryPolicy, Seconds, to_ms
+from perdure.kernel.execution import commands
+from perdure.kernel.execution.execution import current_run
 
 if TYPE_CHECKING:
-    from perdure.client import Client
+    from perdure.client.client import Client
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar, ov
 from perdure.activity import DETACHED, Activity, AsyncActivity, SyncActivity, options_of
 from perdure.codec import Signature
 from perdure.errors import DefinitionError
-from perdure.kernel import commands
-from perdure.kernel.definition import (
+from perdure.kernel.data.definition import (
     DEFAULT_VERSION,
     RESERVED_PREFIX,
     ActivityDefinition,
@@ -28,8 +27,9 @@ from perdure.kernel.definition import (
     normal_version,
     version_key,
 )
-from perdure.kernel.retry import RetryPolicy, Seconds
-from perdure.kernel.run import current_run
+from perdure.kernel.data.retry import RetryPolicy, Seconds
+from perdure.kernel.execution import commands
+from perdure.kernel.execution.execution import current_run
 from perdure.workflow import Workflow
 
 if TYPE_CHECKING:

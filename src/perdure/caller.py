@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from perdure.errors import UsageError
-from perdure.kernel.run import Run, current_run
+from perdure.kernel.execution.execution import Run, current_run
 
 
 def caller(what: str) -> Run:

@@ -12,7 +12,7 @@ from perdure.errors import (
     WorkflowFailed,
     WorkflowTerminated,
 )
-from perdure.kernel.commit import UnitRow
+from perdure.kernel.data.commit import UnitRow
 from perdure.ports.store import Store, Units
 
 R = TypeVar("R")

@@ -9,8 +9,8 @@ from perdure.activity import client
 from perdure.caller import caller
 from perdure.codec import TypeCodec, decode, encode
 from perdure.errors import NotFound, UsageError
-from perdure.kernel import changes, commands
-from perdure.kernel.placement import check_id
+from perdure.kernel.data.placement import check_id
+from perdure.kernel.execution import changes, commands
 
 T = TypeVar("T")
 

@@ -29,7 +29,7 @@ from typing import Literal, Protocol
 
 from perdure.activity import attempt_ids, running_attempt
 from perdure.errors import UsageError
-from perdure.kernel.run import current_run
+from perdure.kernel.execution.execution import current_run
 from perdure.runlog import run_ids
 
 __all__ = ["Ids", "Json", "Text", "configure", "reset"]

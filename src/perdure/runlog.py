@@ -8,7 +8,7 @@ from contextlib import suppress
 from contextvars import Context
 from typing import Any
 
-from perdure.kernel.run import Run, current_run
+from perdure.kernel.execution.execution import Run, current_run
 
 
 class _Spool(logging.Logger):

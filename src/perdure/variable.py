@@ -13,9 +13,9 @@ from perdure.caller import caller
 from perdure.codec import TypeCodec, encode
 from perdure.codec.derived import difference, type_of
 from perdure.errors import UsageError
-from perdure.kernel import changes
-from perdure.kernel.attributes import AttributeValue, encode_attributes
-from perdure.kernel.definition import check_label
+from perdure.kernel.data.attributes import AttributeValue, encode_attributes
+from perdure.kernel.data.definition import check_label
+from perdure.kernel.execution import changes
 
 T = TypeVar("T")
 

@@ -20,19 +20,19 @@ from perdure.caller import caller as _run
 from perdure.codec import TypeCodec, encode
 from perdure.codec.derived import difference, returned_type
 from perdure.errors import UsageError, clean_text
-from perdure.kernel import changes, commands
-from perdure.kernel.definition import check_label, normal_version
-from perdure.kernel.events import ParentClose
-from perdure.kernel.loop import Timer
-from perdure.kernel.placement import check_id
-from perdure.kernel.retry import Seconds, to_ms
-from perdure.kernel.run import Run, current_run
+from perdure.kernel.data.definition import check_label, normal_version
+from perdure.kernel.data.events import ParentClose
+from perdure.kernel.data.placement import check_id
+from perdure.kernel.data.retry import Seconds, to_ms
+from perdure.kernel.execution import changes, commands
+from perdure.kernel.execution.execution import Run, current_run
+from perdure.kernel.loop.loop import Timer
 from perdure.kv import Kv, OtherKv, kv, kv_of
 from perdure.runlog import logger
 from perdure.variable import Variable, set_attributes, set_status, status, value, variable
 
 if TYPE_CHECKING:
-    from perdure.kernel.definition import WorkflowDefinition
+    from perdure.kernel.data.definition import WorkflowDefinition
 
 P = ParamSpec("P")
 R = TypeVar("R")

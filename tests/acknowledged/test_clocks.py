@@ -9,7 +9,7 @@ from engine import World, waits_for
 
 from perdure import App, workflow
 from perdure.codec import encode
-from perdure.kernel.message import Message, Send
+from perdure.kernel.data.message import Message, Send
 
 
 async def test_a_message_of_a_client_whose_clock_is_ahead_fires_no_timer(

@@ -9,11 +9,11 @@ import pytest
 from engine import until
 
 from perdure import App, Client, Node, NodeOptions, workflow
+from perdure.client.custody import custody
 from perdure.codec import encode
-from perdure.custody import custody
-from perdure.kernel.commit import Fence
-from perdure.kernel.message import AnyBody, Message, Send, Start
-from perdure.kernel.placement import scopes_of
+from perdure.kernel.data.commit import Fence
+from perdure.kernel.data.message import AnyBody, Message, Send, Start
+from perdure.kernel.data.placement import scopes_of
 from perdure.ports.store import Incarnation, Store
 from perdure.store.limits import StoreLimits
 from perdure.store.memory import MemoryStore

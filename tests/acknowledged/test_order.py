@@ -10,11 +10,11 @@ import pytest
 from engine import World, until, waits_for
 
 from perdure import App, Client, Limits, workflow
+from perdure.client.gateway import StoreGateway
 from perdure.codec import encode
 from perdure.errors import WorkflowFailed
-from perdure.gateway import StoreGateway
-from perdure.kernel.commit import Commit, Verdict
-from perdure.kernel.message import Message, Send
+from perdure.kernel.data.commit import Commit, Verdict
+from perdure.kernel.data.message import Message, Send
 from perdure.ports.store import Loaded
 from perdure.store.memory import MemoryStore
 

@@ -10,8 +10,8 @@ import pytest
 from engine import World, until
 
 from perdure import App, Client, workflow
+from perdure.client.gateway import StoreGateway
 from perdure.errors import StoreError, StoreFormat, StoreUnavailable
-from perdure.gateway import StoreGateway
 from perdure.ports.store import Hint, Loaded, Mail
 from perdure.store.memory import MemoryStore
 from perdure.store.sqlite import SQLiteStore

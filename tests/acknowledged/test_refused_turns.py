@@ -10,7 +10,7 @@ from engine import World, until, waits_for
 
 from perdure import App, workflow
 from perdure.errors import StoreUnavailable
-from perdure.kernel.commit import Commit, Verdict
+from perdure.kernel.data.commit import Commit, Verdict
 from perdure.ports.store import Inbox, Incarnation
 from perdure.store.memory import MemoryStore
 

@@ -11,9 +11,9 @@ import pytest
 from engine import World, until, waits_for
 
 from perdure import App, Client, workflow
+from perdure.client.gateway import StoreGateway
 from perdure.errors import NotFound, WorkflowFailed
-from perdure.gateway import StoreGateway
-from perdure.kernel.commit import CLOSED, Commit, Verdict
+from perdure.kernel.data.commit import CLOSED, Commit, Verdict
 from perdure.ports.store import Inbox, Store
 from perdure.store import open_store
 from perdure.store.memory import MemoryStore

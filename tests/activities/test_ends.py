@@ -14,7 +14,7 @@ from engine import World, until, waits_for
 
 from perdure import App, RetryPolicy, activity, workflow
 from perdure.errors import ActivityError, ActivityTimeout, ApplicationError
-from perdure.kernel.message import ActivityDone
+from perdure.kernel.data.message import ActivityDone
 from perdure.ports.store import Inbox
 
 

@@ -22,7 +22,7 @@ from perdure import (
     workflow,
 )
 from perdure.errors import StoreUnavailable
-from perdure.kernel.message import Message
+from perdure.kernel.data.message import Message
 from perdure.ports.store import Inbox
 from perdure.store.memory import MemoryStore
 

@@ -29,7 +29,7 @@ from perdure.errors import (
     PerdureError,
     UsageError,
 )
-from perdure.kernel.limits import Limits
+from perdure.kernel.data.limits import Limits
 
 app = App("shop")
 approved = Channel[bool]("approved")

@@ -10,7 +10,7 @@ import pytest
 
 from perdure import App, Client, Node, NodeOptions, NotFound, workflow
 from perdure.errors import StoreUnavailable, UsageError
-from perdure.kernel.limits import Limits
+from perdure.kernel.data.limits import Limits
 
 app = App("shop")
 

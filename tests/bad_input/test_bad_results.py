@@ -23,7 +23,7 @@ from perdure import (
     workflow,
 )
 from perdure.errors import WorkflowFailed
-from perdure.kernel.events import ActivityFailed
+from perdure.kernel.data.events import ActivityFailed
 
 LIMITS = Limits(payload_bytes=1_000)
 

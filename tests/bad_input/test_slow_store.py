@@ -10,7 +10,7 @@ from engine import until
 
 from perdure import App, Node, NodeOptions
 from perdure.errors import StoreUnavailable
-from perdure.kernel.commit import Commit, Verdict
+from perdure.kernel.data.commit import Commit, Verdict
 from perdure.store.memory import MemoryStore
 
 app = App("slow")

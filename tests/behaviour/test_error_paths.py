@@ -10,7 +10,7 @@ import pytest
 from engine import World, waits_for
 
 from perdure import ActivityError, App, ChildError, NotFound, WorkflowFailed, workflow
-from perdure.client import Client
+from perdure.client.client import Client
 from perdure.errors import DecodeError, NotRunning
 
 

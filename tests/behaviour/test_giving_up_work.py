@@ -9,7 +9,7 @@ import pytest
 from engine import World, until, waits_for
 
 from perdure import App, ChildError, workflow
-from perdure.client import Client
+from perdure.client.client import Client
 
 
 async def there(client: Client, id: str) -> bool:

@@ -10,8 +10,8 @@ import pytest
 from engine import PATIENCE_S, World
 
 from perdure import ActivityError, App, workflow
-from perdure.kernel import events as ev
-from perdure.kernel.events import AnyEvent
+from perdure.kernel.data import events as ev
+from perdure.kernel.data.events import AnyEvent
 
 ENDS = (ev.Completed, ev.Failed, ev.Cancelled, ev.ContinuedAsNew)
 PROGRAMS = 12

@@ -13,9 +13,9 @@ from engine import PATIENCE_S, World, until, waits_for
 
 from perdure import ActivityError, App, Client, Failure, Node, RetryPolicy, workflow
 from perdure.errors import StoreUnavailable
-from perdure.kernel import events as ev
-from perdure.kernel.commit import Commit, Verdict
-from perdure.kernel.message import ActivityDone, Message
+from perdure.kernel.data import events as ev
+from perdure.kernel.data.commit import Commit, Verdict
+from perdure.kernel.data.message import ActivityDone, Message
 from perdure.ports.store import Journal, Query
 from perdure.store.memory import MemoryStore
 
@@ -329,7 +329,7 @@ async def test_a_message_that_cannot_be_read_is_kept_and_shown(
     world: World, app: App, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Rows of the queue that could not be decoded were skipped without a word, and then deleted."""
-    from perdure.kernel.message import Unreadable
+    from perdure.kernel.data.message import Unreadable
 
     @app.workflow
     async def waiting() -> str:

@@ -10,7 +10,7 @@ from engine import PATIENCE_S, World, until, waits_for
 
 from perdure import App, RetryPolicy, activity, workflow
 from perdure.errors import DefinitionError
-from perdure.kernel.events import ActivityScheduled
+from perdure.kernel.data.events import ActivityScheduled
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from engine import PATIENCE_S, World, until, waits_for
 
 from perdure import App, Node, activity, workflow
 from perdure.errors import StoreUnavailable
-from perdure.kernel.commit import Commit, Verdict
-from perdure.kernel.events import ActivityCompleted, TimerFired, decode_events
-from perdure.kernel.message import ActivityDone, Message
+from perdure.kernel.data.commit import Commit, Verdict
+from perdure.kernel.data.events import ActivityCompleted, TimerFired, decode_events
+from perdure.kernel.data.message import ActivityDone, Message
 from perdure.store.memory import MemoryStore
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from engine import PATIENCE_S, World, waits_for
 
 from perdure import App, workflow
-from perdure.kernel import events as ev
+from perdure.kernel.data import events as ev
 
 
 async def test_they_are_arguments_of_activities_like_any_value(file_world: World, app: App) -> None:

@@ -11,10 +11,10 @@ from programs import Letter, mail
 from stage import Door, Stage
 
 from perdure import Handle, NotFound
+from perdure.client.handle import WorkflowHandle
 from perdure.codec import encode
 from perdure.errors import InboxFull
-from perdure.handle import WorkflowHandle
-from perdure.kernel import message as msg
+from perdure.kernel.data import message as msg
 
 NEVER_S = 30 * 24 * 3_600
 """A start that is delayed so long does not begin in any run."""

@@ -30,9 +30,9 @@ from types import FrameType
 from typing import Any
 
 from perdure import Client
+from perdure.client.gateway import StoreGateway
 from perdure.errors import PerdureError
-from perdure.gateway import StoreGateway
-from perdure.kernel.commit import CLOSED
+from perdure.kernel.data.commit import CLOSED
 from perdure.ports.store import Inbox, Store
 from perdure.store import open_store
 from perdure.store.memory import MemoryStore

@@ -18,10 +18,10 @@ from stage import COMMON_RATES, Door, Stage
 from virtual_time import WallClock
 
 from perdure import Client, Node
+from perdure.client.gateway import Gateway
 from perdure.errors import StoreUnavailable
-from perdure.gateway import Gateway
-from perdure.kernel.commit import Commit, Verdict
-from perdure.kernel.placement import scopes_of
+from perdure.kernel.data.commit import Commit, Verdict
+from perdure.kernel.data.placement import scopes_of
 from perdure.ports.store import Store
 from perdure.store.memory import MemoryStore
 from perdure.testing.cluster import MemoryCluster

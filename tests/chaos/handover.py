@@ -26,8 +26,8 @@ from stage import Stuck
 from virtual_time import WallClock, run_virtually
 
 from perdure import Client
-from perdure.gateway import StoreGateway
-from perdure.kernel.commit import CLOSED
+from perdure.client.gateway import StoreGateway
+from perdure.kernel.data.commit import CLOSED
 
 TROUBLE = ("hand_over", "cut_off", "renew")
 

@@ -15,10 +15,10 @@ from programs import app
 from virtual_time import WallClock
 
 from perdure import Client, Limits, Node, NodeOptions, NotFound
+from perdure.client.gateway import Gateway, StoreGateway
 from perdure.errors import PerdureError, StoreUnavailable, UsageError
-from perdure.gateway import Gateway, StoreGateway
-from perdure.kernel.commit import CLOSED
-from perdure.kernel.message import AnyBody, Message
+from perdure.kernel.data.commit import CLOSED
+from perdure.kernel.data.message import AnyBody, Message
 from perdure.ports.store import Inbox, Store
 from perdure.testing.mishaps import Mishap, Mishaps, UnreliableStore
 

@@ -13,7 +13,7 @@ import pytest
 from invocation import Cli
 
 from perdure import App, Node
-from perdure.kernel.commit import Commit, Verdict
+from perdure.kernel.data.commit import Commit, Verdict
 from perdure.store import open_store
 from perdure.testing.mishaps import PassingStore
 

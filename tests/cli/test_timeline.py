@@ -11,8 +11,8 @@ from perdure import HistoryEvent
 from perdure.cli.progress import Progress
 from perdure.cli.timeline import Step, duration, render, span, steps
 from perdure.errors import Failure
-from perdure.kernel import events as ev
-from perdure.kernel.commit import UnitRow
+from perdure.kernel.data import events as ev
+from perdure.kernel.data.commit import UnitRow
 
 T0 = 1_700_000_000_000
 AWAY = Failure("ConnectionError", "the bank\nis away")

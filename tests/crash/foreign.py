@@ -10,10 +10,10 @@ import sys
 from hashlib import blake2b
 
 from perdure import App, Client, NotFound, workflow
+from perdure.client.gateway import StoreGateway
 from perdure.codec import encode
 from perdure.errors import StoreUnavailable
-from perdure.gateway import StoreGateway
-from perdure.kernel.message import Message, Send
+from perdure.kernel.data.message import Message, Send
 from perdure.testing.crash import Scenario
 
 POSTERS = ("ann", "bob")

@@ -20,10 +20,10 @@ from drive import Drive, Recorded, play
 from random_programs import app, program
 
 from perdure import Limits
-from perdure.kernel.commit import Commit, KvEntry, decode_commit
-from perdure.kernel.events import AnyEvent, decode_events
-from perdure.kernel.loop import Entered
-from perdure.kernel.run import Run
+from perdure.kernel.data.commit import Commit, KvEntry, decode_commit
+from perdure.kernel.data.events import AnyEvent, decode_events
+from perdure.kernel.execution.execution import Run
+from perdure.kernel.loop.loop import Entered
 
 Script = list[Recorded]
 

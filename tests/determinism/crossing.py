@@ -20,7 +20,7 @@ from interpreters import RUNNING
 from random_programs import app
 
 from perdure.errors import Failure
-from perdure.kernel.commit import CLOSED, decode_commit
+from perdure.kernel.data.commit import CLOSED, decode_commit
 
 Script = list[Recorded]
 

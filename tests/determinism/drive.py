@@ -12,9 +12,8 @@ import msgspec
 from perdure import App, Limits
 from perdure.codec import digest, encode
 from perdure.errors import Failure
-from perdure.kernel import message as msg
-from perdure.kernel.call import ActivityCall, Call, ChildCall, StepCall, WaitCall
-from perdure.kernel.commit import (
+from perdure.kernel.data import message as msg
+from perdure.kernel.data.commit import (
     CLOSED,
     Commit,
     Fence,
@@ -24,13 +23,14 @@ from perdure.kernel.commit import (
     decode_commit,
     encode_commit,
 )
-from perdure.kernel.events import AnyEvent, decode_events
-from perdure.kernel.loaded import Loaded
-from perdure.kernel.loop import Timer
-from perdure.kernel.mailbox import Mailbox
-from perdure.kernel.message import Message
-from perdure.kernel.turn import Turn
-from perdure.kernel.unit import Unit
+from perdure.kernel.data.events import AnyEvent, decode_events
+from perdure.kernel.data.loaded import Loaded
+from perdure.kernel.data.message import Message
+from perdure.kernel.loop.call import ActivityCall, Call, ChildCall, StepCall, WaitCall
+from perdure.kernel.loop.loop import Timer
+from perdure.kernel.unit.mailbox import Mailbox
+from perdure.kernel.unit.turn import Turn
+from perdure.kernel.unit.workflow_unit import Unit
 
 FENCE = Fence("unit/0", 1, "driver")
 BEGIN_MS = 1_700_000_000_000

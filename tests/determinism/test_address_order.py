@@ -14,7 +14,7 @@ from drive import Drive
 from random_programs import act, app
 
 from perdure import Workflow
-from perdure.kernel.events import encode_events
+from perdure.kernel.data.events import encode_events
 
 RUNS = 60
 RUNS_OF_CROWDS = 12

@@ -8,8 +8,8 @@ from drive import Drive
 
 from perdure import App, Limits, workflow
 from perdure.codec import encode
-from perdure.kernel import message as msg
-from perdure.kernel.events import Received
+from perdure.kernel.data import message as msg
+from perdure.kernel.data.events import Received
 
 app = App("followed")
 

@@ -15,7 +15,7 @@ import pytest
 from perdure import App, ApplicationError, Client, Limits, NodeOptions, workflow
 from perdure import errors as e
 from perdure.cli.explaining import REASONS, error_classes, page
-from perdure.kernel import held
+from perdure.kernel.unit import held
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")

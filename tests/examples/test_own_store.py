@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from perdure.kernel.message import Message, Send
+from perdure.kernel.data.message import Message, Send
 from perdure.ports.store import Store
 from perdure.store.limits import StoreLimits
 from perdure.testing.conformance import DurableSuite, StoreFactory, StoreSuite

@@ -30,8 +30,8 @@ import anyio.to_thread
 import pytest
 
 from perdure.errors import WorkflowViolation
-from perdure.node.guard import GuardLevel, install, watch
-from perdure.node.watchdog import Watchdog
+from perdure.guard.runtime import GuardLevel, install, watch
+from perdure.guard.watchdog import Watchdog
 
 # Stands for the kernel, which knows whether the calling thread runs a turn.
 turn: dict[int, GuardLevel] = {}

@@ -26,7 +26,7 @@ from uuid import uuid4 as fresh
 
 import pytest
 
-from perdure.node.scan import Finding, reachable, scan
+from perdure.guard.scan import Finding, reachable, scan
 
 
 def names(fn: Callable[..., object]) -> list[str]:

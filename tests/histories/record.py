@@ -19,11 +19,11 @@ from drive import Drive  # noqa: E402
 
 from perdure.codec import encode  # noqa: E402
 from perdure.errors import Failure  # noqa: E402
-from perdure.kernel import message as msg  # noqa: E402
-from perdure.kernel.call import ActivityCall, Call  # noqa: E402
-from perdure.kernel.commit import JournalChunk  # noqa: E402
-from perdure.kernel.events import Failed, decode_events, encode_events  # noqa: E402
-from perdure.kernel.loop import Timer  # noqa: E402
+from perdure.kernel.data import message as msg  # noqa: E402
+from perdure.kernel.data.commit import JournalChunk  # noqa: E402
+from perdure.kernel.data.events import Failed, decode_events, encode_events  # noqa: E402
+from perdure.kernel.loop.call import ActivityCall, Call  # noqa: E402
+from perdure.kernel.loop.loop import Timer  # noqa: E402
 
 
 class History(msgspec.Struct):

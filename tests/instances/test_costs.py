@@ -15,9 +15,9 @@ from typing import Any
 from engine import World, waits_for
 
 from perdure import App, Client, workflow
-from perdure.gateway import StoreGateway
-from perdure.kernel.message import Message
-from perdure.kernel.turn import Outcome
+from perdure.client.gateway import StoreGateway
+from perdure.kernel.data.message import Message
+from perdure.kernel.unit.turn import Outcome
 
 numbers = workflow.Channel[int]("numbers")
 

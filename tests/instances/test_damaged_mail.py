@@ -14,8 +14,8 @@ from engine import PATIENCE_S, World, until, waits_for
 
 from perdure import App, Client, Node, NotFound, workflow
 from perdure.errors import StoreUnavailable
-from perdure.kernel.commit import Commit, Verdict
-from perdure.kernel.message import Body, Message
+from perdure.kernel.data.commit import Commit, Verdict
+from perdure.kernel.data.message import Body, Message
 from perdure.store.memory import MemoryStore
 
 FIRST = "unit = 'broken' AND position = (SELECT min(position) FROM inbox WHERE unit = 'broken')"

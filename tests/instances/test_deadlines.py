@@ -13,7 +13,7 @@ import pytest
 
 from perdure import App, NodeOptions, testing, workflow
 from perdure.errors import StoreUnavailable
-from perdure.node.deadlines import Deadlines
+from perdure.node.loop.deadlines import Deadlines
 from perdure.ports.store import Page, Wake
 from perdure.store.memory import MemoryStore
 from perdure.testing import ManualClock

@@ -9,7 +9,7 @@ from typing import Any
 
 from perdure import App, NodeOptions, workflow
 from perdure.codec import encode
-from perdure.kernel.message import Message, Send
+from perdure.kernel.data.message import Message, Send
 from perdure.ports.store import Loaded
 from perdure.store.memory import MemoryStore
 

@@ -13,7 +13,7 @@ import pytest
 
 from perdure import App, Node, NodeOptions, workflow
 from perdure.errors import StoreUnavailable, WorkflowViolation
-from perdure.kernel.commit import Commit, Verdict
+from perdure.kernel.data.commit import Commit, Verdict
 from perdure.store.memory import MemoryStore
 from perdure.testing import ManualClock
 

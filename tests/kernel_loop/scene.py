@@ -9,8 +9,8 @@ from drive import Drive
 
 from perdure import App
 from perdure.codec import decode
-from perdure.kernel.call import ActivityCall
-from perdure.kernel.events import AnyEvent, CommandCancelled
+from perdure.kernel.data.events import AnyEvent, CommandCancelled
+from perdure.kernel.loop.call import ActivityCall
 
 app = App("scenes")
 

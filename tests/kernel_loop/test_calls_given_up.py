@@ -10,7 +10,7 @@ import anyio
 import pytest
 from scene import act, cancelled, played, started
 
-from perdure.kernel.events import ActivityScheduled, CommandCancelled, TimerStarted
+from perdure.kernel.data.events import ActivityScheduled, CommandCancelled, TimerStarted
 
 SCENARIOS: list[tuple[Callable[[], Coroutine[Any, Any, None]], int]] = []
 

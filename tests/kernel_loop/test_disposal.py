@@ -16,10 +16,10 @@ from hostile import HOSTILE, LOG
 from scene import act, started
 
 from perdure import App
-from perdure.kernel import disposal
-from perdure.kernel.disposal import CAN_MARK, dispose
-from perdure.kernel.loop import Entered
-from perdure.kernel.message import Terminate
+from perdure.kernel.data.message import Terminate
+from perdure.kernel.loop import disposal
+from perdure.kernel.loop.disposal import CAN_MARK, dispose
+from perdure.kernel.loop.loop import Entered
 
 Shape = Callable[[], Coroutine[Any, Any, None]]
 shapes = pytest.mark.parametrize("shape", HOSTILE, ids=lambda shape: shape.__name__)

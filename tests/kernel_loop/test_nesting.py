@@ -14,7 +14,7 @@ import uvloop
 from scene import act, result, started
 
 from perdure import App
-from perdure.kernel.ordered import OrderedSet
+from perdure.kernel.loop.ordered import OrderedSet
 
 app = App("nested")
 
@@ -186,7 +186,7 @@ async def test_the_node_does_not_leak_its_context() -> None:
 async def test_an_error_in_a_turn_leaves_the_outer_loop_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("perdure.kernel.loop.CALLBACKS_MAX", 1_000)
+    monkeypatch.setattr("perdure.kernel.loop.loop.CALLBACKS_MAX", 1_000)
 
     async def busy() -> None:
         while True:

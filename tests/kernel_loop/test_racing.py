@@ -10,7 +10,7 @@ from scene import act, cancelled, played, result
 
 from perdure import workflow
 from perdure.errors import UsageError
-from perdure.kernel.events import ActivityScheduled, CommandCancelled
+from perdure.kernel.data.events import ActivityScheduled, CommandCancelled
 
 
 def test_select_gives_the_first_and_cancels_the_others() -> None:

@@ -10,7 +10,7 @@ import pytest
 from scene import act, result, started
 
 from perdure.errors import WorkflowViolation
-from perdure.kernel.loop import NeverIdle, WorkflowLoop
+from perdure.kernel.loop.loop import NeverIdle, WorkflowLoop
 
 IO = "make it an activity"
 THREADS = "on a thread"
@@ -140,7 +140,7 @@ async def test_nobody_reaches_in_from_outside() -> None:
 
 
 def test_one_that_never_waits_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("perdure.kernel.loop.CALLBACKS_MAX", 5_000)
+    monkeypatch.setattr("perdure.kernel.loop.loop.CALLBACKS_MAX", 5_000)
 
     async def busy() -> None:
         while True:

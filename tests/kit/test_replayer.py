@@ -299,7 +299,7 @@ def test_code_that_waits_for_nothing_differs(recorded: Path) -> None:
     with pytest.raises(ReplayMismatch, match="but the code did nothing"):
         replay(changed(stuck, "patient"), recorded / "open.json")
     bare = json.loads((recorded / "open.json").read_bytes())
-    from perdure.kernel.events import decode_events, encode_events
+    from perdure.kernel.data.events import decode_events, encode_events
 
     events = decode_events(base64.b64decode(bare["executions"][0]["turns"][0]))
     bare["executions"][0]["turns"] = [base64.b64encode(encode_events(events[:1])).decode()]
@@ -309,7 +309,7 @@ def test_code_that_waits_for_nothing_differs(recorded: Path) -> None:
 
 
 def test_code_that_never_rests_differs(recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("perdure.kernel.loop.CALLBACKS_MAX", 1_000)
+    monkeypatch.setattr("perdure.kernel.loop.loop.CALLBACKS_MAX", 1_000)
 
     def busy(app: App) -> None:
         @app.workflow

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from perdure import App, Client, Limits, Node, NodeOptions, WorkflowFailed, workflow
-from perdure.gateway import StoreGateway
+from perdure.client.gateway import StoreGateway
 from perdure.store.memory import MemoryStore
 from perdure.testing import export_history, replay
 

@@ -12,7 +12,7 @@ from kit_shop import approved
 
 from perdure import ActivityTimeout, App, WorkflowFailed, activity, testing, workflow
 from perdure.errors import DefinitionError, StoreUnavailable, UsageError
-from perdure.kernel.events import AttemptFailed
+from perdure.kernel.data.events import AttemptFailed
 from perdure.store.memory import MemoryStore
 from perdure.testing import SkippingClock, VirtualNode, WaitsForever
 

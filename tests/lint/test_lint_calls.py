@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
+from perdure.guard.scan import forbidden
 from perdure.lint.catalogue import ENTRIES, FORBIDDEN, RULES
-from perdure.node.scan import forbidden
 
 Check = Callable[..., None]
 

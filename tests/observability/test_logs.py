@@ -17,7 +17,7 @@ from engine import World, until, waits_for
 import perdure.logs
 from perdure import App, Node, NodeOptions, RetryPolicy, activity, workflow
 from perdure.errors import UsageError
-from perdure.kernel.commit import Commit, Verdict
+from perdure.kernel.data.commit import Commit, Verdict
 from perdure.logs import AREAS, Ids, Json, Text
 from perdure.store.memory import MemoryStore
 

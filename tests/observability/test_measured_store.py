@@ -12,7 +12,7 @@ from meters import Meters
 
 from perdure import App, Node
 from perdure.errors import StoreUnavailable
-from perdure.kernel.commit import Commit, Verdict
+from perdure.kernel.data.commit import Commit, Verdict
 from perdure.ports.store import Page, Query, Store, Units
 from perdure.store.limits import StoreLimits
 from perdure.store.measured import MeasuredStore

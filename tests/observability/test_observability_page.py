@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from perdure.logs import AREAS, IDS
-from perdure.node.instruments import INSTRUMENTS
-from perdure.node.tally import NodeMetrics
+from perdure.node.telemetry.instruments import INSTRUMENTS
+from perdure.node.telemetry.tally import NodeMetrics
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "observability.md").read_text(
     encoding="utf-8"

@@ -18,8 +18,8 @@ from virtual_time import WallClock, run_virtually
 
 from perdure import App, Node, NodeOptions, workflow
 from perdure.errors import StoreUnavailable
-from perdure.kernel.commit import Commit, Verdict
-from perdure.kernel.message import Message
+from perdure.kernel.data.commit import Commit, Verdict
+from perdure.kernel.data.message import Message
 from perdure.ports.store import Loaded, Mail, Page, Posted, Query, Wake
 from perdure.store.memory import MemoryStore
 

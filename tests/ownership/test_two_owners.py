@@ -11,8 +11,8 @@ from engine import until
 
 from perdure import App, Node, NodeOptions, workflow
 from perdure.errors import StoreUnavailable
-from perdure.kernel.commit import Commit, Verdict
-from perdure.kernel.placement import scope_of, scopes_of
+from perdure.kernel.data.commit import Commit, Verdict
+from perdure.kernel.data.placement import scope_of, scopes_of
 from perdure.store.memory import MemoryStore
 from perdure.testing.cluster import MemoryCluster
 

@@ -15,14 +15,14 @@ from engine import until
 
 from perdure import App, Node, NodeOptions
 from perdure.errors import Failure
-from perdure.kernel.budget import Budget
-from perdure.kernel.commit import Commit, Fence, StatePart, UnitRow
-from perdure.kernel.kinds import Kinds
-from perdure.kernel.loaded import Loaded
-from perdure.kernel.mailbox import Mailbox
-from perdure.kernel.message import Message, Raise, Send
-from perdure.kernel.placement import scope_of
-from perdure.kernel.turn import Turn
+from perdure.kernel.data.commit import Commit, Fence, StatePart, UnitRow
+from perdure.kernel.data.loaded import Loaded
+from perdure.kernel.data.message import Message, Raise, Send
+from perdure.kernel.data.placement import scope_of
+from perdure.kernel.unit.budget import Budget
+from perdure.kernel.unit.kinds import Kinds
+from perdure.kernel.unit.mailbox import Mailbox
+from perdure.kernel.unit.turn import Turn
 from perdure.ports.store import Inbox, Store, Units
 from perdure.store.memory import MemoryStore
 

@@ -13,7 +13,7 @@ import pytest
 
 from perdure import Client, Node
 from perdure.errors import StoreLocked, StoreUnavailable
-from perdure.kernel.events import ActivityCompleted
+from perdure.kernel.data.events import ActivityCompleted
 from perdure.store.sqlite import SQLiteStore
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -11,7 +11,7 @@ from engine import World, until
 
 from perdure import App, Client, Limits, workflow
 from perdure.errors import UsageError
-from perdure.kernel.message import Message, Prune
+from perdure.kernel.data.message import Message, Prune
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from perdure import App, Client, StillRunning, workflow
-from perdure.custody import custody
+from perdure.client.custody import custody
 from perdure.errors import StoreLocked
 from perdure.ports.store import Incarnation
 from perdure.store import open_store

@@ -19,7 +19,7 @@ from perdure import (
     WorkflowTerminated,
     workflow,
 )
-from perdure.kernel.message import Delete, Message, Reply
+from perdure.kernel.data.message import Delete, Message, Reply
 from perdure.ports.store import Executions, Inbox, Journal, KvEntries
 
 

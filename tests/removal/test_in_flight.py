@@ -10,8 +10,8 @@ import pytest
 from engine import PATIENCE_S, World, until, waits_for
 
 from perdure import App, Client, NotFound, RetryPolicy, WorkflowTerminated, activity, workflow
-from perdure.kernel.events import ActivityCompleted
-from perdure.kernel.message import ActivityDone, Message
+from perdure.kernel.data.events import ActivityCompleted
+from perdure.kernel.data.message import ActivityDone, Message
 
 REASONS = {
     "activity": "activity work",

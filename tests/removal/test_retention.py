@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from engine import World, until
 
 from perdure import App, NodeOptions, workflow
-from perdure.kernel.commit import Commit, Verdict
+from perdure.kernel.data.commit import Commit, Verdict
 from perdure.node import Node
 from perdure.store.memory import MemoryStore
 

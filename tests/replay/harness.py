@@ -15,17 +15,17 @@ import msgspec
 
 from perdure import App, Failure, Limits
 from perdure.codec import decode, encode
-from perdure.kernel import events as ev
-from perdure.kernel import match
-from perdure.kernel import message as msg
-from perdure.kernel.commit import CLOSED, Fence, JournalChunk, KvEntry, UnitRow
-from perdure.kernel.disposal import dispose
-from perdure.kernel.loaded import Loaded
-from perdure.kernel.loop import Entered
-from perdure.kernel.mailbox import Mailbox
-from perdure.kernel.run import PYTHON, Run
-from perdure.kernel.turn import Turn
-from perdure.kernel.unit import Unit
+from perdure.kernel.data import events as ev
+from perdure.kernel.data import message as msg
+from perdure.kernel.data.commit import CLOSED, Fence, JournalChunk, KvEntry, UnitRow
+from perdure.kernel.data.loaded import Loaded
+from perdure.kernel.execution import match
+from perdure.kernel.execution.execution import PYTHON, Run
+from perdure.kernel.loop.disposal import dispose
+from perdure.kernel.loop.loop import Entered
+from perdure.kernel.unit.mailbox import Mailbox
+from perdure.kernel.unit.turn import Turn
+from perdure.kernel.unit.workflow_unit import Unit
 
 T0 = 1_700_000_000_000
 RUN = b"r" * 16

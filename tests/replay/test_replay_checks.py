@@ -26,8 +26,8 @@ from replay.harness import (
 from perdure import App, ApplicationError, Limits, PerdureError, workflow
 from perdure.codec import encode
 from perdure.errors import PayloadTooLarge
-from perdure.kernel import events as ev
-from perdure.kernel import message as msg
+from perdure.kernel.data import events as ev
+from perdure.kernel.data import message as msg
 
 LIMITS = Limits(
     payload_bytes=250, kv_keys=1, kv_value_bytes=10, kv_key_bytes=5, status_bytes=10, attributes=1

@@ -9,9 +9,9 @@ from replay.harness import FENCE, RUN, Rig, child, named, other, replied, starte
 
 from perdure import workflow
 from perdure.codec import encode
-from perdure.kernel import events as ev
-from perdure.kernel import message as msg
-from perdure.kernel.placement import check_id, child_id
+from perdure.kernel.data import events as ev
+from perdure.kernel.data import message as msg
+from perdure.kernel.data.placement import check_id, child_id
 
 
 def starts(rig: Rig) -> list[msg.Message]:

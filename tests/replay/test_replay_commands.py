@@ -29,8 +29,8 @@ from replay.harness import (
 
 from perdure import workflow
 from perdure.codec import encode
-from perdure.kernel import events as ev
-from perdure.kernel import message as msg
+from perdure.kernel.data import events as ev
+from perdure.kernel.data import message as msg
 
 approved = workflow.Channel[bool]("approved")
 

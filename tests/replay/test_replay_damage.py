@@ -21,10 +21,10 @@ from replay.harness import (
 
 from perdure import workflow
 from perdure.codec import encode
-from perdure.kernel import events as ev
-from perdure.kernel import message as msg
-from perdure.kernel.commit import JournalChunk
-from perdure.kernel.loaded import Loaded
+from perdure.kernel.data import events as ev
+from perdure.kernel.data import message as msg
+from perdure.kernel.data.commit import JournalChunk
+from perdure.kernel.data.loaded import Loaded
 
 
 async def _activity() -> str:

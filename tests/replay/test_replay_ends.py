@@ -24,8 +24,8 @@ from replay.harness import (
 
 from perdure import ActivityError, ApplicationError, ChildError
 from perdure.codec import encode
-from perdure.kernel import events as ev
-from perdure.kernel import message as msg
+from perdure.kernel.data import events as ev
+from perdure.kernel.data import message as msg
 
 
 async def _activity() -> str:

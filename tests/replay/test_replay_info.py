@@ -9,7 +9,7 @@ import pytest
 from replay.harness import Rig, done, greet
 
 from perdure import App, workflow
-from perdure.kernel import message as msg
+from perdure.kernel.data import message as msg
 
 LAST = 2
 seen: dict[int, list[list[int]]] = {}

@@ -9,8 +9,8 @@ from replay.harness import T0, Rig, called, done, finished, greet, started
 
 from perdure import Limits, workflow
 from perdure.codec import encode
-from perdure.kernel import events as ev
-from perdure.kernel.commit import KvEntry
+from perdure.kernel.data import events as ev
+from perdure.kernel.data.commit import KvEntry
 
 kv = workflow.kv
 

@@ -87,7 +87,7 @@ def test_tests_that_fail_without_a_mutant_are_reported(tmp_path: Path) -> None:
 
 
 def test_a_sample_is_the_same_for_the_same_seed(mutants: ModuleType) -> None:
-    files = [Path("src/perdure/kernel/retry.py")]
+    files = [Path("src/perdure/kernel/data/retry.py")]
     first = mutants.sampled(files, 5, 1)
     assert len(first) == 5
     assert first == mutants.sampled(files, 5, 1)
@@ -95,7 +95,7 @@ def test_a_sample_is_the_same_for_the_same_seed(mutants: ModuleType) -> None:
 
 
 def test_every_mutant_is_python(mutants: ModuleType) -> None:
-    path = Path("src/perdure/kernel/match.py")
+    path = Path("src/perdure/kernel/execution/match.py")
     text = (ROOT / path).read_text()
     found = mutants.mutants_of(path, text)
     assert found

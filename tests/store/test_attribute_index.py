@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from perdure import Where
-from perdure.kernel.attributes import encode_attributes
+from perdure.kernel.data.attributes import encode_attributes
 from perdure.ports.store import Units
 from perdure.store.sqlite import SQLiteStore
 from perdure.store.sqlite.reads import units_sql

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from perdure import App, RetryPolicy, workflow
-from perdure.kernel.commit import Commit, Fence, Verdict, decode_commit, encode_commit
-from perdure.kernel.message import Message
+from perdure.kernel.data.commit import Commit, Fence, Verdict, decode_commit, encode_commit
+from perdure.kernel.data.message import Message
 from perdure.ports.store import Claim, Incarnation, Posted
 from perdure.store.memory import MemoryStore
 from perdure.store.sqlite import SQLiteStore

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from perdure.kernel.commit import UnitRow
+from perdure.kernel.data.commit import UnitRow
 from perdure.store.sqlite.columns import COLD, HOT, UNIT_FIELDS, cold_values, hot_values
 
 

@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
-from perdure.kernel.commit import Commit, Fence, UnitRow
-from perdure.kernel.message import Message, Send
+from perdure.kernel.data.commit import Commit, Fence, UnitRow
+from perdure.kernel.data.message import Message, Send
 from perdure.ports.store import Units
 from perdure.store.derived import parts_of
 from perdure.store.sqlite import SQLiteStore

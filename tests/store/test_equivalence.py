@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure.errors import Failure
-from perdure.kernel.attributes import encode_attributes
-from perdure.kernel.commit import (
+from perdure.kernel.data.attributes import encode_attributes
+from perdure.kernel.data.commit import (
     Answer,
     Commit,
     ExecutionRow,
@@ -30,7 +30,7 @@ from perdure.kernel.commit import (
     decode_commit,
     encode_commit,
 )
-from perdure.kernel.message import (
+from perdure.kernel.data.message import (
     ActivityDone,
     AnyBody,
     Cancel,
@@ -41,7 +41,7 @@ from perdure.kernel.message import (
     Send,
     Start,
 )
-from perdure.kernel.placement import scope_of
+from perdure.kernel.data.placement import scope_of
 from perdure.ports.store import (
     DeadLetters,
     Incarnation,

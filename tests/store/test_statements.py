@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from perdure.kernel.commit import ExecutionRow, JournalChunk, KvEntry, RunRow, StatePart, Task
+from perdure.kernel.data.commit import ExecutionRow, JournalChunk, KvEntry, RunRow, StatePart, Task
 from perdure.store.sqlite.columns import COLD, UNIT_FIELDS
 from perdure.store.statements import parse, statements
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure.kernel.commit import Answer
-from perdure.kernel.message import Send, Start
-from perdure.kernel.placement import scope_of
+from perdure.kernel.data.commit import Answer
+from perdure.kernel.data.message import Send, Start
+from perdure.kernel.data.placement import scope_of
 from perdure.store.limits import StoreLimits
 from perdure.store.memory import MemoryStore
 from perdure.store.sqlite import SQLiteStore, sweeping

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from perdure import Client
-from perdure.kernel.events import ActivityCompleted, ActivityScheduled
+from perdure.kernel.data.events import ActivityCompleted, ActivityScheduled
 
 
 async def activities_recorded(client: Client, id_prefix: str) -> int:

@@ -29,7 +29,7 @@ from letters import Letters  # noqa: E402
 
 from perdure import Client, Timeout  # noqa: E402
 from perdure.errors import Failed  # noqa: E402
-from perdure.kernel.commit import CLOSED  # noqa: E402
+from perdure.kernel.data.commit import CLOSED  # noqa: E402
 from perdure.ports.store import Inbox  # noqa: E402
 
 CLIENTS = ("ann", "bob")

@@ -10,8 +10,8 @@ from types import ModuleType
 
 import pytest
 
-from perdure.client import Client
-from perdure.handle import Handle, WorkflowHandle
+from perdure.client.client import Client
+from perdure.client.handle import Handle, WorkflowHandle
 from perdure.node import Node
 from perdure.sync import SyncClient, SyncHandle, SyncNode, SyncWorkflowHandle
 

@@ -17,9 +17,9 @@ from functools import partial
 
 import pytest
 
-from perdure.kernel.disposal import dispose
-from perdure.kernel.loop import Entered, Nobody, WorkflowLoop
-from perdure.node.watchdog import StuckTurn, TurnTooLong, Watchdog
+from perdure.guard.watchdog import StuckTurn, TurnTooLong, Watchdog
+from perdure.kernel.loop.disposal import dispose
+from perdure.kernel.loop.loop import Entered, Nobody, WorkflowLoop
 
 LIMIT_MS = 60
 TICK_MS = 10

@@ -10,7 +10,7 @@ from engine import World, until, waits_for
 
 from perdure import App, ChildError, NotFound, workflow
 from perdure.errors import InvalidId
-from perdure.kernel.events import Started
+from perdure.kernel.data.events import Started
 
 
 async def test_a_child_gets_an_id_below_its_parents_and_its_result_comes_back(

@@ -10,7 +10,7 @@ from engine import World, waits_for
 
 from perdure import App, Limits, Where, WorkflowFailed, workflow
 from perdure.errors import DefinitionError, LimitExceeded, UsageError
-from perdure.kernel.events import AttributesSet, Started
+from perdure.kernel.data.events import AttributesSet, Started
 
 MAY = datetime(2026, 5, 1, 12, tzinfo=timezone(timedelta(hours=2)))
 

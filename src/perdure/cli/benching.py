@@ -19,7 +19,7 @@ from perdure.cli.door import file_of, reading
 from perdure.cli.options import AsJson, LogLevel
 from perdure.cli.outcome import Exit
 from perdure.errors import StoreUnavailable, UsageError
-from perdure.kernel.placement import scopes_of
+from perdure.kernel.data.placement import scopes_of
 from perdure.ports.store import Store
 
 if TYPE_CHECKING:

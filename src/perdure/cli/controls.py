@@ -17,9 +17,9 @@ from perdure.cli import screen
 from perdure.cli.door import find, posting, reading
 from perdure.cli.options import DEFAULT_URL, AsJson, Id, Reason, StoreUrl, given_text
 from perdure.cli.outcome import Exit
+from perdure.client.handle import Handle
 from perdure.errors import DecodeError, NotRunning
-from perdure.handle import Handle
-from perdure.kernel.commit import CLOSED, Status
+from perdure.kernel.data.commit import CLOSED, Status
 
 Value = Annotated[
     str, typer.Argument(metavar="JSON", help="The value; - reads stdin.", show_default=False)

@@ -9,10 +9,10 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from perdure.client import Client
+from perdure.client.client import Client
+from perdure.client.gateway import find_row, find_start
 from perdure.errors import NotFound, StoreUnavailable, UsageError
-from perdure.gateway import find_row, find_start
-from perdure.kernel.placement import check_id
+from perdure.kernel.data.placement import check_id
 from perdure.ports.store import Store, UnitView
 from perdure.store import open_store
 from perdure.store.sqlite import SQLiteStore

@@ -17,7 +17,7 @@ from perdure.cli.outcome import Exit
 from perdure.cli.sheet import Column, Sheet
 from perdure.cli.view import Json, event_json, fields_json
 from perdure.cli.watch import Part, read_parts
-from perdure.description import HistoryEvent, readable_row
+from perdure.client.description import HistoryEvent, readable_row
 from perdure.errors import NotFound, UsageError
 from perdure.ports.store import Store
 from perdure.testing.history import History, export_history

@@ -17,7 +17,7 @@ from perdure.cli import screen
 from perdure.cli.options import AsJson
 from perdure.cli.outcome import Exit
 from perdure.errors import Failed, PerdureError, StoreError, UsageError
-from perdure.kernel.held import REASONS as REASON_OF_FAILURE
+from perdure.kernel.unit.held import REASONS as REASON_OF_FAILURE
 
 REASONS = {
     "paused": """The instance was paused. It is `suspended`, and its messages are kept.

@@ -28,9 +28,9 @@ from perdure.cli.view import (
     time_text,
 )
 from perdure.cli.watch import read_history
-from perdure.description import HistoryEvent, readable_row
-from perdure.filter import Filter, units_query
-from perdure.kernel.commit import Status, UnitRow
+from perdure.client.description import HistoryEvent, readable_row
+from perdure.client.filter import Filter, units_query
+from perdure.kernel.data.commit import Status, UnitRow
 from perdure.ports.store import Counts, Executions, KvEntries, Page, Store, Units, UnitView
 
 if TYPE_CHECKING:

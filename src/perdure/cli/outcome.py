@@ -20,7 +20,7 @@ from perdure.errors import (
     Timeout,
     UsageError,
 )
-from perdure.kernel.commit import UnitRow
+from perdure.kernel.data.commit import UnitRow
 
 
 class Exit(IntEnum):

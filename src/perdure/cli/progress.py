@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from perdure.cli import screen
 from perdure.cli.timeline import MARKS, Step, duration, span, steps
 from perdure.cli.view import payload_json
-from perdure.description import HistoryEvent
-from perdure.kernel.commit import UnitRow
+from perdure.client.description import HistoryEvent
+from perdure.kernel.data.commit import UnitRow
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult

@@ -19,13 +19,13 @@ from perdure.cli.door import posting
 from perdure.cli.listings import StatusName
 from perdure.cli.options import DEFAULT_URL, AsJson, StoreUrl, point_in_time
 from perdure.cli.outcome import Exit
-from perdure.client import Client
-from perdure.custody import custody
+from perdure.client.client import Client
+from perdure.client.custody import custody
+from perdure.client.deletion import Removed
+from perdure.client.gateway import find_start
 from perdure.errors import StoreLocked, Timeout, UsageError
-from perdure.gateway import find_start
-from perdure.kernel.commit import Status
+from perdure.kernel.data.commit import Status
 from perdure.ports.store import Units
-from perdure.removal import Removed
 
 T = TypeVar("T")
 

@@ -19,7 +19,7 @@ from perdure.cli.options import DEFAULT_URL, AsJson, StoreUrl
 from perdure.cli.outcome import Exit
 from perdure.cli.target import find_app
 from perdure.errors import UsageError
-from perdure.kernel.commit import Status
+from perdure.kernel.data.commit import Status
 from perdure.testing.history import History
 from perdure.testing.replayer import OPEN, Replayed, ReplayMismatch, files_of, iterate_replays
 from perdure.testing.replayer import replay as replay_one

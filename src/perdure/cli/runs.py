@@ -35,12 +35,12 @@ from perdure.cli.target import Target, find_workflow, is_code
 from perdure.cli.timeline import duration, render, span
 from perdure.cli.view import outcome_json, payload_json
 from perdure.cli.watch import Watch
-from perdure.client import Client
+from perdure.client.client import Client
+from perdure.client.description import HistoryEvent
+from perdure.client.handle import WorkflowHandle
 from perdure.codec import from_json
-from perdure.description import HistoryEvent
 from perdure.errors import AlreadyStarted, DecodeError, StoreLocked
-from perdure.handle import WorkflowHandle
-from perdure.kernel.commit import UnitRow
+from perdure.kernel.data.commit import UnitRow
 from perdure.node import Node
 
 Arguments = Annotated[

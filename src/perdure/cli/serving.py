@@ -26,7 +26,7 @@ from perdure.cli.outcome import Exit, exit_of
 from perdure.cli.target import find_app
 from perdure.errors import PerdureError, UsageError
 from perdure.node import Node, NodeOptions
-from perdure.node.job import named
+from perdure.node.activities.job import named
 
 Showing = Callable[[], Coroutine[object, object, None]]
 

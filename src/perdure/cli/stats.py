@@ -13,7 +13,7 @@ from perdure.cli.door import reading
 from perdure.cli.listings import COLOURS
 from perdure.cli.options import DEFAULT_URL, AsJson, StoreUrl
 from perdure.cli.outcome import Exit
-from perdure.metrics import StoreMetrics, read_metrics, read_queues
+from perdure.client.store_metrics import StoreMetrics, read_metrics, read_queues
 from perdure.ports.store import QueueDepth, StoreInfo
 
 if TYPE_CHECKING:

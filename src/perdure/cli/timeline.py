@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from perdure.description import HistoryEvent
+from perdure.client.description import HistoryEvent
 from perdure.errors import Failure
-from perdure.kernel import events as ev
+from perdure.kernel.data import events as ev
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult

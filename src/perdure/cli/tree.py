@@ -10,7 +10,7 @@ from perdure.cli.door import must_find, reading
 from perdure.cli.listings import COLOURS
 from perdure.cli.options import DEFAULT_URL, AsJson, Id, StoreUrl
 from perdure.cli.outcome import Exit
-from perdure.tree import Tree, read_tree
+from perdure.client.tree import Tree, read_tree
 
 if TYPE_CHECKING:
     from rich.tree import Tree as Branch

@@ -7,12 +7,12 @@ from textwrap import indent
 import msgspec
 
 from perdure.cli.timeline import Step
+from perdure.client.description import HistoryEvent, moment
 from perdure.codec import DecodeError, to_json
-from perdure.description import HistoryEvent, moment
 from perdure.errors import Failure
-from perdure.kernel.commit import UnitRow
-from perdure.kernel.events import AnyEvent, Refused
-from perdure.kernel.refusal import command_name
+from perdure.kernel.data.commit import UnitRow
+from perdure.kernel.data.events import AnyEvent, Refused
+from perdure.kernel.execution.refusal import command_name
 
 Json = dict[str, object]
 

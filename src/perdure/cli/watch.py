@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from perdure.cli.door import find, is_posted, must_find
 from perdure.cli.outcome import is_held
-from perdure.description import HistoryEvent, events_of
+from perdure.client.description import HistoryEvent, events_of
 from perdure.errors import DecodeError, Timeout
-from perdure.kernel.commit import CLOSED, UnitRow
+from perdure.kernel.data.commit import CLOSED, UnitRow
 from perdure.ports.store import Journal, Store
 
 ROUND_MS = 60_000

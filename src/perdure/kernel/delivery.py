@@ -11,12 +11,12 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from perdure.errors import ApplicationError, DecodeError, Failure
-from perdure.kernel import events as ev
-from perdure.kernel.call import ActivityCall, Call, ChildCall, StepCall, WaitCall
-from perdure.kernel.loop import Timer
+from perdure.kernel.data import events as ev
+from perdure.kernel.loop.call import ActivityCall, Call, ChildCall, StepCall, WaitCall
+from perdure.kernel.loop.loop import Timer
 
 if TYPE_CHECKING:
-    from perdure.kernel.run import Run
+    from perdure.kernel.execution.execution import Run
 
 
 P = TypeVar("P", Timer, ActivityCall, WaitCall, ChildCall, StepCall)

@@ -1,7 +1,7 @@
 """The names that workflow code must not use, with the reason and the remedy.
 
 The lint and the start of a node share this table. The lint follows imports and compares names as
-the source spells them. `perdure.node.scan` compares the objects to which the same names lead.
+the source spells them. `perdure.guard.scan` compares the objects to which the same names lead.
 """
 
 from __future__ import annotations

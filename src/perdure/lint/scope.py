@@ -44,7 +44,7 @@ _BUILTINS = frozenset(vars(builtins))
 # Users import from `perdure`, and the catalogue has these names.
 _PUBLIC = {
     "perdure.app.App": "perdure.App",
-    "perdure.client.Client": "perdure.Client",
+    "perdure.client.client.Client": "perdure.Client",
     "perdure.node.Node": "perdure.Node",
     "perdure.node.node.Node": "perdure.Node",
 }

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from perdure.node.node import Node
 from perdure.node.options import NodeOptions
-from perdure.node.tally import NodeMetrics
+from perdure.node.telemetry.tally import NodeMetrics
 
 __all__ = ["Node", "NodeMetrics", "NodeOptions"]

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
-from perdure.node.patience import Stopped
+from perdure.node.loop.patience import Stopped
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Coroutine

@@ -10,20 +10,20 @@ import logging
 from typing import TYPE_CHECKING
 
 from perdure.errors import WorkflowViolation
-from perdure.kernel.held import AFTER_DEPLOY
-from perdure.kernel.run import current_run
-from perdure.node import guard
-from perdure.node.patience import Patience, Stopped
-from perdure.node.scan import scan
+from perdure.guard import runtime as guard
+from perdure.guard.scan import scan
+from perdure.kernel.execution.execution import current_run
+from perdure.kernel.unit.held import AFTER_DEPLOY
+from perdure.node.loop.patience import Patience, Stopped
 from perdure.ports.store import Units
 
 if TYPE_CHECKING:
     from perdure.app import App
-    from perdure.kernel.definition import WorkflowDefinition
+    from perdure.kernel.data.definition import WorkflowDefinition
     from perdure.node.background import Background
+    from perdure.node.loop.turns import Turns
     from perdure.node.options import NodeOptions
     from perdure.node.ownership.ownership import Ownership
-    from perdure.node.turns import Turns
 
 logger = logging.getLogger("perdure.node")
 

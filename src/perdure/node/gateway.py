@@ -10,19 +10,19 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from perdure.client.gateway import Begun, StoreGateway, find_row, find_run, find_unit, joins
 from perdure.errors import NotFound
-from perdure.gateway import Begun, StoreGateway, find_row, find_run, find_unit, joins
-from perdure.kernel.commit import CLOSED, UnitRow
-from perdure.kernel.message import Start
+from perdure.kernel.data.commit import CLOSED, UnitRow
+from perdure.kernel.data.message import Start
 from perdure.node.ownership.scope import Moved
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from perdure.kernel.limits import Limits
-    from perdure.kernel.message import Message
-    from perdure.kernel.turn import Outcome
-    from perdure.node.turns import Turns
+    from perdure.kernel.data.limits import Limits
+    from perdure.kernel.data.message import Message
+    from perdure.kernel.unit.turn import Outcome
+    from perdure.node.loop.turns import Turns
     from perdure.ports.clock import Clock
     from perdure.ports.store import Store
 

@@ -8,25 +8,25 @@ import os
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Self
 
-from perdure.client import Client
+from perdure.client.client import Client
+from perdure.client.gateway import MeasuredGateway
 from perdure.errors import StoreUnavailable, UsageError
-from perdure.gateway import MeasuredGateway
+from perdure.guard import runtime as guard
+from perdure.guard.watchdog import Watchdog
 from perdure.interceptor import check_interceptors
-from perdure.kernel.definition import check_text
-from perdure.kernel.kinds import WORKFLOW, Kinds
-from perdure.kernel.message import Start
-from perdure.kernel.placement import scopes_of
-from perdure.kernel.unit import Unit as WorkflowUnit
-from perdure.node import guard
+from perdure.kernel.data.definition import check_text
+from perdure.kernel.data.message import Start
+from perdure.kernel.data.placement import scopes_of
+from perdure.kernel.unit.kinds import WORKFLOW, Kinds
+from perdure.kernel.unit.workflow_unit import Unit as WorkflowUnit
 from perdure.node.deploys import Checks, guard_level
 from perdure.node.gateway import NodeGateway
-from perdure.node.gauges import NodeGauges
-from perdure.node.metrics import Metrics, find_provider
 from perdure.node.options import NodeOptions, check_kind
 from perdure.node.ownership.ownership import Ownership
 from perdure.node.surroundings import Surroundings
-from perdure.node.tally import NodeMetrics, Tally
-from perdure.node.watchdog import Watchdog
+from perdure.node.telemetry.gauges import NodeGauges
+from perdure.node.telemetry.metrics import Metrics, find_provider
+from perdure.node.telemetry.tally import NodeMetrics, Tally
 from perdure.node.wiring import Life, wire
 from perdure.ports.clock import Clock, SystemClock
 from perdure.ports.store import Incarnation, Store, Units
@@ -40,10 +40,10 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
 
     from perdure.app import App
-    from perdure.gateway import Gateway
+    from perdure.client.gateway import Gateway
     from perdure.interceptor import Interceptor
-    from perdure.kernel.limits import Limits
-    from perdure.node.turns import Turns
+    from perdure.kernel.data.limits import Limits
+    from perdure.node.loop.turns import Turns
     from perdure.ports.cluster import Cluster
     from perdure.sync import LoopFactory, SyncNode
 

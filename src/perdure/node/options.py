@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from perdure.errors import UsageError
-from perdure.kernel.limits import Limits, check_count
+from perdure.kernel.data.limits import Limits, check_count
 
 ENVIRONMENT_PREFIX = "PERDURE_"
 

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from perdure.client import Client
+    from perdure.client.client import Client
+    from perdure.guard.watchdog import Watchdog
     from perdure.interceptor import Interceptor
-    from perdure.kernel.definition import Definitions
-    from perdure.kernel.kinds import Kinds
-    from perdure.node.metrics import Metrics
+    from perdure.kernel.data.definition import Definitions
+    from perdure.kernel.unit.kinds import Kinds
     from perdure.node.options import NodeOptions
     from perdure.node.ownership.ownership import Ownership
-    from perdure.node.tally import Tally
-    from perdure.node.watchdog import Watchdog
+    from perdure.node.telemetry.metrics import Metrics
+    from perdure.node.telemetry.tally import Tally
     from perdure.ports.clock import Clock
     from perdure.ports.store import Incarnation, Store
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from perdure.node.arrivals import Arrivals
-from perdure.node.attempts import Attempts
+from perdure.node.activities.attempts import Attempts
 from perdure.node.background import Background
 from perdure.node.deploys import Deploys
+from perdure.node.loop.turns import Turns
+from perdure.node.ownership.arrivals import Arrivals
 from perdure.node.ownership.owner import Owner
-from perdure.node.sweeper import Sweeper
-from perdure.node.turns import Turns
+from perdure.node.upkeep.sweeper import Sweeper
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -22,7 +22,7 @@ from typing import Generic, Literal, Protocol, Self, TypeVar
 import msgspec
 
 from perdure.errors import Failure
-from perdure.kernel.commit import (
+from perdure.kernel.data.commit import (
     OWN_RUN,
     Commit,
     ExecutionRow,
@@ -32,9 +32,9 @@ from perdure.kernel.commit import (
     UnitRow,
     Verdict,
 )
-from perdure.kernel.limits import DEDUPE_MS
-from perdure.kernel.loaded import Loaded as Loaded  # noqa: PLC0414 - users of the port find it here
-from perdure.kernel.message import Message
+from perdure.kernel.data.limits import DEDUPE_MS
+from perdure.kernel.data.loaded import Loaded as Loaded  # noqa: PLC0414 - users of the port find it here
+from perdure.kernel.data.message import Message
 from perdure.ports.where import Where
 
 T = TypeVar("T")
@@ -256,7 +256,7 @@ class Counts(Query[tuple[str, int]], frozen=True, kw_only=True):
 
 
 class Totals(Query[tuple[str, int]], frozen=True, kw_only=True):
-    """All numbers of a store in one snapshot: the fields of `perdure.metrics.StoreMetrics`.
+    """All numbers of a store in one snapshot: the fields of `perdure.client.store_metrics.StoreMetrics`.
 
     The number of units stands under the name of each status. It may read every unit's row. `at`
     tells visible messages from delayed ones.

@@ -10,8 +10,8 @@ from typing import Any, Literal, cast, get_args
 import msgspec
 
 from perdure.errors import UsageError
-from perdure.kernel.attributes import Comparable, Term, comparable
-from perdure.kernel.definition import check_name
+from perdure.kernel.data.attributes import Comparable, Term, comparable
+from perdure.kernel.data.definition import check_name
 
 Op = Literal["=", "!=", "<", "<=", ">", ">=", "in"]
 _COMPARE = {"=": eq, "<": lt, "<=": le, ">": gt, ">=": ge}

@@ -8,8 +8,8 @@ from hashlib import blake2b
 import msgspec
 
 from perdure.errors import UsageError
-from perdure.kernel.commit import Answer, Commit, Task
-from perdure.kernel.message import Message
+from perdure.kernel.data.commit import Answer, Commit, Task
+from perdure.kernel.data.message import Message
 from perdure.store.limits import StoreLimits
 
 Rows = dict[str, list[tuple[object, ...]]]
@@ -60,7 +60,7 @@ def check_scopes(batch: Sequence[Message]) -> None:
         if not message.scope:
             msg = (
                 f"a message to {message.to!r} names no scope; set `Message.scope` to that of a new "
-                "unit with this id (`perdure.kernel.placement.scope_of`)"
+                "unit with this id (`perdure.kernel.data.placement.scope_of`)"
             )
             raise UsageError(msg)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from perdure.kernel.limits import DEDUPE_MS, check_count
+from perdure.kernel.data.limits import DEDUPE_MS, check_count
 
 
 class StoreLimits(msgspec.Struct, frozen=True, kw_only=True):

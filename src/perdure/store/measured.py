@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from types import TracebackType
 from typing import Literal, Self, TypeVar
 
-from perdure.kernel.commit import Commit, Fence, Task, Verdict
-from perdure.kernel.message import Message
+from perdure.kernel.data.commit import Commit, Fence, Task, Verdict
+from perdure.kernel.data.message import Message
 from perdure.ports.store import (
     ANY_TASK,
     Claim,

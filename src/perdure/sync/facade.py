@@ -11,23 +11,23 @@ from types import TracebackType
 from typing import Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 
 from perdure.app import App
-from perdure.client import Client
-from perdure.description import Description, HistoryEvent
-from perdure.filter import Filter, Selection
-from perdure.handle import AsType, Handle, IfExists, WorkflowHandle
-from perdure.kernel.attributes import AttributeValue
-from perdure.kernel.commit import Status
-from perdure.kernel.limits import Limits
-from perdure.kernel.retry import Seconds
-from perdure.metrics import StoreMetrics
+from perdure.client.client import Client
+from perdure.client.deletion import Pruned, Removed
+from perdure.client.description import Description, HistoryEvent
+from perdure.client.filter import Filter, Selection
+from perdure.client.handle import AsType, Handle, IfExists, WorkflowHandle
+from perdure.client.store_metrics import StoreMetrics
+from perdure.client.tree import Tree
+from perdure.kernel.data.attributes import AttributeValue
+from perdure.kernel.data.commit import Status
+from perdure.kernel.data.limits import Limits
+from perdure.kernel.data.retry import Seconds
 from perdure.node.node import Node
 from perdure.node.options import NodeOptions
-from perdure.node.tally import NodeMetrics
+from perdure.node.telemetry.tally import NodeMetrics
 from perdure.ports.store import DeadLetter, Page, QueueDepth
 from perdure.ports.where import Where
-from perdure.removal import Pruned, Removed
 from perdure.sync.portal import Portal
-from perdure.tree import Tree
 from perdure.workflow import Channel, Workflow
 
 P = ParamSpec("P")

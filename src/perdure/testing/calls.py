@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from perdure.client import Client
+from perdure.client.client import Client
 from perdure.codec import decode
 from perdure.errors import Failure
-from perdure.kernel import events as ev
-from perdure.kernel.definition import Definitions
+from perdure.kernel.data import events as ev
+from perdure.kernel.data.definition import Definitions
 
 
 @dataclass(frozen=True)

@@ -41,10 +41,10 @@ from typing import Self
 import msgspec
 
 from perdure.app import App
-from perdure.client import Client
+from perdure.client.client import Client
+from perdure.client.gateway import StoreGateway
 from perdure.errors import PerdureError, UsageError
-from perdure.gateway import StoreGateway
-from perdure.kernel.events import ActivityCompleted, ActivityFailed
+from perdure.kernel.data.events import ActivityCompleted, ActivityFailed
 from perdure.node import NodeOptions
 from perdure.ports.store import Store
 from perdure.store import open_store

@@ -10,7 +10,7 @@ from typing import Any
 from perdure.activity import Activity
 from perdure.app import App
 from perdure.errors import UsageError
-from perdure.kernel.definition import ActivityDefinition
+from perdure.kernel.data.definition import ActivityDefinition
 
 
 class FakedApp(App):

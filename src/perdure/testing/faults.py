@@ -21,17 +21,17 @@ from typing import Any, TypeVar
 
 from perdure import activity
 from perdure.app import App
-from perdure.client import Client
-from perdure.description import HistoryEvent
+from perdure.client.client import Client
+from perdure.client.description import HistoryEvent
+from perdure.client.gateway import Begun, StoreGateway, find_unit
 from perdure.errors import NotFound, StoreUnavailable
-from perdure.gateway import Begun, StoreGateway, find_unit
-from perdure.kernel.commit import CLOSED, Commit, Fence, UnitRow, Verdict
-from perdure.kernel.definition import ActivityDefinition, WorkflowDefinition
-from perdure.kernel.events import ActivityScheduled, Received
-from perdure.kernel.limits import Limits
-from perdure.kernel.message import Message, Pause, Raise, Resume, Send, encode_body
-from perdure.kernel.placement import scope_of
-from perdure.kernel.turn import Outcome
+from perdure.kernel.data.commit import CLOSED, Commit, Fence, UnitRow, Verdict
+from perdure.kernel.data.definition import ActivityDefinition, WorkflowDefinition
+from perdure.kernel.data.events import ActivityScheduled, Received
+from perdure.kernel.data.limits import Limits
+from perdure.kernel.data.message import Message, Pause, Raise, Resume, Send, encode_body
+from perdure.kernel.data.placement import scope_of
+from perdure.kernel.unit.turn import Outcome
 from perdure.node import Node
 from perdure.ports.clock import Alarm, Clock, SystemClock
 from perdure.ports.store import Claim, Inbox, Incarnation, Posted, Store

@@ -29,10 +29,10 @@ from pathlib import Path
 import msgspec
 
 from perdure.errors import NotFound, UsageError
-from perdure.kernel.commit import JournalChunk, KvEntry
-from perdure.kernel.events import AnyEvent, Started, decode_events
-from perdure.kernel.placement import check_id
-from perdure.kernel.variables import Variables
+from perdure.kernel.data.commit import JournalChunk, KvEntry
+from perdure.kernel.data.events import AnyEvent, Started, decode_events
+from perdure.kernel.data.placement import check_id
+from perdure.kernel.execution.variables import Variables
 from perdure.ports.store import Executions, Journal, Store
 
 FORMAT = 1

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 import msgspec
 
-from perdure.client import Client
-from perdure.description import Description
+from perdure.client.client import Client
+from perdure.client.description import Description
 from perdure.errors import Failure
-from perdure.kernel.events import (
+from perdure.kernel.data.events import (
     ActivityCompleted,
     ActivityFailed,
     AnyEvent,

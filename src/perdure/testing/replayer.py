@@ -14,16 +14,16 @@ import msgspec
 from perdure.app import App
 from perdure.codec import DecodeError, to_json
 from perdure.errors import Failure, NotFound, UsageError
-from perdure.kernel import events as ev
-from perdure.kernel import held
-from perdure.kernel.call import ActivityCall
-from perdure.kernel.commit import KvEntry, Status
-from perdure.kernel.disposal import dispose
-from perdure.kernel.limits import NO_LIMITS
-from perdure.kernel.loop import Entered, NeverIdle, Nobody
-from perdure.kernel.match import describe
-from perdure.kernel.ordered import install as install_ordered_sets
-from perdure.kernel.run import Run
+from perdure.kernel.data import events as ev
+from perdure.kernel.data.commit import KvEntry, Status
+from perdure.kernel.data.limits import NO_LIMITS
+from perdure.kernel.execution.execution import Run
+from perdure.kernel.execution.match import describe
+from perdure.kernel.loop.call import ActivityCall
+from perdure.kernel.loop.disposal import dispose
+from perdure.kernel.loop.loop import Entered, NeverIdle, Nobody
+from perdure.kernel.loop.ordered import install as install_ordered_sets
+from perdure.kernel.unit import held
 from perdure.node.options import check_kind
 from perdure.ports.store import Store, Units
 from perdure.store import open_store

@@ -29,7 +29,7 @@ from typing import Protocol
 
 from perdure.activity import node_client, running_attempt
 from perdure.errors import UsageError
-from perdure.kernel.retry import Seconds, to_ms
+from perdure.kernel.data.retry import Seconds, to_ms
 from perdure.testing.clock import ManualAlarm
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from perdure import __version__
-from perdure.client import Client
+from perdure.client.client import Client
 from perdure.errors import Failed, StoreError, UsageError
 from perdure.ports.store import Store
 from perdure.store import open_store

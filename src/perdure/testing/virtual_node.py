@@ -10,12 +10,12 @@ from perdure.activity import Activity
 from perdure.app import App
 from perdure.errors import UsageError
 from perdure.interceptor import Interceptor
-from perdure.kernel.commit import UnitRow
-from perdure.kernel.limits import Limits
+from perdure.kernel.data.commit import UnitRow
+from perdure.kernel.data.limits import Limits
 from perdure.node import Node, NodeOptions
 from perdure.node.gateway import NodeGateway
+from perdure.node.loop.turns import Turns
 from perdure.node.options import check_kind
-from perdure.node.turns import Turns
 from perdure.ports.clock import Clock
 from perdure.ports.store import Store
 from perdure.store import open_store

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from perdure.client import Client
-from perdure.description import Description, moment
-from perdure.kernel.commit import CLOSED
-from perdure.kernel.loop import Timer
-from perdure.kernel.match import waiting_lines
-from perdure.kernel.unit import Unit as WorkflowUnit
+from perdure.client.client import Client
+from perdure.client.description import Description, moment
+from perdure.kernel.data.commit import CLOSED
+from perdure.kernel.execution.match import waiting_lines
+from perdure.kernel.loop.loop import Timer
+from perdure.kernel.unit.workflow_unit import Unit as WorkflowUnit
 
 if TYPE_CHECKING:
-    from perdure.kernel.run import Run
-    from perdure.node.turns import Turns
+    from perdure.kernel.execution.execution import Run
+    from perdure.node.loop.turns import Turns
 
 _SHOWN = 20
 

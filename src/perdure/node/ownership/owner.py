@@ -11,17 +11,17 @@ import logging
 from typing import TYPE_CHECKING
 
 from perdure.errors import StoreUnavailable
-from perdure.node.backlog import Backlog
-from perdure.node.suspects import Suspects
+from perdure.node.ownership.backlog import Backlog
+from perdure.node.ownership.suspects import Suspects
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterable
 
     from perdure.node.background import Background
+    from perdure.node.loop.turns import Turns
     from perdure.node.options import NodeOptions
     from perdure.node.ownership.ownership import Ownership
     from perdure.node.ownership.scope import Scope
-    from perdure.node.turns import Turns
     from perdure.ports.clock import Clock
 
 logger = logging.getLogger("perdure.node")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from perdure.kernel.commit import Fence
-from perdure.kernel.placement import scope_of
+from perdure.kernel.data.commit import Fence
+from perdure.kernel.data.placement import scope_of
 from perdure.node.ownership.scope import Scope
 
 if TYPE_CHECKING:

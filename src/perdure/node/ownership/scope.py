@@ -15,8 +15,8 @@ import asyncio
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
-    from perdure.kernel.commit import Fence
-    from perdure.node.residents import Resident
+    from perdure.kernel.data.commit import Fence
+    from perdure.node.loop.residents import Resident
     from perdure.ports.store import Loaded
 
 Batch = list[tuple["Resident", "Loaded"]]

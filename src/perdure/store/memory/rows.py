@@ -25,8 +25,8 @@ from copy import copy
 
 import msgspec
 
-from perdure.kernel.attributes import terms_of
-from perdure.kernel.commit import (
+from perdure.kernel.data.attributes import terms_of
+from perdure.kernel.data.commit import (
     CLOSED,
     OWN_RUN,
     Answer,
@@ -47,7 +47,15 @@ from perdure.kernel.commit import (
     flaw_of,
     verdict,
 )
-from perdure.kernel.message import ADMIN, ActivityDone, Message, Raise, Send, Start, encode_body
+from perdure.kernel.data.message import (
+    ADMIN,
+    ActivityDone,
+    Message,
+    Raise,
+    Send,
+    Start,
+    encode_body,
+)
 from perdure.ports.store import Claim, Incarnation, Posted, Renewal, Swept, TaskMatch
 from perdure.store.derived import (
     Rows,

@@ -13,9 +13,9 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, cast, get_args
 
 from perdure.errors import StoreUnavailable, UsageError
-from perdure.kernel.attributes import terms_of
-from perdure.kernel.commit import CLOSED, Commit, Fence, Status, Task, Verdict
-from perdure.kernel.message import Message
+from perdure.kernel.data.attributes import terms_of
+from perdure.kernel.data.commit import CLOSED, Commit, Fence, Status, Task, Verdict
+from perdure.kernel.data.message import Message
 from perdure.ports.clock import Clock, SystemClock
 from perdure.ports.store import (
     ANY_TASK,

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from perdure.kernel.commit import (
+from perdure.kernel.data.commit import (
     CLOSED,
     NOTHING_OWNED,
     Commit,
@@ -26,7 +26,7 @@ from perdure.kernel.commit import (
     needs_owned,
     verdict,
 )
-from perdure.kernel.message import (
+from perdure.kernel.data.message import (
     ADMIN,
     ActivityDone,
     Message,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from perdure.kernel.attributes import terms_of
+from perdure.kernel.data.attributes import terms_of
 from perdure.ports.where import Where
 from perdure.store.sqlite.connection import Values
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from perdure.errors import Failure
-from perdure.kernel.commit import RunRow, UnitRow
-from perdure.kernel.message import Message, Unreadable, decode_body
+from perdure.kernel.data.commit import RunRow, UnitRow
+from perdure.kernel.data.message import Message, Unreadable, decode_body
 from perdure.store.sqlite.connection import Values
 
 UNIT_FIELDS = tuple(field.name for field in msgspec.structs.fields(UnitRow))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import get_args
 
-from perdure.kernel.commit import Status
+from perdure.kernel.data.commit import Status
 from perdure.ports.store import Counts, Page, QueueDepth, Queues, Totals
 from perdure.store.page import key_of, page_of
 from perdure.store.sqlite.connection import Connection

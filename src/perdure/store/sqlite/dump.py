@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from perdure.kernel.commit import RunRow, Task
+from perdure.kernel.data.commit import RunRow, Task
 from perdure.store.derived import Rows
 from perdure.store.sqlite.columns import UNIT_COLUMNS, failure_of, run_of, unit_of
 from perdure.store.sqlite.connection import Connection

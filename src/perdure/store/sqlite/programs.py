@@ -10,7 +10,7 @@ import re
 
 import apsw
 
-from perdure.kernel.commit import Commit, SqlRefused
+from perdure.kernel.data.commit import Commit, SqlRefused
 from perdure.store.sqlite.connection import Connection
 from perdure.store.sqlite.database import BATCH_ERRORS
 from perdure.store.sqlite.migrate import formats

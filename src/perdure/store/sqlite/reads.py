@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 from perdure.errors import UsageError
-from perdure.kernel.commit import ExecutionRow, JournalChunk, KvEntry, StatePart, Task
+from perdure.kernel.data.commit import ExecutionRow, JournalChunk, KvEntry, StatePart, Task
 from perdure.ports.store import (
     Counts,
     DeadLetter,

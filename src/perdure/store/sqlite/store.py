@@ -19,8 +19,8 @@ from typing import Literal, Self, TypeVar
 import msgspec
 
 from perdure.errors import StoreFormat, StoreUnavailable, UsageError
-from perdure.kernel.commit import Commit, Fence, Task, Verdict
-from perdure.kernel.message import Message
+from perdure.kernel.data.commit import Commit, Fence, Task, Verdict
+from perdure.kernel.data.message import Message
 from perdure.ports.clock import Clock, SystemClock
 from perdure.ports.store import (
     ANY_TASK,

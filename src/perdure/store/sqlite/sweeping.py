@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perdure.kernel.commit import Fence
+from perdure.kernel.data.commit import Fence
 from perdure.ports.store import Swept
 from perdure.store.limits import StoreLimits
 from perdure.store.sqlite.connection import Connection, Values

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from perdure.kernel.commit import Fence, Task
+from perdure.kernel.data.commit import Fence, Task
 from perdure.ports.store import Claim, Incarnation, Renewal, TaskMatch
 from perdure.store.derived import token_of
 from perdure.store.sqlite.apply import ids_json

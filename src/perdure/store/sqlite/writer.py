@@ -21,8 +21,8 @@ from typing import Any, Generic, Literal, TypeVar
 import apsw
 
 from perdure.errors import PerdureError, StoreError, StoreUnavailable
-from perdure.kernel.commit import Commit, SqlRefused
-from perdure.kernel.message import Message
+from perdure.kernel.data.commit import Commit, SqlRefused
+from perdure.kernel.data.message import Message
 from perdure.store.limits import StoreLimits
 from perdure.store.mailbell import MailBell
 from perdure.store.sqlite.apply import Applier

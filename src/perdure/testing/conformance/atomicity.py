@@ -12,7 +12,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from perdure.errors import Failure
-from perdure.kernel.commit import Commit, ExecutionRow, KvEntry, RunRow, StatePart
+from perdure.kernel.data.commit import Commit, ExecutionRow, KvEntry, RunRow, StatePart
 from perdure.ports.store import Counts, Executions, Posted
 from perdure.testing.conformance.scenario import (
     NOW,

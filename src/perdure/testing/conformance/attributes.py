@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from perdure.kernel.attributes import encode_attributes
+from perdure.kernel.data.attributes import encode_attributes
 from perdure.ports.store import Units
 from perdure.ports.where import Op, Where
 from perdure.testing.conformance.scenario import (

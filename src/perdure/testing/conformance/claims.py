@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 
-from perdure.kernel.commit import Fence
-from perdure.kernel.placement import scopes_of
+from perdure.kernel.data.commit import Fence
+from perdure.kernel.data.placement import scopes_of
 from perdure.ports.store import Claim, Incarnation
 from perdure.testing.conformance.scenario import Scenario, StoreFactory, chunk, scene
 

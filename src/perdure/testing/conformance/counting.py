@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import get_args
 
-from perdure.kernel.commit import ExecutionRow, Status
+from perdure.kernel.data.commit import ExecutionRow, Status
 from perdure.ports.store import QueueDepth, Queues, Totals
 from perdure.testing.conformance.scenario import (
     NOW,

@@ -7,9 +7,9 @@ from __future__ import annotations
 import asyncio
 
 from perdure.errors import UsageError
-from perdure.kernel.commit import Fence
-from perdure.kernel.events import Parent
-from perdure.kernel.message import AnyBody, Cancel, Reply, Send, Start
+from perdure.kernel.data.commit import Fence
+from perdure.kernel.data.events import Parent
+from perdure.kernel.data.message import AnyBody, Cancel, Reply, Send, Start
 from perdure.testing.conformance.scenario import (
     NOW,
     Scenario,

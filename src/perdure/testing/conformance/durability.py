@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from perdure.kernel.commit import ExecutionRow, KvEntry
+from perdure.kernel.data.commit import ExecutionRow, KvEntry
 from perdure.ports.store import Claim, Executions
 from perdure.store.limits import DEFAULT_LIMITS
 from perdure.testing.conformance.scenario import (

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from perdure.kernel.commit import (
+from perdure.kernel.data.commit import (
     Commit,
     ExecutionRow,
     Owned,

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from perdure.kernel.message import (
+from perdure.kernel.data.message import (
     AnyBody,
     Cancel,
     Delete,

@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-from perdure.kernel.commit import ExecutionRow, KvEntry
-from perdure.kernel.message import Cancel
+from perdure.kernel.data.commit import ExecutionRow, KvEntry
+from perdure.kernel.data.message import Cancel
 from perdure.ports.store import Executions, Journal, Posted, Units
 from perdure.testing.conformance.scenario import (
     NOW,

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 
-from perdure.kernel.message import Message
+from perdure.kernel.data.message import Message
 from perdure.ports.store import Mail
 from perdure.testing.conformance.scenario import (
     NOW,

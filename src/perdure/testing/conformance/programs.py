@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from perdure.kernel.commit import Commit, SqlRefused, Statement
+from perdure.kernel.data.commit import Commit, SqlRefused, Statement
 from perdure.testing.conformance.scenario import Scenario, StoreFactory, scene
 
 CREATE = Statement("CREATE TABLE IF NOT EXISTS bills (unit TEXT PRIMARY KEY, amount INTEGER)")

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 
-from perdure.kernel.commit import KvEntry
+from perdure.kernel.data.commit import KvEntry
 from perdure.testing.conformance.scenario import NOW, Scenario, StoreFactory, chunk, scene
 
 

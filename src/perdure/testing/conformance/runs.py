@@ -9,7 +9,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from perdure.errors import Failure
-from perdure.kernel.commit import ExecutionRow, RunRow, StatePart
+from perdure.kernel.data.commit import ExecutionRow, RunRow, StatePart
 from perdure.ports.store import Executions, Journal
 from perdure.testing.conformance.scenario import NOW, StoreFactory, chunk, key_of, scene, task
 

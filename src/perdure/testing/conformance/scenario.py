@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from msgspec.structs import replace
 
-from perdure.kernel.commit import (
+from perdure.kernel.data.commit import (
     OWN_RUN,
     Answer,
     Commit,
@@ -19,8 +19,8 @@ from perdure.kernel.commit import (
     UnitRow,
     Verdict,
 )
-from perdure.kernel.message import AnyBody, Message, Send, Start
-from perdure.kernel.placement import scope_of, scopes_of
+from perdure.kernel.data.message import AnyBody, Message, Send, Start
+from perdure.kernel.data.placement import scope_of, scopes_of
 from perdure.ports.store import (
     Claim,
     Counts,

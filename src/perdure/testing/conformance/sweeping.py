@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from perdure.kernel.message import Send
+from perdure.kernel.data.message import Send
 from perdure.ports.store import Posted, Totals
 from perdure.testing.conformance.scenario import (
     NOW,

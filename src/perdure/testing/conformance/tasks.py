@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import asyncio
 
-from perdure.kernel.commit import Task
-from perdure.kernel.message import ActivityDone, Message
+from perdure.kernel.data.commit import Task
+from perdure.kernel.data.message import ActivityDone, Message
 from perdure.ports.store import Posted, Renewal, TaskMatch
 from perdure.testing.conformance.scenario import NOW, Scenario, StoreFactory, key_of, scene, task
 

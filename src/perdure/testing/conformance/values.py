@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 from msgspec.structs import asdict, replace
 
 from perdure.errors import Failure
-from perdure.kernel.commit import ExecutionRow, KvEntry, UnitRow
+from perdure.kernel.data.commit import ExecutionRow, KvEntry, UnitRow
 from perdure.ports.store import Journal, KvEntries
 from perdure.testing.conformance.scenario import (
     NOW,

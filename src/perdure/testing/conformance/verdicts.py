@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from itertools import product
 
-from perdure.kernel.commit import Fence, Stored, verdict
+from perdure.kernel.data.commit import Fence, Stored, verdict
 from perdure.testing.conformance.scenario import (
     Scenario,
     StoreFactory,

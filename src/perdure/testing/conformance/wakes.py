@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from perdure.kernel.message import AnyBody, Delete, Prune
+from perdure.kernel.data.message import AnyBody, Delete, Prune
 from perdure.testing.conformance.scenario import (
     NOW,
     StoreFactory,

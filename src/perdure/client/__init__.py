@@ -1,0 +1,1 @@
+"""Clients: starting, watching and ending instances, through a node or beside it."""

@@ -1,0 +1,388 @@
+"""Gateways: the way from a client to the owners of instances."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from perdure.codec import digest
+from perdure.errors import AlreadyStarted, NotFound
+from perdure.kernel.data import message as msg
+from perdure.kernel.data.commit import CLOSED, UnitRow
+from perdure.kernel.data.limits import Limits
+from perdure.kernel.data.placement import scope_of
+from perdure.kernel.unit.lifecycle import pending_row
+from perdure.kernel.unit.turn import Outcome
+from perdure.ports.clock import Clock, SystemClock
+from perdure.ports.store import Inbox, Store, Units, UnitView
+
+_INBOX_PAGE = 500
+
+# A start leaves the inbox in the commit that makes the row. That commit may come between the two
+# queries of one look, so that the first look sees neither.
+_LOOKS = 2
+
+# Stores wake a waiter at each change that they notice. A look every few seconds finds the others.
+_ROUND_MS = 5_000
+
+
+@dataclass(slots=True)
+class Begun:
+    """The run of a start: the run that it made, or the run that it joined.
+
+    The poster of a start does not see how it is taken. Until its run is seen, `may_be_refused` says
+    that the id may belong to another instance by then, and `twin` has the type and input digest of
+    a run that it may have joined.
+    """
+
+    run: bytes
+    twin: tuple[str, str] | None = None
+    may_be_refused: bool = False
+
+    def may_have_joined(self, row: UnitRow) -> bool:
+        """Whether the start fits the row, so that taking it now would join this run."""
+        return self.twin == (row.type, row.input_digest)
+
+    def settle(self, run: bytes) -> None:
+        """Mean this run. From now on no other run of the id can be meant."""
+        self.run = run
+        self.twin = None
+        self.may_be_refused = False
+
+
+class Gateway(Protocol):
+    """The way from a client to the owners of instances."""
+
+    @property
+    def store(self) -> Store:
+        """The store for reading."""
+        ...
+
+    @property
+    def clock(self) -> Clock:
+        """The clock that stamps messages."""
+        ...
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of payloads."""
+        ...
+
+    async def send(self, message: msg.Message) -> Outcome:
+        """Deliver a message. Returns the outcome once it is durable."""
+        ...
+
+    async def begin(self, message: msg.Message) -> tuple[Outcome, Begun | None]:
+        """Deliver a start.
+
+        Returns the outcome once it is durable, and the run that it began or joined (None: refused).
+        """
+        ...
+
+    async def closed(self, unit: str, begun: Begun | None = None) -> UnitRow:
+        """Wait until a run has ended. Returns its row.
+
+        Without `begun` it is the run that is current at the call.
+
+        Raises:
+            NotFound: there is no such run (any more), so its outcome is not kept.
+        """
+        ...
+
+    async def run(self, message: msg.Message) -> tuple[Outcome, UnitRow | None]:
+        """Deliver a start and wait for the end of the run that it began or joined.
+
+        The row is None if the start was refused.
+        """
+        ...
+
+    async def changed(self, unit: str, version: int, within_ms: int) -> None:
+        """Wait until the unit's row has another version than `version`, or the time is up."""
+        ...
+
+
+# ---------------------------------------------------------------- reading rows and starts that wait
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A unit's row.
+
+    `version` is that of the row in the store (0: none). A caller can wait for its next change.
+    `is_stored` is False when the row was made from a start that waits in the inbox.
+    """
+
+    row: UnitRow
+    version: int
+    is_stored: bool = True
+
+
+async def find_row(store: Store, unit: str) -> UnitView | None:
+    """The unit's row and version. None if there is none."""
+    # A query and no load: the journal would be read, too, and any process may query.
+    page = await store.query(Units(ids=(unit,), limit=1))
+    if page.items:
+        return page.items[0]
+    return None
+
+
+async def find_start(store: Store, unit: str, run: bytes | None = None) -> msg.Message | None:
+    """A start that waits in the unit's inbox: the first one, or the one that will make `run`."""
+    after: str | None = None
+    # All pages are read: a start may stand behind any number of messages that came before it.
+    while True:
+        page = await store.query(Inbox(unit=unit, limit=_INBOX_PAGE, after=after))
+        for message in page.items:
+            if isinstance(message.body, msg.Start) and run in (None, message.id):
+                return message
+        if page.next is None:
+            return None
+        after = page.next
+
+
+async def find_unit(store: Store, unit: str) -> Found:
+    """The unit's row. While its start waits in the inbox, a pending row is made from that.
+
+    Raises:
+        NotFound: there is neither.
+    """
+    for _ in range(_LOOKS):
+        view = await find_row(store, unit)
+        if view is not None:
+            return Found(view.row, view.version)
+        start = await find_start(store, unit)
+        if start is not None:
+            return Found(_pending(store, start), 0, is_stored=False)
+    msg_ = f"no instance has the id {unit!r}; check the id, or start it first"
+    raise NotFound(msg_)
+
+
+async def find_run(store: Store, unit: str, begun: Begun) -> Found:
+    """The row of a run. While its start waits in the inbox, a pending row is made from that.
+
+    The start may wait while another run has the id.
+
+    Raises:
+        AlreadyStarted: the id belongs to another instance, because the start was refused, or
+            because its run was replaced.
+        NotFound: the run is gone: deleted, or replaced by a new start of the same id.
+    """
+    view: UnitView | None = None
+    for _ in range(_LOOKS):
+        view = await find_row(store, unit)
+        if view is not None and view.row.run == begun.run:
+            return Found(view.row, view.version)
+        start = await find_start(store, unit, begun.run)
+        if start is not None:
+            version = 0
+            if view is not None:
+                version = view.version
+            return Found(_pending(store, start), version, is_stored=False)
+    # Neither a row nor a start of the run is there, so the start has been taken.
+    if view is None or not begun.may_be_refused:
+        raise gone(unit)
+    if begun.may_have_joined(view.row):
+        return Found(view.row, view.version)
+    msg_ = (
+        f"the id {unit!r} belongs to another run than the one of this start, which was refused, "
+        "or replaced at once; use another id"
+    )
+    raise AlreadyStarted(msg_)
+
+
+def gone(unit: str) -> NotFound:
+    """The error of a wait for a run that is there no more."""
+    return NotFound(
+        f"the run of {unit!r} that was asked for is gone: it was deleted, or replaced by a new "
+        "start of the same id. Its outcome is not kept; client.get(id) finds the run that has the "
+        "id now"
+    )
+
+
+def _pending(store: Store, start: msg.Message) -> UnitRow:
+    assert isinstance(start.body, msg.Start)
+    return pending_row(start.to, start, start.body, store.info.shards)
+
+
+def joins(row: UnitRow, start: msg.Start) -> bool:
+    """Whether a start of the row's id means the same instance."""
+    # The digest stands in the row, so that the input need not be read from the journal.
+    return row.type == start.workflow and row.input_digest == digest(start.input)
+
+
+# ---------------------------------------------------------------- a client that stands alone
+
+
+class StoreGateway:
+    """The way of a client without a node: post to the store, look at the store."""
+
+    def __init__(
+        self, store: Store, clock: Clock | None = None, limits: Limits | None = None
+    ) -> None:
+        """Use an open store."""
+        self.store = store
+        if clock is not None:
+            self.clock: Clock = clock
+        else:
+            self.clock = SystemClock()
+        if limits is not None:
+            self.limits = limits
+        else:
+            self.limits = Limits()
+
+    async def send(self, message: msg.Message) -> Outcome:
+        """Post it."""
+        if isinstance(message.body, msg.Start):
+            return (await self.begin(message))[0]
+        return await self._post(message)
+
+    async def begin(self, message: msg.Message) -> tuple[Outcome, Begun | None]:
+        """Post a start. It is only accepted here. The row shows later whether it joined a run."""
+        start = message.body
+        assert isinstance(start, msg.Start)
+        before = await find_row(self.store, message.to)
+        # A row of this very start (a run has the id of its start) is no other instance: the post
+        # below is a duplicate then.
+        if before is not None and start.if_exists != "replace" and before.row.run != message.id:
+            if start.if_exists == "join" and joins(before.row, start):
+                return "joined", Begun(before.row.run)
+            return "exists", None
+        outcome = await self._post(message)
+        if outcome != "ok":
+            return outcome, None
+        twin = None
+        if start.if_exists == "join":
+            twin = (start.workflow, digest(start.input))
+        return "started", Begun(message.id, twin, may_be_refused=start.if_exists != "replace")
+
+    async def _post(self, message: msg.Message) -> Outcome:
+        message.wait_in(scope_of(message.to, self.store.info.shards))
+        posted = (await self.store.post([message]))[0]
+        match posted.outcome:
+            case "accepted" | "duplicate":
+                return "ok"
+            case "full":
+                return "full"
+            case _:
+                # The store refuses for one of two reasons, which it gives as the answer.
+                if posted.answer == "closed":
+                    return "closed"
+                return "missing"
+
+    async def closed(self, unit: str, begun: Begun | None = None) -> UnitRow:
+        """Watch the row until its run has ended."""
+        while True:
+            if begun is None:
+                found = await find_unit(self.store, unit)
+            else:
+                found = await find_run(self.store, unit, begun)
+            if found.row.status in CLOSED:
+                return found.row
+            # A run that was seen once is the one to wait for, whatever has the id afterwards.
+            if found.is_stored:
+                if begun is None:
+                    begun = Begun(found.row.run)
+                begun.settle(found.row.run)
+            await self.store.wait_change(unit, found.version, _ROUND_MS)
+
+    async def run(self, message: msg.Message) -> tuple[Outcome, UnitRow | None]:
+        """Post a start and watch for the end of its run."""
+        outcome, begun = await self.begin(message)
+        if begun is None:
+            return outcome, None
+        return outcome, await self.closed(message.to, begun)
+
+    async def changed(self, unit: str, version: int, within_ms: int) -> None:
+        """Watch the row."""
+        await self.store.wait_change(unit, version, within_ms)
+
+
+class MeasuredGateway:
+    """A gateway that measures each call of another one: verb, outcome and seconds.
+
+    It is used only where metrics are recorded.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        record: Callable[[str, str, float], None],
+        timer: Callable[[], float],
+    ) -> None:
+        """`timer` returns seconds."""
+        self._gateway = gateway
+        self._record = record
+        self._timer = timer
+
+    @property
+    def store(self) -> Store:
+        """The store for reading."""
+        return self._gateway.store
+
+    @property
+    def clock(self) -> Clock:
+        """The clock that stamps messages."""
+        return self._gateway.clock
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of payloads."""
+        return self._gateway.limits
+
+    async def send(self, message: msg.Message) -> Outcome:
+        """Deliver a message."""
+        with self._measured(_verb(message)) as outcome:
+            answer = await self._gateway.send(message)
+            outcome.append(answer)
+        return answer
+
+    async def begin(self, message: msg.Message) -> tuple[Outcome, Begun | None]:
+        """Deliver a start."""
+        with self._measured("start") as outcome:
+            answer, begun = await self._gateway.begin(message)
+            outcome.append(answer)
+        return answer, begun
+
+    async def closed(self, unit: str, begun: Begun | None = None) -> UnitRow:
+        """Wait until the run has ended."""
+        with self._measured("wait") as outcome:
+            row = await self._gateway.closed(unit, begun)
+            outcome.append(row.status)
+        return row
+
+    async def run(self, message: msg.Message) -> tuple[Outcome, UnitRow | None]:
+        """Deliver a start and wait for the end."""
+        with self._measured("run") as outcome:
+            answer, row = await self._gateway.run(message)
+            ended: str = answer
+            if row is not None:
+                ended = row.status
+            outcome.append(ended)
+        return answer, row
+
+    async def changed(self, unit: str, version: int, within_ms: int) -> None:
+        """Wait for a change."""
+        # Not measured: the time says something about the instance, not about the gateway.
+        await self._gateway.changed(unit, version, within_ms)
+
+    @contextmanager
+    def _measured(self, verb: str) -> Generator[list[str], None, None]:
+        """Measure a call. Its outcome is put into the list, or it is the name of its exception."""
+        outcome: list[str] = []
+        began = self._timer()
+        try:
+            yield outcome
+        except BaseException as error:  # a cancelled call is counted, too
+            outcome.append(type(error).__name__)
+            raise
+        finally:
+            self._record(verb, outcome[0], self._timer() - began)
+
+
+def _verb(message: msg.Message) -> str:
+    body = message.body
+    if isinstance(body, msg.Raise):
+        return "raise_event"
+    return type(body).__name__.lower()

@@ -1,0 +1,360 @@
+"""A turn has a limit: the watchdog interrupts the one that exceeds it.
+
+Theory of operation. A turn runs user code synchronously on the loop thread, so nothing on that thread can notice that
+the turn does not end. A second thread looks at the running turn once per tick. If that began longer ago than the
+limit, it has the interpreter raise `TurnTooLong` in the loop thread, between two bytecodes of whatever runs there.
+
+The exception must never reach code outside the turn, although the turn may end at the very moment it is sent:
+
+- The watchdog says that it aims (`_aiming`), then looks whether the turn is still the same, and only then injects.
+- The loop thread does it the other way round: it ends the turn (`_turn = 0`, one store), then looks whether the
+  watchdog aims, waits until it does not, and takes back what has not landed yet.
+
+So either the watchdog sees the turn ended and injects nothing, or the loop thread sees it aim and absorbs it.
+
+The exception may land anywhere in the loop thread, also between a lock that was taken and the `with` that would give
+it back. So the loop thread takes no lock here: each fact is one attribute that one thread writes, and what it may
+have left half done (the running loop, the current task, the collector) is put back from a copy.
+
+`TurnTooLong` derives from `KeyboardInterrupt` because a C `Task` keeps any other exception to itself. User code may
+still swallow it. Where it lands, the workflow's loop is abandoned: code that swallowed it and awaits again is not
+stepped again. Code that never awaits is interrupted again at its second limit, and from then on each time that it has
+swallowed the exception (`insistence` has the means). Code that holds the
+interpreter's lock in C (a regular expression, a huge integer) can only be interrupted and reported when it ends. A
+turn that ends with it counts as done.
+
+A turn that somebody looks at in a debugger is left alone.
+
+While the node is idle the thread is parked on a lock: no ticks, no wake-ups. The first turn afterwards wakes it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import sys
+import threading
+from asyncio import AbstractEventLoop
+from asyncio.events import _get_running_loop  # pyright: ignore[reportPrivateUsage]
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from time import monotonic
+from types import FrameType
+
+from perdure.guard.insistence import Handlers, may_insist
+from perdure.kernel.loop.loop import Outside, current_loop
+
+logger = logging.getLogger("perdure.node")
+
+COMPLAINT_EVERY = 30
+"""A turn that cannot be interrupted is reported at its second limit, and again after so many more."""
+QUIET_TICKS = 10
+"""After so many ticks without a turn the watchdog parks."""
+STACK_FRAMES = 50
+_NEVER_S = float("inf")
+_DEBUGGERS = frozenset({"bdb", "pdb", "pydevd", "_pydevd_bundle"})
+
+# A prototype of our own: setting `argtypes` on `ctypes.pythonapi` would change it for every library in the process.
+_set_async_exc = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)(
+    ("PyThreadState_SetAsyncExc", ctypes.pythonapi)
+)
+
+_interrupting: dict[int, Watchdog] = {}
+"""By thread: the watchdog whose turn was interrupted there, until that turn ends."""
+
+
+class TurnTooLong(KeyboardInterrupt):
+    """Raised inside a turn that exceeds its limit. Do not catch it: find the code that blocks, the turn is lost."""
+
+    def __init__(self, *args: object) -> None:
+        """The interpreter raises it without arguments, in the thread where it lands."""
+        super().__init__(
+            *(args or ("the turn exceeded its limit: move long computations into an activity",))
+        )
+        watchdog = _interrupting.get(threading.get_ident())
+        if watchdog is not None:
+            # No call may follow: the interpreter raises what is injected at the next one, and that must be the
+            # handler's. Consuming an iterator of C functions injects without a call.
+            again = watchdog.landed()
+            _ = [*again]
+
+
+@dataclass
+class StuckTurn:
+    """A turn that was interrupted: whose it was, how long it ran, and where it stood when its limit passed.
+
+    `stack` has lines "file:line function", innermost last.
+    """
+
+    unit: str
+    elapsed_ms: int
+    stack: list[str]
+
+
+class Watchdog:
+    """Watches the turns of one thread: the one that enters first, or that calls `bind`.
+
+    `run` wraps a turn. A caller that needs other code around it calls `enter` and `exit` as `run` does.
+    """
+
+    __slots__ = (
+        "_aiming",
+        "_began_s",
+        "_closed",
+        "_handlers",
+        "_landings",
+        "_limit_s",
+        "_loop",
+        "_report",
+        "_thread",
+        "_thread_id",
+        "_tick_s",
+        "_turn",
+        "_turns",
+        "_unheard",
+        "_unit",
+        "_wake",
+        "fired",
+        "parked",
+        "ticks",
+    )
+
+    def __init__(self, limit_ms: int, tick_ms: int | None = None) -> None:
+        """A turn is interrupted between `limit_ms` and `limit_ms` + 2 * `tick_ms` (default: a 20th) after it began."""
+        if limit_ms <= 0 or (tick_ms is not None and tick_ms <= 0):
+            raise ValueError(f"limit_ms={limit_ms} and tick_ms={tick_ms} must be positive")
+        self._limit_s = limit_ms / 1000
+        self._tick_s = (tick_ms or max(1, limit_ms // 20)) / 1000
+        self._unit = ""
+        self._turn = (
+            0  # the number of the running turn, 0 between turns; written by the loop thread only
+        )
+        self._turns = 0
+        self._began_s = 0.0
+        self._report: StuckTurn | None = None
+        self._aiming = False  # written by the watchdog's thread only
+        self._handlers = Handlers(TurnTooLong)
+        self._landings = 0  # how often an interruption has arrived in the running turn
+        self._unheard = 0  # how many were sent since one has arrived
+        self._wake = (
+            threading.Lock()
+        )  # held, but for the moment between a call of `_ring` and the thread's waking
+        self._wake.acquire()
+        self._thread: threading.Thread | None = None
+        self._thread_id = 0
+        self._loop: AbstractEventLoop | None = None
+        self._closed = False
+        self.fired = False
+        """Whether the running turn was interrupted."""
+        self.parked = True
+        """Whether the thread sleeps without ticking (or has not been started)."""
+        self.ticks = 0
+        """How often the thread has looked; it stands still while the node is idle."""
+
+    def run(self, unit: str, turn: Callable[[], object]) -> StuckTurn | None:
+        """Run one turn. Returns the report if it was interrupted; any other exception of the turn passes through."""
+        if self._thread is None and not self._closed:
+            self._start()  # before the turn counts: what a start locks must not be interrupted
+        outside = Outside(self._loop)
+        try:
+            try:
+                self.enter(unit)
+                turn()
+            finally:
+                # Before the call, whose first instruction the exception may hit: nothing is injected after this store.
+                self._turn = 0
+                self.exit()
+        except TurnTooLong:
+            self.exit()  # again, in case the exception landed on the way into or out of the first
+        if self._report is not None:
+            outside.restore()
+        return self._report
+
+    def bind(self) -> None:
+        """Watch the calling thread from now on. Call it between turns."""
+        self._thread_id = threading.get_ident()
+        self._loop = _get_running_loop()  # None without a loop, which is no error here
+
+    def enter(self, unit: str) -> None:
+        """Announce a turn of `unit`. Call it inside the `try` whose `finally` calls `exit`."""
+        if self._thread is None and not self._closed:
+            self._start()  # before the turn counts: what a start locks must not be interrupted
+        self._unit = unit
+        self._report = None
+        self._began_s = monotonic()
+        self._turns = self._turn = self._turns + 1
+        if self.parked:
+            self.parked = False
+            self._ring()
+
+    def exit(self) -> StuckTurn | None:
+        """End the turn, absorb an interruption under way, and return the report if there was one.
+
+        It may be called again, with the same answer until the next `enter`: a handler of `TurnTooLong` should, because
+        the exception can land in the first instruction of this call.
+        """
+        while True:
+            try:
+                self._turn = 0
+                if (
+                    self._aiming or self.fired
+                ):  # in this order: once it does not aim, `fired` says what it did
+                    self._absorb()
+                return self._report
+            except (
+                TurnTooLong
+            ):  # landed in these lines; the turn has ended, so there is no other one
+                continue
+
+    def close(self) -> None:
+        """Stop the thread. Turns that follow are not watched."""
+        self._closed = True
+        self.parked = False  # so that `enter` does not ring
+        self._ring()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def landed(self) -> Iterator[int]:
+        """The exception has arrived in the turn. Consuming what this returns interrupts the turn again, if it must be.
+
+        The loop that the code runs on goes no further. The first exception is one that the code may clean up after;
+        once it has swallowed that and gone on for another limit, there is always a next one.
+        """
+        self._landings += 1
+        self._unheard = 0
+        loop = current_loop()
+        if loop is not None:
+            loop.abandon()
+        turn = Watchdog.run.__code__
+        frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
+        stubborn = self._turn != 0 and self._landings > 1 and may_insist(frame, turn)
+        if stubborn and self._handlers.begin(frame, turn):
+            stubborn = (
+                False  # not both: the next one would land in the callback, on our own handler's way
+            )
+        return map(_set_async_exc, [self._thread_id] if stubborn else (), [id(TurnTooLong)])
+
+    def _absorb(self) -> None:
+        """Nothing is injected any more when this returns. It may be interrupted, and begun again."""
+        while (
+            self._aiming
+        ):  # for a few instructions of the other thread: no lock that could be left held
+            pass
+        _set_async_exc(self._thread_id, None)
+        self._handlers.end()
+        _interrupting.pop(self._thread_id, None)
+        self.fired = False
+        if self._report is not None:
+            self._report.elapsed_ms = self._elapsed_ms()
+
+    def _start(self) -> None:
+        if not self._thread_id:
+            self.bind()
+        thread = threading.Thread(target=self._watch, name="perdure-watchdog", daemon=True)
+        thread.start()
+        self._thread = thread  # once it runs: one that could not be started cannot be joined either
+
+    def _ring(self) -> None:
+        try:
+            self._wake.release()
+        except RuntimeError:  # it was rung already
+            return
+
+    def _watch(self) -> None:
+        seen = turns = quiet = 0
+        due_s = 0.0
+        while True:
+            if self._wake.acquire(timeout=-1 if self.parked else self._tick_s):
+                quiet = 0
+            if self._closed:
+                return
+            if self.parked:
+                continue
+            self.ticks += 1
+            turn = self._turn
+            if not turn:
+                quiet = quiet + 1 if turns == self._turns else 0
+                turns = self._turns
+                if quiet > QUIET_TICKS:
+                    self._park()
+                continue
+            if turn != seen:
+                seen, due_s = turn, self._began_s + self._limit_s
+                self._landings = self._unheard = 0
+            if monotonic() >= due_s:
+                due_s = self._at_limit(turn)
+
+    def _at_limit(self, turn: int) -> float:
+        """Interrupt the turn; returns when to look at it again."""
+        if _is_debugged(sys._current_frames().get(self._thread_id)):  # pyright: ignore[reportPrivateUsage]
+            return _NEVER_S
+        self._interrupt(turn)
+        if self._unheard == 2 or (self._unheard and self._unheard % COMPLAINT_EVERY == 0):
+            self._complain()
+        return monotonic() + self._limit_s
+
+    def _complain(self) -> None:
+        """The turn did not react to the exception: it is in a call that waits, and the loop thread cannot say so
+        itself.
+        """
+        stack = self._stack()
+        logger.critical(
+            "the turn of %r runs since %d ms and cannot be interrupted, at %s: it blocks in a call that waits for "
+            "another thread. All instances of this node wait. End the process, mend the workflow (blocking calls "
+            "belong into activities) and start it again",
+            self._unit,
+            self._elapsed_ms(),
+            stack[-1] if stack else "an unknown line",
+            extra={"instance": self._unit},
+        )
+
+    def _park(self) -> None:
+        self.parked = True
+        if self._turn:  # it began before it could see that we parked, so nobody will wake us
+            self.parked = False
+
+    def _interrupt(self, turn: int) -> None:
+        unit, stack = self._unit, self._stack()
+        self._aiming = True
+        try:
+            if self._turn != turn:
+                return
+            self.fired = True
+            if (
+                self._report is None
+            ):  # the first place is the one to report; later ones are handlers that swallowed
+                self._report = StuckTurn(unit, self._elapsed_ms(), stack)
+            self._unheard += 1
+            _interrupting[self._thread_id] = self
+            _set_async_exc(self._thread_id, id(TurnTooLong))
+        finally:
+            self._aiming = False  # whatever happens: the loop thread waits for it
+
+    def _elapsed_ms(self) -> int:
+        return round((monotonic() - self._began_s) * 1000)
+
+    def _stack(self) -> list[str]:
+        frame = sys._current_frames().get(self._thread_id)  # pyright: ignore[reportPrivateUsage]
+        lines: list[str] = []
+        while frame is not None and len(lines) < STACK_FRAMES:
+            lines.append(f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_qualname}")
+            frame = frame.f_back
+        return lines[::-1]
+
+
+def _is_debugged(frame: FrameType | None) -> bool:
+    """Whether somebody looks at this thread in a debugger: at a prompt, or between two steps."""
+    if (
+        sys.version_info >= (3, 12)
+        and sys.monitoring.get_tool(sys.monitoring.DEBUGGER_ID) is not None
+    ):
+        return True
+    while (
+        frame is not None and frame.f_code is not Watchdog.run.__code__
+    ):  # further out it may have left its traces
+        tracer = getattr(frame.f_trace, "__self__", None)
+        modules = (frame.f_globals.get("__name__"), type(tracer).__module__)
+        if any(str(module).partition(".")[0] in _DEBUGGERS for module in modules):
+            return True
+        frame = frame.f_back
+    return False

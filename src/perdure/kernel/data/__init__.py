@@ -1,0 +1,1 @@
+"""Data: what commits, journals and messages are made of."""

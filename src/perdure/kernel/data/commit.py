@@ -1,0 +1,512 @@
+"""A Commit: everything that one turn makes true, as plain data.
+
+A Commit comes from the owner of a unit. It is fenced twice: by the epoch of the unit's scope and by the version of
+the unit's row. Applying it is a pure function of stored rows and the Commit: all times come from `at`, ids from its
+own fields. In a SQL store it is one transaction, in Raft it is the log entry. `verdict` is the whole rule of
+acceptance; stores that cannot run Python inside their transaction are tested against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from perdure.errors import Failure
+from perdure.kernel.data.message import Message
+
+Status = Literal["pending", "running", "suspended", "completed", "failed", "cancelled"]
+
+
+class SqlRefused(msgspec.Struct, array_like=True, frozen=True):
+    """The verdict on a commit with a statement of the program that the store cannot run.
+
+    `statement` is its number in `Commit.sql`, from 0. Nothing of the commit was written.
+    """
+
+    statement: int
+    why: str
+
+
+Verdict = Literal["applied", "fenced", "stale", "invalid"] | SqlRefused
+
+CLOSED: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
+"""Statuses that never change again."""
+
+WAKE_NOW = 0
+"""`wake_at` of a unit that must be loaded at once: it has open local work."""
+
+
+class Fence(msgspec.Struct, array_like=True, frozen=True):
+    """The right to write: a scope, the epoch in which it was claimed, and the node incarnation that claimed it."""
+
+    scope: str
+    epoch: int
+    incarnation: str
+
+
+class UnitRow(msgspec.Struct, array_like=True, gc=False):
+    """The row of a unit. `version` orders its commits; `type_version` is the definition's semantic version."""
+
+    id: str
+    scope: str
+    kind: str
+    type: str
+    type_version: str
+    run: bytes
+    execution: int = 1
+    format: int = 1
+    flags: int = 0
+    status: Status = "pending"
+    reason: str | None = None
+    wake_at: int | None = None
+    paused: bool = False
+    input_digest: str = ""
+    parent: bytes | None = None
+    parent_unit: str | None = None
+    custom_status: bytes | None = None
+    custom_status_version: int = 0
+    attributes: bytes | None = None
+    result: bytes | None = None
+    failure: Failure | None = None
+    suspect: int = 0
+    journal_events: int = 0
+    journal_bytes: int = 0
+    created_at: int = 0
+    started_at: int = 0
+    updated_at: int = 0
+    closed_at: int | None = None
+
+    # ------------------------------------------------------------ how the state changes
+
+    def follow_on(self, before: UnitRow) -> None:
+        """A new run takes the id of another one. What people see as one sequence goes on."""
+        self.scope = before.scope
+        self.execution = before.execution + 1
+        self.custom_status_version = before.custom_status_version
+
+    def delay(self, until: int) -> None:
+        """Begin at this time (ms)."""
+        self.wake_at = until
+
+    def begin(self, type_version: str, at: int) -> None:
+        """The code begins, in this version of its definition."""
+        self.type_version = type_version
+        self.started_at = at
+
+    def next_execution(self, type_version: str, size: int) -> None:
+        """The code has continued as new. Its new journal has one event of `size` bytes."""
+        self.execution += 1
+        self.type_version = type_version
+        self.journal_events = 1
+        self.journal_bytes = size
+
+    def grow(self, events: int, size: int) -> None:
+        """The journal has that many more events and bytes."""
+        self.journal_events += events
+        self.journal_bytes += size
+
+    def pause(self) -> None:
+        """Deliver nothing from now on."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """Deliver again."""
+        self.paused = False
+
+    def become(
+        self, status: Status, reason: str | None, wake_at: int | None, failure: Failure | None
+    ) -> bool:
+        """Take the state that the unit is in. True: people see another state than before.
+
+        The reason of a running unit says what it waits for. It changes with each turn, so it is
+        stored along with the next commit and needs none of its own.
+        """
+        seen_before = (self.status, self.reason if self.status == "suspended" else None)
+        self.status = status
+        self.reason = reason
+        self.wake_at = wake_at
+        self.failure = failure
+        return seen_before != (status, reason if status == "suspended" else None)
+
+    def close(self, status: Status, at: int, result: bytes | None, failure: Failure | None) -> None:
+        """The unit has ended."""
+        self.status = status
+        self.result = result
+        self.failure = failure
+        self.reason = self.wake_at = None
+        self.paused = False
+        self.closed_at = at
+
+    def orphan(self) -> None:
+        """The parent is not told of the end."""
+        self.parent = None
+
+    def suspect_of(self, crashes: int) -> None:
+        """Note how many crashes the unit may have caused."""
+        self.suspect = crashes
+
+    def show_status(self, status: bytes | None) -> None:
+        """Take the custom status that the code has set."""
+        self.custom_status = status
+        self.custom_status_version += 1
+
+    def tag(self, attributes: bytes | None) -> None:
+        """Take the search attributes that the code has set."""
+        self.attributes = attributes
+
+    def snapshot(self, at: int) -> UnitRow:
+        """A copy for a commit of this time (ms). The unit goes on with the original."""
+        self.updated_at = at
+        return msgspec.structs.replace(self)
+
+
+OWN_RUN = b""
+"""The unit's own run, whose counters and result stand in the unit's row. Its id is `UnitRow.run`."""
+
+
+class JournalChunk(msgspec.Struct, array_like=True, gc=False):
+    """Events of one turn: `first` is the index of the first one in its execution (from 1).
+
+    `run` says whose they are. A workflow has only its own run. An entity has a run for each call of
+    a method that lasts, and each has a `RunRow`.
+    """
+
+    execution: int
+    first: int
+    count: int
+    events: bytes
+    run: bytes = OWN_RUN
+
+
+class RunRow(msgspec.Struct, array_like=True, gc=False):
+    """A run of a unit that has several at a time, beside the unit's own.
+
+    `type` names what runs, such as the method of an entity. `first_seq` is the number of the first
+    command of its current execution. `parent` is the caller that waits for the result. The counters
+    are those of the current execution's journal.
+    """
+
+    run: bytes
+    type: str
+    execution: int = 1
+    first_seq: int = 1
+    status: Status = "running"
+    journal_events: int = 0
+    journal_bytes: int = 0
+    parent: bytes | None = None
+    result: bytes | None = None
+    failure: Failure | None = None
+    started_at: int = 0
+    closed_at: int | None = None
+
+
+class StatePart(msgspec.Struct, array_like=True, gc=False):
+    """A part of a unit's state, such as the fields of one trait. None for `data` removes the part.
+
+    `version` is that of the schema by which `data` was written, so that newer code can convert it.
+    """
+
+    part: str
+    data: bytes | None
+    version: int = 1
+
+
+class ExecutionRow(msgspec.Struct, array_like=True, gc=False):
+    """An execution that ended because the code continued as new."""
+
+    execution: int
+    type_version: str
+    started_at: int
+    closed_at: int
+    journal_events: int
+    run: bytes = OWN_RUN
+
+
+class KvEntry(msgspec.Struct, array_like=True, gc=False):
+    """A key of the KV store: its value now (None: deleted), and its value when execution `execution` began.
+
+    Replay reads the value as it was at the start of the execution, so the first change in an execution keeps the old
+    one as `base`. `updated_at` is when the value was written (ms), `base_at` the same of the base. An entry with
+    neither value nor base does not exist: a store removes its row.
+    """
+
+    key: str
+    value: bytes | None
+    base: bytes | None = None
+    execution: int = 0
+    updated_at: int = 0
+    base_at: int = 0
+
+
+class Answer(msgspec.Struct, array_like=True, gc=False):
+    """What a consumed client message was answered, so that a retry gets the same.
+
+    It is kept until `expires_at`, and at most for the store's `dedupe_ms`. `data` is the encoded
+    result of a call, `failure` the error in which it ended.
+    """
+
+    message: bytes
+    outcome: str
+    expires_at: int
+    data: bytes | None = None
+    failure: Failure | None = None
+
+
+class Task(msgspec.Struct, array_like=True, gc=False):
+    """One attempt of an activity for a pool of workers. A missing row means cancelled or lost."""
+
+    unit: str
+    run: bytes
+    execution: int
+    seq: int
+    attempt: int
+    scope: str
+    queue: str
+    name: str
+    input: bytes
+    visible_at: int = 0
+    worker: str | None = None
+    token: bytes | None = None
+    expires_at: int | None = None
+    details: bytes | None = None
+    tag: str | None = None
+    """Only workers that say this tag may take the task. None: every worker."""
+
+
+TaskKey = tuple[bytes, int, int, int]
+"""A task of a unit: run, execution, number of the command, attempt."""
+
+
+class Statement(msgspec.Struct, array_like=True, gc=False):
+    """A statement of the program in SQL. It sees the program's own tables only.
+
+    `values` are its parameters: None, numbers, text and bytes. The type does not say so, because
+    msgspec cannot tell text from bytes in a union.
+    """
+
+    sql: str
+    values: Sequence[Any] = ()
+
+
+class Commit(msgspec.Struct, array_like=True, gc=False):
+    """What one turn of one unit makes true. `expect` is the version of the row before (0: there must be none).
+
+    Most commits have nothing in most of the fields. That is an empty tuple: a list each, in all the
+    commits that are on their way, is what the garbage collector would look at most.
+    """
+
+    id: bytes
+    fence: Fence
+    at: int
+    unit: str
+    expect: int
+    row: UnitRow
+    journal: Sequence[JournalChunk] = ()
+    ended: Sequence[ExecutionRow] = ()
+    kv: Sequence[KvEntry] = ()
+    consume: Sequence[bytes] = ()
+    answers: Sequence[Answer] = ()
+    post: Sequence[Message] = ()
+    tasks_added: Sequence[Task] = ()
+    tasks_dropped: Sequence[TaskKey] = ()
+    prune: Sequence[int] = ()
+    delete: int | None = None
+    """Set: the unit and all it owns is removed. A tombstone stays until this time (ms; 0: none), and at most for the
+    store's `dedupe_ms` after the unit's creation."""
+    runs: Sequence[RunRow] = ()
+    """Runs as they are now. A run that is not named stays as it is."""
+    runs_dropped: Sequence[bytes] = ()
+    """Runs that go, each with its journal, its ended executions and its tasks."""
+    state: Sequence[StatePart] = ()
+    sql: Sequence[Statement] = ()
+    """What the store runs in the same transaction, in this order. It needs the capability `sql`."""
+    home: str | None = None
+    """The scope of the unit's messages while the unit does not exist. None: that of the fence."""
+
+
+class Stored(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What a verdict needs to know of the stored unit.
+
+    `commit` is the id of the commit that made this version. A unit that does not exist has version
+    0 and no scope: its first commit says where it belongs. It has no commit either, unless its
+    deletion is still remembered. `run`, `execution` and `journal_events` are those of its row.
+    """
+
+    version: int
+    commit: bytes | None
+    scope: str | None = None
+    run: bytes | None = None
+    execution: int = 0
+    journal_events: int = 0
+
+
+class Owned(msgspec.Struct, frozen=True):
+    """What `flaw_of` needs to know of the rows that a stored unit owns.
+
+    `runs` are its runs beside its own, each with its current execution and the events of that.
+    `ended` are executions that ended, by run and number.
+    """
+
+    runs: Mapping[bytes, tuple[int, int]] = {}
+    ended: Collection[tuple[bytes, int]] = ()
+    tasks: Collection[TaskKey] = ()
+
+
+NOTHING_OWNED = Owned()
+
+
+def verdict(commit: Commit, stored: Stored, epoch: int, incarnation: str | None) -> Verdict:
+    """Decide a commit from the stored unit, and the stored epoch and owner of the scope that the commit's fence names.
+
+    A commit that is already in the row is `applied`, even by an owner that was fenced since: it did happen. Only the
+    owner of the scope in which the unit *is* may write it; the commit's row may move it to another one.
+    """
+    if stored.commit == commit.id:
+        return "applied"
+    fence = commit.fence
+    scope = stored.scope
+    if scope is None:
+        scope = fence.scope if commit.home is None else commit.home
+    if fence.epoch != epoch or fence.incarnation != incarnation or fence.scope != scope:
+        return "fenced"
+    if stored.version != commit.expect:
+        return "stale"
+    return "applied"
+
+
+# ---------------------------------------------------------------- flaws
+
+
+def needs_owned(commit: Commit) -> bool:
+    """Whether `flaw_of` looks at what the unit owns. Most commits need no such reading."""
+    return bool(commit.runs or commit.runs_dropped or commit.ended or commit.tasks_added)
+
+
+def flaw_of(commit: Commit, stored: Stored, owned: Owned = NOTHING_OWNED) -> str | None:
+    """Say what makes a commit that the verdict accepts impossible, or None: it can be written.
+
+    A flaw is a defect of the commit's author, so the verdict is `invalid`. Every store asks this
+    function and nothing else. A constraint of a database may never be what finds out.
+    """
+    row = commit.row
+    if row.id != commit.unit:
+        return f"its row has the id {row.id!r}"
+    for message in commit.post:
+        if not message.scope:
+            return f"its message to {message.to!r} names no scope"
+    if commit.delete is not None:
+        return None  # what else it says is not written
+    is_same_run = stored.run == row.run
+    if not is_same_run:
+        owned = NOTHING_OWNED  # the new run replaces all that the old one owned
+    own = commit.journal
+    has_others = bool(commit.runs or commit.runs_dropped)
+    for chunk in own:
+        if chunk.run:  # not that of the unit
+            has_others = True
+    if has_others:  # so that the commit of a workflow is not filtered
+        flaw = _flaw_of_runs(commit, owned)
+        if flaw is not None:
+            return flaw
+        own = [chunk for chunk in own if chunk.run == OWN_RUN]
+    if not (is_same_run and _is_next_turn(row, own, stored)):
+        before = (stored.execution, stored.journal_events) if is_same_run else (0, 0)
+        flaw = _flaw_of_journal(own, before, (row.execution, row.journal_events))
+        if flaw is not None:
+            return flaw
+    if commit.ended or commit.tasks_added or commit.state:
+        return _flaw_of_parts(commit, owned)
+    return None
+
+
+def _is_next_turn(row: UnitRow, chunks: Sequence[JournalChunk], stored: Stored) -> bool:
+    """Whether this is the usual journal of a turn, one chunk behind all others. It costs a third to see that first."""
+    if len(chunks) != 1 or row.execution != stored.execution:
+        return False
+    chunk, before = chunks[0], stored.journal_events
+    is_behind = chunk.execution == row.execution and chunk.first == before + 1 and chunk.count > 0
+    return is_behind and row.journal_events == before + chunk.count
+
+
+def _flaw_of_journal(
+    chunks: Sequence[JournalChunk], before: tuple[int, int], after: tuple[int, int]
+) -> str | None:
+    """Compare chunks of one run with the execution and the number of its events, before and after."""
+    execution, events = before
+    for chunk in chunks:
+        if chunk.execution > execution:
+            execution, events = chunk.execution, 0
+        if chunk.execution < execution:
+            return f"it writes to the execution {chunk.execution}, which has ended"
+        if chunk.first != events + 1 or chunk.count < 1:
+            return (
+                f"its journal goes on with {chunk.count} events from {chunk.first} on in the "
+                f"execution {execution}, which has {events} events"
+            )
+        events += chunk.count
+    if after[0] > execution:
+        execution, events = after[0], 0
+    if after != (execution, events):
+        return (
+            f"it says that the execution {after[0]} has {after[1]} events, and the journal has "
+            f"{events} in the execution {execution}"
+        )
+    return None
+
+
+def _flaw_of_runs(commit: Commit, owned: Owned) -> str | None:
+    """Compare the runs beside the unit's own with what is stored of them."""
+    chunks: dict[bytes, list[JournalChunk]] = {run.run: [] for run in commit.runs}
+    if len(chunks) != len(commit.runs):
+        return "it has two rows for one run"
+    dropped = set(commit.runs_dropped)
+    for name in (*chunks, *dropped):
+        if name in (OWN_RUN, commit.row.run):
+            return "it treats the unit's own run as one of the others"
+        if name in chunks and name in dropped:
+            return f"it drops the run {name.hex()} and writes it"
+    for chunk in commit.journal:
+        if chunk.run == OWN_RUN:
+            continue
+        if chunk.run not in chunks:
+            return f"it has events of the run {chunk.run.hex()} and no row of it"
+        chunks[chunk.run].append(chunk)
+    for run in commit.runs:
+        before = owned.runs.get(run.run, (0, 0))
+        flaw = _flaw_of_journal(chunks[run.run], before, (run.execution, run.journal_events))
+        if flaw is not None:
+            return f"of the run {run.run.hex()}: {flaw}"
+    return None
+
+
+def _flaw_of_parts(commit: Commit, owned: Owned) -> str | None:
+    """Look for rows that would stand twice."""
+    dropped_runs = set(commit.runs_dropped)
+    ended = [(row.run, row.execution) for row in commit.ended]
+    if len(set(ended)) != len(ended) or any(
+        key in owned.ended and key[0] not in dropped_runs for key in ended
+    ):
+        return "it ends an execution that has ended"
+    added: list[TaskKey] = []
+    for task in commit.tasks_added:
+        if task.unit != commit.unit:
+            return f"it adds a task of {task.unit!r}"
+        added.append((task.run, task.execution, task.seq, task.attempt))
+    gone = set(commit.tasks_dropped)
+    if len(set(added)) != len(added) or any(
+        key in owned.tasks and key not in gone and key[0] not in dropped_runs for key in added
+    ):
+        return "it adds a task that is there"
+    parts = [state.part for state in commit.state]
+    if len(set(parts)) != len(parts):
+        return "it has two values for one part of the state"
+    return None
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Commit)
+
+encode_commit = _encoder.encode
+decode_commit = _decoder.decode

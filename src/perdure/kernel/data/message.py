@@ -1,0 +1,191 @@
+"""Messages: what anybody may ask of a unit.
+
+A message is plain data with a 128-bit id; a second message with the same id is the same message. A *Post* puts
+messages into inboxes; a message that reaches the owner in memory becomes durable with the turn that consumes it.
+Control messages (`Cancel`, `Terminate`, `Pause`, `Resume`, `Retry`, `Delete`, `Prune`) are a lane of their own that is
+seen first, also while the unit is paused.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from perdure.errors import Failure
+from perdure.kernel.data.events import Parent
+
+
+class Body(msgspec.Struct, array_like=True, gc=False):
+    """What a message says."""
+
+
+class Start(Body, tag=1):
+    """Begin an instance. The message's id becomes the run id."""
+
+    workflow: str
+    version: str | None
+    input: bytes
+    parent: Parent | None = None
+    if_exists: str = "join"
+    attributes: bytes | None = None
+    detached_from: str | None = None
+
+
+class Send(Body, tag=2):
+    """Put a value into one of the unit's channels (first in, first out)."""
+
+    channel: str
+    value: bytes
+
+
+class Raise(Body, tag=3):
+    """A positional event: the n-th active wait for the name takes the n-th one; with nobody waiting it is only
+    recorded.
+    """
+
+    name: str
+    value: bytes
+
+
+class Cancel(Body, tag=4):
+    """Ask the unit to stop; its code may clean up."""
+
+    reason: str = ""
+    run: bytes | None = None
+
+
+class Terminate(Body, tag=5):
+    """End the unit at once."""
+
+    reason: str = ""
+    run: bytes | None = None
+
+
+class Pause(Body, tag=6):
+    """Stop delivering to the unit."""
+
+    reason: str = ""
+
+
+class Resume(Body, tag=7):
+    """Go on delivering."""
+
+
+class Retry(Body, tag=8):
+    """Try again a unit that was set aside."""
+
+
+class ActivityDone(Body, tag=9):
+    """An attempt of an activity ended."""
+
+    run: bytes
+    execution: int
+    seq: int
+    attempt: int
+    result: bytes | None = None
+    failure: Failure | None = None
+    details: bytes | None = None
+
+
+class StepDone(Body, tag=10):
+    """A checkpoint's function ended."""
+
+    run: bytes
+    execution: int
+    seq: int
+    value: bytes | None = None
+    failure: Failure | None = None
+
+
+class Reply(Body, tag=11):
+    """A called instance ended."""
+
+    run: bytes
+    execution: int
+    seq: int
+    result: bytes | None = None
+    failure: Failure | None = None
+
+
+class Delete(Body, tag=12):
+    """Remove the unit and all it owns; also when it has ended. `tell_parent=False`: the parent is deleted, too."""
+
+    force: bool = False
+    forget: bool = False
+    cascade: bool = True
+    reason: str = ""
+    tell_parent: bool = True
+
+
+class Prune(Body, tag=13):
+    """Remove executions that continue-as-new ended; also when the unit has ended."""
+
+    executions: list[int] = []
+
+
+class Unreadable(Body, tag=255):
+    """A body that this release cannot decode: a newer one wrote it, or the file is damaged. Its row stays as it is."""
+
+    data: bytes
+    why: str
+
+
+AnyBody = (
+    Start
+    | Send
+    | Raise
+    | Cancel
+    | Terminate
+    | Pause
+    | Resume
+    | Retry
+    | ActivityDone
+    | StepDone
+    | Reply
+    | Delete
+    | Prune
+    | Unreadable
+)
+
+CONTROL: frozenset[type] = frozenset({Cancel, Terminate, Pause, Resume, Retry, Delete, Prune})
+"""Bodies of the control lane."""
+
+ADMIN = (Delete, Prune)
+"""Bodies that a closed unit takes as well."""
+
+
+class Message(msgspec.Struct, array_like=True, gc=False):
+    """A message and its envelope. `at` is when it was posted, `visible_at` when it may be seen (both store time,
+    ms).
+
+    `previous` is the message that the sender sent to the same unit before. `scope` is the scope in
+    which the message waits while its unit does not exist. The sender says it, because a store cannot
+    know the group of an id. `token` is that of the lease whose result this is, and is not stored.
+    """
+
+    id: bytes
+    to: str
+    body: AnyBody
+    at: int
+    visible_at: int = 0
+    sender: str | None = None
+    previous: bytes | None = None
+    scope: str = ""
+    token: bytes | None = None
+
+    def wait_in(self, scope: str) -> None:
+        """Wait in this scope for a unit that does not exist."""
+        self.scope = scope
+
+
+_body_encoder = msgspec.msgpack.Encoder()
+_body_decoder: msgspec.msgpack.Decoder[AnyBody] = msgspec.msgpack.Decoder(AnyBody)
+
+encode_body = _body_encoder.encode
+
+
+def decode_body(data: bytes) -> AnyBody:
+    """What stands in an inbox. One letter that cannot be read must not keep other units out of memory."""
+    try:
+        return _body_decoder.decode(data)
+    except (msgspec.MsgspecError, ValueError) as error:
+        return Unreadable(data, str(error))

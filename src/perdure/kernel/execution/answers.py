@@ -1,0 +1,76 @@
+"""Answers: which event a message is for a run that goes on.
+
+A message that comes too late is no event. Its call has its answer, or was cancelled, or belongs to
+another execution, or to an earlier run of the same id.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from perdure.kernel.data import events as ev
+from perdure.kernel.data import message as msg
+from perdure.kernel.loop.call import ActivityCall, Call, ChildCall, StepCall
+
+if TYPE_CHECKING:
+    from perdure.errors import Failure
+    from perdure.kernel.execution.execution import Run
+
+C = TypeVar("C", bound=Call)
+
+
+def event_of(run: Run, body: msg.Body, now: int) -> ev.Event | None:
+    """The event to deliver at `now` (ms). None: the message comes too late."""
+    if isinstance(body, msg.ActivityDone):
+        return _attempt(run, body, now)
+    if isinstance(body, msg.Reply):
+        if _pending(run, body, ChildCall) is None:
+            return None
+        return ev.Replied(body.seq, now, body.result, body.failure)
+    if isinstance(body, msg.StepDone):
+        step = _pending(run, body, StepCall)
+        if step is None:
+            return None
+        return ev.StepRecorded(body.seq, now, step.name, step.occurrence, body.value, body.failure)
+    if isinstance(body, msg.Raise):
+        # With no wait the event is only recorded.
+        seq = run.waits.first.get("!" + body.name, 0)
+        return ev.EventRaised(seq, now, body.name, body.value)
+    raise AssertionError(body)
+
+
+def _attempt(run: Run, body: msg.ActivityDone, now: int) -> ev.Event | None:
+    """The end of an attempt of an activity: its answer, or the wait for another attempt."""
+    call = _pending(run, body, ActivityCall)
+    if call is None or body.attempt != call.attempt:
+        return None
+    failure = body.failure
+    if failure is None:
+        return ev.ActivityCompleted(body.seq, now, body.result or b"", call.attempt)
+    retry_at = _retry_at(call, failure, now)
+    if retry_at is None:
+        return ev.ActivityFailed(body.seq, now, failure, call.attempt)
+    return ev.AttemptFailed(body.seq, now, call.attempt, failure, retry_at, body.details)
+
+
+def _retry_at(call: ActivityCall, failure: Failure, now: int) -> int | None:
+    """When the next attempt may begin. None: there is none."""
+    policy = call.options.retry
+    if not policy.wants(failure, call.attempt):
+        return None
+    retry_at = now + policy.delay_ms(call.attempt)
+    total_ms = call.options.total_timeout_ms
+    if total_ms is not None and retry_at >= call.scheduled_at + total_ms:
+        return None
+    return retry_at
+
+
+def _pending(
+    run: Run, body: msg.ActivityDone | msg.StepDone | msg.Reply, kind: type[C]
+) -> C | None:
+    """The call that an answer belongs to, if run, execution and command all match."""
+    started = run.started
+    if body.run != started.run or body.execution != started.execution:
+        return None
+    call = run.pending.get(body.seq)
+    return call if isinstance(call, kind) else None

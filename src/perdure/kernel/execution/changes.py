@@ -1,0 +1,106 @@
+"""Commands that change what a run remembers: values, KV entries, status, search attributes, patches."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from perdure.kernel.data import events as ev
+from perdure.kernel.data.attributes import check_attributes, merged
+from perdure.kernel.execution.variables import check_status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from perdure.kernel.execution.execution import Run
+
+
+def record_value(run: Run, name: str, data: bytes, check: Callable[[], None]) -> bytes:
+    """Store a value under a name. The value that counts is returned: in replay the recorded one.
+
+    Raises:
+        UsageError: `check` refuses it, or it is too large.
+    """
+
+    def check_all() -> None:
+        check()
+        run.check_size(data, f"the value {name!r}")
+
+    occurrence = run.variables.next_occurrence(name)
+    recorded, _ = run.command(ev.ValueRecorded(name, occurrence, data), check_all)
+    return recorded.value
+
+
+def set_kv(run: Run, key: str, value: bytes) -> None:
+    """Write a key.
+
+    Raises:
+        UsageError: the key or the value cannot be stored, or would cross a limit.
+    """
+
+    def check() -> None:
+        run.variables.check(key, value, run.limits)
+        run.check_size(value, f"the KV value {key!r}")
+
+    _, new = run.command(ev.KvSet(key, value), check)
+    _set(run, key, value, new)
+
+
+def delete_kv(run: Run, key: str) -> None:
+    """Delete a key."""
+    _, new = run.command(ev.KvDeleted(key))
+    _set(run, key, None, new)
+
+
+def clear_kv(run: Run) -> None:
+    """Delete all keys."""
+    _, new = run.command(ev.KvCleared())
+    for key in list(run.variables):
+        _set(run, key, None, new)
+
+
+def _set(run: Run, key: str, value: bytes | None, new: bool) -> None:
+    run.variables.set(key, value, run.started.execution, run.loop.now_ms, changed=new)
+
+
+def set_status(run: Run, value: bytes | None) -> None:
+    """Set the custom status, or clear it (None).
+
+    Raises:
+        LimitExceeded, PayloadTooLarge: it is too large.
+    """
+
+    def check() -> None:
+        if value is not None:
+            check_status(value, run.limits)
+            run.check_size(value, "the custom status")
+
+    recorded, new = run.command(ev.StatusSet(value), check)
+    run.variables.set_status(recorded.value, changed=new)
+
+
+def set_attributes(run: Run, changes: bytes) -> None:
+    """Set search attributes, or remove them (None).
+
+    Raises:
+        LimitExceeded, PayloadTooLarge: there are too many, or they are too large.
+    """
+
+    def check() -> None:
+        check_attributes(merged(run.variables.attributes, changes), run.limits)
+        run.check_size(changes, "the search attributes")
+
+    recorded, new = run.command(ev.AttributesSet(changes), check)
+    run.variables.set_attributes(recorded.values, changed=new)
+
+
+def patched(run: Run, patch: str) -> bool:
+    """Whether to take the new side of a change."""
+    known = run.variables.patches.get(patch)
+    if known is None:
+        journal = run.journal or ()
+        marked = any(isinstance(e, ev.PatchMarked) and e.id == patch for e in journal)
+        known = marked or not run.replaying
+        run.variables.patches[patch] = known
+        if known:
+            run.command(ev.PatchMarked(patch))
+    return known

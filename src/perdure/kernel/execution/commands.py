@@ -1,0 +1,157 @@
+"""Commands that workflow code gives: activities, children, messages to others, waits, checkpoints.
+
+Each is recorded, or found in the journal, before anything comes of it. Commands that change what the
+run remembers are in `changes`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from perdure.kernel.data import events as ev
+from perdure.kernel.data.placement import child_id, derived_id
+from perdure.kernel.loop.call import ActivityCall, ChildCall, StepCall, WaitCall, make
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from perdure.codec import Signature
+    from perdure.kernel.data.definition import (
+        ActivityDefinition,
+        ActivityOptions,
+        WorkflowDefinition,
+    )
+    from perdure.kernel.execution.execution import Run
+    from perdure.kernel.loop.call import Reader
+
+# ---------------------------------------------------------------- work of this node
+
+
+def schedule_activity(
+    run: Run, definition: ActivityDefinition, options: ActivityOptions, data: bytes
+) -> ActivityCall:
+    """Call an activity with encoded arguments.
+
+    Raises:
+        PayloadError: they do not fit its signature, or are too large.
+    """
+    seq = run.seq + 1
+    event = ev.ActivityScheduled(seq, definition.name, data, options.queue, options.session)
+    _, new = run.give(event, partial(_check, run, definition.signature, data))
+    call = make(ActivityCall, run.loop, seq)
+    call.ask(definition, options, data, run.loop.now_ms)
+    run.open(call, new=new)
+    return call
+
+
+def start_step(
+    run: Run,
+    name: str,
+    fn: Callable[[], Awaitable[Any] | Any],
+    encode: Callable[[Any], bytes],
+    codec: Reader,
+) -> StepCall:
+    """Run a function in this process once and record its outcome."""
+    occurrence = run.variables.next_occurrence(name)
+    seq = run.seq + 1
+    _, new = run.give(ev.StepStarted(seq, name, occurrence))
+    call = make(StepCall, run.loop, seq)
+    call.ask(name, occurrence, fn, encode, codec)
+    run.open(call, new=new)
+    return call
+
+
+def _check(run: Run, signature: Signature, data: bytes) -> None:
+    signature.check(data)
+    run.check_size(data, f"the input of {signature.what}")
+
+
+# ---------------------------------------------------------------- other instances
+
+
+def start_child(
+    run: Run,
+    definition: WorkflowDefinition,
+    version: str | None,
+    data: bytes,
+    target: str | None,
+    parent_close: ev.ParentClose,
+) -> ChildCall:
+    """Call another instance and await its reply.
+
+    Raises:
+        PayloadError: the arguments do not fit, or are too large.
+    """
+    seq = run.seq + 1
+    if target is None:
+        target = _child_id(run, seq)
+    event = ev.CallStarted(seq, target, definition.name, version, data, False, parent_close)
+    _, new = run.give(event, partial(_check, run, definition.signature, data))
+    call = make(ChildCall, run.loop, seq)
+    started = run.started
+    child_run = derived_id(started.run, started.execution, seq, b"child")
+    call.ask(event, child_run, definition.signature.result)
+    run.open(call, new=new)
+    return call
+
+
+def _child_id(run: Run, seq: int) -> str:
+    started = run.started
+    if started.flags & ev.RUN_IN_CHILD_IDS:
+        return child_id(run.unit, started.run, started.execution, seq)
+    return f"{run.unit}/{started.execution}.{seq}"  # begun by an older release
+
+
+def start_detached(
+    run: Run,
+    workflow: str,
+    version: str | None,
+    data: bytes,
+    target: str | None,
+    check: Callable[[], None],
+) -> str:
+    """Start an instance that has no parent, and give its id.
+
+    It is started even if this run ends in the same turn.
+    """
+    seq = run.seq + 1
+    if target is None:
+        target = _child_id(run, seq)
+    event = ev.CallStarted(seq, target, workflow, version, data, True, "abandon")
+    run.send(*run.give(event, check))
+    return target
+
+
+def send_message(
+    run: Run, target: str, channel: str, value: bytes, check: Callable[[], None]
+) -> None:
+    """Send a message to another instance when this turn is durable.
+
+    Raises:
+        PayloadError: `check` refuses it, or it is too large.
+    """
+
+    def check_all() -> None:
+        check()
+        run.check_size(value, f"the message for channel {channel!r}")
+
+    run.send(*run.give(ev.MessageSent(run.seq + 1, target, channel, value), check_all))
+
+
+def send_cancel(run: Run, target: str, reason: str) -> None:
+    """Ask another instance to stop when this turn is durable."""
+    run.send(*run.give(ev.CancelSent(run.seq + 1, target, reason)))
+
+
+# ---------------------------------------------------------------- waits
+
+
+def wait(run: Run, channel: str, codec: Reader, *, positional: bool) -> WaitCall:
+    """Wait for a message of a channel, or for a positional event."""
+    seq = run.seq + 1
+    _, new = run.give(ev.WaitStarted(seq, channel, positional))
+    call = make(WaitCall, run.loop, seq)
+    call.ask(channel, codec, positional=positional)
+    run.open(call, new=new)
+    return call

@@ -1,0 +1,587 @@
+"""A run: one execution of a workflow in memory, live or in replay.
+
+Theory of operation. A run is told things (deliveries) and answers with commands. `deliver` appends the delivery to
+the new events of the turn, hands it to the waiting code and lets the code go on until it is idle; the commands that
+the code gives meanwhile follow it in the same list. `replay` does the same with a recorded journal: each delivery is
+handed over, and each command must be the next event of the journal (`match`). When the journal is used up, the run is
+live. There is no other difference, so a warm run can also be advanced by a journal that another node wrote (`replay`
+again).
+
+Deliveries are handed over one by one, and the loop drains after each, so that the order in the journal decides every
+race. Work is scheduled at the call:
+`schedule_activity` and its siblings give a `Call`, which is pending until a delivery names its `seq` or until it is
+cancelled.
+
+How a run ends is in `ending`.
+
+A difference between journal and code breaks the run: the loop is dead from then on, so that whatever the code still
+does has no effect, and `broken` holds the report.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import sys
+from hashlib import blake2b
+from random import Random
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar, cast
+
+from perdure.errors import Failure, PayloadTooLarge, UsageError
+from perdure.kernel.data import events as ev
+from perdure.kernel.delivery import HANDLERS, NOTES
+from perdure.kernel.execution import match, refusal
+from perdure.kernel.execution.deadline import check_deadline
+from perdure.kernel.execution.ending import ContinueAsNew, wind_up
+from perdure.kernel.execution.variables import Variables
+from perdure.kernel.loop.call import ActivityCall, Call, ChildCall, StepCall, WaitCall
+from perdure.kernel.loop.disposal import dispose
+from perdure.kernel.loop.loop import Timer, WorkflowLoop, current_loop
+from perdure.kernel.waits import Waits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+    from logging import LogRecord
+
+    from perdure.kernel.data.definition import (
+        Definitions,
+        WorkflowDefinition,
+    )
+    from perdure.kernel.data.limits import Limits
+
+E = TypeVar("E", bound=ev.Event)
+
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+_NOT_STARTED = ev.Started(0, "", "", b"", b"", 0, PYTHON)
+"""Stands in until the first delivery."""
+
+
+class Progress(NamedTuple):
+    """What the code has asked for in a turn.
+
+    `opened` calls are new, or want another attempt. `outgoing` are commands for other units.
+    `cancelled` calls are not wanted any more.
+    """
+
+    opened: Sequence[Call]
+    outgoing: Sequence[ev.Event]
+    cancelled: Sequence[Call]
+
+
+_NO_PROGRESS = Progress((), (), ())
+
+
+class Run:
+    """One execution of a workflow.
+
+    Workflow code gives its commands through `commands` and `changes`. Lists that most runs do not
+    need are None until they are: thousands of runs wait in memory, and the garbage collector goes
+    through all that they hold.
+    """
+
+    __slots__ = (
+        "_cancelled",
+        "_opened",
+        "_outgoing",
+        "_random",
+        "broken",
+        "cancel_requested",
+        "closing",
+        "deadlines",
+        "definition",
+        "definitions",
+        "ended",
+        "events",
+        "journal",
+        "journal_bytes",
+        "journal_events",
+        "keeps_logs",
+        "limits",
+        "local",
+        "logs",
+        "loop",
+        "main",
+        "next_input",
+        "pending",
+        "position",
+        "retries",
+        "seq",
+        "started",
+        "turn_bytes",
+        "unit",
+        "unwinding",
+        "variables",
+        "waits",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        unit: str,
+        definition: WorkflowDefinition,
+        definitions: Definitions,
+        limits: Limits,
+        *,
+        keep_logs: bool = False,
+    ) -> None:
+        """A run that was told nothing yet.
+
+        With `keep_logs` the log records of its code wait for the turn that they belong to.
+        """
+        self.unit = unit
+        self.definition = definition
+        self.definitions = definitions
+        self.limits = limits
+        self.loop = WorkflowLoop(self)  # type: ignore[abstract]  # the rest of the interface is refused by name
+        self.main: asyncio.Task[Any] | None = None
+        self.started: ev.Started = _NOT_STARTED
+        self.events: list[ev.Event] = []
+        self.journal: Sequence[ev.Event] | None = None
+        self.position = 0
+        self.journal_events = 0
+        self.journal_bytes = 0
+        self.seq = 0
+        self.pending: dict[int, Call | Timer] = {}
+        self.waits = Waits()
+        self.deadlines: list[tuple[int, int]] | None = None
+        self.retries: dict[int, int] = {}
+        self.turn_bytes = 0
+        self.local = 0
+        self.keeps_logs = keep_logs
+        self.logs: list[LogRecord] | None = None
+        self._opened: list[Call] | None = None
+        self._cancelled: list[Call] | None = None
+        self._outgoing: list[ev.Event] | None = None
+        self.variables = Variables()
+        self.unwinding = False
+        self.closing: list[Any] | None = None
+        self.cancel_requested: str | None = None
+        self.next_input: tuple[bytes, str | None] | None = None
+        self.ended: ev.Event | None = None
+        self.broken: Failure | None = None
+        self._random: Random | None = None
+
+    # ------------------------------------------------------------ being told
+
+    def deliver(self, event: ev.Event) -> None:
+        """Hand one delivery over, live. The caller has entered the loop (`Entered`) and knows that the delivery is
+        expected.
+        """
+        self.events.append(event)
+        HANDLERS[type(event)](self, event)
+        self.loop.drain()
+        main = self.main
+        if main is not None and main.done():
+            wind_up(self)
+
+    def replay(self, journal: Sequence[ev.Event]) -> None:
+        """Go through recorded events. The caller has entered the loop. Sets `broken` when code and journal part."""
+        self.journal, self.position = journal, 0
+        count = len(journal)
+        while self.position < count and self.broken is None:
+            event = journal[self.position]
+            self.position += 1
+            if isinstance(event, NOTES):
+                continue
+            handler = HANDLERS.get(type(event))
+            if handler is None:
+                self.position -= 1
+                self._expected(event)
+                break
+            handler(self, event)
+            self.loop.drain()
+            main = self.main
+            if main is not None and main.done():
+                wind_up(self)
+        self.journal_events += count
+        self.journal = None
+
+    @property
+    def replaying(self) -> bool:
+        """True while the code goes through what it did before."""
+        return self.journal is not None and self.position < len(self.journal)
+
+    @property
+    def history_events(self) -> int:
+        """How long the journal is at this moment.
+
+        Live, the events of this turn count as soon as they happen. In replay those count that the
+        code has gone through. So the same line of code sees the same number both times.
+        """
+        replayed = self.position if self.journal is not None else 0
+        return self.journal_events + replayed + len(self.events)
+
+    def _expected(self, event: ev.Event) -> None:
+        """The journal goes on with a command, or an end, that the code did not give."""
+        if isinstance(event, ev.Terminated) or (
+            isinstance(event, ev.Failed) and event.without_code
+        ):
+            self.ended = event
+            self.position += 1
+            return
+        self.break_off(event, None, self.end_line())
+
+    def end_line(self) -> str:
+        """Where the code is: at its end, if it has ended."""
+        lines = match.waiting_lines(self.loop)
+        code = self.definition.fn.__code__
+        return (
+            f"the code waits at {lines[0]}"
+            if lines
+            else f"{code.co_filename}:{code.co_firstlineno} at the end of {code.co_name}"
+        )
+
+    def break_off(self, recorded: ev.Event | None, given: ev.Event | None, where: str) -> None:
+        """Journal and code differ: nothing that the code does from here on has an effect."""
+        index = self.journal_events + self.position
+        recorded_python = self.started.python
+        self.broken = match.report(index, recorded, given, where, (recorded_python, PYTHON))
+        self.loop.die()
+
+    def not_local(self, call: Call) -> None:
+        """The call needs no work of this node now: it has its answer, or waits for its next attempt."""
+        if self.retries.pop(call.seq, None) is None:
+            self.local -= 1
+
+    def cancel_instead(self, at: int, reason: str) -> None:
+        """The code has continued as new in this very turn, and is asked to stop: the cancel wins."""
+        assert isinstance(self.events[-1], ev.ContinuedAsNew)
+        self.cancel_requested = reason
+        failure = Failure("CancelledError", reason, "cancelled", retryable=False)
+        self.ended = ev.Cancelled(at, failure)
+        self.events[-1:] = [ev.CancelRequested(at, reason), self.ended]
+
+    def see_late_cancel(self) -> None:
+        """In replay, take over a cancel that came when the code had continued as new already."""
+        recorded = self.journal[self.position] if self.replaying and self.journal else None
+        if isinstance(recorded, ev.CancelRequested):
+            self.position += 1
+            self.cancel_requested = recorded.reason
+            self.loop.pass_to(recorded.at)
+
+    # ------------------------------------------------------------ its state
+
+    def begin(self, event: ev.Started, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """The execution begins with this code."""
+        self.started = event
+        self.variables.begin(event.status, event.attributes)
+        self.main = self.loop.create_task(coroutine, name="main", context=self.loop.context)
+
+    def begin_turn(self) -> None:
+        """Nothing is written in this turn yet."""
+        self.turn_bytes = 0
+
+    def wait_for_retry(self, call: ActivityCall) -> None:
+        """An attempt has failed, and the next one has its time."""
+        self.not_local(call)
+        self.retries[call.seq] = call.retry_at
+        if self.journal is None:
+            self._hand_out(call)  # live: after a replay all open calls are handed out anyway
+
+    def note(self, event: ev.Event) -> None:
+        """Write an event that the code is not told."""
+        self.events.append(event)
+
+    def ask_to_stop(self, reason: str) -> None:
+        """Somebody wants the code to stop. The first reason counts."""
+        if self.cancel_requested is None:
+            self.cancel_requested = reason
+
+    def unwind(self) -> None:
+        """The main task is done: what is left is cancelled, once."""
+        self.unwinding = True
+
+    def end(self, event: ev.Event) -> None:
+        """The outcome is recorded."""
+        self.ended = event
+
+    def end_without_code(self, event: ev.Event) -> None:
+        """End the run without asking its code. A broken one has no other new events."""
+        if self.broken is not None:
+            self.discard()
+            self.broken = None
+        self.events.append(event)
+        self.ended = event
+
+    # ------------------------------------------------------------ what a turn takes from it
+
+    def take_events(self) -> list[ev.Event]:
+        """The events since the last call."""
+        events, self.events = self.events, []
+        return events
+
+    def has_journal(self, events: int) -> None:
+        """The journal has so many events, with those that were taken."""
+        self.journal_events = events
+
+    def take_progress(self) -> Progress:
+        """What the code has asked for since the last call."""
+        if not (self._opened or self._outgoing or self._cancelled):
+            return _NO_PROGRESS
+        progress = Progress(self._opened or (), self._outgoing or (), self._cancelled or ())
+        self._opened = self._outgoing = self._cancelled = None
+        return progress
+
+    def discard(self) -> None:
+        """What the code has done since it broke off has no effect."""
+        self.events = []
+        self._opened = self._outgoing = self._cancelled = None
+
+    def keep_log(self, record: LogRecord) -> None:
+        """Keep a log record for the turn, if the run `keeps_logs`."""
+        if self.logs is None:
+            self.logs = []
+        self.logs.append(record)
+
+    def take_logs(self) -> Sequence[LogRecord]:
+        """The log records that were kept since the last call."""
+        logs, self.logs = self.logs, None
+        return logs or ()
+
+    def close_generator(self, generator: Any) -> None:
+        """The generator is being closed."""
+        if self.closing is None:
+            self.closing = []
+        self.closing.append(generator)
+
+    def close(self) -> list[Call]:
+        """Make the code dead. The calls that were open are returned."""
+        calls = [pending for pending in self.pending.values() if isinstance(pending, Call)]
+        dispose(self.loop)
+        self.pending.clear()
+        return calls
+
+    def leave_memory(self) -> None:
+        """Let go of everything. No line of the code runs."""
+        dispose(self.loop)
+        self.pending.clear()
+        self.main = None
+        self.loop.detach()
+
+    # ------------------------------------------------------------ commands
+
+    def command(self, event: E, check: Callable[[], None] | None = None) -> tuple[E, bool]:
+        """Record a command, or find it in the journal: the event that counts, and whether it is new.
+
+        `check` may refuse a new command by raising a `UsageError`, and the refusal is recorded. In
+        replay no check runs: the journal decides.
+        """
+        if self.loop.dead:
+            return event, False
+        journal = self.journal
+        if journal is None or self.position >= len(journal):
+            if check is not None:
+                self._judge(event, check)
+            self.events.append(event)
+            return event, True
+        recorded = journal[self.position]
+        if recorded == event or match.matches(recorded, event, self.definitions):
+            self.position += 1
+            return cast("E", recorded), False
+        if check is not None:
+            self._refuse_again(recorded, event, check)
+        self.position += 1
+        self.break_off(recorded, event, match.calling_line() or self.end_line())
+        return event, False
+
+    def _judge(self, event: ev.Event, check: Callable[[], None]) -> None:
+        """Record the refusal of a new command, if it is refused."""
+        try:
+            check()
+        except UsageError as error:
+            refused = refusal.refused(event, error)
+            self.events.append(refused)
+            again = refusal.error_of(refused)
+            if (type(again), str(again)) != (type(error), str(error)):
+                raise again from error  # cut to what a journal takes, as replay will raise it
+            raise
+
+    def _refuse_again(self, recorded: ev.Event, event: ev.Event, check: Callable[[], None]) -> None:
+        """Raise what the journal says was raised here."""
+        if isinstance(recorded, ev.Refused):
+            if refusal.is_about(recorded, event):
+                self.position += 1
+                raise refusal.error_of(recorded)
+        elif not self.started.flags & ev.REFUSALS_RECORDED:
+            check()  # an older release recorded no refusals, so only the check can tell
+
+    def allow(self, event: ev.Event, check: Callable[[], None]) -> None:
+        """Check a command that is recorded later, or was. Its refusal is recorded here."""
+        journal = self.journal
+        if self.loop.dead:
+            return
+        if journal is None or self.position >= len(journal):
+            self._judge(event, check)
+        else:
+            self._refuse_again(journal[self.position], event, check)
+
+    def give(self, event: E, check: Callable[[], None] | None = None) -> tuple[E, bool]:
+        """Give the command that has the next number. One that is refused uses no number up."""
+        given = self.command(event, check)
+        self.seq += 1
+        return given
+
+    def open(self, call: Call, *, new: bool) -> None:
+        """The call waits for its answer."""
+        if self.loop.dead:
+            call.stay_unscheduled()
+            return
+        call.open(self)
+        self.pending[call.seq] = call
+        # `isinstance` would ask the abstract classes, which is slow.
+        if type(call) is WaitCall:
+            self.waits.add(call.lane, call.seq)
+            return  # nobody works for it
+        if type(call) is not ChildCall:
+            self.local += 1
+        if new:
+            self._hand_out(call)
+
+    def _hand_out(self, call: Call) -> None:
+        """The call is work for the node, or for another instance, once the turn is durable."""
+        if self._opened is None:
+            self._opened = [call]
+        else:
+            self._opened.append(call)
+
+    def send(self, event: ev.Event, new: bool) -> None:
+        """The command is for another unit. It goes out when this turn is durable."""
+        if not new:
+            return
+        if self._outgoing is None:
+            self._outgoing = []
+        self._outgoing.append(event)
+
+    def continue_as_new(
+        self, data: bytes, version: str | None, check: Callable[[], None]
+    ) -> NoReturn:
+        """End this execution; the next one begins with this input.
+
+        Raises:
+            UsageError: `check` refuses the input, or it is too large.
+        """
+
+        def check_all() -> None:
+            check()
+            self.check_size(data, f"the input of workflow {self.definition.name!r}")
+
+        self.allow(ev.ContinuedAsNew(self.loop.now_ms, data, version), check_all)
+        self.next_input = (data, version)
+        raise ContinueAsNew
+
+    def cancel_call(self, call: Call) -> None:
+        """`Call.cancel` reports here."""
+        if self.loop.dead or self.pending.pop(call.seq, None) is None:
+            return
+        if isinstance(call, (ActivityCall, StepCall)):
+            self.not_local(call)
+        elif isinstance(call, WaitCall):
+            self.forget_wait(call)
+        _, new = self.command(ev.CommandCancelled(call.seq))
+        if not new:
+            return
+        if self._cancelled is None:
+            self._cancelled = []
+        self._cancelled.append(call)
+
+    def start_timer(self, timer: Timer) -> None:
+        """The loop reports a new timer here.
+
+        Raises:
+            UsageError: it would fire too far in the future.
+        """
+        seq = self.seq + 1
+        event = ev.TimerStarted(seq, timer.fire_at, timer.name)
+        recorded, _ = self.command(event, lambda: check_deadline(timer.fire_at))
+        self.seq = seq
+        timer.arm(seq, recorded.fire_at)
+        self.pending[timer.seq] = timer
+        if self.deadlines is None:
+            self.deadlines = []
+        heapq.heappush(self.deadlines, (timer.fire_at, timer.seq))
+
+    def cancel_timer(self, timer: Timer) -> None:
+        """`Timer.cancel` reports here."""
+        if not self.loop.dead and self.pending.pop(timer.seq, None) is not None:
+            self.command(ev.CommandCancelled(timer.seq))
+
+    def forget_wait(self, call: WaitCall) -> None:
+        """The call waits no longer."""
+        self.waits.remove(call.lane, call.seq)
+
+    # ------------------------------------------------------------ what is asked about it
+
+    def check_size(self, data: bytes, what: str) -> None:
+        """Refuse a payload over a limit.
+
+        Raises:
+            PayloadTooLarge: naming it, the limit and the option.
+        """
+        limits = self.limits
+        if len(data) > limits.payload_bytes:
+            msg = (
+                f"{what} has {len(data)} bytes; the limit is {limits.payload_bytes} (Limits.payload_bytes): "
+                "store it elsewhere and pass a reference"
+            )
+            raise PayloadTooLarge(msg)
+        turn_bytes = self.turn_bytes + len(data)
+        if turn_bytes > limits.commit_bytes:
+            msg = (
+                f"with {what} this turn of {self.unit!r} would write {turn_bytes} bytes; the limit is "
+                f"{limits.commit_bytes} (Limits.commit_bytes): await something in between, or pass references"
+            )
+            raise PayloadTooLarge(msg)
+        self.turn_bytes = turn_bytes  # what is refused is not written
+
+    @property
+    def random(self) -> Random:
+        """The run's own random numbers."""
+        if self._random is None:
+            seed = blake2b(
+                b"%b%d" % (self.started.run, self.started.execution), digest_size=8
+            ).digest()
+            self._random = Random(int.from_bytes(seed))
+        return self._random
+
+    def due_timer(self, at: int) -> int | None:
+        """The seq of the earliest timer that is due at `at`; timers that were cancelled leave the heap on the way."""
+        heap = self.deadlines
+        while heap and heap[0][0] <= at:
+            seq = heapq.heappop(heap)[1]
+            if seq in self.pending:
+                return seq
+        return None
+
+    def wake_at(self, timer_at: int | None) -> int | None:
+        """When the run needs an owner (ms). Its earliest timer fires at `timer_at`.
+
+        0: at once, because local work is open. None: a message must come.
+        """
+        retry_at = min(self.retries.values()) if self.retries else None
+        if self.local or (retry_at is not None and retry_at <= self.loop.now_ms):
+            return 0
+        if timer_at is None or (retry_at is not None and retry_at < timer_at):
+            return retry_at
+        return timer_at
+
+    def timer_at(self) -> int | None:
+        """Its earliest timer; timers that were cancelled leave the heap on the way."""
+        heap = self.deadlines
+        while heap and heap[0][1] not in self.pending:
+            heapq.heappop(heap)
+        return heap[0][0] if heap else None
+
+    def waiting_for(self) -> str | None:
+        """What the run waits for, in a few words: the first pending command."""
+        for pending in self.pending.values():
+            if isinstance(pending, Timer):
+                return f"timer {pending.name}" if pending.name else "timer"
+            return pending.describe()
+        return None
+
+
+def current_run() -> Run | None:
+    """The run whose code is calling; None outside of workflows."""
+    loop = current_loop()
+    run = loop.timers if loop is not None else None
+    return run if isinstance(run, Run) else None

@@ -1,0 +1,1 @@
+"""The event loop on which workflow code runs."""

@@ -1,0 +1,1 @@
+"""Units: what one commit advances, and the turns that advance it."""

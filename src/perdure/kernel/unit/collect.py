@@ -1,0 +1,162 @@
+"""What a run has done in a turn: its events, what it sends, the work that it wants, its variables.
+
+The run gives each of these once. They go into the turn, in the order in which one depends on the
+other: the journal first, because it may be too long and end the run.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from perdure.errors import Failure
+from perdure.kernel.data import events as ev
+from perdure.kernel.data import message as msg
+from perdure.kernel.data.commit import CLOSED, JournalChunk
+from perdure.kernel.loop.call import ActivityCall, Call, StepCall
+from perdure.kernel.unit import held, lifecycle, outbox
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from perdure.kernel.data.commit import UnitRow
+    from perdure.kernel.data.limits import Limits
+    from perdure.kernel.execution.execution import Run
+    from perdure.kernel.execution.variables import Changes
+    from perdure.kernel.unit.turn import Turn
+    from perdure.kernel.unit.workflow_unit import Unit
+
+_LOCAL = (ActivityCall, StepCall)
+"""Calls whose work is done on the unit's own node."""
+
+
+def collect(unit: Unit, run: Run, row: UnitRow, turn: Turn, *, more: bool) -> None:
+    """Take what the run has done since the last turn.
+
+    `more` says that the mailbox holds messages that this turn did not take.
+    """
+    if run.logs:
+        turn.log(run.take_logs())
+    if unit.held is None and run.ended is None:
+        unit.check_run()
+    if run.broken is not None:
+        run.discard()
+        if run.definition.on_mismatch == "fail":
+            lifecycle.fail(unit, run, turn, run.broken)
+    elif run.ended is not None and run.events:
+        lifecycle.settle(unit, run, turn)
+    if run.events:
+        _append_events(unit, run, row, turn)
+    progress = run.take_progress()
+    if progress.outgoing:
+        outbox.send_commands(turn, run.started, progress.outgoing)
+    if progress.cancelled:
+        outbox.close_children(turn, progress.cancelled, progress.opened)
+        turn.give_up(progress.cancelled)
+    if progress.opened:
+        outbox.start_children(turn, run, progress.opened)
+    if progress.opened or unit.rederives:
+        _collect_work(unit, run, row, turn, progress.opened, more=more)
+    if row.status in CLOSED:
+        turn.unsend_to_self()
+    changes = run.variables.take_changes(last=isinstance(run.ended, ev.ContinuedAsNew))
+    if changes is not None:
+        _store_variables(run, row, turn, changes)
+    if isinstance(run.ended, ev.ContinuedAsNew):
+        lifecycle.continue_as_new(unit, run, row, turn, run.ended)
+
+
+# ---------------------------------------------------------------- the journal
+
+
+def _append_events(unit: Unit, run: Run, row: UnitRow, turn: Turn) -> None:
+    """Write the run's new events, and fail the run if they cross a limit."""
+    events = run.take_events()
+    data = ev.encode_events(events)
+    limits = unit.limits
+    count, size = row.journal_events + len(events), row.journal_bytes + len(data)
+    is_over = count > limits.history_events or size > limits.history_bytes
+    if is_over and run.ended is None:
+        over = _over_limit(count, size, limits)
+        text = f"{over}: use workflow.continue_as_new before that"
+        failure = Failure("LimitExceeded", text, "application", retryable=False)
+        lifecycle.fail(unit, run, turn, failure)
+        events += run.take_events()
+        data = ev.encode_events(events)
+    elif row.journal_events < limits.history_events * 8 // 10 <= count:
+        # Once, by the turn that crosses the line of 80 %, which leaves time for a deploy.
+        _warn(unit, turn, count)
+    first = row.journal_events + 1
+    row.grow(len(events), len(data))
+    run.has_journal(row.journal_events)
+    turn.append(JournalChunk(run.started.execution, first, len(events), data))
+
+
+def _warn(unit: Unit, turn: Turn, events: int) -> None:
+    turn.warn(
+        f"the history of {unit.id!r} has {events} events; at {unit.limits.history_events} the run "
+        "fails (Limits.history_events): use workflow.continue_as_new"
+    )
+
+
+def _over_limit(events: int, size: int, limits: Limits) -> str:
+    if events > limits.history_events:
+        return (
+            f"the history would have {events} events; the limit is "
+            f"{limits.history_events} (Limits.history_events)"
+        )
+    return (
+        f"the history would have {size} bytes; the limit is "
+        f"{limits.history_bytes} (Limits.history_bytes)"
+    )
+
+
+# ---------------------------------------------------------------- work
+
+
+def _collect_work(
+    unit: Unit, run: Run, row: UnitRow, turn: Turn, opened: Iterable[Call], *, more: bool
+) -> None:
+    """Activities and checkpoints to run: those of this turn, and after a load all that are open."""
+    if unit.held is not None:
+        return  # no work begins for it, and the next load hands out all that is open
+    if unit.rederives:
+        if more:
+            return  # a result may wait in the inbox, so the inbox has to be seen through first
+        opened = [call for call in run.pending.values() if isinstance(call, Call)]
+    done: set[int] = set()
+    if unit.waiting.kept:
+        done = _done_while_paused(unit, row)
+    for call in opened:
+        # `isinstance` would ask the abstract classes of `Call`, which is slow.
+        kind = type(call)
+        if kind not in _LOCAL or call.seq not in run.pending or call.seq in done:
+            continue
+        if isinstance(call, ActivityCall) and unit.definitions.find_activity(call.name) is None:
+            unit.hold(held.missing_activity(call.name))
+            turn.run_nothing()
+            return
+        turn.run(call)
+    unit.has_derived_work()
+
+
+def _done_while_paused(unit: Unit, row: UnitRow) -> set[int]:
+    """Calls whose result waits among the kept messages already."""
+    done: set[int] = set()
+    for entry in unit.waiting.kept:
+        body = entry.message.body
+        if not isinstance(body, msg.ActivityDone | msg.StepDone):
+            continue
+        if body.run == row.run and body.execution == row.execution:
+            done.add(body.seq)
+    return done
+
+
+# ---------------------------------------------------------------- variables
+
+
+def _store_variables(run: Run, row: UnitRow, turn: Turn, changes: Changes) -> None:
+    turn.store_kv(changes.kv)
+    if changes.has_status:
+        row.show_status(run.variables.status)
+    if changes.has_attributes:
+        row.tag(run.variables.attributes)

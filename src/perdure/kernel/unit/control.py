@@ -1,0 +1,98 @@
+"""The control lane: cancel, terminate, pause, resume, retry.
+
+Control messages are taken before all others, also while the unit is paused or held. They are taken
+before the next execution of a unit begins, too. Code that continues as new without waiting could not
+be stopped otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from perdure.errors import Failure
+from perdure.kernel.data import events as ev
+from perdure.kernel.data import message as msg
+from perdure.kernel.data.commit import CLOSED
+from perdure.kernel.unit import lifecycle
+
+if TYPE_CHECKING:
+    from perdure.kernel.data.commit import UnitRow
+    from perdure.kernel.unit.mailbox import Entry
+    from perdure.kernel.unit.turn import Turn
+    from perdure.kernel.unit.workflow_unit import Unit
+
+
+def take(unit: Unit, turn: Turn, entry: Entry) -> None:
+    """Take one message of the control lane."""
+    row = unit.row
+    if row is None or turn.removes_unit:
+        turn.consume(entry, "missing")
+        return
+    if row.status in CLOSED or (unit.run is not None and unit.run.ended is not None):
+        turn.consume(entry, "closed")
+        return
+    match body := entry.message.body:
+        case msg.Cancel():
+            _cancel(unit, row, turn, entry, body)
+            return
+        case msg.Terminate():
+            if body.run in (None, row.run):
+                lifecycle.terminate(unit, row, turn, body.reason)
+        case msg.Pause():
+            _pause(unit, row, turn, body)
+        case msg.Resume():
+            _resume(unit, row, turn)
+        case _:
+            # A retry. The owner has loaded the unit again, so that only the row is left to change.
+            row.suspect_of(0)
+            turn.touch()
+    turn.consume(entry)
+
+
+def _pause(unit: Unit, row: UnitRow, turn: Turn, body: msg.Pause) -> None:
+    if row.paused:
+        return
+    row.pause()
+    turn.touch()
+    _note(unit, ev.Paused(turn.now, body.reason))
+
+
+def _resume(unit: Unit, row: UnitRow, turn: Turn) -> None:
+    if not row.paused:
+        return
+    row.resume()
+    turn.touch()
+    _note(unit, ev.Resumed(turn.now))
+
+
+def _cancel(unit: Unit, row: UnitRow, turn: Turn, entry: Entry, body: msg.Cancel) -> None:
+    if body.run not in (None, row.run):
+        turn.consume(entry)  # it is meant for an earlier run of this id
+        return
+    if not row.started_at:
+        turn.consume(entry)
+        failure = Failure("CancelledError", body.reason, "cancelled", retryable=False)
+        lifecycle.close(unit, turn, "cancelled", failure)
+        return
+    unit.begin_execution()
+    run = unit.run
+    if run is None or run.broken is not None:
+        unit.keep_control(turn, entry)  # the code cannot be asked now
+        return
+    turn.consume(entry)
+    _resume(unit, row, turn)
+    if isinstance(run.ended, ev.ContinuedAsNew):
+        run.cancel_instead(turn.now, body.reason)
+    elif run.cancel_requested is None:
+        unit.release()
+        unit.deliver(turn, ev.CancelRequested(turn.now, body.reason))
+
+
+def _note(unit: Unit, event: ev.Event) -> None:
+    """Write an event that the code is not told.
+
+    Between two executions there is none: the next one's code has not run, so that what it does
+    first must be the first thing behind its start.
+    """
+    if unit.run is not None and unit.run.broken is None:
+        unit.run.note(event)

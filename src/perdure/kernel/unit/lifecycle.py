@@ -1,0 +1,263 @@
+"""The life of a unit: how it starts, continues as new, fails, is terminated and ends.
+
+    pending ──▶ running ◀──▶ suspended ──▶ completed | failed | cancelled
+
+`pending`: the start is delayed. `suspended`: paused, or held (see `held`). A running instance has a
+`reason`: what it waits for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from perdure.codec import digest
+from perdure.errors import Failure
+from perdure.kernel.data import events as ev
+from perdure.kernel.data import message as msg
+from perdure.kernel.data.commit import CLOSED, ExecutionRow, JournalChunk, Status, UnitRow
+from perdure.kernel.data.placement import scope_of
+from perdure.kernel.execution.execution import PYTHON
+from perdure.kernel.unit import held, outbox
+
+if TYPE_CHECKING:
+    from perdure.kernel.execution.execution import Run
+    from perdure.kernel.unit.mailbox import Entry
+    from perdure.kernel.unit.turn import Turn
+    from perdure.kernel.unit.workflow_unit import Unit
+
+_encode_parent = msgspec.msgpack.Encoder().encode
+_decode_parent = msgspec.msgpack.Decoder(ev.Parent).decode
+
+# ---------------------------------------------------------------- starting
+
+
+def start(unit: Unit, turn: Turn, entry: Entry, body: msg.Start) -> None:
+    """Begin the instance, or answer that another one has the id."""
+    row, message = unit.row, entry.message
+    if row is not None and row.run == message.id:
+        _start_again(unit, row, turn, entry)
+        return
+    if row is not None and body.if_exists != "replace":
+        _refuse_start(unit, row, turn, entry, body)
+        return
+    new = pending_row(unit.id, message, body, unit.shards)
+    if row is not None:
+        if row.status not in CLOSED:
+            _replace(unit, row, turn)
+        unit.close_memory()  # a start that waits would be taken for the ended run otherwise
+        new.follow_on(row)
+    unit.adopt(new)
+    turn.touch()
+    turn.answer(message.id, "started")
+    begin_start(unit, new, turn, entry)
+
+
+def pending_row(unit: str, message: msg.Message, body: msg.Start, shards: int) -> UnitRow:
+    """The row of an instance that has not begun."""
+    parent = body.parent
+    return UnitRow(
+        unit,
+        scope_of(unit, shards),
+        "workflow",
+        body.workflow,
+        body.version or "",
+        message.id,
+        input_digest=digest(body.input),
+        parent=_encode_parent(parent) if parent is not None else None,
+        parent_unit=parent.unit if parent is not None else None,
+        attributes=body.attributes,
+        created_at=message.at,
+    )
+
+
+def _start_again(unit: Unit, row: UnitRow, turn: Turn, entry: Entry) -> None:
+    """The start of the present run has come, once more or from the inbox."""
+    if row.started_at or row.status in CLOSED:
+        # A closed unit has no use for its start, whether or not the code ever began.
+        turn.consume(entry, "started")
+        return
+    turn.answer(entry.message.id, "started")
+    begin_start(unit, row, turn, entry)
+
+
+def _refuse_start(unit: Unit, row: UnitRow, turn: Turn, entry: Entry, body: msg.Start) -> None:
+    """Another run has the id. An equal start joins it if that is allowed."""
+    is_same = body.workflow == row.type and digest(body.input) == row.input_digest
+    if body.if_exists == "join" and is_same:
+        turn.consume(entry, "joined")
+        return
+    turn.consume(entry, "exists")
+    if body.parent is not None:
+        taken = f"the id {unit.id!r} is taken by another instance; give the child another id"
+        failure = Failure("AlreadyStarted", taken, retryable=False)
+        outbox.reply(turn, body.parent, entry.message.id, None, failure)
+
+
+def _replace(unit: Unit, row: UnitRow, turn: Turn) -> None:
+    """End what runs under this id, so that a new run can take it."""
+    terminate(unit, row, turn, "replaced by a new start of the same id")
+    if unit.run is not None:
+        settle(unit, unit.run, turn)
+        unit.close_memory()
+    turn.replace(row)
+    unit.rederive_work()
+
+
+def begin_start(unit: Unit, row: UnitRow, turn: Turn, entry: Entry) -> None:
+    """Begin a unit by its own start, or keep the start until that is possible."""
+    message = entry.message
+    body = message.body
+    assert isinstance(body, msg.Start)
+    if message.visible_at > turn.now or row.paused:
+        row.delay(message.visible_at)
+        unit.keep_start(turn, entry)
+        return
+    if unit.is_poison:
+        unit.keep_start(turn, entry)
+        return
+    definition = unit.definitions.find_workflow(body.workflow, body.version)
+    if definition is None:
+        unit.hold(held.missing_workflow(body.workflow, body.version))
+        unit.keep_start(turn, entry)
+        return
+    unit.release()
+    turn.consume(entry, "started")
+    turn.reach(started=True)
+    row.begin(definition.version, turn.now)
+    unit.new_run(definition)
+    unit.deliver(turn, _started(row, turn.now, body.input, body.parent))
+
+
+def _started(
+    row: UnitRow,
+    at: int,
+    data: bytes,
+    parent: ev.Parent | None,
+    status: bytes | None = None,
+) -> ev.Started:
+    """The first event of an execution."""
+    return ev.Started(
+        at,
+        row.type,
+        row.type_version,
+        data,
+        row.run,
+        row.execution,
+        PYTHON,
+        ev.FLAGS,
+        parent,
+        status,
+        row.attributes,
+    )
+
+
+# ---------------------------------------------------------------- continuing as new
+
+
+def continue_as_new(
+    unit: Unit, run: Run, row: UnitRow, turn: Turn, ended: ev.ContinuedAsNew
+) -> None:
+    """Store the next execution's first event. Its code begins with the next turn."""
+    turn.end_execution(
+        ExecutionRow(row.execution, row.type_version, run.started.at, turn.now, row.journal_events)
+    )
+    version = row.type_version if ended.version is None else ended.version
+    definition = unit.definitions.find_workflow(row.type, ended.version)
+    if definition is not None:
+        version = definition.version
+    # The event is encoded to know its size, and the row counts both before it is packed.
+    row.next_execution(version, 0)
+    started = _started(row, turn.now, ended.input, run.started.parent, run.variables.status)
+    data = ev.encode_events([started])
+    row.grow(0, len(data))
+    turn.append(JournalChunk(row.execution, 1, 1, data))
+    _prune(unit, row, turn)
+    unit.begin_later(started, run.variables.entries())
+    turn.ask_again()
+
+
+def _prune(unit: Unit, row: UnitRow, turn: Turn) -> None:
+    """Keep as many ended executions as the limits say."""
+    kept = unit.limits.executions_kept
+    oldest_kept = row.execution - kept
+    if kept and oldest_kept > 1:
+        turn.remove_history([oldest_kept - 1])
+
+
+# ---------------------------------------------------------------- ending
+
+
+def close(
+    unit: Unit,
+    turn: Turn,
+    status: Status,
+    failure: Failure | None,
+    result: bytes | None = None,
+) -> None:
+    """Give the row its final state, tell the parent, and drop what has no receiver any more."""
+    row = unit.row
+    assert row is not None
+    row.close(status, turn.now, result, failure)
+    unit.end()
+    turn.touch()
+    turn.reach(ended=True)
+    if row.parent is not None:
+        outbox.reply(turn, _decode_parent(row.parent), row.run, result, failure)
+    for entry in unit.waiting.take_all():
+        turn.drop(entry)
+
+
+def settle(unit: Unit, run: Run, turn: Turn) -> None:
+    """The run has ended: give the row its outcome. Continue-as-new has none."""
+    match run.ended:
+        case ev.Completed(result=result):
+            close(unit, turn, "completed", None, result)
+        case ev.Failed(failure=failure):
+            close(unit, turn, "failed", failure)
+        case ev.Cancelled(failure=failure):
+            close(unit, turn, "cancelled", failure)
+        case ev.Terminated(reason=reason):
+            close(unit, turn, "cancelled", _terminated(reason))
+        case _:
+            pass
+
+
+def fail(unit: Unit, run: Run, turn: Turn, failure: Failure) -> None:
+    """End the run as failed without asking its code."""
+    run.end_without_code(ev.Failed(turn.now, failure, without_code=True))
+    give_up(run, turn)
+    settle(unit, run, turn)
+
+
+def terminate(unit: Unit, row: UnitRow, turn: Turn, reason: str) -> None:
+    """End the unit without asking its code."""
+    event = ev.Terminated(turn.now, reason)
+    run = unit.run
+    if run is not None:
+        run.end_without_code(event)
+        unit.release()
+        give_up(run, turn)
+        return
+    if row.started_at:
+        data = ev.encode_events([event])
+        row.grow(1, 0)
+        turn.append(JournalChunk(row.execution, row.journal_events, 1, data))
+    close(unit, turn, "cancelled", _terminated(reason))
+
+
+def _terminated(reason: str) -> Failure:
+    return Failure("Terminated", reason, "cancelled", retryable=False)
+
+
+def give_up(run: Run, turn: Turn) -> None:
+    """The run is over without its code being asked, so nothing that it waits for is wanted.
+
+    What the code has sent in this turn still goes out: the message that made it do so is consumed.
+    """
+    progress = run.take_progress()
+    outbox.send_commands(turn, run.started, progress.outgoing)
+    calls = [*progress.cancelled, *run.close()]
+    turn.give_up(calls)
+    outbox.close_children(turn, calls, progress.opened)

@@ -1,0 +1,241 @@
+"""The mailbox of a unit: messages that its owner has and that no turn has taken yet, in order.
+
+An `Entry` says whether a message stands in the store's inbox. Only the owner decides that, after a
+commit was applied. A turn that is refused or discarded leaves each entry as it was, so that nothing
+is believed to be stored that is not.
+
+Control messages have a lane of their own and go first. A start is a barrier in that: a control
+message that came behind a start means the run that the start makes, so it waits until the start was
+taken.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from perdure.kernel.data.message import CONTROL, Message, Start
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterable, Sequence
+
+
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """A message, whether the store's inbox has it, and its place in the order of arrival."""
+
+    message: Message
+    stored: bool
+    number: int
+
+
+_EMPTY: deque[Entry] = deque()
+"""The lanes of all empty mailboxes. Deques of its own would be most of what a waiting unit weighs."""
+
+
+class Mailbox(msgspec.Struct, gc=False, eq=False):
+    """Entries in order of arrival, with control messages ahead of the others.
+
+    A turn looks at `control` and `queue`, and takes entries with `next_control`, `next_start` and
+    `next`. Its owner then calls `settle` when the turn's commit was applied, or `restore` when it
+    was not.
+
+    It holds data only, so that no cycle can go through it, and the garbage collector need not look.
+    """
+
+    # Control messages that no start precedes.
+    control: deque[Entry] = _EMPTY
+    # All others. The first is what `next` takes.
+    queue: deque[Entry] = _EMPTY
+    _starts: int = 0
+    _taken: list[Entry] | None = None
+    _number: int = 0
+    # The number of the last entry that was here when the inbox began to be read.
+    _read_from: int = 0
+    # Ids of stored messages that no commit has consumed: here, taken, or kept by the unit. A
+    # message of another unit reaches us twice when the store is read before it is delivered.
+    _known: set[bytes] | None = None
+
+    def __len__(self) -> int:
+        """How many entries wait to be taken."""
+        return len(self.control) + len(self.queue)
+
+    # ------------------------------------------------------------ what arrives
+
+    def put(self, message: Message, *, stored: bool = False) -> bool:
+        """Add a message at the end. False: it is here already, or the unit keeps it."""
+        if stored:
+            if self._known is None:
+                self._known = set()
+            elif message.id in self._known:
+                return False
+            self._known.add(message.id)
+        self._number += 1
+        self._file(Entry(message, stored, self._number))
+        return True
+
+    def _file(self, entry: Entry) -> None:
+        kind = type(entry.message.body)
+        if kind in CONTROL and not self._starts:
+            if self.control is _EMPTY:
+                self.control = deque()
+            self.control.append(entry)
+            return
+        if kind is Start:
+            self._starts += 1
+        if self.queue is _EMPTY:
+            self.queue = deque()
+        self.queue.append(entry)
+
+    def merge(self, inbox: Sequence[Message]) -> list[Message]:
+        """Add messages of the store's inbox. Those that are new.
+
+        They go before the messages that only we have: a client that has sent both has sent the one
+        that is stored first.
+        """
+        fresh = [entry for entry in (*self.control, *self.queue) if not entry.stored]
+        if not fresh:
+            return [message for message in inbox if self.put(message, stored=True)]
+        fresh.sort(key=_number)
+        stored = [entry for entry in (*self.control, *self.queue) if entry.stored]
+        stored.sort(key=_number)
+        self._clear_lanes()
+        for entry in stored:
+            self._file(entry)
+        added = [message for message in inbox if self.put(message, stored=True)]
+        for entry in fresh:
+            self.put(entry.message)
+        return added
+
+    def begin_reload(self) -> None:
+        """The store's inbox is being read from now on."""
+        self._read_from = self._number
+
+    def reload(self, inbox: Iterable[Message]) -> None:
+        """Begin anew with what the store's inbox had when it was read.
+
+        Behind it, in order, come the messages that only we have, and the stored ones that arrived
+        since the reading began: the reading may have been too early for them. A stored message that
+        was here before and is not in the inbox has been consumed.
+        """
+        self.restore()
+        fresh = [*self.control, *self.queue]
+        self._clear_lanes()
+        self._known = None
+        read_from = self._read_from
+        for message in inbox:
+            self.put(message, stored=True)
+        fresh.sort(key=_number)
+        known: set[bytes] = self._known or set()
+        for entry in fresh:
+            is_left = not entry.stored or entry.number > read_from
+            if is_left and entry.message.id not in known:
+                self.put(entry.message, stored=entry.stored)
+
+    def drop(self, ids: Container[bytes]) -> list[Message]:
+        """Forget the messages of these ids that only we have. Their senders must be told."""
+        dropped: list[Message] = []
+        entries = [*self.control, *self.queue]
+        self._clear_lanes()
+        for entry in entries:
+            if not entry.stored and entry.message.id in ids:
+                dropped.append(entry.message)
+            else:
+                self._file(entry)
+        return dropped
+
+    def taken(self) -> list[Message]:
+        """What the last turn took, until `settle` or `restore`."""
+        return [entry.message for entry in self._taken or ()]
+
+    def _clear_lanes(self) -> None:
+        self.control = self.queue = _EMPTY
+        self._starts = 0
+
+    # ------------------------------------------------------------ what a turn takes
+
+    def next_control(self) -> Entry:
+        """Take the first of `control`."""
+        return self._take(self.control.popleft())
+
+    def next(self) -> Entry:
+        """Take the first of `queue`."""
+        entry = self._take(self.queue.popleft())
+        if type(entry.message.body) is Start:
+            self._pass_start()
+        return entry
+
+    def next_start(self, run: bytes | None = None) -> Entry | None:
+        """Take the first start, or that of a run, past what came before it."""
+        if not self._starts:
+            return None
+        for place, entry in enumerate(self.queue):
+            if type(entry.message.body) is Start and run in (None, entry.message.id):
+                del self.queue[place]
+                self._take(entry)
+                self._pass_start()
+                return entry
+        return None
+
+    def _take(self, entry: Entry) -> Entry:
+        if self._taken is None:
+            self._taken = [entry]
+        else:
+            self._taken.append(entry)
+        return entry
+
+    def _pass_start(self) -> None:
+        """A start was taken: control messages up to the next start may go first now."""
+        queue = self.queue
+        self.queue, self._starts = _EMPTY, 0
+        for entry in queue:
+            self._file(entry)
+
+    def take_all(self) -> list[Entry]:
+        """Take all that is here, in the order of arrival."""
+        entries = [*self.control, *self.queue]
+        entries.sort(key=_number)
+        self._clear_lanes()
+        self._taken = [*(self._taken or ()), *entries]
+        return entries
+
+    def take_rest(self) -> list[Entry]:
+        """Take all that is left but starts: the unit is gone, and they belonged to it."""
+        entries = [*self.control, *self.queue]
+        rest = [entry for entry in entries if type(entry.message.body) is not Start]
+        self._clear_lanes()
+        for entry in entries:
+            if type(entry.message.body) is Start:
+                self._file(entry)
+        self._taken = [*(self._taken or ()), *rest]
+        return rest
+
+    # ------------------------------------------------------------ after a turn
+
+    def settle(self, kept: Iterable[bytes], consumed: Iterable[bytes]) -> None:
+        """The turn is durable: its commit stored the ids `kept` in the inbox and consumed others."""
+        self._taken = None
+        if not self.queue:
+            self.queue = _EMPTY
+        if not self.control:
+            self.control = _EMPTY
+        if kept:
+            self._known = self._known or set()
+            self._known.update(kept)
+        if consumed and self._known is not None:
+            self._known.difference_update(consumed)
+
+    def restore(self) -> None:
+        """The turn never happened: what it took goes back to where it was."""
+        if not self._taken:
+            return
+        entries = sorted([*self._taken, *self.control, *self.queue], key=_number)
+        self._taken = None
+        self._clear_lanes()
+        for entry in entries:
+            self._file(entry)
+
+
+def _number(entry: Entry) -> int:
+    return entry.number

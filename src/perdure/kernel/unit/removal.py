@@ -1,0 +1,97 @@
+"""Deleting a unit, and pruning the history of its ended executions.
+
+A delete is a message like any other, so it is in order with the rest of a unit's life. Its commit
+removes the row and all that the unit owns. An open unit is refused, or, with `force`, ended first as
+by a terminate: its parent is told, its open children are told as their `parent_close` says, and with
+`cascade` they are deleted as well. A tombstone stays until a redelivered start of this run cannot
+come any more. All else in the mailbox is answered as if there were no such unit, except for starts
+of other runs, which begin anew.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from perdure.kernel.data import events as ev
+from perdure.kernel.data import message as msg
+from perdure.kernel.data.commit import CLOSED
+from perdure.kernel.data.placement import derived_id
+from perdure.kernel.loop.call import ChildCall
+from perdure.kernel.unit import lifecycle
+
+if TYPE_CHECKING:
+    from perdure.kernel.data.commit import Fence, UnitRow
+    from perdure.kernel.execution.execution import Run
+    from perdure.kernel.unit.mailbox import Entry, Mailbox
+    from perdure.kernel.unit.turn import Turn
+    from perdure.kernel.unit.workflow_unit import Unit
+
+
+def take(unit: Unit, turn: Turn, entry: Entry, body: msg.Delete | msg.Prune) -> None:
+    """Take a delete or a prune, whatever state the unit is in."""
+    row = unit.row
+    if row is None or turn.removes_unit:
+        turn.consume(entry, "missing")
+    elif isinstance(body, msg.Delete):
+        _delete(unit, row, turn, entry, body)
+    else:
+        turn.remove_history(e for e in body.executions if e < row.execution)
+        turn.consume(entry)
+
+
+def _delete(unit: Unit, row: UnitRow, turn: Turn, entry: Entry, body: msg.Delete) -> None:
+    run = unit.run
+    if _is_open(row, run):
+        if not body.force:
+            turn.consume(entry, "open")
+            return
+        _end(unit, row, turn, body)
+    if run is not None and row.status not in CLOSED:
+        lifecycle.settle(unit, run, turn)
+    turn.consume(entry)
+    last_start = row.created_at + unit.dedupe_ms
+    forgets = body.forget or last_start <= turn.now
+    turn.remove_unit(0 if forgets else last_start)
+
+
+def _is_open(row: UnitRow, run: Run | None) -> bool:
+    if row.status in CLOSED:
+        return False
+    if run is None or run.ended is None:
+        return True
+    return isinstance(run.ended, ev.ContinuedAsNew)
+
+
+def _end(unit: Unit, row: UnitRow, turn: Turn, body: msg.Delete) -> None:
+    """End an open unit that is about to go."""
+    run = unit.run
+    children: list[ChildCall] = []
+    if run is not None:
+        children = [call for call in run.pending.values() if isinstance(call, ChildCall)]
+    if not body.tell_parent:
+        row.orphan()
+    lifecycle.terminate(unit, row, turn, body.reason or "it was deleted")
+    if body.cascade:
+        _delete_children(turn, children, body)
+
+
+def _delete_children(turn: Turn, children: list[ChildCall], body: msg.Delete) -> None:
+    """Delete the children instead of what their `parent_close` says.
+
+    A request to stop would find no unit, or have a parent told that is gone.
+    """
+    turn.unsend_stops({call.target for call in children})
+    for call in children:
+        below = msg.Delete(force=True, forget=body.forget, reason=body.reason, tell_parent=False)
+        turn.send(call.target, below, derived_id(call.run, 0, call.seq, b"delete"))
+
+
+def pack(
+    unit: Unit, row: UnitRow, turn: Turn, mailbox: Mailbox, fence: Fence, commit_id: bytes
+) -> None:
+    """Pack the turn that removes the unit. Starts of other runs stay in the mailbox."""
+    for entry in (*unit.waiting.take_all(), *mailbox.take_rest()):
+        turn.consume(entry, "missing")
+    if unit.run is not None:
+        lifecycle.give_up(unit.run, turn)
+    turn.pack_removal(row, unit.version, fence, commit_id, unit.dedupe_ms)

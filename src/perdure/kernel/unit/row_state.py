@@ -1,0 +1,41 @@
+"""The state of a unit, as its row shows it to people and to the next owner."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from perdure.kernel.data.commit import CLOSED
+from perdure.kernel.unit import held
+
+if TYPE_CHECKING:
+    from perdure.kernel.data.commit import UnitRow
+    from perdure.kernel.unit.turn import Turn
+    from perdure.kernel.unit.workflow_unit import Unit
+
+
+def describe(unit: Unit, row: UnitRow, turn: Turn) -> None:
+    """Put the state that the unit is in into its row."""
+    run = unit.run
+    if row.status in CLOSED:
+        turn.end()
+        return
+    if unit.held is not None:
+        reason = held.REASONS.get(unit.held.type, unit.held.type)
+        is_new = row.become("suspended", reason, None, unit.held)
+    elif row.paused:
+        is_new = row.become("suspended", "paused", None, None)
+    elif not row.started_at:
+        is_new = row.become("pending", "delayed", row.wake_at, None)
+    elif run is None:
+        is_new = row.become("running", None, 0, None)
+    else:
+        timer_at = run.timer_at()
+        is_new = row.become("running", run.waiting_for(), run.wake_at(timer_at), None)
+        # Local work is under way, so only a timer is worth a turn of its own.
+        turn.wait_until(timer_at)
+    if is_new:
+        turn.touch()
+        if unit.held is not None:
+            turn.reach(set_aside=True)
+    if row.status != "running" or run is None:
+        turn.wait_until(row.wake_at)

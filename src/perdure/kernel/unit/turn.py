@@ -1,0 +1,314 @@
+"""A turn: what a unit makes of its messages in one go.
+
+A turn is filled while messages are taken, and packs what it gathered into a Commit at the end. All
+else that it holds follows once that commit is durable, or at once if there is none. Only the methods
+of a turn write to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from perdure.kernel.data.commit import Answer, Commit, ExecutionRow, JournalChunk, KvEntry
+from perdure.kernel.data.message import AnyBody, Cancel, Message, Terminate
+from perdure.kernel.data.placement import scope_of
+from perdure.kernel.unit.mailbox import Entry
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+    from logging import LogRecord
+
+    from perdure.kernel.data.commit import Fence, UnitRow
+    from perdure.kernel.loop.call import Call
+    from perdure.kernel.unit.budget import Budget
+
+Outcome = Literal["ok", "started", "joined", "exists", "closed", "missing", "full", "open"]
+"""What the sender of a message is told once the turn is durable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Milestones:
+    """What happens once in the life of an instance, and happened in this turn.
+
+    `set_aside`: the instance is suspended, and was not before or was for another reason. `replaced`
+    are the last states of the runs that had the id until now, in order. One turn may take several
+    starts that replace.
+    """
+
+    started: bool = False
+    ended: bool = False
+    set_aside: bool = False
+    replaced: tuple[UnitRow, ...] = ()
+
+
+_NONE = Milestones()
+
+
+class Turn:
+    """What one turn gathers.
+
+    `answers` go to the senders of messages. `calls` are activities and checkpoints to run, and
+    `cancelled` those to give up. `wake_at` is when the unit wants its next turn (ms, 0: at once,
+    because it has work of its own). `again` asks for another turn now. `closed` says that the unit
+    has ended, now or before, and `deleted` that it is gone with all it owned. `milestones` are None
+    in most turns. `logs` is what the code logged.
+    """
+
+    __slots__ = (
+        "_consume",
+        "_keeping",
+        "_remembered",
+        "_shards",
+        "_touched",
+        "again",
+        "answers",
+        "budget",
+        "calls",
+        "cancelled",
+        "chunks",
+        "closed",
+        "commit",
+        "deleted",
+        "ended",
+        "kv",
+        "logs",
+        "milestones",
+        "now",
+        "post",
+        "prune",
+        "tombstone_until",
+        "unit",
+        "wake_at",
+        "warning",
+    )
+
+    def __init__(self, unit: str, now: int, budget: Budget, shards: int) -> None:
+        """An empty turn of `unit` at `now` (ms), in a store with so many shards."""
+        self.unit = unit
+        self._shards = shards
+        self.now = now
+        self.budget = budget
+        # What becomes durable.
+        self.chunks: list[JournalChunk] = []
+        self.ended: Sequence[ExecutionRow] = ()
+        self.kv: Sequence[KvEntry] = ()
+        self.post: list[Message] = []
+        self.prune: Sequence[int] = ()
+        self.tombstone_until: int | None = None
+        self._consume: list[bytes] = []
+        self._remembered: list[bytes] = []
+        self._keeping: dict[bytes, Message] = {}
+        self._touched = False
+        # What follows.
+        self.commit: Commit | None = None
+        self.answers: dict[bytes, Outcome] = {}
+        self.calls: list[Call] = []
+        self.cancelled: Sequence[Call] = ()
+        self.logs: Sequence[LogRecord] = ()
+        self.wake_at: int | None = None
+        self.again = False
+        self.closed = False
+        self.deleted = False
+        self.warning: str | None = None
+        self.milestones: Milestones | None = None
+
+    # ------------------------------------------------------------ messages
+
+    def consume(self, entry: Entry, outcome: Outcome = "ok") -> None:
+        """The message has had its effect. Its row in the inbox goes, if it has one."""
+        message = entry.message
+        self.answers.setdefault(message.id, outcome)
+        if self._keeping.pop(message.id, None) is not None:
+            return  # this very turn would have stored it
+        if not entry.stored:
+            return
+        self._consume.append(message.id)
+        if message.sender is None:
+            # Only a client sends the same message again. Other units post it once, in a commit.
+            self._remembered.append(message.id)
+
+    def drop(self, entry: Entry) -> None:
+        """A message that was kept is not received any more, so its sender is told `closed`."""
+        self.answers[entry.message.id] = "closed"
+        self.consume(entry, "closed")
+
+    def answer(self, message: bytes, outcome: Outcome) -> None:
+        """Tell the sender something, whether or not the message is taken."""
+        self.answers[message] = outcome
+
+    def keep(self, entry: Entry) -> Entry:
+        """Store the message in the unit's inbox, and give the entry that says so."""
+        message = entry.message
+        self.answers.setdefault(message.id, "ok")
+        if entry.stored:
+            return entry
+        self._keeping[message.id] = message
+        return Entry(message, True, entry.number)
+
+    @property
+    def kept(self) -> Collection[bytes]:
+        """The ids of messages that the commit puts into the unit's own inbox."""
+        return self._keeping.keys()
+
+    def send(self, target: str, body: AnyBody, message_id: bytes) -> None:
+        """Send a message to another unit."""
+        scope = scope_of(target, self._shards)
+        message = Message(message_id, target, body, self.now, 0, self.unit, None, scope)
+        self.post.append(message)
+
+    def unsend_to_self(self) -> None:
+        """The unit has ended, so what it sent to itself has no receiver."""
+        self.post = [message for message in self.post if message.to != self.unit]
+
+    def unsend_stops(self, targets: Collection[str]) -> None:
+        """Do not ask these units to stop."""
+        self.post = [
+            message
+            for message in self.post
+            if message.to not in targets or not isinstance(message.body, Cancel | Terminate)
+        ]
+
+    # ------------------------------------------------------------ the unit
+
+    def touch(self) -> None:
+        """The row has changed, so there is something to commit."""
+        self._touched = True
+
+    def append(self, chunk: JournalChunk) -> None:
+        """Write events into the journal."""
+        self.chunks.append(chunk)
+
+    def end_execution(self, row: ExecutionRow) -> None:
+        """Note an execution that continued as new."""
+        self.ended = (*self.ended, row)
+
+    def replace(self, row: UnitRow) -> None:
+        """A new run takes the id of this one, whose history goes with it."""
+        self.chunks.clear()
+        # What this run passed has no row any more, so only what replaced runs came to is left.
+        before = self.milestones.replaced if self.milestones is not None else ()
+        self.milestones = Milestones(replaced=(*before, row))
+
+    def remove_history(self, executions: Iterable[int]) -> None:
+        """Remove executions that have ended."""
+        self.prune = (*self.prune, *executions)
+        self.touch()
+
+    def remove_unit(self, tombstone_until: int) -> None:
+        """Remove the unit. A tombstone stays until the given time (ms, 0: none)."""
+        self.tombstone_until = tombstone_until
+
+    @property
+    def removes_unit(self) -> bool:
+        """Whether the unit is gone after this turn."""
+        return self.tombstone_until is not None
+
+    def store_kv(self, entries: Sequence[KvEntry]) -> None:
+        """Write these entries of the KV store."""
+        self.kv = entries
+
+    # ------------------------------------------------------------ what follows
+
+    def run(self, call: Call) -> None:
+        """Run an activity or a checkpoint."""
+        self.calls.append(call)
+
+    def run_nothing(self) -> None:
+        """The unit cannot go on, so no work begins for it."""
+        self.calls.clear()
+
+    def give_up(self, calls: Iterable[Call]) -> None:
+        """Stop the work of these calls."""
+        self.cancelled = (*self.cancelled, *calls)
+
+    def log(self, records: Sequence[LogRecord]) -> None:
+        """Show what the code logged."""
+        self.logs = records
+
+    def warn(self, text: str) -> None:
+        """Warn the people who run the node."""
+        self.warning = text
+
+    def reach(self, *, started: bool = False, ended: bool = False, set_aside: bool = False) -> None:
+        """Note a milestone."""
+        before = self.milestones or _NONE
+        self.milestones = Milestones(
+            before.started or started,
+            before.ended or ended,
+            before.set_aside or set_aside,
+            before.replaced,
+        )
+
+    def ask_again(self) -> None:
+        """The unit has more to do now."""
+        self.again = True
+
+    def wait_until(self, at: int | None) -> None:
+        """The unit wants its next turn at this time (ms). None: a message must come."""
+        self.wake_at = at
+
+    def end(self) -> None:
+        """The unit has ended."""
+        self.closed = True
+
+    # ------------------------------------------------------------ the commit
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to commit."""
+        return not (
+            self.chunks or self._touched or self._consume or self._keeping or self.post or self.kv
+        )
+
+    def pack(
+        self, row: UnitRow, expect: int, fence: Fence, commit_id: bytes, dedupe_ms: int
+    ) -> None:
+        """Put what becomes durable into one Commit.
+
+        The commit has a copy of the row, because the unit goes on with its own. What clients were
+        answered is kept for `dedupe_ms`.
+        """
+        # A unit that was loaded in between may have taken the same messages in another order. One
+        # order makes both commits the same, which is how a follower is checked against its owner.
+        if len(self._consume) > 1:
+            self._consume.sort()
+        answers: Sequence[Answer] = ()
+        if self._remembered:
+            self._remembered.sort()
+            expires_at = self.now + dedupe_ms
+            answers = [Answer(m, self.answers.get(m, "ok"), expires_at) for m in self._remembered]
+        post = self.post
+        if self._keeping:
+            kept = list(self._keeping.values())
+            for message in kept:
+                message.wait_in(row.scope)
+            post = [*kept, *post]
+        self.commit = Commit(
+            commit_id,
+            fence,
+            self.now,
+            self.unit,
+            expect,
+            row.snapshot(self.now),
+            self.chunks,
+            self.ended,
+            self.kv,
+            self._consume or (),
+            answers,
+            post or (),
+            prune=self.prune,
+            delete=self.tombstone_until,
+            home=None if self.tombstone_until is None else scope_of(self.unit, self._shards),
+        )
+
+    def pack_removal(
+        self, row: UnitRow, expect: int, fence: Fence, commit_id: bytes, dedupe_ms: int
+    ) -> None:
+        """Put the removal of the unit into one Commit.
+
+        All that the unit owned goes with it, so none of that is written.
+        """
+        self.chunks, self.ended, self.kv = [], (), ()
+        self.closed = self.deleted = True
+        self.pack(row, expect, fence, commit_id, dedupe_ms)

@@ -1,0 +1,1 @@
+"""Activities and checkpoints that run on a node."""

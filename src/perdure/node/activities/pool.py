@@ -1,0 +1,199 @@
+"""The processes for activities with `executor="process"`.
+
+Each process works on one attempt at a time and has a pipe of its own. So the death of one (it ran
+out of memory, somebody killed it, the activity ended it) concerns the attempt that it worked on and
+no other. One that is not wanted any more is killed: what runs in a process can be stopped, unlike
+what runs on a thread.
+
+Processes are spawned, not forked: a fork would copy the locks of the node's threads in whatever
+state they are.
+"""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import signal
+import time
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from perdure.node.activities import process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from multiprocessing.connection import Connection
+
+_END_S = 0.5
+"""What a process that has nothing to do gets to end by itself."""
+
+
+class ProcessLost(Exception):
+    """A process ended while it worked, or could not be started; the text says how."""
+
+
+class PoolProcess:
+    """A process of the pool, seen from the node. Its methods block."""
+
+    def __init__(self) -> None:
+        """Start it.
+
+        Raises:
+            ProcessLost: it cannot be started.
+        """
+        # One thread at a time: the system tells only one of them how it ended.
+        self._looking = Lock()
+        context = multiprocessing.get_context("spawn")
+        try:
+            self._pipe: Connection
+            self._pipe, theirs = context.Pipe()
+            with theirs:
+                name = "perdure-activity"
+                self._process = context.Process(target=process.serve, args=(theirs,), name=name)
+                self._process.start()
+        except OSError as error:
+            raise ProcessLost(f"it cannot be started: {error}") from error
+
+    @property
+    def alive(self) -> bool:
+        """Whether it could take an attempt."""
+        with self._looking:
+            return self._process.is_alive()
+
+    def wait_ready(self) -> None:
+        """Wait until it has imported what it needs.
+
+        Raises:
+            ProcessLost: it ended before.
+        """
+        self._receive()
+
+    def run(self, request: bytes) -> bytes:
+        """Have it run an attempt; the encoded outcome.
+
+        Raises:
+            ProcessLost: it ended before it answered.
+        """
+        try:
+            self._pipe.send_bytes(request)
+        except OSError:  # a broken pipe
+            raise ProcessLost(self._how_it_ended()) from None
+        return self._receive()
+
+    def _receive(self) -> bytes:
+        try:
+            return self._pipe.recv_bytes()
+        except (EOFError, OSError):
+            raise ProcessLost(self._how_it_ended()) from None
+
+    def _how_it_ended(self) -> str:
+        with self._looking:
+            self._process.join(_END_S)
+        code = self._process.exitcode
+        if code is not None and code < 0:
+            return f"it was killed by {signal.Signals(-code).name}"
+        return f"it ended with exit code {code}"
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
+
+    def leave(self) -> None:
+        """Ask it to end as soon as it has nothing to do."""
+        self._pipe.close()
+
+    def join(self, seconds: float) -> None:
+        """Wait for its end; kill it if it takes longer."""
+        with self._looking:
+            self._process.join(seconds)
+            if self._process.exitcode is None:
+                self._process.kill()
+                self._process.join(_END_S)
+
+
+class Processes:
+    """Gives attempts to processes. How many at once is decided before (slots.py)."""
+
+    def __init__(self) -> None:
+        """There is no process yet."""
+        self._lock = Lock()
+        self._starting = Lock()
+        self._idle: list[PoolProcess] = []
+        self._busy: set[PoolProcess] = set()
+        self._closed = False
+
+    @property
+    def used(self) -> bool:
+        """Whether there are processes."""
+        with self._lock:
+            return bool(self._idle or self._busy)
+
+    def run(self, request: bytes, taken: Callable[[PoolProcess], bool]) -> bytes | None:
+        """Have a process run an attempt, and wait for its encoded outcome: on a thread, for it
+        blocks.
+
+        `taken` is called with the process when it is about to begin; False: the attempt is not
+        wanted any more.
+
+        Raises:
+            ProcessLost: the process ended meanwhile.
+        """
+        found = self._take()
+        try:
+            answer = found.run(request) if taken(found) else None
+        except ProcessLost:
+            self._drop(found)
+            raise
+        self._give_back(found)
+        return answer
+
+    def _take(self) -> PoolProcess:
+        with self._lock:
+            while self._idle:
+                found = self._idle.pop()
+                if found.alive:
+                    self._busy.add(found)
+                    return found
+        with self._starting:  # one after the other: multiprocessing keeps its books without a lock
+            found = PoolProcess()
+        with self._lock:
+            if not self._busy and not self._idle:
+                atexit.register(self.close)  # a program that never stops its node must end, too
+            self._busy.add(found)
+            closed = self._closed
+        if closed:
+            found.kill()
+        try:
+            found.wait_ready()
+        except ProcessLost:
+            self._drop(found)
+            raise
+        return found
+
+    def _give_back(self, found: PoolProcess) -> None:
+        with self._lock:
+            self._busy.discard(found)
+            if not self._closed:
+                self._idle.append(found)
+
+    def _drop(self, lost: PoolProcess) -> None:
+        with self._lock:
+            self._busy.discard(lost)
+        lost.leave()
+
+    def close(self) -> None:
+        """End all of them: at once those that work, in order those that do not. It blocks, but not
+        for long.
+        """
+        atexit.unregister(self.close)
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+            busy = list(self._busy)
+        for found in busy:
+            found.kill()
+        for found in idle:
+            found.leave()
+        until = time.monotonic() + _END_S
+        for found in (*busy, *idle):
+            found.join(max(until - time.monotonic(), 0))

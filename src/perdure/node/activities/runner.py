@@ -1,0 +1,214 @@
+"""Runs a function of the app, of whatever kind, and turns however it ends into an outcome.
+
+Every way to end counts: a result, any exception, `SystemExit`, a cancellation of the function's
+own. Two are no outcome. One is a cancellation from outside, by the node or by the end of the event
+loop. The other is `KeyboardInterrupt` on the main thread: the person at the keyboard ends the
+program, and the attempt runs again in the next one. Elsewhere no signal raises it, so there it is
+the function's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import threading
+from contextvars import copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from perdure.activity import running_attempt
+from perdure.errors import Failure
+from perdure.interceptor import Interceptor, around_activity
+from perdure.kernel.loop.call import ActivityCall, StepCall
+from perdure.node.activities.outcome import EndedWith, Outcome, call_function, encoded, failure_from
+from perdure.node.activities.pool import PoolProcess, Processes, ProcessLost
+from perdure.node.activities.process import Request
+from perdure.node.activities.threads import Threads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from perdure.kernel.data.definition import ActivityDefinition, Definitions
+    from perdure.kernel.data.limits import Limits
+    from perdure.node.activities.job import Job
+
+logger = logging.getLogger("perdure.activity")
+
+PROCESSES_LOST_MAX = 3
+"""After how many lost processes an attempt fails. Before, it runs again: processes also end by no
+fault of its own.
+"""
+
+_outcomes = msgspec.msgpack.Decoder(Outcome)
+
+
+class Runner:
+    """Runs the functions of jobs."""
+
+    def __init__(
+        self, definitions: Definitions, limits: Limits, interceptors: Sequence[Interceptor]
+    ) -> None:
+        """Threads and processes are made when they are needed."""
+        self._definitions = definitions
+        self._limits = limits
+        self._threads = Threads()
+        self._processes = Processes()
+        self._interceptors = interceptors
+
+    async def run(self, job: Job) -> Outcome | None:
+        """Run it; None: it was cancelled, and not by itself.
+
+        Raises:
+            KeyboardInterrupt: the program is to end.
+        """
+        call = job.call
+        try:
+            if isinstance(call, ActivityCall):
+                return Outcome(await self._activity(job, call))
+            assert isinstance(call, StepCall)
+            return Outcome(await self._checkpoint(call))
+        except asyncio.CancelledError:
+            if job.state != "running" or _is_cancelled_from_outside():
+                return None
+            return Outcome(None, cancelled_itself(job))
+        except BaseException as error:  # whatever the user's code raises is its outcome
+            if isinstance(error, KeyboardInterrupt) and _is_main_thread():
+                raise
+            retry = call.options.retry if isinstance(call, ActivityCall) else None
+            return Outcome(None, failure_from(error, self._limits.payload_bytes, retry))
+
+    async def close(self) -> list[str]:
+        """End the processes and the idle threads; what still runs on threads."""
+        if self._processes.used:
+            await self._threads.run(self._processes.close).result()
+        self._threads.close()
+        return self._threads.busy
+
+    # ------------------------------------------------------------ the kinds
+
+    async def _checkpoint(self, call: StepCall) -> bytes:
+        what = f"result of checkpoint {call.name!r}"
+        outcome = call.fn()
+        if inspect.isawaitable(outcome):
+            outcome = await outcome
+        data = encoded(outcome, what, call.encode, self._limits.payload_bytes)
+        call.codec.decode(data)
+        return data
+
+    async def _activity(self, job: Job, call: ActivityCall) -> bytes:
+        definition = self._definitions.find_activity(call.name)
+        assert definition is not None, "the kernel holds a unit without its activity"
+        assert job.attempt is not None
+        running_attempt.set(job.attempt)
+        signature = definition.signature
+        if self._interceptors:
+            info = job.attempt.info
+            innermost = partial(self._value, job, definition, call.input)
+            value = await around_activity(self._interceptors, info, innermost)
+        elif definition.executor == "process":
+            return await self._in_process(job, definition, call.input)
+        elif definition.is_async:  # as `_value` would, without a coroutine more
+            args, kwargs = signature.decode(call.input)
+            value = await definition.fn(*args, **kwargs)
+        else:
+            value = await self._value(job, definition, call.input)
+        limit = self._limits.payload_bytes
+        result = encoded(value, signature.result.what, signature.result.encode, limit)
+        signature.result.check(result)
+        return result
+
+    async def _value(self, job: Job, definition: ActivityDefinition, data: bytes) -> Any:
+        """Run the function; its result as interceptors see it."""
+        if definition.executor == "process":
+            return definition.signature.result.decode(await self._in_process(job, definition, data))
+        args, kwargs = definition.signature.decode(data)
+        if definition.is_async:
+            return await definition.fn(*args, **kwargs)
+        context = copy_context()
+        return await self._on_thread(
+            job, lambda: context.run(call_function, definition.fn, args, kwargs), job.describe()
+        )
+
+    async def _on_thread(self, job: Job, body: Callable[[], Any], what: str | None = None) -> Any:
+        """Run it on a thread. A cancel waits for its end while the job has its grace: a thread
+        cannot be stopped.
+        """
+        try:
+            running = self._threads.run(body, what)
+        except RuntimeError as error:
+            text = f"no thread can be started for {job.describe()}: {error}"
+            raise EndedWith(Failure("RuntimeError", text, "infrastructure")) from error
+        while True:
+            try:
+                return await running.result()
+            except asyncio.CancelledError:
+                if running.is_done or job.state != "ending":
+                    raise
+
+    async def _in_process(self, job: Job, definition: ActivityDefinition, data: bytes) -> bytes:
+        """Run it in a process; the encoded result. A process that is lost is replaced, and the
+        attempt runs again.
+        """
+        call = job.call
+        assert isinstance(call, ActivityCall)
+        fn, final = definition.fn, call.options.retry.names
+        request = msgspec.msgpack.encode(
+            Request(fn.__module__, fn.__qualname__, data, final, self._limits.payload_bytes)
+        )
+        lost: ProcessLost | None = None
+        for _ in range(PROCESSES_LOST_MAX):
+            try:
+                return await self._exchange(job, request)
+            except ProcessLost as error:
+                lost = error
+            if job.state != "running":
+                break  # it was killed because nobody wants its result
+            logger.warning("a process was lost with %s: %s", job.describe(), lost, extra=job.ids())
+        text = f"{PROCESSES_LOST_MAX} processes were lost with it, one after the other"
+        raise EndedWith(Failure("ProcessLost", f"{text}; the last one: {lost}", "infrastructure"))
+
+    async def _exchange(self, job: Job, request: bytes) -> bytes:
+        loop = asyncio.get_running_loop()
+
+        def begin() -> None:
+            if job.state == "running" and job.timeouts is not None:
+                job.timeouts.begin()
+
+        def taken(process: PoolProcess) -> bool:
+            job.process = process
+            loop.call_soon_threadsafe(begin)
+            return job.state == "running"
+
+        if job.timeouts is not None:
+            job.timeouts.pause()  # its time is counted from when a process is there
+        try:
+            answer = await self._on_thread(job, lambda: self._processes.run(request, taken))
+        finally:
+            job.process = None
+        if answer is None:
+            raise asyncio.CancelledError
+        outcome = _outcomes.decode(answer)
+        if outcome.failure is not None:
+            raise EndedWith(outcome.failure)
+        assert outcome.result is not None
+        return outcome.result
+
+
+def cancelled_itself(job: Job) -> Failure:
+    """What a function fails with that was cancelled by nobody but itself: a task of its own, a pool
+    that closed.
+    """
+    what = "activity" if isinstance(job.call, ActivityCall) else "checkpoint"
+    return Failure("CancelledError", f"the {what} cancelled itself", "cancelled")
+
+
+def _is_cancelled_from_outside() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()

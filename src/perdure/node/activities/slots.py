@@ -1,0 +1,96 @@
+"""Slots: how many attempts may run at once, and which waits.
+
+An attempt takes a slot of the node, one of its queue, and if it needs a thread or a process one of
+these. So none that has a slot waits for anything else, and its time can be counted from there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from perdure.node.activities.job import Job, Kind
+    from perdure.node.options import NodeOptions
+
+_Line = tuple[str, "Kind"]
+
+
+class Slots:
+    """Gives slots to jobs, first come, first served among those that could run."""
+
+    def __init__(self, options: NodeOptions, launch: Callable[[Job], None]) -> None:
+        """All are free. `launch` is called with each job that gets one."""
+        self._options = options
+        self._launch = launch
+        self._kinds: dict[Kind, int] = {"thread": options.threads, "process": options.processes}
+        self._by_queue: dict[str, int] = {}
+        self._by_kind: dict[Kind, int] = {"async": 0, "thread": 0, "process": 0}
+        self._lines: dict[_Line, dict[Job, int]] = {}
+        self._arrivals = 0
+        self._closed = False
+        self.taken = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a slot."""
+        lines = list(self._lines.values())  # a copy: metrics are read on another thread
+        return sum(map(len, lines))
+
+    def ask(self, job: Job) -> bool:
+        """Launch the job, now (True) or when there is a slot for it."""
+        if not self._closed and self._is_free(job.queue, job.kind):
+            self._take(job)
+            return True
+        self._arrivals += 1
+        self._lines.setdefault((job.queue, job.kind), {})[job] = self._arrivals
+        return False
+
+    def withdraw(self, job: Job) -> bool:
+        """Let the job wait no longer; False if it did not wait."""
+        key = (job.queue, job.kind)
+        line = self._lines.get(key)
+        if line is None or line.pop(job, None) is None:
+            return False
+        if not line:
+            del self._lines[key]
+        return True
+
+    def give_back(self, job: Job) -> None:
+        """Its slot is free; whoever waits for it longest begins."""
+        self.taken -= 1
+        self._by_queue[job.queue] -= 1
+        self._by_kind[job.kind] -= 1
+        while not self._closed and self._lines:
+            following = self._next()
+            if following is None:
+                return
+            self.withdraw(following)
+            self._take(following)
+
+    def close(self) -> None:
+        """Launch nothing more."""
+        self._closed = True
+
+    def _take(self, job: Job) -> None:
+        self.taken += 1
+        self._by_queue[job.queue] = self._by_queue.get(job.queue, 0) + 1
+        self._by_kind[job.kind] += 1
+        self._launch(job)
+
+    def _is_free(self, queue: str, kind: Kind) -> bool:
+        options = self._options
+        if self.taken >= options.activities:
+            return False
+        if queue in options.queues and self._by_queue.get(queue, 0) >= options.queues[queue]:
+            return False
+        return kind not in self._kinds or self._by_kind[kind] < self._kinds[kind]
+
+    def _next(self) -> Job | None:
+        """The first of the lines that could go on, by its arrival."""
+        lines = [line for key, line in self._lines.items() if self._is_free(*key)]
+        heads = [next(iter(line.items())) for line in lines]
+        if not heads:
+            return None
+        return min(heads, key=lambda head: head[1])[0]

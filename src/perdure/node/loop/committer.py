@@ -1,0 +1,141 @@
+"""The committer: commits that pile up while the last batch is being made durable go into the next."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from perdure.errors import StoreUnavailable
+from perdure.node.loop.patience import Stopped
+
+if TYPE_CHECKING:
+    from perdure.kernel.data.commit import Commit, Verdict
+    from perdure.node.loop.patience import Patience
+    from perdure.ports.store import Store
+
+_BATCH_MAX = 256
+"""Commits that are handed over together. What follows them is done in one go, on the node's loop."""
+
+Done = Callable[["Verdict", bool], None]
+"""Gets the verdict, and whether an earlier try may have been applied without an answer."""
+
+Answer = asyncio.Future[list["Verdict"]]
+
+
+class Committer:
+    """Hands commits to the store in batches, one batch at a time, and reports the verdicts in order.
+
+    A batch that the store could not take, or whose outcome is unknown, is submitted again as it is
+    until the store answers: the store recognises commits that it has already. An error that is no
+    `StoreUnavailable`, and a store that says that it will never answer, end that: `failed` is called
+    with the error, and nothing is submitted any more.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        patience: Patience,
+        freeze: Callable[[StoreUnavailable], None],
+        thaw: Callable[[], None],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        """`freeze` is told of each failure of a batch whose answer is late, `thaw` of its answer."""
+        self._store = store
+        self._patience = patience
+        self._freeze = freeze
+        self._thaw = thaw
+        self._failed = failed
+        self._waiting: list[tuple[Commit, Done]] = []
+        self._batch: list[tuple[Commit, Done]] = []
+        self._answer: Answer | None = None
+        self._unsure = False
+        self._stopped = False
+
+    def submit(self, commit: Commit, done: Done) -> None:
+        """Make a commit durable with the next batch. `done` gets the verdict on the node's loop."""
+        if not self._stopped:
+            self._waiting.append((commit, done))
+
+    def flush(self) -> None:
+        """Hand over what was submitted. While a batch is on its way, its answer does that."""
+        if self._answer is not None or not self._waiting:
+            return
+        self._batch, self._waiting = self._waiting[:_BATCH_MAX], self._waiting[_BATCH_MAX:]
+        self._unsure = False
+        # A store that gives a future needs no task here. A task is a tenth of a lonely step's work.
+        answer = self._store.commit([commit for commit, _ in self._batch])
+        self._wait_for(asyncio.ensure_future(answer), self._first_answer)
+
+    def _wait_for(self, answer: Answer, then: Callable[[Answer], None]) -> None:
+        self._answer = answer
+        answer.add_done_callback(then)
+
+    def _first_answer(self, answer: Answer) -> None:
+        error = None if answer.cancelled() else answer.exception()
+        if isinstance(error, StoreUnavailable):
+            again = self._again([commit for commit, _ in self._batch], error)
+            task = asyncio.get_running_loop().create_task(again, name="perdure-committer")
+            self._wait_for(task, self._answered)
+        else:
+            self._answered(answer)
+
+    def _answered(self, answer: Answer) -> None:
+        batch, self._batch, self._answer = self._batch, [], None
+        if answer.cancelled():  # the loop is being closed under us
+            self.stop()
+            return
+        error = answer.exception()
+        if isinstance(error, Stopped):
+            self.stop()  # nobody knows what became of the batch, and its senders are told so
+            return
+        try:
+            for (_, done), verdict in zip(batch, answer.result(), strict=True):
+                done(verdict, self._unsure)
+        except Exception as error:  # whatever it is, the node must not go on as if it had committed
+            self.stop()
+            self._failed(error)
+        self.flush()
+
+    async def _again(self, commits: list[Commit], error: StoreUnavailable) -> list[Verdict]:
+        """Submit a batch until the store answers."""
+        self._note(error)
+
+        async def submit() -> list[Verdict]:
+            try:
+                return await self._store.commit(commits)
+            except StoreUnavailable as refused:
+                self._note(refused)
+                raise
+
+        verdicts = await self._patience.insist(submit, self._late, error)
+        self._thaw()
+        return verdicts
+
+    def _note(self, error: StoreUnavailable) -> None:
+        """A try that was refused for sure says nothing about an earlier one, which may be durable."""
+        self._unsure = self._unsure or error.outcome == "unknown"
+
+    def _late(self, error: StoreUnavailable) -> None:
+        if error.is_permanent:
+            raise StoreUnavailable(
+                str(error), "unknown" if self._unsure else "none", permanent=True
+            ) from error
+        self._freeze(error)
+
+    @property
+    def busy(self) -> bool:
+        """Whether something that was submitted has no verdict yet."""
+        return self._answer is not None or bool(self._waiting)
+
+    async def drain(self) -> None:
+        """Wait until everything that was submitted has its verdict, or will get none."""
+        while self.busy:
+            self.flush()
+            assert self._answer is not None
+            await asyncio.wait([self._answer])
+
+    def stop(self) -> None:
+        """Take nothing more."""
+        self._stopped = True
+        self._waiting.clear()

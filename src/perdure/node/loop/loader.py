@@ -1,0 +1,283 @@
+"""The loader: reading units and their mail from the store.
+
+Units are loaded with all that the store has of them, several in one question. A unit that is in
+memory only has the new part of its inbox read. A resident that is being read for takes no turn.
+
+A read that fails forgets nothing. It is tried again until it succeeds or the node stops. Stored
+messages and deadlines wait for that. Messages that only this process has are given back to their
+senders after `store_retry_ms`, so that nobody waits without a reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from time import monotonic
+from typing import TYPE_CHECKING, TypeVar
+
+from perdure.errors import StoreUnavailable
+from perdure.kernel.data.message import Message, Retry
+from perdure.node.loop.patience import Patience, Stopped
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+
+    from perdure.node.loop.ready import Ready
+    from perdure.node.loop.residents import Resident, Residents
+    from perdure.node.ownership.scope import Batch
+    from perdure.node.surroundings import Surroundings
+    from perdure.ports.store import Loaded
+
+T = TypeVar("T")
+
+logger = logging.getLogger("perdure.node")
+
+_LOADERS = 2
+"""Batches of units that are loaded at the same time."""
+_FETCHERS = 4
+"""Inboxes that are read at the same time."""
+_WAITING = 2_000
+"""A scan asks for no more while so many wait to be loaded: what waits in the store costs no memory."""
+_PAUSE_S = 0.005
+"""How long a scan waits then."""
+_MAIL = 500
+"""Messages that one question for an inbox brings."""
+_SLICE_S = 0.01
+"""How long units are replayed in one go before the node's loop gets its turn."""
+
+
+class Loader:
+    """Reads the store for residents."""
+
+    def __init__(
+        self,
+        given: Surroundings,
+        residents: Residents,
+        loaded: Callable[[Resident, Loaded], None],
+        ready: Ready,
+    ) -> None:
+        """Nothing is being read. `loaded` takes over a unit that the store has given.
+
+        While `ready` is busy, no unit is loaded that no message waits for.
+        """
+        self._store = given.store
+        self._options = given.options
+        self._residents = residents
+        self._ownership = given.ownership
+        self._patience = Patience(given.node_name, given.options.store_retry_ms)
+        self._node_name = given.node_name
+        self._loaded = loaded
+        self._ready = ready
+        self._to_load: deque[Resident] = deque()
+        self._due: dict[str, None] = {}  # an ordered set: units that are not in memory yet
+        self._to_fetch: deque[Resident] = deque()
+        self._loaders = 0
+        self._fetchers = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = False
+
+    # ------------------------------------------------------------ what is asked of it
+
+    def load(self, resident: Resident) -> None:
+        """Load a unit, together with others that wait to be loaded."""
+        self._residents.occupy(resident, "loading")
+        resident.begin_reload()
+        self._to_load.append(resident)
+        self._work()
+
+    def load_later(self, unit: str) -> None:
+        """Load a unit that is not in memory, when those that messages wait for have been loaded."""
+        self._due[unit] = None
+        self.go_on()
+
+    def fetch(self, resident: Resident) -> None:
+        """Read what is new in the inbox of a unit that stays in memory."""
+        if self._stopping:
+            return  # what it has is recorded, and the next owner reads the rest
+        self._residents.occupy(resident, "loading")
+        resident.begin_fetch()
+        self._to_fetch.append(resident)
+        if self._fetchers < _FETCHERS:
+            self._fetchers += 1
+            self._spawn(self._fetch_all(), "perdure-inbox")
+
+    def go_on(self) -> None:
+        """Load units that wait for that, unless the node is busy with others."""
+        if self._due and not self._ready.is_busy:
+            self._work()
+
+    @property
+    def backlog(self) -> int:
+        """How many units wait to be loaded."""
+        return len(self._to_load) + len(self._due)
+
+    async def room(self) -> None:
+        """Wait until enough has been loaded of what a scan has found."""
+        while self.backlog > _WAITING:  # noqa: ASYNC110 - each load may be the one
+            await asyncio.sleep(_PAUSE_S)
+
+    def is_waiting(self, unit: str) -> bool:
+        """Whether a unit is to be loaded, or is being loaded."""
+        resident = self._residents.get(unit)
+        return unit in self._due if resident is None else resident.state == "loading"
+
+    def _work(self) -> None:
+        if self._loaders < _LOADERS and not self._stopping:
+            self._loaders += 1
+            self._spawn(self._load_all(), "perdure-loader")
+
+    def _spawn(self, work: Coroutine[object, object, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # ------------------------------------------------------------ whole units
+
+    async def _load_all(self) -> None:
+        try:
+            while not self._stopping and (batch := self._next_batch()):
+                await self._load_batch(batch)
+                await asyncio.sleep(0)
+        finally:
+            # At once, not when the task is seen to be done: a unit that comes in between needs a loader.
+            self._loaders -= 1
+
+    def _next_batch(self) -> list[Resident]:
+        batch: list[Resident] = []
+        while self._to_load and len(batch) < self._options.loads:
+            batch.append(self._to_load.popleft())
+        if self._ready.is_busy:
+            return batch  # the node calls `go_on` when it has time
+        while self._due and len(batch) < self._options.loads:
+            unit = next(iter(self._due))
+            del self._due[unit]
+            present = self._residents.get(unit)
+            if present is None:
+                resident = self._residents.enter(unit, self._ownership.home_of(unit))
+                self._residents.occupy(resident, "loading")
+                batch.append(resident)
+            elif present.state == "idle":
+                self.fetch(present)  # a start has brought it into memory without its mail
+            else:
+                present.expect_mail()
+        return batch
+
+    async def _load_batch(self, batch: list[Resident]) -> None:
+        try:
+            found = await self._insist(lambda: self._store.load([r.unit.id for r in batch]), batch)
+        except Exception as error:
+            if len(batch) == 1:
+                self._give_up(batch[0], error)
+                return
+            for resident in batch:  # a row that cannot be read must not keep its neighbours out
+                await self._load_batch([resident])
+            return
+        if found is not None:
+            pairs = list(zip(batch, found, strict=True))
+            for resident, loaded in pairs:
+                self._place(resident, loaded)
+            await self._take_over(await self._ownership.admit(pairs))
+
+    def _place(self, resident: Resident, found: Loaded) -> None:
+        """A row says which scope its unit belongs to, and which kind it is.
+
+        The scope may have gone, and come, meanwhile.
+        """
+        self._residents.recognize(resident, found)
+        if found.row is not None:
+            resident.move(self._ownership.find(found.row.scope))
+        else:
+            resident.move(self._ownership.home_of(found.id))
+
+    async def _take_over(self, batch: Batch) -> None:
+        began = monotonic()
+        for resident, found in batch:
+            if any(isinstance(message.body, Retry) for message in found.inbox):
+                resident.release()
+            resident.mailbox.reload(found.inbox)
+            resident.has_been_read(found.place)
+            self._loaded(resident, found)
+            if monotonic() - began > _SLICE_S:
+                await asyncio.sleep(0)
+                began = monotonic()
+
+    def _give_up(self, resident: Resident, error: Exception) -> None:
+        """What is stored of the unit cannot be read. Its row stays as it is."""
+        unit = resident.unit.id
+        ids = {"node": self._node_name, "instance": unit}
+        logger.error("%r cannot be loaded", unit, exc_info=error, extra=ids)
+        resident.refuse(StoreUnavailable(f"{unit!r} cannot be loaded: {error}"))
+        self._residents.forget(resident)
+
+    # ------------------------------------------------------------ mail
+
+    async def _fetch_all(self) -> None:
+        try:
+            while not self._stopping and self._to_fetch:
+                await self._fetch(self._to_fetch.popleft())
+        finally:
+            self._fetchers -= 1
+
+    async def _fetch(self, resident: Resident) -> None:
+        unit = resident.unit
+        while True:
+            try:
+                mail = await self._insist(
+                    lambda: self._store.inbox(unit.id, resident.place, _MAIL), [resident]
+                )
+            except Exception as error:
+                self._give_up(resident, error)
+                return
+            if mail is None:
+                return
+            resident.has_been_read(mail.place)
+            self._receive(resident, mail.messages)
+            if len(mail.messages) < _MAIL:
+                break
+        self._ready.add(resident)
+
+    def _receive(self, resident: Resident, messages: Sequence[Message]) -> None:
+        for message in resident.mailbox.merge(messages):
+            if isinstance(message.body, Retry):
+                resident.release()
+
+    # ------------------------------------------------------------ insisting
+
+    async def _insist(
+        self, read: Callable[[], Awaitable[T]], waiting: Sequence[Resident]
+    ) -> T | None:
+        """Read until the store answers. None: the node stops.
+
+        Senders whose messages only this process has are told when the answer is late.
+
+        Raises:
+            Exception: the store has answered that what it has cannot be read.
+        """
+
+        def late(error: StoreUnavailable) -> None:
+            for resident in waiting:
+                resident.refuse_unstored(error)
+
+        try:
+            return await self._patience.insist(read, late)
+        except Stopped:
+            return None
+
+    # ------------------------------------------------------------ the end
+
+    @property
+    def reading(self) -> bool:
+        """Whether something is being read from the store."""
+        return bool(self._tasks)
+
+    async def settle(self) -> None:
+        """Wait until nothing is being read."""
+        while self._tasks:
+            await asyncio.wait(list(self._tasks))
+
+    async def stop(self) -> None:
+        """Read nothing more."""
+        self._stopping = True
+        self._patience.stop()
+        await self.settle()

@@ -1,0 +1,290 @@
+"""The memory of a node: how units come into it, and how they leave it.
+
+    a message or a deadline ──▶ loaded ──▶ ready ──▶ (turns) ──▶ at rest ──▶ evicted
+                                  ▲                     │
+                                  └──── reloaded ◀──────┤  its turn was discarded, or refused
+                                                        └─▶ expelled: its scope is another node's
+
+Nothing is lost when a unit leaves. All that it is stands in the store, and messages that only this
+process has are given back to their senders.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from perdure.errors import Failure, StoreUnavailable
+from perdure.kernel.data.message import Start
+from perdure.kernel.unit.held import POISONED
+from perdure.node.loop.loader import Loader
+from perdure.node.loop.supervisor import ids_of
+from perdure.node.ownership.scope import Moved
+from perdure.runlog import show_logs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from perdure.kernel.data.commit import UnitRow
+    from perdure.kernel.data.message import Message
+    from perdure.node.activities.attempts import Attempts
+    from perdure.node.loop.deadlines import Deadlines
+    from perdure.node.loop.ready import Ready
+    from perdure.node.loop.residents import Resident, Residents
+    from perdure.node.loop.supervisor import Supervisor
+    from perdure.node.ownership.scope import Scope
+    from perdure.node.surroundings import Surroundings
+    from perdure.ports.store import Loaded
+
+logger = logging.getLogger("perdure.node")
+
+_LEAVING_SLICE_S = 0.01
+"""Units leave memory for so long in one go. Then the node's event loop gets its turn."""
+
+_HOMELESS_MAX = 100_000
+"""Ids of missing units whose mail is remembered. The oldest are forgotten first: their mail is found
+by the node's next look at the store."""
+
+
+class Memory:
+    """The units that a node has in memory, and the ways in and out."""
+
+    def __init__(
+        self,
+        given: Surroundings,
+        residents: Residents,
+        supervisor: Supervisor,
+        attempts: Attempts,
+        deadlines: Deadlines,
+        ready: Ready,
+    ) -> None:
+        """Nothing is in memory. While many units are `ready`, none is loaded that no message waits for."""
+        self.residents = residents
+        self.loader = Loader(given, residents, self._loaded, ready)
+        self._node_name = given.node_name
+        self._options = given.options
+        self._ownership = given.ownership
+        self._tally = given.tally
+        self._supervisor = supervisor
+        self._attempts = attempts
+        self._deadlines = deadlines
+        self._ready = ready
+        self._homeless: dict[str, None] = {}  # an ordered set
+
+    # ------------------------------------------------------------ coming in
+
+    def owns(self, unit: str) -> bool:
+        """Whether messages for the unit are to be delivered here."""
+        resident = self.residents.get(unit)
+        scope = resident.scope if resident is not None else self._ownership.home_of(unit)
+        return scope is not None and scope.takes_messages
+
+    def enter(self, message: Message) -> Resident | None:
+        """Bring the unit of a message into memory. None: it belongs to another node."""
+        scope = self._ownership.home_of(message.to)
+        if scope is None or not scope.takes_messages:
+            return None
+        may_be_new = type(message.body) is Start and not message.visible_at
+        has_mail = message.to in self._homeless or self.loader.is_waiting(message.to)
+        # Mail of the same sender may wait in the store, from when another node had the scope.
+        is_known = self._ownership.is_alone or scope.is_scanned
+        resident = self.residents.enter(message.to, scope, type(message.body))
+        if has_mail or not (may_be_new and is_known):
+            self.loader.load(resident)
+        return resident
+
+    def wake(self, unit: str) -> None:
+        """The unit has a deadline that passed, or there is work for it in the store."""
+        resident = self.residents.get(unit)
+        if resident is None:
+            self.loader.load_later(unit)
+        elif resident.state == "idle":
+            self._ready.add(resident)
+
+    def mail(self, unit: str) -> None:
+        """Another process has posted to the unit: read its inbox, and leave the unit as it is."""
+        resident = self.residents.get(unit)
+        if resident is None:
+            self.loader.load_later(unit)
+        elif resident.state in ("idle", "ready"):
+            self.loader.fetch(resident)  # before its turn: what waits there may be older
+        else:
+            resident.expect_mail()
+
+    def look_for_mail(self, unit: str) -> None:
+        """The same for a message of this node's client, which was posted while the unit moved."""
+        if self.owns(unit):
+            self.mail(unit)
+
+    def row(self, unit: str) -> UnitRow | None:
+        """The row of a unit in memory, if no turn of it is on its way."""
+        resident = self.residents.get(unit)
+        if resident is None or resident.state != "idle":
+            return None
+        return resident.unit.row
+
+    def _loaded(self, resident: Resident, found: Loaded) -> None:
+        self.residents.rest(resident)
+        scope = resident.scope
+        if scope is None or not scope.takes_messages:
+            self.expel(resident, found.row)
+            return
+        if found.row is None:
+            if not resident.mailbox:
+                self.leave(resident)
+                return
+        else:
+            self.found_home(found.id)
+            discarded = self._supervisor.load(resident, found)
+            if discarded is not None:
+                self.discard(resident, discarded.cause)
+                return
+        resident.is_tried()
+        self._ready.add(resident)
+
+    def note_homeless(self, unit: str) -> None:
+        """Messages wait in the store for a unit that does not exist: its start must look for them."""
+        self._homeless[unit] = None
+        if len(self._homeless) > _HOMELESS_MAX:
+            del self._homeless[next(iter(self._homeless))]
+
+    def found_home(self, unit: str) -> None:
+        """The unit exists, and it has read its mail."""
+        self._homeless.pop(unit, None)
+
+    # ------------------------------------------------------------ once more
+
+    def reload(self, resident: Resident) -> None:
+        """Replace a unit by what the store has. Its mailbox stays, its activities are given up."""
+        self._drop(resident)
+        self.loader.load(resident)
+
+    def _drop(self, resident: Resident) -> None:
+        self.residents.renew(resident)
+        self._attempts.abandon(resident.unit.id)
+
+    def discard(self, resident: Resident, cause: str) -> None:
+        """A turn must count as never taken.
+
+        After a few in a row the instance is set aside, so that it stops nothing else.
+        """
+        unit, ids = resident.unit.id, ids_of(resident.unit, self._node_name)
+        logs = resident.unit.take_logs()
+        if logs:
+            show_logs(logs, discarded=True)
+        failures = resident.has_failed()
+        self._tally.discard_turn()
+        self._drop(resident)
+        logger.warning("a turn of %r was stopped: %s", unit, cause, extra=ids)
+        if failures >= self._options.turn_failures:
+            text = (
+                f"{failures} turns of {unit!r} in a row were stopped: {cause}. "
+                "Mend the code, deploy it, and release the instance with retry()."
+            )
+            resident.unit.hold(Failure(POISONED, text, "poison", retryable=False))
+        self.loader.load(resident)
+
+    def try_again(self, units: Iterable[str]) -> None:
+        """Load these held units again."""
+        for unit in list(units):
+            present = self.residents.get(unit)
+            if present is None:
+                self.loader.load_later(unit)
+            elif present.state == "idle":
+                self.reload(present)
+
+    def definitions_changed(self) -> None:
+        """Units that are busy may be about to be held for the lack of what is there now."""
+        for resident in self.residents.all():
+            resident.note_new_code()
+
+    def set_aside(self, unit: str, why: Failure) -> None:
+        """Load the unit without running its code, and keep it suspended until it is released."""
+        resident = self.residents.get(unit)
+        if resident is None:
+            resident = self.residents.enter(unit, self._ownership.home_of(unit))
+        resident.unit.hold(why)
+        self.loader.load(resident)
+
+    def revise_suspect(self, unit: str, revise: Callable[[int], int]) -> bool:
+        """Change what the row says about crashes, in a commit of its own. False: it cannot be done now."""
+        resident = self.residents.get(unit)
+        if resident is None or resident.state != "idle":
+            return False
+        row = resident.unit.row
+        if row is not None and revise(row.suspect) != row.suspect:
+            resident.unit.suspect_of(revise(row.suspect))
+            self._ready.add(resident)
+        return True
+
+    # ------------------------------------------------------------ leaving
+
+    def leave(self, resident: Resident) -> None:
+        """Take a resident out of memory, unless another process has posted to it meanwhile."""
+        if resident.has_mail:
+            # By a new unit: the present one still has the row of the deleted run.
+            self.reload(resident)
+            return
+        self.residents.forget(resident)
+
+    def refuse(self, resident: Resident, reason: str) -> None:
+        """Nothing of the unit can be recorded here."""
+        unit, ids = resident.unit.id, ids_of(resident.unit, self._node_name)
+        logger.error("a commit of %r was refused: %s", unit, reason, extra=ids)
+        self._attempts.abandon(unit)
+        resident.refuse(StoreUnavailable(f"the request for {unit!r} was not recorded: {reason}"))
+        self.residents.forget(resident)
+
+    def expel(self, resident: Resident, row: UnitRow | None) -> None:
+        """Take a unit of another owner out of memory. Its messages go by the store.
+
+        `row` is that of the unit, as far as it is known.
+        """
+        unit = resident.unit.id
+        if self._ownership.is_alone:
+            name = row.scope if row is not None else "?"
+            self.refuse(resident, f"this node does not own its scope {name!r}")
+            return
+        self._attempts.abandon(unit)
+        self._deadlines.clear(unit)
+        resident.refuse(Moved())
+        self.residents.forget(resident)
+        home = self._ownership.home_of(unit)
+        if resident.has_mail and home is not None and home.takes_messages:
+            self.loader.load_later(unit)  # the scope has come back while its unit was leaving
+
+    def expel_all(self, residents: Iterable[Resident]) -> None:
+        """Take units out of memory that were read and may not run."""
+        for resident in residents:
+            if resident.state != "gone":
+                self.expel(resident, resident.unit.row)
+
+    async def empty(self, scope: Scope) -> None:
+        """Take all units of a scope out of memory: the scope is drained, or lost.
+
+        Turns that are under way and messages that have arrived are finished, if the scope still
+        takes turns. A unit that is being read leaves when that has ended.
+        """
+        ends_s = monotonic() + _LEAVING_SLICE_S
+        for resident in list(scope.residents.values()):
+            if resident.scope is not scope or resident.state == "gone":
+                continue  # it has left while others had their turn
+            has_turn = resident.state == "ready" and scope.takes_turns and resident.mailbox
+            if resident.state in ("idle", "ready") and not has_turn:
+                self.expel(resident, resident.unit.row)
+            if monotonic() >= ends_s:
+                await asyncio.sleep(0)
+                ends_s = monotonic() + _LEAVING_SLICE_S
+        await scope.emptied()
+
+    async def clear(self, error: Exception) -> None:
+        """Take everything out of memory: the node stops. Senders are told the error."""
+        ends_s = monotonic() + _LEAVING_SLICE_S
+        for resident in self.residents.all():
+            resident.refuse(error)
+            self.residents.forget(resident)
+            if monotonic() >= ends_s:
+                await asyncio.sleep(0)
+                ends_s = monotonic() + _LEAVING_SLICE_S

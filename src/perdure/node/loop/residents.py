@@ -1,0 +1,272 @@
+"""Residents: the instances that are in memory, and how they leave.
+
+Each belongs to a scope of the node. A resident has none while its row, which says so, is being read.
+
+When there are too many, those that have rested longest leave: instances with no work of their own
+open, whose every message stands in the store. They are kept in a list of their own, so that finding
+them does not cost more the more instances there are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Literal
+
+from perdure.kernel.unit.kinds import WORKFLOW
+from perdure.kernel.unit.mailbox import Mailbox
+from perdure.kernel.unit.turn import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from perdure.kernel.data.message import Message
+    from perdure.kernel.unit.kinds import Kinds, Unit
+    from perdure.node.options import NodeOptions
+    from perdure.node.ownership.scope import Scope
+    from perdure.ports.store import Loaded
+
+Ack = asyncio.Future[Outcome]
+
+State = Literal["idle", "ready", "working", "committing", "loading", "gone"]
+"""Who may touch the unit of a resident.
+
+`idle`: nobody does. `ready`: it waits for its turn. `committing`: its turn is over, and its commit is
+on the way or its effects are being carried out. `loading`: the store is being read for it. `gone`: it has
+left memory.
+"""
+
+_LEAVE_AT_ONCE = 8
+"""How many may leave when one enters. More than one, so that a node over its cap comes back to it."""
+
+
+class Resident:
+    """An instance in memory: its unit, its mailbox, and the senders that wait for an answer."""
+
+    __slots__ = (
+        "acks",
+        "failures",
+        "has_mail",
+        "mailbox",
+        "outdated",
+        "place",
+        "released",
+        "scope",
+        "state",
+        "unit",
+    )
+
+    def __init__(self, unit: Unit, scope: Scope | None) -> None:
+        """A unit on which nothing works. `scope` is where a unit of its id would be."""
+        self.unit = unit
+        self.scope = scope
+        self.mailbox = Mailbox()
+        self.acks: dict[bytes, Ack] | None = None
+        self.state: State = "idle"
+        self.failures = 0
+        # The place in the store's inbox up to which it was read. None: from the beginning.
+        self.place: str | None = None
+        # A retry has come: a unit that was set aside is to be loaded again.
+        self.released = False
+        # Somebody outside has posted while the resident was busy.
+        self.has_mail = False
+        # Definitions have changed while the resident was busy.
+        self.outdated = False
+
+    def receive(self, message: Message, ack: Ack | None, *, stored: bool) -> bool:
+        """Put a message into the mailbox. False: it is known already."""
+        if not self.mailbox.put(message, stored=stored):
+            return False
+        if ack is not None:
+            if self.acks is None:
+                self.acks = {}
+            self.acks[message.id] = ack
+        return True
+
+    def move(self, scope: Scope | None) -> None:
+        """Its row says that it belongs to this scope. None: to a scope of another node."""
+        if self.scope is scope:
+            return
+        if self.scope is not None:
+            self.scope.leave(self)
+        self.scope = scope
+        if scope is not None:
+            scope.enter(self)
+
+    def leave(self) -> None:
+        """It is not in memory any more. Whoever still holds it has nothing to do with it."""
+        self.state = "gone"
+        if self.scope is not None:
+            self.scope.leave(self)
+
+    def renew(self, unit: Unit) -> None:
+        """Replace its unit by an unloaded one. What the last turn took comes back."""
+        self.unit.close_memory()
+        self.unit = unit
+        self.mailbox.restore()
+        self.outdated = False
+
+    def has_been_read(self, place: str | None) -> None:
+        """Its inbox has been read up to this place."""
+        self.place = place
+
+    def expect_mail(self) -> None:
+        """Another process has posted while the resident was busy."""
+        self.has_mail = True
+
+    def begin_fetch(self) -> None:
+        """Its inbox is being read."""
+        self.has_mail = False
+
+    def is_tried(self) -> None:
+        """It has been loaded, or takes a turn. A retry that came before has had its effect."""
+        self.released = False
+
+    def note_new_code(self) -> None:
+        """Definitions have changed. A resident that is busy may be about to be held for their lack."""
+        self.outdated = self.state != "idle"
+
+    def take_outdated(self) -> bool:
+        """Whether definitions have changed since the resident's turn began."""
+        outdated, self.outdated = self.outdated, False
+        return outdated
+
+    def has_failed(self) -> int:
+        """Its turn was discarded. How many were, in a row."""
+        self.failures += 1
+        return self.failures
+
+    def has_succeeded(self) -> None:
+        """Its turn is durable."""
+        self.failures = 0
+
+    def begin_work(self) -> None:
+        """Its turn has work that must end before the commit."""
+        self.state = "working"
+
+    def begin_commit(self) -> None:
+        """Its turn is over. It was ready, so it is not among those that rest."""
+        self.state = "committing"
+
+    def begin_reload(self) -> None:
+        """All that is stored of the unit is being read."""
+        self.has_mail = False
+        self.mailbox.begin_reload()
+
+    def release(self) -> None:
+        """Try a unit that was set aside again."""
+        self.released, self.failures = True, 0
+
+    def answer(self, answers: dict[bytes, Outcome]) -> None:
+        """Tell senders what became of their messages."""
+        acks = self.acks
+        if acks is None:
+            return
+        for message, outcome in answers.items():
+            ack = acks.pop(message, None)
+            if ack is not None and not ack.done():
+                ack.set_result(outcome)
+        if not acks:
+            self.acks = None
+
+    def refuse(self, error: Exception) -> None:
+        """Tell everybody who waits for an answer that there is none."""
+        for ack in (self.acks or {}).values():
+            if not ack.done():
+                ack.set_exception(error)
+        self.acks = None
+
+    def refuse_taken(self, error: Exception) -> None:
+        """Tell the senders of the messages that its last turn took that the outcome is an error."""
+        if self.acks is None:
+            return
+        for message in self.mailbox.taken():
+            ack = self.acks.pop(message.id, None)
+            if ack is not None and not ack.done():
+                ack.set_exception(error)
+
+    def refuse_unstored(self, error: Exception) -> None:
+        """Give up the messages that only this process has and whose senders wait. They are told.
+
+        Results of activities stay: nobody else has them.
+        """
+        if self.acks is None:
+            return
+        for message in self.mailbox.drop(self.acks.keys()):
+            ack = self.acks.pop(message.id)
+            if not ack.done():
+                ack.set_exception(error)
+
+
+class Residents:
+    """The instances in memory, up to `NodeOptions.residents`, and more if all of them work."""
+
+    def __init__(self, kinds: Kinds, options: NodeOptions) -> None:
+        """Nothing is in memory."""
+        self._kinds = kinds
+        self._options = options
+        self._all: dict[str, Resident] = {}
+        # The resident of a unit, if it is in memory. Each message asks, so it is the dictionary's own.
+        self.get: Callable[[str], Resident | None] = self._all.get
+        self._resting: OrderedDict[str, Resident] = OrderedDict()
+
+    def __len__(self) -> int:
+        """How many instances are in memory."""
+        return len(self._all)
+
+    def all(self) -> list[Resident]:
+        """All of them."""
+        return list(self._all.values())
+
+    def enter(self, unit: str, scope: Scope | None, body: type | None = None) -> Resident:
+        """Bring a unit into memory, without anything of what is stored of it.
+
+        `scope` is where a new unit of this id would be. `body` is that of its first message, which
+        says its kind. A row that is stored may name others.
+        """
+        kind = self._kinds.kind_for(body) if body is not None else None
+        made = self._kinds.make(kind or WORKFLOW, unit)
+        resident = self._all[unit] = Resident(made, scope)
+        if scope is not None:
+            scope.enter(resident)
+        for _ in range(min(len(self._all) - self._options.residents, _LEAVE_AT_ONCE)):
+            if not self._resting:
+                break
+            self.forget(next(iter(self._resting.values())))
+        return resident
+
+    def rest(self, resident: Resident) -> None:
+        """It was used just now, and has nothing to do. It may leave if all its work is elsewhere."""
+        resident.state = "idle"
+        if resident.unit.idle:
+            self._resting[resident.unit.id] = resident
+
+    def occupy(self, resident: Resident, state: State) -> None:
+        """Somebody works on it: it does not leave."""
+        if resident.state == "idle":
+            self._resting.pop(resident.unit.id, None)
+        resident.state = state
+
+    def forget(self, resident: Resident) -> None:
+        """Take it out of memory. Its code is not run."""
+        unit = resident.unit
+        unit.close_memory()
+        self._resting.pop(unit.id, None)
+        del self._all[unit.id]
+        resident.leave()
+
+    def renew(self, resident: Resident) -> None:
+        """Replace a unit that is not to be trusted by an unloaded one. What its turn took comes back."""
+        row = resident.unit.row
+        resident.renew(
+            self._kinds.make(row.kind if row is not None else WORKFLOW, resident.unit.id)
+        )
+
+    def recognize(self, resident: Resident, found: Loaded) -> None:
+        """Make the unit one of the kind that the store says, before it is loaded."""
+        kind = self._kinds.kind_of(found)
+        if kind is not None and kind != resident.unit.kind:
+            held = resident.unit.held
+            resident.renew(self._kinds.make(kind, found.id))
+            if held is not None:
+                resident.unit.hold(held)

@@ -1,0 +1,69 @@
+"""Arrivals: mail of which no hint has reached the node.
+
+Hints from other processes may be lost: a socket that cannot be made, a client that was killed. So the
+node asks the store now and then for units to which mail has come since it asked last. That costs what
+has come, not what waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from perdure.errors import StoreUnavailable
+
+if TYPE_CHECKING:
+    from perdure.node.loop.turns import Turns
+    from perdure.node.options import NodeOptions
+    from perdure.node.ownership.ownership import Ownership
+
+logger = logging.getLogger("perdure.node")
+
+_PAGE = 500
+
+
+class Arrivals:
+    """Looks for mail every `rescan_ms`, for as long as its node runs."""
+
+    def __init__(self, turns: Turns, options: NodeOptions, ownership: Ownership) -> None:
+        """Look in the scopes that the node owns at the time."""
+        self._turns = turns
+        self._options = options
+        self._ownership = ownership
+        self._place: str | None = None
+
+    async def begin(self) -> None:
+        """Note the place of now. Call it before a scope is served for the first time.
+
+        A scope that is gained later has its mail read from a place that is older than needed. That
+        misses nothing.
+        """
+        scopes = self._ownership.names()
+        self._place = (await self._turns.store.arrivals(scopes, None, 1)).next
+
+    async def run(self) -> None:
+        """Look again and again. The pace is that of the wall, as that of other processes is."""
+        failing = False
+        while True:
+            await asyncio.sleep(self._options.rescan_ms / 1000)
+            try:
+                await self.look()
+                failing = False
+            except StoreUnavailable as error:
+                if not failing:  # once for each time that the store is away
+                    ids = {"node": self._turns.node_name}
+                    text = "mail of other processes may be found late, the store cannot be read: %s"
+                    logger.warning(text, error, extra=ids)
+                failing = True
+
+    async def look(self) -> None:
+        """Have each unit look into its inbox to which mail has come since the last time."""
+        more = True
+        while more:
+            scopes = self._ownership.names()
+            page = await self._turns.store.arrivals(scopes, self._place, _PAGE)
+            for unit in page.items:
+                self._turns.memory.mail(unit)
+            self._place = page.next
+            more = len(page.items) == _PAGE

@@ -1,0 +1,1 @@
+"""What a node does beside its work, so that the store does not grow for ever."""
