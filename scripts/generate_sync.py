@@ -36,11 +36,6 @@ LEFT_OUT = {
         "sync": "it is what this is",
     },
     "Node": {
-        "begin": "what a client calls, not a user",
-        "changed": "what a client calls, not a user",
-        "closed": "what a client calls, not a user",
-        "run": "what a client calls, not a user",
-        "send": "what a client calls, not a user",
         "store": "the store is asynchronous",
         "sync": "it is what this is",
     },

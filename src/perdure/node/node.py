@@ -53,7 +53,8 @@ logger = logging.getLogger("perdure.node")
 class Node:
     """Runs an app on a store. `async with app.node(url) as node:`, or `start()` and `stop()`.
 
-    Made from a URL, or from explicit parts: a store object of yours (you open and close it), a clock, options.
+    Made from a URL, or from explicit parts: a store object of yours (you open and close it), a
+    clock, options.
     """
 
     def __init__(
@@ -260,14 +261,14 @@ class Node:
             self._life.deploys.changed()
 
     async def stop(self, grace: float | None = None) -> None:
-        """Stop in order: finish or cancel activities within `grace` seconds (default: `stop_ms`), finish commits,
-        release the scopes.
+        """Stop in order: finish or cancel activities, finish commits, release the scopes.
 
-        While activities have their grace, the node's client works. Functions that do not end even when they are
-        cancelled are left to themselves, and `abandoned` names them: they act until they or the process end, also
-        when another node has taken up their instances.
+        Activities have `grace` seconds (default: `stop_ms`), in which the node's client works.
+        Functions that do not end even when they are cancelled are left to themselves, and
+        `abandoned` names them. They act until they or the process end, also when another node has
+        taken up their instances.
 
-        Idempotent. What did not finish goes on when a node runs again.
+        It is idempotent. Unfinished work goes on when a node runs again.
         """
         if self._life is None or self._stopping:
             if self._ended is not None:
@@ -300,7 +301,7 @@ class Node:
 
     @property
     def abandoned(self) -> tuple[str, ...]:
-        """The attempts that the last stop left to themselves, because their functions do not end."""
+        """The attempts that the last stop left to themselves: their functions do not end."""
         return self._abandoned
 
     async def _release(self, ownership: Ownership) -> None:
@@ -373,7 +374,10 @@ class Node:
 
     @property
     def metrics(self) -> NodeMetrics:
-        """What it has done since its start, in whole numbers that stay when it stops. It needs no OpenTelemetry."""
+        """The numbers of its work since its start, which stay when it stops.
+
+        They need no OpenTelemetry.
+        """
         running = waiting = 0
         if self._life is not None:
             running, waiting = self._life.attempts.running, self._life.attempts.waiting

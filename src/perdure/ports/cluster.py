@@ -1,4 +1,4 @@
-"""The cluster port: which scopes a node should own.
+"""The cluster port: the scopes that a node should own.
 
 A cluster adapter gives its opinion, and the store decides: a claim raises the epoch of a scope, and
 only commits with the newest epoch are accepted. So a cluster that is wrong costs time, never work.

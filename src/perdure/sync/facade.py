@@ -481,7 +481,8 @@ class SyncClient:
 class SyncNode:
     """Runs an app on a store. `with app.node(url).sync() as node:`, or `start()` and `stop()`.
 
-    Made from a URL, or from explicit parts: a store object of yours (you open and close it), a clock, options.
+    Made from a URL, or from explicit parts: a store object of yours (you open and close it), a
+    clock, options.
     """
 
     def __init__(self, node: Node, portal: Portal) -> None:
@@ -529,20 +530,20 @@ class SyncNode:
         self._portal.open(self._node.start, self._node.stop)
 
     def stop(self, grace: float | None = None) -> None:
-        """Stop in order: finish or cancel activities within `grace` seconds (default: `stop_ms`), finish commits,
-        release the scopes.
+        """Stop in order: finish or cancel activities, finish commits, release the scopes.
 
-        While activities have their grace, the node's client works. Functions that do not end even when they are
-        cancelled are left to themselves, and `abandoned` names them: they act until they or the process end, also
-        when another node has taken up their instances.
+        Activities have `grace` seconds (default: `stop_ms`), in which the node's client works.
+        Functions that do not end even when they are cancelled are left to themselves, and
+        `abandoned` names them. They act until they or the process end, also when another node has
+        taken up their instances.
 
-        Idempotent. What did not finish goes on when a node runs again.
+        It is idempotent. Unfinished work goes on when a node runs again.
         """
         self._portal.close(lambda: self._node.stop(grace))
 
     @property
     def abandoned(self) -> tuple[str, ...]:
-        """The attempts that the last stop left to themselves, because their functions do not end."""
+        """The attempts that the last stop left to themselves: their functions do not end."""
         return self._node.abandoned
 
     def wait_ended(self) -> None:
@@ -570,7 +571,10 @@ class SyncNode:
 
     @property
     def metrics(self) -> NodeMetrics:
-        """What it has done since its start, in whole numbers that stay when it stops. It needs no OpenTelemetry."""
+        """The numbers of its work since its start, which stay when it stops.
+
+        They need no OpenTelemetry.
+        """
         return self._node.metrics
 
     @property

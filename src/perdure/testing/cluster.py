@@ -11,7 +11,7 @@ from perdure.ports.store import Incarnation
 class MemoryCluster:
     """Assigns scopes to the nodes of one process, as `assign` says.
 
-    It may assign a scope to two nodes at once, which a real cluster does when its nodes disagree. The
+    It may assign a scope to two nodes at once, as a real cluster does when its nodes disagree. The
     store decides then.
     """
 

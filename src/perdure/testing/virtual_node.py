@@ -35,7 +35,7 @@ _FAR_MS = 86_400_000
 
 
 class _WaitingGateway(NodeGateway):
-    """The gateway of a node whose time skips: whoever waits moves time."""
+    """The gateway of a node whose time skips: each wait moves time."""
 
     def __init__(
         self,
@@ -53,9 +53,10 @@ class _WaitingGateway(NodeGateway):
             return await super()._end_of(unit, future)
 
     async def changed(self, unit: str, version: int, within_ms: int) -> None:
-        """Wait until the unit's row has another version, or so much time of the clock has passed."""
+        """Wait until the row has another version, or so much time of the clock has passed."""
         over = asyncio.Event()
         alarm = self._skipping.late_alarm(within_ms, over.set)
+        # Two waits: the store's limit is real time, and the caller's is time of the clock.
         watching = asyncio.ensure_future(super().changed(unit, version, _FAR_MS))
         passing = asyncio.ensure_future(over.wait())
         try:
@@ -246,7 +247,9 @@ class VirtualNode(Node):
             await self._life.turns.settle()
 
     def _ending(self) -> list[asyncio.Task[None]]:
-        return self._life.background.named(_ENDING) if self._life is not None else []
+        if self._life is None:
+            return []
+        return self._life.background.named(_ENDING)
 
     def working(self, asleep: Collection[object]) -> list[asyncio.Task[None]]:
         """Attempts of activities that run, without those that are `asleep`."""
@@ -256,7 +259,9 @@ class VirtualNode(Node):
 
     async def describe_waits(self) -> str:
         """The waits of every open instance, for people."""
-        turns = self._life.turns if self._life is not None else None
+        turns = None
+        if self._life is not None:
+            turns = self._life.turns
         return await describe_waits(self.client, turns)
 
 
