@@ -92,7 +92,7 @@ def resumed(seed: int, script: Script, after: int) -> str | None:
 
 
 def _tell_all(drive: Drive, script: Script) -> str | None:
-    """Up to a turn that another budget cuts elsewhere: after a load the stored messages are taken up again, within it."""
+    """Up to a turn that its budget cuts: after a load it takes up stored messages again, and ends elsewhere."""
     for recorded in script:
         turn = len(drive.script) + 1
         got = drive.again(recorded)
