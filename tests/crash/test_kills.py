@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
+from perdure.node.blame import Blame
 from poisonous import Process
 from test_poison import set_aside
 
-from perdure import App, Client, Node
-from perdure.ports.store import Incarnation, Units
+from perdure import App, Client, Node, NodeOptions, activity
+from perdure.errors import StoreUnavailable
+from perdure.ports.store import Incarnation, Loaded, Units
 from perdure.store.memory import MemoryStore
 
 INNOCENTS = 30
@@ -71,6 +73,56 @@ def test_all_begin_again_within_seconds_of_the_third_kill(tmp_path: Path) -> Non
     process.kill()
 
 
+# ---------------------------------------------------------------- while others are still counted
+
+
+class NeverThrough(MemoryStore):
+    """The load of `slow` takes as long as the node lives, so that not all are ever counted."""
+
+    over = asyncio.Event()
+
+    async def load(self, units: Sequence[str]) -> list[Loaded]:
+        if "slow" in units:
+            await self.over.wait()
+            raise StoreUnavailable("the node is stopping", "none")
+        return await super().load(units)
+
+
+async def crashes(store: MemoryStore) -> int:
+    return Blame.read(await suspect(store)).crashes
+
+
+async def test_a_crash_before_its_trial_is_not_the_doing_of_one_that_is_held_back() -> None:
+    began: list[str] = []
+    app = make_app(began)
+    options = NodeOptions(loads=1)
+    async with NeverThrough() as store:
+        async with Node(app, store, options=options) as node:
+            for name in ("a", "slow"):
+                await node.client.workflow("waits", id=name).start()
+            await node.stop(0)
+
+        async def life(*, runs: bool) -> None:
+            await store.claim(["default/0"], Incarnation("dead", "00"))
+            began.clear()
+            store.over = asyncio.Event()
+            async with Node(app, store, options=options) as node:
+                try:
+                    async with asyncio.timeout(5):
+                        while not (began or (not runs and await crashes(store) == 3)):
+                            await asyncio.sleep(0.001)
+                finally:
+                    store.over.set()
+                await node.stop(0)
+
+        for _ in range(2):
+            await life(runs=True)
+        await life(runs=False)
+        assert began == [], "it has been at work at three crashes, and is to be tried"
+        await life(runs=True)
+        assert await suspect(store) == 0
+
+
 # ---------------------------------------------------------------- a start that fails
 
 
@@ -79,11 +131,13 @@ async def suspect(store: MemoryStore) -> int:
     return view.row.suspect
 
 
-def make_app() -> App:
+def make_app(began: list[str] | None = None) -> App:
     app = App("kills")
 
     @app.activity
     async def patient() -> None:
+        if began is not None:
+            began.append(activity.info().instance)
         await asyncio.sleep(3600)
 
     @app.workflow

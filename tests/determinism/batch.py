@@ -92,9 +92,9 @@ def resumed(seed: int, script: Script, after: int) -> str | None:
 
 
 def _tell_all(drive: Drive, script: Script) -> str | None:
-    """Up to a turn that another budget cuts elsewhere.
+    """Up to a turn that its budget cuts.
 
-    After a load the stored messages are taken up again, within it.
+    After a load it takes up stored messages again, and ends elsewhere.
     """
     for recorded in script:
         turn = len(drive.script) + 1

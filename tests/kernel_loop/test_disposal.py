@@ -17,8 +17,9 @@ from scene import act, started
 
 from perdure import App
 from perdure.kernel.data.message import Terminate
+from perdure.kernel.loop import disposal
 from perdure.kernel.loop.disposal import CAN_MARK, dispose
-from perdure.kernel.loop.loop import Entered, disposal
+from perdure.kernel.loop.loop import Entered
 
 Shape = Callable[[], Coroutine[Any, Any, None]]
 shapes = pytest.mark.parametrize("shape", HOSTILE, ids=lambda shape: shape.__name__)

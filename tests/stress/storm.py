@@ -107,9 +107,7 @@ class Storm:
         node.communicate()
         node = self.serve(wait=True)
         try:
-            for client in clients:
-                if client.wait(2 * PATIENCE_S) != 0:
-                    self.breaches.append("a client ended with an error")
+            self._wait_for(clients)
             asyncio.run(self.check())
         finally:
             for process in (*clients, node):
@@ -117,6 +115,20 @@ class Storm:
                     process.send_signal(signal.SIGTERM)
             node.communicate(timeout=PATIENCE_S)
         self.check_file()
+
+    def _wait_for(self, clients: list[subprocess.Popen[bytes]]) -> None:
+        """For those that are still at it, unless one has failed: then the storm is over for all."""
+        failed = any(client.poll() for client in clients)
+        for client in clients:
+            if failed and client.poll() is None:
+                client.kill()
+            try:
+                if client.wait(2 * PATIENCE_S) != 0:
+                    self.breaches.append("a client ended with an error")
+            except subprocess.TimeoutExpired:
+                self.breaches.append("a client does not end")
+                client.kill()
+                client.wait()
 
     # ------------------------------------------------------------ what must be true
 

@@ -18,11 +18,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "chaos"))
 import programs
 
 from perdure import Client, NotFound, Timeout
-from perdure.errors import Failed, StoreError
+from perdure.errors import Failed, InboxFull, StoreError
 
 NEVER_S = 30 * 24 * 3_600
 SHARED = "box-shared"
 HABITS = {"lap": 7, "work": 1}
+LETTERS_OF_A_BOX = 500
+"""Then there is another box. A box carries all of its letters from lap to lap, so that a lap costs
+the more the longer it collects: after some 20,000 a box is slower than its senders, and full."""
 PATIENCE_S = 120
 """What is lost is never answered. A node that is killed all the time is slow on a busy machine."""
 
@@ -34,30 +37,40 @@ class Customer:
         self.client = client
         self.name = name
         self.random = Random(seed)
-        self.sent = dict.fromkeys((f"box-{name}", SHARED), 0)
+        self.own = f"box-{name}"
+        self.sent = dict.fromkeys((self.own, SHARED), 0)
+        self.opened: set[str] = set()
         self.unanswered = 0
         self._ledger = ledger.open("a", buffering=1)
 
     def note(self, what: str, *details: object) -> None:
         self._ledger.write(json.dumps([what, *details]) + "\n")
 
-    async def open_boxes(self) -> None:
-        for box in self.sent:
+    async def box(self, kind: str) -> str:
+        """The box of this kind that letters go to at present."""
+        box = f"{kind}-{self.sent[kind] // LETTERS_OF_A_BOX}"
+        if box not in self.opened:
             await self.client.workflow(programs.box, id=box).start(box, HABITS, [])
+            self.opened.add(box)
+        return box
 
     async def letter(self, number: int) -> None:
-        box = self.random.choice(sorted(self.sent))
-        letter: programs.Letter = [self.name, self.sent[box]]
-        self.sent[box] += 1
+        kind = self.random.choice(sorted(self.sent))
+        await self._send_to(await self.box(kind), kind)
+
+    async def _send_to(self, box: str, kind: str) -> None:
+        letter: programs.Letter = [self.name, self.sent[kind]]
+        self.sent[kind] += 1
         self.note("sending", box, *letter)
         await self.client.get(box).send(programs.mail, letter)
         self.note("sent", box, *letter)
 
     async def rest(self, number: int) -> None:
-        box = self.client.get(f"box-{self.name}")
-        await box.pause("storm")
-        await self.letter(number)
-        await box.resume()
+        box = await self.box(self.own)
+        handle = self.client.get(box)
+        await handle.pause("storm")
+        await self._send_to(box, self.own)
+        await handle.resume()
 
     async def take_back(self, number: int) -> None:
         """A start that is cancelled before it is due."""
@@ -91,14 +104,14 @@ class Customer:
         After an act without an answer it is another id: the last order may still be there.
         """
         name, tag = f"{self.name}-order-after-{self.unanswered}", f"{self.name}-order-{number}"
-        sender = f"{tag}-postcard"
-        self.note("sending", SHARED, sender, 0)
+        sender, box = f"{tag}-postcard", await self.box(SHARED)
+        self.note("sending", box, sender, 0)
         handle = self.client.workflow(programs.order, id=name)
-        await handle.start(tag, SHARED, sender, 0)
+        await handle.start(tag, box, sender, 0)
         result = await handle.result(timeout=PATIENCE_S)
         if result != [tag, tag]:
             self.note("breach", f"stale: {name} gave {result}, not {tag}")
-        self.note("sent", SHARED, sender, 0)
+        self.note("sent", box, sender, 0)
         await handle.delete(force=True)
         while await self._is_there(name):
             await asyncio.sleep(0.01)
@@ -124,8 +137,10 @@ class Customer:
                 await act(number)
         except (TimeoutError, Timeout):
             self.unanswered += 1
-            self.note("breach", f"stuck: {act.__name__} {number} of {self.name} is not answered")
-        except (StoreError, Failed) as error:
+            at = time.strftime("%H:%M:%S")
+            text = f"stuck: {act.__name__} {number} of {self.name} is not answered at {at}"
+            self.note("breach", text)
+        except (InboxFull, StoreError, Failed) as error:
             self.unanswered += 1
             self.note("failed", act.__name__, number, repr(error))
 
@@ -133,7 +148,6 @@ class Customer:
 async def main(url: str, name: str, seconds: float, seed: int, ledger: Path) -> None:
     async with Client.open(url) as client:
         customer = Customer(client, name, seed, ledger)
-        await customer.open_boxes()
         until_s, number = time.monotonic() + seconds, 0
         while time.monotonic() < until_s:
             await customer.act(number)

@@ -213,9 +213,10 @@ class Run:
 
     def _expected(self, event: ev.Event) -> None:
         """The journal goes on with a command, or an end, that the code did not give."""
-        if isinstance(event, ev.Terminated) or (
-            isinstance(event, ev.Failed) and event.without_code
-        ):
+        is_end_without_code = isinstance(event, ev.Terminated)
+        if isinstance(event, ev.Failed):
+            is_end_without_code = event.without_code
+        if is_end_without_code:
             self.ended = event
             self.position += 1
             return

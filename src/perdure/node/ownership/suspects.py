@@ -12,8 +12,9 @@ first crashes cost nothing but that.
                         held back for `control_ms`, to see whether the others crash without it; then on trial again
 
 Theory of operation. Instances from `crash_failures` crashes on are candidates. They are held back: their messages
-gather and wait. The first half gets a mark in its rows and is let go; the rows of the other half say that it waits. If
-nothing happens in `trial_ms`, the mark is taken away and the other half follows, so that all are at work after a few
+gather and wait, and their rows say so. That lasts until all have been loaded and counted, which takes long where there
+are many. The first half then gets a mark in its rows and is let go; the other half waits. If nothing happens in
+`trial_ms`, the mark is taken away and the other half follows, so that all are at work after a few
 seconds. If the process ends meanwhile, the next start finds the marks: those that waited are cleared, those that were
 marked are halved again, and whatever else ran keeps its count and goes on.
 
@@ -68,15 +69,12 @@ _NAMED = 5
 
 
 class _Candidate(NamedTuple):
-    """An instance that is held back, as it stands in the store."""
+    """An instance that is held back, as it stands in the store, and what is known of it."""
 
     resident: Resident
     version: int
     row: UnitRow
-
-    @property
-    def blame(self) -> Blame:
-        return Blame.read(self.row.suspect)
+    blame: Blame
 
 
 class Suspects:
@@ -117,13 +115,28 @@ class Suspects:
     async def admit(
         self, batch: Sequence[tuple[Resident, Loaded]]
     ) -> list[tuple[Resident, Loaded]]:
-        """Count those that are loaded for the first time after a crash. Those that may run now."""
+        """Count those that are loaded for the first time after a crash. Those that may run now.
+
+        The rows of those that are held back say so in the commit that counts them. They do not run
+        until it is their turn, so the next crash may come before that and is none of their doing.
+        """
         commits: list[Commit] = []
+        held: dict[str, Blame] = {}
         for _, found in batch:
             if found.row is not None and isinstance(self._clock, SystemClock):
                 self._clock.go_on_from(found.row.updated_at)
-            row = self._judged(found)
-            if row is not None:
+            if found.id in self._candidates:
+                held[found.id] = self._candidates[found.id].blame
+                continue
+            row = self._row_of(found)
+            if row is None:
+                continue
+            blame = self._blame_of(found, row)
+            if self._is_suspect(found, blame):
+                held[found.id] = blame
+                blame = blame.waiting()
+            if blame.number != row.suspect:
+                row = msgspec.structs.replace(row, suspect=blame.number)
                 commits.append(self._commit(found.id, found.version, row))
         try:
             applied = await self._write(commits)
@@ -133,9 +146,9 @@ class Suspects:
         for resident, found in batch:
             if found.id in applied:
                 found.version, found.row = found.version + 1, applied[found.id]
-            if self._is_candidate(found):
-                assert found.row is not None
-                self._candidates[found.id] = _Candidate(resident, found.version, found.row)
+            if found.id in held and found.row is not None:
+                blame = held[found.id]
+                self._candidates[found.id] = _Candidate(resident, found.version, found.row, blame)
             else:
                 admitted.append((resident, found))
             self._note(found.id)
@@ -146,26 +159,32 @@ class Suspects:
         if self._counting:
             self._seen.add(unit)
 
-    def _judged(self, found: Loaded) -> UnitRow | None:
-        """The row as it must be written before the unit runs; None: as it is."""
-        first = self._counting and found.id not in self._seen
+    def _is_first(self, found: Loaded) -> bool:
+        """Whether the unit is seen for the first time after a crash."""
+        return self._counting and found.id not in self._seen
+
+    def _row_of(self, found: Loaded) -> UnitRow | None:
+        """The row of a unit that may run."""
         row = found.row
-        if row is None:
-            row = self._row_of_start(found) if first else None
-        if row is None or not _may_run(row):
-            return None
+        if row is None and self._is_first(found):
+            row = self._row_of_start(found)
+        return row if row is not None and _may_run(row) else None
+
+    def _blame_of(self, found: Loaded, row: UnitRow) -> Blame:
+        """What is known of the unit now."""
         blame = Blame.read(row.suspect)
-        if first and (blame.state != "free" or self._was_at_work(found)):
-            blame = blame.after_crash()
-        elif (
-            blame.state != "free"
-            and found.id not in self._on_trial
-            and found.id not in self._candidates
-        ):
-            blame = blame.freed()  # a mark of a life that ended in order
-        if blame.number == row.suspect:
-            return None
-        return msgspec.structs.replace(row, suspect=blame.number)
+        if self._is_first(found):
+            counts = blame.state != "free" or self._was_at_work(found)
+            return blame.after_crash() if counts else blame
+        if found.id in self._on_trial:
+            return blame
+        return blame.freed()  # it waits no longer, or the mark is of a life that ended in order
+
+    def _is_suspect(self, found: Loaded, blame: Blame) -> bool:
+        """Whether to hold the unit back until it is tried."""
+        if not self._is_first(found):
+            return False
+        return blame.state == "trial" or blame.crashes >= self._options.crash_failures
 
     def _was_at_work(self, found: Loaded) -> bool:
         """Whether the unit had something to do when the last owner crashed."""
@@ -183,19 +202,6 @@ class Suspects:
             if isinstance(message.body, Start) and message.visible_at <= self._claimed_at:
                 return pending_row(found.id, message, message.body, self._turns.store.info.shards)
         return None
-
-    def _is_candidate(self, found: Loaded) -> bool:
-        if found.id in self._candidates:
-            return True
-        if (
-            not self._counting
-            or found.id in self._seen
-            or found.row is None
-            or not _may_run(found.row)
-        ):
-            return False
-        blame = Blame.read(found.row.suspect)
-        return blame.state == "trial" or blame.crashes >= self._options.crash_failures
 
     # ------------------------------------------------------------ writing rows
 
@@ -225,8 +231,8 @@ class Suspects:
     ) -> list[_Candidate]:
         """Write what is known about candidates, who are held back; as they stand in the store after that."""
         commits: list[Commit] = []
-        for _, version, row in candidates:
-            number = become(Blame.read(row.suspect)).number
+        for _, version, row, blame in candidates:
+            number = become(blame).number
             if number != row.suspect:
                 commits.append(
                     self._commit(row.id, version, msgspec.structs.replace(row, suspect=number))
@@ -234,9 +240,9 @@ class Suspects:
         applied = await self._write(commits)
         written: list[_Candidate] = []
         for candidate in candidates:
-            unit, now = candidate.row.id, candidate
+            unit, now = candidate.row.id, candidate._replace(blame=become(candidate.blame))
             if unit in applied:
-                now = _Candidate(candidate.resident, candidate.version + 1, applied[unit])
+                now = now._replace(version=candidate.version + 1, row=applied[unit])
             self._candidates[unit] = now
             written.append(now)
         return written
