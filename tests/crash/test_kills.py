@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
-from perdure.node.blame import Blame
+from perdure.node.ownership.blame import Blame
 from poisonous import Process
 from test_poison import set_aside
 
