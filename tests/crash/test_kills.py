@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
-from perdure.node.ownership.blame import Blame
 from poisonous import Process
 from test_poison import set_aside
 
 from perdure import App, Client, Node, NodeOptions, activity
 from perdure.errors import StoreUnavailable
+from perdure.node.ownership.blame import Blame
 from perdure.ports.store import Incarnation, Loaded, Units
 from perdure.store.memory import MemoryStore
 

@@ -111,7 +111,7 @@ async def test_spans_of_a_run(world: World, app: App, tracer: FakeTracer) -> Non
             e.event.seq for e in await node.client.get("x").history() if hasattr(e.event, "seq")
         )
 
-    (request,), (client,) = tracer.named("request"), tracer.named("perdure.client.client.run")
+    (request,), (client,) = tracer.named("request"), tracer.named("perdure.client.run")
     assert (client.parent, client.kind) == (request, SpanKind.CLIENT)
     assert client.attributes == {"perdure.instance": "x", "perdure.workflow": "adds"}
     (attempt,), (inside,) = tracer.named("perdure.activity"), tracer.named("inside")
@@ -152,12 +152,12 @@ async def test_names_of_channels_and_events(world: World, app: App, tracer: Fake
         await handle.send("numbers", 1)
         await handle.result(timeout=30)
         await handle.cancel()
-    clients = [span for span in tracer.spans if span.name.startswith("perdure.client.client.")]
+    clients = [span for span in tracer.spans if span.name.startswith("perdure.client.")]
     assert [(span.name, span.attributes) for span in clients] == [
-        ("perdure.client.client.start", {"perdure.instance": "x", "perdure.workflow": "waits"}),
-        ("perdure.client.client.raise_event", {"perdure.instance": "x", "perdure.event": "bell"}),
-        ("perdure.client.client.send", {"perdure.instance": "x", "perdure.channel": "numbers"}),
-        ("perdure.client.client.cancel", {"perdure.instance": "x"}),
+        ("perdure.client.start", {"perdure.instance": "x", "perdure.workflow": "waits"}),
+        ("perdure.client.raise_event", {"perdure.instance": "x", "perdure.event": "bell"}),
+        ("perdure.client.send", {"perdure.instance": "x", "perdure.channel": "numbers"}),
+        ("perdure.client.cancel", {"perdure.instance": "x"}),
     ]
 
 
@@ -181,7 +181,7 @@ async def test_each_attempt_has_a_span_and_its_error(
         (StatusCode.ERROR, f"OSError: down {n}") for n in (1, 2)
     ]
     assert [str(span.exceptions[0]) for span in attempts] == ["down 1", "down 2"]
-    (client,) = tracer.named("perdure.client.client.run")
+    (client,) = tracer.named("perdure.client.run")
     assert client.status is not None
     assert client.status[0] is StatusCode.ERROR
     assert [span.status for span in tracer.named("perdure.turn")] == [None] * 3, (

@@ -66,10 +66,10 @@ async def test_a_run_from_start_to_end(world: World, app: App, meters: Meters) -
         len(meters.values("perdure.activity.duration", activity="double", outcome="completed")) == 1
     )
     assert meters.gauge("perdure.turns") == {("test",): 2}
-    assert meters.points["perdure.client.client.calls"] == [
+    assert meters.points["perdure.client.calls"] == [
         (1, {"perdure.verb": "run", "perdure.outcome": "completed"})
     ]
-    assert len(meters.values("perdure.client.client.duration", verb="run")) == 1
+    assert len(meters.values("perdure.client.duration", verb="run")) == 1
     for quiet in (
         "workflow.failures",
         "workflow.continuations",
@@ -201,8 +201,8 @@ async def test_a_start_that_arrives_again_counts_once(
         await handle.cancel()
     assert meters.total("perdure.workflow.starts") == 1
     assert meters.total("perdure.workflow.ends") == 1
-    assert meters.total("perdure.client.client.calls", verb="start", outcome="started") == 1
-    assert meters.total("perdure.client.client.calls", verb="start", outcome="joined") == 4
+    assert meters.total("perdure.client.calls", verb="start", outcome="started") == 1
+    assert meters.total("perdure.client.calls", verb="start", outcome="joined") == 4
     assert meters.total("perdure.commit.refusals", verdict="stale") >= 2, (
         "a start is tried as if the id were new"
     )
@@ -549,8 +549,7 @@ async def test_verbs_of_clients(world: World, app: App, meters: Meters) -> None:
         with pytest.raises(Exception, match="no instance"):
             await node.client.get("nobody").send("end", True)
     assert [
-        (a["perdure.verb"], a["perdure.outcome"])
-        for _, a in meters.points["perdure.client.client.calls"]
+        (a["perdure.verb"], a["perdure.outcome"]) for _, a in meters.points["perdure.client.calls"]
     ] == [
         ("start", "started"),
         ("raise_event", "ok"),
@@ -566,5 +565,5 @@ async def test_a_client_without_a_node(world: World, meters: Meters) -> None:
         await client.workflow("anything", id="x").start()
         with pytest.raises(Exception, match="no instance"):
             await client.get("nobody").cancel()
-    assert meters.total("perdure.client.client.calls", verb="start", outcome="started") == 1
-    assert meters.total("perdure.client.client.calls", verb="cancel", outcome="missing") == 1
+    assert meters.total("perdure.client.calls", verb="start", outcome="started") == 1
+    assert meters.total("perdure.client.calls", verb="cancel", outcome="missing") == 1

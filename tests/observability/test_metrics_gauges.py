@@ -54,7 +54,7 @@ async def test_the_inbox_is_counted_without_what_is_not_visible(
         await shows(meters, "perdure.inbox.depth", {("test",): 2})
         assert (await node.client.counts())["inbox"] == 2
         await shows(meters, "perdure.instances", by_status(pending=1, running=1))
-        assert meters.gauge("perdure.node.loop.residents") == {("test",): 2}
+        assert meters.gauge("perdure.node.residents") == {("test",): 2}
         assert (
             meters.gauge("perdure.task.depth")
             == meters.gauge("perdure.dead_letters")
@@ -100,7 +100,7 @@ async def test_gauges_follow_the_nodes_of_a_process(app: App, meters: Meters) ->
             await first.client.workflow(waits, id="x").start()
             await second.client.workflow(waits, id="x").start()
             await second.client.workflow(waits, id="y").start()
-            assert meters.gauge("perdure.node.loop.residents") == {("test",): 3}
+            assert meters.gauge("perdure.node.residents") == {("test",): 3}
         gauges = [name for name in meters.callbacks if BY_NAME[name].kind == "gauge"]
         assert [name for name in gauges if meters.gauge(name) != {}] == []
     assert meters.gauge("perdure.turns") == {("test",): 6}, "a counter does not go back"

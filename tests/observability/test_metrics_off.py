@@ -82,7 +82,7 @@ async def test_the_provider_of_the_process_is_found_when_the_node_starts(
     assert meters.total("perdure.workflow.starts") == 1
     async with Client.open("memory://") as client:
         await client.workflow("nothing", id="x").start()
-    assert meters.total("perdure.client.client.calls", verb="start") == 1
+    assert meters.total("perdure.client.calls", verb="start") == 1
 
 
 @pytest.mark.parametrize("given", [True, False], ids=["given", "of the process"])

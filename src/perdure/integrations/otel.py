@@ -37,7 +37,7 @@ _NAME_ATTRIBUTE: dict[Verb, str] = {
 
 
 class OpenTelemetry(Interceptor):
-    """Spans `perdure.client.client.<verb>`, `perdure.turn` and `perdure.activity`.
+    """Spans `perdure.client.<verb>`, `perdure.turn` and `perdure.activity`.
 
     docs/interceptors.md lists the attributes. An exception is recorded with its message and its
     traceback, so both reach every tool to which the spans are exported.
@@ -55,7 +55,7 @@ class OpenTelemetry(Interceptor):
         if call.name is not None and call.verb in _NAME_ATTRIBUTE:
             attributes[_NAME_ATTRIBUTE[call.verb]] = call.name
         span = self._tracer.start_span(
-            f"perdure.client.client.{call.verb}", kind=SpanKind.CLIENT, attributes=attributes
+            f"perdure.client.{call.verb}", kind=SpanKind.CLIENT, attributes=attributes
         )
         with _current(span):
             return await next(call)

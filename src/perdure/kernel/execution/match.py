@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perdure.codec import digest
@@ -31,7 +32,7 @@ _OWN_FILES = (__file__.rsplit("kernel", 1)[0], str(asyncio.__file__).rsplit("__i
 _BELOW_CODE = ("drain", "wind_up", "replay")
 """Functions of ours below which the stack is not the workflow's any more."""
 
-_DRAIN = __file__.replace("match.py", "loop.py")
+_DRAIN = str(Path(__file__).parent.parent / "loop" / "loop.py")
 
 
 def matches(recorded: ev.Event, given: ev.Event, definitions: Definitions) -> bool:

@@ -85,7 +85,7 @@ class Gauges:
         self._nodes: list[NodeGauges] = []
         self._past: dict[str, Counter[str]] = {name: Counter() for name in _COUNTED}
         self._lock = Lock()
-        self._create(meter, "perdure.node.loop.residents", lambda node: node.in_memory().residents)
+        self._create(meter, "perdure.node.residents", lambda node: node.in_memory().residents)
         self._create(meter, "perdure.activity.running", lambda node: node.in_memory().running)
         self._create(meter, "perdure.activity.waiting", lambda node: node.in_memory().waiting)
         self._create(meter, "perdure.inbox.depth", lambda node: node.in_store.get("inbox"))

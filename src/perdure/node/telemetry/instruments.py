@@ -195,14 +195,14 @@ INSTRUMENTS = (
         "operations of the store that failed",
     ),
     Instrument(
-        "perdure.client.client.calls",
+        "perdure.client.calls",
         "counter",
         "{call}",
         ("verb", "outcome"),
         "what clients asked",
     ),
     Instrument(
-        "perdure.client.client.duration",
+        "perdure.client.duration",
         "histogram",
         "s",
         ("verb",),
@@ -223,9 +223,7 @@ INSTRUMENTS = (
         "perdure.task.depth", "gauge", "{task}", ("app",), "tasks in queues that may be taken now"
     ),
     Instrument("perdure.dead_letters", "gauge", "{message}", ("app",), "messages that nobody took"),
-    Instrument(
-        "perdure.node.loop.residents", "gauge", "{instance}", ("app",), "instances in memory"
-    ),
+    Instrument("perdure.node.residents", "gauge", "{instance}", ("app",), "instances in memory"),
     Instrument("perdure.activity.running", "gauge", "{attempt}", ("app",), "attempts that run"),
     Instrument(
         "perdure.activity.waiting",

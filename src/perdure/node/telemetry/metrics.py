@@ -73,8 +73,8 @@ class ClientMetrics:
 
         self.meter = provider.get_meter("perdure", __version__)
         self.timer = timer
-        self._calls = counter(self.meter, "perdure.client.client.calls")
-        self._duration = histogram(self.meter, "perdure.client.client.duration")
+        self._calls = counter(self.meter, "perdure.client.calls")
+        self._duration = histogram(self.meter, "perdure.client.duration")
 
     def called(self, verb: str, outcome: str, seconds: float) -> None:
         """A client has its answer."""
