@@ -78,13 +78,18 @@ async def test_verbs_run_bare(
 
     async with Node(app, "memory://", interceptors=interceptors) as node:
         seen: list[list[str]] = []
-        send = node.gateway.send
+        send, begin = node.gateway.send, node.gateway.begin
 
-        async def spy(message: Any) -> Any:
+        async def spy_on_send(message: Any) -> Any:
             seen.append(stack())
             return await send(message)
 
-        monkeypatch.setattr(node.gateway, "send", spy)
+        async def spy_on_begin(message: Any) -> Any:
+            seen.append(stack())
+            return await begin(message)
+
+        monkeypatch.setattr(node.gateway, "send", spy_on_send)
+        monkeypatch.setattr(node.gateway, "begin", spy_on_begin)
         await node.client.workflow(nothing, id="x").start()
         await node.client.get("x").terminate()
         assert len(seen) == 2
