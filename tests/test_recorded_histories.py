@@ -15,10 +15,10 @@ from perdure import Limits, testing
 from perdure.kernel.data.commit import JournalChunk, KvEntry, UnitRow
 from perdure.kernel.data.events import ContinuedAsNew, Started, decode_events, encode_events
 from perdure.kernel.data.loaded import Loaded
-from perdure.kernel.execution.execution import Run
+from perdure.kernel.execution.execution import Execution as LiveExecution
 from perdure.kernel.loop.disposal import dispose
 from perdure.kernel.loop.loop import Entered
-from perdure.kernel.unit.workflow_unit import Unit
+from perdure.kernel.unit.workflow_unit import WorkflowUnit
 from perdure.testing.history import Execution
 
 FOLDER = Path(__file__).resolve().parent / "histories"
@@ -64,12 +64,12 @@ def exported(history: History) -> testing.History:
     )
 
 
-def replay(history: History, chunks: list[JournalChunk], kv: list[KvEntry]) -> Run:
+def replay(history: History, chunks: list[JournalChunk], kv: list[KvEntry]) -> Execution:
     journal = list(chain.from_iterable(decode_events(c.events) for c in chunks))
     started = journal[0]
     assert isinstance(started, Started)
     definition = app.find_workflow(history.workflow, started.version)
-    run = Run("u-1", definition, app, Limits())
+    run = Execution("u-1", definition, app, Limits())
     run.variables.load(kv, started.execution)
     with Entered(run.loop):
         run.replay(journal)
@@ -112,7 +112,7 @@ def test_loaded_at_each_turn(file: Path) -> None:
             )
             row.execution, row.status, row.started_at = started.execution, "running", started.at
             row.journal_events = sum(c.count for c in chunks[:turns])
-            unit = Unit("u-1", app, Limits(), shards=1)
+            unit = WorkflowUnit("u-1", app, Limits(), shards=1)
             unit.load(Loaded("u-1", turns, row, list(chunks[:turns]), list(kv)))
             assert unit.held is None, unit.held.message
             unit.close_memory()

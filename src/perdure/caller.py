@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from perdure.errors import UsageError
-from perdure.kernel.execution.execution import Run, current_run
+from perdure.kernel.execution.execution import Execution, current_run
 
 
-def caller(what: str) -> Run:
+def caller(what: str) -> Execution:
     """The run whose code is calling `workflow.<what>`.
 
     Raises:

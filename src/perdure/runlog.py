@@ -8,7 +8,7 @@ from contextlib import suppress
 from contextvars import Context
 from typing import Any
 
-from perdure.kernel.execution.execution import Run, current_run
+from perdure.kernel.execution.execution import Execution, current_run
 
 
 class _Spool(logging.Logger):
@@ -77,7 +77,7 @@ def _set_text(record: logging.LogRecord, text: str) -> None:
     record.args = None
 
 
-def run_ids(run: Run) -> dict[str, object]:
+def run_ids(run: Execution) -> dict[str, object]:
     """The ids in the log records of a run."""
     started = run.started
     return {

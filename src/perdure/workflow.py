@@ -25,7 +25,7 @@ from perdure.kernel.data.events import ParentClose
 from perdure.kernel.data.placement import check_id
 from perdure.kernel.data.retry import Seconds, to_ms
 from perdure.kernel.execution import changes, commands
-from perdure.kernel.execution.execution import Run, current_run
+from perdure.kernel.execution.execution import Execution, current_run
 from perdure.kernel.loop.loop import Timer
 from perdure.kv import Kv, OtherKv, kv, kv_of
 from perdure.runlog import logger
@@ -134,7 +134,11 @@ class Child(Generic[P, R_co]):
 
 
 def _continue(
-    run: Run, version: str | None, definition: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    run: Execution,
+    version: str | None,
+    definition: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
 ) -> NoReturn:
     """End the execution with the arguments of the next one."""
     if not isinstance(definition, Workflow):
@@ -154,7 +158,7 @@ def _continue(
 
 
 def _start_child(
-    run: Run,
+    run: Execution,
     definition: WorkflowDefinition,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],

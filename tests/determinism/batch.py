@@ -22,7 +22,7 @@ from random_programs import app, program
 from perdure import Limits
 from perdure.kernel.data.commit import Commit, KvEntry, decode_commit
 from perdure.kernel.data.events import AnyEvent, decode_events
-from perdure.kernel.execution.execution import Run
+from perdure.kernel.execution.execution import Execution
 from perdure.kernel.loop.loop import Entered
 
 Script = list[Recorded]
@@ -152,7 +152,7 @@ def replayed(seed: int, script: Script) -> str | None:
             continue  # it was replaced between two executions: its code has never begun
         definition = app.find_workflow("tree", None)
         assert definition is not None
-        run = Run("u-1", definition, app, OTHERS[seed % 2])
+        run = Execution("u-1", definition, app, OTHERS[seed % 2])
         run.variables.load(entries, started.execution)  # type: ignore[union-attr]
         with Entered(run.loop):
             run.replay(journal)

@@ -30,7 +30,7 @@ from perdure.kernel.loop.call import ActivityCall, Call, ChildCall, StepCall, Wa
 from perdure.kernel.loop.loop import Timer
 from perdure.kernel.unit.mailbox import Mailbox
 from perdure.kernel.unit.turn import Turn
-from perdure.kernel.unit.workflow_unit import Unit
+from perdure.kernel.unit.workflow_unit import WorkflowUnit
 
 FENCE = Fence("unit/0", 1, "driver")
 BEGIN_MS = 1_700_000_000_000
@@ -85,7 +85,7 @@ class Shelf:
         assert self.row is not None
         return [c for c in self.chunks if c.execution == self.row.execution]
 
-    def load(self, unit: Unit) -> None:
+    def load(self, unit: WorkflowUnit) -> None:
         """Give a new unit what is stored, as bytes would: nothing is shared with the unit that made it."""
         assert self.row is not None
         row = msgspec.structs.replace(self.row)
@@ -114,8 +114,8 @@ class Drive:
             f"{call.name}:{digest(call.input)[:6]}"
         )
 
-    def new_unit(self) -> Unit:
-        return Unit(UNIT, self.app, self.limits, shards=1)
+    def new_unit(self) -> WorkflowUnit:
+        return WorkflowUnit(UNIT, self.app, self.limits, shards=1)
 
     # ------------------------------------------------------------ turns
 

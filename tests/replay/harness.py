@@ -20,19 +20,19 @@ from perdure.kernel.data import message as msg
 from perdure.kernel.data.commit import CLOSED, Fence, JournalChunk, KvEntry, UnitRow
 from perdure.kernel.data.loaded import Loaded
 from perdure.kernel.execution import match
-from perdure.kernel.execution.execution import PYTHON, Run
+from perdure.kernel.execution.execution import PYTHON, Execution
 from perdure.kernel.loop.disposal import dispose
 from perdure.kernel.loop.loop import Entered
 from perdure.kernel.unit.mailbox import Mailbox
 from perdure.kernel.unit.turn import Turn
-from perdure.kernel.unit.workflow_unit import Unit
+from perdure.kernel.unit.workflow_unit import WorkflowUnit
 
 T0 = 1_700_000_000_000
 RUN = b"r" * 16
 ID = "w"
 FENCE = Fence("default/0", 1, "incarnation")
 
-opened: list[Unit] = []
+opened: list[WorkflowUnit] = []
 """Units of the test that runs; they leave memory when it ends."""
 
 shared = App("shared")
@@ -159,8 +159,8 @@ class Rig:
         self.definition = self.app.workflow(name="main", **options)(fn)
         self.unit = self._new_unit()
 
-    def _new_unit(self) -> Unit:
-        unit = Unit(ID, self.app, self.limits, shards=1)
+    def _new_unit(self) -> WorkflowUnit:
+        unit = WorkflowUnit(ID, self.app, self.limits, shards=1)
         opened.append(unit)
         return unit
 
@@ -281,10 +281,10 @@ class Rig:
                 assert run.loop.now_ms == live.loop.now_ms
 
     @contextmanager
-    def cold(self) -> Iterator[Run]:
+    def cold(self) -> Iterator[Execution]:
         """A run of the present code after a replay of the stored journal."""
         assert self.row is not None
-        run = Run(ID, self.definition.definition, self.app, self.limits)
+        run = Execution(ID, self.definition.definition, self.app, self.limits)
         run.variables.load(self.kv.values(), self.row.execution)
         with Entered(run.loop):
             run.replay(self.history)

@@ -22,7 +22,7 @@ from perdure.kernel.data.limits import Limits
 from perdure.kernel.data.placement import scope_of, scopes_of
 from perdure.kernel.unit.mailbox import Mailbox
 from perdure.kernel.unit.turn import Outcome
-from perdure.kernel.unit.workflow_unit import Unit
+from perdure.kernel.unit.workflow_unit import WorkflowUnit
 from perdure.ports.clock import Clock
 from perdure.ports.store import Incarnation, Loaded, Store
 
@@ -79,7 +79,7 @@ class Custodian(StoreGateway):
 
     async def _delete(self, loaded: Loaded, message: msg.Message) -> Outcome | None:
         info = self.store.info
-        unit = Unit(
+        unit = WorkflowUnit(
             loaded.id, App("custody"), Limits(), shards=info.shards, dedupe_ms=info.dedupe_ms
         )
         # The row names the scope in which the unit is stored. An id without a row has none yet.

@@ -18,7 +18,7 @@ from perdure.kernel.data.definition import check_text
 from perdure.kernel.data.message import Start
 from perdure.kernel.data.placement import scopes_of
 from perdure.kernel.unit.kinds import WORKFLOW, Kinds
-from perdure.kernel.unit.workflow_unit import Unit as WorkflowUnit
+from perdure.kernel.unit.workflow_unit import WorkflowUnit
 from perdure.node.deploys import Checks, guard_level
 from perdure.node.gateway import NodeGateway
 from perdure.node.options import NodeOptions, check_kind

@@ -17,7 +17,7 @@ from perdure.errors import Failure, NotFound, UsageError
 from perdure.kernel.data import events as ev
 from perdure.kernel.data.commit import KvEntry, Status
 from perdure.kernel.data.limits import NO_LIMITS
-from perdure.kernel.execution.execution import Run
+from perdure.kernel.execution.execution import Execution as LiveExecution
 from perdure.kernel.execution.match import describe
 from perdure.kernel.loop.call import ActivityCall
 from perdure.kernel.loop.disposal import dispose
@@ -67,7 +67,7 @@ class Replayed:
     skipped: tuple[str, ...] = ()
 
 
-class _ReplayedRun(Run):
+class _ReplayedRun(LiveExecution):
     """A run that keeps the two events that did not match."""
 
     __slots__ = ("given", "recorded")

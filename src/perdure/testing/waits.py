@@ -9,10 +9,10 @@ from perdure.client.description import Description, moment
 from perdure.kernel.data.commit import CLOSED
 from perdure.kernel.execution.match import waiting_lines
 from perdure.kernel.loop.loop import Timer
-from perdure.kernel.unit.workflow_unit import Unit as WorkflowUnit
+from perdure.kernel.unit.workflow_unit import WorkflowUnit
 
 if TYPE_CHECKING:
-    from perdure.kernel.execution.execution import Run
+    from perdure.kernel.execution.execution import Execution
     from perdure.node.loop.turns import Turns
 
 _SHOWN = 20
@@ -33,7 +33,7 @@ async def describe_waits(client: Client, turns: Turns | None) -> str:
     return "\n".join(lines)
 
 
-def _run(turns: Turns | None, unit: str) -> Run | None:
+def _run(turns: Turns | None, unit: str) -> Execution | None:
     """The run in memory, which knows more than the row. None: only the row is there."""
     if turns is None:
         return None
@@ -43,7 +43,7 @@ def _run(turns: Turns | None, unit: str) -> Run | None:
     return resident.unit.run
 
 
-def _describe(description: Description, run: Run | None) -> str:
+def _describe(description: Description, run: Execution | None) -> str:
     kind = f"{description.type} {description.version}"
     head = f"  {description.id!r} ({kind}) is {description.status}"
     if description.status == "suspended":

@@ -14,12 +14,12 @@ from perdure.kernel.loop.call import ActivityCall, Call, ChildCall, StepCall
 
 if TYPE_CHECKING:
     from perdure.errors import Failure
-    from perdure.kernel.execution.execution import Run
+    from perdure.kernel.execution.execution import Execution
 
 C = TypeVar("C", bound=Call)
 
 
-def event_of(run: Run, body: msg.Body, now: int) -> ev.Event | None:
+def event_of(run: Execution, body: msg.Body, now: int) -> ev.Event | None:
     """The event to deliver at `now` (ms). None: the message comes too late."""
     if isinstance(body, msg.ActivityDone):
         return _attempt(run, body, now)
@@ -39,7 +39,7 @@ def event_of(run: Run, body: msg.Body, now: int) -> ev.Event | None:
     raise AssertionError(body)
 
 
-def _attempt(run: Run, body: msg.ActivityDone, now: int) -> ev.Event | None:
+def _attempt(run: Execution, body: msg.ActivityDone, now: int) -> ev.Event | None:
     """The end of an attempt of an activity: its answer, or the wait for another attempt."""
     call = _pending(run, body, ActivityCall)
     if call is None or body.attempt != call.attempt:
@@ -66,7 +66,7 @@ def _retry_at(call: ActivityCall, failure: Failure, now: int) -> int | None:
 
 
 def _pending(
-    run: Run, body: msg.ActivityDone | msg.StepDone | msg.Reply, kind: type[C]
+    run: Execution, body: msg.ActivityDone | msg.StepDone | msg.Reply, kind: type[C]
 ) -> C | None:
     """The call that an answer belongs to, if run, execution and command all match."""
     started = run.started

@@ -11,10 +11,10 @@ from perdure.kernel.execution.variables import check_status
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from perdure.kernel.execution.execution import Run
+    from perdure.kernel.execution.execution import Execution
 
 
-def record_value(run: Run, name: str, data: bytes, check: Callable[[], None]) -> bytes:
+def record_value(run: Execution, name: str, data: bytes, check: Callable[[], None]) -> bytes:
     """Store a value under a name. The value that counts is returned: in replay the recorded one.
 
     Raises:
@@ -30,7 +30,7 @@ def record_value(run: Run, name: str, data: bytes, check: Callable[[], None]) ->
     return recorded.value
 
 
-def set_kv(run: Run, key: str, value: bytes) -> None:
+def set_kv(run: Execution, key: str, value: bytes) -> None:
     """Write a key.
 
     Raises:
@@ -45,24 +45,24 @@ def set_kv(run: Run, key: str, value: bytes) -> None:
     _set(run, key, value, new)
 
 
-def delete_kv(run: Run, key: str) -> None:
+def delete_kv(run: Execution, key: str) -> None:
     """Delete a key."""
     _, new = run.command(ev.KvDeleted(key))
     _set(run, key, None, new)
 
 
-def clear_kv(run: Run) -> None:
+def clear_kv(run: Execution) -> None:
     """Delete all keys."""
     _, new = run.command(ev.KvCleared())
     for key in list(run.variables):
         _set(run, key, None, new)
 
 
-def _set(run: Run, key: str, value: bytes | None, new: bool) -> None:
+def _set(run: Execution, key: str, value: bytes | None, new: bool) -> None:
     run.variables.set(key, value, run.started.execution, run.loop.now_ms, changed=new)
 
 
-def set_status(run: Run, value: bytes | None) -> None:
+def set_status(run: Execution, value: bytes | None) -> None:
     """Set the custom status, or clear it (None).
 
     Raises:
@@ -78,7 +78,7 @@ def set_status(run: Run, value: bytes | None) -> None:
     run.variables.set_status(recorded.value, changed=new)
 
 
-def set_attributes(run: Run, changes: bytes) -> None:
+def set_attributes(run: Execution, changes: bytes) -> None:
     """Set search attributes, or remove them (None).
 
     Raises:
@@ -93,7 +93,7 @@ def set_attributes(run: Run, changes: bytes) -> None:
     run.variables.set_attributes(recorded.values, changed=new)
 
 
-def patched(run: Run, patch: str) -> bool:
+def patched(run: Execution, patch: str) -> bool:
     """Whether to take the new side of a change."""
     known = run.variables.patches.get(patch)
     if known is None:

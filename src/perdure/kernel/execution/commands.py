@@ -22,14 +22,14 @@ if TYPE_CHECKING:
         ActivityOptions,
         WorkflowDefinition,
     )
-    from perdure.kernel.execution.execution import Run
+    from perdure.kernel.execution.execution import Execution
     from perdure.kernel.loop.call import Reader
 
 # ---------------------------------------------------------------- work of this node
 
 
 def schedule_activity(
-    run: Run, definition: ActivityDefinition, options: ActivityOptions, data: bytes
+    run: Execution, definition: ActivityDefinition, options: ActivityOptions, data: bytes
 ) -> ActivityCall:
     """Call an activity with encoded arguments.
 
@@ -46,7 +46,7 @@ def schedule_activity(
 
 
 def start_step(
-    run: Run,
+    run: Execution,
     name: str,
     fn: Callable[[], Awaitable[Any] | Any],
     encode: Callable[[Any], bytes],
@@ -62,7 +62,7 @@ def start_step(
     return call
 
 
-def _check(run: Run, signature: Signature, data: bytes) -> None:
+def _check(run: Execution, signature: Signature, data: bytes) -> None:
     signature.check(data)
     run.check_size(data, f"the input of {signature.what}")
 
@@ -71,7 +71,7 @@ def _check(run: Run, signature: Signature, data: bytes) -> None:
 
 
 def start_child(
-    run: Run,
+    run: Execution,
     definition: WorkflowDefinition,
     version: str | None,
     data: bytes,
@@ -96,7 +96,7 @@ def start_child(
     return call
 
 
-def _child_id(run: Run, seq: int) -> str:
+def _child_id(run: Execution, seq: int) -> str:
     started = run.started
     if started.flags & ev.RUN_IN_CHILD_IDS:
         return child_id(run.unit, started.run, started.execution, seq)
@@ -104,7 +104,7 @@ def _child_id(run: Run, seq: int) -> str:
 
 
 def start_detached(
-    run: Run,
+    run: Execution,
     workflow: str,
     version: str | None,
     data: bytes,
@@ -124,7 +124,7 @@ def start_detached(
 
 
 def send_message(
-    run: Run, target: str, channel: str, value: bytes, check: Callable[[], None]
+    run: Execution, target: str, channel: str, value: bytes, check: Callable[[], None]
 ) -> None:
     """Send a message to another instance when this turn is durable.
 
@@ -139,7 +139,7 @@ def send_message(
     run.send(*run.give(ev.MessageSent(run.seq + 1, target, channel, value), check_all))
 
 
-def send_cancel(run: Run, target: str, reason: str) -> None:
+def send_cancel(run: Execution, target: str, reason: str) -> None:
     """Ask another instance to stop when this turn is durable."""
     run.send(*run.give(ev.CancelSent(run.seq + 1, target, reason)))
 
@@ -147,7 +147,7 @@ def send_cancel(run: Run, target: str, reason: str) -> None:
 # ---------------------------------------------------------------- waits
 
 
-def wait(run: Run, channel: str, codec: Reader, *, positional: bool) -> WaitCall:
+def wait(run: Execution, channel: str, codec: Reader, *, positional: bool) -> WaitCall:
     """Wait for a message of a channel, or for a positional event."""
     seq = run.seq + 1
     _, new = run.give(ev.WaitStarted(seq, channel, positional))

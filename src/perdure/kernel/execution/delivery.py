@@ -16,13 +16,13 @@ from perdure.kernel.loop.call import ActivityCall, Call, ChildCall, StepCall, Wa
 from perdure.kernel.loop.loop import Timer
 
 if TYPE_CHECKING:
-    from perdure.kernel.execution.execution import Run
+    from perdure.kernel.execution.execution import Execution
 
 
 P = TypeVar("P", Timer, ActivityCall, WaitCall, ChildCall, StepCall)
 
 
-def _started(run: Run, event: ev.Started) -> None:
+def _started(run: Execution, event: ev.Started) -> None:
     if run.main is not None:
         run.break_off(event, None, "the execution has begun already")
         return
@@ -47,7 +47,7 @@ async def _raise(error: Exception) -> None:
     raise ApplicationError(str(error), type=type(error).__name__, retryable=False) from error
 
 
-def _take(run: Run, seq: int, kind: type[P], event: ev.Event) -> P | None:
+def _take(run: Execution, seq: int, kind: type[P], event: ev.Event) -> P | None:
     """The pending command that the event answers; another kind, or none, breaks the run."""
     pending = run.pending.get(seq)
     if isinstance(pending, kind):
@@ -71,7 +71,7 @@ def _answer(call: Call, data: bytes | None, failure: Failure | None = None) -> N
         call.set_exception(unfit)
 
 
-def _activity_completed(run: Run, event: ev.ActivityCompleted) -> None:
+def _activity_completed(run: Execution, event: ev.ActivityCompleted) -> None:
     run.loop.pass_to(event.at)
     call = _take(run, event.seq, ActivityCall, event)
     if call is not None:
@@ -80,7 +80,7 @@ def _activity_completed(run: Run, event: ev.ActivityCompleted) -> None:
         _answer(call, event.result)
 
 
-def _activity_failed(run: Run, event: ev.ActivityFailed) -> None:
+def _activity_failed(run: Execution, event: ev.ActivityFailed) -> None:
     run.loop.pass_to(event.at)
     call = _take(run, event.seq, ActivityCall, event)
     if call is not None:
@@ -89,7 +89,7 @@ def _activity_failed(run: Run, event: ev.ActivityFailed) -> None:
         _answer(call, None, event.failure)
 
 
-def _attempt_failed(run: Run, event: ev.AttemptFailed) -> None:
+def _attempt_failed(run: Execution, event: ev.AttemptFailed) -> None:
     run.loop.pass_to(event.at)
     call = run.pending.get(event.seq)
     if not isinstance(call, ActivityCall):
@@ -99,7 +99,7 @@ def _attempt_failed(run: Run, event: ev.AttemptFailed) -> None:
     run.wait_for_retry(call)
 
 
-def _timer_fired(run: Run, event: ev.TimerFired) -> None:
+def _timer_fired(run: Execution, event: ev.TimerFired) -> None:
     run.loop.pass_to(event.at)
     timer = _take(run, event.seq, Timer, event)
     if timer is not None:
@@ -107,18 +107,18 @@ def _timer_fired(run: Run, event: ev.TimerFired) -> None:
         timer.fire()
 
 
-def _received(run: Run, event: ev.Received) -> None:
+def _received(run: Execution, event: ev.Received) -> None:
     run.loop.pass_to(event.at)
     _end_wait(run, event.seq, event, event.value, positional=False)
 
 
-def _event_raised(run: Run, event: ev.EventRaised) -> None:
+def _event_raised(run: Execution, event: ev.EventRaised) -> None:
     run.loop.pass_to(event.at)
     if event.seq:
         _end_wait(run, event.seq, event, event.value, positional=True)
 
 
-def _end_wait(run: Run, seq: int, event: ev.Event, value: bytes, *, positional: bool) -> None:
+def _end_wait(run: Execution, seq: int, event: ev.Event, value: bytes, *, positional: bool) -> None:
     pending = run.pending.get(seq)
     if isinstance(pending, WaitCall) and pending.positional is not positional:
         seq = -1  # a message for an event, or the other way round
@@ -128,14 +128,14 @@ def _end_wait(run: Run, seq: int, event: ev.Event, value: bytes, *, positional: 
         _answer(call, value)
 
 
-def _replied(run: Run, event: ev.Replied) -> None:
+def _replied(run: Execution, event: ev.Replied) -> None:
     run.loop.pass_to(event.at)
     call = _take(run, event.seq, ChildCall, event)
     if call is not None:
         _answer(call, event.result, event.failure)
 
 
-def _step_recorded(run: Run, event: ev.StepRecorded) -> None:
+def _step_recorded(run: Execution, event: ev.StepRecorded) -> None:
     run.loop.pass_to(event.at)
     call = _take(run, event.seq, StepCall, event)
     if call is not None:
@@ -143,7 +143,7 @@ def _step_recorded(run: Run, event: ev.StepRecorded) -> None:
         _answer(call, event.value, event.failure)
 
 
-def _cancel_requested(run: Run, event: ev.CancelRequested) -> None:
+def _cancel_requested(run: Execution, event: ev.CancelRequested) -> None:
     run.loop.pass_to(event.at)
     run.ask_to_stop(event.reason)
     if run.main is not None and not run.main.done():
@@ -154,7 +154,7 @@ NOTES = (ev.Paused, ev.Resumed)
 """Events that are for people who read the journal. The code is not told, and does not go on either."""
 
 
-HANDLERS: dict[type[ev.Event], Callable[[Run, Any], None]] = {
+HANDLERS: dict[type[ev.Event], Callable[[Execution, Any], None]] = {
     ev.Started: _started,
     ev.ActivityCompleted: _activity_completed,
     ev.ActivityFailed: _activity_failed,

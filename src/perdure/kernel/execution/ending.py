@@ -18,7 +18,7 @@ from perdure.kernel.data import events as ev
 if TYPE_CHECKING:
     import asyncio
 
-    from perdure.kernel.execution.execution import Run
+    from perdure.kernel.execution.execution import Execution
 
 _OWN_TRACE = (
     "perdure/kernel/loop/loop.py",
@@ -35,7 +35,7 @@ class ContinueAsNew(BaseException):
     """
 
 
-def wind_up(run: Run) -> None:
+def wind_up(run: Execution) -> None:
     """End the run, whose main task is done, if nothing keeps it open."""
     main = run.main
     if main is None or run.ended is not None or run.broken is not None:
@@ -62,7 +62,7 @@ def wind_up(run: Run) -> None:
     run.end(recorded)
 
 
-def _is_cleaned_up(run: Run) -> bool:
+def _is_cleaned_up(run: Execution) -> bool:
     """Close the generators one by one. False while a task still cleans up."""
     loop = run.loop
     while True:
@@ -77,7 +77,7 @@ def _is_cleaned_up(run: Run) -> bool:
             loop.drain()
 
 
-def _outcome(run: Run, main: asyncio.Task[Any]) -> ev.Event:
+def _outcome(run: Execution, main: asyncio.Task[Any]) -> ev.Event:
     at = run.loop.now_ms
     if main.cancelled():
         asked = run.cancel_requested
@@ -98,7 +98,7 @@ def _outcome(run: Run, main: asyncio.Task[Any]) -> ev.Event:
     return ev.Failed(at, _with_small_details(run, failure_of(error, skip=_OWN_TRACE)))
 
 
-def _with_small_details(run: Run, failure: Failure) -> Failure:
+def _with_small_details(run: Execution, failure: Failure) -> Failure:
     """The failure without its details if they are too large. The code has ended and catches nothing."""
     if failure.details is None:
         return failure
@@ -110,7 +110,7 @@ def _with_small_details(run: Run, failure: Failure) -> Failure:
     return failure
 
 
-def _check_outcome(run: Run, outcome: ev.Event) -> None:
+def _check_outcome(run: Execution, outcome: ev.Event) -> None:
     if isinstance(outcome, ev.Completed):
         run.definition.signature.result.check(outcome.result)
         run.check_size(outcome.result, f"the result of workflow {run.definition.name!r}")

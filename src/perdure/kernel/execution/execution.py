@@ -72,7 +72,7 @@ class Progress(NamedTuple):
 _NO_PROGRESS = Progress((), (), ())
 
 
-class Run:
+class Execution:
     """One execution of a workflow.
 
     Workflow code gives its commands through `commands` and `changes`. Lists that most runs do not
@@ -586,8 +586,8 @@ class Run:
         return None
 
 
-def current_run() -> Run | None:
+def current_run() -> Execution | None:
     """The run whose code is calling; None outside of workflows."""
     loop = current_loop()
     run = loop.timers if loop is not None else None
-    return run if isinstance(run, Run) else None
+    return run if isinstance(run, Execution) else None

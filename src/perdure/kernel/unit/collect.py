@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
     from perdure.kernel.data.commit import UnitRow
     from perdure.kernel.data.limits import Limits
-    from perdure.kernel.execution.execution import Run
+    from perdure.kernel.execution.execution import Execution
     from perdure.kernel.execution.variables import Changes
     from perdure.kernel.unit.turn import Turn
-    from perdure.kernel.unit.workflow_unit import Unit
+    from perdure.kernel.unit.workflow_unit import WorkflowUnit
 
 _LOCAL = (ActivityCall, StepCall)
 """Calls whose work is done on the unit's own node."""
 
 
-def collect(unit: Unit, run: Run, row: UnitRow, turn: Turn, *, more: bool) -> None:
+def collect(unit: WorkflowUnit, run: Execution, row: UnitRow, turn: Turn, *, more: bool) -> None:
     """Take what the run has done since the last turn.
 
     `more` says that the mailbox holds messages that this turn did not take.
@@ -68,7 +68,7 @@ def collect(unit: Unit, run: Run, row: UnitRow, turn: Turn, *, more: bool) -> No
 # ---------------------------------------------------------------- the journal
 
 
-def _append_events(unit: Unit, run: Run, row: UnitRow, turn: Turn) -> None:
+def _append_events(unit: WorkflowUnit, run: Execution, row: UnitRow, turn: Turn) -> None:
     """Write the run's new events, and fail the run if they cross a limit."""
     events = run.take_events()
     data = ev.encode_events(events)
@@ -91,7 +91,7 @@ def _append_events(unit: Unit, run: Run, row: UnitRow, turn: Turn) -> None:
     turn.append(JournalChunk(run.started.execution, first, len(events), data))
 
 
-def _warn(unit: Unit, turn: Turn, events: int) -> None:
+def _warn(unit: WorkflowUnit, turn: Turn, events: int) -> None:
     turn.warn(
         f"the history of {unit.id!r} has {events} events; at {unit.limits.history_events} the run "
         "fails (Limits.history_events): use workflow.continue_as_new"
@@ -114,7 +114,13 @@ def _over_limit(events: int, size: int, limits: Limits) -> str:
 
 
 def _collect_work(
-    unit: Unit, run: Run, row: UnitRow, turn: Turn, opened: Iterable[Call], *, more: bool
+    unit: WorkflowUnit,
+    run: Execution,
+    row: UnitRow,
+    turn: Turn,
+    opened: Iterable[Call],
+    *,
+    more: bool,
 ) -> None:
     """Activities and checkpoints to run: those of this turn, and after a load all that are open."""
     if unit.held is not None:
@@ -139,7 +145,7 @@ def _collect_work(
     unit.has_derived_work()
 
 
-def _done_while_paused(unit: Unit, row: UnitRow) -> set[int]:
+def _done_while_paused(unit: WorkflowUnit, row: UnitRow) -> set[int]:
     """Calls whose result waits among the kept messages already."""
     done: set[int] = set()
     for entry in unit.waiting.kept:
@@ -154,7 +160,7 @@ def _done_while_paused(unit: Unit, row: UnitRow) -> set[int]:
 # ---------------------------------------------------------------- variables
 
 
-def _store_variables(run: Run, row: UnitRow, turn: Turn, changes: Changes) -> None:
+def _store_variables(run: Execution, row: UnitRow, turn: Turn, changes: Changes) -> None:
     turn.store_kv(changes.kv)
     if changes.has_status:
         row.show_status(run.variables.status)

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from perdure.kernel.data.commit import UnitRow
     from perdure.kernel.unit.mailbox import Entry
     from perdure.kernel.unit.turn import Turn
-    from perdure.kernel.unit.workflow_unit import Unit
+    from perdure.kernel.unit.workflow_unit import WorkflowUnit
 
 
-def take(unit: Unit, turn: Turn, entry: Entry) -> None:
+def take(unit: WorkflowUnit, turn: Turn, entry: Entry) -> None:
     """Take one message of the control lane."""
     row = unit.row
     if row is None or turn.removes_unit:
@@ -49,7 +49,7 @@ def take(unit: Unit, turn: Turn, entry: Entry) -> None:
     turn.consume(entry)
 
 
-def _pause(unit: Unit, row: UnitRow, turn: Turn, body: msg.Pause) -> None:
+def _pause(unit: WorkflowUnit, row: UnitRow, turn: Turn, body: msg.Pause) -> None:
     if row.paused:
         return
     row.pause()
@@ -57,7 +57,7 @@ def _pause(unit: Unit, row: UnitRow, turn: Turn, body: msg.Pause) -> None:
     _note(unit, ev.Paused(turn.now, body.reason))
 
 
-def _resume(unit: Unit, row: UnitRow, turn: Turn) -> None:
+def _resume(unit: WorkflowUnit, row: UnitRow, turn: Turn) -> None:
     if not row.paused:
         return
     row.resume()
@@ -65,7 +65,7 @@ def _resume(unit: Unit, row: UnitRow, turn: Turn) -> None:
     _note(unit, ev.Resumed(turn.now))
 
 
-def _cancel(unit: Unit, row: UnitRow, turn: Turn, entry: Entry, body: msg.Cancel) -> None:
+def _cancel(unit: WorkflowUnit, row: UnitRow, turn: Turn, entry: Entry, body: msg.Cancel) -> None:
     if body.run not in (None, row.run):
         turn.consume(entry)  # it is meant for an earlier run of this id
         return
@@ -88,7 +88,7 @@ def _cancel(unit: Unit, row: UnitRow, turn: Turn, entry: Entry, body: msg.Cancel
         unit.deliver(turn, ev.CancelRequested(turn.now, body.reason))
 
 
-def _note(unit: Unit, event: ev.Event) -> None:
+def _note(unit: WorkflowUnit, event: ev.Event) -> None:
     """Write an event that the code is not told.
 
     Between two executions there is none: the next one's code has not run, so that what it does

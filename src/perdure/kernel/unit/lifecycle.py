@@ -22,10 +22,10 @@ from perdure.kernel.execution.execution import PYTHON
 from perdure.kernel.unit import held, outbox
 
 if TYPE_CHECKING:
-    from perdure.kernel.execution.execution import Run
+    from perdure.kernel.execution.execution import Execution
     from perdure.kernel.unit.mailbox import Entry
     from perdure.kernel.unit.turn import Turn
-    from perdure.kernel.unit.workflow_unit import Unit
+    from perdure.kernel.unit.workflow_unit import WorkflowUnit
 
 _encode_parent = msgspec.msgpack.Encoder().encode
 _decode_parent = msgspec.msgpack.Decoder(ev.Parent).decode
@@ -33,7 +33,7 @@ _decode_parent = msgspec.msgpack.Decoder(ev.Parent).decode
 # ---------------------------------------------------------------- starting
 
 
-def start(unit: Unit, turn: Turn, entry: Entry, body: msg.Start) -> None:
+def start(unit: WorkflowUnit, turn: Turn, entry: Entry, body: msg.Start) -> None:
     """Begin the instance, or answer that another one has the id."""
     row, message = unit.row, entry.message
     if row is not None and row.run == message.id:
@@ -72,7 +72,7 @@ def pending_row(unit: str, message: msg.Message, body: msg.Start, shards: int) -
     )
 
 
-def _start_again(unit: Unit, row: UnitRow, turn: Turn, entry: Entry) -> None:
+def _start_again(unit: WorkflowUnit, row: UnitRow, turn: Turn, entry: Entry) -> None:
     """The start of the present run has come, once more or from the inbox."""
     if row.started_at or row.status in CLOSED:
         # A closed unit has no use for its start, whether or not the code ever began.
@@ -82,7 +82,9 @@ def _start_again(unit: Unit, row: UnitRow, turn: Turn, entry: Entry) -> None:
     begin_start(unit, row, turn, entry)
 
 
-def _refuse_start(unit: Unit, row: UnitRow, turn: Turn, entry: Entry, body: msg.Start) -> None:
+def _refuse_start(
+    unit: WorkflowUnit, row: UnitRow, turn: Turn, entry: Entry, body: msg.Start
+) -> None:
     """Another run has the id. An equal start joins it if that is allowed."""
     is_same = body.workflow == row.type and digest(body.input) == row.input_digest
     if body.if_exists == "join" and is_same:
@@ -95,7 +97,7 @@ def _refuse_start(unit: Unit, row: UnitRow, turn: Turn, entry: Entry, body: msg.
         outbox.reply(turn, body.parent, entry.message.id, None, failure)
 
 
-def _replace(unit: Unit, row: UnitRow, turn: Turn) -> None:
+def _replace(unit: WorkflowUnit, row: UnitRow, turn: Turn) -> None:
     """End what runs under this id, so that a new run can take it."""
     terminate(unit, row, turn, "replaced by a new start of the same id")
     if unit.run is not None:
@@ -105,7 +107,7 @@ def _replace(unit: Unit, row: UnitRow, turn: Turn) -> None:
     unit.rederive_work()
 
 
-def begin_start(unit: Unit, row: UnitRow, turn: Turn, entry: Entry) -> None:
+def begin_start(unit: WorkflowUnit, row: UnitRow, turn: Turn, entry: Entry) -> None:
     """Begin a unit by its own start, or keep the start until that is possible."""
     message = entry.message
     body = message.body
@@ -157,7 +159,7 @@ def _started(
 
 
 def continue_as_new(
-    unit: Unit, run: Run, row: UnitRow, turn: Turn, ended: ev.ContinuedAsNew
+    unit: WorkflowUnit, run: Execution, row: UnitRow, turn: Turn, ended: ev.ContinuedAsNew
 ) -> None:
     """Store the next execution's first event. Its code begins with the next turn."""
     turn.end_execution(
@@ -178,7 +180,7 @@ def continue_as_new(
     turn.ask_again()
 
 
-def _prune(unit: Unit, row: UnitRow, turn: Turn) -> None:
+def _prune(unit: WorkflowUnit, row: UnitRow, turn: Turn) -> None:
     """Keep as many ended executions as the limits say."""
     kept = unit.limits.executions_kept
     oldest_kept = row.execution - kept
@@ -190,7 +192,7 @@ def _prune(unit: Unit, row: UnitRow, turn: Turn) -> None:
 
 
 def close(
-    unit: Unit,
+    unit: WorkflowUnit,
     turn: Turn,
     status: Status,
     failure: Failure | None,
@@ -209,7 +211,7 @@ def close(
         turn.drop(entry)
 
 
-def settle(unit: Unit, run: Run, turn: Turn) -> None:
+def settle(unit: WorkflowUnit, run: Execution, turn: Turn) -> None:
     """The run has ended: give the row its outcome. Continue-as-new has none."""
     match run.ended:
         case ev.Completed(result=result):
@@ -224,14 +226,14 @@ def settle(unit: Unit, run: Run, turn: Turn) -> None:
             pass
 
 
-def fail(unit: Unit, run: Run, turn: Turn, failure: Failure) -> None:
+def fail(unit: WorkflowUnit, run: Execution, turn: Turn, failure: Failure) -> None:
     """End the run as failed without asking its code."""
     run.end_without_code(ev.Failed(turn.now, failure, without_code=True))
     give_up(run, turn)
     settle(unit, run, turn)
 
 
-def terminate(unit: Unit, row: UnitRow, turn: Turn, reason: str) -> None:
+def terminate(unit: WorkflowUnit, row: UnitRow, turn: Turn, reason: str) -> None:
     """End the unit without asking its code."""
     event = ev.Terminated(turn.now, reason)
     run = unit.run
@@ -251,7 +253,7 @@ def _terminated(reason: str) -> Failure:
     return Failure("Terminated", reason, "cancelled", retryable=False)
 
 
-def give_up(run: Run, turn: Turn) -> None:
+def give_up(run: Execution, turn: Turn) -> None:
     """The run is over without its code being asked, so nothing that it waits for is wanted.
 
     What the code has sent in this turn still goes out: the message that made it do so is consumed.

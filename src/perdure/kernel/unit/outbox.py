@@ -17,7 +17,7 @@ from perdure.kernel.loop.call import Call, ChildCall
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from perdure.kernel.execution.execution import Run
+    from perdure.kernel.execution.execution import Execution
     from perdure.kernel.unit.turn import Turn
 
 
@@ -44,7 +44,7 @@ def _id_of(started: ev.Started, seq: int, purpose: bytes) -> bytes:
     return derived_id(started.run, started.execution, seq, purpose)
 
 
-def start_children(turn: Turn, run: Run, opened: Iterable[Call]) -> None:
+def start_children(turn: Turn, run: Execution, opened: Iterable[Call]) -> None:
     """Start the children that were called in this turn and are still wanted."""
     started = run.started
     for call in opened:

@@ -21,13 +21,13 @@ from perdure.kernel.unit import lifecycle
 
 if TYPE_CHECKING:
     from perdure.kernel.data.commit import Fence, UnitRow
-    from perdure.kernel.execution.execution import Run
+    from perdure.kernel.execution.execution import Execution
     from perdure.kernel.unit.mailbox import Entry, Mailbox
     from perdure.kernel.unit.turn import Turn
-    from perdure.kernel.unit.workflow_unit import Unit
+    from perdure.kernel.unit.workflow_unit import WorkflowUnit
 
 
-def take(unit: Unit, turn: Turn, entry: Entry, body: msg.Delete | msg.Prune) -> None:
+def take(unit: WorkflowUnit, turn: Turn, entry: Entry, body: msg.Delete | msg.Prune) -> None:
     """Take a delete or a prune, whatever state the unit is in."""
     row = unit.row
     if row is None or turn.removes_unit:
@@ -39,7 +39,7 @@ def take(unit: Unit, turn: Turn, entry: Entry, body: msg.Delete | msg.Prune) -> 
         turn.consume(entry)
 
 
-def _delete(unit: Unit, row: UnitRow, turn: Turn, entry: Entry, body: msg.Delete) -> None:
+def _delete(unit: WorkflowUnit, row: UnitRow, turn: Turn, entry: Entry, body: msg.Delete) -> None:
     run = unit.run
     if _is_open(row, run):
         if not body.force:
@@ -54,7 +54,7 @@ def _delete(unit: Unit, row: UnitRow, turn: Turn, entry: Entry, body: msg.Delete
     turn.remove_unit(0 if forgets else last_start)
 
 
-def _is_open(row: UnitRow, run: Run | None) -> bool:
+def _is_open(row: UnitRow, run: Execution | None) -> bool:
     if row.status in CLOSED:
         return False
     if run is None or run.ended is None:
@@ -62,7 +62,7 @@ def _is_open(row: UnitRow, run: Run | None) -> bool:
     return isinstance(run.ended, ev.ContinuedAsNew)
 
 
-def _end(unit: Unit, row: UnitRow, turn: Turn, body: msg.Delete) -> None:
+def _end(unit: WorkflowUnit, row: UnitRow, turn: Turn, body: msg.Delete) -> None:
     """End an open unit that is about to go."""
     run = unit.run
     children: list[ChildCall] = []
@@ -87,7 +87,7 @@ def _delete_children(turn: Turn, children: list[ChildCall], body: msg.Delete) ->
 
 
 def pack(
-    unit: Unit, row: UnitRow, turn: Turn, mailbox: Mailbox, fence: Fence, commit_id: bytes
+    unit: WorkflowUnit, row: UnitRow, turn: Turn, mailbox: Mailbox, fence: Fence, commit_id: bytes
 ) -> None:
     """Pack the turn that removes the unit. Starts of other runs stay in the mailbox."""
     for entry in (*unit.waiting.take_all(), *mailbox.take_rest()):

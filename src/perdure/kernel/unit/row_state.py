@@ -10,10 +10,10 @@ from perdure.kernel.unit import held
 if TYPE_CHECKING:
     from perdure.kernel.data.commit import UnitRow
     from perdure.kernel.unit.turn import Turn
-    from perdure.kernel.unit.workflow_unit import Unit
+    from perdure.kernel.unit.workflow_unit import WorkflowUnit
 
 
-def describe(unit: Unit, row: UnitRow, turn: Turn) -> None:
+def describe(unit: WorkflowUnit, row: UnitRow, turn: Turn) -> None:
     """Put the state that the unit is in into its row."""
     run = unit.run
     if row.status in CLOSED:

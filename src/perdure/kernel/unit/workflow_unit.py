@@ -46,7 +46,7 @@ from perdure.kernel.data.commit import CLOSED, Commit, KvEntry, UnitRow
 from perdure.kernel.data.limits import DEDUPE_MS
 from perdure.kernel.execution import match
 from perdure.kernel.execution.answers import event_of
-from perdure.kernel.execution.execution import Run
+from perdure.kernel.execution.execution import Execution
 from perdure.kernel.loop.loop import Entered
 from perdure.kernel.loop.ordered import install as install_ordered_sets
 from perdure.kernel.unit import control, held, lifecycle, removal
@@ -79,7 +79,7 @@ class _Unbegun(NamedTuple):
     kv: Iterable[KvEntry]
 
 
-class Unit:
+class WorkflowUnit:
     """A workflow instance that its owner holds in memory.
 
     Attributes without `_` may be read by the owner. Only methods of the unit write them.
@@ -119,7 +119,7 @@ class Unit:
         self.id = unit
         self.version = 0
         self.row: UnitRow | None = None
-        self.run: Run | None = None
+        self.run: Execution | None = None
         self.held: Failure | None = None
         self.definitions = definitions
         self.limits = limits
@@ -190,10 +190,10 @@ class Unit:
         self._unbegun = _Unbegun([started], kv)
         self.rederives = True
 
-    def new_run(self, definition: WorkflowDefinition) -> Run:
+    def new_run(self, definition: WorkflowDefinition) -> Execution:
         """An empty run of this unit."""
         install_ordered_sets()
-        run = Run(self.id, definition, self.definitions, self.limits, keep_logs=True)
+        run = Execution(self.id, definition, self.definitions, self.limits, keep_logs=True)
         self.run = run
         return run
 
@@ -527,7 +527,7 @@ class Unit:
 
     # ------------------------------------------------------------ messages for a run that goes on
 
-    def _take_open(self, run: Run, turn: Turn, entry: Entry, body: msg.Body) -> None:
+    def _take_open(self, run: Execution, turn: Turn, entry: Entry, body: msg.Body) -> None:
         if isinstance(body, msg.Send):
             self._take_send(run, turn, entry, body)
         elif isinstance(body, msg.Unreadable):
@@ -539,7 +539,7 @@ class Unit:
             if event is not None:
                 self.deliver(turn, event)
 
-    def _take_send(self, run: Run, turn: Turn, entry: Entry, body: msg.Send) -> None:
+    def _take_send(self, run: Execution, turn: Turn, entry: Entry, body: msg.Send) -> None:
         lane = "#" + body.channel
         seq = run.waits.first.get(lane)
         if seq is not None and lane not in self.waiting.lanes:
@@ -564,7 +564,7 @@ class Unit:
             with Entered(run.loop):
                 self.deliver(turn, event)
 
-    def _feed(self, turn: Turn, run: Run) -> None:
+    def _feed(self, turn: Turn, run: Execution) -> None:
         """Give the code the messages of channels that it receives from now."""
         budget = turn.budget
         while run.ended is None and run.broken is None and budget.has_room():
