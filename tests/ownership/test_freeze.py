@@ -19,7 +19,7 @@ from virtual_time import WallClock, run_virtually
 
 from perdure import App, Node, NodeOptions, workflow
 from perdure.errors import NotFound, StoreUnavailable
-from perdure.kernel.data.commit import Commit, Verdict
+from perdure.kernel.data.commit import Commit, Fence, Verdict
 from perdure.kernel.data.message import Message
 from perdure.ports.store import Loaded, Mail, Page, Posted, Query, Wake
 from perdure.store.memory import MemoryStore
@@ -72,6 +72,10 @@ class Away(MemoryStore):
     async def arrivals(self, scopes: Sequence[str], after: str | None, limit: int) -> Page[str]:
         self._check()
         return await super().arrivals(scopes, after, limit)
+
+    async def release(self, fences: Sequence[Fence]) -> list[str]:
+        self._check()
+        return await super().release(fences)
 
     async def query(self, query: Query[T]) -> Page[T]:
         self._check()
