@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,8 +18,8 @@ from engine import until
 from virtual_time import WallClock, run_virtually
 
 from perdure import App, Node, NodeOptions, workflow
-from perdure.errors import StoreUnavailable
-from perdure.kernel.data.commit import Commit, Verdict
+from perdure.errors import NotFound, StoreUnavailable
+from perdure.kernel.data.commit import Commit, Fence, Verdict
 from perdure.kernel.data.message import Message
 from perdure.ports.store import Loaded, Mail, Page, Posted, Query, Wake
 from perdure.store.memory import MemoryStore
@@ -32,6 +33,9 @@ SOON_S = 5
 """How soon after that everything must go on."""
 
 RETRY_MS = 2_000
+
+MANY_TRIES = 100_000
+"""The node asks its store again long before these."""
 
 
 class Away(MemoryStore):
@@ -68,6 +72,10 @@ class Away(MemoryStore):
     async def arrivals(self, scopes: Sequence[str], after: str | None, limit: int) -> Page[str]:
         self._check()
         return await super().arrivals(scopes, after, limit)
+
+    async def release(self, fences: Sequence[Fence]) -> list[str]:
+        self._check()
+        return await super().release(fences)
 
     async def query(self, query: Query[T]) -> Page[T]:
         self._check()
@@ -179,5 +187,127 @@ def test_a_frozen_node_can_be_stopped_and_the_next_one_goes_on() -> None:
                 for number in (2, 3):
                     await after.client.get("hears").send("n", number)
                 assert await after.client.get("hears").result(timeout=5) == [1, 2, 3]
+
+    run_virtually(main)
+
+
+async def store_of_hearers(store: Away, ids: Sequence[str]) -> None:
+    """Leave instances of `hears` in the store, none of them in memory."""
+    async with Node(app, store, options=NodeOptions(stop_ms=0)) as node:
+        for unit in ids:
+            await node.client.workflow(hears, id=unit).start()
+
+
+def test_a_start_that_a_frozen_node_refused_hides_no_instance() -> None:
+    async def main(wall: WallClock) -> None:
+        options = NodeOptions(store_retry_ms=RETRY_MS, residents=1, stop_ms=0)
+        async with Away() as store:
+            await store_of_hearers(store, ["sent-to", "cancelled", "deleted"])
+            async with Node(app, store, options=options) as node:
+                client = node.client
+                for number in range(3):  # so that those three have left memory
+                    await client.workflow(hears, id=f"other-{number}").start()
+                store.away = True
+                with pytest.raises(StoreUnavailable):
+                    await client.workflow(hears, id="first").start()
+                for unit in ("sent-to", "cancelled", "deleted", "new"):
+                    with pytest.raises(StoreUnavailable, match="nothing was done"):
+                        await client.workflow(hears, id=unit).start()
+                store.away = False
+                await until(lambda: set(node.scopes.values()) == {"serving"}, "the thaw")
+                for number in (1, 2, 3):
+                    await client.get("sent-to").send("n", number)
+                assert await client.get("sent-to").result(timeout=5) == [1, 2, 3]
+                await client.get("cancelled").cancel()
+                assert (await client.get("cancelled").wait(timeout=5)).status == "cancelled"
+                assert await client.get("deleted").delete(force=True) == 1
+                with pytest.raises(NotFound):
+                    await client.get("new").send("n", 1)
+
+    run_virtually(main)
+
+
+class Crowded(Away):
+    """A store with senders at the worst moments: right before a failure, right after an answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before_failure: Callable[[], Coroutine[object, object, None]] | None = None
+        self.after_answer: Callable[[], Coroutine[object, object, None]] | None = None
+        self.senders: list[asyncio.Task[None]] = []
+
+    async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
+        if self.away and self.before_failure is not None:
+            self.senders.append(asyncio.create_task(self.before_failure()))
+            await asyncio.sleep(0)  # it has sent when this returns
+        verdicts = await super().commit(batch)
+        if self.after_answer is not None:
+            self.senders.append(asyncio.create_task(self.after_answer()))
+            self.after_answer = None
+            await asyncio.sleep(0)  # it sends as soon as the node has the answer
+        return verdicts
+
+
+def test_a_start_that_the_freeze_found_waiting_hides_no_instance() -> None:
+    """Its unit was taken to be new, and the store knew better."""
+
+    async def main(wall: WallClock) -> None:
+        ids = [f"known-{number}" for number in range(20)]
+        options = NodeOptions(store_retry_ms=RETRY_MS, residents=1, stop_ms=0)
+        async with Crowded() as store:
+            await store_of_hearers(store, ids)
+            async with Node(app, store, options=options) as node:
+                client = node.client
+                for number in range(3):  # so that the others have left memory
+                    await client.workflow(hears, id=f"other-{number}").start()
+                asked: list[str] = []
+                refused: list[str] = []
+
+                async def join() -> None:
+                    unit = ids[len(asked)]
+                    asked.append(unit)
+                    with pytest.raises(StoreUnavailable) as error:
+                        await client.workflow(hears, id=unit).start()
+                    if error.value.outcome == "none":
+                        refused.append(unit)
+
+                async def send() -> None:
+                    await asyncio.sleep(0)
+                    for unit in refused:
+                        await client.get(unit).send("n", 1)
+
+                store.before_failure = join
+                store.away = True
+                with pytest.raises(StoreUnavailable):
+                    await client.workflow(hears, id="first").start()
+                await until(lambda: set(node.scopes.values()) == {"frozen"}, "the freeze")
+                await asyncio.sleep(1)
+                assert refused, "a start waited for its turn when the node froze"
+                store.after_answer = send
+                store.away = False
+                await until(lambda: store.after_answer is None, "the answer")
+                await asyncio.gather(*store.senders)
+
+    run_virtually(main)
+
+
+def test_a_sender_that_tries_again_at_once_does_not_keep_its_node_frozen() -> None:
+    async def main(wall: WallClock) -> None:
+        options = NodeOptions(store_retry_ms=RETRY_MS, stop_ms=0)
+        async with Away() as store, Node(app, store, options=options) as node:
+            handle = node.client.workflow(hears, id="hears")
+            await handle.start()
+            store.away = True
+            with pytest.raises(StoreUnavailable):
+                await handle.send("n", 1)
+            store.away = False
+            for _ in range(MANY_TRIES):
+                with suppress(StoreUnavailable):
+                    await handle.send("n", 2)
+                    break
+            else:
+                pytest.fail("the node never found that its store answers")
+            await handle.send("n", 3)
+            assert await handle.result(timeout=5) == [1, 2, 3]
 
     run_virtually(main)

@@ -248,6 +248,37 @@ async def test_a_file_locked_by_another_program(tmp_path: Path) -> None:
         assert (await store.post([Scenario(store).message("order")]))[0].outcome == "accepted"
 
 
+async def test_a_standby_waits_for_a_file_that_another_program_holds_locked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = await created(tmp_path / "a.db")
+    async with open_store(url_of(path, "?busy_ms=20")) as store:
+        with locked(path, "BEGIN IMMEDIATE"), pytest.raises(StoreUnavailable):
+            await Scenario(store).claim()
+    async with open_store(url_of(path, "?busy_ms=20&standby=true")) as store:
+        with locked(path, "BEGIN IMMEDIATE"):
+            claiming = asyncio.ensure_future(Scenario(store).claim())
+            async with asyncio.timeout(20):
+                while "a standby waits" not in caplog.text:
+                    await asyncio.sleep(0.01)
+            assert not claiming.done()
+        await asyncio.wait_for(claiming, 20)
+
+
+async def test_a_standby_that_is_closed_waits_no_more(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = await created(tmp_path / "a.db")
+    with locked(path, "BEGIN IMMEDIATE"):
+        async with open_store(url_of(path, "?busy_ms=20&standby=true")) as store:
+            claiming = asyncio.ensure_future(Scenario(store).claim())
+            async with asyncio.timeout(20):
+                while "a standby waits" not in caplog.text:
+                    await asyncio.sleep(0.01)
+        with pytest.raises(StoreUnavailable, match="closed"):
+            await asyncio.wait_for(claiming, 20)
+
+
 async def test_a_file_locked_exclusively(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     execute(path, "PRAGMA user_version = 1")

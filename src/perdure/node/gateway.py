@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from perdure.client.gateway import Begun, StoreGateway, find_row, find_run, find_unit, joins
-from perdure.errors import NotFound
+from perdure.errors import NotFound, StoreUnavailable
 from perdure.kernel.data.commit import CLOSED, UnitRow
 from perdure.kernel.data.message import Start
 from perdure.node.ownership.scope import Moved
@@ -70,7 +70,13 @@ class NodeGateway:
     async def _send_here(self, turns: Turns, message: Message) -> Outcome:
         ack: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         turns.deliver(message, ack)
-        return await ack
+        try:
+            return await ack
+        except StoreUnavailable:
+            # It may have been refused at once. A sender that tries again and again would keep the
+            # event loop, and the node could never find that the store answers.
+            await asyncio.sleep(0)
+            raise
 
     async def begin(self, message: Message) -> tuple[Outcome, Begun | None]:
         """Deliver a start; its outcome, and the run that it began or joined."""

@@ -305,8 +305,17 @@ class Node:
         return self._abandoned
 
     async def _release(self, ownership: Ownership) -> None:
-        if self._failure is None:
+        if self._failure is not None:
+            return
+        try:
             await ownership.release(ownership.all())
+        except StoreUnavailable as error:
+            # What was acknowledged is recorded, so the stop is complete without this.
+            text = (
+                "node %s has stopped, and its store does not answer: the next node takes over as"
+                " after a crash, and nothing that was acknowledged is lost: %s"
+            )
+            logger.warning(text, self.name, error, extra={"node": self.name})
 
     def _store_failed(self, error: Exception) -> None:
         """The store cannot go on, so this node must not: what it holds in memory may be ahead of what is durable."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from perdure.errors import StoreUnavailable
 
 if TYPE_CHECKING:
-    from perdure.node.loop.residents import Residents
+    from perdure.node.loop.memory import Memory
     from perdure.node.ownership.ownership import Ownership
 
 logger = logging.getLogger("perdure.node")
@@ -22,12 +22,10 @@ logger = logging.getLogger("perdure.node")
 class Freezer:
     """Freezes and thaws the scopes of a node."""
 
-    def __init__(
-        self, ownership: Ownership, residents: Residents, node_name: str, retry_ms: int
-    ) -> None:
+    def __init__(self, ownership: Ownership, memory: Memory, node_name: str, retry_ms: int) -> None:
         """Nothing is frozen. `retry_ms` is how long an answer may take before it is late."""
         self._ownership = ownership
-        self._residents = residents
+        self._memory = memory
         self._node_name = node_name
         self._retry_ms = retry_ms
 
@@ -42,9 +40,12 @@ class Freezer:
             logger.error(text, self._node_name, self._retry_ms, error, extra=ids)
             self._ownership.freeze()
         unknown = StoreUnavailable(f"{error}. It may be recorded when the store answers", "unknown")
-        for resident in self._residents.all():
+        for resident in self._memory.residents.all():
             resident.refuse_taken(unknown)
             resident.refuse_unstored(self.error())
+            if resident.state == "ready" and resident.unit.row is None:
+                # Its start said that the unit is new, and is gone. The store says what is true.
+                self._memory.reload(resident)
 
     def thaw(self) -> bool:
         """The store has answered. False: nothing was frozen."""

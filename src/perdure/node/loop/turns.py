@@ -75,7 +75,7 @@ class Turns:
         self.memory = Memory(
             given, residents, self._supervisor, self.attempts, self.deadlines, self._ready
         )
-        self._freezer = Freezer(given.ownership, residents, name, options.store_retry_ms)
+        self._freezer = Freezer(given.ownership, self.memory, name, options.store_retry_ms)
         self._patience = Patience(name, options.store_retry_ms)
         self._committer = Committer(
             store, self._patience, self._freezer.freeze, self._thaw, given.failed
@@ -97,6 +97,10 @@ class Turns:
             text = "the node is stopping; send it again to the next one"
             _refuse(ack, StoreUnavailable(text))
             return
+        if ack is not None and self._ownership.is_frozen:
+            # Before its unit enters: a unit that nothing is delivered to would never be loaded.
+            _refuse(ack, self._freezer.error())
+            return
         memory = self.memory
         resident = memory.residents.get(message.to)
         if resident is None:
@@ -105,9 +109,6 @@ class Turns:
         if resident is None or (scope is not None and not scope.takes_messages):
             # A message that is stored waits in the inbox. Results are derived again by the owner.
             _refuse(ack, Moved())
-            return
-        if ack is not None and self._ownership.is_frozen:
-            _refuse(ack, self._freezer.error())
             return
         if not resident.receive(message, ack, stored=stored):
             return

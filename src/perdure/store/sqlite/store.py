@@ -7,10 +7,11 @@ process dies. Other processes may open the file meanwhile; they read, post messa
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -53,6 +54,11 @@ from perdure.store.sqlite.writer import Call, Writer
 from perdure.store.watch import Watchers, wait_for_change
 
 T = TypeVar("T")
+
+logger = logging.getLogger("perdure.store")
+
+_CLAIM_AGAIN_S = 1.0
+"""How long a standby that owns its file waits before it tries to write to it again."""
 
 UNOWNED_LOOK_MS = 250
 """How often a waiting process looks at a file that no process owns."""
@@ -200,16 +206,34 @@ class SQLiteStore:
         return self._clock.now_ms()
 
     async def claim(self, scopes: Sequence[str], owner: Incarnation) -> Mapping[str, Claim]:
-        """Take scopes over.
+        """Take scopes over. A standby waits for a file that cannot be written, as it does for its owner.
 
         Raises:
             StoreLocked: another process owns the file; the message names it.
         """
         self._writing()
         await self._owner.take(owner.id)
-        claims = await self._write(lambda connection: tasks.claim(connection, scopes, owner))
+        try:
+            claims = await self._write_claim(scopes, owner)
+        except StoreUnavailable as error:
+            if not self._options.standby:
+                raise
+            logger.warning("a standby waits until it can write to its store: %s", error)
+            claims = await self._insist_on_claim(scopes, owner)
         await self._owner.count(scopes, claimed=True)
         return claims
+
+    async def _write_claim(self, scopes: Sequence[str], owner: Incarnation) -> Mapping[str, Claim]:
+        return await self._write(lambda connection: tasks.claim(connection, scopes, owner))
+
+    async def _insist_on_claim(
+        self, scopes: Sequence[str], owner: Incarnation
+    ) -> Mapping[str, Claim]:
+        while True:
+            await asyncio.sleep(_CLAIM_AGAIN_S)
+            self._writing()  # nobody waits for a store that was closed meanwhile
+            with suppress(StoreUnavailable):
+                return await self._write_claim(scopes, owner)
 
     async def release(self, fences: Sequence[Fence]) -> list[str]:
         """Give up the scopes that these fences own."""
