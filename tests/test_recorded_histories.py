@@ -64,12 +64,12 @@ def exported(history: History) -> testing.History:
     )
 
 
-def replay(history: History, chunks: list[JournalChunk], kv: list[KvEntry]) -> Execution:
+def replay(history: History, chunks: list[JournalChunk], kv: list[KvEntry]) -> LiveExecution:
     journal = list(chain.from_iterable(decode_events(c.events) for c in chunks))
     started = journal[0]
     assert isinstance(started, Started)
     definition = app.find_workflow(history.workflow, started.version)
-    run = Execution("u-1", definition, app, Limits())
+    run = LiveExecution("u-1", definition, app, Limits())
     run.variables.load(kv, started.execution)
     with Entered(run.loop):
         run.replay(journal)

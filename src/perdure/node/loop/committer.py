@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from perdure.ports.store import Store
 
 _BATCH_MAX = 256
-"""Commits that are handed over together. What follows them is done in one go, on the node's loop."""
+"""Commits that are handed over together. Their effects follow in one go, on the node's loop."""
 
 Done = Callable[["Verdict", bool], None]
 """Gets the verdict, and whether an earlier try may have been applied without an answer."""

@@ -60,7 +60,7 @@ class Memory:
         deadlines: Deadlines,
         ready: Ready,
     ) -> None:
-        """Nothing is in memory. While many units are `ready`, none is loaded that no message waits for."""
+        """Nothing is in memory. While `ready` is busy, no unit is loaded that no message waits for."""
         self.residents = residents
         self.loader = Loader(given, residents, self._loaded, ready)
         self._node_name = given.node_name
@@ -209,7 +209,7 @@ class Memory:
         self.loader.load(resident)
 
     def revise_suspect(self, unit: str, revise: Callable[[int], int]) -> bool:
-        """Change what the row says about crashes, in a commit of its own. False: it cannot be done now."""
+        """Change the row's word about crashes in a commit of its own. False: it cannot be done now."""
         resident = self.residents.get(unit)
         if resident is None or resident.state != "idle":
             return False
