@@ -101,6 +101,8 @@ class Owner:
         """Take up all that is due or has mail. A node works while its backlog drains."""
         async with self._scans:
             await backlog.scan(suspects)
+        if self._suspects.get(scope) is not suspects:
+            return  # the scope has gone while the last answer was on its way
         scope.has_been_scanned()
         if not scope.is_counted:
             self._trials[scope] = self._background.begin(suspects.run(), "perdure-trials")

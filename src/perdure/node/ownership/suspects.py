@@ -142,6 +142,10 @@ class Suspects:
             applied = await self._write(commits)
         except Stopped:
             return list(batch)  # nobody runs uncounted: the scope takes no turns of them any more
+        if self._patience.is_over:
+            # The scope goes, and the answer has come too late to hold anything back. What would be
+            # held from now on, nobody would take out of memory.
+            return list(batch)
         admitted: list[tuple[Resident, Loaded]] = []
         for resident, found in batch:
             if found.id in applied:
