@@ -6,15 +6,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 
 import pytest
 
-from perdure import App, NodeOptions, activity
+from perdure import App, NodeOptions, activity, workflow
+from perdure.errors import StoreUnavailable
+from perdure.node.loop import memory
+from perdure.ports.store import Commit, Verdict
 from perdure.store.memory import MemoryStore
 
 
@@ -184,3 +189,86 @@ def test_a_thread_that_does_not_end_does_not_keep_the_program() -> None:
         [sys.executable, "-c", EMBEDDED], capture_output=True, text=True, timeout=30, check=True
     )
     assert done.stdout == "over\n", done.stderr
+
+
+class Slow(MemoryStore):
+    """Takes its time for a commit while `gate` is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.asked = asyncio.Event(), asyncio.Event()
+        self.gate.set()
+
+    async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
+        self.asked.set()
+        await self.gate.wait()
+        return await super().commit(batch)
+
+
+@pytest.mark.parametrize("where", ["an activity", "a commit", "memory"])
+async def test_a_stop_that_is_cancelled_runs_no_line_of_a_workflow(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Units that a cancelled stop left behind would be the garbage collector's: it runs their cleanup."""
+    app = App("stop")
+    running = asyncio.Event()
+    lines: list[str] = []
+    cancelled: list[str] = []
+
+    @app.activity
+    async def long() -> None:
+        try:
+            running.set()
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append("long")
+            raise
+
+    @app.workflow
+    async def tidy(works: bool) -> None:
+        try:
+            if works:
+                await long()
+            await workflow.receive("go", bool)
+            await workflow.receive("more", bool)
+        finally:
+            lines.append("its cleanup")
+            await asyncio.sleep(1)
+
+    if where == "memory":
+        monkeypatch.setattr(memory, "_LEAVING_SLICE_S", 0)
+    async with Slow() as store:
+        node = app.node(store)
+        await node.start()
+        works = where == "an activity"
+        await node.client.workflow(tidy, id="t").start(works)
+        await node.client.workflow(tidy, id="u").start(works)
+        waiting = asyncio.create_task(node.client.get("t").result(timeout=30))
+        asking = []
+        if works:
+            await began(running)
+        if where == "a commit":
+            store.gate.clear()
+            store.asked.clear()
+            asking = [asyncio.create_task(node.client.get("t").send("go", True))]
+            await began(store.asked)
+        stopping = asyncio.create_task(node.stop(30))
+        other = asyncio.create_task(node.stop())
+        await asyncio.sleep(0)
+        stopping.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(stopping, 30)
+        await asyncio.wait_for(other, 30)
+        store.gate.set()
+        for task in (waiting, *asking):
+            with pytest.raises(StoreUnavailable, match="goes on when a node runs again"):
+                await asyncio.wait_for(task, 30)
+        async with asyncio.timeout(30):
+            while len(asyncio.all_tasks()) > 1:
+                await asyncio.sleep(0)
+        gc.collect()
+        assert lines == []
+        assert cancelled == ["long"] * 2 * works
+        async with app.node(store) as node:
+            assert await node.client.get("t").status() == "running"
+            assert await node.client.get("u").status() == "running"

@@ -37,12 +37,17 @@ class Background:
         """The tasks that run under one of these names."""
         return [task for task in self._tasks if task.get_name() in names]
 
-    async def end(self) -> None:
-        """Cancel all but the task that asks, and wait until they have ended."""
+    def give_up(self) -> list[asyncio.Task[None]]:
+        """Cancel all but the task that asks."""
         asking = asyncio.current_task()
         tasks = [task for task in self._tasks if task is not asking]
         for task in tasks:
             task.cancel()
+        return tasks
+
+    async def end(self) -> None:
+        """Cancel all but the task that asks, and wait until they have ended."""
+        tasks = self.give_up()
         if tasks:
             await asyncio.wait(tasks)
 

@@ -296,6 +296,11 @@ class Node:
             await life.end_background()
             self._life = None
             await life.turns.stop(self._failure)
+        except BaseException:
+            # The stop itself was cancelled: its event loop ends, or somebody waits no longer.
+            self._life = None
+            life.leave_at_once()
+            raise
         finally:
             self._stopping = False
 

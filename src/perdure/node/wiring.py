@@ -54,6 +54,13 @@ class Life:
         self.deploys.stop()
         await self.background.end()
 
+    def leave_at_once(self) -> None:
+        """End a stop that was cancelled, without waiting for anything."""
+        self.owner.stop()
+        self.deploys.stop()
+        self.background.give_up()
+        self.turns.leave_at_once()
+
 
 def wire(given: Surroundings) -> Life:
     """Make the parts of one life. Nothing runs yet."""

@@ -369,8 +369,7 @@ class Attempts:
         Returns what did not end even then: functions on threads, and async ones that do not heed
         their cancel.
         """
-        self._stopped = True
-        self._slots.close()
+        self._begin_nothing()
         if self._tasks and grace_ms:
             await asyncio.wait(list(self._tasks), timeout=grace_ms / 1000)
         await self._abandon_all()
@@ -385,3 +384,14 @@ class Attempts:
             text = "%d attempts do not end, and the node stops without them; they run again: %s"
             logger.warning(text, len(left), named(left, _NAMED))
         return left
+
+    def _begin_nothing(self) -> None:
+        self._stopped = True
+        self._slots.close()
+
+    def leave_at_once(self) -> None:
+        """End a stop that was cancelled: cancel everything, and wait for nothing."""
+        self._begin_nothing()
+        while self._wanted:
+            self.abandon(next(iter(self._wanted)))
+        self._runner.close_at_once()

@@ -87,6 +87,12 @@ class Runner:
         self._threads.close()
         return self._threads.busy
 
+    def close_at_once(self) -> None:
+        """The same where nothing can be awaited any more."""
+        if self._processes.used:
+            self._processes.close()
+        self._threads.close()
+
     # ------------------------------------------------------------ the kinds
 
     async def _checkpoint(self, call: StepCall) -> bytes:

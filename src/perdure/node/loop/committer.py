@@ -85,6 +85,8 @@ class Committer:
         if answer.cancelled():  # the loop is being closed under us
             self.stop()
             return
+        if self._stopped:
+            return  # the stop was cancelled, and everybody has been told that nobody knows
         error = answer.exception()
         if isinstance(error, Stopped):
             self.stop()  # nobody knows what became of the batch, and its senders are told so

@@ -174,7 +174,9 @@ class Loader:
                 await self._load_batch([resident])
             return
         if found is not None:
-            pairs = list(zip(batch, found, strict=True))
+            both = zip(batch, found, strict=True)
+            # A stop that is cancelled takes units out of memory while they are being read.
+            pairs = [(resident, loaded) for resident, loaded in both if resident.state != "gone"]
             for resident, loaded in pairs:
                 self._place(resident, loaded)
             await self._take_over(await self._ownership.admit(pairs))
@@ -229,7 +231,7 @@ class Loader:
             except Exception as error:
                 self._give_up(resident, error)
                 return
-            if mail is None:
+            if mail is None or resident.state == "gone":
                 return
             resident.has_been_read(mail.place)
             self._receive(resident, mail.messages)
@@ -276,8 +278,12 @@ class Loader:
         while self._tasks:
             await asyncio.wait(list(self._tasks))
 
-    async def stop(self) -> None:
-        """Read nothing more."""
+    def close(self) -> None:
+        """Begin to read nothing more."""
         self._stopping = True
         self._patience.stop()
+
+    async def stop(self) -> None:
+        """Read nothing more."""
+        self.close()
         await self.settle()

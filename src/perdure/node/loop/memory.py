@@ -288,3 +288,9 @@ class Memory:
             if monotonic() >= ends_s:
                 await asyncio.sleep(0)
                 ends_s = monotonic() + _LEAVING_SLICE_S
+
+    def clear_at_once(self, error: Exception) -> None:
+        """The same in one go: nothing can be awaited any more."""
+        for resident in self.residents.all():
+            resident.refuse(error)
+            self.residents.forget(resident)

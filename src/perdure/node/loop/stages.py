@@ -48,10 +48,15 @@ class Stages:
             outcome = Discarded(f"{type(error).__name__}: {error}")
         done(outcome)
 
-    async def stop(self) -> None:
-        """Give up what is under way. The next owner begins it again."""
+    def give_up(self) -> list[asyncio.Task[None]]:
+        """Cancel what is under way. The next owner begins it again."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
+        return tasks
+
+    async def stop(self) -> None:
+        """Cancel what is under way, and wait until it has ended."""
+        tasks = self.give_up()
         if tasks:
             await asyncio.wait(tasks)

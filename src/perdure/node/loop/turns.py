@@ -318,10 +318,31 @@ class Turns:
         await self._committer.drain()
         self._committer.stop()
         self._patience.stop()
-        why = f"{cause}. The node has stopped" if cause is not None else "the node has stopped"
-        error = StoreUnavailable(f"{why}; the instance goes on when a node runs again", "unknown")
+        error = _stopped(cause)
         await self.memory.clear(error)
         self.waiters.fail(error)
+
+    def leave_at_once(self) -> None:
+        """End a stop that was cancelled: leave memory in one go.
+
+        A unit that stayed would be left to the garbage collector, which runs lines of its code.
+        """
+        self._stopping = True
+        self.deadlines.stop()
+        self.attempts.leave_at_once()
+        self.memory.loader.close()
+        self._stages.give_up()
+        self._committer.stop()
+        self._patience.stop()
+        error = _stopped(None)
+        self.memory.clear_at_once(error)
+        self.waiters.fail(error)
+
+
+def _stopped(cause: Exception | None) -> StoreUnavailable:
+    """The answer of a node that has stopped to everybody who still waits."""
+    why = f"{cause}. The node has stopped" if cause is not None else "the node has stopped"
+    return StoreUnavailable(f"{why}; the instance goes on when a node runs again", "unknown")
 
 
 def _refuse(ack: Ack | None, error: Exception) -> None:
