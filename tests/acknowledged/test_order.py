@@ -47,7 +47,7 @@ async def test_over_continue_as_new(world: World, app: App, per_execution: int) 
 
 @pytest.mark.parametrize("turn_messages", [1, 7, 1_000])
 async def test_of_a_client_of_another_process(tmp_path: Path, app: App, turn_messages: int) -> None:
-    """Mail that is read while mail of an earlier reading waits is behind it."""
+    """InboxPart that is read while mail of an earlier reading waits is behind it."""
 
     @app.workflow
     async def reader(count: int) -> list[int]:

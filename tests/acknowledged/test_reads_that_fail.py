@@ -12,7 +12,7 @@ from engine import World, until
 from perdure import App, Client, workflow
 from perdure.client.gateway import StoreGateway
 from perdure.errors import StoreError, StoreFormat, StoreUnavailable
-from perdure.ports.store import Hint, Loaded, Mail
+from perdure.ports.store import Hint, InboxPart, Loaded
 from perdure.store.memory import MemoryStore
 from perdure.store.sqlite import SQLiteStore
 
@@ -35,7 +35,7 @@ class Failing(MemoryStore):
         self._fail()
         return await super().load(units)
 
-    async def inbox(self, unit: str, after: str | None, limit: int) -> Mail:
+    async def inbox(self, unit: str, after: str | None, limit: int) -> InboxPart:
         self._fail()
         return await super().inbox(unit, after, limit)
 

@@ -317,7 +317,7 @@ async def test_what_runs_already_does_not_begin_again_when_its_instance_is_loade
         await until(lambda: began == [kind], "it began")
         await waits_for(handle, "activity slow" if kind == "activity" else "checkpoint slow")
         store.fails = True
-        node._running().memory.mail(
+        node._running().memory.read_inbox(
             "c"
         )  # somebody outside has posted, and the inbox cannot be read
         await until(lambda: not store.fails, "the read that fails")

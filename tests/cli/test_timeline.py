@@ -116,7 +116,10 @@ SLEEPS = ev.TimerStarted(1, T0 + 5_000)
             Step("detached", "mail", 1, T0, T0, 1, "completed", "x"),
         ),
         (
-            [ev.StepStarted(1, "token", 0), ev.StepRecorded(1, T0 + 2, "token", 0, b"\x01\xc0")],
+            [
+                ev.CheckpointStarted(1, "token", 0),
+                ev.CheckpointRecorded(1, T0 + 2, "token", 0, b"\x01\xc0"),
+            ],
             Step("checkpoint", "token", 1, T0, T0 + 2, outcome="completed"),
         ),
         (

@@ -26,7 +26,7 @@ from perdure.kernel.data.commit import (
 from perdure.kernel.data.events import AnyEvent, decode_events
 from perdure.kernel.data.loaded import Loaded
 from perdure.kernel.data.message import Message
-from perdure.kernel.loop.call import ActivityCall, Call, ChildCall, StepCall, WaitCall
+from perdure.kernel.loop.call import ActivityCall, Call, CheckpointCall, ChildCall, WaitCall
 from perdure.kernel.loop.loop import Timer
 from perdure.kernel.unit.mailbox import Mailbox
 from perdure.kernel.unit.turn import Turn
@@ -258,8 +258,10 @@ class Drive:
                 self.now = max(self.now, call.retry_at)
                 result = None if failure else encode(self.result(call))
                 return msg.ActivityDone(*ids, call.attempt, result, failure)
-            case StepCall():
-                return msg.StepDone(*ids, None if failure else call.encode(call.name), failure)
+            case CheckpointCall():
+                return msg.CheckpointDone(
+                    *ids, None if failure else call.encode(call.name), failure
+                )
             case ChildCall():
                 return msg.Reply(*ids, None if failure else encode(call.target), failure)
             case WaitCall(positional=True):

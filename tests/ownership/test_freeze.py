@@ -21,7 +21,7 @@ from perdure import App, Node, NodeOptions, workflow
 from perdure.errors import NotFound, StoreUnavailable
 from perdure.kernel.data.commit import Commit, Fence, Verdict
 from perdure.kernel.data.message import Message
-from perdure.ports.store import Loaded, Mail, Page, Posted, Query, Wake
+from perdure.ports.store import InboxPart, Loaded, Page, Posted, Query, Wake
 from perdure.store.memory import MemoryStore
 
 T = TypeVar("T")
@@ -59,7 +59,7 @@ class Away(MemoryStore):
         self._check()
         return await super().load(units)
 
-    async def inbox(self, unit: str, after: str | None, limit: int) -> Mail:
+    async def inbox(self, unit: str, after: str | None, limit: int) -> InboxPart:
         self._check()
         return await super().inbox(unit, after, limit)
 

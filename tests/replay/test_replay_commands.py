@@ -60,7 +60,10 @@ COMMANDS: dict[str, tuple[Callable[[], Any], ev.Event]] = {
         lambda: workflow.child(other, id="ship-1")("x"),
         child(1, "x", target="ship-1"),
     ),
-    "checkpoint": (lambda: workflow.checkpoint("look", lambda: 1), ev.StepStarted(1, "look", 0)),
+    "checkpoint": (
+        lambda: workflow.checkpoint("look", lambda: 1),
+        ev.CheckpointStarted(1, "look", 0),
+    ),
 }
 
 

@@ -147,7 +147,7 @@ def test_an_answer_counts_once_within_a_turn():
         done(9, "x"),
         broke(9),
         replied(9, "x"),
-        msg.StepDone(RUN, 1, 9, encode(1)),
+        msg.CheckpointDone(RUN, 1, 9, encode(1)),
     ],
     ids=["execution", "run", "attempt", "number", "failure", "reply", "checkpoint"],
 )
@@ -161,7 +161,9 @@ def test_an_answer_for_something_else_is_dropped(stray: msg.Body):
 
 
 @pytest.mark.parametrize(
-    "wrong", [replied(1, "x"), msg.StepDone(RUN, 1, 1, encode(1))], ids=["reply", "checkpoint"]
+    "wrong",
+    [replied(1, "x"), msg.CheckpointDone(RUN, 1, 1, encode(1))],
+    ids=["reply", "checkpoint"],
 )
 def test_an_answer_of_another_kind_is_dropped(wrong: msg.Body):
     rig = Rig(_activity)
@@ -172,7 +174,9 @@ def test_an_answer_of_another_kind_is_dropped(wrong: msg.Body):
     assert rig.result == "hi"
 
 
-@pytest.mark.parametrize("wrong", [done(1, "x"), broke(1), msg.StepDone(RUN, 1, 1, encode(1))])
+@pytest.mark.parametrize(
+    "wrong", [done(1, "x"), broke(1), msg.CheckpointDone(RUN, 1, 1, encode(1))]
+)
 @pytest.mark.parametrize("fn", [_sleeper, _parent, _receiver])
 def test_an_activity_result_for_a_timer_a_child_or_a_wait_is_dropped(fn: Any, wrong: msg.Body):
     rig = Rig(fn)

@@ -151,7 +151,7 @@ DIFFERENT: dict[str, tuple[ev.Event, Callable[[], Any], str, str]] = {
         "a timer 'warm up'",
     ),
     "checkpoint": (
-        ev.StepStarted(1, "look", 0),
+        ev.CheckpointStarted(1, "look", 0),
         lambda: workflow.checkpoint("peek", lambda: 1),
         "checkpoint 'look'",
         "checkpoint 'peek'",
@@ -319,7 +319,7 @@ def test_code_that_swallows_everything_cannot_go_on_after_a_mismatch():
 
 _reply = ev.Replied(1, T0, encode("x"))
 _raised = ev.EventRaised(1, T0, "go", encode("x"))
-_step = ev.StepRecorded(1, T0, "look", 0, encode("x"))
+_step = ev.CheckpointRecorded(1, T0, "look", 0, encode("x"))
 _received = ev.Received(1, T0, b"m", encode("x"))
 _attempt = ev.AttemptFailed(1, T0, 1, failed(1).failure, T0 + 1)
 
@@ -375,7 +375,7 @@ def _kinds_of_answers() -> dict[str, tuple[ev.Event, Callable[[], Any], list[ev.
         "event": (waits(1, "go", positional=True), lambda: workflow.wait_event("go", str)),
         "channel": (waits(1, "approved"), lambda: approved.receive()),
         "checkpoint": (
-            ev.StepStarted(1, "look", 0),
+            ev.CheckpointStarted(1, "look", 0),
             lambda: workflow.checkpoint("look", lambda: 1),
         ),
     }

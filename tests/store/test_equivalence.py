@@ -350,7 +350,7 @@ async def both_lists(stores: list[Dumping], world: World) -> None:
 
 
 async def both_places(stores: list[Dumping], world: World) -> None:
-    """Mail behind the places of the look before: every reader of the same rows has the same places."""
+    """InboxPart behind the places of the look before: every reader of the same rows has the same places."""
     random = world.random
     world.arrived = (
         await both(stores, "arrivals", SCOPES, world.arrived, random.choice((1, 2, 50)))

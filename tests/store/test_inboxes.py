@@ -14,8 +14,8 @@ from perdure.store.sqlite.reads import SQL
     ("sql", "values", "walks"),
     [
         (SQL["arrivals"], "(1, '[]')", "SEARCH inbox USING INTEGER PRIMARY KEY (rowid>?)"),
-        (SQL["mail"], "('a', 1, 1)", "SEARCH inbox USING INDEX inbox_unit (unit=? AND rowid>?)"),
-        (MESSAGES["count_letters"], "('a')", "SEARCH inboxes USING PRIMARY KEY (unit=?)"),
+        (SQL["inbox"], "('a', 1, 1)", "SEARCH inbox USING INDEX inbox_unit (unit=? AND rowid>?)"),
+        (MESSAGES["count_messages"], "('a')", "SEARCH inboxes USING PRIMARY KEY (unit=?)"),
         (MESSAGES["find_start"], "('a')", "SEARCH inbox USING COVERING INDEX inbox_start (unit=?)"),
     ],
 )

@@ -65,7 +65,7 @@ class NodeGateway:
             return await self._beside().send(message)
         finally:
             # The unit may be ours by now. What was posted comes before what is sent to it here next.
-            turns.memory.look_for_mail(message.to)
+            turns.memory.look_into_inbox(message.to)
 
     async def _send_here(self, turns: Turns, message: Message) -> Outcome:
         ack: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
@@ -88,7 +88,7 @@ class NodeGateway:
             return await self._beside().begin(message)
         finally:
             # The unit may be ours by now. What was posted comes before what is sent to it here next.
-            turns.memory.look_for_mail(message.to)
+            turns.memory.look_into_inbox(message.to)
 
     async def _begin_here(self, turns: Turns, message: Message) -> tuple[Outcome, Begun | None]:
         outcome = await self._send_here(turns, message)

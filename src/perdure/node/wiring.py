@@ -46,7 +46,7 @@ class Life:
         async for hint in hints:
             scope = self.ownership.find(hint.scope)
             if scope is not None and scope.takes_messages:
-                self.turns.memory.mail(hint.unit)
+                self.turns.memory.read_inbox(hint.unit)
 
     async def end_background(self) -> None:
         """Do only what turns and activities still need."""

@@ -113,7 +113,7 @@ class TaskMatch(msgspec.Struct, frozen=True, kw_only=True):
 ANY_TASK = TaskMatch()
 
 
-class Mail(msgspec.Struct, frozen=True):
+class InboxPart(msgspec.Struct, frozen=True):
     """Messages of one unit, in order.
 
     The next reading goes on from `place`, which only the store can interpret.
@@ -130,7 +130,7 @@ class Wake(msgspec.Struct, frozen=True):
     at: int
     # Crashes that are counted against the unit. Its owner must know them before it runs the unit.
     suspect: int = 0
-    mail: bool = False
+    has_messages: bool = False
 
 
 class Swept(msgspec.Struct, frozen=True):
@@ -354,7 +354,7 @@ class Store(Protocol):
         ...
 
     # There is no high-water mark: a message can commit late and stand before one that was read.
-    async def inbox(self, unit: str, after: str | None, limit: int) -> Mail:
+    async def inbox(self, unit: str, after: str | None, limit: int) -> InboxPart:
         """The messages that wait for a unit, in order.
 
         They begin behind the place `after` (None: at the beginning). Fewer than `limit` mean that

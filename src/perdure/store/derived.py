@@ -24,7 +24,7 @@ def token_of(task: Task, worker: str, at: int) -> bytes:
     return blake2b(key, digest_size=16).digest()
 
 
-def letters_of(commit: Commit) -> Sequence[Message]:
+def messages_of(commit: Commit) -> Sequence[Message]:
     """The messages that a commit puts into inboxes: all that it posts but those that it has consumed itself."""
     if not commit.consume or not commit.post:
         return commit.post

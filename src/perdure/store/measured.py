@@ -13,9 +13,9 @@ from perdure.ports.store import (
     ANY_TASK,
     Claim,
     Hint,
+    InboxPart,
     Incarnation,
     Loaded,
-    Mail,
     Page,
     Posted,
     Query,
@@ -98,7 +98,7 @@ class MeasuredStore:
         """Units as stored."""
         return await self._measured("load", len(units), self._store.load(units))
 
-    async def inbox(self, unit: str, after: str | None, limit: int) -> Mail:
+    async def inbox(self, unit: str, after: str | None, limit: int) -> InboxPart:
         """The messages that wait for a unit."""
         return await self._measured("inbox", 1, self._store.inbox(unit, after, limit))
 

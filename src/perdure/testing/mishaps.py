@@ -21,9 +21,9 @@ from perdure.ports.store import (
     ANY_TASK,
     Claim,
     Hint,
+    InboxPart,
     Incarnation,
     Loaded,
-    Mail,
     Page,
     Posted,
     Query,
@@ -77,7 +77,7 @@ class PassingStore:
         """Load."""
         return await self._reach().load(units)
 
-    async def inbox(self, unit: str, after: str | None, limit: int) -> Mail:
+    async def inbox(self, unit: str, after: str | None, limit: int) -> InboxPart:
         """Read an inbox."""
         return await self._reach().inbox(unit, after, limit)
 
@@ -248,7 +248,7 @@ class UnreliableStore(PassingStore):
         await self._after_reading()
         return loaded
 
-    async def inbox(self, unit: str, after: str | None, limit: int) -> Mail:
+    async def inbox(self, unit: str, after: str | None, limit: int) -> InboxPart:
         """Read an inbox, if the store can be read."""
         await self._before_reading()
         found = await self._store.inbox(unit, after, limit)

@@ -17,13 +17,13 @@ from perdure.kernel.data.events import (
     ActivityCompleted,
     ActivityFailed,
     AnyEvent,
+    CheckpointRecorded,
     Received,
     Replied,
-    StepRecorded,
     TimerFired,
 )
 
-ANSWERS = (ActivityCompleted, ActivityFailed, TimerFired, Received, Replied, StepRecorded)
+ANSWERS = (ActivityCompleted, ActivityFailed, TimerFired, Received, Replied, CheckpointRecorded)
 """Events that answer a command. A command has one answer at the most."""
 
 # Times differ in each run, attempts after each crash, and details with the attempts.
@@ -56,8 +56,8 @@ async def all_ended(client: Client) -> None:
         counts = await client.counts()
         is_open = counts["pending"] or counts["running"]
         # A suspended instance takes none of its messages, so they may stay.
-        has_mail = counts["inbox"] and not counts["suspended"]
-        if not is_open and not has_mail:
+        has_new_messages = counts["inbox"] and not counts["suspended"]
+        if not is_open and not has_new_messages:
             return
         # A detached start has no row yet that could be waited for.
         await asyncio.sleep(0.001)

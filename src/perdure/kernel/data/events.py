@@ -130,7 +130,7 @@ class Replied(Event, tag=8):
     failure: Failure | None = None
 
 
-class StepRecorded(Event, tag=9):
+class CheckpointRecorded(Event, tag=9):
     """A checkpoint's function ran in this process; its outcome counts from now on."""
 
     seq: int
@@ -208,7 +208,7 @@ class CommandCancelled(Event, tag=36):
     seq: int
 
 
-class StepStarted(Event, tag=37):
+class CheckpointStarted(Event, tag=37):
     """The code reached a checkpoint with a function."""
 
     seq: int
@@ -338,7 +338,7 @@ AnyEvent = (
     | Received
     | EventRaised
     | Replied
-    | StepRecorded
+    | CheckpointRecorded
     | CancelRequested
     | Paused
     | Resumed
@@ -347,7 +347,7 @@ AnyEvent = (
     | WaitStarted
     | CallStarted
     | CommandCancelled
-    | StepStarted
+    | CheckpointStarted
     | ValueRecorded
     | KvSet
     | KvDeleted

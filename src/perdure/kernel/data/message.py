@@ -86,7 +86,7 @@ class ActivityDone(Body, tag=9):
     details: bytes | None = None
 
 
-class StepDone(Body, tag=10):
+class CheckpointDone(Body, tag=10):
     """A checkpoint's function ended."""
 
     run: bytes
@@ -139,7 +139,7 @@ AnyBody = (
     | Resume
     | Retry
     | ActivityDone
-    | StepDone
+    | CheckpointDone
     | Reply
     | Delete
     | Prune

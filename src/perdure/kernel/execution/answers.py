@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from perdure.kernel.data import events as ev
 from perdure.kernel.data import message as msg
-from perdure.kernel.loop.call import ActivityCall, Call, ChildCall, StepCall
+from perdure.kernel.loop.call import ActivityCall, Call, CheckpointCall, ChildCall
 
 if TYPE_CHECKING:
     from perdure.errors import Failure
@@ -27,11 +27,13 @@ def event_of(run: Execution, body: msg.Body, now: int) -> ev.Event | None:
         if _pending(run, body, ChildCall) is None:
             return None
         return ev.Replied(body.seq, now, body.result, body.failure)
-    if isinstance(body, msg.StepDone):
-        step = _pending(run, body, StepCall)
+    if isinstance(body, msg.CheckpointDone):
+        step = _pending(run, body, CheckpointCall)
         if step is None:
             return None
-        return ev.StepRecorded(body.seq, now, step.name, step.occurrence, body.value, body.failure)
+        return ev.CheckpointRecorded(
+            body.seq, now, step.name, step.occurrence, body.value, body.failure
+        )
     if isinstance(body, msg.Raise):
         # With no wait the event is only recorded.
         seq = run.waits.first.get("!" + body.name, 0)
@@ -66,7 +68,7 @@ def _retry_at(call: ActivityCall, failure: Failure, now: int) -> int | None:
 
 
 def _pending(
-    run: Execution, body: msg.ActivityDone | msg.StepDone | msg.Reply, kind: type[C]
+    run: Execution, body: msg.ActivityDone | msg.CheckpointDone | msg.Reply, kind: type[C]
 ) -> C | None:
     """The call that an answer belongs to, if run, execution and command all match."""
     started = run.started

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from perdure.kernel.data import events as ev
 from perdure.kernel.data.placement import child_id, derived_id
-from perdure.kernel.loop.call import ActivityCall, ChildCall, StepCall, WaitCall, make
+from perdure.kernel.loop.call import ActivityCall, CheckpointCall, ChildCall, WaitCall, make
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -51,12 +51,12 @@ def start_step(
     fn: Callable[[], Awaitable[Any] | Any],
     encode: Callable[[Any], bytes],
     codec: Reader,
-) -> StepCall:
+) -> CheckpointCall:
     """Run a function in this process once and record its outcome."""
     occurrence = run.variables.next_occurrence(name)
     seq = run.seq + 1
-    _, new = run.give(ev.StepStarted(seq, name, occurrence))
-    call = make(StepCall, run.loop, seq)
+    _, new = run.give(ev.CheckpointStarted(seq, name, occurrence))
+    call = make(CheckpointCall, run.loop, seq)
     call.ask(name, occurrence, fn, encode, codec)
     run.open(call, new=new)
     return call

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from perdure.errors import ApplicationError, DecodeError, Failure
 from perdure.kernel.data import events as ev
-from perdure.kernel.loop.call import ActivityCall, Call, ChildCall, StepCall, WaitCall
+from perdure.kernel.loop.call import ActivityCall, Call, CheckpointCall, ChildCall, WaitCall
 from perdure.kernel.loop.loop import Timer
 
 if TYPE_CHECKING:
     from perdure.kernel.execution.execution import Execution
 
 
-P = TypeVar("P", Timer, ActivityCall, WaitCall, ChildCall, StepCall)
+P = TypeVar("P", Timer, ActivityCall, WaitCall, ChildCall, CheckpointCall)
 
 
 def _started(run: Execution, event: ev.Started) -> None:
@@ -135,9 +135,9 @@ def _replied(run: Execution, event: ev.Replied) -> None:
         _answer(call, event.result, event.failure)
 
 
-def _step_recorded(run: Execution, event: ev.StepRecorded) -> None:
+def _checkpoint_recorded(run: Execution, event: ev.CheckpointRecorded) -> None:
     run.loop.pass_to(event.at)
-    call = _take(run, event.seq, StepCall, event)
+    call = _take(run, event.seq, CheckpointCall, event)
     if call is not None:
         run.not_local(call)
         _answer(call, event.value, event.failure)
@@ -163,7 +163,7 @@ HANDLERS: dict[type[ev.Event], Callable[[Execution, Any], None]] = {
     ev.Received: _received,
     ev.EventRaised: _event_raised,
     ev.Replied: _replied,
-    ev.StepRecorded: _step_recorded,
+    ev.CheckpointRecorded: _checkpoint_recorded,
     ev.CancelRequested: _cancel_requested,
 }
 """What to do with each kind of delivery."""

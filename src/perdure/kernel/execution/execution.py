@@ -35,7 +35,7 @@ from perdure.kernel.execution.delivery import HANDLERS, NOTES
 from perdure.kernel.execution.ending import ContinueAsNew, wind_up
 from perdure.kernel.execution.variables import Variables
 from perdure.kernel.execution.waits import Waits
-from perdure.kernel.loop.call import ActivityCall, Call, ChildCall, StepCall, WaitCall
+from perdure.kernel.loop.call import ActivityCall, Call, CheckpointCall, ChildCall, WaitCall
 from perdure.kernel.loop.disposal import dispose
 from perdure.kernel.loop.loop import Timer, WorkflowLoop, current_loop
 
@@ -474,7 +474,7 @@ class Execution:
         """`Call.cancel` reports here."""
         if self.loop.dead or self.pending.pop(call.seq, None) is None:
             return
-        if isinstance(call, (ActivityCall, StepCall)):
+        if isinstance(call, (ActivityCall, CheckpointCall)):
             self.not_local(call)
         elif isinstance(call, WaitCall):
             self.forget_wait(call)

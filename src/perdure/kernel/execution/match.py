@@ -92,7 +92,7 @@ def describe(event: ev.Event | None) -> str:
             return f"{kind} of workflow {event.workflow!r} (id {event.target!r}, input {digest(event.input)})"
         case ev.CommandCancelled():
             return f"the cancellation of command {event.seq}"
-        case ev.StepStarted():
+        case ev.CheckpointStarted():
             return f"checkpoint {event.name!r}"
         case ev.ValueRecorded():
             return f"the value {event.name!r}"

@@ -233,7 +233,7 @@ class WaitCall(Call):
         return f"{'event' if self.positional else 'message'} {self.channel}"
 
 
-class StepCall(Call):
+class CheckpointCall(Call):
     """A checkpoint whose function runs in this process."""
 
     __slots__ = ("encode", "fn", "name", "occurrence")

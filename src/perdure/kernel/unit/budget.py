@@ -44,6 +44,6 @@ def size_of(body: msg.Body) -> int:
         return len(body.result or b"")
     if isinstance(body, (msg.Send, msg.Raise)):
         return len(body.value)
-    if isinstance(body, msg.StepDone):
+    if isinstance(body, msg.CheckpointDone):
         return len(body.value or b"")
     return 0

@@ -12,7 +12,7 @@ from perdure.errors import Failure
 from perdure.kernel.data import events as ev
 from perdure.kernel.data import message as msg
 from perdure.kernel.data.commit import CLOSED, JournalChunk
-from perdure.kernel.loop.call import ActivityCall, Call, StepCall
+from perdure.kernel.loop.call import ActivityCall, Call, CheckpointCall
 from perdure.kernel.unit import held, lifecycle, outbox
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from perdure.kernel.unit.turn import Turn
     from perdure.kernel.unit.workflow_unit import WorkflowUnit
 
-_LOCAL = (ActivityCall, StepCall)
+_LOCAL = (ActivityCall, CheckpointCall)
 """Calls whose work is done on the unit's own node."""
 
 
@@ -150,7 +150,7 @@ def _done_while_paused(unit: WorkflowUnit, row: UnitRow) -> set[int]:
     done: set[int] = set()
     for entry in unit.waiting.kept:
         body = entry.message.body
-        if not isinstance(body, msg.ActivityDone | msg.StepDone):
+        if not isinstance(body, msg.ActivityDone | msg.CheckpointDone):
             continue
         if body.run == row.run and body.execution == row.execution:
             done.add(body.seq)

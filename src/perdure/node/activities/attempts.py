@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from perdure.activity import Attempt, node_client
 from perdure.interceptor import overriding
-from perdure.kernel.data.message import ActivityDone, Message, StepDone
+from perdure.kernel.data.message import ActivityDone, CheckpointDone, Message
 from perdure.kernel.loop.call import ActivityCall, Call, CallKey
 from perdure.logs import node_name
 from perdure.node.activities.job import Job, Kind, named
@@ -336,12 +336,12 @@ class Attempts:
         if outcome is None or not self._forget(job):
             return
         call = job.call
-        body: ActivityDone | StepDone
+        body: ActivityDone | CheckpointDone
         if isinstance(call, ActivityCall):
             body = ActivityDone(job.run, job.execution, call.seq, job.number, details=details)
             body.result, body.failure = outcome.result, outcome.failure
         else:
-            body = StepDone(job.run, job.execution, call.seq, outcome.result, outcome.failure)
+            body = CheckpointDone(job.run, job.execution, call.seq, outcome.result, outcome.failure)
         now_ms = self._clock.now_ms()
         self._deliver(Message(job.message_id(), job.unit, body, now_ms, 0, job.unit))
 

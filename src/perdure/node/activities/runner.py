@@ -22,7 +22,7 @@ import msgspec
 from perdure.activity import running_attempt
 from perdure.errors import Failure
 from perdure.interceptor import Interceptor, around_activity
-from perdure.kernel.loop.call import ActivityCall, StepCall
+from perdure.kernel.loop.call import ActivityCall, CheckpointCall
 from perdure.node.activities.outcome import EndedWith, Outcome, call_function, encoded, failure_from
 from perdure.node.activities.pool import PoolProcess, Processes, ProcessLost
 from perdure.node.activities.process import Request
@@ -68,7 +68,7 @@ class Runner:
         try:
             if isinstance(call, ActivityCall):
                 return Outcome(await self._activity(job, call))
-            assert isinstance(call, StepCall)
+            assert isinstance(call, CheckpointCall)
             return Outcome(await self._checkpoint(call))
         except asyncio.CancelledError:
             if job.state != "running" or _is_cancelled_from_outside():
@@ -95,7 +95,7 @@ class Runner:
 
     # ------------------------------------------------------------ the kinds
 
-    async def _checkpoint(self, call: StepCall) -> bytes:
+    async def _checkpoint(self, call: CheckpointCall) -> bytes:
         what = f"result of checkpoint {call.name!r}"
         outcome = call.fn()
         if inspect.isawaitable(outcome):

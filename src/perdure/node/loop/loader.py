@@ -41,7 +41,7 @@ _WAITING = 2_000
 """A scan asks for no more while so many wait to be loaded: what waits in the store costs no memory."""
 _PAUSE_S = 0.005
 """How long a scan waits then."""
-_MAIL = 500
+_PART = 500
 """Messages that one question for an inbox brings."""
 _SLICE_S = 0.01
 """How long units are replayed in one go before the node's loop gets its turn."""
@@ -160,7 +160,7 @@ class Loader:
             elif present.state == "idle":
                 self.fetch(present)  # a start has brought it into memory without its mail
             else:
-                present.expect_mail()
+                present.expect_messages()
         return batch
 
     async def _load_batch(self, batch: list[Resident]) -> None:
@@ -225,17 +225,17 @@ class Loader:
         unit = resident.unit
         while True:
             try:
-                mail = await self._insist(
-                    lambda: self._store.inbox(unit.id, resident.place, _MAIL), [resident]
+                part = await self._insist(
+                    lambda: self._store.inbox(unit.id, resident.place, _PART), [resident]
                 )
             except Exception as error:
                 self._give_up(resident, error)
                 return
-            if mail is None or resident.state == "gone":
+            if part is None or resident.state == "gone":
                 return
-            resident.has_been_read(mail.place)
-            self._receive(resident, mail.messages)
-            if len(mail.messages) < _MAIL:
+            resident.has_been_read(part.place)
+            self._receive(resident, part.messages)
+            if len(part.messages) < _PART:
                 break
         self._ready.add(resident)
 

@@ -87,11 +87,11 @@ class Memory:
         if scope is None or not scope.takes_messages:
             return None
         may_be_new = type(message.body) is Start and not message.visible_at
-        has_mail = message.to in self._homeless or self.loader.is_waiting(message.to)
-        # Mail of the same sender may wait in the store, from when another node had the scope.
+        has_new_messages = message.to in self._homeless or self.loader.is_waiting(message.to)
+        # InboxPart of the same sender may wait in the store, from when another node had the scope.
         is_known = self._ownership.is_alone or scope.is_scanned
         resident = self.residents.enter(message.to, scope, type(message.body))
-        if has_mail or not (may_be_new and is_known):
+        if has_new_messages or not (may_be_new and is_known):
             self.loader.load(resident)
         return resident
 
@@ -103,7 +103,7 @@ class Memory:
         elif resident.state == "idle":
             self._ready.add(resident)
 
-    def mail(self, unit: str) -> None:
+    def read_inbox(self, unit: str) -> None:
         """Another process has posted to the unit: read its inbox, and leave the unit as it is."""
         resident = self.residents.get(unit)
         if resident is None:
@@ -111,12 +111,12 @@ class Memory:
         elif resident.state in ("idle", "ready"):
             self.loader.fetch(resident)  # before its turn: what waits there may be older
         else:
-            resident.expect_mail()
+            resident.expect_messages()
 
-    def look_for_mail(self, unit: str) -> None:
+    def look_into_inbox(self, unit: str) -> None:
         """The same for a message of this node's client, which was posted while the unit moved."""
         if self.owns(unit):
-            self.mail(unit)
+            self.read_inbox(unit)
 
     def row(self, unit: str) -> UnitRow | None:
         """The row of a unit in memory, if no turn of it is on its way."""
@@ -223,7 +223,7 @@ class Memory:
 
     def leave(self, resident: Resident) -> None:
         """Take a resident out of memory, unless another process has posted to it meanwhile."""
-        if resident.has_mail:
+        if resident.has_new_messages:
             # By a new unit: the present one still has the row of the deleted run.
             self.reload(resident)
             return
@@ -252,7 +252,7 @@ class Memory:
         resident.refuse(Moved())
         self.residents.forget(resident)
         home = self._ownership.home_of(unit)
-        if resident.has_mail and home is not None and home.takes_messages:
+        if resident.has_new_messages and home is not None and home.takes_messages:
             self.loader.load_later(unit)  # the scope has come back while its unit was leaving
 
     def expel_all(self, residents: Iterable[Resident]) -> None:

@@ -56,7 +56,7 @@ class Resident:
     __slots__ = (
         "acks",
         "failures",
-        "has_mail",
+        "has_new_messages",
         "mailbox",
         "outdated",
         "place",
@@ -79,7 +79,7 @@ class Resident:
         # A retry has come: a unit that was set aside is to be loaded again.
         self.released = False
         # Somebody outside has posted while the resident was busy.
-        self.has_mail = False
+        self.has_new_messages = False
         # Definitions have changed while the resident was busy.
         self.outdated = False
 
@@ -120,13 +120,13 @@ class Resident:
         """Its inbox has been read up to this place."""
         self.place = place
 
-    def expect_mail(self) -> None:
+    def expect_messages(self) -> None:
         """Another process has posted while the resident was busy."""
-        self.has_mail = True
+        self.has_new_messages = True
 
     def begin_fetch(self) -> None:
         """Its inbox is being read."""
-        self.has_mail = False
+        self.has_new_messages = False
 
     def is_tried(self) -> None:
         """It has been loaded, or takes a turn. A retry that came before has had its effect."""
@@ -160,7 +160,7 @@ class Resident:
 
     def begin_reload(self) -> None:
         """All that is stored of the unit is being read."""
-        self.has_mail = False
+        self.has_new_messages = False
         self.mailbox.begin_reload()
 
     def release(self) -> None:

@@ -239,7 +239,7 @@ class Turns:
             resident = self.memory.residents.get(message.to)
             home = self._ownership.home_of(message.to) if resident is None else resident.scope
             if home is None or home.number > claims:
-                self.memory.look_for_mail(message.to)
+                self.memory.look_into_inbox(message.to)
                 return
         self.deliver(message, stored=True)
 
@@ -272,7 +272,7 @@ class Turns:
                 memory.leave(resident)
         elif outdated and unit.row is not None and unit.row.reason in AFTER_DEPLOY:
             memory.reload(resident)
-        elif resident.has_mail:
+        elif resident.has_new_messages:
             memory.loader.fetch(resident)
         elif turn.again or resident.mailbox.queue or resident.mailbox.control:
             self._ready.add(resident)

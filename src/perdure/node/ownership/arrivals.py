@@ -64,6 +64,6 @@ class Arrivals:
             scopes = self._ownership.names()
             page = await self._turns.store.arrivals(scopes, self._place, _PAGE)
             for unit in page.items:
-                self._turns.memory.mail(unit)
+                self._turns.memory.read_inbox(unit)
             self._place = page.next
             more = len(page.items) == _PAGE

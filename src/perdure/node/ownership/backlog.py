@@ -73,8 +73,8 @@ class Backlog:
                 suspects.expect([wake.unit for wake in due])
             for wake in due:
                 # A start may have brought the unit into memory meanwhile, without its mail.
-                if wake.mail:
-                    self._turns.memory.mail(wake.unit)
+                if wake.has_messages:
+                    self._turns.memory.read_inbox(wake.unit)
                 else:
                     self._turns.memory.wake(wake.unit)
             after = page.next
@@ -84,7 +84,7 @@ class Backlog:
 
     def _is_due(self, wake: Wake) -> bool:
         """Whether it is to be taken up now. Otherwise its deadline is noted."""
-        if wake.mail or wake.at <= self._clock.now_ms():
+        if wake.has_messages or wake.at <= self._clock.now_ms():
             return True
         if not self._turns.deadlines.set(wake.unit, wake.at):
             self.leave(wake.at)

@@ -60,7 +60,7 @@ from perdure.ports.store import Claim, Incarnation, Posted, Renewal, Swept, Task
 from perdure.store.derived import (
     Rows,
     answer_until,
-    letters_of,
+    messages_of,
     parts_of,
     token_of,
     tombstone_until,
@@ -175,7 +175,7 @@ class Tables:
             verdicts.extend(result for result, _ in decided)
             written = [commit for commit, (_, new) in zip(part, decided, strict=True) if new]
             for commit in written:
-                for message in letters_of(commit):
+                for message in messages_of(commit):
                     self._deliver(message)
             for commit in written:
                 self._forget_empty(commit.unit)
@@ -288,7 +288,7 @@ class Tables:
         unit.runs, unit.state = {}, {}
         self._settle(commit, unit)
         for name in [
-            name for name, (_, letter) in unit.inbox.items() if not isinstance(letter.body, Start)
+            name for name, (_, message) in unit.inbox.items() if not isinstance(message.body, Start)
         ]:
             self._take(unit, name)
         home = commit.fence.scope if commit.home is None else commit.home
@@ -507,7 +507,9 @@ class Tables:
         rows["state"] = [(name, *fields(part)) for name, u in each for part in u.state.values()]
         rows["kv"] = [(name, *fields(entry)) for name, u in each for entry in u.kv.values()]
         rows["inbox"] = [
-            (name, place, m.scope, *letter(m)) for name, u in each for place, m in u.inbox.values()
+            (name, place, m.scope, *message_values(m))
+            for name, u in each
+            for place, m in u.inbox.values()
         ]
         rows["answers"] = [
             (name, a.message, scope, a.outcome, a.expires_at, a.data, a.failure)
@@ -524,14 +526,14 @@ class Tables:
         rows["tombstones"] = [(run, *mark) for run, mark in self.tombstones.items()]
         rows["deletions"] = [(unit, *deletion) for unit, deletion in self.deletions.items()]
         rows["dead_letters"] = [
-            (name, m.id, scope, *letter(m)[1:4], m.sender, expires_at)
+            (name, m.id, scope, *message_values(m)[1:4], m.sender, expires_at)
             for name, u in each
             for scope, m, expires_at in u.dead_letters.values()
         ]
         return {table: sorted(content, key=repr) for table, content in rows.items()}
 
 
-def letter(message: Message) -> tuple[object, ...]:
+def message_values(message: Message) -> tuple[object, ...]:
     """A message as a row of the inbox, without its place."""
     kind, body = type(message.body).__name__, encode_body(message.body)
     return (

@@ -26,11 +26,11 @@ from perdure.ports.store import (
     Executions,
     Hint,
     Inbox,
+    InboxPart,
     Incarnation,
     Journal,
     KvEntries,
     Loaded,
-    Mail,
     Page,
     Posted,
     Query,
@@ -46,9 +46,9 @@ from perdure.ports.store import (
     Wake,
 )
 from perdure.ports.where import Where
+from perdure.store.bell import Bell
 from perdure.store.derived import Rows, check_scopes
 from perdure.store.limits import DEFAULT_LIMITS, StoreLimits
-from perdure.store.mailbell import MailBell
 from perdure.store.memory.rows import Tables, Unit
 from perdure.store.page import check_limit, key_of, page_of, place_of
 from perdure.store.watch import Watchers, answer, wait_for_change
@@ -75,7 +75,7 @@ class MemoryStore:
         self._clock = clock or SystemClock()
         self._tables = Tables(limits)
         self._watchers = Watchers()
-        self._bell = MailBell()
+        self._bell = Bell()
         self._open = False
 
     async def __aenter__(self) -> Self:
@@ -184,14 +184,14 @@ class MemoryStore:
 
     # ------------------------------------------------------------ mail
 
-    async def inbox(self, unit: str, after: str | None, limit: int) -> Mail:
+    async def inbox(self, unit: str, after: str | None, limit: int) -> InboxPart:
         """The messages that wait for a unit, in order, from a place on."""
         check_limit(limit)
         (start,) = key_of(after, tuple[int]) or (0,)
-        letters = self._rows().units.get(unit, Unit()).inbox.values()
-        found = [(place, letter) for place, letter in letters if place > start][:limit]
-        return Mail(
-            [copy(letter) for _, letter in found], place_of(found[-1][:1]) if found else after
+        waiting = self._rows().units.get(unit, Unit()).inbox.values()
+        found = [(place, message) for place, message in waiting if place > start][:limit]
+        return InboxPart(
+            [copy(message) for _, message in found], place_of(found[-1][:1]) if found else after
         )
 
     async def arrivals(self, scopes: Sequence[str], after: str | None, limit: int) -> Page[str]:
@@ -245,8 +245,12 @@ class MemoryStore:
         for _, at, name in times[:limit]:
             if name not in wakes:
                 unit = self._tables.units[name]
-                mail = any(message.visible_at <= until for _, message in unit.inbox.values())
-                wakes[name] = Wake(name, at, unit.row.suspect if unit.row is not None else 0, mail)
+                has_messages = any(
+                    message.visible_at <= until for _, message in unit.inbox.values()
+                )
+                wakes[name] = Wake(
+                    name, at, unit.row.suspect if unit.row is not None else 0, has_messages
+                )
         return Page(
             list(wakes.values()), place_of(times[limit - 1]) if len(times) > limit else None
         )
@@ -306,10 +310,10 @@ class MemoryStore:
                 ]
                 page = self._page(asked, wanted, tuple[str])
             case DeadLetters():
-                letters = sorted(
+                dead = sorted(
                     _dead_letters(rows, asked.unit), key=lambda one: (one.unit, one.message)
                 )
-                places = [((one.unit, one.message), one) for one in letters]
+                places = [((one.unit, one.message), one) for one in dead]
                 page = self._page(asked, places, tuple[str, bytes])
             case Inbox():
                 inbox = rows.units.get(asked.unit, Unit()).inbox.values()

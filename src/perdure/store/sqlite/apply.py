@@ -39,7 +39,7 @@ from perdure.kernel.data.message import (
 from perdure.ports.store import Hint, Posted
 from perdure.store.derived import (
     answer_until,
-    letters_of,
+    messages_of,
     parts_of,
     tombstone_until,
 )
@@ -222,7 +222,7 @@ class Writes:
 
     def _delete(self, commit: Commit, old: Known | None) -> None:
         rows, unit, scope = self._rows, commit.unit, commit.row.scope
-        for name in (*CLEAR, "delete_unit", "delete_answers", "delete_letters"):
+        for name in (*CLEAR, "delete_unit", "delete_answers", "delete_messages"):
             rows[name].append((unit,))
         if old is not None and old[1][_ATTRIBUTES] is not None:
             rows["delete_attributes"].append((unit,))
@@ -243,7 +243,7 @@ class Writes:
         """Collect messages for inboxes, behind all that were collected before."""
         next_place = self._places.next
         self._rows["deliver"].extend(
-            [(*letter_values(message), next_place()) for message in messages]
+            [(*message_values(message), next_place()) for message in messages]
         )
 
     def run(self, connection: Connection) -> None:
@@ -252,7 +252,7 @@ class Writes:
         Raises:
             StatementError: the store cannot run a statement of a program.
         """
-        letters = self._rows.pop("deliver")
+        delivered = self._rows.pop("deliver")
         for name, rows in self._rows.items():
             if not rows:
                 continue
@@ -268,11 +268,11 @@ class Writes:
                 connection.executemany(COMMITS[name], rows[whole:])
         for commit in self._statements:
             run_statements(connection, commit)
-        if letters:
-            connection.executemany(DELIVER, letters)
+        if delivered:
+            connection.executemany(DELIVER, delivered)
 
 
-def letter_values(message: Message, *, homeless: bool | None = None) -> Values:
+def message_values(message: Message, *, homeless: bool | None = None) -> Values:
     """A message as the arguments of `DELIVER` without its place.
 
     None for `homeless` has it look up whether its unit exists. A start never is: it makes its unit.
@@ -377,7 +377,7 @@ class Applier:
                     result = "invalid"
             verdicts.append(result)
         for commit in applied:
-            messages = letters_of(commit)
+            messages = messages_of(commit)
             writes.deliver(messages)
             self._hint(commit, messages)
         writes.run(self._connection)
@@ -438,9 +438,9 @@ class Applier:
 
     def post(self, message: Message) -> Posted:
         """Put a message into its target's inbox, or say why not."""
-        posted, letter = _post(self._connection, message, self._limits)
-        if letter is not None:
-            self._connection.execute(DELIVER, (*letter, self._places.next()))
+        posted, values = _post(self._connection, message, self._limits)
+        if values is not None:
+            self._connection.execute(DELIVER, (*values, self._places.next()))
         return posted
 
 
@@ -464,7 +464,7 @@ def _post(
     unit, body = message.to, message.body
     if (answer := _one(connection, MESSAGES["find_answer"], unit, message.id)) is not None:
         return Posted("duplicate", answer[0], answer[1], failure_of(answer[2])), None
-    if _one(connection, MESSAGES["find_letter"], unit, message.id):
+    if _one(connection, MESSAGES["find_message"], unit, message.id):
         return Posted("duplicate"), None
     known = _one(connection, MESSAGES["find_unit"], unit)
     if isinstance(body, Start):
@@ -487,7 +487,7 @@ def _post(
         ):
             return Posted("missing", "closed"), None
         if isinstance(body, Send | Raise):
-            count = _one(connection, MESSAGES["count_letters"], unit)
+            count = _one(connection, MESSAGES["count_messages"], unit)
             if count is not None and count[0] >= limits.inbox_messages:
                 return Posted("full"), None
-    return Posted("accepted"), letter_values(message, homeless=known is None)
+    return Posted("accepted"), message_values(message, homeless=known is None)

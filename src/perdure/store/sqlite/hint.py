@@ -3,7 +3,7 @@
 The process that owns the file listens; others tell it which units got mail, and ask it to be told when a unit
 changes. Lines of text, each a word and JSON:
 
-    mail ["order-1", "default/0"]   to the owner: this unit of this scope has a new message
+    posted ["order-1", "default/0"]   to the owner: this unit of this scope has a new message
     watch ["order-1", 3]    to the owner: tell me once when its version is no longer 3
     changed ["order-1", 4]  from the owner
 
@@ -42,7 +42,7 @@ FLUSH_S = 1.0
 logger = logging.getLogger("perdure.store")
 
 _encode = msgspec.json.encode
-_decode_mail = msgspec.json.Decoder(tuple[str, str]).decode
+_decode_posted = msgspec.json.Decoder(tuple[str, str]).decode
 _decode_watch = msgspec.json.Decoder(tuple[str, int]).decode
 
 
@@ -96,12 +96,12 @@ class HintServer:
     def __init__(
         self,
         database: str,
-        on_mail: Callable[[Hint], None],
+        on_posted: Callable[[Hint], None],
         wait_change: Callable[[str, int], Awaitable[int]],
     ) -> None:
-        """Ring `on_mail` for units with mail; answer watches by `wait_change`."""
+        """Ring `on_posted` for units with mail; answer watches by `wait_change`."""
         self._database = database
-        self._on_mail = on_mail
+        self._on_posted = on_posted
         self._wait_change = wait_change
         self._server: asyncio.Server | None = None
         self._path = socket_path(database)
@@ -208,8 +208,8 @@ class HintServer:
         self, line: bytes, writer: asyncio.StreamWriter, watches: set[asyncio.Task[None]]
     ) -> None:
         word, _, rest = line.partition(b" ")
-        if word == b"mail":
-            self._on_mail(Hint(*_decode_mail(rest)))
+        if word == b"posted":
+            self._on_posted(Hint(*_decode_posted(rest)))
         elif word == b"watch":
             unit, version = _decode_watch(rest)
             watch = asyncio.create_task(self._watch(unit, version, writer))
@@ -232,20 +232,22 @@ class HintClient:
         self._reading: asyncio.Task[None] | None = None
         self._watchers = Watchers()
         self._connecting = asyncio.Lock()
-        self._mail: dict[str, Hint] = {}
+        self._posted: dict[str, Hint] = {}
         self._delivering: asyncio.Task[None] | None = None
 
-    def mail(self, hint: Hint) -> None:
+    def posted(self, hint: Hint) -> None:
         """Tell the owner, if there is one, that a unit has mail. While it does not listen, each unit waits once."""
-        self._mail[hint.unit] = hint
+        self._posted[hint.unit] = hint
         if self._delivering is None or self._delivering.done():
-            self._delivering = asyncio.create_task(self._deliver(), name="perdure-mail")
+            self._delivering = asyncio.create_task(self._deliver(), name="perdure-posted")
 
     async def _deliver(self) -> None:
         """All that has gathered goes at once: a socket takes few writes while its reader stands still."""
-        while self._mail:
-            hints, self._mail = self._mail, {}
-            lines = [b"mail " + _encode((hint.unit, hint.scope)) + b"\n" for hint in hints.values()]
+        while self._posted:
+            hints, self._posted = self._posted, {}
+            lines = [
+                b"posted " + _encode((hint.unit, hint.scope)) + b"\n" for hint in hints.values()
+            ]
             await self._send(b"".join(lines))
 
     async def wait_change(self, unit: str, version: int, timeout_ms: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 from perdure.ports.store import Hint
-from perdure.store.mailbell import MailBell
+from perdure.store.bell import Bell
 from perdure.store.sqlite.database import MEMORY
 from perdure.store.sqlite.hint import HintClient, HintServer
 from perdure.store.sqlite.lock import OwnerLock
@@ -24,7 +24,7 @@ class Ownership:
         self,
         path: str,
         name: str,
-        bell: MailBell,
+        bell: Bell,
         wait_change: Callable[[str, int, int], Awaitable[int]],
         *,
         standby: bool = False,
@@ -73,7 +73,7 @@ class Ownership:
     def tell(self, hint: Hint) -> None:
         """Tell the owner, if it is another process, that a unit has mail."""
         if self._path != MEMORY and not self._lock.held:
-            self._foreign().mail(hint)
+            self._foreign().posted(hint)
 
     async def wait_change(self, unit: str, version: int, timeout_ms: int) -> bool:
         """Ask the owner for a unit's next change; False when there is none."""

@@ -13,10 +13,10 @@ from perdure.ports.store import (
     DeadLetters,
     Executions,
     Inbox,
+    InboxPart,
     Journal,
     KvEntries,
     Loaded,
-    Mail,
     Page,
     Query,
     Queues,
@@ -62,11 +62,11 @@ def load(connection: Connection, units: Sequence[str]) -> list[Loaded]:
     for values in connection.execute(SQL["load_kv"], asked):
         found[values[0]].kv.append(KvEntry(*values[1:]))
     places: dict[str, Values] = {}
-    for letter in connection.execute(SQL["load_inbox"], asked):
-        message = message_of(letter[:-1])
+    for row in connection.execute(SQL["load_inbox"], asked):
+        message = message_of(row[:-1])
         loaded = found[message.to]
         loaded.inbox.append(message)
-        places[message.to] = letter[-1:]
+        places[message.to] = row[-1:]
     for values in connection.execute(SQL["load_tasks"], asked):
         task = Task(*values)
         found[task.unit].tasks.append(task)
@@ -92,12 +92,14 @@ def versions(connection: Connection, units: Sequence[str]) -> dict[str, int]:
 # ---------------------------------------------------------------- mail
 
 
-def mail(connection: Connection, unit: str, after: str | None, limit: int) -> Mail:
+def inbox(connection: Connection, unit: str, after: str | None, limit: int) -> InboxPart:
     """The messages that wait for a unit, in order, from a place on."""
     check_limit(limit)
     (start,) = key_of(after, tuple[int]) or (0,)
-    rows = list(connection.execute(SQL["mail"], (unit, start, limit)))
-    return Mail([message_of(row[:-1]) for row in rows], place_of(rows[-1][-1:]) if rows else after)
+    rows = list(connection.execute(SQL["inbox"], (unit, start, limit)))
+    return InboxPart(
+        [message_of(row[:-1]) for row in rows], place_of(rows[-1][-1:]) if rows else after
+    )
 
 
 def arrivals(
@@ -143,9 +145,9 @@ def wakes(
             "unit": unit,
             "limit": limit + 1 - len(found),
         }
-        for at, unit, suspect, mail in connection.execute(SQL["wakes"], values):
+        for at, unit, suspect, has_messages in connection.execute(SQL["wakes"], values):
             if len(found) < limit:
-                result.setdefault(unit, Wake(unit, at, suspect, bool(mail)))
+                result.setdefault(unit, Wake(unit, at, suspect, bool(has_messages)))
             found.append((scope, at, unit))
         if len(found) > limit:
             return Page(list(result.values()), place_of(found[limit - 1]))
@@ -322,7 +324,7 @@ def _inbox(connection: Connection, query: Inbox) -> Page[Any]:
     start = key_of(query.after, tuple[int]) or (_BEFORE_ALL,)
     return _page(
         connection,
-        SQL["mail"],
+        SQL["inbox"],
         (query.unit, *start),
         query.limit,
         lambda row: (row[-1:], message_of(row[:-1])),

@@ -27,9 +27,9 @@ from perdure.ports.store import (
     ANY_TASK,
     Claim,
     Hint,
+    InboxPart,
     Incarnation,
     Loaded,
-    Mail,
     Page,
     Posted,
     Query,
@@ -39,9 +39,9 @@ from perdure.ports.store import (
     TaskMatch,
     Wake,
 )
+from perdure.store.bell import Bell
 from perdure.store.derived import Rows, check_scopes
 from perdure.store.limits import DEFAULT_LIMITS, StoreLimits
-from perdure.store.mailbell import MailBell
 from perdure.store.sqlite import reads, sweeping, tasks
 from perdure.store.sqlite.connection import Connection
 from perdure.store.sqlite.database import MEMORY, FileGuard, Options, open_database
@@ -88,7 +88,7 @@ class SQLiteStore:
         self._limits = limits
         self._clock = clock or SystemClock()
         self._watchers = Watchers()
-        self._bell = MailBell()
+        self._bell = Bell()
         self._info: StoreInfo | None = None
         self._writer: Writer | None = None
         self._reader: Reader | None = None
@@ -272,9 +272,9 @@ class SQLiteStore:
         """Units as stored, all in one snapshot."""
         return await self._read(lambda connection: reads.load(connection, units))
 
-    async def inbox(self, unit: str, after: str | None, limit: int) -> Mail:
+    async def inbox(self, unit: str, after: str | None, limit: int) -> InboxPart:
         """The messages that wait for a unit, in order, from a place on."""
-        return await self._read(lambda connection: reads.mail(connection, unit, after, limit))
+        return await self._read(lambda connection: reads.inbox(connection, unit, after, limit))
 
     async def arrivals(self, scopes: Sequence[str], after: str | None, limit: int) -> Page[str]:
         """Units of these scopes for which mail has come behind a place, and still waits."""

@@ -40,11 +40,11 @@ def sweep(
         rows = _oldest(connection, SQL[f"find_{table}"], scopes, at, limit - removed)
         connection.executemany(SQL[f"remove_{table}"], rows)
         removed += len(rows)
-    letters = _oldest(
+    messages = _oldest(
         connection, SQL["undelivered"], scopes, at - limits.undelivered_ms, limit - removed
     )
     connection.executemany(
-        SQL["bury"], [(*letter, at + limits.dead_letter_ms) for letter in letters]
+        SQL["bury"], [(*message, at + limits.dead_letter_ms) for message in messages]
     )
-    connection.executemany(SQL["drop_letter"], letters)
-    return Swept(removed + len(letters), [unit for unit, _ in letters])
+    connection.executemany(SQL["drop_message"], messages)
+    return Swept(removed + len(messages), [unit for unit, _ in messages])

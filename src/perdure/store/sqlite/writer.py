@@ -23,8 +23,8 @@ import apsw
 from perdure.errors import PerdureError, StoreError, StoreUnavailable
 from perdure.kernel.data.commit import Commit, SqlRefused
 from perdure.kernel.data.message import Message
+from perdure.store.bell import Bell
 from perdure.store.limits import StoreLimits
-from perdure.store.mailbell import MailBell
 from perdure.store.sqlite.apply import Applier
 from perdure.store.sqlite.connection import Connection
 from perdure.store.sqlite.database import BATCH_ERRORS, FileGuard, explain
@@ -88,7 +88,7 @@ class Writer:
         path: str,
         guard: FileGuard | None,
         watchers: Watchers,
-        bell: MailBell,
+        bell: Bell,
         limits: StoreLimits,
     ) -> None:
         """Take over the connection. The guard looks before and after each transaction; there is none in memory."""

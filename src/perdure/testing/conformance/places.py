@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 
 from perdure.kernel.data.message import Message
-from perdure.ports.store import Mail
+from perdure.ports.store import InboxPart
 from perdure.testing.conformance.scenario import (
     NOW,
     Scenario,
@@ -43,11 +43,11 @@ async def _read(scenario: Scenario, unit: str, after: str | None, limit: int = 1
     """The ids of all that waits behind a place, page by page."""
     found: list[bytes] = []
     while True:
-        mail = await scenario.store.inbox(unit, after, limit)
-        found += ids(mail.messages)
-        if len(mail.messages) < limit:
+        part = await scenario.store.inbox(unit, after, limit)
+        found += ids(part.messages)
+        if len(part.messages) < limit:
             return found
-        after = mail.place
+        after = part.place
 
 
 class Places:
@@ -70,11 +70,11 @@ class Places:
     async def test_an_empty_inbox_gives_back_the_place(self, store_factory: StoreFactory) -> None:
         # A reader that got None would begin again, and see old messages twice.
         async with scene(store_factory) as scenario:
-            assert await scenario.store.inbox("order", None, 10) == Mail([], None)
+            assert await scenario.store.inbox("order", None, 10) == InboxPart([], None)
             await scenario.accepted(scenario.start("order"))
             place = (await scenario.store.inbox("order", None, 10)).place
             assert place is not None
-            assert await scenario.store.inbox("order", place, 10) == Mail([], place)
+            assert await scenario.store.inbox("order", place, 10) == InboxPart([], place)
 
     async def test_a_unit_is_loaded_with_the_place_behind_its_inbox(
         self, store_factory: StoreFactory

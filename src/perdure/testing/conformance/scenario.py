@@ -210,7 +210,7 @@ class Scenario:
         while True:
             page = await self.store.wakes(scopes or self._all_scopes(), until, after, 100)
             for wake in page.items:
-                found.setdefault(wake.unit, (wake.at, wake.mail))
+                found.setdefault(wake.unit, (wake.at, wake.has_messages))
             after = page.next
             if after is None:
                 return found

@@ -92,9 +92,9 @@ class Wakes:
             for _ in range(3):
                 await scenario.accepted(scenario.message("order"))
             page = await scenario.store.wakes(["default/0"], NOW, None, 100)
-            assert [(wake.unit, wake.at, wake.suspect, wake.mail) for wake in page.items] == [
-                ("order", 0, 2, True)
-            ]
+            assert [
+                (wake.unit, wake.at, wake.suspect, wake.has_messages) for wake in page.items
+            ] == [("order", 0, 2, True)]
 
     async def test_an_expired_lease_wakes_its_unit(self, store_factory: StoreFactory) -> None:
         # The owner decides about a lost attempt, so it must learn of the lease's end without asking

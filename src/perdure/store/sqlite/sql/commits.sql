@@ -25,7 +25,7 @@ DELETE FROM units WHERE id = ?;
 -- name: delete_answers
 DELETE FROM answers WHERE unit = ?;
 
--- name: delete_letters
+-- name: delete_messages
 -- A start that was not consumed belongs to the next run of the id.
 DELETE FROM inbox WHERE unit = ? AND kind <> 'Start';
 

@@ -49,7 +49,7 @@ ORDER BY unit, run, execution, seq, attempt;
 -- name: versions
 SELECT id, version FROM units WHERE id IN (SELECT value FROM json_each(?));
 
--- name: mail
+-- name: inbox
 SELECT message, unit, body, at, visible_at, sender, previous, scope, position FROM inbox
 WHERE unit = ? AND position > ? ORDER BY position LIMIT ?;
 
@@ -62,7 +62,7 @@ WHERE position > ? AND +scope IN (SELECT value FROM json_each(?)) ORDER BY posit
 -- name: wakes
 -- Each arm walks its index in order, so that a page costs what it holds.
 SELECT at, unit, coalesce((SELECT suspect FROM units WHERE id = unit), 0),
-    EXISTS (SELECT 1 FROM inbox AS mail WHERE mail.unit = due.unit AND mail.visible_at <= :until)
+    EXISTS (SELECT 1 FROM inbox WHERE inbox.unit = due.unit AND inbox.visible_at <= :until)
 FROM (
     SELECT wake_at AS at, id AS unit FROM units
     WHERE scope = :scope AND wake_at <= :until AND (wake_at, id) > (:at, :unit)

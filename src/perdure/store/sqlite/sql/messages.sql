@@ -1,6 +1,6 @@
 -- What becomes of a message that is posted.
 
--- name: find_letter
+-- name: find_message
 SELECT 1 FROM inbox WHERE unit = ? AND message = ?;
 
 -- name: find_answer
@@ -18,7 +18,7 @@ SELECT body FROM inbox WHERE unit = ? AND kind = 'Start';
 -- name: find_start
 SELECT 1 FROM inbox WHERE unit = ? AND kind = 'Start' LIMIT 1;
 
--- name: count_letters
+-- name: count_messages
 SELECT messages FROM inboxes WHERE unit = ?;
 
 -- name: take_task

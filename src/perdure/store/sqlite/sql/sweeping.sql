@@ -43,5 +43,5 @@ INSERT INTO dead_letters (unit, message, scope, kind, body, at, sender, expires_
 SELECT unit, message, scope, kind, body, at, sender, ?3 FROM inbox WHERE unit = ?1 AND message = ?2
 ON CONFLICT (unit, message) DO UPDATE SET expires_at = excluded.expires_at;
 
--- name: drop_letter
+-- name: drop_message
 DELETE FROM inbox WHERE unit = ? AND message = ?;

@@ -54,7 +54,7 @@ class _Listener:
         return list(hints.values())
 
 
-class MailBell:
+class Bell:
     """Rings for units that got mail."""
 
     def __init__(self) -> None:
