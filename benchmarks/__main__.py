@@ -21,7 +21,7 @@ from benchmarks.contenders import CONTENDERS, DEFAULT, ROOT, Contender, interpre
 from benchmarks.report import Run, insert, render
 from benchmarks.summary import significant
 from benchmarks.workloads import BY_NAME, WORKLOADS, Workload
-from perdure.testing.machine import describe
+from perdure.bench.machine import describe
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 TIMEOUT_S = 400

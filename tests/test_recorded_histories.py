@@ -19,7 +19,7 @@ from perdure.kernel.execution.execution import Execution as LiveExecution
 from perdure.kernel.loop.disposal import dispose
 from perdure.kernel.loop.loop import Entered
 from perdure.kernel.unit.workflow_unit import WorkflowUnit
-from perdure.testing.history import Execution
+from perdure.replay.history import Execution
 
 FOLDER = Path(__file__).resolve().parent / "histories"
 FILES = sorted(FOLDER.glob("*/*.json"))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import apsw
 
-from perdure.testing.machine import sqlite_rows_per_s
+from perdure.bench.machine import sqlite_rows_per_s
 
 BLOCK = b"x" * 4096
 TASKS_AT_ONCE = 1000

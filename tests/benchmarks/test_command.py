@@ -10,7 +10,7 @@ from benchmarks.__main__ import Failed, command_line, measure, parse, suits
 from benchmarks.contenders import CONTENDERS, Contender
 from benchmarks.workloads import BY_NAME
 
-from perdure.testing.machine import describe
+from perdure.bench.machine import describe
 
 
 def test_the_page_names_a_command_without_the_places_that_were_written_to() -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from invocation import Cli
 
+from perdure.bench.shapes import Starts
 from perdure.cli.benchmarked import figure, table
 from perdure.cli.outcome import Exit
 from perdure.store import open_store
-from perdure.testing.shapes import Starts
 
 QUICK = ("--seconds", "0.05", "--outstanding", "2")
 STORE = ("--store", "sqlite:///bench.db")
@@ -185,8 +185,8 @@ def test_figures_have_three_digits(value: float, text: str) -> None:
 def test_a_result_with_failures_shows_the_first_of_each_kind() -> None:
     import asyncio
 
+    from perdure.bench.stress import Stress
     from perdure.cli import screen
-    from perdure.testing.stress import Stress
 
     stress = Stress(Starts(1), seconds=0.01)
     stress.tally.note_failure("poison", "first")

@@ -8,8 +8,8 @@ import asyncio
 import sys
 
 from perdure import Interceptor
+from perdure.bench.shapes import Payload, app
 from perdure.interceptor import ActivityInfo, NextActivity
-from perdure.testing.shapes import Payload, app
 
 SHAPE = Payload(outstanding=1, results=((2, 10), (2, 50), (2, 100)), children=2, activities=3)
 

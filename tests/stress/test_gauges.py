@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from perdure.testing.gauges import Gauges, Latencies, Use, cpu_seconds, resident_mb
+from perdure.bench.gauges import Gauges, Latencies, Use, cpu_seconds, resident_mb
 
 
 def test_percentiles_are_at_most_one_percent_too_high() -> None:

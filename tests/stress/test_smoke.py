@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from perdure import Client
+from perdure.bench.shapes import SHAPES, Parallel, Payload, Shape, Starts, Steps
+from perdure.bench.stress import Removal, Stress
 from perdure.errors import StoreUnavailable, UsageError
 from perdure.store import open_store
-from perdure.testing.shapes import SHAPES, Parallel, Payload, Shape, Starts, Steps
-from perdure.testing.stress import Removal, Stress
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -110,7 +110,7 @@ async def test_a_failing_activity_is_counted_by_the_category_of_its_failure(
     async def fail(delay_ms: float) -> float:
         raise ValueError(f"no nap of {delay_ms}")
 
-    from perdure.testing.shapes import nap
+    from perdure.bench.shapes import nap
 
     monkeypatch.setattr(nap.definition, "fn", fail)
     report = await Stress(Parallel(1, 1, 1), seconds=0.01).run()

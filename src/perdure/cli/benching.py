@@ -25,7 +25,7 @@ from perdure.ports.store import Store
 if TYPE_CHECKING:
     from rich.live import Live
 
-    from perdure.testing.stress import Removal, Report, Stress
+    from perdure.bench.stress import Removal, Report, Stress
 
 # Drawing takes time of the loop that is measured, so it is done seldom.
 _FRAMES_PER_SECOND = 4
@@ -169,8 +169,8 @@ def _pairs(text: str) -> tuple[tuple[int, int], ...]:
 
 
 def _stress(url: str, shape: str, own: dict[str, Any], seconds: float, removal: Removal) -> Stress:
-    from perdure.testing.shapes import SHAPES
-    from perdure.testing.stress import Stress
+    from perdure.bench.shapes import SHAPES
+    from perdure.bench.stress import Stress
 
     kind = SHAPES[shape]
     given = {name: value for name, value in own.items() if value is not None}
@@ -211,7 +211,7 @@ async def _check_undisturbed(url: str, span_ms: int) -> None:
     Raises:
         UsageError: naming an instance that is due.
     """
-    from perdure.testing.stress import PREFIX
+    from perdure.bench.stress import PREFIX
 
     async with reading(url) as store:
         other = await _due(store, span_ms, PREFIX)

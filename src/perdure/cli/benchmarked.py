@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from perdure.testing.stress import Report, Stress
+    from perdure.bench.stress import Report, Stress
 
 SHOWN = 8
 """The last results of one kind that a comparison shows."""
@@ -133,7 +133,7 @@ def kept(path: Path) -> list[Report]:
     Raises:
         UsageError: there is no such file, or a line of it is no result.
     """
-    from perdure.testing.stress import Report
+    from perdure.bench.stress import Report
 
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

@@ -20,7 +20,7 @@ from perdure.cli.watch import Part, read_parts
 from perdure.client.description import HistoryEvent, readable_row
 from perdure.errors import NotFound, UsageError
 from perdure.ports.store import Store
-from perdure.testing.history import History, export_history
+from perdure.replay.history import History, export_history
 
 
 def history(

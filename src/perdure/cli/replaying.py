@@ -20,9 +20,9 @@ from perdure.cli.outcome import Exit
 from perdure.cli.target import find_app
 from perdure.errors import UsageError
 from perdure.kernel.data.commit import Status
-from perdure.testing.history import History
-from perdure.testing.replayer import OPEN, Replayed, ReplayMismatch, files_of, iterate_replays
-from perdure.testing.replayer import replay as replay_one
+from perdure.replay.history import History
+from perdure.replay.replayer import OPEN, Replayed, ReplayMismatch, files_of, iterate_replays
+from perdure.replay.replayer import replay as replay_one
 
 Result = Replayed | ReplayMismatch | UsageError
 

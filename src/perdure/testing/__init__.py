@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from perdure.replay.history import History, export_history
+from perdure.replay.replayer import Replayed, ReplayMismatch, replay, replay_all
 from perdure.testing.calls import ActivityRecord
 from perdure.testing.clock import ManualClock
-from perdure.testing.history import History, export_history
-from perdure.testing.replayer import Replayed, ReplayMismatch, replay, replay_all
 from perdure.testing.skipping import SkippingClock, WaitsForever
 from perdure.testing.virtual_node import VirtualNode, node
 

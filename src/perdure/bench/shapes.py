@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from perdure.app import App
+from perdure.bench.gauges import Latencies
 from perdure.errors import UsageError
-from perdure.testing.gauges import Latencies
 from perdure.workflow import Workflow
 
 KB = 1024

@@ -26,8 +26,8 @@ from perdure.kernel.loop.ordered import install as install_ordered_sets
 from perdure.kernel.unit import held
 from perdure.node.options import check_kind
 from perdure.ports.store import Store, Units
+from perdure.replay.history import Execution, History, export_history
 from perdure.store import open_store
-from perdure.testing.history import Execution, History, export_history
 
 OPEN: tuple[Status, ...] = ("running", "suspended")
 """Instances that the next deploy will replay."""

@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
-from perdure.caller import caller
 from perdure.codec import TypeCodec, encode
 from perdure.codec.derived import difference, type_of
 from perdure.errors import UsageError
 from perdure.kernel.data.attributes import AttributeValue, encode_attributes
 from perdure.kernel.data.definition import check_label
 from perdure.kernel.execution import changes
+from perdure.workflow.caller import caller
 
 T = TypeVar("T")
 

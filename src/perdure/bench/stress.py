@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Literal
 
 from perdure import __version__
+from perdure.bench.gauges import MB, Gauges, Latencies, Use
+from perdure.bench.machine import commits_per_s, describe
+from perdure.bench.shapes import Laps, Shape, app, laps
 from perdure.client.client import Client
 from perdure.errors import Failed, StoreError, UsageError
 from perdure.ports.store import Store
 from perdure.store import open_store
-from perdure.testing.gauges import MB, Gauges, Latencies, Use
-from perdure.testing.machine import commits_per_s, describe
-from perdure.testing.shapes import Laps, Shape, app, laps
 
 Removal = Literal["never", "at_once", "at_end"]
 """The time at which the instances of a run are deleted."""
@@ -213,6 +213,8 @@ class Stress:
             return self.tally.took_s
 
     async def _repeat(self, client: Client) -> None:
+        # At least once: a machine that is busy can use a short time up before the first start.
+        await self._one(client, next(self._numbers))
         while self.tally.took_s < self.seconds and not self._broken:
             await self._one(client, next(self._numbers))
 

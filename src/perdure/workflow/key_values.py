@@ -6,11 +6,11 @@ from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from perdure.activity import client
-from perdure.caller import caller
 from perdure.codec import TypeCodec, decode, encode
 from perdure.errors import NotFound, UsageError
 from perdure.kernel.data.placement import check_id
 from perdure.kernel.execution import changes, commands
+from perdure.workflow.caller import caller
 
 T = TypeVar("T")
 

@@ -1,0 +1,1 @@
+"""Load: shapes of work, what they cost, and the machine on which they ran."""

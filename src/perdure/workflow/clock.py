@@ -1,0 +1,60 @@
+"""Time and chance, the same in every replay."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from random import Random
+from typing import TYPE_CHECKING, TypeVar
+from uuid import UUID
+
+from perdure.kernel.data.definition import check_label
+from perdure.kernel.data.retry import Seconds, to_ms
+from perdure.kernel.loop.loop import Timer
+from perdure.workflow.caller import caller as _run
+
+if TYPE_CHECKING:
+    pass
+
+
+A = TypeVar("A")
+
+
+def now() -> datetime:
+    """The present time (UTC) as the journal has it. It is the same in every replay."""
+    return datetime.fromtimestamp(_run("now()").loop.now_ms / 1000, UTC)
+
+
+def random() -> Random:
+    """The run's own random numbers. They are the same in every replay."""
+    return _run("random()").random
+
+
+def uuid4() -> UUID:
+    """A random UUID. It is the same in every replay."""
+    return UUID(int=_run("uuid4()").random.getrandbits(128), version=4)
+
+
+async def sleep(delay: Seconds, *, name: str | None = None) -> None:
+    """Sleep durably. `asyncio.sleep` does too, but has no name for listings and timelines."""
+    loop = _run("sleep()").loop
+    delay_ms = to_ms(delay, "the delay of workflow.sleep()")
+    if name is not None:
+        check_label(name, "a timer")
+    if delay_ms == 0:
+        # Other tasks get their turn, as with asyncio, and nothing is written.
+        await asyncio.sleep(0)
+        return
+    future = loop.create_future()
+    timer = loop.call_at(loop.time() + delay_ms / 1000, _wake, future, name=name)
+    try:
+        await future
+    finally:
+        # A cancelled sleep leaves no deadline behind, which the node would otherwise wake for.
+        if isinstance(timer, Timer):
+            timer.cancel()
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():  # it may have been cancelled in the same moment
+        future.set_result(None)
