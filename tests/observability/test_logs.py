@@ -15,7 +15,7 @@ import pytest
 from engine import World, until, waits_for
 
 import perdure.logs
-from perdure import App, Node, NodeOptions, RetryPolicy, activity, workflow
+from perdure import App, Limits, Node, NodeOptions, RetryPolicy, activity, workflow
 from perdure.errors import UsageError
 from perdure.kernel.data.commit import Commit, Verdict
 from perdure.logs import AREAS, Ids, Json, Text
@@ -224,9 +224,16 @@ async def test_records_of_the_node_carry_the_ids_of_the_instance(world: World, a
     assert {"node": "one", "instance": "x", "level": "warning"}.items() <= record.items()
 
 
-async def test_ids_of_a_warning_about_the_history(world: World, app: App) -> None:
-    from perdure import Limits
-
+@pytest.mark.parametrize(
+    ("limits", "limit"),
+    [
+        (Limits(history_events=13), "13 the run fails (Limits.history_events)"),
+        (Limits(history_bytes=220), "220 the run fails (Limits.history_bytes)"),
+    ],
+)
+async def test_a_warning_about_the_history_comes_once_and_has_ids(
+    world: World, app: App, limits: Limits, limit: str
+) -> None:
     @app.workflow(version=2)
     async def long() -> None:
         for _ in range(5):
@@ -234,10 +241,10 @@ async def test_ids_of_a_warning_about_the_history(world: World, app: App) -> Non
 
     log = Log()
     perdure.logs.configure(format="json", stream=log)
-    async with node_of(world, app, limits=Limits(history_events=13)) as node:
+    async with node_of(world, app, limits=limits) as node:
         await node.client.workflow(long, id="x").run()
     (record,) = log.of("perdure.node")
-    assert "use workflow.continue_as_new" in record["message"]
+    assert f"; at {limit}: use workflow.continue_as_new" in record["message"]
     ids = {"node": "one", "instance": "x", "execution": 1, "workflow": "long", "version": "2.0.0"}
     assert ids.items() <= record.items()
 

@@ -82,20 +82,28 @@ def _append_events(unit: WorkflowUnit, run: Execution, row: UnitRow, turn: Turn)
         lifecycle.fail(unit, run, turn, failure)
         events += run.take_events()
         data = ev.encode_events(events)
-    elif row.journal_events < limits.history_events * 8 // 10 <= count:
-        # Once, by the turn that crosses the line of 80 %, which leaves time for a deploy.
-        _warn(unit, turn, count)
+    else:
+        warning = _near_limit(row, count, size, limits)
+        if warning is not None:
+            turn.warn(warning)
     first = row.journal_events + 1
     row.grow(len(events), len(data))
     run.has_journal(row.journal_events)
     turn.append(JournalChunk(run.started.execution, first, len(events), data))
 
 
-def _warn(unit: WorkflowUnit, turn: Turn, events: int) -> None:
-    turn.warn(
-        f"the history of {unit.id!r} has {events} events; at {unit.limits.history_events} the run "
-        "fails (Limits.history_events): use workflow.continue_as_new"
-    )
+def _near_limit(row: UnitRow, events: int, size: int, limits: Limits) -> str | None:
+    """The warning of a history that has come to this length and size. None: it needs none."""
+    # Once, by the turn that crosses the line of 80 %, which leaves time for a deploy.
+    if row.journal_events < limits.history_events * 8 // 10 <= events:
+        has = f"{events} events"
+        end = f"at {limits.history_events} the run fails (Limits.history_events)"
+    elif row.journal_bytes < limits.history_bytes * 8 // 10 <= size:
+        has = f"{size} bytes"
+        end = f"at {limits.history_bytes} the run fails (Limits.history_bytes)"
+    else:
+        return None
+    return f"the history of {row.id!r} has {has}; {end}: use workflow.continue_as_new"
 
 
 def _over_limit(events: int, size: int, limits: Limits) -> str:
