@@ -11,10 +11,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from random import Random
-from typing import Any, cast
+from typing import cast
 
 from programs import app
-from stage import COMMON_RATES, Door, Stage
+from stage import COMMON_RATES, Door, Present, Stage
 from virtual_time import WallClock
 
 from perdure import Client, Node
@@ -114,16 +114,6 @@ class Member:
                 return
 
 
-class _Beside:
-    """The way to one node, in whichever of its lives, whether or not it owns what is asked for."""
-
-    def __init__(self, member: Member) -> None:
-        self._member = member
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._member.node.gateway, name)
-
-
 class Crowd(Stage):
     """A store and some nodes that share it."""
 
@@ -156,9 +146,9 @@ class Crowd(Stage):
         """
         for member in self.members:
             if door == member.name:
-                return Client(cast(Gateway, _Beside(member)))
+                return Client(cast(Gateway, Present(member)))
         if door == "inside":  # the checks at the end do not mind which node they ask
-            return Client(cast(Gateway, _Beside(self.members[0])))
+            return Client(cast(Gateway, Present(self.members[0])))
         return super().client(door)
 
     def door(self) -> Door:

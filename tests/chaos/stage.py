@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from random import Random
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 from ledger import Ledger
 from programs import app
@@ -52,14 +52,20 @@ class Stuck(AssertionError):
     """Something that must come to an end does not."""
 
 
-class _Inside:
-    """The way to whichever node runs at the moment: a handle outlives the node that it was made for."""
+class HasNode(Protocol):
+    """Runs one node after the other."""
 
-    def __init__(self, stage: Stage) -> None:
-        self._stage = stage
+    node: Node
+
+
+class Present:
+    """The gateway of whichever node runs at the moment: a handle outlives the node that it was made for."""
+
+    def __init__(self, place: HasNode) -> None:
+        self._place = place
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stage.node.gateway, name)
+        return getattr(self._place.node.gateway, name)
 
 
 class Stage:
@@ -150,7 +156,7 @@ class Stage:
 
     def client(self, door: Door) -> Client:
         """The node's own client, or one that only knows the store."""
-        return Client(cast(Gateway, _Inside(self))) if door == "inside" else Client(self._outside)
+        return Client(cast(Gateway, Present(self))) if door == "inside" else Client(self._outside)
 
     async def insist(self, what: str, act: Callable[[], Awaitable[T]]) -> T:
         """Do it until it is acknowledged: it must be something that may be done twice."""
