@@ -137,7 +137,12 @@ class Committer:
             assert self._answer is not None
             await asyncio.wait([self._answer])
 
+    def hurry(self) -> None:
+        """Give up a batch whose answer is late: the node stops."""
+        self._patience.hurry()
+
     def stop(self) -> None:
-        """Take nothing more."""
+        """Take nothing more, and submit nothing again."""
         self._stopped = True
         self._waiting.clear()
+        self._patience.stop()

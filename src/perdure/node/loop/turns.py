@@ -18,7 +18,6 @@ new. The store refuses it if the id is known (`stale`), and then the unit is loa
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from functools import partial
 from typing import TYPE_CHECKING
@@ -30,6 +29,7 @@ from perdure.kernel.unit.held import AFTER_DEPLOY
 from perdure.kernel.unit.turn import Turn
 from perdure.node.loop.committer import Committer
 from perdure.node.loop.deadlines import Deadlines
+from perdure.node.loop.ending import Ending
 from perdure.node.loop.freezer import Freezer
 from perdure.node.loop.memory import Memory
 from perdure.node.loop.patience import Patience
@@ -76,15 +76,21 @@ class Turns:
             given, residents, self._supervisor, self.attempts, self.deadlines, self._ready
         )
         self._freezer = Freezer(given.ownership, self.memory, name, options.store_retry_ms)
-        self._patience = Patience(name, options.store_retry_ms)
-        self._committer = Committer(
-            store, self._patience, self._freezer.freeze, self._thaw, given.failed
-        )
+        patience = Patience(name, options.store_retry_ms)
+        self._committer = Committer(store, patience, self._freezer.freeze, self._thaw, given.failed)
         self._refusals = Refusals(given, self.memory)
         self._stages = Stages()
         # Commit ids are the incarnation's (8 random bytes) and a count.
         self._commit_prefix = bytes.fromhex(given.incarnation.id)
-        self._stopping = False
+        self.ending = Ending(
+            given.ownership,
+            self._ready,
+            self._stages,
+            self._committer,
+            self.memory,
+            self.deadlines,
+            self.waiters,
+        )
 
     # ------------------------------------------------------------ 1. what comes in
 
@@ -93,7 +99,7 @@ class Turns:
 
         `stored` says that the message stands in the unit's inbox already.
         """
-        if self._stopping:
+        if self.ending.has_begun:
             text = "the node is stopping; send it again to the next one"
             _refuse(ack, StoreUnavailable(text))
             return
@@ -119,14 +125,14 @@ class Turns:
 
     def wake(self, unit: str) -> None:
         """The unit has a deadline that passed."""
-        if not self._stopping:
+        if not self.ending.has_begun:
             self.memory.wake(unit)
 
     # ------------------------------------------------------------ 2. a turn
 
     def _turn(self, resident: Resident) -> None:
         unit, scope = resident.unit, resident.scope
-        if self._stopping and not resident.mailbox:
+        if self.ending.has_begun and not resident.mailbox:
             # It would go on by itself. The next node sees to that.
             self.memory.residents.rest(resident)
             return
@@ -285,64 +291,6 @@ class Turns:
         else:
             memory.found_home(unit.id)
             memory.residents.rest(resident)
-
-    # ------------------------------------------------------------ rest, and the end
-
-    @property
-    def quiet(self) -> bool:
-        """Whether no turn is ready or on its way to the store, and nothing is being read from it."""
-        busy = self._ready or self._stages.busy or self._committer.busy
-        return not busy and not self.memory.loader.reading
-
-    async def settle(self) -> None:
-        """Wait until it is quiet. What attempts, clients and clocks bring later is not waited for."""
-        while not self.quiet:
-            await asyncio.sleep(0)  # those that are ready take their turn
-            await self.memory.loader.settle()
-            await self._committer.drain()
-
-    async def stop(self, cause: Exception | None = None) -> None:
-        """Take nothing more, let the commits on their way finish, leave memory.
-
-        Whoever waits is told the cause. A store that is away is waited for until its answer is late.
-        """
-        self._stopping = True
-        self.deadlines.stop()
-        await self.memory.loader.stop()
-        self._patience.hurry()
-        # What has arrived is recorded. Units that would go on by themselves take no further turn.
-        while self._ready and not self._ownership.is_frozen:
-            self._ready.run()
-            await asyncio.sleep(0)
-        await self._stages.stop()
-        await self._committer.drain()
-        self._committer.stop()
-        self._patience.stop()
-        error = _stopped(cause)
-        await self.memory.clear(error)
-        self.waiters.fail(error)
-
-    def leave_at_once(self) -> None:
-        """End a stop that was cancelled: leave memory in one go.
-
-        A unit that stayed would be left to the garbage collector, which runs lines of its code.
-        """
-        self._stopping = True
-        self.deadlines.stop()
-        self.attempts.leave_at_once()
-        self.memory.loader.close()
-        self._stages.give_up()
-        self._committer.stop()
-        self._patience.stop()
-        error = _stopped(None)
-        self.memory.clear_at_once(error)
-        self.waiters.fail(error)
-
-
-def _stopped(cause: Exception | None) -> StoreUnavailable:
-    """The answer of a node that has stopped to everybody who still waits."""
-    why = f"{cause}. The node has stopped" if cause is not None else "the node has stopped"
-    return StoreUnavailable(f"{why}; the instance goes on when a node runs again", "unknown")
 
 
 def _refuse(ack: Ack | None, error: Exception) -> None:
