@@ -156,8 +156,9 @@ class Turns:
     def _worked(self, resident: Resident, turn: Turn | Discarded) -> None:
         """The work of a turn has ended, and its commit can follow."""
         scope = resident.scope
-        if scope is None or not scope.takes_turns:
-            # The scope was lost while the work went on. Its new owner does the work again.
+        if scope is None or scope.state == "lost":
+            # The new owner does the work again. In a scope that is frozen or drained the commit
+            # goes to the committer: the unit is still this node's.
             resident.mailbox.restore()
             self.memory.expel(resident, resident.unit.row)
         elif isinstance(turn, Discarded):
