@@ -14,8 +14,8 @@ import pytest
 from engine import until
 
 from perdure import App, Node, NodeOptions
-from perdure.errors import Failure
-from perdure.kernel.data.commit import Commit, Fence, StatePart, UnitRow
+from perdure.errors import Failure, StoreUnavailable
+from perdure.kernel.data.commit import Commit, Fence, StatePart, UnitRow, Verdict
 from perdure.kernel.data.loaded import Loaded
 from perdure.kernel.data.message import Message, Raise, Send
 from perdure.kernel.data.placement import scope_of
@@ -185,6 +185,40 @@ async def test_work_that_fails_discards_its_turn(
     assert "the work of a turn failed" in caplog.text
 
 
+class Away(MemoryStore):
+    """A store that can be away: it takes no commit then."""
+
+    away = False
+
+    async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
+        if self.away:
+            raise StoreUnavailable("the store is away")
+        return await super().commit(batch)
+
+
+async def test_work_that_ends_while_the_node_is_frozen_is_committed_after_the_thaw(
+    app: App,
+) -> None:
+    async with Away() as store, sum_node(app, store, store_retry_ms=0) as node:
+        node.gate.set()
+        assert await node.gateway.send(send("s", 1)) == "ok"
+        node.gate.clear()
+        message = send("s", 2)
+        message.scope = scope_of("s", 1)
+        await store.post([message])
+        await until(lambda: node.log == ["works"] * 2, "the work of the second turn")
+        store.away = True
+        with pytest.raises(StoreUnavailable):
+            await node.client.workflow("absent", id="other").start()
+        assert set(node.scopes.values()) == {"frozen"}
+        node.gate.set()
+        await until(lambda: not _works(), "the end of the work")
+        assert _total(store) == b"1"
+        store.away = False
+        await until(lambda: _total(store) == b"3", "the commit of the second turn")
+        assert node.log == ["works"] * 2, "the unit stayed, and its work was done once"
+
+
 async def test_a_stop_gives_the_work_of_a_turn_up(app: App) -> None:
     async with MemoryStore() as store:
         async with sum_node(app, store) as node:
@@ -211,6 +245,10 @@ async def test_a_kind_that_this_release_does_not_know_is_held_and_loses_nothing(
         async with sum_node(app, store) as node:
             node.gate.set()
             await until(lambda: _total(store) == b"12", "the messages that waited")
+
+
+def _works() -> bool:
+    return any(task.get_name() == "perdure-stage" for task in asyncio.all_tasks())
 
 
 def _total(store: MemoryStore) -> bytes | None:

@@ -295,7 +295,7 @@ class Node:
             self._abandoned = tuple(await life.attempts.stop(grace_ms))
             await life.end_background()
             self._life = None
-            await life.turns.stop(self._failure)
+            await life.ending.stop(self._failure)
         except BaseException:
             # The stop itself was cancelled: its event loop ends, or somebody waits no longer.
             self._life = None

@@ -17,6 +17,7 @@ from perdure.node.upkeep.sweeper import Sweeper
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from perdure.node.loop.ending import Ending
     from perdure.node.ownership.ownership import Ownership
     from perdure.node.surroundings import Surroundings
     from perdure.ports.store import Hint
@@ -27,6 +28,7 @@ class Life:
     """The parts of a node from its start to its stop."""
 
     turns: Turns
+    ending: Ending
     attempts: Attempts
     ownership: Ownership
     owner: Owner
@@ -59,7 +61,8 @@ class Life:
         self.owner.stop()
         self.deploys.stop()
         self.background.give_up()
-        self.turns.leave_at_once()
+        self.attempts.leave_at_once()
+        self.ending.leave_at_once()
 
 
 def wire(given: Surroundings) -> Life:
@@ -69,6 +72,7 @@ def wire(given: Surroundings) -> Life:
     turns = Turns(given, partial(Attempts, given))
     return Life(
         turns,
+        turns.ending,
         turns.attempts,
         ownership,
         Owner(turns, ownership, clock, options, background),

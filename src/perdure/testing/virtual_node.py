@@ -236,7 +236,7 @@ class VirtualNode(Node):
         """Whether a turn, a commit or a load is under way."""
         if self._life is None:
             return False
-        return not self._life.turns.quiet or bool(self._ending())
+        return not self._life.ending.quiet or bool(self._ending())
 
     async def settle(self) -> None:
         """Wait until no turn, commit or load is under way."""
@@ -244,7 +244,7 @@ class VirtualNode(Node):
         if ending:
             await asyncio.wait(ending)
         if self._life is not None:
-            await self._life.turns.settle()
+            await self._life.ending.settle()
 
     def _ending(self) -> list[asyncio.Task[None]]:
         if self._life is None:

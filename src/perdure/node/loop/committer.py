@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from perdure.errors import StoreUnavailable
-from perdure.node.loop.patience import Stopped
+from perdure.node.loop.patience import Patience, Stopped
 
 if TYPE_CHECKING:
     from perdure.kernel.data.commit import Commit, Verdict
-    from perdure.node.loop.patience import Patience
-    from perdure.ports.store import Store
+    from perdure.node.loop.freezer import Freezer
+    from perdure.node.surroundings import Surroundings
 
 _BATCH_MAX = 256
 """Commits that are handed over together. Their effects follow in one go, on the node's loop."""
@@ -28,24 +28,16 @@ class Committer:
 
     A batch that the store could not take, or whose outcome is unknown, is submitted again as it is
     until the store answers: the store recognises commits that it has already. An error that is no
-    `StoreUnavailable`, and a store that says that it will never answer, end that: `failed` is called
-    with the error, and nothing is submitted any more.
+    `StoreUnavailable`, and a store that says that it will never answer, end that. The node's
+    `failed` is then called with the error, and nothing is submitted any more.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        patience: Patience,
-        freeze: Callable[[StoreUnavailable], None],
-        thaw: Callable[[], None],
-        failed: Callable[[Exception], None],
-    ) -> None:
-        """`freeze` is told of each failure of a batch whose answer is late, `thaw` of its answer."""
-        self._store = store
-        self._patience = patience
-        self._freeze = freeze
-        self._thaw = thaw
-        self._failed = failed
+    def __init__(self, given: Surroundings, freezer: Freezer) -> None:
+        """Nothing is submitted. While an answer is late, `freezer` freezes the node."""
+        self._store = given.store
+        self._patience = Patience(given.node_name, given.options.store_retry_ms)
+        self._freezer = freezer
+        self._failed = given.failed
         self._waiting: list[tuple[Commit, Done]] = []
         self._batch: list[tuple[Commit, Done]] = []
         self._answer: Answer | None = None
@@ -63,7 +55,8 @@ class Committer:
             return
         self._batch, self._waiting = self._waiting[:_BATCH_MAX], self._waiting[_BATCH_MAX:]
         self._unsure = False
-        # A store that gives a future needs no task here. A task is a tenth of a lonely step's work.
+        # A store that gives a future needs no task here. For a turn that is alone in its batch the
+        # task would be a tenth of the work.
         answer = self._store.commit([commit for commit, _ in self._batch])
         self._wait_for(asyncio.ensure_future(answer), self._first_answer)
 
@@ -86,15 +79,16 @@ class Committer:
             self.stop()
             return
         if self._stopped:
-            return  # the stop was cancelled, and everybody has been told that nobody knows
+            return  # the stop was cancelled, and all senders know that the outcome is unknown
         error = answer.exception()
         if isinstance(error, Stopped):
-            self.stop()  # nobody knows what became of the batch, and its senders are told so
+            self.stop()  # the outcome of the batch is unknown, and its senders are told so
             return
         try:
             for (_, done), verdict in zip(batch, answer.result(), strict=True):
                 done(verdict, self._unsure)
-        except Exception as error:  # whatever it is, the node must not go on as if it had committed
+        except Exception as error:
+            # Whatever it is, the node must not go on as if it had committed.
             self.stop()
             self._failed(error)
         self.flush()
@@ -111,19 +105,21 @@ class Committer:
                 raise
 
         verdicts = await self._patience.insist(submit, self._late, error)
-        self._thaw()
+        self._freezer.thaw()
         return verdicts
 
     def _note(self, error: StoreUnavailable) -> None:
-        """A try that was refused for sure says nothing about an earlier one, which may be durable."""
+        """Note a failed try. That a try was refused says nothing about an earlier one."""
         self._unsure = self._unsure or error.outcome == "unknown"
 
     def _late(self, error: StoreUnavailable) -> None:
         if error.is_permanent:
-            raise StoreUnavailable(
-                str(error), "unknown" if self._unsure else "none", permanent=True
-            ) from error
-        self._freeze(error)
+            # The last try may say "none" for itself. Senders want to know of all tries.
+            outcome: Literal["none", "unknown"] = "none"
+            if self._unsure:
+                outcome = "unknown"
+            raise StoreUnavailable(str(error), outcome, permanent=True) from error
+        self._freezer.freeze(error)
 
     @property
     def busy(self) -> bool:
@@ -137,7 +133,12 @@ class Committer:
             assert self._answer is not None
             await asyncio.wait([self._answer])
 
+    def hurry(self) -> None:
+        """Give up a batch whose answer is late: the node stops."""
+        self._patience.hurry()
+
     def stop(self) -> None:
-        """Take nothing more."""
+        """Take nothing more, and submit nothing again."""
         self._stopped = True
         self._waiting.clear()
+        self._patience.stop()

@@ -7,18 +7,17 @@
 Theory of operation. Each instance in memory is a `Resident`: a unit of the kernel, a mailbox, and a
 state. A message goes into the mailbox and makes the resident ready. Ready residents take their turns
 one after the other. A turn's commit goes to the committer. While it is on its way the resident takes
-no other turn, and its new messages gather. When the commit is durable its effects follow: activities,
-messages to other units, answers to senders, deadlines. When the commit is refused, the unit is dropped
-and what its turn took is in the mailbox again, as it was.
+no other turn, and its new messages gather. When the commit is durable its effects follow:
+activities, messages to other units, answers to senders, deadlines. When the commit is refused, the
+unit is dropped, and the messages that its turn took are in the mailbox again, as they were.
 
 Nothing here is durable, and nothing here needs to be: everything can be derived again from rows. A
 unit that is not in memory is loaded first. A start is the exception: it is tried as if the id were
-new. The store refuses it if the id is known (`stale`), and then the unit is loaded.
+new. If the id is known, the store refuses the commit (`stale`), and then the unit is loaded.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from functools import partial
 from typing import TYPE_CHECKING
@@ -30,9 +29,9 @@ from perdure.kernel.unit.held import AFTER_DEPLOY
 from perdure.kernel.unit.turn import Turn
 from perdure.node.loop.committer import Committer
 from perdure.node.loop.deadlines import Deadlines
+from perdure.node.loop.ending import Ending
 from perdure.node.loop.freezer import Freezer
 from perdure.node.loop.memory import Memory
-from perdure.node.loop.patience import Patience
 from perdure.node.loop.ready import Ready
 from perdure.node.loop.refusals import Refusals
 from perdure.node.loop.residents import Ack, Resident, Residents
@@ -58,47 +57,51 @@ class Turns:
     def __init__(
         self, given: Surroundings, make_attempts: Callable[[Callable[[Message], None]], Attempts]
     ) -> None:
-        """Wire the parts. `make_attempts` makes what runs activities, from the way of their results."""
-        store, options, name = given.store, given.options, given.node_name
-        residents = Residents(given.kinds, options)
-        self.store = store
-        self.metrics = given.metrics
-        self.node_name = name
+        """Wire the parts. `make_attempts` makes the runner of activities, given where results go."""
+        residents = Residents(given.kinds, given.options)
+        self.store = given.store
+        self.node_name = given.node_name
         self.count = 0
         self.waiters = Waiters()
-        self.deadlines = Deadlines(given.clock, self.wake, options.horizon_ms)
+        self.deadlines = Deadlines(given.clock, self.wake, given.options.horizon_ms)
         self.attempts = make_attempts(self.deliver)
         self._tally = given.tally
+        self._metrics = given.metrics
         self._ownership = given.ownership
         self._ready = Ready(residents, given.ownership, self._turn, self._round_over)
         self._supervisor = Supervisor(given)
         self.memory = Memory(
             given, residents, self._supervisor, self.attempts, self.deadlines, self._ready
         )
-        self._freezer = Freezer(given.ownership, self.memory, name, options.store_retry_ms)
-        self._patience = Patience(name, options.store_retry_ms)
-        self._committer = Committer(
-            store, self._patience, self._freezer.freeze, self._thaw, given.failed
-        )
+        self._freezer = Freezer(given, self.memory, self._ready)
+        self._committer = Committer(given, self._freezer)
         self._refusals = Refusals(given, self.memory)
         self._stages = Stages()
-        # Commit ids are the incarnation's (8 random bytes) and a count.
+        # A commit id is the incarnation's id (8 random bytes) and a count. So no two lives share one.
         self._commit_prefix = bytes.fromhex(given.incarnation.id)
-        self._stopping = False
+        self.ending = Ending(
+            given.ownership,
+            self._ready,
+            self._stages,
+            self._committer,
+            self.memory,
+            self.deadlines,
+            self.waiters,
+        )
 
     # ------------------------------------------------------------ 1. what comes in
 
     def deliver(self, message: Message, ack: Ack | None = None, *, stored: bool = False) -> None:
-        """Take a message to its unit. `ack` gets the outcome once it is durable.
+        """Take a message to its unit. `ack` gets the outcome once the outcome is durable.
 
-        `stored` says that the message stands in the unit's inbox already.
+        `stored`: the message stands in the unit's inbox already.
         """
-        if self._stopping:
+        if self.ending.has_begun:
             text = "the node is stopping; send it again to the next one"
             _refuse(ack, StoreUnavailable(text))
             return
         if ack is not None and self._ownership.is_frozen:
-            # Before its unit enters: a unit that nothing is delivered to would never be loaded.
+            # Before its unit enters memory: a unit without a message would never be loaded.
             _refuse(ack, self._freezer.error())
             return
         memory = self.memory
@@ -107,7 +110,7 @@ class Turns:
             resident = memory.enter(message)
         scope = resident.scope if resident is not None else None
         if resident is None or (scope is not None and not scope.takes_messages):
-            # A message that is stored waits in the inbox. Results are derived again by the owner.
+            # A stored message waits in the inbox. The next owner derives results of activities again.
             _refuse(ack, Moved())
             return
         if not resident.receive(message, ack, stored=stored):
@@ -118,23 +121,24 @@ class Turns:
             self._ready.add(resident)
 
     def wake(self, unit: str) -> None:
-        """The unit has a deadline that passed."""
-        if not self._stopping:
+        """A deadline of the unit has passed."""
+        if not self.ending.has_begun:
             self.memory.wake(unit)
 
     # ------------------------------------------------------------ 2. a turn
 
     def _turn(self, resident: Resident) -> None:
+        """Have a ready unit take its turn, unless something has changed since it became ready."""
         unit, scope = resident.unit, resident.scope
-        if self._stopping and not resident.mailbox:
-            # It would go on by itself. The next node sees to that.
+        if self.ending.has_begun and not resident.mailbox:
+            # It would go on without a message. The next node has it do that.
             self.memory.residents.rest(resident)
             return
         if scope is None or not scope.takes_turns:
             self.memory.expel(resident, unit.row)
             return
         if resident.released and unit.held is not None:
-            # The retry that came while it was busy stays in the mailbox.
+            # A retry came while it was busy. The message stays in the mailbox.
             self.memory.reload(resident)
             return
         resident.is_tried()
@@ -152,31 +156,29 @@ class Turns:
     def _worked(self, resident: Resident, turn: Turn | Discarded) -> None:
         """The work of a turn has ended, and its commit can follow."""
         scope = resident.scope
-        if scope is None or not scope.takes_turns:
+        if scope is None or scope.state == "lost":
+            # The new owner does the work again. In a scope that is frozen or drained the commit
+            # goes to the committer: the unit is still this node's.
             resident.mailbox.restore()
             self.memory.expel(resident, resident.unit.row)
         elif isinstance(turn, Discarded):
             self.memory.discard(resident, turn.cause)
         else:
             self._commit(resident, turn)
-            self._committer.flush()
+            self._committer.flush()  # no round of turns ends here, which would do it
 
     def _round_over(self) -> None:
-        """Turns have been taken for a while: hand their commits over, and load what waits for that."""
+        """Turns have been taken for a while: hand over their commits, and load units that wait."""
         self._committer.flush()
         self.memory.loader.go_on()
-
-    def _thaw(self) -> None:
-        if self._freezer.thaw():
-            self._ready.schedule()
 
     # ------------------------------------------------------------ 3. its commit
 
     def _commit(self, resident: Resident, turn: Turn) -> None:
-        """Make a turn durable. Nothing that it decided is seen before that."""
+        """Make a turn durable. Nothing that it decided is seen before."""
         resident.begin_commit()
         claims = self._ownership.claims
-        if turn.commit is None:
+        if turn.commit is None:  # it changed nothing, so there is nothing to wait for
             resident.mailbox.settle((), ())
             self._effects(resident, turn, claims)
         else:
@@ -186,9 +188,9 @@ class Turns:
     def _settled(
         self, resident: Resident, turn: Turn, claims: int, verdict: Verdict, unsure: bool
     ) -> None:
-        """The store has decided about a commit that was submitted after so many claims.
+        """The store has decided about a commit that was submitted after so many claims of scopes.
 
-        `unsure`: an earlier try may have been applied without an answer.
+        `unsure`: an earlier try of the commit may have been applied without an answer.
         """
         if verdict != "applied":
             self._refusals.take(resident, turn, verdict, unsure=unsure)
@@ -204,10 +206,11 @@ class Turns:
     def _effects(self, resident: Resident, turn: Turn, claims: int) -> None:
         """What follows a durable turn: work, messages, answers, deadlines, the next turn."""
         unit, scope = resident.unit, resident.scope
+        # A scope that leaves this node begins nothing. Its next owner derives the work from rows.
         serves = scope is not None and scope.takes_messages
         self._tally.take_turn(turn.commit, turn.milestones)
-        if self.metrics is not None:
-            self.metrics.turn(turn)
+        if self._metrics is not None:
+            self._metrics.turn(turn)
         if turn.logs:
             show_logs(turn.logs)
         if turn.warning is not None:
@@ -219,7 +222,7 @@ class Turns:
                 self.attempts.start(unit.id, call)
         if turn.commit is not None:
             for message in turn.commit.post:
-                if message.id not in turn.kept:
+                if message.id not in turn.kept:  # the unit itself has those in memory
                     self._pass_on(message, claims)
         if resident.acks is not None and turn.answers:
             resident.answer(turn.answers)
@@ -230,10 +233,10 @@ class Turns:
         self._next(resident, turn)
 
     def _pass_on(self, message: Message, claims: int) -> None:
-        """Deliver a message that a commit has stored, if its unit is ours.
+        """Deliver a message that a commit has stored, if its unit is this node's.
 
-        A unit that has come to us since the commit was submitted may have taken the message
-        elsewhere. Its inbox knows.
+        A unit that has come to this node since the commit was submitted may have taken the message
+        under its owner before. Its inbox says whether it has.
         """
         if claims != self._ownership.claims:
             resident = self.memory.residents.get(message.to)
@@ -253,24 +256,25 @@ class Turns:
             self.deadlines.clear(unit.id)
             self.waiters.ended(unit.row)
         elif turn.wake_at and serves:
-            is_held = self.deadlines.set(unit.id, turn.wake_at)
-            if not is_held and scope is not None and scope.horizon is not None:
-                scope.horizon.leave(turn.wake_at)  # a scan of the scope finds it
+            is_near = self.deadlines.set(unit.id, turn.wake_at)
+            if not is_near and scope is not None and scope.horizon is not None:
+                scope.horizon.leave(turn.wake_at)  # a scan of the scope finds it in time
         elif turn.wake_at is None:
             self.deadlines.clear(unit.id)
 
     def _next(self, resident: Resident, turn: Turn) -> None:
-        """Read the unit's mail, give it another turn, let it stay, or let it leave memory."""
+        """Read the unit's inbox, give it another turn, let it stay, or let it leave memory."""
         unit, scope, memory = resident.unit, resident.scope, self.memory
         outdated = resident.take_outdated()
         if scope is None or not scope.takes_messages:
             memory.expel(resident, unit.row)
         elif turn.deleted:
-            if resident.mailbox:
+            if resident.mailbox:  # a start that came behind the deletion begins a new run
                 memory.reload(resident)
             else:
                 memory.leave(resident)
         elif outdated and unit.row is not None and unit.row.reason in AFTER_DEPLOY:
+            # The turn has held the unit for the lack of a definition, which came during the turn.
             memory.reload(resident)
         elif resident.has_new_messages:
             memory.loader.fetch(resident)
@@ -286,66 +290,8 @@ class Turns:
             memory.found_home(unit.id)
             memory.residents.rest(resident)
 
-    # ------------------------------------------------------------ rest, and the end
-
-    @property
-    def quiet(self) -> bool:
-        """Whether no turn is ready or on its way to the store, and nothing is being read from it."""
-        busy = self._ready or self._stages.busy or self._committer.busy
-        return not busy and not self.memory.loader.reading
-
-    async def settle(self) -> None:
-        """Wait until it is quiet. What attempts, clients and clocks bring later is not waited for."""
-        while not self.quiet:
-            await asyncio.sleep(0)  # those that are ready take their turn
-            await self.memory.loader.settle()
-            await self._committer.drain()
-
-    async def stop(self, cause: Exception | None = None) -> None:
-        """Take nothing more, let the commits on their way finish, leave memory.
-
-        Whoever waits is told the cause. A store that is away is waited for until its answer is late.
-        """
-        self._stopping = True
-        self.deadlines.stop()
-        await self.memory.loader.stop()
-        self._patience.hurry()
-        # What has arrived is recorded. Units that would go on by themselves take no further turn.
-        while self._ready and not self._ownership.is_frozen:
-            self._ready.run()
-            await asyncio.sleep(0)
-        await self._stages.stop()
-        await self._committer.drain()
-        self._committer.stop()
-        self._patience.stop()
-        error = _stopped(cause)
-        await self.memory.clear(error)
-        self.waiters.fail(error)
-
-    def leave_at_once(self) -> None:
-        """End a stop that was cancelled: leave memory in one go.
-
-        A unit that stayed would be left to the garbage collector, which runs lines of its code.
-        """
-        self._stopping = True
-        self.deadlines.stop()
-        self.attempts.leave_at_once()
-        self.memory.loader.close()
-        self._stages.give_up()
-        self._committer.stop()
-        self._patience.stop()
-        error = _stopped(None)
-        self.memory.clear_at_once(error)
-        self.waiters.fail(error)
-
-
-def _stopped(cause: Exception | None) -> StoreUnavailable:
-    """The answer of a node that has stopped to everybody who still waits."""
-    why = f"{cause}. The node has stopped" if cause is not None else "the node has stopped"
-    return StoreUnavailable(f"{why}; the instance goes on when a node runs again", "unknown")
-
 
 def _refuse(ack: Ack | None, error: Exception) -> None:
-    """Tell the sender of a message that it was not taken, if it waits."""
+    """Tell the sender of a message, if it waits, that the message was not taken."""
     if ack is not None:
         ack.set_exception(error)
