@@ -107,7 +107,9 @@ async def test_an_owner_that_is_ending_is_waited_for(tmp_path: Path) -> None:
     """A process that was killed still holds its locks while the kernel takes its memory back."""
     path = tmp_path / "a.db"
     ended = subprocess.Popen([sys.executable, "-c", ""])
-    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # it is there until it is asked for its exit code
+    os.waitid(
+        os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT
+    )  # it is there until it is asked for its exit code
     async with opened(path) as scenario:
         held = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
         os.write(held, f"{ended.pid} killed-1\n".encode())
