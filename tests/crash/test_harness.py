@@ -116,6 +116,17 @@ def test_what_never_ends_is_named() -> None:
         crash_in_process(Scenario(app, script, patience_s=1))
 
 
+def test_what_is_held_is_named_with_its_reason() -> None:
+    async def script(client: Client) -> object:
+        return await client.workflow("absent", id="w").run()
+
+    with pytest.raises(
+        OutcomeDiffers,
+        match=r"w is suspended \(not_registered\): workflow 'absent' is not registered",
+    ):
+        crash_in_process(Scenario(App("empty"), script, patience_s=1))
+
+
 def test_messages_of_a_script_arrive_once_however_often_it_runs() -> None:
     app = App("once")
 

@@ -167,6 +167,26 @@ async def test_generators_and_the_collector_of_the_node_are_as_before() -> None:
             await asyncio.sleep(0)
 
 
+async def test_the_collector_never_starts_inside_a_workflow() -> None:
+    """What it ends may have a `finally` that calls an activity: that would be a call of this workflow."""
+    outer = asyncio.get_running_loop()
+    are_inside: list[bool] = []
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        are_inside.append(asyncio.get_running_loop() is not outer)
+
+    threshold = gc.get_threshold()
+    gc.callbacks.append(note)
+    gc.set_threshold(1)
+    try:
+        assert result(scene) == ["A", "B"]
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(note)
+    assert are_inside.count(False) >= 20
+    assert are_inside.count(True) == 0
+
+
 async def test_the_node_does_not_leak_its_context() -> None:
     import contextvars
 

@@ -7,6 +7,7 @@ import fcntl
 import logging
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -99,6 +100,24 @@ async def test_a_lock_that_only_changes_hands_is_waited_for(tmp_path: Path) -> N
         claim = asyncio.ensure_future(scenario.claim())
         asyncio.get_running_loop().call_later(0.02, os.close, passing)
         assert await claim == {"default/0": Claim(1, clean=True)}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells whether a process is ending")
+async def test_an_owner_that_is_ending_is_waited_for(tmp_path: Path) -> None:
+    """A process that was killed still holds its locks while the kernel takes its memory back."""
+    path = tmp_path / "a.db"
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(
+        os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT
+    )  # it is there until it is asked for its exit code
+    async with opened(path) as scenario:
+        held = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        os.write(held, f"{ended.pid} killed-1\n".encode())
+        fcntl.flock(held, fcntl.LOCK_EX)
+        claim = asyncio.ensure_future(scenario.claim())
+        asyncio.get_running_loop().call_later(0.02, os.close, held)
+        assert await claim == {"default/0": Claim(1, clean=True)}
+    assert ended.wait() == 0
 
 
 async def test_a_closed_store_gives_its_file_up(tmp_path: Path) -> None:

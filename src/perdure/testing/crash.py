@@ -42,6 +42,7 @@ import msgspec
 
 from perdure.app import App
 from perdure.client.client import Client
+from perdure.client.description import Description
 from perdure.client.gateway import StoreGateway
 from perdure.errors import PerdureError, UsageError
 from perdure.kernel.data.events import ActivityCompleted, ActivityFailed
@@ -128,9 +129,16 @@ async def live(scenario: Scenario, store: Store, points: Points) -> Outcome:
 async def _unfinished(store: Store, patience_s: int) -> str:
     client = Client(StoreGateway(store))
     still_open = await client.list(status=("pending", "running", "suspended"), limit=None)
-    left = [f"{d.id} is {d.status} ({d.reason})" for d in still_open]
+    left = [_state(description) for description in still_open]
     blamed = ", ".join(left) or "the script"
     return f"not through within {patience_s} s: {blamed}; counts {await client.counts()}"
+
+
+def _state(description: Description) -> str:
+    state = f"{description.id} is {description.status} ({description.reason})"
+    if description.failure is None:
+        return state
+    return f"{state}: {description.failure.message}"
 
 
 async def _recorded(store: Store) -> set[CallKey]:

@@ -487,6 +487,11 @@ class Entered:
 
     def __enter__(self) -> None:
         """Put the node's loop aside."""
+        # The collector is off before the loop is set, and on again only when it is taken away. It may start in any
+        # line between, and a `finally` that it runs would call activities in the name of this workflow.
+        self._gc = gc.isenabled()
+        if self._gc:
+            gc.disable()
         loop = self._loop
         self._outer = outer = _get_loop()
         self._task = task = None if outer is None else _current_task(outer)
@@ -496,19 +501,16 @@ class Entered:
         loop.turning = True
         if type(sys.get_asyncgen_hooks().firstiter) is not _GeneratorHooks:
             _GeneratorHooks()
-        self._gc = gc.isenabled()
-        if self._gc:
-            gc.disable()
 
     def __exit__(self, *_: object) -> None:
         """Take the node's loop up again."""
-        if self._gc:
-            gc.enable()
         self._loop.turning = False
         outer = self._outer
         _set_loop(outer)
         if outer is not None and self._task is not None:
             _enter_task(outer, self._task)
+        if self._gc:
+            gc.enable()
 
 
 class Outside:

@@ -28,6 +28,8 @@ from perdure.store.sqlite.fork import closes, keep_from_children
 
 HANDOVER_S = 1.0
 """How long a lock that no living process has signed is taken to be changing hands, before it is refused."""
+_ENDS = 0x4
+"""PF_EXITING, of the flags in /proc/PID/stat."""
 _LOOK_S = 0.005
 _PATIENCE_S = 60.0
 
@@ -117,7 +119,7 @@ class Holder:
 
     @property
     def lives(self) -> bool:
-        """Whether there is such a process."""
+        """Whether there is such a process, and it is not about to end."""
         if not self.pid:
             return False
         try:
@@ -126,16 +128,34 @@ class Holder:
             return False
         except PermissionError:  # it lives, as another user
             return True
-        return True
+        return not self._ends
 
     @property
     def stopped(self) -> bool:
         """Whether it is stopped, as by SIGSTOP. Only Linux tells."""
+        return self._stat()[:1] in (["T"], ["t"])
+
+    @property
+    def _ends(self) -> bool:
+        """Whether it has begun to exit, as after SIGKILL. Only Linux tells.
+
+        The kernel takes its memory back first, which can take a while, and then its locks.
+        """
+        match self._stat():
+            case ["Z" | "X", *_]:
+                return True
+            case [_, _, _, _, _, _, flags, *_]:
+                return bool(int(flags) & _ENDS)
+            case _:
+                return False
+
+    def _stat(self) -> list[str]:
+        """The fields of /proc/PID/stat from the state on, or nothing: no such process, or no such system."""
         try:
-            status = Path("/proc", self.pid, "stat").read_text(encoding="utf-8") if self.pid else ""
-        except (OSError, UnicodeDecodeError):  # no such process by now, or no such system
-            return False
-        return status.rpartition(")")[2].split()[:1] in (["T"], ["t"])
+            text = Path("/proc", self.pid, "stat").read_text(encoding="utf-8") if self.pid else ""
+        except (OSError, UnicodeDecodeError):
+            return []
+        return text.rpartition(")")[2].split()
 
     def __str__(self) -> str:
         """The process, with what to do if it is stopped."""
