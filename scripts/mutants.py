@@ -1,9 +1,11 @@
 """Mutation testing of the kernel: break one thing, run the tests, see whether a test notices.
 
 `make mutants` runs it. The same SEED, FILES and COUNT give the same sample. Each mutant is a copy
-of src/ in which one expression or statement differs. The tests of TESTS run against the copy, in
-order, up to the first failure. A mutant that no test notices survives. It is listed with its diff,
-and the exit code is 1 when more than --share percent survive.
+of src/ in which one expression or statement differs. All tests of TESTS run once against the
+unbroken copy, and what they call is recorded (reach.py). Those that call the function of a mutant
+run against it, in waves from the nearest to all, up to the first failure. A mutant that no test
+notices survives. It is listed with its diff, and the exit code is 1 when more than --share percent
+survive.
 
     python scripts/mutants.py --count 40 --seed 7
     python scripts/mutants.py --files src/perdure/kernel/execution/match.py --count 0
@@ -32,22 +34,37 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+from reach import UNRECORDED, Chosen, Reach, Recorder, file_of, marked
+
 ROOT = Path(__file__).resolve().parent.parent
 KERNEL = Path("src/perdure/kernel")
 
-# The tests that fail first for a broken kernel come first: the first failure ends a run.
+RECORDING_SECONDS = 1800
+"""How long the tests may take while they are recorded."""
+
+# The folders whose tests look closest at the kernel, at nodes and at stores.
 TESTS = (
-    "tests/kernel",
     "tests/kernel_loop",
     "tests/replay",
     "tests/acknowledged",
+    "tests/bad_input",
     "tests/instances",
     "tests/behaviour",
     "tests/determinism",
+    "tests/kit",
     "tests/workflows",
     "tests/activities",
+    "tests/ownership",
     "tests/removal",
+    "tests/store",
+    "tests/test_recorded_histories.py",
+    "tests/examples/test_pages.py::test_every_option_is_listed_with_its_default",
+    "tests/examples/test_pages.py::test_every_option_of_a_store_is_listed_with_its_default",
 )
+
+# Options of a class that save memory, or that only keep mistakes out.
+UNSEEN_OPTIONS = frozenset({"gc", "slots", "frozen"})
 
 COMPARED: dict[type[ast.cmpop], str] = {
     ast.Eq: "!=",
@@ -66,13 +83,17 @@ REACHED: dict[type[ast.operator], str] = {ast.Add: "-", ast.Sub: "+", ast.Mult: 
 
 @dataclass(frozen=True)
 class Mutant:
-    """A file with one place changed: `text[start:end]` becomes `new`."""
+    """A file with one place changed: `text[start:end]` becomes `new`.
+
+    `function` is the line where the function around it begins, 0 outside functions.
+    """
 
     path: Path
     line: int
     start: int
     end: int
     new: str
+    function: int = 0
 
     def applied(self, text: str) -> str:
         """The file's text with the change in it."""
@@ -97,6 +118,7 @@ class Finder(ast.NodeVisitor):
         for line in text.splitlines(keepends=True):
             self._starts.append(self._starts[-1] + len(line.encode()))
         self._bytes = text.encode()
+        self._function = 0
 
     def _place(self, node: ast.expr | ast.stmt) -> tuple[int, int]:
         # ast counts columns in bytes of UTF-8, and texts are indexed by character.
@@ -107,11 +129,25 @@ class Finder(ast.NodeVisitor):
     def _add(self, node: ast.expr | ast.stmt, new: str) -> None:
         start, end = self._place(node)
         if self.text[start:end] != new:
-            self.found.append(Mutant(self.path, node.lineno, start, end, new))
+            self.found.append(Mutant(self.path, node.lineno, start, end, new, self._function))
 
     def _source(self, node: ast.expr) -> str:
         start, end = self._place(node)
         return f"({self.text[start:end]})"
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        """A mutant is called where the innermost function around it is."""
+        self._inside(node)
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
+        """The same."""
+        self._inside(node)
+
+    def _inside(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        around = self._function
+        self._function = node.lineno
+        self.generic_visit(node)
+        self._function = around
 
     def visit_If(self, node: ast.If) -> None:
         """An `if` is turned round, unless it only serves type checkers."""
@@ -190,6 +226,11 @@ class Finder(ast.NodeVisitor):
         if node.value is not None:
             self.visit(node.value)
 
+    def visit_keyword(self, node: ast.keyword) -> None:
+        """Options that no caller can see are left alone."""
+        if node.arg not in UNSEEN_OPTIONS:
+            self.generic_visit(node)
+
     def visit_arg(self, node: ast.arg) -> None:
         """Annotations of parameters have no effect."""
 
@@ -218,10 +259,9 @@ def sampled(files: Sequence[Path], count: int, seed: int) -> list[Mutant]:
 
 @dataclass(frozen=True)
 class Trial:
-    """The rules of a run: its tests, the time for one mutant, and when no more begin."""
+    """The rules of a run: what its tests reach, and when no more mutants begin."""
 
-    tests: tuple[str, ...]
-    limit_seconds: float
+    reach: Reach
     deadline: float
 
 
@@ -235,14 +275,34 @@ class Judged:
     by: str = ""
 
 
-def run_tests(copy: Path, trial: Trial) -> tuple[str, str]:
-    """Run the tests against a copy of src/: the outcome, and the test that failed."""
+def run_waves(copy: Path, mutant: Mutant, reach: Reach) -> tuple[str, str]:
+    """Run the tests of a mutant, wave by wave: the outcome, and the test that failed."""
+    function = f"{mutant.path}:{mutant.function}" if mutant.function else None
+    for wave in reach.waves(function):
+        slowest = max(reach.seconds[test] for test in wave)
+        options = [
+            "-x",
+            "-o",
+            f"timeout={10 + 5 * slowest:.0f}",
+            *dict.fromkeys(map(file_of, wave)),
+        ]
+        limit_seconds = 40 + 4 * sum(reach.seconds[test] for test in wave)
+        outcome, by = run_tests(copy, options, Chosen(wave), limit_seconds)
+        if outcome != "survived":
+            return outcome, by
+    return "survived", ""
+
+
+def run_tests(
+    copy: Path, options: Sequence[str], plugin: object, limit_seconds: float
+) -> tuple[str, str]:
+    """Run pytest against a copy of src/: the outcome, and the test that failed."""
     log = copy / "log.txt"
     child = os.fork()
     if child == 0:
         os.setpgid(0, 0)
-        os._exit(_in_child(copy, trial.tests, log))
-    until = time.monotonic() + trial.limit_seconds
+        os._exit(_in_child(copy, options, plugin, log))
+    until = time.monotonic() + limit_seconds
     while True:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
@@ -261,10 +321,8 @@ def run_tests(copy: Path, trial: Trial) -> tuple[str, str]:
     return ("survived" if status == 0 else "killed"), by
 
 
-def _in_child(copy: Path, tests: Sequence[str], log: Path) -> int:
+def _in_child(copy: Path, options: Sequence[str], plugin: object, log: Path) -> int:
     """Run pytest in this forked process, which has not imported the package yet."""
-    import pytest
-
     sys.path.insert(0, str(copy / "src"))
     # Programs that tests start must import the copy as well and leave no compiled mutant there.
     os.environ |= {"PYTHONPATH": str(copy / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -273,7 +331,6 @@ def _in_child(copy: Path, tests: Sequence[str], log: Path) -> int:
         os.dup2(out.fileno(), 1)
         os.dup2(out.fileno(), 2)
         quiet = [
-            "-x",
             "--tb=no",
             "-p",
             "no:cacheprovider",
@@ -282,7 +339,7 @@ def _in_child(copy: Path, tests: Sequence[str], log: Path) -> int:
             f"--basetemp={copy / 'tmp'}",
         ]
         try:
-            return int(pytest.main([*quiet, "-o", "timeout=30", *tests]))
+            return int(pytest.main([*quiet, *options], plugins=[plugin]))
         except BaseException:  # a mutant may break anything: whatever ends pytest has noticed it
             traceback.print_exc()
             return 3
@@ -291,9 +348,31 @@ def _in_child(copy: Path, tests: Sequence[str], log: Path) -> int:
             sys.stderr.flush()
 
 
+def recorded(folder: Path, tests: Sequence[str], files: Sequence[Path]) -> Reach:
+    """Run all tests against an unbroken copy, and record what they reach.
+
+    Tests that fail without a mutant would "kill" every one, and the outcomes would mean nothing.
+    """
+    copy = copied(folder)
+    written = copy / "reach.json"
+    for file in files:
+        target = copy / file
+        target.write_text(marked(file, target.read_text(encoding="utf-8")), encoding="utf-8")
+    # Programs that tests start import the marked files as well, and are not recorded.
+    (copy / "src" / "sitecustomize.py").write_text(UNRECORDED, encoding="utf-8")
+    recorder = Recorder(written)
+    outcome, by = run_tests(copy, ["-x", *tests], recorder, RECORDING_SECONDS)
+    if outcome != "survived":
+        print(f"the tests fail without a mutant: {outcome} {by}. Mend them first.")
+        raise SystemExit(2)
+    return Reach.read(written)
+
+
 def copied(folder: Path) -> Path:
     """A compiled copy of src/, so that each run compiles the mutated module alone."""
     copy = Path(tempfile.mkdtemp(dir=folder))
+    for each in (folder, copy):
+        each.chmod(0o755)  # some tests start programs of another user, who imports the copy
     shutil.copytree(ROOT / "src", copy / "src", ignore=shutil.ignore_patterns("__pycache__"))
     compileall.compile_dir(copy / "src", quiet=2)
     return copy
@@ -320,25 +399,19 @@ def judged(work: tuple[Mutant, Trial, Path]) -> Judged:
         compiled.unlink()
     target.write_text(mutant.applied(text), encoding="utf-8")
     try:
-        outcome, by = run_tests(copy, trial)
+        outcome, by = run_waves(copy, mutant, trial.reach)
     finally:
         target.write_text(text, encoding="utf-8")
     return Judged(mutant, outcome, time.monotonic() - started, by)
 
 
 def all_judged(mutants: Sequence[Mutant], trial: Trial, jobs: int) -> Iterator[Judged]:
-    """Judge the first one alone, then the others, `jobs` at a time, each as it is done."""
-    # Loaded once, so that each forked child has them. Plugins of pytest are left out, because
-    # pytest rewrites them while it loads them.
-    for name in ("apsw", "msgspec", "pytest"):
-        importlib.import_module(name)
+    """Judge the mutants, `jobs` at a time, each as it is done."""
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         fork = multiprocessing.get_context("fork")
         with fork.Pool(jobs) as pool:
             work = [(mutant, trial, Path(folder)) for mutant in mutants]
-            # The first one is the unbroken copy. If its tests fail, the other outcomes mean nothing.
-            yield pool.apply(judged, work[:1])
-            yield from pool.imap_unordered(judged, work[1:])
+            yield from pool.imap_unordered(judged, work)
 
 
 def told(result: Judged) -> str:
@@ -366,9 +439,6 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--share", type=float, default=5, help="percent of mutants that may survive (5)"
     )
     parser.add_argument("--jobs", type=int, default=2, help="mutants at a time (2)")
-    parser.add_argument(
-        "--limit", type=float, default=300, help="seconds for the tests of one mutant (300)"
-    )
     parser.add_argument("--tests", nargs="*", help="tests to run")
     return parser.parse_args(argv)
 
@@ -377,22 +447,18 @@ def main(argv: Sequence[str]) -> int:
     """Judge a sample, and say which mutants survived."""
     asked = arguments(argv)
     files = asked.files or sorted(path.relative_to(ROOT) for path in (ROOT / KERNEL).rglob("*.py"))
-    tests = tuple(asked.tests or (test for test in TESTS if (ROOT / test).exists()))
+    tests = tuple(asked.tests or (test for test in TESTS if (ROOT / file_of(test)).exists()))
     os.chdir(ROOT)
+    # Loaded once, so that each forked child has them. Plugins of pytest are left out, because
+    # pytest rewrites them while it loads them.
+    for name in ("apsw", "msgspec"):
+        importlib.import_module(name)
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        reach = recorded(Path(folder), tests, files)
     sample = sampled(files, asked.count, asked.seed)
-    # The unbroken copy goes first: tests that fail without a mutant would "kill" every one.
-    unbroken = Mutant(files[0], 1, 0, 0, "")
-    trial = Trial(tests, asked.limit, time.monotonic() + asked.seconds)
+    trial = Trial(reach, time.monotonic() + asked.seconds)
     results: list[Judged] = []
-    for result in all_judged([unbroken, *sample], trial, asked.jobs):
-        if result.mutant == unbroken:
-            if result.outcome != "survived":
-                print(
-                    f"the tests fail without a mutant: {result.outcome} {result.by}."
-                    " Mend them first."
-                )
-                return 2
-            continue
+    for result in all_judged(sample, trial, asked.jobs):
         results.append(result)
         if result.outcome != "skipped":
             print(told(result), flush=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -35,14 +36,10 @@ def test_far_from_the_border():
 
 
 @pytest.fixture(scope="module")
-def mutants() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("mutants", ROOT / "scripts" / "mutants.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["mutants"] = module
-    spec.loader.exec_module(module)
-    return module
+def mutants() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "scripts")
+        yield importlib.import_module("mutants")
 
 
 def judged(folder: Path, test: str) -> subprocess.CompletedProcess[str]:
@@ -56,8 +53,9 @@ def judged(folder: Path, test: str) -> subprocess.CompletedProcess[str]:
     (folder / "tests" / "test_age.py").write_text(test)
     (folder / "pyproject.toml").write_text("[tool.pytest.ini_options]\n")
     (folder / "scripts").mkdir()
+    for name in ("mutants.py", "reach.py"):
+        (folder / "scripts" / name).write_text((ROOT / "scripts" / name).read_text())
     script = folder / "scripts" / "mutants.py"
-    script.write_text((ROOT / "scripts" / "mutants.py").read_text())
     asked = [sys.executable, script, "--count", "0", "--jobs", "1", "--tests", "tests"]
     # The installed plugin would import this clone's perdure before the copy's.
     environment = {"PATH": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
