@@ -23,15 +23,17 @@ _SCHEMES = "memory://, sqlite:// (in memory), sqlite:///relative.db, sqlite:////
 def open_store(
     url: str | Store, *, limits: StoreLimits = DEFAULT_LIMITS, clock: Clock | None = None
 ) -> Store:
-    """The store that a URL names; open it with `async with`. A store is returned as it is.
+    """The store that a URL names. Open it with `async with`. A store is returned as it is.
 
-    `memory://` · `sqlite://` (in memory) · `sqlite:///relative.db` · `sqlite:////absolute/path.db`. Options follow a
-    `?`: `shards=N` for all; `synchronous=full|normal|off`, `standby=true`, `read_only=true`, `busy_ms=N` for SQLite
-    (see `perdure.store.sqlite.database.Options`).
+    URLs are `memory://`, `sqlite://` (in memory), `sqlite:///relative.db` and
+    `sqlite:////absolute/path.db`. Options follow a `?`. Every store has `shards=N`. SQLite has
+    `synchronous=full|normal|off`, `standby=true`, `read_only=true` and `busy_ms=N`, too (see
+    `perdure.store.sqlite.database.Options`).
 
     Raises:
-        UsageError: the scheme or an option is unknown; the message lists those that are known.
+        UsageError: the scheme or an option is unknown. The message lists the known ones.
     """
+    # Stores are imported only when they are named: SQLite's needs a library and takes its time.
     if not isinstance(url, str):
         if not hasattr(url, "commit"):
             msg = f"{url!r} is neither a store nor a URL of one; use one of {_SCHEMES}"
@@ -41,17 +43,17 @@ def open_store(
     if parts.scheme == "memory" and not parts.netloc and not parts.path:
         from perdure.store.memory import MemoryStore
 
-        return MemoryStore(
-            limits=limits, clock=clock, shards=_convert(_MemoryOptions, given, url).shards
-        )
+        shards = _convert(_MemoryOptions, given, url).shards
+        return MemoryStore(limits=limits, clock=clock, shards=shards)
     if parts.scheme == "sqlite" and not parts.netloc:
         from perdure.store.sqlite import SQLiteStore
         from perdure.store.sqlite.database import Options
 
-        return SQLiteStore(
-            _file_of(parts, url), options=_convert(Options, given, url), limits=limits, clock=clock
-        )
+        path = _file_of(parts, url)
+        options = _convert(Options, given, url)
+        return SQLiteStore(path, options=options, limits=limits, clock=clock)
     hint = ""
+    # With two slashes the name of the file would be that of a host.
     if parts.scheme == "sqlite":
         hint = f" (three slashes for a relative path: sqlite:///{parts.netloc}{parts.path})"
     msg = f"{url!r} names no store that this release knows{hint}; use one of {_SCHEMES}"
@@ -59,9 +61,16 @@ def open_store(
 
 
 def _split(url: str) -> tuple[SplitResult, dict[str, str]]:
-    """The parts of a URL, and its options. Nothing of it may be left out: it would name another store, silently."""
+    """The parts of a URL, and its options.
+
+    No part may be left out silently, because the rest would name another store.
+    """
+    # `urlsplit` removes tabs and line ends.
     if any(ord(letter) < _SPACE for letter in url):
-        msg = f"{url!r} has a control character in it; the name of a file with one is written with %, as in %09"
+        msg = (
+            f"{url!r} has a control character in it; "
+            "the name of a file with one is written with %, as in %09"
+        )
         raise UsageError(msg)
     if not url.partition(":")[2].startswith("//"):
         msg = f"{url!r} names no store that this release knows; use one of {_SCHEMES}"
@@ -73,7 +82,10 @@ def _split(url: str) -> tuple[SplitResult, dict[str, str]]:
         msg = f"{url!r} is no URL ({error}); use one of {_SCHEMES}"
         raise UsageError(msg) from error
     if "#" in url:
-        msg = f"{url!r} has a '#' in it, which ends the name in a URL; write %23 for one in the name of a file"
+        msg = (
+            f"{url!r} has a '#' in it, which ends the name in a URL; "
+            "write %23 for one in the name of a file"
+        )
         raise UsageError(msg)
     given = dict(pairs)
     if len(given) < len(pairs):
@@ -92,15 +104,16 @@ def _file_of(parts: SplitResult, url: str) -> str:
     try:
         path = unquote_to_bytes(parts.path.removeprefix("/")).decode()
     except UnicodeDecodeError as error:
-        msg = f"{url!r}: what stands behind a % is not UTF-8 ({error.reason}); write %25 for a % in the name of a file"
-        raise UsageError(msg) from error
-    if not path or "\0" in path:
-        what = (
-            "the name of a file cannot have a NUL in it"
-            if path
-            else "no file is named; sqlite:// is in memory"
+        msg = (
+            f"{url!r}: what stands behind a % is not UTF-8 ({error.reason}); "
+            "write %25 for a % in the name of a file"
         )
-        msg = f"{url!r}: {what}; use one of {_SCHEMES}"
+        raise UsageError(msg) from error
+    if not path:
+        msg = f"{url!r}: no file is named; sqlite:// is in memory; use one of {_SCHEMES}"
+        raise UsageError(msg)
+    if "\0" in path:
+        msg = f"{url!r}: the name of a file cannot have a NUL in it; use one of {_SCHEMES}"
         raise UsageError(msg)
     return path
 
@@ -111,15 +124,18 @@ class _MemoryOptions(msgspec.Struct, frozen=True):
 
 def _convert(kind: type[T], given: dict[str, str], url: str) -> T:
     known = [field.name for field in msgspec.structs.fields(kind)]
-    if unknown := sorted(set(given) - set(known)):
+    unknown = sorted(set(given) - set(known))
+    if unknown:
         msg = f"{url!r} has the unknown option {unknown[0]!r}; known are {', '.join(known)}"
         raise UsageError(msg)
     try:
+        # Not strict, because the values of a URL are all text.
         options = msgspec.convert(given, kind, strict=False)
     except msgspec.ValidationError as error:
         msg = f"{url!r}: {error}"
         raise UsageError(msg) from None
-    if (shards := getattr(options, "shards", None)) is not None and shards < 1:
+    shards = getattr(options, "shards", None)
+    if shards is not None and shards < 1:
         msg = f"{url!r}: a store has at least one shard"
         raise UsageError(msg)
     if getattr(options, "busy_ms", 0) < 0:

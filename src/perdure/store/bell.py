@@ -1,7 +1,7 @@
-"""The mail bell: tells those who listen which units got mail.
+"""The bell rings for units that got messages, and its listeners hear which ones.
 
-A unit waits once for each listener, however often it was rung for. So what waits for a slow listener
-never exceeds the units that have mail, and none has to be dropped.
+A unit waits once for each listener, however often the bell rang for it. So a slow listener never
+has more hints waiting than there are units with messages, and none has to be dropped.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from threading import Lock
 from perdure.ports.store import Hint
 
 HINTS_AT_A_TIME = 256
-"""Hints after which a listener lets others have the event loop: what has gathered may take it long to follow up."""
+"""Hints after which a listener lets others have the event loop.
+
+Much may have gathered, and each hint may take long to follow up.
+"""
 
 
 class _Listener:
@@ -32,37 +35,41 @@ class _Listener:
         with self._lock:
             was_empty = not self._hints
             self._hints[hint.unit] = hint
+        # A listener that has hints was woken for the first of them.
         if was_empty:
             self._wake()
 
     def close(self) -> None:
-        """Let it end when it has everything."""
+        """Let it end when it has heard all hints."""
         self._closed = True
         self._wake()
 
     def _wake(self) -> None:
-        with suppress(RuntimeError):  # its loop is closed: nobody listens any more
+        # Its loop may be closed. Then it listens no more.
+        with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._rung.set)
 
     async def take(self) -> list[Hint]:
-        """What has gathered, in the order of the first rings; nothing when the bell is closed."""
+        """The hints that have gathered, in the order of the first rings. None: it is closed."""
         while not self._hints and not self._closed:
             await self._rung.wait()
             self._rung.clear()
         with self._lock:
-            hints, self._hints = self._hints, {}
+            hints = self._hints
+            self._hints = {}
         return list(hints.values())
 
 
 class Bell:
-    """Rings for units that got mail."""
+    """Rings for units that got messages."""
 
     def __init__(self) -> None:
-        """Start with nobody listening."""
+        """Start without listeners."""
         self._listeners: set[_Listener] = set()
 
     def ring(self, hint: Hint) -> None:
         """Tell all listeners."""
+        # A copy, because listeners come and go on other threads.
         for listener in list(self._listeners):
             listener.ring(hint)
 
@@ -73,6 +80,7 @@ class Bell:
 
     def listen(self) -> AsyncIterator[Hint]:
         """Hints, as they come from this call on, until the bell is closed."""
+        # Not in the generator, which runs only when its first hint is asked for.
         listener = _Listener()
         self._listeners.add(listener)
         return self._listen_to(listener)

@@ -1,4 +1,4 @@
-"""What every store derives from a commit or a request in the same way, whatever holds its rows."""
+"""Values that every store derives from commits and requests by the same rules."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ Rows = dict[str, list[tuple[object, ...]]]
 
 
 def token_of(task: Task, worker: str, at: int) -> bytes:
-    """The token of a lease: a function of the row and the request, so that replicas mint the same one."""
+    """The token of a lease."""
+    # A function of the row and the request, so that replicas mint the same one.
     key = msgspec.msgpack.encode(
         (task.unit, task.run, task.execution, task.seq, task.attempt, worker, at)
     )
@@ -25,24 +26,35 @@ def token_of(task: Task, worker: str, at: int) -> bytes:
 
 
 def messages_of(commit: Commit) -> Sequence[Message]:
-    """The messages that a commit puts into inboxes: all that it posts but those that it has consumed itself."""
+    """The messages that a commit puts into inboxes: all that it posts and does not consume."""
+    # A unit can send to itself and consume the message in the same turn.
     if not commit.consume or not commit.post:
         return commit.post
-    gone = set(commit.consume)
-    return [
-        message for message in commit.post if message.to != commit.unit or message.id not in gone
-    ]
+    consumed = set(commit.consume)
+
+    def is_consumed(message: Message) -> bool:
+        return message.to == commit.unit and message.id in consumed
+
+    return [message for message in commit.post if not is_consumed(message)]
+
+
+def home_of(commit: Commit) -> str:
+    """The scope in which messages for the unit wait while it does not exist."""
+    if commit.home is None:
+        return commit.fence.scope
+    return commit.home
 
 
 def tombstone_until(commit: Commit, limits: StoreLimits) -> int | None:
-    """Until when the start of a run that is deleted may come again; None if it cannot.
-
-    A client may repeat its start. That of a child stands in a commit of its parent, which is applied once.
-    """
+    """Until when the start of a run that is deleted may come again. None: it cannot."""
+    # A client may repeat its start. That of a child stands in a commit of its parent, which is
+    # applied once.
     if commit.row.parent_unit is not None:
         return None
     until = min(commit.delete or 0, commit.row.created_at + limits.dedupe_ms)
-    return until if until > commit.at else None
+    if until <= commit.at:
+        return None
+    return until
 
 
 def answer_until(commit: Commit, answer: Answer, limits: StoreLimits) -> int:
@@ -68,15 +80,16 @@ def check_scopes(batch: Sequence[Message]) -> None:
 def parts_of(batches: Sequence[Sequence[Commit]]) -> Iterator[list[Commit]]:
     """Commits in parts. The rows of a part are written first, then its messages.
 
-    A batch is one part, so that is what its order means. Several batches make one part while that is
-    the same as one after the other: no unit has two commits in it, and none has a commit behind a
-    message of an earlier batch to it. A batch with two commits of one unit is cut in front of the second.
+    A batch is one part, so that is what its order means. Several batches make one part while that
+    is the same as one after the other: no unit has two commits in it, and none has a commit behind
+    a message of an earlier batch to it. A batch with two commits of one unit is cut in front of the
+    second.
     """
     part: list[Commit] = []
     written: set[str] = set()
     sent: set[str] = set()
     for batch in batches:
-        if part and any(commit.unit in written or commit.unit in sent for commit in batch):
+        if part and _touches(batch, written, sent):
             yield part
             part, written, sent = [], set(), set()
         for commit in batch:
@@ -85,7 +98,15 @@ def parts_of(batches: Sequence[Sequence[Commit]]) -> Iterator[list[Commit]]:
                 part, written, sent = [], set(), set()
             part.append(commit)
             written.add(commit.unit)
+        # Messages of the same batch come behind its rows in any case.
         if len(batches) > 1:
-            sent.update(message.to for commit in batch for message in commit.post)
+            for commit in batch:
+                sent.update([message.to for message in commit.post])
     if part:
         yield part
+
+
+def _touches(batch: Sequence[Commit], written: set[str], sent: set[str]) -> bool:
+    """Whether a batch commits to a unit that an earlier one has written or sent a message to."""
+    touched = written | sent
+    return any(commit.unit in touched for commit in batch)

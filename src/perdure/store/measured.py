@@ -1,4 +1,4 @@
-"""A store that says how long each operation took, and how it ended. Used where somebody records metrics."""
+"""A store that reports how long each operation took, and how it ended. It serves metrics."""
 
 from __future__ import annotations
 
@@ -30,11 +30,14 @@ from perdure.ports.store import (
 T = TypeVar("T")
 
 Record = Callable[[str, int, float, Exception | None], None]
-"""Gets the operation, how many things it was about, the seconds it took, and its error."""
+"""Gets the operation, the number of its arguments, the seconds that it took, and its error."""
 
 
 class MeasuredStore:
-    """The same store. Waiting (`wait_change`, `hints`) is not measured: how long it takes is up to others."""
+    """Measures a store. To its caller it is the same store."""
+
+    # `wait_change` and `hints` are not measured: how long a wait takes says nothing about the
+    # store.
 
     def __init__(
         self, store: Store, record: Record, timer: Callable[[], float] = time.perf_counter
@@ -49,7 +52,8 @@ class MeasuredStore:
         error: Exception | None = None
         try:
             return await work
-        except Exception as raised:  # who gives up waiting is no error of the store
+        # A cancelled caller is a BaseException, and no error of the store.
+        except Exception as raised:
             error = raised
             raise
         finally:
@@ -57,7 +61,7 @@ class MeasuredStore:
 
     @property
     def info(self) -> StoreInfo:
-        """The store's."""
+        """Identity and shape of the store."""
         return self._store.info
 
     async def __aenter__(self) -> Self:
@@ -103,17 +107,17 @@ class MeasuredStore:
         return await self._measured("inbox", 1, self._store.inbox(unit, after, limit))
 
     async def arrivals(self, scopes: Sequence[str], after: str | None, limit: int) -> Page[str]:
-        """Units for which mail has come."""
+        """Units for which messages have come."""
         return await self._measured("arrivals", 1, self._store.arrivals(scopes, after, limit))
 
     async def wakes(
         self, scopes: Sequence[str], until: int, after: str | None, limit: int
     ) -> Page[Wake]:
-        """Units that are due, or have mail."""
+        """Units that are due, or have messages."""
         return await self._measured("wakes", 1, self._store.wakes(scopes, until, after, limit))
 
     async def next_wake(self, scopes: Sequence[str], after: int) -> int | None:
-        """The earliest `wake_at` or mail later than `after`."""
+        """The earliest `wake_at` or message later than `after`."""
         return await self._measured("next_wake", 1, self._store.next_wake(scopes, after))
 
     async def lease(
@@ -147,5 +151,5 @@ class MeasuredStore:
         return await self._store.wait_change(unit, version, timeout_ms)
 
     def hints(self) -> AsyncIterator[Hint]:
-        """Ids of units that got mail."""
+        """Units that got messages."""
         return self._store.hints()

@@ -16,7 +16,8 @@ K = TypeVar("K", bound=tuple[object, ...])
 
 
 def place_of(key: Sequence[object]) -> str:
-    """The key of a page's last item, as text that means nothing to the caller."""
+    """The key of a page's last item, as text that only the store can interpret."""
+    # Encoded, so that no caller builds on its parts and no value needs quoting in a URL.
     return urlsafe_b64encode(msgspec.msgpack.encode(tuple(key))).decode()
 
 
@@ -31,7 +32,10 @@ def key_of(place: str | None, kind: type[K]) -> K | None:
     try:
         return msgspec.msgpack.decode(urlsafe_b64decode(place), type=kind)
     except (ValueError, msgspec.MsgspecError):
-        msg = f"{place!r} is no place in this list; pass the `next` of the page before, or None to begin"
+        msg = (
+            f"{place!r} is no place in this list; "
+            "pass the `next` of the page before, or None to begin"
+        )
         raise UsageError(msg) from None
 
 
@@ -48,6 +52,9 @@ def check_limit(limit: int) -> int:
 
 
 def page_of(rows: Sequence[tuple[Sequence[object], T]], limit: int) -> Page[T]:
-    """A page of the first `limit` of (key, item) pairs; one pair more says that there is another page."""
+    """A page of the first `limit` pairs of a key and an item. More pairs mean another page."""
     items = [item for _, item in rows[:limit]]
-    return Page(items, place_of(rows[limit - 1][0]) if len(rows) > limit else None)
+    if len(rows) <= limit:
+        return Page(items)
+    last, _ = rows[limit - 1]
+    return Page(items, place_of(last))

@@ -1,8 +1,8 @@
 """Named SQL statements from the `.sql` files of an adapter.
 
 A file has the statements of one concern. A line `-- name: insert_unit` begins a statement. Comments
-below that line say why it is as it is. PostgreSQL's files can stand beside SQLite's and use the same
-names.
+below that line say why it is as it is. PostgreSQL's files can stand beside SQLite's and use the
+same names.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ def parse(text: str) -> dict[str, str]:
         ValueError: a name stands twice, or a statement has no text.
     """
     found: dict[str, str] = {}
+    # The text before the first name is the comment of the file.
     for block in ("\n" + text).split("\n" + _NAME)[1:]:
         name, _, rest = block.partition("\n")
+        # SQLite would read the comments each time that it prepares the statement.
         lines = [line for line in rest.splitlines() if not line.startswith("--")]
         sql = "\n".join(lines).strip().removesuffix(";")
         if name in found or not sql:

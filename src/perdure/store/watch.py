@@ -1,7 +1,7 @@
 """Waiting for a unit's next version, without polling.
 
-Waiters may live on several event loops; a store that commits in a thread of its own asks for the changed ones and
-wakes each loop once.
+Waiters may live on several event loops. A store that commits in a thread of its own takes the
+waiters of changed units and wakes each loop once.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ def _fail(waiter: Waiter, error: Exception) -> None:
 
 
 class Watchers:
-    """Who waits for which unit."""
+    """The waiters of each unit."""
 
     def __init__(self) -> None:
-        """Start with nobody."""
+        """Start with none."""
         self._waiters: dict[str, list[Waiter]] = {}
         self._lock = Lock()
 
     def __bool__(self) -> bool:
-        """Whether anybody waits."""
+        """Whether there are waiters."""
         return bool(self._waiters)
 
     @contextmanager
@@ -51,6 +51,7 @@ class Watchers:
             yield waiter
         finally:
             with self._lock:
+                # A commit has taken the list, unless the waiter gave up before.
                 waiters = self._waiters.get(unit, [])
                 if waiter in waiters:
                     waiters.remove(waiter)
@@ -59,23 +60,26 @@ class Watchers:
 
     def take(self, changes: Iterable[tuple[str, int]]) -> list[tuple[Waiter, int]]:
         """The waiters of changed units, with the version that each will get."""
+        # Looked at without the lock, because it is asked after each commit. A waiter that comes in
+        # this moment looks at the version itself after it was added.
         if not self._waiters:
             return []
+        taken: list[tuple[Waiter, int]] = []
         with self._lock:
-            return [
-                (waiter, version)
-                for unit, version in changes
-                for waiter in self._waiters.pop(unit, ())
-            ]
+            for unit, version in changes:
+                waiters = self._waiters.pop(unit, ())
+                taken += [(waiter, version) for waiter in waiters]
+        return taken
 
     def fail(self, error: Exception) -> None:
         """Tell all waiters that there is nothing to wait for any more."""
         for waiter, _ in self.take_all():
-            with suppress(RuntimeError):  # its loop is closed: nobody waits
+            # Its loop may be closed. Then it waits no more.
+            with suppress(RuntimeError):
                 waiter.get_loop().call_soon_threadsafe(_fail, waiter, error)
 
     def take_all(self, version: int = 0) -> list[tuple[Waiter, int]]:
-        """All waiters: whoever told them of changes is gone."""
+        """All waiters, because no changes will be reported any more."""
         with self._lock:
             units = list(self._waiters)
         return self.take([(unit, version) for unit in units])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from perdure.store.memory.store import STATUSES, MemoryStore
+from perdure.store.memory.queries import STATUSES
+from perdure.store.memory.store import MemoryStore
 
 __all__ = ["STATUSES", "MemoryStore"]

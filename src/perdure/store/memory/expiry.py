@@ -1,6 +1,7 @@
-"""What expires when: for rows in dictionaries, what an index on (scope, expires_at) is for rows in SQL.
+"""The times at which rows expire. For rows in dictionaries it is the index on (scope, expires_at).
 
-An entry is a hint. The row may be gone by then, or live longer: whoever takes an entry looks at the row again.
+An entry is a hint. The row may be gone by then, or live longer. So the row is looked at again when
+its entry is taken.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ ANSWER, TOMBSTONE, DELETION, DEAD_LETTER, UNDELIVERED = range(5)
 class Entry(NamedTuple):
     """A row of a unit, and when it expires. Entries are ordered by time, unit and key."""
 
+    # The order of the fields is that in which the SQL stores sort what has expired.
     at: int
     unit: str
     key: bytes
@@ -31,10 +33,18 @@ class Expiries:
 
     def add(self, kind: int, entry: Entry) -> None:
         """Remember a row."""
-        heappush(self._heaps.setdefault((kind, entry.scope), []), entry)
+        heap = self._heaps.setdefault((kind, entry.scope), [])
+        heappush(heap, entry)
 
     def take(self, kind: int, scopes: Iterable[str], until: int) -> Entry | None:
-        """The earliest entry of these scopes that has expired by `until`; it is forgotten."""
-        heaps = [heap for scope in scopes if (heap := self._heaps.get((kind, scope)))]
-        first = min(heaps, key=lambda heap: heap[0], default=None)
-        return heappop(first) if first is not None and first[0].at <= until else None
+        """Forget and return the earliest entry of these scopes that has expired by `until`."""
+        first: list[Entry] = []
+        for scope in scopes:
+            heap = self._heaps.get((kind, scope), [])
+            # Entries name their scope, so two heaps never begin with the same one.
+            is_earlier = heap and (not first or heap[0] < first[0])
+            if is_earlier:
+                first = heap
+        if not first or first[0].at > until:
+            return None
+        return heappop(first)
