@@ -112,6 +112,16 @@ def _is_replaced(unit: Unit) -> bool:
     return any(isinstance(body, Start) and body.if_exists == "replace" for body in bodies)
 
 
+def _before_the_next_run(unit: Unit) -> list[bytes]:
+    """The messages that came before the first start that waits, in order of their places."""
+    names: list[bytes] = []
+    for name, (_, message) in unit.inbox.items():
+        if isinstance(message.body, Start):
+            break
+        names.append(name)
+    return names
+
+
 class Tables:
     """All rows of a store."""
 
@@ -287,9 +297,7 @@ class Tables:
         unit.journal, unit.executions, unit.kv, unit.tasks, unit.answers = {}, {}, {}, {}, {}
         unit.runs, unit.state = {}, {}
         self._settle(commit, unit)
-        for name in [
-            name for name, (_, letter) in unit.inbox.items() if not isinstance(letter.body, Start)
-        ]:
+        for name in _before_the_next_run(unit):
             self._take(unit, name)
         home = commit.fence.scope if commit.home is None else commit.home
         for _, message in unit.inbox.values():
