@@ -6,7 +6,7 @@ import asyncio
 from time import perf_counter
 
 import pytest
-from engine import World, until, waits_for
+from engine import PATIENCE_S, World, until, waits_for
 
 from perdure import App, Limits, workflow
 from perdure.errors import InboxFull, NotFound, WorkflowFailed
@@ -132,6 +132,30 @@ async def test_mail_for_an_instance_that_comes_later_waits_for_it_on_disk(
         await node.client.workflow(writer, id="w").run()
         await until(lambda: node.residents == 0, "nobody is in memory")
         assert await node.client.workflow(reader, id="later").run() == "early"
+
+
+async def test_mail_for_more_missing_instances_than_a_node_remembers_waits_for_them(
+    world: World, app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("perdure.node.loop.memory._HOMELESS_MAX", 2)
+    ids = [f"later-{number}" for number in range(5)]
+
+    @app.workflow
+    async def writer() -> None:
+        for later in ids:
+            workflow.send(later, "word", later)
+
+    @app.workflow
+    async def reader() -> str:
+        return await workflow.receive("word", str)
+
+    async with world.node(app) as node:
+        await node.client.workflow(writer, id="w").run()
+        await until(lambda: node.residents == 0, "nobody is in memory")
+        for later in ids:
+            handle = node.client.workflow(reader, id=later)
+            await handle.start()
+            assert await handle.result(timeout=PATIENCE_S) == later
 
 
 @pytest.mark.parametrize("verb", ["cancel", "terminate", "pause"])
