@@ -6,10 +6,11 @@ import asyncio
 from time import perf_counter
 
 import pytest
-from engine import World, until, waits_for
+from engine import PATIENCE_S, World, until, waits_for
 
 from perdure import App, Limits, workflow
 from perdure.errors import InboxFull, NotFound, WorkflowFailed
+from perdure.kernel.data import events as ev
 
 numbers = workflow.Channel[int]("numbers")
 
@@ -133,6 +134,30 @@ async def test_mail_for_an_instance_that_comes_later_waits_for_it_on_disk(
         assert await node.client.workflow(reader, id="later").run() == "early"
 
 
+async def test_mail_for_more_missing_instances_than_a_node_remembers_waits_for_them(
+    world: World, app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("perdure.node.loop.memory._HOMELESS_MAX", 2)
+    ids = [f"later-{number}" for number in range(5)]
+
+    @app.workflow
+    async def writer() -> None:
+        for later in ids:
+            workflow.send(later, "word", later)
+
+    @app.workflow
+    async def reader() -> str:
+        return await workflow.receive("word", str)
+
+    async with world.node(app) as node:
+        await node.client.workflow(writer, id="w").run()
+        await until(lambda: node.residents == 0, "nobody is in memory")
+        for later in ids:
+            handle = node.client.workflow(reader, id=later)
+            await handle.start()
+            assert await handle.result(timeout=PATIENCE_S) == later
+
+
 @pytest.mark.parametrize("verb", ["cancel", "terminate", "pause"])
 async def test_code_that_continues_as_new_at_once_can_be_stopped(
     world: World, app: App, verb: str
@@ -158,6 +183,30 @@ async def test_code_that_continues_as_new_at_once_can_be_stopped(
             with pytest.raises(WorkflowFailed):
                 await handle.result(timeout=30)
             assert await handle.status() == "cancelled"
+
+
+@pytest.mark.parametrize("more", ["spin", "end"])
+async def test_code_that_is_paused_between_two_executions_can_be_cancelled(
+    world: World, app: App, more: str
+) -> None:
+    """Its code begins by the cancel. It goes on again at once, or ends."""
+
+    @app.workflow
+    async def spin(stay: bool) -> str:
+        if not stay and more == "end":
+            return "ended"
+        workflow.continue_as_new(spin, False)
+
+    async with world.node(app, limits=Limits(executions_kept=1)) as node:
+        handle = node.client.workflow(spin, id="s")
+        await asyncio.gather(handle.start(True), handle.pause())
+        await waits_for(handle, "paused")
+        await asyncio.wait_for(handle.cancel("enough"), 5)
+        description = await handle.wait(timeout=30)
+        assert description.status == ("completed" if more == "end" else "cancelled")
+        assert not description.paused
+        last = (await handle.history())[-1].event
+        assert isinstance(last, ev.Completed if more == "end" else ev.Cancelled)
 
 
 async def test_a_stop_ends_while_code_continues_as_new_at_once(world: World, app: App) -> None:

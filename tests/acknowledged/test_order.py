@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from engine import World, until, waits_for
+from engine import PATIENCE_S, World, until, waits_for
 
 from perdure import App, Client, Limits, workflow
 from perdure.client.gateway import StoreGateway
@@ -15,7 +15,7 @@ from perdure.codec import encode
 from perdure.errors import WorkflowFailed
 from perdure.kernel.data.commit import Commit, Verdict
 from perdure.kernel.data.message import Message, Send
-from perdure.ports.store import Loaded
+from perdure.ports.store import Loaded, Page, Wake
 from perdure.store.memory import MemoryStore
 
 numbers = workflow.Channel[int]("numbers")
@@ -159,6 +159,48 @@ async def test_between_workflows_while_the_target_is_read(app: App) -> None:
         await until(lambda: node.residents <= 2, "the target was loaded")
         await source.send("go", True)
         assert await target.result(timeout=30) == [0, 1, 2, 3]
+
+
+class Scanned(MemoryStore):
+    """Does not say what waits before its gate is opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def wakes(
+        self, scopes: Sequence[str], until: int, after: str | None, limit: int
+    ) -> Page[Wake]:
+        await self.gate.wait()
+        return await super().wakes(scopes, until, after, limit)
+
+
+async def test_to_a_target_that_starts_while_the_store_is_scanned(app: App) -> None:
+    """The first message is from the life before, when its target was not there."""
+
+    @app.workflow
+    async def writer() -> None:
+        workflow.send("r", numbers, 1)
+        await workflow.receive("go", bool)
+        workflow.send("r", numbers, 2)
+
+    @app.workflow
+    async def reader() -> list[int]:
+        return [await numbers.receive(), await numbers.receive()]
+
+    async with Scanned() as store:
+        async with World(store).node(app) as node:
+            await node.client.workflow(writer, id="w").start()
+            await waits_for(node.client.get("w"), "message go")
+        store.gate.clear()
+        async with World(store).node(app) as node:
+            target = node.client.workflow(reader, id="r")
+            await target.start()
+            await node.client.get("w").send("go", True)
+            await node.client.get("w").wait(timeout=PATIENCE_S)
+            store.gate.set()
+            assert await target.result(timeout=PATIENCE_S) == [1, 2]
 
 
 async def test_while_paused_and_evicted(world: World, app: App) -> None:

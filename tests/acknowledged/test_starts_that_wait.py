@@ -236,3 +236,56 @@ async def opened(store: str | Store) -> AsyncIterator[Store]:
             yield own
     else:
         yield store
+
+
+async def test_what_follows_a_start_is_kept_when_the_run_before_is_deleted(
+    world: World, app: App
+) -> None:
+    @app.workflow
+    async def echo(life: int) -> int:
+        return life + await workflow.receive("number", int)
+
+    async with world.node(app) as node:
+        await node.client.workflow(echo, id="e").start(100)
+    async with opened(world.store) as store:
+        outside = Client(StoreGateway(store))
+        await outside.get("e").send("number", 1)
+        await outside.get("e").delete(force=True)
+        again = outside.workflow(echo, id="e", if_exists="replace")
+        await again.start(200)
+        await again.send("number", 2)
+    async with world.node(app) as node:
+        assert await node.client.workflow(echo, id="e").run(200) == 202
+
+
+class Deleting(MemoryStore):
+    """Has something happen before the commit of a deletion lands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before: Callable[[], Awaitable[None]] | None = None
+
+    async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
+        if self.before is not None and any(commit.delete is not None for commit in batch):
+            before, self.before = self.before, None
+            await before()
+        return await super().commit(batch)
+
+
+async def test_what_follows_a_start_that_comes_while_its_id_is_deleted_is_kept(app: App) -> None:
+    @app.workflow
+    async def echo(life: int) -> int:
+        return life + await workflow.receive("number", int) if life > 1 else life
+
+    async with Deleting() as store, World(store).node(app) as node:
+        outside = Client(StoreGateway(store))
+        await node.client.workflow(echo, id="e").run(1)
+
+        async def start_again() -> None:
+            again = outside.workflow(echo, id="e", if_exists="replace")
+            await again.start(200)
+            await again.send("number", 2)
+
+        store.before = start_again
+        await node.client.get("e").delete()
+        assert await node.client.workflow(echo, id="e").result(timeout=30) == 202

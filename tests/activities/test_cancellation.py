@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from engine import World, until
 
-from perdure import App, activity
+from perdure import ActivityError, App, RetryPolicy, activity
 
 
 def cancelling(app: App, call: Any) -> Any:
@@ -172,6 +172,31 @@ async def test_one_that_cancels_itself_fails(world: World, app: App) -> None:
         assert ended.status == "failed"
         assert ended.failure is not None
         assert "cancelled itself" in ended.failure.message
+
+
+async def test_the_timeouts_of_one_that_cancelled_itself_are_over(world: World, app: App) -> None:
+    """Its end is known a second later, when it is sure that the event loop lives on."""
+    failed: list[object] = []
+
+    @app.activity(timeout=0.05, total_timeout=0.1, retry=RetryPolicy(1))
+    async def own() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+
+    @app.workflow
+    async def flow() -> str:
+        try:
+            await own()
+        except ActivityError as error:
+            return str(error)
+        return "?"
+
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failed.append(context))
+    async with world.node(app) as node:
+        assert "cancelled itself" in await node.client.workflow(flow, id="f").run()
+    assert not failed
 
 
 async def test_a_node_that_stops_gives_running_ones_their_time_and_then_cancels_them(

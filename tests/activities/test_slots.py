@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from engine import World, until, waits_for
+from engine import PATIENCE_S, World, until, waits_for
 
 from perdure import (
     ActivityError,
@@ -23,6 +24,7 @@ from perdure import (
 )
 from perdure.errors import StoreUnavailable
 from perdure.kernel.data.message import Message
+from perdure.ports.clock import SystemClock
 from perdure.ports.store import Inbox
 from perdure.store.memory import MemoryStore
 
@@ -327,3 +329,31 @@ async def test_what_runs_already_does_not_begin_again_when_its_instance_is_loade
         gate.set()
         assert await handle.result(timeout=30) == "done"
     assert began == [kind]
+
+
+async def test_a_thousand_that_have_no_time_left_free_their_slot(app: App) -> None:
+    """A clock that was set forward leaves none of them any time before their alarms ring."""
+    ahead_ns = 0
+    clock = SystemClock(wall_ns=lambda: time.time_ns() + ahead_ns)
+    began, gate = asyncio.Event(), asyncio.Event()
+
+    @app.activity(total_timeout=60)
+    async def work() -> str:
+        began.set()
+        await gate.wait()
+        return "done"
+
+    @app.workflow
+    async def crowd() -> list[str]:
+        calls = [work() for _ in range(1_000)]
+        ends = await asyncio.gather(*calls, return_exceptions=True)
+        return [end if isinstance(end, str) else type(end).__name__ for end in ends]
+
+    async with Node(app, "memory://", clock=clock, options=NodeOptions(activities=1)) as node:
+        handle = node.client.workflow(crowd, id="c")
+        await handle.start()
+        await began.wait()
+        ahead_ns = 3_600_000_000_000
+        gate.set()
+        ends = await handle.result(timeout=PATIENCE_S)
+        assert ends == ["done"] + ["ActivityTimeout"] * 999

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
+from typing import TypeVar
 
 import pytest
 from engine import until
@@ -13,8 +14,11 @@ from perdure import App, Node, NodeOptions, workflow
 from perdure.errors import StoreUnavailable
 from perdure.kernel.data.commit import Commit, Verdict
 from perdure.kernel.data.placement import scope_of, scopes_of
+from perdure.ports.store import Page, Query, Units
 from perdure.store.memory import MemoryStore
 from perdure.testing.cluster import MemoryCluster
+
+T = TypeVar("T")
 
 SHARDS = 4
 EVEN, ODD = ("default/0", "default/2"), ("default/1", "default/3")
@@ -248,3 +252,47 @@ async def test_a_commit_that_may_have_landed_is_not_sent_again(app: App) -> None
             assert caught.value.outcome == "unknown"
             await pair.b.client.get(unit).send("n", -1)
             assert await pair.b.client.get(unit).result(timeout=5) == [1, 2]
+
+
+async def test_a_node_goes_on_sweeping_when_a_scope_leaves_in_the_middle_of_it(app: App) -> None:
+    @app.workflow
+    async def ends() -> None:
+        pass
+
+    class Told(MemoryStore):
+        """Counts the sweeper's looks for what has ended. Looks and commits wait while gates are closed."""
+
+        def __init__(self) -> None:
+            super().__init__(shards=1)
+            self.looks = 0
+            self.looking, self.committing = asyncio.Event(), asyncio.Event()
+            self.committing.set()
+
+        async def query(self, query: Query[T]) -> Page[T]:
+            page = await super().query(query)
+            if isinstance(query, Units) and query.closed_before is not None:
+                self.looks += 1
+                await self.looking.wait()
+            return page
+
+        async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
+            await self.committing.wait()
+            return await super().commit(batch)
+
+    async with Told() as store:
+        cluster = MemoryCluster()
+        cluster.assign("a", scopes_of(1))
+        options = NodeOptions(stop_ms=0, retention_ms=1, sweep_ms=20)
+        async with Node(app, store, name="a", options=options, cluster=cluster) as node:
+            await until(lambda: node.scopes == {scopes_of(1)[0]: "serving"}, "its scope")
+            await node.client.workflow(ends, id="old").run()
+            await until(lambda: store.looks, "a look for what has ended")
+            store.committing.clear()
+            held = asyncio.ensure_future(node.client.workflow(ends, id="new").start())
+            cluster.assign("a", ())
+            await until(lambda: "draining" in node.scopes.values(), "the scope leaves")
+            store.looking.set()
+            looks = store.looks
+            await until(lambda: store.looks > looks, "another look")
+            store.committing.set()
+            await held

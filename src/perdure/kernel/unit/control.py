@@ -80,10 +80,12 @@ def _cancel(unit: WorkflowUnit, row: UnitRow, turn: Turn, entry: Entry, body: ms
         unit.keep_control(turn, entry)  # the code cannot be asked now
         return
     turn.consume(entry)
-    _resume(unit, row, turn)
     if isinstance(run.ended, ev.ContinuedAsNew):
         run.cancel_instead(turn.now, body.reason)
-    elif run.cancel_requested is None:
+    if run.ended is not None:
+        return  # code that began just now has ended at once, and nothing follows an end
+    _resume(unit, row, turn)
+    if run.cancel_requested is None:
         unit.release()
         unit.deliver(turn, ev.CancelRequested(turn.now, body.reason))
 

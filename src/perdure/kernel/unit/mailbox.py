@@ -207,15 +207,15 @@ class Mailbox(msgspec.Struct, gc=False, eq=False):
         return entries
 
     def take_rest(self) -> list[Entry]:
-        """Take all that is left but starts: the unit is gone, and they belonged to it."""
-        entries = [*self.control, *self.queue]
-        rest = [entry for entry in entries if type(entry.message.body) is not Start]
+        """Take what came before the first start: the unit is gone, and it belonged to that."""
+        entries = sorted([*self.control, *self.queue], key=_number)
+        starts = [n for n, entry in enumerate(entries) if type(entry.message.body) is Start]
+        count = starts[0] if starts else len(entries)
         self._clear_lanes()
-        for entry in entries:
-            if type(entry.message.body) is Start:
-                self._file(entry)
-        self._taken = [*(self._taken or ()), *rest]
-        return rest
+        for entry in entries[count:]:
+            self._file(entry)
+        self._taken = [*(self._taken or ()), *entries[:count]]
+        return entries[:count]
 
     # ------------------------------------------------------------ after a turn
 

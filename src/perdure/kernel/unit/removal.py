@@ -4,8 +4,8 @@ A delete is a message like any other, so it is in order with the rest of a unit'
 removes the row and all that the unit owns. An open unit is refused, or, with `force`, ended first as
 by a terminate: its parent is told, its open children are told as their `parent_close` says, and with
 `cascade` they are deleted as well. A tombstone stays until a redelivered start of this run cannot
-come any more. All else in the mailbox is answered as if there were no such unit, except for starts
-of other runs, which begin anew.
+come any more. What else came before the start of another run is answered as if there were no such
+unit. That start begins anew, and all that came behind it is for its run.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _delete_children(turn: Turn, children: list[ChildCall], body: msg.Delete) ->
 def pack(
     unit: WorkflowUnit, row: UnitRow, turn: Turn, mailbox: Mailbox, fence: Fence, commit_id: bytes
 ) -> None:
-    """Pack the turn that removes the unit. Starts of other runs stay in the mailbox."""
+    """Pack the turn that removes the unit. The start of another run, and what follows it, stays."""
     for entry in (*unit.waiting.take_all(), *mailbox.take_rest()):
         turn.consume(entry, "missing")
     if unit.run is not None:

@@ -257,6 +257,8 @@ class Attempts:
         the function itself.
         """
         job.state = "interrupted"  # it keeps its slot: nothing is to begin in a loop that ends
+        if job.timeouts is not None:
+            job.timeouts.end()  # the function takes no more time, whoever cancelled it
         outcome = Outcome(None, cancelled_itself(job))
 
         def lives_on() -> None:

@@ -29,6 +29,7 @@ class Slots:
         self._by_kind: dict[Kind, int] = {"async": 0, "thread": 0, "process": 0}
         self._lines: dict[_Line, dict[Job, int]] = {}
         self._arrivals = 0
+        self._hands_out = False
         self._closed = False
         self.taken = 0
 
@@ -62,12 +63,23 @@ class Slots:
         self.taken -= 1
         self._by_queue[job.queue] -= 1
         self._by_kind[job.kind] -= 1
-        while not self._closed and self._lines:
-            following = self._next()
-            if following is None:
-                return
-            self.withdraw(following)
-            self._take(following)
+        # A job that has no time left comes back here from its launch. Each call inside the other,
+        # a thousand of them would be more than Python's stack takes.
+        if not self._hands_out:
+            self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Launch what can go on with the slots that are free."""
+        self._hands_out = True
+        try:
+            while not self._closed and self._lines:
+                following = self._next()
+                if following is None:
+                    return
+                self.withdraw(following)
+                self._take(following)
+        finally:
+            self._hands_out = False
 
     def close(self) -> None:
         """Launch nothing more."""

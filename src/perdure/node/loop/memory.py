@@ -44,8 +44,8 @@ _LEAVING_SLICE_S = 0.01
 """Units leave memory for so long in one go. Then the node's event loop gets its turn."""
 
 _HOMELESS_MAX = 100_000
-"""Ids of missing units whose mail is remembered. The oldest are forgotten first: their mail is found
-by the node's next look at the store."""
+"""Ids of missing units whose mail is remembered. The oldest are forgotten first. From then on each
+start looks for mail in the store."""
 
 
 class Memory:
@@ -72,6 +72,7 @@ class Memory:
         self._deadlines = deadlines
         self._ready = ready
         self._homeless: dict[str, None] = {}  # an ordered set
+        self._knows_all_homeless = True
 
     # ------------------------------------------------------------ coming in
 
@@ -88,8 +89,9 @@ class Memory:
             return None
         may_be_new = type(message.body) is Start and not message.visible_at
         has_new_messages = message.to in self._homeless or self.loader.is_waiting(message.to)
-        # InboxPart of the same sender may wait in the store, from when another node had the scope.
-        is_known = self._ownership.is_alone or scope.is_scanned
+        # Messages of the same sender may wait in the store, from when another node had the scope,
+        # or from another life of this one.
+        is_known = scope.is_scanned and self._knows_all_homeless
         resident = self.residents.enter(message.to, scope, type(message.body))
         if has_new_messages or not (may_be_new and is_known):
             self.loader.load(resident)
@@ -149,6 +151,7 @@ class Memory:
         self._homeless[unit] = None
         if len(self._homeless) > _HOMELESS_MAX:
             del self._homeless[next(iter(self._homeless))]
+            self._knows_all_homeless = False
 
     def found_home(self, unit: str) -> None:
         """The unit exists, and it has read its mail."""

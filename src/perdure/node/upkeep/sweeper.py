@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from perdure.errors import StoreUnavailable
 from perdure.kernel.data.commit import CLOSED
 from perdure.kernel.data.message import Delete, Message
+from perdure.node.ownership.scope import Moved
 from perdure.ports.store import Units
 
 if TYPE_CHECKING:
@@ -129,11 +130,15 @@ class Sweeper:
             await _rest(began)
         return deleted
 
-    def _delete(self, unit: str) -> asyncio.Future[Outcome]:
+    async def _delete(self, unit: str) -> Outcome | None:
+        """Ask for it. None: it has gone to another node, which deletes it then."""
         ack: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         message = Message(os.urandom(16), unit, Delete(cascade=False), self._clock.now_ms())
         self._turns.deliver(message, ack)
-        return ack
+        try:
+            return await ack
+        except Moved:
+            return None
 
 
 async def _rest(began: float) -> None:

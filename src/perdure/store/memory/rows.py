@@ -228,10 +228,8 @@ class Tables:
     def _delete(self, commit: Commit, unit: Unit) -> None:
         unit.delete()
         self._consume(commit, unit)
-        for message in unit.messages():
-            # A start that was not consumed belongs to the next run of the id.
-            if not isinstance(message.body, Start):
-                self._take(unit, message.id)
+        for message in unit.before_the_next_run():
+            self._take(unit, message.id)
         unit.move_inbox(home_of(commit))
         self._remember_deletion(commit)
 

@@ -257,6 +257,15 @@ class Unit(msgspec.Struct):
         """The messages that wait, in order."""
         return [message for _, message in self.inbox.values()]
 
+    def before_the_next_run(self) -> list[Message]:
+        """The messages that came before the first start that waits, in order."""
+        found: list[Message] = []
+        for message in self.messages():
+            if isinstance(message.body, Start):
+                break
+            found.append(message)
+        return found
+
     def current_journal(self) -> Sequence[JournalChunk]:
         """The journals of the current executions: the unit's own first, then those of its runs."""
         current = {run: row.execution for run, row in self.runs.items()}

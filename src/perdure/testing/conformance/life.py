@@ -180,14 +180,17 @@ class Life:
     async def test_a_waiting_start_survives_the_deletion_of_the_run_before(
         self, store_factory: StoreFactory
     ) -> None:
-        # The start was accepted and promises a run. Other messages were for the run that is gone.
+        # The start was accepted and promises a run. What came before it was for the run that is
+        # gone, and what came behind it is for the run that it promises.
         async with scene(store_factory) as scenario:
             await scenario.applied("order")
             seen = await scenario.accepted(scenario.start("order"))
-            waiting = await scenario.accepted(scenario.start("order"))
             await scenario.accepted(scenario.message("order", Cancel()))
+            waiting = await scenario.accepted(scenario.start("order"))
+            behind = await scenario.accepted(scenario.message("order"))
+            other = await scenario.accepted(scenario.start("order"))
             await scenario.applied("order", 1, delete=NOW + 1_000, consume=[seen.id])
-            assert await scenario.inbox("order") == [waiting.id]
+            assert await scenario.inbox("order") == [waiting.id, behind.id, other.id]
             assert await scenario.due() == {"order": (0, True)}
 
     async def test_a_deletion_can_answer_and_write(self, store_factory: StoreFactory) -> None:

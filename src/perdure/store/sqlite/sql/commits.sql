@@ -25,10 +25,6 @@ DELETE FROM units WHERE id = ?;
 -- name: delete_answers
 DELETE FROM answers WHERE unit = ?;
 
--- name: delete_messages
--- A start that was not consumed belongs to the next run of the id.
-DELETE FROM inbox WHERE unit = ? AND kind <> 'Start';
-
 -- name: delete_tombstone
 DELETE FROM tombstones WHERE run = ?;
 
@@ -151,6 +147,13 @@ DELETE FROM state WHERE unit = ? AND part = ?;
 
 -- name: consume
 DELETE FROM inbox WHERE unit = ? AND message = ?;
+
+-- name: delete_messages
+-- A start that was not consumed belongs to the next run of the id, and so does all that came behind it.
+DELETE FROM inbox
+WHERE unit = ?1 AND position < coalesce(
+    (SELECT min(position) FROM inbox WHERE unit = ?1 AND kind = 'Start'), 9223372036854775807
+);
 
 -- name: insert_answer
 INSERT INTO answers (unit, message, scope, outcome, expires_at, data, failure)
