@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from perdure.kernel.data import events as ev
 from perdure.kernel.data import message as msg
-from perdure.kernel.loop.call import ActivityCall, Call, CheckpointCall, ChildCall
+from perdure.kernel.loop.call import EVENT_LANE, ActivityCall, Call, CheckpointCall, ChildCall
 
 if TYPE_CHECKING:
     from perdure.errors import Failure
@@ -36,7 +36,7 @@ def event_of(run: Execution, body: msg.Body, now: int) -> ev.Event | None:
         )
     if isinstance(body, msg.Raise):
         # With no wait the event is only recorded.
-        seq = run.waits.first.get("!" + body.name, 0)
+        seq = run.waits.first.get(EVENT_LANE + body.name, 0)
         return ev.EventRaised(seq, now, body.name, body.value)
     raise AssertionError(body)
 

@@ -36,7 +36,8 @@ from collections.abc import AsyncGenerator, Coroutine, Generator, Iterator
 from contextlib import suppress
 from typing import Any
 
-from perdure.kernel.loop.loop import Entered, WorkflowLoop
+from perdure.kernel.loop.entered import Entered
+from perdure.kernel.loop.loop import WorkflowLoop
 
 quarantine: list[object] = []
 """Coroutines that resisted. They hold memory but never run."""
