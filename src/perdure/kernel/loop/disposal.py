@@ -153,7 +153,7 @@ def dispose(loop: WorkflowLoop) -> None:
 
 
 def _drop(loop: WorkflowLoop, suspended: object) -> None:
-    frames = list(_chain(suspended))
+    frames = list(chain(suspended))
     if CAN_MARK:
         for frame in frames:
             _mark(frame)
@@ -166,7 +166,7 @@ def _drop(loop: WorkflowLoop, suspended: object) -> None:
             return
 
 
-def _chain(suspended: object) -> Iterator[object]:
+def chain(suspended: object) -> Iterator[object]:
     """The suspended coroutine and everything that it awaits, outermost first."""
     name = _AWAITED.get(type(suspended))
     while name is not None:
