@@ -17,7 +17,7 @@ from perdure.kernel.data.events import ContinuedAsNew, Started, decode_events, e
 from perdure.kernel.data.loaded import Loaded
 from perdure.kernel.execution.execution import Execution as LiveExecution
 from perdure.kernel.loop.disposal import dispose
-from perdure.kernel.loop.loop import Entered
+from perdure.kernel.loop.entered import Entered
 from perdure.kernel.unit.workflow_unit import WorkflowUnit
 from perdure.replay.history import Execution
 

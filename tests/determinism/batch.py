@@ -23,7 +23,7 @@ from perdure import Limits
 from perdure.kernel.data.commit import Commit, KvEntry, decode_commit
 from perdure.kernel.data.events import AnyEvent, decode_events
 from perdure.kernel.execution.execution import Execution
-from perdure.kernel.loop.loop import Entered
+from perdure.kernel.loop.entered import Entered
 
 Script = list[Recorded]
 

@@ -19,7 +19,7 @@ from perdure import App
 from perdure.kernel.data.message import Terminate
 from perdure.kernel.loop import disposal
 from perdure.kernel.loop.disposal import CAN_MARK, dispose
-from perdure.kernel.loop.loop import Entered
+from perdure.kernel.loop.entered import Entered
 
 Shape = Callable[[], Coroutine[Any, Any, None]]
 shapes = pytest.mark.parametrize("shape", HOSTILE, ids=lambda shape: shape.__name__)

@@ -22,7 +22,7 @@ from perdure.kernel.data.loaded import Loaded
 from perdure.kernel.execution import match
 from perdure.kernel.execution.execution import PYTHON, Execution
 from perdure.kernel.loop.disposal import dispose
-from perdure.kernel.loop.loop import Entered
+from perdure.kernel.loop.entered import Entered
 from perdure.kernel.unit.mailbox import Mailbox
 from perdure.kernel.unit.turn import Turn
 from perdure.kernel.unit.workflow_unit import WorkflowUnit

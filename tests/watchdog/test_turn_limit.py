@@ -19,7 +19,8 @@ import pytest
 
 from perdure.guard.watchdog import StuckTurn, TurnTooLong, Watchdog
 from perdure.kernel.loop.disposal import dispose
-from perdure.kernel.loop.loop import Entered, Nobody, WorkflowLoop
+from perdure.kernel.loop.entered import Entered
+from perdure.kernel.loop.loop import Nobody, WorkflowLoop
 
 LIMIT_MS = 60
 TICK_MS = 10

@@ -1,1 +1,5 @@
-"""The guard: what keeps workflow code from what replay cannot repeat, and turns from lasting for ever."""
+"""The guard, which keeps workflow code from what replay cannot repeat.
+
+A node scans each definition when it starts (`scan.py`, `bytecode.py`). While code runs,
+`runtime.py` refuses calls, and `watchdog.py` ends turns that take too long.
+"""

@@ -1,4 +1,8 @@
-"""Bytecode as steps: each instruction with its value and the stretch of source that it stands for."""
+"""Bytecode as steps: each instruction with its value and the stretch of source that it stands for.
+
+`scan.py` goes through the steps of a function. What differs between the releases of Python, and can
+be made alike, is made alike here.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from typing import NamedTuple, cast
 
 
 class Step(NamedTuple):
-    """One instruction: its value, and the stretch of source that it stands for, (line, column) to (line, column)."""
+    """One instruction: its value, and its stretch of source, (line, column) to (line, column)."""
 
     op: str
     value: object
@@ -23,7 +27,11 @@ class Step(NamedTuple):
         return self.start <= other.start and other.end <= self.end
 
 
+# More than any column.
 WHOLE_LINE = 1 << 30
+"""The column at which a step ends whose columns are not known."""
+
+# Each release of Python has names of its own for the same things.
 _JOINED = re.compile(r"(?:LOAD|STORE)_FAST(?:_BORROW)?")
 LOADS_LOCAL = frozenset(
     {"LOAD_FAST", "LOAD_FAST_CHECK", "LOAD_FAST_BORROW", "LOAD_DEREF", "LOAD_CLASSDEREF"}
@@ -49,10 +57,37 @@ def steps(code: CodeType) -> list[Step]:
     return _iterating_first(list(_plain_steps(code)))
 
 
+def _plain_steps(code: CodeType) -> Iterator[Step]:
+    for instruction in dis.get_instructions(code):
+        op = instruction.opname
+        value = instruction.argval
+        start, end = _stretch(instruction.positions, code)
+        # Python 3.13 joins two accesses of locals in one instruction.
+        if isinstance(value, tuple) and "_FAST" in op:
+            names = cast("tuple[object, ...]", value)
+            for part, name in zip(_JOINED.findall(op), names, strict=True):
+                yield Step(part, name, 0, start, end)
+        else:
+            yield Step(op, value, instruction.arg or 0, start, end)
+
+
+def _stretch(at: dis.Positions | None, code: CodeType) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Where an instruction's source begins and ends."""
+    line = code.co_firstlineno
+    if at is None:
+        return (line, 0), (line, WHOLE_LINE)
+    # An instruction that stands for no source has no line.
+    line = at.lineno or line
+    if at.col_offset is None or at.end_lineno is None or at.end_col_offset is None:
+        # The interpreter was told to keep no columns.
+        return (line, 0), (line, WHOLE_LINE)
+    return (line, at.col_offset), (at.end_lineno, at.end_col_offset)
+
+
 def _iterating_first(found: list[Step]) -> list[Step]:
-    """Comprehensions of Python 3.15 put their locals apart between loading what they iterate over and GET_ITER. Before,
-    GET_ITER came first, and so it does here.
-    """
+    """Move each GET_ITER to the place that it has in most releases."""
+    # Comprehensions of Python 3.15 put their locals apart between loading what they iterate over
+    # and GET_ITER. Before, GET_ITER came first.
     for number, step in enumerate(found):
         if step.op == "GET_ITER":
             start = number
@@ -64,32 +99,7 @@ def _iterating_first(found: list[Step]) -> list[Step]:
 
 
 def _puts_apart(step: Step) -> bool:
-    empty = step.op in {"BUILD_LIST", "BUILD_SET", "BUILD_MAP"} and not step.arguments
-    return empty or step.op in {"LOAD_FAST_AND_CLEAR", "MAKE_CELL", "SWAP"}
-
-
-def _plain_steps(code: CodeType) -> Iterator[Step]:
-    for instruction in dis.get_instructions(code):
-        op, value, at = instruction.opname, instruction.argval, instruction.positions
-        line = (at.lineno if at is not None else None) or code.co_firstlineno
-        if (
-            at is None
-            or at.col_offset is None
-            or at.end_lineno is None
-            or at.end_col_offset is None
-        ):
-            start, end = (
-                (line, 0),
-                (line, WHOLE_LINE),
-            )  # the interpreter was told to keep no columns
-        else:
-            start, end = (line, at.col_offset), (at.end_lineno, at.end_col_offset)
-        if (
-            isinstance(value, tuple) and "_FAST" in op
-        ):  # 3.13 joins two accesses of locals in one instruction
-            for part, name in zip(
-                _JOINED.findall(op), cast("tuple[object, ...]", value), strict=True
-            ):
-                yield Step(part, name, 0, start, end)
-        else:
-            yield Step(op, value, instruction.arg or 0, start, end)
+    if step.op in {"BUILD_LIST", "BUILD_SET", "BUILD_MAP"}:
+        # An empty one, for the comprehension to fill.
+        return not step.arguments
+    return step.op in {"LOAD_FAST_AND_CLEAR", "MAKE_CELL", "SWAP"}

@@ -1,22 +1,26 @@
-"""The guard: what workflow code must not do is refused where it happens, with the line and what to do instead.
+"""The guard at run time: calls that workflow code must not make are refused where they happen.
 
-Theory of operation. Three nets, each for what the one before cannot see, and nothing per start of a workflow:
+The error names the line and what to do instead. Three nets catch what the one before cannot see.
+None of them costs anything for a start of a workflow.
 
-- `scan` reads the bytecode once per workflow function: clocks, random numbers, ids, files, threads, sleeps.
-- `install` adds an audit hook (files, sockets, processes, whoever opens them) and wraps `Thread.start` and
-  `time.sleep`, which have no audit event on every Python. So threads of libraries are caught too: anyio starts its
-  own.
-- `watch`, on Python 3.12 and newer, has the interpreter report the calls of the workflow's own code objects. A call
-  that is allowed is reported once per place and then runs at full speed.
+- `scan` reads the bytecode once for each workflow function: clocks, random numbers, ids, files,
+  threads, sleeps.
+- `install` adds an audit hook (files, sockets, processes, whatever opens them), and wraps
+  `Thread.start` and `time.sleep`, which have no audit event on every Python. So threads of
+  libraries are caught, too: anyio starts its own.
+- `watch`, on Python 3.12 and newer, has the interpreter report the calls of the workflow's own code
+  objects. A call that is allowed is reported once for each place, and then runs at full speed.
 
-No clock is patched. All but `scan` ask `current_level` whether the calling thread is inside a workflow turn, and of
-which level that run is: "error" raises `WorkflowViolation`, "warn" logs to `perdure.guard` once per place, "off" does
-nothing. Outside of turns, an audited event costs one look into a table.
+No clock is patched. All but `scan` ask `current_level` whether the calling thread is inside a
+workflow turn, and of which level that run is. "error" raises `WorkflowViolation`, "warn" logs to
+`perdure.guard` once for each place, and "off" does nothing. Outside of turns, an audited event
+costs one look into a table.
 
-Permitted inside a turn, whatever it opens: an import under way, reading source lines for a traceback or a warning,
-time zone data, the debugger, and everything below a call of `logging`: a handler that opens or rotates its file when
-a record comes is the process's business, and changes nothing that replay could see. So is a line of the author's with
-the comment `# perdure: ignore[CODE]`.
+Some code is permitted inside a turn, whatever it opens: an import under way, reading source lines
+for a traceback or a warning, time zone data, the debugger, and everything below a call of
+`logging`. A handler that opens or rotates its file when a record comes is the process's business,
+and changes nothing that replay could see. A line of the author's with the comment
+`# perdure: ignore[CODE]` is permitted, too.
 """
 
 from __future__ import annotations
@@ -44,94 +48,77 @@ CurrentLevel = Callable[[], GuardLevel | None]
 
 logger = logging.getLogger("perdure.guard")
 
-_FILES = {"open", "sqlite3.connect", "tempfile.mkdtemp", "tempfile.mkstemp"} | {
-    f"{module}.{name}"
-    for module, names in {
-        "os": [
-            "chmod",
-            "chown",
-            "link",
-            "listdir",
-            "mkdir",
-            "remove",
-            "rename",
-            "rmdir",
-            "scandir",
-            "symlink",
-            "truncate",
-        ],
-        "shutil": ["copyfile", "move", "rmtree"],
-    }.items()
-    for name in names
+# Audit events that are refused, by the rule that they break.
+_REFUSED = {
+    FILE: """
+        open sqlite3.connect tempfile.mkdtemp tempfile.mkstemp os.chmod os.chown os.link os.listdir
+        os.mkdir os.remove os.rename os.rmdir os.scandir os.symlink os.truncate
+        shutil.copyfile shutil.move shutil.rmtree
+    """,
+    NETWORK: """
+        urllib.Request socket.__new__ socket.bind socket.connect socket.getaddrinfo
+        socket.gethostbyaddr socket.gethostbyname socket.sendmsg socket.sendto
+    """,
+    PROCESS: """
+        subprocess.Popen pty.spawn os.exec os.fork os.forkpty os.kill os.posix_spawn os.spawn
+        os.startfile os.system
+    """,
+    THREAD: "_thread.start_new_thread _thread.start_joinable_thread",
+    SLEEP: "time.sleep",
 }
-_NETWORK = {"urllib.Request"} | {
-    f"socket.{name}"
-    for name in [
-        "__new__",
-        "bind",
-        "connect",
-        "getaddrinfo",
-        "gethostbyaddr",
-        "gethostbyname",
-        "sendmsg",
-        "sendto",
-    ]
-}
-_PROCESSES = {"subprocess.Popen", "pty.spawn"} | {
-    f"os.{name}"
-    for name in ["exec", "fork", "forkpty", "kill", "posix_spawn", "spawn", "startfile", "system"]
-}
-_THREADS = {"_thread.start_new_thread", "_thread.start_joinable_thread"}
-_EVENTS: dict[str, Rule] = {
-    **dict.fromkeys(_FILES, FILE),
-    **dict.fromkeys(_NETWORK, NETWORK),
-    **dict.fromkeys(_PROCESSES, PROCESS),
-    **dict.fromkeys(_THREADS, THREAD),
-    "time.sleep": SLEEP,
-}
-"""Audit events that are refused, and why."""
+_EVENTS: dict[str, Rule] = {}
+for _rule, _names in _REFUSED.items():
+    _EVENTS.update(dict.fromkeys(_names.split(), _rule))
 
-_NAMES = {"socket.__new__": "socket.socket()", **dict.fromkeys(_THREADS, "Thread.start()")}
+# Audit events have names that authors of workflows do not know.
+_NAMES = {
+    "socket.__new__": "socket.socket()",
+    "_thread.start_new_thread": "Thread.start()",
+    "_thread.start_joinable_thread": "Thread.start()",
+}
 _SHOWS_ARGUMENT = frozenset(
     {"open", "os.listdir", "os.scandir", "subprocess.Popen", "sqlite3.connect"}
 )
+# The program's business, wherever it happens: the debugger, logs, warnings, imports, time zones.
 _PERMITTED = frozenset(
-    {
-        "bdb",
-        "importlib",
-        "linecache",
-        "logging",
-        "pdb",
-        "traceback",
-        "warnings",
-        "zipimport",
-        "zoneinfo",
-    }
+    {"bdb", "importlib", "linecache", "logging", "pdb"}
+    | {"traceback", "warnings", "zipimport", "zoneinfo"}
 )
 _STDLIB = f"{Path(os.__file__).parent}{os.sep}"
 _SITE = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 
 
 def install(current_level: CurrentLevel) -> None:
-    """Watch the whole process, from now on; installing again only replaces `current_level`.
+    """Watch the whole process from now on. Installing again only replaces `current_level`.
 
-    `current_level` must be cheap: it says the guard level of the workflow turn that the calling thread is in, or None.
+    `current_level` must be cheap. It gives the guard level of the workflow turn that the calling
+    thread is in, or None.
     """
     _guard().current_level = current_level
 
 
 def watch(fn: Callable[..., object], package: str | None = None) -> bool:
-    """Have the calls of a workflow function, its nested functions and its helpers checked while it runs.
+    """Check the calls of a workflow function, its nested functions and its helpers while it runs.
 
-    `package` as in `scan`. Returns False where the interpreter cannot do it: before Python 3.12, or if other tools
-    have
-    taken every free monitoring id.
+    `package` as in `scan`. Returns False where the interpreter cannot do it: before Python 3.12, or
+    if other tools have taken every free monitoring id.
     """
     return _guard().watch(reachable(fn, package))
 
 
+@functools.cache
+def _guard() -> _Guard:
+    """The guard of this process. The first call installs its hooks."""
+    # One for ever, because an audit hook cannot be removed again.
+    guard = _Guard()
+    sys.addaudithook(_audit_hook(guard))
+    _wrap(guard, threading.Thread, "start", "Thread.start()", THREAD)
+    _wrap(guard, time, "sleep", "time.sleep()", SLEEP)
+    return guard
+
+
 class _Guard:
-    """What the hooks share."""
+    """The state that the hooks of the process share."""
 
     def __init__(self) -> None:
         self.current_level: CurrentLevel = lambda: None
@@ -150,12 +137,15 @@ class _Guard:
         message = f"{name} inside a workflow, at {place[0]}:{place[1]}: {rule.remedy}"
         if level == "error":
             raise WorkflowViolation(message)
+        # Once for each place: code in a loop would fill the log.
         if place not in self.warned:
             self.warned.add(place)
             logger.warning("%s", message)
 
     def watch(self, codes: list[CodeType]) -> bool:
-        self.known = forbidden()  # again each time: modules may have been loaded since
+        """Have the calls of these code objects reported. False if that cannot be done."""
+        # Again each time, because modules may have been loaded since.
+        self.known = forbidden()
         if sys.version_info >= (3, 12):
             if self.tool is None:
                 self.tool = self.claim_tool()
@@ -177,39 +167,31 @@ class _Guard:
             return None
 
         def called(self, code: CodeType, offset: int, function: object, first: object) -> object:
-            """Check one call. DISABLE means: do not report calls from this place again."""
+            """Check one call. DISABLE tells the interpreter to report this place no more."""
             entry = look_up(self.known, function)
             if entry is None and type(function) is FunctionType and first is not None:
-                # 3.14 reports a bound method in two parts.
+                # Python 3.14 reports a bound method in two parts.
                 entry = look_up(self.known, MethodType(function, first))
             if entry is None:
                 return sys.monitoring.DISABLE
+            # A bare entry is allowed with an argument, such as `time.localtime(seconds)`.
             if not entry.bare or first is sys.monitoring.MISSING:
                 self.check(f"{entry.name}()", entry.rule)
             return None
 
 
-@functools.cache
-def _guard() -> _Guard:
-    """The guard of this process; the first call installs its hooks, which cannot be removed again."""
-    guard = _Guard()
-    sys.addaudithook(_audit_hook(guard))
-    _wrap(guard, threading.Thread, "start", "Thread.start()", THREAD)
-    _wrap(guard, time, "sleep", "time.sleep()", SLEEP)
-    return guard
-
-
 def _audit_hook(guard: _Guard) -> Callable[[str, tuple[object, ...]], None]:
-    events = _EVENTS  # a local: globals may be gone when the interpreter's last events come
+    # A local, because globals may be gone when the interpreter's last events come.
+    events = _EVENTS
 
     def audit(event: str, arguments: tuple[object, ...]) -> None:
-        if event in events and guard.current_level() is not None and not _is_time_zone(arguments):
-            shown = (
-                f"{event}({arguments[0]!r})"
-                if event in _SHOWS_ARGUMENT
-                else _NAMES.get(event, f"{event}()")
-            )
-            guard.check(shown, events[event])
+        if event not in events or guard.current_level() is None or _is_time_zone(arguments):
+            return
+        if event in _SHOWS_ARGUMENT:
+            shown = f"{event}({arguments[0]!r})"
+        else:
+            shown = _NAMES.get(event, f"{event}()")
+        guard.check(shown, events[event])
 
     return audit
 
@@ -227,41 +209,43 @@ def _wrap(guard: _Guard, owner: object, attribute: str, name: str, rule: Rule) -
 
 
 def _is_time_zone(arguments: tuple[object, ...]) -> bool:
-    """Whether a file of the time zone database is opened: `ZoneInfo` does it in C, with no frame to tell by."""
-    file = arguments[0] if arguments else None
-    return (
-        isinstance(file, str)
-        and "zoneinfo" in sys.modules
-        and file.startswith(sys.modules["zoneinfo"].TZPATH)
-    )
+    """Whether a file of the time zone database is opened."""
+    # `ZoneInfo` opens it in C, so there is no frame to tell by.
+    if not arguments or "zoneinfo" not in sys.modules:
+        return False
+    file = arguments[0]
+    return isinstance(file, str) and file.startswith(sys.modules["zoneinfo"].TZPATH)
 
 
 def _place() -> tuple[str, int] | None:
     """The line of user code that is to blame, or None if what happens is permitted.
 
-    That is the innermost frame outside the standard library, installed packages and Perdure. An application that is
-    installed itself has only frames of packages: then the innermost of those; of the standard library, if need be.
+    That is the innermost frame outside the standard library, installed packages and Perdure. An
+    application that is installed itself has only frames of packages. Then it is the innermost of
+    those, and of the standard library if need be.
     """
     frame: FrameType | None = sys._getframe()  # pyright: ignore[reportPrivateUsage]
-    user = installed = nearest = None
+    innermost: dict[str, tuple[str, int]] = {}
+    # To the outermost frame, because a permitted one may be further out, such as that of a handler.
     while frame is not None:
-        module, file = (
-            str(frame.f_globals.get("__name__", "")).partition(".")[0],
-            frame.f_code.co_filename,
-        )
+        module = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        file = frame.f_code.co_filename
         place = (file, frame.f_lineno)
         if module in _PERMITTED or file.startswith("<frozen importlib"):
             return None
-        if (
-            module == "perdure"
-        ):  # this module, or code that the workflow calls, or, further out, the kernel
-            if user or installed:
+        if module == "perdure":
+            # This module, or code that the workflow calls. Further out it is the kernel, and behind
+            # that are the frames of the node's program.
+            if "user" in innermost or "installed" in innermost:
                 break
         elif any(site in file for site in _SITE):
-            installed = installed or place
+            innermost.setdefault("installed", place)
         elif not file.startswith((_STDLIB, "<frozen ")):
-            user = user or place
+            innermost.setdefault("user", place)
         else:
-            nearest = nearest or place
+            innermost.setdefault("standard", place)
         frame = frame.f_back
-    return user or installed or nearest or ("<unknown>", 0)
+    for kind in ("user", "installed", "standard"):
+        if kind in innermost:
+            return innermost[kind]
+    return "<unknown>", 0

@@ -1,13 +1,17 @@
-"""What a workflow function loads that replay cannot repeat: found in its bytecode, before it ever runs.
+"""Finding what replay cannot repeat in the bytecode of a workflow function, before it ever runs.
 
-Theory of operation. `scan` follows the instructions of a function in order and keeps the one object that the last of
-them would have put on the stack, as far as that is known without running anything: globals, builtins, closures,
-attributes of modules and classes, imports of loaded modules, and locals assigned from those. So names do not matter,
-objects do: `from time import time as clock` is found, and a method of yours called `now` is not. Nested functions, and
-functions of the same package that the code refers to, are followed. What is handed to `workflow.checkpoint` is left
-out: its result is recorded.
+A node scans each definition when it starts or gets one (`node/deploys.py`). `scan` follows the
+instructions of a function in order. It keeps the one object that the last of them would have put on
+the stack, as far as that is known without running anything: globals, builtins, closures, attributes
+of modules and classes, imports of loaded modules, and locals assigned from those. So names do not
+matter, and objects do: `from time import time as clock` is found, and a method of yours called
+`now` is not.
 
-A function sees only the globals that exist: scan when the module is complete (a node's start), not in a decorator.
+Nested functions, and functions of the same package that the code refers to, are followed. Functions
+that are handed to `workflow.checkpoint` are left out, because their result is recorded.
+
+A function sees only the globals that exist. So scan when the module is complete, and not in a
+decorator.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import (
     BuiltinFunctionType,
@@ -47,21 +51,6 @@ from perdure.guard.bytecode import (
 from perdure.lint.catalogue import ENVIRONMENT, FORBIDDEN, PRIVATE, SET_ORDER, Entry, Rule, entries
 from perdure.lint.comment import is_ignored
 
-_NAMES = tuple(
-    (PRIVATE.get(entry.name, module), entry, name.removesuffix("()"))
-    for module, rule, names in FORBIDDEN
-    for name in names.split()
-    for entry in entries(((module, rule, name),)).values()
-)
-_MODULES = sorted({module for module, _, _ in _NAMES})
-_LIGHT = (
-    "datetime",
-    "random",
-    "secrets",
-    "time",
-    "uuid",
-)  # imported to be known; the others only if the program did
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -74,59 +63,27 @@ class Finding:
 
     @property
     def remedy(self) -> str:
-        """What to write instead."""
+        """The code to write instead."""
         return self.rule.remedy
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: {self.rule.code} {self.name}: {self.rule.remedy}"
 
 
-# Only objects of these types are looked up, so that no user-defined `__hash__` or `__eq__` ever runs.
-_PLAIN_TYPES = frozenset(
-    {BuiltinFunctionType, ClassMethodDescriptorType, FunctionType, MethodType, type}
-)
-
-
-def forbidden() -> Mapping[object, Entry]:
-    """The callables of the catalogue whose modules are loaded, by object."""
-    for light in _LIGHT:
-        importlib.import_module(light)
-    loaded = [sys.modules.get(name) for name in _MODULES]
-    return _forbidden(
-        tuple((id(module), len(vars(module))) for module in loaded if module is not None)
-    )
-
-
-@functools.lru_cache(maxsize=4)
-def _forbidden(_loaded: tuple[tuple[int, int], ...]) -> Mapping[object, Entry]:
-    """Made anew only when a module has been loaded, or has got further in loading."""
-    known: dict[object, Entry] = {}
-    for module_name, entry, name in _NAMES:
-        module = sys.modules.get(module_name)
-        if module is not None:
-            for form in _forms(module, name):
-                known.setdefault(form, entry)
-    return known
-
-
-def look_up(known: Mapping[object, Entry], item: object) -> Entry | None:
-    """The entry of an object, of whatever type it may be."""
-    return known.get(item) if type(item) in _PLAIN_TYPES else None
-
-
 def scan(fn: Callable[..., object], package: str | None = None) -> list[Finding]:
-    """What `fn`, its nested functions and its helpers load that replay cannot repeat, by file and line.
+    """Find what `fn`, its nested functions and its helpers load that replay cannot repeat.
 
-    `package` is the top-level package whose functions are followed (default: that of `fn`). Raises TypeError for what
-    has no Python code. Lines with `# perdure: ignore[CODE]` are left out. Costs a millisecond or two; nothing of the
-    code is run.
+    `package` is the top-level package whose functions are followed (default: that of `fn`). Lines
+    with `# perdure: ignore[CODE]` are left out. The findings are in order of file and line. It
+    takes a millisecond or two, and nothing of the code is run.
+
+    Raises:
+        TypeError: `fn` has no Python code.
     """
-    findings = dict.fromkeys(_Scan(fn, package).findings)
-    found = (
-        finding
-        for finding in findings
-        if not is_ignored(finding.file, finding.line, finding.rule.code)
-    )
+    found: set[Finding] = set()
+    for finding in _Scan(fn, package).findings:
+        if not is_ignored(finding.file, finding.line, finding.rule.code):
+            found.add(finding)
     return sorted(found, key=lambda finding: (finding.file, finding.line, finding.name))
 
 
@@ -135,33 +92,19 @@ def reachable(fn: Callable[..., object], package: str | None = None) -> list[Cod
     return list(_Scan(fn, package).codes.values())
 
 
-def _forms(module: ModuleType, name: str) -> Iterator[object]:
-    """The objects that a name may stand for: as it is, as the class holds it, and without our own wrapper."""
-    owner, _, attribute = name.rpartition(".")
-    holder: object = vars(module).get(owner) if owner else module
-    item = (
-        getattr(holder, attribute, None)
-        if isinstance(holder, type)
-        else vars(module).get(attribute)
-    )
-    if type(item) not in _PLAIN_TYPES:  # not on this platform, or not in this version
-        return
-    yield item
-    if isinstance(holder, type):
-        yield inspect.getattr_static(holder, attribute)
-    if isinstance(item, FunctionType):
-        yield inspect.unwrap(item)
+# ---------------------------------------------------------------- following functions
 
-
-_CACHE = type(functools.cache(int))
 _MISSING = object()
-_TEXTS = object()  # stands for a set of strings that is made here
+"""Stands for an object that is not known."""
+
+_TEXTS = object()
+"""Stands for a set of strings that the code makes."""
+
 _ANY_ORDER: tuple[object, ...] = (sorted, sum, min, max, any, all, set, frozenset)
 _IN_ORDER: tuple[object, ...] = (list, tuple, iter, enumerate)
-_TEXT_SETS = re.compile(
-    r"(?:[\w.]*\.)?(?:set|frozenset|Set|AbstractSet|FrozenSet)\[(?:str|bytes)\]"
-)
-_LOOKED_AT = 100  # elements of a global set, which may be large
+_LOADS_ATTRIBUTE = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
+_MAKES_SETS = CALLS | {"LOAD_CONST", "BUILD_SET", "SET_UPDATE"}
+_TAKES_APART = frozenset({"GET_YIELD_FROM_ITER", "LIST_EXTEND", "UNPACK_SEQUENCE", "UNPACK_EX"})
 
 
 class _Scan:
@@ -171,7 +114,8 @@ class _Scan:
         start = _function(fn)
         if start is None:
             raise TypeError(
-                f"scan() needs a Python function, got {fn!r}: pass the plain function of the workflow"
+                f"scan() needs a Python function, got {fn!r}: pass the plain function of the "
+                "workflow"
             )
         self.package = package or _top(start.__module__)
         self.known = forbidden()
@@ -179,27 +123,29 @@ class _Scan:
         self.codes: dict[int, CodeType] = {}
         self.todo = [start]
         while self.todo:
-            function = self.todo.pop()
-            scope: dict[str, object] = {}
-            for name, cell in zip(
-                function.__code__.co_freevars, function.__closure__ or (), strict=True
-            ):
-                scope[name] = _content(cell)
-            scope |= {
-                name: _TEXTS
-                for name in function.__code__.co_varnames
-                if _is_annotated(function, name)
-            }
-            self.follow(function.__code__, function.__globals__, scope)
+            self.read(self.todo.pop())
+
+    def read(self, function: FunctionType) -> None:
+        """Go through a function of the package."""
+        code = function.__code__
+        scope: dict[str, object] = {}
+        for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+            scope[name] = _content(cell)
+        for name in code.co_varnames:
+            if _is_annotated(function, name):
+                scope[name] = _TEXTS
+        self.follow(code, function.__globals__, scope)
 
     def follow(self, code: CodeType, names: dict[str, object], scope: dict[str, object]) -> None:
-        if id(code) not in self.codes:
-            self.codes[id(code)] = code
-            body = _Body(self, code, names, scope)
-            for nested in body.nested():
-                self.follow(
-                    nested, names, {n: body.scope[n] for n in nested.co_freevars if n in body.scope}
-                )
+        """Go through a code object and those inside it, each once."""
+        if id(code) in self.codes:
+            return
+        self.codes[id(code)] = code
+        body = _Body(self, code, names, scope)
+        for nested in body.nested():
+            # Of a function that is defined inside, only the variables around it are known.
+            outer = {name: body.scope[name] for name in nested.co_freevars if name in body.scope}
+            self.follow(nested, names, outer)
 
 
 class _Body:
@@ -208,21 +154,29 @@ class _Body:
     def __init__(
         self, scan: _Scan, code: CodeType, names: dict[str, object], scope: dict[str, object]
     ) -> None:
-        self.scan, self.code, self.names, self.scope = scan, code, names, scope
+        self.scan = scan
+        self.code = code
+        self.names = names
+        self.scope = scope
         self.steps = steps(code)
         self.functions: list[CodeType] = []
         self.recorded: list[Step] = []  # calls of workflow.checkpoint
         self.recorded_names: set[object] = set()
         self.set_calls: list[Step] = []
-        self.in_order: list[Step] = []  # calls that take what they are given apart, in its order
+        self.in_order: list[Step] = []  # calls that take their argument apart, in its order
         self.any_order: list[Step] = []  # calls that do not mind the order
-        self.module: object = _MISSING  # what the last import named
+        self.module: object = _MISSING  # the module that the last import named
+        self.walk()
+
+    def walk(self) -> None:
         top: object = _MISSING
         for number, step in enumerate(self.steps):
             if _is_texts(top) and self.takes_in_order(number):
                 self.find(step, "iteration over a set of strings", SET_ORDER)
             top = self.load(number, step, top)
-            if any(call.covers(step) for call in self.recorded):
+            if _is_covered(step, self.recorded):
+                # A function that a checkpoint is given by its name is defined before, and is found
+                # in `nested`.
                 if step.op in LOADS_LOCAL:
                     self.recorded_names.add(step.value)
             elif isinstance(step.value, CodeType):
@@ -238,24 +192,18 @@ class _Body:
         self.scan.findings.append(Finding(self.code.co_filename, step.start[0], name, rule))
 
     def load(self, number: int, step: Step, top: object) -> object:
-        """What the instruction leaves on top of the stack, if that is known."""
+        """The object that the instruction leaves on top of the stack, if that is known."""
         op, name = step.op, step.value
-        if op in KEEPS_TOP or (
-            op in {"SWAP", "POP_TOP"} and self.steps[number - 1].op in {"IMPORT_FROM", "SWAP"}
-        ):
+        if op in KEEPS_TOP or self.keeps_import(number):
             return top
         if op in _MAKES_SETS and self.makes_text_set(number):
             return _TEXTS
-        if op in {"LOAD_ATTR", "LOAD_METHOD"}:
+        if op in _LOADS_ATTRIBUTE:
             self.method(number, top)
+        # The value of a constant may be a text, and is no name.
         if not isinstance(name, str) or op == "LOAD_CONST":
             return _MISSING
-        if op == "LOAD_GLOBAL" or op in LOADS_NAME:
-            places = (self.scope if op in LOADS_NAME else {}, self.names, vars(builtins))
-            return next((place[name] for place in places if name in place), _MISSING)
-        if op in LOADS_LOCAL:
-            return self.scope.get(name, _MISSING)
-        if op in {"LOAD_ATTR", "LOAD_METHOD"}:
+        if op in _LOADS_ATTRIBUTE:
             return self.attribute(top, name)
         if op == "IMPORT_NAME":
             self.module = self.imported(number, name)
@@ -264,53 +212,95 @@ class _Body:
             return self.attribute(self.module, name)
         if op.startswith("STORE_") and op not in {"STORE_ATTR", "STORE_GLOBAL"}:
             self.scope[name] = top
+            return _MISSING
+        return self.variable(op, name)
+
+    def keeps_import(self, number: int) -> bool:
+        """Whether this step only tidies the stack up after `import a.b as c`."""
+        if self.steps[number].op not in {"SWAP", "POP_TOP"}:
+            return False
+        return self.steps[number - 1].op in {"IMPORT_FROM", "SWAP"}
+
+    def variable(self, op: str, name: str) -> object:
+        """The object of a name that this kind of instruction looks up."""
+        if op in LOADS_LOCAL:
+            return self.scope.get(name, _MISSING)
+        if op in LOADS_NAME and name in self.scope:
+            return self.scope[name]
+        if op == "LOAD_GLOBAL" or op in LOADS_NAME:
+            if name in self.names:
+                return self.names[name]
+            return vars(builtins).get(name, _MISSING)
         return _MISSING
 
     def attribute(self, holder: object, name: str) -> object:
-        """An attribute, without running a line of anybody's `__getattr__`."""
+        """An attribute, as far as no line of a `__getattr__` has to run for it."""
         if isinstance(holder, ModuleType):
-            return vars(holder).get(name, sys.modules.get(f"{holder.__name__}.{name}", _MISSING))
-        owner = holder if isinstance(holder, type) else type(holder)
-        if isinstance(holder, type) or _top(owner.__module__) == self.scan.package:
-            return inspect.getattr_static(owner, name, _MISSING)
+            submodule = sys.modules.get(f"{holder.__name__}.{name}", _MISSING)
+            return vars(holder).get(name, submodule)
+        if isinstance(holder, type):
+            return inspect.getattr_static(holder, name, _MISSING)
+        # An object of the package is one that its module made, such as a service.
+        if _top(type(holder).__module__) == self.scan.package:
+            return inspect.getattr_static(type(holder), name, _MISSING)
         return _MISSING
 
     def imported(self, number: int, name: str) -> object:
+        """The module that an import puts on the stack."""
         level, wanted = (step.value for step in self.steps[number - 2 : number])
         if isinstance(level, int) and level:
-            name = importlib.util.resolve_name(
-                "." * level + name, str(self.names.get("__package__") or "")
-            )
-        return sys.modules.get(name if wanted else _top(name), _MISSING)
+            package = str(self.names.get("__package__") or "")
+            name = importlib.util.resolve_name("." * level + name, package)
+        # `import a.b` gives `a`. With names behind it, as in `from a.b import c`, it gives `a.b`.
+        if not wanted:
+            name = _top(name)
+        return sys.modules.get(name, _MISSING)
 
     def judge(self, number: int, step: Step, item: object) -> None:
-        if any(item is function for function in _ANY_ORDER):
+        """Decide on an object that the code loads."""
+        if _is_among(item, _ANY_ORDER):
             self.any_order += self.call_of(number)
             if item is set or item is frozenset:
                 self.set_calls += self.call_of(number)
-        elif any(item is function for function in _IN_ORDER):
+            return
+        if _is_among(item, _IN_ORDER):
             self.in_order += self.call_of(number)
-        elif item is os.environ:
+            return
+        if item is os.environ:
             self.find(step, "os.environ", ENVIRONMENT)
-        elif (entry := look_up(self.scan.known, item)) is not None:
-            call = self.call_of(number)
-            if not entry.bare or (call and call[0].op == "CALL" and call[0].arguments == 0):
+            return
+        entry = look_up(self.scan.known, item)
+        if entry is not None:
+            if not entry.bare or self.is_bare_call(number):
                 self.find(step, entry.name, entry.rule)
-        elif (function := _function(item)) is not None:
-            if function.__name__ == "checkpoint" and _top(function.__module__) == "perdure":
-                self.recorded += self.call_of(number)
-            elif _top(function.__module__) == self.scan.package:
-                self.scan.todo.append(function)
+            return
+        function = _function(item)
+        if function is None:
+            return
+        if function.__name__ == "checkpoint" and _top(function.__module__) == "perdure":
+            self.recorded += self.call_of(number)
+        elif _top(function.__module__) == self.scan.package:
+            self.scan.todo.append(function)
+
+    def is_bare_call(self, number: int) -> bool:
+        """Whether what this step loads is called without arguments."""
+        for call in self.call_of(number):
+            return call.op == "CALL" and call.arguments == 0
+        return False
 
     def call_of(self, number: int) -> list[Step]:
-        """The instruction that calls what this one loads, if one does: its source begins there and ends later."""
+        """The instruction that calls what this step loads, if there is one."""
+        # Its source begins where that of the step does, and ends later.
         load = self.steps[number]
-        calls = (
-            step for step in self.steps[number + 1 :] if step.op in CALLS and step.covers(load)
-        )
-        return [call for call in calls if call.end > load.end or call.end[1] == WHOLE_LINE][:1]
+        for step in self.steps[number + 1 :]:
+            is_longer = step.end > load.end or step.end[1] == WHOLE_LINE
+            if step.op in CALLS and step.covers(load) and is_longer:
+                return [step]
+        return []
 
     # ------------------------------------------------------------ sets of strings
+
+    # The hash of a string differs between processes, and so does the order of a set of strings.
 
     def method(self, number: int, holder: object) -> None:
         """`", ".join(names)` and `names.pop()`: methods that take elements in order."""
@@ -323,28 +313,31 @@ class _Body:
     def takes_in_order(self, number: int) -> bool:
         """Whether this step takes apart, in its order, what the one before it has loaded."""
         step = self.steps[number]
-        if any(call.covers(step) and not step.covers(call) for call in self.any_order):
-            return False
+        for call in self.any_order:
+            if call.covers(step) and not step.covers(call):
+                return False
         if step.op == "GET_ITER":
             return not self.makes_set_again(number)
         if step.op == "CALL":
             return step.arguments == 1 and step in self.in_order
         if step.op == "CALL_FUNCTION_EX":
+            # With the lowest bit there are keyword arguments as well, whose mapping is on top.
             return not step.arguments & 1
         return step.op in _TAKES_APART
 
     def makes_set_again(self, number: int) -> bool:
-        """Whether an iteration is that of a set comprehension, a function of its own before Python 3.12."""
+        """Whether an iteration is that of a set comprehension."""
         here = self.steps[number]
-        before = (step for step in self.steps[:number] if step.covers(here) and here.covers(step))
-        after = (
-            step
-            for step in self.steps[number + 1 : number + 6]
-            if step.op == "BUILD_SET" and not step.arguments
-        )
+        # Before Python 3.12 it is a function of its own, loaded by a step of the same source.
+        for step in self.steps[:number]:
+            is_set = isinstance(step.value, CodeType) and step.value.co_name == "<setcomp>"
+            if is_set and step.covers(here) and here.covers(step):
+                return True
+        # Since then an empty set is made soon after.
         return any(
-            isinstance(s.value, CodeType) and s.value.co_name == "<setcomp>" for s in before
-        ) or any(step.covers(here) for step in after)
+            step.op == "BUILD_SET" and not step.arguments and step.covers(here)
+            for step in self.steps[number + 1 : number + 6]
+        )
 
     def makes_text_set(self, number: int) -> bool:
         """Whether this step leaves a set that is written here, with a string among its elements."""
@@ -353,26 +346,43 @@ class _Body:
             return source.value.__class__ is frozenset and _has_text(source.value)
         if source.op in CALLS and source not in self.set_calls:
             return False
-        inside = [
-            step for step in self.steps[:number] if source.covers(step) and not step.covers(source)
-        ]
-        if (
-            source.end[1] != WHOLE_LINE
-        ):  # constants are added to an empty set, as one step of the same stretch
-            inside += [
-                step
-                for step in self.steps[:number]
-                if step.op == "LOAD_CONST" and step[3:] == source[3:]
-            ]
-        parts = [step for step in inside if step.op == "LOAD_CONST" and _has_text(step.value)]
-        wraps = [
-            s for s in inside if s.op not in COLLECTS | KEEPS_TOP and not s.op.startswith("LOAD_")
-        ]
-        return any(not any(wrap.covers(part) for wrap in wraps) for part in parts)
+        texts: list[Step] = []
+        wraps: list[Step] = []
+        for step in self.steps[:number]:
+            is_inside = source.covers(step) and not step.covers(source)
+            if step.op == "LOAD_CONST":
+                # Constants are added to an empty set, as one step of the same stretch.
+                is_same = step[3:] == source[3:] and source.end[1] != WHOLE_LINE
+                if _has_text(step.value) and (is_inside or is_same):
+                    texts.append(step)
+            elif is_inside and not _only_collects(step):
+                wraps.append(step)
+        # A text inside of another expression, such as a call, is no element.
+        return any(not _is_covered(text, wraps) for text in texts)
 
 
-_MAKES_SETS = CALLS | {"LOAD_CONST", "BUILD_SET", "SET_UPDATE"}
-_TAKES_APART = frozenset({"GET_YIELD_FROM_ITER", "LIST_EXTEND", "UNPACK_SEQUENCE", "UNPACK_EX"})
+def _only_collects(step: Step) -> bool:
+    return step.op in COLLECTS or step.op in KEEPS_TOP or step.op.startswith("LOAD_")
+
+
+def _is_covered(step: Step, calls: Iterable[Step]) -> bool:
+    return any(call.covers(step) for call in calls)
+
+
+# ---------------------------------------------------------------- looking at objects
+
+# No line of the user's code runs here: no `__eq__`, no `__hash__`, no property.
+
+_CACHE = type(functools.cache(int))
+_TEXT_SETS = re.compile(
+    r"(?:[\w.]*\.)?(?:set|frozenset|Set|AbstractSet|FrozenSet)\[(?:str|bytes)\]"
+)
+_LOOKED_AT = 100  # elements of a global set, which may be large
+
+
+def _is_among(item: object, functions: Sequence[object]) -> bool:
+    # By identity, as `in` would ask the item's own `__eq__`.
+    return any(item is function for function in functions)
 
 
 def _is_texts(item: object) -> bool:
@@ -383,21 +393,21 @@ def _is_texts(item: object) -> bool:
     return item is _TEXTS
 
 
-def _is_annotated(function: FunctionType, name: str) -> bool:
-    """Whether a parameter is declared as a set of strings."""
-    declared = function.__annotations__.get(name)
-    text = declared.strip("\"'") if isinstance(declared, str) else str(declared)
-    return _TEXT_SETS.fullmatch(text) is not None
-
-
-def _top(module: object) -> str:
-    return str(module).partition(".")[0]
-
-
 def _has_text(value: object) -> bool:
     if isinstance(value, (frozenset, tuple)):
         return any(isinstance(element, (str, bytes)) for element in cast("Iterable[object]", value))
     return isinstance(value, (str, bytes))
+
+
+def _is_annotated(function: FunctionType, name: str) -> bool:
+    """Whether a parameter is declared as a set of strings."""
+    declared = function.__annotations__.get(name)
+    # It is a text with `from __future__ import annotations`, and quoted twice if it was quoted.
+    if isinstance(declared, str):
+        text = declared.strip("\"'")
+    else:
+        text = str(declared)
+    return _TEXT_SETS.fullmatch(text) is not None
 
 
 def _function(item: object) -> FunctionType | None:
@@ -406,7 +416,9 @@ def _function(item: object) -> FunctionType | None:
         item = cast("MethodType", item).__func__
     elif type(item) is _CACHE:
         item = inspect.unwrap(cast("Callable[..., object]", item))
-    return item if isinstance(item, FunctionType) else None
+    if isinstance(item, FunctionType):
+        return item
+    return None
 
 
 def _content(cell: CellType) -> object:
@@ -414,3 +426,85 @@ def _content(cell: CellType) -> object:
         return cell.cell_contents
     except ValueError:  # empty: the name is assigned later
         return _MISSING
+
+
+def _top(module: object) -> str:
+    return str(module).partition(".")[0]
+
+
+# ---------------------------------------------------------------- the catalogue by object
+
+
+def _names() -> Iterator[tuple[str, Entry, str]]:
+    """The names of the catalogue, each with its module and its entry."""
+    for module, rule, names in FORBIDDEN:
+        for name in names.split():
+            for entry in entries(((module, rule, name),)).values():
+                yield PRIVATE.get(entry.name, module), entry, name.removesuffix("()")
+
+
+_NAMES = tuple(_names())
+_MODULES = sorted({module for module, _, _ in _NAMES})
+
+# These are imported here, to be known. The others are known only if the program has loaded them.
+_LIGHT = ("datetime", "random", "secrets", "time", "uuid")
+
+# Only objects of these types are looked up, so that no user-defined `__hash__` or `__eq__` runs.
+_PLAIN_TYPES = frozenset(
+    {BuiltinFunctionType, ClassMethodDescriptorType, FunctionType, MethodType, type}
+)
+
+
+def forbidden() -> Mapping[object, Entry]:
+    """The callables of the catalogue whose modules are loaded, by object."""
+    for light in _LIGHT:
+        importlib.import_module(light)
+    loaded: list[tuple[int, int]] = []
+    for name in _MODULES:
+        module = sys.modules.get(name)
+        if module is not None:
+            loaded.append((id(module), len(vars(module))))
+    return _forbidden(tuple(loaded))
+
+
+# Made anew only when a module has been loaded, or has got further in loading.
+@functools.lru_cache(maxsize=4)
+def _forbidden(_loaded: tuple[tuple[int, int], ...]) -> Mapping[object, Entry]:
+    known: dict[object, Entry] = {}
+    for module_name, entry, name in _NAMES:
+        module = sys.modules.get(module_name)
+        if module is not None:
+            for form in _forms(module, name):
+                known.setdefault(form, entry)
+    return known
+
+
+def _forms(module: ModuleType, name: str) -> Iterator[object]:
+    """The objects that a name may stand for.
+
+    These are the object itself, the form in which its class holds it, and the function behind the
+    guard's own wrapper.
+    """
+    owner, _, attribute = name.rpartition(".")
+    holder: object = module
+    if owner:
+        holder = vars(module).get(owner)
+    if isinstance(holder, type):
+        item = getattr(holder, attribute, None)
+    else:
+        item = vars(module).get(attribute)
+    # Some names are not on each platform, or not in each version.
+    if type(item) not in _PLAIN_TYPES:
+        return
+    yield item
+    if isinstance(holder, type):
+        yield inspect.getattr_static(holder, attribute)
+    if isinstance(item, FunctionType):
+        yield inspect.unwrap(item)
+
+
+def look_up(known: Mapping[object, Entry], item: object) -> Entry | None:
+    """The entry of an object, of whatever type it may be."""
+    if type(item) not in _PLAIN_TYPES:
+        return None
+    return known.get(item)

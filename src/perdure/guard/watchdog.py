@@ -41,7 +41,8 @@ from time import monotonic
 from types import FrameType
 
 from perdure.guard.insistence import Handlers, may_insist
-from perdure.kernel.loop.loop import Outside, current_loop, running_loop
+from perdure.kernel.loop.entered import Outside
+from perdure.kernel.loop.loop import current_loop, running_loop
 
 logger = logging.getLogger("perdure.node")
 

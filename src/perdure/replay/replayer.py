@@ -21,7 +21,8 @@ from perdure.kernel.execution.execution import Execution as LiveExecution
 from perdure.kernel.execution.match import describe
 from perdure.kernel.loop.call import ActivityCall
 from perdure.kernel.loop.disposal import dispose
-from perdure.kernel.loop.loop import Entered, NeverIdle, Nobody
+from perdure.kernel.loop.entered import Entered
+from perdure.kernel.loop.loop import NeverIdle, Nobody
 from perdure.kernel.loop.ordered import install as install_ordered_sets
 from perdure.kernel.unit import held
 from perdure.node.options import check_kind

@@ -1,9 +1,14 @@
 """A Commit: everything that one turn makes true, as plain data.
 
-A Commit comes from the owner of a unit. It is fenced twice: by the epoch of the unit's scope and by the version of
-the unit's row. Applying it is a pure function of stored rows and the Commit: all times come from `at`, ids from its
-own fields. In a SQL store it is one transaction, in Raft it is the log entry. `verdict` is the whole rule of
-acceptance; stores that cannot run Python inside their transaction are tested against it.
+A turn packs it (`kernel/unit/turn.py`), the node's committer collects it with others, and a store
+decides and applies it. It is fenced twice: by the epoch of the unit's scope, and by the version of
+the unit's row.
+
+Applying a Commit is a pure function of stored rows and the Commit. All times come from `at`, and
+all ids from its own fields. So any store can do it, and every replica of a log gets the same rows.
+
+`verdict` is the whole rule of acceptance. `flaw_of` finds what makes an accepted Commit impossible.
+Stores that cannot run Python inside their transaction are tested against both.
 """
 
 from __future__ import annotations
@@ -39,15 +44,24 @@ WAKE_NOW = 0
 
 
 class Fence(msgspec.Struct, array_like=True, frozen=True):
-    """The right to write: a scope, the epoch in which it was claimed, and the node incarnation that claimed it."""
+    """The right to write: a scope, and the claim of its owner.
+
+    `epoch` counts the claims of the scope, and `incarnation` is the life of the node that claimed.
+    """
 
     scope: str
     epoch: int
     incarnation: str
 
 
+# `gc=False` on all data here: no cycle can go through it, and the garbage collector need not look
+# at what very many waiting units hold.
 class UnitRow(msgspec.Struct, array_like=True, gc=False):
-    """The row of a unit. `version` orders its commits; `type_version` is the definition's semantic version."""
+    """The row of a unit.
+
+    `type_version` is the semantic version of the definition of which `type` is the name. Times are
+    store time in milliseconds.
+    """
 
     id: str
     scope: str
@@ -62,14 +76,17 @@ class UnitRow(msgspec.Struct, array_like=True, gc=False):
     reason: str | None = None
     wake_at: int | None = None
     paused: bool = False
+    # A start of the same id is compared with this, so that the journal need not be read.
     input_digest: str = ""
     parent: bytes | None = None
     parent_unit: str | None = None
     custom_status: bytes | None = None
+    # It counts changes, so that a client that waits for one misses none.
     custom_status_version: int = 0
     attributes: bytes | None = None
     result: bytes | None = None
     failure: Failure | None = None
+    # Crashes of the process while this unit was at work (`node/ownership/suspects.py`).
     suspect: int = 0
     journal_events: int = 0
     journal_bytes: int = 0
@@ -81,7 +98,8 @@ class UnitRow(msgspec.Struct, array_like=True, gc=False):
     # ------------------------------------------------------------ how the state changes
 
     def follow_on(self, before: UnitRow) -> None:
-        """A new run takes the id of another one. What people see as one sequence goes on."""
+        """A new run takes the id of another one. The numbers that people see go on."""
+        # The messages of the id wait in this scope.
         self.scope = before.scope
         self.execution = before.execution + 1
         self.custom_status_version = before.custom_status_version
@@ -123,19 +141,22 @@ class UnitRow(msgspec.Struct, array_like=True, gc=False):
         The reason of a running unit says what it waits for. It changes with each turn, so it is
         stored along with the next commit and needs none of its own.
         """
-        seen_before = (self.status, self.reason if self.status == "suspended" else None)
+        is_new = self.status != status
+        if status == "suspended" and self.reason != reason:
+            is_new = True
         self.status = status
         self.reason = reason
         self.wake_at = wake_at
         self.failure = failure
-        return seen_before != (status, reason if status == "suspended" else None)
+        return is_new
 
     def close(self, status: Status, at: int, result: bytes | None, failure: Failure | None) -> None:
         """The unit has ended."""
         self.status = status
         self.result = result
         self.failure = failure
-        self.reason = self.wake_at = None
+        self.reason = None
+        self.wake_at = None
         self.paused = False
         self.closed_at = at
 
@@ -157,20 +178,21 @@ class UnitRow(msgspec.Struct, array_like=True, gc=False):
         self.attributes = attributes
 
     def snapshot(self, at: int) -> UnitRow:
-        """A copy for a commit of this time (ms). The unit goes on with the original."""
+        """A copy for a commit of this time (ms)."""
+        # A copy, because the unit goes on with the original before the store has read the commit.
         self.updated_at = at
         return msgspec.structs.replace(self)
 
 
 OWN_RUN = b""
-"""The unit's own run, whose counters and result stand in the unit's row. Its id is `UnitRow.run`."""
+"""The unit's own run. Its counters and its result stand in the unit's row, and its id in `run`."""
 
 
 class JournalChunk(msgspec.Struct, array_like=True, gc=False):
     """Events of one turn: `first` is the index of the first one in its execution (from 1).
 
-    `run` says whose they are. A workflow has only its own run. An entity has a run for each call of
-    a method that lasts, and each has a `RunRow`.
+    `run` is the run to which they belong. A workflow has only its own run. An entity has a run for
+    each call of a method that lasts, and each has a `RunRow`.
     """
 
     execution: int
@@ -225,11 +247,12 @@ class ExecutionRow(msgspec.Struct, array_like=True, gc=False):
 
 
 class KvEntry(msgspec.Struct, array_like=True, gc=False):
-    """A key of the KV store: its value now (None: deleted), and its value when execution `execution` began.
+    """A key of the KV store: its value now (None: deleted), and its value before.
 
-    Replay reads the value as it was at the start of the execution, so the first change in an execution keeps the old
-    one as `base`. `updated_at` is when the value was written (ms), `base_at` the same of the base. An entry with
-    neither value nor base does not exist: a store removes its row.
+    Replay reads the value as it was when the execution `execution` began. So the first change in an
+    execution keeps that value as `base`. `updated_at` is when the value was written (ms), and
+    `base_at` is the same of the base. An entry with neither value nor base does not exist, and a
+    store removes its row.
     """
 
     key: str
@@ -241,7 +264,7 @@ class KvEntry(msgspec.Struct, array_like=True, gc=False):
 
 
 class Answer(msgspec.Struct, array_like=True, gc=False):
-    """What a consumed client message was answered, so that a retry gets the same.
+    """The answer to a consumed client message. A retry of the message gets the same.
 
     It is kept until `expires_at`, and at most for the store's `dedupe_ms`. `data` is the encoded
     result of a call, `failure` the error in which it ended.
@@ -291,10 +314,11 @@ class Statement(msgspec.Struct, array_like=True, gc=False):
 
 
 class Commit(msgspec.Struct, array_like=True, gc=False):
-    """What one turn of one unit makes true. `expect` is the version of the row before (0: there must be none).
+    """The changes of one turn of one unit.
 
-    Most commits have nothing in most of the fields. That is an empty tuple: a list each, in all the
-    commits that are on their way, is what the garbage collector would look at most.
+    `expect` is the version of the row before (0: there must be none). `consume` has the ids of
+    messages that leave the inbox, and `post` has messages to other units. `ended` are executions
+    that this turn has ended, and `prune` are the numbers of those whose history goes.
     """
 
     id: bytes
@@ -303,6 +327,8 @@ class Commit(msgspec.Struct, array_like=True, gc=False):
     unit: str
     expect: int
     row: UnitRow
+    # Most commits have nothing in most of the fields. A tuple, because the garbage collector would
+    # look at a list each, in all the commits that are on their way.
     journal: Sequence[JournalChunk] = ()
     ended: Sequence[ExecutionRow] = ()
     kv: Sequence[KvEntry] = ()
@@ -313,21 +339,24 @@ class Commit(msgspec.Struct, array_like=True, gc=False):
     tasks_dropped: Sequence[TaskKey] = ()
     prune: Sequence[int] = ()
     delete: int | None = None
-    """Set: the unit and all it owns is removed. A tombstone stays until this time (ms; 0: none), and at most for the
-    store's `dedupe_ms` after the unit's creation."""
+    """Set: the unit and all it owns is removed. A tombstone stays until this time (ms, 0: none),
+    and at most for the store's `dedupe_ms` after the unit's creation."""
     runs: Sequence[RunRow] = ()
     """Runs as they are now. A run that is not named stays as it is."""
     runs_dropped: Sequence[bytes] = ()
     """Runs that go, each with its journal, its ended executions and its tasks."""
     state: Sequence[StatePart] = ()
     sql: Sequence[Statement] = ()
-    """What the store runs in the same transaction, in this order. It needs the capability `sql`."""
+    """Statements for the same transaction, in this order. The store needs the capability `sql`."""
     home: str | None = None
     """The scope of the unit's messages while the unit does not exist. None: that of the fence."""
 
 
+# ---------------------------------------------------------------- verdicts
+
+
 class Stored(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """What a verdict needs to know of the stored unit.
+    """The part of a stored unit on which a verdict depends.
 
     `commit` is the id of the commit that made this version. A unit that does not exist has version
     0 and no scope: its first commit says where it belongs. It has no commit either, unless its
@@ -342,8 +371,34 @@ class Stored(msgspec.Struct, array_like=True, frozen=True, gc=False):
     journal_events: int = 0
 
 
+def verdict(commit: Commit, stored: Stored, epoch: int, incarnation: str | None) -> Verdict:
+    """Decide a commit from the stored unit, and from the stored owner of the scope that it names.
+
+    `epoch` and `incarnation` are those of the scope that the commit's fence names. Only the owner
+    of the scope in which the unit *is* may write it. The commit's row may move it to another one.
+    """
+    # First of all, because a commit that is in the row did happen. Its owner may have been fenced
+    # since, and asks again because the answer was lost.
+    if stored.commit == commit.id:
+        return "applied"
+    fence = commit.fence
+    scope = stored.scope
+    if scope is None:
+        scope = commit.home
+    if scope is None:
+        scope = fence.scope
+    if fence.epoch != epoch or fence.incarnation != incarnation or fence.scope != scope:
+        return "fenced"
+    if stored.version != commit.expect:
+        return "stale"
+    return "applied"
+
+
+# ---------------------------------------------------------------- flaws
+
+
 class Owned(msgspec.Struct, frozen=True):
-    """What `flaw_of` needs to know of the rows that a stored unit owns.
+    """The part of a stored unit's own rows on which `flaw_of` depends.
 
     `runs` are its runs beside its own, each with its current execution and the events of that.
     `ended` are executions that ended, by run and number.
@@ -355,28 +410,6 @@ class Owned(msgspec.Struct, frozen=True):
 
 
 NOTHING_OWNED = Owned()
-
-
-def verdict(commit: Commit, stored: Stored, epoch: int, incarnation: str | None) -> Verdict:
-    """Decide a commit from the stored unit, and the stored epoch and owner of the scope that the commit's fence names.
-
-    A commit that is already in the row is `applied`, even by an owner that was fenced since: it did happen. Only the
-    owner of the scope in which the unit *is* may write it; the commit's row may move it to another one.
-    """
-    if stored.commit == commit.id:
-        return "applied"
-    fence = commit.fence
-    scope = stored.scope
-    if scope is None:
-        scope = fence.scope if commit.home is None else commit.home
-    if fence.epoch != epoch or fence.incarnation != incarnation or fence.scope != scope:
-        return "fenced"
-    if stored.version != commit.expect:
-        return "stale"
-    return "applied"
-
-
-# ---------------------------------------------------------------- flaws
 
 
 def needs_owned(commit: Commit) -> bool:
@@ -397,22 +430,27 @@ def flaw_of(commit: Commit, stored: Stored, owned: Owned = NOTHING_OWNED) -> str
         if not message.scope:
             return f"its message to {message.to!r} names no scope"
     if commit.delete is not None:
-        return None  # what else it says is not written
+        # Nothing else of such a commit is written.
+        return None
     is_same_run = stored.run == row.run
     if not is_same_run:
-        owned = NOTHING_OWNED  # the new run replaces all that the old one owned
+        # The new run replaces all that the old one owned.
+        owned = NOTHING_OWNED
     own = commit.journal
     has_others = bool(commit.runs or commit.runs_dropped)
     for chunk in own:
-        if chunk.run:  # not that of the unit
+        if chunk.run != OWN_RUN:
             has_others = True
-    if has_others:  # so that the commit of a workflow is not filtered
+    # A workflow has no other runs, so its chunks are not filtered.
+    if has_others:
         flaw = _flaw_of_runs(commit, owned)
         if flaw is not None:
             return flaw
         own = [chunk for chunk in own if chunk.run == OWN_RUN]
     if not (is_same_run and _is_next_turn(row, own, stored)):
-        before = (stored.execution, stored.journal_events) if is_same_run else (0, 0)
+        before = (0, 0)
+        if is_same_run:
+            before = (stored.execution, stored.journal_events)
         flaw = _flaw_of_journal(own, before, (row.execution, row.journal_events))
         if flaw is not None:
             return flaw
@@ -422,20 +460,24 @@ def flaw_of(commit: Commit, stored: Stored, owned: Owned = NOTHING_OWNED) -> str
 
 
 def _is_next_turn(row: UnitRow, chunks: Sequence[JournalChunk], stored: Stored) -> bool:
-    """Whether this is the usual journal of a turn, one chunk behind all others. It costs a third to see that first."""
+    """Whether this is the usual journal of a turn: one chunk, behind all others."""
+    # Seen first, because comparing in general costs a third more, and most commits are like this.
     if len(chunks) != 1 or row.execution != stored.execution:
         return False
-    chunk, before = chunks[0], stored.journal_events
-    is_behind = chunk.execution == row.execution and chunk.first == before + 1 and chunk.count > 0
-    return is_behind and row.journal_events == before + chunk.count
+    chunk = chunks[0]
+    before = stored.journal_events
+    if chunk.execution != row.execution or chunk.first != before + 1 or chunk.count < 1:
+        return False
+    return row.journal_events == before + chunk.count
 
 
 def _flaw_of_journal(
     chunks: Sequence[JournalChunk], before: tuple[int, int], after: tuple[int, int]
 ) -> str | None:
-    """Compare chunks of one run with the execution and the number of its events, before and after."""
+    """Compare chunks of one run with its execution and number of events, before and after."""
     execution, events = before
     for chunk in chunks:
+        # Each execution has a journal of its own.
         if chunk.execution > execution:
             execution, events = chunk.execution, 0
         if chunk.execution < execution:
@@ -483,24 +525,27 @@ def _flaw_of_runs(commit: Commit, owned: Owned) -> str | None:
 
 def _flaw_of_parts(commit: Commit, owned: Owned) -> str | None:
     """Look for rows that would stand twice."""
+    # A store removes runs and tasks first, so rows of theirs are no obstacle.
     dropped_runs = set(commit.runs_dropped)
-    ended = [(row.run, row.execution) for row in commit.ended]
-    if len(set(ended)) != len(ended) or any(
-        key in owned.ended and key[0] not in dropped_runs for key in ended
-    ):
-        return "it ends an execution that has ended"
-    added: list[TaskKey] = []
+    ended: set[tuple[bytes, int]] = set()
+    for row in commit.ended:
+        key = (row.run, row.execution)
+        is_stored = key in owned.ended and row.run not in dropped_runs
+        if is_stored or key in ended:
+            return "it ends an execution that has ended"
+        ended.add(key)
+    dropped = set(commit.tasks_dropped)
+    added: set[TaskKey] = set()
     for task in commit.tasks_added:
         if task.unit != commit.unit:
             return f"it adds a task of {task.unit!r}"
-        added.append((task.run, task.execution, task.seq, task.attempt))
-    gone = set(commit.tasks_dropped)
-    if len(set(added)) != len(added) or any(
-        key in owned.tasks and key not in gone and key[0] not in dropped_runs for key in added
-    ):
-        return "it adds a task that is there"
-    parts = [state.part for state in commit.state]
-    if len(set(parts)) != len(parts):
+        task_key = (task.run, task.execution, task.seq, task.attempt)
+        is_stored = task_key in owned.tasks and task.run not in dropped_runs
+        if task_key in added or (is_stored and task_key not in dropped):
+            return "it adds a task that is there"
+        added.add(task_key)
+    parts = {state.part for state in commit.state}
+    if len(parts) != len(commit.state):
         return "it has two values for one part of the state"
     return None
 
@@ -509,4 +554,7 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Commit)
 
 encode_commit = _encoder.encode
+"""Encode a commit, for a log or another process."""
+
 decode_commit = _decoder.decode
+"""Decode a commit. Raises `msgspec.DecodeError` when the bytes are no commit."""

@@ -1,4 +1,9 @@
-"""Definitions as the kernel sees them: a name, a function, its signature and its options."""
+"""Definitions as the kernel sees them: a name, a function, its signature and its options.
+
+`App` makes them of decorated functions (`app.py`). The kernel looks a workflow up when an execution
+begins or comes into memory, and an activity when the code calls it. The rules for names and
+versions are here, because messages from clients name definitions, too.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +25,9 @@ DEFAULT_VERSION = "1.0.0"
 RESERVED_PREFIX = "perdure:"
 
 
+# ---------------------------------------------------------------- names and texts
+
+
 def check_name(name: object, kind: str) -> str:
     """Return a definition's name if it can be one.
 
@@ -27,13 +35,18 @@ def check_name(name: object, kind: str) -> str:
         DefinitionError: naming it and the rule.
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name) > 200:
-        msg = f"{name!r} cannot be the name of {kind}: use up to 200 letters, digits, '_', '.', ':', '-' and '/'"
+        msg = (
+            f"{name!r} cannot be the name of {kind}: use up to 200 letters, digits, "
+            "'_', '.', ':', '-' and '/'"
+        )
         raise DefinitionError(msg)
     return name
 
 
 def check_label(name: object, kind: str) -> str:
-    """Return a name that people read (of a channel, a timer, a patch, a checkpoint) if it can be one.
+    """Return a name for people to read if it can be one.
+
+    Channels, timers, patches and checkpoints have such names.
 
     Raises:
         DefinitionError: naming it and the rule.
@@ -42,14 +55,6 @@ def check_label(name: object, kind: str) -> str:
         msg = f"{name!r} cannot be the name of {kind}: use 1 to 200 printable characters"
         raise DefinitionError(msg)
     return name
-
-
-def is_storable(text: str) -> bool:
-    """Databases take no NUL, and nobody takes half of a surrogate pair."""
-    try:
-        return b"\0" not in text.encode()
-    except UnicodeEncodeError:
-        return False
 
 
 def check_text(text: object, what: str) -> str:
@@ -67,6 +72,20 @@ def check_text(text: object, what: str) -> str:
     return text
 
 
+def is_storable(text: str) -> bool:
+    """Whether every store can hold the text."""
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError:
+        # Half of a surrogate pair is no character, and UTF-8 has no bytes for it.
+        return False
+    # Databases written in C end a text at NUL, or refuse it.
+    return b"\0" not in encoded
+
+
+# ---------------------------------------------------------------- versions
+
+
 def normal_version(version: str | int) -> str:
     """A version as `major.minor.patch`: 2 and "2" are "2.0.0".
 
@@ -74,25 +93,32 @@ def normal_version(version: str | int) -> str:
         DefinitionError: if it is not one.
     """
     text = str(version)
+    # By exact types: a bool is an int, and 1.10 as a float would be 1.1.
     if type(version) not in (str, int) or not _VERSION.fullmatch(text):
-        msg = f"{version!r} is not a version: use major.minor.patch, for example '1.2.0', or a whole number"
+        msg = (
+            f"{version!r} is not a version: use major.minor.patch, for example '1.2.0', "
+            "or a whole number"
+        )
         raise DefinitionError(msg)
-    parts = [str(int(p)) for p in text.split(".")]
+    parts = [str(number) for number in version_key(text)]
     return ".".join(parts + ["0"] * (3 - len(parts)))
 
 
 def version_key(version: str) -> tuple[int, ...]:
-    """What versions are ordered by."""
-    return tuple(int(p) for p in version.split("."))
+    """The numbers of a version, by which versions are ordered."""
+    return tuple(int(part) for part in version.split("."))
+
+
+# ---------------------------------------------------------------- definitions
 
 
 @dataclass(frozen=True, slots=True)
 class ActivityOptions:
-    """How an activity is run. All times are milliseconds; None means no limit.
+    """How an activity is run. All times are milliseconds. None means no limit.
 
-    `timeout_ms` limits one attempt, `total_timeout_ms` all attempts and the delays between them, `start_timeout_ms`
-    the wait for a free slot,
-    `heartbeat_timeout_ms` the silence between two heartbeats.
+    `timeout_ms` limits one attempt, `total_timeout_ms` all attempts and the delays between them,
+    `start_timeout_ms` the wait for a free slot, and `heartbeat_timeout_ms` the silence between two
+    heartbeats.
     """
 
     retry: RetryPolicy = ONCE
@@ -104,16 +130,17 @@ class ActivityOptions:
     session: str | None = None
 
     def to_data(self) -> dict[str, object]:
-        """All of it as plain data; exception classes become names."""
+        """All of it as plain data. Exception classes become names."""
         return {**asdict(self), "retry": self.retry.to_data()}
 
     @classmethod
     def from_data(cls, data: dict[str, Any]) -> ActivityOptions:
-        """What `to_data` gave."""
+        """The options of which `to_data` made this data."""
         known: dict[str, Any] = {**data, "retry": RetryPolicy.from_data(data["retry"])}
         return cls(**known)
 
 
+# `eq=False`: two definitions are the same only if they are one object.
 @dataclass(slots=True, eq=False)
 class ActivityDefinition:
     """An activity: a function with side effects."""
@@ -139,10 +166,10 @@ class WorkflowDefinition:
 
 
 class Definitions(Protocol):
-    """Where the kernel looks up what to run."""
+    """The definitions of an app, as the kernel looks them up."""
 
     def find_workflow(self, name: str, version: str | None) -> WorkflowDefinition | None:
-        """The workflow of this name: the exact version, or with None the one that new runs get."""
+        """The workflow of this name. With None for the version it is the one that new runs get."""
         ...
 
     def find_activity(self, name: str) -> ActivityDefinition | None:

@@ -1,13 +1,20 @@
 """The journal's events.
 
-Theory of operation. A journal is the list of everything that one execution was *told* (deliveries) and everything
-that its code *did* (commands), in the one order in which it happened. Replay walks it: a delivery is handed to the
-code, and the commands that the code then gives must be the ones that follow in the journal. So the position in the
-list is the whole state of a replay, and a difference is found at the first event that differs.
+A journal is the list of everything that one execution was *told* (deliveries) and everything that
+its code *did* (commands), in the one order in which it happened. A turn makes events of messages
+and of the calls of the code (`kernel/execution/`). They are stored with the turn's commit.
 
-Rules for this file: plain data only; tags and field order are part of the journal format and never change; a new
-field goes last and has a default. `seq` numbers the commands of an execution that can be answered; `at` is store time
-in milliseconds.
+Replay walks the list. Each delivery is handed to the code, and the commands that the code then
+gives must be the ones that follow in the journal. So the position in the list is the whole state
+of a replay, and a difference is found at the first event that differs.
+
+Rules for this file:
+
+- Events are plain data.
+- Tags and the order of fields are part of the journal's format and never change.
+- A new field goes last and has a default, so that journals of older releases can be read.
+
+`seq` numbers the commands of an execution that can be answered. `at` is store time in milliseconds.
 """
 
 from __future__ import annotations
@@ -18,27 +25,32 @@ import msgspec
 
 from perdure.errors import Failure
 
-FORMAT = 1
-"""Version of the journal format that this release writes."""
-
 REFUSALS_RECORDED = 1
 """Flag of a start: each refusal of a command is in the journal (`Refused`)."""
 
 RUN_IN_CHILD_IDS = 2
 """Flag of a start: the ids of children carry a part of the run's id."""
 
+# A flag is for what code must do alike in each replay. Executions that an older release began
+# replay as that release did it.
 FLAGS = REFUSALS_RECORDED | RUN_IN_CHILD_IDS
-"""What executions that begin now are given. An execution keeps its flags to its end."""
+"""The flags of executions that begin now. An execution keeps its flags to its end."""
 
 ParentClose = Literal["cancel", "terminate", "abandon"]
+"""What becomes of a child whose parent ends first."""
 
 
+# `gc=False`: an event holds data only, so no cycle can go through it, and the garbage collector
+# need not look at the many events of a turn.
 class Event(msgspec.Struct, array_like=True, gc=False):
     """One entry of a journal."""
 
 
 class Parent(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """Who awaits an instance's reply: the unit, its run and execution, and the command that waits."""
+    """The caller that awaits an instance's reply.
+
+    It is named by its unit, run and execution, and by the number of the command that waits.
+    """
 
     unit: str
     run: bytes
@@ -46,11 +58,14 @@ class Parent(msgspec.Struct, array_like=True, gc=False, frozen=True):
     seq: int
 
 
-# ---------------------------------------------------------------- deliveries: what the code is told
+# ---------------------------------------------------------------- deliveries: the code is told
+
+# Tags are in three ranges, so that a tag alone says what an event is: deliveries below 32, commands
+# from there, ends from 64.
 
 
 class Started(Event, tag=1):
-    """The execution begins: always the first event."""
+    """The execution begins. This is always the first event."""
 
     at: int
     workflow: str
@@ -58,15 +73,17 @@ class Started(Event, tag=1):
     input: bytes
     run: bytes
     execution: int
+    # The report of a mismatch names it, because another Python may run tasks in another order.
     python: str
     flags: int = 0
     parent: Parent | None = None
+    # Those that the execution before left, or that the start gave.
     status: bytes | None = None
     attributes: bytes | None = None
 
 
 class ActivityCompleted(Event, tag=2):
-    """An activity's result; `attempt` says how many attempts it took."""
+    """An activity's result. `attempt` says how many attempts it took."""
 
     seq: int
     at: int
@@ -111,8 +128,9 @@ class Received(Event, tag=6):
 
 
 class EventRaised(Event, tag=7):
-    """A positional event arrived; `seq` is the wait that took it, 0 if nobody waited and it is kept for the record
-    only.
+    """A positional event arrived.
+
+    `seq` is the wait that took it. It is 0 if no call waited, and the event is only recorded.
     """
 
     seq: int
@@ -122,7 +140,7 @@ class EventRaised(Event, tag=7):
 
 
 class Replied(Event, tag=8):
-    """A called instance ended: with a result, or with a failure."""
+    """A called instance ended with a result, or with a failure."""
 
     seq: int
     at: int
@@ -131,7 +149,7 @@ class Replied(Event, tag=8):
 
 
 class CheckpointRecorded(Event, tag=9):
-    """A checkpoint's function ran in this process; its outcome counts from now on."""
+    """A checkpoint's function ran in the owner's process. Its outcome counts from now on."""
 
     seq: int
     at: int
@@ -142,7 +160,7 @@ class CheckpointRecorded(Event, tag=9):
 
 
 class CancelRequested(Event, tag=10):
-    """Somebody asked the execution to stop."""
+    """The execution was asked to stop."""
 
     at: int
     reason: str
@@ -161,7 +179,7 @@ class Resumed(Event, tag=12):
     at: int
 
 
-# ---------------------------------------------------------------- commands: what the code does
+# ---------------------------------------------------------------- commands: the code did something
 
 
 class ActivityScheduled(Event, tag=32):
@@ -191,7 +209,7 @@ class WaitStarted(Event, tag=34):
 
 
 class CallStarted(Event, tag=35):
-    """The code called another instance: a child whose reply it awaits, or a detached one."""
+    """The code called a child and awaits its reply, or started a detached instance."""
 
     seq: int
     target: str
@@ -216,6 +234,7 @@ class CheckpointStarted(Event, tag=37):
     occurrence: int
 
 
+# From here on most commands have no number: their outcome is known at once, so nothing answers.
 class ValueRecorded(Event, tag=38):
     """The code stored a value under a name."""
 
@@ -277,10 +296,10 @@ class MessageSent(Event, tag=46):
 
 
 class Refused(Event, tag=47):
-    """A check refused a command, and the code got an error. `command` is the tag of what was
-    refused, `subject` its name or key.
+    """A check refused a command, and the code got an error.
 
-    Replay raises the same error again, because limits and declared types may have changed since.
+    `command` is the tag of the refused command, and `subject` is its name or key. Replay raises
+    the same error again, because limits and declared types may have changed since.
     """
 
     command: int
@@ -300,7 +319,10 @@ class Completed(Event, tag=64):
 
 
 class Failed(Event, tag=65):
-    """The code raised. `without_code`: it was not asked, as its history has become too long."""
+    """The code raised an error.
+
+    With `without_code` the code was not asked, because its history has become too long.
+    """
 
     at: int
     failure: Failure
@@ -366,12 +388,17 @@ AnyEvent = (
 )
 
 END_EVENTS = (Completed, Failed, Cancelled, Terminated, ContinuedAsNew)
+"""The last event of an execution is one of these."""
 
+# One of each for the process: to make a decoder of so large a union is slow.
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[AnyEvent])
 
 encode_events = _encoder.encode
-"""A list of events as the bytes of one journal row."""
+"""Encode a list of events as the bytes of one journal row."""
 
 decode_events = _decoder.decode
-"""The events of one journal row. Raises `msgspec.DecodeError` when the bytes are not a journal of a known format."""
+"""Decode the events of one journal row.
+
+Raises `msgspec.DecodeError` when the bytes are not a journal of a known format.
+"""

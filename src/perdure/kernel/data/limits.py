@@ -1,4 +1,9 @@
-"""Limits of an instance. Each is enforced; each error names the limit and the option that sets it."""
+"""Limits of one instance: how much its code may write.
+
+`App` gives them to each execution, which checks them where a command or a message is new. Each
+error names the limit and the option that sets it. Replay does not check: what was accepted once
+stays accepted (`kernel/execution/refusal.py`).
+"""
 
 from __future__ import annotations
 
@@ -11,34 +16,16 @@ DEDUPE_MS = 24 * 3600 * 1000
 """How long a client's message may come again and still be known, unless a store says otherwise."""
 
 
-def check_count(what: str, value: object, least: int = 1) -> None:
-    """Refuse what is not a whole number of at least `least`.
-
-    Raises:
-        UsageError: naming `what`.
-    """
-    if isinstance(value, bool) or not isinstance(value, int):
-        msg = f"{what} must be a whole number, got {value!r}"
-        raise UsageError(msg)
-    if value < least:
-        msg = (
-            f"{what} must be positive, got {value}"
-            if least
-            else f"{what} must not be negative, got {value}"
-        )
-        raise UsageError(msg)
-
-
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one instance may use. Bytes are of encoded payloads.
+    """The limits of one instance. Bytes are of encoded payloads.
 
-    duroxide's default of 1,024 events per execution is too small for asyncio code: a race with a timeout costs four
-    events per step. 50,000 events replay in under a second and hold 10,000 steps.
-
-    `executions_kept` is how many ended executions keep their history when one more ends by continue-as-new (0: all).
+    `executions_kept` is how many ended executions keep their history when one more ends by
+    continue-as-new (0: all).
     """
 
+    # duroxide allows 1,024 events per execution, which is too few for asyncio code: a race with a
+    # timeout has four events. 50,000 events are 10,000 such steps, and replay in under a second.
     history_events: int = 50_000
     history_bytes: int = 50 * 1024 * 1024
     payload_bytes: int = 2 * 1024 * 1024
@@ -54,15 +41,36 @@ class Limits:
     executions_kept: int = 0
 
     def __post_init__(self) -> None:
-        """Check the numbers once.
+        """Check the numbers once, where they are written.
 
         Raises:
             UsageError: naming the limit.
         """
         for limit in fields(self):
-            least = 0 if limit.name == "executions_kept" else 1
+            least = 1
+            if limit.name == "executions_kept":
+                least = 0
             check_count(f"Limits.{limit.name}", getattr(self, limit.name), least)
 
 
+def check_count(what: str, value: object, least: int = 1) -> None:
+    """Refuse a value that is not a whole number of at least `least`, which is 0 or 1.
+
+    Raises:
+        UsageError: naming `what`.
+    """
+    # A bool is an int, and True is not meant as 1.
+    if isinstance(value, bool) or not isinstance(value, int):
+        msg = f"{what} must be a whole number, got {value!r}"
+        raise UsageError(msg)
+    if value < least:
+        wanted = "must not be negative"
+        if least:
+            wanted = "must be positive"
+        msg = f"{what} {wanted}, got {value}"
+        raise UsageError(msg)
+
+
+# `executions_kept` is no limit of this kind: 0 keeps all. This stands last, because it is checked.
 NO_LIMITS = Limits(**{limit.name: sys.maxsize for limit in fields(Limits)} | {"executions_kept": 0})
-"""For those who only look at what code does: nothing is refused for its size."""
+"""Nothing is refused for its size. This is for looking at what code does, without a store."""

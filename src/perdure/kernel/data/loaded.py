@@ -1,4 +1,8 @@
-"""A unit as the store has it, which is what its owner begins with."""
+"""A unit as stored. Its owner begins with this.
+
+The node reads it (`node/loop/loader.py`) when the unit comes into memory, and the unit's kind makes
+a resident unit of it (`kernel/unit/kinds.py`).
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,8 @@ from perdure.kernel.data.message import Message
 class Loaded(msgspec.Struct):
     """A unit as stored, in one snapshot.
 
-    It has the unit's row and version, the journal of its current execution, its KV entries, its inbox
-    in order, its tasks, the runs beside its own, and its state.
+    It has the unit's row and version, the journal of its current execution, its KV entries, its
+    inbox in order, its tasks, the runs beside its own, and its state.
 
     `journal` has the events of the unit's own run first, then those of each of `runs`.
 

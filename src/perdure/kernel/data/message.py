@@ -1,9 +1,15 @@
-"""Messages: what anybody may ask of a unit.
+"""Messages: requests and news for a unit, from clients, other units and the node itself.
 
-A message is plain data with a 128-bit id; a second message with the same id is the same message. A *Post* puts
-messages into inboxes; a message that reaches the owner in memory becomes durable with the turn that consumes it.
-Control messages (`Cancel`, `Terminate`, `Pause`, `Resume`, `Retry`, `Delete`, `Prune`) are a lane of their own that is
-seen first, also while the unit is paused.
+A message is plain data with a 128-bit id. A second message with the same id is the same message.
+A message reaches its unit in one of two ways. A *Post* puts it into the store's inbox, where it is
+durable. Or it reaches the owner in memory, and becomes durable with the turn that consumes it. In
+both cases it stands in the unit's mailbox next (`kernel/unit/mailbox.py`), until a turn takes it.
+
+Control messages (`Cancel`, `Terminate`, `Pause`, `Resume`, `Retry`, `Delete`, `Prune`) have a lane
+of their own. A unit sees them first, also while it is paused.
+
+Tags and the order of fields are part of the store's format and never change. A new field goes last
+and has a default.
 """
 
 from __future__ import annotations
@@ -15,7 +21,7 @@ from perdure.kernel.data.events import Parent
 
 
 class Body(msgspec.Struct, array_like=True, gc=False):
-    """What a message says."""
+    """The content of a message."""
 
 
 class Start(Body, tag=1):
@@ -38,8 +44,10 @@ class Send(Body, tag=2):
 
 
 class Raise(Body, tag=3):
-    """A positional event: the n-th active wait for the name takes the n-th one; with nobody waiting it is only
-    recorded.
+    """A positional event.
+
+    The n-th active wait for the name takes the n-th event. While no call waits for the name, an
+    event is only recorded.
     """
 
     name: str
@@ -47,7 +55,7 @@ class Raise(Body, tag=3):
 
 
 class Cancel(Body, tag=4):
-    """Ask the unit to stop; its code may clean up."""
+    """Ask the unit to stop. Its code may clean up."""
 
     reason: str = ""
     run: bytes | None = None
@@ -71,11 +79,14 @@ class Resume(Body, tag=7):
 
 
 class Retry(Body, tag=8):
-    """Try again a unit that was set aside."""
+    """Try a suspended unit again."""
 
 
 class ActivityDone(Body, tag=9):
-    """An attempt of an activity ended."""
+    """An attempt of an activity ended.
+
+    `details` are those of the attempt's last heartbeat.
+    """
 
     run: bytes
     execution: int
@@ -107,7 +118,10 @@ class Reply(Body, tag=11):
 
 
 class Delete(Body, tag=12):
-    """Remove the unit and all it owns; also when it has ended. `tell_parent=False`: the parent is deleted, too."""
+    """Remove the unit and all it owns, also when it has ended.
+
+    `tell_parent=False`: the parent is deleted, too, so no reply goes to it.
+    """
 
     force: bool = False
     forget: bool = False
@@ -117,13 +131,17 @@ class Delete(Body, tag=12):
 
 
 class Prune(Body, tag=13):
-    """Remove executions that continue-as-new ended; also when the unit has ended."""
+    """Remove executions that continue-as-new ended, also when the unit has ended."""
 
     executions: list[int] = []
 
 
+# It has the last tag, so that the tags before it are left to bodies of later releases.
 class Unreadable(Body, tag=255):
-    """A body that this release cannot decode: a newer one wrote it, or the file is damaged. Its row stays as it is."""
+    """A body that this release cannot decode. The row of its message stays as it is.
+
+    A newer release wrote it, or the file is damaged.
+    """
 
     data: bytes
     why: str
@@ -154,12 +172,13 @@ ADMIN = (Delete, Prune)
 
 
 class Message(msgspec.Struct, array_like=True, gc=False):
-    """A message and its envelope. `at` is when it was posted, `visible_at` when it may be seen (both store time,
-    ms).
+    """A message and its envelope.
 
+    `at` is when it was posted, and `visible_at` when it may be seen (both store time, ms).
     `previous` is the message that the sender sent to the same unit before. `scope` is the scope in
-    which the message waits while its unit does not exist. The sender says it, because a store cannot
-    know the group of an id. `token` is that of the lease whose result this is, and is not stored.
+    which the message waits while its unit does not exist. The sender says it, because a store
+    cannot know the group of an id. `token` belongs to the lease whose result this is, and is not
+    stored.
     """
 
     id: bytes
@@ -181,11 +200,13 @@ _body_encoder = msgspec.msgpack.Encoder()
 _body_decoder: msgspec.msgpack.Decoder[AnyBody] = msgspec.msgpack.Decoder(AnyBody)
 
 encode_body = _body_encoder.encode
+"""Encode a body as the bytes of an inbox row."""
 
 
 def decode_body(data: bytes) -> AnyBody:
-    """What stands in an inbox. One letter that cannot be read must not keep other units out of memory."""
+    """Decode the bytes of an inbox row. Bytes that cannot be read become `Unreadable`."""
     try:
         return _body_decoder.decode(data)
+    # An error here would keep all other units of the same read out of memory.
     except (msgspec.MsgspecError, ValueError) as error:
         return Unreadable(data, str(error))

@@ -1,4 +1,7 @@
-"""Answers: which event a message is for a run that goes on.
+"""Answers: the event that a message is for an execution that goes on.
+
+A turn has taken the message from the mailbox, and delivers the event next. An activity's failure
+may be an end or another attempt, which is decided here.
 
 A message that comes too late is no event. Its call has its answer, or was cancelled, or belongs to
 another execution, or to an earlier run of the same id.
@@ -10,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from perdure.kernel.data import events as ev
 from perdure.kernel.data import message as msg
-from perdure.kernel.loop.call import ActivityCall, Call, CheckpointCall, ChildCall
+from perdure.kernel.loop.call import EVENT_LANE, ActivityCall, Call, CheckpointCall, ChildCall
 
 if TYPE_CHECKING:
     from perdure.errors import Failure
@@ -28,15 +31,15 @@ def event_of(run: Execution, body: msg.Body, now: int) -> ev.Event | None:
             return None
         return ev.Replied(body.seq, now, body.result, body.failure)
     if isinstance(body, msg.CheckpointDone):
-        step = _pending(run, body, CheckpointCall)
-        if step is None:
+        call = _pending(run, body, CheckpointCall)
+        if call is None:
             return None
         return ev.CheckpointRecorded(
-            body.seq, now, step.name, step.occurrence, body.value, body.failure
+            body.seq, now, call.name, call.occurrence, body.value, body.failure
         )
     if isinstance(body, msg.Raise):
         # With no wait the event is only recorded.
-        seq = run.waits.first.get("!" + body.name, 0)
+        seq = run.waits.first.get(EVENT_LANE + body.name, 0)
         return ev.EventRaised(seq, now, body.name, body.value)
     raise AssertionError(body)
 
@@ -44,6 +47,7 @@ def event_of(run: Execution, body: msg.Body, now: int) -> ev.Event | None:
 def _attempt(run: Execution, body: msg.ActivityDone, now: int) -> ev.Event | None:
     """The end of an attempt of an activity: its answer, or the wait for another attempt."""
     call = _pending(run, body, ActivityCall)
+    # An attempt that was left to itself may end while the next one runs.
     if call is None or body.attempt != call.attempt:
         return None
     failure = body.failure
@@ -61,6 +65,7 @@ def _retry_at(call: ActivityCall, failure: Failure, now: int) -> int | None:
     if not policy.wants(failure, call.attempt):
         return None
     retry_at = now + policy.delay_ms(call.attempt)
+    # An attempt that could begin only after the total timeout is not waited for.
     total_ms = call.options.total_timeout_ms
     if total_ms is not None and retry_at >= call.scheduled_at + total_ms:
         return None
@@ -75,4 +80,6 @@ def _pending(
     if body.run != started.run or body.execution != started.execution:
         return None
     call = run.pending.get(body.seq)
-    return call if isinstance(call, kind) else None
+    if not isinstance(call, kind):
+        return None
+    return call

@@ -1,4 +1,7 @@
-"""The latest time that anything can wait for."""
+"""The latest time that anything can wait for.
+
+The loop rounds all later times up to one of them, and an execution refuses that here.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,12 @@
-"""Comparing what the code does with what its journal says, and saying clearly where they part.
+"""Comparing commands of the code with its journal, and reporting where they part.
 
-A command matches when its kind and the parts that matter are equal: names, inputs, targets, queues. What may differ:
-the delay of a timer, the text of a custom status, the values of optional arguments that a newer signature adds.
-Everything else is a mismatch, and a mismatch is a report, not an exception in the workflow's code: the code must not
-be able to swallow it.
+Replay asks `matches` when a command is not simply equal to the next event of the journal. A command
+matches when its kind and the parts that matter are equal: names, inputs, targets, queues. These may
+differ: the delay of a timer, the text of a custom status, and the values of optional arguments that
+a newer signature adds. Everything else is a mismatch.
+
+A mismatch is a report, and no exception in the workflow's code, because the code must not be able
+to swallow it. The report names the user's file and line, which the functions at the end find.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from perdure.codec import digest
 from perdure.errors import Failure
 from perdure.kernel.data import events as ev
 from perdure.kernel.execution import refusal
+from perdure.kernel.loop.disposal import chain
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -26,11 +30,14 @@ if TYPE_CHECKING:
 
 NONDETERMINISM = "NondeterminismError"
 
+# Tags of deliveries are below this.
+_COMMANDS = 32
+
 _OWN_FILES = (__file__.rsplit("kernel", 1)[0], str(asyncio.__file__).rsplit("__init__", 1)[0])
 """Beginnings of file names that are not the user's: ours and asyncio's."""
 
 _BELOW_CODE = ("drain", "wind_up", "replay")
-"""Functions of ours below which the stack is not the workflow's any more."""
+"""Functions of ours that call workflow code. Their callers are the node."""
 
 _DRAIN = str(Path(__file__).parent.parent / "loop" / "loop.py")
 
@@ -40,37 +47,30 @@ def matches(recorded: ev.Event, given: ev.Event, definitions: Definitions) -> bo
     if type(recorded) is not type(given):
         return False
     match given:
+        # The journal's time, value and outcome count, whatever the code would give now.
         case ev.TimerStarted():
-            return (
-                isinstance(recorded, ev.TimerStarted)
-                and recorded.seq == given.seq
-                and recorded.name == given.name
-            )
+            assert isinstance(recorded, ev.TimerStarted)
+            return (recorded.seq, recorded.name) == (given.seq, given.name)
         case ev.ValueRecorded():
             assert isinstance(recorded, ev.ValueRecorded)
             return (recorded.name, recorded.occurrence) == (given.name, given.occurrence)
-        case ev.StatusSet() | ev.Completed() | ev.AttributesSet():
-            return True
-        case ev.Failed() | ev.Cancelled():
+        case ev.StatusSet() | ev.AttributesSet() | ev.Completed() | ev.Failed() | ev.Cancelled():
             return True
         case ev.ActivityScheduled():
             assert isinstance(recorded, ev.ActivityScheduled)
-            definition = definitions.find_activity(given.name)
-            return (
-                (recorded.seq, recorded.name, recorded.queue, recorded.session)
-                == (given.seq, given.name, given.queue, given.session)
-                and definition is not None
-                and definition.signature.same(recorded.input, given.input)
-            )
+            was = (recorded.seq, recorded.name, recorded.queue, recorded.session)
+            if was != (given.seq, given.name, given.queue, given.session):
+                return False
+            activity = definitions.find_activity(given.name)
+            # Values are compared, and no bytes: a default that the signature has since is allowed.
+            return activity is not None and activity.signature.same(recorded.input, given.input)
         case ev.CallStarted():
             assert isinstance(recorded, ev.CallStarted)
+            was_call = (recorded.seq, recorded.target, recorded.workflow, recorded.detached)
+            if was_call != (given.seq, given.target, given.workflow, given.detached):
+                return False
             child = definitions.find_workflow(given.workflow, given.version)
-            return (
-                (recorded.seq, recorded.target, recorded.workflow, recorded.detached)
-                == (given.seq, given.target, given.workflow, given.detached)
-                and child is not None
-                and child.signature.same(recorded.input, given.input)
-            )
+            return child is not None and child.signature.same(recorded.input, given.input)
         case _:
             return False
 
@@ -81,15 +81,13 @@ def describe(event: ev.Event | None) -> str:
         case None:
             return "nothing more"
         case ev.ActivityScheduled():
-            place = f" on queue {event.queue!r}" if event.queue else ""
-            return f"a call of activity {event.name!r}{place} (input {digest(event.input)})"
+            return _describe_activity(event)
         case ev.TimerStarted():
-            return f"a timer{f' {event.name!r}' if event.name else ''}"
+            return f"a timer{_quoted(event.name)}"
         case ev.WaitStarted():
-            return f"a wait for {'event' if event.positional else 'channel'} {event.channel!r}"
+            return _describe_wait(event)
         case ev.CallStarted():
-            kind = "a detached start" if event.detached else "a call"
-            return f"{kind} of workflow {event.workflow!r} (id {event.target!r}, input {digest(event.input)})"
+            return _describe_call(event)
         case ev.CommandCancelled():
             return f"the cancellation of command {event.seq}"
         case ev.CheckpointStarted():
@@ -103,12 +101,42 @@ def describe(event: ev.Event | None) -> str:
         case ev.PatchMarked():
             return f"the patch {event.id!r}"
         case ev.Refused():
-            about = f" {event.subject!r}" if event.subject else ""
-            return f"the refusal of {refusal.command_name(event.command)}{about} ({event.error})"
+            command = refusal.command_name(event.command)
+            return f"the refusal of {command}{_quoted(event.subject)} ({event.error})"
         case ev.Completed():
             return "the end of the workflow"
         case _:
             return type(event).__name__
+
+
+# An input may be large, or a secret. Its digest is enough to see that it differs.
+
+
+def _describe_activity(event: ev.ActivityScheduled) -> str:
+    place = ""
+    if event.queue:
+        place = f" on queue {event.queue!r}"
+    return f"a call of activity {event.name!r}{place} (input {digest(event.input)})"
+
+
+def _describe_wait(event: ev.WaitStarted) -> str:
+    if event.positional:
+        return f"a wait for event {event.channel!r}"
+    return f"a wait for channel {event.channel!r}"
+
+
+def _describe_call(event: ev.CallStarted) -> str:
+    kind = "a call"
+    if event.detached:
+        kind = "a detached start"
+    target = f"id {event.target!r}, input {digest(event.input)}"
+    return f"{kind} of workflow {event.workflow!r} ({target})"
+
+
+def _quoted(name: str | None) -> str:
+    if not name:
+        return ""
+    return f" {name!r}"
 
 
 def report(
@@ -118,15 +146,19 @@ def report(
     where: str,
     python: tuple[str, str],
 ) -> Failure:
-    """The failure that says where journal and code part. `index` counts events from 1; `python` is (recorded,
-    running).
+    """The failure that says where journal and code part.
+
+    `index` counts events from 1. `where` is a line of the code. `python` is the version that began
+    the execution, and the one that runs.
     """
-    is_command = recorded is not None and type(recorded).__struct_config__.tag >= 32  # type: ignore[operator]
-    if is_command or recorded is None:
+    if recorded is None or refusal.tag_of(type(recorded)) >= _COMMANDS:
         journal = f"the journal has {describe(recorded)}"
     else:
         journal = f"the journal has no command here ({describe(recorded)} comes next)"
-    code = f"the code did {describe(given)}" if given is not None else "the code did nothing"
+    code = "the code did nothing"
+    if given is not None:
+        code = f"the code did {describe(given)}"
+    # Another Python may run the same tasks in another order, so nothing else need be wrong.
     if python[0] != python[1]:
         remedy = (
             f"the execution began on Python {python[0]} and this node runs {python[1]}: "
@@ -134,9 +166,9 @@ def report(
         )
     else:
         remedy = (
-            "deploy code that does the same up to here, put the change behind `workflow.patched(id)`, "
-            "or give the new code a new version; then it goes on by itself. "
-            f"If another Python than {python[1]} has run it since it began, run it there"
+            "deploy code that does the same up to here, put the change behind "
+            "`workflow.patched(id)`, or give the new code a new version; then it goes on by "
+            f"itself. If another Python than {python[1]} has run it since it began, run it there"
         )
     return Failure(
         type=NONDETERMINISM,
@@ -147,16 +179,27 @@ def report(
 
 
 def user_line(stack: list[str]) -> str | None:
-    """The innermost line of the workflow's code in a stack ("file:line function", innermost last); None if it has
-    none.
+    """The innermost line of the workflow's code in a stack. None if it has none.
+
+    The stack's lines are "file:line function", innermost last.
     """
-    drains = [i for i, line in enumerate(stack) if line.startswith(_DRAIN)]
-    inside = stack[drains[-1] + 1 :] if drains else []
-    return next((line for line in reversed(inside) if not line.startswith(_OWN_FILES)), None)
+    # The workflow's lines come after the last `drain`. Those before it are the node's own.
+    found = None
+    is_inside = False
+    for line in stack:
+        if line.startswith(_DRAIN):
+            is_inside = True
+            found = None
+        elif is_inside and not line.startswith(_OWN_FILES):
+            found = line
+    return found
 
 
 def calling_line() -> str | None:
-    """File, line and function of the innermost workflow code on the stack; None if the call does not come from it."""
+    """File, line and function of the innermost workflow code on the stack.
+
+    None if the call does not come from workflow code.
+    """
     frame: FrameType | None = inspect.currentframe()
     while frame is not None:
         code = frame.f_code
@@ -169,26 +212,28 @@ def calling_line() -> str | None:
 
 
 def waiting_lines(loop: WorkflowLoop) -> list[str]:
-    """Where the tasks of a run wait: the innermost user line of each, main task first."""
+    """The lines at which the tasks of an execution wait.
+
+    Each is the innermost user line of a task. The main task comes first.
+    """
     lines: list[str] = []
     for task in loop.tasks:
         if task.done():
             continue
         line = None
-        suspended: object = task.get_coro()
-        while suspended is not None:
-            frame = (
-                getattr(suspended, "cr_frame", None)
-                or getattr(suspended, "gi_frame", None)
-                or getattr(suspended, "ag_frame", None)
-            )
+        for suspended in chain(task.get_coro()):
+            frame = _frame_of(suspended)
             if frame is not None and not frame.f_code.co_filename.startswith(_OWN_FILES):
                 line = f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
-            suspended = (
-                getattr(suspended, "cr_await", None)
-                or getattr(suspended, "gi_yieldfrom", None)
-                or getattr(suspended, "ag_await", None)
-            )
         if line is not None:
             lines.append(line)
     return lines
+
+
+def _frame_of(suspended: object) -> FrameType | None:
+    # A coroutine, a generator and an asynchronous generator have it under a name each.
+    for name in ("cr_frame", "gi_frame", "ag_frame"):
+        frame: FrameType | None = getattr(suspended, name, None)
+        if frame is not None:
+            return frame
+    return None

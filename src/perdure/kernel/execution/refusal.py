@@ -1,7 +1,8 @@
-"""Refusals: what a check says no to, as an event of the journal and as an error again.
+"""Refusals of commands, as events of the journal and as errors again.
 
-A refusal that code can catch decides what the code does next. So it is recorded like an outcome, and
-replay raises it again, whatever the limits and the declared types are by then.
+A check may refuse a command of the code (`Execution.command`). The code can catch the error, so the
+refusal decides what the code does next. It is recorded like an outcome, and replay raises it again,
+whatever the limits and the declared types are by then.
 
 A value that cannot be encoded needs no such event. It is refused before there is a command, by the
 value alone, so the same code is refused again.
@@ -27,28 +28,17 @@ _ERRORS: dict[str, type[UsageError]] = {
         errors.InvalidId,
     )
 }
-"""What checks raise. Each is made from its message alone."""
+"""The errors that checks raise. Each is made from its message alone."""
 
 _SUBJECTS = ("name", "workflow", "channel", "key", "target")
 """Fields that say what a command is about. The first that the command has counts."""
 
 
-def tag_of(command: type[ev.Event]) -> int:
-    """The number that stands for a kind of command in journals."""
-    tag = command.__struct_config__.tag
-    assert isinstance(tag, int)
-    return tag
-
-
-def command_name(tag: int) -> str:
-    """A kind of command in words of the journal, such as `KvSet`."""
-    kinds: tuple[type[ev.Event], ...] = get_args(ev.AnyEvent)
-    return next((kind.__name__ for kind in kinds if tag_of(kind) == tag), f"command {tag}")
-
-
 def refused(command: ev.Event, error: UsageError) -> ev.Refused:
     """The event for a command that was refused with this error."""
-    kind = next(k.__name__ for k in type(error).__mro__ if k.__name__ in _ERRORS)
+    # A class that is derived elsewhere is recorded as the nearest one that each release knows.
+    kind = next(base.__name__ for base in type(error).__mro__ if base.__name__ in _ERRORS)
+    # Cleaned, because the text may quote a value that a store cannot hold.
     return ev.Refused(tag_of(type(command)), subject(command), kind, clean_text(str(error)))
 
 
@@ -59,13 +49,31 @@ def is_about(refusal: ev.Refused, command: ev.Event) -> bool:
 
 def error_of(refusal: ev.Refused) -> UsageError:
     """The error that the code got. A kind that this release does not know is a `UsageError`."""
+    # All of them are, so code that catches that goes on as it did.
     return _ERRORS.get(refusal.error, UsageError)(refusal.message)
 
 
 def subject(command: ev.Event) -> str:
-    """What a command is about: a name or a key, empty if it has neither."""
+    """The name or the key that a command is about. Empty if it has neither."""
     for field in _SUBJECTS:
         text = getattr(command, field, None)
         if isinstance(text, str):
             return clean_text(text)
     return ""
+
+
+def tag_of(kind: type[ev.Event]) -> int:
+    """The number that stands for a kind of event in journals."""
+    tag = kind.__struct_config__.tag
+    assert isinstance(tag, int)
+    return tag
+
+
+def command_name(tag: int) -> str:
+    """A kind of command in words of the journal, such as `KvSet`."""
+    kinds: tuple[type[ev.Event], ...] = get_args(ev.AnyEvent)
+    for kind in kinds:
+        if tag_of(kind) == tag:
+            return kind.__name__
+    # A later release has written it.
+    return f"command {tag}"

@@ -1,7 +1,7 @@
-"""Waits: which calls of a run wait for a message, and which of them the next message goes to.
+"""Waits: the calls of an execution that wait for a message, by lane.
 
-Nearly every lane has one call that waits, so that one stands by itself, in a dictionary of texts and
-numbers. The garbage collector need not look into that, and a waiting instance weighs less.
+A lane is a channel, or a name of positional events (`kernel/loop/call.py`). The next message of a
+lane goes to the call that has waited longest.
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ import msgspec
 class Waits(msgspec.Struct, gc=False, eq=False):
     """The numbers of calls that wait, by lane.
 
-    Anybody may look at `first`, which has the longest wait of each lane. Only the methods write it.
+    `first` has the longest wait of each lane. Everybody may read it, and only the methods write it.
     """
 
+    # Nearly every lane has one call that waits, so that call stands by itself, in a dictionary of
+    # texts and numbers. The garbage collector need not look into that, and a waiting instance
+    # weighs less.
     first: dict[str, int] = {}
     _later: dict[str, deque[int]] | None = None
 
@@ -31,8 +34,11 @@ class Waits(msgspec.Struct, gc=False, eq=False):
 
     def remove(self, lane: str, seq: int) -> None:
         """The call waits no longer."""
-        later = self._later.get(lane) if self._later is not None else None
+        later: deque[int] | None = None
+        if self._later is not None:
+            later = self._later.get(lane)
         if self.first[lane] != seq:
+            # A later wait may be cancelled before the first has its message.
             assert later is not None
             later.remove(seq)
         elif later:
@@ -45,5 +51,6 @@ class Waits(msgspec.Struct, gc=False, eq=False):
 
     def of(self, lane: str) -> list[int]:
         """All that wait in a lane, the longest wait first."""
-        later = self._later.get(lane, ()) if self._later is not None else ()
-        return [self.first[lane], *later]
+        if self._later is None:
+            return [self.first[lane]]
+        return [self.first[lane], *self._later.get(lane, ())]

@@ -1,8 +1,11 @@
-"""What a workflow gets when it calls something: a future that is also a coroutine.
+"""Calls: the futures that a workflow gets when it calls something.
 
-The work is scheduled at the call. The object can be awaited now or later, given to `create_task`, `gather`, `wait` or
-a group; cancelling it, directly or through whatever awaits it, is recorded at once and reaches the work. It never
-refuses or delays `cancel()`.
+The work is scheduled at the call (`kernel/execution/commands.py`). The object can be awaited now or
+later, or given to `create_task`, `gather`, `wait` or a group. So it is a future that is a
+coroutine, too. A delivery gives it its result (`kernel/execution/delivery.py`).
+
+To cancel it, directly or through whatever awaits it, is recorded at once and reaches the work. It
+never refuses or delays `cancel()`.
 """
 
 from __future__ import annotations
@@ -21,6 +24,13 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound="Call")
 
+# A channel and an event may have the same name.
+CHANNEL_LANE = "#"
+"""The lane of a channel's messages begins with this. The channel's name follows."""
+
+EVENT_LANE = "!"
+"""The lane of a positional event begins with this. The event's name follows."""
+
 CallKey = tuple[bytes, int, int]
 """A call of a unit: run, execution, number of the command."""
 
@@ -36,7 +46,10 @@ class Canceller(Protocol):
 
 
 class Reader(Protocol):
-    """Makes the value of an answer. A call keeps this, and not the method, of which each would have its own."""
+    """It makes the value of an answer.
+
+    A call keeps this, and not its method: a bound method would be an object for each call.
+    """
 
     def decode(self, data: bytes) -> Any:
         """The value of a payload."""
@@ -44,7 +57,7 @@ class Reader(Protocol):
 
 
 class Call(asyncio.Future[Any], Coroutine[Any, Any, Any]):
-    """A command that waits for its answer. `seq` is 0 for one that was never scheduled (a dead loop's)."""
+    """A command that waits for its answer. `seq` is 0 if it was never scheduled, on a dead loop."""
 
     __slots__ = ("canceller", "codec", "number", "seq")
     canceller: Canceller | None
@@ -59,7 +72,7 @@ class Call(asyncio.Future[Any], Coroutine[Any, Any, Any]):
         return self.number
 
     def cancel(self, msg: object = None) -> bool:
-        """Give the work up: recorded at once, and it reaches the work."""
+        """Give the work up. It is recorded at once, and reaches the work."""
         if not asyncio.Future.cancel(self, msg):  # pyright: ignore[reportUnknownMemberType]
             return False
         if self.canceller is not None:
@@ -78,7 +91,7 @@ class Call(asyncio.Future[Any], Coroutine[Any, Any, Any]):
 
     @property
     def key(self) -> CallKey:
-        """Which call it is, among those of all runs of its unit."""
+        """The name of the call among those of all runs of its unit."""
         started = self.origin
         return started.run, started.execution, self.seq
 
@@ -89,7 +102,7 @@ class Call(asyncio.Future[Any], Coroutine[Any, Any, Any]):
         return self.canceller.started
 
     def stay_unscheduled(self) -> None:
-        """The loop is dead, so that the call never has an answer."""
+        """The loop is dead, so the call never has an answer."""
         self.seq = 0
 
     def error(self, failure: Failure) -> BaseException:
@@ -97,29 +110,36 @@ class Call(asyncio.Future[Any], Coroutine[Any, Any, Any]):
         raise AssertionError(failure)
 
     def describe(self) -> str:
-        """What it waits for, for people."""
+        """What the call waits for, in words for people."""
         return self.what
 
-    # ------------------------------------------------------------ the coroutine protocol, so that create_task(call)
-    # works
+    # ------------------------------------------------------------ as a coroutine, for create_task
 
     def send(self, value: Any) -> Any:
-        """Step: what its own iterator would do, which would refer to the call for as long as the call to it."""
+        """Step as its own iterator would."""
+        # The iterator itself would be a cycle: the call and it would refer to each other.
         if self.done():
             raise StopIteration(self.result())
+        # This is how a task knows that the future was awaited, and not given by a plain `yield`.
         self._asyncio_future_blocking = True
         return self
 
     def throw(self, *args: Any) -> Any:
-        """Step with an exception; a task cancelled before its first step cancels the call."""
-        error = args[0] if len(args) == 1 else (args[1] or args[0]())
+        """Step with an exception."""
+        # The exception alone, or, as callers of before Python 3.12 may do, its type and its value.
+        if len(args) == 1:
+            error = args[0]
+        else:
+            error = args[1] or args[0]()
+        # A task that is cancelled before its first step throws here, and the call goes with it.
         if isinstance(error, asyncio.CancelledError):
             self.cancel()
         raise error
 
     def close(self) -> None:
-        """Nothing to close: the work is not the coroutine."""
+        """Close nothing: the work is not the coroutine."""
 
+    # asyncio and tools that print stacks look at these.
     cr_await = None
     cr_frame = None
     cr_running = False
@@ -141,7 +161,7 @@ class ActivityCall(Call):
     def ask(
         self, definition: ActivityDefinition, options: ActivityOptions, data: bytes, at: int
     ) -> None:
-        """What is asked for, with encoded arguments, at `at` (ms)."""
+        """Note the command, with encoded arguments, given at `at` (ms)."""
         self.name = definition.name
         self.input = data
         self.options = options
@@ -156,22 +176,26 @@ class ActivityCall(Call):
         self.attempt = attempt
 
     def next_attempt(self, attempt: int, retry_at: int, details: bytes | None) -> None:
-        """An attempt has failed: the next one begins at `retry_at` (ms), with the last details."""
+        """An attempt has failed. The next one begins at `retry_at` (ms), with the last details."""
         self.attempt = attempt
         self.retry_at = retry_at
         self.details = details
 
     def error(self, failure: Failure) -> BaseException:
         """`ActivityTimeout` for a timeout, else `ActivityError`."""
-        kind = ActivityTimeout if failure.type == "ActivityTimeout" else ActivityError
-        return kind(
-            f"activity {self.name!r} failed after {_attempts(self.attempt)}: {failure.display()}",
-            failure,
-        )
+        attempts = "1 attempt"
+        if self.attempt != 1:
+            attempts = f"{self.attempt} attempts"
+        text = f"activity {self.name!r} failed after {attempts}: {failure.display()}"
+        if failure.type == "ActivityTimeout":
+            return ActivityTimeout(text, failure)
+        return ActivityError(text, failure)
 
     def describe(self) -> str:
         """Activity name and attempt."""
-        return f"activity {self.name}" + (f" (attempt {self.attempt})" if self.attempt > 1 else "")
+        if self.attempt > 1:
+            return f"activity {self.name} (attempt {self.attempt})"
+        return f"activity {self.name}"
 
 
 class ChildCall(Call):
@@ -191,7 +215,7 @@ class ChildCall(Call):
         run: bytes,
         codec: Reader,
     ) -> None:
-        """What is asked for. `run` is the run id of the child."""
+        """Note the command. `run` is the run id of the child."""
         self.target = event.target
         self.workflow = event.workflow
         self.version = event.version
@@ -218,19 +242,23 @@ class WaitCall(Call):
     __slots__ = ("channel", "lane", "positional")
     channel: str
     positional: bool
-    # Where messages of this kind wait. A channel and an event may have the same name.
     lane: str
 
     def ask(self, channel: str, codec: Reader, *, positional: bool) -> None:
-        """What is waited for."""
+        """Note the command."""
         self.channel = channel
         self.positional = positional
-        self.lane = ("!" if positional else "#") + channel
+        if positional:
+            self.lane = EVENT_LANE + channel
+        else:
+            self.lane = CHANNEL_LANE + channel
         self.codec = codec
 
     def describe(self) -> str:
-        """The channel."""
-        return f"{'event' if self.positional else 'message'} {self.channel}"
+        """The channel, or the name of the event."""
+        if self.positional:
+            return f"event {self.channel}"
+        return f"message {self.channel}"
 
 
 class CheckpointCall(Call):
@@ -250,7 +278,7 @@ class CheckpointCall(Call):
         encode: Callable[[Any], bytes],
         codec: Reader,
     ) -> None:
-        """What is run, and how its value is written and read."""
+        """Note the function, and how its value is written and read."""
         self.name = name
         self.occurrence = occurrence
         self.fn = fn
@@ -264,6 +292,7 @@ class CheckpointCall(Call):
             type=failure.type,
             retryable=failure.retryable,
         )
+        # This hides the context, too: an error that the code handles meanwhile did not cause it.
         error.__cause__ = None
         return error
 
@@ -273,11 +302,8 @@ class CheckpointCall(Call):
 
 
 def make(kind: type[C], loop: WorkflowLoop, seq: int) -> C:
-    """A call of this kind. No Python-level `__init__`: this is the hot path."""
+    """A call of this kind."""
+    # There is no `__init__` of Python's, because this is the hot path.
     call = kind(loop=loop)
     call.number_as(loop.next_number(), seq)
     return call
-
-
-def _attempts(count: int) -> str:
-    return "1 attempt" if count == 1 else f"{count} attempts"

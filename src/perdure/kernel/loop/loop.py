@@ -1,53 +1,52 @@
 """The workflow's event loop: asyncio without time, I/O or chance.
 
-Theory of operation. A workflow is ordinary asyncio code that runs on this loop and on nothing else. The loop has a
-first-in-first-out list of ready callbacks and a clock that only deliveries move. It is never "run": a turn enters it,
-drains the ready callbacks until there are none, and leaves it again, all within one synchronous call. So the code
-sees a running loop, and between two turns it is nothing but suspended coroutines.
+A workflow is ordinary asyncio code that runs on this loop and on nothing else. The loop has a list
+of ready callbacks, first in, first out, and a clock that only deliveries move. It is never "run". A
+turn enters it (`entered.py`), drains the ready callbacks until there are none, and leaves it again,
+all within one synchronous call. So the code sees a running loop, and between two turns it is
+nothing but suspended coroutines.
 
-What makes it deterministic, beyond the order of the ready list:
+Besides the order of the ready list, these things make it deterministic:
 
-- Tasks and futures hash by creation number (plus a salt that differs between instances, because asyncio's registries
-  are process-wide): a set of tasks
-  iterates by memory address otherwise. asyncio and anyio also get an insertion-ordered set while a workflow runs
-  (`ordered`).
-- Tasks are named by number and run in copies of one empty context, so nothing leaks in from the node.
-- Async generators are held until the run ends, because the garbage collector would otherwise decide when their
-  `finally` runs.
-- What a loop could do beyond that (sockets, threads, signals, processes) is refused with the remedy.
+- Tasks and futures hash by creation number. Otherwise a set of tasks iterates by memory address.
+  The numbers of each instance begin elsewhere, because asyncio's registries are process-wide.
+- asyncio and anyio get an insertion-ordered set while a workflow runs (`ordered.py`).
+- Tasks are named by number and run in copies of one empty context, so nothing leaks in from the
+  node.
+- Async generators are held until the run ends. Otherwise the garbage collector would decide when
+  their `finally` runs.
+- Whatever else a loop could do (sockets, threads, signals, processes) is refused with the remedy
+  (`refused.py`).
 
-While a turn runs, the node's own loop and current task are put aside (Python 3.14 refuses to nest them otherwise) and
-the garbage collector is off: it could run `finally` blocks of anything in the middle of this workflow.
+The loop reports its timers to the execution that owns it. Calls of activities and the like are
+futures of the loop (`call.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import sys
 from asyncio import events as _events
-from asyncio import tasks as _tasks
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from perdure.errors import UsageError, WorkflowViolation
 from perdure.kernel.execution.deadline import LATEST_MS
+from perdure.kernel.loop.refused import refuse_methods
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine
 
-_get_loop: Callable[[], asyncio.AbstractEventLoop | None] = _events._get_running_loop
-_set_loop: Callable[[asyncio.AbstractEventLoop | None], None] = _events._set_running_loop
-_enter_task: Callable[[asyncio.AbstractEventLoop, Any], None] = _tasks._enter_task
-_leave_task: Callable[[asyncio.AbstractEventLoop, Any], None] = _tasks._leave_task
-# Each turn asks. The function is in C since Python 3.12. Before, this is the table that it looks into.
-_current_task: Callable[[asyncio.AbstractEventLoop], Any] = (
-    asyncio.current_task if sys.version_info >= (3, 12) else vars(_tasks)["_current_tasks"].get
-)
+# These are the functions of asyncio itself, because each turn calls them.
+running_loop: Callable[[], asyncio.AbstractEventLoop | None] = _events._get_running_loop
+"""The event loop that runs in the calling thread, whatever its kind. None: none does."""
+
+set_running_loop: Callable[[asyncio.AbstractEventLoop | None], None] = _events._set_running_loop
+"""Make this the loop that runs in the calling thread."""
 
 CALLBACKS_MAX = 1_000_000
-"""Callbacks that one delivery may cause before the workflow counts as one that never becomes idle."""
+"""Callbacks that one delivery may cause. After more of them the workflow never becomes idle."""
 
 RETRY_PASSES = 50
 """Passes of one drain after which anyio's repeated cancellations are put off."""
@@ -59,7 +58,7 @@ logger = logging.getLogger("perdure.workflow")
 
 
 class Timers(Protocol):
-    """Who keeps the loop's timers: the run, which journals them."""
+    """The keeper of a loop's timers. It is the execution, which journals them."""
 
     def start_timer(self, timer: Timer) -> None:
         """Journal and arm a new timer."""
@@ -71,19 +70,23 @@ class Timers(Protocol):
 
 
 class NeverIdle(WorkflowViolation):
-    """The workflow keeps itself busy without waiting for anything; let it await something that takes time."""
+    """The workflow keeps itself busy without waiting for anything.
+
+    Let it await something that takes time.
+    """
 
 
 class ReachedFromOutside(WorkflowViolation, NotImplementedError):
-    """Something outside of a workflow tried to schedule work in it; send it a message instead. Also a
-    NotImplementedError: libraries that ask whether a loop can be reached from other threads look for that.
+    """Code outside of a workflow tried to schedule work in it. Send it a message instead.
+
+    It is a NotImplementedError, too, because libraries look for that when they ask whether a loop
+    can be reached from other threads.
     """
 
 
+# A list is the cheapest object that code in C can make and that has room for `cancel`.
 class Handle(list[Any]):
-    """A ready callback: [callback, arguments, context]. A list is the cheapest object that C code and `cancel` can
-    share.
-    """
+    """A ready callback: [callback, arguments, context]."""
 
     __slots__ = ()
 
@@ -97,7 +100,7 @@ class Handle(list[Any]):
 
 
 class Timer:
-    """A callback that waits for the journal's clock. `seq` is 0 for one that never fires."""
+    """A callback that waits for the journal's clock. `seq` is 0 for a timer that never fires."""
 
     __slots__ = ("_args", "_callback", "_context", "_loop", "_when", "fire_at", "name", "seq")
 
@@ -126,9 +129,10 @@ class Timer:
         self.fire_at = fire_at
 
     def fire(self) -> None:
-        """Make the callback ready; only the run calls this."""
-        if self._callback is not None:
-            callback, self._callback = self._callback, None
+        """Make the callback ready. Only the run calls this."""
+        callback = self._callback
+        if callback is not None:
+            self._callback = None
             self._loop.call_soon(callback, *self._args, context=self._context)
 
     def cancel(self) -> None:
@@ -154,7 +158,8 @@ class Task(asyncio.Task[Any]):
     __slots__ = ("number",)
 
     def __init__(self, coro: Coroutine[Any, Any, Any], number: int, **options: Any) -> None:
-        """`number` comes first: Python 3.11 hashes a task while it registers it."""
+        """A task of the loop that `options` name."""
+        # First of all, because Python 3.11 hashes a task while it registers it.
         self.number = number
         super().__init__(coro, **options)
 
@@ -175,7 +180,9 @@ class Future(asyncio.Future[Any]):
 
 
 class Nobody:
-    """Keeps no timers: stands in for the run of a loop that was disposed of, so that the two do not keep each other
+    """A keeper of no timers, for a loop that was disposed of.
+
+    It takes the place of the execution, so that the loop and the execution do not keep each other
     alive.
     """
 
@@ -184,6 +191,10 @@ class Nobody:
 
     def cancel_timer(self, timer: Timer) -> None:
         """Nothing: the loop is dead."""
+
+
+_NO_BATCH: list[Handle] = []
+"""Stands in while nothing runs. It is never added to."""
 
 
 class WorkflowLoop(asyncio.AbstractEventLoop):
@@ -222,25 +233,28 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
     # ------------------------------------------------------------ what asyncio needs
 
     def get_debug(self) -> bool:
-        """asyncio's debug mode is the node's business."""
+        """False, because asyncio's debug mode is the node's business."""
         return False
 
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: object, context: Context | None = None
     ) -> Handle:
         """Run `callback` in this turn, after what is ready already."""
-        handle = Handle((callback, args, context if context is not None else self.context))
+        if context is None:
+            context = self.context
+        handle = Handle((callback, args, context))
         self.ready.append(handle)
         return handle
 
     def call_soon_threadsafe(  # type: ignore[override]
         self, callback: Callable[..., object], *args: object, context: Context | None = None
     ) -> Handle:
-        """Like `call_soon`; refused from outside the workflow."""
-        if _get_loop() is not self:
+        """Like `call_soon`. It is refused from outside the workflow."""
+        # Code on this loop's own thread may call it, and libraries do.
+        if running_loop() is not self:
             msg = (
-                "call_soon_threadsafe() reached into a workflow from outside: nothing outside may schedule work in it; "
-                "send it a message instead (`handle.send`)"
+                "call_soon_threadsafe() reached into a workflow from outside: nothing outside may "
+                "schedule work in it; send it a message instead (`handle.send`)"
             )
             raise ReachedFromOutside(msg)
         return self.call_soon(callback, *args, context=context)
@@ -282,13 +296,17 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         if when <= self.time():
             return self.call_soon(callback, *args, context=context)
         timer = Timer(self, when, callback, args, context, name)
+        # A timer that never fires is no command: nothing would answer it.
         if when != _INFINITY and not self.dead:
             timer.arm(0, self._fire_at_ms(when))
             self.timers.start_timer(timer)
         return timer
 
     def _fire_at_ms(self, when: float) -> int:
-        """Store time of a loop time, rounded up. All that is too far away is one time, which the run refuses."""
+        """The store time of a loop time, rounded up.
+
+        All times that are too far away become one time, which the execution refuses.
+        """
         if when > LATEST_MS / 1000:
             return LATEST_MS + 1
         return self.start_ms - int(-when * 1000 // 1)
@@ -296,6 +314,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
     def create_future(self) -> Future:
         """A future of this loop."""
         future = Future(loop=self)
+        # Written here, and not in an `__init__` of Python's, because this is the hot path.
         self.number = future.number = self.number + 1
         return future
 
@@ -310,7 +329,8 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         """A task of this loop, named by number."""
         number = self.next_number()
         if self.dead:
-            coro.close()  # it has not started, so no line of it runs
+            # It has not started, so no line of it runs.
+            coro.close()
         task = Task(
             coro,
             number,
@@ -320,6 +340,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
             **options,
         )
         self.tasks.append(task)
+        # Once for 256 tasks, so that a run that makes many of them in turn holds few.
         if len(self.tasks) & 0xFF == 0:
             self.tasks = [t for t in self.tasks if not t.done()]
         return task
@@ -333,14 +354,15 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         return self.dead
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """asyncio reports here what nobody awaited, and callbacks that raise. It is logged; the run goes on."""
-        if not self.dead:
-            error = context.get("exception")
-            logger.warning(
-                "in a workflow: %s%s",
-                context.get("message"),
-                f": {error!r}" if error is not None else "",
-            )
+        """Log a report of asyncio: an error that was never awaited, or a callback that raised."""
+        # A dead loop reports what disposal has broken off, which is no news.
+        if self.dead:
+            return
+        about = ""
+        error = context.get("exception")
+        if error is not None:
+            about = f": {error!r}"
+        logger.warning("in a workflow: %s%s", context.get("message"), about)
 
     def get_task_factory(self) -> None:
         """There is none."""
@@ -354,7 +376,8 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         Raises:
             NeverIdle: after `CALLBACKS_MAX` of them.
         """
-        count = passes = 0
+        count = 0
+        passes = 0
         if self.parked is not None:
             self.ready = self.parked + self.ready
             self.parked = None
@@ -373,15 +396,30 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
                 if callback is not None:
                     try:
                         context.run(callback, *args)
-                    except (
-                        SystemExit
-                    ):  # a task that raises it also re-raises it here; the run's outcome has it
+                    except SystemExit:
+                        # A task that raises it re-raises it here, too. The run's outcome has it.
                         continue
-                    except Exception as error:  # as asyncio: it is reported, and the loop goes on
+                    # As asyncio does: it is reported, and the loop goes on.
+                    except Exception as error:
                         self.call_exception_handler(
                             {"message": "a callback raised", "exception": error}
                         )
             self.batch = _NO_BATCH
+
+    def _park(self, batch: list[Handle]) -> list[Handle]:
+        """Put anyio's repeated cancellations off until the next delivery. Returns the others."""
+        # A cancel scope of anyio cancels its tasks again in each pass of the loop until they have
+        # ended. While one of them awaits its cleanup this would never end here, because a turn
+        # lasts until nothing is ready.
+        kept: list[Handle] = []
+        if self.parked is None:
+            self.parked = []
+        for handle in batch:
+            if getattr(handle[0], "__name__", "") == _ANYIO_RETRY:
+                self.parked.append(handle)
+            else:
+                kept.append(handle)
+        return kept
 
     def begin(self, number: int, at: int) -> None:
         """The execution begins: numbers go on from `number`, and the clock shows `at` (ms)."""
@@ -399,15 +437,17 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
             self.now_ms = at
 
     def die(self) -> None:
-        """Whatever the code still does has no effect."""
+        """Make the loop dead. Whatever the code still does has no effect."""
         self.dead = True
         self.ready = []
 
     def abandon(self) -> None:
-        """No callback of this loop begins any more: the turn was interrupted, and code that swallows the interruption
-        must not go on. `drain` goes through its batch in place, so emptying that ends it.
+        """Begin no more callbacks of this loop.
+
+        The turn was interrupted, and code that swallows the interruption must not go on.
         """
         self.die()
+        # `drain` goes through its batch in place, so it ends when the batch is empty.
         self.batch.clear()
 
     def empty(self) -> None:
@@ -417,13 +457,13 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         self.batch = _NO_BATCH
 
     def forget_tasks(self) -> None:
-        """Let go of what ran on the loop."""
+        """Let go of all tasks and generators."""
         self.tasks = []
         self.generators = None
         self.ready = []
 
     def hold_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
-        """Hold a generator until the run ends: the collector would decide when it is closed."""
+        """Hold a generator until the run ends. The collector would decide when it is closed."""
         if self.generators is None:
             self.generators = []
         self.generators.append(generator)
@@ -436,162 +476,13 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         """Forget the run, so that the two do not keep each other alive."""
         self.timers = Nobody()
 
-    def _park(self, batch: list[Handle]) -> list[Handle]:
-        """Put anyio's repeated cancellations off until the next delivery.
-
-        A cancel scope of anyio cancels its tasks again in each pass of the loop until they have ended. While one of
-        them awaits its cleanup this would never end here, because a turn lasts until nothing is ready.
-        """
-        parked = [h for h in batch if getattr(h[0], "__name__", "") == _ANYIO_RETRY]
-        self.parked = [*(self.parked or ()), *parked]
-        return [h for h in batch if getattr(h[0], "__name__", "") != _ANYIO_RETRY]
-
-
-_NO_BATCH: list[Handle] = []
-"""Stands in while nothing runs. It is never added to."""
-
-
-class _GeneratorHooks:
-    """A thread's async generator hooks with ours before them. They stay until the node's loop ends: setting them for
-    each turn costs more than the turn's other bookkeeping.
-    """
-
-    __slots__ = ("_final", "_first")
-
-    def __init__(self) -> None:
-        self._first, self._final = sys.get_asyncgen_hooks()
-        sys.set_asyncgen_hooks(self, self.finalize)
-
-    def __call__(self, generator: AsyncGenerator[Any, Any]) -> None:
-        """Hold a workflow's generator until its run ends; anybody else's goes where it belongs."""
-        loop = _get_loop()
-        if type(loop) is WorkflowLoop:
-            loop.hold_generator(generator)
-        elif self._first is not None:
-            self._first(generator)
-
-    def finalize(self, generator: AsyncGenerator[Any, Any]) -> None:
-        """Called for generators that nobody holds, which a workflow's never are."""
-        if type(_get_loop()) is not WorkflowLoop and self._final is not None:
-            self._final(generator)
-
-
-class Entered:
-    """`with Entered(loop):` the calling thread is inside the workflow; see the module's docstring."""
-
-    __slots__ = ("_gc", "_loop", "_outer", "_task")
-
-    def __init__(self, loop: WorkflowLoop) -> None:
-        """Nothing happens before `__enter__`."""
-        self._loop = loop
-
-    def __enter__(self) -> None:
-        """Put the node's loop aside."""
-        # The collector is off before the loop is set, and on again only when it is taken away. It may start in any
-        # line between, and a `finally` that it runs would call activities in the name of this workflow.
-        self._gc = gc.isenabled()
-        if self._gc:
-            gc.disable()
-        loop = self._loop
-        self._outer = outer = _get_loop()
-        self._task = task = None if outer is None else _current_task(outer)
-        if outer is not None and task is not None:
-            _leave_task(outer, task)
-        _set_loop(loop)
-        loop.turning = True
-        if type(sys.get_asyncgen_hooks().firstiter) is not _GeneratorHooks:
-            _GeneratorHooks()
-
-    def __exit__(self, *_: object) -> None:
-        """Take the node's loop up again."""
-        self._loop.turning = False
-        outer = self._outer
-        _set_loop(outer)
-        if outer is not None and self._task is not None:
-            _enter_task(outer, self._task)
-        if self._gc:
-            gc.enable()
-
-
-class Outside:
-    """What `Entered` puts aside, as it is now; for a caller whose turn may be interrupted anywhere, also in the middle
-    of `Entered`'s own lines.
-    """
-
-    __slots__ = ("_gc", "_loop", "_task")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        """Take the copy. `loop` is the one that runs, which a caller for each turn need not look up."""
-        self._loop = loop
-        self._task = None if loop is None else _current_task(loop)
-        self._gc = gc.isenabled()
-
-    def restore(self) -> None:
-        """Make it so again. Nothing happens where `Entered` has done it."""
-        _set_loop(self._loop)
-        if self._loop is not None and self._task is not None and _current_task(self._loop) is None:
-            _enter_task(self._loop, self._task)
-        if self._gc:
-            gc.enable()
-
-
-def running_loop() -> asyncio.AbstractEventLoop | None:
-    """The event loop that runs in the calling thread, whatever its kind."""
-    return _get_loop()
-
 
 def current_loop() -> WorkflowLoop | None:
-    """The workflow loop that the calling code runs on; None outside of workflows."""
-    loop = _get_loop()
-    return loop if type(loop) is WorkflowLoop else None
+    """The workflow loop that the calling code runs on. None outside of workflows."""
+    loop = running_loop()
+    if type(loop) is WorkflowLoop:
+        return loop
+    return None
 
 
-# ---------------------------------------------------------------- what is refused
-
-_THREADS = "a workflow has no threads: make it an activity (`def` activities run on a thread)"
-_IO = "a workflow does no I/O: make it an activity"
-_NODE = "a workflow's loop belongs to its node: it cannot be run, stopped or configured from inside"
-
-_REFUSED = (
-    (_THREADS, "run_in_executor set_default_executor shutdown_default_executor"),
-    (
-        _IO,
-        "getaddrinfo getnameinfo create_connection create_server start_tls sendfile create_unix_connection",
-    ),
-    (
-        _IO,
-        "create_unix_server connect_accepted_socket create_datagram_endpoint connect_read_pipe connect_write_pipe",
-    ),
-    (
-        _IO,
-        "subprocess_shell subprocess_exec add_reader remove_reader add_writer remove_writer sock_recv",
-    ),
-    (
-        _IO,
-        "sock_recv_into sock_recvfrom sock_recvfrom_into sock_sendall sock_sendto sock_connect sock_accept",
-    ),
-    (_IO, "sock_sendfile add_signal_handler remove_signal_handler"),
-    (
-        _NODE,
-        "run_forever run_until_complete stop close shutdown_asyncgens set_task_factory set_debug",
-    ),
-    (_NODE, "set_exception_handler default_exception_handler"),
-)
-
-
-def _refusal(name: str, remedy: str) -> Callable[..., NoReturn]:
-    def refuse(*_args: object, **_options: object) -> NoReturn:
-        msg = f"loop.{name}() was called inside a workflow: {remedy}"
-        raise WorkflowViolation(msg)
-
-    refuse.__name__ = name
-    return refuse
-
-
-def _refuse_all() -> None:
-    for remedy, names in _REFUSED:
-        for name in names.split():
-            setattr(WorkflowLoop, name, _refusal(name, remedy))
-
-
-_refuse_all()
+refuse_methods(WorkflowLoop)

@@ -47,7 +47,8 @@ from perdure.kernel.data.limits import DEDUPE_MS
 from perdure.kernel.execution import match
 from perdure.kernel.execution.answers import event_of
 from perdure.kernel.execution.execution import Execution
-from perdure.kernel.loop.loop import Entered
+from perdure.kernel.loop.call import CHANNEL_LANE
+from perdure.kernel.loop.entered import Entered
 from perdure.kernel.loop.ordered import install as install_ordered_sets
 from perdure.kernel.unit import control, held, lifecycle, removal
 from perdure.kernel.unit.budget import Budget, size_of
@@ -540,7 +541,7 @@ class WorkflowUnit:
                 self.deliver(turn, event)
 
     def _take_send(self, run: Execution, turn: Turn, entry: Entry, body: msg.Send) -> None:
-        lane = "#" + body.channel
+        lane = CHANNEL_LANE + body.channel
         seq = run.waits.first.get(lane)
         if seq is not None and lane not in self.waiting.lanes:
             turn.consume(entry)
