@@ -6,9 +6,12 @@ import asyncio
 import contextlib
 import gc
 import io
+import os
 import pdb  # noqa: T100
 import random
 import re
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -488,3 +491,34 @@ def test_bind_moves_it_to_another_thread() -> None:
 def test_a_limit_must_be_positive(limit_ms: int, tick_ms: int | None) -> None:
     with pytest.raises(ValueError, match=f"limit_ms={limit_ms}"):
         Watchdog(limit_ms, tick_ms)
+
+
+STOPPED = """
+import os, sys, time
+from perdure.guard.watchdog import Watchdog
+
+def turn():
+    sys.stdout.write("begun ")
+    sys.stdout.flush()
+    began = time.process_time()
+    while time.process_time() - began < float(sys.argv[1]):
+        pass
+
+watchdog = Watchdog(800, 20)
+print(watchdog.run("unit", turn) is None)
+"""
+
+
+@pytest.mark.parametrize(("works_s", "is_left_alone"), [(0.02, True), (5, False)])
+def test_the_time_in_which_the_process_was_stopped_is_no_fault_of_the_turn(
+    works_s: float, is_left_alone: bool
+) -> None:
+    command = [sys.executable, "-c", STOPPED, str(works_s)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(6) == b"begun "
+        process.send_signal(signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)
+        time.sleep(1.6)  # twice the limit
+        process.send_signal(signal.SIGCONT)
+        assert process.stdout.read().split() == [str(is_left_alone).encode()]

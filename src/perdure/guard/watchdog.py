@@ -37,7 +37,7 @@ import threading
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from time import monotonic
+from time import monotonic, process_time
 from types import FrameType
 
 from perdure.guard.insistence import Handlers, may_insist
@@ -51,6 +51,8 @@ COMPLAINT_EVERY = 30
 QUIET_TICKS = 10
 """After so many ticks without a turn the watchdog parks."""
 STACK_FRAMES = 50
+_LATE_TICKS = 3
+"""A look that comes later than so many ticks after the last one is late."""
 _NEVER_S = float("inf")
 _DEBUGGERS = frozenset({"bdb", "pdb", "pydevd", "_pydevd_bundle"})
 
@@ -89,6 +91,31 @@ class StuckTurn:
     unit: str
     elapsed_ms: int
     stack: list[str]
+
+
+class Standstills:
+    """Notices the times in which the process did not run, which are no turn's fault.
+
+    The process was stopped, its machine slept, or other processes had the processors. The look of
+    the watchdog is late then, and the process has used no processor meanwhile. A call in C that
+    keeps the interpreter's lock makes the look late as well, but uses a processor.
+    """
+
+    __slots__ = ("_late_s", "_looked_s", "_used_s")
+
+    def __init__(self, tick_s: float) -> None:
+        """A look is expected every `tick_s`."""
+        self._late_s = _LATE_TICKS * tick_s
+        self._looked_s = monotonic()
+        self._used_s = process_time()
+
+    def look(self, began_s: float) -> float:
+        """How long the process did not run since the last look, while the turn that began then ran."""
+        now_s, used_s = monotonic(), process_time()
+        late_s = now_s - max(self._looked_s, began_s) - self._late_s
+        lost_s = late_s - (used_s - self._used_s)
+        self._looked_s, self._used_s = now_s, used_s
+        return max(lost_s, 0.0)
 
 
 class Watchdog:
@@ -263,6 +290,7 @@ class Watchdog:
     def _watch(self) -> None:
         seen = turns = quiet = 0
         due_s = 0.0
+        standstills = Standstills(self._tick_s)
         while True:
             if self._wake.acquire(timeout=-1 if self.parked else self._tick_s):
                 quiet = 0
@@ -272,6 +300,7 @@ class Watchdog:
                 continue
             self.ticks += 1
             turn = self._turn
+            lost_s = standstills.look(self._began_s)
             if not turn:
                 quiet = quiet + 1 if turns == self._turns else 0
                 turns = self._turns
@@ -281,6 +310,7 @@ class Watchdog:
             if turn != seen:
                 seen, due_s = turn, self._began_s + self._limit_s
                 self._landings = self._unheard = 0
+            due_s += lost_s
             if monotonic() >= due_s:
                 due_s = self._at_limit(turn)
 
