@@ -123,12 +123,14 @@ class UnitRow(msgspec.Struct, array_like=True, gc=False):
         The reason of a running unit says what it waits for. It changes with each turn, so it is
         stored along with the next commit and needs none of its own.
         """
-        seen_before = (self.status, self.reason if self.status == "suspended" else None)
+        is_new = self.status != status
+        if status == "suspended" and self.reason != reason:
+            is_new = True
         self.status = status
         self.reason = reason
         self.wake_at = wake_at
         self.failure = failure
-        return seen_before != (status, reason if status == "suspended" else None)
+        return is_new
 
     def close(self, status: Status, at: int, result: bytes | None, failure: Failure | None) -> None:
         """The unit has ended."""

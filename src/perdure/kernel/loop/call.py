@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 from perdure.errors import ActivityError, ActivityTimeout, ApplicationError, ChildError, Failure
 from perdure.kernel.data.definition import ActivityOptions
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from perdure.kernel.data.events import CallStarted, Started
     from perdure.kernel.loop.loop import WorkflowLoop
 
-C = TypeVar("C", bound="Call")
-
 CallKey = tuple[bytes, int, int]
 """A call of a unit: run, execution, number of the command."""
 
@@ -29,6 +27,7 @@ class Canceller(Protocol):
     """The run of a call, which journals that the call is not wanted any more."""
 
     started: Started
+    loop: WorkflowLoop
 
     def cancel_call(self, call: Call) -> None:
         """Record it."""
@@ -44,7 +43,12 @@ class Reader(Protocol):
 
 
 class Call(asyncio.Future[Any], Coroutine[Any, Any, Any]):
-    """A command that waits for its answer. `seq` is 0 for one that was never scheduled (a dead loop's)."""
+    """A command that waits for its answer. `seq` is 0 for one that was never scheduled (a dead loop's).
+
+    `ask` of each kind says what is asked for. It takes the creation number, the command's number in
+    the journal, and the run, which learns of a cancel. It stands in for a Python-level `__init__`
+    and calls no other: this is the hot path.
+    """
 
     __slots__ = ("canceller", "codec", "number", "seq")
     canceller: Canceller | None
@@ -66,16 +70,6 @@ class Call(asyncio.Future[Any], Coroutine[Any, Any, Any]):
             self.canceller.cancel_call(self)
         return True
 
-    def open(self, canceller: Canceller) -> None:
-        """The command is scheduled. Whoever journals it learns of a cancel."""
-        self.canceller = canceller
-
-    def number_as(self, number: int, seq: int) -> None:
-        """Take the creation number, and the command's number in the journal."""
-        self.number = number
-        self.seq = seq
-        self.canceller = None
-
     @property
     def key(self) -> CallKey:
         """Which call it is, among those of all runs of its unit."""
@@ -91,6 +85,7 @@ class Call(asyncio.Future[Any], Coroutine[Any, Any, Any]):
     def stay_unscheduled(self) -> None:
         """The loop is dead, so that the call never has an answer."""
         self.seq = 0
+        self.canceller = None
 
     def error(self, failure: Failure) -> BaseException:
         """The exception that awaiting code gets for a failure."""
@@ -139,9 +134,18 @@ class ActivityCall(Call):
     details: bytes | None
 
     def ask(
-        self, definition: ActivityDefinition, options: ActivityOptions, data: bytes, at: int
+        self,
+        run: Canceller,
+        seq: int,
+        definition: ActivityDefinition,
+        options: ActivityOptions,
+        data: bytes,
+        at: int,
     ) -> None:
-        """What is asked for, with encoded arguments, at `at` (ms)."""
+        """An activity, with encoded arguments, at `at` (ms)."""
+        self.number = run.loop.next_number()
+        self.seq = seq
+        self.canceller = run
         self.name = definition.name
         self.input = data
         self.options = options
@@ -186,18 +190,18 @@ class ChildCall(Call):
     run: bytes
 
     def ask(
-        self,
-        event: CallStarted,
-        run: bytes,
-        codec: Reader,
+        self, run: Canceller, seq: int, event: CallStarted, child_run: bytes, codec: Reader
     ) -> None:
-        """What is asked for. `run` is the run id of the child."""
+        """A child. `child_run` is its run id."""
+        self.number = run.loop.next_number()
+        self.seq = seq
+        self.canceller = run
         self.target = event.target
         self.workflow = event.workflow
         self.version = event.version
         self.input = event.input
         self.parent_close = event.parent_close
-        self.run = run
+        self.run = child_run
         self.codec = codec
 
     def error(self, failure: Failure) -> BaseException:
@@ -221,8 +225,13 @@ class WaitCall(Call):
     # Where messages of this kind wait. A channel and an event may have the same name.
     lane: str
 
-    def ask(self, channel: str, codec: Reader, *, positional: bool) -> None:
-        """What is waited for."""
+    def ask(
+        self, run: Canceller, seq: int, channel: str, codec: Reader, *, positional: bool
+    ) -> None:
+        """A message, or an event."""
+        self.number = run.loop.next_number()
+        self.seq = seq
+        self.canceller = run
         self.channel = channel
         self.positional = positional
         self.lane = ("!" if positional else "#") + channel
@@ -244,13 +253,18 @@ class StepCall(Call):
 
     def ask(
         self,
+        run: Canceller,
+        seq: int,
         name: str,
         occurrence: int,
         fn: Callable[[], Awaitable[Any] | Any],
         encode: Callable[[Any], bytes],
         codec: Reader,
     ) -> None:
-        """What is run, and how its value is written and read."""
+        """A function, and how its value is written and read."""
+        self.number = run.loop.next_number()
+        self.seq = seq
+        self.canceller = run
         self.name = name
         self.occurrence = occurrence
         self.fn = fn
@@ -270,13 +284,6 @@ class StepCall(Call):
     def describe(self) -> str:
         """The checkpoint's name."""
         return f"checkpoint {self.name}"
-
-
-def make(kind: type[C], loop: WorkflowLoop, seq: int) -> C:
-    """A call of this kind. No Python-level `__init__`: this is the hot path."""
-    call = kind(loop=loop)
-    call.number_as(loop.next_number(), seq)
-    return call
 
 
 def _attempts(count: int) -> str:

@@ -31,6 +31,8 @@ from asyncio import tasks as _tasks
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
+import msgspec
+
 from perdure.errors import UsageError, WorkflowViolation
 from perdure.kernel.execution.deadline import LATEST_MS
 
@@ -42,9 +44,10 @@ _set_loop: Callable[[asyncio.AbstractEventLoop | None], None] = _events._set_run
 _enter_task: Callable[[asyncio.AbstractEventLoop, Any], None] = _tasks._enter_task
 _leave_task: Callable[[asyncio.AbstractEventLoop, Any], None] = _tasks._leave_task
 # Each turn asks. The function is in C since Python 3.12. Before, this is the table that it looks into.
-_current_task: Callable[[asyncio.AbstractEventLoop], Any] = (
+current_task: Callable[[asyncio.AbstractEventLoop], Any] = (
     asyncio.current_task if sys.version_info >= (3, 12) else vars(_tasks)["_current_tasks"].get
 )
+"""The task that runs on a loop. None: none does."""
 
 CALLBACKS_MAX = 1_000_000
 """Callbacks that one delivery may cause before the workflow counts as one that never becomes idle."""
@@ -221,9 +224,9 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
 
     # ------------------------------------------------------------ what asyncio needs
 
-    def get_debug(self) -> bool:
-        """asyncio's debug mode is the node's business."""
-        return False
+    # asyncio's debug mode is the node's business. The constructor of each future and each task asks,
+    # so this is what answers False without a frame of Python's: `bool()`.
+    get_debug = staticmethod(bool)  # pyright: ignore[reportAssignmentType]
 
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: object, context: Context | None = None
@@ -348,12 +351,16 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
 
     # ------------------------------------------------------------ turns
 
-    def drain(self) -> None:
+    def drain(self, at: int = 0) -> None:
         """Run ready callbacks until there are none, or until the loop is dead.
+
+        Time goes on to `at` (ms) before. It never goes back, whatever a clock showed.
 
         Raises:
             NeverIdle: after `CALLBACKS_MAX` of them.
         """
+        if at > self.now_ms:  # noqa: PLR1730  # each event comes by, and a call costs more
+            self.now_ms = at
         count = passes = 0
         if self.parked is not None:
             self.ready = self.parked + self.ready
@@ -476,20 +483,19 @@ class _GeneratorHooks:
             self._final(generator)
 
 
-class Entered:
+class Entered(msgspec.Struct, eq=False):
     """`with Entered(loop):` the calling thread is inside the workflow; see the module's docstring."""
 
-    __slots__ = ("_gc", "_loop", "_outer", "_task")
-
-    def __init__(self, loop: WorkflowLoop) -> None:
-        """Nothing happens before `__enter__`."""
-        self._loop = loop
+    _loop: WorkflowLoop
+    _outer: asyncio.AbstractEventLoop | None = None
+    _task: asyncio.Task[Any] | None = None
+    _gc: bool = False
 
     def __enter__(self) -> None:
         """Put the node's loop aside."""
         loop = self._loop
         self._outer = outer = _get_loop()
-        self._task = task = None if outer is None else _current_task(outer)
+        self._task = task = None if outer is None else current_task(outer)
         if outer is not None and task is not None:
             _leave_task(outer, task)
         _set_loop(loop)
@@ -511,31 +517,29 @@ class Entered:
             _enter_task(outer, self._task)
 
 
-class Outside:
+class Outside(msgspec.Struct, eq=False):
     """What `Entered` puts aside, as it is now; for a caller whose turn may be interrupted anywhere, also in the middle
     of `Entered`'s own lines.
+
+    The loop is the one that runs, which a caller for each turn need not look up. The task is the
+    loop's current one.
     """
 
-    __slots__ = ("_gc", "_loop", "_task")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        """Take the copy. `loop` is the one that runs, which a caller for each turn need not look up."""
-        self._loop = loop
-        self._task = None if loop is None else _current_task(loop)
-        self._gc = gc.isenabled()
+    _loop: asyncio.AbstractEventLoop | None
+    _task: asyncio.Task[Any] | None
+    _gc: bool = msgspec.field(default_factory=gc.isenabled)
 
     def restore(self) -> None:
         """Make it so again. Nothing happens where `Entered` has done it."""
         _set_loop(self._loop)
-        if self._loop is not None and self._task is not None and _current_task(self._loop) is None:
+        if self._loop is not None and self._task is not None and current_task(self._loop) is None:
             _enter_task(self._loop, self._task)
         if self._gc:
             gc.enable()
 
 
-def running_loop() -> asyncio.AbstractEventLoop | None:
-    """The event loop that runs in the calling thread, whatever its kind."""
-    return _get_loop()
+running_loop = _get_loop
+"""The event loop that runs in the calling thread, whatever its kind. None: none does."""
 
 
 def current_loop() -> WorkflowLoop | None:

@@ -71,7 +71,8 @@ class Memory:
         self._attempts = attempts
         self._deadlines = deadlines
         self._ready = ready
-        self._homeless: dict[str, None] = {}  # an ordered set
+        # An ordered set: units that do not exist and for which messages wait.
+        self.homeless: dict[str, None] = {}
 
     # ------------------------------------------------------------ coming in
 
@@ -87,7 +88,7 @@ class Memory:
         if scope is None or not scope.takes_messages:
             return None
         may_be_new = type(message.body) is Start and not message.visible_at
-        has_mail = message.to in self._homeless or self.loader.is_waiting(message.to)
+        has_mail = message.to in self.homeless or self.loader.is_waiting(message.to)
         # Mail of the same sender may wait in the store, from when another node had the scope.
         is_known = self._ownership.is_alone or scope.is_scanned
         resident = self.residents.enter(message.to, scope, type(message.body))
@@ -146,13 +147,13 @@ class Memory:
 
     def note_homeless(self, unit: str) -> None:
         """Messages wait in the store for a unit that does not exist: its start must look for them."""
-        self._homeless[unit] = None
-        if len(self._homeless) > _HOMELESS_MAX:
-            del self._homeless[next(iter(self._homeless))]
+        self.homeless[unit] = None
+        if len(self.homeless) > _HOMELESS_MAX:
+            del self.homeless[next(iter(self.homeless))]
 
     def found_home(self, unit: str) -> None:
         """The unit exists, and it has read its mail."""
-        self._homeless.pop(unit, None)
+        self.homeless.pop(unit, None)
 
     # ------------------------------------------------------------ once more
 

@@ -137,7 +137,8 @@ class Turns:
             # The retry that came while it was busy stays in the mailbox.
             self.memory.reload(resident)
             return
-        resident.is_tried()
+        if resident.released:
+            resident.is_tried()
         self.count += 1
         commit_id = self._commit_prefix + self.count.to_bytes(8)
         turn = self._supervisor.advance(resident, scope.fence, commit_id)
@@ -195,7 +196,7 @@ class Turns:
             return
         assert turn.commit is not None
         resident.mailbox.settle(turn.kept, turn.commit.consume)
-        if resident.unit.held is None:
+        if resident.failures and resident.unit.held is None:
             resident.has_succeeded()
         self._effects(resident, turn, claims)
 
@@ -226,7 +227,8 @@ class Turns:
         if turn.milestones is not None:
             for row in turn.milestones.replaced:
                 self.waiters.ended(row)
-        self._plan(resident, turn, serves=serves)
+        if turn.closed or turn.wake_at is not None or self.deadlines.holds(unit.id):
+            self._plan(resident, turn, serves=serves)
         self._next(resident, turn)
 
     def _pass_on(self, message: Message, claims: int) -> None:
@@ -262,7 +264,7 @@ class Turns:
     def _next(self, resident: Resident, turn: Turn) -> None:
         """Read the unit's mail, give it another turn, let it stay, or let it leave memory."""
         unit, scope, memory = resident.unit, resident.scope, self.memory
-        outdated = resident.take_outdated()
+        outdated = resident.outdated and resident.take_outdated()
         if scope is None or not scope.takes_messages:
             memory.expel(resident, unit.row)
         elif turn.deleted:
@@ -280,10 +282,11 @@ class Turns:
             if unit.keeps_messages:
                 memory.note_homeless(unit.id)
             memory.residents.forget(resident)
-        elif turn.closed or unit.is_poison:
+        elif turn.closed or (unit.held is not None and unit.is_poison):
             memory.residents.forget(resident)
         else:
-            memory.found_home(unit.id)
+            if memory.homeless:
+                memory.found_home(unit.id)
             memory.residents.rest(resident)
 
     # ------------------------------------------------------------ rest, and the end
