@@ -165,7 +165,7 @@ def test_where_frames_cannot_be_dropped_nothing_is_recorded(
     LOG.clear()
     if CAN_MARK:  # so that the next tests start clean
         for resisting in quarantine:
-            for frame in disposal._chain(resisting):
+            for frame in disposal.chain(resisting):
                 disposal._mark(frame)
 
 
