@@ -93,7 +93,7 @@ def test_another_exception_of_the_turn_passes_through(watchdog: Watchdog) -> Non
 
     with pytest.raises(ValueError, match="mine"):
         watchdog.run("order-1", fail)
-    assert watchdog.run("order-2", int) is None
+    assert watchdog.run("order-2", int) == 0  # what the turn returns
 
 
 def test_code_that_swallows_the_exception_may_go_on_for_one_more_limit(watchdog: Watchdog) -> None:
@@ -189,7 +189,7 @@ def test_code_that_swallows_it_again_and_again_is_stopped(
     report = stopped(watchdog.run("order-1", stubborn))
     assert report.elapsed_ms >= 2 * LIMIT_MS
     assert not caplog.records, "it reacts, so nobody is told that it does not"
-    assert watchdog.run("order-2", int) is None
+    assert watchdog.run("order-2", int) == 0  # what the turn returns
     next_turn = watchdog.run("order-3", partial(spin_for, LIMIT_MS / 4000))
     # A busy machine may stretch it beyond the limit; whatever is left over of the first turn would stop it before.
     assert next_turn is None or next_turn.elapsed_ms >= LIMIT_MS, "the next turn is left alone"
@@ -263,7 +263,9 @@ def test_a_turn_that_swallows_and_returns_is_still_reported(watchdog: Watchdog) 
     assert stopped(watchdog.run("order-1", hostile)).unit == "order-1"
     assert seen == [True]
     assert not watchdog.fired
-    assert watchdog.run("order-2", int) is None, "the report belongs to one turn"
+    assert (
+        watchdog.run("order-2", int) == 0
+    )  # what the turn returns, "the report belongs to one turn"
 
 
 def test_the_exception_passes_through_a_task(watchdog: Watchdog) -> None:
@@ -426,7 +428,7 @@ def test_a_turn_in_a_debugger_is_left_alone(watchdog: Watchdog) -> None:
 
 
 def test_an_idle_watchdog_does_not_tick(watchdog: Watchdog) -> None:
-    assert watchdog.run("order-1", int) is None
+    assert watchdog.run("order-1", int) == 0
     assert not watchdog.parked
     until(lambda: watchdog.parked, "parked")
     ticks = watchdog.ticks
@@ -448,7 +450,7 @@ def test_there_is_no_thread_before_the_first_turn_and_none_after_close() -> None
     watchdog.close()
     watchdog.close()
     assert not threads()
-    assert watchdog.run("order-2", int) is None
+    assert watchdog.run("order-2", int) == 0  # what the turn returns
     assert not threads()
 
 

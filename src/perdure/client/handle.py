@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, Generic, Literal, ParamSpec, TypeAlias, TypeVar, cast, overload
@@ -153,11 +153,13 @@ class Handle(Generic[R_co]):
             NotFound, NotRunning, InboxFull: nothing was sent.
             PayloadError: the value is not data or does not fit the channel's type.
         """
-        await self._ask(
-            "send", str(getattr(channel, "name", channel)), self._send_value, channel, value
-        )
+        if not self._interceptors:  # `_ask`, written out
+            await self._send_value(channel, value)
+            return
+        name = str(getattr(channel, "name", channel))
+        await self._ask("send", name, self._send_value, channel, value)
 
-    async def _send_value(self, channel: Any, value: Any) -> None:
+    def _send_value(self, channel: Any, value: Any) -> Coroutine[object, object, None]:
         if isinstance(channel, Channel):
             typed: Channel[Any] = channel  # pyright: ignore[reportUnknownVariableType]
             codec = typed.codec
@@ -168,8 +170,9 @@ class Handle(Generic[R_co]):
         else:
             name = check_label(channel, "a channel")
             data = encode(value)
-        self._check_size(data, f"the message for channel {name!r}")
-        await self._send(msg.Send(name, data))
+        if len(data) > self._gateway.limits.payload_bytes:
+            raise self._too_large(data, f"the message for channel {name!r}")
+        return self._send(msg.Send(name, data))
 
     async def raise_event(self, name: str, value: object = None) -> None:
         """Raise a positional event.
@@ -180,7 +183,8 @@ class Handle(Generic[R_co]):
 
     async def _raise_event(self, name: str, value: object) -> None:
         data = encode(value)
-        self._check_size(data, f"the event {name!r}")
+        if len(data) > self._gateway.limits.payload_bytes:
+            raise self._too_large(data, f"the event {name!r}")
         await self._send(msg.Raise(check_label(name, "an event"), data))
 
     def _ask(
@@ -205,15 +209,12 @@ class Handle(Generic[R_co]):
         # An interceptor returns the value of `next`, or another value of its type.
         return cast("Awaitable[T]", answer)
 
-    def _check_size(self, data: bytes, what: str) -> None:
-        # Here, because a posted message is accepted before any node sees it.
-        limit = self._gateway.limits.payload_bytes
-        if len(data) > limit:
-            msg_ = (
-                f"{what} has {len(data)} bytes; the limit is {limit} (Limits.payload_bytes): "
-                "store it elsewhere and send a reference"
-            )
-            raise PayloadTooLarge(msg_)
+    def _too_large(self, data: bytes, what: str) -> PayloadTooLarge:
+        # Refused here, because a posted message is accepted before any node sees it.
+        return PayloadTooLarge(
+            f"{what} has {len(data)} bytes; the limit is {self._gateway.limits.payload_bytes} "
+            "(Limits.payload_bytes): store it elsewhere and send a reference"
+        )
 
     async def cancel(self, reason: str = "") -> None:
         """Ask it to stop: `CancelledError` is raised where it waits, and it may clean up.
@@ -506,7 +507,8 @@ class WorkflowHandle(Handle[R_co], Generic[P, R_co]):
             signature = definition.definition.signature
             data = signature.encode(args, kwargs)
             signature.check(data)
-        self._check_size(data, f"the input of workflow {name!r}")
+        if len(data) > self._gateway.limits.payload_bytes:
+            raise self._too_large(data, f"the input of workflow {name!r}")
         now = self._gateway.clock.now_ms()
         visible_at = 0  # at once
         if self._delay_ms:

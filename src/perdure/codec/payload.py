@@ -135,9 +135,8 @@ class TypeCodec(Generic[T]):
         except Exception as error:  # as above
             self._refuse(data, error)
 
-    def check(self, data: bytes) -> None:
-        """Raise DecodeError when `data` does not fit the type."""
-        self.decode(data)
+    check = decode
+    """Raise DecodeError when `data` does not fit the type."""
 
     def _decode_other(self, data: bytes) -> T:
         if data[0] == RAW:

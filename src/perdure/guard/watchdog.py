@@ -39,10 +39,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import monotonic, process_time
 from types import FrameType
+from typing import TypeVar
 
 from perdure.guard.insistence import Handlers, may_insist
-from perdure.kernel.loop.entered import Outside
+from perdure.kernel.loop.entered import Outside, current_task
 from perdure.kernel.loop.loop import current_loop, running_loop
+
+T = TypeVar("T")
 
 logger = logging.getLogger("perdure.node")
 
@@ -126,7 +129,6 @@ class Watchdog:
 
     __slots__ = (
         "_aiming",
-        "_began_s",
         "_closed",
         "_handlers",
         "_landings",
@@ -141,6 +143,7 @@ class Watchdog:
         "_unheard",
         "_unit",
         "_wake",
+        "began_s",
         "fired",
         "parked",
         "ticks",
@@ -157,7 +160,6 @@ class Watchdog:
             0  # the number of the running turn, 0 between turns; written by the loop thread only
         )
         self._turns = 0
-        self._began_s = 0.0
         self._report: StuckTurn | None = None
         self._aiming = False  # written by the watchdog's thread only
         self._handlers = Handlers(TurnTooLong)
@@ -171,6 +173,8 @@ class Watchdog:
         self._thread_id = 0
         self._loop: AbstractEventLoop | None = None
         self._closed = False
+        self.began_s = 0.0
+        """When the running turn began, on the monotonic clock."""
         self.fired = False
         """Whether the running turn was interrupted."""
         self.parked = True
@@ -178,24 +182,32 @@ class Watchdog:
         self.ticks = 0
         """How often the thread has looked; it stands still while the node is idle."""
 
-    def run(self, unit: str, turn: Callable[[], object]) -> StuckTurn | None:
-        """Run one turn. Returns the report if it was interrupted; any other exception of the turn passes through."""
+    def run(self, unit: str, turn: Callable[[], T]) -> T | StuckTurn:
+        """Run one turn, and give what it returns, or the report if it was interrupted.
+
+        Any other exception of the turn passes through.
+        """
         if self._thread is None and not self._closed:
             self._start()  # before the turn counts: what a start locks must not be interrupted
-        outside = Outside(self._loop)
+        loop = self._loop
+        outside = Outside(loop, None if loop is None else current_task(loop))
         try:
             try:
                 self.enter(unit)
-                turn()
+                result = turn()
             finally:
                 # Before the call, whose first instruction the exception may hit: nothing is injected after this store.
                 self._turn = 0
                 self.exit()
         except TurnTooLong:
             self.exit()  # again, in case the exception landed on the way into or out of the first
+            outside.restore()
+            assert self._report is not None
+            return self._report
         if self._report is not None:
             outside.restore()
-        return self._report
+            return self._report
+        return result
 
     def bind(self) -> None:
         """Watch the calling thread from now on. Call it between turns."""
@@ -208,7 +220,7 @@ class Watchdog:
             self._start()  # before the turn counts: what a start locks must not be interrupted
         self._unit = unit
         self._report = None
-        self._began_s = monotonic()
+        self.began_s = monotonic()
         self._turns = self._turn = self._turns + 1
         if self.parked:
             self.parked = False
@@ -300,7 +312,7 @@ class Watchdog:
                 continue
             self.ticks += 1
             turn = self._turn
-            lost_s = standstills.look(self._began_s)
+            lost_s = standstills.look(self.began_s)
             if not turn:
                 quiet = quiet + 1 if turns == self._turns else 0
                 turns = self._turns
@@ -308,7 +320,7 @@ class Watchdog:
                     self._park()
                 continue
             if turn != seen:
-                seen, due_s = turn, self._began_s + self._limit_s
+                seen, due_s = turn, self.began_s + self._limit_s
                 self._landings = self._unheard = 0
             due_s += lost_s
             if monotonic() >= due_s:
@@ -361,7 +373,7 @@ class Watchdog:
             self._aiming = False  # whatever happens: the loop thread waits for it
 
     def _elapsed_ms(self) -> int:
-        return round((monotonic() - self._began_s) * 1000)
+        return round((monotonic() - self.began_s) * 1000)
 
     def _stack(self) -> list[str]:
         frame = sys._current_frames().get(self._thread_id)  # pyright: ignore[reportPrivateUsage]

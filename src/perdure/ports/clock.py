@@ -19,6 +19,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 logger = logging.getLogger("perdure.clock")
@@ -70,36 +71,32 @@ class Clock(Protocol):
         ...
 
 
-def boot_ns() -> int:
-    """Nanoseconds since the machine began to run.
+def _boot_source() -> Callable[[], int]:
+    """A source of nanoseconds since the machine began to run.
 
     The time of a suspended machine counts, where the system can tell it.
     """
-    # Looked up at each call, because simulations replace the functions of `time`.
+    # Looked up for each clock, because simulations replace the functions of `time`.
     if _BOOT is None:
-        return time.monotonic_ns()
-    return time.clock_gettime_ns(_BOOT)
+        return time.monotonic_ns
+    return partial(time.clock_gettime_ns, _BOOT)
 
 
 class SystemClock:
     """The machine's clock, which never goes back and never stands still."""
 
     def __init__(
-        self, wall_ns: Callable[[], int] = time.time_ns, boot_ns: Callable[[], int] = boot_ns
+        self, wall_ns: Callable[[], int] = time.time_ns, boot_ns: Callable[[], int] | None = None
     ) -> None:
         """Start at the present. `wall_ns` and `boot_ns` are the sources of time, in nanoseconds."""
         self._wall_ns = wall_ns
-        self._boot_ns = boot_ns
-        self._read_ns = boot_ns()
+        self._boot_ns = boot_ns if boot_ns is not None else _boot_source()
+        self._read_ns = self._boot_ns()
         self._offset_ns = wall_ns() - self._read_ns
         self._told_ns = 0
 
-    def now_ms(self) -> int:
-        """Time in milliseconds since 1970. Never goes back within this object."""
-        return self.now_ns() // _NS
-
     def now_ns(self) -> int:
-        """The same in nanoseconds."""
+        """Time in nanoseconds since 1970. Never goes back within this object."""
         # The wall clock is read first: a pause between the two must not look like a step forward.
         wall = self._wall_ns()
         boot = self._boot_ns()
@@ -117,6 +114,17 @@ class SystemClock:
             self._offset_ns -= min(ahead, passed // _SLOWER_BY)
         self._told_ns = max(ahead, 0)
         return boot + self._offset_ns
+
+    def now_ms(self) -> int:
+        """The same in milliseconds."""
+        # Each message and each turn asks. Clocks that agree are read here, without a call more.
+        wall = self._wall_ns()
+        boot = self._boot_ns()
+        now_ns = boot + self._offset_ns
+        if wall <= now_ns <= wall + _UNEVEN_NS:
+            self._read_ns, self._told_ns = boot, now_ns - wall
+            return now_ns // _NS
+        return self.now_ns() // _NS
 
     def go_on_from(self, at_ms: int) -> None:
         """Go on from `at_ms`, which a row of the store has from a former life.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from perdure.errors import UsageError
-from perdure.kernel.execution.execution import Execution, current_run
+from perdure.kernel.execution.execution import Execution
+from perdure.kernel.loop.loop import WorkflowLoop, running_loop
 
 
 def caller(what: str) -> Execution:
@@ -12,8 +13,10 @@ def caller(what: str) -> Execution:
     Raises:
         UsageError: no workflow is running here.
     """
-    run = current_run()
-    if run is None:
+    # `current_run`, written out: each command of a workflow comes by here.
+    loop = running_loop()
+    run = loop.timers if type(loop) is WorkflowLoop else None
+    if not isinstance(run, Execution):
         msg = f"workflow.{what} is for workflow code; here no workflow is running"
         raise UsageError(msg)
     return run

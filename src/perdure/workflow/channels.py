@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from perdure.codec import TypeCodec, encode
@@ -31,20 +32,17 @@ class Channel(Generic[T]):
         """`type` is needed only without the subscript: `Channel("approved", bool)`."""
         self.name = check_label(name, "a channel")
         self._type: Any = type
-        self._codec: TypeCodec[T] | None = None
 
-    @property
+    @cached_property
     def codec(self) -> TypeCodec[T]:
         """The codec of its values."""
         # Made at the first use: Python notes the subscript of `Channel[bool](...)` on the object
         # only after `__init__`.
-        if self._codec is None:
-            declared = self._type
-            if declared is None:
-                subscripted = getattr(self, "__orig_class__", None)
-                declared = next(iter(getattr(subscripted, "__args__", ())), Any)
-            self._codec = TypeCodec(declared, f"message of channel {self.name!r}")
-        return self._codec
+        declared = self._type
+        if declared is None:
+            subscripted = getattr(self, "__orig_class__", None)
+            declared = next(iter(getattr(subscripted, "__args__", ())), Any)
+        return TypeCodec(declared, f"message of channel {self.name!r}")
 
     async def receive(self) -> T:
         """Take the next message, waiting for it if there is none."""

@@ -95,12 +95,12 @@ def set_attributes(run: Execution, changes: bytes) -> None:
 
 def patched(run: Execution, patch: str) -> bool:
     """Whether to take the new side of a change."""
-    known = run.variables.patches.get(patch)
+    known = run.variables.patched(patch)
     if known is None:
         journal = run.journal or ()
         marked = any(isinstance(e, ev.PatchMarked) and e.id == patch for e in journal)
         known = marked or not run.replaying
-        run.variables.patches[patch] = known
+        run.variables.pass_patch(patch, patched=known)
         if known:
             run.command(ev.PatchMarked(patch))
     return known

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from perdure.kernel.data import events as ev
 from perdure.kernel.data.placement import child_id, derived_id
-from perdure.kernel.loop.call import ActivityCall, CheckpointCall, ChildCall, WaitCall, make
+from perdure.kernel.loop.call import ActivityCall, CheckpointCall, ChildCall, WaitCall
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -38,9 +38,9 @@ def schedule_activity(
     """
     seq = run.seq + 1
     event = ev.ActivityScheduled(seq, definition.name, data, options.queue, options.session)
-    _, new = run.give(event, partial(_check, run, definition.signature, data))
-    call = make(ActivityCall, run.loop, seq)
-    call.ask(definition, options, data, run.loop.now_ms)
+    _, new = run.command(event, partial(_check, run, definition.signature, data))
+    call = ActivityCall(loop=run.loop)
+    call.ask(run, seq, definition, options, data, run.loop.now_ms)
     run.open(call, new=new)
     return call
 
@@ -55,9 +55,9 @@ def start_step(
     """Run a function in this process once and record its outcome."""
     occurrence = run.variables.next_occurrence(name)
     seq = run.seq + 1
-    _, new = run.give(ev.CheckpointStarted(seq, name, occurrence))
-    call = make(CheckpointCall, run.loop, seq)
-    call.ask(name, occurrence, fn, encode, codec)
+    _, new = run.command(ev.CheckpointStarted(seq, name, occurrence))
+    call = CheckpointCall(loop=run.loop)
+    call.ask(run, seq, name, occurrence, fn, encode, codec)
     run.open(call, new=new)
     return call
 
@@ -87,11 +87,11 @@ def start_child(
     if target is None:
         target = _child_id(run, seq)
     event = ev.CallStarted(seq, target, definition.name, version, data, False, parent_close)
-    _, new = run.give(event, partial(_check, run, definition.signature, data))
-    call = make(ChildCall, run.loop, seq)
+    _, new = run.command(event, partial(_check, run, definition.signature, data))
+    call = ChildCall(loop=run.loop)
     started = run.started
     child_run = derived_id(started.run, started.execution, seq, b"child")
-    call.ask(event, child_run, definition.signature.result)
+    call.ask(run, seq, event, child_run, definition.signature.result)
     run.open(call, new=new)
     return call
 
@@ -119,7 +119,7 @@ def start_detached(
     if target is None:
         target = _child_id(run, seq)
     event = ev.CallStarted(seq, target, workflow, version, data, True, "abandon")
-    run.send(*run.give(event, check))
+    run.send(event, check)
     return target
 
 
@@ -136,12 +136,12 @@ def send_message(
         check()
         run.check_size(value, f"the message for channel {channel!r}")
 
-    run.send(*run.give(ev.MessageSent(run.seq + 1, target, channel, value), check_all))
+    run.send(ev.MessageSent(run.seq + 1, target, channel, value), check_all)
 
 
 def send_cancel(run: Execution, target: str, reason: str) -> None:
     """Ask another instance to stop when this turn is durable."""
-    run.send(*run.give(ev.CancelSent(run.seq + 1, target, reason)))
+    run.send(ev.CancelSent(run.seq + 1, target, reason))
 
 
 # ---------------------------------------------------------------- waits
@@ -150,8 +150,8 @@ def send_cancel(run: Execution, target: str, reason: str) -> None:
 def wait(run: Execution, channel: str, codec: Reader, *, positional: bool) -> WaitCall:
     """Wait for a message of a channel, or for a positional event."""
     seq = run.seq + 1
-    _, new = run.give(ev.WaitStarted(seq, channel, positional))
-    call = make(WaitCall, run.loop, seq)
-    call.ask(channel, codec, positional=positional)
+    _, new = run.command(ev.WaitStarted(seq, channel, positional))
+    call = WaitCall(loop=run.loop)
+    call.ask(run, seq, channel, codec, positional=positional)
     run.open(call, new=new)
     return call

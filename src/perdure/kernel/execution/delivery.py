@@ -1,7 +1,8 @@
 """Deliveries: what each event that the code is told does to the run.
 
-Called with the loop entered, live and in replay alike. A delivery for a command that is not pending breaks the run:
-live, the unit has checked that before; in replay it means that code and journal differ.
+Called with the loop entered, live and in replay alike. Each gives the time (ms) to which the code's clock goes on,
+before the code does. A delivery for a command that is not pending breaks the run: live, the unit has checked that
+before; in replay it means that code and journal differ.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
 P = TypeVar("P", Timer, ActivityCall, WaitCall, ChildCall, CheckpointCall)
 
 
-def _started(run: Execution, event: ev.Started) -> None:
+def _started(run: Execution, event: ev.Started) -> int:
     if run.main is not None:
         run.break_off(event, None, "the execution has begun already")
-        return
+        return event.at
     run.loop.begin(_salt(event), event.at)
     try:
         args, options = run.definition.signature.decode(event.input)
@@ -33,6 +34,7 @@ def _started(run: Execution, event: ev.Started) -> None:
     except DecodeError as unfit:
         coroutine = _raise(unfit)
     run.begin(event, coroutine)
+    return event.at
 
 
 def _salt(event: ev.Started) -> int:
@@ -71,51 +73,51 @@ def _answer(call: Call, data: bytes | None, failure: Failure | None = None) -> N
         call.set_exception(unfit)
 
 
-def _activity_completed(run: Execution, event: ev.ActivityCompleted) -> None:
-    run.loop.pass_to(event.at)
+def _activity_completed(run: Execution, event: ev.ActivityCompleted) -> int:
     call = _take(run, event.seq, ActivityCall, event)
     if call is not None:
         run.not_local(call)
         call.was_attempt(event.attempt)
         _answer(call, event.result)
+    return event.at
 
 
-def _activity_failed(run: Execution, event: ev.ActivityFailed) -> None:
-    run.loop.pass_to(event.at)
+def _activity_failed(run: Execution, event: ev.ActivityFailed) -> int:
     call = _take(run, event.seq, ActivityCall, event)
     if call is not None:
         run.not_local(call)
         call.was_attempt(event.attempt)
         _answer(call, None, event.failure)
+    return event.at
 
 
-def _attempt_failed(run: Execution, event: ev.AttemptFailed) -> None:
-    run.loop.pass_to(event.at)
+def _attempt_failed(run: Execution, event: ev.AttemptFailed) -> int:
     call = run.pending.get(event.seq)
     if not isinstance(call, ActivityCall):
         run.break_off(event, None, f"command {event.seq} is no open activity")
-        return
+        return event.at
     call.next_attempt(event.attempt + 1, event.retry_at, event.details)
     run.wait_for_retry(call)
+    return event.at
 
 
-def _timer_fired(run: Execution, event: ev.TimerFired) -> None:
-    run.loop.pass_to(event.at)
+def _timer_fired(run: Execution, event: ev.TimerFired) -> int:
     timer = _take(run, event.seq, Timer, event)
-    if timer is not None:
-        run.loop.pass_to(timer.fire_at)
-        timer.fire()
+    if timer is None:
+        return event.at
+    timer.fire()
+    return max(event.at, timer.fire_at)
 
 
-def _received(run: Execution, event: ev.Received) -> None:
-    run.loop.pass_to(event.at)
+def _received(run: Execution, event: ev.Received) -> int:
     _end_wait(run, event.seq, event, event.value, positional=False)
+    return event.at
 
 
-def _event_raised(run: Execution, event: ev.EventRaised) -> None:
-    run.loop.pass_to(event.at)
+def _event_raised(run: Execution, event: ev.EventRaised) -> int:
     if event.seq:
         _end_wait(run, event.seq, event, event.value, positional=True)
+    return event.at
 
 
 def _end_wait(run: Execution, seq: int, event: ev.Event, value: bytes, *, positional: bool) -> None:
@@ -124,37 +126,37 @@ def _end_wait(run: Execution, seq: int, event: ev.Event, value: bytes, *, positi
         seq = -1  # a message for an event, or the other way round
     call = _take(run, seq, WaitCall, event)
     if call is not None:
-        run.forget_wait(call)
+        run.waits.remove(call.lane, call.seq)
         _answer(call, value)
 
 
-def _replied(run: Execution, event: ev.Replied) -> None:
-    run.loop.pass_to(event.at)
+def _replied(run: Execution, event: ev.Replied) -> int:
     call = _take(run, event.seq, ChildCall, event)
     if call is not None:
         _answer(call, event.result, event.failure)
+    return event.at
 
 
-def _checkpoint_recorded(run: Execution, event: ev.CheckpointRecorded) -> None:
-    run.loop.pass_to(event.at)
+def _checkpoint_recorded(run: Execution, event: ev.CheckpointRecorded) -> int:
     call = _take(run, event.seq, CheckpointCall, event)
     if call is not None:
         run.not_local(call)
         _answer(call, event.value, event.failure)
+    return event.at
 
 
-def _cancel_requested(run: Execution, event: ev.CancelRequested) -> None:
-    run.loop.pass_to(event.at)
+def _cancel_requested(run: Execution, event: ev.CancelRequested) -> int:
     run.ask_to_stop(event.reason)
     if run.main is not None and not run.main.done():
         run.main.cancel(event.reason)
+    return event.at
 
 
 NOTES = (ev.Paused, ev.Resumed)
 """Events that are for people who read the journal. The code is not told, and does not go on either."""
 
 
-HANDLERS: dict[type[ev.Event], Callable[[Execution, Any], None]] = {
+HANDLERS: dict[type[ev.Event], Callable[[Execution, Any], int]] = {
     ev.Started: _started,
     ev.ActivityCompleted: _activity_completed,
     ev.ActivityFailed: _activity_failed,
@@ -166,4 +168,4 @@ HANDLERS: dict[type[ev.Event], Callable[[Execution, Any], None]] = {
     ev.CheckpointRecorded: _checkpoint_recorded,
     ev.CancelRequested: _cancel_requested,
 }
-"""What to do with each kind of delivery."""
+"""What to do with each kind of delivery, which gives the time of it (ms)."""

@@ -37,7 +37,7 @@ from perdure.kernel.execution.variables import Variables
 from perdure.kernel.execution.waits import Waits
 from perdure.kernel.loop.call import ActivityCall, Call, CheckpointCall, ChildCall, WaitCall
 from perdure.kernel.loop.disposal import dispose
-from perdure.kernel.loop.loop import Timer, WorkflowLoop, current_loop
+from perdure.kernel.loop.loop import Timer, WorkflowLoop, running_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -69,9 +69,6 @@ class Progress(NamedTuple):
     cancelled: Sequence[Call]
 
 
-_NO_PROGRESS = Progress((), (), ())
-
-
 class Execution:
     """One execution of a workflow.
 
@@ -93,6 +90,7 @@ class Execution:
         "definitions",
         "ended",
         "events",
+        "has_progress",
         "journal",
         "journal_bytes",
         "journal_events",
@@ -144,11 +142,13 @@ class Execution:
         self.pending: dict[int, Call | Timer] = {}
         self.waits = Waits()
         self.deadlines: list[tuple[int, int]] | None = None
-        self.retries: dict[int, int] = {}
+        self.retries: dict[int, int] | None = None
         self.turn_bytes = 0
         self.local = 0
         self.keeps_logs = keep_logs
         self.logs: list[LogRecord] | None = None
+        # Whether the code has asked for something since `take_progress`.
+        self.has_progress = False
         self._opened: list[Call] | None = None
         self._cancelled: list[Call] | None = None
         self._outgoing: list[ev.Event] | None = None
@@ -168,8 +168,7 @@ class Execution:
         expected.
         """
         self.events.append(event)
-        HANDLERS[type(event)](self, event)
-        self.loop.drain()
+        self.loop.drain(HANDLERS[type(event)](self, event))
         main = self.main
         if main is not None and main.done():
             wind_up(self)
@@ -188,8 +187,7 @@ class Execution:
                 self.position -= 1
                 self._expected(event)
                 break
-            handler(self, event)
-            self.loop.drain()
+            self.loop.drain(handler(self, event))
             main = self.main
             if main is not None and main.done():
                 wind_up(self)
@@ -241,7 +239,7 @@ class Execution:
 
     def not_local(self, call: Call) -> None:
         """The call needs no work of this node now: it has its answer, or waits for its next attempt."""
-        if self.retries.pop(call.seq, None) is None:
+        if not self.retries or self.retries.pop(call.seq, None) is None:
             self.local -= 1
 
     def cancel_instead(self, at: int, reason: str) -> None:
@@ -268,13 +266,11 @@ class Execution:
         self.variables.begin(event.status, event.attributes)
         self.main = self.loop.create_task(coroutine, name="main", context=self.loop.context)
 
-    def begin_turn(self) -> None:
-        """Nothing is written in this turn yet."""
-        self.turn_bytes = 0
-
     def wait_for_retry(self, call: ActivityCall) -> None:
         """An attempt has failed, and the next one has its time."""
         self.not_local(call)
+        if self.retries is None:
+            self.retries = {}
         self.retries[call.seq] = call.retry_at
         if self.journal is None:
             self._hand_out(call)  # live: after a replay all open calls are handed out anyway
@@ -307,26 +303,27 @@ class Execution:
     # ------------------------------------------------------------ what a turn takes from it
 
     def take_events(self) -> list[ev.Event]:
-        """The events since the last call."""
+        """The events since the last call, for the journal. Those that follow are another turn's."""
         events, self.events = self.events, []
+        self.turn_bytes = 0
+        self.journal_events += len(events)
         return events
-
-    def has_journal(self, events: int) -> None:
-        """The journal has so many events, with those that were taken."""
-        self.journal_events = events
 
     def take_progress(self) -> Progress:
         """What the code has asked for since the last call."""
-        if not (self._opened or self._outgoing or self._cancelled):
-            return _NO_PROGRESS
         progress = Progress(self._opened or (), self._outgoing or (), self._cancelled or ())
-        self._opened = self._outgoing = self._cancelled = None
+        self._forget_progress()
         return progress
+
+    def _forget_progress(self) -> None:
+        self._opened = self._outgoing = self._cancelled = None
+        self.has_progress = False
 
     def discard(self) -> None:
         """What the code has done since it broke off has no effect."""
         self.events = []
-        self._opened = self._outgoing = self._cancelled = None
+        self.turn_bytes = 0
+        self._forget_progress()
 
     def keep_log(self, record: LogRecord) -> None:
         """Keep a log record for the turn, if the run `keeps_logs`."""
@@ -416,18 +413,12 @@ class Execution:
         else:
             self._refuse_again(journal[self.position], event, check)
 
-    def give(self, event: E, check: Callable[[], None] | None = None) -> tuple[E, bool]:
-        """Give the command that has the next number. One that is refused uses no number up."""
-        given = self.command(event, check)
-        self.seq += 1
-        return given
-
     def open(self, call: Call, *, new: bool) -> None:
-        """The call waits for its answer."""
+        """The call waits for its answer. Its command has used its number up."""
         if self.loop.dead:
             call.stay_unscheduled()
             return
-        call.open(self)
+        self.seq = call.seq
         self.pending[call.seq] = call
         # `isinstance` would ask the abstract classes, which is slow.
         if type(call) is WaitCall:
@@ -440,15 +431,26 @@ class Execution:
 
     def _hand_out(self, call: Call) -> None:
         """The call is work for the node, or for another instance, once the turn is durable."""
+        self.has_progress = True
         if self._opened is None:
             self._opened = [call]
         else:
             self._opened.append(call)
 
-    def send(self, event: ev.Event, new: bool) -> None:
-        """The command is for another unit. It goes out when this turn is durable."""
+    def send(
+        self,
+        event: ev.CallStarted | ev.MessageSent | ev.CancelSent,
+        check: Callable[[], None] | None = None,
+    ) -> None:
+        """Give a command for another unit. It goes out when this turn is durable.
+
+        One that `check` refuses uses no number up.
+        """
+        _, new = self.command(event, check)
+        self.seq = event.seq
         if not new:
             return
+        self.has_progress = True
         if self._outgoing is None:
             self._outgoing = []
         self._outgoing.append(event)
@@ -477,10 +479,11 @@ class Execution:
         if isinstance(call, (ActivityCall, CheckpointCall)):
             self.not_local(call)
         elif isinstance(call, WaitCall):
-            self.forget_wait(call)
+            self.waits.remove(call.lane, call.seq)
         _, new = self.command(ev.CommandCancelled(call.seq))
         if not new:
             return
+        self.has_progress = True
         if self._cancelled is None:
             self._cancelled = []
         self._cancelled.append(call)
@@ -505,10 +508,6 @@ class Execution:
         """`Timer.cancel` reports here."""
         if not self.loop.dead and self.pending.pop(timer.seq, None) is not None:
             self.command(ev.CommandCancelled(timer.seq))
-
-    def forget_wait(self, call: WaitCall) -> None:
-        """The call waits no longer."""
-        self.waits.remove(call.lane, call.seq)
 
     # ------------------------------------------------------------ what is asked about it
 
@@ -588,6 +587,8 @@ class Execution:
 
 def current_run() -> Execution | None:
     """The run whose code is calling; None outside of workflows."""
-    loop = current_loop()
-    run = loop.timers if loop is not None else None
+    loop = running_loop()
+    if type(loop) is not WorkflowLoop:
+        return None
+    run = loop.timers
     return run if isinstance(run, Execution) else None

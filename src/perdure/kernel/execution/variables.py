@@ -50,9 +50,11 @@ class Variables(msgspec.Struct, gc=False, eq=False):
     It holds data only, so that no cycle can go through it, and the garbage collector need not look.
     """
 
-    patches: dict[str, bool] = {}
     status: bytes | None = None
     attributes: bytes | None = None
+    # Whether this turn has changed something.
+    is_changed: bool = False
+    _patches: dict[str, bool] | None = None
     _entries: dict[str, KvEntry] | None = None
     _occurrences: dict[str, int] | None = None
     _changed: set[str] | None = None
@@ -76,6 +78,16 @@ class Variables(msgspec.Struct, gc=False, eq=False):
             if self._entries is None:
                 self._entries = {}
             self._entries[entry.key] = KvEntry(entry.key, base, base, execution, at, at)
+
+    def patched(self, patch: str) -> bool | None:
+        """Which way the code has taken at this patch. None: it has not come by it."""
+        return self._patches.get(patch) if self._patches is not None else None
+
+    def pass_patch(self, patch: str, *, patched: bool) -> None:
+        """The code takes this way, now and whenever it comes by the patch again."""
+        if self._patches is None:
+            self._patches = {}
+        self._patches[patch] = patched
 
     def next_occurrence(self, name: str) -> int:
         """How often this name was used before, counting from 0."""
@@ -107,6 +119,7 @@ class Variables(msgspec.Struct, gc=False, eq=False):
         base, base_at = (entry.base, entry.base_at) if entry is not None else (None, 0)
         self._entries[key] = KvEntry(key, value, base, execution, at, base_at)
         if changed:
+            self.is_changed = True
             self._changed = self._changed or set()
             self._changed.add(key)
 
@@ -138,20 +151,20 @@ class Variables(msgspec.Struct, gc=False, eq=False):
         """Set the custom status; `changed` as in `set`."""
         self.status = value
         self._status_changed = self._status_changed or changed
+        self.is_changed = self.is_changed or changed
 
     def set_attributes(self, changes: bytes, *, changed: bool) -> None:
         """Merge changes into the search attributes; `changed` as in `set`."""
         self.attributes = merged(self.attributes, changes)
         self._attributes_changed = self._attributes_changed or changed
+        self.is_changed = self.is_changed or changed
 
-    def take_changes(self, *, last: bool) -> Changes | None:
+    def take_changes(self, *, last: bool) -> Changes:
         """What this turn has changed. The last turn of an execution removes deleted entries."""
-        if not (last or self._changed or self._status_changed or self._attributes_changed):
-            return None
         taken = Changes(
             self._take_entries(last=last), self._status_changed, self._attributes_changed
         )
-        self._status_changed = self._attributes_changed = False
+        self._status_changed = self._attributes_changed = self.is_changed = False
         return taken
 
     def _take_entries(self, *, last: bool) -> list[KvEntry]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 from perdure.errors import ActivityError, ActivityTimeout, ApplicationError, ChildError, Failure
 from perdure.kernel.data.definition import ActivityOptions
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from perdure.kernel.data.definition import ActivityDefinition
     from perdure.kernel.data.events import CallStarted, Started
     from perdure.kernel.loop.loop import WorkflowLoop
-
-C = TypeVar("C", bound="Call")
 
 # A channel and an event may have the same name.
 CHANNEL_LANE = "#"
@@ -39,6 +37,7 @@ class Canceller(Protocol):
     """The run of a call, which journals that the call is not wanted any more."""
 
     started: Started
+    loop: WorkflowLoop
 
     def cancel_call(self, call: Call) -> None:
         """Record it."""
@@ -57,7 +56,12 @@ class Reader(Protocol):
 
 
 class Call(asyncio.Future[Any], Coroutine[Any, Any, Any]):
-    """A command that waits for its answer. `seq` is 0 if it was never scheduled, on a dead loop."""
+    """A command that waits for its answer. `seq` is 0 if it was never scheduled, on a dead loop.
+
+    `ask` of each kind notes the command. It takes the run, which learns of a cancel, and the
+    command's number in the journal. It stands in for a Python-level `__init__`, and it writes out
+    what all kinds have in common, because this is the hot path.
+    """
 
     __slots__ = ("canceller", "codec", "number", "seq")
     canceller: Canceller | None
@@ -79,16 +83,6 @@ class Call(asyncio.Future[Any], Coroutine[Any, Any, Any]):
             self.canceller.cancel_call(self)
         return True
 
-    def open(self, canceller: Canceller) -> None:
-        """The command is scheduled. Whoever journals it learns of a cancel."""
-        self.canceller = canceller
-
-    def number_as(self, number: int, seq: int) -> None:
-        """Take the creation number, and the command's number in the journal."""
-        self.number = number
-        self.seq = seq
-        self.canceller = None
-
     @property
     def key(self) -> CallKey:
         """The name of the call among those of all runs of its unit."""
@@ -104,6 +98,7 @@ class Call(asyncio.Future[Any], Coroutine[Any, Any, Any]):
     def stay_unscheduled(self) -> None:
         """The loop is dead, so the call never has an answer."""
         self.seq = 0
+        self.canceller = None
 
     def error(self, failure: Failure) -> BaseException:
         """The exception that awaiting code gets for a failure."""
@@ -159,9 +154,18 @@ class ActivityCall(Call):
     details: bytes | None
 
     def ask(
-        self, definition: ActivityDefinition, options: ActivityOptions, data: bytes, at: int
+        self,
+        run: Canceller,
+        seq: int,
+        definition: ActivityDefinition,
+        options: ActivityOptions,
+        data: bytes,
+        at: int,
     ) -> None:
         """Note the command, with encoded arguments, given at `at` (ms)."""
+        self.number = run.loop.next_number()
+        self.seq = seq
+        self.canceller = run
         self.name = definition.name
         self.input = data
         self.options = options
@@ -210,18 +214,18 @@ class ChildCall(Call):
     run: bytes
 
     def ask(
-        self,
-        event: CallStarted,
-        run: bytes,
-        codec: Reader,
+        self, run: Canceller, seq: int, event: CallStarted, child_run: bytes, codec: Reader
     ) -> None:
-        """Note the command. `run` is the run id of the child."""
+        """Note the command. `child_run` is the run id of the child."""
+        self.number = run.loop.next_number()
+        self.seq = seq
+        self.canceller = run
         self.target = event.target
         self.workflow = event.workflow
         self.version = event.version
         self.input = event.input
         self.parent_close = event.parent_close
-        self.run = run
+        self.run = child_run
         self.codec = codec
 
     def error(self, failure: Failure) -> BaseException:
@@ -244,8 +248,13 @@ class WaitCall(Call):
     positional: bool
     lane: str
 
-    def ask(self, channel: str, codec: Reader, *, positional: bool) -> None:
+    def ask(
+        self, run: Canceller, seq: int, channel: str, codec: Reader, *, positional: bool
+    ) -> None:
         """Note the command."""
+        self.number = run.loop.next_number()
+        self.seq = seq
+        self.canceller = run
         self.channel = channel
         self.positional = positional
         if positional:
@@ -272,6 +281,8 @@ class CheckpointCall(Call):
 
     def ask(
         self,
+        run: Canceller,
+        seq: int,
         name: str,
         occurrence: int,
         fn: Callable[[], Awaitable[Any] | Any],
@@ -279,6 +290,9 @@ class CheckpointCall(Call):
         codec: Reader,
     ) -> None:
         """Note the function, and how its value is written and read."""
+        self.number = run.loop.next_number()
+        self.seq = seq
+        self.canceller = run
         self.name = name
         self.occurrence = occurrence
         self.fn = fn
@@ -299,11 +313,3 @@ class CheckpointCall(Call):
     def describe(self) -> str:
         """The checkpoint's name."""
         return f"checkpoint {self.name}"
-
-
-def make(kind: type[C], loop: WorkflowLoop, seq: int) -> C:
-    """A call of this kind."""
-    # There is no `__init__` of Python's, because this is the hot path.
-    call = kind(loop=loop)
-    call.number_as(loop.next_number(), seq)
-    return call

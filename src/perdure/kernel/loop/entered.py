@@ -18,6 +18,8 @@ import sys
 from asyncio import tasks as _tasks
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from perdure.kernel.loop.loop import WorkflowLoop, running_loop, set_running_loop
 
 if TYPE_CHECKING:
@@ -26,22 +28,24 @@ if TYPE_CHECKING:
 _enter_task: Callable[[asyncio.AbstractEventLoop, Any], None] = _tasks._enter_task
 _leave_task: Callable[[asyncio.AbstractEventLoop, Any], None] = _tasks._leave_task
 
-_current_task: Callable[[asyncio.AbstractEventLoop], Any]
+current_task: Callable[[asyncio.AbstractEventLoop], Any]
 # Each turn asks. The function is in C since Python 3.12. Before, this is the table where it looks.
 if sys.version_info >= (3, 12):
-    _current_task = asyncio.current_task
+    current_task = asyncio.current_task
 else:
-    _current_task = vars(_tasks)["_current_tasks"].get
+    current_task = vars(_tasks)["_current_tasks"].get
 
 
-class Entered:
-    """`with Entered(loop):` the calling thread is inside the workflow."""
+class Entered(msgspec.Struct, eq=False):
+    """`with Entered(loop):` the calling thread is inside the workflow.
 
-    __slots__ = ("_gc", "_loop", "_outer", "_task")
+    Nothing happens before `__enter__`. It is a struct, which is made without a line of Python.
+    """
 
-    def __init__(self, loop: WorkflowLoop) -> None:
-        """Nothing happens before `__enter__`."""
-        self._loop = loop
+    _loop: WorkflowLoop
+    _outer: asyncio.AbstractEventLoop | None = None
+    _task: asyncio.Task[Any] | None = None
+    _gc: bool = False
 
     def __enter__(self) -> None:
         """Put the node's loop aside."""
@@ -55,7 +59,7 @@ class Entered:
         outer = running_loop()
         task = None
         if outer is not None:
-            task = _current_task(outer)
+            task = current_task(outer)
         self._outer = outer
         self._task = task
         if outer is not None and task is not None:
@@ -104,28 +108,23 @@ class _GeneratorHooks:
             self._final(generator)
 
 
-class Outside:
+class Outside(msgspec.Struct, eq=False):
     """A copy of what `Entered` puts aside.
 
     The caller of a turn takes it, because the turn may be interrupted anywhere, also in the middle
     of `Entered`'s own lines.
     """
 
-    __slots__ = ("_gc", "_loop", "_task")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        """Take the copy. `loop` is the one that runs: a caller of many turns knows it."""
-        self._loop = loop
-        self._task = None
-        if loop is not None:
-            self._task = _current_task(loop)
-        self._gc = gc.isenabled()
+    # The loop that runs, which a caller of many turns knows, and its current task.
+    _loop: asyncio.AbstractEventLoop | None
+    _task: asyncio.Task[Any] | None
+    _gc: bool = msgspec.field(default_factory=gc.isenabled)
 
     def restore(self) -> None:
         """Make it so again. Nothing happens where `Entered` has done it."""
         loop = self._loop
         set_running_loop(loop)
-        if loop is not None and self._task is not None and _current_task(loop) is None:
+        if loop is not None and self._task is not None and current_task(loop) is None:
             _enter_task(loop, self._task)
         if self._gc:
             gc.enable()

@@ -232,9 +232,9 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
 
     # ------------------------------------------------------------ what asyncio needs
 
-    def get_debug(self) -> bool:
-        """False, because asyncio's debug mode is the node's business."""
-        return False
+    # asyncio's debug mode is the node's business. The constructor of each future and each task asks,
+    # so this is what answers False without a frame of Python's: `bool()`.
+    get_debug = staticmethod(bool)  # pyright: ignore[reportAssignmentType]
 
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: object, context: Context | None = None
@@ -370,12 +370,16 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
 
     # ------------------------------------------------------------ turns
 
-    def drain(self) -> None:
+    def drain(self, at: int = 0) -> None:
         """Run ready callbacks until there are none, or until the loop is dead.
+
+        Time goes on to `at` (ms) before. It never goes back, whatever a clock showed.
 
         Raises:
             NeverIdle: after `CALLBACKS_MAX` of them.
         """
+        if at > self.now_ms:  # noqa: PLR1730  # each event comes by, and a call costs more
+            self.now_ms = at
         count = 0
         passes = 0
         if self.parked is not None:

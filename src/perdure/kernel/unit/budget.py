@@ -2,48 +2,44 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+
+import msgspec
 
 from perdure.kernel.data import message as msg
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
-
-class Budget:
+class Budget(msgspec.Struct, eq=False):
     """So many deliveries, so many bytes, and as much time as the owner gives.
 
     `is_spent` looks at the owner's clock, because the kernel has none.
     """
 
-    __slots__ = ("_bytes", "_is_spent", "_messages", "_used")
-
-    def __init__(self, messages: int, size: int, is_spent: Callable[[], bool]) -> None:
-        """Nothing is used yet. `size` is in bytes."""
-        self._messages = messages
-        self._bytes = size
-        self._is_spent = is_spent
-        self._used = 0
+    _messages: int
+    _bytes: int
+    _is_spent: Callable[[], bool]
+    # Deliveries so far. The first message always fits: a unit whose single message is too large
+    # would never go on.
+    used: int = 0
 
     def has_room(self) -> bool:
         """Whether the turn may take another message."""
-        # The first message always fits. A unit whose single message is too large would never go on.
-        if not self._used:
+        if not self.used:
             return True
-        return self._used < self._messages and self._bytes > 0 and not self._is_spent()
+        return self.used < self._messages and self._bytes > 0 and not self._is_spent()
 
     def use(self, size: int) -> None:
         """Count one delivery of so many bytes."""
-        self._used += 1
+        self.used += 1
         self._bytes -= size
 
-
-def size_of(body: msg.Body) -> int:
-    """Bytes that the delivery of a message writes into the journal, but for its envelope."""
-    if isinstance(body, (msg.ActivityDone, msg.Reply)):
-        return len(body.result or b"")
-    if isinstance(body, (msg.Send, msg.Raise)):
-        return len(body.value)
-    if isinstance(body, msg.CheckpointDone):
-        return len(body.value or b"")
-    return 0
+    def take(self, body: msg.Body) -> None:
+        """Count the delivery of a message, and the bytes that it writes into the journal."""
+        self.used += 1
+        # But for its envelope.
+        if isinstance(body, (msg.ActivityDone, msg.Reply)):
+            self._bytes -= len(body.result or b"")
+        elif isinstance(body, (msg.Send, msg.Raise)):
+            self._bytes -= len(body.value)
+        elif isinstance(body, msg.CheckpointDone):
+            self._bytes -= len(body.value or b"")

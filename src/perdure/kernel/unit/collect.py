@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from perdure.kernel.data.commit import UnitRow
     from perdure.kernel.data.limits import Limits
-    from perdure.kernel.execution.execution import Execution
+    from perdure.kernel.execution.execution import Execution, Progress
     from perdure.kernel.execution.variables import Changes
     from perdure.kernel.unit.turn import Turn
     from perdure.kernel.unit.workflow_unit import WorkflowUnit
@@ -36,7 +36,8 @@ def collect(unit: WorkflowUnit, run: Execution, row: UnitRow, turn: Turn, *, mor
     """
     if run.logs:
         turn.log(run.take_logs())
-    if unit.held is None and run.ended is None:
+    # It has work open or waits for something, mostly. Then there is nothing to look into.
+    if unit.held is None and run.ended is None and (run.broken is not None or not run.pending):
         unit.check_run()
     if run.broken is not None:
         run.discard()
@@ -46,7 +47,24 @@ def collect(unit: WorkflowUnit, run: Execution, row: UnitRow, turn: Turn, *, mor
         lifecycle.settle(unit, run, turn)
     if run.events:
         _append_events(unit, run, row, turn)
-    progress = run.take_progress()
+    if run.has_progress:
+        _collect_progress(unit, run, row, turn, run.take_progress(), more=more)
+    elif unit.rederives:
+        _collect_work(unit, run, row, turn, (), more=more)
+    if row.status in CLOSED:
+        turn.unsend_to_self()
+    ended = run.ended
+    if isinstance(ended, ev.ContinuedAsNew):
+        _store_variables(run, row, turn, run.variables.take_changes(last=True))
+        lifecycle.continue_as_new(unit, run, row, turn, ended)
+    elif run.variables.is_changed:
+        _store_variables(run, row, turn, run.variables.take_changes(last=False))
+
+
+def _collect_progress(
+    unit: WorkflowUnit, run: Execution, row: UnitRow, turn: Turn, progress: Progress, *, more: bool
+) -> None:
+    """Take what the code has asked for."""
     if progress.outgoing:
         outbox.send_commands(turn, run.started, progress.outgoing)
     if progress.cancelled:
@@ -56,13 +74,6 @@ def collect(unit: WorkflowUnit, run: Execution, row: UnitRow, turn: Turn, *, mor
         outbox.start_children(turn, run, progress.opened)
     if progress.opened or unit.rederives:
         _collect_work(unit, run, row, turn, progress.opened, more=more)
-    if row.status in CLOSED:
-        turn.unsend_to_self()
-    changes = run.variables.take_changes(last=isinstance(run.ended, ev.ContinuedAsNew))
-    if changes is not None:
-        _store_variables(run, row, turn, changes)
-    if isinstance(run.ended, ev.ContinuedAsNew):
-        lifecycle.continue_as_new(unit, run, row, turn, run.ended)
 
 
 # ---------------------------------------------------------------- the journal
@@ -88,7 +99,6 @@ def _append_events(unit: WorkflowUnit, run: Execution, row: UnitRow, turn: Turn)
             turn.warn(warning)
     first = row.journal_events + 1
     row.grow(len(events), len(data))
-    run.has_journal(row.journal_events)
     turn.append(JournalChunk(run.started.execution, first, len(events), data))
 
 

@@ -30,6 +30,9 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     number: int
 
 
+_FIRST = CONTROL | {Start}
+"""Bodies that do not simply go behind the others, or that keep some from doing so."""
+
 _EMPTY: deque[Entry] = deque()
 """The lanes of all empty mailboxes. Deques of its own would be most of what a waiting unit weighs."""
 
@@ -72,7 +75,13 @@ class Mailbox(msgspec.Struct, gc=False, eq=False):
                 return False
             self._known.add(message.id)
         self._number += 1
-        self._file(Entry(message, stored, self._number))
+        entry = Entry(message, stored, self._number)
+        if type(message.body) in _FIRST:
+            self._file(entry)
+            return True
+        if self.queue is _EMPTY:  # `_file`, written out: nearly all messages come by here
+            self.queue = deque()
+        self.queue.append(entry)
         return True
 
     def _file(self, entry: Entry) -> None:

@@ -29,10 +29,11 @@ def describe(unit: WorkflowUnit, row: UnitRow, turn: Turn) -> None:
     elif run is None:
         is_new = row.become("running", None, 0, None)
     else:
-        timer_at = run.timer_at()
+        timer_at = run.timer_at() if run.deadlines else None
         is_new = row.become("running", run.waiting_for(), run.wake_at(timer_at), None)
-        # Local work is under way, so only a timer is worth a turn of its own.
-        turn.wait_until(timer_at)
+        if timer_at is not None:
+            # Local work is under way, so only a timer is worth a turn of its own.
+            turn.wait_until(timer_at)
     if is_new:
         turn.touch()
         if unit.held is not None:

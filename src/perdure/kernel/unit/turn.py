@@ -7,21 +7,27 @@ of a turn write to it.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from logging import LogRecord
+from typing import Literal
 
-from perdure.kernel.data.commit import Answer, Commit, ExecutionRow, JournalChunk, KvEntry
+import msgspec
+
+from perdure.kernel.data.commit import (
+    Answer,
+    Commit,
+    ExecutionRow,
+    Fence,
+    JournalChunk,
+    KvEntry,
+    UnitRow,
+)
 from perdure.kernel.data.message import AnyBody, Cancel, Message, Terminate
 from perdure.kernel.data.placement import scope_of
+from perdure.kernel.loop.call import Call
+from perdure.kernel.unit.budget import Budget
 from perdure.kernel.unit.mailbox import Entry
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
-    from logging import LogRecord
-
-    from perdure.kernel.data.commit import Fence, UnitRow
-    from perdure.kernel.loop.call import Call
-    from perdure.kernel.unit.budget import Budget
 
 Outcome = Literal["ok", "started", "joined", "exists", "closed", "missing", "full", "open"]
 """What the sender of a message is told once the turn is durable."""
@@ -45,7 +51,7 @@ class Milestones:
 _NONE = Milestones()
 
 
-class Turn:
+class Turn(msgspec.Struct, eq=False):
     """What one turn gathers.
 
     `answers` go to the senders of messages. `calls` are activities and checkpoints to run, and
@@ -53,65 +59,41 @@ class Turn:
     because it has work of its own). `again` asks for another turn now. `closed` says that the unit
     has ended, now or before, and `deleted` that it is gone with all it owned. `milestones` are None
     in most turns. `logs` is what the code logged.
+
+    It begins empty, in a store with so many shards. There is one for each message, so it is a
+    struct, which is made without running a line of Python.
     """
 
-    __slots__ = (
-        "_consume",
-        "_keeping",
-        "_remembered",
-        "_shards",
-        "_touched",
-        "again",
-        "answers",
-        "budget",
-        "calls",
-        "cancelled",
-        "chunks",
-        "closed",
-        "commit",
-        "deleted",
-        "ended",
-        "kv",
-        "logs",
-        "milestones",
-        "now",
-        "post",
-        "prune",
-        "tombstone_until",
-        "unit",
-        "wake_at",
-        "warning",
-    )
-
-    def __init__(self, unit: str, now: int, budget: Budget, shards: int) -> None:
-        """An empty turn of `unit` at `now` (ms), in a store with so many shards."""
-        self.unit = unit
-        self._shards = shards
-        self.now = now
-        self.budget = budget
-        # What becomes durable.
-        self.chunks: list[JournalChunk] = []
-        self.ended: Sequence[ExecutionRow] = ()
-        self.kv: Sequence[KvEntry] = ()
-        self.post: list[Message] = []
-        self.prune: Sequence[int] = ()
-        self.tombstone_until: int | None = None
-        self._consume: list[bytes] = []
-        self._remembered: list[bytes] = []
-        self._keeping: dict[bytes, Message] = {}
-        self._touched = False
-        # What follows.
-        self.commit: Commit | None = None
-        self.answers: dict[bytes, Outcome] = {}
-        self.calls: list[Call] = []
-        self.cancelled: list[Call] = []
-        self.logs: Sequence[LogRecord] = ()
-        self.wake_at: int | None = None
-        self.again = False
-        self.closed = False
-        self.deleted = False
-        self.warning: str | None = None
-        self.milestones: Milestones | None = None
+    unit: str
+    # The time of the turn (ms).
+    now: int
+    budget: Budget
+    _shards: int
+    # What becomes durable.
+    chunks: list[JournalChunk] = []
+    ended: Sequence[ExecutionRow] = ()
+    kv: Sequence[KvEntry] = ()
+    post: list[Message] = []
+    prune: Sequence[int] = ()
+    tombstone_until: int | None = None
+    _consume: list[bytes] = []
+    _remembered: list[bytes] = []
+    _keeping: dict[bytes, Message] = {}
+    _touched: bool = False
+    # What follows.
+    commit: Commit | None = None
+    # The ids of messages that the commit puts into the unit's own inbox.
+    kept: Collection[bytes] = ()
+    answers: dict[bytes, Outcome] = {}
+    calls: list[Call] = []
+    cancelled: list[Call] = []
+    logs: Sequence[LogRecord] = ()
+    wake_at: int | None = None
+    again: bool = False
+    closed: bool = False
+    deleted: bool = False
+    warning: str | None = None
+    milestones: Milestones | None = None
 
     # ------------------------------------------------------------ messages
 
@@ -145,11 +127,6 @@ class Turn:
             return entry
         self._keeping[message.id] = message
         return Entry(message, True, entry.number)
-
-    @property
-    def kept(self) -> Collection[bytes]:
-        """The ids of messages that the commit puts into the unit's own inbox."""
-        return self._keeping.keys()
 
     def send(self, target: str, body: AnyBody, message_id: bytes) -> None:
         """Send a message to another unit."""
@@ -254,21 +231,17 @@ class Turn:
 
     # ------------------------------------------------------------ the commit
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is nothing to commit."""
-        return not (
-            self.chunks or self._touched or self._consume or self._keeping or self.post or self.kv
-        )
-
     def pack(
         self, row: UnitRow, expect: int, fence: Fence, commit_id: bytes, dedupe_ms: int
-    ) -> None:
-        """Put what becomes durable into one Commit.
+    ) -> bool:
+        """Put what becomes durable into one Commit. False: there is nothing.
 
         The commit has a copy of the row, because the unit goes on with its own. What clients were
         answered is kept for `dedupe_ms`.
         """
+        written = self.chunks or self._touched or self._consume or self._keeping
+        if not (written or self.post or self.kv or self.removes_unit):
+            return False
         # A unit that was loaded in between may have taken the same messages in another order. One
         # order makes both commits the same, which is how a follower is checked against its owner.
         if len(self._consume) > 1:
@@ -280,6 +253,7 @@ class Turn:
             answers = [Answer(m, self.answers.get(m, "ok"), expires_at) for m in self._remembered]
         post = self.post
         if self._keeping:
+            self.kept = self._keeping.keys()
             kept = list(self._keeping.values())
             for message in kept:
                 message.wait_in(row.scope)
@@ -301,6 +275,7 @@ class Turn:
             delete=self.tombstone_until,
             home=None if self.tombstone_until is None else scope_of(self.unit, self._shards),
         )
+        return True
 
     def pack_removal(
         self, row: UnitRow, expect: int, fence: Fence, commit_id: bytes, dedupe_ms: int

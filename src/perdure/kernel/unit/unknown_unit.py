@@ -72,8 +72,7 @@ class UnknownUnit:
         if self._changed:
             self._changed = False
             turn.touch()
-        if not turn.is_empty:
-            turn.pack(row, self.version, fence, commit_id, DEDUPE_MS)
+        if turn.pack(row, self.version, fence, commit_id, DEDUPE_MS):
             self.version += 1
         return turn
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _EMPTY: deque[Entry] = deque()
 """What most units keep. A deque of its own would be much of what a waiting unit weighs."""
 
+_NO_LANES: dict[str, deque[Entry]] = {}
+"""The same for lanes: nothing is ever written to it."""
+
 
 class Waiting(msgspec.Struct, gc=False, eq=False):
     """What a unit keeps. Its owner drops it with the unit when a commit is refused.
@@ -38,7 +41,7 @@ class Waiting(msgspec.Struct, gc=False, eq=False):
     # Those that are in none of the other places.
     kept: deque[Entry] = _EMPTY
     # The lanes in which something waits.
-    lanes: dict[str, deque[Entry]] = {}
+    lanes: dict[str, deque[Entry]] = msgspec.field(default_factory=lambda: _NO_LANES)
     _sends: int = 0
 
     def __iter__(self) -> Iterator[Entry]:
@@ -95,6 +98,8 @@ class Waiting(msgspec.Struct, gc=False, eq=False):
 
     def enlane(self, lane: str, entry: Entry) -> None:
         """Put a message at the end of its lane."""
+        if self.lanes is _NO_LANES:
+            self.lanes = {}
         queue = self.lanes.get(lane)
         if queue is None:
             queue = self.lanes[lane] = deque()
@@ -118,6 +123,7 @@ class Waiting(msgspec.Struct, gc=False, eq=False):
         entry = queue.popleft()
         if not queue:
             del self.lanes[lane]
+            self.lanes = self.lanes or _NO_LANES
         self._sends -= 1
         return entry
 
@@ -128,7 +134,7 @@ class Waiting(msgspec.Struct, gc=False, eq=False):
         """
         if self.lanes:
             unreceived = [entry for lane in self.lanes.values() for entry in lane]
-            self.lanes = {}
+            self.lanes = _NO_LANES
             self.kept = deque(sorted([*unreceived, *self.kept], key=lambda entry: entry.number))
 
     # ------------------------------------------------------------ wholesale
@@ -138,7 +144,7 @@ class Waiting(msgspec.Struct, gc=False, eq=False):
         entries = list(self)
         self.start = None
         self.control = self.kept = _EMPTY
-        self.lanes = {}
+        self.lanes = _NO_LANES
         self._sends = 0
         return entries
 

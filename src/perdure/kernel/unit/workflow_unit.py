@@ -51,7 +51,7 @@ from perdure.kernel.loop.call import CHANNEL_LANE
 from perdure.kernel.loop.entered import Entered
 from perdure.kernel.loop.ordered import install as install_ordered_sets
 from perdure.kernel.unit import control, held, lifecycle, removal
-from perdure.kernel.unit.budget import Budget, size_of
+from perdure.kernel.unit.budget import Budget
 from perdure.kernel.unit.collect import collect
 from perdure.kernel.unit.row_state import describe
 from perdure.kernel.unit.turn import Turn
@@ -348,9 +348,7 @@ class WorkflowUnit:
         if self._changed:
             self._changed = False
             turn.touch()
-        if self.run is not None:
-            self.run.begin_turn()
-        elif self.row is not None and not self.row.started_at:
+        if self.run is None and self.row is not None and not self.row.started_at:
             self._note_start(self.row, mailbox)
         # Most turns are one message for a run that waits for it, so the rest is asked about first.
         waiting = self.waiting
@@ -378,21 +376,21 @@ class WorkflowUnit:
         describe(self, row, turn)
         if turn.chunks and row.suspect:
             row.suspect_of(0)  # progress: whatever crashed the node, it was not this
-        if not turn.is_empty:
-            turn.pack(row, self.version, fence, commit_id, self.dedupe_ms)
+        if turn.pack(row, self.version, fence, commit_id, self.dedupe_ms):
             self.version += 1
-        if self._has_more(turn.now):
-            turn.ask_again()
-
-    def _has_more(self, now: int) -> bool:
-        """Whether the turn's budget has left something that the code can be told now."""
         run, waiting = self.run, self.waiting
-        if run is None or not (run.deadlines or waiting.kept or waiting.lanes) or not self.receives:
-            return False
+        if run is not None and (run.deadlines or waiting.kept or waiting.lanes):
+            self._look_for_more(run, turn)
+
+    def _look_for_more(self, run: Execution, turn: Turn) -> None:
+        """Ask for another turn if this one has left something that the code can be told now."""
+        if not self.receives:
+            return
         timer_at = run.timer_at()
-        if timer_at is not None and timer_at <= now:
-            return True
-        return bool(waiting.kept) or waiting.first_lane(run.waits.first) is not None
+        has_timer = timer_at is not None and timer_at <= turn.now
+        waiting = self.waiting
+        if has_timer or waiting.kept or waiting.first_lane(run.waits.first) is not None:
+            turn.ask_again()
 
     # ------------------------------------------------------------ taking
 
@@ -453,7 +451,9 @@ class WorkflowUnit:
         if waiting.kept and self.receives:
             return  # the mailbox comes behind them
         # A control message goes first, so the turn ends where a start has let one through.
-        while mailbox.queue and not mailbox.control and budget.has_room():
+        while mailbox.queue and not mailbox.control:
+            if budget.used and not budget.has_room():
+                break
             if self.run is not None and self.run.deadlines:
                 self._fire_timers(turn, min(mailbox.queue[0].message.at, turn.now))
                 if not budget.has_room():
@@ -466,7 +466,7 @@ class WorkflowUnit:
         """Take one message, whatever state the unit is in."""
         message, row = entry.message, self.row
         body = message.body
-        turn.budget.use(size_of(body))
+        turn.budget.take(body)
         if type(body) is msg.Start:
             lifecycle.start(self, turn, entry, body)
         elif row is None:

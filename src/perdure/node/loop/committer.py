@@ -38,8 +38,11 @@ class Committer:
         self._patience = Patience(given.node_name, given.options.store_retry_ms)
         self._freezer = freezer
         self._failed = given.failed
-        self._waiting: list[tuple[Commit, Done]] = []
-        self._batch: list[tuple[Commit, Done]] = []
+        # Commits, and beside each what is told. The store is handed the first list as it is.
+        self._waiting: list[Commit] = []
+        self._told: list[Done] = []
+        self._batch: list[Commit] = []
+        self._batch_told: list[Done] = []
         self._answer: Answer | None = None
         self._unsure = False
         self._stopped = False
@@ -47,34 +50,34 @@ class Committer:
     def submit(self, commit: Commit, done: Done) -> None:
         """Make a commit durable with the next batch. `done` gets the verdict on the node's loop."""
         if not self._stopped:
-            self._waiting.append((commit, done))
+            self._waiting.append(commit)
+            self._told.append(done)
 
     def flush(self) -> None:
         """Hand over what was submitted. While a batch is on its way, its answer does that."""
         if self._answer is not None or not self._waiting:
             return
         self._batch, self._waiting = self._waiting[:_BATCH_MAX], self._waiting[_BATCH_MAX:]
+        self._batch_told, self._told = self._told[:_BATCH_MAX], self._told[_BATCH_MAX:]
         self._unsure = False
         # A store that gives a future needs no task here. For a turn that is alone in its batch the
         # task would be a tenth of the work.
-        answer = self._store.commit([commit for commit, _ in self._batch])
-        self._wait_for(asyncio.ensure_future(answer), self._first_answer)
-
-    def _wait_for(self, answer: Answer, then: Callable[[Answer], None]) -> None:
-        self._answer = answer
-        answer.add_done_callback(then)
+        answer = self._store.commit(self._batch)
+        self._answer = asyncio.ensure_future(answer)
+        self._answer.add_done_callback(self._first_answer)
 
     def _first_answer(self, answer: Answer) -> None:
         error = None if answer.cancelled() else answer.exception()
         if isinstance(error, StoreUnavailable):
-            again = self._again([commit for commit, _ in self._batch], error)
-            task = asyncio.get_running_loop().create_task(again, name="perdure-committer")
-            self._wait_for(task, self._answered)
+            again = self._again(self._batch, error)
+            self._answer = asyncio.get_running_loop().create_task(again, name="perdure-committer")
+            self._answer.add_done_callback(self._answered)
         else:
             self._answered(answer)
 
     def _answered(self, answer: Answer) -> None:
-        batch, self._batch, self._answer = self._batch, [], None
+        told, self._answer = self._batch_told, None
+        self._batch, self._batch_told = [], []
         if answer.cancelled():  # the loop is being closed under us
             self.stop()
             return
@@ -85,13 +88,14 @@ class Committer:
             self.stop()  # the outcome of the batch is unknown, and its senders are told so
             return
         try:
-            for (_, done), verdict in zip(batch, answer.result(), strict=True):
+            for done, verdict in zip(told, answer.result(), strict=True):
                 done(verdict, self._unsure)
         except Exception as error:
             # Whatever it is, the node must not go on as if it had committed.
             self.stop()
             self._failed(error)
-        self.flush()
+        if self._waiting:
+            self.flush()
 
     async def _again(self, commits: list[Commit], error: StoreUnavailable) -> list[Verdict]:
         """Submit a batch until the store answers."""
@@ -141,4 +145,5 @@ class Committer:
         """Take nothing more, and submit nothing again."""
         self._stopped = True
         self._waiting.clear()
+        self._told.clear()
         self._patience.stop()

@@ -33,6 +33,8 @@ class Deadlines:
         self._due = due
         self._heap: list[tuple[int, str]] = []
         self._at: dict[str, int] = {}
+        # Whether a unit has a deadline here. Each turn asks, so it is the dictionary's own.
+        self.holds: Callable[[object], bool] = self._at.__contains__
         self._alarm: Alarm | None = None
         self._alarm_at = 0
         self._horizon_ms = horizon_ms

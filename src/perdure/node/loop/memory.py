@@ -71,7 +71,8 @@ class Memory:
         self._attempts = attempts
         self._deadlines = deadlines
         self._ready = ready
-        self._homeless: dict[str, None] = {}  # an ordered set
+        # An ordered set: units that do not exist and for which messages wait.
+        self.homeless: dict[str, None] = {}
         self._knows_all_homeless = True
 
     # ------------------------------------------------------------ coming in
@@ -88,7 +89,7 @@ class Memory:
         if scope is None or not scope.takes_messages:
             return None
         may_be_new = type(message.body) is Start and not message.visible_at
-        has_new_messages = message.to in self._homeless or self.loader.is_waiting(message.to)
+        has_new_messages = message.to in self.homeless or self.loader.is_waiting(message.to)
         # Messages of the same sender may wait in the store, from when another node had the scope,
         # or from another life of this one.
         is_known = scope.is_scanned and self._knows_all_homeless
@@ -148,14 +149,14 @@ class Memory:
 
     def note_homeless(self, unit: str) -> None:
         """Messages wait in the store for a unit that does not exist: its start must look for them."""
-        self._homeless[unit] = None
-        if len(self._homeless) > _HOMELESS_MAX:
-            del self._homeless[next(iter(self._homeless))]
+        self.homeless[unit] = None
+        if len(self.homeless) > _HOMELESS_MAX:
+            del self.homeless[next(iter(self.homeless))]
             self._knows_all_homeless = False
 
     def found_home(self, unit: str) -> None:
         """The unit exists, and it has read its mail."""
-        self._homeless.pop(unit, None)
+        self.homeless.pop(unit, None)
 
     # ------------------------------------------------------------ once more
 

@@ -36,6 +36,7 @@ class Ready:
         self._ownership = ownership
         self._turn = turn
         self._round_over = round_over
+        self._loop = asyncio.get_running_loop()
         self._queue: deque[Resident] = deque()
         self._scheduled = False
 
@@ -52,14 +53,15 @@ class Ready:
         """Give the unit its turn, behind those that wait already."""
         self._residents.occupy(resident, "ready")
         self._queue.append(resident)
-        if not self._scheduled:
-            self.schedule()
+        if not self._scheduled:  # `schedule`, written out: each message comes by here
+            self._scheduled = True
+            self._loop.call_soon(self.run)
 
     def schedule(self) -> None:
         """Take turns when the event loop comes to it."""
         if not self._scheduled:
             self._scheduled = True
-            asyncio.get_running_loop().call_soon(self.run)
+            self._loop.call_soon(self.run)
 
     def run(self) -> None:
         """Take a round of turns."""

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from perdure.guard.watchdog import StuckTurn
 from perdure.interceptor import TurnInfo, around_turn, overriding
 from perdure.kernel.execution.match import user_line
 from perdure.kernel.loop.loop import NeverIdle
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from perdure.node.surroundings import Surroundings
     from perdure.ports.store import Loaded
 
+T = TypeVar("T")
+
 logger = logging.getLogger("perdure.node")
 
 
@@ -34,25 +38,6 @@ class Discarded:
     """A turn, or a load, that must count as never taken, and why."""
 
     cause: str
-
-
-class Slice:
-    """The share of time that one turn may use."""
-
-    __slots__ = ("_ends_s", "_length_s")
-
-    def __init__(self, length_ms: int) -> None:
-        """Each turn has so much."""
-        self._length_s = length_ms / 1000
-        self._ends_s = 0.0
-
-    def begin(self) -> None:
-        """A turn begins."""
-        self._ends_s = monotonic() + self._length_s
-
-    def is_spent(self) -> bool:
-        """Whether the turn has had its share."""
-        return monotonic() >= self._ends_s
 
 
 class Supervisor:
@@ -65,66 +50,60 @@ class Supervisor:
         self._clock = given.clock
         self._limit_ms = options.turn_limit_ms
         self._interceptors = overriding(given.interceptors, "turn")
-        self._slice = Slice(options.turn_slice_ms)
+        self._slice_s = options.turn_slice_ms / 1000
         self._node_name = given.node_name
 
     def load(self, resident: Resident, found: Loaded) -> Discarded | None:
         """Give a unit what is stored of it, which replays its code."""
-        unit, released = resident.unit, resident.released
-
-        def body() -> None:
-            unit.load(found, released=released)
-
-        return self._guarded(unit, body)
+        unit = resident.unit
+        return self._guarded(unit, partial(unit.load, found, released=resident.released))
 
     def advance(
         self, resident: Resident, fence: Fence, commit_id: bytes
     ) -> Turn | Working | Discarded:
         """Have a unit take a turn with what is in its mailbox."""
         unit, mailbox = resident.unit, resident.mailbox
-        turn: Turn | Working | None = None
-
-        def advance() -> None:
-            nonlocal turn
-            self._slice.begin()
-            now = self._clock.now_ms()
-            turn = unit.advance(mailbox, now, fence, commit_id, self._slice.is_spent)
-
-        body = advance
+        now = self._clock.now_ms()
+        advance = partial(unit.advance, mailbox, now, fence, commit_id, self._is_spent)
         # A unit that is set aside runs no code, so an interceptor that fails must not stop that turn.
         if self._interceptors and not unit.is_poison:
-            info = TurnInfo(unit.id, len(mailbox))
+            return self._guarded(unit, partial(self._intercepted, unit, len(mailbox), advance))
+        return self._guarded(unit, advance)
 
-            def advance_inside() -> None:
-                advance()
-                assert turn is not None
-                # A turn whose work is not over commits when that has ended.
-                info.commits = not isinstance(turn, Turn) or turn.commit is not None
-                if unit.row is not None:
-                    info.workflow, info.execution = unit.row.type, unit.row.execution
+    def _is_spent(self) -> bool:
+        """Whether the turn that runs has had its share of time."""
+        return monotonic() >= self._watchdog.began_s + self._slice_s
 
-            def intercepted() -> None:
-                around_turn(self._interceptors, info, advance_inside)
+    def _intercepted(
+        self, unit: Unit, messages: int, advance: Callable[[], Turn | Working]
+    ) -> Turn | Working:
+        """Take a turn inside the interceptors."""
+        info = TurnInfo(unit.id, messages)
+        taken: list[Turn | Working] = []
 
-            body = intercepted
-        discarded = self._guarded(unit, body)
-        if discarded is not None:
-            return discarded
-        assert turn is not None
-        return turn
+        def advance_inside() -> None:
+            turn = advance()
+            taken.append(turn)
+            # A turn whose work is not over commits when that has ended.
+            info.commits = not isinstance(turn, Turn) or turn.commit is not None
+            if unit.row is not None:
+                info.workflow, info.execution = unit.row.type, unit.row.execution
 
-    def _guarded(self, unit: Unit, body: Callable[[], None]) -> Discarded | None:
+        around_turn(self._interceptors, info, advance_inside)
+        return taken[0]
+
+    def _guarded(self, unit: Unit, body: Callable[[], T]) -> T | Discarded:
         try:
-            stuck = self._watchdog.run(unit.id, body)
+            found = self._watchdog.run(unit.id, body)
         except NeverIdle as error:
             return Discarded(f"{error}, at {_line(unit, [])}")
         except Exception as error:
             logger.exception("a turn of %r failed", unit.id, extra=ids_of(unit, self._node_name))
             return Discarded(f"{type(error).__name__}: {error}")
-        if stuck is not None:
-            line = _line(unit, stuck.stack)
+        if isinstance(found, StuckTurn):
+            line = _line(unit, found.stack)
             return Discarded(f"it took longer than {self._limit_ms} ms, at {line}")
-        return None
+        return found
 
 
 def ids_of(unit: Unit, node_name: str) -> dict[str, object]:

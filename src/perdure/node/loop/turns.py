@@ -141,7 +141,8 @@ class Turns:
             # A retry came while it was busy. The message stays in the mailbox.
             self.memory.reload(resident)
             return
-        resident.is_tried()
+        if resident.released:
+            resident.is_tried()
         self.count += 1
         commit_id = self._commit_prefix + self.count.to_bytes(8)
         turn = self._supervisor.advance(resident, scope.fence, commit_id)
@@ -197,7 +198,7 @@ class Turns:
             return
         assert turn.commit is not None
         resident.mailbox.settle(turn.kept, turn.commit.consume)
-        if resident.unit.held is None:
+        if resident.failures and resident.unit.held is None:
             resident.has_succeeded()
         self._effects(resident, turn, claims)
 
@@ -229,7 +230,8 @@ class Turns:
         if turn.milestones is not None:
             for row in turn.milestones.replaced:
                 self.waiters.ended(row)
-        self._plan(resident, turn, serves=serves)
+        if turn.closed or turn.wake_at is not None or self.deadlines.holds(unit.id):
+            self._plan(resident, turn, serves=serves)
         self._next(resident, turn)
 
     def _pass_on(self, message: Message, claims: int) -> None:
@@ -265,7 +267,7 @@ class Turns:
     def _next(self, resident: Resident, turn: Turn) -> None:
         """Read the unit's inbox, give it another turn, let it stay, or let it leave memory."""
         unit, scope, memory = resident.unit, resident.scope, self.memory
-        outdated = resident.take_outdated()
+        outdated = resident.outdated and resident.take_outdated()
         if scope is None or not scope.takes_messages:
             memory.expel(resident, unit.row)
         elif turn.deleted:
@@ -284,10 +286,11 @@ class Turns:
             if unit.keeps_messages:
                 memory.note_homeless(unit.id)
             memory.residents.forget(resident)
-        elif turn.closed or unit.is_poison:
+        elif turn.closed or (unit.held is not None and unit.is_poison):
             memory.residents.forget(resident)
         else:
-            memory.found_home(unit.id)
+            if memory.homeless:
+                memory.found_home(unit.id)
             memory.residents.rest(resident)
 
 

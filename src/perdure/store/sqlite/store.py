@@ -243,6 +243,8 @@ class SQLiteStore:
 
     def commit(self, batch: Sequence[Commit]) -> asyncio.Future[list[Verdict]]:
         """Make commits durable, with whatever else is waiting to be written; they are on their way already."""
+        if self._writer is not None and not self._options.read_only:
+            return self._writer.submit(batch)
         try:
             return self._writing().submit(batch)
         except (StoreUnavailable, UsageError) as error:

@@ -19,6 +19,7 @@ from threading import Thread
 from typing import Any, Generic, Literal, TypeVar
 
 import apsw
+import msgspec
 
 from perdure.errors import PerdureError, StoreError, StoreUnavailable
 from perdure.kernel.data.commit import Commit, SqlRefused
@@ -58,15 +59,11 @@ refused when the transaction was tried before stands as its verdict.
 """
 
 
-class Job:
-    """Operations of one caller, and where to answer."""
+class Job(msgspec.Struct, eq=False):
+    """Operations of one caller, and the future that is answered with the list of their results."""
 
-    __slots__ = ("future", "operations")
-
-    def __init__(self, operations: Sequence[Operation], future: asyncio.Future[list[Any]]) -> None:
-        """Answer `future` with the list of results."""
-        self.operations = operations
-        self.future = future
+    operations: Sequence[Operation]
+    future: asyncio.Future[list[Any]]
 
 
 def _resolve(answers: list[tuple[asyncio.Future[Any], Any]]) -> None:
