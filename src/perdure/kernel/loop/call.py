@@ -58,8 +58,9 @@ class Reader(Protocol):
 class Call(asyncio.Future[Any], Coroutine[Any, Any, Any]):
     """A command that waits for its answer. `seq` is 0 if it was never scheduled, on a dead loop.
 
-    `ask` of each kind takes the command's number in the journal, and the run, which learns of a
-    cancel. There is no `__init__` of Python's, because this is the hot path.
+    `ask` of each kind notes the command. It takes the run, which learns of a cancel, and the
+    command's number in the journal. It stands in for a Python-level `__init__`, and it writes out
+    what all kinds have in common, because this is the hot path.
     """
 
     __slots__ = ("canceller", "codec", "number", "seq")

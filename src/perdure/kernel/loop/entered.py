@@ -37,7 +37,10 @@ else:
 
 
 class Entered(msgspec.Struct, eq=False):
-    """`with Entered(loop):` the calling thread is inside the workflow."""
+    """`with Entered(loop):` the calling thread is inside the workflow.
+
+    Nothing happens before `__enter__`. It is a struct, which is made without a line of Python.
+    """
 
     _loop: WorkflowLoop
     _outer: asyncio.AbstractEventLoop | None = None
@@ -106,12 +109,13 @@ class _GeneratorHooks:
 
 
 class Outside(msgspec.Struct, eq=False):
-    """A copy of what `Entered` puts aside: the running loop, its current task, and the collector.
+    """A copy of what `Entered` puts aside.
 
     The caller of a turn takes it, because the turn may be interrupted anywhere, also in the middle
     of `Entered`'s own lines.
     """
 
+    # The loop that runs, which a caller of many turns knows, and its current task.
     _loop: asyncio.AbstractEventLoop | None
     _task: asyncio.Task[Any] | None
     _gc: bool = msgspec.field(default_factory=gc.isenabled)

@@ -38,7 +38,7 @@ class Committer:
         self._patience = Patience(given.node_name, given.options.store_retry_ms)
         self._freezer = freezer
         self._failed = given.failed
-        # Commits, and beside each whom to tell. The store is handed the first list as it is.
+        # Commits, and beside each what is told. The store is handed the first list as it is.
         self._waiting: list[Commit] = []
         self._told: list[Done] = []
         self._batch: list[Commit] = []
@@ -62,7 +62,8 @@ class Committer:
         self._unsure = False
         # A store that gives a future needs no task here. For a turn that is alone in its batch the
         # task would be a tenth of the work.
-        self._answer = asyncio.ensure_future(self._store.commit(self._batch))
+        answer = self._store.commit(self._batch)
+        self._answer = asyncio.ensure_future(answer)
         self._answer.add_done_callback(self._first_answer)
 
     def _first_answer(self, answer: Answer) -> None:
