@@ -1,7 +1,7 @@
 """Methods of an event loop that a workflow cannot have, and the error that each of them raises.
 
-The loop (`kernel/loop/loop.py`) takes these methods in place of asyncio's. asyncio's own would
-raise NotImplementedError, which says nothing about what to do instead.
+The loop (`kernel/loop/loop.py`) takes these methods in place of asyncio's, whose error says nothing
+about what to do instead.
 """
 
 from __future__ import annotations

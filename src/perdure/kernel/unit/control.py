@@ -1,8 +1,9 @@
 """The control lane: cancel, terminate, pause, resume, retry.
 
 Control messages are taken before all others, also while the unit is paused or held. They are taken
-before the next execution of a unit begins, too. Code that continues as new without waiting could not
-be stopped otherwise.
+before the next execution of a unit begins, too. Code that continues as new without waiting could
+not be stopped otherwise. Only a cancel goes to the code, as a delivery. The others change the row,
+or end the run.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ def _resume(unit: WorkflowUnit, row: UnitRow, turn: Turn) -> None:
 
 def _cancel(unit: WorkflowUnit, row: UnitRow, turn: Turn, entry: Entry, body: msg.Cancel) -> None:
     if body.run not in (None, row.run):
-        turn.consume(entry)  # it is meant for an earlier run of this id
+        # It is meant for an earlier run of this id.
+        turn.consume(entry)
         return
     if not row.started_at:
         turn.consume(entry)
@@ -77,13 +79,16 @@ def _cancel(unit: WorkflowUnit, row: UnitRow, turn: Turn, entry: Entry, body: ms
     unit.begin_execution()
     run = unit.run
     if run is None or run.broken is not None:
-        unit.keep_control(turn, entry)  # the code cannot be asked now
+        # The code cannot be asked now. It is asked when the unit is no longer held.
+        unit.keep_control(turn, entry)
         return
     turn.consume(entry)
     if isinstance(run.ended, ev.ContinuedAsNew):
         run.cancel_instead(turn.now, body.reason)
     if run.ended is not None:
-        return  # code that began just now has ended at once, and nothing follows an end
+        # Code that began just now has ended at once, and nothing follows an end.
+        return
+    # A cancel ends a pause: the code has to run to clean up.
     _resume(unit, row, turn)
     if run.cancel_requested is None:
         unit.release()
@@ -91,10 +96,8 @@ def _cancel(unit: WorkflowUnit, row: UnitRow, turn: Turn, entry: Entry, body: ms
 
 
 def _note(unit: WorkflowUnit, event: ev.Event) -> None:
-    """Write an event that the code is not told.
-
-    Between two executions there is none: the next one's code has not run, so that what it does
-    first must be the first thing behind its start.
-    """
+    """Write an event that the code is not told."""
+    # Between two executions there is none. The next one's code has not run, and its first command
+    # must stand right behind its start.
     if unit.run is not None and unit.run.broken is None:
         unit.run.note(event)

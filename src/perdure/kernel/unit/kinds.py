@@ -1,7 +1,8 @@
-"""Kinds of units: what the owner of a unit knows about it, and which code is behind it.
+"""Kinds of units: the methods that each unit has, and the registry that makes units by kind.
 
-A unit is a workflow run, an entity with all its runs, or a process. Its row says which (`kind`). The
-owner of a unit knows none of the kinds. It makes units by a registry and calls what stands in `Unit`.
+A unit is a workflow run, an entity with all its runs, or a process. The `kind` of its row says
+which. The owner of a unit, which is a node, knows none of the kinds. It makes a unit by the
+registry when the unit comes into memory, and then calls only the methods of `Unit`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Working(Protocol):
 
 
 class Unit(Protocol):
-    """What an owner may ask of a unit that it holds in memory."""
+    """A unit in memory, as its owner sees it."""
 
     id: str
     kind: str
@@ -42,7 +43,7 @@ class Unit(Protocol):
     held: Failure | None
 
     def load(self, found: Loaded, *, released: bool = False) -> None:
-        """Take over what is stored. Whatever prevents that ends up in `held`."""
+        """Take over the unit as stored. An error that prevents it ends up in `held`."""
         ...
 
     def advance(
@@ -93,7 +94,7 @@ class Unit(Protocol):
         ...
 
     def take_logs(self) -> Sequence[LogRecord]:
-        """What the code has logged since the last turn."""
+        """The log records of the code since the last turn."""
         ...
 
     def where(self) -> str | None:
@@ -102,12 +103,12 @@ class Unit(Protocol):
 
 
 class Kinds:
-    """Makes units by their kind."""
+    """The registry of kinds, which makes units."""
 
     def __init__(
         self, kinds: Mapping[str, Callable[[str], Unit]], bodies: Mapping[type, str]
     ) -> None:
-        """`kinds` make a unit by its id. `bodies` say which kind a new unit is by its first message."""
+        """`kinds` make a unit by its id. `bodies` give the kind that a first message makes."""
         self._kinds = kinds
         self._bodies = bodies
 
@@ -115,6 +116,7 @@ class Kinds:
         """A unit of which nothing is known but its id and its kind."""
         make = self._kinds.get(kind)
         if make is None:
+            # A unit all the same, so that its messages wait and its row says why it stands still.
             return UnknownUnit(unit, kind)
         return make(unit)
 
@@ -122,6 +124,7 @@ class Kinds:
         """The kind of a stored unit, or of one that its first message will make. None: any kind."""
         if found.row is not None:
             return found.row.kind
+        # Messages to an id that nothing has made yet may stand before the one that makes it.
         for message in found.inbox:
             kind = self.kind_for(type(message.body))
             if kind is not None:

@@ -2,8 +2,11 @@
 
     pending ──▶ running ◀──▶ suspended ──▶ completed | failed | cancelled
 
-`pending`: the start is delayed. `suspended`: paused, or held (see `held`). A running instance has a
-`reason`: what it waits for.
+`pending`: the start is delayed. `suspended`: paused, or held (`held.py`). The `reason` of a running
+instance says what it waits for.
+
+A turn calls these functions when it takes a start, and when the run has ended. They write the row
+and the turn. The functions stand in the order of a unit's life.
 """
 
 from __future__ import annotations
@@ -35,18 +38,22 @@ _decode_parent = msgspec.msgpack.Decoder(ev.Parent).decode
 
 def start(unit: WorkflowUnit, turn: Turn, entry: Entry, body: msg.Start) -> None:
     """Begin the instance, or answer that another one has the id."""
-    row, message = unit.row, entry.message
-    if row is not None and row.run == message.id:
-        _start_again(unit, row, turn, entry)
-        return
-    if row is not None and body.if_exists != "replace":
-        _refuse_start(unit, row, turn, entry, body)
-        return
-    new = pending_row(unit.id, message, body, unit.shards)
+    row = unit.row
+    message = entry.message
     if row is not None:
+        # A run has the id of its start.
+        if row.run == message.id:
+            _start_again(unit, row, turn, entry)
+            return
+        if body.if_exists != "replace":
+            _refuse_start(unit, row, turn, entry, body)
+            return
         if row.status not in CLOSED:
             _replace(unit, row, turn)
-        unit.close_memory()  # a start that waits would be taken for the ended run otherwise
+        # A start that waits would be taken for the ended run otherwise.
+        unit.close_memory()
+    new = pending_row(unit.id, message, body, unit.shards)
+    if row is not None:
         new.follow_on(row)
     unit.adopt(new)
     turn.touch()
@@ -56,7 +63,12 @@ def start(unit: WorkflowUnit, turn: Turn, entry: Entry, body: msg.Start) -> None
 
 def pending_row(unit: str, message: msg.Message, body: msg.Start, shards: int) -> UnitRow:
     """The row of an instance that has not begun."""
-    parent = body.parent
+    parent: bytes | None = None
+    parent_unit: str | None = None
+    if body.parent is not None:
+        parent = _encode_parent(body.parent)
+        # Beside the encoded parent, because stores list the children of a unit by it.
+        parent_unit = body.parent.unit
     return UnitRow(
         unit,
         scope_of(unit, shards),
@@ -65,8 +77,8 @@ def pending_row(unit: str, message: msg.Message, body: msg.Start, shards: int) -
         body.version or "",
         message.id,
         input_digest=digest(body.input),
-        parent=_encode_parent(parent) if parent is not None else None,
-        parent_unit=parent.unit if parent is not None else None,
+        parent=parent,
+        parent_unit=parent_unit,
         attributes=body.attributes,
         created_at=message.at,
     )
@@ -91,6 +103,7 @@ def _refuse_start(
         turn.consume(entry, "joined")
         return
     turn.consume(entry, "exists")
+    # A parent awaits a reply, so it must hear of the refusal.
     if body.parent is not None:
         taken = f"the id {unit.id!r} is taken by another instance; give the child another id"
         failure = Failure("AlreadyStarted", taken, retryable=False)
@@ -112,6 +125,7 @@ def begin_start(unit: WorkflowUnit, row: UnitRow, turn: Turn, entry: Entry) -> N
     message = entry.message
     body = message.body
     assert isinstance(body, msg.Start)
+    # Not before its time, and not while it is paused, whichever was asked for first.
     if message.visible_at > turn.now or row.paused:
         row.delay(message.visible_at)
         unit.keep_start(turn, entry)
@@ -119,6 +133,7 @@ def begin_start(unit: WorkflowUnit, row: UnitRow, turn: Turn, entry: Entry) -> N
     if unit.is_poison:
         unit.keep_start(turn, entry)
         return
+    # Without a version it is the newest one now, which the row keeps from here on.
     definition = unit.definitions.find_workflow(body.workflow, body.version)
     if definition is None:
         unit.hold(held.missing_workflow(body.workflow, body.version))
@@ -165,10 +180,14 @@ def continue_as_new(
     turn.end_execution(
         ExecutionRow(row.execution, row.type_version, run.started.at, turn.now, row.journal_events)
     )
-    version = row.type_version if ended.version is None else ended.version
+    # The version that the code asked for, or the newest. An unknown one holds the next execution.
     definition = unit.definitions.find_workflow(row.type, ended.version)
     if definition is not None:
         version = definition.version
+    elif ended.version is not None:
+        version = ended.version
+    else:
+        version = row.type_version
     # The event is encoded to know its size, and the row counts both before it is packed.
     row.next_execution(version, 0)
     started = _started(row, turn.now, ended.input, run.started.parent, run.variables.status)
@@ -184,6 +203,7 @@ def _prune(unit: WorkflowUnit, row: UnitRow, turn: Turn) -> None:
     """Keep as many ended executions as the limits say."""
     kept = unit.limits.executions_kept
     oldest_kept = row.execution - kept
+    # One at a time is enough, because each continuation comes by here.
     if kept and oldest_kept > 1:
         turn.remove_history([oldest_kept - 1])
 
@@ -238,10 +258,12 @@ def terminate(unit: WorkflowUnit, row: UnitRow, turn: Turn, reason: str) -> None
     event = ev.Terminated(turn.now, reason)
     run = unit.run
     if run is not None:
+        # The turn collects the event, and settles the row then.
         run.end_without_code(event)
         unit.release()
         give_up(run, turn)
         return
+    # No run is in memory: it has not begun, or is held.
     if row.started_at:
         data = ev.encode_events([event])
         row.grow(1, 0)
@@ -254,11 +276,10 @@ def _terminated(reason: str) -> Failure:
 
 
 def give_up(run: Execution, turn: Turn) -> None:
-    """The run is over without its code being asked, so nothing that it waits for is wanted.
-
-    What the code has sent in this turn still goes out: the message that made it do so is consumed.
-    """
+    """The run is over without its code being asked, so nothing that it waits for is wanted."""
     progress = run.take_progress()
+    # Messages that the code has sent in this turn still go out, because the message that made it
+    # send them is consumed.
     outbox.send_commands(turn, run.started, progress.outgoing)
     calls = [*progress.cancelled, *run.close()]
     turn.give_up(calls)

@@ -1,7 +1,7 @@
-"""What a run sends to other units: starts, messages and requests to stop.
+"""Messages from a run to other units: starts, messages of channels, requests to stop, and replies.
 
-They are messages of the turn's Commit. Their ids are derived from the command that sends them, so
-that a repeated turn sends the same messages and not new ones.
+They are a part of the turn's Commit, and go out when it is durable. Their ids are derived from the
+command that sends them, so that a repeated turn sends the same messages and not new ones.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ def send_commands(turn: Turn, started: ev.Started, commands: Iterable[ev.Event])
     for event in commands:
         match event:
             case ev.CallStarted():
+                # "join", because a detached start that is sent again means the same instance.
                 body = msg.Start(
                     event.workflow, event.version, event.input, None, "join", None, turn.unit
                 )
@@ -52,6 +53,7 @@ def start_children(turn: Turn, run: Execution, opened: Iterable[Call]) -> None:
         if type(call) is not ChildCall or call.seq not in run.pending:
             continue
         parent = ev.Parent(turn.unit, started.run, started.execution, call.seq)
+        # "reject": the reply must be that of this call's own child, and of no other instance.
         body = msg.Start(call.workflow, call.version, call.input, parent, "reject")
         turn.send(call.target, body, call.run)
 

@@ -37,6 +37,6 @@ def describe(unit: WorkflowUnit, row: UnitRow, turn: Turn) -> None:
     if is_new:
         turn.touch()
         if unit.held is not None:
-            turn.reach(set_aside=True)
+            turn.reach(held=True)
     if row.status != "running" or run is None:
         turn.wait_until(row.wake_at)

@@ -37,14 +37,14 @@ Outcome = Literal["ok", "started", "joined", "exists", "closed", "missing", "ful
 class Milestones:
     """What happens once in the life of an instance, and happened in this turn.
 
-    `set_aside`: the instance is suspended, and was not before or was for another reason. `replaced`
+    `held`: the instance is suspended, and was not before or was for another reason. `replaced`
     are the last states of the runs that had the id until now, in order. One turn may take several
     starts that replace.
     """
 
     started: bool = False
     ended: bool = False
-    set_aside: bool = False
+    held: bool = False
     replaced: tuple[UnitRow, ...] = ()
 
 
@@ -207,13 +207,13 @@ class Turn(msgspec.Struct, eq=False):
         """Warn the people who run the node."""
         self.warning = text
 
-    def reach(self, *, started: bool = False, ended: bool = False, set_aside: bool = False) -> None:
+    def reach(self, *, started: bool = False, ended: bool = False, held: bool = False) -> None:
         """Note a milestone."""
         before = self.milestones or _NONE
         self.milestones = Milestones(
             before.started or started,
             before.ended or ended,
-            before.set_aside or set_aside,
+            before.held or held,
             before.replaced,
         )
 

@@ -1,7 +1,7 @@
-"""A unit of a kind that this release does not know: a newer one has made it.
+"""A unit of a kind that this release does not know, because a newer one has made it.
 
-It is suspended with the reason, and its messages wait in the store. It goes on when a node that knows
-its kind has it.
+It is suspended with the reason, and its messages wait in the store. It goes on when a node that
+knows its kind has it.
 """
 
 from __future__ import annotations
@@ -46,8 +46,9 @@ class UnknownUnit:
         self._changed = False
 
     def load(self, found: Loaded, *, released: bool = False) -> None:
-        """Take over the row. A retry changes nothing: the code is not there."""
-        self.version, self.row = found.version, found.row
+        """Take over the row. A retry changes nothing, because the code is not there."""
+        self.version = found.version
+        self.row = found.row
 
     def advance(
         self,
@@ -59,16 +60,18 @@ class UnknownUnit:
     ) -> Turn:
         """Keep each message in the store, and say in the row why nothing goes on."""
         row = self.row
+        # No budget and no shards count here: each message is kept, and none is sent.
         turn = Turn(self.id, now, Budget(len(mailbox) + 1, 1, is_spent), 1)
         for entry in mailbox.take_all():
             turn.keep(entry)
+        # A copy that has followed a delete. It has nothing to write to.
         if row is None:
             return turn
         if row.status in CLOSED:
             turn.end()
         elif row.become("suspended", held.REASONS[held.NOT_REGISTERED], None, self.held):
             turn.touch()
-            turn.reach(set_aside=True)
+            turn.reach(held=True)
         if self._changed:
             self._changed = False
             turn.touch()
@@ -78,9 +81,13 @@ class UnknownUnit:
 
     def follow(self, commit: Commit) -> None:
         """Take over the row of another owner's commit."""
-        deleted = commit.delete is not None
-        self.row = None if deleted else msgspec.structs.replace(commit.row)
-        self.version = 0 if deleted else commit.expect + 1
+        if commit.delete is not None:
+            self.row = None
+            self.version = 0
+            return
+        # A copy: the owner's row lives on, if both are in one process.
+        self.row = msgspec.structs.replace(commit.row)
+        self.version = commit.expect + 1
 
     def hold(self, why: Failure) -> None:
         """It is held already."""

@@ -1,9 +1,15 @@
 """Messages that a unit has noted and cannot deliver yet. Each of them stands in the store's inbox.
 
-They are of four kinds: the unit's own start, which waits for its time or for its code, control
-messages that its code cannot be asked about now, messages in channels that nobody receives yet
-(`lanes`), and all others in order (`kept`): those that came while the unit was paused, held, or
-between two executions.
+They are of four kinds:
+
+- the unit's own start, which waits for its time or for its code,
+- control messages that its code cannot be asked about now,
+- messages in channels that the code does not receive from yet (`lanes`),
+- all others in order (`kept`): those that came while the unit was paused, held, or between two
+  executions.
+
+A turn puts a message here that it has taken from the mailbox, and a later turn delivers it. When
+the unit leaves memory, the messages are read from the inbox again at its next load.
 """
 
 from __future__ import annotations
@@ -23,14 +29,16 @@ if TYPE_CHECKING:
 
 
 _EMPTY: deque[Entry] = deque()
-"""What most units keep. A deque of its own would be much of what a waiting unit weighs."""
+"""The deques of most units. A deque of its own would be much of what a waiting unit weighs."""
 
 _NO_LANES: dict[str, deque[Entry]] = {}
 """The same for lanes: nothing is ever written to it."""
 
 
 class Waiting(msgspec.Struct, gc=False, eq=False):
-    """What a unit keeps. Its owner drops it with the unit when a commit is refused.
+    """The messages that a unit keeps.
+
+    Its owner drops them with the unit when a commit is refused.
 
     Each turn looks at all of it, so these are attributes. Only the methods change them. It holds
     data only, so that no cycle can go through it, and the garbage collector need not look.
@@ -46,11 +54,14 @@ class Waiting(msgspec.Struct, gc=False, eq=False):
 
     def __iter__(self) -> Iterator[Entry]:
         """All that wait, in order of arrival."""
-        entries = [*self.kept, *(e for lane in self.lanes.values() for e in lane)]
+        entries = [*self.kept]
+        for lane in self.lanes.values():
+            entries += lane
         entries += self.control
         if self.start is not None:
             entries.append(self.start)
-        return iter(sorted(entries, key=lambda entry: entry.number))
+        entries.sort(key=_number)
+        return iter(entries)
 
     @property
     def sends(self) -> int:
@@ -80,7 +91,8 @@ class Waiting(msgspec.Struct, gc=False, eq=False):
 
     def take_start(self) -> Entry | None:
         """The unit's own start, if it was noted."""
-        start, self.start = self.start, None
+        start = self.start
+        self.start = None
         return start
 
     def keep_control(self, entry: Entry) -> None:
@@ -91,7 +103,8 @@ class Waiting(msgspec.Struct, gc=False, eq=False):
 
     def take_control(self) -> Collection[Entry]:
         """The control messages that were noted."""
-        entries, self.control = self.control, _EMPTY
+        entries = self.control
+        self.control = _EMPTY
         return entries
 
     # ------------------------------------------------------------ lanes
@@ -99,7 +112,7 @@ class Waiting(msgspec.Struct, gc=False, eq=False):
     def enlane(self, lane: str, entry: Entry) -> None:
         """Put a message at the end of its lane."""
         if self.lanes is _NO_LANES:
-            self.lanes = {}
+            self.lanes = _NO_LANES
         queue = self.lanes.get(lane)
         if queue is None:
             queue = self.lanes[lane] = deque()
@@ -109,13 +122,16 @@ class Waiting(msgspec.Struct, gc=False, eq=False):
     def first_lane(self, wanted: Collection[str]) -> str | None:
         """The lane among the wanted ones whose head came first."""
         lanes = self.lanes
+        # The shorter of the two is gone through: code may wait for one of thousands of lanes.
         if len(lanes) < len(wanted):
             found = [lane for lane in lanes if lane in wanted]
         else:
             found = [lane for lane in wanted if lane in lanes]
         if not found:
             return None
-        return found[0] if len(found) == 1 else min(found, key=lambda lane: lanes[lane][0].number)
+        if len(found) == 1:
+            return found[0]
+        return min(found, key=lambda lane: lanes[lane][0].number)
 
     def from_lane(self, lane: str) -> Entry:
         """Take the first message of a lane."""
@@ -128,22 +144,26 @@ class Waiting(msgspec.Struct, gc=False, eq=False):
         return entry
 
     def close_lanes(self) -> None:
-        """The execution is over: what nobody received waits for the next one, in order of arrival.
-
-        A message that came in the very turn of the end is behind them all.
-        """
-        if self.lanes:
-            unreceived = [entry for lane in self.lanes.values() for entry in lane]
-            self.lanes = _NO_LANES
-            self.kept = deque(sorted([*unreceived, *self.kept], key=lambda entry: entry.number))
+        """The execution is over. Messages that it did not receive wait for the next one."""
+        if not self.lanes:
+            return
+        # In order of arrival: one that came in the very turn of the end is behind them all.
+        entries: list[Entry] = []
+        for lane in self.lanes.values():
+            entries += lane
+        entries += self.kept
+        entries.sort(key=_number)
+        self.lanes = _NO_LANES
+        self.kept = deque(entries)
 
     # ------------------------------------------------------------ wholesale
 
     def take_all(self) -> list[Entry]:
-        """Nobody will receive them any more."""
+        """Take all: the code will not receive them any more."""
         entries = list(self)
         self.start = None
-        self.control = self.kept = _EMPTY
+        self.control = _EMPTY
+        self.kept = _EMPTY
         self.lanes = _NO_LANES
         self._sends = 0
         return entries
@@ -166,3 +186,7 @@ class Waiting(msgspec.Struct, gc=False, eq=False):
             self.keep_control(entry)
         else:
             self.keep(entry)
+
+
+def _number(entry: Entry) -> int:
+    return entry.number

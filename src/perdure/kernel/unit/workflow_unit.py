@@ -25,7 +25,7 @@ nothing, and is tried again when it is loaded after a deploy.
     mailbox.py     messages that no turn has taken
     waiting.py     messages that were taken and cannot be delivered yet
     control.py     cancel, terminate, pause, resume, retry
-    removal.py     delete, prune
+    deletion.py    delete, prune
     lifecycle.py   starting, continuing as new, ending
     answers.py     which event a message is
     collect.py     what the run has done
@@ -50,7 +50,7 @@ from perdure.kernel.execution.execution import Execution
 from perdure.kernel.loop.call import CHANNEL_LANE
 from perdure.kernel.loop.entered import Entered
 from perdure.kernel.loop.ordered import install as install_ordered_sets
-from perdure.kernel.unit import control, held, lifecycle, removal
+from perdure.kernel.unit import control, deletion, held, lifecycle
 from perdure.kernel.unit.budget import Budget
 from perdure.kernel.unit.collect import collect
 from perdure.kernel.unit.row_state import describe
@@ -356,7 +356,7 @@ class WorkflowUnit:
             self._take_control(turn, mailbox)
             if turn.removes_unit:
                 assert self.row is not None
-                removal.pack(self, self.row, turn, mailbox, fence, commit_id)
+                deletion.pack(self, self.row, turn, mailbox, fence, commit_id)
                 self.version = 0
                 return turn
         if self.row is None or self._unbegun is not None or waiting.start is not None:
@@ -401,7 +401,7 @@ class WorkflowUnit:
             entry = mailbox.next_control()
             body = entry.message.body
             if isinstance(body, msg.ADMIN):
-                removal.take(self, turn, entry, body)
+                deletion.take(self, turn, entry, body)
             else:
                 control.take(self, turn, entry)
 

@@ -163,7 +163,7 @@ class Metrics(ClientMetrics):
         if passed.ended:
             self._ended(row, turns)
             self._reported.pop(commit.unit, None)
-        elif passed.set_aside:
+        elif passed.held:
             self._failed(row, set_aside=True)
 
     def _ended(self, row: UnitRow, turns: int) -> None:

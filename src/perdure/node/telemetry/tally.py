@@ -87,7 +87,7 @@ class Tally:
     def _pass_milestones(self, passed: Milestones, row: UnitRow) -> None:
         """Count a durable turn's milestones; `row` is the row that it committed."""
         self.started += passed.started
-        self.set_aside += passed.set_aside
+        self.set_aside += passed.held
         self.cancelled += len(passed.replaced)
         if not passed.ended:
             return

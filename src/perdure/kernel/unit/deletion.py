@@ -1,11 +1,15 @@
 """Deleting a unit, and pruning the history of its ended executions.
 
-A delete is a message like any other, so it is in order with the rest of a unit's life. Its commit
-removes the row and all that the unit owns. An open unit is refused, or, with `force`, ended first as
-by a terminate: its parent is told, its open children are told as their `parent_close` says, and with
-`cascade` they are deleted as well. A tombstone stays until a redelivered start of this run cannot
-come any more. What else came before the start of another run is answered as if there were no such
-unit. That start begins anew, and all that came behind it is for its run.
+A delete is a message like any other, so it is in order with the rest of a unit's life. It is taken
+with the control messages (`control.py`), whatever state the unit is in. Its commit removes the row
+and all that the unit owns.
+
+An open unit is refused. With `force` it is ended first as by a terminate: its parent is told, and
+its open children are told as their `parent_close` says. With `cascade` they are deleted as well.
+
+A tombstone stays until a redelivered start of this run cannot come any more. Everything else that
+came before the start of another run is answered as if there were no such unit. That start begins
+anew, and all that came behind it is for its run.
 """
 
 from __future__ import annotations
@@ -35,7 +39,8 @@ def take(unit: WorkflowUnit, turn: Turn, entry: Entry, body: msg.Delete | msg.Pr
     elif isinstance(body, msg.Delete):
         _delete(unit, row, turn, entry, body)
     else:
-        turn.remove_history(e for e in body.executions if e < row.execution)
+        # The current execution is no history, also when the client has read an older state.
+        turn.remove_history(number for number in body.executions if number < row.execution)
         turn.consume(entry)
 
 
@@ -49,9 +54,12 @@ def _delete(unit: WorkflowUnit, row: UnitRow, turn: Turn, entry: Entry, body: ms
     if run is not None and row.status not in CLOSED:
         lifecycle.settle(unit, run, turn)
     turn.consume(entry)
+    # Until then the start of this run may be delivered again, and must not run again.
     last_start = row.created_at + unit.dedupe_ms
-    forgets = body.forget or last_start <= turn.now
-    turn.remove_unit(0 if forgets else last_start)
+    if body.forget or last_start <= turn.now:
+        turn.remove_unit(0)
+    else:
+        turn.remove_unit(last_start)
 
 
 def _is_open(row: UnitRow, run: Execution | None) -> bool:
@@ -59,6 +67,7 @@ def _is_open(row: UnitRow, run: Execution | None) -> bool:
         return False
     if run is None or run.ended is None:
         return True
+    # An earlier message of this turn has ended the execution, and the row does not say so yet.
     return isinstance(run.ended, ev.ContinuedAsNew)
 
 
@@ -66,6 +75,7 @@ def _end(unit: WorkflowUnit, row: UnitRow, turn: Turn, body: msg.Delete) -> None
     """End an open unit that is about to go."""
     run = unit.run
     children: list[ChildCall] = []
+    # Before the run is ended, because it forgets its calls then.
     if run is not None:
         children = [call for call in run.pending.values() if isinstance(call, ChildCall)]
     if not body.tell_parent:
@@ -76,10 +86,8 @@ def _end(unit: WorkflowUnit, row: UnitRow, turn: Turn, body: msg.Delete) -> None
 
 
 def _delete_children(turn: Turn, children: list[ChildCall], body: msg.Delete) -> None:
-    """Delete the children instead of what their `parent_close` says.
-
-    A request to stop would find no unit, or have a parent told that is gone.
-    """
+    """Delete the children, whatever their `parent_close` says."""
+    # A request to stop would find no unit, or would have a parent told that is gone.
     turn.unsend_stops({call.target for call in children})
     for call in children:
         below = msg.Delete(force=True, forget=body.forget, reason=body.reason, tell_parent=False)
