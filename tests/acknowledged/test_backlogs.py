@@ -169,7 +169,7 @@ async def test_code_that_continues_as_new_at_once_can_be_stopped(
     async with world.node(app, limits=Limits(executions_kept=1)) as node:
         handle = node.client.workflow(spin, id="s")
         await handle.start(0)
-        await asyncio.wait_for(getattr(handle, verb)("enough"), 5)
+        await asyncio.wait_for(getattr(handle, verb)("enough"), 30)
         if verb == "pause":
             await waits_for(handle, "paused")
             before = (await handle.describe()).execution

@@ -157,7 +157,7 @@ async def test_a_sender_is_told_when_the_store_stays_away(failing: Failing, app:
         handle = node.client.workflow(reader, id="r")
         failing.failures = 1_000_000
         with pytest.raises(StoreUnavailable):
-            await asyncio.wait_for(handle.send("word", "lost"), 5)
+            await asyncio.wait_for(handle.send("word", "lost"), 30)
         failing.failures = 0
         await handle.send("word", "hello")
         assert await handle.result(timeout=30) == "hello", "the message that was refused never came"

@@ -83,7 +83,7 @@ async def test_an_instance_that_is_poison_before_it_began_can_be_terminated(worl
         await handle.start()
         await waits_for(handle, "poison")
         failures = node.metrics.turn_failures
-        await asyncio.wait_for(handle.terminate("enough"), 5)
+        await asyncio.wait_for(handle.terminate("enough"), 30)
         assert await handle.status() == "cancelled"
         assert node.metrics.turn_failures == failures, "its code was not tried again"
 

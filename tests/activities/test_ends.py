@@ -156,7 +156,7 @@ async def test_a_function_that_waits_for_a_thread_is_not_late_yet(world: World, 
 
     @app.activity
     def holds() -> None:
-        release.wait(10)
+        release.wait(60)
 
     @app.activity(timeout=0.2)
     def quick() -> str:

@@ -57,7 +57,7 @@ async def refused(store: Refusing, retry_ms: int) -> StoreUnavailable:
             await node.client.workflow(plain, id="a").run(1)
         store.refused.clear()
         await until(lambda: set(node.scopes.values()) == {"serving"}, "the node goes on")
-        assert await node.client.get("a").result(timeout=5) == 1
+        assert await node.client.get("a").result(timeout=30) == 1
     return caught.value
 
 

@@ -264,7 +264,7 @@ def test_another_thread_is_outside() -> None:
     thread.start()
     with inside("error"):
         event.set()
-        thread.join(10)
+        thread.join(60)
     assert opened == ['"""']
 
 

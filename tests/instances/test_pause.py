@@ -231,7 +231,7 @@ async def test_a_result_behind_more_mail_than_a_turn_takes_is_seen_before_work_i
     async with world.node(app, limits=limits) as node:
         handle = node.client.workflow(calling, id="c")
         await handle.start()
-        await asyncio.wait_for(began.wait(), 5)
+        await asyncio.wait_for(began.wait(), 30)
         await handle.pause()
         for number in range(6):
             await handle.send("n", number)
@@ -244,7 +244,7 @@ async def test_a_result_behind_more_mail_than_a_turn_takes_is_seen_before_work_i
     async with world.node(app, limits=limits) as node:
         handle = node.client.workflow(calling, id="c")
         await handle.resume()
-        assert await handle.result(timeout=5) == [5, 0, 1, 2, 3, 4, 5]
+        assert await handle.result(timeout=30) == [5, 0, 1, 2, 3, 4, 5]
     assert ran == [1], "its result was kept"
 
 
@@ -284,5 +284,5 @@ async def test_kept_results_of_an_execution_that_is_over_do_not_stand_for_those_
 
         await until(kept, "their results are in the inbox")
         await handle.resume()
-        assert await handle.result(timeout=5) == [10, 11, 12]
+        assert await handle.result(timeout=30) == [10, 11, 12]
     assert sorted(ran) == [0, 1, 2, 10, 11, 12]

@@ -156,7 +156,7 @@ async def test_time_waits_for_an_activity_that_works(node: VirtualNode, app: App
     @app.activity
     def work() -> str:
         begun.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         return "done"
 
     @app.workflow
@@ -164,7 +164,7 @@ async def test_time_waits_for_an_activity_that_works(node: VirtualNode, app: App
         return list(await asyncio.gather(work(), workflow.sleep(86_400)))
 
     running = asyncio.ensure_future(node.client.workflow(worker, id="w").run())
-    assert await asyncio.to_thread(begun.wait, 10)
+    assert await asyncio.to_thread(begun.wait, 60)
     for _ in range(100):
         await asyncio.sleep(0)
     assert node.clock.now() == BEGIN

@@ -49,7 +49,10 @@ class Pair:
 
 
 @pytest.fixture
-async def pair(app: App) -> AsyncIterator[Pair]:
+async def pair(app: App, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Pair]:
+    for gateway in ("perdure.node.gateway", "perdure.client.gateway"):
+        # Whatever ends is told, and is not found by looking again: the tests may be patient.
+        monkeypatch.setattr(f"{gateway}._ROUND_MS", 3_600_000)
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(MemoryStore(shards=SHARDS))
         pair = Pair(app, store)
@@ -71,11 +74,11 @@ async def test_each_verb_works_at_the_node_that_does_not_own_the_instance(
     unit = id_in(ODD, "far")
     here, there = pair.a.client.workflow(adds, id=unit), pair.b.client.get(unit)
     await here.start()
-    result = asyncio.ensure_future(here.result(timeout=5))
+    result = asyncio.ensure_future(here.result(timeout=30))
     await here.send("n", 1)
     await there.send("n", 2)
     assert await result == 3
-    assert await here.result(timeout=5) == 3
+    assert await here.result(timeout=30) == 3
     await until(lambda: pair.a.residents == pair.b.residents == 0, "nothing in memory")
 
 
@@ -105,8 +108,8 @@ async def test_instances_of_two_nodes_send_to_each_other(pair: Pair, app: App) -
     second = pair.b.client.workflow(player, id=right)
     await first.start(right, False)
     await second.start(left, True)
-    assert await first.result(timeout=5) == [0, 2, 4, 6, 8]
-    assert await second.result(timeout=5) == [1, 3, 5, 7, 9]
+    assert await first.result(timeout=30) == [0, 2, 4, 6, 8]
+    assert await second.result(timeout=30) == [1, 3, 5, 7, 9]
 
 
 async def test_a_scope_that_is_handed_over_goes_on_at_once(pair: Pair, app: App) -> None:
@@ -156,7 +159,7 @@ async def test_a_message_that_waits_at_a_busy_instance_moves_with_it(pair: Pair,
     for a, b in [((), EVEN + ODD), (EVEN + ODD, ()), (EVEN, ODD)]:
         await pair.own(a, b)
     await sending
-    assert await handle.result(timeout=5) == list(range(40))
+    assert await handle.result(timeout=30) == list(range(40))
 
 
 async def test_an_owner_that_was_overtaken_drops_the_scope_and_goes_on_with_the_others(
@@ -172,10 +175,10 @@ async def test_an_owner_that_was_overtaken_drops_the_scope_and_goes_on_with_the_
     pair.cluster.assign("b", ("default/0", *ODD))  # while `a` still believes that it owns it
     await until(lambda: "default/0" in pair.b.scopes, "the second owner")
     await pair.a.client.get(lost).send("n", 1)
-    assert await pair.a.client.get(lost).result(timeout=5) == 1
+    assert await pair.a.client.get(lost).result(timeout=30) == 1
     assert set(pair.a.scopes) == {"default/2"}
     await pair.a.client.get(kept).send("n", 2)
-    assert await pair.a.client.get(kept).result(timeout=5) == 2
+    assert await pair.a.client.get(kept).result(timeout=30) == 2
 
 
 async def test_a_node_that_stops_leaves_its_scopes_to_the_other(pair: Pair, app: App) -> None:
@@ -189,7 +192,7 @@ async def test_a_node_that_stops_leaves_its_scopes_to_the_other(pair: Pair, app:
     posted = asyncio.ensure_future(pair.b.client.get(unit).send("n", 7))
     await posted
     pair.cluster.assign("b", scopes_of(SHARDS))
-    assert await pair.b.client.get(unit).result(timeout=5) == 7
+    assert await pair.b.client.get(unit).result(timeout=30) == 7
 
 
 async def test_deadlines_and_retries_move_with_their_scope(pair: Pair, app: App) -> None:
@@ -202,7 +205,7 @@ async def test_deadlines_and_retries_move_with_their_scope(pair: Pair, app: App)
     handle = pair.a.client.workflow(naps, id=unit)
     await handle.start()
     await pair.own((), EVEN + ODD)
-    assert await pair.b.client.get(unit).result(timeout=5) == "awake"
+    assert await pair.b.client.get(unit).result(timeout=30) == "awake"
 
 
 async def test_a_commit_that_may_have_landed_is_not_sent_again(app: App) -> None:
@@ -251,7 +254,7 @@ async def test_a_commit_that_may_have_landed_is_not_sent_again(app: App) -> None
                 await sent
             assert caught.value.outcome == "unknown"
             await pair.b.client.get(unit).send("n", -1)
-            assert await pair.b.client.get(unit).result(timeout=5) == [1, 2]
+            assert await pair.b.client.get(unit).result(timeout=30) == [1, 2]
 
 
 async def test_a_node_goes_on_sweeping_when_a_scope_leaves_in_the_middle_of_it(app: App) -> None:

@@ -247,10 +247,10 @@ async def test_a_client_waits_for_a_value(world: World, app: App) -> None:
         handle = node.client.workflow(answers, id="k")
         await handle.start()
         assert await handle.kv_wait("response", int, timeout=0.02) is None, "nobody asked yet"
-        waiting = asyncio.create_task(handle.kv_wait("response", int, timeout=10))
+        waiting = asyncio.create_task(handle.kv_wait("response", int, timeout=30))
         await asyncio.sleep(0)
         await handle.send("request", 21)
         assert await waiting == 42
         await handle.send("end", True)
         await handle.wait(timeout=30)
-        assert await handle.kv_wait("never", int, timeout=10) is None, "it has ended"
+        assert await handle.kv_wait("never", int, timeout=30) is None, "it has ended"
