@@ -83,13 +83,15 @@ class Judge:
         self._failed = ""
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        """Judge one after the other."""
+    def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
+        """Judge one after the other, unless tests could not be collected."""
+        if session.testsfailed:
+            return None
         items = {item.nodeid: item for item in session.items}
         functions = Functions(self._folder)
         for number, work in enumerate(self._works):
             started = time.monotonic()
-            tests = {items[test]: seconds for test, seconds in work.tests.items() if test in items}
+            tests = {items[test]: seconds for test, seconds in work.tests.items()}
             text = work.target.read_text(encoding="utf-8")
             # Programs that tests start import the broken text.
             work.target.write_text(work.text, encoding="utf-8")
