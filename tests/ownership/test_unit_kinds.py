@@ -268,6 +268,12 @@ def advanced(unit: Unit, *values: int) -> Turn:
     return turn
 
 
+def test_a_unit_of_an_unknown_kind_that_is_not_stored_writes_nothing() -> None:
+    unit = Kinds({}, {}).make("sum", "s")
+    turn = advanced(unit, 1)
+    assert (unit.version, unit.row, turn.commit) == (0, None, None)
+
+
 def test_a_crash_is_counted_in_the_row_of_an_unknown_kind_once() -> None:
     unit = unknown()
     assert advanced(unit).commit is not None, "that it is held"
