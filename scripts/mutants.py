@@ -3,7 +3,7 @@
 `make mutants` runs it. The same SEED, FILES and COUNT give the same sample. Each mutant is a copy
 of src/ in which one expression or statement differs. All tests of TESTS run once against the
 unbroken copy, and what they call is recorded (reach.py). Those that call the function of a mutant
-run against it, in waves from the nearest to all, up to the first failure. A mutant that no test
+run against it, the quick ones first, up to the first failure (warm.py). A mutant that no test
 notices survives. It is listed with its diff, and the exit code is 1 when more than --share percent
 survive.
 
@@ -17,12 +17,11 @@ equivalent mutant: a change that cannot be observed.
 from __future__ import annotations
 
 import argparse
-import ast
 import compileall
-import difflib
 import importlib
-import multiprocessing
+import math
 import os
+import py_compile
 import random
 import shutil
 import signal
@@ -30,12 +29,14 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from breaking import Mutant, mutants_of
 from reach import UNRECORDED, Chosen, Reach, Recorder, file_of, marked
+from warm import Judge, Outcome, Work
 
 ROOT = Path(__file__).resolve().parent.parent
 KERNEL = Path("src/perdure/kernel")
@@ -63,188 +64,6 @@ TESTS = (
     "tests/examples/test_pages.py::test_every_option_of_a_store_is_listed_with_its_default",
 )
 
-# Options of a class that save memory, or that only keep mistakes out.
-UNSEEN_OPTIONS = frozenset({"gc", "slots", "frozen"})
-
-COMPARED: dict[type[ast.cmpop], str] = {
-    ast.Eq: "!=",
-    ast.NotEq: "==",
-    ast.Lt: "<=",
-    ast.LtE: "<",
-    ast.Gt: ">=",
-    ast.GtE: ">",
-    ast.Is: "is not",
-    ast.IsNot: "is",
-    ast.In: "not in",
-    ast.NotIn: "in",
-}
-REACHED: dict[type[ast.operator], str] = {ast.Add: "-", ast.Sub: "+", ast.Mult: "//"}
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """A file with one place changed: `text[start:end]` becomes `new`.
-
-    `function` is the line where the function around it begins, 0 outside functions.
-    """
-
-    path: Path
-    line: int
-    start: int
-    end: int
-    new: str
-    function: int = 0
-
-    def applied(self, text: str) -> str:
-        """The file's text with the change in it."""
-        return text[: self.start] + self.new + text[self.end :]
-
-    def diff(self, text: str) -> str:
-        """The change, as lines that were removed and added."""
-        lines = difflib.unified_diff(
-            text.splitlines(), self.applied(text).splitlines(), n=0, lineterm=""
-        )
-        return "\n".join(line for line in list(lines)[2:] if not line.startswith("@@"))
-
-
-class Finder(ast.NodeVisitor):
-    """Collects the mutants of one file, in the order of its text."""
-
-    def __init__(self, path: Path, text: str) -> None:
-        self.path = path
-        self.text = text
-        self.found: list[Mutant] = []
-        self._starts = [0]
-        for line in text.splitlines(keepends=True):
-            self._starts.append(self._starts[-1] + len(line.encode()))
-        self._bytes = text.encode()
-        self._function = 0
-
-    def _place(self, node: ast.expr | ast.stmt) -> tuple[int, int]:
-        # ast counts columns in bytes of UTF-8, and texts are indexed by character.
-        first = self._starts[node.lineno - 1] + node.col_offset
-        last = self._starts[(node.end_lineno or node.lineno) - 1] + (node.end_col_offset or 0)
-        return len(self._bytes[:first].decode()), len(self._bytes[:last].decode())
-
-    def _add(self, node: ast.expr | ast.stmt, new: str) -> None:
-        start, end = self._place(node)
-        if self.text[start:end] != new:
-            self.found.append(Mutant(self.path, node.lineno, start, end, new, self._function))
-
-    def _source(self, node: ast.expr) -> str:
-        start, end = self._place(node)
-        return f"({self.text[start:end]})"
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
-        """A mutant is called where the innermost function around it is."""
-        self._inside(node)
-
-    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
-        """The same."""
-        self._inside(node)
-
-    def _inside(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
-        around = self._function
-        self._function = node.lineno
-        self.generic_visit(node)
-        self._function = around
-
-    def visit_If(self, node: ast.If) -> None:
-        """An `if` is turned round, unless it only serves type checkers."""
-        if ast.unparse(node.test) == "TYPE_CHECKING":
-            return
-        if not isinstance(node.test, (ast.Compare, ast.BoolOp, ast.UnaryOp)):
-            self._add(node.test, f"not {self._source(node.test)}")
-        self.generic_visit(node)
-
-    def visit_IfExp(self, node: ast.IfExp) -> None:
-        """The two values of a conditional expression are exchanged."""
-        self._add(node.test, f"not {self._source(node.test)}")
-        self.generic_visit(node)
-
-    def visit_Compare(self, node: ast.Compare) -> None:
-        """A comparison is turned round, or its border moves by one."""
-        if len(node.ops) == 1:
-            other = COMPARED[type(node.ops[0])]
-            self._add(
-                node, f"({self._source(node.left)} {other} {self._source(node.comparators[0])})"
-            )
-        self.generic_visit(node)
-
-    def visit_BoolOp(self, node: ast.BoolOp) -> None:
-        """`and` becomes `or`, and the other way round."""
-        other = " or " if isinstance(node.op, ast.And) else " and "
-        self._add(node, f"({other.join(self._source(value) for value in node.values)})")
-        self.generic_visit(node)
-
-    def visit_UnaryOp(self, node: ast.UnaryOp) -> None:
-        """`not` is left out."""
-        if isinstance(node.op, ast.Not):
-            self._add(node, self._source(node.operand))
-        self.generic_visit(node)
-
-    def visit_BinOp(self, node: ast.BinOp) -> None:
-        """Plus becomes minus, times becomes divided by. Texts and unions of types stay."""
-        other = REACHED.get(type(node.op))
-        texts = (node.left, node.right)
-        if other and not any(
-            isinstance(part, (ast.JoinedStr, ast.Constant)) and _text(part) for part in texts
-        ):
-            self._add(node, f"({self._source(node.left)} {other} {self._source(node.right)})")
-        self.generic_visit(node)
-
-    def visit_Constant(self, node: ast.Constant) -> None:
-        """A number grows by one, and a truth is turned round."""
-        if isinstance(node.value, bool):
-            self._add(node, str(not node.value))
-        elif isinstance(node.value, int):
-            self._add(node, str(node.value + 1))
-
-    def visit_Expr(self, node: ast.Expr) -> None:
-        """A call whose value is not used is left out."""
-        if isinstance(node.value, ast.Call):
-            self._add(node, "pass")
-        self.generic_visit(node)
-
-    def visit_Assign(self, node: ast.Assign) -> None:
-        """A write to an attribute or an item is left out."""
-        if isinstance(node.targets[0], (ast.Attribute, ast.Subscript)):
-            self._add(node, "pass")
-        self.generic_visit(node)
-
-    def visit_AugAssign(self, node: ast.AugAssign) -> None:
-        """A running sum is not kept."""
-        self._add(node, "pass")
-        self.generic_visit(node)
-
-    def visit_Continue(self, node: ast.Continue) -> None:
-        """A loop ends where it went on."""
-        self._add(node, "break")
-
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
-        """Annotations have no effect, values do."""
-        if node.value is not None:
-            self.visit(node.value)
-
-    def visit_keyword(self, node: ast.keyword) -> None:
-        """Options that no caller can see are left alone."""
-        if node.arg not in UNSEEN_OPTIONS:
-            self.generic_visit(node)
-
-    def visit_arg(self, node: ast.arg) -> None:
-        """Annotations of parameters have no effect."""
-
-
-def _text(node: ast.expr) -> bool:
-    return isinstance(node, ast.JoinedStr) or isinstance(getattr(node, "value", None), str)
-
-
-def mutants_of(path: Path, text: str) -> list[Mutant]:
-    """All mutants of a file, in the order of its text."""
-    finder = Finder(path, text)
-    finder.visit(ast.parse(text))
-    return sorted(finder.found, key=lambda mutant: (mutant.start, mutant.end, mutant.new))
-
 
 def sampled(files: Sequence[Path], count: int, seed: int) -> list[Mutant]:
     """`count` mutants of the files, 0 for all, the same for the same arguments."""
@@ -258,39 +77,21 @@ def sampled(files: Sequence[Path], count: int, seed: int) -> list[Mutant]:
 
 
 @dataclass(frozen=True)
-class Trial:
-    """The rules of a run: what its tests reach, and when no more mutants begin."""
-
-    reach: Reach
-    deadline: float
-
-
-@dataclass(frozen=True)
 class Judged:
-    """The outcome of a mutant: killed, survived, late (no end of its tests) or skipped."""
+    """A mutant and its outcome."""
 
     mutant: Mutant
     outcome: str
     seconds: float
-    by: str = ""
+    by: str
 
-
-def run_waves(copy: Path, mutant: Mutant, reach: Reach) -> tuple[str, str]:
-    """Run the tests of a mutant, wave by wave: the outcome, and the test that failed."""
-    function = f"{mutant.path}:{mutant.function}" if mutant.function else None
-    for wave in reach.waves(function):
-        slowest = max(reach.seconds[test] for test in wave)
-        options = [
-            "-x",
-            "-o",
-            f"timeout={10 + 5 * slowest:.0f}",
-            *dict.fromkeys(map(file_of, wave)),
-        ]
-        limit_seconds = 40 + 4 * sum(reach.seconds[test] for test in wave)
-        outcome, by = run_tests(copy, options, Chosen(wave), limit_seconds)
-        if outcome != "survived":
-            return outcome, by
-    return "survived", ""
+    def told(self) -> str:
+        """One line, and the diff of one that survived."""
+        place = f"{self.mutant.path}:{self.mutant.line}"
+        line = f"{place}: {self.outcome} after {self.seconds:.1f} s {self.by}".rstrip()
+        if self.outcome != "survived":
+            return line
+        return f"{line}\n{self.mutant.diff((ROOT / self.mutant.path).read_text(encoding='utf-8'))}"
 
 
 def run_tests(
@@ -374,54 +175,78 @@ def copied(folder: Path) -> Path:
     for each in (folder, copy):
         each.chmod(0o755)  # some tests start programs of another user, who imports the copy
     shutil.copytree(ROOT / "src", copy / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    compileall.compile_dir(copy / "src", quiet=2)
+    # By default Python takes a compiled file whose second of change and size fit. Those of a mutant
+    # can be those of the original.
+    by_text = py_compile.PycInvalidationMode.CHECKED_HASH
+    compileall.compile_dir(copy / "src", quiet=2, invalidation_mode=by_text)
     return copy
 
 
-_copies: dict[int, Path] = {}
-"""The copy that each working process has for itself."""
+class Judges:
+    """Judges mutants in a copy of src/, and tells each outcome as soon as it is known."""
 
+    def __init__(self, copy: Path, reach: Reach, deadline: float) -> None:
+        """No mutant begins after the deadline."""
+        self._copy = copy
+        self._reach = reach
+        self._deadline = deadline
+        self._told = copy / "told.txt"
+        self._out = os.fdopen(os.dup(1), "w")
 
-def judged(work: tuple[Mutant, Trial, Path]) -> Judged:
-    """Break the copy, run the tests, mend the copy."""
-    mutant, trial, folder = work
-    started = time.monotonic()
-    if started > trial.deadline:
-        return Judged(mutant, "skipped", 0)
-    copy = _copies.get(os.getpid())
-    if copy is None:
-        copy = _copies[os.getpid()] = copied(folder)
-    target = copy / mutant.path
-    text = target.read_text(encoding="utf-8")
-    # Python takes a compiled file whose second of change and size fit. Those of a mutant can be
-    # those of the original.
-    for compiled in (target.parent / "__pycache__").glob(f"{target.stem}.*.pyc"):
-        compiled.unlink()
-    target.write_text(mutant.applied(text), encoding="utf-8")
-    try:
-        outcome, by = run_waves(copy, mutant, trial.reach)
-    finally:
-        target.write_text(text, encoding="utf-8")
-    return Judged(mutant, outcome, time.monotonic() - started, by)
+    @property
+    def outcomes(self) -> list[str]:
+        """The outcomes so far."""
+        return self._told.read_text(encoding="utf-8").split() if self._told.exists() else []
 
+    def judge(self, mutants: Sequence[Mutant]) -> None:
+        """Judge those inside functions in forks of one session, and each other one in its own."""
+        inside = [mutant for mutant in mutants if mutant.function]
+        if inside:
+            self._judge_warm(inside)
+        for mutant in mutants:
+            if not mutant.function and time.monotonic() < self._deadline:
+                self._judge_cold(mutant)
 
-def all_judged(mutants: Sequence[Mutant], trial: Trial, jobs: int) -> Iterator[Judged]:
-    """Judge the mutants, `jobs` at a time, each as it is done."""
-    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
-        fork = multiprocessing.get_context("fork")
-        with fork.Pool(jobs) as pool:
-            work = [(mutant, trial, Path(folder)) for mutant in mutants]
-            yield from pool.imap_unordered(judged, work)
+    def _tell(self, result: Judged) -> None:
+        with self._told.open("a", encoding="utf-8") as told:
+            told.write(f"{result.outcome}\n")
+        print(result.told(), file=self._out, flush=True)
 
+    def _work(self, mutant: Mutant) -> Work:
+        target = self._copy / mutant.path
+        seconds = self._reach.seconds
+        function = f"{mutant.path}:{mutant.function}" if mutant.function else None
+        limits = {test: 10 + 6 * seconds[test] for test in self._reach.tests_for(function)}
+        limit_seconds = 60 + 4 * sum(seconds[test] for test in limits)
+        return Work(
+            target, mutant.applied(target.read_text(encoding="utf-8")), limits, limit_seconds
+        )
 
-def told(result: Judged) -> str:
-    """One line for a mutant, and its diff if it survived."""
-    mutant = result.mutant
-    place = f"{mutant.path}:{mutant.line}"
-    line = f"{place}: {result.outcome} after {result.seconds:.1f} s {result.by}".rstrip()
-    if result.outcome != "survived":
-        return line
-    return f"{line}\n{mutant.diff((ROOT / mutant.path).read_text(encoding='utf-8'))}"
+    def _judge_warm(self, mutants: Sequence[Mutant]) -> None:
+        works = [self._work(mutant) for mutant in mutants]
+
+        def judged(number: int, outcome: Outcome, seconds: float) -> bool:
+            self._tell(Judged(mutants[number], outcome[0], seconds, outcome[1]))
+            return time.monotonic() < self._deadline
+
+        files = sorted({file_of(test) for work in works for test in work.tests})
+        judge = Judge(self._copy, works, judged)
+        outcome, _ = run_tests(self._copy, files, judge, limit_seconds=math.inf)
+        if outcome != "survived":
+            print((self._copy / "log.txt").read_text(errors="replace"))
+            raise SystemExit(2)
+
+    def _judge_cold(self, mutant: Mutant) -> None:
+        started = time.monotonic()
+        work = self._work(mutant)
+        text = work.target.read_text(encoding="utf-8")
+        work.target.write_text(work.text, encoding="utf-8")
+        options = ["-x", *dict.fromkeys(map(file_of, work.tests))]
+        try:
+            outcome, by = run_tests(self._copy, options, Chosen(work.tests), work.limit_seconds)
+        finally:
+            work.target.write_text(text, encoding="utf-8")
+        self._tell(Judged(mutant, outcome, time.monotonic() - started, by))
 
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -438,7 +263,6 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--share", type=float, default=5, help="percent of mutants that may survive (5)"
     )
-    parser.add_argument("--jobs", type=int, default=2, help="mutants at a time (2)")
     parser.add_argument("--tests", nargs="*", help="tests to run")
     return parser.parse_args(argv)
 
@@ -451,25 +275,21 @@ def main(argv: Sequence[str]) -> int:
     os.chdir(ROOT)
     # Loaded once, so that each forked child has them. Plugins of pytest are left out, because
     # pytest rewrites them while it loads them.
-    for name in ("apsw", "msgspec"):
+    for name in ("apsw", "asyncio", "msgspec"):
         importlib.import_module(name)
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         reach = recorded(Path(folder), tests, files)
-    sample = sampled(files, asked.count, asked.seed)
-    trial = Trial(reach, time.monotonic() + asked.seconds)
-    results: list[Judged] = []
-    for result in all_judged(sample, trial, asked.jobs):
-        results.append(result)
-        if result.outcome != "skipped":
-            print(told(result), flush=True)
-    ran = [result for result in results if result.outcome != "skipped"]
-    survived = sum(result.outcome == "survived" for result in ran)
-    share = 100 * survived / max(1, len(ran))
+        sample = sampled(files, asked.count, asked.seed)
+        judges = Judges(copied(Path(folder)), reach, time.monotonic() + asked.seconds)
+        judges.judge(sample)
+        outcomes = judges.outcomes
+    survived = outcomes.count("survived")
+    share = 100 * survived / max(1, len(outcomes))
     print(
-        f"{len(ran)} of {len(sample)} mutants ran, seed {asked.seed}:"
+        f"{len(outcomes)} of {len(sample)} mutants ran, seed {asked.seed}:"
         f" {survived} survived ({share:.1f} %)"
     )
-    return int(share > asked.share or not ran)
+    return int(share > asked.share or not outcomes)
 
 
 if __name__ == "__main__":

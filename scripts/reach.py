@@ -1,6 +1,6 @@
 """Which tests call which functions, so that a mutant meets the tests that can notice it first.
 
-`Recorder` watches one run of the tests. `Reach` is what it has seen, and orders tests in waves.
+`Recorder` watches one run of the tests. `Reach` is what it has seen.
 """
 
 from __future__ import annotations
@@ -11,15 +11,12 @@ import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
-
-WAVES = (4, 24)
-"""How many files of tests the first wave has, and the first two. The last wave has the others."""
 
 MARK = "perdure_function_is_called"
 """The name that marked functions call."""
@@ -40,34 +37,30 @@ class Reach:
 
     seconds: dict[str, float]
     tests: dict[str, list[str]]
-    programs: list[str]
+    programs: frozenset[str]
 
     @classmethod
     def read(cls, path: Path) -> Reach:
         """Read what a recorder has written."""
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
+        seen = json.loads(path.read_text(encoding="utf-8"))
+        names = list(seen["seconds"])
+        tests = {
+            function: [names[number] for number in numbers]
+            for function, numbers in seen["tests"].items()
+        }
+        return cls(seen["seconds"], tests, frozenset(seen["programs"]))
 
-    def waves(self, function: str | None) -> list[list[str]]:
-        """The tests for a mutant in this function (None: in any), those of quick files first.
+    def tests_for(self, function: str | None) -> list[str]:
+        """The tests for a mutant in this function (None: outside functions), quick ones first.
 
-        The last wave also has the other tests of these files, because a fixture can have made the
-        calls for several of them, and the tests that start programs.
+        Behind those that call the function come the others of their files, because a fixture can
+        have made the call for several of them, and the tests that start programs.
         """
-        reaching = list(self.seconds) if function is None else self.tests.get(function, [])
-        mean = self._mean_seconds(reaching)
-        files = sorted(mean, key=lambda file: (mean[file], file))
-        parts = (files[: WAVES[0]], files[WAVES[0] : WAVES[1]])
-        waves = [[test for test in reaching if file_of(test) in part] for part in parts]
-        before = {test for wave in waves for test in wave}
-        last = [test for test in self.seconds if file_of(test) in mean or test in self.programs]
-        waves.append([test for test in last if test not in before])
-        return [sorted(wave, key=lambda test: self.seconds[test]) for wave in waves if wave]
-
-    def _mean_seconds(self, tests: Sequence[str]) -> dict[str, float]:
-        taken: dict[str, list[float]] = defaultdict(list)
-        for test in tests:
-            taken[file_of(test)].append(self.seconds[test])
-        return {file: sum(each) / len(each) for file, each in taken.items()}
+        calling = list(self.seconds) if function is None else self.tests.get(function, [])
+        files = {file_of(test) for test in calling}
+        near = [test for test in self.seconds if file_of(test) in files or test in self.programs]
+        first = set(calling)
+        return sorted(near, key=lambda test: (test not in first, self.seconds[test]))
 
 
 def file_of(test: str) -> str:
@@ -110,7 +103,7 @@ class Recorder:
     def __init__(self, written: Path) -> None:
         self._written = written
         self._seconds: dict[str, float] = {}
-        self._tests: dict[str, list[str]] = defaultdict(list)
+        self._tests: dict[str, list[int]] = defaultdict(list)
         self._programs: list[str] = []
         self._called: set[str] = set()
         self._starts_program = False
@@ -137,7 +130,7 @@ class Recorder:
         if self._starts_program:
             self._programs.append(test)
         for function in self._called:
-            self._tests[function].append(test)
+            self._tests[function].append(len(self._seconds) - 1)
 
     def pytest_sessionfinish(self) -> None:
         """Write it all down for `Reach.read`."""
@@ -148,7 +141,7 @@ class Recorder:
 class Chosen:
     """A plugin of pytest that runs the given tests alone, in their order."""
 
-    def __init__(self, tests: Sequence[str]) -> None:
+    def __init__(self, tests: Iterable[str]) -> None:
         self._rank = {test: rank for rank, test in enumerate(tests)}
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:

@@ -88,6 +88,18 @@ def test_it_has_the_messages_that_wait() -> None:
     assert len(copy.shelf.inbox) == 0
 
 
+def test_a_cancel_that_waited_for_the_code_is_heard_where_the_code_is() -> None:
+    leader, copy = pair("patient")
+    without = Drive(App("followed"))
+    without.follow(leader.script[-1])
+    without.tell(msg.Cancel("enough"))
+    assert without.row.status == "suspended"
+    copy.follow(without.script[-1])
+    copy.turn()
+    assert copy.row.status == "cancelled"
+    assert not copy.shelf.inbox
+
+
 def test_a_message_that_came_and_went_in_one_turn_is_not_received_twice() -> None:
     leader, copy = pair("patient")
     step(

@@ -70,6 +70,14 @@ def test_frames_can_be_dropped_on_this_interpreter() -> None:
     assert expected == CAN_MARK
 
 
+@pytest.mark.parametrize("answer", [True, False])
+def test_an_interpreter_that_keeps_the_mark_elsewhere_is_found_out(
+    monkeypatch: pytest.MonkeyPatch, answer: bool
+) -> None:
+    monkeypatch.setattr(gc, "is_finalized", lambda _: answer)
+    assert not disposal._can_mark()
+
+
 @pytest.mark.skipif(
     not CAN_MARK,
     reason="this interpreter cannot drop frames silently: the fallback is tested below",

@@ -20,7 +20,7 @@ from perdure.kernel.data.loaded import Loaded
 from perdure.kernel.data.message import Message, Raise, Send
 from perdure.kernel.data.placement import scope_of
 from perdure.kernel.unit.budget import Budget
-from perdure.kernel.unit.kinds import Kinds
+from perdure.kernel.unit.kinds import Kinds, Unit
 from perdure.kernel.unit.mailbox import Mailbox
 from perdure.kernel.unit.turn import Turn
 from perdure.ports.store import Inbox, Store, Units
@@ -249,6 +249,60 @@ async def test_a_kind_that_this_release_does_not_know_is_held_and_loses_nothing(
 
 def _works() -> bool:
     return any(task.get_name() == "perdure-stage" for task in asyncio.all_tasks())
+
+
+def unknown(**row: Any) -> Unit:
+    """A unit of a kind that nobody has registered, with a row of its own."""
+    unit = Kinds({}, {}).make("sum", "s")
+    stored = UnitRow("s", scope_of("s", 1), "sum", "sum", "1.0.0", b"run", **row)
+    unit.load(Loaded("s", 3, stored))
+    return unit
+
+
+def advanced(unit: Unit, *values: int) -> Turn:
+    mailbox = Mailbox()
+    for value in values:
+        mailbox.put(send("s", value), stored=False)
+    turn = unit.advance(mailbox, 5, Fence(scope_of("s", 1), 1, "node"), b"commit", lambda: False)
+    assert isinstance(turn, Turn)
+    return turn
+
+
+def test_a_unit_of_an_unknown_kind_that_is_not_stored_writes_nothing() -> None:
+    unit = Kinds({}, {}).make("sum", "s")
+    turn = advanced(unit, 1)
+    assert (unit.version, unit.row, turn.commit) == (0, None, None)
+
+
+def test_a_crash_is_counted_in_the_row_of_an_unknown_kind_once() -> None:
+    unit = unknown()
+    assert advanced(unit).commit is not None, "that it is held"
+    assert advanced(unit).commit is None, "nothing has changed"
+    unit.suspect_of(2)
+    counted = advanced(unit).commit
+    assert counted is not None
+    assert counted.row.suspect == 2
+    assert (counted.expect, unit.version) == (4, 5)
+    assert advanced(unit).commit is None
+
+
+def test_a_follower_of_an_unknown_kind_takes_the_row_over() -> None:
+    leader, copy = unknown(), unknown()
+    commit = advanced(leader, 1).commit
+    assert commit is not None
+    copy.follow(commit)
+    assert (copy.row, copy.version) == (commit.row, leader.version)
+    assert copy.row is not commit.row, "the leader's row lives on"
+    assert advanced(copy).commit is None, "the row says already why nothing goes on"
+    copy.follow(msgspec.structs.replace(commit, delete=0))
+    assert (copy.row, copy.version) == (None, 0)
+
+
+def test_an_ended_unit_of_an_unknown_kind_stays_as_it_is() -> None:
+    unit = unknown(status="completed")
+    turn = advanced(unit)
+    assert turn.closed
+    assert turn.commit is None
 
 
 def _total(store: MemoryStore) -> bytes | None:

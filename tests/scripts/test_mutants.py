@@ -53,10 +53,10 @@ def judged(folder: Path, test: str) -> subprocess.CompletedProcess[str]:
     (folder / "tests" / "test_age.py").write_text(test)
     (folder / "pyproject.toml").write_text("[tool.pytest.ini_options]\n")
     (folder / "scripts").mkdir()
-    for name in ("mutants.py", "reach.py"):
+    for name in ("mutants.py", "breaking.py", "reach.py", "warm.py"):
         (folder / "scripts" / name).write_text((ROOT / "scripts" / name).read_text())
     script = folder / "scripts" / "mutants.py"
-    asked = [sys.executable, script, "--count", "0", "--jobs", "1", "--tests", "tests"]
+    asked = [sys.executable, script, "--count", "0", "--tests", "tests"]
     # The installed plugin would import this clone's perdure before the copy's.
     environment = {"PATH": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     return subprocess.run(asked, capture_output=True, text=True, check=False, env=environment)

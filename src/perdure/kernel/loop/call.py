@@ -120,12 +120,8 @@ class Call(asyncio.Future[Any], Coroutine[Any, Any, Any]):
         return self
 
     def throw(self, *args: Any) -> Any:
-        """Step with an exception."""
-        # The exception alone, or, as callers of before Python 3.12 may do, its type and its value.
-        if len(args) == 1:
-            error = args[0]
-        else:
-            error = args[1] or args[0]()
+        """Step with an exception. A task gives the exception alone, without its type before it."""
+        (error,) = args
         # A task that is cancelled before its first step throws here, and the call goes with it.
         if isinstance(error, asyncio.CancelledError):
             self.cancel()
