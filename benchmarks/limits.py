@@ -25,7 +25,7 @@ from benchmarks.gaps import Gaps
 from benchmarks.loads import Figures, bounded
 from benchmarks.summary import significant
 from perdure import App, workflow
-from perdure.cli.serving import COLLECTOR
+from perdure.cli.serving import COLLECTOR, GC_RESIDENTS
 from perdure.node import Node
 from perdure.node.options import NodeOptions
 from perdure.ports.clock import SystemClock
@@ -65,8 +65,13 @@ async def brief() -> None:
     await work(0)
 
 
-MANY = NodeOptions(residents=200_000, activities=200_000)
-"""All instances of a row in memory, and all activities at work."""
+SERVED: dict[str, int] = {}
+"""Options that `perdure serve` gives to its node and an embedding program does not."""
+
+
+def options_of(**given: int) -> NodeOptions:
+    """The options of a row's node."""
+    return NodeOptions(**SERVED, **given)  # type: ignore[arg-type]  # all of these are numbers
 
 
 def url(folder: Path) -> str:
@@ -82,7 +87,7 @@ def ahead_by_ns() -> int:
 
 async def begin_working(folder: Path, count: int) -> Node:
     """A node with instances that have an open activity each."""
-    node = app.node(url(folder), options=MANY)
+    node = app.node(url(folder), options=options_of(residents=200_000, activities=200_000))
     await node.start()
 
     async def one(n: int) -> None:
@@ -108,7 +113,7 @@ async def prepare_asleep(folder: Path, count: int) -> Figures:
     until_s = time.time() + HOUR_S
     part = count // 10
     slowest = float("inf")
-    async with app.node(url(folder)) as node, Gaps() as gaps:
+    async with app.node(url(folder), options=options_of()) as node, Gaps() as gaps:
         for first in range(0, count, part):
 
             async def one(n: int, first: int = first) -> None:
@@ -121,7 +126,7 @@ async def prepare_asleep(folder: Path, count: int) -> Figures:
 
 
 async def prepare_ended(folder: Path, count: int) -> Figures:
-    async with app.node(url(folder)) as node:
+    async with app.node(url(folder), options=options_of()) as node:
 
         async def one(n: int) -> None:
             await node.client.workflow(brief, id=f"e-{n}").run()
@@ -135,7 +140,7 @@ async def prepare_ended(folder: Path, count: int) -> Figures:
 
 async def start(folder: Path, count: int) -> Figures:
     """From the start of a node until each open activity is at work."""
-    options = NodeOptions(residents=1_000, activities=200_000)
+    options = options_of(residents=1_000, activities=200_000)
     node = app.node(url(folder), options=options)
     async with Gaps() as gaps:
         began = time.perf_counter()
@@ -150,7 +155,7 @@ async def start(folder: Path, count: int) -> Figures:
 async def timers(folder: Path, count: int) -> Figures:
     """Timers that come due at one moment, in a node that runs."""
     due_s = time.time() + 5 + count / 2_500
-    async with app.node(url(folder)) as node:
+    async with app.node(url(folder), options=options_of()) as node:
 
         async def one(n: int) -> None:
             await node.client.workflow(asleep, id=f"z-{n}").start(due_s)
@@ -169,7 +174,7 @@ async def timers(folder: Path, count: int) -> Figures:
 
 async def cold(folder: Path, count: int) -> Figures:
     """A node that starts when everything is due: its clock is two hours ahead."""
-    node = Node(app, url(folder), clock=SystemClock(wall_ns=ahead_by_ns))
+    node = Node(app, url(folder), options=options_of(), clock=SystemClock(wall_ns=ahead_by_ns))
     async with Gaps() as gaps:
         began = time.perf_counter()
         await node.start()
@@ -182,7 +187,7 @@ async def cold(folder: Path, count: int) -> Figures:
 
 async def inbox(folder: Path, count: int) -> Figures:
     """Messages that wait for one instance, from the moment in which it begins to take them."""
-    async with app.node(url(folder)) as node:
+    async with app.node(url(folder), options=options_of()) as node:
         handle = node.client.workflow(waiting, id="one")
         await handle.start(count)
 
@@ -202,8 +207,8 @@ async def inbox(folder: Path, count: int) -> Figures:
 
 async def sweep(folder: Path, count: int) -> Figures:
     """The time that a workflow takes beside four others, without and with a sweep that deletes ended instances."""
-    plain, _ = await _brief_runs(folder, NodeOptions(), "plain")
-    swept, left = await _brief_runs(folder, NodeOptions(retention_ms=6_000, sweep_ms=1), "swept")
+    plain, _ = await _brief_runs(folder, options_of(), "plain")
+    swept, left = await _brief_runs(folder, options_of(retention_ms=6_000, sweep_ms=1), "swept")
     plain_ms, swept_ms = statistics.median(plain), statistics.median(swept)
     figures = {"p50 without, ms": plain_ms, "p50 while, ms": swept_ms, "times": swept_ms / plain_ms}
     return {**figures, "deleted": count + len(plain) + len(swept) - left}
@@ -229,7 +234,7 @@ async def _brief_runs(folder: Path, options: NodeOptions, name: str) -> tuple[li
 
 async def leave(folder: Path, count: int) -> Figures:
     """A stop that takes waiting instances out of memory."""
-    node = app.node(url(folder))
+    node = app.node(url(folder), options=options_of())
     await node.start()
 
     async def one(n: int) -> None:
@@ -315,7 +320,7 @@ async def do(row: Row, options: argparse.Namespace) -> None:
     work = row.prepare if options.step == "prepare" else row.measure
     assert work is not None
     if options.serving:
-        gc.freeze()
+        SERVED["gc_residents"] = GC_RESIDENTS
         gc.set_threshold(*COLLECTOR)
     print(json.dumps(await work(options.folder, int(row.count * options.scale))), flush=True)
     os._exit(0)

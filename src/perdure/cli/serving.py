@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import redirect_stdout
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -37,6 +38,9 @@ With many activities under way nearly all young objects are in use. Python's def
 garbage after every 700 new objects, which takes a fifth of the time. The last number is the number
 of collections of the middle generation before one of the oldest, which pauses every workflow.
 """
+
+GC_RESIDENTS = 1_000
+"""The option of a node whose file and environment do not give it: the process is the node's own."""
 
 END_S = 3.0
 """Time for threads and tasks of the app to end after the node has stopped, attempts excepted."""
@@ -106,7 +110,10 @@ def serve(
     interceptors = []
     if live:
         interceptors = [latencies]
-    node = Node(app, store, options=NodeOptions.load(options), name=name, interceptors=interceptors)
+    given = NodeOptions.load(options)
+    if not given.gc_residents:
+        given = replace(given, gc_residents=GC_RESIDENTS)
+    node = Node(app, store, options=given, name=name, interceptors=interceptors)
     showing = None
     if live:
         showing = partial(pulse.show, node, latencies, every or 1.0, as_json=as_json)
@@ -124,8 +131,6 @@ async def _serve(
         started = await _unless_stopped(stop, node.start())
         if started:
             faulthandler.enable()  # code that crashes the interpreter leaves its stack
-            # Modules and definitions stay for ever, so the collector need not look at them again.
-            gc.freeze()
             gc.set_threshold(*COLLECTOR)
             _say_ready(app, node, url, as_json=as_json)
             if showing is None:

@@ -27,6 +27,7 @@ from perdure.node.surroundings import Surroundings
 from perdure.node.telemetry.gauges import NodeGauges
 from perdure.node.telemetry.metrics import Metrics, find_provider
 from perdure.node.telemetry.tally import NodeMetrics, Tally
+from perdure.node.upkeep.elders import Elders
 from perdure.node.wiring import Life, wire
 from perdure.ports.clock import Clock, SystemClock
 from perdure.ports.store import Incarnation, Store, Units
@@ -175,7 +176,10 @@ class Node:
         if context is not None:
             resources = await stack.enter_async_context(context)
         self._tally = Tally()
-        life = self._make_life(store, ownership, watchdog, resources)
+        elders = Elders(self.options.gc_residents)
+        stack.callback(elders.give_back)
+        elders.begin()
+        life = self._make_life(store, ownership, watchdog, elders, resources)
         self._failure, self._ended, self._life = None, ended, life
         # If the rest of the start fails. After a stop there is nothing left to halt.
         stack.push_async_callback(self._halt, 0)
@@ -196,7 +200,12 @@ class Node:
         life.deploys.changed()
 
     def _make_life(
-        self, store: Store, ownership: Ownership, watchdog: Watchdog, resources: object
+        self,
+        store: Store,
+        ownership: Ownership,
+        watchdog: Watchdog,
+        elders: Elders,
+        resources: object,
     ) -> Life:
         return wire(
             Surroundings(
@@ -208,6 +217,7 @@ class Node:
                 self.incarnation,
                 ownership,
                 watchdog,
+                elders,
                 self.interceptors,
                 resources,
                 lambda: self.client,

@@ -16,6 +16,8 @@ from perdure.kernel.data.limits import Limits, check_count
 
 ENVIRONMENT_PREFIX = "PERDURE_"
 
+_MAY_BE_0 = ("grace_ms", "stop_ms", "store_retry_ms", "retention_ms", "gc_residents")
+
 
 @dataclass(frozen=True, slots=True)
 class NodeOptions:
@@ -36,6 +38,8 @@ class NodeOptions:
     `store_retry_ms` is how long the store may be away before the node is frozen, until it answers.
     `horizon_ms` is
     how far ahead deadlines of instances on disk are held in memory.
+    Each time `gc_residents` more instances have come into memory, all that is there is set apart from what Python's
+    garbage collector looks at (0: never). That concerns the whole process.
     `retention_ms` is how long instances stay after their end; then they are deleted (0: they stay). Every `sweep_ms`
     the node looks for these, and for answers, tombstones and dead letters that have expired.
     """
@@ -57,6 +61,7 @@ class NodeOptions:
     store_retry_ms: int = 10_000
     horizon_ms: int = 3_600_000
     rescan_ms: int = 5_000
+    gc_residents: int = 0
     retention_ms: int = 0
     sweep_ms: int = 60_000
     limits: Limits = field(default_factory=Limits)
@@ -69,11 +74,7 @@ class NodeOptions:
         """
         for option in fields(self):
             if option.name not in ("queues", "limits"):
-                least = (
-                    0
-                    if option.name in ("grace_ms", "stop_ms", "store_retry_ms", "retention_ms")
-                    else 1
-                )
+                least = 0 if option.name in _MAY_BE_0 else 1
                 check_count(f"NodeOptions.{option.name}", getattr(self, option.name), least)
         check_kind("NodeOptions.queues", self.queues, Mapping, "map queue names to numbers")
         for queue, count in self.queues.items():

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from perdure.node.ownership.ownership import Ownership
     from perdure.node.telemetry.metrics import Metrics
     from perdure.node.telemetry.tally import Tally
+    from perdure.node.upkeep.elders import Elders
     from perdure.ports.clock import Clock
     from perdure.ports.store import Incarnation, Store
 
@@ -37,6 +38,7 @@ class Surroundings:
     incarnation: Incarnation
     ownership: Ownership
     watchdog: Watchdog
+    elders: Elders
     interceptors: Sequence[Interceptor]
     resources: object
     client: Callable[[], Client]

@@ -77,7 +77,6 @@ def _activity_completed(run: Execution, event: ev.ActivityCompleted) -> int:
     call = _take(run, event.seq, ActivityCall, event)
     if call is not None:
         run.not_local(call)
-        call.was_attempt(event.attempt)
         _answer(call, event.result)
     return event.at
 

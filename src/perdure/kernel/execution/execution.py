@@ -180,10 +180,10 @@ class Execution:
         while self.position < count and self.broken is None:
             event = journal[self.position]
             self.position += 1
-            if isinstance(event, NOTES):
-                continue
             handler = HANDLERS.get(type(event))
             if handler is None:
+                if isinstance(event, NOTES):
+                    continue
                 self.position -= 1
                 self._expected(event)
                 break

@@ -93,7 +93,7 @@ def _append_events(unit: WorkflowUnit, run: Execution, row: UnitRow, turn: Turn)
         lifecycle.fail(unit, run, turn, failure)
         events += run.take_events()
         data = ev.encode_events(events)
-    else:
+    elif count * 5 >= limits.history_events * 4 or size * 5 >= limits.history_bytes * 4:
         warning = _near_limit(row, count, size, limits)
         if warning is not None:
             turn.warn(warning)

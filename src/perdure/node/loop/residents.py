@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from perdure.kernel.unit.kinds import Kinds, Unit
     from perdure.node.options import NodeOptions
     from perdure.node.ownership.scope import Scope
+    from perdure.node.upkeep.elders import Elders
     from perdure.ports.store import Loaded
 
 Ack = asyncio.Future[Outcome]
@@ -211,10 +212,11 @@ class Resident:
 class Residents:
     """The instances in memory, up to `NodeOptions.residents`, and more if all of them work."""
 
-    def __init__(self, kinds: Kinds, options: NodeOptions) -> None:
+    def __init__(self, kinds: Kinds, options: NodeOptions, elders: Elders) -> None:
         """Nothing is in memory."""
         self._kinds = kinds
         self._options = options
+        self._elders = elders
         self._all: dict[str, Resident] = {}
         # The resident of a unit, if it is in memory. Each message asks, so it is the dictionary's own.
         self.get: Callable[[str], Resident | None] = self._all.get
@@ -237,6 +239,7 @@ class Residents:
         kind = self._kinds.kind_for(body) if body is not None else None
         made = self._kinds.make(kind or WORKFLOW, unit)
         resident = self._all[unit] = Resident(made, scope)
+        self._elders.note_newcomer()
         if scope is not None:
             scope.enter(resident)
         for _ in range(min(len(self._all) - self._options.residents, _LEAVE_AT_ONCE)):

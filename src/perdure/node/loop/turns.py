@@ -58,7 +58,7 @@ class Turns:
         self, given: Surroundings, make_attempts: Callable[[Callable[[Message], None]], Attempts]
     ) -> None:
         """Wire the parts. `make_attempts` makes the runner of activities, given where results go."""
-        residents = Residents(given.kinds, given.options)
+        residents = Residents(given.kinds, given.options, given.elders)
         self.store = given.store
         self.node_name = given.node_name
         self.count = 0
