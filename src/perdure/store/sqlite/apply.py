@@ -1,10 +1,10 @@
 """Commits and messages, applied to SQLite tables inside an open transaction.
 
-Theory of operation. This does to tables what `memory.rows` does to dictionaries, for many commits at
-once. The rows of all commits of a part are written first, table by table. Then the statements of
-programs run, and at the end all messages are put into inboxes. That is the order that the port defines
-for a batch. Several batches are written as one part where that gives the same rows as one after the
-other.
+Theory of operation. This does to tables what `memory.rows` does to dictionaries, for many commits
+at once. The rows of all commits of a part are written first, table by table. Then the statements of
+programs run, and at the end all messages are put into inboxes. That is the order that the port
+defines for a batch. Several batches are written as one part where that gives the same rows as one
+after the other.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ def leading(where: Sequence[Where]) -> tuple[Where, list[Where]]:
     `!=` last, because the index has nothing for it.
     """
     first = min(where, key=_cost)
-    # For `!=` the index gives all units with the attribute, so its values are still to be looked at.
+    # For `!=` the index gives all units with the attribute, so its values are still to be looked
+    # at.
     if first.op == "!=":
         return first, list(where)
     return first, [condition for condition in where if condition is not first]
@@ -76,5 +77,6 @@ def found_units(condition: Where) -> tuple[str, Values]:
     if is_equal(condition):
         once = ""
     # INDEXED BY has the statement fail, rather than walk the table, if the index should change.
-    rows = f"SELECT {once}unit, created FROM attributes INDEXED BY attributes_value WHERE {term}"  # noqa: S608
+    index = "attributes INDEXED BY attributes_value"
+    rows = f"SELECT {once}unit, created FROM {index} WHERE {term}"  # noqa: S608 - no input
     return f"({rows}) AS found", values

@@ -1,8 +1,8 @@
 """Counts of a SQLite store, as functions of a connection that is inside a transaction.
 
 The units by status cost one walk of an index. Messages, tasks and the like cost one walk of theirs.
-The totals cost one walk of all units' rows in addition. Nothing is counted while commits are applied,
-so commits do not pay for it.
+The totals cost one walk of all units' rows in addition. Nothing is counted while commits are
+applied, so commits do not pay for it.
 """
 
 from __future__ import annotations

@@ -49,9 +49,9 @@ def dump(connection: Connection) -> Rows:
     for row in connection.execute(_ANSWERS):
         rows["answers"].append((*row[:-1], failure_of(row[-1])))
     rows["places"] = list(connection.execute(READ_LAST))
-    units = connection.execute(f"SELECT {UNIT_COLUMNS}, version, commit_id FROM units")  # noqa: S608
     rows["units"] = []
-    for row in units:
+    units = f"SELECT {UNIT_COLUMNS}, version, commit_id FROM units"  # noqa: S608 - no input
+    for row in connection.execute(units):
         rows["units"].append((*_fields(unit_of(row)), *row[-2:]))
     # Values of one column can be of several types, which have no order among themselves.
     return {table: sorted(content, key=repr) for table, content in rows.items()}

@@ -19,8 +19,8 @@ class Places:
     The last one stands in a row, which is written once per transaction.
     """
 
-    # AUTOINCREMENT would not do. It may skip numbers for a message that stands in the inbox already,
-    # and another store could not give the same ones.
+    # AUTOINCREMENT would not do. It may skip numbers for a message that stands in the inbox
+    # already, and another store could not give the same ones.
 
     def __init__(self, connection: Connection) -> None:
         """Read nothing yet."""
@@ -29,7 +29,10 @@ class Places:
         self._written: int | None = None
 
     def forget(self) -> None:
-        """Read the row again: another connection may have written it, or the transaction was rolled back."""
+        """Read the row again.
+
+        Another connection may have written it, or the transaction was rolled back.
+        """
         self._last = None
         self._written = None
 

@@ -91,7 +91,8 @@ class FileReader:
 
     def _snapshot(self, function: Callable[[Connection], T]) -> T:
         with explained(self._path):
-            # Another thread may take the last idle one in between. Then this one waits for its return.
+            # Another thread may take the last idle one in between. Then this one waits for its
+            # return.
             if self._idle.empty():
                 connection = self._open()
             else:

@@ -1,9 +1,9 @@
 """Reads of a SQLite store, as functions of a connection that is inside a transaction.
 
-Statements stand in `sql/loads.sql`, except those of lists. A list has a condition for each filter that
-is given, and SQLite has to see which ones: a statement with all filters, such as `?1 IS NULL OR status
-= ?1`, would use no index. So the statements of lists are composed here, from texts of this module and
-with all values as parameters.
+Statements stand in `sql/loads.sql`, except those of lists. A list has a condition for each filter
+that is given, and SQLite has to see which ones: a statement with all filters, such as `?1 IS NULL
+OR status = ?1`, would use no index. So the statements of lists are composed here, from texts of
+this module and with all values as parameters.
 """
 
 from __future__ import annotations
@@ -251,7 +251,7 @@ def units_sql(query: Units) -> tuple[str, list[Any]]:
     where.one_of("id", query.ids)
     where.one_of("reason", query.reasons)
     if query.id_prefix is not None:
-        # LIKE would need escapes for the prefix, and compares ASCII letters without their case.
+        # LIKE would need escapes for the prefix, and does not tell capitals from small ones.
         prefix = query.id_prefix
         where.add("id >= ? AND substr(id, 1, ?) = ?", prefix, len(prefix), prefix)
     if query.parent is not None:

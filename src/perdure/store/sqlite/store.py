@@ -1,8 +1,8 @@
 """The store in a SQLite file (or in SQLite's memory): one writer thread, a few readers.
 
-One process owns the file: it claims scopes and commits, and holds an OS lock that the kernel releases
-when the process dies. Other processes may open the file meanwhile. They read, post messages, and wait
-for changes.
+One process owns the file: it claims scopes and commits, and holds an OS lock that the kernel
+releases when the process dies. Other processes may open the file meanwhile. They read, post
+messages, and wait for changes.
 """
 
 from __future__ import annotations
@@ -168,7 +168,8 @@ class SQLiteStore:
         # First of all, so that nothing more is submitted to what is being closed.
         self._writer = None
         self._reader = None
-        # Each part is closed, whatever becomes of the others. The last one that is pushed goes first.
+        # Each part is closed, whatever becomes of the others. The last one that is pushed goes
+        # first.
         async with AsyncExitStack() as stack:
             if writer is not None:
                 stack.push_async_callback(asyncio.to_thread, writer.close)
@@ -179,7 +180,8 @@ class SQLiteStore:
             stack.callback(self._bell.close)
 
     def forked(self) -> None:
-        """Be closed, in a forked child. Its parent's connections and threads are of no use there."""
+        """Be closed, in a forked child."""
+        # The parent's connections and threads are of no use there.
         for part in (self._writer, self._reader):
             if part is not None:
                 part.forked()
@@ -229,7 +231,9 @@ class SQLiteStore:
         return self._clock.now_ms()
 
     async def claim(self, scopes: Sequence[str], owner: Incarnation) -> Mapping[str, Claim]:
-        """Take scopes over. A standby waits for a file that cannot be written, as it does for its owner.
+        """Take scopes over.
+
+        A standby waits for a file that cannot be written, as it does for an owner.
 
         Raises:
             StoreLocked: another process owns the file. The message names it.
@@ -390,7 +394,7 @@ class SQLiteStore:
         return self._bell.listen()
 
     async def inspect(self, sql: str) -> list[tuple[object, ...]]:
-        """The rows of a query on the writing connection, for people. It must not change anything."""
+        """The rows of a query on the writing connection, for people. It must change nothing."""
         return await self._write(lambda connection: list(connection.execute(sql)))
 
     async def dump(self) -> Rows:

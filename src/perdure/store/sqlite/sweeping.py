@@ -35,7 +35,7 @@ def _oldest(
 def sweep(
     connection: Connection, fences: Sequence[Fence], at: int, limit: int, limits: StoreLimits
 ) -> Swept:
-    """Remove at most `limit` rows that have expired, oldest first, and bury undelivered messages."""
+    """Remove at most `limit` expired rows, oldest first, and bury undelivered messages."""
     removed = 0
     scopes = sorted(set(held_scopes(connection, fences)))
     for table in EXPIRING:

@@ -52,8 +52,8 @@ WIDE_ROWS = 16
 
 def _wide(sql: str) -> str:
     """An insert of many rows."""
-    # OR FAIL, because an error rolls the whole transaction back in any case. Without it SQLite would
-    # copy each page that the statement touches, to be able to undo the statement alone.
+    # OR FAIL, because an error rolls the whole transaction back in any case. Without it SQLite
+    # would copy each page that the statement touches, to be able to undo the statement alone.
     places = sql[sql.rindex("VALUES") + len("VALUES") :]
     return sql.replace("INSERT INTO", "INSERT OR FAIL INTO", 1) + f",{places}" * (WIDE_ROWS - 1)
 
@@ -64,7 +64,7 @@ WIDE = {name: _wide(COMMITS[name]) for name in ("insert_unit", "insert_journal")
 _as_tuple = msgspec.structs.astuple
 
 Known = tuple[Stored, Values]
-"""What is remembered of a stored unit: what a verdict needs, and its columns except the hot ones."""
+"""What is remembered of a unit: the values for a verdict, and all columns but the hot ones."""
 
 KNOWN_BYTES_MAX = 1_024
 """Bytes of custom status and attributes from which a unit is rather read again than remembered."""
@@ -266,8 +266,8 @@ class Writes:
 def message_values(message: Message, *, homeless: bool | None = None) -> Values:
     """A message as the arguments of `DELIVER` without its place.
 
-    None for `homeless` has the statement look up whether the unit exists. A start is never homeless,
-    because it makes its unit.
+    None for `homeless` has the statement look up whether the unit exists. A start is never
+    homeless, because it makes its unit.
     """
     if isinstance(message.body, Start):
         homeless = False
