@@ -262,8 +262,9 @@ class Counts(Query[tuple[str, int]], frozen=True, kw_only=True):
 class Totals(Query[tuple[str, int]], frozen=True, kw_only=True):
     """All numbers of a store in one snapshot.
 
-    They are the fields of `perdure.client.store_metrics.StoreMetrics`. The number of units stands under the name of each status. It may read every unit's row. `at`
-    tells visible messages from delayed ones.
+    They are the fields of `perdure.client.store_metrics.StoreMetrics`. The number of units stands
+    under the name of each status. It may read every unit's row. `at` tells visible messages from
+    delayed ones.
     """
 
     at: int

@@ -315,8 +315,8 @@ def _check_names(path: str) -> None:
         raise StoreUnavailable(msg)
     if os.fsencode(real) in _mount_points():
         msg = (
-            f"{path} is mounted as a single file, and SQLite's log must lie beside the file itself; "
-            "mount its folder instead"
+            f"{path} is mounted as a single file, "
+            "and SQLite's log must lie beside the file itself; mount its folder instead"
         )
         raise StoreUnavailable(msg)
 

@@ -370,10 +370,9 @@ def _dead_letters(connection: Connection, query: DeadLetters) -> Page[DeadLetter
     start = key_of(query.after, tuple[str, bytes])
     if start is not None:
         where.add("(unit, message) > (?, ?)", *start)
-    sql = (
-        "SELECT unit, message, kind, sender, at, expires_at FROM dead_letters"  # noqa: S608 - no input
-        f" WHERE {where} ORDER BY unit, message LIMIT ?"
-    )
+    columns = "unit, message, kind, sender, at, expires_at"
+    source = f"dead_letters WHERE {where}"
+    sql = f"SELECT {columns} FROM {source} ORDER BY unit, message LIMIT ?"  # noqa: S608 - no input
     return _page(connection, sql, where.values, query.limit, view)
 
 
