@@ -110,6 +110,11 @@ def foreign_writes_node(modules: Sequence[Module]) -> float:
     return foreign_writes_in("node", modules)
 
 
+def foreign_writes_store(modules: Sequence[Module]) -> float:
+    """The figure for store/."""
+    return foreign_writes_in("store", modules)
+
+
 # Decisions, comments, prose, width
 
 
@@ -304,6 +309,7 @@ FIGURES = (
         "foreign-writes-kernel", "writes to others / 1,000 lines, kernel", foreign_writes_kernel
     ),
     Figure("foreign-writes-node", "writes to others / 1,000 lines, node", foreign_writes_node),
+    Figure("foreign-writes-store", "writes to others / 1,000 lines, store", foreign_writes_store),
     Figure("expression-decisions", "decisions in expressions : statements", expression_decisions),
     Figure("comments", "comments / 100 lines", comments, more_is_better=True),
     Figure("semicolons", "semicolons / 1,000 docstring words", semicolons),

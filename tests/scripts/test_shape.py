@@ -15,6 +15,7 @@ SHAPE = ROOT / "scripts" / "shape.py"
 BOUNDS = {
     "foreign-writes-kernel": 0,
     "foreign-writes-node": 0,
+    "foreign-writes-store": 0,
     "expression-decisions": 0,
     "comments": 10,
     "semicolons": 0,
@@ -34,6 +35,7 @@ TYPES = (
 CROSSED = {
     "foreign-writes-kernel": {"kernel/run.py": FOREIGN},
     "foreign-writes-node": {"node/turns.py": FOREIGN},
+    "foreign-writes-store": {"store/rows.py": FOREIGN},
     "expression-decisions": {"app.py": CLEAN + "y = 1 if x else 2\n"},
     "comments": {"app.py": CLEAN + "y = 1\n" * 100},
     "semicolons": {"app.py": '"""One thought is here; another is there."""\n# Why.\n'},
@@ -51,6 +53,7 @@ CROSSED = {
 TITLES = {
     "foreign-writes-kernel": "writes to others / 1,000 lines, kernel",
     "foreign-writes-node": "writes to others / 1,000 lines, node",
+    "foreign-writes-store": "writes to others / 1,000 lines, store",
     "expression-decisions": "decisions in expressions : statements",
     "comments": "comments / 100 lines",
     "semicolons": "semicolons / 1,000 docstring words",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 class Cluster(Protocol):
     """Assigns scopes to nodes."""
 
+    # An iterator, because a cluster changes its opinion whenever nodes come and go.
     def assignments(self, node: Incarnation) -> AsyncIterator[Collection[str]]:
         """All scopes that this life of a node should own, now and after each change.
 

@@ -4,13 +4,15 @@ One contract for memory, SQLite, PostgreSQL and Raft.
 
 Guarantees, one section of the conformance suite (`perdure.testing.conformance`) each:
 
-1. A Commit is all or nothing. A refused one leaves nothing and harms no neighbour in its batch. 2.
-Resubmitting the identical Commit is idempotent, also while the first is in flight. 3. After `claim`
-returns, commits of older epochs are decided for ever and `load` sees all that landed. 4. A verdict
-depends only on stored rows and the Commit. 5. `applied` means durable: fsynced, or held by a
-quorum. 6. Messages of a Commit arrive in the target's inbox, once, in order. 7. `wakes` omits
-nothing that was committed before the call. 8. Failures are `StoreUnavailable(outcome="none" |
-"unknown")`, refusals are verdicts.
+1. A Commit is all or nothing. A refused one leaves nothing and harms no neighbour in its batch.
+2. Resubmitting the identical Commit is idempotent, also while the first is in flight.
+3. After `claim` returns, commits of older epochs are decided for ever, and `load` sees all that
+   landed.
+4. A verdict depends only on stored rows and the Commit.
+5. `applied` means durable: fsynced, or held by a quorum.
+6. Messages of a Commit arrive in the target's inbox, once, in order.
+7. `wakes` omits nothing that was committed before the call.
+8. Failures are `StoreUnavailable(outcome="none" | "unknown")`, and refusals are verdicts.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from perdure.kernel.data.commit import (
     Verdict,
 )
 from perdure.kernel.data.limits import DEDUPE_MS
-from perdure.kernel.data.loaded import Loaded as Loaded  # noqa: PLC0414 - users of the port find it here
+from perdure.kernel.data.loaded import Loaded as Loaded  # noqa: PLC0414 - part of the port
 from perdure.kernel.data.message import Message
 from perdure.ports.where import Where
 
@@ -82,6 +84,7 @@ class Posted(msgspec.Struct, frozen=True):
 
     outcome: Literal["accepted", "duplicate", "missing", "full", "lost_lease"]
     answer: str | None = None
+    # The answer of a call, or its failure. A client that asks again gets the same as at first.
     data: bytes | None = None
     failure: Failure | None = None
 
@@ -105,6 +108,7 @@ class TaskMatch(msgspec.Struct, frozen=True, kw_only=True):
 
     def fits(self, task: Task) -> bool:
         """Whether the worker can take a task."""
+        # SQL stores say the same in their statements.
         if self.names is not None and task.name not in self.names:
             return False
         return task.tag is None or task.tag in self.tags
@@ -256,10 +260,11 @@ class Counts(Query[tuple[str, int]], frozen=True, kw_only=True):
 
 
 class Totals(Query[tuple[str, int]], frozen=True, kw_only=True):
-    """All numbers of a store in one snapshot: the fields of `perdure.client.store_metrics.StoreMetrics`.
+    """All numbers of a store in one snapshot.
 
-    The number of units stands under the name of each status. It may read every unit's row. `at`
-    tells visible messages from delayed ones.
+    They are the fields of `perdure.client.store_metrics.StoreMetrics`. The number of units stands
+    under the name of each status. It may read every unit's row. `at` tells visible messages from
+    delayed ones.
     """
 
     at: int
@@ -379,6 +384,7 @@ class Store(Protocol):
         """
         ...
 
+    # An owner that takes a scope over knows nothing of it, so this must find all units.
     async def wakes(
         self, scopes: Sequence[str], until: int, after: str | None, limit: int
     ) -> Page[Wake]:
@@ -401,6 +407,7 @@ class Store(Protocol):
         """Lease up to `limit` visible tasks of a queue that the worker can take."""
         ...
 
+    # By the token and not by the worker, whose earlier lease of the same task may have run out.
     async def renew(self, renewals: Sequence[Renewal], at: int) -> list[Literal["kept", "lost"]]:
         """Extend leases. `lost`: the task was cancelled, or another worker has it by now."""
         ...
@@ -418,6 +425,7 @@ class Store(Protocol):
         """Lists and histories, which may be a little stale."""
         ...
 
+    # A version and not an event, because the change may come before the call.
     async def wait_change(self, unit: str, version: int, timeout_ms: int) -> int:
         """Wait until the unit's row has a version other than `version` (0: no row).
 
@@ -427,9 +435,9 @@ class Store(Protocol):
         """
         ...
 
+    # Only so that a new message is found at once. `arrivals` finds all of them a little later.
     def hints(self) -> AsyncIterator[Hint]:
-        """Units that got messages by a post, or by a commit of a node that does not own their
-        scope.
+        """Units that got messages by a post, or by a commit of another owner.
 
         Lossy: losing all of them costs latency only.
         """

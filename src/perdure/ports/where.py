@@ -49,6 +49,7 @@ class Where(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         """Check it, and make it independent of the caller's list."""
         check_name(self.name, "a search attribute")
+        # The type is checked by checkers only, and filters come from command lines, too.
         if self.op not in get_args(Op):
             msg = f"{self.op!r} is no operator for {self.name!r}; use {', '.join(get_args(Op))}"
             raise UsageError(msg)
@@ -86,6 +87,7 @@ class Where(msgspec.Struct, frozen=True):
         """Whether an instance with these terms fits. Every store follows this rule."""
         kind, wanted = self.operands
         found = [value for name, kind_, value in terms if name == self.name and kind_ == kind]
+        # A list of texts has a term for each of them, so that there can be several values.
         if self.op == "in":
             return not set(wanted).isdisjoint(found)
         if self.op == "!=":

@@ -66,7 +66,7 @@ def _split(url: str) -> tuple[SplitResult, dict[str, str]]:
     No part may be left out silently, because the rest would name another store.
     """
     # `urlsplit` removes tabs and line ends.
-    if any(ord(letter) < _SPACE for letter in url):
+    if any(ord(character) < _SPACE for character in url):
         msg = (
             f"{url!r} has a control character in it; "
             "the name of a file with one is written with %, as in %09"

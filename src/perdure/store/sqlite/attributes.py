@@ -1,4 +1,4 @@
-"""Search attributes in SQLite: the rows of the index that a unit has, and the list of units that it is for."""
+"""Search attributes in SQLite: their rows in an index, and the conditions that read it."""
 
 from __future__ import annotations
 
@@ -15,42 +15,68 @@ def index_rows(unit: str, attributes: bytes | None, created_at: int) -> list[Val
 
 
 def leading(where: Sequence[Where]) -> tuple[Where, list[Where]]:
-    """The condition whose rows of the index are walked, and those that are looked up for each unit that it gives."""
-    equal = [condition for condition in where if is_equal(condition)]
-    first = equal[0] if equal else min(where, key=lambda condition: condition.op == "!=")
-    return first, [
-        condition for condition in where if condition is not first or condition.op == "!="
-    ]
+    """The condition whose rows of the index are walked, and those to look up for each of its units.
+
+    It is the cheapest to walk: one for equality first, because its units are in order, and one with
+    `!=` last, because the index has nothing for it.
+    """
+    first = min(where, key=_cost)
+    # For `!=` the index gives all units with the attribute, so its values are still to be looked
+    # at.
+    if first.op == "!=":
+        return first, list(where)
+    return first, [condition for condition in where if condition is not first]
+
+
+def _cost(condition: Where) -> int:
+    if is_equal(condition):
+        return 0
+    if condition.op == "!=":
+        return 2
+    return 1
 
 
 def is_equal(condition: Where) -> bool:
-    """Whether it asks for one value, so that the index gives its units in order of creation."""
-    return condition.op == "=" or (condition.op == "in" and len(condition.operands[1]) == 1)
+    """Whether a condition asks for one value. Then the index has its units in order of creation."""
+    if condition.op == "in":
+        _, values = condition.operands
+        return len(values) == 1
+    return condition.op == "="
 
 
 def in_index(condition: Where) -> tuple[str, Values]:
-    """The condition on rows of the index; of `!=` only that the unit has such an attribute."""
+    """A condition on rows of the index. Of `!=` only that the unit has such an attribute."""
     kind, values = condition.operands
-    term, all_values = "name = ? AND value_kind = ?", (condition.name, kind)
+    term = "name = ? AND value_kind = ?"
+    key = (condition.name, kind)
     if condition.op == "!=":
-        return term, all_values
+        return term, key
     if condition.op == "in":
-        return f"{term} AND value IN ({', '.join('?' * len(values))})", (*all_values, *values)
-    return f"{term} AND value {condition.op} ?", (*all_values, *values)
+        marks = ", ".join("?" * len(values))
+        return f"{term} AND value IN ({marks})", (*key, *values)
+    return f"{term} AND value {condition.op} ?", (*key, *values)
 
 
 def of_unit(condition: Where) -> Iterator[tuple[str, Values]]:
-    """The condition on a row of `units`."""
+    """A condition on a row of `units`, in one part or two."""
     term, values = in_index(condition)
-    exists = f"EXISTS (SELECT 1 FROM attributes WHERE unit = units.id AND {term})"  # noqa: S608 - no input
-    yield exists, values
+    rows = f"SELECT 1 FROM attributes WHERE unit = units.id AND {term}"  # noqa: S608 - no input
+    yield f"EXISTS ({rows})", values
+    # A list fits `!=` when none of its texts is the value, so this is no condition on one row.
     if condition.op == "!=":
-        yield f"NOT {exists[:-1]} AND value = ?)", (*values, condition.operands[1][0])
+        _, (unwanted, *_) = condition.operands
+        yield f"NOT EXISTS ({rows} AND value = ?)", (*values, unwanted)
 
 
 def found_units(condition: Where) -> tuple[str, Values]:
     """The units of the leading condition, each once, as a table `found`."""
     term, values = in_index(condition)
-    once = "" if is_equal(condition) else "DISTINCT "
-    rows = f"SELECT {once}unit, created FROM attributes INDEXED BY attributes_value WHERE {term}"  # noqa: S608
+    # A list can have several values that fit, but each value only once. DISTINCT is left out then,
+    # because it would have SQLite sort what the index has in order.
+    once = "DISTINCT "
+    if is_equal(condition):
+        once = ""
+    # INDEXED BY has the statement fail, rather than walk the table, if the index should change.
+    index = "attributes INDEXED BY attributes_value"
+    rows = f"SELECT {once}unit, created FROM {index} WHERE {term}"  # noqa: S608 - no input
     return f"({rows}) AS found", values

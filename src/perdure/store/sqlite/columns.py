@@ -6,20 +6,25 @@ import msgspec
 
 from perdure.errors import Failure
 from perdure.kernel.data.commit import RunRow, UnitRow
-from perdure.kernel.data.message import Message, Unreadable, decode_body
+from perdure.kernel.data.message import AnyBody, Message, Unreadable, decode_body
 from perdure.store.sqlite.connection import Values
 
 UNIT_FIELDS = tuple(field.name for field in msgspec.structs.fields(UnitRow))
 UNIT_COLUMNS = ", ".join(UNIT_FIELDS)
 
 PINNED = ("id", "scope", "type", "created_at", "parent_unit")
-"""Indexed columns that hardly ever change."""
+"""Indexed columns that hardly ever change.
+
+Setting an indexed column costs four times the rest of an update, even to the same value. So the
+columns are in four groups, and `commits.sql` has an update for each of them.
+"""
 MOVING = ("status", "wake_at")
 """Indexed columns that change now and then."""
 HOT = ("reason", "journal_events", "journal_bytes", "updated_at")
-"""Columns that change with most commits; none is indexed."""
-COLD = (*PINNED, *MOVING, *[name for name in UNIT_FIELDS if name not in (*PINNED, *MOVING, *HOT)])
-"""All others, in the order of `cold_values`."""
+"""Columns that change with most commits. None is indexed."""
+_STILL = tuple(name for name in UNIT_FIELDS if name not in (*PINNED, *MOVING, *HOT))
+COLD = (*PINNED, *MOVING, *_STILL)
+"""All columns but the hot ones, in the order of `cold_values`."""
 
 _RUN_FIELDS = tuple(field.name for field in msgspec.structs.fields(RunRow))
 _RUN_FAILURE = _RUN_FIELDS.index("failure")
@@ -39,7 +44,8 @@ def column_values(row: UnitRow) -> Values:
 
 
 def hot_values(row: UnitRow, version: int, commit: bytes) -> Values:
-    """The columns `HOT`, then the version, the commit, and the id. Written out: it runs for each commit."""
+    """The columns `HOT`, then the version, the commit and the id."""
+    # Written out, because it runs for each commit.
     return (
         row.reason,
         row.journal_events,
@@ -52,7 +58,8 @@ def hot_values(row: UnitRow, version: int, commit: bytes) -> Values:
 
 
 def cold_values(row: UnitRow) -> Values:
-    """The columns `COLD`, to be compared. Written out: a third of the time of picking them by name."""
+    """The columns `COLD`, for a comparison with those that are stored."""
+    # Written out, which takes a third of the time of picking them by name.
     return (
         row.id,
         row.scope,
@@ -74,7 +81,8 @@ def cold_values(row: UnitRow) -> Values:
         row.custom_status_version,
         row.attributes,
         row.result,
-        row.failure,  # as it is: one that was read is encoded, and then differs, which costs time only
+        # Not encoded. A failure that was read is, and then differs, which costs time only.
+        row.failure,
         row.suspect,
         row.started_at,
         row.closed_at,
@@ -82,11 +90,12 @@ def cold_values(row: UnitRow) -> Values:
 
 
 def unit_of(values: Values) -> UnitRow:
-    """The row that `UNIT_COLUMNS` gave (further values are ignored)."""
-    row = UnitRow(*values[: len(UNIT_FIELDS)])
-    row.paused = bool(values[_PAUSED])
-    row.failure = failure_of(values[_FAILURE])
-    return row
+    """The row that `UNIT_COLUMNS` gave. Further values are ignored."""
+    fields = list(values[: len(UNIT_FIELDS)])
+    # SQLite has no type for a truth, and none for a failure.
+    fields[_PAUSED] = bool(values[_PAUSED])
+    fields[_FAILURE] = failure_of(values[_FAILURE])
+    return UnitRow(*fields)
 
 
 def run_values(run: RunRow) -> Values:
@@ -99,20 +108,23 @@ def run_values(run: RunRow) -> Values:
 
 def run_of(values: Values) -> RunRow:
     """The row that `run_values` gave."""
-    run = RunRow(*values)
-    run.failure = failure_of(values[_RUN_FAILURE])
-    return run
+    fields = list(values)
+    fields[_RUN_FAILURE] = failure_of(values[_RUN_FAILURE])
+    return RunRow(*fields)
 
 
 def failure_bytes(failure: Failure | None) -> bytes | None:
     """A failure as it is stored."""
-    return None if failure is None else _encode(failure)
+    if failure is None:
+        return None
+    return _encode(failure)
 
 
 def failure_of(data: bytes | None) -> Failure | None:
-    """A stored failure. One that cannot be read must not keep the rows beside it from being read."""
+    """A stored failure."""
     if data is None:
         return None
+    # A damaged failure must not keep the rows beside it from being read.
     try:
         return _decode_failure(data)
     except (msgspec.MsgspecError, ValueError, TypeError) as error:
@@ -125,11 +137,12 @@ def failure_of(data: bytes | None) -> Failure | None:
 
 
 def message_of(values: Values) -> Message:
-    """The message that `load_inbox` or `mail` gave, without its place."""
-    message, unit, body, at, visible_at, sender, previous, scope = values
-    read = (
-        decode_body(body)
-        if isinstance(body, bytes)
-        else Unreadable(b"", "its body is no bytes: the file is damaged")
-    )
-    return Message(message, unit, read, at, visible_at, sender, previous, scope)
+    """The message that `load_inbox` or `inbox` gave, without its place."""
+    message, unit, data, at, visible_at, sender, previous, scope = values
+    # A column of SQLite can hold a value of any type.
+    body: AnyBody
+    if isinstance(data, bytes):
+        body = decode_body(data)
+    else:
+        body = Unreadable(b"", "its body is no bytes: the file is damaged")
+    return Message(message, unit, body, at, visible_at, sender, previous, scope)

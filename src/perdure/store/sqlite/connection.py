@@ -1,15 +1,23 @@
-"""The part of a SQLite connection that the store uses: narrow, and typed more exactly than the library's own stubs."""
+"""The part of a SQLite connection that the store uses.
+
+It is narrow, and typed more exactly than the library's own stubs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, cast
 
 import apsw
+import msgspec
 
 Values = tuple[Any, ...]
 Bindings = Sequence[Any] | Mapping[str, Any]
+Authorizer = Callable[[int, str | None, str | None, str | None, str | None], int]
+"""Gets an action, what it is about, the database, and the trigger that wants it. Answers SQLite."""
+
+_encode_json = msgspec.json.encode
 
 
 class Cursor(Protocol):
@@ -40,8 +48,9 @@ class Connection(Protocol):
         """Run a statement for each row of bindings."""
         ...
 
-    authorizer: Callable[[int, str | None, str | None, str | None, str | None], int] | None
-    """Asked, while a statement is prepared, whether it may do each of the things that it would."""
+    def set_authorizer(self, authorizer: Authorizer | None, /) -> None:
+        """Have a function say, while a statement is prepared, whether it may do what it would."""
+        ...
 
     def changes(self) -> int:
         """Rows that the last statement changed."""
@@ -62,7 +71,7 @@ class Connection(Protocol):
         ...
 
     def set_wal_hook(self, hook: Callable[[object, str, int], int] | None, /) -> None:
-        """Call it after each commit to a write-ahead log, with the number of pages that are in it."""
+        """Call it after each commit to a write-ahead log, with the number of pages in the log."""
         ...
 
     def wal_checkpoint(self) -> tuple[int, int]:
@@ -75,7 +84,7 @@ class Connection(Protocol):
 
 
 def opened(path: str, flags: int | None = None) -> Connection:
-    """Open a database; without flags it is created if need be."""
+    """Open a database. Without flags it is created if need be."""
     if flags is None:
         flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
     return cast("Connection", apsw.Connection(path, flags=flags))
@@ -84,11 +93,18 @@ def opened(path: str, flags: int | None = None) -> Connection:
 @contextmanager
 def transaction(connection: Connection) -> Generator[None]:
     """One writing transaction: committed at the end, rolled back on an error."""
+    # IMMEDIATE, because a transaction that begins as a reader can find itself unable to write.
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
         connection.execute("COMMIT")
     except BaseException:
+        # SQLite ends the transaction itself after some errors, such as a full disk.
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def ids_json(ids: Collection[str]) -> str:
+    """Ids as the argument of `json_each`, so that a statement takes any number of them."""
+    return _encode_json(ids).decode()

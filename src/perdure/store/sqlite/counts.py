@@ -1,7 +1,8 @@
-"""How much is in a SQLite store, as functions of a connection that is inside a transaction.
+"""Counts of a SQLite store, as functions of a connection that is inside a transaction.
 
-What each costs: the units by status one walk of an index; messages, tasks and the like one walk of theirs; the totals
-one walk of all units' rows in addition. Nothing is counted while commits are applied, so commits do not pay for it.
+The units by status cost one walk of an index. Messages, tasks and the like cost one walk of theirs.
+The totals cost one walk of all units' rows in addition. Nothing is counted while commits are
+applied, so commits do not pay for it.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ SQL = statements("perdure.store.sqlite", "counts")
 
 
 def _by_status(connection: Connection) -> list[tuple[str, int]]:
-    found: dict[str, int] = dict(connection.execute(SQL["units_by_status"]))
-    return [(status, found.get(status, 0)) for status in STATUSES]
+    # A status without units has no row, and its count is wanted, too.
+    found = dict.fromkeys(STATUSES, 0)
+    found.update(connection.execute(SQL["units_by_status"]))
+    return list(found.items())
 
 
 def counts(connection: Connection, query: Counts) -> Page[tuple[str, int]]:
-    """Units by status, and what waits."""
+    """Units by status, and messages, tasks and dead letters."""
     found = _by_status(connection)
     for table in ("inbox", "tasks"):
         found.append((table, connection.execute(SQL[f"{table}_count"], (query.at,)).get))
@@ -34,7 +37,7 @@ def counts(connection: Connection, query: Counts) -> Page[tuple[str, int]]:
 
 
 def totals(connection: Connection, query: Totals) -> Page[tuple[str, int]]:
-    """All that can be counted, in one snapshot."""
+    """All numbers of the store, in one snapshot."""
     found = dict(_by_status(connection))
     units, events, size = connection.execute(SQL["units_total"]).get
     ended, ended_events = connection.execute(SQL["executions_total"]).get

@@ -1,4 +1,4 @@
-"""Opening a SQLite file: options, checks, and what SQLite's errors mean to the person who has to act on them."""
+"""Opening a SQLite file: options, checks, and SQLite's errors in words that say what to do."""
 
 from __future__ import annotations
 
@@ -29,9 +29,12 @@ _WAL_BYTES_KEPT = 64 << 20
 _BUSY_PAUSE_S = 0.01
 _CACHE_KIB = 32 << 10
 _SETTLED_NS = 3_000_000_000
-"""A younger time of a folder could stay the same when a name in it changes: some file systems count in 2 seconds."""
+"""The age from which the time of a folder says that no name in it has changed since.
+
+A younger time could stay the same at the next change, because some file systems count in 2 seconds.
+"""
 _SPACE_BYTES_MIN = 64 << 10
-"""What SQLite needs to open a file: the index of the log takes 32 KiB."""
+"""The space that SQLite needs to open a file. The index of the log takes 32 KiB of it."""
 
 BATCH_ERRORS: tuple[type[BaseException], ...] = (
     apsw.FullError,
@@ -53,33 +56,35 @@ BATCH_ERRORS: tuple[type[BaseException], ...] = (
 """Errors that say nothing about one commit: they fail a whole batch."""
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """How a file is opened.
+_REFUSALS = (apsw.CantOpenError, apsw.PermissionsError, apsw.ReadOnlyError)
 
-    `synchronous`: "full" makes each acknowledged commit survive a power cut; "normal" may lose the last ones then,
-    but not in a crash of the process; "off" may lose the file. `shards`: shard count of a new store. `standby`: a
-    claim waits for the process that owns the file instead of failing. `busy_ms`: how long to wait for a foreign
-    writer.
-    """
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How a file is opened."""
 
     synchronous: Literal["full", "normal", "off"] = "full"
+    """What a power cut may take.
+
+    With "full" each acknowledged commit survives it. With "normal" the last commits may be lost,
+    but not in a crash of the process. With "off" the file may be lost.
+    """
     shards: int | None = None
+    """The shard count of a new store. None: one shard, or those that the file has."""
     standby: bool = False
+    """A claim waits for the process that owns the file, instead of failing."""
     read_only: bool = False
     busy_ms: int = 5_000
+    """How long to wait for a program that writes."""
 
 
 def explain(error: BaseException, path: str) -> StoreError:
     """SQLite's error in words, with the remedy. `outcome` is "none"."""
     if isinstance(error, StoreError):
         return error
-    cannot_open = isinstance(error, apsw.CantOpenError | apsw.PermissionsError)
-    if isinstance(error, apsw.FullError) or (
-        isinstance(error, apsw.IOError | apsw.CantOpenError) and _is_full(path)
-    ):
+    if _lacks_space(error, path):
         return StoreUnavailable(
-            f"no space is left for {path}, or for what SQLite sorts beside it ({gettempdir()}): free some on that disk;"
-            " nothing acknowledged is lost"
+            f"no space is left for {path}, or for what SQLite sorts beside it ({gettempdir()}): "
+            "free some on that disk; nothing acknowledged is lost"
         )
     if isinstance(error, apsw.NotADBError):
         return StoreFormat(
@@ -91,19 +96,21 @@ def explain(error: BaseException, path: str) -> StoreError:
         )
     if isinstance(error, apsw.BusyError | apsw.LockedError):
         return StoreLocked(_who_holds(path))
-    if (cannot_open or isinstance(error, apsw.ReadOnlyError)) and _lacks_log(path):
+    # SQLite says either of the two for a log that it may not make.
+    if isinstance(error, _REFUSALS) and _lacks_log(path):
         return StoreUnavailable(
-            f"{path} is open in no process, and to read it SQLite must then make its -wal and -shm files beside it,"
-            f" which this user may not: start a node on it, give this user write access to {_folder_of(path)},"
-            " or read a copy of the file"
+            f"{path} is open in no process, and to read it SQLite must then make its -wal and -shm "
+            "files beside it, which this user may not: start a node on it, give this user write "
+            f"access to {_folder_of(path)}, or read a copy of the file"
         )
     if isinstance(error, apsw.ReadOnlyError):
         return StoreUnavailable(
             f"{path} is read-only: give this user write access, or open it with ?read_only=true"
         )
-    if cannot_open:
+    if isinstance(error, _REFUSALS):
         return StoreUnavailable(
-            f"{path} cannot be opened ({error}): the file and its folder must be readable and writable by this user"
+            f"{path} cannot be opened ({error}): "
+            "the file and its folder must be readable and writable by this user"
         )
     if isinstance(error, apsw.IOError):
         return StoreUnavailable(
@@ -113,25 +120,35 @@ def explain(error: BaseException, path: str) -> StoreError:
 
 
 def _folder_of(path: str) -> Path:
-    """Where the database lies, and what SQLite makes beside it."""
+    """The folder of the database, in which SQLite makes its other files."""
     return Path(path).resolve().parent
 
 
 def _is_full(path: str) -> bool:
-    """Whether the disk has no room for what SQLite makes beside a file: it often says no more than "I/O error"."""
+    """Whether the disk has no room for the files that SQLite makes beside the database."""
     try:
         disk = os.statvfs(_folder_of(path))
     except OSError:
         return False
-    has_no_files_left = disk.f_files > 0 and disk.f_ffree == 0
-    return disk.f_bavail * disk.f_frsize < _SPACE_BYTES_MIN or has_no_files_left
+    # A file system without a fixed number of files says 0 for both.
+    if disk.f_files > 0 and disk.f_ffree == 0:
+        return True
+    return disk.f_bavail * disk.f_frsize < _SPACE_BYTES_MIN
+
+
+def _lacks_space(error: BaseException, path: str) -> bool:
+    """Whether an error of SQLite comes from a full disk."""
+    if isinstance(error, apsw.FullError):
+        return True
+    # SQLite often says no more than "I/O error".
+    return isinstance(error, apsw.IOError | apsw.CantOpenError) and _is_full(path)
 
 
 def _lacks_log(path: str) -> bool:
     """Whether a file that may be read has no log, in a folder in which this user may make none."""
-    folder = _folder_of(path)
-    has_log = Path(f"{os.path.realpath(path)}-wal").exists()
-    return os.access(path, os.R_OK) and not has_log and not os.access(folder, os.W_OK)
+    if Path(f"{os.path.realpath(path)}-wal").exists():
+        return False
+    return os.access(path, os.R_OK) and not os.access(_folder_of(path), os.W_OK)
 
 
 def _who_holds(path: str) -> str:
@@ -143,7 +160,10 @@ def _who_holds(path: str) -> str:
     also = "a database browser?"
     if owner.lives and owner.pid != str(os.getpid()):
         also = f"{also} or its owner, {owner}?"
-    return f"another program holds {path} locked in its own transaction; end that ({also}) and try again"
+    return (
+        f"another program holds {path} locked in its own transaction; "
+        f"end that ({also}) and try again"
+    )
 
 
 @contextmanager
@@ -156,57 +176,70 @@ def explained(path: str) -> Generator[None]:
 
 
 class FileGuard:
-    """Knows which files were opened, and notices when others stand at their names, or none.
+    """Notices when other files stand at the names of those that were opened, or none.
 
-    The database, its write-ahead log and the index of that belong together. Without the log, what was acknowledged is
-    lost when this process is killed. Without the index, the next process would write beside this one.
+    The database, its write-ahead log and the log's index belong together. Without the log,
+    acknowledged commits are lost when this process is killed. Without the index, the next process
+    would write beside this one.
     """
 
     def __init__(self, path: str, name: str, *, read_only: bool = False) -> None:
-        """Remember the files that stand there now: the database is open, so the others exist.
+        """Remember the files that stand there now. The database is open, so the others exist.
 
-        `name` is what messages call the database. Only for reading the others may be missing,
-        where nobody else has the database open.
+        `name` is what messages call the database. The others may be missing only where the database
+        is opened for reading, and open in no other process.
         """
         real = os.path.realpath(path)
-        self.path, self.log, index = path, f"{real}-wal", f"{real}-shm"
+        self.path = path
+        self.log = f"{real}-wal"
+        index = f"{real}-shm"
         self._names = {path: name, self.log: f"{name}-wal", index: f"{name}-shm"}
         self._folder = os.path.dirname(real)  # noqa: PTH120 - as text, for what runs for each batch
         self._is_link = real != os.path.normpath(path)
-        found = {file: _identity(file) for file in self._names}
-        if read_only:
-            found = {file: known for file, known in found.items() if known is not None}
-        self._identities = found
+        self._identities: dict[str, tuple[int, int] | None] = {}
+        for file in self._names:
+            identity = _identity(file)
+            # A file that is missing at the opening is found to be missing at the first look.
+            if identity is not None or not read_only:
+                self._identities[file] = identity
         self._seen: tuple[int, int, int] | None = None
 
     def check(self) -> None:
-        """Raise StoreUnavailable unless all files still stand where they were opened.
-
-        A folder in which nothing was made, renamed or removed since the last look has the same files: one look at it
-        is as cheap as one at a file. A link is looked at itself, because it may be changed in another folder.
-        """
+        """Raise StoreUnavailable unless all files still stand where they were opened."""
+        # This runs for each batch. A folder in which nothing was made, renamed or removed since the
+        # last look has the same files, and one look at it is as cheap as one at a file.
         stamp = _stamp(self._folder)
         if stamp is not None and stamp == self._seen:
             return
         for file, known in self._identities.items():
             found = _identity(file)
-            if found is None or found != known:
-                what = "was moved or deleted" if found is None else "was replaced by another file"
-                with_log = " (with its -wal file)" if file == self.path else ""
-                msg = (
-                    f"{self._names[file]} {what} while the store was open, so nothing is written any more;"
-                    f" put it back{with_log}, or restart on what stands there now"
-                )
-                raise StoreUnavailable(msg, permanent=True)
-        is_settled = stamp is not None and 0 <= stamp[2] < time_ns() - _SETTLED_NS
-        self._seen = stamp if is_settled and not self._is_link else None
+            if found is None:
+                raise self._gone(file, "was moved or deleted")
+            if found != known:
+                raise self._gone(file, "was replaced by another file")
+        self._seen = None
+        # A link is looked at itself each time, because it may be changed in another folder.
+        if stamp is not None and not self._is_link:
+            *_, changed_ns = stamp
+            if 0 <= changed_ns < time_ns() - _SETTLED_NS:
+                self._seen = stamp
+
+    def _gone(self, file: str, what: str) -> StoreUnavailable:
+        back = "put it back"
+        if file == self.path:
+            back = "put it back (with its -wal file)"
+        return StoreUnavailable(
+            f"{self._names[file]} {what} while the store was open, so nothing is written any more; "
+            f"{back}, or restart on what stands there now",
+            permanent=True,
+        )
 
     def misses_only_log(self) -> bool:
         """Whether the log's file is gone, and nothing has taken the place of any file."""
-        others = [item for item in self._identities.items() if item[0] != self.log]
-        return _identity(self.log) is None and all(
-            _identity(file) == known for file, known in others
-        )
+        if _identity(self.log) is not None:
+            return False
+        others = [file for file in self._identities if file != self.log]
+        return all(_identity(file) == self._identities[file] for file in others)
 
 
 def _identity(name: str) -> tuple[int, int] | None:
@@ -218,7 +251,7 @@ def _identity(name: str) -> tuple[int, int] | None:
 
 
 def _stamp(folder: str) -> tuple[int, int, int] | None:
-    """Which folder it is, and when a name in it last changed."""
+    """The identity of a folder, and when a name in it last changed (ns)."""
     try:
         found = os.stat(folder)  # noqa: PTH116
     except OSError:
@@ -230,9 +263,13 @@ def check_path(path: str, *, read_only: bool) -> None:
     """Raise StoreUnavailable when no file can be at this path."""
     file = Path(path)
     try:
-        mode, mode_of_folder = mode_of(file), mode_of(file.parent)
+        mode = mode_of(file)
+        mode_of_folder = mode_of(file.parent)
     except OSError as error:
-        msg = f"{path} cannot be reached ({error.strerror}): its folder must be readable and writable by this user"
+        msg = (
+            f"{path} cannot be reached ({error.strerror}): "
+            "its folder must be readable and writable by this user"
+        )
         raise StoreUnavailable(msg) from error
     if stat.S_ISDIR(mode):
         msg = f"{path} is a folder; name a file in it, such as {file / 'perdure.db'}"
@@ -248,37 +285,38 @@ def check_path(path: str, *, read_only: bool) -> None:
 
 
 def mode_of(path: Path) -> int:
-    """What is at a path, as `stat` tells it; 0 when there is nothing.
-
-    `Path.exists` does not do: from Python 3.14 on it says False, too, of a file in a closed folder.
+    """The mode of the file at a path, as `stat` tells it. 0: there is none.
 
     Raises:
         OSError: it cannot be seen whether there is anything.
     """
+    # `Path.exists` does not do: from Python 3.14 on it says False of a file in a closed folder,
+    # too.
     try:
         return path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # no path holds a NUL
+    # ValueError means a NUL, which no path can hold.
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return 0
 
 
 def _check_names(path: str) -> None:
-    """Raise StoreUnavailable when the file has a second name that SQLite cannot follow, unlike a symbolic link.
+    """Raise StoreUnavailable when the file has a second name that SQLite cannot follow.
 
-    SQLite keeps its log beside the name that it is given. With two names there would be two logs, and each process
-    would overwrite what the other one wrote.
+    It can follow a symbolic link. SQLite keeps its log beside the name that it is given. With two
+    names there would be two logs, and each process would overwrite what the other one wrote.
     """
     real = os.path.realpath(path)
     count = Path(real).stat().st_nlink
     if count > 1:
         msg = (
-            f"{path} has {count} names (hard links), and SQLite would keep another log for each; remove the others,"
-            " or make them symbolic links"
+            f"{path} has {count} names (hard links), and SQLite would keep another log for each; "
+            "remove the others, or make them symbolic links"
         )
         raise StoreUnavailable(msg)
     if os.fsencode(real) in _mount_points():
         msg = (
-            f"{path} is mounted as a single file, and SQLite's log must lie beside the file itself; mount its folder"
-            " instead"
+            f"{path} is mounted as a single file, "
+            "and SQLite's log must lie beside the file itself; mount its folder instead"
         )
         raise StoreUnavailable(msg)
 
@@ -287,20 +325,26 @@ def _mount_points() -> set[bytes]:
     """Where something is mounted, as far as the system tells."""
     try:
         lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
-    except OSError:  # no Linux
+    # Only Linux has it.
+    except OSError:
         return set()
-    escaped = [line.split(b" ")[4] for line in lines]
-    return {
-        re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), name) for name in escaped
-    }
+    return {_unescaped(line.split(b" ")[4]) for line in lines}
+
+
+def _unescaped(name: bytes) -> bytes:
+    """A name of `mountinfo`, which has spaces and the like as octal numbers."""
+    return re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), name)
 
 
 def connect(path: str, options: Options, *, reader: bool, create: bool = False) -> Connection:
-    """A connection with our settings; the file's content is not looked at yet."""
-    flags = apsw.SQLITE_OPEN_READONLY if options.read_only else apsw.SQLITE_OPEN_READWRITE
-    connection = opened(
-        path, flags | (apsw.SQLITE_OPEN_CREATE if create and not options.read_only else 0)
-    )
+    """A connection with our settings. The file's content is not looked at yet."""
+    if options.read_only:
+        flags = apsw.SQLITE_OPEN_READONLY
+    elif create:
+        flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+    else:
+        flags = apsw.SQLITE_OPEN_READWRITE
+    connection = opened(path, flags)
     connection.execute(f"PRAGMA busy_timeout = {options.busy_ms}")
     connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
     if reader:
@@ -309,13 +353,13 @@ def connect(path: str, options: Options, *, reader: bool, create: bool = False) 
 
 
 def open_database(path: str, options: Options, new_id: str) -> tuple[Connection, StoreInfo]:
-    """Open or create a store; the writing connection and what the store is.
+    """Open or create a store. Returns the writing connection, and what the store is.
 
     Raises:
         StoreFormat: the file is no store, is damaged, or needs a newer release.
         StoreLocked: another program holds it in a transaction.
         StoreUnavailable: it cannot be opened or written.
-        UsageError: it exists and has another shard count than the one asked for.
+        UsageError: it exists and has another shard count than `options`.
     """
     if path != MEMORY:
         check_path(path, read_only=options.read_only)
@@ -327,13 +371,15 @@ def open_database(path: str, options: Options, new_id: str) -> tuple[Connection,
             if todo and options.read_only:
                 _check_not_empty(connection, path)
                 msg = (
-                    f"{path} is of an older format: it has to be brought to the {todo[0]}, and was opened"
-                    f" read-only; run `perdure migrate sqlite:///{path}`, or open it once without read_only"
+                    f"{path} is of an older format: it has to be brought to the {todo[0]}, and was "
+                    f"opened read-only; run `perdure migrate sqlite:///{path}`, or open it once "
+                    "without read_only"
                 )
                 raise StoreFormat(msg)
-            if connection.readonly("main") and not options.read_only:
-                raise explain(apsw.ReadOnlyError(), path)
             if not options.read_only:
+                # SQLite opens a file that it may not write for reading, and says nothing.
+                if connection.readonly("main"):
+                    raise explain(apsw.ReadOnlyError(), path)
                 _configure(connection, path, options)
                 migrate(connection)
             return connection, _identify(connection, path, options, new_id)
@@ -344,12 +390,15 @@ def open_database(path: str, options: Options, new_id: str) -> tuple[Connection,
 
 def _check_not_empty(connection: Connection, path: str) -> None:
     if not tables_of(connection):
-        msg = f"{path} is an empty file, and no store yet; a node makes it one: `perdure run` or `perdure serve`"
+        msg = (
+            f"{path} is an empty file, and no store yet; "
+            "a node makes it one: `perdure run` or `perdure serve`"
+        )
         raise StoreFormat(msg)
 
 
 class Upgrade(msgspec.Struct, frozen=True):
-    """What stands between a file and this release: its format, and the migrations that it needs, or was given."""
+    """The format of a file, and the migrations that it needs for this release, or was given."""
 
     path: str
     format: int
@@ -358,14 +407,15 @@ class Upgrade(msgspec.Struct, frozen=True):
 
 
 def upgrade(path: str, options: Options, *, check: bool) -> Upgrade:
-    """Bring an existing store to the format of this release; with `check` only say what it needs.
+    """Bring an existing store to the format of this release. With `check` only say what it needs.
 
     Raises:
         StoreFormat: the file is no store, is damaged, or needs a newer release.
-        StoreLocked: a node of an older release owns it, or another program holds it in a transaction.
+        StoreLocked: a node of an older release owns it, or a program holds it in a transaction.
         StoreUnavailable: it cannot be opened or written.
     """
-    options = msgspec.structs.replace(options, read_only=check)
+    # The shard count is that of the file.
+    options = msgspec.structs.replace(options, read_only=check, shards=None)
     check_path(path, read_only=True)
     with explained(path):
         connection = connect(path, options, reader=False)
@@ -374,21 +424,21 @@ def upgrade(path: str, options: Options, *, check: bool) -> Upgrade:
             _check_not_empty(connection, path)
             if connection.readonly("main") and not check:
                 raise explain(apsw.ReadOnlyError(), path)
-            applied = [] if check else migrate(connection)
-            info = _identify(
-                connection, path, msgspec.structs.replace(options, read_only=True, shards=None), ""
-            )
+            applied: list[str] = []
+            if not check:
+                applied = migrate(connection)
+                todo = []
+            # Read-only, because a file without an id is no store, and must not become one here.
+            info = _identify(connection, path, msgspec.structs.replace(options, read_only=True), "")
         finally:
             connection.close()
-    return Upgrade(path, info.format, todo if check else [], applied)
+    return Upgrade(path, info.format, todo, applied)
 
 
 def _use_log(connection: Connection, options: Options) -> object:
-    """Make SQLite use a write-ahead log. The journal mode that the file has then.
-
-    SQLite does not wait here for a connection that is about to write, whatever the busy timeout.
-    Two processes that open a new file at once would not both succeed.
-    """
+    """Make SQLite use a write-ahead log. Returns the journal mode that the file has then."""
+    # SQLite does not wait here for a connection that is about to write, whatever the busy timeout.
+    # Two processes that open a new file at once would not both succeed.
     until_s = monotonic() + options.busy_ms / 1000
     while True:
         try:
@@ -401,17 +451,27 @@ def _use_log(connection: Connection, options: Options) -> object:
 
 def _configure(connection: Connection, path: str, options: Options) -> None:
     mode = _use_log(connection, options)
-    if mode != ("memory" if path == MEMORY else "wal"):
-        msg = f"{path} cannot use a write-ahead log (journal mode {mode}); put the file on a local disk"
+    wanted = "wal"
+    if path == MEMORY:
+        wanted = "memory"
+    if mode != wanted:
+        msg = (
+            f"{path} cannot use a write-ahead log (journal mode {mode}); "
+            "put the file on a local disk"
+        )
         raise StoreUnavailable(msg)
     connection.execute(f"PRAGMA synchronous = {options.synchronous}")
     if connection.execute("PRAGMA synchronous").get != _LEVELS[options.synchronous]:
-        msg = f"{path}: SQLite did not accept synchronous={options.synchronous}, so durability cannot be promised"
+        msg = (
+            f"{path}: SQLite did not accept synchronous={options.synchronous}, "
+            "so durability cannot be promised"
+        )
         raise StoreUnavailable(msg)
     connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES_KEPT}")
 
 
 def _identify(connection: Connection, path: str, options: Options, new_id: str) -> StoreInfo:
+    # Two processes may open a new file at once. The first one gives it its id.
     insert = "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO NOTHING"
     meta: dict[str, str] = dict(connection.execute("SELECT key, value FROM meta"))
     if "id" not in meta and not options.read_only:
@@ -420,13 +480,22 @@ def _identify(connection: Connection, path: str, options: Options, new_id: str) 
             connection.executemany(insert, rows)
         meta = dict(connection.execute("SELECT key, value FROM meta"))
     try:
-        format_, shards = int(meta["format"]), int(meta["shards"])
+        format_ = int(meta["format"])
+        shards = int(meta["shards"])
         identity = meta["id"]
     except (KeyError, ValueError) as error:
-        msg = f"{path} does not say what store it is ({error!r} in its table `meta`); restore the file from a backup"
+        msg = (
+            f"{path} does not say what store it is ({error!r} in its table `meta`); "
+            "restore the file from a backup"
+        )
         raise StoreFormat(msg) from error
     if options.shards is not None and options.shards != shards:
-        msg = f"{path} was created with {shards} shards, which never changes; leave out shards={options.shards}"
+        msg = (
+            f"{path} was created with {shards} shards, which never changes; "
+            f"leave out shards={options.shards}"
+        )
         raise UsageError(msg)
-    capabilities = {"sql"} if path == MEMORY else {"sql", "durable"}
+    capabilities = {"sql"}
+    if path != MEMORY:
+        capabilities.add("durable")
     return StoreInfo(identity, format_, shards, frozenset(capabilities))

@@ -12,6 +12,7 @@ from perdure.store.sqlite.places import READ_LAST
 
 _TASK_COLUMNS = ", ".join(field.name for field in msgspec.structs.fields(Task))
 _RUN_COLUMNS = ", ".join(field.name for field in msgspec.structs.fields(RunRow))
+_SCOPES = "SELECT scope, epoch, node, incarnation, clean FROM scopes"
 _ANSWERS = "SELECT unit, message, scope, outcome, expires_at, data, failure FROM answers"
 _fields = msgspec.structs.astuple
 _COLUMNS = {
@@ -29,17 +30,28 @@ _COLUMNS = {
 
 
 def dump(connection: Connection) -> Rows:
-    """All rows by table, sorted; without what differs between two stores by design (the id)."""
+    """All rows by table, sorted.
+
+    The table `meta` is left out, because two stores have different ids.
+    """
     rows: Rows = {}
     for table, names in _COLUMNS.items():
-        rows[table] = list(connection.execute(f"SELECT {names} FROM {table}"))  # noqa: S608 - names from above
-    scopes = connection.execute("SELECT scope, epoch, node, incarnation, clean FROM scopes")
-    rows["scopes"] = [(*values, bool(clean)) for *values, clean in scopes]
+        query = f"SELECT {names} FROM {table}"  # noqa: S608 - names from above
+        rows[table] = list(connection.execute(query))
+    rows["scopes"] = []
+    for row in connection.execute(_SCOPES):
+        rows["scopes"].append((*row[:-1], bool(row[-1])))
+    rows["runs"] = []
     runs = connection.execute(f"SELECT unit, {_RUN_COLUMNS} FROM runs")  # noqa: S608 - no input
-    rows["runs"] = [(unit, *_fields(run_of(tuple(values)))) for unit, *values in runs]
-    answers = connection.execute(_ANSWERS)
-    rows["answers"] = [(*values, failure_of(failure)) for *values, failure in answers]
+    for row in runs:
+        rows["runs"].append((row[0], *_fields(run_of(row[1:]))))
+    rows["answers"] = []
+    for row in connection.execute(_ANSWERS):
+        rows["answers"].append((*row[:-1], failure_of(row[-1])))
     rows["places"] = list(connection.execute(READ_LAST))
-    units = connection.execute(f"SELECT {UNIT_COLUMNS}, version, commit_id FROM units")  # noqa: S608
-    rows["units"] = [(*_fields(unit_of(values)), *values[-2:]) for values in units]
+    rows["units"] = []
+    units = f"SELECT {UNIT_COLUMNS}, version, commit_id FROM units"  # noqa: S608 - no input
+    for row in connection.execute(units):
+        rows["units"].append((*_fields(unit_of(row)), *row[-2:]))
+    # Values of one column can be of several types, which have no order among themselves.
     return {table: sorted(content, key=repr) for table, content in rows.items()}

@@ -1,4 +1,4 @@
-"""What a forked child must not have of its parent's open stores.
+"""Open stores in a forked child, which must not use them.
 
 A child of `os.fork` begins with every descriptor and every object of its parent, but with none of
 its threads. A lock would outlive its owner in the child, and a socket would look alive to the
@@ -6,8 +6,8 @@ process at its other end. A call of a store would wait for a thread that is not 
 forbids to use a connection in a child, and even to close it there: that undoes in the shared memory
 of the log what the parent is just writing.
 
-So a child lets go of the descriptors that were noted here, and is told nothing but an error by the
-stores.
+So a child lets go of the descriptors that were noted here, and its stores raise an error at each
+call.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ class Forked(Protocol):
 
 
 _things: WeakSet[Forked] = WeakSet()
+# The numbers of descriptors with the files that they meant. asyncio closes some of them by itself,
+# and then the number may mean another file.
 _descriptors: dict[int, tuple[int, int]] = {}
 _leaked: list[object] = []
 
@@ -36,13 +38,13 @@ def tell_children(thing: Forked) -> None:
 
 
 def keep_from_children(descriptor: int) -> int:
-    """Close an open descriptor in each child that is forked from now on; the descriptor."""
+    """Close an open descriptor in each child that is forked from now on. Returns the descriptor."""
     _descriptors[descriptor] = _identity(descriptor)
     return descriptor
 
 
 def closes(descriptor: int) -> None:
-    """Note that a descriptor is about to be closed here, so that its number may mean something else soon."""
+    """Note that a descriptor is about to be closed here. Its number may mean another file soon."""
     _descriptors.pop(descriptor, None)
 
 
@@ -61,9 +63,10 @@ def _in_child() -> None:
     for descriptor, identity in _descriptors.items():
         try:
             is_ours = _identity(descriptor) == identity
-        except OSError:  # asyncio has closed it by itself
+        except OSError:
             continue
-        if is_ours:  # the number stays taken: an object that does not know of this will close it
+        # The number stays taken, because an object that does not know of this will close it.
+        if is_ours:
             os.dup2(null, descriptor, inheritable=False)
     os.close(null)
     _descriptors.clear()

@@ -1,13 +1,13 @@
 """Hints between processes that have the same SQLite file open: a local socket of its owner.
 
-The process that owns the file listens; others tell it which units got mail, and ask it to be told when a unit
-changes. Lines of text, each a word and JSON:
+The process that owns the file listens. Others tell it which units got messages, and ask to be told
+when a unit changes. They send lines of text, each a word and JSON:
 
     posted ["order-1", "default/0"]   to the owner: this unit of this scope has a new message
     watch ["order-1", 3]    to the owner: tell me once when its version is no longer 3
     changed ["order-1", 4]  from the owner
 
-A hint that is lost costs time, and nothing else: the messages themselves stand in the file.
+A hint that is lost costs time only, because the messages themselves stand in the file.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ PATH_BYTES_MAX = 100
 """What fits into a socket's address on every system (macOS: 104)."""
 LINE_BYTES_MAX = 64 << 10
 CONNECTIONS_WAITING_MAX = 1_024
-"""Connections that the system keeps for an owner that stands still; a further one would be refused."""
+"""Connections that the system keeps for an owner that stands still. It refuses further ones."""
 LOOK_S = 2.0
-"""How often the owner looks whether its socket still stands there."""
+"""How often the owner looks whether the file of its socket is still there."""
 FLUSH_S = 1.0
 """How long a process that ends waits for an owner that does not listen."""
 
@@ -47,18 +47,25 @@ _decode_watch = msgspec.json.Decoder(tuple[str, int]).decode
 
 
 def socket_path(database: str) -> Path:
-    """Where the owner of a database listens: beside it, or in a private folder if that path is too long."""
+    """The socket of a database's owner: beside the file, or in a private folder.
+
+    It is in the folder when the path beside the file would be too long for an address.
+    """
     real = Path(database).resolve()
     beside = real.with_name(f"{real.name}.sock")
     if len(os.fsencode(beside)) <= PATH_BYTES_MAX:
         return beside
-    # Not $TMPDIR: it differs between processes, which would miss each other, and can itself be too long.
-    shared = Path("/tmp") if os.access("/tmp", os.W_OK | os.X_OK) else Path(tempfile.gettempdir())  # noqa: S108
-    return shared / f"perdure-{os.getuid()}" / f"{sha256(os.fsencode(real)).hexdigest()[:24]}.sock"
+    # Not $TMPDIR if possible: it differs between processes, which would then miss each other, and
+    # it can itself be too long.
+    shared = Path("/tmp")  # noqa: S108 - the folder in it is private
+    if not os.access(shared, os.W_OK | os.X_OK):
+        shared = Path(tempfile.gettempdir())
+    digest = sha256(os.fsencode(real)).hexdigest()[:24]
+    return shared / f"perdure-{os.getuid()}" / f"{digest}.sock"
 
 
 def _check_folder(path: Path, database: str) -> None:
-    """Raise unless the socket lies beside the database, or where nobody else can put one."""
+    """Raise unless the socket lies beside the database, or where no other user can put one."""
     if path.parent == Path(database).resolve().parent:
         return
     found = path.parent.lstat()
@@ -71,9 +78,8 @@ def _prepare(path: Path, database: str) -> None:
     if path.parent != Path(database).resolve().parent:
         path.parent.mkdir(mode=0o700, exist_ok=True)
     _check_folder(path, database)
-    path.unlink(
-        missing_ok=True
-    )  # of an owner that was killed: the lock says that there is none now
+    # A socket that is there is that of an owner that was killed. This process has the lock now.
+    path.unlink(missing_ok=True)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -99,7 +105,7 @@ class HintServer:
         on_posted: Callable[[Hint], None],
         wait_change: Callable[[str, int], Awaitable[int]],
     ) -> None:
-        """Ring `on_posted` for units with mail; answer watches by `wait_change`."""
+        """Ring `on_posted` for units with messages. Answer watches by `wait_change`."""
         self._database = database
         self._on_posted = on_posted
         self._wait_change = wait_change
@@ -112,7 +118,10 @@ class HintServer:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Listen. A system that refuses costs latency only: it is logged, and tried again now and then."""
+        """Listen.
+
+        A system that refuses costs latency only. So that is logged, and tried again now and then.
+        """
         await self._listen()
         self._keeping = asyncio.create_task(self._keep(), name="perdure-socket")
 
@@ -123,7 +132,8 @@ class HintServer:
             try:
                 listener.bind(str(self._path))
                 self._identity = _identity(self._path)
-                self._path.chmod(0o600)  # before anybody can connect: it does not listen yet
+                # Before any process can connect, because it does not listen yet.
+                self._path.chmod(0o600)
                 keep_from_children(listener.fileno())
                 self._server = await asyncio.start_unix_server(
                     self._serve,
@@ -141,13 +151,14 @@ class HintServer:
             self._refused = ""
 
     def _say_once(self, reason: str) -> None:
+        # Tried every two seconds, and worth one log record.
         if reason != self._refused:
             text = "no local socket for %s (%s): messages posted by other processes are found late"
             logger.warning(text, self._database, reason)
         self._refused = reason
 
     async def _keep(self) -> None:
-        """Make the socket again when somebody has removed its file, as cleaners of folders do."""
+        """Make the socket again when its file was removed, as cleaners of folders do."""
         while True:
             await asyncio.sleep(LOOK_S)
             if self._server is None:
@@ -158,8 +169,10 @@ class HintServer:
                 await self._listen()
 
     def _stop_listening(self) -> None:
-        """Take no new connections. Those that there are go on."""
-        server, self._server, self._identity = self._server, None, None
+        """Take no new connections. Those that are open go on."""
+        server = self._server
+        self._server = None
+        self._identity = None
         if server is not None:
             for listener in server.sockets:
                 closes(listener.fileno())
@@ -171,6 +184,7 @@ class HintServer:
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.wait([self._keeping])
+        # Asked before it stops listening: by its name it could be that of the next owner.
         is_ours = self._identity is not None and _identity(self._path) == self._identity
         self._stop_listening()
         for task in self._tasks:
@@ -179,7 +193,8 @@ class HintServer:
         if is_ours:
             try:
                 self._path.unlink(missing_ok=True)
-            except OSError as error:  # a disk that became read-only: the next owner removes it
+            # The disk may be read-only by now. The next owner removes the file.
+            except OSError as error:
                 logger.warning("the local socket %s stays behind: %s", self._path, error)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -189,12 +204,13 @@ class HintServer:
         connection = _descriptor_of(writer)
         watches: set[asyncio.Task[None]] = set()
         try:
-            with suppress(
-                asyncio.CancelledError
-            ):  # the store closes; asyncio would log a task that ends as cancelled
+            # It is cancelled when the store closes. asyncio would log a task that ends as
+            # cancelled.
+            with suppress(asyncio.CancelledError):
                 keep_from_children(connection)
                 while not self._closed and (line := await reader.readline()):
                     self._obey(line, writer, watches)
+        # A line that cannot be read ends the connection. Its sender connects again.
         except (OSError, ValueError, msgspec.MsgspecError) as error:
             logger.warning("a hint for %s was dropped: %s", self._database, error)
         finally:
@@ -222,10 +238,13 @@ class HintServer:
 
 
 class HintClient:
-    """The end of a process that does not own the file. Connects when it is needed, again and again."""
+    """The end of a process that does not own the file.
+
+    It connects when it is needed, again and again, because owners come and go.
+    """
 
     def __init__(self, database: str) -> None:
-        """Name the database; nothing is opened yet."""
+        """Name the database. Nothing is opened yet."""
         self._database = database
         self._path = socket_path(database)
         self._writer: asyncio.StreamWriter | None = None
@@ -236,26 +255,32 @@ class HintClient:
         self._delivering: asyncio.Task[None] | None = None
 
     def posted(self, hint: Hint) -> None:
-        """Tell the owner, if there is one, that a unit has mail. While it does not listen, each unit waits once."""
+        """Tell the owner, if there is one, that a unit has messages.
+
+        While the owner does not listen, each unit waits once.
+        """
         self._posted[hint.unit] = hint
         if self._delivering is None or self._delivering.done():
             self._delivering = asyncio.create_task(self._deliver(), name="perdure-posted")
 
     async def _deliver(self) -> None:
-        """All that has gathered goes at once: a socket takes few writes while its reader stands still."""
+        """Send all hints that have gathered, until there are no more."""
         while self._posted:
-            hints, self._posted = self._posted, {}
-            lines = [
-                b"posted " + _encode((hint.unit, hint.scope)) + b"\n" for hint in hints.values()
-            ]
-            await self._send(b"".join(lines))
+            hints = self._posted
+            self._posted = {}
+            # In one write, because a socket takes few writes while its reader stands still.
+            lines = bytearray()
+            for hint in hints.values():
+                lines += b"posted " + _encode((hint.unit, hint.scope)) + b"\n"
+            await self._send(bytes(lines))
 
     async def wait_change(self, unit: str, version: int, timeout_ms: int) -> bool:
-        """Wait until the owner says that a unit changed, is gone, or the time is up. False when there is no owner."""
-        with (
-            self._watchers.watch(unit) as waiter,
-            suppress(TimeoutError),
-        ):  # the caller looks at the store in any case
+        """Wait until the owner says that a unit changed, the owner is gone, or the time is up.
+
+        False: there is no owner.
+        """
+        # After a timeout the caller looks at the store, as it does after a change.
+        with self._watchers.watch(unit) as waiter, suppress(TimeoutError):
             async with asyncio.timeout(timeout_ms / 1000):
                 if not await self._send(b"watch " + _encode((unit, version)) + b"\n"):
                     return False
@@ -263,19 +288,21 @@ class HintClient:
         return True
 
     async def close(self) -> None:
-        """Hand over what the owner has not been told, and hang up."""
+        """Hand over the hints that wait, and hang up."""
         if self._delivering is not None and not self._delivering.done():
             await asyncio.wait([self._delivering], timeout=FLUSH_S)
             if not self._delivering.done():
                 self._delivering.cancel()
                 await asyncio.wait([self._delivering])
                 logger.warning(
-                    "the owner of %s does not listen: it finds the last messages of this process late",
+                    "the owner of %s does not listen: "
+                    "it finds the last messages of this process late",
                     self._database,
                 )
         if self._reading is not None:
             self._reading.cancel()
-            with suppress(asyncio.CancelledError):  # that is what we asked for
+            # It was cancelled in the line above.
+            with suppress(asyncio.CancelledError):
                 await self._reading
         self._hang_up()
 
@@ -286,11 +313,9 @@ class HintClient:
             self._writer = None
 
     async def _send(self, lines: bytes) -> bool:
-        """Wait until the system has taken them. False when there is no owner.
-
-        An owner that dies is noticed late. So what it did not take goes to the next one, which may have looked for
-        mail before this was posted.
-        """
+        """Wait until the system has taken the lines. False: there is no owner."""
+        # The death of an owner is noticed late. So lines that it did not take go to the next one,
+        # which may have looked for messages before these were posted.
         for _ in range(2):
             writer = await self._connected()
             if writer is None:
@@ -314,13 +339,14 @@ class HintClient:
                     reader, writer = await asyncio.open_unix_connection(
                         str(self._path), limit=LINE_BYTES_MAX
                     )
-                except OSError:  # no owner, or one that is going
+                # There is no owner, or it is going.
+                except OSError:
                     return None
-                writer.transport.set_write_buffer_limits(
-                    high=0
-                )  # so that `drain` waits for the last byte
+                # So that `drain` waits for the last byte.
+                writer.transport.set_write_buffer_limits(high=0)
                 self._writer = writer
-                with suppress(OSError):  # it has failed already, which is noticed when it is used
+                # A connection that has failed already is noticed when it is used.
+                with suppress(OSError):
                     keep_from_children(_descriptor_of(writer))
                 self._reading = asyncio.create_task(
                     self._read(reader, writer), name="perdure-hints"
@@ -339,5 +365,6 @@ class HintClient:
         finally:
             if self._writer is writer:
                 self._hang_up()
+            # The waiters look at the file themselves, and ask the next owner.
             for waiter, version in self._watchers.take_all():
                 answer(waiter, version)

@@ -1,12 +1,14 @@
-"""The OS lock of a SQLite file: who may claim its scopes.
+"""The OS lock of a SQLite file. Its holder may claim the scopes of the file.
 
-Two locks make an owner, and the kernel releases both when its process ends, however it ends: no
-renewals, no expiry, instant takeover. One is on `<file>.lock`, which also holds the process id and
-the incarnation of the owner, for people and for error messages. It is never removed by us, because
-removing it would let two processes lock two files of one name. Somebody else may remove it. So the
-other lock is on the write-ahead log: all processes that have the database open have the same one,
-and SQLite itself locks nothing in it. (The database file would not do. SQLite's own locks on it end
-when any descriptor of it is closed in this process.)
+Two locks make an owner. The kernel releases both when the owner's process ends, however it ends. So
+there are no renewals, no expiry, and a takeover is instant.
+
+One lock is on `<file>.lock`, which also holds the process id and the incarnation of the owner, for
+people and for error messages. Perdure never removes this file, because then two processes could
+lock two files of one name. But people and other programs may remove it. So the other lock is on the
+write-ahead log. All processes that have the database open have the same log, and SQLite itself
+locks nothing in it. The database file would not do: SQLite's own locks on it end when any
+descriptor of the file is closed in this process.
 """
 
 from __future__ import annotations
@@ -27,20 +29,30 @@ from perdure.errors import StoreLocked, StoreUnavailable
 from perdure.store.sqlite.fork import closes, keep_from_children
 
 HANDOVER_S = 1.0
-"""How long a lock that no living process has signed is taken to be changing hands, before it is refused."""
+"""How long a lock that no living process has signed is taken to be changing hands.
+
+After that time it is refused.
+"""
 _ENDS = 0x4
 """PF_EXITING, of the flags in /proc/PID/stat."""
 _LOOK_S = 0.005
+# A migration takes the lock as an owner does, and can take this long.
 _PATIENCE_S = 60.0
 
 logger = logging.getLogger("perdure.store")
 
 
 class _Locks:
-    """The descriptors of one attempt to become the owner. All or none of them are locked after `try_all`."""
+    """The descriptors of one attempt to become the owner.
+
+    After `try_all` all of them are locked, or none.
+    """
 
     def __init__(self, path: str) -> None:
-        """Name the database by its real path: the log lies beside the file itself, not beside a link to it."""
+        """Name the database by its real path.
+
+        The log lies beside the file itself, not beside a link to it.
+        """
         self._path = path
         self._descriptors: list[int] = []
 
@@ -54,7 +66,7 @@ class _Locks:
         return self._take(fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def wait_for_all(self) -> None:
-        """Take the locks when their holder lets go of them. Blocks."""
+        """Take the locks as soon as their holder lets go of them. Blocks."""
         self._take(fcntl.LOCK_EX)
 
     def _take(self, how: int) -> bool:
@@ -71,29 +83,33 @@ class _Locks:
         return True
 
     def _lock_the_file_that_stands_there(self, name: str, how: int, *, create: bool) -> None:
-        """Whoever waited for a lock may have got that of a file which was removed meanwhile."""
-        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+        if create:
+            flags |= os.O_CREAT
         while True:
             try:
                 descriptor = keep_from_children(os.open(name, flags, 0o600))
             except FileNotFoundError:
                 if create:
                     raise
-                return  # a database that has no log yet has no owner either: an owner holds its log open
+                # A database without a log has no owner either, because an owner holds its log open.
+                return
             self._descriptors.append(descriptor)
             fcntl.flock(descriptor, how)
+            # After a wait the lock may be that of a file which was removed meanwhile.
             if _stands_at(descriptor, name):
                 return
             self._descriptors.remove(descriptor)
             _close(descriptor)
 
     def close(self) -> None:
-        """Let go. The lock file comes last: a standby waits for it first."""
+        """Let go of the locks."""
+        # The lock file comes last, because a standby waits for it first.
         while self._descriptors:
             _close(self._descriptors.pop())
 
     def forget(self) -> None:
-        """Have nothing, in a forked child: the descriptors are the parent's."""
+        """Have nothing, in a forked child. The descriptors are the parent's."""
         self._descriptors = []
 
 
@@ -112,7 +128,7 @@ def _stands_at(descriptor: int, name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """The process that signed the lock of a file. Empty strings: none did, or nobody can tell."""
+    """The process that signed the lock of a file. Empty strings: it is unknown."""
 
     pid: str
     incarnation: str
@@ -126,7 +142,8 @@ class Holder:
             os.kill(int(self.pid), 0)
         except (ProcessLookupError, OverflowError):
             return False
-        except PermissionError:  # it lives, as another user
+        # It lives, as another user.
+        except PermissionError:
             return True
         return not self._ends
 
@@ -137,10 +154,9 @@ class Holder:
 
     @property
     def _ends(self) -> bool:
-        """Whether it has begun to exit, as after SIGKILL. Only Linux tells.
-
-        The kernel takes its memory back first, which can take a while, and then its locks.
-        """
+        """Whether it has begun to exit, as after SIGKILL. Only Linux tells."""
+        # The kernel takes the memory of the process back first, which can take a while, and then
+        # its locks.
         match self._stat():
             case ["Z" | "X", *_]:
                 return True
@@ -150,11 +166,15 @@ class Holder:
                 return False
 
     def _stat(self) -> list[str]:
-        """The fields of /proc/PID/stat from the state on, or nothing: no such process, or no such system."""
+        """The fields of /proc/PID/stat from the state on. Empty: there is nothing to read."""
+        if not self.pid:
+            return []
         try:
-            text = Path("/proc", self.pid, "stat").read_text(encoding="utf-8") if self.pid else ""
+            text = Path("/proc", self.pid, "stat").read_text(encoding="utf-8")
+        # There may be no such process by now, or no such folder on this system.
         except (OSError, UnicodeDecodeError):
             return []
+        # The state stands behind the name of the program, which may have parentheses and spaces.
         return text.rpartition(")")[2].split()
 
     def __str__(self) -> str:
@@ -168,13 +188,17 @@ class Holder:
 
 
 def holder_of(path: str) -> Holder:
-    """Who signed the lock of a database. The process may be dead: ask `is_owned` for that."""
+    """The process that signed the lock of a database. It may be dead: ask `is_owned` for that."""
     try:
         text = Path(f"{os.path.realpath(path)}.lock").read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):  # it is only for a message
+    # The holder is only named in messages, so a file that cannot be read is as good as an empty
+    # one.
+    except (OSError, UnicodeDecodeError):
         text = ""
     pid, _, incarnation = text.strip().partition(" ")
-    return Holder(pid, incarnation) if pid.isdecimal() else Holder("", "")
+    if not pid.isdecimal():
+        return Holder("", "")
+    return Holder(pid, incarnation)
 
 
 def is_owned(path: str) -> bool:
@@ -190,7 +214,9 @@ def is_owned(path: str) -> bool:
             continue
         except OSError as error:
             raise _cannot_lock(name, error) from error
-        try:  # a shared lock: several processes may ask at once, and a node that starts at this moment tries again
+        # A shared lock, because several processes may ask at once. A node that starts at this
+        # moment tries again.
+        try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
@@ -215,11 +241,12 @@ class OwnerLock:
         return self._held is not None
 
     async def acquire(self, incarnation: str, *, standby: bool) -> None:
-        """Take the lock; `standby` waits for its holder to end.
+        """Take the lock. With `standby` this waits for its holder to end.
 
         Raises:
-            StoreLocked: another process has it; the message names it and says whether it is stopped.
-            StoreUnavailable: the lock file cannot be created, or the store was closed while waiting.
+            StoreLocked: another process has it. The message says which, and whether it is stopped.
+            StoreUnavailable: the lock file cannot be created, or the store was closed while
+            waiting.
         """
         if self._held is not None:
             return
@@ -229,7 +256,10 @@ class OwnerLock:
         if not is_taken:
             holder = holder_of(self._path)
             if not standby:
-                msg = f"{self._name} is owned by {holder}; stop it, or open the store with ?standby=true to wait for it"
+                msg = (
+                    f"{self._name} is owned by {holder}; "
+                    "stop it, or open the store with ?standby=true to wait for it"
+                )
                 raise StoreLocked(msg)
             logger.warning("%s is owned by %s; waiting for it to end", self._name, holder)
             with _explained(self._path):
@@ -240,18 +270,22 @@ class OwnerLock:
 
     @contextmanager
     def kept_free(self, why: str) -> Generator[None]:
-        """Keep nodes away for as long as the block runs, without signing the lock. Blocks until another block ends.
+        """Keep nodes away for as long as the block runs, without signing the lock.
+
+        Blocks until another such block ends.
 
         Raises:
-            StoreLocked: a node owns the file; `why` says why that matters.
+            StoreLocked: a node owns the file. `why` says why that matters.
         """
         locks = self._locks()
         try:
             deadline = time.monotonic() + _PATIENCE_S
             with _explained(self._path):
                 while not locks.try_all():
+                    # Another block has signed nothing, and ends soon.
                     if holder_of(self._path).lives or time.monotonic() >= deadline:
-                        msg = f"{self._name} {why}, and {holder_of(self._path)} has it; stop that first"
+                        holder = holder_of(self._path)
+                        msg = f"{self._name} {why}, and {holder} has it; stop that first"
                         raise StoreLocked(msg)
                     time.sleep(_LOOK_S)
             yield
@@ -262,35 +296,37 @@ class OwnerLock:
         return _Locks(os.path.realpath(self._path))
 
     async def _try_for_a_while(self, locks: _Locks) -> bool:
-        """Try at once, and again while the holder is one that is only passing it on: a standby that was closed."""
-        deadline = asyncio.get_running_loop().time() + HANDOVER_S
+        """Try at once, and again while no living process has signed the lock."""
+        # A standby that was closed holds it for a moment: its thread gets the lock and lets go of
+        # it.
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + HANDOVER_S
         while not locks.try_all():
-            if holder_of(self._path).lives or asyncio.get_running_loop().time() >= deadline:
+            if holder_of(self._path).lives or loop.time() >= deadline:
                 return False
             await asyncio.sleep(_LOOK_S)
         return True
 
     def _sign(self, sheet: int, incarnation: str) -> None:
-        """A full disk stops nobody here: what cannot go on without space says so itself, in the next step."""
+        """Write into the lock file which process has the lock."""
+        # A full disk is no reason to stop here. The first write to the store will say so.
         try:
             os.ftruncate(sheet, 0)
             os.pwrite(sheet, f"{os.getpid()} {incarnation}\n".encode(), 0)
         except OSError as error:
-            reason = error.strerror
-            logger.warning(
-                "%s.lock cannot be written (%s): others are not told who owns it",
-                self._name,
-                reason,
-            )
+            text = "%s.lock cannot be written (%s): others are not told who owns it"
+            logger.warning(text, self._name, error.strerror)
 
     def release(self) -> None:
         """Give the lock back, and stop waiting for it."""
         if self._waiting is not None and not self._waiting.done():
             msg = f"the store {self._name} was closed while it waited for its owner"
             self._waiting.set_exception(StoreUnavailable(msg))
-        locks, self._held = self._held, None
+        locks = self._held
+        self._held = None
         if locks is None:
             return
+        # Before the lock is free, so that no successor's signature is removed.
         try:
             os.ftruncate(locks.sheet, 0)
         except OSError as error:
@@ -302,15 +338,18 @@ class OwnerLock:
         """Hold nothing, in a forked child."""
         if self._held is not None:
             self._held.forget()
-        self._held = self._waiting = None
+        self._held = None
+        self._waiting = None
 
     async def _wait(self, locks: _Locks) -> None:
+        """Wait for the locks on a thread of its own, because the kernel's wait blocks."""
         loop = asyncio.get_running_loop()
         waiting: asyncio.Future[None] = loop.create_future()
         self._waiting = waiting
 
         def arrive(error: BaseException | None) -> None:
-            if waiting.done():  # closed or cancelled meanwhile: nobody wants the lock any more
+            # The wait was closed or cancelled meanwhile.
+            if waiting.done():
                 locks.close()
             elif error is not None:
                 waiting.set_exception(error)
@@ -321,22 +360,26 @@ class OwnerLock:
             error: BaseException | None = None
             try:
                 locks.wait_for_all()
-            except OSError as refused:  # the folder is gone, or the disk fails
+            # The folder may be gone, or the disk may fail.
+            except OSError as refused:
                 error = refused
-            if waiting.done():  # nobody wants it any more; do not hold it until the loop has time
+            # A lock that is not wanted any more must not be held until the loop has time.
+            if waiting.done():
                 locks.close()
                 return
             try:
                 loop.call_soon_threadsafe(arrive, error)
-            except RuntimeError:  # the loop is closed
+            # The loop is closed.
+            except RuntimeError:
                 locks.close()
 
         Thread(target=block, name="perdure-standby", daemon=True).start()
         try:
             await waiting
         except BaseException:
+            # They may have come in the moment in which the caller was cancelled.
             if waiting.done() and not waiting.cancelled() and waiting.exception() is None:
-                locks.close()  # they came in the moment in which the caller was cancelled
+                locks.close()
             raise
         finally:
             self._waiting = None

@@ -1,8 +1,9 @@
-"""The format of a SQLite store: how a file gets it, and how an older one is brought up to date.
+"""The format of a SQLite store: how a file gets it, and how an older file is brought up to date.
 
-`sql/format_3.sql` makes the tables of a new file. A later format is one more file, `sql/format_4.sql`,
-with what turns a file of the format before into one of its own. A file that was released is never
-changed afterwards. The number stands in the table `meta`.
+`sql/format_3.sql` makes the tables of a new file. A later format is one more file,
+`sql/format_4.sql`. It turns a database of the format before into one of its own. A file of
+statements that was released is never changed afterwards. The number of a database's format stands
+in the table `meta`.
 """
 
 from __future__ import annotations
@@ -22,12 +23,11 @@ _PREFIX = "format_"
 
 def formats() -> dict[int, str]:
     """The statements that lead to each format, in order. Those of the first one make a new file."""
-    names = [file.name for file in (files(_PACKAGE) / "sql").iterdir()]
-    numbers = [
-        int(name.removeprefix(_PREFIX).removesuffix(".sql"))
-        for name in names
-        if name.startswith(_PREFIX)
-    ]
+    numbers: list[int] = []
+    for file in (files(_PACKAGE) / "sql").iterdir():
+        name = file.name.removesuffix(".sql")
+        if name.startswith(_PREFIX):
+            numbers.append(int(name.removeprefix(_PREFIX)))
     return {number: read_sql(_PACKAGE, f"{_PREFIX}{number}") for number in sorted(numbers)}
 
 
@@ -45,7 +45,7 @@ def pending(target: str | os.PathLike[str] | Connection) -> list[str]:
     """The formats through which a file, or an open database, still has to go.
 
     Raises:
-        StoreFormat: it is somebody else's, or of a format that this release cannot read.
+        StoreFormat: it is no store, or of a format that this release cannot read.
     """
     if isinstance(target, str | os.PathLike):
         with closing(opened(os.fspath(target))) as connection:
@@ -54,7 +54,7 @@ def pending(target: str | os.PathLike[str] | Connection) -> list[str]:
 
 
 def migrate(target: str | os.PathLike[str] | Connection) -> list[str]:
-    """Bring a file to the format of this release, in one transaction. What it went through.
+    """Bring a file to the format of this release, in one transaction. Returns its steps.
 
     Nodes that run an older release must be stopped before.
 
@@ -68,8 +68,10 @@ def migrate(target: str | os.PathLike[str] | Connection) -> list[str]:
     todo = _pending(target)
     if not todo:
         return []
-    if todo[0] == min(formats()) or not target.filename:  # it is new: nobody owns it
+    # A file without tables has no owner, and neither has a store in memory.
+    if todo[0] == min(formats()) or not target.filename:
         return _apply(target)
+    # A node of an older release could go on with its own statements while the tables change.
     with OwnerLock(target.filename).kept_free(f"has to be brought to the {_name(todo[0])}"):
         return _apply(target)
 
@@ -81,7 +83,8 @@ def _name(number: int) -> str:
 def _apply(target: Connection) -> list[str]:
     known = formats()
     with transaction(target):
-        todo = _pending(target)  # again, now under the lock: another process may have been faster
+        # Again, now that no other process can write: another one may have been faster.
+        todo = _pending(target)
         for number in todo:
             target.execute(known[number])
             target.execute(
@@ -100,7 +103,10 @@ def _pending(connection: Connection) -> list[int]:
         return list(known)
     if "meta" not in tables or "units" not in tables:
         some = ", ".join(sorted(tables)[:3])
-        msg = f"{path} is a SQLite database, but no Perdure store (it has the tables {some}); name another file"
+        msg = (
+            f"{path} is a SQLite database, but no Perdure store (it has the tables {some}); "
+            "name another file"
+        )
         raise StoreFormat(msg)
     found = _format_of(connection, path)
     if found > max(known):

@@ -15,9 +15,9 @@ ROUND_MS = 60_000
 
 
 class Ownership:
-    """Whether this store object owns its file, and how it talks to the one that does.
+    """Whether this store object owns its file, and the line to the process that does.
 
-    A store in memory is its own owner: there is no other process.
+    A store in memory is its own owner, because no other process can have it.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Ownership:
         await self._server.start()
 
     async def count(self, scopes: Sequence[str], *, claimed: bool) -> None:
-        """Note scopes that were claimed or released; the last release gives the file up."""
+        """Note scopes that were claimed or released. The last release gives the file up."""
         if claimed:
             self._scopes.update(scopes)
             return
@@ -66,17 +66,19 @@ class Ownership:
             await self._give_up()
 
     async def _changed(self, unit: str, version: int) -> int:
-        while (now := await self._wait_change(unit, version, ROUND_MS)) == version:
-            pass
-        return now
+        # In rounds, because a wait has an end, and a watch of another process has none.
+        while True:
+            now = await self._wait_change(unit, version, ROUND_MS)
+            if now != version:
+                return now
 
     def tell(self, hint: Hint) -> None:
-        """Tell the owner, if it is another process, that a unit has mail."""
+        """Tell the owner, if it is another process, that a unit has messages."""
         if self._path != MEMORY and not self._lock.held:
             self._foreign().posted(hint)
 
     async def wait_change(self, unit: str, version: int, timeout_ms: int) -> bool:
-        """Ask the owner for a unit's next change; False when there is none."""
+        """Wait for a unit's next change by asking the owner. False: there is no owner."""
         return await self._foreign().wait_change(unit, version, timeout_ms)
 
     def _foreign(self) -> HintClient:
@@ -85,7 +87,9 @@ class Ownership:
         return self._client
 
     async def _give_up(self) -> None:
-        server, self._server = self._server, None
+        server = self._server
+        self._server = None
+        # The lock comes last: the next owner makes a socket of the same name as soon as it has it.
         try:
             if server is not None:
                 await server.close()
@@ -95,7 +99,8 @@ class Ownership:
     async def close(self) -> None:
         """Give up the file, and hang up."""
         self._scopes.clear()
-        client, self._client = self._client, None
+        client = self._client
+        self._client = None
         try:
             await self._give_up()
         finally:
@@ -103,7 +108,8 @@ class Ownership:
                 await client.close()
 
     def forked(self) -> None:
-        """Own nothing, and know nobody, in a forked child."""
+        """Own nothing, and know no owner, in a forked child."""
         self._lock.forked()
         self._scopes.clear()
-        self._server = self._client = None
+        self._server = None
+        self._client = None

@@ -1,4 +1,7 @@
-"""The places of messages in a SQLite store: numbers that only grow, over all inboxes, and are never given twice."""
+"""The places of messages in a SQLite store.
+
+They are numbers that only grow, over all inboxes. None is given twice.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,13 @@ _WRITE_LAST = _SQL["write_last_place"]
 
 
 class Places:
-    """Gives places within transactions. The last one stands in a row, which is written once per transaction.
+    """Gives places within transactions.
 
-    The row is not left to AUTOINCREMENT: which numbers that skips when a message stands in the inbox already is
-    SQLite's business, and another store could not give the same ones.
+    The last one stands in a row, which is written once per transaction.
     """
+
+    # AUTOINCREMENT would not do. It may skip numbers for a message that stands in the inbox
+    # already, and another store could not give the same ones.
 
     def __init__(self, connection: Connection) -> None:
         """Read nothing yet."""
@@ -24,12 +29,19 @@ class Places:
         self._written: int | None = None
 
     def forget(self) -> None:
-        """Read the row again: another connection may have written it, or the transaction was rolled back."""
-        self._last = self._written = None
+        """Read the row again.
+
+        Another connection may have written it, or the transaction was rolled back.
+        """
+        self._last = None
+        self._written = None
 
     def next(self) -> int:
         """A place behind all that were given before."""
-        self._last = (self._read() if self._last is None else self._last) + 1
+        last = self._last
+        if last is None:
+            last = self._read()
+        self._last = last + 1
         return self._last
 
     def _read(self) -> int:

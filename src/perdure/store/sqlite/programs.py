@@ -56,16 +56,19 @@ def run_statements(connection: Connection, commit: Commit) -> None:
     Raises:
         StatementError: one of them is refused; it says which.
     """
-    connection.authorizer = _allow
+    # Only for as long as they run: the store's own statements may do all of it.
+    connection.set_authorizer(_allow)
     try:
         for number, statement in enumerate(commit.sql):
             try:
+                # Rows of a SELECT mean nothing here, but its errors do.
                 for _ in connection.execute(statement.sql, tuple(statement.values)):
-                    pass  # rows of a SELECT mean nothing here, but its errors do
+                    pass
+            # These say that the disk or the file is at fault, and not the statement.
             except BATCH_ERRORS:
-                raise  # the disk or the file, and not the statement
+                raise
             except (apsw.Error, TypeError, ValueError, OverflowError) as error:
                 why = f"{type(error).__name__}: {error}"
                 raise StatementError(commit, SqlRefused(number, why)) from error
     finally:
-        connection.authorizer = None
+        connection.set_authorizer(None)

@@ -1,7 +1,7 @@
 """Readers of a SQLite file: a few threads with a connection each, beside the writer.
 
-In WAL mode a reader sees everything that was committed before it began, and neither waits for the writer nor delays
-it. Each read is one short transaction, so that checkpoints proceed.
+In WAL mode a reader sees everything that was committed before it began. It neither waits for the
+writer nor delays it. Each read is one short transaction, so that checkpoints proceed.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ class FileReader:
             return await asyncio.get_running_loop().run_in_executor(
                 self._pool, self._read, function
             )
-        except RuntimeError as error:  # the pool was shut down
+        # A pool that was shut down says it in this way.
+        except RuntimeError as error:
             msg = f"the store {self._path} is closed"
             raise StoreUnavailable(msg) from error
 
@@ -90,7 +91,12 @@ class FileReader:
 
     def _snapshot(self, function: Callable[[Connection], T]) -> T:
         with explained(self._path):
-            connection = self._open() if self._idle.empty() else self._idle.get()
+            # Another thread may take the last idle one in between. Then this one waits for its
+            # return.
+            if self._idle.empty():
+                connection = self._open()
+            else:
+                connection = self._idle.get()
             try:
                 connection.execute("BEGIN")
                 try:
@@ -103,7 +109,8 @@ class FileReader:
     def _open(self) -> Connection:
         connection = connect(self._guard.path, self._options, reader=True)
         try:
-            self._guard.check()  # again: it was opened by its name, which may mean another file by now
+            # Again, because it was opened by its name, which may mean another file by now.
+            self._guard.check()
         except BaseException:
             connection.close()
             raise
@@ -112,7 +119,8 @@ class FileReader:
     def close(self) -> None:
         """Wait for reads that run, then close the connections."""
         self._pool.shutdown(wait=True)
-        with ExitStack() as stack:  # each, whatever the one before says
+        # Each is closed, whatever becomes of the one before.
+        with ExitStack() as stack:
             while not self._idle.empty():
                 stack.callback(self._idle.get().close)
 

@@ -1,4 +1,10 @@
-"""What a SQLite store can be asked, as functions of a connection that is inside a transaction."""
+"""Reads of a SQLite store, as functions of a connection that is inside a transaction.
+
+Statements stand in `sql/loads.sql`, except those of lists. A list has a condition for each filter
+that is given, and SQLite has to see which ones: a statement with all filters, such as `?1 IS NULL
+OR status = ?1`, would use no index. So the statements of lists are composed here, from texts of
+this module and with all values as parameters.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +12,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 from perdure.errors import UsageError
-from perdure.kernel.data.commit import ExecutionRow, JournalChunk, KvEntry, StatePart, Task
+from perdure.kernel.data.commit import (
+    ExecutionRow,
+    JournalChunk,
+    KvEntry,
+    StatePart,
+    Task,
+    UnitRow,
+)
+from perdure.kernel.data.message import Message
 from perdure.ports.store import (
     Counts,
     DeadLetter,
@@ -27,7 +41,6 @@ from perdure.ports.store import (
 )
 from perdure.ports.where import Where
 from perdure.store.page import check_limit, key_of, page_of, place_of
-from perdure.store.sqlite.apply import ids_json
 from perdure.store.sqlite.attributes import found_units, is_equal, leading, of_unit
 from perdure.store.sqlite.columns import (
     UNIT_COLUMNS,
@@ -36,7 +49,7 @@ from perdure.store.sqlite.columns import (
     run_of,
     unit_of,
 )
-from perdure.store.sqlite.connection import Connection, Values
+from perdure.store.sqlite.connection import Connection, Values, ids_json
 from perdure.store.sqlite.counts import counts, queues, totals
 from perdure.store.sqlite.places import READ_LAST
 from perdure.store.statements import statements
@@ -53,31 +66,40 @@ _WIDTH = len(UNIT_FIELDS)
 def load(connection: Connection, units: Sequence[str]) -> list[Loaded]:
     """Units as stored."""
     asked = (ids_json(units),)
-    found = {unit: Loaded(unit) for unit in units}
+    rows: dict[str, Values] = {}
     for values in connection.execute(SQL["load_units"], asked):
-        loaded = found[values[0]]
-        loaded.row, loaded.version = unit_of(values), values[_WIDTH]
+        rows[values[0]] = values
+    inboxes: dict[str, list[Message]] = {unit: [] for unit in units}
+    places: dict[str, Values] = {}
+    for values in connection.execute(SQL["load_inbox"], asked):
+        message = message_of(values[:-1])
+        inboxes[message.to].append(message)
+        places[message.to] = values[-1:]
+    found: dict[str, Loaded] = {}
+    for unit in units:
+        place: str | None = None
+        if unit in places:
+            place = place_of(places[unit])
+        version = 0
+        row: UnitRow | None = None
+        if unit in rows:
+            version = rows[unit][_WIDTH]
+            row = unit_of(rows[unit])
+        found[unit] = Loaded(unit, version, row, inbox=inboxes[unit], place=place)
     for values in connection.execute(SQL["load_journal"], asked):
         found[values[0]].journal.append(JournalChunk(*values[1:]))
     for values in connection.execute(SQL["load_kv"], asked):
         found[values[0]].kv.append(KvEntry(*values[1:]))
-    places: dict[str, Values] = {}
-    for row in connection.execute(SQL["load_inbox"], asked):
-        message = message_of(row[:-1])
-        loaded = found[message.to]
-        loaded.inbox.append(message)
-        places[message.to] = row[-1:]
     for values in connection.execute(SQL["load_tasks"], asked):
         task = Task(*values)
         found[task.unit].tasks.append(task)
-    for unit, place in places.items():
-        found[unit].place = place_of(place)
     for unit, part, data, version in connection.execute(SQL["load_state"], asked):
         found[unit].state.append(StatePart(part, data, version))
     has_runs = False
     for values in connection.execute(SQL["load_runs"], asked):
         has_runs = True
         found[values[0]].runs.append(run_of(values[1:]))
+    # Few units have runs beside their own, and their journals come behind those of the units.
     if has_runs:
         for values in connection.execute(SQL["load_run_journals"], asked):
             found[values[0]].journal.append(JournalChunk(*values[1:]))
@@ -89,7 +111,7 @@ def versions(connection: Connection, units: Sequence[str]) -> dict[str, int]:
     return dict(connection.execute(SQL["versions"], (ids_json(units),)))
 
 
-# ---------------------------------------------------------------- mail
+# ---------------------------------------------------------------- messages
 
 
 def inbox(connection: Connection, unit: str, after: str | None, limit: int) -> InboxPart:
@@ -97,22 +119,23 @@ def inbox(connection: Connection, unit: str, after: str | None, limit: int) -> I
     check_limit(limit)
     (start,) = key_of(after, tuple[int]) or (0,)
     rows = list(connection.execute(SQL["inbox"], (unit, start, limit)))
-    return InboxPart(
-        [message_of(row[:-1]) for row in rows], place_of(rows[-1][-1:]) if rows else after
-    )
+    if not rows:
+        return InboxPart([], after)
+    return InboxPart([message_of(row[:-1]) for row in rows], place_of(rows[-1][-1:]))
 
 
 def arrivals(
     connection: Connection, scopes: Sequence[str], after: str | None, limit: int
 ) -> Page[str]:
-    """Units of these scopes for which mail has come behind a place, and still waits."""
+    """Units of these scopes with messages that came behind a place, and still wait."""
     check_limit(limit)
     now = connection.execute(READ_LAST).get
     if after is None:
         return Page([], place_of((now,)))
     (start,) = key_of(after, tuple[int]) or (0,)
+    # An idle node asks every few seconds, and nothing has come.
     if now <= start:
-        return Page([], after)  # an idle node asks every few seconds, and nothing has come
+        return Page([], after)
     found: dict[str, None] = {}
     for position, unit in connection.execute(SQL["arrivals"], (start, ids_json(scopes))):
         found[unit] = None
@@ -124,28 +147,30 @@ def arrivals(
 # ---------------------------------------------------------------- wakes
 
 _BEFORE_ALL = -(1 << 62)
+"""A time and a place before all others. None would not do: in SQL nothing is greater than NULL."""
 
 
 def wakes(
     connection: Connection, scopes: Sequence[str], until: int, after: str | None, limit: int
 ) -> Page[Wake]:
-    """Units that are due, have visible mail, or have an expired task lease; by scope and time."""
+    """Units that are due, have visible messages, or an expired lease, by scope and time."""
     check_limit(limit)
     start = key_of(after, tuple[str, int, str])
     found: list[tuple[str, int, str]] = []
     result: dict[str, Wake] = {}
     for scope in sorted(set(scopes)):
-        if start is not None and scope < start[0]:
-            continue
-        at, unit = start[1:] if start is not None and scope == start[0] else (_BEFORE_ALL, "")
-        values = {
-            "scope": scope,
-            "until": until,
-            "at": at,
-            "unit": unit,
-            "limit": limit + 1 - len(found),
-        }
+        at = _BEFORE_ALL
+        unit = ""
+        if start is not None:
+            if scope < start[0]:
+                continue
+            if scope == start[0]:
+                _, at, unit = start
+        # One more than fits, which says that there is another page.
+        room = limit + 1 - len(found)
+        values = {"scope": scope, "until": until, "at": at, "unit": unit, "limit": room}
         for at, unit, suspect, has_messages in connection.execute(SQL["wakes"], values):
+            # The first of several times of a unit is when it needed its owner.
             if len(found) < limit:
                 result.setdefault(unit, Wake(unit, at, suspect, bool(has_messages)))
             found.append((scope, at, unit))
@@ -167,7 +192,7 @@ def answer(connection: Connection, query: Query[T]) -> Page[T]:
     """Answer a query.
 
     Raises:
-        UsageError: the limit or the place is none, or the query is of a kind that this store does not know.
+        UsageError: the limit or the place is none, or this store does not know such queries.
     """
     check_limit(query.limit)
     handler = _HANDLERS.get(type(query))
@@ -195,13 +220,21 @@ class Filter:
         self.terms: list[str] = ["1"]
         self.values: list[Any] = []
 
+    def __str__(self) -> str:
+        """What stands behind WHERE."""
+        return " AND ".join(self.terms)
+
     def add(self, term: str, *values: Any) -> None:
         """Add a condition."""
         self.terms.append(term)
         self.values += values
 
+    def bind(self, values: Sequence[Any]) -> None:
+        """Add values that stand in front of those of the conditions."""
+        self.values[:0] = values
+
     def one_of(self, column: str, values: tuple[str, ...]) -> None:
-        """Add a condition that a column has one of the values; none does not filter."""
+        """Add a condition that a column has one of the values. Without values there is none."""
         if values:
             self.add(f"{column} IN ({', '.join('?' * len(values))})", *values)
 
@@ -218,12 +251,9 @@ def units_sql(query: Units) -> tuple[str, list[Any]]:
     where.one_of("id", query.ids)
     where.one_of("reason", query.reasons)
     if query.id_prefix is not None:
-        where.add(
-            "id >= ? AND substr(id, 1, ?) = ?",
-            query.id_prefix,
-            len(query.id_prefix),
-            query.id_prefix,
-        )
+        # LIKE would need escapes for the prefix, and does not tell capitals from small ones.
+        prefix = query.id_prefix
+        where.add("id >= ? AND substr(id, 1, ?) = ?", prefix, len(prefix), prefix)
     if query.parent is not None:
         where.add("parent_unit = ?", query.parent)
     if query.created_after is not None:
@@ -235,10 +265,11 @@ def units_sql(query: Units) -> tuple[str, list[Any]]:
     if query.closed_before is not None:
         where.add("closed_at < ?", query.closed_before)
     # A damaged row may have anything as its time, and must not hide those that come after it.
-    if (start := key_of(query.after, tuple[int | float | str, str])) is not None:
+    start = key_of(query.after, tuple[int | float | str, str])
+    if start is not None:
         where.add(f"({newest_first.replace(' DESC', '')}) < (?, ?)", *start)
     sql = (
-        f"SELECT {UNIT_COLUMNS}, version FROM {source} WHERE {' AND '.join(where.terms)}"  # noqa: S608 - no input
+        f"SELECT {UNIT_COLUMNS}, version FROM {source} WHERE {where}"  # noqa: S608 - no input
         f" ORDER BY {newest_first} LIMIT ?"
     )
     return sql, where.values
@@ -254,37 +285,37 @@ def _units(connection: Connection, query: Units) -> Page[UnitView]:
 
 
 def _with_attributes(where: Filter, conditions: Sequence[Where]) -> tuple[str, str]:
-    """Add conditions on search attributes; the tables to read, and what stands for the order of creation.
+    """Add conditions on search attributes. Returns the tables to read, and the order of creation.
 
-    Asked for one value, the index has the units in that order, and a page costs what it holds. Else all units that
-    the first condition gives are sorted.
+    When one value is asked for, the index has the units in that order, and a page costs what it
+    holds. Otherwise all units that the first condition gives are sorted.
     """
     first, others = leading(conditions)
     found, values = found_units(first)
-    where.values += values
+    where.bind(values)
     for condition in others:
         for term, more in of_unit(condition):
             where.add(term, *more)
-    order = "found.created DESC, found.unit DESC" if is_equal(first) else "created_at DESC, id DESC"
-    return f"{found} CROSS JOIN units ON units.id = found.unit", order
+    # CROSS JOIN has SQLite read the index first, in its order.
+    source = f"{found} CROSS JOIN units ON units.id = found.unit"
+    if is_equal(first):
+        return source, "found.created DESC, found.unit DESC"
+    return source, "created_at DESC, id DESC"
 
 
 def _journal(connection: Connection, query: Journal) -> Page[JournalChunk]:
+    def view(row: Values) -> tuple[Values, JournalChunk]:
+        return row[:2], JournalChunk(*row)
+
     start = key_of(query.after, tuple[int, int])
-    execution = query.execution or _current(connection, query)
+    # All pages of a list show one execution, also when the next one has begun meanwhile.
     if start is not None:
-        execution = start[
-            0
-        ]  # the pages of one list show one execution, also when the next one began meanwhile
-    first = start[1] if start is not None else _BEFORE_ALL
+        execution, first = start
+    else:
+        execution = query.execution or _current(connection, query)
+        first = _BEFORE_ALL
     values = (query.unit, query.run, execution, first)
-    return _page(
-        connection,
-        SQL["journal"],
-        values,
-        query.limit,
-        lambda row: ((row[0], row[1]), JournalChunk(*row)),
-    )
+    return _page(connection, SQL["journal"], values, query.limit, view)
 
 
 def _current(connection: Connection, query: Journal) -> int:
@@ -297,53 +328,52 @@ def _current(connection: Connection, query: Journal) -> int:
 
 
 def _executions(connection: Connection, query: Executions) -> Page[ExecutionRow]:
+    def view(row: Values) -> tuple[Values, ExecutionRow]:
+        return row[:1], ExecutionRow(*row)
+
     start = key_of(query.after, tuple[int]) or (_BEFORE_ALL,)
-    return _page(
-        connection,
-        SQL["executions"],
-        (query.unit, query.run, *start),
-        query.limit,
-        lambda row: ((row[0],), ExecutionRow(*row)),
-    )
+    values = (query.unit, query.run, *start)
+    return _page(connection, SQL["executions"], values, query.limit, view)
 
 
 def _kv(connection: Connection, query: KvEntries) -> Page[tuple[str, bytes]]:
+    def view(row: Values) -> tuple[Values, tuple[str, bytes]]:
+        key, value = row
+        return (key,), (key, value)
+
     start = key_of(query.after, tuple[str])
     where = Filter()
+    # A deleted key without a value stays for replay only.
     where.add("unit = ? AND value IS NOT NULL", query.unit)
     where.one_of("key", query.keys)
     if start is not None:
         where.add("key > ?", *start)
-    sql = f"SELECT key, value FROM kv WHERE {' AND '.join(where.terms)} ORDER BY key LIMIT ?"  # noqa: S608 - no input
-    return _page(
-        connection, sql, where.values, query.limit, lambda row: ((row[0],), (row[0], row[1]))
-    )
+    sql = f"SELECT key, value FROM kv WHERE {where} ORDER BY key LIMIT ?"  # noqa: S608 - no input
+    return _page(connection, sql, where.values, query.limit, view)
 
 
-def _inbox(connection: Connection, query: Inbox) -> Page[Any]:
+def _inbox(connection: Connection, query: Inbox) -> Page[Message]:
+    def view(row: Values) -> tuple[Values, Message]:
+        return row[-1:], message_of(row[:-1])
+
     start = key_of(query.after, tuple[int]) or (_BEFORE_ALL,)
-    return _page(
-        connection,
-        SQL["inbox"],
-        (query.unit, *start),
-        query.limit,
-        lambda row: (row[-1:], message_of(row[:-1])),
-    )
+    return _page(connection, SQL["inbox"], (query.unit, *start), query.limit, view)
 
 
 def _dead_letters(connection: Connection, query: DeadLetters) -> Page[DeadLetter]:
+    def view(row: Values) -> tuple[Values, DeadLetter]:
+        return row[:2], DeadLetter(*row)
+
     where = Filter()
     if query.unit is not None:
         where.add("unit = ?", query.unit)
-    if (start := key_of(query.after, tuple[str, bytes])) is not None:
+    start = key_of(query.after, tuple[str, bytes])
+    if start is not None:
         where.add("(unit, message) > (?, ?)", *start)
-    sql = (
-        "SELECT unit, message, kind, sender, at, expires_at FROM dead_letters"  # noqa: S608 - no input
-        f" WHERE {' AND '.join(where.terms)} ORDER BY unit, message LIMIT ?"
-    )
-    return _page(
-        connection, sql, where.values, query.limit, lambda row: (row[:2], DeadLetter(*row))
-    )
+    columns = "unit, message, kind, sender, at, expires_at"
+    source = f"dead_letters WHERE {where}"
+    sql = f"SELECT {columns} FROM {source} ORDER BY unit, message LIMIT ?"  # noqa: S608 - no input
+    return _page(connection, sql, where.values, query.limit, view)
 
 
 _HANDLERS: dict[type[Query[Any]], Callable[[Connection, Any], Page[Any]]] = {

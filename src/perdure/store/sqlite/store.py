@@ -1,7 +1,8 @@
 """The store in a SQLite file (or in SQLite's memory): one writer thread, a few readers.
 
-One process owns the file: it claims scopes and commits, and holds an OS lock that the kernel releases when the
-process dies. Other processes may open the file meanwhile; they read, post messages, and wait for changes.
+One process owns the file: it claims scopes and commits, and holds an OS lock that the kernel
+releases when the process dies. Other processes may open the file meanwhile. They read, post
+messages, and wait for changes.
 """
 
 from __future__ import annotations
@@ -51,19 +52,19 @@ from perdure.store.sqlite.lock import holder_of, is_owned
 from perdure.store.sqlite.owner import Ownership
 from perdure.store.sqlite.reader import FileReader, Reader, WriterReader
 from perdure.store.sqlite.writer import Call, Writer
-from perdure.store.watch import Watchers, wait_for_change
+from perdure.store.watch import Waiter, Watchers, wait_for_change
 
 T = TypeVar("T")
 
 logger = logging.getLogger("perdure.store")
 
 _CLAIM_AGAIN_S = 1.0
-"""How long a standby that owns its file waits before it tries to write to it again."""
+"""How long a standby that owns its file waits before it tries to write to the file again."""
 
 UNOWNED_LOOK_MS = 250
 """How often a waiting process looks at a file that no process owns."""
 FOREIGN_LOOK_MS = 5_000
-"""The same, while the owner's socket answers: only in case that a hint was lost."""
+"""The same, while the owner's socket answers. A hint may have been lost."""
 
 
 def _absolute(path: str) -> str:
@@ -71,7 +72,10 @@ def _absolute(path: str) -> str:
 
 
 class SQLiteStore:
-    """A store in a SQLite file. Structs that are handed to `commit` must not be changed until it answers."""
+    """A store in a SQLite file.
+
+    Structs that are handed to `commit` must not be changed until it answers.
+    """
 
     def __init__(
         self,
@@ -81,9 +85,12 @@ class SQLiteStore:
         limits: StoreLimits = DEFAULT_LIMITS,
         clock: Clock | None = None,
     ) -> None:
-        """Name the file; `async with` opens it, and creates it if need be."""
+        """Name the file. `async with` opens it, and creates it if need be."""
         self.path = path
-        self._file = path if path == MEMORY else _absolute(path)  # a program may change its folder
+        self._file = path
+        # A program may change its folder.
+        if path != MEMORY:
+            self._file = _absolute(path)
         self._options = options or Options()
         self._limits = limits
         self._clock = clock or SystemClock()
@@ -104,16 +111,16 @@ class SQLiteStore:
 
     @property
     def info(self) -> StoreInfo:
-        """Identity, format, shard count and capabilities; known once the store is open."""
+        """Identity, format, shard count and capabilities. They are known once the store is open."""
         if self._info is None:
             raise self._closed()
         return self._info
 
     def _name(self) -> str:
         """The path as it was given, while it still means the same file."""
-        return (
-            self.path if self.path == MEMORY or _absolute(self.path) == self._file else self._file
-        )
+        if self.path == MEMORY or _absolute(self.path) == self._file:
+            return self.path
+        return self._file
 
     def _closed(self) -> StoreUnavailable:
         if self._forked:
@@ -133,9 +140,9 @@ class SQLiteStore:
             StoreError: naming the file, what is wrong with it, and the remedy.
         """
         name = self._name()
-        connection, info = await asyncio.to_thread(
-            open_database, name, self._options, uuid.uuid4().hex
-        )
+        # On a thread, because the disk may be slow and another program may hold the file.
+        new_id = uuid.uuid4().hex
+        connection, info = await asyncio.to_thread(open_database, name, self._options, new_id)
         self._info = msgspec.structs.replace(info, dedupe_ms=self._limits.dedupe_ms)
         if self.path == MEMORY:
             self._writer = Writer(
@@ -155,8 +162,14 @@ class SQLiteStore:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Write what is waiting, and close the file. Each step is done, whatever becomes of the others."""
-        writer, reader, self._writer, self._reader = self._writer, self._reader, None, None
+        """Write what is waiting, and close the file."""
+        writer = self._writer
+        reader = self._reader
+        # First of all, so that nothing more is submitted to what is being closed.
+        self._writer = None
+        self._reader = None
+        # Each part is closed, whatever becomes of the others. The last one that is pushed goes
+        # first.
         async with AsyncExitStack() as stack:
             if writer is not None:
                 stack.push_async_callback(asyncio.to_thread, writer.close)
@@ -167,16 +180,24 @@ class SQLiteStore:
             stack.callback(self._bell.close)
 
     def forked(self) -> None:
-        """Be closed, in a forked child: its parent's connections and threads are of no use there."""
+        """Be closed, in a forked child."""
+        # The parent's connections and threads are of no use there.
         for part in (self._writer, self._reader):
             if part is not None:
                 part.forked()
-        self._forked, self._writer, self._reader = True, None, None
+        self._forked = True
+        self._writer = None
+        self._reader = None
         self._owner.forked()
 
     async def owner(self) -> str | None:
-        """The process that owns the file now, for people: "process 4242 (node 6cc33b6a)". None if there is none."""
-        if self.path == MEMORY or not await asyncio.to_thread(is_owned, self._file):
+        """The process that owns the file now, for people: "process 4242 (node 6cc33b6a)".
+
+        None: there is none.
+        """
+        if self.path == MEMORY:
+            return None
+        if not await asyncio.to_thread(is_owned, self._file):
             return None
         return str(holder_of(self._file))
 
@@ -194,11 +215,15 @@ class SQLiteStore:
         try:
             return await self._reader.read(function)
         except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
-            msg = f"{self.path} holds a row that cannot be read ({error}); stop the node and restore a backup"
+            msg = (
+                f"{self.path} holds a row that cannot be read ({error}); "
+                "stop the node and restore a backup"
+            )
             raise StoreFormat(msg) from error
 
     async def _write(self, function: Callable[[Connection], T]) -> T:
-        result: T = (await self._writing().submit([Call(function)]))[0]
+        result: T
+        (result,) = await self._writing().submit([Call(function)])
         return result
 
     async def now(self) -> int:
@@ -206,10 +231,12 @@ class SQLiteStore:
         return self._clock.now_ms()
 
     async def claim(self, scopes: Sequence[str], owner: Incarnation) -> Mapping[str, Claim]:
-        """Take scopes over. A standby waits for a file that cannot be written, as it does for its owner.
+        """Take scopes over.
+
+        A standby waits for a file that cannot be written, as it does for an owner.
 
         Raises:
-            StoreLocked: another process owns the file; the message names it.
+            StoreLocked: another process owns the file. The message names it.
         """
         self._writing()
         await self._owner.take(owner.id)
@@ -231,7 +258,9 @@ class SQLiteStore:
     ) -> Mapping[str, Claim]:
         while True:
             await asyncio.sleep(_CLAIM_AGAIN_S)
-            self._writing()  # nobody waits for a store that was closed meanwhile
+            # Raises when the store was closed meanwhile.
+            self._writing()
+            # The disk is still full or away. The first refusal was logged.
             with suppress(StoreUnavailable):
                 return await self._write_claim(scopes, owner)
 
@@ -242,11 +271,16 @@ class SQLiteStore:
         return scopes
 
     def commit(self, batch: Sequence[Commit]) -> asyncio.Future[list[Verdict]]:
-        """Make commits durable, with whatever else is waiting to be written; they are on their way already."""
+        """Make commits durable, together with whatever else is waiting to be written.
+
+        They are on their way when this returns, even if the future is never awaited.
+        """
+        # The usual way, without the frames of the checks: each turn commits.
         if self._writer is not None and not self._options.read_only:
             return self._writer.submit(batch)
         try:
             return self._writing().submit(batch)
+        # Raised where it is awaited, as by the other stores.
         except (StoreUnavailable, UsageError) as error:
             refused: asyncio.Future[list[Verdict]] = asyncio.get_running_loop().create_future()
             refused.set_exception(error)
@@ -258,7 +292,8 @@ class SQLiteStore:
         if not batch:
             return []
         posted = self._writing().submit(batch)
-        posted.add_done_callback(partial(self._ring, batch))  # also when our caller is cancelled
+        # The bell rings and the batch is written also when the caller is cancelled.
+        posted.add_done_callback(partial(self._ring, batch))
         return await asyncio.shield(posted)
 
     def _ring(self, batch: Sequence[Message], posted: asyncio.Future[list[Posted]]) -> None:
@@ -279,13 +314,13 @@ class SQLiteStore:
         return await self._read(lambda connection: reads.inbox(connection, unit, after, limit))
 
     async def arrivals(self, scopes: Sequence[str], after: str | None, limit: int) -> Page[str]:
-        """Units of these scopes for which mail has come behind a place, and still waits."""
+        """Units of these scopes with messages that came behind a place, and still wait."""
         return await self._read(lambda connection: reads.arrivals(connection, scopes, after, limit))
 
     async def wakes(
         self, scopes: Sequence[str], until: int, after: str | None, limit: int
     ) -> Page[Wake]:
-        """Units that are due, have visible mail, or have an expired task lease; by scope and time."""
+        """Units that are due, have visible messages, or an expired lease, by scope and time."""
         return await self._read(
             lambda connection: reads.wakes(connection, scopes, until, after, limit)
         )
@@ -303,7 +338,7 @@ class SQLiteStore:
         at: int,
         match: TaskMatch = ANY_TASK,
     ) -> list[Task]:
-        """Lease tasks that nobody has had yet."""
+        """Lease tasks that wait for a worker."""
         return await self._write(
             lambda connection: tasks.lease(connection, queue, worker, limit, lease_ms, at, match)
         )
@@ -313,7 +348,7 @@ class SQLiteStore:
         return await self._write(lambda connection: tasks.renew(connection, renewals, at))
 
     async def sweep(self, fences: Sequence[Fence], at: int, limit: int) -> Swept:
-        """Remove expired answers, tombstones and dead letters; bury undelivered messages."""
+        """Remove expired answers, tombstones and dead letters, and bury undelivered messages."""
         return await self._write(
             lambda connection: sweeping.sweep(connection, fences, at, limit, self._limits)
         )
@@ -323,41 +358,48 @@ class SQLiteStore:
         return await self._read(lambda connection: reads.answer(connection, query))
 
     async def _version(self, unit: str) -> int:
-        return (await self._read(lambda connection: reads.versions(connection, [unit]))).get(
-            unit, 0
-        )
+        found = await self._read(lambda connection: reads.versions(connection, [unit]))
+        return found.get(unit, 0)
 
     async def wait_change(self, unit: str, version: int, timeout_ms: int) -> int:
         """Wait until the unit has another version than `version`, or the time is up.
 
-        In the owning process a commit wakes it; in others the owner's socket does, and while no owner answers the
-        file is looked at every 250 ms.
+        In the owning process a commit ends the wait. In others the owner's socket does. While no
+        owner answers the file is looked at every 250 ms.
         """
-        deadline = asyncio.get_running_loop().time() + timeout_ms / 1000
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_ms / 1000
         while True:
+            # Watched before the look at the version, so that no commit falls between the two.
             with self._watchers.watch(unit) as waiter:
-                if (known := await self._version(unit)) != version:
-                    return known
-                left_ms = math.ceil((deadline - asyncio.get_running_loop().time()) * 1000)
-                if left_ms <= 0:
+                known = await self._version(unit)
+                left_ms = math.ceil((deadline - loop.time()) * 1000)
+                if known != version or left_ms <= 0:
                     return known
                 if self.path == MEMORY or self._owner.held:
                     changed = await wait_for_change(waiter, left_ms)
                     if changed is not None:
                         return changed
-                elif not await self._owner.wait_change(
-                    unit, version, min(left_ms, FOREIGN_LOOK_MS)
-                ):
-                    await wait_for_change(waiter, min(left_ms, UNOWNED_LOOK_MS))
+                else:
+                    await self._wait_for_foreign_change(waiter, unit, version, left_ms)
+
+    async def _wait_for_foreign_change(
+        self, waiter: Waiter, unit: str, version: int, left_ms: int
+    ) -> None:
+        """Wait until it is time to look at the file again."""
+        if await self._owner.wait_change(unit, version, min(left_ms, FOREIGN_LOOK_MS)):
+            return
+        # No process owns the file, or this one has become its owner meanwhile.
+        await wait_for_change(waiter, min(left_ms, UNOWNED_LOOK_MS))
 
     def hints(self) -> AsyncIterator[Hint]:
-        """Ids of units that got mail by `post`, here or in another process."""
+        """Units that got messages by `post`, here or in another process."""
         return self._bell.listen()
 
     async def inspect(self, sql: str) -> list[tuple[object, ...]]:
-        """The rows of a query on the writing connection, for people; it must not change anything."""
+        """The rows of a query on the writing connection, for people. It must change nothing."""
         return await self._write(lambda connection: list(connection.execute(sql)))
 
     async def dump(self) -> Rows:
-        """Everything, by table, sorted: comparable between stores."""
+        """All rows by table, sorted: comparable between stores."""
         return await self._read(dump)

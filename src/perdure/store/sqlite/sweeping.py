@@ -1,7 +1,7 @@
-"""Sweeping SQLite tables: what `memory.rows` does to dictionaries, inside an open transaction.
+"""Sweeping SQLite tables, inside an open transaction. `memory.rows` does the same to dictionaries.
 
-A node sweeps every minute, and nobody else writes meanwhile, so a sweep must cost what it removes: each query walks an
-index from the oldest row on, in one scope, and stops at the limit.
+A node sweeps every minute, and no other write runs meanwhile. So a sweep must cost what it removes:
+each query walks an index from the oldest row on, in one scope, and stops at the limit.
 """
 
 from __future__ import annotations
@@ -25,15 +25,17 @@ def _oldest(
 ) -> list[Values]:
     """The keys of the oldest rows of all scopes."""
     found: list[Values] = []
+    # Each scope by itself, because an index that begins with the scope has the order of one only.
     for scope in scopes:
         found += connection.execute(sql, {"scope": scope, "at": at, "limit": limit})
+    # The first column is the time by which they are sorted.
     return [values[1:] for values in sorted(found)[:limit]]
 
 
 def sweep(
     connection: Connection, fences: Sequence[Fence], at: int, limit: int, limits: StoreLimits
 ) -> Swept:
-    """Remove what has expired, oldest first, at most `limit` rows; bury undelivered messages."""
+    """Remove at most `limit` expired rows, oldest first, and bury undelivered messages."""
     removed = 0
     scopes = sorted(set(held_scopes(connection, fences)))
     for table in EXPIRING:
@@ -43,8 +45,8 @@ def sweep(
     messages = _oldest(
         connection, SQL["undelivered"], scopes, at - limits.undelivered_ms, limit - removed
     )
-    connection.executemany(
-        SQL["bury"], [(*message, at + limits.dead_letter_ms) for message in messages]
-    )
+    # `bury` copies the rows of the inbox, so they are removed behind it.
+    until = at + limits.dead_letter_ms
+    connection.executemany(SQL["bury"], [(*message, until) for message in messages])
     connection.executemany(SQL["drop_message"], messages)
     return Swept(removed + len(messages), [unit for unit, _ in messages])

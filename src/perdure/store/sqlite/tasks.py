@@ -1,4 +1,7 @@
-"""Tasks and claims on SQLite tables: what `memory.rows` does to dictionaries, inside an open transaction."""
+"""Tasks and claims on SQLite tables, inside an open transaction.
+
+The same is done to dictionaries by `memory.rows`.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,7 @@ import msgspec
 from perdure.kernel.data.commit import Fence, Task
 from perdure.ports.store import Claim, Incarnation, Renewal, TaskMatch
 from perdure.store.derived import token_of
-from perdure.store.sqlite.apply import ids_json
-from perdure.store.sqlite.connection import Connection
+from perdure.store.sqlite.connection import Connection, Values, ids_json
 from perdure.store.statements import statements
 
 SCOPES = statements("perdure.store.sqlite", "scopes")
@@ -20,14 +22,10 @@ TASKS = statements("perdure.store.sqlite", "tasks")
 
 def claim(connection: Connection, scopes: Sequence[str], owner: Incarnation) -> dict[str, Claim]:
     """Take scopes over."""
-    held = {
-        scope: (epoch, bool(clean))
-        for scope, epoch, clean in connection.execute(SCOPES["find_scopes"], (ids_json(scopes),))
-    }
-    claims: dict[str, Claim] = {}
-    for scope in scopes:
-        epoch, clean = held.get(scope, (0, True))
-        claims[scope] = Claim(epoch + 1, clean)
+    # A scope that was never claimed has no row. Nobody has left it in disorder.
+    claims = {scope: Claim(1, clean=True) for scope in scopes}
+    for scope, epoch, clean in connection.execute(SCOPES["find_scopes"], (ids_json(scopes),)):
+        claims[scope] = Claim(epoch + 1, bool(clean))
     rows = [(scope, claim.epoch, owner.node, owner.id, False) for scope, claim in claims.items()]
     connection.executemany(SCOPES["set_scope"], rows)
     return claims
@@ -55,18 +53,25 @@ def lease(
     at: int,
     match: TaskMatch,
 ) -> list[Task]:
-    """Lease tasks that nobody has had yet and that the worker can take, oldest first."""
-    names = None if match.names is None else ids_json(match.names)
+    """Lease tasks that no worker has had yet and that this one can take, oldest first."""
+    names: str | None = None
+    if match.names is not None:
+        names = ids_json(match.names)
     values = (queue, at, names, ids_json(match.tags), limit)
-    found = [Task(*row) for row in connection.execute(TASKS["find_waiting"], values)]
-    for task in found:
-        task.worker, task.token, task.expires_at = worker, token_of(task, worker, at), at + lease_ms
-    rows = [
-        (t.worker, t.token, t.expires_at, t.unit, t.run, t.execution, t.seq, t.attempt)
-        for t in found
-    ]
+    expires_at = at + lease_ms
+    leased: list[Task] = []
+    rows: list[Values] = []
+    for row in connection.execute(TASKS["find_waiting"], values):
+        task = Task(*row)
+        token = token_of(task, worker, at)
+        leased.append(
+            msgspec.structs.replace(task, worker=worker, token=token, expires_at=expires_at)
+        )
+        key = (task.unit, task.run, task.execution, task.seq, task.attempt)
+        rows.append((worker, token, expires_at, *key))
+    # Behind the reading, which walks the index that this changes.
     connection.executemany(TASKS["lease"], rows)
-    return found
+    return leased
 
 
 def renew(
@@ -79,5 +84,8 @@ def renew(
             TASKS["renew"],
             (at + one.lease_ms, one.details, one.unit, one.seq, one.attempt, one.token),
         )
-        results.append("kept" if connection.changes() else "lost")
+        if connection.changes():
+            results.append("kept")
+        else:
+            results.append("lost")
     return results

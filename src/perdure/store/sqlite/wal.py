@@ -1,10 +1,11 @@
-"""The write-ahead log: its file is kept longer than what is in it, and copied into the database between transactions.
+"""The write-ahead log: its file is made longer in advance, and copied between transactions.
 
-Theory of operation. A sync of a file that has grown must also make the new length durable, which is a transaction of
-the file system: it takes twice as long as a sync of bytes that were there before, and many times as long while others
-use the disk. So the file is made longer in a few large pieces of zeros, before SQLite needs them. SQLite reads a log up
-to the first frame without the right checksum, so zeros behind the last one mean nothing to it; and after a checkpoint
-it writes from the beginning of the file again.
+Theory of operation. A sync of a file that has grown must also make the new length durable, which is
+a transaction of the file system. It takes twice as long as a sync of bytes that were there before,
+and many times as long while others use the disk. So the file is made longer in a few large pieces
+of zeros, before SQLite needs them. SQLite reads a log up to the first frame without the right
+checksum, so zeros behind the last frame mean nothing to it. After a checkpoint it writes from the
+beginning of the file again.
 """
 
 from __future__ import annotations
@@ -20,13 +21,19 @@ from perdure.store.sqlite.connection import Connection
 from perdure.store.sqlite.database import FileGuard
 
 CHECKPOINT_PAGES = 4_000
-"""The log is copied into the database when it has so many: SQLite's own 1,000 would sync the database too often."""
+"""The log is copied into the database when it has so many.
+
+SQLite's own 1,000 would sync the database too often.
+"""
 PIECE_BYTES = 1 << 20
 """By how much the file grows at a time, so that no caller waits long for it."""
 MARGIN_BYTES = 64 << 10
-"""What must be free behind the last frame: more than most transactions write."""
+"""The free space behind the last frame, which is more than most transactions write."""
 SMALL_PAGES = 8
-"""Transactions that write more on average gain nothing: writing their bytes twice costs more than the new length."""
+"""Transactions that write more pages on average gain nothing.
+
+Writing their bytes twice costs more than the new length.
+"""
 
 logger = logging.getLogger("perdure.store")
 
@@ -37,27 +44,32 @@ class WriteAheadLog:
     def __init__(self, connection: Connection, path: str, guard: FileGuard | None) -> None:
         """Take over the checkpoints of the connection. The guard raises when a file is gone."""
         self._connection = connection
-        self._path = f"{path}-wal" if guard is None else guard.log
+        self._path = f"{path}-wal"
+        if guard is not None:
+            self._path = guard.log
         self._guard = guard
         self._file: int | None = None
         self._pages = 0
         self._per_transaction = 1.0
         self._full_at = 0
         if guard is not None:
+            # A frame has a page behind a header of 24 bytes.
             self._frame_bytes = 24 + int(connection.execute("PRAGMA page_size").get)
             self._limit_bytes = CHECKPOINT_PAGES * self._frame_bytes + MARGIN_BYTES
             connection.set_wal_hook(self._committed)
 
     def _committed(self, _connection: object, _database: str, pages: int) -> int:
+        # A moving average. After a checkpoint the log begins anew, with fewer pages than before.
         self._per_transaction += (max(pages - self._pages, 1) - self._per_transaction) / 8
         self._pages = pages
         return apsw.SQLITE_OK
 
     def tend(self) -> None:
-        """Between two transactions, when their callers have their answers: copy the log, or make its file longer."""
+        """Copy the log, or make its file longer. Call it between two transactions."""
         if self._pages >= CHECKPOINT_PAGES:
-            # It is tried again after the next transaction, as SQLite itself would. But a log that was replaced is not
-            # copied: another process writes to the new one, and both go by the same index.
+            # It is tried again after the next transaction, as SQLite itself would. A log that was
+            # replaced is not copied: another process writes to the new one, and both logs go by the
+            # same index.
             with suppress(apsw.Error, StoreError):
                 self._check()
                 self._connection.wal_checkpoint()
@@ -69,15 +81,17 @@ class WriteAheadLog:
             self._guard.check()
 
     def _lengthen(self) -> None:
-        """Nobody else may write to the end of the file meanwhile, hence the transaction."""
+        """Write zeros behind the last frame."""
         used = self._pages * self._frame_bytes
         size = min(used + PIECE_BYTES, self._limit_bytes)
         try:
+            # In a transaction, because no other process may write to the end of the file meanwhile.
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 size = self._write_zeros(size)
             finally:
                 self._connection.execute("ROLLBACK")
+        # Without the zeros the next transactions are slower, and nothing else.
         except (apsw.Error, OSError, StoreError) as error:
             logger.debug("%s stays as it is: %s", self._path, error)
         self._full_at = (size - MARGIN_BYTES) // self._frame_bytes
@@ -85,9 +99,8 @@ class WriteAheadLog:
     def _write_zeros(self, size: int) -> int:
         if self._file is None:
             self._check()
-            self._file = os.open(
-                self._path, os.O_WRONLY
-            )  # kept: by its name it could be another file's one day
+            # Kept open, because the name could be another file's one day.
+            self._file = os.open(self._path, os.O_WRONLY)
         found = os.fstat(self._file).st_size
         if found < size:
             os.pwrite(self._file, bytes(size - found), found)
@@ -95,10 +108,10 @@ class WriteAheadLog:
         return max(found, size)
 
     def save(self) -> None:
-        """When somebody removed the file of the log: copy what is in it, which only this process can still read.
+        """Copy a log whose file was removed, which only this process can still read.
 
-        Otherwise what was acknowledged would be gone when this process is killed. Call it only when nobody can have
-        made another file of that name: two logs must not be copied into one database.
+        Otherwise acknowledged commits would be gone when this process is killed. Call it only when
+        there is no other file of that name: two logs must not be copied into one database.
         """
         try:
             pages, copied = self._connection.wal_checkpoint()
@@ -107,6 +120,7 @@ class WriteAheadLog:
                 "%s was removed, and what was in it could not be saved: %s", self._path, error
             )
             return
+        # A reader can keep the last pages from being copied. Then this is tried again.
         if copied == pages:
             logger.critical(
                 "%s was removed; what was in it is saved, nothing acknowledged is lost", self._path

@@ -1,17 +1,19 @@
 """The writer of a SQLite store: one thread, one connection, many commits per transaction.
 
-Theory of operation. Callers put jobs on a queue. Whatever has piled up while the last fsync ran is written in one
-transaction, and all its callers are answered after the COMMIT: each event loop is woken once. An error in one
-operation rolls the whole transaction back, and its halves are tried again, until the one that fails alone is refused;
-errors of the disk fail them all. When a COMMIT itself fails nobody knows what the disk holds, so the thread refuses
-everything from then on. A full disk is the exception: SQLite has then undone the transaction and goes on when there
-is space.
+Theory of operation. Callers put jobs on a queue. Jobs that have piled up while the last fsync ran
+are written in one transaction. All their callers are answered after the COMMIT, and each event loop
+is woken once. An error in one operation rolls the whole transaction back. Its halves are tried
+again, until the operation that fails alone is refused. Errors of the disk fail all operations. When
+a COMMIT itself fails, the content of the disk is unknown, so the thread refuses everything from
+then on. A full disk is the exception: SQLite has then undone the transaction, and goes on when
+there is space.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
@@ -37,7 +39,7 @@ from perdure.store.watch import Watchers
 T = TypeVar("T")
 
 GROUP_OPERATIONS = 512
-"""Operations after which a group is closed, so that callers in a flood are answered now and then."""
+"""Operations after which a group is closed, so that callers are answered in a flood, too."""
 
 logger = logging.getLogger("perdure.store")
 
@@ -59,6 +61,10 @@ refused when the transaction was tried before stands as its verdict.
 """
 
 
+Answers = list[tuple[asyncio.Future[Any], Any]]
+"""Futures of one event loop, each with its result or its error."""
+
+
 class Job(msgspec.Struct, eq=False):
     """Operations of one caller, and the future that is answered with the list of their results."""
 
@@ -66,9 +72,10 @@ class Job(msgspec.Struct, eq=False):
     future: asyncio.Future[list[Any]]
 
 
-def _resolve(answers: list[tuple[asyncio.Future[Any], Any]]) -> None:
+def _resolve(answers: Answers) -> None:
     for future, result in answers:
-        if future.done():  # its caller was cancelled
+        # Its caller may have been cancelled.
+        if future.done():
             continue
         if isinstance(result, BaseException):
             future.set_exception(result)
@@ -88,7 +95,10 @@ class Writer:
         bell: Bell,
         limits: StoreLimits,
     ) -> None:
-        """Take over the connection. The guard looks before and after each transaction; there is none in memory."""
+        """Take over the connection.
+
+        The guard looks at the files before and after each transaction. A store in memory has none.
+        """
         self._connection = connection
         self._path = path
         self._guard = guard
@@ -115,56 +125,63 @@ class Writer:
     # ------------------------------------------------------------ the thread
 
     def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            jobs = [job]
-            count = len(job.operations)
-            last = False
-            while count < GROUP_OPERATIONS:
-                try:
-                    more = self._jobs.get_nowait()
-                except Empty:
-                    break
-                if more is None:
-                    last = True
-                    break
-                jobs.append(more)
-                count += len(more.operations)
-            self._serve(jobs)
-            if self._dead is None:
-                self._log.tend()
-            if last:
-                break
+        is_last = False
+        while not is_last:
+            jobs, is_last = self._next_group()
+            if jobs:
+                self._serve(jobs)
+                # Now, because the callers have their answers and do not wait for it.
+                if self._dead is None:
+                    self._log.tend()
         for close in (self._log.close, self._connection.close):
             try:
                 close()
-            except (OSError, apsw.Error) as error:  # the file is recovered when it is opened again
+            # The file is recovered when it is opened again.
+            except (OSError, apsw.Error) as error:
                 logger.warning("%s was not closed in order: %s", self._path, error)
+
+    def _next_group(self) -> tuple[list[Job], bool]:
+        """Wait for a job, and take all that wait with it. True: they are the last ones."""
+        jobs: list[Job] = []
+        count = 0
+        job = self._jobs.get()
+        while job is not None:
+            jobs.append(job)
+            count += len(job.operations)
+            if count >= GROUP_OPERATIONS:
+                return jobs, False
+            try:
+                job = self._jobs.get_nowait()
+            except Empty:
+                return jobs, False
+        # The store is closing, and puts no job behind None.
+        return jobs, True
 
     def forked(self) -> None:
         """Leave the connection alone, in a forked child."""
         leak(self)
 
     def _serve(self, jobs: list[Job]) -> None:
-        operations: list[Numbered] = [
-            (number, operation) for number, job in enumerate(jobs) for operation in job.operations
-        ]
-        results = self._settle(operations)
-        answers: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
+        operations: list[Numbered] = []
+        for number, job in enumerate(jobs):
+            operations += [(number, operation) for operation in job.operations]
+        results = self._results_of(operations)
+        answers: defaultdict[asyncio.AbstractEventLoop, Answers] = defaultdict(list)
         place = 0
         for job in jobs:
             end = place + len(job.operations)
-            answers.setdefault(job.future.get_loop(), []).append(
-                (job.future, _answer_of(results[place:end]))
-            )
+            answers[job.future.get_loop()].append((job.future, _answer_of(results[place:end])))
             place = end
         if self._watchers:
             for waiter, version in self._watchers.take(_changes(operations, results)):
-                answers.setdefault(waiter.get_loop(), []).append((waiter, version))
+                answers[waiter.get_loop()].append((waiter, version))
         for loop, items in answers.items():
-            with suppress(RuntimeError):  # the loop was closed: nobody is left to be told
+            # The loop may be closed. Then its callers are gone.
+            with suppress(RuntimeError):
                 loop.call_soon_threadsafe(_resolve, items)
 
-    def _settle(self, operations: list[Numbered]) -> list[Any]:
+    def _results_of(self, operations: list[Numbered]) -> list[Any]:
+        """Write operations. The result of each, or the error that refuses it."""
         if not operations:
             return []
         try:
@@ -178,7 +195,7 @@ class Writer:
             if len(operations) == 1:
                 return [self._refuse(operations[0][1], error)]
             half = len(operations) // 2
-            return self._settle(operations[:half]) + self._settle(operations[half:])
+            return self._results_of(operations[:half]) + self._results_of(operations[half:])
 
     def _transact_all_else(self, operations: list[Numbered]) -> list[Any]:
         """Write the operations, but for commits with a statement that the store cannot run."""
@@ -187,16 +204,14 @@ class Writer:
                 return self._transact(operations)
             except StatementError as error:
                 # The others are tried together again. Halves would change the order of a batch.
-                operations = [
-                    (number, error.refusal if operation is error.commit else operation)
-                    for number, operation in operations
-                ]
+                operations = _with_refusal(operations, error)
 
     def _transact(self, operations: list[Numbered]) -> list[Any]:
         if self._dead is not None:
             raise self._dead
         self._check()
         connection = self._connection
+        # IMMEDIATE, because a reader that begins to write does not wait for another writer.
         connection.execute("BEGIN IMMEDIATE")
         try:
             self._applier.begin()
@@ -204,6 +219,7 @@ class Writer:
             self._applier.finish()
         except BaseException:
             self._applier.forget()
+            # SQLite ends the transaction itself after some errors, such as a full disk.
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
@@ -212,7 +228,8 @@ class Writer:
         except apsw.Error as error:
             raise self._fail(error) from error
         try:
-            self._check()  # again: what was just written may be in a file that was removed meanwhile
+            # Again, because the file that was just written may have been removed meanwhile.
+            self._check()
         except StoreUnavailable as error:
             self._applier.forget()
             raise StoreUnavailable(str(error), "unknown", permanent=error.is_permanent) from error
@@ -226,6 +243,7 @@ class Writer:
         try:
             self._guard.check()
         except StoreUnavailable:
+            # This process alone can still read a log that was removed.
             if self._guard.misses_only_log():
                 self._log.save()
             raise
@@ -238,7 +256,8 @@ class Writer:
         try:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
-        except apsw.Error:  # the disk does not even let us undo it
+        # The disk does not even let us undo it.
+        except apsw.Error:
             undone = False
         if not undone or not isinstance(error, apsw.FullError):
             failure = StoreUnavailable(
@@ -255,6 +274,7 @@ class Writer:
         results: list[Any] = []
         batches: dict[int, list[Commit]] = {}
         for number, operation in operations:
+            # Commits are written together until another operation comes, which has to see them.
             if isinstance(operation, Commit):
                 batches.setdefault(number, []).append(operation)
                 continue
@@ -266,6 +286,7 @@ class Writer:
             elif isinstance(operation, SqlRefused):
                 results.append(operation)
             else:
+                # A call may be a claim or a release, which change scopes.
                 applier.forget_scopes()
                 results.append(operation.function(self._connection))
                 applier.forget_scopes()
@@ -274,43 +295,58 @@ class Writer:
         return results
 
     def _refuse(self, operation: Operation | SqlRefused, error: Exception) -> object:
+        kind = type(error).__name__
         if isinstance(operation, Commit):
-            row = operation.row
-            ids = {
-                "instance": row.id,
-                "execution": row.execution,
-                "workflow": row.type,
-                "version": row.type_version,
-            }
-            kind = type(error).__name__
-            # `flaw_of` has let it pass, so it is the store that is wrong, or the file is damaged.
-            logger.critical(
-                "a commit of %r cannot be written, which is a defect: %s: %s",
-                operation.unit,
-                kind,
-                error,
-                extra=ids,
-            )
+            # `flaw_of` has let it pass, so the store is wrong, or the file is damaged.
+            text = "a commit of %r cannot be written, which is a defect: %s: %s"
+            logger.critical(text, operation.unit, kind, error, extra=_ids_of(operation))
             return "invalid"
         if isinstance(error, PerdureError):
             return error
-        what = f"a message to {operation.to!r}" if isinstance(operation, Message) else "the request"
-        return StoreError(f"{self._path} refused {what}: {type(error).__name__}: {error}")
+        what = "the request"
+        if isinstance(operation, Message):
+            what = f"a message to {operation.to!r}"
+        return StoreError(f"{self._path} refused {what}: {kind}: {error}")
+
+
+def _with_refusal(operations: list[Numbered], error: StatementError) -> list[Numbered]:
+    """The operations with the verdict in the place of the commit that is refused."""
+    others: list[Numbered] = []
+    for number, operation in operations:
+        if operation is error.commit:
+            others.append((number, error.refusal))
+        else:
+            others.append((number, operation))
+    return others
+
+
+def _ids_of(commit: Commit) -> dict[str, object]:
+    """The ids that log records of a commit have."""
+    row = commit.row
+    return {
+        "instance": row.id,
+        "execution": row.execution,
+        "workflow": row.type,
+        "version": row.type_version,
+    }
 
 
 def _answer_of(results: list[Any]) -> Any:
-    """A job's results, or the error that hit any of them; `unknown` when others of the job may be durable."""
+    """A job's results, or the error that hit any of them.
+
+    The outcome is `unknown` when other operations of the job may be durable.
+    """
     errors = [result for result in results if isinstance(result, BaseException)]
     if not errors:
         return results
     first = errors[0]
-    if isinstance(first, StoreUnavailable):
-        sure = len(errors) == len(results) and all(
-            getattr(error, "outcome", "none") == "none" for error in errors
-        )
-        outcome: Literal["none", "unknown"] = "none" if sure else "unknown"
-        return StoreUnavailable(str(first), outcome, permanent=first.is_permanent)
-    return first
+    if not isinstance(first, StoreUnavailable):
+        return first
+    outcome: Literal["none", "unknown"] = "none"
+    is_unsure = any(getattr(error, "outcome", "none") != "none" for error in errors)
+    if is_unsure or len(errors) < len(results):
+        outcome = "unknown"
+    return StoreUnavailable(str(first), outcome, permanent=first.is_permanent)
 
 
 def _changes(operations: list[Numbered], results: list[Any]) -> list[tuple[str, int]]:
@@ -318,5 +354,8 @@ def _changes(operations: list[Numbered], results: list[Any]) -> list[tuple[str, 
     changed: dict[str, int] = {}
     for (_, operation), result in zip(operations, results, strict=True):
         if isinstance(operation, Commit) and result == "applied":
-            changed[operation.unit] = 0 if operation.delete is not None else operation.expect + 1
+            # A unit that was deleted has no row, which is version 0.
+            changed[operation.unit] = 0
+            if operation.delete is None:
+                changed[operation.unit] = operation.expect + 1
     return list(changed.items())

@@ -12,7 +12,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from perdure.errors import Failure
-from perdure.kernel.data.commit import Commit, ExecutionRow, KvEntry, RunRow, StatePart
+from perdure.kernel.data.commit import Commit, ExecutionRow, KvEntry, RunRow, StatePart, Verdict
 from perdure.ports.store import Counts, Executions, Posted
 from perdure.testing.conformance.scenario import (
     NOW,
@@ -21,6 +21,8 @@ from perdure.testing.conformance.scenario import (
     answer,
     chunk,
     events_of,
+    firsts_of,
+    numbered,
     scene,
     task,
 )
@@ -114,7 +116,7 @@ class Atomicity:
         # The store groups commits of strangers. It has to find the bad one by itself, without an
         # error for the others.
         async with scene(store_factory) as scenario:
-            units = [f"order-{number}" for number in range(40)]
+            units = numbered("order", 40)
             for version in range(3):
                 batch = [
                     scenario.commit(
@@ -127,14 +129,14 @@ class Atomicity:
                 if version == 2:
                     batch[21].journal = [chunk(1, events=b"there is one already")]
                 verdicts = await scenario.apply(*batch)
-                refused = [
-                    unit
-                    for unit, verdict in zip(units, verdicts, strict=True)
-                    if verdict != "applied"
-                ]
-                assert refused == (["order-21"] if version == 2 else [])
+                expected: list[Verdict] = ["applied"] * 40
+                if version == 2:
+                    expected[21] = "invalid"
+                assert verdicts == expected
             for loaded in await scenario.store.load(units):
-                versions = range(2 if loaded.id == "order-21" else 3)
+                versions = range(3)
+                if loaded.id == "order-21":
+                    versions = range(2)
                 assert loaded.version == len(versions)
                 assert events_of(loaded.journal) == [f"{loaded.id} {n}".encode() for n in versions]
 
@@ -148,15 +150,7 @@ class Atomicity:
                 scenario.commit("third", journal=[chunk(1)]),
             ]
             assert await scenario.apply(*batch) == ["applied", "invalid", "stale", "applied"]
-            assert [
-                loaded.version
-                for loaded in await scenario.store.load(["first", "order", "second", "third"])
-            ] == [
-                1,
-                1,
-                0,
-                1,
-            ]
+            assert await scenario.versions(["first", "order", "second", "third"]) == [1, 1, 0, 1]
 
     async def test_a_second_chunk_for_one_place_is_invalid(
         self, store_factory: StoreFactory
@@ -182,10 +176,7 @@ class Atomicity:
         async with scene(store_factory) as scenario:
             commit = scenario.commit("order", row={"id": "other"})
             assert await scenario.apply(commit) == ["invalid"]
-            assert [loaded.row for loaded in await scenario.store.load(["order", "other"])] == [
-                None,
-                None,
-            ]
+            assert await scenario.rows("order", "other") == [None, None]
 
     async def test_of_two_commits_for_one_version_one_is_applied(
         self, store_factory: StoreFactory
@@ -212,7 +203,7 @@ class Atomicity:
             ]
             assert await scenario.apply(*batch) == ["applied"] * 5
             loaded = await scenario.load("order")
-            assert [part.first for part in loaded.journal] == [1, 2, 3, 4, 5]
+            assert firsts_of(loaded.journal) == [1, 2, 3, 4, 5]
             assert loaded.version == 5
 
     async def test_an_empty_batch_is_fine(self, store_factory: StoreFactory) -> None:

@@ -152,7 +152,7 @@ class Attributes:
                     page = await scenario.store.query(query)
                     late = _values(customer="c", total=1) | {"created_at": NOW}
                     await scenario.applied(f"late-{number}-{len(seen)}", row=late)
-                    seen += [view.row.id for view in page.items]
+                    seen += units_of(page.items)
                     if page.next is not None:
                         query = replace(query, after=page.next)
                     else:

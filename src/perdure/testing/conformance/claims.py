@@ -12,7 +12,7 @@ import asyncio
 from perdure.kernel.data.commit import Fence
 from perdure.kernel.data.placement import scopes_of
 from perdure.ports.store import Claim, Incarnation
-from perdure.testing.conformance.scenario import Scenario, StoreFactory, chunk, scene
+from perdure.testing.conformance.scenario import Scenario, StoreFactory, chunk, numbered, scene
 
 
 class Claims:
@@ -112,9 +112,9 @@ class Claims:
 
     async def test_many_scopes_are_claimed_at_once(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
-            scopes = [f"pin/order-{n}" for n in range(500)]
+            scopes = numbered("pin/order", 500)
             claims = await scenario.store.claim(scopes, Incarnation("two", "two-1"))
-            assert claims == {scope: Claim(1, clean=True) for scope in scopes}
+            assert claims == dict.fromkeys(scopes, Claim(1, clean=True))
 
     async def test_commits_that_race_with_a_claim_are_decided_when_it_returns(
         self, store_factory: StoreFactory
@@ -123,7 +123,7 @@ class Claims:
         # on it.
         async with scene(store_factory) as scenario:
             other = Scenario(scenario.store, "two")
-            commits = [scenario.commit(f"order-{n}", journal=[chunk(1)]) for n in range(30)]
+            commits = scenario.commits(numbered("order", 30), journal=[chunk(1)])
             calls = [asyncio.ensure_future(scenario.apply(commit)) for commit in commits[:15]]
             claim = asyncio.ensure_future(other.claim())
             calls += [asyncio.ensure_future(scenario.apply(commit)) for commit in commits[15:]]

@@ -7,13 +7,7 @@ from __future__ import annotations
 import asyncio
 
 from perdure.ports.store import Units
-from perdure.testing.conformance.scenario import (
-    Scenario,
-    StoreFactory,
-    chunk,
-    ids,
-    scene,
-)
+from perdure.testing.conformance.scenario import Scenario, StoreFactory, chunk, ids, numbered, scene
 
 
 class Concurrency:
@@ -28,7 +22,7 @@ class Concurrency:
                 for version in range(5):
                     await scenario.applied(unit, version, journal=[chunk(version + 1)])
 
-            await asyncio.gather(*[live(f"unit-{n}") for n in range(40)])
+            await asyncio.gather(*map(live, numbered("unit", 40)))
             views = await scenario.all(Units())
             assert len(views) == 40
             assert {view.version for view in views} == {5}
@@ -62,9 +56,7 @@ class Concurrency:
             posts = [scenario.store.post([message]) for message in messages for _ in range(2)]
             outcomes = [posted.outcome for [posted] in await asyncio.gather(*posts)]
             assert (outcomes.count("accepted"), outcomes.count("duplicate")) == (100, 100)
-            assert sorted(await scenario.inbox("order")) == sorted(
-                message.id for message in messages
-            )
+            assert sorted(await scenario.inbox("order")) == sorted(ids(messages))
 
     async def test_posts_commits_and_reads_do_not_disturb_each_other(
         self, store_factory: StoreFactory
@@ -82,7 +74,7 @@ class Concurrency:
                     await scenario.applied(unit, version, consume=ids(loaded.inbox))
                 return received
 
-            assert await asyncio.gather(*[live(f"unit-{n}") for n in range(15)]) == [5] * 15
+            assert await asyncio.gather(*map(live, numbered("unit", 15))) == [5] * 15
             assert (await scenario.counts())["inbox"] == 0
 
     async def test_a_bad_commit_among_many_callers_fails_alone(
@@ -92,7 +84,7 @@ class Concurrency:
         # each other.
         async with scene(store_factory) as scenario:
             await scenario.applied("bad", journal=[chunk(1)])
-            commits = [scenario.commit(f"unit-{n}", journal=[chunk(1)]) for n in range(30)]
+            commits = scenario.commits(numbered("unit", 30), journal=[chunk(1)])
             commits.insert(17, scenario.commit("bad", 1, journal=[chunk(1)]))
             verdicts = await asyncio.gather(
                 *[scenario.store.commit([commit]) for commit in commits]

@@ -16,6 +16,7 @@ from perdure.testing.conformance.scenario import (
     chunk,
     scene,
     task,
+    tasks_of,
 )
 
 NOTHING = {
@@ -83,7 +84,7 @@ class Counting:
     ) -> None:
         # An expired lease is a sign of a dead worker, which an operator has to see.
         async with scene(store_factory) as scenario:
-            added = [task(scenario, "order", seq) for seq in (1, 2)]
+            added = tasks_of(scenario, "order", 1, 2)
             await scenario.applied("order", tasks_added=added)
             await scenario.store.lease("gpu", "worker", 1, 100, NOW)
             there = {"running": 1, "executions": 1, "tasks": 1}

@@ -13,6 +13,7 @@ from perdure.testing.conformance.scenario import (
     StoreFactory,
     answer,
     chunk,
+    ids,
     numbered,
     task,
 )
@@ -74,9 +75,7 @@ class Durability:
             again = Scenario(store, "two")
             assert (await store.inbox("order", place, 10)).messages == []
             late = await again.accepted(again.message("order"))
-            assert [message.id for message in (await store.inbox("order", place, 10)).messages] == [
-                late.id
-            ]
+            assert ids((await store.inbox("order", place, 10)).messages) == [late.id]
             assert (await store.arrivals(["default/0"], arrived, 10)).items == ["order"]
 
     async def test_an_owner_of_an_earlier_life_is_fenced(self, store_factory: StoreFactory) -> None:

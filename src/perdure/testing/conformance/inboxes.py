@@ -18,13 +18,7 @@ from perdure.kernel.data.message import (
     Terminate,
 )
 from perdure.ports.store import Inbox, Posted
-from perdure.testing.conformance.scenario import (
-    NOW,
-    StoreFactory,
-    answer,
-    ids,
-    scene,
-)
+from perdure.testing.conformance.scenario import NOW, StoreFactory, answer, bodies_of, ids, scene
 
 
 class Inboxes:
@@ -210,7 +204,7 @@ class Inboxes:
                     *[Posted("accepted")] * 2,
                     Posted("duplicate"),
                 ]
-                assert [message.body for message in (await scenario.load(status)).inbox] == bodies
+                assert bodies_of((await scenario.load(status)).inbox) == bodies
 
     async def test_a_unit_whose_start_waits_can_be_deleted(
         self, store_factory: StoreFactory
@@ -257,13 +251,11 @@ class Inboxes:
         async with scene(store_factory) as scenario:
             await scenario.applied("order")
             values = [b"", bytes(range(256)), b"x" * 1_000_000]
-            await scenario.post(
-                *[scenario.message("order", Send("Kanal ☃", value)) for value in values]
-            )
+            sent = [Send("Kanal ☃", value) for value in values]
+            for body in sent:
+                await scenario.accepted(scenario.message("order", body))
             inbox = (await scenario.load("order")).inbox
-            assert [message.body for message in inbox] == [
-                Send("Kanal ☃", value) for value in values
-            ]
+            assert bodies_of(inbox) == sent
 
     async def test_the_number_that_waits_is_exact_whatever_came_and_went(
         self, store_factory: StoreFactory
@@ -274,22 +266,16 @@ class Inboxes:
             await scenario.applied("order")
             messages = scenario.messages("order", 3)
             await scenario.applied("a", post=[*messages, messages[0], scenario.message("order")])
-            outcomes = [
-                (await scenario.post(scenario.message("order")))[0].outcome for _ in range(2)
-            ]
+            outcomes = await scenario.outcomes("order", 2)
             assert outcomes == ["accepted", "full"]
             assert await scenario.post(messages[0]) == [Posted("duplicate")]
             await scenario.applied(
                 "order", 1, consume=[messages[0].id, messages[0].id, b"never seen"]
             )
             await scenario.applied("a", 1, post=[messages[1]])
-            outcomes = [
-                (await scenario.post(scenario.message("order")))[0].outcome for _ in range(2)
-            ]
+            outcomes = await scenario.outcomes("order", 2)
             assert outcomes == ["accepted", "full"]
             await scenario.applied("order", 2, delete=0)
             await scenario.applied("order")
-            outcomes = [
-                (await scenario.post(scenario.message("order")))[0].outcome for _ in range(6)
-            ]
+            outcomes = await scenario.outcomes("order", 6)
             assert outcomes == ["accepted"] * 5 + ["full"]

@@ -14,6 +14,8 @@ from perdure.testing.conformance.scenario import (
     answer,
     chunk,
     events_of,
+    executions_of,
+    first_chunks,
     ids,
     scene,
     task,
@@ -43,13 +45,13 @@ class Life:
         async with scene(store_factory) as scenario:
             await _grown(scenario, "order")
             rows = await scenario.all(Executions(unit="order", limit=2))
-            assert [row.execution for row in rows] == [1, 2, 3]
+            assert executions_of(rows) == [1, 2, 3]
             assert rows[1] == ExecutionRow(2, "1.0.0", 3, 4, 1)
             for number in (1, 2, 3, 4):
                 journal = await scenario.all(Journal(unit="order", execution=number))
                 assert events_of(journal) == [b"%d" % number]
             current = await scenario.all(Journal(unit="order"))
-            assert [part.execution for part in current] == [4]
+            assert executions_of(current) == [4]
 
     async def test_the_journal_is_listed_in_pages_of_one_execution(
         self, store_factory: StoreFactory
@@ -57,16 +59,14 @@ class Life:
         # The second page is read after the unit has continued as new. It must not mix both
         # executions.
         async with scene(store_factory) as scenario:
-            await scenario.applied("order", journal=[chunk(n) for n in range(1, 8)])
+            await scenario.applied("order", journal=first_chunks(7))
             first = await scenario.store.query(Journal(unit="order", limit=3))
             ended = [ExecutionRow(1, "1.0.0", 1, 2, 7)]
             await scenario.applied(
                 "order", 1, {"execution": 2}, ended=ended, journal=[chunk(1, 2), chunk(2, 2)]
             )
             rest = await scenario.all(Journal(unit="order", limit=3, after=first.next))
-            assert [(part.execution, part.first) for part in [*first.items, *rest]] == [
-                (1, n) for n in range(1, 8)
-            ]
+            assert [*first.items, *rest] == first_chunks(7)
 
     async def test_pruning_removes_executions_but_never_the_current_one(
         self, store_factory: StoreFactory
@@ -76,7 +76,8 @@ class Life:
         async with scene(store_factory) as scenario:
             version = await _grown(scenario, "order")
             await scenario.applied("order", version, {"execution": 4}, prune=[1, 3, 4, 77])
-            assert [row.execution for row in await scenario.all(Executions(unit="order"))] == [2]
+            ended = await scenario.all(Executions(unit="order"))
+            assert executions_of(ended) == [2]
             for number, left in ((1, 0), (2, 1), (3, 0), (4, 1)):
                 assert len(await scenario.all(Journal(unit="order", execution=number))) == left
 
@@ -88,7 +89,7 @@ class Life:
                 "order", 1, {"execution": 2}, ended=ended, journal=[chunk(1, 2)], prune=[1]
             )
             assert await scenario.all(Executions(unit="order")) == []
-            assert [part.execution for part in (await scenario.load("order")).journal] == [2]
+            assert executions_of((await scenario.load("order")).journal) == [2]
 
     async def test_pruning_leaves_other_units_alone(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
@@ -170,10 +171,7 @@ class Life:
                 ("other", None),
             ):
                 await scenario.applied(unit, row={"parent_unit": parent}, kv=[KvEntry("k", b"v")])
-            tree = [
-                scenario.commit(unit, 1, delete=NOW + 1_000)
-                for unit in ("grandchild", "child", "root")
-            ]
+            tree = scenario.commits(["grandchild", "child", "root"], 1, delete=NOW + 1_000)
             assert await scenario.apply(*tree) == ["applied"] * 3
             assert units_of(await scenario.all(Units())) == ["other"]
 
@@ -225,7 +223,7 @@ class Life:
     async def test_every_deleted_run_is_remembered(self, store_factory: StoreFactory) -> None:
         # Each of the starts may still be delivered again, not only the last one.
         async with scene(store_factory) as scenario:
-            starts = [scenario.start("order") for _ in range(3)]
+            starts = scenario.starts(["order"] * 3)
             for start in starts:
                 await scenario.applied("order", 0, {"run": start.id})
                 await scenario.applied("order", 1, {"run": start.id}, delete=NOW + 1_000)

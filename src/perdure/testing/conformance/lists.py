@@ -122,8 +122,8 @@ class Lists:
             await scenario.applied("newer", row={"created_at": NOW + 100})
             await scenario.applied("unit-4", 1, {"created_at": NOW + 4}, delete=NOW)
             second = await scenario.store.query(Units(limit=10, after=first.next))
-            assert [view.row.id for view in first.items] == ["unit-5", "unit-4", "unit-3"]
-            assert [view.row.id for view in second.items] == ["unit-2", "unit-1", "unit-0"]
+            assert units_of(first.items) == ["unit-5", "unit-4", "unit-3"]
+            assert units_of(second.items) == ["unit-2", "unit-1", "unit-0"]
 
     async def test_a_status_changes_lists_at_once(self, store_factory: StoreFactory) -> None:
         # Open and closed units may be kept in different indexes.
@@ -137,7 +137,7 @@ class Lists:
     async def test_counts(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
             empty = [
-                *((status, 0) for status in STATUSES),
+                *dict.fromkeys(STATUSES, 0).items(),
                 ("inbox", 0),
                 ("tasks", 0),
                 ("dead_letters", 0),

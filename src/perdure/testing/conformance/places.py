@@ -134,7 +134,7 @@ class Places:
                 sent += ids(messages)
                 posts = [asyncio.ensure_future(scenario.post(message)) for message in messages]
                 mail = await scenario.store.inbox("order", place, 2)
-                seen |= dict.fromkeys(message.id for message in mail.messages)
+                seen |= dict.fromkeys(ids(mail.messages))
                 place = mail.place
                 await asyncio.gather(*posts)
                 if n % 4 == 3:  # only the messages that were read are consumed
@@ -176,8 +176,8 @@ class Places:
         async with scene(store_factory) as scenario:
             place = await _now(scenario)
             names = numbered("order", 7)
-            await scenario.post(*[scenario.start(name) for name in names])
-            await scenario.post(*[scenario.message(name) for name in names])
+            await scenario.post(*scenario.starts(names))
+            await scenario.post(*scenario.messages_to(names))
             for limit in (1, 2, 3, 6, 7, 8, 100):
                 assert set(await _arrived(scenario, place, limit)) == set(names)
 
@@ -185,7 +185,7 @@ class Places:
         async with scene(store_factory, shards=2) as scenario:
             place = await _now(scenario)
             names = numbered("order", 10)
-            await scenario.post(*[scenario.start(name) for name in names])
+            await scenario.post(*scenario.starts(names))
             here = [name for name in names if scenario.scope(name) == "default/0"]
             assert 0 < len(here) < 10
             assert sorted(await _arrived(scenario, place)) == here

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from perdure.kernel.data.commit import Commit, SqlRefused, Statement
-from perdure.testing.conformance.scenario import Scenario, StoreFactory, scene
+from perdure.testing.conformance.scenario import Scenario, StoreFactory, numbered, scene
 
 CREATE = Statement("CREATE TABLE IF NOT EXISTS bills (unit TEXT PRIMARY KEY, amount INTEGER)")
 
@@ -75,7 +75,7 @@ class Programs:
     async def test_many_that_fail_in_one_batch(self, store_factory: StoreFactory) -> None:
         # Each failure costs a rollback, so a batch of many must still come to an end.
         async with scene(store_factory) as scenario:
-            bad = [scenario.commit(f"bad-{n}", sql=[Statement("nonsense")]) for n in range(5)]
+            bad = scenario.commits(numbered("bad", 5), sql=[Statement("nonsense")])
             good = [scenario.commit(f"good-{n}", post=[scenario.message("box")]) for n in range(5)]
             batch = [one for pair in zip(bad, good, strict=True) for one in pair]
             verdicts = await scenario.apply(*batch)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 
 from perdure.kernel.data.commit import KvEntry
-from perdure.testing.conformance.scenario import NOW, Scenario, StoreFactory, chunk, scene
+from perdure.testing.conformance.scenario import NOW, Scenario, StoreFactory, chunk, numbered, scene
 
 
 class Resubmission:
@@ -34,10 +34,11 @@ class Resubmission:
         # The first may still be on the queue of the writer when its caller gives up and tries
         # again.
         async with scene(store_factory) as scenario:
-            commits = [scenario.commit(f"order-{n}", journal=[chunk(1)]) for n in range(20)]
+            units = numbered("order", 20)
+            commits = scenario.commits(units, journal=[chunk(1)])
             calls = [scenario.store.commit([commit]) for commit in commits for _ in range(3)]
             assert await asyncio.gather(*calls) == [["applied"]] * 60
-            loaded = await scenario.store.load([commit.unit for commit in commits])
+            loaded = await scenario.store.load(units)
             assert [(unit.version, len(unit.journal)) for unit in loaded] == [(1, 1)] * 20
 
     async def test_a_cancelled_caller_finds_out_by_submitting_again(
@@ -83,10 +84,7 @@ class Resubmission:
             await scenario.applied("other")
             forgetting = await scenario.applied("other", 1, delete=0)
             assert await scenario.apply(forgetting, deletion) == ["applied", "applied"]
-            assert [loaded.row for loaded in await scenario.store.load(["order", "other"])] == [
-                None,
-                None,
-            ]
+            assert await scenario.rows("order", "other") == [None, None]
 
     async def test_messages_of_a_commit_that_is_submitted_again_are_not_doubled(
         self, store_factory: StoreFactory

@@ -12,6 +12,7 @@ from perdure.kernel.data.commit import (
     OWN_RUN,
     Answer,
     Commit,
+    ExecutionRow,
     Fence,
     JournalChunk,
     Task,
@@ -66,11 +67,13 @@ class Scenario:
 
     async def claim(self, *scopes: str) -> Mapping[str, Claim]:
         """Claim scopes, by default all."""
-        claims = await self.store.claim(scopes or self._all_scopes(), self.owner)
+        claims = await self.store.claim(self._chosen(scopes), self.owner)
         self.claims.update(claims)
         return claims
 
-    def _all_scopes(self) -> Sequence[str]:
+    def _chosen(self, scopes: Sequence[str] | None) -> Sequence[str]:
+        if scopes:
+            return scopes
         return scopes_of(self.store.info.shards)
 
     def scope(self, unit: str) -> str:
@@ -120,6 +123,10 @@ class Scenario:
         fields |= {"unit": unit, "expect": expect, "row": made, "home": self.scope(unit)}
         return Commit(**(fields | parts))
 
+    def commits(self, units: Sequence[str], expect: int = 0, **parts: Any) -> list[Commit]:
+        """A commit of each of some units."""
+        return [self.commit(unit, expect, **parts) for unit in units]
+
     def _count_events(self, row: UnitRow, chunks: Sequence[JournalChunk]) -> int:
         events = 0
         known = self._journals.get(row.id)
@@ -133,7 +140,7 @@ class Scenario:
 
     def fences(self, *scopes: str) -> list[Fence]:
         """These rights for scopes, by default for all."""
-        return [self.fence(scope) for scope in scopes or self._all_scopes()]
+        return [self.fence(scope) for scope in self._chosen(scopes)]
 
     async def sweep(self, at: int, limit: int = 100, *scopes: str) -> int:
         """Sweep scopes, by default all. Returns the number of removed rows."""
@@ -162,9 +169,17 @@ class Scenario:
         given: dict[str, Any] = {"id": self.new_id(), "at": NOW, "scope": self.scope(to)}
         return Message(to=to, body=body, **(given | fields))
 
+    def messages_to(self, units: Sequence[str]) -> list[Message]:
+        """A message to each of some units."""
+        return [self.message(unit) for unit in units]
+
+    def starts(self, units: Sequence[str]) -> list[Message]:
+        """A start of each of some units."""
+        return [self.start(unit) for unit in units]
+
     def messages(self, to: str, count: int) -> list[Message]:
         """Several messages to the channel `news`."""
-        return [self.message(to) for _ in range(count)]
+        return self.messages_to([to] * count)
 
     def start(self, to: str, **fields: Any) -> Message:
         """A message that starts a unit."""
@@ -176,12 +191,27 @@ class Scenario:
 
     async def accepted(self, message: Message) -> Message:
         """A message that was accepted."""
-        assert [posted.outcome for posted in await self.store.post([message])] == ["accepted"]
+        assert outcomes_of(await self.store.post([message])) == ["accepted"]
         return message
+
+    async def outcomes(self, to: str, count: int) -> list[str]:
+        """The outcomes of several messages, each posted by itself."""
+        found: list[str] = []
+        for message in self.messages(to, count):
+            found += outcomes_of(await self.store.post([message]))
+        return found
 
     async def load(self, unit: str) -> Loaded:
         """A unit as stored."""
         return (await self.store.load([unit]))[0]
+
+    async def rows(self, *units: str) -> list[UnitRow | None]:
+        """The rows of units."""
+        return [loaded.row for loaded in await self.store.load(units)]
+
+    async def versions(self, units: Sequence[str]) -> list[int]:
+        """The versions of units (0: there is none)."""
+        return [loaded.version for loaded in await self.store.load(units)]
 
     async def inbox(self, unit: str) -> list[bytes]:
         """The ids of the messages that wait for a unit, in order."""
@@ -208,7 +238,7 @@ class Scenario:
         found: dict[str, tuple[int, bool]] = {}
         after: str | None = None
         while True:
-            page = await self.store.wakes(scopes or self._all_scopes(), until, after, 100)
+            page = await self.store.wakes(self._chosen(scopes), until, after, 100)
             for wake in page.items:
                 found.setdefault(wake.unit, (wake.at, wake.has_messages))
             after = page.next
@@ -227,6 +257,11 @@ def chunk(
     return JournalChunk(execution, first, count, events, run)
 
 
+def first_chunks(count: int) -> list[JournalChunk]:
+    """The first chunks of a journal, with an event each."""
+    return [chunk(number) for number in range(1, count + 1)]
+
+
 def ids(messages: Sequence[Message]) -> list[bytes]:
     """The ids of messages, in order."""
     return [message.id for message in messages]
@@ -240,6 +275,31 @@ def numbered(prefix: str, count: int) -> list[str]:
 def events_of(chunks: Sequence[JournalChunk]) -> list[bytes]:
     """The events of chunks, in order."""
     return [chunk.events for chunk in chunks]
+
+
+def firsts_of(chunks: Sequence[JournalChunk]) -> list[int]:
+    """The numbers of the first events of chunks, in order."""
+    return [chunk.first for chunk in chunks]
+
+
+def executions_of(rows: Sequence[JournalChunk | ExecutionRow]) -> list[int]:
+    """The executions of chunks, or of those that ended, in order."""
+    return [row.execution for row in rows]
+
+
+def bodies_of(messages: Sequence[Message]) -> list[AnyBody]:
+    """The bodies of messages, in order."""
+    return [message.body for message in messages]
+
+
+def outcomes_of(posted: Sequence[Posted]) -> list[str]:
+    """The outcomes of posted messages, in order."""
+    return [one.outcome for one in posted]
+
+
+def seqs_of(tasks: Sequence[Task]) -> list[int]:
+    """The numbers of tasks, in order."""
+    return [task.seq for task in tasks]
 
 
 def units_of(views: Sequence[UnitView]) -> list[str]:
@@ -261,6 +321,11 @@ def task(scenario: Scenario, unit: str, seq: int = 1, attempt: int = 1, **fields
     }
     given |= {"queue": "gpu", "name": "render", "input": b"input"}
     return Task(unit=unit, seq=seq, attempt=attempt, **(given | fields))
+
+
+def tasks_of(scenario: Scenario, unit: str, *seqs: int) -> list[Task]:
+    """Tasks of a unit with these numbers."""
+    return [task(scenario, unit, seq) for seq in seqs]
 
 
 def key_of(task: Task) -> TaskKey:

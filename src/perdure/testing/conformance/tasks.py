@@ -9,7 +9,17 @@ import asyncio
 from perdure.kernel.data.commit import Task
 from perdure.kernel.data.message import ActivityDone, Message
 from perdure.ports.store import Posted, Renewal, TaskMatch
-from perdure.testing.conformance.scenario import NOW, Scenario, StoreFactory, key_of, scene, task
+from perdure.testing.conformance.scenario import (
+    NOW,
+    Scenario,
+    StoreFactory,
+    bodies_of,
+    key_of,
+    scene,
+    seqs_of,
+    task,
+    tasks_of,
+)
 
 LEASE_MS = 1_000
 
@@ -25,9 +35,15 @@ def _done(
         "attempt": task.attempt,
     } | changes
     body = ActivityDone(**fields, result=b"result")  # type: ignore[arg-type]
-    return scenario.message(
-        task.unit, body, sender=task.worker, token=task.token if token is None else token
-    )
+    if token is None:
+        token = task.token
+    return scenario.message(task.unit, body, sender=task.worker, token=token)
+
+
+def _token_of(task: Task) -> bytes:
+    """The token of a leased task."""
+    assert task.token is not None
+    return task.token
 
 
 async def _lease(
@@ -72,8 +88,8 @@ class Tasks:
         async with scene(store_factory) as scenario:
             added = [task(scenario, "order", 1, visible_at=NOW + 10), task(scenario, "order", 2)]
             await scenario.applied("order", tasks_added=added)
-            assert [leased.seq for leased in await _lease(scenario)] == [2]
-            assert [leased.seq for leased in await _lease(scenario, at=NOW + 10)] == [1]
+            assert seqs_of(await _lease(scenario)) == [2]
+            assert seqs_of(await _lease(scenario, at=NOW + 10)) == [1]
 
     async def test_a_queue_has_its_own_tasks(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
@@ -83,19 +99,15 @@ class Tasks:
             ]
             await scenario.applied("order", tasks_added=added)
             assert await scenario.store.lease("tpu", "worker", 10, LEASE_MS, NOW) == []
-            assert [
-                leased.seq
-                for leased in await scenario.store.lease("cpu", "worker", 10, LEASE_MS, NOW)
-            ] == [1]
+            found = await scenario.store.lease("cpu", "worker", 10, LEASE_MS, NOW)
+            assert seqs_of(found) == [1]
             [leased] = await _lease(scenario)
             assert (leased.seq, leased.queue) == (2, "gpu")
 
     async def test_two_workers_never_get_one_task(self, store_factory: StoreFactory) -> None:
         # Workers of several processes ask at the same time.
         async with scene(store_factory) as scenario:
-            await scenario.applied(
-                "order", tasks_added=[task(scenario, "order", seq) for seq in range(20)]
-            )
+            await scenario.applied("order", tasks_added=tasks_of(scenario, "order", *range(20)))
             shares = await asyncio.gather(*[_lease(scenario, 3, f"worker-{n}") for n in range(10)])
             leased = [one.seq for share in shares for one in share]
             assert sorted(leased) == list(range(20))
@@ -114,7 +126,7 @@ class Tasks:
 
             async def lease(match: TaskMatch) -> list[int]:
                 found = await scenario.store.lease("gpu", "worker", 10, 1_000, NOW, match)
-                return [one.seq for one in found]
+                return seqs_of(found)
 
             assert await lease(TaskMatch(names=())) == []
             assert await lease(TaskMatch(names=("render",))) == [1]
@@ -132,7 +144,7 @@ class Tasks:
             assert await scenario.post(done) == [Posted("accepted")]
             loaded = await scenario.load("order")
             assert loaded.tasks == []
-            assert [message.body for message in loaded.inbox] == [done.body]
+            assert bodies_of(loaded.inbox) == [done.body]
             assert await scenario.post(done) == [Posted("duplicate")]
 
     async def test_a_second_result_has_lost_its_lease(self, store_factory: StoreFactory) -> None:
@@ -183,15 +195,15 @@ class Tasks:
 
     async def test_a_cancelled_task_is_gone(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
-            added = [task(scenario, "order", seq) for seq in range(1, 6)]
+            added = tasks_of(scenario, "order", 1, 2, 3, 4, 5)
             await scenario.applied("order", tasks_added=added)
             leased = (await _lease(scenario, 2))[0]
             # Dropping what is not there is fine.
-            dropped = [key_of(task(scenario, "order", seq)) for seq in (1, 3, 4, 77)]
+            dropped = [key_of(one) for one in tasks_of(scenario, "order", 1, 3, 4, 77)]
             await scenario.applied("order", 1, tasks_dropped=dropped)
-            assert [left.seq for left in (await scenario.load("order")).tasks] == [2, 5]
+            assert seqs_of((await scenario.load("order")).tasks) == [2, 5]
             assert await scenario.post(_done(scenario, leased)) == [Posted("lost_lease")]
-            assert [one.seq for one in await _lease(scenario)] == [5]
+            assert seqs_of(await _lease(scenario)) == [5]
 
     async def test_tasks_of_other_runs_and_executions_stay(
         self, store_factory: StoreFactory
@@ -257,10 +269,8 @@ class Tasks:
 
     async def test_a_renewal_of_what_is_gone_is_lost(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
-            await scenario.applied(
-                "order", tasks_added=[task(scenario, "order", seq) for seq in (1, 2, 3)]
-            )
-            tokens = {one.seq: one.token or b"" for one in await _lease(scenario)}
+            await scenario.applied("order", tasks_added=tasks_of(scenario, "order", 1, 2, 3))
+            tokens = {one.seq: _token_of(one) for one in await _lease(scenario)}
             await scenario.accepted(_done(scenario, (await scenario.load("order")).tasks[0]))
             await scenario.applied("order", 1, tasks_dropped=[key_of(task(scenario, "order", 2))])
             renewals = [Renewal("order", seq, 1, tokens[seq], LEASE_MS) for seq in (1, 2, 3)]
@@ -283,7 +293,7 @@ class Tasks:
         async with scene(store_factory) as scenario:
             await scenario.applied("order", tasks_added=[task(scenario, "order")])
             [leased] = await _lease(scenario)
-            renewal = Renewal("order", 1, 1, leased.token or b"", LEASE_MS)
+            renewal = Renewal("order", 1, 1, _token_of(leased), LEASE_MS)
             assert await scenario.store.renew([renewal], NOW + 5 * LEASE_MS) == ["kept"]
             assert await scenario.due(NOW + 5 * LEASE_MS) == {}
 
@@ -312,6 +322,6 @@ class Tasks:
             [leased] = await _lease(scenario)
             await scenario.applied("order", 1, {"status": "completed"})
             assert await scenario.store.renew(
-                [Renewal("order", 1, 1, leased.token or b"", LEASE_MS)], NOW
+                [Renewal("order", 1, 1, _token_of(leased), LEASE_MS)], NOW
             ) == ["kept"]
             assert await scenario.post(_done(scenario, leased)) == [Posted("accepted")]

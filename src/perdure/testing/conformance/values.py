@@ -162,7 +162,7 @@ class Values:
     ) -> None:
         async with scene(store_factory) as scenario:
             names = numbered("unit", 30)
-            await scenario.apply(*[scenario.commit(name, journal=[chunk(1)]) for name in names])
+            await scenario.apply(*scenario.commits(names, journal=[chunk(1)]))
             wanted = [*reversed(names), "nobody", "unit-3"]
             loaded = await scenario.store.load(wanted)
             assert [unit.id for unit in loaded] == wanted
@@ -172,8 +172,8 @@ class Values:
         # Ids are chosen by users, and end up in SQL, in LIKE patterns and in logs.
         async with scene(store_factory) as scenario:
             names = ["a'b", 'a"b', "a/b", "../etc", "%_", "é☃𝄞", "x" * 512, "null", "a\\b", "a b"]
-            await scenario.apply(*[scenario.commit(name, journal=[chunk(1)]) for name in names])
-            await scenario.post(*[scenario.message(name) for name in names])
+            await scenario.apply(*scenario.commits(names, journal=[chunk(1)]))
+            await scenario.post(*scenario.messages_to(names))
             loaded = await scenario.store.load(names)
             assert [(unit.id, unit.version, len(unit.inbox)) for unit in loaded] == [
                 (name, 1, 1) for name in names

@@ -147,7 +147,7 @@ class Wakes:
                     found |= {wake.unit for wake in page.items}
                     if (after := page.next) is None:
                         break
-                assert found == {f"unit-{n}" for n in range(12)}
+                assert found == set(numbered("unit", 12))
 
     async def test_next_wake_is_the_earliest_time_after(self, store_factory: StoreFactory) -> None:
         # An owner sleeps until then. A time that is missing here is an alarm that rings too late.

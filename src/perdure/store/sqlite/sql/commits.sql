@@ -1,5 +1,6 @@
--- What commits write. The statements run in the order in which they stand here: first the rows of all
--- commits of a batch, table by table, and then `deliver`, which puts their messages into inboxes.
+-- The rows that commits write. The statements run in the order in which they stand here: first the
+-- rows of all commits of a part, table by table, and then `deliver`, which puts their messages into
+-- inboxes. Rows are removed before others are written, because one part can do both to a unit.
 
 -- name: clear_journal
 DELETE FROM journal WHERE unit = ?;
@@ -23,6 +24,7 @@ DELETE FROM state WHERE unit = ?;
 DELETE FROM units WHERE id = ?;
 
 -- name: delete_answers
+-- Before `insert_answer`: the answers of the deletion itself are kept.
 DELETE FROM answers WHERE unit = ?;
 
 -- name: delete_tombstone
@@ -71,6 +73,7 @@ UPDATE units SET
 WHERE id = ?1;
 
 -- name: update_all
+-- For commits that move a unit to another scope, or replace its run.
 UPDATE units SET
     scope = ?2, kind = ?3, type = ?4, type_version = ?5, run = ?6, execution = ?7, format = ?8,
     flags = ?9, status = ?10, reason = ?11, wake_at = ?12, paused = ?13, input_digest = ?14,
@@ -81,6 +84,7 @@ UPDATE units SET
 WHERE id = ?1;
 
 -- name: move_inbox
+-- A sweep and a scan for wakes look at one scope, so waiting messages are where their unit is.
 UPDATE inbox SET scope = ?2 WHERE unit = ?1;
 
 -- name: move_tasks
@@ -117,12 +121,14 @@ ON CONFLICT (unit, run) DO UPDATE SET
 INSERT INTO journal (execution, first, count, events, run, unit) VALUES (?, ?, ?, ?, ?, ?);
 
 -- name: insert_execution
+-- The columns are in the order of the fields of `ExecutionRow`.
 INSERT INTO executions (
     execution, type_version, started_at, closed_at, journal_events, run, unit
 )
 VALUES (?, ?, ?, ?, ?, ?, ?);
 
 -- name: prune_journal
+-- `Commit.prune` names executions of the unit's own run.
 DELETE FROM journal WHERE unit = ? AND run = x'' AND execution = ?;
 
 -- name: prune_execution
@@ -156,6 +162,7 @@ WHERE unit = ?1 AND position < coalesce(
 );
 
 -- name: insert_answer
+-- A message keeps its first answer, which its sender may have got already.
 INSERT INTO answers (unit, message, scope, outcome, expires_at, data, failure)
 VALUES (?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (unit, message) DO NOTHING;
@@ -181,8 +188,8 @@ ON CONFLICT (unit) DO UPDATE SET
     commit_id = excluded.commit_id, scope = excluded.scope, expires_at = excluded.expires_at;
 
 -- name: deliver
--- Nothing is put into the inbox twice, nor what was answered, nor the start of a run that has begun
--- or was deleted. A message goes to the scope in which its unit is, and without a unit to the scope
+-- A message is left out if it waits already or was answered, and if it starts a run that has begun
+-- or was deleted. It goes to the scope in which its unit is. Without a unit it goes to the scope
 -- that it names itself.
 INSERT INTO inbox (
     unit, position, message, scope, kind, body, at, visible_at, sender, previous, homeless

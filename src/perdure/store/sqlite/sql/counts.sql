@@ -1,4 +1,4 @@
--- How much is in the store.
+-- Counts of all that is in the store. Each is one walk of a table or of its smallest index.
 
 -- name: units_by_status
 SELECT status, count(*) FROM units GROUP BY status;

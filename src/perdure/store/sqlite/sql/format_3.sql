@@ -1,13 +1,14 @@
--- The tables of a store in one SQLite file. All times are milliseconds since the epoch, in store time.
--- No defaults, clocks, random values or generated keys: every value comes from a commit, a message or
--- another row.
+-- The tables of a store in one SQLite file. All times are milliseconds since the epoch, in store
+-- time. No defaults, clocks, random values or generated keys: every value comes from a commit, a
+-- message or another row.
 
 CREATE TABLE meta (
     key TEXT PRIMARY KEY,
     value TEXT NOT NULL
 ) WITHOUT ROWID;
 
--- Who owns what. A commit is refused unless it names the epoch and the incarnation that stand here.
+-- Scopes and their owners. A commit is refused unless it names the epoch and the incarnation that
+-- stand here.
 CREATE TABLE scopes (
     scope TEXT PRIMARY KEY,
     epoch INTEGER NOT NULL,
@@ -77,8 +78,8 @@ CREATE TABLE runs (
     PRIMARY KEY (unit, run)
 ) WITHOUT ROWID;
 
--- One row per turn: the events from `first` on, as one block of bytes. `run` is empty for the unit's
--- own run, here and in `executions`.
+-- One row per turn: the events from `first` on, as one block of bytes. `run` is empty for the
+-- unit's own run, here and in `executions`.
 CREATE TABLE journal (
     unit TEXT NOT NULL,
     run BLOB NOT NULL,
@@ -123,10 +124,10 @@ CREATE TABLE kv (
     PRIMARY KEY (unit, key)
 ) WITHOUT ROWID;
 
--- Search attributes, one row for each value (each text of a list): what a list can be filtered by.
--- The values themselves stand in `units`, and these rows are written when they change. `value_kind`:
--- 1 text, 2 number, 3 truth, 4 time (microseconds). `created` repeats the unit's `created_at`, so that
--- the index gives the newest first.
+-- Search attributes, by which lists are filtered: one row for each value (each text of a list). The
+-- values themselves stand in `units`, and these rows are written when they change. `value_kind`: 1
+-- text, 2 number, 3 truth, 4 time (microseconds). `created` repeats the unit's `created_at`, so
+-- that the index gives the newest first.
 CREATE TABLE attributes (
     unit TEXT NOT NULL,
     name TEXT NOT NULL,
@@ -187,7 +188,7 @@ CREATE TRIGGER inbox_removed AFTER DELETE ON inbox BEGIN
     DELETE FROM inboxes WHERE unit = old.unit AND messages = 0;
 END;
 
--- What consumed client messages were answered, so that a retry gets the same.
+-- Answers to consumed client messages, so that a retry gets the same.
 CREATE TABLE answers (
     unit TEXT NOT NULL,
     message BLOB NOT NULL,
@@ -201,7 +202,8 @@ CREATE TABLE answers (
 
 CREATE INDEX answers_expiry ON answers (scope, expires_at);
 
--- One row is one attempt of an activity for a pool of workers. A missing row means cancelled or lost.
+-- One row is one attempt of an activity for a pool of workers. A missing row means cancelled or
+-- lost.
 CREATE TABLE tasks (
     unit TEXT NOT NULL,
     run BLOB NOT NULL,
@@ -224,9 +226,9 @@ CREATE TABLE tasks (
 CREATE INDEX tasks_waiting ON tasks (queue, visible_at) WHERE worker IS NULL;
 CREATE INDEX tasks_leased ON tasks (scope, expires_at) WHERE expires_at IS NOT NULL;
 
--- What a deletion leaves, in two parts, each as small as its purpose allows. A tombstone stays as long
--- as the start of the deleted run may come again. A run has an id of its own, so that is all it needs.
--- A deletion stays as long as its commit may be submitted again.
+-- A deletion leaves two rows, each as small as its purpose allows. A tombstone stays as long as the
+-- start of the deleted run may come again. A run has an id of its own, so that is all it needs. A
+-- deletion stays as long as its commit may be submitted again.
 CREATE TABLE tombstones (
     run BLOB PRIMARY KEY,
     scope TEXT NOT NULL,

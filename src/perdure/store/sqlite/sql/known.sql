@@ -1,6 +1,7 @@
--- What verdicts and flaws are decided by.
+-- The rows by which verdicts and flaws are decided.
 
 -- name: read_units
+-- Behind the first three the columns stand in the order of `columns.COLD`.
 SELECT
     version, commit_id, journal_events, id, scope, type, created_at, parent_unit, status,
     wake_at, kind, type_version, run, execution, format, flags, paused, input_digest, parent,

@@ -1,5 +1,5 @@
--- Units as stored. There is one statement per table for all units that are asked for. Each walks its
--- primary key, so nothing has to be sorted.
+-- Units as stored, and histories. There is one statement per table for all units that are asked
+-- for. Each walks a key in order, so nothing has to be sorted.
 
 -- name: load_units
 SELECT
@@ -10,6 +10,8 @@ SELECT
 FROM units WHERE id IN (SELECT value FROM json_each(?));
 
 -- name: load_journal
+-- CROSS JOIN keeps the order: the unit says which execution is the current one, and the journal of
+-- that is walked.
 SELECT id, journal.execution, first, count, events
 FROM units CROSS JOIN journal
     ON journal.unit = id AND journal.run = x'' AND journal.execution = units.execution
@@ -54,8 +56,8 @@ SELECT message, unit, body, at, visible_at, sender, previous, scope, position FR
 WHERE unit = ? AND position > ? ORDER BY position LIMIT ?;
 
 -- name: arrivals
--- Walks the rows behind the place, whatever their scope: `+scope` keeps SQLite from walking all that
--- waits in a scope.
+-- Walks the rows behind the place, whatever their scope: `+scope` keeps SQLite from walking all
+-- messages of a scope.
 SELECT position, unit FROM inbox
 WHERE position > ? AND +scope IN (SELECT value FROM json_each(?)) ORDER BY position;
 
@@ -77,6 +79,7 @@ FROM (
 ) AS due;
 
 -- name: next_wake
+-- A subquery for each scope, because the minimum of one scope is the first entry of its index.
 SELECT min(at) FROM (
     SELECT (
         SELECT min(wake_at) FROM units

@@ -1,4 +1,4 @@
--- What becomes of a message that is posted.
+-- The fate of a message that is posted.
 
 -- name: find_message
 SELECT 1 FROM inbox WHERE unit = ? AND message = ?;
@@ -19,9 +19,11 @@ SELECT body FROM inbox WHERE unit = ? AND kind = 'Start';
 SELECT 1 FROM inbox WHERE unit = ? AND kind = 'Start' LIMIT 1;
 
 -- name: count_messages
+-- The number is kept by triggers: counting an inbox would cost more than the post.
 SELECT messages FROM inboxes WHERE unit = ?;
 
 -- name: take_task
+-- The token says whether the lease is still that of the sender.
 DELETE FROM tasks
 WHERE unit = ? AND execution = ? AND seq = ? AND attempt = ? AND run = ? AND token = ?
 RETURNING 1;

@@ -1,4 +1,4 @@
--- Who owns what.
+-- Scopes and their owners.
 
 -- name: find_scopes
 SELECT scope, epoch, clean FROM scopes WHERE scope IN (SELECT value FROM json_each(?));
@@ -10,6 +10,7 @@ ON CONFLICT (scope) DO UPDATE SET
     clean = excluded.clean;
 
 -- name: find_held
+-- A fence names the epoch, too: the same incarnation may have claimed the scope again since.
 SELECT scope FROM scopes WHERE scope = ? AND epoch = ? AND incarnation = ?;
 
 -- name: release

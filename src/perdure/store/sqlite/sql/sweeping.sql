@@ -1,5 +1,5 @@
--- What has expired. `undelivered` finds messages for which no unit came to be, and `bury` makes them
--- dead letters.
+-- Rows that have expired. `undelivered` finds messages for which no unit came to be, and `bury`
+-- makes them dead letters.
 
 -- name: find_answers
 SELECT expires_at, unit, message FROM answers WHERE scope = :scope AND expires_at <= :at
@@ -30,6 +30,8 @@ ORDER BY expires_at, unit, message LIMIT :limit;
 DELETE FROM dead_letters WHERE unit = ? AND message = ?;
 
 -- name: undelivered
+-- `at <= :at` lets SQLite walk the index, whose second column is not the time that counts. A start
+-- that waits may still make the unit.
 SELECT max(at, visible_at) AS since, unit, message FROM inbox INDEXED BY inbox_homeless
 WHERE scope = :scope AND homeless AND at <= :at AND since <= :at
     AND NOT EXISTS (SELECT 1 FROM units WHERE id = inbox.unit)
@@ -39,6 +41,7 @@ WHERE scope = :scope AND homeless AND at <= :at AND since <= :at
 ORDER BY 1, 2, 3 LIMIT :limit;
 
 -- name: bury
+-- The same message can be buried twice, if its sender repeats it.
 INSERT INTO dead_letters (unit, message, scope, kind, body, at, sender, expires_at)
 SELECT unit, message, scope, kind, body, at, sender, ?3 FROM inbox WHERE unit = ?1 AND message = ?2
 ON CONFLICT (unit, message) DO UPDATE SET expires_at = excluded.expires_at;

@@ -17,5 +17,6 @@ UPDATE tasks SET worker = ?, token = ?, expires_at = ?
 WHERE unit = ? AND run = ? AND execution = ? AND seq = ? AND attempt = ?;
 
 -- name: renew
+-- A heartbeat without details keeps those of the one before.
 UPDATE tasks SET expires_at = ?, details = coalesce(?, details)
 WHERE unit = ? AND seq = ? AND attempt = ? AND token = ?;
