@@ -45,10 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
     from logging import LogRecord
 
-    from perdure.kernel.data.definition import (
-        Definitions,
-        WorkflowDefinition,
-    )
+    from perdure.kernel.data.definition import Definitions, WorkflowDefinition
     from perdure.kernel.data.limits import Limits
 
 E = TypeVar("E", bound=ev.Event)
