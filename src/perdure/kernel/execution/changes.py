@@ -1,4 +1,8 @@
-"""Commands that change what a run remembers: values, KV entries, status, search attributes, patches."""
+"""Commands that change what an execution remembers.
+
+They set values, KV entries, the custom status, search attributes and patches. Each is recorded, or
+found in the journal, before the variables change (`variables.py`).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def record_value(run: Execution, name: str, data: bytes, check: Callable[[], None]) -> bytes:
-    """Store a value under a name. The value that counts is returned: in replay the recorded one.
+    """Store a value under a name. Returns the value that counts: in replay the recorded one.
 
     Raises:
         UsageError: `check` refuses it, or it is too large.
@@ -97,10 +101,16 @@ def patched(run: Execution, patch: str) -> bool:
     """Whether to take the new side of a change."""
     known = run.variables.patched(patch)
     if known is None:
-        journal = run.journal or ()
-        marked = any(isinstance(e, ev.PatchMarked) and e.id == patch for e in journal)
-        known = marked or not run.replaying
+        # Code that is live takes the new side. Code that passed here before the patch was written
+        # has no mark in its journal, and takes the old side to the end.
+        known = not run.replaying or _is_marked(run, patch)
         run.variables.pass_patch(patch, patched=known)
         if known:
             run.command(ev.PatchMarked(patch))
     return known
+
+
+def _is_marked(run: Execution, patch: str) -> bool:
+    # Anywhere in the journal: a loop may come by the patch before the command that marked it.
+    marks = (event.id for event in run.journal or () if isinstance(event, ev.PatchMarked))
+    return patch in marks

@@ -1,7 +1,8 @@
 """Commands that workflow code gives: activities, children, messages to others, waits, checkpoints.
 
-Each is recorded, or found in the journal, before anything comes of it. Commands that change what the
-run remembers are in `changes`.
+The functions of `perdure.workflow` call these. Each command is recorded, or found in the journal,
+before anything comes of it. New calls are handed out with the turn (`kernel/unit/collect.py`).
+Commands that change what the execution remembers are in `changes.py`.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ def schedule_activity(
     Raises:
         PayloadError: they do not fit its signature, or are too large.
     """
+    # The number is used up only when the command is not refused (`Execution.open`).
     seq = run.seq + 1
     event = ev.ActivityScheduled(seq, definition.name, data, options.queue, options.session)
     _, new = run.command(event, partial(_check, run, definition.signature, data))
@@ -100,7 +102,8 @@ def _child_id(run: Execution, seq: int) -> str:
     started = run.started
     if started.flags & ev.RUN_IN_CHILD_IDS:
         return child_id(run.unit, started.run, started.execution, seq)
-    return f"{run.unit}/{started.execution}.{seq}"  # begun by an older release
+    # An older release began it, and replay must give the same ids.
+    return f"{run.unit}/{started.execution}.{seq}"
 
 
 def start_detached(

@@ -1,8 +1,11 @@
-"""Deliveries: what each event that the code is told does to the run.
+"""Deliveries: the effect of each event that the code is told.
 
-Called with the loop entered, live and in replay alike. Each gives the time (ms) to which the code's clock goes on,
-before the code does. A delivery for a command that is not pending breaks the run: live, the unit has checked that
-before; in replay it means that code and journal differ.
+`Execution.deliver` and `Execution.replay` call these handlers with the loop entered, live and in
+replay alike. A handler resolves the future that waits, and gives the time of the delivery (ms). The
+clock of the code goes on to that time, and then the loop runs the code.
+
+A delivery for a command that is not pending breaks the execution. Live, the unit has checked that
+before. In replay it means that code and journal differ.
 """
 
 from __future__ import annotations
@@ -32,15 +35,16 @@ def _started(run: Execution, event: ev.Started) -> int:
         args, options = run.definition.signature.decode(event.input)
         coroutine = run.definition.fn(*args, **options)
     except DecodeError as unfit:
+        # In the code's place, so that the failure is recorded like one of the code.
         coroutine = _raise(unfit)
     run.begin(event, coroutine)
     return event.at
 
 
 def _salt(event: ev.Started) -> int:
-    """The number at which tasks and futures begin: from the journal, so that it is the same after a load, and another
-    one for each instance.
-    """
+    """The number at which tasks and futures begin."""
+    # From the journal, so that it is the same after a load. It is another one for each instance,
+    # because asyncio keeps tasks of all instances in one registry.
     digest = blake2b(b"%b%d" % (event.run, event.execution), digest_size=5, person=b"salt").digest()
     return int.from_bytes(digest) << 20
 
@@ -50,7 +54,7 @@ async def _raise(error: Exception) -> None:
 
 
 def _take(run: Execution, seq: int, kind: type[P], event: ev.Event) -> P | None:
-    """The pending command that the event answers; another kind, or none, breaks the run."""
+    """The pending command that the event answers. If there is none, the execution breaks."""
     pending = run.pending.get(seq)
     if isinstance(pending, kind):
         del run.pending[seq]
@@ -69,6 +73,7 @@ def _answer(call: Call, data: bytes | None, failure: Failure | None = None) -> N
         return
     try:
         call.set_result(call.codec.decode(data or b""))
+    # The code awaits another type than the one that was recorded. It may catch this.
     except DecodeError as unfit:
         call.set_exception(unfit)
 
@@ -105,6 +110,7 @@ def _timer_fired(run: Execution, event: ev.TimerFired) -> int:
     if timer is None:
         return event.at
     timer.fire()
+    # A node's clock may be behind that of the node on which the timer began.
     return max(event.at, timer.fire_at)
 
 
@@ -114,6 +120,7 @@ def _received(run: Execution, event: ev.Received) -> int:
 
 
 def _event_raised(run: Execution, event: ev.EventRaised) -> int:
+    # Without a number no call waited, and the event is only recorded.
     if event.seq:
         _end_wait(run, event.seq, event, event.value, positional=True)
     return event.at
@@ -121,8 +128,9 @@ def _event_raised(run: Execution, event: ev.EventRaised) -> int:
 
 def _end_wait(run: Execution, seq: int, event: ev.Event, value: bytes, *, positional: bool) -> None:
     pending = run.pending.get(seq)
+    # A message for the wait of an event, or the other way round, is for no command.
     if isinstance(pending, WaitCall) and pending.positional is not positional:
-        seq = -1  # a message for an event, or the other way round
+        seq = -1
     call = _take(run, seq, WaitCall, event)
     if call is not None:
         run.waits.remove(call.lane, call.seq)
@@ -146,14 +154,14 @@ def _checkpoint_recorded(run: Execution, event: ev.CheckpointRecorded) -> int:
 
 def _cancel_requested(run: Execution, event: ev.CancelRequested) -> int:
     run.ask_to_stop(event.reason)
+    # The main task alone: when it is done, the others are cancelled (`ending.py`).
     if run.main is not None and not run.main.done():
         run.main.cancel(event.reason)
     return event.at
 
 
 NOTES = (ev.Paused, ev.Resumed)
-"""Events that are for people who read the journal. The code is not told, and does not go on either."""
-
+"""Events for people who read the journal. The code is not told, and does not go on."""
 
 HANDLERS: dict[type[ev.Event], Callable[[Execution, Any], int]] = {
     ev.Started: _started,
@@ -167,4 +175,4 @@ HANDLERS: dict[type[ev.Event], Callable[[Execution, Any], int]] = {
     ev.CheckpointRecorded: _checkpoint_recorded,
     ev.CancelRequested: _cancel_requested,
 }
-"""What to do with each kind of delivery, which gives the time of it (ms)."""
+"""The handler of each kind of delivery. It returns the time of the delivery (ms)."""

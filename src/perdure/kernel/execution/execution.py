@@ -1,21 +1,23 @@
-"""A run: one execution of a workflow in memory, live or in replay.
+"""An execution: one generation of a workflow in memory, live or in replay.
 
-Theory of operation. A run is told things (deliveries) and answers with commands. `deliver` appends the delivery to
-the new events of the turn, hands it to the waiting code and lets the code go on until it is idle; the commands that
-the code gives meanwhile follow it in the same list. `replay` does the same with a recorded journal: each delivery is
-handed over, and each command must be the next event of the journal (`match`). When the journal is used up, the run is
-live. There is no other difference, so a warm run can also be advanced by a journal that another node wrote (`replay`
-again).
+An execution is told things (deliveries), and its code answers with commands. The unit that it
+belongs to gives it deliveries (`kernel/unit/workflow_unit.py`), and takes what the code has done at
+the end of the turn (`kernel/unit/collect.py`).
 
-Deliveries are handed over one by one, and the loop drains after each, so that the order in the journal decides every
-race. Work is scheduled at the call:
-`schedule_activity` and its siblings give a `Call`, which is pending until a delivery names its `seq` or until it is
-cancelled.
+`deliver` appends the delivery to the new events of the turn, hands it to the waiting code, and lets
+the code go on until it is idle. The commands that the code gives meanwhile follow it in the same
+list. `replay` does the same with a recorded journal: each delivery is handed over, and each command
+must be the next event of the journal (`match.py`). When the journal is used up, the execution is
+live. There is no other difference. So a warm execution can also be advanced by a journal that
+another node wrote (`replay` again).
 
-How a run ends is in `ending`.
+Deliveries are handed over one by one, and the loop drains after each, so that the order in the
+journal decides every race. Work is scheduled at the call. `schedule_activity` and its siblings
+(`commands.py`, `changes.py`) give a `Call`, which is pending until a delivery names its `seq`, or
+until it is cancelled. How an execution ends is in `ending.py`.
 
-A difference between journal and code breaks the run: the loop is dead from then on, so that whatever the code still
-does has no effect, and `broken` holds the report.
+A difference between journal and code breaks the execution. The loop is dead from then on, so that
+whatever the code still does has no effect, and `broken` holds the report.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from hashlib import blake2b
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar, cast
 
-from perdure.errors import Failure, PayloadTooLarge, UsageError
+from perdure.errors import Failure, UsageError
 from perdure.kernel.data import events as ev
 from perdure.kernel.execution import match, refusal
 from perdure.kernel.execution.deadline import check_deadline
@@ -43,10 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
     from logging import LogRecord
 
-    from perdure.kernel.data.definition import (
-        Definitions,
-        WorkflowDefinition,
-    )
+    from perdure.kernel.data.definition import Definitions, WorkflowDefinition
     from perdure.kernel.data.limits import Limits
 
 E = TypeVar("E", bound=ev.Event)
@@ -54,11 +53,11 @@ E = TypeVar("E", bound=ev.Event)
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 _NOT_STARTED = ev.Started(0, "", "", b"", b"", 0, PYTHON)
-"""Stands in until the first delivery."""
+"""The start of an execution until its first delivery."""
 
 
 class Progress(NamedTuple):
-    """What the code has asked for in a turn.
+    """The requests of the code in a turn.
 
     `opened` calls are new, or want another attempt. `outgoing` are commands for other units.
     `cancelled` calls are not wanted any more.
@@ -78,39 +77,11 @@ class Execution:
     """
 
     __slots__ = (
-        "_cancelled",
-        "_opened",
-        "_outgoing",
-        "_random",
-        "broken",
-        "cancel_requested",
-        "closing",
-        "deadlines",
-        "definition",
-        "definitions",
-        "ended",
-        "events",
-        "has_progress",
-        "journal",
-        "journal_bytes",
-        "journal_events",
-        "keeps_logs",
-        "limits",
-        "local",
-        "logs",
-        "loop",
-        "main",
-        "next_input",
-        "pending",
-        "position",
-        "retries",
-        "seq",
-        "started",
-        "turn_bytes",
-        "unit",
-        "unwinding",
-        "variables",
-        "waits",
+        "_cancelled", "_opened", "_outgoing", "_random", "broken", "cancel_requested", "closing",
+        "deadlines", "definition", "definitions", "ended", "events", "has_progress", "journal",
+        "journal_bytes", "journal_events", "keeps_logs", "limits", "local", "logs", "loop", "main",
+        "next_input", "pending", "position", "retries", "seq", "started", "turn_bytes", "unit",
+        "unwinding", "variables", "waits",
     )  # fmt: skip
 
     def __init__(
@@ -122,7 +93,7 @@ class Execution:
         *,
         keep_logs: bool = False,
     ) -> None:
-        """A run that was told nothing yet.
+        """An execution that was told nothing yet.
 
         With `keep_logs` the log records of its code wait for the turn that they belong to.
         """
@@ -130,7 +101,8 @@ class Execution:
         self.definition = definition
         self.definitions = definitions
         self.limits = limits
-        self.loop = WorkflowLoop(self)  # type: ignore[abstract]  # the rest of the interface is refused by name
+        # Abstract for type checkers: the rest of the interface is refused by name.
+        self.loop = WorkflowLoop(self)  # type: ignore[abstract]
         self.main: asyncio.Task[Any] | None = None
         self.started: ev.Started = _NOT_STARTED
         self.events: list[ev.Event] = []
@@ -139,11 +111,15 @@ class Execution:
         self.journal_events = 0
         self.journal_bytes = 0
         self.seq = 0
+        # Commands that have no answer, by number. Timers that never fire are not among them.
         self.pending: dict[int, Call | Timer] = {}
         self.waits = Waits()
+        # A heap of times and numbers of timers. Cancelled timers leave it late.
         self.deadlines: list[tuple[int, int]] | None = None
+        # The times at which the next attempts of activities begin, by number.
         self.retries: dict[int, int] | None = None
         self.turn_bytes = 0
+        # How many open calls are work of this node now.
         self.local = 0
         self.keeps_logs = keep_logs
         self.logs: list[LogRecord] | None = None
@@ -164,9 +140,11 @@ class Execution:
     # ------------------------------------------------------------ being told
 
     def deliver(self, event: ev.Event) -> None:
-        """Hand one delivery over, live. The caller has entered the loop (`Entered`) and knows that the delivery is
-        expected.
+        """Hand one delivery over, live.
+
+        The caller has entered the loop (`Entered`) and knows that the delivery is expected.
         """
+        # First of all, because the commands that the code gives must stand behind it.
         self.events.append(event)
         self.loop.drain(HANDLERS[type(event)](self, event))
         main = self.main
@@ -174,8 +152,12 @@ class Execution:
             wind_up(self)
 
     def replay(self, journal: Sequence[ev.Event]) -> None:
-        """Go through recorded events. The caller has entered the loop. Sets `broken` when code and journal part."""
-        self.journal, self.position = journal, 0
+        """Go through recorded events. Sets `broken` when code and journal part.
+
+        The caller has entered the loop.
+        """
+        self.journal = journal
+        self.position = 0
         count = len(journal)
         while self.position < count and self.broken is None:
             event = journal[self.position]
@@ -184,6 +166,7 @@ class Execution:
             if handler is None:
                 if isinstance(event, NOTES):
                     continue
+                # A command, or an end. The code should have given it before.
                 self.position -= 1
                 self._expected(event)
                 break
@@ -206,8 +189,10 @@ class Execution:
         Live, the events of this turn count as soon as they happen. In replay those count that the
         code has gone through. So the same line of code sees the same number both times.
         """
-        replayed = self.position if self.journal is not None else 0
-        return self.journal_events + replayed + len(self.events)
+        count = self.journal_events + len(self.events)
+        if self.journal is not None:
+            count += self.position
+        return count
 
     def _expected(self, event: ev.Event) -> None:
         """The journal goes on with a command, or an end, that the code did not give."""
@@ -221,29 +206,33 @@ class Execution:
         self.break_off(event, None, self.end_line())
 
     def end_line(self) -> str:
-        """Where the code is: at its end, if it has ended."""
+        """The line at which the code waits. It may be at its end."""
         lines = match.waiting_lines(self.loop)
+        if lines:
+            return f"the code waits at {lines[0]}"
         code = self.definition.fn.__code__
-        return (
-            f"the code waits at {lines[0]}"
-            if lines
-            else f"{code.co_filename}:{code.co_firstlineno} at the end of {code.co_name}"
-        )
+        return f"{code.co_filename}:{code.co_firstlineno} at the end of {code.co_name}"
 
     def break_off(self, recorded: ev.Event | None, given: ev.Event | None, where: str) -> None:
-        """Journal and code differ: nothing that the code does from here on has an effect."""
+        """Journal and code differ. Nothing that the code does from here on has an effect."""
         index = self.journal_events + self.position
         recorded_python = self.started.python
         self.broken = match.report(index, recorded, given, where, (recorded_python, PYTHON))
         self.loop.die()
 
     def not_local(self, call: Call) -> None:
-        """The call needs no work of this node now: it has its answer, or waits for its next attempt."""
+        """The call needs no work of this node now.
+
+        It has its answer, or waits for its next attempt.
+        """
+        # A call that waits for an attempt was counted out when the last attempt failed.
         if not self.retries or self.retries.pop(call.seq, None) is None:
             self.local -= 1
 
     def cancel_instead(self, at: int, reason: str) -> None:
-        """The code has continued as new in this very turn, and is asked to stop: the cancel wins."""
+        """Stop code that has continued as new in this very turn."""
+        # The cancel wins, and stands before the end. Code that continues for ever could not be
+        # stopped otherwise.
         assert isinstance(self.events[-1], ev.ContinuedAsNew)
         self.cancel_requested = reason
         failure = Failure("CancelledError", reason, "cancelled", retryable=False)
@@ -252,7 +241,9 @@ class Execution:
 
     def see_late_cancel(self) -> None:
         """In replay, take over a cancel that came when the code had continued as new already."""
-        recorded = self.journal[self.position] if self.replaying and self.journal else None
+        if self.journal is None or not self.replaying:
+            return
+        recorded = self.journal[self.position]
         if isinstance(recorded, ev.CancelRequested):
             self.position += 1
             self.cancel_requested = recorded.reason
@@ -272,97 +263,44 @@ class Execution:
         if self.retries is None:
             self.retries = {}
         self.retries[call.seq] = call.retry_at
+        # Only live. After a replay all open calls are handed out anyway.
         if self.journal is None:
-            self._hand_out(call)  # live: after a replay all open calls are handed out anyway
+            self._hand_out(call)
 
     def note(self, event: ev.Event) -> None:
         """Write an event that the code is not told."""
         self.events.append(event)
 
     def ask_to_stop(self, reason: str) -> None:
-        """Somebody wants the code to stop. The first reason counts."""
+        """Note that the code is asked to stop. The first reason counts."""
         if self.cancel_requested is None:
             self.cancel_requested = reason
 
     def unwind(self) -> None:
-        """The main task is done: what is left is cancelled, once."""
+        """The main task is done, and the other tasks are cancelled. This happens once."""
         self.unwinding = True
 
     def end(self, event: ev.Event) -> None:
-        """The outcome is recorded."""
+        """Note the outcome, which is recorded."""
         self.ended = event
 
     def end_without_code(self, event: ev.Event) -> None:
-        """End the run without asking its code. A broken one has no other new events."""
+        """End the execution without asking its code."""
+        # Events of a broken one do not fit the journal.
         if self.broken is not None:
             self.discard()
             self.broken = None
         self.events.append(event)
         self.ended = event
 
-    # ------------------------------------------------------------ what a turn takes from it
-
-    def take_events(self) -> list[ev.Event]:
-        """The events since the last call, for the journal. Those that follow are another turn's."""
-        events, self.events = self.events, []
-        self.turn_bytes = 0
-        self.journal_events += len(events)
-        return events
-
-    def take_progress(self) -> Progress:
-        """What the code has asked for since the last call."""
-        progress = Progress(self._opened or (), self._outgoing or (), self._cancelled or ())
-        self._forget_progress()
-        return progress
-
-    def _forget_progress(self) -> None:
-        self._opened = self._outgoing = self._cancelled = None
-        self.has_progress = False
-
-    def discard(self) -> None:
-        """What the code has done since it broke off has no effect."""
-        self.events = []
-        self.turn_bytes = 0
-        self._forget_progress()
-
-    def keep_log(self, record: LogRecord) -> None:
-        """Keep a log record for the turn, if the run `keeps_logs`."""
-        if self.logs is None:
-            self.logs = []
-        self.logs.append(record)
-
-    def take_logs(self) -> Sequence[LogRecord]:
-        """The log records that were kept since the last call."""
-        logs, self.logs = self.logs, None
-        return logs or ()
-
-    def close_generator(self, generator: Any) -> None:
-        """The generator is being closed."""
-        if self.closing is None:
-            self.closing = []
-        self.closing.append(generator)
-
-    def close(self) -> list[Call]:
-        """Make the code dead. The calls that were open are returned."""
-        calls = [pending for pending in self.pending.values() if isinstance(pending, Call)]
-        dispose(self.loop)
-        self.pending.clear()
-        return calls
-
-    def leave_memory(self) -> None:
-        """Let go of everything. No line of the code runs."""
-        dispose(self.loop)
-        self.pending.clear()
-        self.main = None
-        self.loop.detach()
-
     # ------------------------------------------------------------ commands
 
     def command(self, event: E, check: Callable[[], None] | None = None) -> tuple[E, bool]:
-        """Record a command, or find it in the journal: the event that counts, and whether it is new.
+        """Record a command, or find it in the journal.
 
-        `check` may refuse a new command by raising a `UsageError`, and the refusal is recorded. In
-        replay no check runs: the journal decides.
+        Returns the event that counts, and whether it is new. `check` may refuse a new command by
+        raising a `UsageError`, and the refusal is recorded. In replay no check runs, because the
+        journal decides.
         """
         if self.loop.dead:
             return event, False
@@ -390,18 +328,20 @@ class Execution:
             refused = refusal.refused(event, error)
             self.events.append(refused)
             again = refusal.error_of(refused)
+            # Replay will raise it as the journal has it, so the code gets that now as well.
             if (type(again), str(again)) != (type(error), str(error)):
-                raise again from error  # cut to what a journal takes, as replay will raise it
+                raise again from error
             raise
 
     def _refuse_again(self, recorded: ev.Event, event: ev.Event, check: Callable[[], None]) -> None:
-        """Raise what the journal says was raised here."""
+        """Raise the error that the journal says was raised here."""
         if isinstance(recorded, ev.Refused):
             if refusal.is_about(recorded, event):
                 self.position += 1
                 raise refusal.error_of(recorded)
         elif not self.started.flags & ev.REFUSALS_RECORDED:
-            check()  # an older release recorded no refusals, so only the check can tell
+            # An older release recorded no refusals, so only the check can tell.
+            check()
 
     def allow(self, event: ev.Event, check: Callable[[], None]) -> None:
         """Check a command that is recorded later, or was. Its refusal is recorded here."""
@@ -422,8 +362,9 @@ class Execution:
         self.pending[call.seq] = call
         # `isinstance` would ask the abstract classes, which is slow.
         if type(call) is WaitCall:
+            # No node and no instance works for it.
             self.waits.add(call.lane, call.seq)
-            return  # nobody works for it
+            return
         if type(call) is not ChildCall:
             self.local += 1
         if new:
@@ -458,7 +399,7 @@ class Execution:
     def continue_as_new(
         self, data: bytes, version: str | None, check: Callable[[], None]
     ) -> NoReturn:
-        """End this execution; the next one begins with this input.
+        """End this execution. The next one begins with this input.
 
         Raises:
             UsageError: `check` refuses the input, or it is too large.
@@ -473,7 +414,7 @@ class Execution:
         raise ContinueAsNew
 
     def cancel_call(self, call: Call) -> None:
-        """`Call.cancel` reports here."""
+        """Journal a cancel. `Call.cancel` reports it here."""
         if self.loop.dead or self.pending.pop(call.seq, None) is None:
             return
         if isinstance(call, (ActivityCall, CheckpointCall)):
@@ -489,7 +430,7 @@ class Execution:
         self._cancelled.append(call)
 
     def start_timer(self, timer: Timer) -> None:
-        """The loop reports a new timer here.
+        """Journal a new timer. The loop reports it here.
 
         Raises:
             UsageError: it would fire too far in the future.
@@ -498,6 +439,7 @@ class Execution:
         event = ev.TimerStarted(seq, timer.fire_at, timer.name)
         recorded, _ = self.command(event, lambda: check_deadline(timer.fire_at))
         self.seq = seq
+        # The journal's time counts: the delay in the code may be another one by now.
         timer.arm(seq, recorded.fire_at)
         self.pending[timer.seq] = timer
         if self.deadlines is None:
@@ -505,11 +447,69 @@ class Execution:
         heapq.heappush(self.deadlines, (timer.fire_at, timer.seq))
 
     def cancel_timer(self, timer: Timer) -> None:
-        """`Timer.cancel` reports here."""
+        """Journal the end of a timer. `Timer.cancel` reports it here."""
         if not self.loop.dead and self.pending.pop(timer.seq, None) is not None:
             self.command(ev.CommandCancelled(timer.seq))
 
-    # ------------------------------------------------------------ what is asked about it
+    # ------------------------------------------------------------ what a turn takes from it
+
+    def take_events(self) -> list[ev.Event]:
+        """The events since the last call, for the journal. Those that follow are another turn's."""
+        events = self.events
+        self.events = []
+        self.turn_bytes = 0
+        self.journal_events += len(events)
+        return events
+
+    def take_progress(self) -> Progress:
+        """The requests of the code since the last call."""
+        progress = Progress(self._opened or (), self._outgoing or (), self._cancelled or ())
+        self._forget_progress()
+        return progress
+
+    def _forget_progress(self) -> None:
+        self._opened = self._outgoing = self._cancelled = None
+        self.has_progress = False
+
+    def discard(self) -> None:
+        """Forget what the code has done since it broke off."""
+        self.events = []
+        self.turn_bytes = 0
+        self._forget_progress()
+
+    def keep_log(self, record: LogRecord) -> None:
+        """Keep a log record for the turn, if the execution `keeps_logs`."""
+        if self.logs is None:
+            self.logs = []
+        self.logs.append(record)
+
+    def take_logs(self) -> Sequence[LogRecord]:
+        """The log records that were kept since the last call."""
+        logs = self.logs or ()
+        self.logs = None
+        return logs
+
+    def close_generator(self, generator: Any) -> None:
+        """Note that the generator is being closed."""
+        if self.closing is None:
+            self.closing = []
+        self.closing.append(generator)
+
+    def close(self) -> list[Call]:
+        """Make the code dead. The calls that were open are returned."""
+        calls = [pending for pending in self.pending.values() if isinstance(pending, Call)]
+        dispose(self.loop)
+        self.pending.clear()
+        return calls
+
+    def leave_memory(self) -> None:
+        """Let go of everything. No line of the code runs."""
+        dispose(self.loop)
+        self.pending.clear()
+        self.main = None
+        self.loop.detach()
+
+    # ------------------------------------------------------------ questions about it
 
     def check_size(self, data: bytes, what: str) -> None:
         """Refuse a payload over a limit.
@@ -519,32 +519,25 @@ class Execution:
         """
         limits = self.limits
         if len(data) > limits.payload_bytes:
-            msg = (
-                f"{what} has {len(data)} bytes; the limit is {limits.payload_bytes} (Limits.payload_bytes): "
-                "store it elsewhere and pass a reference"
-            )
-            raise PayloadTooLarge(msg)
+            raise refusal.large_payload(what, len(data), limits)
         turn_bytes = self.turn_bytes + len(data)
         if turn_bytes > limits.commit_bytes:
-            msg = (
-                f"with {what} this turn of {self.unit!r} would write {turn_bytes} bytes; the limit is "
-                f"{limits.commit_bytes} (Limits.commit_bytes): await something in between, or pass references"
-            )
-            raise PayloadTooLarge(msg)
-        self.turn_bytes = turn_bytes  # what is refused is not written
+            raise refusal.large_turn(what, self.unit, turn_bytes, limits)
+        # Only now, because refused data is not written.
+        self.turn_bytes = turn_bytes
 
     @property
     def random(self) -> Random:
-        """The run's own random numbers."""
+        """The random numbers of this execution, the same in each replay."""
         if self._random is None:
-            seed = blake2b(
-                b"%b%d" % (self.started.run, self.started.execution), digest_size=8
-            ).digest()
+            name = b"%b%d" % (self.started.run, self.started.execution)
+            seed = blake2b(name, digest_size=8).digest()
             self._random = Random(int.from_bytes(seed))
         return self._random
 
     def due_timer(self, at: int) -> int | None:
-        """The seq of the earliest timer that is due at `at`; timers that were cancelled leave the heap on the way."""
+        """The number of the earliest timer that is due at `at`. None: there is none."""
+        # Timers that were cancelled leave the heap on the way.
         heap = self.deadlines
         while heap and heap[0][0] <= at:
             seq = heapq.heappop(heap)[1]
@@ -553,23 +546,29 @@ class Execution:
         return None
 
     def wake_at(self, timer_at: int | None) -> int | None:
-        """When the run needs an owner (ms). Its earliest timer fires at `timer_at`.
+        """When the execution needs an owner (ms). Its earliest timer fires at `timer_at`.
 
         0: at once, because local work is open. None: a message must come.
         """
-        retry_at = min(self.retries.values()) if self.retries else None
-        if self.local or (retry_at is not None and retry_at <= self.loop.now_ms):
+        if self.local:
             return 0
-        if timer_at is None or (retry_at is not None and retry_at < timer_at):
+        if not self.retries:
+            return timer_at
+        retry_at = min(self.retries.values())
+        if retry_at <= self.loop.now_ms:
+            return 0
+        if timer_at is None:
             return retry_at
-        return timer_at
+        return min(retry_at, timer_at)
 
     def timer_at(self) -> int | None:
-        """Its earliest timer; timers that were cancelled leave the heap on the way."""
+        """The time of the earliest timer (ms). None: there is none."""
         heap = self.deadlines
         while heap and heap[0][1] not in self.pending:
             heapq.heappop(heap)
-        return heap[0][0] if heap else None
+        if not heap:
+            return None
+        return heap[0][0]
 
     @property
     def only_sleeps(self) -> bool:
@@ -577,18 +576,23 @@ class Execution:
         return not self.waits.first and all(type(p) is Timer for p in self.pending.values())
 
     def waiting_for(self) -> str | None:
-        """What the run waits for, in a few words: the first pending command."""
+        """The first pending command in a few words. None: nothing is pending."""
         for pending in self.pending.values():
-            if isinstance(pending, Timer):
-                return f"timer {pending.name}" if pending.name else "timer"
-            return pending.describe()
+            if not isinstance(pending, Timer):
+                return pending.describe()
+            if pending.name:
+                return f"timer {pending.name}"
+            return "timer"
         return None
 
 
 def current_run() -> Execution | None:
-    """The run whose code is calling; None outside of workflows."""
+    """The execution whose code is calling. None outside of workflows."""
     loop = running_loop()
     if type(loop) is not WorkflowLoop:
         return None
     run = loop.timers
-    return run if isinstance(run, Execution) else None
+    # A loop that was disposed of has no execution any more.
+    if not isinstance(run, Execution):
+        return None
+    return run

@@ -10,11 +10,14 @@ value alone, so the same code is refused again.
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from perdure import errors
-from perdure.errors import UsageError, clean_text
+from perdure.errors import PayloadTooLarge, UsageError, clean_text
 from perdure.kernel.data import events as ev
+
+if TYPE_CHECKING:
+    from perdure.kernel.data.limits import Limits
 
 _ERRORS: dict[str, type[UsageError]] = {
     kind.__name__: kind
@@ -23,7 +26,7 @@ _ERRORS: dict[str, type[UsageError]] = {
         errors.PayloadError,
         errors.EncodeError,
         errors.DecodeError,
-        errors.PayloadTooLarge,
+        PayloadTooLarge,
         errors.LimitExceeded,
         errors.InvalidId,
     )
@@ -60,6 +63,23 @@ def subject(command: ev.Event) -> str:
         if isinstance(text, str):
             return clean_text(text)
     return ""
+
+
+def large_payload(what: str, size: int, limits: Limits) -> PayloadTooLarge:
+    """The error for a payload of this size (bytes)."""
+    return PayloadTooLarge(
+        f"{what} has {size} bytes; the limit is {limits.payload_bytes} (Limits.payload_bytes): "
+        "store it elsewhere and pass a reference"
+    )
+
+
+def large_turn(what: str, unit: str, size: int, limits: Limits) -> PayloadTooLarge:
+    """The error for a payload with which a turn would write so many bytes."""
+    return PayloadTooLarge(
+        f"with {what} this turn of {unit!r} would write {size} bytes; the limit is "
+        f"{limits.commit_bytes} (Limits.commit_bytes): await something in between, or pass "
+        "references"
+    )
 
 
 def tag_of(kind: type[ev.Event]) -> int:

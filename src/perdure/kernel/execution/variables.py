@@ -1,8 +1,11 @@
-"""What a run remembers besides its journal: KV entries, custom status, search attributes, patches and the occurrences
-of names.
+"""The variables of an execution, beside its journal.
 
-KV entries outlive executions. Replay must read them as they were when the execution began, so an entry keeps that
-value as `base` from its first change on.
+They are KV entries, the custom status, search attributes, patches, and the occurrences of names.
+Commands change them (`changes.py`), live and in replay alike. The turn stores what a live command
+has changed (`kernel/unit/collect.py`).
+
+KV entries outlive executions. Replay must read them as they were when the execution began, so an
+entry keeps that value as `base` from its first change on.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ def check_status(value: bytes, limits: Limits) -> None:
 
 
 class Changes(NamedTuple):
-    """What a turn has changed."""
+    """The changes of a turn."""
 
     kv: list[KvEntry]
     has_status: bool
@@ -45,7 +48,7 @@ class Changes(NamedTuple):
 
 
 class Variables(msgspec.Struct, gc=False, eq=False):
-    """The named values of a run.
+    """The named values of an execution.
 
     It holds data only, so that no cycle can go through it, and the garbage collector need not look.
     """
@@ -62,26 +65,30 @@ class Variables(msgspec.Struct, gc=False, eq=False):
     _attributes_changed: bool = False
 
     def begin(self, status: bytes | None, attributes: bytes | None) -> None:
-        """Take over what the execution begins with."""
+        """Take over the values with which the execution begins."""
         self.status = status
         self.attributes = attributes
 
     def load(self, entries: Iterable[KvEntry], execution: int) -> None:
         """Take over stored entries, as of the beginning of `execution`."""
         for entry in entries:
+            # An entry of an earlier execution was not changed since, so its value is the base.
             if entry.execution == execution:
                 base, at = entry.base, entry.base_at
             else:
                 base, at = entry.value, entry.updated_at
+            # A key that does not exist has no time, though a store may remember that it did.
             if base is None:
-                at = 0  # a key that does not exist has no time, whoever remembers that it did
+                at = 0
             if self._entries is None:
                 self._entries = {}
             self._entries[entry.key] = KvEntry(entry.key, base, base, execution, at, at)
 
     def patched(self, patch: str) -> bool | None:
-        """Which way the code has taken at this patch. None: it has not come by it."""
-        return self._patches.get(patch) if self._patches is not None else None
+        """Whether the code took the new side of this patch. None: it has not come by it."""
+        if self._patches is None:
+            return None
+        return self._patches.get(patch)
 
     def pass_patch(self, patch: str, *, patched: bool) -> None:
         """The code takes this way, now and whenever it comes by the patch again."""
@@ -98,33 +105,46 @@ class Variables(msgspec.Struct, gc=False, eq=False):
         return count
 
     def __iter__(self) -> Iterator[str]:
-        """The keys that have a value, sorted: the order must not depend on whether the run is warm."""
-        return iter(sorted(k for k, e in (self._entries or {}).items() if e.value is not None))
+        """The keys that have a value, sorted."""
+        # The order of a dictionary would depend on whether the execution is warm.
+        if self._entries is None:
+            return iter(())
+        return iter(sorted(k for k, entry in self._entries.items() if entry.value is not None))
 
     def get(self, key: str) -> bytes | None:
-        """The value of a key."""
-        entry = self._entries.get(key) if self._entries is not None else None
-        return entry.value if entry is not None else None
+        """The value of a key. None: it has none."""
+        if self._entries is None or key not in self._entries:
+            return None
+        return self._entries[key].value
 
     def updated_at(self, key: str) -> int:
         """When a key that has a value was written, in ms of the journal's time."""
-        entry = self._entries.get(key) if self._entries is not None else None
-        return entry.updated_at if entry is not None else 0
+        if self._entries is None or key not in self._entries:
+            return 0
+        return self._entries[key].updated_at
 
     def set(self, key: str, value: bytes | None, execution: int, at: int, *, changed: bool) -> None:
-        """Change or delete a key in this execution; `changed` is false in replay, where the store has it already."""
+        """Change or delete a key in this execution.
+
+        `changed` is False in replay, where the store has the change already.
+        """
         if self._entries is None:
             self._entries = {}
+        base: bytes | None = None
+        base_at = 0
         entry = self._entries.get(key)
-        base, base_at = (entry.base, entry.base_at) if entry is not None else (None, 0)
+        if entry is not None:
+            base = entry.base
+            base_at = entry.base_at
         self._entries[key] = KvEntry(key, value, base, execution, at, base_at)
         if changed:
             self.is_changed = True
-            self._changed = self._changed or set()
+            if self._changed is None:
+                self._changed = set()
             self._changed.add(key)
 
     def check(self, key: str, value: bytes, limits: Limits) -> None:
-        """Refuse what would cross a limit, and a key that not every store takes.
+        """Refuse a value that would cross a limit, and a key that not every store takes.
 
         Raises:
             LimitExceeded: naming the limit and the option.
@@ -132,14 +152,19 @@ class Variables(msgspec.Struct, gc=False, eq=False):
         """
         check_text(key, "a KV key")
         if len(key.encode()) > limits.kv_key_bytes:
-            msg = f"the KV key {key[:40]!r} is longer than {limits.kv_key_bytes} bytes (Limits.kv_key_bytes)"
+            msg = (
+                f"the KV key {key[:40]!r} is longer than {limits.kv_key_bytes} bytes "
+                "(Limits.kv_key_bytes)"
+            )
             raise LimitExceeded(msg)
         if len(value) > limits.kv_value_bytes:
             msg = (
-                f"the value of KV key {key!r} has {len(value)} bytes; the limit is {limits.kv_value_bytes} "
-                "(Limits.kv_value_bytes): store it elsewhere and keep a reference"
+                f"the value of KV key {key!r} has {len(value)} bytes; the limit is "
+                f"{limits.kv_value_bytes} (Limits.kv_value_bytes): store it elsewhere and keep a "
+                "reference"
             )
             raise LimitExceeded(msg)
+        # Deleted keys do not count, though their entries are here until the execution ends.
         if self.get(key) is None and sum(1 for _ in self) >= limits.kv_keys:
             msg = (
                 f"the KV store has {limits.kv_keys} keys already (Limits.kv_keys), "
@@ -148,23 +173,27 @@ class Variables(msgspec.Struct, gc=False, eq=False):
             raise LimitExceeded(msg)
 
     def set_status(self, value: bytes | None, *, changed: bool) -> None:
-        """Set the custom status; `changed` as in `set`."""
+        """Set the custom status. `changed` as in `set`."""
         self.status = value
-        self._status_changed = self._status_changed or changed
-        self.is_changed = self.is_changed or changed
+        if changed:
+            self._status_changed = True
+            self.is_changed = True
 
     def set_attributes(self, changes: bytes, *, changed: bool) -> None:
-        """Merge changes into the search attributes; `changed` as in `set`."""
+        """Merge changes into the search attributes. `changed` as in `set`."""
         self.attributes = merged(self.attributes, changes)
-        self._attributes_changed = self._attributes_changed or changed
-        self.is_changed = self.is_changed or changed
+        if changed:
+            self._attributes_changed = True
+            self.is_changed = True
 
     def take_changes(self, *, last: bool) -> Changes:
-        """What this turn has changed. The last turn of an execution removes deleted entries."""
+        """The changes of this turn. The last turn of an execution removes deleted entries."""
         taken = Changes(
             self._take_entries(last=last), self._status_changed, self._attributes_changed
         )
-        self._status_changed = self._attributes_changed = self.is_changed = False
+        self._status_changed = False
+        self._attributes_changed = False
+        self.is_changed = False
         return taken
 
     def _take_entries(self, *, last: bool) -> list[KvEntry]:
@@ -174,6 +203,7 @@ class Variables(msgspec.Struct, gc=False, eq=False):
             return []
         changed = self._changed or set()
         self._changed = None
+        # Until then a deleted key is needed for its base, with which a replay begins.
         if last:
             gone = {key for key, entry in entries.items() if entry.value is None}
             for key in gone:
@@ -183,4 +213,6 @@ class Variables(msgspec.Struct, gc=False, eq=False):
 
     def entries(self) -> list[KvEntry]:
         """All entries as they would be stored."""
-        return [] if self._entries is None else [self._entries[k] for k in sorted(self._entries)]
+        if self._entries is None:
+            return []
+        return [self._entries[key] for key in sorted(self._entries)]

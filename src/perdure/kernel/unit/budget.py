@@ -1,4 +1,7 @@
-"""The budget of a turn: how much one unit may do before the others have their turn."""
+"""The budget of a turn: how much one unit may do before the others have their turn.
+
+The turn asks it before each message. The rest waits for the unit's next turn.
+"""
 
 from __future__ import annotations
 

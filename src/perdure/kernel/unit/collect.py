@@ -1,7 +1,8 @@
-"""What a run has done in a turn: its events, what it sends, the work that it wants, its variables.
+"""Collecting the results of a run in a turn: its events, messages, work and variables.
 
-The run gives each of these once. They go into the turn, in the order in which one depends on the
-other: the journal first, because it may be too long and end the run.
+This comes after all messages were delivered, and before the turn is packed. The run gives each
+result once. They go into the turn in the order in which one depends on the other. The journal is
+first, because it may be too long and end the run.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _LOCAL = (ActivityCall, CheckpointCall)
 
 
 def collect(unit: WorkflowUnit, run: Execution, row: UnitRow, turn: Turn, *, more: bool) -> None:
-    """Take what the run has done since the last turn.
+    """Take the results of the run since the last turn.
 
     `more` says that the mailbox holds messages that this turn did not take.
     """
@@ -40,6 +41,7 @@ def collect(unit: WorkflowUnit, run: Execution, row: UnitRow, turn: Turn, *, mor
     if unit.held is None and run.ended is None and (run.broken is not None or not run.pending):
         unit.check_run()
     if run.broken is not None:
+        # Its events do not fit the journal.
         run.discard()
         if run.definition.on_mismatch == "fail":
             lifecycle.fail(unit, run, turn, run.broken)
@@ -64,7 +66,7 @@ def collect(unit: WorkflowUnit, run: Execution, row: UnitRow, turn: Turn, *, mor
 def _collect_progress(
     unit: WorkflowUnit, run: Execution, row: UnitRow, turn: Turn, progress: Progress, *, more: bool
 ) -> None:
-    """Take what the code has asked for."""
+    """Take the requests of the code."""
     if progress.outgoing:
         outbox.send_commands(turn, run.started, progress.outgoing)
     if progress.cancelled:
@@ -142,10 +144,12 @@ def _collect_work(
 ) -> None:
     """Activities and checkpoints to run: those of this turn, and after a load all that are open."""
     if unit.held is not None:
-        return  # no work begins for it, and the next load hands out all that is open
+        # No work begins for it, and the next load hands out all that is open.
+        return
     if unit.rederives:
         if more:
-            return  # a result may wait in the inbox, so the inbox has to be seen through first
+            # A result may wait in the inbox, so the inbox has to be seen through first.
+            return
         opened = [call for call in run.pending.values() if isinstance(call, Call)]
     done: set[int] = set()
     if unit.waiting.kept:

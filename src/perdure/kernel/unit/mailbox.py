@@ -1,5 +1,8 @@
 """The mailbox of a unit: messages that its owner has and that no turn has taken yet, in order.
 
+The owner puts messages here when they are delivered to it, and when it reads the unit's inbox. A
+turn takes them (`workflow_unit.py`).
+
 An `Entry` says whether a message stands in the store's inbox. Only the owner decides that, after a
 commit was applied. A turn that is refused or discarded leaves each entry as it was, so that nothing
 is believed to be stored that is not.
@@ -31,10 +34,10 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
 
 _FIRST = CONTROL | {Start}
-"""Bodies that do not simply go behind the others, or that keep some from doing so."""
+"""Bodies that do not simply go behind the others, or that hold some of those up."""
 
 _EMPTY: deque[Entry] = deque()
-"""The lanes of all empty mailboxes. Deques of its own would be most of what a waiting unit weighs."""
+"""The lanes of all empty mailboxes. Deques of its own would be most of a waiting unit's weight."""
 
 
 class Mailbox(msgspec.Struct, gc=False, eq=False):
@@ -79,7 +82,8 @@ class Mailbox(msgspec.Struct, gc=False, eq=False):
         if type(message.body) in _FIRST:
             self._file(entry)
             return True
-        if self.queue is _EMPTY:  # `_file`, written out: nearly all messages come by here
+        # `_file`, written out, because nearly all messages come by here.
+        if self.queue is _EMPTY:
             self.queue = deque()
         self.queue.append(entry)
         return True
@@ -98,20 +102,19 @@ class Mailbox(msgspec.Struct, gc=False, eq=False):
         self.queue.append(entry)
 
     def merge(self, inbox: Sequence[Message]) -> list[Message]:
-        """Add messages of the store's inbox. Those that are new.
+        """Add messages of the store's inbox. Returns those that are new.
 
-        They go before the messages that only we have: a client that has sent both has sent the one
-        that is stored first.
+        They go before the messages that only this process has.
         """
-        fresh = [entry for entry in (*self.control, *self.queue) if not entry.stored]
+        # A client that has sent both has sent the one that is stored first.
+        entries = self._in_order()
+        fresh = [entry for entry in entries if not entry.stored]
         if not fresh:
             return [message for message in inbox if self.put(message, stored=True)]
-        fresh.sort(key=_number)
-        stored = [entry for entry in (*self.control, *self.queue) if entry.stored]
-        stored.sort(key=_number)
         self._clear_lanes()
-        for entry in stored:
-            self._file(entry)
+        for entry in entries:
+            if entry.stored:
+                self._file(entry)
         added = [message for message in inbox if self.put(message, stored=True)]
         for entry in fresh:
             self.put(entry.message)
@@ -124,26 +127,28 @@ class Mailbox(msgspec.Struct, gc=False, eq=False):
     def reload(self, inbox: Iterable[Message]) -> None:
         """Begin anew with what the store's inbox had when it was read.
 
-        Behind it, in order, come the messages that only we have, and the stored ones that arrived
-        since the reading began: the reading may have been too early for them. A stored message that
-        was here before and is not in the inbox has been consumed.
+        Behind it, in order, come the messages that only this process has, and the stored ones that
+        arrived since the reading began. The reading may have been too early for those. A stored
+        message that was here before and is not in the inbox has been consumed.
         """
         self.restore()
-        fresh = [*self.control, *self.queue]
+        entries = self._in_order()
         self._clear_lanes()
         self._known = None
         read_from = self._read_from
         for message in inbox:
             self.put(message, stored=True)
-        fresh.sort(key=_number)
         known: set[bytes] = self._known or set()
-        for entry in fresh:
+        for entry in entries:
             is_left = not entry.stored or entry.number > read_from
             if is_left and entry.message.id not in known:
                 self.put(entry.message, stored=entry.stored)
 
     def drop(self, ids: Container[bytes]) -> list[Message]:
-        """Forget the messages of these ids that only we have. Their senders must be told."""
+        """Forget the messages of these ids that only this process has. Returns them.
+
+        Their senders must be told.
+        """
         dropped: list[Message] = []
         entries = [*self.control, *self.queue]
         self._clear_lanes()
@@ -155,11 +160,18 @@ class Mailbox(msgspec.Struct, gc=False, eq=False):
         return dropped
 
     def taken(self) -> list[Message]:
-        """What the last turn took, until `settle` or `restore`."""
+        """The messages that the last turn took, until `settle` or `restore`."""
         return [entry.message for entry in self._taken or ()]
 
+    def _in_order(self) -> list[Entry]:
+        """All entries in order of arrival."""
+        entries = [*self.control, *self.queue]
+        entries.sort(key=_number)
+        return entries
+
     def _clear_lanes(self) -> None:
-        self.control = self.queue = _EMPTY
+        self.control = _EMPTY
+        self.queue = _EMPTY
         self._starts = 0
 
     # ------------------------------------------------------------ what a turn takes
@@ -173,7 +185,8 @@ class Mailbox(msgspec.Struct, gc=False, eq=False):
     def next(self) -> Entry:
         """Take the first of `queue`."""
         entry = self.queue.popleft()
-        if self._taken is None:  # `_note`, written out: nearly all messages come by here
+        # `_note`, written out, because nearly all messages come by here.
+        if self._taken is None:
             self._taken = [entry]
         else:
             self._taken.append(entry)
@@ -201,36 +214,41 @@ class Mailbox(msgspec.Struct, gc=False, eq=False):
             self._taken.append(entry)
 
     def _pass_start(self) -> None:
-        """A start was taken: control messages up to the next start may go first now."""
+        """A start was taken, so control messages up to the next start may go first now."""
         queue = self.queue
-        self.queue, self._starts = _EMPTY, 0
+        self.queue = _EMPTY
+        self._starts = 0
         for entry in queue:
             self._file(entry)
 
     def take_all(self) -> list[Entry]:
         """Take all that is here, in the order of arrival."""
-        entries = [*self.control, *self.queue]
-        entries.sort(key=_number)
+        entries = self._in_order()
         self._clear_lanes()
-        self._taken = [*(self._taken or ()), *entries]
+        for entry in entries:
+            self._note(entry)
         return entries
 
     def take_rest(self) -> list[Entry]:
-        """Take what came before the first start: the unit is gone, and it belonged to that."""
-        entries = sorted([*self.control, *self.queue], key=_number)
-        starts = [n for n, entry in enumerate(entries) if type(entry.message.body) is Start]
-        count = starts[0] if starts else len(entries)
+        """Take the messages before the first start. They were for a unit that is gone."""
+        entries = self._in_order()
         self._clear_lanes()
-        for entry in entries[count:]:
-            self._file(entry)
-        self._taken = [*(self._taken or ()), *entries[:count]]
-        return entries[:count]
+        taken: list[Entry] = []
+        for entry in entries:
+            # From the first start on all is for the run that the start makes.
+            if self._starts or type(entry.message.body) is Start:
+                self._file(entry)
+            else:
+                self._note(entry)
+                taken.append(entry)
+        return taken
 
     # ------------------------------------------------------------ after a turn
 
     def settle(self, kept: Iterable[bytes], consumed: Iterable[bytes]) -> None:
-        """The turn is durable: its commit stored the ids `kept` in the inbox and consumed others."""
+        """The turn is durable. Its commit stored the ids `kept`, and consumed others."""
         self._taken = None
+        # An empty deque of its own is given back: most units wait, and have none.
         if not self.queue:
             self.queue = _EMPTY
         if not self.control:
@@ -242,7 +260,7 @@ class Mailbox(msgspec.Struct, gc=False, eq=False):
             self._known.difference_update(consumed)
 
     def restore(self) -> None:
-        """The turn never happened: what it took goes back to where it was."""
+        """The turn never happened. Its entries go back to where they were."""
         if not self._taken:
             return
         entries = sorted([*self._taken, *self.control, *self.queue], key=_number)

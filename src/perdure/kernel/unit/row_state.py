@@ -1,4 +1,7 @@
-"""The state of a unit, as its row shows it to people and to the next owner."""
+"""The state of a unit, as its row shows it to people and to the next owner.
+
+A turn puts it into the row after the run was collected, and before it is packed.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,9 @@ def describe(unit: WorkflowUnit, row: UnitRow, turn: Turn) -> None:
     elif run is None:
         is_new = row.become("running", None, 0, None)
     else:
-        timer_at = run.timer_at() if run.deadlines else None
+        timer_at: int | None = None
+        if run.deadlines:
+            timer_at = run.timer_at()
         is_new = row.become("running", run.waiting_for(), run.wake_at(timer_at), None)
         if timer_at is not None:
             # Local work is under way, so only a timer is worth a turn of its own.

@@ -1,8 +1,9 @@
-"""A turn: what a unit makes of its messages in one go.
+"""A turn: the results of a unit's messages, gathered in one go.
 
-A turn is filled while messages are taken, and packs what it gathered into a Commit at the end. All
-else that it holds follows once that commit is durable, or at once if there is none. Only the methods
-of a turn write to it.
+A turn is filled while messages are taken (`workflow_unit.py`) and while the run's work is collected
+(`collect.py`). At the end it packs what becomes durable into a Commit, for the node's committer.
+All else follows once that commit is durable, or at once if there is none. Only the methods of a
+turn write to it.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ from perdure.kernel.unit.budget import Budget
 from perdure.kernel.unit.mailbox import Entry
 
 Outcome = Literal["ok", "started", "joined", "exists", "closed", "missing", "full", "open"]
-"""What the sender of a message is told once the turn is durable."""
+"""The answer to the sender of a message, once the turn is durable."""
 
 
 @dataclass(frozen=True, slots=True)
 class Milestones:
-    """What happens once in the life of an instance, and happened in this turn.
+    """Events that happen once in the life of an instance, and happened in this turn.
 
     `held`: the instance is suspended, and was not before or was for another reason. `replaced`
     are the last states of the runs that had the id until now, in order. One turn may take several
@@ -52,17 +53,18 @@ _NONE = Milestones()
 
 
 class Turn(msgspec.Struct, eq=False):
-    """What one turn gathers.
+    """The results of one turn.
 
     `answers` go to the senders of messages. `calls` are activities and checkpoints to run, and
     `cancelled` those to give up. `wake_at` is when the unit wants its next turn (ms, 0: at once,
     because it has work of its own). `again` asks for another turn now. `closed` says that the unit
     has ended, now or before, and `deleted` that it is gone with all it owned. `milestones` are None
-    in most turns. `logs` is what the code logged.
+    in most turns. `logs` are the log records of the code.
 
-    It begins empty, in a store with so many shards. There is one for each message, so it is a
-    struct, which is made without running a line of Python.
+    It begins empty, in a store with so many shards.
     """
+
+    # There is one for each message, so it is a struct, which is made without a line of Python.
 
     unit: str
     # The time of the turn (ms).
@@ -101,13 +103,14 @@ class Turn(msgspec.Struct, eq=False):
         """The message has had its effect. Its row in the inbox goes, if it has one."""
         message = entry.message
         self.answers.setdefault(message.id, outcome)
+        # This very turn would have stored it, so there is no row to remove.
         if self._keeping.pop(message.id, None) is not None:
-            return  # this very turn would have stored it
+            return
         if not entry.stored:
             return
         self._consume.append(message.id)
+        # Only a client sends the same message again. Other units post it once, in a commit.
         if message.sender is None:
-            # Only a client sends the same message again. Other units post it once, in a commit.
             self._remembered.append(message.id)
 
     def drop(self, entry: Entry) -> None:
@@ -135,15 +138,16 @@ class Turn(msgspec.Struct, eq=False):
         self.post.append(message)
 
     def unsend_to_self(self) -> None:
-        """The unit has ended, so what it sent to itself has no receiver."""
+        """The unit has ended, so its messages to itself have no receiver."""
         self.post = [message for message in self.post if message.to != self.unit]
 
     def unsend_stops(self, targets: Collection[str]) -> None:
         """Do not ask these units to stop."""
+        stops = (Cancel, Terminate)
         self.post = [
             message
             for message in self.post
-            if message.to not in targets or not isinstance(message.body, Cancel | Terminate)
+            if message.to not in targets or not isinstance(message.body, stops)
         ]
 
     # ------------------------------------------------------------ the unit
@@ -163,8 +167,10 @@ class Turn(msgspec.Struct, eq=False):
     def replace(self, row: UnitRow) -> None:
         """A new run takes the id of this one, whose history goes with it."""
         self.chunks.clear()
-        # What this run passed has no row any more, so only what replaced runs came to is left.
-        before = self.milestones.replaced if self.milestones is not None else ()
+        before: tuple[UnitRow, ...] = ()
+        if self.milestones is not None:
+            before = self.milestones.replaced
+        # The other milestones were those of the run that is gone.
         self.milestones = Milestones(replaced=(*before, row))
 
     def remove_history(self, executions: Iterable[int]) -> None:
@@ -200,7 +206,7 @@ class Turn(msgspec.Struct, eq=False):
         self.cancelled.extend(calls)
 
     def log(self, records: Sequence[LogRecord]) -> None:
-        """Show what the code logged."""
+        """Show these log records of the code."""
         self.logs = records
 
     def warn(self, text: str) -> None:
@@ -210,10 +216,11 @@ class Turn(msgspec.Struct, eq=False):
     def reach(self, *, started: bool = False, ended: bool = False, held: bool = False) -> None:
         """Note a milestone."""
         before = self.milestones or _NONE
+        # One turn may pass several: code that ends at once has started and ended.
         self.milestones = Milestones(
-            before.started or started,
-            before.ended or ended,
-            before.held or held,
+            before.started | started,
+            before.ended | ended,
+            before.held | held,
             before.replaced,
         )
 
@@ -234,10 +241,10 @@ class Turn(msgspec.Struct, eq=False):
     def pack(
         self, row: UnitRow, expect: int, fence: Fence, commit_id: bytes, dedupe_ms: int
     ) -> bool:
-        """Put what becomes durable into one Commit. False: there is nothing.
+        """Put all that becomes durable into one Commit. False: there is nothing.
 
-        The commit has a copy of the row, because the unit goes on with its own. What clients were
-        answered is kept for `dedupe_ms`.
+        The commit has a copy of the row, because the unit goes on with its own. Answers to clients
+        are kept for `dedupe_ms`.
         """
         written = self.chunks or self._touched or self._consume or self._keeping
         if not (written or self.post or self.kv or self.removes_unit):
@@ -258,6 +265,10 @@ class Turn(msgspec.Struct, eq=False):
             for message in kept:
                 message.wait_in(row.scope)
             post = [*kept, *post]
+        # The messages of an id that is free again wait where its next unit will be.
+        home: str | None = None
+        if self.removes_unit:
+            home = scope_of(self.unit, self._shards)
         self.commit = Commit(
             commit_id,
             fence,
@@ -273,17 +284,18 @@ class Turn(msgspec.Struct, eq=False):
             post or (),
             prune=self.prune,
             delete=self.tombstone_until,
-            home=None if self.tombstone_until is None else scope_of(self.unit, self._shards),
+            home=home,
         )
         return True
 
     def pack_removal(
         self, row: UnitRow, expect: int, fence: Fence, commit_id: bytes, dedupe_ms: int
     ) -> None:
-        """Put the removal of the unit into one Commit.
-
-        All that the unit owned goes with it, so none of that is written.
-        """
-        self.chunks, self.ended, self.kv = [], (), ()
-        self.closed = self.deleted = True
+        """Put the removal of the unit into one Commit."""
+        # All that the unit owned goes with it, so none of that is written.
+        self.chunks = []
+        self.ended = ()
+        self.kv = ()
+        self.closed = True
+        self.deleted = True
         self.pack(row, expect, fence, commit_id, dedupe_ms)

@@ -112,7 +112,7 @@ class Waiting(msgspec.Struct, gc=False, eq=False):
     def enlane(self, lane: str, entry: Entry) -> None:
         """Put a message at the end of its lane."""
         if self.lanes is _NO_LANES:
-            self.lanes = _NO_LANES
+            self.lanes = {}
         queue = self.lanes.get(lane)
         if queue is None:
             queue = self.lanes[lane] = deque()

@@ -10,28 +10,29 @@ A turn goes one way:
 The unit in memory is then *ahead* of the store until that commit is durable. The owner starts no
 other turn of it meanwhile, and drops the unit if the commit is refused.
 
-A unit keeps what it cannot deliver now (`waiting`): messages in channels without a receiver, and
-everything while it is paused or held. A kept message stands in the store's inbox from this commit on,
-so that it survives the process, the unit's eviction and continue-as-new.
+A unit keeps messages that it cannot deliver now (`waiting`): those in channels without a receiver,
+and all of them while it is paused or held. A kept message stands in the store's inbox from this
+commit on, so that it survives the process, the unit's eviction and continue-as-new.
 
 A turn has a budget. The rest waits for the next turn, so that one busy unit does not hold up the
 others, and no backlog makes a turn too long.
 
-A unit is *held* when its code cannot go on: a definition is missing, the journal cannot be read, code
-and journal differ, or the code waits for nothing. It is then `suspended` with the reason, costs
+A unit is *held* when its code cannot go on: a definition is missing, the journal cannot be read,
+code and journal differ, or the code waits for nothing. It is then `suspended` with the reason, costs
 nothing, and is tried again when it is loaded after a deploy.
 
-    unit.py        loading, taking and delivering messages, following another owner
+The other modules follow in the order of a turn:
+
     mailbox.py     messages that no turn has taken
-    waiting.py     messages that were taken and cannot be delivered yet
+    budget.py      how much one turn may do
     control.py     cancel, terminate, pause, resume, retry
     deletion.py    delete, prune
     lifecycle.py   starting, continuing as new, ending
-    answers.py     which event a message is
-    collect.py     what the run has done
+    waiting.py     messages that were taken and cannot be delivered yet
+    collect.py     the results of the run
+    outbox.py      messages to other units
     row_state.py   the state of the unit, in its row
-    outbox.py      what goes to other units
-    turn.py        what the turn gathers, and its Commit
+    turn.py        the results of the turn, and its Commit
 """
 
 from __future__ import annotations
@@ -89,20 +90,9 @@ class WorkflowUnit:
     kind = "workflow"
 
     __slots__ = (
-        "_changed",
-        "_unbegun",
-        "dedupe_ms",
-        "definitions",
-        "held",
-        "id",
-        "limits",
-        "rederives",
-        "row",
-        "run",
-        "shards",
-        "version",
-        "waiting",
-    )
+        "_changed", "_unbegun", "dedupe_ms", "definitions", "held", "id", "limits", "rederives",
+        "row", "run", "shards", "version", "waiting",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -136,11 +126,11 @@ class WorkflowUnit:
     # ------------------------------------------------------------ loading
 
     def load(self, found: Loaded, *, released: bool = False) -> None:
-        """Take over what is stored, and replay an execution that is open.
+        """Take over the unit as stored, and replay an execution that is open.
 
-        Whatever prevents that ends up in `held`. The inbox is the owner's, who puts the messages
-        into the unit's mailbox. A unit that is poison is not replayed, unless it is `released`. Nor
-        is a unit whose `held` is set already.
+        An error that prevents it ends up in `held`. The owner puts the messages of the inbox into
+        the unit's mailbox. A unit that is poison is not replayed, unless it is `released`. Nor is a
+        unit whose `held` is set already.
         """
         row = found.row
         assert row is not None
@@ -150,8 +140,10 @@ class WorkflowUnit:
             self.held = row.failure
         if self.held is not None or row.status in CLOSED or not row.started_at:
             return
+        events: list[ev.Event] = []
         try:
-            events = [e for chunk in found.journal for e in ev.decode_events(chunk.events)]
+            for chunk in found.journal:
+                events += ev.decode_events(chunk.events)
         # TypeError: a damaged column may hold a text in place of bytes.
         except (msgspec.MsgspecError, ValueError, TypeError) as error:
             self.hold(held.undecodable(self.id, str(error)))
@@ -185,7 +177,7 @@ class WorkflowUnit:
         self.check_run()
 
     def begin_later(self, started: ev.Started, kv: Iterable[KvEntry]) -> None:
-        """The code has continued as new: the next execution begins with the next turn."""
+        """The code has continued as new. The next execution begins with the next turn."""
         self.waiting.close_lanes()
         self.close_memory()
         self._unbegun = _Unbegun([started], kv)
@@ -218,7 +210,9 @@ class WorkflowUnit:
         """Whether the unit could leave memory, because no work of its own is open."""
         if self.row is None:
             return False
-        return self.run is None or not (self.run.local or self.run.retries)
+        if self.run is None:
+            return True
+        return not self.run.local and not self.run.retries
 
     # ------------------------------------------------------------ its state
 
@@ -250,8 +244,10 @@ class WorkflowUnit:
         return bool(self.waiting.kept)
 
     def take_logs(self) -> Sequence[LogRecord]:
-        """What the code has logged since the last turn."""
-        return self.run.take_logs() if self.run is not None else ()
+        """The log records of the code since the last turn."""
+        if self.run is None:
+            return ()
+        return self.run.take_logs()
 
     def where(self) -> str | None:
         """The line of code at which the unit waits, for people."""
@@ -271,7 +267,7 @@ class WorkflowUnit:
         self._changed = True
 
     def rederive_work(self) -> None:
-        """No work runs for the open calls: the next turn hands out all of them."""
+        """No work runs for the open calls, so the next turn hands out all of them."""
         self.rederives = True
 
     def has_derived_work(self) -> None:
@@ -293,7 +289,8 @@ class WorkflowUnit:
             self.waiting = Waiting()
             return
         if self.row is not None and self.row.run != commit.row.run:
-            self.close_memory()  # nothing of the run that was replaced is of the new one
+            # The run was replaced, and nothing of it belongs to the new one.
+            self.close_memory()
             self.end()
         # A copy: the owner's row lives on, if both are in one process.
         self.row = msgspec.structs.replace(commit.row)
@@ -307,13 +304,16 @@ class WorkflowUnit:
 
     def _follow(self, events: list[ev.AnyEvent]) -> None:
         if isinstance(events[0], ev.Started):
-            kv = self.run.variables.entries() if self.run is not None else ()
+            kv: list[KvEntry] = []
+            if self.run is not None:
+                kv = self.run.variables.entries()
             self.close_memory()
             self.release()
             self._unbegun = _Unbegun(events, kv)
-            if len(events) == 1:
-                return  # a continuation: what its code does first comes with the next commit
-            self.begin_execution()
+            # A start alone is a continuation. The first commands of its code come with the next
+            # commit.
+            if len(events) > 1:
+                self.begin_execution()
         elif self._unbegun is not None:
             self._unbegun = _Unbegun([*self._unbegun.journal, *events], self._unbegun.kv)
             self.begin_execution()
@@ -369,13 +369,14 @@ class WorkflowUnit:
     def _finish(
         self, row: UnitRow, turn: Turn, mailbox: Mailbox, fence: Fence, commit_id: bytes
     ) -> None:
-        """Collect what the turn has come to, and pack it."""
+        """Collect the results of the turn, and pack them."""
         if self.run is not None:
             more = bool(mailbox.queue or mailbox.control)
             collect(self, self.run, row, turn, more=more)
         describe(self, row, turn)
+        # This is progress, so the unit is not what crashed the node.
         if turn.chunks and row.suspect:
-            row.suspect_of(0)  # progress: whatever crashed the node, it was not this
+            row.suspect_of(0)
         if turn.pack(row, self.version, fence, commit_id, self.dedupe_ms):
             self.version += 1
         run, waiting = self.run, self.waiting
@@ -406,18 +407,16 @@ class WorkflowUnit:
                 control.take(self, turn, entry)
 
     def _note_start(self, row: UnitRow, mailbox: Mailbox) -> None:
-        """The start of a run that waits is no barrier any more: what came behind it acts first.
-
-        After a load it stands in the mailbox with that. The code of a run that was cancelled or
-        paused in time must not begin because its node was away when it was due.
-        """
+        """Keep the start of a run that waits. It is no barrier any more for what came behind it."""
+        # After a load it stands in the mailbox, before a cancel or a pause that came in time. The
+        # code must not begin because its node was away when it was due.
         if self.waiting.start is None:
             start = mailbox.next_start(row.run)
             if start is not None:
                 self.waiting.keep_start(start)
 
     def _begin(self, turn: Turn, mailbox: Mailbox) -> None:
-        """Begin what can begin now: the unit, by its start, or its next execution."""
+        """Begin the unit by its start, or its next execution, if that is possible now."""
         row = self.row
         if row is None:
             entry = mailbox.next_start()
@@ -440,7 +439,7 @@ class WorkflowUnit:
                 self._take_all(turn, mailbox)
 
     def _take_all(self, turn: Turn, mailbox: Mailbox) -> None:
-        """Messages that were kept first, then those of the mailbox, then timers that are due now."""
+        """Take kept messages first, then those of the mailbox, then timers that are due now."""
         budget, waiting = turn.budget, self.waiting
         if self.run is not None and waiting.lanes:
             self._feed(turn, self.run)
@@ -449,7 +448,8 @@ class WorkflowUnit:
             if self.receives and budget.has_room():
                 self._take(turn, waiting.next())
         if waiting.kept and self.receives:
-            return  # the mailbox comes behind them
+            # The budget is spent, and the mailbox comes behind them.
+            return
         # A control message goes first, so the turn ends where a start has let one through.
         while mailbox.queue and not mailbox.control:
             if budget.used and not budget.has_room():
@@ -470,8 +470,9 @@ class WorkflowUnit:
         if type(body) is msg.Start:
             lifecycle.start(self, turn, entry, body)
         elif row is None:
+            # A unit's message waits, because its target may come to be.
             if entry.stored and message.sender is not None:
-                self._keep(turn, entry)  # its target may come to be
+                self._keep(turn, entry)
             else:
                 turn.answer(message.id, "missing")
         elif row.status in CLOSED:
@@ -496,16 +497,18 @@ class WorkflowUnit:
         """A message for code that cannot be told now: paused, held, ended, or not begun."""
         run, row = self.run, self.row
         assert row is not None
-        ended = run.ended if run is not None else None
-        if ended is not None and not row.paused and self.held is None:
-            is_mail = isinstance(body, msg.Send | msg.Raise)
-            if isinstance(ended, ev.ContinuedAsNew) and (is_mail or entry.stored):
-                # For the next execution. A result that is stored goes with that, too: a unit that
-                # was not loaded in between has it among those that it keeps.
+        is_from_outside = isinstance(body, msg.Send | msg.Raise)
+        has_ended = run is not None and run.ended is not None
+        if has_ended and not row.paused and self.held is None:
+            assert run is not None
+            # For the next execution. A result that is stored goes with that, too: a unit that was
+            # not loaded in between has it among those that it keeps.
+            is_kept = is_from_outside or entry.stored
+            if isinstance(run.ended, ev.ContinuedAsNew) and is_kept:
                 self._keep(turn, entry)
             else:
                 turn.consume(entry, "closed")
-        elif isinstance(body, msg.Send | msg.Raise) and not entry.stored and self._is_full:
+        elif is_from_outside and not entry.stored and self._is_full:
             turn.answer(entry.message.id, "full")
         else:
             self._keep(turn, entry)
@@ -554,7 +557,7 @@ class WorkflowUnit:
     # ------------------------------------------------------------ delivering
 
     def deliver(self, turn: Turn, event: ev.Event) -> None:
-        """Hand one delivery to the run, and then each kept message that the code waits for by then."""
+        """Hand one delivery to the run, and then kept messages that the code waits for now."""
         run = self.run
         assert run is not None
         if run.loop.turning:
