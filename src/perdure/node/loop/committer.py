@@ -1,4 +1,4 @@
-"""The committer: commits that pile up while the last batch is being made durable go into the next."""
+"""The committer: commits that pile up while a batch is being made durable go into the next."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Answer = asyncio.Future[list["Verdict"]]
 
 
 class Committer:
-    """Hands commits to the store in batches, one batch at a time, and reports the verdicts in order.
+    """Hands commits to the store, one batch at a time, and reports the verdicts in order.
 
     A batch that the store could not take, or whose outcome is unknown, is submitted again as it is
     until the store answers: the store recognises commits that it has already. An error that is no

@@ -44,7 +44,7 @@ class Ending:
 
     @property
     def quiet(self) -> bool:
-        """Whether no turn is ready or on its way to the store, and nothing is being read from it."""
+        """Whether no turn is ready or on its way to the store, and nothing is being read."""
         if self._ready or self._stages.busy or self._committer.busy:
             return False
         return not self._memory.loader.reading

@@ -1,8 +1,8 @@
-"""The supervisor: runs workflow code on the node's event loop, and stops what does not end.
+"""The supervisor: runs workflow code on the node's event loop, and stops code that does not end.
 
-Code that is loaded and code that takes a turn runs under the watchdog and inside the interceptors of
-turns. Whatever it raises, and a turn that was interrupted, comes back as a value: `Discarded`, with
-the cause for people.
+Code that is loaded and code that takes a turn runs under the watchdog. A turn also runs inside the
+interceptors of turns. Any error of the code, and a turn that was interrupted, comes back as a
+value: `Discarded`, with the cause for people.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Supervisor:
         unit, mailbox = resident.unit, resident.mailbox
         now = self._clock.now_ms()
         advance = partial(unit.advance, mailbox, now, fence, commit_id, self._is_spent)
-        # A unit that is set aside runs no code, so an interceptor that fails must not stop that turn.
+        # A unit that is held runs no code, so an interceptor that fails must not stop that turn.
         if self._interceptors and not unit.is_poison:
             return self._guarded(unit, partial(self._intercepted, unit, len(mailbox), advance))
         return self._guarded(unit, advance)

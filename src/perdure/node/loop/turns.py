@@ -5,9 +5,9 @@
                    └────────────── results, timers, messages to others ◀─────────────┘
 
 Theory of operation. Each instance in memory is a `Resident`: a unit of the kernel, a mailbox, and a
-state. A message goes into the mailbox and makes the resident ready. Ready residents take their turns
-one after the other. A turn's commit goes to the committer. While it is on its way the resident takes
-no other turn, and its new messages gather. When the commit is durable its effects follow:
+state. A message goes into the mailbox and makes the resident ready. Ready residents take their
+turns one after the other. A turn's commit goes to the committer. Until it is durable the resident
+takes no other turn, and its new messages gather. When the commit is durable its effects follow:
 activities, messages to other units, answers to senders, deadlines. When the commit is refused, the
 unit is dropped, and the messages that its turn took are in the mailbox again, as they were.
 
@@ -57,7 +57,7 @@ class Turns:
     def __init__(
         self, given: Surroundings, make_attempts: Callable[[Callable[[Message], None]], Attempts]
     ) -> None:
-        """Wire the parts. `make_attempts` makes the runner of activities, given where results go."""
+        """Wire the parts. `make_attempts` makes the runner of activities from `deliver`."""
         residents = Residents(given.kinds, given.options)
         self.store = given.store
         self.node_name = given.node_name
@@ -77,7 +77,7 @@ class Turns:
         self._committer = Committer(given, self._freezer)
         self._refusals = Refusals(given, self.memory)
         self._stages = Stages()
-        # A commit id is the incarnation's id (8 random bytes) and a count. So no two lives share one.
+        # A commit id is the incarnation's id (8 random bytes) and a count: no two lives share one.
         self._commit_prefix = bytes.fromhex(given.incarnation.id)
         self.ending = Ending(
             given.ownership,
@@ -110,7 +110,7 @@ class Turns:
             resident = memory.enter(message)
         scope = resident.scope if resident is not None else None
         if resident is None or (scope is not None and not scope.takes_messages):
-            # A stored message waits in the inbox. The next owner derives results of activities again.
+            # A stored message waits in the inbox, and the next owner derives results again.
             _refuse(ack, Moved())
             return
         if not resident.receive(message, ack, stored=stored):
