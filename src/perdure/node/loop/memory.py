@@ -207,7 +207,7 @@ class Memory:
 
     def try_again(self, units: Iterable[str]) -> None:
         """Load these held units again."""
-        for unit in list(units):
+        for unit in units:
             present = self.residents.get(unit)
             if present is None:
                 self.loader.load_later(unit)
