@@ -1,4 +1,4 @@
-"""The node: owns scopes, runs turns, runs activities. The path of a message is in `turns`."""
+"""The node: owns scopes, runs turns and activities. The path of a message is in `loop/turns.py`."""
 
 from __future__ import annotations
 
