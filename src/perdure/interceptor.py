@@ -204,7 +204,7 @@ def around_activity(
 ) -> Awaitable[object]:
     """Run an attempt inside all of them."""
 
-    # An interceptor may call `next` again, which is a retry of its own. So nothing counts the calls.
+    # An interceptor may call `next` again as a retry of its own. So nothing counts the calls.
     def step(index: int) -> Awaitable[object]:
         if index == len(interceptors):
             return innermost()

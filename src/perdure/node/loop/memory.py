@@ -81,13 +81,16 @@ class Memory:
 
     def owns(self, unit: str) -> bool:
         """Whether messages for the unit are to be delivered here."""
+        scope = self.home_of(unit)
+        return scope is not None and scope.takes_messages
+
+    def home_of(self, unit: str) -> Scope | None:
+        """The scope of this node to which the unit belongs. None: it belongs to another node."""
         resident = self.residents.get(unit)
         # A row may name another scope than the id does. Only a unit in memory has its row at hand.
         if resident is not None:
-            scope = resident.scope
-        else:
-            scope = self._ownership.home_of(unit)
-        return scope is not None and scope.takes_messages
+            return resident.scope
+        return self._ownership.home_of(unit)
 
     def enter(self, message: Message) -> Resident | None:
         """Bring the unit of a message into memory. None: it belongs to another node."""

@@ -97,8 +97,7 @@ class Turns:
         `stored`: the message stands in the unit's inbox already.
         """
         if self.ending.has_begun:
-            text = "the node is stopping; send it again to the next one"
-            _refuse(ack, StoreUnavailable(text))
+            _refuse(ack, StoreUnavailable("the node is stopping; send it again to the next one"))
             return
         if ack is not None and self._ownership.is_frozen:
             # Before its unit enters memory: a unit without a message would never be loaded.
@@ -241,8 +240,7 @@ class Turns:
         under its owner before. Its inbox says whether it has.
         """
         if claims != self._ownership.claims:
-            resident = self.memory.residents.get(message.to)
-            home = self._ownership.home_of(message.to) if resident is None else resident.scope
+            home = self.memory.home_of(message.to)
             if home is None or home.number > claims:
                 self.memory.look_into_inbox(message.to)
                 return
