@@ -60,7 +60,7 @@ class Checks:
                 refused += findings
                 continue  # it is looked at again when the next start is tried
             self._done.add(definition)
-            # The scan sees only what is written. The guard sees what is called, while it runs.
+            # The scan reads the code. The guard sees its calls while it runs.
             guard.watch(definition.fn)
             for finding in findings:
                 ids = {"node": self._node_name, "workflow": definition.name}

@@ -277,7 +277,7 @@ class Node:
                 self.clock.go_on_from(view.row.updated_at)
 
     def _definitions_changed(self) -> None:
-        """New definitions may release what waits for them."""
+        """New definitions may release instances that wait for them."""
         self._checks.check()
         if self._life is not None:
             self._life.deploys.changed()
@@ -307,7 +307,7 @@ class Node:
             self._store = None
 
     async def _halt(self, grace_ms: int) -> None:
-        """Take no more work, end what runs, leave memory."""
+        """Take no more work, end running attempts, leave memory."""
         life = self._life
         if life is None:
             return

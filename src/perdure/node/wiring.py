@@ -1,4 +1,4 @@
-"""The wiring of a node: one life is made of finished parts, each of which gets what it needs."""
+"""The wiring of a node: the parts of one life, each made of finished parts."""
 
 from __future__ import annotations
 

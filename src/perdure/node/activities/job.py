@@ -130,10 +130,10 @@ class Job:
         """Its task was cancelled, and not by the node. It keeps its slot."""
         self.state = "interrupted"
         if self.timeouts is not None:
-            self.timeouts.end()  # the function takes no more time, whatever has cancelled it
+            self.timeouts.end()  # a function that is cancelled takes no more time
 
     def run_out(self, failure: Failure) -> None:
-        """It takes too long, and this is what it fails with."""
+        """It takes too long, and fails with this."""
         self.timeout = failure
 
     def ask_to_end(self) -> None:
@@ -164,7 +164,7 @@ class Job:
         self.attempt = None
         return details
 
-    # ------------------------------------------------------------ what it is
+    # ------------------------------------------------------------ texts and ids
 
     def message_id(self) -> bytes:
         """The id of its result.

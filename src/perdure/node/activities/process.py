@@ -1,7 +1,7 @@
 """The program of a process of the pool: look an activity up by its place, decode, run, encode.
 
 The process reads one request after the other from its pipe, and ends with the pipe. It also watches
-its parent: a node that was killed leaves no process behind, whatever the activity does.
+its parent: a node that was killed leaves no process behind, even in the middle of an activity.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def run(request: Request) -> Outcome:
         value = call_function(fn, args, kwargs)
         result = encoded(value, f"result of {what}", signature.result.encode, request.payload_bytes)
         signature.result.check(result)
-    except BaseException as error:  # whatever the user's code raises is its outcome
+    except BaseException as error:  # any error of the user's code is its outcome
         retry = RetryPolicy(non_retryable=request.final)
         return Outcome(None, failure_from(error, request.payload_bytes, retry))
     return Outcome(result)

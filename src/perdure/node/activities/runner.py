@@ -77,7 +77,7 @@ class Runner:
             if job.state != "running" or _is_cancelled_from_outside():
                 return None
             return Outcome(None, cancelled_itself(job))
-        except BaseException as error:  # whatever the user's code raises is its outcome
+        except BaseException as error:  # any error of the user's code is its outcome
             if isinstance(error, KeyboardInterrupt) and _is_main_thread():
                 raise
             retry: RetryPolicy | None = None
@@ -94,7 +94,7 @@ class Runner:
         return self._threads.busy
 
     def close_at_once(self) -> None:
-        """Do what `close` does where nothing can be awaited any more."""
+        """Close where nothing can be awaited any more."""
         if self._processes.used:
             self._processes.close()
         self._threads.close()

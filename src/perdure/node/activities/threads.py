@@ -80,7 +80,7 @@ class Threads:
         self._closed = False
 
     def run(self, body: Callable[[], Any], what: str | None = None) -> ThreadCall:
-        """Run it now. `what` names it for people. Without a name it is one that always ends.
+        """Run it now. `what` names it for people. Functions that always end have no name.
 
         Raises:
             RuntimeError: the system has no thread to give.

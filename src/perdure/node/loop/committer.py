@@ -38,8 +38,8 @@ class Committer:
         self._patience = Patience(given.node_name, given.options.store_retry_ms)
         self._freezer = freezer
         self._failed = given.failed
-        # Commits, and beside them the calls that get their verdicts. Two lists, because the store is
-        # handed the first one as it is.
+        # Commits, and beside them the calls that get their verdicts. There are two lists, because
+        # the store is handed the first one as it is.
         self._waiting: list[Commit] = []
         self._told: list[Done] = []
         self._batch: list[Commit] = []

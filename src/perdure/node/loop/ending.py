@@ -68,7 +68,8 @@ class Ending:
         self._begin()
         await self._memory.loader.stop()
         self._committer.hurry()
-        # What has arrived is recorded. Units that would go on by themselves take no further turn.
+        # Messages that have arrived are recorded. Units that would go on without a message take no
+        # further turn.
         while self._ready and not self._ownership.is_frozen:
             self._ready.run()
             await asyncio.sleep(0)

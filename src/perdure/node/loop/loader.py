@@ -39,7 +39,7 @@ _LOADERS = 2
 _FETCHERS = 4
 """Inboxes that are read at the same time."""
 _WAITING = 2_000
-"""A scan asks for no more while so many wait to be loaded: what is in the store costs no memory."""
+"""A scan asks for no more while so many wait to be loaded. In the store they cost no memory."""
 _PAUSE_S = 0.005
 """How long a scan waits then."""
 _PART = 500
@@ -78,7 +78,7 @@ class Loader:
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
 
-    # ------------------------------------------------------------ what is asked of it
+    # ------------------------------------------------------------ requests
 
     def load(self, resident: Resident) -> None:
         """Load a unit, together with others that wait to be loaded."""
@@ -93,9 +93,9 @@ class Loader:
         self.go_on()
 
     def fetch(self, resident: Resident) -> None:
-        """Read what is new in the inbox of a unit that stays in memory."""
+        """Read the new part of the inbox of a unit that stays in memory."""
         if self._stopping:
-            return  # what it has is recorded, and the next owner reads the rest
+            return  # its messages are recorded, and the next owner reads the rest
         self._residents.occupy(resident, "loading")
         resident.begin_fetch()
         self._to_fetch.append(resident)
@@ -114,7 +114,7 @@ class Loader:
         return len(self._to_load) + len(self._due)
 
     async def room(self) -> None:
-        """Wait until enough has been loaded of what a scan has found."""
+        """Wait until enough of the units that a scan has found are loaded."""
         while self.backlog > _WAITING:  # noqa: ASYNC110 - each load may be the one
             await asyncio.sleep(_PAUSE_S)
 
@@ -262,7 +262,7 @@ class Loader:
         Senders whose messages only this process has are told when the answer is late.
 
         Raises:
-            Exception: the store has answered that what it has cannot be read.
+            Exception: the store has answered that it cannot read its rows.
         """
 
         def late(error: StoreUnavailable) -> None:

@@ -122,7 +122,7 @@ class Memory:
         if resident is None:
             self.loader.load_later(unit)
         elif resident.state in ("idle", "ready"):
-            self.loader.fetch(resident)  # before its turn: what waits there may be older
+            self.loader.fetch(resident)  # before its turn: messages there may be older
         else:
             resident.expect_messages()
 
@@ -178,7 +178,7 @@ class Memory:
     # ------------------------------------------------------------ once more
 
     def reload(self, resident: Resident) -> None:
-        """Replace a unit by what the store has. Its mailbox stays, its activities are given up."""
+        """Replace a unit by that of the store. Its mailbox stays, its activities are given up."""
         self._drop(resident)
         self.loader.load(resident)
 
@@ -231,7 +231,7 @@ class Memory:
         self.loader.load(resident)
 
     def revise_suspect(self, unit: str, revise: Callable[[int], int]) -> bool:
-        """Change what the row says about crashes, in a commit of its own. False: not now."""
+        """Change the blame in the row, in a commit of its own. False: it cannot be done now."""
         resident = self.residents.get(unit)
         if resident is None or resident.state != "idle":
             return False
@@ -317,7 +317,7 @@ class Memory:
                 ends_s = monotonic() + _LEAVING_SLICE_S
 
     def clear_at_once(self, error: Exception) -> None:
-        """Do what `clear` does in one go: nothing can be awaited any more."""
+        """Clear memory in one go: nothing can be awaited any more."""
         for resident in self.residents.all():
             resident.refuse(error)
             self.residents.forget(resident)

@@ -62,7 +62,7 @@ class Patience:
         self._hurried = True
 
     async def ask(self, ask: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Ask until there is an answer, whatever goes wrong.
+        """Ask until there is an answer, after any error.
 
         Raises:
             Stopped: the node stops.

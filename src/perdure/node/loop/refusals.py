@@ -1,4 +1,4 @@
-"""Refusals: what a node does with a commit that the store has not accepted.
+"""Refusals: how a node goes on after a commit that the store has not accepted.
 
 stale     another commit came first: load the unit, and take the turn again
 fenced    another node owns the scope: give up all of it
@@ -43,8 +43,8 @@ class Refusals:
                 kind = verdict
             given.metrics.refused(kind)
         if isinstance(verdict, SqlRefused) or verdict == "invalid":
-            # The same turn is never recorded. After `stale` and `fenced` it is taken again, and
-            # then shows what it says.
+            # The same turn is never recorded. After `stale` and `fenced` it is taken again, and its
+            # records are shown then.
             show_logs(turn.logs, discarded=True)
         if isinstance(verdict, SqlRefused):
             statement = f"the statement {verdict.statement} of its commit ({verdict.why})"
@@ -67,7 +67,7 @@ class Refusals:
             text = f"the request for {unit.id!r} may have been recorded: another node owns it now"
             resident.refuse_taken(StoreUnavailable(text, "unknown"))
         if given.ownership.is_alone:
-            # Nothing tells a node without a cluster what to do next, so it stops.
+            # A node without a cluster is assigned no other scope, so it stops.
             self._memory.refuse(resident, "another node owns its scope now")
             text = (
                 f"another node has taken over what node {given.node_name!r} owned (found at a"

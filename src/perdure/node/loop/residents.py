@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 Ack = asyncio.Future[Outcome]
 
 State = Literal["idle", "ready", "working", "committing", "loading", "gone"]
-"""What a resident is doing. Only one part of the node may touch its unit at a time.
+"""The states of a resident. Only one part of the node may touch its unit at a time.
 
 `idle`: nothing. `ready`: it waits for its turn. `working`: the work of its turn goes on.
 `committing`: its turn is over, and its commit is on the way or its effects are being carried out.
@@ -175,7 +175,7 @@ class Resident:
         self.failures = 0
 
     def answer(self, answers: dict[bytes, Outcome]) -> None:
-        """Tell senders what became of their messages."""
+        """Tell senders the outcomes of their messages."""
         acks = self.acks
         if acks is None:
             return

@@ -89,7 +89,7 @@ class Turns:
             self.waiters,
         )
 
-    # ------------------------------------------------------------ 1. what comes in
+    # ------------------------------------------------------------ 1. messages and deadlines
 
     def deliver(self, message: Message, ack: Ack | None = None, *, stored: bool = False) -> None:
         """Take a message to its unit. `ack` gets the outcome once the outcome is durable.
@@ -204,7 +204,7 @@ class Turns:
     # ------------------------------------------------------------ 4. its effects
 
     def _effects(self, resident: Resident, turn: Turn, claims: int) -> None:
-        """What follows a durable turn: work, messages, answers, deadlines, the next turn."""
+        """Carry out a durable turn: work, messages, answers, deadlines, the next turn."""
         unit, scope = resident.unit, resident.scope
         # A scope that leaves this node begins nothing. Its next owner derives the work from rows.
         serves = scope is not None and scope.takes_messages

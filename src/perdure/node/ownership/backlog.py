@@ -27,7 +27,7 @@ _PAGE = 1_000
 
 
 class Backlog:
-    """Scans the store for what waits in a scope. At most one scan runs, and one more is planned."""
+    """Scans the store for the work of a scope. At most one scan runs, and one more is planned."""
 
     def __init__(
         self,

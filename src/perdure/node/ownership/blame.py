@@ -18,7 +18,7 @@ _MOST = 999
 
 
 class Blame(msgspec.Struct, frozen=True):
-    """What is known of an instance.
+    """The part that an instance had in crashes, as far as it is known.
 
     `crashes` is how many crashes in a row found it at work. `alone` is how many of them came when
     it was the only one on trial. `state` says whether it ran on trial, or was held back so that the
@@ -44,7 +44,7 @@ class Blame(msgspec.Struct, frozen=True):
 
     @property
     def number(self) -> int:
-        """What to write into the row."""
+        """The number for the row."""
         counts = min(self.alone, _MOST) * 1_000 + min(self.crashes, _MOST)
         return _STATES.index(self.state) * 1_000_000 + counts
 

@@ -56,7 +56,7 @@ class Owner:
         self._scans = asyncio.Semaphore(_SCANS)
         self._changing = asyncio.Lock()
 
-    # ------------------------------------------------------------ what a cluster says
+    # ------------------------------------------------------------ assignments of a cluster
 
     async def follow(self, assignments: AsyncIterator[Collection[str]]) -> None:
         """Own the scopes that the cluster assigns to this node, at each of its assignments."""
@@ -77,7 +77,7 @@ class Owner:
         """Gain the scopes that are wanted, and give up the others.
 
         Raises:
-            StoreUnavailable: the store could not be asked. What has been done by then stays done.
+            StoreUnavailable: the store could not be asked. The changes that were made by then stay.
         """
         async with self._changing:
             # First: a scope that its next owner claims before its release counts as crashed.
@@ -113,7 +113,7 @@ class Owner:
     # ------------------------------------------------------------ giving up
 
     async def _give_up(self, scopes: Collection[Scope]) -> None:
-        """Finish what is under way in these scopes, and release them."""
+        """Finish the work under way in these scopes, and release them."""
         for scope in scopes:
             if scope.state != "draining":  # a release that failed is tried again
                 scope.drain()

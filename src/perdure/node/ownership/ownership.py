@@ -20,7 +20,7 @@ class Ownership:
     """The router of a node: from a unit to the scope that this node owns, or to nothing."""
 
     def __init__(self, store: Store, incarnation: Incarnation, *, is_alone: bool) -> None:
-        """Nothing is owned. `is_alone`: no other node can own what this one does not."""
+        """Nothing is owned. `is_alone`: no other node can own a scope of this store."""
         self.is_alone = is_alone
         self.is_frozen = False
         # How many claims the store has accepted. Each scope has the number of its own, so that a

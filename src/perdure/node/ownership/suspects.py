@@ -74,7 +74,7 @@ _NAMED = 5
 
 
 class _Candidate(NamedTuple):
-    """An instance that is held back: its row as it is in the store, and what is known of it."""
+    """An instance that is held back: its row as it is in the store, and its blame."""
 
     resident: Resident
     version: int

@@ -125,7 +125,7 @@ class Gauges:
             self._nodes.append(node)
 
     def remove(self, node: NodeGauges) -> None:
-        """It has stopped. What it has counted stays counted: a counter does not go back."""
+        """It has stopped. Its counts stay: a counter does not go back."""
         with self._lock:
             self._nodes.remove(node)
             for name, read in _COUNTED.items():

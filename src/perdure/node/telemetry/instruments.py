@@ -202,7 +202,7 @@ INSTRUMENTS = (
         "counter",
         "{call}",
         ("verb", "outcome"),
-        "what clients asked",
+        "calls of clients",
     ),
     Instrument(
         "perdure.client.duration",
