@@ -58,7 +58,7 @@ PROSE = {
 }
 PROSE_NAMES = {"letter": "message", "letters": "message", "aside": "suspended"}
 # These packages have some of the words left.
-PROSE_ELSEWHERE = ("src/perdure/kernel", "src/perdure/node")
+PROSE_ELSEWHERE = ("src/perdure/kernel",)
 
 DEFINED_BY_ASYNCIO = {"add_signal_handler", "remove_signal_handler"}
 

@@ -56,6 +56,7 @@ def options_of(
             msg = f"retry of {what} must be a RetryPolicy, got {retry!r}"
             raise DefinitionError(msg)
         changes["retry"] = retry
+    # Durations are given in seconds, and recorded with a call in milliseconds.
     for name, duration in (
         ("timeout", timeout),
         ("total_timeout", total_timeout),
@@ -105,6 +106,7 @@ class Activity(Generic[P, R_co]):
         run = current_run()
         if run is None:
             return self._plain(args, kwargs)
+        # At the call and not at the `await`: so several calls can be made and then gathered.
         definition = self.definition
         return commands.schedule_activity(
             run, definition, self.options, definition.signature.encode(args, kwargs)
@@ -168,6 +170,7 @@ class Activity(Generic[P, R_co]):
             parts.append(self.options.to_data())
         start = encode(parts)
 
+        # Called when the start is live. In a replay the journal has proved it.
         def check() -> None:
             signature.check(data)
             run.check_size(start, f"the input of activity {self.name!r}")
@@ -228,9 +231,9 @@ class ActivityInfo:
 
     def last_heartbeat(self, as_type: type[T]) -> T | None:
         """The details of the last heartbeat of an earlier attempt. None: there were none."""
-        value: T | None = None
-        if self.details is not None:
-            value = decode(self.details, as_type)
+        if self.details is None:
+            return None
+        value: T = decode(self.details, as_type)
         return value
 
 
@@ -387,12 +390,13 @@ def client() -> Client:
         UsageError: no activity is running here, or it is a `def`, which runs on a thread.
     """
     make = node_client.get()
-    if make is None:
+    if make is None:  # a plain call of the function, in a test for example
         msg = "activity.client() is for code that runs inside an activity; here none is running"
         raise UsageError(msg)
     try:
         asyncio.get_running_loop()
     except RuntimeError:
+        # asyncio has no public question for it that does not raise.
         msg = (
             "activity.client() belongs to the node's event loop, and this is a thread: "
             "make the activity `async def`"

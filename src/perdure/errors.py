@@ -297,6 +297,7 @@ class Failed(PerdureError):
 
     def __init__(self, message: str, failure: Failure) -> None:
         """Keep the failure beside its readable form."""
+        # The message is all that `str` and log records show.
         super().__init__(message)
         self.failure = failure
 
@@ -392,7 +393,7 @@ class ApplicationError(PerdureError):
     ) -> None:
         """Describe the failure. `type` defaults to the class name."""
         super().__init__(message)
-        # The name is journaled, and retry policies match on it.
+        # The name is journaled, and retry policies and other code match on it.
         self.type = type or self.__class__.__name__
         self.retryable = retryable
         self.details = details
@@ -477,6 +478,7 @@ def clean_text(text: str) -> str:
 def in_short(texts: Sequence[str]) -> str:
     """A few texts in one line."""
     shown: list[str] = []
+    # A group may have hundreds of exceptions. The first few tell most of it.
     for text in texts[:_IN_SHORT]:
         short = text
         if len(text) > SHORT:

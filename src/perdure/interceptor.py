@@ -117,8 +117,9 @@ def overriding(
     interceptors: Iterable[Interceptor], method: Literal["send", "turn", "activity"]
 ) -> list[Interceptor]:
     """The interceptors that override this method, in order."""
+    # By class: most interceptors override one method, and the others should cost nothing.
     default = getattr(Interceptor, method)
-    return [i for i in interceptors if getattr(type(i), method) is not default]
+    return [given for given in interceptors if getattr(type(given), method) is not default]
 
 
 def check_interceptors(interceptors: Iterable[object]) -> tuple[Interceptor, ...]:
@@ -131,7 +132,7 @@ def check_interceptors(interceptors: Iterable[object]) -> tuple[Interceptor, ...
     for given in interceptors:
         if not isinstance(given, Interceptor):
             remedy = "derive its class from Interceptor"
-            if isinstance(given, type):
+            if isinstance(given, type):  # an easy mistake: the class in place of an object
                 remedy = "give an object, not its class"
             msg = f"{given!r} in interceptors= is no interceptor; {remedy}"
             raise UsageError(msg)
@@ -187,6 +188,7 @@ def around_turn(interceptors: Sequence[Interceptor], turn: TurnInfo, innermost: 
             interceptors[index].turn(turn, lambda: step(index + 1))
 
     step(0)
+    # The failure of the turn comes first: the count of calls may only be a consequence of it.
     if taken and taken[0] is not None:
         raise taken[0]
     if len(taken) != 1:
@@ -202,6 +204,7 @@ def around_activity(
 ) -> Awaitable[object]:
     """Run an attempt inside all of them."""
 
+    # An interceptor may call `next` again as a retry of its own. So nothing counts the calls.
     def step(index: int) -> Awaitable[object]:
         if index == len(interceptors):
             return innermost()

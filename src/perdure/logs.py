@@ -107,7 +107,7 @@ class Ids(logging.Filter):
             # whose ids would be wrong here.
             ids = {}
         for key, value in ids.items():
-            if not hasattr(record, key):
+            if not hasattr(record, key):  # the logger that made the record knew better
                 setattr(record, key, value)
         return True
 
@@ -133,7 +133,7 @@ class Text(logging.Formatter):
     """
 
     def __init__(self) -> None:
-        """It has no options."""
+        """There are no options."""
         super().__init__(
             "%(asctime)s.%(msecs)03d %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S"
         )
@@ -167,8 +167,10 @@ class Json(logging.Formatter):
         extra = {key: value for key, value in vars(record).items() if key not in _OWN}
         if extra:
             line["extra"] = extra
-        if record.exc_info and record.exc_info[1] is not None:
+        error: BaseException | None = None
+        if record.exc_info:
             error = record.exc_info[1]
+        if error is not None:
             trace = "".join(traceback.format_exception(error))
             line["exception"] = {
                 "type": type(error).__qualname__,
@@ -210,6 +212,7 @@ class _Lines(logging.Handler):
                 stream: Stream = self.stream
             else:
                 stream = sys.stderr
+            # One write per line, so that lines of several threads do not mix.
             stream.write(self.format(record) + "\n")
             flush = getattr(stream, "flush", None)
             if flush is not None:

@@ -53,7 +53,10 @@ class _ReplaySafe(logging.LoggerAdapter[logging.Logger]):
         """Add the ids."""
         run = current_run()
         if run is not None:
-            kwargs["extra"] = dict(kwargs.get("extra") or {}) | run_ids(run)
+            # The ids win over an `extra` of the same name, so that every record can be trusted.
+            extra = dict(kwargs.get("extra") or {})
+            extra.update(run_ids(run))
+            kwargs["extra"] = extra
         return msg, kwargs
 
 

@@ -471,7 +471,7 @@ async def test_failures_have_a_category_and_count_once(
         await waits_for(node.client.get("poison"), "poison")
         await node.client.get("stuck").send(
             "news", 1
-        )  # kept: a commit of an instance that is set aside already
+        )  # kept: a commit of an instance that is suspended already
         counted = node.metrics
     async with node_of(world, app, meters) as node:
         await waits_for(
@@ -479,7 +479,7 @@ async def test_failures_have_a_category_and_count_once(
         )  # a restart tries again, and finds the same
         await waits_for(node.client.get("missing"), "not_registered")
     points = sorted(
-        (a["perdure.workflow"], a["perdure.category"], a["perdure.set_aside"])
+        (a["perdure.workflow"], a["perdure.category"], a["perdure.suspended"])
         for _, a in meters.points["perdure.workflow.failures"]
     )
     assert points == [
@@ -489,7 +489,7 @@ async def test_failures_have_a_category_and_count_once(
         ("raises", "application", False),
         ("waits", "configuration", True),
     ]
-    assert (counted.failed, counted.cancelled, counted.set_aside, counted.turn_failures) == (
+    assert (counted.failed, counted.cancelled, counted.suspended, counted.turn_failures) == (
         1,
         1,
         3,
@@ -510,7 +510,7 @@ async def test_an_end_by_a_limit_is_a_failure(world: World, app: App, meters: Me
             await node.client.workflow(long, id="x").run()
     assert (
         meters.total(
-            "perdure.workflow.failures", workflow="long", category="application", set_aside=False
+            "perdure.workflow.failures", workflow="long", category="application", suspended=False
         )
         == 1
     )

@@ -125,7 +125,7 @@ async def test_numbers_without_any_provider(world: World, app: App) -> None:
         await node.client.workflow(calls, id="x").run()
         await node.client.workflow("missing", id="y").start()
         now = node.metrics
-    expected = NodeMetrics(turns=3, commits=3, started=1, completed=1, set_aside=1, attempts=1)
+    expected = NodeMetrics(turns=3, commits=3, started=1, completed=1, suspended=1, attempts=1)
     assert (now, node.metrics) == (NodeMetrics(**(as_dict(expected) | {"residents": 1})), expected)
     async with node:
         found = node.metrics

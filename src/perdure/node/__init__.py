@@ -1,4 +1,8 @@
-"""The node: owns scopes, runs turns, runs activities. The path of a message is in `turns`."""
+"""The node: owns scopes, runs turns and activities.
+
+Read `node.py` for its life and `loop/turns.py` for the path of a message. Then follow the packages
+`loop`, `ownership` and `activities`: each begins with the order in which to read it.
+"""
 
 from __future__ import annotations
 

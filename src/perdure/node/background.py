@@ -20,6 +20,7 @@ class Background:
     def __init__(self, node_name: str) -> None:
         """Nothing runs yet. The name is for log records."""
         self._node_name = node_name
+        # The event loop itself holds its tasks only weakly.
         self._tasks: set[asyncio.Task[None]] = set()
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
@@ -39,6 +40,7 @@ class Background:
 
     def give_up(self) -> list[asyncio.Task[None]]:
         """Cancel all but the task that asks."""
+        # A node that stops because its store failed does so in such a task.
         asking = asyncio.current_task()
         tasks = [task for task in self._tasks if task is not asking]
         for task in tasks:
@@ -53,10 +55,11 @@ class Background:
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, Stopped):
-            text = (
-                "background work %s of node %s has failed; restart the node, and please report it"
-            )
-            ids = {"node": self._node_name}
-            logger.error(text, task.get_name(), self._node_name, exc_info=error, extra=ids)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None or isinstance(error, Stopped):
+            return  # a stop ends work that waits for the store
+        text = "background work %s of node %s has failed; restart the node, and please report it"
+        ids = {"node": self._node_name}
+        logger.error(text, task.get_name(), self._node_name, exc_info=error, extra=ids)

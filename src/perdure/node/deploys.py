@@ -1,7 +1,7 @@
 """Deploys: definitions that are there when a node starts, and those that are added while it runs.
 
-Workflow code is looked at for what replay cannot repeat, once per definition. What was held for the
-lack of a definition is tried again, because the new one may be it.
+Each definition is looked at once, for code that replay cannot repeat. Instances that were held for
+the lack of a definition are tried again, because the new one may be it.
 """
 
 from __future__ import annotations
@@ -29,16 +29,18 @@ logger = logging.getLogger("perdure.node")
 
 
 def guard_level() -> guard.GuardLevel | None:
-    """How the code that runs now wants to be guarded. None: it is no workflow code."""
+    """The guard level of the code that runs now. None: it is no workflow code."""
     run = current_run()
-    return run.definition.guard if run is not None else None
+    if run is None:
+        return None
+    return run.definition.guard
 
 
 class Checks:
-    """Looks at workflow code before it runs. The lives of a node share what was looked at."""
+    """Looks at workflow code before it runs, once in all lives of a node."""
 
     def __init__(self, app: App, node_name: str) -> None:
-        """Nothing was looked at."""
+        """No definition has been looked at."""
         self._app = app
         self._node_name = node_name
         self._done: set[WorkflowDefinition] = set()
@@ -53,15 +55,12 @@ class Checks:
         for definition in self._app.definitions():
             if definition in self._done or definition.guard == "off":
                 continue
-            findings = [
-                f"{f.file}:{f.line}: {f.rule.code} {f.name} in workflow {definition.name!r}:"
-                f" {f.remedy}"
-                for f in scan(definition.fn)
-            ]
+            findings = _findings(definition)
             if findings and definition.guard == "error":
                 refused += findings
                 continue  # it is looked at again when the next start is tried
             self._done.add(definition)
+            # The scan reads the code. The guard sees its calls while it runs.
             guard.watch(definition.fn)
             for finding in findings:
                 ids = {"node": self._node_name, "workflow": definition.name}
@@ -69,14 +68,23 @@ class Checks:
         if refused:
             places = "\n  ".join(refused)
             msg = (
-                "workflow code must be deterministic (guard='warn' or 'off' in @app.workflow lets it"
-                f" run):\n  {places}"
+                "workflow code must be deterministic (guard='warn' or 'off' in @app.workflow lets"
+                f" it run):\n  {places}"
             )
             raise WorkflowViolation(msg)
 
 
+def _findings(definition: WorkflowDefinition) -> list[str]:
+    """A line of text for each place that replay cannot repeat."""
+    lines: list[str] = []
+    for found in scan(definition.fn):
+        place = f"{found.file}:{found.line}: {found.rule.code} {found.name}"
+        lines.append(f"{place} in workflow {definition.name!r}: {found.remedy}")
+    return lines
+
+
 class Deploys:
-    """Releases what waits for definitions."""
+    """Releases the instances that wait for definitions."""
 
     def __init__(
         self,
@@ -93,13 +101,14 @@ class Deploys:
         self._is_trying = False
 
     def changed(self) -> None:
-        """There may be what instances wait for. Changes that come together are one."""
+        """The definitions have changed. Changes that come together are taken as one."""
         if not self._is_trying:
             self._is_trying = True
             self._background.spawn(self._try_held(), "perdure-wake")
 
     async def _try_held(self) -> None:
-        """Try again what is held until a deploy: this may be it."""
+        """Try the instances again that are held until a deploy: this may be it."""
+        # Here and not at the end: a change that comes from now on needs another round.
         self._is_trying = False
         self._turns.memory.definitions_changed()
         after: str | None = None
@@ -110,9 +119,8 @@ class Deploys:
             except Stopped:
                 return  # the next start tries them
             rows = [view.row for view in page.items]
-            self._turns.memory.try_again(
-                row.id for row in rows if self._ownership.find(row.scope) is not None
-            )
+            ours = [row.id for row in rows if self._ownership.find(row.scope) is not None]
+            self._turns.memory.try_again(ours)
             after = page.next
             if after is None:
                 return

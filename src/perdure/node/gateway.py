@@ -1,7 +1,7 @@
 """The gateway of a node's client: to the units of this node in memory, to all others by the store.
 
-Where a unit belongs is asked before each delivery. A scope may go to another node while a request is
-under way. The request was then not done here, and it goes on by the store.
+Before each delivery the gateway asks which node owns the unit. A scope may go to another node while
+a request is under way. The request was then not done here, and it goes on by the store.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from perdure.ports.store import Store
 
 _ROUND_MS = 5_000
-"""How long one wait for a change lasts. It is then simply repeated."""
+"""How long one wait for a change lasts. It is repeated then."""
 
 
 class NodeGateway:
@@ -40,7 +40,7 @@ class NodeGateway:
         clock: Clock,
         limits: Limits,
     ) -> None:
-        """`running` gives the turns of the node's present life, or raises the reason why not."""
+        """`running` gives the turns of the node's present life, or raises why there is none."""
         self._running = running
         self._store = store
         self.clock = clock
@@ -56,7 +56,7 @@ class NodeGateway:
         return StoreGateway(self._running().store, self.clock, self.limits)
 
     async def send(self, message: Message) -> Outcome:
-        """Deliver a message; the outcome once it is durable."""
+        """Deliver a message. Return the outcome once it is durable."""
         turns = self._running()
         if turns.memory.owns(message.to):
             with suppress(Moved):  # then nothing was done, and it goes to the new owner
@@ -64,7 +64,8 @@ class NodeGateway:
         try:
             return await self._beside().send(message)
         finally:
-            # The unit may be ours by now. What was posted comes before what is sent to it here next.
+            # The unit may be this node's by now. The posted message must be read before the next
+            # one is delivered here.
             turns.memory.look_into_inbox(message.to)
 
     async def _send_here(self, turns: Turns, message: Message) -> Outcome:
@@ -74,12 +75,12 @@ class NodeGateway:
             return await ack
         except StoreUnavailable:
             # It may have been refused at once. A sender that tries again and again would keep the
-            # event loop, and the node could never find that the store answers.
+            # event loop, and the node could not learn that the store answers.
             await asyncio.sleep(0)
             raise
 
     async def begin(self, message: Message) -> tuple[Outcome, Begun | None]:
-        """Deliver a start; its outcome, and the run that it began or joined."""
+        """Deliver a start. Return its outcome, and the run that it began or joined."""
         turns = self._running()
         if turns.memory.owns(message.to):
             with suppress(Moved):  # then nothing was done, and it goes to the new owner
@@ -87,39 +88,47 @@ class NodeGateway:
         try:
             return await self._beside().begin(message)
         finally:
-            # The unit may be ours by now. What was posted comes before what is sent to it here next.
+            # As in `send`.
             turns.memory.look_into_inbox(message.to)
 
     async def _begin_here(self, turns: Turns, message: Message) -> tuple[Outcome, Begun | None]:
         outcome = await self._send_here(turns, message)
         if outcome == "joined":
             return outcome, await self._joined(message)
-        return outcome, Begun(message.id) if outcome != "exists" else None
+        if outcome == "exists":
+            return outcome, None
+        # A run has the id of the message that started it.
+        return outcome, Begun(message.id)
 
     async def _joined(self, message: Message) -> Begun:
         """The run that a start has just joined."""
         start = message.body
         assert isinstance(start, Start)
         row = self._running().memory.row(message.to)
-        if row is None:
+        if row is None:  # a turn of it is on its way, or it has left memory
             view = await find_row(self.store, message.to)
-            row = view.row if view is not None else None
+            if view is not None:
+                row = view.row
         if row is not None and joins(row, start):
             return Begun(row.run)
         # It was deleted or replaced since. No run has this id, so its end is found to be gone.
         return Begun(b"")
 
     async def closed(self, unit: str, begun: Begun | None = None) -> UnitRow:
-        """Wait until a run has ended; its row. Without `begun` it is the run that is current now."""
+        """Wait until a run has ended. Return its row.
+
+        Without `begun` it is the run that has the id now.
+        """
         turns = self._running()
         if turns.memory.owns(unit):
-            run = begun.run if begun is not None else await self._current_run(unit)
-            begun = begun if begun is not None else Begun(run)
+            if begun is None:
+                begun = Begun(await self._current_run(unit))
             with suppress(Moved):  # then the end will be seen in the store
-                return await self._closed_here(turns, unit, run)
+                return await self._closed_here(turns, unit, begun.run)
         return await self._beside().closed(unit, begun)
 
     async def _closed_here(self, turns: Turns, unit: str, run: bytes) -> UnitRow:
+        # Before the look, so that an end in between is not missed.
         future = turns.waiters.add(unit, run)
         try:
             row = turns.memory.row(unit)
@@ -142,10 +151,12 @@ class NodeGateway:
         return found.row.run
 
     async def _look_for(self, unit: str, run: bytes, future: asyncio.Future[UnitRow]) -> UnitRow:
-        """The row of a run that no row in memory shows: it may be busy, out of memory, or gone."""
+        """The row of a run that is not to be seen in memory: it may be busy, stored, or gone."""
         try:
             row = (await find_run(self._running().store, unit, Begun(run))).row
         except NotFound:
+            # It may have ended and been deleted while the store was asked. The future knows its
+            # end.
             if not future.done():
                 raise
         else:
@@ -154,7 +165,7 @@ class NodeGateway:
         return future.result()  # it ended while the store was asked
 
     async def _end_of(self, unit: str, future: asyncio.Future[UnitRow]) -> UnitRow:
-        """Wait, when it is sure that the run has not ended yet."""
+        """Wait for the end of a run that is known to go on."""
         return await future
 
     async def run(self, message: Message) -> tuple[Outcome, UnitRow | None]:
@@ -162,8 +173,10 @@ class NodeGateway:
         turns = self._running()
         if not turns.memory.owns(message.to):
             outcome, begun = await self.begin(message)
-            return outcome, (await self.closed(message.to, begun) if begun is not None else None)
-        # It is waited for before the start is sent: the run may have ended when that is answered.
+            if begun is None:
+                return outcome, None
+            return outcome, await self.closed(message.to, begun)
+        # Before the start is sent, because the run may have ended when the start is answered.
         future = turns.waiters.add(message.to, message.id)
         try:
             outcome, begun = await self.begin(message)

@@ -1,4 +1,10 @@
-"""A node: a process that owns scopes and runs turns. This module gives one its life cycle."""
+"""A node: a process that owns scopes and runs turns. This module has its life cycle.
+
+    start()   open the store, claim its scopes, wire the parts of a life, serve
+    stop()    end activities, finish commits, leave memory, release the scopes, close the store
+
+A node may be started again. Each start is another life, with another incarnation.
+"""
 
 from __future__ import annotations
 
@@ -54,8 +60,8 @@ logger = logging.getLogger("perdure.node")
 class Node:
     """Runs an app on a store. `async with app.node(url) as node:`, or `start()` and `stop()`.
 
-    Made from a URL, or from explicit parts: a store object of yours (you open and close it), a
-    clock, options.
+    Made from a URL, or from explicit parts: a store object of yours, a clock, options. You open and
+    close a store of yours.
     """
 
     def __init__(
@@ -70,13 +76,17 @@ class Node:
         meter_provider: MeterProvider | None = None,
         cluster: Cluster | None = None,
     ) -> None:
-        """Nothing runs before `start`. `interceptors` are around its client's calls, its turns and its activities.
+        """Nothing runs before `start`.
 
-        Metrics go to `meter_provider`, or to that of the process if it has one when the node starts.
-        With a `cluster` the node owns the scopes that it assigns. Without one it owns the whole store.
+        `interceptors` are around its client's calls, its turns and its activities. Metrics go to
+        `meter_provider`, or to that of the process if it has one when the node starts. With a
+        `cluster` the node owns the scopes that the cluster assigns to it. Without one it owns the
+        whole store.
         """
         self.app = app
-        self.options = options if options is not None else NodeOptions.load()
+        if options is None:
+            options = NodeOptions.load()
+        self.options = options
         check_kind(
             "options of a node",
             self.options,
@@ -84,12 +94,13 @@ class Node:
             "be NodeOptions(...) or NodeOptions.load(path)",
         )
         self.interceptors = check_interceptors(interceptors)
-        self.clock: Clock = clock if clock is not None else SystemClock()
-        self.name = (
-            check_text(name, "the name of a node")
-            if name is not None
-            else f"{app.name}-{os.getpid()}"
-        )
+        if clock is None:
+            clock = SystemClock()
+        self.clock: Clock = clock
+        if name is None:
+            self.name = f"{app.name}-{os.getpid()}"
+        else:
+            self.name = check_text(name, "the name of a node")
         self.incarnation = Incarnation(self.name, os.urandom(8).hex())
         self.gateway = self._make_gateway()
         self._given_store = store
@@ -98,7 +109,7 @@ class Node:
         self._stack = AsyncExitStack()
         self._life: Life | None = None
         if meter_provider is not None:
-            find_provider(meter_provider)
+            find_provider(meter_provider)  # an error belongs here, and not to the start
         self._meter_provider = meter_provider
         self._metrics: Metrics | None = None
         self._measured: Store | None = None
@@ -131,7 +142,7 @@ class Node:
         await self.stop()
 
     async def start(self) -> None:
-        """Open the store, claim its scopes, take up what waits in it.
+        """Open the store, claim its scopes, take up the work that waits in it.
 
         Raises:
             StoreLocked: another process owns the store.
@@ -144,6 +155,7 @@ class Node:
         if self._starting:
             msg = f"node {self.name!r} is being started by another call; await that one"
             raise UsageError(msg)
+        # A start that fails undoes what it has done. One that succeeds leaves that to the stop.
         async with AsyncExitStack() as stack:
             self._starting = True
             try:
@@ -151,7 +163,7 @@ class Node:
             finally:
                 self._starting = False
             if self._failure is not None:
-                raise self._failure
+                raise self._failure  # the store has failed meanwhile
             self._stack = stack.pop_all()
 
     async def _start(self, stack: AsyncExitStack) -> None:
@@ -180,15 +192,17 @@ class Node:
         stack.callback(elders.give_back)
         elders.begin()
         life = self._make_life(store, ownership, watchdog, elders, resources)
-        self._failure, self._ended, self._life = None, ended, life
-        # If the rest of the start fails. After a stop there is nothing left to halt.
+        self._failure = None
+        self._ended = ended
+        self._life = life
+        # For a start whose rest fails. After a stop there is nothing left to halt.
         stack.push_async_callback(self._halt, 0)
         if self._metrics is not None:
             gauges = NodeGauges(self.app.name, store, self.clock, lambda: self.metrics)
             await self._metrics.watch(gauges)
         stack.callback(self.app.on_change(self._definitions_changed))
         self._checks.check()
-        # Listened to from here on, not from when the task begins: what is posted in between is heard.
+        # From here on, and not from when the task begins: messages in between are heard of.
         hints = store.hints()
         await life.arrivals.begin()
         life.listen(hints)
@@ -229,7 +243,8 @@ class Node:
 
     def _kinds(self, store: Store) -> Kinds:
         """The kinds of units that this node knows."""
-        info, limits = store.info, self.options.limits
+        info = store.info
+        limits = self.options.limits
 
         def workflow(unit: str) -> WorkflowUnit:
             return WorkflowUnit(
@@ -239,6 +254,7 @@ class Node:
         return Kinds({WORKFLOW: workflow}, {Start: WORKFLOW})
 
     def _open_store(self) -> Store:
+        # A store is closed at the stop, so the next life opens another one.
         if self._store is None:
             assert isinstance(self._given_store, str)
             self._store = open_store(self._given_store)
@@ -249,23 +265,29 @@ class Node:
         provider = find_provider(self._meter_provider)
         if provider is None:
             return store
-        self._metrics = metrics = Metrics(provider)
+        metrics = Metrics(provider)
+        self._metrics = metrics
         self._measured = MeasuredStore(store, metrics.stored, metrics.timer)
         stack.push_async_callback(self._end_metrics, metrics)
         return self._measured
 
     async def _end_metrics(self, metrics: Metrics) -> None:
-        self._metrics = self._measured = None
+        self._metrics = None
+        self._measured = None
         await metrics.unwatch()
 
     async def _set_clock(self, store: Store) -> None:
-        """Time goes on from the former life's: a wall clock that was set back meanwhile holds up no timer."""
+        """Let time go on from that of the life before.
+
+        A wall clock that was set back meanwhile must hold up no timer.
+        """
         if isinstance(self.clock, SystemClock):
+            # The one row that was written last.
             for view in (await store.query(Units(limit=1))).items:
                 self.clock.go_on_from(view.row.updated_at)
 
     def _definitions_changed(self) -> None:
-        """New definitions may release what waits for them."""
+        """New definitions may release instances that wait for them."""
         self._checks.check()
         if self._life is not None:
             self._life.deploys.changed()
@@ -278,36 +300,39 @@ class Node:
         `abandoned` names them. They act until they or the process end, also when another node has
         taken up their instances.
 
-        It is idempotent. Unfinished work goes on when a node runs again.
+        A second call waits for the first. Unfinished work goes on when a node runs again.
         """
         if self._life is None or self._stopping:
             if self._ended is not None:
                 await self._ended.wait()  # another stop is on its way
             return
+        grace_ms = self.options.stop_ms
+        if grace is not None:
+            grace_ms = int(grace * 1000)
         try:
-            await self._halt(self.options.stop_ms if grace is None else int(grace * 1000))
+            await self._halt(grace_ms)
         finally:
             await self._stack.aclose()
         if isinstance(self._given_store, str):
             self._store = None
 
     async def _halt(self, grace_ms: int) -> None:
-        """Take no more work, end what runs, leave memory."""
+        """Take no more work, end running attempts, leave memory."""
         life = self._life
         if life is None:
             return
         self._stopping = True
         try:
             if self._failure is not None:
-                self._life = None  # nothing that is asked of it can be recorded any more
+                self._life = None  # no request can be recorded any more
             await life.end_background()
             # Activities may use the client until they have ended.
             self._abandoned = tuple(await life.attempts.stop(grace_ms))
-            await life.end_background()
+            await life.end_background()  # a deploy may have begun some more
             self._life = None
             await life.ending.stop(self._failure)
         except BaseException:
-            # The stop itself was cancelled: its event loop ends, or somebody waits no longer.
+            # The stop itself was cancelled: its event loop ends, or its caller waits no longer.
             self._life = None
             life.leave_at_once()
             raise
@@ -321,11 +346,11 @@ class Node:
 
     async def _release(self, ownership: Ownership) -> None:
         if self._failure is not None:
-            return
+            return  # the store could not take it, or another node owns the scopes
         try:
             await ownership.release(ownership.all())
         except StoreUnavailable as error:
-            # What was acknowledged is recorded, so the stop is complete without this.
+            # All that was acknowledged is recorded, so the stop is complete without this.
             text = (
                 "node %s has stopped, and its store does not answer: the next node takes over as"
                 " after a crash, and nothing that was acknowledged is lost: %s"
@@ -333,7 +358,10 @@ class Node:
             logger.warning(text, self.name, error, extra={"node": self.name})
 
     def _store_failed(self, error: Exception) -> None:
-        """The store cannot go on, so this node must not: what it holds in memory may be ahead of what is durable."""
+        """The store cannot go on, so this node must not.
+
+        Its units in memory may be ahead of what is durable.
+        """
         self._failure = error
         ids = {"node": self.name}
         logger.critical(
@@ -341,6 +369,7 @@ class Node:
         )
         if self._starting or self._life is None:
             return  # then it is the start that fails, and leaves nothing behind
+        # In a task of its own: this is called in the middle of a commit's answer.
         self._life.background.spawn(self.stop(0), "perdure-stop")
 
     async def wait_ended(self) -> None:
@@ -357,13 +386,16 @@ class Node:
     def _running(self) -> Turns:
         if self._life is None:
             if self._failure is not None:
-                msg = f"node {self.name!r} has stopped because its store failed: {self._failure}. Start it again then"
+                msg = (
+                    f"node {self.name!r} has stopped because its store failed: {self._failure}."
+                    " Start it again when the store is sound"
+                )
                 raise StoreUnavailable(msg)
             msg = f"node {self.name!r} is not running; start it, or use `async with`"
             raise UsageError(msg)
         return self._life.turns
 
-    # ------------------------------------------------------------ what users see of it
+    # ------------------------------------------------------------ for users
 
     @property
     def client(self) -> Client:
@@ -376,8 +408,8 @@ class Node:
     def sync(self, *, loop_factory: LoopFactory | None = None) -> SyncNode:
         """The same node for synchronous code: `with app.node(url).sync() as node:`.
 
-        It runs on an event loop of its own, on a thread of its own. `loop_factory` makes that loop;
-        `uvloop.new_event_loop` is one.
+        It runs on an event loop of its own, on a thread of its own. `loop_factory` makes that loop,
+        for example `uvloop.new_event_loop`.
         """
         from perdure.sync import SyncNode  # most programs never need it
         from perdure.sync.portal import Portal
@@ -387,7 +419,9 @@ class Node:
     @property
     def residents(self) -> int:
         """How many instances are in memory."""
-        return len(self._life.turns.memory.residents) if self._life is not None else 0
+        if self._life is None:
+            return 0
+        return len(self._life.turns.memory.residents)
 
     @property
     def scopes(self) -> dict[str, str]:
@@ -402,17 +436,21 @@ class Node:
 
         They need no OpenTelemetry.
         """
-        running = waiting = 0
+        running = 0
+        waiting = 0
         if self._life is not None:
-            running, waiting = self._life.attempts.running, self._life.attempts.waiting
+            running = self._life.attempts.running
+            waiting = self._life.attempts.waiting
         return self._tally.snapshot(self.residents, running, waiting)
 
     @property
     def store(self) -> Store:
         """The node's store."""
-        return self._measured if self._measured is not None else self._open_store()
+        if self._measured is not None:
+            return self._measured
+        return self._open_store()
 
     @property
     def limits(self) -> Limits:
-        """Limits of instances on this node."""
+        """The limits of instances on this node."""
         return self.options.limits

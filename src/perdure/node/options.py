@@ -16,31 +16,39 @@ from perdure.kernel.data.limits import Limits, check_count
 
 ENVIRONMENT_PREFIX = "PERDURE_"
 
-_MAY_BE_0 = ("grace_ms", "stop_ms", "store_retry_ms", "retention_ms", "gc_residents")
+_TABLES = ("queues", "limits")
+"""Options that are no numbers."""
+
+_MAY_BE_ZERO = ("grace_ms", "stop_ms", "store_retry_ms", "retention_ms", "gc_residents")
 
 
 @dataclass(frozen=True, slots=True)
 class NodeOptions:
     """How a node works. Times are milliseconds.
 
-    `activities` run at once at most (per node), `queues` limits single queues below that. `threads` serve `def`
-    activities, `processes` those with
-    `executor="process"`. `residents` instances stay in memory; the longest idle leave first. `loads` instances are
-    loaded at once at most.
-    `turn_slice_ms` is how long a turn goes on taking messages that wait: the rest has its turn after
-    those of other instances. `turn_limit_ms` is how long one turn may take before it is interrupted; after
-    `turn_failures` such turns in a row the instance is set aside. After `crash_failures` crashes of the process with
-    an instance at work it runs on trial for `trial_ms`, or longer after more of them; after as many crashes with it
-    alone on trial it is set aside. Between those the others run without it for `control_ms`, the second time three
-    times as long. `rescan_ms` is how often the node looks for
-    messages of which no hint has reached it. `grace_ms` is what a cancelled activity
-    gets to clean up, `stop_ms` what running activities get when the node stops.
-    `store_retry_ms` is how long the store may be away before the node is frozen, until it answers.
-    `horizon_ms` is
-    how far ahead deadlines of instances on disk are held in memory.
-    Each time `gc_residents` more instances have come into memory, all that is there is set apart from what Python's
-    garbage collector looks at (0: never). That concerns the whole process.
-    `retention_ms` is how long instances stay after their end; then they are deleted (0: they stay). Every `sweep_ms`
+    **Activities.** `activities` is how many run at once on the node, and `queues` limits single
+    queues below that. `threads` serve `def` activities, and `processes` serve those with
+    `executor="process"`. `grace_ms` is how long a cancelled activity may clean up, and `stop_ms`
+    how long running activities may go on when the node stops.
+
+    **Memory.** `residents` instances stay in memory, and the longest idle leave first. One question
+    to the store loads `loads` instances. Deadlines of instances on disk are held in memory
+    `horizon_ms` ahead. Each time `gc_residents` more instances have come into memory, all that is
+    there is set apart from what Python's garbage collector looks at (0: never). That concerns the
+    whole process.
+
+    **Turns.** `turn_slice_ms` is how long a turn goes on taking messages that wait. The rest has
+    its turn after those of other instances. `turn_limit_ms` is how long one turn may take before it
+    is interrupted. After `turn_failures` such turns in a row the instance is suspended.
+
+    **Crashes.** After `crash_failures` crashes of the process with an instance at work it runs on
+    trial for `trial_ms`, or longer after more of them. After as many crashes with it alone on trial
+    it is suspended. Between those the others run without it for `control_ms`, the second time three
+    times as long.
+
+    **The store.** `store_retry_ms` is how long the store may be away before the node is frozen,
+    until the store answers. Every `rescan_ms` the node looks for messages of which no hint has
+    reached it. Instances are deleted `retention_ms` after their end (0: never). Every `sweep_ms`
     the node looks for these, and for answers, tombstones and dead letters that have expired.
     """
 
@@ -73,9 +81,12 @@ class NodeOptions:
             UsageError: naming the option.
         """
         for option in fields(self):
-            if option.name not in ("queues", "limits"):
-                least = 0 if option.name in _MAY_BE_0 else 1
-                check_count(f"NodeOptions.{option.name}", getattr(self, option.name), least)
+            if option.name in _TABLES:
+                continue
+            least = 1
+            if option.name in _MAY_BE_ZERO:
+                least = 0
+            check_count(f"NodeOptions.{option.name}", getattr(self, option.name), least)
         check_kind("NodeOptions.queues", self.queues, Mapping, "map queue names to numbers")
         for queue, count in self.queues.items():
             check_count(f"NodeOptions.queues[{queue!r}]", count)
@@ -85,10 +96,11 @@ class NodeOptions:
     def load(
         cls, path: str | Path | None = None, environment: Mapping[str, str] | None = None
     ) -> NodeOptions:
-        """Options from a TOML file (table `[node]`, limits in `[node.limits]`) and environment variables, which win.
+        """Options from a TOML file and from environment variables, which win.
 
-        `PERDURE_TURN_LIMIT_MS=5000` sets `turn_limit_ms`, `PERDURE_LIMITS_HISTORY_EVENTS=100` sets
-        `limits.history_events`.
+        The file has a table `[node]`, with limits in `[node.limits]`. In the environment
+        `PERDURE_TURN_LIMIT_MS=5000` sets `turn_limit_ms`, and `PERDURE_LIMITS_HISTORY_EVENTS=100`
+        sets `limits.history_events`.
 
         Raises:
             UsageError: an unknown option or a value of the wrong type, named with its origin.
@@ -106,10 +118,10 @@ class NodeOptions:
 
 
 def check_kind(what: str, value: object, kind: type, rule: str) -> None:
-    """Refuse a value of another kind.
+    """Refuse a value that is not of this kind.
 
     Raises:
-        UsageError: `what` must `rule`.
+        UsageError: the text is "`what` must `rule`".
     """
     if not isinstance(value, kind):
         msg = f"{what} must {rule}, got {value!r}"
@@ -117,18 +129,28 @@ def check_kind(what: str, value: object, kind: type, rule: str) -> None:
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    """The options that the environment sets, as a table like that of a file."""
     table: dict[str, Any] = {}
-    plain = {f.name for f in fields(NodeOptions)} - {"limits", "queues"}
-    limits = {f.name for f in fields(Limits)}
+    limits: dict[str, int] = {}
+    known = _names_of(NodeOptions)
+    known_limits = _names_of(Limits)
     for key, text in environment.items():
-        name = key.removeprefix(ENVIRONMENT_PREFIX).lower()
         if not key.startswith(ENVIRONMENT_PREFIX):
             continue
-        if name in plain:
+        name = key.removeprefix(ENVIRONMENT_PREFIX).lower()
+        limit = name.removeprefix("limits_")
+        # A variable has no room for a table. Others with this prefix are no options: PERDURE_LOG.
+        if name in known and name not in _TABLES:
             table[name] = _whole(text, key)
-        elif name.removeprefix("limits_") in limits:
-            table.setdefault("limits", {})[name.removeprefix("limits_")] = _whole(text, key)
+        elif limit in known_limits:
+            limits[limit] = _whole(text, key)
+    if limits:
+        table["limits"] = limits
     return table
+
+
+def _names_of(options: type[NodeOptions | Limits]) -> set[str]:
+    return {field.name for field in fields(options)}
 
 
 def _whole(text: str, key: str) -> int:
@@ -140,36 +162,47 @@ def _whole(text: str, key: str) -> int:
 
 
 def _merged(options: NodeOptions, table: object, origin: str) -> NodeOptions:
-    given = _checked(table, "node", {f.name for f in fields(NodeOptions)}, "option", origin)
-    changes: dict[str, Any] = {
-        k: _number(v, k, origin) for k, v in given.items() if k not in ("limits", "queues")
-    }
-    if "queues" in given:
-        queues = _checked(given["queues"], "queues", None, "queue", origin)
-        changes["queues"] = {k: _number(v, f"queues.{k}", origin) for k, v in queues.items()}
-    if "limits" in given:
-        limits = _checked(
-            given["limits"], "limits", {f.name for f in fields(Limits)}, "limit", origin
-        )
-        changes["limits"] = replace(
-            options.limits, **{k: _number(v, f"limits.{k}", origin) for k, v in limits.items()}
-        )
+    """The options, changed by a table of a file or of the environment."""
+    changes: dict[str, Any] = {}
+    for name, value in _checked(table, "node", _names_of(NodeOptions), "option", origin).items():
+        if name == "queues":
+            changes[name] = _queues(value, origin)
+        elif name == "limits":
+            changes[name] = _limits(options.limits, value, origin)
+        else:
+            changes[name] = _number(value, name, origin)
     return replace(options, **changes)
+
+
+def _queues(table: object, origin: str) -> dict[str, int]:
+    # Any name may be that of a queue.
+    given = _checked(table, "queues", None, "queue", origin)
+    return {name: _number(value, f"queues.{name}", origin) for name, value in given.items()}
+
+
+def _limits(limits: Limits, table: object, origin: str) -> Limits:
+    given = _checked(table, "limits", _names_of(Limits), "limit", origin)
+    changes = {name: _number(value, f"limits.{name}", origin) for name, value in given.items()}
+    return replace(limits, **changes)
 
 
 def _checked(
     table: object, name: str, known: set[str] | None, kind: str, origin: str
 ) -> dict[str, object]:
-    """A table whose keys are all known."""
+    """A table whose keys are all known. Without `known` any key is."""
     check_kind(f"bad value in {origin}: {name}", table, dict, "be a table")
     found = msgspec.convert(table, dict[str, object])
-    if known is not None and (unknown := sorted(set(found) - known)):
+    if known is None:
+        return found
+    unknown = sorted(set(found) - known)
+    if unknown:
         msg = f"unknown {kind} {unknown[0]!r} in {origin}; known are {', '.join(sorted(known))}"
         raise UsageError(msg)
     return found
 
 
 def _number(value: object, name: str, origin: str) -> int:
+    # To Python `true` is an int.
     if isinstance(value, bool) or not isinstance(value, int):
         msg = f"bad value in {origin}: {name} must be a whole number, got {value!r}"
         raise UsageError(msg)

@@ -1,4 +1,4 @@
-"""What one life of a node is given from outside."""
+"""The surroundings of a node's life: the parts that it gets from outside."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class Surroundings:
     """The parts that are there before a life begins, and those that outlast it.
 
-    `resources` is what the app has opened for its activities, and `client` makes what
-    `activity.client()` gives. `failed` is told of what the node cannot go on with.
+    `resources` are those that the app has opened for its activities. `client` makes the client for
+    `activity.client()`. `failed` is called with an error after which the node cannot go on.
     """
 
     store: Store

@@ -1,4 +1,4 @@
-"""The wiring of a node: one life is made of finished parts, each of which gets what it needs."""
+"""The wiring of a node: the parts of one life, each made of finished parts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Life:
     background: Background
 
     def listen(self, hints: AsyncIterator[Hint]) -> None:
-        """Do the work that goes on beside the turns, from now on."""
+        """Begin the work that goes on beside the turns."""
         self.background.spawn(self._follow(hints), "perdure-hints")
         self.background.spawn(self.arrivals.run(), "perdure-arrivals")
         self.background.spawn(self.sweeper.run(), "perdure-sweeper")
@@ -46,12 +46,13 @@ class Life:
 
     async def _follow(self, hints: AsyncIterator[Hint]) -> None:
         async for hint in hints:
+            # A store tells of all scopes. Messages for other nodes are not for this one.
             scope = self.ownership.find(hint.scope)
             if scope is not None and scope.takes_messages:
                 self.turns.memory.read_inbox(hint.unit)
 
     async def end_background(self) -> None:
-        """Do only what turns and activities still need."""
+        """End all work that neither turns nor activities need."""
         self.owner.stop()
         self.deploys.stop()
         await self.background.end()
@@ -67,8 +68,11 @@ class Life:
 
 def wire(given: Surroundings) -> Life:
     """Make the parts of one life. Nothing runs yet."""
-    clock, options, ownership = given.clock, given.options, given.ownership
+    clock = given.clock
+    options = given.options
+    ownership = given.ownership
     background = Background(given.node_name)
+    # Turns start attempts, and attempts deliver their results to turns. So turns make them.
     turns = Turns(given, partial(Attempts, given))
     return Life(
         turns,

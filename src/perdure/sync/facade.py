@@ -481,8 +481,8 @@ class SyncClient:
 class SyncNode:
     """Runs an app on a store. `with app.node(url).sync() as node:`, or `start()` and `stop()`.
 
-    Made from a URL, or from explicit parts: a store object of yours (you open and close it), a
-    clock, options.
+    Made from a URL, or from explicit parts: a store object of yours, a clock, options. You open and
+    close a store of yours.
     """
 
     def __init__(self, node: Node, portal: Portal) -> None:
@@ -520,7 +520,7 @@ class SyncNode:
         self._portal.close(lambda: self._node.__aexit__(kind, error, trace))
 
     def start(self) -> None:
-        """Open the store, claim its scopes, take up what waits in it.
+        """Open the store, claim its scopes, take up the work that waits in it.
 
         Raises:
             StoreLocked: another process owns the store.
@@ -537,7 +537,7 @@ class SyncNode:
         `abandoned` names them. They act until they or the process end, also when another node has
         taken up their instances.
 
-        It is idempotent. Unfinished work goes on when a node runs again.
+        A second call waits for the first. Unfinished work goes on when a node runs again.
         """
         self._portal.close(lambda: self._node.stop(grace))
 
@@ -579,5 +579,5 @@ class SyncNode:
 
     @property
     def limits(self) -> Limits:
-        """Limits of instances on this node."""
+        """The limits of instances on this node."""
         return self._node.limits

@@ -1,1 +1,14 @@
-"""Activities and checkpoints that run on a node."""
+"""Activities and checkpoints that run on a node.
+
+Read the modules in this order:
+
+    job          one attempt, and its states
+    attempts     attempts from the call to the outcome
+    slots        how many run at once
+    timeouts     how long one may take
+    runner       running a function, of whatever kind
+    threads      where `def` activities run
+    pool         the processes for activities with executor="process"
+    process      the program of such a process
+    outcome      results and failures as data
+"""

@@ -4,10 +4,10 @@ Each attempt is a job (job.py). It waits for a slot (slots.py), its function is 
 (runner.py) within its timeouts (timeouts.py), and the outcome is delivered as a message to the unit
 that asked. Whether there is another attempt is the kernel's decision.
 
-A job that takes too long, or that nobody wants any more, is told so at once: by its token, and by
-`CancelledError` in an `async def`. One that has not ended after its grace is left to itself: it
-gives its slot back, what it returns is ignored, its process is killed if it has one, and its thread
-is not used again before it ends.
+A job that takes too long, or whose result is not wanted any more, is told so at once: by its token,
+and by `CancelledError` in an `async def`. A job that has not ended after its grace is left to
+itself. It gives its slot back, and its result is ignored. If it has a process, that is killed. Its
+thread is not used again before it ends.
 """
 
 from __future__ import annotations
@@ -45,16 +45,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger("perdure.activity")
 
 CLEANUP_S = 0.5
-"""What cancelled attempts get to end when the node stops, after the grace in which they could have
-finished.
+"""How long cancelled attempts may take to end when the node stops.
+
+It comes after the grace in which they could have finished.
 """
 
 _LIVES_ON_S = 1.0
 """After how long an event loop that is about to end has ended."""
 
 _SLICE_S = 0.005
-"""How long attempts are cancelled in one go. Each of them then has a step to take, all in one turn of
-the event loop.
+"""How long attempts are cancelled in one go.
+
+Each of them then has code to run, and all of them in one turn of the event loop.
 """
 
 _NAMED = 10
@@ -73,10 +75,11 @@ class Attempts:
         interceptors = overriding(given.interceptors, "activity")
         self._runner = Runner(given.definitions, given.options.limits, interceptors)
         self._slots = Slots(given.options, self._launch)
+        # By unit and call. A job that is not here runs in vain.
         self._wanted: dict[str, dict[CallKey, Job]] = {}
         self._tasks: dict[asyncio.Task[Any], Job] = {}
         self._stopped = False
-        # What functions see of their node, and what their log records say about it.
+        # The client of functions, and the node's name in their log records.
         self._context = copy_context()
         self._context.run(node_client.set, given.client)
         self._context.run(node_name.set, given.node_name)
@@ -92,21 +95,26 @@ class Attempts:
 
     @property
     def waiting(self) -> int:
-        """How many wait for a free slot."""
+        """How many attempts wait for a free slot."""
         return self._slots.waiting
 
     def working(self, asleep: Collection[object]) -> list[asyncio.Task[Any]]:
-        """The tasks of attempts that run now, also of cancelled ones that have not ended. Left out
-        is what is `asleep`: an attempt, or its task, that waits for the node itself.
+        """The tasks of attempts that run now, also of cancelled ones that have not ended.
+
+        Attempts and tasks that are `asleep` are left out: they wait for the node itself.
         """
-        jobs = self._tasks.items()
-        return [task for task, job in jobs if task not in asleep and job.attempt not in asleep]
+        working: list[asyncio.Task[Any]] = []
+        for task, job in self._tasks.items():
+            if task not in asleep and job.attempt not in asleep:
+                working.append(task)
+        return working
 
     # ------------------------------------------------------------ asked by turns
 
     def start(self, unit: str, call: Call) -> None:
-        """Run a call's next attempt, now or when its retry is due. One that this node has already
-        goes on for it.
+        """Run a call's next attempt, now or when its retry is due.
+
+        If this node has the attempt already, that one goes on.
         """
         if self._stopped:
             return  # the next node derives it from the rows
@@ -115,20 +123,20 @@ class Attempts:
         present = jobs.get(job.key)
         if present is not None:
             if present.is_same(job):
-                present.call = call  # the unit was loaded again meanwhile
+                present.renew(call)
                 return
             self._give_up(present)
         jobs[job.key] = job
         self._begin_when_due(job)
 
     def cancel(self, unit: str, call: Call) -> None:
-        """Nobody wants this call's result any more."""
+        """The result of this call is not wanted any more."""
         job = self._wanted.get(unit, {}).get(call.key)
         if job is not None and self._forget(job):
             self._give_up(job)
 
     def abandon(self, unit: str) -> None:
-        """Nobody wants any result for this unit any more."""
+        """No result for this unit is wanted any more."""
         for job in self._wanted.pop(unit, {}).values():
             self._give_up(job)
 
@@ -141,8 +149,9 @@ class Attempts:
                 ends_s = monotonic() + _SLICE_S
 
     def _kind_of(self, call: Call) -> Kind:
-        """Where its function runs. One that the app does not have (any more) fails where it would
-        run.
+        """Where its function runs.
+
+        An activity that the app does not have (any more) fails on the node's loop.
         """
         if not isinstance(call, ActivityCall):
             return "async"
@@ -155,7 +164,7 @@ class Attempts:
         return self._wanted.get(job.unit, {}).get(job.key) is job
 
     def _forget(self, job: Job) -> bool:
-        """Nobody waits for its result from now on; False: nobody did."""
+        """Its result is not wanted from now on. False: it was not wanted before."""
         jobs = self._wanted.get(job.unit)
         if jobs is None or jobs.get(job.key) is not job:
             return False
@@ -167,15 +176,15 @@ class Attempts:
     # ------------------------------------------------------------ waiting
 
     def _begin_when_due(self, job: Job) -> None:
-        job.alarm = None
+        job.forget_alarm()
         call = job.call
-        if (
-            isinstance(call, ActivityCall)
-            and call.retry_at
-            and call.retry_at > self._clock.now_ms()
-        ):
-            job.alarm = self._clock.call_at(call.retry_at, lambda: self._begin_when_due(job))
-        elif not self._slots.ask(job) and isinstance(call, ActivityCall):
+        if not isinstance(call, ActivityCall):
+            self._slots.ask(job)
+        elif call.retry_at and call.retry_at > self._clock.now_ms():
+            # Also after the alarm has rung: a clock may have been set back meanwhile.
+            alarm = self._clock.call_at(call.retry_at, lambda: self._begin_when_due(job))
+            job.wait_until(alarm)
+        elif not self._slots.ask(job):
             self._limit_wait(job, call)
 
     def _limit_wait(self, job: Job, call: ActivityCall) -> None:
@@ -186,22 +195,23 @@ class Attempts:
         left_ms = total_left_ms(call, self._clock.now_ms())
         if left_ms is not None:
             limits.append((left_ms, total_over(call)))
-        if limits:
-            wait_ms, failure = min(limits, key=lambda limit: limit[0])
-            job.alarm = self._clock.call_after(wait_ms, lambda: self._waited_too_long(job, failure))
+        if not limits:
+            return
+        wait_ms, failure = min(limits, key=lambda limit: limit[0])
+        alarm = self._clock.call_after(wait_ms, lambda: self._waited_too_long(job, failure))
+        job.wait_until(alarm)
 
     def _waited_too_long(self, job: Job, failure: Failure) -> None:
+        # It may have got its slot in the moment in which the alarm rang.
         if self._slots.withdraw(job):
-            job.state = "ended"
+            job.end()
             self._report(job, Outcome(None, failure))
 
     # ------------------------------------------------------------ running
 
     def _launch(self, job: Job) -> None:
         """The job has a slot: run it."""
-        if job.alarm is not None:
-            job.forget_alarm()
-        job.state = "running"
+        job.launch()
         call = job.call
         if isinstance(call, ActivityCall):
             if call.options.total_timeout_ms is not None and self._is_too_late(call):
@@ -209,14 +219,17 @@ class Attempts:
                 self._report(job, Outcome(None, total_over(call)))
                 return
             limit = self._options.limits.payload_bytes
-            job.attempt = Attempt(job.info, call.details, self._resources, limit)
-            job.began = self.metrics.timer() if self.metrics is not None else 0.0
+            attempt = Attempt(job.info, call.details, self._resources, limit)
+            began_s = 0.0
+            if self.metrics is not None:
+                began_s = self.metrics.timer()
+            job.begin_attempt(attempt, began_s)
             if is_limited(call):
-                job.timeouts = Timeouts(self._clock, call, job.attempt, partial(self._expired, job))
-                job.timeouts.begin()
-        # In the node's context: that of whoever happened to wake the node is somebody else's.
+                job.limit(Timeouts(self._clock, call, attempt, partial(self._expired, job)))
+        # In the node's context. The present one is that of the code that happened to wake the node,
+        # perhaps an activity of another instance.
         task = self._loop.create_task(self._run(job), context=self._context.copy())
-        job.task = task
+        job.run_in(task)
         self._tasks[task] = job
         task.add_done_callback(self._task_ended)
 
@@ -232,18 +245,19 @@ class Attempts:
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         job = self._tasks.pop(task)
-        job.task = None
+        job.leave_task()
         if task.cancelled():
-            self._returned(job, None)  # before its first step
+            self._returned(job, None)  # before its first line ran
         elif task.exception() is not None and job.state != "ended":
             # KeyboardInterrupt, on its way out of the loop: it runs again in the next life.
             self._end(job)
 
     def _returned(self, job: Job, outcome: Outcome | None) -> None:
-        """The function has ended; None: it was cancelled, and not by itself."""
+        """The function has ended. Without an outcome it was cancelled, and not by itself."""
         if job.state == "ended":
             return  # it was left to itself, and is late
         if job.timeout is not None:
+            # Also if the function has returned meanwhile: one limit, one outcome.
             outcome = Outcome(None, job.timeout)
         elif outcome is None and job.state == "running":
             self._interrupted(job)
@@ -252,42 +266,37 @@ class Attempts:
         self._report(job, outcome)
 
     def _interrupted(self, job: Job) -> None:
-        """Its task was cancelled, and not by this node. If the event loop is about to end, then the
-        attempt has not failed: it runs again in the next life. If the loop lives on, then it was
-        the function itself.
+        """Its task was cancelled, and not by this node.
+
+        If the event loop is about to end, then the attempt has not failed: it runs again in the
+        next life. If the loop lives on, then it was the function itself.
         """
-        job.state = "interrupted"  # it keeps its slot: nothing is to begin in a loop that ends
-        if job.timeouts is not None:
-            job.timeouts.end()  # the function takes no more time, whoever cancelled it
+        job.interrupt()  # it keeps its slot, because nothing is to begin in a loop that ends
         outcome = Outcome(None, cancelled_itself(job))
 
         def lives_on() -> None:
             self._end(job)
             self._report(job, outcome)
 
-        job.alarm = self._loop.call_later(_LIVES_ON_S, lives_on)
+        # The time of this loop, and not the node's clock: the end of the loop is the question.
+        job.wait_until(self._loop.call_later(_LIVES_ON_S, lives_on))
 
     def _end(self, job: Job) -> None:
         """It has ended, or is left to itself: its slot is free."""
-        if job.alarm is not None:
-            job.forget_alarm()
-        if job.timeouts is not None:
-            job.timeouts.end()
-        job.state = "ended"
+        job.end()
         self._slots.give_back(job)
 
     # ------------------------------------------------------------ ending it early
 
     def _expired(self, job: Job, failure: Failure) -> None:
-        job.timeout = failure
+        job.run_out(failure)
         self._ask_to_end(job)
 
     def _give_up(self, job: Job) -> None:
         """Its result is not wanted any more, and it is forgotten already."""
         if job.state == "waiting":
-            job.forget_alarm()
             self._slots.withdraw(job)
-            job.state = "ended"
+            job.end()
         elif job.state == "interrupted":
             self._end(job)
             self._count(job, None)
@@ -295,20 +304,12 @@ class Attempts:
             self._ask_to_end(job)
 
     def _ask_to_end(self, job: Job) -> None:
-        job.state = "ending"
-        if job.timeouts is not None:
-            job.timeouts.end()
-        if job.attempt is not None:
-            job.attempt.cancel()
-        assert job.task is not None
-        job.task.cancel()
+        job.ask_to_end()
         if not self._stopped:  # the stop has a time of its own
-            job.alarm = self._clock.call_after(
-                self._options.grace_ms, lambda: self._grace_over(job)
-            )
+            grace_ms = self._options.grace_ms
+            job.wait_until(self._clock.call_after(grace_ms, lambda: self._grace_over(job)))
 
     def _grace_over(self, job: Job) -> None:
-        job.alarm = None
         text = "%s does not end although it was cancelled %d ms ago; its result is ignored"
         if job.timeout is not None:
             text = "%s does not end %d ms after its timeout; it is left to itself"
@@ -317,24 +318,25 @@ class Attempts:
 
     def _leave(self, job: Job) -> None:
         """Leave it to itself."""
-        outcome = Outcome(None, job.timeout) if job.timeout is not None else None
+        outcome: Outcome | None = None
+        if job.timeout is not None:
+            outcome = Outcome(None, job.timeout)
         self._end(job)
         process = job.process
         if process is not None:
             process.kill()
         if job.task is not None and job.kind != "async":
-            # It only waits. An async function would be interrupted in its cleanup.
+            # The task only waits for a thread or a process. An async function would be interrupted
+            # in its cleanup.
             job.task.cancel()
         self._report(job, outcome)
 
     # ------------------------------------------------------------ outcomes
 
     def _report(self, job: Job, outcome: Outcome | None) -> None:
-        """Count it, and deliver its outcome if somebody wants it; None: nobody does."""
+        """Count it, and deliver its outcome if that is wanted. Without an outcome it is not."""
         self._count(job, outcome)
-        details = job.attempt.details if job.attempt is not None else None
-        # It refers to the job: without it memory goes back before the collector looks.
-        job.attempt = None
+        details = job.take_details()
         if outcome is None or not self._forget(job):
             return
         call = job.call
@@ -352,24 +354,25 @@ class Attempts:
         call, metrics = job.call, self.metrics
         if not isinstance(call, ActivityCall):
             return
-        failure = outcome.failure if outcome is not None else None
-        self._tally.end_attempt(failed=failure is not None or outcome is None)
+        self._tally.end_attempt(failed=outcome is None or outcome.failure is not None)
         if metrics is None:
             return
-        seconds = metrics.timer() - job.began if job.began is not None else None
+        seconds: float | None = None
+        if job.began_s is not None:
+            seconds = metrics.timer() - job.began_s
         if outcome is None or not self._is_wanted(job):
             metrics.attempt_given_up(call, seconds)
         else:
-            metrics.attempt_ended(job.unit, call, failure, seconds)
+            metrics.attempt_ended(job.unit, call, outcome.failure, seconds)
 
     # ------------------------------------------------------------ the end
 
     async def stop(self, grace_ms: int) -> list[str]:
-        """Begin nothing more, let what runs finish for up to `grace_ms`, then cancel it. What was
-        cancelled, and what waited, runs again when a node takes the instances up.
+        """Begin nothing more, let running attempts finish for up to `grace_ms`, then cancel them.
 
-        Returns what did not end even then: functions on threads, and async ones that do not heed
-        their cancel.
+        Attempts that were cancelled, and those that waited, run again when a node takes their
+        instances up. Returns those that did not end even then: functions on threads, and async
+        functions that do not heed their cancel.
         """
         self._begin_nothing()
         if self._tasks and grace_ms:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from perdure.activity import ActivityInfo, Attempt
 from perdure.kernel.data.placement import derived_id
@@ -24,17 +24,17 @@ State = Literal["waiting", "running", "interrupted", "ending", "ended"]
 
 
 class Job:
-    """An attempt, or a checkpoint. `Attempts` writes its state:
+    """An attempt, or a checkpoint, in one of five states.
 
-    `waiting`: for a slot or for the time of its retry. `running`. `interrupted`: its task was
-    cancelled, and not by the node. `ending`: the node has cancelled it, and it has its grace.
-    `ended`: it has, or it was left to itself; its slot is given back.
+    `waiting`: for a slot or for the time of its retry. `running`: its function runs. `interrupted`:
+    its task was cancelled, and not by the node. `ending`: the node has cancelled it, and it has its
+    grace. `ended`: it has ended, or it was left to itself. Its slot is given back then.
     """
 
     __slots__ = (
         "alarm",
         "attempt",
-        "began",
+        "began_s",
         "call",
         "details",
         "execution",
@@ -53,7 +53,7 @@ class Job:
     )  # fmt: skip
 
     def __init__(self, unit: str, call: Call, kind: Kind) -> None:
-        """A job that was not queued yet."""
+        """A job that does not wait in a line yet."""
         origin = call.origin
         self.unit = unit
         self.run = origin.run
@@ -62,28 +62,36 @@ class Job:
         self.call = call
         self.key = call.key
         self.kind: Kind = kind
-        self.number = call.attempt if isinstance(call, ActivityCall) else 1
-        self.details = call.details if isinstance(call, ActivityCall) else None
-        # The queue whose limit counts it; empty: none.
-        self.queue = (call.options.queue or "") if isinstance(call, ActivityCall) else ""
+        # A checkpoint has one attempt, in no queue.
+        self.number = 1
+        self.details: bytes | None = None
+        self.queue = ""
+        if isinstance(call, ActivityCall):
+            self.number = call.attempt
+            self.details = call.details
+            self.queue = call.options.queue or ""
         self.state: State = "waiting"
         self.attempt: Attempt | None = None
-        self.task: asyncio.Task[object] | None = None
+        self.task: asyncio.Task[Any] | None = None
         self.alarm: Alarm | None = None
         self.timeouts: Timeouts | None = None
         self.timeout: Failure | None = None
         self.process: PoolProcess | None = None
-        self.began: float | None = None
+        self.began_s: float | None = None
 
     def is_same(self, other: Job) -> bool:
         """Whether the other one is the same attempt of the same call."""
         return self.key == other.key and self.number == other.number
 
-    def message_id(self) -> bytes:
-        """The id of its result: the same in each life of a node, so that a result that comes twice
-        counts once.
-        """
-        return derived_id(self.run, self.execution, self.call.seq, b"done.%d" % self.number)
+    # ------------------------------------------------------------ its states
+
+    def renew(self, call: Call) -> None:
+        """The unit was loaded again meanwhile, and has made the call anew."""
+        self.call = call
+
+    def wait_until(self, alarm: Alarm) -> None:
+        """It waits for a time, at which `alarm` rings."""
+        self.alarm = alarm
 
     def forget_alarm(self) -> None:
         """It waits for no time any more."""
@@ -91,8 +99,82 @@ class Job:
             self.alarm.cancel()
             self.alarm = None
 
+    def launch(self) -> None:
+        """It has a slot, so its function begins."""
+        self.forget_alarm()
+        self.state = "running"
+
+    def begin_attempt(self, attempt: Attempt, began_s: float) -> None:
+        """It is an attempt of an activity. `began_s` is for metrics."""
+        self.attempt = attempt
+        self.began_s = began_s
+
+    def limit(self, timeouts: Timeouts) -> None:
+        """Its function must end within these."""
+        self.timeouts = timeouts
+        timeouts.begin()
+
+    def run_in(self, task: asyncio.Task[Any]) -> None:
+        """Its function runs in this task."""
+        self.task = task
+
+    def leave_task(self) -> None:
+        """Its task has ended."""
+        self.task = None
+
+    def work_in(self, process: PoolProcess | None) -> None:
+        """Its function runs in this process of the pool. None: in none any more."""
+        self.process = process
+
+    def interrupt(self) -> None:
+        """Its task was cancelled, and not by the node. It keeps its slot."""
+        self.state = "interrupted"
+        if self.timeouts is not None:
+            self.timeouts.end()  # a function that is cancelled takes no more time
+
+    def run_out(self, failure: Failure) -> None:
+        """It takes too long, and fails with this."""
+        self.timeout = failure
+
+    def ask_to_end(self) -> None:
+        """Tell its function that the result is not wanted: by its token, and by a cancel."""
+        self.state = "ending"
+        if self.timeouts is not None:
+            self.timeouts.end()
+        if self.attempt is not None:
+            self.attempt.cancel()
+        assert self.task is not None
+        self.task.cancel()
+
+    def end(self) -> None:
+        """It has ended, or is left to itself."""
+        self.forget_alarm()
+        if self.timeouts is not None:
+            self.timeouts.end()
+        self.state = "ended"
+
+    def take_details(self) -> bytes | None:
+        """Give up the attempt, and return the details of its last heartbeat.
+
+        The attempt refers to its job. Without it memory goes back before the collector looks.
+        """
+        if self.attempt is None:
+            return None
+        details = self.attempt.details
+        self.attempt = None
+        return details
+
+    # ------------------------------------------------------------ texts and ids
+
+    def message_id(self) -> bytes:
+        """The id of its result.
+
+        It is the same in each life of a node, so that a result that comes twice counts once.
+        """
+        return derived_id(self.run, self.execution, self.call.seq, b"done.%d" % self.number)
+
     def describe(self) -> str:
-        """What it is, for people."""
+        """A text for people."""
         return f"{self.call.describe()} of {self.unit!r}"
 
     def info(self) -> ActivityInfo:
@@ -115,10 +197,15 @@ class Job:
         )
 
     def ids(self) -> dict[str, object]:
-        """What log records about it carry."""
-        ids: dict[str, object] = {"instance": self.unit, "execution": self.execution}
-        ids["seq"] = self.call.seq
-        ids["workflow"], ids["version"] = self.workflow
+        """The ids in log records about it."""
+        workflow, version = self.workflow
+        ids: dict[str, object] = {
+            "instance": self.unit,
+            "execution": self.execution,
+            "workflow": workflow,
+            "version": version,
+            "seq": self.call.seq,
+        }
         if isinstance(self.call, ActivityCall):
             ids |= {"activity": self.call.name, "attempt": self.number}
         return ids
@@ -126,5 +213,7 @@ class Job:
 
 def named(what: Sequence[str], count: int) -> str:
     """The first `count` of them, and how many more there are."""
-    more = f" and {len(what) - count} more" if len(what) > count else ""
-    return ", ".join(what[:count]) + more
+    shown = ", ".join(what[:count])
+    if len(what) > count:
+        return f"{shown} and {len(what) - count} more"
+    return shown

@@ -1,8 +1,7 @@
-"""How a function of the app ended, as data: its encoded result or its failure, both within the
-limits.
+"""The outcome of a function of the app: its encoded result or its failure, within the limits.
 
-Used on the node and in the processes of its pool, so that it makes no difference where a function
-ran.
+The node and the processes of its pool use the same code, so that it makes no difference where a
+function ran.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ _OWN_TRACE = (
 
 
 class Outcome(msgspec.Struct, array_like=True, frozen=True):
-    """One of the two is None."""
+    """A result or a failure. One of the two is None."""
 
     result: bytes | None
     failure: Failure | None = None
@@ -43,20 +42,20 @@ class EndedWith(Exception):
     """Carries a failure that is data already, because the function ran elsewhere."""
 
     def __init__(self, failure: Failure) -> None:
-        """`failure` is what the attempt ends with."""
+        """The attempt ends with this failure."""
         super().__init__(failure.display())
         self.failure = failure
 
 
 def encoded(value: object, what: str, encode: Callable[[Any], bytes], limit: int) -> bytes:
-    """The payload of what a function returned; `what` names it in errors.
+    """The payload of a value that a function returned. `what` names it in errors.
 
     Raises:
-        EncodeError: it is no data.
-        PayloadTooLarge: it has more than `limit` bytes.
+        EncodeError: the value is no data.
+        PayloadTooLarge: the payload has more than `limit` bytes.
     """
     if isinstance(value, CoroutineType):
-        value.close()  # nobody else can, and Python would complain of a forgotten `await`
+        value.close()  # no other code can, and Python would complain of a forgotten `await`
         msg = (
             f"cannot encode {what}: the function returned a coroutine, which nobody awaited; "
             "await it there, or make the function `async def`"
@@ -69,7 +68,10 @@ def encoded(value: object, what: str, encode: Callable[[Any], bytes], limit: int
 
 
 def too_large(data: bytes, what: str, limit: int) -> PayloadTooLarge:
-    """The error for a result that is too large for the journal: its size, the limit and the remedy."""
+    """The error for a result that is too large for the journal.
+
+    It names the size, the limit and the remedy.
+    """
     return PayloadTooLarge(
         f"the {what} has {len(data)} bytes; the limit is {limit} (Limits.payload_bytes): "
         "store it elsewhere and return a reference"
@@ -77,10 +79,12 @@ def too_large(data: bytes, what: str, limit: int) -> PayloadTooLarge:
 
 
 def failure_from(error: BaseException, limit: int, retry: RetryPolicy | None) -> Failure:
-    """What a function raised, as data; `retry` says which errors are final."""
+    """An error that a function raised, as data. `retry` says which errors are final."""
     if isinstance(error, EndedWith):
         return error.failure
-    category: Category = "configuration" if isinstance(error, PayloadError) else "application"
+    category: Category = "application"
+    if isinstance(error, PayloadError):
+        category = "configuration"  # people have to change a type or a limit
     failure = failure_of(error, category=category, skip=_OWN_TRACE, details_max=limit)
     if retry is not None and retry.is_final(error):
         failure = msgspec.structs.replace(failure, retryable=False)
@@ -88,8 +92,9 @@ def failure_from(error: BaseException, limit: int, retry: RetryPolicy | None) ->
 
 
 def call_function(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Call a `def` where it is not on the main thread of the node, and raise only what can go on
-    from there.
+    """Call a `def` on a thread or in a process.
+
+    Two errors would do harm there. They are raised as others.
     """
     try:
         return fn(*args, **kwargs)

@@ -1,12 +1,11 @@
 """The processes for activities with `executor="process"`.
 
-Each process works on one attempt at a time and has a pipe of its own. So the death of one (it ran
-out of memory, somebody killed it, the activity ended it) concerns the attempt that it worked on and
-no other. One that is not wanted any more is killed: what runs in a process can be stopped, unlike
-what runs on a thread.
+Each process works on one attempt at a time and has a pipe of its own. So the death of a process (it
+ran out of memory, it was killed, the activity ended it) concerns the attempt that it worked on and
+no other. A process whose attempt is not wanted any more is killed. A thread cannot be stopped so.
 
-Processes are spawned, not forked: a fork would copy the locks of the node's threads in whatever
-state they are.
+Processes are spawned, not forked: a fork would copy the locks of the node's threads, each in its
+state of the moment.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 _END_S = 0.5
-"""What a process that has nothing to do gets to end by itself."""
+"""How long a process that has nothing to do may take to end by itself."""
 
 
 class ProcessLost(Exception):
-    """A process ended while it worked, or could not be started; the text says how."""
+    """A process ended while it worked, or could not be started. The text says how."""
 
 
 class PoolProcess:
@@ -41,7 +40,7 @@ class PoolProcess:
         Raises:
             ProcessLost: it cannot be started.
         """
-        # One thread at a time: the system tells only one of them how it ended.
+        # One thread at a time: the system tells only one of them how the process ended.
         self._looking = Lock()
         context = multiprocessing.get_context("spawn")
         try:
@@ -61,7 +60,7 @@ class PoolProcess:
             return self._process.is_alive()
 
     def wait_ready(self) -> None:
-        """Wait until it has imported what it needs.
+        """Wait until it has imported its modules.
 
         Raises:
             ProcessLost: it ended before.
@@ -69,7 +68,7 @@ class PoolProcess:
         self._receive()
 
     def run(self, request: bytes) -> bytes:
-        """Have it run an attempt; the encoded outcome.
+        """Have it run an attempt. Return the encoded outcome.
 
         Raises:
             ProcessLost: it ended before it answered.
@@ -103,7 +102,7 @@ class PoolProcess:
         self._pipe.close()
 
     def join(self, seconds: float) -> None:
-        """Wait for its end; kill it if it takes longer."""
+        """Wait for its end. Kill it if it takes longer."""
         with self._looking:
             self._process.join(seconds)
             if self._process.exitcode is None:
@@ -112,11 +111,12 @@ class PoolProcess:
 
 
 class Processes:
-    """Gives attempts to processes. How many at once is decided before (slots.py)."""
+    """Gives attempts to processes. How many may run at once is decided before (slots.py)."""
 
     def __init__(self) -> None:
         """There is no process yet."""
         self._lock = Lock()
+        # multiprocessing keeps its books without a lock, so processes start one after the other.
         self._starting = Lock()
         self._idle: list[PoolProcess] = []
         self._busy: set[PoolProcess] = set()
@@ -129,18 +129,19 @@ class Processes:
             return bool(self._idle or self._busy)
 
     def run(self, request: bytes, taken: Callable[[PoolProcess], bool]) -> bytes | None:
-        """Have a process run an attempt, and wait for its encoded outcome: on a thread, for it
-        blocks.
+        """Have a process run an attempt, and wait for its encoded outcome.
 
-        `taken` is called with the process when it is about to begin; False: the attempt is not
-        wanted any more.
+        It blocks, so it is called on a thread. `taken` is called with the process that is about to
+        begin. If it returns False, the attempt is not wanted any more.
 
         Raises:
             ProcessLost: the process ended meanwhile.
         """
         found = self._take()
+        answer: bytes | None = None
         try:
-            answer = found.run(request) if taken(found) else None
+            if taken(found):
+                answer = found.run(request)
         except ProcessLost:
             self._drop(found)
             raise
@@ -151,10 +152,10 @@ class Processes:
         with self._lock:
             while self._idle:
                 found = self._idle.pop()
-                if found.alive:
+                if found.alive:  # it may have been killed while it had nothing to do
                     self._busy.add(found)
                     return found
-        with self._starting:  # one after the other: multiprocessing keeps its books without a lock
+        with self._starting:
             found = PoolProcess()
         with self._lock:
             if not self._busy and not self._idle:
@@ -162,7 +163,7 @@ class Processes:
             self._busy.add(found)
             closed = self._closed
         if closed:
-            found.kill()
+            found.kill()  # `close` came while it started, and did not see it
         try:
             found.wait_ready()
         except ProcessLost:
@@ -182,8 +183,9 @@ class Processes:
         lost.leave()
 
     def close(self) -> None:
-        """End all of them: at once those that work, in order those that do not. It blocks, but not
-        for long.
+        """End all processes: at once those that work, in order those that do not.
+
+        It blocks, but not for long.
         """
         atexit.unregister(self.close)
         with self._lock:

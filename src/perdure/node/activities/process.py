@@ -1,7 +1,7 @@
-"""What runs in a process of the pool: look an activity up by its place, decode, run, encode.
+"""The program of a process of the pool: look an activity up by its place, decode, run, encode.
 
 The process reads one request after the other from its pipe, and ends with the pipe. It also watches
-its parent: a node that was killed leaves no process behind, whatever the activity does.
+its parent: a node that was killed leaves no process behind, even in the middle of an activity.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 _LOOK_S = 2.0
-"""How often the parent is looked for, should its end have gone unnoticed (a fork of it can hide
-that).
-"""
+"""How often the parent is looked for. A fork of the parent can hide its end."""
 
 
 class Request(msgspec.Struct, array_like=True):
-    """An attempt: where its function is, its encoded arguments, which errors are final, and how
-    large it may end.
+    """An attempt: the place of its function, its encoded arguments, and the limits of its outcome.
+
+    `final` names the errors that are not retried. `payload_bytes` is the largest outcome.
     """
 
     module: str
@@ -45,7 +44,7 @@ _requests = msgspec.msgpack.Decoder(Request)
 
 
 def serve(pipe: Connection) -> None:
-    """Work until the pipe is closed. What is sent first says that the process is ready."""
+    """Work until the pipe is closed. The first message says that the process is ready."""
     for number in (signal.SIGINT, signal.SIGTERM):
         # Ctrl-C and service managers signal the whole group. The node decides when its processes
         # end. A handler, and not SIG_IGN, which programs that an activity starts would inherit.
@@ -61,9 +60,7 @@ def serve(pipe: Connection) -> None:
 
 
 def run(request: Request) -> Outcome:
-    """Run the activity. The decorated name holds an `Activity`, so the function itself is taken
-    from it.
-    """
+    """Run the activity. The decorated name holds an `Activity`, which has the function itself."""
     what = f"activity {request.name!r}"
     try:
         module = importlib.import_module(request.module)
@@ -74,7 +71,7 @@ def run(request: Request) -> Outcome:
         value = call_function(fn, args, kwargs)
         result = encoded(value, f"result of {what}", signature.result.encode, request.payload_bytes)
         signature.result.check(result)
-    except BaseException as error:  # whatever the user's code raises is its outcome
+    except BaseException as error:  # any error of the user's code is its outcome
         retry = RetryPolicy(non_retryable=request.final)
         return Outcome(None, failure_from(error, request.payload_bytes, retry))
     return Outcome(result)
@@ -86,7 +83,9 @@ def _leave_it_to_the_node(_number: int, _frame: object) -> None:
 
 def _end_with_parent() -> None:
     """End the process as soon as its parent has ended, also in the middle of an activity."""
-    parent, number = parent_process(), os.getppid()
+    parent = parent_process()
+    number = os.getppid()
+    # The number tells, too: a process whose parent has ended gets another one.
     while parent is not None and parent.is_alive() and os.getppid() == number:
         parent.join(_LOOK_S)
     os._exit(1)

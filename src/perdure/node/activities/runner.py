@@ -1,8 +1,8 @@
-"""Runs a function of the app, of whatever kind, and turns however it ends into an outcome.
+"""Runs functions of the app, of every kind, and turns each way to end into an outcome.
 
-Every way to end counts: a result, any exception, `SystemExit`, a cancellation of the function's
-own. Two are no outcome. One is a cancellation from outside, by the node or by the end of the event
-loop. The other is `KeyboardInterrupt` on the main thread: the person at the keyboard ends the
+A result is an outcome, and so is any exception, `SystemExit`, and a cancellation of the function's
+own. Two ways to end are none. One is a cancellation from outside, by the node or by the end of the
+event loop. The other is `KeyboardInterrupt` on the main thread: the person at the keyboard ends the
 program, and the attempt runs again in the next one. Elsewhere no signal raises it, so there it is
 the function's own.
 """
@@ -33,13 +33,15 @@ if TYPE_CHECKING:
 
     from perdure.kernel.data.definition import ActivityDefinition, Definitions
     from perdure.kernel.data.limits import Limits
+    from perdure.kernel.data.retry import RetryPolicy
     from perdure.node.activities.job import Job
 
 logger = logging.getLogger("perdure.activity")
 
 PROCESSES_LOST_MAX = 3
-"""After how many lost processes an attempt fails. Before, it runs again: processes also end by no
-fault of its own.
+"""After how many lost processes an attempt fails.
+
+Before, it runs again: processes also end by no fault of its own.
 """
 
 _outcomes = msgspec.msgpack.Decoder(Outcome)
@@ -59,7 +61,7 @@ class Runner:
         self._interceptors = interceptors
 
     async def run(self, job: Job) -> Outcome | None:
-        """Run it; None: it was cancelled, and not by itself.
+        """Run the function of a job. None: it was cancelled, and not by itself.
 
         Raises:
             KeyboardInterrupt: the program is to end.
@@ -71,24 +73,28 @@ class Runner:
             assert isinstance(call, CheckpointCall)
             return Outcome(await self._checkpoint(call))
         except asyncio.CancelledError:
+            # A task counts the requests to cancel it. A function that cancels itself makes none.
             if job.state != "running" or _is_cancelled_from_outside():
                 return None
             return Outcome(None, cancelled_itself(job))
-        except BaseException as error:  # whatever the user's code raises is its outcome
+        except BaseException as error:  # any error of the user's code is its outcome
             if isinstance(error, KeyboardInterrupt) and _is_main_thread():
                 raise
-            retry = call.options.retry if isinstance(call, ActivityCall) else None
+            retry: RetryPolicy | None = None
+            if isinstance(call, ActivityCall):
+                retry = call.options.retry
             return Outcome(None, failure_from(error, self._limits.payload_bytes, retry))
 
     async def close(self) -> list[str]:
-        """End the processes and the idle threads; what still runs on threads."""
+        """End the processes and the idle threads. Return the functions that run on threads."""
         if self._processes.used:
+            # On a thread, because it waits for their ends.
             await self._threads.run(self._processes.close).result()
         self._threads.close()
         return self._threads.busy
 
     def close_at_once(self) -> None:
-        """The same where nothing can be awaited any more."""
+        """Close where nothing can be awaited any more."""
         if self._processes.used:
             self._processes.close()
         self._threads.close()
@@ -101,6 +107,7 @@ class Runner:
         if inspect.isawaitable(outcome):
             outcome = await outcome
         data = encoded(outcome, what, call.encode, self._limits.payload_bytes)
+        # A value that cannot be read back must fail here, and not in a replay.
         call.codec.decode(data)
         return data
 
@@ -116,7 +123,7 @@ class Runner:
             value = await around_activity(self._interceptors, info, innermost)
         elif definition.executor == "process":
             return await self._in_process(job, definition, call.input)
-        elif definition.is_async:  # as `_value` would, without a coroutine more
+        elif definition.is_async:  # as `_value` does it, with one coroutine less
             args, kwargs = signature.decode(call.input)
             value = await definition.fn(*args, **kwargs)
         else:
@@ -127,20 +134,22 @@ class Runner:
         return result
 
     async def _value(self, job: Job, definition: ActivityDefinition, data: bytes) -> Any:
-        """Run the function; its result as interceptors see it."""
+        """Run the function. Return its result as interceptors see it."""
         if definition.executor == "process":
             return definition.signature.result.decode(await self._in_process(job, definition, data))
         args, kwargs = definition.signature.decode(data)
         if definition.is_async:
             return await definition.fn(*args, **kwargs)
+        # A thread of a pool has a context of its own, so it gets that of the attempt.
         context = copy_context()
         return await self._on_thread(
             job, lambda: context.run(call_function, definition.fn, args, kwargs), job.describe()
         )
 
     async def _on_thread(self, job: Job, body: Callable[[], Any], what: str | None = None) -> Any:
-        """Run it on a thread. A cancel waits for its end while the job has its grace: a thread
-        cannot be stopped.
+        """Run a function on a thread.
+
+        A cancel waits for its end while the job has its grace, because a thread cannot be stopped.
         """
         try:
             running = self._threads.run(body, what)
@@ -155,12 +164,14 @@ class Runner:
                     raise
 
     async def _in_process(self, job: Job, definition: ActivityDefinition, data: bytes) -> bytes:
-        """Run it in a process; the encoded result. A process that is lost is replaced, and the
-        attempt runs again.
+        """Run it in a process. Return the encoded result.
+
+        A process that is lost is replaced, and the attempt runs again.
         """
         call = job.call
         assert isinstance(call, ActivityCall)
-        fn, final = definition.fn, call.options.retry.names
+        fn = definition.fn
+        final = call.options.retry.names
         request = msgspec.msgpack.encode(
             Request(fn.__module__, fn.__qualname__, data, final, self._limits.payload_bytes)
         )
@@ -171,7 +182,7 @@ class Runner:
             except ProcessLost as error:
                 lost = error
             if job.state != "running":
-                break  # it was killed because nobody wants its result
+                break  # the process was killed, because the result is not wanted any more
             logger.warning("a process was lost with %s: %s", job.describe(), lost, extra=job.ids())
         text = f"{PROCESSES_LOST_MAX} processes were lost with it, one after the other"
         raise EndedWith(Failure("ProcessLost", f"{text}; the last one: {lost}", "infrastructure"))
@@ -180,11 +191,12 @@ class Runner:
         loop = asyncio.get_running_loop()
 
         def begin() -> None:
+            # It may have timed out while the call was on its way to the loop.
             if job.state == "running" and job.timeouts is not None:
                 job.timeouts.begin()
 
         def taken(process: PoolProcess) -> bool:
-            job.process = process
+            job.work_in(process)
             loop.call_soon_threadsafe(begin)
             return job.state == "running"
 
@@ -193,7 +205,7 @@ class Runner:
         try:
             answer = await self._on_thread(job, lambda: self._processes.run(request, taken))
         finally:
-            job.process = None
+            job.work_in(None)
         if answer is None:
             raise asyncio.CancelledError
         outcome = _outcomes.decode(answer)
@@ -204,10 +216,10 @@ class Runner:
 
 
 def cancelled_itself(job: Job) -> Failure:
-    """What a function fails with that was cancelled by nobody but itself: a task of its own, a pool
-    that closed.
-    """
-    what = "activity" if isinstance(job.call, ActivityCall) else "checkpoint"
+    """The failure of a function that was cancelled by itself: a task of its own, a closed pool."""
+    what = "checkpoint"
+    if isinstance(job.call, ActivityCall):
+        what = "activity"
     return Failure("CancelledError", f"the {what} cancelled itself", "cancelled")
 
 

@@ -1,7 +1,7 @@
-"""Slots: how many attempts may run at once, and which waits.
+"""Slots: how many attempts may run at once, and which of them wait.
 
 An attempt takes a slot of the node, one of its queue, and if it needs a thread or a process one of
-these. So none that has a slot waits for anything else, and its time can be counted from there.
+these. So an attempt that has a slot waits for nothing else, and its time can be counted from there.
 """
 
 from __future__ import annotations
@@ -15,18 +15,21 @@ if TYPE_CHECKING:
     from perdure.node.options import NodeOptions
 
 _Line = tuple[str, "Kind"]
+"""A queue and a kind of job: all jobs of a line wait for the same slots."""
 
 
 class Slots:
     """Gives slots to jobs, first come, first served among those that could run."""
 
     def __init__(self, options: NodeOptions, launch: Callable[[Job], None]) -> None:
-        """All are free. `launch` is called with each job that gets one."""
+        """All slots are free. `launch` is called with each job that gets one."""
         self._options = options
         self._launch = launch
         self._kinds: dict[Kind, int] = {"thread": options.threads, "process": options.processes}
         self._by_queue: dict[str, int] = {}
         self._by_kind: dict[Kind, int] = {"async": 0, "thread": 0, "process": 0}
+        # The jobs that wait, by the number of their arrival. A dictionary keeps their order, and a
+        # job can leave its middle.
         self._lines: dict[_Line, dict[Job, int]] = {}
         self._arrivals = 0
         self._hands_out = False
@@ -35,7 +38,7 @@ class Slots:
 
     @property
     def waiting(self) -> int:
-        """How many wait for a slot."""
+        """How many jobs wait for a slot."""
         lines = list(self._lines.values())  # a copy: metrics are read on another thread
         return sum(map(len, lines))
 
@@ -49,7 +52,7 @@ class Slots:
         return False
 
     def withdraw(self, job: Job) -> bool:
-        """Let the job wait no longer; False if it did not wait."""
+        """Let the job wait no longer. False: it did not wait."""
         key = (job.queue, job.kind)
         line = self._lines.get(key)
         if line is None or line.pop(job, None) is None:
@@ -59,7 +62,7 @@ class Slots:
         return True
 
     def give_back(self, job: Job) -> None:
-        """Its slot is free; whoever waits for it longest begins."""
+        """Its slot is free. The job that has waited for it longest begins."""
         self.taken -= 1
         self._by_queue[job.queue] -= 1
         self._by_kind[job.kind] -= 1
@@ -69,7 +72,7 @@ class Slots:
             self._hand_out()
 
     def _hand_out(self) -> None:
-        """Launch what can go on with the slots that are free."""
+        """Launch the jobs that can go on with the slots that are free."""
         self._hands_out = True
         try:
             while not self._closed and self._lines:
@@ -97,12 +100,18 @@ class Slots:
             return False
         if queue in options.queues and self._by_queue.get(queue, 0) >= options.queues[queue]:
             return False
-        return kind not in self._kinds or self._by_kind[kind] < self._kinds[kind]
+        if kind not in self._kinds:
+            return True  # the node's loop takes any number
+        return self._by_kind[kind] < self._kinds[kind]
 
     def _next(self) -> Job | None:
-        """The first of the lines that could go on, by its arrival."""
-        lines = [line for key, line in self._lines.items() if self._is_free(*key)]
-        heads = [next(iter(line.items())) for line in lines]
-        if not heads:
-            return None
-        return min(heads, key=lambda head: head[1])[0]
+        """The job that came first, of those at the heads of lines that could go on."""
+        first: Job | None = None
+        first_arrival = 0
+        for (queue, kind), line in self._lines.items():
+            if self._is_free(queue, kind):
+                job, arrival = next(iter(line.items()))
+                if first is None or arrival < first_arrival:
+                    first = job
+                    first_arrival = arrival
+        return first

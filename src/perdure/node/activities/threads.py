@@ -1,9 +1,9 @@
 """Threads for `def` activities.
 
-A thread is made when none is idle, and kept for the next function. How many run at once is decided
-before (slots.py), so that no function waits here: one that was left to itself, because it does not
-end, keeps its thread and takes no other one's. The threads are daemons: a function that does not
-end must not keep the process from ending.
+A thread is made when none is idle, and kept for the next function. How many may run at once is
+decided before (slots.py), so that no function waits here. A function that was left to itself,
+because it does not end, keeps its thread and takes the place of no other. The threads are daemons:
+a function that does not end must not keep the process from ending.
 """
 
 from __future__ import annotations
@@ -28,14 +28,16 @@ class ThreadCall:
         self.what = what
         self._body = body
         self._loop = asyncio.get_running_loop()
+        # Made when there is a wait: a function that is quick needs none.
         self._waiter: asyncio.Future[None] | None = None
         self.is_done = False
         self._value: Any = None
         self._error: BaseException | None = None
 
     async def result(self) -> Any:
-        """Wait for its end: what it returned, or raise what it raised. A cancel ends the wait, and
-        not the function, so one may wait again.
+        """Wait for its end, and return its result or raise its error.
+
+        A cancel ends the wait, and not the function. The wait may begin again.
         """
         if not self.is_done:
             self._waiter = self._loop.create_future()
@@ -45,15 +47,15 @@ class ThreadCall:
         return self._value
 
     def run(self) -> None:
-        """Run it, on the thread. Whatever it raises is its own and must not end the thread."""
+        """Run it, on the thread. Any error is its own, and must not end the thread."""
         try:
             self._value = self._body()
         except BaseException as error:
             self._error = error
 
     def tell(self) -> None:
-        """Tell who waits that it has ended."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for it any more
+        """Tell the event loop that it has ended."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so there is no wait any more
             self._loop.call_soon_threadsafe(self._settle)
 
     def _settle(self) -> None:
@@ -63,6 +65,7 @@ class ThreadCall:
 
 
 _Orders = SimpleQueue[ThreadCall | None]
+"""The functions for one thread. None: it is to end."""
 
 
 class Threads:
@@ -77,18 +80,22 @@ class Threads:
         self._closed = False
 
     def run(self, body: Callable[[], Any], what: str | None = None) -> ThreadCall:
-        """Run it now. `what` names it for people; None: it always ends.
+        """Run it now. `what` names it for people. Functions that always end have no name.
 
         Raises:
             RuntimeError: the system has no thread to give.
         """
         call = ThreadCall(body, what)
+        orders: _Orders
         with self._lock:
             is_new = not self._idle
-            orders: _Orders = SimpleQueue() if is_new else self._idle.pop()
+            if is_new:
+                orders = SimpleQueue()
+                self._count += 1
+            else:
+                orders = self._idle.pop()
             self._busy[orders] = call
             orders.put(call)
-            self._count += is_new
             name = f"perdure-activity_{self._count}"
         if is_new:
             self._start(orders, name)
@@ -110,6 +117,7 @@ class Threads:
                 closed = self._closed
                 if not closed:
                     self._idle.append(orders)
+            # Behind that: the next function may begin as soon as the loop knows.
             call.tell()
             del call  # an idle thread keeps nothing alive
             if closed:
@@ -117,7 +125,7 @@ class Threads:
 
     @property
     def busy(self) -> list[str]:
-        """What runs now, but for what always ends."""
+        """The functions that run now, without those that always end."""
         with self._lock:
             return [call.what for call in self._busy.values() if call.what is not None]
 
@@ -125,6 +133,7 @@ class Threads:
         """Let the idle threads end now, and the others when their function does."""
         with self._lock:
             self._closed = True
-            idle, self._idle = self._idle, []
+            idle = self._idle
+            self._idle = []
         for orders in idle:
             orders.put(None)

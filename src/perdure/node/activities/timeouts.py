@@ -1,7 +1,7 @@
 """The timeouts of an attempt.
 
-They say how long a function may take, so what counts is the time that passes. A clock that is set
-forward meanwhile ends no attempt.
+They limit the time that a function takes. So they count the time that passes, and a clock that is
+set forward meanwhile ends no attempt.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def is_limited(call: ActivityCall) -> bool:
-    """Whether a running attempt of it can take too long."""
+    """Whether a running attempt of the call can take too long."""
     options = call.options
     if options.timeout_ms is not None or options.total_timeout_ms is not None:
         return True
@@ -27,19 +27,22 @@ def is_limited(call: ActivityCall) -> bool:
 
 
 def total_left_ms(call: ActivityCall, now_ms: int) -> int | None:
-    """What all attempts together have left; None: they have no limit."""
+    """The time that all attempts together have left. None: they have no limit."""
     total_ms = call.options.total_timeout_ms
-    return None if total_ms is None else call.scheduled_at + total_ms - now_ms
+    if total_ms is None:
+        return None
+    # From the call on: the waits before retries and for slots count, too.
+    return call.scheduled_at + total_ms - now_ms
 
 
 def total_over(call: ActivityCall) -> Failure:
-    """What a call fails with that had no time left."""
+    """The failure of a call that had no time left."""
     total_ms = call.options.total_timeout_ms or 0
     return timed_out(call, "all attempts together took too long", total_ms)
 
 
 def no_slot(call: ActivityCall) -> Failure:
-    """What a call fails with that waited too long for a slot."""
+    """The failure of a call that waited too long for a slot."""
     return timed_out(call, "no slot became free", call.options.start_timeout_ms or 0)
 
 
@@ -59,7 +62,7 @@ class Timeouts:
         attempt: Attempt,
         expired: Callable[[Failure], None],
     ) -> None:
-        """Nothing is watched before `begin`, but for the time of all attempts together."""
+        """Before `begin` only the time of all attempts together is watched."""
         self._clock = clock
         self._call = call
         self._attempt = attempt
@@ -67,14 +70,14 @@ class Timeouts:
         self._limit: Alarm | None = None
         self._beat: Alarm | None = None
         self._seen_beats = 0
+        self._total: Alarm | None = None
         left_ms = total_left_ms(call, clock.now_ms())
-        self._total = (
-            self._clock.call_after(left_ms, self._total_over) if left_ms is not None else None
-        )
+        if left_ms is not None:
+            self._total = self._clock.call_after(left_ms, self._total_over)
 
     def begin(self) -> None:
         """The function begins now."""
-        self.pause()
+        self.pause()  # it may begin again, in another process
         options = self._call.options
         if options.timeout_ms is not None:
             self._limit = self._clock.call_after(options.timeout_ms, self._attempt_over)
@@ -83,10 +86,12 @@ class Timeouts:
 
     def pause(self) -> None:
         """The function does not run: it waits for a process, say."""
-        for alarm in (self._limit, self._beat):
-            if alarm is not None:
-                alarm.cancel()
-        self._limit = self._beat = None
+        if self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
+        if self._beat is not None:
+            self._beat.cancel()
+            self._beat = None
 
     def end(self) -> None:
         """Watch nothing more."""
@@ -99,6 +104,8 @@ class Timeouts:
         self._beat = self._clock.call_after(silence_ms, lambda: self._look(silence_ms))
 
     def _look(self, silence_ms: int) -> None:
+        # A thread may count the beats, and must not touch alarms. So they are looked at, and an
+        # attempt may be silent for up to twice the time.
         if self._attempt.beats != self._seen_beats:
             self._listen(silence_ms)
             return
@@ -112,5 +119,5 @@ class Timeouts:
         self._expire(total_over(self._call))
 
     def _expire(self, failure: Failure) -> None:
-        self.end()
+        self.end()  # one failure is enough
         self._expired(failure)

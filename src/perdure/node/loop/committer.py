@@ -1,4 +1,4 @@
-"""The committer: commits that pile up while the last batch is being made durable go into the next."""
+"""The committer: commits that pile up while a batch is being made durable go into the next."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Answer = asyncio.Future[list["Verdict"]]
 
 
 class Committer:
-    """Hands commits to the store in batches, one batch at a time, and reports the verdicts in order.
+    """Hands commits to the store, one batch at a time, and reports the verdicts in order.
 
     A batch that the store could not take, or whose outcome is unknown, is submitted again as it is
     until the store answers: the store recognises commits that it has already. An error that is no
@@ -38,7 +38,8 @@ class Committer:
         self._patience = Patience(given.node_name, given.options.store_retry_ms)
         self._freezer = freezer
         self._failed = given.failed
-        # Commits, and beside each what is told. The store is handed the first list as it is.
+        # Commits, and beside them the calls that get their verdicts. There are two lists, because
+        # the store is handed the first one as it is.
         self._waiting: list[Commit] = []
         self._told: list[Done] = []
         self._batch: list[Commit] = []
@@ -67,7 +68,9 @@ class Committer:
         self._answer.add_done_callback(self._first_answer)
 
     def _first_answer(self, answer: Answer) -> None:
-        error = None if answer.cancelled() else answer.exception()
+        error: BaseException | None = None
+        if not answer.cancelled():
+            error = answer.exception()
         if isinstance(error, StoreUnavailable):
             again = self._again(self._batch, error)
             self._answer = asyncio.get_running_loop().create_task(again, name="perdure-committer")
@@ -76,8 +79,9 @@ class Committer:
             self._answered(answer)
 
     def _answered(self, answer: Answer) -> None:
-        told, self._answer = self._batch_told, None
+        told = self._batch_told
         self._batch, self._batch_told = [], []
+        self._answer = None
         if answer.cancelled():  # the loop is being closed under us
             self.stop()
             return

@@ -1,7 +1,7 @@
 """Deadlines: when which instance wants its next turn. One heap and one alarm for all of them.
 
-Only those of the near future are held in memory. One that is beyond the horizon stands in its instance's row, and a
-scan of the store finds it in time.
+Only those of the near future are held in memory. A deadline beyond the horizon stands in its
+instance's row, and a scan of the store finds it in time.
 """
 
 from __future__ import annotations
@@ -14,24 +14,27 @@ if TYPE_CHECKING:
     from perdure.ports.clock import Alarm, Clock
 
 _SLICE = 200
-"""Deadlines that are met in one go; then the event loop gets its turn."""
+"""Deadlines that are met in one go. Then the event loop gets its turn."""
 _STALE_MIN = 1_000
 """Fewer entries that stand for nothing any more are not worth a clean-up."""
 
 
 class Deadlines:
-    """Calls `due(unit)` when a deadline has passed. A unit has one deadline; setting it again replaces it.
+    """Calls `due(unit)` when a deadline has passed.
 
-    One that could not be served is set again by whoever was called.
+    A unit has one deadline, and a new one replaces it. A deadline is forgotten when it has passed:
+    `due` sets it again if the unit could not be served.
     """
 
     def __init__(
         self, clock: Clock, due: Callable[[str], None], horizon_ms: int | None = None
     ) -> None:
-        """Nothing is armed yet. None that is farther away than `horizon_ms` is held."""
+        """Nothing is armed yet. Deadlines farther away than `horizon_ms` are not held."""
         self._clock = clock
         self._due = due
         self._heap: list[tuple[int, str]] = []
+        # The truth. The heap may also have entries that were replaced or cleared since, because
+        # nothing can be removed from its middle.
         self._at: dict[str, int] = {}
         # Whether a unit has a deadline here. Each turn asks, so it is the dictionary's own.
         self.holds: Callable[[object], bool] = self._at.__contains__
@@ -44,11 +47,14 @@ class Deadlines:
         return len(self._at)
 
     def set(self, unit: str, at: int) -> bool:
-        """`due(unit)` at store time `at` (ms). False: it is beyond the horizon, so it is not held."""
+        """Call `due(unit)` at store time `at` (ms).
+
+        False: the deadline is beyond the horizon, so it is not held.
+        """
         if self._at.get(unit) == at:
             return True
         if self._horizon_ms is not None and at > self._clock.now_ms() + self._horizon_ms:
-            self.clear(unit)
+            self.clear(unit)  # an earlier deadline of the unit must not be met
             return False
         self._at[unit] = at
         heapq.heappush(self._heap, (at, unit))
@@ -63,7 +69,10 @@ class Deadlines:
             self._clean_up()
 
     def _clean_up(self) -> None:
-        """Drop the entries that stand for nothing, when they are more than the others."""
+        """Drop the entries that stand for nothing, when they are more than the others.
+
+        So a clean-up costs no more than the entries that were made since the last one.
+        """
         stale = len(self._heap) - len(self._at)
         if stale > max(len(self._at), _STALE_MIN):
             self._heap = [(at, unit) for unit, at in self._at.items()]
@@ -85,7 +94,8 @@ class Deadlines:
         try:
             self._meet(self._clock.now_ms())
         finally:
-            self._arm()  # it rings soon again if there are more, and whatever became of these
+            # It rings soon again if more are due. An error of `due` must not end all deadlines.
+            self._arm()
 
     def _meet(self, now: int) -> None:
         """Call for those that are due, a slice of them at most."""

@@ -44,7 +44,7 @@ class Ending:
 
     @property
     def quiet(self) -> bool:
-        """Whether no turn is ready or on its way to the store, and nothing is being read from it."""
+        """Whether no turn is ready or on its way to the store, and nothing is being read."""
         if self._ready or self._stages.busy or self._committer.busy:
             return False
         return not self._memory.loader.reading
@@ -68,7 +68,8 @@ class Ending:
         self._begin()
         await self._memory.loader.stop()
         self._committer.hurry()
-        # What has arrived is recorded. Units that would go on by themselves take no further turn.
+        # Messages that have arrived are recorded. Units that would go on without a message take no
+        # further turn.
         while self._ready and not self._ownership.is_frozen:
             self._ready.run()
             await asyncio.sleep(0)

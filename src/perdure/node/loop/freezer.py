@@ -1,4 +1,4 @@
-"""The freezer: what a node does while its store does not answer.
+"""The freezer: how a node waits while its store does not answer.
 
 Nothing is done and nothing is forgotten. Senders whose messages only this process has are told that
 nothing was done. Senders whose messages are in a commit that was not answered are told that the
@@ -46,8 +46,8 @@ class Freezer:
             resident.refuse_taken(unknown)
             resident.refuse_unstored(self.error())
             if resident.state == "ready" and resident.unit.row is None:
-                # Its start, which made the unit a new one, has just been given up. What the store
-                # has of the unit is not known then.
+                # Its start, which made the unit a new one, has just been given up. Only the store
+                # knows now whether there is such a unit.
                 self._memory.reload(resident)
 
     def thaw(self) -> None:

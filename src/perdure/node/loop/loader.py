@@ -1,7 +1,8 @@
-"""The loader: reading units and their mail from the store.
+"""The loader: reading units and their inboxes from the store.
 
-Units are loaded with all that the store has of them, several in one question. A unit that is in
-memory only has the new part of its inbox read. A resident that is being read for takes no turn.
+Units are loaded with all that the store has of them, several in one question. For a unit that is in
+memory only the new part of its inbox is read. A resident takes no turn while the store is read for
+it.
 
 A read that fails forgets nothing. It is tried again until it succeeds or the node stops. Stored
 messages and deadlines wait for that. Messages that only this process has are given back to their
@@ -38,7 +39,7 @@ _LOADERS = 2
 _FETCHERS = 4
 """Inboxes that are read at the same time."""
 _WAITING = 2_000
-"""A scan asks for no more while so many wait to be loaded: what waits in the store costs no memory."""
+"""A scan asks for no more while so many wait to be loaded. In the store they cost no memory."""
 _PAUSE_S = 0.005
 """How long a scan waits then."""
 _PART = 500
@@ -77,7 +78,7 @@ class Loader:
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
 
-    # ------------------------------------------------------------ what is asked of it
+    # ------------------------------------------------------------ requests
 
     def load(self, resident: Resident) -> None:
         """Load a unit, together with others that wait to be loaded."""
@@ -92,9 +93,9 @@ class Loader:
         self.go_on()
 
     def fetch(self, resident: Resident) -> None:
-        """Read what is new in the inbox of a unit that stays in memory."""
+        """Read the new part of the inbox of a unit that stays in memory."""
         if self._stopping:
-            return  # what it has is recorded, and the next owner reads the rest
+            return  # its messages are recorded, and the next owner reads the rest
         self._residents.occupy(resident, "loading")
         resident.begin_fetch()
         self._to_fetch.append(resident)
@@ -113,7 +114,7 @@ class Loader:
         return len(self._to_load) + len(self._due)
 
     async def room(self) -> None:
-        """Wait until enough has been loaded of what a scan has found."""
+        """Wait until enough of the units that a scan has found are loaded."""
         while self.backlog > _WAITING:  # noqa: ASYNC110 - each load may be the one
             await asyncio.sleep(_PAUSE_S)
 
@@ -140,7 +141,8 @@ class Loader:
                 await self._load_batch(batch)
                 await asyncio.sleep(0)
         finally:
-            # At once, not when the task is seen to be done: a unit that comes in between needs a loader.
+            # At once, and not when the task is seen to be done: a unit that comes in between needs
+            # a loader.
             self._loaders -= 1
 
     def _next_batch(self) -> list[Resident]:
@@ -158,31 +160,35 @@ class Loader:
                 self._residents.occupy(resident, "loading")
                 batch.append(resident)
             elif present.state == "idle":
-                self.fetch(present)  # a start has brought it into memory without its mail
+                self.fetch(present)  # a start has brought it into memory without its inbox
             else:
                 present.expect_messages()
         return batch
 
     async def _load_batch(self, batch: list[Resident]) -> None:
+        units = [resident.unit.id for resident in batch]
         try:
-            found = await self._insist(lambda: self._store.load([r.unit.id for r in batch]), batch)
+            found = await self._insist(lambda: self._store.load(units), batch)
         except Exception as error:
             if len(batch) == 1:
                 self._give_up(batch[0], error)
                 return
-            for resident in batch:  # a row that cannot be read must not keep its neighbours out
+            # A row that cannot be read must not keep its neighbours out.
+            for resident in batch:
                 await self._load_batch([resident])
             return
-        if found is not None:
-            both = zip(batch, found, strict=True)
+        if found is None:
+            return
+        pairs: Batch = []
+        for resident, loaded in zip(batch, found, strict=True):
             # A stop that is cancelled takes units out of memory while they are being read.
-            pairs = [(resident, loaded) for resident, loaded in both if resident.state != "gone"]
-            for resident, loaded in pairs:
+            if resident.state != "gone":
                 self._place(resident, loaded)
-            await self._take_over(await self._ownership.admit(pairs))
+                pairs.append((resident, loaded))
+        await self._take_over(await self._ownership.admit(pairs))
 
     def _place(self, resident: Resident, found: Loaded) -> None:
-        """A row says which scope its unit belongs to, and which kind it is.
+        """Put a unit where its row says: into a scope, and among the units of a kind.
 
         The scope may have gone, and come, meanwhile.
         """
@@ -193,6 +199,7 @@ class Loader:
             resident.move(self._ownership.home_of(found.id))
 
     async def _take_over(self, batch: Batch) -> None:
+        """Give units what was read for them, which replays their code."""
         began = monotonic()
         for resident, found in batch:
             if any(isinstance(message.body, Retry) for message in found.inbox):
@@ -201,18 +208,19 @@ class Loader:
             resident.has_been_read(found.place)
             self._loaded(resident, found)
             if monotonic() - began > _SLICE_S:
+                # Units that are loaded already have their turns in between.
                 await asyncio.sleep(0)
                 began = monotonic()
 
     def _give_up(self, resident: Resident, error: Exception) -> None:
-        """What is stored of the unit cannot be read. Its row stays as it is."""
+        """The row or the journal of the unit cannot be read. Both stay as they are."""
         unit = resident.unit.id
         ids = {"node": self._node_name, "instance": unit}
         logger.error("%r cannot be loaded", unit, exc_info=error, extra=ids)
         resident.refuse(StoreUnavailable(f"{unit!r} cannot be loaded: {error}"))
         self._residents.forget(resident)
 
-    # ------------------------------------------------------------ mail
+    # ------------------------------------------------------------ inboxes
 
     async def _fetch_all(self) -> None:
         try:
@@ -222,11 +230,11 @@ class Loader:
             self._fetchers -= 1
 
     async def _fetch(self, resident: Resident) -> None:
-        unit = resident.unit
+        unit = resident.unit.id
         while True:
             try:
                 part = await self._insist(
-                    lambda: self._store.inbox(unit.id, resident.place, _PART), [resident]
+                    lambda: self._store.inbox(unit, resident.place, _PART), [resident]
                 )
             except Exception as error:
                 self._give_up(resident, error)
@@ -236,7 +244,7 @@ class Loader:
             resident.has_been_read(part.place)
             self._receive(resident, part.messages)
             if len(part.messages) < _PART:
-                break
+                break  # that was the end of the inbox
         self._ready.add(resident)
 
     def _receive(self, resident: Resident, messages: Sequence[Message]) -> None:
@@ -254,7 +262,7 @@ class Loader:
         Senders whose messages only this process has are told when the answer is late.
 
         Raises:
-            Exception: the store has answered that what it has cannot be read.
+            Exception: the store has answered that it cannot read its rows.
         """
 
         def late(error: StoreUnavailable) -> None:

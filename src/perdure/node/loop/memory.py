@@ -5,8 +5,8 @@
                                   └──── reloaded ◀──────┤  its turn was discarded, or refused
                                                         └─▶ expelled: its scope is another node's
 
-Nothing is lost when a unit leaves. All that it is stands in the store, and messages that only this
-process has are given back to their senders.
+Nothing is lost when a unit leaves. Its row, its journal and its inbox are in the store, and
+messages that only this process has are given back to their senders.
 """
 
 from __future__ import annotations
@@ -44,8 +44,10 @@ _LEAVING_SLICE_S = 0.01
 """Units leave memory for so long in one go. Then the node's event loop gets its turn."""
 
 _HOMELESS_MAX = 100_000
-"""Ids of missing units whose mail is remembered. The oldest are forgotten first. From then on each
-start looks for mail in the store."""
+"""Ids of missing units of which it is remembered that messages wait for them.
+
+The oldest are forgotten first. From then on each start looks for messages in the store.
+"""
 
 
 class Memory:
@@ -60,7 +62,7 @@ class Memory:
         deadlines: Deadlines,
         ready: Ready,
     ) -> None:
-        """Nothing is in memory. While `ready` is busy, no unit is loaded that no message waits for."""
+        """Nothing is in memory. While `ready` is busy, only units with a message are loaded."""
         self.residents = residents
         self.loader = Loader(given, residents, self._loaded, ready)
         self._node_name = given.node_name
@@ -79,15 +81,23 @@ class Memory:
 
     def owns(self, unit: str) -> bool:
         """Whether messages for the unit are to be delivered here."""
-        resident = self.residents.get(unit)
-        scope = resident.scope if resident is not None else self._ownership.home_of(unit)
+        scope = self.home_of(unit)
         return scope is not None and scope.takes_messages
+
+    def home_of(self, unit: str) -> Scope | None:
+        """The scope of this node to which the unit belongs. None: it belongs to another node."""
+        resident = self.residents.get(unit)
+        # A row may name another scope than the id does. Only a unit in memory has its row at hand.
+        if resident is not None:
+            return resident.scope
+        return self._ownership.home_of(unit)
 
     def enter(self, message: Message) -> Resident | None:
         """Bring the unit of a message into memory. None: it belongs to another node."""
         scope = self._ownership.home_of(message.to)
         if scope is None or not scope.takes_messages:
             return None
+        # A start is tried as if its id were new. A start with a delay comes back by the store.
         may_be_new = type(message.body) is Start and not message.visible_at
         has_new_messages = message.to in self.homeless or self.loader.is_waiting(message.to)
         # Messages of the same sender may wait in the store, from when another node had the scope,
@@ -99,7 +109,7 @@ class Memory:
         return resident
 
     def wake(self, unit: str) -> None:
-        """The unit has a deadline that passed, or there is work for it in the store."""
+        """A deadline of the unit has passed, or there is work for it in the store."""
         resident = self.residents.get(unit)
         if resident is None:
             self.loader.load_later(unit)
@@ -112,12 +122,15 @@ class Memory:
         if resident is None:
             self.loader.load_later(unit)
         elif resident.state in ("idle", "ready"):
-            self.loader.fetch(resident)  # before its turn: what waits there may be older
+            self.loader.fetch(resident)  # before its turn: messages there may be older
         else:
             resident.expect_messages()
 
     def look_into_inbox(self, unit: str) -> None:
-        """The same for a message of this node's client, which was posted while the unit moved."""
+        """Read the inbox of a unit that moved while this node's client posted to it.
+
+        The unit may have come back to this node since.
+        """
         if self.owns(unit):
             self.read_inbox(unit)
 
@@ -125,17 +138,18 @@ class Memory:
         """The row of a unit in memory, if no turn of it is on its way."""
         resident = self.residents.get(unit)
         if resident is None or resident.state != "idle":
-            return None
+            return None  # a row that is not durable must not be seen
         return resident.unit.row
 
     def _loaded(self, resident: Resident, found: Loaded) -> None:
+        """Go on with a unit that the loader has read."""
         self.residents.rest(resident)
         scope = resident.scope
         if scope is None or not scope.takes_messages:
             self.expel(resident, found.row)
             return
         if found.row is None:
-            if not resident.mailbox:
+            if not resident.mailbox:  # no such unit, and nothing for it
                 self.leave(resident)
                 return
         else:
@@ -148,20 +162,23 @@ class Memory:
         self._ready.add(resident)
 
     def note_homeless(self, unit: str) -> None:
-        """Messages wait in the store for a unit that does not exist: its start must look for them."""
+        """Note that messages wait in the store for a unit that does not exist.
+
+        Its start must look for them.
+        """
         self.homeless[unit] = None
         if len(self.homeless) > _HOMELESS_MAX:
             del self.homeless[next(iter(self.homeless))]
             self._knows_all_homeless = False
 
     def found_home(self, unit: str) -> None:
-        """The unit exists, and it has read its mail."""
+        """The unit exists, and its inbox has been read."""
         self.homeless.pop(unit, None)
 
     # ------------------------------------------------------------ once more
 
     def reload(self, resident: Resident) -> None:
-        """Replace a unit by what the store has. Its mailbox stays, its activities are given up."""
+        """Replace a unit by that of the store. Its mailbox stays, its activities are given up."""
         self._drop(resident)
         self.loader.load(resident)
 
@@ -172,9 +189,10 @@ class Memory:
     def discard(self, resident: Resident, cause: str) -> None:
         """A turn must count as never taken.
 
-        After a few in a row the instance is set aside, so that it stops nothing else.
+        After a few in a row the instance is suspended, so that it stops nothing else.
         """
         unit, ids = resident.unit.id, ids_of(resident.unit, self._node_name)
+        # The unit is replaced below, and its logs would go with it.
         logs = resident.unit.take_logs()
         if logs:
             show_logs(logs, discarded=True)
@@ -192,7 +210,7 @@ class Memory:
 
     def try_again(self, units: Iterable[str]) -> None:
         """Load these held units again."""
-        for unit in list(units):
+        for unit in units:
             present = self.residents.get(unit)
             if present is None:
                 self.loader.load_later(unit)
@@ -200,11 +218,11 @@ class Memory:
                 self.reload(present)
 
     def definitions_changed(self) -> None:
-        """Units that are busy may be about to be held for the lack of what is there now."""
+        """Tell units that are busy: their turn may hold them for the lack of a definition."""
         for resident in self.residents.all():
             resident.note_new_code()
 
-    def set_aside(self, unit: str, why: Failure) -> None:
+    def hold(self, unit: str, why: Failure) -> None:
         """Load the unit without running its code, and keep it suspended until it is released."""
         resident = self.residents.get(unit)
         if resident is None:
@@ -213,7 +231,7 @@ class Memory:
         self.loader.load(resident)
 
     def revise_suspect(self, unit: str, revise: Callable[[int], int]) -> bool:
-        """Change the row's word about crashes in a commit of its own. False: it cannot be done now."""
+        """Change the blame in the row, in a commit of its own. False: it cannot be done now."""
         resident = self.residents.get(unit)
         if resident is None or resident.state != "idle":
             return False
@@ -228,7 +246,7 @@ class Memory:
     def leave(self, resident: Resident) -> None:
         """Take a resident out of memory, unless another process has posted to it meanwhile."""
         if resident.has_new_messages:
-            # By a new unit: the present one still has the row of the deleted run.
+            # They are read for a new unit, because this one still has the row of the deleted run.
             self.reload(resident)
             return
         self.residents.forget(resident)
@@ -248,7 +266,10 @@ class Memory:
         """
         unit = resident.unit.id
         if self._ownership.is_alone:
-            name = row.scope if row is not None else "?"
+            # No other node takes the message, so the sender must not be sent on.
+            name = "?"
+            if row is not None:
+                name = row.scope
             self.refuse(resident, f"this node does not own its scope {name!r}")
             return
         self._attempts.abandon(unit)
@@ -257,7 +278,8 @@ class Memory:
         self.residents.forget(resident)
         home = self._ownership.home_of(unit)
         if resident.has_new_messages and home is not None and home.takes_messages:
-            self.loader.load_later(unit)  # the scope has come back while its unit was leaving
+            # The scope has come back while its unit was leaving.
+            self.loader.load_later(unit)
 
     def expel_all(self, residents: Iterable[Resident]) -> None:
         """Take units out of memory that were read and may not run."""
@@ -275,8 +297,9 @@ class Memory:
         for resident in list(scope.residents.values()):
             if resident.scope is not scope or resident.state == "gone":
                 continue  # it has left while others had their turn
-            has_turn = resident.state == "ready" and scope.takes_turns and resident.mailbox
-            if resident.state in ("idle", "ready") and not has_turn:
+            if resident.state == "ready" and scope.takes_turns and resident.mailbox:
+                pass  # it leaves behind its turn
+            elif resident.state in ("idle", "ready"):
                 self.expel(resident, resident.unit.row)
             if monotonic() >= ends_s:
                 await asyncio.sleep(0)
@@ -294,7 +317,7 @@ class Memory:
                 ends_s = monotonic() + _LEAVING_SLICE_S
 
     def clear_at_once(self, error: Exception) -> None:
-        """The same in one go: nothing can be awaited any more."""
+        """Clear memory in one go: nothing can be awaited any more."""
         for resident in self.residents.all():
             resident.refuse(error)
             self.residents.forget(resident)

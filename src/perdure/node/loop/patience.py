@@ -2,7 +2,7 @@
 
 There is one policy for reads and writes. A question that the store could not answer is asked again,
 with pauses that grow. It is asked until there is an answer or the node stops, and nothing is
-forgotten meanwhile. Whoever waits for it is told after `store_retry_ms`.
+forgotten meanwhile. Callers that wait for the answer are told after `store_retry_ms`.
 """
 
 from __future__ import annotations
@@ -21,19 +21,21 @@ logger = logging.getLogger("perdure.node")
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_FIRST_S, _LONGEST_S = 0.05, 1.0
-"""How long to wait before the store is asked again: twice as long each time."""
+_FIRST_S = 0.05
+_LONGEST_S = 1.0
+"""How long to wait before the store is asked again: twice as long each time, up to the longest."""
 
 _REPORT_EVERY_S = 30.0
 """How often a store that does not answer is reported."""
 
 
 def _now_s() -> float:
+    # The event loop's time and not the node's clock: a clock that is set must not end an outage.
     return asyncio.get_running_loop().time()
 
 
 class Stopped(Exception):
-    """The node stops, so nobody needs the answer."""
+    """The node stops, so the answer is not needed any more."""
 
 
 class Patience:
@@ -60,7 +62,7 @@ class Patience:
         self._hurried = True
 
     async def ask(self, ask: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Ask until there is an answer, whatever goes wrong.
+        """Ask until there is an answer, after any error.
 
         Raises:
             Stopped: the node stops.
@@ -70,6 +72,7 @@ class Patience:
             try:
                 answer = await ask(*args, **kwargs)
             except Exception as error:
+                # Also an error that is none of the store's: to give up would lose work of a scope.
                 outage.note(error)
             else:
                 outage.end()
@@ -110,12 +113,14 @@ class Patience:
         outage.note(error)
         if outage.lasts_s >= self._late_s:
             if self._hurried:
+                # A node that stops waits so long for its store, and no longer.
                 raise Stopped from error
             late(error)
         await self._pause(outage.next_pause_s())
 
     async def _pause(self, seconds: float) -> None:
         try:
+            # A stop must not have to wait for the end of a pause.
             async with asyncio.timeout(seconds):
                 await self._over.wait()
         except TimeoutError:
@@ -135,18 +140,28 @@ class _Outage:
 
     @property
     def lasts_s(self) -> float:
-        """The time of the tries counts, too: a try that waits for a lock may take seconds."""
+        """How long the question has had no answer.
+
+        The time of the tries counts, too: a try that waits for a lock may take seconds.
+        """
         return _now_s() - self._began_s
 
     def note(self, error: Exception) -> None:
         """The store has not answered again. People are told at first, and then now and then."""
         now_s = _now_s()
+        is_first = self._reported_s is None
         if self._reported_s is not None and now_s - self._reported_s < _REPORT_EVERY_S:
             return
         self._reported_s = now_s
-        known = None if isinstance(error, StoreUnavailable) else error
-        text = "the store does not answer for %.1f s, and is asked again: %s"
-        logger.warning(text, self.lasts_s, error, exc_info=known, extra=self._ids)
+        trace: Exception | None = None
+        if not isinstance(error, StoreUnavailable):
+            trace = error  # no store should raise it, so people need to see where it came from
+        if is_first:
+            text = "the store does not answer, and is asked again: %s"
+            logger.warning(text, error, exc_info=trace, extra=self._ids)
+        else:
+            text = "the store has not answered for %.1f s, and is asked again: %s"
+            logger.warning(text, self.lasts_s, error, exc_info=trace, extra=self._ids)
 
     def next_pause_s(self) -> float:
         """How long to wait before the next try."""
@@ -155,6 +170,6 @@ class _Outage:
         return pause_s
 
     def end(self) -> None:
-        """The store has answered."""
+        """The store has answered. People who were told of the outage are told of its end."""
         if self._reported_s is not None:
             logger.warning("the store answers again after %.1f s", self.lasts_s, extra=self._ids)

@@ -22,7 +22,10 @@ them all."""
 
 
 class Ready:
-    """Gives each unit its turn, and calls `round_over` after each round of turns."""
+    """Gives each unit its turn, and calls `round_over` after each round of turns.
+
+    A unit may have left the ready state while it waited. It is then passed over.
+    """
 
     def __init__(
         self,
@@ -69,6 +72,8 @@ class Ready:
         if self._ownership.is_frozen:
             return  # the thaw schedules the next round
         queue = self._queue
+        # A turn may make other units ready, and these belong to the round too. So its only limit is
+        # the time.
         ends_s = monotonic() + _SLICE_S
         while queue:
             resident = queue.popleft()

@@ -1,8 +1,8 @@
-"""Refusals: what a node does with a commit that the store has not accepted.
+"""Refusals: how a node goes on after a commit that the store has not accepted.
 
 stale     another commit came first: load the unit, and take the turn again
 fenced    another node owns the scope: give up all of it
-invalid   the turn is never recorded: take it again, and set the instance aside if that helps not
+invalid   the turn is never recorded: take it again, and suspend the instance if that does not help
 sql       a statement of the program cannot run: the same
 """
 
@@ -38,10 +38,13 @@ class Refusals:
         given, memory = self._given, self._memory
         given.tally.refuse_commit()
         if given.metrics is not None:
-            given.metrics.refused("sql" if isinstance(verdict, SqlRefused) else verdict)
+            kind: str = "sql"
+            if not isinstance(verdict, SqlRefused):
+                kind = verdict
+            given.metrics.refused(kind)
         if isinstance(verdict, SqlRefused) or verdict == "invalid":
-            # The same turn is never recorded. After `stale` and `fenced` it is taken again, and
-            # then shows what it says.
+            # The same turn is never recorded. After `stale` and `fenced` it is taken again, and its
+            # records are shown then.
             show_logs(turn.logs, discarded=True)
         if isinstance(verdict, SqlRefused):
             statement = f"the statement {verdict.statement} of its commit ({verdict.why})"
@@ -53,21 +56,23 @@ class Refusals:
         elif resident.unit.held is None:
             memory.discard(resident, "the store refused its commit as invalid")
         else:
+            # The turn was to record why the unit is held. Another one would do the same.
             memory.refuse(resident, "the store refused the commit as invalid")
 
     def _fenced(self, resident: Resident, *, unsure: bool) -> None:
         """Another node owns the scope. Nothing of it may be done here any more."""
         given, unit, scope = self._given, resident.unit, resident.scope
         if unsure:
-            # A new owner has written since, so nobody can say which of the two took the messages.
+            # A new owner has written since. Which of the two took the messages cannot be known.
             text = f"the request for {unit.id!r} may have been recorded: another node owns it now"
             resident.refuse_taken(StoreUnavailable(text, "unknown"))
         if given.ownership.is_alone:
+            # A node without a cluster is assigned no other scope, so it stops.
             self._memory.refuse(resident, "another node owns its scope now")
             text = (
-                f"another node has taken over what node {given.node_name!r} owned (found at a commit"
-                f" of {unit.id!r}). Nothing that was acknowledged is lost. Look for a second node"
-                " on the same store"
+                f"another node has taken over what node {given.node_name!r} owned (found at a"
+                f" commit of {unit.id!r}). Nothing that was acknowledged is lost. Look for a"
+                " second node on the same store"
             )
             given.failed(StoreUnavailable(text))
             return

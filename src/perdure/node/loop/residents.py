@@ -1,11 +1,13 @@
 """Residents: the instances that are in memory, and how they leave.
 
-Each belongs to a scope of the node. A resident has none while its row, which says so, is being read.
+Each belongs to a scope of the node. A resident has none while its row, which says so, is being
+read.
 
 When there are too many, those that have rested longest leave: instances with no work of their own
 open, whose every message stands in the store. They are kept in a list of their own, so that finding
-them does not cost more the more instances there are. Where there are many, one that only sleeps, and
-sleeps long, leaves at once. The garbage collector would go through it again and again for nothing.
+them does not cost more the more instances there are. Where there are many, an instance that only
+sleeps, and sleeps long, leaves at once. The garbage collector would go through it again and again
+for nothing.
 """
 
 from __future__ import annotations
@@ -31,15 +33,15 @@ if TYPE_CHECKING:
 Ack = asyncio.Future[Outcome]
 
 State = Literal["idle", "ready", "working", "committing", "loading", "gone"]
-"""Who may touch the unit of a resident.
+"""The states of a resident. Only one part of the node may touch its unit at a time.
 
-`idle`: nobody does. `ready`: it waits for its turn. `committing`: its turn is over, and its commit is
-on the way or its effects are being carried out. `loading`: the store is being read for it. `gone`: it has
-left memory.
+`idle`: nothing. `ready`: it waits for its turn. `working`: the work of its turn goes on.
+`committing`: its turn is over, and its commit is on the way or its effects are being carried out.
+`loading`: the store is being read for it. `gone`: it has left memory.
 """
 
 _FEW = 1_000
-"""With so few in memory nobody has to leave: the collector goes through them in milliseconds."""
+"""With so few in memory none has to leave: the collector goes through them in milliseconds."""
 
 _LONG_MS = 600_000
 """A sleep that is worth a replay at its end."""
@@ -48,7 +50,10 @@ _SHORT_EVENTS = 1_000
 """A history whose replay takes a few milliseconds at most."""
 
 _LEAVE_AT_ONCE = 8
-"""How many may leave when one enters. More than one, so that a node over its cap comes back to it."""
+"""How many may leave when one enters.
+
+It is more than one, so that a node that has too many in memory gets rid of them.
+"""
 
 
 class Resident:
@@ -77,9 +82,9 @@ class Resident:
         self.failures = 0
         # The place in the store's inbox up to which it was read. None: from the beginning.
         self.place: str | None = None
-        # A retry has come: a unit that was set aside is to be loaded again.
+        # A retry has come: a unit that is held is to be loaded again.
         self.released = False
-        # Somebody outside has posted while the resident was busy.
+        # Another process has posted while the resident was busy.
         self.has_new_messages = False
         # Definitions have changed while the resident was busy.
         self.outdated = False
@@ -89,6 +94,7 @@ class Resident:
         if not self.mailbox.put(message, stored=stored):
             return False
         if ack is not None:
+            # Most messages have no sender that waits here, and most residents need no dictionary.
             if self.acks is None:
                 self.acks = {}
             self.acks[message.id] = ack
@@ -105,13 +111,13 @@ class Resident:
             scope.enter(self)
 
     def leave(self) -> None:
-        """It is not in memory any more. Whoever still holds it has nothing to do with it."""
+        """It is not in memory any more. A reader or a turn that still has it must let it be."""
         self.state = "gone"
         if self.scope is not None:
             self.scope.leave(self)
 
     def renew(self, unit: Unit) -> None:
-        """Replace its unit by an unloaded one. What the last turn took comes back."""
+        """Replace its unit by an unloaded one. The messages that the last turn took come back."""
         self.unit.close_memory()
         self.unit = unit
         self.mailbox.restore()
@@ -134,7 +140,7 @@ class Resident:
         self.released = False
 
     def note_new_code(self) -> None:
-        """Definitions have changed. A resident that is busy may be about to be held for their lack."""
+        """Definitions have changed. A busy resident may be about to be held for their lack."""
         self.outdated = self.state != "idle"
 
     def take_outdated(self) -> bool:
@@ -143,7 +149,7 @@ class Resident:
         return outdated
 
     def has_failed(self) -> int:
-        """Its turn was discarded. How many were, in a row."""
+        """Its turn was discarded. Return how many were, in a row."""
         self.failures += 1
         return self.failures
 
@@ -165,11 +171,12 @@ class Resident:
         self.mailbox.begin_reload()
 
     def release(self) -> None:
-        """Try a unit that was set aside again."""
-        self.released, self.failures = True, 0
+        """Try a unit that is held again."""
+        self.released = True
+        self.failures = 0
 
     def answer(self, answers: dict[bytes, Outcome]) -> None:
-        """Tell senders what became of their messages."""
+        """Tell senders the outcomes of their messages."""
         acks = self.acks
         if acks is None:
             return
@@ -181,14 +188,16 @@ class Resident:
             self.acks = None
 
     def refuse(self, error: Exception) -> None:
-        """Tell everybody who waits for an answer that there is none."""
-        for ack in (self.acks or {}).values():
+        """Tell all senders that wait for an answer that there is none."""
+        if self.acks is None:
+            return
+        for ack in self.acks.values():
             if not ack.done():
                 ack.set_exception(error)
         self.acks = None
 
     def refuse_taken(self, error: Exception) -> None:
-        """Tell the senders of the messages that its last turn took that the outcome is an error."""
+        """Tell senders the outcome of the messages that its last turn took: this error."""
         if self.acks is None:
             return
         for message in self.mailbox.taken():
@@ -199,7 +208,7 @@ class Resident:
     def refuse_unstored(self, error: Exception) -> None:
         """Give up the messages that only this process has and whose senders wait. They are told.
 
-        Results of activities stay: nobody else has them.
+        Results of activities stay, because no other process has them.
         """
         if self.acks is None:
             return
@@ -218,7 +227,8 @@ class Residents:
         self._options = options
         self._elders = elders
         self._all: dict[str, Resident] = {}
-        # The resident of a unit, if it is in memory. Each message asks, so it is the dictionary's own.
+        # The resident of a unit, if it is in memory. Each message asks, so it is the dictionary's
+        # own.
         self.get: Callable[[str], Resident | None] = self._all.get
         self._resting: OrderedDict[str, Resident] = OrderedDict()
 
@@ -231,12 +241,14 @@ class Residents:
         return list(self._all.values())
 
     def enter(self, unit: str, scope: Scope | None, body: type | None = None) -> Resident:
-        """Bring a unit into memory, without anything of what is stored of it.
+        """Bring a unit into memory, without its row and its journal.
 
         `scope` is where a new unit of this id would be. `body` is that of its first message, which
         says its kind. A row that is stored may name others.
         """
-        kind = self._kinds.kind_for(body) if body is not None else None
+        kind: str | None = None
+        if body is not None:
+            kind = self._kinds.kind_for(body)
         made = self._kinds.make(kind or WORKFLOW, unit)
         resident = self._all[unit] = Resident(made, scope)
         self._elders.note_newcomer()
@@ -249,18 +261,18 @@ class Residents:
         return resident
 
     def rest(self, resident: Resident) -> None:
-        """It was used just now, and has nothing to do. It may leave if all its work is elsewhere."""
+        """It was in use, and has nothing to do. It may leave if all its work is elsewhere."""
         resident.state = "idle"
         unit = resident.unit
         if not unit.idle:
-            return
+            return  # an activity runs, or a message is only in memory
         if len(self._all) > _FEW and _is_better_off_on_disk(unit):
             self.forget(resident)
         else:
             self._resting[unit.id] = resident
 
     def occupy(self, resident: Resident, state: State) -> None:
-        """Somebody works on it: it does not leave."""
+        """It is in use from now on, so it does not leave."""
         if resident.state == "idle":
             self._resting.pop(resident.unit.id, None)
         resident.state = state
@@ -274,24 +286,34 @@ class Residents:
         resident.leave()
 
     def renew(self, resident: Resident) -> None:
-        """Replace a unit that is not to be trusted by an unloaded one. What its turn took comes back."""
+        """Replace a unit that is not to be trusted by an unloaded one.
+
+        The messages that its turn took come back.
+        """
         row = resident.unit.row
-        kind = row.kind if row is not None else WORKFLOW
+        kind = WORKFLOW
+        if row is not None:
+            kind = row.kind
         resident.renew(self._kinds.make(kind, resident.unit.id))
 
     def recognize(self, resident: Resident, found: Loaded) -> None:
-        """Make the unit one of the kind that the store says, before it is loaded."""
+        """Make the unit one of the kind that the store says, before it is loaded.
+
+        It may have entered by a message that says no kind.
+        """
         kind = self._kinds.kind_of(found)
         if kind is not None and kind != resident.unit.kind:
             held = resident.unit.held
             resident.renew(self._kinds.make(kind, found.id))
             if held is not None:
-                resident.unit.hold(held)
+                resident.unit.hold(held)  # it has failed turns, which the row does not say yet
 
 
 def _is_better_off_on_disk(unit: Unit) -> bool:
     """Whether it waits for nothing but a time that was far away at its last commit."""
     row = unit.row
-    if row is None or row.wake_at is None or row.journal_events > _SHORT_EVENTS:
+    if row is None or row.wake_at is None:
         return False
+    if row.journal_events > _SHORT_EVENTS:
+        return False  # to read it again would cost more than to keep it
     return row.wake_at - row.updated_at >= _LONG_MS and unit.only_sleeps

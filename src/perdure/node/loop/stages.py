@@ -36,6 +36,7 @@ class Stages:
         """Do the work of a turn, and then call `done` with the turn, or with why there is none."""
         work = self._run(working, done)
         task = asyncio.get_running_loop().create_task(work, name="perdure-stage")
+        # The event loop itself holds its tasks only weakly.
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -44,19 +45,20 @@ class Stages:
         try:
             outcome = await working.finish()
         except Exception as error:
+            # Code of the user may raise anything. A stop cancels the task, and that passes through.
             logger.exception("the work of a turn failed")
             outcome = Discarded(f"{type(error).__name__}: {error}")
         done(outcome)
 
     def give_up(self) -> list[asyncio.Task[None]]:
-        """Cancel what is under way. The next owner begins it again."""
+        """Cancel the work that is under way. The next owner begins it again."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         return tasks
 
     async def stop(self) -> None:
-        """Cancel what is under way, and wait until it has ended."""
+        """Cancel the work that is under way, and wait until it has ended."""
         tasks = self.give_up()
         if tasks:
             await asyncio.wait(tasks)

@@ -1,8 +1,8 @@
-"""The supervisor: runs workflow code on the node's event loop, and stops what does not end.
+"""The supervisor: runs workflow code on the node's event loop, and stops code that does not end.
 
-Code that is loaded and code that takes a turn runs under the watchdog and inside the interceptors of
-turns. Whatever it raises, and a turn that was interrupted, comes back as a value: `Discarded`, with
-the cause for people.
+Code that is loaded and code that takes a turn runs under the watchdog. A turn also runs inside the
+interceptors of turns. Any error of the code, and a turn that was interrupted, comes back as a
+value: `Discarded`, with the cause for people.
 """
 
 from __future__ import annotations
@@ -54,18 +54,18 @@ class Supervisor:
         self._node_name = given.node_name
 
     def load(self, resident: Resident, found: Loaded) -> Discarded | None:
-        """Give a unit what is stored of it, which replays its code."""
+        """Give a unit its row, its journal and its inbox, and replay its code."""
         unit = resident.unit
         return self._guarded(unit, partial(unit.load, found, released=resident.released))
 
     def advance(
         self, resident: Resident, fence: Fence, commit_id: bytes
     ) -> Turn | Working | Discarded:
-        """Have a unit take a turn with what is in its mailbox."""
+        """Have a unit take a turn with the messages in its mailbox."""
         unit, mailbox = resident.unit, resident.mailbox
         now = self._clock.now_ms()
         advance = partial(unit.advance, mailbox, now, fence, commit_id, self._is_spent)
-        # A unit that is set aside runs no code, so an interceptor that fails must not stop that turn.
+        # A unit that is held runs no code, so an interceptor that fails must not stop that turn.
         if self._interceptors and not unit.is_poison:
             return self._guarded(unit, partial(self._intercepted, unit, len(mailbox), advance))
         return self._guarded(unit, advance)
@@ -79,6 +79,7 @@ class Supervisor:
     ) -> Turn | Working:
         """Take a turn inside the interceptors."""
         info = TurnInfo(unit.id, messages)
+        # Interceptors have no value to pass on, so the turn comes back by this list.
         taken: list[Turn | Working] = []
 
         def advance_inside() -> None:
@@ -96,6 +97,7 @@ class Supervisor:
         try:
             found = self._watchdog.run(unit.id, body)
         except NeverIdle as error:
+            # The workflow's loop has counted its callbacks. The watchdog need not wait for the end.
             return Discarded(f"{error}, at {_line(unit, [])}")
         except Exception as error:
             logger.exception("a turn of %r failed", unit.id, extra=ids_of(unit, self._node_name))
@@ -107,7 +109,7 @@ class Supervisor:
 
 
 def ids_of(unit: Unit, node_name: str) -> dict[str, object]:
-    """What log records about a unit carry."""
+    """The ids in log records about a unit."""
     ids: dict[str, object] = {"node": node_name, "instance": unit.id}
     row = unit.row
     if row is not None:
@@ -116,8 +118,10 @@ def ids_of(unit: Unit, node_name: str) -> dict[str, object]:
 
 
 def _line(unit: Unit, stack: list[str]) -> str:
-    """Where the code of a turn that was stopped is."""
+    """The line at which the code of a turn was stopped."""
     line = user_line(stack) or unit.where()
     if line is not None:
         return line
-    return stack[-1] if stack else "an unknown line"
+    if stack:  # a library runs without a line of the user's below it
+        return stack[-1]
+    return "an unknown line"

@@ -5,9 +5,9 @@
                    └────────────── results, timers, messages to others ◀─────────────┘
 
 Theory of operation. Each instance in memory is a `Resident`: a unit of the kernel, a mailbox, and a
-state. A message goes into the mailbox and makes the resident ready. Ready residents take their turns
-one after the other. A turn's commit goes to the committer. While it is on its way the resident takes
-no other turn, and its new messages gather. When the commit is durable its effects follow:
+state. A message goes into the mailbox and makes the resident ready. Ready residents take their
+turns one after the other. A turn's commit goes to the committer. Until it is durable the resident
+takes no other turn, and its new messages gather. When the commit is durable its effects follow:
 activities, messages to other units, answers to senders, deadlines. When the commit is refused, the
 unit is dropped, and the messages that its turn took are in the mailbox again, as they were.
 
@@ -57,7 +57,7 @@ class Turns:
     def __init__(
         self, given: Surroundings, make_attempts: Callable[[Callable[[Message], None]], Attempts]
     ) -> None:
-        """Wire the parts. `make_attempts` makes the runner of activities, given where results go."""
+        """Wire the parts. `make_attempts` makes the runner of activities from `deliver`."""
         residents = Residents(given.kinds, given.options, given.elders)
         self.store = given.store
         self.node_name = given.node_name
@@ -66,7 +66,7 @@ class Turns:
         self.deadlines = Deadlines(given.clock, self.wake, given.options.horizon_ms)
         self.attempts = make_attempts(self.deliver)
         self._tally = given.tally
-        self._metrics = given.metrics
+        self.metrics = given.metrics
         self._ownership = given.ownership
         self._ready = Ready(residents, given.ownership, self._turn, self._round_over)
         self._supervisor = Supervisor(given)
@@ -77,7 +77,7 @@ class Turns:
         self._committer = Committer(given, self._freezer)
         self._refusals = Refusals(given, self.memory)
         self._stages = Stages()
-        # A commit id is the incarnation's id (8 random bytes) and a count. So no two lives share one.
+        # A commit id is the incarnation's id (8 random bytes) and a count: no two lives share one.
         self._commit_prefix = bytes.fromhex(given.incarnation.id)
         self.ending = Ending(
             given.ownership,
@@ -89,7 +89,7 @@ class Turns:
             self.waiters,
         )
 
-    # ------------------------------------------------------------ 1. what comes in
+    # ------------------------------------------------------------ 1. messages and deadlines
 
     def deliver(self, message: Message, ack: Ack | None = None, *, stored: bool = False) -> None:
         """Take a message to its unit. `ack` gets the outcome once the outcome is durable.
@@ -97,8 +97,7 @@ class Turns:
         `stored`: the message stands in the unit's inbox already.
         """
         if self.ending.has_begun:
-            text = "the node is stopping; send it again to the next one"
-            _refuse(ack, StoreUnavailable(text))
+            _refuse(ack, StoreUnavailable("the node is stopping; send it again to the next one"))
             return
         if ack is not None and self._ownership.is_frozen:
             # Before its unit enters memory: a unit without a message would never be loaded.
@@ -110,7 +109,7 @@ class Turns:
             resident = memory.enter(message)
         scope = resident.scope if resident is not None else None
         if resident is None or (scope is not None and not scope.takes_messages):
-            # A stored message waits in the inbox. The next owner derives results of activities again.
+            # A stored message waits in the inbox, and the next owner derives results again.
             _refuse(ack, Moved())
             return
         if not resident.receive(message, ack, stored=stored):
@@ -205,13 +204,13 @@ class Turns:
     # ------------------------------------------------------------ 4. its effects
 
     def _effects(self, resident: Resident, turn: Turn, claims: int) -> None:
-        """What follows a durable turn: work, messages, answers, deadlines, the next turn."""
+        """Carry out a durable turn: work, messages, answers, deadlines, the next turn."""
         unit, scope = resident.unit, resident.scope
         # A scope that leaves this node begins nothing. Its next owner derives the work from rows.
         serves = scope is not None and scope.takes_messages
         self._tally.take_turn(turn.commit, turn.milestones)
-        if self._metrics is not None:
-            self._metrics.turn(turn)
+        if self.metrics is not None:
+            self.metrics.turn(turn)
         if turn.logs:
             show_logs(turn.logs)
         if turn.warning is not None:
@@ -241,8 +240,7 @@ class Turns:
         under its owner before. Its inbox says whether it has.
         """
         if claims != self._ownership.claims:
-            resident = self.memory.residents.get(message.to)
-            home = self._ownership.home_of(message.to) if resident is None else resident.scope
+            home = self.memory.home_of(message.to)
             if home is None or home.number > claims:
                 self.memory.look_into_inbox(message.to)
                 return

@@ -14,16 +14,22 @@ if TYPE_CHECKING:
 
 
 class Waiters:
-    """Futures for the rows of runs that end, by unit and run: an id may have many lives, and each caller waits for
-    one of them. The commit that ends a run wakes its futures; nothing polls.
+    """Futures for the rows of runs that end, by unit and run.
+
+    An id may have many lives, and each caller waits for one of them. The commit that ends a run
+    wakes its futures. Nothing polls.
     """
 
     def __init__(self) -> None:
-        """Nobody waits."""
+        """No caller waits."""
         self._futures: dict[tuple[str, bytes], list[asyncio.Future[UnitRow]]] = {}
 
     def add(self, unit: str, run: bytes) -> asyncio.Future[UnitRow]:
-        """A future for the row of the run when it ends. The caller looks afterwards whether it has ended already."""
+        """A future for the row of the run when it ends.
+
+        The caller looks afterwards whether the run has ended already. In this order no end is
+        missed.
+        """
         future: asyncio.Future[UnitRow] = asyncio.get_running_loop().create_future()
         self._futures.setdefault((unit, run), []).append(future)
         return future
@@ -36,7 +42,9 @@ class Waiters:
             if not futures:
                 del self._futures[unit, run]
         elif not future.cancelled():
-            future.exception()  # a caller that got another error first must not leave this one unseen
+            # The caller may have got another error first. asyncio complains of errors that are
+            # never looked at.
+            future.exception()
 
     def ended(self, row: UnitRow) -> None:
         """The run of this row has ended, also by being replaced or deleted."""
@@ -45,16 +53,18 @@ class Waiters:
                 future.set_result(row)
 
     def redirect(self, is_ours: Callable[[str], bool]) -> None:
-        """The ends of units that are not ours any more will be seen in the store only."""
+        """The ends of units that this node has given up will be seen in the store only."""
         for unit, run in list(self._futures):
             if not is_ours(unit):
+                # Each caller then waits by the store, with the same run.
                 for future in self._futures.pop((unit, run)):
                     if not future.done():
                         future.set_exception(Moved())
 
     def fail(self, error: Exception) -> None:
-        """Nobody will learn of an end here any more."""
-        for future in [f for futures in self._futures.values() for f in futures]:
-            if not future.done():
-                future.set_exception(error)
+        """No end will be seen here any more."""
+        for futures in self._futures.values():
+            for future in futures:
+                if not future.done():
+                    future.set_exception(error)
         self._futures.clear()

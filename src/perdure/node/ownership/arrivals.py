@@ -1,8 +1,8 @@
-"""Arrivals: mail of which no hint has reached the node.
+"""Arrivals: messages of which no hint has reached the node.
 
-Hints from other processes may be lost: a socket that cannot be made, a client that was killed. So the
-node asks the store now and then for units to which mail has come since it asked last. That costs what
-has come, not what waits.
+Hints from other processes may be lost: a socket cannot be made, or a client is killed. So the node
+asks the store now and then for units to which messages have come since it asked last. The cost is
+that of the messages that have come, not of those that wait.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger("perdure.node")
 
 _PAGE = 500
+"""Units that one question brings."""
 
 
 class Arrivals:
-    """Looks for mail every `rescan_ms`, for as long as its node runs."""
+    """Looks for messages every `rescan_ms`, for as long as its node runs."""
 
     def __init__(self, turns: Turns, options: NodeOptions, ownership: Ownership) -> None:
         """Look in the scopes that the node owns at the time."""
@@ -34,16 +35,18 @@ class Arrivals:
         self._place: str | None = None
 
     async def begin(self) -> None:
-        """Note the place of now. Call it before a scope is served for the first time.
+        """Note the place up to which messages have come. Call it before a scope is served.
 
-        A scope that is gained later has its mail read from a place that is older than needed. That
-        misses nothing.
+        For a scope that is gained later the place is older than needed. That misses nothing.
         """
         scopes = self._ownership.names()
         self._place = (await self._turns.store.arrivals(scopes, None, 1)).next
 
     async def run(self) -> None:
-        """Look again and again. The pace is that of the wall, as that of other processes is."""
+        """Look again and again.
+
+        The pace is that of the wall, and not of the node's clock: so is the pace of the others.
+        """
         failing = False
         while True:
             await asyncio.sleep(self._options.rescan_ms / 1000)
@@ -53,17 +56,21 @@ class Arrivals:
             except StoreUnavailable as error:
                 if not failing:  # once for each time that the store is away
                     ids = {"node": self._turns.node_name}
-                    text = "mail of other processes may be found late, the store cannot be read: %s"
+                    text = (
+                        "messages of other processes may be found late: the store cannot be read"
+                        " (%s). It is asked again"
+                    )
                     logger.warning(text, error, extra=ids)
                 failing = True
 
     async def look(self) -> None:
-        """Have each unit look into its inbox to which mail has come since the last time."""
+        """Have the inboxes read to which messages have come since the last time."""
         more = True
         while more:
             scopes = self._ownership.names()
             page = await self._turns.store.arrivals(scopes, self._place, _PAGE)
             for unit in page.items:
                 self._turns.memory.read_inbox(unit)
+            # Behind them: a question that fails is asked again from the place before.
             self._place = page.next
             more = len(page.items) == _PAGE

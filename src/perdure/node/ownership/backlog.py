@@ -1,8 +1,9 @@
-"""The backlog: what waits for a node in the store, and is found there by scans.
+"""The backlog: the work that waits in the store for a scope, and is found there by scans.
 
-The first scan is at the start. Each takes up the instances that are due or have mail, and notes the deadlines of
-those that come due within the horizon. What lies beyond it is left in the store: the next scan is half a horizon
-before the earliest of that. So a sleeping instance costs no memory, and every deadline is known in time.
+The first scan is at the start. Each scan takes up the instances that are due or have messages, and
+notes the deadlines of those that come due within the horizon. Deadlines beyond it are left in the
+store: the next scan is half a horizon before the earliest of them. So a sleeping instance costs no
+memory, and every deadline is known in time.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _PAGE = 1_000
 
 
 class Backlog:
-    """Scans the store for what waits in a scope. At most one scan runs, and one more is planned."""
+    """Scans the store for the work of a scope. At most one scan runs, and one more is planned."""
 
     def __init__(
         self,
@@ -44,23 +45,32 @@ class Backlog:
         self._spawn = spawn
         self._patience = Patience(turns.node_name, options.store_retry_ms)
         self._scanning = False
+        # The earliest deadline that is left in the store, as far as it is known.
         self._far: int | None = None
         self._alarm: Alarm | None = None
 
     async def scan(self, suspects: Suspects | None = None) -> None:
-        """Take up what waits. Suspects are told what the scan finds, before that is loaded."""
-        self._scanning, self._far = True, None
-        if self._alarm is not None:
-            self._alarm.cancel()
+        """Take up the instances that wait. Suspects are told of them before they are loaded."""
+        self._begin()
         try:
             until = self._clock.now_ms() + self._horizon_ms
             await self._take_up(until, suspects)
             later = await self._patience.ask(self._turns.store.next_wake, self._scopes, until)
         finally:
             self._scanning = False
-        far = [at for at in (self._far, later) if at is not None]
-        if far:
-            self._plan(min(far))
+        # The one was set during the scan, and the other stood in the store at its end.
+        far = self._far
+        if later is not None and (far is None or later < far):
+            far = later
+        if far is not None:
+            self._plan(far)
+
+    def _begin(self) -> None:
+        """A scan begins, so the one that was planned is not needed."""
+        self._scanning = True
+        self._far = None
+        if self._alarm is not None:
+            self._alarm.cancel()
 
     async def _take_up(self, until: int, suspects: Suspects | None) -> None:
         after: str | None = None
@@ -72,7 +82,7 @@ class Backlog:
             if suspects is not None:
                 suspects.expect([wake.unit for wake in due])
             for wake in due:
-                # A start may have brought the unit into memory meanwhile, without its mail.
+                # A start may have brought the unit into memory meanwhile, without its inbox.
                 if wake.has_messages:
                     self._turns.memory.read_inbox(wake.unit)
                 else:
@@ -83,7 +93,7 @@ class Backlog:
             await self._turns.memory.loader.room()
 
     def _is_due(self, wake: Wake) -> bool:
-        """Whether it is to be taken up now. Otherwise its deadline is noted."""
+        """Whether the instance is to be taken up now. Otherwise its deadline is noted."""
         if wake.has_messages or wake.at <= self._clock.now_ms():
             return True
         if not self._turns.deadlines.set(wake.unit, wake.at):
@@ -91,17 +101,16 @@ class Backlog:
         return False
 
     def leave(self, at: int) -> None:
-        """A deadline at `at` (ms) is beyond the horizon, so it is not held in memory: a scan finds it."""
-        if self._far is None or at < self._far:
-            if self._scanning:
-                self._far = (
-                    at  # the scan may have missed it, and plans the next one when it is through
-                )
-            else:
-                self._plan(at)
+        """A deadline at `at` (ms) is beyond the horizon: a scan finds it in time."""
+        if self._far is not None and at >= self._far:
+            return  # the next scan is before it
+        if self._scanning:
+            self._far = at  # the scan may have missed it, and plans the next one at its end
+        else:
+            self._plan(at)
 
     def _plan(self, far: int) -> None:
-        """Scan half a horizon before `far`."""
+        """Scan half a horizon before `far`: all that the scan leaves is farther away then."""
         if self._alarm is not None:
             self._alarm.cancel()
         self._far = far

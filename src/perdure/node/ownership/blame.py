@@ -1,6 +1,7 @@
-"""Blame: what the row of an instance says about its part in crashes of the process, in one number (`UnitRow.suspect`).
+"""Blame: the part of an instance in crashes of the process, as its row says it (`UnitRow.suspect`).
 
-Zero is an instance that is under no suspicion. It is set by everything that makes progress, in the kernel.
+The row has it as one number. Zero means no suspicion. The kernel sets it to zero in every turn that
+makes progress.
 """
 
 from __future__ import annotations
@@ -13,11 +14,15 @@ State = Literal["free", "trial", "held"]
 
 _STATES: tuple[State, ...] = ("free", "trial", "held")
 _MOST = 999
+"""Three digits for each count. More crashes than that change nothing."""
 
 
 class Blame(msgspec.Struct, frozen=True):
-    """`crashes` is how many crashes in a row found it at work, `alone` how many of them when it was the only one on
-    trial. `state` says whether it ran on trial, or was held back so that the others could be watched without it.
+    """The part that an instance had in crashes, as far as it is known.
+
+    `crashes` is how many crashes in a row found it at work. `alone` is how many of them came when
+    it was the only one on trial. `state` says whether it ran on trial, or was held back so that the
+    others could be watched without it.
     """
 
     crashes: int = 0
@@ -26,23 +31,29 @@ class Blame(msgspec.Struct, frozen=True):
 
     @classmethod
     def read(cls, number: int) -> Self:
-        """From the number in a row. Read it in decimal: the state, three digits for `alone`, three for `crashes`."""
-        state, counts = divmod(number, 1_000_000)
+        """From the number in a row.
+
+        Read it in decimal: the state, three digits for `alone`, three for `crashes`.
+        """
+        place, counts = divmod(number, 1_000_000)
         alone, crashes = divmod(counts, 1_000)
-        return cls(crashes, alone, _STATES[state] if state < len(_STATES) else "free")
+        state: State = "free"
+        if place < len(_STATES):  # a row of another release may have more of them
+            state = _STATES[place]
+        return cls(crashes, alone, state)
 
     @property
     def number(self) -> int:
-        """What to write into the row."""
+        """The number for the row."""
         counts = min(self.alone, _MOST) * 1_000 + min(self.crashes, _MOST)
         return _STATES.index(self.state) * 1_000_000 + counts
 
     def after_crash(self) -> Blame:
         """After a crash that it was present at."""
         if self.state == "held":
-            return Blame()  # it did not run, so it was another one, or somebody from outside
+            return Blame()  # it did not run, so the cause was another one, or came from outside
         if self.state == "trial":
-            return self
+            return self  # the search decides, by how many were on trial with it
         return Blame(self.crashes + 1, self.alone)
 
     def on_trial(self) -> Blame:
@@ -58,8 +69,9 @@ class Blame(msgspec.Struct, frozen=True):
         return Blame(self.crashes, self.alone + 1, "held")
 
     def freed(self) -> Blame:
-        """After a trial without a crash. Only progress makes the crashes forgotten: the next trial may have to last
-        longer.
+        """After a trial without a crash.
+
+        The crashes stay counted until it makes progress: the next trial may have to last longer.
         """
         return Blame(self.crashes)
 

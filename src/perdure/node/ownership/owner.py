@@ -1,7 +1,7 @@
 """The owner: gains scopes and gives them up while the node runs.
 
-A cluster says which scopes this node should own. The store says which it does own: a claim fences the
-owner before, and a commit that is fenced says that another node has claimed the scope since.
+A cluster says which scopes this node should own. The store says which it does own: a claim fences
+the owner before, and a commit that is fenced tells that another node has claimed the scope since.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("perdure.node")
 
 _SCANS = 4
-"""Scopes whose backlogs are scanned for the first time at once. Other reads have their turn, too."""
+"""Scopes whose backlogs are scanned for the first time at once, so that other reads have a turn."""
 
 _RETRY_S = 1.0
-"""After how long a claim or a release is tried again that the store could not take."""
+"""After how long a claim or a release that the store could not take is tried again."""
 
 
 class Owner:
@@ -56,15 +56,16 @@ class Owner:
         self._scans = asyncio.Semaphore(_SCANS)
         self._changing = asyncio.Lock()
 
-    # ------------------------------------------------------------ what a cluster says
+    # ------------------------------------------------------------ assignments of a cluster
 
     async def follow(self, assignments: AsyncIterator[Collection[str]]) -> None:
-        """Own what the cluster assigns to this node, from each word of it to the next."""
+        """Own the scopes that the cluster assigns to this node, at each of its assignments."""
         async for wanted in assignments:
             while True:
                 try:
                     await self.own(wanted)
                 except StoreUnavailable as error:
+                    # The cluster does not repeat itself, so this is tried until it is done.
                     ids = {"node": self._turns.node_name}
                     text = "the scopes of node %s cannot be changed now, and are soon: %s"
                     logger.warning(text, self._turns.node_name, error, extra=ids)
@@ -76,9 +77,10 @@ class Owner:
         """Gain the scopes that are wanted, and give up the others.
 
         Raises:
-            StoreUnavailable: the store could not be asked. What has been done by then stays done.
+            StoreUnavailable: the store could not be asked. The changes that were made by then stay.
         """
         async with self._changing:
+            # First: a scope that its next owner claims before its release counts as crashed.
             await self._give_up([s for s in self._ownership.all() if s.name not in wanted])
             new = [name for name in wanted if self._ownership.find(name) is None]
             if new:
@@ -93,12 +95,13 @@ class Owner:
             backlog = Backlog(
                 self._turns, scope, self._clock, self._options, self._background.spawn
             )
-            self._suspects[scope], self._backlogs[scope] = suspects, backlog
+            self._suspects[scope] = suspects
+            self._backlogs[scope] = backlog
             scope.serve(suspects, backlog)
             self._background.spawn(self._take_up(scope, suspects, backlog), "perdure-scan")
 
     async def _take_up(self, scope: Scope, suspects: Suspects, backlog: Backlog) -> None:
-        """Take up all that is due or has mail. A node works while its backlog drains."""
+        """Take up the instances that are due or have messages. Turns go on meanwhile."""
         async with self._scans:
             await backlog.scan(suspects)
         if self._suspects.get(scope) is not suspects:
@@ -110,16 +113,17 @@ class Owner:
     # ------------------------------------------------------------ giving up
 
     async def _give_up(self, scopes: Collection[Scope]) -> None:
-        """Finish what is under way in these scopes, and release them."""
+        """Finish the work under way in these scopes, and release them."""
         for scope in scopes:
             if scope.state != "draining":  # a release that failed is tried again
                 scope.drain()
+        # Only when all of them drain: the first could wait long for its turns to end.
         for scope in scopes:
             await self._empty(scope)
         await self._ownership.release(scopes)
 
     async def drop_lost(self) -> None:
-        """Drop all of each scope that another node owns. It is not ours to release."""
+        """Drop all units of each scope that is lost. Such a scope is not this node's to release."""
         while True:
             scope = await self._ownership.next_lost()
             ids = {"node": self._turns.node_name}
@@ -131,12 +135,14 @@ class Owner:
         trial = self._trials.pop(scope, None)
         if trial is not None:
             trial.cancel()
-        backlog, suspects = self._backlogs.pop(scope, None), self._suspects.pop(scope, None)
+        backlog = self._backlogs.pop(scope, None)
         if backlog is not None:
             backlog.stop()
+        suspects = self._suspects.pop(scope, None)
         if suspects is not None:
             self._turns.memory.expel_all(suspects.stop())
         await self._turns.memory.empty(scope)
+        # Behind that: a turn that was under way may have ended a run, and its callers know by now.
         self._turns.waiters.redirect(self._turns.memory.owns)
 
     def stop(self) -> None:

@@ -20,10 +20,11 @@ class Ownership:
     """The router of a node: from a unit to the scope that this node owns, or to nothing."""
 
     def __init__(self, store: Store, incarnation: Incarnation, *, is_alone: bool) -> None:
-        """Nothing is owned. `is_alone`: no other node can own what this one does not."""
+        """Nothing is owned. `is_alone`: no other node can own a scope of this store."""
         self.is_alone = is_alone
         self.is_frozen = False
-        # How many claims the store has accepted. Each scope has the number of its own.
+        # How many claims the store has accepted. Each scope has the number of its own, so that a
+        # commit can tell whether a scope has come since the commit was submitted.
         self.claims = 0
         self._store = store
         self._incarnation = incarnation
@@ -74,8 +75,8 @@ class Ownership:
     async def release(self, scopes: Collection[Scope]) -> None:
         """Give scopes up in order. The next owner of each knows that nothing has crashed.
 
-        A crash that was not counted is left to the next owner, which counts it then. A scope that
-        is lost belongs to another owner already.
+        A crash that has not been counted is left to the next owner: a scope that is not released
+        is counted again. A scope that is lost belongs to another owner already.
 
         Raises:
             StoreUnavailable: the store could not take it. It may be tried again.
@@ -88,6 +89,7 @@ class Ownership:
 
     def remove(self, scope: Scope) -> None:
         """The scope is this node's no longer."""
+        # The name may be that of a later claim by now.
         if self._scopes.get(scope.name) is scope:
             del self._scopes[scope.name]
 
@@ -99,11 +101,12 @@ class Ownership:
             self._lost.put_nowait(scope)
 
     async def next_lost(self) -> Scope:
-        """Wait for a scope that is lost, and whose units are still in memory."""
+        """Wait for a scope that is lost. Its units are still in memory."""
         return await self._lost.get()
 
     def freeze(self) -> None:
         """The store does not answer: do nothing, and forget nothing."""
+        # All scopes at once: there is one store, and one commit that is late stands for all.
         self.is_frozen = True
         for scope in self._scopes.values():
             scope.freeze()
@@ -123,7 +126,7 @@ class Ownership:
         for resident, found in batch:
             scope = resident.scope
             if scope is None or scope.admission is None:
-                admitted.append((resident, found))
+                admitted.append((resident, found))  # it is expelled behind its load
             else:
                 by_scope.setdefault(scope.name, []).append((resident, found))
         for part in by_scope.values():

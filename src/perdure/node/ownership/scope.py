@@ -4,9 +4,9 @@
                                            each of them ──▶ lost
 
 `claimed`: the store has accepted the claim, and nothing has been loaded. `serving`: the node takes
-messages and turns. `frozen`: the store does not answer, so nothing is done and nothing is forgotten.
-`draining`: the node takes no more messages, finishes the turns under way, and then gives the scope
-up. `lost`: another node owns the scope, so this one may write nothing more of it.
+messages and turns. `frozen`: the store does not answer, so nothing is done and nothing is
+forgotten. `draining`: the node takes no more messages, finishes the turns under way, and then gives
+the scope up. `lost`: another node owns the scope, so this one may write nothing more of it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ _BEFORE: dict[State, tuple[State, ...]] = {
 
 
 class Moved(Exception):
-    """The unit is not this node's any more, and nothing was done. Its message goes by the store."""
+    """The unit is not this node's any more, and nothing was done. Its message goes by the store.
+
+    It never reaches a caller of the client.
+    """
 
 
 class Admission(Protocol):
@@ -73,7 +76,7 @@ class Scope:
     )
 
     def __init__(self, fence: Fence, number: int, *, crashed: bool) -> None:
-        """A scope that the store has just given us, by the claim of this number.
+        """A scope that the store has just given this node, by the claim of this number.
 
         `crashed`: its last owner did not release it.
         """
@@ -81,11 +84,12 @@ class Scope:
         self.number = number
         self.name = fence.scope
         self.is_crashed = crashed
-        # Whether all that were at work at the crash of the last owner have been counted in their rows.
+        # Whether all units that were at work at the crash have been counted in their rows.
         self.is_counted = not crashed
-        # Whether all mail that waited in the store at the claim has been found.
+        # Whether all messages that waited in the store at the claim have been found.
         self.is_scanned = False
         self.state: State = "claimed"
+        # Attributes and no properties: each message and each turn asks.
         self.takes_messages = False
         self.takes_turns = False
         self.residents: dict[str, Resident] = {}
@@ -97,11 +101,12 @@ class Scope:
 
     def serve(self, admission: Admission, horizon: Horizon) -> None:
         """Take messages and turns from now on."""
-        self.admission, self.horizon = admission, horizon
+        self.admission = admission
+        self.horizon = horizon
         self._become("serving")
 
     def freeze(self) -> None:
-        """The store does not answer."""
+        """The store does not answer. A scope that leaves this node goes on leaving."""
         if self.state == "serving":
             self._become("frozen")
 
@@ -121,7 +126,7 @@ class Scope:
     def _become(self, state: State) -> None:
         assert self.state in _BEFORE[state], f"{self.name}: {self.state} -> {state}"
         self.state = state
-        # A frozen scope still takes the results of its activities, which nobody could send again.
+        # A frozen scope still takes the results of its activities: they could not be sent again.
         self.takes_messages = state in ("serving", "frozen")
         self.takes_turns = state in ("serving", "draining")
 

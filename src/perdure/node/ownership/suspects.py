@@ -1,29 +1,33 @@
-"""Suspects: finding out which instance ends the process, without blaming those that were only there.
+"""Suspects: finding out which instance ends the process, without blame for those only present.
 
-When a node starts and finds that the last owner did not release its scopes, each instance that was at work then is
-counted: in its row, in one commit per batch that is loaded, before any of it runs. Progress clears the count. So the
-first crashes cost nothing but that.
+When a node starts and finds that the last owner did not release its scopes, each instance that was
+at work then is counted. The count stands in its row. It is written in one commit per batch that is
+loaded, before any of the batch runs. Progress clears the count. So the first crashes cost nothing
+but that.
 
     counted ──▶ below `crash_failures`: it runs
             ──▶ a candidate: held back ──▶ trial, by halves ──▶ no crash within `trial_ms`: it runs
-                                                 │
-                              the next start: those on trial are the only candidates, until it is one alone
-                                                 │
-                        held back for `control_ms`, to see whether the others crash without it; then on trial again
+                                               │
+                     the next start: those on trial are the only candidates, until one is alone
+                                               │
+                     held back for `control_ms`, to see whether the others crash without it,
+                     and then on trial again
 
-Theory of operation. Instances from `crash_failures` crashes on are candidates. They are held back: their messages
-gather and wait, and their rows say so. That lasts until all have been loaded and counted, which takes long where there
-are many. The first half then gets a mark in its rows and is let go; the other half waits. If nothing happens in
-`trial_ms`, the mark is taken away and the other half follows, so that all are at work after a few
-seconds. If the process ends meanwhile, the next start finds the marks: those that waited are cleared, those that were
-marked are halved again, and whatever else ran keeps its count and goes on.
+Theory of operation. Instances from `crash_failures` crashes on are candidates. They are held back:
+their messages gather and wait, and their rows say so. That lasts until all have been loaded and
+counted, which takes long where there are many. The first half then gets a mark in its rows and is
+let go. The other half waits. If nothing happens in `trial_ms`, the mark is taken away and the other
+half follows, so that all are at work after a few seconds. If the process ends meanwhile, the next
+start finds the marks. Instances that waited are cleared, and instances that were marked are halved
+again. All others keep their count and go on.
 
-One that was alone on trial at a crash may still be innocent: somebody from outside may have ended the process. So it is
-held back next time while all others run. A crash in that time clears it. It is set aside only after `crash_failures`
-crashes alone, with a quiet time without it between them.
+An instance that was alone on trial at a crash may still be innocent: the process may have been
+ended from outside. So the instance is held back next time while all others run. A crash in that
+time clears it. It is suspended only after `crash_failures` crashes alone, with a quiet time without
+it between them.
 
-An instance may need longer than `trial_ms` to do its harm, and so pass its trial. Its count goes on, and trials last
-longer, the more crashes there were.
+An instance may need longer than `trial_ms` to do its harm, and so pass its trial. Its count goes
+on, and trials last longer, the more crashes there were.
 """
 
 from __future__ import annotations
@@ -60,8 +64,9 @@ logger = logging.getLogger("perdure.node")
 
 _LOOK_S = 0.02
 """How often to look whether an instance has been loaded, or is between two turns."""
-_LONGER, _LONGER_MOST = 4, 16
-"""By how much trials last longer after another `crash_failures` crashes, and by how much at most."""
+_LONGER = 4
+_LONGER_MOST = 16
+"""How much longer trials last after another `crash_failures` crashes, and how much at most."""
 _CONTROL_LONGER = 3
 """By how much the second time of control is longer than the first."""
 _NAMED = 5
@@ -69,7 +74,7 @@ _NAMED = 5
 
 
 class _Candidate(NamedTuple):
-    """An instance that is held back, as it stands in the store, and what is known of it."""
+    """An instance that is held back: its row as it is in the store, and its blame."""
 
     resident: Resident
     version: int
@@ -78,7 +83,10 @@ class _Candidate(NamedTuple):
 
 
 class Suspects:
-    """Sees each instance between its load and its first turn, and holds back those that may end the process."""
+    """Sees each instance of a scope between its load and its first turn.
+
+    Those that may end the process are held back.
+    """
 
     def __init__(
         self,
@@ -87,7 +95,7 @@ class Suspects:
         clock: Clock,
         options: NodeOptions,
     ) -> None:
-        """All who were at work in a scope are suspects if its last owner did not release it."""
+        """If the last owner did not release the scope, all that were at work in it are suspects."""
         self._turns = turns
         self._scope = scope
         self._clock = clock
@@ -95,6 +103,8 @@ class Suspects:
         self._patience = Patience(turns.node_name, options.store_retry_ms)
         self._claimed_at = clock.now_ms()
         self._counting = scope.is_crashed
+        # While it counts: the instances that were counted, and those that a scan has found and that
+        # were not yet (an ordered set).
         self._seen: set[str] = set()
         self._expected: dict[str, None] = {}
         self._candidates: dict[str, _Candidate] = {}
@@ -102,11 +112,14 @@ class Suspects:
 
     def expect(self, units: Iterable[str]) -> None:
         """A scan has found these: they are to be counted before there is a trial."""
-        if self._counting:
-            self._expected.update((unit, None) for unit in units if unit not in self._seen)
+        if not self._counting:
+            return
+        for unit in units:
+            if unit not in self._seen:
+                self._expected[unit] = None
 
     def stop(self) -> list[Resident]:
-        """Wait for the store no longer, and let nobody run. Those that were held back."""
+        """Wait for the store no longer, and let no candidate run. Return those held back."""
         self._patience.stop()
         return [candidate.resident for candidate in self._candidates.values()]
 
@@ -115,17 +128,20 @@ class Suspects:
     async def admit(
         self, batch: Sequence[tuple[Resident, Loaded]]
     ) -> list[tuple[Resident, Loaded]]:
-        """Count those that are loaded for the first time after a crash. Those that may run now.
+        """Count units that are loaded for the first time after a crash. Return those that may run.
 
-        The rows of those that are held back say so in the commit that counts them. They do not run
-        until it is their turn, so the next crash may come before that and is none of their doing.
+        The rows of units that are held back say so in the commit that counts them. They do not run
+        until they are on trial. The next crash may come before that, and then they have no part in
+        it.
         """
         commits: list[Commit] = []
         held: dict[str, Blame] = {}
         for _, found in batch:
             if found.row is not None and isinstance(self._clock, SystemClock):
+                # The owner before may have had a clock that is ahead of this one.
                 self._clock.go_on_from(found.row.updated_at)
             if found.id in self._candidates:
+                # It was held back already, and is loaded again because a message came.
                 held[found.id] = self._candidates[found.id].blame
                 continue
             row = self._row_of(found)
@@ -141,10 +157,10 @@ class Suspects:
         try:
             applied = await self._write(commits)
         except Stopped:
-            return list(batch)  # nobody runs uncounted: the scope takes no turns of them any more
+            return list(batch)  # none of them runs uncounted: the scope takes no turns any more
         if self._patience.is_over:
-            # The scope goes, and the answer has come too late to hold anything back. What would be
-            # held from now on, nobody would take out of memory.
+            # The scope goes, and the answer has come too late to hold anything back. A unit that
+            # was held from now on would never be taken out of memory.
             return list(batch)
         admitted: list[tuple[Resident, Loaded]] = []
         for resident, found in batch:
@@ -172,16 +188,19 @@ class Suspects:
         row = found.row
         if row is None and self._is_first(found):
             row = self._row_of_start(found)
-        return row if row is not None and _may_run(row) else None
+        if row is None or not _may_run(row):
+            return None
+        return row
 
     def _blame_of(self, found: Loaded, row: UnitRow) -> Blame:
-        """What is known of the unit now."""
+        """The blame that the unit has now."""
         blame = Blame.read(row.suspect)
         if self._is_first(found):
-            counts = blame.state != "free" or self._was_at_work(found)
-            return blame.after_crash() if counts else blame
-        if found.id in self._on_trial:
+            if blame.state != "free" or self._was_at_work(found):
+                return blame.after_crash()
             return blame
+        if found.id in self._on_trial:
+            return blame  # the mark must stay for as long as the trial does
         return blame.freed()  # it waits no longer, or the mark is of a life that ended in order
 
     def _is_suspect(self, found: Loaded, blame: Blame) -> bool:
@@ -192,16 +211,17 @@ class Suspects:
 
     def _was_at_work(self, found: Loaded) -> bool:
         """Whether the unit had something to do when the last owner crashed."""
-        if (
-            found.row is not None
-            and found.row.wake_at is not None
-            and found.row.wake_at <= self._claimed_at
-        ):
+        row = found.row
+        if row is not None and row.wake_at is not None and row.wake_at <= self._claimed_at:
             return True
+        # A message that came later was not there when the process ended.
         return any(message.visible_at <= self._claimed_at for message in found.inbox)
 
     def _row_of_start(self, found: Loaded) -> UnitRow | None:
-        """An instance whose start was posted and whose first turn may have killed the node has no row yet."""
+        """The first row of an instance whose start waits in the inbox.
+
+        Its first turn may have ended the process, and then it has no row yet.
+        """
         for message in found.inbox:
             if isinstance(message.body, Start) and message.visible_at <= self._claimed_at:
                 return pending_row(found.id, message, message.body, self._turns.store.info.shards)
@@ -214,18 +234,19 @@ class Suspects:
         return Commit(os.urandom(16), self._scope.fence, now, unit, version, row)
 
     async def _write(self, commits: Sequence[Commit]) -> dict[str, UnitRow]:
-        """Make these durable, however long it takes; the rows that were accepted.
+        """Make these durable, however long it takes. Return the rows that were accepted.
 
-        One that is refused belongs to somebody else by now, which its next turn will be told.
+        A commit is refused if another owner has written since. The unit's next turn finds that,
+        too.
         """
         if not commits:
             return {}
         verdicts = await self._patience.ask(self._submit, commits)
-        return {
-            c.unit: c.row
-            for c, verdict in zip(commits, verdicts, strict=True)
-            if verdict == "applied"
-        }
+        applied: dict[str, UnitRow] = {}
+        for commit, verdict in zip(commits, verdicts, strict=True):
+            if verdict == "applied":
+                applied[commit.unit] = commit.row
+        return applied
 
     async def _submit(self, commits: Sequence[Commit]) -> list[Verdict]:
         return [*await self._turns.store.commit(commits)]
@@ -233,29 +254,29 @@ class Suspects:
     async def _rewrite(
         self, candidates: Sequence[_Candidate], become: Callable[[Blame], Blame]
     ) -> list[_Candidate]:
-        """Write what is known about candidates, who are held back; as they stand in the store after that."""
+        """Write the new blame of candidates into their rows. Return the candidates with it."""
         commits: list[Commit] = []
         for _, version, row, blame in candidates:
             number = become(blame).number
             if number != row.suspect:
-                commits.append(
-                    self._commit(row.id, version, msgspec.structs.replace(row, suspect=number))
-                )
+                changed = msgspec.structs.replace(row, suspect=number)
+                commits.append(self._commit(row.id, version, changed))
         applied = await self._write(commits)
         written: list[_Candidate] = []
         for candidate in candidates:
-            unit, now = candidate.row.id, candidate._replace(blame=become(candidate.blame))
+            unit = candidate.row.id
+            current = candidate._replace(blame=become(candidate.blame))
             if unit in applied:
-                now = now._replace(version=candidate.version + 1, row=applied[unit])
-            self._candidates[unit] = now
-            written.append(now)
+                current = current._replace(version=candidate.version + 1, row=applied[unit])
+            self._candidates[unit] = current
+            written.append(current)
         return written
 
     # ------------------------------------------------------------ after the first scan
 
     async def run(self) -> None:
-        """Wait until everybody has been counted, then find out who it was."""
-        with suppress(Stopped):  # the next start goes on with it
+        """Wait until all have been counted, and then find out which of them it was."""
+        with suppress(Stopped):  # the next start goes on with the search
             await self._find()
 
     async def _find(self) -> None:
@@ -263,6 +284,7 @@ class Suspects:
         self._counting = False
         self._scope.has_counted()
         self._seen.clear()
+        # By id, because the order in which they were loaded is chance.
         candidates = sorted(self._candidates.values(), key=lambda c: c.row.id)
         marked = [c for c in candidates if c.blame.state == "trial"]
         if not candidates:
@@ -275,6 +297,7 @@ class Suspects:
             self._log(logging.WARNING, text, len(candidates), most, _names(candidates))
             await self._halves(candidates)
             return
+        # The process ended during a trial, so only one that was on trial can have ended it.
         self._let_go([c for c in candidates if c.blame.state != "trial"])
         if len(marked) == 1:
             await self._alone(marked[0])
@@ -284,7 +307,7 @@ class Suspects:
         await self._halves(marked)
 
     async def _all_counted(self) -> None:
-        """Wait until those that the scan has found are loaded, or cannot be."""
+        """Wait until the instances that the scan has found are loaded, or cannot be."""
         while self._expected:
             unit = next(iter(self._expected))
             if self._turns.memory.loader.is_waiting(unit):
@@ -295,8 +318,9 @@ class Suspects:
     async def _halves(self, candidates: Sequence[_Candidate]) -> None:
         """Let the first half run on trial, then the other."""
         half = (len(candidates) + 1) // 2
-        part, waiting = candidates[:half], candidates[half:]
-        waiting = await self._rewrite(waiting, Blame.waiting)
+        part = candidates[:half]
+        # Their rows say that they wait before the others run: a crash would come too early else.
+        waiting = await self._rewrite(candidates[half:], Blame.waiting)
         await self._try(part, len(waiting))
         if waiting:
             await self._try(waiting, 0)
@@ -317,30 +341,24 @@ class Suspects:
 
     async def _alone(self, candidate: _Candidate) -> None:
         """The process ended while this one was on trial alone."""
-        unit, blame = candidate.row.id, candidate.blame.held_back()
-        if blame.alone >= self._options.crash_failures:
-            self._log(
-                logging.ERROR,
-                "%r is set aside: it ran alone at %d crashes of the process",
-                unit,
-                blame.alone,
-            )
+        unit = candidate.row.id
+        blame = candidate.blame.held_back()
+        most = self._options.crash_failures
+        if blame.alone >= most:
+            text = "%r is suspended: it ran alone at %d crashes of the process"
+            self._log(logging.ERROR, text, unit, blame.alone)
             del self._candidates[unit]
-            self._turns.memory.set_aside(unit, _poisoned(unit, blame.alone))
+            self._turns.memory.hold(unit, _poisoned(unit, blame.alone))
             return
-        control_ms = self._options.control_ms * (1 if blame.alone == 1 else _CONTROL_LONGER)
+        control_ms = self._options.control_ms
+        if blame.alone > 1:
+            # Twice in a row alone is hardly chance. So the proof without it is a better one now.
+            control_ms *= _CONTROL_LONGER
         text = (
-            "the process ended while %r was on trial alone (%d of %d times). It waits for %.1f s, to see whether the "
-            "others crash without it; then it runs on trial again"
+            "the process ended while %r was on trial alone (%d of %d times). It waits for %.1f s,"
+            " to see whether the others crash without it. Then it runs on trial again"
         )
-        self._log(
-            logging.WARNING,
-            text,
-            unit,
-            blame.alone,
-            self._options.crash_failures,
-            control_ms / 1000,
-        )
+        self._log(logging.WARNING, text, unit, blame.alone, most, control_ms / 1000)
         (candidate,) = await self._rewrite([candidate], Blame.held_back)
         await self._pass(control_ms)
         await self._try([candidate], 0)
@@ -349,6 +367,7 @@ class Suspects:
         """Longer, the more crashes the trials before have not explained."""
         rounds = max(c.blame.crashes for c in part) // self._options.crash_failures
         longer = 1
+        # The first round is the first trial, which has its plain time.
         for _ in range(rounds - 1):
             longer = min(longer * _LONGER, _LONGER_MOST)
         return self._options.trial_ms * longer
@@ -356,7 +375,7 @@ class Suspects:
     # ------------------------------------------------------------ letting go, and afterwards
 
     def _let_go(self, candidates: Iterable[_Candidate]) -> None:
-        """Load them again, with what has come for them meanwhile, and let them run."""
+        """Load them again, with the messages that have come meanwhile, and let them run."""
         for candidate in candidates:
             del self._candidates[candidate.row.id]
             self._turns.memory.loader.load(candidate.resident)
@@ -379,7 +398,7 @@ class Suspects:
             alarm.cancel()
 
     async def _free(self, units: Iterable[str]) -> None:
-        """Take the marks away of those that have not made progress meanwhile, which does it, too."""
+        """Take the marks away. An instance that has made progress has lost its mark already."""
         left = list(units)
         while left:
             busy = [unit for unit in left if not self._turns.memory.revise_suspect(unit, free)]
@@ -390,7 +409,10 @@ class Suspects:
                 await asyncio.sleep(_LOOK_S)
 
     async def _free_absent(self, units: Sequence[str]) -> set[str]:
-        """The same for units that have left memory; those that it was done for. The others have come back."""
+        """Take the marks of units that have left memory away. Return the units that have none now.
+
+        The others have come back into memory meanwhile.
+        """
         if not units:
             return set()
         commits: list[Commit] = []
@@ -400,7 +422,8 @@ class Suspects:
                 row = msgspec.structs.replace(row, suspect=free(row.suspect))
                 commits.append(self._commit(found.id, found.version, row))
         applied = await self._write(commits)
-        return set(units) - {c.unit for c in commits if c.unit not in applied}
+        refused = {commit.unit for commit in commits if commit.unit not in applied}
+        return set(units) - refused
 
     def _log(self, level: int, text: str, *args: object) -> None:
         logger.log(level, text, *args, extra={"node": self._turns.node_name})
@@ -414,14 +437,17 @@ def _names(candidates: Sequence[_Candidate]) -> str:
     """The first few ids, for people."""
     named = ", ".join(repr(c.row.id) for c in candidates[:_NAMED])
     more = len(candidates) - _NAMED
-    return named if more <= 0 else f"{named} and {more} more"
+    if more <= 0:
+        return named
+    return f"{named} and {more} more"
 
 
 def _poisoned(unit: str, crashes: int) -> Failure:
     return Failure(
         POISONED,
         f"{unit!r} ran alone at {crashes} crashes of the process, and without it there was none. "
-        "Mend the code (look for what ends the process), deploy it, and release the instance with retry().",
+        "Mend the code (look for what ends the process), deploy it, and release the instance with "
+        "retry().",
         "poison",
         retryable=False,
     )

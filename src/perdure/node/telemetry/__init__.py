@@ -1,1 +1,1 @@
-"""What a node counts, and what it tells OpenTelemetry."""
+"""The numbers of a node: for programs, and for OpenTelemetry."""

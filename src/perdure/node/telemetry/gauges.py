@@ -1,11 +1,15 @@
-"""Gauges: what a node holds and what waits in its store, as the exporter of metrics asks for it.
+"""Gauges: numbers of a node's memory and of its store, when the exporter of metrics asks for them.
 
-Turns are read in the same way, from the node's own tally: they are what there is most of, and cost nothing so.
+Turns are read in the same way, from the node's own tally. There are more of them than of anything
+else, and so they cost nothing.
 
-OpenTelemetry can create an observable instrument once per provider and never take it back. So there is one set of them
-per provider, for all nodes of the process: it sums the nodes of an app, and follows when a node stops and starts.
-The exporter asks on a thread of its own. Numbers in memory are read there; numbers from the store are those of the
-last question, and each question has the node's loop fetch new ones: nothing is read that nobody asks for.
+OpenTelemetry can create an observable instrument once per provider and never take it back. So there
+is one set of them per provider, for all nodes of the process. It sums the nodes of an app, and
+follows when a node stops and starts.
+
+The exporter asks on a thread of its own. Numbers in memory are read there. Numbers from the store
+are those of the last question, and each question makes the node's loop fetch new ones. So nothing
+is read without a question.
 """
 
 from __future__ import annotations
@@ -35,6 +39,7 @@ _COUNTED: dict[str, Callable[[NodeMetrics], int]] = {
     "perdure.turns": lambda counted: counted.turns,
     "perdure.turn.failures": lambda counted: counted.turn_failures,
 }
+"""Counters that are read from the tally, and how."""
 
 
 class NodeGauges:
@@ -58,15 +63,16 @@ class NodeGauges:
             self._loop.call_soon_threadsafe(self._begin)
 
     def _begin(self) -> None:
+        # One question at a time: a slow store must not get more and more of them.
         if self._reading is None or self._reading.done():
             self._reading = self._loop.create_task(self.read(), name="perdure-gauges")
 
     async def read(self) -> None:
-        """Read the numbers of the store; a store that cannot be read has none."""
+        """Read the numbers of the store. A store that cannot be read has none."""
         try:
             page = await self._store.query(Counts(at=self._clock.now_ms()))
         except StoreUnavailable:
-            self.in_store = {}
+            self.in_store = {}  # old numbers would look as if all were well
         else:
             self.in_store = dict(page.items)
 
@@ -83,6 +89,7 @@ class Gauges:
     def __init__(self, meter: Meter) -> None:
         """Create them."""
         self._nodes: list[NodeGauges] = []
+        # The counts of nodes that have stopped, by instrument and app.
         self._past: dict[str, Counter[str]] = {name: Counter() for name in _COUNTED}
         self._lock = Lock()
         self._create(meter, "perdure.node.residents", lambda node: node.in_memory().residents)
@@ -118,7 +125,7 @@ class Gauges:
             self._nodes.append(node)
 
     def remove(self, node: NodeGauges) -> None:
-        """It has stopped. What it has counted stays counted: a counter does not go back."""
+        """It has stopped. Its counts stay: a counter does not go back."""
         with self._lock:
             self._nodes.remove(node)
             for name, read in _COUNTED.items():
@@ -144,7 +151,7 @@ class Gauges:
         sums: Counter[str] = Counter()
         for node in self._all():
             value = read(node)
-            if value is not None:
+            if value is not None:  # a store that cannot be read is not one without messages
                 sums[node.app] += value
         for app, value in sums.items():
             yield Observation(value, {"perdure.app": app})
@@ -154,6 +161,7 @@ class Gauges:
 
         sums: Counter[tuple[str, str]] = Counter()
         for node in self._all():
+            # Here and not in each gauge of the store: one question brings the numbers of all.
             node.ask()
             for status in ("pending", "running", "suspended", *sorted(CLOSED)):
                 if status in node.in_store:
@@ -166,8 +174,9 @@ _made: WeakKeyDictionary[MeterProvider, Gauges] = WeakKeyDictionary()
 
 
 def gauges_of(provider: MeterProvider, meter: Meter) -> Gauges:
-    """The gauges of a provider; made when the first node needs them."""
+    """The gauges of a provider. They are made when the first node needs them."""
     gauges = _made.get(provider)
     if gauges is None:
-        gauges = _made[provider] = Gauges(meter)
+        gauges = Gauges(meter)
+        _made[provider] = gauges
     return gauges

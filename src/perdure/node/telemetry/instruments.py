@@ -1,4 +1,7 @@
-"""The instruments: name, kind, unit and attributes of every metric. docs/observability.md shows this table to users."""
+"""The instruments: name, kind, unit and attributes of every metric.
+
+docs/observability.md shows this table to users.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,7 @@ COUNT = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 50_
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """A metric: its attributes are named without `perdure.`; histograms have buckets."""
+    """A metric. Its attributes are named without `perdure.`, and a histogram has buckets."""
 
     name: str
     kind: Literal["counter", "histogram", "gauge"]
@@ -81,8 +84,8 @@ INSTRUMENTS = (
         "perdure.workflow.failures",
         "counter",
         "{instance}",
-        ("workflow", "version", "category", "set_aside"),
-        "instances that ended without a result, or were set aside",
+        ("workflow", "version", "category", "suspended"),
+        "instances that ended without a result, or were suspended",
     ),
     Instrument(
         "perdure.workflow.continuations",
@@ -199,7 +202,7 @@ INSTRUMENTS = (
         "counter",
         "{call}",
         ("verb", "outcome"),
-        "what clients asked",
+        "calls of clients",
     ),
     Instrument(
         "perdure.client.duration",
@@ -244,11 +247,12 @@ def counter(meter: Meter, name: str) -> Counter:
 
 
 def histogram(meter: Meter, name: str) -> Histogram:
-    """A histogram of this meter, with our buckets where the provider takes such advice."""
+    """A histogram of this meter, with these buckets where the provider takes such advice."""
     made = BY_NAME[name]
     try:
         return meter.create_histogram(
             made.name, made.unit, made.text, explicit_bucket_boundaries_advisory=list(made.buckets)
         )
-    except TypeError:  # an older one: views can set buckets there
+    except TypeError:
+        # An older provider knows no such argument. Users set buckets by views there.
         return meter.create_histogram(made.name, made.unit, made.text)

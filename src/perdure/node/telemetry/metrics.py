@@ -1,8 +1,11 @@
-"""Metrics: what OpenTelemetry is told. A node whose process has no meter provider has no `Metrics` and imports nothing.
+"""Metrics: the records of a node for OpenTelemetry.
 
-Whatever is told of instances comes from a commit that is durable, and from the commit alone: a turn that is taken
-again after a crash, a start that arrives twice and a replay commit nothing new, so nothing is counted twice. What
-happens without a commit (attempts, operations of the store, calls of clients) is counted each time that it happens.
+A node whose process has no meter provider has no `Metrics` and imports nothing.
+
+Records about instances come from a commit that is durable, and from the commit alone. A turn that
+is taken again after a crash, a start that arrives twice and a replay commit nothing new, so nothing
+is counted twice. Events without a commit (attempts, operations of the store, calls of clients) are
+counted each time that they happen.
 """
 
 from __future__ import annotations
@@ -22,22 +25,23 @@ from perdure.node.telemetry.instruments import counter, histogram
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
 
-    from perdure.errors import Failure
+    from perdure.errors import Category, Failure
     from perdure.kernel.data.commit import Commit, UnitRow
     from perdure.kernel.loop.call import ActivityCall
     from perdure.kernel.unit.turn import Milestones, Turn
 
 ENVIRONMENT = "OTEL_PYTHON_METER_PROVIDER"
+"""The variable by which OpenTelemetry is told its provider."""
 
 
 def find_provider(given: MeterProvider | None = None) -> MeterProvider | None:
-    """The meter provider to use: the given one, or that of the process; None if that does nothing.
+    """The meter provider to use: the given one, or that of the process. None: it would do nothing.
 
-    `opentelemetry.metrics` is imported only if somebody has imported it already, or if the environment names a
-    provider.
+    `opentelemetry.metrics` is imported only if the program has imported it already, or if the
+    environment names a provider.
 
     Raises:
-        UsageError: what was given is none, or the one that the environment names cannot be loaded.
+        UsageError: `given` is no meter provider, or that of the environment cannot be loaded.
     """
     if given is not None:
         if isinstance(given, type) or not callable(getattr(given, "get_meter", None)):
@@ -49,7 +53,8 @@ def find_provider(given: MeterProvider | None = None) -> MeterProvider | None:
 
         try:
             provider = get_meter_provider()
-        except Exception as error:  # whatever the plug-in raises
+        except Exception as error:
+            # A plug-in is loaded here, which may raise anything.
             name = os.environ.get(ENVIRONMENT)
             msg = (
                 f"cannot load the meter provider {name!r} that {ENVIRONMENT} names: {error!r}; "
@@ -59,11 +64,13 @@ def find_provider(given: MeterProvider | None = None) -> MeterProvider | None:
     else:
         return None
     # The API's own two do nothing: the one called "no-op", and the stand-in until an SDK is set up.
-    return None if type(provider).__module__.startswith("opentelemetry.metrics") else provider
+    if type(provider).__module__.startswith("opentelemetry.metrics"):
+        return None
+    return provider
 
 
 class ClientMetrics:
-    """What the calls of clients are recorded with."""
+    """The instruments for the calls of clients."""
 
     def __init__(
         self, provider: MeterProvider, timer: Callable[[], float] = time.perf_counter
@@ -83,12 +90,12 @@ class ClientMetrics:
 
 
 class Metrics(ClientMetrics):
-    """What a node records with. Called on the node's loop only."""
+    """The instruments of a node. They are used on the node's loop only."""
 
     def __init__(
         self, provider: MeterProvider, timer: Callable[[], float] = time.perf_counter
     ) -> None:
-        """Make the instruments; those that a provider has already, it gives again."""
+        """Make the instruments. A provider gives those that it has already once more."""
         super().__init__(provider, timer)
         meter = self.meter
         self._gauges: Gauges = gauges_of(provider, meter)
@@ -110,19 +117,20 @@ class Metrics(ClientMetrics):
         self._tries = histogram(meter, "perdure.activity.tries")
         self._store_duration = histogram(meter, "perdure.store.duration")
         self._store_errors = counter(meter, "perdure.store.errors")
-        self._reported: dict[
-            str, dict[int, str]
-        ] = {}  # unit, command: activities whose result has no commit yet
+        # The names of activities whose results have no commit yet, by unit and command.
+        self._reported: dict[str, dict[int, str]] = {}
 
     async def watch(self, gauges: NodeGauges) -> None:
         """Show the gauges of a node that starts."""
+        # Before they are shown, so that the exporter's first question finds numbers.
         await gauges.read()
         self._watched = gauges
         self._gauges.add(gauges)
 
     async def unwatch(self) -> None:
-        """It stops."""
-        watched, self._watched = self._watched, None
+        """The node stops, so its gauges are shown no more."""
+        watched = self._watched
+        self._watched = None
         if watched is not None:
             self._gauges.remove(watched)
             await watched.stop()
@@ -130,7 +138,10 @@ class Metrics(ClientMetrics):
     # ------------------------------------------------------------ turns
 
     def turn(self, turn: Turn) -> None:
-        """A turn whose commit, if it has one, is durable. (Turns themselves are counted by the node: see `gauges`.)"""
+        """Record a turn whose commit, if it has one, is durable.
+
+        Turns themselves are counted by the node: see `gauges`.
+        """
         commit = turn.commit
         if commit is None:
             return
@@ -146,15 +157,18 @@ class Metrics(ClientMetrics):
             self._history.record(execution.journal_events, {"perdure.workflow": row.type})
         for message in commit.post:
             body = message.body
+            # A detached start has no parent.
             if type(body) is Start and body.parent is not None and body.parent.unit == commit.unit:
                 self._child_calls.add(1, {"perdure.workflow": body.workflow})
 
     def refused(self, verdict: str) -> None:
-        """A commit that the store refused."""
+        """Record a commit that the store refused."""
         self._refusals.add(1, {"perdure.verdict": verdict})
 
     def _pass_milestones(self, passed: Milestones, commit: Commit) -> None:
-        row, turns = commit.row, commit.expect + 1
+        row = commit.row
+        # The version of a unit counts its commits.
+        turns = commit.expect + 1
         for replaced in passed.replaced:
             self._ended(replaced, turns)
         if passed.started:
@@ -164,7 +178,7 @@ class Metrics(ClientMetrics):
             self._ended(row, turns)
             self._reported.pop(commit.unit, None)
         elif passed.held:
-            self._failed(row, set_aside=True)
+            self._failed(row, suspended=True)
 
     def _ended(self, row: UnitRow, turns: int) -> None:
         status = {"perdure.workflow": row.type, "perdure.status": row.status}
@@ -177,12 +191,14 @@ class Metrics(ClientMetrics):
         if row.parent is not None:
             self._child_duration.record((closed_at - row.created_at) / 1000, status)
         if row.status != "completed":
-            self._failed(row, set_aside=False)
+            self._failed(row, suspended=False)
 
-    def _failed(self, row: UnitRow, *, set_aside: bool) -> None:
-        category = row.failure.category if row.failure is not None else "application"
+    def _failed(self, row: UnitRow, *, suspended: bool) -> None:
+        category: Category = "application"
+        if row.failure is not None:
+            category = row.failure.category
         self._failures.add(
-            1, {**_version(row), "perdure.category": category, "perdure.set_aside": set_aside}
+            1, {**_version(row), "perdure.category": category, "perdure.suspended": suspended}
         )
 
     # ------------------------------------------------------------ activities
@@ -190,13 +206,18 @@ class Metrics(ClientMetrics):
     def attempt_ended(
         self, unit: str, call: ActivityCall, failure: Failure | None, seconds: float | None
     ) -> None:
-        """An attempt whose outcome is on its way to the instance. `seconds` is None if it never ran."""
+        """Record an attempt whose outcome is on its way to the instance.
+
+        `seconds` is None if it never ran.
+        """
         if failure is None:
             outcome = "completed"
         elif failure.type == "ActivityTimeout":
             outcome = "timed_out"
+        elif failure.category == "cancelled":
+            outcome = "cancelled"
         else:
-            outcome = "cancelled" if failure.category == "cancelled" else "failed"
+            outcome = "failed"
         self._attempt(call, outcome, seconds)
         if failure is not None:
             self._attempt_failures.add(
@@ -205,19 +226,23 @@ class Metrics(ClientMetrics):
         self._reported.setdefault(unit, {})[call.seq] = call.name
 
     def attempt_given_up(self, call: ActivityCall, seconds: float | None) -> None:
-        """An attempt that ended when nobody wanted its result any more."""
+        """Record an attempt that ended when its result was not wanted any more."""
         self._attempt(call, "cancelled", seconds)
         self._attempt_failures.add(
             1, {"perdure.activity": call.name, "perdure.category": "cancelled"}
         )
 
     def _attempt(self, call: ActivityCall, outcome: str, seconds: float | None) -> None:
+        # Not the number of the attempt: each value of an attribute is a time series.
+        which = "retry"
+        if call.attempt == 1:
+            which = "first"
         self._attempts.add(
             1,
             {
                 "perdure.activity": call.name,
                 "perdure.queue": call.options.queue or "",
-                "perdure.attempt": "first" if call.attempt == 1 else "retry",
+                "perdure.attempt": which,
                 "perdure.outcome": outcome,
             },
         )
@@ -227,23 +252,32 @@ class Metrics(ClientMetrics):
             )
 
     def _settle(self, commit: Commit, reported: dict[int, str]) -> None:
-        """Calls of activities that have their last result in this commit. The events do not name them."""
+        """Record calls of activities that have their last result in this commit."""
         for chunk in commit.journal:
             for event in ev.decode_events(chunk.events):
-                if isinstance(event, ev.ActivityCompleted | ev.ActivityFailed):
-                    outcome = "completed" if isinstance(event, ev.ActivityCompleted) else "failed"
-                    name = reported.pop(event.seq, None)
-                    if name is not None:
-                        self._tries.record(
-                            event.attempt, {"perdure.activity": name, "perdure.outcome": outcome}
-                        )
+                if isinstance(event, ev.ActivityCompleted):
+                    self._settle_call(event, "completed", reported)
+                elif isinstance(event, ev.ActivityFailed):
+                    self._settle_call(event, "failed", reported)
         if not reported:
             self._reported.pop(commit.unit, None)
+
+    def _settle_call(
+        self,
+        event: ev.ActivityCompleted | ev.ActivityFailed,
+        outcome: str,
+        reported: dict[int, str],
+    ) -> None:
+        # The events do not name their activities. One that ran under an earlier node is unknown.
+        name = reported.pop(event.seq, None)
+        if name is not None:
+            attributes = {"perdure.activity": name, "perdure.outcome": outcome}
+            self._tries.record(event.attempt, attributes)
 
     # ------------------------------------------------------------ the store
 
     def stored(self, operation: str, size: int, seconds: float, error: Exception | None) -> None:
-        """An operation of the store has ended; `size` is the number of commits for `commit`."""
+        """Record an operation of the store. `size` is the number of commits for `commit`."""
         self._store_duration.record(seconds, {"perdure.operation": operation})
         if error is not None:
             self._store_errors.add(

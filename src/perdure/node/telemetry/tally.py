@@ -1,4 +1,4 @@
-"""The tally of a node: whole numbers that are counted always, with or without OpenTelemetry."""
+"""The tally of a node: whole numbers that are always counted, with or without OpenTelemetry."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class NodeMetrics:
-    """What a node has done since it started, and what it does now. A copy: it does not change any more.
+    """The work of a node since it started, and at the moment. It is a copy and does not change.
 
-    Since the start: `turns` taken and `commits` made durable; `turn_failures`, turns that were discarded (an error, or
-    too long); `refusals`, commits that the store refused (a start of an id that exists is one); instances that
-    `started`, `completed`, `failed`, were `cancelled` (terminated and replaced ones, too) or `set_aside`; `attempts` of
-    activities that ended, and those of them that failed or were given up (`attempt_failures`).
+    Since the start: `turns` that were taken and `commits` that became durable. `turn_failures` are
+    turns that were discarded, for an error or because they took too long. `refusals` are commits
+    that the store refused. A start of an id that exists is one of them. Instances that `started`,
+    `completed`, `failed`, were `cancelled` (terminated and replaced ones, too) or were `suspended`
+    by the node. `attempts` of activities that ended. `attempt_failures` are those of them that
+    failed or were given up.
 
-    Now: instances in memory (`residents`), attempts that run (`running`), and those that wait for a free slot
-    (`waiting`).
+    At the moment: instances in memory (`residents`), attempts that run (`running`), and attempts
+    that wait for a free slot (`waiting`).
     """
 
     turns: int = 0
@@ -31,7 +33,7 @@ class NodeMetrics:
     completed: int = 0
     failed: int = 0
     cancelled: int = 0
-    set_aside: int = 0
+    suspended: int = 0
     attempts: int = 0
     attempt_failures: int = 0
     residents: int = 0
@@ -40,7 +42,10 @@ class NodeMetrics:
 
 
 class Tally:
-    """Counts what is durable (turns, instances) and what has happened (attempts), on the node's loop."""
+    """Counts turns and instances when they are durable, and attempts when they have ended.
+
+    It is written on the node's loop.
+    """
 
     __slots__ = (
         "attempt_failures",
@@ -50,22 +55,30 @@ class Tally:
         "completed",
         "failed",
         "refusals",
-        "set_aside",
         "started",
+        "suspended",
         "turn_failures",
         "turns",
     )
 
     def __init__(self) -> None:
         """Nothing has happened."""
-        self.turns = self.commits = self.turn_failures = self.refusals = 0
-        self.started = self.completed = self.failed = self.cancelled = self.set_aside = 0
-        self.attempts = self.attempt_failures = 0
+        self.turns = 0
+        self.commits = 0
+        self.turn_failures = 0
+        self.refusals = 0
+        self.started = 0
+        self.completed = 0
+        self.failed = 0
+        self.cancelled = 0
+        self.suspended = 0
+        self.attempts = 0
+        self.attempt_failures = 0
 
     def take_turn(self, commit: Commit | None, milestones: Milestones | None) -> None:
         """Count a turn that is durable."""
         self.turns += 1
-        if commit is not None:
+        if commit is not None:  # a turn that changed nothing has none
             self.commits += 1
             if milestones is not None:
                 self._pass_milestones(milestones, commit.row)
@@ -85,9 +98,10 @@ class Tally:
             self.attempt_failures += 1
 
     def _pass_milestones(self, passed: Milestones, row: UnitRow) -> None:
-        """Count a durable turn's milestones; `row` is the row that it committed."""
+        """Count a durable turn's milestones. `row` is the row that it committed."""
         self.started += passed.started
-        self.set_aside += passed.held
+        self.suspended += passed.held
+        # A run that is replaced has no turn of its own in which it ends.
         self.cancelled += len(passed.replaced)
         if not passed.ended:
             return
@@ -99,6 +113,7 @@ class Tally:
             self.cancelled += 1
 
     def snapshot(self, residents: int, running: int, waiting: int) -> NodeMetrics:
-        """The numbers as they are now."""
+        """The numbers as they are now, with those that other parts of the node have."""
+        # Each is one integer, so that a thread may read them while the loop counts.
         counted = {name: getattr(self, name) for name in self.__slots__}
         return NodeMetrics(**counted, residents=residents, running=running, waiting=waiting)

@@ -1,1 +1,1 @@
-"""What a node does beside its work, so that the store does not grow for ever."""
+"""Upkeep of the store, so that it does not grow for ever."""

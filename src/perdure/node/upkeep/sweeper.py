@@ -1,4 +1,4 @@
-"""What a node removes by age: instances whose retention is over, and rows that nobody needs any more."""
+"""Removal by age: instances whose retention is over, and rows that are not needed any more."""
 
 from __future__ import annotations
 
@@ -29,15 +29,17 @@ _PAGE = 500
 
 _ROWS = 100
 _DELETES = 16
-"""Rows, and instances, that are removed at once: few enough that other work is hardly held up by them."""
+"""Rows, and instances, that are removed at once: so few that other work is hardly held up."""
 
 _SHARE = 0.25
-"""The part of the time in which a sweep works. It waits for the rest, so that other work has its turn. A busy node
-takes longer for each batch, and so rests longer, too.
+"""The part of the time in which a sweep works.
+
+It waits for the rest, so that other work has its turn. A busy node takes longer for each batch, and
+so rests longer, too.
 """
 
 _NAMED = 5
-"""Ids that a log record names of many."""
+"""How many ids a log record names."""
 
 
 class Sweeper:
@@ -55,21 +57,18 @@ class Sweeper:
     async def run(self) -> None:
         """Sweep again and again, the first time one interval from now.
 
-        The pace is that of the wall, not of the node's clock: a test that moves its clock by a year wants no half
-        million sweeps. What is old enough is a question for the clock.
+        The pace is that of the wall, and not of the node's clock: a test that moves its clock by a
+        year wants no half million sweeps. The clock decides which rows are old enough.
         """
         while True:
             await asyncio.sleep(self._options.sweep_ms / 1000)
             try:
                 await self.sweep()
             except StoreUnavailable as error:
+                # The next sweep does the work of this one, so there is no hurry.
                 ids = {"node": self._turns.node_name}
-                logger.warning(
-                    "sweeping failed and is tried again in %d ms: %s",
-                    self._options.sweep_ms,
-                    error,
-                    extra=ids,
-                )
+                text = "sweeping failed and is tried again in %d ms: %s"
+                logger.warning(text, self._options.sweep_ms, error, extra=ids)
 
     async def sweep(self) -> None:
         """Remove all that is due now, in small batches with rests between them."""
@@ -78,6 +77,7 @@ class Sweeper:
             await self._delete_ended(self._clock.now_ms() - self._options.retention_ms)
 
     async def _remove_expired(self) -> None:
+        """Remove rows that have expired, and report messages that became dead letters."""
         buried: list[str] = []
         while True:
             began = time.perf_counter()
@@ -86,53 +86,60 @@ class Sweeper:
             if swept.removed < _ROWS:
                 break
             await _rest(began)
-        if buried:
-            ids: dict[str, object] = {"node": self._turns.node_name}
-            units = list(dict.fromkeys(buried))
-            named = ", ".join(map(repr, units[:_NAMED])) + (", ..." if len(units) > _NAMED else "")
-            text = (
-                "%d messages waited in vain for instances that do not exist, and are dead letters now: %s"
-                " (perdure dead-letters lists them)"
-            )
-            logger.warning(text, len(buried), named, extra=ids)
+        if not buried:
+            return
+        units = list(dict.fromkeys(buried))
+        named = ", ".join(map(repr, units[:_NAMED]))
+        if len(units) > _NAMED:
+            named += ", ..."
+        text = (
+            "%d messages waited in vain for instances that do not exist, and are dead letters now:"
+            " %s (perdure dead-letters lists them)"
+        )
+        ids: dict[str, object] = {"node": self._turns.node_name}
+        logger.warning(text, len(buried), named, extra=ids)
 
     async def _sweep_some(self) -> Swept:
-        fences, now_ms = self._ownership.fences(), self._clock.now_ms()
-        return await self._turns.store.sweep(fences, now_ms, _ROWS)
+        # Asked anew for each batch: a scope may have gone meanwhile.
+        fences = self._ownership.fences()
+        return await self._turns.store.sweep(fences, self._clock.now_ms(), _ROWS)
 
     async def _delete_ended(self, before_ms: int) -> None:
+        """Delete the instances that ended before this time, without their trees."""
         deleted = 0
-        # What ended before was created before, which an index tells: the store need not read all that has ended.
+        # An instance that ended before was created before. The store has an index for that, and so
+        # need not read all instances that have ended.
         statuses = tuple(sorted(CLOSED))
         ended = Units(
             statuses=statuses, closed_before=before_ms, created_before=before_ms, limit=_PAGE
         )
         while page := (await self._turns.store.query(ended)).items:
             rows = [view.row for view in page]
-            # Those of other owners are theirs to delete.
+            # Instances of other owners are theirs to delete.
             units = [row.id for row in rows if self._ownership.find(row.scope) is not None]
             count = await self._delete_all(units)
             deleted += count
             if not count:
-                break  # they all changed meanwhile: the next sweep sees to them
+                break  # all of them changed meanwhile, or are not this node's: the next sweep looks
         if deleted:
-            age_ms, ids = self._options.retention_ms, {"node": self._turns.node_name}
-            logger.info(
-                "deleted %d instances that ended more than %d ms ago", deleted, age_ms, extra=ids
-            )
+            ids = {"node": self._turns.node_name}
+            text = "deleted %d instances that ended more than %d ms ago"
+            logger.info(text, deleted, self._options.retention_ms, extra=ids)
 
     async def _delete_all(self, units: list[str]) -> int:
         deleted = 0
         for first in range(0, len(units), _DELETES):
             began = time.perf_counter()
+            # Together, so that their commits share one write to the disk.
             outcomes = await asyncio.gather(*map(self._delete, units[first : first + _DELETES]))
             deleted += outcomes.count("ok")
             await _rest(began)
         return deleted
 
     async def _delete(self, unit: str) -> Outcome | None:
-        """Ask for it. None: it has gone to another node, which deletes it then."""
+        """Ask for its deletion. None: it has gone to another node, which deletes it then."""
         ack: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        # Not with its children: each has a retention of its own.
         message = Message(os.urandom(16), unit, Delete(cascade=False), self._clock.now_ms())
         self._turns.deliver(message, ack)
         try:
@@ -142,5 +149,5 @@ class Sweeper:
 
 
 async def _rest(began: float) -> None:
-    """Leave the time to others, after a batch that began then."""
+    """Leave time to other work, after a batch that began at `began`."""
     await asyncio.sleep((time.perf_counter() - began) * (1 / _SHARE - 1))
