@@ -153,7 +153,7 @@ async def mixed_with_asyncio(double: Activity[[int], int]) -> list[Any]:
             seen.append("cancelled")
             raise
 
-    with anyio.move_on_after(0.02):
+    with anyio.move_on_after(0.5):
         async with asyncio.TaskGroup() as group:
             group.create_task(inner())
             seen.append(await double(1))
