@@ -57,8 +57,6 @@ PROSE = {
     r"set(?:s|ting)?\s(?:\w+\s)?aside": "suspended",
 }
 PROSE_NAMES = {"letter": "message", "letters": "message", "aside": "suspended"}
-# These packages have some of the words left.
-PROSE_ELSEWHERE = ("src/perdure/kernel",)
 
 DEFINED_BY_ASYNCIO = {"add_signal_handler", "remove_signal_handler"}
 
@@ -256,7 +254,7 @@ def prose(tree: ast.Module, text: str) -> Iterator[tuple[int, str]]:
 
 
 def one_word_per_thing(file: File) -> Iterator[str]:
-    if not file.in_package or any(map(file.path.is_relative_to, PROSE_ELSEWHERE)):
+    if not file.in_package:
         return
     for line, text in prose(file.tree, file.text):
         for pattern, word in PROSE.items():

@@ -1,31 +1,38 @@
-"""A turn has a limit: the watchdog interrupts the one that exceeds it.
+"""A turn has a limit: the watchdog interrupts a turn that exceeds it.
 
-Theory of operation. A turn runs user code synchronously on the loop thread, so nothing on that thread can notice that
-the turn does not end. A second thread looks at the running turn once per tick. If that began longer ago than the
-limit, it has the interpreter raise `TurnTooLong` in the loop thread, between two bytecodes of whatever runs there.
+The node's supervisor runs each turn under the watchdog (`node/loop/supervisor.py`). A turn runs
+user code synchronously on the loop thread, so nothing on that thread can notice that the turn does
+not end. A second thread looks at the running turn once in each tick. If the turn began longer ago
+than the limit, the thread has the interpreter raise `TurnTooLong` in the loop thread, between two
+bytecodes of whatever runs there.
 
-The exception must never reach code outside the turn, although the turn may end at the very moment it is sent:
+The exception must never reach code outside the turn, although the turn may end at the very moment
+in which it is sent:
 
-- The watchdog says that it aims (`_aiming`), then looks whether the turn is still the same, and only then injects.
-- The loop thread does it the other way round: it ends the turn (`_turn = 0`, one store), then looks whether the
-  watchdog aims, waits until it does not, and takes back what has not landed yet.
+- The watchdog says that it aims (`_aiming`), then looks whether the turn is still the same, and
+  only then injects.
+- The loop thread does it the other way round. It ends the turn (`_turn = 0`, one store), then looks
+  whether the watchdog aims, waits until it does not, and takes back what has not landed yet.
 
-So either the watchdog sees the turn ended and injects nothing, or the loop thread sees it aim and absorbs it.
+So either the watchdog sees the turn ended and injects nothing, or the loop thread sees it aim and
+absorbs the exception.
 
-The exception may land anywhere in the loop thread, also between a lock that was taken and the `with` that would give
-it back. So the loop thread takes no lock here: each fact is one attribute that one thread writes, and what it may
-have left half done (the running loop, the current task, the collector) is put back from a copy.
+The exception may land anywhere in the loop thread, also between a lock that was taken and the
+`with` that would give it back. So the loop thread takes no lock here. Each fact is one attribute
+that one thread writes. Whatever the turn may have left half done (the running loop, the current
+task, the collector) is put back from a copy.
 
-`TurnTooLong` derives from `KeyboardInterrupt` because a C `Task` keeps any other exception to itself. User code may
-still swallow it. Where it lands, the workflow's loop is abandoned: code that swallowed it and awaits again is not
-stepped again. Code that never awaits is interrupted again at its second limit, and from then on each time that it has
-swallowed the exception (`insistence` has the means). Code that holds the
-interpreter's lock in C (a regular expression, a huge integer) can only be interrupted and reported when it ends. A
-turn that ends with it counts as done.
+`TurnTooLong` derives from `KeyboardInterrupt`, because a C `Task` keeps any other exception to
+itself. User code may still swallow it. Where it lands, the workflow's loop is abandoned: code that
+swallowed it and awaits again is not stepped again. Code that never awaits is interrupted again at
+its second limit, and from then on each time that it has swallowed the exception (`insistence.py`
+has the means). Code that holds the interpreter's lock in C (a regular expression, a huge integer)
+can only be interrupted and reported when it ends. A turn that ends with it counts as done.
 
-A turn that somebody looks at in a debugger is left alone.
+A turn that is looked at in a debugger is left alone.
 
-While the node is idle the thread is parked on a lock: no ticks, no wake-ups. The first turn afterwards wakes it.
+While the node is idle the thread is parked on a lock: no ticks, no wake-ups. The first turn
+afterwards wakes it.
 """
 
 from __future__ import annotations
@@ -50,7 +57,7 @@ T = TypeVar("T")
 logger = logging.getLogger("perdure.node")
 
 COMPLAINT_EVERY = 30
-"""A turn that cannot be interrupted is reported at its second limit, and again after so many more."""
+"""A turn that cannot be interrupted is reported at its second limit, and after so many more."""
 QUIET_TICKS = 10
 """After so many ticks without a turn the watchdog parks."""
 STACK_FRAMES = 50
@@ -59,7 +66,8 @@ _LATE_TICKS = 3
 _NEVER_S = float("inf")
 _DEBUGGERS = frozenset({"bdb", "pdb", "pydevd", "_pydevd_bundle"})
 
-# A prototype of our own: setting `argtypes` on `ctypes.pythonapi` would change it for every library in the process.
+# A prototype of our own: to set `argtypes` on `ctypes.pythonapi` would change it for every library
+# in the process.
 _set_async_exc = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)(
     ("PyThreadState_SetAsyncExc", ctypes.pythonapi)
 )
@@ -69,24 +77,27 @@ _interrupting: dict[int, Watchdog] = {}
 
 
 class TurnTooLong(KeyboardInterrupt):
-    """Raised inside a turn that exceeds its limit. Do not catch it: find the code that blocks, the turn is lost."""
+    """Raised inside a turn that exceeds its limit.
+
+    Do not catch it, because the turn is lost. Find the code that blocks.
+    """
 
     def __init__(self, *args: object) -> None:
         """The interpreter raises it without arguments, in the thread where it lands."""
-        super().__init__(
-            *(args or ("the turn exceeded its limit: move long computations into an activity",))
-        )
+        if not args:
+            args = ("the turn exceeded its limit: move long computations into an activity",)
+        super().__init__(*args)
         watchdog = _interrupting.get(threading.get_ident())
         if watchdog is not None:
-            # No call may follow: the interpreter raises what is injected at the next one, and that must be the
-            # handler's. Consuming an iterator of C functions injects without a call.
+            # No call may follow. The interpreter raises an injected exception at the next call, and
+            # that must be the handler's. To consume an iterator of C functions injects without one.
             again = watchdog.landed()
             _ = [*again]
 
 
 @dataclass
 class StuckTurn:
-    """A turn that was interrupted: whose it was, how long it ran, and where it stood when its limit passed.
+    """A turn that was interrupted: its unit, how long it ran, and where it stood at its limit.
 
     `stack` has lines "file:line function", innermost last.
     """
@@ -97,7 +108,7 @@ class StuckTurn:
 
 
 class Standstills:
-    """Notices the times in which the process did not run, which are no turn's fault.
+    """Times in which the process did not run, which are no turn's fault.
 
     The process was stopped, its machine slept, or other processes had the processors. The look of
     the watchdog is late then, and the process has used no processor meanwhile. A call in C that
@@ -113,18 +124,21 @@ class Standstills:
         self._used_s = process_time()
 
     def look(self, began_s: float) -> float:
-        """How long the process did not run since the last look, while the turn that began then ran."""
-        now_s, used_s = monotonic(), process_time()
+        """How long (s) the process did not run since the last look, from `began_s` on."""
+        now_s = monotonic()
+        used_s = process_time()
         late_s = now_s - max(self._looked_s, began_s) - self._late_s
         lost_s = late_s - (used_s - self._used_s)
-        self._looked_s, self._used_s = now_s, used_s
+        self._looked_s = now_s
+        self._used_s = used_s
         return max(lost_s, 0.0)
 
 
 class Watchdog:
-    """Watches the turns of one thread: the one that enters first, or that calls `bind`.
+    """The watchdog of one thread: the one that enters first, or that calls `bind`.
 
-    `run` wraps a turn. A caller that needs other code around it calls `enter` and `exit` as `run` does.
+    `run` wraps a turn. A caller that needs other code around it calls `enter` and `exit` as `run`
+    does.
     """
 
     __slots__ = (
@@ -150,24 +164,32 @@ class Watchdog:
     )
 
     def __init__(self, limit_ms: int, tick_ms: int | None = None) -> None:
-        """A turn is interrupted between `limit_ms` and `limit_ms` + 2 * `tick_ms` (default: a 20th) after it began."""
+        """A turn is interrupted at its limit, or up to two ticks later.
+
+        `tick_ms` is a 20th of the limit by default.
+
+        Raises:
+            ValueError: one of the two is not positive.
+        """
         if limit_ms <= 0 or (tick_ms is not None and tick_ms <= 0):
             raise ValueError(f"limit_ms={limit_ms} and tick_ms={tick_ms} must be positive")
+        if tick_ms is None:
+            tick_ms = max(1, limit_ms // 20)
         self._limit_s = limit_ms / 1000
-        self._tick_s = (tick_ms or max(1, limit_ms // 20)) / 1000
+        self._tick_s = tick_ms / 1000
         self._unit = ""
-        self._turn = (
-            0  # the number of the running turn, 0 between turns; written by the loop thread only
-        )
+        # The number of the running turn, 0 between turns. Only the loop thread writes it.
+        self._turn = 0
         self._turns = 0
         self._report: StuckTurn | None = None
-        self._aiming = False  # written by the watchdog's thread only
+        # Only the watchdog's thread writes it.
+        self._aiming = False
         self._handlers = Handlers(TurnTooLong)
-        self._landings = 0  # how often an interruption has arrived in the running turn
-        self._unheard = 0  # how many were sent since one has arrived
-        self._wake = (
-            threading.Lock()
-        )  # held, but for the moment between a call of `_ring` and the thread's waking
+        # How often an interruption has arrived in the running turn, and how many were sent since.
+        self._landings = 0
+        self._unheard = 0
+        # Held, but for the moment between a call of `_ring` and the thread's waking.
+        self._wake = threading.Lock()
         self._wake.acquire()
         self._thread: threading.Thread | None = None
         self._thread_id = 0
@@ -180,27 +202,33 @@ class Watchdog:
         self.parked = True
         """Whether the thread sleeps without ticking (or has not been started)."""
         self.ticks = 0
-        """How often the thread has looked; it stands still while the node is idle."""
+        """How often the thread has looked. It stands still while the node is idle."""
 
     def run(self, unit: str, turn: Callable[[], T]) -> T | StuckTurn:
         """Run one turn, and give what it returns, or the report if it was interrupted.
 
         Any other exception of the turn passes through.
         """
+        # Before the turn counts, because the locks of a start must not be left held.
         if self._thread is None and not self._closed:
-            self._start()  # before the turn counts: what a start locks must not be interrupted
+            self._start()
         loop = self._loop
-        outside = Outside(loop, None if loop is None else current_task(loop))
+        task = None
+        if loop is not None:
+            task = current_task(loop)
+        outside = Outside(loop, task)
         try:
             try:
                 self.enter(unit)
                 result = turn()
             finally:
-                # Before the call, whose first instruction the exception may hit: nothing is injected after this store.
+                # Before the call, whose first instruction the exception may hit. Nothing is
+                # injected after this store.
                 self._turn = 0
                 self.exit()
         except TurnTooLong:
-            self.exit()  # again, in case the exception landed on the way into or out of the first
+            # Again, in case the exception landed on the way into or out of the first call.
+            self.exit()
             outside.restore()
             assert self._report is not None
             return self._report
@@ -217,7 +245,7 @@ class Watchdog:
     def enter(self, unit: str) -> None:
         """Announce a turn of `unit`. Call it inside the `try` whose `finally` calls `exit`."""
         if self._thread is None and not self._closed:
-            self._start()  # before the turn counts: what a start locks must not be interrupted
+            self._start()
         self._unit = unit
         self._report = None
         self.began_s = monotonic()
@@ -229,35 +257,33 @@ class Watchdog:
     def exit(self) -> StuckTurn | None:
         """End the turn, absorb an interruption under way, and return the report if there was one.
 
-        It may be called again, with the same answer until the next `enter`: a handler of `TurnTooLong` should, because
-        the exception can land in the first instruction of this call.
+        It may be called again, with the same answer until the next `enter`. A handler of
+        `TurnTooLong` should, because the exception can land in the first instruction of this call.
         """
         while True:
             try:
                 self._turn = 0
-                if (
-                    self._aiming or self.fired
-                ):  # in this order: once it does not aim, `fired` says what it did
+                # In this order: once the watchdog does not aim, `fired` says what it did.
+                if self._aiming or self.fired:
                     self._absorb()
                 return self._report
-            except (
-                TurnTooLong
-            ):  # landed in these lines; the turn has ended, so there is no other one
+            except TurnTooLong:
+                # It landed in these lines. The turn has ended, so no other one follows.
                 continue
 
     def close(self) -> None:
         """Stop the thread. Turns that follow are not watched."""
         self._closed = True
-        self.parked = False  # so that `enter` does not ring
+        # So that `enter` does not ring.
+        self.parked = False
         self._ring()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
 
     def landed(self) -> Iterator[int]:
-        """The exception has arrived in the turn. Consuming what this returns interrupts the turn again, if it must be.
+        """The exception has arrived in the turn, whose loop goes no further.
 
-        The loop that the code runs on goes no further. The first exception is one that the code may clean up after;
-        once it has swallowed that and gone on for another limit, there is always a next one.
+        To consume the iterator interrupts the turn again, if it must be.
         """
         self._landings += 1
         self._unheard = 0
@@ -266,18 +292,21 @@ class Watchdog:
             loop.abandon()
         turn = Watchdog.run.__code__
         frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
+        # The code may clean up after the first exception. Once it has swallowed that and gone on
+        # for another limit, there is always a next one.
         stubborn = self._turn != 0 and self._landings > 1 and may_insist(frame, turn)
+        # Not by both ways: the next exception would land in the callback of our own handlers.
         if stubborn and self._handlers.begin(frame, turn):
-            stubborn = (
-                False  # not both: the next one would land in the callback, on our own handler's way
-            )
-        return map(_set_async_exc, [self._thread_id] if stubborn else (), [id(TurnTooLong)])
+            stubborn = False
+        threads: list[int] = []
+        if stubborn:
+            threads.append(self._thread_id)
+        return map(_set_async_exc, threads, [id(TurnTooLong)])
 
     def _absorb(self) -> None:
-        """Nothing is injected any more when this returns. It may be interrupted, and begun again."""
-        while (
-            self._aiming
-        ):  # for a few instructions of the other thread: no lock that could be left held
+        """Wait until nothing is injected any more. It may be interrupted, and begun again."""
+        # For a few instructions of the other thread. A lock could be left held.
+        while self._aiming:
             pass
         _set_async_exc(self._thread_id, None)
         self._handlers.end()
@@ -291,20 +320,27 @@ class Watchdog:
             self.bind()
         thread = threading.Thread(target=self._watch, name="perdure-watchdog", daemon=True)
         thread.start()
-        self._thread = thread  # once it runs: one that could not be started cannot be joined either
+        # Only now, because a thread that could not be started cannot be joined either.
+        self._thread = thread
 
     def _ring(self) -> None:
         try:
             self._wake.release()
-        except RuntimeError:  # it was rung already
+        # It was rung already.
+        except RuntimeError:
             return
 
     def _watch(self) -> None:
-        seen = turns = quiet = 0
+        seen = 0  # the turn that was looked at last
+        turns = 0  # how many had begun by then
+        quiet = 0  # ticks since without a turn
         due_s = 0.0
         standstills = Standstills(self._tick_s)
         while True:
-            if self._wake.acquire(timeout=-1 if self.parked else self._tick_s):
+            timeout_s = self._tick_s
+            if self.parked:
+                timeout_s = -1.0  # for ever
+            if self._wake.acquire(timeout=timeout_s):
                 quiet = 0
             if self._closed:
                 return
@@ -314,21 +350,28 @@ class Watchdog:
             turn = self._turn
             lost_s = standstills.look(self.began_s)
             if not turn:
-                quiet = quiet + 1 if turns == self._turns else 0
+                # Many short turns may begin and end between two looks.
+                if turns == self._turns:
+                    quiet += 1
+                else:
+                    quiet = 0
                 turns = self._turns
                 if quiet > QUIET_TICKS:
                     self._park()
                 continue
             if turn != seen:
-                seen, due_s = turn, self.began_s + self._limit_s
-                self._landings = self._unheard = 0
+                seen = turn
+                due_s = self.began_s + self._limit_s
+                self._landings = 0
+                self._unheard = 0
             due_s += lost_s
             if monotonic() >= due_s:
                 due_s = self._at_limit(turn)
 
     def _at_limit(self, turn: int) -> float:
-        """Interrupt the turn; returns when to look at it again."""
-        if _is_debugged(sys._current_frames().get(self._thread_id)):  # pyright: ignore[reportPrivateUsage]
+        """Interrupt the turn. Returns when to look at it again, on the monotonic clock."""
+        frames = sys._current_frames()  # pyright: ignore[reportPrivateUsage]
+        if _is_debugged(frames.get(self._thread_id)):
             return _NEVER_S
         self._interrupt(turn)
         if self._unheard == 2 or (self._unheard and self._unheard % COMPLAINT_EVERY == 0):
@@ -336,41 +379,45 @@ class Watchdog:
         return monotonic() + self._limit_s
 
     def _complain(self) -> None:
-        """The turn did not react to the exception: it is in a call that waits, and the loop thread cannot say so
-        itself.
-        """
-        stack = self._stack()
+        """Log that the turn did not react to the exception, because it is in a call that waits."""
+        # The loop thread cannot say so itself.
+        place = "an unknown line"
+        for line in self._stack():
+            place = line
         logger.critical(
-            "the turn of %r runs since %d ms and cannot be interrupted, at %s: it blocks in a call that waits for "
-            "another thread. All instances of this node wait. End the process, mend the workflow (blocking calls "
-            "belong into activities) and start it again",
+            "the turn of %r runs since %d ms and cannot be interrupted, at %s: it blocks in a call "
+            "that waits for another thread. All instances of this node wait. End the process, mend "
+            "the workflow (blocking calls belong into activities) and start it again",
             self._unit,
             self._elapsed_ms(),
-            stack[-1] if stack else "an unknown line",
+            place,
             extra={"instance": self._unit},
         )
 
     def _park(self) -> None:
         self.parked = True
-        if self._turn:  # it began before it could see that we parked, so nobody will wake us
+        # A turn that began before it could see this will not wake the thread.
+        if self._turn:
             self.parked = False
 
     def _interrupt(self, turn: int) -> None:
-        unit, stack = self._unit, self._stack()
+        # Both before it aims, because the loop thread may be waiting from then on.
+        unit = self._unit
+        stack = self._stack()
         self._aiming = True
         try:
             if self._turn != turn:
                 return
             self.fired = True
-            if (
-                self._report is None
-            ):  # the first place is the one to report; later ones are handlers that swallowed
+            # The first place is the one to report. Later ones are handlers that swallowed.
+            if self._report is None:
                 self._report = StuckTurn(unit, self._elapsed_ms(), stack)
             self._unheard += 1
             _interrupting[self._thread_id] = self
             _set_async_exc(self._thread_id, id(TurnTooLong))
         finally:
-            self._aiming = False  # whatever happens: the loop thread waits for it
+            # Whatever happens, because the loop thread waits for it.
+            self._aiming = False
 
     def _elapsed_ms(self) -> int:
         return round((monotonic() - self.began_s) * 1000)
@@ -385,18 +432,15 @@ class Watchdog:
 
 
 def _is_debugged(frame: FrameType | None) -> bool:
-    """Whether somebody looks at this thread in a debugger: at a prompt, or between two steps."""
-    if (
-        sys.version_info >= (3, 12)
-        and sys.monitoring.get_tool(sys.monitoring.DEBUGGER_ID) is not None
-    ):
-        return True
-    while (
-        frame is not None and frame.f_code is not Watchdog.run.__code__
-    ):  # further out it may have left its traces
-        tracer = getattr(frame.f_trace, "__self__", None)
-        modules = (frame.f_globals.get("__name__"), type(tracer).__module__)
-        if any(str(module).partition(".")[0] in _DEBUGGERS for module in modules):
+    """Whether a debugger stands in this thread, at a prompt or between two steps."""
+    if sys.version_info >= (3, 12):
+        if sys.monitoring.get_tool(sys.monitoring.DEBUGGER_ID) is not None:
             return True
+    # Further out than the turn a debugger may have left its traces.
+    while frame is not None and frame.f_code is not Watchdog.run.__code__:
+        tracer = getattr(frame.f_trace, "__self__", None)
+        for module in (frame.f_globals.get("__name__"), type(tracer).__module__):
+            if str(module).partition(".")[0] in _DEBUGGERS:
+                return True
         frame = frame.f_back
     return False

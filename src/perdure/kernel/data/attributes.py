@@ -93,7 +93,7 @@ def check_attributes(data: bytes | None, limits: Limits) -> None:
     """
     if data is None:
         return
-    # What a limit is for is the index, which has a row for each term. An empty list counts, too.
+    # The limit is for the index, which has a row for each term. An empty list counts, too.
     count = sum(max(1, len(_parts(value))) for value in decode_attributes(data).values())
     if count > limits.attributes:
         msg = (

@@ -418,10 +418,10 @@ def needs_owned(commit: Commit) -> bool:
 
 
 def flaw_of(commit: Commit, stored: Stored, owned: Owned = NOTHING_OWNED) -> str | None:
-    """Say what makes a commit that the verdict accepts impossible, or None: it can be written.
+    """The flaw of a commit that the verdict accepts. None: it can be written.
 
     A flaw is a defect of the commit's author, so the verdict is `invalid`. Every store asks this
-    function and nothing else. A constraint of a database may never be what finds out.
+    function and nothing else, so that no constraint of a database ever finds a flaw first.
     """
     row = commit.row
     if row.id != commit.unit:
@@ -499,7 +499,7 @@ def _flaw_of_journal(
 
 
 def _flaw_of_runs(commit: Commit, owned: Owned) -> str | None:
-    """Compare the runs beside the unit's own with what is stored of them."""
+    """Compare the runs beside the unit's own with their stored state."""
     chunks: dict[bytes, list[JournalChunk]] = {run.run: [] for run in commit.runs}
     if len(chunks) != len(commit.runs):
         return "it has two rows for one run"

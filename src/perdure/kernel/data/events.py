@@ -31,8 +31,8 @@ REFUSALS_RECORDED = 1
 RUN_IN_CHILD_IDS = 2
 """Flag of a start: the ids of children carry a part of the run's id."""
 
-# A flag is for what code must do alike in each replay. Executions that an older release began
-# replay as that release did it.
+# A flag says how an execution does something that must be alike in each replay. Executions that an
+# older release began replay as that release did it.
 FLAGS = REFUSALS_RECORDED | RUN_IN_CHILD_IDS
 """The flags of executions that begin now. An execution keeps its flags to its end."""
 

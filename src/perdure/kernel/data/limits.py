@@ -73,4 +73,4 @@ def check_count(what: str, value: object, least: int = 1) -> None:
 
 # `executions_kept` is no limit of this kind: 0 keeps all. This stands last, because it is checked.
 NO_LIMITS = Limits(**{limit.name: sys.maxsize for limit in fields(Limits)} | {"executions_kept": 0})
-"""Nothing is refused for its size. This is for looking at what code does, without a store."""
+"""Nothing is refused for its size. A replay without a store uses this."""

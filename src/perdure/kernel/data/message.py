@@ -31,6 +31,7 @@ class Start(Body, tag=1):
     version: str | None
     input: bytes
     parent: Parent | None = None
+    # "join", "reject" or "replace" (`kernel/unit/lifecycle.py`).
     if_exists: str = "join"
     attributes: bytes | None = None
     detached_from: str | None = None
@@ -58,6 +59,7 @@ class Cancel(Body, tag=4):
     """Ask the unit to stop. Its code may clean up."""
 
     reason: str = ""
+    # Only this run is meant. A parent that gives its child up must not stop a later run of the id.
     run: bytes | None = None
 
 
@@ -88,6 +90,8 @@ class ActivityDone(Body, tag=9):
     `details` are those of the attempt's last heartbeat.
     """
 
+    # Run, execution and command together, because an id can be used again, and commands of each
+    # execution count from 1.
     run: bytes
     execution: int
     seq: int

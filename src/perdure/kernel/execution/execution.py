@@ -451,7 +451,7 @@ class Execution:
         if not self.loop.dead and self.pending.pop(timer.seq, None) is not None:
             self.command(ev.CommandCancelled(timer.seq))
 
-    # ------------------------------------------------------------ what a turn takes from it
+    # ------------------------------------------------------------ its results, for the turn
 
     def take_events(self) -> list[ev.Event]:
         """The events since the last call, for the journal. Those that follow are another turn's."""
@@ -472,7 +472,7 @@ class Execution:
         self.has_progress = False
 
     def discard(self) -> None:
-        """Forget what the code has done since it broke off."""
+        """Forget all that the code has done since it broke off."""
         self.events = []
         self.turn_bytes = 0
         self._forget_progress()

@@ -14,7 +14,7 @@ import msgspec
 class Waits(msgspec.Struct, gc=False, eq=False):
     """The numbers of calls that wait, by lane.
 
-    `first` has the longest wait of each lane. Everybody may read it, and only the methods write it.
+    `first` has the longest wait of each lane. Others may read it, and only the methods write it.
     """
 
     # Nearly every lane has one call that waits, so that call stands by itself, in a dictionary of

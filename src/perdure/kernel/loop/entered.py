@@ -49,9 +49,9 @@ class Entered(msgspec.Struct, eq=False):
 
     def __enter__(self) -> None:
         """Put the node's loop aside."""
-        # The collector is off before the loop is set, and on again only when the loop is taken away.
-        # It may start in any line between, and a `finally` that it runs would call activities in
-        # the name of this workflow. It may be off already, in a program that wants it so.
+        # The collector is off before the loop is set, and on again only when the loop is taken
+        # away. It may start in any line between, and a `finally` that it runs would call activities
+        # in the name of this workflow. It may be off already, in a program that wants it so.
         self._gc = gc.isenabled()
         if self._gc:
             gc.disable()

@@ -230,16 +230,16 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         self.dead = False
         self.turning = False
 
-    # ------------------------------------------------------------ what asyncio needs
+    # ------------------------------------------------------------ the interface of asyncio
 
-    # asyncio's debug mode is the node's business. The constructor of each future and each task asks,
-    # so this is what answers False without a frame of Python's: `bool()`.
+    # asyncio's debug mode is the node's business. The constructor of each future and each task
+    # asks, so this answers False without a frame of Python's: `bool()`.
     get_debug = staticmethod(bool)  # pyright: ignore[reportAssignmentType]
 
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: object, context: Context | None = None
     ) -> Handle:
-        """Run `callback` in this turn, after what is ready already."""
+        """Run `callback` in this turn, behind the callbacks that are ready already."""
         if context is None:
             context = self.context
         handle = Handle((callback, args, context))
@@ -431,7 +431,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         self.start_ms = self.now_ms = at
 
     def next_number(self) -> int:
-        """The creation number of what is made next."""
+        """The creation number of the next task, future or call."""
         self.number = number = self.number + 1
         return number
 

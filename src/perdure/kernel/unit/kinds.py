@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from perdure.kernel.unit.mailbox import Mailbox
     from perdure.kernel.unit.turn import Turn
 
+# It stands in rows of the store, so it never changes.
 WORKFLOW = "workflow"
 """The kind of a unit that begins with a `Start`."""
 

@@ -111,7 +111,7 @@ def _refuse_start(
 
 
 def _replace(unit: WorkflowUnit, row: UnitRow, turn: Turn) -> None:
-    """End what runs under this id, so that a new run can take it."""
+    """End the run of this id, so that a new run can take the id."""
     terminate(unit, row, turn, "replaced by a new start of the same id")
     if unit.run is not None:
         settle(unit, unit.run, turn)
@@ -218,7 +218,7 @@ def close(
     failure: Failure | None,
     result: bytes | None = None,
 ) -> None:
-    """Give the row its final state, tell the parent, and drop what has no receiver any more."""
+    """Give the row its final state, tell the parent, and drop messages without a receiver."""
     row = unit.row
     assert row is not None
     row.close(status, turn.now, result, failure)

@@ -67,7 +67,7 @@ class Mailbox(msgspec.Struct, gc=False, eq=False):
         """How many entries wait to be taken."""
         return len(self.control) + len(self.queue)
 
-    # ------------------------------------------------------------ what arrives
+    # ------------------------------------------------------------ arriving
 
     def put(self, message: Message, *, stored: bool = False) -> bool:
         """Add a message at the end. False: it is here already, or the unit keeps it."""
@@ -174,7 +174,7 @@ class Mailbox(msgspec.Struct, gc=False, eq=False):
         self.queue = _EMPTY
         self._starts = 0
 
-    # ------------------------------------------------------------ what a turn takes
+    # ------------------------------------------------------------ taking
 
     def next_control(self) -> Entry:
         """Take the first of `control`."""

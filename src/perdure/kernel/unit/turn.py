@@ -71,7 +71,7 @@ class Turn(msgspec.Struct, eq=False):
     now: int
     budget: Budget
     _shards: int
-    # What becomes durable.
+    # These become durable.
     chunks: list[JournalChunk] = []
     ended: Sequence[ExecutionRow] = ()
     kv: Sequence[KvEntry] = ()
@@ -82,7 +82,7 @@ class Turn(msgspec.Struct, eq=False):
     _remembered: list[bytes] = []
     _keeping: dict[bytes, Message] = {}
     _touched: bool = False
-    # What follows.
+    # These follow.
     commit: Commit | None = None
     # The ids of messages that the commit puts into the unit's own inbox.
     kept: Collection[bytes] = ()
@@ -191,7 +191,7 @@ class Turn(msgspec.Struct, eq=False):
         """Write these entries of the KV store."""
         self.kv = entries
 
-    # ------------------------------------------------------------ what follows
+    # ------------------------------------------------------------ effects
 
     def run(self, call: Call) -> None:
         """Run an activity or a checkpoint."""

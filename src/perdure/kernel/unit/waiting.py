@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 _EMPTY: deque[Entry] = deque()
-"""The deques of most units. A deque of its own would be much of what a waiting unit weighs."""
+"""The deques of most units. A deque of its own would be much of a waiting unit's weight."""
 
 _NO_LANES: dict[str, deque[Entry]] = {}
 """The same for lanes: nothing is ever written to it."""

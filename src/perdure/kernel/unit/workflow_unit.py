@@ -4,7 +4,7 @@ A turn goes one way:
 
     take       messages from the unit's mailbox, control messages first
     deliver    each to the run, one by one, and timers that came due earlier before it
-    collect    what the run has done: events, calls, messages to others, variables
+    collect    the results of the run: events, calls, messages to others, variables
     pack       all of it into one Commit
 
 The unit in memory is then *ahead* of the store until that commit is durable. The owner starts no
@@ -18,8 +18,8 @@ A turn has a budget. The rest waits for the next turn, so that one busy unit doe
 others, and no backlog makes a turn too long.
 
 A unit is *held* when its code cannot go on: a definition is missing, the journal cannot be read,
-code and journal differ, or the code waits for nothing. It is then `suspended` with the reason, costs
-nothing, and is tried again when it is loaded after a deploy.
+code and journal differ, or the code waits for nothing. It is then `suspended` with the reason,
+costs nothing, and is tried again when it is loaded after a deploy.
 
 The other modules follow in the order of a turn:
 

@@ -3,9 +3,9 @@
 The collector of CPython goes through all objects of the process, the older ones now and then. With
 20,000 instances in memory these are half a million objects, and the event loop stands still for up
 to a third of a second. Nearly all of them stay, and what an instance leaves behind when it goes is
-freed without the collector. So each time `every` more instances have come into memory, the collector
-looks at what is new once, and the rest is set apart for good (`gc.freeze`). From then on a full
-collection is one of what is new.
+freed without the collector. So each time `every` more instances have come into memory, the
+collector looks at what is new once, and the rest is set apart for good (`gc.freeze`). From then on
+a full collection is one of what is new.
 
 What was set apart and becomes garbage in a circle stays until everything is looked at again, which
 is once an hour. That one collection takes as long as each full one does without the elders.
