@@ -21,6 +21,7 @@ from perdure.testing.conformance.scenario import (
     answer,
     chunk,
     events_of,
+    first_chunks,
     firsts_of,
     numbered,
     scene,
@@ -197,10 +198,9 @@ class Atomicity:
     ) -> None:
         # The port forbids it in one call, but a store may join several calls into one batch.
         async with scene(store_factory) as scenario:
-            batch = [
-                scenario.commit("order", version, journal=[chunk(version + 1)])
-                for version in range(5)
-            ]
+            batch: list[Commit] = []
+            for version, part in enumerate(first_chunks(5)):
+                batch.append(scenario.commit("order", version, journal=[part]))
             assert await scenario.apply(*batch) == ["applied"] * 5
             loaded = await scenario.load("order")
             assert firsts_of(loaded.journal) == [1, 2, 3, 4, 5]

@@ -9,10 +9,17 @@ from __future__ import annotations
 
 import asyncio
 
-from perdure.kernel.data.commit import Fence
+from perdure.kernel.data.commit import Fence, Verdict
 from perdure.kernel.data.placement import scopes_of
 from perdure.ports.store import Claim, Incarnation
-from perdure.testing.conformance.scenario import Scenario, StoreFactory, chunk, numbered, scene
+from perdure.testing.conformance.scenario import (
+    Scenario,
+    StoreFactory,
+    begin,
+    chunk,
+    numbered,
+    scene,
+)
 
 
 class Claims:
@@ -124,12 +131,16 @@ class Claims:
         async with scene(store_factory) as scenario:
             other = Scenario(scenario.store, "two")
             commits = scenario.commits(numbered("order", 30), journal=[chunk(1)])
-            calls = [asyncio.ensure_future(scenario.apply(commit)) for commit in commits[:15]]
+            calls = begin(map(scenario.apply, commits[:15]))
             claim = asyncio.ensure_future(other.claim())
-            calls += [asyncio.ensure_future(scenario.apply(commit)) for commit in commits[15:]]
+            calls += begin(map(scenario.apply, commits[15:]))
             await claim
-            loaded = await scenario.store.load([commit.unit for commit in commits])
-            verdicts = [(await call)[0] for call in calls]
-            assert [unit.version == 1 for unit in loaded] == [one == "applied" for one in verdicts]
+            versions = await scenario.versions(numbered("order", 30))
+            verdicts: list[Verdict] = []
+            for call, version in zip(calls, versions, strict=True):
+                decided = await call
+                has_landed = version == 1
+                assert has_landed == (decided == ["applied"])
+                verdicts += decided
             assert await scenario.apply(*commits) == verdicts
             assert set(verdicts) <= {"applied", "fenced"}

@@ -7,7 +7,15 @@ from __future__ import annotations
 import asyncio
 
 from perdure.ports.store import Units
-from perdure.testing.conformance.scenario import Scenario, StoreFactory, chunk, ids, numbered, scene
+from perdure.testing.conformance.scenario import (
+    Scenario,
+    StoreFactory,
+    chunk,
+    ids,
+    numbered,
+    outcomes_of,
+    scene,
+)
 
 
 class Concurrency:
@@ -35,26 +43,22 @@ class Concurrency:
         async with scene(store_factory) as scenario:
             for version in range(3):
                 commits = [scenario.commit("order", version, {"reason": str(n)}) for n in range(20)]
-                verdicts = await asyncio.gather(
-                    *[scenario.store.commit([commit]) for commit in commits]
-                )
-                winners = [
-                    commit
-                    for commit, [verdict] in zip(commits, verdicts, strict=True)
-                    if verdict == "applied"
-                ]
-                assert len(winners) == 1
-                row = (await scenario.load("order")).row
+                verdicts = await asyncio.gather(*map(scenario.apply, commits))
+                assert verdicts.count(["applied"]) == 1
+                winner = commits[verdicts.index(["applied"])]
+                [row] = await scenario.rows("order")
                 assert row is not None
-                assert row.reason == winners[0].row.reason
+                assert row.reason == winner.row.reason
 
     async def test_posts_from_everywhere_are_all_kept(self, store_factory: StoreFactory) -> None:
         # A client that got no answer posts again, perhaps while the first post is still under way.
         async with scene(store_factory) as scenario:
             await scenario.applied("order")
             messages = scenario.messages("order", 100)
-            posts = [scenario.store.post([message]) for message in messages for _ in range(2)]
-            outcomes = [posted.outcome for [posted] in await asyncio.gather(*posts)]
+            posts = [scenario.post(message) for message in messages * 2]
+            outcomes: list[str] = []
+            for posted in await asyncio.gather(*posts):
+                outcomes += outcomes_of(posted)
             assert (outcomes.count("accepted"), outcomes.count("duplicate")) == (100, 100)
             assert sorted(await scenario.inbox("order")) == sorted(ids(messages))
 
@@ -86,14 +90,9 @@ class Concurrency:
             await scenario.applied("bad", journal=[chunk(1)])
             commits = scenario.commits(numbered("unit", 30), journal=[chunk(1)])
             commits.insert(17, scenario.commit("bad", 1, journal=[chunk(1)]))
-            verdicts = await asyncio.gather(
-                *[scenario.store.commit([commit]) for commit in commits]
-            )
-            assert [verdict for [verdict] in verdicts] == [
-                *["applied"] * 17,
-                "invalid",
-                *["applied"] * 13,
-            ]
+            verdicts = await asyncio.gather(*map(scenario.apply, commits))
+            assert verdicts.pop(17) == ["invalid"]
+            assert verdicts == [["applied"]] * 30
 
     async def test_what_was_acknowledged_is_loaded(self, store_factory: StoreFactory) -> None:
         # A store may read on other connections than it writes. A reader must see every commit that

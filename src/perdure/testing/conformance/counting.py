@@ -6,8 +6,10 @@ from __future__ import annotations
 
 from typing import get_args
 
-from perdure.kernel.data.commit import ExecutionRow, Status
-from perdure.ports.store import QueueDepth, Queues, Totals
+from msgspec.structs import astuple
+
+from perdure.kernel.data.commit import ExecutionRow, Status, Task
+from perdure.ports.store import Queues, Totals
 from perdure.testing.conformance.scenario import (
     NOW,
     Scenario,
@@ -49,7 +51,7 @@ class Counting:
     ) -> None:
         async with scene(store_factory) as scenario:
             long = {"execution": 3, "journal_events": 5, "journal_bytes": 50}
-            ended = [ExecutionRow(n, "1.0.0", 1, 2, 100) for n in (1, 2)]
+            ended = [ExecutionRow(1, "1.0.0", 1, 2, 100), ExecutionRow(2, "1.0.0", 1, 2, 100)]
             await scenario.applied(
                 "long", row=long, ended=ended, journal=[chunk(execution=3, count=5)]
             )
@@ -111,7 +113,9 @@ class Counting:
     async def test_queues_are_counted_apart_and_page(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
             queues = ("gpu", "gpu", "mail", "mail", "mail", "")
-            added = [task(scenario, "order", seq, queue=queue) for seq, queue in enumerate(queues)]
+            added: list[Task] = []
+            for seq, queue in enumerate(queues):
+                added.append(task(scenario, "order", seq, queue=queue))
             added.append(task(scenario, "order", 10, queue="gpu", visible_at=NOW + 5))
             await scenario.applied("order", tasks_added=added)
             await scenario.store.lease("mail", "worker", 1, 50, NOW)
@@ -122,4 +126,4 @@ class Counting:
             ):
                 for limit in (1, 2, 100):
                     found = await scenario.all(Queues(at=at, limit=limit))
-                    assert found == [QueueDepth(*depth) for depth in depths]
+                    assert list(map(astuple, found)) == depths

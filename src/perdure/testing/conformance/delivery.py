@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 
 from perdure.errors import UsageError
-from perdure.kernel.data.commit import Fence
+from perdure.kernel.data.commit import Commit, Fence
 from perdure.kernel.data.events import Parent
 from perdure.kernel.data.message import AnyBody, Cancel, Reply, Send, Start
 from perdure.testing.conformance.scenario import (
@@ -37,9 +37,9 @@ class Delivery:
     ) -> None:
         async with scene(store_factory) as scenario:
             messages = scenario.messages("target", 3)
-            batch = [
-                scenario.commit(f"unit-{n}", post=[message]) for n, message in enumerate(messages)
-            ]
+            batch: list[Commit] = []
+            for n, message in enumerate(messages):
+                batch.append(scenario.commit(f"unit-{n}", post=[message]))
             assert await scenario.apply(*batch) == ["applied"] * 3
             assert await scenario.inbox("target") == ids(messages)
 

@@ -12,6 +12,7 @@ from perdure.testing.conformance.scenario import (
     Scenario,
     StoreFactory,
     answer,
+    begin,
     chunk,
     ids,
     numbered,
@@ -107,12 +108,9 @@ class Durability:
         async with store_factory(1, DEFAULT_LIMITS) as store:
             scenario = Scenario(store)
             await scenario.claim()
-            calls = [
-                asyncio.ensure_future(store.commit([scenario.commit(f"order-{n}")]))
-                for n in range(20)
-            ]
+            calls = begin(map(scenario.apply, scenario.commits(numbered("order", 20))))
             await asyncio.sleep(0)
-        verdicts = [await call for call in calls]
+        verdicts = await asyncio.gather(*calls)
         assert verdicts == [["applied"]] * 20
         async with store_factory(1, DEFAULT_LIMITS) as store:
             assert [unit.version for unit in await store.load(numbered("order", 20))] == [1] * 20

@@ -15,7 +15,15 @@ from perdure.kernel.data.commit import (
     Stored,
     flaw_of,
 )
-from perdure.testing.conformance.scenario import Scenario, StoreFactory, chunk, key_of, scene, task
+from perdure.testing.conformance.scenario import (
+    Scenario,
+    StoreFactory,
+    chunk,
+    key_of,
+    keys_of,
+    scene,
+    task,
+)
 
 CALL = b"call-1"
 
@@ -85,7 +93,7 @@ class Flaws:
             row = first.row
             stored = Stored(1, first.id, row.scope, row.run, row.execution, row.journal_events)
             ended = [(one.run, one.execution) for one in first.ended]
-            owned = Owned({CALL: (1, 1)}, ended, [key_of(one) for one in first.tasks_added])
+            owned = Owned({CALL: (1, 1)}, ended, keys_of(first.tasks_added))
             before = await scenario.load("order")
             for name, parts in (FLAWS | _tasks(scenario)).items():
                 given = dict(parts)
@@ -112,7 +120,7 @@ class Flaws:
                     chunk(2, run=CALL),
                 ],
                 runs=[RunRow(CALL, "add", journal_events=2)],
-                ended=[ExecutionRow(n, "1.0.0", 1, 2, 3) for n in (2, 3)],
+                ended=[ExecutionRow(2, "1.0.0", 1, 2, 3), ExecutionRow(3, "1.0.0", 1, 2, 3)],
                 tasks_dropped=[key_of(task(scenario, "order"))],
                 tasks_added=[task(scenario, "order"), task(scenario, "order", 2)],
             )

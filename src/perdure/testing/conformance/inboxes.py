@@ -144,7 +144,7 @@ class Inboxes:
                 Retry(),
             ]
             bodies += [Delete(), Prune()]
-            posted = await scenario.post(*[scenario.message("order", body) for body in bodies])
+            posted = await scenario.post(*scenario.with_bodies("order", bodies))
             assert posted == [Posted("missing")] * len(bodies)
             assert (await scenario.load("order")).inbox == []
 
@@ -199,7 +199,7 @@ class Inboxes:
                     Delete(force=True, forget=True, cascade=False, reason="old"),
                     Prune([1, 3]),
                 ]
-                messages = [scenario.message(status, body) for body in bodies]
+                messages = scenario.with_bodies(status, bodies)
                 assert await scenario.post(*messages, messages[0]) == [
                     *[Posted("accepted")] * 2,
                     Posted("duplicate"),

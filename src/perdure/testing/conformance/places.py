@@ -12,6 +12,7 @@ from perdure.testing.conformance.scenario import (
     NOW,
     Scenario,
     StoreFactory,
+    begin,
     ids,
     numbered,
     scene,
@@ -132,7 +133,7 @@ class Places:
             for n in range(20):
                 messages = scenario.messages("order", n % 3 + 1)
                 sent += ids(messages)
-                posts = [asyncio.ensure_future(scenario.post(message)) for message in messages]
+                posts = begin(map(scenario.post, messages))
                 mail = await scenario.store.inbox("order", place, 2)
                 seen |= dict.fromkeys(ids(mail.messages))
                 place = mail.place

@@ -11,7 +11,15 @@ from msgspec.structs import replace
 from perdure.errors import Failure
 from perdure.kernel.data.commit import ExecutionRow, RunRow, StatePart
 from perdure.ports.store import Executions, Journal
-from perdure.testing.conformance.scenario import NOW, StoreFactory, chunk, key_of, scene, task
+from perdure.testing.conformance.scenario import (
+    NOW,
+    StoreFactory,
+    chunk,
+    key_of,
+    keys_of,
+    scene,
+    task,
+)
 
 CALL, OTHER = b"call-1", b"call-2"
 
@@ -80,7 +88,10 @@ class Runs:
         async with scene(store_factory) as scenario:
             runs = [RunRow(CALL, "add", journal_events=1), RunRow(OTHER, "add", journal_events=1)]
             tasks = [task(scenario, "cart", run=CALL), task(scenario, "cart", run=OTHER)]
-            ended = [ExecutionRow(9, "1.0.0", 1, 2, 3, run) for run in (CALL, OTHER)]
+            ended = [
+                ExecutionRow(9, "1.0.0", 1, 2, 3, CALL),
+                ExecutionRow(9, "1.0.0", 1, 2, 3, OTHER),
+            ]
             journal = [chunk(run=CALL), chunk(run=OTHER)]
             await scenario.applied(
                 "cart", runs=runs, journal=journal, tasks_added=tasks, ended=ended
@@ -88,7 +99,7 @@ class Runs:
             await scenario.applied("cart", 1, runs_dropped=[CALL])
             loaded = await scenario.load("cart")
             assert (loaded.runs, loaded.journal) == (runs[1:], journal[1:])
-            assert [key_of(one) for one in loaded.tasks] == [key_of(tasks[1])]
+            assert keys_of(loaded.tasks) == [key_of(tasks[1])]
             assert await scenario.all(Executions(unit="cart", run=CALL)) == []
             assert await scenario.all(Journal(unit="cart", execution=1, run=CALL)) == []
             await scenario.applied("cart", 2, runs=runs[:1], journal=journal[:1])

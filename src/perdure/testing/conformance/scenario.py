@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
@@ -113,7 +114,9 @@ class Scenario:
         `row` changes fields of the default row, and `parts` are fields of the commit. The row
         counts the events of the journal, as far as this owner knows it.
         """
-        changes = dict(row or {})
+        changes: dict[str, Any] = {}
+        if row is not None:
+            changes |= row
         made = self.row(unit, **changes)
         # A row that does not agree with its journal is a flaw, which most tests are not about.
         if "journal_events" not in changes:
@@ -172,6 +175,10 @@ class Scenario:
     def messages_to(self, units: Sequence[str]) -> list[Message]:
         """A message to each of some units."""
         return [self.message(unit) for unit in units]
+
+    def with_bodies(self, to: str, bodies: Sequence[AnyBody]) -> list[Message]:
+        """A message for each of some bodies."""
+        return [self.message(to, body) for body in bodies]
 
     def starts(self, units: Sequence[str]) -> list[Message]:
         """A start of each of some units."""
@@ -257,6 +264,11 @@ def chunk(
     return JournalChunk(execution, first, count, events, run)
 
 
+def begin(calls: Iterable[Coroutine[Any, Any, T]]) -> list[asyncio.Task[T]]:
+    """Begin calls without waiting for them."""
+    return [asyncio.ensure_future(call) for call in calls]
+
+
 def first_chunks(count: int) -> list[JournalChunk]:
     """The first chunks of a journal, with an event each."""
     return [chunk(number) for number in range(1, count + 1)]
@@ -295,6 +307,11 @@ def bodies_of(messages: Sequence[Message]) -> list[AnyBody]:
 def outcomes_of(posted: Sequence[Posted]) -> list[str]:
     """The outcomes of posted messages, in order."""
     return [one.outcome for one in posted]
+
+
+def keys_of(tasks: Sequence[Task]) -> list[TaskKey]:
+    """The names of tasks, in order."""
+    return [key_of(task) for task in tasks]
 
 
 def seqs_of(tasks: Sequence[Task]) -> list[int]:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from perdure.kernel.data.commit import Answer
 from perdure.kernel.data.message import Send
 from perdure.ports.store import Posted, Totals
 from perdure.testing.conformance.scenario import (
@@ -102,9 +103,9 @@ class Sweeping:
         async with scene(store_factory) as scenario:
             messages = scenario.messages("order", 5)
             expiries = [NOW + 5, NOW + 1, NOW + 4, NOW + 2, NOW + 3]
-            answers = [
-                answer(message, "x", at) for message, at in zip(messages, expiries, strict=True)
-            ]
+            answers: list[Answer] = []
+            for message, at in zip(messages, expiries, strict=True):
+                answers.append(answer(message, "x", at))
             await scenario.applied("order", answers=answers)
             assert await scenario.sweep(NOW + 100, 2) == 2
             known = outcomes_of(await scenario.post(*messages))

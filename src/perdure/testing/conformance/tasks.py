@@ -15,6 +15,7 @@ from perdure.testing.conformance.scenario import (
     StoreFactory,
     bodies_of,
     key_of,
+    keys_of,
     scene,
     seqs_of,
     task,
@@ -79,8 +80,10 @@ class Tasks:
                 await scenario.applied(
                     f"order-{n}", tasks_added=[task(scenario, f"order-{n}", visible_at=n)]
                 )
-            assert [leased.unit for leased in await _lease(scenario, 2)] == ["order-1", "order-2"]
-            assert [leased.unit for leased in await _lease(scenario, 2)] == ["order-3"]
+            one, two = await _lease(scenario, 2)
+            assert (one.unit, two.unit) == ("order-1", "order-2")
+            [three] = await _lease(scenario, 2)
+            assert three.unit == "order-3"
 
     async def test_a_task_that_is_not_visible_yet_is_skipped(
         self, store_factory: StoreFactory
@@ -109,10 +112,11 @@ class Tasks:
         async with scene(store_factory) as scenario:
             await scenario.applied("order", tasks_added=tasks_of(scenario, "order", *range(20)))
             shares = await asyncio.gather(*[_lease(scenario, 3, f"worker-{n}") for n in range(10)])
-            leased = [one.seq for share in shares for one in share]
-            assert sorted(leased) == list(range(20))
-            tokens = {one.token for share in shares for one in share}
-            assert len(tokens) == 20
+            leased: list[Task] = []
+            for share in shares:
+                leased += share
+            assert sorted(seqs_of(leased)) == list(range(20))
+            assert len(set(map(_token_of, leased))) == 20
 
     async def test_a_worker_gets_only_what_it_can_take(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
@@ -199,7 +203,7 @@ class Tasks:
             await scenario.applied("order", tasks_added=added)
             leased = (await _lease(scenario, 2))[0]
             # Dropping what is not there is fine.
-            dropped = [key_of(one) for one in tasks_of(scenario, "order", 1, 3, 4, 77)]
+            dropped = keys_of(tasks_of(scenario, "order", 1, 3, 4, 77))
             await scenario.applied("order", 1, tasks_dropped=dropped)
             assert seqs_of((await scenario.load("order")).tasks) == [2, 5]
             assert await scenario.post(_done(scenario, leased)) == [Posted("lost_lease")]
@@ -210,16 +214,17 @@ class Tasks:
     ) -> None:
         async with scene(store_factory) as scenario:
             added = [
-                task(scenario, "order", execution=n, run=run)
-                for n in (1, 2)
-                for run in (b"a", b"b")
+                task(scenario, "order", execution=1, run=b"a"),
+                task(scenario, "order", execution=1, run=b"b"),
+                task(scenario, "order", execution=2, run=b"a"),
+                task(scenario, "order", execution=2, run=b"b"),
             ]
             await scenario.applied("order", tasks_added=added)
             await scenario.applied("order", 1, tasks_dropped=[key_of(added[2])])
-            left = [(one.run, one.execution) for one in (await scenario.load("order")).tasks]
-            assert left == [(b"a", 1), (b"b", 1), (b"b", 2)]
+            left = keys_of((await scenario.load("order")).tasks)
+            assert left == [(b"a", 1, 1, 1), (b"b", 1, 1, 1), (b"b", 2, 1, 1)]
             leased = await _lease(scenario)
-            assert [(one.run, one.execution) for one in leased] == left
+            assert keys_of(leased) == left
             for one in leased:
                 assert await scenario.post(
                     _done(scenario, one, run=one.run, execution=one.execution)
@@ -236,12 +241,9 @@ class Tasks:
             await scenario.applied(
                 "order", 1, tasks_dropped=[key_of(old), key_of(retry[1])], tasks_added=retry
             )
-            assert [
-                (one.seq, one.attempt, one.name) for one in (await scenario.load("order")).tasks
-            ] == [
-                (1, 1, "new"),
-                (2, 2, "render"),
-            ]
+            one, two = (await scenario.load("order")).tasks
+            assert (one.seq, one.attempt, one.name) == (1, 1, "new")
+            assert (two.seq, two.attempt, two.name) == (2, 2, "render")
 
     async def test_a_task_that_is_there_cannot_be_added_again(
         self, store_factory: StoreFactory
@@ -309,10 +311,8 @@ class Tasks:
                 "deleted", row={"run": b"new"}, tasks_added=[task(scenario, "deleted", run=b"new")]
             )
             await scenario.applied("replaced", 1, {"run": b"new"})
-            assert (
-                await scenario.post(*[_done(scenario, one) for one in leased])
-                == [Posted("lost_lease")] * 2
-            )
+            for one in leased:
+                assert await scenario.post(_done(scenario, one)) == [Posted("lost_lease")]
             assert (await scenario.counts())["tasks"] == 1
 
     async def test_tasks_outlive_the_end_of_their_unit(self, store_factory: StoreFactory) -> None:

@@ -53,8 +53,10 @@ class Verdicts:
         async with scene(store_factory) as scenario:
             await scenario.applied("b")
             batch = [
-                scenario.commit(unit, expect)
-                for unit, expect in (("a", 1), ("b", 1), ("c", 0), ("d", 2))
+                scenario.commit("a", 1),
+                scenario.commit("b", 1),
+                scenario.commit("c", 0),
+                scenario.commit("d", 2),
             ]
             assert await scenario.apply(*batch) == ["stale", "applied", "applied", "stale"]
 

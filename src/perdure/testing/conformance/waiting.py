@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 
 from perdure.ports.store import Hint
-from perdure.testing.conformance.scenario import NOW, Scenario, StoreFactory, scene
+from perdure.testing.conformance.scenario import NOW, Scenario, StoreFactory, begin, scene
 
 LONG_MS = 20_000
 
@@ -28,10 +28,8 @@ class Waiting:
 
     async def test_a_commit_wakes_those_who_wait(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
-            waits = [
-                asyncio.ensure_future(scenario.store.wait_change(unit, 0, LONG_MS))
-                for unit in ("a", "a", "b")
-            ]
+            wait = scenario.store.wait_change
+            waits = begin([wait("a", 0, LONG_MS), wait("a", 0, LONG_MS), wait("b", 0, LONG_MS)])
             await scenario.applied("a")
             assert await asyncio.gather(*waits[:2]) == [1, 1]
             assert not waits[2].done()
@@ -113,7 +111,8 @@ class Waiting:
             refused = scenario.commit("stale", 3, post=[scenario.message("x", scope="group/x")])
             await scenario.apply(refused, scenario.commit("sender", post=messages))
             heard = [await anext(hints) for _ in range(3)]
-            assert heard == [Hint(one.to, one.scope) for one in messages[1:]]
+            for hint, message in zip(heard, messages[1:], strict=True):
+                assert hint == Hint(message.to, message.scope)
 
     async def test_hints_end_when_the_store_is_closed(self, store_factory: StoreFactory) -> None:
         # The loop over hints is a task of the node, which would keep it from stopping.

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from perdure.kernel.data.message import AnyBody, Delete, Prune
+from perdure.ports.store import Wake
 from perdure.testing.conformance.scenario import (
     NOW,
     StoreFactory,
@@ -92,9 +93,7 @@ class Wakes:
             for _ in range(3):
                 await scenario.accepted(scenario.message("order"))
             page = await scenario.store.wakes(["default/0"], NOW, None, 100)
-            assert [
-                (wake.unit, wake.at, wake.suspect, wake.has_messages) for wake in page.items
-            ] == [("order", 0, 2, True)]
+            assert page.items == [Wake("order", 0, 2, has_messages=True)]
 
     async def test_an_expired_lease_wakes_its_unit(self, store_factory: StoreFactory) -> None:
         # The owner decides about a lost attempt, so it must learn of the lease's end without asking
