@@ -48,10 +48,7 @@ def start(unit: WorkflowUnit, turn: Turn, entry: Entry, body: msg.Start) -> None
         if body.if_exists != "replace":
             _refuse_start(unit, row, turn, entry, body)
             return
-        if row.status not in CLOSED:
-            _replace(unit, row, turn)
-        # A start that waits would be taken for the ended run otherwise.
-        unit.close_memory()
+        _replace(unit, row, turn)
     new = pending_row(unit.id, message, body, unit.shards)
     if row is not None:
         new.follow_on(row)
@@ -112,12 +109,14 @@ def _refuse_start(
 
 def _replace(unit: WorkflowUnit, row: UnitRow, turn: Turn) -> None:
     """End what runs under this id, so that a new run can take it."""
-    terminate(unit, row, turn, "replaced by a new start of the same id")
-    if unit.run is not None:
-        settle(unit, unit.run, turn)
-        unit.close_memory()
-    turn.replace(row)
-    unit.rederive_work()
+    if row.status not in CLOSED:
+        terminate(unit, row, turn, "replaced by a new start of the same id")
+        if unit.run is not None:
+            settle(unit, unit.run, turn)
+        unit.rederive_work()
+    if turn.ends_run:
+        turn.replace(row)
+    unit.close_memory()  # a start that waits would be taken for the ended run otherwise
 
 
 def begin_start(unit: WorkflowUnit, row: UnitRow, turn: Turn, entry: Entry) -> None:
