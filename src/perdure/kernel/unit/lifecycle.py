@@ -247,27 +247,30 @@ def settle(unit: WorkflowUnit, run: Execution, turn: Turn) -> None:
 
 def fail(unit: WorkflowUnit, run: Execution, turn: Turn, failure: Failure) -> None:
     """End the run as failed without asking its code."""
+    children = unit.children_without_code
     run.end_without_code(ev.Failed(turn.now, failure, without_code=True))
     give_up(run, turn)
     settle(unit, run, turn)
+    outbox.close_recorded(turn, children)
 
 
 def terminate(unit: WorkflowUnit, row: UnitRow, turn: Turn, reason: str) -> None:
     """End the unit without asking its code."""
     event = ev.Terminated(turn.now, reason)
-    run = unit.run
+    run, children = unit.run, unit.children_without_code
     if run is not None:
         # The turn collects the event, and settles the row then.
         run.end_without_code(event)
         unit.release()
         give_up(run, turn)
-        return
-    # No run is in memory: it has not begun, or is held.
-    if row.started_at:
-        data = ev.encode_events([event])
-        row.grow(1, 0)
-        turn.append(JournalChunk(row.execution, row.journal_events, 1, data))
-    close(unit, turn, "cancelled", _terminated(reason))
+    else:
+        # No run is in memory: it has not begun, or is held.
+        if row.started_at:
+            data = ev.encode_events([event])
+            row.grow(1, 0)
+            turn.append(JournalChunk(row.execution, row.journal_events, 1, data))
+        close(unit, turn, "cancelled", _terminated(reason))
+    outbox.close_recorded(turn, children)
 
 
 def _terminated(reason: str) -> Failure:
