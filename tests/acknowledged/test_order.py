@@ -275,6 +275,30 @@ async def test_a_request_that_is_in_the_inbox_already_comes_once(world: World, a
         assert await handle.result(timeout=30) == [1, 2]
 
 
+@pytest.mark.parametrize("leaver", [None, 0, 1])
+async def test_a_request_that_comes_again_before_its_answer_comes_once(
+    world: World, app: App, leaver: int | None
+) -> None:
+    """Each of its senders is answered, also when another one waits no longer."""
+
+    @app.workflow
+    async def reader() -> list[int]:
+        return [await numbers.receive(), await numbers.receive()]
+
+    async with world.node(app) as node:
+        handle = node.client.workflow(reader, id="r")
+        await handle.start()
+        message = Message(b"m" * 16, "r", Send("numbers", encode(1)), 0, scope="default/0")
+        senders = [asyncio.ensure_future(node.gateway.send(message)) for _ in range(3)]
+        if leaver is not None:
+            await asyncio.sleep(0)
+            senders.pop(leaver).cancel()
+        answers = await asyncio.wait_for(asyncio.gather(*senders), PATIENCE_S)
+        assert set(answers) == {"ok"}
+        await handle.send(numbers, 2)
+        assert await handle.result(timeout=30) == [1, 2]
+
+
 async def test_on_two_channels_that_the_code_waits_for_at_once(world: World, app: App) -> None:
     @app.workflow
     async def reader(later: bool) -> list[str]:

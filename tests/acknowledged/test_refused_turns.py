@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
-from engine import World, until, waits_for
+from engine import PATIENCE_S, World, until, waits_for
 
 from perdure import App, workflow
 from perdure.errors import StoreUnavailable
-from perdure.kernel.data.commit import Commit, Verdict
+from perdure.kernel.data.commit import CLOSED, Commit, Verdict
 from perdure.ports.store import Inbox, Incarnation
 from perdure.store.memory import MemoryStore
 
@@ -103,6 +103,35 @@ async def test_refused_commits_change_neither_messages_nor_their_order(
         refusing.refusals = 3
         await handle.send("go", True)
         assert await handle.result(timeout=30) == list(range(60))
+
+
+class Unwilling(MemoryStore):
+    """Takes no end of an instance."""
+
+    async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
+        verdicts: list[Verdict] = []
+        for commit in batch:
+            if commit.row.status in CLOSED:
+                verdicts.append("invalid")
+            else:
+                verdicts += await super().commit([commit])
+        return verdicts
+
+
+async def test_a_turn_that_is_refused_without_its_code_as_well_is_not_tried_for_ever(
+    app: App,
+) -> None:
+    @app.workflow
+    async def reader() -> int:
+        return await numbers.receive()
+
+    async with Unwilling() as store, World(store).node(app, turn_failures=2) as node:
+        handle = node.client.workflow(reader, id="r")
+        await handle.start()
+        with pytest.raises(StoreUnavailable, match="was not recorded"):
+            await asyncio.wait_for(handle.terminate("enough"), PATIENCE_S)
+        assert node.metrics.turn_failures == 3
+        assert await handle.status() == "running"
 
 
 async def test_a_node_whose_scope_was_taken_stops_and_leaves_it_to_the_winner(app: App) -> None:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from engine import World, until, waits_for
+from engine import PATIENCE_S, World, until, waits_for
 
 from perdure import App, Client, workflow
 from perdure.client.gateway import StoreGateway
@@ -289,3 +289,44 @@ async def test_what_follows_a_start_that_comes_while_its_id_is_deleted_is_kept(a
         store.before = start_again
         await node.client.get("e").delete()
         assert await node.client.workflow(echo, id="e").result(timeout=30) == 202
+
+
+@pytest.mark.parametrize("verb", ["cancel", "terminate"])
+async def test_a_run_that_is_stopped_and_replaced_in_one_turn_tells_its_callers(
+    world: World, verb: str
+) -> None:
+    """No store ever has its last state."""
+    ran: list[str] = []
+    app, work = make(ran)
+    async with world.node(app) as node:
+        first = node.client.workflow(work, id="w", delay=3_600)
+        await first.start("first")
+        waiting = asyncio.ensure_future(first.wait(timeout=PATIENCE_S))
+        await asyncio.sleep(0)
+        second = node.client.workflow(work, id="w", if_exists="replace")
+        await asyncio.gather(getattr(first, verb)("enough"), second.start("second"))
+        assert (await waiting).status == "cancelled"
+        await waits_for(second, "message go")
+    assert ran == ["second"]
+
+
+async def test_a_run_without_code_that_is_terminated_and_replaced_in_one_turn(
+    world: World, app: App
+) -> None:
+    @app.workflow
+    async def spin(life: int) -> int:
+        if life > 1:
+            return life
+        workflow.continue_as_new(spin, life)
+
+    async with world.node(app) as node:
+        first = node.client.workflow(spin, id="s")
+        await asyncio.gather(first.start(1), first.pause("between two executions"))
+        await waits_for(first, "paused")
+        waiting = asyncio.ensure_future(first.wait(timeout=PATIENCE_S))
+        await asyncio.sleep(0)
+        second = node.client.workflow(spin, id="s", if_exists="replace")
+        await asyncio.gather(first.terminate("enough"), second.start(2))
+        assert await second.result(timeout=PATIENCE_S) == 2
+        assert (await waiting).status == "cancelled"
+        assert node.metrics.turn_failures == 0

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
-from engine import World, until
+from engine import PATIENCE_S, World, until, waits_for
 
 from perdure import App, NotFound, workflow
 from perdure.errors import UsageError
@@ -106,6 +107,68 @@ async def test_cancel_reaches_all_children_and_grandchildren(world: World, app: 
 
         await until(all_gone, "all cancelled")
         assert {d.status for d in await node.client.list()} == {"cancelled"}
+
+
+def held_later(why: str) -> tuple[App, App]:
+    """An app with a parent of two children, and the next one, which has to hold the parent."""
+    apps = App("before"), App("after")
+
+    async def child() -> str:
+        return await workflow.receive("go", str)
+
+    calls = [app.workflow(name="child")(child) for app in apps]
+
+    @apps[0].workflow(name="parent")
+    async def parent() -> str:
+        both = [workflow.child(calls[0], id=below)() for below in ("one", "two")]
+        return "".join(await asyncio.gather(*both))
+
+    if why == "nondeterminism":
+
+        @apps[1].workflow(name="parent")
+        async def parted() -> str:
+            one = workflow.child(calls[1], id="one")()
+            await workflow.sleep(1)
+            return await one
+
+    if why == "poison":
+
+        @apps[1].workflow(name="parent", guard="off")
+        async def endless() -> str:
+            while True:
+                pass
+
+    return apps
+
+
+@pytest.mark.parametrize("verb", ["terminate", "replace", "delete"])
+@pytest.mark.parametrize("why", ["not_registered", "nondeterminism", "poison"])
+async def test_children_are_told_when_their_parent_is_held_without_its_code(
+    world: World, why: str, verb: str
+) -> None:
+    before, after = held_later(why)
+
+    @after.workflow
+    async def other() -> None: ...
+
+    async with world.node(before) as node:
+        await node.client.workflow("parent", id="parent").start()
+        for below in ("one", "two"):
+            await until(partial(_running, node.client.get(below)), "a child runs")
+    async with world.node(after, turn_limit_ms=100) as node:
+        handle = node.client.get("parent")
+        await handle.send("anything", "loads it")
+        await waits_for(handle, why)
+        if verb == "terminate":
+            await handle.terminate("enough")
+        elif verb == "replace":
+            await node.client.workflow(other, id="parent", if_exists="replace").run()
+        else:
+            assert await handle.delete(force=True) == 3
+            assert not any((await node.client.counts()).values())
+            return
+        for below in ("one", "two"):
+            assert (await node.client.get(below).wait(timeout=PATIENCE_S)).status == "cancelled"
 
 
 async def test_an_unknown_rule_is_refused(app: App) -> None:

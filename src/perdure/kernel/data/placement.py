@@ -70,6 +70,11 @@ def derived_id(run: bytes, execution: int, seq: int, purpose: bytes) -> bytes:
     return blake2b(b"%b%d.%d" % (run, execution, seq), digest_size=16, person=purpose[:16]).digest()
 
 
+def child_run(parent_run: bytes, execution: int, seq: int) -> bytes:
+    """The run of the child that a command of its parent starts."""
+    return derived_id(parent_run, execution, seq, b"child")
+
+
 def child_id(parent: str, run: bytes, execution: int, seq: int) -> str:
     """The id of a child for which the code gives none.
 

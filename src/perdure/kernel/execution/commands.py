@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from perdure.kernel.data import events as ev
-from perdure.kernel.data.placement import child_id, derived_id
+from perdure.kernel.data.placement import child_id, child_run
 from perdure.kernel.loop.call import ActivityCall, CheckpointCall, ChildCall, WaitCall
 
 if TYPE_CHECKING:
@@ -92,8 +92,8 @@ def start_child(
     _, new = run.command(event, partial(_check, run, definition.signature, data))
     call = ChildCall(loop=run.loop)
     started = run.started
-    child_run = derived_id(started.run, started.execution, seq, b"child")
-    call.ask(run, seq, event, child_run, definition.signature.result)
+    run_of_child = child_run(started.run, started.execution, seq)
+    call.ask(run, seq, event, run_of_child, definition.signature.result)
     run.open(call, new=new)
     return call
 

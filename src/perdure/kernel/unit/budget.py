@@ -12,6 +12,11 @@ import msgspec
 from perdure.kernel.data import message as msg
 
 
+def never_spent() -> bool:
+    """The share of time of a turn that has no end."""
+    return False
+
+
 class Budget(msgspec.Struct, eq=False):
     """So many deliveries, so many bytes, and as much time as the owner gives.
 

@@ -26,6 +26,7 @@ from perdure.kernel.unit import lifecycle
 if TYPE_CHECKING:
     from perdure.kernel.data.commit import Fence, UnitRow
     from perdure.kernel.execution.execution import Execution
+    from perdure.kernel.unit.children import OpenChild
     from perdure.kernel.unit.mailbox import Entry, Mailbox
     from perdure.kernel.unit.turn import Turn
     from perdure.kernel.unit.workflow_unit import WorkflowUnit
@@ -74,9 +75,9 @@ def _is_open(row: UnitRow, run: Execution | None) -> bool:
 def _end(unit: WorkflowUnit, row: UnitRow, turn: Turn, body: msg.Delete) -> None:
     """End an open unit that is about to go."""
     run = unit.run
-    children: list[ChildCall] = []
     # Before the run is ended, because it forgets its calls then.
-    if run is not None:
+    children: list[ChildCall | OpenChild] = [*unit.children_without_code]
+    if run is not None and not children:
         children = [call for call in run.pending.values() if isinstance(call, ChildCall)]
     if not body.tell_parent:
         row.orphan()
@@ -85,7 +86,7 @@ def _end(unit: WorkflowUnit, row: UnitRow, turn: Turn, body: msg.Delete) -> None
         _delete_children(turn, children, body)
 
 
-def _delete_children(turn: Turn, children: list[ChildCall], body: msg.Delete) -> None:
+def _delete_children(turn: Turn, children: list[ChildCall | OpenChild], body: msg.Delete) -> None:
     """Delete the children, whatever their `parent_close` says."""
     # A request to stop would find no unit, or would have a parent told that is gone.
     turn.unsend_stops({call.target for call in children})

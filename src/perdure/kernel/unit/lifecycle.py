@@ -48,10 +48,7 @@ def start(unit: WorkflowUnit, turn: Turn, entry: Entry, body: msg.Start) -> None
         if body.if_exists != "replace":
             _refuse_start(unit, row, turn, entry, body)
             return
-        if row.status not in CLOSED:
-            _replace(unit, row, turn)
-        # A start that waits would be taken for the ended run otherwise.
-        unit.close_memory()
+        _replace(unit, row, turn)
     new = pending_row(unit.id, message, body, unit.shards)
     if row is not None:
         new.follow_on(row)
@@ -112,12 +109,15 @@ def _refuse_start(
 
 def _replace(unit: WorkflowUnit, row: UnitRow, turn: Turn) -> None:
     """End the run of this id, so that a new run can take the id."""
-    terminate(unit, row, turn, "replaced by a new start of the same id")
-    if unit.run is not None:
-        settle(unit, unit.run, turn)
-        unit.close_memory()
-    turn.replace(row)
-    unit.rederive_work()
+    if row.status not in CLOSED:
+        terminate(unit, row, turn, "replaced by a new start of the same id")
+        if unit.run is not None:
+            settle(unit, unit.run, turn)
+        unit.rederive_work()
+    if turn.ends_run:
+        turn.replace(row)
+    # A start that waits would be taken for the ended run otherwise.
+    unit.close_memory()
 
 
 def begin_start(unit: WorkflowUnit, row: UnitRow, turn: Turn, entry: Entry) -> None:
@@ -248,27 +248,30 @@ def settle(unit: WorkflowUnit, run: Execution, turn: Turn) -> None:
 
 def fail(unit: WorkflowUnit, run: Execution, turn: Turn, failure: Failure) -> None:
     """End the run as failed without asking its code."""
+    children = unit.children_without_code
     run.end_without_code(ev.Failed(turn.now, failure, without_code=True))
     give_up(run, turn)
     settle(unit, run, turn)
+    outbox.close_recorded(turn, children)
 
 
 def terminate(unit: WorkflowUnit, row: UnitRow, turn: Turn, reason: str) -> None:
     """End the unit without asking its code."""
     event = ev.Terminated(turn.now, reason)
-    run = unit.run
+    run, children = unit.run, unit.children_without_code
     if run is not None:
         # The turn collects the event, and settles the row then.
         run.end_without_code(event)
         unit.release()
         give_up(run, turn)
-        return
-    # No run is in memory: it has not begun, or is held.
-    if row.started_at:
-        data = ev.encode_events([event])
-        row.grow(1, 0)
-        turn.append(JournalChunk(row.execution, row.journal_events, 1, data))
-    close(unit, turn, "cancelled", _terminated(reason))
+    else:
+        # No run is in memory: it has not begun, or is held.
+        if row.started_at:
+            data = ev.encode_events([event])
+            row.grow(1, 0)
+            turn.append(JournalChunk(row.execution, row.journal_events, 1, data))
+        close(unit, turn, "cancelled", _terminated(reason))
+    outbox.close_recorded(turn, children)
 
 
 def _terminated(reason: str) -> Failure:

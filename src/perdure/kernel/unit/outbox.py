@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from perdure.kernel.execution.execution import Execution
+    from perdure.kernel.unit.children import OpenChild
     from perdure.kernel.unit.turn import Turn
 
 
@@ -64,13 +65,30 @@ def close_children(turn: Turn, calls: Iterable[Call], opened: Collection[Call]) 
     Children that were `opened` in this very turn are not started, so there is nothing to tell.
     """
     for call in calls:
-        if not isinstance(call, ChildCall) or call in opened or call.parent_close == "abandon":
-            continue
-        reason = f"its parent {turn.unit!r} no longer waits for it"
-        body: msg.Terminate | msg.Cancel = msg.Cancel(reason, call.run)
-        if call.parent_close == "terminate":
-            body = msg.Terminate(reason, call.run)
-        turn.send(call.target, body, derived_id(call.run, 0, call.seq, b"close"))
+        if isinstance(call, ChildCall) and call not in opened:
+            _close_child(turn, call)
+
+
+def close_recorded(turn: Turn, children: Iterable[OpenChild]) -> None:
+    """The same for children that the parent's code does not know of. Some may have been told."""
+    told = {message.id for message in turn.post}
+    for child in children:
+        if _id_of_close(child) not in told:
+            _close_child(turn, child)
+
+
+def _close_child(turn: Turn, child: ChildCall | OpenChild) -> None:
+    if child.parent_close == "abandon":
+        return
+    reason = f"its parent {turn.unit!r} no longer waits for it"
+    body: msg.Terminate | msg.Cancel = msg.Cancel(reason, child.run)
+    if child.parent_close == "terminate":
+        body = msg.Terminate(reason, child.run)
+    turn.send(child.target, body, _id_of_close(child))
+
+
+def _id_of_close(child: ChildCall | OpenChild) -> bytes:
+    return derived_id(child.run, 0, child.seq, b"close")
 
 
 def reply(

@@ -164,8 +164,13 @@ class Turn(msgspec.Struct, eq=False):
         """Note an execution that continued as new."""
         self.ended = (*self.ended, row)
 
+    @property
+    def ends_run(self) -> bool:
+        """Whether the unit's run has ended in this turn. No store has its last row then."""
+        return self.milestones is not None and self.milestones.ended
+
     def replace(self, row: UnitRow) -> None:
-        """A new run takes the id of this one, whose history goes with it."""
+        """A new run takes the id of this one, which ends in this turn. Its history goes with it."""
         self.chunks.clear()
         before: tuple[UnitRow, ...] = ()
         if self.milestones is not None:

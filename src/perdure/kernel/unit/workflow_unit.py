@@ -52,7 +52,8 @@ from perdure.kernel.loop.call import CHANNEL_LANE
 from perdure.kernel.loop.entered import Entered
 from perdure.kernel.loop.ordered import install as install_ordered_sets
 from perdure.kernel.unit import control, deletion, held, lifecycle
-from perdure.kernel.unit.budget import Budget
+from perdure.kernel.unit.budget import Budget, never_spent
+from perdure.kernel.unit.children import OpenChild, recorded_children
 from perdure.kernel.unit.collect import collect
 from perdure.kernel.unit.row_state import describe
 from perdure.kernel.unit.turn import Turn
@@ -68,10 +69,6 @@ if TYPE_CHECKING:
     from perdure.kernel.data.limits import Limits
     from perdure.kernel.data.loaded import Loaded
     from perdure.kernel.unit.mailbox import Entry, Mailbox
-
-
-def _never_spent() -> bool:
-    return False
 
 
 class _Unbegun(NamedTuple):
@@ -90,8 +87,8 @@ class WorkflowUnit:
     kind = "workflow"
 
     __slots__ = (
-        "_changed", "_unbegun", "dedupe_ms", "definitions", "held", "id", "limits", "rederives",
-        "row", "run", "shards", "version", "waiting",
+        "_changed", "_unbegun", "children_without_code", "dedupe_ms", "definitions", "held", "id",
+        "limits", "rederives", "row", "run", "shards", "version", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -120,6 +117,8 @@ class WorkflowUnit:
         # After a load no work runs for the open calls, so the next turn hands out all of them.
         self.rederives = True
         self._unbegun: _Unbegun | None = None
+        # Open children of a unit that was held as it was loaded. Its code does not know all of them.
+        self.children_without_code: Sequence[OpenChild] = ()
         # The row was changed outside of a turn, so the next turn has something to commit.
         self._changed = False
 
@@ -132,6 +131,11 @@ class WorkflowUnit:
         the unit's mailbox. A unit that is poison is not replayed, unless it is `released`. Nor is a
         unit whose `held` is set already.
         """
+        self._load(found, released=released)
+        if self.held is not None:
+            self.children_without_code = recorded_children(found.journal)
+
+    def _load(self, found: Loaded, *, released: bool) -> None:
         row = found.row
         assert row is not None
         self.version = found.version
@@ -330,7 +334,7 @@ class WorkflowUnit:
         now: int,
         fence: Fence,
         commit_id: bytes,
-        is_spent: Callable[[], bool] = _never_spent,
+        is_spent: Callable[[], bool] = never_spent,
     ) -> Turn:
         """Digest messages and due timers at time `now` (ms), as far as the turn's budget goes.
 

@@ -189,7 +189,8 @@ class Memory:
     def discard(self, resident: Resident, cause: str) -> None:
         """A turn must count as never taken.
 
-        After a few in a row the instance is suspended, so that it stops nothing else.
+        After a few in a row the instance is suspended, so that it stops nothing else. If a turn that
+        runs none of its code fails as well, it leaves memory. It would be tried for ever otherwise.
         """
         unit, ids = resident.unit.id, ids_of(resident.unit, self._node_name)
         # The unit is replaced below, and its logs would go with it.
@@ -200,6 +201,9 @@ class Memory:
         self._tally.discard_turn()
         self._drop(resident)
         logger.warning("a turn of %r was stopped: %s", unit, cause, extra=ids)
+        if failures > self._options.turn_failures:
+            self.refuse(resident, cause)
+            return
         if failures >= self._options.turn_failures:
             text = (
                 f"{failures} turns of {unit!r} in a row were stopped: {cause}. "

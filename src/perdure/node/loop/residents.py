@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from perdure.kernel.unit.kinds import WORKFLOW
@@ -91,6 +92,10 @@ class Resident:
 
     def receive(self, message: Message, ack: Ack | None, *, stored: bool) -> bool:
         """Put a message into the mailbox. False: it is known already."""
+        if ack is not None and self.acks is not None and message.id in self.acks:
+            # It comes again before it was answered, and must not be received twice.
+            self.acks[message.id] = _ack_of_both(self.acks[message.id], ack)
+            return False
         if not self.mailbox.put(message, stored=stored):
             return False
         if ack is not None:
@@ -317,3 +322,21 @@ def _is_better_off_on_disk(unit: Unit) -> bool:
     if row.journal_events > _SHORT_EVENTS:
         return False  # to read it again would cost more than to keep it
     return row.wake_at - row.updated_at >= _LONG_MS and unit.only_sleeps
+
+
+def _ack_of_both(first: Ack, second: Ack) -> Ack:
+    """A future whose answer both senders get. One that waits no longer takes nothing from the other."""
+    both: Ack = asyncio.get_running_loop().create_future()
+    for ack in (first, second):
+        both.add_done_callback(partial(_answer_alike, ack))
+    return both
+
+
+def _answer_alike(ack: Ack, both: Ack) -> None:
+    error = both.exception()  # asked for in any case, or asyncio would report it
+    if ack.done():
+        return
+    if error is not None:
+        ack.set_exception(error)
+    else:
+        ack.set_result(both.result())
