@@ -66,7 +66,7 @@ class Turns:
         self.deadlines = Deadlines(given.clock, self.wake, given.options.horizon_ms)
         self.attempts = make_attempts(self.deliver)
         self._tally = given.tally
-        self.metrics = given.metrics
+        self._metrics = given.metrics
         self._ownership = given.ownership
         self._ready = Ready(residents, given.ownership, self._turn, self._round_over)
         self._supervisor = Supervisor(given)
@@ -209,8 +209,8 @@ class Turns:
         # A scope that leaves this node begins nothing. Its next owner derives the work from rows.
         serves = scope is not None and scope.takes_messages
         self._tally.take_turn(turn.commit, turn.milestones)
-        if self.metrics is not None:
-            self.metrics.turn(turn)
+        if self._metrics is not None:
+            self._metrics.turn(turn)
         if turn.logs:
             show_logs(turn.logs)
         if turn.warning is not None:
