@@ -252,7 +252,7 @@ class Turn(msgspec.Struct, eq=False):
         are kept for `dedupe_ms`.
         """
         written = self.chunks or self._touched or self._consume or self._keeping
-        if not (written or self.post or self.kv or self.removes_unit):
+        if not (written or self.post or self.kv or self.tombstone_until is not None):
             return False
         # A unit that was loaded in between may have taken the same messages in another order. One
         # order makes both commits the same, which is how a follower is checked against its owner.
@@ -272,7 +272,7 @@ class Turn(msgspec.Struct, eq=False):
             post = [*kept, *post]
         # The messages of an id that is free again wait where its next unit will be.
         home: str | None = None
-        if self.removes_unit:
+        if self.tombstone_until is not None:
             home = scope_of(self.unit, self._shards)
         self.commit = Commit(
             commit_id,

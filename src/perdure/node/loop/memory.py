@@ -81,7 +81,11 @@ class Memory:
 
     def owns(self, unit: str) -> bool:
         """Whether messages for the unit are to be delivered here."""
-        scope = self.home_of(unit)
+        resident = self.residents.get(unit)
+        if resident is not None:  # `home_of`, written out: each message of a client asks
+            scope = resident.scope
+        else:
+            scope = self.home_of(unit)
         return scope is not None and scope.takes_messages
 
     def home_of(self, unit: str) -> Scope | None:
