@@ -131,6 +131,25 @@ def test_another_program_is_held_and_says_so() -> None:
     assert copy.unit.held.type == "NondeterminismError"
 
 
+def test_another_program_is_held_when_it_parts_from_its_owner_later() -> None:
+    leader = Drive(app)
+    changed = App("followed")
+    changed.activity(act.fn)
+
+    async def patient() -> str:
+        return await act(await act("first"))
+
+    changed.workflow(patient)
+    copy = Drive(changed)
+    leader.start("patient")
+    copy.follow(leader.script[-1])
+    assert copy.unit.held is None
+    leader.tell(leader.answer(leader.pending()[1]) or msg.Resume())
+    copy.follow(leader.script[-1])
+    assert copy.unit.held is not None
+    assert copy.unit.held.type == "NondeterminismError"
+
+
 def test_it_knows_nothing_of_a_run_that_was_replaced() -> None:
     leader, copy = pair("correspondence", 1)
     leader.turn(leader.message(leader.begun or msg.Resume()))
