@@ -53,7 +53,7 @@ async def checkpoint(name: str, fn: Any, /, *, type: Any = None) -> Any:
     else:
         codec = TypeCodec(Any, what)
         encoder = partial(_encode_plain, codec)
-    return await commands.start_step(run, name, fn, encoder, codec)
+    return await commands.start_checkpoint(run, name, fn, encoder, codec)
 
 
 def _encode_plain(codec: TypeCodec[Any], value: object) -> bytes:

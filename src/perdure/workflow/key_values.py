@@ -133,7 +133,7 @@ class OtherKv:
                 return None
 
         run = caller("kv_of()")
-        data: bytes = await commands.start_step(
+        data: bytes = await commands.start_checkpoint(
             run, f"kv_of {self.id!r} {key!r}", read, encode, _Payloads()
         )
         if decode(data) is None:

@@ -25,7 +25,7 @@ class Limits:
     """
 
     # duroxide allows 1,024 events per execution, which is too few for asyncio code: a race with a
-    # timeout has four events. 50,000 events are 10,000 such steps, and replay in under a second.
+    # timeout has four events. 50,000 events are 10,000 such races, and replay in under a second.
     history_events: int = 50_000
     history_bytes: int = 50 * 1024 * 1024
     payload_bytes: int = 2 * 1024 * 1024

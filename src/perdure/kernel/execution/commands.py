@@ -47,7 +47,7 @@ def schedule_activity(
     return call
 
 
-def start_step(
+def start_checkpoint(
     run: Execution,
     name: str,
     fn: Callable[[], Awaitable[Any] | Any],

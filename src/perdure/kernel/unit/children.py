@@ -1,8 +1,8 @@
 """The open children of a unit, as its history has them.
 
-Code that is in memory knows the calls that it waits for. A unit that is held may be without its code:
-the definition is missing, the code is poison, or it has parted from the history. Its children run on,
-and the history is what knows of them.
+Code that is in memory knows the calls that it waits for. A unit that is held may be without its
+code: the definition is missing, the code is poison, or it has parted from the history. Its children
+run on, and only the history names them. A unit reads them from there when it is loaded.
 """
 
 from __future__ import annotations

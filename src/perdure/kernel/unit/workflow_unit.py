@@ -117,7 +117,7 @@ class WorkflowUnit:
         # After a load no work runs for the open calls, so the next turn hands out all of them.
         self.rederives = True
         self._unbegun: _Unbegun | None = None
-        # Open children of a unit that was held as it was loaded. Its code does not know all of them.
+        # Open children of a unit that was held when it was loaded, as its history has them.
         self.children_without_code: Sequence[OpenChild] = ()
         # The row was changed outside of a turn, so the next turn has something to commit.
         self._changed = False

@@ -193,8 +193,9 @@ class Memory:
     def discard(self, resident: Resident, cause: str) -> None:
         """A turn must count as never taken.
 
-        After a few in a row the instance is suspended, so that it stops nothing else. If a turn that
-        runs none of its code fails as well, it leaves memory. It would be tried for ever otherwise.
+        After a few in a row the instance is suspended, so that it stops nothing else. If a turn
+        that runs none of its code fails as well, it leaves memory. It would be tried for ever
+        otherwise.
         """
         unit, ids = resident.unit.id, ids_of(resident.unit, self._node_name)
         # The unit is replaced below, and its logs would go with it.

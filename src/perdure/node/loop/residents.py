@@ -325,7 +325,7 @@ def _is_better_off_on_disk(unit: Unit) -> bool:
 
 
 def _ack_of_both(first: Ack, second: Ack) -> Ack:
-    """A future whose answer both senders get. One that waits no longer takes nothing from the other."""
+    """A future whose answer both senders get, also when one of them waits no longer."""
     both: Ack = asyncio.get_running_loop().create_future()
     for ack in (first, second):
         both.add_done_callback(partial(_answer_alike, ack))
