@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
-from engine import World, until
+import pytest
+from engine import PATIENCE_S, World, until
 
 from perdure import App, NodeOptions, workflow
+from perdure.errors import StoreUnavailable
 from perdure.kernel.data.commit import Commit, Verdict
 from perdure.node import Node
 from perdure.store.memory import MemoryStore
@@ -96,3 +99,23 @@ async def test_old_instances_go_a_few_at_a_time(world: World, app: App) -> None:
 
         await until(none_is_left, "the end of all")
         assert 0 < store.most_at_once <= 20, "other commits would wait behind them"
+
+
+async def test_a_node_that_is_overtaken_at_deletions_stops(app: App) -> None:
+    """The stop comes in the very moment in which the deletions are refused."""
+
+    @app.workflow
+    async def short() -> None: ...
+
+    class Overtaken(MemoryStore):
+        async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
+            if any(commit.delete is not None for commit in batch):
+                return ["fenced"] * len(batch)
+            return await super().commit(batch)
+
+    async with Overtaken() as store:
+        node = Node(app, store, options=NodeOptions(retention_ms=1, sweep_ms=20, stop_ms=0))
+        await node.start()
+        await asyncio.gather(*(node.client.workflow(short, id=f"s{n}").run() for n in range(5)))
+        with pytest.raises(StoreUnavailable, match="another node has taken over"):
+            await asyncio.wait_for(node.wait_ended(), PATIENCE_S)

@@ -131,7 +131,13 @@ class Sweeper:
         for first in range(0, len(units), _DELETES):
             began = time.perf_counter()
             # Together, so that their commits share one write to the disk.
-            outcomes = await asyncio.gather(*map(self._delete, units[first : first + _DELETES]))
+            deletions = map(self._delete, units[first : first + _DELETES])
+            # With exceptions as results. Otherwise a cancel that comes together with the error of
+            # a deletion is lost, and the node's stop would wait for the sweeper for ever.
+            outcomes = await asyncio.gather(*deletions, return_exceptions=True)
+            for outcome in outcomes:
+                if isinstance(outcome, BaseException):
+                    raise outcome
             deleted += outcomes.count("ok")
             await _rest(began)
         return deleted
