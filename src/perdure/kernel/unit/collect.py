@@ -95,7 +95,7 @@ def _append_events(unit: WorkflowUnit, run: Execution, row: UnitRow, turn: Turn)
         lifecycle.fail(unit, run, turn, failure)
         events += run.take_events()
         data = ev.encode_events(events)
-    elif count * 5 >= limits.history_events * 4 or size * 5 >= limits.history_bytes * 4:
+    elif count >= limits.history_events * 8 // 10 or size >= limits.history_bytes * 8 // 10:
         warning = _near_limit(row, count, size, limits)
         if warning is not None:
             turn.warn(warning)
