@@ -64,7 +64,7 @@ async def test_without_a_provider_nothing_is_wrapped(
 ) -> None:
     async with world.node(app) as node:
         assert node._life is not None
-        assert (node._life.turns._metrics, node._life.attempts._metrics) == (None, None)
+        assert (node._life.turns._metrics, node._life.attempts.metrics) == (None, None)
         assert node.store is node._store
         assert node.client._gateway is node.gateway
 
