@@ -239,7 +239,12 @@ class Attempts:
 
     async def _run(self, job: Job) -> None:
         outcome = await self._runner.run(job)
-        if job.task is not None and asyncio.current_task(self._loop) is job.task:
+        task = job.task
+        if task is not None and asyncio.current_task(self._loop) is task:
+            # Noted here, because the callback would take one more round of the event loop.
+            task.remove_done_callback(self._task_ended)
+            del self._tasks[task]
+            job.leave_task()
             self._returned(job, outcome)
         # Otherwise the coroutine is closed, not run: its event loop has ended.
 
