@@ -1,4 +1,4 @@
-"""A change that a running instance cannot replay sets it aside, and names the line; the code that fits releases it."""
+"""A change that a running instance cannot replay suspends it, and names the line; the code that fits releases it."""
 
 from __future__ import annotations
 
