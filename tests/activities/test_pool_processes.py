@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import ways
 from engine import until
 
@@ -55,6 +56,15 @@ async def test_an_attempt_that_loses_one_process_after_the_other_fails(tmp_path:
         in ended[2]
     )
     assert len(os.listdir(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGRTMIN + 6])
+async def test_an_attempt_whose_processes_are_killed_fails_whatever_the_signal(number: int) -> None:
+    async with ways.app.node("memory://", options=OPTIONS) as node:
+        running = node.client.workflow(ways.signalled, id="s").run(int(number))
+        ended = await asyncio.wait_for(running, 40)
+    assert ended[0] == "ProcessLost"
+    assert f"killed by {'SIGKILL' if number == signal.SIGKILL else 'signal'}" in ended[1]
 
 
 async def test_a_process_whose_result_nobody_wants_is_killed_after_the_grace(

@@ -185,6 +185,13 @@ def dies(folder: str, times: int) -> str:
     return "alive"
 
 
+@app.activity(executor="process", timeout=60)
+def signals_itself(number: int) -> None:
+    """End the process by a signal."""
+    os.kill(os.getpid(), number)
+    time.sleep(60)
+
+
 @app.activity(executor="process")
 def waits(file: str, mark: str) -> int:
     """Wait until the file is there. The mark says that it has begun, and in which process."""
@@ -207,6 +214,15 @@ async def dying(folder: str, times: int) -> list[str]:
         return ["result", await dies(folder, times)]
     except ActivityError as error:
         return [error.failure.type, error.failure.category, error.failure.message]
+
+
+@app.workflow
+async def signalled(number: int) -> list[str]:
+    try:
+        await signals_itself(number)
+    except ActivityError as error:
+        return [error.failure.type, error.failure.message]
+    return []
 
 
 @app.workflow

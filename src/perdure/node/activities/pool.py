@@ -90,7 +90,7 @@ class PoolProcess:
             self._process.join(_END_S)
         code = self._process.exitcode
         if code is not None and code < 0:
-            return f"it was killed by {signal.Signals(-code).name}"
+            return f"it was killed by {_name_of(-code)}"
         return f"it ended with exit code {code}"
 
     def kill(self) -> None:
@@ -199,3 +199,11 @@ class Processes:
         until = time.monotonic() + _END_S
         for found in (*busy, *idle):
             found.join(max(until - time.monotonic(), 0))
+
+
+def _name_of(number: int) -> str:
+    """A signal for people. Most of those for real time have no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
