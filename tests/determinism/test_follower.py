@@ -95,6 +95,8 @@ def test_a_cancel_that_waited_for_the_code_is_heard_where_the_code_is() -> None:
     without.tell(msg.Cancel("enough"))
     assert without.row.status == "suspended"
     copy.follow(without.script[-1])
+    without.tell(msg.Send("letters", encode("behind it")))
+    copy.follow(without.script[-1])
     copy.turn()
     assert copy.row.status == "cancelled"
     assert not copy.shelf.inbox

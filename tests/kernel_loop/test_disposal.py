@@ -78,6 +78,15 @@ def test_an_interpreter_that_keeps_the_mark_elsewhere_is_found_out(
     assert not disposal._can_mark()
 
 
+def test_an_interpreter_that_does_not_heed_the_mark_is_found_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers = iter([False, True])
+    monkeypatch.setattr(gc, "is_finalized", lambda _: next(answers))
+    monkeypatch.setattr(disposal, "_mark", lambda _: None)
+    assert not disposal._can_mark()
+
+
 @pytest.mark.skipif(
     not CAN_MARK,
     reason="this interpreter cannot drop frames silently: the fallback is tested below",
