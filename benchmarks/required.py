@@ -68,7 +68,7 @@ REQUIREMENTS = (
         "W2, 1 chain, of SQLite's single-row FULL commits",
         "%",
         "at least",
-        40,
+        45,
         60,
         lambda measured: 100 * over("W2", "one_steps_per_s", SQLITE_COMMITS)(measured),
     ),
@@ -96,12 +96,12 @@ REQUIREMENTS = (
         "Cold replay of 5,000 steps",
         "events/s",
         "at least",
-        100_000,
+        200_000,
         250_000,
         own("REPLAY", "events_per_s"),
     ),
     Requirement(
-        "CPU per durable step, many in flight", "µs", "at most", 120, 60, own("CPU", "cpu_us")
+        "CPU per durable step, many in flight", "µs", "at most", 100, 60, own("CPU", "cpu_us")
     ),
     Requirement(
         "P against duroxide", "×", "at least", 10, None, over("P", "workflows_per_s", DUROXIDE_P)
