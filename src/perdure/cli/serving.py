@@ -39,7 +39,7 @@ garbage after every 700 new objects, which takes a fifth of the time. The last n
 of collections of the middle generation before one of the oldest, which pauses every workflow.
 """
 
-GC_RESIDENTS = 1_000
+GC_RESIDENTS = 250
 """The option of a node whose file and environment do not give it: the process is the node's own."""
 
 END_S = 3.0

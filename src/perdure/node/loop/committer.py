@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 _BATCH_MAX = 256
 """Commits that are handed over together. Their effects follow in one go, on the node's loop."""
 
+_BEHIND = 2 * _BATCH_MAX
+"""So many commits keep the store at work. More of them only cost memory, and a message waits longer."""
+
 Done = Callable[["Verdict", bool], None]
 """Gets the verdict, and whether an earlier try may have been applied without an answer."""
 
@@ -32,11 +35,17 @@ class Committer:
     `failed` is then called with the error, and nothing is submitted any more.
     """
 
-    def __init__(self, given: Surroundings, freezer: Freezer) -> None:
-        """Nothing is submitted. While an answer is late, `freezer` freezes the node."""
+    def __init__(
+        self, given: Surroundings, freezer: Freezer, caught_up: Callable[[], None]
+    ) -> None:
+        """Nothing is submitted. While an answer is late, `freezer` freezes the node.
+
+        `caught_up` is called after each batch for which too many others have waited.
+        """
         self._store = given.store
         self._patience = Patience(given.node_name, given.options.store_retry_ms)
         self._freezer = freezer
+        self._caught_up = caught_up
         self._failed = given.failed
         # Commits, and beside them the calls that get their verdicts. There are two lists, because
         # the store is handed the first one as it is.
@@ -98,8 +107,11 @@ class Committer:
             # Whatever it is, the node must not go on as if it had committed.
             self.stop()
             self._failed(error)
+        was_behind = len(self._waiting) >= _BEHIND
         if self._waiting:
             self.flush()
+        if was_behind:
+            self._caught_up()
 
     async def _again(self, commits: list[Commit], error: StoreUnavailable) -> list[Verdict]:
         """Submit a batch until the store answers."""
@@ -128,6 +140,11 @@ class Committer:
                 outcome = "unknown"
             raise StoreUnavailable(str(error), outcome, permanent=True) from error
         self._freezer.freeze(error)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether so many commits wait for the store that no turn should be taken which can wait."""
+        return len(self._waiting) >= _BEHIND
 
     @property
     def busy(self) -> bool:

@@ -33,15 +33,18 @@ class Ready:
         ownership: Ownership,
         turn: Callable[[Resident], None],
         round_over: Callable[[], None],
+        is_behind: Callable[[], bool],
     ) -> None:
-        """Nothing waits."""
+        """Nothing waits. While the store `is_behind`, no other round follows."""
         self._residents = residents
         self._ownership = ownership
         self._turn = turn
         self._round_over = round_over
+        self._is_behind = is_behind
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Resident] = deque()
         self._scheduled = False
+        self._waits_for_store = False
 
     def __bool__(self) -> bool:
         """Whether a unit waits for its turn."""
@@ -66,6 +69,12 @@ class Ready:
             self._scheduled = True
             self._loop.call_soon(self.run)
 
+    def go_on(self) -> None:
+        """The store, which was behind, has answered: take turns that have waited for that."""
+        if self._waits_for_store:
+            self._waits_for_store = False
+            self._loop.call_soon(self.run)
+
     def run(self) -> None:
         """Take a round of turns."""
         self._scheduled = False
@@ -82,5 +91,12 @@ class Ready:
             if monotonic() >= ends_s:
                 break
         self._round_over()
-        if queue:
+        if not queue:
+            return
+        if self._is_behind():
+            # Turns that only wait for the store would cost memory, and the collector's time. Units
+            # that become ready meanwhile schedule nothing.
+            self._waits_for_store = True
+            self._scheduled = True
+        else:
             self.schedule()

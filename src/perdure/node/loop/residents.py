@@ -340,3 +340,9 @@ def _answer_alike(ack: Ack, both: Ack) -> None:
         ack.set_exception(error)
     else:
         ack.set_result(both.result())
+
+
+def refuse(ack: Ack | None, error: Exception) -> None:
+    """Tell the sender of a message, if it waits, that the message was not taken."""
+    if ack is not None:
+        ack.set_exception(error)

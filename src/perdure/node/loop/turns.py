@@ -34,7 +34,7 @@ from perdure.node.loop.freezer import Freezer
 from perdure.node.loop.memory import Memory
 from perdure.node.loop.ready import Ready
 from perdure.node.loop.refusals import Refusals
-from perdure.node.loop.residents import Ack, Resident, Residents
+from perdure.node.loop.residents import Ack, Resident, Residents, refuse
 from perdure.node.loop.stages import Stages
 from perdure.node.loop.supervisor import Discarded, Supervisor, ids_of
 from perdure.node.loop.waiters import Waiters
@@ -68,13 +68,15 @@ class Turns:
         self._tally = given.tally
         self._metrics = given.metrics
         self._ownership = given.ownership
-        self._ready = Ready(residents, given.ownership, self._turn, self._round_over)
+        self._ready = Ready(
+            residents, given.ownership, self._turn, self._round_over, self._is_behind
+        )
         self._supervisor = Supervisor(given)
         self.memory = Memory(
             given, residents, self._supervisor, self.attempts, self.deadlines, self._ready
         )
         self._freezer = Freezer(given, self.memory, self._ready)
-        self._committer = Committer(given, self._freezer)
+        self._committer = Committer(given, self._freezer, self._ready.go_on)
         self._refusals = Refusals(given, self.memory)
         self._stages = Stages()
         # A commit id is the incarnation's id (8 random bytes) and a count: no two lives share one.
@@ -97,11 +99,11 @@ class Turns:
         `stored`: the message stands in the unit's inbox already.
         """
         if self.ending.has_begun:
-            _refuse(ack, StoreUnavailable("the node is stopping; send it again to the next one"))
+            refuse(ack, StoreUnavailable("the node is stopping; send it again to the next one"))
             return
         if ack is not None and self._ownership.is_frozen:
             # Before its unit enters memory: a unit without a message would never be loaded.
-            _refuse(ack, self._freezer.error())
+            refuse(ack, self._freezer.error())
             return
         memory = self.memory
         resident = memory.residents.get(message.to)
@@ -110,7 +112,7 @@ class Turns:
         scope = resident.scope if resident is not None else None
         if resident is None or (scope is not None and not scope.takes_messages):
             # A stored message waits in the inbox, and the next owner derives results again.
-            _refuse(ack, Moved())
+            refuse(ack, Moved())
             return
         if not resident.receive(message, ack, stored=stored):
             return
@@ -171,6 +173,9 @@ class Turns:
         """Turns have been taken for a while: hand over their commits, and load units that wait."""
         self._committer.flush()
         self.memory.loader.go_on()
+
+    def _is_behind(self) -> bool:
+        return self._committer.is_behind
 
     # ------------------------------------------------------------ 3. its commit
 
@@ -290,9 +295,3 @@ class Turns:
             if memory.homeless:
                 memory.found_home(unit.id)
             memory.residents.rest(resident)
-
-
-def _refuse(ack: Ack | None, error: Exception) -> None:
-    """Tell the sender of a message, if it waits, that the message was not taken."""
-    if ack is not None:
-        ack.set_exception(error)
