@@ -18,7 +18,7 @@ _BATCH_MAX = 256
 """Commits that are handed over together. Their effects follow in one go, on the node's loop."""
 
 _BEHIND = 2 * _BATCH_MAX
-"""So many commits keep the store at work. More of them only cost memory, and a message waits longer."""
+"""So many commits keep the store at work. More only cost memory, and let messages wait longer."""
 
 Done = Callable[["Verdict", bool], None]
 """Gets the verdict, and whether an earlier try may have been applied without an answer."""
@@ -143,7 +143,7 @@ class Committer:
 
     @property
     def is_behind(self) -> bool:
-        """Whether so many commits wait for the store that no turn should be taken which can wait."""
+        """Whether so many commits wait for the store that turns should wait, too."""
         return len(self._waiting) >= _BEHIND
 
     @property
