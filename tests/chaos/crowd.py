@@ -94,8 +94,10 @@ class Member:
         return Node(app, self.store, name=self.name, options=options, cluster=cluster)
 
     async def start(self) -> None:
-        """Start a new life, again and again while the store fails."""
-        self.node = self._new_node()
+        """Start a new life of the node, again and again while the store fails.
+
+        It is the same node, because an actor keeps its client: what goes through two nodes has no order.
+        """
         while True:
             try:
                 await self.node.start()

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from perdure.client.gateway import Begun, StoreGateway, find_row, find_run, find_unit, joins
-from perdure.errors import NotFound, StoreUnavailable
+from perdure.errors import NotFound, StoreUnavailable, UsageError
 from perdure.kernel.data.commit import CLOSED, UnitRow
 from perdure.kernel.data.message import Start
 from perdure.node.ownership.scope import Moved
@@ -64,9 +64,18 @@ class NodeGateway:
         try:
             return await self._beside().send(message)
         finally:
-            # The unit may be this node's by now. The posted message must be read before the next
-            # one is delivered here.
-            turns.memory.look_into_inbox(message.to)
+            self._look_into_inbox(message.to)
+
+    def _look_into_inbox(self, unit: str) -> None:
+        """A message was posted. It must be read before the next one is delivered in memory.
+
+        The unit may be this node's by now, and the node may be in its next life.
+        """
+        try:
+            turns = self._running()
+        except (UsageError, StoreUnavailable):
+            return  # a life that is still to come reads the inbox as it loads the unit
+        turns.memory.look_into_inbox(unit)
 
     async def _send_here(self, turns: Turns, message: Message) -> Outcome:
         ack: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
@@ -88,8 +97,7 @@ class NodeGateway:
         try:
             return await self._beside().begin(message)
         finally:
-            # As in `send`.
-            turns.memory.look_into_inbox(message.to)
+            self._look_into_inbox(message.to)
 
     async def _begin_here(self, turns: Turns, message: Message) -> tuple[Outcome, Begun | None]:
         outcome = await self._send_here(turns, message)

@@ -243,7 +243,9 @@ class Loader:
                 return
             resident.has_been_read(part.place)
             self._receive(resident, part.messages)
-            if len(part.messages) < _PART:
+            if resident.has_older:
+                resident.begin_fetch()  # posted since the reading began
+            elif len(part.messages) < _PART:
                 break  # that was the end of the inbox
         self._ready.add(resident)
 

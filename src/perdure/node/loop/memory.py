@@ -135,7 +135,14 @@ class Memory:
 
         The unit may have come back to this node since.
         """
-        if self.owns(unit):
+        if not self.owns(unit):
+            return
+        resident = self.residents.get(unit)
+        if resident is not None and resident.state == "loading":
+            # The reading may have been too early. The sender's next message comes by memory, and
+            # would be taken first.
+            resident.expect_older()
+        else:
             self.read_inbox(unit)
 
     def row(self, unit: str) -> UnitRow | None:
@@ -163,7 +170,10 @@ class Memory:
                 self.discard(resident, discarded.cause)
                 return
         resident.is_tried()
-        self._ready.add(resident)
+        if resident.has_older:
+            self.loader.fetch(resident)
+        else:
+            self._ready.add(resident)
 
     def note_homeless(self, unit: str) -> None:
         """Note that messages wait in the store for a unit that does not exist.

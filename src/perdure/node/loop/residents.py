@@ -64,6 +64,7 @@ class Resident:
         "acks",
         "failures",
         "has_new_messages",
+        "has_older",
         "mailbox",
         "outdated",
         "place",
@@ -87,6 +88,8 @@ class Resident:
         self.released = False
         # Another process has posted while the resident was busy.
         self.has_new_messages = False
+        # This node's client has, while the inbox was being read: it must be read once more at once.
+        self.has_older = False
         # Definitions have changed while the resident was busy.
         self.outdated = False
 
@@ -136,9 +139,15 @@ class Resident:
         """Another process has posted while the resident was busy."""
         self.has_new_messages = True
 
+    def expect_older(self) -> None:
+        """Its inbox has a message of a sender that may send the next one by memory."""
+        self.has_new_messages = True
+        self.has_older = True
+
     def begin_fetch(self) -> None:
         """Its inbox is being read."""
         self.has_new_messages = False
+        self.has_older = False
 
     def is_tried(self) -> None:
         """It has been loaded, or takes a turn. A retry that came before has had its effect."""
@@ -173,6 +182,7 @@ class Resident:
     def begin_reload(self) -> None:
         """All that is stored of the unit is being read."""
         self.has_new_messages = False
+        self.has_older = False
         self.mailbox.begin_reload()
 
     def release(self) -> None:
