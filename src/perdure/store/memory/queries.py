@@ -27,6 +27,7 @@ from perdure.ports.store import (
     UnitView,
 )
 from perdure.store.memory.rows import Tables
+from perdure.store.memory.unit import Unit
 from perdure.store.page import check_limit, key_of, page_of
 
 T = TypeVar("T")
@@ -65,14 +66,21 @@ def _page(query: Query[T], items: Keyed[T], kind: type[tuple[Any, ...]]) -> Page
 def _units(tables: Tables, query: Units) -> Page[UnitView]:
     start = key_of(query.after, tuple[int, str])
     found: Keyed[UnitView] = []
-    for name, unit in tables.units.items():
+    for unit in _candidates(tables, query):
         if unit.row is not None and _fits(query, unit.row):
-            key = (unit.row.created_at, name)
+            key = (unit.row.created_at, unit.row.id)
             # Newest first, so the next page has smaller keys.
             if start is None or key < start:
                 found.append((key, UnitView(copy(unit.row), unit.version)))
     found.sort(key=_key, reverse=True)
     return page_of(found, query.limit)
+
+
+def _candidates(tables: Tables, query: Units) -> Iterable[Unit]:
+    """The units that the query may be about. Each caller that waits for an end asks for one id."""
+    if not query.ids:
+        return tables.units.values()
+    return [tables.units[name] for name in set(query.ids) & tables.units.keys()]
 
 
 def _key(pair: tuple[tuple[Any, ...], object]) -> tuple[Any, ...]:
