@@ -24,7 +24,6 @@ import os
 import py_compile
 import random
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -36,7 +35,7 @@ from pathlib import Path
 import pytest
 from breaking import Mutant, mutants_of
 from reach import UNRECORDED, Chosen, Reach, Recorder, file_of, marked
-from warm import Judge, Outcome, Work
+from warm import Judge, Outcome, Work, outcome_of
 
 ROOT = Path(__file__).resolve().parent.parent
 KERNEL = Path("src/perdure/kernel")
@@ -103,23 +102,16 @@ def run_tests(
     if child == 0:
         os.setpgid(0, 0)
         os._exit(_in_child(copy, options, plugin, log))
-    until = time.monotonic() + limit_seconds
-    while True:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            break
-        if time.monotonic() > until:
-            os.killpg(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            return "late", ""
-        time.sleep(0.05)
+    outcome = outcome_of(child, limit_seconds)
+    if outcome == "late":
+        return outcome, ""
     failed = [
         line
         for line in log.read_text(errors="replace").splitlines()
         if line.startswith(("FAILED", "ERROR"))
     ]
     by = failed[0] if failed else ""
-    return ("survived" if status == 0 else "killed"), by
+    return outcome, by
 
 
 def _in_child(copy: Path, options: Sequence[str], plugin: object, log: Path) -> int:

@@ -125,17 +125,7 @@ class Judge:
                 named.write_text(traceback.format_exc(), encoding="utf-8")
             finally:
                 os._exit(code)
-        until = time.monotonic() + work.limit_seconds
-        while True:
-            done, status = os.waitpid(child, os.WNOHANG)
-            if done:
-                break
-            if time.monotonic() > until:
-                os.killpg(child, signal.SIGKILL)
-                os.waitpid(child, 0)
-                return "late", ""
-            time.sleep(0.02)
-        return ("survived" if status == 0 else "killed"), named.read_text(encoding="utf-8")
+        return outcome_of(child, work.limit_seconds), named.read_text(encoding="utf-8")
 
     def _run(self, tests: Mapping[pytest.Item, float]) -> int:
         """Run the tests up to the first failure: 1 if there is one."""
@@ -145,3 +135,17 @@ class Judge:
             if self._failed:
                 return 1
         return 0
+
+
+def outcome_of(child: int, limit_seconds: float) -> str:
+    """What a forked process that leads a group says of a mutant. It is killed when it is late."""
+    until = time.monotonic() + limit_seconds
+    while True:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return "survived" if status == 0 else "killed"
+        if time.monotonic() > until:
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return "late"
+        time.sleep(0.02)
