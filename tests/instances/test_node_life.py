@@ -7,12 +7,13 @@ import gc
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from perdure import App, Node, NodeOptions, workflow
-from perdure.errors import StoreUnavailable, WorkflowViolation
+from perdure.errors import StoreUnavailable, UsageError, WorkflowViolation
 from perdure.kernel.data.commit import Commit, Verdict
 from perdure.store.memory import MemoryStore
 from perdure.testing import ManualClock
@@ -174,3 +175,25 @@ async def test_a_store_that_fails_during_the_start_fails_the_start() -> None:
         store.broken = False
         async with node:
             await node.client.workflow(waiting, id="w").start()
+
+
+async def test_a_node_that_is_being_stopped_is_not_started(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The stop would close the store that the start has opened, and release its scopes."""
+    app = App("life")
+    node = app.node(f"sqlite:///{tmp_path / 'life.db'}")
+    await node.start()
+    stopping = asyncio.create_task(node.stop())
+    refusals: list[str] = []
+    async with asyncio.timeout(30):
+        while not stopping.done():
+            with pytest.raises(UsageError) as refused:
+                await node.start()
+            refusals.append(str(refused.value))
+            await asyncio.sleep(0)
+        await stopping
+    assert "is being stopped; await `wait_ended()`" in refusals[-1]
+    assert caplog.messages == [], "the store was there to the end"
+    await node.start()
+    await node.stop()

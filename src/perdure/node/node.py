@@ -147,24 +147,33 @@ class Node:
         Raises:
             StoreLocked: another process owns the store.
             StoreError: the store cannot be opened.
-            UsageError: it runs already, or another call is starting it.
+            UsageError: it runs already, or another call is starting or stopping it.
         """
-        if self._life is not None:
-            msg = f"node {self.name!r} runs already"
-            raise UsageError(msg)
+        self._check_is_at_rest()
+        self._starting = True
+        try:
+            # A start that fails undoes what it has done. One that succeeds leaves that to the stop.
+            async with AsyncExitStack() as stack:
+                await self._start(stack)
+                if self._failure is not None:
+                    raise self._failure  # the store has failed meanwhile
+                self._stack = stack.pop_all()
+        finally:
+            self._starting = False
+
+    def _check_is_at_rest(self) -> None:
+        """Refuse to start a node that runs, or whose store another call is opening or closing."""
         if self._starting:
             msg = f"node {self.name!r} is being started by another call; await that one"
             raise UsageError(msg)
-        # A start that fails undoes what it has done. One that succeeds leaves that to the stop.
-        async with AsyncExitStack() as stack:
-            self._starting = True
-            try:
-                await self._start(stack)
-            finally:
-                self._starting = False
-            if self._failure is not None:
-                raise self._failure  # the store has failed meanwhile
-            self._stack = stack.pop_all()
+        if self._life is not None:
+            msg = f"node {self.name!r} runs already"
+            raise UsageError(msg)
+        if self._ended is not None and not self._ended.is_set():
+            msg = (
+                f"node {self.name!r} is being stopped; await `wait_ended()`, and start it again then"
+            )
+            raise UsageError(msg)
 
     async def _start(self, stack: AsyncExitStack) -> None:
         ended = asyncio.Event()
