@@ -16,10 +16,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from perdure import App, NodeOptions, activity, workflow
+from perdure import App, Client, NodeOptions, activity, workflow
 from perdure.errors import StoreUnavailable
-from perdure.node.loop import memory
-from perdure.ports.store import Commit, Verdict
+from perdure.node.loop import loader, memory
+from perdure.ports.store import Commit, Incarnation, Verdict
 from perdure.store.memory import MemoryStore
 
 
@@ -272,3 +272,58 @@ async def test_a_stop_that_is_cancelled_runs_no_line_of_a_workflow(
         async with app.node(store) as node:
             assert await node.client.get("t").status() == "running"
             assert await node.client.get("u").status() == "running"
+
+
+@pytest.mark.parametrize("where", ["counted as suspects", "replayed"])
+async def test_a_stop_that_is_cancelled_while_instances_are_loaded_replays_none_of_them(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = App("stop")
+    lines: list[str] = []
+
+    @app.workflow
+    async def tidy() -> None:
+        lines.append("its first line")
+        try:
+            await workflow.receive("go", bool)
+            await workflow.receive("more", bool)
+        finally:
+            lines.append("its cleanup")
+            await asyncio.sleep(1)
+
+    # One replay, and then the event loop has its turn.
+    monkeypatch.setattr(loader, "_SLICE_S", 0)
+    ids = [f"t-{n}" for n in range(5)]
+    async with Slow() as store:
+        async with app.node(store) as node:
+            for unit in ids:
+                await node.client.workflow(tidy, id=unit).start()
+            scopes = list(node.scopes)
+        async with Client.open(store) as outside:
+            for unit in ids:
+                await outside.get(unit).send("go", True)
+        if where == "counted as suspects":
+            # An owner that crashed: it has not released what it claimed.
+            await store.claim(scopes, Incarnation("crashed", "ab" * 8))
+            store.gate.clear()
+        lines.clear()
+        store.asked.clear()
+        node = app.node(store)
+        await node.start()
+        async with asyncio.timeout(30):
+            while not (lines or store.asked.is_set()):
+                await asyncio.sleep(0)
+        stopping = asyncio.create_task(node.stop())
+        await asyncio.sleep(0)
+        stopping.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(stopping, 30)
+        lines.clear()
+        store.gate.set()
+        async with asyncio.timeout(30):
+            while len(asyncio.all_tasks()) > 1:
+                await asyncio.sleep(0)
+        gc.collect()
+        assert lines == []
+        async with app.node(store) as node:
+            assert await node.client.get(ids[0]).status() == "running"

@@ -202,6 +202,8 @@ class Loader:
         """Give units what was read for them, which replays their code."""
         began = monotonic()
         for resident, found in batch:
+            if resident.state == "gone":
+                continue  # others have had their turn since it was read
             if any(isinstance(message.body, Retry) for message in found.inbox):
                 resident.release()
             resident.mailbox.reload(found.inbox)
