@@ -167,6 +167,39 @@ async def test_a_replaced_ones_late_results_do_not_reach_the_new_one(
         assert await handle.result(timeout=30) == 2
 
 
+async def test_one_that_ends_in_the_turn_that_replaces_it_keeps_its_outcome(
+    world: World, app: App, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.workflow
+    async def box() -> list[str]:
+        return [await workflow.receive("post", str) for _ in range(4)]
+
+    @app.workflow
+    async def once(text: str) -> str:
+        if text == "told":
+            text = await workflow.receive("go", str)
+        workflow.logger.info("%s ends", text)
+        workflow.send("box", "post", text)
+        return text
+
+    caplog.set_level("INFO", "perdure.workflow")
+    async with world.node(app) as node:
+        filled = asyncio.create_task(node.client.workflow(box, id="box").run())
+        handle = node.client.workflow(once, id="x", if_exists="replace")
+        await handle.start("told")
+        await waits_for(handle, "message go")
+        runs = [asyncio.create_task(node.client.get("x").result())]
+        telling = asyncio.create_task(node.client.get("x").send("go", "first"))
+        runs += [asyncio.create_task(handle.run(text)) for text in ("second", "third", "last")]
+        results = await asyncio.wait_for(asyncio.gather(*runs), 30)
+        await telling
+        assert results == ["first", "second", "third", "last"]
+        assert await asyncio.wait_for(filled, 30) == results
+    assert [r.getMessage() for r in caplog.records if r.name == "perdure.workflow"] == [
+        f"{text} ends" for text in results
+    ]
+
+
 async def test_a_start_by_name_needs_no_code_at_the_client(world: World, app: App) -> None:
     _, _, _ = definitions(app)
 

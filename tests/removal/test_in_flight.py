@@ -212,3 +212,24 @@ async def test_what_is_asked_of_a_deleted_one_is_refused(world: World, app: App)
             with pytest.raises(NotFound, match="'q'"):
                 await ask()
         assert await left(node.client) == {}
+
+
+async def test_records_of_the_turn_that_deletes_are_shown(
+    world: World, app: App, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.workflow
+    async def tidy() -> None:
+        try:
+            await workflow.sleep(3_600)
+        finally:
+            workflow.logger.info("tidies up")
+
+    caplog.set_level("INFO", "perdure.workflow")
+    async with world.node(app) as node:
+        handle = node.client.workflow(tidy, id="t")
+        await handle.start()
+        await waits_for(handle, "timer")
+        asking = asyncio.create_task(handle.cancel())  # both go into one turn
+        await handle.delete(force=True)
+        await asking
+    assert [r.getMessage() for r in caplog.records if r.name == "perdure.workflow"] == ["tidies up"]

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from perdure.kernel.data import events as ev
 from perdure.kernel.data import message as msg
 from perdure.kernel.data.commit import CLOSED
 from perdure.kernel.data.placement import derived_id
@@ -25,7 +24,6 @@ from perdure.kernel.unit import lifecycle
 
 if TYPE_CHECKING:
     from perdure.kernel.data.commit import Fence, UnitRow
-    from perdure.kernel.execution.execution import Execution
     from perdure.kernel.unit.children import OpenChild
     from perdure.kernel.unit.mailbox import Entry, Mailbox
     from perdure.kernel.unit.turn import Turn
@@ -47,7 +45,7 @@ def take(unit: WorkflowUnit, turn: Turn, entry: Entry, body: msg.Delete | msg.Pr
 
 def _delete(unit: WorkflowUnit, row: UnitRow, turn: Turn, entry: Entry, body: msg.Delete) -> None:
     run = unit.run
-    if _is_open(row, run):
+    if lifecycle.is_open(row, run):
         if not body.force:
             turn.consume(entry, "open")
             return
@@ -61,15 +59,6 @@ def _delete(unit: WorkflowUnit, row: UnitRow, turn: Turn, entry: Entry, body: ms
         turn.remove_unit(0)
     else:
         turn.remove_unit(last_start)
-
-
-def _is_open(row: UnitRow, run: Execution | None) -> bool:
-    if row.status in CLOSED:
-        return False
-    if run is None or run.ended is None:
-        return True
-    # An earlier message of this turn has ended the execution, and the row does not say so yet.
-    return isinstance(run.ended, ev.ContinuedAsNew)
 
 
 def _end(unit: WorkflowUnit, row: UnitRow, turn: Turn, body: msg.Delete) -> None:

@@ -109,10 +109,14 @@ def _refuse_start(
 
 def _replace(unit: WorkflowUnit, row: UnitRow, turn: Turn) -> None:
     """End the run of this id, so that a new run can take the id."""
+    run = unit.run
     if row.status not in CLOSED:
-        terminate(unit, row, turn, "replaced by a new start of the same id")
-        if unit.run is not None:
-            settle(unit, unit.run, turn)
+        if is_open(row, run):
+            terminate(unit, row, turn, "replaced by a new start of the same id")
+        elif run is not None:
+            give_up(run, turn)
+        if run is not None:
+            settle(unit, run, turn)
         unit.rederive_work()
     if turn.ends_run:
         turn.replace(row)
@@ -211,6 +215,16 @@ def _prune(unit: WorkflowUnit, row: UnitRow, turn: Turn) -> None:
 # ---------------------------------------------------------------- ending
 
 
+def is_open(row: UnitRow, run: Execution | None) -> bool:
+    """Whether the unit has no outcome yet."""
+    if row.status in CLOSED:
+        return False
+    if run is None or run.ended is None:
+        return True
+    # An earlier message of this turn has ended the execution, and the row does not say so yet.
+    return isinstance(run.ended, ev.ContinuedAsNew)
+
+
 def close(
     unit: WorkflowUnit,
     turn: Turn,
@@ -279,7 +293,9 @@ def _terminated(reason: str) -> Failure:
 
 
 def give_up(run: Execution, turn: Turn) -> None:
-    """The run is over without its code being asked, so nothing that it waits for is wanted."""
+    """The run is over, so nothing that it waits for is wanted."""
+    if run.logs:
+        turn.log(run.take_logs())
     progress = run.take_progress()
     # Messages that the code has sent in this turn still go out, because the message that made it
     # send them is consumed.

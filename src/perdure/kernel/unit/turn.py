@@ -211,8 +211,8 @@ class Turn(msgspec.Struct, eq=False):
         self.cancelled.extend(calls)
 
     def log(self, records: Sequence[LogRecord]) -> None:
-        """Show these log records of the code."""
-        self.logs = records
+        """Show these log records of the code, behind those of a run that it replaces."""
+        self.logs = [*self.logs, *records]
 
     def warn(self, text: str) -> None:
         """Warn the people who run the node."""
