@@ -170,7 +170,7 @@ class Node:
             msg = f"node {self.name!r} runs already"
             raise UsageError(msg)
         if self._ended is not None and not self._ended.is_set():
-            msg = f"node {self.name!r} is being stopped; await `wait_ended()`, and start it again then"
+            msg = f"node {self.name!r} is being stopped; await `wait_ended()`, then start it again"
             raise UsageError(msg)
 
     async def _start(self, stack: AsyncExitStack) -> None:
