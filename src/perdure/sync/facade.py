@@ -525,7 +525,7 @@ class SyncNode:
         Raises:
             StoreLocked: another process owns the store.
             StoreError: the store cannot be opened.
-            UsageError: it runs already, or another call is starting it.
+            UsageError: it runs already, or another call is starting or stopping it.
         """
         self._portal.open(self._node.start, self._node.stop)
 
