@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 CALLS = 90
-RETURNS = 44
+RETURNS = 37
 """To files that were left before. 15 are required, so this bound moves down only."""
 
 

@@ -35,7 +35,8 @@ def describe(unit: WorkflowUnit, row: UnitRow, turn: Turn) -> None:
         timer_at: int | None = None
         if run.deadlines:
             timer_at = run.timer_at()
-        is_new = row.become("running", run.waiting_for(), run.wake_at(timer_at), None)
+        wake_at = run.wake_at(timer_at)
+        is_new = row.become("running", run.waiting_for(), wake_at, None)
         if timer_at is not None:
             # Local work is under way, so only a timer is worth a turn of its own.
             turn.wait_until(timer_at)

@@ -425,6 +425,7 @@ class WorkflowUnit:
         if row is None:
             entry = mailbox.next_start()
             if entry is not None:
+                turn.budget.take(entry.message.body)
                 self._take(turn, entry)
             return
         start = self.waiting.take_start()
@@ -450,6 +451,7 @@ class WorkflowUnit:
         while waiting.kept and self.receives and budget.has_room():
             self._fire_timers(turn, min(waiting.kept[0].message.at, turn.now))
             if self.receives and budget.has_room():
+                budget.take(waiting.kept[0].message.body)
                 self._take(turn, waiting.next())
         if waiting.kept and self.receives:
             # The budget is spent, and the mailbox comes behind them.
@@ -462,15 +464,15 @@ class WorkflowUnit:
                 self._fire_timers(turn, min(mailbox.queue[0].message.at, turn.now))
                 if not budget.has_room():
                     return
+            budget.take(mailbox.queue[0].message.body)
             self._take(turn, mailbox.next())
         if self.run is not None and self.run.deadlines:
             self._fire_timers(turn, turn.now)
 
     def _take(self, turn: Turn, entry: Entry) -> None:
-        """Take one message, whatever state the unit is in."""
+        """Take one message, whatever state the unit is in. The budget has counted it."""
         message, row = entry.message, self.row
         body = message.body
-        turn.budget.take(body)
         if type(body) is msg.Start:
             lifecycle.start(self, turn, entry, body)
         elif row is None:
@@ -551,8 +553,8 @@ class WorkflowUnit:
         lane = CHANNEL_LANE + body.channel
         seq = run.waits.first.get(lane)
         if seq is not None and lane not in self.waiting.lanes:
-            turn.consume(entry)
             self.deliver(turn, ev.Received(seq, turn.now, entry.message.id, body.value))
+            turn.consume(entry)
         elif not entry.stored and self._is_full:
             turn.answer(entry.message.id, "full")
         else:

@@ -82,7 +82,6 @@ class Loader:
 
     def load(self, resident: Resident) -> None:
         """Load a unit, together with others that wait to be loaded."""
-        self._residents.occupy(resident, "loading")
         resident.begin_reload()
         self._to_load.append(resident)
         self._work()
@@ -96,7 +95,6 @@ class Loader:
         """Read the new part of the inbox of a unit that stays in memory."""
         if self._stopping:
             return  # its messages are recorded, and the next owner reads the rest
-        self._residents.occupy(resident, "loading")
         resident.begin_fetch()
         self._to_fetch.append(resident)
         if self._fetchers < _FETCHERS:
@@ -157,7 +155,7 @@ class Loader:
             present = self._residents.get(unit)
             if present is None:
                 resident = self._residents.enter(unit, self._ownership.home_of(unit))
-                self._residents.occupy(resident, "loading")
+                resident.begin_load()
                 batch.append(resident)
             elif present.state == "idle":
                 self.fetch(present)  # a start has brought it into memory without its inbox

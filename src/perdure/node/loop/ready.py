@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from perdure.node.loop.residents import Resident, Residents
+    from perdure.node.loop.residents import Resident
     from perdure.node.ownership.ownership import Ownership
 
 _SLICE_S = 0.01
@@ -29,14 +29,12 @@ class Ready:
 
     def __init__(
         self,
-        residents: Residents,
         ownership: Ownership,
         turn: Callable[[Resident], None],
         round_over: Callable[[], None],
         is_behind: Callable[[], bool],
     ) -> None:
         """Nothing waits. While the store `is_behind`, no other round follows."""
-        self._residents = residents
         self._ownership = ownership
         self._turn = turn
         self._round_over = round_over
@@ -57,7 +55,11 @@ class Ready:
 
     def add(self, resident: Resident) -> None:
         """Give the unit its turn, behind those that wait already."""
-        self._residents.occupy(resident, "ready")
+        resident.get_ready()
+        self.queue(resident)
+
+    def queue(self, resident: Resident) -> None:
+        """Give a unit its turn that has become ready."""
         self._queue.append(resident)
         if not self._scheduled:  # `schedule`, written out: each message comes by here
             self._scheduled = True

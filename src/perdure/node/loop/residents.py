@@ -17,6 +17,7 @@ from collections import OrderedDict
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
+from perdure.kernel.data.message import Retry
 from perdure.kernel.unit.kinds import WORKFLOW
 from perdure.kernel.unit.mailbox import Mailbox
 from perdure.kernel.unit.turn import Outcome
@@ -94,7 +95,7 @@ class Resident:
         self.outdated = False
 
     def receive(self, message: Message, ack: Ack | None, *, stored: bool) -> bool:
-        """Put a message into the mailbox. False: it is known already."""
+        """Put a message into the mailbox. True: the resident was idle, and is ready now."""
         if ack is not None and self.acks is not None and message.id in self.acks:
             # It comes again before it was answered, and must not be received twice.
             self.acks[message.id] = _ack_of_both(self.acks[message.id], ack)
@@ -106,6 +107,11 @@ class Resident:
             if self.acks is None:
                 self.acks = {}
             self.acks[message.id] = ack
+        if type(message.body) is Retry:
+            self.release()
+        if self.state != "idle":
+            return False
+        self.state = "ready"
         return True
 
     def move(self, scope: Scope | None) -> None:
@@ -146,6 +152,7 @@ class Resident:
 
     def begin_fetch(self) -> None:
         """Its inbox is being read."""
+        self.state = "loading"
         self.has_new_messages = False
         self.has_older = False
 
@@ -171,16 +178,25 @@ class Resident:
         """Its turn is durable."""
         self.failures = 0
 
+    def get_ready(self) -> None:
+        """It has something to do, and waits for its turn."""
+        self.state = "ready"
+
     def begin_work(self) -> None:
         """Its turn has work that must end before the commit."""
         self.state = "working"
 
     def begin_commit(self) -> None:
-        """Its turn is over. It was ready, so it is not among those that rest."""
+        """Its turn is over."""
         self.state = "committing"
+
+    def begin_load(self) -> None:
+        """The store is being read for it."""
+        self.state = "loading"
 
     def begin_reload(self) -> None:
         """All that is stored of the unit is being read."""
+        self.state = "loading"
         self.has_new_messages = False
         self.has_older = False
         self.mailbox.begin_reload()
@@ -245,6 +261,7 @@ class Residents:
         # The resident of a unit, if it is in memory. Each message asks, so it is the dictionary's
         # own.
         self.get: Callable[[str], Resident | None] = self._all.get
+        # Those that have rested, in that order. One that is in use again is passed over here.
         self._resting: OrderedDict[str, Resident] = OrderedDict()
 
     def __len__(self) -> int:
@@ -269,28 +286,31 @@ class Residents:
         self._elders.note_newcomer()
         if scope is not None:
             scope.enter(resident)
-        for _ in range(min(len(self._all) - self._options.residents, _LEAVE_AT_ONCE)):
-            if not self._resting:
-                break
-            self.forget(next(iter(self._resting.values())))
+        excess = len(self._all) - self._options.residents
+        if excess > 0:
+            self._evict(min(excess, _LEAVE_AT_ONCE))
         return resident
+
+    def _evict(self, count: int) -> None:
+        """Have those leave that have rested longest."""
+        while count and self._resting:
+            _, resident = self._resting.popitem(last=False)
+            if resident.state == "idle":
+                self.forget(resident)
+                count -= 1
 
     def rest(self, resident: Resident) -> None:
         """It was in use, and has nothing to do. It may leave if all its work is elsewhere."""
         resident.state = "idle"
         unit = resident.unit
         if not unit.idle:
-            return  # an activity runs, or a message is only in memory
-        if len(self._all) > _FEW and _is_better_off_on_disk(unit):
+            # An activity runs, or a message is only in memory.
+            self._resting.pop(unit.id, None)
+        elif len(self._all) > _FEW and _is_better_off_on_disk(unit):
             self.forget(resident)
         else:
             self._resting[unit.id] = resident
-
-    def occupy(self, resident: Resident, state: State) -> None:
-        """It is in use from now on, so it does not leave."""
-        if resident.state == "idle":
-            self._resting.pop(resident.unit.id, None)
-        resident.state = state
+            self._resting.move_to_end(unit.id)
 
     def forget(self, resident: Resident) -> None:
         """Take it out of memory. Its code is not run."""

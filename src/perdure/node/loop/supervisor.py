@@ -47,7 +47,6 @@ class Supervisor:
         """Nothing runs yet."""
         options = given.options
         self._watchdog = given.watchdog
-        self._clock = given.clock
         self._limit_ms = options.turn_limit_ms
         self._interceptors = overriding(given.interceptors, "turn")
         self._slice_s = options.turn_slice_ms / 1000
@@ -59,11 +58,10 @@ class Supervisor:
         return self._guarded(unit, partial(unit.load, found, released=resident.released))
 
     def advance(
-        self, resident: Resident, fence: Fence, commit_id: bytes
+        self, resident: Resident, now: int, fence: Fence, commit_id: bytes
     ) -> Turn | Working | Discarded:
-        """Have a unit take a turn with the messages in its mailbox."""
+        """Have a unit take a turn at time `now` (ms), with the messages in its mailbox."""
         unit, mailbox = resident.unit, resident.mailbox
-        now = self._clock.now_ms()
         advance = partial(unit.advance, mailbox, now, fence, commit_id, self._is_spent)
         # A unit that is held runs no code, so an interceptor that fails must not stop that turn.
         if self._interceptors and not unit.is_poison:

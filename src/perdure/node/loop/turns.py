@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING
 
 from perdure.errors import StoreUnavailable
 from perdure.kernel.data.commit import CLOSED
-from perdure.kernel.data.message import Message, Retry
 from perdure.kernel.unit.held import AFTER_DEPLOY
 from perdure.kernel.unit.turn import Turn
 from perdure.node.loop.committer import Committer
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from perdure.kernel.data.commit import Verdict
+    from perdure.kernel.data.message import Message
     from perdure.node.activities.attempts import Attempts
     from perdure.node.surroundings import Surroundings
 
@@ -65,12 +65,11 @@ class Turns:
         self.waiters = Waiters()
         self.deadlines = Deadlines(given.clock, self.wake, given.options.horizon_ms)
         self.attempts = make_attempts(self.deliver)
+        self._clock = given.clock
         self._tally = given.tally
         self._metrics = given.metrics
         self._ownership = given.ownership
-        self._ready = Ready(
-            residents, given.ownership, self._turn, self._round_over, self._is_behind
-        )
+        self._ready = Ready(given.ownership, self._turn, self._round_over, self._is_behind)
         self._supervisor = Supervisor(given)
         self.memory = Memory(
             given, residents, self._supervisor, self.attempts, self.deadlines, self._ready
@@ -114,12 +113,8 @@ class Turns:
             # A stored message waits in the inbox, and the next owner derives results again.
             refuse(ack, Moved())
             return
-        if not resident.receive(message, ack, stored=stored):
-            return
-        if type(message.body) is Retry:
-            resident.release()
-        if resident.state == "idle":
-            self._ready.add(resident)
+        if resident.receive(message, ack, stored=stored):
+            self._ready.queue(resident)
 
     def wake(self, unit: str) -> None:
         """A deadline of the unit has passed."""
@@ -146,7 +141,8 @@ class Turns:
             resident.is_tried()
         self.count += 1
         commit_id = self._commit_prefix + self.count.to_bytes(8)
-        turn = self._supervisor.advance(resident, scope.fence, commit_id)
+        now = self._clock.now_ms()
+        turn = self._supervisor.advance(resident, now, scope.fence, commit_id)
         if isinstance(turn, Turn):
             self._commit(resident, turn)
         elif isinstance(turn, Discarded):
@@ -170,9 +166,9 @@ class Turns:
             self._committer.flush()  # no round of turns ends here, which would do it
 
     def _round_over(self) -> None:
-        """Turns have been taken for a while: hand over their commits, and load units that wait."""
-        self._committer.flush()
+        """Turns have been taken for a while: load units that wait, and hand over their commits."""
         self.memory.loader.go_on()
+        self._committer.flush()
 
     def _is_behind(self) -> bool:
         return self._committer.is_behind
@@ -185,6 +181,7 @@ class Turns:
         claims = self._ownership.claims
         if turn.commit is None:  # it changed nothing, so there is nothing to wait for
             resident.mailbox.settle((), ())
+            self._tally.take_turn(None, turn.milestones)
             self._effects(resident, turn, claims)
         else:
             settled = partial(self._settled, resident, turn, claims)
@@ -204,6 +201,7 @@ class Turns:
         resident.mailbox.settle(turn.kept, turn.commit.consume)
         if resident.failures and resident.unit.held is None:
             resident.has_succeeded()
+        self._tally.take_turn(turn.commit, turn.milestones)
         self._effects(resident, turn, claims)
 
     # ------------------------------------------------------------ 4. its effects
@@ -213,7 +211,6 @@ class Turns:
         unit, scope = resident.unit, resident.scope
         # A scope that leaves this node begins nothing. Its next owner derives the work from rows.
         serves = scope is not None and scope.takes_messages
-        self._tally.take_turn(turn.commit, turn.milestones)
         if self._metrics is not None:
             self._metrics.turn(turn)
         if turn.logs:
@@ -229,12 +226,16 @@ class Turns:
             for message in turn.commit.post:
                 if message.id not in turn.kept:  # the unit itself has those in memory
                     self._pass_on(message, claims)
+        self._conclude(resident, turn, serves=serves)
+
+    def _conclude(self, resident: Resident, turn: Turn, *, serves: bool) -> None:
+        """Tell those who wait for the turn, and let its unit go on."""
         if resident.acks is not None and turn.answers:
             resident.answer(turn.answers)
         if turn.milestones is not None:
             for row in turn.milestones.replaced:
                 self.waiters.ended(row)
-        if turn.closed or turn.wake_at is not None or self.deadlines.holds(unit.id):
+        if turn.closed or turn.wake_at is not None or self.deadlines.holds(resident.unit.id):
             self._plan(resident, turn, serves=serves)
         self._next(resident, turn)
 
