@@ -33,6 +33,11 @@ _SETTLED_NS = 3_000_000_000
 
 A younger time could stay the same at the next change, because some file systems count in 2 seconds.
 """
+_SETTLED_FINE_NS = 50_000_000
+"""The same where the time has digits below 10 ms.
+
+Such a file system counts in ticks of the machine's clock, which last 10 ms at most.
+"""
 _SPACE_BYTES_MIN = 64 << 10
 """The space that SQLite needs to open a file. The index of the log takes 32 KiB of it."""
 
@@ -221,7 +226,10 @@ class FileGuard:
         # A link is looked at itself each time, because it may be changed in another folder.
         if stamp is not None and not self._is_link:
             *_, changed_ns = stamp
-            if 0 <= changed_ns < time_ns() - _SETTLED_NS:
+            settled_ns = _SETTLED_NS
+            if changed_ns % 10_000_000:
+                settled_ns = _SETTLED_FINE_NS
+            if 0 <= changed_ns < time_ns() - settled_ns:
                 self._seen = stamp
 
     def _gone(self, file: str, what: str) -> StoreUnavailable:

@@ -6,6 +6,7 @@ are collected first, and each statement then runs once for all of its rows.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import chain
 
@@ -40,6 +41,7 @@ _CREATED = COLD.index("created_at")
 
 COMMITS = statements("perdure.store.sqlite", "commits")
 """The statements of a part by name, in the order in which they run."""
+_PLACES = {name: place for place, name in enumerate(COMMITS)}
 CLEAR = tuple(name for name in COMMITS if name.startswith("clear_"))
 """The statements that remove all that the own run of a unit owned."""
 DROP_RUN = ("drop_run", "drop_run_journal", "drop_run_executions", "drop_run_tasks")
@@ -86,7 +88,8 @@ class Writes:
         """Start with none."""
         self._limits = limits
         self._places = places
-        self._rows: dict[str, list[Values]] = {name: [] for name in COMMITS}
+        # Most parts need few of the statements.
+        self._rows: defaultdict[str, list[Values]] = defaultdict(list)
         self._statements: list[Commit] = []
 
     def add(self, commit: Commit, old: Known | None) -> Known | None:
@@ -244,10 +247,9 @@ class Writes:
             StatementError: the store cannot run a statement of a program.
         """
         # The statements of programs run before messages are put into inboxes.
-        delivered = self._rows.pop("deliver")
-        for name, rows in self._rows.items():
-            if not rows:
-                continue
+        delivered = self._rows.pop("deliver", ())
+        for name in sorted(self._rows, key=_PLACES.__getitem__):
+            rows = self._rows[name]
             wide = WIDE.get(name)
             whole = 0
             if wide is not None:
