@@ -504,9 +504,7 @@ class WorkflowUnit:
         run, row = self.run, self.row
         assert row is not None
         is_from_outside = isinstance(body, msg.Send | msg.Raise)
-        has_ended = run is not None and run.ended is not None
-        if has_ended and not row.paused and self.held is None:
-            assert run is not None
+        if run is not None and run.ended is not None and not row.paused and self.held is None:
             # For the next execution. A result that is stored goes with that, too: a unit that was
             # not loaded in between has it among those that it keeps.
             is_kept = is_from_outside or entry.stored
