@@ -96,6 +96,8 @@ CASES: list[tuple[str, int, list[str]]] = [
         2,
         ["argument 'cart' of workflow 'checkout' at 'card'"],
     ),
+    ("prune d --keep-last -1", 2, ["equal to 0. See: perdure prune --help"]),
+    ("sendd d", 2, ["Did you mean 'send'? See: perdure --help"]),
     ("run shop.py:double --id=", 2, ["an id must not be empty"]),
     ("run shop.py:double --version one", 2, ["'one' is not a version", "major.minor.patch"]),
     ("start double {", 2, ["arguments of workflow 'double'", "no JSON"]),

@@ -40,7 +40,8 @@ def test_one_that_has_ended_goes(cli: Cli) -> None:
 def test_one_that_runs_stays_unless_forced(cli: Cli, waiting: str) -> None:
     refused = cli("delete", waiting)
     assert refused.code == 6
-    assert "'a' is running; cancel it and wait for its end" in refused.stderr
+    remedy = "cancel it and wait for its end, or delete with --force (more: perdure explain StillRunning)"
+    assert refused.stderr == f"perdure: 'a' is running; {remedy}\n"
     assert cli("show", waiting).code == 0
     assert cli("delete", waiting, "--force", "--json").json == {
         "deleted": ["a"], "instances": 1, "skipped": {}, "more": False,
@@ -79,7 +80,7 @@ def test_by_filters_it_wants_a_yes_and_says_what_it_skipped(cli: Cli, waiting: s
     )
     some = cli("delete", waiting, "nobody")
     assert some.code == 6
-    assert re.search(r"^a: 'a' is running", some.stderr, re.MULTILINE)
+    assert re.search(r"^a: 'a' is running; .* or delete with --force$", some.stderr, re.MULTILINE)
     assert "nobody: no instance fits" in some.stderr
 
 
@@ -92,7 +93,9 @@ def test_a_tree_is_drawn_and_goes_as_a_whole(cli: Cli) -> None:
     assert "c checkout completed" in drawn
     assert child in drawn
     refused = cli("delete", child)
-    assert (refused.code, "is a child of 'c'" in refused.stderr) == (6, True)
+    assert refused.code == 6
+    assert "is a child of 'c'" in refused.stderr
+    assert "delete the root of its tree, or use --force (" in refused.stderr
     assert cli("delete", "c").stdout == "deleted 2 instances\n"
     assert cli("tree", "c").code == 3
 
@@ -100,7 +103,7 @@ def test_a_tree_is_drawn_and_goes_as_a_whole(cli: Cli) -> None:
 def test_ended_executions_are_pruned(cli: Cli) -> None:
     cli("run", "shop.py:countdown", "5", "--id", "c")
     assert cli("show", "c", "--json").json["executions"] == [1, 2, 3, 4, 5, 6]
-    assert cli("prune", "c", "--keep-last", "2").stdout == "pruned 4 executions of 1 instances\n"
+    assert cli("prune", "c", "--keep-last", "2").stdout == "pruned 4 executions of 1 instance\n"
     assert cli("show", "c", "--json").json["executions"] == [5, 6]
     assert cli("prune", "--keep-last", "1", "--json").json == {"pruned": {"c": [5]}, "more": False}
     assert cli("prune", "nobody", "--keep-last", "1").code == 3

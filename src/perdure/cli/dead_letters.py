@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+# On a narrower terminal an id is folded to so much, and the terminal folds the lines.
+_ID_COLUMNS = 10
+
+
 def dead_letters(
     id: Annotated[
         str | None, typer.Argument(metavar="[ID]", help="Only those that were sent to this id.")
@@ -71,8 +75,12 @@ def _table(rows: list[DeadLetter]) -> Table:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bright_black")
-    for name in ("to", "kind", "from", "sent", "kept until"):
-        table.add_column(name, no_wrap=True, overflow="fold")
+    # Ids are copied into other commands, so they are folded and never cut.
+    table.add_column("to", overflow="fold", min_width=_ID_COLUMNS)
+    table.add_column("kind", no_wrap=True)
+    table.add_column("from", overflow="fold", min_width=_ID_COLUMNS)
+    table.add_column("sent", no_wrap=True)
+    table.add_column("kept until", no_wrap=True)
     for dead in rows:
         if dead.sender is not None:
             sender = Text(dead.sender)

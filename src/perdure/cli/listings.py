@@ -35,6 +35,8 @@ from perdure.ports.store import Counts, Executions, KvEntries, Page, Store, Unit
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Table
+    from rich.text import Text
 
 COLOURS = {
     "pending": "bright_black",
@@ -45,6 +47,10 @@ COLOURS = {
     "cancelled": "magenta",
 }
 _TEXT_COLUMNS = 60
+# On a narrower terminal an id is folded to so much, and the terminal folds the lines.
+_ID_COLUMNS = 20
+# So much of a reason is shown in any case.
+_WHY_COLUMNS = 10
 # Rows of one query where all are listed. A store may hold more than fits into memory.
 _ROUND = 500
 
@@ -183,27 +189,46 @@ def _note_nothing(counts: dict[str, int]) -> None:
 
 def _table(rows: list[UnitRow], *, names: bool) -> RenderableType:
     from rich.table import Table
-    from rich.text import Text
 
     now_ms = time.time_ns() // 1_000_000
+    cells = [_cells(row, now_ms) for row in rows]
     table = Table(box=None, pad_edge=False, header_style="bright_black", show_header=names)
-    # Ids are copied into other commands, so they are folded and never cut. A reason may be cut.
-    for name in ("id", "workflow", "version", "status"):
-        table.add_column(name, no_wrap=True, overflow="fold")
-    table.add_column("age", no_wrap=True, justify="right")
-    table.add_column("changed", no_wrap=True, justify="right")
-    table.add_column("why", overflow="ellipsis", no_wrap=True)
-    for row in rows:
-        table.add_row(
-            Text(row.id),
-            Text(row.type),
-            Text(row.type_version, style="bright_black"),
-            Text(row.status, style=COLOURS.get(row.status, "")),
-            Text(_age(now_ms - row.created_at)),
-            Text(_age(now_ms - (row.updated_at or row.created_at))),
-            Text(_short(_why(row)), style="bright_black"),
-        )
+    # Ids are copied into other commands, so they are folded and never cut.
+    longest = max(row[0].cell_len for row in cells)
+    table.add_column("id", overflow="fold", min_width=min(longest, _ID_COLUMNS))
+    for name in ("workflow", "version", "status"):
+        table.add_column(name, no_wrap=True, overflow="ellipsis")
+    for name in ("age", "changed"):
+        table.add_column(name, no_wrap=True, justify="right")
+    room = max(screen.answers().width - _taken(table, cells), _WHY_COLUMNS)
+    table.add_column("why", no_wrap=True, overflow="ellipsis", max_width=room)
+    for row in cells:
+        table.add_row(*row)
     return table
+
+
+def _taken(table: Table, cells: list[list[Text]]) -> int:
+    """The width of the columns before the reason, which takes no room from them."""
+    gap = 2
+    taken = 0
+    for place, column in enumerate(table.columns):
+        longest = max(row[place].cell_len for row in cells)
+        taken += max(longest, len(str(column.header))) + gap
+    return taken
+
+
+def _cells(row: UnitRow, now_ms: int) -> list[Text]:
+    from rich.text import Text
+
+    return [
+        Text(row.id),
+        Text(row.type),
+        Text(row.type_version, style="bright_black"),
+        Text(row.status, style=COLOURS.get(row.status, "")),
+        Text(_age(now_ms - row.created_at)),
+        Text(_age(now_ms - (row.updated_at or row.created_at))),
+        Text(_short(_why(row)), style="bright_black"),
+    ]
 
 
 def _age(ms: int) -> str:

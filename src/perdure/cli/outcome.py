@@ -57,6 +57,17 @@ MEANINGS: dict[Exit, str] = {
 }
 """The meaning of each code, for `--help`."""
 
+# Remedies that the library names as arguments in Python, and the same as options of a command.
+_OPTIONS = {"if_exists='": "--if-exists '", "force=True": "--force"}
+
+
+def with_options(text: str) -> str:
+    """The text of an error whose remedy is an argument in Python, as a command has it."""
+    for argument, option in _OPTIONS.items():
+        text = text.replace(argument, option)
+    return text
+
+
 # Classes that derive from these are meant, too: a PayloadError is a UsageError.
 _CODES: tuple[tuple[type[PerdureError], Exit], ...] = (
     (UsageError, Exit.USAGE),

@@ -30,8 +30,8 @@ from perdure.cli import (
     stats,
     tree,
 )
-from perdure.cli.outcome import MEANINGS, Exit, exit_of
-from perdure.errors import PerdureError
+from perdure.cli.outcome import MEANINGS, Exit, exit_of, with_options
+from perdure.errors import AlreadyStarted, HasParent, PerdureError, StillRunning
 
 DEBUG = "--debug"
 
@@ -92,6 +92,9 @@ def _explain(error: BaseException, args: list[str]) -> int:
         return Exit.INTERRUPTED
     if isinstance(error, PerdureError):
         text = str(error)
+        # The texts of other errors may be those of a user's code.
+        if isinstance(error, AlreadyStarted | StillRunning | HasParent):
+            text = with_options(text)
         hint = explaining.more(error)
         if hint is not None:
             text = f"{text} (more: {hint})"
@@ -101,7 +104,11 @@ def _explain(error: BaseException, args: list[str]) -> int:
     describe = getattr(error, "format_message", None)
     if describe is not None:
         command = next((f"{arg} " for arg in args if arg in NAMES), "")
-        screen.error(f"{describe()} See: perdure {command}--help")
+        sentence = str(describe())
+        # Click's sentences end as they should. Those of pydantic have no full stop.
+        if not sentence.endswith((".", "?")):
+            sentence += "."
+        screen.error(f"{sentence} See: perdure {command}--help")
         return Exit.USAGE
     screen.error(
         f"internal error: {type(error).__name__}: {error}; {DEBUG} shows where, please report it"

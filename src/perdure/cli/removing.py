@@ -18,7 +18,7 @@ from perdure.cli import screen
 from perdure.cli.door import posting
 from perdure.cli.listings import StatusName
 from perdure.cli.options import DEFAULT_URL, AsJson, StoreUrl, point_in_time
-from perdure.cli.outcome import Exit
+from perdure.cli.outcome import Exit, with_options
 from perdure.client.client import Client
 from perdure.client.custody import custody
 from perdure.client.deletion import Removed
@@ -140,7 +140,7 @@ def _report_deleted(removed: Removed, *, as_json: bool) -> int:
         )
     else:
         for skipped, why in removed.skipped.items():
-            screen.note(f"{skipped}: {why}")
+            screen.note(f"{skipped}: {with_options(why)}")
         screen.say(f"deleted {screen.counted(removed.instances, 'instance')}")
         if removed.more:
             screen.note("there are more: run it again, or raise --limit")
@@ -204,8 +204,8 @@ def prune(
     if as_json:
         screen.json({"pruned": executions, "more": more})
         return Exit.OK
-    count = screen.counted(sum(map(len, executions.values())), "execution")
-    screen.say(f"pruned {count} of {len(executions)} instances")
+    pruned = screen.counted(sum(map(len, executions.values())), "execution")
+    screen.say(f"pruned {pruned} of {screen.counted(len(executions), 'instance')}")
     if more:
         screen.note("there are more instances: raise --limit, or choose with filters")
     return Exit.OK

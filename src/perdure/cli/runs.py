@@ -39,7 +39,7 @@ from perdure.client.client import Client
 from perdure.client.description import HistoryEvent
 from perdure.client.handle import WorkflowHandle
 from perdure.codec import from_json
-from perdure.errors import AlreadyStarted, DecodeError, StoreLocked
+from perdure.errors import DecodeError, StoreLocked
 from perdure.kernel.data.commit import UnitRow
 from perdure.node import Node
 
@@ -75,11 +75,7 @@ class _Start:
         handle: WorkflowHandle[..., Any] = client.workflow(
             self.definition, id=self.id, if_exists=if_exists.value, version=version, delay=delay_s
         )
-        try:
-            await handle.start(*self.args, **self.kwargs)
-        except AlreadyStarted as error:
-            # The remedy as an option of the command, and not as an argument in Python.
-            raise AlreadyStarted(str(error).replace("if_exists='", "--if-exists '")) from error
+        await handle.start(*self.args, **self.kwargs)
 
 
 def run(

@@ -44,8 +44,8 @@ def _console(*, stderr: bool) -> Console:
 
 
 def show(*things: RenderableType) -> None:
-    """Print on stdout."""
-    answers().print(*things, sep="\n")
+    """Print on stdout. A terminal that is too narrow for a table folds its lines."""
+    answers().print(*things, sep="\n", crop=False)
 
 
 def say(text: str) -> None:

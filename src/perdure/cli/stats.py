@@ -53,7 +53,7 @@ def _grid(*columns: str) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bright_black")
-    table.add_column(columns[0], no_wrap=True, overflow="fold")
+    table.add_column(columns[0], overflow="fold")
     for name in columns[1:]:
         table.add_column(name, no_wrap=True, justify="right")
     return table
