@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import ways
 from engine import until
 
 from perdure import NodeOptions
+from perdure.node.activities import process
 
 OPTIONS = NodeOptions(processes=2, stop_ms=10, grace_ms=50)
 
@@ -129,3 +131,16 @@ async def test_no_process_outlives_a_node_that_was_killed(tmp_path: Path) -> Non
         node.kill()
         node.wait()
     await until(lambda: not lives(pid), "the end of the process, which was at work")
+
+
+def test_a_process_whose_node_is_gone_before_it_is_ready_ends_without_a_word(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    started = context.Process(target=process.serve, args=(theirs,))
+    ours.close()  # as the kill of a node closes it
+    started.start()
+    started.join(30)
+    assert started.exitcode == 0
+    assert capfd.readouterr().err == ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import signal
+from contextlib import suppress
 from functools import reduce
 from multiprocessing import parent_process
 from threading import Thread
@@ -50,12 +51,15 @@ def serve(pipe: Connection) -> None:
         # end. A handler, and not SIG_IGN, which programs that an activity starts would inherit.
         signal.signal(number, _leave_it_to_the_node)
     Thread(target=_end_with_parent, name="perdure-parent", daemon=True).start()
+    # A node that was killed closes the pipe at any moment, also while this process writes to it.
+    with suppress(EOFError, ConnectionError):
+        _answer(pipe)
+
+
+def _answer(pipe: Connection) -> None:
     pipe.send_bytes(b"ready")
     while True:
-        try:
-            request = pipe.recv_bytes()
-        except EOFError:
-            return
+        request = pipe.recv_bytes()
         pipe.send_bytes(msgspec.msgpack.encode(run(_requests.decode(request))))
 
 
