@@ -266,13 +266,14 @@ class HasParent(PerdureError):
 
 
 class InboxFull(PerdureError):
-    """The instance has as many unconsumed messages as `Limits.inbox_messages` allows.
+    """The instance has as many unconsumed messages as `inbox_messages` allows.
 
     - Why: messages come faster than the workflow receives them, or it does not receive from that
       channel at all. Nothing was sent.
-    - Do: try again later, slow the sender down, receive in a loop, or raise the limit.
-    - Example: `the inbox of 'order-1' is full: it has too many messages that nobody received; try
-      again later`
+    - Do: try again later, slow the sender down, receive in a loop, or raise the limit:
+      `Limits.inbox_messages` for the node's own client, `StoreLimits.inbox_messages` for others.
+    - Example: `the inbox of 'order-1' is full: nobody received the messages that wait in it, and no
+      more may (limit inbox_messages); try again later`
     """
 
 

@@ -361,7 +361,9 @@ async def test_an_inbox_that_is_full_is_refused_and_keeps_what_it_has(node: Node
     await handle.start(CART)
     for n in range(3):
         await handle.send("unread", n)
-    with pytest.raises(InboxFull, match=r"the inbox of 'order-1' is full: .*; try again later"):
+    with pytest.raises(
+        InboxFull, match=r"of 'order-1' is full: .* \(limit inbox_messages\); try again"
+    ):
         await handle.send("unread", 3)
     await handle.send(approved, True)
     assert await handle.result(timeout=30) == 100, "a message that is awaited needs no room"

@@ -581,6 +581,6 @@ class WorkflowHandle(Handle[R_co], Generic[P, R_co]):
 
 def _full(id: str) -> str:
     return (
-        f"the inbox of {id!r} is full: "
-        "it has too many messages that nobody received; try again later"
+        f"the inbox of {id!r} is full: nobody received the messages that wait in it, "
+        "and no more may (limit inbox_messages); try again later"
     )
