@@ -7,6 +7,7 @@ import shutil
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import apsw
 import pytest
@@ -140,3 +141,24 @@ async def test_it_is_closed_with_the_store(tmp_path: Path) -> None:
         assert len(os.listdir("/dev/fd")) > before
     assert len(os.listdir("/dev/fd")) == before
     assert not log_of(path).exists()
+
+
+async def test_a_store_with_little_in_it_stays_small_on_a_small_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.db"
+    disk_bytes = 6 << 20
+
+    def used() -> int:
+        return path.stat().st_size + log_of(path).stat().st_size
+
+    def room(_path: object) -> SimpleNamespace:
+        return SimpleNamespace(f_bavail=disk_bytes - used(), f_frsize=1, f_files=0, f_ffree=0)
+
+    async with opened(path) as scenario:
+        monkeypatch.setattr(os, "statvfs", room)
+        for n in range(250):
+            await scenario.applied("unit", n, {"result": bytes([n]) * 30_000})
+            assert used() < disk_bytes, f"the disk was full after {n} commits"
+        await settled(scenario)
+        assert path.stat().st_size > 4096, "the log was never copied"

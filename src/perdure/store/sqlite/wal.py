@@ -6,6 +6,9 @@ and many times as long while others use the disk. So the file is made longer in 
 of zeros, before SQLite needs them. SQLite reads a log up to the first frame without the right
 checksum, so zeros behind the last frame mean nothing to it. After a checkpoint it writes from the
 beginning of the file again.
+
+A long log on a small disk is a trap: a checkpoint needs room for what it copies, and the room is
+taken by the log. So where the disk is nearly full, the log is copied while there still is room.
 """
 
 from __future__ import annotations
@@ -56,17 +59,22 @@ class WriteAheadLog:
             # A frame has a page behind a header of 24 bytes.
             self._frame_bytes = 24 + int(connection.execute("PRAGMA page_size").get)
             self._limit_bytes = CHECKPOINT_PAGES * self._frame_bytes + MARGIN_BYTES
+            self._piece_pages = PIECE_BYTES // self._frame_bytes
+            # The room on the disk is looked at when the log has so many pages.
+            self._look_at = self._piece_pages
             connection.set_wal_hook(self._committed)
 
     def _committed(self, _connection: object, _database: str, pages: int) -> int:
         # A moving average. After a checkpoint the log begins anew, with fewer pages than before.
         self._per_transaction += (max(pages - self._pages, 1) - self._per_transaction) / 8
+        if pages < self._pages:
+            self._look_at = self._piece_pages
         self._pages = pages
         return apsw.SQLITE_OK
 
     def tend(self) -> None:
         """Copy the log, or make its file longer. Call it between two transactions."""
-        if self._pages >= CHECKPOINT_PAGES:
+        if self._pages >= CHECKPOINT_PAGES or self._is_cramped():
             # It is tried again after the next transaction, as SQLite itself would. A log that was
             # replaced is not copied: another process writes to the new one, and both logs go by the
             # same index.
@@ -75,6 +83,21 @@ class WriteAheadLog:
                 self._connection.wal_checkpoint()
         elif self._pages > self._full_at and self._per_transaction <= SMALL_PAGES:
             self._lengthen()
+
+    def _is_cramped(self) -> bool:
+        """Whether the disk has no room for a longer log and its copy."""
+        if self._guard is None or self._pages < self._look_at:
+            return False
+        try:
+            disk = os.statvfs(self._path)
+        except OSError:  # the log is gone, and the guard says so at the next transaction
+            return False
+        # By the next look both are longer by a piece.
+        needed = self._pages * self._frame_bytes + 2 * PIECE_BYTES
+        if disk.f_bavail * disk.f_frsize < needed:
+            return True
+        self._look_at = self._pages + self._piece_pages
+        return False
 
     def _check(self) -> None:
         if self._guard is not None:
