@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from perdure.store import open_store
 from perdure.store.sqlite.hint import socket_path
 from perdure.store.sqlite.lock import is_owned
@@ -103,3 +105,21 @@ async def test_hints_to_a_dead_owner_go_to_the_next_one(tmp_path: Path) -> None:
             await client.accepted(client.start(f"unit-{number}"))
         assert (await second.line()).startswith("claimed")
         assert await second.ask("hints 20") == "20"
+
+
+async def test_the_end_of_an_owner_with_unread_hints_is_no_fault_of_the_socket(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "a.db"
+    async with running(path) as owner:
+        await owner.ask("claim")
+        async with opened(path) as scenario:
+            await scenario.accepted(scenario.start("order"))
+            change = asyncio.create_task(scenario.store.wait_change("order", 0, 20_000))
+            await asyncio.sleep(0)
+            os.kill(owner.pid, signal.SIGSTOP)
+            # A kill with bytes unread resets the connection, and does not only end it.
+            await scenario.accepted(scenario.message("order"))
+            os.kill(owner.pid, signal.SIGKILL)
+            await change
+    assert caplog.messages == []

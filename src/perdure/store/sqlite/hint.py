@@ -360,6 +360,9 @@ class HintClient:
                 if word == b"changed":
                     for waiter, version in self._watchers.take([_decode_watch(rest)]):
                         answer(waiter, version)
+        # An owner that is killed with hints unread resets the connection in place of ending it.
+        except ConnectionError as error:
+            logger.debug("the owner of %s has ended: %s", self._path, error)
         except (OSError, ValueError, msgspec.MsgspecError) as error:
             logger.warning("the owner's socket %s failed: %s", self._path, error)
         finally:
