@@ -249,3 +249,9 @@ def test_the_page_about_the_command_line_is_complete() -> None:
         assert f"| {code.value} | {meaning} |" in page
     for name in NAMES:
         assert f"`perdure {name}" in page
+
+
+def test_help_is_folded_by_the_terminal_and_not_by_the_source(cli: Cli) -> None:
+    lines = cli("serve", "--help", env={"COLUMNS": "200"}).stdout.splitlines()
+    (line,) = (line.strip() for line in lines if "The node takes up everything" in line)
+    assert len(line) > 150

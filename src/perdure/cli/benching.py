@@ -217,7 +217,7 @@ async def _check_undisturbed(url: str, span_ms: int) -> None:
         other = await _due(store, span_ms, PREFIX)
     if other is not None:
         msg = (
-            f"{other!r} in {url} has work to do, and the node of a bench has not its code: "
+            f"{other!r} in {url} has work to do, and the node of a bench does not have its code: "
             "it would be suspended. Let it end first, or use a copy of the file"
         )
         raise UsageError(msg)

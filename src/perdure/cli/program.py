@@ -5,9 +5,10 @@ Only this module turns an error into a line on stderr and an exit code.
 
 from __future__ import annotations
 
+import inspect
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -121,6 +122,12 @@ def _epilog() -> str:
     return f"Exit codes:\n\n{codes}"
 
 
+def _help(command: Callable[..., int]) -> str:
+    """The docstring, with each paragraph on one line: typer would keep its line breaks."""
+    paragraphs = (inspect.getdoc(command) or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
 app = typer.Typer(
     name="perdure",
     cls=Program,
@@ -131,7 +138,6 @@ app = typer.Typer(
 )
 
 
-@app.callback(invoke_without_command=True)
 def root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
@@ -155,6 +161,8 @@ def root(
         return Exit.USAGE
     return Exit.OK
 
+
+app.callback(invoke_without_command=True, help=_help(root))(root)
 
 RUNNING, READING, ASKING, REMOVING, CHECKING = "Run", "Look", "Ask", "Remove", "Check"
 
@@ -189,7 +197,8 @@ for _panel, _commands in (
     (CHECKING, (linting.lint, migrating.migrate)),
 ):
     for _command in _commands:
-        app.command(_command.__name__.replace("_", "-"), rich_help_panel=_panel)(_command)
+        _name = _command.__name__.replace("_", "-")
+        app.command(_name, rich_help_panel=_panel, help=_help(_command))(_command)
 
 NAMES = frozenset(command.name or "" for command in app.registered_commands)
 
