@@ -137,6 +137,31 @@ async def test_a_node_does_not_start_on_a_file_that_another_program_has_locked(t
 # ---------------------------------------------------------------- files that go wrong under a running node
 
 
+async def test_a_node_without_work_stops_when_its_file_stays_away(tmp_path: Path):
+    path, aside = tmp_path / "shop.db", tmp_path / "aside.db"
+    options = NodeOptions(rescan_ms=5, store_retry_ms=200)
+    async with Node(app, f"sqlite:///{path}", options=options) as node:
+        path.rename(aside)
+        with pytest.raises(StoreError, match=r"shop.db was moved or deleted"):
+            async with asyncio.timeout(30):
+                await node.wait_ended()
+
+
+async def test_a_node_without_work_goes_on_when_its_file_is_put_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    path, aside = tmp_path / "shop.db", tmp_path / "aside.db"
+    options = NodeOptions(rescan_ms=5, store_retry_ms=60_000)
+    async with Node(app, f"sqlite:///{path}", options=options) as node:
+        path.rename(aside)
+        async with asyncio.timeout(30):
+            while "the store cannot be read" not in caplog.text:
+                await asyncio.sleep(0.005)
+        aside.rename(path)
+        await start_orders(node, 1)
+    await finish_orders(path, ["o-0"])
+
+
 async def test_a_file_that_is_deleted_stops_the_node_before_anything_is_acknowledged(
     tmp_path: Path,
 ):

@@ -81,7 +81,7 @@ def wire(given: Surroundings) -> Life:
         ownership,
         Owner(turns, ownership, clock, options, background),
         Deploys(turns, ownership, options, background),
-        Arrivals(turns, options, ownership),
+        Arrivals(turns, options, ownership, given.failed),
         Sweeper(turns, clock, options, ownership),
         background,
     )

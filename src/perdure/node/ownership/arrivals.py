@@ -3,12 +3,16 @@
 Hints from other processes may be lost: a socket cannot be made, or a client is killed. So the node
 asks the store now and then for units to which messages have come since it asked last. The cost is
 that of the messages that have come, not of those that wait.
+
+A node without work finds out here that its store is gone for good.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from perdure.errors import StoreUnavailable
@@ -27,11 +31,18 @@ _PAGE = 500
 class Arrivals:
     """Looks for messages every `rescan_ms`, for as long as its node runs."""
 
-    def __init__(self, turns: Turns, options: NodeOptions, ownership: Ownership) -> None:
-        """Look in the scopes that the node owns at the time."""
+    def __init__(
+        self,
+        turns: Turns,
+        options: NodeOptions,
+        ownership: Ownership,
+        failed: Callable[[Exception], None],
+    ) -> None:
+        """Look in the scopes that the node owns at the time. `failed` stops the node."""
         self._turns = turns
         self._options = options
         self._ownership = ownership
+        self._failed = failed
         self._place: str | None = None
 
     async def begin(self) -> None:
@@ -47,21 +58,30 @@ class Arrivals:
 
         The pace is that of the wall, and not of the node's clock: so is the pace of the others.
         """
-        failing = False
+        patience_s = self._options.store_retry_ms / 1000
+        away_since_s: float | None = None
         while True:
             await asyncio.sleep(self._options.rescan_ms / 1000)
             try:
                 await self.look()
-                failing = False
+                away_since_s = None
             except StoreUnavailable as error:
-                if not failing:  # once for each time that the store is away
-                    ids = {"node": self._turns.node_name}
-                    text = (
-                        "messages of other processes may be found late: the store cannot be read"
-                        " (%s). It is asked again"
-                    )
-                    logger.warning(text, error, extra=ids)
-                failing = True
+                now_s = time.monotonic()
+                if away_since_s is None:  # once for each time that the store is away
+                    away_since_s = now_s
+                    self._say_away(error)
+                # A file may be put back. So this waits as long as a commit would.
+                elif error.is_permanent and now_s - away_since_s >= patience_s:
+                    self._failed(error)
+                    return
+
+    def _say_away(self, error: StoreUnavailable) -> None:
+        ids = {"node": self._turns.node_name}
+        text = (
+            "messages of other processes may be found late: the store cannot be read"
+            " (%s). It is asked again"
+        )
+        logger.warning(text, error, extra=ids)
 
     async def look(self) -> None:
         """Have the inboxes read to which messages have come since the last time."""
