@@ -6,12 +6,15 @@ import asyncio
 import fcntl
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import apsw
 import pytest
 
 from perdure.errors import StoreLocked, StoreUnavailable
@@ -335,3 +338,18 @@ async def test_nonsense_at_the_socket_harms_nobody(tmp_path: Path) -> None:
             await client.accepted(client.start("order"))
             assert (await anext(hints)).unit == "order"
         assert isinstance(scenario.store, SQLiteStore)
+
+
+async def test_nobody_is_told_to_end_an_owner_whose_disk_is_slow(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    async with running(path) as owner, opened(path, "?busy_ms=1") as client:
+        await owner.ask("claim")
+        with closing(apsw.Connection(str(path))) as busy:
+            busy.set_busy_timeout(20_000)
+            busy.execute("BEGIN IMMEDIATE")
+            with pytest.raises(StoreUnavailable) as refused:
+                await client.post(client.start("order"))
+    assert refused.value.outcome == "none"
+    said = re.search(r"a.db locked. If its owner, process (\d+) .*, try again", str(refused.value))
+    assert said is not None
+    assert said[1] == str(owner.pid)

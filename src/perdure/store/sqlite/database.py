@@ -162,12 +162,15 @@ def _who_holds(path: str) -> str:
         return (
             f"the transaction of {path}'s owner, {owner}, is not finished; nobody can write before"
         )
-    also = "a database browser?"
     if owner.lives and owner.pid != str(os.getpid()):
-        also = f"{also} or its owner, {owner}?"
+        # The owner holds it for moments. They follow each other where a sync takes long.
+        return (
+            f"another program holds {path} locked. If its owner, {owner}, writes to a slow disk, "
+            "try again, or raise busy_ms in the URL. If it is a database browser, end that"
+        )
     return (
         f"another program holds {path} locked in its own transaction; "
-        f"end that ({also}) and try again"
+        "end that (a database browser?) and try again"
     )
 
 
