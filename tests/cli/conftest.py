@@ -38,12 +38,24 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     perdure.logs.reset()
 
 
+class Screen(io.StringIO):
+    """A terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch) -> Cli:
     """Run a command in this process. What typer's own runner does, except that it builds the program only once."""
 
-    def run(*args: str, stdin: str = "", env: dict[str, str] | None = None) -> Ended:
+    def run(
+        *args: str, stdin: str = "", env: dict[str, str] | None = None, columns: int = 0
+    ) -> Ended:
         out, errors = io.StringIO(), io.StringIO()
+        if columns:  # a terminal of this width, without colours
+            out, errors = Screen(), Screen()
+            env = {"TERM": "xterm", "NO_COLOR": "1", "COLUMNS": str(columns), **(env or {})}
         with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
             patch.setattr(sys, "stdin", io.StringIO(stdin))
             patch.setattr(sys, "stdout", out)

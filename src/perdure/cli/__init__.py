@@ -16,6 +16,8 @@
     watch.py        an instance until its end, woken by its commits
     progress.py     the live view of that
     timeline.py     a history as steps, and the steps as bars
+    layout.py       the columns of a table on a screen of any width
+    sheet.py        a table that is printed while its rows are read
     view.py         rows, events and payloads as JSON
     screen.py       stdout and stderr
 

@@ -15,8 +15,10 @@ import typer
 from perdure.cli import screen
 from perdure.cli.condition import parse_condition
 from perdure.cli.door import must_find, reading
-from perdure.cli.options import DEFAULT_URL, AsJson, Id, StoreUrl, point_in_time
+from perdure.cli.layout import Cell, Column, Row
+from perdure.cli.options import DEFAULT_URL, AsJson, Id, StoreUrl, Wide, point_in_time
 from perdure.cli.outcome import Exit
+from perdure.cli.sheet import Sheet
 from perdure.cli.timeline import duration, render, steps
 from perdure.cli.view import (
     Json,
@@ -44,7 +46,6 @@ COLOURS = {
     "failed": "red",
     "cancelled": "magenta",
 }
-_TEXT_COLUMNS = 60
 # Rows of one query where all are listed. A store may hold more than fits into memory.
 _ROUND = 500
 
@@ -104,6 +105,7 @@ def ls(  # noqa: PLR0913, PLR0917 - each is an option of the command
     after: Annotated[
         str | None, _filter("--after", "Go on from the `next` of the page before.")
     ] = None,
+    wide: Wide = False,
     as_json: AsJson = False,
 ) -> int:
     """List instances, newest first."""
@@ -125,7 +127,7 @@ def ls(  # noqa: PLR0913, PLR0917 - each is an option of the command
     if as_json:
         asyncio.run(_print_json(store, query, everything=limit == 0))
     else:
-        asyncio.run(_print_tables(store, query, everything=limit == 0))
+        asyncio.run(_print_sheet(store, query, everything=limit == 0, wide=wide))
     return Exit.OK
 
 
@@ -148,19 +150,17 @@ async def _print_json(url: str, query: Units, *, everything: bool) -> None:
         document.end(next=place)
 
 
-async def _print_tables(url: str, query: Units, *, everything: bool) -> None:
-    """Print a table for each page. Only the first one has the names of the columns."""
+async def _print_sheet(url: str, query: Units, *, everything: bool, wide: bool) -> None:
+    """Print each page when it has been read."""
     async with reading(url) as store:
-        is_first = True
+        sheet = Sheet(_COLUMNS, wide=wide)
         place: str | None = None
         async for page in _pages(store, query, everything=everything):
-            rows = [readable_row(view.row)[0] for view in page.items]
-            if rows:
-                screen.show(_table(rows, names=is_first))
-            elif is_first:
-                _note_nothing(dict((await store.query(Counts())).items))
-            is_first = False
+            now_ms = time.time_ns() // 1_000_000
+            sheet.add(_cells(readable_row(view.row)[0], now_ms) for view in page.items)
             place = page.next
+        if sheet.is_empty:
+            _note_nothing(dict((await store.query(Counts())).items))
         if place is not None:
             screen.note(f"there are more: --after {place}   (or --limit 0 for all)")
 
@@ -181,29 +181,28 @@ def _note_nothing(counts: dict[str, int]) -> None:
     screen.note(text)
 
 
-def _table(rows: list[UnitRow], *, names: bool) -> RenderableType:
-    from rich.table import Table
-    from rich.text import Text
+# Reasons shrink before they move below their rows.
+_COLUMNS = (
+    Column("id", is_head=True),
+    Column("workflow"),
+    Column("version", "bright_black"),
+    Column("status"),
+    Column("age", is_right=True),
+    Column("changed", is_right=True),
+    Column("why", "bright_black", role="text", least=40),
+)
 
-    now_ms = time.time_ns() // 1_000_000
-    table = Table(box=None, pad_edge=False, header_style="bright_black", show_header=names)
-    # Ids are copied into other commands, so they are folded and never cut. A reason may be cut.
-    for name in ("id", "workflow", "version", "status"):
-        table.add_column(name, no_wrap=True, overflow="fold")
-    table.add_column("age", no_wrap=True, justify="right")
-    table.add_column("changed", no_wrap=True, justify="right")
-    table.add_column("why", overflow="ellipsis", no_wrap=True)
-    for row in rows:
-        table.add_row(
-            Text(row.id),
-            Text(row.type),
-            Text(row.type_version, style="bright_black"),
-            Text(row.status, style=COLOURS.get(row.status, "")),
-            Text(_age(now_ms - row.created_at)),
-            Text(_age(now_ms - (row.updated_at or row.created_at))),
-            Text(_short(_why(row)), style="bright_black"),
-        )
-    return table
+
+def _cells(row: UnitRow, now_ms: int) -> Row:
+    return (
+        row.id,
+        row.type,
+        row.type_version,
+        Cell(row.status, COLOURS.get(row.status, "")),
+        _age(now_ms - row.created_at),
+        _age(now_ms - (row.updated_at or row.created_at)),
+        " ".join(_why(row).split()),
+    )
 
 
 def _age(ms: int) -> str:
@@ -220,13 +219,6 @@ def _why(row: UnitRow) -> str:
             return f"{row.reason}: {row.failure.message}"
         return row.failure.display()
     return row.reason or ""
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    if len(line) <= _TEXT_COLUMNS:
-        return line
-    return line[: _TEXT_COLUMNS - 1] + "…"
 
 
 # ---------------------------------------------------------------- one instance
@@ -249,6 +241,7 @@ def show(
     rows: Annotated[
         int, typer.Option("--rows", min=0, metavar="N", help="At most so many steps; 0 for all.")
     ] = 40,
+    wide: Wide = False,
     as_json: AsJson = False,
 ) -> int:
     """Show an instance: its state, its result or failure, and the timeline of its steps."""
@@ -267,9 +260,10 @@ def show(
         )
         return code
     now_ms = time.time_ns() // 1_000_000
-    screen.show(
-        _facts(instance, now_ms), "", render(instance.history, now_ms=now_ms, rows=rows or None)
-    )
+    # A pipe has no width.
+    wide = wide or not screen.answers().is_terminal
+    drawn = render(instance.history, now_ms=now_ms, rows=rows or None, wide=wide)
+    screen.show(_facts(instance, now_ms), "", drawn)
     return code
 
 
@@ -318,7 +312,7 @@ def _facts(instance: _Instance, now_ms: int) -> RenderableType:
 
     row = instance.row
     facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="bright_black", no_wrap=True)
+    facts.add_column(style="bright_black", overflow="fold")
     facts.add_column(overflow="fold")
 
     def fact(name: str, value: object, style: str = "") -> None:

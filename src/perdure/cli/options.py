@@ -28,6 +28,9 @@ Id = Annotated[
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
 ]
+Wide = Annotated[
+    bool, typer.Option("--wide", help="One whole line for each row, however wide the screen is.")
+]
 Reason = Annotated[
     str, typer.Option("--reason", metavar="TEXT", help="Why; it is kept in the history.")
 ]
@@ -70,6 +73,7 @@ __all__ = [
     "StoreUrl",
     "Version",
     "Wait",
+    "Wide",
     "point_in_time",
 ]
 

@@ -59,6 +59,9 @@ class Progress:
         yield head
         shown = self._shown()
         grid = Table.grid(padding=(0, 2))
+        # By default rich cuts words that are longer than their column.
+        for _ in range(5):
+            grid.add_column(overflow="fold")
         for step in shown:
             grid.add_row(*self._line(step, now_ms))
         if shown:

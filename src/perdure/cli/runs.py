@@ -162,7 +162,7 @@ def _show_steps(row: UnitRow, history: list[HistoryEvent]) -> None:
     from rich.text import Text
 
     console = screen.notes()
-    console.print(render(history))
+    console.print(render(history, wide=not console.is_terminal), crop=False)
     scale = span(history)
     # A suspended instance has no end. Its last event stands for it.
     took = duration((scale.ended_ms or scale.latest_ms) - scale.started_ms)

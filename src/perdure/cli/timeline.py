@@ -12,13 +12,24 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from perdure.cli.layout import (
+    NEVER,
+    Cell,
+    Column,
+    Line,
+    Row,
+    columns_of,
+    grown,
+    heads,
+    lines_of,
+    plan,
+)
 from perdure.client.description import HistoryEvent
 from perdure.errors import Failure
 from perdure.kernel.data import events as ev
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
-    from rich.text import Text
 
 Kind = Literal[
     "activity", "timer", "message", "event", "child", "detached", "checkpoint", "sent", "pause"
@@ -27,9 +38,6 @@ StepOutcome = Literal["open", "retrying", "completed", "failed", "cancelled"]
 
 ROWS = 40
 """The default number of steps that `render` shows."""
-_BAR_COLUMNS = (10, 48)
-_NAME_COLUMNS = (12, 40)
-_DETAIL_COLUMNS = 60
 
 
 @dataclass(slots=True)
@@ -53,6 +61,12 @@ class Step:
     def open(self) -> bool:
         """Whether it has not ended."""
         return self.ended_ms is None
+
+    @property
+    def names_instance(self) -> bool:
+        """Whether `detail` is the id of another instance, which people copy."""
+        calls = self.kind in ("child", "detached", "sent")
+        return calls and self.outcome != "failed"
 
     def duration_ms(self, now_ms: int) -> int:
         """The time that it took, or has taken until `now_ms`."""
@@ -262,19 +276,40 @@ MARKS: dict[StepOutcome, tuple[str, str]] = {
 """The mark of an outcome, and its colour."""
 
 
+# Step and times are never cut. The bar shrinks first. A detail that has no room goes below its row.
+_COLUMNS = (
+    Column("kind", "bright_black"),
+    Column("step", is_head=True),
+    Column("", role="bar", least=10, most=48),
+    Column("at", "bright_black", is_right=True),
+    Column("took", is_right=True),
+    Column("tries", is_right=True),
+    Column("outcome"),
+    Column("", "bright_black", role="text", least=NEVER),
+)
+_BAR = 2
+
+
 class Timeline:
     """Steps as a table with bars, for a rich console. It is as wide as the console allows."""
 
-    def __init__(self, shown: Sequence[Step], scale: Span, now_ms: int, rows: int | None) -> None:
+    def __init__(
+        self,
+        shown: Sequence[Step],
+        scale: Span,
+        now_ms: int,
+        rows: int | None,
+        is_wide: bool,
+    ) -> None:
         """Made by `render`."""
         self._steps = shown
         self._scale = scale
         self.now_ms = now_ms
         self._rows = rows
+        self._is_wide = is_wide
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw."""
-        from rich.table import Table
         from rich.text import Text
 
         if not self._steps:
@@ -283,25 +318,21 @@ class Timeline:
                 style="bright_black",
             )
             return
-        longest = max(len(step.name) for step in self._steps)
-        name_columns = min(max(_NAME_COLUMNS[0], longest), _NAME_COLUMNS[1])
-        # The columns besides the bars: kind, name, at, took, tries and a short outcome.
-        fixed = 11 + name_columns + 9 + 9 + 6 + 22
-        columns = min(max(options.max_width - fixed, _BAR_COLUMNS[0]), _BAR_COLUMNS[1])
-        table = Table(box=None, pad_edge=False, show_edge=False, header_style="bright_black")
-        table.add_column("kind", no_wrap=True, style="bright_black")
-        table.add_column("step", no_wrap=True, overflow="ellipsis", max_width=name_columns)
-        table.add_column("", no_wrap=True, width=columns)
-        table.add_column("at", justify="right", no_wrap=True)
-        table.add_column("took", justify="right", no_wrap=True)
-        table.add_column("tries", justify="right", no_wrap=True)
-        table.add_column("outcome", overflow="ellipsis", no_wrap=True, max_width=_DETAIL_COLUMNS)
-        for step in self._visible():
-            if isinstance(step, int):
-                table.add_row("…", f"{step} more", *[""] * 5)
-            else:
-                table.add_row(*self._row(step, columns))
-        yield table
+        if self._is_wide:
+            for line in self._lines(None):
+                yield Text.assemble(*line, no_wrap=True, overflow="ignore")
+            return
+        # Only an id that is longer than the console is folded here.
+        for line in self._lines(options.max_width):
+            yield Text.assemble(*line, overflow="fold")
+
+    def _lines(self, room: int | None) -> Iterator[Line]:
+        visible = list(self._visible())
+        widths = grown([columns_of(column.name) for column in _COLUMNS], map(self._row, visible))
+        layout = plan(_COLUMNS, widths, room)
+        bar = layout.width_of(_BAR)
+        for row in (heads(layout, _COLUMNS), *(self._row(step, bar) for step in visible)):
+            yield from lines_of(layout, _COLUMNS, row)
 
     def _visible(self) -> Iterator[Step | int]:
         """The rows. Of too many the first and the last, and between them the number of others."""
@@ -314,28 +345,30 @@ class Timeline:
         yield count - self._rows
         yield from self._steps[count - half :]
 
-    def _row(self, step: Step, columns: int) -> list[Text]:
-        from rich.text import Text
-
+    def _row(self, step: Step | int, bar: int = 0) -> Row:
+        """A step as a row, or the number of steps that are left out."""
+        if isinstance(step, int):
+            return ("…", f"{step} more", "", "", "", "", "", "")
         mark, colour = MARKS[step.outcome]
-        outcome = Text(f"{mark} {step.outcome}", style=colour)
-        if step.detail:
-            outcome.append(f"  {' '.join(step.detail.split())}", style="bright_black")
-        attempts = Text("")
+        attempts = Cell("")
         if step.kind == "activity":
             style = "bright_black"
             if step.attempts > 1:
                 style = "yellow"
-            attempts = Text(str(step.attempts), style=style)
-        return [
-            Text(step.kind),
-            Text(step.name),
-            Text(self._bar(step, columns), style=colour),
-            Text(f"+{duration(step.started_ms - self._scale.started_ms)}", style="bright_black"),
-            Text(duration(step.duration_ms(self.now_ms))),
+            attempts = Cell(str(step.attempts), style)
+        drawn = ""
+        if bar:
+            drawn = self._bar(step, bar)
+        return (
+            step.kind,
+            step.name,
+            Cell(drawn, colour),
+            f"+{duration(step.started_ms - self._scale.started_ms)}",
+            duration(step.duration_ms(self.now_ms)),
             attempts,
-            outcome,
-        ]
+            Cell(f"{mark} {step.outcome}", colour),
+            Cell(" ".join((step.detail or "").split()), "bright_black", step.names_instance),
+        )
 
     def _bar(self, step: Step, columns: int) -> str:
         whole = max(1, self.now_ms - self._scale.started_ms)
@@ -346,12 +379,16 @@ class Timeline:
 
 
 def render(
-    history: Iterable[HistoryEvent], *, now_ms: int | None = None, rows: int | None = ROWS
+    history: Iterable[HistoryEvent],
+    *,
+    now_ms: int | None = None,
+    rows: int | None = ROWS,
+    wide: bool = False,
 ) -> Timeline:
     """The timeline of one execution, for a rich console.
 
     Open steps reach to `now_ms` (default: the latest time in the history). At most `rows` steps are
-    shown, the first and the last ones (None: all).
+    shown, the first and the last ones (None: all). `wide` puts each step on one whole line.
     """
     kept = list(history)
     scale = span(kept)
@@ -360,4 +397,4 @@ def render(
         now = scale.ended_ms
     elif now_ms is not None:
         now = max(now_ms, scale.latest_ms)
-    return Timeline(steps(kept), scale, now, rows)
+    return Timeline(steps(kept), scale, now, rows, wide)
