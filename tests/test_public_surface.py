@@ -44,6 +44,7 @@ PERDURE = [
     "RetryPolicy",
     "StillRunning",
     "StoreMetrics",
+    "Suspended",
     "SyncActivity",
     "Timeout",
     "Tree",

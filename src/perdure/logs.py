@@ -41,6 +41,7 @@ USER_AREAS = ("perdure.activity", "perdure.workflow")
 
 AREAS = (
     "perdure.activity",
+    "perdure.client",
     "perdure.clock",
     "perdure.guard",
     "perdure.node",

@@ -13,7 +13,7 @@ from perdure.client.client import Client
 from perdure.client.gateway import find_row, find_start
 from perdure.errors import NotFound, StoreUnavailable, UsageError
 from perdure.kernel.data.placement import check_id
-from perdure.ports.store import Store, UnitView
+from perdure.ports.store import OwnedStore, Store, UnitView
 from perdure.store import open_store
 from perdure.store.sqlite import SQLiteStore
 from perdure.store.sqlite.database import MEMORY, mode_of
@@ -110,7 +110,7 @@ async def must_find(store: Store, id: str) -> UnitView:
     if await is_posted(store, id):
         # Whether a node is there decides what the user can do.
         owner = None
-        if isinstance(store, SQLiteStore):
+        if isinstance(store, OwnedStore):
             owner = await store.owner()
         if owner is None:
             why = "no node has taken it yet; run one with `perdure serve`"

@@ -6,6 +6,7 @@ import re
 from enum import IntEnum
 from pathlib import Path
 
+from perdure.closing import is_held
 from perdure.errors import (
     AlreadyStarted,
     Failed,
@@ -17,6 +18,7 @@ from perdure.errors import (
     PerdureError,
     StillRunning,
     StoreError,
+    Suspended,
     Timeout,
     UsageError,
 )
@@ -62,6 +64,7 @@ _CODES: tuple[tuple[type[PerdureError], Exit], ...] = (
     (UsageError, Exit.USAGE),
     (NotFound, Exit.NOT_FOUND),
     (Timeout, Exit.TIMEOUT),
+    (Suspended, Exit.SUSPENDED),
     (StoreError, Exit.STORE),
     (AlreadyStarted, Exit.CONFLICT),
     (NotRunning, Exit.CONFLICT),
@@ -81,11 +84,6 @@ def exit_of(error: PerdureError) -> Exit:
 
 
 # ---------------------------------------------------------------- of an instance
-
-
-def is_held(row: UnitRow) -> bool:
-    """Whether the instance waits for a deploy or for `retry`, and not for `resume`."""
-    return row.status == "suspended" and row.reason != "paused"
 
 
 def ended_text(row: UnitRow) -> str:

@@ -29,7 +29,7 @@ from perdure.cli.options import (
     Wait,
     given_text,
 )
-from perdure.cli.outcome import Exit, ended_text, is_held
+from perdure.cli.outcome import Exit, ended_text
 from perdure.cli.progress import Progress
 from perdure.cli.target import Target, find_workflow, is_code
 from perdure.cli.timeline import duration, render, span
@@ -38,6 +38,7 @@ from perdure.cli.watch import Watch
 from perdure.client.client import Client
 from perdure.client.description import HistoryEvent
 from perdure.client.handle import WorkflowHandle
+from perdure.closing import is_held
 from perdure.codec import from_json
 from perdure.errors import AlreadyStarted, DecodeError, StoreLocked
 from perdure.kernel.data.commit import UnitRow

@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 
 from perdure.cli.door import find, is_posted, must_find
-from perdure.cli.outcome import is_held
 from perdure.client.description import HistoryEvent, events_of
+from perdure.closing import is_held, remedy_of
 from perdure.errors import DecodeError, Timeout
 from perdure.kernel.data.commit import CLOSED, UnitRow
 from perdure.ports.store import Journal, Store
@@ -86,14 +86,13 @@ class Watch:
     async def _late(self, timeout_s: float) -> str:
         view = await find(self._store, self._id)
         state = "has not begun: no node has taken it"
+        rest = "It goes on: wait again, or cancel it"
         if view is not None:
+            rest = remedy_of(view.row)
             state = f"is {view.row.status}"
             if view.row.reason:
                 state += f" ({view.row.reason})"
-        return (
-            f"{self._id!r} has not ended within {timeout_s:g} s; it {state}. "
-            "It goes on: wait again, or cancel it"
-        )
+        return f"{self._id!r} has not ended within {timeout_s:g} s; it {state}. {rest}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -235,6 +235,9 @@ class Turns:
         if turn.milestones is not None:
             for row in turn.milestones.replaced:
                 self.waiters.ended(row)
+        unit = resident.unit
+        if unit.held is not None and unit.row is not None:
+            self.waiters.held(unit.row)
         if turn.closed or turn.wake_at is not None or self.deadlines.holds(resident.unit.id):
             self._plan(resident, turn, serves=serves)
         self._next(resident, turn)
