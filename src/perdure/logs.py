@@ -43,6 +43,7 @@ AREAS = (
     "perdure.activity",
     "perdure.client",
     "perdure.clock",
+    "perdure.failures",
     "perdure.guard",
     "perdure.node",
     "perdure.store",

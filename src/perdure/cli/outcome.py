@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from enum import IntEnum
-from pathlib import Path
 
 from perdure.closing import is_held
+from perdure.codec.failure import user_place
 from perdure.errors import (
     AlreadyStarted,
     Failed,
@@ -103,16 +102,4 @@ def ended_text(row: UnitRow) -> str:
         if failure.message:
             text += f": {failure.message}"
         return text
-    return f"{name} failed: {failure.display()}{_place(failure.traceback)}"
-
-
-def _place(traceback: str) -> str:
-    """The innermost frame of the user's code, which says more than one of ours."""
-    frames: list[tuple[str, str, str]] = re.findall(
-        r'File "(.+?)", line (\d+), in (\S+)', traceback
-    )
-    package = str(Path(__file__).parent.parent)
-    for file, line, name in reversed(frames):
-        if not file.startswith(package):
-            return f" (at {file}:{line} in {name})"
-    return ""
+    return f"{name} failed: {failure.display()}{user_place(failure.traceback)}"

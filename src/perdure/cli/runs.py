@@ -111,9 +111,12 @@ def run(
     with redirect_stdout(sys.stderr):  # user code may print, and stdout is for the answer
         found = find_workflow(target, app)
         begin = _start_of(found, arguments, id)
-        row = asyncio.run(
-            _run(found, begin, store, if_exists, version, timeout, quiet=quiet or as_json)
-        )
+        # A terminal shows the attempts while they happen. The end is told in any case.
+        is_shown = screen.notes().is_terminal and not (quiet or as_json)
+        with logs.without(begin.id, attempts=is_shown):
+            row = asyncio.run(
+                _run(found, begin, store, if_exists, version, timeout, quiet=quiet or as_json)
+            )
     return _report(row, as_json=as_json, url=store)
 
 
