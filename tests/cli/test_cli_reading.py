@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 
 import pytest
 from invocation import Cli
+
+from perdure import Client
 
 INSTANCES = (
     ("checkout", '[{"card": "c"}]', "done-1", 0),
@@ -80,13 +83,80 @@ def test_ls_for_people(cli: Cli) -> None:
 
 
 def test_ls_of_an_empty_store_mentions_what_waits(cli: Cli) -> None:
+    cli("send", "nobody", "go", "1")
     cli("start", "double", "--id", "d")
-    ended = cli("ls")
+    ended = cli("ls", "--status", "completed")
     assert (ended.code, ended.stdout) == (0, "")
     assert "no instances; 1 message waits for a node: perdure serve" in ended.stderr
-    shown = cli("show", "d")
-    assert shown.code == 3
-    assert "'d' has been posted and has not begun" in shown.stderr
+
+
+def test_a_posted_start_is_seen_everywhere(cli: Cli) -> None:
+    cli("start", "double", "[3]", "--id", "d-1")
+    cli("start", "double", "--id", "d-2")
+    for chosen in ((), ("--status", "pending"), ("--type", "double"), ("--prefix", "d-")):
+        rows = cli("ls", *chosen).stdout.splitlines()[1:]
+        assert sorted(row.split()[0] for row in rows) == ["d-1", "d-2"]
+        assert "pending" in rows[0]
+        assert rows[0].endswith("posted: no node has taken it")
+        assert set(ids(cli, *chosen)) == {"d-1", "d-2"}
+    for other in (("--status", "running"), ("--type", "x"), ("--prefix", "e"), ("--reason", "x")):
+        assert ids(cli, *other) == []
+    assert ids(cli, "--limit", "1") == ["d-2"]
+    shown = cli("show", "d-1")
+    assert shown.code == 0
+    assert (
+        "pending (posted: no node has taken it yet; run one with `perdure serve`)" in shown.stdout
+    )
+    assert cli("show", "d-1", "--json").json["reason"] == "posted"
+
+    async def seen() -> set[tuple[str, str, str | None]]:
+        async with Client.open("sqlite:///perdure.db") as client:
+            listed = await client.list(status="pending")
+            return {(one.id, one.status, one.reason) for one in listed}
+
+    assert asyncio.run(seen()) == {(name, "pending", "posted") for name in ("d-1", "d-2")}
+    cli("run", "shop.py:double", "--id", "d-3", "-q")  # a node takes all of them
+    assert ids(cli, "--reason", "posted") == []
+    assert set(ids(cli)) == {"d-1", "d-2", "d-3"}
+
+
+@pytest.mark.usefixtures("store")
+def test_a_wait_under_a_deadline_is_shown_as_what_it_is(cli: Cli) -> None:
+    row = next(line for line in cli("ls").stdout.splitlines() if line.startswith("open-1"))
+    assert re.search(r"message approved, timer in 23h 59m$", row)
+    assert set(ids(cli, "--reason", "message approved")) == {"open-1", "open-2"}
+    text = cli("show", "open-1").stdout
+    assert re.search(r"^waits for +timer 1d, until \S+Z, in 23h 59m *$", text, re.MULTILINE)
+    assert re.search(r"^ +message approved *$", text, re.MULTILINE)
+
+
+@pytest.mark.usefixtures("store")
+def test_show_has_the_inbox(cli: Cli) -> None:
+    cli("send", "open-1", "aproved", "true")
+    for number in range(12):
+        cli("send", "open-2", "approved", f'{{"n": {number}}}')
+    text = cli("show", "open-1").stdout
+    assert re.search(r"^inbox +aproved true, \S+ \S+ ago *$", text, re.MULTILINE)
+    text = cli("show", "open-2").stdout
+    assert text.count("approved {") == 10
+    assert "and 2 others" in text
+    inbox = cli("show", "open-2", "--json").json["inbox"]
+    assert [one["value"] for one in inbox] == [{"n": number} for number in range(12)]
+    assert {(one["kind"], one["channel"], one["sender"]) for one in inbox} == {
+        ("Send", "approved", None)
+    }
+
+
+@pytest.mark.usefixtures("store")
+def test_send_doubts_a_channel_that_the_code_has_not_used(cli: Cli) -> None:
+    wrong = cli("send", "open-1", "aproved", "true")
+    assert wrong.code == 0
+    assert wrong.stderr == (
+        "'open-1' waits for a message of 'approved', and has not used 'aproved' so far; "
+        "the message is kept until it does. A typing error?\n"
+    )
+    assert cli("send", "open-1", "approved", "true").stderr == ""
+    assert cli("send", "stuck-1", "whatever", "true").stderr == ""
 
 
 @pytest.mark.usefixtures("store")
@@ -157,7 +227,7 @@ def test_wait_for_what_has_ended(cli: Cli) -> None:
     assert cli("wait", "stuck-1").code == 7
     late = cli("wait", "open-1", "--timeout", "0.01")
     assert late.code == 4
-    assert "'open-1' has not ended within 0.01 s; it is running (timer)" in late.stderr
+    assert "'open-1' has not ended within 0.01 s; it is running (message approved)" in late.stderr
 
 
 @pytest.mark.usefixtures("store")

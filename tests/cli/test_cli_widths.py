@@ -23,7 +23,7 @@ from perdure.kernel.data import events as ev
 WIDTHS = (40, 50, 60, 72, 80, 100, 120, 160, 200)
 T0 = 1_700_000_000_000
 LONG = "checkout-of-the-order-4f57c0de-9f1b"
-WAITS = "timer"
+WAITS = "message approved, timer in 30 s"
 LOSS = "no stock is left in any of the four warehouses of this country, says the clerk of the day"
 
 
@@ -39,6 +39,7 @@ def store(cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         cli("run", f"shop.py:{workflow}", arguments, "--id", name, "-q", "--timeout", "0")
     with closing(sqlite3.connect("perdure.db")) as connection:
         connection.execute("UPDATE units SET created_at = ?, updated_at = ?", (T0, T0 + 30_000))
+        connection.execute("UPDATE units SET wake_at = ? WHERE id = ?", (T0 + 120_000, LONG))
         connection.commit()
     monkeypatch.setattr(time, "time_ns", lambda: (T0 + 90_000) * 1_000_000)
 

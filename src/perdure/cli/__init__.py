@@ -6,7 +6,8 @@
     door.py         the store that `--store` names, opened for reading or posting
     runs.py         run, start, wait
     serving.py      serve
-    listings.py     ls, show
+    listings.py     ls
+    showing.py      show
     events.py       history
     replaying.py    replay
     explaining.py   explain

@@ -12,10 +12,10 @@ import typer
 from perdure.cli import screen
 from perdure.cli.door import must_find, reading
 from perdure.cli.layout import Column
-from perdure.cli.listings import kept_executions
 from perdure.cli.options import DEFAULT_URL, AsJson, Id, StoreUrl
 from perdure.cli.outcome import Exit
 from perdure.cli.sheet import Sheet
+from perdure.cli.showing import kept_executions
 from perdure.cli.view import Json, event_json, fields_json
 from perdure.cli.watch import Part, read_parts
 from perdure.client.description import HistoryEvent, readable_row

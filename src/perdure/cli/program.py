@@ -27,6 +27,7 @@ from perdure.cli import (
     runs,
     screen,
     serving,
+    showing,
     stats,
     tree,
 )
@@ -157,7 +158,7 @@ for _panel, _commands in (
         READING,
         (
             listings.ls,
-            listings.show,
+            showing.show,
             events.history,
             replaying.replay,
             stats.stats,

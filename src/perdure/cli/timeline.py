@@ -45,7 +45,7 @@ class Step:
     """One step. Times are milliseconds since 1970. `ended_ms` is None while it is open.
 
     `seq` is the number of its command in the execution (0: it has none). `detail` is a failure, the
-    reason of a retry, or the id of a child.
+    reason of a retry, or the id of a child. `due_ms` is the time of a timer.
     """
 
     kind: Kind
@@ -56,6 +56,7 @@ class Step:
     attempts: int = 1
     outcome: StepOutcome = "open"
     detail: str | None = None
+    due_ms: int | None = None
 
     @property
     def open(self) -> bool:
@@ -82,6 +83,10 @@ class Step:
         self.outcome = outcome
         if failure is not None:
             self.detail = failure.display()
+
+    def ring_at(self, due_ms: int) -> None:
+        """It is a timer, and ends at this time."""
+        self.due_ms = due_ms
 
     def retry(self, attempt: int, failure: Failure) -> None:
         """An attempt has failed, and there will be another one."""
@@ -111,6 +116,11 @@ def steps(history: Iterable[HistoryEvent]) -> list[Step]:
     for entry in history:
         reader.read(entry.event)
     return reader.steps
+
+
+def open_steps(history: Iterable[HistoryEvent], limit: int = 10) -> list[Step]:
+    """What an execution waits for, at most `limit` of them. None once it has ended."""
+    return [step for step in steps(history) if step.open][:limit]
 
 
 def span(history: Iterable[HistoryEvent]) -> Span:
@@ -183,6 +193,10 @@ class _Reader:
         else:
             self.begin("child", event.workflow, event.seq, event.target)
 
+    def sleep(self, event: ev.TimerStarted) -> None:
+        name = event.name or duration(event.fire_at - self.now)
+        self.begin("timer", name, event.seq).ring_at(event.fire_at)
+
     def wait(self, event: ev.WaitStarted) -> None:
         kind: Kind = "message"
         if event.positional:
@@ -220,7 +234,7 @@ _HANDLERS: dict[type[ev.Event], Callable[[_Reader, Any], object]] = {
     ev.ActivityCompleted: lambda r, e: r.answer(e.seq, attempts=e.attempt),
     ev.ActivityFailed: lambda r, e: r.answer(e.seq, e.failure, e.attempt),
     ev.AttemptFailed: _Reader.attempt_failed,
-    ev.TimerStarted: lambda r, e: r.begin("timer", e.name or duration(e.fire_at - r.now), e.seq),
+    ev.TimerStarted: _Reader.sleep,
     ev.TimerFired: lambda r, e: r.answer(e.seq),
     ev.WaitStarted: _Reader.wait,
     ev.Received: lambda r, e: r.answer(e.seq),

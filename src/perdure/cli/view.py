@@ -6,12 +6,14 @@ from textwrap import indent
 
 import msgspec
 
+from perdure.cli.screen import json_text
 from perdure.cli.timeline import Step
 from perdure.client.description import HistoryEvent, moment
 from perdure.codec import DecodeError, to_json
 from perdure.errors import Failure
 from perdure.kernel.data.commit import UnitRow
 from perdure.kernel.data.events import AnyEvent, Refused
+from perdure.kernel.data.message import Message, Send
 from perdure.kernel.execution.refusal import command_name
 
 Json = dict[str, object]
@@ -131,6 +133,32 @@ def _field_json(name: str, value: object) -> object:
     return value
 
 
+def message_json(message: Message) -> Json:
+    """A message that waits, as JSON."""
+    document: Json = {
+        "message": message.id.hex(),
+        "kind": type(message.body).__name__,
+        "sent_at": time_text(message.at),
+        "visible_at": time_text(message.visible_at),
+        "sender": message.sender,
+    }
+    if isinstance(message.body, Send):
+        document["channel"] = message.body.channel
+        document["value"] = payload_json(message.body.value)
+    return document
+
+
+def message_text(message: Message) -> str:
+    """A message that waits, in a few words."""
+    text = type(message.body).__name__.lower()
+    if isinstance(message.body, Send):
+        value = json_text(payload_json(message.body.value), indent=0)
+        text = f"{message.body.channel} {value}"
+    if message.sender is not None:
+        text += f", from {message.sender}"
+    return text
+
+
 def step_json(step: Step) -> Json:
     """A step of a timeline as JSON."""
     duration_ms = None
@@ -145,4 +173,5 @@ def step_json(step: Step) -> Json:
         "ended_at": time_text(step.ended_ms),
         "duration_ms": duration_ms,
         "detail": step.detail,
+        "due_at": time_text(step.due_ms),
     }

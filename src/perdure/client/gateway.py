@@ -163,7 +163,7 @@ async def find_unit(store: Store, unit: str) -> Found:
             return Found(view.row, view.version)
         start = await find_start(store, unit)
         if start is not None:
-            return Found(_pending(store, start), 0, is_stored=False)
+            return Found(pending_of(store, start), 0, is_stored=False)
     msg_ = f"no instance has the id {unit!r}; check the id, or start it first"
     raise NotFound(msg_)
 
@@ -188,7 +188,7 @@ async def find_run(store: Store, unit: str, begun: Begun) -> Found:
             version = 0
             if view is not None:
                 version = view.version
-            return Found(_pending(store, start), version, is_stored=False)
+            return Found(pending_of(store, start), version, is_stored=False)
     # Neither a row nor a start of the run is there, so the start has been taken.
     if view is None or not begun.may_be_refused:
         raise gone(unit)
@@ -210,9 +210,12 @@ def gone(unit: str) -> NotFound:
     )
 
 
-def _pending(store: Store, start: msg.Message) -> UnitRow:
+def pending_of(store: Store, start: msg.Message) -> UnitRow:
+    """The row of a start that waits for a node. No store has it."""
     assert isinstance(start.body, msg.Start)
-    return pending_row(start.to, start, start.body, store.info.shards)
+    row = pending_row(start.to, start, start.body, store.info.shards)
+    row.become("pending", "posted", start.visible_at or None, None)
+    return row
 
 
 def joins(row: UnitRow, start: msg.Start) -> bool:
