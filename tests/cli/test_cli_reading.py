@@ -275,3 +275,56 @@ def test_ls_filters_by_time(cli: Cli) -> None:
     ended = ids(cli, "--ended-after", "1h")
     assert set(everything) - set(ended) == {"open-1", "open-2", "stuck-1"}
     assert ids(cli, "--ended-before", "2020-01-31") == []
+
+
+FAN_OUT = """
+import asyncio
+from perdure import App, RetryPolicy
+
+app = App("fan")
+
+@app.activity(retry=RetryPolicy(maximum_attempts=3, initial_interval=0.001))
+async def fetch(name: str, pages: int) -> str:
+    if name == "b":
+        raise ValueError("no file b")
+    return name
+
+@app.activity
+async def note() -> None:
+    pass
+
+@app.workflow
+async def fan() -> None:
+    await note()
+    await asyncio.gather(*(fetch(name, 20) for name in ("a", "b")))
+
+@app.workflow
+async def bad_result() -> str:
+    return object()
+"""
+
+
+def test_calls_of_one_name_are_told_apart_by_their_arguments(cli: Cli, folder: Path) -> None:
+    (folder / "fan.py").write_text(FAN_OUT)
+    cli("run", "fan.py:fan", "--id", "f", "-q")
+    text = cli("show", "f").stdout
+    rows = {line.split()[1]: line for line in text.splitlines() if line.startswith("activity")}
+    assert set(rows) == {"note", 'fetch("a",', 'fetch("b",'}
+    assert 'fetch("b", 20)' in rows['fetch("b",']
+    assert re.search(r" 3  ✗ failed", rows['fetch("b",'])
+    inputs = {step["name"]: step["input"] for step in cli("show", "f", "--json").json["steps"]}
+    assert inputs["note"] == []
+
+
+def test_a_failure_is_told_once_with_the_frames_of_the_user(cli: Cli, folder: Path) -> None:
+    (folder / "fan.py").write_text(FAN_OUT)
+    cli("run", "fan.py:fan", "--id", "f", "-q")
+    facts, _ = cli("show", "f").stdout.split("\nkind ")
+    assert facts.count("no file b") == 2  # the sentence, and the line of the code that raised it
+    assert "caused by" not in facts
+    assert re.search(r'fan.py", +line 10, in fetch', " ".join(facts.split()))
+    cli("run", "fan.py:bad_result", "--id", "r", "-q")
+    for name in ("f", "r"):
+        shown = "".join(cli("show", name).stdout.split())
+        assert "perdure/kernel" not in shown
+        assert "perdure/codec" not in shown

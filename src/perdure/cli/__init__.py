@@ -19,6 +19,7 @@
     timeline.py     a history as steps, and the steps as bars
     layout.py       the columns of a table on a screen of any width
     sheet.py        a table that is printed while its rows are read
+    payloads.py     payloads as JSON
     view.py         rows, events and payloads as JSON
     screen.py       stdout and stderr
 

@@ -30,10 +30,11 @@ from perdure.cli.options import (
     given_text,
 )
 from perdure.cli.outcome import Exit, ended_text
+from perdure.cli.payloads import payload_json
 from perdure.cli.progress import Progress
 from perdure.cli.target import Target, find_workflow, is_code
 from perdure.cli.timeline import duration, render, span
-from perdure.cli.view import outcome_json, payload_json
+from perdure.cli.view import outcome_json
 from perdure.cli.watch import Watch
 from perdure.client.client import Client
 from perdure.client.description import HistoryEvent

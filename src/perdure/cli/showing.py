@@ -13,20 +13,21 @@ from perdure.cli import screen
 from perdure.cli.door import find_or_posted, reading, why_not_begun
 from perdure.cli.listings import COLOURS
 from perdure.cli.options import DEFAULT_URL, AsJson, Id, StoreUrl, Wide
+from perdure.cli.payloads import is_undecodable, payload_json
 from perdure.cli.timeline import Step, duration, open_steps, render, steps
 from perdure.cli.view import (
     Json,
     failure_lines,
-    is_undecodable,
     message_json,
     message_text,
-    payload_json,
     row_json,
     step_json,
     time_text,
 )
 from perdure.cli.watch import read_history
 from perdure.client.description import HistoryEvent, readable_row
+from perdure.codec.failure import without_own_frames
+from perdure.errors import Failure
 from perdure.kernel.data.commit import UnitRow
 from perdure.kernel.data.message import Message
 from perdure.ports.store import Executions, Inbox, KvEntries, Store
@@ -180,7 +181,10 @@ def _facts(instance: _Instance, now_ms: int) -> RenderableType:
         facts.add("history", f"{row.journal_events} events, {row.journal_bytes} bytes{others}")
     _add_payloads(facts, instance)
     if row.failure is not None:
-        for name, text in failure_lines(row.failure):
+        lines = failure_lines(row.failure)
+        if not row.failure.traceback:
+            lines.append(("", without_own_frames(_origin(instance.history, row.failure))))
+        for name, text in lines:
             style = "red"
             if not name:  # the traceback below its failure
                 style = "bright_black"
@@ -231,6 +235,15 @@ def _inbox_lines(instance: _Instance, now_ms: int) -> list[str]:
     elif more > 0:
         lines.append(f"and {screen.counted(more, 'other')}")
     return lines
+
+
+def _origin(history: list[HistoryEvent], failure: Failure) -> str:
+    """The traceback of the call whose failure the workflow failed with. Empty: there is none."""
+    for entry in reversed(history):
+        inner: object = getattr(entry.event, "failure", None)
+        if isinstance(inner, Failure) and (inner.type, inner.message) in failure.causes:
+            return inner.traceback
+    return ""
 
 
 def _input(history: list[HistoryEvent]) -> bytes | None:

@@ -8,8 +8,9 @@ time of the command.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from perdure.cli.layout import (
@@ -18,12 +19,14 @@ from perdure.cli.layout import (
     Column,
     Line,
     Row,
+    clipped,
     columns_of,
     grown,
     heads,
     lines_of,
     plan,
 )
+from perdure.cli.payloads import arguments_text
 from perdure.client.description import HistoryEvent
 from perdure.errors import Failure
 from perdure.kernel.data import events as ev
@@ -57,6 +60,8 @@ class Step:
     outcome: StepOutcome = "open"
     detail: str | None = None
     due_ms: int | None = None
+    # The encoded arguments. Not compared: they do not tell steps apart, their numbers do.
+    input: bytes | None = field(default=None, compare=False)
 
     @property
     def open(self) -> bool:
@@ -83,6 +88,10 @@ class Step:
         self.outcome = outcome
         if failure is not None:
             self.detail = failure.display()
+
+    def take(self, arguments: bytes) -> None:
+        """It is a call with these arguments."""
+        self.input = arguments
 
     def ring_at(self, due_ms: int) -> None:
         """It is a timer, and ends at this time."""
@@ -191,7 +200,7 @@ class _Reader:
         if event.detached:
             self.at_once("detached", event.workflow, event.seq, event.target)
         else:
-            self.begin("child", event.workflow, event.seq, event.target)
+            self.begin("child", event.workflow, event.seq, event.target).take(event.input)
 
     def sleep(self, event: ev.TimerStarted) -> None:
         name = event.name or duration(event.fire_at - self.now)
@@ -230,7 +239,7 @@ class _Reader:
 
 
 _HANDLERS: dict[type[ev.Event], Callable[[_Reader, Any], object]] = {
-    ev.ActivityScheduled: lambda r, e: r.begin("activity", e.name, e.seq),
+    ev.ActivityScheduled: lambda r, e: r.begin("activity", e.name, e.seq).take(e.input),
     ev.ActivityCompleted: lambda r, e: r.answer(e.seq, attempts=e.attempt),
     ev.ActivityFailed: lambda r, e: r.answer(e.seq, e.failure, e.attempt),
     ev.AttemptFailed: _Reader.attempt_failed,
@@ -302,6 +311,19 @@ _COLUMNS = (
     Column("", "bright_black", role="text", least=NEVER),
 )
 _BAR = 2
+_ARGUMENTS_COLUMNS = 30
+
+
+def labels(shown: Sequence[Step]) -> list[str]:
+    """The names of steps. Calls of the same name are told apart by their arguments."""
+    counts = Counter((step.kind, step.name) for step in shown)
+    names: list[str] = []
+    for step in shown:
+        name = step.name
+        if counts[step.kind, step.name] > 1 and step.input is not None:
+            name += f"({clipped(arguments_text(step.input), _ARGUMENTS_COLUMNS)})"
+        names.append(name)
+    return names
 
 
 class Timeline:
@@ -317,6 +339,7 @@ class Timeline:
     ) -> None:
         """Made by `render`."""
         self._steps = shown
+        self._labels = labels(shown)
         self._scale = scale
         self.now_ms = now_ms
         self._rows = rows
@@ -342,27 +365,30 @@ class Timeline:
 
     def _lines(self, room: int | None) -> Iterator[Line]:
         visible = list(self._visible())
-        widths = grown([columns_of(column.name) for column in _COLUMNS], map(self._row, visible))
+        names = [columns_of(column.name) for column in _COLUMNS]
+        widths = grown(names, (self._row(number) for number in visible))
         layout = plan(_COLUMNS, widths, room)
         bar = layout.width_of(_BAR)
-        for row in (heads(layout, _COLUMNS), *(self._row(step, bar) for step in visible)):
+        for row in (heads(layout, _COLUMNS), *(self._row(number, bar) for number in visible)):
             yield from lines_of(layout, _COLUMNS, row)
 
-    def _visible(self) -> Iterator[Step | int]:
-        """The rows. Of too many the first and the last, and between them the number of others."""
+    def _visible(self) -> Iterator[int | None]:
+        """The numbers of the steps to show. None stands for those that are left out."""
         count = len(self._steps)
         if self._rows is None or count <= self._rows:
-            yield from self._steps
+            yield from range(count)
             return
         half = self._rows // 2
-        yield from self._steps[: self._rows - half]
-        yield count - self._rows
-        yield from self._steps[count - half :]
+        yield from range(self._rows - half)
+        yield None
+        yield from range(count - half, count)
 
-    def _row(self, step: Step | int, bar: int = 0) -> Row:
+    def _row(self, number: int | None, bar: int = 0) -> Row:
         """A step as a row, or the number of steps that are left out."""
-        if isinstance(step, int):
-            return ("…", f"{step} more", "", "", "", "", "", "")
+        if number is None:
+            left_out = len(self._steps) - (self._rows or 0)
+            return ("…", f"{left_out} more", "", "", "", "", "", "")
+        step = self._steps[number]
         mark, colour = MARKS[step.outcome]
         attempts = Cell("")
         if step.kind == "activity":
@@ -375,7 +401,7 @@ class Timeline:
             drawn = self._bar(step, bar)
         return (
             step.kind,
-            step.name,
+            self._labels[number],
             Cell(drawn, colour),
             f"+{duration(step.started_ms - self._scale.started_ms)}",
             duration(step.duration_ms(self.now_ms)),

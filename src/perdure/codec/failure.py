@@ -64,6 +64,20 @@ def user_place(traceback: str) -> str:
     return ""
 
 
+def without_own_frames(traceback: str) -> str:
+    """A formatted traceback without the frames of Perdure and of asyncio, which say nothing."""
+    asyncio = str(Path(_PYTHON, "asyncio"))
+    kept = True
+    lines: list[str] = []
+    for line in traceback.splitlines():
+        frame = re.match(r'\s*File "(.+?)", line \d+', line)
+        if frame is not None:
+            kept = not frame[1].startswith((_PERDURE, asyncio))
+        if kept:
+            lines.append(line)
+    return "\n".join(lines)
+
+
 def _short(file: str) -> str:
     """The path from the current folder, for a file in it."""
     try:
