@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -328,3 +331,34 @@ def test_a_failure_is_told_once_with_the_frames_of_the_user(cli: Cli, folder: Pa
         shown = "".join(cli("show", name).stdout.split())
         assert "perdure/kernel" not in shown
         assert "perdure/codec" not in shown
+
+
+@pytest.mark.usefixtures("store")
+def test_a_list_that_is_watched(folder: Path) -> None:
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "perdure", "ls", "--watch", "--status", "pending"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+    )
+    try:
+        assert watching.stderr is not None
+        assert watching.stdout is not None
+        assert watching.stderr.readline().startswith("nothing fits these filters")
+        start = [sys.executable, "-m", "perdure", "start", "double", "--id", "late"]
+        subprocess.run(start, cwd=folder, check=True, capture_output=True)
+        assert watching.stdout.readline().split()[0] == "id"
+        assert watching.stdout.readline().split()[0] == "late"
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(30) == 0
+    finally:
+        watching.kill()
+        watching.communicate()
+
+
+def test_a_watched_list_is_no_document(cli: Cli) -> None:
+    for other in (("--json",), ("--limit", "0")):
+        ended = cli("ls", "--watch", *other)
+        assert ended.code == 2
+        assert "--watch goes with neither --json nor --limit 0" in ended.stderr

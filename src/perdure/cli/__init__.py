@@ -21,7 +21,8 @@
     sheet.py        a table that is printed while its rows are read
     payloads.py     payloads as JSON
     view.py         rows, events and payloads as JSON
-    screen.py       stdout and stderr
+    screen.py       text and JSON on stdout and stderr
+    streams.py      stdout and stderr themselves, closed or full ones, too
 
 stdout has the answer and nothing else. Progress, notes and errors go to stderr. `import perdure`
 imports nothing of this package.

@@ -82,8 +82,18 @@ def check_there(url: str) -> None:
     path = check_shared(url)
     try:
         is_there = mode_of(path) != 0
+        size = 0
+        if is_there:
+            size = path.stat().st_size
     except OSError:
         is_there = True  # the folder is closed to us, and opening the file reports that
+        size = -1
+    if is_there and not size:
+        msg = (
+            f"{path} is an empty file and no store; name yours with --store or PERDURE_STORE, "
+            "or make this one a store: `perdure run`, `serve` and `start` do"
+        )
+        raise StoreUnavailable(msg)
     if not is_there:
         msg = (
             f"there is no store {path} (looked in {Path.cwd()}); "

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from contextlib import suppress
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +27,7 @@ from perdure.cli.view import (
 from perdure.client.description import readable_row
 from perdure.client.filter import Filter, units_query
 from perdure.client.posted import posted_starts
+from perdure.errors import UsageError
 from perdure.kernel.data.commit import Status, UnitRow
 from perdure.ports.store import Counts, Page, Store, Units, UnitView
 
@@ -41,6 +44,7 @@ COLOURS = {
 }
 # Rows of one query where all are listed. A store may hold more than fits into memory.
 _ROUND = 500
+_WATCH_S = 1.0
 
 
 class StatusName(Enum):
@@ -99,6 +103,9 @@ def ls(  # noqa: PLR0913, PLR0917 - each is an option of the command
         str | None, _filter("--after", "Go on from the `next` of the page before.")
     ] = None,
     wide: Wide = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="List again each second, until Ctrl-C.")
+    ] = False,
     as_json: AsJson = False,
 ) -> int:
     """List instances, newest first."""
@@ -117,49 +124,81 @@ def ls(  # noqa: PLR0913, PLR0917 - each is an option of the command
         "where": tuple(parse_condition(text) for text in where or ()),
     }
     query = units_query(filters, limit or _ROUND, after)
-    if as_json:
+    if watch:
+        if as_json or not limit:
+            msg = "--watch goes with neither --json nor --limit 0: it shows what fits on a screen"
+            raise UsageError(msg)
+        # Ctrl-C is how people end this, and no error.
+        with suppress(KeyboardInterrupt):
+            asyncio.run(_watch(store, query, wide=wide))
+    elif as_json:
         asyncio.run(_print_json(store, query, everything=limit == 0))
     else:
-        asyncio.run(_print_sheet(store, query, everything=limit == 0, wide=wide))
+        asyncio.run(_print_once(store, query, everything=limit == 0, wide=wide))
     return Exit.OK
 
 
-async def _pages(store: Store, query: Units, *, everything: bool) -> AsyncGenerator[Page[UnitView]]:
-    """The first page, or all pages in turn."""
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Rows to list, and the place of the next ones."""
+
+    rows: list[UnitRow]
+    next: str | None
+
+
+async def _parts(store: Store, query: Units, *, everything: bool) -> AsyncGenerator[_Part]:
+    """The first part, or all parts in turn. The first one begins with the posted starts."""
+    posted = await posted_starts(store, query, _now_ms())
     page = await store.query(query)
-    yield page
+    rows = _rows(page)
+    # A start that was taken between the two looks is in both.
+    begun = {row.id for row in rows}
+    yield _Part([*(row for row in posted if row.id not in begun), *rows], page.next)
     while everything and page.next is not None:
         page = await store.query(msgspec.structs.replace(query, after=page.next))
-        yield page
+        yield _Part(_rows(page), page.next)
+
+
+def _rows(page: Page[UnitView]) -> list[UnitRow]:
+    return [readable_row(view.row)[0] for view in page.items]
 
 
 async def _print_json(url: str, query: Units, *, everything: bool) -> None:
     async with reading(url) as store:
         document = screen.JsonList("instances")
-        document.add(*map(row_json, await posted_starts(store, query, _now_ms())))
         place: str | None = None
-        async for page in _pages(store, query, everything=everything):
-            document.add(*(row_json(readable_row(view.row)[0]) for view in page.items))
-            place = page.next
+        async for part in _parts(store, query, everything=everything):
+            document.add(*map(row_json, part.rows))
+            place = part.next
         document.end(next=place)
 
 
-async def _print_sheet(url: str, query: Units, *, everything: bool, wide: bool) -> None:
-    """Print each page when it has been read."""
-    async with reading(url) as store:
-        sheet = Sheet(_COLUMNS, wide=wide)
+async def _print_sheet(store: Store, query: Units, *, everything: bool, wide: bool) -> None:
+    """Print each part when it has been read."""
+    sheet = Sheet(_COLUMNS, wide=wide)
+    place: str | None = None
+    async for part in _parts(store, query, everything=everything):
         now_ms = _now_ms()
-        posted = await posted_starts(store, query, now_ms)
-        sheet.add(_cells(row, now_ms) for row in posted)
-        place: str | None = None
-        async for page in _pages(store, query, everything=everything):
-            now_ms = _now_ms()
-            sheet.add(_cells(readable_row(view.row)[0], now_ms) for view in page.items)
-            place = page.next
-        if sheet.is_empty:
-            _note_nothing(dict((await store.query(Counts())).items))
-        if place is not None:
-            screen.note(f"there are more: --after {place}   (or --limit 0 for all)")
+        sheet.add(_cells(row, now_ms) for row in part.rows)
+        place = part.next
+    if sheet.is_empty:
+        _note_nothing(dict((await store.query(Counts())).items))
+    if place is not None:
+        screen.note(f"there are more: --after {place}   (or --limit 0 for all)")
+
+
+async def _print_once(url: str, query: Units, *, everything: bool, wide: bool) -> None:
+    async with reading(url) as store:
+        await _print_sheet(store, query, everything=everything, wide=wide)
+
+
+async def _watch(url: str, query: Units, *, wide: bool) -> None:
+    """Print the list anew, on an empty screen, until the command is interrupted."""
+    async with reading(url) as store:
+        while True:
+            screen.clear()
+            await _print_sheet(store, query, everything=False, wide=wide)
+            await asyncio.sleep(_WATCH_S)
 
 
 def _now_ms() -> int:

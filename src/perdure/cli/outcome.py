@@ -37,6 +37,7 @@ class Exit(IntEnum):
     SUSPENDED = 7
     FINDINGS = 8
     INTERNAL = 70
+    OUTPUT = 74
     INTERRUPTED = 130
 
 
@@ -54,6 +55,7 @@ MEANINGS: dict[Exit, str] = {
     "or a part of it cannot be read",
     Exit.FINDINGS: "`lint` found something; each line says what and where",
     Exit.INTERNAL: "a defect of perdure; please report it with the output of --debug",
+    Exit.OUTPUT: "the answer could not be written to stdout; what was asked for may have been done",
     Exit.INTERRUPTED: "interrupted; what was started goes on when a node runs",
 }
 """The meaning of each code, for `--help`."""

@@ -28,6 +28,7 @@ from perdure.cli.options import (
     Version,
     Wait,
     given_text,
+    seconds,
 )
 from perdure.cli.outcome import Exit, ended_text
 from perdure.cli.payloads import payload_json
@@ -210,7 +211,11 @@ def start(
     delay: Annotated[
         float | None,
         typer.Option(
-            "--delay", metavar="SECONDS", min=0, help="Begin so much later.", show_default=False
+            "--delay",
+            metavar="DURATION",
+            parser=seconds,
+            help="Begin so much later: 90 (seconds), 5m, 1.5h, 30d.",
+            show_default=False,
         ),
     ] = None,
     as_json: AsJson = False,
@@ -247,7 +252,11 @@ def wait(
 
     A suspended instance ends the wait, too (exit code 7), because no waiting cures it.
     """
-    row = asyncio.run(_wait(id, store, timeout))
+    try:
+        row = asyncio.run(_wait(id, store, timeout))
+    except KeyboardInterrupt:
+        screen.note(f"interrupted; {id!r} goes on: wait again with `perdure wait {id}`")
+        raise
     return _report(row, as_json=as_json, url=store)
 
 
@@ -276,6 +285,12 @@ def _named(name: str, text: str, id: str | None) -> _Start:
             "text needs double quotes, as in '[\"card\", 1]'"
         )
         raise DecodeError(msg) from error
+    if isinstance(value, dict):
+        msg = (
+            f"arguments of workflow {name!r}: an object of arguments by name needs its code, as "
+            f"FILE:{name}. By the bare name give an array, also of one object: '[{{...}}]'"
+        )
+        raise DecodeError(msg)
     args: list[Any] = [value]
     if isinstance(value, list):
         args = value  # pyright: ignore[reportUnknownVariableType]

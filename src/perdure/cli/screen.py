@@ -55,6 +55,12 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
+def clear() -> None:
+    """Empty the screen of stdout. Without a terminal the next text follows the last one."""
+    if sys.stdout.isatty():
+        sys.stdout.write("\x1b[H\x1b[2J")
+
+
 def note(text: str) -> None:
     """One line on stderr, beside the answer."""
     sys.stderr.write(f"{text}\n")

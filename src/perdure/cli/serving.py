@@ -22,7 +22,15 @@ import typer
 from perdure.app import App
 from perdure.cli import logs, pulse, screen
 from perdure.cli.door import check_shared
-from perdure.cli.options import DEFAULT_URL, AsJson, LogFormat, LogFormats, LogLevel, StoreUrl
+from perdure.cli.options import (
+    DEFAULT_URL,
+    AsJson,
+    LogFormat,
+    LogFormats,
+    LogLevel,
+    StoreUrl,
+    seconds,
+)
 from perdure.cli.outcome import Exit, exit_of
 from perdure.cli.target import find_app
 from perdure.errors import PerdureError, UsageError
@@ -71,7 +79,10 @@ def serve(
     grace: Annotated[
         float | None,
         typer.Option(
-            "--grace", metavar="SECONDS", min=0, help="What running activities get at the stop."
+            "--grace",
+            metavar="DURATION",
+            parser=seconds,
+            help="What running activities get at the stop: 10 (seconds), 2m.",
         ),
     ] = None,
     log_level: Annotated[

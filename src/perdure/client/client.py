@@ -200,19 +200,21 @@ class Client:
         Raises:
             UsageError: there is no such filter, or it cannot have this value.
         """
+        size = _page_size(500, limit, 0)
         now_ms = self._gateway.clock.now_ms()
-        query = units_query(filters, _page_size(500, limit, 0))
-        posted = await posted_starts(self._gateway.store, query, now_ms)
-        found = [describe_row(row) for row in posted]
-        after: str | None = None
-        while limit is None or len(found) < limit:
+        posted = await posted_starts(self._gateway.store, units_query(filters, size), now_ms)
+        first = await self.page(size=size, **filters)
+        # A start that was taken between the two looks is in both.
+        begun = {one.id for one in first.items}
+        found = [describe_row(row) for row in posted if row.id not in begun]
+        found += first.items
+        after = first.next
+        while after is not None and (limit is None or len(found) < limit):
             size = _page_size(500, limit, len(found))
             page = await self.page(size=size, after=after, **filters)
             found += page.items
             after = page.next
-            if after is None:
-                break
-        return found
+        return found[:limit]
 
     async def page(
         self, *, size: int = 100, after: str | None = None, **filters: Unpack[Filter]

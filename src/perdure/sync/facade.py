@@ -384,7 +384,8 @@ class SyncClient:
     def list(self, *, limit: int | None = 100, **filters: Unpack[Filter]) -> list[Description]:
         """Instances that fit all filters, newest first. `limit=None` lists all of them.
 
-        `Filter` has the filters.
+        `Filter` has the filters. Starts that were posted and wait for a node come first: they are
+        `pending` with the reason `posted`, and no instances yet.
 
         Raises:
             UsageError: there is no such filter, or it cannot have this value.
@@ -394,7 +395,7 @@ class SyncClient:
     def page(
         self, *, size: int = 100, after: str | None = None, **filters: Unpack[Filter]
     ) -> Page[Description]:
-        """One page of `list`.
+        """One page of `list`, without the posted starts.
 
         Its `next` is the `after` of the following page. None: the last one.
         """
