@@ -233,11 +233,11 @@ class Turns:
 
     def _conclude(self, resident: Resident, turn: Turn, *, serves: bool) -> None:
         """Tell those who wait for the turn, and let its unit go on."""
+        unit = resident.unit
         if resident.acks is not None and turn.answers:
             resident.answer(turn.answers)
         if turn.milestones is not None:
-            self._reached(resident.unit, turn.milestones)
-        unit = resident.unit
+            self._reached(unit, turn.milestones)
         if unit.held is not None and unit.row is not None:
             self.waiters.held(unit.row)
         if turn.closed or turn.wake_at is not None or self.deadlines.holds(unit.id):
