@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import redirect_stdout
 from dataclasses import replace
@@ -36,6 +37,10 @@ from perdure.cli.target import find_app
 from perdure.errors import PerdureError, UsageError
 from perdure.node import Node, NodeOptions
 from perdure.node.activities.job import named
+from perdure.ports.store import Units
+
+# Instances that are looked at when the node is ready, to see which code they need.
+_LOOKED_AT = 1_000
 
 Showing = Callable[[], Coroutine[object, object, None]]
 
@@ -144,6 +149,7 @@ async def _serve(
             faulthandler.enable()  # code that crashes the interpreter leaves its stack
             gc.set_threshold(*COLLECTOR)
             _say_ready(app, node, url, as_json=as_json)
+            await _say_what_lacks(app, node)
             if showing is None:
                 serving = node.wait_ended()
             else:
@@ -254,6 +260,23 @@ def _say_ready(app: App, node: Node, url: str, *, as_json: bool) -> None:
     screen.say(
         f"ready: node {node.name} runs app {app.name!r} ({counted}) on {url}, process {os.getpid()}"
     )
+
+
+async def _say_what_lacks(app: App, node: Node) -> None:
+    """Name the versions that open instances need and this app lacks.
+
+    They are suspended at their next turn only, perhaps long after the deploy that lost their code.
+    """
+    query = Units(statuses=("running", "pending"), limit=_LOOKED_AT)
+    rows = [view.row for view in (await node.store.query(query)).items]
+    needed = Counter((row.type, row.type_version) for row in rows if row.type_version)
+    for (name, version), count in needed.items():
+        if app.find_workflow(name, version) is None:
+            instances = screen.counted(count, "open instance")
+            screen.note(
+                f"the code of {name} {version} is missing in app {app.name!r}, and {instances} of "
+                "it will be suspended (not_registered); serve the code that has it, too"
+            )
 
 
 def _on_signals(stop: asyncio.Event) -> None:
