@@ -70,12 +70,7 @@ def serve(
     store: StoreUrl = DEFAULT_URL,
     options: Annotated[
         Path | None,
-        typer.Option(
-            "--options",
-            metavar="FILE",
-            help="Options of the node: a TOML file.",
-            show_default=False,
-        ),
+        typer.Option("--options", metavar="FILE", help="A TOML file.", show_default=False),
     ] = None,
     name: Annotated[
         str | None,

@@ -26,7 +26,6 @@ import asyncio
 import heapq
 import sys
 from hashlib import blake2b
-from itertools import islice
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar, cast
 
@@ -37,7 +36,7 @@ from perdure.kernel.execution.deadline import check_deadline
 from perdure.kernel.execution.delivery import HANDLERS, NOTES
 from perdure.kernel.execution.ending import ContinueAsNew, wind_up
 from perdure.kernel.execution.variables import Variables
-from perdure.kernel.execution.waits import Waits
+from perdure.kernel.execution.waits import Waits, behind_timer
 from perdure.kernel.loop.call import ActivityCall, Call, CheckpointCall, ChildCall, WaitCall
 from perdure.kernel.loop.disposal import dispose
 from perdure.kernel.loop.loop import Timer, WorkflowLoop, running_loop
@@ -52,9 +51,6 @@ if TYPE_CHECKING:
 E = TypeVar("E", bound=ev.Event)
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-
-# So many pending commands are looked at to say what the code waits for.
-_LOOKED_AT = 4
 
 _NOT_STARTED = ev.Started(0, "", "", b"", b"", 0, PYTHON)
 """The start of an execution until its first delivery."""
@@ -580,22 +576,12 @@ class Execution:
         return not self.waits.first and all(type(p) is Timer for p in self.pending.values())
 
     def waiting_for(self) -> str | None:
-        """The first pending command in a few words. None: nothing is pending.
-
-        A timer before another command is its deadline, as a rule, which the row has as `wake_at`.
-        """
-        first = next(iter(self.pending.values()), None)
-        if first is None:
-            return None
-        if not isinstance(first, Timer):
-            return first.describe()
-        # There may be thousands of timers, so only a few are looked at.
-        for pending in islice(self.pending.values(), 1, _LOOKED_AT):
+        """What the code waits for, in a few words. None: nothing is pending."""
+        for pending in self.pending.values():
             if not isinstance(pending, Timer):
                 return pending.describe()
-        if first.name:
-            return f"timer {first.name}"
-        return "timer"
+            break  # it is the deadline of another command, as a rule
+        return behind_timer(self.pending.values())
 
 
 def current_run() -> Execution | None:
