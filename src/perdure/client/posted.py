@@ -30,7 +30,8 @@ async def posted_starts(store: Store, query: Units, now_ms: int) -> list[UnitRow
         if unit not in missing:
             continue
         start = await find_start(store, unit)
-        if start is not None:
+        # The start of a child is on its way, and shown as a call of its parent.
+        if start is not None and start.sender is None:
             row = pending_of(store, start)
             if _fits(row, query):
                 found.append(row)
