@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from perdure.cli import screen
 from perdure.cli.payloads import payload_json
-from perdure.cli.timeline import MARKS, Step, duration, labels, span, steps
+from perdure.cli.timeline import MARKS, Labels, Step, duration, span, steps
 from perdure.client.description import HistoryEvent
 from perdure.kernel.data.commit import UnitRow
 
@@ -62,8 +62,9 @@ class Progress:
         # By default rich cuts words that are longer than their column.
         for _ in range(5):
             grid.add_column(overflow="fold")
-        for step, name in zip(shown, labels(shown), strict=True):
-            grid.add_row(*self._line(step, name, now_ms))
+        labels = Labels(self._steps)
+        for step in shown:
+            grid.add_row(*self._line(step, labels.of(step), now_ms))
         if shown:
             yield grid
         left_out = len(self._steps) - len(shown)

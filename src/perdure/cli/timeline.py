@@ -314,16 +314,20 @@ _BAR = 2
 _ARGUMENTS_COLUMNS = 30
 
 
-def labels(shown: Sequence[Step]) -> list[str]:
+class Labels:
     """The names of steps. Calls of the same name are told apart by their arguments."""
-    counts = Counter((step.kind, step.name) for step in shown)
-    names: list[str] = []
-    for step in shown:
-        name = step.name
-        if counts[step.kind, step.name] > 1 and step.input is not None:
-            name += f"({clipped(arguments_text(step.input), _ARGUMENTS_COLUMNS)})"
-        names.append(name)
-    return names
+
+    def __init__(self, shown: Sequence[Step]) -> None:
+        """Count the names of these steps."""
+        self._counts = Counter((step.kind, step.name) for step in shown)
+
+    def of(self, step: Step) -> str:
+        """The name of one of them."""
+        # Made when it is asked for: of thousands of steps only some are shown.
+        if step.input is None or self._counts[step.kind, step.name] == 1:
+            return step.name
+        arguments = clipped(arguments_text(step.input), _ARGUMENTS_COLUMNS)
+        return f"{step.name}({arguments})"
 
 
 class Timeline:
@@ -339,7 +343,7 @@ class Timeline:
     ) -> None:
         """Made by `render`."""
         self._steps = shown
-        self._labels = labels(shown)
+        self._labels = Labels(shown)
         self._scale = scale
         self.now_ms = now_ms
         self._rows = rows
@@ -401,7 +405,7 @@ class Timeline:
             drawn = self._bar(step, bar)
         return (
             step.kind,
-            self._labels[number],
+            self._labels.of(step),
             Cell(drawn, colour),
             f"+{duration(step.started_ms - self._scale.started_ms)}",
             duration(step.duration_ms(self.now_ms)),
