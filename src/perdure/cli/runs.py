@@ -145,8 +145,7 @@ async def _run(
         if quiet:
             row = await _while_running(node, watch.until_end(timeout_s=timeout_s))
         else:
-            if not screen.notes().is_terminal:
-                screen.note(f"running {begin.definition.name} as {begin.id}")
+            screen.note(f"running {begin.definition.name} as {begin.id}")
             with progress.live():
                 row = await _while_running(
                     node, watch.until_end(timeout_s=timeout_s, change=progress.change)
