@@ -84,6 +84,22 @@ def test_a_served_node_is_seen_and_asked_from_another_process(cli: Cli, spawn: S
     assert "Traceback" not in errors
 
 
+def test_a_service_without_stdout_serves(cli: Cli, folder: Path) -> None:
+    command = f'exec "{sys.executable}" -m perdure serve shop.py >&-'
+    serving = subprocess.Popen(
+        ["bash", "-c", command], cwd=folder, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert line_with(serving.stderr, "ready; stdout does not take the line")
+        cli("start", "double", "[4]", "--id", "d")
+        assert cli("wait", "d", "--timeout", "20").stdout == "8\n"
+        serving.send_signal(signal.SIGTERM)
+        assert serving.wait(30) == 0
+    finally:
+        serving.kill()
+        serving.communicate()
+
+
 def test_serving_without_the_code_of_an_open_instance_says_so(
     cli: Cli, spawn: Spawn, folder: Path
 ) -> None:

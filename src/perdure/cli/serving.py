@@ -21,7 +21,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from perdure.app import App
-from perdure.cli import logs, pulse, screen
+from perdure.cli import logs, pulse, screen, streams
 from perdure.cli.door import check_shared
 from perdure.cli.options import (
     DEFAULT_URL,
@@ -143,7 +143,12 @@ async def _serve(
         if started:
             faulthandler.enable()  # code that crashes the interpreter leaves its stack
             gc.set_threshold(*COLLECTOR)
-            _say_ready(app, node, url, as_json=as_json)
+            try:
+                _say_ready(app, node, url, as_json=as_json)
+            except streams.AnswerLost as error:
+                # A service may have no stdout. Its work does not depend on this line.
+                streams.give_up_answers()
+                screen.note(f"ready; stdout does not take the line that says so: {error}")
             await _say_what_lacks(app, node)
             if showing is None:
                 serving = node.wait_ended()
