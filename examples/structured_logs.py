@@ -39,10 +39,17 @@ async def main() -> None:
     print(lines.getvalue(), end="")
     records = [json.loads(line) for line in lines.getvalue().splitlines()]
     assert {record["instance"] for record in records} == {"order-1"}
-    assert [(r["logger"], r["message"], r.get("attempt")) for r in records] == [
+    assert [
+        (r["logger"], r["message"].partition(" (at")[0], r.get("attempt")) for r in records
+    ] == [
         ("perdure.workflow", "taking 1990", None),
         ("perdure.activity", "charging 1990", 1),
         ("shop.bank", "the bank is away", 1),
+        (
+            "perdure.failures",  # what went wrong is said by Perdure, too
+            "attempt 1 of activity 'charge' of 'order-1' failed: ConnectionError: away",
+            1,
+        ),
         ("perdure.activity", "charging 1990", 2),
     ]
 

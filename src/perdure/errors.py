@@ -17,6 +17,7 @@
     ├── HasParent             the instance belongs to another one, and goes with it
     ├── InboxFull             the instance has too many unconsumed messages
     ├── Timeout               a wait of the client reached its limit, and the work goes on
+    ├── Suspended             a wait ended because the instance cannot go on until people act
     ├── WorkflowFailed        the instance ended without a result: `.failure` says why
     │   ├── WorkflowCancelled
     │   └── WorkflowTerminated
@@ -287,6 +288,26 @@ class Timeout(PerdureError, TimeoutError):
     - Example: `'order-1' has not ended within 5 s; it is running (message approved). It goes on:
       wait again, or ...`
     """
+
+
+class Suspended(PerdureError):
+    """A wait ended because the instance is suspended: it does not go on until people act.
+
+    - Why: its code is not there, does not fit its history, waits for something that nothing can
+      bring, or failed again and again. `.reason` is one of the reasons below, and `.failure` has
+      the details. Nothing is lost, and the instance has not ended.
+    - Do: remove the cause (`perdure explain REASON`). Then it goes on, and the wait can be made
+      again. `result(through_suspension=True)` and `wait(through_suspension=True)` do not end at a
+      suspension. A paused instance goes on by `resume()`, so the wait for it does not end.
+    - Example: `refund 'order-1' is suspended (not_registered): workflow 'refund' is not registered
+      with this node's app. ...`
+    """
+
+    def __init__(self, message: str, reason: str, failure: Failure) -> None:
+        """Keep the reason and the failure beside the readable form."""
+        super().__init__(message)
+        self.reason = reason
+        self.failure = failure
 
 
 class Failed(PerdureError):

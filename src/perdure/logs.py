@@ -41,7 +41,9 @@ USER_AREAS = ("perdure.activity", "perdure.workflow")
 
 AREAS = (
     "perdure.activity",
+    "perdure.client",
     "perdure.clock",
+    "perdure.failures",
     "perdure.guard",
     "perdure.node",
     "perdure.store",

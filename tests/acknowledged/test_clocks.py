@@ -26,7 +26,7 @@ async def test_a_message_of_a_client_whose_clock_is_ahead_fires_no_timer(
     async with world.node(app) as node:
         handle = node.client.workflow(waits, id="w")
         await handle.start()
-        await waits_for(handle, "timer")
+        await waits_for(handle, "message word")
         ahead = node.clock.now_ms() + 3_600_000
         await node.gateway.send(Message(os.urandom(16), "w", Send("word", encode(7)), ahead))
         assert await handle.result(timeout=30) == [7, 0]

@@ -224,7 +224,7 @@ async def test_a_name_that_nobody_has_waits_for_a_deploy_and_says_so(node: Node)
         Timeout,
         match=r"'order-1' has not ended within 0.01 s; it is suspended \(not_registered\): work",
     ):
-        await handle.result(timeout=0.01)
+        await handle.result(timeout=0.01, through_suspension=True)
 
 
 async def test_a_taken_id_is_refused_with_the_way_out(node: Node):

@@ -38,8 +38,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     perdure.logs.reset()
 
 
-class Terminal(io.StringIO):
-    """What a command prints on a terminal."""
+class Screen(io.StringIO):
+    """A terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -47,18 +47,15 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Run a command in this process. What typer's own runner does, except that it builds the program only once.
-
-    With `columns` its stdout is a terminal of that width.
-    """
+    """Run a command in this process. What typer's own runner does, except that it builds the program only once."""
 
     def run(
-        *args: str, stdin: str = "", env: dict[str, str] | None = None, columns: int | None = None
+        *args: str, stdin: str = "", env: dict[str, str] | None = None, columns: int = 0
     ) -> Ended:
         out, errors = io.StringIO(), io.StringIO()
-        if columns is not None:
-            out = Terminal()
-            env = {"COLUMNS": str(columns), "NO_COLOR": "1", **(env or {})}
+        if columns:  # a terminal of this width, without colours
+            out, errors = Screen(), Screen()
+            env = {"TERM": "xterm", "NO_COLOR": "1", "COLUMNS": str(columns), **(env or {})}
         with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
             patch.setattr(sys, "stdin", io.StringIO(stdin))
             patch.setattr(sys, "stdout", out)

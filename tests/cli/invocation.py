@@ -117,3 +117,10 @@ class Ended:
 
 
 Cli = Callable[..., Ended]
+
+
+def said_on_stdout(command: str, ended: Ended) -> bool:
+    """Whether a command that was refused said anything on stdout but the document of its error."""
+    if "--json" in command.split():
+        return set(ended.json) != {"error"} or ended.json["error"]["exit_code"] != ended.code
+    return bool(ended.stdout)

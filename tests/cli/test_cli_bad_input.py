@@ -6,7 +6,7 @@ from pathlib import Path
 
 import apsw
 import pytest
-from invocation import Cli
+from invocation import Cli, said_on_stdout
 
 from perdure.cli.outcome import MEANINGS
 from perdure.cli.program import NAMES
@@ -155,7 +155,11 @@ CASES: list[tuple[str, int, list[str]]] = [
     ("history a --execution 7", 3, ["'a' has no execution 7", "kept is 1"]),
     ("send a bad\x07 1", 2, ["channel", "bad"]),
     # stores
-    ("ls --store shop.db", 2, ["'shop.db' names no store", "sqlite:///relative.db"]),
+    (
+        "ls --store shop.db",
+        2,
+        ["'shop.db' names no store", "did you mean 'sqlite:///shop.db'"],
+    ),
     ("ls --store sqlite:///none.db", 5, ["there is no store none.db", "--store"]),
     ("send a c 1 --store sqlite:///none.db", 5, ["there is no store none.db"]),
     (
@@ -169,7 +173,7 @@ CASES: list[tuple[str, int, list[str]]] = [
     ("ls --store sqlite:///shop.py", 5, ["shop.py is not a SQLite database"]),
     ("bench --store sqlite:///foreign.db", 5, ["no Perdure store", "songs"]),
     ("bench --store sqlite:///none/x.db", 5, ["none/x.db does not exist", "mkdir"]),
-    ("bench --store shop.db", 2, ["'shop.db' names no store"]),
+    ("bench --store shop.db", 2, ["did you mean 'sqlite:///shop.db'"]),
     ("ls --store sqlite:///foreign.db", 5, ["no Perdure store", "songs"]),
     ("run shop.py:double --store sqlite:///foreign.db", 5, ["no Perdure store", "songs"]),
     ("ls --store sqlite:///perdure.db?shard=2", 2, ["unknown option 'shard'"]),
@@ -201,7 +205,7 @@ def test_each_bad_input_gives_one_line_and_an_exit_code(cli: Cli, folder: Path) 
             or missing
             or len(lines) != 1
             or not lines[0].startswith("perdure: ")
-            or ended.stdout
+            or said_on_stdout(command, ended)
         ):
             wrong.append(
                 f"{command}\n  -> {ended.code}, lacks {missing}\n  {ended.stderr}{ended.stdout}"

@@ -84,6 +84,38 @@ def test_a_served_node_is_seen_and_asked_from_another_process(cli: Cli, spawn: S
     assert "Traceback" not in errors
 
 
+def test_a_service_without_stdout_serves(cli: Cli, folder: Path) -> None:
+    command = f'exec "{sys.executable}" -m perdure serve shop.py >&-'
+    serving = subprocess.Popen(
+        ["bash", "-c", command], cwd=folder, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert line_with(serving.stderr, "ready; stdout does not take the line")
+        cli("start", "double", "[4]", "--id", "d")
+        assert cli("wait", "d", "--timeout", "20").stdout == "8\n"
+        serving.send_signal(signal.SIGTERM)
+        assert serving.wait(30) == 0
+    finally:
+        serving.kill()
+        serving.communicate()
+
+
+def test_serving_without_the_code_of_an_open_instance_says_so(
+    cli: Cli, spawn: Spawn, folder: Path
+) -> None:
+    cli("run", "shop.py:approval", '["o"]', "--id", "a", "-q", "--timeout", "0")
+    code = (folder / "shop.py").read_text()
+    (folder / "next.py").write_text(code.replace("async def approval", "async def consent"))
+    serving = spawn("serve", "next.py")
+    line_with(serving.stdout, "ready: ")
+    note = line_with(serving.stderr, "is missing")
+    assert note.startswith(
+        "the code of approval 1.0.0 is missing in app 'shop', and 1 open instance"
+    )
+    serving.send_signal(signal.SIGTERM)
+    assert serving.wait(30) == 0
+
+
 def test_after_kill_9_everything_is_there_and_the_next_node_goes_on(cli: Cli, spawn: Spawn) -> None:
     first = spawn("serve", "shop.py", "--json")
     ready = json.loads(first.stdout.readline())  # type: ignore[union-attr]

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from invocation import Cli
+
+from perdure import Client
 
 INSTANCES = (
     ("checkout", '[{"card": "c"}]', "done-1", 0),
@@ -100,13 +106,80 @@ def test_ls_on_a_terminal_folds_an_id_that_is_too_long(cli: Cli) -> None:
 
 
 def test_ls_of_an_empty_store_mentions_what_waits(cli: Cli) -> None:
+    cli("send", "nobody", "go", "1")
     cli("start", "double", "--id", "d")
-    ended = cli("ls")
+    ended = cli("ls", "--status", "completed")
     assert (ended.code, ended.stdout) == (0, "")
     assert "no instances; 1 message waits for a node: perdure serve" in ended.stderr
-    shown = cli("show", "d")
-    assert shown.code == 3
-    assert "'d' has been posted and has not begun" in shown.stderr
+
+
+def test_a_posted_start_is_seen_everywhere(cli: Cli) -> None:
+    cli("start", "double", "[3]", "--id", "d-1")
+    cli("start", "double", "--id", "d-2")
+    for chosen in ((), ("--status", "pending"), ("--type", "double"), ("--prefix", "d-")):
+        rows = cli("ls", *chosen).stdout.splitlines()[1:]
+        assert sorted(row.split()[0] for row in rows) == ["d-1", "d-2"]
+        assert "pending" in rows[0]
+        assert rows[0].endswith("posted: no node has taken it")
+        assert set(ids(cli, *chosen)) == {"d-1", "d-2"}
+    for other in (("--status", "running"), ("--type", "x"), ("--prefix", "e"), ("--reason", "x")):
+        assert ids(cli, *other) == []
+    assert ids(cli, "--limit", "1") == ["d-2"]
+    shown = cli("show", "d-1")
+    assert shown.code == 0
+    assert (
+        "pending (posted: no node has taken it yet; run one with `perdure serve`)" in shown.stdout
+    )
+    assert cli("show", "d-1", "--json").json["reason"] == "posted"
+
+    async def seen() -> set[tuple[str, str, str | None]]:
+        async with Client.open("sqlite:///perdure.db") as client:
+            listed = await client.list(status="pending")
+            return {(one.id, one.status, one.reason) for one in listed}
+
+    assert asyncio.run(seen()) == {(name, "pending", "posted") for name in ("d-1", "d-2")}
+    cli("run", "shop.py:double", "--id", "d-3", "-q")  # a node takes all of them
+    assert ids(cli, "--reason", "posted") == []
+    assert set(ids(cli)) == {"d-1", "d-2", "d-3"}
+
+
+@pytest.mark.usefixtures("store")
+def test_a_wait_under_a_deadline_is_shown_as_what_it_is(cli: Cli) -> None:
+    row = next(line for line in cli("ls").stdout.splitlines() if line.startswith("open-1"))
+    assert re.search(r"message approved, timer in 23h 59m$", row)
+    assert set(ids(cli, "--reason", "message approved")) == {"open-1", "open-2"}
+    text = cli("show", "open-1").stdout
+    assert re.search(r"^waits for +timer 1d, until \S+Z, in 23h 59m *$", text, re.MULTILINE)
+    assert re.search(r"^ +message approved *$", text, re.MULTILINE)
+
+
+@pytest.mark.usefixtures("store")
+def test_show_has_the_inbox(cli: Cli) -> None:
+    cli("send", "open-1", "aproved", "true")
+    for number in range(12):
+        cli("send", "open-2", "approved", f'{{"n": {number}}}')
+    text = cli("show", "open-1").stdout
+    assert re.search(r"^inbox +aproved true, \S+ \S+ ago *$", text, re.MULTILINE)
+    text = cli("show", "open-2").stdout
+    assert text.count("approved {") == 10
+    assert "and 2 others" in text
+    inbox = cli("show", "open-2", "--json").json["inbox"]
+    assert [one["value"] for one in inbox] == [{"n": number} for number in range(12)]
+    assert {(one["kind"], one["channel"], one["sender"]) for one in inbox} == {
+        ("Send", "approved", None)
+    }
+
+
+@pytest.mark.usefixtures("store")
+def test_send_doubts_a_channel_that_the_code_has_not_used(cli: Cli) -> None:
+    wrong = cli("send", "open-1", "aproved", "true")
+    assert wrong.code == 0
+    assert wrong.stderr == (
+        "'open-1' waits for a message of 'approved', and has not used 'aproved' so far; "
+        "the message is kept until it does. A typing error?\n"
+    )
+    assert cli("send", "open-1", "approved", "true").stderr == ""
+    assert cli("send", "stuck-1", "whatever", "true").stderr == ""
 
 
 @pytest.mark.usefixtures("store")
@@ -177,7 +250,7 @@ def test_wait_for_what_has_ended(cli: Cli) -> None:
     assert cli("wait", "stuck-1").code == 7
     late = cli("wait", "open-1", "--timeout", "0.01")
     assert late.code == 4
-    assert "'open-1' has not ended within 0.01 s; it is running (timer)" in late.stderr
+    assert "'open-1' has not ended within 0.01 s; it is running (message approved)" in late.stderr
 
 
 @pytest.mark.usefixtures("store")
@@ -225,3 +298,87 @@ def test_ls_filters_by_time(cli: Cli) -> None:
     ended = ids(cli, "--ended-after", "1h")
     assert set(everything) - set(ended) == {"open-1", "open-2", "stuck-1"}
     assert ids(cli, "--ended-before", "2020-01-31") == []
+
+
+FAN_OUT = """
+import asyncio
+from perdure import App, RetryPolicy
+
+app = App("fan")
+
+@app.activity(retry=RetryPolicy(maximum_attempts=3, initial_interval=0.001))
+async def fetch(name: str, pages: int) -> str:
+    if name == "b":
+        raise ValueError("no file b")
+    return name
+
+@app.activity
+async def note() -> None:
+    pass
+
+@app.workflow
+async def fan() -> None:
+    await note()
+    await asyncio.gather(*(fetch(name, 20) for name in ("a", "b")))
+
+@app.workflow
+async def bad_result() -> str:
+    return object()
+"""
+
+
+def test_calls_of_one_name_are_told_apart_by_their_arguments(cli: Cli, folder: Path) -> None:
+    (folder / "fan.py").write_text(FAN_OUT)
+    cli("run", "fan.py:fan", "--id", "f", "-q")
+    text = cli("show", "f").stdout
+    rows = {line.split()[1]: line for line in text.splitlines() if line.startswith("activity")}
+    assert set(rows) == {"note", 'fetch("a",', 'fetch("b",'}
+    assert 'fetch("b", 20)' in rows['fetch("b",']
+    assert re.search(r" 3  ✗ failed", rows['fetch("b",'])
+    inputs = {step["name"]: step["input"] for step in cli("show", "f", "--json").json["steps"]}
+    assert inputs["note"] == []
+
+
+def test_a_failure_is_told_once_with_the_frames_of_the_user(cli: Cli, folder: Path) -> None:
+    (folder / "fan.py").write_text(FAN_OUT)
+    cli("run", "fan.py:fan", "--id", "f", "-q")
+    facts, _ = cli("show", "f").stdout.split("\nkind ")
+    assert facts.count("no file b") == 2  # the sentence, and the line of the code that raised it
+    assert "caused by" not in facts
+    assert re.search(r'fan.py", +line 10, in fetch', " ".join(facts.split()))
+    cli("run", "fan.py:bad_result", "--id", "r", "-q")
+    for name in ("f", "r"):
+        shown = "".join(cli("show", name).stdout.split())
+        assert "perdure/kernel" not in shown
+        assert "perdure/codec" not in shown
+
+
+@pytest.mark.usefixtures("store")
+def test_a_list_that_is_watched(folder: Path) -> None:
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "perdure", "ls", "--watch", "--status", "pending"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+    )
+    try:
+        assert watching.stderr is not None
+        assert watching.stdout is not None
+        assert watching.stderr.readline().startswith("nothing fits these filters")
+        start = [sys.executable, "-m", "perdure", "start", "double", "--id", "late"]
+        subprocess.run(start, cwd=folder, check=True, capture_output=True)
+        assert watching.stdout.readline().split()[0] == "id"
+        assert watching.stdout.readline().split()[0] == "late"
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(30) == 0
+    finally:
+        watching.kill()
+        watching.communicate()
+
+
+def test_a_watched_list_is_no_document(cli: Cli) -> None:
+    for other in (("--json",), ("--limit", "0")):
+        ended = cli("ls", "--watch", *other)
+        assert ended.code == 2
+        assert "--watch goes with neither --json nor --limit 0" in ended.stderr

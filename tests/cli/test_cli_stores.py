@@ -14,7 +14,7 @@ from pathlib import Path
 
 import apsw
 import pytest
-from invocation import Cli
+from invocation import Cli, said_on_stdout
 
 from perdure.store.sqlite.migrate import FORMAT, formats
 
@@ -36,7 +36,7 @@ def refused(cli: Cli, commands: tuple[str, ...], url: str, *parts: str, code: in
         ended = cli(*shlex.split(command), "--store", url)
         lines = [line for line in ended.stderr.splitlines() if line != "the module was imported"]
         missing = [part for part in parts if part not in ended.stderr]
-        if ended.code != code or missing or len(lines) != 1 or ended.stdout:
+        if ended.code != code or missing or len(lines) != 1 or said_on_stdout(command, ended):
             wrong.append(
                 f"{command}\n  -> {ended.code}, lacks {missing}\n  {ended.stderr}{ended.stdout}"
             )

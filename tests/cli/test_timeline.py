@@ -80,10 +80,10 @@ SLEEPS = ev.TimerStarted(1, T0 + 5_000)
             ],
             Step("activity", "charge", 1, T0, T0 + 30, 2, "completed"),
         ),
-        ([SLEEPS], Step("timer", "5 s", 1, T0)),
+        ([SLEEPS], Step("timer", "5 s", 1, T0, due_ms=T0 + 5_000)),
         (
             [ev.TimerStarted(1, T0 + 5_000, "packing"), ev.TimerFired(1, T0 + 5_001)],
-            Step("timer", "packing", 1, T0, T0 + 5_001, outcome="completed"),
+            Step("timer", "packing", 1, T0, T0 + 5_001, outcome="completed", due_ms=T0 + 5_000),
         ),
         (
             [ev.WaitStarted(1, "approved"), ev.Received(1, T0 + 9, b"m", b"\x01\xc3")],
@@ -130,14 +130,17 @@ SLEEPS = ev.TimerStarted(1, T0 + 5_000)
             [ev.MessageSent(1, "o-2", "go", b"")],
             Step("sent", "go", 0, T0, T0, 1, "completed", "to o-2"),
         ),
-        ([SLEEPS, ev.CommandCancelled(1)], Step("timer", "5 s", 1, T0, T0, outcome="cancelled")),
+        (
+            [SLEEPS, ev.CommandCancelled(1)],
+            Step("timer", "5 s", 1, T0, T0, outcome="cancelled", due_ms=T0 + 5_000),
+        ),
         (
             [ev.Paused(T0 + 1, "lunch"), ev.Resumed(T0 + 5)],
             Step("pause", "lunch", 0, T0 + 1, T0 + 5, outcome="completed"),
         ),
         (
             [SLEEPS, ev.Terminated(T0 + 7, "enough")],
-            Step("timer", "5 s", 1, T0, T0 + 7, outcome="cancelled"),
+            Step("timer", "5 s", 1, T0, T0 + 7, outcome="cancelled", due_ms=T0 + 5_000),
         ),
     ],
 )

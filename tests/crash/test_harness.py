@@ -118,7 +118,9 @@ def test_what_never_ends_is_named() -> None:
 
 def test_what_is_held_is_named_with_its_reason() -> None:
     async def script(client: Client) -> object:
-        return await client.workflow("absent", id="w").run()
+        handle = client.workflow("absent", id="w")
+        await handle.start()
+        return await handle.result(through_suspension=True)
 
     with pytest.raises(
         OutcomeDiffers,

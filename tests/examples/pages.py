@@ -147,6 +147,7 @@ class Session:
             "HOME": str(folder),
             "NO_COLOR": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONUNBUFFERED": "1",  # what a program prints is in the order of a terminal
             "TERM": "dumb",
         }
         own["PYTEST_PLUGINS"] = (

@@ -205,6 +205,7 @@ PROVOKED: dict[str, Callable[[Client], Awaitable[object]]] = {
     "HasParent": delete_child,
     "InboxFull": flood,
     "Timeout": late,
+    "Suspended": lambda client: client.workflow("refund", id="order-1").run(),
     "WorkflowFailed": lambda client: client.workflow(checkout, id="order-1").run(-1),
     "WorkflowCancelled": cancelled,
     "WorkflowTerminated": terminated,

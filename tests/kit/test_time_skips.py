@@ -366,7 +366,9 @@ async def test_an_instance_that_was_set_aside_is_named_with_its_reason(
         with pytest.raises(
             WaitsForever, match=r"'s' \(stuck 1.0.0\) is suspended \(stuck\): .*test_time_skips.py"
         ):
-            await node.client.workflow(stuck, id="s").run()
+            handle = node.client.workflow(stuck, id="s")
+            await handle.start()
+            await handle.result(through_suspension=True)
 
 
 async def test_so_is_one_that_is_not_there_any_more(app: App, hasty: SkippingClock) -> None:

@@ -6,7 +6,8 @@
     door.py         the store that `--store` names, opened for reading or posting
     runs.py         run, start, wait
     serving.py      serve
-    listings.py     ls, show
+    listings.py     ls
+    showing.py      show
     events.py       history
     replaying.py    replay
     explaining.py   explain
@@ -16,8 +17,12 @@
     watch.py        an instance until its end, woken by its commits
     progress.py     the live view of that
     timeline.py     a history as steps, and the steps as bars
+    layout.py       the columns of a table on a screen of any width
+    sheet.py        a table that is printed while its rows are read
+    payloads.py     payloads as JSON
     view.py         rows, events and payloads as JSON
-    screen.py       stdout and stderr
+    screen.py       text and JSON on stdout and stderr
+    streams.py      stdout and stderr themselves, closed or full ones, too
 
 stdout has the answer and nothing else. Progress, notes and errors go to stderr. `import perdure`
 imports nothing of this package.

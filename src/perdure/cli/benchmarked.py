@@ -177,7 +177,9 @@ def comparison(reports: Sequence[Report]) -> Table:
     groups: dict[str, list[Report]] = {}
     for report in reports:
         groups.setdefault(f"{report.shape} {report.store} {report.settings}", []).append(report)
-    grid = Table("shape", "store", "when", "version", box=None, pad_edge=False)
+    grid = Table(box=None, pad_edge=False)
+    for name in ("shape", "store", "when", "version"):
+        grid.add_column(name, overflow="fold")
     for name in ("instances/s", "×", "activities/s", "p50 ms", "p99 ms", "peak MB", "failed"):
         grid.add_column(name, justify="right")
     for group in groups.values():

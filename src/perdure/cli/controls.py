@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from difflib import get_close_matches
 from typing import Annotated, Any
 
 import msgspec
@@ -17,9 +18,14 @@ from perdure.cli import screen
 from perdure.cli.door import find, posting, reading
 from perdure.cli.options import DEFAULT_URL, AsJson, Id, Reason, StoreUrl, given_text
 from perdure.cli.outcome import Exit
+from perdure.cli.timeline import steps
+from perdure.cli.watch import read_history
 from perdure.client.handle import Handle
 from perdure.errors import DecodeError, NotRunning
 from perdure.kernel.data.commit import CLOSED, Status
+
+# A longer history is not read to check the name of a channel.
+_HISTORY_MAX = 5_000
 
 Value = Annotated[
     str, typer.Argument(metavar="JSON", help="The value; - reads stdin.", show_default=False)
@@ -38,6 +44,9 @@ def send(
     """Put a message into a channel of an instance. It is kept until the workflow receives it."""
     message = _value(value, f"the message for channel {channel!r}")
     asyncio.run(_post(store, id, lambda handle: handle.send(channel, message)))
+    doubt = asyncio.run(_doubt(store, id, channel))
+    if doubt is not None:
+        screen.note(doubt)
     return _done(id, f"send: posted to {channel!r} of {id}", "send", as_json=as_json)
 
 
@@ -109,6 +118,30 @@ def _value(text: str, what: str) -> object:
 async def _post(url: str, id: str, ask: Ask) -> None:
     async with posting(url) as client:
         await ask(client.get(id))
+
+
+async def _doubt(url: str, id: str, channel: str) -> str | None:
+    """What speaks against this channel: its code waits for others, and has not used it so far.
+
+    The store does not know the channels of the code. Its history tells those that it waited for.
+    """
+    async with reading(url) as store:
+        view = await find(store, id)
+        if view is None or view.row.status in CLOSED or view.row.journal_events > _HISTORY_MAX:
+            return None
+        history = (await read_history(store, id, view.row.execution)).events
+    waits = [step for step in steps(history) if step.kind == "message"]
+    expected = list(dict.fromkeys(step.name for step in waits if step.open))
+    if not expected or channel in {step.name for step in waits}:
+        return None
+    names = ", ".join(map(repr, expected))
+    close = ""
+    if get_close_matches(channel, expected, 1):
+        close = ". A typing error?"
+    return (
+        f"{id!r} waits for a message of {names}, and has not used {channel!r} so far; "
+        f"the message is kept until it does{close}"
+    )
 
 
 def _control(url: str, id: str, verb: str, ask: Ask, *, as_json: bool) -> int:

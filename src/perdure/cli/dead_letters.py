@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import msgspec
 import typer
 
 from perdure.cli import screen
 from perdure.cli.door import reading
-from perdure.cli.options import DEFAULT_URL, AsJson, StoreUrl
+from perdure.cli.layout import Cell, Column, Row
+from perdure.cli.options import DEFAULT_URL, AsJson, StoreUrl, Wide
 from perdure.cli.outcome import Exit
+from perdure.cli.sheet import Sheet
 from perdure.cli.view import time_text
 from perdure.ports.store import DeadLetter, DeadLetters, Page
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-
-# On a narrower terminal an id is folded to so much, and the terminal folds the lines.
-_ID_COLUMNS = 10
 
 
 def dead_letters(
@@ -40,6 +35,7 @@ def dead_letters(
             show_default=False,
         ),
     ] = None,
+    wide: Wide = False,
     as_json: AsJson = False,
 ) -> int:
     """List messages that were sent to an id that no instance had, in the order of these ids."""
@@ -50,7 +46,7 @@ def dead_letters(
     if not page.items:
         screen.note("no dead letters")
         return Exit.OK
-    screen.show(_table(page.items))
+    Sheet(_COLUMNS, wide=wide).add(map(_cells, page.items))
     if page.next is not None:
         screen.note(f"there are more: --after {page.next}")
     return Exit.OK
@@ -70,28 +66,16 @@ def _json(dead: DeadLetter) -> dict[str, object]:
     return document
 
 
-def _table(rows: list[DeadLetter]) -> Table:
-    from rich.table import Table
-    from rich.text import Text
+_COLUMNS = (
+    Column("to", is_head=True),
+    *(Column(name) for name in ("kind", "from", "sent", "kept until")),
+)
 
-    table = Table(box=None, pad_edge=False, header_style="bright_black")
-    # Ids are copied into other commands, so they are folded and never cut.
-    table.add_column("to", overflow="fold", min_width=_ID_COLUMNS)
-    table.add_column("kind", no_wrap=True)
-    table.add_column("from", overflow="fold", min_width=_ID_COLUMNS)
-    table.add_column("sent", no_wrap=True)
-    table.add_column("kept until", no_wrap=True)
-    for dead in rows:
-        if dead.sender is not None:
-            sender = Text(dead.sender)
-        else:
-            # Grey, so that it is not taken for the id of an instance.
-            sender = Text("a client", style="bright_black")
-        table.add_row(
-            Text(dead.unit),
-            dead.kind,
-            sender,
-            time_text(dead.at),
-            time_text(dead.expires_at),
-        )
-    return table
+
+def _cells(dead: DeadLetter) -> Row:
+    # Grey, so that it is not taken for the id of an instance.
+    sender = Cell("a client", "bright_black")
+    if dead.sender is not None:
+        sender = Cell(dead.sender)
+    sent, kept = time_text(dead.at) or "", time_text(dead.expires_at) or ""
+    return dead.unit, dead.kind, sender, sent, kept

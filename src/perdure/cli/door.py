@@ -10,10 +10,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from perdure.client.client import Client
-from perdure.client.gateway import find_row, find_start
+from perdure.client.gateway import find_row, find_start, pending_of
 from perdure.errors import NotFound, StoreUnavailable, UsageError
+from perdure.kernel.data.commit import UnitRow
 from perdure.kernel.data.placement import check_id
-from perdure.ports.store import Store, UnitView
+from perdure.ports.store import OwnedStore, Store, UnitView
 from perdure.store import open_store
 from perdure.store.sqlite import SQLiteStore
 from perdure.store.sqlite.database import MEMORY, mode_of
@@ -81,8 +82,18 @@ def check_there(url: str) -> None:
     path = check_shared(url)
     try:
         is_there = mode_of(path) != 0
+        size = 0
+        if is_there:
+            size = path.stat().st_size
     except OSError:
         is_there = True  # the folder is closed to us, and opening the file reports that
+        size = -1
+    if is_there and not size:
+        msg = (
+            f"{path} is an empty file and no store; name yours with --store or PERDURE_STORE, "
+            "or make this one a store: `perdure run`, `serve` and `start` do"
+        )
+        raise StoreUnavailable(msg)
     if not is_there:
         msg = (
             f"there is no store {path} (looked in {Path.cwd()}); "
@@ -108,18 +119,36 @@ async def must_find(store: Store, id: str) -> UnitView:
     if view is not None:
         return view
     if await is_posted(store, id):
-        # Whether a node is there decides what the user can do.
-        owner = None
-        if isinstance(store, SQLiteStore):
-            owner = await store.owner()
-        if owner is None:
-            why = "no node has taken it yet; run one with `perdure serve`"
-        else:
-            why = f"{owner} owns the store and has not taken it yet; look again in a moment"
-        msg = f"{id!r} has been posted and has not begun: {why}"
+        msg = f"{id!r} has been posted and has not begun: {await why_not_begun(store)}"
         raise NotFound(msg)
     msg = f"no instance has the id {id!r}; `perdure ls` shows those that are there"
     raise NotFound(msg)
+
+
+async def find_or_posted(store: Store, id: str) -> UnitRow:
+    """The row of an instance, or one that is made of its start, which waits for a node.
+
+    Raises:
+        NotFound: there is neither.
+    """
+    view = await find(store, id)
+    if view is None:
+        start = await find_start(store, id)
+        if start is not None:
+            return pending_of(store, start)
+        # It may have begun between these two looks. Otherwise this raises.
+        view = await must_find(store, id)
+    return view.row
+
+
+async def why_not_begun(store: Store) -> str:
+    """Why a posted start waits. Whether a node is there decides what the user can do."""
+    owner = None
+    if isinstance(store, OwnedStore):
+        owner = await store.owner()
+    if owner is None:
+        return "no node has taken it yet; run one with `perdure serve`"
+    return f"{owner} owns the store and has not taken it yet; look again in a moment"
 
 
 async def is_posted(store: Store, id: str) -> bool:

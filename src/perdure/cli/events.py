@@ -11,10 +11,11 @@ import typer
 
 from perdure.cli import screen
 from perdure.cli.door import must_find, reading
-from perdure.cli.listings import kept_executions
+from perdure.cli.layout import Column
 from perdure.cli.options import DEFAULT_URL, AsJson, Id, StoreUrl
 from perdure.cli.outcome import Exit
-from perdure.cli.sheet import Column, Sheet
+from perdure.cli.sheet import Sheet
+from perdure.cli.showing import kept_executions
 from perdure.cli.view import Json, event_json, fields_json
 from perdure.cli.watch import Part, read_parts
 from perdure.client.description import HistoryEvent, readable_row
@@ -143,9 +144,9 @@ async def _execution_of(store: Store, id: str, execution: int | None) -> int:
 _COLUMNS = (
     Column("#", "bright_black", is_right=True),
     Column("time", "bright_black"),
-    Column("event"),
+    Column("event", is_head=True),
     Column("seq", "bright_black", is_right=True),
-    Column(""),
+    Column("", role="folded", least=20),
 )
 
 

@@ -1,10 +1,11 @@
-"""`ls` and `show`: the instances of a store. Reading needs no node and disturbs none."""
+"""`ls`: the instances of a store. Reading needs no node and disturbs none."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated
@@ -14,29 +15,24 @@ import typer
 
 from perdure.cli import screen
 from perdure.cli.condition import parse_condition
-from perdure.cli.door import must_find, reading
-from perdure.cli.options import DEFAULT_URL, AsJson, Id, StoreUrl, point_in_time
+from perdure.cli.door import reading
+from perdure.cli.layout import Cell, Column, Row
+from perdure.cli.options import DEFAULT_URL, AsJson, StoreUrl, Wide, point_in_time
 from perdure.cli.outcome import Exit
-from perdure.cli.timeline import duration, render, steps
+from perdure.cli.sheet import Sheet
+from perdure.cli.timeline import duration
 from perdure.cli.view import (
-    Json,
-    failure_lines,
-    is_undecodable,
-    payload_json,
     row_json,
-    step_json,
-    time_text,
 )
-from perdure.cli.watch import read_history
-from perdure.client.description import HistoryEvent, readable_row
+from perdure.client.description import readable_row
 from perdure.client.filter import Filter, units_query
+from perdure.client.posted import posted_starts
+from perdure.errors import UsageError
 from perdure.kernel.data.commit import Status, UnitRow
-from perdure.ports.store import Counts, Executions, KvEntries, Page, Store, Units, UnitView
+from perdure.ports.store import Counts, Page, Store, Units, UnitView
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.table import Table
-    from rich.text import Text
+    pass
 
 COLOURS = {
     "pending": "bright_black",
@@ -46,13 +42,9 @@ COLOURS = {
     "failed": "red",
     "cancelled": "magenta",
 }
-_TEXT_COLUMNS = 60
-# On a narrower terminal an id is folded to so much, and the terminal folds the lines.
-_ID_COLUMNS = 20
-# So much of a reason is shown in any case.
-_WHY_COLUMNS = 10
 # Rows of one query where all are listed. A store may hold more than fits into memory.
 _ROUND = 500
+_WATCH_S = 1.0
 
 
 class StatusName(Enum):
@@ -110,6 +102,10 @@ def ls(  # noqa: PLR0913, PLR0917 - each is an option of the command
     after: Annotated[
         str | None, _filter("--after", "Go on from the `next` of the page before.")
     ] = None,
+    wide: Wide = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="List again each second, until Ctrl-C.")
+    ] = False,
     as_json: AsJson = False,
 ) -> int:
     """List instances, newest first."""
@@ -128,107 +124,123 @@ def ls(  # noqa: PLR0913, PLR0917 - each is an option of the command
         "where": tuple(parse_condition(text) for text in where or ()),
     }
     query = units_query(filters, limit or _ROUND, after)
-    if as_json:
+    if watch:
+        if as_json or not limit:
+            msg = "--watch goes with neither --json nor --limit 0: it shows what fits on a screen"
+            raise UsageError(msg)
+        # Ctrl-C is how people end this, and no error.
+        with suppress(KeyboardInterrupt):
+            asyncio.run(_watch(store, query, wide=wide))
+    elif as_json:
         asyncio.run(_print_json(store, query, everything=limit == 0))
     else:
-        asyncio.run(_print_tables(store, query, everything=limit == 0))
+        asyncio.run(_print_once(store, query, everything=limit == 0, wide=wide))
     return Exit.OK
 
 
-async def _pages(store: Store, query: Units, *, everything: bool) -> AsyncGenerator[Page[UnitView]]:
-    """The first page, or all pages in turn."""
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Rows to list, and the place of the next ones."""
+
+    rows: list[UnitRow]
+    next: str | None
+
+
+async def _parts(store: Store, query: Units, *, everything: bool) -> AsyncGenerator[_Part]:
+    """The first part, or all parts in turn. The first one begins with the posted starts."""
+    posted = await posted_starts(store, query, _now_ms())
     page = await store.query(query)
-    yield page
+    rows = _rows(page)
+    # A start that was taken between the two looks is in both.
+    begun = {row.id for row in rows}
+    yield _Part([*(row for row in posted if row.id not in begun), *rows], page.next)
     while everything and page.next is not None:
         page = await store.query(msgspec.structs.replace(query, after=page.next))
-        yield page
+        yield _Part(_rows(page), page.next)
+
+
+def _rows(page: Page[UnitView]) -> list[UnitRow]:
+    return [readable_row(view.row)[0] for view in page.items]
 
 
 async def _print_json(url: str, query: Units, *, everything: bool) -> None:
     async with reading(url) as store:
         document = screen.JsonList("instances")
         place: str | None = None
-        async for page in _pages(store, query, everything=everything):
-            document.add(*(row_json(readable_row(view.row)[0]) for view in page.items))
-            place = page.next
+        async for part in _parts(store, query, everything=everything):
+            document.add(*map(row_json, part.rows))
+            place = part.next
         document.end(next=place)
 
 
-async def _print_tables(url: str, query: Units, *, everything: bool) -> None:
-    """Print a table for each page. Only the first one has the names of the columns."""
+async def _print_sheet(store: Store, query: Units, *, everything: bool, wide: bool) -> None:
+    """Print each part when it has been read."""
+    sheet = Sheet(_COLUMNS, wide=wide)
+    place: str | None = None
+    async for part in _parts(store, query, everything=everything):
+        now_ms = _now_ms()
+        sheet.add(_cells(row, now_ms) for row in part.rows)
+        place = part.next
+    if sheet.is_empty:
+        _note_nothing(dict((await store.query(Counts())).items))
+    if place is not None:
+        screen.note(f"there are more: --after {place}   (or --limit 0 for all)")
+
+
+async def _print_once(url: str, query: Units, *, everything: bool, wide: bool) -> None:
     async with reading(url) as store:
-        is_first = True
-        place: str | None = None
-        async for page in _pages(store, query, everything=everything):
-            rows = [readable_row(view.row)[0] for view in page.items]
-            if rows:
-                screen.show(_table(rows, names=is_first))
-            elif is_first:
-                _note_nothing(dict((await store.query(Counts())).items))
-            is_first = False
-            place = page.next
-        if place is not None:
-            screen.note(f"there are more: --after {place}   (or --limit 0 for all)")
+        await _print_sheet(store, query, everything=everything, wide=wide)
+
+
+async def _watch(url: str, query: Units, *, wide: bool) -> None:
+    """Print the list anew, on an empty screen, until the command is interrupted."""
+    async with reading(url) as store:
+        while True:
+            screen.clear()
+            await _print_sheet(store, query, everything=False, wide=wide)
+            await asyncio.sleep(_WATCH_S)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _note_nothing(counts: dict[str, int]) -> None:
     """Say why there is nothing to list."""
     there = [f"{counts[name]} {name}" for name in COLOURS if counts[name]]
-    if there:
-        screen.note(f"nothing fits these filters; there are {', '.join(there)}")
-        return
-    waiting = counts["inbox"]
     text = "no instances"
-    # Posted starts are no instances yet, which surprises after a `perdure start`.
-    if waiting == 1:
+    if there:
+        text = f"nothing fits these filters; there are {', '.join(there)}"
+    # Messages may stand in the store before their instance does.
+    if counts["inbox"] == 1:
         text += "; 1 message waits for a node: perdure serve"
-    elif waiting:
-        text += f"; {waiting} messages wait for a node: perdure serve"
+    elif counts["inbox"]:
+        text += f"; {counts['inbox']} messages wait for a node: perdure serve"
     screen.note(text)
 
 
-def _table(rows: list[UnitRow], *, names: bool) -> RenderableType:
-    from rich.table import Table
-
-    now_ms = time.time_ns() // 1_000_000
-    cells = [_cells(row, now_ms) for row in rows]
-    table = Table(box=None, pad_edge=False, header_style="bright_black", show_header=names)
-    # Ids are copied into other commands, so they are folded and never cut.
-    longest = max(row[0].cell_len for row in cells)
-    table.add_column("id", overflow="fold", min_width=min(longest, _ID_COLUMNS))
-    for name in ("workflow", "version", "status"):
-        table.add_column(name, no_wrap=True, overflow="ellipsis")
-    for name in ("age", "changed"):
-        table.add_column(name, no_wrap=True, justify="right")
-    room = max(screen.answers().width - _taken(table, cells), _WHY_COLUMNS)
-    table.add_column("why", no_wrap=True, overflow="ellipsis", max_width=room)
-    for row in cells:
-        table.add_row(*row)
-    return table
+# Reasons shrink before they move below their rows.
+_COLUMNS = (
+    Column("id", is_head=True),
+    Column("workflow"),
+    Column("version", "bright_black"),
+    Column("status"),
+    Column("age", is_right=True),
+    Column("changed", is_right=True),
+    Column("why", "bright_black", role="text", least=40),
+)
 
 
-def _taken(table: Table, cells: list[list[Text]]) -> int:
-    """The width of the columns before the reason, which takes no room from them."""
-    gap = 2
-    taken = 0
-    for place, column in enumerate(table.columns):
-        longest = max(row[place].cell_len for row in cells)
-        taken += max(longest, len(str(column.header))) + gap
-    return taken
-
-
-def _cells(row: UnitRow, now_ms: int) -> list[Text]:
-    from rich.text import Text
-
-    return [
-        Text(row.id),
-        Text(row.type),
-        Text(row.type_version, style="bright_black"),
-        Text(row.status, style=COLOURS.get(row.status, "")),
-        Text(_age(now_ms - row.created_at)),
-        Text(_age(now_ms - (row.updated_at or row.created_at))),
-        Text(_short(_why(row)), style="bright_black"),
-    ]
+def _cells(row: UnitRow, now_ms: int) -> Row:
+    return (
+        row.id,
+        row.type,
+        row.type_version,
+        Cell(row.status, COLOURS.get(row.status, "")),
+        _age(now_ms - row.created_at),
+        _age(now_ms - (row.updated_at or row.created_at)),
+        " ".join(_why(row, now_ms).split()),
+    )
 
 
 def _age(ms: int) -> str:
@@ -238,158 +250,19 @@ def _age(ms: int) -> str:
     return "now"
 
 
-def _why(row: UnitRow) -> str:
+def _why(row: UnitRow, now_ms: int) -> str:
     """The reason why an open one waits, or why a closed one has no result."""
     if row.failure is not None:
         if row.reason:
             return f"{row.reason}: {row.failure.message}"
         return row.failure.display()
-    return row.reason or ""
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    if len(line) <= _TEXT_COLUMNS:
-        return line
-    return line[: _TEXT_COLUMNS - 1] + "…"
-
-
-# ---------------------------------------------------------------- one instance
-
-
-@dataclass(frozen=True, slots=True)
-class _Instance:
-    """The content of `show`."""
-
-    row: UnitRow
-    executions: list[int]
-    kv: Json
-    history: list[HistoryEvent]
-    unreadable: list[str]
-
-
-def show(
-    id: Id,
-    store: StoreUrl = DEFAULT_URL,
-    rows: Annotated[
-        int, typer.Option("--rows", min=0, metavar="N", help="At most so many steps; 0 for all.")
-    ] = 40,
-    as_json: AsJson = False,
-) -> int:
-    """Show an instance: its state, its result or failure, and the timeline of its steps."""
-    instance = asyncio.run(_read(store, id))
-    code = screen.note_unreadable(instance.unreadable)
-    if as_json:
-        found = steps(instance.history)
-        screen.json(
-            {
-                **row_json(instance.row),
-                "executions": instance.executions,
-                "kv": instance.kv,
-                "steps": [step_json(step) for step in found],
-                "unreadable": instance.unreadable,
-            }
-        )
-        return code
-    now_ms = time.time_ns() // 1_000_000
-    screen.show(
-        _facts(instance, now_ms), "", render(instance.history, now_ms=now_ms, rows=rows or None)
-    )
-    return code
-
-
-async def _read(url: str, id: str) -> _Instance:
-    async with reading(url) as store:
-        row, damaged = readable_row((await must_find(store, id)).row)
-        kv = await _read_kv(store, id)
-        executions = await kept_executions(store, row)
-        read = await read_history(store, id, row.execution)
-    # A damaged part is named, and the others are shown: that is when people look.
-    unreadable = [
-        f"the column {name} of {id!r} cannot be read; it is shown as empty" for name in damaged
-    ]
-    for key, value in kv.items():
-        if is_undecodable(value):
-            unreadable.append(f"the KV entry {key!r} of {id!r} cannot be read")
-    return _Instance(row, executions, kv, read.events, [*unreadable, *read.unreadable])
-
-
-async def _read_kv(store: Store, id: str) -> Json:
-    kv: Json = {}
-    after: str | None = None
-    while True:
-        page = await store.query(KvEntries(unit=id, after=after))
-        kv |= {key: payload_json(value) for key, value in page.items}
-        after = page.next
-        if after is None:
-            return kv
-
-
-async def kept_executions(store: Store, row: UnitRow) -> list[int]:
-    """The numbers of the executions whose history is kept, oldest first."""
-    numbers: list[int] = []
-    after: str | None = None
-    while True:
-        page = await store.query(Executions(unit=row.id, after=after))
-        numbers += [ended.execution for ended in page.items]
-        if page.next is None:
-            return [*numbers, row.execution]
-        after = page.next
-
-
-def _facts(instance: _Instance, now_ms: int) -> RenderableType:
-    from rich.table import Table
-    from rich.text import Text
-
-    row = instance.row
-    facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="bright_black", no_wrap=True)
-    facts.add_column(overflow="fold")
-
-    def fact(name: str, value: object, style: str = "") -> None:
-        if value not in (None, "", {}):
-            facts.add_row(name, Text(str(value), style=style))
-
-    fact("id", row.id, "bold")
-    fact("workflow", f"{row.type} {row.type_version}")
-    waits = ""
-    # Some reasons are the name of the status, and need not be said twice.
-    if row.reason and row.reason != row.status:
-        waits = f" ({row.reason})"
-    fact("status", f"{row.status}{waits}", COLOURS.get(row.status, ""))
-    fact("parent", row.parent_unit)
-    fact("created", f"{time_text(row.created_at)}, {duration(now_ms - row.created_at)} ago")
-    if row.closed_at:
-        took = duration(row.closed_at - row.created_at)
-        fact("ended", f"{time_text(row.closed_at)}, after {took}")
-    elif row.wake_at:
-        fact("wakes", f"{time_text(row.wake_at)}, in {duration(row.wake_at - now_ms)}")
-    others = ""
-    if row.execution > 1:
-        others = f", execution {row.execution}"
-    fact("history", f"{row.journal_events} events, {row.journal_bytes} bytes{others}")
-    for name, payload in (
-        ("input", _input(instance.history)),
-        ("set status", row.custom_status),
-        ("result", row.result),
-    ):
-        if payload is not None:
-            fact(name, screen.json_text(payload_json(payload), indent=0))
-    if row.attributes is not None:
-        fact("attributes", screen.json_text(payload_json(row.attributes), indent=0))
-    for key, value in instance.kv.items():
-        fact(f"kv {key}", screen.json_text(value, indent=0))
-    if row.failure is not None:
-        for name, text in failure_lines(row.failure):
-            style = "red"
-            if not name:  # the traceback below its failure
-                style = "bright_black"
-            fact(name, text, style)
-    return facts
-
-
-def _input(history: list[HistoryEvent]) -> bytes | None:
-    if not history:
-        return None
-    # Only a start has an input. A damaged history may begin with another event.
-    return getattr(history[0].event, "input", None)
+    if row.reason == "posted":
+        return "posted: no node has taken it"
+    reason = row.reason or ""
+    if row.status != "running" or not row.wake_at:
+        return reason
+    # The deadline of the wait, or another timer beside it.
+    timer = f"in {duration(max(0, row.wake_at - now_ms) // 1000 * 1000)}"
+    if reason.startswith("timer"):
+        return f"{reason} {timer}"
+    return f"{reason}, timer {timer}"

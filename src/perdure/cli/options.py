@@ -13,6 +13,22 @@ import typer
 from perdure.cli.door import DEFAULT_URL
 from perdure.errors import UsageError
 
+_UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+
+
+def seconds(text: str | float) -> float:
+    """A duration: seconds (`90`, `0.5`), or a number with a unit (`90s`, `1.5h`, `30d`).
+
+    Raises:
+        BadParameter: it is none. typer adds the name of the option.
+    """
+    form = re.fullmatch(r"(\d{1,12}(?:\.\d{1,9})?)([smhdw]?)", str(text).strip())
+    if form is None:
+        msg = f"{text!r} is no duration; write seconds, or a number with a unit: 90s, 5m, 1.5h, 30d"
+        raise typer.BadParameter(msg)
+    return float(form[1]) * _UNITS_S[form[2] or "s"]
+
+
 StoreUrl = Annotated[
     str,
     typer.Option(
@@ -28,6 +44,9 @@ Id = Annotated[
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
 ]
+Wide = Annotated[
+    bool, typer.Option("--wide", help="One whole line for each row, however wide the screen is.")
+]
 Reason = Annotated[
     str, typer.Option("--reason", metavar="TEXT", help="Why; it is kept in the history.")
 ]
@@ -35,8 +54,8 @@ Wait = Annotated[
     float | None,
     typer.Option(
         "--timeout",
-        metavar="SECONDS",
-        min=0,
+        metavar="DURATION",
+        parser=seconds,
         help="Wait no longer (exit code 4).",
         show_default=False,
     ),
@@ -70,7 +89,9 @@ __all__ = [
     "StoreUrl",
     "Version",
     "Wait",
+    "Wide",
     "point_in_time",
+    "seconds",
 ]
 
 
@@ -106,7 +127,6 @@ class LogLevel(Enum):
     ERROR = "error"
 
 
-_UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 # A larger age would leave the range of datetime, which is an error and no time.
 _AGE_MAX_S = 100 * 366 * 86_400
 

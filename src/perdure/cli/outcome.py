@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from enum import IntEnum
-from pathlib import Path
 
+from perdure.closing import is_held
+from perdure.codec.failure import user_place
 from perdure.errors import (
     AlreadyStarted,
     Failed,
@@ -17,6 +17,7 @@ from perdure.errors import (
     PerdureError,
     StillRunning,
     StoreError,
+    Suspended,
     Timeout,
     UsageError,
 )
@@ -36,6 +37,7 @@ class Exit(IntEnum):
     SUSPENDED = 7
     FINDINGS = 8
     INTERNAL = 70
+    OUTPUT = 74
     INTERRUPTED = 130
 
 
@@ -53,6 +55,7 @@ MEANINGS: dict[Exit, str] = {
     "or a part of it cannot be read",
     Exit.FINDINGS: "`lint` found something; each line says what and where",
     Exit.INTERNAL: "a defect of perdure; please report it with the output of --debug",
+    Exit.OUTPUT: "the answer could not be written to stdout; what was asked for may have been done",
     Exit.INTERRUPTED: "interrupted; what was started goes on when a node runs",
 }
 """The meaning of each code, for `--help`."""
@@ -73,6 +76,7 @@ _CODES: tuple[tuple[type[PerdureError], Exit], ...] = (
     (UsageError, Exit.USAGE),
     (NotFound, Exit.NOT_FOUND),
     (Timeout, Exit.TIMEOUT),
+    (Suspended, Exit.SUSPENDED),
     (StoreError, Exit.STORE),
     (AlreadyStarted, Exit.CONFLICT),
     (NotRunning, Exit.CONFLICT),
@@ -94,11 +98,6 @@ def exit_of(error: PerdureError) -> Exit:
 # ---------------------------------------------------------------- of an instance
 
 
-def is_held(row: UnitRow) -> bool:
-    """Whether the instance waits for a deploy or for `retry`, and not for `resume`."""
-    return row.status == "suspended" and row.reason != "paused"
-
-
 def ended_text(row: UnitRow) -> str:
     """A sentence about an instance without a result: the event, its place, and the remedy."""
     failure = row.failure or Failure("Unknown", "")
@@ -116,16 +115,4 @@ def ended_text(row: UnitRow) -> str:
         if failure.message:
             text += f": {failure.message}"
         return text
-    return f"{name} failed: {failure.display()}{_place(failure.traceback)}"
-
-
-def _place(traceback: str) -> str:
-    """The innermost frame of the user's code, which says more than one of ours."""
-    frames: list[tuple[str, str, str]] = re.findall(
-        r'File "(.+?)", line (\d+), in (\S+)', traceback
-    )
-    package = str(Path(__file__).parent.parent)
-    for file, line, name in reversed(frames):
-        if not file.startswith(package):
-            return f" (at {file}:{line} in {name})"
-    return ""
+    return f"{name} failed: {failure.display()}{user_place(failure.traceback)}"

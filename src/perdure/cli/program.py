@@ -9,6 +9,7 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -28,7 +29,9 @@ from perdure.cli import (
     runs,
     screen,
     serving,
+    showing,
     stats,
+    streams,
     tree,
 )
 from perdure.cli.outcome import MEANINGS, Exit, exit_of, with_options
@@ -53,15 +56,18 @@ class Program(TyperGroup):
         if args is None:
             args = sys.argv[1:]
         given, debug = _without_debug(list(args))
-        # In standalone mode click would print errors and end the process by itself.
-        try:
-            code: object = super().main(
-                given, prog_name or "perdure", complete_var, False, windows_expand_args, **extra
-            )
-        except BaseException as error:
-            code = _explain(error, given)
-            if debug:
-                traceback.print_exception(error, file=sys.stderr)
+        with streams.kept():
+            code: object
+            # In standalone mode click would print errors and end the process by itself.
+            try:
+                code = super().main(
+                    given, prog_name or "perdure", complete_var, False, windows_expand_args, **extra
+                )
+                sys.stdout.flush()
+            except BaseException as error:
+                code = _explain(error, given)
+                if debug:
+                    traceback.print_exception(error, file=sys.stderr)
         if not standalone_mode:
             return code
         if isinstance(code, int):
@@ -83,6 +89,12 @@ def _without_debug(args: list[str]) -> tuple[list[str], bool]:
 
 def _explain(error: BaseException, args: list[str]) -> int:
     """Say it in one line. Returns the exit code."""
+    if isinstance(error, streams.AnswerLost):
+        streams.give_up_answers()
+        if error.by_reader:  # `head` has seen enough
+            return Exit.OK
+        screen.error(f"the answer cannot be written to stdout: {error}")
+        return Exit.OUTPUT
     # The user's module may call `sys.exit` at its import.
     if isinstance(error, SystemExit):
         if isinstance(error.code, int):
@@ -100,21 +112,37 @@ def _explain(error: BaseException, args: list[str]) -> int:
         if hint is not None:
             text = f"{text} (more: {hint})"
         screen.error(text)
-        return exit_of(error)
+        code = exit_of(error)
+        _add_document(error, code, args)
+        return code
     # Errors of typer and click have this method. They are refused arguments.
     describe = getattr(error, "format_message", None)
     if describe is not None:
         command = next((f"{arg} " for arg in args if arg in NAMES), "")
-        sentence = str(describe())
+        # typer repeats the kind of the error that its parser gave.
+        sentence = str(describe()).replace("Value error, ", "")
         # Click's sentences end as they should. Those of pydantic have no full stop.
         if not sentence.endswith((".", "?")):
             sentence += "."
         screen.error(f"{sentence} See: perdure {command}--help")
+        _add_document(error, Exit.USAGE, args)
         return Exit.USAGE
     screen.error(
         f"internal error: {type(error).__name__}: {error}; {DEBUG} shows where, please report it"
     )
     return Exit.INTERNAL
+
+
+def _add_document(error: BaseException, code: Exit, args: list[str]) -> None:
+    """With `--json`, print the error as a document, unless there is one already."""
+    options = args
+    if "--" in args:
+        options = args[: args.index("--")]
+    if "--json" not in options or streams.is_answer_begun():
+        return
+    facts = {"type": type(error).__name__, "message": str(error), "exit_code": int(code)}
+    with suppress(streams.AnswerLost):  # stderr has said it
+        screen.json({"error": facts})
 
 
 def _epilog() -> str:
@@ -140,7 +168,7 @@ app = typer.Typer(
 
 def root(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    version: Annotated[bool, typer.Option("--version", "-V", help="Print the version.")] = False,
     debug: Annotated[
         bool, typer.Option(DEBUG, help="Show the traceback of an error, in every command.")
     ] = False,
@@ -172,7 +200,7 @@ for _panel, _commands in (
         READING,
         (
             listings.ls,
-            listings.show,
+            showing.show,
             events.history,
             replaying.replay,
             stats.stats,

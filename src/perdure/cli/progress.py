@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from perdure.cli import screen
-from perdure.cli.timeline import MARKS, Step, duration, span, steps
-from perdure.cli.view import payload_json
+from perdure.cli.payloads import payload_json
+from perdure.cli.timeline import MARKS, Labels, Step, duration, span, steps
 from perdure.client.description import HistoryEvent
 from perdure.kernel.data.commit import UnitRow
 
@@ -59,8 +59,12 @@ class Progress:
         yield head
         shown = self._shown()
         grid = Table.grid(padding=(0, 2))
+        # By default rich cuts words that are longer than their column.
+        for _ in range(5):
+            grid.add_column(overflow="fold")
+        labels = Labels(self._steps)
         for step in shown:
-            grid.add_row(*self._line(step, now_ms))
+            grid.add_row(*self._line(step, labels.of(step), now_ms))
         if shown:
             yield grid
         left_out = len(self._steps) - len(shown)
@@ -93,7 +97,7 @@ class Progress:
             text.append(f"  {custom}", style="magenta")
         return text
 
-    def _line(self, step: Step, now_ms: int) -> list[Text]:
+    def _line(self, step: Step, name: str, now_ms: int) -> list[Text]:
         from rich.text import Text
 
         mark, colour = MARKS[step.outcome]
@@ -108,7 +112,7 @@ class Progress:
         return [
             Text(f"  {mark}", style=colour),
             Text(step.kind, style="bright_black"),
-            Text(step.name),
+            Text(name),
             Text(duration(step.duration_ms(now_ms))),
             Text(tail.strip(), style=style),
         ]

@@ -17,7 +17,7 @@ import typer
 from perdure.cli import screen
 from perdure.cli.door import posting
 from perdure.cli.listings import StatusName
-from perdure.cli.options import DEFAULT_URL, AsJson, StoreUrl, point_in_time
+from perdure.cli.options import DEFAULT_URL, AsJson, StoreUrl, point_in_time, seconds
 from perdure.cli.outcome import Exit, with_options
 from perdure.client.client import Client
 from perdure.client.custody import custody
@@ -65,8 +65,8 @@ Patience = Annotated[
     float,
     typer.Option(
         "--timeout",
-        metavar="SECONDS",
-        min=0,
+        metavar="DURATION",
+        parser=seconds,
         help="Wait so long without progress for the node that owns the store.",
     ),
 ]

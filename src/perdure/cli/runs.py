@@ -28,16 +28,19 @@ from perdure.cli.options import (
     Version,
     Wait,
     given_text,
+    seconds,
 )
-from perdure.cli.outcome import Exit, ended_text, is_held
+from perdure.cli.outcome import Exit, ended_text
+from perdure.cli.payloads import payload_json
 from perdure.cli.progress import Progress
 from perdure.cli.target import Target, find_workflow, is_code
 from perdure.cli.timeline import duration, render, span
-from perdure.cli.view import outcome_json, payload_json
+from perdure.cli.view import outcome_json
 from perdure.cli.watch import Watch
 from perdure.client.client import Client
 from perdure.client.description import HistoryEvent
 from perdure.client.handle import WorkflowHandle
+from perdure.closing import is_held
 from perdure.codec import from_json
 from perdure.errors import DecodeError, StoreLocked
 from perdure.kernel.data.commit import UnitRow
@@ -106,9 +109,12 @@ def run(
     with redirect_stdout(sys.stderr):  # user code may print, and stdout is for the answer
         found = find_workflow(target, app)
         begin = _start_of(found, arguments, id)
-        row = asyncio.run(
-            _run(found, begin, store, if_exists, version, timeout, quiet=quiet or as_json)
-        )
+        # A terminal shows the attempts while they happen. The end is told in any case.
+        is_shown = screen.notes().is_terminal and not (quiet or as_json)
+        with logs.without(begin.id, attempts=is_shown):
+            row = asyncio.run(
+                _run(found, begin, store, if_exists, version, timeout, quiet=quiet or as_json)
+            )
     return _report(row, as_json=as_json, url=store)
 
 
@@ -135,8 +141,7 @@ async def _run(
         if quiet:
             row = await _while_running(node, watch.until_end(timeout_s=timeout_s))
         else:
-            if not screen.notes().is_terminal:
-                screen.note(f"running {begin.definition.name} as {begin.id}")
+            screen.note(f"running {begin.definition.name} as {begin.id}")
             with progress.live():
                 row = await _while_running(
                     node, watch.until_end(timeout_s=timeout_s, change=progress.change)
@@ -158,7 +163,7 @@ def _show_steps(row: UnitRow, history: list[HistoryEvent]) -> None:
     from rich.text import Text
 
     console = screen.notes()
-    console.print(render(history))
+    console.print(render(history, wide=not console.is_terminal), crop=False)
     scale = span(history)
     # A suspended instance has no end. Its last event stands for it.
     took = duration((scale.ended_ms or scale.latest_ms) - scale.started_ms)
@@ -201,7 +206,11 @@ def start(
     delay: Annotated[
         float | None,
         typer.Option(
-            "--delay", metavar="SECONDS", min=0, help="Begin so much later.", show_default=False
+            "--delay",
+            metavar="DURATION",
+            parser=seconds,
+            help="Begin so much later: 90 (seconds), 5m, 1.5h, 30d.",
+            show_default=False,
         ),
     ] = None,
     as_json: AsJson = False,
@@ -238,7 +247,11 @@ def wait(
 
     A suspended instance ends the wait, too (exit code 7), because no waiting cures it.
     """
-    row = asyncio.run(_wait(id, store, timeout))
+    try:
+        row = asyncio.run(_wait(id, store, timeout))
+    except KeyboardInterrupt:
+        screen.note(f"interrupted; {id!r} goes on: wait again with `perdure wait {id}`")
+        raise
     return _report(row, as_json=as_json, url=store)
 
 
@@ -267,6 +280,12 @@ def _named(name: str, text: str, id: str | None) -> _Start:
             "text needs double quotes, as in '[\"card\", 1]'"
         )
         raise DecodeError(msg) from error
+    if isinstance(value, dict):
+        msg = (
+            f"arguments of workflow {name!r}: an object of arguments by name needs its code, as "
+            f"FILE:{name}. By the bare name give an array, also of one object: '[{{...}}]'"
+        )
+        raise DecodeError(msg)
     args: list[Any] = [value]
     if isinstance(value, list):
         args = value  # pyright: ignore[reportUnknownVariableType]

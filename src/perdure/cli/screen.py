@@ -44,7 +44,7 @@ def _console(*, stderr: bool) -> Console:
 
 
 def show(*things: RenderableType) -> None:
-    """Print on stdout. A terminal that is too narrow for a table folds its lines."""
+    """Print on stdout."""
     answers().print(*things, sep="\n", crop=False)
 
 
@@ -53,6 +53,12 @@ def say(text: str) -> None:
     # Flushed, because a program at the other end of a pipe may wait for this line.
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
+
+
+def clear() -> None:
+    """Empty the screen of stdout. Without a terminal the next text follows the last one."""
+    if sys.stdout.isatty():
+        sys.stdout.write("\x1b[H\x1b[2J")
 
 
 def note(text: str) -> None:
@@ -92,14 +98,21 @@ def note_unreadable(sentences: Sequence[str]) -> Exit:
 
 def styled(console: Console, text: str, style: str) -> str:
     """A text in a style, if the console shows any."""
-    if not style or not text:
+    if not style or not text.strip():
         return text
     if console.color_system is None or console.no_color:
         return text
     return f"\x1b[{_STYLES[style]}m{text}\x1b[0m"
 
 
-_STYLES = {"bright_black": 90}
+_STYLES = {
+    "red": 31,
+    "green": 32,
+    "yellow": 33,
+    "magenta": 35,
+    "cyan": 36,
+    "bright_black": 90,
+}
 """Terminal codes of styles."""
 
 

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import redirect_stdout
 from dataclasses import replace
@@ -20,14 +21,26 @@ from typing import Annotated, NoReturn
 import typer
 
 from perdure.app import App
-from perdure.cli import logs, pulse, screen
+from perdure.cli import logs, pulse, screen, streams
 from perdure.cli.door import check_shared
-from perdure.cli.options import DEFAULT_URL, AsJson, LogFormat, LogFormats, LogLevel, StoreUrl
+from perdure.cli.options import (
+    DEFAULT_URL,
+    AsJson,
+    LogFormat,
+    LogFormats,
+    LogLevel,
+    StoreUrl,
+    seconds,
+)
 from perdure.cli.outcome import Exit, exit_of
 from perdure.cli.target import find_app
 from perdure.errors import PerdureError, UsageError
 from perdure.node import Node, NodeOptions
 from perdure.node.activities.job import named
+from perdure.ports.store import Units
+
+# Instances that are looked at when the node is ready, to see which code they need.
+_LOOKED_AT = 1_000
 
 Showing = Callable[[], Coroutine[object, object, None]]
 
@@ -57,12 +70,7 @@ def serve(
     store: StoreUrl = DEFAULT_URL,
     options: Annotated[
         Path | None,
-        typer.Option(
-            "--options",
-            metavar="FILE",
-            help="Options of the node: a TOML file.",
-            show_default=False,
-        ),
+        typer.Option("--options", metavar="FILE", help="A TOML file.", show_default=False),
     ] = None,
     name: Annotated[
         str | None,
@@ -71,7 +79,10 @@ def serve(
     grace: Annotated[
         float | None,
         typer.Option(
-            "--grace", metavar="SECONDS", min=0, help="What running activities get at the stop."
+            "--grace",
+            metavar="DURATION",
+            parser=seconds,
+            help="What running activities get at the stop: 10 (seconds), 2m.",
         ),
     ] = None,
     log_level: Annotated[
@@ -132,7 +143,13 @@ async def _serve(
         if started:
             faulthandler.enable()  # code that crashes the interpreter leaves its stack
             gc.set_threshold(*COLLECTOR)
-            _say_ready(app, node, url, as_json=as_json)
+            try:
+                _say_ready(app, node, url, as_json=as_json)
+            except streams.AnswerLost as error:
+                # A service may have no stdout. Its work does not depend on this line.
+                streams.give_up_answers()
+                screen.note(f"ready; stdout does not take the line that says so: {error}")
+            await _say_what_lacks(app, node)
             if showing is None:
                 serving = node.wait_ended()
             else:
@@ -243,6 +260,23 @@ def _say_ready(app: App, node: Node, url: str, *, as_json: bool) -> None:
     screen.say(
         f"ready: node {node.name} runs app {app.name!r} ({counted}) on {url}, process {os.getpid()}"
     )
+
+
+async def _say_what_lacks(app: App, node: Node) -> None:
+    """Name the versions that open instances need and this app lacks.
+
+    They are suspended at their next turn only, perhaps long after the deploy that lost their code.
+    """
+    query = Units(statuses=("running", "pending"), limit=_LOOKED_AT)
+    rows = [view.row for view in (await node.store.query(query)).items]
+    needed = Counter((row.type, row.type_version) for row in rows if row.type_version)
+    for (name, version), count in needed.items():
+        if app.find_workflow(name, version) is None:
+            instances = screen.counted(count, "open instance")
+            screen.note(
+                f"the code of {name} {version} is missing in app {app.name!r}, and {instances} of "
+                "it will be suspended (not_registered); serve the code that has it, too"
+            )
 
 
 def _on_signals(stop: asyncio.Event) -> None:

@@ -10,9 +10,11 @@ import msgspec
 
 from perdure.cli import screen
 from perdure.cli.door import reading
+from perdure.cli.layout import Column
 from perdure.cli.listings import COLOURS
 from perdure.cli.options import DEFAULT_URL, AsJson, StoreUrl
 from perdure.cli.outcome import Exit
+from perdure.cli.sheet import Sheet
 from perdure.client.store_metrics import StoreMetrics, read_metrics, read_queues
 from perdure.ports.store import QueueDepth, StoreInfo
 
@@ -34,7 +36,8 @@ def stats(store: StoreUrl = DEFAULT_URL, as_json: AsJson = False) -> int:
         return Exit.OK
     screen.show(_instances(metrics), "", _others(metrics))
     if queues:
-        screen.show("", _queues(queues))
+        screen.say("")
+        _print_queues(queues)
     return Exit.OK
 
 
@@ -85,10 +88,7 @@ def _others(metrics: StoreMetrics) -> RenderableType:
     return table
 
 
-def _queues(queues: dict[str, QueueDepth]) -> RenderableType:
-    from rich.text import Text
-
-    table = _grid("queue", "visible", "delayed", "leased", "expired")
-    for name, depth in queues.items():
-        table.add_row(Text(name), *(str(value) for value in _depths(depth).values()))
-    return table
+def _print_queues(queues: dict[str, QueueDepth]) -> None:
+    names = ("visible", "delayed", "leased", "expired")
+    sheet = Sheet([Column("queue"), *(Column(name, is_right=True) for name in names)])
+    sheet.add([name, *map(str, _depths(depth).values())] for name, depth in queues.items())

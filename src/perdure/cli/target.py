@@ -118,6 +118,9 @@ def _load(where: str) -> ModuleType:
             )
             raise UsageError(msg) from error
         raise UsageError(_cannot_import(where, error)) from error
+    except SystemExit as error:
+        msg = f"cannot import {where}: it calls sys.exit({error.code!r}) when it is imported"
+        raise UsageError(msg) from error
     except Exception as error:  # the user's module may raise anything at its import
         raise UsageError(_cannot_import(where, error)) from error
     # A file such as `queue.py` has the name of a module that Python has imported already.

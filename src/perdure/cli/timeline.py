@@ -8,17 +8,31 @@ time of the command.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from perdure.cli.layout import (
+    NEVER,
+    Cell,
+    Column,
+    Line,
+    Row,
+    clipped,
+    columns_of,
+    grown,
+    heads,
+    lines_of,
+    plan,
+)
+from perdure.cli.payloads import arguments_text
 from perdure.client.description import HistoryEvent
 from perdure.errors import Failure
 from perdure.kernel.data import events as ev
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
-    from rich.text import Text
 
 Kind = Literal[
     "activity", "timer", "message", "event", "child", "detached", "checkpoint", "sent", "pause"
@@ -27,9 +41,6 @@ StepOutcome = Literal["open", "retrying", "completed", "failed", "cancelled"]
 
 ROWS = 40
 """The default number of steps that `render` shows."""
-_BAR_COLUMNS = (10, 48)
-_NAME_COLUMNS = (12, 40)
-_DETAIL_COLUMNS = 60
 
 
 @dataclass(slots=True)
@@ -37,7 +48,7 @@ class Step:
     """One step. Times are milliseconds since 1970. `ended_ms` is None while it is open.
 
     `seq` is the number of its command in the execution (0: it has none). `detail` is a failure, the
-    reason of a retry, or the id of a child.
+    reason of a retry, or the id of a child. `due_ms` is the time of a timer.
     """
 
     kind: Kind
@@ -48,11 +59,20 @@ class Step:
     attempts: int = 1
     outcome: StepOutcome = "open"
     detail: str | None = None
+    due_ms: int | None = None
+    # The encoded arguments. Not compared: they do not tell steps apart, their numbers do.
+    input: bytes | None = field(default=None, compare=False)
 
     @property
     def open(self) -> bool:
         """Whether it has not ended."""
         return self.ended_ms is None
+
+    @property
+    def names_instance(self) -> bool:
+        """Whether `detail` is the id of another instance, which people copy."""
+        calls = self.kind in ("child", "detached", "sent")
+        return calls and self.outcome != "failed"
 
     def duration_ms(self, now_ms: int) -> int:
         """The time that it took, or has taken until `now_ms`."""
@@ -68,6 +88,14 @@ class Step:
         self.outcome = outcome
         if failure is not None:
             self.detail = failure.display()
+
+    def take(self, arguments: bytes) -> None:
+        """It is a call with these arguments."""
+        self.input = arguments
+
+    def ring_at(self, due_ms: int) -> None:
+        """It is a timer, and ends at this time."""
+        self.due_ms = due_ms
 
     def retry(self, attempt: int, failure: Failure) -> None:
         """An attempt has failed, and there will be another one."""
@@ -97,6 +125,11 @@ def steps(history: Iterable[HistoryEvent]) -> list[Step]:
     for entry in history:
         reader.read(entry.event)
     return reader.steps
+
+
+def open_steps(history: Iterable[HistoryEvent], limit: int = 10) -> list[Step]:
+    """What an execution waits for, at most `limit` of them. None once it has ended."""
+    return [step for step in steps(history) if step.open][:limit]
 
 
 def span(history: Iterable[HistoryEvent]) -> Span:
@@ -167,7 +200,11 @@ class _Reader:
         if event.detached:
             self.at_once("detached", event.workflow, event.seq, event.target)
         else:
-            self.begin("child", event.workflow, event.seq, event.target)
+            self.begin("child", event.workflow, event.seq, event.target).take(event.input)
+
+    def sleep(self, event: ev.TimerStarted) -> None:
+        name = event.name or duration(event.fire_at - self.now)
+        self.begin("timer", name, event.seq).ring_at(event.fire_at)
 
     def wait(self, event: ev.WaitStarted) -> None:
         kind: Kind = "message"
@@ -202,11 +239,11 @@ class _Reader:
 
 
 _HANDLERS: dict[type[ev.Event], Callable[[_Reader, Any], object]] = {
-    ev.ActivityScheduled: lambda r, e: r.begin("activity", e.name, e.seq),
+    ev.ActivityScheduled: lambda r, e: r.begin("activity", e.name, e.seq).take(e.input),
     ev.ActivityCompleted: lambda r, e: r.answer(e.seq, attempts=e.attempt),
     ev.ActivityFailed: lambda r, e: r.answer(e.seq, e.failure, e.attempt),
     ev.AttemptFailed: _Reader.attempt_failed,
-    ev.TimerStarted: lambda r, e: r.begin("timer", e.name or duration(e.fire_at - r.now), e.seq),
+    ev.TimerStarted: _Reader.sleep,
     ev.TimerFired: lambda r, e: r.answer(e.seq),
     ev.WaitStarted: _Reader.wait,
     ev.Received: lambda r, e: r.answer(e.seq),
@@ -262,19 +299,58 @@ MARKS: dict[StepOutcome, tuple[str, str]] = {
 """The mark of an outcome, and its colour."""
 
 
+# Step and times are never cut. The bar shrinks first. A detail that has no room goes below its row.
+_COLUMNS = (
+    Column("kind", "bright_black"),
+    Column("step", is_head=True),
+    Column("", role="bar", least=10, most=48),
+    Column("at", "bright_black", is_right=True),
+    Column("took", is_right=True),
+    Column("tries", is_right=True),
+    Column("outcome"),
+    Column("", "bright_black", role="text", least=NEVER),
+)
+_BAR = 2
+_ARGUMENTS_COLUMNS = 30
+
+
+class Labels:
+    """The names of steps. Calls of the same name are told apart by their arguments."""
+
+    def __init__(self, shown: Sequence[Step]) -> None:
+        """Count the names of these steps."""
+        self._counts = Counter((step.kind, step.name) for step in shown)
+
+    def of(self, step: Step) -> str:
+        """The name of one of them."""
+        # Made when it is asked for: of thousands of steps only some are shown.
+        if step.input is None or self._counts[step.kind, step.name] == 1:
+            return step.name
+        arguments = clipped(arguments_text(step.input), _ARGUMENTS_COLUMNS)
+        return f"{step.name}({arguments})"
+
+
 class Timeline:
     """Steps as a table with bars, for a rich console. It is as wide as the console allows."""
 
-    def __init__(self, shown: Sequence[Step], scale: Span, now_ms: int, rows: int | None) -> None:
+    def __init__(
+        self,
+        shown: Sequence[Step],
+        scale: Span,
+        now_ms: int,
+        rows: int | None,
+        is_wide: bool,
+    ) -> None:
         """Made by `render`."""
         self._steps = shown
+        self._labels = Labels(shown)
         self._scale = scale
         self.now_ms = now_ms
         self._rows = rows
+        self._is_wide = is_wide
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw."""
-        from rich.table import Table
         from rich.text import Text
 
         if not self._steps:
@@ -283,59 +359,60 @@ class Timeline:
                 style="bright_black",
             )
             return
-        longest = max(len(step.name) for step in self._steps)
-        name_columns = min(max(_NAME_COLUMNS[0], longest), _NAME_COLUMNS[1])
-        # The columns besides the bars: kind, name, at, took, tries and a short outcome.
-        fixed = 11 + name_columns + 9 + 9 + 6 + 22
-        columns = min(max(options.max_width - fixed, _BAR_COLUMNS[0]), _BAR_COLUMNS[1])
-        table = Table(box=None, pad_edge=False, show_edge=False, header_style="bright_black")
-        table.add_column("kind", no_wrap=True, style="bright_black")
-        table.add_column("step", no_wrap=True, overflow="ellipsis", max_width=name_columns)
-        table.add_column("", no_wrap=True, width=columns)
-        table.add_column("at", justify="right", no_wrap=True)
-        table.add_column("took", justify="right", no_wrap=True)
-        table.add_column("tries", justify="right", no_wrap=True)
-        table.add_column("outcome", overflow="ellipsis", no_wrap=True, max_width=_DETAIL_COLUMNS)
-        for step in self._visible():
-            if isinstance(step, int):
-                table.add_row("…", f"{step} more", *[""] * 5)
-            else:
-                table.add_row(*self._row(step, columns))
-        yield table
+        if self._is_wide:
+            for line in self._lines(None):
+                yield Text.assemble(*line, no_wrap=True, overflow="ignore")
+            return
+        # Only an id that is longer than the console is folded here.
+        for line in self._lines(options.max_width):
+            yield Text.assemble(*line, overflow="fold")
 
-    def _visible(self) -> Iterator[Step | int]:
-        """The rows. Of too many the first and the last, and between them the number of others."""
+    def _lines(self, room: int | None) -> Iterator[Line]:
+        visible = list(self._visible())
+        names = [columns_of(column.name) for column in _COLUMNS]
+        widths = grown(names, (self._row(number) for number in visible))
+        layout = plan(_COLUMNS, widths, room)
+        bar = layout.width_of(_BAR)
+        for row in (heads(layout, _COLUMNS), *(self._row(number, bar) for number in visible)):
+            yield from lines_of(layout, _COLUMNS, row)
+
+    def _visible(self) -> Iterator[int | None]:
+        """The numbers of the steps to show. None stands for those that are left out."""
         count = len(self._steps)
         if self._rows is None or count <= self._rows:
-            yield from self._steps
+            yield from range(count)
             return
         half = self._rows // 2
-        yield from self._steps[: self._rows - half]
-        yield count - self._rows
-        yield from self._steps[count - half :]
+        yield from range(self._rows - half)
+        yield None
+        yield from range(count - half, count)
 
-    def _row(self, step: Step, columns: int) -> list[Text]:
-        from rich.text import Text
-
+    def _row(self, number: int | None, bar: int = 0) -> Row:
+        """A step as a row, or the number of steps that are left out."""
+        if number is None:
+            left_out = len(self._steps) - (self._rows or 0)
+            return ("…", f"{left_out} more", "", "", "", "", "", "")
+        step = self._steps[number]
         mark, colour = MARKS[step.outcome]
-        outcome = Text(f"{mark} {step.outcome}", style=colour)
-        if step.detail:
-            outcome.append(f"  {' '.join(step.detail.split())}", style="bright_black")
-        attempts = Text("")
+        attempts = Cell("")
         if step.kind == "activity":
             style = "bright_black"
             if step.attempts > 1:
                 style = "yellow"
-            attempts = Text(str(step.attempts), style=style)
-        return [
-            Text(step.kind),
-            Text(step.name),
-            Text(self._bar(step, columns), style=colour),
-            Text(f"+{duration(step.started_ms - self._scale.started_ms)}", style="bright_black"),
-            Text(duration(step.duration_ms(self.now_ms))),
+            attempts = Cell(str(step.attempts), style)
+        drawn = ""
+        if bar:
+            drawn = self._bar(step, bar)
+        return (
+            step.kind,
+            self._labels.of(step),
+            Cell(drawn, colour),
+            f"+{duration(step.started_ms - self._scale.started_ms)}",
+            duration(step.duration_ms(self.now_ms)),
             attempts,
-            outcome,
-        ]
+            Cell(f"{mark} {step.outcome}", colour),
+            Cell(" ".join((step.detail or "").split()), "bright_black", step.names_instance),
+        )
 
     def _bar(self, step: Step, columns: int) -> str:
         whole = max(1, self.now_ms - self._scale.started_ms)
@@ -346,12 +423,16 @@ class Timeline:
 
 
 def render(
-    history: Iterable[HistoryEvent], *, now_ms: int | None = None, rows: int | None = ROWS
+    history: Iterable[HistoryEvent],
+    *,
+    now_ms: int | None = None,
+    rows: int | None = ROWS,
+    wide: bool = False,
 ) -> Timeline:
     """The timeline of one execution, for a rich console.
 
     Open steps reach to `now_ms` (default: the latest time in the history). At most `rows` steps are
-    shown, the first and the last ones (None: all).
+    shown, the first and the last ones (None: all). `wide` puts each step on one whole line.
     """
     kept = list(history)
     scale = span(kept)
@@ -360,4 +441,4 @@ def render(
         now = scale.ended_ms
     elif now_ms is not None:
         now = max(now_ms, scale.latest_ms)
-    return Timeline(steps(kept), scale, now, rows)
+    return Timeline(steps(kept), scale, now, rows, wide)

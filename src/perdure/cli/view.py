@@ -6,12 +6,15 @@ from textwrap import indent
 
 import msgspec
 
+from perdure.cli.payloads import payload_json
+from perdure.cli.screen import json_text
 from perdure.cli.timeline import Step
 from perdure.client.description import HistoryEvent, moment
-from perdure.codec import DecodeError, to_json
+from perdure.codec.failure import without_own_frames
 from perdure.errors import Failure
 from perdure.kernel.data.commit import UnitRow
 from perdure.kernel.data.events import AnyEvent, Refused
+from perdure.kernel.data.message import Message, Send
 from perdure.kernel.execution.refusal import command_name
 
 Json = dict[str, object]
@@ -27,24 +30,6 @@ def time_text(at_ms: int | None) -> str | None:
     return moment(at_ms).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def payload_json(data: object) -> object:
-    """A payload as JSON. For an unreadable payload a sentence says so, and the page goes on."""
-    if data is None:
-        return None
-    if not isinstance(data, bytes):  # a damaged file: columns of SQLite take any type
-        return {"undecodable": f"it is {type(data).__name__}, not bytes"}
-    try:
-        return to_json(data)
-    except DecodeError as error:
-        # A newer release, or a payload codec of the user, may have written it.
-        return {"undecodable": str(error), "hex": data.hex()}
-
-
-def is_undecodable(document: object) -> bool:
-    """Whether this is the result of `payload_json` for a payload that cannot be read."""
-    return isinstance(document, dict) and "undecodable" in document
-
-
 def failure_json(failure: Failure | None) -> Json | None:
     """A failure as JSON."""
     if failure is None:
@@ -58,8 +43,13 @@ def failure_json(failure: Failure | None) -> Json | None:
 
 def failure_lines(failure: Failure) -> list[tuple[str, str]]:
     """A failure for people: lines with a name ("failure", "caused by", ...) and a text."""
-    lines = [("failure", failure.display()), ("", failure.traceback.rstrip())]
-    lines += [("caused by", f"{kind}: {message}") for kind, message in failure.causes]
+    shown = failure.display()
+    lines = [("failure", shown), ("", without_own_frames(failure.traceback))]
+    for kind, message in failure.causes:
+        cause = f"{kind}: {message}"
+        # The error of an activity or a child repeats that of its function.
+        if cause not in shown:
+            lines.append(("caused by", cause))
     for part in failure.parts:
         inner = failure_lines(part)
         lines.append(("part", inner[0][1]))
@@ -131,6 +121,32 @@ def _field_json(name: str, value: object) -> object:
     return value
 
 
+def message_json(message: Message) -> Json:
+    """A message that waits, as JSON."""
+    document: Json = {
+        "message": message.id.hex(),
+        "kind": type(message.body).__name__,
+        "sent_at": time_text(message.at),
+        "visible_at": time_text(message.visible_at),
+        "sender": message.sender,
+    }
+    if isinstance(message.body, Send):
+        document["channel"] = message.body.channel
+        document["value"] = payload_json(message.body.value)
+    return document
+
+
+def message_text(message: Message) -> str:
+    """A message that waits, in a few words."""
+    text = type(message.body).__name__.lower()
+    if isinstance(message.body, Send):
+        value = json_text(payload_json(message.body.value), indent=0)
+        text = f"{message.body.channel} {value}"
+    if message.sender is not None:
+        text += f", from {message.sender}"
+    return text
+
+
 def step_json(step: Step) -> Json:
     """A step of a timeline as JSON."""
     duration_ms = None
@@ -145,4 +161,6 @@ def step_json(step: Step) -> Json:
         "ended_at": time_text(step.ended_ms),
         "duration_ms": duration_ms,
         "detail": step.detail,
+        "input": payload_json(step.input),
+        "due_at": time_text(step.due_ms),
     }

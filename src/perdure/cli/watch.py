@@ -6,15 +6,18 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 
+from perdure.cli import screen
 from perdure.cli.door import find, is_posted, must_find
-from perdure.cli.outcome import is_held
 from perdure.client.description import HistoryEvent, events_of
+from perdure.closing import is_held, remedy_of
 from perdure.errors import DecodeError, Timeout
 from perdure.kernel.data.commit import CLOSED, UnitRow
-from perdure.ports.store import Journal, Store
+from perdure.ports.store import Journal, OwnedStore, Store
 
 ROUND_MS = 60_000
 """The length of one wait for a change, which is repeated."""
+FIRST_ROUND_MS = 1_000
+"""The length of the first wait. Then it is time to say that no node is there."""
 _PAGE = 500
 """Rows of a journal that are read at once."""
 PAUSE_S = 0.1
@@ -31,7 +34,7 @@ class Watch:
         self._store = store
         self._id = id
         self._execution = 0
-        self._next: str | None = None
+        self._has_looked = False
         self.history: list[HistoryEvent] = []
 
     async def until_end(
@@ -56,7 +59,7 @@ class Watch:
             view = await find(self._store, self._id)
             if view is None:
                 if await is_posted(self._store, self._id):
-                    await self._store.wait_change(self._id, 0, ROUND_MS)
+                    await self._wait_change(0)
                     continue
                 # It may have begun between these two looks. Otherwise this raises.
                 view = await must_find(self._store, self._id)
@@ -68,7 +71,20 @@ class Watch:
             # Only for people: a wait without a view ends with the commit.
             if change is not None:
                 await asyncio.sleep(PAUSE_S)
-            await self._store.wait_change(self._id, view.version, ROUND_MS)
+            await self._wait_change(view.version)
+
+    async def _wait_change(self, version: int) -> None:
+        """Wait for a change. If nothing has changed for a second, say whether a node is there."""
+        if not self._has_looked:
+            self._has_looked = True
+            if await self._store.wait_change(self._id, version, FIRST_ROUND_MS) != version:
+                return
+            if isinstance(self._store, OwnedStore) and await self._store.owner() is None:
+                screen.note(
+                    f"{self._id!r} waits for a node: none runs on this store; "
+                    "start one with `perdure serve`"
+                )
+        await self._store.wait_change(self._id, version, ROUND_MS)
 
     async def read_history(self) -> list[HistoryEvent]:
         """The history of the current execution. Events that were read before are not read again."""
@@ -86,14 +102,13 @@ class Watch:
     async def _late(self, timeout_s: float) -> str:
         view = await find(self._store, self._id)
         state = "has not begun: no node has taken it"
+        rest = "It goes on: wait again, or cancel it"
         if view is not None:
+            rest = remedy_of(view.row)
             state = f"is {view.row.status}"
             if view.row.reason:
                 state += f" ({view.row.reason})"
-        return (
-            f"{self._id!r} has not ended within {timeout_s:g} s; it {state}. "
-            "It goes on: wait again, or cancel it"
-        )
+        return f"{self._id!r} has not ended within {timeout_s:g} s; it {state}. {rest}"
 
 
 @dataclass(frozen=True, slots=True)

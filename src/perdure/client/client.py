@@ -38,6 +38,7 @@ from perdure.client.description import Description, describe_row
 from perdure.client.filter import Filter, Selection, units_query
 from perdure.client.gateway import Gateway, MeasuredGateway, StoreGateway
 from perdure.client.handle import Handle, IfExists, WorkflowHandle
+from perdure.client.posted import posted_starts
 from perdure.client.store_metrics import StoreMetrics, read_metrics, read_queues
 
 P = ParamSpec("P")
@@ -193,25 +194,32 @@ class Client:
     ) -> list[Description]:
         """Instances that fit all filters, newest first. `limit=None` lists all of them.
 
-        `Filter` has the filters.
+        `Filter` has the filters. Starts that were posted and wait for a node come first: they are
+        `pending` with the reason `posted`, and no instances yet.
 
         Raises:
             UsageError: there is no such filter, or it cannot have this value.
         """
-        found: list[Description] = []
-        after: str | None = None
-        while True:
+        size = _page_size(500, limit, 0)
+        now_ms = self._gateway.clock.now_ms()
+        posted = await posted_starts(self._gateway.store, units_query(filters, size), now_ms)
+        first = await self.page(size=size, **filters)
+        # A start that was taken between the two looks is in both.
+        begun = {one.id for one in first.items}
+        found = [describe_row(row) for row in posted if row.id not in begun]
+        found += first.items
+        after = first.next
+        while after is not None and (limit is None or len(found) < limit):
             size = _page_size(500, limit, len(found))
             page = await self.page(size=size, after=after, **filters)
             found += page.items
             after = page.next
-            if after is None or (limit is not None and len(found) >= limit):
-                return found
+        return found[:limit]
 
     async def page(
         self, *, size: int = 100, after: str | None = None, **filters: Unpack[Filter]
     ) -> Page[Description]:
-        """One page of `list`.
+        """One page of `list`, without the posted starts.
 
         Its `next` is the `after` of the following page. None: the last one.
         """

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from perdure.closing import is_held
 from perdure.codec import digest
 from perdure.errors import AlreadyStarted, NotFound
 from perdure.kernel.data import message as msg
@@ -16,7 +18,7 @@ from perdure.kernel.data.placement import scope_of
 from perdure.kernel.unit.lifecycle import pending_row
 from perdure.kernel.unit.turn import Outcome
 from perdure.ports.clock import Clock, SystemClock
-from perdure.ports.store import Inbox, Store, Units, UnitView
+from perdure.ports.store import Inbox, OwnedStore, Store, Units, UnitView
 
 _INBOX_PAGE = 500
 
@@ -26,6 +28,10 @@ _LOOKS = 2
 
 # Stores wake a waiter at each change that they notice. A look every few seconds finds the others.
 _ROUND_MS = 5_000
+# A caller who waits without any node is told so after this time.
+_FIRST_ROUND_MS = 1_000
+
+logger = logging.getLogger("perdure.client")
 
 
 @dataclass(slots=True)
@@ -81,10 +87,13 @@ class Gateway(Protocol):
         """
         ...
 
-    async def closed(self, unit: str, begun: Begun | None = None) -> UnitRow:
-        """Wait until a run has ended. Returns its row.
+    async def closed(
+        self, unit: str, begun: Begun | None = None, *, through_suspension: bool = False
+    ) -> UnitRow:
+        """Wait until a run has ended, or is held. Returns its row.
 
-        Without `begun` it is the run that is current at the call.
+        Without `begun` it is the run that is current at the call. `through_suspension`: a run that
+        is held is waited for as well.
 
         Raises:
             NotFound: there is no such run (any more), so its outcome is not kept.
@@ -92,7 +101,7 @@ class Gateway(Protocol):
         ...
 
     async def run(self, message: msg.Message) -> tuple[Outcome, UnitRow | None]:
-        """Deliver a start and wait for the end of the run that it began or joined.
+        """Deliver a start and wait until the run that it began or joined has ended, or is held.
 
         The row is None if the start was refused.
         """
@@ -154,7 +163,7 @@ async def find_unit(store: Store, unit: str) -> Found:
             return Found(view.row, view.version)
         start = await find_start(store, unit)
         if start is not None:
-            return Found(_pending(store, start), 0, is_stored=False)
+            return Found(pending_of(store, start), 0, is_stored=False)
     msg_ = f"no instance has the id {unit!r}; check the id, or start it first"
     raise NotFound(msg_)
 
@@ -179,7 +188,7 @@ async def find_run(store: Store, unit: str, begun: Begun) -> Found:
             version = 0
             if view is not None:
                 version = view.version
-            return Found(_pending(store, start), version, is_stored=False)
+            return Found(pending_of(store, start), version, is_stored=False)
     # Neither a row nor a start of the run is there, so the start has been taken.
     if view is None or not begun.may_be_refused:
         raise gone(unit)
@@ -201,9 +210,12 @@ def gone(unit: str) -> NotFound:
     )
 
 
-def _pending(store: Store, start: msg.Message) -> UnitRow:
+def pending_of(store: Store, start: msg.Message) -> UnitRow:
+    """The row of a start that waits for a node. No store has it."""
     assert isinstance(start.body, msg.Start)
-    return pending_row(start.to, start, start.body, store.info.shards)
+    row = pending_row(start.to, start, start.body, store.info.shards)
+    row.become("pending", "posted", start.visible_at or None, None)
+    return row
 
 
 def joins(row: UnitRow, start: msg.Start) -> bool:
@@ -271,8 +283,11 @@ class StoreGateway:
                     return "closed"
                 return "missing"
 
-    async def closed(self, unit: str, begun: Begun | None = None) -> UnitRow:
-        """Watch the row until its run has ended."""
+    async def closed(
+        self, unit: str, begun: Begun | None = None, *, through_suspension: bool = False
+    ) -> UnitRow:
+        """Watch the row until its run has ended, or is held."""
+        round_ms = _FIRST_ROUND_MS
         while True:
             if begun is None:
                 found = await find_unit(self.store, unit)
@@ -280,12 +295,26 @@ class StoreGateway:
                 found = await find_run(self.store, unit, begun)
             if found.row.status in CLOSED:
                 return found.row
+            if is_held(found.row) and not through_suspension:
+                return found.row
             # A run that was seen once is the one to wait for, whatever has the id afterwards.
             if found.is_stored:
                 if begun is None:
                     begun = Begun(found.row.run)
                 begun.settle(found.row.run)
-            await self.store.wait_change(unit, found.version, _ROUND_MS)
+            version = await self.store.wait_change(unit, found.version, round_ms)
+            if round_ms == _FIRST_ROUND_MS and version == found.version:
+                await self._say_if_unowned(unit)
+            round_ms = _ROUND_MS
+
+    async def _say_if_unowned(self, unit: str) -> None:
+        """Nothing has changed for a second. Perhaps no node is there to change anything."""
+        if isinstance(self.store, OwnedStore) and await self.store.owner() is None:
+            text = (
+                "%r waits for a node: none runs on this store, and this wait goes on until one "
+                "does; start it with `perdure serve`"
+            )
+            logger.warning(text, unit, extra={"instance": unit})
 
     async def run(self, message: msg.Message) -> tuple[Outcome, UnitRow | None]:
         """Post a start and watch for the end of its run."""
@@ -345,10 +374,12 @@ class MeasuredGateway:
             outcome.append(answer)
         return answer, begun
 
-    async def closed(self, unit: str, begun: Begun | None = None) -> UnitRow:
-        """Wait until the run has ended."""
+    async def closed(
+        self, unit: str, begun: Begun | None = None, *, through_suspension: bool = False
+    ) -> UnitRow:
+        """Wait until the run has ended, or is held."""
         with self._measured("wait") as outcome:
-            row = await self._gateway.closed(unit, begun)
+            row = await self._gateway.closed(unit, begun, through_suspension=through_suspension)
             outcome.append(row.status)
         return row
 

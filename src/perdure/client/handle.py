@@ -13,7 +13,7 @@ from perdure.client.deletion import delete, keep, prune
 from perdure.client.description import Description, HistoryEvent, describe_row, events_of
 from perdure.client.gateway import Begun, Gateway, find_unit
 from perdure.client.tree import Tree, read_tree
-from perdure.closing import too_late, value_of
+from perdure.closing import check_not_held, too_late, value_of
 from perdure.codec import TypeCodec, decode, encode
 from perdure.errors import (
     AlreadyStarted,
@@ -72,13 +72,18 @@ class Handle(Generic[R_co]):
         self._interceptors = interceptors
         self._begun: Begun | None = None
 
-    async def result(self, *, timeout: Seconds | None = None) -> R_co:
+    async def result(
+        self, *, timeout: Seconds | None = None, through_suspension: bool = False
+    ) -> R_co:
         """Wait for the end and return the result. The result follows continue-as-new.
 
         It is the result of the run that this handle started or joined. A handle that started
-        nothing waits for the run that has the id now.
+        nothing waits for the run that has the id now. The wait ends, too, when the instance is
+        suspended and not paused: it cannot go on then until people act. `through_suspension` waits
+        on.
 
         Raises:
+            Suspended: it is suspended. The error has the reason and the remedy.
             NotFound: no instance has this id, or the run is gone: deleted, or replaced before its
                 end was seen.
             WorkflowFailed, WorkflowCancelled, WorkflowTerminated: it ended without a result. A run
@@ -87,25 +92,33 @@ class Handle(Generic[R_co]):
                 another run has the id.
             Timeout: it has not ended in time. It goes on.
         """
-        return value_of(await self._end(timeout), self._result_codec)
+        row = await self._end(timeout, through_suspension)
+        return value_of(row, self._result_codec)
 
-    async def wait(self, *, timeout: Seconds | None = None) -> Description:
+    async def wait(
+        self, *, timeout: Seconds | None = None, through_suspension: bool = False
+    ) -> Description:
         """Wait for the end and describe it. It waits for the same run as `result`.
 
         Raises:
-            NotFound, AlreadyStarted, Timeout: as `result`.
+            Suspended, NotFound, AlreadyStarted, Timeout: as `result`.
         """
-        return describe_row(await self._end(timeout))
+        row = await self._end(timeout, through_suspension)
+        check_not_held(row)
+        return describe_row(row)
 
-    async def _end(self, timeout: Seconds | None) -> UnitRow:
-        """The row of the run that is meant, when it has ended."""
-        if timeout is None:
-            return await self._gateway.closed(self.id, self._begun)
-        limit_ms = to_ms(timeout, "timeout")
+    async def _end(self, timeout: Seconds | None, through_suspension: bool) -> UnitRow:
+        """The row of the run that is meant, when it has ended or is held."""
+        limit_ms: int | None = None
+        if timeout is not None:
+            limit_ms = to_ms(timeout, "timeout")
+        ending = self._gateway.closed(self.id, self._begun, through_suspension=through_suspension)
+        if limit_ms is None:
+            return await ending
         # The wait of the caller is limited, not the workflow, so nothing is sent to it.
         try:
             async with asyncio.timeout(limit_ms / 1000):
-                return await self._gateway.closed(self.id, self._begun)
+                return await ending
         except TimeoutError:
             raise await too_late(self._gateway.store, self.id, limit_ms) from None
 
@@ -543,7 +556,7 @@ class WorkflowHandle(Handle[R_co], Generic[P, R_co]):
     async def run(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Start it and wait for the result of the run that this start made or joined.
 
-        Raises the errors of `start` and `result`.
+        Raises the errors of `start` and `result`. To wait through a suspension, call these two.
         """
         return await self._ask("run", self._workflow_name, self._run, *args, **kwargs)
 

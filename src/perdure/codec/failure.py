@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
+import sysconfig
 import traceback
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import cast
 
 from perdure.codec.payload import encode
@@ -21,6 +25,8 @@ from perdure.errors import (
 
 # A failure is journaled with the call that failed, and the journal is read whole when the instance
 # is loaded. A group of a thousand exceptions with deep tracebacks must not make that slow.
+_PERDURE = str(Path(__file__).parent.parent)
+_PYTHON = sysconfig.get_path("stdlib")
 _TRACEBACK_FRAMES = 30
 _CAUSES_MAX = 10
 _PARTS_MAX = 20
@@ -40,6 +46,52 @@ def failure_of(
     than `details_max` bytes are left out, and the message says so.
     """
     return _Writer(skip, details_max).write(error, category)
+
+
+def user_place(traceback: str) -> str:
+    """The innermost frame of the user's code in a formatted traceback, as ` (at FILE:LINE in F)`.
+
+    It says more than a frame of a library. An installed program has only frames that look like
+    those of libraries: then it is the innermost one that is not Perdure's. Empty: there is none.
+    """
+    frames: list[tuple[str, str, str]] = re.findall(
+        r'File "(.+?)", line (\d+), in (\S+)', traceback
+    )
+    others = [frame for frame in frames if not frame[0].startswith(_PERDURE)]
+    users = [frame for frame in others if is_users(frame[0])]
+    for file, line, name in (users or others)[-1:]:
+        return f" (at {_short(file)}:{line} in {name})"
+    return ""
+
+
+def without_own_frames(traceback: str) -> str:
+    """A formatted traceback without the frames of Perdure and of asyncio, which say nothing."""
+    asyncio = str(Path(_PYTHON, "asyncio"))
+    kept = True
+    lines: list[str] = []
+    for line in traceback.splitlines():
+        frame = re.match(r'\s*File "(.+?)", line \d+', line)
+        if frame is not None:
+            kept = not frame[1].startswith((_PERDURE, asyncio))
+        if kept:
+            lines.append(line)
+    return "\n".join(lines)
+
+
+def _short(file: str) -> str:
+    """The path from the current folder, for a file in it."""
+    try:
+        here = f"{Path.cwd()}{os.sep}"
+    except OSError:  # the folder was removed
+        return file
+    return file.removeprefix(here)
+
+
+def is_users(file: str) -> bool:
+    """Whether a file belongs to the user: not to Perdure, to Python or to an installed library."""
+    if file.startswith((_PERDURE, _PYTHON, "<frozen ")):
+        return False
+    return "site-packages" not in file and "dist-packages" not in file
 
 
 def _text_of(error: BaseException) -> str:

@@ -11,9 +11,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from perdure.client.gateway import Begun, StoreGateway, find_row, find_run, find_unit, joins
+from perdure.closing import is_held
 from perdure.errors import NotFound, StoreUnavailable, UsageError
 from perdure.kernel.data.commit import CLOSED, UnitRow
 from perdure.kernel.data.message import Start
+from perdure.kernel.unit.held import AFTER_DEPLOY
 from perdure.node.ownership.scope import Moved
 
 if TYPE_CHECKING:
@@ -122,8 +124,10 @@ class NodeGateway:
         # It was deleted or replaced since. No run has this id, so its end is found to be gone.
         return Begun(b"")
 
-    async def closed(self, unit: str, begun: Begun | None = None) -> UnitRow:
-        """Wait until a run has ended. Return its row.
+    async def closed(
+        self, unit: str, begun: Begun | None = None, *, through_suspension: bool = False
+    ) -> UnitRow:
+        """Wait until a run has ended, or is held. Return its row.
 
         Without `begun` it is the run that has the id now.
         """
@@ -132,18 +136,26 @@ class NodeGateway:
             if begun is None:
                 begun = Begun(await self._current_run(unit))
             with suppress(Moved):  # then the end will be seen in the store
-                return await self._closed_here(turns, unit, begun.run)
-        return await self._beside().closed(unit, begun)
+                return await self._closed_here(turns, unit, begun.run, through_suspension)
+        beside = self._beside()
+        return await beside.closed(unit, begun, through_suspension=through_suspension)
 
-    async def _closed_here(self, turns: Turns, unit: str, run: bytes) -> UnitRow:
+    async def _closed_here(
+        self, turns: Turns, unit: str, run: bytes, through_suspension: bool
+    ) -> UnitRow:
         # Before the look, so that an end in between is not missed.
-        future = turns.waiters.add(unit, run)
+        future = turns.waiters.add(unit, run, through_suspension=through_suspension)
         try:
             row = turns.memory.row(unit)
             if row is None or row.run != run:
                 row = await self._look_for(unit, run, future)
             if row.status in CLOSED:
                 return row
+            if is_held(row) and not through_suspension:
+                if row.reason not in AFTER_DEPLOY:
+                    return row
+                # Definitions may have come since it was held. Its next turn tells.
+                turns.memory.try_again([unit])
             return await self._end_of(unit, future)
         finally:
             turns.waiters.remove(unit, run, future)
@@ -173,11 +185,11 @@ class NodeGateway:
         return future.result()  # it ended while the store was asked
 
     async def _end_of(self, unit: str, future: asyncio.Future[UnitRow]) -> UnitRow:
-        """Wait for the end of a run that is known to go on."""
+        """Wait for the end of a run that is known to go on or to be tried again."""
         return await future
 
     async def run(self, message: Message) -> tuple[Outcome, UnitRow | None]:
-        """Deliver a start and wait for the end of the run that it began or joined."""
+        """Deliver a start and wait until the run that it began or joined has ended, or is held."""
         turns = self._running()
         if not turns.memory.owns(message.to):
             outcome, begun = await self.begin(message)

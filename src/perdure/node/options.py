@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import msgspec
 
 from perdure.errors import UsageError
 from perdure.kernel.data.limits import Limits, check_count
+
+logger = logging.getLogger("perdure.node")
 
 ENVIRONMENT_PREFIX = "PERDURE_"
 
@@ -108,12 +112,16 @@ class NodeOptions:
         options = cls()
         if path is not None:
             try:
-                table = tomllib.loads(Path(path).read_text(encoding="utf-8")).get("node", {})
+                document = tomllib.loads(Path(path).read_text(encoding="utf-8"))
             except (OSError, ValueError) as error:
                 msg = f"cannot read options from {path}: {error}"
                 raise UsageError(msg) from error
-            options = _merged(options, table, str(path))
+            if "node" not in document:
+                msg = f"{path} has no table [node]; put the options of the node below that line"
+                raise UsageError(msg)
+            options = _merged(options, document["node"], str(path))
         given = os.environ if environment is None else environment
+        _warn_of_unknown(given)
         return _merged(options, _from_environment(given), "environment")
 
 
@@ -147,6 +155,23 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     if limits:
         table["limits"] = limits
     return table
+
+
+def _warn_of_unknown(environment: Mapping[str, str]) -> None:
+    """Name the variables with the prefix of the options that nothing reads.
+
+    They are no errors, because a later release or another program may read them.
+    """
+    known = {"PERDURE_STORE", "PERDURE_LOG"}  # the command line and the logs read these
+    known |= {f"{ENVIRONMENT_PREFIX}{name}".upper() for name in _names_of(NodeOptions)}
+    known |= {f"{ENVIRONMENT_PREFIX}LIMITS_{name}".upper() for name in _names_of(Limits)}
+    for key in sorted(environment):
+        if key.startswith(ENVIRONMENT_PREFIX) and key not in known:
+            close = get_close_matches(key, known, 1)
+            hint = ""
+            if close:
+                hint = f"; did you mean {close[0]}?"
+            logger.warning("the environment has %s, which is no option of a node%s", key, hint)
 
 
 def _names_of(options: type[NodeOptions | Limits]) -> set[str]:

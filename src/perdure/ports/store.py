@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from types import TracebackType
-from typing import Generic, Literal, Protocol, Self, TypeVar
+from typing import Generic, Literal, Protocol, Self, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -288,6 +288,15 @@ class Queues(Query[QueueDepth], frozen=True, kw_only=True):
     """Queues that have tasks, by name. `at` as in `Totals`."""
 
     at: int
+
+
+@runtime_checkable
+class OwnedStore(Protocol):
+    """A store that knows the process that owns it. A store in memory has no such process."""
+
+    async def owner(self) -> str | None:
+        """The owner, for people. None: there is none."""
+        ...
 
 
 class Store(Protocol):

@@ -73,7 +73,10 @@ def _split(url: str) -> tuple[SplitResult, dict[str, str]]:
         )
         raise UsageError(msg)
     if not url.partition(":")[2].startswith("//"):
-        msg = f"{url!r} names no store that this release knows; use one of {_SCHEMES}"
+        hint = ""
+        if url:
+            hint = f"; did you mean 'sqlite:///{url.removeprefix('sqlite:')}'"
+        msg = f"{url!r} names no store that this release knows{hint}; use one of {_SCHEMES}"
         raise UsageError(msg)
     try:
         parts = urlsplit(url)

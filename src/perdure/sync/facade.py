@@ -55,13 +55,16 @@ class SyncHandle(Generic[R_co]):
         """As it was given."""
         return self._handle.id
 
-    def result(self, *, timeout: Seconds | None = None) -> R_co:
+    def result(self, *, timeout: Seconds | None = None, through_suspension: bool = False) -> R_co:
         """Wait for the end and return the result. The result follows continue-as-new.
 
         It is the result of the run that this handle started or joined. A handle that started
-        nothing waits for the run that has the id now.
+        nothing waits for the run that has the id now. The wait ends, too, when the instance is
+        suspended and not paused: it cannot go on then until people act. `through_suspension` waits
+        on.
 
         Raises:
+            Suspended: it is suspended. The error has the reason and the remedy.
             NotFound: no instance has this id, or the run is gone: deleted, or replaced before its
                 end was seen.
             WorkflowFailed, WorkflowCancelled, WorkflowTerminated: it ended without a result. A run
@@ -70,15 +73,21 @@ class SyncHandle(Generic[R_co]):
                 another run has the id.
             Timeout: it has not ended in time. It goes on.
         """
-        return self._portal.call(lambda: self._handle.result(timeout=timeout))
+        return self._portal.call(
+            lambda: self._handle.result(timeout=timeout, through_suspension=through_suspension)
+        )
 
-    def wait(self, *, timeout: Seconds | None = None) -> Description:
+    def wait(
+        self, *, timeout: Seconds | None = None, through_suspension: bool = False
+    ) -> Description:
         """Wait for the end and describe it. It waits for the same run as `result`.
 
         Raises:
-            NotFound, AlreadyStarted, Timeout: as `result`.
+            Suspended, NotFound, AlreadyStarted, Timeout: as `result`.
         """
-        return self._portal.call(lambda: self._handle.wait(timeout=timeout))
+        return self._portal.call(
+            lambda: self._handle.wait(timeout=timeout, through_suspension=through_suspension)
+        )
 
     @overload
     def send(self, channel: Channel[T], value: T, /) -> None: ...
@@ -284,7 +293,7 @@ class SyncWorkflowHandle(SyncHandle[R_co], Generic[P, R_co]):
     def run(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Start it and wait for the result of the run that this start made or joined.
 
-        Raises the errors of `start` and `result`.
+        Raises the errors of `start` and `result`. To wait through a suspension, call these two.
         """
         return self._portal.call(lambda: self._workflow_handle.run(*args, **kwargs))
 
@@ -375,7 +384,8 @@ class SyncClient:
     def list(self, *, limit: int | None = 100, **filters: Unpack[Filter]) -> list[Description]:
         """Instances that fit all filters, newest first. `limit=None` lists all of them.
 
-        `Filter` has the filters.
+        `Filter` has the filters. Starts that were posted and wait for a node come first: they are
+        `pending` with the reason `posted`, and no instances yet.
 
         Raises:
             UsageError: there is no such filter, or it cannot have this value.
@@ -385,7 +395,7 @@ class SyncClient:
     def page(
         self, *, size: int = 100, after: str | None = None, **filters: Unpack[Filter]
     ) -> Page[Description]:
-        """One page of `list`.
+        """One page of `list`, without the posted starts.
 
         Its `next` is the `after` of the following page. None: the last one.
         """

@@ -413,8 +413,11 @@ class _Gate:
             return outcome, None
         return outcome, Begun(message.id)
 
-    async def closed(self, unit: str, begun: Begun | None = None) -> UnitRow:
-        return await self._node.gateway.closed(unit, begun)
+    async def closed(
+        self, unit: str, begun: Begun | None = None, *, through_suspension: bool = False
+    ) -> UnitRow:
+        gateway = self._node.gateway
+        return await gateway.closed(unit, begun, through_suspension=through_suspension)
 
     async def run(self, message: Message) -> tuple[Outcome, UnitRow | None]:
         outcome, begun = await self.begin(message)

@@ -36,7 +36,7 @@ from perdure.kernel.execution.deadline import check_deadline
 from perdure.kernel.execution.delivery import HANDLERS, NOTES
 from perdure.kernel.execution.ending import ContinueAsNew, wind_up
 from perdure.kernel.execution.variables import Variables
-from perdure.kernel.execution.waits import Waits
+from perdure.kernel.execution.waits import Waits, behind_timer
 from perdure.kernel.loop.call import ActivityCall, Call, CheckpointCall, ChildCall, WaitCall
 from perdure.kernel.loop.disposal import dispose
 from perdure.kernel.loop.loop import Timer, WorkflowLoop, running_loop
@@ -576,14 +576,12 @@ class Execution:
         return not self.waits.first and all(type(p) is Timer for p in self.pending.values())
 
     def waiting_for(self) -> str | None:
-        """The first pending command in a few words. None: nothing is pending."""
+        """What the code waits for, in a few words. None: nothing is pending."""
         for pending in self.pending.values():
             if not isinstance(pending, Timer):
                 return pending.describe()
-            if pending.name:
-                return f"timer {pending.name}"
-            return "timer"
-        return None
+            break  # it is the deadline of another command, as a rule
+        return behind_timer(self.pending.values())
 
 
 def current_run() -> Execution | None:

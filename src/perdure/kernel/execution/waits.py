@@ -7,8 +7,20 @@ lane goes to the call that has waited longest.
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
+from typing import TYPE_CHECKING
 
 import msgspec
+
+from perdure.kernel.loop.loop import Timer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from perdure.kernel.loop.call import Call
+
+# So many pending commands are looked at to say what the code waits for.
+_LOOKED_AT = 4
 
 
 class Waits(msgspec.Struct, gc=False, eq=False):
@@ -54,3 +66,18 @@ class Waits(msgspec.Struct, gc=False, eq=False):
         if self._later is None:
             return [self.first[lane]]
         return [self.first[lane], *self._later.get(lane, ())]
+
+
+def behind_timer(pending: Iterable[Call | Timer]) -> str | None:
+    """What an execution waits for whose first command is a timer. None: nothing is pending.
+
+    A timer before another command is its deadline, as a rule, which the row has as `wake_at`.
+    """
+    text: str | None = None
+    # There may be thousands of timers, so only a few are looked at.
+    for command in islice(pending, _LOOKED_AT):
+        if not isinstance(command, Timer):
+            return command.describe()
+        if text is None:
+            text = f"timer {command.name or ''}".rstrip()
+    return text

@@ -38,8 +38,8 @@ _RESTORE = (
     "Then retry the instance, or terminate it."
 )
 _REGISTER = (
-    "is not registered with this node's app. Register it, or deploy the code that has it: "
-    "the instance then goes on by itself."
+    "is not registered with this node's app. Register it, or deploy the code that has it, or "
+    "`app.include(...)` the app that it belongs to: the instance then goes on by itself."
 )
 
 

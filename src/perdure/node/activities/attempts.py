@@ -35,6 +35,7 @@ from perdure.node.activities.timeouts import (
     total_left_ms,
     total_over,
 )
+from perdure.node.telemetry.failures import log_call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -344,6 +345,8 @@ class Attempts:
         details = job.take_details()
         if outcome is None or not self._forget(job):
             return
+        if outcome.failure is not None:
+            _log(job, outcome.failure)
         call = job.call
         body: ActivityDone | CheckpointDone
         if isinstance(call, ActivityCall):
@@ -405,3 +408,15 @@ class Attempts:
         while self._wanted:
             self.abandon(next(iter(self._wanted)))
         self._runner.close_at_once()
+
+
+def _log(job: Job, failure: Failure) -> None:
+    """Say that an attempt has failed, or a checkpoint, which has only one."""
+    call = job.call
+    is_final = False
+    if isinstance(call, ActivityCall):
+        is_final = not call.options.retry.wants(failure, job.number)
+        what = f"attempt {job.number} of activity {call.name!r} of {job.unit!r}"
+    else:
+        what = job.describe()
+    log_call(what, failure, is_final=is_final, ids=job.ids())

@@ -38,6 +38,7 @@ from perdure.node.loop.stages import Stages
 from perdure.node.loop.supervisor import Discarded, Supervisor, ids_of
 from perdure.node.loop.waiters import Waiters
 from perdure.node.ownership.scope import Moved
+from perdure.node.telemetry.failures import log_instance
 from perdure.runlog import show_logs
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 
     from perdure.kernel.data.commit import Verdict
     from perdure.kernel.data.message import Message
+    from perdure.kernel.unit.kinds import Unit
+    from perdure.kernel.unit.turn import Milestones
     from perdure.node.activities.attempts import Attempts
     from perdure.node.surroundings import Surroundings
 
@@ -230,14 +233,23 @@ class Turns:
 
     def _conclude(self, resident: Resident, turn: Turn, *, serves: bool) -> None:
         """Tell those who wait for the turn, and let its unit go on."""
+        unit = resident.unit
         if resident.acks is not None and turn.answers:
             resident.answer(turn.answers)
         if turn.milestones is not None:
-            for row in turn.milestones.replaced:
-                self.waiters.ended(row)
-        if turn.closed or turn.wake_at is not None or self.deadlines.holds(resident.unit.id):
+            self._reached(unit, turn.milestones)
+        if unit.held is not None and unit.row is not None:
+            self.waiters.held(unit.row)
+        if turn.closed or turn.wake_at is not None or self.deadlines.holds(unit.id):
             self._plan(resident, turn, serves=serves)
         self._next(resident, turn)
+
+    def _reached(self, unit: Unit, milestones: Milestones) -> None:
+        """Tell callers and the log of what happens once in the life of an instance."""
+        if unit.row is not None:
+            log_instance(unit.row, milestones, ids_of(unit, self.node_name))
+        for row in milestones.replaced:
+            self.waiters.ended(row)
 
     def _pass_on(self, message: Message, claims: int) -> None:
         """Deliver a message that a commit has stored, if its unit is this node's.

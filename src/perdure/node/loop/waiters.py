@@ -1,4 +1,4 @@
-"""Callers in this process that wait for the end of a run."""
+"""Callers in this process that wait until a run has ended, or is held."""
 
 from __future__ import annotations
 
@@ -23,19 +23,28 @@ class Waiters:
     def __init__(self) -> None:
         """No caller waits."""
         self._futures: dict[tuple[str, bytes], list[asyncio.Future[UnitRow]]] = {}
+        # The futures of callers that wait through a suspension.
+        self._patient: set[asyncio.Future[UnitRow]] = set()
 
-    def add(self, unit: str, run: bytes) -> asyncio.Future[UnitRow]:
-        """A future for the row of the run when it ends.
+    def add(
+        self, unit: str, run: bytes, *, through_suspension: bool = False
+    ) -> asyncio.Future[UnitRow]:
+        """A future for the row of the run when it ends, or is held.
+
+        `through_suspension`: only when it ends.
 
         The caller looks afterwards whether the run has ended already. In this order no end is
         missed.
         """
         future: asyncio.Future[UnitRow] = asyncio.get_running_loop().create_future()
         self._futures.setdefault((unit, run), []).append(future)
+        if through_suspension:
+            self._patient.add(future)
         return future
 
     def remove(self, unit: str, run: bytes, future: asyncio.Future[UnitRow]) -> None:
         """The caller waits no longer."""
+        self._patient.discard(future)
         futures = self._futures.get((unit, run))
         if futures is not None and future in futures:
             futures.remove(future)
@@ -51,6 +60,18 @@ class Waiters:
         for future in self._futures.pop((row.id, row.run), ()):
             if not future.done():
                 future.set_result(row)
+
+    def held(self, row: UnitRow) -> None:
+        """The run of this row does not go on until people act."""
+        waiting = self._futures.get((row.id, row.run))
+        if waiting is None:
+            return
+        for future in [future for future in waiting if future not in self._patient]:
+            waiting.remove(future)
+            if not future.done():
+                future.set_result(row)
+        if not waiting:
+            del self._futures[row.id, row.run]
 
     def redirect(self, is_ours: Callable[[str], bool]) -> None:
         """The ends of units that this node has given up will be seen in the store only."""

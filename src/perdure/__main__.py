@@ -1,0 +1,7 @@
+"""`python -m perdure` is the `perdure` command."""
+
+from __future__ import annotations
+
+from perdure.cli import main
+
+main()
