@@ -43,14 +43,6 @@ def test_they_are_listed(cli: Cli) -> None:
     assert [one["unit"] for one in cli("dead-letters", "a", "--json").json["dead_letters"]] == ["a"]
 
 
-def test_on_a_terminal_ids_are_folded_and_not_cut(cli: Cli) -> None:
-    asyncio.run(lose("order-0123456789-0123456789"))
-    _, *lines = cli("dead-letters", columns=80).stdout.splitlines()
-    assert lines[0].split()[1:3] == ["Send", "writer"]
-    assert "".join(line.split()[0] for line in lines) == "order-0123456789-0123456789"
-    assert "1970-01-01T00:16:40.000Z" in lines[0]
-
-
 def test_there_may_be_none(cli: Cli) -> None:
     asyncio.run(lose())
     shown = cli("dead-letters")

@@ -85,26 +85,6 @@ def test_ls_for_people(cli: Cli) -> None:
     assert "nothing fits these filters" in cli("ls", "--prefix", "zzz").stderr
 
 
-@pytest.mark.usefixtures("store")
-def test_ls_on_a_terminal_cuts_the_reason_and_no_id(cli: Cli) -> None:
-    screen = cli("ls", columns=80).stdout.splitlines()
-    assert max(map(len, screen)) <= 80
-    assert screen[0].split() == ["id", "workflow", "version", "status", "age", "changed", "why"]
-    rows = {line.split()[0]: line for line in screen[1:]}
-    assert {name for _, _, name, _ in INSTANCES} <= set(rows)
-    assert rows["bad-1"].split()[1:4] == ["broken", "1.0.0", "failed"]
-    assert "  ValueError: " in rows["bad-1"]
-    assert rows["stuck-1"].rstrip().endswith("…")
-
-
-def test_ls_on_a_terminal_folds_an_id_that_is_too_long(cli: Cli) -> None:
-    name = "order-" + "0123456789" * 8
-    assert cli("run", "shop.py:broken", "--id", name, "-q").code == 1
-    first, *rest = cli("ls", columns=80).stdout.splitlines()[1:]
-    assert first.split()[1:4] == ["broken", "1.0.0", "failed"]
-    assert "".join(line.split()[0] for line in (first, *rest)) == name
-
-
 def test_ls_of_an_empty_store_mentions_what_waits(cli: Cli) -> None:
     cli("send", "nobody", "go", "1")
     cli("start", "double", "--id", "d")
