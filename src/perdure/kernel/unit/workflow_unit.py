@@ -223,6 +223,8 @@ class WorkflowUnit:
     def adopt(self, row: UnitRow) -> None:
         """A new run begins under this id."""
         self.row = row
+        # They were those of the run before, which has been ended with what it asked of them.
+        self.children_without_code = ()
 
     def hold(self, why: Failure) -> None:
         """The code cannot go on until people change something."""
