@@ -53,3 +53,30 @@ async def test_a_request_between_two_loaders_lives() -> None:
         )  # two loaders in step
         assert await handles[2].result(timeout=30) == 2
         begun[0].close()
+
+
+async def test_a_node_that_has_had_too_many_in_memory_gets_rid_of_them() -> None:
+    """While they work none of them can leave. Afterwards several go for each that comes."""
+    app = App("many")
+    gate = asyncio.Event()
+
+    @app.activity
+    async def slow() -> None:
+        await gate.wait()
+
+    @app.workflow
+    async def works() -> None:
+        await slow()
+        await workflow.receive("never", int)
+
+    async with MemoryStore() as store:
+        async with app.node(store, options=NodeOptions(residents=4)) as node:
+            for n in range(40):
+                await node.client.workflow(works, id=f"w{n}").start()
+            assert node.residents == 40
+            gate.set()
+            while node.metrics.running or node.metrics.turns < 80:
+                await asyncio.sleep(0)
+            for n in range(12):
+                await node.client.workflow(works, id=f"more{n}").start()
+            assert node.residents <= 10
