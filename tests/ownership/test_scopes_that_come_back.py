@@ -9,6 +9,7 @@ import pytest
 from engine import PATIENCE_S, until
 
 from perdure import App, Node, NodeOptions, workflow
+from perdure.errors import StoreUnavailable
 from perdure.kernel.data.commit import Commit, Fence, Verdict
 from perdure.ports.store import Incarnation
 from perdure.store.memory import MemoryStore
@@ -93,3 +94,32 @@ async def test_what_a_scan_found_of_an_instance_that_was_leaving_is_done(
             assert await node.client.get("w").result(timeout=PATIENCE_S) == "done"
             await sending
             assert await node.client.get("e").result(timeout=PATIENCE_S) == 1
+
+
+async def test_a_commit_of_unknown_outcome_says_nothing_of_a_later_one(app: App) -> None:
+    """The later one is refused, as the scope is another node's, and its message goes by the store."""
+
+    class Hiccup(Permitted):
+        answers = False
+
+        async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
+            verdicts = await super().commit(batch)
+            if not self.answers:
+                self.answers = True
+                raise StoreUnavailable("the answer is lost", "unknown")
+            return verdicts
+
+    @app.workflow
+    async def echo() -> int:
+        return await workflow.receive("n", int)
+
+    cluster = MemoryCluster()
+    cluster.assign("a", [SCOPE])
+    async with Hiccup() as store, Node(app, store, name="a", cluster=cluster) as node:
+        await until(lambda: node.scopes == {SCOPE: "serving"}, "the scope")
+        handle = node.client.workflow(echo, id="e")
+        await handle.start()
+        await store.pass_to_another()
+        await handle.send("n", 1)
+        cluster.assign("a", [SCOPE])
+        assert await handle.result(timeout=PATIENCE_S) == 1
