@@ -14,8 +14,9 @@ from perdure.kernel.data.commit import Commit, Verdict
 from perdure.kernel.data.placement import scope_of, scopes_of
 from perdure.node import Node
 from perdure.node.upkeep import sweeper
-from perdure.ports.store import Loaded
+from perdure.ports.store import Loaded, Totals
 from perdure.store.memory import MemoryStore
+from perdure.testing import ManualClock
 from perdure.testing.cluster import MemoryCluster
 
 
@@ -178,3 +179,24 @@ async def test_one_that_cannot_be_read_keeps_no_other(
             return [d.id for d in await node.client.list()] == ["s3"]
 
         await until(only_the_damaged_one, "the end of the others")
+
+
+async def test_one_sweep_removes_all_that_has_expired(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is more than one batch holds."""
+    monkeypatch.setattr(sweeper, "_ROWS", 2)
+
+    @app.workflow
+    async def short() -> None: ...
+
+    clock = ManualClock()
+    async with MemoryStore() as store, Node(app, store, clock=clock) as node:
+        for n in range(5):
+            await node.client.workflow(short, id=f"s{n}").run()
+            await node.client.get(f"s{n}").delete()
+        clock.advance(31 * 24 * 3600 * 1000)
+        assert node._life is not None
+        await node._life.sweeper.sweep()
+        left = dict((await store.query(Totals(at=clock.now_ms()))).items)
+        assert left["tombstones"] == 0
