@@ -71,7 +71,12 @@ def show_logs(records: Iterable[logging.LogRecord], *, discarded: bool = False) 
     for record in records:
         if discarded:
             _set_text(record, f"{record.getMessage()} (this turn was discarded)")
-        empty.run(_target.handle, record)
+        try:
+            empty.run(_target.handle, record)
+        except Exception:
+            # A filter of the program. The turn is durable, and its effects must follow. So the
+            # error goes where `logging` reports the errors of handlers.
+            _reporter.handleError(record)
 
 
 def _set_text(record: logging.LogRecord, text: str) -> None:
@@ -92,6 +97,7 @@ def run_ids(run: Execution) -> dict[str, object]:
 
 
 _target = logging.getLogger("perdure.workflow")
+_reporter = logging.Handler()
 
 logger = _ReplaySafe(_Spool(_target), {})
 """A logger that is silent in replay and carries the instance's ids.

@@ -11,7 +11,7 @@ from datetime import timedelta
 
 import pytest
 
-from perdure import App, NodeOptions, testing, workflow
+from perdure import App, Node, NodeOptions, testing, workflow
 from perdure.errors import StoreUnavailable
 from perdure.node.loop.deadlines import Deadlines
 from perdure.ports.store import Page, Wake
@@ -193,3 +193,81 @@ async def test_of_many_that_only_sleep_few_are_in_memory(url: str) -> None:
         assert results == ["slept"] * 1_500
         await waiting.send("go", "now")
         assert await waiting.result() == "now"
+
+
+async def test_a_scan_that_looked_too_early_does_not_put_a_deadline_off() -> None:
+    """The instance has taken a turn since the store was asked, and comes due earlier now."""
+    app = App("deadlines")
+
+    @app.workflow
+    async def patient() -> str:
+        async with asyncio.timeout(1_800):
+            await workflow.receive("go", bool)
+        await asyncio.sleep(5)
+        return "done"
+
+    class Gated(MemoryStore):
+        def __init__(self) -> None:
+            super().__init__()
+            self.asked, self.gate = asyncio.Event(), asyncio.Event()
+
+        async def wakes(
+            self, scopes: Sequence[str], until: int, after: str | None, limit: int
+        ) -> Page[Wake]:
+            page = await super().wakes(scopes, until, after, limit)
+            self.asked.set()
+            await self.gate.wait()
+            return page
+
+    clock = ManualClock()
+    async with Gated() as store:
+        store.gate.set()
+        async with Node(app, store, clock=clock) as node:
+            await node.client.workflow(patient, id="p").start()
+        store.gate.clear()
+        store.asked.clear()
+        async with Node(app, store, clock=clock) as node:
+            handle = node.client.workflow(patient, id="p")
+            await asyncio.wait_for(store.asked.wait(), 30)
+            await handle.send("go", True)
+            store.gate.set()
+            for _ in range(20):
+                await asyncio.sleep(0)
+            clock.advance(5_000)
+            assert await handle.result(timeout=30) == "done"
+
+
+async def test_a_far_deadline_that_is_set_at_the_end_of_a_scan_is_met() -> None:
+    """The scan has asked for the next deadline, and the answer does not have this one yet."""
+    app = App("deadlines")
+
+    @app.workflow
+    async def sleeper() -> str:
+        await workflow.sleep(100)
+        return "done"
+
+    class Gated(MemoryStore):
+        def __init__(self) -> None:
+            super().__init__()
+            self.asked, self.gate = asyncio.Event(), asyncio.Event()
+
+        async def next_wake(self, scopes: Sequence[str], after: int) -> int | None:
+            found = await super().next_wake(scopes, after)
+            self.asked.set()
+            await self.gate.wait()
+            return found
+
+    clock = ManualClock()
+    options = NodeOptions(horizon_ms=10_000)
+    async with Gated() as store, Node(app, store, clock=clock, options=options) as node:
+        await asyncio.wait_for(store.asked.wait(), 30)
+        handle = node.client.workflow(sleeper, id="s")
+        await handle.start()
+        store.gate.set()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        for _ in range(2):
+            clock.advance(96_000)
+            for _ in range(20):
+                await asyncio.sleep(0)
+        assert await handle.result(timeout=30) == "done"

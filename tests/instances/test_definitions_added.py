@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from engine import World, until, waits_for
 
-from perdure import App, ChildError, Handle, NotFound, workflow
+from perdure import App, ChildError, Handle, Node, NodeOptions, NotFound, workflow
+from perdure.kernel.data.commit import Commit, Verdict
+from perdure.store.memory import MemoryStore
 
 
 async def test_many_parked_instances_wake(world: World, app: App) -> None:
@@ -94,3 +97,33 @@ async def test_a_definition_that_comes_while_the_first_turn_is_on_its_way(
 
             await starting
             assert await handle.result(timeout=30) == 3
+
+
+async def test_a_definition_that_comes_while_the_commit_that_holds_is_on_its_way(app: App) -> None:
+    """The store does not list the instance as held yet, so no look for those finds it."""
+
+    class Slow(MemoryStore):
+        def __init__(self) -> None:
+            super().__init__()
+            self.asked, self.gate = asyncio.Event(), asyncio.Event()
+
+        async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
+            self.asked.set()
+            await self.gate.wait()
+            return await super().commit(batch)
+
+    options = NodeOptions(rescan_ms=600_000)
+    async with Slow() as store, Node(app, store, options=options) as node:
+        handle = node.client.workflow("late", id="l")
+        starting = asyncio.create_task(handle.start())
+        await asyncio.wait_for(store.asked.wait(), 30)
+
+        @app.workflow
+        async def late() -> int:
+            return 3
+
+        for _ in range(20):
+            await asyncio.sleep(0)
+        store.gate.set()
+        await starting
+        assert await handle.result(timeout=30) == 3

@@ -197,3 +197,30 @@ async def test_a_node_that_is_being_stopped_is_not_started(
     assert caplog.messages == [], "the store was there to the end"
     await node.start()
     await node.stop()
+
+
+async def test_a_store_that_ends_leaves_the_outcome_of_an_earlier_try_unknown() -> None:
+    """The last try did nothing. The one before it may have been recorded."""
+    app = App("life")
+
+    class Ending(MemoryStore):
+        tries = 0
+
+        async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
+            self.tries += 1
+            if self.tries == 1:
+                raise StoreUnavailable("no answer", "unknown")
+            raise StoreUnavailable("the disk is gone", "none", permanent=True)
+
+    @app.workflow
+    async def plain() -> None: ...
+
+    options = NodeOptions(store_retry_ms=0)
+    async with Ending() as store:
+        node = app.node(store, options=options)
+        await node.start()
+        with pytest.raises(StoreUnavailable):
+            await node.client.workflow(plain, id="p").start()
+        with pytest.raises(StoreUnavailable, match="the disk is gone") as ended:
+            await asyncio.wait_for(node.wait_ended(), 30)
+        assert ended.value.outcome == "unknown"

@@ -17,9 +17,9 @@ from collections.abc import Sequence
 import pytest
 
 from perdure import App, Client, NodeOptions, activity, workflow
-from perdure.errors import StoreUnavailable
+from perdure.errors import StoreFormat, StoreUnavailable
 from perdure.node.loop import loader, memory
-from perdure.ports.store import Commit, Incarnation, Verdict
+from perdure.ports.store import Commit, InboxPart, Incarnation, Loaded, Verdict
 from perdure.store.memory import MemoryStore
 
 
@@ -327,3 +327,75 @@ async def test_a_stop_that_is_cancelled_while_instances_are_loaded_replays_none_
         assert lines == []
         async with app.node(store) as node:
             assert await node.client.get(ids[0]).status() == "running"
+
+
+@pytest.mark.parametrize("where", ["a commit", "a load", "an inbox"])
+async def test_what_a_store_answers_behind_a_stop_that_is_cancelled_is_no_error_of_a_task(
+    where: str,
+) -> None:
+    """Nothing waits for the answer any more. A task that fails by it would be reported as a defect."""
+    app = App("stop")
+    reports: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(
+        lambda loop, context: reports.append(context["message"])
+    )
+
+    @app.workflow
+    async def echo() -> bool:
+        return await workflow.receive("go", bool)
+
+    class Answering(Slow):
+        async def answer(self) -> None:
+            if not self.gate.is_set():
+                self.asked.set()
+                await self.gate.wait()
+                if where == "a commit":
+                    raise StoreUnavailable("away", "none")
+                raise StoreFormat("damaged")
+
+        async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
+            await self.answer()
+            return await MemoryStore.commit(self, batch)
+
+        async def load(self, units: Sequence[str]) -> list[Loaded]:
+            await self.answer()
+            return await super().load(units)
+
+        async def inbox(self, unit: str, after: str | None, limit: int) -> InboxPart:
+            await self.answer()
+            return await super().inbox(unit, after, limit)
+
+    async with Answering() as store:
+        async with app.node(store) as node:
+            await node.client.workflow(echo, id="e").start()
+        node = app.node(store)
+        if where == "a load":
+            async with Client.open(store) as outside:
+                await outside.get("e").send("go", True)
+            store.gate.clear()
+        await node.start()
+        if where != "a load":
+            await node.client.workflow(echo, id="f").start()
+            store.gate.clear()
+        if where == "an inbox":
+            async with Client.open(store) as outside:
+                await outside.get("f").send("go", True)
+        asking = []
+        if where == "a commit":
+            asking.append(asyncio.create_task(node.client.get("f").send("go", True)))
+        await began(store.asked)
+        stopping = asyncio.create_task(node.stop())
+        await asyncio.sleep(0)
+        stopping.cancel()
+        await asyncio.wait([*asking, stopping], timeout=30)
+        assert stopping.cancelled()
+        assert [str(task.exception())[:20] for task in asking] == ["the node has stopped"] * len(
+            asking
+        )
+        store.gate.set()
+        # A task that ends may have another one begun, and is let go in the pass behind that.
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert len(asyncio.all_tasks()) == 1
+        gc.collect()
+        assert reports == []

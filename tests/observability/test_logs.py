@@ -569,3 +569,29 @@ def test_a_record_that_cannot_be_formatted_stops_nothing(
     OWN.info("after")
     assert "after" in log.getvalue()
     assert "Logging error" in capsys.readouterr().err
+
+
+async def test_a_filter_that_fails_stops_no_instance(
+    world: World, app: App, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @app.workflow
+    async def speaks() -> str:
+        workflow.logger.info("hello")
+        return await workflow.receive("post", str)
+
+    class Filter(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            raise ValueError("a filter that fails")
+
+    perdure.logs.configure(stream=Log())
+    users = logging.getLogger("perdure.workflow")
+    users.addFilter(faulty := Filter())
+    try:
+        async with node_of(world, app) as node:
+            handle = node.client.workflow(speaks, id="s")
+            await handle.start()
+            await handle.send("post", "heard")
+            assert await handle.result(timeout=30) == "heard"
+    finally:
+        users.removeFilter(faulty)
+    assert "a filter that fails" in capsys.readouterr().err

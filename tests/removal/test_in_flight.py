@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 from engine import PATIENCE_S, World, until, waits_for
 
-from perdure import App, Client, NotFound, RetryPolicy, WorkflowTerminated, activity, workflow
+from perdure import (
+    App,
+    Client,
+    Node,
+    NodeOptions,
+    NotFound,
+    RetryPolicy,
+    WorkflowTerminated,
+    activity,
+    workflow,
+)
+from perdure.kernel.data.commit import Commit, Verdict
 from perdure.kernel.data.events import ActivityCompleted
-from perdure.kernel.data.message import ActivityDone, Message
+from perdure.kernel.data.message import ActivityDone, Delete, Message
+from perdure.store.memory import MemoryStore
 
 REASONS = {
     "activity": "activity work",
@@ -233,3 +245,42 @@ async def test_records_of_the_turn_that_deletes_are_shown(
         await handle.delete(force=True)
         await asking
     assert [r.getMessage() for r in caplog.records if r.name == "perdure.workflow"] == ["tidies up"]
+
+
+async def test_a_start_that_is_posted_while_a_deletion_is_written_begins(app: App) -> None:
+    """The deleted unit leaves memory, and nothing else would look into its inbox."""
+
+    class Slow(MemoryStore):
+        def __init__(self) -> None:
+            super().__init__()
+            self.asked, self.gate = asyncio.Event(), asyncio.Event()
+            self.gate.set()
+
+        async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
+            self.asked.set()
+            await self.gate.wait()
+            return await super().commit(batch)
+
+    @app.workflow
+    async def echo(n: int) -> int:
+        if n == 1:
+            await workflow.receive("never", int)
+        return n
+
+    options = NodeOptions(rescan_ms=600_000)
+    async with Slow() as store, Node(app, store, options=options) as node:
+        await node.client.workflow(echo, id="e").start(1)
+        store.asked.clear()
+        store.gate.clear()
+        deleting = asyncio.create_task(
+            node.gateway.send(Message(b"d" * 16, "e", Delete(force=True), 0))
+        )
+        await asyncio.wait_for(store.asked.wait(), 30)
+        async with Client.open(store) as outside:
+            again = outside.workflow(echo, id="e", if_exists="replace")
+            await again.start(2)
+            for _ in range(20):
+                await asyncio.sleep(0)  # the hint has come
+            store.gate.set()
+            assert await deleting == "ok"
+            assert await again.result(timeout=30) == 2

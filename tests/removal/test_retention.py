@@ -9,10 +9,15 @@ import pytest
 from engine import PATIENCE_S, World, until
 
 from perdure import App, NodeOptions, workflow
-from perdure.errors import StoreUnavailable
+from perdure.errors import StoreFormat, StoreUnavailable
 from perdure.kernel.data.commit import Commit, Verdict
+from perdure.kernel.data.placement import scope_of, scopes_of
 from perdure.node import Node
+from perdure.node.upkeep import sweeper
+from perdure.ports.store import Loaded, Totals
 from perdure.store.memory import MemoryStore
+from perdure.testing import ManualClock
+from perdure.testing.cluster import MemoryCluster
 
 
 async def test_what_ended_long_ago_is_deleted(world: World, app: App) -> None:
@@ -119,3 +124,79 @@ async def test_a_node_that_is_overtaken_at_deletions_stops(app: App) -> None:
         await asyncio.gather(*(node.client.workflow(short, id=f"s{n}").run() for n in range(5)))
         with pytest.raises(StoreUnavailable, match="another node has taken over"):
             await asyncio.wait_for(node.wait_ended(), PATIENCE_S)
+
+
+async def test_those_of_other_owners_hide_none_of_ours(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are the newest, and more than one look brings. Their owner keeps them."""
+    monkeypatch.setattr(sweeper, "_PAGE", 3)
+
+    @app.workflow
+    async def short() -> None: ...
+
+    ids = [f"s{n}" for n in range(40)]
+    ours, others = scopes_of(2)
+    by_scope = {
+        scope: [unit for unit in ids if scope_of(unit, 2) == scope] for scope in (ours, others)
+    }
+    async with MemoryStore(shards=2) as store:
+        async with Node(app, store) as node:
+            for unit in (*by_scope[ours], *by_scope[others]):
+                await node.client.workflow(short, id=unit).run()
+        cluster = MemoryCluster()
+        cluster.assign("a", [ours])
+        options = NodeOptions(retention_ms=1, sweep_ms=5)
+        async with Node(app, store, name="a", options=options, cluster=cluster) as node:
+
+            async def only_theirs() -> bool:
+                found = {d.id for d in await node.client.list(limit=100)}
+                return found == set(by_scope[others])
+
+            await until(only_theirs, "the end of ours")
+
+
+async def test_one_that_cannot_be_read_keeps_no_other(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeper, "_DELETES", 1)
+
+    class Damaged(MemoryStore):
+        async def load(self, units: Sequence[str]) -> list[Loaded]:
+            if "s3" in units:
+                raise StoreFormat("the rows of 's3' cannot be read")
+            return await super().load(units)
+
+    @app.workflow
+    async def short() -> None: ...
+
+    options = NodeOptions(retention_ms=1, sweep_ms=5)
+    async with Damaged() as store, Node(app, store, options=options) as node:
+        for n in range(6):
+            await node.client.workflow(short, id=f"s{n}").run()
+
+        async def only_the_damaged_one() -> bool:
+            return [d.id for d in await node.client.list()] == ["s3"]
+
+        await until(only_the_damaged_one, "the end of the others")
+
+
+async def test_one_sweep_removes_all_that_has_expired(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is more than one batch holds."""
+    monkeypatch.setattr(sweeper, "_ROWS", 2)
+
+    @app.workflow
+    async def short() -> None: ...
+
+    clock = ManualClock()
+    async with MemoryStore() as store, Node(app, store, clock=clock) as node:
+        for n in range(5):
+            await node.client.workflow(short, id=f"s{n}").run()
+            await node.client.get(f"s{n}").delete()
+        clock.advance(31 * 24 * 3600 * 1000)
+        assert node._life is not None
+        await node._life.sweeper.sweep()
+        left = dict((await store.query(Totals(at=clock.now_ms()))).items)
+        assert left["tombstones"] == 0

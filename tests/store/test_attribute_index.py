@@ -13,6 +13,7 @@ from perdure.ports.store import Units
 from perdure.store.sqlite import SQLiteStore
 from perdure.store.sqlite.reads import units_sql
 from perdure.testing.conformance import Scenario
+from perdure.testing.conformance.scenario import NOW
 
 
 async def plan(store: SQLiteStore, **filters: Any) -> str:
@@ -74,3 +75,16 @@ async def test_a_unit_without_attributes_has_no_rows() -> None:
             ("named", "tags", "a"),
             ("named", "tags", "b"),
         ]
+
+
+async def test_a_new_run_with_the_attributes_of_the_one_before_has_a_time_of_its_own() -> None:
+    """Lists go by the time in the index, the newest first."""
+    named = {"attributes": encode_attributes({"n": 1}, removing=False)}
+    async with SQLiteStore(":memory:") as store:
+        scenario = Scenario(store)
+        await scenario.claim()
+        await scenario.applied("a", row={**named, "created_at": NOW})
+        await scenario.applied("b", row={**named, "created_at": NOW + 1})
+        await scenario.applied("a", 1, {**named, "created_at": NOW + 2, "run": b"2" * 16})
+        found = await store.query(Units(where=(Where("n", "=", 1),)))
+        assert [view.row.id for view in found.items] == ["a", "b"]

@@ -11,6 +11,7 @@ from engine import PATIENCE_S, World, until, waits_for
 
 from perdure import App, NotFound, workflow
 from perdure.errors import UsageError
+from perdure.kernel.data.message import Delete, Message
 from perdure.workflow import Child
 
 ends = [
@@ -27,6 +28,10 @@ async def _running(handle: Any) -> bool:
         return await handle.status() == "running"
     except NotFound:
         return False
+
+
+async def _is_gone(handle: Any) -> bool:
+    return not await _running(handle)
 
 
 @pytest.mark.parametrize("end", ends)
@@ -169,6 +174,36 @@ async def test_children_are_told_when_their_parent_is_held_without_its_code(
             return
         for below in ("one", "two"):
             assert (await node.client.get(below).wait(timeout=PATIENCE_S)).status == "cancelled"
+
+
+async def test_children_of_a_held_run_that_was_replaced_are_none_of_the_new_run(
+    world: World, app: App
+) -> None:
+    @app.workflow
+    async def child() -> str:
+        return await workflow.receive("go", str)
+
+    async def parent(below: str) -> str:
+        return await workflow.child(child, id=below, parent_close="abandon")()
+
+    before = App("before")
+    before.workflow(name="old")(parent)
+    before.workflow(name="child")(child.definition.fn)
+    app.workflow(name="new")(parent)
+    async with world.node(before) as node:
+        await node.client.workflow("old", id="parent").start("old child")
+        await until(partial(_running, node.client.get("old child")), "the old child runs")
+    async with world.node(app) as node:
+        handle = node.client.workflow("new", id="parent", if_exists="replace")
+        await handle.send("anything", "loads it")
+        await waits_for(handle, "not_registered")
+        await handle.start("new child")
+        await until(partial(_running, node.client.get("new child")), "the new child runs")
+        # No client takes the tree, which has the old child, too.
+        request = Message(b"d" * 16, "parent", Delete(force=True), 0)
+        assert await node.gateway.send(request) == "ok"
+        await until(partial(_is_gone, node.client.get("new child")), "the new child's end")
+        assert await _running(node.client.get("old child"))
 
 
 async def test_an_unknown_rule_is_refused(app: App) -> None:

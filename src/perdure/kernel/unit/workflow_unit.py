@@ -127,9 +127,8 @@ class WorkflowUnit:
     def load(self, found: Loaded, *, released: bool = False) -> None:
         """Take over the unit as stored, and replay an execution that is open.
 
-        An error that prevents it ends up in `held`. The owner puts the messages of the inbox into
-        the unit's mailbox. A unit that is poison is not replayed, unless it is `released`. Nor is a
-        unit whose `held` is set already.
+        An error that prevents it ends up in `held`. The owner puts the inbox into the mailbox. A
+        unit that is poison is not replayed, unless it is `released`. Nor is one that is held.
         """
         self._load(found, released=released)
         if self.held is not None:
@@ -221,8 +220,9 @@ class WorkflowUnit:
     # ------------------------------------------------------------ its state
 
     def adopt(self, row: UnitRow) -> None:
-        """A new run begins under this id."""
+        """A new run begins under this id. Children of the run before are none of it."""
         self.row = row
+        self.children_without_code = ()
 
     def hold(self, why: Failure) -> None:
         """The code cannot go on until people change something."""

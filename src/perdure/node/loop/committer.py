@@ -94,9 +94,9 @@ class Committer:
         if answer.cancelled():  # the loop is being closed under us
             self.stop()
             return
+        error = answer.exception()  # asked for in any case, or asyncio would report it
         if self._stopped:
             return  # the stop was cancelled, and all senders know that the outcome is unknown
-        error = answer.exception()
         if isinstance(error, Stopped):
             self.stop()  # the outcome of the batch is unknown, and its senders are told so
             return

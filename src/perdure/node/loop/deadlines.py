@@ -63,6 +63,17 @@ class Deadlines:
             self._arm()
         return True
 
+    def find(self, unit: str, at: int) -> bool:
+        """As `set`, for a deadline that a scan has found. One that is held and is earlier stays.
+
+        The unit may have taken a turn since the store was asked. To meet a deadline too early costs
+        a turn, and to put it off would keep the unit waiting.
+        """
+        held_at = self._at.get(unit)
+        if held_at is not None and held_at <= at:
+            return True
+        return self.set(unit, at)
+
     def clear(self, unit: str) -> None:
         """The unit waits for no time any more."""
         if self._at.pop(unit, None) is not None:

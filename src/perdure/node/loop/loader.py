@@ -214,6 +214,8 @@ class Loader:
 
     def _give_up(self, resident: Resident, error: Exception) -> None:
         """The row or the journal of the unit cannot be read. Both stay as they are."""
+        if resident.state == "gone":
+            return  # a stop that was cancelled has taken it out of memory, and told its senders
         unit = resident.unit.id
         ids = {"node": self._node_name, "instance": unit}
         logger.error("%r cannot be loaded", unit, exc_info=error, extra=ids)

@@ -295,9 +295,13 @@ class Memory:
         self._deadlines.clear(unit)
         resident.refuse(Moved())
         self.residents.forget(resident)
-        home = self._ownership.home_of(unit)
-        if resident.has_new_messages and home is not None and home.takes_messages:
-            # The scope has come back while its unit was leaving.
+        if row is not None:
+            home = self._ownership.find(row.scope)
+        else:
+            home = self._ownership.home_of(unit)
+        if home is not None and home is not resident.scope and home.takes_messages:
+            # The scope has come back while its unit was leaving. Its scan has found the unit in
+            # memory, and what the scan noted has just gone with that.
             self.loader.load_later(unit)
 
     def expel_all(self, residents: Iterable[Resident]) -> None:

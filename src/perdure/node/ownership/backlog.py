@@ -96,7 +96,7 @@ class Backlog:
         """Whether the instance is to be taken up now. Otherwise its deadline is noted."""
         if wake.has_messages or wake.at <= self._clock.now_ms():
             return True
-        if not self._turns.deadlines.set(wake.unit, wake.at):
+        if not self._turns.deadlines.find(wake.unit, wake.at):
             self.leave(wake.at)
         return False
 

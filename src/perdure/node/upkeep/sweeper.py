@@ -8,6 +8,8 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from perdure.errors import StoreUnavailable
 from perdure.kernel.data.commit import CLOSED
 from perdure.kernel.data.message import Delete, Message
@@ -109,18 +111,22 @@ class Sweeper:
         deleted = 0
         # An instance that ended before was created before. The store has an index for that, and so
         # need not read all instances that have ended.
-        statuses = tuple(sorted(CLOSED))
         ended = Units(
-            statuses=statuses, closed_before=before_ms, created_before=before_ms, limit=_PAGE
+            statuses=tuple(sorted(CLOSED)),
+            closed_before=before_ms,
+            created_before=before_ms,
+            limit=_PAGE,
         )
-        while page := (await self._turns.store.query(ended)).items:
-            rows = [view.row for view in page]
-            # Instances of other owners are theirs to delete.
+        # Page by page, each instance once. Those that stay must not be all that is ever looked at:
+        # they are other owners' to delete, or cannot be read.
+        more = True
+        while more:
+            page = await self._turns.store.query(ended)
+            rows = [view.row for view in page.items]
             units = [row.id for row in rows if self._ownership.find(row.scope) is not None]
-            count = await self._delete_all(units)
-            deleted += count
-            if not count:
-                break  # all of them changed meanwhile, or are not this node's: the next sweep looks
+            deleted += await self._delete_all(units)
+            ended = msgspec.structs.replace(ended, after=page.next)
+            more = page.next is not None
         if deleted:
             ids = {"node": self._turns.node_name}
             text = "deleted %d instances that ended more than %d ms ago"
@@ -136,7 +142,11 @@ class Sweeper:
             # a deletion is lost, and the node's stop would wait for the sweeper for ever.
             outcomes = await asyncio.gather(*deletions, return_exceptions=True)
             for outcome in outcomes:
-                if isinstance(outcome, BaseException):
+                if not isinstance(outcome, BaseException):
+                    continue
+                # One that cannot be loaded stays, and the next sweep tries it again. When the
+                # store is away that is so for all of them.
+                if not isinstance(outcome, StoreUnavailable) or self._ownership.is_frozen:
                     raise outcome
             deleted += outcomes.count("ok")
             await _rest(began)
