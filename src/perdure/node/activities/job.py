@@ -27,7 +27,7 @@ class Job:
     """An attempt, or a checkpoint, in one of five states.
 
     `waiting`: for a slot or for the time of its retry. `running`: its function runs. `interrupted`:
-    its task was cancelled, and not by the node. `ending`: the node has cancelled it, and it has its
+    it was cancelled, and not by the node. `ending`: the node has cancelled it, and it has its
     grace. `ended`: it has ended, or it was left to itself. Its slot is given back then.
     """
 
@@ -127,10 +127,12 @@ class Job:
         self.process = process
 
     def interrupt(self) -> None:
-        """Its task was cancelled, and not by the node. It keeps its slot."""
+        """It was cancelled, and not by the node. It keeps its slot."""
         self.state = "interrupted"
         if self.timeouts is not None:
             self.timeouts.end()  # a function that is cancelled takes no more time
+        if self.attempt is not None:
+            self.attempt.cancel()  # a function on a thread goes on until it is told
 
     def run_out(self, failure: Failure) -> None:
         """It takes too long, and fails with this."""

@@ -1,10 +1,9 @@
 """Runs functions of the app, of every kind, and turns each way to end into an outcome.
 
-A result is an outcome, and so is any exception, `SystemExit`, and a cancellation of the function's
-own. Two ways to end are none. One is a cancellation from outside, by the node or by the end of the
-event loop. The other is `KeyboardInterrupt` on the main thread: the person at the keyboard ends the
-program, and the attempt runs again in the next one. Elsewhere no signal raises it, so there it is
-the function's own.
+A result is an outcome, and so are any exception and `SystemExit`. Two ways to end are none. One is
+a cancel: where it came from is for the attempt to tell (attempts.py). The other is
+`KeyboardInterrupt` on the main thread: the person at the keyboard ends the program, and the attempt
+runs again in the next one. Elsewhere no signal raises it, so there it is the function's own.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ class Runner:
         self._interceptors = interceptors
 
     async def run(self, job: Job) -> Outcome | None:
-        """Run the function of a job. None: it was cancelled, and not by itself.
+        """Run the function of a job. None: it ended by a cancel.
 
         Raises:
             KeyboardInterrupt: the program is to end.
@@ -73,10 +72,7 @@ class Runner:
             assert isinstance(call, CheckpointCall)
             return Outcome(await self._checkpoint(call))
         except asyncio.CancelledError:
-            # A task counts the requests to cancel it. A function that cancels itself makes none.
-            if job.state != "running" or _is_cancelled_from_outside():
-                return None
-            return Outcome(None, cancelled_itself(job))
+            return None
         except BaseException as error:  # any error of the user's code is its outcome
             if isinstance(error, KeyboardInterrupt) and _is_main_thread():
                 raise
@@ -221,11 +217,6 @@ def cancelled_itself(job: Job) -> Failure:
     if isinstance(job.call, ActivityCall):
         what = "activity"
     return Failure("CancelledError", f"the {what} cancelled itself", "cancelled")
-
-
-def _is_cancelled_from_outside() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _is_main_thread() -> bool:
