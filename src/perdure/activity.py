@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from perdure.codec import decode, encode
 from perdure.errors import DefinitionError, PayloadTooLarge, UsageError
+from perdure.errors import RetryAfter as RetryAfter  # noqa: PLC0414  (users raise it from here)
 from perdure.kernel.data.definition import ActivityDefinition, ActivityOptions, check_name
 from perdure.kernel.data.retry import RetryPolicy, Seconds, to_ms
 from perdure.kernel.execution import commands

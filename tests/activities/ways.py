@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from perdure import ActivityError, App, ApplicationError, RetryPolicy, workflow
+from perdure import ActivityError, App, ApplicationError, RetryPolicy, activity, workflow
 
 LIMIT = 100_000
 """`Limits.payload_bytes` of the nodes that run this app."""
@@ -142,6 +142,8 @@ def on_thread(way: str) -> Any:
 
 @app.activity(executor="process", retry=policy)
 def in_process(way: str) -> Any:
+    if way == "retry after":
+        raise activity.RetryAfter(3_600)
     return interrupts() if way == "interrupt" else WAYS[way][0]()
 
 
@@ -150,9 +152,9 @@ KINDS = {"loop": on_loop, "thread": on_thread, "process": in_process}
 
 @app.workflow
 async def call(kind: str, way: str, timeout: float | None = None) -> list[Any]:
-    activity = KINDS[kind] if timeout is None else KINDS[kind].with_options(timeout=timeout)
+    called = KINDS[kind] if timeout is None else KINDS[kind].with_options(timeout=timeout)
     try:
-        return ["result", await activity(way)]
+        return ["result", await called(way)]
     except ActivityError as error:
         return [error.failure.type, error.failure.message, "after 2 attempts" in str(error)]
 

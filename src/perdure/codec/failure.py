@@ -14,6 +14,7 @@ from perdure.errors import (
     Failed,
     Failure,
     PayloadError,
+    RetryAfter,
     UsageError,
     clean_text,
     in_short,
@@ -77,7 +78,15 @@ class _Writer:
             message = f"{message} ({left_out} of them left out)"
         traceback = self._traceback(error)
         return Failure(
-            name, message, category, retryable, traceback, _causes(error), details, parts
+            name,
+            message,
+            category,
+            retryable,
+            traceback,
+            _causes(error),
+            details,
+            parts,
+            _retry_after_ms(error),
         )
 
     def _passed_on(self, error: Failed) -> Failure:
@@ -192,6 +201,15 @@ def _is_retryable(error: BaseException) -> bool:
         if isinstance(one, ApplicationError) and not one.retryable:
             return False
     return True
+
+
+def _retry_after_ms(error: BaseException) -> int | None:
+    """The delay that the error asks for. In a group it is the longest: all of it is done again."""
+    longest_ms: int | None = None
+    for one in each_in(error):
+        if isinstance(one, RetryAfter) and one.retry_after_ms >= (longest_ms or 0):
+            longest_ms = one.retry_after_ms
+    return longest_ms
 
 
 def _causes(error: BaseException) -> tuple[tuple[str, str], ...]:
