@@ -241,18 +241,19 @@ class ActivityInfo:
 class Attempt:
     """A running attempt: its info, its heartbeat and its cancellation.
 
-    There is one per attempt, shared by the threads that it uses.
+    There is one per attempt, shared by the threads that it uses. A process of the pool has one of
+    its own (node/activities/process.py).
     """
 
     __slots__ = (
+        "_cancelled",
         "_cancelled_async",
         "_describe",
         "_details_max",
         "_info",
+        "_resources",
         "beats",
-        "cancelled",
         "details",
-        "resources",
     )
 
     def __init__(
@@ -267,8 +268,8 @@ class Attempt:
         self._describe = describe
         self._info: ActivityInfo | None = None
         self._details_max = details_max
-        self.resources = resources
-        self.cancelled = False
+        self._resources = resources
+        self._cancelled = False
         self.beats = 0
         self.details = details
         self._cancelled_async: asyncio.Event | None = None
@@ -287,6 +288,7 @@ class Attempt:
             EncodeError: the details are not data.
             PayloadTooLarge: they are too large. The details of the heartbeat before stay.
         """
+        data: bytes | None = None
         if details is not None:
             data = encode(details)
             if len(data) > self._details_max:
@@ -296,23 +298,35 @@ class Attempt:
                     "store them elsewhere and give a reference"
                 )
                 raise PayloadTooLarge(msg)
-            self.details = data
+        self.beat(data)
+
+    def beat(self, details: bytes | None) -> None:
+        """Note a sign of life whose details are encoded. None: those before stay."""
+        if details is not None:
+            self.details = details
         # The node watches this number. A thread may write it, so it is one plain integer.
         self.beats += 1
 
     def cancel(self) -> None:
         """Tell the function that its result is not wanted any more. For the node's loop only."""
-        self.cancelled = True
+        self._cancelled = True
         if self._cancelled_async is not None:
             self._cancelled_async.set()
 
-    def cancelled_event(self) -> asyncio.Event:
-        """The cancellation as an asyncio event."""
+    def is_cancelled(self) -> bool:
+        """Whether the result is not wanted any more."""
+        return self._cancelled
+
+    async def wait_cancelled(self) -> None:
+        """Wait until the result is not wanted any more."""
         if self._cancelled_async is None:  # made here, because a `def` activity never needs it
             self._cancelled_async = asyncio.Event()
-            if self.cancelled:
-                self._cancelled_async.set()
-        return self._cancelled_async
+        if not self._cancelled:
+            await self._cancelled_async.wait()
+
+    def resources(self) -> object:
+        """The app's resources."""
+        return self._resources
 
 
 running_attempt: ContextVar[Attempt | None] = ContextVar("perdure_attempt", default=None)
@@ -351,21 +365,21 @@ def is_cancelled() -> bool:
 
     A `def` activity polls this. An `async def` also gets `CancelledError`.
     """
-    return current_attempt("is_cancelled()").cancelled
+    return current_attempt("is_cancelled()").is_cancelled()
 
 
 async def cancelled() -> None:
     """Wait until the result is not wanted any more."""
-    await current_attempt("cancelled()").cancelled_event().wait()
+    await current_attempt("cancelled()").wait_cancelled()
 
 
 def resources(as_type: type[T]) -> T:
     """The application's resources, which `app.resources` made at the node's start.
 
     Raises:
-        UsageError: there are none, or they are of another type.
+        UsageError: there are none, they are of another type, or this is a process of the pool.
     """
-    value = current_attempt("resources()").resources
+    value = current_attempt("resources()").resources()
     if not isinstance(value, as_type):
         msg = (
             f"activity.resources({as_type.__name__}): the app's resources are "
@@ -388,22 +402,27 @@ def client() -> Client:
     for ever.
 
     Raises:
-        UsageError: no activity is running here, or it is a `def`, which runs on a thread.
+        UsageError: no activity is running here, or it is a `def`, which runs on a thread or in a
+            process.
     """
     make = node_client.get()
-    if make is None:  # a plain call of the function, in a test for example
-        msg = "activity.client() is for code that runs inside an activity; here none is running"
-        raise UsageError(msg)
+    if make is None:  # a plain call of the function in a test, or a process of the pool
+        current_attempt("client()")
+    elif _in_event_loop():
+        return make()
+    msg = (
+        "activity.client() belongs to the node's event loop, and this is a thread or another "
+        "process: make the activity `async def`"
+    )
+    raise UsageError(msg)
+
+
+def _in_event_loop() -> bool:
     try:
         asyncio.get_running_loop()
-    except RuntimeError:
-        # asyncio has no public question for it that does not raise.
-        msg = (
-            "activity.client() belongs to the node's event loop, and this is a thread: "
-            "make the activity `async def`"
-        )
-        raise UsageError(msg) from None
-    return make()
+    except RuntimeError:  # asyncio has no public question for it that does not raise
+        return False
+    return True
 
 
 # ---------------------------------------------------------------- logging

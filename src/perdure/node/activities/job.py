@@ -131,8 +131,7 @@ class Job:
         self.state = "interrupted"
         if self.timeouts is not None:
             self.timeouts.end()  # a function that is cancelled takes no more time
-        if self.attempt is not None:
-            self.attempt.cancel()  # a function on a thread goes on until it is told
+        self._tell()  # a function on a thread, or in a process, goes on until it is told
 
     def run_out(self, failure: Failure) -> None:
         """It takes too long, and fails with this."""
@@ -143,10 +142,16 @@ class Job:
         self.state = "ending"
         if self.timeouts is not None:
             self.timeouts.end()
-        if self.attempt is not None:
-            self.attempt.cancel()
+        self._tell()
         assert self.task is not None
         self.task.cancel()
+
+    def _tell(self) -> None:
+        """Tell its function by its token, also in another process."""
+        if self.attempt is not None:
+            self.attempt.cancel()
+        if self.process is not None:
+            self.process.cancel()
 
     def end(self) -> None:
         """It has ended, or is left to itself."""

@@ -22,14 +22,15 @@ from perdure.activity import running_attempt
 from perdure.errors import Failure
 from perdure.interceptor import Interceptor, around_activity
 from perdure.kernel.loop.call import ActivityCall, CheckpointCall
+from perdure.node.activities.line import Request
 from perdure.node.activities.outcome import EndedWith, Outcome, call_function, encoded, failure_from
 from perdure.node.activities.pool import PoolProcess, Processes, ProcessLost
-from perdure.node.activities.process import Request
 from perdure.node.activities.threads import Threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from perdure.activity import Attempt
     from perdure.kernel.data.definition import ActivityDefinition, Definitions
     from perdure.kernel.data.limits import Limits
     from perdure.kernel.data.retry import RetryPolicy
@@ -42,8 +43,6 @@ PROCESSES_LOST_MAX = 3
 
 Before, it runs again: processes also end by no fault of its own.
 """
-
-_outcomes = msgspec.msgpack.Decoder(Outcome)
 
 
 class Runner:
@@ -166,15 +165,23 @@ class Runner:
         """
         call = job.call
         assert isinstance(call, ActivityCall)
+        attempt = job.attempt
+        assert attempt is not None
         fn = definition.fn
-        final = call.options.retry.names
         request = msgspec.msgpack.encode(
-            Request(fn.__module__, fn.__qualname__, data, final, self._limits.payload_bytes)
+            Request(
+                fn.__module__,
+                fn.__qualname__,
+                data,
+                call.options.retry.names,
+                self._limits.payload_bytes,
+                attempt.info,
+            )
         )
         lost: ProcessLost | None = None
         for _ in range(PROCESSES_LOST_MAX):
             try:
-                return await self._exchange(job, request)
+                return await self._exchange(job, attempt, request)
             except ProcessLost as error:
                 lost = error
             if job.state != "running":
@@ -183,7 +190,7 @@ class Runner:
         text = f"{PROCESSES_LOST_MAX} processes were lost with it, one after the other"
         raise EndedWith(Failure("ProcessLost", f"{text}; the last one: {lost}", "infrastructure"))
 
-    async def _exchange(self, job: Job, request: bytes) -> bytes:
+    async def _exchange(self, job: Job, attempt: Attempt, request: bytes) -> bytes:
         loop = asyncio.get_running_loop()
 
         def begin() -> None:
@@ -199,12 +206,13 @@ class Runner:
         if job.timeouts is not None:
             job.timeouts.pause()  # its time is counted from when a process is there
         try:
-            answer = await self._on_thread(job, lambda: self._processes.run(request, taken))
+            outcome: Outcome | None = await self._on_thread(
+                job, lambda: self._processes.run(request, attempt, taken)
+            )
         finally:
             job.work_in(None)
-        if answer is None:
+        if outcome is None:
             raise asyncio.CancelledError
-        outcome = _outcomes.decode(answer)
         if outcome.failure is not None:
             raise EndedWith(outcome.failure)
         assert outcome.result is not None
