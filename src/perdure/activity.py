@@ -7,6 +7,7 @@ it is the plain function (a `def` on a thread), so that tests and other activiti
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Callable, Coroutine, MutableMapping
 from contextvars import ContextVar
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 from perdure.codec import decode, encode
 from perdure.errors import DefinitionError, PayloadTooLarge, UsageError
 from perdure.errors import RetryAfter as RetryAfter  # noqa: PLC0414  (users raise it from here)
+from perdure.function import wraps_async, written
 from perdure.kernel.data.definition import ActivityDefinition, ActivityOptions, check_name
 from perdure.kernel.data.retry import RetryPolicy, Seconds, to_ms
 from perdure.kernel.execution import commands
@@ -86,10 +88,12 @@ class Activity(Generic[P, R_co]):
         self.definition = definition
         self.options = options
         # As functools.wraps does it, so that `help` and documentation tools show the function.
-        self.__name__ = definition.fn.__name__
-        self.__qualname__ = definition.fn.__qualname__
-        self.__module__ = definition.fn.__module__
-        self.__doc__ = definition.fn.__doc__
+        # An object that can be called has no name.
+        fn = written(definition.fn)
+        self.__name__ = getattr(fn, "__name__", definition.name)
+        self.__qualname__ = getattr(fn, "__qualname__", definition.name)
+        self.__module__ = fn.__module__
+        self.__doc__ = fn.__doc__
         self.__wrapped__ = definition.fn
 
     @property
@@ -120,7 +124,7 @@ class Activity(Generic[P, R_co]):
         if self.definition.is_async:
             plain: Coroutine[object, object, Any] = fn(*args, **kwargs)
             return plain
-        return asyncio.to_thread(fn, *args, **kwargs)
+        return _on_thread(fn, args, kwargs)
 
     def with_options(
         self,
@@ -181,6 +185,15 @@ class Activity(Generic[P, R_co]):
     def __repr__(self) -> str:
         """Name it."""
         return f"<activity {self.name}>"
+
+
+async def _on_thread(
+    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> object:
+    value: object = await asyncio.to_thread(fn, *args, **kwargs)
+    if inspect.iscoroutine(value) and wraps_async(fn):
+        return await value
+    return value
 
 
 class AsyncActivity(Activity[P, R_co]):

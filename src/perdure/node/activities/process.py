@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import inspect
 import os
 import signal
 from functools import reduce
@@ -17,9 +18,9 @@ from multiprocessing import parent_process
 from threading import Thread
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from perdure.activity import Attempt, running_attempt
+from perdure.activity import Activity, Attempt, running_attempt
 from perdure.codec import Signature
-from perdure.errors import UsageError
+from perdure.errors import DefinitionError, UsageError
 from perdure.kernel.data.retry import RetryPolicy
 from perdure.node.activities.line import Line, Request
 from perdure.node.activities.outcome import Outcome, call_function, encoded, failure_from
@@ -90,9 +91,7 @@ def run(request: Request) -> Outcome:
     """Run the activity. The decorated name holds an `Activity`, which has the function itself."""
     what = f"activity {request.name!r}"
     try:
-        module = importlib.import_module(request.module)
-        found: Any = reduce(getattr, request.name.split("."), module)
-        fn = getattr(found, "fn", found)
+        fn = _function(request)
         signature = Signature(fn, what)
         args, kwargs = signature.decode(request.data)
         value = call_function(fn, args, kwargs)
@@ -102,6 +101,26 @@ def run(request: Request) -> Outcome:
         retry = RetryPolicy(non_retryable=request.final)
         return Outcome(None, failure_from(error, request.payload_bytes, retry))
     return Outcome(result)
+
+
+def _function(request: Request) -> Any:
+    """The function of a request, behind the decorators that may be around it."""
+    module = importlib.import_module(request.module)
+    try:
+        found: Any = reduce(getattr, request.name.split("."), module)
+    except AttributeError as error:
+        msg = (
+            f"the process of activity {request.name!r} finds no {request.module}.{request.name}; "
+            "keep the function at module level, under the name with which it was defined"
+        )
+        raise DefinitionError(msg) from error
+    # A decorator may also be around the activity: `@timed` above `@app.activity`.
+    behind: Any = inspect.unwrap(found, stop=_is_activity)
+    return getattr(behind, "fn", found)
+
+
+def _is_activity(found: object) -> bool:
+    return isinstance(found, Activity)
 
 
 def _leave_it_to_the_node(_number: int, _frame: object) -> None:

@@ -20,6 +20,7 @@ import msgspec
 
 from perdure.activity import running_attempt
 from perdure.errors import Failure
+from perdure.function import wraps_async
 from perdure.interceptor import Interceptor, around_activity
 from perdure.kernel.loop.call import ActivityCall, CheckpointCall
 from perdure.node.activities.line import Request
@@ -137,9 +138,12 @@ class Runner:
             return await definition.fn(*args, **kwargs)
         # A thread of a pool has a context of its own, so it gets that of the attempt.
         context = copy_context()
-        return await self._on_thread(
+        value: object = await self._on_thread(
             job, lambda: context.run(call_function, definition.fn, args, kwargs), job.describe()
         )
+        if inspect.iscoroutine(value) and wraps_async(definition.fn):
+            return await value  # a decorator has handed on the coroutine of an `async def`
+        return value
 
     async def _on_thread(self, job: Job, body: Callable[[], Any], what: str | None = None) -> Any:
         """Run a function on a thread.
