@@ -249,6 +249,7 @@ class Attempts:
         return left_ms is not None and left_ms <= 0
 
     async def _run(self, job: Job) -> None:
+        job.begin_function()
         outcome = await self._runner.run(job)
         task = job.task
         if task is not None and asyncio.current_task(self._loop) is task:
@@ -425,7 +426,7 @@ class Attempts:
         left += [job.describe() for job in self._tasks.values() if job.kind == "async"]
         self._lookout.end()
         if left:
-            text = "%d attempts do not end, and the node stops without them; they run again: %s"
+            text = "the node stops without attempts that do not end (%d); they run again: %s"
             logger.warning(text, len(left), named(left, _NAMED))
         return left
 

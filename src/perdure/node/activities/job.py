@@ -114,6 +114,11 @@ class Job:
         self.timeouts = timeouts
         timeouts.begin()
 
+    def begin_function(self) -> None:
+        """Its function begins now. Another one may have held up the event loop until here."""
+        if self.timeouts is not None and self.state == "running":
+            self.timeouts.begin()
+
     def run_in(self, task: asyncio.Task[Any]) -> None:
         """Its function runs in this task."""
         self.task = task
