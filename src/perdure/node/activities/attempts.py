@@ -424,7 +424,7 @@ class Attempts:
                 self._leave(job)
         left = await self._runner.close()
         left += [job.describe() for job in self._tasks.values() if job.kind == "async"]
-        self._lookout.end()
+        await self._lookout.end()
         if left:
             text = "the node stops without attempts that do not end (%d); they run again: %s"
             logger.warning(text, len(left), named(left, _NAMED))
@@ -439,5 +439,5 @@ class Attempts:
         self._begin_nothing()
         while self._wanted:
             self.abandon(next(iter(self._wanted)))
-        self._lookout.end()
+        self._lookout.give_up()
         self._runner.close_at_once()

@@ -33,8 +33,13 @@ class Lookout:
         """Whether the loop has been swept. It is known at once, before any task has ended."""
         return not self._ended and self._task.cancelling() > 0
 
-    def end(self) -> None:
+    async def end(self) -> None:
         """Look out no longer."""
+        self.give_up()
+        await asyncio.wait([self._task])
+
+    def give_up(self) -> None:
+        """Look out no longer, where nothing can be awaited any more."""
         if not self.sees_sweep:
             self._ended = True
             self._task.cancel()

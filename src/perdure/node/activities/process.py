@@ -36,7 +36,7 @@ _POLL_S = 0.05
 
 
 class RemoteAttempt(Attempt):
-    """An attempt in a process of the pool. Its heartbeats reach the node, and so it is cancelled."""
+    """An attempt in a process of the pool. Its heartbeats and its cancel go by the line."""
 
     __slots__ = ("_line", "_number")
 
@@ -72,10 +72,10 @@ class RemoteAttempt(Attempt):
 
 def serve(pipe: Connection) -> None:
     """Work until the pipe is closed. The first message says that the process is ready."""
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
+    for asked in (signal.SIGINT, signal.SIGTERM):
         # Ctrl-C and service managers signal the whole group. The node decides when its processes
         # end. A handler, and not SIG_IGN, which programs that an activity starts would inherit.
-        signal.signal(signal_number, _leave_it_to_the_node)
+        signal.signal(asked, _leave_it_to_the_node)
     Thread(target=_end_with_parent, name="perdure-parent", daemon=True).start()
     pipe.send_bytes(b"ready")
     line = Line(pipe)
