@@ -32,5 +32,5 @@ async def test_a_teardown_is_no_failure(form: str, tmp_path: Path) -> None:
                 )
     assert ends == dict.fromkeys(teardown.NAMES, "done in attempt 1"), first.stderr
 
-    warned = "all tasks of the event loop of node" in first.stderr
-    assert warned == (form == "cancel_all_and_keep_the_node"), first.stderr
+    if form == "cancel_all_and_keep_the_node":
+        assert "all tasks of the event loop of node" in first.stderr
