@@ -239,7 +239,8 @@ class Attempts:
                 job.limit(Timeouts(self._clock, call, attempt, partial(self._expired, job)))
         # In the node's context. The present one is that of the code that happened to wake the node,
         # perhaps an activity of another instance.
-        task = self._loop.create_task(self._run(job), context=self._context.copy())
+        # And not by the loop's task factory, which may begin it at once: its job must know it first.
+        task = asyncio.Task(self._run(job), loop=self._loop, context=self._context.copy())
         job.run_in(task)
         self._tasks[task] = job
         task.add_done_callback(self._task_ended)
