@@ -390,6 +390,11 @@ class ApplicationError(PerdureError):
       retryable=False)`
     """
 
+    # For classes derived from it that do not call its `__init__`. No type: the class is the type.
+    type: str = ""
+    retryable: bool = True
+    details: object = None
+
     def __init__(
         self,
         message: str,
@@ -418,6 +423,8 @@ class RetryAfter(ApplicationError):
     - Example: `raise RetryAfter(float(response.headers["Retry-After"]), "the bank is busy")`
     """
 
+    retry_after_ms: int | None = None
+
     def __init__(
         self,
         seconds: float | timedelta,
@@ -431,10 +438,11 @@ class RetryAfter(ApplicationError):
         Raises:
             UsageError: it is no duration, or longer than ten years.
         """
-        self.retry_after_ms = _delay_ms(seconds)
+        delay_ms = _delay_ms(seconds)
         if message is None:
-            message = f"try again in {self.retry_after_ms / 1000:g} s"
+            message = f"try again in {delay_ms / 1000:g} s"
         super().__init__(message, type=type, details=details)
+        self.retry_after_ms = delay_ms
 
 
 def _delay_ms(delay: float | timedelta) -> int:

@@ -50,6 +50,19 @@ async def test_an_activity_in_a_process(node: Node) -> None:
         assert text in ended[1]
 
 
+@pytest.mark.parametrize(
+    "way", ["no words", "no base", "no base, no delay", "odd type", "indescribable"]
+)
+async def test_the_workflow_itself(node: Node, way: str) -> None:
+    _, name, text, _ = ways.WAYS[way]
+    handle = node.client.workflow(ways.ends, id="w")
+    await handle.start(way)
+    ended = await handle.wait(timeout=10)
+    assert ended.failure is not None, ended
+    assert ended.failure.type == name
+    assert text in ended.failure.message
+
+
 @pytest.mark.parametrize("way", [way for way in ways.WAYS if way != "forgotten await"])
 @pytest.mark.parametrize("kind", ["def", "async def"])
 async def test_a_checkpoint(node: Node, kind: str, way: str) -> None:

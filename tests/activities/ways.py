@@ -32,6 +32,32 @@ class Picky(Exception):
         super().__init__(f"{status} at {where}")
 
 
+class Forgetful(ApplicationError):
+    """It does not call the `__init__` of its base."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+
+class ForgetfulDelay(activity.RetryAfter):
+    """It does not call the `__init__` of its base."""
+
+    def __init__(self) -> None:
+        pass
+
+
+class Indescribable(ApplicationError):
+    """It fails when it is asked."""
+
+    @property
+    def retryable(self) -> bool:  # type: ignore[override]
+        raise OSError("not to be had")
+
+    @retryable.setter
+    def retryable(self, value: bool) -> None:
+        pass
+
+
 def returns() -> Any:
     return "fine"
 
@@ -66,6 +92,22 @@ def is_mute() -> Any:
 
 def is_picky() -> Any:
     raise Picky(503, "here")
+
+
+def is_forgetful() -> Any:
+    raise Forgetful(51)
+
+
+def is_forgetful_of_delay() -> Any:
+    raise ForgetfulDelay
+
+
+def is_of_an_odd_type() -> Any:
+    raise ApplicationError("odd", type=404)  # type: ignore[arg-type]
+
+
+def is_indescribable() -> Any:
+    raise Indescribable("no")
 
 
 def cancels() -> Any:
@@ -103,6 +145,15 @@ WAYS: dict[str, tuple[Callable[[], Any], str, str, bool]] = {
     "BaseException": (panics, "Panic", "index out of bounds", True),
     "no words": (is_mute, "Mute", "its text cannot be had", True),
     "no pickle": (is_picky, "Picky", "503 at here", True),
+    "no base": (is_forgetful, "Forgetful", "51", True),
+    "no base, no delay": (is_forgetful_of_delay, "ForgetfulDelay", "", True),
+    "odd type": (is_of_an_odd_type, "404", "odd", True),
+    "indescribable": (
+        is_indescribable,
+        "Indescribable",
+        "it cannot be described: OSError: not to be had",
+        True,
+    ),
     "own cancel": (cancels, "CancelledError", "", True),
     "cancelled future": (cancelled_future, "CancelledError", "", True),
     "no data": (no_data, "EncodeError", "object is not data", False),
@@ -171,6 +222,12 @@ async def step(kind: str, way: str) -> list[Any]:
         ]
     except ApplicationError as error:
         return [error.type, str(error)]
+
+
+@app.workflow(guard="off")
+async def ends(way: str) -> Any:
+    """The way of the workflow itself."""
+    return WAYS[way][0]()
 
 
 # ---------------------------------------------------------------- processes that die, or do not end

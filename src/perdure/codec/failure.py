@@ -38,9 +38,14 @@ def failure_of(
     """Turn an exception into data.
 
     Frames of files in `skip` (path endings) are left out of the traceback text. Details with more
-    than `details_max` bytes are left out, and the message says so.
+    than `details_max` bytes are left out, and the message says so. An exception whose own code
+    fails when it is asked is a failure, too: without one, nothing would ever hear of its end.
     """
-    return _Writer(skip, details_max).write(error, category)
+    try:
+        return _Writer(skip, details_max).write(error, category)
+    except Exception as bad:  # properties of a user's class may raise anything
+        text = f"(it cannot be described: {type(bad).__name__}: {_text_of(bad)})"
+        return Failure(clean_text(type(error).__name__), text, category)
 
 
 def _text_of(error: BaseException) -> str:
@@ -68,7 +73,7 @@ class _Writer:
         name = clean_text(type(error).__name__)
         details = None
         if isinstance(error, ApplicationError):
-            name = clean_text(error.type)
+            name = clean_text(str(error.type or name))
             details, message = _details_of(error, message, self._details_max)
         elif isinstance(error, UsageError) and category == "application":
             category = "configuration"
@@ -207,8 +212,8 @@ def _retry_after_ms(error: BaseException) -> int | None:
     """The delay that the error asks for. In a group it is the longest: all of it is done again."""
     longest_ms: int | None = None
     for one in each_in(error):
-        if isinstance(one, RetryAfter) and one.retry_after_ms >= (longest_ms or 0):
-            longest_ms = one.retry_after_ms
+        if isinstance(one, RetryAfter) and one.retry_after_ms is not None:
+            longest_ms = max(longest_ms or 0, one.retry_after_ms)
     return longest_ms
 
 

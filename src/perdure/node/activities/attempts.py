@@ -25,6 +25,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from perdure.activity import Attempt, node_client
+from perdure.errors import Failure
 from perdure.interceptor import overriding
 from perdure.kernel.data.message import ActivityDone, CheckpointDone, Message
 from perdure.kernel.loop.call import ActivityCall, Call, CallKey
@@ -45,7 +46,6 @@ from perdure.node.activities.timeouts import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from perdure.errors import Failure
     from perdure.node.surroundings import Surroundings
 
 logger = logging.getLogger("perdure.activity")
@@ -266,9 +266,17 @@ class Attempts:
         job.leave_task()
         if task.cancelled():
             self._returned(job, None, was_cancelled=True)  # before its first line ran
-        elif task.exception() is not None and job.state != "ended":
-            # KeyboardInterrupt, on its way out of the loop: it runs again in the next life.
-            self._end(job)
+            return
+        error = task.exception()
+        if error is None or job.state == "ended":
+            return
+        if isinstance(error, KeyboardInterrupt):
+            self._end(job)  # on its way out of the loop, and it runs again in the next life
+            return
+        # What is around the function has failed. The workflow must hear of it nevertheless.
+        text = f"{job.describe()} was not run to its end: {error!r:.200}"
+        failure = Failure(type(error).__name__, text, "infrastructure")
+        self._returned(job, Outcome(None, failure), was_cancelled=False)
 
     def _returned(self, job: Job, outcome: Outcome | None, *, was_cancelled: bool) -> None:
         """The function has ended. Without an outcome it ended by a cancel."""
