@@ -31,7 +31,7 @@ def function_of(given: object, kind: str) -> Callable[..., Any]:
         )
         raise DefinitionError(msg)
     # A class is callable, too, but a call of it makes an object, which is no data.
-    if not callable(given) or inspect.isclass(given):
+    if not callable(given) or inspect.isclass(written(given)):
         msg = f"@app.{kind} needs a function, got {given!r:.100}"
         raise DefinitionError(msg)
     _check_has_no_self(given, kind)

@@ -130,6 +130,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: App("a").activity(functools.partial(forms.add, b=2)),
         'has no name of its own; give it one: @app.activity(name="...")',
     ),
+    "a partial of a class": (
+        lambda: App("a").activity(name="x")(functools.partial(forms.Adder, 2)),
+        "@app.activity needs a function",
+    ),
     "an object without a name": (lambda: App("a").activity(forms.adder), "has no name of its own"),
     "a lambda without a name": (
         lambda: App("a").activity(lambda: 1),
