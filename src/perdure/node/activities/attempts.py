@@ -239,7 +239,7 @@ class Attempts:
                 job.limit(Timeouts(self._clock, call, attempt, partial(self._expired, job)))
         # In the node's context. The present one is that of the code that happened to wake the node,
         # perhaps an activity of another instance.
-        # And not by the loop's task factory, which may begin it at once: its job must know it first.
+        # And not by the task factory of the loop, which may begin it before its job knows of it.
         task = asyncio.Task(self._run(job), loop=self._loop, context=self._context.copy())
         job.run_in(task)
         self._tasks[task] = job
