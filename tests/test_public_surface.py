@@ -97,6 +97,7 @@ WORKFLOW = [
 ACTIVITY = [
     "Activity",
     "AsyncActivity",
+    "RetryAfter",
     "SyncActivity",
     "cancelled",
     "client",
@@ -106,7 +107,7 @@ ACTIVITY = [
     "logger",
     "resources",
 ]
-"""What code inside an activity uses; `ActivityInfo` is what `info()` gives."""
+"""What code inside an activity uses; `ActivityInfo` is what `info()` gives. `RetryAfter` is one of the errors, too."""
 
 LOGS = ["Ids", "Json", "Text", "configure", "reset"]
 """What programs call, and the parts for those with a set-up of their own."""

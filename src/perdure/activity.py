@@ -7,6 +7,7 @@ it is the plain function (a `def` on a thread), so that tests and other activiti
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Callable, Coroutine, MutableMapping
 from contextvars import ContextVar
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from perdure.codec import decode, encode
 from perdure.errors import DefinitionError, PayloadTooLarge, UsageError
+from perdure.errors import RetryAfter as RetryAfter  # noqa: PLC0414  (users raise it from here)
+from perdure.function import wraps_async, written
 from perdure.kernel.data.definition import ActivityDefinition, ActivityOptions, check_name
 from perdure.kernel.data.retry import RetryPolicy, Seconds, to_ms
 from perdure.kernel.execution import commands
@@ -85,10 +88,12 @@ class Activity(Generic[P, R_co]):
         self.definition = definition
         self.options = options
         # As functools.wraps does it, so that `help` and documentation tools show the function.
-        self.__name__ = definition.fn.__name__
-        self.__qualname__ = definition.fn.__qualname__
-        self.__module__ = definition.fn.__module__
-        self.__doc__ = definition.fn.__doc__
+        # An object that can be called has no name.
+        fn = written(definition.fn)
+        self.__name__ = getattr(fn, "__name__", definition.name)
+        self.__qualname__ = getattr(fn, "__qualname__", definition.name)
+        self.__module__ = fn.__module__
+        self.__doc__ = fn.__doc__
         self.__wrapped__ = definition.fn
 
     @property
@@ -119,7 +124,7 @@ class Activity(Generic[P, R_co]):
         if self.definition.is_async:
             plain: Coroutine[object, object, Any] = fn(*args, **kwargs)
             return plain
-        return asyncio.to_thread(fn, *args, **kwargs)
+        return _on_thread(fn, args, kwargs)
 
     def with_options(
         self,
@@ -182,6 +187,15 @@ class Activity(Generic[P, R_co]):
         return f"<activity {self.name}>"
 
 
+async def _on_thread(
+    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> object:
+    value: object = await asyncio.to_thread(fn, *args, **kwargs)
+    if inspect.iscoroutine(value) and wraps_async(fn):
+        return await value
+    return value
+
+
 class AsyncActivity(Activity[P, R_co]):
     """An `async def` activity."""
 
@@ -240,18 +254,19 @@ class ActivityInfo:
 class Attempt:
     """A running attempt: its info, its heartbeat and its cancellation.
 
-    There is one per attempt, shared by the threads that it uses.
+    There is one per attempt, shared by the threads that it uses. A process of the pool has one of
+    its own (node/activities/process.py).
     """
 
     __slots__ = (
+        "_cancelled",
         "_cancelled_async",
         "_describe",
         "_details_max",
         "_info",
+        "_resources",
         "beats",
-        "cancelled",
         "details",
-        "resources",
     )
 
     def __init__(
@@ -266,8 +281,8 @@ class Attempt:
         self._describe = describe
         self._info: ActivityInfo | None = None
         self._details_max = details_max
-        self.resources = resources
-        self.cancelled = False
+        self._resources = resources
+        self._cancelled = False
         self.beats = 0
         self.details = details
         self._cancelled_async: asyncio.Event | None = None
@@ -286,6 +301,7 @@ class Attempt:
             EncodeError: the details are not data.
             PayloadTooLarge: they are too large. The details of the heartbeat before stay.
         """
+        data: bytes | None = None
         if details is not None:
             data = encode(details)
             if len(data) > self._details_max:
@@ -295,23 +311,35 @@ class Attempt:
                     "store them elsewhere and give a reference"
                 )
                 raise PayloadTooLarge(msg)
-            self.details = data
+        self.beat(data)
+
+    def beat(self, details: bytes | None) -> None:
+        """Note a sign of life whose details are encoded. None: those before stay."""
+        if details is not None:
+            self.details = details
         # The node watches this number. A thread may write it, so it is one plain integer.
         self.beats += 1
 
     def cancel(self) -> None:
         """Tell the function that its result is not wanted any more. For the node's loop only."""
-        self.cancelled = True
+        self._cancelled = True
         if self._cancelled_async is not None:
             self._cancelled_async.set()
 
-    def cancelled_event(self) -> asyncio.Event:
-        """The cancellation as an asyncio event."""
+    def is_cancelled(self) -> bool:
+        """Whether the result is not wanted any more."""
+        return self._cancelled
+
+    async def wait_cancelled(self) -> None:
+        """Wait until the result is not wanted any more."""
         if self._cancelled_async is None:  # made here, because a `def` activity never needs it
             self._cancelled_async = asyncio.Event()
-            if self.cancelled:
-                self._cancelled_async.set()
-        return self._cancelled_async
+        if not self._cancelled:
+            await self._cancelled_async.wait()
+
+    def resources(self) -> object:
+        """The app's resources."""
+        return self._resources
 
 
 running_attempt: ContextVar[Attempt | None] = ContextVar("perdure_attempt", default=None)
@@ -350,21 +378,21 @@ def is_cancelled() -> bool:
 
     A `def` activity polls this. An `async def` also gets `CancelledError`.
     """
-    return current_attempt("is_cancelled()").cancelled
+    return current_attempt("is_cancelled()").is_cancelled()
 
 
 async def cancelled() -> None:
     """Wait until the result is not wanted any more."""
-    await current_attempt("cancelled()").cancelled_event().wait()
+    await current_attempt("cancelled()").wait_cancelled()
 
 
 def resources(as_type: type[T]) -> T:
     """The application's resources, which `app.resources` made at the node's start.
 
     Raises:
-        UsageError: there are none, or they are of another type.
+        UsageError: there are none, they are of another type, or this is a process of the pool.
     """
-    value = current_attempt("resources()").resources
+    value = current_attempt("resources()").resources()
     if not isinstance(value, as_type):
         msg = (
             f"activity.resources({as_type.__name__}): the app's resources are "
@@ -387,22 +415,27 @@ def client() -> Client:
     for ever.
 
     Raises:
-        UsageError: no activity is running here, or it is a `def`, which runs on a thread.
+        UsageError: no activity is running here, or it is a `def`, which runs on a thread or in a
+            process.
     """
     make = node_client.get()
-    if make is None:  # a plain call of the function, in a test for example
-        msg = "activity.client() is for code that runs inside an activity; here none is running"
-        raise UsageError(msg)
+    if make is None:  # a plain call of the function in a test, or a process of the pool
+        current_attempt("client()")
+    elif _in_event_loop():
+        return make()
+    msg = (
+        "activity.client() belongs to the node's event loop, and this is a thread or another "
+        "process: make the activity `async def`"
+    )
+    raise UsageError(msg)
+
+
+def _in_event_loop() -> bool:
     try:
         asyncio.get_running_loop()
-    except RuntimeError:
-        # asyncio has no public question for it that does not raise.
-        msg = (
-            "activity.client() belongs to the node's event loop, and this is a thread: "
-            "make the activity `async def`"
-        )
-        raise UsageError(msg) from None
-    return make()
+    except RuntimeError:  # asyncio has no public question for it that does not raise
+        return False
+    return True
 
 
 # ---------------------------------------------------------------- logging

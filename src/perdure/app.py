@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar, ov
 from perdure.activity import DETACHED, Activity, AsyncActivity, SyncActivity, options_of
 from perdure.codec import Signature
 from perdure.errors import DefinitionError
+from perdure.function import check_importable, function_of, is_async, name_of, written
 from perdure.kernel.data.definition import (
     DEFAULT_VERSION,
     RESERVED_PREFIX,
@@ -145,27 +146,23 @@ class App:
         executor: Literal["thread", "process"],
         options: dict[str, Any],
     ) -> Activity[Any, Any]:
-        # A class is callable, too, but a call of it makes an object, which is no data.
-        if not callable(fn) or inspect.isclass(fn):
-            msg = f"@app.activity needs a function, got {fn!r}"
-            raise DefinitionError(msg)
-        name = _own_name(name, fn, "an activity")
+        fn = _function(fn, "activity")
+        name = _own_name(name, fn, "activity")
         if name in self._activities:
             msg = (
                 f"app {self.name!r} has an activity {name!r} already; "
                 "give one of them another name with name="
             )
             raise DefinitionError(msg)
-        is_async = inspect.iscoroutinefunction(fn)
-        _check_executor(executor, name, fn, is_async=is_async)
+        _check_executor(executor, name, fn)
         _known(options, _ACTIVITY_OPTIONS, f"activity {name!r}")
         given = options_of(ActivityOptions(), f"activity {name!r}", **options)
         definition = ActivityDefinition(
-            name, fn, _signature(fn, f"activity {name!r}"), given, is_async, executor
+            name, fn, _signature(fn, f"activity {name!r}"), given, is_async(fn), executor
         )
         self._activities[name] = definition
         self._changed()
-        if is_async:
+        if definition.is_async:
             return AsyncActivity(definition, given)
         return SyncActivity(definition, given)
 
@@ -203,8 +200,10 @@ class App:
         """
 
         def define(function: Callable[..., Any]) -> Workflow[Any, Any]:
-            own = _own_name(name, function, "a workflow")
-            if not inspect.iscoroutinefunction(function):
+            function = _function(function, "workflow")
+            own = _own_name(name, function, "workflow")
+            # A partial has no code of its own, by which stack traces and reports name a workflow.
+            if not inspect.iscoroutinefunction(function) or written(function) is not function:
                 msg = (
                     f"workflow {own!r} must be an `async def`: "
                     "a workflow waits, and only a coroutine can"
@@ -386,32 +385,36 @@ class App:
         return f"<App {self.name}>"
 
 
+def _function(given: object, kind: str) -> Callable[..., Any]:
+    """What a decorator was given, if it can be one of its definitions."""
+    if isinstance(given, (Activity, Workflow)):
+        name = given.definition.name
+        msg = f"{name!r} is defined already; include its app, or give its function, {name}.fn"
+        raise DefinitionError(msg)
+    return function_of(given, kind)
+
+
 def _own_name(name: str | None, fn: Callable[..., Any], kind: str) -> str:
     if name is None:
-        name = fn.__name__
-    own = check_name(name, kind)
+        name = name_of(fn, kind)
+    article = {"activity": "an activity", "workflow": "a workflow"}[kind]
+    own = check_name(name, article)
     if own.startswith(RESERVED_PREFIX):
         msg = (
-            f"{own!r} cannot be the name of {kind}: names that begin with {RESERVED_PREFIX!r} "
+            f"{own!r} cannot be the name of {article}: names that begin with {RESERVED_PREFIX!r} "
             "are Perdure's own"
         )
         raise DefinitionError(msg)
     return own
 
 
-def _check_executor(executor: str, name: str, fn: Callable[..., Any], *, is_async: bool) -> None:
+def _check_executor(executor: str, name: str, fn: Callable[..., Any]) -> None:
     """Refuse an executor that the function cannot run on."""
     if executor not in ("thread", "process"):
         msg = f"activity {name!r}: executor must be 'thread' or 'process', got {executor!r}"
         raise DefinitionError(msg)
-    # The pool's process gets the function's name and imports it, so it cannot be a closure.
-    importable = not is_async and "<locals>" not in fn.__qualname__
-    if executor == "process" and not importable:
-        msg = (
-            f"activity {name!r}: executor='process' needs a `def` at module level, "
-            "which the other process can import"
-        )
-        raise DefinitionError(msg)
+    if executor == "process":
+        check_importable(fn, name)
 
 
 def _signature(fn: Callable[..., Any], what: str) -> Signature:

@@ -25,6 +25,7 @@
     │   └── ActivityTimeout
     ├── ChildError            inside a workflow: a child ended without a result
     ├── ApplicationError      yours to raise: a failure that is final, or that carries details
+    │   └── RetryAfter          yours to raise in an activity: when to try again
     └── StoreError            the store's fault
         ├── StoreUnavailable    an operation failed: `.outcome` says whether it may have happened
         ├── StoreLocked         another process owns the store
@@ -37,12 +38,16 @@ and docs/errors.md is made of these docstrings.
 
 from __future__ import annotations
 
+import math
+from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+_DELAY_MAX_S = 10 * 366 * 86_400.0
 
 Category = Literal["application", "configuration", "infrastructure", "poison", "cancelled"]
 
@@ -53,7 +58,8 @@ class Failure(msgspec.Struct, array_like=True, frozen=True, gc=False, omit_defau
     `type` is the exception's class name. `traceback` holds the formatted frames, and is empty where
     there is no code to show. `causes` is the chain of `__cause__`, nearest first. `details` is an
     encoded payload given by `ApplicationError`. `parts` are the exceptions of an exception group,
-    such as a `TaskGroup` raises: each with its own traceback, and 20 at most.
+    such as a `TaskGroup` raises: each with its own traceback, and 20 at most. `retry_after_ms` is
+    the delay before the next attempt that `RetryAfter` asks for.
     """
 
     # The order of the fields is a format: a failure is journaled as an array. New fields go to the
@@ -66,6 +72,7 @@ class Failure(msgspec.Struct, array_like=True, frozen=True, gc=False, omit_defau
     causes: tuple[tuple[str, str], ...] = ()
     details: bytes | None = None
     parts: tuple[Failure, ...] = ()
+    retry_after_ms: int | None = None
 
     def display(self) -> str:
         """One line for people: the category, the type, the message and the parts.
@@ -405,6 +412,11 @@ class ApplicationError(PerdureError):
       retryable=False)`
     """
 
+    # For classes derived from it that do not call its `__init__`. No type: the class is the type.
+    type: str = ""
+    retryable: bool = True
+    details: object = None
+
     def __init__(
         self,
         message: str,
@@ -419,6 +431,59 @@ class ApplicationError(PerdureError):
         self.type = type or self.__class__.__name__
         self.retryable = retryable
         self.details = details
+
+
+class RetryAfter(ApplicationError):
+    """Raise it in an activity to say when the next attempt may begin.
+
+    - Why: a service that is asked too often, or that is being maintained, often says how long to
+      wait. The time takes the place of the delay of the `RetryPolicy`, also if it is longer than
+      `maximum_interval`.
+    - Do: give the activity a `RetryPolicy`, which still decides whether there is another attempt:
+      `maximum_attempts`, `non_retryable` and `total_timeout` hold. Without one the first failure
+      goes to the workflow's code. A time that has passed means at once.
+    - Example: `raise RetryAfter(float(response.headers["Retry-After"]), "the bank is busy")`
+    """
+
+    retry_after_ms: int | None = None
+
+    def __init__(
+        self,
+        seconds: float | timedelta,
+        message: str | None = None,
+        *,
+        type: str | None = None,
+        details: object = None,
+    ) -> None:
+        """Ask for a delay, in seconds or as a timedelta. `type` defaults to the class name.
+
+        Raises:
+            UsageError: it is no duration, or longer than ten years.
+        """
+        delay_ms = _delay_ms(seconds)
+        if message is None:
+            message = f"try again in {delay_ms / 1000:g} s"
+        super().__init__(message, type=type, details=details)
+        self.retry_after_ms = delay_ms
+
+
+def _delay_ms(delay: float | timedelta) -> int:
+    """A delay in whole milliseconds, rounded up."""
+    if isinstance(delay, timedelta):
+        seconds = delay.total_seconds()
+    else:
+        seconds = delay
+    # By exact types: a bool is an int. A comparison with NaN is false.
+    if type(seconds) not in (int, float) or not seconds <= _DELAY_MAX_S:
+        msg = (
+            "RetryAfter needs seconds (a number) or a timedelta, of ten years at most, "
+            f"got {delay!r:.60}"
+        )
+        raise UsageError(msg)
+    # A time of the service that has passed meanwhile gives a negative delay.
+    if seconds <= 0:
+        return 0
+    return math.ceil(seconds * 1000)
 
 
 class StoreError(PerdureError):

@@ -199,6 +199,27 @@ async def test_the_timeouts_of_one_that_cancelled_itself_are_over(world: World, 
     assert not failed
 
 
+async def test_one_that_answers_its_own_cancel_with_an_error_fails_with_that(
+    world: World, app: App
+) -> None:
+    @app.activity
+    async def own() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            raise ConnectionError("the connection was closed") from None
+
+    async with world.node(app) as node:
+        handle = node.client.workflow(cancelling(app, own), id="c")
+        await handle.start()
+        ended = await handle.wait(timeout=30)
+        assert ended.failure is not None
+        assert "ConnectionError: the connection was closed" in ended.failure.message
+
+
 async def test_a_node_that_stops_gives_running_ones_their_time_and_then_cancels_them(
     world: World, app: App
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
+import sys
 import threading
 from dataclasses import dataclass
 
@@ -368,3 +369,25 @@ async def test_resources_are_made_once_and_closed_at_the_stop(world: World, app:
             assert events[-1] == "open"
         assert events[-1] == "close"
     assert events == ["open", "close"] * 2
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="Python 3.12 has brought eager tasks")
+async def test_a_loop_that_begins_tasks_at_once_hears_of_each_end(world: World, app: App) -> None:
+    @app.activity
+    async def quick() -> str:
+        return "quick"
+
+    @app.activity
+    async def fails() -> str:
+        raise ValueError("no")
+
+    async def body() -> list[object]:
+        ended = await asyncio.gather(quick(), fails(), return_exceptions=True)
+        return [ended[0], type(ended[1]).__name__, await workflow.checkpoint("c", lambda: "step")]
+
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
+    try:
+        assert await world.replayed(app, body) == ["quick", "ActivityError", "step"]
+    finally:
+        loop.set_task_factory(None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from typing import Any
 
 from engine import World, until, waits_for
@@ -282,3 +283,23 @@ async def test_asyncio_timeout_around_an_activity_cancels_it(world: World, app: 
 def test_it_is_a_timeout_error_as_well_as_an_activity_error() -> None:
     assert issubclass(ActivityTimeout, TimeoutError)
     assert issubclass(ActivityTimeout, ActivityError)
+
+
+async def test_time_in_which_the_event_loop_is_blocked_is_not_that_of_one_that_has_not_begun(
+    world: World, app: App
+) -> None:
+    @app.activity
+    async def blocks() -> None:
+        time.sleep(0.5)  # what no `async def` should do
+
+    @app.activity(timeout=0.3, heartbeat_timeout=0.3)
+    def beats() -> str:
+        for _ in range(3):
+            activity.heartbeat()
+            time.sleep(0.05)
+        return "alive"
+
+    async def body() -> object:
+        return await asyncio.gather(blocks(), beats())
+
+    assert await world.replayed(app, body) == [None, "alive"]

@@ -50,6 +50,19 @@ async def test_an_activity_in_a_process(node: Node) -> None:
         assert text in ended[1]
 
 
+@pytest.mark.parametrize(
+    "way", ["no words", "no base", "no base, no delay", "odd type", "indescribable"]
+)
+async def test_the_workflow_itself(node: Node, way: str) -> None:
+    _, name, text, _ = ways.WAYS[way]
+    handle = node.client.workflow(ways.ends, id="w")
+    await handle.start(way)
+    ended = await handle.wait(timeout=10)
+    assert ended.failure is not None, ended
+    assert ended.failure.type == name
+    assert text in ended.failure.message
+
+
 @pytest.mark.parametrize("way", [way for way in ways.WAYS if way != "forgotten await"])
 @pytest.mark.parametrize("kind", ["def", "async def"])
 async def test_a_checkpoint(node: Node, kind: str, way: str) -> None:
@@ -119,58 +132,6 @@ def test_the_keyboard_ends_the_program_and_the_attempt_runs_again(
             timeout=30,
         )
         assert done.stdout.strip() == expected, done.stderr
-
-
-TEARDOWN = """
-import asyncio, sys
-from perdure import App, RetryPolicy, workflow
-app, life = App("t"), int(sys.argv[1])
-async def act():
-    begun.set()
-    if life == 1:
-        await asyncio.sleep(3600)
-    return "done"
-@app.activity(retry=RetryPolicy(maximum_attempts=5))
-async def slow() -> str:
-    return await act()
-@app.workflow
-async def by_activity() -> str:
-    return await slow()
-@app.workflow
-async def by_checkpoint() -> str:
-    return await workflow.checkpoint("c", act)
-async def run():
-    async with app.node("sqlite:///t.db") as node:
-        handle = node.client.workflow(sys.argv[2], id=sys.argv[2])
-        await handle.start()
-        print(await handle.result())
-async def main():
-    global begun
-    begun = asyncio.Event()
-    task = asyncio.create_task(run())
-    if life == 2:
-        return await task
-    await begun.wait()
-    for other in asyncio.all_tasks() - {asyncio.current_task()}:
-        other.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-asyncio.run(main())
-"""
-
-
-@pytest.mark.parametrize("which", ["by_activity", "by_checkpoint"])
-def test_the_end_of_the_event_loop_is_no_failure(tmp_path: Path, which: str) -> None:
-    outputs = [
-        subprocess.run(
-            [sys.executable, "-c", TEARDOWN, life, which],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=30,
-        )
-        for life in ("1", "2")
-    ]
-    assert outputs[1].stdout.strip() == "done", [one.stderr for one in outputs]
 
 
 def test_large_details_are_replaced_by_a_note_also_behind_a_long_message() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from perdure import ActivityError, App, ApplicationError, RetryPolicy, workflow
+from perdure import ActivityError, App, ApplicationError, RetryPolicy, activity, workflow
 
 LIMIT = 100_000
 """`Limits.payload_bytes` of the nodes that run this app."""
@@ -30,6 +30,32 @@ class Picky(Exception):
 
     def __init__(self, status: int, where: str) -> None:
         super().__init__(f"{status} at {where}")
+
+
+class Forgetful(ApplicationError):
+    """It does not call the `__init__` of its base."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+
+class ForgetfulDelay(activity.RetryAfter):
+    """It does not call the `__init__` of its base."""
+
+    def __init__(self) -> None:
+        pass
+
+
+class Indescribable(ApplicationError):
+    """It fails when it is asked."""
+
+    @property
+    def retryable(self) -> bool:  # type: ignore[override]
+        raise OSError("not to be had")
+
+    @retryable.setter
+    def retryable(self, value: bool) -> None:
+        pass
 
 
 def returns() -> Any:
@@ -68,6 +94,22 @@ def is_picky() -> Any:
     raise Picky(503, "here")
 
 
+def is_forgetful() -> Any:
+    raise Forgetful(51)
+
+
+def is_forgetful_of_delay() -> Any:
+    raise ForgetfulDelay
+
+
+def is_of_an_odd_type() -> Any:
+    raise ApplicationError("odd", type=404)  # type: ignore[arg-type]
+
+
+def is_indescribable() -> Any:
+    raise Indescribable("no")
+
+
 def cancels() -> Any:
     raise asyncio.CancelledError
 
@@ -103,6 +145,15 @@ WAYS: dict[str, tuple[Callable[[], Any], str, str, bool]] = {
     "BaseException": (panics, "Panic", "index out of bounds", True),
     "no words": (is_mute, "Mute", "its text cannot be had", True),
     "no pickle": (is_picky, "Picky", "503 at here", True),
+    "no base": (is_forgetful, "Forgetful", "51", True),
+    "no base, no delay": (is_forgetful_of_delay, "ForgetfulDelay", "", True),
+    "odd type": (is_of_an_odd_type, "404", "odd", True),
+    "indescribable": (
+        is_indescribable,
+        "Indescribable",
+        "it cannot be described: OSError: not to be had",
+        True,
+    ),
     "own cancel": (cancels, "CancelledError", "", True),
     "cancelled future": (cancelled_future, "CancelledError", "", True),
     "no data": (no_data, "EncodeError", "object is not data", False),
@@ -142,6 +193,8 @@ def on_thread(way: str) -> Any:
 
 @app.activity(executor="process", retry=policy)
 def in_process(way: str) -> Any:
+    if way == "retry after":
+        raise activity.RetryAfter(3_600)
     return interrupts() if way == "interrupt" else WAYS[way][0]()
 
 
@@ -150,9 +203,9 @@ KINDS = {"loop": on_loop, "thread": on_thread, "process": in_process}
 
 @app.workflow
 async def call(kind: str, way: str, timeout: float | None = None) -> list[Any]:
-    activity = KINDS[kind] if timeout is None else KINDS[kind].with_options(timeout=timeout)
+    called = KINDS[kind] if timeout is None else KINDS[kind].with_options(timeout=timeout)
     try:
-        return ["result", await activity(way)]
+        return ["result", await called(way)]
     except ActivityError as error:
         return [error.failure.type, error.failure.message, "after 2 attempts" in str(error)]
 
@@ -169,6 +222,12 @@ async def step(kind: str, way: str) -> list[Any]:
         ]
     except ApplicationError as error:
         return [error.type, str(error)]
+
+
+@app.workflow(guard="off")
+async def ends(way: str) -> Any:
+    """The way of the workflow itself."""
+    return WAYS[way][0]()
 
 
 # ---------------------------------------------------------------- processes that die, or do not end

@@ -154,7 +154,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str, str]] = {
         "workflow 'plain'",
         "must be an `async def`",
     ),
-    "workflow: a class": (lambda: define_workflow(Thing), "'Thing'", "must be an `async def`"),
+    "workflow: a class": (lambda: define_workflow(Thing), "Thing", "needs a function"),
     "workflow: *args": (
         lambda: define_workflow(many),
         "workflow 'many' takes '*xs'",

@@ -217,7 +217,10 @@ PROVOKED: dict[str, Callable[[Client], Awaitable[object]]] = {
     "StoreFormat": notes,
 }
 
-UNPROVOKED = {"ApplicationError": "its example is the line that raises it"}
+UNPROVOKED = {
+    "ApplicationError": "its example is the line that raises it",
+    "RetryAfter": "so is this",
+}
 
 
 def real_message(error: BaseException, name: str) -> str:

@@ -135,7 +135,7 @@ async def test_what_does_not_end_is_waited_for_once_and_named(
         threads.set()
     assert 3.0 <= took < 6.0, "the grace once, and a moment for the cleanup"
     assert sorted(node.abandoned) == ["activity blocked of 'blocked'", "activity deaf of 'deaf'"]
-    assert "2 attempts do not end, and the node stops without them" in caplog.text
+    assert "the node stops without attempts that do not end (2)" in caplog.text
 
 
 async def test_ten_thousand_that_wait_for_a_slot_do_not_hold_the_stop_up() -> None:

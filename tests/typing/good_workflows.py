@@ -58,6 +58,8 @@ async def charge(card: str, cents: int) -> str:
     assert_type(activity.info().last_heartbeat(int), int | None)
     assert_type(activity.resources(Pool), Pool)
     assert_type(activity.is_cancelled(), bool)
+    if not cents:
+        raise activity.RetryAfter(timedelta(minutes=1), "the bank is busy")
     return card
 
 

@@ -18,6 +18,7 @@ from perdure.errors import (
     Failed,
     Failure,
     PayloadError,
+    RetryAfter,
     UsageError,
     clean_text,
     in_short,
@@ -43,9 +44,14 @@ def failure_of(
     """Turn an exception into data.
 
     Frames of files in `skip` (path endings) are left out of the traceback text. Details with more
-    than `details_max` bytes are left out, and the message says so.
+    than `details_max` bytes are left out, and the message says so. An exception whose own code
+    fails when it is asked is a failure, too: without one, nothing would ever hear of its end.
     """
-    return _Writer(skip, details_max).write(error, category)
+    try:
+        return _Writer(skip, details_max).write(error, category)
+    except Exception as bad:  # properties of a user's class may raise anything
+        text = f"(it cannot be described: {type(bad).__name__}: {_text_of(bad)})"
+        return Failure(clean_text(type(error).__name__), text, category)
 
 
 def user_place(traceback: str) -> str:
@@ -119,7 +125,7 @@ class _Writer:
         name = clean_text(type(error).__name__)
         details = None
         if isinstance(error, ApplicationError):
-            name = clean_text(error.type)
+            name = clean_text(str(error.type or name))
             details, message = _details_of(error, message, self._details_max)
         elif isinstance(error, UsageError) and category == "application":
             category = "configuration"
@@ -129,7 +135,15 @@ class _Writer:
             message = f"{message} ({left_out} of them left out)"
         traceback = self._traceback(error)
         return Failure(
-            name, message, category, retryable, traceback, _causes(error), details, parts
+            name,
+            message,
+            category,
+            retryable,
+            traceback,
+            _causes(error),
+            details,
+            parts,
+            _retry_after_ms(error),
         )
 
     def _passed_on(self, error: Failed) -> Failure:
@@ -244,6 +258,15 @@ def _is_retryable(error: BaseException) -> bool:
         if isinstance(one, ApplicationError) and not one.retryable:
             return False
     return True
+
+
+def _retry_after_ms(error: BaseException) -> int | None:
+    """The delay that the error asks for. In a group it is the longest: all of it is done again."""
+    longest_ms: int | None = None
+    for one in each_in(error):
+        if isinstance(one, RetryAfter) and one.retry_after_ms is not None:
+            longest_ms = max(longest_ms or 0, one.retry_after_ms)
+    return longest_ms
 
 
 def _causes(error: BaseException) -> tuple[tuple[str, str], ...]:

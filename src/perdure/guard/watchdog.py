@@ -277,7 +277,10 @@ class Watchdog:
         # So that `enter` does not ring.
         self.parked = False
         self._ring()
-        if self._thread is not None and self._thread is not threading.current_thread():
+        # A node whose loop was closed is stopped by the interpreter's end, when threads are gone.
+        if self._thread is None or sys.is_finalizing():
+            return
+        if self._thread is not threading.current_thread():
             self._thread.join()
 
     def landed(self) -> Iterator[int]:

@@ -64,7 +64,10 @@ def _retry_at(call: ActivityCall, failure: Failure, now: int) -> int | None:
     policy = call.options.retry
     if not policy.wants(failure, call.attempt):
         return None
-    retry_at = now + policy.delay_ms(call.attempt)
+    delay_ms = failure.retry_after_ms
+    if delay_ms is None:
+        delay_ms = policy.delay_ms(call.attempt)
+    retry_at = now + delay_ms
     # An attempt that could begin only after the total timeout is not waited for.
     total_ms = call.options.total_timeout_ms
     if total_ms is not None and retry_at >= call.scheduled_at + total_ms:

@@ -8,6 +8,11 @@ A job that takes too long, or whose result is not wanted any more, is told so at
 and by `CancelledError` in an `async def`. A job that has not ended after its grace is left to
 itself. It gives its slot back, and its result is ignored. If it has a process, that is killed. Its
 thread is not used again before it ends.
+
+A function can also be cancelled by others than the node. If that is the end of the event loop, the
+attempt is given back: nothing is recorded, and it runs again in the next life. If it was the
+function itself, it is a failure like others. Which of the two it was is known a moment later
+(lookout.py).
 """
 
 from __future__ import annotations
@@ -20,11 +25,13 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from perdure.activity import Attempt, node_client
+from perdure.errors import Failure
 from perdure.interceptor import overriding
 from perdure.kernel.data.message import ActivityDone, CheckpointDone, Message
 from perdure.kernel.loop.call import ActivityCall, Call, CallKey
 from perdure.logs import node_name
 from perdure.node.activities.job import Job, Kind, named
+from perdure.node.activities.lookout import Lookout
 from perdure.node.activities.outcome import Outcome
 from perdure.node.activities.runner import Runner, cancelled_itself
 from perdure.node.activities.slots import Slots
@@ -40,7 +47,6 @@ from perdure.node.telemetry.failures import log_call
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from perdure.errors import Failure
     from perdure.node.surroundings import Surroundings
 
 logger = logging.getLogger("perdure.activity")
@@ -52,7 +58,10 @@ It comes after the grace in which they could have finished.
 """
 
 _LIVES_ON_S = 1.0
-"""After how long an event loop that is about to end has ended."""
+"""After how long a cancel by others than the node was not the end of the event loop.
+
+A program may cancel its tasks one after the other, and wait for the end of each.
+"""
 
 _SLICE_S = 0.005
 """How long attempts are cancelled in one go.
@@ -80,11 +89,13 @@ class Attempts:
         self._wanted: dict[str, dict[CallKey, Job]] = {}
         self._tasks: dict[asyncio.Task[Any], Job] = {}
         self._stopped = False
+        self._lookout = Lookout(self._swept)
         # The client of functions, and the node's name in their log records.
         self._context = copy_context()
         self._context.run(node_client.set, given.client)
         self._context.run(node_name.set, given.node_name)
         self._loop = asyncio.get_running_loop()
+        self._node_name = given.node_name
         self._resources = given.resources
         self._tally = given.tally
         self.metrics = given.metrics
@@ -117,7 +128,7 @@ class Attempts:
 
         If this node has the attempt already, that one goes on.
         """
-        if self._stopped:
+        if self._stopped or self._lookout.sees_sweep:
             return  # the next node derives it from the rows
         job = Job(unit, call, self._kind_of(call))
         jobs = self._wanted.setdefault(unit, {})
@@ -229,7 +240,8 @@ class Attempts:
                 job.limit(Timeouts(self._clock, call, attempt, partial(self._expired, job)))
         # In the node's context. The present one is that of the code that happened to wake the node,
         # perhaps an activity of another instance.
-        task = self._loop.create_task(self._run(job), context=self._context.copy())
+        # And not by the task factory of the loop, which may begin it before its job knows of it.
+        task = asyncio.Task(self._run(job), loop=self._loop, context=self._context.copy())
         job.run_in(task)
         self._tasks[task] = job
         task.add_done_callback(self._task_ended)
@@ -239,6 +251,7 @@ class Attempts:
         return left_ms is not None and left_ms <= 0
 
     async def _run(self, job: Job) -> None:
+        job.begin_function()
         outcome = await self._runner.run(job)
         task = job.task
         if task is not None and asyncio.current_task(self._loop) is task:
@@ -246,46 +259,76 @@ class Attempts:
             task.remove_done_callback(self._task_ended)
             del self._tasks[task]
             job.leave_task()
-            self._returned(job, outcome)
+            self._returned(job, outcome, was_cancelled=task.cancelling() > 0)
         # Otherwise the coroutine is closed, not run: its event loop has ended.
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         job = self._tasks.pop(task)
         job.leave_task()
         if task.cancelled():
-            self._returned(job, None)  # before its first line ran
-        elif task.exception() is not None and job.state != "ended":
-            # KeyboardInterrupt, on its way out of the loop: it runs again in the next life.
-            self._end(job)
+            self._returned(job, None, was_cancelled=True)  # before its first line ran
+            return
+        error = task.exception()
+        if error is None or job.state == "ended":
+            return
+        if isinstance(error, KeyboardInterrupt):
+            self._end(job)  # on its way out of the loop, and it runs again in the next life
+            return
+        # What is around the function has failed. The workflow must hear of it nevertheless.
+        text = f"{job.describe()} was not run to its end: {error!r:.200}"
+        failure = Failure(type(error).__name__, text, "infrastructure")
+        self._returned(job, Outcome(None, failure), was_cancelled=False)
 
-    def _returned(self, job: Job, outcome: Outcome | None) -> None:
-        """The function has ended. Without an outcome it was cancelled, and not by itself."""
+    def _returned(self, job: Job, outcome: Outcome | None, *, was_cancelled: bool) -> None:
+        """The function has ended. Without an outcome it ended by a cancel."""
         if job.state == "ended":
             return  # it was left to itself, and is late
         if job.timeout is not None:
             # Also if the function has returned meanwhile: one limit, one outcome.
             outcome = Outcome(None, job.timeout)
-        elif outcome is None and job.state == "running":
-            self._interrupted(job)
+        elif job.state == "running" and self._is_doubtful(outcome, was_cancelled):
+            self._interrupted(job, outcome or Outcome(None, cancelled_itself(job)))
             return
         self._end(job)
         self._report(job, outcome)
 
-    def _interrupted(self, job: Job) -> None:
-        """Its task was cancelled, and not by this node.
+    def _is_doubtful(self, outcome: Outcome | None, was_cancelled: bool) -> bool:
+        """Whether the function may have ended because the event loop ends."""
+        if outcome is None:
+            return True  # a task that it waited for may have been cancelled before its own
+        if outcome.failure is None:
+            return False  # it has done its work nevertheless
+        # Many functions answer a cancel with an error of their own: their connection is lost.
+        return was_cancelled or self._lookout.sees_sweep
 
-        If the event loop is about to end, then the attempt has not failed: it runs again in the
-        next life. If the loop lives on, then it was the function itself.
-        """
+    def _interrupted(self, job: Job, outcome: Outcome) -> None:
+        """It was cancelled, and not by this node. The outcome counts if the loop lives on."""
         job.interrupt()  # it keeps its slot, because nothing is to begin in a loop that ends
-        outcome = Outcome(None, cancelled_itself(job))
 
         def lives_on() -> None:
-            self._end(job)
-            self._report(job, outcome)
+            # A stop gives the attempt back when it has waited for the others.
+            if not self._stopped and not self._lookout.sees_sweep:
+                self._end(job)
+                self._report(job, outcome)
 
         # The time of this loop, and not the node's clock: the end of the loop is the question.
         job.wait_until(self._loop.call_later(_LIVES_ON_S, lives_on))
+
+    def _swept(self) -> None:
+        """All tasks of the event loop were cancelled, also those that the node cannot do without.
+
+        The node is about to be stopped, or the loop to be closed. Nothing begins any more.
+        """
+        self._slots.close()
+        self._loop.call_later(_LIVES_ON_S, self._warn_swept)
+
+    def _warn_swept(self) -> None:
+        if not self._stopped:
+            text = (
+                "all tasks of the event loop of node %s were cancelled, and the loop goes on: the "
+                "node does nothing more; stop it, and start it again"
+            )
+            logger.warning(text, self._node_name, extra={"node": self._node_name})
 
     def _end(self, job: Job) -> None:
         """It has ended, or is left to itself: its slot is free."""
@@ -393,8 +436,9 @@ class Attempts:
                 self._leave(job)
         left = await self._runner.close()
         left += [job.describe() for job in self._tasks.values() if job.kind == "async"]
+        await self._lookout.end()
         if left:
-            text = "%d attempts do not end, and the node stops without them; they run again: %s"
+            text = "the node stops without attempts that do not end (%d); they run again: %s"
             logger.warning(text, len(left), named(left, _NAMED))
         return left
 
@@ -407,6 +451,7 @@ class Attempts:
         self._begin_nothing()
         while self._wanted:
             self.abandon(next(iter(self._wanted)))
+        self._lookout.give_up()
         self._runner.close_at_once()
 
 

@@ -27,7 +27,7 @@ class Job:
     """An attempt, or a checkpoint, in one of five states.
 
     `waiting`: for a slot or for the time of its retry. `running`: its function runs. `interrupted`:
-    its task was cancelled, and not by the node. `ending`: the node has cancelled it, and it has its
+    it was cancelled, and not by the node. `ending`: the node has cancelled it, and it has its
     grace. `ended`: it has ended, or it was left to itself. Its slot is given back then.
     """
 
@@ -114,6 +114,11 @@ class Job:
         self.timeouts = timeouts
         timeouts.begin()
 
+    def begin_function(self) -> None:
+        """Its function begins now. Another one may have held up the event loop until here."""
+        if self.timeouts is not None and self.state == "running":
+            self.timeouts.begin()
+
     def run_in(self, task: asyncio.Task[Any]) -> None:
         """Its function runs in this task."""
         self.task = task
@@ -127,10 +132,11 @@ class Job:
         self.process = process
 
     def interrupt(self) -> None:
-        """Its task was cancelled, and not by the node. It keeps its slot."""
+        """It was cancelled, and not by the node. It keeps its slot."""
         self.state = "interrupted"
         if self.timeouts is not None:
             self.timeouts.end()  # a function that is cancelled takes no more time
+        self._tell()  # a function on a thread, or in a process, goes on until it is told
 
     def run_out(self, failure: Failure) -> None:
         """It takes too long, and fails with this."""
@@ -141,10 +147,16 @@ class Job:
         self.state = "ending"
         if self.timeouts is not None:
             self.timeouts.end()
-        if self.attempt is not None:
-            self.attempt.cancel()
+        self._tell()
         assert self.task is not None
         self.task.cancel()
+
+    def _tell(self) -> None:
+        """Tell its function by its token, also in another process."""
+        if self.attempt is not None:
+            self.attempt.cancel()
+        if self.process is not None:
+            self.process.cancel()
 
     def end(self) -> None:
         """It has ended, or is left to itself."""

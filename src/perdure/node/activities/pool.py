@@ -11,20 +11,30 @@ state of the moment.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import multiprocessing
 import signal
 import time
 from threading import Lock
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from perdure.node.activities import process
+from perdure.node.activities.line import Beat, Cancel, Ended
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from multiprocessing.connection import Connection
 
+    from perdure.activity import Attempt
+    from perdure.node.activities.outcome import Outcome
+
 _END_S = 0.5
 """How long a process that has nothing to do may take to end by itself."""
+
+
+_news = msgspec.msgpack.Decoder(Beat | Ended)
 
 
 class ProcessLost(Exception):
@@ -42,6 +52,10 @@ class PoolProcess:
         """
         # One thread at a time: the system tells only one of them how the process ended.
         self._looking = Lock()
+        # Held while something is sent: requests by a worker's thread, cancels by the node's loop.
+        self._sending = Lock()
+        self._requests = 0
+        self._is_working = False
         context = multiprocessing.get_context("spawn")
         try:
             self._pipe: Connection
@@ -67,17 +81,42 @@ class PoolProcess:
         """
         self._receive()
 
-    def run(self, request: bytes) -> bytes:
-        """Have it run an attempt. Return the encoded outcome.
+    def run(self, request: bytes, attempt: Attempt) -> Outcome:
+        """Have it run an attempt, whose heartbeats are noted. Return the outcome.
 
         Raises:
             ProcessLost: it ended before it answered.
         """
         try:
-            self._pipe.send_bytes(request)
+            with self._sending:
+                self._requests += 1
+                self._pipe.send_bytes(request)
+                self._is_working = True
         except OSError:  # a broken pipe
             raise ProcessLost(self._how_it_ended()) from None
-        return self._receive()
+        if attempt.is_cancelled():
+            self.cancel()  # before, there was nothing that could be cancelled
+        while True:
+            news = _news.decode(self._receive())
+            if isinstance(news, Ended):
+                break
+            attempt.beat(news.details)
+        with self._sending:
+            self._is_working = False
+        return news.outcome
+
+    def cancel(self) -> None:
+        """Tell the function that its result is not wanted any more. It does not block."""
+        # The lock is held if a request is being sent. The cancel follows it then.
+        if not self._sending.acquire(blocking=False):
+            return
+        try:
+            if self._is_working:
+                # A pipe has room for a few bytes. The process may have ended, which is seen soon.
+                with contextlib.suppress(OSError):
+                    self._pipe.send_bytes(msgspec.msgpack.encode(Cancel(self._requests)))
+        finally:
+            self._sending.release()
 
     def _receive(self) -> bytes:
         try:
@@ -128,8 +167,10 @@ class Processes:
         with self._lock:
             return bool(self._idle or self._busy)
 
-    def run(self, request: bytes, taken: Callable[[PoolProcess], bool]) -> bytes | None:
-        """Have a process run an attempt, and wait for its encoded outcome.
+    def run(
+        self, request: bytes, attempt: Attempt, taken: Callable[[PoolProcess], bool]
+    ) -> Outcome | None:
+        """Have a process run an attempt, and wait for its outcome.
 
         It blocks, so it is called on a thread. `taken` is called with the process that is about to
         begin. If it returns False, the attempt is not wanted any more.
@@ -138,15 +179,15 @@ class Processes:
             ProcessLost: the process ended meanwhile.
         """
         found = self._take()
-        answer: bytes | None = None
+        outcome: Outcome | None = None
         try:
             if taken(found):
-                answer = found.run(request)
+                outcome = found.run(request, attempt)
         except ProcessLost:
             self._drop(found)
             raise
         self._give_back(found)
-        return answer
+        return outcome
 
     def _take(self) -> PoolProcess:
         with self._lock:

@@ -1,10 +1,9 @@
 """Runs functions of the app, of every kind, and turns each way to end into an outcome.
 
-A result is an outcome, and so is any exception, `SystemExit`, and a cancellation of the function's
-own. Two ways to end are none. One is a cancellation from outside, by the node or by the end of the
-event loop. The other is `KeyboardInterrupt` on the main thread: the person at the keyboard ends the
-program, and the attempt runs again in the next one. Elsewhere no signal raises it, so there it is
-the function's own.
+A result is an outcome, and so are any exception and `SystemExit`. Two ways to end are none. One is
+a cancel: where it came from is for the attempt to tell (attempts.py). The other is
+`KeyboardInterrupt` on the main thread: the person at the keyboard ends the program, and the attempt
+runs again in the next one. Elsewhere no signal raises it, so there it is the function's own.
 """
 
 from __future__ import annotations
@@ -21,16 +20,18 @@ import msgspec
 
 from perdure.activity import running_attempt
 from perdure.errors import Failure
+from perdure.function import wraps_async
 from perdure.interceptor import Interceptor, around_activity
 from perdure.kernel.loop.call import ActivityCall, CheckpointCall
+from perdure.node.activities.line import Request
 from perdure.node.activities.outcome import EndedWith, Outcome, call_function, encoded, failure_from
 from perdure.node.activities.pool import PoolProcess, Processes, ProcessLost
-from perdure.node.activities.process import Request
 from perdure.node.activities.threads import Threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from perdure.activity import Attempt
     from perdure.kernel.data.definition import ActivityDefinition, Definitions
     from perdure.kernel.data.limits import Limits
     from perdure.kernel.data.retry import RetryPolicy
@@ -43,8 +44,6 @@ PROCESSES_LOST_MAX = 3
 
 Before, it runs again: processes also end by no fault of its own.
 """
-
-_outcomes = msgspec.msgpack.Decoder(Outcome)
 
 
 class Runner:
@@ -61,7 +60,7 @@ class Runner:
         self._interceptors = interceptors
 
     async def run(self, job: Job) -> Outcome | None:
-        """Run the function of a job. None: it was cancelled, and not by itself.
+        """Run the function of a job. None: it ended by a cancel.
 
         Raises:
             KeyboardInterrupt: the program is to end.
@@ -73,10 +72,7 @@ class Runner:
             assert isinstance(call, CheckpointCall)
             return Outcome(await self._checkpoint(call))
         except asyncio.CancelledError:
-            # A task counts the requests to cancel it. A function that cancels itself makes none.
-            if job.state != "running" or _is_cancelled_from_outside():
-                return None
-            return Outcome(None, cancelled_itself(job))
+            return None
         except BaseException as error:  # any error of the user's code is its outcome
             if isinstance(error, KeyboardInterrupt) and _is_main_thread():
                 raise
@@ -142,9 +138,12 @@ class Runner:
             return await definition.fn(*args, **kwargs)
         # A thread of a pool has a context of its own, so it gets that of the attempt.
         context = copy_context()
-        return await self._on_thread(
+        value: object = await self._on_thread(
             job, lambda: context.run(call_function, definition.fn, args, kwargs), job.describe()
         )
+        if inspect.iscoroutine(value) and wraps_async(definition.fn):
+            return await value  # a decorator has handed on the coroutine of an `async def`
+        return value
 
     async def _on_thread(self, job: Job, body: Callable[[], Any], what: str | None = None) -> Any:
         """Run a function on a thread.
@@ -170,15 +169,23 @@ class Runner:
         """
         call = job.call
         assert isinstance(call, ActivityCall)
+        attempt = job.attempt
+        assert attempt is not None
         fn = definition.fn
-        final = call.options.retry.names
         request = msgspec.msgpack.encode(
-            Request(fn.__module__, fn.__qualname__, data, final, self._limits.payload_bytes)
+            Request(
+                fn.__module__,
+                fn.__qualname__,
+                data,
+                call.options.retry.names,
+                self._limits.payload_bytes,
+                attempt.info,
+            )
         )
         lost: ProcessLost | None = None
         for _ in range(PROCESSES_LOST_MAX):
             try:
-                return await self._exchange(job, request)
+                return await self._exchange(job, attempt, request)
             except ProcessLost as error:
                 lost = error
             if job.state != "running":
@@ -187,7 +194,7 @@ class Runner:
         text = f"{PROCESSES_LOST_MAX} processes were lost with it, one after the other"
         raise EndedWith(Failure("ProcessLost", f"{text}; the last one: {lost}", "infrastructure"))
 
-    async def _exchange(self, job: Job, request: bytes) -> bytes:
+    async def _exchange(self, job: Job, attempt: Attempt, request: bytes) -> bytes:
         loop = asyncio.get_running_loop()
 
         def begin() -> None:
@@ -203,12 +210,13 @@ class Runner:
         if job.timeouts is not None:
             job.timeouts.pause()  # its time is counted from when a process is there
         try:
-            answer = await self._on_thread(job, lambda: self._processes.run(request, taken))
+            outcome: Outcome | None = await self._on_thread(
+                job, lambda: self._processes.run(request, attempt, taken)
+            )
         finally:
             job.work_in(None)
-        if answer is None:
+        if outcome is None:
             raise asyncio.CancelledError
-        outcome = _outcomes.decode(answer)
         if outcome.failure is not None:
             raise EndedWith(outcome.failure)
         assert outcome.result is not None
@@ -221,11 +229,6 @@ def cancelled_itself(job: Job) -> Failure:
     if isinstance(job.call, ActivityCall):
         what = "activity"
     return Failure("CancelledError", f"the {what} cancelled itself", "cancelled")
-
-
-def _is_cancelled_from_outside() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _is_main_thread() -> bool:
