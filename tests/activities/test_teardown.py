@@ -1,4 +1,4 @@
-"""However the event loop is torn down around a node, no attempt of its functions has failed: each runs again."""
+"""However the event loop is torn down around a node, no attempt has failed: each runs again."""
 
 from __future__ import annotations
 
@@ -11,8 +11,17 @@ import teardown
 
 from perdure.kernel.data import events as ev
 
+USUAL = ("sibling_in_gather", "ctrl_c_in_main", "cancel_all_and_stop_late", "main_returns")
+"""The forms that each run tries. Each takes a second, and the others come with the long tests."""
 
-@pytest.mark.parametrize("form", teardown.FORMS)
+
+def _form(form: str) -> object:
+    if form in USUAL:
+        return form
+    return pytest.param(form, marks=pytest.mark.long)
+
+
+@pytest.mark.parametrize("form", [_form(form) for form in teardown.FORMS])
 async def test_a_teardown_is_no_failure(form: str, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/x.db"
     first = subprocess.run(
