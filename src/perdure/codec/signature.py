@@ -15,17 +15,14 @@ from typing import Any, Never, NoReturn, Optional
 import msgspec
 
 from perdure.codec.declared import check_type, hints_of
+from perdure.codec.extension import read_plain
 from perdure.codec.fault import explain_decode, explain_encode
-from perdure.codec.payload import JSON, MSGPACK, RAW, TypeCodec, bad_marker
-from perdure.codec.plain import (
-    SCALARS,
-    check_depth,
-    complete,
-    encode_msgpack,
-    from_plain,
-    holds_set,
-    sort_sets,
-)
+from perdure.codec.nested import write_items
+from perdure.codec.payload import EXTENDED, JSON, MSGPACK, RAW, TypeCodec, bad_marker, marked
+from perdure.codec.plain import SCALARS, check_depth, complete, encode_msgpack, from_plain
+from perdure.codec.record import Fields
+from perdure.codec.shape import Stack, Unfit, Writing, fit
+from perdure.codec.stand_in import read_as
 from perdure.errors import DecodeError, EncodeError, PayloadError
 
 _MARKER = b"\x01"
@@ -67,6 +64,8 @@ class Signature:
         for number, parameter in enumerate(parameters, 1):
             if parameter.default is _NONE:
                 self._required = number
+        self._shapes = [codec.shape for codec in self.parameters]
+        self._fields = Fields(self._shapes)
         self._struct, self._python_binds = self._make_struct(parameters)
         self._decode = msgspec.msgpack.Decoder(self._struct, dec_hook=from_plain).decode
         self._decode_json = msgspec.json.Decoder(self._struct, dec_hook=from_plain).decode
@@ -83,12 +82,12 @@ class Signature:
             if odd:
                 name = f"p{index}"
             if index < self._required:
-                fields.append((name, codec.type))
+                fields.append((name, codec.shape.wire))
                 continue
             default = parameter.default
             if type(default) not in SCALARS:  # msgspec refuses a mutable default
                 default = msgspec.field(default_factory=_give(default))
-            fields.append((name, codec.type, default))
+            fields.append((name, codec.shape.wire, default))
         made = msgspec.defstruct(
             "Arguments", fields, array_like=True, forbid_unknown_fields=True, gc=False
         )
@@ -135,12 +134,17 @@ class Signature:
 
     def _write(self, bound: Any) -> bytes:
         try:
-            body = encode_msgpack(bound)  # first, so that the walk for sets never meets a cycle
-            check_depth(body)
             values = _astuple(bound)
-            if SCALARS.issuperset(map(type, values)) or not holds_set(values):
-                return _MARKER + body
-            return _MARKER + encode_msgpack(sort_sets(values))
+            plan = self._fields[tuple(map(type, values))]
+            if plan is not None:
+                # msgspec comes first, so that the loop below never meets a cycle.
+                body = encode_msgpack(bound)
+                check_depth(body)
+                stack: Stack = []
+                if not plan or (self._fields.fit(values, stack) and fit(stack)):
+                    return _MARKER + body
+            out = Writing()
+            return marked(write_items(self._shapes, values, out), out)
         except Exception as error:
             # msgspec, its hooks and properties of foreign classes may raise anything.
             self._refuse_value(_astuple(bound), error)
@@ -186,6 +190,8 @@ class Signature:
                 return self._decode(data[1:])
             if data[0] == JSON:
                 return self._decode_json(data[1:])
+            if data[0] == EXTENDED:
+                return read_as(self._struct, read_plain(data[1:]))
         except Exception as error:  # as in encode
             self._refuse_data(data, error)
         if data[0] == RAW:
@@ -201,7 +207,10 @@ class Signature:
         return self._write(bound)
 
     def _refuse_value(self, values: tuple[object, ...], error: Exception) -> NoReturn:
-        path, why = explain_encode(values, error)
+        if isinstance(error, Unfit):
+            path, why = error.path, error.why
+        else:
+            path, why = explain_encode(values, error)
         raise EncodeError(f"cannot encode {self._place(path)}: {why}") from error
 
     def _refuse_data(self, data: bytes, error: Exception) -> NoReturn:
@@ -209,7 +218,7 @@ class Signature:
             raise bad_marker(data, f"arguments of {self.what}") from None
         path, why = explain_decode(error)
         # msgspec tells an array of the wrong length by its text only.
-        if not path and data[0] == MSGPACK and "length" in why:
+        if not path and data[0] in {MSGPACK, EXTENDED} and "length" in why:
             count = len(_ARRAY.decode(data[1:]))
             if count < self._required:
                 raise DecodeError(

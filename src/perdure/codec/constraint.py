@@ -1,0 +1,122 @@
+"""Constraints in `Annotated`: those of pydantic and annotated_types, as msgspec knows them.
+
+Each constraint is kept or refused. Metadata that is no constraint, such as a text, means nothing.
+"""
+
+from __future__ import annotations
+
+import operator
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, cast
+
+import msgspec
+
+
+class Test(NamedTuple):
+    """A constraint that msgspec does not know."""
+
+    text: str
+    holds: Callable[[Any], bool]
+
+
+class Constraints(NamedTuple):
+    """The constraints of one `Annotated` type."""
+
+    known: dict[str, Any]
+    """Those that `msgspec.Meta` takes, by its names."""
+    tests: list[Test]
+
+
+_COMPARED: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
+    "gt": (">", operator.gt),
+    "ge": (">=", operator.ge),
+    "lt": ("<", operator.lt),
+    "le": ("<=", operator.le),
+}
+_TAKEN = {**_COMPARED, "multiple_of": None, "min_length": None, "max_length": None, "pattern": None}
+
+
+def constraints_of(metadata: Iterable[object]) -> Constraints:
+    """What the metadata of an `Annotated` type demands.
+
+    Raises TypeError for a constraint that is unknown here.
+    """
+    found = Constraints({}, [])
+    for one in _each(metadata):
+        if isinstance(one, msgspec.Meta) or not _is_constraint(one):
+            continue
+        name = type(one).__name__
+        if name == "Predicate":
+            found.tests.append(Test(f"the predicate {one.func!r}", cast("Any", one).func))
+            continue
+        demands = _demands(one)
+        if not demands or not _TAKEN.keys() >= demands.keys():
+            raise TypeError(
+                f"the constraint {one!r:.80} is unknown here; "
+                "use msgspec.Meta, or put the value into a pydantic model"
+            )
+        found.known.update(demands)
+    return found
+
+
+def tests_of(meta: msgspec.Meta) -> list[Test]:
+    """The same constraints for a type with which msgspec does not take them.
+
+    Raises TypeError for one that cannot be tested.
+    """
+    limits = {name: getattr(meta, name) for name in (*_TAKEN, "tz")}
+    return [_test(name, limit) for name, limit in limits.items() if limit is not None]
+
+
+def _test(name: str, limit: Any) -> Test:
+    if name in _COMPARED:
+        sign, compare = _COMPARED[name]
+        return Test(f"`{sign} {limit}`", lambda value: compare(value, limit))
+    if name == "multiple_of":
+        return Test(f"a multiple of {limit}", lambda value: not value % limit)
+    if name == "min_length":
+        return Test(f"length >= {limit}", lambda value: len(value) >= limit)
+    if name == "max_length":
+        return Test(f"length <= {limit}", lambda value: len(value) <= limit)
+    raise TypeError(f"the constraint {name}={limit!r} does not fit; use a pydantic model")
+
+
+def _each(metadata: Iterable[object]) -> Iterator[Any]:
+    """The single constraints: some are groups of others."""
+    for one in metadata:
+        inner = None
+        if _is_from("pydantic", "fields", "FieldInfo", one):
+            inner = cast("Any", one).metadata
+        elif _is_from("annotated_types", "", "GroupedMetadata", one):
+            inner = cast("Iterable[object]", one)
+        if inner is None:
+            yield one
+        else:
+            yield from _each(inner)
+
+
+def _is_from(package: str, module: str, name: str, value: object) -> bool:
+    # A value of a class that was never imported does not exist.
+    found = sys.modules.get(f"{package}.{module}".rstrip("."))
+    return found is not None and isinstance(value, getattr(found, name))
+
+
+def _is_constraint(one: object) -> bool:
+    if _is_from("annotated_types", "", "BaseMetadata", one):
+        return True
+    return hasattr(one, "__get_pydantic_core_schema__") or _is_general(one)
+
+
+def _is_general(one: object) -> bool:
+    """Whether it holds constraints of pydantic by name, such as a pattern."""
+    cls = type(one)
+    return cls.__module__.startswith("pydantic.") and cls.__name__ == "PydanticGeneralMetadata"
+
+
+def _demands(one: Any) -> dict[str, Any]:
+    """The limits of one constraint, by the names of `msgspec.Meta`."""
+    if _is_general(one):
+        return {name: value for name, value in vars(one).items() if value is not None}
+    fields = getattr(type(one), "__dataclass_fields__", ())
+    return {name: getattr(one, name) for name in fields if getattr(one, name) is not None}

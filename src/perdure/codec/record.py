@@ -1,0 +1,294 @@
+"""Shapes of classes with fields: msgspec Structs, dataclasses, attrs classes, named tuples, typed
+dicts.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from operator import attrgetter
+from typing import Any, cast
+
+import msgspec
+
+from perdure.codec.nested import step_to, write_at
+from perdure.codec.plain import field_names
+from perdure.codec.shape import Check, Shape, Stack, Unfit, Writing, is_odd, show
+from perdure.codec.stand_in import read_as, stand_in_for
+
+_PLANS_MAX = 4096
+_MISSING = object()
+_Plan = tuple[tuple[int, Callable[[Any, Stack], bool]], ...]
+
+
+class Fields(dict[tuple[type[Any], ...], "_Plan | None"]):
+    """What the classes of the values of some fields tell, when they are looked at together.
+
+    For each combination of classes: the places that need a closer look, or None if one of the
+    values does not fit. Most programs have few combinations for each class.
+    """
+
+    def __init__(self, shapes: Sequence[Shape]) -> None:
+        super().__init__()
+        self._shapes = shapes
+
+    def __missing__(self, classes: tuple[type[Any], ...]) -> _Plan | None:
+        if len(self) >= _PLANS_MAX:
+            self.clear()
+        found = self[classes] = self._plan(classes)
+        return found
+
+    def _plan(self, classes: tuple[type[Any], ...]) -> _Plan | None:
+        plan: list[tuple[int, Callable[[Any, Stack], bool]]] = []
+        for index, (shape, cls) in enumerate(zip(self._shapes, classes, strict=False)):
+            check = shape.checks[cls]
+            if check is False:
+                return None
+            if check is not True:
+                plan.append((index, check))
+        return tuple(plan)
+
+    def fit(self, values: tuple[Any, ...], stack: Stack) -> bool:
+        """Whether the values fit their fields. Their parts are put on the stack."""
+        plan = self[tuple(map(type, values))]
+        if plan is None:
+            return False
+        for index, check in plan:
+            if not check(values[index], stack):
+                return False
+        return True
+
+
+class Record(Shape):
+    """The objects of one class with fields."""
+
+    def __init__(self, declared: Any, cls: type[Any]) -> None:
+        super().__init__(declared)
+        self.cls = cls
+        self._names: tuple[str, ...] = ()
+        self._shapes: list[Shape] = []
+        self._fields = Fields(())
+        self._values_of: Callable[[Any], Any] = _no_values
+
+    def fill(self, shapes: dict[str, Shape]) -> None:
+        """Give the shapes of the fields. The class may hold itself, so they come afterwards."""
+        self._names = tuple(shapes)
+        self._shapes = list(shapes.values())
+        self._fields = Fields(self._shapes)
+        if issubclass(self.cls, tuple):
+            self._values_of = tuple
+        elif shapes:
+            # One name is given twice: with a single name the getter would not return a tuple.
+            self._values_of = attrgetter(*shapes, self._names[0])
+
+    @cached_property
+    def wire(self) -> Any:
+        if is_odd(self):
+            return stand_in_for(self)
+        return self.declared
+
+    def parts(self) -> Iterable[Shape]:
+        return self._shapes
+
+    def check(self, cls: type[Any]) -> Check:
+        if cls is self.cls:
+            return self._fits
+        return False
+
+    def _fits(self, value: object, stack: Stack) -> bool:
+        try:
+            values = self._values_of(value)
+        except AttributeError:  # a field that was never set
+            return False
+        return self._fields.fit(values, stack)
+
+    def write(self, value: Any, out: Writing) -> Any:
+        if type(value) is not self.cls:
+            raise self._another(value)
+        if isinstance(value, tuple):
+            parts = zip(self._names, self._shapes, cast("tuple[object, ...]", value), strict=True)
+            return tuple(write_at(f".{name}", shape, part, out) for name, shape, part in parts)
+        # The object is copied at its first change, and written to though it may be frozen: the copy
+        # is only encoded.
+        changed: Any = None
+        write: Callable[[Any, str, Any], None] = object.__setattr__
+        if issubclass(self.cls, msgspec.Struct):
+            write = msgspec.structs.force_setattr
+        for name, shape in zip(self._names, self._shapes, strict=True):
+            old = getattr(value, name, _MISSING)
+            if old is _MISSING or old is msgspec.UNSET:
+                continue
+            new = write_at(f".{name}", shape, old, out)
+            if new is not old:
+                if changed is None:
+                    changed = copy.copy(value)
+                write(changed, name, new)
+        if changed is None:
+            return value
+        return changed
+
+    def _another(self, value: object) -> Unfit:
+        cls = type(value)
+        if not issubclass(cls, self.cls):
+            return self.unfit(value)
+        return Unfit(
+            f"{show(cls)} would arrive as {show(self.declared)}, without what it adds; "
+            f"declare {show(self.declared)} | {show(cls)}"
+        )
+
+    def read(self, value: object) -> object:
+        """An object of decoded msgpack. Raises ValueError."""
+        read = read_as(self._struct, value)
+        values = {name: getattr(read, name) for name in self._names}
+        if issubclass(self.cls, tuple):
+            return cast("Any", self.cls)(*values.values())
+        if issubclass(self.cls, msgspec.Struct):
+            return cast("Any", self.cls)(**values)
+        made: Any = object.__new__(self.cls)
+        for name, part in values.items():
+            object.__setattr__(made, name, part)
+        for hook in ("__post_init__", "__attrs_post_init__"):
+            if hasattr(made, hook):
+                getattr(made, hook)()
+        if hasattr(self.cls, "__attrs_attrs__"):
+            sys.modules["attr"].validate(made)
+        return made
+
+    @cached_property
+    def _struct(self) -> Any:
+        """A Struct with the same fields, of the types that msgspec reads."""
+        options: dict[str, Any] = {"kw_only": True}
+        defaults = _defaults(self.cls)
+        if issubclass(self.cls, msgspec.Struct):
+            config = self.cls.__struct_config__
+            options |= {
+                "array_like": config.array_like,
+                "tag": config.tag,
+                "tag_field": config.tag_field,
+                "forbid_unknown_fields": config.forbid_unknown_fields,
+                "rename": dict(zip(self._names, self.cls.__struct_encode_fields__, strict=True)),
+            }
+        elif issubclass(self.cls, tuple):
+            options["array_like"] = True
+        fields: list[Any] = []
+        for name, shape in zip(self._names, self._shapes, strict=True):
+            field = (name, shape.wire)
+            if name in defaults:
+                field += (msgspec.field(default_factory=defaults[name]),)
+            fields.append(field)
+        return msgspec.defstruct(self.cls.__name__, fields, **options)
+
+
+def _no_values(value: object) -> tuple[object, ...]:
+    return ()
+
+
+def _give(value: object) -> Callable[[], object]:
+    return lambda: value
+
+
+def _defaults(cls: type[Any]) -> dict[str, Callable[[], object]]:
+    """The defaults of a class as functions, by field."""
+    found: dict[str, Any] = {}
+    if issubclass(cls, msgspec.Struct):
+        parts: Iterable[Any] = msgspec.structs.fields(cls)
+        nothing: Any = msgspec.NODEFAULT
+    elif issubclass(cls, tuple):
+        named: dict[str, object] = getattr(cls, "_field_defaults", {})
+        return {name: _give(value) for name, value in named.items()}
+    elif dataclasses.is_dataclass(cls):
+        parts = dataclasses.fields(cls)
+        nothing = dataclasses.MISSING
+    else:
+        return _defaults_of_attrs(cls)
+    for field in parts:
+        if field.default is not nothing:
+            found[field.name] = _give(field.default)
+        elif field.default_factory is not nothing:
+            found[field.name] = field.default_factory
+    return found
+
+
+def _defaults_of_attrs(cls: Any) -> dict[str, Callable[[], object]]:
+    attrs: Any = sys.modules["attr"]
+    found: dict[str, Callable[[], object]] = {}
+    for field in cls.__attrs_attrs__:
+        if field.default is attrs.NOTHING:
+            continue
+        found[field.name] = _give(field.default)
+        if isinstance(field.default, attrs.Factory):
+            found[field.name] = field.default.factory
+    return found
+
+
+class Keys(Shape):
+    """The dicts of one `TypedDict`."""
+
+    def __init__(self, declared: Any, cls: Any) -> None:
+        super().__init__(declared)
+        self._cls = cls
+        self._shapes: dict[str, Shape] = {}
+
+    def fill(self, shapes: dict[str, Shape]) -> None:
+        """Give the shapes of the keys. The type may hold itself, so they come afterwards."""
+        self._shapes = shapes
+
+    @cached_property
+    def wire(self) -> Any:
+        if is_odd(self):
+            return stand_in_for(self)
+        return self.declared
+
+    def parts(self) -> Iterable[Shape]:
+        return self._shapes.values()
+
+    def check(self, cls: type[Any]) -> Check:
+        if cls is dict:
+            return self._fits
+        return False
+
+    def _fits(self, value: dict[str, object], stack: Stack) -> bool:
+        for key, item in value.items():
+            shape = self._shapes.get(key)
+            if shape is None:  # the reader would drop it
+                return False
+            check = shape.checks[type(item)]
+            if check is False or (check is not True and not check(item, stack)):
+                return False
+        return True
+
+    def write(self, value: Any, out: Writing) -> Any:
+        if not isinstance(value, dict):
+            raise self.unfit(value)
+        written: dict[str, Any] = {}
+        for key, item in cast("dict[str, object]", value).items():
+            if key not in self._shapes:
+                raise Unfit(f"{show(self.declared)} has no key {key!r:.60}; declare it")
+            written[key] = write_at(step_to(key), self._shapes[key], item, out)
+        return written
+
+    def read(self, value: object) -> object:
+        """A dict of decoded msgpack. Raises ValueError."""
+        read = read_as(self._struct, value)
+        found = {name: getattr(read, name) for name in self._shapes}
+        return {name: part for name, part in found.items() if part is not msgspec.UNSET}
+
+    @cached_property
+    def _struct(self) -> Any:
+        fields: list[Any] = []
+        for name, shape in self._shapes.items():
+            if name in self._cls.__required_keys__:
+                fields.append((name, shape.wire))
+            else:
+                fields.append((name, shape.wire | msgspec.UnsetType, msgspec.UNSET))
+        return msgspec.defstruct(self._cls.__name__, fields, kw_only=True)
+
+
+def names_of(cls: type[Any]) -> tuple[str, ...]:
+    """The fields of a class with fields. Empty for other classes."""
+    if issubclass(cls, tuple):
+        return tuple(getattr(cls, "_fields", ()))
+    return field_names(cls)

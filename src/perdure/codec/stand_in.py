@@ -1,0 +1,43 @@
+"""Stand-ins: types that msgspec reads through a shape, because it does not know them itself.
+
+msgspec hands the plain value of a class that it does not know to a hook. A stand-in is such a
+class, made for one shape, and the hook asks the shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol
+
+import msgspec
+
+from perdure.codec.plain import from_plain
+
+
+class Reader(Protocol):
+    """A shape that reads plain values itself."""
+
+    def read(self, value: object) -> object: ...
+
+
+class _Everything(type):
+    """The class of stand-ins. msgspec asks whether what it has read is an instance of them."""
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return True
+
+
+class StandIn(metaclass=_Everything):
+    """The type that msgspec is given in place of the declared one."""
+
+    __perdure_read__: ClassVar[Callable[[object], object]]
+
+
+def stand_in_for(shape: Reader) -> type[StandIn]:
+    """A new stand-in that is read through `shape`."""
+    return _Everything("StandIn", (StandIn,), {"__perdure_read__": staticmethod(shape.read)})
+
+
+def read_as(type_: Any, value: object) -> Any:
+    """A plain value as a type that msgspec knows. Raises ValueError."""
+    return msgspec.convert(value, type_, dec_hook=from_plain)

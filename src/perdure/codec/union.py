@@ -1,0 +1,256 @@
+"""Shapes of unions, and of types with constraints."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from contextlib import suppress
+from decimal import Decimal
+from functools import cached_property
+from typing import Annotated, Any, Optional, cast
+
+import msgspec
+from msgspec.msgpack import Ext
+
+from perdure.codec import extension
+from perdure.codec.constraint import Test, constraints_of, tests_of
+from perdure.codec.extension import TAGGED, extended
+from perdure.codec.nested import Dict, Items, Tuple
+from perdure.codec.plain import encode_msgpack
+from perdure.codec.record import Keys, Record
+from perdure.codec.shape import Check, Choice, Moment, Scalar, Shape, Unfit, Writing, is_odd, show
+from perdure.codec.stand_in import read_as, stand_in_for
+
+_NONE = type(None)
+_NATURAL = frozenset({bool, int, float, str, bytes})
+_KINDS = {_NONE: "None", bool: "bool", int: "int", float: "float", msgspec.UnsetType: "unset"}
+
+
+class OneOf(Shape):
+    """A union.
+
+    msgspec reads a union when the first byte tells which alternative it is. The others are written
+    so that it does: scalars as extension types, and the rest with the name of the alternative.
+    """
+
+    def __init__(self, declared: Any, alternatives: list[Shape]) -> None:
+        super().__init__(declared)
+        self._alternatives = alternatives
+        self._optional = any(shape.declared is _NONE for shape in alternatives)
+        self._others = [shape for shape in alternatives if shape.declared is not _NONE]
+        self._names: dict[str, Shape] = {show(shape.declared): shape for shape in self._others}
+        if len(self._names) < len(self._others):
+            raise TypeError(
+                f"two alternatives of {show(declared)} have the same name; rename one of them"
+            )
+
+        self.odd = not told_apart(alternatives)
+
+    @cached_property
+    def _stands_in(self) -> bool:
+        if self.odd:
+            return True
+        # msgspec reads one alternative through a stand-in, and not several.
+        return len(self._others) > 1 and any(map(is_odd, self._others))
+
+    @cached_property
+    def wire(self) -> Any:
+        if not is_odd(self):
+            return self.declared
+        found: Any
+        if self._stands_in:
+            found = stand_in_for(self)
+        else:
+            found = self._others[0].wire
+        if self._optional:
+            return Optional[found]  # noqa: UP045  # `|` is not defined between every two types
+        return found
+
+    def parts(self) -> Iterable[Shape]:
+        return self._alternatives
+
+    def check(self, cls: type[Any]) -> Check:
+        if self._stands_in and cls not in _NATURAL and cls is not _NONE:
+            return False
+        checks = [check for shape in self._alternatives if (check := shape.checks[cls]) is not False]
+        if True in checks:
+            return True
+        if len(checks) == 1:
+            return checks[0]
+        return False
+
+    def write(self, value: Any, out: Writing) -> Any:
+        cls: type[Any] = type(value)
+        likely = [shape for shape in self._alternatives if shape.checks[cls] is not False]
+        others = [shape for shape in self._alternatives if shape not in likely]
+        refusals: list[Unfit] = []
+        for shape in (*likely, *others):
+            try:
+                return self._write_as(shape, value, out)
+            except Unfit as unfit:
+                refusals.append(unfit)
+        # A refusal from inside tells more than that it is none of the alternatives.
+        for unfit in refusals:
+            if unfit.path or len(self._others) == 1 or "Expected " not in unfit.why:
+                raise unfit
+        raise self.unfit(value)
+
+    def _write_as(self, shape: Shape, value: Any, out: Writing) -> Any:
+        tried = Writing()  # so that a refused alternative leaves nothing behind
+        written = shape.write(value, tried)
+        if self._stands_in and written is not None:
+            written = tried.note(_told(shape, written))
+        if tried.extended:
+            out.extended = True
+        return written
+
+    def read(self, value: object) -> object:
+        """A plain value as one of the alternatives. Raises ValueError."""
+        if isinstance(value, TAGGED):
+            named = self._names.get(value.tag)
+            value = extension.untagged(value)
+            if named is not None:
+                return read_as(named.wire, value)
+        cls = type(value)
+        exact = [shape for shape in self._others if shape.declared is cls]
+        likely = [shape for shape in self._others if shape.checks[cls] is not False]
+        for shape in (*exact, *likely, *self._others):
+            with suppress(ValueError, TypeError):
+                return read_as(shape.wire, value)
+        raise ValueError(f"Expected `{show(self.declared)}`, got `{cls.__name__}`")
+
+
+def _told(shape: Shape, written: Any) -> Any:
+    """What was written of an alternative, so that the reader can tell which it is."""
+    if isinstance(shape, Choice):
+        return written
+    if isinstance(shape, (Scalar, Moment)):
+        if shape.declared in _NATURAL or isinstance(written, Ext):
+            return written
+        found = extended(written)
+        if found is not None:
+            return found
+    return Ext(extension.UNION, encode_msgpack((show(shape.declared), written)))
+
+
+def told_apart(alternatives: list[Shape]) -> bool:
+    """Whether msgspec can tell the alternatives apart."""
+    tagged, others = _tagged(alternatives)
+    seen: set[str] = set()
+    if tagged:
+        seen = {"object", "array"}
+    for shape in others:
+        kinds = _kinds(shape)
+        if kinds is None:
+            # msgspec leaves an unknown class to a hook. It reads None beside that, and no more.
+            return all(one is shape or one.declared is _NONE for one in alternatives)
+        if seen & kinds:
+            return False
+        seen |= kinds
+    return True
+
+
+def _tagged(alternatives: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+    """The Structs that msgspec tells apart by their tags, and the other alternatives."""
+    structs = [
+        shape
+        for shape in alternatives
+        if isinstance(shape, Record) and issubclass(shape.cls, msgspec.Struct)
+    ]
+    configs = [cast("type[msgspec.Struct]", shape.cls).__struct_config__ for shape in structs]
+    tags = {config.tag for config in configs}
+    forms = {(config.tag_field, config.array_like) for config in configs}
+    if len(structs) < 2 or None in tags or len(tags) < len(structs) or len(forms) > 1:
+        return [], alternatives
+    if len(set(map(type, tags))) > 1:
+        return [], alternatives
+    return list(structs), [shape for shape in alternatives if shape not in structs]
+
+
+def _kinds(shape: Shape) -> set[str] | None:
+    """How the values of a shape may begin in msgpack. None if only a hook knows."""
+    if isinstance(shape, Constrained):
+        return _kinds(shape.inner)
+    if isinstance(shape, Choice):
+        return {_KINDS.get(type(value), "text") for value in shape.values}
+    if isinstance(shape, Scalar):
+        if issubclass(shape.declared, enum.Enum):
+            return {_KINDS.get(type(one.value), "text") for one in shape.declared}
+        if shape.declared is Decimal:
+            return {"text", "float"}
+        return {_KINDS.get(shape.declared, "text")}
+    if isinstance(shape, Moment):
+        return {"text"}
+    if isinstance(shape, (Items, Tuple)):
+        return {"array"}
+    if isinstance(shape, Record):
+        is_array = issubclass(shape.cls, tuple)
+        if issubclass(shape.cls, msgspec.Struct):
+            is_array = shape.cls.__struct_config__.array_like
+        if is_array:
+            return {"array"}
+        return {"object"}
+    if isinstance(shape, (Dict, Keys)):
+        return {"object"}
+    return None
+
+
+class Constrained(Shape):
+    """A type with constraints, such as `Annotated[int, Gt(0)]`. They hold when it is read."""
+
+    def __init__(
+        self, declared: Any, inner: Shape, wire: Any, tests: list[Test], odd: bool
+    ) -> None:
+        super().__init__(declared)
+        self.inner = inner
+        self._wire = wire
+        self._tests = tests
+        self.odd = odd
+
+    @cached_property
+    def wire(self) -> Any:
+        if self._tests:
+            return stand_in_for(self)
+        return self._wire
+
+    def parts(self) -> Iterable[Shape]:
+        return (self.inner,)
+
+    def check(self, cls: type[Any]) -> Check:
+        return self.inner.checks[cls]
+
+    def write(self, value: Any, out: Writing) -> Any:
+        return self.inner.write(value, out)
+
+    def read(self, value: object) -> object:
+        """A plain value, if it keeps the constraints. Raises ValueError."""
+        found = read_as(self._wire, value)
+        for test in self._tests:
+            if not test.holds(found):
+                raise ValueError(f"Expected `{show(self.inner.declared)}` with {test.text}")
+        return found
+
+
+def constrained(declared: Any, inner: Shape, metadata: tuple[object, ...]) -> Shape:
+    """The shape of an `Annotated` type.
+
+    Raises TypeError for a constraint that cannot be kept.
+    """
+    metas = [one for one in metadata if isinstance(one, msgspec.Meta)]
+    demands, tests = constraints_of(metadata)
+    odd = bool(demands or tests)
+    if not metas and not odd:
+        return inner
+    if demands:
+        metas.append(msgspec.Meta(**demands))
+    wire: Any = inner.wire
+    for meta in metas:
+        try:
+            tried = Annotated[wire, meta]
+            msgspec.msgpack.Decoder(tried)
+        except TypeError:  # msgspec compares numbers, and neither a Decimal nor a date
+            odd = True
+            tests = [*tests, *tests_of(meta)]
+        else:
+            wire = tried
+    return Constrained(declared, inner, wire, tests, odd)
