@@ -24,7 +24,7 @@ import re
 import uuid
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 from zoneinfo import ZoneInfo
 
 from msgspec.msgpack import Decoder, Encoder, Ext
@@ -109,20 +109,16 @@ def _zoned(value: Moment) -> tuple[Moment, str | None]:
     return value.replace(tzinfo=dt.timezone(offset)), None
 
 
-def _read_moment(kind: type[dt.datetime] | type[dt.time]) -> Callable[[bytes], object]:
-    def read(data: bytes) -> object:
-        text = data.decode()
-        suffixes = _SUFFIX.findall(text)
-        value: Any = kind.fromisoformat(text.partition("[")[0])
-        for suffix in suffixes:
-            if suffix == _FOLD:
-                value = value.replace(fold=1)
-            else:
-                # The time on the clock is kept, also where the rules of the zone have changed.
-                value = value.replace(tzinfo=ZoneInfo(suffix))
-        return value
-
-    return read
+def _read_moment(kind: type[dt.datetime] | type[dt.time], data: bytes) -> object:
+    text = data.decode()
+    value: Any = kind.fromisoformat(text.partition("[")[0])
+    for suffix in _SUFFIX.findall(text):
+        if suffix == _FOLD:
+            value = value.replace(fold=1)
+        else:
+            # The time on the clock is kept, also where the rules of the zone have changed.
+            value = value.replace(tzinfo=ZoneInfo(suffix))
+    return value
 
 
 _SCALARS: dict[type, Callable[[Any], Any]] = {
@@ -178,57 +174,58 @@ def untagged(value: Any) -> Any:
     return value
 
 
-def _read_union(data: bytes) -> object:
-    tag, value = _read_whole(data)
-    cls = _TAGGED.get(type(value))
-    if cls is None:
-        return value
-    # Code that does not know the union reads it as the plain value that it extends.
-    tagged = cls(value)
-    tagged.tag = tag
-    return tagged
+class _Reader:
+    """Reads the extension types, with or without the names of alternatives."""
 
+    def __init__(self, keep_names: bool) -> None:
+        self._keep_names = keep_names
+        self.decode: Callable[[bytes], Any] = Decoder(ext_hook=self.extension).decode
+        self._by_code: dict[int, Callable[[bytes], object]] = {
+            DECIMAL: lambda data: Decimal(data.decode()),
+            UUID: lambda data: uuid.UUID(bytes=data),
+            DATETIME: lambda data: _read_moment(dt.datetime, data),
+            DATE: lambda data: dt.date.fromisoformat(data.decode()),
+            TIME: lambda data: _read_moment(dt.time, data),
+            TIMEDELTA: lambda data: dt.timedelta(*self.decode(data)),
+            TUPLE: lambda data: tuple(self.decode(data)),
+            SET: lambda data: self._set(set, data),
+            FROZENSET: lambda data: self._set(frozenset, data),
+            DICT: self._dict,
+            UNION: self._union,
+        }
 
-def _read_set(kind: Callable[[list[object]], object]) -> Callable[[bytes], object]:
-    def read(data: bytes) -> object:
-        items: list[object] = _read_whole(data)
+    def extension(self, code: int, data: memoryview) -> object:
+        """msgspec's hook for an extension type."""
+        read = self._by_code.get(code)
+        if read is None:
+            return Ext(code, bytes(data))
+        return read(bytes(data))
+
+    def _set(self, kind: type[set[Any]] | type[frozenset[Any]], data: bytes) -> object:
+        items = self.decode(data)
         try:
             return kind(items)
         except TypeError:
             # Objects in a set are dicts until the reader gives their type. It takes a list, too.
             return items
 
-    return read
+    def _dict(self, data: bytes) -> object:
+        parts = iter(self.decode(data))
+        return dict(zip(parts, parts, strict=True))
+
+    def _union(self, data: bytes) -> object:
+        name, value = self.decode(data)
+        cls = _TAGGED.get(type(value))
+        if cls is None or not self._keep_names:
+            return value
+        tagged = cls(value)
+        tagged.tag = name
+        return tagged
 
 
-def _read_dict(data: bytes) -> object:
-    parts = iter(cast("list[object]", _read_whole(data)))
-    return dict(zip(parts, parts, strict=True))
-
-
-_READERS: dict[int, Callable[[bytes], object]] = {
-    DECIMAL: lambda data: Decimal(data.decode()),
-    UUID: lambda data: uuid.UUID(bytes=data),
-    DATETIME: _read_moment(dt.datetime),
-    DATE: lambda data: dt.date.fromisoformat(data.decode()),
-    TIME: _read_moment(dt.time),
-    TIMEDELTA: lambda data: dt.timedelta(*cast("list[int]", _read_whole(data))),
-    TUPLE: lambda data: tuple(cast("list[object]", _read_whole(data))),
-    SET: _read_set(set),
-    FROZENSET: _read_set(frozenset),
-    DICT: _read_dict,
-    UNION: _read_union,
-}
-
-
-def read_extension(code: int, data: memoryview) -> object:
-    """msgspec's hook for an extension type."""
-    reader = _READERS.get(code)
-    if reader is None:
-        return Ext(code, bytes(data))
-    return reader(bytes(data))
-
-
-_read_whole: Callable[[bytes], Any] = Decoder(ext_hook=read_extension).decode
-read_plain = _read_whole
-"""Decode msgpack without a declared type, with the extension types above."""
+_plain = _Reader(keep_names=False)
+read_extension = _plain.extension
+read_plain = _plain.decode
+"""Decode msgpack with the extension types above, without a declared type."""
+read_tagged = _Reader(keep_names=True).decode
+"""The same for a declared type with unions that msgspec does not know."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import cached_property
 from itertools import chain
 from typing import Any, cast
@@ -17,6 +17,7 @@ from perdure.codec.extension import extended
 from perdure.codec.plain import SCALARS, encode_msgpack, is_text
 from perdure.codec.shape import (
     Check,
+    Look,
     Shape,
     Stack,
     Unfit,
@@ -53,10 +54,10 @@ class Items(Shape):
         if cls is not self._kind:
             return False
         if issubclass(cls, (set, frozenset)):
-            return self._set_fits
-        return self._items_fit
+            return Look(self._set_fits)
+        return Look(self._items_fit)
 
-    def _items_fit(self, value: Iterable[object], stack: Stack) -> bool:
+    def _items_fit(self, value: Collection[object], stack: Stack) -> bool:
         return items_fit(self._item.checks, value, stack)
 
     def _set_fits(self, value: set[object], stack: Stack) -> bool:
@@ -92,7 +93,7 @@ class Tuple(Shape):
 
     def check(self, cls: type[Any]) -> Check:
         if cls is tuple:
-            return self._fits
+            return Look(self._fits)
         return False
 
     def _fits(self, value: tuple[object, ...], stack: Stack) -> bool:
@@ -100,7 +101,7 @@ class Tuple(Shape):
             return False
         for shape, item in zip(self._items, value, strict=True):
             check = shape.checks[type(item)]
-            if check is False or (check is not True and not check(item, stack)):
+            if check is False or (check is not True and not check.one(item, stack)):
                 return False
         return True
 
@@ -132,7 +133,7 @@ class Dict(Shape):
 
     def check(self, cls: type[Any]) -> Check:
         if cls is dict:
-            return self._fits
+            return Look(self._fits)
         return False
 
     def _fits(self, value: dict[object, object], stack: Stack) -> bool:
@@ -177,6 +178,11 @@ def step_to(key: object) -> str:
     return f"[{key!r:.60}]"
 
 
+def named(declared: Any, written: object) -> Ext:
+    """The written value of an alternative of a union with its name."""
+    return Ext(extension.UNION, encode_msgpack((show(declared), written)))
+
+
 def in_order(items: list[Any]) -> tuple[Any, ...]:
     """The written items of a set in an order that is the same in every process."""
     kinds = set(map(type, items))
@@ -205,16 +211,16 @@ class Anything(Shape):
         if cls in SCALARS or cls is bytearray or cls is msgspec.UnsetType:
             return True
         if cls is list:
-            return self._items_fit
+            return Look(self._items_fit)
         if cls is dict:
-            return self._dict_fits
+            return Look(self._dict_fits)
         if cls is dt.datetime:
-            return _in_utc
+            return Look(_in_utc)
         if self._reader_knows:
             shape = self._record_of(cls)
             if shape is not None:
                 return shape.check(cls)
-            return cls is memoryview or is_text(cls)
+            return cls is memoryview
         return False
 
     def _items_fit(self, value: list[object], stack: Stack) -> bool:
@@ -267,6 +273,11 @@ class Anything(Shape):
         if self._reader_knows:
             if shape is not None:
                 return shape.write(value, out)
+            # The reader may have a union of it and `str`.
+            if isinstance(value, enum.Enum):
+                return out.note(named(type(value), value.value))
+            if is_text(type(value)):
+                return out.note(named(type(value), str(value)))
             return value
         if isinstance(value, enum.Enum):
             # It is equal to the text or number that arrives.

@@ -23,10 +23,10 @@ import msgspec
 
 from perdure.codec.annotation import OPEN
 from perdure.codec.declared import check_type
-from perdure.codec.extension import read_plain
+from perdure.codec.extension import read_plain, read_tagged
 from perdure.codec.fault import explain_decode, explain_encode
 from perdure.codec.plain import SCALARS, check_depth, encode_msgpack, from_plain
-from perdure.codec.shape import Shape, Stack, Unfit, Writing, fit
+from perdure.codec.shape import Shape, Stack, Unfit, Writing, fit, is_odd
 from perdure.codec.stand_in import read_as
 from perdure.errors import DecodeError, EncodeError
 
@@ -105,10 +105,19 @@ def payload_of(shape: Shape, value: object) -> bytes:
         body = encode_msgpack(value)
         check_depth(body)
         stack: Stack = []
-        if check(value, stack) and fit(stack):
+        if check.one(value, stack) and fit(stack):
             return _MSGPACK + body
     out = Writing()
     return marked(shape.write(value, out), out)
+
+
+def read_extended(type_: Any, odd: bool, body: bytes) -> Any:
+    """Extended msgpack as a type. `odd` tells that stand-ins are in it, which know the names of
+    alternatives.
+    """
+    if odd:
+        return read_as(type_, read_tagged(body))
+    return read_as(type_, read_plain(body))
 
 
 def marked(written: object, out: Writing) -> bytes:
@@ -180,7 +189,7 @@ class TypeCodec(Generic[T]):
             wire = self.shape.wire
             return cast("T", msgspec.json.decode(data[1:], type=wire, dec_hook=from_plain))
         if data[0] == EXTENDED:
-            return cast("T", read_as(self.shape.wire, read_plain(data[1:])))
+            return cast("T", read_extended(self.shape.wire, is_odd(self.shape), data[1:]))
         raise bad_marker(data, self.what)
 
     def _refuse(self, data: bytes, error: Exception) -> NoReturn:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cached_property
 from operator import attrgetter
 from typing import Any, cast
@@ -16,7 +16,7 @@ import msgspec
 
 from perdure.codec.nested import step_to, write_at
 from perdure.codec.plain import field_names
-from perdure.codec.shape import Check, Shape, Stack, Unfit, Writing, is_odd, show
+from perdure.codec.shape import Check, Checks, Look, Shape, Stack, Unfit, Writing, is_odd, items_fit, show
 from perdure.codec.stand_in import read_as, stand_in_for
 
 _PLANS_MAX = 4096
@@ -48,7 +48,7 @@ class Fields(dict[tuple[type[Any], ...], "_Plan | None"]):
             if check is False:
                 return None
             if check is not True:
-                plan.append((index, check))
+                plan.append((index, check.one))
         return tuple(plan)
 
     def fit(self, values: tuple[Any, ...], stack: Stack) -> bool:
@@ -72,17 +72,21 @@ class Record(Shape):
         self._shapes: list[Shape] = []
         self._fields = Fields(())
         self._values_of: Callable[[Any], Any] = _no_values
+        self._columns: list[tuple[Callable[[Any], object], Checks]] = []
 
     def fill(self, shapes: dict[str, Shape]) -> None:
         """Give the shapes of the fields. The class may hold itself, so they come afterwards."""
         self._names = tuple(shapes)
         self._shapes = list(shapes.values())
         self._fields = Fields(self._shapes)
+        self._columns = [(attrgetter(name), shape.checks) for name, shape in shapes.items()]
         if issubclass(self.cls, tuple):
             self._values_of = tuple
         elif shapes:
-            # One name is given twice: with a single name the getter would not return a tuple.
-            self._values_of = attrgetter(*shapes, self._names[0])
+            names = self._names
+            if len(names) == 1:  # with a single name the getter would not return a tuple
+                names *= 2
+            self._values_of = attrgetter(*names)
 
     @cached_property
     def wire(self) -> Any:
@@ -94,16 +98,39 @@ class Record(Shape):
         return self._shapes
 
     def check(self, cls: type[Any]) -> Check:
-        if cls is self.cls:
-            return self._fits
-        return False
-
-    def _fits(self, value: object, stack: Stack) -> bool:
-        try:
-            values = self._values_of(value)
-        except AttributeError:  # a field that was never set
+        if cls is not self.cls:
             return False
-        return self._fields.fit(values, stack)
+        fields, values_of = self._fields, self._values_of
+
+        # This runs for each object of a list, so it is one function without further calls.
+        def fits(value: object, stack: Stack) -> bool:
+            try:
+                values = values_of(value)
+            except AttributeError:  # a field that was never set
+                return False
+            plan = fields[tuple(map(type, values))]
+            if plan is None:
+                return False
+            for index, check in plan:
+                if not check(values[index], stack):
+                    return False
+            return True
+
+        return Look(fits, self._many_fit)
+
+    def _many_fit(self, values: Collection[object], stack: Stack) -> bool:
+        """Look at many objects field by field."""
+        try:
+            for getter, checks in self._columns:
+                column = list(map(getter, values))
+                for kind in set(map(type, column)):
+                    if checks[kind] is not True:
+                        if not items_fit(checks, column, stack):
+                            return False
+                        break
+        except AttributeError:  # as above
+            return False
+        return True
 
     def write(self, value: Any, out: Writing) -> Any:
         if type(value) is not self.cls:
@@ -247,7 +274,7 @@ class Keys(Shape):
 
     def check(self, cls: type[Any]) -> Check:
         if cls is dict:
-            return self._fits
+            return Look(self._fits)
         return False
 
     def _fits(self, value: dict[str, object], stack: Stack) -> bool:
@@ -256,7 +283,7 @@ class Keys(Shape):
             if shape is None:  # the reader would drop it
                 return False
             check = shape.checks[type(item)]
-            if check is False or (check is not True and not check(item, stack)):
+            if check is False or (check is not True and not check.one(item, stack)):
                 return False
         return True
 
@@ -273,8 +300,8 @@ class Keys(Shape):
     def read(self, value: object) -> object:
         """A dict of decoded msgpack. Raises ValueError."""
         read = read_as(self._struct, value)
-        found = {name: getattr(read, name) for name in self._shapes}
-        return {name: part for name, part in found.items() if part is not msgspec.UNSET}
+        # In the order in which they were sent.
+        return {name: getattr(read, name) for name in cast("Any", value) if name in self._shapes}
 
     @cached_property
     def _struct(self) -> Any:

@@ -16,9 +16,9 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from decimal import Decimal
-from typing import Any, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import msgspec
 from msgspec.msgpack import Ext
@@ -26,10 +26,19 @@ from msgspec.msgpack import Ext
 from perdure.codec.extension import ZoneError, moment, plain_moment
 
 Stack: TypeAlias = "list[tuple[Checks, Iterable[object]]]"
-Check: TypeAlias = Callable[[Any, Stack], bool] | bool
-"""True: each value of the class fits. False: none does without a closer look. Else a function that
-looks at the value and puts its parts on the stack.
-"""
+
+
+class Look(NamedTuple):
+    """How a value of some class is looked at. Its parts are put on the stack."""
+
+    one: Callable[[Any, Stack], bool]
+    many: Callable[[Collection[Any], Stack], bool] | None = None
+    """The same for many values at once, where that is faster."""
+
+
+Check: TypeAlias = Look | bool
+"""How the values of a class are looked at. True: all fit. False: each has to be written."""
+_MANY = 4  # from here on, collecting the classes is faster than a loop over the items
 _CLASSES_MAX = 4096  # some programs make classes without end
 _NONE = type(None)
 
@@ -68,9 +77,7 @@ def fits(checks: Checks, value: object) -> bool:
     if check is True or check is False:
         return check
     stack: Stack = []
-    if not check(value, stack):
-        return False
-    return fit(stack)
+    return check.one(value, stack) and fit(stack)
 
 
 def fit(stack: Stack) -> bool:
@@ -81,18 +88,29 @@ def fit(stack: Stack) -> bool:
             check = checks[type(value)]
             if check is True:
                 continue
-            if check is False or not check(value, stack):
+            if check is False or not check.one(value, stack):
                 return False
     return True
 
 
-def items_fit(checks: Checks, items: Iterable[object], stack: Stack) -> bool:
-    """Look at the classes of many items at once, and put them on the stack if that is not enough."""
-    found = [checks[kind] for kind in set(map(type, items))]
-    if False in found:
-        return False
-    if any(check is not True for check in found):
+def items_fit(checks: Checks, items: Collection[object], stack: Stack) -> bool:
+    """Put items on the stack, except if there are many and a look at their classes is enough."""
+    if len(items) < _MANY:
         stack.append((checks, items))
+        return True
+    look: Look | None = None
+    kinds = set(map(type, items))
+    for kind in kinds:
+        check = checks[kind]
+        if check is False:
+            return False
+        if check is not True:
+            look = check
+    if look is None:
+        return True
+    if len(kinds) == 1 and look.many is not None:
+        return look.many(items, stack)
+    stack.append((checks, items))
     return True
 
 
@@ -262,7 +280,7 @@ class Moment(Shape):
 
     def check(self, cls: type[Any]) -> Check:
         if cls is self.declared:
-            return _plain
+            return Look(_plain)
         return False
 
     def write(self, value: Any, out: Writing) -> Any:
@@ -293,7 +311,7 @@ class Choice(Shape):
 
     def check(self, cls: type[Any]) -> Check:
         if any(kind is cls for kind, _ in self._exact):
-            return self._is_one
+            return Look(self._is_one)
         return False
 
     def _is_one(self, value: object, stack: Stack) -> bool:
@@ -311,7 +329,7 @@ class Text(Shape):
 
     def check(self, cls: type[Any]) -> Check:
         if issubclass(cls, self.declared):
-            return self._is_same
+            return Look(self._is_same)
         return False
 
     def _is_same(self, value: object, stack: Stack) -> bool:

@@ -15,14 +15,21 @@ from typing import Any, Never, NoReturn, Optional
 import msgspec
 
 from perdure.codec.declared import check_type, hints_of
-from perdure.codec.extension import read_plain
 from perdure.codec.fault import explain_decode, explain_encode
 from perdure.codec.nested import write_items
-from perdure.codec.payload import EXTENDED, JSON, MSGPACK, RAW, TypeCodec, bad_marker, marked
+from perdure.codec.payload import (
+    EXTENDED,
+    JSON,
+    MSGPACK,
+    RAW,
+    TypeCodec,
+    bad_marker,
+    marked,
+    read_extended,
+)
 from perdure.codec.plain import SCALARS, check_depth, complete, encode_msgpack, from_plain
 from perdure.codec.record import Fields
-from perdure.codec.shape import Stack, Unfit, Writing, fit
-from perdure.codec.stand_in import read_as
+from perdure.codec.shape import Stack, Unfit, Writing, fit, is_odd
 from perdure.errors import DecodeError, EncodeError, PayloadError
 
 _MARKER = b"\x01"
@@ -66,6 +73,7 @@ class Signature:
                 self._required = number
         self._shapes = [codec.shape for codec in self.parameters]
         self._fields = Fields(self._shapes)
+        self._is_odd = any(map(is_odd, self._shapes))
         self._struct, self._python_binds = self._make_struct(parameters)
         self._decode = msgspec.msgpack.Decoder(self._struct, dec_hook=from_plain).decode
         self._decode_json = msgspec.json.Decoder(self._struct, dec_hook=from_plain).decode
@@ -191,7 +199,7 @@ class Signature:
             if data[0] == JSON:
                 return self._decode_json(data[1:])
             if data[0] == EXTENDED:
-                return read_as(self._struct, read_plain(data[1:]))
+                return read_extended(self._struct, self._is_odd, data[1:])
         except Exception as error:  # as in encode
             self._refuse_data(data, error)
         if data[0] == RAW:

@@ -13,10 +13,10 @@ import msgspec
 from msgspec.msgpack import Ext
 
 from perdure.codec import extension
+from perdure.codec.compare import difference
 from perdure.codec.constraint import Test, constraints_of, tests_of
 from perdure.codec.extension import TAGGED, extended
-from perdure.codec.nested import Dict, Items, Tuple
-from perdure.codec.plain import encode_msgpack
+from perdure.codec.nested import Dict, Items, Tuple, named
 from perdure.codec.record import Keys, Record
 from perdure.codec.shape import Check, Choice, Moment, Scalar, Shape, Unfit, Writing, is_odd, show
 from perdure.codec.stand_in import read_as, stand_in_for
@@ -111,13 +111,30 @@ class OneOf(Shape):
             value = extension.untagged(value)
             if named is not None:
                 return read_as(named.wire, value)
+        if isinstance(value, (dict, list)):
+            return self._read_only(value)
         cls = type(value)
-        exact = [shape for shape in self._others if shape.declared is cls]
+        exact = [s for s in self._others if s.declared is cls or isinstance(s, Choice)]
         likely = [shape for shape in self._others if shape.checks[cls] is not False]
         for shape in (*exact, *likely, *self._others):
             with suppress(ValueError, TypeError):
                 return read_as(shape.wire, value)
         raise ValueError(f"Expected `{show(self.declared)}`, got `{cls.__name__}`")
+
+    def _read_only(self, value: object) -> object:
+        """The only alternative that fits a value without a name, such as one from JSON."""
+        found: list[tuple[str, object]] = []
+        for shape in self._others:
+            with suppress(ValueError, TypeError):
+                read: object = read_as(shape.wire, value)
+                if all(difference(read, other) for _, other in found):
+                    found.append((show(shape.declared), read))
+        if len(found) == 1:
+            return found[0][1]
+        if not found:
+            raise ValueError(f"Expected `{show(self.declared)}`, got another")
+        names = " and ".join(name for name, _ in found)
+        raise ValueError(f"it fits {names}; send it from code that knows the type")
 
 
 def _told(shape: Shape, written: Any) -> Any:
@@ -130,7 +147,7 @@ def _told(shape: Shape, written: Any) -> Any:
         found = extended(written)
         if found is not None:
             return found
-    return Ext(extension.UNION, encode_msgpack((show(shape.declared), written)))
+    return named(shape.declared, written)
 
 
 def told_apart(alternatives: list[Shape]) -> bool:
@@ -172,10 +189,10 @@ def _kinds(shape: Shape) -> set[str] | None:
     if isinstance(shape, Constrained):
         return _kinds(shape.inner)
     if isinstance(shape, Choice):
-        return {_KINDS.get(type(value), "text") for value in shape.values}
+        return _kinds_of(shape.values)
     if isinstance(shape, Scalar):
         if issubclass(shape.declared, enum.Enum):
-            return {_KINDS.get(type(one.value), "text") for one in shape.declared}
+            return _kinds_of([one.value for one in shape.declared])
         if shape.declared is Decimal:
             return {"text", "float"}
         return {_KINDS.get(shape.declared, "text")}
@@ -193,6 +210,13 @@ def _kinds(shape: Shape) -> set[str] | None:
     if isinstance(shape, (Dict, Keys)):
         return {"object"}
     return None
+
+
+def _kinds_of(values: Iterable[object]) -> set[str]:
+    kinds = {_KINDS.get(type(value), "text") for value in values}
+    if "int" in kinds:
+        kinds.add("float")  # beside a float, msgspec reads the number as one
+    return kinds
 
 
 class Constrained(Shape):
