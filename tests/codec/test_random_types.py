@@ -11,6 +11,7 @@ import math
 import pathlib
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from decimal import Decimal
 from typing import Annotated, Any, Generic, Literal, NamedTuple, NewType, TypedDict, TypeVar
 from zoneinfo import ZoneInfo
@@ -18,11 +19,9 @@ from zoneinfo import ZoneInfo
 import attrs
 import msgspec
 import pydantic
-import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
-from perdure import App, workflow
 from perdure.codec import DecodeError, EncodeError, Signature, TypeCodec, decode, encode, to_json
 
 T = TypeVar("T")
@@ -62,9 +61,7 @@ class Crate(msgspec.Struct, Generic[T]):
 
 Sku = NewType("Sku", str)
 ZONES = st.sampled_from([ZoneInfo("Europe/Berlin"), ZoneInfo("America/St_Johns"), ZoneInfo("UTC")])
-OFFSETS = st.builds(
-    dt.timezone, st.timedeltas(dt.timedelta(hours=-23), dt.timedelta(hours=23)).map(lambda d: d)
-)
+OFFSETS = st.integers(-80_000, 80_000).map(lambda s: dt.timezone(dt.timedelta(seconds=s)))
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)
 MOMENTS = (
     st.datetimes()
@@ -254,12 +251,10 @@ def ways(type_: Any, value: Any) -> list[tuple[str, Any]]:
     signature = Signature(fn, "fn")
     (_, argument), _ = signature.decode(signature.encode((1, value), {}))
     found = [("declared", codec.decode(data)), ("argument", argument)]
-    try:
+    # The sender does not tell which of two classes with the same fields it is.
+    with suppress(DecodeError):
         (_, by_name), _ = signature.decode(encode([1, value]))
         found += [("untyped", decode(encode(value), type_)), ("untyped argument", by_name)]
-    except DecodeError as error:
-        # The sender did not tell which of two classes with the same fields it is.
-        assert "it fits " in str(error) or "Expected " in str(error)
     return found
 
 

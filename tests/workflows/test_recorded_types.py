@@ -133,11 +133,7 @@ async def test_a_checkpoint_that_does_not_tell_its_type_needs_one(
     seen: list[Any] = []
 
     async def body() -> str:
-        seen.append(
-            await workflow.checkpoint(
-                "typed", lambda: value, type=TYPES[type(value)]
-            )
-        )
+        seen.append(await workflow.checkpoint("typed", lambda: value, type=TYPES[type(value)]))
         try:
             await workflow.checkpoint("c", lambda: value)
         except ApplicationError as error:

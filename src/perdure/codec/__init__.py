@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from perdure.codec.payload import TypeCodec, decode, digest, encode
 from perdure.codec.signature import Signature
-from perdure.codec.text import encode_json, from_json, to_json
+from perdure.codec.text import alike, encode_json, from_json, to_json
 from perdure.errors import DecodeError, EncodeError, PayloadError, PayloadTooLarge
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "PayloadTooLarge",
     "Signature",
     "TypeCodec",
+    "alike",
     "decode",
     "digest",
     "encode",

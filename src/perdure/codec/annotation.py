@@ -10,7 +10,7 @@ import inspect
 import types
 import typing
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
@@ -44,6 +44,8 @@ _ITEMS: dict[Any, _Items] = {
     _abc.Set: (set, (set, frozenset)),
     _abc.MutableSet: (set, set),
 }
+# `asyncio.gather` returns a list, and type checkers take it for a tuple.
+_TUPLES = (tuple, list)
 _DICTS = (dict, _abc.Mapping, _abc.MutableMapping)
 _WRAPPERS = {typing.Required, typing.NotRequired, typing.Final, getattr(typing, "ReadOnly", None)}
 _SCALARS = frozenset({type(None), bool, bytearray, memoryview, msgspec.UnsetType})
@@ -140,14 +142,14 @@ class _Builder:
 
     def _tuple(self, type_: Any, args: tuple[Any, ...]) -> Shape:
         if len(args) == 2 and args[1] is ...:
-            return Items(type_, tuple, tuple, self.build(args[0]))
+            return Items(type_, tuple, _TUPLES, self.build(args[0]))
         if args == ((),):  # how Python 3.10 wrote the empty tuple
             args = ()
         return Tuple(type_, [self.build(arg) for arg in args])
 
     def _items(self, type_: Any, origin: Any, item: Any) -> Shape:
         kind, accepted = _ITEMS[origin]
-        return Items(type_, kind, cast("Any", accepted), self.build(item))
+        return Items(type_, kind, accepted, self.build(item))
 
     def _class(self, cls: Any) -> Shape:
         if not isinstance(cls, type):
@@ -170,7 +172,7 @@ class _Builder:
     def _bare(self, cls: Any) -> Shape:
         """A collection without a word about its items."""
         if cls is tuple:
-            return Items(cls, tuple, tuple, ANY)
+            return Items(cls, tuple, _TUPLES, ANY)
         if cls in _ITEMS:
             return self._items(cls, cls, Any)
         if cls in _DICTS:

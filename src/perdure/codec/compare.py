@@ -37,8 +37,12 @@ def _equal(value: Any, again: Any) -> bool:
     """Whether two values without parts are the same."""
     if isinstance(value, (dt.datetime, dt.time)) and not _same_zone(value, again):
         return False
-    # nan is no equal of itself, not even inside of a Decimal.
-    return value == again or (value != value and again != again) or _is_empty(value)
+    return value == again or (_is_nan(value) and _is_nan(again)) or _is_empty(value)
+
+
+def _is_nan(value: Any) -> bool:
+    # nan, which a Decimal can be as well, is no equal of itself.
+    return bool(value != value)  # noqa: PLR0124
 
 
 def _is_empty(value: object) -> bool:

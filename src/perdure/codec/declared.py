@@ -95,7 +95,7 @@ class Declared(NamedTuple):
     """Reads msgpack."""
 
 
-class _Refused(Exception):  # noqa: N818  # it becomes a TypeError that names the place
+class _Refused(Exception):  # it becomes a TypeError that names the place
     """A type cannot be declared."""
 
 
@@ -118,9 +118,7 @@ def _declared(type_: Any) -> Declared:
             root = msgspec.inspect.type_info(part.wire)
             msgspec.msgpack.Decoder(part.wire, dec_hook=from_plain)
             _check_nodes(root, type_)
-        decoder = msgspec.msgpack.Decoder(
-            shape.wire, dec_hook=from_plain, ext_hook=read_extension
-        )
+        decoder = msgspec.msgpack.Decoder(shape.wire, dec_hook=from_plain, ext_hook=read_extension)
     except _Refused:
         raise
     except NameError as error:
@@ -137,8 +135,7 @@ def _parts_for_msgspec(shape: Shape) -> Iterator[Shape]:
     if not is_odd(shape):
         yield shape
         return
-    for part in reachable(shape):
-        yield part
+    yield from reachable(shape)
 
 
 def _check_nodes(root: msgspec.inspect.Type, type_: Any) -> None:

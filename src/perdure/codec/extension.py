@@ -93,7 +93,7 @@ def _ext_of_moment(value: Moment, key: str | None) -> Ext:
 def _zoned(value: Moment) -> tuple[Moment, str | None]:
     """The time with a zone of the standard library, and the key of the zone if it has one."""
     zone = value.tzinfo
-    if zone is None or type(zone) is dt.timezone:
+    if zone is None or zone is dt.UTC:
         return value, None
     if isinstance(zone, ZoneInfo):
         if zone.key:
@@ -106,10 +106,12 @@ def _zoned(value: Moment) -> tuple[Moment, str | None]:
             f"its timezone is a {type(zone).__module__}.{type(zone).__qualname__}, which has no "
             "fixed offset; use zoneinfo.ZoneInfo"
         )
+    if offset.microseconds:  # Python reads them wrong
+        raise ZoneError(f"the offset of its timezone, {offset}, is no number of whole seconds")
     return value.replace(tzinfo=dt.timezone(offset)), None
 
 
-def _read_moment(kind: type[dt.datetime] | type[dt.time], data: bytes) -> object:
+def _read_moment(kind: type[dt.datetime | dt.time], data: bytes) -> object:
     text = data.decode()
     value: Any = kind.fromisoformat(text.partition("[")[0])
     for suffix in _SUFFIX.findall(text):
@@ -145,7 +147,7 @@ class TaggedList(list[Any]):
     tag = ""
 
 
-class TaggedStr(str):
+class TaggedStr(str):  # noqa: SLOT000  # the tag is kept in its __dict__
     """A text that was written as an alternative of a union."""
 
     tag = ""
@@ -201,7 +203,7 @@ class _Reader:
             return Ext(code, bytes(data))
         return read(bytes(data))
 
-    def _set(self, kind: type[set[Any]] | type[frozenset[Any]], data: bytes) -> object:
+    def _set(self, kind: type[set[Any] | frozenset[Any]], data: bytes) -> object:
         items = self.decode(data)
         try:
             return kind(items)

@@ -16,6 +16,10 @@ from perdure.codec.plain import encode_msgpack, validate
 from perdure.codec.shape import Check, Shape, Unfit, Writing, show
 
 
+def _no_record(cls: type[Any]) -> None:  # noqa: ARG001  # pydantic has made dicts of them
+    return None
+
+
 class Dumped(Anything):
     """What pydantic makes of a model: dicts, lists and scalars.
 
@@ -23,7 +27,7 @@ class Dumped(Anything):
     """
 
     def __init__(self) -> None:
-        super().__init__(Any, lambda cls: None, reader_knows=False)
+        super().__init__(Any, _no_record, reader_knows=False)
 
     def _write_object(self, value: Any, out: Writing) -> Any:
         if isinstance(value, enum.Enum):
@@ -45,10 +49,10 @@ class Model(Shape):
     written is read again, and compared.
     """
 
-    def check(self, cls: type[Any]) -> Check:
+    def _check(self, cls: type[Any]) -> Check:
         return False
 
-    def write(self, value: Any, out: Writing) -> Any:
+    def _write(self, value: Any, out: Writing) -> Any:
         if type(value) is not self.declared:
             raise self._another(value)
         # Python mode, because JSON mode would mask secrets and break bytes. Names of fields and not

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
-from collections.abc import Callable, Collection, Iterable
-from functools import cached_property
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import chain
 from typing import Any, cast
 
@@ -24,7 +23,6 @@ from perdure.codec.shape import (
     Writing,
     as_base,
     base_of,
-    is_odd,
     items_fit,
     show,
 )
@@ -33,24 +31,27 @@ from perdure.codec.shape import (
 class Items(Shape):
     """Any number of items of one shape: a list, a set, a frozenset, or a tuple."""
 
-    def __init__(self, declared: Any, kind: type[Any], accepted: type[Any], item: Shape) -> None:
+    def __init__(
+        self,
+        declared: Any,
+        kind: type[Any],
+        accepted: type[Any] | tuple[type[Any], ...],
+        item: Shape,
+    ) -> None:
         super().__init__(declared)
         self._kind = kind
         self._accepted = accepted
         self._item = item
 
-    @cached_property
-    def wire(self) -> Any:
-        if not is_odd(self):
-            return self.declared
+    def _wire(self) -> Any:
         if self._kind is tuple:
             return tuple[self._item.wire, ...]
         return cast("Any", self._kind)[self._item.wire]
 
-    def parts(self) -> Iterable[Shape]:
+    def _parts(self) -> Iterable[Shape]:
         return (self._item,)
 
-    def check(self, cls: type[Any]) -> Check:
+    def _check(self, cls: type[Any]) -> Check:
         if cls is not self._kind:
             return False
         if issubclass(cls, (set, frozenset)):
@@ -64,7 +65,7 @@ class Items(Shape):
         # The order of a set differs from process to process, so that several items need one.
         return len(value) < 2 and self._items_fit(value, stack)
 
-    def write(self, value: Any, out: Writing) -> Any:
+    def _write(self, value: Any, out: Writing) -> Any:
         if not isinstance(value, self._accepted):
             raise self.unfit(value)
         if isinstance(value, (set, frozenset)):
@@ -82,16 +83,13 @@ class Tuple(Shape):
         super().__init__(declared)
         self._items = items
 
-    @cached_property
-    def wire(self) -> Any:
-        if not is_odd(self):
-            return self.declared
+    def _wire(self) -> Any:
         return cast("Any", tuple)[tuple(item.wire for item in self._items)]
 
-    def parts(self) -> Iterable[Shape]:
+    def _parts(self) -> Iterable[Shape]:
         return self._items
 
-    def check(self, cls: type[Any]) -> Check:
+    def _check(self, cls: type[Any]) -> Check:
         if cls is tuple:
             return Look(self._fits)
         return False
@@ -105,10 +103,10 @@ class Tuple(Shape):
                 return False
         return True
 
-    def write(self, value: Any, out: Writing) -> Any:
-        if not isinstance(value, tuple):
+    def _write(self, value: Any, out: Writing) -> Any:
+        if not isinstance(value, (tuple, list)):  # a list, as above
             raise self.unfit(value)
-        items = cast("tuple[object, ...]", value)
+        items = cast("Sequence[object]", value)
         if len(items) != len(self._items):
             raise Unfit(f"Expected `{show(self.declared)}`, got {len(items)} items")
         return tuple(write_items(self._items, items, out))
@@ -122,16 +120,13 @@ class Dict(Shape):
         self._key = key
         self._item = item
 
-    @cached_property
-    def wire(self) -> Any:
-        if not is_odd(self):
-            return self.declared
+    def _wire(self) -> Any:
         return cast("Any", dict)[self._key.wire, self._item.wire]
 
-    def parts(self) -> Iterable[Shape]:
+    def _parts(self) -> Iterable[Shape]:
         return (self._key, self._item)
 
-    def check(self, cls: type[Any]) -> Check:
+    def _check(self, cls: type[Any]) -> Check:
         if cls is dict:
             return Look(self._fits)
         return False
@@ -141,7 +136,7 @@ class Dict(Shape):
             self._item.checks, value.values(), stack
         )
 
-    def write(self, value: Any, out: Writing) -> Any:
+    def _write(self, value: Any, out: Writing) -> Any:
         if not isinstance(value, dict):
             raise self.unfit(value)
         return write_dict(cast("dict[object, object]", value), self._key, self._item, out)
@@ -207,7 +202,7 @@ class Anything(Shape):
         self._record_of = record_of
         self._reader_knows = reader_knows
 
-    def check(self, cls: type[Any]) -> Check:
+    def _check(self, cls: type[Any]) -> Check:
         if cls in SCALARS or cls is bytearray or cls is msgspec.UnsetType:
             return True
         if cls is list:
@@ -231,7 +226,7 @@ class Anything(Shape):
             self.checks, value.values(), stack
         )
 
-    def write(self, value: Any, out: Writing) -> Any:
+    def _write(self, value: Any, out: Writing) -> Any:
         cls = type(value)
         if cls in SCALARS:
             return value
@@ -296,5 +291,5 @@ class Anything(Shape):
         raise Unfit(f"{name} would arrive as {came.__name__}; declare its type")
 
 
-def _in_utc(value: dt.datetime, stack: Stack) -> bool:
+def _in_utc(value: dt.datetime, stack: Stack) -> bool:  # noqa: ARG001  # the form of a look
     return value.tzinfo is dt.UTC

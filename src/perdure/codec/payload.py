@@ -25,7 +25,7 @@ from perdure.codec.annotation import OPEN
 from perdure.codec.declared import check_type
 from perdure.codec.extension import read_plain, read_tagged
 from perdure.codec.fault import explain_decode, explain_encode
-from perdure.codec.plain import SCALARS, check_depth, encode_msgpack, from_plain
+from perdure.codec.plain import check_depth, encode_msgpack, from_plain
 from perdure.codec.shape import Shape, Stack, Unfit, Writing, fit, is_odd
 from perdure.codec.stand_in import read_as
 from perdure.errors import DecodeError, EncodeError
@@ -135,6 +135,32 @@ def _at(path: str) -> str:
     return ""
 
 
+class Misfit(bytes):
+    """A payload of a value that does not fit its declared type. `check` raises its error.
+
+    Workflow code may catch the refusal of a command, and the declared type may be another one by
+    the time of a replay. So the refusal has to be recorded, like that of a limit. The bytes tell
+    the value alone, and are never stored.
+    """
+
+    error: EncodeError
+
+    @classmethod
+    def of(cls, value: object, error: EncodeError) -> Misfit:
+        """The payload of a value that was refused with this error.
+
+        Raises that error where the value alone is the reason.
+        """
+        if not isinstance(error.__cause__, Unfit):
+            raise error
+        try:
+            made = cls(encode(value))
+        except EncodeError:
+            raise error from None
+        made.error = error
+        return made
+
+
 class TypeCodec(Generic[T]):
     """Values of one declared type. `what` names them in errors: "result of activity 'charge'".
 
@@ -162,6 +188,22 @@ class TypeCodec(Generic[T]):
             # msgspec, its hooks and properties of foreign classes may raise anything.
             raise encode_error(self.what, cast("object", value), error) from error
 
+    def draft(self, value: T) -> bytes:
+        """A payload for a command of workflow code. `check` refuses it if it does not fit.
+
+        Raises EncodeError for a value that is not data.
+        """
+        try:
+            return self.encode(value)
+        except EncodeError as error:
+            return Misfit.of(value, error)
+
+    def check(self, data: bytes) -> None:
+        """Raise EncodeError or DecodeError when `data` does not fit the type."""
+        if isinstance(data, Misfit):
+            raise data.error
+        self.decode(data)
+
     def decode(self, data: bytes) -> T:
         """The value of a payload.
 
@@ -175,9 +217,6 @@ class TypeCodec(Generic[T]):
             raise
         except Exception as error:  # as above
             self._refuse(data, error)
-
-    check = decode
-    """Raise DecodeError when `data` does not fit the type."""
 
     def _decode_other(self, data: bytes) -> T:
         if data[0] == RAW:

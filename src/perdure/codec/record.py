@@ -16,7 +16,17 @@ import msgspec
 
 from perdure.codec.nested import step_to, write_at
 from perdure.codec.plain import field_names
-from perdure.codec.shape import Check, Checks, Look, Shape, Stack, Unfit, Writing, is_odd, items_fit, show
+from perdure.codec.shape import (
+    Check,
+    Checks,
+    Look,
+    Shape,
+    Stack,
+    Unfit,
+    Writing,
+    items_fit,
+    show,
+)
 from perdure.codec.stand_in import read_as, stand_in_for
 
 _PLANS_MAX = 4096
@@ -56,10 +66,7 @@ class Fields(dict[tuple[type[Any], ...], "_Plan | None"]):
         plan = self[tuple(map(type, values))]
         if plan is None:
             return False
-        for index, check in plan:
-            if not check(values[index], stack):
-                return False
-        return True
+        return all(check(values[index], stack) for index, check in plan)
 
 
 class Record(Shape):
@@ -88,16 +95,13 @@ class Record(Shape):
                 names *= 2
             self._values_of = attrgetter(*names)
 
-    @cached_property
-    def wire(self) -> Any:
-        if is_odd(self):
-            return stand_in_for(self)
-        return self.declared
+    def _wire(self) -> Any:
+        return stand_in_for(self)
 
-    def parts(self) -> Iterable[Shape]:
+    def _parts(self) -> Iterable[Shape]:
         return self._shapes
 
-    def check(self, cls: type[Any]) -> Check:
+    def _check(self, cls: type[Any]) -> Check:
         if cls is not self.cls:
             return False
         fields, values_of = self._fields, self._values_of
@@ -111,7 +115,7 @@ class Record(Shape):
             plan = fields[tuple(map(type, values))]
             if plan is None:
                 return False
-            for index, check in plan:
+            for index, check in plan:  # noqa: SIM110  # a generator would be slower
                 if not check(values[index], stack):
                     return False
             return True
@@ -132,7 +136,7 @@ class Record(Shape):
             return False
         return True
 
-    def write(self, value: Any, out: Writing) -> Any:
+    def _write(self, value: Any, out: Writing) -> Any:
         if type(value) is not self.cls:
             raise self._another(value)
         if isinstance(value, tuple):
@@ -209,7 +213,7 @@ class Record(Shape):
         return msgspec.defstruct(self.cls.__name__, fields, **options)
 
 
-def _no_values(value: object) -> tuple[object, ...]:
+def _no_values(value: object) -> tuple[object, ...]:  # noqa: ARG001  # in place of a getter
     return ()
 
 
@@ -257,27 +261,27 @@ class Keys(Shape):
     def __init__(self, declared: Any, cls: Any) -> None:
         super().__init__(declared)
         self._cls = cls
+        self._required: frozenset[str] = cls.__required_keys__
         self._shapes: dict[str, Shape] = {}
 
     def fill(self, shapes: dict[str, Shape]) -> None:
         """Give the shapes of the keys. The type may hold itself, so they come afterwards."""
         self._shapes = shapes
 
-    @cached_property
-    def wire(self) -> Any:
-        if is_odd(self):
-            return stand_in_for(self)
-        return self.declared
+    def _wire(self) -> Any:
+        return stand_in_for(self)
 
-    def parts(self) -> Iterable[Shape]:
+    def _parts(self) -> Iterable[Shape]:
         return self._shapes.values()
 
-    def check(self, cls: type[Any]) -> Check:
+    def _check(self, cls: type[Any]) -> Check:
         if cls is dict:
             return Look(self._fits)
         return False
 
     def _fits(self, value: dict[str, object], stack: Stack) -> bool:
+        if not value.keys() >= self._required:
+            return False
         for key, item in value.items():
             shape = self._shapes.get(key)
             if shape is None:  # the reader would drop it
@@ -287,9 +291,12 @@ class Keys(Shape):
                 return False
         return True
 
-    def write(self, value: Any, out: Writing) -> Any:
+    def _write(self, value: Any, out: Writing) -> Any:
         if not isinstance(value, dict):
             raise self.unfit(value)
+        missing = self._required.difference(cast("dict[str, object]", value))
+        if missing:
+            raise Unfit(f"{show(self.declared)} needs the key {min(missing)!r}")
         written: dict[str, Any] = {}
         for key, item in cast("dict[str, object]", value).items():
             if key not in self._shapes:
@@ -307,7 +314,7 @@ class Keys(Shape):
     def _struct(self) -> Any:
         fields: list[Any] = []
         for name, shape in self._shapes.items():
-            if name in self._cls.__required_keys__:
+            if name in self._required:
                 fields.append((name, shape.wire))
             else:
                 fields.append((name, shape.wire | msgspec.UnsetType, msgspec.UNSET))

@@ -16,8 +16,10 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator
 from decimal import Decimal
+from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import msgspec
@@ -43,7 +45,7 @@ _CLASSES_MAX = 4096  # some programs make classes without end
 _NONE = type(None)
 
 
-class Unfit(Exception):  # noqa: N818  # it never leaves the codec
+class Unfit(Exception):  # it never leaves the codec
     """A value would not arrive as what it is. `why` says so, with the remedy."""
 
     def __init__(self, why: str) -> None:
@@ -127,7 +129,7 @@ class Writing:
         return value
 
 
-class Shape:
+class Shape(ABC):
     """The values of one declared type."""
 
     odd = False
@@ -137,14 +139,16 @@ class Shape:
         self.declared = declared
         self.checks = Checks(self)
 
-    @property
+    @cached_property
     def wire(self) -> Any:
-        """The type that msgspec reads."""
+        """The type that msgspec reads: the declared one, except where `is_odd`."""
+        if is_odd(self):
+            return self._wire()
         return self.declared
 
     def check(self, cls: type[Any]) -> Check:
         """How the values of a class are looked at. See `Check`."""
-        raise NotImplementedError
+        return self._check(cls)
 
     def write(self, value: Any, out: Writing) -> Any:
         """A value that msgspec encodes as what the declared type reads.
@@ -152,11 +156,23 @@ class Shape:
         Raises:
             Unfit: it would be read as something else.
         """
-        raise NotImplementedError
+        return self._write(value, out)
 
     def parts(self) -> Iterable[Shape]:
         """The shapes inside this one."""
+        return self._parts()
+
+    @abstractmethod
+    def _check(self, cls: type[Any]) -> Check: ...
+
+    @abstractmethod
+    def _write(self, value: Any, out: Writing) -> Any: ...
+
+    def _parts(self) -> Iterable[Shape]:
         return ()
+
+    def _wire(self) -> Any:
+        return self.declared
 
     def unfit(self, value: object) -> Unfit:
         """The error for a value of another class."""
@@ -191,10 +207,10 @@ def is_odd(shape: Shape) -> bool:
 class Native(Shape):
     """A type of which only msgspec knows more. Its values are left as they are."""
 
-    def check(self, cls: type[Any]) -> Check:
+    def _check(self, cls: type[Any]) -> Check:
         return True
 
-    def write(self, value: Any, out: Writing) -> Any:
+    def _write(self, value: Any, out: Writing) -> Any:
         return value
 
 
@@ -255,10 +271,10 @@ class Scalar(Shape):
         super().__init__(declared)
         self._exact: frozenset[type[Any]] = _ALSO.get(declared, frozenset({declared}))
 
-    def check(self, cls: type[Any]) -> Check:
+    def _check(self, cls: type[Any]) -> Check:
         return cls in self._exact
 
-    def write(self, value: Any, out: Writing) -> Any:
+    def _write(self, value: Any, out: Writing) -> Any:
         if type(value) in self._exact:
             return value
         base = self.declared
@@ -278,12 +294,12 @@ _ALSO: dict[type[Any], frozenset[type[Any]]] = {
 class Moment(Shape):
     """`datetime` and `time`."""
 
-    def check(self, cls: type[Any]) -> Check:
+    def _check(self, cls: type[Any]) -> Check:
         if cls is self.declared:
             return Look(_plain)
         return False
 
-    def write(self, value: Any, out: Writing) -> Any:
+    def _write(self, value: Any, out: Writing) -> Any:
         if not isinstance(value, self.declared):
             raise self.unfit(value)
         return out.note(write_moment(as_base(value, self.declared)))
@@ -297,7 +313,7 @@ def write_moment(value: Any) -> Any:
         raise Unfit(str(error)) from error
 
 
-def _plain(value: Any, stack: Stack) -> bool:
+def _plain(value: Any, stack: Stack) -> bool:  # noqa: ARG001  # the form of a look
     return plain_moment(value)
 
 
@@ -309,7 +325,7 @@ class Choice(Shape):
         self.values = values
         self._exact = {(type(value), value) for value in values}
 
-    def check(self, cls: type[Any]) -> Check:
+    def _check(self, cls: type[Any]) -> Check:
         if any(kind is cls for kind, _ in self._exact):
             return Look(self._is_one)
         return False
@@ -317,7 +333,7 @@ class Choice(Shape):
     def _is_one(self, value: object, stack: Stack) -> bool:
         return (type(value), value) in self._exact
 
-    def write(self, value: Any, out: Writing) -> Any:
+    def _write(self, value: Any, out: Writing) -> Any:
         for one in self.values:
             if isinstance(value, type(one)) and one == value:
                 return one
@@ -327,7 +343,7 @@ class Choice(Shape):
 class Text(Shape):
     """A class whose values are text at heart: paths and addresses."""
 
-    def check(self, cls: type[Any]) -> Check:
+    def _check(self, cls: type[Any]) -> Check:
         if issubclass(cls, self.declared):
             return Look(self._is_same)
         return False
@@ -339,7 +355,7 @@ class Text(Shape):
         except ValueError:
             return False
 
-    def write(self, value: Any, out: Writing) -> Any:
+    def _write(self, value: Any, out: Writing) -> Any:
         if isinstance(value, self.declared) and self._is_same(value, []):
             return str(value)
         raise self.unfit(value)
@@ -352,10 +368,10 @@ class Derived(Shape):
         super().__init__(declared)
         self._base = base
 
-    def check(self, cls: type[Any]) -> Check:
+    def _check(self, cls: type[Any]) -> Check:
         return False
 
-    def write(self, value: Any, out: Writing) -> Any:
+    def _write(self, value: Any, out: Writing) -> Any:
         if type(value) is not self.declared:
             raise self.unfit(value)
         plain = as_base(value, self._base.declared)

@@ -22,6 +22,7 @@ from perdure.codec.payload import (
     JSON,
     MSGPACK,
     RAW,
+    Misfit,
     TypeCodec,
     bad_marker,
     marked,
@@ -30,6 +31,7 @@ from perdure.codec.payload import (
 from perdure.codec.plain import SCALARS, check_depth, complete, encode_msgpack, from_plain
 from perdure.codec.record import Fields
 from perdure.codec.shape import Stack, Unfit, Writing, fit, is_odd
+from perdure.codec.text import alike
 from perdure.errors import DecodeError, EncodeError, PayloadError
 
 _MARKER = b"\x01"
@@ -116,16 +118,28 @@ class Signature:
 
         Raises TypeError as Python does, EncodeError for an argument that is not data.
         """
+        return self._write(self._bound(args, kwargs))
+
+    def draft(self, args: tuple[object, ...], kwargs: dict[str, object]) -> bytes:
+        """Bind a call of workflow code and encode it. `check` refuses it if it does not fit.
+
+        Raises TypeError as Python does, EncodeError for an argument that is not data.
+        """
+        bound = self._bound(args, kwargs)
+        try:
+            return self._write(bound)
+        except EncodeError as error:
+            return Misfit.of(list(_astuple(bound)), error)
+
+    def _bound(self, args: tuple[object, ...], kwargs: dict[str, object]) -> Any:
         # The Struct takes keyword-only parameters by position, too, so these are counted here.
         if self._python_binds or len(args) > self._positional:
-            bound = self._bind(args, kwargs)
-        else:
-            try:
-                bound = self._struct(*args, **kwargs)
-            except TypeError:
-                # Bound again for Python's own words: the Struct's error names the Struct.
-                bound = self._bind(args, kwargs)
-        return self._write(bound)
+            return self._bind(args, kwargs)
+        try:
+            return self._struct(*args, **kwargs)
+        except TypeError:
+            # Bound again for Python's own words: the Struct's error names the Struct.
+            return self._bind(args, kwargs)
 
     def encode_named(self, values: dict[str, object]) -> bytes:
         """Encode arguments given by name, positional-only ones too.
@@ -169,7 +183,9 @@ class Signature:
         return values[:count], dict(zip(self.names[count:], values[count:], strict=True))
 
     def check(self, data: bytes) -> None:
-        """Raise DecodeError, naming the argument, when `data` does not fit the parameters."""
+        """Raise EncodeError or DecodeError, naming the argument, when `data` does not fit."""
+        if isinstance(data, Misfit):
+            raise data.error
         self._read(data)
 
     def same(self, recorded: bytes, now: bytes) -> bool:
@@ -182,7 +198,8 @@ class Signature:
         try:
             return self._normal(recorded) == self._normal(now)
         except PayloadError:
-            return False
+            # A declared type was changed. What was accepted with the old one stays accepted.
+            return alike(recorded, now)
 
     def _bind(self, args: tuple[object, ...], kwargs: dict[str, object]) -> Any:
         try:

@@ -17,7 +17,9 @@ from perdure.codec.plain import from_plain
 class Reader(Protocol):
     """A shape that reads plain values itself."""
 
-    def read(self, value: object) -> object: ...
+    def read(self, value: object) -> object:
+        """A value of the declared type. Raises ValueError."""
+        ...
 
 
 class _Everything(type):

@@ -6,7 +6,7 @@ import base64
 import datetime as dt
 import math
 from decimal import Decimal
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -16,8 +16,10 @@ from perdure.codec.annotation import OPEN
 from perdure.codec.extension import read_plain
 from perdure.codec.fault import explain_decode
 from perdure.codec.payload import EXTENDED, JSON, MSGPACK, bad_marker, encode_error, payload_of
-from perdure.codec.signature import Signature
 from perdure.errors import DecodeError, EncodeError
+
+if TYPE_CHECKING:
+    from perdure.codec.signature import Signature
 
 
 def to_json(data: bytes) -> object:
@@ -37,6 +39,14 @@ def to_json(data: bytes) -> object:
         return _view(body)
     except Exception as error:  # damage must not keep the bytes from being seen
         return {"undecodable": explain_decode(error)[1], "base64": base64.b64encode(body).decode()}
+
+
+def alike(data: bytes, other: bytes) -> bool:
+    """Whether two payloads look the same, whatever types they were written with."""
+    try:
+        return to_json(data) == to_json(other)
+    except DecodeError:  # a format that is unknown here
+        return data == other
 
 
 def encode_json(value: object) -> bytes:

@@ -53,10 +53,7 @@ class OneOf(Shape):
         # msgspec reads one alternative through a stand-in, and not several.
         return len(self._others) > 1 and any(map(is_odd, self._others))
 
-    @cached_property
-    def wire(self) -> Any:
-        if not is_odd(self):
-            return self.declared
+    def _wire(self) -> Any:
         found: Any
         if self._stands_in:
             found = stand_in_for(self)
@@ -66,20 +63,22 @@ class OneOf(Shape):
             return Optional[found]  # noqa: UP045  # `|` is not defined between every two types
         return found
 
-    def parts(self) -> Iterable[Shape]:
+    def _parts(self) -> Iterable[Shape]:
         return self._alternatives
 
-    def check(self, cls: type[Any]) -> Check:
+    def _check(self, cls: type[Any]) -> Check:
         if self._stands_in and cls not in _NATURAL and cls is not _NONE:
             return False
-        checks = [check for shape in self._alternatives if (check := shape.checks[cls]) is not False]
+        checks = [
+            check for shape in self._alternatives if (check := shape.checks[cls]) is not False
+        ]
         if True in checks:
             return True
         if len(checks) == 1:
             return checks[0]
         return False
 
-    def write(self, value: Any, out: Writing) -> Any:
+    def _write(self, value: Any, out: Writing) -> Any:
         cls: type[Any] = type(value)
         likely = [shape for shape in self._alternatives if shape.checks[cls] is not False]
         others = [shape for shape in self._alternatives if shape not in likely]
@@ -107,10 +106,16 @@ class OneOf(Shape):
     def read(self, value: object) -> object:
         """A plain value as one of the alternatives. Raises ValueError."""
         if isinstance(value, TAGGED):
-            named = self._names.get(value.tag)
+            known = self._names.get(value.tag)
             value = extension.untagged(value)
-            if named is not None:
-                return read_as(named.wire, value)
+            if known is not None:
+                return read_as(known.wire, value)
+            # It was sent by code that does not know the union, as `PosixPath` for `Path`. A text or
+            # a number of its own would have no name.
+            for shape in self._others:
+                if shape.declared not in _NATURAL:
+                    with suppress(ValueError, TypeError):
+                        return read_as(shape.wire, value)
         if isinstance(value, (dict, list)):
             return self._read_only(value)
         cls = type(value)
@@ -155,7 +160,7 @@ def told_apart(alternatives: list[Shape]) -> bool:
     tagged, others = _tagged(alternatives)
     seen: set[str] = set()
     if tagged:
-        seen = {"object", "array"}
+        seen = {"object", "array", "struct"}
     for shape in others:
         kinds = _kinds(shape)
         if kinds is None:
@@ -201,15 +206,21 @@ def _kinds(shape: Shape) -> set[str] | None:
     if isinstance(shape, (Items, Tuple)):
         return {"array"}
     if isinstance(shape, Record):
-        is_array = issubclass(shape.cls, tuple)
-        if issubclass(shape.cls, msgspec.Struct):
-            is_array = shape.cls.__struct_config__.array_like
-        if is_array:
-            return {"array"}
-        return {"object"}
+        return _kinds_of_record(shape.cls)
     if isinstance(shape, (Dict, Keys)):
         return {"object"}
     return None
+
+
+def _kinds_of_record(cls: type[Any]) -> set[str]:
+    if issubclass(cls, tuple):
+        return {"array"}
+    if not issubclass(cls, msgspec.Struct):
+        return {"object"}
+    # msgspec takes no two Structs without tags, not even of different forms.
+    if cls.__struct_config__.array_like:
+        return {"array", "struct"}
+    return {"object", "struct"}
 
 
 def _kinds_of(values: Iterable[object]) -> set[str]:
@@ -227,28 +238,27 @@ class Constrained(Shape):
     ) -> None:
         super().__init__(declared)
         self.inner = inner
-        self._wire = wire
+        self._kept_wire = wire
         self._tests = tests
         self.odd = odd
 
-    @cached_property
-    def wire(self) -> Any:
+    def _wire(self) -> Any:
         if self._tests:
             return stand_in_for(self)
-        return self._wire
+        return self._kept_wire
 
-    def parts(self) -> Iterable[Shape]:
+    def _parts(self) -> Iterable[Shape]:
         return (self.inner,)
 
-    def check(self, cls: type[Any]) -> Check:
+    def _check(self, cls: type[Any]) -> Check:
         return self.inner.checks[cls]
 
-    def write(self, value: Any, out: Writing) -> Any:
+    def _write(self, value: Any, out: Writing) -> Any:
         return self.inner.write(value, out)
 
     def read(self, value: object) -> object:
         """A plain value, if it keeps the constraints. Raises ValueError."""
-        found = read_as(self._wire, value)
+        found = read_as(self._kept_wire, value)
         for test in self._tests:
             if not test.holds(found):
                 raise ValueError(f"Expected `{show(self.inner.declared)}` with {test.text}")
