@@ -10,7 +10,7 @@ import inspect
 import types
 import typing
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -74,9 +74,13 @@ def _record_of(cls: type[Any]) -> Shape | None:
         return shape
 
 
-OPEN = Anything(Any, _record_of, reader_knows=True)
+def _record(cls: type[Any]) -> Shape | None:
+    return _record_of(cast("Any", cls))
+
+
+OPEN = Anything(Any, _record, reader_knows=True)
 """A value whose reader gives the type."""
-ANY = Anything(Any, _record_of, reader_knows=False)
+ANY = Anything(Any, _record, reader_knows=False)
 """A value that is read without a type."""
 
 
@@ -154,6 +158,9 @@ class _Builder:
     def _class(self, cls: Any) -> Shape:
         if not isinstance(cls, type):
             return self._bare(cls)
+        return self._class_itself(cast("type[Any]", cls))
+
+    def _class_itself(self, cls: type[Any]) -> Shape:
         if cls in (dt.datetime, dt.time):
             return Moment(cls)
         if cls in BASES or cls in _SCALARS or issubclass(cls, enum.Enum):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter
 from collections.abc import Iterable
+from decimal import Decimal
 from typing import Any, cast
 from zoneinfo import ZoneInfo
 
@@ -37,11 +38,13 @@ def _equal(value: Any, again: Any) -> bool:
     """Whether two values without parts are the same."""
     if isinstance(value, (dt.datetime, dt.time)) and not _same_zone(value, again):
         return False
+    if isinstance(value, Decimal):  # which may be a nan that refuses to be compared
+        return str(value) == str(again)
     return value == again or (_is_nan(value) and _is_nan(again)) or _is_empty(value)
 
 
 def _is_nan(value: Any) -> bool:
-    # nan, which a Decimal can be as well, is no equal of itself.
+    # nan is no equal of itself.
     return bool(value != value)  # noqa: PLR0124
 
 
@@ -59,7 +62,7 @@ def _same_zone(value: Any, again: Any) -> bool:
 
 def _pairs(value: Any, again: Any) -> Iterable[tuple[str, object, object]]:
     """The parts of both, in pairs."""
-    cls: type[Any] = type(value)
+    cls: type[Any] = value.__class__
     if cls in SCALARS:
         return []
     if isinstance(value, (list, tuple)):

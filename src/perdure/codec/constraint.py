@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import operator
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -48,7 +49,7 @@ def constraints_of(metadata: Iterable[object]) -> Constraints:
             continue
         name = type(one).__name__
         if name == "Predicate":
-            found.tests.append(Test(f"the predicate {one.func!r}", cast("Any", one).func))
+            found.tests.append(Test(f"the predicate {one.func!r}", one.func))
             continue
         demands = _demands(one)
         if not demands or not _TAKEN.keys() >= demands.keys():
@@ -72,14 +73,30 @@ def tests_of(meta: msgspec.Meta) -> list[Test]:
 def _test(name: str, limit: Any) -> Test:
     if name in _COMPARED:
         sign, compare = _COMPARED[name]
-        return Test(f"`{sign} {limit}`", lambda value: compare(value, limit))
+        return Test(f"`{sign} {limit}`", partial(_compares, compare, limit))
     if name == "multiple_of":
-        return Test(f"a multiple of {limit}", lambda value: not value % limit)
+        return Test(f"a multiple of {limit}", partial(_is_multiple, limit))
     if name == "min_length":
-        return Test(f"length >= {limit}", lambda value: len(value) >= limit)
+        return Test(f"length >= {limit}", partial(_is_long, limit))
     if name == "max_length":
-        return Test(f"length <= {limit}", lambda value: len(value) <= limit)
+        return Test(f"length <= {limit}", partial(_is_short, limit))
     raise TypeError(f"the constraint {name}={limit!r} does not fit; use a pydantic model")
+
+
+def _compares(compare: Callable[[Any, Any], bool], limit: object, value: object) -> bool:
+    return compare(value, limit)
+
+
+def _is_multiple(limit: Any, value: Any) -> bool:
+    return not value % limit
+
+
+def _is_long(limit: int, value: Sized) -> bool:
+    return len(value) >= limit
+
+
+def _is_short(limit: int, value: Sized) -> bool:
+    return len(value) <= limit
 
 
 def _each(metadata: Iterable[object]) -> Iterator[Any]:
@@ -117,6 +134,7 @@ def _is_general(one: object) -> bool:
 def _demands(one: Any) -> dict[str, Any]:
     """The limits of one constraint, by the names of `msgspec.Meta`."""
     if _is_general(one):
-        return {name: value for name, value in vars(one).items() if value is not None}
-    fields = getattr(type(one), "__dataclass_fields__", ())
+        limits: dict[str, Any] = one.__dict__
+        return {name: value for name, value in limits.items() if value is not None}
+    fields: Iterable[str] = getattr(one, "__dataclass_fields__", ())
     return {name: getattr(one, name) for name in fields if getattr(one, name) is not None}

@@ -51,8 +51,12 @@ def plain_moment(value: Moment) -> bool:
 
 
 def extended(value: Any) -> Ext | None:
-    """A value of exactly one of the scalar types above as an extension. None for other types."""
-    write = _SCALARS.get(type(value))
+    """A value of exactly one of the scalar types above as an extension.
+
+    None if msgpack keeps the value without one.
+    """
+    cls: type[Any] = value.__class__
+    write = _SCALARS.get(cls)
     if write is None:
         return None
     return write(value)
@@ -69,12 +73,12 @@ def moment(value: Moment) -> Moment | Ext:
     return _ext_of_moment(value, key)
 
 
-def _any_moment(value: Moment) -> Any:
+def _any_moment(value: Moment) -> Ext | None:
     """A time where its type is not declared."""
     value, key = _zoned(value)
     # msgpack has a type of its own for a moment in UTC.
     if key is None and isinstance(value, dt.datetime) and value.tzinfo is dt.UTC:
-        return value
+        return None
     return _ext_of_moment(value, key)
 
 
@@ -123,7 +127,7 @@ def _read_moment(kind: type[dt.datetime | dt.time], data: bytes) -> object:
     return value
 
 
-_SCALARS: dict[type, Callable[[Any], Any]] = {
+_SCALARS: dict[type, Callable[[Any], Ext | None]] = {
     Decimal: lambda value: Ext(DECIMAL, str(value).encode()),
     uuid.UUID: lambda value: Ext(UUID, value.bytes),
     dt.datetime: _any_moment,
@@ -217,7 +221,7 @@ class _Reader:
 
     def _union(self, data: bytes) -> object:
         name, value = self.decode(data)
-        cls = _TAGGED.get(type(value))
+        cls = _TAGGED.get(value.__class__)
         if cls is None or not self._keep_names:
             return value
         tagged = cls(value)

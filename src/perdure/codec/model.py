@@ -12,8 +12,9 @@ from perdure.codec import extension
 from perdure.codec.compare import difference
 from perdure.codec.extension import read_plain
 from perdure.codec.nested import Anything, write_items
-from perdure.codec.plain import encode_msgpack, validate
+from perdure.codec.plain import encode_msgpack
 from perdure.codec.shape import Check, Shape, Unfit, Writing, show
+from perdure.codec.validation import validate
 
 
 def _no_record(cls: type[Any]) -> None:  # noqa: ARG001  # pydantic has made dicts of them

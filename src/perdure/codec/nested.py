@@ -45,7 +45,7 @@ class Items(Shape):
 
     def _wire(self) -> Any:
         if self._kind is tuple:
-            return tuple[self._item.wire, ...]
+            return cast("Any", tuple)[self._item.wire, ...]
         return cast("Any", self._kind)[self._item.wire]
 
     def _parts(self) -> Iterable[Shape]:
@@ -69,7 +69,7 @@ class Items(Shape):
         if not isinstance(value, self._accepted):
             raise self.unfit(value)
         if isinstance(value, (set, frozenset)):
-            return in_order([write_at("[...]", self._item, item, out) for item in value])
+            return write_set(self._item, cast("set[object]", value), out)
         items = write_items([self._item] * len(value), value, out)
         if self._kind is tuple:
             return tuple(items)
@@ -156,6 +156,11 @@ def write_items(shapes: list[Shape], items: Iterable[object], out: Writing) -> l
     return [write_at(f"[{i}]", shape, item, out) for i, (shape, item) in enumerate(pairs)]
 
 
+def write_set(shape: Shape, items: Iterable[object], out: Writing) -> tuple[Any, ...]:
+    """The items of a set, written, in an order that is the same in every process."""
+    return in_order([write_at("[...]", shape, item, out) for item in items])
+
+
 def write_dict(value: dict[object, object], key: Shape, item: Shape, out: Writing) -> Any:
     """A dict, written: as a map, or as an extension where a key cannot be one of a map."""
     keys = [write_at(" (a key)", key, one, out) for one in value]
@@ -227,7 +232,7 @@ class Anything(Shape):
         )
 
     def _write(self, value: Any, out: Writing) -> Any:
-        cls = type(value)
+        cls: type[Any] = value.__class__
         if cls in SCALARS:
             return value
         if isinstance(value, dict):
@@ -248,7 +253,7 @@ class Anything(Shape):
             written: Any = write_items([self] * len(parts), parts, out)
             code = extension.TUPLE
         else:
-            written = in_order([write_at("[...]", self, item, out) for item in value])
+            written = write_set(self, cast("set[object]", value), out)
             code = extension.SET
             if isinstance(value, frozenset):
                 code = extension.FROZENSET
@@ -264,31 +269,30 @@ class Anything(Shape):
         return out.note(written)
 
     def _write_object(self, value: Any, out: Writing) -> Any:
-        shape = self._record_of(type(value))
+        cls: type[Any] = value.__class__
+        shape = self._record_of(cls)
         if self._reader_knows:
             if shape is not None:
                 return shape.write(value, out)
             # The reader may have a union of it and `str`.
             if isinstance(value, enum.Enum):
-                return out.note(named(type(value), value.value))
-            if is_text(type(value)):
-                return out.note(named(type(value), str(value)))
+                return out.note(named(cls, value.value))
+            if is_text(cls):
+                return out.note(named(cls, str(value)))
             return value
+        came: type[Any] = dict
         if isinstance(value, enum.Enum):
             # It is equal to the text or number that arrives.
             if isinstance(value, (str, int)):
                 return value.value
-            came = type(value.value)
-        elif is_text(type(value)):
+            came = value.value.__class__
+        elif is_text(cls):
             came = str
         elif isinstance(value, tuple):
             came = tuple
-        elif shape is not None:
-            came = dict
-        else:
+        elif shape is None:
             return value  # msgspec knows it, or its hook refuses it
-        name = show(type(value))
-        raise Unfit(f"{name} would arrive as {came.__name__}; declare its type")
+        raise Unfit(f"{show(cls)} would arrive as {came.__name__}; declare its type")
 
 
 def _in_utc(value: dt.datetime, stack: Stack) -> bool:  # noqa: ARG001  # the form of a look

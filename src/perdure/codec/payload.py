@@ -42,13 +42,14 @@ def encode(value: object) -> bytes:
 
     Raises EncodeError with the path of the part that is not data.
     """
+    given = value
     try:
         if isinstance(value, _BYTES):
             return _RAW + bytes(cast("bytes", value))
         return payload_of(OPEN, value)
     except Exception as error:
         # msgspec, its hooks and properties of foreign classes may raise anything.
-        raise encode_error("value", value, error) from error
+        raise encode_error("value", given, error) from error
 
 
 def decode(data: bytes, as_type: object = Any) -> Any:

@@ -87,7 +87,7 @@ class Record(Shape):
         self._shapes = list(shapes.values())
         self._fields = Fields(self._shapes)
         self._columns = [(attrgetter(name), shape.checks) for name, shape in shapes.items()]
-        if issubclass(self.cls, tuple):
+        if is_tuple(self.cls):
             self._values_of = tuple
         elif shapes:
             names = self._names
@@ -174,8 +174,8 @@ class Record(Shape):
         """An object of decoded msgpack. Raises ValueError."""
         read = read_as(self._struct, value)
         values = {name: getattr(read, name) for name in self._names}
-        if issubclass(self.cls, tuple):
-            return cast("Any", self.cls)(*values.values())
+        if is_tuple(self.cls):
+            return self.cls(*values.values())
         if issubclass(self.cls, msgspec.Struct):
             return cast("Any", self.cls)(**values)
         made: Any = object.__new__(self.cls)
@@ -202,14 +202,15 @@ class Record(Shape):
                 "forbid_unknown_fields": config.forbid_unknown_fields,
                 "rename": dict(zip(self._names, self.cls.__struct_encode_fields__, strict=True)),
             }
-        elif issubclass(self.cls, tuple):
+        elif is_tuple(self.cls):
             options["array_like"] = True
         fields: list[Any] = []
         for name, shape in zip(self._names, self._shapes, strict=True):
-            field = (name, shape.wire)
             if name in defaults:
-                field += (msgspec.field(default_factory=defaults[name]),)
-            fields.append(field)
+                default = msgspec.field(default_factory=defaults[name])
+                fields.append((name, shape.wire, default))
+            else:
+                fields.append((name, shape.wire))
         return msgspec.defstruct(self.cls.__name__, fields, **options)
 
 
@@ -227,7 +228,7 @@ def _defaults(cls: type[Any]) -> dict[str, Callable[[], object]]:
     if issubclass(cls, msgspec.Struct):
         parts: Iterable[Any] = msgspec.structs.fields(cls)
         nothing: Any = msgspec.NODEFAULT
-    elif issubclass(cls, tuple):
+    elif is_tuple(cls):
         named: dict[str, object] = getattr(cls, "_field_defaults", {})
         return {name: _give(value) for name, value in named.items()}
     elif dataclasses.is_dataclass(cls):
@@ -323,6 +324,11 @@ class Keys(Shape):
 
 def names_of(cls: type[Any]) -> tuple[str, ...]:
     """The fields of a class with fields. Empty for other classes."""
-    if issubclass(cls, tuple):
+    if is_tuple(cls):
         return tuple(getattr(cls, "_fields", ()))
     return field_names(cls)
+
+
+def is_tuple(cls: type[Any]) -> bool:
+    """Whether the objects of a class are tuples."""
+    return issubclass(cls, tuple)

@@ -390,7 +390,7 @@ def _more(value: object) -> bool:
 
 def derive(cls: type[Any], value: Any) -> object:
     """A value of one of `BASES` as the subclass that was declared."""
-    base = type(value)
+    base: type[Any] = value.__class__
     if base in _BUILT_OF:
         return cls(**{name: getattr(value, name) for name in _BUILT_OF[base]})
     return cls(value)

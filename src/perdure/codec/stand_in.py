@@ -7,7 +7,7 @@ class, made for one shape, and the hook asks the shape.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 import msgspec
 
@@ -37,7 +37,8 @@ class StandIn(metaclass=_Everything):
 
 def stand_in_for(shape: Reader) -> type[StandIn]:
     """A new stand-in that is read through `shape`."""
-    return _Everything("StandIn", (StandIn,), {"__perdure_read__": staticmethod(shape.read)})
+    made = _Everything("StandIn", (StandIn,), {"__perdure_read__": staticmethod(shape.read)})
+    return cast("type[StandIn]", made)
 
 
 def read_as(type_: Any, value: object) -> Any:

@@ -17,13 +17,19 @@ from perdure.codec.compare import difference
 from perdure.codec.constraint import Test, constraints_of, tests_of
 from perdure.codec.extension import TAGGED, extended
 from perdure.codec.nested import Dict, Items, Tuple, named
-from perdure.codec.record import Keys, Record
+from perdure.codec.record import Keys, Record, is_tuple
 from perdure.codec.shape import Check, Choice, Moment, Scalar, Shape, Unfit, Writing, is_odd, show
 from perdure.codec.stand_in import read_as, stand_in_for
 
 _NONE = type(None)
 _NATURAL = frozenset({bool, int, float, str, bytes})
-_KINDS = {_NONE: "None", bool: "bool", int: "int", float: "float", msgspec.UnsetType: "unset"}
+_KINDS: dict[type[Any], str] = {
+    _NONE: "None",
+    bool: "bool",
+    int: "int",
+    float: "float",
+    msgspec.UnsetType: "unset",
+}
 
 
 class OneOf(Shape):
@@ -79,7 +85,7 @@ class OneOf(Shape):
         return False
 
     def _write(self, value: Any, out: Writing) -> Any:
-        cls: type[Any] = type(value)
+        cls: type[Any] = value.__class__
         likely = [shape for shape in self._alternatives if shape.checks[cls] is not False]
         others = [shape for shape in self._alternatives if shape not in likely]
         refusals: list[Unfit] = []
@@ -89,9 +95,9 @@ class OneOf(Shape):
             except Unfit as unfit:
                 refusals.append(unfit)
         # A refusal from inside tells more than that it is none of the alternatives.
-        for unfit in refusals:
-            if unfit.path or len(self._others) == 1 or "Expected " not in unfit.why:
-                raise unfit
+        for refusal in refusals:
+            if refusal.path or len(self._others) == 1 or "Expected " not in refusal.why:
+                raise refusal
         raise self.unfit(value)
 
     def _write_as(self, shape: Shape, value: Any, out: Writing) -> Any:
@@ -106,7 +112,8 @@ class OneOf(Shape):
     def read(self, value: object) -> object:
         """A plain value as one of the alternatives. Raises ValueError."""
         if isinstance(value, TAGGED):
-            known = self._names.get(value.tag)
+            tag: str = cast("Any", value).tag
+            known = self._names.get(tag)
             value = extension.untagged(value)
             if known is not None:
                 return read_as(known.wire, value)
@@ -117,7 +124,7 @@ class OneOf(Shape):
                     with suppress(ValueError, TypeError):
                         return read_as(shape.wire, value)
         if isinstance(value, (dict, list)):
-            return self._read_only(value)
+            return self._read_only(cast("object", value))
         cls = type(value)
         exact = [s for s in self._others if s.declared is cls or isinstance(s, Choice)]
         likely = [shape for shape in self._others if shape.checks[cls] is not False]
@@ -152,6 +159,8 @@ def _told(shape: Shape, written: Any) -> Any:
         found = extended(written)
         if found is not None:
             return found
+        if isinstance(shape, Moment):
+            return written
     return named(shape.declared, written)
 
 
@@ -213,7 +222,7 @@ def _kinds(shape: Shape) -> set[str] | None:
 
 
 def _kinds_of_record(cls: type[Any]) -> set[str]:
-    if issubclass(cls, tuple):
+    if is_tuple(cls):
         return {"array"}
     if not issubclass(cls, msgspec.Struct):
         return {"object"}
@@ -224,7 +233,7 @@ def _kinds_of_record(cls: type[Any]) -> set[str]:
 
 
 def _kinds_of(values: Iterable[object]) -> set[str]:
-    kinds = {_KINDS.get(type(value), "text") for value in values}
+    kinds = {_KINDS.get(value.__class__, "text") for value in values}
     if "int" in kinds:
         kinds.add("float")  # beside a float, msgspec reads the number as one
     return kinds

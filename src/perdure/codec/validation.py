@@ -61,8 +61,9 @@ def _is_same(dumped: Any, value: Any) -> bool:
         one, other = cast("list[object]", dumped), cast("list[object]", value)
         return len(one) == len(other) and all(map(_is_same, one, other))
     if isinstance(value, str):
-        return str(dumped) == value
-    return type(dumped) is type(value) and bool(dumped == value)
+        return str(cast("object", dumped)) == value
+    same: object = cast("object", dumped)
+    return bool(same == value) and type(same) is type(value)
 
 
 def _plain_key(key: object) -> object:
