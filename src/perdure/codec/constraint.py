@@ -61,13 +61,18 @@ def constraints_of(metadata: Iterable[object]) -> Constraints:
     return found
 
 
-def tests_of(meta: msgspec.Meta) -> list[Test]:
+def limits_of(meta: msgspec.Meta) -> dict[str, Any]:
+    """What a `Meta` demands, by its names."""
+    limits = {name: getattr(meta, name) for name in (*_TAKEN, "tz")}
+    return {name: limit for name, limit in limits.items() if limit is not None}
+
+
+def tests_of(limits: dict[str, Any]) -> list[Test]:
     """The same constraints for a type with which msgspec does not take them.
 
     Raises TypeError for one that cannot be tested.
     """
-    limits = {name: getattr(meta, name) for name in (*_TAKEN, "tz")}
-    return [_test(name, limit) for name, limit in limits.items() if limit is not None]
+    return [_test(name, limit) for name, limit in limits.items()]
 
 
 def _test(name: str, limit: Any) -> Test:
@@ -128,7 +133,8 @@ def _is_constraint(one: object) -> bool:
 def _is_general(one: object) -> bool:
     """Whether it holds constraints of pydantic by name, such as a pattern."""
     cls = type(one)
-    return cls.__module__.startswith("pydantic.") and cls.__name__ == "PydanticGeneralMetadata"
+    is_named = cls.__name__.lstrip("_") == "PydanticGeneralMetadata"  # private in pydantic
+    return is_named and cls.__module__.startswith("pydantic.")
 
 
 def _demands(one: Any) -> dict[str, Any]:

@@ -82,20 +82,14 @@ class Model(Shape):
         if found is None:
             return
         path, why = found
-        refused = Unfit(why)
-        refused.path = path
-        excluded = self._excluded(path)
-        if excluded:
-            refused = Unfit(
-                f"'{excluded}' is excluded (exclude=True), so that it would be lost; "
+        if self._is_excluded(path):
+            why = (
+                "it is excluded (exclude=True), so that it would be lost; "
                 "leave it at its default, or pass it beside the model"
             )
-        raise refused
+        raise Unfit(why).inside(path)
 
-    def _excluded(self, path: str) -> str:
-        """The field with `exclude=True` at which a difference was found."""
+    def _is_excluded(self, path: str) -> bool:
+        """Whether a path leads to a field with `exclude=True`."""
         fields: Iterable[tuple[str, Any]] = self.declared.model_fields.items()
-        for name, field in fields:
-            if field.exclude and path.removeprefix(".").split(".")[0].split("[")[0] == name:
-                return name
-        return ""
+        return any(field.exclude and path == f".{name}" for name, field in fields)

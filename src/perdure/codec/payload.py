@@ -103,13 +103,25 @@ def payload_of(shape: Shape, value: object) -> bytes:
         return _MSGPACK + encode_msgpack(value)
     if check is not False:
         # msgspec comes first, so that the loop below never meets a cycle.
-        body = encode_msgpack(value)
-        check_depth(body)
+        body = natively(value)
         stack: Stack = []
-        if check.one(value, stack) and fit(stack):
+        if body is not None and check.one(value, stack) and fit(stack):
             return _MSGPACK + body
     out = Writing()
     return marked(shape.write(value, out), out)
+
+
+def natively(value: object) -> bytes | None:
+    """The msgpack of a value as msgspec encodes it. None for one that has to be written first."""
+    try:
+        body = encode_msgpack(value)
+    except RecursionError:
+        raise
+    except Exception:
+        # Such as a datetime that is no year of UTC. What is no data is refused when it is written.
+        return None
+    check_depth(body)
+    return body
 
 
 def read_extended(type_: Any, odd: bool, body: bytes) -> Any:

@@ -26,9 +26,10 @@ from perdure.codec.payload import (
     TypeCodec,
     bad_marker,
     marked,
+    natively,
     read_extended,
 )
-from perdure.codec.plain import SCALARS, check_depth, complete, encode_msgpack, from_plain
+from perdure.codec.plain import SCALARS, complete, from_plain
 from perdure.codec.record import Fields
 from perdure.codec.shape import Stack, Unfit, Writing, fit, is_odd
 from perdure.codec.text import alike
@@ -160,10 +161,11 @@ class Signature:
             plan = self._fields[tuple(map(type, values))]
             if plan is not None:
                 # msgspec comes first, so that the loop below never meets a cycle.
-                body = encode_msgpack(bound)
-                check_depth(body)
+                body = natively(bound)
                 stack: Stack = []
-                if not plan or (self._fields.fit(values, stack) and fit(stack)):
+                if body is not None and (
+                    not plan or (self._fields.fit(values, stack) and fit(stack))
+                ):
                     return _MARKER + body
             out = Writing()
             return marked(write_items(self._shapes, values, out), out)

@@ -14,7 +14,7 @@ from msgspec.msgpack import Ext
 
 from perdure.codec import extension
 from perdure.codec.compare import difference
-from perdure.codec.constraint import Test, constraints_of, tests_of
+from perdure.codec.constraint import Test, constraints_of, limits_of, tests_of
 from perdure.codec.extension import TAGGED, extended
 from perdure.codec.nested import Dict, Items, Tuple, named
 from perdure.codec.record import Keys, Record, is_tuple
@@ -279,21 +279,19 @@ def constrained(declared: Any, inner: Shape, metadata: tuple[object, ...]) -> Sh
 
     Raises TypeError for a constraint that cannot be kept.
     """
-    metas = [one for one in metadata if isinstance(one, msgspec.Meta)]
-    demands, tests = constraints_of(metadata)
-    odd = bool(demands or tests)
-    if not metas and not odd:
+    own = [limits_of(one) for one in metadata if isinstance(one, msgspec.Meta)]
+    others, tests = constraints_of(metadata)
+    odd = bool(others or tests)
+    if not own and not odd:
         return inner
-    if demands:
-        metas.append(msgspec.Meta(**demands))
     wire: Any = inner.wire
-    for meta in metas:
+    for limits in (*own, others):
         try:
-            tried = Annotated[wire, meta]
+            tried = Annotated[wire, msgspec.Meta(**limits)]
             msgspec.msgpack.Decoder(tried)
-        except TypeError:  # msgspec compares numbers, and neither a Decimal nor a date
+        except (TypeError, ValueError):  # msgspec compares numbers, and no Decimal and no date
             odd = True
-            tests = [*tests, *tests_of(meta)]
+            tests = [*tests, *tests_of(limits)]
         else:
             wire = tried
     return Constrained(declared, inner, wire, tests, odd)

@@ -60,7 +60,7 @@ def _is_same(dumped: Any, value: Any) -> bool:
     if isinstance(dumped, (list, tuple)) and isinstance(value, (list, tuple)):
         one, other = cast("list[object]", dumped), cast("list[object]", value)
         return len(one) == len(other) and all(map(_is_same, one, other))
-    if isinstance(value, str):
+    if isinstance(value, str) and not isinstance(dumped, (int, float)):
         return str(cast("object", dumped)) == value
     same: object = cast("object", dumped)
     return bool(same == value) and type(same) is type(value)
