@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Never, NoReturn, Optional
 
 import msgspec
@@ -197,11 +198,11 @@ class Signature:
         """
         if recorded == now:
             return True
-        try:
-            return self._normal(recorded) == self._normal(now)
-        except PayloadError:
-            # A declared type was changed. What was accepted with the old one stays accepted.
-            return alike(recorded, now)
+        with suppress(PayloadError):
+            if self._normal(recorded) == self._normal(now):
+                return True
+        # A declared type was changed. What was accepted with the old one stays accepted.
+        return alike(recorded, now)
 
     def _bind(self, args: tuple[object, ...], kwargs: dict[str, object]) -> Any:
         try:
