@@ -505,7 +505,7 @@ class WorkflowHandle(Handle[R_co], Generic[P, R_co]):
         else:
             name = definition.name
             signature = definition.definition.signature
-            data = signature.encode(args, kwargs)
+            data = signature.draft(args, kwargs)
             signature.check(data)
         if len(data) > self._gateway.limits.payload_bytes:
             raise self._too_large(data, f"the input of workflow {name!r}")

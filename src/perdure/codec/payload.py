@@ -46,6 +46,8 @@ def encode(value: object) -> bytes:
     try:
         if isinstance(value, _BYTES):
             return _RAW + bytes(cast("bytes", value))
+        if OPEN.checks[type(value)] is True:  # most values are scalars
+            return _MSGPACK + encode_msgpack(value)
         return payload_of(OPEN, value)
     except Exception as error:
         # msgspec, its hooks and properties of foreign classes may raise anything.
@@ -99,13 +101,11 @@ def encode_error(what: str, value: object, error: Exception) -> EncodeError:
 def payload_of(shape: Shape, value: object) -> bytes:
     """A payload in msgpack. Raises Unfit, and whatever msgspec or a hook raises."""
     check = shape.checks[type(value)]
-    if check is True:
-        return _MSGPACK + encode_msgpack(value)
     if check is not False:
         # msgspec comes first, so that the loop below never meets a cycle.
         body = natively(value)
         stack: Stack = []
-        if body is not None and check.one(value, stack) and fit(stack):
+        if body is not None and (check is True or (check.one(value, stack) and fit(stack))):
             return _MSGPACK + body
     out = Writing()
     return marked(shape.write(value, out), out)
@@ -181,13 +181,14 @@ class TypeCodec(Generic[T]):
     for a number.
     """
 
-    __slots__ = ("_decode", "_raw", "shape", "type", "what")
+    __slots__ = ("_checks", "_decode", "_raw", "shape", "type", "what")
 
     def __init__(self, type_: type[T] | Any, what: str) -> None:
         declared = check_type(type_, what)
         self.type: Any = type_
         self.what = what
         self.shape = declared.shape
+        self._checks = declared.shape.checks
         self._raw = any(type_ is raw for raw in (Any, object, *_BYTES))
         self._decode: Callable[[bytes], T] = declared.decode
 
@@ -196,6 +197,8 @@ class TypeCodec(Generic[T]):
         try:
             if self._raw and isinstance(value, _BYTES):
                 return _RAW + bytes(cast("bytes", value))
+            if self._checks[type(value)] is True:  # as above
+                return _MSGPACK + encode_msgpack(value)
             return payload_of(self.shape, value)
         except Exception as error:
             # msgspec, its hooks and properties of foreign classes may raise anything.

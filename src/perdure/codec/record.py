@@ -31,10 +31,10 @@ from perdure.codec.stand_in import read_as, stand_in_for
 
 _PLANS_MAX = 4096
 _MISSING = object()
-_Plan = tuple[tuple[int, Callable[[Any, Stack], bool]], ...]
+Plan = tuple[tuple[int, Callable[[Any, Stack], bool]], ...]
 
 
-class Fields(dict[tuple[type[Any], ...], "_Plan | None"]):
+class Fields(dict[tuple[type[Any], ...], "Plan | None"]):
     """What the classes of the values of some fields tell, when they are looked at together.
 
     For each combination of classes: the places that need a closer look, or None if one of the
@@ -45,13 +45,13 @@ class Fields(dict[tuple[type[Any], ...], "_Plan | None"]):
         super().__init__()
         self._shapes = shapes
 
-    def __missing__(self, classes: tuple[type[Any], ...]) -> _Plan | None:
+    def __missing__(self, classes: tuple[type[Any], ...]) -> Plan | None:
         if len(self) >= _PLANS_MAX:
             self.clear()
         found = self[classes] = self._plan(classes)
         return found
 
-    def _plan(self, classes: tuple[type[Any], ...]) -> _Plan | None:
+    def _plan(self, classes: tuple[type[Any], ...]) -> Plan | None:
         plan: list[tuple[int, Callable[[Any, Stack], bool]]] = []
         for index, (shape, cls) in enumerate(zip(self._shapes, classes, strict=False)):
             check = shape.checks[cls]
@@ -61,12 +61,10 @@ class Fields(dict[tuple[type[Any], ...], "_Plan | None"]):
                 plan.append((index, check.one))
         return tuple(plan)
 
-    def fit(self, values: tuple[Any, ...], stack: Stack) -> bool:
-        """Whether the values fit their fields. Their parts are put on the stack."""
-        plan = self[tuple(map(type, values))]
-        if plan is None:
-            return False
-        return all(check(values[index], stack) for index, check in plan)
+
+def look_at(plan: Plan, values: tuple[Any, ...], stack: Stack) -> bool:
+    """Whether the values that need a closer look fit. Their parts are put on the stack."""
+    return all(check(values[index], stack) for index, check in plan)
 
 
 class Record(Shape):

@@ -30,8 +30,8 @@ from perdure.codec.payload import (
     natively,
     read_extended,
 )
-from perdure.codec.plain import SCALARS, complete, from_plain
-from perdure.codec.record import Fields
+from perdure.codec.plain import SCALARS, complete, encode_msgpack, from_plain
+from perdure.codec.record import Fields, look_at
 from perdure.codec.shape import Stack, Unfit, Writing, fit, is_odd
 from perdure.codec.text import alike
 from perdure.errors import DecodeError, EncodeError, PayloadError
@@ -118,30 +118,31 @@ class Signature:
     def encode(self, args: tuple[object, ...], kwargs: dict[str, object]) -> bytes:
         """Bind a call and encode it.
 
-        Raises TypeError as Python does, EncodeError for an argument that is not data.
+        Raises TypeError as Python does, EncodeError for an argument that does not fit.
         """
-        return self._write(self._bound(args, kwargs))
+        data = self.draft(args, kwargs)
+        if isinstance(data, Misfit):
+            raise data.error
+        return data
 
     def draft(self, args: tuple[object, ...], kwargs: dict[str, object]) -> bytes:
         """Bind a call of workflow code and encode it. `check` refuses it if it does not fit.
 
         Raises TypeError as Python does, EncodeError for an argument that is not data.
         """
-        bound = self._bound(args, kwargs)
+        # The Struct takes keyword-only parameters by position, too, so these are counted here.
+        if self._python_binds or len(args) > self._positional:
+            bound = self._bind(args, kwargs)
+        else:
+            try:
+                bound = self._struct(*args, **kwargs)
+            except TypeError:
+                # Bound again for Python's own words: the Struct's error names the Struct.
+                bound = self._bind(args, kwargs)
         try:
             return self._write(bound)
         except EncodeError as error:
             return Misfit.of(list(_astuple(bound)), error)
-
-    def _bound(self, args: tuple[object, ...], kwargs: dict[str, object]) -> Any:
-        # The Struct takes keyword-only parameters by position, too, so these are counted here.
-        if self._python_binds or len(args) > self._positional:
-            return self._bind(args, kwargs)
-        try:
-            return self._struct(*args, **kwargs)
-        except TypeError:
-            # Bound again for Python's own words: the Struct's error names the Struct.
-            return self._bind(args, kwargs)
 
     def encode_named(self, values: dict[str, object]) -> bytes:
         """Encode arguments given by name, positional-only ones too.
@@ -157,22 +158,22 @@ class Signature:
         return self._write(self._struct(*bound))
 
     def _write(self, bound: Any) -> bytes:
+        values = _astuple(bound)
         try:
-            values = _astuple(bound)
             plan = self._fields[tuple(map(type, values))]
             if plan is not None:
+                if not plan:  # scalars, by far the most frequent case
+                    return _MARKER + encode_msgpack(bound)
                 # msgspec comes first, so that the loop below never meets a cycle.
                 body = natively(bound)
                 stack: Stack = []
-                if body is not None and (
-                    not plan or (self._fields.fit(values, stack) and fit(stack))
-                ):
+                if body is not None and look_at(plan, values, stack) and fit(stack):
                     return _MARKER + body
             out = Writing()
             return marked(write_items(self._shapes, values, out), out)
         except Exception as error:
             # msgspec, its hooks and properties of foreign classes may raise anything.
-            self._refuse_value(_astuple(bound), error)
+            self._refuse_value(values, error)
 
     def decode(self, data: bytes) -> tuple[tuple[object, ...], dict[str, object]]:
         """Positional and keyword-only arguments of a call.
