@@ -135,7 +135,9 @@ def _parts_for_msgspec(shape: Shape) -> Iterator[Shape]:
     if not is_odd(shape):
         yield shape
         return
-    yield from reachable(shape)
+    for part in reachable(shape):
+        if part.declared is not msgspec.UnsetType:  # it is known beside other types only
+            yield part
 
 
 def _check_nodes(root: msgspec.inspect.Type, type_: Any) -> None:

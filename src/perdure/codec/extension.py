@@ -29,7 +29,8 @@ from zoneinfo import ZoneInfo
 
 from msgspec.msgpack import Decoder, Encoder, Ext
 
-DECIMAL, UUID, DATETIME, DATE, TIME, TIMEDELTA, TUPLE, SET, FROZENSET, DICT, UNION = range(100, 111)
+CODES = range(100, 111)
+DECIMAL, UUID, DATETIME, DATE, TIME, TIMEDELTA, TUPLE, SET, FROZENSET, DICT, UNION = CODES
 
 Moment: TypeAlias = dt.datetime | dt.time
 _SUFFIX = re.compile(r"\[([^\]]*)\]")

@@ -290,6 +290,8 @@ class Anything(Shape):
             came = str
         elif isinstance(value, tuple):
             came = tuple
+        elif isinstance(value, Ext) and value.code in extension.CODES:
+            raise Unfit(f"the extension type {value.code} has a meaning of its own; use another")
         elif shape is None:
             return value  # msgspec knows it, or its hook refuses it
         raise Unfit(f"{show(cls)} would arrive as {came.__name__}; declare its type")
