@@ -148,7 +148,8 @@ class EncodeError(PayloadError):
     - Do: pass data of the annotated type: numbers, text, bytes, lists, dicts, dataclasses, msgspec,
       attrs or pydantic types. Connections belong into `app.resources`, and activities get them
       there.
-    - Example: ``cannot encode argument 'cents' of workflow 'checkout': Expected `int`, got `Cart` ``
+    - Example: ``cannot encode argument 'cents' of workflow 'checkout': Expected `int`, got
+      `Cart` ``
     """
 
 

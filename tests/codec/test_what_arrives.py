@@ -9,16 +9,15 @@ import pathlib
 import uuid
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Annotated, Any, Generic, Literal, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
 from zoneinfo import ZoneInfo
 
-import annotated_types
 import attrs
 import msgspec
 import pydantic
 import pytest
 
-from perdure.codec import DecodeError, EncodeError, Signature, TypeCodec, decode, encode
+from perdure.codec import DecodeError, EncodeError, TypeCodec, decode, encode
 
 T = TypeVar("T")
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -329,17 +328,7 @@ def test_a_value_without_a_declared_type_arrives_as_it_was(value: Any) -> None:
         through(Any, Colour.RED)
 
 
-# ------------------------------------------------------------------------------ unions
-
-
-@dataclasses.dataclass
-class Card:
-    number: str
-
-
-@dataclasses.dataclass
-class Transfer:
-    number: str
+# ------------------------------------------------------------------------------ pydantic
 
 
 class Cat(pydantic.BaseModel):
@@ -348,101 +337,6 @@ class Cat(pydantic.BaseModel):
 
 class Dog(pydantic.BaseModel):
     kind: Literal["dog"] = "dog"
-
-
-@dataclasses.dataclass
-class Row:
-    at: dt.datetime | str
-    pay: Card | Transfer
-    more: list[Row] = dataclasses.field(default_factory=list)
-    n: int = 5
-
-
-@attrs.define
-class Flat:
-    key: uuid.UUID | str
-    n: int = 1
-
-
-class Folder(msgspec.Struct, rename="camel", kw_only=True):
-    some_key: uuid.UUID | str
-    sub_folders: list[Folder] = []
-
-
-@dataclasses.dataclass
-class Box(Generic[T]):
-    inner: T
-
-
-UNIONS: list[tuple[Any, Any]] = [
-    (uuid.UUID | str, "x"),
-    (uuid.UUID | str, str(uuid.UUID(int=1))),
-    (uuid.UUID | str, uuid.UUID(int=1)),
-    (uuid.UUID | str | None, None),
-    (pathlib.PurePosixPath | str, pathlib.PurePosixPath("/x")),
-    (Decimal | str, "1.1"),
-    (Decimal | float, 1.5),
-    (Decimal | float, Decimal("1.5")),
-    (dt.datetime | str, dt.datetime(2026, 1, 1, tzinfo=BERLIN)),
-    (dt.date | dt.datetime, dt.datetime(2026, 1, 1)),
-    (dt.date | dt.datetime, dt.date(2026, 1, 1)),
-    (bytes | str, b"x"),
-    (Size | str, "s"),
-    (Size | str, Size.SMALL),
-    (Card | Transfer, Transfer("1")),
-    (Card | Transfer | None, Card("1")),
-    (list[Card | Transfer], [Card("1"), Transfer("1")]),
-    (dict[str, Card] | Card, Card("1")),
-    (Cat | Dog, Dog()),
-    (Annotated[Cat | Dog, pydantic.Field(discriminator="kind")], Dog()),
-    (Base | Derived, Derived(id=1)),
-    (Animal | Bird, Bird("a")),
-    (list[int] | list[str], ["a"]),
-    (list[int] | tuple[int, ...] | set[int], (1,)),
-    (Name | str, Name("x")),
-    (Name | str, "x"),
-    (Row, Row("soon", Transfer("1"), [Row(dt.datetime(2026, 1, 1), Card("2"))])),
-    (Flat, Flat(uuid.UUID(int=1))),
-    (Folder, Folder(some_key="a", sub_folders=[Folder(some_key=uuid.UUID(int=1))])),
-    (Box[uuid.UUID | str], Box(uuid.UUID(int=2))),
-    (Box[Card | Transfer], Box(Transfer("1"))),
-]
-
-
-@pytest.mark.parametrize(("type_", "value"), UNIONS, ids=str)
-def test_an_alternative_of_a_union_arrives_as_itself(type_: Any, value: Any) -> None:
-    def fn(a: Any) -> Any: ...
-
-    fn.__annotations__ = {"a": type_, "return": type_}
-    signature = Signature(fn, "fn")
-    found = [
-        through(type_, value),
-        signature.result.decode(signature.result.encode(value)),
-        *signature.decode(signature.encode((value,), {}))[0],
-    ]
-    assert [(type(one), repr(one)) for one in found] == [(type(value), repr(value))] * 3
-
-
-def test_a_default_of_a_class_with_a_union_is_filled_in() -> None:
-    assert TypeCodec(Flat, "value").decode(b'\x02{"key": "a"}') == Flat("a", 1)
-
-
-def test_a_value_without_a_name_is_taken_for_the_only_alternative_that_fits() -> None:
-    codec: TypeCodec[Any] = TypeCodec(Card | Animal, "value")
-    assert codec.decode(b'\x02{"number": "1"}') == Card("1")
-    assert codec.decode(b'\x02{"name": "a"}') == Animal("a")
-    with pytest.raises(DecodeError, match="it fits Card and Transfer; send it from code"):
-        TypeCodec(Card | Transfer, "value").decode(b'\x02{"number": "1"}')
-    with pytest.raises(DecodeError, match="Expected"):
-        codec.decode(b'\x02{"x": 1}')
-
-
-def test_a_type_may_become_an_alternative_of_a_union() -> None:
-    old = TypeCodec(Card, "value").encode(Card("1"))
-    assert TypeCodec(Card | Animal, "value").decode(old) == Card("1")
-
-
-# ------------------------------------------------------------------------------ pydantic
 
 
 class Strict(pydantic.BaseModel):
@@ -532,74 +426,3 @@ def test_what_a_model_leaves_out_may_be_at_its_default() -> None:
     private = Private(name="a")
     private._cache["x"] = 1
     assert through(Private, private).name == "a"
-
-
-# ------------------------------------------------------------------------------ constraints
-
-
-@dataclasses.dataclass
-class Sold:
-    count: Annotated[int, pydantic.Field(gt=0)]
-    price: Annotated[Decimal, annotated_types.Ge(Decimal("0.1"))] = Decimal(1)
-
-
-@pytest.mark.parametrize(
-    ("type_", "good", "bad", "message"),
-    [
-        (Annotated[int, msgspec.Meta(gt=0)], 1, 0, "Expected `int` >= 1"),
-        (Annotated[int, pydantic.Field(gt=0)], 1, 0, "Expected `int` >= 1"),
-        (pydantic.PositiveInt, 1, 0, "Expected `int` >= 1"),
-        (Annotated[int, annotated_types.Interval(ge=1, lt=3)], 2, 3, "Expected `int`"),
-        (Annotated[str, pydantic.StringConstraints(min_length=3)], "abc", "", "length >= 3"),
-        (Annotated[str, pydantic.Field(pattern="^a+$")], "aa", "b", "regex"),
-        (Annotated[list[int], annotated_types.MinLen(1)], [1], [], "length >= 1"),
-        (
-            Annotated[Decimal, pydantic.Field(gt=0)],
-            Decimal(1),
-            Decimal(0),
-            "`Decimal` with `> 0`",
-        ),
-        (
-            Annotated[dt.date, annotated_types.Ge(dt.date(2026, 1, 1))],
-            dt.date(2026, 1, 1),
-            dt.date(2025, 1, 1),
-            "`date` with `>= 2026-01-01`",
-        ),
-        (
-            list[Annotated[uuid.UUID | int, annotated_types.Predicate(bool)]],
-            [uuid.UUID(int=1), 1],
-            [0],
-            "the predicate",
-        ),
-        (Sold, Sold(1), Sold(0), "`count`|count"),
-        (Sold, Sold(1), Sold(1, Decimal(0)), "`Decimal` with `>= 0.1`"),
-    ],
-    ids=str,
-)
-def test_a_constraint_is_kept(type_: Any, good: Any, bad: Any, message: str) -> None:
-    assert through(type_, good) == good
-    with pytest.raises(DecodeError, match=message):
-        through(type_, bad)
-
-
-@pytest.mark.parametrize(
-    "type_",
-    [
-        Annotated[int, pydantic.AfterValidator(abs)],
-        Annotated[str, pydantic.StringConstraints(strip_whitespace=True)],
-        Annotated[Decimal, pydantic.Field(max_digits=3)],
-        pydantic.UUID4,
-        list[Annotated[int, pydantic.AfterValidator(abs)]],
-    ],
-    ids=str,
-)
-def test_a_constraint_that_cannot_be_kept_is_refused_in_the_definition(type_: Any) -> None:
-    def fn(a: Any) -> None: ...
-
-    fn.__annotations__ = {"a": type_, "return": None}
-    with pytest.raises(TypeError, match=r"'a' of fn: .*; .*pydantic model"):
-        Signature(fn, "fn")
-
-
-def test_metadata_that_is_no_constraint_means_nothing() -> None:
-    assert through(Annotated[int, "cents", {"unit": "cents"}], 5) == 5

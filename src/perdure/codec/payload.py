@@ -84,9 +84,9 @@ def bad_marker(data: bytes, what: str) -> DecodeError:
             "it was not written by `encode`"
         )
     return DecodeError(
-        f"{what}: unknown format marker 0x{data[0]:02x} (known: 0x00 raw, 0x01 msgpack, 0x02 "
-        "JSON, 0x03 extended msgpack); it was written by a newer version or with a payload codec that is missing here: "
-        "upgrade this process or configure the codec"
+        f"{what}: unknown format marker 0x{data[0]:02x} (known: 0x00 raw, 0x01 msgpack, 0x02 JSON, "
+        "0x03 extended msgpack); it was written by a newer version or with a payload codec that is "
+        "missing here: upgrade this process or configure the codec"
     )
 
 
