@@ -228,3 +228,34 @@ def test_a_constraint_that_cannot_be_kept_is_refused_in_the_definition(type_: An
 
 def test_metadata_that_is_no_constraint_means_nothing() -> None:
     assert through(Annotated[int, "cents", {"unit": "cents"}], 5) == 5
+
+
+@dataclasses.dataclass
+class Left:
+    number: str
+
+
+def test_a_renamed_alternative_is_found_by_its_fields() -> None:
+    @dataclasses.dataclass
+    class Wire:
+        iban: str
+
+    old = TypeCodec(Card | Wire, "value").encode(Wire("DE1"))
+
+    @dataclasses.dataclass
+    class BankTransfer:
+        iban: str
+
+    renamed: TypeCodec[Any] = TypeCodec(Card | BankTransfer, "value")
+    assert renamed.decode(old) == BankTransfer("DE1")
+    twins: TypeCodec[Any] = TypeCodec(Transfer | Card, "value")
+    with pytest.raises(DecodeError, match="it fits (Card and Transfer|Transfer and Card)"):
+        twins.decode(TypeCodec(BankTransfer | uuid.UUID | Left, "value").encode(Left("1")))
+
+
+def test_a_constraint_in_a_union_is_kept() -> None:
+    type_: Any = Annotated[int, annotated_types.Gt(0)] | uuid.UUID | str
+    for value in (5, uuid.UUID(int=1), "x"):
+        assert through(list[type_], [value, uuid.UUID(int=2)]) == [value, uuid.UUID(int=2)]
+    with pytest.raises(DecodeError, match="Expected"):
+        through(type_, -5)

@@ -24,6 +24,7 @@ from perdure.codec.shape import (
     as_base,
     base_of,
     items_fit,
+    name_of,
     show,
 )
 
@@ -178,9 +179,9 @@ def step_to(key: object) -> str:
     return f"[{key!r:.60}]"
 
 
-def named(declared: Any, written: object) -> Ext:
+def write_named(declared: Any, written: object) -> Ext:
     """The written value of an alternative of a union with its name."""
-    return Ext(extension.UNION, encode_msgpack((show(declared), written)))
+    return Ext(extension.UNION, encode_msgpack((name_of(declared), written)))
 
 
 def in_order(items: list[Any]) -> tuple[Any, ...]:
@@ -276,9 +277,9 @@ class Anything(Shape):
                 return shape.write(value, out)
             # The reader may have a union of it and `str`.
             if isinstance(value, enum.Enum):
-                return out.note(named(cls, value.value))
+                return out.note(write_named(cls, value.value))
             if is_text(cls):
-                return out.note(named(cls, str(value)))
+                return out.note(write_named(cls, str(value)))
             return value
         came: type[Any] = dict
         if isinstance(value, enum.Enum):

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
+import types
+import typing
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -184,6 +186,21 @@ def show(type_: Any) -> str:
     if isinstance(type_, type) and not hasattr(type_, "__args__"):
         return type_.__qualname__
     return str(type_)
+
+
+def name_of(type_: Any) -> str:
+    """A type by the names that its own code gives it, without those of modules."""
+    origin = typing.get_origin(type_)
+    args = typing.get_args(type_)
+    if origin is typing.Annotated:
+        return name_of(args[0])
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(map(name_of, args))
+    if origin is typing.Literal:
+        return str(type_)
+    if origin is None:
+        return getattr(type_, "__name__", None) or str(type_)
+    return f"{name_of(origin)}[{', '.join(map(name_of, args))}]"
 
 
 def reachable(shape: Shape) -> Iterator[Shape]:

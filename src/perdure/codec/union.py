@@ -16,9 +16,20 @@ from perdure.codec import extension
 from perdure.codec.compare import difference
 from perdure.codec.constraint import Test, constraints_of, limits_of, tests_of
 from perdure.codec.extension import TAGGED, extended
-from perdure.codec.nested import Dict, Items, Tuple, named
+from perdure.codec.nested import Dict, Items, Tuple, write_named
 from perdure.codec.record import Keys, Record, is_tuple
-from perdure.codec.shape import Check, Choice, Moment, Scalar, Shape, Unfit, Writing, is_odd, show
+from perdure.codec.shape import (
+    Check,
+    Choice,
+    Moment,
+    Scalar,
+    Shape,
+    Unfit,
+    Writing,
+    is_odd,
+    name_of,
+    show,
+)
 from perdure.codec.stand_in import read_as, stand_in_for
 
 _NONE = type(None)
@@ -44,7 +55,7 @@ class OneOf(Shape):
         self._alternatives = alternatives
         self._optional = any(shape.declared is _NONE for shape in alternatives)
         self._others = [shape for shape in alternatives if shape.declared is not _NONE]
-        self._names: dict[str, Shape] = {show(shape.declared): shape for shape in self._others}
+        self._names: dict[str, Shape] = {name_of(shape.declared): shape for shape in self._others}
         if len(self._names) < len(self._others):
             raise TypeError(
                 f"two alternatives of {show(declared)} have the same name; rename one of them"
@@ -117,14 +128,12 @@ class OneOf(Shape):
             value = extension.untagged(value)
             if known is not None:
                 return read_as(known.wire, value)
-            # It was sent by code that does not know the union, as `PosixPath` for `Path`. A text or
-            # a number of its own would have no name.
-            for shape in self._others:
-                if shape.declared not in _NATURAL:
-                    with suppress(ValueError, TypeError):
-                        return read_as(shape.wire, value)
+            # The class has another name since, or it was sent by code that does not know the union,
+            # such as a `PosixPath` for a `Path`. A text or a number of its own has no name.
+            others = [shape for shape in self._others if shape.declared not in _NATURAL]
+            return self._read_only(value, others)
         if isinstance(value, (dict, list)):
-            return self._read_only(cast("object", value))
+            return self._read_only(cast("object", value), self._others)
         cls = type(value)
         exact = [s for s in self._others if s.declared is cls or isinstance(s, Choice)]
         likely = [shape for shape in self._others if shape.checks[cls] is not False]
@@ -133,10 +142,10 @@ class OneOf(Shape):
                 return read_as(shape.wire, value)
         raise ValueError(f"Expected `{show(self.declared)}`, got `{cls.__name__}`")
 
-    def _read_only(self, value: object) -> object:
-        """The only alternative that fits a value without a name, such as one from JSON."""
+    def _read_only(self, value: object, alternatives: list[Shape]) -> object:
+        """The only alternative that fits a value without a known name, such as one from JSON."""
         found: list[tuple[str, object]] = []
-        for shape in self._others:
+        for shape in alternatives:
             with suppress(ValueError, TypeError):
                 read: object = read_as(shape.wire, value)
                 if all(difference(read, other) for _, other in found):
@@ -151,6 +160,8 @@ class OneOf(Shape):
 
 def _told(shape: Shape, written: Any) -> Any:
     """What was written of an alternative, so that the reader can tell which it is."""
+    if isinstance(shape, Constrained):
+        return _told(shape.inner, written)
     if isinstance(shape, Choice):
         return written
     if isinstance(shape, (Scalar, Moment)):
@@ -161,7 +172,7 @@ def _told(shape: Shape, written: Any) -> Any:
             return found
         if isinstance(shape, Moment):
             return written
-    return named(shape.declared, written)
+    return write_named(shape.declared, written)
 
 
 def told_apart(alternatives: list[Shape]) -> bool:
