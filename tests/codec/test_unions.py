@@ -8,7 +8,7 @@ import enum
 import pathlib
 import uuid
 from decimal import Decimal
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, NewType, TypeVar
 from zoneinfo import ZoneInfo
 
 import annotated_types
@@ -249,7 +249,7 @@ def test_a_renamed_alternative_is_found_by_its_fields() -> None:
     renamed: TypeCodec[Any] = TypeCodec(Card | BankTransfer, "value")
     assert renamed.decode(old) == BankTransfer("DE1")
     twins: TypeCodec[Any] = TypeCodec(Transfer | Card, "value")
-    with pytest.raises(DecodeError, match="it fits (Card and Transfer|Transfer and Card)"):
+    with pytest.raises(DecodeError, match=r"it fits (Card and Transfer|Transfer and Card)"):
         twins.decode(TypeCodec(BankTransfer | uuid.UUID | Left, "value").encode(Left("1")))
 
 
@@ -259,3 +259,9 @@ def test_a_constraint_in_a_union_is_kept() -> None:
         assert through(list[type_], [value, uuid.UUID(int=2)]) == [value, uuid.UUID(int=2)]
     with pytest.raises(DecodeError, match="Expected"):
         through(type_, -5)
+
+
+def test_a_new_type_beside_the_type_that_it_stands_for_is_one_alternative() -> None:
+    sku: Any = NewType("sku", str)
+    assert through(sku | str | uuid.UUID, uuid.UUID(int=1)) == uuid.UUID(int=1)
+    assert through(sku | str | uuid.UUID, "x") == "x"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import datetime as dt
 import enum
@@ -9,7 +10,7 @@ import pathlib
 import uuid
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import Any, Generic, Literal, TypedDict, TypeVar
 from zoneinfo import ZoneInfo
 
 import attrs
@@ -310,6 +311,21 @@ UNTYPED: list[Any] = [
     {uuid.UUID(int=1): {"day": dt.date(2026, 1, 1)}},
     {frozenset({1}): 1},
 ]
+
+
+Bare = collections.namedtuple("Bare", "a b")  # its fields have no types
+
+
+Kind = TypeVar("Kind", bound=Shape)
+
+
+def test_fields_without_a_type_and_with_a_bound_keep_their_values() -> None:
+    @dataclasses.dataclass
+    class Wrapper(Generic[Kind]):
+        inner: Kind
+
+    assert through(Bare, Bare(1, (2, Decimal(3)))) == Bare(1, (2, Decimal(3)))
+    assert through(Wrapper, Wrapper(Shape(1))) == Wrapper(Shape(1))
 
 
 @pytest.mark.parametrize("value", UNTYPED, ids=repr)

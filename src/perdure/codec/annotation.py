@@ -103,7 +103,9 @@ class _Builder:
         if hasattr(type_, "__supertype__"):  # a NewType
             return self.build(type_.__supertype__)
         if isinstance(type_, typing.TypeVar):
-            return self._unsaid
+            if type_.__bound__ is None:
+                return self._unsaid
+            return self.build(type_.__bound__)
         origin = typing.get_origin(type_)
         args = typing.get_args(type_)
         value: Any = getattr(origin or type_, "__value__", None)
@@ -138,11 +140,14 @@ class _Builder:
         return Native(type_)
 
     def _union(self, type_: Any, args: tuple[Any, ...]) -> Shape:
-        alternatives = [self.build(arg) for arg in args]
-        for shape in alternatives:
+        # By type, because a `NewType` beside the type that it stands for says it twice.
+        alternatives: dict[Any, Shape] = {}
+        for arg in args:
+            shape = self.build(arg)
             if isinstance(shape, Anything):
                 return shape
-        return OneOf(type_, alternatives)
+            alternatives.setdefault(shape.declared, shape)
+        return OneOf(type_, list(alternatives.values()))
 
     def _tuple(self, type_: Any, args: tuple[Any, ...]) -> Shape:
         if len(args) == 2 and args[1] is ...:

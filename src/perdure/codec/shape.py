@@ -4,8 +4,9 @@ msgspec encodes a value by its class and not by the declared type. So an object 
 tuple for a list or a UUID for a `str` would arrive as something else, without an error. A shape
 knows which values arrive as they are. It answers in two steps:
 
- 1. `fits` is asked for each value and has to be fast. It looks at classes only, in a loop without
-    recursion, and says yes when msgspec's own encoding of the value is read back as the same value.
+ 1. `Shape.checks` and `fit` are asked for each value and have to be fast. They look at classes
+    only, in a loop without recursion, and say yes when msgspec's own encoding of the value is read
+    back as the same value.
  2. `Shape.write` is asked for the others. It makes a value that msgspec encodes well, with sets in
     a fixed order and with the extension types of `extension`. It raises `Unfit` for a value that
     would not arrive as it is.
@@ -73,15 +74,6 @@ class Checks(dict[type[Any], Check]):
             self.clear()
         found = self[cls] = self._shape.check(cls)
         return found
-
-
-def fits(checks: Checks, value: object) -> bool:
-    """Whether msgspec's own encoding of a value, which must be free of cycles, is read as it."""
-    check = checks[type(value)]
-    if check is True or check is False:
-        return check
-    stack: Stack = []
-    return check.one(value, stack) and fit(stack)
 
 
 def fit(stack: Stack) -> bool:

@@ -56,12 +56,11 @@ class OneOf(Shape):
         self._optional = any(shape.declared is _NONE for shape in alternatives)
         self._others = [shape for shape in alternatives if shape.declared is not _NONE]
         self._names: dict[str, Shape] = {name_of(shape.declared): shape for shape in self._others}
-        if len(self._names) < len(self._others):
+        self.odd = not told_apart(alternatives)
+        if self.odd and len(self._names) < len(self._others):
             raise TypeError(
                 f"two alternatives of {show(declared)} have the same name; rename one of them"
             )
-
-        self.odd = not told_apart(alternatives)
 
     @cached_property
     def _stands_in(self) -> bool:
