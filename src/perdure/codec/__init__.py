@@ -6,7 +6,7 @@ code can read it. Raw bytes pass through untouched. Encoding is deterministic: a
 bytes in every process, because replay compares them. And what is read equals what was written, or
 it is refused when it is written.
 
-    shape.py        what a declared type means for its values: which arrive as they are
+    shape.py        a declared type, seen from its values: which arrive as they are
     nested.py       the shapes of lists, tuples, sets and dicts, and of values without a type
     record.py       the shapes of classes with fields
     union.py        the shapes of unions, and of types with constraints
@@ -14,7 +14,7 @@ it is refused when it is written.
     annotation.py   from an annotation to its shape
     constraint.py   constraints in `Annotated`
     stand_in.py     types that msgspec reads through a shape
-    extension.py    extension types of msgpack, for what plain msgpack does not keep
+    extension.py    extension types of msgpack, for values that plain msgpack does not keep
     plain.py        the hooks for values that msgspec does not know (pydantic, paths)
     validation.py   plain data as pydantic models
     compare.py      the first difference between a value and what is read of it

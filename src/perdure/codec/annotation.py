@@ -233,7 +233,7 @@ def _annotations(cls: type[Any]) -> dict[str, Any]:
 
 
 def _arguments(cls: type[Any], args: tuple[Any, ...]) -> dict[type[Any], dict[Any, Any]]:
-    """What stands for the type parameters of a class and of each class that it extends."""
+    """The types in place of the parameters of a class and of each class that it extends."""
     found: dict[type[Any], dict[Any, Any]] = {}
     stack: list[tuple[Any, tuple[Any, ...]]] = [(cls, args)]
     while stack:

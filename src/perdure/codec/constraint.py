@@ -39,7 +39,7 @@ _TAKEN = {**_COMPARED, "multiple_of": None, "min_length": None, "max_length": No
 
 
 def constraints_of(metadata: Iterable[object]) -> Constraints:
-    """What the metadata of an `Annotated` type demands.
+    """The constraints in the metadata of an `Annotated` type.
 
     Raises TypeError for a constraint that is unknown here.
     """
@@ -62,7 +62,7 @@ def constraints_of(metadata: Iterable[object]) -> Constraints:
 
 
 def limits_of(meta: msgspec.Meta) -> dict[str, Any]:
-    """What a `Meta` demands, by its names."""
+    """The limits of a `Meta`, by its names."""
     limits = {name: getattr(meta, name) for name in (*_TAKEN, "tz")}
     return {name: limit for name, limit in limits.items() if limit is not None}
 

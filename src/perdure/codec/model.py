@@ -22,7 +22,7 @@ def _no_record(cls: type[Any]) -> None:  # noqa: ARG001  # pydantic has made dic
 
 
 class Dumped(Anything):
-    """What pydantic makes of a model: dicts, lists and scalars.
+    """The dump of a model: dicts, lists and scalars.
 
     The model gives types to enums and texts when it is read.
     """

@@ -118,7 +118,7 @@ def natively(value: object) -> bytes | None:
     except RecursionError:
         raise
     except Exception:
-        # Such as a datetime that is no year of UTC. What is no data is refused when it is written.
+        # Such as a datetime outside the years of UTC. `Shape.write` refuses a value that is no data.
         return None
     check_depth(body)
     return body

@@ -35,7 +35,7 @@ Plan = tuple[tuple[int, Callable[[Any, Stack], bool]], ...]
 
 
 class Fields(dict[tuple[type[Any], ...], "Plan | None"]):
-    """What the classes of the values of some fields tell, when they are looked at together.
+    """The classes of the values of some fields, looked at together.
 
     For each combination of classes: the places that need a closer look, or None if one of the
     values does not fit. Most programs have few combinations for each class.

@@ -1,4 +1,4 @@
-"""Shapes: what a declared type means for the values that are sent as it.
+"""Shapes: a declared type, seen from the values that are sent as it.
 
 msgspec encodes a value by its class and not by the declared type. So an object of a subclass, a
 tuple for a list or a UUID for a `str` would arrive as something else, without an error. A shape
@@ -111,7 +111,7 @@ def items_fit(checks: Checks, items: Collection[object], stack: Stack) -> bool:
 
 
 class Writing:
-    """One value while it is written. It knows whether an extension type is in it."""
+    """A value while it is written. It knows whether an extension type is in it."""
 
     def __init__(self) -> None:
         self.extended = False

@@ -202,7 +202,7 @@ class Signature:
         with suppress(PayloadError):
             if self._normal(recorded) == self._normal(now):
                 return True
-        # A declared type was changed. What was accepted with the old one stays accepted.
+        # A declared type was changed. A call that the old one accepted stays accepted.
         return alike(recorded, now)
 
     def _bind(self, args: tuple[object, ...], kwargs: dict[str, object]) -> Any:

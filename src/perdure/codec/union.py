@@ -158,7 +158,7 @@ class OneOf(Shape):
 
 
 def _told(shape: Shape, written: Any) -> Any:
-    """What was written of an alternative, so that the reader can tell which it is."""
+    """The written value of an alternative, so that the reader can tell which it is."""
     if isinstance(shape, Constrained):
         return _told(shape.inner, written)
     if isinstance(shape, Choice):
