@@ -118,7 +118,7 @@ def natively(value: object) -> bytes | None:
     except RecursionError:
         raise
     except Exception:
-        # Such as a datetime outside the years of UTC. `Shape.write` refuses a value that is no data.
+        # Such as a datetime outside the years of UTC. `Shape.write` refuses what is no data.
         return None
     check_depth(body)
     return body
