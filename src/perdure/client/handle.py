@@ -166,7 +166,7 @@ class Handle(Generic[R_co]):
             name = channel.name
             data = codec.encode(value)
             # The sender learns that a value does not fit. The receiver could only fail.
-            codec.check(data)
+            codec.decode(data)
         else:
             name = check_label(channel, "a channel")
             data = encode(value)
