@@ -114,7 +114,7 @@ class Activity(Generic[P, R_co]):
         # At the call and not at the `await`: so several calls can be made and then gathered.
         definition = self.definition
         return commands.schedule_activity(
-            run, definition, self.options, definition.signature.encode(args, kwargs)
+            run, definition, self.options, definition.signature.draft(args, kwargs)
         )
 
     def _plain(
@@ -167,7 +167,7 @@ class Activity(Generic[P, R_co]):
             )
             raise UsageError(msg)
         signature = self.definition.signature
-        data = signature.encode(args, kwargs)
+        data = signature.draft(args, kwargs)
         parts: list[object] = [self.name, data]
         # Options that the definition has are looked up when it runs: a deploy may have changed
         # them.

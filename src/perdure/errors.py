@@ -148,23 +148,25 @@ class PayloadError(UsageError, ValueError):
 
 
 class EncodeError(PayloadError):
-    """A value has a part that is not data: the message gives its path.
+    """A value would not arrive as what it is: the message gives the path of the part.
 
     - Why: an open file, a connection, a lambda or an object of a plain class cannot be stored and
-      read back elsewhere.
-    - Do: pass data: numbers, text, bytes, lists, dicts, dataclasses, msgspec, attrs or pydantic
-      types. Connections belong into `app.resources`, and activities get them there.
-    - Example: `cannot encode argument 'cents' of workflow 'checkout': a Cart is not data; use a
-      dataclass, ...`
+      read back elsewhere. And an argument, a result or a message of another type than its
+      annotation would arrive as something else.
+    - Do: pass data of the annotated type: numbers, text, bytes, lists, dicts, dataclasses, msgspec,
+      attrs or pydantic types. Connections belong into `app.resources`, and activities get them
+      there.
+    - Example: ``cannot encode argument 'cents' of workflow 'checkout': Expected `int`, got
+      `Cart` ``
     """
 
 
 class DecodeError(PayloadError):
     """Stored or received data does not fit the declared type: the message gives the path.
 
-    - Why: an argument or a message has another type than its annotation, or the type has changed
-      since the value was stored.
-    - Do: pass values of the annotated types. After a change of types give new fields defaults, and
+    - Why: the sender does not know the type, or a constraint of it is not kept, or the type has
+      changed since the value was stored.
+    - Do: send values of the annotated types. After a change of types give new fields defaults, and
       keep old ones readable.
     - Example: ``argument 'cents' of workflow 'checkout': Expected `int`, got `str` ``
     """

@@ -13,7 +13,7 @@ import pytest
 from engine import World
 
 from perdure import ActivityError, App, WorkflowFailed, activity, workflow
-from perdure.errors import DecodeError, DefinitionError, UsageError
+from perdure.errors import DefinitionError, EncodeError, UsageError
 
 tenant = contextvars.ContextVar("tenant", default="none")
 
@@ -115,7 +115,7 @@ async def test_an_argument_of_the_wrong_type_fails_at_the_call(world: World, app
     async def careless() -> str:
         try:
             await wants_a_number("three")  # type: ignore[arg-type]
-        except DecodeError as error:
+        except EncodeError as error:
             return str(error)
         return ""
 

@@ -120,7 +120,7 @@ def plain_object() -> Any:
 UNFIT: dict[str, tuple[Callable[..., Any], str, str]] = {
     "an object": (an_object, "EncodeError", "result of activity 'broken'"),
     "deep inside": (deep, "EncodeError", "result of activity 'broken'"),
-    "another type": (wrong_type, "DecodeError", "result of activity 'broken'"),
+    "another type": (wrong_type, "EncodeError", "result of activity 'broken'"),
     "too large": (
         too_large,
         "PayloadTooLarge",

@@ -171,8 +171,8 @@ async def test_a_result_of_another_shape_is_an_error_of_the_caller(world: World,
         return []
 
     kind, message = await world.replayed(app, body)
-    assert kind == "DecodeError"
-    assert "kilos" in message
+    assert kind == "EncodeError"
+    assert "Expected `Parcel`, got `dict`" in message
 
 
 @pytest.mark.parametrize("by", ["event", "message"])

@@ -18,7 +18,7 @@ words = {f"word{i}" for i in range(50)}
 class Data:
     name: str
     tags: set[str]
-    lied: list[str]
+    more: frozenset[str]
 
 class Struct(msgspec.Struct, frozen=True):
     tags: frozenset[str]
@@ -31,11 +31,11 @@ class Model(pydantic.BaseModel):
     tags: set[str]
     untyped: Any
 
-def activity(data: Data, many: list[str], any_, *, more: Any = frozenset(words)) -> None: ...
+def activity(data: Data, many: set[str], any_, *, more: Any = frozenset(words)) -> None: ...
 
 value = [words, {"k": words}, Struct(frozenset(words)), Attrs([words, {1, "a", None, 2.5, ("x", frozenset(words))}]),
-         Model(tags=words, untyped={"a": words}), {frozenset(words): 1}, Data("n", words, words)]
-arguments = Data("n", words, words), words, words
+         Model(tags=words, untyped={"a": words}), {frozenset(words): 1}, Data("n", words, frozenset(words))]
+arguments = Data("n", words, frozenset(words)), words, words
 out = encode(value), Signature(activity, "a").encode(arguments, {}), TypeCodec(Any, "v").encode(words)
 print(list(words)[:5], file=sys.stderr)
 print([part.hex() for part in out])

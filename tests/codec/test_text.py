@@ -77,7 +77,7 @@ def test_the_view_never_fails_on_a_known_marker(marker: bytes, body: bytes) -> N
 def test_a_damaged_payload_is_shown_as_damaged() -> None:
     assert to_json(b"\x01\x92\x01") == {"undecodable": "Input data was truncated", "base64": "kgE="}
     assert "undecodable" in to_json(b"\x01" + b"\x91" * 5000)
-    for data in (b"", b"\x03abc"):
+    for data in (b"", b"\x04abc"):
         with pytest.raises(DecodeError, match="format marker"):
             to_json(data)
 

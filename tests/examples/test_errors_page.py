@@ -15,6 +15,7 @@ import pytest
 from perdure import App, ApplicationError, Client, Limits, NodeOptions, workflow
 from perdure import errors as e
 from perdure.cli.explaining import REASONS, error_classes, page
+from perdure.codec import encode
 from perdure.kernel.unit import held
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -156,6 +157,12 @@ async def late(client: Client) -> None:
     await client.get("order-1").result(timeout=0)
 
 
+async def misfit(client: Client) -> None:
+    await client.workflow(checkout, id="order-1").run(5)
+    # As a sender that does not know the type.
+    checkout.definition.signature.check(encode(["many"]))
+
+
 async def taken(client: Client) -> None:
     await started(client)
     await client.workflow(approval, id="order-1", if_exists="reject").start()
@@ -193,7 +200,7 @@ PROVOKED: dict[str, Callable[[Client], Awaitable[object]]] = {
     "UsageError": outside,
     "DefinitionError": define,
     "EncodeError": lambda client: client.workflow(checkout, id="a").run(cast("Any", Cart())),
-    "DecodeError": lambda client: client.workflow(checkout, id="a").run(cast("Any", "many")),
+    "DecodeError": misfit,
     "PayloadTooLarge": large,
     "InvalidId": lambda client: client.get("").result(),
     "WorkflowViolation": failing("file"),

@@ -59,7 +59,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[ev.Event], str, str, str]] = {
         lambda: anything(123),
         ev.ActivityScheduled,
         "greet",
-        "DecodeError",
+        "EncodeError",
         "argument 'name' of activity 'greet'",
     ),
     "size of an argument": (
@@ -73,7 +73,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[ev.Event], str, str, str]] = {
         lambda: child_of_anything(123),
         ev.CallStarted,
         "other",
-        "DecodeError",
+        "EncodeError",
         "argument 'text' of workflow 'other'",
     ),
     "size for a child": (
@@ -87,7 +87,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[ev.Event], str, str, str]] = {
         lambda: child_of_anything.detach(123),
         ev.CallStarted,
         "other",
-        "DecodeError",
+        "EncodeError",
         "argument 'text' of workflow 'other'",
     ),
     "size for a detached one": (
@@ -101,7 +101,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[ev.Event], str, str, str]] = {
         lambda: anything.detach(123),
         ev.CallStarted,
         "perdure:activity",
-        "DecodeError",
+        "EncodeError",
         "argument 'name' of activity 'greet'",
     ),
     "KV value": (
@@ -150,7 +150,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[ev.Event], str, str, str]] = {
         lambda: workflow.send("other-1", any_number, "one"),
         ev.MessageSent,
         "numbers",
-        "DecodeError",
+        "EncodeError",
         "message of channel 'numbers'",
     ),
     "size of a value": (
@@ -171,7 +171,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[ev.Event], str, str, str]] = {
         lambda: workflow.value("v", MIXED, type=list[int]),
         ev.ValueRecorded,
         "v",
-        "DecodeError",
+        "EncodeError",
         "value 'v' at '[1]'",
     ),
     "arguments of the next execution": (
@@ -185,7 +185,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[ev.Event], str, str, str]] = {
         lambda: workflow.continue_as_new(continued, 1),
         ev.ContinuedAsNew,
         "",
-        "DecodeError",
+        "EncodeError",
         "argument 'text' of workflow 'main'",
     ),
     "time of a sleep": (

@@ -179,7 +179,7 @@ class Handle(Generic[R_co]):
             name = channel.name
             data = codec.encode(value)
             # The sender learns that a value does not fit. The receiver could only fail.
-            codec.check(data)
+            codec.decode(data)
         else:
             name = check_label(channel, "a channel")
             data = encode(value)
@@ -518,7 +518,7 @@ class WorkflowHandle(Handle[R_co], Generic[P, R_co]):
         else:
             name = definition.name
             signature = definition.definition.signature
-            data = signature.encode(args, kwargs)
+            data = signature.draft(args, kwargs)
             signature.check(data)
         if len(data) > self._gateway.limits.payload_bytes:
             raise self._too_large(data, f"the input of workflow {name!r}")

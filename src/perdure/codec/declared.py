@@ -11,13 +11,16 @@ import functools
 import inspect
 import re
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
+from perdure.codec.annotation import shape_of
+from perdure.codec.extension import read_extension
 from perdure.codec.plain import from_plain, known
+from perdure.codec.shape import Shape, is_odd, reachable, show
 
 _UNRESOLVED = (
     "define the type at module level and import it at run time, not only under TYPE_CHECKING"
@@ -84,17 +87,60 @@ def _enclosing_names(fn: Any) -> dict[str, object]:
     return names
 
 
-def check_type(type_: Any, what: str) -> None:
+class Declared(NamedTuple):
+    """A declared type that payloads can hold."""
+
+    shape: Shape
+    decode: Callable[[bytes], Any]
+    """Reads msgpack."""
+
+
+class _Refused(Exception):  # it becomes a TypeError that names the place
+    """A type cannot be declared."""
+
+
+def check_type(type_: Any, what: str) -> Declared:
     """Raise TypeError, naming `what` and the remedy, for a type that payloads cannot hold."""
     try:
-        root = msgspec.inspect.type_info(type_)
-        msgspec.msgpack.Decoder(type_, dec_hook=from_plain)
+        try:
+            return _declared(type_)
+        except TypeError:  # the metadata of an Annotated type need not be hashable
+            return _declared.__wrapped__(type_)
+    except _Refused as refused:
+        raise TypeError(f"{what}: {refused}") from refused.__cause__
+
+
+@functools.lru_cache(maxsize=1024)
+def _declared(type_: Any) -> Declared:
+    try:
+        shape = shape_of(type_)
+        for part in _parts_for_msgspec(shape):
+            root = msgspec.inspect.type_info(part.wire)
+            msgspec.msgpack.Decoder(part.wire, dec_hook=from_plain)
+            _check_nodes(root, type_)
+        decoder = msgspec.msgpack.Decoder(shape.wire, dec_hook=from_plain, ext_hook=read_extension)
+    except _Refused:
+        raise
     except NameError as error:
-        raise TypeError(
-            f"{what}: a field of {_show(type_)} cannot be resolved: {error}; {_UNRESOLVED}"
+        raise _Refused(
+            f"a field of {show(type_)} cannot be resolved: {error}; {_UNRESOLVED}"
         ) from error
     except Exception as error:  # whatever a foreign class does when its fields are read
-        raise TypeError(f"{what}: {error}; {_remedy(str(error))}") from error
+        raise _Refused(_with_remedy(str(error))) from error
+    return Declared(shape, decoder.decode)
+
+
+def _parts_for_msgspec(shape: Shape) -> Iterator[Shape]:
+    """The shapes that msgspec has to know: the whole, and what is read through stand-ins."""
+    if not is_odd(shape):
+        yield shape
+        return
+    for part in reachable(shape):
+        if part.declared is not msgspec.UnsetType:  # it is known beside other types only
+            yield part
+
+
+def _check_nodes(root: msgspec.inspect.Type, type_: Any) -> None:
     stack: list[object] = [root]
     seen: set[int] = set()  # types may be recursive
     while stack:
@@ -106,39 +152,31 @@ def check_type(type_: Any, what: str) -> None:
             continue
         if isinstance(node, (msgspec.inspect.Type, msgspec.inspect.Field)):
             seen.add(id(node))
-            _check_node(node, type_, what)
+            _check_node(node, type_)
             # A default is a value, not a type.
             fields = [n for n in node.__struct_fields__ if n not in {"default", "default_factory"}]
             stack.extend(getattr(node, name) for name in fields)
 
 
-def _check_node(node: object, type_: Any, what: str) -> None:
+def _check_node(node: object, type_: Any) -> None:
     if isinstance(node, msgspec.inspect.CustomType) and not known(node.cls):
         inside = ""
         if node.cls is not type_:
-            inside = f" in {_show(type_)}"
-        raise TypeError(
-            f"{what}: {_show(node.cls)}{inside} cannot be carried; {_instead_of(node.cls)}"
-        )
+            inside = f" in {show(type_)}"
+        raise _Refused(f"{show(node.cls)}{inside} cannot be carried; {_instead_of(node.cls)}")
     if isinstance(node, msgspec.inspect.DataclassType):
         for field in getattr(node.cls, "__attrs_attrs__", ()):
             # msgspec leaves private fields of attrs classes out, without an error.
             if field.name.startswith("_"):
-                raise TypeError(
-                    f"{what}: the private field '{field.name}' of {_show(node.cls)} would be lost; "
-                    "rename it"
+                raise _Refused(
+                    f"the private field '{field.name}' of {show(node.cls)} would be lost; rename it"
                 )
 
 
-def _remedy(message: str) -> str:
-    if "custom type" in message:
-        return "put the alternatives into one wrapper type, with an optional field for each"
-    if "union" in message:
-        return (
-            "tag the alternatives (`class A(msgspec.Struct, tag=True)`) "
-            "or put them into one wrapper type"
-        )
-    return "use a dataclass, msgspec.Struct, attrs class, pydantic model or plain types"
+def _with_remedy(message: str) -> str:
+    if "; " in message:
+        return message
+    return f"{message}; use a dataclass, msgspec.Struct, attrs class, pydantic model or plain types"
 
 
 def _instead_of(cls: type[Any]) -> str:
@@ -151,9 +189,3 @@ def _instead_of(cls: type[Any]) -> str:
     if issubclass(cls, collections.abc.Iterable):
         return "use list"
     return "use a dataclass, msgspec.Struct, attrs class, pydantic model or plain types"
-
-
-def _show(type_: Any) -> str:
-    if isinstance(type_, type) and not typing.get_args(type_):
-        return type_.__qualname__
-    return str(type_)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import collections.abc
 import types
 import typing
-from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, Optional, cast
 
+from perdure.codec import compare
 from perdure.codec.declared import check_type, hints_of
-from perdure.codec.plain import SCALARS, field_names, pydantic_model
+from perdure.codec.plain import SCALARS
 
 _GENERIC: dict[type, Any] = {list: list, set: set, frozenset: frozenset}
 
@@ -89,55 +89,15 @@ def returned_type(fn: Callable[..., object]) -> Any:
 _AWAITED = (collections.abc.Awaitable, collections.abc.Coroutine)
 
 
-def difference(value: object, again: object, path: str = "") -> str | None:
-    """The place where a value that was encoded and read again has another type, in words.
+def difference(value: object, again: object) -> str | None:
+    """The place where a value that was encoded and read again is another, in words.
 
     None: there is no such place.
     """
-    kind = type(value)
-    if kind is not type(again):
-        place = ""
-        if path:
-            place = f"{path.lstrip('.')}: "
-        return f"{place}{kind.__qualname__} would come back as {type(again).__qualname__}"
-    if kind in SCALARS:
+    found = compare.difference(value, again)
+    if found is None:
         return None
-    for step, part, part_again in _pairs(value, again):
-        found = difference(part, part_again, path + step)
-        if found is not None:
-            return found
-    return None
-
-
-def _pairs(value: Any, again: Any) -> Iterable[tuple[str, object, object]]:
-    """The parts of both, in pairs. Encoding keeps order and number."""
-    cls: type[Any] = value.__class__
-    if isinstance(value, (list, tuple)):
-        parts = enumerate(zip(cast("list[object]", value), again, strict=True))
-        return [(f"[{index}]", one, other) for index, (one, other) in parts]
-    if isinstance(value, dict):
-        return _pairs_of_dict(cast("dict[object, object]", value), again)
-    if isinstance(value, (set, frozenset)):  # in no order, so only the types can be compared
-        if _types(value) == _types(again):
-            return []
-        return [(" (an element)", cast("object", value), None)]
-    if pydantic_model(cls):
-        names: Iterable[str] = cls.model_fields
-    else:
-        names = field_names(cls)
-    # A field that was never set is on neither side.
-    return [
-        (f".{name}", getattr(value, name), getattr(again, name))
-        for name in names
-        if hasattr(value, name) and hasattr(again, name)
-    ]
-
-
-def _pairs_of_dict(value: dict[object, object], again: Any) -> Iterable[tuple[str, object, object]]:
-    for (key, one), (key_again, other) in zip(value.items(), again.items(), strict=True):
-        yield " (a key)", key, key_again
-        yield f"[{key!r:.60}]", one, other
-
-
-def _types(elements: Any) -> Counter[type]:
-    return Counter(map(type, elements))
+    path, why = found
+    if not path:
+        return why
+    return f"{path.lstrip('.')}: {why}"

@@ -10,22 +10,30 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Never, NoReturn, Optional
 
 import msgspec
 
 from perdure.codec.declared import check_type, hints_of
 from perdure.codec.fault import explain_decode, explain_encode
-from perdure.codec.payload import JSON, MSGPACK, RAW, TypeCodec, bad_marker
-from perdure.codec.plain import (
-    SCALARS,
-    check_depth,
-    complete,
-    encode_msgpack,
-    from_plain,
-    holds_set,
-    sort_sets,
+from perdure.codec.nested import write_items
+from perdure.codec.payload import (
+    EXTENDED,
+    JSON,
+    MSGPACK,
+    RAW,
+    Misfit,
+    TypeCodec,
+    bad_marker,
+    marked,
+    natively,
+    read_extended,
 )
+from perdure.codec.plain import SCALARS, complete, encode_msgpack, from_plain
+from perdure.codec.record import Fields, look_at
+from perdure.codec.shape import Stack, Unfit, Writing, fit, is_odd
+from perdure.codec.text import alike
 from perdure.errors import DecodeError, EncodeError, PayloadError
 
 _MARKER = b"\x01"
@@ -67,6 +75,9 @@ class Signature:
         for number, parameter in enumerate(parameters, 1):
             if parameter.default is _NONE:
                 self._required = number
+        self._shapes = [codec.shape for codec in self.parameters]
+        self._fields = Fields(self._shapes)
+        self._is_odd = any(map(is_odd, self._shapes))
         self._struct, self._python_binds = self._make_struct(parameters)
         self._decode = msgspec.msgpack.Decoder(self._struct, dec_hook=from_plain).decode
         self._decode_json = msgspec.json.Decoder(self._struct, dec_hook=from_plain).decode
@@ -83,12 +94,12 @@ class Signature:
             if odd:
                 name = f"p{index}"
             if index < self._required:
-                fields.append((name, codec.type))
+                fields.append((name, codec.shape.wire))
                 continue
             default = parameter.default
             if type(default) not in SCALARS:  # msgspec refuses a mutable default
                 default = msgspec.field(default_factory=_give(default))
-            fields.append((name, codec.type, default))
+            fields.append((name, codec.shape.wire, default))
         made = msgspec.defstruct(
             "Arguments", fields, array_like=True, forbid_unknown_fields=True, gc=False
         )
@@ -107,6 +118,16 @@ class Signature:
     def encode(self, args: tuple[object, ...], kwargs: dict[str, object]) -> bytes:
         """Bind a call and encode it.
 
+        Raises TypeError as Python does, EncodeError for an argument that does not fit.
+        """
+        data = self.draft(args, kwargs)
+        if isinstance(data, Misfit):
+            raise data.error
+        return data
+
+    def draft(self, args: tuple[object, ...], kwargs: dict[str, object]) -> bytes:
+        """Bind a call of workflow code and encode it. `check` refuses it if it does not fit.
+
         Raises TypeError as Python does, EncodeError for an argument that is not data.
         """
         # The Struct takes keyword-only parameters by position, too, so these are counted here.
@@ -118,7 +139,10 @@ class Signature:
             except TypeError:
                 # Bound again for Python's own words: the Struct's error names the Struct.
                 bound = self._bind(args, kwargs)
-        return self._write(bound)
+        try:
+            return self._write(bound)
+        except EncodeError as error:
+            return Misfit.of(list(_astuple(bound)), error)
 
     def encode_named(self, values: dict[str, object]) -> bytes:
         """Encode arguments given by name, positional-only ones too.
@@ -134,16 +158,22 @@ class Signature:
         return self._write(self._struct(*bound))
 
     def _write(self, bound: Any) -> bytes:
+        values = _astuple(bound)
         try:
-            body = encode_msgpack(bound)  # first, so that the walk for sets never meets a cycle
-            check_depth(body)
-            values = _astuple(bound)
-            if SCALARS.issuperset(map(type, values)) or not holds_set(values):
-                return _MARKER + body
-            return _MARKER + encode_msgpack(sort_sets(values))
+            plan = self._fields[tuple(map(type, values))]
+            if plan is not None:
+                if not plan:  # scalars, by far the most frequent case
+                    return _MARKER + encode_msgpack(bound)
+                # msgspec comes first, so that the loop below never meets a cycle.
+                body = natively(bound)
+                stack: Stack = []
+                if body is not None and look_at(plan, values, stack) and fit(stack):
+                    return _MARKER + body
+            out = Writing()
+            return marked(write_items(self._shapes, values, out), out)
         except Exception as error:
             # msgspec, its hooks and properties of foreign classes may raise anything.
-            self._refuse_value(_astuple(bound), error)
+            self._refuse_value(values, error)
 
     def decode(self, data: bytes) -> tuple[tuple[object, ...], dict[str, object]]:
         """Positional and keyword-only arguments of a call.
@@ -157,7 +187,9 @@ class Signature:
         return values[:count], dict(zip(self.names[count:], values[count:], strict=True))
 
     def check(self, data: bytes) -> None:
-        """Raise DecodeError, naming the argument, when `data` does not fit the parameters."""
+        """Raise EncodeError or DecodeError, naming the argument, when `data` does not fit."""
+        if isinstance(data, Misfit):
+            raise data.error
         self._read(data)
 
     def same(self, recorded: bytes, now: bytes) -> bool:
@@ -167,10 +199,11 @@ class Signature:
         """
         if recorded == now:
             return True
-        try:
-            return self._normal(recorded) == self._normal(now)
-        except PayloadError:
-            return False
+        with suppress(PayloadError):
+            if self._normal(recorded) == self._normal(now):
+                return True
+        # A declared type was changed. A call that the old one accepted stays accepted.
+        return alike(recorded, now)
 
     def _bind(self, args: tuple[object, ...], kwargs: dict[str, object]) -> Any:
         try:
@@ -186,6 +219,8 @@ class Signature:
                 return self._decode(data[1:])
             if data[0] == JSON:
                 return self._decode_json(data[1:])
+            if data[0] == EXTENDED:
+                return read_extended(self._struct, self._is_odd, data[1:])
         except Exception as error:  # as in encode
             self._refuse_data(data, error)
         if data[0] == RAW:
@@ -201,7 +236,10 @@ class Signature:
         return self._write(bound)
 
     def _refuse_value(self, values: tuple[object, ...], error: Exception) -> NoReturn:
-        path, why = explain_encode(values, error)
+        if isinstance(error, Unfit):
+            path, why = error.path, error.why
+        else:
+            path, why = explain_encode(values, error)
         raise EncodeError(f"cannot encode {self._place(path)}: {why}") from error
 
     def _refuse_data(self, data: bytes, error: Exception) -> NoReturn:
@@ -209,7 +247,7 @@ class Signature:
             raise bad_marker(data, f"arguments of {self.what}") from None
         path, why = explain_decode(error)
         # msgspec tells an array of the wrong length by its text only.
-        if not path and data[0] == MSGPACK and "length" in why:
+        if not path and data[0] in {MSGPACK, EXTENDED} and "length" in why:
             count = len(_ARRAY.decode(data[1:]))
             if count < self._required:
                 raise DecodeError(

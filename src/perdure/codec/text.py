@@ -5,15 +5,21 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import math
-from typing import Any, cast
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import msgspec
 
+from perdure.codec.annotation import OPEN
+from perdure.codec.extension import read_plain
 from perdure.codec.fault import explain_decode
-from perdure.codec.payload import JSON, MSGPACK, bad_marker, encode_error
-from perdure.codec.plain import pack
-from perdure.codec.signature import Signature
+from perdure.codec.payload import EXTENDED, JSON, MSGPACK, bad_marker, encode_error, payload_of
 from perdure.errors import DecodeError, EncodeError
+
+if TYPE_CHECKING:
+    from perdure.codec.signature import Signature
 
 
 def to_json(data: bytes) -> object:
@@ -22,17 +28,25 @@ def to_json(data: bytes) -> object:
     Bytes become {"base64": ...}. Keys, nan and infinities become text. A damaged body becomes
     {"undecodable": why, "base64": ...}. Raises DecodeError only when the format marker is unknown.
     """
-    if data[:1] not in {b"\x00", b"\x01", b"\x02"}:
+    if data[:1] not in {b"\x00", b"\x01", b"\x02", b"\x03"}:
         raise bad_marker(data, "payload")
     body = data[1:]
     try:
-        if data[0] == MSGPACK:
-            return _view(msgspec.msgpack.decode(body))
+        if data[0] in {MSGPACK, EXTENDED}:
+            return _view(read_plain(body))
         if data[0] == JSON:
             return _view(msgspec.json.decode(body))
         return _view(body)
     except Exception as error:  # damage must not keep the bytes from being seen
         return {"undecodable": explain_decode(error)[1], "base64": base64.b64encode(body).decode()}
+
+
+def alike(data: bytes, other: bytes) -> bool:
+    """Whether two payloads look the same, whatever types they were written with."""
+    try:
+        return to_json(data) == to_json(other)
+    except DecodeError:  # a format that is unknown here
+        return data == other
 
 
 def encode_json(value: object) -> bytes:
@@ -42,7 +56,7 @@ def encode_json(value: object) -> bytes:
     """
     try:
         # By way of msgpack, so that hooks and the order of sets are the same in both formats.
-        plain = msgspec.msgpack.decode(pack(value))
+        plain = read_plain(payload_of(OPEN, value)[1:])
         body = msgspec.json.encode(plain)
     except Exception as error:
         # msgspec, its hooks and properties of foreign classes may raise anything.
@@ -131,15 +145,27 @@ def _view(value: object) -> object:
         return {_key(key): _view(item) for key, item in cast("dict[object, object]", value).items()}
     if isinstance(value, (list, tuple)):
         return [_view(item) for item in cast("list[object]", value)]
+    if isinstance(value, (set, frozenset)):
+        # The order of a set differs from process to process.
+        return sorted(map(_view, cast("set[object]", value)), key=msgspec.json.encode)
     if isinstance(value, bytes):
         return {"base64": base64.b64encode(value).decode()}
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    if isinstance(value, dt.datetime):
-        return value.isoformat()
+    if isinstance(value, (dt.datetime, dt.time)):
+        return _view_of_time(value)
+    if isinstance(value, (Decimal, UUID, dt.date, dt.timedelta)):
+        return msgspec.to_builtins(value)
     if isinstance(value, msgspec.msgpack.Ext):
         return {"ext": value.code, "base64": base64.b64encode(value.data).decode()}
     return value
+
+
+def _view_of_time(value: dt.datetime | dt.time) -> str:
+    zone = ""
+    if isinstance(value.tzinfo, ZoneInfo):
+        zone = f"[{value.tzinfo.key}]"
+    return value.isoformat() + zone
 
 
 def _key(key: object) -> str:

@@ -81,7 +81,7 @@ def send(id: str, channel: Any, value: Any, /) -> None:
     if isinstance(channel, Channel):
         typed: Channel[Any] = channel  # pyright: ignore[reportUnknownVariableType]
         codec = typed.codec
-        data = codec.encode(value)
+        data = codec.draft(value)
         commands.send_message(run, check_id(id), channel.name, data, lambda: codec.check(data))
     else:
         name = check_label(channel, "a channel")

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from perdure.codec import TypeCodec
+from perdure.codec import TypeCodec, encode
 from perdure.codec.derived import difference, returned_type
 from perdure.errors import UsageError
 from perdure.kernel.data.definition import check_label
@@ -62,7 +62,7 @@ def _encode_plain(codec: TypeCodec[Any], value: object) -> bytes:
     Raises:
         UsageError: it would come back as something else.
     """
-    data = codec.encode(value)
+    data = encode(value)
     differs = difference(value, codec.decode(data))
     if differs is not None:
         msg = (

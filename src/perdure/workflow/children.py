@@ -101,7 +101,7 @@ class Child(Generic[P, R_co]):
         """Start it with no parent and return its id."""
         run = _run("detach()")
         definition = self._definition
-        data = definition.signature.encode(args, kwargs)
+        data = definition.signature.draft(args, kwargs)
 
         def check() -> None:
             definition.signature.check(data)
@@ -121,7 +121,7 @@ def _start_child(
     version: str | None,
     parent_close: ParentClose,
 ) -> Coroutine[object, object, Any]:
-    data = definition.signature.encode(args, kwargs)
+    data = definition.signature.draft(args, kwargs)
     return commands.start_child(run, definition, version, data, target, parent_close)
 
 

@@ -39,15 +39,17 @@ def _record(verb: str, name: str, value: Any, declared: Any) -> Any:
     what = f"{verb} {check_label(name, f'a {verb}')!r}"
     if declared is not None:
         codec = _codec(declared, what)
+        data = codec.draft(value)
     else:
         codec = _codec_of(value, what)
-    data = codec.encode(value)
+        data = encode(value)
 
     def check() -> None:
-        again = codec.decode(data)
-        # A declared type is a promise. A type that was guessed from the value has to be proven.
+        # A type that was told from the value has to be proven.
         if declared is not None:
+            codec.check(data)
             return
+        again = codec.decode(data)
         differs = difference(value, again)
         if differs is not None:
             msg = (

@@ -41,7 +41,7 @@ def _continue(
             "and can only continue as that"
         )
         raise UsageError(msg)
-    data = known.signature.encode(args, kwargs)
+    data = known.signature.draft(args, kwargs)
     run.continue_as_new(data, version, lambda: known.signature.check(data))
 
 

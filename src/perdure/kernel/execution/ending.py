@@ -105,7 +105,7 @@ def _outcome(run: Execution, main: asyncio.Task[Any]) -> ev.Event:
     error = main.exception()
     if error is None:
         try:
-            return ev.Completed(at, run.definition.signature.result.encode(main.result()))
+            return ev.Completed(at, run.definition.signature.result.draft(main.result()))
         except (ValueError, TypeError) as unfit:
             error = unfit
     return ev.Failed(at, _with_small_details(run, failure_of(error, skip=_OWN_TRACE)))

@@ -16,7 +16,7 @@ import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perdure.codec import digest
+from perdure.codec import alike, digest
 from perdure.errors import Failure
 from perdure.kernel.data import events as ev
 from perdure.kernel.execution import refusal
@@ -71,6 +71,13 @@ def matches(recorded: ev.Event, given: ev.Event, definitions: Definitions) -> bo
                 return False
             child = definitions.find_workflow(given.workflow, given.version)
             return child is not None and child.signature.same(recorded.input, given.input)
+        case ev.MessageSent():
+            assert isinstance(recorded, ev.MessageSent)
+            was_sent = (recorded.seq, recorded.target, recorded.channel)
+            # The type of a channel may have changed since.
+            return was_sent == (given.seq, given.target, given.channel) and alike(
+                recorded.value, given.value
+            )
         case _:
             return False
 

@@ -4,8 +4,8 @@ A check may refuse a command of the code (`Execution.command`). The code can cat
 refusal decides what the code does next. It is recorded like an outcome, and replay raises it again,
 whatever the limits and the declared types are by then.
 
-A value that cannot be encoded needs no such event. It is refused before there is a command, by the
-value alone, so the same code is refused again.
+A value that is no data needs no such event. It is refused before there is a command, by the value
+alone, so the same code is refused again.
 """
 
 from __future__ import annotations
