@@ -246,9 +246,7 @@ def _is_coroutine_function(found: object) -> bool:
 
 def test_names_of_activity() -> None:
     functions = [
-        n
-        for n in public(activity)
-        if _is_coroutine_function(getattr(activity, n)) or n in ACTIVITY
+        n for n in public(activity) if _is_coroutine_function(getattr(activity, n)) or n in ACTIVITY
     ]
     assert functions == ACTIVITY
 
