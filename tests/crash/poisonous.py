@@ -173,7 +173,8 @@ async def work() -> None:
             assert await node.client.workflow(good, id=f"good-{n}").run(n) == n + 3
         bad = node.client.get("bad")
         if life.mended:
-            await bad.wait(timeout=20)
+            # The retry waits in the inbox. Until it is taken the instance is suspended.
+            await bad.wait(timeout=20, through_suspension=True)
         while (description := await bad.describe()).status in ("pending", "running"):
             await node.store.wait_change("bad", 0, 20)
         say(f"{description.status} {description.reason}")
