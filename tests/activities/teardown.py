@@ -320,13 +320,18 @@ async def sigterm_cancels_all(url: str) -> None:
     await asyncio.sleep(3600)
 
 
-async def cancel_all(url: str) -> None:
-    _ = asyncio.create_task(run_node(url))
-    await wait_begun()
+async def sweep() -> None:
+    """Cancel all other tasks, and wait until they have ended."""
     tasks = others()
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def cancel_all(url: str) -> None:
+    _ = asyncio.create_task(run_node(url))
+    await wait_begun()
+    await sweep()
 
 
 async def cancel_all_and_live_on(url: str) -> None:
@@ -357,10 +362,7 @@ async def cancel_all_and_stop_late(url: str) -> None:
 
     _ = asyncio.create_task(run())
     await wait_begun()
-    tasks = others()
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    await sweep()
 
 
 async def cancel_all_and_keep_the_node(url: str) -> None:
@@ -375,20 +377,14 @@ async def cancel_all_and_keep_the_node(url: str) -> None:
 
     _ = asyncio.create_task(run())
     await wait_begun()
-    tasks = others()
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    await sweep()
 
 
 async def cancel_all_with_a_long_grace(url: str) -> None:
     """The node waits for one that cleans up, longer than for the others."""
     _ = asyncio.create_task(run_node(url, stop_ms=5_000))
     await wait_begun()
-    tasks = others()
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    await sweep()
 
 
 def with_runner(main: Callable[[str], Awaitable[None]], url: str) -> None:

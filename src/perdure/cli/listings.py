@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import msgspec
 import typer
@@ -21,18 +21,13 @@ from perdure.cli.options import DEFAULT_URL, AsJson, StoreUrl, Wide, point_in_ti
 from perdure.cli.outcome import Exit
 from perdure.cli.sheet import Sheet
 from perdure.cli.timeline import duration
-from perdure.cli.view import (
-    row_json,
-)
+from perdure.cli.view import row_json
 from perdure.client.description import readable_row
 from perdure.client.filter import Filter, units_query
 from perdure.client.posted import posted_starts
 from perdure.errors import UsageError
 from perdure.kernel.data.commit import Status, UnitRow
 from perdure.ports.store import Counts, Page, Store, Units, UnitView
-
-if TYPE_CHECKING:
-    pass
 
 COLOURS = {
     "pending": "bright_black",
