@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
@@ -246,6 +247,20 @@ async def test_a_quiet_folder_is_still_watched(tmp_path: Path) -> None:
         Path(f"{path}-wal").unlink()
         with pytest.raises(StoreUnavailable, match=r"a.db-wal was moved or deleted"):
             await scenario.applied("order", 3)
+
+
+async def test_a_folder_whose_times_are_coarse_is_looked_at_for_longer(tmp_path: Path) -> None:
+    """Where a file system counts in seconds, the next change may leave the time as it is."""
+    path = tmp_path / "a.db"
+    async with opened(path) as scenario:
+        await scenario.applied("order")
+        coarse_ns = (time.time_ns() // 1_000_000_000 - 1) * 1_000_000_000
+        os.utime(tmp_path, ns=(coarse_ns, coarse_ns))
+        await scenario.applied("order", 1)
+        Path(f"{path}-wal").unlink()
+        os.utime(tmp_path, ns=(coarse_ns, coarse_ns))
+        with pytest.raises(StoreUnavailable, match=r"a.db-wal was moved or deleted"):
+            await scenario.applied("order", 2)
 
 
 async def test_a_deleted_file_does_not_come_back_empty(

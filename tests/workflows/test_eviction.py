@@ -80,6 +80,54 @@ async def test_it_leaves_memory_and_no_line_of_code_runs(world: World, app: App)
     assert ran == ["finally 1", "outer 1", "generator closed"]
 
 
+async def test_the_one_that_has_rested_longest_leaves_first(world: World, app: App) -> None:
+    played: list[str] = []
+
+    @app.workflow
+    async def waiting(name: str) -> list[int]:
+        played.append(name)
+        return [await workflow.receive("n", int) for _ in range(2)]
+
+    async with world.node(app, residents=2) as node:
+        one, two, three = (node.client.workflow(waiting, id=name) for name in ("1", "2", "3"))
+        await one.start("1")
+        await two.start("2")
+        await one.send("n", 1)
+        await three.start("3")
+        await until(lambda: node.residents == 2, "one has left memory")
+        await one.send("n", 2)
+        assert await one.result(timeout=30) == [1, 2]
+        assert played == ["1", "2", "3"], "the second one has rested longest"
+
+
+async def test_one_whose_activity_runs_stays(world: World, app: App) -> None:
+    played: list[str] = []
+    began, goes_on = asyncio.Event(), asyncio.Event()
+
+    @app.activity
+    async def work() -> int:
+        began.set()
+        await goes_on.wait()
+        return 1
+
+    @app.workflow
+    async def working(name: str) -> int:
+        played.append(name)
+        await workflow.receive("go", bool)
+        return await work()
+
+    async with world.node(app, residents=1) as node:
+        first = node.client.workflow(working, id="1")
+        await first.start("1")
+        await first.send("go", True)
+        await began.wait()
+        for name in ("2", "3"):
+            await node.client.workflow(working, id=name).start(name)
+        goes_on.set()
+        assert await first.result(timeout=30) == 1
+        assert played == ["1", "2", "3"], "it has never left memory"
+
+
 async def test_timers_of_evicted_instances_fire(world: World, app: App) -> None:
     @app.workflow
     async def nap(i: int) -> int:

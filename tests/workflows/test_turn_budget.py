@@ -3,10 +3,55 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
-from engine import World
+import pytest
+from engine import World, waits_for
 
-from perdure import App, Limits, workflow
+from perdure import App, Limits, NodeOptions, workflow
+from perdure.kernel.data import events as ev
+from perdure.ports.store import Commit, Verdict
+from perdure.store.memory import MemoryStore
+
+TURN_MESSAGES = 7
+
+
+class Counting(MemoryStore):
+    """Notes how many messages each turn has received, and whether a start was among them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turns: list[int] = []
+
+    async def commit(self, batch: Sequence[Commit]) -> list[Verdict]:
+        for commit in batch:
+            events = [event for chunk in commit.journal for event in ev.decode_events(chunk.events)]
+            counted = (ev.Received, ev.Started)
+            self.turns.append(sum(isinstance(event, counted) for event in events))
+        return await super().commit(batch)
+
+
+@pytest.mark.parametrize("when", ["at once", "behind the start", "while it is paused"])
+async def test_no_turn_takes_more_than_its_budget(app: App, when: str) -> None:
+    @app.workflow
+    async def collect(count: int) -> list[int]:
+        return [await workflow.receive("n", int) for _ in range(count)]
+
+    options = NodeOptions(limits=Limits(turn_messages=TURN_MESSAGES))
+    async with Counting() as store, app.node(store, options=options) as node:
+        handle = node.client.workflow(collect, id="c")
+        sends = [handle.send("n", i) for i in range(50)]
+        if when == "behind the start":
+            await asyncio.gather(handle.start(50), *sends)
+        else:
+            await handle.start(50)
+            await waits_for(handle, "message n")
+            if when == "while it is paused":
+                await handle.pause()
+            await asyncio.gather(*sends)
+            await handle.resume()
+        assert await handle.result(timeout=30) == list(range(50))
+    assert max(store.turns) == TURN_MESSAGES
 
 
 async def test_more_messages_than_a_turn_takes(world: World, app: App) -> None:
