@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from typing import Any
 
 import pytest
@@ -134,6 +135,31 @@ async def test_replace_ends_the_one_that_runs_and_starts_anew(world: World, app:
         assert await replaced.run(7) == 7
         assert await replaced.executions() == [3]
     assert ran == [1]
+
+
+async def test_no_line_of_a_replaced_one_runs(world: World, app: App) -> None:
+    ran: list[str] = []
+
+    @app.workflow
+    async def careful(name: str) -> str:
+        try:
+            return await workflow.receive("go", str)
+        except BaseException as error:
+            ran.append(f"{name}: {type(error).__name__}")
+            raise
+        finally:
+            ran.append(f"{name} cleaned up")
+
+    async with world.node(app) as node:
+        await node.client.workflow(careful, id="w").start("old")
+        await waits_for(node.client.get("w"), "message go")
+        new = node.client.workflow(careful, id="w", if_exists="replace")
+        await new.start("new")
+        gc.collect()
+        assert ran == [], "its end is not its cleanup: that would act for a run that is over"
+        await new.send("go", "here")
+        assert await new.result(timeout=30) == "here"
+    assert ran == ["new cleaned up"]
 
 
 async def test_a_replaced_ones_late_results_do_not_reach_the_new_one(
