@@ -1,9 +1,9 @@
-"""The backlog: the work that waits in the store for a scope, and is found there by scans.
+"""The backlog: the work that waits in the store for this node, and is found there by scans.
 
-The first scan is at the start. Each scan takes up the instances that are due or have messages, and
-notes the deadlines of those that come due within the horizon. Deadlines beyond it are left in the
-store: the next scan is half a horizon before the earliest of them. So a sleeping instance costs no
-memory, and every deadline is known in time.
+Scopes that were gained together have their first scan together. Each scan takes up the instances
+that are due or have messages, and notes the deadlines of those that come due within the horizon.
+Deadlines beyond it are left in the store: the next scan of all scopes is half a horizon before the
+earliest of them. So a sleeping instance costs no memory, and every deadline is known in time.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from perdure.node.loop.patience import Patience
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
 
     from perdure.node.loop.turns import Turns
     from perdure.node.options import NodeOptions
-    from perdure.node.ownership.scope import Scope
+    from perdure.node.ownership.ownership import Ownership
     from perdure.node.ownership.suspects import Suspects
     from perdure.ports.clock import Alarm, Clock
     from perdure.ports.store import Wake
@@ -27,37 +27,46 @@ _PAGE = 1_000
 
 
 class Backlog:
-    """Scans the store for the work of a scope. At most one scan runs, and one more is planned."""
+    """Scans the store for the work of a node. At most one scan of all scopes is planned."""
 
     def __init__(
         self,
         turns: Turns,
-        scope: Scope,
+        ownership: Ownership,
         clock: Clock,
         options: NodeOptions,
         spawn: Callable[[Coroutine[None, None, None], str], None],
     ) -> None:
         """`spawn` runs a scan in the background."""
         self._turns = turns
+        self._ownership = ownership
         self._clock = clock
         self._horizon_ms = options.horizon_ms
-        self._scopes = [scope.name]
         self._spawn = spawn
         self._patience = Patience(turns.node_name, options.store_retry_ms)
-        self._scanning = False
+        self._is_scanning_all = False
         # The earliest deadline that is left in the store, as far as it is known.
         self._far: int | None = None
         self._alarm: Alarm | None = None
 
-    async def scan(self, suspects: Suspects | None = None) -> None:
-        """Take up the instances that wait. Suspects are told of them before they are loaded."""
+    async def scan(self, scopes: Sequence[str], suspects: Suspects) -> None:
+        """Take up what waits in scopes that were gained. Suspects are told before it is loaded."""
+        until = self._clock.now_ms() + self._horizon_ms
+        await self._take_up(scopes, until, suspects)
+        later = await self._patience.ask(self._turns.store.next_wake, scopes, until)
+        if later is not None:
+            self.leave(later)
+
+    async def _scan_all(self) -> None:
+        """Take up what comes due within the horizon in all scopes of the node."""
         self._begin()
         try:
+            scopes = self._ownership.names()
             until = self._clock.now_ms() + self._horizon_ms
-            await self._take_up(until, suspects)
-            later = await self._patience.ask(self._turns.store.next_wake, self._scopes, until)
+            await self._take_up(scopes, until, None)
+            later = await self._patience.ask(self._turns.store.next_wake, scopes, until)
         finally:
-            self._scanning = False
+            self._is_scanning_all = False
         # The one was set during the scan, and the other stood in the store at its end.
         far = self._far
         if later is not None and (far is None or later < far):
@@ -66,18 +75,14 @@ class Backlog:
             self._plan(far)
 
     def _begin(self) -> None:
-        """A scan begins, so the one that was planned is not needed."""
-        self._scanning = True
+        """No scan is planned while all scopes are scanned."""
+        self._is_scanning_all = True
         self._far = None
-        if self._alarm is not None:
-            self._alarm.cancel()
 
-    async def _take_up(self, until: int, suspects: Suspects | None) -> None:
+    async def _take_up(self, scopes: Sequence[str], until: int, suspects: Suspects | None) -> None:
         after: str | None = None
         while True:
-            page = await self._patience.ask(
-                self._turns.store.wakes, self._scopes, until, after, _PAGE
-            )
+            page = await self._patience.ask(self._turns.store.wakes, scopes, until, after, _PAGE)
             due = [wake for wake in page.items if self._is_due(wake)]
             if suspects is not None:
                 suspects.expect([wake.unit for wake in due])
@@ -104,7 +109,7 @@ class Backlog:
         """A deadline at `at` (ms) is beyond the horizon: a scan finds it in time."""
         if self._far is not None and at >= self._far:
             return  # the next scan is before it
-        if self._scanning:
+        if self._is_scanning_all:
             self._far = at  # the scan may have missed it, and plans the next one at its end
         else:
             self._plan(at)
@@ -115,7 +120,11 @@ class Backlog:
             self._alarm.cancel()
         self._far = far
         at = far - self._horizon_ms // 2
-        self._alarm = self._clock.call_at(at, lambda: self._spawn(self.scan(), "perdure-scan"))
+        self._alarm = self._clock.call_at(at, self._begin_scan)
+
+    def _begin_scan(self) -> None:
+        self._alarm = None
+        self._spawn(self._scan_all(), "perdure-scan")
 
     def stop(self) -> None:
         """Scan no more."""

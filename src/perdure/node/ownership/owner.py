@@ -15,7 +15,7 @@ from perdure.node.ownership.backlog import Backlog
 from perdure.node.ownership.suspects import Suspects
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Iterable
+    from collections.abc import AsyncIterator, Collection, Sequence
 
     from perdure.node.background import Background
     from perdure.node.loop.turns import Turns
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from perdure.ports.clock import Clock
 
 logger = logging.getLogger("perdure.node")
-
-_SCANS = 4
-"""Scopes whose backlogs are scanned for the first time at once, so that other reads have a turn."""
 
 _RETRY_S = 1.0
 """After how long a claim or a release that the store could not take is tried again."""
@@ -50,10 +47,10 @@ class Owner:
         self._clock = clock
         self._options = options
         self._background = background
+        self._backlog = Backlog(turns, ownership, clock, options, background.spawn)
         self._suspects: dict[Scope, Suspects] = {}
-        self._backlogs: dict[Scope, Backlog] = {}
-        self._trials: dict[Scope, asyncio.Task[None]] = {}
-        self._scans = asyncio.Semaphore(_SCANS)
+        self._searches: dict[Suspects, asyncio.Task[None]] = {}
+        self._trial = asyncio.Lock()
         self._changing = asyncio.Lock()
 
     # ------------------------------------------------------------ assignments of a cluster
@@ -88,27 +85,24 @@ class Owner:
 
     # ------------------------------------------------------------ gaining
 
-    def serve(self, scopes: Iterable[Scope]) -> None:
-        """Take up the work of scopes that were claimed."""
+    def serve(self, scopes: Sequence[Scope]) -> None:
+        """Take up the work of scopes that were claimed together."""
+        suspects = Suspects(self._turns, scopes, self._clock, self._options, self._trial)
         for scope in scopes:
-            suspects = Suspects(self._turns, scope, self._clock, self._options)
-            backlog = Backlog(
-                self._turns, scope, self._clock, self._options, self._background.spawn
-            )
             self._suspects[scope] = suspects
-            self._backlogs[scope] = backlog
-            scope.serve(suspects, backlog)
-            self._background.spawn(self._take_up(scope, suspects, backlog), "perdure-scan")
+            scope.serve(suspects, self._backlog)
+        self._background.spawn(self._take_up(suspects), "perdure-scan")
 
-    async def _take_up(self, scope: Scope, suspects: Suspects, backlog: Backlog) -> None:
+    async def _take_up(self, suspects: Suspects) -> None:
         """Take up the instances that are due or have messages. Turns go on meanwhile."""
-        async with self._scans:
-            await backlog.scan(suspects)
-        if self._suspects.get(scope) is not suspects:
-            return  # the scope has gone while the last answer was on its way
-        scope.has_been_scanned()
-        if not scope.is_counted:
-            self._trials[scope] = self._background.begin(suspects.run(), "perdure-trials")
+        await self._backlog.scan([scope.name for scope in suspects.scopes], suspects)
+        crashed = False
+        # Those that have gone while the answers were on their way are not in it any more.
+        for scope in suspects.scopes:
+            scope.has_been_scanned()
+            crashed = crashed or not scope.is_counted
+        if crashed:
+            self._searches[suspects] = self._background.begin(suspects.run(), "perdure-trials")
 
     # ------------------------------------------------------------ giving up
 
@@ -132,22 +126,23 @@ class Owner:
 
     async def _empty(self, scope: Scope) -> None:
         """Take the units of a scope out of memory, also those that were held back as suspects."""
-        trial = self._trials.pop(scope, None)
-        if trial is not None:
-            trial.cancel()
-        backlog = self._backlogs.pop(scope, None)
-        if backlog is not None:
-            backlog.stop()
         suspects = self._suspects.pop(scope, None)
         if suspects is not None:
-            self._turns.memory.expel_all(suspects.stop())
+            self._turns.memory.expel_all(suspects.leave(scope))
+            if not suspects.scopes:
+                self._end_search(suspects)
         await self._turns.memory.empty(scope)
         # Behind that: a turn that was under way may have ended a run, and its callers know by now.
         self._turns.waiters.redirect(self._turns.memory.owns)
 
+    def _end_search(self, suspects: Suspects) -> None:
+        """No scope is left in which the suspects could run."""
+        search = self._searches.pop(suspects, None)
+        if search is not None:
+            search.cancel()
+
     def stop(self) -> None:
         """Scan no more, and try no suspects."""
-        for backlog in self._backlogs.values():
-            backlog.stop()
+        self._backlog.stop()
         for suspects in self._suspects.values():
             suspects.stop()

@@ -12,7 +12,7 @@ from perdure.node.ownership.scope import Scope
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from perdure.node.ownership.scope import Batch
+    from perdure.node.ownership.scope import Admission, Batch
     from perdure.ports.store import Incarnation, Store
 
 
@@ -121,17 +121,14 @@ class Ownership:
 
     async def admit(self, batch: Batch) -> Batch:
         """The part of a batch that may run now, as the scopes of its units decide."""
-        by_scope: dict[str, Batch] = {}
+        by_admission: dict[Admission, Batch] = {}
         admitted: Batch = []
         for resident, found in batch:
             scope = resident.scope
             if scope is None or scope.admission is None:
                 admitted.append((resident, found))  # it is expelled behind its load
             else:
-                by_scope.setdefault(scope.name, []).append((resident, found))
-        for part in by_scope.values():
-            scope = part[0][0].scope
-            assert scope is not None
-            assert scope.admission is not None
-            admitted += await scope.admission.admit(part)
+                by_admission.setdefault(scope.admission, []).append((resident, found))
+        for admission, part in by_admission.items():
+            admitted += await admission.admit(part)
         return admitted

@@ -28,6 +28,10 @@ it between them.
 
 An instance may need longer than `trial_ms` to do its harm, and so pass its trial. Its count goes
 on, and trials last longer, the more crashes there were.
+
+Scopes that were claimed together have one search. A node has one trial at a time, so that a crash
+in it names its cause. Searches that wait for that hold their candidates back, and a crash clears
+those.
 """
 
 from __future__ import annotations
@@ -43,6 +47,7 @@ import msgspec
 from perdure.errors import Failure
 from perdure.kernel.data.commit import CLOSED, Commit, UnitRow
 from perdure.kernel.data.message import Start
+from perdure.kernel.data.placement import scope_of
 from perdure.kernel.unit.held import POISONED, REASONS
 from perdure.kernel.unit.lifecycle import pending_row
 from perdure.node.loop.patience import Patience, Stopped
@@ -83,7 +88,7 @@ class _Candidate(NamedTuple):
 
 
 class Suspects:
-    """Sees each instance of a scope between its load and its first turn.
+    """Sees each instance between its load and its first turn, in scopes that were claimed together.
 
     Those that may end the process are held back.
     """
@@ -91,18 +96,23 @@ class Suspects:
     def __init__(
         self,
         turns: Turns,
-        scope: Scope,
+        scopes: Sequence[Scope],
         clock: Clock,
         options: NodeOptions,
+        trial: asyncio.Lock,
     ) -> None:
-        """If the last owner did not release the scope, all that were at work in it are suspects."""
+        """All that were at work in scopes that their last owner did not release are suspects.
+
+        `trial` is held during a trial.
+        """
         self._turns = turns
-        self._scope = scope
+        self._scopes = {scope.name: scope for scope in scopes}
         self._clock = clock
         self._options = options
+        self._trial = trial
         self._patience = Patience(turns.node_name, options.store_retry_ms)
         self._claimed_at = clock.now_ms()
-        self._counting = scope.is_crashed
+        self._counting = any(scope.is_crashed for scope in scopes)
         # While it counts: the instances that were counted, and those that a scan has found and that
         # were not yet (an ordered set).
         self._seen: set[str] = set()
@@ -118,10 +128,22 @@ class Suspects:
             if unit not in self._seen:
                 self._expected[unit] = None
 
-    def stop(self) -> list[Resident]:
-        """Wait for the store no longer, and let no candidate run. Return those held back."""
+    @property
+    def scopes(self) -> list[Scope]:
+        """The scopes that the node still has."""
+        return list(self._scopes.values())
+
+    def leave(self, scope: Scope) -> list[Resident]:
+        """The scope goes: let none of its candidates run. Return those that were held back."""
+        del self._scopes[scope.name]
+        gone = [c for c in self._candidates.values() if c.row.scope == scope.name]
+        for candidate in gone:
+            del self._candidates[candidate.row.id]
+        return [candidate.resident for candidate in gone]
+
+    def stop(self) -> None:
+        """Wait for the store no longer, and let no candidate run."""
         self._patience.stop()
-        return [candidate.resident for candidate in self._candidates.values()]
 
     # ------------------------------------------------------------ between load and turn
 
@@ -153,20 +175,18 @@ class Suspects:
                 blame = blame.waiting()
             if blame.number != row.suspect:
                 row = msgspec.structs.replace(row, suspect=blame.number)
-                commits.append(self._commit(found.id, found.version, row))
+                commits += self._commit(found.version, row)
         try:
             applied = await self._write(commits)
         except Stopped:
             return list(batch)  # none of them runs uncounted: the scope takes no turns any more
-        if self._patience.is_over:
-            # The scope goes, and the answer has come too late to hold anything back. A unit that
-            # was held from now on would never be taken out of memory.
-            return list(batch)
         admitted: list[tuple[Resident, Loaded]] = []
         for resident, found in batch:
             if found.id in applied:
                 found.version, found.row = found.version + 1, applied[found.id]
-            if found.id in held and found.row is not None:
+            # A scope may have gone while its rows were written. A unit of it that was held from now
+            # on would never be taken out of memory.
+            if found.id in held and found.row is not None and found.row.scope in self._scopes:
                 blame = held[found.id]
                 self._candidates[found.id] = _Candidate(resident, found.version, found.row, blame)
             else:
@@ -181,7 +201,15 @@ class Suspects:
 
     def _is_first(self, found: Loaded) -> bool:
         """Whether the unit is seen for the first time after a crash."""
-        return self._counting and found.id not in self._seen
+        if not self._counting or found.id in self._seen:
+            return False
+        scope = self._scopes.get(self._scope_of(found))
+        return scope is not None and scope.is_crashed
+
+    def _scope_of(self, found: Loaded) -> str:
+        if found.row is not None:
+            return found.row.scope
+        return scope_of(found.id, self._turns.store.info.shards)
 
     def _row_of(self, found: Loaded) -> UnitRow | None:
         """The row of a unit that may run."""
@@ -229,9 +257,13 @@ class Suspects:
 
     # ------------------------------------------------------------ writing rows
 
-    def _commit(self, unit: str, version: int, row: UnitRow) -> Commit:
+    def _commit(self, version: int, row: UnitRow) -> list[Commit]:
+        """The commit that writes a row. None if its scope has gone."""
+        scope = self._scopes.get(row.scope)
+        if scope is None:
+            return []
         now = self._clock.now_ms()
-        return Commit(os.urandom(16), self._scope.fence, now, unit, version, row)
+        return [Commit(os.urandom(16), scope.fence, now, row.id, version, row)]
 
     async def _write(self, commits: Sequence[Commit]) -> dict[str, UnitRow]:
         """Make these durable, however long it takes. Return the rows that were accepted.
@@ -254,17 +286,22 @@ class Suspects:
     async def _rewrite(
         self, candidates: Sequence[_Candidate], become: Callable[[Blame], Blame]
     ) -> list[_Candidate]:
-        """Write the new blame of candidates into their rows. Return the candidates with it."""
+        """Write the new blame of candidates into their rows. Return the candidates with it.
+
+        Those whose scope has gone are left out.
+        """
         commits: list[Commit] = []
         for _, version, row, blame in candidates:
             number = become(blame).number
             if number != row.suspect:
                 changed = msgspec.structs.replace(row, suspect=number)
-                commits.append(self._commit(row.id, version, changed))
+                commits += self._commit(version, changed)
         applied = await self._write(commits)
         written: list[_Candidate] = []
         for candidate in candidates:
             unit = candidate.row.id
+            if unit not in self._candidates:
+                continue  # its scope has gone
             current = candidate._replace(blame=become(candidate.blame))
             if unit in applied:
                 current = current._replace(version=candidate.version + 1, row=applied[unit])
@@ -282,8 +319,13 @@ class Suspects:
     async def _find(self) -> None:
         await self._all_counted()
         self._counting = False
-        self._scope.has_counted()
+        for scope in self._scopes.values():
+            scope.has_counted()
         self._seen.clear()
+        async with self._trial:
+            await self._search()
+
+    async def _search(self) -> None:
         # By id, because the order in which they were loaded is chance.
         candidates = sorted(self._candidates.values(), key=lambda c: c.row.id)
         marked = [c for c in candidates if c.blame.state == "trial"]
@@ -322,15 +364,16 @@ class Suspects:
         # Their rows say that they wait before the others run: a crash would come too early else.
         waiting = await self._rewrite(candidates[half:], Blame.waiting)
         await self._try(part, len(waiting))
-        if waiting:
-            await self._try(waiting, 0)
+        await self._try(waiting, 0)
 
     async def _try(self, part: Sequence[_Candidate], waiting: int) -> None:
         """Mark them, let them run, and see whether the process survives it."""
+        part = await self._rewrite(part, Blame.on_trial)
+        if not part:
+            return  # their scopes have gone
         trial_ms = self._trial_ms(part)
         text = "on trial for %.1f s, while %d wait: %s"
         self._log(logging.WARNING, text, trial_ms / 1000, waiting, _names(part))
-        part = await self._rewrite(part, Blame.on_trial)
         units = [c.row.id for c in part]
         self._on_trial.update(units)
         self._let_go(part)
@@ -359,9 +402,9 @@ class Suspects:
             " to see whether the others crash without it. Then it runs on trial again"
         )
         self._log(logging.WARNING, text, unit, blame.alone, most, control_ms / 1000)
-        (candidate,) = await self._rewrite([candidate], Blame.held_back)
+        written = await self._rewrite([candidate], Blame.held_back)
         await self._pass(control_ms)
-        await self._try([candidate], 0)
+        await self._try(written, 0)
 
     def _trial_ms(self, part: Sequence[_Candidate]) -> int:
         """Longer, the more crashes the trials before have not explained."""
@@ -377,8 +420,9 @@ class Suspects:
     def _let_go(self, candidates: Iterable[_Candidate]) -> None:
         """Load them again, with the messages that have come meanwhile, and let them run."""
         for candidate in candidates:
-            del self._candidates[candidate.row.id]
-            self._turns.memory.loader.load(candidate.resident)
+            # Its scope may have gone while the store was asked.
+            if self._candidates.pop(candidate.row.id, None) is not None:
+                self._turns.memory.loader.load(candidate.resident)
 
     async def _loaded(self, units: Iterable[str]) -> None:
         """Wait until they have been loaded."""
@@ -409,9 +453,10 @@ class Suspects:
                 await asyncio.sleep(_LOOK_S)
 
     async def _free_absent(self, units: Sequence[str]) -> set[str]:
-        """Take the marks of units that have left memory away. Return the units that have none now.
+        """Take the marks of units that have left memory away.
 
-        The others have come back into memory meanwhile.
+        Return the units that have no mark now, and those whose scope has gone. The others have come
+        back into memory meanwhile.
         """
         if not units:
             return set()
@@ -420,7 +465,7 @@ class Suspects:
             row = found.row
             if row is not None and _may_run(row) and free(row.suspect) != row.suspect:
                 row = msgspec.structs.replace(row, suspect=free(row.suspect))
-                commits.append(self._commit(found.id, found.version, row))
+                commits += self._commit(found.version, row)
         applied = await self._write(commits)
         refused = {commit.unit for commit in commits if commit.unit not in applied}
         return set(units) - refused
