@@ -48,6 +48,7 @@ from perdure.ports.store import (
     Loaded,
     Queues,
     Renewal,
+    Scopes,
     Store,
     TaskMatch,
     Totals,
@@ -395,6 +396,7 @@ async def live(random: Random, stores: list[Dumping], log: list[bytes], *, other
         await both(stores, "query", Totals(at=world.now))
         await both(stores, "query", Queues(at=world.now))
         await both(stores, "query", DeadLetters())
+        await both(stores, "query", Scopes())
         if others and world.chance(40):
             match = TaskMatch(
                 names=random.choice((None, ("act",))), tags=random.choice(((), ("gpu",)))

@@ -249,6 +249,23 @@ class Inbox(Query[Message], frozen=True, kw_only=True):
     unit: str
 
 
+class ScopeView(msgspec.Struct, frozen=True):
+    """A scope and its owner.
+
+    `owner` None: the last owner has released it, or it was never claimed.
+    """
+
+    scope: str
+    epoch: int
+    owner: Incarnation | None
+
+
+class Scopes(Query[ScopeView], frozen=True, kw_only=True):
+    """Scopes that were claimed at least once, by name. An empty tuple does not filter."""
+
+    scopes: tuple[str, ...] = ()
+
+
 class Counts(Query[tuple[str, int]], frozen=True, kw_only=True):
     """Number of units by status, and of waiting messages, tasks and dead letters.
 

@@ -22,6 +22,8 @@ from perdure.ports.store import (
     Query,
     QueueDepth,
     Queues,
+    Scopes,
+    ScopeView,
     Totals,
     Units,
     UnitView,
@@ -174,6 +176,15 @@ def _dead_letters(tables: Tables, query: DeadLetters) -> Page[DeadLetter]:
     return _page(query, found, tuple[str, bytes])
 
 
+def _scopes(tables: Tables, query: Scopes) -> Page[ScopeView]:
+    found: Keyed[ScopeView] = []
+    for name in sorted(tables.scopes):
+        if not query.scopes or name in query.scopes:
+            held = tables.scopes[name]
+            found.append(((name,), ScopeView(name, held.epoch, held.owner)))
+    return _page(query, found, tuple[str])
+
+
 # ---------------------------------------------------------------- counts
 
 
@@ -267,6 +278,7 @@ _HANDLERS: dict[type[Query[Any]], Callable[[Tables, Any], Page[Any]]] = {
     KvEntries: _kv,
     Inbox: _inbox,
     DeadLetters: _dead_letters,
+    Scopes: _scopes,
     Counts: _counts,
     Totals: _totals,
     Queues: _queues,

@@ -28,12 +28,15 @@ from perdure.ports.store import (
     Executions,
     Inbox,
     InboxPart,
+    Incarnation,
     Journal,
     KvEntries,
     Loaded,
     Page,
     Query,
     Queues,
+    Scopes,
+    ScopeView,
     Totals,
     Units,
     UnitView,
@@ -376,6 +379,25 @@ def _dead_letters(connection: Connection, query: DeadLetters) -> Page[DeadLetter
     return _page(connection, sql, where.values, query.limit, view)
 
 
+def _scopes(connection: Connection, query: Scopes) -> Page[ScopeView]:
+    def view(row: Values) -> tuple[Values, ScopeView]:
+        scope, epoch, node, incarnation = row
+        owner: Incarnation | None = None
+        if incarnation is not None:
+            owner = Incarnation(node, incarnation)
+        return (scope,), ScopeView(scope, epoch, owner)
+
+    where = Filter()
+    if query.scopes:
+        where.add("scope IN (SELECT value FROM json_each(?))", ids_json(query.scopes))
+    start = key_of(query.after, tuple[str])
+    if start is not None:
+        where.add("scope > ?", *start)
+    columns = "scope, epoch, node, incarnation"
+    sql = f"SELECT {columns} FROM scopes WHERE {where} ORDER BY scope LIMIT ?"  # noqa: S608 - no input
+    return _page(connection, sql, where.values, query.limit, view)
+
+
 _HANDLERS: dict[type[Query[Any]], Callable[[Connection, Any], Page[Any]]] = {
     Units: _units,
     Journal: _journal,
@@ -383,6 +405,7 @@ _HANDLERS: dict[type[Query[Any]], Callable[[Connection, Any], Page[Any]]] = {
     KvEntries: _kv,
     Inbox: _inbox,
     DeadLetters: _dead_letters,
+    Scopes: _scopes,
     Counts: counts,
     Totals: totals,
     Queues: queues,

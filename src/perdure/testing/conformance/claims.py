@@ -11,7 +11,7 @@ import asyncio
 
 from perdure.kernel.data.commit import Fence, Verdict
 from perdure.kernel.data.placement import scopes_of
-from perdure.ports.store import Claim, Incarnation
+from perdure.ports.store import Claim, Incarnation, Scopes, ScopeView
 from perdure.testing.conformance.scenario import (
     Scenario,
     StoreFactory,
@@ -65,6 +65,23 @@ class Claims:
                 "default/0": Claim(2, clean=True),
                 "default/1": Claim(3, clean=False),
             }
+
+    async def test_the_owners_of_scopes_are_listed(self, store_factory: StoreFactory) -> None:
+        # A node that is to own a scope waits until its owner has released it.
+        async with scene(store_factory, shards=4) as scenario:
+            other = Scenario(scenario.store, "two")
+            await other.claim("default/1", "default/3")
+            assert await scenario.store.release(scenario.fences()) == ["default/0", "default/2"]
+            views = [
+                ScopeView("default/0", 1, None),
+                ScopeView("default/1", 2, other.owner),
+                ScopeView("default/2", 1, None),
+                ScopeView("default/3", 2, other.owner),
+            ]
+            for limit in (1, 3, 100):
+                assert await scenario.all(Scopes(limit=limit)) == views
+                asked = Scopes(scopes=("default/3", "default/0", "default/9"), limit=limit)
+                assert await scenario.all(asked) == [views[0], views[3]]
 
     async def test_a_release_names_the_incarnation_and_the_epoch(
         self, store_factory: StoreFactory
