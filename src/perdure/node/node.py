@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from perdure.interceptor import Interceptor
     from perdure.kernel.data.limits import Limits
     from perdure.node.loop.turns import Turns
-    from perdure.ports.cluster import Cluster
+    from perdure.ports.cluster import Assigner
     from perdure.sync import LoopFactory, SyncNode
 
 logger = logging.getLogger("perdure.node")
@@ -74,7 +74,7 @@ class Node:
         name: str | None = None,
         interceptors: Sequence[Interceptor] = (),
         meter_provider: MeterProvider | None = None,
-        cluster: Cluster | None = None,
+        cluster: Assigner | None = None,
     ) -> None:
         """Nothing runs before `start`.
 

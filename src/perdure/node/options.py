@@ -50,6 +50,10 @@ class NodeOptions:
     it is suspended. Between those the others run without it for `control_ms`, the second time three
     times as long.
 
+    **The cluster.** A node that has not renewed its lease for `lease_ms` counts as dead, and others
+    take its work over. A node that is to take over the work of a living one waits up to
+    `handover_ms` for its release.
+
     **The store.** `store_retry_ms` is how long the store may be away before the node is frozen,
     until the store answers. Every `rescan_ms` the node looks for messages of which no hint has
     reached it. Instances are deleted `retention_ms` after their end (0: never). Every `sweep_ms`
@@ -70,6 +74,8 @@ class NodeOptions:
     control_ms: int = 10_000
     grace_ms: int = 10_000
     stop_ms: int = 1_000
+    lease_ms: int = 10_000
+    handover_ms: int = 5_000
     store_retry_ms: int = 10_000
     horizon_ms: int = 3_600_000
     rescan_ms: int = 5_000

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Iterable
 
+from perdure.ports.cluster import Assignment
 from perdure.ports.store import Incarnation
 
 
@@ -17,16 +18,24 @@ class MemoryCluster:
 
     def __init__(self) -> None:
         """Nothing is assigned."""
-        self._scopes: dict[str, frozenset[str]] = {}
+        self._assigned: dict[str, Assignment] = {}
         self._followers: dict[str, set[asyncio.Event]] = {}
 
-    def assign(self, node: str, scopes: Iterable[str]) -> None:
-        """From now on the node of this name should own these scopes, and no others."""
-        self._scopes[node] = frozenset(scopes)
+    def assign(
+        self, node: str, scopes: Iterable[str], living: Iterable[Incarnation] | None = None
+    ) -> None:
+        """From now on the node of this name should own these scopes, and no others.
+
+        With `living` it waits a while until these have released what they own of it.
+        """
+        ids: frozenset[str] | None = None
+        if living is not None:
+            ids = frozenset(incarnation.id for incarnation in living)
+        self._assigned[node] = Assignment(frozenset(scopes), ids)
         for changed in self._followers.get(node, ()):
             changed.set()
 
-    async def assignments(self, node: Incarnation) -> AsyncIterator[Collection[str]]:
+    async def assignments(self, node: Incarnation) -> AsyncIterator[Assignment]:
         """What the node should own, now and after each call of `assign`."""
         changed = asyncio.Event()
         followers = self._followers.setdefault(node.node, set())
@@ -34,7 +43,7 @@ class MemoryCluster:
         try:
             while True:
                 changed.clear()
-                yield self._scopes.get(node.node, frozenset())
+                yield self._assigned.get(node.node, Assignment(frozenset()))
                 await changed.wait()
         finally:
             followers.discard(changed)

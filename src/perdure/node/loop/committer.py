@@ -125,7 +125,7 @@ class Committer:
                 raise
 
         verdicts = await self._patience.insist(submit, self._late, error)
-        self._freezer.thaw()
+        self._freezer.store_answers()
         return verdicts
 
     def _note(self, error: StoreUnavailable) -> None:
@@ -139,7 +139,7 @@ class Committer:
             if self._unsure:
                 outcome = "unknown"
             raise StoreUnavailable(str(error), outcome, permanent=True) from error
-        self._freezer.freeze(error)
+        self._freezer.store_is_late(error)
 
     @property
     def is_behind(self) -> bool:

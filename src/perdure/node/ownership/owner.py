@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from perdure.errors import StoreUnavailable
 from perdure.node.ownership.backlog import Backlog
 from perdure.node.ownership.suspects import Suspects
+from perdure.ports.cluster import Assignment
+from perdure.ports.store import Scopes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Sequence
@@ -25,6 +29,15 @@ if TYPE_CHECKING:
     from perdure.ports.clock import Clock
 
 logger = logging.getLogger("perdure.node")
+
+_CLAIMED = 1_000
+"""Scopes that are asked for, or claimed, at once."""
+
+_LOOK_S = 0.05
+"""How often to look whether another node has released its scopes."""
+
+_RELEASED = 64
+"""Scopes that are given up at once. The next owner need not wait for the others."""
 
 _RETRY_S = 1.0
 """After how long a claim or a release that the store could not take is tried again."""
@@ -52,36 +65,83 @@ class Owner:
         self._searches: dict[Suspects, asyncio.Task[None]] = {}
         self._trial = asyncio.Lock()
         self._changing = asyncio.Lock()
+        self._assignment = Assignment(frozenset())
+        self._news = asyncio.Event()
 
     # ------------------------------------------------------------ assignments of a cluster
 
-    async def follow(self, assignments: AsyncIterator[Collection[str]]) -> None:
+    async def follow(self, assignments: AsyncIterator[Assignment]) -> None:
         """Own the scopes that the cluster assigns to this node, at each of its assignments."""
-        async for wanted in assignments:
-            while True:
-                try:
-                    await self.own(wanted)
-                except StoreUnavailable as error:
-                    # The cluster does not repeat itself, so this is tried until it is done.
-                    ids = {"node": self._turns.node_name}
-                    text = "the scopes of node %s cannot be changed now, and are soon: %s"
-                    logger.warning(text, self._turns.node_name, error, extra=ids)
-                    await asyncio.sleep(_RETRY_S)
-                else:
-                    break
+        self._background.spawn(self._settle(), "perdure-settle")
+        async for assignment in assignments:
+            self._assignment = assignment
+            self._news.set()
 
-    async def own(self, wanted: Collection[str]) -> None:
-        """Gain the scopes that are wanted, and give up the others.
+    async def _settle(self) -> None:
+        """Own what is assigned, however long that takes. The cluster does not repeat itself."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            since_s = time.monotonic()
+            pause_s: float | None = 0.0
+            while pause_s is not None and not self._news.is_set():
+                pause_s = await self._settle_some(time.monotonic() - since_s)
+                if pause_s is not None:
+                    await self._pause(pause_s)
+
+    async def _settle_some(self, waited_s: float) -> float | None:
+        """Own of the assigned scopes those that can be had. Return when to look again (s)."""
+        may_wait = waited_s < self._options.handover_ms / 1000
+        try:
+            if await self.own(self._assignment, may_wait=may_wait):
+                return None
+        except StoreUnavailable as error:
+            ids = {"node": self._turns.node_name}
+            text = "the scopes of node %s cannot be changed now, and are soon: %s"
+            logger.warning(text, self._turns.node_name, error, extra=ids)
+            return _RETRY_S
+        return _LOOK_S
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait. Another assignment ends it."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._news.wait()
+
+    async def own(self, assignment: Assignment, *, may_wait: bool = False) -> bool:
+        """Gain the scopes that are assigned, and give up the others. Return whether that is done.
+
+        With `may_wait` the scopes of other living nodes are left for later: they are about to
+        release them. A scope that is claimed before its release counts as crashed.
 
         Raises:
             StoreUnavailable: the store could not be asked. The changes that were made by then stay.
         """
+        wanted = assignment.scopes
+        # A stop waits for a change that has begun.
         async with self._changing:
-            # First: a scope that its next owner claims before its release counts as crashed.
             await self._give_up([s for s in self._ownership.all() if s.name not in wanted])
-            new = [name for name in wanted if self._ownership.find(name) is None]
-            if new:
-                self.serve(await self._ownership.claim(sorted(new)))
+            missing = sorted(name for name in wanted if self._ownership.find(name) is None)
+            free = missing
+            if missing and may_wait and assignment.living is not None:
+                free = await self._released(missing, assignment.living)
+            for start in range(0, len(free), _CLAIMED):
+                self.serve(await self._ownership.claim(free[start : start + _CLAIMED]))
+            return len(free) == len(missing)
+
+    async def _released(self, names: Sequence[str], living: Collection[str]) -> list[str]:
+        """Those of these scopes that no living node owns."""
+        held: set[str] = set()
+        after: str | None = None
+        while True:
+            query = Scopes(scopes=tuple(names), after=after, limit=_CLAIMED)
+            page = await self._turns.store.query(query)
+            for view in page.items:
+                if view.owner is not None and view.owner.id in living:
+                    held.add(view.scope)
+            after = page.next
+            if after is None:
+                return [name for name in names if name not in held]
 
     # ------------------------------------------------------------ gaining
 
@@ -91,6 +151,8 @@ class Owner:
         for scope in scopes:
             self._suspects[scope] = suspects
             scope.serve(suspects, self._backlog)
+            if self._ownership.is_frozen:
+                scope.freeze()
         self._background.spawn(self._take_up(suspects), "perdure-scan")
 
     async def _take_up(self, suspects: Suspects) -> None:
@@ -106,15 +168,17 @@ class Owner:
 
     # ------------------------------------------------------------ giving up
 
-    async def _give_up(self, scopes: Collection[Scope]) -> None:
+    async def _give_up(self, scopes: Sequence[Scope]) -> None:
         """Finish the work under way in these scopes, and release them."""
         for scope in scopes:
             if scope.state != "draining":  # a release that failed is tried again
                 scope.drain()
         # Only when all of them drain: the first could wait long for its turns to end.
-        for scope in scopes:
-            await self._empty(scope)
-        await self._ownership.release(scopes)
+        for start in range(0, len(scopes), _RELEASED):
+            part = scopes[start : start + _RELEASED]
+            for scope in part:
+                await self._empty(scope)
+            await self._ownership.release(part)
 
     async def drop_lost(self) -> None:
         """Drop all units of each scope that is lost. Such a scope is not this node's to release."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from perdure.kernel.data.commit import Fence
 from perdure.kernel.data.placement import scope_of
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from perdure.node.ownership.scope import Admission, Batch
     from perdure.ports.store import Incarnation, Store
 
+Cause = Literal["store", "lease"]
+"""Why a node is frozen: its store does not answer, or it could not renew its lease."""
+
 
 class Ownership:
     """The router of a node: from a unit to the scope that this node owns, or to nothing."""
@@ -22,7 +25,9 @@ class Ownership:
     def __init__(self, store: Store, incarnation: Incarnation, *, is_alone: bool) -> None:
         """Nothing is owned. `is_alone`: no other node can own a scope of this store."""
         self.is_alone = is_alone
+        # An attribute and no property: each message asks.
         self.is_frozen = False
+        self._frozen_by: set[Cause] = set()
         # How many claims the store has accepted. Each scope has the number of its own, so that a
         # commit can tell whether a scope has come since the commit was submitted.
         self.claims = 0
@@ -104,18 +109,35 @@ class Ownership:
         """Wait for a scope that is lost. Its units are still in memory."""
         return await self._lost.get()
 
-    def freeze(self) -> None:
-        """The store does not answer: do nothing, and forget nothing."""
+    def freeze(self, cause: Cause) -> None:
+        """Do nothing, and forget nothing, until all causes have ended."""
+        self._frozen_by.add(cause)
         # All scopes at once: there is one store, and one commit that is late stands for all.
         self.is_frozen = True
         for scope in self._scopes.values():
             scope.freeze()
 
-    def thaw(self) -> None:
-        """The store answers again."""
+    def thaw(self, cause: Cause) -> bool:
+        """A cause has ended. Return whether it was the last one."""
+        if cause not in self._frozen_by:
+            return False
+        self._frozen_by.remove(cause)
+        if self._frozen_by:
+            return False
         self.is_frozen = False
         for scope in self._scopes.values():
             scope.thaw()
+        return True
+
+    def is_frozen_by(self, cause: Cause) -> bool:
+        """Whether this is one of the causes."""
+        return cause in self._frozen_by
+
+    def lose_all(self, incarnation: Incarnation) -> None:
+        """The cluster has removed this life of the node. It goes on as another incarnation."""
+        self._incarnation = incarnation
+        for scope in self.all():
+            self.lose(scope)
 
     # ------------------------------------------------------------ between load and turn
 
