@@ -28,7 +28,9 @@ from perdure.kernel.unit.workflow_unit import WorkflowUnit
 from perdure.node.deploys import Checks, guard_level
 from perdure.node.gateway import NodeGateway
 from perdure.node.options import NodeOptions, check_kind
+from perdure.node.ownership.lease import Lease
 from perdure.node.ownership.ownership import Ownership
+from perdure.node.ownership.seat import Seat
 from perdure.node.surroundings import Surroundings
 from perdure.node.telemetry.gauges import NodeGauges
 from perdure.node.telemetry.metrics import Metrics, find_provider
@@ -36,12 +38,13 @@ from perdure.node.telemetry.tally import NodeMetrics, Tally
 from perdure.node.upkeep.elders import Elders
 from perdure.node.wiring import Life, wire
 from perdure.ports.clock import Clock, SystemClock
+from perdure.ports.cluster import Assigner, Member
 from perdure.ports.store import Incarnation, Store, Units
 from perdure.store import open_store
 from perdure.store.measured import MeasuredStore
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
     from types import TracebackType
 
     from opentelemetry.metrics import MeterProvider
@@ -51,7 +54,7 @@ if TYPE_CHECKING:
     from perdure.interceptor import Interceptor
     from perdure.kernel.data.limits import Limits
     from perdure.node.loop.turns import Turns
-    from perdure.ports.cluster import Assigner
+    from perdure.ports.cluster import Assignment, Cluster
     from perdure.sync import LoopFactory, SyncNode
 
 logger = logging.getLogger("perdure.node")
@@ -74,14 +77,14 @@ class Node:
         name: str | None = None,
         interceptors: Sequence[Interceptor] = (),
         meter_provider: MeterProvider | None = None,
-        cluster: Assigner | None = None,
+        cluster: Cluster | Assigner | None = None,
     ) -> None:
         """Nothing runs before `start`.
 
         `interceptors` are around its client's calls, its turns and its activities. Metrics go to
         `meter_provider`, or to that of the process if it has one when the node starts. With a
-        `cluster` the node owns the scopes that the cluster assigns to it. Without one it owns the
-        whole store.
+        `cluster` the node is one of several, and owns the scopes that fall to it. Without one it
+        owns the whole store.
         """
         self.app = app
         if options is None:
@@ -101,13 +104,14 @@ class Node:
             self.name = f"{app.name}-{os.getpid()}"
         else:
             self.name = check_text(name, "the name of a node")
-        self.incarnation = Incarnation(self.name, os.urandom(8).hex())
+        self._incarnation = Incarnation(self.name, os.urandom(8).hex())
         self.gateway = self._make_gateway()
         self._given_store = store
         self._store: Store | None = open_store(store)
         self._cluster = cluster
         self._stack = AsyncExitStack()
         self._life: Life | None = None
+        self._seat: Seat | None = None
         if meter_provider is not None:
             find_provider(meter_provider)  # an error belongs here, and not to the start
         self._meter_provider = meter_provider
@@ -177,12 +181,13 @@ class Node:
         ended = asyncio.Event()
         stack.callback(ended.set)  # the first to be pushed is the last to be run
         # New at each start: ids of commits come from it.
-        self.incarnation = Incarnation(self.name, os.urandom(8).hex())
+        self._incarnation = Incarnation(self.name, os.urandom(8).hex())
         store = self._open_store()
         if isinstance(self._given_store, str):
             await stack.enter_async_context(store)
         store = self._measure(store, stack)
-        ownership = Ownership(store, self.incarnation, is_alone=self._cluster is None)
+        ownership = Ownership(store, self._incarnation, is_alone=self._cluster is None)
+        stack.push_async_callback(self._leave_cluster)  # behind the release
         stack.push_async_callback(self._release, ownership)
         if self._cluster is None:
             await ownership.claim(scopes_of(store.info.shards))
@@ -216,9 +221,32 @@ class Node:
         if self._cluster is None:
             life.owner.serve(ownership.all())
         else:
-            assignments = self._cluster.assignments(self.incarnation)
+            assignments = await self._join(self._cluster, life)
             life.background.spawn(life.owner.follow(assignments), "perdure-cluster")
         life.deploys.changed()
+
+    async def _join(self, cluster: Cluster | Assigner, life: Life) -> AsyncIterator[Assignment]:
+        """Become one of the nodes of a cluster. Return what the node should own from now on."""
+        if isinstance(cluster, Assigner):
+            return cluster.assignments(self.incarnation)
+        options = self.options
+        self._seat = Seat(
+            cluster,
+            Member(incarnation=self.incarnation, lease_ms=options.lease_ms),
+            Lease(life.turns.freezer, self.clock, options.lease_ms),
+            life.ownership,
+            self.clock,
+            shards=self.store.info.shards,
+            hung_ms=options.turn_limit_ms,
+            failed=self._store_failed,
+        )
+        await self._seat.take()
+        return self._seat.assignments()
+
+    async def _leave_cluster(self) -> None:
+        if self._seat is not None:
+            await self._seat.leave()
+            self._seat = None
 
     def _make_life(
         self,
@@ -329,6 +357,8 @@ class Node:
         if life is None:
             return
         self._stopping = True
+        if self._seat is not None:
+            self._seat.announce_leave()
         try:
             if self._failure is not None:
                 self._life = None  # no request can be recorded any more
@@ -422,6 +452,13 @@ class Node:
         from perdure.sync.portal import Portal
 
         return SyncNode(self, Portal(f"node {self.name!r}", loop_factory))
+
+    @property
+    def incarnation(self) -> Incarnation:
+        """This life of the node. Other nodes that take it for dead end it, too."""
+        if self._life is not None:
+            return self._life.ownership.incarnation
+        return self._incarnation
 
     @property
     def residents(self) -> int:

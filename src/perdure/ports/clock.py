@@ -59,6 +59,13 @@ class Clock(Protocol):
         """Wall-clock time in milliseconds since 1970. Never goes back within one process."""
         ...
 
+    def boot_ms(self) -> int:
+        """Milliseconds since some moment. The time of a suspended machine counts.
+
+        Setting the clock changes nothing. Any thread may ask.
+        """
+        ...
+
     def call_at(self, at_ms: int, callback: Callable[[], None]) -> Alarm:
         """Call `callback` on the running event loop when `now_ms()` has reached `at_ms`."""
         ...
@@ -125,6 +132,10 @@ class SystemClock:
             self._read_ns, self._told_ns = boot, now_ns - wall
             return now_ns // _NS
         return self.now_ns() // _NS
+
+    def boot_ms(self) -> int:
+        """Milliseconds since the machine began to run."""
+        return self._boot_ns() // _NS
 
     def go_on_from(self, at_ms: int) -> None:
         """Go on from `at_ms`, which a row of the store has from a former life.

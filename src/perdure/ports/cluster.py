@@ -6,14 +6,15 @@ only commits with the newest epoch are accepted. So a cluster that is wrong cost
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Protocol, Self, runtime_checkable
 
 import msgspec
 
+from perdure.ports.store import Incarnation
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-    from perdure.ports.store import Incarnation
 
 
 class Assignment(msgspec.Struct, frozen=True):
@@ -27,6 +28,60 @@ class Assignment(msgspec.Struct, frozen=True):
     living: frozenset[str] | None = None
 
 
+class Member(msgspec.Struct, frozen=True, kw_only=True):
+    """A node, as it describes itself to the others."""
+
+    incarnation: Incarnation
+    address: str | None = None
+    lease_ms: int = 10_000
+    weight: int = 100
+    groups: tuple[str, ...] = ("default",)
+    labels: dict[str, str] = {}
+    queues: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+    formats: tuple[int, int] = (1, 1)
+    state: Literal["serving", "leaving"] = "serving"
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """A member as the cluster has it."""
+
+    member: Member
+    beat: int
+    is_connected: bool | None = None
+
+
+class View(msgspec.Struct, frozen=True):
+    """All members at one moment."""
+
+    revision: int
+    members: tuple[Seen, ...]
+
+
+class Cluster(Protocol):
+    """Who is alive."""
+
+    @property
+    def shares_loop(self) -> bool:
+        """Whether it works on the event loop of its nodes. Others have a thread for each node."""
+        ...
+
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+    async def join(self, member: Member) -> View: ...
+    async def renew(self, member: Member) -> View | None: ...
+    async def leave(self, incarnation: Incarnation) -> None: ...
+    async def remove(self, incarnation: Incarnation, beat: int) -> bool: ...
+    async def view(self) -> View: ...
+    async def changed(self, revision: int, within_ms: int) -> View: ...
+
+
+@runtime_checkable
 class Assigner(Protocol):
     """Assigns scopes to nodes."""
 

@@ -47,6 +47,10 @@ class ManualClock:
         """The present, in milliseconds since 1970."""
         return self._now_ms
 
+    def boot_ms(self) -> int:
+        """The same: nobody sets this clock."""
+        return self._now_ms
+
     def call_at(self, at_ms: int, callback: Callable[[], None]) -> ManualAlarm:
         """Call `callback` when `advance` reaches `at_ms`. Soon, if that is not in the future."""
         alarm = ManualAlarm(at_ms, callback)

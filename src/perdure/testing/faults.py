@@ -179,6 +179,10 @@ class DyingClock:
         """The present."""
         return self._clock.now_ms()
 
+    def boot_ms(self) -> int:
+        """Time that nobody sets."""
+        return self._clock.boot_ms()
+
     def call_at(self, at_ms: int, callback: Callable[[], None]) -> Alarm:
         """Call `callback` then, unless the life ends before."""
         return self._clock.call_at(at_ms, lambda: self._ring(callback))

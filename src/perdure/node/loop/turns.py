@@ -77,8 +77,8 @@ class Turns:
         self.memory = Memory(
             given, residents, self._supervisor, self.attempts, self.deadlines, self._ready
         )
-        self._freezer = Freezer(given, self.memory, self._ready)
-        self._committer = Committer(given, self._freezer, self._ready.go_on)
+        self.freezer = Freezer(given, self.memory, self._ready)
+        self._committer = Committer(given, self.freezer, self._ready.go_on)
         self._refusals = Refusals(given, self.memory)
         self._stages = Stages()
         # A commit id is the incarnation's id (8 random bytes) and a count: no two lives share one.
@@ -105,7 +105,7 @@ class Turns:
             return
         if ack is not None and self._ownership.is_frozen:
             # Before its unit enters memory: a unit without a message would never be loaded.
-            refuse(ack, self._freezer.error())
+            refuse(ack, self.freezer.error())
             return
         memory = self.memory
         resident = memory.residents.get(message.to)

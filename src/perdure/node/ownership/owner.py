@@ -39,6 +39,9 @@ _LOOK_S = 0.05
 _RELEASED = 64
 """Scopes that are given up at once. The next owner need not wait for the others."""
 
+_NAMED = 5
+"""Scopes that a log record names."""
+
 _RETRY_S = 1.0
 """After how long a claim or a release that the store could not take is tried again."""
 
@@ -183,10 +186,12 @@ class Owner:
     async def drop_lost(self) -> None:
         """Drop all units of each scope that is lost. Such a scope is not this node's to release."""
         while True:
-            scope = await self._ownership.next_lost()
+            scopes = await self._ownership.next_lost()
             ids = {"node": self._turns.node_name}
-            logger.warning("another node owns the scope %s now", scope.name, extra=ids)
-            await self._empty(scope)
+            text = "other nodes own %d scopes of this one now: %s"
+            logger.warning(text, len(scopes), _names(scopes), extra=ids)
+            for scope in scopes:
+                await self._empty(scope)
 
     async def _empty(self, scope: Scope) -> None:
         """Take the units of a scope out of memory, also those that were held back as suspects."""
@@ -210,3 +215,11 @@ class Owner:
         self._backlog.stop()
         for suspects in self._suspects.values():
             suspects.stop()
+
+
+def _names(scopes: Sequence[Scope]) -> str:
+    """The first few names, for people."""
+    named = ", ".join(scope.name for scope in scopes[:_NAMED])
+    if len(scopes) > _NAMED:
+        named += ", ..."
+    return named

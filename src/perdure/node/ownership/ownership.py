@@ -31,8 +31,9 @@ class Ownership:
         # How many claims the store has accepted. Each scope has the number of its own, so that a
         # commit can tell whether a scope has come since the commit was submitted.
         self.claims = 0
+        # Another one after the cluster has taken the node for dead.
+        self.incarnation = incarnation
         self._store = store
-        self._incarnation = incarnation
         self._shards = store.info.shards
         self._scopes: dict[str, Scope] = {}
         self._lost: asyncio.Queue[Scope] = asyncio.Queue()
@@ -67,11 +68,11 @@ class Ownership:
         Raises:
             StoreError: the store has refused, or cannot be asked.
         """
-        claims = await self._store.claim(names, self._incarnation)
+        claims = await self._store.claim(names, self.incarnation)
         scopes: list[Scope] = []
         self.claims += 1
         for name, claim in claims.items():
-            fence = Fence(name, claim.epoch, self._incarnation.id)
+            fence = Fence(name, claim.epoch, self.incarnation.id)
             scope = Scope(fence, self.claims, crashed=not claim.clean)
             self._scopes[name] = scope
             scopes.append(scope)
@@ -105,9 +106,12 @@ class Ownership:
             self.remove(scope)
             self._lost.put_nowait(scope)
 
-    async def next_lost(self) -> Scope:
-        """Wait for a scope that is lost. Its units are still in memory."""
-        return await self._lost.get()
+    async def next_lost(self) -> list[Scope]:
+        """Wait for scopes that are lost. Their units are still in memory."""
+        lost = [await self._lost.get()]
+        while not self._lost.empty():
+            lost.append(self._lost.get_nowait())
+        return lost
 
     def freeze(self, cause: Cause) -> None:
         """Do nothing, and forget nothing, until all causes have ended."""
@@ -135,7 +139,7 @@ class Ownership:
 
     def lose_all(self, incarnation: Incarnation) -> None:
         """The cluster has removed this life of the node. It goes on as another incarnation."""
-        self._incarnation = incarnation
+        self.incarnation = incarnation
         for scope in self.all():
             self.lose(scope)
 

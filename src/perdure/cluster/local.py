@@ -1,0 +1,114 @@
+"""A cluster in memory, for the nodes of one process."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Self
+
+from perdure.errors import StoreUnavailable, UsageError
+from perdure.ports.cluster import Member, Seen, View
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from perdure.ports.clock import Clock
+    from perdure.ports.store import Incarnation
+
+
+class LocalCluster:
+    """Who is alive, in memory. Its nodes share one event loop."""
+
+    shares_loop = True
+
+    def __init__(self, clock: Clock) -> None:
+        """Nobody has joined. Waits for changes end by `clock`."""
+        self._clock = clock
+        self._members: dict[str, Seen] = {}
+        self._silent: set[str] = set()
+        self._revision = 0
+        self._waiting: set[asyncio.Event] = set()
+
+    async def __aenter__(self) -> Self:
+        """Nothing is to be opened."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Nothing is to be closed."""
+
+    # ------------------------------------------------------------ for tests
+
+    def silence(self, incarnation: Incarnation) -> None:
+        """Answer this member no more, and take nothing of it."""
+        self._silent.add(incarnation.id)
+
+    def hear(self, incarnation: Incarnation) -> None:
+        """Answer this member again."""
+        self._silent.discard(incarnation.id)
+
+    def _check(self, incarnation: Incarnation) -> None:
+        if incarnation.id in self._silent:
+            msg = f"the cluster does not answer node {incarnation.node!r}"
+            raise StoreUnavailable(msg)
+
+    # ------------------------------------------------------------ the port
+
+    async def join(self, member: Member) -> View:
+        """Take a seat."""
+        for seen in self._members.values():
+            if seen.member.incarnation.node == member.incarnation.node:
+                msg = f"a node named {member.incarnation.node!r} is in the cluster already"
+                raise UsageError(msg)
+        self._members[member.incarnation.id] = Seen(member, 1)
+        self._has_changed()
+        return await self.view()
+
+    async def renew(self, member: Member) -> View | None:
+        """Show that the node lives."""
+        self._check(member.incarnation)
+        before = self._members.get(member.incarnation.id)
+        if before is None:
+            return None
+        self._members[member.incarnation.id] = Seen(member, before.beat + 1)
+        if before.member != member:
+            self._has_changed()
+        return await self.view()
+
+    async def leave(self, incarnation: Incarnation) -> None:
+        """Give up a seat."""
+        if self._members.pop(incarnation.id, None) is not None:
+            self._has_changed()
+
+    async def remove(self, incarnation: Incarnation, beat: int) -> bool:
+        """Remove a member that has not moved since this beat."""
+        seen = self._members.get(incarnation.id)
+        if seen is None or seen.beat != beat:
+            return False
+        await self.leave(incarnation)
+        return True
+
+    async def view(self) -> View:
+        """All members."""
+        return View(self._revision, tuple(self._members.values()))
+
+    async def changed(self, revision: int, within_ms: int) -> View:
+        """Wait for another revision."""
+        news = asyncio.Event()
+        self._waiting.add(news)
+        alarm = self._clock.call_after(within_ms, news.set)
+        try:
+            while self._revision == revision and not news.is_set():
+                await news.wait()
+        finally:
+            alarm.cancel()
+            self._waiting.discard(news)
+        return await self.view()
+
+    def _has_changed(self) -> None:
+        self._revision += 1
+        for news in self._waiting:
+            news.set()

@@ -1,0 +1,120 @@
+"""The helm: where the membership of a node runs, beside the node or on a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+from perdure.errors import StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from perdure.node.ownership.membership import Membership
+    from perdure.ports.cluster import Cluster
+
+logger = logging.getLogger("perdure.node")
+
+
+class Helm:
+    """Runs a membership from its begin to its end."""
+
+    def __init__(
+        self, cluster: Cluster, membership: Membership, failed: Callable[[Exception], None]
+    ) -> None:
+        """Nothing runs. `failed` is told of an error behind which the membership cannot go on."""
+        self._cluster = cluster
+        self._membership = membership
+        self._failed = failed
+        self._home = asyncio.get_running_loop()
+        self._joined: asyncio.Future[None] = self._home.create_future()
+        self._ended: asyncio.Future[None] = self._home.create_future()
+        self._away: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def begin(self) -> None:
+        """Join the cluster, and stay in it.
+
+        Raises:
+            UsageError: a living node has this name.
+            StoreUnavailable: the cluster does not answer.
+        """
+        if self._cluster.shares_loop:
+            self._task = self._home.create_task(self._serve(), name="perdure-membership")
+        else:
+            # A daemon: a cluster that does not answer must not hold up the end of the process.
+            threading.Thread(target=self._run, name="perdure-membership", daemon=True).start()
+        await self._joined
+
+    def _run(self) -> None:
+        asyncio.run(self._begin_serving())
+
+    async def _begin_serving(self) -> None:
+        self._away = asyncio.get_running_loop()
+        self._task = asyncio.create_task(self._serve(), name="perdure-membership")
+        await asyncio.wait([self._task])
+
+    async def _serve(self) -> None:
+        error: Exception | None = None
+        try:
+            async with self._cluster:
+                await self._membership.join()
+                self._tell(_settle, self._joined, None)
+                await self._stay()
+        except Exception as failure:
+            error = failure
+        finally:
+            self._tell(self._end, error)
+
+    async def _stay(self) -> None:
+        try:
+            await self._membership.run()
+        finally:
+            try:
+                await self._membership.leave()
+            except StoreUnavailable as error:
+                logger.warning("the seat in the cluster ends with its lease: %s", error)
+
+    def _tell(self, call: Callable[..., None], *args: object) -> None:
+        if self._away is None:
+            call(*args)
+        else:
+            self._home.call_soon_threadsafe(call, *args)
+
+    def _end(self, error: Exception | None) -> None:
+        """The membership has ended."""
+        if not self._joined.done():
+            if error is None:
+                self._joined.cancel()
+            else:
+                self._joined.set_exception(error)
+        elif error is not None:
+            self._failed(error)
+        _settle(self._ended, None)
+
+    def call(self, call: Callable[[], None]) -> None:
+        """Call something of the membership where it runs."""
+        if self._away is None:
+            call()
+        else:
+            self._away.call_soon_threadsafe(call)
+
+    async def end(self) -> None:
+        """Leave the cluster."""
+        task = self._task
+        if task is None:
+            return
+        if not self._ended.done():
+            self.call(lambda: _cancel(task))
+        await self._ended
+
+
+def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+
+
+def _settle(future: asyncio.Future[None], result: None) -> None:
+    if not future.done():
+        future.set_result(result)

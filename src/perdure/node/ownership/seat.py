@@ -1,0 +1,151 @@
+"""The seat of a node in its cluster, as the node's own event loop sees it.
+
+The membership works on a thread of its own. It tells the seat of each renewal and each change, and
+the seat passes that on: to the lease, which freezes the node, and to the owner, which gains scopes
+and gives them up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from perdure.kernel.data.placement import scopes_of
+from perdure.kernel.placement.rendezvous import place
+from perdure.node.ownership.helm import Helm
+from perdure.node.ownership.membership import Membership
+from perdure.ports.cluster import Assignment
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from perdure.node.ownership.lease import Lease
+    from perdure.node.ownership.ownership import Ownership
+    from perdure.ports.clock import Clock
+    from perdure.ports.cluster import Cluster, Member, View
+    from perdure.ports.store import Incarnation
+
+_TICK_S = 0.5
+"""How often the event loop shows that it turns."""
+
+
+class Seat:
+    """Joins the cluster, follows what it says, and leaves it."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        member: Member,
+        lease: Lease,
+        ownership: Ownership,
+        clock: Clock,
+        *,
+        shards: int,
+        hung_ms: int,
+        failed: Callable[[Exception], None],
+    ) -> None:
+        """Nothing is joined. An event loop that stands still for `hung_ms` loses its lease."""
+        self._member = member
+        self._lease = lease
+        self._ownership = ownership
+        self._clock = clock
+        self._scopes = {group: scopes_of(shards, group) for group in member.groups}
+        self._hung_ms = hung_ms + int(_TICK_S * 1000)
+        self._view: View | None = None
+        self._news = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._ticked_ms = clock.boot_ms()
+        self._tick_handle: asyncio.Handle | None = None
+        self._membership = Membership(
+            cluster, member, self, boot_ms=clock.boot_ms, ticks=self._ticks
+        )
+        self._helm = Helm(cluster, self._membership, failed)
+
+    # ------------------------------------------------------------ joining and leaving
+
+    async def take(self) -> None:
+        """Join the cluster, and renew the lease from now on.
+
+        Raises:
+            UsageError: a living node has this name.
+            StoreUnavailable: the cluster does not answer.
+        """
+        self._tick()
+        await self._helm.begin()
+
+    def announce_leave(self) -> None:
+        """Tell the others that the scopes of this node are soon free."""
+        self._helm.call(lambda: self._membership.describe(_leaving))
+
+    async def leave(self) -> None:
+        """Give up the seat. The scopes have been released by now."""
+        self._lease.stop()
+        if self._tick_handle is not None:
+            self._tick_handle.cancel()
+        await self._helm.end()
+
+    # ------------------------------------------------------------ the tick of the event loop
+
+    def _tick(self) -> None:
+        self._ticked_ms = self._clock.boot_ms()
+        self._tick_handle = self._loop.call_later(_TICK_S, self._tick)
+
+    def _ticks(self) -> bool:
+        """Whether the event loop turns. The membership asks from its thread."""
+        return self._clock.boot_ms() - self._ticked_ms <= self._hung_ms
+
+    # ------------------------------------------------------------ told by the membership
+
+    def renewed(self, until_ms: int, view: View) -> None:
+        """The lease lasts until `until_ms` (boot time)."""
+        self._loop.call_soon_threadsafe(self._renewed, until_ms, view)
+
+    def seen(self, view: View) -> None:
+        """Other members have come, gone or changed."""
+        self._loop.call_soon_threadsafe(self._seen, view)
+
+    def removed(self, incarnation: Incarnation) -> None:
+        """The members have taken this node for dead."""
+        self._loop.call_soon_threadsafe(self._removed, incarnation)
+
+    def _renewed(self, until_ms: int, view: View) -> None:
+        self._lease.renew(until_ms)
+        self._seen(view)
+
+    def _seen(self, view: View) -> None:
+        if self._view is None or view.revision != self._view.revision:
+            self._view = view
+            self._news.set()
+
+    def _removed(self, incarnation: Incarnation) -> None:
+        self._view = None
+        self._member = msgspec.structs.replace(self._member, incarnation=incarnation)
+        self._ownership.lose_all(incarnation)
+
+    # ------------------------------------------------------------ told to the owner
+
+    async def assignments(self) -> AsyncIterator[Assignment]:
+        """What the node should own, now and after each change of the members."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            if self._view is not None:
+                yield self._assigned(self._view)
+
+    def _assigned(self, view: View) -> Assignment:
+        own = self._member.incarnation.id
+        members = [seen.member for seen in view.members]
+        placed = place(self._scopes, members)
+        scopes = frozenset(scope for scope, owner in placed.items() if owner == own)
+        return Assignment(scopes, frozenset(member.incarnation.id for member in members))
+
+    @property
+    def view(self) -> View | None:
+        """The members, as they were seen last. None: the node is not one of them now."""
+        return self._view
+
+
+def _leaving(member: Member) -> Member:
+    return msgspec.structs.replace(member, state="leaving")
