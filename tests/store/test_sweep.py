@@ -10,12 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure.kernel.data.commit import Answer
+from perdure.kernel.data.commit import Answer, Fence
 from perdure.kernel.data.message import Send, Start
-from perdure.kernel.data.placement import scope_of
+from perdure.kernel.data.placement import scope_of, scopes_of
+from perdure.ports.store import Incarnation
 from perdure.store.limits import StoreLimits
 from perdure.store.memory import MemoryStore
 from perdure.store.sqlite import SQLiteStore, sweeping
+from perdure.store.sqlite.connection import Connection
 from perdure.store.sqlite.database import MEMORY, Options
 from perdure.testing.conformance import Scenario
 
@@ -157,7 +159,7 @@ async def test_what_has_expired_is_found_in_order(table: str) -> None:
 async def test_messages_of_units_that_exist_are_not_looked_at() -> None:
     async with SQLiteStore(MEMORY) as store:
         assert "USING INDEX inbox_homeless (scope=? AND at<?)" in await plan(
-            store, sweeping.SQL["undelivered"]
+            store, sweeping.SQL["find_undelivered"]
         )
         scenario = Scenario(store)
         await scenario.claim()
@@ -168,3 +170,22 @@ async def test_messages_of_units_that_exist_are_not_looked_at() -> None:
             "SELECT unit FROM inbox INDEXED BY inbox_homeless WHERE homeless"
         )
         assert indexed == [("nobody",)]
+
+
+async def test_many_scopes_cost_one_query_of_each_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    executed: list[str] = []
+    execute = Connection.execute
+
+    def counting(self: Connection, sql: str, *values: Any) -> Any:
+        executed.append(sql)
+        return execute(self, sql, *values)
+
+    names = scopes_of(2_048)
+    async with SQLiteStore(MEMORY, options=Options(shards=2_048)) as store:
+        claims = await store.claim(names, Incarnation("a", "aa"))
+        fences = [Fence(scope, claim.epoch, "aa") for scope, claim in claims.items()]
+        monkeypatch.setattr(Connection, "execute", counting)
+        await store.sweep(fences, 10_000, 100)
+        await store.wakes(names, 10_000, None, 100)
+    assert any("json_each" in sql for sql in executed)
+    assert len(executed) < 20

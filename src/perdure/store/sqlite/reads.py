@@ -158,17 +158,15 @@ def wakes(
 ) -> Page[Wake]:
     """Units that are due, have visible messages, or an expired lease, by scope and time."""
     check_limit(limit)
-    start = key_of(after, tuple[str, int, str])
+    start = key_of(after, tuple[str, int, str]) or ("", _BEFORE_ALL, "")
     found: list[tuple[str, int, str]] = []
     result: dict[str, Wake] = {}
-    for scope in sorted(set(scopes)):
+    asked = {"scopes": ids_json(sorted(set(scopes))), "first": start[0], "until": until}
+    for (scope,) in list(connection.execute(SQL["due_scopes"], asked)):
         at = _BEFORE_ALL
         unit = ""
-        if start is not None:
-            if scope < start[0]:
-                continue
-            if scope == start[0]:
-                _, at, unit = start
+        if scope == start[0]:
+            _, at, unit = start
         # One more than fits, which says that there is another page.
         room = limit + 1 - len(found)
         values = {"scope": scope, "until": until, "at": at, "unit": unit, "limit": room}

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from perdure.kernel.data.commit import Fence
 from perdure.ports.store import Swept
 from perdure.store.limits import StoreLimits
-from perdure.store.sqlite.connection import Connection, Values
+from perdure.store.sqlite.connection import Connection, Values, ids_json
 from perdure.store.sqlite.tasks import held_scopes
 from perdure.store.statements import statements
 
@@ -20,16 +20,16 @@ EXPIRING = ("answers", "tombstones", "deletions", "dead_letters")
 """Tables with rows that expire, in the order in which they are swept."""
 
 
-def _oldest(
-    connection: Connection, sql: str, scopes: Sequence[str], at: int, limit: int
-) -> list[Values]:
-    """The keys of the oldest rows of all scopes."""
+def _oldest(connection: Connection, rows: str, scopes: str, at: int, limit: int) -> list[Values]:
+    """The keys of the oldest rows of all scopes. `rows` is the name of their queries."""
     found: list[Values] = []
+    values = {"scopes": scopes, "at": at}
     # Each scope by itself, because an index that begins with the scope has the order of one only.
-    for scope in scopes:
-        found += connection.execute(sql, {"scope": scope, "at": at, "limit": limit})
+    for (scope,) in list(connection.execute(SQL[f"scopes_{rows}"], values)):
+        keys = {"scope": scope, "at": at, "limit": limit}
+        found += connection.execute(SQL[f"find_{rows}"], keys)
     # The first column is the time by which they are sorted.
-    return [values[1:] for values in sorted(found)[:limit]]
+    return [keys[1:] for keys in sorted(found)[:limit]]
 
 
 def sweep(
@@ -37,13 +37,13 @@ def sweep(
 ) -> Swept:
     """Remove at most `limit` expired rows, oldest first, and bury undelivered messages."""
     removed = 0
-    scopes = sorted(set(held_scopes(connection, fences)))
+    scopes = ids_json(sorted(set(held_scopes(connection, fences))))
     for table in EXPIRING:
-        rows = _oldest(connection, SQL[f"find_{table}"], scopes, at, limit - removed)
+        rows = _oldest(connection, table, scopes, at, limit - removed)
         connection.executemany(SQL[f"remove_{table}"], rows)
         removed += len(rows)
     messages = _oldest(
-        connection, SQL["undelivered"], scopes, at - limits.undelivered_ms, limit - removed
+        connection, "undelivered", scopes, at - limits.undelivered_ms, limit - removed
     )
     # `bury` copies the rows of the inbox, so they are removed behind it.
     until = at + limits.dead_letter_ms

@@ -61,6 +61,17 @@ WHERE unit = ? AND position > ? ORDER BY position LIMIT ?;
 SELECT position, unit FROM inbox
 WHERE position > ? AND +scope IN (SELECT value FROM json_each(?)) ORDER BY position;
 
+-- name: due_scopes
+-- Most of many scopes have nothing, and a look into each index costs less than a query.
+SELECT value FROM json_each(:scopes) WHERE value >= :first AND (
+    EXISTS (
+        SELECT 1 FROM units
+        WHERE scope = value AND wake_at <= :until AND status IN ('pending', 'running', 'suspended')
+    )
+    OR EXISTS (SELECT 1 FROM inbox WHERE scope = value AND visible_at <= :until)
+    OR EXISTS (SELECT 1 FROM tasks WHERE scope = value AND expires_at <= :until)
+) ORDER BY value;
+
 -- name: wakes
 -- Each arm walks its index in order, so that a page costs what it holds.
 SELECT at, unit, coalesce((SELECT suspect FROM units WHERE id = unit), 0),

@@ -1,5 +1,10 @@
 -- Rows that have expired. `undelivered` finds messages for which no unit came to be, and `bury`
--- makes them dead letters.
+-- makes them dead letters. Most of many scopes have nothing to remove, so the `scopes_` queries find
+-- the others first, with one look into an index for each.
+
+-- name: scopes_answers
+SELECT value FROM json_each(:scopes)
+WHERE EXISTS (SELECT 1 FROM answers WHERE scope = value AND expires_at <= :at);
 
 -- name: find_answers
 SELECT expires_at, unit, message FROM answers WHERE scope = :scope AND expires_at <= :at
@@ -8,12 +13,20 @@ ORDER BY expires_at, unit, message LIMIT :limit;
 -- name: remove_answers
 DELETE FROM answers WHERE unit = ? AND message = ?;
 
+-- name: scopes_tombstones
+SELECT value FROM json_each(:scopes)
+WHERE EXISTS (SELECT 1 FROM tombstones WHERE scope = value AND expires_at <= :at);
+
 -- name: find_tombstones
 SELECT expires_at, run FROM tombstones WHERE scope = :scope AND expires_at <= :at
 ORDER BY expires_at, run LIMIT :limit;
 
 -- name: remove_tombstones
 DELETE FROM tombstones WHERE run = ?;
+
+-- name: scopes_deletions
+SELECT value FROM json_each(:scopes)
+WHERE EXISTS (SELECT 1 FROM deletions WHERE scope = value AND expires_at <= :at);
 
 -- name: find_deletions
 SELECT expires_at, unit FROM deletions WHERE scope = :scope AND expires_at <= :at
@@ -22,6 +35,10 @@ ORDER BY expires_at, unit LIMIT :limit;
 -- name: remove_deletions
 DELETE FROM deletions WHERE unit = ?;
 
+-- name: scopes_dead_letters
+SELECT value FROM json_each(:scopes)
+WHERE EXISTS (SELECT 1 FROM dead_letters WHERE scope = value AND expires_at <= :at);
+
 -- name: find_dead_letters
 SELECT expires_at, unit, message FROM dead_letters WHERE scope = :scope AND expires_at <= :at
 ORDER BY expires_at, unit, message LIMIT :limit;
@@ -29,7 +46,12 @@ ORDER BY expires_at, unit, message LIMIT :limit;
 -- name: remove_dead_letters
 DELETE FROM dead_letters WHERE unit = ? AND message = ?;
 
--- name: undelivered
+-- name: scopes_undelivered
+SELECT value FROM json_each(:scopes) WHERE EXISTS (
+    SELECT 1 FROM inbox INDEXED BY inbox_homeless WHERE scope = value AND homeless AND at <= :at
+);
+
+-- name: find_undelivered
 -- `at <= :at` lets SQLite walk the index, whose second column is not the time that counts. A start
 -- that waits may still make the unit.
 SELECT max(at, visible_at) AS since, unit, message FROM inbox INDEXED BY inbox_homeless
