@@ -16,8 +16,7 @@ from perdure.kernel.data.placement import scope_of, scopes_of
 from perdure.ports.store import Incarnation
 from perdure.store.limits import StoreLimits
 from perdure.store.memory import MemoryStore
-from perdure.store.sqlite import SQLiteStore, sweeping
-from perdure.store.sqlite.connection import Connection
+from perdure.store.sqlite import SQLiteStore, reads, sweeping, tasks
 from perdure.store.sqlite.database import MEMORY, Options
 from perdure.testing.conformance import Scenario
 
@@ -172,20 +171,27 @@ async def test_messages_of_units_that_exist_are_not_looked_at() -> None:
         assert indexed == [("nobody",)]
 
 
+class Counted(dict[str, str]):
+    """Statements, and the number of times that one was asked for."""
+
+    asked = 0
+
+    def __getitem__(self, name: str) -> str:
+        self.asked += 1
+        return super().__getitem__(name)
+
+
 async def test_many_scopes_cost_one_query_of_each_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    executed: list[str] = []
-    execute = Connection.execute
-
-    def counting(self: Connection, sql: str, *values: Any) -> Any:
-        executed.append(sql)
-        return execute(self, sql, *values)
-
+    swept, read, owned = Counted(sweeping.SQL), Counted(reads.SQL), Counted(tasks.SCOPES)
     names = scopes_of(2_048)
     async with SQLiteStore(MEMORY, options=Options(shards=2_048)) as store:
         claims = await store.claim(names, Incarnation("a", "aa"))
         fences = [Fence(scope, claim.epoch, "aa") for scope, claim in claims.items()]
-        monkeypatch.setattr(Connection, "execute", counting)
+        monkeypatch.setattr(sweeping, "SQL", swept)
+        monkeypatch.setattr(reads, "SQL", read)
+        monkeypatch.setattr(tasks, "SCOPES", owned)
         await store.sweep(fences, 10_000, 100)
         await store.wakes(names, 10_000, None, 100)
-    assert any("json_each" in sql for sql in executed)
-    assert len(executed) < 20
+    assert owned.asked == 1
+    assert 5 <= swept.asked < 20
+    assert 1 <= read.asked < 5
