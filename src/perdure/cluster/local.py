@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Self
 
-from perdure.errors import StoreUnavailable, UsageError
+from perdure.cluster.names import name_taken
+from perdure.errors import StoreUnavailable
 from perdure.ports.cluster import Member, Seen, View
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ class LocalCluster:
     shares_loop = True
 
     def __init__(self, clock: Clock) -> None:
-        """Nobody has joined. Waits for changes end by `clock`."""
+        """There are no members. Waits for changes end by `clock`."""
         self._clock = clock
         self._members: dict[str, Seen] = {}
         self._silent: set[str] = set()
@@ -43,7 +44,7 @@ class LocalCluster:
     # ------------------------------------------------------------ for tests
 
     def silence(self, incarnation: Incarnation) -> None:
-        """Answer this member no more, and take nothing of it."""
+        """Answer this member no more, and take nothing of it, as if the network were cut."""
         self._silent.add(incarnation.id)
 
     def hear(self, incarnation: Incarnation) -> None:
@@ -58,17 +59,18 @@ class LocalCluster:
     # ------------------------------------------------------------ the port
 
     async def join(self, member: Member) -> View:
-        """Take a seat."""
-        for seen in self._members.values():
-            if seen.member.incarnation.node == member.incarnation.node:
-                msg = f"a node named {member.incarnation.node!r} is in the cluster already"
-                raise UsageError(msg)
-        self._members[member.incarnation.id] = Seen(member, 1)
-        self._has_changed()
+        """Become a member."""
+        self._check(member.incarnation)
+        if member.incarnation.id not in self._members:
+            name = member.incarnation.node
+            if any(seen.member.incarnation.node == name for seen in self._members.values()):
+                raise name_taken(name)
+            self._members[member.incarnation.id] = Seen(member, 1)
+            self._has_changed()
         return await self.view()
 
     async def renew(self, member: Member) -> View | None:
-        """Show that the node lives."""
+        """Show that a member lives."""
         self._check(member.incarnation)
         before = self._members.get(member.incarnation.id)
         if before is None:
@@ -79,7 +81,7 @@ class LocalCluster:
         return await self.view()
 
     async def leave(self, incarnation: Incarnation) -> None:
-        """Give up a seat."""
+        """End a membership."""
         if self._members.pop(incarnation.id, None) is not None:
             self._has_changed()
 
@@ -93,7 +95,8 @@ class LocalCluster:
 
     async def view(self) -> View:
         """All members."""
-        return View(self._revision, tuple(self._members.values()))
+        members = [self._members[id_] for id_ in sorted(self._members)]
+        return View(self._revision, tuple(members))
 
     async def changed(self, revision: int, within_ms: int) -> View:
         """Wait for another revision."""

@@ -1,7 +1,7 @@
-"""The cluster port: the scopes that a node should own.
+"""The cluster port: who is alive, and the scopes that a node should own.
 
-A cluster adapter gives its opinion, and the store decides: a claim raises the epoch of a scope, and
-only commits with the newest epoch are accepted. So a cluster that is wrong costs time, never work.
+A cluster gives its opinion, and the store decides: a claim raises the epoch of a scope, and only
+commits with the newest epoch are accepted. So a cluster that is wrong costs time, never work.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self, runtime_checkable
 
 import msgspec
 
+from perdure.kernel.data.placement import GROUP
 from perdure.ports.store import Incarnation
 
 if TYPE_CHECKING:
@@ -29,22 +30,29 @@ class Assignment(msgspec.Struct, frozen=True):
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
-    """A node, as it describes itself to the others."""
+    """A node, as it describes itself to the others.
+
+    Incarnations own scopes, and addresses do not: a node that comes back has the address of the one
+    before, and none of its rights.
+    """
 
     incarnation: Incarnation
+    # Where other nodes and clients reach it, as host:port. None: they cannot.
     address: str | None = None
-    lease_ms: int = 10_000
+    lease_ms: int
+    # Its share of the scopes, in proportion to those of the others. With 0 it owns none.
     weight: int = 100
-    groups: tuple[str, ...] = ("default",)
-    labels: dict[str, str] = {}
-    queues: tuple[str, ...] = ()
-    kinds: tuple[str, ...] = ()
-    formats: tuple[int, int] = (1, 1)
+    groups: tuple[str, ...] = (GROUP,)
+    # A node that leaves is to own nothing from now on, and lives on until it has released all.
     state: Literal["serving", "leaving"] = "serving"
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """A member as the cluster has it."""
+    """A member, as the cluster has it.
+
+    `beat` grows with each renewal. `is_connected` says whether its session is open (None: the
+    cluster cannot tell). A member whose process has ended is disconnected at once.
+    """
 
     member: Member
     beat: int
@@ -52,33 +60,73 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 class View(msgspec.Struct, frozen=True):
-    """All members at one moment."""
+    """All members at one moment.
+
+    `revision` changes with every change of the members, and not with their beats.
+    """
 
     revision: int
     members: tuple[Seen, ...]
 
 
 class Cluster(Protocol):
-    """Who is alive."""
+    """Who is alive. Open it with `async with`.
+
+    Every method may raise `StoreUnavailable`: the cluster does not answer. What was asked may have
+    happened then. Each may be asked again.
+    """
 
     @property
     def shares_loop(self) -> bool:
         """Whether it works on the event loop of its nodes. Others have a thread for each node."""
         ...
 
-    async def __aenter__(self) -> Self: ...
+    async def __aenter__(self) -> Self:
+        """Open it. Creates what it needs when it is new."""
+        ...
+
     async def __aexit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None: ...
-    async def join(self, member: Member) -> View: ...
-    async def renew(self, member: Member) -> View | None: ...
-    async def leave(self, incarnation: Incarnation) -> None: ...
-    async def remove(self, incarnation: Incarnation, beat: int) -> bool: ...
-    async def view(self) -> View: ...
-    async def changed(self, revision: int, within_ms: int) -> View: ...
+    ) -> None:
+        """Close it. Members stay: a process that ends is no node that leaves."""
+        ...
+
+    # The others judge by beats, and never by the clock of this node or of the cluster.
+    async def join(self, member: Member) -> View:
+        """Become a member. A repeated call of the same incarnation changes nothing.
+
+        Raises:
+            UsageError: another member has this name. If that one is dead, its lease ends first.
+        """
+        ...
+
+    async def renew(self, member: Member) -> View | None:
+        """Show that a member lives, and record what has changed in it.
+
+        None: it is no member (any more). Its incarnation must not come back, because others act on
+        its end already.
+        """
+        ...
+
+    async def leave(self, incarnation: Incarnation) -> None:
+        """End a membership. Unknown incarnations are no error."""
+        ...
+
+    # By beat, because the member may have renewed its lease since the caller looked.
+    async def remove(self, incarnation: Incarnation, beat: int) -> bool:
+        """End the membership of a dead member, unless its beat is another one by now."""
+        ...
+
+    async def view(self) -> View:
+        """All members, in order of their incarnations."""
+        ...
+
+    async def changed(self, revision: int, within_ms: int) -> View:
+        """Wait until the revision is another one than `revision`, or the time is up."""
+        ...
 
 
 @runtime_checkable

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from perdure.ports.clock import Alarm, Clock
 
 _MARGIN_PART = 20
-"""The node stops this part of its lease before the end, because its alarm may ring a little late."""
+"""The node stops this part of its lease early, because its alarm may ring a little late."""
 
 
 class Lease:

@@ -391,8 +391,8 @@ def _scopes(connection: Connection, query: Scopes) -> Page[ScopeView]:
     start = key_of(query.after, tuple[str])
     if start is not None:
         where.add("scope > ?", *start)
-    columns = "scope, epoch, node, incarnation"
-    sql = f"SELECT {columns} FROM scopes WHERE {where} ORDER BY scope LIMIT ?"  # noqa: S608 - no input
+    source = f"scopes WHERE {where} ORDER BY scope"
+    sql = f"SELECT scope, epoch, node, incarnation FROM {source} LIMIT ?"  # noqa: S608 - no input
     return _page(connection, sql, where.values, query.limit, view)
 
 
