@@ -190,6 +190,7 @@ TESTING = [
 
 SKIPPING_CLOCK = [
     "attach",
+    "boot_ms",
     "call_after",
     "call_at",
     "detach",

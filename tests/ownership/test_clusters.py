@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 from engine import until
 
 from perdure import App, Node, NodeOptions, Workflow, workflow
 from perdure.cluster.local import LocalCluster
+from perdure.cluster.sqlite import SQLiteCluster
+from perdure.errors import StoreUnavailable, UsageError
 from perdure.kernel.data.placement import scopes_of
 from perdure.ports.clock import SystemClock
 from perdure.ports.store import Scopes
@@ -104,3 +108,110 @@ async def test_a_member_that_is_silent_is_replaced_within_two_leases(
             await a.client.get(handle.id).send("n", 2)
             await b.client.get(handle.id).send("n", 3)
         assert await asyncio.gather(*(h.result(timeout=20) for h in handles)) == [6] * 50
+
+
+async def test_a_node_that_cannot_renew_freezes_and_goes_on_where_it_was(
+    fleet: Fleet, app: App, caplog: pytest.LogCaptureFixture
+) -> None:
+    adds = adding(app)
+    a = fleet.nodes[0]
+    async with a:
+        handle = a.client.workflow(adds, id="w")
+        await handle.start()
+        await handle.send("n", 1)
+        before = a.incarnation
+        fleet.cluster.silence(before)
+        await until(lambda: "frozen" in a.scopes.values(), "the end of the lease")
+        with pytest.raises(StoreUnavailable, match="nothing was done"):
+            await handle.send("n", 9)
+        # Nobody has acted on the end of its lease.
+        fleet.cluster.hear(before)
+        await until(lambda: set(a.scopes.values()) == {"serving"}, "the renewal")
+        assert a.incarnation == before
+        assert a.residents == 1
+        await handle.send("n", 2)
+        await handle.send("n", 3)
+        assert await handle.result(timeout=20) == 6
+    told = [record.getMessage() for record in caplog.records]
+    assert sum("cannot renew its lease" in text for text in told) == 1
+    assert sum("is frozen: its lease is over" in text for text in told) == 1
+    assert sum("has renewed its lease" in text for text in told) == 1
+
+
+async def test_a_second_node_of_a_name_is_refused(fleet: Fleet, app: App) -> None:
+    a = fleet.nodes[0]
+    twin = Node(app, fleet.store, name="a", cluster=fleet.cluster)
+    async with a:
+        with pytest.raises(UsageError, match="has a member named 'a'"):
+            await twin.start()
+        await until(lambda: fleet.is_spread(a), "the first goes on")
+    async with twin:
+        await until(lambda: fleet.is_spread(twin), "the second has the name now")
+
+
+async def test_a_cluster_that_does_not_answer_refuses_the_start(fleet: Fleet) -> None:
+    a = fleet.nodes[0]
+    fleet.cluster.is_away = True
+    with pytest.raises(StoreUnavailable, match="does not answer"):
+        await a.start()
+    fleet.cluster.is_away = False
+    async with a:
+        await until(lambda: fleet.is_spread(a), "it owns all")
+
+
+async def test_a_stop_does_not_need_the_cluster(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, b, _ = fleet.nodes
+    async with b:
+        async with a:
+            await until(lambda: fleet.is_spread(a, b), "both own some")
+            fleet.cluster.silence(a.incarnation)
+        # It has released its scopes, and its seat ends with its lease.
+        assert "its seat in the cluster ends with its lease" in caplog.text
+        await until(lambda: fleet.is_spread(b), "the other owns all")
+
+
+class Threaded:
+    """A node whose membership has a thread of its own, and the end of another process."""
+
+    def __init__(self, app: App, store: MemoryStore, path: str, options: NodeOptions) -> None:
+        self.node = Node(app, store, name="a", options=options, cluster=SQLiteCluster(path))
+        self.watching = SQLiteCluster(path)
+
+    async def beat(self) -> int:
+        (seen,) = (await self.watching.view()).members
+        return seen.beat
+
+
+async def test_a_long_turn_does_not_cost_the_lease(app: App, tmp_path: Path) -> None:
+    options = NodeOptions(stop_ms=0, lease_ms=300)
+    async with MemoryStore() as store:
+        threaded = Threaded(app, store, str(tmp_path / "c.db"), options)
+        async with threaded.node as node, threaded.watching:
+            await until(lambda: node.scopes, "it owns all")
+            before = await threaded.beat()
+            time.sleep(0.6)
+            assert await threaded.beat() >= before + 3
+            assert set(node.scopes.values()) == {"serving"}
+
+
+async def test_an_event_loop_that_stands_still_loses_the_lease(
+    app: App, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = NodeOptions(stop_ms=0, lease_ms=300, turn_limit_ms=100)
+    async with MemoryStore() as store:
+        threaded = Threaded(app, store, str(tmp_path / "c.db"), options)
+        async with threaded.node as node, threaded.watching:
+            await until(lambda: node.scopes, "it owns all")
+            before = await threaded.beat()
+            time.sleep(2.0)
+            # It goes on for the limit of a turn and a tick, of twenty renewals in all.
+            assert await threaded.beat() <= before + 10
+            assert "its event loop stands still" in caplog.text
+
+            async def goes_on() -> bool:
+                return await threaded.beat() > before + 12
+
+            await until(goes_on, "the renewals go on")
+            await until(lambda: set(node.scopes.values()) == {"serving"}, "and so does the node")

@@ -25,6 +25,8 @@ class LocalCluster:
         """There are no members. Waits for changes end by `clock`."""
         self._clock = clock
         self._members: dict[str, Seen] = {}
+        # For tests: no member is answered.
+        self.is_away = False
         self._silent: set[str] = set()
         self._revision = 0
         self._waiting: set[asyncio.Event] = set()
@@ -52,7 +54,7 @@ class LocalCluster:
         self._silent.discard(incarnation.id)
 
     def _check(self, incarnation: Incarnation) -> None:
-        if incarnation.id in self._silent:
+        if self.is_away or incarnation.id in self._silent:
             msg = f"the cluster does not answer node {incarnation.node!r}"
             raise StoreUnavailable(msg)
 
@@ -82,6 +84,10 @@ class LocalCluster:
 
     async def leave(self, incarnation: Incarnation) -> None:
         """End a membership."""
+        self._check(incarnation)
+        self._delete(incarnation)
+
+    def _delete(self, incarnation: Incarnation) -> None:
         if self._members.pop(incarnation.id, None) is not None:
             self._has_changed()
 
@@ -90,7 +96,7 @@ class LocalCluster:
         seen = self._members.get(incarnation.id)
         if seen is None or seen.beat != beat:
             return False
-        await self.leave(incarnation)
+        self._delete(incarnation)
         return True
 
     async def view(self) -> View:

@@ -75,7 +75,7 @@ class Helm:
             try:
                 await self._membership.leave()
             except StoreUnavailable as error:
-                logger.warning("the seat in the cluster ends with its lease: %s", error)
+                logger.warning("its seat in the cluster ends with its lease: %s", error)
 
     def _tell(self, call: Callable[..., None], *args: object) -> None:
         if self._away is None:
