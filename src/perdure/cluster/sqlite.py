@@ -11,7 +11,7 @@ import asyncio
 import logging
 from contextlib import contextmanager
 from time import monotonic
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 import apsw
 import msgspec
@@ -21,7 +21,7 @@ from perdure.errors import StoreUnavailable
 from perdure.ports.cluster import Member, Seen, View
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterator
     from types import TracebackType
 
     from perdure.ports.store import Incarnation
@@ -47,6 +47,47 @@ INSERT OR IGNORE INTO revisions VALUES (1, 0);
 _RAISE = "UPDATE revisions SET revision = revision + 1"
 
 _encode = msgspec.json.encode
+Values = tuple[Any, ...]
+
+
+class Rows(Protocol):
+    """The rows of a statement."""
+
+    def __iter__(self) -> Iterator[Values]:
+        """Row by row."""
+        ...
+
+    @property
+    def get(self) -> Any:
+        """The only value of the only row. None: there is no row."""
+        ...
+
+
+class Connection(Protocol):
+    """The part of a connection that is used, typed more exactly than in the library's stubs."""
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open."""
+        ...
+
+    def execute(self, statements: str, values: Values = (), /) -> Rows:
+        """Run statements."""
+        ...
+
+    def changes(self) -> int:
+        """Rows that the last statement changed."""
+        ...
+
+    def set_busy_timeout(self, ms: int, /) -> None:
+        """Wait so long for the writes of others."""
+        ...
+
+    def close(self) -> None:
+        """Close it."""
+        ...
+
+
 # A record of a later release may have more fields, which are left out.
 _decode = msgspec.json.Decoder(Member).decode
 
@@ -59,13 +100,13 @@ class SQLiteCluster:
     def __init__(self, path: str) -> None:
         """Nothing is opened yet."""
         self._path = path
-        self._connection: apsw.Connection | None = None
+        self._connection: Connection | None = None
         self._unreadable: set[str] = set()
 
     async def __aenter__(self) -> Self:
         """Open the file. Creates it when it is new."""
         with self._errors():
-            self._connection = apsw.Connection(self._path)
+            self._connection = cast("Connection", apsw.Connection(self._path))
         try:
             with self._errors():
                 self._connection.set_busy_timeout(_BUSY_MS)
@@ -100,7 +141,7 @@ class SQLiteCluster:
             raise StoreUnavailable(msg, "unknown") from error
 
     @contextmanager
-    def _writing(self) -> Generator[apsw.Connection]:
+    def _writing(self) -> Generator[Connection]:
         """One transaction that writes."""
         with self._errors():
             connection = self._opened()
@@ -114,7 +155,7 @@ class SQLiteCluster:
                     connection.execute("ROLLBACK")
                 raise
 
-    def _opened(self) -> apsw.Connection:
+    def _opened(self) -> Connection:
         if self._connection is None:
             msg = f"the cluster file {self._path} is not open; use `async with`"
             raise StoreUnavailable(msg)
@@ -157,9 +198,10 @@ class SQLiteCluster:
         """End the membership of a dead member, unless its beat is another one by now."""
         return self._delete("id = ? AND beat = ?", (incarnation.id, beat))
 
-    def _delete(self, condition: str, values: tuple[str | int, ...]) -> bool:
+    def _delete(self, condition: str, values: Values) -> bool:
         with self._writing() as connection:
-            connection.execute(f"DELETE FROM members WHERE {condition}", values)  # noqa: S608 - no input
+            delete = f"DELETE FROM members WHERE {condition}"  # noqa: S608 - no input
+            connection.execute(delete, values)
             is_deleted = connection.changes() > 0
             if is_deleted:
                 connection.execute(_RAISE)
@@ -168,10 +210,7 @@ class SQLiteCluster:
     async def view(self) -> View:
         """All members."""
         with self._errors():
-            connection = self._opened()
-            with connection:  # one transaction, so that the members fit the revision
-                view = self._view(connection)
-        return view
+            return self._view(self._opened())
 
     async def changed(self, revision: int, within_ms: int) -> View:
         """Wait until the revision is another one, or the time is up."""
@@ -185,14 +224,18 @@ class SQLiteCluster:
 
     # ------------------------------------------------------------ reading
 
-    def _view(self, connection: apsw.Connection) -> View:
-        revision = connection.execute("SELECT revision FROM revisions").get
+    def _view(self, connection: Connection) -> View:
+        # One statement, so that the members fit the revision.
+        query = "SELECT revision, id, beat, record FROM revisions LEFT JOIN members ORDER BY id"
+        revision = 0
         members: list[Seen] = []
-        for id_, beat, record in connection.execute("SELECT id, beat, record FROM members"):
-            member = self._read(id_, record)
+        for number, id_, beat, record in connection.execute(query):
+            revision = number
+            member: Member | None = None
+            if id_ is not None:
+                member = self._read(id_, record)
             if member is not None:
                 members.append(Seen(member, beat))
-        members.sort(key=lambda seen: seen.member.incarnation.id)
         return View(revision, tuple(members))
 
     def _read(self, id_: str, record: bytes) -> Member | None:

@@ -13,7 +13,7 @@ Each call of the factory gives another end of the same cluster, as another proce
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from time import monotonic
 
@@ -42,7 +42,7 @@ A, B = member("a"), member("b")
 
 
 @asynccontextmanager
-async def two_ends(factory: ClusterFactory) -> AsyncIterator[tuple[Cluster, Cluster]]:
+async def two_ends(factory: ClusterFactory) -> AsyncGenerator[tuple[Cluster, Cluster]]:
     """Two processes of one cluster."""
     async with AsyncExitStack() as stack:
         one = await stack.enter_async_context(factory())
