@@ -9,6 +9,8 @@ import pytest
 from engine import until
 
 from perdure import App, Node, NodeOptions, Workflow
+from perdure.errors import StoreUnavailable
+from perdure.kernel.data.commit import Fence
 from perdure.kernel.data.placement import scopes_of
 from perdure.ports.store import Claim, Incarnation, Scopes
 from perdure.store.memory import MemoryStore
@@ -23,6 +25,7 @@ class Claimed(MemoryStore):
 
     def __init__(self) -> None:
         super().__init__(shards=SHARDS)
+        self.is_away = False
         self.claims: list[tuple[str, list[str], list[bool]]] = []
 
     async def claim(self, scopes: Sequence[str], owner: Incarnation) -> dict[str, Claim]:
@@ -30,6 +33,11 @@ class Claimed(MemoryStore):
         cleanly = [claim.clean for claim in claims.values()]
         self.claims.append((owner.node, list(claims), cleanly))
         return claims
+
+    async def release(self, fences: Sequence[Fence]) -> list[str]:
+        if self.is_away:
+            raise StoreUnavailable("away on purpose")
+        return await super().release(fences)
 
 
 class Handover:
@@ -99,6 +107,21 @@ async def test_another_assignment_ends_the_wait(app: App, store: Claimed) -> Non
         # The owner has died meanwhile.
         pair.cluster.assign("b", NAMES, [pair.b.incarnation])
         await until(lambda: len(pair.b.scopes) == SHARDS, "all scopes")
+
+
+async def test_a_scope_whose_release_failed_is_served_when_it_is_wanted_again(
+    app: App, store: Claimed
+) -> None:
+    pair = Handover(app, store)
+    pair.assign(NAMES, [])
+    async with pair.a:
+        await until(lambda: len(pair.a.scopes) == SHARDS, "the first owner")
+        store.is_away = True
+        pair.assign(NAMES[:1], [])
+        await until(lambda: list(pair.a.scopes.values()).count("draining") == 2, "the drain")
+        pair.assign(NAMES, [])
+        store.is_away = False
+        await until(lambda: set(pair.a.scopes.values()) == {"serving"}, "all are served again")
 
 
 def sleeper(app: App, gate: asyncio.Event) -> Workflow[[], str]:

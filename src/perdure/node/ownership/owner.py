@@ -123,7 +123,13 @@ class Owner:
         wanted = assignment.scopes
         # A stop waits for a change that has begun.
         async with self._changing:
-            await self._give_up([s for s in self._ownership.all() if s.name not in wanted])
+            # A scope whose release has failed is not served any more, also if it is wanted again.
+            unwanted = [
+                scope
+                for scope in self._ownership.all()
+                if scope.name not in wanted or scope.state == "draining"
+            ]
+            await self._give_up(unwanted)
             missing = sorted(name for name in wanted if self._ownership.find(name) is None)
             free = missing
             if missing and may_wait and assignment.living is not None:
