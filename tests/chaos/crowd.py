@@ -85,8 +85,8 @@ class Member:
 
     def __init__(self, crowd: Crowd, name: str) -> None:
         self.name = name
-        self._crowd = crowd
         self.store = Distant(crowd.raw, crowd.mishaps)
+        self._crowd = crowd
         self.node = self._new_node()
 
     def _new_node(self) -> Node:
@@ -119,6 +119,8 @@ class Member:
 class Crowd(Stage):
     """A store and some nodes that share it."""
 
+    troubles: tuple[str, ...] = ("hand_over", "cut_off", "renew")
+
     def __init__(
         self,
         store: Store,
@@ -131,7 +133,10 @@ class Crowd(Stage):
         self.members: list[Member] = []
         self._dealt: dict[str, set[str]] = {}
         super().__init__(store, wall, random, mishaps, burst)
-        self.members = [Member(self, name) for name in "abc"[: random.choice([2, 2, 3])]]
+        self.members = [self._new_member(name) for name in "abc"[: random.choice([2, 2, 3])]]
+
+    def _new_member(self, name: str) -> Member:
+        return Member(self, name)
 
     def _new_node(self) -> Node:
         # The stage is made before its members are. What it asks of "the node" goes to the first.

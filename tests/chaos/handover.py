@@ -22,6 +22,7 @@ import programs
 from actors import ACTORS, start_box
 from chaos import Endless, Verdict, limited
 from crowd import Crowd, Witness, crowd_mishaps
+from fleet import Fleet
 from stage import Stuck
 from virtual_time import WallClock, run_virtually
 
@@ -29,15 +30,13 @@ from perdure import Client
 from perdure.client.gateway import StoreGateway
 from perdure.kernel.data.commit import CLOSED
 
-TROUBLE = ("hand_over", "cut_off", "renew")
 
-
-def play(seed: int, *, burst: int = 200) -> Verdict:
-    """Run one seed."""
+def play(seed: int, *, burst: int = 200, kind: type[Crowd] = Crowd) -> Verdict:
+    """Run one seed with a kind of crowd."""
     began_s = time.perf_counter()
     verdict = Verdict(seed, [], [], 0, 0)
     with limited() as interruptions, suppress(Endless):
-        verdict = run_virtually(lambda wall: _on_store(wall, seed, burst))
+        verdict = run_virtually(lambda wall: _on_store(wall, seed, burst, kind))
     if interruptions:
         verdict.breaches = [f"endless: it still ran {interruptions[0]}"]
     verdict.took_s = time.perf_counter() - began_s
@@ -45,11 +44,11 @@ def play(seed: int, *, burst: int = 200) -> Verdict:
     return verdict
 
 
-async def _on_store(wall: WallClock, seed: int, burst: int) -> Verdict:
+async def _on_store(wall: WallClock, seed: int, burst: int, kind: type[Crowd]) -> Verdict:
     random = Random(seed)
     programs.RAN.clear()
     async with Witness() as store:
-        crowd = Crowd(store, wall, random, crowd_mishaps(random), burst)
+        crowd = kind(store, wall, random, crowd_mishaps(random), burst)
         unseen = chaos.watch_loop(crowd)
         chosen = await _everybody(crowd, random)
         breaches = [*crowd.ledger.breaches, *unseen, *store.breaches]
@@ -72,7 +71,7 @@ async def _everybody(crowd: Crowd, random: Random) -> list[str]:
         ACTORS[kind](crowd, Random(random.random()), f"{kind}-{number}", door)
         for number, (kind, door) in enumerate(zip(kinds, doors, strict=True))
     ]
-    trouble = [random.choice(TROUBLE) for _ in range(random.randrange(1, 5))]
+    trouble = [random.choice(crowd.troubles) for _ in range(random.randrange(1, 5))]
     troubles = [asyncio.ensure_future(_trouble(crowd, random, what)) for what in trouble]
     outcomes = await asyncio.gather(*acts, return_exceptions=True)
     outcomes += await asyncio.gather(*troubles, return_exceptions=True)
@@ -123,7 +122,9 @@ def main() -> int:
     parser.add_argument(
         "--seconds", type=float, default=math.inf, help="begin no seed after so long"
     )
+    parser.add_argument("--fleet", action="store_true", help="the nodes are a cluster of their own")
     given = parser.parse_args()
+    kind = Fleet if given.fleet else Crowd
     logging.disable()  # what nodes say of each mishap
     total: Counter[str] = Counter()
     played = failing = 0
@@ -131,7 +132,7 @@ def main() -> int:
     for seed in range(given.first, given.first + given.count):
         if time.monotonic() > until_s:
             break
-        verdict = play(seed, burst=given.burst)
+        verdict = play(seed, burst=given.burst, kind=kind)
         played += 1
         total.update(verdict.by_kind)
         total["operations"] += verdict.operations

@@ -17,7 +17,8 @@ from perdure.cluster.sqlite import SQLiteCluster
 from perdure.errors import StoreUnavailable, UsageError
 from perdure.kernel.data.placement import scopes_of
 from perdure.ports.clock import SystemClock
-from perdure.ports.store import Scopes
+from perdure.ports.cluster import Member
+from perdure.ports.store import Incarnation, Scopes
 from perdure.store.memory import MemoryStore
 
 SHARDS = 32
@@ -142,11 +143,33 @@ async def test_a_second_node_of_a_name_is_refused(fleet: Fleet, app: App) -> Non
     a = fleet.nodes[0]
     twin = Node(app, fleet.store, name="a", cluster=fleet.cluster)
     async with a:
-        with pytest.raises(UsageError, match="has a member named 'a'"):
+        with pytest.raises(UsageError, match="has a living member named 'a'"):
             await twin.start()
         await until(lambda: fleet.is_spread(a), "the first goes on")
     async with twin:
         await until(lambda: fleet.is_spread(twin), "the second has the name now")
+
+
+async def test_nodes_that_were_all_killed_come_back_under_their_names(
+    fleet: Fleet, app: App, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Nobody is left who could remove their last lives.
+    for node in fleet.nodes:
+        dead = Member(incarnation=Incarnation(node.name, f"dead-{node.name}"), lease_ms=LEASE_MS)
+        await fleet.cluster.join(dead)
+    async with AsyncExitStack() as stack:
+        await asyncio.gather(*(stack.enter_async_context(node) for node in fleet.nodes))
+        await until(lambda: fleet.is_spread(*fleet.nodes), "each owns some")
+    assert "another life of node a is a member" in caplog.text
+
+
+async def test_a_join_whose_answer_is_lost_leaves_no_seat(fleet: Fleet) -> None:
+    a = fleet.nodes[0]
+    fleet.cluster.loses_answers = True
+    with pytest.raises(StoreUnavailable):
+        await a.start()
+    fleet.cluster.loses_answers = False
+    assert (await fleet.cluster.view()).members == ()
 
 
 async def test_a_cluster_that_does_not_answer_refuses_the_start(fleet: Fleet) -> None:

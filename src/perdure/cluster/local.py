@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Self
 
-from perdure.cluster.names import name_taken
 from perdure.errors import StoreUnavailable
-from perdure.ports.cluster import Member, Seen, View
+from perdure.ports.cluster import Member, NameTaken, Seen, View
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -27,6 +26,8 @@ class LocalCluster:
         self._members: dict[str, Seen] = {}
         # For tests: no member is answered.
         self.is_away = False
+        # For tests: those who join learn nothing of it.
+        self.loses_answers = False
         self._silent: set[str] = set()
         self._revision = 0
         self._waiting: set[asyncio.Event] = set()
@@ -66,9 +67,12 @@ class LocalCluster:
         if member.incarnation.id not in self._members:
             name = member.incarnation.node
             if any(seen.member.incarnation.node == name for seen in self._members.values()):
-                raise name_taken(name)
+                raise NameTaken(name)
             self._members[member.incarnation.id] = Seen(member, 1)
             self._has_changed()
+        if self.loses_answers:
+            msg = "the answer of the cluster is lost"
+            raise StoreUnavailable(msg, "unknown")
         return await self.view()
 
     async def renew(self, member: Member) -> View | None:

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 import apsw
 import msgspec
 
-from perdure.cluster.names import name_taken
 from perdure.errors import StoreUnavailable
-from perdure.ports.cluster import Member, Seen, View
+from perdure.ports.cluster import Member, NameTaken, Seen, View
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -169,7 +168,7 @@ class SQLiteCluster:
         with self._writing() as connection:
             named = connection.execute("SELECT id FROM members WHERE node = ?", (who.node,)).get
             if named is not None and named != who.id:
-                raise name_taken(who.node)
+                raise NameTaken(who.node)
             if named is None:
                 row = (who.id, who.node, 1, _encode(member))
                 connection.execute("INSERT INTO members VALUES (?, ?, ?, ?)", row)

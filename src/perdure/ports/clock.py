@@ -93,13 +93,16 @@ class SystemClock:
     """The machine's clock, which never goes back and never stands still."""
 
     def __init__(
-        self, wall_ns: Callable[[], int] = time.time_ns, boot_ns: Callable[[], int] | None = None
+        self,
+        wall_ns: Callable[[], int] | None = None,
+        boot_ns: Callable[[], int] | None = None,
     ) -> None:
         """Start at the present. `wall_ns` and `boot_ns` are the sources of time, in nanoseconds."""
-        self._wall_ns = wall_ns
+        # Looked up for each clock, because simulations replace the functions of `time`.
+        self._wall_ns = wall_ns if wall_ns is not None else time.time_ns
         self._boot_ns = boot_ns if boot_ns is not None else _boot_source()
         self._read_ns = self._boot_ns()
-        self._offset_ns = wall_ns() - self._read_ns
+        self._offset_ns = self._wall_ns() - self._read_ns
         self._told_ns = 0
 
     def now_ns(self) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self, runtime_checkable
 
 import msgspec
 
+from perdure.errors import UsageError
 from perdure.kernel.data.placement import GROUP
 from perdure.ports.store import Incarnation
 
@@ -27,6 +28,16 @@ class Assignment(msgspec.Struct, frozen=True):
 
     scopes: frozenset[str]
     living: frozenset[str] | None = None
+
+
+class NameTaken(UsageError):
+    """A cluster has a member of this name already. It may be dead: its beat tells."""
+
+    def __init__(self, name: str) -> None:
+        """Tell people what to do, once the member is known to live."""
+        super().__init__(
+            f"the cluster has a living member named {name!r}; give this node another name"
+        )
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,7 +110,7 @@ class Cluster(Protocol):
         """Become a member. A repeated call of the same incarnation changes nothing.
 
         Raises:
-            UsageError: another member has this name. If that one is dead, its lease ends first.
+            NameTaken: another member has this name. The caller looks whether that one lives.
         """
         ...
 

@@ -25,7 +25,7 @@ from perdure.kernel.data.retry import Seconds
 from perdure.node.node import Node
 from perdure.node.options import NodeOptions
 from perdure.node.telemetry.tally import NodeMetrics
-from perdure.ports.store import DeadLetter, Page, QueueDepth
+from perdure.ports.store import DeadLetter, Incarnation, Page, QueueDepth
 from perdure.ports.where import Where
 from perdure.sync.portal import Portal
 from perdure.workflow import Channel, Workflow
@@ -568,6 +568,11 @@ class SyncNode:
     def client(self) -> SyncClient:
         """A client whose messages reach this node in memory."""
         return SyncClient(self._node.client, self._portal)
+
+    @property
+    def incarnation(self) -> Incarnation:
+        """This life of the node. Other nodes that take it for dead end it, too."""
+        return self._node.incarnation
 
     @property
     def residents(self) -> int:

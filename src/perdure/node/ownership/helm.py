@@ -60,22 +60,23 @@ class Helm:
         error: Exception | None = None
         try:
             async with self._cluster:
-                await self._membership.join()
-                self._tell(_settle, self._joined, None)
-                await self._stay()
+                try:
+                    await self._membership.join()
+                    self._tell(_settle, self._joined, None)
+                    await self._membership.run()
+                finally:
+                    # Also behind a join that failed: it may have happened.
+                    await self._leave()
         except Exception as failure:
             error = failure
         finally:
             self._tell(self._end, error)
 
-    async def _stay(self) -> None:
+    async def _leave(self) -> None:
         try:
-            await self._membership.run()
-        finally:
-            try:
-                await self._membership.leave()
-            except StoreUnavailable as error:
-                logger.warning("its seat in the cluster ends with its lease: %s", error)
+            await self._membership.leave()
+        except StoreUnavailable as error:
+            logger.warning("its seat in the cluster ends with its lease: %s", error)
 
     def _tell(self, call: Callable[..., None], *args: object) -> None:
         if self._away is None:

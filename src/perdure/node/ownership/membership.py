@@ -14,18 +14,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 
 from perdure.errors import StoreUnavailable
 from perdure.kernel.placement.observer import Observer
+from perdure.ports.cluster import NameTaken
 from perdure.ports.store import Incarnation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
-    from perdure.ports.cluster import Cluster, Member, View
+    from perdure.ports.cluster import Cluster, Member, Seen, View
+
+T = TypeVar("T")
 
 logger = logging.getLogger("perdure.node")
 
@@ -80,15 +83,43 @@ class Membership:
         return {"node": self._member.incarnation.node}
 
     async def join(self) -> None:
-        """Take a seat.
+        """Take a seat. A dead member of this name is removed first, which takes its lease.
 
         Raises:
-            UsageError: a living node has this name.
+            NameTaken: a living node has this name.
             StoreUnavailable: the cluster does not answer.
         """
-        asked_ms = self._boot_ms()
-        view = await self._cluster.join(self._member)
-        self._told.renewed(asked_ms + self._member.lease_ms, view)
+        while True:
+            asked_ms = self._boot_ms()
+            try:
+                view = await self._answered(self._cluster.join(self._member))
+            except NameTaken as taken:
+                await self._outlive(taken)
+            else:
+                self._told.renewed(asked_ms + self._member.lease_ms, view)
+                return
+
+    async def _outlive(self, taken: NameTaken) -> None:
+        """Wait until the member of this node's name is removed.
+
+        Raises:
+            NameTaken: it has moved, so it lives.
+        """
+        name = self._member.incarnation.node
+        text = "another life of node %s is a member. This one waits until its lease is over"
+        logger.warning(text, name, extra=self._ids)
+        first: Seen | None = None
+        while True:
+            view = await self._answered(self._cluster.view())
+            namesakes = [seen for seen in view.members if seen.member.incarnation.node == name]
+            if not namesakes:
+                return
+            if first is None:
+                first = namesakes[0]
+            if namesakes[0] != first:
+                raise taken
+            await self._bury(view)
+            await asyncio.sleep(self._member.lease_ms / 1000 / _RETRY_PARTS)
 
     async def run(self) -> None:
         """Renew the lease and watch the others, until it is cancelled."""
@@ -116,12 +147,12 @@ class Membership:
         """Renew the lease, and watch until it is to be renewed again."""
         lease_ms = self._member.lease_ms
         if not self._may_renew():
-            await self._bury(await self._cluster.view())
+            await self._bury(await self._answered(self._cluster.view()))
             await asyncio.sleep(lease_ms / 1000 / _RETRY_PARTS)
             return
         asked_ms = self._boot_ms()
         self._changed.clear()
-        view = await self._cluster.renew(self._member)
+        view = await self._answered(self._cluster.renew(self._member))
         self._end_outage()
         if view is None:
             await self._come_back()
@@ -130,25 +161,44 @@ class Membership:
         await self._bury(view)
         next_ms = asked_ms + lease_ms // _PARTS
         while (left_ms := next_ms - self._boot_ms()) > 0 and not self._changed.is_set():
-            before = view.revision
-            view = await self._next_view(before, left_ms)
-            if view.revision != before:
-                self._told.seen(view)
+            next_view = await self._next_view(view.revision, left_ms)
+            if next_view is None:
+                return
+            if next_view.revision != view.revision:
+                self._told.seen(next_view)
+            view = next_view
             await self._bury(view)
 
-    async def _next_view(self, revision: int, within_ms: int) -> View:
-        """Wait for a change of the members, or of this one."""
+    async def _next_view(self, revision: int, within_ms: int) -> View | None:
+        """Wait for a change of the members, or of this one (None), or until the time is up (None).
+
+        The next renewal must not wait for an answer about other nodes that is late.
+        """
         looking = asyncio.ensure_future(self._cluster.changed(revision, within_ms))
         own = asyncio.ensure_future(self._changed.wait())
         try:
-            await asyncio.wait([looking, own], return_when=asyncio.FIRST_COMPLETED)
+            first = asyncio.FIRST_COMPLETED
+            await asyncio.wait([looking, own], timeout=within_ms / 1000, return_when=first)
             if looking.done():
                 return looking.result()
-            return await self._cluster.view()
+            return None
         finally:
             looking.cancel()
             own.cancel()
             await asyncio.gather(looking, own, return_exceptions=True)
+
+    async def _answered(self, question: Coroutine[Any, Any, T]) -> T:
+        """The answer of the cluster.
+
+        Raises:
+            StoreUnavailable: it is late. The connection may be dead, and another try has a chance.
+        """
+        try:
+            async with asyncio.timeout(self._member.lease_ms / 1000 / _PARTS):
+                return await question
+        except TimeoutError:
+            msg = "the cluster has not answered for a third of the lease"
+            raise StoreUnavailable(msg, "unknown") from None
 
     def _may_renew(self) -> bool:
         """Whether the node works. People are told once when it does not."""
@@ -168,7 +218,7 @@ class Membership:
             who = seen.member.incarnation
             if who.id == self._member.incarnation.id:
                 continue  # it would know by its renewals
-            if await self._cluster.remove(who, seen.beat):
+            if await self._answered(self._cluster.remove(who, seen.beat)):
                 text = "node %s has not renewed its lease: it counts as dead"
                 logger.warning(text, who.node, extra=self._ids)
 
@@ -194,4 +244,4 @@ class Membership:
         Raises:
             StoreUnavailable: the cluster does not answer. The lease ends by itself.
         """
-        await self._cluster.leave(self._member.incarnation)
+        await self._answered(self._cluster.leave(self._member.incarnation))

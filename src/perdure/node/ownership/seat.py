@@ -54,6 +54,7 @@ class Seat:
         self._scopes = {group: scopes_of(shards, group) for group in member.groups}
         self._hung_ms = hung_ms + int(_TICK_S * 1000)
         self._view: View | None = None
+        self._assignment = Assignment(frozenset())
         self._news = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._ticked_ms = clock.boot_ms()
@@ -116,8 +117,11 @@ class Seat:
 
     def _seen(self, view: View) -> None:
         if self._view is None or view.revision != self._view.revision:
-            self._view = view
-            self._news.set()
+            self._assignment = self._assigned(view)
+        self._view = view
+        # Also when it is the same. A node with an older view may have claimed late and won, and its
+        # scope would have no owner.
+        self._news.set()
 
     def _removed(self, incarnation: Incarnation) -> None:
         self._view = None
@@ -127,12 +131,12 @@ class Seat:
     # ------------------------------------------------------------ told to the owner
 
     async def assignments(self) -> AsyncIterator[Assignment]:
-        """What the node should own, now and after each change of the members."""
+        """What the node should own, after each change of the members and each renewal."""
         while True:
             await self._news.wait()
             self._news.clear()
             if self._view is not None:
-                yield self._assigned(self._view)
+                yield self._assignment
 
     def _assigned(self, view: View) -> Assignment:
         own = self._member.incarnation.id

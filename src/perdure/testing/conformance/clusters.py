@@ -20,9 +20,8 @@ from time import monotonic
 import msgspec
 import pytest
 
-from perdure.errors import UsageError
 from perdure.kernel.placement.observer import Observer
-from perdure.ports.cluster import Cluster, Member, View
+from perdure.ports.cluster import Cluster, Member, NameTaken, View
 from perdure.ports.store import Incarnation
 
 ClusterFactory = Callable[[], Cluster]
@@ -92,7 +91,7 @@ class ClusterConformance:
         async with two_ends(cluster_factory) as (one, two):
             await one.join(A)
             again = member("a", "2")
-            with pytest.raises(UsageError, match="member named 'a'"):
+            with pytest.raises(NameTaken, match="member named 'a'"):
                 await two.join(again)
             assert members(await two.view()) == [A]
             await one.leave(A.incarnation)
