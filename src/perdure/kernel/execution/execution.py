@@ -77,7 +77,7 @@ class Execution:
     """
 
     __slots__ = (
-        "_cancelled", "_opened", "_outgoing", "_random", "broken", "cancel_requested", "closing",
+        "_cancelled", "_opened", "_outgoing", "_streams", "broken", "cancel_requested", "closing",
         "deadlines", "definition", "definitions", "ended", "events", "has_progress", "journal",
         "journal_bytes", "journal_events", "keeps_logs", "limits", "local", "logs", "loop", "main",
         "next_input", "pending", "position", "retries", "seq", "started", "turn_bytes", "unit",
@@ -135,7 +135,7 @@ class Execution:
         self.next_input: tuple[bytes, str | None] | None = None
         self.ended: ev.Event | None = None
         self.broken: Failure | None = None
-        self._random: Random | None = None
+        self._streams: dict[bytes, Random] | None = None
 
     # ------------------------------------------------------------ being told
 
@@ -526,14 +526,15 @@ class Execution:
         # Only now, because refused data is not written.
         self.turn_bytes = turn_bytes
 
-    @property
-    def random(self) -> Random:
-        """The random numbers of this execution, the same in each replay."""
-        if self._random is None:
-            name = b"%b%d" % (self.started.run, self.started.execution)
-            seed = blake2b(name, digest_size=8).digest()
-            self._random = Random(int.from_bytes(seed))
-        return self._random
+    def stream(self, name: bytes) -> Random:
+        """The random numbers of this name, the same in each replay. No stream moves another one."""
+        if self._streams is None:
+            self._streams = {}
+        if name not in self._streams:
+            start = b"%b%d" % (self.started.run, self.started.execution)
+            seed = blake2b(start, digest_size=8, person=name).digest()
+            self._streams[name] = Random(int.from_bytes(seed))
+        return self._streams[name]
 
     def due_timer(self, at: int) -> int | None:
         """The number of the earliest timer that is due at `at`. None: there is none."""
