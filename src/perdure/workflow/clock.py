@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from random import Random
 from uuid import UUID
 
@@ -42,9 +42,14 @@ def uuid4() -> UUID:
 
 
 async def sleep(delay: Seconds, *, name: str | None = None) -> None:
-    """Sleep durably. `asyncio.sleep` does too, but has no name for listings and timelines."""
+    """Sleep durably. `asyncio.sleep` does too, but has no name for listings and timelines.
+
+    A sleep until a time that has passed (a negative delay) returns at once, as with `asyncio`.
+    """
     loop = _run("sleep()").loop
-    delay_ms = to_ms(delay, "the delay of workflow.sleep()")
+    delay_ms = 0
+    if not _is_past(delay):
+        delay_ms = to_ms(delay, "the delay of workflow.sleep()")
     if name is not None:
         check_label(name, "a timer")
     if delay_ms == 0:
@@ -59,6 +64,13 @@ async def sleep(delay: Seconds, *, name: str | None = None) -> None:
         # A cancelled sleep leaves no deadline behind, which the node would otherwise wake for.
         if isinstance(timer, Timer):
             timer.cancel()
+
+
+def _is_past(delay: object) -> bool:
+    # Other types than these are left to `to_ms`, which refuses them.
+    if isinstance(delay, timedelta):
+        return delay < timedelta(0)
+    return isinstance(delay, (int, float)) and delay < 0
 
 
 def _wake(future: asyncio.Future[None]) -> None:
