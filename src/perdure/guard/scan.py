@@ -107,6 +107,9 @@ _MAKES_SETS = CALLS | {"LOAD_CONST", "BUILD_SET", "SET_UPDATE"}
 _TAKES_APART = frozenset({"GET_YIELD_FROM_ITER", "LIST_EXTEND", "UNPACK_SEQUENCE", "UNPACK_EX"})
 
 
+_CONSTRUCTORS = ("__new__", "__init__", "__post_init__", "model_post_init")
+
+
 class _Scan:
     """One scan: the functions still to do, the code seen and the findings."""
 
@@ -274,6 +277,11 @@ class _Body:
             if not entry.bare or self.is_bare_call(number):
                 self.find(step, entry.name, entry.rule)
             return
+        if isinstance(item, type) and _top(item.__module__) == self.scan.package:
+            # A class that is only named, such as the type of a message, makes nothing here.
+            if self.call_of(number):
+                self.construct(step, item)
+            return
         function = _function(item)
         if function is None:
             return
@@ -281,6 +289,19 @@ class _Body:
             self.recorded += self.call_of(number)
         elif _top(function.__module__) == self.scan.package:
             self.scan.todo.append(function)
+
+    def construct(self, step: Step, owner: type) -> None:
+        """Judge and follow all that runs when a class of the package is called."""
+        parts: list[object] = [inspect.getattr_static(owner, name, None) for name in _CONSTRUCTORS]
+        for part in [*parts, *_factories(owner)]:
+            entry = look_up(self.scan.known, part)
+            if entry is not None:
+                self.find(step, f"{entry.name} (made by {owner.__name__}())", entry.rule)
+            function = _function(part)
+            if function is None or function.__code__.co_filename.startswith("<"):
+                continue  # dataclasses and attrs write theirs, and the fields tell what it calls
+            if _top(function.__module__) == self.scan.package:
+                self.scan.todo.append(function)
 
     def is_bare_call(self, number: int) -> bool:
         """Whether what this step loads is called without arguments."""
@@ -419,6 +440,15 @@ def _function(item: object) -> FunctionType | None:
     if isinstance(item, FunctionType):
         return item
     return None
+
+
+def _factories(owner: type) -> Iterator[object]:
+    """The functions that make default values, of a dataclass or a pydantic model."""
+    for holder in ("__dataclass_fields__", "__pydantic_fields__"):
+        fields = inspect.getattr_static(owner, holder, None)
+        if isinstance(fields, dict):
+            for field in cast("dict[str, object]", fields).values():
+                yield getattr(field, "default_factory", None)
 
 
 def _content(cell: CellType) -> object:
