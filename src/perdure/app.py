@@ -331,6 +331,16 @@ class App:
         """The activity of this name."""
         return self._activities.get(name)
 
+    def places_of_calls(self, workflow: WorkflowDefinition, name: str) -> Sequence[str]:
+        """Where the code of a workflow calls this activity or workflow and awaits nothing.
+
+        Each is "file:line". Places that drop the answer at once are given alone if there are any.
+        """
+        # Only warnings need it, and programs that only define or send do not load the guard.
+        from perdure.guard.scan import unawaited
+
+        return unawaited(workflow.fn, name)
+
     def workflows(self) -> list[tuple[str, list[str]]]:
         """Names and versions of all workflows, sorted."""
         named: dict[str, list[str]] = {}
