@@ -122,6 +122,7 @@ APP = [
     "make_resources",
     "node",
     "on_change",
+    "places_of_calls",
     "resources",
     "use_version",
     "workflow",

@@ -10,6 +10,7 @@ nodes run it: instances that waited for a definition wake.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar, overload
@@ -148,7 +149,7 @@ class App:
     ) -> Activity[Any, Any]:
         fn = _function(fn, "activity")
         name = _own_name(name, fn, "activity")
-        if name in self._activities:
+        if name in self._activities and not _is_same_cell(self._activities[name].fn, fn):
             msg = (
                 f"app {self.name!r} has an activity {name!r} already; "
                 "give one of them another name with name="
@@ -237,7 +238,8 @@ class App:
         self._changed()
 
     def _check_free(self, definition: WorkflowDefinition) -> None:
-        if definition.version in self._workflows.get(definition.name, {}):
+        taken = self._workflows.get(definition.name, {}).get(definition.version)
+        if taken is not None and not _is_same_cell(taken.fn, definition.fn):
             msg = (
                 f"app {self.name!r} has workflow {definition.name!r} version {definition.version} "
                 "already; give the new one another version= or name="
@@ -247,7 +249,8 @@ class App:
     def definitions(self) -> list[WorkflowDefinition]:
         """All workflow definitions, with their versions."""
         found: list[WorkflowDefinition] = []
-        for name, versions in self._workflows.items():
+        # A copy, because another thread may define a workflow meanwhile.
+        for name, versions in list(self._workflows.items()):
             if not name.startswith(RESERVED_PREFIX):
                 found += versions.values()
         return found
@@ -330,6 +333,16 @@ class App:
     def find_activity(self, name: str) -> ActivityDefinition | None:
         """The activity of this name."""
         return self._activities.get(name)
+
+    def places_of_calls(self, workflow: WorkflowDefinition, name: str) -> Sequence[str]:
+        """Where the code of a workflow calls this activity or workflow and awaits nothing.
+
+        Each is "file:line". Places that drop the answer at once are given alone if there are any.
+        """
+        # Only warnings need it, and programs that only define or send do not load the guard.
+        from perdure.guard.scan import unawaited
+
+        return unawaited(workflow.fn, name)
 
     def workflows(self) -> list[tuple[str, list[str]]]:
         """Names and versions of all workflows, sorted."""
@@ -469,3 +482,14 @@ async def _run_detached(name: str, data: bytes, options: dict[str, Any] | None =
         own = ActivityOptions.from_data(options)
     call = commands.schedule_activity(run, definition, own, data)
     return await call
+
+
+def _is_same_cell(old: Callable[..., Any], new: Callable[..., Any]) -> bool:
+    """Whether a cell of a notebook, or a statement at a prompt, was run again.
+
+    The new function then replaces the old one. A module of a program defines each name once.
+    """
+    if old.__module__ != "__main__" or hasattr(sys.modules["__main__"], "__file__"):
+        return False
+    names = getattr(old, "__qualname__", None), getattr(new, "__qualname__", "")
+    return new.__module__ == "__main__" and names[0] == names[1]

@@ -34,8 +34,11 @@ def check_not_held(row: UnitRow) -> None:
         return
     failure = row.failure or Failure("Unknown", "", retryable=False)
     reason = row.reason or ""
+    told = [failure.message]
+    for _, cause in failure.causes:
+        told.append(f"{cause}.")
     text = (
-        f"{row.type} {row.id!r} is suspended ({reason}): {failure.message} "
+        f"{row.type} {row.id!r} is suspended ({reason}): {' '.join(told)} "
         f"More: `perdure explain {reason}`. `result(through_suspension=True)` waits on."
     )
     raise Suspended(text, reason, failure)

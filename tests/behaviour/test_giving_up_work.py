@@ -37,7 +37,7 @@ async def test_a_result_after_a_failure_adds_nothing(world: World, app: App) -> 
 
     @app.workflow
     async def failing() -> None:
-        deaf()
+        deaf()  # perdure: ignore[PD303]
         await workflow.receive("go", bool)
         raise ValueError("failed first")
 

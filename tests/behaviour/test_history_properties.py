@@ -57,7 +57,7 @@ def drawn(app: App) -> Any:
                     index, _ = await workflow.select(step(depth + 1), step(depth + 1))
                     return index
                 case _:
-                    work(1)
+                    work(1)  # perdure: ignore[PD303]
             return 0
 
         for _ in range(6):

@@ -196,7 +196,7 @@ async def test_the_end_is_the_last_event(world: World, app: App, end: str) -> No
 
     @app.workflow
     async def leaving(again: bool) -> None:
-        slow()
+        slow()  # perdure: ignore[PD303]
         if again:
             await workflow.receive("go", bool)
             if end == "fails":

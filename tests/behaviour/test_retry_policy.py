@@ -324,7 +324,7 @@ async def test_retries_do_not_reach_the_next_execution(world: World, app: App, e
     @app.workflow
     async def loop(execution: int) -> str:
         if execution == 1:
-            shaky(1)
+            shaky(1)  # perdure: ignore[PD303]
             await workflow.receive("next", bool)
             workflow.continue_as_new(loop, 2)
         try:

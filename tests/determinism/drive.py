@@ -228,7 +228,7 @@ class Drive:
         loop = run.loop
         waits = {lane: run.waits.of(lane) for lane in sorted(run.waits.first)}
         tasks = [[t.get_name(), t.done()] for t in loop.tasks if not t.done()]
-        seeds = run.random.getstate() if run._random else None
+        seeds = {name: drawn.getstate() for name, drawn in (run._streams or {}).items()}
         numbers = [run.seq, run.local, run.retries, loop.now_ms, run.cancel_requested, seeds]
         entries = [e for e in run.variables.entries() if (e.value, e.base) != (None, None)]
         kept = [entries, run.variables.status]

@@ -28,7 +28,7 @@ async def test_history_events(world: World, app: App, caplog: pytest.LogCaptureF
 
     @app.workflow
     async def endless() -> None:
-        slow()
+        slow()  # perdure: ignore[PD303]
         i = 0
         while True:
             i = await step(i + 1)

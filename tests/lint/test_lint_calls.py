@@ -87,6 +87,10 @@ WRONG: dict[str, tuple[str, str]] = {
     "input": ("", "input()  #! PD206"),
     "another loop": ("import asyncio", "asyncio.run(given())  #! PD207"),
     "a client": ("from perdure import Client", "Client.open('sqlite:///x.db')  #! PD302"),
+    "a forgotten await": (
+        "@app.activity\nasync def charge(n: int) -> None: ...",
+        "charge(1)  #! PD303\nawait charge(2)\nlater = charge(3)\nawait later",
+    ),
     "a node": ("", "app.node('sqlite:///x.db')  #! PD302"),
     "print": ("", "print('x')  #! PD401"),
     "logging": ("import logging", "logging.info('x')  #! PD402"),

@@ -39,6 +39,41 @@ async def test_now_random_and_uuid_are_the_same_after_a_replay(world: World, app
     assert len({v for v in result if isinstance(v, str) and len(v) == 36}) == 2
 
 
+@pytest.mark.parametrize("added", ["random", "uuid4"])
+async def test_a_draw_that_is_added_leaves_those_of_the_other_kind(
+    world: World, app: App, added: str
+) -> None:
+    def deploy(app: App, adds: str) -> Any:
+        @app.workflow
+        async def draw() -> list[str]:
+            if adds == "random":
+                workflow.random().random()
+            if adds == "uuid4":
+                workflow.uuid4()
+            drawn = str(workflow.uuid4())
+            if added == "uuid4":
+                drawn = str(workflow.random().random())
+            workflow.set_status(drawn)
+            # A command with what was drawn, which replay compares.
+            workflow.send("nobody", "drawn", drawn)
+            await workflow.receive("go", bool)
+            return [drawn]
+
+        return draw
+
+    async with world.node(app) as node:
+        handle = node.client.workflow(deploy(app, ""), id="d")
+        await handle.start()
+        await waits_for(handle, "message go")
+    newer = App("newer")
+    deploy(newer, added)
+    async with world.node(newer) as node:
+        again = node.client.get("d")
+        before = (await again.describe()).custom_status(str)
+        await again.send("go", True)
+        assert await again.result(timeout=30) == [before]
+
+
 async def test_two_instances_and_two_executions_draw_differently(world: World, app: App) -> None:
     @app.workflow
     async def draw(first: str = "") -> list[str]:

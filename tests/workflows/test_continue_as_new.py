@@ -142,7 +142,7 @@ async def test_open_work_of_the_old_execution_is_cancelled_and_its_result_ignore
     @app.workflow
     async def loop(again: bool) -> str:
         if again:
-            slow()
+            slow()  # perdure: ignore[PD303]
             workflow.child(child, id="child")()
             await workflow.receive("next", bool)
             workflow.continue_as_new(loop, False)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
+import pytest
 from engine import World, until, waits_for
 
 from perdure import App, workflow
+from perdure.errors import DefinitionError
 
 
 async def test_a_timer_fires_at_its_time(world: World, app: App) -> None:
@@ -63,6 +66,36 @@ async def test_a_timer_of_zero_passes_at_once(world: World, app: App) -> None:
         return True
 
     assert await world.replayed(app, body)
+
+
+@pytest.mark.parametrize("past", [-1, -0.5, timedelta(hours=-1), float("-inf")])
+async def test_a_sleep_until_the_past_returns_at_once(
+    world: World, app: App, past: float | timedelta
+) -> None:
+    world.stop_time()
+    order: list[str] = []
+
+    async def other() -> None:
+        order.append("another task")
+
+    async def body() -> bool:
+        task = asyncio.create_task(other())
+        await workflow.sleep(past, name="due")
+        order.append("slept")
+        await task
+        return True
+
+    assert await world.replayed(app, body)
+    assert order == ["another task", "slept"] * 2
+
+
+@pytest.mark.parametrize("delay", [float("nan"), float("inf"), "-1", False])
+async def test_a_sleep_that_is_no_duration_is_refused(world: World, app: App, delay: Any) -> None:
+    async def body() -> None:
+        with pytest.raises(DefinitionError, match=r"the delay of workflow\.sleep\(\) must be"):
+            await workflow.sleep(delay)
+
+    await world.replayed(app, body)
 
 
 async def test_a_timer_keeps_its_time_over_a_restart(world: World, app: App) -> None:

@@ -28,7 +28,7 @@ async def test_an_activity_that_nobody_awaits_is_cancelled_at_the_end(
 
     @app.workflow
     async def careless() -> str:
-        slow()
+        slow()  # perdure: ignore[PD303]
         await workflow.receive("go", bool)
         if fails:
             raise ValueError("oh")
@@ -57,7 +57,7 @@ async def test_one_that_was_scheduled_and_given_up_in_one_turn_never_runs(
 
     @app.workflow
     async def hasty() -> str:
-        note("unawaited at the end")
+        note("unawaited at the end")  # perdure: ignore[PD303]
         asyncio.ensure_future(note("cancelled")).cancel()
         return "done"
 
@@ -74,7 +74,7 @@ async def test_the_workflow_does_not_wait_for_what_nobody_awaits(world: World, a
 
     @app.workflow
     async def careless() -> str:
-        child()
+        child()  # perdure: ignore[PD303]
         workflow.receive("never", int).close()
         return "done"
 
@@ -153,7 +153,7 @@ async def test_a_result_that_comes_after_the_end_adds_nothing(world: World, app:
 
     @app.workflow
     async def careless() -> str:
-        deaf()
+        deaf()  # perdure: ignore[PD303]
         await workflow.receive("go", bool)
         return "done"
 

@@ -36,7 +36,7 @@ from types import (
     MethodType,
     ModuleType,
 )
-from typing import cast
+from typing import NamedTuple, cast
 
 from perdure.guard.bytecode import (
     CALLS,
@@ -92,6 +92,23 @@ def reachable(fn: Callable[..., object], package: str | None = None) -> list[Cod
     return list(_Scan(fn, package).codes.values())
 
 
+def unawaited(fn: Callable[..., object], name: str) -> list[str]:
+    """Where `fn` and its helpers call the activity or workflow `name` and await nothing there.
+
+    Each is "file:line". Places that drop the answer at once are given alone if there are any.
+    """
+    kept: set[tuple[str, int]] = set()
+    dropped: set[tuple[str, int]] = set()
+    for call in _Scan(fn, None).calls:
+        if call.name != name:
+            continue
+        if call.then == "POP_TOP":
+            dropped.add((call.file, call.line))
+        elif call.then != "GET_AWAITABLE":
+            kept.add((call.file, call.line))
+    return [f"{file}:{line}" for file, line in sorted(dropped or kept)]
+
+
 # ---------------------------------------------------------------- following functions
 
 _MISSING = object()
@@ -107,8 +124,20 @@ _MAKES_SETS = CALLS | {"LOAD_CONST", "BUILD_SET", "SET_UPDATE"}
 _TAKES_APART = frozenset({"GET_YIELD_FROM_ITER", "LIST_EXTEND", "UNPACK_SEQUENCE", "UNPACK_EX"})
 
 
+_CONSTRUCTORS = ("__new__", "__init__", "__post_init__", "model_post_init")
+
+
+class _Call(NamedTuple):
+    """A call of an activity or workflow, and the instruction that takes what it returns."""
+
+    name: str
+    file: str
+    line: int
+    then: str
+
+
 class _Scan:
-    """One scan: the functions still to do, the code seen and the findings."""
+    """One scan: the functions still to do, the code seen, the findings and the durable calls."""
 
     def __init__(self, fn: Callable[..., object], package: str | None) -> None:
         start = _function(fn)
@@ -120,6 +149,7 @@ class _Scan:
         self.package = package or _top(start.__module__)
         self.known = forbidden()
         self.findings: list[Finding] = []
+        self.calls: list[_Call] = []
         self.codes: dict[int, CodeType] = {}
         self.todo = [start]
         while self.todo:
@@ -274,6 +304,15 @@ class _Body:
             if not entry.bare or self.is_bare_call(number):
                 self.find(step, entry.name, entry.rule)
             return
+        if isinstance(item, type) and _top(item.__module__) == self.scan.package:
+            # A class that is only named, such as the type of a message, makes nothing here.
+            if self.call_of(number):
+                self.construct(step, item)
+            return
+        name = _durable_name(item)
+        if name is not None:
+            self.durable(number, name)
+            return
         function = _function(item)
         if function is None:
             return
@@ -281,6 +320,30 @@ class _Body:
             self.recorded += self.call_of(number)
         elif _top(function.__module__) == self.scan.package:
             self.scan.todo.append(function)
+
+    def construct(self, step: Step, owner: type) -> None:
+        """Judge and follow all that runs when a class of the package is called."""
+        parts: list[object] = [inspect.getattr_static(owner, name, None) for name in _CONSTRUCTORS]
+        for part in [*parts, *_factories(owner)]:
+            entry = look_up(self.scan.known, part)
+            if entry is not None:
+                self.find(step, f"{entry.name} (made by {owner.__name__}())", entry.rule)
+            function = _function(part)
+            if function is None or function.__code__.co_filename.startswith("<"):
+                continue  # dataclasses and attrs write theirs, and the fields tell what it calls
+            if _top(function.__module__) == self.scan.package:
+                self.scan.todo.append(function)
+
+    def durable(self, number: int, name: str) -> None:
+        """Note the call of an activity or workflow, which this step loads."""
+        load = self.steps[number]
+        # The outermost, because `charge.with_options(timeout=5)(order)` is two calls.
+        for at in range(len(self.steps) - 2, number, -1):
+            step = self.steps[at]
+            if step.op in CALLS and step.start == load.start and step.covers(load):
+                then = self.steps[at + 1].op
+                self.scan.calls.append(_Call(name, self.code.co_filename, step.start[0], then))
+                return
 
     def is_bare_call(self, number: int) -> bool:
         """Whether what this step loads is called without arguments."""
@@ -419,6 +482,26 @@ def _function(item: object) -> FunctionType | None:
     if isinstance(item, FunctionType):
         return item
     return None
+
+
+def _durable_name(item: object) -> str | None:
+    """The name of an activity or workflow."""
+    if _top(type(item).__module__) != "perdure":
+        return None
+    definition = inspect.getattr_static(item, "definition", None)
+    name = getattr(definition, "name", None)
+    if isinstance(name, str):
+        return name
+    return None
+
+
+def _factories(owner: type) -> Iterator[object]:
+    """The functions that make default values, of a dataclass or a pydantic model."""
+    for holder in ("__dataclass_fields__", "__pydantic_fields__"):
+        fields = inspect.getattr_static(owner, holder, None)
+        if isinstance(fields, dict):
+            for field in cast("dict[str, object]", fields).values():
+                yield getattr(field, "default_factory", None)
 
 
 def _content(cell: CellType) -> object:

@@ -166,12 +166,20 @@ class Body:
                 self.simple(node)
         self.scope.execute(node)
 
+    def forgotten(self, node: ast.Expr, target: ast.expr) -> None:
+        """A call of an activity or a child whose answer nothing takes."""
+        called = self.scope.evaluate(target)
+        if isinstance(called, Function) and registration_of(called) is not None:
+            self.report(node, catalogue.FORGOTTEN, f"{ast.unparse(target)}()")
+
     def simple(self, node: ast.stmt) -> None:
         """A statement without blocks of its own."""
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.expr):
                 self.expression(child)
         match node:
+            case ast.Expr(value=ast.Call(func=target)):
+                self.forgotten(node, target)
             case ast.Assign(targets=targets, value=value):
                 self.targets(targets)
                 if any(isinstance(target, ast.Tuple | ast.List) for target in targets):

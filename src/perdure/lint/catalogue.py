@@ -79,6 +79,11 @@ CLIENT = Rule(
     "uses a node or a client",
     "replay would repeat it: use workflow.send(), workflow.cancel(), a child, or an activity",
 )
+FORGOTTEN = Rule(
+    "PD303",
+    "forgets an await",
+    "the end of the workflow cancels the call, and nothing hears of its answer: write `await`",
+)
 _TOLD = "replay says it again: use workflow.logger, which is silent in replay"
 PRINT = Rule("PD401", "prints", _TOLD, hint=True)
 LOGGING = Rule("PD402", "logs", _TOLD, hint=True)
@@ -103,7 +108,7 @@ RULES: dict[str, Rule] = {
     for rule in (
         *(CLOCK, RANDOM, UUID, IDENTITY, ENVIRONMENT, SET_ORDER),
         *(FILE, NETWORK, PROCESS, THREAD, SLEEP, INPUT, LOOP),
-        *(PLAIN_FUNCTION, CLIENT),
+        *(PLAIN_FUNCTION, CLIENT, FORGOTTEN),
         *(PRINT, LOGGING, GLOBAL),
         *(UNREADABLE, UNUSED_IGNORE, WRONG_IGNORE),
     )

@@ -6,13 +6,16 @@ the lack of a definition are tried again, because the new one may be it.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from perdure.errors import WorkflowViolation
 from perdure.guard import runtime as guard
 from perdure.guard.scan import scan
 from perdure.kernel.execution.execution import current_run
+from perdure.kernel.loop.loop import running_loop
 from perdure.kernel.unit.held import AFTER_DEPLOY
 from perdure.node.loop.patience import Patience, Stopped
 from perdure.ports.store import Units
@@ -99,9 +102,19 @@ class Deploys:
         self._background = background
         self._patience = Patience(turns.node_name, options.store_retry_ms)
         self._is_trying = False
+        self._loop = asyncio.get_running_loop()
 
     def changed(self) -> None:
-        """The definitions have changed. Changes that come together are taken as one."""
+        """The definitions have changed. Any thread may say so."""
+        # A notebook, and a plugin that is imported on a thread, define beside a running node.
+        if running_loop() is self._loop:
+            self._begin()
+            return
+        with suppress(RuntimeError):  # the loop is closed, so the next life tries them
+            self._loop.call_soon_threadsafe(self._begin)
+
+    def _begin(self) -> None:
+        """Try them soon. Changes that come together are taken as one."""
         if not self._is_trying:
             self._is_trying = True
             self._background.spawn(self._try_held(), "perdure-wake")

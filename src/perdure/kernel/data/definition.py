@@ -8,7 +8,7 @@ versions are here, because messages from clients name definitions, too.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -174,4 +174,11 @@ class Definitions(Protocol):
 
     def find_activity(self, name: str) -> ActivityDefinition | None:
         """The activity of this name."""
+        ...
+
+    def places_of_calls(self, workflow: WorkflowDefinition, name: str) -> Sequence[str]:
+        """Where the code of a workflow calls this activity or workflow and awaits nothing.
+
+        Each is "file:line". Places that drop the answer at once are given alone if there are any.
+        """
         ...

@@ -31,9 +31,12 @@ REFUSALS_RECORDED = 1
 RUN_IN_CHILD_IDS = 2
 """Flag of a start: the ids of children carry a part of the run's id."""
 
+IDS_APART = 4
+"""Flag of a start: ids and random numbers are drawn from a stream each."""
+
 # A flag says how an execution does something that must be alike in each replay. Executions that an
 # older release began replay as that release did it.
-FLAGS = REFUSALS_RECORDED | RUN_IN_CHILD_IDS
+FLAGS = REFUSALS_RECORDED | RUN_IN_CHILD_IDS | IDS_APART
 """The flags of executions that begin now. An execution keeps its flags to its end."""
 
 ParentClose = Literal["cancel", "terminate", "abandon"]

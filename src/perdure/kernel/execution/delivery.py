@@ -82,6 +82,7 @@ def _activity_completed(run: Execution, event: ev.ActivityCompleted) -> int:
     call = _take(run, event.seq, ActivityCall, event)
     if call is not None:
         run.not_local(call)
+        run.answered(call)
         _answer(call, event.result)
     return event.at
 
@@ -91,6 +92,7 @@ def _activity_failed(run: Execution, event: ev.ActivityFailed) -> int:
     if call is not None:
         run.not_local(call)
         call.was_attempt(event.attempt)
+        run.answered(call)
         _answer(call, None, event.failure)
     return event.at
 
@@ -140,6 +142,7 @@ def _end_wait(run: Execution, seq: int, event: ev.Event, value: bytes, *, positi
 def _replied(run: Execution, event: ev.Replied) -> int:
     call = _take(run, event.seq, ChildCall, event)
     if call is not None:
+        run.answered(call)
         _answer(call, event.result, event.failure)
     return event.at
 

@@ -15,6 +15,8 @@ import msgspec
 from perdure.codec.failure import failure_of
 from perdure.errors import Failure, PayloadTooLarge, UsageError
 from perdure.kernel.data import events as ev
+from perdure.kernel.execution.forgotten import report_forgotten
+from perdure.kernel.loop.call import Call
 
 if TYPE_CHECKING:
     import asyncio
@@ -53,6 +55,8 @@ def wind_up(run: Execution) -> None:
         run.loop.drain()
     if not _is_cleaned_up(run):
         return
+    open_calls = [pending for pending in run.pending.values() if isinstance(pending, Call)]
+    report_forgotten(run, [*run.unheard, *open_calls])
     for pending in list(run.pending.values()):
         pending.cancel()
     # Those that refused to end still hold a frame, which disposal drops.

@@ -27,7 +27,7 @@ import heapq
 import sys
 from hashlib import blake2b
 from random import Random
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from perdure.errors import Failure, UsageError
 from perdure.kernel.data import events as ev
@@ -35,6 +35,7 @@ from perdure.kernel.execution import match, refusal
 from perdure.kernel.execution.deadline import check_deadline
 from perdure.kernel.execution.delivery import HANDLERS, NOTES
 from perdure.kernel.execution.ending import ContinueAsNew, wind_up
+from perdure.kernel.execution.progress import Progress
 from perdure.kernel.execution.variables import Variables
 from perdure.kernel.execution.waits import Waits, behind_timer
 from perdure.kernel.loop.call import ActivityCall, Call, CheckpointCall, ChildCall, WaitCall
@@ -56,18 +57,6 @@ _NOT_STARTED = ev.Started(0, "", "", b"", b"", 0, PYTHON)
 """The start of an execution until its first delivery."""
 
 
-class Progress(NamedTuple):
-    """The requests of the code in a turn.
-
-    `opened` calls are new, or want another attempt. `outgoing` are commands for other units.
-    `cancelled` calls are not wanted any more.
-    """
-
-    opened: Sequence[Call]
-    outgoing: Sequence[ev.Event]
-    cancelled: Sequence[Call]
-
-
 class Execution:
     """One execution of a workflow.
 
@@ -77,11 +66,11 @@ class Execution:
     """
 
     __slots__ = (
-        "_cancelled", "_opened", "_outgoing", "_random", "broken", "cancel_requested", "closing",
+        "_cancelled", "_opened", "_outgoing", "_streams", "broken", "cancel_requested", "closing",
         "deadlines", "definition", "definitions", "ended", "events", "has_progress", "journal",
         "journal_bytes", "journal_events", "keeps_logs", "limits", "local", "logs", "loop", "main",
-        "next_input", "pending", "position", "retries", "seq", "started", "turn_bytes", "unit",
-        "unwinding", "variables", "waits",
+        "next_input", "pending", "position", "retries", "seq", "started", "turn_bytes",
+        "unheard", "unit", "unwinding", "variables", "waits",
     )  # fmt: skip
 
     def __init__(
@@ -128,6 +117,8 @@ class Execution:
         self._opened: list[Call] | None = None
         self._cancelled: list[Call] | None = None
         self._outgoing: list[ev.Event] | None = None
+        # Calls that had their answer before the code awaited them.
+        self.unheard: Sequence[Call] = ()
         self.variables = Variables()
         self.unwinding = False
         self.closing: list[Any] | None = None
@@ -135,7 +126,7 @@ class Execution:
         self.next_input: tuple[bytes, str | None] | None = None
         self.ended: ev.Event | None = None
         self.broken: Failure | None = None
-        self._random: Random | None = None
+        self._streams: dict[bytes, Random] | None = None
 
     # ------------------------------------------------------------ being told
 
@@ -228,6 +219,11 @@ class Execution:
         # A call that waits for an attempt was counted out when the last attempt failed.
         if not self.retries or self.retries.pop(call.seq, None) is None:
             self.local -= 1
+
+    def answered(self, call: Call) -> None:
+        """The call has its answer now."""
+        if not call.is_awaited:
+            self.unheard = [*self.unheard, call]
 
     def cancel_instead(self, at: int, reason: str) -> None:
         """Stop code that has continued as new in this very turn."""
@@ -526,14 +522,15 @@ class Execution:
         # Only now, because refused data is not written.
         self.turn_bytes = turn_bytes
 
-    @property
-    def random(self) -> Random:
-        """The random numbers of this execution, the same in each replay."""
-        if self._random is None:
-            name = b"%b%d" % (self.started.run, self.started.execution)
-            seed = blake2b(name, digest_size=8).digest()
-            self._random = Random(int.from_bytes(seed))
-        return self._random
+    def stream(self, name: bytes) -> Random:
+        """The random numbers of this name, the same in each replay. No stream moves another one."""
+        if self._streams is None:
+            self._streams = {}
+        if name not in self._streams:
+            start = b"%b%d" % (self.started.run, self.started.execution)
+            seed = blake2b(start, digest_size=8, person=name).digest()
+            self._streams[name] = Random(int.from_bytes(seed))
+        return self._streams[name]
 
     def due_timer(self, at: int) -> int | None:
         """The number of the earliest timer that is due at `at`. None: there is none."""

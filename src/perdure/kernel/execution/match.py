@@ -20,6 +20,7 @@ from perdure.codec import alike, digest
 from perdure.errors import Failure
 from perdure.kernel.data import events as ev
 from perdure.kernel.execution import refusal
+from perdure.kernel.execution.difference import difference
 from perdure.kernel.loop.disposal import chain
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from perdure.kernel.loop.loop import WorkflowLoop
 
 NONDETERMINISM = "NondeterminismError"
+DIFFERENCE = "Difference"
+"""The type of the cause that has the field that differs, with both values."""
+
 
 # Tags of deliveries are below this.
 _COMMANDS = 32
@@ -116,7 +120,8 @@ def describe(event: ev.Event | None) -> str:
             return type(event).__name__
 
 
-# An input may be large, or a secret. Its digest is enough to see that it differs.
+# An input may be large, or a secret. Its digest is enough to see that it differs, and `difference`
+# finds the field.
 
 
 def _describe_activity(event: ev.ActivityScheduled) -> str:
@@ -163,8 +168,16 @@ def report(
     else:
         journal = f"the journal has no command here ({describe(recorded)} comes next)"
     code = "the code did nothing"
+    causes: tuple[tuple[str, str], ...] = ()
     if given is not None:
         code = f"the code did {describe(given)}"
+        found = None
+        if recorded is not None:
+            found = difference(recorded, given)
+        if found is not None:
+            code = f"{code}, and {found.field} differs"
+            # Apart from the message, which is logged: values may be secrets.
+            causes = ((DIFFERENCE, str(found)),)
     # Another Python may run the same tasks in another order, so nothing else need be wrong.
     if python[0] != python[1]:
         remedy = (
@@ -175,13 +188,16 @@ def report(
         remedy = (
             "deploy code that does the same up to here, put the change behind "
             "`workflow.patched(id)`, or give the new code a new version; then it goes on by "
-            f"itself. If another Python than {python[1]} has run it since it began, run it there"
+            "itself. Or the code reads a clock or chance: use workflow.now(), workflow.random() "
+            "or workflow.uuid4(), and run `perdure lint`. If another Python than "
+            f"{python[1]} has run it since it began, run it there"
         )
     return Failure(
         type=NONDETERMINISM,
         message=f"at event {index}, {where}: {journal}, but {code}. Remedy: {remedy}.",
         category="configuration",
         retryable=False,
+        causes=causes,
     )
 
 

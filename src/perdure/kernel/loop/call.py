@@ -11,13 +11,15 @@ never refuses or delays `cancel()`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from perdure.errors import ActivityError, ActivityTimeout, ApplicationError, ChildError, Failure
 from perdure.kernel.data.definition import ActivityOptions
 
 if TYPE_CHECKING:
+    from contextvars import Context
+
     from perdure.kernel.data.definition import ActivityDefinition
     from perdure.kernel.data.events import CallStarted, Started
     from perdure.kernel.loop.loop import WorkflowLoop
@@ -55,6 +57,14 @@ class Reader(Protocol):
         ...
 
 
+# Looked up once, because each await of a call comes by them.
+_future = cast("type[asyncio.Future[Any]]", asyncio.Future)
+_await = _future.__await__
+_add_done_callback = _future.add_done_callback
+_result = _future.result
+_exception = _future.exception
+
+
 class Call(asyncio.Future[Any], Coroutine[Any, Any, Any]):
     """A command that waits for its answer. `seq` is 0 if it was never scheduled, on a dead loop.
 
@@ -63,9 +73,10 @@ class Call(asyncio.Future[Any], Coroutine[Any, Any, Any]):
     what all kinds have in common, because this is the hot path.
     """
 
-    __slots__ = ("canceller", "codec", "number", "seq")
+    __slots__ = ("canceller", "codec", "is_awaited", "number", "seq")
     canceller: Canceller | None
     codec: Reader
+    is_awaited: bool
     number: int
     seq: int
 
@@ -108,10 +119,37 @@ class Call(asyncio.Future[Any], Coroutine[Any, Any, Any]):
         """What the call waits for, in words for people."""
         return self.what
 
+    # ------------------------------------------------------------ asking for the answer
+
+    # Each way to await a call, or to look at its answer, comes by one of these.
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        """Wait for the answer."""
+        self.is_awaited = True
+        return _await(self)
+
+    def add_done_callback(
+        self, fn: Callable[[Any], object], /, *, context: Context | None = None
+    ) -> None:
+        """Call `fn` when there is an answer. `gather`, `wait` and tasks do this."""
+        self.is_awaited = True
+        _add_done_callback(self, fn, context=context)
+
+    def result(self) -> Any:
+        """The answer."""
+        self.is_awaited = True
+        return _result(self)
+
+    def exception(self) -> BaseException | None:
+        """The error that is the answer. None: it is a result."""
+        self.is_awaited = True
+        return _exception(self)
+
     # ------------------------------------------------------------ as a coroutine, for create_task
 
     def send(self, value: Any) -> Any:
         """Step as its own iterator would."""
+        self.is_awaited = True
         # The iterator itself would be a cycle: the call and it would refer to each other.
         if self.done():
             raise StopIteration(self.result())
@@ -160,6 +198,7 @@ class ActivityCall(Call):
     ) -> None:
         """Note the command, with encoded arguments, given at `at` (ms)."""
         self.number = run.loop.next_number()
+        self.is_awaited = False
         self.seq = seq
         self.canceller = run
         self.name = definition.name
@@ -214,6 +253,7 @@ class ChildCall(Call):
     ) -> None:
         """Note the command. `child_run` is the run id of the child."""
         self.number = run.loop.next_number()
+        self.is_awaited = False
         self.seq = seq
         self.canceller = run
         self.target = event.target

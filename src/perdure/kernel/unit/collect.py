@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from perdure.kernel.data.commit import UnitRow
     from perdure.kernel.data.limits import Limits
-    from perdure.kernel.execution.execution import Execution, Progress
+    from perdure.kernel.execution.execution import Execution
+    from perdure.kernel.execution.progress import Progress
     from perdure.kernel.execution.variables import Changes
     from perdure.kernel.unit.turn import Turn
     from perdure.kernel.unit.workflow_unit import WorkflowUnit
