@@ -38,6 +38,7 @@ from perdure.client.description import Description, describe_row
 from perdure.client.filter import Filter, Selection, units_query
 from perdure.client.gateway import Gateway, MeasuredGateway, StoreGateway
 from perdure.client.handle import Handle, IfExists, WorkflowHandle
+from perdure.client.letters import resend
 from perdure.client.posted import posted_starts
 from perdure.client.store_metrics import StoreMetrics, read_metrics, read_queues
 
@@ -248,7 +249,7 @@ class Client:
     async def dead_letters(
         self, *, unit: str | None = None, limit: int | None = 100
     ) -> Sequence[DeadLetter]:
-        """Messages that were sent to an id that no instance had, in the order of these ids.
+        """Messages that no instance took, by the ids to which they were sent. `reason` says why.
 
         With `unit` those of one id. At most `limit` (None: all). A store keeps them for
         `StoreLimits.dead_letter_ms`.
@@ -262,6 +263,18 @@ class Client:
             after = page.next
             if after is None or (limit is not None and len(found) >= limit):
                 return found
+
+    async def resend(self, letter: DeadLetter) -> None:
+        """Send a dead letter to its id again, once, and remove it.
+
+        Raises:
+            NotFound, NotRunning, InboxFull: nothing was sent, and the letter is kept.
+        """
+        await resend(self._gateway, letter)
+
+    async def drop(self, *letters: DeadLetter) -> int:
+        """Remove dead letters. Returns how many were there."""
+        return await self._gateway.store.drop_letters([one.message for one in letters])
 
     async def delete(
         self,

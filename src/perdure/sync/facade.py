@@ -90,20 +90,24 @@ class SyncHandle(Generic[R_co]):
         )
 
     @overload
-    def send(self, channel: Channel[T], value: T, /) -> None: ...
+    def send(self, channel: Channel[T], value: T, /, *, key: str | None = None) -> None: ...
 
     @overload
-    def send(self, channel: str, value: object, /) -> None: ...
+    def send(self, channel: str, value: object, /, *, key: str | None = None) -> None: ...
 
-    def send(self, channel: Any, value: Any, /) -> None:
+    def send(self, channel: Any, value: Any, /, *, key: str | None = None) -> None:
         """Put a message into a channel: durable when this returns, buffered until the workflow
         receives it.
+
+        A `key`, such as the id of a webhook's event, makes it count once: another message with the
+        same key in this channel of this id has no effect while the first one waits, and for the
+        store's `dedupe_ms` (a day) after it was taken.
 
         Raises:
             NotFound, NotRunning, InboxFull: nothing was sent.
             PayloadError: the value is not data or does not fit the channel's type.
         """
-        self._portal.call(lambda: self._handle.send(channel, value))
+        self._portal.call(lambda: self._handle.send(channel, value, key=key))
 
     def raise_event(self, name: str, value: object = None) -> None:
         """Raise a positional event.
@@ -422,12 +426,24 @@ class SyncClient:
     def dead_letters(
         self, *, unit: str | None = None, limit: int | None = 100
     ) -> Sequence[DeadLetter]:
-        """Messages that were sent to an id that no instance had, in the order of these ids.
+        """Messages that no instance took, by the ids to which they were sent. `reason` says why.
 
         With `unit` those of one id. At most `limit` (None: all). A store keeps them for
         `StoreLimits.dead_letter_ms`.
         """
         return self._portal.call(lambda: self._client.dead_letters(unit=unit, limit=limit))
+
+    def resend(self, letter: DeadLetter) -> None:
+        """Send a dead letter to its id again, once, and remove it.
+
+        Raises:
+            NotFound, NotRunning, InboxFull: nothing was sent, and the letter is kept.
+        """
+        self._portal.call(lambda: self._client.resend(letter))
+
+    def drop(self, *letters: DeadLetter) -> int:
+        """Remove dead letters. Returns how many were there."""
+        return self._portal.call(lambda: self._client.drop(*letters))
 
     def delete(
         self,
