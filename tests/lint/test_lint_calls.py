@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from perdure.guard.scan import forbidden
+from perdure.guard.known import forbidden
 from perdure.lint.catalogue import ENTRIES, FORBIDDEN, RULES
 
 Check = Callable[..., None]

@@ -41,7 +41,8 @@ from typing import Literal
 
 from perdure.errors import WorkflowViolation
 from perdure.guard.classes import constructors
-from perdure.guard.scan import Finding, forbidden, look_up, reachable, scan
+from perdure.guard.known import forbidden, look_up
+from perdure.guard.scan import Finding, reachable, scan
 from perdure.lint.catalogue import ENVIRONMENT, FILE, NETWORK, PROCESS, SLEEP, THREAD, Entry, Rule
 from perdure.lint.comment import is_ignored
 
