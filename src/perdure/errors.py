@@ -198,8 +198,10 @@ class WorkflowViolation(UsageError, RuntimeError):
 
     - Why: a workflow is run again from the top whenever its instance is brought back. A clock, a
       random number, a file, a socket, a thread or a blocking sleep would give something else the
-      second time, or happen twice. A node refuses at its start the calls that its scan of the code
-      finds. Other calls are refused when they are made.
+      second time, or happen twice. A node refuses at its start what its scan of the code finds.
+      Files, sockets, processes, threads and sleeps are refused when they happen. So are clocks,
+      chance and ids that the scan cannot see, on Python 3.12 and newer, unless an installed
+      package reads them in C.
     - Do: the message names the line and the remedy: an activity for effects on the world,
       `workflow.now()`, `workflow.random()` and `workflow.uuid4()` for time and chance,
       `asyncio.sleep` for waiting. `@app.workflow(guard="warn")` and `"off"` are there for the rare

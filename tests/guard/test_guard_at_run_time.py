@@ -25,6 +25,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from time import sleep as nap
+from types import FunctionType
+from typing import Any
 
 import anyio.to_thread
 import pytest
@@ -327,6 +329,106 @@ if sys.version_info >= (3, 12):
                 clocks("generator", seeded=False)
         with inside("off"):
             assert isinstance(clocks("time"), float)
+
+    INSTALLED = """
+import datetime, functools, os, random, time, uuid
+from dataclasses import dataclass, field
+import pydantic
+
+class Moment:
+    def __init__(self):
+        self.at = time.time()
+    @classmethod
+    def now(cls):
+        return cls()
+
+class Model(pydantic.BaseModel):
+    id: uuid.UUID = pydantic.Field(default_factory=uuid.uuid4)
+
+@dataclass
+class Data:
+    id: uuid.UUID = field(default_factory=uuid.uuid4)
+
+def decorated(fn):
+    @functools.wraps(fn)
+    def wrapper():
+        return fn()
+    return wrapper
+
+@decorated
+def today():
+    return datetime.date.today()
+
+def by_name():
+    return getattr(random, "random")()
+
+def setting():
+    return os.environ.get("HOME")
+
+def quiet():
+    return sorted([3, 1])
+"""
+
+    @pytest.fixture
+    def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+        folder = tmp_path / "site-packages"
+        folder.mkdir()
+        (folder / "installed_clocks.py").write_text(INSTALLED)
+        monkeypatch.syspath_prepend(folder)
+        yield importlib.import_module("installed_clocks")
+        del sys.modules["installed_clocks"]
+
+    PATHS: dict[str, tuple[Callable[[Any], object], str]] = {
+        "a class method": (lambda it: it.Moment.now(), "time.time() inside"),
+        "a model": (lambda it: it.Model(), "uuid.uuid4() (made by Model()) inside"),
+        "a dataclass": (lambda it: it.Data(), "uuid.uuid4() (made by Data()) inside"),
+        "a wrapper": (lambda it: it.today(), "datetime.date.today() inside"),
+        "by its name": (lambda it: getattr(it, "by_name")(), "random.random() inside"),
+        "a setting": (lambda it: it.setting(), "os.environ inside"),
+    }
+
+    @pytest.mark.parametrize("path", PATHS)
+    @pytest.mark.parametrize("is_used_before", [False, True])
+    def test_what_an_installed_package_reads_is_refused(
+        installed: Any, path: str, is_used_before: bool
+    ) -> None:
+        shared, refusal = PATHS[path]
+        # Code of its own, because a place of code is reported no more once it was found harmless.
+        fn = FunctionType(shared.__code__.replace(), globals())
+        assert watch(fn)
+        if is_used_before:
+            fn(installed)  # outside: allowed, and watched from then on
+        with inside("error"), pytest.raises(WorkflowViolation) as caught:
+            fn(installed)
+        assert refusal in str(caught.value)
+        assert f"at {__file__}:" in str(caught.value)
+        with inside("off"):
+            fn(installed)
+        fn(installed)
+
+    def test_an_installed_package_may_do_what_replay_repeats(installed: Any) -> None:
+        def fn() -> object:
+            return installed.quiet()
+
+        assert watch(fn)
+        with inside("error"):
+            assert fn() == [1, 3]
+
+    def test_it_is_said_if_other_tools_have_taken_the_ids() -> None:
+        program = """
+import sys
+for tool in (3, 4):
+    sys.monitoring.use_tool_id(tool, f"tool {tool}")
+from perdure.guard.runtime import install, watch
+install(lambda: None)
+print(watch(lambda: 1), watch(lambda: 2))
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=False
+        )
+        assert done.stdout == "False False\n"
+        assert done.stderr.count("calls of workflows are not watched") == 1
+        assert "'tool 4' and 'tool 3' use the monitoring ids 4 and 3" in done.stderr
 
 else:
 

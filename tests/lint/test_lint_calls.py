@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from perdure.guard.scan import forbidden
+from perdure.guard.known import forbidden
 from perdure.lint.catalogue import ENTRIES, FORBIDDEN, RULES
 
 Check = Callable[..., None]
@@ -90,6 +90,17 @@ WRONG: dict[str, tuple[str, str]] = {
     "a forgotten await": (
         "@app.activity\nasync def charge(n: int) -> None: ...",
         "charge(1)  #! PD303\nawait charge(2)\nlater = charge(3)\nawait later",
+    ),
+    "a forgotten await, with options": (
+        "@app.activity\nasync def charge(n: int) -> None: ...",
+        "charge.with_options(timeout=5)(1)  #! PD303\nawait charge.with_options(timeout=5)(2)",
+    ),
+    "a forgotten child": (
+        "@app.workflow\nasync def kid() -> None: ...",
+        (
+            "workflow.child(kid, id='k')()  #! PD303\nawait workflow.child(kid, id='l')()\n"
+            "workflow.child(kid, parent_close='abandon')()"
+        ),
     ),
     "a node": ("", "app.node('sqlite:///x.db')  #! PD302"),
     "print": ("", "print('x')  #! PD401"),

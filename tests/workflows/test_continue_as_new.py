@@ -143,7 +143,7 @@ async def test_open_work_of_the_old_execution_is_cancelled_and_its_result_ignore
     async def loop(again: bool) -> str:
         if again:
             slow()  # perdure: ignore[PD303]
-            workflow.child(child, id="child")()
+            workflow.child(child, id="child")()  # perdure: ignore[PD303]
             await workflow.receive("next", bool)
             workflow.continue_as_new(loop, False)
         return "done"

@@ -22,6 +22,22 @@ def line_of(text: str) -> int:
     return next(n for n, line in enumerate(lines, 1) if line.endswith(f"# {text}"))
 
 
+async def test_a_child_that_may_outlive_its_parent_is_not_named(
+    world: World, app: App, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.workflow
+    async def kid() -> None: ...
+
+    @app.workflow
+    async def parent() -> int:
+        workflow.child(kid, id="k", parent_close="abandon")()  # type: ignore[unused-coroutine]
+        return 1
+
+    async with world.node(app) as node:
+        await node.client.workflow(parent, id="p").run()
+    assert not warnings_of(caplog)
+
+
 @pytest.mark.parametrize("pause", [0, 0.3])
 async def test_a_call_that_was_never_awaited_is_named_with_its_line(
     world: World, app: App, caplog: pytest.LogCaptureFixture, pause: float
@@ -69,7 +85,9 @@ async def test_one_warning_counts_the_calls_of_an_activity_and_names_each_line(
     async def careless() -> int:
         await charge(1)
         for cents in range(3):
-            charge.with_options(timeout=5)(cents)  # type: ignore[unused-coroutine]  # in a loop
+            charge.with_options(  # type: ignore[unused-coroutine]  # perdure: ignore[PD303]  # in a loop
+                timeout=5
+            )(cents)
         helper()
         kept = charge(4)
         return len([kept])

@@ -9,7 +9,10 @@ None of them costs anything for a start of a workflow.
   `Thread.start` and `time.sleep`, which have no audit event on every Python. So threads of
   libraries are caught, too: anyio starts its own.
 - `watch`, on Python 3.12 and newer, has the interpreter report the calls of the workflow's own code
-  objects. A call that is allowed is reported once for each place, and then runs at full speed.
+  objects, and of functions of installed packages as soon as one of those calls them. So the clock
+  behind `arrow.utcnow()` is found. A call that is allowed is reported once for each place, and then
+  runs at full speed. A place that calls now this and now that is followed into the first alone. The
+  standard library is not followed, because its functions are in the catalogue.
 
 No clock is patched. All but `scan` ask `current_level` whether the calling thread is inside a
 workflow turn, and of which level that run is. "error" raises `WorkflowViolation`, "warn" logs to
@@ -17,10 +20,10 @@ workflow turn, and of which level that run is. "error" raises `WorkflowViolation
 costs one look into a table.
 
 Some code is permitted inside a turn, whatever it opens: an import under way, reading source lines
-for a traceback or a warning, time zone data, the debugger, and everything below a call of
-`logging`. A handler that opens or rotates its file when a record comes is the process's business,
-and changes nothing that replay could see. A line of the author's with the comment
-`# perdure: ignore[CODE]` is permitted, too.
+for a traceback or a warning, time zone data, the debugger, and everything below a call of `logging`
+or of a package for logs and traces. A handler that opens or rotates its file when a record comes is
+the process's business, and changes nothing that replay could see. A line of the author's with the
+comment `# perdure: ignore[CODE]` is permitted, too.
 """
 
 from __future__ import annotations
@@ -37,8 +40,10 @@ from types import CodeType, FrameType, FunctionType, MethodType
 from typing import Literal
 
 from perdure.errors import WorkflowViolation
-from perdure.guard.scan import Finding, forbidden, look_up, reachable, scan
-from perdure.lint.catalogue import FILE, NETWORK, PROCESS, SLEEP, THREAD, Entry, Rule
+from perdure.guard.classes import constructors
+from perdure.guard.known import forbidden, look_up
+from perdure.guard.scan import Finding, reachable, scan
+from perdure.lint.catalogue import ENVIRONMENT, FILE, NETWORK, PROCESS, SLEEP, THREAD, Entry, Rule
 from perdure.lint.comment import is_ignored
 
 __all__ = ["Finding", "GuardLevel", "WorkflowViolation", "install", "scan", "watch"]
@@ -83,7 +88,10 @@ _SHOWS_ARGUMENT = frozenset(
 _PERMITTED = frozenset(
     {"bdb", "importlib", "linecache", "logging", "pdb"}
     | {"traceback", "warnings", "zipimport", "zoneinfo"}
+    | {"loguru", "opentelemetry", "sentry_sdk", "structlog"}
 )
+# By Python's own list 3 and 4 belong to no kind of tool.
+_TOOLS = (4, 3)
 _STDLIB = f"{Path(os.__file__).parent}{os.sep}"
 _SITE = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 
@@ -125,6 +133,7 @@ class _Guard:
         self.warned: set[tuple[str, int]] = set()
         self.known: Mapping[object, Entry] = {}
         self.tool: int | None = None
+        self.lacks_tool = False
 
     def check(self, name: str, rule: Rule) -> None:
         """Refuse `name` if the calling thread is in a turn whose level says so."""
@@ -149,22 +158,36 @@ class _Guard:
         if sys.version_info >= (3, 12):
             if self.tool is None:
                 self.tool = self.claim_tool()
-            if self.tool is not None:
-                for code in codes:
-                    sys.monitoring.set_local_events(self.tool, code, sys.monitoring.events.CALL)
-                return True
+            for code in codes:
+                self.watch_code(code)
+            return self.tool is not None
         return False
 
     if sys.version_info >= (3, 12):
 
         def claim_tool(self) -> int | None:
             """A monitoring id that no debugger, profiler or coverage tool uses."""
-            for tool in (4, 3):
-                if sys.monitoring.get_tool(tool) is None:
-                    sys.monitoring.use_tool_id(tool, "perdure")
-                    sys.monitoring.register_callback(tool, sys.monitoring.events.CALL, self.called)
+            monitoring = sys.monitoring
+            for tool in _TOOLS:
+                if monitoring.get_tool(tool) is None:
+                    monitoring.use_tool_id(tool, "perdure")
+                    monitoring.register_callback(tool, monitoring.events.CALL, self.called)
                     return tool
+            if not self.lacks_tool:
+                self.lacks_tool = True
+                logger.warning(
+                    "calls of workflows are not watched, because %s use the monitoring ids %s of "
+                    "this process: free one of them (sys.monitoring.free_tool_id) before the node "
+                    "starts. The scan and the refusals of files, sockets, threads and sleeps work",
+                    " and ".join(repr(monitoring.get_tool(tool)) for tool in _TOOLS),
+                    " and ".join(map(str, _TOOLS)),
+                )
             return None
+
+        def watch_code(self, code: CodeType) -> None:
+            """Have the calls of one code object reported."""
+            if self.tool is not None:
+                sys.monitoring.set_local_events(self.tool, code, sys.monitoring.events.CALL)
 
         def called(self, code: CodeType, offset: int, function: object, first: object) -> object:
             """Check one call. DISABLE tells the interpreter to report this place no more."""
@@ -172,12 +195,46 @@ class _Guard:
             if entry is None and type(function) is FunctionType and first is not None:
                 # Python 3.14 reports a bound method in two parts.
                 entry = look_up(self.known, MethodType(function, first))
-            if entry is None:
-                return sys.monitoring.DISABLE
-            # A bare entry is allowed with an argument, such as `time.localtime(seconds)`.
-            if not entry.bare or first is sys.monitoring.MISSING:
-                self.check(f"{entry.name}()", entry.rule)
+            if entry is not None:
+                # A bare entry is allowed with an argument, such as `time.localtime(seconds)`.
+                if not entry.bare or first is sys.monitoring.MISSING:
+                    self.check(f"{entry.name}()", entry.rule)
+                return None
+            if first is os.environ or getattr(function, "__self__", None) is os.environ:
+                self.check("os.environ", ENVIRONMENT)
+                return None
+            if isinstance(function, type):
+                made = self.follow_class(function)
+                if made is not None:
+                    self.check(f"{made.name}() (made by {function.__name__}())", made.rule)
+                    return None
+            else:
+                self.follow(function)
+            return sys.monitoring.DISABLE
+
+        def follow_class(self, owner: type) -> Entry | None:
+            """Watch what runs when a class is called. Returns what it must not call, if it does."""
+            for part in constructors(owner):
+                entry = look_up(self.known, part)
+                if entry is not None:
+                    return entry
+                self.follow(part)
             return None
+
+        def follow(self, function: object) -> None:
+            """Watch a function of an installed package, which code that is watched calls."""
+            if isinstance(function, MethodType):
+                function = function.__func__
+            if isinstance(function, FunctionType) and _is_foreign(function):
+                self.watch_code(function.__code__)
+
+
+def _is_foreign(function: FunctionType) -> bool:
+    """Whether it is neither of the standard library nor of Perdure."""
+    file = function.__code__.co_filename
+    if str(function.__module__).partition(".")[0] in _PERMITTED | {"perdure"}:
+        return False
+    return any(site in file for site in _SITE) or not file.startswith((_STDLIB, "<frozen "))
 
 
 def _audit_hook(guard: _Guard) -> Callable[[str, tuple[object, ...]], None]:

@@ -25,12 +25,10 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import (
-    BuiltinFunctionType,
     CellType,
-    ClassMethodDescriptorType,
     CodeType,
     FunctionType,
     MethodType,
@@ -48,7 +46,21 @@ from perdure.guard.bytecode import (
     Step,
     steps,
 )
-from perdure.lint.catalogue import ENVIRONMENT, FORBIDDEN, PRIVATE, SET_ORDER, Entry, Rule, entries
+from perdure.guard.classes import (
+    MISSING,
+    Above,
+    Instance,
+    Member,
+    annotations_of,
+    constructors,
+    declared,
+    function_of,
+    is_property,
+    member,
+    member_above,
+)
+from perdure.guard.known import forbidden, look_up
+from perdure.lint.catalogue import ENVIRONMENT, SET_ORDER, Rule
 from perdure.lint.comment import is_ignored
 
 
@@ -111,9 +123,6 @@ def unawaited(fn: Callable[..., object], name: str) -> list[str]:
 
 # ---------------------------------------------------------------- following functions
 
-_MISSING = object()
-"""Stands for an object that is not known."""
-
 _TEXTS = object()
 """Stands for a set of strings that the code makes."""
 
@@ -122,9 +131,6 @@ _IN_ORDER: tuple[object, ...] = (list, tuple, iter, enumerate)
 _LOADS_ATTRIBUTE = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
 _MAKES_SETS = CALLS | {"LOAD_CONST", "BUILD_SET", "SET_UPDATE"}
 _TAKES_APART = frozenset({"GET_YIELD_FROM_ITER", "LIST_EXTEND", "UNPACK_SEQUENCE", "UNPACK_EX"})
-
-
-_CONSTRUCTORS = ("__new__", "__init__", "__post_init__", "model_post_init")
 
 
 class _Call(NamedTuple):
@@ -151,20 +157,44 @@ class _Scan:
         self.findings: list[Finding] = []
         self.calls: list[_Call] = []
         self.codes: dict[int, CodeType] = {}
-        self.todo = [start]
+        # Functions to go through, each with the class of its object if it is a method.
+        self.todo: list[tuple[FunctionType, type | None]] = [(start, _class_of(fn))]
         while self.todo:
-            self.read(self.todo.pop())
+            self.read(*self.todo.pop())
 
-    def read(self, function: FunctionType) -> None:
+    def read(self, function: FunctionType, owner: type | None) -> None:
         """Go through a function of the package."""
         code = function.__code__
         scope: dict[str, object] = {}
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             scope[name] = _content(cell)
-        for name in code.co_varnames:
-            if _is_annotated(function, name):
+        for name, annotation in annotations_of(function).items():
+            if name == "return":
+                continue
+            if _is_text_set(annotation):
                 scope[name] = _TEXTS
+            else:
+                scope[name] = self.own(declared(annotation, function.__globals__))
+        if owner is not None and code.co_argcount:
+            scope[code.co_varnames[0]] = Instance(owner)
         self.follow(code, function.__globals__, scope)
+
+    def own(self, item: object) -> object:
+        """An object of a class of the package. Of other classes no code is read."""
+        if isinstance(item, Instance) and _top(item.owner.__module__) != self.package:
+            return MISSING
+        return item
+
+    def go_into(self, item: object, owner: type | None) -> None:
+        """Go through a function too, if it is one of the package."""
+        function = _function(item)
+        if function is None or _top(function.__module__) != self.package:
+            return
+        # dataclasses and attrs write functions of their own, and the fields tell what they call.
+        if not function.__code__.co_filename.startswith("<"):
+            if isinstance(item, staticmethod):
+                owner = None
+            self.todo.append((function, owner))
 
     def follow(self, code: CodeType, names: dict[str, object], scope: dict[str, object]) -> None:
         """Go through a code object and those inside it, each once."""
@@ -195,11 +225,12 @@ class _Body:
         self.set_calls: list[Step] = []
         self.in_order: list[Step] = []  # calls that take their argument apart, in its order
         self.any_order: list[Step] = []  # calls that do not mind the order
-        self.module: object = _MISSING  # the module that the last import named
+        self.module: object = MISSING  # the module that the last import named
+        self.returned: list[tuple[Step, object]] = []  # calls, and what is known to come back
         self.walk()
 
     def walk(self) -> None:
-        top: object = _MISSING
+        top: object = MISSING
         for number, step in enumerate(self.steps):
             if _is_texts(top) and self.takes_in_order(number):
                 self.find(step, "iteration over a set of strings", SET_ORDER)
@@ -211,7 +242,7 @@ class _Body:
                     self.recorded_names.add(step.value)
             elif isinstance(step.value, CodeType):
                 self.functions.append(step.value)
-            elif top is not _MISSING and step.op not in KEEPS_TOP:
+            elif top is not MISSING and step.op not in KEEPS_TOP:
                 self.judge(number, step, top)
 
     def nested(self) -> list[CodeType]:
@@ -228,11 +259,15 @@ class _Body:
             return top
         if op in _MAKES_SETS and self.makes_text_set(number):
             return _TEXTS
+        if op in CALLS:
+            return self.result(step)
         if op in _LOADS_ATTRIBUTE:
             self.method(number, top)
+        if op == "LOAD_SUPER_ATTR" and isinstance(name, str):
+            return self.attribute(self.above(), name)
         # The value of a constant may be a text, and is no name.
         if not isinstance(name, str) or op == "LOAD_CONST":
-            return _MISSING
+            return MISSING
         if op in _LOADS_ATTRIBUTE:
             return self.attribute(top, name)
         if op == "IMPORT_NAME":
@@ -242,7 +277,7 @@ class _Body:
             return self.attribute(self.module, name)
         if op.startswith("STORE_") and op not in {"STORE_ATTR", "STORE_GLOBAL"}:
             self.scope[name] = top
-            return _MISSING
+            return MISSING
         return self.variable(op, name)
 
     def keeps_import(self, number: int) -> bool:
@@ -254,26 +289,45 @@ class _Body:
     def variable(self, op: str, name: str) -> object:
         """The object of a name that this kind of instruction looks up."""
         if op in LOADS_LOCAL:
-            return self.scope.get(name, _MISSING)
+            return self.scope.get(name, MISSING)
         if op in LOADS_NAME and name in self.scope:
             return self.scope[name]
         if op == "LOAD_GLOBAL" or op in LOADS_NAME:
             if name in self.names:
                 return self.names[name]
-            return vars(builtins).get(name, _MISSING)
-        return _MISSING
+            return vars(builtins).get(name, MISSING)
+        return MISSING
 
     def attribute(self, holder: object, name: str) -> object:
         """An attribute, as far as no line of a `__getattr__` has to run for it."""
         if isinstance(holder, ModuleType):
-            submodule = sys.modules.get(f"{holder.__name__}.{name}", _MISSING)
+            submodule = sys.modules.get(f"{holder.__name__}.{name}", MISSING)
             return vars(holder).get(name, submodule)
         if isinstance(holder, type):
-            return inspect.getattr_static(holder, name, _MISSING)
+            return inspect.getattr_static(holder, name, MISSING)
+        if isinstance(holder, Instance):
+            return self.scan.own(member(holder.owner, name))
+        if isinstance(holder, Above):
+            return member_above(holder, name)
         # An object of the package is one that its module made, such as a service.
         if _top(type(holder).__module__) == self.scan.package:
-            return inspect.getattr_static(type(holder), name, _MISSING)
-        return _MISSING
+            return self.scan.own(member(type(holder), name))
+        return MISSING
+
+    def above(self) -> object:
+        """`super()` in this function."""
+        after = self.scope.get("__class__", MISSING)
+        holder = self.scope.get(self.code.co_varnames[0]) if self.code.co_varnames else None
+        if isinstance(holder, Instance) and isinstance(after, type):
+            return Above(holder.owner, after)
+        return MISSING
+
+    def result(self, step: Step) -> object:
+        """The object that a call returns, if that is known."""
+        for call, item in self.returned:
+            if call is step:
+                return item
+        return MISSING
 
     def imported(self, number: int, name: str) -> object:
         """The module that an import puts on the stack."""
@@ -284,10 +338,13 @@ class _Body:
         # `import a.b` gives `a`. With names behind it, as in `from a.b import c`, it gives `a.b`.
         if not wanted:
             name = _top(name)
-        return sys.modules.get(name, _MISSING)
+        return sys.modules.get(name, MISSING)
 
     def judge(self, number: int, step: Step, item: object) -> None:
         """Decide on an object that the code loads."""
+        owner = None
+        if isinstance(item, Member):
+            item, owner = item
         if _is_among(item, _ANY_ORDER):
             self.any_order += self.call_of(number)
             if item is set or item is frozenset:
@@ -304,11 +361,20 @@ class _Body:
             if not entry.bare or self.is_bare_call(number):
                 self.find(step, entry.name, entry.rule)
             return
-        if isinstance(item, type) and _top(item.__module__) == self.scan.package:
+        if item is super:
+            self.returns(number, self.above())
+        elif isinstance(item, type):
             # A class that is only named, such as the type of a message, makes nothing here.
-            if self.call_of(number):
+            if _top(item.__module__) == self.scan.package and self.call_of(number):
                 self.construct(step, item)
-            return
+                self.returns(number, Instance(item))
+        elif is_property(item):
+            self.scan.go_into(function_of(item), owner)
+        else:
+            self.called(number, item, owner)
+
+    def called(self, number: int, item: object, owner: type | None) -> None:
+        """Decide on a function, an activity or a workflow that the code loads."""
         name = _durable_name(item)
         if name is not None:
             self.durable(number, name)
@@ -318,21 +384,25 @@ class _Body:
             return
         if function.__name__ == "checkpoint" and _top(function.__module__) == "perdure":
             self.recorded += self.call_of(number)
-        elif _top(function.__module__) == self.scan.package:
-            self.scan.todo.append(function)
+            return
+        self.scan.go_into(item, owner)
+        if not function.__code__.co_flags & inspect.CO_COROUTINE:
+            returned = annotations_of(function).get("return")
+            self.returns(number, self.scan.own(declared(returned, function.__globals__)))
+
+    def returns(self, number: int, item: object) -> None:
+        """Note what the call of the object that this step loads gives back."""
+        for call in self.call_of(number):
+            self.returned.append((call, item))
 
     def construct(self, step: Step, owner: type) -> None:
         """Judge and follow all that runs when a class of the package is called."""
-        parts: list[object] = [inspect.getattr_static(owner, name, None) for name in _CONSTRUCTORS]
-        for part in [*parts, *_factories(owner)]:
+        for part in constructors(owner):
             entry = look_up(self.scan.known, part)
             if entry is not None:
                 self.find(step, f"{entry.name} (made by {owner.__name__}())", entry.rule)
-            function = _function(part)
-            if function is None or function.__code__.co_filename.startswith("<"):
-                continue  # dataclasses and attrs write theirs, and the fields tell what it calls
-            if _top(function.__module__) == self.scan.package:
-                self.scan.todo.append(function)
+            else:
+                self.scan.go_into(part, owner)
 
     def durable(self, number: int, name: str) -> None:
         """Note the call of an activity or workflow, which this step loads."""
@@ -462,14 +532,13 @@ def _has_text(value: object) -> bool:
     return isinstance(value, (str, bytes))
 
 
-def _is_annotated(function: FunctionType, name: str) -> bool:
-    """Whether a parameter is declared as a set of strings."""
-    declared = function.__annotations__.get(name)
+def _is_text_set(annotation: object) -> bool:
+    """Whether an annotation is that of a set of strings."""
     # It is a text with `from __future__ import annotations`, and quoted twice if it was quoted.
-    if isinstance(declared, str):
-        text = declared.strip("\"'")
+    if isinstance(annotation, str):
+        text = annotation.strip("\"'")
     else:
-        text = str(declared)
+        text = str(annotation)
     return _TEXT_SETS.fullmatch(text) is not None
 
 
@@ -495,99 +564,19 @@ def _durable_name(item: object) -> str | None:
     return None
 
 
-def _factories(owner: type) -> Iterator[object]:
-    """The functions that make default values, of a dataclass or a pydantic model."""
-    for holder in ("__dataclass_fields__", "__pydantic_fields__"):
-        fields = inspect.getattr_static(owner, holder, None)
-        if isinstance(fields, dict):
-            for field in cast("dict[str, object]", fields).values():
-                yield getattr(field, "default_factory", None)
+def _class_of(fn: object) -> type | None:
+    """The class of the object whose bound method it is."""
+    if isinstance(fn, MethodType) and not isinstance(fn.__self__, type):
+        return type(fn.__self__)
+    return None
 
 
 def _content(cell: CellType) -> object:
     try:
         return cell.cell_contents
     except ValueError:  # empty: the name is assigned later
-        return _MISSING
+        return MISSING
 
 
 def _top(module: object) -> str:
     return str(module).partition(".")[0]
-
-
-# ---------------------------------------------------------------- the catalogue by object
-
-
-def _names() -> Iterator[tuple[str, Entry, str]]:
-    """The names of the catalogue, each with its module and its entry."""
-    for module, rule, names in FORBIDDEN:
-        for name in names.split():
-            for entry in entries(((module, rule, name),)).values():
-                yield PRIVATE.get(entry.name, module), entry, name.removesuffix("()")
-
-
-_NAMES = tuple(_names())
-_MODULES = sorted({module for module, _, _ in _NAMES})
-
-# These are imported here, to be known. The others are known only if the program has loaded them.
-_LIGHT = ("datetime", "random", "secrets", "time", "uuid")
-
-# Only objects of these types are looked up, so that no user-defined `__hash__` or `__eq__` runs.
-_PLAIN_TYPES = frozenset(
-    {BuiltinFunctionType, ClassMethodDescriptorType, FunctionType, MethodType, type}
-)
-
-
-def forbidden() -> Mapping[object, Entry]:
-    """The callables of the catalogue whose modules are loaded, by object."""
-    for light in _LIGHT:
-        importlib.import_module(light)
-    loaded: list[tuple[int, int]] = []
-    for name in _MODULES:
-        module = sys.modules.get(name)
-        if module is not None:
-            loaded.append((id(module), len(vars(module))))
-    return _forbidden(tuple(loaded))
-
-
-# Made anew only when a module has been loaded, or has got further in loading.
-@functools.lru_cache(maxsize=4)
-def _forbidden(_loaded: tuple[tuple[int, int], ...]) -> Mapping[object, Entry]:
-    known: dict[object, Entry] = {}
-    for module_name, entry, name in _NAMES:
-        module = sys.modules.get(module_name)
-        if module is not None:
-            for form in _forms(module, name):
-                known.setdefault(form, entry)
-    return known
-
-
-def _forms(module: ModuleType, name: str) -> Iterator[object]:
-    """The objects that a name may stand for.
-
-    These are the object itself, the form in which its class holds it, and the function behind the
-    guard's own wrapper.
-    """
-    owner, _, attribute = name.rpartition(".")
-    holder: object = module
-    if owner:
-        holder = vars(module).get(owner)
-    if isinstance(holder, type):
-        item = getattr(holder, attribute, None)
-    else:
-        item = vars(module).get(attribute)
-    # Some names are not on each platform, or not in each version.
-    if type(item) not in _PLAIN_TYPES:
-        return
-    yield item
-    if isinstance(holder, type):
-        yield inspect.getattr_static(holder, attribute)
-    if isinstance(item, FunctionType):
-        yield inspect.unwrap(item)
-
-
-def look_up(known: Mapping[object, Entry], item: object) -> Entry | None:
-    """The entry of an object, of whatever type it may be."""
-    if type(item) not in _PLAIN_TYPES:
-        return None
-    return known.get(item)

@@ -168,9 +168,24 @@ class Body:
 
     def forgotten(self, node: ast.Expr, target: ast.expr) -> None:
         """A call of an activity or a child whose answer nothing takes."""
-        called = self.scope.evaluate(target)
+        called = self.scope.evaluate(self.without_options(target))
         if isinstance(called, Function) and registration_of(called) is not None:
             self.report(node, catalogue.FORGOTTEN, f"{ast.unparse(target)}()")
+
+    def without_options(self, target: ast.expr) -> ast.expr:
+        """The activity of `charge.with_options(...)`, or the workflow of `workflow.child(ship)`."""
+        match target:
+            case ast.Call(func=ast.Attribute(value=activity, attr="with_options")):
+                return activity
+            case ast.Call(func=maker, args=[first, *_], keywords=keywords):
+                found = self.scope.evaluate(maker)
+                is_child = isinstance(found, External) and found.name == "perdure.workflow.child"
+                # A rule for when the parent ends first means that it may.
+                if is_child and all(keyword.arg != "parent_close" for keyword in keywords):
+                    return first
+            case _:
+                pass
+        return target
 
     def simple(self, node: ast.stmt) -> None:
         """A statement without blocks of its own."""

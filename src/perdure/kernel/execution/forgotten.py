@@ -39,6 +39,9 @@ def report_forgotten(run: Execution, unheard: Iterable[Call]) -> None:
     for call in unheard:
         if not isinstance(call, (ActivityCall, ChildCall)) or call.is_awaited or call.cancelled():
             continue
+        # A child with such a rule is meant to go on after the end of its parent.
+        if isinstance(call, ChildCall) and call.parent_close == "abandon":
+            continue
         forgotten.setdefault(_name(call), []).append(call)
     for name, calls in forgotten.items():
         _log(run, _text(run, name, calls))
