@@ -11,7 +11,7 @@ from engine import World, waits_for
 
 from perdure import ActivityError, App, ChildError, NotFound, WorkflowFailed, workflow
 from perdure.client.client import Client
-from perdure.errors import DecodeError, NotRunning
+from perdure.errors import NotRunning
 
 
 @dataclass
@@ -176,29 +176,27 @@ async def test_a_result_of_another_shape_is_an_error_of_the_caller(world: World,
 
 
 @pytest.mark.parametrize("by", ["event", "message"])
-async def test_a_value_of_another_shape_is_an_error_where_it_is_received(
+async def test_a_value_of_another_shape_is_a_dead_letter_and_the_wait_goes_on(
     world: World, app: App, by: str
 ) -> None:
     @app.workflow
-    async def receiving() -> str:
-        try:
-            if by == "event":
-                await workflow.wait_event("parcel", Parcel)
-            else:
-                await workflow.receive("parcel", Parcel)
-        except DecodeError as error:
-            return str(error)
-        return ""
+    async def receiving() -> int:
+        if by == "event":
+            return (await workflow.wait_event("parcel", Parcel)).kilos
+        return (await workflow.receive("parcel", Parcel)).kilos
 
     async with world.node(app) as node:
         handle = node.client.workflow(receiving, id="r")
         await handle.start()
         await waits_for(handle, f"{by} parcel")
-        if by == "event":
-            await handle.raise_event("parcel", {"kilos": "heavy"})
-        else:
-            await handle.send("parcel", {"kilos": "heavy"})
-        assert "kilos" in await handle.result(timeout=30)
+        for kilos in ("heavy", 3):
+            if by == "event":
+                await handle.raise_event("parcel", {"kilos": kilos})
+            else:
+                await handle.send("parcel", {"kilos": kilos})
+        assert await handle.result(timeout=30) == 3
+        (letter,) = await node.client.dead_letters()
+        assert "kilos" in letter.reason
 
 
 async def test_an_id_that_has_ended_gives_its_result_again_without_running(

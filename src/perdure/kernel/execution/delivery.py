@@ -136,6 +136,9 @@ def _end_wait(run: Execution, seq: int, event: ev.Event, value: bytes, *, positi
     call = _take(run, seq, WaitCall, event)
     if call is not None:
         run.waits.remove(call.lane, call.seq)
+        if call.data is value:
+            call.set_result(call.value)  # it was read to know whether it fits
+            return
         try:
             call.set_result(call.read(value))
         # Live, a message that does not fit is refused before (`answers.misfit`). So other code

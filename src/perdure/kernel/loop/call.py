@@ -279,12 +279,13 @@ class ChildCall(Call):
 class WaitCall(Call):
     """A `receive` on a channel, or a wait for a positional event."""
 
-    __slots__ = ("_data", "_value", "channel", "lane", "positional")
+    __slots__ = ("channel", "data", "lane", "positional", "value")
     channel: str
     positional: bool
     lane: str
-    _data: bytes
-    _value: Any
+    # The message that was read last, and its value.
+    data: bytes | None
+    value: Any
 
     def ask(
         self, run: Canceller, seq: int, channel: str, codec: Reader, *, positional: bool
@@ -300,8 +301,8 @@ class WaitCall(Call):
         else:
             self.lane = CHANNEL_LANE + channel
         self.codec = codec
-        self._data = b""
-        self._value = None
+        self.data = None
+        self.value = None
 
     def read(self, data: bytes) -> Any:
         """The value of a message.
@@ -309,11 +310,9 @@ class WaitCall(Call):
         Raises:
             DecodeError: the message does not fit the type that the code waits for.
         """
-        # A message is read to know whether it fits, and again when it is handed over.
-        if data is not self._data or not data:
-            self._value = self.codec.decode(data)
-            self._data = data
-        return self._value
+        self.value = self.codec.decode(data)
+        self.data = data
+        return self.value
 
     def describe(self) -> str:
         """The channel, or the name of the event."""
