@@ -60,6 +60,16 @@ def test_a_message_from_stdin_as_json(cli: Cli, waiting: str) -> None:
     assert cli("run", "shop.py:approval", '["o"]', "--id", waiting).json is False
 
 
+def test_a_message_with_a_key_is_posted_once(cli: Cli, waiting: str) -> None:
+    for value in ("true", "false"):
+        assert cli("send", waiting, "other", value, "--key", "evt_1").code == 0
+    assert cli("send", waiting, "other", "1", "--key", "evt_2").code == 0
+    assert cli("stats", "--json").json["messages"] == 2
+    empty = cli("send", waiting, "other", "1", "--key", "")
+    assert empty.code == 2
+    assert "the key of a message is empty" in empty.stderr
+
+
 def test_a_message_may_overtake_the_node_that_takes_the_start(cli: Cli) -> None:
     cli("start", "shop.py:approval", '["o"]', "--id", "a")
     assert cli("send", "a", "approved", "true").code == 0

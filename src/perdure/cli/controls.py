@@ -38,12 +38,21 @@ def send(
         str, typer.Argument(metavar="CHANNEL", help="The name of the channel.", show_default=False)
     ],
     value: Value,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            "--key",
+            metavar="TEXT",
+            help="Send it once: another message with this key has no effect for a day.",
+            show_default=False,
+        ),
+    ] = None,
     store: StoreUrl = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> int:
     """Put a message into a channel of an instance. It is kept until the workflow receives it."""
     message = _value(value, f"the message for channel {channel!r}")
-    asyncio.run(_post(store, id, lambda handle: handle.send(channel, message)))
+    asyncio.run(_post(store, id, lambda handle: handle.send(channel, message, key=key)))
     doubt = asyncio.run(_doubt(store, id, channel))
     if doubt is not None:
         screen.note(doubt)

@@ -80,6 +80,10 @@ class Gateway(Protocol):
         """Deliver a message. Returns the outcome once it is durable."""
         ...
 
+    async def post(self, message: msg.Message) -> Outcome:
+        """Put a message into the store's inbox, which knows it when it comes again."""
+        ...
+
     async def begin(self, message: msg.Message) -> tuple[Outcome, Begun | None]:
         """Deliver a start.
 
@@ -248,7 +252,7 @@ class StoreGateway:
         """Post it."""
         if isinstance(message.body, msg.Start):
             return (await self.begin(message))[0]
-        return await self._post(message)
+        return await self.post(message)
 
     async def begin(self, message: msg.Message) -> tuple[Outcome, Begun | None]:
         """Post a start. It is only accepted here. The row shows later whether it joined a run."""
@@ -261,7 +265,7 @@ class StoreGateway:
             if start.if_exists == "join" and joins(before.row, start):
                 return "joined", Begun(before.row.run)
             return "exists", None
-        outcome = await self._post(message)
+        outcome = await self.post(message)
         if outcome != "ok":
             return outcome, None
         twin = None
@@ -269,7 +273,8 @@ class StoreGateway:
             twin = (start.workflow, digest(start.input))
         return "started", Begun(message.id, twin, may_be_refused=start.if_exists != "replace")
 
-    async def _post(self, message: msg.Message) -> Outcome:
+    async def post(self, message: msg.Message) -> Outcome:
+        """Put it into the inbox of its unit."""
         message.wait_in(scope_of(message.to, self.store.info.shards))
         posted = (await self.store.post([message]))[0]
         match posted.outcome:
@@ -364,6 +369,13 @@ class MeasuredGateway:
         """Deliver a message."""
         with self._measured(_verb(message)) as outcome:
             answer = await self._gateway.send(message)
+            outcome.append(answer)
+        return answer
+
+    async def post(self, message: msg.Message) -> Outcome:
+        """Put a message into the store's inbox."""
+        with self._measured(_verb(message)) as outcome:
+            answer = await self._gateway.post(message)
             outcome.append(answer)
         return answer
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from hashlib import blake2b
 from typing import Any, Generic, Literal, ParamSpec, TypeAlias, TypeVar, cast, overload
 
 from perdure.client.deletion import delete, keep, prune
@@ -144,7 +145,9 @@ class Handle(Generic[R_co]):
 
     async def _send(self, body: msg.AnyBody) -> None:
         now = self._gateway.clock.now_ms()
-        outcome = await self._gateway.send(msg.Message(os.urandom(16), self.id, body, now))
+        self._check_sent(await self._gateway.send(msg.Message(os.urandom(16), self.id, body, now)))
+
+    def _check_sent(self, outcome: Outcome) -> None:
         if outcome == "missing":
             msg_ = f"no instance has the id {self.id!r}; check the id, or start it first"
             raise NotFound(msg_)
@@ -154,25 +157,42 @@ class Handle(Generic[R_co]):
         if outcome == "full":
             raise InboxFull(_full(self.id))
 
+    async def _send_once(self, body: msg.Send, key: str) -> None:
+        """Send a message that the store drops if it has seen the key in this channel."""
+        now = self._gateway.clock.now_ms()
+        message = msg.Message(_keyed_id(self.id, body.channel, key), self.id, body, now)
+        # By the inbox, because only the store knows a message that was taken before.
+        self._check_sent(await self._gateway.post(message))
+
     @overload
-    async def send(self, channel: Channel[T], value: T, /) -> None: ...
+    async def send(self, channel: Channel[T], value: T, /, *, key: str | None = None) -> None: ...
     @overload
-    async def send(self, channel: str, value: object, /) -> None: ...
-    async def send(self, channel: Any, value: Any, /) -> None:
+    async def send(self, channel: str, value: object, /, *, key: str | None = None) -> None: ...
+    async def send(self, channel: Any, value: Any, /, *, key: str | None = None) -> None:
         """Put a message into a channel: durable when this returns, buffered until the workflow
         receives it.
+
+        With a `key`, such as the id of a webhook's event, the message counts once. Another message
+        with the same key in the same channel of the same id has no effect while the first one
+        waits, and for the store's `dedupe_ms` (a day) after the workflow took it. This holds for
+        all clients and nodes of the store. Deleting the instance forgets its keys.
 
         Raises:
             NotFound, NotRunning, InboxFull: nothing was sent.
             PayloadError: the value is not data or does not fit the channel's type.
         """
         if not self._interceptors:  # `_ask`, written out
-            await self._send_value(channel, value)
+            await self._send_value(channel, value, key=key)
             return
         name = str(getattr(channel, "name", channel))
-        await self._ask("send", name, self._send_value, channel, value)
+        if key is None:
+            await self._ask("send", name, self._send_value, channel, value)
+        else:
+            await self._ask("send", name, self._send_value, channel, value, key=key)
 
-    def _send_value(self, channel: Any, value: Any) -> Coroutine[object, object, None]:
+    def _send_value(
+        self, channel: Any, value: Any, *, key: str | None = None
+    ) -> Coroutine[object, object, None]:
         if isinstance(channel, Channel):
             typed: Channel[Any] = channel  # pyright: ignore[reportUnknownVariableType]
             codec = typed.codec
@@ -185,7 +205,10 @@ class Handle(Generic[R_co]):
             data = encode(value)
         if len(data) > self._gateway.limits.payload_bytes:
             raise self._too_large(data, f"the message for channel {name!r}")
-        return self._send(msg.Send(name, data))
+        body = msg.Send(name, data)
+        if key is None:
+            return self._send(body)
+        return self._send_once(body, _check_key(key))
 
     async def raise_event(self, name: str, value: object = None) -> None:
         """Raise a positional event.
@@ -590,6 +613,25 @@ class WorkflowHandle(Handle[R_co], Generic[P, R_co]):
                 rule = f"by another workflow or with another input than this start of {name!r}"
             msg_ = f"the id {self.id!r} is taken {rule}; use another id, or if_exists='replace'"
             raise AlreadyStarted(msg_)
+
+
+def _check_key(key: object) -> str:
+    text = check_text(key, "a key of a message")
+    if not text:
+        # An empty text is a value that the caller failed to find, and would drop every message.
+        msg_ = "the key of a message is empty; give the id of the event, or no key"
+        raise UsageError(msg_)
+    return text
+
+
+def _keyed_id(unit: str, channel: str, key: str) -> bytes:
+    """The id of a message with a key. It is the same in every client."""
+    digest = blake2b(digest_size=16, person=b"message key")
+    for part in (unit, channel, key):
+        # With its length, so that no two triples have the same bytes.
+        data = part.encode()
+        digest.update(len(data).to_bytes(8) + data)
+    return digest.digest()
 
 
 def _full(id: str) -> str:

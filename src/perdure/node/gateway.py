@@ -63,6 +63,10 @@ class NodeGateway:
         if turns.memory.owns(message.to):
             with suppress(Moved):  # then nothing was done, and it goes to the new owner
                 return await self._send_here(turns, message)
+        return await self.post(message)
+
+    async def post(self, message: Message) -> Outcome:
+        """Put a message into the inbox, also when the unit is in the memory of this node."""
         try:
             return await self._beside().send(message)
         finally:

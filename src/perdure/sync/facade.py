@@ -90,20 +90,25 @@ class SyncHandle(Generic[R_co]):
         )
 
     @overload
-    def send(self, channel: Channel[T], value: T, /) -> None: ...
+    def send(self, channel: Channel[T], value: T, /, *, key: str | None = None) -> None: ...
 
     @overload
-    def send(self, channel: str, value: object, /) -> None: ...
+    def send(self, channel: str, value: object, /, *, key: str | None = None) -> None: ...
 
-    def send(self, channel: Any, value: Any, /) -> None:
+    def send(self, channel: Any, value: Any, /, *, key: str | None = None) -> None:
         """Put a message into a channel: durable when this returns, buffered until the workflow
         receives it.
+
+        With a `key`, such as the id of a webhook's event, the message counts once. Another message
+        with the same key in the same channel of the same id has no effect while the first one
+        waits, and for the store's `dedupe_ms` (a day) after the workflow took it. This holds for
+        all clients and nodes of the store. Deleting the instance forgets its keys.
 
         Raises:
             NotFound, NotRunning, InboxFull: nothing was sent.
             PayloadError: the value is not data or does not fit the channel's type.
         """
-        self._portal.call(lambda: self._handle.send(channel, value))
+        self._portal.call(lambda: self._handle.send(channel, value, key=key))
 
     def raise_event(self, name: str, value: object = None) -> None:
         """Raise a positional event.

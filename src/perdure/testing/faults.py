@@ -333,6 +333,9 @@ class _Gate:
         await points.pass_or_hang(f"after {what}")
         return outcome
 
+    async def post(self, message: Message) -> Outcome:
+        return await self.send(message)
+
     def _identify(self, message: Message) -> None:
         """Give the n-th message of this content to this target the same id in each life.
 
