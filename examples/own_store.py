@@ -68,7 +68,11 @@ class Released(msgspec.Struct, tag=8):
     fences: Sequence[Fence]
 
 
-Record = Created | Claimed | Committed | Sent | Leased | Renewed | Sweep | Released
+class Dropped(msgspec.Struct, tag=9):
+    letters: Sequence[bytes]
+
+
+Record = Created | Claimed | Committed | Sent | Leased | Renewed | Sweep | Released | Dropped
 LENGTH = struct.Struct(">I")
 
 
@@ -126,6 +130,8 @@ class LogStore(MemoryStore):
 
     async def _play(self, record: Record) -> None:
         match record:
+            case Dropped(letters):
+                await super().drop_letters(letters)
             case Claimed(scopes, owner):
                 await super().claim(scopes, owner)
             case Committed(batch):
@@ -181,6 +187,11 @@ class LogStore(MemoryStore):
         self._rows()
         self._append(Renewed(renewals, at))
         return await super().renew(renewals, at)
+
+    async def drop_letters(self, letters: Sequence[bytes]) -> int:
+        self._rows()
+        self._append(Dropped(letters))
+        return await super().drop_letters(letters)
 
     async def sweep(self, fences: Sequence[Fence], at: int, limit: int) -> Swept:
         self._rows()

@@ -13,7 +13,7 @@ from textwrap import dedent
 import pytest
 from invocation import SHOP, Cli
 from rich.console import Console
-from test_cli_dead_letters import lose
+from test_cli_letters import lose
 
 from perdure import HistoryEvent
 from perdure.cli.timeline import render
@@ -131,8 +131,8 @@ def test_other_lists_keep_ids_whole(cli: Cli) -> None:
     name = "b" * 60
     asyncio.run(lose(name, "a"))
     for width in WIDTHS:
-        assert f"\n{name}" in cli("dead-letters", columns=width).stdout
-    assert len(cli("dead-letters", "--wide", columns=40).stdout.splitlines()) == 3
+        assert name in cli("letters", "ls", columns=width).stdout
+    assert len(cli("letters", "ls", "--wide", columns=40).stdout.splitlines()) == 3
 
 
 # ---------------------------------------------------------------- timelines

@@ -85,7 +85,7 @@ class Life:
         buried = {row[3] for table, row in gone if table == "inbox"}
         new = {row for row in after["dead_letters"] if row not in before["dead_letters"]}
         assert {row[1] for row in new} == buried
-        assert {row[-1] for row in new} <= {self.now + LIMITS.dead_letter_ms}
+        assert {row[-2] for row in new} <= {self.now + LIMITS.dead_letter_ms}
         for table in before.keys() - {"dead_letters"}:
             assert set(after[table]) <= set(before[table])
 

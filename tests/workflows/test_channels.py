@@ -249,24 +249,6 @@ async def test_a_workflow_sends_to_another(world: World, app: App) -> None:
         assert await answerer.result(timeout=30) == 42
 
 
-async def test_a_message_of_another_type_is_an_error_where_it_is_received(
-    world: World, app: App
-) -> None:
-    @app.workflow
-    async def wants_a_number() -> str:
-        try:
-            await numbers.receive()
-        except PayloadError as error:
-            return str(error)
-        return ""
-
-    async with world.node(app) as node:
-        handle = node.client.workflow(wants_a_number, id="w")
-        await handle.start()
-        await handle.send("numbers", "five")
-        assert "numbers" in await handle.result(timeout=30)
-
-
 async def test_two_instances_do_not_share_their_channels(world: World, app: App) -> None:
     @app.workflow
     async def one() -> int:

@@ -18,9 +18,9 @@ from typer.core import TyperGroup
 from perdure.cli import (
     benching,
     controls,
-    dead_letters,
     events,
     explaining,
+    letters,
     linting,
     listings,
     migrating,
@@ -204,7 +204,6 @@ for _panel, _commands in (
             events.history,
             replaying.replay,
             stats.stats,
-            dead_letters.dead_letters,
             tree.tree,
             explaining.explain,
         ),
@@ -228,7 +227,12 @@ for _panel, _commands in (
         _name = _command.__name__.replace("_", "-")
         app.command(_name, rich_help_panel=_panel, help=_help(_command))(_command)
 
-NAMES = frozenset(command.name or "" for command in app.registered_commands)
+_letters = typer.Typer(help="Dead letters: messages that no instance took.", no_args_is_help=True)
+for _verb in (letters.ls, letters.show, letters.resend, letters.drop):
+    _letters.command(_verb.__name__, help=_help(_verb))(_verb)
+app.add_typer(_letters, name="letters", rich_help_panel=READING)
+
+NAMES = frozenset(command.name or "" for command in app.registered_commands) | {"letters"}
 
 
 def program() -> None:

@@ -38,6 +38,7 @@ from perdure.client.description import Description, describe_row
 from perdure.client.filter import Filter, Selection, units_query
 from perdure.client.gateway import Gateway, MeasuredGateway, StoreGateway
 from perdure.client.handle import Handle, IfExists, WorkflowHandle
+from perdure.client.letters import resend
 from perdure.client.posted import posted_starts
 from perdure.client.store_metrics import StoreMetrics, read_metrics, read_queues
 
@@ -248,10 +249,11 @@ class Client:
     async def dead_letters(
         self, *, unit: str | None = None, limit: int | None = 100
     ) -> Sequence[DeadLetter]:
-        """Messages that were sent to an id that no instance had, in the order of these ids.
+        """Messages that no instance took, in the order of the ids to which they were sent.
 
-        With `unit` those of one id. At most `limit` (None: all). A store keeps them for
-        `StoreLimits.dead_letter_ms`.
+        No instance had the id in time, or the message did not fit the type that the code waits
+        for: `reason` says it. With `unit` those of one id. At most `limit` (None: all). A store
+        keeps them for `StoreLimits.dead_letter_ms`.
         """
         found: list[DeadLetter] = []
         after: str | None = None
@@ -262,6 +264,20 @@ class Client:
             after = page.next
             if after is None or (limit is not None and len(found) >= limit):
                 return found
+
+    async def resend(self, letter: DeadLetter) -> None:
+        """Send a dead letter to its id again, and remove it from the dead letters.
+
+        A call that is interrupted can be repeated: the message is sent once.
+
+        Raises:
+            NotFound, NotRunning, InboxFull: nothing was sent, and the letter is kept.
+        """
+        await resend(self._gateway, letter)
+
+    async def drop(self, *letters: DeadLetter) -> int:
+        """Remove dead letters. Returns how many were there."""
+        return await self._gateway.store.drop_letters([one.message for one in letters])
 
     async def delete(
         self,

@@ -145,24 +145,15 @@ class Handle(Generic[R_co]):
 
     async def _send(self, body: msg.AnyBody) -> None:
         now = self._gateway.clock.now_ms()
-        self._check_sent(await self._gateway.send(msg.Message(os.urandom(16), self.id, body, now)))
-
-    def _check_sent(self, outcome: Outcome) -> None:
-        if outcome == "missing":
-            msg_ = f"no instance has the id {self.id!r}; check the id, or start it first"
-            raise NotFound(msg_)
-        if outcome == "closed":
-            msg_ = f"{self.id!r} has ended; nothing was sent to it"
-            raise NotRunning(msg_)
-        if outcome == "full":
-            raise InboxFull(_full(self.id))
+        message = msg.Message(os.urandom(16), self.id, body, now)
+        check_sent(self.id, await self._gateway.send(message))
 
     async def _send_once(self, body: msg.Send, key: str) -> None:
         """Send a message that the store drops if it has seen the key in this channel."""
         now = self._gateway.clock.now_ms()
         message = msg.Message(_keyed_id(self.id, body.channel, key), self.id, body, now)
         # By the inbox, because only the store knows a message that was taken before.
-        self._check_sent(await self._gateway.post(message))
+        check_sent(self.id, await self._gateway.post(message))
 
     @overload
     async def send(self, channel: Channel[T], value: T, /, *, key: str | None = None) -> None: ...
@@ -613,6 +604,22 @@ class WorkflowHandle(Handle[R_co], Generic[P, R_co]):
                 rule = f"by another workflow or with another input than this start of {name!r}"
             msg_ = f"the id {self.id!r} is taken {rule}; use another id, or if_exists='replace'"
             raise AlreadyStarted(msg_)
+
+
+def check_sent(id: str, outcome: Outcome) -> None:
+    """Raise why a message was not sent, if it was not.
+
+    Raises:
+        NotFound, NotRunning, InboxFull: nothing was sent.
+    """
+    if outcome == "missing":
+        msg_ = f"no instance has the id {id!r}; check the id, or start it first"
+        raise NotFound(msg_)
+    if outcome == "closed":
+        msg_ = f"{id!r} has ended; nothing was sent to it"
+        raise NotRunning(msg_)
+    if outcome == "full":
+        raise InboxFull(_full(id))
 
 
 def _check_key(key: object) -> str:

@@ -223,10 +223,11 @@ class KvEntries(Query[tuple[str, bytes]], frozen=True, kw_only=True):
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """A message whose target never came to be: no instance had the id `unit` in time.
+    """A message that no instance took. `unit` is the id to which it was sent, `reason` says why.
 
     `kind` is that of its body, `sender` the unit that sent it (None: a client), `at` the time at
-    which it was sent, and `expires_at` the time at which it will be removed.
+    which it was sent, and `expires_at` the time at which it will be removed. `body` is the encoded
+    body (`perdure.kernel.data.message.decode_body`).
     """
 
     unit: str
@@ -235,12 +236,19 @@ class DeadLetter(msgspec.Struct, frozen=True):
     sender: str | None
     at: int
     expires_at: int
+    reason: str
+    body: bytes
 
 
 class DeadLetters(Query[DeadLetter], frozen=True, kw_only=True):
-    """The dead letters of a unit (None: of all units), by unit."""
+    """The dead letters of a unit (None: of all units), by unit, or the one with an id."""
 
     unit: str | None = None
+    message: bytes | None = None
+
+
+NO_INSTANCE = "no instance had the id in time"
+"""The reason of a dead letter whose target never came to be."""
 
 
 class Inbox(Query[Message], frozen=True, kw_only=True):
@@ -428,6 +436,10 @@ class Store(Protocol):
         A message whose target did not come to be in time becomes a dead letter. Scopes that their
         fence does not own any more are left alone.
         """
+        ...
+
+    async def drop_letters(self, letters: Sequence[bytes]) -> int:
+        """Remove dead letters by the ids of their messages. Returns how many were there."""
         ...
 
     async def query(self, query: Query[T]) -> Page[T]:

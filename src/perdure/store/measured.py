@@ -142,6 +142,10 @@ class MeasuredStore:
         """Remove what has expired."""
         return await self._measured("sweep", 1, self._store.sweep(fences, at, limit))
 
+    async def drop_letters(self, letters: Sequence[bytes]) -> int:
+        """Remove dead letters."""
+        return await self._measured("drop_letters", len(letters), self._store.drop_letters(letters))
+
     async def query(self, query: Query[T]) -> Page[T]:
         """Lists and histories."""
         return await self._measured("query", 1, self._store.query(query))

@@ -427,12 +427,27 @@ class SyncClient:
     def dead_letters(
         self, *, unit: str | None = None, limit: int | None = 100
     ) -> Sequence[DeadLetter]:
-        """Messages that were sent to an id that no instance had, in the order of these ids.
+        """Messages that no instance took, in the order of the ids to which they were sent.
 
-        With `unit` those of one id. At most `limit` (None: all). A store keeps them for
-        `StoreLimits.dead_letter_ms`.
+        No instance had the id in time, or the message did not fit the type that the code waits
+        for: `reason` says it. With `unit` those of one id. At most `limit` (None: all). A store
+        keeps them for `StoreLimits.dead_letter_ms`.
         """
         return self._portal.call(lambda: self._client.dead_letters(unit=unit, limit=limit))
+
+    def resend(self, letter: DeadLetter) -> None:
+        """Send a dead letter to its id again, and remove it from the dead letters.
+
+        A call that is interrupted can be repeated: the message is sent once.
+
+        Raises:
+            NotFound, NotRunning, InboxFull: nothing was sent, and the letter is kept.
+        """
+        self._portal.call(lambda: self._client.resend(letter))
+
+    def drop(self, *letters: DeadLetter) -> int:
+        """Remove dead letters. Returns how many were there."""
+        return self._portal.call(lambda: self._client.drop(*letters))
 
     def delete(
         self,

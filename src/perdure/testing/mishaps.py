@@ -115,6 +115,10 @@ class PassingStore:
         """Sweep."""
         return await self._reach().sweep(fences, at, limit)
 
+    async def drop_letters(self, letters: Sequence[bytes]) -> int:
+        """Remove dead letters."""
+        return await self._reach().drop_letters(letters)
+
     async def query(self, query: Query[T]) -> Page[T]:
         """Query."""
         return await self._reach().query(query)

@@ -277,6 +277,13 @@ class Answer(msgspec.Struct, array_like=True, gc=False):
     failure: Failure | None = None
 
 
+class Letter(msgspec.Struct, array_like=True, gc=False):
+    """A message that the unit has refused, and the reason. It becomes a dead letter."""
+
+    message: Message
+    reason: str
+
+
 class Task(msgspec.Struct, array_like=True, gc=False):
     """One attempt of an activity for a pool of workers. A missing row means cancelled or lost."""
 
@@ -350,6 +357,9 @@ class Commit(msgspec.Struct, array_like=True, gc=False):
     """Statements for the same transaction, in this order. The store needs the capability `sql`."""
     home: str | None = None
     """The scope of the unit's messages while the unit does not exist. None: that of the fence."""
+    letters: Sequence[Letter] = ()
+    """Messages of the unit that do not fit their receiver. Those that stood in the inbox are
+    consumed as well. A commit that deletes its unit has none."""
 
 
 # ---------------------------------------------------------------- verdicts

@@ -134,7 +134,12 @@ def _end_wait(run: Execution, seq: int, event: ev.Event, value: bytes, *, positi
     call = _take(run, seq, WaitCall, event)
     if call is not None:
         run.waits.remove(call.lane, call.seq)
-        _answer(call, value)
+        try:
+            call.set_result(call.read(value))
+        # Live, a message that does not fit is refused before (`Execution.misfit`). So other code
+        # took this one, and this code must not end by it.
+        except DecodeError as unfit:
+            run.break_off(event, None, f"the code waits for another type: {unfit}")
 
 
 def _replied(run: Execution, event: ev.Replied) -> int:

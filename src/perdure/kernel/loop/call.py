@@ -239,10 +239,12 @@ class ChildCall(Call):
 class WaitCall(Call):
     """A `receive` on a channel, or a wait for a positional event."""
 
-    __slots__ = ("channel", "lane", "positional")
+    __slots__ = ("_data", "_value", "channel", "lane", "positional")
     channel: str
     positional: bool
     lane: str
+    _data: bytes
+    _value: Any
 
     def ask(
         self, run: Canceller, seq: int, channel: str, codec: Reader, *, positional: bool
@@ -258,6 +260,20 @@ class WaitCall(Call):
         else:
             self.lane = CHANNEL_LANE + channel
         self.codec = codec
+        self._data = b""
+        self._value = None
+
+    def read(self, data: bytes) -> Any:
+        """The value of a message.
+
+        Raises:
+            DecodeError: the message does not fit the type that the code waits for.
+        """
+        # A message is read to know whether it fits, and again when it is handed over.
+        if data is not self._data or not data:
+            self._value = self.codec.decode(data)
+            self._data = data
+        return self._value
 
     def describe(self) -> str:
         """The channel, or the name of the event."""

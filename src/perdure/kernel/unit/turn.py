@@ -22,6 +22,7 @@ from perdure.kernel.data.commit import (
     Fence,
     JournalChunk,
     KvEntry,
+    Letter,
     UnitRow,
 )
 from perdure.kernel.data.message import AnyBody, Cancel, Message, Terminate
@@ -81,6 +82,7 @@ class Turn(msgspec.Struct, eq=False):
     _consume: list[bytes] = []
     _remembered: list[bytes] = []
     _keeping: dict[bytes, Message] = {}
+    letters: list[Letter] = []
     _touched: bool = False
     # These follow.
     commit: Commit | None = None
@@ -117,6 +119,11 @@ class Turn(msgspec.Struct, eq=False):
         """A message that was kept is not received any more, so its sender is told `closed`."""
         self.answers[entry.message.id] = "closed"
         self.consume(entry, "closed")
+
+    def refuse(self, entry: Entry, reason: str) -> None:
+        """The message does not fit its receiver. It becomes a dead letter. The code is not told."""
+        self.letters.append(Letter(entry.message, reason))
+        self.consume(entry)
 
     def answer(self, message: bytes, outcome: Outcome) -> None:
         """Tell the sender something, whether or not the message is taken."""
@@ -251,7 +258,7 @@ class Turn(msgspec.Struct, eq=False):
         The commit has a copy of the row, because the unit goes on with its own. Answers to clients
         are kept for `dedupe_ms`.
         """
-        written = self.chunks or self._touched or self._consume or self._keeping
+        written = self.chunks or self._touched or self._consume or self._keeping or self.letters
         if not (written or self.post or self.kv or self.tombstone_until is not None):
             return False
         # A unit that was loaded in between may have taken the same messages in another order. One
@@ -290,6 +297,7 @@ class Turn(msgspec.Struct, eq=False):
             prune=self.prune,
             delete=self.tombstone_until,
             home=home,
+            letters=self.letters or (),
         )
         return True
 
@@ -301,6 +309,7 @@ class Turn(msgspec.Struct, eq=False):
         self.chunks = []
         self.ended = ()
         self.kv = ()
+        self.letters = []
         self.closed = True
         self.deleted = True
         self.pack(row, expect, fence, commit_id, dedupe_ms)

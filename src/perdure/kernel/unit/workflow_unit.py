@@ -542,8 +542,11 @@ class WorkflowUnit:
             self.hold(held.unreadable(self.id, entry.message))
             self._keep(turn, entry)
         else:
-            turn.consume(entry)
             event = event_of(run, body, turn.now)
+            if isinstance(event, ev.EventRaised) and event.seq:
+                self._offer(run, turn, entry, event)
+                return
+            turn.consume(entry)
             if event is not None:
                 self.deliver(turn, event)
 
@@ -551,12 +554,29 @@ class WorkflowUnit:
         lane = CHANNEL_LANE + body.channel
         seq = run.waits.first.get(lane)
         if seq is not None and lane not in self.waiting.lanes:
-            self.deliver(turn, ev.Received(seq, turn.now, entry.message.id, body.value))
-            turn.consume(entry)
+            event = ev.Received(seq, turn.now, entry.message.id, body.value)
+            self._offer(run, turn, entry, event)
         elif not entry.stored and self._is_full:
             turn.answer(entry.message.id, "full")
         else:
             self.waiting.enlane(lane, turn.keep(entry))
+
+    def _offer(
+        self, run: Execution, turn: Turn, entry: Entry, event: ev.Received | ev.EventRaised
+    ) -> None:
+        """Deliver a message to the wait that takes it, or refuse it because it does not fit."""
+        if not run.loop.turning:
+            with Entered(run.loop):
+                self._offer(run, turn, entry, event)
+            return
+        # Nothing is recorded of a refused message, and the wait goes on. So replay has nothing to
+        # decide, and code of another version may have another type.
+        reason = run.misfit(event.seq, event.value)
+        if reason is not None:
+            turn.refuse(entry, reason)
+            return
+        self.deliver(turn, event)
+        turn.consume(entry)
 
     # ------------------------------------------------------------ delivering
 
@@ -584,8 +604,13 @@ class WorkflowUnit:
             body = message.body
             assert isinstance(body, msg.Send)
             budget.use(len(body.value))
+            seq = run.waits.first[lane]
+            reason = run.misfit(seq, body.value)
+            if reason is not None:
+                turn.refuse(entry, reason)
+                continue
             turn.consume(entry)
-            run.deliver(ev.Received(run.waits.first[lane], turn.now, message.id, body.value))
+            run.deliver(ev.Received(seq, turn.now, message.id, body.value))
 
     def _fire_timers(self, turn: Turn, until: int) -> None:
         """Fire the timers that are due at `until`, earliest first."""

@@ -38,7 +38,7 @@ from perdure.node.loop.stages import Stages
 from perdure.node.loop.supervisor import Discarded, Supervisor, ids_of
 from perdure.node.loop.waiters import Waiters
 from perdure.node.ownership.scope import Moved
-from perdure.node.telemetry.failures import log_instance
+from perdure.node.telemetry.failures import log_instance, log_letter
 from perdure.runlog import show_logs
 
 if TYPE_CHECKING:
@@ -220,6 +220,8 @@ class Turns:
             show_logs(turn.logs)
         if turn.warning is not None:
             logger.warning("%s", turn.warning, extra=ids_of(unit, self.node_name))
+        for letter in turn.letters:
+            log_letter(unit.id, letter, ids_of(unit, self.node_name))
         for call in turn.cancelled:
             self.attempts.cancel(unit.id, call)
         if serves:

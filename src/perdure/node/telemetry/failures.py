@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from perdure.errors import Failure
-    from perdure.kernel.data.commit import UnitRow
+    from perdure.kernel.data.commit import Letter, UnitRow
     from perdure.kernel.unit.turn import Milestones
 
 logger = logging.getLogger("perdure.failures")
@@ -28,6 +28,21 @@ def log_call(what: str, failure: Failure, *, is_final: bool, ids: Mapping[str, o
         rest = " for good"
     place = user_place(failure.traceback)
     logger.warning("%s failed%s: %s%s", what, rest, failure.display(), place, extra=dict(ids))
+
+
+def log_letter(unit: str, letter: Letter, ids: Mapping[str, object]) -> None:
+    """An instance has refused a message that does not fit, and the message is a dead letter now."""
+    message = letter.message
+    sender = "a client"
+    if message.sender is not None:
+        sender = repr(message.sender)
+    text = (
+        "%r refused a message from %s, and goes on without it: %s (dead letter %s: "
+        "perdure letters show, resend and drop)"
+    )
+    letter_id = message.id.hex()
+    extra = {**ids, "message_id": letter_id}
+    logger.warning(text, unit, sender, letter.reason, letter_id, extra=extra)
 
 
 def log_instance(row: UnitRow, milestones: Milestones, ids: Mapping[str, object]) -> None:

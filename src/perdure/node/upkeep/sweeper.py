@@ -96,7 +96,7 @@ class Sweeper:
             named += ", ..."
         text = (
             "%d messages waited in vain for instances that do not exist, and are dead letters now:"
-            " %s (perdure dead-letters lists them)"
+            " %s (perdure letters ls lists them)"
         )
         ids: dict[str, object] = {"node": self._turns.node_name}
         logger.warning(text, len(buried), named, extra=ids)

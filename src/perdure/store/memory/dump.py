@@ -48,9 +48,9 @@ def _add_unit(rows: Rows, name: str, unit: Unit) -> None:
     for scope, answer in unit.answers.values():
         outcome = (answer.outcome, answer.expires_at, answer.data, answer.failure)
         rows["answers"].append((name, answer.message, scope, *outcome))
-    for scope, message, expires_at in unit.dead_letters.values():
+    for scope, message, expires_at, reason in unit.dead_letters.values():
         kind, body, at = _message_values(message)[1:4]
-        row = (name, message.id, scope, kind, body, at, message.sender, expires_at)
+        row = (name, message.id, scope, kind, body, at, message.sender, expires_at, reason)
         rows["dead_letters"].append(row)
 
 

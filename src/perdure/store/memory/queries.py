@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast, get_args
 from perdure.errors import UsageError
 from perdure.kernel.data.attributes import terms_of
 from perdure.kernel.data.commit import ExecutionRow, JournalChunk, Status, Task, UnitRow
-from perdure.kernel.data.message import Message
+from perdure.kernel.data.message import Message, encode_body
 from perdure.ports.store import (
     Counts,
     DeadLetter,
@@ -166,9 +166,13 @@ def _dead_letters(tables: Tables, query: DeadLetters) -> Page[DeadLetter]:
     found: Keyed[DeadLetter] = []
     for name, unit in tables.units.items():
         if query.unit is None or name == query.unit:
-            for _, message, expires_at in unit.dead_letters.values():
-                kind = type(message.body).__name__
-                one = DeadLetter(name, message.id, kind, message.sender, message.at, expires_at)
+            for _, message, expires_at, reason in unit.dead_letters.values():
+                if query.message not in (None, message.id):
+                    continue
+                kind, body = type(message.body).__name__, encode_body(message.body)
+                one = DeadLetter(
+                    name, message.id, kind, message.sender, message.at, expires_at, reason, body
+                )
                 found.append(((name, message.id), one))
     found.sort(key=_key)
     return _page(query, found, tuple[str, bytes])

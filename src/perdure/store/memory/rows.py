@@ -41,7 +41,15 @@ from perdure.kernel.data.commit import (
     verdict,
 )
 from perdure.kernel.data.message import ADMIN, ActivityDone, Message, Raise, Send, Start
-from perdure.ports.store import Claim, Incarnation, Posted, Renewal, Swept, TaskMatch
+from perdure.ports.store import (
+    NO_INSTANCE,
+    Claim,
+    Incarnation,
+    Posted,
+    Renewal,
+    Swept,
+    TaskMatch,
+)
 from perdure.store.derived import (
     answer_until,
     home_of,
@@ -213,6 +221,9 @@ class Tables:
         else:
             unit.write(commit)
             self._consume(commit, unit)
+            for letter in commit.letters:
+                until = commit.at + self.limits.dead_letter_ms
+                self._bury(unit, commit.row.scope, letter.message, letter.reason, until)
         return "applied", True
 
     def _consume(self, commit: Commit, unit: Unit) -> None:
@@ -418,8 +429,26 @@ class Tables:
             message = self._take(unit, entry.key)
             assert message is not None, "it was looked at before"
             until = at + self.limits.dead_letter_ms
-            unit.dead_letters[entry.key] = Buried(entry.scope, message, until)
-            self._expiries.add(DEAD_LETTER, Entry(until, entry.unit, entry.key, entry.scope))
+            self._bury(unit, entry.scope, message, NO_INSTANCE, until)
+
+    # ------------------------------------------------------------ dead letters
+
+    def _bury(self, unit: Unit, scope: str, message: Message, reason: str, until: int) -> None:
+        """Keep a message as a dead letter until a time (ms)."""
+        # The same message can be buried twice, if its sender repeats it.
+        kept = msgspec.structs.replace(message, token=None)
+        unit.dead_letters[message.id] = Buried(scope, kept, until, reason)
+        self._expiries.add(DEAD_LETTER, Entry(until, message.to, message.id, scope))
+
+    def drop_letters(self, letters: Iterable[bytes]) -> int:
+        """Remove dead letters. Returns how many were there."""
+        dropped = 0
+        for name, unit in list(self.units.items()):
+            for letter in letters:
+                if unit.dead_letters.pop(letter, None) is not None:
+                    dropped += 1
+            self._forget_empty(name)
+        return dropped
 
 
 def _lease_order(task: Task) -> tuple[int, str, bytes, int, int, int]:

@@ -293,6 +293,10 @@ class MemoryStore:
         """Remove expired answers, tombstones and dead letters, and bury undelivered messages."""
         return self._rows().sweep(fences, at, limit)
 
+    async def drop_letters(self, letters: Sequence[bytes]) -> int:
+        """Remove dead letters."""
+        return self._rows().drop_letters(set(letters))
+
     # ------------------------------------------------------------ queries and waiting
 
     async def query(self, query: Query[T]) -> Page[T]:

@@ -34,11 +34,12 @@ class Recorded(NamedTuple):
 
 
 class Buried(NamedTuple):
-    """A dead letter: a message whose target never came to be."""
+    """A dead letter: a message that no unit took, and why."""
 
     scope: str
     message: Message
     expires_at: int
+    reason: str
 
 
 class Unit(msgspec.Struct):

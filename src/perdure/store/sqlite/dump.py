@@ -25,7 +25,7 @@ _COLUMNS = {
     "attributes": "unit, name, value_kind, value, created",
     "tombstones": "run, scope, expires_at",
     "deletions": "unit, commit_id, scope, expires_at",
-    "dead_letters": "unit, message, scope, kind, body, at, sender, expires_at",
+    "dead_letters": "unit, message, scope, kind, body, at, sender, expires_at, reason",
 }
 
 

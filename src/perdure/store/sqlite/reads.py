@@ -367,10 +367,12 @@ def _dead_letters(connection: Connection, query: DeadLetters) -> Page[DeadLetter
     where = Filter()
     if query.unit is not None:
         where.add("unit = ?", query.unit)
+    if query.message is not None:
+        where.add("message = ?", query.message)
     start = key_of(query.after, tuple[str, bytes])
     if start is not None:
         where.add("(unit, message) > (?, ?)", *start)
-    columns = "unit, message, kind, sender, at, expires_at"
+    columns = "unit, message, kind, sender, at, expires_at, reason, body"
     source = f"dead_letters WHERE {where}"
     sql = f"SELECT {columns} FROM {source} ORDER BY unit, message LIMIT ?"  # noqa: S608 - no input
     return _page(connection, sql, where.values, query.limit, view)

@@ -347,6 +347,10 @@ class SQLiteStore:
         """Extend leases."""
         return await self._write(lambda connection: tasks.renew(connection, renewals, at))
 
+    async def drop_letters(self, letters: Sequence[bytes]) -> int:
+        """Remove dead letters."""
+        return await self._write(lambda connection: sweeping.drop_letters(connection, letters))
+
     async def sweep(self, fences: Sequence[Fence], at: int, limit: int) -> Swept:
         """Remove expired answers, tombstones and dead letters, and bury undelivered messages."""
         return await self._write(

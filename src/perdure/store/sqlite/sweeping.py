@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from perdure.kernel.data.commit import Fence
-from perdure.ports.store import Swept
+from perdure.ports.store import NO_INSTANCE, Swept
 from perdure.store.limits import StoreLimits
 from perdure.store.sqlite.connection import Connection, Values
 from perdure.store.sqlite.tasks import held_scopes
@@ -47,6 +47,15 @@ def sweep(
     )
     # `bury` copies the rows of the inbox, so they are removed behind it.
     until = at + limits.dead_letter_ms
-    connection.executemany(SQL["bury"], [(*message, until) for message in messages])
+    connection.executemany(SQL["bury"], [(*message, until, NO_INSTANCE) for message in messages])
     connection.executemany(SQL["drop_message"], messages)
     return Swept(removed + len(messages), [unit for unit, _ in messages])
+
+
+def drop_letters(connection: Connection, letters: Sequence[bytes]) -> int:
+    """Remove dead letters. Returns how many were there."""
+    dropped = 0
+    for letter in letters:
+        connection.execute(SQL["drop_letter"], (letter,))
+        dropped += connection.changes()
+    return dropped

@@ -125,6 +125,8 @@ class Writes:
             rows["consume"].extend([(unit, message) for message in commit.consume])
         if commit.answers:
             self._answer(commit)
+        if commit.letters:
+            self._bury(commit)
         if commit.kv or commit.ended or commit.prune:
             self._add_kv_and_executions(commit)
         if commit.tasks_added or commit.tasks_dropped:
@@ -207,6 +209,15 @@ class Writes:
             until = answer_until(commit, a, self._limits)
             failure = failure_bytes(a.failure)
             rows.append((unit, a.message, scope, a.outcome, until, a.data, failure))
+
+    def _bury(self, commit: Commit) -> None:
+        until = commit.at + self._limits.dead_letter_ms
+        rows = self._rows["insert_letter"]
+        for letter in commit.letters:
+            message = letter.message
+            kind, body = type(message.body).__name__, encode_body(message.body)
+            sent = (kind, body, message.at, message.sender)
+            rows.append((message.to, message.id, commit.row.scope, *sent, until, letter.reason))
 
     def _delete(self, commit: Commit, old: Known | None) -> None:
         rows = self._rows

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from perdure.ports.store import Counts, DeadLetter, DeadLetters, Units
+from perdure.kernel.data.commit import Letter
+from perdure.kernel.data.message import encode_body
+from perdure.ports.store import NO_INSTANCE, Counts, DeadLetter, DeadLetters, Units
 from perdure.testing.conformance.scenario import (
     NOW,
     Scenario,
@@ -178,10 +180,48 @@ class Lists:
             assert (await scenario.store.sweep(scenario.fences(), NOW + 50, 2)).buried == ["y", "x"]
             assert (await scenario.store.sweep(scenario.fences(), NOW + 50, 2)).buried == ["y"]
             places = ((1, "x"), (0, "y"), (2, "y"))
-            expected = [
-                DeadLetter(to, lost[n].id, "Send", "a", NOW + n, NOW + 150) for n, to in places
-            ]
+            expected: list[DeadLetter] = []
+            for n, to in places:
+                body = encode_body(lost[n].body)
+                times = (NOW + n, NOW + 150)
+                expected.append(DeadLetter(to, lost[n].id, "Send", "a", *times, NO_INSTANCE, body))
             for limit in (1, 2, 3, 100):
                 assert await scenario.all(DeadLetters(limit=limit)) == expected
                 assert await scenario.all(DeadLetters(unit="y", limit=limit)) == expected[1:]
             assert await scenario.all(DeadLetters(unit="nobody")) == []
+            assert await scenario.all(DeadLetters(message=lost[1].id)) == expected[:1]
+
+    async def test_a_refused_message_is_a_dead_letter_with_its_reason(
+        self, store_factory: StoreFactory
+    ) -> None:
+        async with scene(store_factory, dead_letter_ms=100) as scenario:
+            await scenario.applied("a")
+            stored, direct = scenario.message("a"), scenario.message("a", sender="b")
+            await scenario.accepted(stored)
+            letters = [Letter(stored, "too long"), Letter(direct, "too short")]
+            # Only the first one stood in the inbox.
+            await scenario.applied("a", 1, consume=[stored.id], letters=letters)
+            assert await scenario.inbox("a") == []
+            found = {one.message: one for one in await scenario.all(DeadLetters(unit="a"))}
+            assert {name: one.reason for name, one in found.items()} == {
+                stored.id: "too long",
+                direct.id: "too short",
+            }
+            assert [found[m.id].body for m in (stored, direct)] == [
+                encode_body(stored.body),
+                encode_body(direct.body),
+            ]
+            assert await scenario.sweep(NOW + 99) == 0
+            assert await scenario.sweep(NOW + 100) == 2
+            assert await scenario.all(DeadLetters()) == []
+
+    async def test_dead_letters_can_be_dropped(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            await scenario.applied("a")
+            messages = scenario.messages("a", 3)
+            await scenario.applied("a", 1, letters=[Letter(m, "no") for m in messages])
+            first, second, third = messages
+            assert await scenario.store.drop_letters([first.id, third.id, b"none"]) == 2
+            assert await scenario.store.drop_letters([first.id]) == 0
+            left = await scenario.all(DeadLetters())
+            assert [one.message for one in left] == [second.id]

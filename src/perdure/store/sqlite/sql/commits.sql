@@ -167,6 +167,13 @@ INSERT INTO answers (unit, message, scope, outcome, expires_at, data, failure)
 VALUES (?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (unit, message) DO NOTHING;
 
+-- name: insert_letter
+-- The same message can be refused twice, if its sender repeats it.
+INSERT INTO dead_letters (unit, message, scope, kind, body, at, sender, expires_at, reason)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (unit, message) DO UPDATE SET
+    scope = excluded.scope, expires_at = excluded.expires_at, reason = excluded.reason;
+
 -- name: drop_task
 DELETE FROM tasks
 WHERE unit = ? AND run = ? AND execution = ? AND seq = ? AND attempt = ?;

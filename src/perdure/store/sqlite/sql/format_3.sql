@@ -246,7 +246,7 @@ CREATE TABLE deletions (
 
 CREATE INDEX deletions_expiry ON deletions (scope, expires_at);
 
--- Messages whose target never came to be.
+-- Messages that no unit took, and why.
 CREATE TABLE dead_letters (
     unit TEXT NOT NULL,
     message BLOB NOT NULL,
@@ -256,7 +256,9 @@ CREATE TABLE dead_letters (
     at INTEGER NOT NULL,
     sender TEXT,
     expires_at INTEGER NOT NULL,
+    reason TEXT NOT NULL,
     PRIMARY KEY (unit, message)
 ) WITHOUT ROWID;
 
+CREATE INDEX dead_letters_by_message ON dead_letters (message);
 CREATE INDEX dead_letters_expiry ON dead_letters (scope, expires_at);

@@ -42,9 +42,14 @@ ORDER BY 1, 2, 3 LIMIT :limit;
 
 -- name: bury
 -- The same message can be buried twice, if its sender repeats it.
-INSERT INTO dead_letters (unit, message, scope, kind, body, at, sender, expires_at)
-SELECT unit, message, scope, kind, body, at, sender, ?3 FROM inbox WHERE unit = ?1 AND message = ?2
-ON CONFLICT (unit, message) DO UPDATE SET expires_at = excluded.expires_at;
+INSERT INTO dead_letters (unit, message, scope, kind, body, at, sender, expires_at, reason)
+SELECT unit, message, scope, kind, body, at, sender, ?3, ?4
+FROM inbox WHERE unit = ?1 AND message = ?2
+ON CONFLICT (unit, message) DO UPDATE SET
+    expires_at = excluded.expires_at, reason = excluded.reason;
+
+-- name: drop_letter
+DELETE FROM dead_letters WHERE message = ?;
 
 -- name: drop_message
 DELETE FROM inbox WHERE unit = ? AND message = ?;
