@@ -249,11 +249,10 @@ class Client:
     async def dead_letters(
         self, *, unit: str | None = None, limit: int | None = 100
     ) -> Sequence[DeadLetter]:
-        """Messages that no instance took, in the order of the ids to which they were sent.
+        """Messages that no instance took, by the ids to which they were sent. `reason` says why.
 
-        No instance had the id in time, or the message did not fit the type that the code waits
-        for: `reason` says it. With `unit` those of one id. At most `limit` (None: all). A store
-        keeps them for `StoreLimits.dead_letter_ms`.
+        With `unit` those of one id. At most `limit` (None: all). A store keeps them for
+        `StoreLimits.dead_letter_ms`.
         """
         found: list[DeadLetter] = []
         after: str | None = None
@@ -266,9 +265,7 @@ class Client:
                 return found
 
     async def resend(self, letter: DeadLetter) -> None:
-        """Send a dead letter to its id again, and remove it from the dead letters.
-
-        A call that is interrupted can be repeated: the message is sent once.
+        """Send a dead letter to its id again, once, and remove it.
 
         Raises:
             NotFound, NotRunning, InboxFull: nothing was sent, and the letter is kept.

@@ -7,12 +7,12 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from hashlib import blake2b
 from typing import Any, Generic, Literal, ParamSpec, TypeAlias, TypeVar, cast, overload
 
 from perdure.client.deletion import delete, keep, prune
 from perdure.client.description import Description, HistoryEvent, describe_row, events_of
 from perdure.client.gateway import Begun, Gateway, find_unit
+from perdure.client.sending import check_key, check_sent, inbox_full, keyed_id, too_large
 from perdure.client.tree import Tree, read_tree
 from perdure.closing import check_not_held, too_late, value_of
 from perdure.codec import TypeCodec, decode, encode
@@ -21,7 +21,6 @@ from perdure.errors import (
     InboxFull,
     NotFound,
     NotRunning,
-    PayloadTooLarge,
     UsageError,
     clean_text,
 )
@@ -151,7 +150,7 @@ class Handle(Generic[R_co]):
     async def _send_once(self, body: msg.Send, key: str) -> None:
         """Send a message that the store drops if it has seen the key in this channel."""
         now = self._gateway.clock.now_ms()
-        message = msg.Message(_keyed_id(self.id, body.channel, key), self.id, body, now)
+        message = msg.Message(keyed_id(self.id, body.channel, key), self.id, body, now)
         # By the inbox, because only the store knows a message that was taken before.
         check_sent(self.id, await self._gateway.post(message))
 
@@ -163,10 +162,9 @@ class Handle(Generic[R_co]):
         """Put a message into a channel: durable when this returns, buffered until the workflow
         receives it.
 
-        With a `key`, such as the id of a webhook's event, the message counts once. Another message
-        with the same key in the same channel of the same id has no effect while the first one
-        waits, and for the store's `dedupe_ms` (a day) after the workflow took it. This holds for
-        all clients and nodes of the store. Deleting the instance forgets its keys.
+        A `key`, such as the id of a webhook's event, makes it count once: another message with the
+        same key in this channel of this id has no effect while the first one waits, and for the
+        store's `dedupe_ms` (a day) after it was taken.
 
         Raises:
             NotFound, NotRunning, InboxFull: nothing was sent.
@@ -195,11 +193,11 @@ class Handle(Generic[R_co]):
             name = check_label(channel, "a channel")
             data = encode(value)
         if len(data) > self._gateway.limits.payload_bytes:
-            raise self._too_large(data, f"the message for channel {name!r}")
+            raise too_large(self._gateway.limits, data, f"the message for channel {name!r}")
         body = msg.Send(name, data)
         if key is None:
             return self._send(body)
-        return self._send_once(body, _check_key(key))
+        return self._send_once(body, check_key(key))
 
     async def raise_event(self, name: str, value: object = None) -> None:
         """Raise a positional event.
@@ -211,7 +209,7 @@ class Handle(Generic[R_co]):
     async def _raise_event(self, name: str, value: object) -> None:
         data = encode(value)
         if len(data) > self._gateway.limits.payload_bytes:
-            raise self._too_large(data, f"the event {name!r}")
+            raise too_large(self._gateway.limits, data, f"the event {name!r}")
         await self._send(msg.Raise(check_label(name, "an event"), data))
 
     def _ask(
@@ -235,13 +233,6 @@ class Handle(Generic[R_co]):
         answer = around_send(self._interceptors, outgoing, innermost)
         # An interceptor returns the value of `next`, or another value of its type.
         return cast("Awaitable[T]", answer)
-
-    def _too_large(self, data: bytes, what: str) -> PayloadTooLarge:
-        # Refused here, because a posted message is accepted before any node sees it.
-        return PayloadTooLarge(
-            f"{what} has {len(data)} bytes; the limit is {self._gateway.limits.payload_bytes} "
-            "(Limits.payload_bytes): store it elsewhere and send a reference"
-        )
 
     async def cancel(self, reason: str = "") -> None:
         """Ask it to stop: `CancelledError` is raised where it waits, and it may clean up.
@@ -535,7 +526,7 @@ class WorkflowHandle(Handle[R_co], Generic[P, R_co]):
             data = signature.draft(args, kwargs)
             signature.check(data)
         if len(data) > self._gateway.limits.payload_bytes:
-            raise self._too_large(data, f"the input of workflow {name!r}")
+            raise too_large(self._gateway.limits, data, f"the input of workflow {name!r}")
         now = self._gateway.clock.now_ms()
         visible_at = 0  # at once
         if self._delay_ms:
@@ -595,7 +586,7 @@ class WorkflowHandle(Handle[R_co], Generic[P, R_co]):
 
     def _check_outcome(self, outcome: Outcome) -> None:
         if outcome == "full":
-            raise InboxFull(_full(self.id))
+            raise InboxFull(inbox_full(self.id))
         if outcome == "exists":
             name = self._workflow_name
             if self._if_exists == "reject":
@@ -604,45 +595,3 @@ class WorkflowHandle(Handle[R_co], Generic[P, R_co]):
                 rule = f"by another workflow or with another input than this start of {name!r}"
             msg_ = f"the id {self.id!r} is taken {rule}; use another id, or if_exists='replace'"
             raise AlreadyStarted(msg_)
-
-
-def check_sent(id: str, outcome: Outcome) -> None:
-    """Raise why a message was not sent, if it was not.
-
-    Raises:
-        NotFound, NotRunning, InboxFull: nothing was sent.
-    """
-    if outcome == "missing":
-        msg_ = f"no instance has the id {id!r}; check the id, or start it first"
-        raise NotFound(msg_)
-    if outcome == "closed":
-        msg_ = f"{id!r} has ended; nothing was sent to it"
-        raise NotRunning(msg_)
-    if outcome == "full":
-        raise InboxFull(_full(id))
-
-
-def _check_key(key: object) -> str:
-    text = check_text(key, "a key of a message")
-    if not text:
-        # An empty text is a value that the caller failed to find, and would drop every message.
-        msg_ = "the key of a message is empty; give the id of the event, or no key"
-        raise UsageError(msg_)
-    return text
-
-
-def _keyed_id(unit: str, channel: str, key: str) -> bytes:
-    """The id of a message with a key. It is the same in every client."""
-    digest = blake2b(digest_size=16, person=b"message key")
-    for part in (unit, channel, key):
-        # With its length, so that no two triples have the same bytes.
-        data = part.encode()
-        digest.update(len(data).to_bytes(8) + data)
-    return digest.digest()
-
-
-def _full(id: str) -> str:
-    return (
-        f"the inbox of {id!r} is full: nobody received the messages that wait in it, "
-        "and no more may (limit inbox_messages); try again later"
-    )

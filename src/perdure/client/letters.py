@@ -5,7 +5,7 @@ from __future__ import annotations
 from hashlib import blake2b
 
 from perdure.client.gateway import Gateway
-from perdure.client.handle import check_sent
+from perdure.client.sending import check_sent
 from perdure.kernel.data.message import Message, decode_body
 from perdure.ports.store import DeadLetter
 

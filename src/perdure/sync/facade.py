@@ -99,10 +99,9 @@ class SyncHandle(Generic[R_co]):
         """Put a message into a channel: durable when this returns, buffered until the workflow
         receives it.
 
-        With a `key`, such as the id of a webhook's event, the message counts once. Another message
-        with the same key in the same channel of the same id has no effect while the first one
-        waits, and for the store's `dedupe_ms` (a day) after the workflow took it. This holds for
-        all clients and nodes of the store. Deleting the instance forgets its keys.
+        A `key`, such as the id of a webhook's event, makes it count once: another message with the
+        same key in this channel of this id has no effect while the first one waits, and for the
+        store's `dedupe_ms` (a day) after it was taken.
 
         Raises:
             NotFound, NotRunning, InboxFull: nothing was sent.
@@ -427,18 +426,15 @@ class SyncClient:
     def dead_letters(
         self, *, unit: str | None = None, limit: int | None = 100
     ) -> Sequence[DeadLetter]:
-        """Messages that no instance took, in the order of the ids to which they were sent.
+        """Messages that no instance took, by the ids to which they were sent. `reason` says why.
 
-        No instance had the id in time, or the message did not fit the type that the code waits
-        for: `reason` says it. With `unit` those of one id. At most `limit` (None: all). A store
-        keeps them for `StoreLimits.dead_letter_ms`.
+        With `unit` those of one id. At most `limit` (None: all). A store keeps them for
+        `StoreLimits.dead_letter_ms`.
         """
         return self._portal.call(lambda: self._client.dead_letters(unit=unit, limit=limit))
 
     def resend(self, letter: DeadLetter) -> None:
-        """Send a dead letter to its id again, and remove it from the dead letters.
-
-        A call that is interrupted can be repeated: the message is sent once.
+        """Send a dead letter to its id again, once, and remove it.
 
         Raises:
             NotFound, NotRunning, InboxFull: nothing was sent, and the letter is kept.

@@ -11,9 +11,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
+from perdure.errors import DecodeError
 from perdure.kernel.data import events as ev
 from perdure.kernel.data import message as msg
-from perdure.kernel.loop.call import EVENT_LANE, ActivityCall, Call, CheckpointCall, ChildCall
+from perdure.kernel.loop.call import (
+    EVENT_LANE,
+    ActivityCall,
+    Call,
+    CheckpointCall,
+    ChildCall,
+    WaitCall,
+)
 
 if TYPE_CHECKING:
     from perdure.errors import Failure
@@ -42,6 +50,20 @@ def event_of(run: Execution, body: msg.Body, now: int) -> ev.Event | None:
         seq = run.waits.first.get(EVENT_LANE + body.name, 0)
         return ev.EventRaised(seq, now, body.name, body.value)
     raise AssertionError(body)
+
+
+def misfit(run: Execution, event: ev.Received | ev.EventRaised) -> str | None:
+    """Why a message does not fit the wait that would take it. None: it fits.
+
+    The caller has entered the loop, because code of the program may take part in the reading.
+    """
+    call = run.pending[event.seq]
+    assert isinstance(call, WaitCall)
+    try:
+        call.read(event.value)
+    except DecodeError as unfit:
+        return str(unfit)
+    return None
 
 
 def _attempt(run: Execution, body: msg.ActivityDone, now: int) -> ev.Event | None:

@@ -136,7 +136,7 @@ def _end_wait(run: Execution, seq: int, event: ev.Event, value: bytes, *, positi
         run.waits.remove(call.lane, call.seq)
         try:
             call.set_result(call.read(value))
-        # Live, a message that does not fit is refused before (`Execution.misfit`). So other code
+        # Live, a message that does not fit is refused before (`answers.misfit`). So other code
         # took this one, and this code must not end by it.
         except DecodeError as unfit:
             run.break_off(event, None, f"the code waits for another type: {unfit}")

@@ -29,7 +29,7 @@ from hashlib import blake2b
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar, cast
 
-from perdure.errors import DecodeError, Failure, UsageError
+from perdure.errors import Failure, UsageError
 from perdure.kernel.data import events as ev
 from perdure.kernel.execution import match, refusal
 from perdure.kernel.execution.deadline import check_deadline
@@ -248,19 +248,6 @@ class Execution:
             self.position += 1
             self.cancel_requested = recorded.reason
             self.loop.pass_to(recorded.at)
-
-    def misfit(self, seq: int, data: bytes) -> str | None:
-        """Why a message does not fit the wait that would take it. None: it fits.
-
-        The caller has entered the loop. A type may be read by code of the program.
-        """
-        call = self.pending[seq]
-        assert isinstance(call, WaitCall)
-        try:
-            call.read(data)
-        except DecodeError as unfit:
-            return str(unfit)
-        return None
 
     # ------------------------------------------------------------ its state
 

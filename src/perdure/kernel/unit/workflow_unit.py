@@ -29,6 +29,7 @@ The other modules follow in the order of a turn:
     deletion.py    delete, prune
     lifecycle.py   starting, continuing as new, ending
     waiting.py     messages that were taken and cannot be delivered yet
+    offer.py       messages for waits, which may not fit
     collect.py     the results of the run
     outbox.py      messages to other units
     row_state.py   the state of the unit, in its row
@@ -55,6 +56,7 @@ from perdure.kernel.unit import control, deletion, held, lifecycle
 from perdure.kernel.unit.budget import Budget, never_spent
 from perdure.kernel.unit.children import OpenChild, recorded_children
 from perdure.kernel.unit.collect import collect
+from perdure.kernel.unit.offer import feed, offer
 from perdure.kernel.unit.row_state import describe
 from perdure.kernel.unit.turn import Turn
 from perdure.kernel.unit.waiting import Waiting
@@ -447,7 +449,7 @@ class WorkflowUnit:
         """Take kept messages first, then those of the mailbox, then timers that are due now."""
         budget, waiting = turn.budget, self.waiting
         if self.run is not None and waiting.lanes:
-            self._feed(turn, self.run)
+            feed(self.waiting, turn, self.run)
         while waiting.kept and self.receives and budget.has_room():
             self._fire_timers(turn, min(waiting.kept[0].message.at, turn.now))
             if self.receives and budget.has_room():
@@ -544,7 +546,7 @@ class WorkflowUnit:
         else:
             event = event_of(run, body, turn.now)
             if isinstance(event, ev.EventRaised) and event.seq:
-                self._offer(run, turn, entry, event)
+                offer(self, run, turn, entry, event)
                 return
             turn.consume(entry)
             if event is not None:
@@ -555,28 +557,11 @@ class WorkflowUnit:
         seq = run.waits.first.get(lane)
         if seq is not None and lane not in self.waiting.lanes:
             event = ev.Received(seq, turn.now, entry.message.id, body.value)
-            self._offer(run, turn, entry, event)
+            offer(self, run, turn, entry, event)
         elif not entry.stored and self._is_full:
             turn.answer(entry.message.id, "full")
         else:
             self.waiting.enlane(lane, turn.keep(entry))
-
-    def _offer(
-        self, run: Execution, turn: Turn, entry: Entry, event: ev.Received | ev.EventRaised
-    ) -> None:
-        """Deliver a message to the wait that takes it, or refuse it because it does not fit."""
-        if not run.loop.turning:
-            with Entered(run.loop):
-                self._offer(run, turn, entry, event)
-            return
-        # Nothing is recorded of a refused message, and the wait goes on. So replay has nothing to
-        # decide, and code of another version may have another type.
-        reason = run.misfit(event.seq, event.value)
-        if reason is not None:
-            turn.refuse(entry, reason)
-            return
-        self.deliver(turn, event)
-        turn.consume(entry)
 
     # ------------------------------------------------------------ delivering
 
@@ -587,30 +572,10 @@ class WorkflowUnit:
         if run.loop.turning:
             run.deliver(event)
             if self.waiting.lanes:
-                self._feed(turn, run)
+                feed(self.waiting, turn, run)
         else:
             with Entered(run.loop):
                 self.deliver(turn, event)
-
-    def _feed(self, turn: Turn, run: Execution) -> None:
-        """Give the code the messages of channels that it receives from now."""
-        budget = turn.budget
-        while run.ended is None and run.broken is None and budget.has_room():
-            lane = self.waiting.first_lane(run.waits.first)
-            if lane is None:
-                return
-            entry = self.waiting.from_lane(lane)
-            message = entry.message
-            body = message.body
-            assert isinstance(body, msg.Send)
-            budget.use(len(body.value))
-            seq = run.waits.first[lane]
-            reason = run.misfit(seq, body.value)
-            if reason is not None:
-                turn.refuse(entry, reason)
-                continue
-            turn.consume(entry)
-            run.deliver(ev.Received(seq, turn.now, message.id, body.value))
 
     def _fire_timers(self, turn: Turn, until: int) -> None:
         """Fire the timers that are due at `until`, earliest first."""
