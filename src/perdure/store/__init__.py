@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=msgspec.Struct)
 
 _SPACE = 0x20
-_SCHEMES = "memory://, sqlite:// (in memory), sqlite:///relative.db, sqlite:////absolute/path.db"
+_SCHEMES = (
+    "memory://, sqlite:// (in memory), sqlite:///relative.db, sqlite:////absolute/path.db, "
+    "postgresql://user:password@host/database"
+)
 
 
 def open_store(
@@ -52,12 +55,32 @@ def open_store(
         path = _file_of(parts, url)
         options = _convert(Options, given, url)
         return SQLiteStore(path, options=options, limits=limits, clock=clock)
+    if parts.scheme in ("postgresql", "postgres"):
+        return _open_postgres(parts, given, url, limits, clock)
     hint = ""
     # With two slashes the name of the file would be that of a host.
     if parts.scheme == "sqlite":
         hint = f" (three slashes for a relative path: sqlite:///{parts.netloc}{parts.path})"
     msg = f"{url!r} names no store that this release knows{hint}; use one of {_SCHEMES}"
     raise UsageError(msg)
+
+
+def _open_postgres(
+    parts: SplitResult,
+    given: dict[str, str],
+    url: str,
+    limits: StoreLimits,
+    clock: Clock | None,
+) -> Store:
+    try:
+        from perdure.store.postgres import PostgresStore
+    except ModuleNotFoundError as error:
+        msg = f"a PostgreSQL store needs {error.name}; install it: pip install 'perdure[postgres]'"
+        raise UsageError(msg) from error
+    from perdure.store.postgres.address import Options, address_of
+
+    address = address_of(parts, _convert(Options, given, url))
+    return PostgresStore(address, limits=limits, clock=clock)
 
 
 def _split(url: str) -> tuple[SplitResult, dict[str, str]]:
