@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from decimal import Decimal
 
 import msgspec
@@ -37,8 +36,8 @@ _COLUMNS = {
 async def dump(connection: Connection) -> Rows:
     """All rows by table, sorted. It is called inside a snapshot.
 
-    The table `meta` is left out, because two stores have different ids. Positions of messages count
-    from 1 for each unit, because PostgreSQL skips some.
+    The table `meta` is left out, because two stores have different ids. Positions of messages have
+    the order of other stores, but not their numbers, because PostgreSQL skips some.
     """
     rows: Rows = {}
     for table, names in _COLUMNS.items():
@@ -49,17 +48,7 @@ async def dump(connection: Connection) -> Rows:
     rows["units"] = [(*_fields(unit_of(row)), *row[-2:]) for row in rows["units"]]
     rows["attributes"] = [(*row[:3], _value(*row[3:5]), row[5]) for row in rows["attributes"]]
     # Values of one column can be of several types, which have no order among themselves.
-    return {table: sorted(content, key=repr) for table, content in ranked(rows).items()}
-
-
-def ranked(rows: Rows) -> Rows:
-    """The same rows, with the positions of messages counted from 1 for each unit."""
-    ranks: defaultdict[object, int] = defaultdict(int)
-    inbox: list[tuple[object, ...]] = []
-    for unit, _, *rest in sorted(rows["inbox"], key=lambda row: row[:2]):
-        ranks[unit] += 1
-        inbox.append((unit, ranks[unit], *rest))
-    return {**rows, "inbox": inbox}
+    return {table: sorted(content, key=repr) for table, content in rows.items()}
 
 
 def _failure(data: object) -> object:

@@ -26,6 +26,7 @@ DECLARE
     m record;
     known record;
     recorded record;
+    is_new boolean;
 BEGIN
     FOR m IN
         SELECT * FROM unnest(
@@ -54,11 +55,7 @@ BEGIN
             m.replaces
         )
         ON CONFLICT DO NOTHING;
-        IF NOT FOUND THEN
-            outcome := 'duplicate';
-            RETURN NEXT;
-            CONTINUE;
-        END IF;
+        is_new := FOUND;
         SELECT answers.outcome, answers.data, answers.failure INTO recorded
         FROM answers WHERE unit = m.unit AND message = m.message;
         IF FOUND THEN
@@ -66,6 +63,8 @@ BEGIN
             answer := recorded.outcome;
             data := recorded.data;
             failure := recorded.failure;
+        ELSIF NOT is_new THEN
+            outcome := 'duplicate';
         ELSIF m.kind = 'Start' THEN
             outcome := 'accepted';
             -- A run has the id of the message that started it.
@@ -103,7 +102,7 @@ BEGIN
         ELSE
             outcome := 'accepted';
         END IF;
-        IF outcome <> 'accepted' THEN
+        IF is_new AND outcome <> 'accepted' THEN
             DELETE FROM inbox WHERE unit = m.unit AND message = m.message;
         END IF;
         RETURN NEXT;
