@@ -78,7 +78,10 @@ def comparable(rows: Rows) -> Rows:
 
 def check(random: Random) -> None:
     async def run(schema: str) -> None:
-        first, second = MemoryStore(shards=SHARDS, limits=LIMITS), FreshStore(schema, SHARDS, LIMITS)
+        first, second = (
+            MemoryStore(shards=SHARDS, limits=LIMITS),
+            FreshStore(schema, SHARDS, LIMITS),
+        )
         async with first, second:
             await live(random, [Placed(first), Placed(second)], [], others=True)
             assert comparable(await first.dump()) == comparable(await second.dump())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import SplitResult, parse_qsl, unquote_to_bytes, urlsplit
 
@@ -79,8 +80,13 @@ def _open_postgres(
         raise UsageError(msg) from error
     from perdure.store.postgres.address import Options, address_of
 
-    address = address_of(parts, _convert(Options, given, url))
+    address = address_of(parts, _convert(Options, given, without_password(url)))
     return PostgresStore(address, limits=limits, clock=clock)
+
+
+def without_password(url: str) -> str:
+    """A URL for messages and logs."""
+    return re.sub(r"(://[^/?@:]*):[^@]*@", r"\1:***@", url)
 
 
 def _split(url: str) -> tuple[SplitResult, dict[str, str]]:
@@ -88,10 +94,11 @@ def _split(url: str) -> tuple[SplitResult, dict[str, str]]:
 
     No part may be left out silently, because the rest would name another store.
     """
+    shown = without_password(url)
     # `urlsplit` removes tabs and line ends.
     if any(ord(character) < _SPACE for character in url):
         msg = (
-            f"{url!r} has a control character in it; "
+            f"{shown!r} has a control character in it; "
             "the name of a file with one is written with %, as in %09"
         )
         raise UsageError(msg)
@@ -99,17 +106,17 @@ def _split(url: str) -> tuple[SplitResult, dict[str, str]]:
         hint = ""
         if url:
             hint = f"; did you mean 'sqlite:///{url.removeprefix('sqlite:')}'"
-        msg = f"{url!r} names no store that this release knows{hint}; use one of {_SCHEMES}"
+        msg = f"{shown!r} names no store that this release knows{hint}; use one of {_SCHEMES}"
         raise UsageError(msg)
     try:
         parts = urlsplit(url)
         pairs = parse_qsl(parts.query, keep_blank_values=True, errors="strict")
     except ValueError as error:
-        msg = f"{url!r} is no URL ({error}); use one of {_SCHEMES}"
+        msg = f"{shown!r} is no URL ({error}); use one of {_SCHEMES}"
         raise UsageError(msg) from error
     if "#" in url:
         msg = (
-            f"{url!r} has a '#' in it, which ends the name in a URL; "
+            f"{shown!r} has a '#' in it, which ends the name in a URL; "
             "write %23 for one in the name of a file"
         )
         raise UsageError(msg)
@@ -117,7 +124,7 @@ def _split(url: str) -> tuple[SplitResult, dict[str, str]]:
     if len(given) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        msg = f"{url!r} has the option {twice!r} more than once; give it once"
+        msg = f"{shown!r} has the option {twice!r} more than once; give it once"
         raise UsageError(msg)
     return parts, given
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from urllib.parse import SplitResult, quote, unquote, urlencode
 
 import msgspec
@@ -44,11 +43,6 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     sslrootcert: str | None = None
     sslcert: str | None = None
     sslkey: str | None = None
-
-
-def shown(url: str) -> str:
-    """A URL without its password, for messages and logs."""
-    return re.sub(r"(://[^/?@:]*):[^@]*@", r"\1:***@", url)
 
 
 class Address(msgspec.Struct, frozen=True):

@@ -103,8 +103,9 @@ async def open_schema(connection: Connection, address: Address) -> StoreInfo:
     Raises:
         StoreError: naming the store, what is wrong, and the remedy.
     """
-    await _check_server(connection, address)
-    found = await _look(connection, address)
+    async with turn(connection, address):
+        await _check_server(connection, address)
+        found = await _look(connection, address)
     if not found.prepared:
         found, _ = await _apply(connection, address, steps(), {"before"})
     return _info(found, address)
@@ -126,8 +127,9 @@ async def upgrade(
     if finish:
         halves.add("after")
     async with connected(address) as connection:
-        await _check_server(connection, address)
-        found = await _look(connection, address)
+        async with turn(connection, address):
+            await _check_server(connection, address)
+            found = await _look(connection, address)
         applied: list[Step] = []
         if not check:
             found, applied = await _apply(connection, address, known, halves)

@@ -119,6 +119,11 @@ class PostgresStore:
             raise self._closed()
         return self._info
 
+    @property
+    def is_listening(self) -> bool:
+        """Whether notifications of other processes arrive at this moment."""
+        return self._open is not None and self._open.notices.heard
+
     def _closed(self) -> StoreUnavailable:
         return StoreUnavailable(
             f"the store {self._address.name} is closed; use it inside `async with store:`",
