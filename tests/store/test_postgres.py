@@ -300,7 +300,7 @@ async def test_a_server_that_stays_away_is_an_error_with_the_outcome(schema: str
             with pytest.raises(StoreUnavailable) as caught:
                 await store.commit([commit])
             assert caught.value.outcome == "unknown"
-            later = scenario.commit("order", 2)
+            later = scenario.commit("order", 2, {"journal_events": 1})
             with pytest.raises(StoreUnavailable) as caught:
                 await store.commit([later])
             assert (caught.value.outcome, caught.value.is_permanent) == ("none", False)
