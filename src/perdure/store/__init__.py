@@ -30,7 +30,9 @@ def open_store(
     """The store that a URL names. Open it with `async with`. A store is returned as it is.
 
     URLs are `memory://`, `sqlite://` (in memory), `sqlite:///relative.db` and
-    `sqlite:////absolute/path.db`. Options follow a `?`. Every store has `shards=N`. SQLite has
+    `sqlite:////absolute/path.db`, and `postgresql://user:password@host/database`. Options follow a
+    `?`. Every store has `shards=N`. PostgreSQL has `schema=name` and others (see
+    `perdure.store.postgres.address.Options`). SQLite has
     `synchronous=full|normal|off`, `standby=true`, `read_only=true` and `busy_ms=N`, too (see
     `perdure.store.sqlite.database.Options`).
 
@@ -56,7 +58,7 @@ def open_store(
         path = _file_of(parts, url)
         options = _convert(Options, given, url)
         return SQLiteStore(path, options=options, limits=limits, clock=clock)
-    if parts.scheme in ("postgresql", "postgres"):
+    if is_postgres(url):
         return _open_postgres(parts, given, url, limits, clock)
     hint = ""
     # With two slashes the name of the file would be that of a host.
@@ -64,6 +66,11 @@ def open_store(
         hint = f" (three slashes for a relative path: sqlite:///{parts.netloc}{parts.path})"
     msg = f"{url!r} names no store that this release knows{hint}; use one of {_SCHEMES}"
     raise UsageError(msg)
+
+
+def is_postgres(url: str) -> bool:
+    """Whether a URL names a PostgreSQL store, which any machine may use."""
+    return url.partition(":")[0] in ("postgresql", "postgres")
 
 
 def _open_postgres(

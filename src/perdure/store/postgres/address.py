@@ -8,7 +8,6 @@ import msgspec
 
 from perdure.errors import UsageError
 
-SCHEMES = ("postgresql", "postgres")
 SCHEMA_BYTES_MAX = 63
 """The longest name that PostgreSQL keeps. It cuts longer ones silently."""
 
@@ -23,6 +22,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """The schema that has the tables of the store. It is created when it is not there."""
     shards: int | None = None
     """The shard count of a new store. None: 2,048, or those that the store has."""
+    create: bool = True
+    """Whether a store is made where there is none. Without it that is an error."""
     readers: int = 4
     """Connections for reads and short calls. Each is opened when it is first needed."""
     pooled: bool = False

@@ -23,11 +23,11 @@ from typing import Literal
 import asyncpg  # type: ignore[import-untyped]
 import msgspec
 
-from perdure.errors import StoreError, StoreFormat
+from perdure.errors import StoreError, StoreFormat, StoreUnavailable
 from perdure.ports.store import StoreInfo
 from perdure.store.postgres.address import Address
 from perdure.store.postgres.connection import Connection, close, connect, turn
-from perdure.store.postgres.errors import explain
+from perdure.store.postgres.errors import Meaning, explain, meaning_of
 from perdure.store.statements import read_sql
 
 Half = Literal["before", "after"]
@@ -107,6 +107,12 @@ async def open_schema(connection: Connection, address: Address) -> StoreInfo:
         await _check_server(connection, address)
         found = await _look(connection, address)
     if not found.prepared:
+        if not address.options.create:
+            msg = (
+                f"there is no store in {address.name}; name yours with --store or PERDURE_STORE, "
+                "or make this one a store: `perdure run`, `serve` and `start` do"
+            )
+            raise StoreUnavailable(msg)
         found, _ = await _apply(connection, address, steps(), {"before"})
     return _info(found, address)
 
@@ -149,6 +155,9 @@ async def connected(address: Address) -> AsyncGenerator[Connection]:
             connection.terminate()
             raise
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        if meaning_of(error) is Meaning.CONTENT:
+            msg = f"{address.name} refused a statement, so nothing was changed: {error}"
+            raise StoreError(msg) from error
         raise explain(error, address.name) from error
 
 
