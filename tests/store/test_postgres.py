@@ -472,6 +472,7 @@ async def listens(*scenarios: Scenario) -> None:
     for scenario in scenarios:
         store = scenario.store
         assert isinstance(store, PostgresStore)
+        store.hints()
         while not store.is_listening:
             await asyncio.sleep(0.005)
 

@@ -66,7 +66,7 @@ class Notices:
         on_posted: Callable[[Hint], None],
         on_changed: Callable[[str, int], None],
     ) -> None:
-        """Begin to listen, unless a pooler stands between and no other URL is given."""
+        """Neither listen nor send yet."""
         self._address = address
         self._pool = pool
         self._on_posted = on_posted
@@ -81,8 +81,15 @@ class Notices:
         self._closing = asyncio.Event()
         self.heard = False
         """Whether notifications of other processes arrive at this moment."""
-        options = address.options
-        if not options.pooled or options.listen is not None:
+
+    def listen(self) -> None:
+        """Begin to listen, unless a pooler stands between and no other URL is given.
+
+        A client that only starts and lists has no use for one more connection.
+        """
+        options = self._address.options
+        can_hear = not options.pooled or options.listen is not None
+        if can_hear and self._listening is None:
             self._listening = asyncio.create_task(self._listen(), name="perdure-notices")
 
     # ------------------------------------------------------------ sending

@@ -402,6 +402,7 @@ class PostgresStore:
                 if scope in self._held:
                     look_ms = longest_ms = int(WATCH_S * 1000)
                 else:
+                    notices.listen()
                     notices.watch(unit)
                     if notices.heard:
                         longest_ms = int(WATCH_S * 1000)
@@ -417,6 +418,8 @@ class PostgresStore:
 
     def hints(self) -> AsyncIterator[Hint]:
         """Units that got messages by `post`, here or in another process."""
+        if self._open is not None:
+            self._open.notices.listen()
         return self._bell.listen()
 
     async def dump(self) -> Rows:
