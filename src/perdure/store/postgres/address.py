@@ -47,11 +47,15 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Address(msgspec.Struct, frozen=True):
-    """Where a store is. `name` is for people, and `dsn` for the driver."""
+    """Where a store is. `name` is for people, and `dsn` for the driver.
+
+    `is_lax`: the server acknowledges commits before they are on its disk, unless it is told not to.
+    """
 
     dsn: str
     name: str
     options: Options
+    is_lax: bool = False
 
     @property
     def quoted_schema(self) -> str:

@@ -2,7 +2,7 @@
 
 The verdict on a commit depends on what is stored, which only the server knows at the time of the
 commit. So the server decides, by the same rule as `kernel.data.commit.verdict`. What makes a commit
-impossible is decided in two halves. `flaw_of` is asked here, as if the stored journals ended exactly
+impossible is decided in two halves. `flaw_of` is asked here, as if the stored journals ended just
 where those of the commit go on. The server looks whether they do.
 """
 
@@ -38,7 +38,7 @@ _PACKAGE = "perdure.store.postgres"
 
 
 def argument_types(name: str) -> dict[str, list[str]]:
-    """The types of the arguments that a file of statements makes, each with those of its columns."""
+    """The types of arguments that a file of statements makes, each with those of its columns."""
     found: dict[str, list[str]] = {}
     for type_, columns in re.findall(
         r"^CREATE TYPE (\w+) AS \((.*?)\);", read_sql(_PACKAGE, name), re.MULTILINE | re.DOTALL

@@ -71,7 +71,8 @@ class Connection(Protocol):
 
 
 # asyncpg has annotations for its own use only.
-_connect = cast("Callable[..., Awaitable[Connection]]", asyncpg.connect)  # pyright: ignore[reportUnknownMemberType]
+_opened: Any = cast("Any", asyncpg)
+_connect: Callable[..., Awaitable[Connection]] = _opened.connect
 
 
 async def connect(address: Address, *, listening: bool = False) -> Connection:
@@ -95,13 +96,16 @@ async def connect(address: Address, *, listening: bool = False) -> Connection:
 
 def _settings(address: Address) -> dict[str, str]:
     options = address.options
-    return {
+    settings = {
         "application_name": "perdure",
         "search_path": address.quoted_schema,
         "lock_timeout": str(options.lock_ms),
         "statement_timeout": str(options.statement_ms),
         "idle_in_transaction_session_timeout": str(options.lock_ms),
     }
+    if address.is_lax:
+        settings["synchronous_commit"] = "on"
+    return settings
 
 
 Mode = Literal["statement", "transaction", "snapshot"]

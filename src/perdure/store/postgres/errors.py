@@ -1,4 +1,4 @@
-"""Errors of PostgreSQL and its driver: what they mean for a batch, and in words that say what to do."""
+"""Errors of PostgreSQL and its driver: what they mean for a batch, and what to do about them."""
 
 from __future__ import annotations
 

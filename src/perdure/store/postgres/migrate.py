@@ -1,4 +1,4 @@
-"""The format of a PostgreSQL store: how a schema gets it, and how an older one is brought up to date.
+"""The format of a PostgreSQL store: how a schema gets it, and how an older one comes up to date.
 
 Old and new nodes run side by side while a new release is rolled out. So the way to a format has two
 halves. The files `sql/format_2_before_*.sql` only add to the schema, and nodes of format 1 go on
@@ -35,7 +35,7 @@ Half = Literal["before", "after"]
 DEFAULT_SHARDS = 2_048
 """Shards of a new store. Several nodes share them, and each can be moved by itself."""
 SERVER_VERSION_MIN = 14
-"""The oldest server. 13 is out of support, and lacks functions whose body is checked at creation."""
+"""The oldest server. 13 is out of support, and has no SQL functions with a checked body."""
 _PACKAGE = "perdure.store.postgres"
 _FILE = re.compile(r"(format_(\d+)_(before|after)_\w+)\.sql")
 
@@ -117,6 +117,21 @@ async def open_schema(connection: Connection, address: Address) -> StoreInfo:
     return _info(found, address)
 
 
+async def made_strict(connection: Connection, address: Address) -> Address:
+    """The address with which a commit that is acknowledged is on the disk of the server.
+
+    A database, or a role, may have it otherwise. Replicas are left to its administrator.
+    """
+    async with turn(connection, address):
+        waits = await connection.fetchval("SELECT current_setting('synchronous_commit')")
+    if waits != "off":
+        return address
+    # Behind a pooler each transaction brings the setting along.
+    if not address.options.pooled:
+        await connection.execute("SET synchronous_commit = on")
+    return msgspec.structs.replace(address, is_lax=True)
+
+
 async def upgrade(
     address: Address, *, check: bool, finish: bool = False, known: list[Step] | None = None
 ) -> Upgraded:
@@ -192,7 +207,8 @@ async def _look(connection: Connection, address: Address) -> Found:
             "name another schema with ?schema="
         )
         raise StoreFormat(msg)
-    rows = await connection.fetch(f"SELECT key, value FROM {address.quoted_schema}.meta")  # noqa: S608 - quoted
+    query = f"SELECT key, value FROM {address.quoted_schema}.meta"  # noqa: S608 - quoted
+    rows = await connection.fetch(query)
     meta: dict[str, str] = {key: value for key, value in rows}  # noqa: C416 - rows are no pairs
     try:
         number, prepared = int(meta["format"]), int(meta["prepared"])

@@ -17,6 +17,7 @@ from perdure.kernel.data.commit import (
     KvEntry,
     StatePart,
     Task,
+    UnitRow,
 )
 from perdure.kernel.data.message import Message
 from perdure.ports.store import (
@@ -65,19 +66,25 @@ _POSITION = 8
 async def load(connection: Connection, units: Sequence[str]) -> list[Loaded]:
     """Units as stored. It is called inside a snapshot."""
     asked = list(dict.fromkeys(units))
-    found = {unit: Loaded(unit) for unit in asked}
-    for values in await connection.fetch(SQL["load_units"], asked):
-        loaded = found[values[0]]
-        loaded.version = values[_WIDTH]
-        loaded.row = unit_of(values)
+    rows = {row[0]: row for row in await connection.fetch(SQL["load_units"], asked)}
     snapshot: str = await connection.fetchval(SQL["snapshot"])
-    # All messages of the snapshot were read, so reading goes on with those that it does not show.
-    place = Cursor(snapshot).text
+    inboxes: dict[str, list[Message]] = {unit: [] for unit in asked}
     for values in await connection.fetch(SQL["load_inbox"], asked):
         message = message_of(values)
-        loaded = found[message.to]
-        loaded.inbox.append(message)
-        loaded.place = place
+        inboxes[message.to].append(message)
+    found: dict[str, Loaded] = {}
+    for unit in asked:
+        place: str | None = None
+        if inboxes[unit]:
+            # All messages of the snapshot were read, so reading goes on with those that it does
+            # not show.
+            place = Cursor(snapshot).text
+        version = 0
+        row: UnitRow | None = None
+        if unit in rows:
+            version = rows[unit][_WIDTH]
+            row = unit_of(rows[unit])
+        found[unit] = Loaded(unit, version, row, inbox=inboxes[unit], place=place)
     for values in await connection.fetch(SQL["load_journal"], asked):
         found[values[0]].journal.append(JournalChunk(*values[1:]))
     for values in await connection.fetch(SQL["load_kv"], asked):

@@ -47,7 +47,7 @@ from perdure.store.postgres.connection import Connection, Mode, Pool
 from perdure.store.postgres.dump import dump
 from perdure.store.postgres.errors import Meaning, explain, meaning_of
 from perdure.store.postgres.lane import Lane, Writing
-from perdure.store.postgres.migrate import connected, open_schema
+from perdure.store.postgres.migrate import connected, made_strict, open_schema
 from perdure.store.postgres.notices import WATCH_S, Notices
 from perdure.store.postgres.writes import (
     Accepted,
@@ -141,10 +141,11 @@ class PostgresStore:
         Raises:
             StoreError: naming the store, what is wrong with it, and the remedy.
         """
-        pool = Pool(self._address)
         async with connected(self._address) as connection:
+            self._address = await made_strict(connection, self._address)
             info = await open_schema(connection, self._address)
-            pool.give(connection)
+        pool = Pool(self._address)
+        pool.give(connection)
         self._info = msgspec.structs.replace(info, dedupe_ms=self._limits.dedupe_ms)
         name = self._address.name
         writing_commits = Writing(
