@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Literal, Protocol, TypeVar, cast
 
@@ -207,6 +207,15 @@ class Pool:
         idle = self._idle
         self._idle = []
         await asyncio.gather(*map(close, idle))
+
+
+def columns(rows: Iterable[Values], width: int) -> list[list[Any]]:
+    """Rows as arrays, one for each of `width` columns. PostgreSQL makes rows of them again."""
+    found: list[list[Any]] = [[] for _ in range(width)]
+    for row in rows:
+        for column, value in zip(found, row, strict=True):
+            column.append(value)
+    return found
 
 
 async def close(connection: Connection) -> None:

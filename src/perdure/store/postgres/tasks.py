@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -11,7 +11,7 @@ from perdure.kernel.data.commit import Fence, Task
 from perdure.ports.store import NO_INSTANCE, Claim, Incarnation, Renewal, Swept, TaskMatch
 from perdure.store.derived import token_of
 from perdure.store.limits import StoreLimits
-from perdure.store.postgres.connection import Connection
+from perdure.store.postgres.connection import Connection, Values, columns
 from perdure.store.statements import statements
 
 SQL = statements("perdure.store.postgres", "tasks")
@@ -26,20 +26,16 @@ async def claim(
     return {scope: found[scope] for scope in scopes}
 
 
-def _columns(fences: Sequence[Fence]) -> tuple[list[str], list[int], list[str]]:
-    return (
-        [fence.scope for fence in fences],
-        [fence.epoch for fence in fences],
-        [fence.incarnation for fence in fences],
-    )
+def _columns(fences: Sequence[Fence]) -> list[list[Any]]:
+    return columns(map(msgspec.structs.astuple, fences), 3)
 
 
 async def release(connection: Connection, fences: Sequence[Fence]) -> list[str]:
     """Give up the scopes that these fences own."""
     rows = await connection.fetch(SQL["release"], *_columns(fences))
-    given_up = {scope for (scope,) in rows}
-    # In the order of the fences, each once.
-    return [scope for scope in dict.fromkeys(fence.scope for fence in fences) if scope in given_up]
+    given_up = [scope for (scope,) in rows]
+    # In the order of the fences.
+    return sorted(given_up, key=[fence.scope for fence in fences].index)
 
 
 async def lease(
@@ -60,23 +56,20 @@ async def lease(
         names = list(match.names)
     rows = await connection.fetch(SQL["find_waiting"], queue, at, names, list(match.tags), limit)
     leased: list[Task] = []
+    keys: list[Values] = []
     for row in rows:
         task = Task(*row)
         token = token_of(task, worker, at)
         leased.append(
             msgspec.structs.replace(task, worker=worker, token=token, expires_at=at + lease_ms)
         )
+        keys.append((task.unit, task.run, task.execution, task.seq, task.attempt, token))
     if leased:
         await connection.execute(
             SQL["lease"],
             worker,
             at + lease_ms,
-            [task.unit for task in leased],
-            [task.run for task in leased],
-            [task.execution for task in leased],
-            [task.seq for task in leased],
-            [task.attempt for task in leased],
-            [task.token for task in leased],
+            *columns(keys, 6),
         )
     return leased
 
@@ -86,17 +79,12 @@ async def renew(
 ) -> list[Literal["kept", "lost"]]:
     """Extend leases whose row still has the token."""
     # One statement writes them all, and can write each row once.
-    latest = {(one.unit, one.seq, one.attempt, one.token): one for one in renewals}
-    rows = await connection.fetch(
-        SQL["renew"],
-        [one.unit for one in latest.values()],
-        [one.seq for one in latest.values()],
-        [one.attempt for one in latest.values()],
-        [one.token for one in latest.values()],
-        [at + one.lease_ms for one in latest.values()],
-        [one.details for one in latest.values()],
-    )
-    kept = {tuple(row) for row in rows}
+    latest: dict[Values, Values] = {}
+    for one in renewals:
+        key = (one.unit, one.seq, one.attempt, one.token)
+        latest[key] = (*key, at + one.lease_ms, one.details)
+    rows = await connection.fetch(SQL["renew"], *columns(latest.values(), 6))
+    kept = set(map(tuple, rows))
     results: list[Literal["kept", "lost"]] = []
     for one in renewals:
         if (one.unit, one.seq, one.attempt, one.token) in kept:
