@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from postgres_proxy import Pooler, listening, redirected
@@ -101,13 +109,58 @@ async def test_a_garbled_notification_harms_nobody(
 # ---------------------------------------------------------------- poolers
 
 
-async def test_a_pooler_may_change_the_connection_behind_each_transaction(schema: str) -> None:
+@asynccontextmanager
+async def pooler_of_ours() -> AsyncIterator[str]:
+    """As strict as one can be: each transaction gets another connection."""
     pooler = Pooler(server_url())
-    async with FreshStore(schema, 1), listening(pooler.serve) as port:
-        url = redirected(server_url(), port)
-        options = {"pooled": True, "listen": server_url()}
+    async with listening(pooler.serve) as port:
+        yield redirected(server_url(), port)
+    assert pooler.transactions > 20
+    pooler.close()
+
+
+@asynccontextmanager
+async def pgbouncer() -> AsyncIterator[str]:
+    """The real one, where it is installed."""
+    program = os.environ.get("PERDURE_TEST_PGBOUNCER") or shutil.which("pgbouncer")
+    if program is None:
+        pytest.skip("pgbouncer is not installed; the strict pooler of these tests was used")
+    parts = urlsplit(server_url())
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "users").write_text(f'"{parts.username}" ""\n')
+        (folder / "config").write_text(
+            f"[databases]\n* = host={parts.hostname} port={parts.port}\n[pgbouncer]\n"
+            f"listen_addr = 127.0.0.1\nlisten_port = {port}\nauth_type = trust\n"
+            f"auth_file = {folder}/users\npool_mode = transaction\nunix_socket_dir =\n"
+        )
+        # It refuses to run as root.
+        user = 65534 if os.geteuid() == 0 else None
+        process = subprocess.Popen([program, "-q", str(folder / "config")], user=user)
+        try:
+            for _ in range(500):
+                with suppress(OSError):
+                    socket.create_connection(("127.0.0.1", port)).close()
+                    break
+                assert process.poll() is None, "pgbouncer has ended"
+                await asyncio.sleep(0.01)
+            yield redirected(server_url(), port)
+        finally:
+            process.terminate()
+            process.wait()
+
+
+@pytest.mark.parametrize("pooler", [pooler_of_ours, pgbouncer])
+async def test_a_pooler_may_change_the_connection_behind_each_transaction(
+    schema: str, pooler: Callable[[], AbstractAsyncContextManager[str]]
+) -> None:
+    async with FreshStore(schema, 1), pooler() as url:
         async with (
-            store_at(url, schema, **options) as first,
+            store_at(url, schema, pooled=True, listen=server_url()) as first,
             store_at(url, schema, pooled=True) as second,
         ):
             one, other = Scenario(first), Scenario(second, "two")
@@ -124,8 +177,6 @@ async def test_a_pooler_may_change_the_connection_behind_each_transaction(schema
             await one.applied("order", 4)
             assert await wait == 5
             assert not second.is_listening
-        pooler.close()
-    assert pooler.transactions > 20
 
 
 async def test_a_pooler_without_its_option_is_named(schema: str) -> None:
