@@ -59,7 +59,7 @@ docs: $(READY) ## build the pages into site/
 	@echo "site/index.html is the first page ($(BIN)/python -m http.server --directory site: with search)"
 
 lock: ## compile requirements/dev.txt anew (needs uv on the PATH)
-	uv pip compile pyproject.toml --group dev --extra uvloop --universal --python-version 3.11 --upgrade \
+	uv pip compile pyproject.toml --group dev --extra postgres --extra uvloop --universal --python-version 3.11 --upgrade \
 	  --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --quiet --output-file requirements/dev.txt
 
 clean: ## remove everything that the other targets made

@@ -106,7 +106,10 @@ def test_a_store_is_returned_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("postgres://host/db", ["postgres://host/db", "sqlite:///relative.db", "memory://"]),
+        (
+            "mysql://host/db",
+            ["mysql://host/db", "sqlite:///relative.db", "memory://", "postgresql://"],
+        ),
         ("shop.db", ["shop.db", "sqlite:///relative.db"]),
         ("sqlite://shop.db", ["sqlite:///shop.db"]),
         ("memory://name", ["memory://name"]),

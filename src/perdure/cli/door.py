@@ -15,7 +15,7 @@ from perdure.errors import NotFound, StoreUnavailable, UsageError
 from perdure.kernel.data.commit import UnitRow
 from perdure.kernel.data.placement import check_id
 from perdure.ports.store import OwnedStore, Store, UnitView
-from perdure.store import open_store
+from perdure.store import is_postgres, open_store
 from perdure.store.sqlite import SQLiteStore
 from perdure.store.sqlite.database import MEMORY, mode_of
 
@@ -31,14 +31,14 @@ def file_of(url: str) -> Path | None:
     return None
 
 
-def check_shared(url: str) -> Path:
-    """The file of a store that other processes can see.
+def check_shared(url: str) -> Path | None:
+    """The file of a store that other processes can see. None: the store is a database.
 
     Raises:
         UsageError: the store lives and dies with one process, so there is nothing to find in it.
     """
     path = file_of(url)
-    if path is None:
+    if path is None and not is_postgres(url):
         msg = (
             f"{url} lives in the memory of one process, and this is another one; "
             f"use a file: {DEFAULT_URL}"
@@ -51,14 +51,23 @@ def check_shared(url: str) -> Path:
 async def reading(url: str) -> AsyncGenerator[Store]:
     """The store, for queries."""
     check_there(url)
-    if "read_only=" not in url:  # the user may have set it
-        separator = "?"
-        if "?" in url:
-            separator = "&"
-        url = f"{url}{separator}read_only=true"
+    if is_postgres(url):
+        url = _with(url, "create", "false")
+    else:
+        url = _with(url, "read_only", "true")
     store = open_store(url)
     async with store:
         yield store
+
+
+def _with(url: str, option: str, value: str) -> str:
+    """The URL with an option, unless the user has set it."""
+    if f"{option}=" in url:
+        return url
+    separator = "?"
+    if "?" in url:
+        separator = "&"
+    return f"{url}{separator}{option}={value}"
 
 
 @asynccontextmanager
@@ -68,6 +77,8 @@ async def posting(url: str, *, create: bool = False) -> AsyncGenerator[Client]:
         check_shared(url)
     else:
         check_there(url)
+        if is_postgres(url):
+            url = _with(url, "create", "false")
     async with Client.open(url) as client:
         yield client
 
@@ -80,6 +91,9 @@ def check_there(url: str) -> None:
         UsageError: it lives in one process.
     """
     path = check_shared(url)
+    # Only a connection tells, and opening the store says so.
+    if path is None:
+        return
     try:
         is_there = mode_of(path) != 0
         size = 0

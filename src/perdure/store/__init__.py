@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import SplitResult, parse_qsl, unquote_to_bytes, urlsplit
 
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=msgspec.Struct)
 
 _SPACE = 0x20
-_SCHEMES = "memory://, sqlite:// (in memory), sqlite:///relative.db, sqlite:////absolute/path.db"
+_SCHEMES = (
+    "memory://, sqlite:// (in memory), sqlite:///relative.db, sqlite:////absolute/path.db, "
+    "postgresql://user:password@host/database"
+)
 
 
 def open_store(
@@ -26,7 +30,9 @@ def open_store(
     """The store that a URL names. Open it with `async with`. A store is returned as it is.
 
     URLs are `memory://`, `sqlite://` (in memory), `sqlite:///relative.db` and
-    `sqlite:////absolute/path.db`. Options follow a `?`. Every store has `shards=N`. SQLite has
+    `sqlite:////absolute/path.db`, and `postgresql://user:password@host/database`. Options follow a
+    `?`. Every store has `shards=N`. PostgreSQL has `schema=name` and others (see
+    `perdure.store.postgres.address.Options`). SQLite has
     `synchronous=full|normal|off`, `standby=true`, `read_only=true` and `busy_ms=N`, too (see
     `perdure.store.sqlite.database.Options`).
 
@@ -52,6 +58,8 @@ def open_store(
         path = _file_of(parts, url)
         options = _convert(Options, given, url)
         return SQLiteStore(path, options=options, limits=limits, clock=clock)
+    if is_postgres(url):
+        return _open_postgres(parts, given, url, limits, clock)
     hint = ""
     # With two slashes the name of the file would be that of a host.
     if parts.scheme == "sqlite":
@@ -60,15 +68,44 @@ def open_store(
     raise UsageError(msg)
 
 
+def is_postgres(url: str) -> bool:
+    """Whether a URL names a PostgreSQL store, which any machine may use."""
+    return url.partition(":")[0] in ("postgresql", "postgres")
+
+
+def _open_postgres(
+    parts: SplitResult,
+    given: dict[str, str],
+    url: str,
+    limits: StoreLimits,
+    clock: Clock | None,
+) -> Store:
+    try:
+        from perdure.store.postgres import PostgresStore
+    except ModuleNotFoundError as error:
+        msg = f"a PostgreSQL store needs {error.name}; install it: pip install 'perdure[postgres]'"
+        raise UsageError(msg) from error
+    from perdure.store.postgres.address import Options, address_of
+
+    address = address_of(parts, _convert(Options, given, without_password(url)))
+    return PostgresStore(address, limits=limits, clock=clock)
+
+
+def without_password(url: str) -> str:
+    """A URL for messages and logs."""
+    return re.sub(r"(://[^/?@:]*):[^@]*@", r"\1:***@", url)
+
+
 def _split(url: str) -> tuple[SplitResult, dict[str, str]]:
     """The parts of a URL, and its options.
 
     No part may be left out silently, because the rest would name another store.
     """
+    shown = without_password(url)
     # `urlsplit` removes tabs and line ends.
     if any(ord(character) < _SPACE for character in url):
         msg = (
-            f"{url!r} has a control character in it; "
+            f"{shown!r} has a control character in it; "
             "the name of a file with one is written with %, as in %09"
         )
         raise UsageError(msg)
@@ -76,17 +113,17 @@ def _split(url: str) -> tuple[SplitResult, dict[str, str]]:
         hint = ""
         if url:
             hint = f"; did you mean 'sqlite:///{url.removeprefix('sqlite:')}'"
-        msg = f"{url!r} names no store that this release knows{hint}; use one of {_SCHEMES}"
+        msg = f"{shown!r} names no store that this release knows{hint}; use one of {_SCHEMES}"
         raise UsageError(msg)
     try:
         parts = urlsplit(url)
         pairs = parse_qsl(parts.query, keep_blank_values=True, errors="strict")
     except ValueError as error:
-        msg = f"{url!r} is no URL ({error}); use one of {_SCHEMES}"
+        msg = f"{shown!r} is no URL ({error}); use one of {_SCHEMES}"
         raise UsageError(msg) from error
     if "#" in url:
         msg = (
-            f"{url!r} has a '#' in it, which ends the name in a URL; "
+            f"{shown!r} has a '#' in it, which ends the name in a URL; "
             "write %23 for one in the name of a file"
         )
         raise UsageError(msg)
@@ -94,7 +131,7 @@ def _split(url: str) -> tuple[SplitResult, dict[str, str]]:
     if len(given) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        msg = f"{url!r} has the option {twice!r} more than once; give it once"
+        msg = f"{shown!r} has the option {twice!r} more than once; give it once"
         raise UsageError(msg)
     return parts, given
 

@@ -34,8 +34,9 @@ from perdure.kernel.data.message import (
 )
 from perdure.ports.store import Hint, Posted
 from perdure.store.derived import messages_of, parts_of
+from perdure.store.failure import failure_of
 from perdure.store.limits import StoreLimits
-from perdure.store.sqlite.columns import COLD, failure_of
+from perdure.store.sqlite.columns import COLD
 from perdure.store.sqlite.connection import Connection, Values, ids_json
 from perdure.store.sqlite.places import Places
 from perdure.store.sqlite.writes import DELIVER, Known, Writes, message_values

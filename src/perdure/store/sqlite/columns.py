@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from perdure.errors import Failure
 from perdure.kernel.data.commit import RunRow, UnitRow
 from perdure.kernel.data.message import AnyBody, Message, Unreadable, decode_body
+from perdure.store.failure import failure_bytes, failure_of
 from perdure.store.sqlite.connection import Values
 
 UNIT_FIELDS = tuple(field.name for field in msgspec.structs.fields(UnitRow))
@@ -31,15 +31,13 @@ _RUN_FAILURE = _RUN_FIELDS.index("failure")
 _PAUSED = UNIT_FIELDS.index("paused")
 _FAILURE = UNIT_FIELDS.index("failure")
 _as_tuple = msgspec.structs.astuple
-_encode = msgspec.msgpack.encode
-_decode_failure = msgspec.msgpack.Decoder(Failure).decode
 
 
 def column_values(row: UnitRow) -> Values:
     """A unit's row in the order of `UNIT_COLUMNS`."""
     values = _as_tuple(row)
     if row.failure is not None:
-        values = (*values[:_FAILURE], _encode(row.failure), *values[_FAILURE + 1 :])
+        values = (*values[:_FAILURE], failure_bytes(row.failure), *values[_FAILURE + 1 :])
     return values
 
 
@@ -102,7 +100,7 @@ def run_values(run: RunRow) -> Values:
     """A row of `runs`, without the unit."""
     values = _as_tuple(run)
     if run.failure is not None:
-        values = (*values[:_RUN_FAILURE], _encode(run.failure), *values[_RUN_FAILURE + 1 :])
+        values = (*values[:_RUN_FAILURE], failure_bytes(run.failure), *values[_RUN_FAILURE + 1 :])
     return values
 
 
@@ -111,29 +109,6 @@ def run_of(values: Values) -> RunRow:
     fields = list(values)
     fields[_RUN_FAILURE] = failure_of(values[_RUN_FAILURE])
     return RunRow(*fields)
-
-
-def failure_bytes(failure: Failure | None) -> bytes | None:
-    """A failure as it is stored."""
-    if failure is None:
-        return None
-    return _encode(failure)
-
-
-def failure_of(data: bytes | None) -> Failure | None:
-    """A stored failure."""
-    if data is None:
-        return None
-    # A damaged failure must not keep the rows beside it from being read.
-    try:
-        return _decode_failure(data)
-    except (msgspec.MsgspecError, ValueError, TypeError) as error:
-        return Failure(
-            "Unreadable",
-            f"the stored failure cannot be read: {error}",
-            "infrastructure",
-            retryable=False,
-        )
 
 
 def message_of(values: Values) -> Message:

@@ -6,7 +6,8 @@ import msgspec
 
 from perdure.kernel.data.commit import RunRow, Task
 from perdure.store.derived import Rows
-from perdure.store.sqlite.columns import UNIT_COLUMNS, failure_of, run_of, unit_of
+from perdure.store.failure import failure_of
+from perdure.store.sqlite.columns import UNIT_COLUMNS, run_of, unit_of
 from perdure.store.sqlite.connection import Connection
 from perdure.store.sqlite.places import READ_LAST
 

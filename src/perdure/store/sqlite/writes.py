@@ -15,6 +15,7 @@ import msgspec
 from perdure.kernel.data.commit import Commit, Stored, UnitRow
 from perdure.kernel.data.message import Message, Start, encode_body
 from perdure.store.derived import answer_until, home_of, tombstone_until
+from perdure.store.failure import failure_bytes
 from perdure.store.limits import StoreLimits
 from perdure.store.sqlite.attributes import index_rows
 from perdure.store.sqlite.columns import (
@@ -23,7 +24,6 @@ from perdure.store.sqlite.columns import (
     PINNED,
     cold_values,
     column_values,
-    failure_bytes,
     hot_values,
     run_values,
 )
