@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import apsw
+import asyncpg
 import pytest
+from engine import until
+from postgres_server import server_url
 
 from perdure.cluster.local import LocalCluster
+from perdure.cluster.postgres import PostgresCluster
 from perdure.cluster.sqlite import SQLiteCluster
 from perdure.errors import StoreUnavailable
 from perdure.ports.clock import SystemClock
@@ -25,6 +31,70 @@ class TestSQLite(ClusterConformance):
     @pytest.fixture
     def cluster_factory(self, tmp_path: Path) -> ClusterFactory:
         return lambda: SQLiteCluster(str(tmp_path / "cluster.db"))
+
+
+class TestPostgres(ClusterConformance):
+    @pytest.fixture
+    def cluster_factory(self) -> ClusterFactory:
+        schema = f"it's \"{uuid.uuid4().hex[:12]}"
+        return lambda: PostgresCluster(server_url(), schema)
+
+
+class TestPostgresWithoutASession(ClusterConformance):
+    @pytest.fixture
+    def cluster_factory(self) -> ClusterFactory:
+        schema = f"members {uuid.uuid4().hex[:12]}"
+        return lambda: PostgresCluster(server_url(), schema, has_session=False)
+
+
+async def test_the_end_of_a_session_is_seen_at_once() -> None:
+    schema = f"members {uuid.uuid4().hex[:12]}"
+    async with PostgresCluster(server_url(), schema) as watching:
+        async with PostgresCluster(server_url(), schema) as ending:
+            await ending.join(A)
+            await watching.join(B)
+            seen = {one.member.incarnation.node: one for one in (await watching.view()).members}
+            assert seen["a"].is_connected
+            assert seen["b"].is_connected
+
+        async def ended() -> bool:
+            (a, b) = (await watching.view()).members
+            return a.is_connected is False and b.is_connected is True
+
+        await until(ended, "the end of the session")
+
+
+async def test_a_connection_that_is_cut_is_made_again_with_its_lock() -> None:
+    schema = f"members {uuid.uuid4().hex[:12]}"
+    async with (
+        PostgresCluster(server_url(), schema) as one,
+        PostgresCluster(server_url(), schema) as two,
+    ):
+        await one.join(A)
+        await two.join(B)
+        cutter = await asyncpg.connect(server_url())
+        await cutter.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
+        )
+        await cutter.close()
+
+        async def again() -> bool:
+            with suppress(StoreUnavailable):
+                await one.renew(A)
+                await two.renew(B)
+            with suppress(StoreUnavailable):
+                view = await two.view()
+                return [seen.is_connected for seen in view.members] == [True, True]
+            return False
+
+        await until(again, "both are connected again")
+
+
+async def test_a_database_that_is_not_there_is_an_error() -> None:
+    url = server_url().rpartition("/")[0] + "/nowhere"
+    with pytest.raises(StoreUnavailable, match="nowhere"):
+        async with PostgresCluster(url):
+            pass
 
 
 async def test_a_row_that_cannot_be_read_is_left_out_and_named(

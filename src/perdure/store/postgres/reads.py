@@ -27,12 +27,15 @@ from perdure.ports.store import (
     Executions,
     Inbox,
     InboxPart,
+    Incarnation,
     Journal,
     KvEntries,
     Loaded,
     Page,
     Query,
     Queues,
+    Scopes,
+    ScopeView,
     Totals,
     Units,
     UnitView,
@@ -350,6 +353,26 @@ async def _dead_letters(connection: Connection, query: DeadLetters) -> Page[Dead
     return await _page(connection, sql, where.values, query.limit, view)
 
 
+async def _scopes(connection: Connection, query: Scopes) -> Page[ScopeView]:
+    def view(row: Values) -> tuple[Values, ScopeView]:
+        scope, epoch, node, incarnation = row
+        owner: Incarnation | None = None
+        if incarnation is not None:
+            owner = Incarnation(node, incarnation)
+        return (scope,), ScopeView(scope, epoch, owner)
+
+    where = Filter()
+    if query.scopes:
+        where.add("scope = ANY({}::text[])", list(query.scopes))
+    start = key_of(query.after, tuple[str])
+    if start is not None:
+        where.add("scope > {}", *start)
+    mark = len(where.values) + 1
+    source = f"scopes WHERE {where} ORDER BY scope LIMIT ${mark}"
+    sql = f"SELECT scope, epoch, node, incarnation FROM {source}"  # noqa: S608 - no input
+    return await _page(connection, sql, where.values, query.limit, view)
+
+
 _HANDLERS: dict[type[Query[Any]], Callable[[Connection, Any], Awaitable[Page[Any]]]] = {
     Units: _units,
     Journal: _journal,
@@ -357,6 +380,7 @@ _HANDLERS: dict[type[Query[Any]], Callable[[Connection, Any], Awaitable[Page[Any
     KvEntries: _kv,
     Inbox: _inbox,
     DeadLetters: _dead_letters,
+    Scopes: _scopes,
     Counts: counts,
     Totals: totals,
     Queues: queues,

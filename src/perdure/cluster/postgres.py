@@ -1,0 +1,341 @@
+"""A cluster in a PostgreSQL database, which may be that of the store.
+
+A node has one connection for it. The session of that connection holds an advisory lock, so that the
+others see at once when the process has ended. Notifications tell of changes. Nothing else polls,
+and each renewal is one statement.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
+
+import asyncpg  # type: ignore[import-untyped]
+import msgspec
+
+from perdure.errors import StoreUnavailable
+from perdure.ports.cluster import Member, NameTaken, Seen, View
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from perdure.ports.store import Incarnation
+
+logger = logging.getLogger("perdure.cluster")
+
+CONNECT_S = 5.0
+COMMAND_S = 5.0
+"""How long a server may take to answer. A dead connection is given up after that."""
+
+_CHANNEL = "perdure_members"
+# The first half of the keys of advisory locks. The other half is a number of the member's own.
+_LOCKS = 0x70657264
+
+_SCHEMA = """
+CREATE SCHEMA IF NOT EXISTS {schema};
+CREATE SEQUENCE IF NOT EXISTS {schema}.member_locks AS integer CYCLE;
+CREATE TABLE IF NOT EXISTS {schema}.members (
+    id text COLLATE "C" PRIMARY KEY,
+    node text COLLATE "C" NOT NULL UNIQUE,
+    beat bigint NOT NULL,
+    lock integer NOT NULL,
+    record bytea NOT NULL
+);
+CREATE TABLE IF NOT EXISTS {schema}.member_revisions (
+    only_row integer PRIMARY KEY, revision bigint NOT NULL
+);
+INSERT INTO {schema}.member_revisions VALUES (1, 0) ON CONFLICT DO NOTHING;
+"""
+
+# A statement that changes the members raises the revision, and notifies. It returns the state before
+# itself, because a statement does not see its own changes.
+_RAISED = """
+raised AS (
+    UPDATE {schema}.member_revisions SET revision = revision + 1
+    WHERE EXISTS (SELECT 1 FROM changed) RETURNING revision, pg_notify({channel}, revision::text)
+)
+"""
+_JOIN = """
+WITH changed AS (
+    INSERT INTO {schema}.members (id, node, beat, lock, record)
+    VALUES ($1, $2, 1, nextval({locks}), $3) ON CONFLICT DO NOTHING RETURNING id
+), {raised}
+SELECT count(*) FROM raised
+"""
+_RENEW = """
+WITH before AS (SELECT record FROM {schema}.members WHERE id = $1 FOR UPDATE),
+renewed AS (
+    UPDATE {schema}.members SET beat = beat + 1, record = $2
+    FROM before WHERE id = $1 RETURNING id
+),
+changed AS (SELECT 1 FROM before WHERE before.record <> $2), {raised}
+SELECT
+    coalesce((SELECT revision FROM raised), member_revisions.revision), id,
+    beat + (id = $1)::int, CASE WHEN id = $1 THEN $2 ELSE record END, {connected}
+FROM {schema}.member_revisions CROSS JOIN {schema}.members
+WHERE EXISTS (SELECT 1 FROM renewed) ORDER BY id
+"""
+_DELETE = """
+WITH changed AS (
+    DELETE FROM {schema}.members WHERE id = $1 AND ($2::bigint IS NULL OR beat = $2) RETURNING id
+), {raised}
+SELECT count(*) FROM raised
+"""
+_VIEW = """
+SELECT revision, id, beat, record, {connected}
+FROM {schema}.member_revisions LEFT JOIN {schema}.members ON true ORDER BY id
+"""
+_CONNECTED = """EXISTS (
+    SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND classid = {locks}::oid AND objid = members.lock::oid
+)"""
+_LOOK_S = 1.0
+"""How often a wait looks where there are no notifications."""
+
+_encode = msgspec.json.encode
+# A record of a later release may have more fields, which are left out.
+_decode = msgspec.json.Decoder(Member).decode
+Row = Sequence[Any]
+T = TypeVar("T")
+
+
+class Connection(Protocol):
+    """The part of asyncpg's connection that is used. asyncpg has no types of its own."""
+
+    async def fetch(self, query: str, *args: object) -> list[Row]:
+        """All rows."""
+        ...
+
+    async def fetchval(self, query: str, *args: object) -> Any:
+        """The first value of the first row."""
+        ...
+
+    async def execute(self, query: str, *args: object) -> str:
+        """Run statements without a result."""
+        ...
+
+    async def add_listener(self, channel: str, callback: Callable[..., None]) -> None:
+        """Call back for each notification."""
+        ...
+
+    def add_termination_listener(self, callback: Callable[..., None]) -> None:
+        """Call back when the connection has ended."""
+        ...
+
+    def is_closed(self) -> bool:
+        """Whether the connection has ended."""
+        ...
+
+    def terminate(self) -> None:
+        """End it without waiting for the server."""
+        ...
+
+    async def close(self, *, timeout: float | None = None) -> None:
+        """End it in order."""
+        ...
+
+
+# asyncpg has annotations for its own use only.
+_connect = cast("Callable[..., Awaitable[Connection]]", asyncpg.connect)  # pyright: ignore[reportUnknownMemberType]
+
+_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+
+
+class PostgresCluster:
+    """Who is alive, in a database that all nodes can reach."""
+
+    shares_loop = False
+
+    def __init__(self, dsn: str, schema: str = "perdure", *, has_session: bool = True) -> None:
+        """Nothing is opened yet. `schema` has the tables, and is made if need be.
+
+        Behind a pooler `has_session` is False: there are no notifications, and nobody can tell
+        whether a member is connected.
+        """
+        self._dsn = dsn
+        self._has_session = has_session
+        quoted = '"' + schema.replace('"', '""') + '"'
+        literal = "'" + f"{_CHANNEL}:{schema}"[:63].replace("'", "''") + "'"
+        self._channel = f"{_CHANNEL}:{schema}"[:63]
+        connected = "NULL::boolean"
+        if has_session:
+            connected = _CONNECTED.format(locks=_LOCKS)
+        locks = "'" + f"{quoted}.member_locks".replace("'", "''") + "'"
+        names = {"schema": quoted, "channel": literal, "connected": connected, "locks": locks}
+        names["raised"] = _RAISED.format(**names).strip()
+        self._create = _SCHEMA.format(**names)
+        self._join = _JOIN.format(**names)
+        self._renew = _RENEW.format(**names)
+        self._delete = _DELETE.format(**names)
+        self._view = _VIEW.format(**names)
+        self._find = f"SELECT id, lock FROM {quoted}.members WHERE node = $1"  # noqa: S608 - quoted
+        self._connection: Connection | None = None
+        # The lock of the member that joined by this object.
+        self._lock: int | None = None
+        self._holds = False
+        self._asking = asyncio.Lock()
+        self._news = asyncio.Event()
+        self._unreadable: set[str] = set()
+
+    # ------------------------------------------------------------ the connection
+
+    async def __aenter__(self) -> Self:
+        """Connect. Makes the tables when they are not there."""
+        await self._ask(self._make_tables)
+        return self
+
+    async def _make_tables(self, connection: Connection) -> None:
+        # One process makes them at a time: IF NOT EXISTS alone does not keep two apart.
+        lock = f"SELECT pg_advisory_xact_lock({_LOCKS}, 0);"
+        await connection.execute(f"BEGIN; {lock} {self._create} COMMIT")
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Disconnect."""
+        connection = self._connection
+        self._connection = None
+        if connection is not None:
+            with suppress(*_ERRORS):  # it ends either way
+                await connection.close(timeout=COMMAND_S)
+
+    async def _connected(self) -> Connection:
+        if self._connection is None or self._connection.is_closed():
+            connection = await _connect(
+                self._dsn,
+                timeout=CONNECT_S,
+                command_timeout=COMMAND_S,
+                # A prepared statement belongs to one connection, and a pooler changes it.
+                statement_cache_size=100 if self._has_session else 0,
+            )
+            self._connection = connection
+            connection.add_termination_listener(self._wake)
+            self._holds = False
+            if self._has_session:
+                await connection.add_listener(self._channel, self._wake)
+        await self._hold(self._connection)
+        return self._connection
+
+    async def _hold(self, connection: Connection) -> None:
+        """Hold the lock of this member for as long as the session lasts."""
+        if self._lock is None or self._holds or not self._has_session:
+            return
+        # It is refused while the server has not seen the end of the session before, and is tried
+        # again by the next call.
+        take = "SELECT pg_try_advisory_lock($1, $2)"
+        self._holds = await connection.fetchval(take, _LOCKS, self._lock)
+
+    def _wake(self, *_: object) -> None:
+        self._news.set()
+
+    async def _ask(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Do something on the connection.
+
+        Raises:
+            StoreUnavailable: the database does not answer.
+        """
+        async with self._asking:
+            try:
+                return await work(await self._connected())
+            except _ERRORS as error:
+                self._drop()
+                msg = f"the cluster's database does not answer ({type(error).__name__}: {error})"
+                raise StoreUnavailable(msg, "unknown") from error
+            except asyncio.CancelledError:
+                # Nobody reads the answer that is still to come.
+                self._drop()
+                raise
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+    # ------------------------------------------------------------ the port
+
+    async def join(self, member: Member) -> View:
+        """Become a member."""
+        who = member.incarnation
+
+        async def work(connection: Connection) -> View:
+            await connection.fetchval(self._join, who.id, who.node, _encode(member))
+            for id_, lock in await connection.fetch(self._find, who.node):
+                if id_ != who.id:
+                    raise NameTaken(who.node)
+                if lock != self._lock:
+                    self._lock = lock
+                    self._holds = False
+            await self._hold(connection)
+            return self._read_all(await connection.fetch(self._view))
+
+        return await self._ask(work)
+
+    async def renew(self, member: Member) -> View | None:
+        """Show that a member lives, and record what has changed in it."""
+        values = (member.incarnation.id, _encode(member))
+        rows = await self._ask(lambda connection: connection.fetch(self._renew, *values))
+        if not rows:
+            return None
+        return self._read_all(rows)
+
+    async def leave(self, incarnation: Incarnation) -> None:
+        """End a membership."""
+        await self._ask(lambda c: c.fetchval(self._delete, incarnation.id, None))
+
+    async def remove(self, incarnation: Incarnation, beat: int) -> bool:
+        """End the membership of a dead member, unless its beat is another one by now."""
+        removed = await self._ask(lambda c: c.fetchval(self._delete, incarnation.id, beat))
+        return bool(removed)
+
+    async def view(self) -> View:
+        """All members."""
+        return self._read_all(await self._ask(lambda c: c.fetch(self._view)))
+
+    async def changed(self, revision: int, within_ms: int) -> View:
+        """Wait until the revision is another one, or the time is up."""
+        ends_s = monotonic() + within_ms / 1000
+        while True:
+            # Before the look, so that a change behind it ends the wait.
+            self._news.clear()
+            view = await self.view()
+            left_s = ends_s - monotonic()
+            if view.revision != revision or left_s <= 0:
+                return view
+            if not self._has_session:
+                left_s = min(left_s, _LOOK_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left_s):
+                    await self._news.wait()
+
+    # ------------------------------------------------------------ reading
+
+    def _read_all(self, rows: list[Row]) -> View:
+        revision = 0
+        members: list[Seen] = []
+        for number, id_, beat, record, is_connected in rows:
+            revision = number
+            member: Member | None = None
+            if id_ is not None:
+                member = self._read(id_, record)
+            if member is not None:
+                members.append(Seen(member, beat, is_connected))
+        return View(revision, tuple(members))
+
+    def _read(self, id_: str, record: bytes) -> Member | None:
+        """A member from its row. A row that cannot be read must not keep the others apart."""
+        try:
+            return _decode(record)
+        except msgspec.MsgspecError as error:
+            if id_ not in self._unreadable:
+                text = "the row of member %s cannot be read, and is left out: %s"
+                logger.warning(text, id_, error)
+            self._unreadable.add(id_)
+            return None
