@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Self
 
 from perdure.client.client import Client
 from perdure.client.gateway import MeasuredGateway
+from perdure.cluster import cluster_at
 from perdure.errors import StoreUnavailable, UsageError
 from perdure.guard import runtime as guard
 from perdure.guard.watchdog import Watchdog
@@ -39,7 +40,7 @@ from perdure.node.upkeep.elders import Elders
 from perdure.node.wiring import Life, wire
 from perdure.ports.clock import Clock, SystemClock
 from perdure.ports.cluster import Assigner, Member
-from perdure.ports.store import Incarnation, Store, Units
+from perdure.ports.store import Incarnation, SharedStore, Store, Units
 from perdure.store import open_store
 from perdure.store.measured import MeasuredStore
 
@@ -83,8 +84,8 @@ class Node:
 
         `interceptors` are around its client's calls, its turns and its activities. Metrics go to
         `meter_provider`, or to that of the process if it has one when the node starts. With a
-        `cluster` the node is one of several, and owns the scopes that fall to it. Without one it
-        owns the whole store.
+        `cluster` the node is one of several, and owns the scopes that fall to it. The nodes of a
+        PostgreSQL store are a cluster by default. Without a cluster a node owns the whole store.
         """
         self.app = app
         if options is None:
@@ -185,11 +186,14 @@ class Node:
         store = self._open_store()
         if isinstance(self._given_store, str):
             await stack.enter_async_context(store)
+        cluster = self._cluster
+        if cluster is None and isinstance(store, SharedStore):
+            cluster = cluster_at(store.meeting_place)
         store = self._measure(store, stack)
-        ownership = Ownership(store, self._incarnation, is_alone=self._cluster is None)
+        ownership = Ownership(store, self._incarnation, is_alone=cluster is None)
         stack.push_async_callback(self._leave_cluster)  # behind the release
         stack.push_async_callback(self._release, ownership)
-        if self._cluster is None:
+        if cluster is None:
             await ownership.claim(scopes_of(store.info.shards))
         watchdog = Watchdog(self.options.turn_limit_ms)
         stack.callback(watchdog.close)
@@ -218,10 +222,10 @@ class Node:
         hints = store.hints()
         await life.arrivals.begin()
         life.listen(hints)
-        if self._cluster is None:
+        if cluster is None:
             life.owner.serve(ownership.all())
         else:
-            assignments = await self._join(self._cluster, life)
+            assignments = await self._join(cluster, life)
             life.background.spawn(life.owner.follow(assignments), "perdure-cluster")
         life.deploys.changed()
 

@@ -324,6 +324,27 @@ class OwnedStore(Protocol):
         ...
 
 
+class MeetingPlace(msgspec.Struct, frozen=True):
+    """A PostgreSQL database and its schema, where the nodes of a store meet.
+
+    `has_session`: a connection is a session of the server, and not one of a pooler.
+    """
+
+    dsn: str
+    schema: str
+    has_session: bool
+
+
+@runtime_checkable
+class SharedStore(Protocol):
+    """A store that several nodes have open at once. They are a cluster there by default."""
+
+    @property
+    def meeting_place(self) -> MeetingPlace:
+        """Where its nodes meet."""
+        ...
+
+
 class Store(Protocol):
     """Where commits become durable. Open it with `async with`.
 

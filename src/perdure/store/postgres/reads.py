@@ -353,6 +353,16 @@ async def _dead_letters(connection: Connection, query: DeadLetters) -> Page[Dead
     return await _page(connection, sql, where.values, query.limit, view)
 
 
+async def owner(connection: Connection) -> str | None:
+    """The nodes that have joined the cluster in this schema. None: there is none."""
+    # A store that no node has opened has no such table.
+    if await connection.fetchval("SELECT to_regclass('members')") is None:
+        return None
+    nodes = "SELECT string_agg(node, ', ' ORDER BY node) FROM members"
+    found: str | None = await connection.fetchval(nodes)
+    return found
+
+
 async def _scopes(connection: Connection, query: Scopes) -> Page[ScopeView]:
     def view(row: Values) -> tuple[Values, ScopeView]:
         scope, epoch, node, incarnation = row

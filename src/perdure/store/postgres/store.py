@@ -29,6 +29,7 @@ from perdure.ports.store import (
     InboxPart,
     Incarnation,
     Loaded,
+    MeetingPlace,
     Page,
     Posted,
     Query,
@@ -113,6 +114,14 @@ class PostgresStore:
         return self._address
 
     @property
+    def meeting_place(self) -> MeetingPlace:
+        """Where its nodes meet. Past a pooler, if its URL is given."""
+        options = self._address.options
+        dsn = options.listen or self._address.dsn
+        has_session = options.listen is not None or not options.pooled
+        return MeetingPlace(dsn, options.schema, has_session)
+
+    @property
     def info(self) -> StoreInfo:
         """Identity, format, shard count and capabilities. They are known once the store is open."""
         if self._info is None:
@@ -184,6 +193,10 @@ class PostgresStore:
                 stack.push_async_callback(parts.commits.close)
             stack.callback(self._watchers.fail, self._closed())
             stack.callback(self._bell.close)
+
+    async def owner(self) -> str | None:
+        """The nodes that run, for people. None: there is none."""
+        return await self._read(reads.owner)
 
     # ------------------------------------------------------------ calls
 
