@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import pytest
 from postgres_proxy import Proxy, listening, redirected
@@ -22,6 +23,8 @@ from postgres_stores import (
 from perdure.errors import StoreError, StoreUnavailable
 from perdure.kernel.data.message import Send
 from perdure.ports.store import Units
+from perdure.store.postgres.address import Options, address_of
+from perdure.store.postgres.lane import Lane, Writing
 from perdure.testing.conformance.scenario import Scenario, chunk, numbered
 
 
@@ -243,3 +246,20 @@ async def test_a_restart_of_the_server_loses_nothing() -> None:
             assert (await scenario.counts())["running"] == len(applied)
     finally:
         server.remove()
+
+
+async def test_a_defect_of_the_store_leaves_no_caller_waiting(
+    schema: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def write(_connection: object, batches: list[list[str]]) -> list[str]:
+        found = [word for batch in batches for word in batch]
+        return [] if "lost" in found else found
+
+    address = address_of(urlsplit(server_url()), Options(schema=schema))
+    lane = Lane(address, Writing(write, lambda word, _: word, lambda _words, _results: None), "x")
+    with pytest.raises(StoreUnavailable) as caught:
+        await lane.submit(["lost"])
+    assert caught.value.outcome == "unknown"
+    assert "defect" in caplog.text
+    assert await lane.submit(["kept"]) == ["kept"]
+    await lane.close()

@@ -98,9 +98,22 @@ class Lane(Generic[O, R]):
             await self._rung.wait()
             self._rung.clear()
             while self._jobs:
-                await self._serve(self._next_group())
+                group = self._next_group()
+                try:
+                    await self._serve(group)
+                except Exception as error:
+                    self._give_up(group, error)
             if self._closing:
                 return
+
+    def _give_up(self, group: list[_Job[O, R]], error: Exception) -> None:
+        """Answer callers after a defect of this store. Without it they would wait for ever."""
+        name = self._address.name
+        logger.critical("a group of writes to %s was left, which is a defect", name, exc_info=error)
+        for job in group:
+            if not job.future.done():
+                text = f"a write to {name} was left after a defect: {error!r}; read the log"
+                job.future.set_exception(StoreUnavailable(text, "unknown"))
 
     def _next_group(self) -> list[_Job[O, R]]:
         group: list[_Job[O, R]] = []
@@ -113,6 +126,7 @@ class Lane(Generic[O, R]):
 
     async def _serve(self, group: list[_Job[O, R]]) -> None:
         results = await self._results_of([job.operations for job in group])
+        assert len(results) == sum(len(job.operations) for job in group)
         done: list[O] = []
         written: list[R] = []
         place = 0
