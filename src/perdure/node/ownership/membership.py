@@ -39,6 +39,10 @@ _RETRY_PARTS = 20
 """A renewal that failed is tried again after this part of the lease."""
 
 
+_SUSPECT_MS = 500
+"""How often to look while a member is disconnected. Its process has most likely ended."""
+
+
 class Told(Protocol):
     """The node, as its membership tells it what has become of it."""
 
@@ -161,6 +165,8 @@ class Membership:
         await self._bury(view)
         next_ms = asked_ms + lease_ms // _PARTS
         while (left_ms := next_ms - self._boot_ms()) > 0 and not self._changed.is_set():
+            if any(seen.is_connected is False for seen in view.members):
+                left_ms = min(left_ms, _SUSPECT_MS)
             next_view = await self._next_view(view.revision, left_ms)
             if next_view is None:
                 return
