@@ -1,29 +1,22 @@
-"""Links between the nodes of one process, with the faults of a network that a test asks for.
+"""Links between the nodes of one process.
 
-    network = Network(seed=7, clock=clock)
-    a = network.transport(Peer(Incarnation("a", "a-1"), "store-1"))
-    b = network.transport(Peer(Incarnation("b", "b-1"), "store-1"))
-    link = await a.connect(await b.listen(handler))
-    network.use(Faults(drop=0.1, duplicate=0.1, reorder=0.1, delay_ms=(0, 50)))
-    network.partition({"a"})
-
-Time is that of the clock. Chance comes from the seed, for each link and direction apart, so that
-the same run has the same faults whatever else happens.
+network = InProcessNetwork(seed=7, clock=clock)
+a = InProcessTransport(Peer(Incarnation("a", "a-1"), "store-1"), network)
+b = InProcessTransport(Peer(Incarnation("b", "b-1"), "store-1"), network)
+link = await a.connect(await b.listen(handler))
+network.use(Faults(drop=0.1, duplicate=0.1, reorder=0.1, delay_ms=(0, 50)))
+network.partition({"a"})
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
-from heapq import heappop, heappush
+from collections.abc import Callable, Sequence
 from itertools import count
-from random import Random
 from types import TracebackType
-from typing import Literal, Self, TypeAlias
+from typing import Literal, Self
 
-import msgspec
-
-from perdure.ports.clock import Alarm, Clock, SystemClock
+from perdure.ports.clock import Clock
 from perdure.ports.transport import (
     DEFAULT_OPTIONS,
     Envelope,
@@ -37,235 +30,14 @@ from perdure.ports.transport import (
 )
 from perdure.transport.address import host_and_port
 from perdure.transport.exchange import Exchange
-from perdure.transport.frame import size_of
 from perdure.transport.handshake import Handshake
+from perdure.transport.network import HANG_UP, Item, Lane, Network
+from perdure.transport.network import Faults as Faults  # noqa: PLC0414 - part of the adapter
 from perdure.transport.opening import Opening
 from perdure.transport.silence import Silence
 
 HIGH_BYTES = 1 << 20
 """What may be on its way to a peer before its sender is paused."""
-OVERTAKES = 16
-"""How many earlier envelopes an envelope may overtake."""
-
-
-class Faults(msgspec.Struct, frozen=True, kw_only=True):
-    """What happens to envelopes: shares from 0 to 1, and a delay from and to.
-
-    Without `reorder` a delay keeps the order. The handshake is delayed, and has no other faults.
-    """
-
-    drop: float = 0
-    duplicate: float = 0
-    reorder: float = 0
-    delay_ms: tuple[int, int] = (0, 0)
-
-
-class _HangUp:
-    """The end of what an end has sent."""
-
-
-_HANG_UP = _HangUp()
-_Item: TypeAlias = Envelope | bytes | _HangUp
-
-
-class Network:
-    """Connects the transports of one process."""
-
-    def __init__(
-        self, seed: int = 0, clock: Clock | None = None, faults: Faults | None = None
-    ) -> None:
-        """Begin whole. Faults come from `seed`, and time from `clock`."""
-        self.clock: Clock = clock or SystemClock()
-        self._seed = seed
-        self._faults = faults or Faults()
-        self._bound: dict[str, InProcessTransport] = {}
-        self._numbers = count(1)
-        self._pairs: dict[tuple[str, str], int] = {}
-        self._groups: list[frozenset[str]] = []
-        self._stalled: set[str] = set()
-        self._lanes: set[_Lane] = set()
-
-    def transport(
-        self, me: Peer, *, token: bytes = b"", options: TransportOptions = DEFAULT_OPTIONS
-    ) -> InProcessTransport:
-        """A node's transport on this network."""
-        return InProcessTransport(self, me, token, options)
-
-    @property
-    def faults(self) -> Faults:
-        """What happens to envelopes that are sent now."""
-        return self._faults
-
-    def use(self, faults: Faults) -> None:
-        """Have these faults from now on."""
-        self._faults = faults
-
-    def partition(self, *groups: Collection[str]) -> None:
-        """Let nodes reach only those of their own group, by name. Nodes of no group are one."""
-        self._groups = [frozenset(group) for group in groups]
-
-    def heal(self) -> None:
-        """Let all nodes reach each other."""
-        self._groups = []
-
-    def stall(self, node: str) -> None:
-        """Let a node read nothing, as one that is stopped, until `resume`."""
-        self._stalled.add(node)
-
-    def resume(self, node: str) -> None:
-        """Let a node read again."""
-        self._stalled.discard(node)
-        for lane in list(self._lanes):
-            lane.look()
-
-    def cut(self, node: str) -> None:
-        """End all links of a node without a farewell, as the death of its process does."""
-        for lane in list(self._lanes):
-            if node in (lane.sender, lane.receiver):
-                lane.cut()
-
-    # ------------------------------------------------------------ for the transports
-
-    def reaches(self, sender: str, receiver: str) -> bool:
-        """Whether what one node sends comes to the other."""
-        return self._group_of(sender) == self._group_of(receiver)
-
-    def _group_of(self, node: str) -> int:
-        for number, group in enumerate(self._groups):
-            if node in group:
-                return number
-        return -1
-
-    def is_stalled(self, node: str) -> bool:
-        """Whether the node reads nothing."""
-        return node in self._stalled
-
-    def bind(self, transport: InProcessTransport) -> str:
-        """Give a transport an address."""
-        address = f"inprocess:{next(self._numbers)}"
-        self._bound[address] = transport
-        return address
-
-    def unbind(self, address: str) -> None:
-        """Forget an address."""
-        self._bound.pop(address, None)
-
-    def find(self, address: str) -> InProcessTransport | None:
-        """The transport at an address."""
-        return self._bound.get(address)
-
-    def chance(self, sender: str, receiver: str) -> Random:
-        """The source of chance of a new lane."""
-        number = self._pairs.get((sender, receiver), 0)
-        self._pairs[sender, receiver] = number + 1
-        return Random(f"{self._seed}/{sender}/{receiver}/{number}")
-
-    def add(self, lane: _Lane) -> None:
-        """Note a lane in use."""
-        self._lanes.add(lane)
-
-    def remove(self, lane: _Lane) -> None:
-        """Forget a lane."""
-        self._lanes.discard(lane)
-
-
-class _Lane:
-    """What is on its way from one end to the other."""
-
-    def __init__(self, network: Network, sender: str, receiver: str, ends: tuple[_End, _End]):
-        """Lead from the first end to the second."""
-        self.sender = sender
-        self.receiver = receiver
-        self._network = network
-        self._from, self._to = ends
-        self._chance = network.chance(sender, receiver)
-        self._items: list[tuple[int, int, int, _Item]] = []
-        self._numbers = count()
-        self._last_ms = 0
-        self._alarm: Alarm | None = None
-        self._armed_ms = 0
-        self.sent_bytes = 0
-        self.taken_bytes = 0
-        network.add(self)
-
-    def send(self, item: _Item) -> None:
-        """Send something, with the faults of the network."""
-        if not self._network.reaches(self.sender, self.receiver):
-            return
-        faults = self._network.faults
-        copies = 1
-        overtakes = 0
-        if isinstance(item, Envelope):
-            # Each draws the same number of times, so that a fault leaves the later ones as they are.
-            dice = [self._chance.random() for _ in range(3)]
-            if dice[0] < faults.drop:
-                return
-            if dice[1] < faults.duplicate:
-                copies = 2
-            if dice[2] < faults.reorder:
-                overtakes = self._chance.randint(1, OVERTAKES)
-        for _ in range(copies):
-            self._put(item, self._due(overtakes), next(self._numbers) - overtakes)
-
-    def _due(self, overtakes: int) -> int:
-        due_ms = self._network.clock.now_ms() + self._chance.randint(*self._network.faults.delay_ms)
-        if overtakes:
-            return due_ms
-        self._last_ms = max(self._last_ms, due_ms)
-        return self._last_ms
-
-    def _put(self, item: _Item, due_ms: int, place: int) -> None:
-        # A second number, because two items can have the same place, and cannot be compared.
-        heappush(self._items, (due_ms, place, next(self._numbers), item))
-        self.sent_bytes += _bytes_of(item)
-        self.look()
-
-    def look(self) -> None:
-        """Arm for the next item, if it can be delivered."""
-        if not self._items or self._network.is_stalled(self.receiver):
-            return
-        due_ms = self._items[0][0]
-        if self._alarm is not None:
-            if self._armed_ms <= due_ms:
-                return
-            self._alarm.cancel()
-        self._armed_ms = due_ms
-        self._alarm = self._network.clock.call_at(due_ms, self._deliver)
-
-    def _deliver(self) -> None:
-        self._alarm = None
-        if self._network.is_stalled(self.receiver):
-            return
-        now_ms = self._network.clock.now_ms()
-        batch: list[_Item] = []
-        while self._items and self._items[0][0] <= now_ms:
-            item = heappop(self._items)[3]
-            self.taken_bytes += _bytes_of(item)
-            # What is on its way when a network falls apart is lost as well.
-            if self._network.reaches(self.sender, self.receiver):
-                batch.append(item)
-        self._to.take(batch)
-        self._from.taken()
-        self.look()
-
-    def cut(self) -> None:
-        """End both ends now. What is on its way is lost."""
-        self._from.broken()
-        self._to.broken()
-
-    def close(self) -> None:
-        """Deliver nothing more."""
-        self._items.clear()
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
-        self._network.remove(self)
-
-
-def _bytes_of(item: _Item) -> int:
-    if isinstance(item, Envelope):
-        return size_of(item)
-    return 0
 
 
 class _End:
@@ -276,13 +48,13 @@ class _End:
         self._opening = opening
         self._on_gone = on_gone
         self._exchange: Exchange | None = None
-        self._out: _Lane | None = None
-        self._in: _Lane | None = None
+        self._out: Lane | None = None
+        self._in: Lane | None = None
         self._is_paused = False
         self._is_gone = False
         self._stop_watching = opening.watch(self.give_up)
 
-    def join(self, out: _Lane, into: _Lane) -> None:
+    def join(self, out: Lane, into: Lane) -> None:
         """Send along one lane, and take what comes along the other."""
         self._out = out
         self._in = into
@@ -317,7 +89,7 @@ class _End:
 
     def close(self) -> None:
         """Hang up behind what was sent. The other end hangs up then, unless it does not read."""
-        self._send(_HANG_UP)
+        self._send(HANG_UP)
 
     def abort(self) -> None:
         """Hang up now."""
@@ -332,7 +104,7 @@ class _End:
             if self._exchange is not None:
                 self._exchange.resume()
 
-    def take(self, items: Sequence[_Item]) -> None:
+    def take(self, items: Sequence[Item]) -> None:
         """Take what the other end has sent."""
         batch: list[Envelope] = []
         for item in items:
@@ -342,7 +114,7 @@ class _End:
                 batch.append(item)
         if batch and self._exchange is not None:
             self._exchange.received(batch)
-        if _HANG_UP in items:
+        if HANG_UP in items:
             self.broken()
 
     def broken(self) -> None:
@@ -366,7 +138,7 @@ class _End:
             return
         self._is_gone = True
         self._stop_watching()
-        self._send(_HANG_UP)
+        self._send(HANG_UP)
         if self._in is not None:
             self._in.close()
         if self._exchange is not None:
@@ -375,7 +147,7 @@ class _End:
             self._opening.fail(error)
         self._on_gone(self)
 
-    def _send(self, item: _Item) -> None:
+    def _send(self, item: Item) -> None:
         if self._out is not None:
             self._out.send(item)
 
@@ -394,18 +166,53 @@ class _End:
             self._exchange.start()
 
 
-class InProcessTransport:
-    """A node's transport on a `Network`."""
+class InProcessNetwork(Network):
+    """Connects the transports of one process, and finds each by its address."""
 
-    def __init__(self, network: Network, me: Peer, token: bytes, options: TransportOptions) -> None:
-        """Made by `Network.transport`."""
+    def __init__(
+        self, seed: int = 0, clock: Clock | None = None, faults: Faults | None = None
+    ) -> None:
+        """Begin whole. Faults come from `seed`, and time from `clock`."""
+        super().__init__(seed, clock, faults)
+        self._bound: dict[str, InProcessTransport] = {}
+        self._numbers = count(1)
+
+    def bind(self, transport: InProcessTransport) -> str:
+        """Give a transport an address."""
+        address = f"inprocess:{next(self._numbers)}"
+        self._bound[address] = transport
+        return address
+
+    def unbind(self, address: str) -> None:
+        """Forget an address."""
+        self._bound.pop(address, None)
+
+    def find(self, address: str) -> InProcessTransport | None:
+        """The transport at an address."""
+        return self._bound.get(address)
+
+
+class InProcessTransport:
+    """A node's transport on a network of this process."""
+
+    def __init__(
+        self,
+        me: Peer,
+        network: InProcessNetwork,
+        *,
+        token: bytes = b"",
+        options: TransportOptions = DEFAULT_OPTIONS,
+        clock: Clock | None = None,
+    ) -> None:
+        """Open nothing yet. `clock` is that of the node (None: that of the network)."""
         self._network = network
+        self._clock = clock or network.clock
         self._me = me
         self._token = token
         self._options = options
         self._address: str | None = None
         self._handler: Handler | None = None
-        self._ends: set[_End] = set()
+        self._ends: dict[_End, None] = {}
         self._waiting: list[Callable[[Handler], None]] = []
         self._is_closed = False
 
@@ -447,7 +254,7 @@ class InProcessTransport:
         end = self._end(opening)
         peer.meet(self._me.node.node, end)
         late = Unreachable(f"{address} did not answer within {timeout_ms:,} ms; is the node alive?")
-        alarm = self._network.clock.call_after(timeout_ms, lambda: end.give_up(late))
+        alarm = self._clock.call_after(timeout_ms, lambda: end.give_up(late))
         try:
             return await opening.wait()
         except asyncio.CancelledError:
@@ -484,8 +291,8 @@ class InProcessTransport:
         def serve(handler: Handler) -> None:
             ours = self._end(self._opening("listening", f"inprocess {node}", handler))
             me = self._me.node.node
-            there = _Lane(self._network, node, me, (theirs, ours))
-            back = _Lane(self._network, me, node, (ours, theirs))
+            there = Lane(self._network, node, me, (theirs, ours))
+            back = Lane(self._network, me, node, (ours, theirs))
             theirs.join(there, back)
             ours.join(back, there)
             theirs.begin()
@@ -499,12 +306,15 @@ class InProcessTransport:
         self, role: Literal["connecting", "listening"], address: str, handler: Handler
     ) -> Opening:
         handshake = Handshake(role, self._me, self._token, self._options)
-        return Opening(handshake, address, handler, self._options, self._network.clock)
+        return Opening(handshake, address, handler, self._options, self._clock)
 
     def _end(self, opening: Opening) -> _End:
-        end = _End(opening, self._ends.discard)
-        self._ends.add(end)
+        end = _End(opening, self._forget)
+        self._ends[end] = None
         return end
+
+    def _forget(self, end: _End) -> None:
+        self._ends.pop(end, None)
 
     def _check_open(self) -> None:
         if self._is_closed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
+from typing import cast
 
 from perdure.ports.transport import Handler, HandlerFailed, Request
 
@@ -102,7 +103,7 @@ class Served:
             self._answer(number, error)
             return
         # The type is checked by checkers only, and handlers are written by others, too.
-        answer: object = running.result()
+        answer = cast("object", running.result())
         if isinstance(answer, bytes):
             self._answer(number, answer)
         else:
