@@ -110,7 +110,7 @@ class HandlerFailed(TransportError):
 # ---------------------------------------------------------------- what travels
 
 
-class Envelope(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
+class Envelope(msgspec.Struct, array_like=True, gc=False):
     """What travels on a link.
 
     `call` is the number of a call, which its answer repeats (0: a `tell`). `left_ms` is the time

@@ -26,7 +26,8 @@ class Addresses:
     ) -> None:
         seen = Recorder()
         async with transport_factory(peer("two")) as two, transport_factory(peer("one")) as one:
-            assert two.address is None
+            unbound = two.address
+            assert unbound is None
             address = await two.bind()
             assert two.address == address == await two.bind()
             # A connection that comes before it listens waits.

@@ -44,14 +44,15 @@ class Greetings:
         one = peer("one", "store-1", "scale", "zstd")
         two = peer("two", "store-1")
         seen = Recorder()
-        async with transport_factory(one, b"token") as connecting:
-            async with transport_factory(two, b"token") as listening:
-                link = await connecting.connect(await listening.listen(seen))
-                await seen.until(lambda: bool(seen.links))
-                assert link.peer == two
-                assert seen.links[0].peer == one
-                assert link.version == seen.links[0].version == 1
-                assert link.address
+        connecting = transport_factory(one, b"token")
+        listening = transport_factory(two, b"token")
+        async with connecting, listening:
+            link = await connecting.connect(await listening.listen(seen))
+            await seen.until(lambda: bool(seen.links))
+            assert link.peer == two
+            assert seen.links[0].peer == one
+            assert link.version == seen.links[0].version == 1
+            assert link.address
 
     async def test_another_token_is_refused(self, transport_factory: TransportFactory) -> None:
         for token in (b"", b"other", b"token "):
