@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -25,7 +26,7 @@ envelopes = st.builds(
 def cut(data: bytes, places: Iterable[int]) -> list[bytes]:
     """The stream in pieces, as a network delivers it."""
     bounds = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
-    return [data[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [data[a:b] for a, b in pairwise(bounds)]
 
 
 def read(reader: FrameReader, pieces: Iterable[bytes]) -> list[Envelope]:

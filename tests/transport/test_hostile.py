@@ -1,4 +1,4 @@
-"""Peers that send nothing, half a frame, garbage or too much, and peers that never read: each is dropped, and says why."""
+"""Peers that send nothing, half a frame, garbage or too much, or never read: each is dropped, with a record."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import tracemalloc
 
 import pytest
+from hostile import hung_up, serving
 
 from perdure.ports.transport import (
     Envelope,
@@ -22,7 +23,6 @@ from perdure.testing.conformance.transport.scene import PATIENCE_S, error_of
 from perdure.transport.frame import GREETING_BYTES_MAX, encode, framed
 from perdure.transport.handshake import Hello, _encoder
 from perdure.transport.tcp import TcpTransport
-from tests.transport.hostile import hung_up, serving
 
 HELLO = _encoder.encode(Hello("perdure", (1, 1), bytes(32)))
 

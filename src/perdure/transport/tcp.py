@@ -225,7 +225,9 @@ class TcpTransport:
             text = "a connection from %s was dropped: it has not shown who it is within %d ms"
             logger.warning(text, where, self._options.handshake_ms)
         except (OSError, TransportError) as error:
-            logger.warning("a connection from %s was dropped: %s", where, error)
+            # asyncio has errors without a text.
+            reason = str(error) or type(error).__name__
+            logger.warning("a connection from %s was dropped: %s", where, reason)
 
     # ------------------------------------------------------------ both
 

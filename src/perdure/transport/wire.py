@@ -88,7 +88,7 @@ class Wire(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is no more."""
         if self._exchange is None:
-            self._fail(_why_not_opened(self._opening.address, exc))
+            self._fail(self._why_not_opened(exc))
         elif exc is not None:
             self._fail(LinkLost(f"the connection broke: {exc}"))
         else:
@@ -199,13 +199,15 @@ class Wire(asyncio.Protocol):
         # What was written last tells the peer why. It has the rest of the time of a handshake.
         self.close()
 
-
-def _why_not_opened(address: str, error: Exception | None) -> TransportError:
-    # With TLS 1.3 the peer that connects learns only here that its certificate was refused.
-    if isinstance(error, ssl.SSLError):
-        return Refused(f"TLS with {address} failed: {error}", "tls")
-    if error is not None:
-        return Unreachable(f"{address} has hung up in the handshake: {error}")
-    return Unreachable(
-        f"{address} has hung up in the handshake; is it a node, and do both use TLS or both not?"
-    )
+    def _why_not_opened(self, error: Exception | None) -> TransportError:
+        address = self._opening.address
+        # With TLS 1.3 the peer that connects learns only here that its certificate was refused.
+        if isinstance(error, ssl.SSLError):
+            return Refused(f"TLS with {address} failed: {error}", "tls")
+        if error is not None:
+            return Unreachable(f"{address} has hung up in the handshake: {error}")
+        hint = "is it a node, and does it expect TLS?"
+        # And asyncio often hangs up before it has told why, so that nothing better is known.
+        if self._transport is not None and self._transport.get_extra_info("sslcontext") is not None:
+            hint = "its log says why, which may be the certificate of this node"
+        return Unreachable(f"{address} has hung up in the handshake; {hint}")
