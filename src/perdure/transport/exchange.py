@@ -204,18 +204,20 @@ class Exchange:
         # A node that stood still finds a call and its cancellation together.
         given_up = {envelope.call for envelope in batch if envelope.kind == CANCEL}
         now_ms = self._clock.now_ms()
-        for envelope in batch:
-            if self._ended.done():
-                return
-            kind = envelope.kind
-            if kind == ANSWER:
-                self._asked.end(envelope.call, envelope.body)
-            elif kind.startswith(OWN_KINDS):
-                self._obey(envelope)
-            elif not envelope.call:
-                self._take_note(envelope)
-            elif self._served.is_new(envelope.call) and envelope.call not in given_up:
-                self._serve(envelope, now_ms)
+        # Answers that stand ready leave at once, in one batch.
+        with self._outgoing.gathering():
+            for envelope in batch:
+                if self._ended.done():
+                    return
+                kind = envelope.kind
+                if kind == ANSWER:
+                    self._asked.end(envelope.call, envelope.body)
+                elif kind.startswith(OWN_KINDS):
+                    self._obey(envelope)
+                elif not envelope.call:
+                    self._take_note(envelope)
+                elif self._served.is_new(envelope.call) and envelope.call not in given_up:
+                    self._serve(envelope, now_ms)
 
     def end(self, error: TransportError | None) -> None:
         """The link is no more. Only the first call counts."""

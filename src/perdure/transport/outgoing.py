@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 from perdure.ports.transport import Envelope, TransportOptions
@@ -80,6 +81,18 @@ class Outgoing:
         elif not self._is_flushing:
             self._is_flushing = True
             self._loop.call_soon(self._flush_later)
+
+    @contextmanager
+    def gathering(self) -> Iterator[None]:
+        """Write what is put meanwhile at the end, and not in a further turn of the event loop."""
+        if self._is_flushing:
+            yield
+            return
+        self._is_flushing = True
+        try:
+            yield
+        finally:
+            self._flush_later()
 
     def _flush_later(self) -> None:
         self._is_flushing = False
