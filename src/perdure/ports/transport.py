@@ -51,8 +51,8 @@ class Unreachable(TransportError):
 class Refused(TransportError):
     """No link came to be, because the two peers do not belong together.
 
-    `reason` is `version`, `token`, `store`, `tls` or `full`. Trying again does not help before the
-    cause is removed, except with `full`.
+    `reason` is `version`, `token`, `store` or `tls`. Trying again does not help before the cause is
+    removed.
     """
 
     def __init__(self, message: str, reason: str) -> None:
