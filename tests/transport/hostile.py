@@ -6,7 +6,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from perdure.ports.transport import DEFAULT_OPTIONS, Link, TransportOptions
@@ -73,12 +73,11 @@ async def hung_up(sock: socket.socket) -> bytes:
     """Wait until the other end hangs up. Returns what it said before."""
     loop = asyncio.get_running_loop()
     said = b""
-    try:
+    # It is reset where what was sent was not read.
+    with suppress(ConnectionError):
         async with asyncio.timeout(PATIENCE_S):
             while more := await loop.sock_recv(sock, 65_536):
                 said += more
-    except ConnectionError:
-        pass  # it was reset, because what was sent was not read
     sock.close()
     return said
 

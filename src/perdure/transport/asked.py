@@ -101,7 +101,7 @@ class Asked:
         return True
 
     def refresh(self, envelope: Envelope) -> Envelope | None:
-        """A call that has waited, with the time that is left. None: nobody waits for it any more."""
+        """A call that has waited, with the time that is left. None: it has ended already."""
         if not envelope.left_ms:
             return envelope
         found = self._open.get(envelope.call)

@@ -329,7 +329,7 @@ class Exchange:
         self._tick = self._clock.call_after(self._agreement.keep_alive_ms, self._look)
 
     def _look(self) -> None:
-        """Once for each interval: whether the peer lives, and whether it hears that this node does."""
+        """Look, once in each interval, whether the peer lives, and give it a sign of life."""
         # Looks are counted and not time. After a stop of this process what the peer has sent
         # meanwhile is read between two looks.
         self._silent += 1

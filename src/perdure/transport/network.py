@@ -166,7 +166,7 @@ class Lane:
         copies = 1
         overtakes = 0
         if isinstance(item, Envelope):
-            # Each draws the same number of times, so that a fault leaves the later ones as they are.
+            # Drawn always, so that one fault more or less does not change when the others come.
             dice = [self._chance.random() for _ in range(3)]
             if dice[0] < faults.drop:
                 return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -39,7 +39,7 @@ class Pipe(Protocol):
 
 
 class Outgoing:
-    """A queue to one peer, which is empty after each turn of the event loop, unless it is paused."""
+    """A queue to one peer. After each turn of the event loop it is empty, unless it is paused."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Outgoing:
         options: TransportOptions,
         refresh: Callable[[Envelope], Envelope | None],
     ) -> None:
-        """Write to `pipe`. `refresh` gives calls that have waited the time that is left (None: none)."""
+        """Write to `pipe`. A call that has waited goes through `refresh` (None: do not send it)."""
         self._pipe = pipe
         self._messages_max = options.queue_messages
         self._bytes_max = options.queue_bytes
@@ -83,7 +83,7 @@ class Outgoing:
             self._loop.call_soon(self._flush_later)
 
     @contextmanager
-    def gathering(self) -> Iterator[None]:
+    def gathering(self) -> Generator[None]:
         """Write what is put meanwhile at the end, and not in a further turn of the event loop."""
         if self._is_flushing:
             yield

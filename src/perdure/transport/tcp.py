@@ -149,8 +149,8 @@ class TcpTransport:
     async def close(self) -> None:
         """Stop listening, and close all links."""
         self._is_closed = True
-        # First those that accept. Each accepted connection gets its turn then, because a task that is
-        # cancelled before its first step would leave the socket open.
+        # First those that accept. Each accepted connection has its first step then. A task that is
+        # cancelled before it would leave the socket open.
         await _cancel([task for task in self._tasks if task.get_name() == _ACCEPTING])
         await _cancel(list(self._tasks))
         if self._listener is not None:

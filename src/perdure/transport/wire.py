@@ -134,7 +134,7 @@ class Wire(asyncio.Protocol):
             self._transport.abort()
 
     async def end(self) -> None:
-        """Close the link in order, or give up the attempt. Returns when the connection is no more."""
+        """Close the link in order, or give up the attempt, and wait for the connection's end."""
         if self._exchange is not None:
             await self._exchange.close()
         self.give_up()

@@ -23,7 +23,8 @@ async def _refused(
     seen = Recorder()
     stranger = factory(**one)
     listening = factory(**two)
-    neighbour = factory(**(two | {"me": peer("three", two["me"].store)}))
+    beside: dict[str, Any] = two | {"me": peer("three", two["me"].store)}
+    neighbour = factory(**beside)
     async with stranger, listening, neighbour:
         address = await listening.listen(seen)
         error = await error_of(stranger.connect(address))

@@ -37,7 +37,7 @@ class TransportFactory(Protocol):
         options: TransportOptions = DEFAULT_OPTIONS,
         clock: Clock | None = None,
     ) -> Transport:
-        """Of this node, with this token, these options and this clock (None: that of the machine)."""
+        """Of this node, with this token, these options and this clock (None: the machine's)."""
         ...
 
 
