@@ -203,3 +203,21 @@ async def test_a_stopped_process_is_found_and_the_link_of_another_lives() -> Non
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
+
+
+async def test_a_mirror_proves_nothing() -> None:
+    """A listener that sends back what comes gives the node its own proof."""
+
+    class Mirror(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self.transport = transport
+
+        def data_received(self, data: bytes) -> None:
+            self.transport.write(data)
+
+    server = await asyncio.get_running_loop().create_server(Mirror, "127.0.0.1", 0)
+    async with server, TcpTransport(peer("one"), token=b"token") as one:
+        port = server.sockets[0].getsockname()[1]
+        error = await error_of(one.connect(f"127.0.0.1:{port}"))
+        assert isinstance(error, Refused)
+        assert error.reason == "token"
