@@ -51,8 +51,8 @@ CREATE TABLE IF NOT EXISTS {schema}.member_revisions (
 INSERT INTO {schema}.member_revisions VALUES (1, 0) ON CONFLICT DO NOTHING;
 """
 
-# A statement that changes the members raises the revision, and notifies. It returns the state before
-# that, because a statement does not see its own changes.
+# A statement that changes the members raises the revision, and notifies. It returns the state from
+# before that, because a statement does not see its own changes.
 _RAISED = """
 raised AS (
     UPDATE {schema}.member_revisions SET revision = revision + 1
