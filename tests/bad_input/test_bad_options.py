@@ -131,7 +131,7 @@ def test_a_file_that_is_not_text_or_not_there_is_named(tmp_path: Path):
     [
         ("", r"'' names no store"),
         ("shop.db", r"'shop.db' names no store.*use one of memory://"),
-        ("postgres://localhost/x", r"names no store that this release knows.*use one of memory://"),
+        ("redis://localhost/x", r"names no store that this release knows.*use one of memory://"),
         ("sqlite://shop.db", r"three slashes for a relative path: sqlite:///shop.db"),
         ("sqlite:///shop.db?sync=off", r"unknown option 'sync'; known are synchronous, shards"),
         (

@@ -7,7 +7,7 @@ import logging
 import tracemalloc
 
 import pytest
-from hostile import hung_up, serving
+from hostile_peers import hung_up, serving
 
 from perdure.ports.transport import (
     Envelope,
