@@ -65,6 +65,23 @@ async def test_a_record_of_a_later_release_is_read(tmp_path: Path) -> None:
         assert members(await cluster.view()) == [A]
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_a_member_follows_the_name_of_the_file(tmp_path: Path, replaced: bool) -> None:
+    path = tmp_path / "cluster.db"
+    async with SQLiteCluster(str(path)) as one:
+        await one.join(A)
+        path.rename(tmp_path / "gone.db")
+        if replaced:
+            async with SQLiteCluster(str(path)) as two:
+                await two.join(B)
+        # It learns that it is no member there, and would come back as another incarnation.
+        assert await one.renew(A) is None
+        again = member("a", "2")
+        await one.join(again)
+        async with SQLiteCluster(str(path)) as three:
+            assert members(await three.view()) == ([again, B] if replaced else [again])
+
+
 async def test_a_file_that_is_no_database_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "cluster.db"
     path.write_bytes(b"no database" * 1000)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import contextmanager
+from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
@@ -93,12 +94,18 @@ class SQLiteCluster:
         """Nothing is opened yet."""
         self._path = path
         self._connection: Connection | None = None
+        self._file: tuple[int, int] | None = None
         self._records = Records(path)
 
     async def __aenter__(self) -> Self:
         """Open the file. Creates it when it is new."""
+        self._open()
+        return self
+
+    def _open(self) -> None:
         with self._errors():
             self._connection = cast("Connection", apsw.Connection(self._path))
+            self._file = _file_at(self._path)
         try:
             with self._errors():
                 self._connection.set_busy_timeout(_BUSY_MS)
@@ -108,7 +115,6 @@ class SQLiteCluster:
         except BaseException:
             self._close()
             raise
-        return self
 
     async def __aexit__(
         self,
@@ -151,6 +157,11 @@ class SQLiteCluster:
         if self._connection is None:
             msg = f"the cluster file {self._path} is not open; use `async with`"
             raise StoreUnavailable(msg)
+        # The others meet in the file that has the name. SQLite would refuse every write to one that
+        # was deleted or replaced, and this node would stay frozen.
+        if _file_at(self._path) != self._file:
+            self._close()
+            self._open()
         return self._connection
 
     # ------------------------------------------------------------ the port
@@ -228,3 +239,12 @@ class SQLiteCluster:
             if id_ is not None:
                 members.append(Seen(self._records.read(node, id_, record), beat))
         return View(revision, tuple(members))
+
+
+def _file_at(path: str) -> tuple[int, int] | None:
+    """The file that has a name at this moment. None: there is none."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
