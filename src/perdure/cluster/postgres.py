@@ -59,7 +59,8 @@ raised AS (
 _JOIN = """
 WITH changed AS (
     INSERT INTO {schema}.members (id, node, beat, lock, record)
-    VALUES ($1, $2, 1, CASE WHEN $4 THEN nextval({sequence}) END, $3) ON CONFLICT DO NOTHING RETURNING id
+    VALUES ($1, $2, 1, CASE WHEN $4 THEN nextval({sequence}) END, $3)
+    ON CONFLICT DO NOTHING RETURNING id
 ), {raised}
 SELECT count(*) FROM raised
 """
@@ -329,9 +330,10 @@ class PostgresCluster:
             left_s = ends_s - monotonic()
             if view.revision != revision or left_s <= 0:
                 return view
-            # A lock that was refused is asked for again with each look. Without it this member would
-            # soon be taken for dead.
-            if not self._has_session or not self._holds:
+            # Each look asks again for a lock that was refused. Without it this member would soon be
+            # taken for dead.
+            lacks_lock = self._lock is not None and not self._holds
+            if not self._has_session or lacks_lock:
                 left_s = min(left_s, _LOOK_S)
             with suppress(TimeoutError):
                 async with asyncio.timeout(left_s):

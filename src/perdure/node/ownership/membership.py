@@ -254,5 +254,5 @@ class Membership:
 
 
 def _has_moved(before: Seen, after: Seen) -> bool:
-    """Whether a member shows that it lives. Its session may end meanwhile, which is no such sign."""
+    """Whether a member shows that it lives. The end of its session is no such sign."""
     return before.beat != after.beat or before.member.incarnation != after.member.incarnation
