@@ -17,7 +17,7 @@ from perdure.cluster.sqlite import SQLiteCluster
 from perdure.errors import StoreUnavailable, UsageError
 from perdure.kernel.data.placement import scopes_of
 from perdure.ports.clock import SystemClock
-from perdure.ports.cluster import Member
+from perdure.ports.cluster import Member, Seen, View
 from perdure.ports.store import Incarnation, Scopes
 from perdure.store.memory import MemoryStore
 
@@ -137,6 +137,33 @@ async def test_a_node_that_cannot_renew_freezes_and_goes_on_where_it_was(
     assert sum("cannot renew its lease" in text for text in told) == 1
     assert sum("is frozen: its lease is over" in text for text in told) == 1
     assert sum("has renewed its lease" in text for text in told) == 1
+
+
+class TellingCluster(LocalCluster):
+    """A cluster that sees the end of a session, a little late."""
+
+    def __init__(self) -> None:
+        super().__init__(SystemClock())
+        self.looks = 0
+
+    async def view(self) -> View:
+        self.looks += 1
+        found = await super().view()
+        is_connected = self.looks <= 4
+        return View(
+            found.revision,
+            tuple(Seen(seen.member, seen.beat, is_connected) for seen in found.members),
+        )
+
+
+async def test_a_node_whose_last_life_has_just_ended_is_not_refused(fleet: Fleet, app: App) -> None:
+    cluster = TellingCluster()
+    dead = Member(incarnation=Incarnation("a", "last-life"), lease_ms=LEASE_MS)
+    await cluster.join(dead)
+    options = NodeOptions(stop_ms=0, lease_ms=LEASE_MS)
+    async with Node(app, fleet.store, name="a", options=options, cluster=cluster) as node:
+        await until(lambda: fleet.is_spread(node), "it owns all")
+    assert cluster.looks > 4
 
 
 async def test_a_second_node_of_a_name_is_refused(fleet: Fleet, app: App) -> None:

@@ -6,8 +6,10 @@ import asyncio
 import logging
 import signal
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import urlsplit
 
+import asyncpg
 import pytest
 from postgres_proxy import Proxy, listening, redirected
 from postgres_server import new_server, server_url
@@ -15,6 +17,7 @@ from postgres_stores import (
     FreshStore,
     Schemas,
     administrator,
+    listens,
     store_at,
     two,
     until_waits,
@@ -23,7 +26,9 @@ from postgres_stores import (
 from perdure.errors import StoreError, StoreUnavailable
 from perdure.kernel.data.message import Send
 from perdure.ports.store import Units
+from perdure.store.postgres import notices
 from perdure.store.postgres.address import Options, address_of
+from perdure.store.postgres.connection import Connection, connect
 from perdure.store.postgres.lane import Lane, Writing
 from perdure.testing.conformance.scenario import Scenario, chunk, numbered
 
@@ -263,3 +268,21 @@ async def test_a_defect_of_the_store_leaves_no_caller_waiting(
     assert "defect" in caplog.text
     assert await lane.submit(["kept"]) == ["kept"]
     await lane.close()
+
+
+async def test_a_store_listens_again_after_an_error_of_the_driver_itself(
+    schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[None] = []
+
+    async def connect_late(*args: Any, **options: Any) -> Connection:
+        tries.append(None)
+        if len(tries) == 1:
+            # The driver says this of a session that the server ends at the wrong moment.
+            raise asyncpg.InternalClientError("cannot switch to state 12")
+        return await connect(*args, **options)
+
+    monkeypatch.setattr(notices, "connect", connect_late)
+    async with FreshStore(schema, 2) as store, asyncio.timeout(10):
+        await listens(Scenario(store))
+    assert len(tries) == 2

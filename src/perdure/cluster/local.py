@@ -55,8 +55,14 @@ class LocalCluster:
         self._silent.discard(incarnation.id)
 
     def _check(self, incarnation: Incarnation) -> None:
-        if self.is_away or incarnation.id in self._silent:
+        self._check_all()
+        if incarnation.id in self._silent:
             msg = f"the cluster does not answer node {incarnation.node!r}"
+            raise StoreUnavailable(msg)
+
+    def _check_all(self) -> None:
+        if self.is_away:
+            msg = "the cluster does not answer"
             raise StoreUnavailable(msg)
 
     # ------------------------------------------------------------ the port
@@ -97,6 +103,7 @@ class LocalCluster:
 
     async def remove(self, incarnation: Incarnation, beat: int) -> bool:
         """Remove a member that has not moved since this beat."""
+        self._check_all()
         seen = self._members.get(incarnation.id)
         if seen is None or seen.beat != beat:
             return False
@@ -105,6 +112,7 @@ class LocalCluster:
 
     async def view(self) -> View:
         """All members."""
+        self._check_all()
         members = [self._members[id_] for id_ in sorted(self._members)]
         return View(self._revision, tuple(members))
 

@@ -8,41 +8,37 @@ and each renewal is one statement.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
+from zlib import crc32
 
 import asyncpg  # type: ignore[import-untyped]
-import msgspec
 
+from perdure.cluster.record import Records, encode
 from perdure.errors import StoreUnavailable
-from perdure.ports.cluster import Member, NameTaken, Seen, View
+from perdure.ports.cluster import NameTaken, Seen, View
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from perdure.ports.cluster import Member
     from perdure.ports.store import Incarnation
-
-logger = logging.getLogger("perdure.cluster")
 
 CONNECT_S = 5.0
 COMMAND_S = 5.0
 """How long a server may take to answer. A dead connection is given up after that."""
 
 _CHANNEL = "perdure_members"
-# The first half of the keys of advisory locks. The other half is a number of the member's own.
-_LOCKS = 0x70657264
 
-_SCHEMA = """
-CREATE SCHEMA IF NOT EXISTS {schema};
+_TABLES = """
 CREATE SEQUENCE IF NOT EXISTS {schema}.member_locks AS integer CYCLE;
 CREATE TABLE IF NOT EXISTS {schema}.members (
     id text COLLATE "C" PRIMARY KEY,
     node text COLLATE "C" NOT NULL UNIQUE,
     beat bigint NOT NULL,
-    lock integer NOT NULL,
+    lock integer,
     record bytea NOT NULL
 );
 CREATE TABLE IF NOT EXISTS {schema}.member_revisions (
@@ -51,8 +47,9 @@ CREATE TABLE IF NOT EXISTS {schema}.member_revisions (
 INSERT INTO {schema}.member_revisions VALUES (1, 0) ON CONFLICT DO NOTHING;
 """
 
-# A statement that changes the members raises the revision, and notifies. It returns the state from
-# before that, because a statement does not see its own changes.
+# A statement that changes the members raises the revision, and notifies. It sees the state before
+# that, and may wait for another change in the middle. So it must not tell the new revision: its
+# members would not be those of the revision.
 _RAISED = """
 raised AS (
     UPDATE {schema}.member_revisions SET revision = revision + 1
@@ -62,7 +59,8 @@ raised AS (
 _JOIN = """
 WITH changed AS (
     INSERT INTO {schema}.members (id, node, beat, lock, record)
-    VALUES ($1, $2, 1, nextval({locks}), $3) ON CONFLICT DO NOTHING RETURNING id
+    VALUES ($1, $2, 1, CASE WHEN $4 THEN nextval({sequence}) END, $3)
+    ON CONFLICT DO NOTHING RETURNING id
 ), {raised}
 SELECT count(*) FROM raised
 """
@@ -74,8 +72,7 @@ renewed AS (
 ),
 changed AS (SELECT 1 FROM before WHERE before.record <> $2), {raised}
 SELECT
-    coalesce((SELECT revision FROM raised), member_revisions.revision), id,
-    beat + (id = $1)::int, CASE WHEN id = $1 THEN $2 ELSE record END, {connected}
+    revision, node, id, beat + (id = $1)::int, record, {connected}, EXISTS (SELECT 1 FROM raised)
 FROM {schema}.member_revisions CROSS JOIN {schema}.members
 WHERE EXISTS (SELECT 1 FROM renewed) ORDER BY id
 """
@@ -86,20 +83,18 @@ WITH changed AS (
 SELECT count(*) FROM raised
 """
 _VIEW = """
-SELECT revision, id, beat, record, {connected}
+SELECT revision, node, id, beat, record, {connected}
 FROM {schema}.member_revisions LEFT JOIN {schema}.members ON true ORDER BY id
 """
-_CONNECTED = """EXISTS (
+# A member without a session of its own has no lock, and nothing can be told of it.
+_CONNECTED = """CASE WHEN members.lock IS NOT NULL THEN EXISTS (
     SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
     AND classid = {locks}::oid AND objid = members.lock::oid
-)"""
+) END"""
 _LOOK_S = 1.0
 """How often a wait looks where there are no notifications."""
 
-_encode = msgspec.json.encode
-# A record of a later release may have more fields, which are left out.
-_decode = msgspec.json.Decoder(Member).decode
 Row = Sequence[Any]
 T = TypeVar("T")
 
@@ -146,7 +141,14 @@ _connect = cast(
     asyncpg.connect,  # pyright: ignore[reportUnknownMemberType]
 )
 
-_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+_ERRORS: tuple[type[Exception], ...] = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    # The driver's own, when the server ends a session at which a statement just begins.
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+)
 
 
 class PostgresCluster:
@@ -158,32 +160,36 @@ class PostgresCluster:
         """Nothing is opened yet. `schema` has the tables, and is made if need be.
 
         Behind a pooler `has_session` is False: there are no notifications, and nobody can tell
-        whether a member is connected.
+        whether the member that joins here is connected.
         """
         self._dsn = dsn
         self._has_session = has_session
-        quoted = '"' + schema.replace('"', '""') + '"'
-        literal = "'" + f"{_CHANNEL}:{schema}"[:63].replace("'", "''") + "'"
+        self._schema = '"' + schema.replace('"', '""') + '"'
         self._channel = f"{_CHANNEL}:{schema}"[:63]
-        connected = "NULL::boolean"
-        if has_session:
-            connected = _CONNECTED.format(locks=_LOCKS)
-        locks = "'" + f"{quoted}.member_locks".replace("'", "''") + "'"
-        names = {"schema": quoted, "channel": literal, "connected": connected, "locks": locks}
+        # The first half of the keys of advisory locks, which are those of the whole database: it
+        # may have several clusters. The other half is a number of the member's own.
+        self._locks = crc32(f"{_CHANNEL}:{schema}".encode()) & 0x7FFFFFFF
+        names = {
+            "schema": self._schema,
+            "channel": _literal(self._channel),
+            "connected": _CONNECTED.format(locks=self._locks),
+            "sequence": _literal(f"{self._schema}.member_locks"),
+        }
         names["raised"] = _RAISED.format(**names).strip()
-        self._create = _SCHEMA.format(**names)
+        self._tables = _TABLES.format(**names)
         self._join = _JOIN.format(**names)
         self._renew = _RENEW.format(**names)
         self._delete = _DELETE.format(**names)
         self._view = _VIEW.format(**names)
-        self._find = f"SELECT id, lock FROM {quoted}.members WHERE node = $1"  # noqa: S608 - quoted
+        find = f"SELECT id, lock FROM {self._schema}.members WHERE node = $1"  # noqa: S608 - quoted
+        self._find = find
         self._connection: Connection | None = None
         # The lock of the member that joined by this object.
         self._lock: int | None = None
         self._holds = False
         self._asking = asyncio.Lock()
         self._news = asyncio.Event()
-        self._unreadable: set[str] = set()
+        self._records = Records(f"schema {schema}")
 
     # ------------------------------------------------------------ the connection
 
@@ -193,9 +199,17 @@ class PostgresCluster:
         return self
 
     async def _make_tables(self, connection: Connection) -> None:
-        # One process makes them at a time: IF NOT EXISTS alone does not keep two apart.
-        lock = f"SELECT pg_advisory_xact_lock({_LOCKS}, 0);"
-        await connection.execute(f"BEGIN; {lock} {self._create} COMMIT")
+        # Not by IF NOT EXISTS alone: that asks for the right to create, also where nothing is to be
+        # created.
+        found = "SELECT to_regclass($1) IS NOT NULL"
+        if await connection.fetchval(found, f"{self._schema}.member_revisions"):
+            return
+        create = self._tables
+        if not await connection.fetchval("SELECT to_regnamespace($1) IS NOT NULL", self._schema):
+            create = f"CREATE SCHEMA IF NOT EXISTS {self._schema}; {create}"
+        # One process makes them at a time: IF NOT EXISTS does not keep two apart.
+        lock = f"SELECT pg_advisory_xact_lock({self._locks}, 0);"
+        await connection.execute(f"BEGIN; {lock} {create} COMMIT")
 
     async def __aexit__(
         self,
@@ -234,7 +248,7 @@ class PostgresCluster:
         # It is refused while the server has not seen the end of the session before, and is tried
         # again by the next call.
         take = "SELECT pg_try_advisory_lock($1, $2)"
-        self._holds = await connection.fetchval(take, _LOCKS, self._lock)
+        self._holds = await connection.fetchval(take, self._locks, self._lock)
 
     def _wake(self, *_: object) -> None:
         self._news.set()
@@ -269,7 +283,8 @@ class PostgresCluster:
         who = member.incarnation
 
         async def work(connection: Connection) -> View:
-            await connection.fetchval(self._join, who.id, who.node, _encode(member))
+            values = (who.id, who.node, encode(member), self._has_session)
+            await connection.fetchval(self._join, *values)
             for id_, lock in await connection.fetch(self._find, who.node):
                 if id_ != who.id:
                     raise NameTaken(who.node)
@@ -283,11 +298,14 @@ class PostgresCluster:
 
     async def renew(self, member: Member) -> View | None:
         """Show that a member lives, and record what has changed in it."""
-        values = (member.incarnation.id, _encode(member))
+        values = (member.incarnation.id, encode(member))
         rows = await self._ask(lambda connection: connection.fetch(self._renew, *values))
         if not rows:
             return None
-        return self._read_all(rows)
+        *_, has_changed = rows[0]
+        if has_changed:
+            return await self.view()
+        return self._read_all([row[:-1] for row in rows])
 
     async def leave(self, incarnation: Incarnation) -> None:
         """End a membership."""
@@ -312,7 +330,10 @@ class PostgresCluster:
             left_s = ends_s - monotonic()
             if view.revision != revision or left_s <= 0:
                 return view
-            if not self._has_session:
+            # Each look asks again for a lock that was refused. Without it this member would soon be
+            # taken for dead.
+            lacks_lock = self._lock is not None and not self._holds
+            if not self._has_session or lacks_lock:
                 left_s = min(left_s, _LOOK_S)
             with suppress(TimeoutError):
                 async with asyncio.timeout(left_s):
@@ -323,22 +344,13 @@ class PostgresCluster:
     def _read_all(self, rows: list[Row]) -> View:
         revision = 0
         members: list[Seen] = []
-        for number, id_, beat, record, is_connected in rows:
+        for number, node, id_, beat, record, is_connected in rows:
             revision = number
-            member: Member | None = None
             if id_ is not None:
-                member = self._read(id_, record)
-            if member is not None:
-                members.append(Seen(member, beat, is_connected))
+                members.append(Seen(self._records.read(node, id_, record), beat, is_connected))
         return View(revision, tuple(members))
 
-    def _read(self, id_: str, record: bytes) -> Member | None:
-        """A member from its row. A row that cannot be read must not keep the others apart."""
-        try:
-            return _decode(record)
-        except msgspec.MsgspecError as error:
-            if id_ not in self._unreadable:
-                text = "the row of member %s cannot be read, and is left out: %s"
-                logger.warning(text, id_, error)
-            self._unreadable.add(id_)
-            return None
+
+def _literal(text: str) -> str:
+    """A text in a statement that takes no arguments in its place."""
+    return "'" + text.replace("'", "''") + "'"

@@ -8,24 +8,23 @@ forgotten joins again.
 from __future__ import annotations
 
 import asyncio
-import logging
 from contextlib import contextmanager
+from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 import apsw
-import msgspec
 
+from perdure.cluster.record import Records, encode
 from perdure.errors import StoreUnavailable
-from perdure.ports.cluster import Member, NameTaken, Seen, View
+from perdure.ports.cluster import NameTaken, Seen, View
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from types import TracebackType
 
+    from perdure.ports.cluster import Member
     from perdure.ports.store import Incarnation
-
-logger = logging.getLogger("perdure.cluster")
 
 _LOOK_S = 0.1
 """How often a wait for a change looks at the file."""
@@ -45,7 +44,6 @@ INSERT OR IGNORE INTO revisions VALUES (1, 0);
 """
 _RAISE = "UPDATE revisions SET revision = revision + 1"
 
-_encode = msgspec.json.encode
 Values = tuple[Any, ...]
 
 
@@ -87,10 +85,6 @@ class Connection(Protocol):
         ...
 
 
-# A record of a later release may have more fields, which are left out.
-_decode = msgspec.json.Decoder(Member).decode
-
-
 class SQLiteCluster:
     """Who is alive, in a file that all nodes can open."""
 
@@ -100,12 +94,18 @@ class SQLiteCluster:
         """Nothing is opened yet."""
         self._path = path
         self._connection: Connection | None = None
-        self._unreadable: set[str] = set()
+        self._file: tuple[int, int] | None = None
+        self._records = Records(path)
 
     async def __aenter__(self) -> Self:
         """Open the file. Creates it when it is new."""
+        self._open()
+        return self
+
+    def _open(self) -> None:
         with self._errors():
             self._connection = cast("Connection", apsw.Connection(self._path))
+            self._file = _file_at(self._path)
         try:
             with self._errors():
                 self._connection.set_busy_timeout(_BUSY_MS)
@@ -115,7 +115,6 @@ class SQLiteCluster:
         except BaseException:
             self._close()
             raise
-        return self
 
     async def __aexit__(
         self,
@@ -158,6 +157,11 @@ class SQLiteCluster:
         if self._connection is None:
             msg = f"the cluster file {self._path} is not open; use `async with`"
             raise StoreUnavailable(msg)
+        # The others meet in the file that has the name. SQLite would refuse every write to one that
+        # was deleted or replaced, and this node would stay frozen.
+        if _file_at(self._path) != self._file:
+            self._close()
+            self._open()
         return self._connection
 
     # ------------------------------------------------------------ the port
@@ -170,7 +174,7 @@ class SQLiteCluster:
             if named is not None and named != who.id:
                 raise NameTaken(who.node)
             if named is None:
-                row = (who.id, who.node, 1, _encode(member))
+                row = (who.id, who.node, 1, encode(member))
                 connection.execute("INSERT INTO members VALUES (?, ?, ?, ?)", row)
                 connection.execute(_RAISE)
             return self._view(connection)
@@ -178,7 +182,7 @@ class SQLiteCluster:
     async def renew(self, member: Member) -> View | None:
         """Show that a member lives, and record what has changed in it."""
         id_ = member.incarnation.id
-        record = _encode(member)
+        record = encode(member)
         with self._writing() as connection:
             before = connection.execute("SELECT record FROM members WHERE id = ?", (id_,)).get
             if before is None:
@@ -225,25 +229,22 @@ class SQLiteCluster:
 
     def _view(self, connection: Connection) -> View:
         # One statement, so that the members fit the revision.
-        query = "SELECT revision, id, beat, record FROM revisions LEFT JOIN members ORDER BY id"
+        query = (
+            "SELECT revision, node, id, beat, record FROM revisions LEFT JOIN members ORDER BY id"
+        )
         revision = 0
         members: list[Seen] = []
-        for number, id_, beat, record in connection.execute(query):
+        for number, node, id_, beat, record in connection.execute(query):
             revision = number
-            member: Member | None = None
             if id_ is not None:
-                member = self._read(id_, record)
-            if member is not None:
-                members.append(Seen(member, beat))
+                members.append(Seen(self._records.read(node, id_, record), beat))
         return View(revision, tuple(members))
 
-    def _read(self, id_: str, record: bytes) -> Member | None:
-        """A member from its row. A row that cannot be read must not keep the others apart."""
-        try:
-            return _decode(record)
-        except msgspec.MsgspecError as error:
-            if id_ not in self._unreadable:
-                text = "the row of member %s in %s cannot be read, and is left out: %s"
-                logger.warning(text, id_, self._path, error)
-            self._unreadable.add(id_)
-            return None
+
+def _file_at(path: str) -> tuple[int, int] | None:
+    """The file that has a name at this moment. None: there is none."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

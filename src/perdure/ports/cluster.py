@@ -7,7 +7,7 @@ commits with the newest epoch are accepted. So a cluster that is wrong costs tim
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol, Self, runtime_checkable
 
 import msgspec
 
@@ -50,9 +50,9 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     incarnation: Incarnation
     # Where other nodes and clients reach it, as host:port. None: they cannot.
     address: str | None = None
-    lease_ms: int
+    lease_ms: Annotated[int, msgspec.Meta(ge=1, le=86_400_000)]
     # Its share of the scopes, in proportion to those of the others. With 0 it owns none.
-    weight: int = 100
+    weight: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 100
     groups: tuple[str, ...] = (GROUP,)
     # A node that leaves is to own nothing from now on, and lives on until it has released all.
     state: Literal["serving", "leaving"] = "serving"

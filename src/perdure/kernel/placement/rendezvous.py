@@ -7,8 +7,9 @@ view come to the same result.
 
 from __future__ import annotations
 
-import math
 from hashlib import blake2b
+from math import log
+from struct import Struct
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ _RANGE = 1 << 64
 _DIGEST_BYTES = 64
 _LOTS = _DIGEST_BYTES // 8
 """Lots that one hash gives: hashes are most of the cost."""
+_unpack = Struct(f">{_LOTS}Q").unpack
 
 
 def place(scopes: Mapping[str, Sequence[str]], members: Iterable[Member]) -> dict[str, str]:
@@ -48,11 +50,9 @@ def _scores(member: Member, group: str, count: int) -> list[float]:
     With a uniform lot u in (0, 1), -weight / ln(u) is highest as often as the weight says.
     """
     seed = f"{member.incarnation.node}\0{group}".encode()
-    weight = -float(member.weight)
-    scores: list[float] = []
+    numbers: list[int] = []
     for start in range(0, count, _LOTS):
         digest = blake2b(b"%d\0%b" % (start, seed), digest_size=_DIGEST_BYTES).digest()
-        for lot in range(min(_LOTS, count - start)):
-            number = int.from_bytes(digest[8 * lot : 8 * lot + 8], "big")
-            scores.append(weight / math.log((number + 0.5) / _RANGE))
-    return scores
+        numbers += _unpack(digest)
+    weight = -float(member.weight)
+    return [weight / log((number + 0.5) / _RANGE) for number in numbers[:count]]

@@ -120,7 +120,7 @@ class Membership:
                 return
             if first is None:
                 first = namesakes[0]
-            if namesakes[0] != first:
+            if _has_moved(first, namesakes[0]):
                 raise taken
             await self._bury(view)
             await asyncio.sleep(self._member.lease_ms / 1000 / _RETRY_PARTS)
@@ -251,3 +251,8 @@ class Membership:
             StoreUnavailable: the cluster does not answer. The lease ends by itself.
         """
         await self._answered(self._cluster.leave(self._member.incarnation))
+
+
+def _has_moved(before: Seen, after: Seen) -> bool:
+    """Whether a member shows that it lives. The end of its session is no such sign."""
+    return before.beat != after.beat or before.member.incarnation != after.member.incarnation

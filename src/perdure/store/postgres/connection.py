@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, TypeVar, cast
 import asyncpg  # type: ignore[import-untyped]
 
 from perdure.store.postgres.address import Address
-from perdure.store.postgres.errors import Meaning, meaning_of
+from perdure.store.postgres.errors import DRIVER_ERRORS, Meaning, meaning_of
 
 T = TypeVar("T")
 
@@ -132,7 +132,7 @@ async def turn(
         yield connection
     except Exception:
         # The first error counts. A connection that is gone has no transaction any more.
-        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        with suppress(*DRIVER_ERRORS):
             await connection.execute("ROLLBACK")
         raise
     except BaseException:
@@ -222,7 +222,7 @@ async def close(connection: Connection) -> None:
     """Close a connection in order, if the server lets us."""
     try:
         await connection.close(timeout=_GRACE_S)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+    except DRIVER_ERRORS:
         connection.terminate()
 
 

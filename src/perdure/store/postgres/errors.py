@@ -31,6 +31,15 @@ _LOST: tuple[type[BaseException], ...] = (
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.InternalClientError,
 )
+DRIVER_ERRORS: tuple[type[Exception], ...] = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    # Of no class of the driver's: the server ended a session at which a statement just began.
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+)
+"""All that a connection raises."""
 _AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 _BATCH: tuple[type[BaseException], ...] = (
     asyncpg.LockNotAvailableError,

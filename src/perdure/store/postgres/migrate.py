@@ -20,14 +20,13 @@ from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Literal
 
-import asyncpg  # type: ignore[import-untyped]
 import msgspec
 
 from perdure.errors import StoreError, StoreFormat, StoreUnavailable
 from perdure.ports.store import StoreInfo
 from perdure.store.postgres.address import Address
 from perdure.store.postgres.connection import Connection, close, connect, turn
-from perdure.store.postgres.errors import Meaning, explain, meaning_of
+from perdure.store.postgres.errors import DRIVER_ERRORS, Meaning, explain, meaning_of
 from perdure.store.statements import read_sql
 
 Half = Literal["before", "after"]
@@ -169,7 +168,7 @@ async def connected(address: Address) -> AsyncGenerator[Connection]:
         except BaseException:
             connection.terminate()
             raise
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+    except DRIVER_ERRORS as error:
         if meaning_of(error) is Meaning.CONTENT:
             msg = f"{address.name} refused a statement, so nothing was changed: {error}"
             raise StoreError(msg) from error

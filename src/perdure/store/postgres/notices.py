@@ -20,13 +20,12 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from uuid import uuid4
 
-import asyncpg  # type: ignore[import-untyped]
 import msgspec
 
 from perdure.ports.store import Hint
 from perdure.store.postgres.address import Address
 from perdure.store.postgres.connection import Connection, Pool, close, connect
-from perdure.store.postgres.errors import explain
+from perdure.store.postgres.errors import DRIVER_ERRORS, explain
 from perdure.store.postgres.tasks import SQL
 
 logger = logging.getLogger("perdure.store")
@@ -126,7 +125,7 @@ class Notices:
                 async with self._pool.taken() as connection:
                     await connection.execute(SQL["notify"], self._address.channel, payloads)
             # Lost, and found by looking.
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            except DRIVER_ERRORS as error:
                 logger.debug("a notification of %s was lost: %s", self._address.name, error)
 
     def _take(self) -> list[str]:
@@ -166,7 +165,7 @@ class Notices:
                 connection = await connect(self._address, listening=True)
                 pause = _PAUSE_S
                 await self._hear(connection)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            except DRIVER_ERRORS as error:
                 logger.debug("%s", explain(error, self._address.name))
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):

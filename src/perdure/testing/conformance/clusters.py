@@ -177,6 +177,29 @@ class ClusterConformance:
             assert len(set(revisions)) == 5
             assert revisions == sorted(revisions)
 
+    async def test_a_revision_has_the_same_members_in_each_view(
+        self, cluster_factory: ClusterFactory
+    ) -> None:
+        # A node that has the newest revision with older members would never learn of the others.
+        views: list[View] = []
+
+        async def change(end: Cluster, name: str) -> None:
+            one = member(name)
+            views.append(await end.join(one))
+            for port in range(3):
+                moved = msgspec.structs.replace(one, address=f"host:{port}")
+                view = await end.renew(moved)
+                assert view is not None
+                views.append(view)
+            views.append(await end.view())
+
+        async with two_ends(cluster_factory) as (one, two):
+            await asyncio.gather(*(change(one, f"a{n}") for n in range(10)), change(two, "b"))
+            views.append(await two.view())
+        known: dict[int, list[Member]] = {}
+        for view in views:
+            assert known.setdefault(view.revision, members(view)) == members(view)
+
     async def test_a_wait_ends_with_the_next_change(self, cluster_factory: ClusterFactory) -> None:
         async with two_ends(cluster_factory) as (one, two):
             before = await one.join(A)
