@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -83,6 +84,46 @@ async def test_two_runs_are_the_same_to_the_millisecond(app: App) -> None:
             return [*pages, *[e.event for e in await node.client.get("p").history()][1:]]
 
     assert await run() == await run()
+
+
+class Late:
+    """A node that is at work again in one of the passes in which its clock looks for rest."""
+
+    progress = 0
+
+    def __init__(self, clock: SkippingClock, passes: int) -> None:
+        self.clock = clock
+        self.left = passes
+        self.busy = False
+        self.times: list[int] = []
+
+    async def settle(self) -> None:
+        self.busy = False
+        self.times.append(self.clock.now_ms())
+
+    def working(self, asleep: Collection[object]) -> list[asyncio.Task[None]]:
+        return []
+
+    async def describe_waits(self) -> str:
+        return ""
+
+    async def works_late(self) -> None:
+        for _ in range(self.left):
+            await asyncio.sleep(0)
+        self.busy = True
+        self.times.append(self.clock.now_ms())
+
+
+@pytest.mark.parametrize("passes", range(1, 12))
+async def test_time_does_not_move_over_a_node_that_works_again(passes: int) -> None:
+    clock = SkippingClock()
+    node = Late(clock, passes)
+    clock.attach(node)
+    late = asyncio.ensure_future(node.works_late())
+    await clock.sleep(2)
+    await late
+    began_ms, *ended_ms = node.times
+    assert ended_ms in ([], [began_ms])
 
 
 # ---------------------------------------------------------------- sleeping

@@ -296,12 +296,14 @@ class SkippingClock:
         calm = 0
         before = self._progress()
         while calm < _PASSES:
+            # Before the look, and not behind it: an activity may end in any pass, and its node is
+            # at work again then.
+            await asyncio.sleep(0)
             calm += 1
             for node in list(self._nodes):
                 if node.busy:
                     calm = 0
                     await node.settle()
-            await asyncio.sleep(0)
         if self._progress() != before:
             self._idle_jumps = 0
         asleep = {wait.attempt for wait in self._waits if wait.attempt is not None}
