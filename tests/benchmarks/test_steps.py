@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-CALLS = 96
-RETURNS = 40
-"""To files that were left before. 15 are required. Both rose once, by six and three: a message is
-read before it is taken, and a call notes that it was awaited.
+CALLS = 93
+RETURNS = 38
+"""To files that were left before. 15 are required. Both rose once, by three and one, because a
+message is read before it is taken. Otherwise these bounds move down only.
 """
 
 

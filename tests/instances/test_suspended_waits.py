@@ -154,13 +154,17 @@ async def test_a_wait_without_a_node_says_so_once(
     tmp_path: Path, checkout: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with Client.open(f"sqlite:///{tmp_path}/x.db") as client:
-        handle = client.workflow(checkout, id="order-1")
-        with caplog.at_level(logging.WARNING, "perdure.client"), pytest.raises(Timeout):
-            await handle.start(5)
-            await handle.result(timeout=2.5)
+        handles = [client.workflow(checkout, id=f"order-{n}") for n in range(20)]
+        await asyncio.gather(*(handle.start(5) for handle in handles))
+        with caplog.at_level(logging.WARNING, "perdure.client"):
+            waits = [handle.result(timeout=2.5) for handle in handles]
+            ended = await asyncio.gather(*waits, return_exceptions=True)
+    assert {type(error) for error in ended} == {Timeout}
+    # One for all of them.
     (record,) = caplog.records
-    assert record.getMessage().startswith("'order-1' waits for a node: none runs on this store")
-    assert record.__dict__["instance"] == "order-1"
+    unit = record.__dict__["instance"]
+    assert unit in {handle.id for handle in handles}
+    assert record.getMessage().startswith(f"{unit!r} waits for a node: none runs on this store")
 
 
 async def test_a_wait_beside_a_node_says_nothing(

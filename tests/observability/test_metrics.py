@@ -193,6 +193,9 @@ async def test_a_start_that_arrives_again_counts_once(
         for _ in range(3):
             await node.client.workflow(waits, id="x").start()
     async with node_of(world, app, meters) as node:
+        # Until then the node asks the store about each start. Its first life has scanned once.
+        scans = "perdure.store.duration"
+        await until(lambda: len(meters.values(scans, operation="next_wake")) == 2, "its scan")
         handle = node.client.workflow(waits, id="x")
         await handle.start()
         await handle.send("end", True)

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from postgres_stores import FreshStore, Schemas
 
 from perdure.ports.store import Store
 from perdure.store.limits import StoreLimits
 from perdure.testing.conformance import DurableSuite, StoreFactory, StoreSuite
-
-
-@pytest.fixture
-def schemas() -> Iterator[Schemas]:
-    found = Schemas()
-    yield found
-    found.give_back()
 
 
 class TestPostgres(StoreSuite):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
-import pytest
 from postgres_server import server_url
 from postgres_stores import (
     Schemas,
@@ -17,18 +15,6 @@ from postgres_stores import (
 
 from perdure.ports.store import Claim, Incarnation
 from perdure.testing.conformance.scenario import NOW, chunk, ids, numbered, task
-
-
-@pytest.fixture
-def schemas() -> Iterator[Schemas]:
-    found = Schemas()
-    yield found
-    found.give_back()
-
-
-@pytest.fixture
-def schema(schemas: Schemas) -> str:
-    return schemas.take()
 
 
 async def test_two_nodes_write_side_by_side(schema: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from urllib.parse import quote
 
 import pytest
@@ -20,18 +19,6 @@ from perdure.errors import StoreError, StoreFormat, StoreUnavailable, UsageError
 from perdure.kernel.data.commit import Fence
 from perdure.store import open_store
 from perdure.testing.conformance.scenario import Scenario, chunk
-
-
-@pytest.fixture
-def schemas() -> Iterator[Schemas]:
-    found = Schemas()
-    yield found
-    found.give_back()
-
-
-@pytest.fixture
-def schema(schemas: Schemas) -> str:
-    return schemas.take()
 
 
 async def refusal(url: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,7 +14,6 @@ from postgres_proxy import Proxy, listening, redirected
 from postgres_server import new_server, server_url
 from postgres_stores import (
     FreshStore,
-    Schemas,
     administrator,
     listens,
     store_at,
@@ -31,19 +29,6 @@ from perdure.store.postgres.address import Options, address_of
 from perdure.store.postgres.connection import Connection, connect
 from perdure.store.postgres.lane import Lane, Writing
 from perdure.testing.conformance.scenario import Scenario, chunk, numbered
-
-
-@pytest.fixture
-def schemas() -> Iterator[Schemas]:
-    found = Schemas()
-    yield found
-    found.give_back()
-
-
-@pytest.fixture
-def schema(schemas: Schemas) -> str:
-    return schemas.take()
-
 
 # ---------------------------------------------------------------- connections that are lost
 

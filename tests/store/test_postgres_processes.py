@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -19,7 +19,6 @@ from postgres_proxy import Pooler, listening, redirected
 from postgres_server import server_url
 from postgres_stores import (
     FreshStore,
-    Schemas,
     administrator,
     heard,
     listens,
@@ -30,19 +29,6 @@ from postgres_stores import (
 from perdure.errors import StoreUnavailable
 from perdure.ports.store import Hint, Units
 from perdure.testing.conformance.scenario import Scenario, chunk
-
-
-@pytest.fixture
-def schemas() -> Iterator[Schemas]:
-    found = Schemas()
-    yield found
-    found.give_back()
-
-
-@pytest.fixture
-def schema(schemas: Schemas) -> str:
-    return schemas.take()
-
 
 # ---------------------------------------------------------------- notifications
 

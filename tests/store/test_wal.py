@@ -61,15 +61,15 @@ async def test_it_grows_when_it_is_nearly_full_and_ends_where_a_checkpoint_is_du
     async with opened(path) as scenario:
         for n in range(200):
             await scenario.applied(f"unit-{n}", 0, {"result": bytes(2_000)})
+            # The writer tends the log behind its answers, and late on a busy machine.
+            await settled(scenario)
             sizes.append(log_of(path).stat().st_size)
-        await settled(scenario)
         end = log_of(path).stat().st_size
         connection = apsw.Connection(str(path))
         (in_database,) = connection.execute("PRAGMA page_count").fetchone() or (0,)
         connection.close()
         assert path.stat().st_size > 0.5 * in_database * 4096, "it was never copied"
-    # A busy machine copies late, and the log then grows once or twice more.
-    assert len(set(sizes)) < 20, "it grew with each commit"
+    assert len(set(sizes)) < 8, "it grew with each commit"
     assert end <= 130 * 4120 + (32 << 10)
 
 

@@ -247,6 +247,8 @@ class StoreGateway:
             self.limits = limits
         else:
             self.limits = Limits()
+        # People are told once, however many instances are waited for.
+        self._is_unowned = False
 
     async def send(self, message: msg.Message) -> Outcome:
         """Post it."""
@@ -314,12 +316,16 @@ class StoreGateway:
 
     async def _say_if_unowned(self, unit: str) -> None:
         """Nothing has changed for a second. Perhaps no node is there to change anything."""
-        if isinstance(self.store, OwnedStore) and await self.store.owner() is None:
+        if not isinstance(self.store, OwnedStore):
+            return
+        is_unowned = await self.store.owner() is None
+        if is_unowned and not self._is_unowned:
             text = (
                 "%r waits for a node: none runs on this store, and this wait goes on until one "
                 "does; start it with `perdure serve`"
             )
             logger.warning(text, unit, extra={"instance": unit})
+        self._is_unowned = is_unowned
 
     async def run(self, message: msg.Message) -> tuple[Outcome, UnitRow | None]:
         """Post a start and watch for the end of its run."""

@@ -38,7 +38,14 @@ from perdure.kernel.execution.ending import ContinueAsNew, wind_up
 from perdure.kernel.execution.progress import Progress
 from perdure.kernel.execution.variables import Variables
 from perdure.kernel.execution.waits import Waits, behind_timer
-from perdure.kernel.loop.call import ActivityCall, Call, CheckpointCall, ChildCall, WaitCall
+from perdure.kernel.loop.call import (
+    ActivityCall,
+    Call,
+    CheckpointCall,
+    ChildCall,
+    WaitCall,
+    WorkCall,
+)
 from perdure.kernel.loop.disposal import dispose
 from perdure.kernel.loop.loop import Timer, WorkflowLoop, running_loop
 
@@ -220,7 +227,7 @@ class Execution:
         if not self.retries or self.retries.pop(call.seq, None) is None:
             self.local -= 1
 
-    def answered(self, call: Call) -> None:
+    def answered(self, call: WorkCall) -> None:
         """The call has its answer now."""
         if not call.is_awaited:
             self.unheard = [*self.unheard, call]

@@ -73,10 +73,9 @@ class Call(asyncio.Future[Any], Coroutine[Any, Any, Any]):
     what all kinds have in common, because this is the hot path.
     """
 
-    __slots__ = ("canceller", "codec", "is_awaited", "number", "seq")
+    __slots__ = ("canceller", "codec", "number", "seq")
     canceller: Canceller | None
     codec: Reader
-    is_awaited: bool
     number: int
     seq: int
 
@@ -119,37 +118,10 @@ class Call(asyncio.Future[Any], Coroutine[Any, Any, Any]):
         """What the call waits for, in words for people."""
         return self.what
 
-    # ------------------------------------------------------------ asking for the answer
-
-    # Each way to await a call, or to look at its answer, comes by one of these.
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        """Wait for the answer."""
-        self.is_awaited = True
-        return _await(self)
-
-    def add_done_callback(
-        self, fn: Callable[[Any], object], /, *, context: Context | None = None
-    ) -> None:
-        """Call `fn` when there is an answer. `gather`, `wait` and tasks do this."""
-        self.is_awaited = True
-        _add_done_callback(self, fn, context=context)
-
-    def result(self) -> Any:
-        """The answer."""
-        self.is_awaited = True
-        return _result(self)
-
-    def exception(self) -> BaseException | None:
-        """The error that is the answer. None: it is a result."""
-        self.is_awaited = True
-        return _exception(self)
-
     # ------------------------------------------------------------ as a coroutine, for create_task
 
     def send(self, value: Any) -> Any:
         """Step as its own iterator would."""
-        self.is_awaited = True
         # The iterator itself would be a cycle: the call and it would refer to each other.
         if self.done():
             raise StopIteration(self.result())
@@ -175,7 +147,46 @@ class Call(asyncio.Future[Any], Coroutine[Any, Any, Any]):
     cr_code = None
 
 
-class ActivityCall(Call):
+class WorkCall(Call):
+    """A call of an activity or a child. It notes whether the code has asked for its answer.
+
+    A call whose answer nobody asked for is reported at the end of the run.
+    """
+
+    __slots__ = ("is_awaited",)
+    is_awaited: bool
+
+    # Each way to await a call, or to look at its answer, comes by one of these.
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        """Wait for the answer."""
+        self.is_awaited = True
+        return _await(self)
+
+    def add_done_callback(
+        self, fn: Callable[[Any], object], /, *, context: Context | None = None
+    ) -> None:
+        """Call `fn` when there is an answer. `gather`, `wait` and tasks do this."""
+        self.is_awaited = True
+        _add_done_callback(self, fn, context=context)
+
+    def result(self) -> Any:
+        """The answer."""
+        self.is_awaited = True
+        return _result(self)
+
+    def exception(self) -> BaseException | None:
+        """The error that is the answer. None: it is a result."""
+        self.is_awaited = True
+        return _exception(self)
+
+    def send(self, value: Any) -> Any:
+        """Step as its own iterator would."""
+        self.is_awaited = True
+        return super().send(value)
+
+
+class ActivityCall(WorkCall):
     """An activity that was scheduled."""
 
     __slots__ = ("attempt", "details", "input", "name", "options", "retry_at", "scheduled_at")
@@ -237,7 +248,7 @@ class ActivityCall(Call):
         return f"activity {self.name}"
 
 
-class ChildCall(Call):
+class ChildCall(WorkCall):
     """A child that was started."""
 
     __slots__ = ("input", "parent_close", "run", "target", "version", "workflow")
