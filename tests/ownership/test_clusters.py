@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -232,6 +234,33 @@ class Threaded:
     async def beat(self) -> int:
         (seen,) = (await self.watching.view()).members
         return seen.beat
+
+
+FORGETS_TO_STOP = """
+import asyncio, sys, threading
+from perdure import App, Node, NodeOptions
+from perdure.cluster.sqlite import SQLiteCluster
+from perdure.store.memory import MemoryStore
+
+async def main():
+    store = await MemoryStore().__aenter__()
+    options = NodeOptions(stop_ms=0, lease_ms=300, turn_limit_ms=100)
+    await Node(App("a"), store, options=options, cluster=SQLiteCluster(sys.argv[1])).start()
+
+asyncio.run(main())
+for thread in threading.enumerate():
+    if thread.name == "perdure-membership":
+        thread.join(20)
+"""
+
+
+async def test_an_event_loop_that_ends_with_a_node_gives_its_seat_up(tmp_path: Path) -> None:
+    path = str(tmp_path / "c.db")
+    command = [sys.executable, "-c", FORGETS_TO_STOP, path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    async with SQLiteCluster(path) as watching:
+        assert (await watching.view()).members == ()
 
 
 async def test_a_long_turn_does_not_cost_the_lease(app: App, tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, ParamSpec
 
 from perdure.errors import StoreUnavailable
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
     from perdure.node.ownership.membership import Membership
     from perdure.ports.cluster import Cluster
+
+P = ParamSpec("P")
 
 logger = logging.getLogger("perdure.node")
 
@@ -62,7 +65,7 @@ class Helm:
             async with self._cluster:
                 try:
                     await self._membership.join()
-                    self._tell(_settle, self._joined, None)
+                    self.tell(_settle, self._joined)
                     await self._membership.run()
                 finally:
                     # Also behind a join that failed: it may have happened.
@@ -70,7 +73,7 @@ class Helm:
         except Exception as failure:
             error = failure
         finally:
-            self._tell(self._end, error)
+            _hand_over(self._home, partial(self._end, error))
 
     async def _leave(self) -> None:
         try:
@@ -78,11 +81,11 @@ class Helm:
         except StoreUnavailable as error:
             logger.warning("its seat in the cluster ends with its lease: %s", error)
 
-    def _tell(self, call: Callable[..., None], *args: object) -> None:
-        if self._away is None:
-            call(*args)
-        else:
-            self._home.call_soon_threadsafe(call, *args)
+    def tell(self, call: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Call something of the node, soon and on its event loop."""
+        if not _hand_over(self._home, partial(call, *args, **kwargs)) and self._task is not None:
+            # The event loop has ended, and nobody has stopped the node. Its seat is given up.
+            self._task.cancel()
 
     def _end(self, error: Exception | None) -> None:
         """The membership has ended."""
@@ -93,14 +96,14 @@ class Helm:
                 self._joined.set_exception(error)
         elif error is not None:
             self._failed(error)
-        _settle(self._ended, None)
+        _settle(self._ended)
 
     def call(self, call: Callable[[], None]) -> None:
-        """Call something of the membership where it runs."""
+        """Call something of the membership where it runs, unless it has ended."""
         if self._away is None:
             call()
         else:
-            self._away.call_soon_threadsafe(call)
+            _hand_over(self._away, call)
 
     async def end(self) -> None:
         """Leave the cluster."""
@@ -116,6 +119,17 @@ def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
 
 
-def _settle(future: asyncio.Future[None], result: None) -> None:
+def _settle(future: asyncio.Future[None]) -> None:
     if not future.done():
-        future.set_result(result)
+        future.set_result(None)
+
+
+def _hand_over(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> bool:
+    """Have an event loop call something, from any thread. False: it has been closed."""
+    try:
+        loop.call_soon_threadsafe(call)
+    except RuntimeError:
+        if not loop.is_closed():
+            raise
+        return False
+    return True

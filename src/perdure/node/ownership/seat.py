@@ -101,15 +101,15 @@ class Seat:
 
     def renewed(self, until_ms: int, view: View) -> None:
         """The lease lasts until `until_ms` (boot time)."""
-        self._loop.call_soon_threadsafe(self._renewed, until_ms, view)
+        self._helm.tell(self._renewed, until_ms, view)
 
     def seen(self, view: View) -> None:
         """Other members have come, gone or changed."""
-        self._loop.call_soon_threadsafe(self._seen, view)
+        self._helm.tell(self._seen, view)
 
     def removed(self, incarnation: Incarnation) -> None:
         """The members have taken this node for dead."""
-        self._loop.call_soon_threadsafe(self._removed, incarnation)
+        self._helm.tell(self._removed, incarnation)
 
     def _renewed(self, until_ms: int, view: View) -> None:
         self._lease.renew(until_ms)
