@@ -298,6 +298,8 @@ class Attempts:
             return True  # a task that it waited for may have been cancelled before its own
         if outcome.failure is None:
             return False  # it has done its work nevertheless
+        if outcome.failure.type == "CancelledError":
+            return True  # on a thread, for a task of this loop that was cancelled before its own
         # Many functions answer a cancel with an error of their own: their connection is lost.
         return was_cancelled or self._lookout.sees_sweep
 
