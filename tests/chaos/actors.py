@@ -12,7 +12,7 @@ from programs import Letter, mail
 from stage import Door, Stage
 
 from perdure import Handle, NotFound
-from perdure.client.handle import WorkflowHandle
+from perdure.client.workflow_handle import WorkflowHandle
 from perdure.codec import encode
 from perdure.errors import InboxFull
 from perdure.kernel.data import message as msg
