@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
@@ -158,16 +158,39 @@ async def find_row(store: Store, unit: str) -> UnitView | None:
 
 async def find_start(store: Store, unit: str, run: bytes | None = None) -> msg.Message | None:
     """A start that waits in the unit's inbox: the first one, or the one that will make `run`."""
+    async for message in _waiting(store, unit):
+        if isinstance(message.body, msg.Start) and run in (None, message.id):
+            return message
+    return None
+
+
+async def _waiting(store: Store, unit: str) -> AsyncIterator[msg.Message]:
+    """The messages that wait for a unit, in order."""
     after: str | None = None
-    # All pages are read: a start may stand behind any number of messages that came before it.
+    # All pages are read: one may stand behind any number of messages that came before it.
     while True:
         page = await store.query(Inbox(unit=unit, limit=_INBOX_PAGE, after=after))
         for message in page.items:
-            if isinstance(message.body, msg.Start) and run in (None, message.id):
-                return message
+            yield message
         if page.next is None:
-            return None
+            return
         after = page.next
+
+
+async def stays_held(store: Store, row: UnitRow, version: int) -> bool:
+    """Whether a unit is held, and no `retry` is on its way to it.
+
+    `row` and `version` were read before. A caller that has posted a `retry` sees them unchanged
+    until a node has taken it, and must not be told of the state that it has just ended.
+    """
+    if not is_held(row):
+        return False
+    async for message in _waiting(store, row.id):
+        if isinstance(message.body, msg.Retry):
+            return False
+    # It may have been taken between the two looks. Then there is another version.
+    view = await find_row(store, row.id)
+    return view is not None and view.version == version
 
 
 async def find_unit(store: Store, unit: str) -> Found:
@@ -371,7 +394,7 @@ class StoreGateway:
                 found = await find_run(self.store, unit, begun)
             if found.row.status in CLOSED:
                 return found.row
-            if is_held(found.row) and not through_suspension:
+            if not through_suspension and await stays_held(self.store, found.row, found.version):
                 return found.row
             # A run that was seen once is the one to wait for, whatever has the id afterwards.
             if found.is_stored:
