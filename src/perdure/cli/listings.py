@@ -252,7 +252,7 @@ def _why(row: UnitRow, now_ms: int) -> str:
     """The reason why an open one waits, or why a closed one has no result."""
     if row.failure is not None:
         if row.reason:
-            return f"{row.reason}: {row.failure.message}"
+            return screen.near(f"{row.reason}: {row.failure.message}")
         return row.failure.display()
     if row.reason == "posted":
         return "posted: no node has taken it"

@@ -62,7 +62,15 @@ OwnId = Annotated[
         "--id", metavar="ID", help="Its id, which makes the start idempotent. Default: a new one."
     ),
 ]
-OnTaken = Annotated[IfExists, typer.Option("--if-exists", help="What to do when the id is taken.")]
+OnTaken = Annotated[
+    IfExists,
+    typer.Option(
+        "--if-exists",
+        metavar="RULE",
+        help="What to do when the id is taken: join, reject, replace, or renew (replace what has "
+        "ended, join what has not).",
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)
