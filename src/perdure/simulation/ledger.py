@@ -1,4 +1,4 @@
-"""The ledger: the promises that actors were given, and what came of them."""
+"""The ledger: the promises that customers were given, and what came of them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Ledger:
     def check_code(self, *, late_attempts: bool) -> None:
         """Hold what was run against what was allowed.
 
-        `late_attempts`: an owner that was overtaken, and does not know it yet, may begin an attempt.
+        `late_attempts`: an owner that was overtaken, and does not know it yet, may begin one.
         Nothing of it is recorded.
         """
         first: dict[str, int] = {}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING, get_args
 
-from perdure.simulation.actors import ACTORS
+from perdure.simulation.customers import CUSTOMERS
 from perdure.simulation.troubles import FOR
 from perdure.simulation.world import RATES, Kind
 
@@ -19,7 +19,7 @@ NODES_MAX = 5
 
 @dataclass(frozen=True)
 class Part:
-    """An actor or a trouble. `name` has its kind and its number, `door` is where it comes in."""
+    """A customer or a trouble. `name` has its kind and its number, `door` is where it comes in."""
 
     name: str
     door: str = ""
@@ -38,7 +38,7 @@ class Plan:
     kind: Kind
     nodes: int
     boxes: int
-    actors: tuple[Part, ...]
+    customers: tuple[Part, ...]
     troubles: tuple[Part, ...]
     mishaps: tuple[Mishap, ...]
 
@@ -54,22 +54,22 @@ class Plan:
     @property
     def names(self) -> list[str]:
         """All that may be left out."""
-        parts = [part.name for part in (*self.actors, *self.troubles)]
+        parts = [part.name for part in (*self.customers, *self.troubles)]
         return [*parts, *self.mishaps]
 
     def without(self, names: Collection[str]) -> Plan:
-        """The same run, without some of its actors, troubles and mishaps."""
+        """The same run, without some of its customers, troubles and mishaps."""
         return replace(
             self,
-            actors=tuple(part for part in self.actors if part.name not in names),
+            customers=tuple(part for part in self.customers if part.name not in names),
             troubles=tuple(part for part in self.troubles if part.name not in names),
             mishaps=tuple(mishap for mishap in self.mishaps if mishap not in names),
         )
 
     def describe(self) -> str:
         """What was chosen, for people."""
-        actors = [f"{part.name} by {part.door}" for part in self.actors]
-        parts = [*actors, *(part.name for part in self.troubles), *self.mishaps]
+        customers = [f"{part.name} by {part.door}" for part in self.customers]
+        parts = [*customers, *(part.name for part in self.troubles), *self.mishaps]
         return f"{self.nodes} nodes, {self.kind}, {self.boxes} boxes, {', '.join(parts)}"
 
 
@@ -86,8 +86,8 @@ def plan(seed: int) -> Plan:
     doors = [*names, *names, "outside"]
     if nodes == 1:
         doors = [*names, "outside"]
-    actors = [
-        Part(f"{random.choice(list(ACTORS))}-{number}", random.choice(doors))
+    customers = [
+        Part(f"{random.choice(list(CUSTOMERS))}-{number}", random.choice(doors))
         for number in range(random.randrange(3, 9))
     ]
     troubles = [
@@ -102,7 +102,7 @@ def plan(seed: int) -> Plan:
         kind,
         nodes,
         random.randrange(1, 4),
-        tuple(actors),
+        tuple(customers),
         tuple(troubles),
         tuple(mishaps),
     )

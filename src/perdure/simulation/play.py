@@ -1,4 +1,4 @@
-"""Playing a seed: its world, its actors and troubles, the checks, and the smallest case of a fault."""
+"""Playing a seed: its world, its customers and troubles, the checks, and the smallest case."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from perdure.simulation import programs
-from perdure.simulation.actors import ACTORS, start_box
 from perdure.simulation.checks import check
+from perdure.simulation.customers import CUSTOMERS, start_box
 from perdure.simulation.plan import Part, Plan, plan
 from perdure.simulation.takeover import taken_over
 from perdure.simulation.troubles import TROUBLES
@@ -28,7 +28,7 @@ BURST = 200
 """The longest backlog of a run."""
 
 LIMIT_S = 120
-"""Seconds of the processor for a seed. Most take less than one, and a busy machine changes nothing."""
+"""Seconds of the processor for a seed. Most take less than one, on a busy machine as well."""
 
 
 class Endless(BaseException):
@@ -55,7 +55,7 @@ class Verdict:
 
 
 def play(seed: int, *, burst: int = BURST, without: Collection[str] = ()) -> Verdict:
-    """Play one seed, without some of its actors, troubles and mishaps."""
+    """Play one seed, without some of its customers, troubles and mishaps."""
     chosen = plan(seed).without(without)
     began_s = time.process_time()
     verdict = Verdict(chosen, [])
@@ -144,8 +144,8 @@ async def _everybody(world: World, chosen: Plan) -> None:
         }
         await start_box(world, f"box-{number}", world.nodes[0].name, habits)
     acts = [
-        ACTORS[part.kind](world, chosen.stream(part.name), part.name, part.door)
-        for part in chosen.actors
+        CUSTOMERS[part.kind](world, chosen.stream(part.name), part.name, part.door)
+        for part in chosen.customers
     ]
     troubles = [_come(world, part, chosen.stream(part.name)) for part in chosen.troubles]
     outcomes = await asyncio.gather(*acts, *troubles, return_exceptions=True)

@@ -11,7 +11,7 @@ from perdure.errors import LimitExceeded, PayloadTooLarge
 app = App("simulation")
 
 RAN: list[str] = []
-"""Tags in the order in which attempts of activities began. A run of the simulation empties it first.
+"""Tags, in the order in which attempts of activities began. A run empties it first.
 
 Only attempts count, and not that code ran: the first turn of a start that joins another one may run
 and be discarded.

@@ -1,4 +1,4 @@
-"""Troubles: what comes over the nodes of a world while actors ask for things."""
+"""Troubles: what comes over the nodes of a world while customers ask for things."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ once. `alone`: one node has all of them.
 """
 
 PATIENCE_S = 180
-"""Virtual seconds for what must come to an end. Nothing is slow here: it comes, or it never does."""
+"""Virtual seconds for what must come to an end. Nothing is slow here: it comes, or never does."""
 
 IMPATIENCE_S = 5
 """The same once something has not come: what follows tells little more."""
@@ -187,7 +187,7 @@ class World:
         self.say()
 
     def say(self) -> None:
-        """Tell the nodes again what they should own, as a cluster does: a late claim may have won."""
+        """Tell the nodes again what they should own, because a late claim may have won."""
         if self.cluster.dealer is not None:
             for name, scopes in self._dealt.items():
                 self.cluster.dealer.assign(name, scopes)
@@ -195,7 +195,7 @@ class World:
     # ------------------------------------------------------------ doors
 
     def doors(self) -> list[str]:
-        """The doors by which an actor may come. It keeps its own: order is per sender."""
+        """The doors by which a customer may come. It keeps its own: order is per sender."""
         return [*(node.name for node in self.nodes), "outside"]
 
     def client(self, door: str) -> Client:

@@ -1,4 +1,4 @@
-"""Actors: each is one sender, does one thing after the other, and notes what it was promised."""
+"""Customers: each is one sender, does one thing after the other, and notes what it was promised."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from perdure.simulation.world import World
 NEVER_S = 30 * 24 * 3_600
 """A start that is delayed so long does not begin in any run."""
 
-Actor = Callable[[World, Random, str, str], Awaitable[None]]
-ACTORS: dict[str, Actor] = {}
+Customer = Callable[[World, Random, str, str], Awaitable[None]]
+CUSTOMERS: dict[str, Customer] = {}
 
 
-def actor(play: Actor) -> Actor:
+def customer(play: Customer) -> Customer:
     """Let seeds choose it."""
-    ACTORS[play.__name__] = play
+    CUSTOMERS[play.__name__] = play
     return play
 
 
@@ -43,7 +43,7 @@ async def pause_a_bit(random: Random) -> None:
 # ---------------------------------------------------------------- senders
 
 
-@actor
+@customer
 async def sender(world: World, random: Random, name: str, door: str) -> None:
     """Send letters to one box, each when the last was answered."""
     target = random.choice(boxes(world))
@@ -57,7 +57,7 @@ async def sender(world: World, random: Random, name: str, door: str) -> None:
             await pause_a_bit(random)
 
 
-@actor
+@customer
 async def persistent(world: World, random: Random, name: str, _door: str) -> None:
     """Post letters from outside, each message again until it is answered."""
     target = random.choice(boxes(world))
@@ -72,7 +72,7 @@ async def persistent(world: World, random: Random, name: str, _door: str) -> Non
             await pause_a_bit(random)
 
 
-@actor
+@customer
 async def forwarder(world: World, random: Random, name: str, door: str) -> None:
     """Have a workflow send letters."""
     target, count = random.choice(boxes(world)), random.choice([3, 12])
@@ -82,7 +82,7 @@ async def forwarder(world: World, random: Random, name: str, door: str) -> None:
     world.ledger.letters[target].note_all(name, count)
 
 
-@actor
+@customer
 async def controller(world: World, random: Random, _name: str, door: str) -> None:
     """Pause a box and let it go on."""
     target = random.choice(boxes(world))
@@ -93,7 +93,7 @@ async def controller(world: World, random: Random, _name: str, door: str) -> Non
         await pause_a_bit(random)
 
 
-@actor
+@customer
 async def burst(world: World, random: Random, name: str, door: str) -> None:
     """Let a paused box find many letters at once."""
     habits: dict[str, float] = {"lap": random.choice([0, 50])}
@@ -116,7 +116,7 @@ async def burst(world: World, random: Random, name: str, door: str) -> None:
 # ---------------------------------------------------------------- starts that are taken back
 
 
-@actor
+@customer
 async def fickle(world: World, random: Random, name: str, door: str) -> None:
     """Start something, delayed or not, and cancel or terminate it at once."""
     for number in range(random.randrange(2, 6)):
@@ -151,7 +151,7 @@ async def give_up(world: World, random: Random, door: str, id: str) -> None:
 # ---------------------------------------------------------------- ids that are used again
 
 
-@actor
+@customer
 async def replacer(world: World, random: Random, name: str, door: str) -> None:
     """Start under one id again and again: each result is that of its own start."""
     for number in range(random.randrange(3, 8)):
@@ -163,7 +163,7 @@ async def replacer(world: World, random: Random, name: str, door: str) -> None:
         world.ledger.expect(result, tag, f"a stale result of {name}")
 
 
-@actor
+@customer
 async def changer(world: World, random: Random, name: str, door: str) -> None:
     """Replace what runs and end the new run at once: it is the new one that ends."""
     for number in range(random.randrange(2, 5)):
@@ -182,7 +182,7 @@ async def changer(world: World, random: Random, name: str, door: str) -> None:
             world.ledger.expect(await world.ended(name, tag), "cancelled", f"the status of {name}")
 
 
-@actor
+@customer
 async def recycler(world: World, random: Random, name: str, door: str) -> None:
     """Run an order, delete it, and run another one under the same id."""
     target = random.choice(boxes(world))
@@ -212,7 +212,7 @@ async def delete(world: World, door: str, id: str) -> None:
 # ---------------------------------------------------------------- plain work
 
 
-@actor
+@customer
 async def worker(world: World, random: Random, name: str, door: str) -> None:
     """Something with timers, retries and timeouts."""
     handle, count = world.client(door).workflow(programs.steps, id=name), random.randrange(1, 8)
@@ -220,7 +220,7 @@ async def worker(world: World, random: Random, name: str, door: str) -> None:
     world.ledger.expect(await world.ended(name, name), "completed", f"the status of {name}")
 
 
-@actor
+@customer
 async def sleeper(world: World, random: Random, name: str, door: str) -> None:
     """A start that is delayed, and begins."""
     handle = world.client(door).workflow(programs.echo, id=name, delay=random.choice([0.05, 1]))
@@ -228,7 +228,7 @@ async def sleeper(world: World, random: Random, name: str, door: str) -> None:
     world.ledger.expect(await world.ended(name, name), "completed", f"the status of {name}")
 
 
-@actor
+@customer
 async def glutton(world: World, random: Random, name: str, door: str) -> None:
     """Code that catches what it is refused."""
     handle = world.client(door).workflow(programs.hoarder, id=name)
