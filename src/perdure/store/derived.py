@@ -25,6 +25,16 @@ def token_of(task: Task, worker: str, at: int) -> bytes:
     return blake2b(key, digest_size=16).digest()
 
 
+FIRST_OVERDUE = (-1, "", b"", 0, 0, 0)
+"""The place before all overdue tasks."""
+
+
+def overdue_key(task: Task) -> tuple[int, str, bytes, int, int, int]:
+    """The place of a task in the list of those that are overdue."""
+    assert task.expires_at is not None
+    return task.expires_at, task.unit, task.run, task.execution, task.seq, task.attempt
+
+
 def messages_of(commit: Commit) -> Sequence[Message]:
     """The messages that a commit puts into inboxes: all that it posts and does not consume."""
     # A unit can send to itself and consume the message in the same turn.

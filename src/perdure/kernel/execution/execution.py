@@ -36,6 +36,7 @@ from perdure.kernel.execution.deadline import check_deadline
 from perdure.kernel.execution.delivery import HANDLERS, NOTES
 from perdure.kernel.execution.ending import ContinueAsNew, wind_up
 from perdure.kernel.execution.progress import Progress
+from perdure.kernel.execution.queued import IsQueued, QueuedCalls, never_queued
 from perdure.kernel.execution.variables import Variables
 from perdure.kernel.execution.waits import Waits, behind_timer
 from perdure.kernel.loop.call import (
@@ -50,9 +51,10 @@ from perdure.kernel.loop.disposal import dispose
 from perdure.kernel.loop.loop import Timer, WorkflowLoop, running_loop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
     from logging import LogRecord
 
+    from perdure.kernel.data.commit import Task
     from perdure.kernel.data.definition import Definitions, WorkflowDefinition
     from perdure.kernel.data.limits import Limits
 
@@ -73,10 +75,10 @@ class Execution:
     """
 
     __slots__ = (
-        "_cancelled", "_opened", "_outgoing", "_streams", "broken", "cancel_requested", "closing",
+        "_cancelled", "_is_queued", "_opened", "_outgoing", "_streams", "broken", "cancel_requested", "closing",
         "deadlines", "definition", "definitions", "ended", "events", "has_progress", "journal",
         "journal_bytes", "journal_events", "keeps_logs", "limits", "local", "logs", "loop", "main",
-        "next_input", "pending", "position", "retries", "seq", "started", "turn_bytes",
+        "next_input", "pending", "position", "queued", "retries", "seq", "started", "turn_bytes",
         "unheard", "unit", "unwinding", "variables", "waits",
     )  # fmt: skip
 
@@ -88,10 +90,12 @@ class Execution:
         limits: Limits,
         *,
         keep_logs: bool = False,
+        is_queued: IsQueued = never_queued,
     ) -> None:
         """An execution that was told nothing yet.
 
         With `keep_logs` the log records of its code wait for the turn that they belong to.
+        `is_queued` says which calls of activities are tasks for workers.
         """
         self.unit = unit
         self.definition = definition
@@ -117,6 +121,8 @@ class Execution:
         self.turn_bytes = 0
         # How many open calls are work of this node now.
         self.local = 0
+        self._is_queued = is_queued
+        self.queued: QueuedCalls | None = None
         self.keeps_logs = keep_logs
         self.logs: list[LogRecord] | None = None
         # Whether the code has asked for something since `take_progress`.
@@ -223,6 +229,8 @@ class Execution:
 
         It has its answer, or waits for its next attempt.
         """
+        if self.queued is not None and self.queued.leave(call.seq):
+            return
         # A call that waits for an attempt was counted out when the last attempt failed.
         if not self.retries or self.retries.pop(call.seq, None) is None:
             self.local -= 1
@@ -262,10 +270,11 @@ class Execution:
 
     def wait_for_retry(self, call: ActivityCall) -> None:
         """An attempt has failed, and the next one has its time."""
-        self.not_local(call)
-        if self.retries is None:
-            self.retries = {}
-        self.retries[call.seq] = call.retry_at
+        if self.queued is None or not self.queued.next_attempt(call.seq, call.attempt):
+            self.not_local(call)
+            if self.retries is None:
+                self.retries = {}
+            self.retries[call.seq] = call.retry_at
         # Only live. After a replay all open calls are handed out anyway.
         if self.journal is None:
             self._hand_out(call)
@@ -370,8 +379,27 @@ class Execution:
             return
         if type(call) is not ChildCall:
             self.local += 1
+            if type(call) is ActivityCall and call.options.queue is not None:
+                self._line_up(call)
         if new:
             self._hand_out(call)
+
+    def _line_up(self, call: ActivityCall) -> None:
+        """The call has a queue. It is no work of this node if it goes through the task table."""
+        queued = self.queued
+        # A task that is stored stays where it is, whatever this node serves.
+        if (queued is not None and queued.has(call.seq)) or self._is_queued(call.options):
+            if queued is None:
+                queued = self.queued = QueuedCalls()
+            queued.join(call.seq)
+            self.local -= 1
+
+    def know_tasks(self, tasks: Iterable[Task]) -> None:
+        """Note the tasks of the execution that are stored."""
+        for task in tasks:
+            if self.queued is None:
+                self.queued = QueuedCalls()
+            self.queued.know(task.seq, task.attempt)
 
     def _hand_out(self, call: Call) -> None:
         """The call is work for the node, or for another instance, once the turn is durable."""

@@ -284,6 +284,7 @@ def terminate(unit: WorkflowUnit, row: UnitRow, turn: Turn, reason: str) -> None
             data = ev.encode_events([event])
             row.grow(1, 0)
             turn.append(JournalChunk(row.execution, row.journal_events, 1, data))
+        unit.drop_stored_tasks(turn)
         close(unit, turn, "cancelled", _terminated(reason))
     outbox.close_recorded(turn, children)
 

@@ -49,6 +49,7 @@ from perdure.kernel.data.limits import DEDUPE_MS
 from perdure.kernel.execution import match
 from perdure.kernel.execution.answers import event_of
 from perdure.kernel.execution.execution import Execution
+from perdure.kernel.execution.queued import IsQueued, never_queued
 from perdure.kernel.loop.call import CHANNEL_LANE
 from perdure.kernel.loop.entered import Entered
 from perdure.kernel.loop.ordered import install as install_ordered_sets
@@ -58,6 +59,7 @@ from perdure.kernel.unit.children import OpenChild, recorded_children
 from perdure.kernel.unit.collect import collect
 from perdure.kernel.unit.offer import feed, offer
 from perdure.kernel.unit.row_state import describe
+from perdure.kernel.unit.tasks import drop_late
 from perdure.kernel.unit.turn import Turn
 from perdure.kernel.unit.waiting import Waiting
 
@@ -66,7 +68,7 @@ if TYPE_CHECKING:
     from logging import LogRecord
 
     from perdure.errors import Failure
-    from perdure.kernel.data.commit import Fence
+    from perdure.kernel.data.commit import Fence, Task
     from perdure.kernel.data.definition import Definitions, WorkflowDefinition
     from perdure.kernel.data.limits import Limits
     from perdure.kernel.data.loaded import Loaded
@@ -80,6 +82,11 @@ class _Unbegun(NamedTuple):
     kv: Iterable[KvEntry]
 
 
+def _is_of(task: Task, row: UnitRow) -> bool:
+    """Whether a task belongs to the current execution of a unit."""
+    return task.run == row.run and task.execution == row.execution
+
+
 class WorkflowUnit:
     """A workflow instance that its owner holds in memory.
 
@@ -89,8 +96,8 @@ class WorkflowUnit:
     kind = "workflow"
 
     __slots__ = (
-        "_changed", "_unbegun", "children_without_code", "dedupe_ms", "definitions", "held", "id",
-        "limits", "rederives", "row", "run", "shards", "version", "waiting",
+        "_changed", "_tasks", "_unbegun", "children_without_code", "dedupe_ms", "definitions",
+        "held", "id", "is_queued", "limits", "rederives", "row", "run", "shards", "version", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -101,10 +108,12 @@ class WorkflowUnit:
         *,
         shards: int,
         dedupe_ms: int = DEDUPE_MS,
+        is_queued: IsQueued = never_queued,
     ) -> None:
         """A unit of which nothing is known yet, in a store with so many shards.
 
-        A client's message may come again for `dedupe_ms`.
+        A client's message may come again for `dedupe_ms`. `is_queued` says which calls of
+        activities are tasks for workers.
         """
         self.id = unit
         self.version = 0
@@ -115,6 +124,9 @@ class WorkflowUnit:
         self.limits = limits
         self.shards = shards
         self.dedupe_ms = dedupe_ms
+        self.is_queued = is_queued
+        # Tasks that are stored and that no run knows: none of its code is in memory.
+        self._tasks: Sequence[Task] = ()
         self.waiting = Waiting()
         # After a load no work runs for the open calls, so the next turn hands out all of them.
         self.rederives = True
@@ -139,6 +151,7 @@ class WorkflowUnit:
     def _load(self, found: Loaded, *, released: bool) -> None:
         row = found.row
         assert row is not None
+        self._tasks = found.tasks
         self.version = found.version
         self.row = row
         if row.reason == held.REASONS[held.POISONED] and not released:
@@ -177,6 +190,7 @@ class WorkflowUnit:
             return
         run = self.new_run(definition)
         run.variables.load(kv, row.execution)
+        run.know_tasks(task for task in self._tasks if _is_of(task, row))
         with Entered(run.loop):
             run.replay(journal)
         self.check_run()
@@ -191,7 +205,14 @@ class WorkflowUnit:
     def new_run(self, definition: WorkflowDefinition) -> Execution:
         """An empty run of this unit."""
         install_ordered_sets()
-        run = Execution(self.id, definition, self.definitions, self.limits, keep_logs=True)
+        run = Execution(
+            self.id,
+            definition,
+            self.definitions,
+            self.limits,
+            keep_logs=True,
+            is_queued=self.is_queued,
+        )
         self.run = run
         return run
 
@@ -218,6 +239,11 @@ class WorkflowUnit:
         if self.run is None:
             return True
         return not self.run.local and not self.run.retries
+
+    def drop_stored_tasks(self, turn: Turn) -> None:
+        """Drop the tasks that were stored when the unit was loaded. No run of it knows them."""
+        for task in self._tasks:
+            turn.drop_task((task.run, task.execution, task.seq, task.attempt))
 
     # ------------------------------------------------------------ its state
 
@@ -303,6 +329,8 @@ class WorkflowUnit:
         self.version = commit.expect + 1
         for chunk in commit.journal:
             self._follow(ev.decode_events(chunk.events))
+        if self.run is not None:
+            self.run.know_tasks(task for task in commit.tasks_added if _is_of(task, self.row))
         self.waiting.follow(commit.consume, [m for m in commit.post if m.to == self.id])
         self.rederives = True
         if commit.row.status in CLOSED:
@@ -484,6 +512,7 @@ class WorkflowUnit:
             else:
                 turn.answer(message.id, "missing")
         elif row.status in CLOSED:
+            drop_late(turn, entry)
             turn.consume(entry, "closed")
         elif type(body) in msg.CONTROL:
             control.take(self, turn, entry)
@@ -545,6 +574,8 @@ class WorkflowUnit:
             self._keep(turn, entry)
         else:
             event = event_of(run, body, turn.now)
+            if event is None:
+                drop_late(turn, entry)
             if isinstance(event, ev.EventRaised) and event.seq:
                 offer(self, run, turn, entry, event)
                 return

@@ -8,9 +8,34 @@ from typing import Any, Literal
 import msgspec
 
 from perdure.kernel.data.commit import Fence, Task
-from perdure.ports.store import NO_INSTANCE, Claim, Incarnation, Renewal, Swept, TaskMatch
-from perdure.store.derived import token_of
+from perdure.ports.store import (
+    NO_INSTANCE,
+    Claim,
+    Incarnation,
+    Leased,
+    Overdue,
+    Page,
+    Renewal,
+    SessionHold,
+    Swept,
+    TaskHint,
+    TaskRequest,
+)
+from perdure.store.derived import FIRST_OVERDUE, overdue_key
+from perdure.store.leasing import (
+    FindNext,
+    FindTasks,
+    GiveTasks,
+    NoteStarts,
+    OpenSessions,
+    QueueState,
+    ReadQueue,
+    ReadSessions,
+    Step,
+    leasing,
+)
 from perdure.store.limits import StoreLimits
+from perdure.store.page import key_of, page_of
 from perdure.store.postgres.connection import Connection, Values, columns
 from perdure.store.statements import statements
 
@@ -38,40 +63,82 @@ async def release(connection: Connection, fences: Sequence[Fence]) -> list[str]:
     return sorted(given_up, key=[fence.scope for fence in fences].index)
 
 
-async def lease(
-    connection: Connection,
-    queue: str,
-    worker: str,
-    limit: int,
-    lease_ms: int,
-    at: int,
-    match: TaskMatch,
-) -> list[Task]:
-    """Lease tasks that no worker has had yet and that this one can take, oldest first.
+async def lease(connection: Connection, request: TaskRequest) -> Leased:
+    """Lease tasks that no worker has and that this one can take, by rank.
 
     It is called inside a transaction, which keeps the found rows from other workers.
     """
+    steps = leasing(request)
+    found: object = None
+    try:
+        while True:
+            found = await _carry_out(connection, request, steps.send(found))
+    except StopIteration as end:
+        leased: Leased = end.value
+        return leased
+
+
+async def _carry_out(connection: Connection, request: TaskRequest, step: Step) -> object:
+    """Carry out a step of a lease. Return what it has found."""
+    queue, worker, at = request.queue, request.worker, request.at
+    match step:
+        case ReadQueue():
+            starts: bytes | None = await connection.fetchval(SQL["lock_queue"], queue)
+            # Behind the lock, so that no other worker leases in between.
+            keys = await connection.fetch(SQL["count_keys"], queue)
+            return QueueState(_mapping(keys), starts)
+        case FindTasks():
+            return await _find(connection, request, step)
+        case ReadSessions():
+            return _mapping(await connection.fetch(SQL["read_sessions"], queue, at))
+        case OpenSessions():
+            await connection.execute(SQL["forget_sessions"], at)
+            rows = await connection.fetch(
+                SQL["open_sessions"], queue, step.sessions, worker, step.until, at
+            )
+            return [session for (session,) in rows]
+        case GiveTasks():
+            await _give(connection, step.tasks)
+        case NoteStarts():
+            await connection.execute(SQL["write_starts"], queue, step.starts)
+        case FindNext():
+            return await connection.fetchval(SQL["find_next"], queue, at)
+    return None
+
+
+def _mapping(rows: Sequence[Values]) -> dict[Any, Any]:
+    """Rows of two columns as a dictionary."""
+    return {row[0]: row[1] for row in rows}
+
+
+async def _find(connection: Connection, request: TaskRequest, step: FindTasks) -> list[Task]:
+    match = request.match
     names: list[str] | None = None
     if match.names is not None:
         names = list(match.names)
-    rows = await connection.fetch(SQL["find_waiting"], queue, at, names, list(match.tags), limit)
-    leased: list[Task] = []
-    keys: list[Values] = []
-    for row in rows:
-        task = Task(*row)
-        token = token_of(task, worker, at)
-        leased.append(
-            msgspec.structs.replace(task, worker=worker, token=token, expires_at=at + lease_ms)
-        )
-        keys.append((task.unit, task.run, task.execution, task.seq, task.attempt, token))
-    if leased:
-        await connection.execute(
-            SQL["lease"],
-            worker,
-            at + lease_ms,
-            *columns(keys, 6),
-        )
-    return leased
+    rows = await connection.fetch(
+        SQL["find_waiting"],
+        request.queue,
+        request.at,
+        names,
+        list(match.tags),
+        step.limit,
+        match.only_tagged,
+        step.full_keys,
+        request.worker,
+        step.may_open,
+    )
+    return [Task(*row) for row in rows]
+
+
+async def _give(connection: Connection, given: Sequence[Task]) -> None:
+    first = given[0]
+    rows = [
+        (task.unit, task.run, task.execution, task.seq, task.attempt, task.token) for task in given
+    ]
+    await connection.execute(
+        SQL["lease"], first.worker, first.expires_at, first.leased_at, *columns(rows, 6)
+    )
 
 
 async def renew(
@@ -92,6 +159,40 @@ async def renew(
         else:
             results.append("lost")
     return results
+
+
+async def give_back(connection: Connection, leases: Sequence[Renewal]) -> list[TaskHint]:
+    """Take the worker from tasks whose row still has the token."""
+    rows = [(one.unit, one.seq, one.attempt, one.token, one.details) for one in leases]
+    queues = await connection.fetch(SQL["give_back"], *columns(rows, 5))
+    return [TaskHint(queue) for queue in dict.fromkeys(name for (name,) in queues)]
+
+
+async def hold_sessions(
+    connection: Connection, holds: Sequence[SessionHold], at: int
+) -> list[bool]:
+    """Keep sessions, or give them up."""
+    # Sorted, so that two workers never wait for each other.
+    lengths = {(one.queue, one.session, one.worker): one.lease_ms for one in holds}
+    kept = [(*key, at + lease_ms) for key, lease_ms in sorted(lengths.items()) if lease_ms]
+    dropped = [key for key, lease_ms in sorted(lengths.items()) if not lease_ms]
+    found: list[Values] = []
+    if kept:
+        found += await connection.fetch(SQL["hold_sessions"], *columns(kept, 4))
+    if dropped:
+        found += await connection.fetch(SQL["drop_sessions"], *columns(dropped, 3))
+    held = set(map(tuple, found))
+    return [(one.queue, one.session, one.worker) in held for one in holds]
+
+
+async def overdue(connection: Connection, query: Overdue) -> Page[Task]:
+    """Tasks of scopes whose time has passed, the earliest first."""
+    start = key_of(query.after, tuple[int, str, bytes, int, int, int]) or FIRST_OVERDUE
+    rows = await connection.fetch(
+        SQL["overdue"], list(query.scopes), query.at, *start, query.limit + 1
+    )
+    tasks = [Task(*row) for row in rows]
+    return page_of([(overdue_key(task), task) for task in tasks], query.limit)
 
 
 async def sweep(
