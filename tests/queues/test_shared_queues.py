@@ -76,6 +76,13 @@ class Bench:
                 raise ValueError("not yet")
             return attempt
 
+        self._define_workflows(app, where, where_on_thread, held, fails_twice)
+        return app
+
+    @staticmethod
+    def _define_workflows(
+        app: App, where: Any, where_on_thread: Any, held: Any, fails_twice: Any
+    ) -> None:
         @app.workflow
         async def one() -> str:
             return await where()
@@ -86,7 +93,8 @@ class Bench:
 
         @app.workflow
         async def holds(options: dict[str, Any]) -> str:
-            return await held.with_options(**options)()
+            found: str = await held.with_options(**options)()
+            return found
 
         @app.workflow
         async def stubborn() -> int:
@@ -113,8 +121,6 @@ class Bench:
                 await workflow.sleep(0.01)
                 workflow.continue_as_new(again, left - 1)
             return await where()
-
-        return app
 
 
 @pytest.fixture

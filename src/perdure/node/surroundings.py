@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class Surroundings:
     """The parts that are there before a life begins, and those that outlast it.
 
-    `is_shared`: other nodes have the store open, too. `routes` say which calls are tasks for workers.
+    `is_shared`: other nodes have the store open, too. `routes` say which calls are tasks.
     `resources` are those that the app has opened for its activities. `client` makes the client for
     `activity.client()`. `failed` is called with an error after which the node cannot go on.
     """

@@ -14,7 +14,7 @@ from perdure.node.ownership.arrivals import Arrivals
 from perdure.node.ownership.owner import Owner
 from perdure.node.queues.overdue import OverdueTasks
 from perdure.node.queues.store_time import StoreTime
-from perdure.node.queues.worker import Worker
+from perdure.node.queues.worker import TaskWorker
 from perdure.node.upkeep.sweeper import Sweeper
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Life:
     deploys: Deploys
     arrivals: Arrivals
     sweeper: Sweeper
-    worker: Worker
+    worker: TaskWorker
     overdue: OverdueTasks
     background: Background
 
@@ -83,7 +83,7 @@ def wire(given: Surroundings) -> Life:
     # Turns start attempts, and attempts deliver their results to turns. So turns make them.
     turns = Turns(given, partial(Attempts, given))
     time = StoreTime(given.store, clock, is_shared=given.is_shared)
-    worker = Worker(given, turns.attempts, given.routes, time)
+    worker = TaskWorker(given, turns.attempts, given.routes, time)
     return Life(
         turns,
         turns.ending,

@@ -1,6 +1,6 @@
 """Leasing tasks: one procedure for every store.
 
-Theory of operation. `leasing` is a generator. It yields the steps that a store must carry out inside
+Theory of operation. `leasing` is a generator. It yields the steps that a store must carry out in
 one transaction, and is sent what each step has found. So the decision is the same in every store,
 whether its calls are awaited or not. Stores that serve several workers at once lock the queue in
 `ReadQueue`, if the rules make the workers depend on each other.
@@ -98,9 +98,11 @@ class _Room:
         """Keys of which no more tasks may be leased."""
         if self._per_key is None:
             return []
-        return [
-            key for key, count in self._keys.items() if key is not None and count >= self._per_key
-        ]
+        full: list[str] = []
+        for key, count in self._keys.items():
+            if key is not None and count >= self._per_key:
+                full.append(key)
+        return full
 
     def take(self, key: str | None) -> bool:
         """Lease a task of this key. False: it has no room."""
@@ -149,8 +151,10 @@ def leasing(request: TaskRequest) -> Generator[Step, Any, Leased]:
         return Leased(leased, at)
     again_at: int | None = yield FindNext()
     if is_blocked or room.full_keys or not may_open:
+        # No hint says that other workers have finished some, or that time has passed.
         soon = at + BLOCKED_MS
-        again_at = min(again_at or soon, soon)
+        if again_at is None or again_at > soon:
+            again_at = soon
     return Leased(leased, again_at)
 
 
@@ -160,7 +164,10 @@ def _sessions(request: TaskRequest, found: Sequence[Task]) -> Generator[Step, An
     if not named:
         return ()
     workers: Mapping[str, str] = yield ReadSessions()
-    own = [name for name, worker in workers.items() if worker == request.worker]
+    own: list[str] = []
+    for name, worker in workers.items():
+        if worker == request.worker:
+            own.append(name)
     free = [name for name in named if name not in workers]
     wanted = free[: max(0, request.match.sessions - len(own))]
     if not wanted:

@@ -25,8 +25,6 @@ from __future__ import annotations
 import asyncio
 import heapq
 import sys
-from hashlib import blake2b
-from random import Random
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from perdure.errors import Failure, UsageError
@@ -37,8 +35,8 @@ from perdure.kernel.execution.delivery import HANDLERS, NOTES
 from perdure.kernel.execution.ending import ContinueAsNew, wind_up
 from perdure.kernel.execution.progress import Progress
 from perdure.kernel.execution.queued import IsQueued, QueuedCalls, never_queued
-from perdure.kernel.execution.variables import Variables
-from perdure.kernel.execution.waits import Waits, behind_timer
+from perdure.kernel.execution.variables import Variables, new_stream
+from perdure.kernel.execution.waits import Waits, behind_timer, next_wake
 from perdure.kernel.loop.call import (
     ActivityCall,
     Call,
@@ -51,10 +49,10 @@ from perdure.kernel.loop.disposal import dispose
 from perdure.kernel.loop.loop import Timer, WorkflowLoop, running_loop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
     from logging import LogRecord
+    from random import Random
 
-    from perdure.kernel.data.commit import Task
     from perdure.kernel.data.definition import Definitions, WorkflowDefinition
     from perdure.kernel.data.limits import Limits
 
@@ -75,11 +73,11 @@ class Execution:
     """
 
     __slots__ = (
-        "_cancelled", "_is_queued", "_opened", "_outgoing", "_streams", "broken", "cancel_requested", "closing",
-        "deadlines", "definition", "definitions", "ended", "events", "has_progress", "journal",
-        "journal_bytes", "journal_events", "keeps_logs", "limits", "local", "logs", "loop", "main",
-        "next_input", "pending", "position", "queued", "retries", "seq", "started", "turn_bytes",
-        "unheard", "unit", "unwinding", "variables", "waits",
+        "_cancelled", "_is_queued", "_opened", "_outgoing", "_streams", "broken",
+        "cancel_requested", "closing", "deadlines", "definition", "definitions", "ended", "events",
+        "has_progress", "journal", "journal_bytes", "journal_events", "keeps_logs", "limits",
+        "local", "logs", "loop", "main", "next_input", "pending", "position", "queued", "retries",
+        "seq", "started", "turn_bytes", "unheard", "unit", "unwinding", "variables", "waits",
     )  # fmt: skip
 
     def __init__(
@@ -207,15 +205,7 @@ class Execution:
             self.ended = event
             self.position += 1
             return
-        self.break_off(event, None, self.end_line())
-
-    def end_line(self) -> str:
-        """The line at which the code waits. It may be at its end."""
-        lines = match.waiting_lines(self.loop)
-        if lines:
-            return f"the code waits at {lines[0]}"
-        code = self.definition.fn.__code__
-        return f"{code.co_filename}:{code.co_firstlineno} at the end of {code.co_name}"
+        self.break_off(event, None, match.end_line(self.loop, self.definition.fn))
 
     def break_off(self, recorded: ev.Event | None, given: ev.Event | None, where: str) -> None:
         """Journal and code differ. Nothing that the code does from here on has an effect."""
@@ -329,7 +319,9 @@ class Execution:
         if check is not None:
             self._refuse_again(recorded, event, check)
         self.position += 1
-        self.break_off(recorded, event, match.calling_line() or self.end_line())
+        self.break_off(
+            recorded, event, match.calling_line() or match.end_line(self.loop, self.definition.fn)
+        )
         return event, False
 
     def _judge(self, event: ev.Event, check: Callable[[], None]) -> None:
@@ -377,37 +369,30 @@ class Execution:
             # No node and no instance works for it.
             self.waits.add(call.lane, call.seq)
             return
-        if type(call) is not ChildCall:
+        if type(call) is ActivityCall and call.options.queue is not None:
+            self.local += not self._becomes_task(call)
+        elif type(call) is not ChildCall:
             self.local += 1
-            if type(call) is ActivityCall and call.options.queue is not None:
-                self._line_up(call)
         if new:
             self._hand_out(call)
 
-    def _line_up(self, call: ActivityCall) -> None:
-        """The call has a queue. It is no work of this node if it goes through the task table."""
-        queued = self.queued
-        # A task that is stored stays where it is, whatever this node serves.
-        if (queued is not None and queued.has(call.seq)) or self._is_queued(call.options):
-            if queued is None:
-                queued = self.queued = QueuedCalls()
-            queued.join(call.seq)
-            self.local -= 1
+    def _becomes_task(self, call: ActivityCall) -> bool:
+        """Whether the call is a task for workers. One that is stored stays one."""
+        is_stored = self.queued is not None and self.queued.has(call.seq)
+        return (is_stored or self._is_queued(call.options)) and self.tasks.join(call.seq)
 
-    def know_tasks(self, tasks: Iterable[Task]) -> None:
-        """Note the tasks of the execution that are stored."""
-        for task in tasks:
-            if self.queued is None:
-                self.queued = QueuedCalls()
-            self.queued.know(task.seq, task.attempt)
+    @property
+    def tasks(self) -> QueuedCalls:
+        """Its calls that are tasks for workers. Most executions have none."""
+        self.queued = self.queued or QueuedCalls()
+        return self.queued
 
     def _hand_out(self, call: Call) -> None:
         """The call is work for the node, or for another instance, once the turn is durable."""
         self.has_progress = True
         if self._opened is None:
-            self._opened = [call]
-        else:
-            self._opened.append(call)
+            self._opened = []
+        self._opened.append(call)
 
     def send(
         self,
@@ -548,23 +533,15 @@ class Execution:
         Raises:
             PayloadTooLarge: naming it, the limit and the option.
         """
-        limits = self.limits
-        if len(data) > limits.payload_bytes:
-            raise refusal.large_payload(what, len(data), limits)
-        turn_bytes = self.turn_bytes + len(data)
-        if turn_bytes > limits.commit_bytes:
-            raise refusal.large_turn(what, self.unit, turn_bytes, limits)
-        # Only now, because refused data is not written.
-        self.turn_bytes = turn_bytes
+        # Refused data is not written, so it does not count.
+        self.turn_bytes = refusal.grown(what, self.unit, self.turn_bytes, len(data), self.limits)
 
     def stream(self, name: bytes) -> Random:
         """The random numbers of this name, the same in each replay. No stream moves another one."""
         if self._streams is None:
             self._streams = {}
         if name not in self._streams:
-            start = b"%b%d" % (self.started.run, self.started.execution)
-            seed = blake2b(start, digest_size=8, person=name).digest()
-            self._streams[name] = Random(int.from_bytes(seed))
+            self._streams[name] = new_stream(self.started.run, self.started.execution, name)
         return self._streams[name]
 
     def due_timer(self, at: int) -> int | None:
@@ -586,12 +563,7 @@ class Execution:
             return 0
         if not self.retries:
             return timer_at
-        retry_at = min(self.retries.values())
-        if retry_at <= self.loop.now_ms:
-            return 0
-        if timer_at is None:
-            return retry_at
-        return min(retry_at, timer_at)
+        return next_wake(self.retries.values(), self.loop.now_ms, timer_at)
 
     def timer_at(self) -> int | None:
         """The time of the earliest timer (ms). None: there is none."""

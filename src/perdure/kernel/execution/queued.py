@@ -40,10 +40,11 @@ class QueuedCalls:
         """Whether a call is one of them, or a task of it is stored."""
         return seq in self._attempts
 
-    def join(self, seq: int) -> None:
-        """The call is one of them from now on."""
+    def join(self, seq: int) -> bool:
+        """The call is one of them from now on, which is True."""
         self._attempts.setdefault(seq, 0)
         self._joined.add(seq)
+        return True
 
     def leave(self, seq: int) -> bool:
         """The call has its answer, or is cancelled: its task goes. False: it is none of them."""

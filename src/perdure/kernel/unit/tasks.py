@@ -14,6 +14,8 @@ from perdure.kernel.data.queue import TaskCall, encode_call, rank_of
 from perdure.kernel.data.retry import WORKER_LOST
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from perdure.kernel.data.commit import UnitRow
     from perdure.kernel.execution.execution import Execution
     from perdure.kernel.loop.call import ActivityCall
@@ -22,6 +24,13 @@ if TYPE_CHECKING:
 
 _SAID_BY_OWNER = (WORKER_LOST, "ActivityTimeout")
 """Failures that the owner of an instance finds out about a task."""
+
+
+def know_tasks(run: Execution, row: UnitRow, stored: Iterable[Task]) -> None:
+    """Note the tasks of the current execution that are stored."""
+    for task in stored:
+        if task.run == row.run and task.execution == row.execution:
+            run.tasks.know(task.seq, task.attempt)
 
 
 def add_task(run: Execution, row: UnitRow, turn: Turn, call: ActivityCall) -> None:
@@ -42,6 +51,12 @@ def drop_tasks(run: Execution, turn: Turn) -> None:
         started = run.started
         for seq, attempt in queued.take_dropped():
             turn.drop_task((started.run, started.execution, seq, attempt))
+
+
+def drop_stored(stored: Iterable[Task], turn: Turn) -> None:
+    """Drop the tasks with which a unit was loaded, and which no run of it knows."""
+    for task in stored:
+        turn.drop_task((task.run, task.execution, task.seq, task.attempt))
 
 
 def drop_late(turn: Turn, entry: Entry) -> None:

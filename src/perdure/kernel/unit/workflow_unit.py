@@ -20,20 +20,6 @@ others, and no backlog makes a turn too long.
 A unit is *held* when its code cannot go on: a definition is missing, the journal cannot be read,
 code and journal differ, or the code waits for nothing. It is then `suspended` with the reason,
 costs nothing, and is tried again when it is loaded after a deploy.
-
-The other modules follow in the order of a turn:
-
-    mailbox.py     messages that no turn has taken
-    budget.py      how much one turn may do
-    control.py     cancel, terminate, pause, resume, retry
-    deletion.py    delete, prune
-    lifecycle.py   starting, continuing as new, ending
-    waiting.py     messages that were taken and cannot be delivered yet
-    offer.py       messages for waits, which may not fit
-    collect.py     the results of the run
-    outbox.py      messages to other units
-    row_state.py   the state of the unit, in its row
-    turn.py        the results of the turn, and its Commit
 """
 
 from __future__ import annotations
@@ -59,7 +45,7 @@ from perdure.kernel.unit.children import OpenChild, recorded_children
 from perdure.kernel.unit.collect import collect
 from perdure.kernel.unit.offer import feed, offer
 from perdure.kernel.unit.row_state import describe
-from perdure.kernel.unit.tasks import drop_late
+from perdure.kernel.unit.tasks import drop_late, know_tasks
 from perdure.kernel.unit.turn import Turn
 from perdure.kernel.unit.waiting import Waiting
 
@@ -82,11 +68,6 @@ class _Unbegun(NamedTuple):
     kv: Iterable[KvEntry]
 
 
-def _is_of(task: Task, row: UnitRow) -> bool:
-    """Whether a task belongs to the current execution of a unit."""
-    return task.run == row.run and task.execution == row.execution
-
-
 class WorkflowUnit:
     """A workflow instance that its owner holds in memory.
 
@@ -96,8 +77,9 @@ class WorkflowUnit:
     kind = "workflow"
 
     __slots__ = (
-        "_changed", "_tasks", "_unbegun", "children_without_code", "dedupe_ms", "definitions",
-        "held", "id", "is_queued", "limits", "rederives", "row", "run", "shards", "version", "waiting",
+        "_changed", "_unbegun", "children_without_code", "dedupe_ms", "definitions",
+        "held", "id", "is_queued", "limits", "rederives", "row", "run", "shards", "stored_tasks",
+        "version", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -126,7 +108,7 @@ class WorkflowUnit:
         self.dedupe_ms = dedupe_ms
         self.is_queued = is_queued
         # Tasks that are stored and that no run knows: none of its code is in memory.
-        self._tasks: Sequence[Task] = ()
+        self.stored_tasks: Sequence[Task] = ()
         self.waiting = Waiting()
         # After a load no work runs for the open calls, so the next turn hands out all of them.
         self.rederives = True
@@ -151,7 +133,7 @@ class WorkflowUnit:
     def _load(self, found: Loaded, *, released: bool) -> None:
         row = found.row
         assert row is not None
-        self._tasks = found.tasks
+        self.stored_tasks = found.tasks
         self.version = found.version
         self.row = row
         if row.reason == held.REASONS[held.POISONED] and not released:
@@ -190,7 +172,7 @@ class WorkflowUnit:
             return
         run = self.new_run(definition)
         run.variables.load(kv, row.execution)
-        run.know_tasks(task for task in self._tasks if _is_of(task, row))
+        know_tasks(run, row, self.stored_tasks)
         with Entered(run.loop):
             run.replay(journal)
         self.check_run()
@@ -239,11 +221,6 @@ class WorkflowUnit:
         if self.run is None:
             return True
         return not self.run.local and not self.run.retries
-
-    def drop_stored_tasks(self, turn: Turn) -> None:
-        """Drop the tasks that were stored when the unit was loaded. No run of it knows them."""
-        for task in self._tasks:
-            turn.drop_task((task.run, task.execution, task.seq, task.attempt))
 
     # ------------------------------------------------------------ its state
 
@@ -330,7 +307,7 @@ class WorkflowUnit:
         for chunk in commit.journal:
             self._follow(ev.decode_events(chunk.events))
         if self.run is not None:
-            self.run.know_tasks(task for task in commit.tasks_added if _is_of(task, self.row))
+            know_tasks(self.run, self.row, commit.tasks_added)
         self.waiting.follow(commit.consume, [m for m in commit.post if m.to == self.id])
         self.rederives = True
         if commit.row.status in CLOSED:

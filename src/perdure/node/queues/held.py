@@ -97,8 +97,9 @@ class Held:
     @property
     def has_beaten(self) -> bool:
         """Whether a heartbeat came since the last renewal."""
-        attempt = None if self.job is None else self.job.attempt
-        return attempt is not None and attempt.beats != self._beats
+        if self.job is None or self.job.attempt is None:
+            return False
+        return self.job.attempt.beats != self._beats
 
     def was_renewed(self, now_s: float) -> None:
         """Its lease begins anew at `now_s`."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from perdure.errors import StoreError
@@ -84,9 +85,11 @@ class Keeper:
 
     def look_at(self, queue: str) -> None:
         """Tasks of this queue were dropped. Perhaps the worker has some of them."""
-        if any(held.task.queue == queue for held in self._held.values()):
-            self._to_look_at.add(queue)
-            self._news.set()
+        for held in self._held.values():
+            if held.task.queue == queue:
+                self._to_look_at.add(queue)
+                self._news.set()
+                return
 
     # ------------------------------------------------------------ renewing
 
@@ -95,11 +98,10 @@ class Keeper:
         after_s = renew_after_ms(self._options.task_lease_ms) / 1000
         tick_s = min(_TICK_MAX_S, max(_TICK_MIN_S, after_s / 4))
         while True:
-            try:
+            # Without news it is time to look all the same.
+            with suppress(TimeoutError):
                 async with asyncio.timeout(tick_s):
                     await self._news.wait()
-            except TimeoutError:
-                pass  # nothing was dropped, and it is time to look
             self._news.clear()
             try:
                 await self._renew(after_s - tick_s)
@@ -112,11 +114,12 @@ class Keeper:
         now_s = self._loop.time()
         queues = self._to_look_at
         self._to_look_at = set()
-        due = [
-            held
-            for held in self._held.values()
-            if now_s - held.renewed_at_s >= after_s or held.has_beaten or held.task.queue in queues
-        ]
+        due: list[Held] = []
+        for held in self._held.values():
+            is_near = now_s - held.renewed_at_s >= after_s
+            # A task of such a queue may have been dropped, which only its renewal tells.
+            if is_near or held.has_beaten or held.task.queue in queues:
+                due.append(held)
         for first in range(0, len(due), _RENEWED_AT_ONCE):
             await self._renew_some(due[first : first + _RENEWED_AT_ONCE])
 
@@ -138,14 +141,15 @@ class Keeper:
         if not self.sessions or now_s - self._sessions_held_s < after_s:
             return
         self._sessions_held_s = now_s
-        running = {(held.task.queue, held.task.session) for held in self._held.values()}
+        running: set[tuple[str, str | None]] = set()
+        for held in self._held.values():
+            running.add((held.task.queue, held.task.session))
         keys = list(self.sessions)
         holds: list[SessionHold] = []
         for queue, name in keys:
-            is_idle = (queue, name) not in running and now_s - self.sessions[queue, name] > idle_s
             lease_ms = self._options.task_lease_ms
-            if is_idle:
-                lease_ms = 0
+            if (queue, name) not in running and now_s - self.sessions[queue, name] > idle_s:
+                lease_ms = 0  # it is idle, and goes to whichever worker has the next task
             holds.append(SessionHold(queue, name, self._worker, lease_ms))
         kept = await self._store.hold_sessions(holds, await self._time.look())
         for key, hold, is_kept in zip(keys, holds, kept, strict=True):

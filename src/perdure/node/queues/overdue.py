@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from perdure.node.options import NodeOptions
     from perdure.node.ownership.ownership import Ownership
     from perdure.node.queues.store_time import StoreTime
-    from perdure.node.queues.worker import Worker
+    from perdure.node.queues.worker import TaskWorker
 
 logger = logging.getLogger("perdure.worker")
 
 _PAGE = 500
 _AGAIN_S = 60.0
-"""When the failure of a task that is still there is delivered again: its instance is paused, say."""
+"""When the failure of a task that is still there is delivered again: it waits for a pause, say."""
 
 
 class OverdueTasks:
@@ -39,7 +39,7 @@ class OverdueTasks:
         turns: Turns,
         ownership: Ownership,
         options: NodeOptions,
-        worker: Worker,
+        worker: TaskWorker,
         time: StoreTime,
     ) -> None:
         """Nothing is known to be overdue."""
@@ -66,14 +66,14 @@ class OverdueTasks:
 
     async def look(self) -> None:
         """Have the failures of overdue tasks recorded."""
-        scopes = tuple(scope.name for scope in self._ownership.all() if scope.takes_messages)
+        scopes = [scope.name for scope in self._ownership.all() if scope.takes_messages]
         if not scopes:
             return
         now_s = asyncio.get_running_loop().time()
         for key, at_s in list(self._delivered.items()):
             if now_s - at_s > _AGAIN_S:
                 del self._delivered[key]
-        query = Overdue(scopes=scopes, at=await self._time.look(), limit=_PAGE)
+        query = Overdue(scopes=tuple(scopes), at=await self._time.look(), limit=_PAGE)
         # One page at a time: the next look goes on behind those that are recorded by then.
         for task in (await self._turns.store.query(query)).items:
             key = (task.unit, task.seq, task.attempt, task.token)

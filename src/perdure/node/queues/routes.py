@@ -42,7 +42,10 @@ class Routes:
 
     def rules(self, queue: str) -> QueueRules:
         """The limits of a queue."""
-        return self._app.find_queue(queue) or NO_RULES
+        rules = self._app.find_queue(queue)
+        if rules is None:
+            return NO_RULES
+        return rules
 
     def names(self) -> tuple[str, ...]:
         """The activities that this node can run."""
@@ -57,7 +60,9 @@ class Routes:
             others.add(kind_of(definition))
             if definition is not None and definition.options.queue == queue:
                 found.add(kind_of(definition))
-        return found or others
+        if not found:
+            return others  # calls name the queue, and not the activities
+        return found
 
     def queues(self) -> list[str]:
         """The queues whose tasks this node runs."""

@@ -61,8 +61,46 @@ class _Line:
         self.running = 0
         self.alarm: Alarm | None = None
 
+    def ask_again(self) -> None:
+        """There may be tasks for this worker."""
+        self.is_due = True
 
-class Worker:
+    def ask_at(self, alarm: Alarm) -> None:
+        """Ask again when the alarm rings."""
+        self.alarm = alarm
+
+    def begin_asking(self) -> None:
+        """The store is being asked for tasks now."""
+        self.is_due = False
+        self.end()
+
+    def has_answered(self, *, has_more: bool, is_full: bool) -> None:
+        """The store has answered. `is_full`: with as many tasks as were asked for."""
+        self.has_more = has_more
+        self.is_due = self.is_due or is_full
+
+    def begin_task(self) -> None:
+        """One more task runs."""
+        self.running += 1
+
+    def end_task(self) -> bool:
+        """One task less runs. Returns whether to ask for another one."""
+        self.running -= 1
+        return self.finish()
+
+    def finish(self) -> bool:
+        """A task is out of the way of others. Returns whether to ask for another one."""
+        self.is_due = self.is_due or self.has_more
+        return self.is_due
+
+    def end(self) -> None:
+        """Wait for no time any more."""
+        if self.alarm is not None:
+            self.alarm.cancel()
+            self.alarm = None
+
+
+class TaskWorker:
     """Runs tasks of the queues that its node serves."""
 
     def __init__(
@@ -81,7 +119,6 @@ class Worker:
         self._ids = {"node": given.node_name}
         self._lines: dict[str, _Line] = {}
         self._news = asyncio.Event()
-        self._takes = False
         self._results = Results(given.store, self._settled)
         self._keeper = Keeper(given, self.name, time, self._lost)
 
@@ -96,7 +133,6 @@ class Worker:
 
     def begin(self) -> None:
         """Take tasks from now on."""
-        self._takes = True
         hints = self._store.task_hints()
         self._background.spawn(self._hear(hints), "perdure-worker-hints")
         self._background.spawn(self._run(), "perdure-worker")
@@ -135,10 +171,11 @@ class Worker:
         while True:
             query = Queues(at=self._time.now_ms(), after=after)
             page = await self._store.query(query)
-            found += [depth.queue for depth in page.items if depth.visible]
+            waiting = [depth.queue for depth in page.items if depth.visible]
+            found += filter(served.__contains__, waiting)
             after = page.next
             if after is None:
-                return [queue for queue in found if queue in served]
+                return found
 
     def _ask_soon(self, queue: str) -> None:
         line = self._lines.get(queue)
@@ -146,7 +183,7 @@ class Worker:
             if queue not in self._routes.queues():
                 return
             line = self._lines[queue] = _Line()
-        line.is_due = True
+        line.ask_again()
         self._news.set()
 
     async def _run(self) -> None:
@@ -157,11 +194,15 @@ class Worker:
             for queue, line in list(self._lines.items()):
                 room = self._room(queue, line)
                 if line.is_due and room > 0:
-                    line.is_due = False
+                    line.begin_asking()
                     await self._lease(queue, line, room)
-            if not any(line.is_due and self._room(q, line) for q, line in self._lines.items()):
+            if not self._can_ask():
                 await self._news.wait()
             self._news.clear()
+
+    def _can_ask(self) -> bool:
+        """Whether there is a queue to ask for tasks now, and room for some."""
+        return any(line.is_due and self._room(queue, line) for queue, line in self._lines.items())
 
     def _room(self, queue: str, line: _Line) -> int:
         room = min(_BATCH, self._attempts.room(queue, self._routes.kinds(queue)))
@@ -188,9 +229,6 @@ class Worker:
             ),
             rules=self._routes.rules(queue),
         )
-        if line.alarm is not None:
-            line.alarm.cancel()
-            line.alarm = None
         try:
             leased = await self._store.lease(request)
         except StoreUnavailable as error:
@@ -198,21 +236,20 @@ class Worker:
             logger.debug("no tasks of queue %s can be leased now: %s", queue, error)
             self._ask_at(queue, line, self._clock.now_ms() + 1_000)
             return
-        line.has_more = leased.again_at is not None
+        is_full = len(leased.tasks) == room
+        line.has_answered(has_more=leased.again_at is not None, is_full=is_full)
         for task in leased.tasks:
             self._begin(task, line)
-        if len(leased.tasks) == room:
-            line.is_due = True
-        elif leased.again_at is not None:
+        if leased.again_at is not None and not is_full:
             wait_ms = max(1, leased.again_at - request.at)
             self._ask_at(queue, line, self._clock.now_ms() + wait_ms)
 
     def _ask_at(self, queue: str, line: _Line, at: int) -> None:
-        line.alarm = self._clock.call_at(at, lambda: self._ask_soon(queue))
+        line.ask_at(self._clock.call_at(at, lambda: self._ask_soon(queue)))
 
     def _begin(self, task: Task, line: _Line) -> None:
         held = Held(task, self._loop.time())
-        line.running += 1
+        line.begin_task()
         self._keeper.add(held)
         try:
             call = call_of(task, self._loop)
@@ -240,19 +277,14 @@ class Worker:
         self._free(held)
 
     def _free(self, held: Held) -> None:
-        line = self._lines[held.task.queue]
-        line.running -= 1
-        if line.has_more or line.is_due:
-            line.is_due = True
+        if self._lines[held.task.queue].end_task():
             self._news.set()
 
     def _settled(self, batch: Sequence[Held]) -> None:
         """The store has these results, so limits of their queues may allow other tasks."""
         for held in batch:
             self._keeper.remove(held)
-            line = self._lines[held.task.queue]
-            if line.has_more:
-                line.is_due = True
+            if self._lines[held.task.queue].finish():
                 self._news.set()
 
     def _lost(self, held: Held) -> None:
@@ -267,12 +299,10 @@ class Worker:
 
     def drain(self) -> None:
         """Take no more tasks. Those that run go on."""
-        self._takes = False
         for task in self._background.named(("perdure-worker", "perdure-worker-look")):
             task.cancel()
         for line in self._lines.values():
-            if line.alarm is not None:
-                line.alarm.cancel()
+            line.end()
 
     async def stop(self) -> None:
         """Post the last results, and give back what has none, so that others run it.
@@ -290,9 +320,9 @@ class Worker:
             logger.warning(text, self.name, error or "the store does not answer", extra=self._ids)
 
     async def _give_back(self) -> None:
-        left = [held for held in self._keeper.all() if held.result is None]
-        if left:
-            leases = [held.renewal(0) for held in left]
+        # One with a result stays this node's until its lease expires.
+        leases = [held.renewal(0) for held in self._keeper.all() if held.result is None]
+        if leases:
             self._store.tell_workers(await self._store.give_back(leases))
         holds = [SessionHold(queue, name, self.name, 0) for queue, name in self._keeper.sessions]
         if holds:

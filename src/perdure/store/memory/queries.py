@@ -31,7 +31,7 @@ from perdure.ports.store import (
     Units,
     UnitView,
 )
-from perdure.store.derived import overdue_key
+from perdure.store.derived import overdue_from, overdue_key, overdue_page
 from perdure.store.memory.rows import Tables
 from perdure.store.memory.unit import Unit
 from perdure.store.page import check_limit, key_of, page_of
@@ -266,18 +266,23 @@ def _queues(tables: Tables, query: Queues) -> Page[QueueDepth]:
 
 def _oldest(tables: Tables, queue: str, at: int) -> int:
     """How long the oldest visible task of a queue has waited (ms)."""
-    waiting = [task.visible_at for task in tables.tasks(queue) if task.worker is None]
-    return max(0, at - min(waiting, default=at))
+    oldest = at
+    for task in tables.tasks(queue):
+        if task.worker is None:
+            oldest = min(oldest, task.visible_at)
+    return at - oldest
 
 
 def _overdue(tables: Tables, query: Overdue) -> Page[Task]:
-    found: list[tuple[tuple[int, str, bytes, int, int, int], Task]] = []
+    start = overdue_from(query)
+    found: list[Task] = []
     for task in _tasks(tables):
-        is_over = task.expires_at is not None and task.expires_at <= query.at
-        if is_over and task.scope in query.scopes:
-            found.append((overdue_key(task), replace(task, input=b"")))
-    found.sort(key=lambda one: one[0])
-    return _page(query, found, tuple[int, str, bytes, int, int, int])
+        if task.expires_at is None or task.scope not in query.scopes:
+            continue
+        if task.expires_at <= query.at and overdue_key(task) > start:
+            found.append(replace(task, input=b""))
+    found.sort(key=overdue_key)
+    return overdue_page(query, found)
 
 
 def _depths(tables: Tables, at: int) -> dict[str, list[int]]:

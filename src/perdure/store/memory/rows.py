@@ -377,8 +377,11 @@ class Tables:
         queue, at = request.queue, request.at
         match step:
             case ReadQueue():
-                held = [task for task in self.tasks(queue) if task.worker is not None]
-                return QueueState(Counter(task.key for task in held), self.starts.get(queue))
+                keys = Counter[str | None]()
+                for task in self.tasks(queue):
+                    if task.worker is not None:
+                        keys[task.key] += 1
+                return QueueState(keys, self.starts.get(queue))
             case FindTasks():
                 found = list(self._find(request, step))
                 found.sort(key=_in_line)
@@ -393,8 +396,7 @@ class Tables:
             case NoteStarts():
                 self.starts[queue] = step.starts
             case FindNext():
-                waiting = [task for task in self.tasks(queue) if task.worker is None]
-                later = [task.visible_at for task in waiting if task.visible_at > at]
+                later = [task.visible_at for task in self.tasks(queue) if _is_later(task, at)]
                 return min(later, default=None)
         return None
 
@@ -412,7 +414,11 @@ class Tables:
             if not request.match.fits(task) or task.key in step.full_keys:
                 continue
             holder = self._holder(request, task.session)
-            if task.session is None or holder == request.worker or (not holder and step.may_open):
+            # A session without a worker can be opened, if the worker may have one more.
+            may_have = holder == request.worker
+            if holder is None:
+                may_have = task.session is None or step.may_open
+            if may_have:
                 yield copy(task)
 
     def _holder(self, request: TaskRequest, session: str | None) -> str | None:
@@ -558,6 +564,11 @@ class Tables:
                     dropped += 1
             self._forget_empty(name)
         return dropped
+
+
+def _is_later(task: Task, at: int) -> bool:
+    """Whether a task that waits for a worker becomes visible after a time (ms)."""
+    return task.worker is None and task.visible_at > at
 
 
 def _in_line(task: Task) -> tuple[int, int, str, bytes, int, int, int]:

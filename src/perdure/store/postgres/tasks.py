@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import starmap
+from operator import itemgetter
 from typing import Any, Literal
 
 import msgspec
@@ -21,7 +23,7 @@ from perdure.ports.store import (
     TaskHint,
     TaskRequest,
 )
-from perdure.store.derived import FIRST_OVERDUE, overdue_key
+from perdure.store.derived import overdue_from, overdue_page
 from perdure.store.leasing import (
     FindNext,
     FindTasks,
@@ -35,11 +37,25 @@ from perdure.store.leasing import (
     leasing,
 )
 from perdure.store.limits import StoreLimits
-from perdure.store.page import key_of, page_of
 from perdure.store.postgres.connection import Connection, Values, columns
 from perdure.store.statements import statements
 
 SQL = statements("perdure.store.postgres", "tasks")
+
+
+_first = itemgetter(0)
+
+
+def _key_and_token(task: Task) -> Values:
+    return (task.unit, task.run, task.execution, task.seq, task.attempt, task.token)
+
+
+def _given_back(lease: Renewal) -> Values:
+    return (lease.unit, lease.seq, lease.attempt, lease.token, lease.details)
+
+
+def _session_key(hold: SessionHold) -> tuple[str, str, str]:
+    return (hold.queue, hold.session, hold.worker)
 
 
 async def claim(
@@ -96,7 +112,7 @@ async def _carry_out(connection: Connection, request: TaskRequest, step: Step) -
             rows = await connection.fetch(
                 SQL["open_sessions"], queue, step.sessions, worker, step.until, at
             )
-            return [session for (session,) in rows]
+            return list(map(_first, rows))
         case GiveTasks():
             await _give(connection, step.tasks)
         case NoteStarts():
@@ -108,7 +124,7 @@ async def _carry_out(connection: Connection, request: TaskRequest, step: Step) -
 
 def _mapping(rows: Sequence[Values]) -> dict[Any, Any]:
     """Rows of two columns as a dictionary."""
-    return {row[0]: row[1] for row in rows}
+    return dict(map(tuple, rows))
 
 
 async def _find(connection: Connection, request: TaskRequest, step: FindTasks) -> list[Task]:
@@ -128,14 +144,12 @@ async def _find(connection: Connection, request: TaskRequest, step: FindTasks) -
         request.worker,
         step.may_open,
     )
-    return [Task(*row) for row in rows]
+    return list(starmap(Task, rows))
 
 
 async def _give(connection: Connection, given: Sequence[Task]) -> None:
     first = given[0]
-    rows = [
-        (task.unit, task.run, task.execution, task.seq, task.attempt, task.token) for task in given
-    ]
+    rows = map(_key_and_token, given)
     await connection.execute(
         SQL["lease"], first.worker, first.expires_at, first.leased_at, *columns(rows, 6)
     )
@@ -163,9 +177,10 @@ async def renew(
 
 async def give_back(connection: Connection, leases: Sequence[Renewal]) -> list[TaskHint]:
     """Take the worker from tasks whose row still has the token."""
-    rows = [(one.unit, one.seq, one.attempt, one.token, one.details) for one in leases]
+    rows = map(_given_back, leases)
     queues = await connection.fetch(SQL["give_back"], *columns(rows, 5))
-    return [TaskHint(queue) for queue in dict.fromkeys(name for (name,) in queues)]
+    # One hint for each queue, in order.
+    return list(map(TaskHint, dict.fromkeys(map(_first, queues))))
 
 
 async def hold_sessions(
@@ -173,26 +188,28 @@ async def hold_sessions(
 ) -> list[bool]:
     """Keep sessions, or give them up."""
     # Sorted, so that two workers never wait for each other.
-    lengths = {(one.queue, one.session, one.worker): one.lease_ms for one in holds}
-    kept = [(*key, at + lease_ms) for key, lease_ms in sorted(lengths.items()) if lease_ms]
-    dropped = [key for key, lease_ms in sorted(lengths.items()) if not lease_ms]
+    kept: dict[Values, Values] = {}
+    dropped: dict[Values, None] = {}
+    for one in sorted(holds, key=_session_key):
+        if one.lease_ms:
+            kept[_session_key(one)] = (*_session_key(one), at + one.lease_ms)
+        else:
+            dropped[_session_key(one)] = None
     found: list[Values] = []
     if kept:
-        found += await connection.fetch(SQL["hold_sessions"], *columns(kept, 4))
+        found += await connection.fetch(SQL["hold_sessions"], *columns(kept.values(), 4))
     if dropped:
         found += await connection.fetch(SQL["drop_sessions"], *columns(dropped, 3))
     held = set(map(tuple, found))
-    return [(one.queue, one.session, one.worker) in held for one in holds]
+    return [_session_key(one) in held for one in holds]
 
 
 async def overdue(connection: Connection, query: Overdue) -> Page[Task]:
     """Tasks of scopes whose time has passed, the earliest first."""
-    start = key_of(query.after, tuple[int, str, bytes, int, int, int]) or FIRST_OVERDUE
     rows = await connection.fetch(
-        SQL["overdue"], list(query.scopes), query.at, *start, query.limit + 1
+        SQL["overdue"], list(query.scopes), query.at, *overdue_from(query), query.limit + 1
     )
-    tasks = [Task(*row) for row in rows]
-    return page_of([(overdue_key(task), task) for task in tasks], query.limit)
+    return overdue_page(query, starmap(Task, rows))
 
 
 async def sweep(

@@ -6,6 +6,7 @@ The same is done to dictionaries by `memory.rows`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import starmap
 from typing import Literal
 
 from perdure.kernel.data.commit import Fence, Task
@@ -20,7 +21,7 @@ from perdure.ports.store import (
     TaskHint,
     TaskRequest,
 )
-from perdure.store.derived import FIRST_OVERDUE, overdue_key
+from perdure.store.derived import overdue_from, overdue_page
 from perdure.store.leasing import (
     FindNext,
     FindTasks,
@@ -33,7 +34,6 @@ from perdure.store.leasing import (
     Step,
     leasing,
 )
-from perdure.store.page import key_of, page_of
 from perdure.store.sqlite.connection import Connection, Values, ids_json
 from perdure.store.statements import statements
 
@@ -97,7 +97,9 @@ def _carry_out(connection: Connection, request: TaskRequest, step: Step) -> obje
             opened: list[str] = []
             for session in step.sessions:
                 values = (queue, session, worker, step.until, at)
-                opened += [name for (name,) in connection.execute(TASKS["open_session"], values)]
+                # No row comes back if another worker has it.
+                for (name,) in connection.execute(TASKS["open_session"], values):
+                    opened.append(name)
             return opened
         case GiveTasks():
             connection.executemany(TASKS["lease"], map(_given, step.tasks))
@@ -118,7 +120,7 @@ def _find(connection: Connection, request: TaskRequest, step: FindTasks) -> list
         *(match.only_tagged, ids_json(step.full_keys), request.worker, step.may_open),
     )
     # All of them at once: what is leased leaves the index that this walks.
-    return [Task(*row) for row in connection.execute(TASKS["find_waiting"], values)]
+    return list(starmap(Task, connection.execute(TASKS["find_waiting"], values)))
 
 
 def _given(task: Task) -> Values:
@@ -145,13 +147,12 @@ def renew(
 
 def give_back(connection: Connection, leases: Sequence[Renewal]) -> list[TaskHint]:
     """Take the worker from tasks whose row still has the token."""
-    queues: dict[str, None] = {}
+    hints: dict[TaskHint, None] = {}
     for one in leases:
         values = (one.details, one.unit, one.seq, one.attempt, one.token)
-        queues |= dict.fromkeys(
-            [name for (name,) in connection.execute(TASKS["give_back"], values)]
-        )
-    return [TaskHint(queue) for queue in queues]
+        for (queue,) in connection.execute(TASKS["give_back"], values):
+            hints[TaskHint(queue)] = None
+    return list(hints)
 
 
 def hold_sessions(connection: Connection, holds: Sequence[SessionHold], at: int) -> list[bool]:
@@ -169,7 +170,5 @@ def hold_sessions(connection: Connection, holds: Sequence[SessionHold], at: int)
 
 def overdue(connection: Connection, query: Overdue) -> Page[Task]:
     """Tasks of scopes whose time has passed, the earliest first."""
-    start = key_of(query.after, tuple[int, str, bytes, int, int, int]) or FIRST_OVERDUE
-    values = (ids_json(query.scopes), query.at, *start, query.limit + 1)
-    tasks = [Task(*row) for row in connection.execute(TASKS["overdue"], values)]
-    return page_of([(overdue_key(task), task) for task in tasks], query.limit)
+    values = (ids_json(query.scopes), query.at, *overdue_from(query), query.limit + 1)
+    return overdue_page(query, starmap(Task, connection.execute(TASKS["overdue"], values)))
