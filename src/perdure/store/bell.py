@@ -68,7 +68,8 @@ class Bell(Generic[H]):
 
     def __init__(self) -> None:
         """Start without listeners."""
-        self._listeners: set[_Listener[H]] = set()
+        # A dict, so that they are told in one order in each run of a simulation.
+        self._listeners: dict[_Listener[H], None] = {}
 
     def ring(self, hint: H) -> None:
         """Tell all listeners."""
@@ -85,7 +86,7 @@ class Bell(Generic[H]):
         """Hints, as they come from this call on, until the bell is closed."""
         # Not in the generator, which runs only when its first hint is asked for.
         listener = _Listener[H]()
-        self._listeners.add(listener)
+        self._listeners[listener] = None
         return self._listen_to(listener)
 
     async def _listen_to(self, listener: _Listener[H]) -> AsyncIterator[H]:
@@ -96,4 +97,4 @@ class Bell(Generic[H]):
                     if number % HINTS_AT_A_TIME == 0:
                         await asyncio.sleep(0)
         finally:
-            self._listeners.discard(listener)
+            self._listeners.pop(listener, None)
