@@ -85,6 +85,7 @@ class _Room:
 
     def __init__(self, request: TaskRequest, state: QueueState, starts: Starts) -> None:
         rules = request.rules
+        # The strictest limit counts. It may be below 0, when a deploy has made it stricter.
         self.left = request.limit
         if rules.concurrency is not None:
             self.left = min(self.left, rules.concurrency - sum(state.keys.values()))
@@ -140,6 +141,7 @@ def leasing(request: TaskRequest) -> Generator[Step, Any, Leased]:
                 may_open = False
             elif room.take(task.key):
                 leased.append(_given(task, request))
+        # No more tasks are left that could be had.
         if len(found) < asked:
             break
     if leased:

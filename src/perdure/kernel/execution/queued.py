@@ -66,6 +66,7 @@ class QueuedCalls:
     def needs_task(self, seq: int, attempt: int) -> bool:
         """Whether the task of this attempt is to be stored. It counts as stored from then on."""
         stored = self._attempts[seq]
+        # After a load it mostly is: the owner before has added it.
         if stored == attempt:
             return False
         self._drop(seq, stored)

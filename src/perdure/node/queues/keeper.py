@@ -124,6 +124,7 @@ class Keeper:
             await self._renew_some(due[first : first + _RENEWED_AT_ONCE])
 
     async def _renew_some(self, due: Sequence[Held]) -> None:
+        # From before the question: the store may take long to answer.
         now_s = self._loop.time()
         renewals = [held.renewal(self._options.task_lease_ms) for held in due]
         results = await self._store.renew(renewals, await self._time.look())

@@ -193,6 +193,7 @@ class TaskWorker:
         while True:
             for queue, line in list(self._lines.items()):
                 room = self._room(queue, line)
+                # A queue that is due and has no room is asked when a task of it has ended.
                 if line.is_due and room > 0:
                     line.begin_asking()
                     await self._lease(queue, line, room)
@@ -238,6 +239,7 @@ class TaskWorker:
             return
         is_full = len(leased.tasks) == room
         line.has_answered(has_more=leased.again_at is not None, is_full=is_full)
+        # They begin now and not when all queues were asked: their leases run already.
         for task in leased.tasks:
             self._begin(task, line)
         if leased.again_at is not None and not is_full:

@@ -256,6 +256,7 @@ class HintServer:
     def tell_workers(self, hints: Sequence[TaskHint]) -> None:
         """Tell the workers of other processes of queues."""
         lines = _task_lines(hints)
+        # Never waited for: the commit that added the tasks is durable, and this is only news of it.
         for writer in self._workers:
             transport = writer.transport
             if not writer.is_closing() and transport.get_write_buffer_size() < UNREAD_BYTES_MAX:

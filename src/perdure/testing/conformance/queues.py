@@ -139,6 +139,7 @@ class InLine:
             await scenario.applied("order", tasks_added=tasks_of(scenario, "order", 1, 2, 3))
             rules = QueueRules(concurrency=2)
             one, _ = await _lease(scenario, rules=rules)
+            # The limit is that of the queue, and not of a worker.
             blocked = await scenario.store.lease(request(rules=rules, worker="other"))
             assert blocked.tasks == []
             # Nothing tells it that another worker has finished a task.
@@ -149,6 +150,7 @@ class InLine:
     async def test_workers_that_ask_at_once_keep_to_the_limit(
         self, store_factory: StoreFactory
     ) -> None:
+        # Each sees the tasks that the others are taking at this moment, or waits for them.
         async with scene(store_factory) as scenario:
             await scenario.applied("order", tasks_added=tasks_of(scenario, "order", *range(40)))
             rules = QueueRules(concurrency=7)
@@ -159,6 +161,7 @@ class InLine:
 
     async def test_no_more_tasks_of_a_key_than_allowed(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
+            # Tasks without a key do not share one.
             await _keyed(scenario, "a", "a", "a", "b", None, None)
             rules = QueueRules(per_key=1)
             first, *others = await _lease(scenario, rules=rules)
@@ -242,6 +245,7 @@ class InLine:
 
     async def test_two_workers_never_open_one_session(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
+            # Most of them find all five sessions without a worker.
             await _of_sessions(scenario, *[f"s-{n % 5}" for n in range(30)])
             shares = await asyncio.gather(
                 *[_lease(scenario, limit=4, worker=f"worker-{n}") for n in range(8)]
@@ -274,6 +278,7 @@ class InLine:
             assert (again.seq, again.attempt, again.details) == (1, 1, b"half")
             # The lease is another one by now.
             assert await scenario.store.give_back([back]) == []
+            # And what the old worker says of it has no effect.
             assert (await scenario.load("order")).tasks == [again]
 
     async def test_tasks_whose_time_has_passed_are_found(self, store_factory: StoreFactory) -> None:
