@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import planted
 
 from perdure.simulation.plan import plan
-from perdure.simulation.play import play
+from perdure.simulation.play import play, shrink
 
 FIRST = int(os.environ.get("PERDURE_SIMULATE_FIRST", "1000"))
 SEEDS = int(os.environ.get("PERDURE_SIMULATE", "0"))
