@@ -17,15 +17,18 @@ from counted_steps import NOTES, steps
 from engine import until
 from postgres_server import new_server, server_url
 
-from perdure import Client
-from perdure.client.handle import WorkflowHandle
+from perdure import Client, Timeout
+from perdure.client.workflow_handle import WorkflowHandle
 from perdure.cluster.postgres import PostgresCluster
 from perdure.kernel.data.events import ActivityCompleted
+from perdure.kernel.data.placement import scope_of
+from perdure.ports.store import Scopes
+from perdure.store import open_store
 
 APP = Path(__file__).with_name("counted_steps.py")
 LEASE_MS = 2_000
 INSTANCES = 60
-DEADLINE_S = 90
+DEADLINE_S = 60
 
 Handles = list[WorkflowHandle[[str, int], int]]
 
@@ -97,6 +100,20 @@ class World:
                 one.process.kill()
                 one.process.communicate()
 
+    async def describe(self, client: Client, handles: Handles) -> str:
+        """What has not ended, where, and what the processes have said."""
+        lines = [f"members: {sorted(await self.members())}"]
+        async with open_store(self.url) as store:
+            for handle in handles:
+                found = await handle.describe()
+                if found.status != "completed":
+                    scope = scope_of(handle.id, store.info.shards)
+                    (claim,) = (await store.query(Scopes(scopes=(scope,)))).items
+                    lines.append(f"{found}\n  {claim}")
+        for one in self.served:
+            lines.append(f"{one.name} ({one.process.pid}): {one.errors.read_text()}")
+        return "\n".join(lines)
+
     async def members(self) -> set[str]:
         async with PostgresCluster(self.server, self.schema) as cluster:
             return {seen.member.incarnation.id for seen in (await cluster.view()).members}
@@ -122,9 +139,12 @@ async def started(client: Client, count: int) -> Handles:
     return handles
 
 
-async def check_all_ended(handles: Handles, count: int) -> None:
+async def check_all_ended(world: World, client: Client, handles: Handles, count: int) -> None:
     """Each has its result, and each of its steps was recorded once."""
-    results = await asyncio.gather(*(handle.result(timeout=DEADLINE_S) for handle in handles))
+    try:
+        results = await asyncio.gather(*(handle.result(timeout=DEADLINE_S) for handle in handles))
+    except Timeout:
+        pytest.fail(await world.describe(client, handles))
     assert results == [count] * INSTANCES
     for handle in handles[::10]:
         events = [entry.event for entry in await handle.history()]
@@ -141,7 +161,7 @@ async def test_kill_9_of_one_of_three(world: World, client: Client) -> None:
     await until(has_worked, "steps of the process")
     victim.kill()
     victim.wait()
-    await check_all_ended(handles, 60)
+    await check_all_ended(world, client, handles, 60)
     assert [one.end() for one in (world.served[0], world.served[2])] == [0, 0]
 
 
@@ -168,7 +188,7 @@ async def test_one_that_was_stopped_for_three_leases_records_nothing_and_works_a
 
     await until(is_back, "its next incarnation")
     steps_before = world.steps_by(zombie.pid)
-    await check_all_ended(handles, 150)
+    await check_all_ended(world, client, handles, 150)
     assert world.steps_by(zombie.pid) > steps_before
     assert [one.end() for one in world.served] == [0, 0, 0]
 
@@ -190,6 +210,6 @@ async def test_the_server_stops_under_load(tmp_path: Path) -> None:
             server.stop(signal.SIGQUIT)
             await asyncio.sleep(2 * LEASE_MS / 1000)
             server.start()
-            await check_all_ended(handles, 100)
+            await check_all_ended(world, client, handles, 100)
         assert [one.end() for one in world.served] == [0, 0, 0]
     server.remove()
