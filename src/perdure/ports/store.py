@@ -366,6 +366,12 @@ class Queues(Query[QueueDepth], frozen=True, kw_only=True):
     at: int
 
 
+class Tasks(Query[Task], frozen=True, kw_only=True):
+    """The tasks of a unit, by the numbers of their calls. Their inputs are left out."""
+
+    unit: str
+
+
 class Overdue(Query[Task], frozen=True, kw_only=True):
     """Tasks of these scopes whose `expires_at` has passed at `at`, the earliest first.
 

@@ -27,11 +27,19 @@ from perdure.ports.store import (
     Queues,
     Scopes,
     ScopeView,
+    Tasks,
     Totals,
     Units,
     UnitView,
 )
-from perdure.store.derived import overdue_from, overdue_key, overdue_page
+from perdure.store.derived import (
+    overdue_from,
+    overdue_key,
+    overdue_page,
+    task_place,
+    tasks_from,
+    tasks_page,
+)
 from perdure.store.memory.rows import Tables
 from perdure.store.memory.unit import Unit
 from perdure.store.page import check_limit, key_of, page_of
@@ -273,6 +281,13 @@ def _oldest(tables: Tables, queue: str, at: int) -> int:
     return at - oldest
 
 
+def _tasks_of_unit(tables: Tables, query: Tasks) -> Page[Task]:
+    start = tasks_from(query)
+    found = [replace(task, input=b"") for task in tables.unit(query.unit).tasks.values()]
+    found.sort(key=task_place)
+    return tasks_page(query, [task for task in found if task_place(task) > start])
+
+
 def _overdue(tables: Tables, query: Overdue) -> Page[Task]:
     start = overdue_from(query)
     found: list[Task] = []
@@ -315,4 +330,5 @@ _HANDLERS: dict[type[Query[Any]], Callable[[Tables, Any], Page[Any]]] = {
     Totals: _totals,
     Queues: _queues,
     Overdue: _overdue,
+    Tasks: _tasks_of_unit,
 }

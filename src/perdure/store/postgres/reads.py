@@ -37,6 +37,7 @@ from perdure.ports.store import (
     Queues,
     Scopes,
     ScopeView,
+    Tasks,
     Totals,
     Units,
     UnitView,
@@ -55,7 +56,7 @@ from perdure.store.postgres.connection import Connection, Values
 from perdure.store.postgres.counts import counts, queues, totals
 from perdure.store.postgres.filter import Filter
 from perdure.store.postgres.places import Cursor, cursor_of
-from perdure.store.postgres.tasks import overdue
+from perdure.store.postgres.tasks import overdue, tasks_of_unit
 from perdure.store.statements import statements
 
 T = TypeVar("T")
@@ -397,4 +398,5 @@ _HANDLERS: dict[type[Query[Any]], Callable[[Connection, Any], Awaitable[Page[Any
     Totals: totals,
     Queues: queues,
     Overdue: overdue,
+    Tasks: tasks_of_unit,
 }

@@ -38,6 +38,7 @@ from perdure.ports.store import (
     Queues,
     Scopes,
     ScopeView,
+    Tasks,
     Totals,
     Units,
     UnitView,
@@ -56,7 +57,7 @@ from perdure.store.sqlite.columns import (
 from perdure.store.sqlite.connection import Connection, Values, ids_json
 from perdure.store.sqlite.counts import counts, queues, totals
 from perdure.store.sqlite.places import READ_LAST
-from perdure.store.sqlite.tasks import overdue
+from perdure.store.sqlite.tasks import overdue, tasks_of_unit
 from perdure.store.statements import statements
 
 T = TypeVar("T")
@@ -412,4 +413,5 @@ _HANDLERS: dict[type[Query[Any]], Callable[[Connection, Any], Page[Any]]] = {
     Totals: totals,
     Queues: queues,
     Overdue: overdue,
+    Tasks: tasks_of_unit,
 }

@@ -20,8 +20,9 @@ from perdure.ports.store import (
     SessionHold,
     TaskHint,
     TaskRequest,
+    Tasks,
 )
-from perdure.store.derived import overdue_from, overdue_page
+from perdure.store.derived import overdue_from, overdue_page, tasks_from, tasks_page
 from perdure.store.leasing import (
     FindNext,
     FindTasks,
@@ -166,6 +167,12 @@ def hold_sessions(connection: Connection, holds: Sequence[SessionHold], at: int)
             connection.execute(TASKS["drop_session"], key)
         held.append(connection.changes() > 0)
     return held
+
+
+def tasks_of_unit(connection: Connection, query: Tasks) -> Page[Task]:
+    """The tasks of a unit, by the numbers of their calls."""
+    values = (query.unit, *tasks_from(query), query.limit + 1)
+    return tasks_page(query, starmap(Task, connection.execute(TASKS["tasks_of_unit"], values)))
 
 
 def overdue(connection: Connection, query: Overdue) -> Page[Task]:
