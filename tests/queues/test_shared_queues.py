@@ -399,6 +399,21 @@ async def test_a_result_in_time_counts_once(world: World, bench: Bench) -> None:
         assert await handle.result(timeout=PATIENCE_S) == "late"
 
 
+async def test_a_second_attempt_outlives_its_owner(world: World, bench: Bench) -> None:
+    async with apart(world, bench) as (owner, _):
+        await handle_of(owner, "one").start()
+        await lease_by_hand(world)
+        leased = await lease_by_hand(world, 600_000)
+        assert leased.attempt == 2
+    async with apart(world, bench) as (owner, _):
+        handle = handle_of(owner, "one")
+        # It brings the instance into memory, and has a turn of it.
+        await handle.send("nothing", 1)
+        assert [task.token for task in await tasks_of(world)] == [leased.token]
+        assert (await post_by_hand(world, leased)).outcome == "accepted"
+        assert await handle.result(timeout=PATIENCE_S) == "late"
+
+
 async def test_details_of_heartbeats_reach_the_next_worker(world: World, bench: Bench) -> None:
     async with apart(world, bench) as (owner, _):
         handle = handle_of(owner, "holds")
@@ -498,9 +513,13 @@ async def test_a_task_stays_one_under_an_owner_that_serves_its_queue(world: Worl
     async with world.node(bench.app("first"), serves=(), **FAST) as first:
         await handle_of(first, "holds").start({})
         await stored_task(world)
-    bench.ended.set()
     async with world.node(bench.app("second"), **FAST) as second:
-        assert await handle_of(second, "holds").result(timeout=PATIENCE_S) == "second"
+        handle = handle_of(second, "holds")
+        # It has a turn, whose row says that the owner has nothing to do for it.
+        await handle.send("nothing", 1)
+        assert (await handle.describe()).wake_at is None
+        bench.ended.set()
+        assert await handle.result(timeout=PATIENCE_S) == "second"
     assert bench.began == [("second", 1)]
 
 

@@ -366,6 +366,16 @@ class Queues(Query[QueueDepth], frozen=True, kw_only=True):
     at: int
 
 
+class Waiting(Query[str], frozen=True, kw_only=True):
+    """Those of these queues, by name, that have a task without a worker that is visible at `at`.
+
+    It costs a look for each queue, however many tasks there are.
+    """
+
+    queues: tuple[str, ...]
+    at: int
+
+
 class Tasks(Query[Task], frozen=True, kw_only=True):
     """The tasks of a unit, by the numbers of their calls. Their inputs are left out."""
 

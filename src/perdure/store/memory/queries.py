@@ -31,6 +31,7 @@ from perdure.ports.store import (
     Totals,
     Units,
     UnitView,
+    Waiting,
 )
 from perdure.store.derived import (
     overdue_from,
@@ -288,6 +289,15 @@ def _tasks_of_unit(tables: Tables, query: Tasks) -> Page[Task]:
     return tasks_page(query, [task for task in found if task_place(task) > start])
 
 
+def _waiting(tables: Tables, query: Waiting) -> Page[str]:
+    found: set[str] = set()
+    for task in _tasks(tables):
+        is_free = task.worker is None and task.visible_at <= query.at
+        if is_free and task.queue in query.queues:
+            found.add(task.queue)
+    return _page(query, [((queue,), queue) for queue in sorted(found)], tuple[str])
+
+
 def _overdue(tables: Tables, query: Overdue) -> Page[Task]:
     start = overdue_from(query)
     found: list[Task] = []
@@ -331,4 +341,5 @@ _HANDLERS: dict[type[Query[Any]], Callable[[Tables, Any], Page[Any]]] = {
     Queues: _queues,
     Overdue: _overdue,
     Tasks: _tasks_of_unit,
+    Waiting: _waiting,
 }

@@ -23,8 +23,16 @@ from perdure.ports.store import (
     TaskHint,
     TaskRequest,
     Tasks,
+    Waiting,
 )
-from perdure.store.derived import overdue_from, overdue_page, tasks_from, tasks_page
+from perdure.store.derived import (
+    overdue_from,
+    overdue_page,
+    tasks_from,
+    tasks_page,
+    waiting_from,
+    waiting_page,
+)
 from perdure.store.leasing import (
     FindNext,
     FindTasks,
@@ -203,6 +211,15 @@ async def hold_sessions(
         found += await connection.fetch(SQL["drop_sessions"], *columns(dropped, 3))
     held = set(map(tuple, found))
     return [_session_key(one) in held for one in holds]
+
+
+async def waiting(connection: Connection, query: Waiting) -> Page[str]:
+    """Queues that have a visible task without a worker."""
+    queues = list(query.queues)
+    rows = await connection.fetch(
+        SQL["waiting"], queues, waiting_from(query), query.at, query.limit + 1
+    )
+    return waiting_page(query, rows)
 
 
 async def tasks_of_unit(connection: Connection, query: Tasks) -> Page[Task]:

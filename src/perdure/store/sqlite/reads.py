@@ -42,6 +42,7 @@ from perdure.ports.store import (
     Totals,
     Units,
     UnitView,
+    Waiting,
     Wake,
 )
 from perdure.ports.where import Where
@@ -57,7 +58,7 @@ from perdure.store.sqlite.columns import (
 from perdure.store.sqlite.connection import Connection, Values, ids_json
 from perdure.store.sqlite.counts import counts, queues, totals
 from perdure.store.sqlite.places import READ_LAST
-from perdure.store.sqlite.tasks import overdue, tasks_of_unit
+from perdure.store.sqlite.tasks import overdue, tasks_of_unit, waiting
 from perdure.store.statements import statements
 
 T = TypeVar("T")
@@ -414,4 +415,5 @@ _HANDLERS: dict[type[Query[Any]], Callable[[Connection, Any], Page[Any]]] = {
     Queues: queues,
     Overdue: overdue,
     Tasks: tasks_of_unit,
+    Waiting: waiting,
 }

@@ -21,8 +21,16 @@ from perdure.ports.store import (
     TaskHint,
     TaskRequest,
     Tasks,
+    Waiting,
 )
-from perdure.store.derived import overdue_from, overdue_page, tasks_from, tasks_page
+from perdure.store.derived import (
+    overdue_from,
+    overdue_page,
+    tasks_from,
+    tasks_page,
+    waiting_from,
+    waiting_page,
+)
 from perdure.store.leasing import (
     FindNext,
     FindTasks,
@@ -167,6 +175,13 @@ def hold_sessions(connection: Connection, holds: Sequence[SessionHold], at: int)
             connection.execute(TASKS["drop_session"], key)
         held.append(connection.changes() > 0)
     return held
+
+
+def waiting(connection: Connection, query: Waiting) -> Page[str]:
+    """Queues that have a visible task without a worker."""
+    queues = ids_json(sorted(set(query.queues)))
+    values = (queues, waiting_from(query), query.at, query.limit + 1)
+    return waiting_page(query, connection.execute(TASKS["waiting"], values))
 
 
 def tasks_of_unit(connection: Connection, query: Tasks) -> Page[Task]:

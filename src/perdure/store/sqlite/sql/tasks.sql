@@ -83,6 +83,12 @@ WHERE expires_at <= ?2
     AND (expires_at, unit, run, execution, seq, attempt) > (?3, ?4, ?5, ?6, ?7, ?8)
 ORDER BY expires_at, unit, run, execution, seq, attempt LIMIT ?9;
 
+-- name: waiting
+SELECT value FROM json_each(?1)
+WHERE value > ?2 AND EXISTS (
+    SELECT 1 FROM tasks WHERE queue = value AND worker IS NULL AND visible_at <= ?3
+) ORDER BY value LIMIT ?4;
+
 -- name: tasks_of_unit
 SELECT
     unit, run, execution, seq, attempt, scope, queue, name, x'', visible_at, worker, token,
