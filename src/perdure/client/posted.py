@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from perdure.client.gateway import find_start, pending_of
+from perdure.client.pins import find_groups
 from perdure.kernel.data.commit import UnitRow
 from perdure.kernel.data.placement import scopes_of
 from perdure.ports.store import Store, Units
@@ -18,7 +19,9 @@ async def posted_starts(store: Store, query: Units, now_ms: int) -> list[UnitRow
     """
     if query.after is not None or not _may_fit(query):
         return []
-    page = await store.wakes(scopes_of(store.info.shards), now_ms, None, _LOOKED_AT)
+    shards = store.info.shards
+    scopes = [scope for group in await find_groups(store) for scope in scopes_of(shards, group)]
+    page = await store.wakes(scopes, now_ms, None, _LOOKED_AT)
     units = [wake.unit for wake in page.items if wake.has_messages]
     if not units:
         return []
@@ -32,7 +35,7 @@ async def posted_starts(store: Store, query: Units, now_ms: int) -> list[UnitRow
         start = await find_start(store, unit)
         # The start of a child is on its way, and shown as a call of its parent.
         if start is not None and start.sender is None:
-            row = pending_of(store, start)
+            row = pending_of(start)
             if _fits(row, query):
                 found.append(row)
     found.sort(key=lambda row: (row.created_at, row.id), reverse=True)

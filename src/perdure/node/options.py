@@ -15,15 +15,20 @@ import msgspec
 
 from perdure.errors import UsageError
 from perdure.kernel.data.limits import Limits, check_count
+from perdure.kernel.data.placement import check_group
+from perdure.node.labels import check_labels, read_labels
+from perdure.ports.cluster import WEIGHT_MAX
 
 logger = logging.getLogger("perdure.node")
 
 ENVIRONMENT_PREFIX = "PERDURE_"
 
-_TABLES = ("queues", "limits")
+_NO_NUMBERS = ("queues", "limits", "groups", "labels")
 """Options that are no numbers."""
 
-_MAY_BE_ZERO = ("grace_ms", "stop_ms", "store_retry_ms", "retention_ms", "gc_residents")
+_MAY_BE_ZERO = (
+    "weight", "grace_ms", "stop_ms", "store_retry_ms", "retention_ms", "gc_residents",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +57,10 @@ class NodeOptions:
 
     **The cluster.** A node that has not renewed its lease for `lease_ms` counts as dead, and others
     take its work over. A node that is to take over the work of a living one waits up to
-    `handover_ms` for its release.
+    `handover_ms` for its release. `weight` is the share of the work that falls to a node, in
+    proportion to those of the others (0: none). It serves the `groups` of workflows that are named,
+    or without names all those of its app. `labels` describe it, and instances can be pinned to
+    them.
 
     **The store.** `store_retry_ms` is how long the store may be away before the node is frozen,
     until the store answers. Every `rescan_ms` the node looks for messages of which no hint has
@@ -76,6 +84,9 @@ class NodeOptions:
     stop_ms: int = 1_000
     lease_ms: int = 10_000
     handover_ms: int = 5_000
+    weight: int = 100
+    groups: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
     store_retry_ms: int = 10_000
     horizon_ms: int = 3_600_000
     rescan_ms: int = 5_000
@@ -91,7 +102,7 @@ class NodeOptions:
             UsageError: naming the option.
         """
         for option in fields(self):
-            if option.name in _TABLES:
+            if option.name in _NO_NUMBERS:
                 continue
             least = 1
             if option.name in _MAY_BE_ZERO:
@@ -101,6 +112,14 @@ class NodeOptions:
         for queue, count in self.queues.items():
             check_count(f"NodeOptions.queues[{queue!r}]", count)
         check_kind("NodeOptions.limits", self.limits, Limits, "be a Limits")
+        if self.weight > WEIGHT_MAX:
+            msg = f"NodeOptions.weight is {WEIGHT_MAX} at most, got {self.weight}"
+            raise UsageError(msg)
+        check_kind("NodeOptions.groups", self.groups, tuple, "be a tuple of names")
+        for group in self.groups:
+            check_group(group)
+        check_kind("NodeOptions.labels", self.labels, Mapping, "map names to texts")
+        check_labels(self.labels)
 
     @classmethod
     def load(
@@ -154,7 +173,11 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
         name = key.removeprefix(ENVIRONMENT_PREFIX).lower()
         limit = name.removeprefix("limits_")
         # A variable has no room for a table. Others with this prefix are no options: PERDURE_LOG.
-        if name in known and name not in _TABLES:
+        if name == "groups":
+            table[name] = _listed(text)
+        elif name == "labels":
+            table[name] = read_labels(_listed(text))
+        elif name in known and name not in _NO_NUMBERS:
             table[name] = _whole(text, key)
         elif limit in known_limits:
             limits[limit] = _whole(text, key)
@@ -184,6 +207,11 @@ def _names_of(options: type[NodeOptions | Limits]) -> set[str]:
     return {field.name for field in fields(options)}
 
 
+def _listed(text: str) -> list[str]:
+    """The parts of a text between commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 def _whole(text: str, key: str) -> int:
     try:
         return int(text)
@@ -200,6 +228,11 @@ def _merged(options: NodeOptions, table: object, origin: str) -> NodeOptions:
             changes[name] = _queues(value, origin)
         elif name == "limits":
             changes[name] = _limits(options.limits, value, origin)
+        elif name == "groups":
+            check_kind(f"bad value in {origin}: groups", value, list, "be a list of names")
+            changes[name] = tuple(msgspec.convert(value, list[object]))
+        elif name == "labels":
+            changes[name] = _checked(value, "labels", None, "label", origin)
         else:
             changes[name] = _number(value, name, origin)
     return replace(options, **changes)

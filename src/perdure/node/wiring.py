@@ -11,7 +11,9 @@ from perdure.node.background import Background
 from perdure.node.deploys import Deploys
 from perdure.node.loop.turns import Turns
 from perdure.node.ownership.arrivals import Arrivals
+from perdure.node.ownership.handover import Handover
 from perdure.node.ownership.owner import Owner
+from perdure.node.ownership.pins import Pins
 from perdure.node.upkeep.sweeper import Sweeper
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ class Life:
     ownership: Ownership
     owner: Owner
     deploys: Deploys
+    pins: Pins
+    handover: Handover
     arrivals: Arrivals
     sweeper: Sweeper
     background: Background
@@ -48,19 +52,23 @@ class Life:
         async for hint in hints:
             # A store tells of all scopes. Messages for other nodes are not for this one.
             scope = self.ownership.find(hint.scope)
-            if scope is not None and scope.takes_messages:
+            if scope is None:
+                self.pins.hear(hint.scope)
+            elif scope.takes_messages:
                 self.turns.memory.read_inbox(hint.unit)
 
     async def end_background(self) -> None:
         """End all work that neither turns nor activities need."""
         self.owner.stop()
         self.deploys.stop()
+        self.handover.stop()
         await self.background.end()
 
     def leave_at_once(self) -> None:
         """End a stop that was cancelled, without waiting for anything."""
         self.owner.stop()
         self.deploys.stop()
+        self.handover.stop()
         self.background.give_up()
         self.attempts.leave_at_once()
         self.ending.leave_at_once()
@@ -74,13 +82,19 @@ def wire(given: Surroundings) -> Life:
     background = Background(given.node_name)
     # Turns start attempts, and attempts deliver their results to turns. So turns make them.
     turns = Turns(given, partial(Attempts, given))
+    deploys = Deploys(turns, ownership, options, background)
+    handover = Handover(turns, ownership, clock, options, background)
+    if not ownership.is_alone:
+        turns.place_by(handover)
     return Life(
         turns,
         turns.ending,
         turns.attempts,
         ownership,
-        Owner(turns, ownership, clock, options, background),
-        Deploys(turns, ownership, options, background),
+        Owner(turns, ownership, clock, options, background, deploys.changed),
+        deploys,
+        Pins(given.store),
+        handover,
         Arrivals(turns, options, ownership, given.failed),
         Sweeper(turns, clock, options, ownership),
         background,

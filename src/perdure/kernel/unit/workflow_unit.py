@@ -46,6 +46,7 @@ from perdure.kernel.data import events as ev
 from perdure.kernel.data import message as msg
 from perdure.kernel.data.commit import CLOSED, Commit, KvEntry, UnitRow
 from perdure.kernel.data.limits import DEDUPE_MS
+from perdure.kernel.data.placement import code_of
 from perdure.kernel.execution import match
 from perdure.kernel.execution.answers import event_of
 from perdure.kernel.execution.execution import Execution
@@ -89,8 +90,22 @@ class WorkflowUnit:
     kind = "workflow"
 
     __slots__ = (
-        "_changed", "_unbegun", "children_without_code", "dedupe_ms", "definitions", "held", "id",
-        "limits", "rederives", "row", "run", "shards", "version", "waiting",
+        "_changed",
+        "_is_elsewhere",
+        "_unbegun",
+        "children_without_code",
+        "dedupe_ms",
+        "definitions",
+        "held",
+        "id",
+        "lacks",
+        "limits",
+        "rederives",
+        "row",
+        "run",
+        "shards",
+        "version",
+        "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -101,16 +116,21 @@ class WorkflowUnit:
         *,
         shards: int,
         dedupe_ms: int = DEDUPE_MS,
+        is_elsewhere: Callable[[UnitRow, str], bool] | None = None,
     ) -> None:
         """A unit of which nothing is known yet, in a store with so many shards.
 
-        A client's message may come again for `dedupe_ms`.
+        A client's message may come again for `dedupe_ms`. `is_elsewhere` says whether another
+        node has code that a unit lacks here. None: there are no other nodes.
         """
         self.id = unit
         self.version = 0
         self.row: UnitRow | None = None
         self.run: Execution | None = None
         self.held: Failure | None = None
+        # The code for the lack of which it is held, as pins name it.
+        self.lacks = ""
+        self._is_elsewhere = is_elsewhere
         self.definitions = definitions
         self.limits = limits
         self.shards = shards
@@ -173,7 +193,8 @@ class WorkflowUnit:
             return
         definition = self.definitions.find_workflow(row.type, row.type_version)
         if definition is None:
-            self.hold(held.missing_workflow(row.type, row.type_version))
+            missing = held.missing_workflow(row.type, row.type_version)
+            self.lack(missing, code_of(row.type, row.type_version))
             return
         run = self.new_run(definition)
         run.variables.load(kv, row.execution)
@@ -229,10 +250,27 @@ class WorkflowUnit:
     def hold(self, why: Failure) -> None:
         """The code cannot go on until people change something."""
         self.held = why
+        self.lacks = ""
+
+    def lack(self, why: Failure, code: str) -> None:
+        """The code cannot go on where this part of it is not registered."""
+        self.hold(why)
+        self.lacks = code
 
     def release(self) -> None:
         """Nothing holds the code any more."""
         self.held = None
+
+    @property
+    def may_move(self) -> bool:
+        """Whether other nodes may own other scopes of the store."""
+        return self._is_elsewhere is not None
+
+    def is_leaving(self, row: UnitRow) -> bool:
+        """Whether it is held only until it is at a node that has its code."""
+        if not self.lacks or self._is_elsewhere is None:
+            return False
+        return self._is_elsewhere(row, self.lacks)
 
     @property
     def is_poison(self) -> bool:
@@ -350,7 +388,7 @@ class WorkflowUnit:
         limits = self.limits
         # A quarter, so that kept and received messages leave room for what the code makes of them.
         budget = Budget(limits.turn_messages, limits.commit_bytes // 4, is_spent)
-        turn = Turn(self.id, now, budget, self.shards)
+        turn = Turn(self.id, now, budget, self.shards, fence.scope)
         if self._changed:
             self._changed = False
             turn.touch()

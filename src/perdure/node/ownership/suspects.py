@@ -209,6 +209,10 @@ class Suspects:
     def _scope_of(self, found: Loaded) -> str:
         if found.row is not None:
             return found.row.scope
+        # Its start says where it will be. The first message is not always that.
+        for message in found.inbox:
+            if isinstance(message.body, Start):
+                return message.scope
         return scope_of(found.id, self._turns.store.info.shards)
 
     def _row_of(self, found: Loaded) -> UnitRow | None:
@@ -252,7 +256,7 @@ class Suspects:
         """
         for message in found.inbox:
             if isinstance(message.body, Start) and message.visible_at <= self._claimed_at:
-                return pending_row(found.id, message, message.body, self._turns.store.info.shards)
+                return pending_row(found.id, message, message.body, message.scope)
         return None
 
     # ------------------------------------------------------------ writing rows
