@@ -37,6 +37,8 @@ from perdure.cli.target import find_app
 from perdure.errors import PerdureError, UsageError
 from perdure.node import Node, NodeOptions
 from perdure.node.activities.job import named
+from perdure.node.labels import listed, read_labels
+from perdure.ports.cluster import WEIGHT_MAX
 from perdure.ports.store import Units
 
 # Instances that are looked at when the node is ready, to see which code they need.
@@ -62,7 +64,7 @@ NAMED = 5
 """The largest number of attempts without an end that are named."""
 
 
-def serve(
+def serve(  # noqa: PLR0913, PLR0917 - each option of the command is an argument
     target: Annotated[
         str,
         typer.Argument(metavar="TARGET", help="FILE:APP or MODULE:APP; FILE if it has one App."),
@@ -83,6 +85,35 @@ def serve(
             metavar="DURATION",
             parser=seconds,
             help="What running activities get at the stop: 10 (seconds), 2m.",
+        ),
+    ] = None,
+    weight: Annotated[
+        int | None,
+        typer.Option(
+            "--weight",
+            metavar="NUMBER",
+            min=0,
+            max=WEIGHT_MAX,
+            help="Its share of the work in a cluster, in proportion to the others.",
+            show_default="100",
+        ),
+    ] = None,
+    groups: Annotated[
+        str | None,
+        typer.Option(
+            "--groups",
+            metavar="A,B",
+            help="Run workflows of these groups only.",
+            show_default="all of the app",
+        ),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--label",
+            metavar="KEY=VALUE",
+            help="Describe the node, for pins. May be repeated.",
+            show_default=False,
         ),
     ] = None,
     log_level: Annotated[
@@ -124,11 +155,25 @@ def serve(
     given = NodeOptions.load(options)
     if not given.gc_residents:
         given = replace(given, gc_residents=GC_RESIDENTS)
+    given = _placed(given, weight, groups, label)
     node = Node(app, store, options=given, name=name, interceptors=interceptors)
     showing = None
     if live:
         showing = partial(pulse.show, node, latencies, every or 1.0, as_json=as_json)
     return asyncio.run(_serve(app, node, store, grace, showing, as_json=as_json))
+
+
+def _placed(
+    given: NodeOptions, weight: int | None, groups: str | None, labels: list[str] | None
+) -> NodeOptions:
+    """The options of the file and the environment, with those of the command line before them."""
+    if weight is not None:
+        given = replace(given, weight=weight)
+    if groups is not None:
+        given = replace(given, groups=tuple(listed(groups)))
+    if labels:
+        given = replace(given, labels={**given.labels, **read_labels(labels)})
+    return given
 
 
 async def _serve(

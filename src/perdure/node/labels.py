@@ -50,3 +50,8 @@ def read_labels(texts: Sequence[str]) -> dict[str, str]:
         labels[key] = value
     check_labels(labels)
     return labels
+
+
+def listed(text: str) -> list[str]:
+    """The parts of a text between commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]

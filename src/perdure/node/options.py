@@ -16,7 +16,7 @@ import msgspec
 from perdure.errors import UsageError
 from perdure.kernel.data.limits import Limits, check_count
 from perdure.kernel.data.placement import check_group
-from perdure.node.labels import check_labels, read_labels
+from perdure.node.labels import check_labels, listed, read_labels
 from perdure.ports.cluster import WEIGHT_MAX
 
 logger = logging.getLogger("perdure.node")
@@ -174,9 +174,9 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
         limit = name.removeprefix("limits_")
         # A variable has no room for a table. Others with this prefix are no options: PERDURE_LOG.
         if name == "groups":
-            table[name] = _listed(text)
+            table[name] = listed(text)
         elif name == "labels":
-            table[name] = read_labels(_listed(text))
+            table[name] = read_labels(listed(text))
         elif name in known and name not in _NO_NUMBERS:
             table[name] = _whole(text, key)
         elif limit in known_limits:
@@ -205,11 +205,6 @@ def _warn_of_unknown(environment: Mapping[str, str]) -> None:
 
 def _names_of(options: type[NodeOptions | Limits]) -> set[str]:
     return {field.name for field in fields(options)}
-
-
-def _listed(text: str) -> list[str]:
-    """The parts of a text between commas."""
-    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _whole(text: str, key: str) -> int:
