@@ -115,9 +115,11 @@ LOGS = ["Ids", "Json", "Text", "configure", "reset"]
 APP = [
     "activities",
     "activity",
+    "code",
     "definitions",
     "find_activity",
     "find_workflow",
+    "groups",
     "include",
     "make_resources",
     "node",
@@ -139,11 +141,13 @@ CLIENT = [
     "metrics",
     "open",
     "page",
+    "pin",
     "prune",
     "queues",
     "resend",
     "store",
     "sync",
+    "unpin",
     "workflow",
 ]
 

@@ -37,7 +37,9 @@ class World:
         return app
 
     def node(self, name: str, *groups: str, weight: int = 100) -> Node:
-        options = NodeOptions(stop_ms=0, lease_ms=600, groups=groups, weight=weight, rescan_ms=200)
+        options = NodeOptions(
+            stop_ms=0, lease_ms=5_000, groups=groups, weight=weight, rescan_ms=200
+        )
         return Node(self.app(name), self.store, name=name, options=options, cluster=self.cluster)
 
     def client(self) -> Client:

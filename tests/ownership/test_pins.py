@@ -45,7 +45,9 @@ class World:
                 seen.append(await where())
             return seen
 
-        options = NodeOptions(stop_ms=0, lease_ms=600, weight=weight, labels=labels, rescan_ms=200)
+        options = NodeOptions(
+            stop_ms=0, lease_ms=5_000, weight=weight, labels=labels, rescan_ms=200
+        )
         return Node(app, self.store, name=name, options=options, cluster=self.cluster)
 
     def client(self) -> Client:

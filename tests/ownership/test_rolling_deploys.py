@@ -32,7 +32,7 @@ class World:
         self.cluster = LocalCluster(SystemClock())
 
     def node(self, name: str, app: App, *, weight: int = 100) -> Node:
-        options = NodeOptions(stop_ms=0, lease_ms=600, weight=weight, rescan_ms=200)
+        options = NodeOptions(stop_ms=0, lease_ms=5_000, weight=weight, rescan_ms=200)
         return Node(app, self.store, name=name, options=options, cluster=self.cluster)
 
     def client(self) -> Client:

@@ -44,6 +44,36 @@ from perdure.ports.store import Units
 # Instances that are looked at when the node is ready, to see which code they need.
 _LOOKED_AT = 1_000
 
+Weight = Annotated[
+    int | None,
+    typer.Option(
+        "--weight",
+        metavar="NUMBER",
+        min=0,
+        max=WEIGHT_MAX,
+        help="Its share of the work in a cluster, in proportion to the others.",
+        show_default="100",
+    ),
+]
+Groups = Annotated[
+    str | None,
+    typer.Option(
+        "--groups",
+        metavar="A,B",
+        help="Run workflows of these groups only.",
+        show_default="all of the app",
+    ),
+]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--label",
+        metavar="KEY=VALUE",
+        help="Describe the node, for pins. It may be repeated.",
+        show_default=False,
+    ),
+]
+
 Showing = Callable[[], Coroutine[object, object, None]]
 
 COLLECTOR = (10_000, 10, 1_000)
@@ -87,35 +117,9 @@ def serve(  # noqa: PLR0913, PLR0917 - each option of the command is an argument
             help="What running activities get at the stop: 10 (seconds), 2m.",
         ),
     ] = None,
-    weight: Annotated[
-        int | None,
-        typer.Option(
-            "--weight",
-            metavar="NUMBER",
-            min=0,
-            max=WEIGHT_MAX,
-            help="Its share of the work in a cluster, in proportion to the others.",
-            show_default="100",
-        ),
-    ] = None,
-    groups: Annotated[
-        str | None,
-        typer.Option(
-            "--groups",
-            metavar="A,B",
-            help="Run workflows of these groups only.",
-            show_default="all of the app",
-        ),
-    ] = None,
-    label: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--label",
-            metavar="KEY=VALUE",
-            help="Describe the node, for pins. May be repeated.",
-            show_default=False,
-        ),
-    ] = None,
+    weight: Weight = None,
+    groups: Groups = None,
+    label: Labels = None,
     log_level: Annotated[
         LogLevel, typer.Option("--log-level", help="What is logged on stderr.")
     ] = LogLevel.INFO,
@@ -149,13 +153,10 @@ def serve(  # noqa: PLR0913, PLR0917 - each option of the command is an argument
         app = find_app(target)
     check_shared(store)
     latencies = pulse.Latencies()
-    interceptors = []
-    if live:
-        interceptors = [latencies]
-    given = NodeOptions.load(options)
+    interceptors = [latencies] if live else []
+    given = _placed(NodeOptions.load(options), weight, groups, label)
     if not given.gc_residents:
         given = replace(given, gc_residents=GC_RESIDENTS)
-    given = _placed(given, weight, groups, label)
     node = Node(app, store, options=given, name=name, interceptors=interceptors)
     showing = None
     if live:

@@ -12,14 +12,8 @@ from typing import Any, Generic, Literal, ParamSpec, TypeAlias, TypeVar, cast, o
 from perdure.client.deletion import delete, keep, prune
 from perdure.client.description import Description, HistoryEvent, describe_row, events_of
 from perdure.client.gateway import Begun, Gateway, find_unit
-from perdure.client.sending import (
-    check_key,
-    check_sent,
-    inbox_full,
-    keyed_id,
-    too_large,
-    wait_in_group,
-)
+from perdure.client.pins import in_group
+from perdure.client.sending import check_key, check_sent, inbox_full, keyed_id, too_large
 from perdure.client.tree import Tree, read_tree
 from perdure.closing import check_not_held, too_late, value_of
 from perdure.codec import TypeCodec, decode, encode
@@ -540,9 +534,7 @@ class WorkflowHandle(Handle[R_co], Generic[P, R_co]):
             visible_at = now + self._delay_ms
         body = msg.Start(name, self._version, data, None, self._if_exists, self._attributes)
         message = msg.Message(os.urandom(16), self.id, body, now, visible_at)
-        if isinstance(definition, Workflow):
-            wait_in_group(message, definition.definition.group, self._gateway.store)
-        return message
+        return in_group(message, definition, self._gateway.store)
 
     async def start(self, *args: P.args, **kwargs: P.kwargs) -> None:
         """Start it: durable when this returns. The id makes it idempotent.

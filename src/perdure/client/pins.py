@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from perdure.client.gateway import find_row
 from perdure.client.sending import check_sent
@@ -18,6 +18,7 @@ from perdure.ports.store import Incarnation, OwnedStore, Scopes
 if TYPE_CHECKING:
     from perdure.client.gateway import Gateway
     from perdure.ports.store import Store
+    from perdure.workflow import Workflow
 
 _PAGE = 1_000
 
@@ -26,6 +27,16 @@ _PATIENCE_S = 10.0
 
 _ROUND_MS = 1_000
 """How long one wait for the move lasts. It is repeated then."""
+
+
+def in_group(start: Message, workflow: Workflow[..., Any] | str, store: Store) -> Message:
+    """Have a start wait where nodes look that serve the group of its workflow. Return it.
+
+    The group of a workflow that is given by its name is not known here. A node moves it there.
+    """
+    if not isinstance(workflow, str) and workflow.definition.group != GROUP:
+        start.wait_in(scope_of(start.to, store.info.shards, workflow.definition.group))
+    return start
 
 
 async def pin_to(gateway: Gateway, id: str, node: str | None, label: str | None) -> None:

@@ -7,10 +7,7 @@ from hashlib import blake2b
 from perdure.errors import InboxFull, NotFound, NotRunning, PayloadTooLarge, UsageError
 from perdure.kernel.data.definition import check_text
 from perdure.kernel.data.limits import Limits
-from perdure.kernel.data.message import Message
-from perdure.kernel.data.placement import GROUP, scope_of
 from perdure.kernel.unit.turn import Outcome
-from perdure.ports.store import Store
 
 
 def check_sent(id: str, outcome: Outcome) -> None:
@@ -41,12 +38,6 @@ def check_key(key: object) -> str:
         msg_ = "the key of a message is empty; give the id of the event, or no key"
         raise UsageError(msg_)
     return text
-
-
-def wait_in_group(start: Message, group: str, store: Store) -> None:
-    """Have a start wait where nodes look that serve the group of its workflow."""
-    if group != GROUP:
-        start.wait_in(scope_of(start.to, store.info.shards, group))
 
 
 def keyed_id(unit: str, channel: str, key: str) -> bytes:

@@ -162,7 +162,7 @@ def _collect_work(
         if kind not in _LOCAL or call.seq not in run.pending or call.seq in done:
             continue
         if isinstance(call, ActivityCall) and unit.definitions.find_activity(call.name) is None:
-            unit.lack(held.missing_activity(call.name), _code_of_calls(run))
+            unit.hold(held.missing_activity(call.name), _code_of_calls(run))
             turn.run_nothing()
             return
         turn.run(call)

@@ -58,7 +58,7 @@ def _place(unit: WorkflowUnit, row: UnitRow, turn: Turn, body: msg.Place) -> Non
     if not scope:
         scope = scope_of(unit.id, unit.shards, group_of(row.scope))
     # In its own scope this is the message by which it was told that it has come.
-    if unit.may_move and scope != row.scope:
+    if unit.is_elsewhere is not None and scope != row.scope:
         lifecycle.move(unit, row, turn, scope)
 
 

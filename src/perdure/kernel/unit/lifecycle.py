@@ -141,12 +141,12 @@ def begin_start(unit: WorkflowUnit, row: UnitRow, turn: Turn, entry: Entry) -> N
     # Without a version it is the newest one now, which the row keeps from here on.
     definition = unit.definitions.find_workflow(body.workflow, body.version)
     if definition is None:
-        unit.lack(
+        unit.hold(
             held.missing_workflow(body.workflow, body.version), code_of(body.workflow, body.version)
         )
         unit.keep_start(turn, entry)
         return
-    if unit.may_move and group_of(row.scope) != definition.group:
+    if unit.is_elsewhere is not None and group_of(row.scope) != definition.group:
         # Its code must not begin here, because perhaps this node does not serve its group.
         unit.release()
         unit.keep_start(turn, entry)

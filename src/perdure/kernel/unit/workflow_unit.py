@@ -20,20 +20,6 @@ others, and no backlog makes a turn too long.
 A unit is *held* when its code cannot go on: a definition is missing, the journal cannot be read,
 code and journal differ, or the code waits for nothing. It is then `suspended` with the reason,
 costs nothing, and is tried again when it is loaded after a deploy.
-
-The other modules follow in the order of a turn:
-
-    mailbox.py     messages that no turn has taken
-    budget.py      how much one turn may do
-    control.py     cancel, terminate, pause, resume, retry
-    deletion.py    delete, prune
-    lifecycle.py   starting, continuing as new, ending
-    waiting.py     messages that were taken and cannot be delivered yet
-    offer.py       messages for waits, which may not fit
-    collect.py     the results of the run
-    outbox.py      messages to other units
-    row_state.py   the state of the unit, in its row
-    turn.py        the results of the turn, and its Commit
 """
 
 from __future__ import annotations
@@ -91,13 +77,13 @@ class WorkflowUnit:
 
     __slots__ = (
         "_changed",
-        "_is_elsewhere",
         "_unbegun",
         "children_without_code",
         "dedupe_ms",
         "definitions",
         "held",
         "id",
+        "is_elsewhere",
         "lacks",
         "limits",
         "rederives",
@@ -130,7 +116,7 @@ class WorkflowUnit:
         self.held: Failure | None = None
         # The code for the lack of which it is held, as pins name it.
         self.lacks = ""
-        self._is_elsewhere = is_elsewhere
+        self.is_elsewhere = is_elsewhere
         self.definitions = definitions
         self.limits = limits
         self.shards = shards
@@ -194,7 +180,7 @@ class WorkflowUnit:
         definition = self.definitions.find_workflow(row.type, row.type_version)
         if definition is None:
             missing = held.missing_workflow(row.type, row.type_version)
-            self.lack(missing, code_of(row.type, row.type_version))
+            self.hold(missing, code_of(row.type, row.type_version))
             return
         run = self.new_run(definition)
         run.variables.load(kv, row.execution)
@@ -247,30 +233,14 @@ class WorkflowUnit:
         self.row = row
         self.children_without_code = ()
 
-    def hold(self, why: Failure) -> None:
-        """The code cannot go on until people change something."""
+    def hold(self, why: Failure, lacks: str = "") -> None:
+        """The code cannot go on until people change something, or where it `lacks` something."""
         self.held = why
-        self.lacks = ""
-
-    def lack(self, why: Failure, code: str) -> None:
-        """The code cannot go on where this part of it is not registered."""
-        self.hold(why)
-        self.lacks = code
+        self.lacks = lacks
 
     def release(self) -> None:
         """Nothing holds the code any more."""
         self.held = None
-
-    @property
-    def may_move(self) -> bool:
-        """Whether other nodes may own other scopes of the store."""
-        return self._is_elsewhere is not None
-
-    def is_leaving(self, row: UnitRow) -> bool:
-        """Whether it is held only until it is at a node that has its code."""
-        if not self.lacks or self._is_elsewhere is None:
-            return False
-        return self._is_elsewhere(row, self.lacks)
 
     @property
     def is_poison(self) -> bool:

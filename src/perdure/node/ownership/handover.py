@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from perdure.client.pins import prepare
@@ -79,15 +80,15 @@ class Handover:
 
     async def _send_away(self) -> None:
         try:
-            while self._leaving:
-                unit, scope = next(iter(self._leaving.items()))
-                if scope not in self._listed:
-                    await self._list(scope)
-                del self._leaving[unit]
-                self._place(unit, scope)
-                await asyncio.sleep(0)  # a deploy may send thousands away
-        except Stopped:
-            pass  # they are still suspended, and the next owner considers them
+            # Their rows say that they are due at once, so the next owner considers them.
+            with suppress(Stopped):
+                while self._leaving:
+                    unit, scope = next(iter(self._leaving.items()))
+                    if scope not in self._listed:
+                        await self._list(scope)
+                    del self._leaving[unit]
+                    self._place(unit, scope)
+                    await asyncio.sleep(0)  # a deploy may send thousands away
         finally:
             self._is_busy = False
 
@@ -113,20 +114,22 @@ class Handover:
 
     async def _look(self) -> None:
         try:
-            while self._sought:
-                units = tuple(self._sought)[:_SOUGHT]
-                query = Units(ids=units, limit=len(units))
-                page = await self._patience.ask(self._turns.store.query, query)
-                for unit in units:
-                    self._sought.pop(unit, None)
-                for view in page.items:
-                    scope = self._ownership.find(view.row.scope)
-                    if scope is not None and not scope.is_home:
-                        self._turns.memory.read_inbox(view.row.id)
-        except Stopped:
-            pass  # their messages wait, and the next owner finds them
+            # Their messages wait, and the next owner finds them.
+            with suppress(Stopped):
+                while self._sought:
+                    await self._look_at(tuple(self._sought)[:_SOUGHT])
         finally:
             self._is_looking = False
+
+    async def _look_at(self, units: tuple[str, ...]) -> None:
+        query = Units(ids=units, limit=len(units))
+        page = await self._patience.ask(self._turns.store.query, query)
+        for unit in units:
+            self._sought.pop(unit, None)
+        for view in page.items:
+            scope = self._ownership.find(view.row.scope)
+            if scope is not None and not scope.is_home:
+                self._turns.memory.read_inbox(view.row.id)
 
     def _place(self, unit: str, scope: str) -> None:
         message = Message(os.urandom(16), unit, Place(scope), self._clock.now_ms())
