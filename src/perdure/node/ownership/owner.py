@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from perdure.errors import StoreUnavailable
 from perdure.node.ownership.backlog import Backlog
 from perdure.node.ownership.suspects import Suspects
+from perdure.node.ownership.trial import Trial
 from perdure.ports.cluster import Assignment
 from perdure.ports.store import Scopes
 
@@ -67,7 +68,7 @@ class Owner:
         self._backlog = Backlog(turns, ownership, clock, options, background.spawn)
         self._suspects: dict[Scope, Suspects] = {}
         self._searches: dict[Suspects, asyncio.Task[None]] = {}
-        self._trial = asyncio.Lock()
+        self._trial = Trial()
         self._changing = asyncio.Lock()
         self._assignment = Assignment(frozenset())
         self._news = asyncio.Event()
