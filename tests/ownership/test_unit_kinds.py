@@ -24,6 +24,7 @@ from perdure.kernel.unit.kinds import Kinds, Unit
 from perdure.kernel.unit.mailbox import Mailbox
 from perdure.kernel.unit.turn import Turn
 from perdure.node.ownership.ownership import Ownership
+from perdure.node.queues.routes import Routes
 from perdure.ports.store import Inbox, Store, Units
 from perdure.store.memory import MemoryStore
 
@@ -126,8 +127,8 @@ class SumNode(Node):
     gate: asyncio.Event
     log: list[str]
 
-    def _kinds(self, store: Store, ownership: Ownership) -> Kinds:
-        known = super()._kinds(store, ownership)
+    def _kinds(self, store: Store, routes: Routes, ownership: Ownership) -> Kinds:
+        known = super()._kinds(store, routes, ownership)
         return Kinds(
             {
                 "workflow": lambda unit: known.make("workflow", unit),

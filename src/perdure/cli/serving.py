@@ -33,6 +33,7 @@ from perdure.cli.options import (
     seconds,
 )
 from perdure.cli.outcome import Exit, exit_of
+from perdure.cli.queueing import NoShards, QueueNames, TagNames, with_queues
 from perdure.cli.target import find_app
 from perdure.errors import PerdureError, UsageError
 from perdure.node import Node, NodeOptions
@@ -44,6 +45,15 @@ from perdure.ports.store import Units
 # Instances that are looked at when the node is ready, to see which code they need.
 _LOOKED_AT = 1_000
 
+Grace = Annotated[
+    float | None,
+    typer.Option(
+        "--grace",
+        metavar="DURATION",
+        parser=seconds,
+        help="What running activities get at the stop: 10 (seconds), 2m.",
+    ),
+]
 Weight = Annotated[
     int | None,
     typer.Option(
@@ -94,7 +104,7 @@ NAMED = 5
 """The largest number of attempts without an end that are named."""
 
 
-def serve(  # noqa: PLR0913, PLR0917 - each option of the command is an argument
+def serve(  # noqa: PLR0913, PLR0917 - each is an option of the command
     target: Annotated[
         str,
         typer.Argument(metavar="TARGET", help="FILE:APP or MODULE:APP; FILE if it has one App."),
@@ -108,15 +118,10 @@ def serve(  # noqa: PLR0913, PLR0917 - each option of the command is an argument
         str | None,
         typer.Option("--name", metavar="NAME", help="The node's name.", show_default="APP-PID"),
     ] = None,
-    grace: Annotated[
-        float | None,
-        typer.Option(
-            "--grace",
-            metavar="DURATION",
-            parser=seconds,
-            help="What running activities get at the stop: 10 (seconds), 2m.",
-        ),
-    ] = None,
+    queues: QueueNames = None,
+    tags: TagNames = None,
+    no_shards: NoShards = False,
+    grace: Grace = None,
     weight: Weight = None,
     groups: Groups = None,
     label: Labels = None,
@@ -152,14 +157,15 @@ def serve(  # noqa: PLR0913, PLR0917 - each option of the command is an argument
     with redirect_stdout(sys.stderr):  # the first line on stdout says that the node is ready
         app = find_app(target)
     check_shared(store)
-    latencies = pulse.Latencies()
-    interceptors = [latencies] if live else []
     given = _placed(NodeOptions.load(options), weight, groups, label)
+    given = with_queues(given, queues, tags, no_shards=no_shards)
     if not given.gc_residents:
         given = replace(given, gc_residents=GC_RESIDENTS)
-    node = Node(app, store, options=given, name=name, interceptors=interceptors)
+    node = Node(app, store, options=given, name=name)
     showing = None
     if live:
+        latencies = pulse.Latencies()
+        node = Node(app, store, options=given, name=name, interceptors=[latencies])
         showing = partial(pulse.show, node, latencies, every or 1.0, as_json=as_json)
     return asyncio.run(_serve(app, node, store, grace, showing, as_json=as_json))
 

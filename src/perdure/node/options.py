@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from perdure.errors import UsageError
+from perdure.errors import DefinitionError, UsageError
+from perdure.kernel.data.definition import check_name
 from perdure.kernel.data.limits import Limits, check_count
 from perdure.kernel.data.placement import check_group
 from perdure.node.labels import check_labels, listed, read_labels
@@ -23,11 +24,15 @@ logger = logging.getLogger("perdure.node")
 
 ENVIRONMENT_PREFIX = "PERDURE_"
 
-_NO_NUMBERS = ("queues", "limits", "groups", "labels")
+_TABLES = ("queues", "limits", "labels")
+_NAMES = ("serves", "tags")
+_LISTS = (*_NAMES, "groups")
+_SWITCHES = ("only_tagged", "worker_only")
+_NO_NUMBERS = (*_TABLES, *_LISTS, *_SWITCHES)
 """Options that are no numbers."""
 
 _MAY_BE_ZERO = (
-    "weight", "grace_ms", "stop_ms", "store_retry_ms", "retention_ms", "gc_residents",
+    "weight", "grace_ms", "stop_ms", "store_retry_ms", "retention_ms", "gc_residents", "sessions",
 )  # fmt: skip
 
 
@@ -62,6 +67,12 @@ class NodeOptions:
     or without names all those of its app. `labels` describe it, and instances can be pinned to
     them.
 
+    **Shared queues.** The node runs tasks of the queues that it `serves` (None: of all that the app
+    declares or its activities name). Of those with a tag it takes the ones with one of its `tags`,
+    and with `only_tagged` no others. A task is leased for `task_lease_ms` at a time, and counts as
+    lost when its lease was not renewed. Up to `sessions` sessions of a queue stay with the node,
+    each until it was idle for `session_idle_ms`. A node that is `worker_only` owns no scopes.
+
     **The store.** `store_retry_ms` is how long the store may be away before the node is frozen,
     until the store answers. Every `rescan_ms` the node looks for messages of which no hint has
     reached it. Instances are deleted `retention_ms` after their end (0: never). Every `sweep_ms`
@@ -87,6 +98,13 @@ class NodeOptions:
     weight: int = 100
     groups: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    serves: tuple[str, ...] | None = None
+    tags: tuple[str, ...] = ()
+    only_tagged: bool = False
+    worker_only: bool = False
+    task_lease_ms: int = 30_000
+    sessions: int = 10
+    session_idle_ms: int = 300_000
     store_retry_ms: int = 10_000
     horizon_ms: int = 3_600_000
     rescan_ms: int = 5_000
@@ -120,6 +138,10 @@ class NodeOptions:
             check_group(group)
         check_kind("NodeOptions.labels", self.labels, Mapping, "map names to texts")
         check_labels(self.labels)
+        for name in _NAMES:
+            _check_names(name, getattr(self, name))
+        for name in _SWITCHES:
+            check_kind(f"NodeOptions.{name}", getattr(self, name), bool, "be True or False")
 
     @classmethod
     def load(
@@ -161,6 +183,18 @@ def check_kind(what: str, value: object, kind: type, rule: str) -> None:
         raise UsageError(msg)
 
 
+def _check_names(option: str, names: object) -> None:
+    """Refuse what is no tuple of names."""
+    if names is None and option == "serves":
+        return
+    check_kind(f"NodeOptions.{option}", names, tuple, 'be a tuple of names, as ("gpu",)')
+    for name in msgspec.convert(names, tuple[object, ...]):
+        try:
+            check_name(name, f"one of NodeOptions.{option}")
+        except DefinitionError as error:
+            raise UsageError(str(error)) from error
+
+
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     """The options that the environment sets, as a table like that of a file."""
     table: dict[str, Any] = {}
@@ -173,11 +207,13 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
         name = key.removeprefix(ENVIRONMENT_PREFIX).lower()
         limit = name.removeprefix("limits_")
         # A variable has no room for a table. Others with this prefix are no options: PERDURE_LOG.
-        if name == "groups":
-            table[name] = listed(text)
-        elif name == "labels":
+        if name == "labels":
             table[name] = read_labels(listed(text))
-        elif name in known and name not in _NO_NUMBERS:
+        elif name in _LISTS:
+            table[name] = listed(text)
+        elif name in _SWITCHES:
+            table[name] = _switch(text, key)
+        elif name in known and name not in _TABLES:
             table[name] = _whole(text, key)
         elif limit in known_limits:
             limits[limit] = _whole(text, key)
@@ -215,6 +251,14 @@ def _whole(text: str, key: str) -> int:
         raise UsageError(msg) from None
 
 
+def _switch(text: str, key: str) -> bool:
+    values = {"true": True, "1": True, "false": False, "0": False}
+    if text.lower() not in values:
+        msg = f"bad value in environment: {key} must be true or false, got {text!r}"
+        raise UsageError(msg)
+    return values[text.lower()]
+
+
 def _merged(options: NodeOptions, table: object, origin: str) -> NodeOptions:
     """The options, changed by a table of a file or of the environment."""
     changes: dict[str, Any] = {}
@@ -223,11 +267,14 @@ def _merged(options: NodeOptions, table: object, origin: str) -> NodeOptions:
             changes[name] = _queues(value, origin)
         elif name == "limits":
             changes[name] = _limits(options.limits, value, origin)
-        elif name == "groups":
-            check_kind(f"bad value in {origin}: groups", value, list, "be a list of names")
-            changes[name] = tuple(msgspec.convert(value, list[object]))
         elif name == "labels":
             changes[name] = _checked(value, "labels", None, "label", origin)
+        elif name in _LISTS:
+            check_kind(f"bad value in {origin}: {name}", value, list, "be a list of names")
+            changes[name] = tuple(msgspec.convert(value, list[object]))
+        elif name in _SWITCHES:
+            check_kind(f"bad value in {origin}: {name}", value, bool, "be true or false")
+            changes[name] = value
         else:
             changes[name] = _number(value, name, origin)
     return replace(options, **changes)

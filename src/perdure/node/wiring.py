@@ -14,6 +14,9 @@ from perdure.node.ownership.arrivals import Arrivals
 from perdure.node.ownership.handover import Handover
 from perdure.node.ownership.owner import Owner
 from perdure.node.ownership.pins import Pins
+from perdure.node.queues.overdue import OverdueTasks
+from perdure.node.queues.store_time import StoreTime
+from perdure.node.queues.worker import TaskWorker
 from perdure.node.upkeep.sweeper import Sweeper
 
 if TYPE_CHECKING:
@@ -39,6 +42,8 @@ class Life:
     handover: Handover
     arrivals: Arrivals
     sweeper: Sweeper
+    worker: TaskWorker
+    overdue: OverdueTasks
     background: Background
 
     def listen(self, hints: AsyncIterator[Hint]) -> None:
@@ -47,6 +52,7 @@ class Life:
         self.background.spawn(self.arrivals.run(), "perdure-arrivals")
         self.background.spawn(self.sweeper.run(), "perdure-sweeper")
         self.background.spawn(self.owner.drop_lost(), "perdure-lost")
+        self.background.spawn(self.overdue.run(), "perdure-overdue")
 
     async def _follow(self, hints: AsyncIterator[Hint]) -> None:
         async for hint in hints:
@@ -59,6 +65,7 @@ class Life:
 
     async def end_background(self) -> None:
         """End all work that neither turns nor activities need."""
+        self.worker.drain()
         self.owner.stop()
         self.deploys.stop()
         self.handover.stop()
@@ -69,6 +76,7 @@ class Life:
         self.owner.stop()
         self.deploys.stop()
         self.handover.stop()
+        self.worker.leave_at_once()
         self.background.give_up()
         self.attempts.leave_at_once()
         self.ending.leave_at_once()
@@ -86,6 +94,8 @@ def wire(given: Surroundings) -> Life:
     handover = Handover(turns, ownership, clock, options, background)
     if not ownership.is_alone:
         turns.place_by(handover)
+    time = StoreTime(given.store, clock, is_shared=given.is_shared)
+    worker = TaskWorker(given, turns.attempts, given.routes, time)
     return Life(
         turns,
         turns.ending,
@@ -97,5 +107,7 @@ def wire(given: Surroundings) -> Life:
         handover,
         Arrivals(turns, options, ownership, given.failed),
         Sweeper(turns, clock, options, ownership),
+        worker,
+        OverdueTasks(turns, ownership, options, worker, time),
         background,
     )

@@ -15,7 +15,7 @@ from perdure.kernel.data.placement import Pin, code_of, group_of
 from perdure.kernel.placement.rendezvous import score
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from perdure.kernel.data.commit import UnitRow
     from perdure.ports.cluster import Member
@@ -27,7 +27,14 @@ _SCOPE_MAX = 1_000
 
 def able(members: Iterable[Member]) -> list[Member]:
     """The members that may own scopes."""
-    return [member for member in members if member.state == "serving" and member.weight > 0]
+    found: list[Member] = []
+    for member in members:
+        # One that leaves lives on until it has released what it owns, and gets nothing more.
+        if member.state == "leaving":
+            continue
+        if member.weight > 0:
+            found.append(member)
+    return found
 
 
 def fits(member: Member, pin: Pin) -> bool:
@@ -59,10 +66,20 @@ def place_pins(scopes: Iterable[str], members: Iterable[Member]) -> dict[str, st
             continue  # a later release has made it
         chosen = [member for member in present if fits(member, pin)]
         if not chosen:
-            chosen = [member for member in present if pin.group in member.groups]
+            # None of them can run it. One that may own it says so in its row.
+            chosen = _serving(present, pin.group)
         if chosen:
             placed[scope] = max(chosen, key=lambda member: _lot(member, scope)).incarnation.id
     return placed
+
+
+def _serving(members: Iterable[Member], group: str) -> list[Member]:
+    """The members that serve a group."""
+    found: list[Member] = []
+    for member in members:
+        if group in member.groups:
+            found.append(member)  # noqa: PERF401 - as in `able`
+    return found
 
 
 def _lot(member: Member, scope: str) -> tuple[float, str]:
@@ -74,7 +91,7 @@ def _lot(member: Member, scope: str) -> tuple[float, str]:
 def pin_for_code(row: UnitRow, lacks: str, members: Iterable[Member]) -> Pin | None:
     """The pin for a unit whose owner lacks some code. None: no member has all that it needs."""
     group = group_of(row.scope)
-    present = [member for member in able(members) if group in member.groups]
+    present = _serving(able(members), group)
     if lacks.endswith("@"):  # any version
         lacks = _newest(lacks, present)
         parts = {lacks}
@@ -103,5 +120,7 @@ def everyone_fits(pin: Pin, members: Iterable[Member]) -> bool:
     """
     if pin.kind != "code":
         return False
-    serving: Sequence[Member] = [m for m in able(members) if pin.group in m.groups]
-    return bool(serving) and all(fits(member, pin) for member in serving)
+    serving = _serving(able(members), pin.group)
+    if not serving:
+        return False
+    return all(fits(member, pin) for member in serving)

@@ -16,6 +16,7 @@ from perdure.kernel.data.commit import CLOSED, JournalChunk
 from perdure.kernel.data.placement import activity_of
 from perdure.kernel.loop.call import ActivityCall, Call, CheckpointCall
 from perdure.kernel.unit import held, lifecycle, outbox
+from perdure.kernel.unit.tasks import add_task, drop_tasks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -55,6 +56,8 @@ def collect(unit: WorkflowUnit, run: Execution, row: UnitRow, turn: Turn, *, mor
         _collect_progress(unit, run, row, turn, run.take_progress(), more=more)
     elif unit.rederives:
         _collect_work(unit, run, row, turn, (), more=more)
+    if run.queued is not None:
+        drop_tasks(run, turn)
     if row.status in CLOSED:
         turn.unsend_to_self()
     ended = run.ended
@@ -161,10 +164,14 @@ def _collect_work(
         kind = type(call)
         if kind not in _LOCAL or call.seq not in run.pending or call.seq in done:
             continue
-        if isinstance(call, ActivityCall) and unit.definitions.find_activity(call.name) is None:
-            unit.hold(held.missing_activity(call.name), _code_of_calls(run))
-            turn.run_nothing()
-            return
+        if isinstance(call, ActivityCall):
+            if run.queued is not None and run.queued.is_open(call.seq):
+                add_task(run, row, turn, call)
+                continue
+            if unit.definitions.find_activity(call.name) is None:
+                unit.hold(held.missing_activity(call.name), _code_of_calls(run))
+                turn.run_nothing()
+                return
         turn.run(call)
     unit.has_derived_work()
 
@@ -174,7 +181,12 @@ def _code_of_calls(run: Execution) -> str:
 
     Not only what is missing: two nodes with a part each would hand the unit to each other for ever.
     """
-    names = {call.name for call in run.pending.values() if isinstance(call, ActivityCall)}
+    names: set[str] = set()
+    for call in run.pending.values():
+        # Workers run those of a queue, wherever the unit is.
+        is_task = run.queued is not None and run.queued.is_open(call.seq)
+        if isinstance(call, ActivityCall) and not is_task:
+            names.add(call.name)
     return "+".join(activity_of(name) for name in sorted(names))
 
 

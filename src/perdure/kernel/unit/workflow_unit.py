@@ -24,7 +24,7 @@ costs nothing, and is tried again when it is loaded after a deploy.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -36,6 +36,7 @@ from perdure.kernel.data.placement import code_of
 from perdure.kernel.execution import match
 from perdure.kernel.execution.answers import event_of
 from perdure.kernel.execution.execution import Execution
+from perdure.kernel.execution.queued import IsQueued, never_queued
 from perdure.kernel.loop.call import CHANNEL_LANE
 from perdure.kernel.loop.entered import Entered
 from perdure.kernel.loop.ordered import install as install_ordered_sets
@@ -45,7 +46,9 @@ from perdure.kernel.unit.children import OpenChild, recorded_children
 from perdure.kernel.unit.collect import collect
 from perdure.kernel.unit.offer import feed, offer
 from perdure.kernel.unit.row_state import describe
+from perdure.kernel.unit.tasks import drop_late, know_tasks
 from perdure.kernel.unit.turn import Turn
+from perdure.kernel.unit.unbegun import Unbegun
 from perdure.kernel.unit.waiting import Waiting
 
 if TYPE_CHECKING:
@@ -53,18 +56,11 @@ if TYPE_CHECKING:
     from logging import LogRecord
 
     from perdure.errors import Failure
-    from perdure.kernel.data.commit import Fence
+    from perdure.kernel.data.commit import Fence, Task
     from perdure.kernel.data.definition import Definitions, WorkflowDefinition
     from perdure.kernel.data.limits import Limits
     from perdure.kernel.data.loaded import Loaded
     from perdure.kernel.unit.mailbox import Entry, Mailbox
-
-
-class _Unbegun(NamedTuple):
-    """An execution whose start is stored and whose code has not run."""
-
-    journal: Sequence[ev.Event]
-    kv: Iterable[KvEntry]
 
 
 class WorkflowUnit:
@@ -76,22 +72,9 @@ class WorkflowUnit:
     kind = "workflow"
 
     __slots__ = (
-        "_changed",
-        "_unbegun",
-        "children_without_code",
-        "dedupe_ms",
-        "definitions",
-        "held",
-        "id",
-        "is_elsewhere",
-        "lacks",
-        "limits",
-        "rederives",
-        "row",
-        "run",
-        "shards",
-        "version",
-        "waiting",
+        "_changed", "_unbegun", "children_without_code", "dedupe_ms", "definitions",
+        "held", "id", "is_elsewhere", "is_queued", "lacks", "limits", "rederives", "row", "run",
+        "shards", "stored_tasks", "version", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -102,12 +85,14 @@ class WorkflowUnit:
         *,
         shards: int,
         dedupe_ms: int = DEDUPE_MS,
+        is_queued: IsQueued = never_queued,
         is_elsewhere: Callable[[UnitRow, str], bool] | None = None,
     ) -> None:
         """A unit of which nothing is known yet, in a store with so many shards.
 
-        A client's message may come again for `dedupe_ms`. `is_elsewhere` says whether another
-        node has code that a unit lacks here. None: there are no other nodes.
+        A client's message may come again for `dedupe_ms`. `is_queued` says which calls of
+        activities are tasks for workers. `is_elsewhere` says whether another node has code that a
+        unit lacks here. None: there are no other nodes.
         """
         self.id = unit
         self.version = 0
@@ -121,10 +106,13 @@ class WorkflowUnit:
         self.limits = limits
         self.shards = shards
         self.dedupe_ms = dedupe_ms
+        self.is_queued = is_queued
+        # Tasks that are stored and that no run knows: none of its code is in memory.
+        self.stored_tasks: Sequence[Task] = ()
         self.waiting = Waiting()
         # After a load no work runs for the open calls, so the next turn hands out all of them.
         self.rederives = True
-        self._unbegun: _Unbegun | None = None
+        self._unbegun: Unbegun | None = None
         # Open children of a unit that was held when it was loaded, as its history has them.
         self.children_without_code: Sequence[OpenChild] = ()
         # The row was changed outside of a turn, so the next turn has something to commit.
@@ -145,6 +133,7 @@ class WorkflowUnit:
     def _load(self, found: Loaded, *, released: bool) -> None:
         row = found.row
         assert row is not None
+        self.stored_tasks = found.tasks
         self.version = found.version
         self.row = row
         if row.reason == held.REASONS[held.POISONED] and not released:
@@ -159,7 +148,7 @@ class WorkflowUnit:
         except (msgspec.MsgspecError, ValueError, TypeError) as error:
             self.hold(held.undecodable(self.id, str(error)))
             return
-        self._unbegun = _Unbegun(events, found.kv)
+        self._unbegun = Unbegun(events, found.kv)
         if len(events) == 1:
             # Between two executions. The code of the next one begins with a turn, behind what
             # stops it: as it does in a unit that did not leave memory.
@@ -184,6 +173,7 @@ class WorkflowUnit:
             return
         run = self.new_run(definition)
         run.variables.load(kv, row.execution)
+        know_tasks(run, row, self.stored_tasks)
         with Entered(run.loop):
             run.replay(journal)
         self.check_run()
@@ -192,13 +182,20 @@ class WorkflowUnit:
         """The code has continued as new. The next execution begins with the next turn."""
         self.waiting.close_lanes()
         self.close_memory()
-        self._unbegun = _Unbegun([started], kv)
+        self._unbegun = Unbegun([started], kv)
         self.rederives = True
 
     def new_run(self, definition: WorkflowDefinition) -> Execution:
         """An empty run of this unit."""
         install_ordered_sets()
-        run = Execution(self.id, definition, self.definitions, self.limits, keep_logs=True)
+        run = Execution(
+            self.id,
+            definition,
+            self.definitions,
+            self.limits,
+            keep_logs=True,
+            is_queued=self.is_queued,
+        )
         self.run = run
         return run
 
@@ -311,6 +308,8 @@ class WorkflowUnit:
         self.version = commit.expect + 1
         for chunk in commit.journal:
             self._follow(ev.decode_events(chunk.events))
+        if self.run is not None:
+            know_tasks(self.run, self.row, commit.tasks_added)
         self.waiting.follow(commit.consume, [m for m in commit.post if m.to == self.id])
         self.rederives = True
         if commit.row.status in CLOSED:
@@ -323,13 +322,13 @@ class WorkflowUnit:
                 kv = self.run.variables.entries()
             self.close_memory()
             self.release()
-            self._unbegun = _Unbegun(events, kv)
+            self._unbegun = Unbegun(events, kv)
             # A start alone is a continuation. The first commands of its code come with the next
             # commit.
             if len(events) > 1:
                 self.begin_execution()
         elif self._unbegun is not None:
-            self._unbegun = _Unbegun([*self._unbegun.journal, *events], self._unbegun.kv)
+            self._unbegun = Unbegun([*self._unbegun.journal, *events], self._unbegun.kv)
             self.begin_execution()
         elif self.run is not None and self.held is None:
             with Entered(self.run.loop):
@@ -492,6 +491,7 @@ class WorkflowUnit:
             else:
                 turn.answer(message.id, "missing")
         elif row.status in CLOSED:
+            drop_late(turn, entry)
             turn.consume(entry, "closed")
         elif type(body) in msg.CONTROL:
             control.take(self, turn, entry)
@@ -553,6 +553,8 @@ class WorkflowUnit:
             self._keep(turn, entry)
         else:
             event = event_of(run, body, turn.now)
+            if event is None:
+                drop_late(turn, entry)
             if isinstance(event, ev.EventRaised) and event.seq:
                 offer(self, run, turn, entry, event)
                 return

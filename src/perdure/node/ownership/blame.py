@@ -10,6 +10,9 @@ from typing import Literal, Self
 
 import msgspec
 
+from perdure.errors import Failure
+from perdure.kernel.unit.held import POISONED
+
 State = Literal["free", "trial", "held", "brief"]
 
 _STATES: tuple[State, ...] = ("free", "trial", "held", "brief")
@@ -93,3 +96,15 @@ class Blame(msgspec.Struct, frozen=True):
 def free(number: int) -> int:
     """The number in the row of an instance that is not on trial any more."""
     return Blame.read(number).freed().number
+
+
+def poisoned(unit: str, blame: Blame) -> Failure:
+    """Why an instance is suspended that ends the process."""
+    return Failure(
+        POISONED,
+        f"{unit!r} ran at {blame.deaths} crashes of the process, alone at {blame.alone} of them, "
+        "and without it there was none. Mend the code (look for what ends the process), deploy it, "
+        "and release the instance with retry().",
+        "poison",
+        retryable=False,
+    )

@@ -43,6 +43,8 @@ class Ownership:
         self._store = store
         self._shards = store.info.shards
         self._scopes: dict[str, Scope] = {}
+        # Those of its scopes to which no ids lead. Messages to other units ask, so it is kept.
+        self._away: set[str] = set()
         # Units of groups and pins, and their scopes. One that is missing here is asked for in the
         # store, so the oldest may be forgotten.
         self._strays: dict[str, str] = {}
@@ -90,7 +92,7 @@ class Ownership:
     @property
     def has_strays(self) -> bool:
         """Whether it owns scopes to which ids do not lead."""
-        return any(not scope.is_home for scope in self._scopes.values())
+        return bool(self._away)
 
     def see(self, members: Sequence[Member]) -> bool:
         """Take note of the members. Return whether there is other code among them now."""
@@ -125,6 +127,8 @@ class Ownership:
             fence = Fence(name, claim.epoch, self.incarnation.id)
             scope = Scope(fence, self.claims, crashed=not claim.clean)
             self._scopes[name] = scope
+            if not scope.is_home:
+                self._away.add(name)
             self._show_way(scope)
             scopes.append(scope)
         return scopes
@@ -149,6 +153,7 @@ class Ownership:
         # The name may be that of a later claim by now.
         if self._scopes.get(scope.name) is scope:
             del self._scopes[scope.name]
+            self._away.discard(scope.name)
 
     def lose(self, scope: Scope) -> None:
         """Another node owns the scope: nothing of it may be done here any more."""

@@ -16,16 +16,16 @@ loaded, before any of the batch runs. Progress clears the count.
 Theory of operation. Suspects that are few run one by one, each with a durable mark, until their
 first turn is over and a moment has passed. So an instance whose turn ends the process is alone with
 its mark at its second crash. It is held back for `control_ms`, to see that the others live without
-it, and then runs alone once more. Its third crash sets it aside.
+it, and then runs alone once more. It is suspended at its third crash.
 
 Many would wait too long for that, and an instance may do its harm later than in its turn. For those
 there are trials of many. Instances from `crash_failures` crashes on are candidates. They are held
-back: their messages gather and wait, and their rows say so. That lasts until all have been loaded and
-counted, which takes long where there are many. The first half then gets a mark in its rows and is
-let go. The other half waits. If nothing happens in `trial_ms`, the mark is taken away and the other
-half follows, so that all are at work after a few seconds. If the process ends meanwhile, the next
-start finds the marks. Instances that waited are cleared, and instances that were marked are halved
-again. All others keep their count and go on.
+back: their messages gather and wait, and their rows say so. That lasts until all have been loaded
+and counted, which takes long where there are many. The first half then gets a mark in its rows and
+is let go. The other half waits. If nothing happens in `trial_ms`, the mark is taken away and the
+other half follows, so that all are at work after a few seconds. If the process ends meanwhile, the
+next start finds the marks. Instances that waited are cleared, and instances that were marked are
+halved again. All others keep their count and go on.
 
 An instance that was alone on trial at a crash may still be innocent: the process may have been
 ended from outside. So the instance is held back next time while all others run. A crash in that
@@ -50,14 +50,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from perdure.errors import Failure
 from perdure.kernel.data.commit import CLOSED, Commit, UnitRow
 from perdure.kernel.data.message import Start
 from perdure.kernel.data.placement import scope_of
 from perdure.kernel.unit.held import POISONED, REASONS
 from perdure.kernel.unit.lifecycle import pending_row
 from perdure.node.loop.patience import Patience, Stopped
-from perdure.node.ownership.blame import Blame, free
+from perdure.node.ownership.blame import Blame, free, poisoned
 from perdure.ports.clock import SystemClock
 
 if TYPE_CHECKING:
@@ -87,6 +86,8 @@ _LONGER_MOST = 16
 """How much longer trials last after another `crash_failures` crashes, and how much at most."""
 _CONTROL_LONGER = 3
 """By how much the second time of control is longer than the first."""
+_BRIEF_TRIALS = 2
+"""All brief trials together end after the time of so many trials, also where the store is slow."""
 _CONTROL_TRIALS = 5
 """A time of control behind a brief trial lasts as long as so many trials, or longer."""
 _NAMED = 5
@@ -134,6 +135,8 @@ class Suspects:
         self._expected: dict[str, None] = {}
         self._candidates: dict[str, _Candidate] = {}
         self._on_trial: set[str] = set()
+        # Counting takes so long that those with few crashes are not held back for it.
+        self._is_late = False
 
     def expect(self, units: Iterable[str]) -> None:
         """A scan has found these: they are to be counted before there is a trial."""
@@ -257,7 +260,7 @@ class Suspects:
         if blame.is_on_trial or blame.crashes >= self._options.crash_failures:
             return True
         # A few are tried one by one. Many run at once: each of them would wait for all the others.
-        return blame.crashes > 0 and len(self._candidates) < _FEW
+        return blame.crashes > 0 and len(self._candidates) < _FEW and not self._is_late
 
     def _was_at_work(self, found: Loaded) -> bool:
         """Whether the unit had something to do when the last owner crashed."""
@@ -348,17 +351,17 @@ class Suspects:
             await self._search()
 
     def _let_low_go(self) -> None:
-        """Another search of this node takes long, and most of these are innocent."""
+        """Those with few crashes wait no longer: most of them are innocent."""
         self._let_go(self._low())
 
     def _low(self) -> list[_Candidate]:
         """Those with few crashes, which were on no trial. By id, because their order is chance."""
         most = self._options.crash_failures
-        found = [
-            candidate
-            for candidate in self._candidates.values()
-            if candidate.blame.crashes < most and not candidate.blame.is_on_trial
-        ]
+        found: list[_Candidate] = []
+        for candidate in self._candidates.values():
+            blame = candidate.blame
+            if blame.crashes < most and not blame.is_on_trial:
+                found.append(candidate)
         return sorted(found, key=lambda c: c.row.id)
 
     async def _search(self) -> None:
@@ -394,7 +397,11 @@ class Suspects:
 
     async def _all_counted(self) -> None:
         """Wait until the instances that the scan has found are loaded, or cannot be."""
+        late_at = self._clock.now_ms() + self._options.trial_ms
         while self._expected:
+            if not self._is_late and self._clock.now_ms() >= late_at:
+                self._is_late = True
+                self._let_low_go()
             unit = next(iter(self._expected))
             if self._turns.memory.loader.is_waiting(unit):
                 await asyncio.sleep(_LOOK_S)
@@ -414,15 +421,20 @@ class Suspects:
     async def _briefly(self, candidates: Sequence[_Candidate]) -> None:
         """Let them run one by one, each with a mark, for as long as their first turn takes.
 
-        What ends the process in its turn is alone then. All of them together take no longer than
-        one trial.
+        What ends the process in its turn is alone then. All of them together are watched no longer
+        than one trial lasts.
         """
         if not candidates:
             return
         watched_ms = min(_BRIEF_MS, self._options.trial_ms // len(candidates))
+        over_at = self._clock.now_ms() + _BRIEF_TRIALS * self._options.trial_ms
         for candidate in candidates:
             if candidate.row.id not in self._candidates:
                 continue  # its scope has gone
+            if self._clock.now_ms() >= over_at:
+                # The store is slow. The others have waited long enough.
+                self._let_low_go()
+                return
             written = await self._rewrite([candidate], Blame.on_brief_trial)
             if not written:
                 continue
@@ -475,7 +487,7 @@ class Suspects:
             text = "%r is suspended: it ran at %d crashes of the process, alone at %d of them"
             self._log(logging.ERROR, text, unit, blame.deaths, blame.alone)
             del self._candidates[unit]
-            self._turns.memory.hold(unit, _poisoned(unit, blame))
+            self._turns.memory.hold(unit, poisoned(unit, blame))
             return
         control_ms = self._options.control_ms
         if blame.alone > 1:
@@ -577,14 +589,3 @@ def _names(candidates: Sequence[_Candidate]) -> str:
     if more <= 0:
         return named
     return f"{named} and {more} more"
-
-
-def _poisoned(unit: str, blame: Blame) -> Failure:
-    return Failure(
-        POISONED,
-        f"{unit!r} ran at {blame.deaths} crashes of the process, alone at {blame.alone} of them, "
-        "and without it there was none. Mend the code (look for what ends the process), deploy it, "
-        "and release the instance with retry().",
-        "poison",
-        retryable=False,
-    )
