@@ -12,7 +12,7 @@ from perdure.errors import NotFound, NotRunning, Timeout, UsageError
 from perdure.kernel.data.commit import CLOSED, Fence, UnitRow
 from perdure.kernel.data.definition import check_text
 from perdure.kernel.data.message import Message, Place
-from perdure.kernel.data.placement import GROUP, PIN, Pin, check_id, group_of, scope_of
+from perdure.kernel.data.placement import GROUP, Pin, check_id, group_of, scope_of
 from perdure.ports.store import Incarnation, OwnedStore, Scopes
 
 if TYPE_CHECKING:
@@ -109,13 +109,6 @@ async def find_scopes(store: Store, prefix: str = "") -> list[str]:
         after = page.next
         if after is None:
             return names
-
-
-async def find_groups(store: Store) -> list[str]:
-    """The groups of which a scope was claimed at least once, and the default one."""
-    groups = {name.partition("/")[0] for name in await find_scopes(store)}
-    groups.discard(PIN.removesuffix("/"))
-    return sorted(groups | {GROUP})
 
 
 async def prepare(store: Store, scope: str) -> None:

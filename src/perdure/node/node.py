@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 
 from perdure.client.client import Client
 from perdure.client.gateway import MeasuredGateway
-from perdure.client.pins import find_scopes, prepare
+from perdure.client.pins import find_scopes
 from perdure.cluster import cluster_at
 from perdure.errors import StoreUnavailable, UsageError
 from perdure.guard import runtime as guard
@@ -266,9 +266,6 @@ class Node:
             code_changed=life.deploys.changed,
         )
         await self._seat.take()
-        for group in self.app.groups():
-            # So that lists show starts that wait in it, also while no node serves it.
-            await prepare(self.store, f"{group}/0")
         return self._seat.assignments()
 
     def _groups(self) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ def describe(unit: WorkflowUnit, row: UnitRow, turn: Turn) -> None:
     if row.status in CLOSED:
         turn.end()
         return
-    is_leaving = _is_leaving(unit, row)
+    is_leaving = unit.held is not None and _is_leaving(unit, row)
     if is_leaving:
         # At once, so that the next owner looks for that node if this one dies before.
         is_new = row.become("running", MOVING, 0, None)
@@ -58,6 +58,6 @@ def describe(unit: WorkflowUnit, row: UnitRow, turn: Turn) -> None:
 
 def _is_leaving(unit: WorkflowUnit, row: UnitRow) -> bool:
     """Whether it is held only until it is at a node that has its code."""
-    if unit.held is None or not unit.lacks or unit.is_elsewhere is None:
+    if not unit.lacks or unit.is_elsewhere is None:
         return False
     return unit.is_elsewhere(row, unit.lacks)

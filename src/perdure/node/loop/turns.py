@@ -51,7 +51,6 @@ if TYPE_CHECKING:
     from perdure.kernel.unit.kinds import Unit
     from perdure.kernel.unit.turn import Milestones
     from perdure.node.activities.attempts import Attempts
-    from perdure.node.ownership.scope import Scope
     from perdure.node.surroundings import Surroundings
 
 logger = logging.getLogger("perdure.node")
@@ -71,11 +70,6 @@ class Placing(Protocol):
     def look_for(self, unit: str) -> None:
         """A message is stored for a unit that is not where its id leads to, on this node or not."""
         ...
-
-
-def _has_moved(unit: Unit, scope: Scope) -> bool:
-    """Whether its turn has put the unit into another scope."""
-    return unit.row is not None and unit.row.scope != scope.name
 
 
 class Turns:
@@ -242,7 +236,11 @@ class Turns:
         """Carry out a durable turn: work, messages, answers, deadlines, the next turn."""
         unit, scope = resident.unit, resident.scope
         # A scope that leaves this node begins nothing. Its next owner derives the work from rows.
-        serves = scope is not None and scope.takes_messages and not _has_moved(unit, scope)
+        serves = scope is not None and scope.takes_messages
+        row = unit.row
+        # A turn may have put its unit into another scope. Written out, because each message asks.
+        if serves and scope is not None and row is not None and row.scope != scope.name:
+            serves = False
         if self._metrics is not None:
             self._metrics.turn(turn)
         if turn.logs:
@@ -327,7 +325,7 @@ class Turns:
         outdated = resident.outdated and resident.take_outdated()
         if scope is None or not scope.takes_messages:
             memory.expel(resident, unit.row)
-        elif unit.row is not None and _has_moved(unit, scope):
+        elif unit.row is not None and unit.row.scope != scope.name:
             memory.expel(resident, unit.row)
             self.waiters.moved(unit.row)
         elif turn.deleted:
