@@ -378,6 +378,22 @@ class Queues(Query[QueueDepth], frozen=True, kw_only=True):
     at: int
 
 
+class Waiting(Query[str], frozen=True, kw_only=True):
+    """Those of these queues, by name, that have a task without a worker that is visible at `at`.
+
+    It costs a look for each queue, however many tasks there are.
+    """
+
+    queues: tuple[str, ...]
+    at: int
+
+
+class Tasks(Query[Task], frozen=True, kw_only=True):
+    """The tasks of a unit, by the numbers of their calls. Their inputs are left out."""
+
+    unit: str
+
+
 class Overdue(Query[Task], frozen=True, kw_only=True):
     """Tasks of these scopes whose `expires_at` has passed at `at`, the earliest first.
 
