@@ -74,7 +74,7 @@ async def persistent(world: World, random: Random, name: str, _door: str) -> Non
 
 @customer
 async def hurried(world: World, random: Random, name: str, door: str) -> None:
-    """Send several letters before the first is answered. A single node takes them in their order."""
+    """Send several letters before the first is answered. One node takes them in their order."""
     target = random.choice(boxes(world))
     letters = world.ledger.letters[target]
     together = 1

@@ -166,6 +166,7 @@ class World:
 
     async def change(self, change: Callable[[], Awaitable[None]]) -> None:
         """One change of nodes at a time, and each to its end."""
+        # Two at once could kill a node in the middle of its start, of which nobody else would know.
         async with self._changing:
             await change()
 
@@ -223,6 +224,7 @@ class World:
                 while True:
                     try:
                         return await act()
+                    # It may have been done. That is why it must be something to do twice.
                     except StoreUnavailable:
                         await asyncio.sleep(delay_s)
                     except UsageError as error:
@@ -237,6 +239,7 @@ class World:
 
     async def post_until_answered(self, to: str, body: AnyBody) -> str:
         """Post one message, the same again and again until the store has answered: its outcome."""
+        # Made once: the store knows it by its id when it comes again.
         message = Message(os.urandom(16), to, body, self._outside.clock.now_ms())
         return await self.insist(f"post to {to}", lambda: self._outside.send(message))
 

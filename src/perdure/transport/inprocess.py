@@ -44,9 +44,7 @@ HIGH_BYTES = 1 << 20
 class _End:
     """One end of a connection. It is also the `Pipe` of its exchange."""
 
-    def __init__(
-        self, opening: Opening, on_gone: Callable[[_End], None], context: Context
-    ) -> None:
+    def __init__(self, opening: Opening, on_gone: Callable[[_End], None], context: Context) -> None:
         """Wait for its lanes. What comes along them is taken in the context of its node."""
         self._opening = opening
         self._context = context
