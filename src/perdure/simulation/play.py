@@ -102,6 +102,7 @@ def _limited() -> Generator[list[str]]:
 
 
 async def _play(chosen: Plan, burst: int) -> Verdict:
+    # It belongs to the process, as the app does.
     programs.RAN.clear()
     world = World(chosen.kind, chosen.nodes, chosen.stream("world"), chosen.rates(), burst)
     unseen = _watch_loop()

@@ -109,6 +109,7 @@ class World:
         self.kind = kind
         self.burst = burst
         self.random = random
+        # Shorter once something has not come: each wait that follows would take as long again.
         self.patience_s = float(PATIENCE_S)
         self.ledger = Ledger()
         self.cluster = Playground(kind, nodes, options(random))
@@ -158,6 +159,7 @@ class World:
         if self._dealt:
             owned = {node.name: set(node.scopes) for node in self.nodes}
             return owned == self._dealt
+        # Frozen, draining or lost is not at rest, also if every scope has one owner.
         states: list[tuple[str, str]] = []
         for node in self.nodes:
             states += node.scopes.items()
