@@ -7,12 +7,11 @@ import faulthandler
 import gc
 import logging
 import os
-import signal
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from contextlib import redirect_stdout
+from contextlib import AsyncExitStack, redirect_stdout
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from perdure.app import App
-from perdure.cli import logs, pulse, screen, streams
+from perdure.cli import logs, pulse, screen, signals, streams
 from perdure.cli.door import check_shared
 from perdure.cli.options import (
     DEFAULT_URL,
@@ -38,6 +37,7 @@ from perdure.errors import PerdureError, UsageError
 from perdure.node import Node, NodeOptions
 from perdure.node.activities.job import named
 from perdure.ports.store import Units
+from perdure.server import HealthPort
 
 # Instances that are looked at when the node is ready, to see which code they need.
 _LOOKED_AT = 1_000
@@ -89,6 +89,15 @@ def serve(
         LogLevel, typer.Option("--log-level", help="What is logged on stderr.")
     ] = LogLevel.INFO,
     log_format: LogFormats = LogFormat.TEXT,
+    health: Annotated[
+        str | None,
+        typer.Option(
+            "--health",
+            metavar="HOST:PORT",
+            help="Answer /healthz, /readyz, /scale and /drain there. Port 0: any.",
+            show_default="off",
+        ),
+    ] = None,
     live: Annotated[bool, typer.Option("--live", help="Show what the node does, live.")] = False,
     every: Annotated[
         float | None,
@@ -128,15 +137,42 @@ def serve(
     showing = None
     if live:
         showing = partial(pulse.show, node, latencies, every or 1.0, as_json=as_json)
-    return asyncio.run(_serve(app, node, store, grace, showing, as_json=as_json))
+    return asyncio.run(_serve(app, node, store, grace, showing, health, as_json=as_json))
 
 
 async def _serve(
-    app: App, node: Node, url: str, grace_s: float | None, showing: Showing | None, *, as_json: bool
+    app: App,
+    node: Node,
+    url: str,
+    grace_s: float | None,
+    showing: Showing | None,
+    health: str | None,
+    *,
+    as_json: bool,
 ) -> int:
     stop = asyncio.Event()
-    # Before the node starts, because a standby may wait for its store for days.
-    _on_signals(stop)
+    async with AsyncExitStack() as stack:
+        # Both before the node starts, because a standby may wait for its store for days.
+        stack.enter_context(signals.first_sets(stop))
+        port: HealthPort | None = None
+        if health is not None:
+            port = HealthPort(node, health, drain=stop.set)
+            await stack.enter_async_context(port)
+            screen.note(f"health port: http://{port.address}")
+        return await _work(app, node, url, grace_s, showing, port, stop, as_json=as_json)
+
+
+async def _work(
+    app: App,
+    node: Node,
+    url: str,
+    grace_s: float | None,
+    showing: Showing | None,
+    health: HealthPort | None,
+    stop: asyncio.Event,
+    *,
+    as_json: bool,
+) -> int:
     started = False
     try:
         started = await _unless_stopped(stop, node.start())
@@ -144,7 +180,7 @@ async def _serve(
             faulthandler.enable()  # code that crashes the interpreter leaves its stack
             gc.set_threshold(*COLLECTOR)
             try:
-                _say_ready(app, node, url, as_json=as_json)
+                _say_ready(app, node, url, health, as_json=as_json)
             except streams.AnswerLost as error:
                 # A service may have no stdout. Its work does not depend on this line.
                 streams.give_up_answers()
@@ -241,7 +277,7 @@ async def _watched(node: Node, showing: Coroutine[object, object, None]) -> None
         await asyncio.gather(shown, ended, return_exceptions=True)
 
 
-def _say_ready(app: App, node: Node, url: str, *, as_json: bool) -> None:
+def _say_ready(app: App, node: Node, url: str, health: HealthPort | None, *, as_json: bool) -> None:
     workflows = [name for name, _ in app.workflows()]
     activities = app.activities()
     if as_json:
@@ -251,7 +287,10 @@ def _say_ready(app: App, node: Node, url: str, *, as_json: bool) -> None:
             "store": url,
             "workflows": workflows,
             "activities": activities,
+            "health": None,
         }
+        if health is not None:
+            facts["health"] = health.address
         screen.say(screen.json_text(facts, indent=0))
         return
     counted = f"{screen.counted(len(workflows), 'workflow')}, {len(activities)} activities"
@@ -277,17 +316,3 @@ async def _say_what_lacks(app: App, node: Node) -> None:
                 f"the code of {name} {version} is missing in app {app.name!r}, and {instances} of "
                 "it will be suspended (not_registered); serve the code that has it, too"
             )
-
-
-def _on_signals(stop: asyncio.Event) -> None:
-    """Set `stop` at the first signal, and end the process at the second."""
-    loop = asyncio.get_running_loop()
-
-    def received(number: int) -> None:
-        # Not by an exception: the code that hangs could catch it.
-        if stop.is_set():
-            os._exit(128 + number)
-        stop.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, received, number)

@@ -472,6 +472,29 @@ class Node:
         return len(self._life.turns.memory.residents)
 
     @property
+    def failure(self) -> Exception | None:
+        """Why the node cannot go on: its store failed. None: it can."""
+        return self._failure
+
+    def why_not_ready(self) -> list[str]:
+        """Why the node takes no work now, for people. Empty: it takes all that falls to it.
+
+        A node is ready when it is a member of its cluster and serves the scopes that fall to it.
+        """
+        if self._failure is not None:
+            return [f"its store failed: {self._failure}"]
+        if self._starting:
+            return ["it starts"]
+        if self._life is None:
+            return ["it does not run"]
+        if self._stopping:
+            return ["it is draining"]
+        why = self._life.ownership.why_frozen()
+        if self._seat is not None and self._seat.view is None:
+            why.append("it is no member of its cluster now")
+        return why + self._life.owner.why_unsettled()
+
+    @property
     def scopes(self) -> dict[str, str]:
         """The scopes that the node owns now, each with its state."""
         if self._life is None:

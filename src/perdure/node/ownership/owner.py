@@ -68,7 +68,8 @@ class Owner:
         self._searches: dict[Suspects, asyncio.Task[None]] = {}
         self._trial = asyncio.Lock()
         self._changing = asyncio.Lock()
-        self._assignment = Assignment(frozenset())
+        # None: the cluster has not said anything yet, or there is none.
+        self._assignment: Assignment | None = None
         self._news = asyncio.Event()
 
     # ------------------------------------------------------------ assignments of a cluster
@@ -95,6 +96,7 @@ class Owner:
     async def _settle_some(self, waited_s: float) -> float | None:
         """Own of the assigned scopes those that can be had. Return when to look again (s)."""
         may_wait = waited_s < self._options.handover_ms / 1000
+        assert self._assignment is not None, "there is news only of an assignment"
         try:
             if await self.own(self._assignment, may_wait=may_wait):
                 return None
@@ -137,6 +139,18 @@ class Owner:
             for start in range(0, len(free), _CLAIMED):
                 self.serve(await self._ownership.claim(free[start : start + _CLAIMED]))
             return len(free) == len(missing)
+
+    def why_unsettled(self) -> list[str]:
+        """Why this node does not serve all that it should, for people. Empty: it does."""
+        if self._ownership.is_alone:
+            return []
+        if self._assignment is None:
+            return ["the cluster has not assigned any scopes to it yet"]
+        wanted = self._assignment.scopes
+        served = wanted.intersection(self._ownership.names())
+        if len(served) == len(wanted):
+            return []
+        return [f"it serves {len(served)} of the {len(wanted)} scopes that fall to it"]
 
     async def _released(self, names: Sequence[str], living: Collection[str]) -> list[str]:
         """Those of these scopes that no living node owns."""
