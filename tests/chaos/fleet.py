@@ -21,8 +21,8 @@ from perdure.cluster.local import LocalCluster
 from perdure.errors import StoreUnavailable
 from perdure.kernel.data.placement import scopes_of
 from perdure.ports.clock import SystemClock
+from perdure.ports.cluster import Load, NameTaken, Standing, View
 from perdure.ports.cluster import Member as Seat
-from perdure.ports.cluster import NameTaken, View
 from perdure.ports.store import Incarnation, Store
 from perdure.testing.mishaps import Mishap
 
@@ -59,11 +59,15 @@ class Reach:
         await self._pass()
         return view
 
-    async def renew(self, member: Seat) -> View | None:
+    async def renew(self, member: Seat, load: Load | None = None) -> View | None:
         await self._pass()
-        view = await self._cluster.renew(member)
+        view = await self._cluster.renew(member, load)
         await self._pass()
         return view
+
+    async def standings(self) -> list[Standing]:
+        await self._pass()
+        return await self._cluster.standings()
 
     async def leave(self, incarnation: Incarnation) -> None:
         await self._pass()

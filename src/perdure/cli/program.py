@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from perdure.cli import (
     benching,
+    clusters,
     controls,
     events,
     explaining,
@@ -56,6 +57,7 @@ class Program(TyperGroup):
         if args is None:
             args = sys.argv[1:]
         given, debug = _without_debug(list(args))
+        given = serving.with_idle_seconds(given)
         with streams.kept():
             code: object
             # In standalone mode click would print errors and end the process by itself.
@@ -204,6 +206,9 @@ for _panel, _commands in (
             events.history,
             replaying.replay,
             stats.stats,
+            clusters.nodes,
+            clusters.shards,
+            clusters.scale,
             tree.tree,
             explaining.explain,
         ),

@@ -10,9 +10,9 @@ import os
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, redirect_stdout
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -62,6 +62,23 @@ NAMED = 5
 """The largest number of attempts without an end that are named."""
 
 
+IDLE = "--until-idle"
+IDLE_S = 10
+"""How long there must be nothing to do if the option does not say it."""
+
+
+def with_idle_seconds(args: Sequence[str]) -> list[str]:
+    """The arguments, with the time behind an `--until-idle` that has none."""
+    # The parser of options knows no value that may be left out.
+    given = list(args)
+    for place, arg in enumerate(given):
+        if arg == "--":
+            break
+        if arg == IDLE:
+            given[place] = f"{IDLE}={IDLE_S}"
+    return given
+
+
 def serve(
     target: Annotated[
         str,
@@ -98,6 +115,16 @@ def serve(
             show_default="off",
         ),
     ] = None,
+    until_idle: Annotated[
+        float | None,
+        typer.Option(
+            IDLE,
+            metavar="[=SECONDS]",
+            parser=seconds,
+            help="End when there was nothing to do for so long (10 s), and nothing is due as soon.",
+            show_default="off",
+        ),
+    ] = None,
     live: Annotated[bool, typer.Option("--live", help="Show what the node does, live.")] = False,
     every: Annotated[
         float | None,
@@ -116,7 +143,8 @@ def serve(
     The node takes up everything that waits in the store, and prints one line when it is ready.
     The first signal stops it in order, and unfinished work goes on when a node runs again. Work
     that does not end within the grace is named and left: the process ends without it. A second
-    signal ends the process at once, which loses nothing. With --live it shows instances, rates and
+    signal ends the process at once, which loses nothing. With --until-idle it also stops, and ends
+    with 0, when nothing is left to do, as a job should. With --live it shows instances, rates and
     latencies: as a table on a terminal, otherwise as a line each time.
     """
     if every is not None and not live:
@@ -137,42 +165,41 @@ def serve(
     showing = None
     if live:
         showing = partial(pulse.show, node, latencies, every or 1.0, as_json=as_json)
-    return asyncio.run(_serve(app, node, store, grace, showing, health, as_json=as_json))
+    if until_idle is not None and until_idle <= 0:
+        msg = f"{IDLE} takes a time longer than 0"
+        raise UsageError(msg)
+    work = Work(app, node, store, grace, until_idle, showing, as_json)
+    return asyncio.run(_serve(work, health))
 
 
-async def _serve(
-    app: App,
-    node: Node,
-    url: str,
-    grace_s: float | None,
-    showing: Showing | None,
-    health: str | None,
-    *,
-    as_json: bool,
-) -> int:
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is served, and how."""
+
+    app: App
+    node: Node
+    url: str
+    grace_s: float | None
+    idle_s: float | None
+    showing: Showing | None
+    as_json: bool
+
+
+async def _serve(work: Work, health: str | None) -> int:
     stop = asyncio.Event()
     async with AsyncExitStack() as stack:
         # Both before the node starts, because a standby may wait for its store for days.
         stack.enter_context(signals.first_sets(stop))
         port: HealthPort | None = None
         if health is not None:
-            port = HealthPort(node, health, drain=stop.set)
+            port = HealthPort(work.node, health, drain=stop.set)
             await stack.enter_async_context(port)
             screen.note(f"health port: http://{port.address}")
-        return await _work(app, node, url, grace_s, showing, port, stop, as_json=as_json)
+        return await _work(work, port, stop)
 
 
-async def _work(
-    app: App,
-    node: Node,
-    url: str,
-    grace_s: float | None,
-    showing: Showing | None,
-    health: HealthPort | None,
-    stop: asyncio.Event,
-    *,
-    as_json: bool,
-) -> int:
+async def _work(work: Work, health: HealthPort | None, stop: asyncio.Event) -> int:
+    node = work.node
     started = False
     try:
         started = await _unless_stopped(stop, node.start())
@@ -180,24 +207,32 @@ async def _work(
             faulthandler.enable()  # code that crashes the interpreter leaves its stack
             gc.set_threshold(*COLLECTOR)
             try:
-                _say_ready(app, node, url, health, as_json=as_json)
+                _say_ready(work, health)
             except streams.AnswerLost as error:
                 # A service may have no stdout. Its work does not depend on this line.
                 streams.give_up_answers()
                 screen.note(f"ready; stdout does not take the line that says so: {error}")
-            await _say_what_lacks(app, node)
-            if showing is None:
-                serving = node.wait_ended()
+            await _say_what_lacks(work.app, node)
+            if await _unless_stopped(stop, _first_of(_ends(work))) and work.idle_s is not None:
+                screen.note(f"stopping: nothing was to be done for {work.idle_s:g} s")
             else:
-                serving = _watched(node, showing())
-            await _unless_stopped(stop, serving)
-            screen.note("stopping; once more to stop at once")
+                screen.note("stopping; once more to stop at once")
     finally:
-        await node.stop(grace_s)
+        await node.stop(work.grace_s)
         if started:
             _make_sure_to_end(node, sys.exc_info()[1])
     screen.note("stopped; what did not finish goes on when a node runs again")
     return Exit.OK
+
+
+def _ends(work: Work) -> list[Coroutine[object, object, None]]:
+    """What ends the service beside a signal. The first one that ends counts, with its error."""
+    ends = [work.node.wait_ended()]
+    if work.showing is not None:
+        ends.append(work.showing())
+    if work.idle_s is not None:
+        ends.append(work.node.wait_idle(work.idle_s))
+    return ends
 
 
 def _make_sure_to_end(node: Node, error: BaseException | None) -> None:
@@ -260,31 +295,30 @@ async def _unless_stopped(stop: asyncio.Event, work: Coroutine[object, object, N
     return True
 
 
-async def _watched(node: Node, showing: Coroutine[object, object, None]) -> None:
-    """Show the node at work until it has ended."""
-    shown = asyncio.ensure_future(showing)
-    ended = asyncio.ensure_future(node.wait_ended())
+async def _first_of(ends: Sequence[Coroutine[object, object, None]]) -> None:
+    """Wait for the first of these to end. Its error is the command's."""
+    waits = [asyncio.ensure_future(end) for end in ends]
     try:
-        await asyncio.wait({shown, ended}, return_when=asyncio.FIRST_COMPLETED)
-        # Its error is the command's. The end of the node says more than that of the display.
-        if ended.done():
-            await ended
-        else:
-            await shown
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        # In their order: the end of the node says more than that of what looks at it.
+        for wait in waits:
+            if wait.done():
+                return await wait
     finally:
-        shown.cancel()
-        ended.cancel()
-        await asyncio.gather(shown, ended, return_exceptions=True)
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
 
 
-def _say_ready(app: App, node: Node, url: str, health: HealthPort | None, *, as_json: bool) -> None:
+def _say_ready(work: Work, health: HealthPort | None) -> None:
+    app, node = work.app, work.node
     workflows = [name for name, _ in app.workflows()]
     activities = app.activities()
-    if as_json:
+    if work.as_json:
         facts = {
             "node": node.name,
             "pid": os.getpid(),
-            "store": url,
+            "store": work.url,
             "workflows": workflows,
             "activities": activities,
             "health": None,
@@ -297,7 +331,8 @@ def _say_ready(app: App, node: Node, url: str, health: HealthPort | None, *, as_
     if len(activities) == 1:
         counted = f"{screen.counted(len(workflows), 'workflow')}, 1 activity"
     screen.say(
-        f"ready: node {node.name} runs app {app.name!r} ({counted}) on {url}, process {os.getpid()}"
+        f"ready: node {node.name} runs app {app.name!r} ({counted}) on {work.url}, "
+        f"process {os.getpid()}"
     )
 
 

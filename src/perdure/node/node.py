@@ -29,6 +29,7 @@ from perdure.kernel.unit.workflow_unit import WorkflowUnit
 from perdure.node.deploys import Checks, guard_level
 from perdure.node.gateway import NodeGateway
 from perdure.node.options import NodeOptions, check_kind
+from perdure.node.outlook import Outlook, until_idle
 from perdure.node.ownership.lease import Lease
 from perdure.node.ownership.ownership import Ownership
 from perdure.node.ownership.seat import Seat
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from perdure.interceptor import Interceptor
     from perdure.kernel.data.limits import Limits
     from perdure.node.loop.turns import Turns
+    from perdure.node.scale import Scale
     from perdure.ports.cluster import Assignment, Cluster
     from perdure.sync import LoopFactory, SyncNode
 
@@ -236,12 +238,18 @@ class Node:
         options = self.options
         self._seat = Seat(
             cluster,
-            Member(incarnation=self.incarnation, lease_ms=options.lease_ms),
+            Member(
+                incarnation=self.incarnation,
+                lease_ms=options.lease_ms,
+                release=_release(),
+                started_at=self.clock.now_ms(),
+            ),
             Lease(life.turns.freezer, self.clock, options.lease_ms),
             life.ownership,
             self.clock,
             shards=self.store.info.shards,
             hung_ms=options.turn_limit_ms,
+            load=life.attempts.load,
             failed=self._store_failed,
         )
         await self._seat.take()
@@ -489,10 +497,33 @@ class Node:
             return ["it does not run"]
         if self._stopping:
             return ["it is draining"]
-        why = self._life.ownership.why_frozen()
-        if self._seat is not None and self._seat.view is None:
-            why.append("it is no member of its cluster now")
-        return why + self._life.owner.why_unsettled()
+        return self._outlook().why_not_ready()
+
+    async def scale(self) -> Scale:
+        """How much waits for the nodes of the store, and how busy they are.
+
+        Raises:
+            StoreUnavailable: the store or the cluster does not answer.
+            UsageError: the node does not run.
+        """
+        return await self._outlook().scale()
+
+    async def wait_idle(self, seconds: float = 10.0) -> None:
+        """Wait until there was nothing to do for so long, and nothing is due as soon.
+
+        Nothing runs or waits on this node. In the store no instance needs a node, and no task waits
+        or is leased. A timer holds the wait if it is due within `seconds`. So does a member of the
+        cluster that may be dead, because its work is to be done by others.
+
+        Raises:
+            UsageError: the node does not run, or has stopped meanwhile.
+        """
+        await until_idle(self._outlook, seconds)
+
+    def _outlook(self) -> Outlook:
+        self._running()  # refuses if it does not run
+        assert self._life is not None, "it runs"
+        return Outlook(self.store, self._life, self._seat, self.incarnation, self.options.lease_ms)
 
     @property
     def scopes(self) -> dict[str, str]:
@@ -525,3 +556,9 @@ class Node:
     def limits(self) -> Limits:
         """The limits of instances on this node."""
         return self.options.limits
+
+
+def _release() -> str:
+    from perdure import __version__  # this module is imported by that one
+
+    return __version__

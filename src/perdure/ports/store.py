@@ -299,7 +299,8 @@ class QueueDepth(msgspec.Struct, frozen=True):
     """The tasks of a queue.
 
     `visible` wait for a worker, `delayed` for their time (a retry). `leased` are with a worker.
-    `expired` have a lease that ran out.
+    `expired` have a lease that ran out. `oldest_ms` is how long the oldest of the visible ones has
+    waited (0: there is none).
     """
 
     queue: str
@@ -307,12 +308,66 @@ class QueueDepth(msgspec.Struct, frozen=True):
     delayed: int
     leased: int
     expired: int
+    oldest_ms: int = 0
 
 
 class Queues(Query[QueueDepth], frozen=True, kw_only=True):
     """Queues that have tasks, by name. `at` as in `Totals`."""
 
     at: int
+
+
+class ShardView(msgspec.Struct, frozen=True):
+    """A scope, its owner, and what is in it.
+
+    `open` are instances that have not ended. `busy` of them have activities under way on their
+    owner, and `due` of them have a timer whose time has come. Those that are suspended are in
+    `open` only.
+    """
+
+    scope: str
+    epoch: int
+    owner: Incarnation | None
+    open: int
+    busy: int
+    due: int
+
+
+class Shards(Query[ShardView], frozen=True, kw_only=True):
+    """Scopes that were claimed at least once, by name. It reads the rows of open instances.
+
+    `at` decides what is due.
+    """
+
+    at: int
+
+
+class Backlog(msgspec.Struct, frozen=True):
+    """The instances that need a node now. Each is counted once, and suspended ones are not.
+
+    `due` have a timer whose time has come. `mail` have a message that they can take. `orphaned`
+    have activities under way on an owner that does not live. `busy` have them on one that does.
+    `oldest_at` is since when the first of `due` and `mail` waits (ms). None: none of them does.
+    """
+
+    due: int
+    mail: int
+    orphaned: int
+    busy: int
+    oldest_at: int | None = None
+
+
+class Backlogs(Query[Backlog], frozen=True, kw_only=True):
+    """One item: the backlog of the store at the time `at`.
+
+    `living` are the ids of the incarnations that are alive. None: all owners of scopes are. A
+    message counts if its instance would take it. One that an instance keeps for later does not,
+    because it can wait for months. A store may stop counting the instances of a kind at `limit`.
+    """
+
+    at: int
+    living: tuple[str, ...] | None = None
+    limit: int = 100_000
 
 
 @runtime_checkable

@@ -5,6 +5,8 @@ can tell a busy event loop from one that stands still.
 
     GET  /healthz   200: the process is alive. 503: restart it
     GET  /readyz    200: the node takes work. 503: it does not now, and why
+    GET  /scale     how much waits, and how busy the nodes are, for autoscalers. /scale/QUEUE: of one
+                    queue
     POST /drain     202: the node takes nothing new from now on, hands over and ends
 """
 
@@ -16,11 +18,14 @@ import sys
 import threading
 import traceback
 from concurrent.futures import Future
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
+from urllib.parse import unquote
 
 from perdure.errors import PerdureError, UsageError
+from perdure.node.scale import QueueScale
 from perdure.server.http import Answer, Listener, Request, problem
 from perdure.server.question import LoopEnded, Question
 from perdure.transport.address import address_of, host_and_port
@@ -40,6 +45,9 @@ _PING_S = 0.5
 
 _READY_S = 0.8
 """The same for a question to the node."""
+
+_SCALE_S = 5.0
+"""The same for the scale signal, which is read from the store."""
 
 _MARGIN_S = 0.5
 """So much longer than the longest turn may the event loop be busy before it counts as hung."""
@@ -132,6 +140,7 @@ class HealthPort:
         self._end = end_soon
         self._ping = Question(self._home, _nothing)
         self._readiness = Question(self._home, self._why_not_ready)
+        self._scales = Question(self._home, self._node.scale)
         self._drains = Question(self._home, self._begin_drain)
         listener = Listener(self._answer)
         try:
@@ -151,8 +160,12 @@ class HealthPort:
         routes: dict[str, tuple[tuple[str, ...], Callable[[], Awaitable[Answer]]]] = {
             "/healthz": (("GET", "HEAD"), self._healthz),
             "/readyz": (("GET", "HEAD"), self._readyz),
+            "/scale": (("GET", "HEAD"), self._scale),
             "/drain": (("POST",), self._drained),
         }
+        if request.path.startswith("/scale/"):
+            queue = unquote(request.path.removeprefix("/scale/"))
+            routes[request.path] = (("GET", "HEAD"), partial(self._scale, queue))
         if request.path not in routes:
             there = ", ".join(routes)
             return problem(HTTPStatus.NOT_FOUND, f"there is no {request.path}; there are {there}")
@@ -205,6 +218,21 @@ class HealthPort:
             status = HTTPStatus.SERVICE_UNAVAILABLE
         document = {"node": self._node.name, "ready": not reasons, "why_not": reasons}
         return Answer(status, document)
+
+    async def _scale(self, queue: str | None = None) -> Answer:
+        try:
+            scale = await self._scales.answer(_SCALE_S)
+        except TimeoutError:
+            text = f"the node has not answered for {self._scales.waits_s:.1f} s"
+            return problem(HTTPStatus.SERVICE_UNAVAILABLE, text)
+        except LoopEnded:
+            return problem(HTTPStatus.SERVICE_UNAVAILABLE, "its event loop has ended")
+        except PerdureError as error:
+            return problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
+        if queue is not None:
+            # A queue in which nothing happens has numbers, too: an autoscaler needs the 0.
+            return Answer(HTTPStatus.OK, scale.queues.get(queue, QueueScale()))
+        return Answer(HTTPStatus.OK, scale)
 
     async def _drained(self) -> Answer:
         try:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from perdure.node.surroundings import Surroundings
+    from perdure.ports.cluster import Load
 
 logger = logging.getLogger("perdure.activity")
 
@@ -109,6 +110,10 @@ class Attempts:
     def waiting(self) -> int:
         """How many attempts wait for a free slot."""
         return self._slots.waiting
+
+    def load(self) -> Load:
+        """How busy the node is with attempts. Any thread may ask."""
+        return self._slots.load()
 
     def working(self, asleep: Collection[object]) -> list[asyncio.Task[Any]]:
         """The tasks of attempts that run now, also of cancelled ones that have not ended.

@@ -26,7 +26,7 @@ from perdure.ports.store import Incarnation
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from perdure.ports.cluster import Cluster, Member, Seen, View
+    from perdure.ports.cluster import Cluster, Load, Member, Seen, Standing, View
 
 T = TypeVar("T")
 
@@ -56,6 +56,10 @@ class Told(Protocol):
 
     def removed(self, incarnation: Incarnation) -> None:
         """The members have taken this node for dead. It goes on as this incarnation."""
+        ...
+
+    def load(self) -> Load | None:
+        """How busy the node is now. None: that is not known. It is called on any thread."""
         ...
 
 
@@ -156,7 +160,7 @@ class Membership:
             return
         asked_ms = self._boot_ms()
         self._changed.clear()
-        view = await self._answered(self._cluster.renew(self._member))
+        view = await self._answered(self._cluster.renew(self._member, self._told.load()))
         self._end_outage()
         if view is None:
             await self._come_back()
@@ -243,6 +247,14 @@ class Membership:
         """Change what the others see of the node, and tell them at once."""
         self._member = change(self._member)
         self._changed.set()
+
+    async def standings(self) -> list[Standing]:
+        """All members, with their loads.
+
+        Raises:
+            StoreUnavailable: the cluster does not answer.
+        """
+        return await self._answered(self._cluster.standings())
 
     async def leave(self) -> None:
         """Give up the seat.

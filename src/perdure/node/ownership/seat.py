@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from perdure.node.ownership.lease import Lease
     from perdure.node.ownership.ownership import Ownership
     from perdure.ports.clock import Clock
-    from perdure.ports.cluster import Cluster, Member, View
+    from perdure.ports.cluster import Cluster, Load, Member, Standing, View
     from perdure.ports.store import Incarnation
 
 _TICK_S = 0.5
@@ -44,6 +44,7 @@ class Seat:
         *,
         shards: int,
         hung_ms: int,
+        load: Callable[[], Load],
         failed: Callable[[Exception], None],
     ) -> None:
         """Nothing is joined. An event loop that stands still for `hung_ms` loses its lease."""
@@ -52,6 +53,7 @@ class Seat:
         self._ownership = ownership
         self._clock = clock
         self._scopes = {group: scopes_of(shards, group) for group in member.groups}
+        self._load = load
         self._hung_ms = hung_ms + int(_TICK_S * 1000)
         self._view: View | None = None
         self._assignment = Assignment(frozenset())
@@ -110,6 +112,18 @@ class Seat:
     def removed(self, incarnation: Incarnation) -> None:
         """The members have taken this node for dead."""
         self._helm.tell(self._removed, incarnation)
+
+    def load(self) -> Load:
+        """How busy the node is now."""
+        return self._load()
+
+    async def standings(self) -> list[Standing]:
+        """All members, with their loads.
+
+        Raises:
+            StoreUnavailable: the cluster does not answer.
+        """
+        return await self._helm.ask(self._membership.standings)
 
     def _renewed(self, until_ms: int, view: View) -> None:
         self._lease.renew(until_ms)

@@ -8,9 +8,27 @@ from typing import Any, TypeVar, cast, get_args
 
 from perdure.errors import UsageError
 from perdure.kernel.data.attributes import terms_of
-from perdure.kernel.data.commit import ExecutionRow, JournalChunk, Status, Task, UnitRow
-from perdure.kernel.data.message import Message, encode_body
+from perdure.kernel.data.commit import (
+    CLOSED,
+    ExecutionRow,
+    JournalChunk,
+    Status,
+    Task,
+    UnitRow,
+)
+from perdure.kernel.data.message import (
+    Delete,
+    Message,
+    Resume,
+    Retry,
+    Send,
+    Start,
+    Terminate,
+    encode_body,
+)
 from perdure.ports.store import (
+    Backlog,
+    Backlogs,
     Counts,
     DeadLetter,
     DeadLetters,
@@ -24,6 +42,8 @@ from perdure.ports.store import (
     Queues,
     Scopes,
     ScopeView,
+    Shards,
+    ShardView,
     Totals,
     Units,
     UnitView,
@@ -253,8 +273,21 @@ def _totals(tables: Tables, query: Totals) -> Page[tuple[str, int]]:
 
 def _queues(tables: Tables, query: Queues) -> Page[QueueDepth]:
     depths = sorted(_depths(tables, query.at).items())
-    found = [((name,), QueueDepth(name, *depth)) for name, depth in depths]
+    found: Keyed[QueueDepth] = []
+    for name, (visible, delayed, leased, expired) in depths:
+        oldest_ms = _oldest(tables, name, query.at)
+        found.append(((name,), QueueDepth(name, visible, delayed, leased, expired, oldest_ms)))
     return _page(query, found, tuple[str])
+
+
+def _oldest(tables: Tables, queue: str, at: int) -> int:
+    """How long the oldest visible task of a queue has waited (ms)."""
+    waiting = [task.visible_at for task in _tasks(tables) if _waits(task, queue)]
+    return max(0, at - min(waiting, default=at))
+
+
+def _waits(task: Task, queue: str) -> bool:
+    return task.worker is None and task.queue == queue
 
 
 def _depths(tables: Tables, at: int) -> dict[str, list[int]]:
@@ -275,6 +308,74 @@ def _column(task: Task, at: int) -> int:
     return 3
 
 
+# ---------------------------------------------------------------- what needs a node
+
+_AWAITED = "message "
+"""The beginning of the reason of a unit that waits for a message from a channel."""
+
+
+def _shards(tables: Tables, query: Shards) -> Page[ShardView]:
+    found: Keyed[ShardView] = []
+    for name in sorted(tables.scopes):
+        held = tables.scopes[name]
+        opened = busy = due = 0
+        for row in _open_rows(tables):
+            if row.scope == name:
+                opened += 1
+                if row.status != "suspended" and row.wake_at is not None:
+                    busy += row.wake_at == 0
+                    due += 0 < row.wake_at <= query.at
+        found.append(((name,), ShardView(name, held.epoch, held.owner, opened, busy, due)))
+    return _page(query, found, tuple[str])
+
+
+def _open_rows(tables: Tables) -> list[UnitRow]:
+    rows = [unit.row for unit in tables.units.values() if unit.row is not None]
+    return [row for row in rows if row.status not in CLOSED]
+
+
+def _backlog(tables: Tables, query: Backlogs) -> Page[Backlog]:
+    owners = {name: held.owner for name, held in tables.scopes.items()}
+    due: list[int] = []
+    busy = orphaned = 0
+    for row in _open_rows(tables):
+        if row.status == "suspended" or row.wake_at is None or row.wake_at > query.at:
+            continue
+        if row.wake_at:
+            due.append(row.wake_at)
+            continue
+        owner = owners.get(row.scope)
+        if owner is not None and (query.living is None or owner.id in query.living):
+            busy += 1
+        else:
+            orphaned += 1
+    mail: dict[str, int] = {}
+    for message in tables.arrived.values():
+        if message.visible_at <= query.at and _is_wanted(tables, message, query.at):
+            # One that may be seen at once has 0 as its time.
+            since = max(message.visible_at, message.at)
+            mail[message.to] = min(since, mail.get(message.to, since))
+    oldest_at = min([*due, *mail.values()], default=None)
+    return Page([Backlog(len(due), len(mail), orphaned, busy, oldest_at)])
+
+
+def _is_wanted(tables: Tables, message: Message, at: int) -> bool:
+    """Whether a message needs a node: its unit would take it, and is not counted otherwise."""
+    row = tables.unit(message.to).row
+    kind = type(message.body)
+    if row is None:
+        return kind is Start
+    if row.wake_at is not None and row.wake_at <= at:
+        return False
+    if row.status == "suspended":
+        return kind in (Resume, Retry, Terminate, Delete)
+    if kind is not Send:
+        return True
+    if row.status != "running" or row.reason is None or not row.reason.startswith(_AWAITED):
+        return False
+    return row.reason.removeprefix(_AWAITED).encode() in encode_body(message.body)
+
+
 _HANDLERS: dict[type[Query[Any]], Callable[[Tables, Any], Page[Any]]] = {
     Units: _units,
     Journal: _journal,
@@ -286,4 +387,6 @@ _HANDLERS: dict[type[Query[Any]], Callable[[Tables, Any], Page[Any]]] = {
     Counts: _counts,
     Totals: _totals,
     Queues: _queues,
+    Shards: _shards,
+    Backlogs: _backlog,
 }

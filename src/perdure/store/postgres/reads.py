@@ -21,6 +21,7 @@ from perdure.kernel.data.commit import (
 )
 from perdure.kernel.data.message import Message
 from perdure.ports.store import (
+    Backlogs,
     Counts,
     DeadLetter,
     DeadLetters,
@@ -36,6 +37,7 @@ from perdure.ports.store import (
     Queues,
     Scopes,
     ScopeView,
+    Shards,
     Totals,
     Units,
     UnitView,
@@ -51,7 +53,7 @@ from perdure.store.postgres.columns import (
     unit_of,
 )
 from perdure.store.postgres.connection import Connection, Values
-from perdure.store.postgres.counts import counts, queues, totals
+from perdure.store.postgres.counts import backlog, counts, queues, shards, totals
 from perdure.store.postgres.filter import Filter
 from perdure.store.postgres.places import Cursor, cursor_of
 from perdure.store.statements import statements
@@ -394,4 +396,6 @@ _HANDLERS: dict[type[Query[Any]], Callable[[Connection, Any], Awaitable[Page[Any
     Counts: counts,
     Totals: totals,
     Queues: queues,
+    Shards: shards,
+    Backlogs: backlog,
 }

@@ -22,6 +22,7 @@ from perdure.kernel.data.commit import (
 )
 from perdure.kernel.data.message import Message
 from perdure.ports.store import (
+    Backlogs,
     Counts,
     DeadLetter,
     DeadLetters,
@@ -37,6 +38,7 @@ from perdure.ports.store import (
     Queues,
     Scopes,
     ScopeView,
+    Shards,
     Totals,
     Units,
     UnitView,
@@ -53,7 +55,7 @@ from perdure.store.sqlite.columns import (
     unit_of,
 )
 from perdure.store.sqlite.connection import Connection, Values, ids_json
-from perdure.store.sqlite.counts import counts, queues, totals
+from perdure.store.sqlite.counts import backlog, counts, queues, shards, totals
 from perdure.store.sqlite.places import READ_LAST
 from perdure.store.statements import statements
 
@@ -409,4 +411,6 @@ _HANDLERS: dict[type[Query[Any]], Callable[[Connection, Any], Page[Any]]] = {
     Counts: counts,
     Totals: totals,
     Queues: queues,
+    Shards: shards,
+    Backlogs: backlog,
 }
