@@ -267,8 +267,16 @@ async def _read_shards(url: str) -> list[ShardView]:
             page = await store.query(query)
             found += page.items
             if page.next is None:
-                return found
+                return sorted(found, key=_by_number)
             query = msgspec.structs.replace(query, after=page.next)
+
+
+def _by_number(view: ShardView) -> tuple[str, int, str]:
+    """The order for people: `default/2` before `default/10`."""
+    group, _, number = view.scope.rpartition("/")
+    if number.isdecimal():
+        return group, int(number), ""
+    return group, -1, number
 
 
 def _shard_row(view: ShardView) -> list[str | Cell]:
@@ -334,7 +342,8 @@ async def _read_scale(url: str, cluster_url: str | None) -> Scale:
         # Without a cluster one process owns the store, and nothing in it lives when that is gone.
         if standings is None and isinstance(store, OwnedStore) and await store.owner() is None:
             standings = []
-        return await read_scale(store, standings, await store.now())
+        found = await read_scale(store, standings, await store.now())
+    return msgspec.structs.replace(found, nodes=sorted(found.nodes, key=lambda one: one.node))
 
 
 def _print_queues(signal: Scale) -> None:

@@ -38,6 +38,15 @@ StoreUrl = Annotated[
         help="The store, for example sqlite:///shop.db.",
     ),
 ]
+HealthAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--health",
+        metavar="HOST:PORT",
+        help="Answer /healthz, /readyz, /scale and /drain there. Port 0: any free one.",
+        show_default="off",
+    ),
+]
 Id = Annotated[
     str, typer.Argument(metavar="ID", help="The id of the instance.", show_default=False)
 ]
@@ -80,6 +89,7 @@ __all__ = [
     "DEFAULT_URL",
     "AppName",
     "AsJson",
+    "HealthAddress",
     "Id",
     "IfExists",
     "LogFormat",

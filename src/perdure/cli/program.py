@@ -21,6 +21,7 @@ from perdure.cli import (
     controls,
     events,
     explaining,
+    idling,
     letters,
     linting,
     listings,
@@ -57,7 +58,7 @@ class Program(TyperGroup):
         if args is None:
             args = sys.argv[1:]
         given, debug = _without_debug(list(args))
-        given = serving.with_idle_seconds(given)
+        given = idling.with_idle_time(given)
         with streams.kept():
             code: object
             # In standalone mode click would print errors and end the process by itself.

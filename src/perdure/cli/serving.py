@@ -22,9 +22,11 @@ import typer
 from perdure.app import App
 from perdure.cli import logs, pulse, screen, signals, streams
 from perdure.cli.door import check_shared
+from perdure.cli.idling import IdleTime
 from perdure.cli.options import (
     DEFAULT_URL,
     AsJson,
+    HealthAddress,
     LogFormat,
     LogFormats,
     LogLevel,
@@ -62,23 +64,6 @@ NAMED = 5
 """The largest number of attempts without an end that are named."""
 
 
-IDLE = "--until-idle"
-IDLE_S = 10
-"""How long there must be nothing to do if the option does not say it."""
-
-
-def with_idle_seconds(args: Sequence[str]) -> list[str]:
-    """The arguments, with the time behind an `--until-idle` that has none."""
-    # The parser of options knows no value that may be left out.
-    given = list(args)
-    for place, arg in enumerate(given):
-        if arg == "--":
-            break
-        if arg == IDLE:
-            given[place] = f"{IDLE}={IDLE_S}"
-    return given
-
-
 def serve(
     target: Annotated[
         str,
@@ -106,25 +91,8 @@ def serve(
         LogLevel, typer.Option("--log-level", help="What is logged on stderr.")
     ] = LogLevel.INFO,
     log_format: LogFormats = LogFormat.TEXT,
-    health: Annotated[
-        str | None,
-        typer.Option(
-            "--health",
-            metavar="HOST:PORT",
-            help="Answer /healthz, /readyz, /scale and /drain there. Port 0: any.",
-            show_default="off",
-        ),
-    ] = None,
-    until_idle: Annotated[
-        float | None,
-        typer.Option(
-            IDLE,
-            metavar="[=SECONDS]",
-            parser=seconds,
-            help="End when there was nothing to do for so long (10 s), and nothing is due as soon.",
-            show_default="off",
-        ),
-    ] = None,
+    health: HealthAddress = None,
+    until_idle: IdleTime = None,
     live: Annotated[bool, typer.Option("--live", help="Show what the node does, live.")] = False,
     every: Annotated[
         float | None,
@@ -143,8 +111,7 @@ def serve(
     The node takes up everything that waits in the store, and prints one line when it is ready.
     The first signal stops it in order, and unfinished work goes on when a node runs again. Work
     that does not end within the grace is named and left: the process ends without it. A second
-    signal ends the process at once, which loses nothing. With --until-idle it also stops, and ends
-    with 0, when nothing is left to do, as a job should. With --live it shows instances, rates and
+    signal ends the process at once, which loses nothing. With --live it shows instances, rates and
     latencies: as a table on a terminal, otherwise as a line each time.
     """
     if every is not None and not live:
@@ -165,9 +132,6 @@ def serve(
     showing = None
     if live:
         showing = partial(pulse.show, node, latencies, every or 1.0, as_json=as_json)
-    if until_idle is not None and until_idle <= 0:
-        msg = f"{IDLE} takes a time longer than 0"
-        raise UsageError(msg)
     work = Work(app, node, store, grace, until_idle, showing, as_json)
     return asyncio.run(_serve(work, health))
 

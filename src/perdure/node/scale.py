@@ -88,7 +88,7 @@ async def read_waiting(store: Store, living: tuple[str, ...] | None, at_ms: int)
     if backlog.oldest_at is not None:
         ages.append(at_ms - backlog.oldest_at)
     return Waiting(
-        instances=backlog.due + backlog.mail + backlog.orphaned,
+        instances=backlog.due + backlog.with_messages + backlog.orphaned,
         tasks=sum(depth.visible + depth.expired for depth in depths.values()),
         leased=sum(depth.leased for depth in depths.values()),
         oldest_ms=max([0, *ages]),

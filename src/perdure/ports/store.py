@@ -345,13 +345,14 @@ class Shards(Query[ShardView], frozen=True, kw_only=True):
 class Backlog(msgspec.Struct, frozen=True):
     """The instances that need a node now. Each is counted once, and suspended ones are not.
 
-    `due` have a timer whose time has come. `mail` have a message that they can take. `orphaned`
+    `due` have a timer whose time has come. `with_messages` have a message
+    that they can take. `orphaned`
     have activities under way on an owner that does not live. `busy` have them on one that does.
-    `oldest_at` is since when the first of `due` and `mail` waits (ms). None: none of them does.
+    `oldest_at` is since when the first of `due` and `with_messages` waits (ms). None: none does.
     """
 
     due: int
-    mail: int
+    with_messages: int
     orphaned: int
     busy: int
     oldest_at: int | None = None

@@ -18,6 +18,7 @@ import sys
 import threading
 import traceback
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
@@ -236,9 +237,9 @@ class HealthPort:
 
     async def _drained(self) -> Answer:
         try:
-            await self._drains.answer(_READY_S)
-        except TimeoutError:
-            pass  # it has been asked, and drains as soon as its event loop turns
+            # One that does not answer in time has been asked, and drains when its loop turns.
+            with suppress(TimeoutError):
+                await self._drains.answer(_READY_S)
         except LoopEnded:
             return problem(HTTPStatus.SERVICE_UNAVAILABLE, "its event loop has ended")
         return Answer(HTTPStatus.ACCEPTED, {"node": self._node.name, "draining": True})

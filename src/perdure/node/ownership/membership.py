@@ -42,6 +42,9 @@ _RETRY_PARTS = 20
 _SUSPECT_MS = 500
 """How often to look while a member is disconnected. Its process has most likely ended."""
 
+_LEAST_LOOK_MS = 50
+"""Looks are no more frequent than this, however short the lease of a member is."""
+
 
 class Told(Protocol):
     """The node, as its membership tells it what has become of it."""
@@ -169,9 +172,7 @@ class Membership:
         await self._bury(view)
         next_ms = asked_ms + lease_ms // _PARTS
         while (left_ms := next_ms - self._boot_ms()) > 0 and not self._changed.is_set():
-            if any(seen.is_connected is False for seen in view.members):
-                left_ms = min(left_ms, _SUSPECT_MS)
-            next_view = await self._next_view(view.revision, left_ms)
+            next_view = await self._next_view(view.revision, min(left_ms, _look_ms(view)))
             if next_view is None:
                 return
             if next_view.revision != view.revision:
@@ -263,6 +264,15 @@ class Membership:
             StoreUnavailable: the cluster does not answer. The lease ends by itself.
         """
         await self._answered(self._cluster.leave(self._member.incarnation))
+
+
+def _look_ms(view: View) -> int:
+    """How long the members may go without a look at them."""
+    # A member that is looked at less often than its own lease asks for is never judged.
+    look_ms = min(seen.member.lease_ms for seen in view.members) // _PARTS
+    if any(seen.is_connected is False for seen in view.members):
+        look_ms = min(look_ms, _SUSPECT_MS)
+    return max(look_ms, _LEAST_LOOK_MS)
 
 
 def _has_moved(before: Seen, after: Seen) -> bool:

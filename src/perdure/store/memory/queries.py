@@ -349,14 +349,14 @@ def _backlog(tables: Tables, query: Backlogs) -> Page[Backlog]:
             busy += 1
         else:
             orphaned += 1
-    mail: dict[str, int] = {}
+    since: dict[str, int] = {}
     for message in tables.arrived.values():
         if message.visible_at <= query.at and _is_wanted(tables, message, query.at):
             # One that may be seen at once has 0 as its time.
-            since = max(message.visible_at, message.at)
-            mail[message.to] = min(since, mail.get(message.to, since))
-    oldest_at = min([*due, *mail.values()], default=None)
-    return Page([Backlog(len(due), len(mail), orphaned, busy, oldest_at)])
+            at = max(message.visible_at, message.at)
+            since[message.to] = min(at, since.get(message.to, at))
+    oldest_at = min([*due, *since.values()], default=None)
+    return Page([Backlog(len(due), len(since), orphaned, busy, oldest_at)])
 
 
 def _is_wanted(tables: Tables, message: Message, at: int) -> bool:

@@ -99,7 +99,7 @@ async def backlog(connection: Connection, query: Backlogs) -> Page[Backlog]:
     if query.living is not None:
         living = list(query.living)
     due, due_at = await _row(connection, "backlog_due", query.at, query.limit)
-    mail, mail_at = await _row(connection, "backlog_mail", query.at, query.limit)
+    with_messages, message_at = await _row(connection, "backlog_messages", query.at, query.limit)
     under_way, busy = await _row(connection, "backlog_busy", living, query.limit)
-    times = [at for at in (due_at, mail_at) if at is not None]
-    return Page([Backlog(due, mail, under_way - busy, busy, min(times, default=None))])
+    times = [at for at in (due_at, message_at) if at is not None]
+    return Page([Backlog(due, with_messages, under_way - busy, busy, min(times, default=None))])

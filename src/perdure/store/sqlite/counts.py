@@ -95,7 +95,9 @@ def backlog(connection: Connection, query: Backlogs) -> Page[Backlog]:
     if query.living is not None:
         living = ids_json(query.living)
     due, due_at = connection.execute(SQL["backlog_due"], (query.at, query.limit)).get
-    mail, mail_at = connection.execute(SQL["backlog_mail"], (query.at, query.limit)).get
+    with_messages, message_at = connection.execute(
+        SQL["backlog_messages"], (query.at, query.limit)
+    ).get
     under_way, busy = connection.execute(SQL["backlog_busy"], (living, query.limit)).get
-    times = [at for at in (due_at, mail_at) if at is not None]
-    return Page([Backlog(due, mail, under_way - busy, busy, min(times, default=None))])
+    times = [at for at in (due_at, message_at) if at is not None]
+    return Page([Backlog(due, with_messages, under_way - busy, busy, min(times, default=None))])

@@ -70,11 +70,11 @@ class BacklogsOfStores:
             later = scenario.start("later", visible_at=NOW + 10)
             await scenario.post(later)
             assert await _backlog(scenario, NOW) == Backlog(0, 1, 0, 0, NOW)
-            assert (await _backlog(scenario, NOW + 10)).mail == 2
+            assert (await _backlog(scenario, NOW + 10)).with_messages == 2
             # It has its row, and waits in its inbox until its time has come.
             row = {"status": "pending", "reason": "delayed", "wake_at": NOW + 10}
             await scenario.applied("later", row=row)
-            assert (await _backlog(scenario, NOW)).mail == 1
+            assert (await _backlog(scenario, NOW)).with_messages == 1
             assert await _backlog(scenario, NOW + 10) == Backlog(1, 1, 0, 0, NOW)
 
     async def test_a_message_counts_if_its_instance_waits_for_it(
@@ -102,10 +102,10 @@ class BacklogsOfStores:
                 row = {"status": status, "reason": reason, "wake_at": wake_at}
                 unit = f"order-{number}"
                 await scenario.applied(unit, row=row)
-                before = (await _backlog(scenario)).mail
+                before = (await _backlog(scenario)).with_messages
                 for _ in range(2):  # each instance counts once
                     await scenario.post(scenario.message(unit, body))
-                assert (await _backlog(scenario)).mail - before == counted, cases[number]
+                assert (await _backlog(scenario)).with_messages - before == counted, cases[number]
 
     async def test_a_message_to_nobody_does_not_count(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:
@@ -139,7 +139,7 @@ class BacklogsOfStores:
                 unit = f"order-{number}"
                 await scenario.applied(unit, row={"reason": f"message {name}"})
                 await scenario.accepted(scenario.message(unit, Send(name, b"")))
-            assert (await _backlog(scenario)).mail == 3
+            assert (await _backlog(scenario)).with_messages == 3
 
     async def test_shards_have_their_owners_and_numbers(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory, shards=3) as scenario:

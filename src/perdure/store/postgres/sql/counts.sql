@@ -83,7 +83,7 @@ SELECT count(*), count(*) FILTER (WHERE lives) FROM (
     ) AS found LIMIT $2
 ) AS under_way;
 
--- name: backlog_mail
+-- name: backlog_messages
 -- An instance takes a message from a channel if its reason names the channel, and the message does,
 -- too. It takes everything else. Instances that are due or busy are counted by that.
 SELECT count(*), min(first) FROM (
@@ -100,4 +100,4 @@ SELECT count(*), min(first) FROM (
         )
     ) AND (wake_at IS NULL OR wake_at > $1)
     GROUP BY inbox.unit LIMIT $2
-) AS mail;
+) AS waiting;

@@ -75,7 +75,7 @@ SELECT count(*), count(*) FILTER (WHERE lives) FROM (
     WHERE wake_at = 0 AND status IN ('pending', 'running') LIMIT ?2
 );
 
--- name: backlog_mail
+-- name: backlog_messages
 -- An instance takes a message from a channel if its reason names the channel, and the message does,
 -- too. It takes everything else. Instances that are due or busy are counted by that.
 SELECT count(*), min(first) FROM (
