@@ -117,12 +117,15 @@ APP = [
     "activity",
     "definitions",
     "find_activity",
+    "find_queue",
     "find_workflow",
     "include",
     "make_resources",
     "node",
     "on_change",
     "places_of_calls",
+    "queue",
+    "queues",
     "resources",
     "use_version",
     "workflow",
@@ -178,11 +181,13 @@ SYNC = ["LoopFactory", "SyncClient", "SyncHandle", "SyncNode", "SyncWorkflowHand
 
 TESTING = [
     "ActivityRecord",
+    "ClusterNode",
     "History",
     "ManualClock",
     "ReplayMismatch",
     "Replayed",
     "SkippingClock",
+    "TestCluster",
     "VirtualNode",
     "WaitsForever",
     "export_history",
@@ -204,6 +209,31 @@ SKIPPING_CLOCK = [
     "sleep",
     "waiting",
 ]
+
+CLUSTER_NODE = [
+    "ask",
+    "calm",
+    "client",
+    "cut",
+    "disturb",
+    "end",
+    "freeze",
+    "has_real_work",
+    "heal",
+    "is_frozen",
+    "is_running",
+    "kill",
+    "node",
+    "restart",
+    "scopes",
+    "set_clock",
+    "slow",
+    "start",
+    "stop",
+    "thaw",
+]
+
+TEST_CLUSTER = ["calls", "client", "node", "now", "owner", "replace", "settled"]
 
 
 def public(owner: object) -> list[str]:
@@ -262,6 +292,8 @@ def test_names_of_activity() -> None:
         (perdure.Client, CLIENT),
         (perdure.WorkflowHandle, HANDLE),
         (testing.SkippingClock, SKIPPING_CLOCK),
+        (testing.ClusterNode, CLUSTER_NODE),
+        (testing.TestCluster, TEST_CLUSTER),
     ],
     ids=lambda v: getattr(v, "__name__", ""),
 )
@@ -279,6 +311,8 @@ EVERYTHING = [
     *((perdure.WorkflowHandle, n) for n in HANDLE),
     *((testing, n) for n in TESTING),
     *((testing.SkippingClock, n) for n in SKIPPING_CLOCK),
+    *((testing.ClusterNode, n) for n in CLUSTER_NODE),
+    *((testing.TestCluster, n) for n in TEST_CLUSTER),
 ]
 
 

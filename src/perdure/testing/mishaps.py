@@ -15,23 +15,25 @@ from types import TracebackType
 from typing import Literal, Self, TypeVar
 
 from perdure.errors import StoreUnavailable
-from perdure.kernel.data.commit import Commit, Fence, Task, Verdict
+from perdure.kernel.data.commit import Commit, Fence, Verdict
 from perdure.kernel.data.message import Message
 from perdure.ports.store import (
-    ANY_TASK,
     Claim,
     Hint,
     InboxPart,
     Incarnation,
+    Leased,
     Loaded,
     Page,
     Posted,
     Query,
     Renewal,
+    SessionHold,
     Store,
     StoreInfo,
     Swept,
-    TaskMatch,
+    TaskHint,
+    TaskRequest,
     Wake,
 )
 
@@ -95,17 +97,25 @@ class PassingStore:
         """Read the next wake."""
         return await self._reach().next_wake(scopes, after)
 
-    async def lease(
-        self,
-        queue: str,
-        worker: str,
-        limit: int,
-        lease_ms: int,
-        at: int,
-        match: TaskMatch = ANY_TASK,
-    ) -> list[Task]:
+    async def lease(self, request: TaskRequest) -> Leased:
         """Lease tasks."""
-        return await self._reach().lease(queue, worker, limit, lease_ms, at, match)
+        return await self._reach().lease(request)
+
+    async def give_back(self, leases: Sequence[Renewal]) -> list[TaskHint]:
+        """Give leased tasks back."""
+        return await self._reach().give_back(leases)
+
+    async def hold_sessions(self, holds: Sequence[SessionHold], at: int) -> list[bool]:
+        """Keep sessions."""
+        return await self._reach().hold_sessions(holds, at)
+
+    def tell_workers(self, hints: Sequence[TaskHint]) -> None:
+        """Tell workers of queues."""
+        self._reach().tell_workers(hints)
+
+    def task_hints(self) -> AsyncIterator[TaskHint]:
+        """Listen to hints for workers."""
+        return self._reach().task_hints()
 
     async def renew(self, renewals: Sequence[Renewal], at: int) -> list[Literal["kept", "lost"]]:
         """Renew leases."""
@@ -158,6 +168,8 @@ Mishap = Literal[
     "read fails",
     "read late",
     "hint lost",
+    "hint late",
+    "hint twice",
 ]
 """The mishaps between a node and its store.
 
@@ -193,6 +205,11 @@ class Mishaps:
     def commit_id(self) -> bytes:
         """The id of another writer's commit."""
         return self._random.randbytes(16)
+
+    def begin(self, rates: Mapping[Mishap, float], seed: int) -> None:
+        """Let other mishaps happen from now on, as another seed decides."""
+        self._random = Random(seed)
+        self._rates = dict(rates)
 
     def end(self) -> None:
         """Let no mishap happen any more."""
@@ -292,8 +309,13 @@ class UnreliableStore(PassingStore):
             await asyncio.sleep(self._mishaps.delay_s())
 
     async def hints(self) -> AsyncIterator[Hint]:
-        """The hints that are not lost."""
+        """The hints that are not lost. Some are late, and some come twice."""
         # Hints may be lost: the look at arrivals finds what they would have told.
         async for hint in self._store.hints():
-            if not self._mishaps.strikes("hint lost"):
+            if self._mishaps.strikes("hint lost"):
+                continue
+            if self._mishaps.strikes("hint late"):
+                await asyncio.sleep(self._mishaps.delay_s())
+            yield hint
+            if self._mishaps.strikes("hint twice"):
                 yield hint

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from perdure.ports.cluster import Load, QueueLoad
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from perdure.node.activities.job import Job, Kind
     from perdure.node.options import NodeOptions
@@ -60,6 +60,18 @@ class Slots:
             if queue and (one.busy or one.waiting or queue in options.queues):
                 queues[queue] = one
         return Load(options.activities, self.taken, sum(waiting.values()), queues)
+
+    def room(self, queue: str, kinds: Collection[Kind]) -> int:
+        """How many jobs of a queue could begin now, if they are of these kinds."""
+        options = self._options
+        room = options.activities - self.taken
+        if queue in options.queues:
+            room = min(room, options.queues[queue] - self._by_queue.get(queue, 0))
+        for kind in kinds:
+            if kind in self._kinds:
+                room = min(room, self._kinds[kind] - self._by_kind[kind])
+        # Those that wait already go first.
+        return max(0, room - self.waiting)
 
     def ask(self, job: Job) -> bool:
         """Launch the job, now (True) or when there is a slot for it."""

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from typing import Any, TypeVar, cast, get_args
 
+from msgspec.structs import replace
+
 from perdure.errors import UsageError
 from perdure.kernel.data.attributes import terms_of
 from perdure.kernel.data.commit import (
@@ -36,6 +38,7 @@ from perdure.ports.store import (
     Inbox,
     Journal,
     KvEntries,
+    Overdue,
     Page,
     Query,
     QueueDepth,
@@ -48,6 +51,7 @@ from perdure.ports.store import (
     Units,
     UnitView,
 )
+from perdure.store.derived import overdue_from, overdue_key, overdue_page
 from perdure.store.memory.rows import Tables
 from perdure.store.memory.unit import Unit
 from perdure.store.page import check_limit, key_of, page_of
@@ -282,12 +286,23 @@ def _queues(tables: Tables, query: Queues) -> Page[QueueDepth]:
 
 def _oldest(tables: Tables, queue: str, at: int) -> int:
     """How long the oldest visible task of a queue has waited (ms)."""
-    waiting = [task.visible_at for task in _tasks(tables) if _waits(task, queue)]
-    return max(0, at - min(waiting, default=at))
+    oldest = at
+    for task in tables.tasks(queue):
+        if task.worker is None:
+            oldest = min(oldest, task.visible_at)
+    return at - oldest
 
 
-def _waits(task: Task, queue: str) -> bool:
-    return task.worker is None and task.queue == queue
+def _overdue(tables: Tables, query: Overdue) -> Page[Task]:
+    start = overdue_from(query)
+    found: list[Task] = []
+    for task in _tasks(tables):
+        if task.expires_at is None or task.scope not in query.scopes:
+            continue
+        if task.expires_at <= query.at and overdue_key(task) > start:
+            found.append(replace(task, input=b""))
+    found.sort(key=overdue_key)
+    return overdue_page(query, found)
 
 
 def _depths(tables: Tables, at: int) -> dict[str, list[int]]:
@@ -389,4 +404,5 @@ _HANDLERS: dict[type[Query[Any]], Callable[[Tables, Any], Page[Any]]] = {
     Queues: _queues,
     Shards: _shards,
     Backlogs: _backlog,
+    Overdue: _overdue,
 }

@@ -32,6 +32,7 @@ from perdure.ports.store import (
     Journal,
     KvEntries,
     Loaded,
+    Overdue,
     Page,
     Query,
     Queues,
@@ -56,6 +57,7 @@ from perdure.store.postgres.connection import Connection, Values
 from perdure.store.postgres.counts import backlog, counts, queues, shards, totals
 from perdure.store.postgres.filter import Filter
 from perdure.store.postgres.places import Cursor, cursor_of
+from perdure.store.postgres.tasks import overdue
 from perdure.store.statements import statements
 
 T = TypeVar("T")
@@ -398,4 +400,5 @@ _HANDLERS: dict[type[Query[Any]], Callable[[Connection, Any], Awaitable[Page[Any
     Queues: queues,
     Shards: shards,
     Backlogs: backlog,
+    Overdue: overdue,
 }

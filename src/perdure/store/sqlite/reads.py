@@ -33,6 +33,7 @@ from perdure.ports.store import (
     Journal,
     KvEntries,
     Loaded,
+    Overdue,
     Page,
     Query,
     Queues,
@@ -57,6 +58,7 @@ from perdure.store.sqlite.columns import (
 from perdure.store.sqlite.connection import Connection, Values, ids_json
 from perdure.store.sqlite.counts import backlog, counts, queues, shards, totals
 from perdure.store.sqlite.places import READ_LAST
+from perdure.store.sqlite.tasks import overdue
 from perdure.store.statements import statements
 
 T = TypeVar("T")
@@ -413,4 +415,5 @@ _HANDLERS: dict[type[Query[Any]], Callable[[Connection, Any], Page[Any]]] = {
     Queues: queues,
     Shards: shards,
     Backlogs: backlog,
+    Overdue: overdue,
 }
