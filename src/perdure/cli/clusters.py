@@ -22,14 +22,13 @@ from perdure.cluster import cluster_at
 from perdure.cluster.sqlite import SQLiteCluster
 from perdure.errors import StoreUnavailable, UsageError
 from perdure.node.scale import Scale, read_scale
+from perdure.ports.backlog import Shards, ShardView
 from perdure.ports.cluster import Cluster, Standing
 from perdure.ports.store import (
     Incarnation,
     OwnedStore,
     Scopes,
     ScopeView,
-    Shards,
-    ShardView,
     SharedStore,
     Store,
 )
@@ -109,22 +108,23 @@ def nodes(
         Column("release"),
         Column("id", style="bright_black"),
     ]
-    Sheet(columns, wide=wide).add(
-        [
-            line.node,
-            Cell(line.state, _COLOURS[line.state]),
-            str(line.scopes),
-            _busy(line),
-            _ago(line.silent_ms),
-            _text(line.weight),
-            ",".join(line.groups),
-            line.address or "",
-            line.release or "",
-            line.id,
-        ]
-        for line in lines
-    )
+    Sheet(columns, wide=wide).add(map(_node_row, lines))
     return Exit.OK
+
+
+def _node_row(line: NodeLine) -> list[str | Cell]:
+    return [
+        line.node,
+        Cell(line.state, _COLOURS[line.state]),
+        str(line.scopes),
+        _busy(line),
+        _ago(line.silent_ms),
+        _text(line.weight),
+        ",".join(line.groups),
+        _text(line.address),
+        _text(line.release),
+        line.id,
+    ]
 
 
 def _busy(line: NodeLine) -> str:
@@ -139,10 +139,10 @@ def _ago(silent_ms: int | None) -> str:
     return f"{silent_ms / 1000:.1f} s ago"
 
 
-def _text(number: int | None) -> str:
-    if number is None:
+def _text(value: object) -> str:
+    if value is None:
         return ""
-    return str(number)
+    return str(value)
 
 
 async def _read_nodes(url: str, cluster_url: str | None) -> list[NodeLine]:
@@ -240,7 +240,7 @@ def shards(
     """
     found = asyncio.run(_read_shards(store))
     if as_json:
-        screen.json({"shards": [_shard_json(view) for view in found]})
+        screen.json({"shards": list(map(_shard_json, found))})
         return Exit.OK
     if not found:
         screen.say("no scope of this store was ever claimed; run a node with `perdure serve`")
@@ -254,7 +254,7 @@ def shards(
         Column("due", is_right=True),
         Column("id", style="bright_black"),
     ]
-    Sheet(columns, wide=wide).add(_shard_row(view) for view in found)
+    Sheet(columns, wide=wide).add(map(_shard_row, found))
     return Exit.OK
 
 

@@ -38,6 +38,15 @@ StoreUrl = Annotated[
         help="The store, for example sqlite:///shop.db.",
     ),
 ]
+Grace = Annotated[
+    float | None,
+    typer.Option(
+        "--grace",
+        metavar="DURATION",
+        parser=seconds,
+        help="What running activities get at the stop: 10 (seconds), 2m.",
+    ),
+]
 HealthAddress = Annotated[
     str | None,
     typer.Option(
@@ -89,6 +98,7 @@ __all__ = [
     "DEFAULT_URL",
     "AppName",
     "AsJson",
+    "Grace",
     "HealthAddress",
     "Id",
     "IfExists",

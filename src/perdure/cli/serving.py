@@ -26,12 +26,12 @@ from perdure.cli.idling import IdleTime
 from perdure.cli.options import (
     DEFAULT_URL,
     AsJson,
+    Grace,
     HealthAddress,
     LogFormat,
     LogFormats,
     LogLevel,
     StoreUrl,
-    seconds,
 )
 from perdure.cli.outcome import Exit, exit_of
 from perdure.cli.queueing import NoShards, QueueNames, TagNames, with_queues
@@ -82,15 +82,7 @@ def serve(  # noqa: PLR0913, PLR0917 - each is an option of the command
     queues: QueueNames = None,
     tags: TagNames = None,
     no_shards: NoShards = False,
-    grace: Annotated[
-        float | None,
-        typer.Option(
-            "--grace",
-            metavar="DURATION",
-            parser=seconds,
-            help="What running activities get at the stop: 10 (seconds), 2m.",
-        ),
-    ] = None,
+    grace: Grace = None,
     log_level: Annotated[
         LogLevel, typer.Option("--log-level", help="What is logged on stderr.")
     ] = LogLevel.INFO,

@@ -42,8 +42,8 @@ class Outlook:
     def why_not_ready(self) -> list[str]:
         """Why the node does not do all that falls to it, for people. Empty: it does."""
         why = self._life.ownership.why_frozen()
-        if self._seat is not None and self._seat.view is None:
-            why.append("it is no member of its cluster now")
+        if self._seat is not None:
+            why += self._seat.why_not_member()
         return why + self._life.owner.why_unsettled()
 
     async def scale(self) -> Scale:
@@ -73,10 +73,10 @@ class Outlook:
         why = self.why_not_ready()
         if why:
             return why
+        # Those that are members are believed to live. A dead one does not move its beat.
         living: tuple[str, ...] | None = None
-        if self._seat is not None and self._seat.view is not None:
-            members = self._seat.view.members
-            living = tuple(seen.member.incarnation.id for seen in members)
+        if self._seat is not None:
+            living = (self._incarnation.id, *self.beats_of_others())
         soon = await self._store.now() + within_ms
         waiting = await read_waiting(self._store, living, soon)
         if waiting.instances:
@@ -87,11 +87,9 @@ class Outlook:
 
     def beats_of_others(self) -> dict[str, int]:
         """The beats of the other members, as this node has seen them last."""
-        if self._seat is None or self._seat.view is None:
+        if self._seat is None:
             return {}
-        beats = {seen.member.incarnation.id: seen.beat for seen in self._seat.view.members}
-        beats.pop(self._incarnation.id, None)
-        return beats
+        return self._seat.beats_of_others()
 
 
 async def until_idle(outlook: Callable[[], Outlook], seconds: float) -> None:

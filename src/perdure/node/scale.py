@@ -12,8 +12,12 @@ from typing import Literal
 
 import msgspec
 
-from perdure.ports.cluster import Load, Standing
-from perdure.ports.store import Backlogs, QueueDepth, Queues, Store
+from perdure.ports.backlog import Backlogs
+from perdure.ports.cluster import Load, QueueLoad, Standing
+from perdure.ports.store import QueueDepth, Queues, Store
+
+_NO_QUEUE = QueueLoad(0, 0, 0)
+_NO_LOAD = Load(0, 0, 0)
 
 
 class NodeScale(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,16 +88,16 @@ async def read_waiting(store: Store, living: tuple[str, ...] | None, at_ms: int)
     """
     (backlog,) = (await store.query(Backlogs(at=at_ms, living=living))).items
     depths = await _depths(store, at_ms)
-    ages = [depth.oldest_ms for depth in depths.values()]
+    tasks = leased = oldest_ms = 0
+    for depth in depths.values():
+        # The worker of an expired lease is lost, and the task is another worker's soon.
+        tasks += depth.visible + depth.expired
+        leased += depth.leased
+        oldest_ms = max(oldest_ms, depth.oldest_ms)
     if backlog.oldest_at is not None:
-        ages.append(at_ms - backlog.oldest_at)
-    return Waiting(
-        instances=backlog.due + backlog.with_messages + backlog.orphaned,
-        tasks=sum(depth.visible + depth.expired for depth in depths.values()),
-        leased=sum(depth.leased for depth in depths.values()),
-        oldest_ms=max([0, *ages]),
-        depths=depths,
-    )
+        oldest_ms = max(oldest_ms, at_ms - backlog.oldest_at)
+    instances = backlog.due + backlog.with_messages + backlog.orphaned
+    return Waiting(instances, tasks, leased, oldest_ms, depths)
 
 
 async def read_scale(store: Store, standings: Sequence[Standing] | None, at_ms: int) -> Scale:
@@ -105,30 +109,51 @@ async def read_scale(store: Store, standings: Sequence[Standing] | None, at_ms: 
     Raises:
         StoreUnavailable: the store does not answer.
     """
-    living: tuple[str, ...] | None = None
-    there: list[Standing] = []
+    living: list[str] = []
+    loads: list[Load] = []
+    nodes: list[NodeScale] = []
     if standings is not None:
-        there = [one for one in standings if one.state != "dead"]
-        living = tuple(one.seen.member.incarnation.id for one in there)
-    waiting = await read_waiting(store, living, at_ms)
-    loads = [one.load for one in there if one.load is not None]
-    attempts = sum(load.waiting for load in loads)
-    busy = sum(load.busy for load in loads)
-    backlog = waiting.instances + waiting.tasks + attempts
+        for standing in standings:
+            nodes.append(_node(standing))
+            if standing.state != "dead":
+                living.append(standing.seen.member.incarnation.id)
+                # One that has just joined says what it does with its first renewal.
+                loads.append(standing.load or _NO_LOAD)
+        waiting = await read_waiting(store, tuple(living), at_ms)
+    else:
+        waiting = await read_waiting(store, None, at_ms)
+    load = _sum(loads)
+    backlog = waiting.instances + waiting.tasks + load.waiting
     return Scale(
         at=at_ms,
         backlog=backlog,
         instances=waiting.instances,
         tasks=waiting.tasks,
-        attempts=attempts,
+        attempts=load.waiting,
         oldest_ms=waiting.oldest_ms,
-        busy=busy,
-        slots=sum(load.slots for load in loads),
-        load=backlog + busy,
-        living=len(there),
-        nodes=[_node(one) for one in standings or ()],
-        queues=_queues(waiting.depths, loads),
+        busy=load.busy,
+        slots=load.slots,
+        load=backlog + load.busy,
+        living=len(living),
+        nodes=nodes,
+        queues=_queues(waiting.depths, load.queues),
     )
+
+
+def _sum(loads: Sequence[Load]) -> Load:
+    """The load of all nodes together."""
+    slots = busy = waiting = 0
+    queues: dict[str, QueueLoad] = {}
+    for load in loads:
+        slots += load.slots
+        busy += load.busy
+        waiting += load.waiting
+        for queue, one in load.queues.items():
+            before = queues.get(queue, _NO_QUEUE)
+            queues[queue] = QueueLoad(
+                before.slots + one.slots, before.busy + one.busy, before.waiting + one.waiting
+            )
+    return Load(slots, busy, waiting, queues)
 
 
 async def _depths(store: Store, at_ms: int) -> dict[str, QueueDepth]:
@@ -144,32 +169,27 @@ async def _depths(store: Store, at_ms: int) -> dict[str, QueueDepth]:
 
 
 def _node(standing: Standing) -> NodeScale:
-    load = standing.load
-    name = standing.seen.member.incarnation.node
-    if load is None:
-        # It has just joined, and says what it does with its first renewal.
-        return NodeScale(
-            node=name, state=standing.state, slots=0, busy=0, waiting=0, may_stop=False
-        )
+    load = standing.load or _NO_LOAD
     return NodeScale(
-        node=name,
+        node=standing.seen.member.incarnation.node,
         state=standing.state,
         slots=load.slots,
         busy=load.busy,
         waiting=load.waiting,
-        may_stop=not load.busy and not load.waiting,
+        # Of a node that has not said what it does nothing is known.
+        may_stop=load.slots > 0 and load.busy + load.waiting == 0,
     )
 
 
-def _queues(depths: dict[str, QueueDepth], loads: Sequence[Load]) -> dict[str, QueueScale]:
+def _queues(depths: dict[str, QueueDepth], loads: dict[str, QueueLoad]) -> dict[str, QueueScale]:
     found: dict[str, QueueScale] = {}
-    for queue in sorted({*depths, *(name for load in loads for name in load.queues)}):
+    for queue in sorted(depths.keys() | loads.keys()):
         depth = depths.get(queue, QueueDepth(queue, 0, 0, 0, 0))
-        ours = [load.queues[queue] for load in loads if queue in load.queues]
+        load = loads.get(queue, _NO_QUEUE)
         found[queue] = QueueScale(
-            backlog=depth.visible + depth.expired + sum(one.waiting for one in ours),
-            busy=sum(one.busy for one in ours),
-            slots=sum(one.slots for one in ours),
+            backlog=depth.visible + depth.expired + load.waiting,
+            busy=load.busy,
+            slots=load.slots,
             oldest_ms=depth.oldest_ms,
         )
     return found

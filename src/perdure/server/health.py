@@ -5,8 +5,7 @@ can tell a busy event loop from one that stands still.
 
     GET  /healthz   200: the process is alive. 503: restart it
     GET  /readyz    200: the node takes work. 503: it does not now, and why
-    GET  /scale     how much waits, and how busy the nodes are, for autoscalers. /scale/QUEUE: of one
-                    queue
+    GET  /scale     how much waits, and how busy the nodes are; /scale/QUEUE: the same for a queue
     POST /drain     202: the node takes nothing new from now on, hands over and ends
 """
 

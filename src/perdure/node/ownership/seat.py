@@ -164,6 +164,21 @@ class Seat:
         """The members, as they were seen last. None: the node is not one of them now."""
         return self._view
 
+    def why_not_member(self) -> list[str]:
+        """Why the node has no part in the cluster now, for people. Empty: it has."""
+        if self._view is None:
+            return ["it is no member of its cluster now"]
+        return []
+
+    def beats_of_others(self) -> dict[str, int]:
+        """The beats of the other members by their ids, as they were seen last."""
+        beats: dict[str, int] = {}
+        if self._view is not None:
+            for seen in self._view.members:
+                beats[seen.member.incarnation.id] = seen.beat
+        beats.pop(self._member.incarnation.id, None)
+        return beats
+
 
 def _leaving(member: Member) -> Member:
     return msgspec.structs.replace(member, state="leaving")

@@ -28,9 +28,8 @@ from perdure.kernel.data.message import (
     Terminate,
     encode_body,
 )
+from perdure.ports.backlog import Backlog, Backlogs, Shards, ShardView
 from perdure.ports.store import (
-    Backlog,
-    Backlogs,
     Counts,
     DeadLetter,
     DeadLetters,
@@ -45,8 +44,6 @@ from perdure.ports.store import (
     Queues,
     Scopes,
     ScopeView,
-    Shards,
-    ShardView,
     Totals,
     Units,
     UnitView,
@@ -360,7 +357,9 @@ def _backlog(tables: Tables, query: Backlogs) -> Page[Backlog]:
             due.append(row.wake_at)
             continue
         owner = owners.get(row.scope)
-        if owner is not None and (query.living is None or owner.id in query.living):
+        if owner is None:
+            orphaned += 1
+        elif query.living is None or owner.id in query.living:
             busy += 1
         else:
             orphaned += 1
@@ -386,9 +385,12 @@ def _is_wanted(tables: Tables, message: Message, at: int) -> bool:
         return kind in (Resume, Retry, Terminate, Delete)
     if kind is not Send:
         return True
-    if row.status != "running" or row.reason is None or not row.reason.startswith(_AWAITED):
+    if row.status != "running":
         return False
-    return row.reason.removeprefix(_AWAITED).encode() in encode_body(message.body)
+    reason = row.reason or ""
+    if not reason.startswith(_AWAITED):
+        return False
+    return reason.removeprefix(_AWAITED).encode() in encode_body(message.body)
 
 
 _HANDLERS: dict[type[Query[Any]], Callable[[Tables, Any], Page[Any]]] = {

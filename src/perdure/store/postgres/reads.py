@@ -20,8 +20,8 @@ from perdure.kernel.data.commit import (
     UnitRow,
 )
 from perdure.kernel.data.message import Message
+from perdure.ports.backlog import Backlogs, Shards
 from perdure.ports.store import (
-    Backlogs,
     Counts,
     DeadLetter,
     DeadLetters,
@@ -38,7 +38,6 @@ from perdure.ports.store import (
     Queues,
     Scopes,
     ScopeView,
-    Shards,
     Totals,
     Units,
     UnitView,

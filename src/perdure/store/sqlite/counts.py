@@ -10,16 +10,13 @@ from __future__ import annotations
 from typing import get_args
 
 from perdure.kernel.data.commit import Status
+from perdure.ports.backlog import Backlog, Backlogs, Shards, ShardView
 from perdure.ports.store import (
-    Backlog,
-    Backlogs,
     Counts,
     Incarnation,
     Page,
     QueueDepth,
     Queues,
-    Shards,
-    ShardView,
     Totals,
 )
 from perdure.store.page import key_of, page_of

@@ -21,8 +21,8 @@ from perdure.kernel.data.commit import (
     UnitRow,
 )
 from perdure.kernel.data.message import Message
+from perdure.ports.backlog import Backlogs, Shards
 from perdure.ports.store import (
-    Backlogs,
     Counts,
     DeadLetter,
     DeadLetters,
@@ -39,7 +39,6 @@ from perdure.ports.store import (
     Queues,
     Scopes,
     ScopeView,
-    Shards,
     Totals,
     Units,
     UnitView,

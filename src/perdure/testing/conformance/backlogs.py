@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from perdure.kernel.data.message import AnyBody, Cancel, Raise, Retry, Send, Start
-from perdure.ports.store import Backlog, Backlogs, Incarnation, Shards
+from perdure.ports.backlog import Backlog, Backlogs, Shards
+from perdure.ports.store import Incarnation
 from perdure.testing.conformance.scenario import NOW, Scenario, StoreFactory, scene
 
 NOTHING = Backlog(0, 0, 0, 0)
