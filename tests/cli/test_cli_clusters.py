@@ -387,4 +387,5 @@ def test_a_job_does_not_leave_the_work_of_a_member_that_may_be_dead(
     code, errors = served.ended()
     assert code == 0, errors
     assert "node dead has not renewed its lease" in errors
-    assert cli("wait", "d", "--store", url, "--timeout", "0").json == 8
+    found = cli("show", "d", "--store", url, "--json")
+    assert (found.json["status"], found.json["result"]) == ("completed", 8), errors
