@@ -298,6 +298,7 @@ class App:
         for definition in theirs:
             self._check_free(definition)
         for name, rules in other._queues.items():
+            # Both would be right for a part of the workers, and neither for all of them.
             if self._queues.get(name, rules) != rules:
                 msg = f"apps {self.name!r} and {other.name!r} give queue {name!r} other limits"
                 raise DefinitionError(msg)

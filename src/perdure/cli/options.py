@@ -121,6 +121,7 @@ class IfExists(Enum):
     JOIN = "join"
     REJECT = "reject"
     REPLACE = "replace"
+    RENEW = "renew"
 
 
 class LogFormat(Enum):

@@ -195,6 +195,7 @@ class Node:
             cluster = None
         elif cluster is None and isinstance(store, SharedStore):
             cluster = cluster_at(store.meeting_place)
+        # A worker claims nothing, so another process may own the store.
         is_owner = cluster is None and not self.options.worker_only
         store = self._measure(store, stack)
         ownership = Ownership(store, self._incarnation, is_alone=is_owner)

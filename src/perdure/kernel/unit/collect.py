@@ -164,6 +164,7 @@ def _collect_work(
         if kind not in _LOCAL or call.seq not in run.pending or call.seq in done:
             continue
         if isinstance(call, ActivityCall):
+            # Another node may have code for it that this one lacks.
             if run.queued is not None and run.queued.is_open(call.seq):
                 add_task(run, row, turn, call)
                 continue
