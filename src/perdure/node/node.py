@@ -392,6 +392,8 @@ class Node:
             if self._failure is not None:
                 self._life = None  # no request can be recorded any more
             await life.end_background()
+            if self._seat is not None and self._failure is None:
+                await life.owner.hand_over(life.attempts.units())
             # Activities may use the client until they have ended.
             self._abandoned = tuple(await life.attempts.stop(grace_ms))
             # Behind the attempts: those that have ended meanwhile have results.

@@ -112,6 +112,10 @@ class Attempts:
         """How many attempts wait for a free slot."""
         return self._slots.waiting
 
+    def units(self) -> set[str]:
+        """The units whose attempts run now."""
+        return {job.unit for job in self._tasks.values()}
+
     def load(self) -> Load:
         """How busy the node is with attempts. Any thread may ask."""
         return self._slots.load()

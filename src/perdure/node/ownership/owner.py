@@ -219,6 +219,23 @@ class Owner:
                 await self._empty(scope)
             await self._ownership.release(part)
 
+    async def hand_over(self, busy: Collection[str]) -> None:
+        """The node leaves: give up all scopes but those of the units that are `busy`.
+
+        Other nodes go on with them at once, while this one finishes what it cannot hand over. What
+        is not given up in time is left to the stop, and other nodes would claim it by then.
+        """
+        residents = self._turns.memory.residents
+        kept = {resident.scope for unit in busy if (resident := residents.get(unit)) is not None}
+        leaving = [scope for scope in self._ownership.all() if scope not in kept]
+        try:
+            async with asyncio.timeout(self._options.handover_ms / 1000), self._changing:
+                await self._give_up(leaving)
+        except (StoreUnavailable, TimeoutError) as error:
+            text = "node %s hands its scopes over at its end, because it cannot do so now: %r"
+            ids = {"node": self._turns.node_name}
+            logger.warning(text, self._turns.node_name, error, extra=ids)
+
     async def drop_lost(self) -> None:
         """Drop all units of each scope that is lost. Such a scope is not this node's to release."""
         while True:

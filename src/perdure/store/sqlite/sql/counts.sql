@@ -69,7 +69,9 @@ WHERE ?2 IS NULL OR scopes.scope > ?2 ORDER BY scopes.scope LIMIT ?3;
 -- keeps that order.
 SELECT count(*), min(wake_at) FROM (
     SELECT wake_at FROM scopes CROSS JOIN units ON units.scope = scopes.scope
-    WHERE wake_at > 0 AND wake_at <= ?1 AND status IN ('pending', 'running') LIMIT ?2
+    WHERE wake_at > 0 AND wake_at <= ?1 AND status IN ('pending', 'running', 'suspended')
+        AND status <> 'suspended'
+    LIMIT ?2
 );
 
 -- name: backlog_busy
@@ -77,7 +79,9 @@ SELECT count(*), count(*) FILTER (WHERE lives) FROM (
     SELECT incarnation IS NOT NULL
         AND (?1 IS NULL OR incarnation IN (SELECT value FROM json_each(?1))) AS lives
     FROM scopes CROSS JOIN units ON units.scope = scopes.scope
-    WHERE wake_at = 0 AND status IN ('pending', 'running') LIMIT ?2
+    WHERE wake_at = 0 AND status IN ('pending', 'running', 'suspended')
+        AND status <> 'suspended'
+    LIMIT ?2
 );
 
 -- name: backlog_messages
