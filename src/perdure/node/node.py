@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Self
 
 from perdure.client.client import Client
 from perdure.client.gateway import MeasuredGateway
+from perdure.client.pins import find_scopes
 from perdure.cluster import cluster_at
 from perdure.errors import StoreUnavailable, UsageError
 from perdure.guard import runtime as guard
@@ -26,7 +27,7 @@ from perdure.kernel.data.message import Start
 from perdure.kernel.data.placement import scopes_of
 from perdure.kernel.unit.kinds import WORKFLOW, Kinds
 from perdure.kernel.unit.workflow_unit import WorkflowUnit
-from perdure.node.deploys import Checks, guard_level
+from perdure.node.deploys import Checks, advertised, guard_level
 from perdure.node.gateway import NodeGateway
 from perdure.node.options import NodeOptions, check_kind
 from perdure.node.outlook import Outlook, until_idle
@@ -202,7 +203,10 @@ class Node:
         stack.push_async_callback(self._leave_cluster)  # behind the release
         stack.push_async_callback(self._release, ownership)
         if is_owner:
-            await ownership.claim(scopes_of(store.info.shards))
+            # With those that a cluster on this store has made: groups, and pins.
+            shards = scopes_of(store.info.shards)
+            others = set(await find_scopes(store)).difference(shards)
+            await ownership.claim([*shards, *sorted(others)])
         watchdog = Watchdog(self.options.turn_limit_ms)
         stack.callback(watchdog.close)
         guard.install(guard_level)
@@ -242,25 +246,41 @@ class Node:
         """Become one of the nodes of a cluster. Return what the node should own from now on."""
         if isinstance(cluster, Assigner):
             return cluster.assignments(self.incarnation)
+        from perdure import __version__  # this module is imported by that one
+
         options = self.options
+        member = Member(
+            incarnation=self.incarnation,
+            lease_ms=options.lease_ms,
+            weight=options.weight,
+            groups=self._groups(),
+            labels=dict(options.labels),
+            code=advertised(self.app, self.name),
+            release=__version__,
+            started_at=self.clock.now_ms(),
+        )
         self._seat = Seat(
             cluster,
-            Member(
-                incarnation=self.incarnation,
-                lease_ms=options.lease_ms,
-                release=_release(),
-                started_at=self.clock.now_ms(),
-            ),
+            member,
             Lease(life.turns.freezer, self.clock, options.lease_ms),
             life.ownership,
             self.clock,
+            pins=life.pins,
+            needed=self.app.groups(),
             shards=self.store.info.shards,
             hung_ms=options.turn_limit_ms,
             load=life.attempts.load,
             failed=self._store_failed,
+            code_changed=life.deploys.changed,
         )
         await self._seat.take()
         return self._seat.assignments()
+
+    def _groups(self) -> tuple[str, ...]:
+        """The groups that this node serves: those of its options, or all of its app."""
+        if self.options.groups:
+            return self.options.groups
+        return tuple(self.app.groups())
 
     async def _leave_cluster(self) -> None:
         if self._seat is not None:
@@ -283,7 +303,7 @@ class Node:
                 store,
                 is_shared,
                 self.app,
-                self._kinds(store, routes),
+                self._kinds(store, routes, ownership),
                 self.clock,
                 self.options,
                 routes,
@@ -300,10 +320,14 @@ class Node:
             )
         )
 
-    def _kinds(self, store: Store, routes: Routes) -> Kinds:
+    def _kinds(self, store: Store, routes: Routes, ownership: Ownership) -> Kinds:
         """The kinds of units that this node knows."""
         info = store.info
         limits = self.options.limits
+
+        is_elsewhere = None
+        if not ownership.is_alone:
+            is_elsewhere = ownership.is_elsewhere
 
         def workflow(unit: str) -> WorkflowUnit:
             return WorkflowUnit(
@@ -313,6 +337,7 @@ class Node:
                 shards=info.shards,
                 dedupe_ms=info.dedupe_ms,
                 is_queued=routes.is_queued,
+                is_elsewhere=is_elsewhere,
             )
 
         return Kinds({WORKFLOW: workflow}, {Start: WORKFLOW})
@@ -355,6 +380,10 @@ class Node:
         self._checks.check()
         if self._life is not None:
             self._life.deploys.changed()
+        if self._seat is not None:
+            self._seat.describe_soon(
+                self._groups(), advertised(self.app, self.name), self.app.groups()
+            )
 
     async def stop(self, grace: float | None = None) -> None:
         """Stop in order: finish or cancel activities, finish commits, release the scopes.
@@ -506,10 +535,7 @@ class Node:
         return self._failure
 
     def why_not_ready(self) -> list[str]:
-        """Why the node takes no work now, for people. Empty: it takes all that falls to it.
-
-        A node is ready when it is a member of its cluster and serves the scopes that fall to it.
-        """
+        """Why the node takes no work now, for people. Empty: it serves all that falls to it."""
         if self._failure is not None:
             return [f"its store failed: {self._failure}"]
         if self._starting:
@@ -524,17 +550,14 @@ class Node:
         """How much waits for the nodes of the store, and how busy they are.
 
         Raises:
-            StoreUnavailable: the store or the cluster does not answer.
-            UsageError: the node does not run.
+            PerdureError: the store or the cluster does not answer, or the node does not run.
         """
         return await self._outlook().scale()
 
     async def wait_idle(self, seconds: float = 10.0) -> None:
         """Wait until there was nothing to do for so long, and nothing is due as soon.
 
-        Nothing runs or waits on this node. In the store no instance needs a node, and no task waits
-        or is leased. A timer holds the wait if it is due within `seconds`. So does a member of the
-        cluster that may be dead, because its work is to be done by others.
+        A timer that is due within `seconds` holds the wait, and so does a member that may be dead.
 
         Raises:
             UsageError: the node does not run, or has stopped meanwhile.
@@ -577,9 +600,3 @@ class Node:
     def limits(self) -> Limits:
         """The limits of instances on this node."""
         return self.options.limits
-
-
-def _release() -> str:
-    from perdure import __version__  # this module is imported by that one
-
-    return __version__

@@ -406,6 +406,27 @@ class SyncClient:
             self._portal,
         )
 
+    def pin(self, id: str, *, node: str | None = None, label: str | None = None) -> None:
+        """Have an instance run on the node of this name, or on nodes with this label (`zone=eu-1`).
+
+        A pin is a wish: while no such node lives, or it lacks the code, another one runs the
+        instance. It has moved when this returns. Activities that run meanwhile start again there.
+
+        Raises:
+            NotFound, NotRunning: there is no such instance (any more).
+            Timeout: no node has moved it within 10 s. The request waits in its inbox.
+            UsageError: the store has one node only, or neither or both of the two are given.
+        """
+        self._portal.call(lambda: self._client.pin(id, node=node, label=label))
+
+    def unpin(self, id: str) -> None:
+        """Have an instance run again where its id leads to.
+
+        Raises:
+            NotFound, NotRunning, Timeout, UsageError: as `pin`.
+        """
+        self._portal.call(lambda: self._client.unpin(id))
+
     def start_many(self, starts: Iterable[PreparedStart]) -> list[StartOutcome]:
         """Start many instances in few batches. Returns what came of each, in the same order.
 
@@ -655,27 +676,21 @@ class SyncNode:
         return self._node.failure
 
     def why_not_ready(self) -> list[str]:
-        """Why the node takes no work now, for people. Empty: it takes all that falls to it.
-
-        A node is ready when it is a member of its cluster and serves the scopes that fall to it.
-        """
+        """Why the node takes no work now, for people. Empty: it serves all that falls to it."""
         return self._node.why_not_ready()
 
     def scale(self) -> Scale:
         """How much waits for the nodes of the store, and how busy they are.
 
         Raises:
-            StoreUnavailable: the store or the cluster does not answer.
-            UsageError: the node does not run.
+            PerdureError: the store or the cluster does not answer, or the node does not run.
         """
         return self._portal.call(self._node.scale)
 
     def wait_idle(self, seconds: float = 10.0) -> None:
         """Wait until there was nothing to do for so long, and nothing is due as soon.
 
-        Nothing runs or waits on this node. In the store no instance needs a node, and no task waits
-        or is leased. A timer holds the wait if it is due within `seconds`. So does a member of the
-        cluster that may be dead, because its work is to be done by others.
+        A timer that is due within `seconds` holds the wait, and so does a member that may be dead.
 
         Raises:
             UsageError: the node does not run, or has stopped meanwhile.
