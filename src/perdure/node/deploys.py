@@ -156,3 +156,10 @@ def advertised(app: App, node_name: str) -> tuple[str, ...]:
         logger.warning(text, node_name, len(code), CODE_MAX, extra={"node": node_name})
         return ()
     return tuple(code)
+
+
+def release() -> str:
+    """The release of this package that the node runs, for people."""
+    from perdure import __version__  # that module imports this one
+
+    return __version__

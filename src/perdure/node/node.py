@@ -27,7 +27,7 @@ from perdure.kernel.data.message import Start
 from perdure.kernel.data.placement import scopes_of
 from perdure.kernel.unit.kinds import WORKFLOW, Kinds
 from perdure.kernel.unit.workflow_unit import WorkflowUnit
-from perdure.node.deploys import Checks, advertised, guard_level
+from perdure.node.deploys import Checks, advertised, guard_level, release
 from perdure.node.gateway import NodeGateway
 from perdure.node.options import NodeOptions, check_kind
 from perdure.node.outlook import Outlook, until_idle
@@ -246,8 +246,6 @@ class Node:
         """Become one of the nodes of a cluster. Return what the node should own from now on."""
         if isinstance(cluster, Assigner):
             return cluster.assignments(self.incarnation)
-        from perdure import __version__  # this module is imported by that one
-
         options = self.options
         member = Member(
             incarnation=self.incarnation,
@@ -256,7 +254,7 @@ class Node:
             groups=self._groups(),
             labels=dict(options.labels),
             code=advertised(self.app, self.name),
-            release=__version__,
+            release=release(),
             started_at=self.clock.now_ms(),
         )
         self._seat = Seat(
