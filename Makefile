@@ -17,14 +17,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-long simulate check mutants format bench stress docs lock clean
+.PHONY: help demo demo-cluster test test-long simulate check mutants format bench stress docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## say what each target does
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(READY) ## watch a workflow survive kill -9
 	@$(BIN)/python examples/demo.py
+
+demo-cluster: $(READY) ## watch three nodes on PostgreSQL, of which one is killed
+	@$(BIN)/python examples/cluster_demo.py
 
 test: $(READY) ## run the tests
 	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -158,10 +159,60 @@ def test_a_second_signal_ends_the_node_at_once(cli: Cli, spawn: Spawn) -> None:
     line_with(serving.stdout, "ready: ")
     serving.send_signal(signal.SIGINT)
     line_with(serving.stderr, "once more")
-    serving.send_signal(signal.SIGINT)
-    assert serving.wait() == 128 + signal.SIGINT
+    assert ended_by_repeating(serving, signal.SIGINT) == 128 + signal.SIGINT
     assert cli("ls", "--json").code == 0
 
+
+def ended_by_repeating(serving: subprocess.Popen[str], number: signal.Signals) -> int:
+    """Ask again and again, as people do. Signals that come together are one request."""
+    for _ in range(1_000):
+        serving.send_signal(number)
+        with suppress(subprocess.TimeoutExpired):
+            return serving.wait(0.05)
+    raise AssertionError("it did not end")
+
+
+def test_signals_that_come_together_are_one_request(cli: Cli, spawn: Spawn) -> None:
+    # Ctrl-C goes to a program and to the one that has started it, which passes it on.
+    serving = spawn("serve", "shop.py")
+    line_with(serving.stdout, "ready: ")
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+        serving.send_signal(number)
+    _, errors = serving.communicate(timeout=30)
+    assert serving.returncode == 0, errors
+
+
+def test_a_second_signal_ends_a_node_whose_event_loop_stands_still(
+    cli: Cli, spawn: Spawn, folder: Path
+) -> None:
+    (folder / "hung.py").write_text(HUNG)
+    serving = spawn("serve", "hung.py")
+    line_with(serving.stdout, "ready: ")
+    assert cli("start", "hang", "--id", "h").code == 0
+    deadline = time.monotonic() + 20
+    while not (folder / "begun").exists():
+        assert time.monotonic() < deadline, "it did not begin"
+        time.sleep(0.01)
+    assert ended_by_repeating(serving, signal.SIGTERM) == 128 + signal.SIGTERM
+
+
+HUNG = """
+import time
+from perdure import App
+
+app = App("hung")
+
+
+@app.activity
+async def block() -> None:
+    open("begun", "w").close()
+    time.sleep(60)
+
+
+@app.workflow
+async def hang() -> None:
+    await block()
+"""
 
 BLOCKED = """
 import asyncio, os, threading, time

@@ -53,6 +53,7 @@ async def test_a_local_cluster_that_is_away_answers_nothing() -> None:
         cluster.leave(A.incarnation),
         cluster.remove(A.incarnation, 1),
         cluster.view(),
+        cluster.standings(),
         cluster.changed(0, 10),
     ):
         with pytest.raises(StoreUnavailable, match="does not answer"):

@@ -113,6 +113,18 @@ async def test_a_member_that_is_silent_is_replaced_within_two_leases(
         assert await asyncio.gather(*(h.result(timeout=20) for h in handles)) == [6] * 50
 
 
+async def test_a_member_whose_lease_is_shorter_is_judged(app: App) -> None:
+    cluster = LocalCluster(SystemClock())
+    dead = Member(incarnation=Incarnation("dead", "dead-1"), lease_ms=400)
+    await cluster.join(dead)
+    async with MemoryStore(shards=SHARDS) as store:
+        await store.claim(scopes_of(SHARDS), dead.incarnation)
+        options = NodeOptions(lease_ms=10_000, handover_ms=60_000)
+        async with Node(app, store, cluster=cluster, options=options) as node:
+            await until(lambda: len(node.scopes) == SHARDS, "the scopes of the dead one")
+            assert len((await cluster.view()).members) == 1
+
+
 async def test_a_node_that_cannot_renew_freezes_and_goes_on_where_it_was(
     fleet: Fleet, app: App, caplog: pytest.LogCaptureFixture
 ) -> None:

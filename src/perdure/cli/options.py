@@ -38,6 +38,24 @@ StoreUrl = Annotated[
         help="The store, for example sqlite:///shop.db.",
     ),
 ]
+Grace = Annotated[
+    float | None,
+    typer.Option(
+        "--grace",
+        metavar="DURATION",
+        parser=seconds,
+        help="What running activities get at the stop: 10 (seconds), 2m.",
+    ),
+]
+HealthAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--health",
+        metavar="HOST:PORT",
+        help="Answer /healthz, /readyz, /scale and /drain there. Port 0: any free one.",
+        show_default="off",
+    ),
+]
 Id = Annotated[
     str, typer.Argument(metavar="ID", help="The id of the instance.", show_default=False)
 ]
@@ -80,6 +98,8 @@ __all__ = [
     "DEFAULT_URL",
     "AppName",
     "AsJson",
+    "Grace",
+    "HealthAddress",
     "Id",
     "IfExists",
     "LogFormat",

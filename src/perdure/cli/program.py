@@ -19,9 +19,11 @@ from typer.core import TyperCommand, TyperGroup
 
 from perdure.cli import (
     benching,
+    clusters,
     controls,
     events,
     explaining,
+    idling,
     letters,
     linting,
     listings,
@@ -89,6 +91,7 @@ class Program(Group):
         if args is None:
             args = sys.argv[1:]
         given, debug = _without_debug(list(args))
+        given = idling.with_idle_time(given)
         with streams.kept():
             code: object
             # In standalone mode click would print errors and end the process by itself.
@@ -243,6 +246,9 @@ for _panel, _commands in (
             events.history,
             replaying.replay,
             stats.stats,
+            clusters.nodes,
+            clusters.shards,
+            clusters.scale,
             tree.tree,
             explaining.explain,
         ),

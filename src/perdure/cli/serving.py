@@ -7,13 +7,12 @@ import faulthandler
 import gc
 import logging
 import os
-import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Coroutine
-from contextlib import redirect_stdout
-from dataclasses import replace
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, redirect_stdout
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -21,16 +20,18 @@ from typing import Annotated, NoReturn
 import typer
 
 from perdure.app import App
-from perdure.cli import logs, pulse, screen, streams
+from perdure.cli import logs, pulse, screen, signals, streams
 from perdure.cli.door import check_shared
+from perdure.cli.idling import IdleTime
 from perdure.cli.options import (
     DEFAULT_URL,
     AsJson,
+    Grace,
+    HealthAddress,
     LogFormat,
     LogFormats,
     LogLevel,
     StoreUrl,
-    seconds,
 )
 from perdure.cli.outcome import Exit, exit_of
 from perdure.cli.queueing import NoShards, QueueNames, TagNames, with_queues
@@ -41,19 +42,11 @@ from perdure.node.activities.job import named
 from perdure.node.labels import listed, read_labels
 from perdure.ports.cluster import WEIGHT_MAX
 from perdure.ports.store import Units
+from perdure.server import HealthPort
 
 # Instances that are looked at when the node is ready, to see which code they need.
 _LOOKED_AT = 1_000
 
-Grace = Annotated[
-    float | None,
-    typer.Option(
-        "--grace",
-        metavar="DURATION",
-        parser=seconds,
-        help="What running activities get at the stop: 10 (seconds), 2m.",
-    ),
-]
 Weight = Annotated[
     int | None,
     typer.Option(
@@ -129,6 +122,8 @@ def serve(  # noqa: PLR0913, PLR0917 - each is an option of the command
         LogLevel, typer.Option("--log-level", help="What is logged on stderr.")
     ] = LogLevel.INFO,
     log_format: LogFormats = LogFormat.TEXT,
+    health: HealthAddress = None,
+    until_idle: IdleTime = None,
     live: Annotated[bool, typer.Option("--live", help="Show what the node does, live.")] = False,
     every: Annotated[
         float | None,
@@ -167,7 +162,8 @@ def serve(  # noqa: PLR0913, PLR0917 - each is an option of the command
         latencies = pulse.Latencies()
         node = Node(app, store, options=given, name=name, interceptors=[latencies])
         showing = partial(pulse.show, node, latencies, every or 1.0, as_json=as_json)
-    return asyncio.run(_serve(app, node, store, grace, showing, as_json=as_json))
+    work = Work(app, node, store, grace, until_idle, showing, as_json)
+    return asyncio.run(_serve(work, health))
 
 
 def _placed(
@@ -183,12 +179,34 @@ def _placed(
     return given
 
 
-async def _serve(
-    app: App, node: Node, url: str, grace_s: float | None, showing: Showing | None, *, as_json: bool
-) -> int:
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is served, and how."""
+
+    app: App
+    node: Node
+    url: str
+    grace_s: float | None
+    idle_s: float | None
+    showing: Showing | None
+    as_json: bool
+
+
+async def _serve(work: Work, health: str | None) -> int:
     stop = asyncio.Event()
-    # Before the node starts, because a standby may wait for its store for days.
-    _on_signals(stop)
+    async with AsyncExitStack() as stack:
+        # Both before the node starts, because a standby may wait for its store for days.
+        stack.enter_context(signals.first_sets(stop))
+        port: HealthPort | None = None
+        if health is not None:
+            port = HealthPort(work.node, health, drain=stop.set)
+            await stack.enter_async_context(port)
+            screen.note(f"health port: http://{port.address}")
+        return await _work(work, port, stop)
+
+
+async def _work(work: Work, health: HealthPort | None, stop: asyncio.Event) -> int:
+    node = work.node
     started = False
     try:
         started = await _unless_stopped(stop, node.start())
@@ -196,24 +214,32 @@ async def _serve(
             faulthandler.enable()  # code that crashes the interpreter leaves its stack
             gc.set_threshold(*COLLECTOR)
             try:
-                _say_ready(app, node, url, as_json=as_json)
+                _say_ready(work, health)
             except streams.AnswerLost as error:
                 # A service may have no stdout. Its work does not depend on this line.
                 streams.give_up_answers()
                 screen.note(f"ready; stdout does not take the line that says so: {error}")
-            await _say_what_lacks(app, node)
-            if showing is None:
-                serving = node.wait_ended()
+            await _say_what_lacks(work.app, node)
+            if await _unless_stopped(stop, _first_of(_ends(work))) and work.idle_s is not None:
+                screen.note(f"stopping: nothing was to be done for {work.idle_s:g} s")
             else:
-                serving = _watched(node, showing())
-            await _unless_stopped(stop, serving)
-            screen.note("stopping; once more to stop at once")
+                screen.note("stopping; once more to stop at once")
     finally:
-        await node.stop(grace_s)
+        await node.stop(work.grace_s)
         if started:
             _make_sure_to_end(node, sys.exc_info()[1])
     screen.note("stopped; what did not finish goes on when a node runs again")
     return Exit.OK
+
+
+def _ends(work: Work) -> list[Coroutine[object, object, None]]:
+    """What ends the service beside a signal. The first one that ends counts, with its error."""
+    ends = [work.node.wait_ended()]
+    if work.showing is not None:
+        ends.append(work.showing())
+    if work.idle_s is not None:
+        ends.append(work.node.wait_idle(work.idle_s))
+    return ends
 
 
 def _make_sure_to_end(node: Node, error: BaseException | None) -> None:
@@ -276,41 +302,44 @@ async def _unless_stopped(stop: asyncio.Event, work: Coroutine[object, object, N
     return True
 
 
-async def _watched(node: Node, showing: Coroutine[object, object, None]) -> None:
-    """Show the node at work until it has ended."""
-    shown = asyncio.ensure_future(showing)
-    ended = asyncio.ensure_future(node.wait_ended())
+async def _first_of(ends: Sequence[Coroutine[object, object, None]]) -> None:
+    """Wait for the first of these to end. Its error is the command's."""
+    waits = [asyncio.ensure_future(end) for end in ends]
     try:
-        await asyncio.wait({shown, ended}, return_when=asyncio.FIRST_COMPLETED)
-        # Its error is the command's. The end of the node says more than that of the display.
-        if ended.done():
-            await ended
-        else:
-            await shown
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        # In their order: the end of the node says more than that of what looks at it.
+        for wait in waits:
+            if wait.done():
+                return await wait
     finally:
-        shown.cancel()
-        ended.cancel()
-        await asyncio.gather(shown, ended, return_exceptions=True)
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
 
 
-def _say_ready(app: App, node: Node, url: str, *, as_json: bool) -> None:
+def _say_ready(work: Work, health: HealthPort | None) -> None:
+    app, node = work.app, work.node
     workflows = [name for name, _ in app.workflows()]
     activities = app.activities()
-    if as_json:
+    if work.as_json:
         facts = {
             "node": node.name,
             "pid": os.getpid(),
-            "store": url,
+            "store": work.url,
             "workflows": workflows,
             "activities": activities,
+            "health": None,
         }
+        if health is not None:
+            facts["health"] = health.address
         screen.say(screen.json_text(facts, indent=0))
         return
     counted = f"{screen.counted(len(workflows), 'workflow')}, {len(activities)} activities"
     if len(activities) == 1:
         counted = f"{screen.counted(len(workflows), 'workflow')}, 1 activity"
     screen.say(
-        f"ready: node {node.name} runs app {app.name!r} ({counted}) on {url}, process {os.getpid()}"
+        f"ready: node {node.name} runs app {app.name!r} ({counted}) on {work.url}, "
+        f"process {os.getpid()}"
     )
 
 
@@ -329,17 +358,3 @@ async def _say_what_lacks(app: App, node: Node) -> None:
                 f"the code of {name} {version} is missing in app {app.name!r}, and {instances} of "
                 "it will be suspended (not_registered); serve the code that has it, too"
             )
-
-
-def _on_signals(stop: asyncio.Event) -> None:
-    """Set `stop` at the first signal, and end the process at the second."""
-    loop = asyncio.get_running_loop()
-
-    def received(number: int) -> None:
-        # Not by an exception: the code that hangs could catch it.
-        if stop.is_set():
-            os._exit(128 + number)
-        stop.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, received, number)

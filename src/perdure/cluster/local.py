@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Self
 
 from perdure.errors import StoreUnavailable
-from perdure.ports.cluster import Member, NameTaken, Seen, View
+from perdure.ports.cluster import Load, Member, NameTaken, Seen, Standing, View
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -24,6 +24,8 @@ class LocalCluster:
         """There are no members. Waits for changes end by `clock`."""
         self._clock = clock
         self._members: dict[str, Seen] = {}
+        # When each member was heard of last, and what it said of its load.
+        self._heard: dict[str, tuple[int, Load | None]] = {}
         # For tests: no member is answered.
         self.is_away = False
         # For tests: those who join learn nothing of it.
@@ -76,19 +78,21 @@ class LocalCluster:
             if any(seen.member.incarnation.node == name for seen in self._members.values()):
                 raise NameTaken(name)
             self._members[member.incarnation.id] = Seen(member, 1)
+            self._heard[member.incarnation.id] = (self._clock.boot_ms(), None)
             self._has_changed()
         if self.loses_answers:
             msg = "the answer of the cluster is lost"
             raise StoreUnavailable(msg, "unknown")
         return await self.view()
 
-    async def renew(self, member: Member) -> View | None:
+    async def renew(self, member: Member, load: Load | None = None) -> View | None:
         """Show that a member lives."""
         self._check(member.incarnation)
         before = self._members.get(member.incarnation.id)
         if before is None:
             return None
         self._members[member.incarnation.id] = Seen(member, before.beat + 1)
+        self._heard[member.incarnation.id] = (self._clock.boot_ms(), load)
         if before.member != member:
             self._has_changed()
         return await self.view()
@@ -99,6 +103,7 @@ class LocalCluster:
         self._delete(incarnation)
 
     def _delete(self, incarnation: Incarnation) -> None:
+        self._heard.pop(incarnation.id, None)
         if self._members.pop(incarnation.id, None) is not None:
             self._has_changed()
 
@@ -116,6 +121,15 @@ class LocalCluster:
         self._check_all()
         members = [self._members[id_] for id_ in sorted(self._members)]
         return View(self._revision, tuple(members))
+
+    async def standings(self) -> list[Standing]:
+        """All members, with their loads."""
+        now_ms = self._clock.boot_ms()
+        found: list[Standing] = []
+        for seen in (await self.view()).members:
+            heard_ms, load = self._heard[seen.member.incarnation.id]
+            found.append(Standing(seen, now_ms - heard_ms, load))
+        return found
 
     async def changed(self, revision: int, within_ms: int) -> View:
         """Wait for another revision."""

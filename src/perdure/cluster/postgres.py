@@ -16,14 +16,14 @@ from zlib import crc32
 
 import asyncpg  # type: ignore[import-untyped]
 
-from perdure.cluster.record import Records, encode
+from perdure.cluster.record import Records, encode, load_of
 from perdure.errors import StoreUnavailable
-from perdure.ports.cluster import NameTaken, Seen, View
+from perdure.ports.cluster import NameTaken, Seen, Standing, View
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from perdure.ports.cluster import Member
+    from perdure.ports.cluster import Load, Member
     from perdure.ports.store import Incarnation
 
 CONNECT_S = 5.0
@@ -39,7 +39,9 @@ CREATE TABLE IF NOT EXISTS {schema}.members (
     node text COLLATE "C" NOT NULL UNIQUE,
     beat bigint NOT NULL,
     lock integer,
-    record bytea NOT NULL
+    record bytea NOT NULL,
+    load bytea,
+    heard_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 CREATE TABLE IF NOT EXISTS {schema}.member_revisions (
     only_row integer PRIMARY KEY, revision bigint NOT NULL
@@ -67,7 +69,8 @@ SELECT count(*) FROM raised
 _RENEW = """
 WITH before AS (SELECT record FROM {schema}.members WHERE id = $1 FOR UPDATE),
 renewed AS (
-    UPDATE {schema}.members SET beat = beat + 1, record = $2
+    UPDATE {schema}.members SET
+        beat = beat + 1, record = $2, load = $3, heard_at = clock_timestamp()
     FROM before WHERE id = $1 RETURNING id
 ),
 changed AS (SELECT 1 FROM before WHERE before.record <> $2), {raised}
@@ -85,6 +88,11 @@ SELECT count(*) FROM raised
 _VIEW = """
 SELECT revision, node, id, beat, record, {connected}
 FROM {schema}.member_revisions LEFT JOIN {schema}.members ON true ORDER BY id
+"""
+_STANDINGS = """
+SELECT node, id, beat, record, {connected}, load,
+    greatest(0, extract(epoch FROM clock_timestamp() - heard_at) * 1000)::bigint
+FROM {schema}.members ORDER BY id
 """
 # A member without a session of its own has no lock, and nothing can be told of it.
 _CONNECTED = """CASE WHEN members.lock IS NOT NULL THEN EXISTS (
@@ -156,14 +164,17 @@ class PostgresCluster:
 
     shares_loop = False
 
-    def __init__(self, dsn: str, schema: str = "perdure", *, has_session: bool = True) -> None:
-        """Nothing is opened yet. `schema` has the tables, and is made if need be.
+    def __init__(
+        self, dsn: str, schema: str = "perdure", *, has_session: bool = True, creates: bool = True
+    ) -> None:
+        """Nothing is opened yet. `schema` has the tables, and is made unless `creates` is False.
 
         Behind a pooler `has_session` is False: there are no notifications, and nobody can tell
         whether the member that joins here is connected.
         """
         self._dsn = dsn
         self._has_session = has_session
+        self._creates = creates
         self._schema = '"' + schema.replace('"', '""') + '"'
         self._channel = f"{_CHANNEL}:{schema}"[:63]
         # The first half of the keys of advisory locks, which are those of the whole database: it
@@ -181,6 +192,7 @@ class PostgresCluster:
         self._renew = _RENEW.format(**names)
         self._delete = _DELETE.format(**names)
         self._view = _VIEW.format(**names)
+        self._standings = _STANDINGS.format(**names)
         find = f"SELECT id, lock FROM {self._schema}.members WHERE node = $1"  # noqa: S608 - quoted
         self._find = find
         self._connection: Connection | None = None
@@ -195,14 +207,14 @@ class PostgresCluster:
 
     async def __aenter__(self) -> Self:
         """Connect. Makes the tables when they are not there."""
-        await self._ask(self._make_tables)
+        if self._creates:
+            await self._ask(self._make_tables)
         return self
 
     async def _make_tables(self, connection: Connection) -> None:
         # Not by IF NOT EXISTS alone: that asks for the right to create, also where nothing is to be
         # created.
-        found = "SELECT to_regclass($1) IS NOT NULL"
-        if await connection.fetchval(found, f"{self._schema}.member_revisions"):
+        if await self._is_made(connection):
             return
         create = self._tables
         if not await connection.fetchval("SELECT to_regnamespace($1) IS NOT NULL", self._schema):
@@ -210,6 +222,11 @@ class PostgresCluster:
         # One process makes them at a time: IF NOT EXISTS does not keep two apart.
         lock = f"SELECT pg_advisory_xact_lock({self._locks}, 0);"
         await connection.execute(f"BEGIN; {lock} {create} COMMIT")
+
+    async def _is_made(self, connection: Connection) -> bool:
+        found = "SELECT to_regclass($1) IS NOT NULL"
+        is_made: bool = await connection.fetchval(found, f"{self._schema}.member_revisions")
+        return is_made
 
     async def __aexit__(
         self,
@@ -296,9 +313,12 @@ class PostgresCluster:
 
         return await self._ask(work)
 
-    async def renew(self, member: Member) -> View | None:
+    async def renew(self, member: Member, load: Load | None = None) -> View | None:
         """Show that a member lives, and record what has changed in it."""
-        values = (member.incarnation.id, encode(member))
+        said: bytes | None = None
+        if load is not None:
+            said = encode(load)
+        values = (member.incarnation.id, encode(member), said)
         rows = await self._ask(lambda connection: connection.fetch(self._renew, *values))
         if not rows:
             return None
@@ -319,6 +339,21 @@ class PostgresCluster:
     async def view(self) -> View:
         """All members."""
         return self._read_all(await self._ask(lambda c: c.fetch(self._view)))
+
+    async def standings(self) -> list[Standing]:
+        """All members, with their loads."""
+
+        async def work(connection: Connection) -> list[Standing]:
+            if not self._creates and not await self._is_made(connection):
+                return []
+            found: list[Standing] = []
+            rows = await connection.fetch(self._standings)
+            for node, id_, beat, record, is_connected, load, silent_ms in rows:
+                seen = Seen(self._records.read(node, id_, record), beat, is_connected)
+                found.append(Standing(seen, silent_ms, load_of(load)))
+            return found
+
+        return await self._ask(work)
 
     async def changed(self, revision: int, within_ms: int) -> View:
         """Wait until the revision is another one, or the time is up."""

@@ -6,7 +6,7 @@ import logging
 
 import msgspec
 
-from perdure.ports.cluster import Member
+from perdure.ports.cluster import Load, Member
 from perdure.ports.store import Incarnation
 
 logger = logging.getLogger("perdure.cluster")
@@ -17,6 +17,19 @@ UNREADABLE_LEASE_MS = 30_000
 encode = msgspec.json.encode
 # A record of a later release may have more fields, which are left out.
 _decode = msgspec.json.Decoder(Member).decode
+
+
+_decode_load = msgspec.json.Decoder(Load).decode
+
+
+def load_of(record: object) -> Load | None:
+    """A load from its column. None: it is not there, or it cannot be read, and nothing needs it."""
+    if not isinstance(record, bytes | str):
+        return None
+    try:
+        return _decode_load(record)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
 
 
 class Records:

@@ -10,20 +10,20 @@ from __future__ import annotations
 import asyncio
 from contextlib import contextmanager
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time_ns
 from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 import apsw
 
-from perdure.cluster.record import Records, encode
+from perdure.cluster.record import Records, encode, load_of
 from perdure.errors import StoreUnavailable
-from perdure.ports.cluster import NameTaken, Seen, View
+from perdure.ports.cluster import NameTaken, Seen, Standing, View
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from types import TracebackType
 
-    from perdure.ports.cluster import Member
+    from perdure.ports.cluster import Load, Member
     from perdure.ports.store import Incarnation
 
 _LOOK_S = 0.1
@@ -37,11 +37,15 @@ CREATE TABLE IF NOT EXISTS members (
     id TEXT PRIMARY KEY,
     node TEXT NOT NULL UNIQUE,
     beat INTEGER NOT NULL,
-    record BLOB NOT NULL
+    record BLOB NOT NULL,
+    load BLOB,
+    heard_at INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS revisions (only_row INTEGER PRIMARY KEY, revision INTEGER NOT NULL);
 INSERT OR IGNORE INTO revisions VALUES (1, 0);
 """
+_RENEW = "UPDATE members SET beat = beat + 1, record = ?, load = ?, heard_at = ? WHERE id = ?"
+_STANDINGS = "SELECT node, id, beat, record, load, heard_at FROM members ORDER BY id"
 _RAISE = "UPDATE revisions SET revision = revision + 1"
 
 Values = tuple[Any, ...]
@@ -174,12 +178,12 @@ class SQLiteCluster:
             if named is not None and named != who.id:
                 raise NameTaken(who.node)
             if named is None:
-                row = (who.id, who.node, 1, encode(member))
-                connection.execute("INSERT INTO members VALUES (?, ?, ?, ?)", row)
+                row = (who.id, who.node, 1, encode(member), None, _wall_ms())
+                connection.execute("INSERT INTO members VALUES (?, ?, ?, ?, ?, ?)", row)
                 connection.execute(_RAISE)
             return self._view(connection)
 
-    async def renew(self, member: Member) -> View | None:
+    async def renew(self, member: Member, load: Load | None = None) -> View | None:
         """Show that a member lives, and record what has changed in it."""
         id_ = member.incarnation.id
         record = encode(member)
@@ -187,8 +191,10 @@ class SQLiteCluster:
             before = connection.execute("SELECT record FROM members WHERE id = ?", (id_,)).get
             if before is None:
                 return None
-            update = "UPDATE members SET beat = beat + 1, record = ? WHERE id = ?"
-            connection.execute(update, (record, id_))
+            said: bytes | None = None
+            if load is not None:
+                said = encode(load)
+            connection.execute(_RENEW, (record, said, _wall_ms(), id_))
             if before != record:
                 connection.execute(_RAISE)
             return self._view(connection)
@@ -215,6 +221,17 @@ class SQLiteCluster:
         with self._errors():
             return self._view(self._opened())
 
+    async def standings(self) -> list[Standing]:
+        """All members, with their loads."""
+        now_ms = _wall_ms()
+        found: list[Standing] = []
+        with self._errors():
+            for node, id_, beat, record, load, heard_ms in self._opened().execute(_STANDINGS):
+                seen = Seen(self._records.read(node, id_, record), beat)
+                # All processes of a file have one clock. It may have been set back meanwhile.
+                found.append(Standing(seen, max(0, now_ms - heard_ms), load_of(load)))
+        return found
+
     async def changed(self, revision: int, within_ms: int) -> View:
         """Wait until the revision is another one, or the time is up."""
         ends_s = monotonic() + within_ms / 1000
@@ -239,6 +256,10 @@ class SQLiteCluster:
             if id_ is not None:
                 members.append(Seen(self._records.read(node, id_, record), beat))
         return View(revision, tuple(members))
+
+
+def _wall_ms() -> int:
+    return time_ns() // 1_000_000
 
 
 def _file_at(path: str) -> tuple[int, int] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from perdure.node.node import Node
 from perdure.node.options import NodeOptions
+from perdure.node.scale import NodeScale, QueueScale, Scale
 from perdure.node.telemetry.tally import NodeMetrics
 
-__all__ = ["Node", "NodeMetrics", "NodeOptions"]
+__all__ = ["Node", "NodeMetrics", "NodeOptions", "NodeScale", "QueueScale", "Scale"]

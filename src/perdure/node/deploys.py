@@ -18,6 +18,7 @@ from perdure.kernel.execution.execution import current_run
 from perdure.kernel.loop.loop import running_loop
 from perdure.kernel.unit.held import AFTER_DEPLOY
 from perdure.node.loop.patience import Patience, Stopped
+from perdure.ports.cluster import CODE_MAX
 from perdure.ports.store import Units
 
 if TYPE_CHECKING:
@@ -142,3 +143,23 @@ class Deploys:
     def stop(self) -> None:
         """Try no more."""
         self._patience.stop()
+
+
+def advertised(app: App, node_name: str) -> tuple[str, ...]:
+    """What a node of this name can run, for the others."""
+    code = app.code()
+    if len(code) > CODE_MAX:
+        text = (
+            "node %s has %d definitions, of which the others can be told %d at most. So nothing"
+            " is handed to it for the sake of its code"
+        )
+        logger.warning(text, node_name, len(code), CODE_MAX, extra={"node": node_name})
+        return ()
+    return tuple(code)
+
+
+def release() -> str:
+    """The release of this package that the node runs, for people."""
+    from perdure import __version__  # that module imports this one
+
+    return __version__

@@ -27,9 +27,10 @@ from perdure.kernel.data.message import Start
 from perdure.kernel.data.placement import scopes_of
 from perdure.kernel.unit.kinds import WORKFLOW, Kinds
 from perdure.kernel.unit.workflow_unit import WorkflowUnit
-from perdure.node.deploys import Checks, guard_level
+from perdure.node.deploys import Checks, advertised, guard_level, release
 from perdure.node.gateway import NodeGateway
 from perdure.node.options import NodeOptions, check_kind
+from perdure.node.outlook import Outlook, until_idle
 from perdure.node.ownership.lease import Lease
 from perdure.node.ownership.ownership import Ownership
 from perdure.node.ownership.seat import Seat
@@ -41,7 +42,7 @@ from perdure.node.telemetry.tally import NodeMetrics, Tally
 from perdure.node.upkeep.elders import Elders
 from perdure.node.wiring import Life, wire
 from perdure.ports.clock import Clock, SystemClock
-from perdure.ports.cluster import CODE_MAX, Assigner, Member
+from perdure.ports.cluster import Assigner, Member
 from perdure.ports.store import Incarnation, SharedStore, Store, Units
 from perdure.store import open_store
 from perdure.store.measured import MeasuredStore
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from perdure.interceptor import Interceptor
     from perdure.kernel.data.limits import Limits
     from perdure.node.loop.turns import Turns
+    from perdure.node.scale import Scale
     from perdure.ports.cluster import Assignment, Cluster
     from perdure.sync import LoopFactory, SyncNode
 
@@ -251,7 +253,9 @@ class Node:
             weight=options.weight,
             groups=self._groups(),
             labels=dict(options.labels),
-            code=self._code(),
+            code=advertised(self.app, self.name),
+            release=release(),
+            started_at=self.clock.now_ms(),
         )
         self._seat = Seat(
             cluster,
@@ -263,6 +267,7 @@ class Node:
             needed=self.app.groups(),
             shards=self.store.info.shards,
             hung_ms=options.turn_limit_ms,
+            load=life.attempts.load,
             failed=self._store_failed,
             code_changed=life.deploys.changed,
         )
@@ -274,18 +279,6 @@ class Node:
         if self.options.groups:
             return self.options.groups
         return tuple(self.app.groups())
-
-    def _code(self) -> tuple[str, ...]:
-        """What this node can run, for the others."""
-        code = self.app.code()
-        if len(code) > CODE_MAX:
-            text = (
-                "node %s has %d definitions, of which the others can be told %d at most. So nothing"
-                " is handed to it for the sake of its code"
-            )
-            logger.warning(text, self.name, len(code), CODE_MAX, extra={"node": self.name})
-            return ()
-        return tuple(code)
 
     async def _leave_cluster(self) -> None:
         if self._seat is not None:
@@ -386,7 +379,9 @@ class Node:
         if self._life is not None:
             self._life.deploys.changed()
         if self._seat is not None:
-            self._seat.describe_soon(self._groups(), self._code(), self.app.groups())
+            self._seat.describe_soon(
+                self._groups(), advertised(self.app, self.name), self.app.groups()
+            )
 
     async def stop(self, grace: float | None = None) -> None:
         """Stop in order: finish or cancel activities, finish commits, release the scopes.
@@ -424,6 +419,8 @@ class Node:
             if self._failure is not None:
                 self._life = None  # no request can be recorded any more
             await life.end_background()
+            if self._seat is not None and self._failure is None:
+                await life.owner.hand_over(life.attempts.units())
             # Activities may use the client until they have ended.
             self._abandoned = tuple(await life.attempts.stop(grace_ms))
             # Behind the attempts: those that have ended meanwhile have results.
@@ -529,6 +526,46 @@ class Node:
         if self._life is None:
             return 0
         return len(self._life.turns.memory.residents)
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why the node cannot go on: its store failed. None: it can."""
+        return self._failure
+
+    def why_not_ready(self) -> list[str]:
+        """Why the node takes no work now, for people. Empty: it serves all that falls to it."""
+        if self._failure is not None:
+            return [f"its store failed: {self._failure}"]
+        if self._starting:
+            return ["it starts"]
+        if self._life is None:
+            return ["it does not run"]
+        if self._stopping:
+            return ["it is draining"]
+        return self._outlook().why_not_ready()
+
+    async def scale(self) -> Scale:
+        """How much waits for the nodes of the store, and how busy they are.
+
+        Raises:
+            PerdureError: the store or the cluster does not answer, or the node does not run.
+        """
+        return await self._outlook().scale()
+
+    async def wait_idle(self, seconds: float = 10.0) -> None:
+        """Wait until there was nothing to do for so long, and nothing is due as soon.
+
+        A timer that is due within `seconds` holds the wait, and so does a member that may be dead.
+
+        Raises:
+            UsageError: the node does not run, or has stopped meanwhile.
+        """
+        await until_idle(self._outlook, seconds)
+
+    def _outlook(self) -> Outlook:
+        self._running()  # refuses if it does not run
+        assert self._life is not None, "it runs"
+        return Outlook(self.store, self._life, self._seat, self.incarnation, self.options.lease_ms)
 
     @property
     def scopes(self) -> dict[str, str]:

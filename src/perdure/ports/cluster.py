@@ -67,6 +67,9 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     code: tuple[str, ...] = ()
     # A node that leaves is to own nothing from now on, and lives on until it has released all.
     state: Literal["serving", "leaving"] = "serving"
+    # For people: the release that it runs, and when it started by its own clock (ms, 0: unknown).
+    release: str = ""
+    started_at: int = 0
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -89,6 +92,53 @@ class View(msgspec.Struct, frozen=True):
 
     revision: int
     members: tuple[Seen, ...]
+
+
+class QueueLoad(msgspec.Struct, frozen=True):
+    """What a node does for one queue: its slots, and the attempts that run and that wait."""
+
+    slots: int
+    busy: int
+    waiting: int
+
+
+class Load(msgspec.Struct, frozen=True):
+    """How busy a node is: its slots for activities, and the attempts that run and that wait.
+
+    `queues` has the queues for which it does something or has slots of their own.
+    """
+
+    slots: int
+    busy: int
+    waiting: int
+    queues: dict[str, QueueLoad] = {}
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """A member, for people and autoscalers.
+
+    `silent_ms` is how long ago it was heard of last, by the clock of the cluster. It decides
+    nothing, because that clock may jump. `load` is what it said then. None: not known.
+    """
+
+    seen: Seen
+    silent_ms: int | None = None
+    load: Load | None = None
+
+    @property
+    def state(self) -> Literal["serving", "leaving", "silent", "dead"]:
+        """What people want to know first.
+
+        `silent` members have missed their renewals, or their process has ended. `dead` ones have
+        been silent for a lease. The other members remove them, if there are any.
+        """
+        member = self.seen.member
+        silent_ms = self.silent_ms or 0
+        if silent_ms > member.lease_ms:
+            return "dead"
+        if self.seen.is_connected is False or silent_ms > member.lease_ms // 2:
+            return "silent"
+        return member.state
 
 
 class Cluster(Protocol):
@@ -125,8 +175,9 @@ class Cluster(Protocol):
         """
         ...
 
-    async def renew(self, member: Member) -> View | None:
-        """Show that a member lives, and record what has changed in it.
+    # A load is no part of the member: it changes all the time, and nobody has to be told.
+    async def renew(self, member: Member, load: Load | None = None) -> View | None:
+        """Show that a member lives, and record what has changed in it, and its load.
 
         None: it is no member (any more). Its incarnation must not come back, because others act on
         its end already.
@@ -144,6 +195,10 @@ class Cluster(Protocol):
 
     async def view(self) -> View:
         """All members, in order of their incarnations."""
+        ...
+
+    async def standings(self) -> list[Standing]:
+        """All members as people want to see them, in the same order."""
         ...
 
     async def changed(self, revision: int, within_ms: int) -> View:

@@ -26,6 +26,7 @@ from perdure.kernel.data.limits import Limits
 from perdure.kernel.data.retry import Seconds
 from perdure.node.node import Node
 from perdure.node.options import NodeOptions
+from perdure.node.scale import Scale
 from perdure.node.telemetry.tally import NodeMetrics
 from perdure.ports.store import DeadLetter, Incarnation, Page, QueueDepth
 from perdure.ports.where import Where
@@ -668,6 +669,33 @@ class SyncNode:
     def residents(self) -> int:
         """How many instances are in memory."""
         return self._node.residents
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why the node cannot go on: its store failed. None: it can."""
+        return self._node.failure
+
+    def why_not_ready(self) -> list[str]:
+        """Why the node takes no work now, for people. Empty: it serves all that falls to it."""
+        return self._node.why_not_ready()
+
+    def scale(self) -> Scale:
+        """How much waits for the nodes of the store, and how busy they are.
+
+        Raises:
+            PerdureError: the store or the cluster does not answer, or the node does not run.
+        """
+        return self._portal.call(self._node.scale)
+
+    def wait_idle(self, seconds: float = 10.0) -> None:
+        """Wait until there was nothing to do for so long, and nothing is due as soon.
+
+        A timer that is due within `seconds` holds the wait, and so does a member that may be dead.
+
+        Raises:
+            UsageError: the node does not run, or has stopped meanwhile.
+        """
+        self._portal.call(lambda: self._node.wait_idle(seconds))
 
     @property
     def scopes(self) -> dict[str, str]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from perdure.cluster.local import LocalCluster
     from perdure.kernel.data.commit import Commit, Verdict
     from perdure.kernel.data.message import Message
-    from perdure.ports.cluster import Member, View
+    from perdure.ports.cluster import Load, Member, Standing, View
     from perdure.ports.store import Hint, Incarnation, Posted, Store
     from perdure.testing.mishaps import Mishaps
 
@@ -134,9 +134,9 @@ class ClusterLink:
         """Join, if the cluster can be reached."""
         return await self._carry(self._cluster.join(member))
 
-    async def renew(self, member: Member) -> View | None:
+    async def renew(self, member: Member, load: Load | None = None) -> View | None:
         """Renew the lease, if the cluster can be reached."""
-        return await self._carry(self._cluster.renew(member))
+        return await self._carry(self._cluster.renew(member, load))
 
     async def leave(self, incarnation: Incarnation) -> None:
         """Leave, if the cluster can be reached."""
@@ -149,6 +149,10 @@ class ClusterLink:
     async def view(self) -> View:
         """The members, if the cluster can be reached."""
         return await self._carry(self._cluster.view())
+
+    async def standings(self) -> list[Standing]:
+        """The members with their loads, if the cluster can be reached."""
+        return await self._carry(self._cluster.standings())
 
     async def changed(self, revision: int, within_ms: int) -> View:
         """Wait for other members, of which nothing is heard while the link is cut."""

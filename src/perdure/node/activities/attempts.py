@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
     from perdure.kernel.data.definition import ActivityDefinition
     from perdure.node.surroundings import Surroundings
+    from perdure.ports.cluster import Load
 
 logger = logging.getLogger("perdure.activity")
 
@@ -110,6 +111,14 @@ class Attempts:
     def waiting(self) -> int:
         """How many attempts wait for a free slot."""
         return self._slots.waiting
+
+    def units(self) -> set[str]:
+        """The units whose attempts run now."""
+        return {job.unit for job in self._tasks.values()}
+
+    def load(self) -> Load:
+        """How busy the node is with attempts. Any thread may ask."""
+        return self._slots.load()
 
     @property
     def on_threads(self) -> int:

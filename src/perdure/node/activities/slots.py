@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from perdure.ports.cluster import Load, QueueLoad
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
@@ -41,6 +43,23 @@ class Slots:
         """How many jobs wait for a slot."""
         lines = list(self._lines.values())  # a copy: metrics are read on another thread
         return sum(map(len, lines))
+
+    def load(self) -> Load:
+        """The slots in all and by queue, and the jobs that have one or wait for one."""
+        # Copies: a thread may read while the loop hands slots out.
+        waiting: dict[str, int] = {}
+        for (queue, _), line in list(self._lines.items()):
+            waiting[queue] = waiting.get(queue, 0) + len(line)
+        busy = dict(self._by_queue)
+        options = self._options
+        queues: dict[str, QueueLoad] = {}
+        for queue in sorted({*options.queues, *busy, *waiting}):
+            slots = min(options.queues.get(queue, options.activities), options.activities)
+            one = QueueLoad(slots, busy.get(queue, 0), waiting.get(queue, 0))
+            # Activities without a queue are in no queue, and a queue of the past is none any more.
+            if queue and (one.busy or one.waiting or queue in options.queues):
+                queues[queue] = one
+        return Load(options.activities, self.taken, sum(waiting.values()), queues)
 
     def room(self, queue: str, kinds: Collection[Kind]) -> int:
         """How many jobs of a queue could begin now, if they are of these kinds."""

@@ -6,17 +6,18 @@ import asyncio
 import logging
 import threading
 from functools import partial
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from perdure.errors import StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from perdure.node.ownership.membership import Membership
     from perdure.ports.cluster import Cluster
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 logger = logging.getLogger("perdure.node")
 
@@ -104,6 +105,12 @@ class Helm:
             call()
         else:
             _hand_over(self._away, call)
+
+    async def ask(self, question: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The answer to a question that is worked on where the membership runs."""
+        if self._away is None:
+            return await question()
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(question(), self._away))
 
     async def end(self) -> None:
         """Leave the cluster."""

@@ -26,7 +26,7 @@ from perdure.ports.store import Incarnation
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from perdure.ports.cluster import Cluster, Member, Seen, View
+    from perdure.ports.cluster import Cluster, Load, Member, Seen, Standing, View
 
 T = TypeVar("T")
 
@@ -42,6 +42,9 @@ _RETRY_PARTS = 20
 _SUSPECT_MS = 500
 """How often to look while a member is disconnected. Its process has most likely ended."""
 
+_LEAST_LOOK_MS = 50
+"""Looks are no more frequent than this, however short the lease of a member is."""
+
 
 class Told(Protocol):
     """The node, as its membership tells it what has become of it."""
@@ -56,6 +59,10 @@ class Told(Protocol):
 
     def removed(self, incarnation: Incarnation) -> None:
         """The members have taken this node for dead. It goes on as this incarnation."""
+        ...
+
+    def load(self) -> Load | None:
+        """How busy the node is now. None: that is not known. It is called on any thread."""
         ...
 
 
@@ -156,7 +163,7 @@ class Membership:
             return
         asked_ms = self._boot_ms()
         self._changed.clear()
-        view = await self._answered(self._cluster.renew(self._member))
+        view = await self._answered(self._cluster.renew(self._member, self._told.load()))
         self._end_outage()
         if view is None:
             await self._come_back()
@@ -165,9 +172,7 @@ class Membership:
         await self._bury(view)
         next_ms = asked_ms + lease_ms // _PARTS
         while (left_ms := next_ms - self._boot_ms()) > 0 and not self._changed.is_set():
-            if any(seen.is_connected is False for seen in view.members):
-                left_ms = min(left_ms, _SUSPECT_MS)
-            next_view = await self._next_view(view.revision, left_ms)
+            next_view = await self._next_view(view.revision, min(left_ms, _look_ms(view)))
             if next_view is None:
                 return
             if next_view.revision != view.revision:
@@ -244,6 +249,14 @@ class Membership:
         self._member = change(self._member)
         self._changed.set()
 
+    async def standings(self) -> list[Standing]:
+        """All members, with their loads.
+
+        Raises:
+            StoreUnavailable: the cluster does not answer.
+        """
+        return await self._answered(self._cluster.standings())
+
     async def leave(self) -> None:
         """Give up the seat.
 
@@ -251,6 +264,15 @@ class Membership:
             StoreUnavailable: the cluster does not answer. The lease ends by itself.
         """
         await self._answered(self._cluster.leave(self._member.incarnation))
+
+
+def _look_ms(view: View) -> int:
+    """How long the members may go without a look at them."""
+    # A member that is looked at less often than its own lease asks for is never judged.
+    look_ms = min(seen.member.lease_ms for seen in view.members) // _PARTS
+    if any(seen.is_connected is False for seen in view.members):
+        look_ms = min(look_ms, _SUSPECT_MS)
+    return max(look_ms, _LEAST_LOOK_MS)
 
 
 def _has_moved(before: Seen, after: Seen) -> bool:

@@ -70,7 +70,8 @@ class Owner:
         self._searches: dict[Suspects, asyncio.Task[None]] = {}
         self._trial = Trial()
         self._changing = asyncio.Lock()
-        self._assignment = Assignment(frozenset())
+        # None: the cluster has not said anything yet, or there is none.
+        self._assignment: Assignment | None = None
         self._news = asyncio.Event()
         # The scopes that this node should own and does not, and since when.
         self._missing_since_s: dict[str, float] = {}
@@ -97,6 +98,7 @@ class Owner:
 
     async def _settle_some(self) -> float | None:
         """Own of the assigned scopes those that can be had. Return when to look again (s)."""
+        assert self._assignment is not None, "there is news only of an assignment"
         try:
             if await self.own(self._assignment):
                 return None
@@ -139,6 +141,18 @@ class Owner:
             for name in free:
                 del self._missing_since_s[name]  # if it is lost, another wait begins
             return len(free) == len(missing)
+
+    def why_unsettled(self) -> list[str]:
+        """Why this node does not serve all that it should, for people. Empty: it does."""
+        if self._ownership.is_alone:
+            return []
+        if self._assignment is None:
+            return ["the cluster has not assigned any scopes to it yet"]
+        wanted = self._assignment.scopes
+        served = wanted.intersection(self._ownership.names())
+        if len(served) == len(wanted):
+            return []
+        return [f"it serves {len(served)} of the {len(wanted)} scopes that fall to it"]
 
     async def _free(self, missing: Sequence[str], living: Collection[str] | None) -> list[str]:
         """Those of these scopes that may be claimed: no living node owns them, or for too long."""
@@ -223,6 +237,23 @@ class Owner:
             for scope in part:
                 await self._empty(scope)
             await self._ownership.release(part)
+
+    async def hand_over(self, busy: Collection[str]) -> None:
+        """The node leaves: give up all scopes but those of the units that are `busy`.
+
+        Other nodes go on with them at once, while this one finishes what it cannot hand over. What
+        is not given up in time is left to the stop, and other nodes would claim it by then.
+        """
+        residents = self._turns.memory.residents
+        kept = {resident.scope for unit in busy if (resident := residents.get(unit)) is not None}
+        leaving = [scope for scope in self._ownership.all() if scope not in kept]
+        try:
+            async with asyncio.timeout(self._options.handover_ms / 1000), self._changing:
+                await self._give_up(leaving)
+        except (StoreUnavailable, TimeoutError) as error:
+            text = "node %s hands its scopes over at its end, because it cannot do so now: %r"
+            ids = {"node": self._turns.node_name}
+            logger.warning(text, self._turns.node_name, error, extra=ids)
 
     async def drop_lost(self) -> None:
         """Drop all units of each scope that is lost. Such a scope is not this node's to release."""

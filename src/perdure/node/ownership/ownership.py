@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 Cause = Literal["store", "lease"]
 """Why a node is frozen: its store does not answer, or it could not renew its lease."""
 
+_CAUSES: dict[Cause, str] = {
+    "lease": "its lease is over, and could not be renewed",
+    "store": "its store does not answer",
+}
+
 
 _STRAYS_MAX = 100_000
 """Units of which it is remembered that they are in another scope than that of their id."""
@@ -192,6 +197,10 @@ class Ownership:
     def is_frozen_by(self, cause: Cause) -> bool:
         """Whether this is one of the causes."""
         return cause in self._frozen_by
+
+    def why_frozen(self) -> list[str]:
+        """Why the node does nothing now, for people. Empty: it is not frozen."""
+        return [_CAUSES[cause] for cause in sorted(self._frozen_by)]
 
     def lose_all(self, incarnation: Incarnation) -> None:
         """The cluster has removed this life of the node. It goes on as another incarnation."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from perdure.node.ownership.ownership import Ownership
     from perdure.node.ownership.pins import Pins
     from perdure.ports.clock import Clock
-    from perdure.ports.cluster import Cluster, Member, View
+    from perdure.ports.cluster import Cluster, Load, Member, Standing, View
     from perdure.ports.store import Incarnation
 
 _TICK_S = 0.5
@@ -50,6 +50,7 @@ class Seat:
         needed: Sequence[str],
         shards: int,
         hung_ms: int,
+        load: Callable[[], Load],
         failed: Callable[[Exception], None],
         code_changed: Callable[[], None],
     ) -> None:
@@ -68,6 +69,7 @@ class Seat:
         self._ownership = ownership
         self._clock = clock
         self._scopes = self._scopes_of(member)
+        self._load = load
         self._hung_ms = hung_ms + int(_TICK_S * 1000)
         self._view: View | None = None
         self._assignment = Assignment(frozenset())
@@ -154,6 +156,18 @@ class Seat:
         """The members have taken this node for dead."""
         self._helm.tell(self._removed, incarnation)
 
+    def load(self) -> Load:
+        """How busy the node is now."""
+        return self._load()
+
+    async def standings(self) -> list[Standing]:
+        """All members, with their loads.
+
+        Raises:
+            StoreUnavailable: the cluster does not answer.
+        """
+        return await self._helm.ask(self._membership.standings)
+
     def _renewed(self, until_ms: int, view: View) -> None:
         self._lease.renew(until_ms)
         self._pins.note_round()
@@ -203,6 +217,21 @@ class Seat:
     def view(self) -> View | None:
         """The members, as they were seen last. None: the node is not one of them now."""
         return self._view
+
+    def why_not_member(self) -> list[str]:
+        """Why the node has no part in the cluster now, for people. Empty: it has."""
+        if self._view is None:
+            return ["it is no member of its cluster now"]
+        return []
+
+    def beats_of_others(self) -> dict[str, int]:
+        """The beats of the other members by their ids, as they were seen last."""
+        beats: dict[str, int] = {}
+        if self._view is not None:
+            for seen in self._view.members:
+                beats[seen.member.incarnation.id] = seen.beat
+        beats.pop(self._member.incarnation.id, None)
+        return beats
 
 
 def _leaving(member: Member) -> Member:

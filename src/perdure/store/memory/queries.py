@@ -10,8 +10,25 @@ from msgspec.structs import replace
 
 from perdure.errors import UsageError
 from perdure.kernel.data.attributes import terms_of
-from perdure.kernel.data.commit import ExecutionRow, JournalChunk, Status, Task, UnitRow
-from perdure.kernel.data.message import Message, Start, encode_body
+from perdure.kernel.data.commit import (
+    CLOSED,
+    ExecutionRow,
+    JournalChunk,
+    Status,
+    Task,
+    UnitRow,
+)
+from perdure.kernel.data.message import (
+    Delete,
+    Message,
+    Resume,
+    Retry,
+    Send,
+    Start,
+    Terminate,
+    encode_body,
+)
+from perdure.ports.backlog import Backlog, Backlogs, Shards, ShardView
 from perdure.ports.store import (
     Counts,
     DeadLetter,
@@ -353,6 +370,79 @@ def _column(task: Task, at: int) -> int:
     return 3
 
 
+# ---------------------------------------------------------------- what needs a node
+
+_AWAITED = "message "
+"""The beginning of the reason of a unit that waits for a message from a channel."""
+
+
+def _shards(tables: Tables, query: Shards) -> Page[ShardView]:
+    found: Keyed[ShardView] = []
+    for name in sorted(tables.scopes):
+        held = tables.scopes[name]
+        opened = busy = due = 0
+        for row in _open_rows(tables):
+            if row.scope == name:
+                opened += 1
+                if row.status != "suspended" and row.wake_at is not None:
+                    busy += row.wake_at == 0
+                    due += 0 < row.wake_at <= query.at
+        found.append(((name,), ShardView(name, held.epoch, held.owner, opened, busy, due)))
+    return _page(query, found, tuple[str])
+
+
+def _open_rows(tables: Tables) -> list[UnitRow]:
+    rows = [unit.row for unit in tables.units.values() if unit.row is not None]
+    return [row for row in rows if row.status not in CLOSED]
+
+
+def _backlog(tables: Tables, query: Backlogs) -> Page[Backlog]:
+    owners = {name: held.owner for name, held in tables.scopes.items()}
+    due: list[int] = []
+    busy = orphaned = 0
+    for row in _open_rows(tables):
+        if row.status == "suspended" or row.wake_at is None or row.wake_at > query.at:
+            continue
+        if row.wake_at:
+            due.append(row.wake_at)
+            continue
+        owner = owners.get(row.scope)
+        if owner is None:
+            orphaned += 1
+        elif query.living is None or owner.id in query.living:
+            busy += 1
+        else:
+            orphaned += 1
+    since: dict[str, int] = {}
+    for message in tables.arrived.values():
+        if message.visible_at <= query.at and _is_wanted(tables, message, query.at):
+            # One that may be seen at once has 0 as its time.
+            at = max(message.visible_at, message.at)
+            since[message.to] = min(at, since.get(message.to, at))
+    oldest_at = min([*due, *since.values()], default=None)
+    return Page([Backlog(len(due), len(since), orphaned, busy, oldest_at)])
+
+
+def _is_wanted(tables: Tables, message: Message, at: int) -> bool:
+    """Whether a message needs a node: its unit would take it, and is not counted otherwise."""
+    row = tables.unit(message.to).row
+    kind = type(message.body)
+    if row is None:
+        return kind is Start
+    if row.wake_at is not None and row.wake_at <= at:
+        return False
+    if row.status == "suspended":
+        return kind in (Resume, Retry, Terminate, Delete)
+    if kind is not Send:
+        return True
+    if row.status != "running":
+        return False
+    reason = row.reason or ""
+    if not reason.startswith(_AWAITED):
+        return False
+    return reason.removeprefix(_AWAITED).encode() in encode_body(message.body)
+
+
 _HANDLERS: dict[type[Query[Any]], Callable[[Tables, Any], Page[Any]]] = {
     Units: _units,
     Journal: _journal,
@@ -365,6 +455,8 @@ _HANDLERS: dict[type[Query[Any]], Callable[[Tables, Any], Page[Any]]] = {
     Counts: _counts,
     Totals: _totals,
     Queues: _queues,
+    Shards: _shards,
+    Backlogs: _backlog,
     Overdue: _overdue,
     Tasks: _tasks_of_unit,
     Waiting: _waiting,

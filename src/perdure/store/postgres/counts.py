@@ -10,7 +10,15 @@ from __future__ import annotations
 from typing import get_args
 
 from perdure.kernel.data.commit import Status
-from perdure.ports.store import Counts, Page, QueueDepth, Queues, Totals
+from perdure.ports.backlog import Backlog, Backlogs, Shards, ShardView
+from perdure.ports.store import (
+    Counts,
+    Incarnation,
+    Page,
+    QueueDepth,
+    Queues,
+    Totals,
+)
 from perdure.store.page import key_of, page_of
 from perdure.store.postgres.connection import Connection, Values
 from perdure.store.statements import statements
@@ -68,3 +76,28 @@ async def queues(connection: Connection, query: Queues) -> Page[QueueDepth]:
     start = key_of(query.after, tuple[str]) or (None,)
     rows = await connection.fetch(SQL["queues"], query.at, start[0], query.limit + 1)
     return page_of([((row[0],), QueueDepth(*row)) for row in rows], query.limit)
+
+
+async def shards(connection: Connection, query: Shards) -> Page[ShardView]:
+    """Scopes with their owners, and what is in them."""
+    start = key_of(query.after, tuple[str]) or (None,)
+    found: list[tuple[tuple[str], ShardView]] = []
+    rows = await connection.fetch(SQL["shards"], query.at, start[0], query.limit + 1)
+    for scope, epoch, node, incarnation, *numbers in rows:
+        owner: Incarnation | None = None
+        if incarnation is not None:
+            owner = Incarnation(node, incarnation)
+        found.append(((scope,), ShardView(scope, epoch, owner, *numbers)))
+    return page_of(found, query.limit)
+
+
+async def backlog(connection: Connection, query: Backlogs) -> Page[Backlog]:
+    """The instances that need a node now."""
+    living: list[str] | None = None
+    if query.living is not None:
+        living = list(query.living)
+    due, due_at = await _row(connection, "backlog_due", query.at, query.limit)
+    with_messages, message_at = await _row(connection, "backlog_messages", query.at, query.limit)
+    under_way, busy = await _row(connection, "backlog_busy", living, query.limit)
+    times = [at for at in (due_at, message_at) if at is not None]
+    return Page([Backlog(due, with_messages, under_way - busy, busy, min(times, default=None))])

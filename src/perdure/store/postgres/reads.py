@@ -20,6 +20,7 @@ from perdure.kernel.data.commit import (
     UnitRow,
 )
 from perdure.kernel.data.message import Message
+from perdure.ports.backlog import Backlogs, Shards
 from perdure.ports.store import (
     Counts,
     DeadLetter,
@@ -55,7 +56,7 @@ from perdure.store.postgres.columns import (
     unit_of,
 )
 from perdure.store.postgres.connection import Connection, Values
-from perdure.store.postgres.counts import counts, queues, totals
+from perdure.store.postgres.counts import backlog, counts, queues, shards, totals
 from perdure.store.postgres.filter import Filter
 from perdure.store.postgres.places import Cursor, cursor_of
 from perdure.store.postgres.tasks import overdue, tasks_of_unit, waiting
@@ -413,6 +414,8 @@ _HANDLERS: dict[type[Query[Any]], Callable[[Connection, Any], Awaitable[Page[Any
     Counts: counts,
     Totals: totals,
     Queues: queues,
+    Shards: shards,
+    Backlogs: backlog,
     Overdue: overdue,
     Tasks: tasks_of_unit,
     Waiting: waiting,

@@ -10,9 +10,17 @@ from __future__ import annotations
 from typing import get_args
 
 from perdure.kernel.data.commit import Status
-from perdure.ports.store import Counts, Page, QueueDepth, Queues, Totals
+from perdure.ports.backlog import Backlog, Backlogs, Shards, ShardView
+from perdure.ports.store import (
+    Counts,
+    Incarnation,
+    Page,
+    QueueDepth,
+    Queues,
+    Totals,
+)
 from perdure.store.page import key_of, page_of
-from perdure.store.sqlite.connection import Connection
+from perdure.store.sqlite.connection import Connection, ids_json
 from perdure.store.statements import statements
 
 STATUSES: tuple[str, ...] = get_args(Status)
@@ -64,3 +72,30 @@ def queues(connection: Connection, query: Queues) -> Page[QueueDepth]:
     start = key_of(query.after, tuple[str]) or (None,)
     rows = connection.execute(SQL["queues"], (query.at, start[0], query.limit + 1))
     return page_of([((row[0],), QueueDepth(*row)) for row in rows], query.limit)
+
+
+def shards(connection: Connection, query: Shards) -> Page[ShardView]:
+    """Scopes with their owners, and what is in them."""
+    start = key_of(query.after, tuple[str]) or (None,)
+    found: list[tuple[tuple[str], ShardView]] = []
+    rows = connection.execute(SQL["shards"], (query.at, start[0], query.limit + 1))
+    for scope, epoch, node, incarnation, *numbers in rows:
+        owner: Incarnation | None = None
+        if incarnation is not None:
+            owner = Incarnation(node, incarnation)
+        found.append(((scope,), ShardView(scope, epoch, owner, *numbers)))
+    return page_of(found, query.limit)
+
+
+def backlog(connection: Connection, query: Backlogs) -> Page[Backlog]:
+    """The instances that need a node now."""
+    living: str | None = None
+    if query.living is not None:
+        living = ids_json(query.living)
+    due, due_at = connection.execute(SQL["backlog_due"], (query.at, query.limit)).get
+    with_messages, message_at = connection.execute(
+        SQL["backlog_messages"], (query.at, query.limit)
+    ).get
+    under_way, busy = connection.execute(SQL["backlog_busy"], (living, query.limit)).get
+    times = [at for at in (due_at, message_at) if at is not None]
+    return Page([Backlog(due, with_messages, under_way - busy, busy, min(times, default=None))])

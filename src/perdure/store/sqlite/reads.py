@@ -21,6 +21,7 @@ from perdure.kernel.data.commit import (
     UnitRow,
 )
 from perdure.kernel.data.message import Message
+from perdure.ports.backlog import Backlogs, Shards
 from perdure.ports.store import (
     Counts,
     DeadLetter,
@@ -57,7 +58,7 @@ from perdure.store.sqlite.columns import (
     unit_of,
 )
 from perdure.store.sqlite.connection import Connection, Values, ids_json
-from perdure.store.sqlite.counts import counts, queues, totals
+from perdure.store.sqlite.counts import backlog, counts, queues, shards, totals
 from perdure.store.sqlite.places import READ_LAST
 from perdure.store.sqlite.tasks import overdue, tasks_of_unit, waiting
 from perdure.store.statements import statements
@@ -430,6 +431,8 @@ _HANDLERS: dict[type[Query[Any]], Callable[[Connection, Any], Page[Any]]] = {
     Counts: counts,
     Totals: totals,
     Queues: queues,
+    Shards: shards,
+    Backlogs: backlog,
     Overdue: overdue,
     Tasks: tasks_of_unit,
     Waiting: waiting,

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from perdure.testing.conformance.atomicity import Atomicity
 from perdure.testing.conformance.attributes import Attributes
+from perdure.testing.conformance.backlogs import BacklogsOfStores
 from perdure.testing.conformance.claims import Claims
 from perdure.testing.conformance.concurrency import Concurrency
 from perdure.testing.conformance.counting import Counting
@@ -66,6 +67,7 @@ class StoreSuite(
     Lists,
     Attributes,
     Counting,
+    BacklogsOfStores,
     Waiting,
     Concurrency,
 ):

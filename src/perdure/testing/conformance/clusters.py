@@ -21,7 +21,7 @@ import msgspec
 import pytest
 
 from perdure.kernel.placement.observer import Observer
-from perdure.ports.cluster import Cluster, Member, NameTaken, View
+from perdure.ports.cluster import Cluster, Load, Member, NameTaken, QueueLoad, View
 from perdure.ports.store import Incarnation
 
 ClusterFactory = Callable[[], Cluster]
@@ -257,3 +257,44 @@ class ClusterConformance:
             going = crowd[::2]
             await asyncio.gather(*(ends[0].leave(one.incarnation) for one in going))
             assert members(await ends[1].view()) == crowd[1::2]
+
+    # ------------------------------------------------------------ for people
+
+    async def test_a_load_is_seen_and_changes_nothing_else(
+        self, cluster_factory: ClusterFactory
+    ) -> None:
+        load = Load(1_000, 7, 3, {"gpu": QueueLoad(2, 2, 1), "": QueueLoad(1, 0, 0)})
+        async with two_ends(cluster_factory) as (one, two):
+            await one.join(A)
+            before = await two.join(B)
+            assert [standing.load for standing in await two.standings()] == [None, None]
+            after = await one.renew(A, load)
+            assert after is not None
+            assert after.revision == before.revision
+            standings = await two.standings()
+            assert [standing.load for standing in standings] == [load, None]
+            assert [standing.seen for standing in standings] == list((await two.view()).members)
+            # A renewal without one takes it back: what is not known is not shown.
+            await one.renew(A)
+            assert (await two.standings())[0].load is None
+            await one.leave(A.incarnation)
+            assert len(await two.standings()) == 1
+
+    async def test_a_member_is_silent_since_its_last_renewal(
+        self, cluster_factory: ClusterFactory
+    ) -> None:
+        async with two_ends(cluster_factory) as (one, two):
+            await one.join(A)
+
+            async def silent_ms() -> int:
+                (standing,) = await two.standings()
+                assert standing.silent_ms is not None
+                assert standing.state in ("serving", "silent")
+                return standing.silent_ms
+
+            deadline_s = monotonic() + PATIENCE_MS / 1000
+            while await silent_ms() < 20:
+                assert monotonic() < deadline_s, "nobody says how long the member is silent"
+                await asyncio.sleep(0.001)
+            await one.renew(A)
+            assert await silent_ms() < LEASE_MS

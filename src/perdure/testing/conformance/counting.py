@@ -128,3 +128,17 @@ class Counting:
                 for limit in (1, 2, 100):
                     found = await scenario.all(Queues(at=at, limit=limit))
                     assert [astuple(depth)[:5] for depth in found] == depths
+
+    async def test_the_age_of_a_queue_is_that_of_its_oldest_visible_task(
+        self, store_factory: StoreFactory
+    ) -> None:
+        async with scene(store_factory) as scenario:
+            added = [
+                task(scenario, "order", 1, queue="gpu", visible_at=NOW - 30),
+                task(scenario, "order", 2, queue="gpu", visible_at=NOW - 10),
+                task(scenario, "order", 3, queue="mail", visible_at=NOW + 10),
+            ]
+            await scenario.applied("order", tasks_added=added)
+            for at, ages in ((NOW, [30, 0]), (NOW + 20, [50, 10])):
+                found = await scenario.all(Queues(at=at))
+                assert [depth.oldest_ms for depth in found] == ages

@@ -52,3 +52,57 @@ SELECT queue,
     coalesce($1 - min(visible_at) FILTER (WHERE worker IS NULL AND visible_at <= $1), 0)
 FROM tasks WHERE $2::text IS NULL OR queue > $2
 GROUP BY queue ORDER BY queue LIMIT $3;
+
+-- name: shards
+SELECT scopes.scope, epoch, node, incarnation,
+    coalesce(opened, 0), coalesce(busy, 0), coalesce(due, 0)
+FROM scopes LEFT JOIN (
+    SELECT scope, count(*) AS opened,
+        count(*) FILTER (WHERE wake_at = 0 AND status <> 'suspended') AS busy,
+        count(*) FILTER (WHERE wake_at > 0 AND wake_at <= $1 AND status <> 'suspended') AS due
+    FROM units WHERE status IN ('pending', 'running', 'suspended') GROUP BY scope
+) AS counted ON counted.scope = scopes.scope
+WHERE $2::text IS NULL OR scopes.scope > $2 ORDER BY scopes.scope LIMIT $3;
+
+-- name: backlog_due
+-- Each scope walks the beginning of its index, so timers of the future cost nothing. LATERAL with a
+-- limit keeps that order.
+SELECT count(*), min(wake_at) FROM (
+    SELECT found.wake_at FROM scopes CROSS JOIN LATERAL (
+        SELECT wake_at FROM units
+        WHERE units.scope = scopes.scope AND wake_at > 0 AND wake_at <= $1
+            AND status IN ('pending', 'running', 'suspended') AND status <> 'suspended'
+        ORDER BY wake_at LIMIT $2
+    ) AS found LIMIT $2
+) AS due;
+
+-- name: backlog_busy
+SELECT count(*), count(*) FILTER (WHERE lives) FROM (
+    SELECT ($1::text[] IS NULL AND incarnation IS NOT NULL)
+        OR coalesce(incarnation = ANY ($1), false) AS lives
+    FROM scopes CROSS JOIN LATERAL (
+        SELECT FROM units
+        WHERE units.scope = scopes.scope AND wake_at = 0
+            AND status IN ('pending', 'running', 'suspended') AND status <> 'suspended'
+        LIMIT $2
+    ) AS found LIMIT $2
+) AS under_way;
+
+-- name: backlog_messages
+-- An instance takes a message from a channel if its reason names the channel, and the message does,
+-- too. It takes everything else. Instances that are due or busy are counted by that.
+SELECT count(*), min(first) FROM (
+    SELECT min(greatest(visible_at, at)) AS first FROM inbox LEFT JOIN units ON units.id = inbox.unit
+    WHERE visible_at <= $1 AND (
+        (status IS NULL AND inbox.kind = 'Start')
+        OR (status = 'suspended' AND inbox.kind IN ('Resume', 'Retry', 'Terminate', 'Delete'))
+        OR (status <> 'suspended' AND inbox.kind <> 'Send')
+        OR (
+            status = 'running' AND starts_with(reason, 'message ')
+            AND position(
+                convert_to(substr(reason, length('message ') + 1), 'UTF8') IN body
+            ) > 0
+        )
+    ) AND (wake_at IS NULL OR wake_at > $1)
+    GROUP BY inbox.unit LIMIT $2
+) AS waiting;
