@@ -12,7 +12,7 @@ from perdure.kernel.data.queue import NO_RULES, QueueRules
 from perdure.node.activities.job import Job
 from perdure.node.activities.slots import Slots
 from perdure.node.queues.keeper import renew_after_ms
-from perdure.ports.store import Leased, TaskRequest
+from perdure.ports.tasks import Leased, TaskRequest
 from perdure.store.leasing import FindTasks, Step, leasing
 from perdure.store.memory import MemoryStore
 

@@ -15,7 +15,10 @@ from engine import PATIENCE_S, World, until
 from perdure import App, Node, NodeOptions, activity
 from perdure.errors import DefinitionError, StoreUnavailable, UsageError
 from perdure.kernel.data.message import ActivityDone, Message
-from perdure.ports.store import Posted, Renewal
+from perdure.ports.store import (
+    Posted,
+)
+from perdure.ports.tasks import Renewal
 from perdure.store import open_store
 from perdure.store.memory import MemoryStore
 

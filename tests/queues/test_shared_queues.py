@@ -23,7 +23,11 @@ from perdure import (
 )
 from perdure.kernel.data.commit import Task
 from perdure.kernel.data.message import ActivityDone, Message
-from perdure.ports.store import Posted, Renewal, Store, TaskMatch, TaskRequest
+from perdure.ports.store import (
+    Posted,
+    Store,
+)
+from perdure.ports.tasks import Renewal, TaskMatch, TaskRequest
 from perdure.store import open_store
 
 FAST = {"rescan_ms": 50, "task_lease_ms": 2_000}

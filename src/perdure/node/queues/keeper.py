@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from perdure.errors import StoreError
-from perdure.ports.store import SessionHold
+from perdure.ports.tasks import SessionHold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

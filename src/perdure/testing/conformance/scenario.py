@@ -32,9 +32,9 @@ from perdure.ports.store import (
     Posted,
     Query,
     Store,
-    TaskRequest,
     UnitView,
 )
+from perdure.ports.tasks import TaskRequest
 from perdure.store.limits import DEFAULT_LIMITS, StoreLimits
 
 T = TypeVar("T")
