@@ -118,10 +118,12 @@ LOGS = ["Ids", "Json", "Text", "configure", "reset"]
 APP = [
     "activities",
     "activity",
+    "code",
     "definitions",
     "find_activity",
     "find_queue",
     "find_workflow",
+    "groups",
     "include",
     "make_resources",
     "node",
@@ -146,12 +148,14 @@ CLIENT = [
     "metrics",
     "open",
     "page",
+    "pin",
     "prune",
     "queues",
     "resend",
     "start_many",
     "store",
     "sync",
+    "unpin",
     "workflow",
 ]
 

@@ -250,6 +250,7 @@ class Scopes(Query[ScopeView], frozen=True, kw_only=True):
     """Scopes that were claimed at least once, by name. An empty tuple does not filter."""
 
     scopes: tuple[str, ...] = ()
+    prefix: str = ""
 
 
 class Counts(Query[tuple[str, int]], frozen=True, kw_only=True):

@@ -222,7 +222,7 @@ def _dead_letters(tables: Tables, query: DeadLetters) -> Page[DeadLetter]:
 def _scopes(tables: Tables, query: Scopes) -> Page[ScopeView]:
     found: Keyed[ScopeView] = []
     for name in sorted(tables.scopes):
-        if not query.scopes or name in query.scopes:
+        if (not query.scopes or name in query.scopes) and name.startswith(query.prefix):
             held = tables.scopes[name]
             found.append(((name,), ScopeView(name, held.epoch, held.owner)))
     return _page(query, found, tuple[str])

@@ -390,6 +390,8 @@ async def _scopes(connection: Connection, query: Scopes) -> Page[ScopeView]:
     where = Filter()
     if query.scopes:
         where.add("scope = ANY({}::text[])", list(query.scopes))
+    if query.prefix:
+        where.add("scope >= {} AND starts_with(scope, {})", query.prefix, query.prefix)
     start = key_of(query.after, tuple[str])
     if start is not None:
         where.add("scope > {}", *start)

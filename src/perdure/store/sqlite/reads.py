@@ -407,6 +407,9 @@ def _scopes(connection: Connection, query: Scopes) -> Page[ScopeView]:
     where = Filter()
     if query.scopes:
         where.add("scope IN (SELECT value FROM json_each(?))", ids_json(query.scopes))
+    if query.prefix:
+        prefix = query.prefix
+        where.add("scope >= ? AND substr(scope, 1, ?) = ?", prefix, len(prefix), prefix)
     start = key_of(query.after, tuple[str])
     if start is not None:
         where.add("scope > ?", *start)
