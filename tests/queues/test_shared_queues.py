@@ -366,6 +366,57 @@ async def test_a_lost_worker_is_no_fault_of_the_activity(world: World, bench: Be
         assert bench.began == [("worker", 2)]
 
 
+async def test_a_lost_worker_leaves_the_policy_its_attempts(world: World) -> None:
+    app = App("policy")
+    app.queue("gpu")
+    attempts: list[int] = []
+
+    @app.activity(queue="gpu", retry=RetryPolicy(maximum_attempts=2, initial_interval=0.01))
+    async def fails_once() -> str:
+        attempts.append(activity.info().attempt)
+        if len(attempts) == 1:
+            raise ValueError("not yet")
+        return "done"
+
+    @app.workflow
+    async def job() -> str:
+        return await fails_once()
+
+    async with world.node(app, serves=(), **FAST) as owner:
+        handle = owner.client.workflow(job, id="one")
+        await handle.start()
+        await lease_by_hand(world)
+        async with world.node(app, worker_only=True, **FAST):
+            assert await handle.result(timeout=PATIENCE_S) == "done"
+    # The first one was lost. The policy allows two, and had two.
+    assert attempts == [2, 3]
+
+
+async def test_a_retry_waits_for_its_time(world: World) -> None:
+    app = App("later")
+    app.queue("gpu")
+
+    @app.activity(queue="gpu", retry=RetryPolicy(initial_interval=900, maximum_interval=900))
+    async def fails() -> None:
+        raise ValueError("not yet")
+
+    @app.workflow
+    async def job() -> None:
+        await fails()
+
+    async with world.node(app, **FAST) as node:
+        await node.client.workflow(job, id="one").start()
+
+        async def is_second() -> bool:
+            return [task.attempt for task in await tasks_of(world)] == [2]
+
+        await until(is_second, "the second attempt")
+        [task] = await tasks_of(world)
+        assert task.visible_at > node.clock.now_ms() + 800_000
+        depth = (await node.client.queues())["gpu"]
+        assert (depth.visible, depth.delayed, depth.leased) == (0, 1, 0)
+
+
 async def test_the_third_lost_worker_is_a_failure(world: World, bench: Bench) -> None:
     async with apart(world, bench) as (owner, _):
         handle = handle_of(owner, "one")
