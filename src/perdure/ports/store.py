@@ -37,12 +37,7 @@ from perdure.kernel.data.commit import (
 from perdure.kernel.data.limits import DEDUPE_MS
 from perdure.kernel.data.loaded import Loaded as Loaded  # noqa: PLC0414 - part of the port
 from perdure.kernel.data.message import Message
-from perdure.ports.leasing import ANY_TASK as ANY_TASK  # noqa: PLC0414 - part of the port
-from perdure.ports.leasing import Leased as Leased  # noqa: PLC0414
-from perdure.ports.leasing import SessionHold as SessionHold  # noqa: PLC0414
-from perdure.ports.leasing import TaskHint as TaskHint  # noqa: PLC0414
-from perdure.ports.leasing import TaskMatch as TaskMatch  # noqa: PLC0414
-from perdure.ports.leasing import TaskRequest as TaskRequest  # noqa: PLC0414
+from perdure.ports.tasks import Leased, Renewal, SessionHold, TaskHint, TaskRequest
 from perdure.ports.where import Where
 
 T = TypeVar("T")
@@ -134,18 +129,6 @@ class Page(msgspec.Struct, Generic[T], frozen=True):
 
     items: list[T]
     next: str | None = None
-
-
-class Renewal(msgspec.Struct, frozen=True):
-    """A worker's sign of life for a leased task, with heartbeat details."""
-
-    unit: str
-    seq: int
-    attempt: int
-    # New with each lease: a worker that was believed dead must not renew the lease of another.
-    token: bytes
-    lease_ms: int
-    details: bytes | None = None
 
 
 # ---------------------------------------------------------------- queries

@@ -29,19 +29,15 @@ from perdure.ports.store import (
     Hint,
     InboxPart,
     Incarnation,
-    Leased,
     Loaded,
     Page,
     Posted,
     Query,
-    Renewal,
-    SessionHold,
     StoreInfo,
     Swept,
-    TaskHint,
-    TaskRequest,
     Wake,
 )
+from perdure.ports.tasks import Leased, Renewal, SessionHold, TaskHint, TaskRequest
 from perdure.store.bell import Bell
 from perdure.store.derived import Rows, check_scopes
 from perdure.store.limits import DEFAULT_LIMITS, StoreLimits

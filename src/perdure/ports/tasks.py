@@ -1,4 +1,4 @@
-"""Leasing tasks: what a worker asks a store for, and what it gets. A part of the store port."""
+"""What workers and stores say to each other about tasks (`ports/store.py` has the methods)."""
 
 from __future__ import annotations
 
@@ -75,3 +75,15 @@ class TaskHint(msgspec.Struct, frozen=True):
 
     queue: str
     is_drop: bool = False
+
+
+class Renewal(msgspec.Struct, frozen=True):
+    """A worker's sign of life for a leased task, with heartbeat details."""
+
+    unit: str
+    seq: int
+    attempt: int
+    # New with each lease: a worker that was believed dead must not renew the lease of another.
+    token: bytes
+    lease_ms: int
+    details: bytes | None = None
