@@ -43,6 +43,7 @@ from perdure.ports.cluster import Assigner, Member
 from perdure.ports.store import Incarnation, SharedStore, Store, Units
 from perdure.store import open_store
 from perdure.store.measured import MeasuredStore
+from perdure.store.seal import check_open
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -186,6 +187,8 @@ class Node:
         store = self._open_store()
         if isinstance(self._given_store, str):
             await stack.enter_async_context(store)
+        # Before the node joins others, who would leave it a share of the work.
+        check_open(store)
         cluster = self._cluster
         if cluster is None and isinstance(store, SharedStore):
             cluster = cluster_at(store.meeting_place)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import SplitResult, quote, unquote, urlencode
+from urllib.parse import SplitResult, quote, unquote, urlencode, urlsplit
 
 import msgspec
 
@@ -61,6 +61,22 @@ class Address(msgspec.Struct, frozen=True):
     def quoted_schema(self) -> str:
         """The schema as an identifier of SQL."""
         return '"' + self.options.schema.replace('"', '""') + '"'
+
+    @property
+    def unpooled(self) -> Address:
+        """The same store without a pooler in front of it."""
+        options = msgspec.structs.replace(self.options, pooled=False)
+        return msgspec.structs.replace(self, options=options)
+
+    @property
+    def place(self) -> str:
+        """The URL without user, password and options: it names the store, for people."""
+        parts = urlsplit(self.dsn)
+        host = parts.netloc.rpartition("@")[2]
+        names = {"schema": self.options.schema}
+        if self.options.host is not None:
+            names["host"] = self.options.host
+        return f"postgresql://{host}{parts.path}?{urlencode(names, quote_via=quote)}"
 
     @property
     def channel(self) -> str:

@@ -94,6 +94,16 @@ async def connect(address: Address, *, listening: bool = False) -> Connection:
     )
 
 
+async def connect_patiently(address: Address) -> Connection:
+    """Open a connection for work that may take long. It goes past a pooler."""
+    options = address.options
+    settings = _settings(address)
+    settings["statement_timeout"] = "0"
+    return await _connect(
+        options.listen or address.dsn, timeout=CONNECT_S, server_settings=settings
+    )
+
+
 def _settings(address: Address) -> dict[str, str]:
     options = address.options
     settings = {

@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, Literal, TypeVar
 
 from perdure.errors import StoreUnavailable
+from perdure.store.failure import again
 from perdure.store.postgres.address import Address
 from perdure.store.postgres.connection import Connection, close, connect, turn
 from perdure.store.postgres.errors import Meaning, explain, meaning_of
@@ -239,4 +240,4 @@ def _error_of(results: Sequence[object]) -> StoreUnavailable | None:
     outcome: Literal["none", "unknown"] = "none"
     if len(errors) < len(results) or any(error.outcome == "unknown" for error in errors):
         outcome = "unknown"
-    return StoreUnavailable(str(first), outcome, permanent=first.is_permanent)
+    return again(first, outcome)
