@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -21,6 +22,7 @@ from perdure.ports.store import Incarnation, Units
 from perdure.store import copied, open_store
 from perdure.store.derived import Rows
 from perdure.store.memory import MemoryStore
+from perdure.store.postgres import moving as postgres
 from perdure.testing.conformance.scenario import Scenario
 
 KINDS = ("sqlite", "postgres")
@@ -223,6 +225,23 @@ async def test_rows_that_differ_open_nothing(
         await move(old, new)
     await give_up(old, new)
     assert await content(old) == there
+    await move(old, new)
+    assert await content(new) == there
+
+
+async def test_a_program_that_is_slow_within_a_transaction_is_not_cut_off(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A server ends the sessions of nodes that stand still in a transaction, here after 50 ms.
+    old, new = places.new("sqlite", SHARDS), places.new("postgres", SHARDS) + "&lock_ms=50"
+    there = await furnished(old)
+    insert = postgres._insert
+
+    def slow_insert(*arguments: Any) -> str:
+        time.sleep(0.2)
+        return insert(*arguments)
+
+    monkeypatch.setattr(postgres, "_insert", slow_insert)
     await move(old, new)
     assert await content(new) == there
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Literal
 from urllib.parse import SplitResult, quote, unquote, urlencode, urlsplit
 
 import msgspec
@@ -12,7 +13,7 @@ SCHEMA_BYTES_MAX = 63
 """The longest name that PostgreSQL keeps. It cuts longer ones silently."""
 
 # Those that asyncpg reads from the URL itself.
-_SERVER_OPTIONS = ("host", "sslmode", "sslrootcert", "sslcert", "sslkey")
+_SERVER_OPTIONS = ("host", "target_session_attrs", "sslmode", "sslrootcert", "sslcert", "sslkey")
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +41,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How long a commit is tried again while the server cannot be reached."""
     host: str | None = None
     """The folder of a Unix socket."""
+    target_session_attrs: Literal["read-write", "primary"] | None = None
+    """Which of several servers is used. None: with several, the one that takes writes."""
     sslmode: str | None = None
     sslrootcert: str | None = None
     sslcert: str | None = None

@@ -42,6 +42,7 @@ from perdure.ports.store import (
 )
 from perdure.store.bell import Bell
 from perdure.store.derived import Rows, check_scopes
+from perdure.store.failure import again
 from perdure.store.limits import DEFAULT_LIMITS, StoreLimits
 from perdure.store.postgres import moving, reads, tasks
 from perdure.store.postgres.address import Address
@@ -51,6 +52,8 @@ from perdure.store.postgres.errors import DRIVER_ERRORS, Meaning, explain, meani
 from perdure.store.postgres.lane import Lane, Writing
 from perdure.store.postgres.migrate import connected, made_strict, open_schema
 from perdure.store.postgres.notices import WATCH_S, Notices
+from perdure.store.postgres.witness import Witness, last_applied
+from perdure.store.postgres.witness import check as check_witness
 from perdure.store.postgres.writes import (
     Accepted,
     Decided,
@@ -110,6 +113,9 @@ class PostgresStore:
         self._held: set[str] = set()
         # The connection of a move. Others have none.
         self._mover: Connection | None = None
+        # The last commit that the server has acknowledged, and the error if it is gone.
+        self._witness: Witness | None = None
+        self._gone: StoreUnavailable | None = None
 
     @property
     def address(self) -> Address:
@@ -161,7 +167,10 @@ class PostgresStore:
         self._info = msgspec.structs.replace(info, dedupe_ms=self._limits.dedupe_ms)
         name = self._address.name
         writing_commits = Writing(
-            partial(write_commits, limits=self._limits), refuse_commit, self._committed
+            partial(write_commits, limits=self._limits),
+            refuse_commit,
+            self._committed,
+            self._check_witness,
         )
         writing_posts = Writing(
             partial(write_posts, limits=self._limits),
@@ -294,8 +303,22 @@ class PostgresStore:
         decided.add_done_callback(partial(_hand_over, verdicts))
         return verdicts
 
+    async def _check_witness(self, connection: Connection) -> None:
+        """See that the server has the last acknowledged commit. It may be another server."""
+        if self._gone is not None:
+            raise again(self._gone, "none")
+        if self._witness is None:
+            return
+        try:
+            await check_witness(connection, self._witness, self._address.name)
+        except StoreUnavailable as error:
+            # It stays so: the same server would have the commits of this process later.
+            self._gone = error
+            raise
+
     def _committed(self, commits: list[Commit], decided: list[Decided]) -> None:
         """Tell those who wait for units of these commits."""
+        self._witness = last_applied(commits, decided) or self._witness
         for _, hints in decided:
             for hint in hints:
                 self._bell.ring(hint)
