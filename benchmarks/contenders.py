@@ -119,7 +119,7 @@ DEFAULT = (PERDURE.name, DBOS.name, DUROXIDE.name, LIMITS.name)
 
 @cache
 def server_url() -> str:
-    """The server that all engines on PostgreSQL share. It waits for the disk at each commit, and ends with this process."""
+    """The server of all engines on PostgreSQL. Each commit waits for the disk. It ends with this process."""
     from postgres_server import new_server
 
     server = new_server(fsync=True)

@@ -33,6 +33,7 @@ from perdure.cli.options import (
     seconds,
 )
 from perdure.cli.outcome import Exit, exit_of
+from perdure.cli.queueing import NoShards, QueueNames, TagNames, with_queues
 from perdure.cli.target import find_app
 from perdure.errors import PerdureError, UsageError
 from perdure.node import Node, NodeOptions
@@ -62,7 +63,7 @@ NAMED = 5
 """The largest number of attempts without an end that are named."""
 
 
-def serve(
+def serve(  # noqa: PLR0913, PLR0917 - each is an option of the command
     target: Annotated[
         str,
         typer.Argument(metavar="TARGET", help="FILE:APP or MODULE:APP; FILE if it has one App."),
@@ -76,6 +77,9 @@ def serve(
         str | None,
         typer.Option("--name", metavar="NAME", help="The node's name.", show_default="APP-PID"),
     ] = None,
+    queues: QueueNames = None,
+    tags: TagNames = None,
+    no_shards: NoShards = False,
     grace: Annotated[
         float | None,
         typer.Option(
@@ -121,7 +125,7 @@ def serve(
     interceptors = []
     if live:
         interceptors = [latencies]
-    given = NodeOptions.load(options)
+    given = with_queues(NodeOptions.load(options), queues, tags, no_shards=no_shards)
     if not given.gc_residents:
         given = replace(given, gc_residents=GC_RESIDENTS)
     node = Node(app, store, options=given, name=name, interceptors=interceptors)
