@@ -16,7 +16,7 @@ from perdure.moving import move
 from perdure.ports.moving import RowPart, Seal
 from perdure.ports.store import DeadLetters, Incarnation
 from perdure.store import open_store
-from perdure.testing.conformance.scenario import NOW, Scenario
+from perdure.testing.conformance.scenario import NOW, Scenario, request
 
 KINDS = ("sqlite", "postgres")
 SOURCE = Seal(move="0a", role="source", other="sqlite:////there.db", other_id="there")
@@ -59,7 +59,7 @@ async def test_every_write_is_refused(places: Places, kind: str, seal: Seal) -> 
                 "commit": lambda: store.commit([scenario.commit("stored", 1)]),
                 "deletion": lambda: store.commit([scenario.commit("stored", 1, delete=NOW)]),
                 "release": lambda: store.release(scenario.fences()),
-                "lease": lambda: store.lease("gpu", "worker", 9, 1_000, NOW + 10**6),
+                "lease": lambda: store.lease(request(at=NOW + 10**6)),
                 "drop": lambda: store.drop_letters(letters),
                 "sweep": lambda: store.sweep(scenario.fences(), NOW + 10**12, 100),
             }

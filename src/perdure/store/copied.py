@@ -18,6 +18,8 @@ KEYS: dict[str, tuple[str, ...]] = {
     "inbox": ("unit", "message"),
     "answers": ("unit", "message"),
     "tasks": ("unit", "run", "execution", "seq", "attempt"),
+    "sessions": ("queue", "session"),
+    "queues": ("queue",),
     "tombstones": ("run",),
     "deletions": ("unit",),
     "dead_letters": ("unit", "message"),
@@ -57,7 +59,7 @@ class PartMaker:
 def behind(table: str, marks: Iterator[str], after: Key | None) -> str:
     """The condition that a row stands behind a key. `marks` are those of the key's values."""
     if after is None:
-        return ""
+        return "true"
     names = ", ".join(ALL_KEYS[table])
     values = ", ".join(next(marks) for _ in ALL_KEYS[table])
-    return f"WHERE ({names}) > ({values})"
+    return f"({names}) > ({values})"

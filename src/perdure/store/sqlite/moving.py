@@ -91,7 +91,7 @@ def rows(connection: Connection, table: str, after: Key | None) -> RowPart:
     columns = columns_of(connection, table)
     condition = behind(table, repeat("?"), after)
     found = connection.execute(
-        f"SELECT {', '.join(columns)} FROM {table} {condition} "  # noqa: S608 - names of ours
+        f"SELECT {', '.join(columns)} FROM {table} WHERE {condition} "  # noqa: S608 - names of ours
         f"ORDER BY {', '.join(ALL_KEYS[table])}",
         after or (),
     )

@@ -18,8 +18,8 @@ DELETE FROM meta WHERE key = $1;
 -- name: lock_tables
 -- In one order, so that two of them do not wait for each other.
 LOCK TABLE
-    answers, attributes, dead_letters, deletions, executions, inbox, journal, kv, meta, runs, scopes,
-    state, tasks, tombstones, units
+    answers, attributes, dead_letters, deletions, executions, inbox, journal, kv, meta, queues, runs,
+    scopes, sessions, state, tasks, tombstones, units
 IN SHARE ROW EXCLUSIVE MODE;
 
 -- name: create_function
