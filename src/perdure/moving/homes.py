@@ -77,8 +77,11 @@ class Homes:
 
 def _disowned(part: RowPart) -> RowPart:
     owner = {part.columns.index("node"), part.columns.index("incarnation")}
-    rows = [
-        tuple(None if place in owner else value for place, value in enumerate(row))
-        for row in part.rows
-    ]
+    rows: list[tuple[Any, ...]] = []
+    for row in part.rows:
+        values = list(row)
+        # Their owners belong to the old store, and own nothing in this one.
+        for place in owner:
+            values[place] = None
+        rows.append(tuple(values))
     return RowPart(part.columns, rows, part.next)

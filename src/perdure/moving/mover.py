@@ -100,6 +100,16 @@ class Side:
             msg = f"nodes run on {self.place}: {', '.join(nodes)}; stop them, then move"
             raise StoreLocked(msg)
 
+    async def check_empty(self) -> None:
+        """Refuse a store with rows.
+
+        Raises:
+            UsageError: naming the first table that has some.
+        """
+        for table, size in (await self.movable.tables()).items():
+            if size:
+                raise not_empty(self.place, table)
+
     async def all(self, table: str, after: Key | None = None) -> AsyncIterator[RowPart]:
         """The parts of a table."""
         while True:
@@ -117,8 +127,8 @@ class Side:
             StoreMoved: the store is part of another move.
         """
         await self.take()
-        seal = await self.movable.seal()
-        if seal is not None and seal.is_closed:
+        seal = _closed(await self.movable.seal())
+        if seal is not None:
             raise refusal(seal, self.place)
         return Plan(self.place, target, "begin", dict(await self.movable.tables()))
 
@@ -140,18 +150,17 @@ class Mover:
         old = await source.movable.seal()
         new = await target.movable.seal()
         rows = dict(await source.movable.tables())
-        if old is None or not old.is_closed:
+        closed = _closed(old)
+        if closed is None:
             self._check_free(new)
             # One that has a seal of this source is emptied first.
-            if new is None or not new.is_closed:
-                for table, size in (await target.movable.tables()).items():
-                    if size:
-                        raise not_empty(target.place, table)
+            if _closed(new) is None:
+                await target.check_empty()
             return Plan(source.place, target.place, "begin", rows)
-        if not self._knows(old, new):
-            raise refusal(old, source.place)
+        if not self._knows(closed, new):
+            raise refusal(closed, source.place)
         step: Literal["continue", "done"] = "continue"
-        if old.is_done:
+        if closed.is_done:
             step = "done"
         return Plan(source.place, target.place, step, rows)
 
@@ -166,17 +175,20 @@ class Mover:
 
     def _check_free(self, new: Seal | None) -> None:
         """Refuse a target that is a part of another move."""
-        if new is None or not new.is_closed:
-            return
-        if new.role != "target" or new.other_id != self._source.id:
-            raise refusal(new, self._target.place)
+        closed = _closed(new)
+        if closed is not None and not self._is_filled_from_here(closed):
+            raise refusal(closed, self._target.place)
+
+    def _is_filled_from_here(self, seal: Seal) -> bool:
+        return (seal.role, seal.other_id) == ("target", self._source.id)
 
     async def run(self) -> Moved:
         """Move, or go on where an earlier call was interrupted."""
         source, target = self._source, self._target
         await self._take()
         old = await source.movable.seal()
-        if old is not None and old.role == "source" and old.is_done:
+        # The target may have moved on since, so that it is not asked.
+        if old is not None and (old.role, old.is_done) == ("source", True):
             if old.other_id == target.id:
                 return Moved(source.place, target.place, {}, already=True)
             raise refusal(old, source.place)
@@ -198,13 +210,14 @@ class Mover:
     async def _begin(self, old: Seal | None, new: Seal | None) -> Seal:
         """Seal both stores, unless an earlier call has done so. Returns the seal of the source."""
         source, target = self._source, self._target
-        if old is not None and old.is_closed:
-            # A target that is another one than before has not the rows that this one has copied.
-            if not self._knows(old, new):
-                raise refusal(old, source.place)
-            return old
+        closed = _closed(old)
+        if closed is not None:
+            # A target that is another one than before has not the rows that were copied.
+            if not self._knows(closed, new):
+                raise refusal(closed, source.place)
+            return closed
         self._check_free(new)
-        if new is not None and new.is_closed:
+        if _closed(new) is not None:
             # The source was open since, and may have other rows than were copied.
             await target.movable.reseal(new, None)
             new = None
@@ -298,25 +311,34 @@ class Mover:
         await self._take()
         old = await source.movable.seal()
         new = await target.movable.seal()
-        if old is not None and old.is_closed and old.other_id != target.id:
-            raise refusal(old, source.place)
-        if old is None or not old.is_closed:
-            if new is None or not new.is_closed or new.other_id != source.id:
+        closed, filling = _closed(old), _closed(new)
+        if closed is None:
+            # It was interrupted between the two seals, or there is none.
+            if filling is None or not self._is_filled_from_here(filling):
                 msg = f"{source.place} is not being moved to {target.place}"
                 raise UsageError(msg)
-            # It was interrupted between the two seals.
-            await target.movable.reseal(new, None)
+            await target.movable.reseal(filling, None)
             return
-        if old.is_done or _was_filled(new, old.move):
+        if closed.other_id != target.id:
+            raise refusal(closed, source.place)
+        if closed.is_done or _was_filled(new, closed.move):
             msg = (
                 f"{source.place} has moved: {target.place} has all of it and may have worked "
                 "since, so the move cannot be given up; move back into a new store instead"
             )
             raise UsageError(msg)
-        # First, so that no other process can go on with the move.
-        if new is not None and new.is_closed and new.move == old.move:
-            await target.movable.reseal(new, None)
-        await source.movable.reseal(old, old.filled_by)
+        # First, so that no other process can go on with the move. An earlier call may have done it.
+        if filling is not None and filling.move == closed.move:
+            await target.movable.reseal(filling, None)
+        await source.movable.reseal(closed, closed.filled_by)
+
+
+def _closed(seal: Seal | None) -> Seal | None:
+    """A seal that keeps its store closed."""
+    # A target that is done only remembers where its rows came from.
+    if seal is not None and seal.is_closed:
+        return seal
+    return None
 
 
 def _was_filled(seal: Seal | None, move: str) -> bool:

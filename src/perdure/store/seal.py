@@ -109,4 +109,7 @@ def not_empty(name: str, table: str) -> UsageError:
 
 def loses_rows(before: Seal | None, after: Seal | None) -> bool:
     """Whether this change of the seal gives a target up, with all rows that were copied so far."""
-    return after is None and before is not None and before.role == "target" and before.is_closed
+    if before is None or after is not None:
+        return False
+    # A source that is given up keeps its rows, and so does a target that was opened once.
+    return before.role == "target" and before.is_closed

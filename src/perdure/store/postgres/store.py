@@ -328,7 +328,9 @@ class PostgresStore:
 
     def _committed(self, commits: list[Commit], decided: list[Decided]) -> None:
         """Tell those who wait for units of these commits."""
-        self._witness = last_applied(commits, decided) or self._witness
+        witness = last_applied(commits, decided)
+        if witness is not None:
+            self._witness = witness
         for _, hints in decided:
             for hint in hints:
                 self._bell.ring(hint)
