@@ -10,16 +10,24 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from perdure.client.gateway import Begun, StoreGateway, find_row, find_run, find_unit, joins
+from perdure.client.gateway import (
+    Began,
+    Begun,
+    StoreGateway,
+    find_row,
+    find_run,
+    find_unit,
+    joins,
+)
 from perdure.closing import is_held
-from perdure.errors import NotFound, StoreUnavailable, UsageError
+from perdure.errors import NotFound, StoreError, StoreUnavailable, UsageError
 from perdure.kernel.data.commit import CLOSED, UnitRow
 from perdure.kernel.data.message import Start
 from perdure.kernel.unit.held import AFTER_DEPLOY
 from perdure.node.ownership.scope import Moved
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
     from perdure.kernel.data.limits import Limits
     from perdure.kernel.data.message import Message
@@ -55,7 +63,10 @@ class NodeGateway:
 
     def _beside(self) -> StoreGateway:
         """The way by the store, which leads to every unit."""
-        return StoreGateway(self._running().store, self.clock, self.limits)
+        turns = self._running()
+        return StoreGateway(
+            turns.store, self.clock, self.limits, has_cluster=turns.memory.is_one_of_several
+        )
 
     async def send(self, message: Message) -> Outcome:
         """Deliver a message. Return the outcome once it is durable."""
@@ -71,6 +82,14 @@ class NodeGateway:
             return await self._beside().send(message)
         finally:
             self._look_into_inbox(message.to)
+
+    async def post_all(self, messages: Sequence[Message]) -> list[Outcome]:
+        """The same for several messages, in one transaction."""
+        try:
+            return await self._beside().post_all(messages)
+        finally:
+            for unit in {message.to for message in messages}:
+                self._look_into_inbox(unit)
 
     def _look_into_inbox(self, unit: str) -> None:
         """A message was posted. It must be read before the next one is delivered in memory.
@@ -94,10 +113,10 @@ class NodeGateway:
             await asyncio.sleep(0)
             raise
 
-    async def begin(self, message: Message) -> tuple[Outcome, Begun | None]:
+    async def begin(self, message: Message) -> Began:
         """Deliver a start. Return its outcome, and the run that it began or joined."""
         turns = self._running()
-        if turns.memory.owns(message.to):
+        if turns.memory.owns(message.to, message.scope):
             with suppress(Moved):  # then nothing was done, and it goes to the new owner
                 return await self._begin_here(turns, message)
         try:
@@ -105,7 +124,35 @@ class NodeGateway:
         finally:
             self._look_into_inbox(message.to)
 
-    async def _begin_here(self, turns: Turns, message: Message) -> tuple[Outcome, Begun | None]:
+    async def begin_all(self, messages: Sequence[Message]) -> list[Began | StoreError]:
+        """Deliver many starts together: those of this node in memory, the others by the store."""
+        turns = self._running()
+        here = [message for message in messages if turns.memory.owns(message.to)]
+        acks: list[asyncio.Future[Outcome]] = []
+        for message in here:
+            acks.append(asyncio.get_running_loop().create_future())
+            turns.deliver(message, acks[-1])
+        answers = await asyncio.gather(*acks, return_exceptions=True)
+        began: dict[bytes, Began | StoreError] = {}
+        for message, answer in zip(here, answers, strict=True):
+            if not isinstance(answer, Moved):  # then nothing was done, and it goes by the store
+                began[message.id] = _began(message, answer)
+        others = [message for message in messages if message.id not in began]
+        if others:
+            began |= await self._begin_elsewhere(others)
+        return [began[message.id] for message in messages]
+
+    async def _begin_elsewhere(
+        self, messages: Sequence[Message]
+    ) -> Iterable[tuple[bytes, Began | StoreError]]:
+        try:
+            posted = await self._beside().begin_all(messages)
+        finally:
+            for message in messages:
+                self._look_into_inbox(message.to)
+        return zip((message.id for message in messages), posted, strict=True)
+
+    async def _begin_here(self, turns: Turns, message: Message) -> Began:
         outcome = await self._send_here(turns, message)
         if outcome == "joined":
             return outcome, await self._joined(message)
@@ -136,7 +183,9 @@ class NodeGateway:
         Without `begun` it is the run that has the id now.
         """
         turns = self._running()
-        if turns.memory.owns(unit):
+        # A start that was posted may be refused, which only the store shows.
+        is_certain = begun is None or not begun.may_be_refused
+        if is_certain and turns.memory.owns(unit):
             if begun is None:
                 begun = Begun(await self._current_run(unit))
             with suppress(Moved):  # then the end will be seen in the store
@@ -153,6 +202,8 @@ class NodeGateway:
             row = turns.memory.row(unit)
             if row is None or row.run != run:
                 row = await self._look_for(unit, run, future)
+                if not turns.memory.owns(unit, row.scope):
+                    raise Moved  # its id leads here, and it is in a group or a pin of another node
             if row.status in CLOSED:
                 return row
             if is_held(row) and not through_suspension:
@@ -195,7 +246,7 @@ class NodeGateway:
     async def run(self, message: Message) -> tuple[Outcome, UnitRow | None]:
         """Deliver a start and wait until the run that it began or joined has ended, or is held."""
         turns = self._running()
-        if not turns.memory.owns(message.to):
+        if not turns.memory.owns(message.to, message.scope):
             outcome, begun = await self.begin(message)
             if begun is None:
                 return outcome, None
@@ -216,3 +267,14 @@ class NodeGateway:
     async def changed(self, unit: str, version: int, within_ms: int) -> None:
         """Wait until the unit's row has another version than `version`, or the time is up."""
         await self._running().store.wait_change(unit, version, within_ms)
+
+
+def _began(message: Message, answer: Outcome | BaseException) -> Began | StoreError:
+    """What came of a start that was delivered here together with others."""
+    if isinstance(answer, StoreError):
+        return answer
+    if isinstance(answer, BaseException):
+        raise answer
+    if answer == "started":
+        return answer, Begun(message.id)
+    return answer, None

@@ -310,6 +310,16 @@ class Inbox(Query[Message], frozen=True, kw_only=True):
     unit: str
 
 
+class Starts(Query[Message], frozen=True, kw_only=True):
+    """Starts of clients that wait while no unit has their id: the first one of each id.
+
+    The newest come first. Those that are not visible yet are among them. `ids` chooses some ids (an
+    empty tuple does not filter).
+    """
+
+    ids: tuple[str, ...] = ()
+
+
 class ScopeView(msgspec.Struct, frozen=True):
     """A scope and its owner.
 
@@ -325,12 +335,14 @@ class Scopes(Query[ScopeView], frozen=True, kw_only=True):
     """Scopes that were claimed at least once, by name. An empty tuple does not filter."""
 
     scopes: tuple[str, ...] = ()
+    prefix: str = ""
 
 
 class Counts(Query[tuple[str, int]], frozen=True, kw_only=True):
     """Number of units by status, and of waiting messages, tasks and dead letters.
 
-    The last three are named `inbox`, `tasks` and `dead_letters`. With `at`, messages and tasks that
+    Those are named `inbox`, `tasks` and `dead_letters`. `starts` is the number of ids for which a
+    start waits (`Starts`), whether it is visible or not. With `at`, messages and tasks that
     are not visible yet at this time do not count. A delayed start is such a message.
     """
 
@@ -368,6 +380,22 @@ class Queues(Query[QueueDepth], frozen=True, kw_only=True):
     """Queues that have tasks, by name. `at` as in `Totals`."""
 
     at: int
+
+
+class Waiting(Query[str], frozen=True, kw_only=True):
+    """Those of these queues, by name, that have a task without a worker that is visible at `at`.
+
+    It costs a look for each queue, however many tasks there are.
+    """
+
+    queues: tuple[str, ...]
+    at: int
+
+
+class Tasks(Query[Task], frozen=True, kw_only=True):
+    """The tasks of a unit, by the numbers of their calls. Their inputs are left out."""
+
+    unit: str
 
 
 class Overdue(Query[Task], frozen=True, kw_only=True):

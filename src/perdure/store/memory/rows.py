@@ -441,6 +441,7 @@ class Tables:
 
     def _open(self, request: TaskRequest, session: str, until: int) -> bool:
         """Give the worker a session that has none."""
+        # Those that are over go on the way, as in every store.
         for key, held in list(self.sessions.items()):
             if held.expires_at <= request.at:
                 del self.sessions[key]
@@ -559,6 +560,9 @@ class Tables:
         """Remove dead letters. Returns how many were there."""
         dropped = 0
         for name, unit in list(self.units.items()):
+            # Most units have none, and a list of letters may be long.
+            if not unit.dead_letters:
+                continue
             for letter in letters:
                 if unit.dead_letters.pop(letter, None) is not None:
                     dropped += 1

@@ -37,9 +37,12 @@ from perdure.ports.store import (
     Queues,
     Scopes,
     ScopeView,
+    Starts,
+    Tasks,
     Totals,
     Units,
     UnitView,
+    Waiting,
     Wake,
 )
 from perdure.store.page import check_limit, key_of, page_of, place_of
@@ -55,7 +58,7 @@ from perdure.store.postgres.connection import Connection, Values
 from perdure.store.postgres.counts import counts, queues, totals
 from perdure.store.postgres.filter import Filter
 from perdure.store.postgres.places import Cursor, cursor_of
-from perdure.store.postgres.tasks import overdue
+from perdure.store.postgres.tasks import overdue, tasks_of_unit, waiting
 from perdure.store.statements import statements
 
 T = TypeVar("T")
@@ -336,6 +339,17 @@ async def _inbox(connection: Connection, query: Inbox) -> Page[Message]:
     return await _page(connection, SQL["inbox"], (query.unit, *start), query.limit, view)
 
 
+async def _starts(connection: Connection, query: Starts) -> Page[Message]:
+    def view(row: Values) -> tuple[Values, Message]:
+        return (row[_POSITION],), message_of(row)
+
+    start = key_of(query.after, tuple[int]) or (None,)
+    if query.ids:
+        values = (list(query.ids), *start)
+        return await _page(connection, SQL["starts_of"], values, query.limit, view)
+    return await _page(connection, SQL["starts"], start, query.limit, view)
+
+
 async def _dead_letters(connection: Connection, query: DeadLetters) -> Page[DeadLetter]:
     def view(row: Values) -> tuple[Values, DeadLetter]:
         return row[:2], DeadLetter(*row)
@@ -376,6 +390,8 @@ async def _scopes(connection: Connection, query: Scopes) -> Page[ScopeView]:
     where = Filter()
     if query.scopes:
         where.add("scope = ANY({}::text[])", list(query.scopes))
+    if query.prefix:
+        where.add("scope >= {} AND starts_with(scope, {})", query.prefix, query.prefix)
     start = key_of(query.after, tuple[str])
     if start is not None:
         where.add("scope > {}", *start)
@@ -391,10 +407,13 @@ _HANDLERS: dict[type[Query[Any]], Callable[[Connection, Any], Awaitable[Page[Any
     Executions: _executions,
     KvEntries: _kv,
     Inbox: _inbox,
+    Starts: _starts,
     DeadLetters: _dead_letters,
     Scopes: _scopes,
     Counts: counts,
     Totals: totals,
     Queues: queues,
     Overdue: overdue,
+    Tasks: tasks_of_unit,
+    Waiting: waiting,
 }

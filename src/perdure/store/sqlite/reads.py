@@ -38,9 +38,12 @@ from perdure.ports.store import (
     Queues,
     Scopes,
     ScopeView,
+    Starts,
+    Tasks,
     Totals,
     Units,
     UnitView,
+    Waiting,
     Wake,
 )
 from perdure.ports.where import Where
@@ -56,7 +59,7 @@ from perdure.store.sqlite.columns import (
 from perdure.store.sqlite.connection import Connection, Values, ids_json
 from perdure.store.sqlite.counts import counts, queues, totals
 from perdure.store.sqlite.places import READ_LAST
-from perdure.store.sqlite.tasks import overdue
+from perdure.store.sqlite.tasks import overdue, tasks_of_unit, waiting
 from perdure.store.statements import statements
 
 T = TypeVar("T")
@@ -152,6 +155,7 @@ def arrivals(
 # ---------------------------------------------------------------- wakes
 
 _BEFORE_ALL = -(1 << 62)
+_BEHIND_ALL = 1 << 62
 """A time and a place before all others. None would not do: in SQL nothing is greater than NULL."""
 
 
@@ -363,6 +367,17 @@ def _inbox(connection: Connection, query: Inbox) -> Page[Message]:
     return _page(connection, SQL["inbox"], (query.unit, *start), query.limit, view)
 
 
+def _starts(connection: Connection, query: Starts) -> Page[Message]:
+    def view(row: Values) -> tuple[Values, Message]:
+        return row[-1:], message_of(row[:-1])
+
+    start = key_of(query.after, tuple[int]) or (_BEHIND_ALL,)
+    if query.ids:
+        values = (ids_json(query.ids), *start)
+        return _page(connection, SQL["starts_of"], values, query.limit, view)
+    return _page(connection, SQL["starts"], start, query.limit, view)
+
+
 def _dead_letters(connection: Connection, query: DeadLetters) -> Page[DeadLetter]:
     def view(row: Values) -> tuple[Values, DeadLetter]:
         return row[:2], DeadLetter(*row)
@@ -392,6 +407,9 @@ def _scopes(connection: Connection, query: Scopes) -> Page[ScopeView]:
     where = Filter()
     if query.scopes:
         where.add("scope IN (SELECT value FROM json_each(?))", ids_json(query.scopes))
+    if query.prefix:
+        prefix = query.prefix
+        where.add("scope >= ? AND substr(scope, 1, ?) = ?", prefix, len(prefix), prefix)
     start = key_of(query.after, tuple[str])
     if start is not None:
         where.add("scope > ?", *start)
@@ -406,10 +424,13 @@ _HANDLERS: dict[type[Query[Any]], Callable[[Connection, Any], Page[Any]]] = {
     Executions: _executions,
     KvEntries: _kv,
     Inbox: _inbox,
+    Starts: _starts,
     DeadLetters: _dead_letters,
     Scopes: _scopes,
     Counts: counts,
     Totals: totals,
     Queues: queues,
     Overdue: overdue,
+    Tasks: tasks_of_unit,
+    Waiting: waiting,
 }
