@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from perdure.kernel.data.placement import scope_of, scopes_of
+from perdure.kernel.data.placement import PIN, scope_of, scopes_of
 from perdure.ports.moving import RowPart
-
-_PIN = "pin/"
 
 
 def rehomed(scope: str, unit: str | None, shards: int) -> str:
     """The scope of a row among so many shards. A row without a unit stays in its group."""
     group, _, number = scope.rpartition("/")
     # One that was placed by hand belongs to no group, whatever its id ends with.
-    if scope.startswith(_PIN) or not number.isdecimal():
+    if scope.startswith(PIN) or not number.isdecimal():
         return scope
     if unit is None:
         return f"{group}/{int(number) % shards}"
@@ -63,16 +61,23 @@ class Homes:
         if self._is_same:
             return _disowned(part)
         place = {name: number for number, name in enumerate(part.columns)}
-        unclean: dict[str, int] = {}
-        for row in part.rows:
-            group, _, number = row[place["scope"]].rpartition("/")
-            if number.isdecimal() and not row[place["clean"]]:
-                unclean[group] = max(unclean.get(group, 0), row[place["epoch"]])
-        columns = ("scope", "epoch", "node", "incarnation", "clean")
         rows: list[tuple[Any, ...]] = []
-        for group, epoch in unclean.items():
-            rows += [(name, epoch, None, None, 0) for name in scopes_of(self._shards, group)]
-        return RowPart(columns, rows)
+        groups: dict[str, tuple[int, int]] = {}
+        for row in _disowned(part).rows:
+            scope, epoch, clean = row[place["scope"]], row[place["epoch"]], row[place["clean"]]
+            group, _, number = scope.rpartition("/")
+            # Nodes find pins by these rows, and a pin does not depend on the number of shards.
+            if scope.startswith(PIN) or not number.isdecimal():
+                rows.append(row)
+                continue
+            highest, all_clean = groups.get(group, (0, 1))
+            groups[group] = (max(highest, epoch), min(all_clean, clean))
+        # Each epoch is above all that the group has had, so that no fence of before fits.
+        for group, (epoch, clean) in groups.items():
+            for name in scopes_of(self._shards, group):
+                values = {"scope": name, "epoch": epoch, "clean": clean}
+                rows.append(tuple(values.get(column) for column in part.columns))
+        return RowPart(part.columns, rows, part.next)
 
 
 def _disowned(part: RowPart) -> RowPart:
