@@ -12,6 +12,7 @@ from invocation import Cli
 from perdure import moving
 from perdure.cli import moving as command
 from perdure.moving import Progress
+from perdure.store import open_store
 
 if TYPE_CHECKING:
     from moved_stores import Places
@@ -160,3 +161,23 @@ async def test_postgres_is_shown_without_its_password(
         assert "secret" not in text
     assert "@" not in ended.stdout
     assert "?schema=moved_" in ended.stdout
+
+
+async def test_a_migration_makes_the_tables_of_the_cluster_too(places: Places, cli: Cli) -> None:
+    # The nodes may have no right to make tables.
+    from postgres_stores import administrator
+
+    from perdure.store.postgres import PostgresStore
+
+    url = places.new("postgres", 3)
+    for more in ((), ("--check",)):
+        ended = await asyncio.to_thread(cli, "migrate", url, *more)
+        assert ended.code == 0, ended
+        store = open_store(url)
+        assert isinstance(store, PostgresStore)
+        async with administrator(store.address.options.schema) as connection:
+            found = await connection.fetchval(
+                "SELECT count(*) FROM pg_tables WHERE schemaname = current_schema()"
+                " AND tablename IN ('members', 'member_revisions')"
+            )
+        assert found == 2
