@@ -117,6 +117,7 @@ async def test_only_an_empty_store_becomes_a_target(places: Places, kind: str) -
         await store.hold()
         # An owner of before is fenced for good, also when the store is open again.
         await store.reseal(None, TARGET)
+        assert (await store.rows("scopes", None)).rows == []
         await store.reseal(TARGET, None)
         assert await scenario.apply(scenario.commit("order")) == ["fenced"]
         await scenario.accepted(scenario.start("order"))

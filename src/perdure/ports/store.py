@@ -49,8 +49,7 @@ class StoreInfo(msgspec.Struct, frozen=True):
     """The identity and the shape of a store.
 
     `id`, `format` and `shards` are fixed when it is created. A client's message that comes again
-    within `dedupe_ms` is known. That is an option of the opening. `seal` says whether the store
-    moves, or has moved.
+    within `dedupe_ms` is known. That is an option of the opening. `seal`: the store moves.
     """
 
     id: str

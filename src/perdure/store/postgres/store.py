@@ -44,7 +44,6 @@ from perdure.ports.store import (
 )
 from perdure.store.bell import Bell
 from perdure.store.derived import Rows, check_scopes
-from perdure.store.failure import again
 from perdure.store.limits import DEFAULT_LIMITS, StoreLimits
 from perdure.store.postgres import moving, reads, tasks
 from perdure.store.postgres.address import Address
@@ -116,9 +115,8 @@ class PostgresStore:
         self._held: set[str] = set()
         # The connection of a move. Others have none.
         self._mover: Connection | None = None
-        # The last commit that the server has acknowledged, and the error if it is gone.
+        # The last commit that the server has acknowledged.
         self._witness: Witness | None = None
-        self._gone: StoreUnavailable | None = None
 
     @property
     def address(self) -> Address:
@@ -315,16 +313,8 @@ class PostgresStore:
 
     async def _check_witness(self, connection: Connection) -> None:
         """See that the server has the last acknowledged commit. It may be another server."""
-        if self._gone is not None:
-            raise again(self._gone, "none")
-        if self._witness is None:
-            return
-        try:
+        if self._witness is not None:
             await check_witness(connection, self._witness, self._address.name)
-        except StoreUnavailable as error:
-            # It stays so: the same server would have the commits of this process later.
-            self._gone = error
-            raise
 
     def _committed(self, commits: list[Commit], decided: list[Decided]) -> None:
         """Tell those who wait for units of these commits."""
