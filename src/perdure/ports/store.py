@@ -37,6 +37,7 @@ from perdure.kernel.data.commit import (
 from perdure.kernel.data.limits import DEDUPE_MS
 from perdure.kernel.data.loaded import Loaded as Loaded  # noqa: PLC0414 - part of the port
 from perdure.kernel.data.message import Message
+from perdure.ports.moving import Seal
 from perdure.ports.tasks import Leased, Renewal, SessionHold, TaskHint, TaskRequest
 from perdure.ports.where import Where
 
@@ -48,7 +49,7 @@ class StoreInfo(msgspec.Struct, frozen=True):
     """The identity and the shape of a store.
 
     `id`, `format` and `shards` are fixed when it is created. A client's message that comes again
-    within `dedupe_ms` is known. That is an option of the opening.
+    within `dedupe_ms` is known. That is an option of the opening. `seal`: the store moves.
     """
 
     id: str
@@ -58,6 +59,8 @@ class StoreInfo(msgspec.Struct, frozen=True):
     # `sql` is one: statements of programs in a commit, which memory and Raft cannot run.
     capabilities: frozenset[str] = frozenset()
     dedupe_ms: int = DEDUPE_MS
+    # As it was at the opening. Nodes and clients refuse a closed one at once.
+    seal: Seal | None = None
 
 
 class Incarnation(msgspec.Struct, frozen=True):
