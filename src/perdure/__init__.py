@@ -5,7 +5,7 @@ from __future__ import annotations
 from perdure import activity, workflow
 from perdure.activity import Activity, AsyncActivity, SyncActivity
 from perdure.app import App
-from perdure.client.client import Client
+from perdure.client.client import Client, connect
 from perdure.client.deletion import Pruned, Removed
 from perdure.client.description import Description, HistoryEvent
 from perdure.client.filter import Filter
@@ -85,5 +85,6 @@ __all__ = [
     "WorkflowHandle",
     "WorkflowTerminated",
     "activity",
+    "connect",
     "workflow",
 ]

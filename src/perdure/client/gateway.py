@@ -18,7 +18,7 @@ from perdure.kernel.data.placement import scope_of
 from perdure.kernel.unit.lifecycle import pending_row
 from perdure.kernel.unit.turn import Outcome
 from perdure.ports.clock import Clock, SystemClock
-from perdure.ports.store import Inbox, OwnedStore, Store, Units, UnitView
+from perdure.ports.store import ClientStore, Inbox, OwnedStore, Store, Units, UnitView
 
 _INBOX_PAGE = 500
 
@@ -62,7 +62,7 @@ class Gateway(Protocol):
     """The way from a client to the owners of instances."""
 
     @property
-    def store(self) -> Store:
+    def store(self) -> ClientStore:
         """The store for reading."""
         ...
 
@@ -132,7 +132,7 @@ class Found:
     is_stored: bool = True
 
 
-async def find_row(store: Store, unit: str) -> UnitView | None:
+async def find_row(store: ClientStore, unit: str) -> UnitView | None:
     """The unit's row and version. None if there is none."""
     # A query and no load: the journal would be read, too, and any process may query.
     page = await store.query(Units(ids=(unit,), limit=1))
@@ -141,7 +141,7 @@ async def find_row(store: Store, unit: str) -> UnitView | None:
     return None
 
 
-async def find_start(store: Store, unit: str, run: bytes | None = None) -> msg.Message | None:
+async def find_start(store: ClientStore, unit: str, run: bytes | None = None) -> msg.Message | None:
     """A start that waits in the unit's inbox: the first one, or the one that will make `run`."""
     after: str | None = None
     # All pages are read: a start may stand behind any number of messages that came before it.
@@ -155,7 +155,7 @@ async def find_start(store: Store, unit: str, run: bytes | None = None) -> msg.M
         after = page.next
 
 
-async def find_unit(store: Store, unit: str) -> Found:
+async def find_unit(store: ClientStore, unit: str) -> Found:
     """The unit's row. While its start waits in the inbox, a pending row is made from that.
 
     Raises:
@@ -172,7 +172,7 @@ async def find_unit(store: Store, unit: str) -> Found:
     raise NotFound(msg_)
 
 
-async def find_run(store: Store, unit: str, begun: Begun) -> Found:
+async def find_run(store: ClientStore, unit: str, begun: Begun) -> Found:
     """The row of a run. While its start waits in the inbox, a pending row is made from that.
 
     The start may wait while another run has the id.
@@ -214,7 +214,7 @@ def gone(unit: str) -> NotFound:
     )
 
 
-def pending_of(store: Store, start: msg.Message) -> UnitRow:
+def pending_of(store: ClientStore, start: msg.Message) -> UnitRow:
     """The row of a start that waits for a node. No store has it."""
     assert isinstance(start.body, msg.Start)
     row = pending_row(start.to, start, start.body, store.info.shards)
@@ -357,7 +357,7 @@ class MeasuredGateway:
         self._timer = timer
 
     @property
-    def store(self) -> Store:
+    def store(self) -> ClientStore:
         """The store for reading."""
         return self._gateway.store
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from perdure.client.gateway import find_start, pending_of
 from perdure.kernel.data.commit import UnitRow
 from perdure.kernel.data.placement import scopes_of
-from perdure.ports.store import Store, Units
+from perdure.ports.store import ClientStore, Units
 
 _LOOKED_AT = 1_000
 """Units with messages that are looked at. Without a node for long, there may be any number."""
 
 
-async def posted_starts(store: Store, query: Units, now_ms: int) -> list[UnitRow]:
+async def posted_starts(store: ClientStore, query: Units, now_ms: int) -> list[UnitRow]:
     """Pending rows of the posted starts that fit the filters of `query`, newest first.
 
     At most its `limit`, and none on later pages: they stand before all instances.

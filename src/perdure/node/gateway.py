@@ -1,7 +1,10 @@
-"""The gateway of a node's client: to the units of this node in memory, to all others by the store.
+"""The gateway of a node's client: to units of this node in memory, to all others by their owners.
 
 Before each delivery the gateway asks which node owns the unit. A scope may go to another node while
 a request is under way. The request was then not done here, and it goes on by the store.
+
+Messages for units of other nodes go by the store, which knows a message that comes again, and their
+owner gets a hint. The owner tells of the end of a run. Where it cannot be asked, the store tells.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from perdure.client.gateway import Begun, StoreGateway, find_row, find_run, find_unit, joins
+from perdure.client.remote.protocol import MAYBE_ROW, WAIT_MS, AwaitHere
 from perdure.closing import is_held
 from perdure.errors import NotFound, StoreUnavailable, UsageError
 from perdure.kernel.data.commit import CLOSED, UnitRow
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from perdure.kernel.data.limits import Limits
     from perdure.kernel.data.message import Message
     from perdure.kernel.unit.turn import Outcome
+    from perdure.node.front.peers import Peers
     from perdure.node.loop.turns import Turns
     from perdure.ports.clock import Clock
     from perdure.ports.store import Store
@@ -41,10 +46,15 @@ class NodeGateway:
         store: Callable[[], Store],
         clock: Clock,
         limits: Limits,
+        peers: Callable[[], Peers | None] = lambda: None,
     ) -> None:
-        """`running` gives the turns of the node's present life, or raises why there is none."""
+        """`running` gives the turns of the node's present life, or raises why there is none.
+
+        `peers` are the other nodes, if this one talks to them.
+        """
         self._running = running
         self._store = store
+        self._peers = peers
         self.clock = clock
         self.limits = limits
 
@@ -70,9 +80,9 @@ class NodeGateway:
         try:
             return await self._beside().send(message)
         finally:
-            self._look_into_inbox(message.to)
+            self._has_posted(message.to)
 
-    def _look_into_inbox(self, unit: str) -> None:
+    def _has_posted(self, unit: str) -> None:
         """A message was posted. It must be read before the next one is delivered in memory.
 
         The unit may be this node's by now, and the node may be in its next life.
@@ -81,6 +91,9 @@ class NodeGateway:
             turns = self._running()
         except (UsageError, StoreUnavailable):
             return  # a life that is still to come reads the inbox as it loads the unit
+        peers = self._peers()
+        if peers is not None and not turns.memory.owns(unit):
+            peers.hint(unit)
         turns.memory.look_into_inbox(unit)
 
     async def _send_here(self, turns: Turns, message: Message) -> Outcome:
@@ -100,10 +113,14 @@ class NodeGateway:
         if turns.memory.owns(message.to):
             with suppress(Moved):  # then nothing was done, and it goes to the new owner
                 return await self._begin_here(turns, message)
+        return await self.begin_by_store(message)
+
+    async def begin_by_store(self, message: Message) -> tuple[Outcome, Begun | None]:
+        """Post a start, which may have come before. The store knows it then."""
         try:
             return await self._beside().begin(message)
         finally:
-            self._look_into_inbox(message.to)
+            self._has_posted(message.to)
 
     async def _begin_here(self, turns: Turns, message: Message) -> tuple[Outcome, Begun | None]:
         outcome = await self._send_here(turns, message)
@@ -135,14 +152,62 @@ class NodeGateway:
 
         Without `begun` it is the run that has the id now.
         """
-        turns = self._running()
-        if turns.memory.owns(unit):
+        if self._running().memory.owns(unit):
             if begun is None:
                 begun = Begun(await self._current_run(unit))
-            with suppress(Moved):  # then the end will be seen in the store
-                return await self._closed_here(turns, unit, begun.run, through_suspension)
+            row = await self.closed_here(unit, begun, through_suspension=through_suspension)
+        else:
+            row = await self._closed_there(unit, begun, through_suspension=through_suspension)
+        if row is not None:
+            return row
         beside = self._beside()
         return await beside.closed(unit, begun, through_suspension=through_suspension)
+
+    async def closed_here(
+        self, unit: str, begun: Begun, *, through_suspension: bool
+    ) -> UnitRow | None:
+        """The same, if this node owns the unit. None: it does not, or not any more."""
+        turns = self._running()
+        if begun.may_be_refused and turns.memory.owns(unit):
+            # No turn tells of the end of a run that never comes to be.
+            await self._settle(unit, begun)
+        if turns.memory.owns(unit):
+            with suppress(Moved):
+                return await self._closed_here(turns, unit, begun.run, through_suspension)
+        return None
+
+    async def _settle(self, unit: str, begun: Begun) -> None:
+        """Wait until it is known which run a posted start has begun or joined.
+
+        Raises:
+            AlreadyStarted: it was refused.
+            NotFound: the run is gone.
+        """
+        while True:
+            found = await find_run(self._running().store, unit, begun)
+            if found.is_stored:
+                begun.settle(found.row.run)
+                return
+            await self.changed(unit, found.version, _ROUND_MS)
+
+    async def _closed_there(
+        self, unit: str, begun: Begun | None, *, through_suspension: bool
+    ) -> UnitRow | None:
+        """The same, as the owner of the unit tells. None: it cannot be asked."""
+        peers = self._peers()
+        if peers is None:
+            return None
+        if begun is None:
+            # The run is settled here: another one may have the id when the owner is asked.
+            found = await find_unit(self._running().store, unit)
+            if not found.is_stored:
+                return None
+            begun = Begun(found.row.run)
+        request = AwaitHere(unit, begun.run, begun.twin, begun.may_be_refused, through_suspension)
+        row = await peers.ask_owner(unit, request, MAYBE_ROW, WAIT_MS)
+        if row is not None:
+            begun.settle(row.run)
+        return row
 
     async def _closed_here(
         self, turns: Turns, unit: str, run: bytes, through_suspension: bool

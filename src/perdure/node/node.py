@@ -12,6 +12,7 @@ import asyncio
 import logging
 import os
 from contextlib import AsyncExitStack
+from random import Random
 from typing import TYPE_CHECKING, Self
 
 from perdure.client.client import Client
@@ -27,6 +28,8 @@ from perdure.kernel.data.placement import scopes_of
 from perdure.kernel.unit.kinds import WORKFLOW, Kinds
 from perdure.kernel.unit.workflow_unit import WorkflowUnit
 from perdure.node.deploys import Checks, guard_level
+from perdure.node.front.door import Door, door_of
+from perdure.node.front.listening import Listening
 from perdure.node.gateway import NodeGateway
 from perdure.node.options import NodeOptions, check_kind
 from perdure.node.ownership.lease import Lease
@@ -41,6 +44,7 @@ from perdure.node.wiring import Life, wire
 from perdure.ports.clock import Clock, SystemClock
 from perdure.ports.cluster import Assigner, Member
 from perdure.ports.store import Incarnation, SharedStore, Store, Units
+from perdure.ports.transport import Peer
 from perdure.store import open_store
 from perdure.store.measured import MeasuredStore
 
@@ -54,6 +58,7 @@ if TYPE_CHECKING:
     from perdure.client.gateway import Gateway
     from perdure.interceptor import Interceptor
     from perdure.kernel.data.limits import Limits
+    from perdure.node.front.peers import Peers
     from perdure.node.loop.turns import Turns
     from perdure.ports.cluster import Assignment, Cluster
     from perdure.sync import LoopFactory, SyncNode
@@ -79,6 +84,7 @@ class Node:
         interceptors: Sequence[Interceptor] = (),
         meter_provider: MeterProvider | None = None,
         cluster: Cluster | Assigner | None = None,
+        listen: str | Door | None = None,
     ) -> None:
         """Nothing runs before `start`.
 
@@ -86,6 +92,9 @@ class Node:
         `meter_provider`, or to that of the process if it has one when the node starts. With a
         `cluster` the node is one of several, and owns the scopes that fall to it. The nodes of a
         PostgreSQL store are a cluster by default. Without a cluster a node owns the whole store.
+
+        With `listen="HOST:PORT"` it answers other nodes and the clients of `perdure.connect`, and
+        `address` says where. A `Door` has the token, TLS and the address that others use, too.
         """
         self.app = app
         if options is None:
@@ -110,6 +119,8 @@ class Node:
         self._given_store = store
         self._store: Store | None = open_store(store)
         self._cluster = cluster
+        self._door = door_of(listen, self.clock)
+        self._listening: Listening | None = None
         self._stack = AsyncExitStack()
         self._life: Life | None = None
         self._seat: Seat | None = None
@@ -128,7 +139,13 @@ class Node:
 
     def _make_gateway(self) -> NodeGateway:
         """The way of its client to instances, in each of its lives."""
-        return NodeGateway(self._running, lambda: self.store, self.clock, self.options.limits)
+        return NodeGateway(
+            self._running,
+            lambda: self.store,
+            self.clock,
+            self.options.limits,
+            self._peers,
+        )
 
     # ------------------------------------------------------------ life cycle
 
@@ -190,6 +207,7 @@ class Node:
         if cluster is None and isinstance(store, SharedStore):
             cluster = cluster_at(store.meeting_place)
         store = self._measure(store, stack)
+        await self._bind(store, stack)  # before it joins, so that the others learn its address
         ownership = Ownership(store, self._incarnation, is_alone=cluster is None)
         stack.push_async_callback(self._leave_cluster)  # behind the release
         stack.push_async_callback(self._release, ownership)
@@ -228,21 +246,62 @@ class Node:
             assignments = await self._join(cluster, life)
             life.background.spawn(life.owner.follow(assignments), "perdure-cluster")
         life.deploys.changed()
+        if self._listening is not None:
+            await self._listening.begin()
+
+    # ------------------------------------------------------------ listening
+
+    async def _bind(self, store: Store, stack: AsyncExitStack) -> None:
+        """Take the address at which the node listens, if it does."""
+        if self._door is None:
+            return
+        me = Peer(self._incarnation, store.info.id)
+        self._listening = Listening(
+            self._door.make(me, self.clock),
+            self.gateway,
+            self.name,
+            Random(),
+            self._at_work,
+            lambda: self._seat,
+        )
+        stack.push_async_callback(self._stop_listening)
+        await self._listening.bind()
+
+    async def _stop_listening(self) -> None:
+        listening, self._listening = self._listening, None
+        if listening is not None:
+            await listening.close()
+
+    def _peers(self) -> Peers | None:
+        """The other nodes, while this one listens."""
+        if self._listening is None:
+            return None
+        return self._listening.peers
+
+    def _at_work(self) -> Life | None:
+        """The present life, unless it is being ended."""
+        if self._stopping:
+            return None
+        return self._life
 
     async def _join(self, cluster: Cluster | Assigner, life: Life) -> AsyncIterator[Assignment]:
         """Become one of the nodes of a cluster. Return what the node should own from now on."""
         if isinstance(cluster, Assigner):
             return cluster.assignments(self.incarnation)
         options = self.options
+        seen = None
+        if self._listening is not None:
+            seen = self._listening.members_changed
         self._seat = Seat(
             cluster,
-            Member(incarnation=self.incarnation, lease_ms=options.lease_ms),
+            Member(incarnation=self.incarnation, lease_ms=options.lease_ms, address=self.address),
             Lease(life.turns.freezer, self.clock, options.lease_ms),
             life.ownership,
             self.clock,
             shards=self.store.info.shards,
             hung_ms=options.turn_limit_ms,
             failed=self._store_failed,
+            seen=seen,
         )
         await self._seat.take()
         return self._seat.assignments()
@@ -260,6 +319,9 @@ class Node:
         elders: Elders,
         resources: object,
     ) -> Life:
+        hint = None
+        if self._listening is not None:
+            hint = self._listening.peers.hint
         return wire(
             Surroundings(
                 store,
@@ -277,6 +339,7 @@ class Node:
                 self._tally,
                 self._metrics,
                 self._store_failed,
+                hint,
             )
         )
 
@@ -364,6 +427,8 @@ class Node:
         if self._seat is not None:
             self._seat.announce_leave()
         try:
+            # First of all: clients go on with other nodes at once.
+            await self._stop_listening()
             if self._failure is not None:
                 self._life = None  # no request can be recorded any more
             await life.end_background()
@@ -463,6 +528,13 @@ class Node:
         if self._life is not None:
             return self._life.ownership.incarnation
         return self._incarnation
+
+    @property
+    def address(self) -> str | None:
+        """Where other nodes and clients reach this node. None: it does not listen now."""
+        if self._listening is None:
+            return None
+        return self._listening.address
 
     @property
     def residents(self) -> int:

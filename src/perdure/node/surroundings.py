@@ -27,7 +27,8 @@ class Surroundings:
     """The parts that are there before a life begins, and those that outlast it.
 
     `resources` are those that the app has opened for its activities. `client` makes the client for
-    `activity.client()`. `failed` is called with an error after which the node cannot go on.
+    `activity.client()`. `failed` is called with an error after which the node cannot go on. `hint`
+    tells the node that owns a unit of messages for it. It is None where the store alone does.
     """
 
     store: Store
@@ -45,6 +46,7 @@ class Surroundings:
     tally: Tally
     metrics: Metrics | None
     failed: Callable[[Exception], None]
+    hint: Callable[[str], None] | None = None
 
     @property
     def node_name(self) -> str:

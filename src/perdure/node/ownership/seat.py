@@ -45,8 +45,12 @@ class Seat:
         shards: int,
         hung_ms: int,
         failed: Callable[[Exception], None],
+        seen: Callable[[View], None] | None = None,
     ) -> None:
-        """Nothing is joined. An event loop that stands still for `hung_ms` loses its lease."""
+        """Nothing is joined. An event loop that stands still for `hung_ms` loses its lease.
+
+        `seen` is told of each change of the members.
+        """
         self._member = member
         self._lease = lease
         self._ownership = ownership
@@ -55,6 +59,8 @@ class Seat:
         self._hung_ms = hung_ms + int(_TICK_S * 1000)
         self._view: View | None = None
         self._assignment = Assignment(frozenset())
+        self._placed: dict[str, str] = {}
+        self._tell_seen = seen
         self._news = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._ticked_ms = clock.boot_ms()
@@ -118,6 +124,8 @@ class Seat:
     def _seen(self, view: View) -> None:
         if self._view is None or view.revision != self._view.revision:
             self._assignment = self._assigned(view)
+            if self._tell_seen is not None:
+                self._tell_seen(view)
         self._view = view
         # Also when it is the same. A node with an older view may have claimed late and won, and its
         # scope would have no owner.
@@ -142,8 +150,19 @@ class Seat:
         own = self._member.incarnation.id
         members = [seen.member for seen in view.members]
         placed = place(self._scopes, members)
+        names = {member.incarnation.id: member.incarnation.node for member in members}
+        self._placed = {scope: names[owner] for scope, owner in placed.items()}
         scopes = frozenset(scope for scope, owner in placed.items() if owner == own)
         return Assignment(scopes, frozenset(member.incarnation.id for member in members))
+
+    def owner_of(self, scope: str) -> str | None:
+        """The name of the node to which a scope falls, by the last view. None: there is none."""
+        return self._placed.get(scope)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the node holds its lease now."""
+        return self._lease.holds
 
     @property
     def view(self) -> View | None:

@@ -1,0 +1,199 @@
+"""The front of a node: answers what clients and other nodes ask.
+
+It answers only while the node may act. A node that is frozen, or whose lease is over, says so, and
+the client asks another one. This is looked at before the work and before the answer.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from perdure.client.remote.protocol import (
+    HINT,
+    NODES,
+    TEXTS,
+    UNREADABLE,
+    Ask,
+    Await,
+    AwaitHere,
+    Begin,
+    Changed,
+    Drop,
+    Elsewhere,
+    Greet,
+    Load,
+    Owner,
+    Post,
+    Started,
+    StartHere,
+    Wakes,
+    Welcome,
+    check_message,
+    decode_request,
+    encode,
+    reply_with,
+    reply_with_trouble,
+)
+from perdure.client.remote.queries import LIMIT_MAX, query_of
+from perdure.errors import PerdureError, UsageError
+from perdure.kernel.data.placement import check_id, scopes_of
+from perdure.ports.store import OwnedStore
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from perdure.client.remote.protocol import Request
+    from perdure.node.front.peers import Peers
+    from perdure.node.gateway import NodeGateway
+    from perdure.ports.transport import Link, TransportError
+    from perdure.ports.transport import Request as Call
+
+logger = logging.getLogger("perdure.node")
+
+_CHANGE_MS_MAX = 60_000
+"""How long a client may wait for a change in one request."""
+_LOADS_MAX = 64
+_LETTERS_MAX = 10_000
+
+
+class Front:
+    """What others reach of a node."""
+
+    def __init__(
+        self,
+        gateway: NodeGateway,
+        name: str,
+        may_act: Callable[[], bool],
+        addresses: Callable[[], list[str]],
+        look: Callable[[str], None],
+    ) -> None:
+        """Nothing is connected. `look` has the inbox of a unit read, if the unit is of this node.
+
+        `may_act`: the node runs, holds its lease, and is not frozen. `addresses` are those of all
+        nodes.
+        """
+        self._gateway = gateway
+        self._name = name
+        self._may_act = may_act
+        self._addresses = addresses
+        self._look = look
+        self._peers: Peers | None = None
+        self._clients: dict[Link, None] = {}
+
+    def meet(self, peers: Peers) -> None:
+        """Tell these of links with nodes."""
+        self._peers = peers
+
+    # ------------------------------------------------------------ links
+
+    def opened(self, link: Link) -> None:
+        """A link has come to be. A peer that serves no store is a client."""
+        if link.peer.store:
+            if self._peers is not None:
+                self._peers.opened(link)
+        else:
+            self._clients[link] = None
+
+    def closed(self, link: Link, error: TransportError | None) -> None:
+        """A link has ended."""
+        if link in self._clients:
+            del self._clients[link]
+        elif self._peers is not None:
+            self._peers.closed(link)
+
+    def nodes_changed(self) -> None:
+        """Nodes have come or gone: tell the clients where nodes are."""
+        if self._clients:
+            body = encode(self._addresses())
+            for link in self._clients:
+                link.tell(NODES, body)
+
+    # ------------------------------------------------------------ what comes
+
+    def tell(self, link: Link, kind: str, body: bytes) -> None:
+        """Take a hint of another node."""
+        if kind != HINT or not link.peer.store:
+            return  # a later release may tell more
+        try:
+            units = TEXTS.decode(body)
+        except UNREADABLE as error:
+            text = "a hint of node %s cannot be read: %s"
+            logger.warning(text, link.peer.node.node, error, extra={"node": self._name})
+            return
+        if self._may_act():
+            for unit in units:
+                self._look(unit)
+
+    def call(self, request: Call) -> Awaitable[bytes]:
+        """Answer a client, or another node."""
+        return self._answer(request.kind, request.body, is_node=bool(request.link.peer.store))
+
+    async def _answer(self, kind: str, body: bytes, *, is_node: bool) -> bytes:
+        try:
+            self._check_may_act()
+            request = decode_request(kind, body)
+            if isinstance(request, StartHere | AwaitHere) and not is_node:
+                msg = f"only a node asks {kind!r}"
+                raise UsageError(msg)
+            value = await self._do(request)
+            self._check_may_act()
+        except PerdureError as error:
+            if not self._may_act():
+                return reply_with_trouble(self._elsewhere())
+            return reply_with_trouble(error)
+        return reply_with(value)
+
+    def _check_may_act(self) -> None:
+        if not self._may_act():
+            raise self._elsewhere()
+
+    def _elsewhere(self) -> Elsewhere:
+        return Elsewhere(f"node {self._name!r} stops, or may not act now; ask another one")
+
+    async def _do(self, request: Request) -> Any:
+        """Do what is asked, and return the value of the answer."""
+        gateway = self._gateway
+        match request:
+            case Post(message):
+                return await gateway.post(check_message(message, gateway.limits))
+            case Begin(message):
+                check_message(message, gateway.limits)
+                return Started.of(*await gateway.begin_by_store(message))
+            case AwaitHere(unit):
+                return await gateway.closed_here(
+                    unit, request.begun, through_suspension=request.through_suspension
+                )
+            case Await(unit):
+                check_id(unit)
+                return await gateway.closed(
+                    unit, request.begun, through_suspension=request.through_suspension
+                )
+            case _:
+                return await self._read(request)
+
+    async def _read(self, request: Request) -> Any:
+        """Answer what only reads, or has no unit."""
+        store = self._gateway.store
+        match request:
+            case Greet():
+                return Welcome(store.info, self._gateway.limits, self._addresses())
+            case Ask():
+                return await store.query(query_of(request))
+            case Load(units):
+                return await store.load([check_id(unit) for unit in units[:_LOADS_MAX]])
+            case Changed(unit, version, within_ms):
+                within_ms = max(0, min(within_ms, _CHANGE_MS_MAX))
+                return await store.wait_change(check_id(unit), version, within_ms)
+            case Wakes(until, after, limit):
+                scopes = scopes_of(store.info.shards)
+                return await store.wakes(scopes, until, after, max(1, min(limit, LIMIT_MAX)))
+            case Drop(letters):
+                return await store.drop_letters(letters[:_LETTERS_MAX])
+            case Owner():
+                if isinstance(store, OwnedStore):
+                    return await store.owner()
+                return f"node {self._name!r}"
+            case _:
+                msg = f"this node cannot answer a {type(request).__name__}"
+                raise UsageError(msg)
