@@ -26,6 +26,7 @@ PERDURE = [
     "Client",
     "DeadLetter",
     "Description",
+    "Door",
     "Failure",
     "Filter",
     "Handle",
@@ -57,6 +58,7 @@ PERDURE = [
     "WorkflowHandle",
     "WorkflowTerminated",
     "activity",
+    "connect",
     "workflow",
 ]
 

@@ -34,7 +34,7 @@ from perdure.errors import (
 from perdure.interceptor import Interceptor
 from perdure.kernel.data.limits import Limits
 from perdure.kernel.data.retry import RetryPolicy
-from perdure.node import Node, NodeOptions
+from perdure.node import Door, Node, NodeOptions
 from perdure.ports.store import DeadLetter, QueueDepth
 from perdure.ports.where import Where
 from perdure.workflow import Channel, Workflow
@@ -54,6 +54,7 @@ __all__ = [
     "Client",
     "DeadLetter",
     "Description",
+    "Door",
     "Failure",
     "Filter",
     "Handle",

@@ -10,7 +10,8 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from perdure.client.client import Client
+from perdure.cli.listening import token_for
+from perdure.client.client import Client, connect
 from perdure.client.gateway import find_row, find_start, pending_of
 from perdure.client.remote import is_remote
 from perdure.errors import NotFound, StoreUnavailable, UsageError
@@ -55,7 +56,7 @@ def check_shared(url: str) -> Path | None:
 async def reading(url: str) -> AsyncGenerator[ClientStore]:
     """The store, for queries."""
     if is_remote(url):
-        async with Client.open(url) as client:
+        async with connect(url, token=token_for(url)) as client:
             yield client.store
     else:
         async with looking(url) as store:
@@ -88,11 +89,14 @@ def _with(url: str, option: str, value: str) -> str:
 @asynccontextmanager
 async def posting(url: str, *, create: bool = False) -> AsyncGenerator[Client]:
     """A client that posts. The node that owns the store, now or later, finds the messages."""
-    if create or is_remote(url):
+    token: bytes | None = None
+    if is_remote(url):
+        token = token_for(url)
+    elif create:
         check_shared(url)
     else:
         url = _there(url)
-    async with Client.open(url) as client:
+    async with Client.open(url, token=token) as client:
         yield client
 
 

@@ -23,6 +23,16 @@ import typer
 from perdure.app import App
 from perdure.cli import logs, pulse, screen, streams
 from perdure.cli.door import check_shared
+from perdure.cli.listening import (
+    Advertise,
+    Authority,
+    Cert,
+    Key,
+    Listen,
+    ServerName,
+    TokenFile,
+    door_from,
+)
 from perdure.cli.options import (
     DEFAULT_URL,
     AsJson,
@@ -62,7 +72,7 @@ NAMED = 5
 """The largest number of attempts without an end that are named."""
 
 
-def serve(
+def serve(  # noqa: PLR0913, PLR0917 - each is an option of the command
     target: Annotated[
         str,
         typer.Argument(metavar="TARGET", help="FILE:APP or MODULE:APP; FILE if it has one App."),
@@ -85,6 +95,13 @@ def serve(
             help="What running activities get at the stop: 10 (seconds), 2m.",
         ),
     ] = None,
+    listen: Listen = None,
+    advertise: Advertise = None,
+    token_file: TokenFile = None,
+    tls_cert: Cert = None,
+    tls_key: Key = None,
+    tls_ca: Authority = None,
+    tls_name: ServerName = None,
     log_level: Annotated[
         LogLevel, typer.Option("--log-level", help="What is logged on stderr.")
     ] = LogLevel.INFO,
@@ -124,7 +141,15 @@ def serve(
     given = NodeOptions.load(options)
     if not given.gc_residents:
         given = replace(given, gc_residents=GC_RESIDENTS)
-    node = Node(app, store, options=given, name=name, interceptors=interceptors)
+    tls = (tls_cert, tls_key, tls_ca, tls_name)
+    node = Node(
+        app,
+        store,
+        options=given,
+        name=name,
+        interceptors=interceptors,
+        listen=door_from(listen, advertise, token_file, tls),
+    )
     showing = None
     if live:
         showing = partial(pulse.show, node, latencies, every or 1.0, as_json=as_json)
@@ -251,14 +276,19 @@ def _say_ready(app: App, node: Node, url: str, *, as_json: bool) -> None:
             "store": url,
             "workflows": workflows,
             "activities": activities,
+            "address": node.address,
         }
         screen.say(screen.json_text(facts, indent=0))
         return
     counted = f"{screen.counted(len(workflows), 'workflow')}, {len(activities)} activities"
     if len(activities) == 1:
         counted = f"{screen.counted(len(workflows), 'workflow')}, 1 activity"
+    listens = ""
+    if node.address is not None:
+        listens = f", listens at {node.address}"
     screen.say(
-        f"ready: node {node.name} runs app {app.name!r} ({counted}) on {url}, process {os.getpid()}"
+        f"ready: node {node.name} runs app {app.name!r} ({counted}) on {url}{listens},"
+        f" process {os.getpid()}"
     )
 
 

@@ -14,7 +14,15 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from perdure.client.gateway import Begun, StoreGateway, find_row, find_run, find_unit, joins
-from perdure.client.remote.protocol import MAYBE_ROW, WAIT_MS, AwaitHere
+from perdure.client.remote.protocol import (
+    CALL_MS,
+    MAYBE_ROW,
+    MAYBE_STARTED,
+    WAIT_MS,
+    AwaitHere,
+    Started,
+    StartHere,
+)
 from perdure.closing import is_held
 from perdure.errors import NotFound, StoreUnavailable, UsageError
 from perdure.kernel.data.commit import CLOSED, UnitRow
@@ -35,6 +43,16 @@ if TYPE_CHECKING:
 
 _ROUND_MS = 5_000
 """How long one wait for a change lasts. It is repeated then."""
+
+
+def may_go_directly(message: Message) -> bool:
+    """Whether a start may go to its owner over a link, and once more by the store.
+
+    The run has the id of its start, so such a start is known when it comes again. One that replaces
+    would also end a run that has the id since, and one with a delay waits in the inbox.
+    """
+    body = message.body
+    return isinstance(body, Start) and body.if_exists != "replace" and not message.visible_at
 
 
 class NodeGateway:
@@ -113,7 +131,28 @@ class NodeGateway:
         if turns.memory.owns(message.to):
             with suppress(Moved):  # then nothing was done, and it goes to the new owner
                 return await self._begin_here(turns, message)
+        started = await self._begin_there(message)
+        if started is not None:
+            return started.outcome, started.begun
         return await self.begin_by_store(message)
+
+    async def begin_here(self, message: Message) -> Started | None:
+        """The same, if this node owns the unit. None: it does not, and nothing was done."""
+        turns = self._running()
+        if turns.memory.owns(message.to):
+            with suppress(Moved):
+                return Started.of(*await self._begin_here(turns, message))
+        return None
+
+    async def _begin_there(self, message: Message) -> Started | None:
+        """The same, as the owner of the unit does it.
+
+        None: it cannot be asked, and may have done it all the same. The store knows it then.
+        """
+        peers = self._peers()
+        if peers is None or not may_go_directly(message):
+            return None
+        return await peers.ask_owner(message.to, StartHere(message), MAYBE_STARTED, CALL_MS)
 
     async def begin_by_store(self, message: Message) -> tuple[Outcome, Begun | None]:
         """Post a start, which may have come before. The store knows it then."""
@@ -204,7 +243,7 @@ class NodeGateway:
                 return None
             begun = Begun(found.row.run)
         request = AwaitHere(unit, begun.run, begun.twin, begun.may_be_refused, through_suspension)
-        row = await peers.ask_owner(unit, request, MAYBE_ROW, WAIT_MS)
+        row = await peers.ask_owner(unit, request, MAYBE_ROW, WAIT_MS, is_wait=True)
         if row is not None:
             begun.settle(row.run)
         return row

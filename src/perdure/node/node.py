@@ -261,6 +261,8 @@ class Node:
             self.gateway,
             self.name,
             Random(),
+            self.clock,
+            self.options.lease_ms,
             self._at_work,
             lambda: self._seat,
         )
@@ -319,9 +321,6 @@ class Node:
         elders: Elders,
         resources: object,
     ) -> Life:
-        hint = None
-        if self._listening is not None:
-            hint = self._listening.peers.hint
         return wire(
             Surroundings(
                 store,
@@ -339,7 +338,7 @@ class Node:
                 self._tally,
                 self._metrics,
                 self._store_failed,
-                hint,
+                self._listening,
             )
         )
 

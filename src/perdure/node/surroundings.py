@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,13 +22,25 @@ if TYPE_CHECKING:
     from perdure.ports.store import Incarnation, Store
 
 
+class Outside(Protocol):
+    """What other nodes and clients should know of the turns of this node."""
+
+    def hint(self, unit: str) -> None:
+        """Messages wait in the store for a unit of another node."""
+        ...
+
+    def removed(self, unit: str) -> None:
+        """A unit of this node is gone, with all it owned."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """The parts that are there before a life begins, and those that outlast it.
 
     `resources` are those that the app has opened for its activities. `client` makes the client for
-    `activity.client()`. `failed` is called with an error after which the node cannot go on. `hint`
-    tells the node that owns a unit of messages for it. It is None where the store alone does.
+    `activity.client()`. `failed` is called with an error after which the node cannot go on. `outside`
+    is None for a node that does not listen.
     """
 
     store: Store
@@ -46,7 +58,7 @@ class Surroundings:
     tally: Tally
     metrics: Metrics | None
     failed: Callable[[Exception], None]
-    hint: Callable[[str], None] | None = None
+    outside: Outside | None = None
 
     @property
     def node_name(self) -> str:

@@ -39,8 +39,8 @@ T = TypeVar("T")
 
 CALL_MS: Final = 10_000
 """How long a request for an answer that stands ready may take."""
-WAIT_MS: Final = 3_600_000
-"""How long a request that waits for something may take. It is asked again then."""
+WAIT_MS: Final = 60_000
+"""How long a request that waits for something may take. It is asked again then: it may be lost."""
 ID_BYTES: Final = 16
 
 # ---------------------------------------------------------------- requests

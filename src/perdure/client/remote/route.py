@@ -34,6 +34,7 @@ from perdure.ports.clock import Clock
 from perdure.ports.transport import (
     DeadlineExceeded,
     FrameTooLarge,
+    Garbage,
     Link,
     Outcome,
     Refused,
@@ -202,11 +203,17 @@ class Route:
                 return await self._greeted(
                     await self._transport.connect(address, self, _CONNECT_MS)
                 )
+            except (FrameTooLarge, Garbage) as error:
+                failures.append(Garbage(f"what answers at {address} is no node: {error}"))
+            except Refused as error:
+                failures.append(Refused(f"at {address}: {error}", error.reason))
+            except Unreachable as error:
+                failures.append(error)  # it names the address
             except TransportError as error:
-                failures.append(error)
+                failures.append(Unreachable(f"at {address}: {error}"))
             except (Elsewhere, StoreUnavailable, DecodeError) as error:
                 failures.append(Unreachable(f"the node at {address} does not serve: {error}"))
-        raise _one_error(addresses, failures)
+        raise _one_error(failures)
 
     async def _greeted(self, link: Link) -> Link:
         """Ask a node for what a client must know."""
@@ -253,15 +260,13 @@ def _worse(before: Outcome, now: Outcome) -> Outcome:
     return now
 
 
-def _one_error(addresses: Sequence[str], failures: Sequence[TransportError]) -> TransportError:
-    """The error of a client that no node has taken."""
+def _one_error(failures: Sequence[TransportError]) -> TransportError:
+    """The error of a client that no node has taken. Each failure names its address."""
     if len(failures) == 1:
         return failures[0]
-    text = "; ".join(
-        f"{address}: {failure}" for address, failure in zip(addresses, failures, strict=True)
-    )
+    text = "; ".join(sorted(map(str, failures)))
     for failure in failures:
         # A wrong token is what people can mend. That another node is down is no news beside it.
         if isinstance(failure, Refused):
             return Refused(f"no node takes this client: {text}", failure.reason)
-    return Unreachable(f"no node answers: {text}")
+    return Unreachable(f"no node takes this client: {text}")

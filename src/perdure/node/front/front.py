@@ -7,7 +7,7 @@ the client asks another one. This is looked at before the work and before the an
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from perdure.client.remote.protocol import (
     HINT,
@@ -38,12 +38,14 @@ from perdure.client.remote.protocol import (
 from perdure.client.remote.queries import LIMIT_MAX, query_of
 from perdure.errors import PerdureError, UsageError
 from perdure.kernel.data.placement import check_id, scopes_of
+from perdure.node.gateway import may_go_directly
 from perdure.ports.store import OwnedStore
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable
 
     from perdure.client.remote.protocol import Request
+    from perdure.kernel.data.message import Message
     from perdure.node.front.peers import Peers
     from perdure.node.gateway import NodeGateway
     from perdure.ports.transport import Link, TransportError
@@ -57,6 +59,26 @@ _LOADS_MAX = 64
 _LETTERS_MAX = 10_000
 
 
+class House(Protocol):
+    """The node behind the front."""
+
+    def may_act(self) -> bool:
+        """Whether it runs, holds its lease, and is not frozen."""
+        ...
+
+    def takes_starts(self, unit: str) -> bool:
+        """Whether a start may begin at once, and need not go by the store."""
+        ...
+
+    def look(self, unit: str) -> None:
+        """Messages wait for a unit. Have them read, if it is this node's."""
+        ...
+
+    def addresses(self) -> list[str]:
+        """Where clients find the nodes."""
+        ...
+
+
 class Front:
     """What others reach of a node."""
 
@@ -64,20 +86,12 @@ class Front:
         self,
         gateway: NodeGateway,
         name: str,
-        may_act: Callable[[], bool],
-        addresses: Callable[[], list[str]],
-        look: Callable[[str], None],
+        house: House,
     ) -> None:
-        """Nothing is connected. `look` has the inbox of a unit read, if the unit is of this node.
-
-        `may_act`: the node runs, holds its lease, and is not frozen. `addresses` are those of all
-        nodes.
-        """
+        """Nothing is connected."""
         self._gateway = gateway
         self._name = name
-        self._may_act = may_act
-        self._addresses = addresses
-        self._look = look
+        self._house = house
         self._peers: Peers | None = None
         self._clients: dict[Link, None] = {}
 
@@ -105,7 +119,7 @@ class Front:
     def nodes_changed(self) -> None:
         """Nodes have come or gone: tell the clients where nodes are."""
         if self._clients:
-            body = encode(self._addresses())
+            body = encode(self._house.addresses())
             for link in self._clients:
                 link.tell(NODES, body)
 
@@ -121,9 +135,9 @@ class Front:
             text = "a hint of node %s cannot be read: %s"
             logger.warning(text, link.peer.node.node, error, extra={"node": self._name})
             return
-        if self._may_act():
+        if self._house.may_act():
             for unit in units:
-                self._look(unit)
+                self._house.look(unit)
 
     def call(self, request: Call) -> Awaitable[bytes]:
         """Answer a client, or another node."""
@@ -139,13 +153,13 @@ class Front:
             value = await self._do(request)
             self._check_may_act()
         except PerdureError as error:
-            if not self._may_act():
+            if not self._house.may_act():
                 return reply_with_trouble(self._elsewhere())
             return reply_with_trouble(error)
         return reply_with(value)
 
     def _check_may_act(self) -> None:
-        if not self._may_act():
+        if not self._house.may_act():
             raise self._elsewhere()
 
     def _elsewhere(self) -> Elsewhere:
@@ -157,9 +171,16 @@ class Front:
         match request:
             case Post(message):
                 return await gateway.post(check_message(message, gateway.limits))
-            case Begin(message):
+            case Begin(message, again):
                 check_message(message, gateway.limits)
-                return Started.of(*await gateway.begin_by_store(message))
+                if again or not self._may_begin(message):
+                    return Started.of(*await gateway.begin_by_store(message))
+                return Started.of(*await gateway.begin(message))
+            case StartHere(message):
+                check_message(message, gateway.limits)
+                if not self._may_begin(message):
+                    return None
+                return await gateway.begin_here(message)
             case AwaitHere(unit):
                 return await gateway.closed_here(
                     unit, request.begun, through_suspension=request.through_suspension
@@ -172,12 +193,15 @@ class Front:
             case _:
                 return await self._read(request)
 
+    def _may_begin(self, message: Message) -> bool:
+        return may_go_directly(message) and self._house.takes_starts(message.to)
+
     async def _read(self, request: Request) -> Any:
         """Answer what only reads, or has no unit."""
         store = self._gateway.store
         match request:
             case Greet():
-                return Welcome(store.info, self._gateway.limits, self._addresses())
+                return Welcome(store.info, self._gateway.limits, self._house.addresses())
             case Ask():
                 return await store.query(query_of(request))
             case Load(units):

@@ -15,8 +15,13 @@ if TYPE_CHECKING:
     from perdure.node.gateway import NodeGateway
     from perdure.node.ownership.seat import Seat
     from perdure.node.wiring import Life
+    from perdure.ports.clock import Clock
     from perdure.ports.cluster import View
     from perdure.ports.transport import Transport
+
+
+LINK_MS = 20_000
+"""A link is lost before it has stood still for so long."""
 
 
 class Listening:
@@ -28,6 +33,8 @@ class Listening:
         gateway: NodeGateway,
         name: str,
         random: Random,
+        clock: Clock,
+        lease_ms: int,
         life: Callable[[], Life | None],
         seat: Callable[[], Seat | None],
     ) -> None:
@@ -39,8 +46,13 @@ class Listening:
         self._life = life
         self._seat = seat
         self._view: View | None = None
-        self._front = Front(gateway, name, self._may_act, self._addresses, self._look)
-        self.peers = Peers(name, transport, self._front, random, self._owner_of)
+        self._clock = clock
+        # How late a start can come: a process that stood still for longer has lost its lease.
+        self._late_ms = LINK_MS + lease_ms
+        # Units that were removed here lately, each with the time until which it is remembered.
+        self._removed: dict[str, int] = {}
+        self._front = Front(gateway, name, self)
+        self.peers = Peers(name, transport, self._front, random, self.owner_of)
         self._front.meet(self.peers)
 
     @property
@@ -71,9 +83,43 @@ class Listening:
         await self.peers.close()
         await self._transport.close()
 
+    # ------------------------------------------------------------ told by turns
+
+    def hint(self, unit: str) -> None:
+        """Messages wait in the store for a unit of another node."""
+        self.peers.hint(unit)
+
+    def removed(self, unit: str) -> None:
+        """A unit is gone. A start of it that comes late must not begin it anew."""
+        now_ms = self._clock.boot_ms()
+        # Behind those that are there, so that the oldest stand first.
+        self._removed.pop(unit, None)
+        self._removed[unit] = now_ms + self._late_ms
+        for known, until_ms in list(self._removed.items()):
+            if until_ms > now_ms:
+                break
+            del self._removed[known]
+
     # ------------------------------------------------------------ the node, for its front
 
-    def _may_act(self) -> bool:
+    def takes_starts(self, unit: str) -> bool:
+        """Whether a start of the unit that comes over a link may begin at once, if it is here.
+
+        A start may come late, when its sender has posted it already. The run is known by the id of
+        its start, unless it was removed since. Then only the store knows the start. So starts go by
+        the store for a while after a removal, and after a scope has come from another node.
+        """
+        life = self._life()
+        now_ms = self._clock.boot_ms()
+        if life is None or self._removed.get(unit, 0) > now_ms:
+            return False
+        scope = life.turns.memory.home_of(unit)
+        if scope is None:
+            return True  # it goes to its owner, who looks as well
+        is_first = scope.fence.epoch == 1
+        return is_first or now_ms - scope.since_ms >= self._late_ms
+
+    def may_act(self) -> bool:
         """Whether the node may answer: it runs, holds its lease, and is not frozen."""
         life = self._life()
         if life is None or life.ownership.is_frozen:
@@ -82,7 +128,7 @@ class Listening:
         seat = self._seat()
         return seat is None or seat.holds
 
-    def _owner_of(self, unit: str) -> str | None:
+    def owner_of(self, unit: str) -> str | None:
         """The name of the node to which a unit falls, as far as this node knows."""
         life = self._life()
         seat = self._seat()
@@ -90,11 +136,12 @@ class Listening:
             return None
         return seat.owner_of(scope_of(unit, life.turns.store.info.shards))
 
-    def _look(self, unit: str) -> None:
+    def look(self, unit: str) -> None:
         """Messages wait for a unit. Have them read, if it is this node's."""
         life = self._life()
         if life is not None and life.turns.memory.owns(unit):
             life.turns.memory.read_inbox(unit)
 
-    def _addresses(self) -> list[str]:
+    def addresses(self) -> list[str]:
+        """Where clients find the nodes."""
         return addresses_of(self._view, self._transport.address)

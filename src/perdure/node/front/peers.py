@@ -19,7 +19,7 @@ from perdure.client.remote.protocol import (
     value_of_reply,
 )
 from perdure.errors import StoreUnavailable
-from perdure.ports.transport import TransportError, Unreachable
+from perdure.ports.transport import DeadlineExceeded, TransportError, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -153,24 +153,28 @@ class Peers:
         request: Request,
         decoder: msgspec.msgpack.Decoder[T],
         timeout_ms: int,
+        *,
+        is_wait: bool = False,
     ) -> T | None:
         """The answer of the node that owns a unit. None: it cannot be asked, or is another by now.
 
-        The request may have been done all the same.
+        The request may have been done all the same. `is_wait`: it is asked again when its time is up.
 
         Raises:
             PerdureError: the owner has answered with this error.
         """
-        link = self._link_to_owner(unit)
-        if link is None:
-            return None
-        try:
-            body = await link.call(KIND_OF[type(request)], encode(request), timeout_ms)
-            return value_of_reply(body, decoder)
-        except (TransportError, Elsewhere, StoreUnavailable) as error:
-            text = "node %s was asked about %r, which goes by the store now: %s"
-            logger.debug(text, link.peer.node.node, unit, error, extra={"node": self._name})
-            return None
+        while (link := self._link_to_owner(unit)) is not None:
+            try:
+                body = await link.call(KIND_OF[type(request)], encode(request), timeout_ms)
+                return value_of_reply(body, decoder)
+            except (TransportError, Elsewhere, StoreUnavailable) as error:
+                # `unknown`: it took all of its time, and no more can be said against the owner.
+                if isinstance(error, DeadlineExceeded) and error.outcome == "unknown" and is_wait:
+                    continue
+                text = "node %s was asked about %r, which goes by the store now: %s"
+                logger.debug(text, link.peer.node.node, unit, error, extra={"node": self._name})
+                return None
+        return None
 
     # ------------------------------------------------------------ hints
 

@@ -71,7 +71,7 @@ class Turns:
         self._clock = given.clock
         self._tally = given.tally
         self._metrics = given.metrics
-        self._hint = given.hint
+        self._outside = given.outside
         self._ownership = given.ownership
         self._ready = Ready(given.ownership, self._turn, self._round_over, self._is_behind)
         self._supervisor = Supervisor(given)
@@ -116,8 +116,8 @@ class Turns:
         if resident is None or (scope is not None and not scope.takes_messages):
             # A stored message waits in the inbox, and the next owner derives results again.
             refuse(ack, Moved())
-            if stored and self._hint is not None:
-                self._hint(message.to)
+            if stored and self._outside is not None:
+                self._outside.hint(message.to)
             return
         if resident.receive(message, ack, stored=stored):
             self._ready.queue(resident)
@@ -266,8 +266,8 @@ class Turns:
             home = self.memory.home_of(message.to)
             if home is None or home.number > claims:
                 self.memory.look_into_inbox(message.to)
-                if home is None and self._hint is not None:
-                    self._hint(message.to)
+                if home is None and self._outside is not None:
+                    self._outside.hint(message.to)
                 return
         self.deliver(message, stored=True)
 
@@ -294,6 +294,8 @@ class Turns:
         if scope is None or not scope.takes_messages:
             memory.expel(resident, unit.row)
         elif turn.deleted:
+            if self._outside is not None:
+                self._outside.removed(unit.id)
             if resident.mailbox:  # a start that came behind the deletion begins a new run
                 memory.reload(resident)
             else:
