@@ -13,10 +13,13 @@ import sys
 import venv
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCH = ROOT / ".bench"
+sys.path.insert(0, str(ROOT / "tests" / "fixtures"))
+SERVER = "BENCH_POSTGRES_URL"
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Contender:
     requirements: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     only: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    on_postgres: bool = False
 
     def environment_for(self, workload: str) -> dict[str, str]:
         path = (
@@ -38,6 +42,8 @@ class Contender:
             else str(ROOT)
         )
         own = dict(self.environment) | dict(self.only.get(workload, {}))
+        if self.on_postgres:
+            own[SERVER] = server_url()
         return dict(os.environ) | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"} | own
 
 
@@ -77,12 +83,48 @@ DUROXIDE = Contender(
     # A short poll makes it fast and never idle; where idleness is measured it has its own default.
     only={"IDLE": {"DUROXIDE_POLL_MS": "100"}, "W7": {"DUROXIDE_POLL_MS": "100"}},
 )
+PERDURE_POSTGRES = Contender(
+    "perdure-postgres",
+    "Perdure, PostgreSQL",
+    PERDURE.module,
+    "perdure",
+    on_postgres=True,
+)
+DBOS_POSTGRES = Contender(
+    "dbos-postgres",
+    "DBOS, PostgreSQL",
+    DBOS.module,
+    "dbos",
+    DBOS.requirements,
+    only=DBOS.only,
+    on_postgres=True,
+)
 LIMITS = Contender("limits", "limits", "benchmarks.engines.limits", "limits")
 
 CONTENDERS = {
-    one.name: one for one in (PERDURE, PERDURE_UVLOOP, DBOS, DBOS_DEFAULT, DUROXIDE, LIMITS)
+    one.name: one
+    for one in (
+        PERDURE,
+        PERDURE_UVLOOP,
+        PERDURE_POSTGRES,
+        DBOS,
+        DBOS_DEFAULT,
+        DBOS_POSTGRES,
+        DUROXIDE,
+        LIMITS,
+    )
 }
 DEFAULT = (PERDURE.name, DBOS.name, DUROXIDE.name, LIMITS.name)
+
+
+@cache
+def server_url() -> str:
+    """The server of all engines on PostgreSQL. Each commit waits for the disk. It ends with this process."""
+    from postgres_server import new_server
+
+    server = new_server(fsync=True)
+    server.start("shared_buffers=128MB", "autovacuum=on")
+    return server.url
 
 
 def workspace() -> Path:

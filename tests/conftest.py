@@ -37,6 +37,13 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _settled_memory() -> None:
+    """Take what the tests before have left out of the collector's sight, too."""
+    gc.collect()
+    gc.freeze()
+
+
 @given(none())
 def _use_hypothesis(_: None) -> None:
     """Have Hypothesis register its source of randomness, which it does not find in use once that is frozen."""

@@ -180,11 +180,13 @@ SYNC = ["LoopFactory", "SyncClient", "SyncHandle", "SyncNode", "SyncWorkflowHand
 
 TESTING = [
     "ActivityRecord",
+    "ClusterNode",
     "History",
     "ManualClock",
     "ReplayMismatch",
     "Replayed",
     "SkippingClock",
+    "TestCluster",
     "VirtualNode",
     "WaitsForever",
     "export_history",
@@ -206,6 +208,31 @@ SKIPPING_CLOCK = [
     "sleep",
     "waiting",
 ]
+
+CLUSTER_NODE = [
+    "ask",
+    "calm",
+    "client",
+    "cut",
+    "disturb",
+    "end",
+    "freeze",
+    "has_real_work",
+    "heal",
+    "is_frozen",
+    "is_running",
+    "kill",
+    "node",
+    "restart",
+    "scopes",
+    "set_clock",
+    "slow",
+    "start",
+    "stop",
+    "thaw",
+]
+
+TEST_CLUSTER = ["calls", "client", "node", "now", "owner", "replace", "settled"]
 
 
 def public(owner: object) -> list[str]:
@@ -264,6 +291,8 @@ def test_names_of_activity() -> None:
         (perdure.Client, CLIENT),
         (perdure.WorkflowHandle, HANDLE),
         (testing.SkippingClock, SKIPPING_CLOCK),
+        (testing.ClusterNode, CLUSTER_NODE),
+        (testing.TestCluster, TEST_CLUSTER),
     ],
     ids=lambda v: getattr(v, "__name__", ""),
 )
@@ -281,6 +310,8 @@ EVERYTHING = [
     *((perdure.WorkflowHandle, n) for n in HANDLE),
     *((testing, n) for n in TESTING),
     *((testing.SkippingClock, n) for n in SKIPPING_CLOCK),
+    *((testing.ClusterNode, n) for n in CLUSTER_NODE),
+    *((testing.TestCluster, n) for n in TEST_CLUSTER),
 ]
 
 

@@ -1,4 +1,4 @@
-"""DBOS on SQLite. Run with the interpreter of its own environment.
+"""DBOS on SQLite, or on the PostgreSQL server that is given. Run with the interpreter of its own environment.
 
 DBOS sets neither journal mode nor synchronous, so the library's default is a rollback journal with synchronous=FULL.
 For a comparison at equal durability and better speed, `DBOS_JOURNAL=WAL` (what the driver sets) forces WAL with
@@ -21,6 +21,7 @@ from sqlalchemy import event
 from benchmarks.engine import CHANNEL, SLOW_MS, Calls, Result
 from benchmarks.runner import main
 
+SERVER = os.environ.get("BENCH_POSTGRES_URL")
 JOURNAL = os.environ.get("DBOS_JOURNAL", "WAL")
 NOTIFICATION_POLL_S = float(os.environ.get("DBOS_NOTIFICATION_POLL_S", "1"))
 POLLING_INTERVAL_S = 0.05
@@ -30,7 +31,7 @@ CALLS = Calls()
 
 @event.listens_for(sqlalchemy.Engine, "connect")
 def set_durability(connection: sqlite3.Connection, _record: object) -> None:
-    if JOURNAL == "WAL":
+    if JOURNAL == "WAL" and not SERVER:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
 
@@ -113,9 +114,13 @@ class DbosEngine:
         self.result_concurrency = 1000
 
     async def open(self, folder: Path) -> None:
+        url = f"sqlite:///{folder / 'dbos.sqlite'}"
+        if SERVER:
+            # It makes the database. Both lives of a measurement have the same folder, and no other has it.
+            url = f"{SERVER.rsplit('/', 1)[0]}/{folder.name.replace('-', '_').lower()}"
         config: DBOSConfig = {
             "name": "bench",
-            "system_database_url": f"sqlite:///{folder / 'dbos.sqlite'}",
+            "system_database_url": url,
             "application_version": "1",
             "executor_id": "bench",
             "log_level": "CRITICAL",
@@ -123,7 +128,8 @@ class DbosEngine:
         }
         DBOS(config=config)
         await asyncio.to_thread(DBOS.launch)
-        self.check_journal(folder / "dbos.sqlite")
+        if not SERVER:
+            self.check_journal(folder / "dbos.sqlite")
 
     @staticmethod
     def check_journal(path: Path) -> None:
@@ -164,9 +170,13 @@ class DbosEngine:
             if JOURNAL == "WAL"
             else "rollback journal, synchronous=FULL"
         )
-        return {
+        about = {
             "engine": f"dbos {importlib.metadata.version('dbos')}",
             "python": platform.python_version(),
+        }
+        if SERVER:
+            return about | {"durability": "PostgreSQL, fsync and synchronous_commit on"}
+        return about | {
             "sqlite": sqlite3.sqlite_version,
             "durability": journal,
         }

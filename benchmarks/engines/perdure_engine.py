@@ -1,8 +1,9 @@
-"""Perdure on a SQLite file, with its defaults: WAL, synchronous=FULL, group commit."""
+"""Perdure with its defaults: on a SQLite file (WAL, synchronous=FULL), or on the PostgreSQL server that is given."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from benchmarks.engine import CHANNEL, SLOW_MS, Calls, Result
 from benchmarks.runner import main
 from perdure import App, workflow
 
+SERVER = os.environ.get("BENCH_POSTGRES_URL")
 CALLS = Calls()
 app = App("bench")
 go = workflow.Channel[str](CHANNEL)
@@ -98,7 +100,11 @@ class PerdureEngine:
         self.node: Any = None
 
     async def open(self, folder: Path) -> None:
-        self.node = app.node(f"sqlite:///{folder / 'perdure.db'}")
+        url = f"sqlite:///{folder / 'perdure.db'}"
+        if SERVER:
+            # Both lives of a measurement have the same folder, and no other has it.
+            url = f"{SERVER}?schema={folder.name}"
+        self.node = app.node(url)
         await self.node.start()
 
     async def close(self) -> None:
@@ -125,12 +131,16 @@ class PerdureEngine:
         await self.handle(shape, id).send(go, value)
 
     def about(self) -> dict[str, str]:
-        return {
+        about = {
             "engine": f"perdure {perdure.__version__}",
             "python": platform.python_version(),
+            "guard": "as it comes",
+        }
+        if SERVER:
+            return about | {"durability": "PostgreSQL, fsync and synchronous_commit on"}
+        return about | {
             "sqlite": apsw.sqlite_lib_version(),
             "durability": "WAL, synchronous=FULL",
-            "guard": "as it comes",
         }
 
 

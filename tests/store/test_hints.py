@@ -115,7 +115,7 @@ async def test_the_end_of_an_owner_with_unread_hints_is_no_fault_of_the_socket(
         await owner.ask("claim")
         async with opened(path) as scenario:
             await scenario.accepted(scenario.start("order"))
-            change = asyncio.create_task(scenario.store.wait_change("order", 0, 20_000))
+            change = asyncio.create_task(scenario.store.wait_change("order", 0, 1_000))
             await asyncio.sleep(0)
             os.kill(owner.pid, signal.SIGSTOP)
             # A kill with bytes unread resets the connection, and does not only end it.

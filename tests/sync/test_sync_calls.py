@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import threading
 import traceback
 from collections.abc import Iterator
@@ -370,3 +371,42 @@ def test_a_client_on_a_store_alone(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="the client is not open"):
             Client.open(url).sync().counts()
         stack.enter_context(Client.open(url).sync())
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before the loop knows", "after"])
+def test_ctrl_c_while_a_call_is_handed_over_leaves_nothing_behind(late: bool) -> None:
+    """Python would complain of a coroutine that nobody has awaited, which is an error in these tests."""
+    interrupts = threading.Event()
+
+    class Interrupted(asyncio.SelectorEventLoop):
+        def call_soon_threadsafe(self, *args: Any, **kwargs: Any) -> asyncio.Handle:
+            if not interrupts.is_set():
+                return super().call_soon_threadsafe(*args, **kwargs)
+            interrupts.clear()
+            if late:
+                super().call_soon_threadsafe(*args, **kwargs)
+            raise KeyboardInterrupt
+
+    begun: list[str] = []
+    cancelled: Future[bool] = Future()
+
+    async def nothing() -> None:
+        return None
+
+    async def for_ever() -> None:
+        begun.append("call")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set_result(True)
+
+    portal = Portal("the portal", Interrupted)
+    portal.open(nothing, nothing)
+    interrupts.set()
+    with pytest.raises(KeyboardInterrupt):
+        portal.call(for_ever)
+    gc.collect()  # what was left behind is found now
+    portal.call(nothing)
+    # The loop may have begun the call before its caller left.
+    assert not begun or cancelled.result(DEADLINE_S)
+    portal.close()

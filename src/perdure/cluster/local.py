@@ -30,7 +30,8 @@ class LocalCluster:
         self.loses_answers = False
         self._silent: set[str] = set()
         self._revision = 0
-        self._waiting: set[asyncio.Event] = set()
+        # A dict, so that they are told in one order in each run of a simulation.
+        self._waiting: dict[asyncio.Event, None] = {}
 
     async def __aenter__(self) -> Self:
         """Nothing is to be opened."""
@@ -119,14 +120,14 @@ class LocalCluster:
     async def changed(self, revision: int, within_ms: int) -> View:
         """Wait for another revision."""
         news = asyncio.Event()
-        self._waiting.add(news)
+        self._waiting[news] = None
         alarm = self._clock.call_after(within_ms, news.set)
         try:
             while self._revision == revision and not news.is_set():
                 await news.wait()
         finally:
             alarm.cancel()
-            self._waiting.discard(news)
+            del self._waiting[news]
         return await self.view()
 
     def _has_changed(self) -> None:

@@ -65,7 +65,8 @@ class Bell:
 
     def __init__(self) -> None:
         """Start without listeners."""
-        self._listeners: set[_Listener] = set()
+        # A dict, so that they are told in one order in each run of a simulation.
+        self._listeners: dict[_Listener, None] = {}
 
     def ring(self, hint: Hint) -> None:
         """Tell all listeners."""
@@ -82,7 +83,7 @@ class Bell:
         """Hints, as they come from this call on, until the bell is closed."""
         # Not in the generator, which runs only when its first hint is asked for.
         listener = _Listener()
-        self._listeners.add(listener)
+        self._listeners[listener] = None
         return self._listen_to(listener)
 
     async def _listen_to(self, listener: _Listener) -> AsyncIterator[Hint]:
@@ -93,4 +94,4 @@ class Bell:
                     if number % HINTS_AT_A_TIME == 0:
                         await asyncio.sleep(0)
         finally:
-            self._listeners.discard(listener)
+            self._listeners.pop(listener, None)

@@ -22,6 +22,8 @@ import threading
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import CancelledError, Future
+from contextlib import suppress
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 from perdure.errors import StoreUnavailable, UsageError
@@ -142,7 +144,7 @@ class Portal:
         assert thread is not None
         try:
             if thread.ident is not None and self._ready.exception() is None:
-                _outlast(asyncio.run_coroutine_threadsafe(self._last(stop), self._ready.result()))
+                _outlast(_hand_over(lambda: self._last(stop), self._ready.result()))
         finally:
             if thread.ident is not None:
                 thread.join()
@@ -214,7 +216,7 @@ class Portal:
                     how = "has been closed"
                 msg = f"{self.name} {how}: use it inside of `with ... as`"
                 raise UsageError(msg)
-            return asyncio.run_coroutine_threadsafe(_do(work), self._loop)
+            return _hand_over(work, self._loop)
 
     def _wait(self, future: Future[T]) -> T:
         try:
@@ -228,6 +230,54 @@ class Portal:
         finally:
             # If this thread was interrupted, its call is not wanted any more.
             future.cancel()
+
+
+def _hand_over(work: Work[T], loop: asyncio.AbstractEventLoop) -> Future[T]:
+    """Have the loop, which runs in another thread, begin a call."""
+    future: Future[T] = Future()
+    try:
+        loop.call_soon_threadsafe(_begin_call, work, future)
+    except BaseException:
+        # Ctrl-C may come when the loop has heard of the call already.
+        future.cancel()
+        raise
+    return future
+
+
+def _begin_call(work: Work[T], future: Future[T]) -> None:
+    """Begin a call, on the loop. Its result goes to `future`, and cancelling that cancels the call.
+
+    The coroutine is made here. Made by the caller, it would be left behind by a Ctrl-C that comes
+    before the loop has it.
+    """
+    if future.cancelled():
+        return
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(_do(work))
+
+    def stop(future: Future[T]) -> None:
+        # A cancel comes from the caller's thread. Once the loop is closed, its tasks have ended.
+        if future.cancelled():
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(task.cancel)
+
+    future.add_done_callback(stop)
+    task.add_done_callback(partial(_settle, future))
+
+
+def _settle(future: Future[T], task: asyncio.Task[T]) -> None:
+    """Give the outcome of a call to its caller, unless that has left."""
+    if task.cancelled():
+        future.cancel()
+    else:
+        # Asked in any case, because asyncio complains of an error that nobody has looked at.
+        error = task.exception()
+        if not future.set_running_or_notify_cancel():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(task.result())
 
 
 async def _do(work: Work[T]) -> T:

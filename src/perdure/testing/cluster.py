@@ -19,7 +19,7 @@ class MemoryCluster:
     def __init__(self) -> None:
         """Nothing is assigned."""
         self._assigned: dict[str, Assignment] = {}
-        self._followers: dict[str, set[asyncio.Event]] = {}
+        self._followers: dict[str, dict[asyncio.Event, None]] = {}
 
     def assign(
         self, node: str, scopes: Iterable[str], living: Iterable[Incarnation] | None = None
@@ -38,12 +38,12 @@ class MemoryCluster:
     async def assignments(self, node: Incarnation) -> AsyncIterator[Assignment]:
         """What the node should own, now and after each call of `assign`."""
         changed = asyncio.Event()
-        followers = self._followers.setdefault(node.node, set())
-        followers.add(changed)
+        followers = self._followers.setdefault(node.node, {})
+        followers[changed] = None
         try:
             while True:
                 changed.clear()
                 yield self._assigned.get(node.node, Assignment(frozenset()))
                 await changed.wait()
         finally:
-            followers.discard(changed)
+            followers.pop(changed, None)

@@ -158,6 +158,8 @@ Mishap = Literal[
     "read fails",
     "read late",
     "hint lost",
+    "hint late",
+    "hint twice",
 ]
 """The mishaps between a node and its store.
 
@@ -193,6 +195,11 @@ class Mishaps:
     def commit_id(self) -> bytes:
         """The id of another writer's commit."""
         return self._random.randbytes(16)
+
+    def begin(self, rates: Mapping[Mishap, float], seed: int) -> None:
+        """Let other mishaps happen from now on, as another seed decides."""
+        self._random = Random(seed)
+        self._rates = dict(rates)
 
     def end(self) -> None:
         """Let no mishap happen any more."""
@@ -292,8 +299,13 @@ class UnreliableStore(PassingStore):
             await asyncio.sleep(self._mishaps.delay_s())
 
     async def hints(self) -> AsyncIterator[Hint]:
-        """The hints that are not lost."""
+        """The hints that are not lost. Some are late, and some come twice."""
         # Hints may be lost: the look at arrivals finds what they would have told.
         async for hint in self._store.hints():
-            if not self._mishaps.strikes("hint lost"):
+            if self._mishaps.strikes("hint lost"):
+                continue
+            if self._mishaps.strikes("hint late"):
+                await asyncio.sleep(self._mishaps.delay_s())
+            yield hint
+            if self._mishaps.strikes("hint twice"):
                 yield hint

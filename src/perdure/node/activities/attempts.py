@@ -110,6 +110,11 @@ class Attempts:
         """How many attempts wait for a free slot."""
         return self._slots.waiting
 
+    @property
+    def on_threads(self) -> int:
+        """How many functions run on threads and in processes now."""
+        return self._runner.on_threads
+
     def working(self, asleep: Collection[object]) -> list[asyncio.Task[Any]]:
         """The tasks of attempts that run now, also of cancelled ones that have not ended.
 

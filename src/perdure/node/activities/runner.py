@@ -26,7 +26,7 @@ from perdure.kernel.loop.call import ActivityCall, CheckpointCall
 from perdure.node.activities.line import Request
 from perdure.node.activities.outcome import EndedWith, Outcome, call_function, encoded, failure_from
 from perdure.node.activities.pool import PoolProcess, Processes, ProcessLost
-from perdure.node.activities.threads import Threads
+from perdure.node.activities.threads import ThreadCall, Threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,6 +56,7 @@ class Runner:
         self._definitions = definitions
         self._limits = limits
         self._threads = Threads()
+        self.on_threads = 0
         self._processes = Processes()
         self._interceptors = interceptors
 
@@ -155,12 +156,11 @@ class Runner:
         except RuntimeError as error:
             text = f"no thread can be started for {job.describe()}: {error}"
             raise EndedWith(Failure("RuntimeError", text, "infrastructure")) from error
-        while True:
-            try:
-                return await running.result()
-            except asyncio.CancelledError:
-                if running.is_done or job.state != "ending":
-                    raise
+        self.on_threads += 1
+        try:
+            return await _end_of(running, job)
+        finally:
+            self.on_threads -= 1
 
     async def _in_process(self, job: Job, definition: ActivityDefinition, data: bytes) -> bytes:
         """Run it in a process. Return the encoded result.
@@ -221,6 +221,15 @@ class Runner:
             raise EndedWith(outcome.failure)
         assert outcome.result is not None
         return outcome.result
+
+
+async def _end_of(running: ThreadCall, job: Job) -> Any:
+    while True:
+        try:
+            return await running.result()
+        except asyncio.CancelledError:
+            if running.is_done or job.state != "ending":
+                raise
 
 
 def cancelled_itself(job: Job) -> Failure:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -66,7 +65,7 @@ class Arrivals:
                 await self.look()
                 away_since_s = None
             except StoreUnavailable as error:
-                now_s = time.monotonic()
+                now_s = asyncio.get_running_loop().time()
                 if away_since_s is None:  # once for each time that the store is away
                     away_since_s = now_s
                     self._say_away(error)

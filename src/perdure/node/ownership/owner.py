@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -85,10 +84,12 @@ class Owner:
         while True:
             await self._news.wait()
             self._news.clear()
-            since_s = time.monotonic()
+            # The event loop's time, in which the pauses are, too.
+            loop = asyncio.get_running_loop()
+            since_s = loop.time()
             pause_s: float | None = 0.0
             while pause_s is not None and not self._news.is_set():
-                pause_s = await self._settle_some(time.monotonic() - since_s)
+                pause_s = await self._settle_some(loop.time() - since_s)
                 if pause_s is not None:
                     await self._pause(pause_s)
 
