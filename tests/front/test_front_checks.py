@@ -103,7 +103,11 @@ def test_messages_that_no_client_can_send(message: msg.Message, why: str) -> Non
 
 def test_values_that_are_too_large() -> None:
     limits = Limits(payload_bytes=10)
-    for body in (msg.Send("n", b"x" * 11), msg.Raise("n", b"x" * 11), msg.Start("w", None, b"x" * 11)):
+    for body in (
+        msg.Send("n", b"x" * 11),
+        msg.Raise("n", b"x" * 11),
+        msg.Start("w", None, b"x" * 11),
+    ):
         with pytest.raises(PayloadTooLarge, match="11 bytes"):
             check_message(msg.Message(ID, "x", body, 1), limits)
         check_message(msg.Message(ID, "x", type(body)(*_short(body)), 1), limits)

@@ -255,7 +255,7 @@ async def test_a_wrong_token_is_one_clear_error(app: App) -> None:
                 raise AssertionError
         assert caught.value.reason == "token"
         # Beside a node that is down, the token is still what people can mend.
-        with pytest.raises(Refused, match="at 127.0.0.1:1"):
+        with pytest.raises(Refused, match=r"at 127\.0\.0\.1:1"):
             async with perdure.connect(f"perdure://{address},127.0.0.1:1", token=b"another"):
                 raise AssertionError
 
@@ -284,7 +284,10 @@ async def test_an_address_of_something_else() -> None:
 async def test_a_value_that_is_too_large_is_refused_before_it_is_sent(app: App) -> None:
     limits = Limits(payload_bytes=1_000)
     store = MemoryStore()
-    async with store, Node(app, store, options=NodeOptions(limits=limits), listen=Door("127.0.0.1:0")) as node:
+    async with (
+        store,
+        Node(app, store, options=NodeOptions(limits=limits), listen=Door("127.0.0.1:0")) as node,
+    ):
         async with perdure.connect(f"perdure://{node.address}") as client:
             handle = client.workflow("adds", id="x")
             await handle.start(1)

@@ -158,7 +158,8 @@ class Peers:
     ) -> T | None:
         """The answer of the node that owns a unit. None: it cannot be asked, or is another by now.
 
-        The request may have been done all the same. `is_wait`: it is asked again when its time is up.
+        The request may have been done all the same. `is_wait`: it is asked again when its time is
+        up.
 
         Raises:
             PerdureError: the owner has answered with this error.
