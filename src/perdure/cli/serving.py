@@ -72,29 +72,34 @@ NAMED = 5
 """The largest number of attempts without an end that are named."""
 
 
+OptionsFile = Annotated[
+    Path | None,
+    typer.Option("--options", metavar="FILE", help="A TOML file.", show_default=False),
+]
+NodeName = Annotated[
+    str | None,
+    typer.Option("--name", metavar="NAME", help="The node's name.", show_default="APP-PID"),
+]
+Grace = Annotated[
+    float | None,
+    typer.Option(
+        "--grace",
+        metavar="DURATION",
+        parser=seconds,
+        help="What running activities get at the stop: 10 (seconds), 2m.",
+    ),
+]
+
+
 def serve(  # noqa: PLR0913, PLR0917 - each is an option of the command
     target: Annotated[
         str,
         typer.Argument(metavar="TARGET", help="FILE:APP or MODULE:APP; FILE if it has one App."),
     ],
     store: StoreUrl = DEFAULT_URL,
-    options: Annotated[
-        Path | None,
-        typer.Option("--options", metavar="FILE", help="A TOML file.", show_default=False),
-    ] = None,
-    name: Annotated[
-        str | None,
-        typer.Option("--name", metavar="NAME", help="The node's name.", show_default="APP-PID"),
-    ] = None,
-    grace: Annotated[
-        float | None,
-        typer.Option(
-            "--grace",
-            metavar="DURATION",
-            parser=seconds,
-            help="What running activities get at the stop: 10 (seconds), 2m.",
-        ),
-    ] = None,
+    options: OptionsFile = None,
+    name: NodeName = None,
+    grace: Grace = None,
     listen: Listen = None,
     advertise: Advertise = None,
     token_file: TokenFile = None,

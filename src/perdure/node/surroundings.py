@@ -39,8 +39,8 @@ class Surroundings:
     """The parts that are there before a life begins, and those that outlast it.
 
     `resources` are those that the app has opened for its activities. `client` makes the client for
-    `activity.client()`. `failed` is called with an error after which the node cannot go on. `outside`
-    is None for a node that does not listen.
+    `activity.client()`. `failed` is called with an error after which the node cannot go on.
+    `outside` is None for a node that does not listen.
     """
 
     store: Store

@@ -277,6 +277,7 @@ def reply_with_trouble(error: PerdureError) -> bytes:
     """The bytes of the answer to a request that ended in an error."""
     code = "StoreUnavailable"
     outcome = "unknown"
+    # An error that is not expected here may have come behind the work.
     if isinstance(error, StoreUnavailable):
         outcome = error.outcome
     else:

@@ -77,6 +77,7 @@ class Route:
         self._learned: tuple[str, ...] = ()
         self._link: Link | None = None
         self._welcome: Welcome | None = None
+        # All requests that find no link wait for the same attempt.
         self._connecting = asyncio.Lock()
 
     @property
@@ -154,6 +155,7 @@ class Route:
             except TransportError as error:
                 trouble = error
                 outcome = _worse(outcome, error.outcome)
+            # The link is sound, and the node is not: the next try must find another one.
             except Elsewhere as error:
                 trouble = error
                 await self._leave(link)
@@ -220,6 +222,7 @@ class Route:
         try:
             body = await link.call(KIND_OF[Greet], encode(Greet()), _CONNECT_MS)
             welcome = value_of_reply(body, WELCOME)
+            # Ids mean other instances there, so going on would mix them up.
             before = self._welcome
             if before is not None and before.info.id != welcome.info.id:
                 msg = f"the node at {link.address} serves another store than the ones before"

@@ -53,8 +53,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("perdure.node")
 
+# A wait that its client has forgotten ends by itself.
 _CHANGE_MS_MAX = 60_000
 """How long a client may wait for a change in one request."""
+# Each journal may be many MB.
 _LOADS_MAX = 64
 _LETTERS_MAX = 10_000
 
@@ -103,6 +105,7 @@ class Front:
 
     def opened(self, link: Link) -> None:
         """A link has come to be. A peer that serves no store is a client."""
+        # Only who knows the token gets here, so a peer that says it is a node is believed.
         if link.peer.store:
             if self._peers is not None:
                 self._peers.opened(link)
@@ -151,8 +154,10 @@ class Front:
                 msg = f"only a node asks {kind!r}"
                 raise UsageError(msg)
             value = await self._do(request)
+            # The lease may be over by now, and the answer would be that of an owner before.
             self._check_may_act()
         except PerdureError as error:
+            # A node that stops fails in many ways, and each means the same to the client.
             if not self._house.may_act():
                 return reply_with_trouble(self._elsewhere())
             return reply_with_trouble(error)

@@ -126,6 +126,7 @@ class Listening:
             return False
         # The alarm of a lease rings late behind a stop of the process, so the lease is asked.
         seat = self._seat()
+        # A node without a cluster needs no lease.
         return seat is None or seat.holds
 
     def owner_of(self, unit: str) -> str | None:

@@ -81,6 +81,7 @@ class Peers:
             if wanted.get(name) != address:
                 task.cancel()
                 del self._keeping[name]
+        # A view may still come while the node stops.
         if self._is_closed:
             return
         for name, address in wanted.items():
@@ -98,6 +99,7 @@ class Peers:
             while True:
                 try:
                     link = await self._transport.connect(address, self._handler, _CONNECT_MS)
+                    # An address may be given to another node, before the members are told so.
                     if link.peer.node.node != name:
                         await link.close()
                         msg = f"node {link.peer.node.node!r} answers at {address} by now"
@@ -106,6 +108,7 @@ class Peers:
                     has_said = False
                     await link.wait_closed()
                 except TransportError as error:
+                    # Once for each time that it is away.
                     if not has_said:
                         text = "node %s cannot reach node %s; requests for it go by the store: %s"
                         ids = {"node": self._name}
@@ -184,6 +187,7 @@ class Peers:
         name = self._owner_of(unit)
         if name is None or name not in self._links:
             return
+        # A commit may post to many units, and a batch has many commits.
         if not self._hints:
             self._loop.call_soon(self._tell)
         units = self._hints.setdefault(name, {})
