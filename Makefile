@@ -5,6 +5,8 @@ SECONDS ?= 10
 COUNT ?= 150
 SEED ?= 0
 FILES ?=
+SEEDS ?= 1000
+FIRST ?= 1
 
 # The tests start hundreds of processes. Without compiled modules each takes half a second longer.
 unexport PYTHONDONTWRITEBYTECODE
@@ -15,7 +17,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-long check mutants format bench stress docs lock clean
+.PHONY: help demo test test-long simulate check mutants format bench stress docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## say what each target does
@@ -29,6 +31,9 @@ test: $(READY) ## run the tests
 
 test-long: $(READY) ## run the long tests, PERDURE_LONG_SECONDS=30 each
 	$(BIN)/python -m pytest -m long -n 2 $(PYTEST_ARGS)
+
+simulate: $(READY) ## random work on nodes of which any may fail, SEEDS=1000 of it from FIRST=1 on
+	$(BIN)/python -m perdure.simulation --first $(FIRST) --seeds $(SEEDS) --processes 2 --shrink
 
 check: $(READY) ## format, lint, types, layers, style: everything that needs no run of the program
 	$(BIN)/ruff format --check .

@@ -18,7 +18,13 @@ from perdure.codec import decode, encode
 from perdure.errors import DefinitionError, PayloadTooLarge, UsageError
 from perdure.errors import RetryAfter as RetryAfter  # noqa: PLC0414  (users raise it from here)
 from perdure.function import wraps_async, written
-from perdure.kernel.data.definition import ActivityDefinition, ActivityOptions, check_name
+from perdure.kernel.data.definition import (
+    ActivityDefinition,
+    ActivityOptions,
+    check_label,
+    check_name,
+)
+from perdure.kernel.data.queue import check_priority
 from perdure.kernel.data.retry import RetryPolicy, Seconds, to_ms
 from perdure.kernel.execution import commands
 from perdure.kernel.execution.execution import current_run
@@ -46,6 +52,9 @@ def options_of(
     heartbeat_timeout: Seconds | None = None,
     queue: str | None = None,
     session: str | None = None,
+    priority: int | None = None,
+    key: str | None = None,
+    tag: str | None = None,
 ) -> ActivityOptions:
     """`base`, changed by the options that are given.
 
@@ -72,6 +81,12 @@ def options_of(
         changes["queue"] = check_name(queue, "a queue")
     if session is not None:
         changes["session"] = check_name(session, "a session")
+    if priority is not None:
+        changes["priority"] = check_priority(priority, what)
+    if key is not None:
+        changes["key"] = check_label(key, "a key")
+    if tag is not None:
+        changes["tag"] = check_name(tag, "a tag")
     if changes:
         return replace(base, **changes)
     return base
@@ -136,9 +151,17 @@ class Activity(Generic[P, R_co]):
         heartbeat_timeout: Seconds | None = None,
         queue: str | None = None,
         session: str | None = None,
+        priority: int | None = None,
+        key: str | None = None,
+        tag: str | None = None,
     ) -> Activity[P, R_co]:
         """The same activity with other options: `await charge.with_options(timeout=5)("card",
         100)`.
+
+        A queue that the app declares (`app.queue`) or that this node does not serve takes the last
+        four into account. Calls of one `session` run on one worker while it lives. `priority` is 0
+        (the most urgent) to 9. The limit `per_key` counts calls of one `key`. A `tag` is for
+        workers that have it.
         """
         options = options_of(
             self.options,
@@ -150,6 +173,9 @@ class Activity(Generic[P, R_co]):
             heartbeat_timeout=heartbeat_timeout,
             queue=queue,
             session=session,
+            priority=priority,
+            key=key,
+            tag=tag,
         )
         return Activity(self.definition, options)
 

@@ -29,6 +29,7 @@ from perdure.kernel.data.definition import (
     normal_version,
     version_key,
 )
+from perdure.kernel.data.queue import QueueRules, rules_of
 from perdure.kernel.data.retry import RetryPolicy, Seconds
 from perdure.kernel.execution import commands
 from perdure.kernel.execution.execution import current_run
@@ -80,6 +81,7 @@ class App:
         self._latest: dict[str, WorkflowDefinition] = {}
         self._pinned: dict[str, str] = {}
         self._activities: dict[str, ActivityDefinition] = {}
+        self._queues: dict[str, QueueRules] = {}
         self._resources: Resources | None = None
         self._listeners: list[Callable[[], None]] = []
         # A detached activity outlives its caller, so it needs an instance of its own.
@@ -110,6 +112,8 @@ class App:
         start_timeout: Seconds | None = None,
         heartbeat_timeout: Seconds | None = None,
         queue: str | None = None,
+        priority: int | None = None,
+        tag: str | None = None,
         executor: Literal["thread", "process"] = "thread",
     ) -> ActivityDecorator: ...
     def activity(
@@ -128,7 +132,9 @@ class App:
 
         Times are seconds or timedeltas: `timeout` limits one attempt, `total_timeout` all of them,
         `start_timeout` the wait for a free slot, `heartbeat_timeout` the silence between
-        heartbeats. Without `retry` the first failure goes to the workflow's code.
+        heartbeats. Without `retry` the first failure goes to the workflow's code. Calls of a
+        `queue` that the app declares go to any node that serves it (`queue`), by `priority` from 0
+        (the most urgent) to 9, and only to workers with the `tag`.
 
         Raises:
             DefinitionError: the name is taken, or a value of the signature cannot be data.
@@ -292,10 +298,51 @@ class App:
                 theirs += versions.values()
         for definition in theirs:
             self._check_free(definition)
+        for name, rules in other._queues.items():
+            if self._queues.get(name, rules) != rules:
+                msg = f"apps {self.name!r} and {other.name!r} give queue {name!r} other limits"
+                raise DefinitionError(msg)
         for definition in theirs:
             self._add_workflow(definition)
         self._activities |= other._activities
+        self._queues |= other._queues
         self._changed()
+
+    def queue(
+        self,
+        name: str,
+        *,
+        concurrency: int | None = None,
+        per_node: int | None = None,
+        per_key: int | None = None,
+        rate: int | None = None,
+        period: Seconds = 1,
+    ) -> None:
+        """Declare a shared queue: `app.queue("gpu", concurrency=8)`.
+
+        Each call of an activity of this queue becomes a task in the store, for any node that serves
+        the queue. All of them together run `concurrency` of them at once, `per_key` for one key,
+        and begin at most `rate` within `period` seconds. Each node runs `per_node` at once.
+
+        Raises:
+            DefinitionError: the queue is declared already, or a limit is no number of at least 1.
+        """
+        check_name(name, "a queue")
+        rules = rules_of(name, concurrency, per_key, per_node, rate, period)
+        if self._queues.get(name, rules) != rules:
+            msg = f"app {self.name!r} declares queue {name!r} already, with other limits"
+            raise DefinitionError(msg)
+        self._queues[name] = rules
+        self._changed()
+
+    def find_queue(self, name: str) -> QueueRules | None:
+        """The limits of a shared queue. None: the app declares no queue of this name."""
+        return self._queues.get(name)
+
+    def queues(self) -> list[str]:
+        """The names of the queues that are declared, or that activities name, sorted."""
+        named = {definition.options.queue for definition in self._activities.values()}
+        return sorted({*self._queues, *(name for name in named if name is not None)})
 
     def resources(self, make: Callable[[], AsyncIterator[R]], /) -> Callable[[], AsyncIterator[R]]:
         """Register the resources of activities (pools, clients, settings).
@@ -461,6 +508,8 @@ _ACTIVITY_OPTIONS = (
     "start_timeout",
     "heartbeat_timeout",
     "queue",
+    "priority",
+    "tag",
 )
 
 

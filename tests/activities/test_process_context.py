@@ -11,7 +11,7 @@ from engine import until
 
 from perdure import Limits, Node, NodeOptions
 
-OPTIONS = NodeOptions(processes=1, stop_ms=10, limits=Limits(payload_bytes=10_000))
+OPTIONS = NodeOptions(processes=1, grace_ms=500, stop_ms=10, limits=Limits(payload_bytes=10_000))
 
 
 @pytest.fixture

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import TypeVar
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "chaos"))
-
 from engine import until
-from virtual_time import WallClock, run_virtually
 
 from perdure import App, Node, NodeOptions, workflow
 from perdure.errors import NotFound, StoreUnavailable
@@ -23,6 +17,7 @@ from perdure.kernel.data.commit import Commit, Fence, Verdict
 from perdure.kernel.data.message import Message
 from perdure.ports.store import InboxPart, Loaded, Page, Posted, Query, Wake
 from perdure.store.memory import MemoryStore
+from perdure.testing.virtual_time import VirtualTime, run_virtually
 
 T = TypeVar("T")
 
@@ -119,11 +114,14 @@ async def hears() -> list[int]:
 def freeze_for(main_s: float, *, residents: int) -> None:
     """Run instances of all kinds through an outage, and see that each goes on soon after it."""
 
-    async def main(wall: WallClock) -> None:
+    async def main(virtual: VirtualTime) -> None:
         gates.append(asyncio.Event())
         counted.clear()
         options = NodeOptions(store_retry_ms=RETRY_MS, residents=residents, stop_ms=0)
-        async with Away() as store, Node(app, store, options=options) as node:
+        async with (
+            Away() as store,
+            Node(app, store, options=options, clock=virtual.clock()) as node,
+        ):
             client = node.client
             await client.workflow(sleeps, id="sleeps").start("sleeps")
             await client.workflow(calls, id="calls").start("calls")
@@ -169,10 +167,10 @@ def test_after_a_minute_everything_goes_on_within_five_seconds(
 
 
 def test_a_frozen_node_can_be_stopped_and_the_next_one_goes_on() -> None:
-    async def main(wall: WallClock) -> None:
+    async def main(virtual: VirtualTime) -> None:
         options = NodeOptions(store_retry_ms=RETRY_MS, stop_ms=0)
         async with Away() as store:
-            node = Node(app, store, options=options)
+            node = Node(app, store, options=options, clock=virtual.clock())
             await node.start()
             handle = node.client.workflow(hears, id="hears")
             await handle.start()
@@ -184,7 +182,7 @@ def test_a_frozen_node_can_be_stopped_and_the_next_one_goes_on() -> None:
                 await sent
             await asyncio.wait_for(node.stop(), RETRY_MS / 1000 + SOON_S)
             store.away = False
-            async with Node(app, store, options=options) as after:
+            async with Node(app, store, options=options, clock=virtual.clock()) as after:
                 for number in (2, 3):
                     await after.client.get("hears").send("n", number)
                 assert await after.client.get("hears").result(timeout=5) == [1, 2, 3]
@@ -200,11 +198,11 @@ async def store_of_hearers(store: Away, ids: Sequence[str]) -> None:
 
 
 def test_a_start_that_a_frozen_node_refused_hides_no_instance() -> None:
-    async def main(wall: WallClock) -> None:
+    async def main(virtual: VirtualTime) -> None:
         options = NodeOptions(store_retry_ms=RETRY_MS, residents=1, stop_ms=0)
         async with Away() as store:
             await store_of_hearers(store, ["sent-to", "cancelled", "deleted"])
-            async with Node(app, store, options=options) as node:
+            async with Node(app, store, options=options, clock=virtual.clock()) as node:
                 client = node.client
                 for number in range(3):  # so that those three have left memory
                     await client.workflow(hears, id=f"other-{number}").start()
@@ -252,12 +250,12 @@ class Crowded(Away):
 def test_a_start_that_the_freeze_found_waiting_hides_no_instance() -> None:
     """Its unit was taken to be new, and the store knew better."""
 
-    async def main(wall: WallClock) -> None:
+    async def main(virtual: VirtualTime) -> None:
         ids = [f"known-{number}" for number in range(20)]
         options = NodeOptions(store_retry_ms=RETRY_MS, residents=1, stop_ms=0)
         async with Crowded() as store:
             await store_of_hearers(store, ids)
-            async with Node(app, store, options=options) as node:
+            async with Node(app, store, options=options, clock=virtual.clock()) as node:
                 client = node.client
                 for number in range(3):  # so that the others have left memory
                     await client.workflow(hears, id=f"other-{number}").start()
@@ -293,9 +291,12 @@ def test_a_start_that_the_freeze_found_waiting_hides_no_instance() -> None:
 
 
 def test_a_sender_that_tries_again_at_once_does_not_keep_its_node_frozen() -> None:
-    async def main(wall: WallClock) -> None:
+    async def main(virtual: VirtualTime) -> None:
         options = NodeOptions(store_retry_ms=RETRY_MS, stop_ms=0)
-        async with Away() as store, Node(app, store, options=options) as node:
+        async with (
+            Away() as store,
+            Node(app, store, options=options, clock=virtual.clock()) as node,
+        ):
             handle = node.client.workflow(hears, id="hears")
             await handle.start()
             store.away = True

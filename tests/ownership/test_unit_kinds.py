@@ -23,6 +23,7 @@ from perdure.kernel.unit.budget import Budget
 from perdure.kernel.unit.kinds import Kinds, Unit
 from perdure.kernel.unit.mailbox import Mailbox
 from perdure.kernel.unit.turn import Turn
+from perdure.node.queues.routes import Routes
 from perdure.ports.store import Inbox, Store, Units
 from perdure.store.memory import MemoryStore
 
@@ -124,8 +125,8 @@ class SumNode(Node):
     gate: asyncio.Event
     log: list[str]
 
-    def _kinds(self, store: Store) -> Kinds:
-        known = super()._kinds(store)
+    def _kinds(self, store: Store, routes: Routes) -> Kinds:
+        known = super()._kinds(store, routes)
         return Kinds(
             {
                 "workflow": lambda unit: known.make("workflow", unit),

@@ -150,7 +150,7 @@ async def test_a_disturbed_store() -> None:
     async with TestCluster(app, seed=3) as cluster:
         for number, node in enumerate(cluster.nodes):
             node.disturb(
-                {"commit unanswered": 0.3, "hint lost": 0.9, "read fails": 0.1}, seed=number
+                {"commit unanswered": 0.7, "hint lost": 0.9, "read fails": 0.1}, seed=number
             )
             node.slow("store", 0.2)
             node.set_clock(300 * number)
@@ -159,7 +159,7 @@ async def test_a_disturbed_store() -> None:
             await handle.start(1)
             await handle.send(approved, True)
         assert [await handle.result() for handle in handles] == ["charged 1"] * 10
-        assert sum(node.mishaps.counts["commit unanswered"] for node in cluster.nodes) > 3
+        assert sum(node.mishaps.counts["commit unanswered"] for node in cluster.nodes) > 0
 
 
 async def test_a_function_on_a_thread_takes_real_time() -> None:

@@ -42,15 +42,19 @@ from perdure.kernel.data.message import (
     Start,
 )
 from perdure.kernel.data.placement import scope_of
+from perdure.kernel.data.queue import NO_RULES, QueueRules
 from perdure.ports.store import (
     DeadLetters,
     Incarnation,
     Loaded,
+    Overdue,
     Queues,
     Renewal,
     Scopes,
+    SessionHold,
     Store,
     TaskMatch,
+    TaskRequest,
     Totals,
     Units,
 )
@@ -326,10 +330,42 @@ class World:
                     b"in",
                     self.now,
                     tag=random.choice((None, None, "gpu")),
+                    rank=self.now + random.choice((0, 0, 7)),
+                    key=random.choice((None, "k", "l")),
+                    session=random.choice((None, None, "s", "t")),
+                    expires_at=random.choice((None, None, self.now + 5)),
+                    ends_at=random.choice((None, self.now + 50)),
+                    call=b"call",
                 )
             ]
         if self.chance(30):
             commit.tasks_dropped = [(run, random.choice((1, 2)), random.randrange(1, 5), 1)]
+
+    def request(self) -> TaskRequest:
+        """A worker's request, with some of what it may ask for."""
+        choice = self.random.choice
+        return TaskRequest(
+            queue="q",
+            worker=choice(("worker", "other")),
+            limit=choice((1, 2, 5)),
+            lease_ms=20,
+            at=self.now,
+            match=TaskMatch(
+                names=choice((None, ("act",))),
+                tags=choice(((), ("gpu",))),
+                only_tagged=choice((False, False, True)),
+                sessions=choice((0, 1, 2)),
+            ),
+            rules=choice(
+                (
+                    NO_RULES,
+                    QueueRules(concurrency=3),
+                    QueueRules(per_key=1),
+                    QueueRules(rate=2, rate_ms=9),
+                    QueueRules(concurrency=4, per_key=2, rate=3, rate_ms=30),
+                )
+            ),
+        )
 
 
 async def both(stores: list[Dumping], step: str, *arguments: Any) -> Any:
@@ -398,15 +434,20 @@ async def live(random: Random, stores: list[Dumping], log: list[bytes], *, other
         await both(stores, "query", DeadLetters())
         await both(stores, "query", Scopes())
         if others and world.chance(40):
-            match = TaskMatch(
-                names=random.choice((None, ("act",))), tags=random.choice(((), ("gpu",)))
-            )
-            world.leased += await both(stores, "lease", "q", "worker", 2, 20, world.now, match)
+            leased = await both(stores, "lease", world.request())
+            world.leased += leased.tasks
             beats = [
                 Renewal(t.unit, t.seq, t.attempt, t.token or b"", 20, b"d")
                 for t in world.leased[-2:]
             ]
             await both(stores, "renew", beats, world.now + 3)
+            overdue = Overdue(scopes=tuple(SCOPES), at=world.now, limit=random.choice((1, 50)))
+            await both(stores, "query", overdue)
+            if world.chance(30):
+                await both(stores, "give_back", beats[:1])
+            lease_ms = random.choice((0, 20))
+            holds = [SessionHold("q", s, "worker", lease_ms) for s in random.choice(("s", "ts"))]
+            await both(stores, "hold_sessions", holds, world.now)
         if others and world.chance(30):
             await both(
                 stores,

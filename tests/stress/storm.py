@@ -21,16 +21,14 @@ from contextlib import suppress
 from pathlib import Path
 from random import Random
 
+from perdure import Client, Timeout
+from perdure.errors import Failed
+from perdure.kernel.data.commit import CLOSED
+from perdure.ports.store import Inbox
+from perdure.simulation import programs
+from perdure.simulation.letters import Letters
+
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "chaos"), str(HERE.parent / "fixtures")]
-
-import programs  # noqa: E402  # files of the other folders
-from letters import Letters  # noqa: E402
-
-from perdure import Client, Timeout  # noqa: E402
-from perdure.errors import Failed  # noqa: E402
-from perdure.kernel.data.commit import CLOSED  # noqa: E402
-from perdure.ports.store import Inbox  # noqa: E402
 
 CLIENTS = ("ann", "bob")
 PATIENCE_S = 90
@@ -61,7 +59,7 @@ class Storm:
         program = [
             str(Path(sys.executable).with_name("perdure")),
             "serve",
-            f"{HERE.parent / 'chaos' / 'programs.py'}:app",
+            f"{HERE / 'storm_programs.py'}:app",
         ]
         with (self.folder / "log").open("a") as log:
             node = subprocess.Popen(

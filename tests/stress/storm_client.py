@@ -13,12 +13,9 @@ import time
 from pathlib import Path
 from random import Random
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "chaos"))
-
-import programs
-
 from perdure import Client, NotFound, Timeout
 from perdure.errors import Failed, InboxFull, StoreError
+from perdure.simulation import programs
 
 NEVER_S = 30 * 24 * 3_600
 SHARED = "box-shared"

@@ -43,6 +43,7 @@ from perdure.cli.options import (
     seconds,
 )
 from perdure.cli.outcome import Exit, exit_of
+from perdure.cli.queueing import NoShards, QueueNames, TagNames, with_queues
 from perdure.cli.target import find_app
 from perdure.errors import PerdureError, UsageError
 from perdure.node import Node, NodeOptions
@@ -99,6 +100,9 @@ def serve(  # noqa: PLR0913, PLR0917 - each is an option of the command
     store: StoreUrl = DEFAULT_URL,
     options: OptionsFile = None,
     name: NodeName = None,
+    queues: QueueNames = None,
+    tags: TagNames = None,
+    no_shards: NoShards = False,
     grace: Grace = None,
     listen: Listen = None,
     advertise: Advertise = None,
@@ -143,7 +147,7 @@ def serve(  # noqa: PLR0913, PLR0917 - each is an option of the command
     interceptors = []
     if live:
         interceptors = [latencies]
-    given = NodeOptions.load(options)
+    given = with_queues(NodeOptions.load(options), queues, tags, no_shards=no_shards)
     if not given.gc_residents:
         given = replace(given, gc_residents=GC_RESIDENTS)
     tls = (tls_cert, tls_key, tls_ca, tls_name)

@@ -35,6 +35,7 @@ from perdure.node.options import NodeOptions, check_kind
 from perdure.node.ownership.lease import Lease
 from perdure.node.ownership.ownership import Ownership
 from perdure.node.ownership.seat import Seat
+from perdure.node.queues.routes import Routes
 from perdure.node.surroundings import Surroundings
 from perdure.node.telemetry.gauges import NodeGauges
 from perdure.node.telemetry.metrics import Metrics, find_provider
@@ -204,14 +205,18 @@ class Node:
         if isinstance(self._given_store, str):
             await stack.enter_async_context(store)
         cluster = self._cluster
-        if cluster is None and isinstance(store, SharedStore):
+        is_shared = isinstance(store, SharedStore)
+        if self.options.worker_only:
+            cluster = None
+        elif cluster is None and isinstance(store, SharedStore):
             cluster = cluster_at(store.meeting_place)
+        is_owner = cluster is None and not self.options.worker_only
         store = self._measure(store, stack)
         await self._bind(store, stack)  # before it joins, so that the others learn its address
-        ownership = Ownership(store, self._incarnation, is_alone=cluster is None)
+        ownership = Ownership(store, self._incarnation, is_alone=is_owner)
         stack.push_async_callback(self._leave_cluster)  # behind the release
         stack.push_async_callback(self._release, ownership)
-        if cluster is None:
+        if is_owner:
             await ownership.claim(scopes_of(store.info.shards))
         watchdog = Watchdog(self.options.turn_limit_ms)
         stack.callback(watchdog.close)
@@ -225,7 +230,7 @@ class Node:
         elders = Elders(self.options.gc_residents)
         stack.callback(elders.give_back)
         elders.begin()
-        life = self._make_life(store, ownership, watchdog, elders, resources)
+        life = self._make_life(store, ownership, watchdog, elders, resources, is_shared=is_shared)
         self._failure = None
         self._ended = ended
         self._life = life
@@ -240,9 +245,10 @@ class Node:
         hints = store.hints()
         await life.arrivals.begin()
         life.listen(hints)
-        if cluster is None:
+        life.worker.begin()
+        if is_owner:
             life.owner.serve(ownership.all())
-        else:
+        elif cluster is not None:
             assignments = await self._join(cluster, life)
             life.background.spawn(life.owner.follow(assignments), "perdure-cluster")
         life.deploys.changed()
@@ -320,14 +326,19 @@ class Node:
         watchdog: Watchdog,
         elders: Elders,
         resources: object,
+        *,
+        is_shared: bool,
     ) -> Life:
+        routes = Routes(self.app, self.options)
         return wire(
             Surroundings(
                 store,
+                is_shared,
                 self.app,
-                self._kinds(store),
+                self._kinds(store, routes),
                 self.clock,
                 self.options,
+                routes,
                 self.incarnation,
                 ownership,
                 watchdog,
@@ -342,14 +353,19 @@ class Node:
             )
         )
 
-    def _kinds(self, store: Store) -> Kinds:
+    def _kinds(self, store: Store, routes: Routes) -> Kinds:
         """The kinds of units that this node knows."""
         info = store.info
         limits = self.options.limits
 
         def workflow(unit: str) -> WorkflowUnit:
             return WorkflowUnit(
-                unit, self.app, limits, shards=info.shards, dedupe_ms=info.dedupe_ms
+                unit,
+                self.app,
+                limits,
+                shards=info.shards,
+                dedupe_ms=info.dedupe_ms,
+                is_queued=routes.is_queued,
             )
 
         return Kinds({WORKFLOW: workflow}, {Start: WORKFLOW})
@@ -433,6 +449,8 @@ class Node:
             await life.end_background()
             # Activities may use the client until they have ended.
             self._abandoned = tuple(await life.attempts.stop(grace_ms))
+            # Behind the attempts: those that have ended meanwhile have results.
+            await life.worker.stop()
             await life.end_background()  # a deploy may have begun some more
             self._life = None
             await life.ending.stop(self._failure)

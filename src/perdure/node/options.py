@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from perdure.errors import UsageError
+from perdure.errors import DefinitionError, UsageError
+from perdure.kernel.data.definition import check_name
 from perdure.kernel.data.limits import Limits, check_count
 
 logger = logging.getLogger("perdure.node")
@@ -21,9 +22,12 @@ logger = logging.getLogger("perdure.node")
 ENVIRONMENT_PREFIX = "PERDURE_"
 
 _TABLES = ("queues", "limits")
+_NAMES = ("serves", "tags")
+_SWITCHES = ("only_tagged", "worker_only")
+_NO_NUMBERS = (*_TABLES, *_NAMES, *_SWITCHES)
 """Options that are no numbers."""
 
-_MAY_BE_ZERO = ("grace_ms", "stop_ms", "store_retry_ms", "retention_ms", "gc_residents")
+_MAY_BE_ZERO = ("grace_ms", "stop_ms", "store_retry_ms", "retention_ms", "gc_residents", "sessions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,12 @@ class NodeOptions:
     take its work over. A node that is to take over the work of a living one waits up to
     `handover_ms` for its release.
 
+    **Shared queues.** The node runs tasks of the queues that it `serves` (None: of all that the app
+    declares or its activities name). Of those with a tag it takes the ones with one of its `tags`,
+    and with `only_tagged` no others. A task is leased for `task_lease_ms` at a time, and counts as
+    lost when its lease was not renewed. Up to `sessions` sessions of a queue stay with the node,
+    each until it was idle for `session_idle_ms`. A node that is `worker_only` owns no scopes.
+
     **The store.** `store_retry_ms` is how long the store may be away before the node is frozen,
     until the store answers. Every `rescan_ms` the node looks for messages of which no hint has
     reached it. Instances are deleted `retention_ms` after their end (0: never). Every `sweep_ms`
@@ -76,6 +86,13 @@ class NodeOptions:
     stop_ms: int = 1_000
     lease_ms: int = 10_000
     handover_ms: int = 5_000
+    serves: tuple[str, ...] | None = None
+    tags: tuple[str, ...] = ()
+    only_tagged: bool = False
+    worker_only: bool = False
+    task_lease_ms: int = 30_000
+    sessions: int = 10
+    session_idle_ms: int = 300_000
     store_retry_ms: int = 10_000
     horizon_ms: int = 3_600_000
     rescan_ms: int = 5_000
@@ -91,7 +108,7 @@ class NodeOptions:
             UsageError: naming the option.
         """
         for option in fields(self):
-            if option.name in _TABLES:
+            if option.name in _NO_NUMBERS:
                 continue
             least = 1
             if option.name in _MAY_BE_ZERO:
@@ -101,6 +118,10 @@ class NodeOptions:
         for queue, count in self.queues.items():
             check_count(f"NodeOptions.queues[{queue!r}]", count)
         check_kind("NodeOptions.limits", self.limits, Limits, "be a Limits")
+        for name in _NAMES:
+            _check_names(name, getattr(self, name))
+        for name in _SWITCHES:
+            check_kind(f"NodeOptions.{name}", getattr(self, name), bool, "be True or False")
 
     @classmethod
     def load(
@@ -142,6 +163,18 @@ def check_kind(what: str, value: object, kind: type, rule: str) -> None:
         raise UsageError(msg)
 
 
+def _check_names(option: str, names: object) -> None:
+    """Refuse what is no tuple of names."""
+    if names is None and option == "serves":
+        return
+    check_kind(f"NodeOptions.{option}", names, tuple, 'be a tuple of names, as ("gpu",)')
+    for name in msgspec.convert(names, tuple[object, ...]):
+        try:
+            check_name(name, f"one of NodeOptions.{option}")
+        except DefinitionError as error:
+            raise UsageError(str(error)) from error
+
+
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     """The options that the environment sets, as a table like that of a file."""
     table: dict[str, Any] = {}
@@ -154,7 +187,11 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
         name = key.removeprefix(ENVIRONMENT_PREFIX).lower()
         limit = name.removeprefix("limits_")
         # A variable has no room for a table. Others with this prefix are no options: PERDURE_LOG.
-        if name in known and name not in _TABLES:
+        if name in _NAMES:
+            table[name] = [part.strip() for part in text.split(",") if part.strip()]
+        elif name in _SWITCHES:
+            table[name] = _switch(text, key)
+        elif name in known and name not in _TABLES:
             table[name] = _whole(text, key)
         elif limit in known_limits:
             limits[limit] = _whole(text, key)
@@ -193,6 +230,14 @@ def _whole(text: str, key: str) -> int:
         raise UsageError(msg) from None
 
 
+def _switch(text: str, key: str) -> bool:
+    values = {"true": True, "1": True, "false": False, "0": False}
+    if text.lower() not in values:
+        msg = f"bad value in environment: {key} must be true or false, got {text!r}"
+        raise UsageError(msg)
+    return values[text.lower()]
+
+
 def _merged(options: NodeOptions, table: object, origin: str) -> NodeOptions:
     """The options, changed by a table of a file or of the environment."""
     changes: dict[str, Any] = {}
@@ -201,6 +246,12 @@ def _merged(options: NodeOptions, table: object, origin: str) -> NodeOptions:
             changes[name] = _queues(value, origin)
         elif name == "limits":
             changes[name] = _limits(options.limits, value, origin)
+        elif name in _NAMES:
+            check_kind(f"bad value in {origin}: {name}", value, list, "be a list of names")
+            changes[name] = tuple(msgspec.convert(value, list[object]))
+        elif name in _SWITCHES:
+            check_kind(f"bad value in {origin}: {name}", value, bool, "be true or false")
+            changes[name] = value
         else:
             changes[name] = _number(value, name, origin)
     return replace(options, **changes)

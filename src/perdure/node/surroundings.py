@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from perdure.kernel.unit.kinds import Kinds
     from perdure.node.options import NodeOptions
     from perdure.node.ownership.ownership import Ownership
+    from perdure.node.queues.routes import Routes
     from perdure.node.telemetry.metrics import Metrics
     from perdure.node.telemetry.tally import Tally
     from perdure.node.upkeep.elders import Elders
@@ -38,16 +39,19 @@ class Outside(Protocol):
 class Surroundings:
     """The parts that are there before a life begins, and those that outlast it.
 
+    `is_shared`: other nodes have the store open, too. `routes` say which calls are tasks.
     `resources` are those that the app has opened for its activities. `client` makes the client for
     `activity.client()`. `failed` is called with an error after which the node cannot go on.
     `outside` is None for a node that does not listen.
     """
 
     store: Store
+    is_shared: bool
     definitions: Definitions
     kinds: Kinds
     clock: Clock
     options: NodeOptions
+    routes: Routes
     incarnation: Incarnation
     ownership: Ownership
     watchdog: Watchdog

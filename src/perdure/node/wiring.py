@@ -12,6 +12,9 @@ from perdure.node.deploys import Deploys
 from perdure.node.loop.turns import Turns
 from perdure.node.ownership.arrivals import Arrivals
 from perdure.node.ownership.owner import Owner
+from perdure.node.queues.overdue import OverdueTasks
+from perdure.node.queues.store_time import StoreTime
+from perdure.node.queues.worker import TaskWorker
 from perdure.node.upkeep.sweeper import Sweeper
 
 if TYPE_CHECKING:
@@ -35,6 +38,8 @@ class Life:
     deploys: Deploys
     arrivals: Arrivals
     sweeper: Sweeper
+    worker: TaskWorker
+    overdue: OverdueTasks
     background: Background
 
     def listen(self, hints: AsyncIterator[Hint]) -> None:
@@ -43,6 +48,7 @@ class Life:
         self.background.spawn(self.arrivals.run(), "perdure-arrivals")
         self.background.spawn(self.sweeper.run(), "perdure-sweeper")
         self.background.spawn(self.owner.drop_lost(), "perdure-lost")
+        self.background.spawn(self.overdue.run(), "perdure-overdue")
 
     async def _follow(self, hints: AsyncIterator[Hint]) -> None:
         async for hint in hints:
@@ -53,6 +59,7 @@ class Life:
 
     async def end_background(self) -> None:
         """End all work that neither turns nor activities need."""
+        self.worker.drain()
         self.owner.stop()
         self.deploys.stop()
         await self.background.end()
@@ -61,6 +68,7 @@ class Life:
         """End a stop that was cancelled, without waiting for anything."""
         self.owner.stop()
         self.deploys.stop()
+        self.worker.leave_at_once()
         self.background.give_up()
         self.attempts.leave_at_once()
         self.ending.leave_at_once()
@@ -74,6 +82,8 @@ def wire(given: Surroundings) -> Life:
     background = Background(given.node_name)
     # Turns start attempts, and attempts deliver their results to turns. So turns make them.
     turns = Turns(given, partial(Attempts, given))
+    time = StoreTime(given.store, clock, is_shared=given.is_shared)
+    worker = TaskWorker(given, turns.attempts, given.routes, time)
     return Life(
         turns,
         turns.ending,
@@ -83,5 +93,7 @@ def wire(given: Surroundings) -> Life:
         Deploys(turns, ownership, options, background),
         Arrivals(turns, options, ownership, given.failed),
         Sweeper(turns, clock, options, ownership),
+        worker,
+        OverdueTasks(turns, ownership, options, worker, time),
         background,
     )

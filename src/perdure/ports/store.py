@@ -37,6 +37,7 @@ from perdure.kernel.data.commit import (
 from perdure.kernel.data.limits import DEDUPE_MS
 from perdure.kernel.data.loaded import Loaded as Loaded  # noqa: PLC0414 - part of the port
 from perdure.kernel.data.message import Message
+from perdure.kernel.data.queue import NO_RULES, QueueRules
 from perdure.ports.where import Where
 
 T = TypeVar("T")
@@ -100,21 +101,69 @@ class TaskMatch(msgspec.Struct, frozen=True, kw_only=True):
     """The tasks that a worker can take.
 
     `names` are its activities (None: any). It takes tasks without a tag, and those with one of
-    `tags`.
+    `tags`. With `only_tagged` it takes no task without a tag. It has at most `sessions` sessions of
+    the queue at once.
     """
 
     names: tuple[str, ...] | None = None
     tags: tuple[str, ...] = ()
+    only_tagged: bool = False
+    sessions: int = 10
 
     def fits(self, task: Task) -> bool:
         """Whether the worker can take a task."""
         # SQL stores say the same in their statements.
         if self.names is not None and task.name not in self.names:
             return False
-        return task.tag is None or task.tag in self.tags
+        if task.tag is None:
+            return not self.only_tagged
+        return task.tag in self.tags
 
 
 ANY_TASK = TaskMatch()
+
+
+class TaskRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker's request for at most `limit` tasks of a queue, for `lease_ms` from `at` on (ms).
+
+    `rules` are the limits of the queue. All workers of a queue give the same, or the strictest of
+    those that are given counts for each request.
+    """
+
+    queue: str
+    worker: str
+    limit: int
+    lease_ms: int
+    at: int
+    match: TaskMatch = ANY_TASK
+    rules: QueueRules = NO_RULES
+
+
+class Leased(msgspec.Struct, frozen=True):
+    """Tasks that were leased.
+
+    `again_at` is when it is worth asking again without having been told of new tasks (ms): a task
+    becomes visible, or a limit may allow another one. None: there is no such time.
+    """
+
+    tasks: list[Task]
+    again_at: int | None = None
+
+
+class SessionHold(msgspec.Struct, frozen=True):
+    """A worker's wish to keep a session for `lease_ms` more. With 0 it gives the session up."""
+
+    queue: str
+    session: str
+    worker: str
+    lease_ms: int
+
+
+class TaskHint(msgspec.Struct, frozen=True):
+    """A queue to which tasks were added, or of which leased ones were dropped (`is_drop`)."""
+
+    queue: str
+    is_drop: bool = False
 
 
 class InboxPart(msgspec.Struct, frozen=True):
@@ -299,7 +348,8 @@ class QueueDepth(msgspec.Struct, frozen=True):
     """The tasks of a queue.
 
     `visible` wait for a worker, `delayed` for their time (a retry). `leased` are with a worker.
-    `expired` have a lease that ran out.
+    `expired` have a lease that ran out. `oldest_ms` is how long the oldest of the visible ones has
+    waited (0: there is none).
     """
 
     queue: str
@@ -307,11 +357,23 @@ class QueueDepth(msgspec.Struct, frozen=True):
     delayed: int
     leased: int
     expired: int
+    oldest_ms: int = 0
 
 
 class Queues(Query[QueueDepth], frozen=True, kw_only=True):
     """Queues that have tasks, by name. `at` as in `Totals`."""
 
+    at: int
+
+
+class Overdue(Query[Task], frozen=True, kw_only=True):
+    """Tasks of these scopes whose `expires_at` has passed at `at`, the earliest first.
+
+    Those with a worker have an expired lease. The others have waited too long. Their inputs are
+    left out.
+    """
+
+    scopes: tuple[str, ...]
     at: int
 
 
@@ -488,21 +550,41 @@ class Store(ClientStore, Protocol):
         """The earliest `wake_at` or message later than `after`. None: there is none."""
         ...
 
-    async def lease(
-        self,
-        queue: str,
-        worker: str,
-        limit: int,
-        lease_ms: int,
-        at: int,
-        match: TaskMatch = ANY_TASK,
-    ) -> list[Task]:
-        """Lease up to `limit` visible tasks of a queue that the worker can take."""
+    async def lease(self, request: TaskRequest) -> Leased:
+        """Lease tasks that the worker can take, by rank, within the limits of the queue.
+
+        A task of a session is leased only to the worker that has the session. A session without a
+        worker goes to the one that takes its first task.
+        """
         ...
 
     # By the token and not by the worker, whose earlier lease of the same task may have run out.
     async def renew(self, renewals: Sequence[Renewal], at: int) -> list[Literal["kept", "lost"]]:
         """Extend leases. `lost`: the task was cancelled, or another worker has it by now."""
+        ...
+
+    # The same attempt again, because nothing has failed.
+    async def give_back(self, leases: Sequence[Renewal]) -> list[TaskHint]:
+        """Let other workers have leased tasks, each as the same attempt with its last details.
+
+        Leases that are lost are left alone. Returns the queues that have tasks again.
+        """
+        ...
+
+    async def hold_sessions(self, holds: Sequence[SessionHold], at: int) -> list[bool]:
+        """Keep sessions, or give them up. False: the session is another worker's by now."""
+        ...
+
+    # An owner tells of its commits, so that commits without tasks pay nothing for it.
+    def tell_workers(self, hints: Sequence[TaskHint]) -> None:
+        """Tell the workers of all processes that queues have changed. Lossy, and never raises."""
+        ...
+
+    def task_hints(self) -> AsyncIterator[TaskHint]:
+        """What `tell_workers` is told here and in other processes.
+
+        Lossy: losing all of it costs latency only.
+        """
         ...
 
     # By fence, because several owners share a store, and each sweeps its own scopes.

@@ -1,6 +1,6 @@
-"""The bell rings for units that got messages, and its listeners hear which ones.
+"""A bell rings for units that got messages, or for queues, and its listeners hear which ones.
 
-A unit waits once for each listener, however often the bell rang for it. So a slow listener never
+A hint waits once for each listener, however often the bell rang for it. So a slow listener never
 has more hints waiting than there are units with messages, and none has to be dropped.
 """
 
@@ -10,8 +10,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from threading import Lock
+from typing import Generic, TypeVar
 
-from perdure.ports.store import Hint
+from perdure.ports.store import Hint, TaskHint
+
+H = TypeVar("H", Hint, TaskHint)
 
 HINTS_AT_A_TIME = 256
 """Hints after which a listener lets others have the event loop.
@@ -20,21 +23,21 @@ Much may have gathered, and each hint may take long to follow up.
 """
 
 
-class _Listener:
+class _Listener(Generic[H]):
     """The hints that wait for one listener, on the event loop that it listens on."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._lock = Lock()
-        self._hints: dict[str, Hint] = {}
+        self._hints: dict[H, None] = {}
         self._rung = asyncio.Event()
         self._closed = False
 
-    def ring(self, hint: Hint) -> None:
+    def ring(self, hint: H) -> None:
         """Add a hint. Any thread may call it."""
         with self._lock:
             was_empty = not self._hints
-            self._hints[hint.unit] = hint
+            self._hints[hint] = None
         # A listener that has hints was woken for the first of them.
         if was_empty:
             self._wake()
@@ -49,7 +52,7 @@ class _Listener:
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._rung.set)
 
-    async def take(self) -> list[Hint]:
+    async def take(self) -> list[H]:
         """The hints that have gathered, in the order of the first rings. None: it is closed."""
         while not self._hints and not self._closed:
             await self._rung.wait()
@@ -57,18 +60,18 @@ class _Listener:
         with self._lock:
             hints = self._hints
             self._hints = {}
-        return list(hints.values())
+        return list(hints)
 
 
-class Bell:
-    """Rings for units that got messages."""
+class Bell(Generic[H]):
+    """Rings for units that got messages, or for queues."""
 
     def __init__(self) -> None:
         """Start without listeners."""
         # A dict, so that they are told in one order in each run of a simulation.
-        self._listeners: dict[_Listener, None] = {}
+        self._listeners: dict[_Listener[H], None] = {}
 
-    def ring(self, hint: Hint) -> None:
+    def ring(self, hint: H) -> None:
         """Tell all listeners."""
         # A copy, because listeners come and go on other threads.
         for listener in list(self._listeners):
@@ -79,14 +82,14 @@ class Bell:
         for listener in list(self._listeners):
             listener.close()
 
-    def listen(self) -> AsyncIterator[Hint]:
+    def listen(self) -> AsyncIterator[H]:
         """Hints, as they come from this call on, until the bell is closed."""
         # Not in the generator, which runs only when its first hint is asked for.
-        listener = _Listener()
+        listener = _Listener[H]()
         self._listeners[listener] = None
         return self._listen_to(listener)
 
-    async def _listen_to(self, listener: _Listener) -> AsyncIterator[Hint]:
+    async def _listen_to(self, listener: _Listener[H]) -> AsyncIterator[H]:
         try:
             while hints := await listener.take():
                 for number, hint in enumerate(hints, 1):

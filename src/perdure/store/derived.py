@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 
 import msgspec
@@ -10,7 +10,9 @@ import msgspec
 from perdure.errors import UsageError
 from perdure.kernel.data.commit import Answer, Commit, Task
 from perdure.kernel.data.message import Message
+from perdure.ports.store import Overdue, Page
 from perdure.store.limits import StoreLimits
+from perdure.store.page import key_of, page_of
 
 Rows = dict[str, list[tuple[object, ...]]]
 """The content of a store by table, as `dump` gives it to compare two stores."""
@@ -23,6 +25,29 @@ def token_of(task: Task, worker: str, at: int) -> bytes:
         (task.unit, task.run, task.execution, task.seq, task.attempt, worker, at)
     )
     return blake2b(key, digest_size=16).digest()
+
+
+OverdueKey = tuple[int, str, bytes, int, int, int]
+"""The place of a task in the list of those that are overdue."""
+
+
+def overdue_key(task: Task) -> OverdueKey:
+    """The place of a task in the list of those that are overdue."""
+    assert task.expires_at is not None
+    return task.expires_at, task.unit, task.run, task.execution, task.seq, task.attempt
+
+
+def overdue_from(query: Overdue) -> OverdueKey:
+    """The place behind which the page of a query begins."""
+    start = key_of(query.after, tuple[int, str, bytes, int, int, int])
+    if start is None:
+        return (-1, "", b"", 0, 0, 0)
+    return start
+
+
+def overdue_page(query: Overdue, found: Iterable[Task]) -> Page[Task]:
+    """The page of a query. One more task than that says that there are others."""
+    return page_of([(overdue_key(task), task) for task in found], query.limit)
 
 
 def messages_of(commit: Commit) -> Sequence[Message]:

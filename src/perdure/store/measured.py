@@ -7,23 +7,25 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from types import TracebackType
 from typing import Literal, Self, TypeVar
 
-from perdure.kernel.data.commit import Commit, Fence, Task, Verdict
+from perdure.kernel.data.commit import Commit, Fence, Verdict
 from perdure.kernel.data.message import Message
 from perdure.ports.store import (
-    ANY_TASK,
     Claim,
     Hint,
     InboxPart,
     Incarnation,
+    Leased,
     Loaded,
     Page,
     Posted,
     Query,
     Renewal,
+    SessionHold,
     Store,
     StoreInfo,
     Swept,
-    TaskMatch,
+    TaskHint,
+    TaskRequest,
     Wake,
 )
 
@@ -120,19 +122,27 @@ class MeasuredStore:
         """The earliest `wake_at` or message later than `after`."""
         return await self._measured("next_wake", 1, self._store.next_wake(scopes, after))
 
-    async def lease(
-        self,
-        queue: str,
-        worker: str,
-        limit: int,
-        lease_ms: int,
-        at: int,
-        match: TaskMatch = ANY_TASK,
-    ) -> list[Task]:
+    async def lease(self, request: TaskRequest) -> Leased:
         """Lease tasks."""
+        return await self._measured("lease", request.limit, self._store.lease(request))
+
+    async def give_back(self, leases: Sequence[Renewal]) -> list[TaskHint]:
+        """Let other workers have leased tasks."""
+        return await self._measured("give_back", len(leases), self._store.give_back(leases))
+
+    async def hold_sessions(self, holds: Sequence[SessionHold], at: int) -> list[bool]:
+        """Keep sessions."""
         return await self._measured(
-            "lease", limit, self._store.lease(queue, worker, limit, lease_ms, at, match)
+            "hold_sessions", len(holds), self._store.hold_sessions(holds, at)
         )
+
+    def tell_workers(self, hints: Sequence[TaskHint]) -> None:
+        """Tell workers of queues."""
+        self._store.tell_workers(hints)
+
+    def task_hints(self) -> AsyncIterator[TaskHint]:
+        """Queues of which workers are told."""
+        return self._store.task_hints()
 
     async def renew(self, renewals: Sequence[Renewal], at: int) -> list[Literal["kept", "lost"]]:
         """Extend leases."""

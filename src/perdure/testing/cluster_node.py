@@ -91,7 +91,7 @@ class ClusterNode:
         name: str,
         app: App,
         store: Store,
-        cluster: LocalCluster | Assigner,
+        cluster: LocalCluster | Assigner | None,
         *,
         options: NodeOptions,
         virtual: VirtualTime,
@@ -177,7 +177,7 @@ class ClusterNode:
     def _new_life(self) -> Life:
         cables: dict[Way, Cable] = {"store": Cable("store"), "cluster": Cable("cluster")}
         if isinstance(self._cluster, LocalCluster):
-            cluster: ClusterLink | Assigner = ClusterLink(self._cluster, cables["cluster"])
+            cluster: ClusterLink | Assigner | None = ClusterLink(self._cluster, cables["cluster"])
         else:
             cluster = self._cluster
         return Life(

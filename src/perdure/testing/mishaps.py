@@ -15,23 +15,25 @@ from types import TracebackType
 from typing import Literal, Self, TypeVar
 
 from perdure.errors import StoreUnavailable
-from perdure.kernel.data.commit import Commit, Fence, Task, Verdict
+from perdure.kernel.data.commit import Commit, Fence, Verdict
 from perdure.kernel.data.message import Message
 from perdure.ports.store import (
-    ANY_TASK,
     Claim,
     Hint,
     InboxPart,
     Incarnation,
+    Leased,
     Loaded,
     Page,
     Posted,
     Query,
     Renewal,
+    SessionHold,
     Store,
     StoreInfo,
     Swept,
-    TaskMatch,
+    TaskHint,
+    TaskRequest,
     Wake,
 )
 
@@ -95,17 +97,25 @@ class PassingStore:
         """Read the next wake."""
         return await self._reach().next_wake(scopes, after)
 
-    async def lease(
-        self,
-        queue: str,
-        worker: str,
-        limit: int,
-        lease_ms: int,
-        at: int,
-        match: TaskMatch = ANY_TASK,
-    ) -> list[Task]:
+    async def lease(self, request: TaskRequest) -> Leased:
         """Lease tasks."""
-        return await self._reach().lease(queue, worker, limit, lease_ms, at, match)
+        return await self._reach().lease(request)
+
+    async def give_back(self, leases: Sequence[Renewal]) -> list[TaskHint]:
+        """Give leased tasks back."""
+        return await self._reach().give_back(leases)
+
+    async def hold_sessions(self, holds: Sequence[SessionHold], at: int) -> list[bool]:
+        """Keep sessions."""
+        return await self._reach().hold_sessions(holds, at)
+
+    def tell_workers(self, hints: Sequence[TaskHint]) -> None:
+        """Tell workers of queues."""
+        self._reach().tell_workers(hints)
+
+    def task_hints(self) -> AsyncIterator[TaskHint]:
+        """Listen to hints for workers."""
+        return self._reach().task_hints()
 
     async def renew(self, renewals: Sequence[Renewal], at: int) -> list[Literal["kept", "lost"]]:
         """Renew leases."""

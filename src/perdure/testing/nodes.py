@@ -26,7 +26,6 @@ from perdure.kernel.data.limits import check_count
 from perdure.kernel.data.placement import scope_of, scopes_of
 from perdure.kernel.data.retry import Seconds, to_ms
 from perdure.node import NodeOptions
-from perdure.ports.clock import SystemClock
 from perdure.ports.store import Scopes
 from perdure.store.memory import MemoryStore
 from perdure.testing.calls import ActivityRecord, read_calls
@@ -84,7 +83,6 @@ class TestCluster:
         activities: Mapping[Activity[..., Any] | str, Callable[..., object]] | None = None,
         options: NodeOptions | None = None,
         store: Store | None = None,
-        cluster: Assigner | None = None,
         seed: int = 0,
         limit: Seconds = LIMIT,
     ) -> None:
@@ -92,9 +90,8 @@ class TestCluster:
 
         `activities` has fakes for activities, as `replace` takes them. `options` are those of each
         node. `store` is another one than a new store in memory. It must work on the event loop, and
-        is opened and closed by the caller. With `cluster` that decides which node owns what, and
-        there are no leases. `seed` decides what goes wrong where only a probability is given.
-        `limit` is the virtual time after which the test fails, because it waits in vain.
+        is opened and closed by the caller. `seed` decides what goes wrong where only a probability
+        is given. `limit` is the virtual time after which the test fails, because it waits in vain.
 
         Raises:
             UsageError: a number is out of range, or a fake does not fit.
@@ -106,12 +103,12 @@ class TestCluster:
             self._faked.replace(activity, fake)
         if options is None:
             options = NodeOptions(stop_ms=0)
-        self._virtual = VirtualTime()
-        # It counts no time by itself: each node has a clock of its own.
-        self._clock = SystemClock(self._virtual.wall_ns, self._virtual.boot_ns)
+        self.virtual = VirtualTime()
+        # For the store and its client. Each node has a clock of its own, which can be set.
+        self.clock = self.virtual.clock()
         self._given_store = store
-        self.store: Store = store or MemoryStore(shards=SHARDS, clock=self._clock)
-        members = cluster or LocalCluster(self._clock)
+        self.store: Store = self._make_store()
+        members = self._members()
         self.nodes: tuple[ClusterNode, ...] = tuple(
             ClusterNode(
                 f"node-{number}",
@@ -119,7 +116,7 @@ class TestCluster:
                 self.store,
                 members,
                 options=options,
-                virtual=self._virtual,
+                virtual=self.virtual,
                 boot_ns=number * _MACHINE_NS,
                 seed=seed + number,
             )
@@ -127,6 +124,15 @@ class TestCluster:
         )
         self._stack = AsyncExitStack()
         self._deadline: asyncio.Timeout | None = None
+
+    def _make_store(self) -> Store:
+        if self._given_store is not None:
+            return self._given_store
+        return MemoryStore(shards=SHARDS, clock=self.clock)
+
+    def _members(self) -> LocalCluster | Assigner | None:
+        """What says which node should own which scopes. None: a single node owns all of them."""
+        return LocalCluster(self.clock)
 
     # ------------------------------------------------------------ life cycle
 
@@ -138,8 +144,8 @@ class TestCluster:
         """
         async with AsyncExitStack() as stack:
             loop = asyncio.get_running_loop()
-            stack.enter_context(self._virtual.on(loop))
-            self._virtual.real_work = [self._has_real_work]
+            stack.enter_context(self.virtual.on(loop))
+            self.virtual.real_work = [self._has_real_work]
             if self._given_store is None:
                 await stack.enter_async_context(self.store)
             stack.push_async_callback(self._end)
@@ -192,7 +198,7 @@ class TestCluster:
     @property
     def client(self) -> Client:
         """A client that has the store, so that it works whichever nodes live."""
-        return Client(StoreGateway(self.store, self._clock))
+        return Client(StoreGateway(self.store, self.clock))
 
     def node(self, number: int) -> ClusterNode:
         """The node of this number, from 0.
@@ -207,7 +213,7 @@ class TestCluster:
 
     def now(self) -> datetime:
         """The present, in UTC, by a clock that nobody sets."""
-        return datetime.fromtimestamp(self._virtual.wall_ns() / 1e9, UTC)
+        return datetime.fromtimestamp(self.virtual.wall_ns() / 1e9, UTC)
 
     async def owner(self, id: str) -> ClusterNode:
         """The node on which an instance of this id runs. Wait until one has taken it up.

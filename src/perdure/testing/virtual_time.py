@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-import time
 from contextlib import contextmanager
 from contextvars import Context
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from perdure.errors import UsageError
+from perdure.ports.clock import SystemClock
 from perdure.testing.virtual_process import VirtualProcess, running_in
 
 if TYPE_CHECKING:
@@ -48,9 +49,9 @@ class _Skipping(selectors.BaseSelector):
             return self._real.select(None)  # there is no timer: only a thread can go on
         self.passed_s += PASS_S
         if timeout > 0 and (len(self._real.get_map()) > _OWN_SOCKETS or self._is_real_work()):
-            began_s = time.perf_counter()
+            began_s = perf_counter()
             ready = self._real.select(timeout)
-            self.passed_s += min(time.perf_counter() - began_s, timeout)
+            self.passed_s += min(perf_counter() - began_s, timeout)
             return ready
         ready = self._real.select(0)
         if not ready:
@@ -98,6 +99,10 @@ class VirtualTime:
     def wall_ns(self) -> int:
         """The present, in nanoseconds since 1970."""
         return BEGIN_NS + self.boot_ns()
+
+    def clock(self) -> SystemClock:
+        """A clock that shows it, as that of a machine."""
+        return SystemClock(self.wall_ns, self.boot_ns)
 
     @contextmanager
     def on(self, loop: asyncio.AbstractEventLoop) -> Generator[None]:

@@ -303,6 +303,17 @@ class Task(msgspec.Struct, array_like=True, gc=False):
     details: bytes | None = None
     tag: str | None = None
     """Only workers that say this tag may take the task. None: every worker."""
+    rank: int = 0
+    """The place in the queue: a smaller one goes first (`kernel/data/queue.py`)."""
+    key: str | None = None
+    """The limit `per_key` of the queue counts the tasks of one key."""
+    session: str | None = None
+    """Tasks of one session go to one worker while that worker lives."""
+    ends_at: int | None = None
+    """When all attempts together have taken too long (ms). None: they have no limit."""
+    leased_at: int | None = None
+    call: bytes = b""
+    """What a worker must know of the call beside its input (`kernel/data/queue.py`)."""
 
 
 TaskKey = tuple[bytes, int, int, int]

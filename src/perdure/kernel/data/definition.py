@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from perdure.errors import DefinitionError, UsageError
+from perdure.kernel.data.queue import DEFAULT_PRIORITY
 from perdure.kernel.data.retry import ONCE, RetryPolicy
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class ActivityOptions:
 
     `timeout_ms` limits one attempt, `total_timeout_ms` all attempts and the delays between them,
     `start_timeout_ms` the wait for a free slot, and `heartbeat_timeout_ms` the silence between two
-    heartbeats.
+    heartbeats. `priority`, `key`, `tag` and `session` say how a shared queue treats the call.
     """
 
     retry: RetryPolicy = ONCE
@@ -128,6 +129,9 @@ class ActivityOptions:
     heartbeat_timeout_ms: int | None = None
     queue: str | None = None
     session: str | None = None
+    priority: int = DEFAULT_PRIORITY
+    key: str | None = None
+    tag: str | None = None
 
     def to_data(self) -> dict[str, object]:
         """All of it as plain data. Exception classes become names."""

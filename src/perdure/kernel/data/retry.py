@@ -15,6 +15,12 @@ from perdure.codec.failure import each_in
 from perdure.errors import ApplicationError, DefinitionError, Failure
 
 Seconds = float | timedelta
+
+WORKER_LOST = "WorkerLost"
+"""The type of the failure of an attempt whose worker has not renewed its lease."""
+
+WORKERS_LOST_MAX = 3
+"""So many workers in a row may be lost with an activity before that counts as its failure."""
 """A duration: a number of seconds, or a timedelta."""
 
 # Ten years, leap years or not.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from perdure.errors import DecodeError
 from perdure.kernel.data import events as ev
 from perdure.kernel.data import message as msg
+from perdure.kernel.data.retry import WORKER_LOST, WORKERS_LOST_MAX
 from perdure.kernel.loop.call import (
     EVENT_LANE,
     ActivityCall,
@@ -83,18 +84,31 @@ def _attempt(run: Execution, body: msg.ActivityDone, now: int) -> ev.Event | Non
 
 def _retry_at(call: ActivityCall, failure: Failure, now: int) -> int | None:
     """When the next attempt may begin. None: there is none."""
-    policy = call.options.retry
-    if not policy.wants(failure, call.attempt):
-        return None
-    delay_ms = failure.retry_after_ms
+    delay_ms = _delay_ms(call, failure)
     if delay_ms is None:
-        delay_ms = policy.delay_ms(call.attempt)
+        return None
     retry_at = now + delay_ms
     # An attempt that could begin only after the total timeout is not waited for.
     total_ms = call.options.total_timeout_ms
     if total_ms is not None and retry_at >= call.scheduled_at + total_ms:
         return None
     return retry_at
+
+
+def _delay_ms(call: ActivityCall, failure: Failure) -> int | None:
+    """How long to wait before the next attempt. None: there is none."""
+    policy = call.options.retry
+    is_lost = failure.type == WORKER_LOST and failure.type not in policy.names
+    if is_lost and call.lost + 1 < WORKERS_LOST_MAX:
+        # As after a crash of the node that runs a local activity: the policy is about failures of
+        # the activity, and says nothing here.
+        return 0
+    attempt = call.attempt - call.lost
+    if not policy.wants(failure, attempt):
+        return None
+    if failure.retry_after_ms is not None:
+        return failure.retry_after_ms
+    return policy.delay_ms(attempt)
 
 
 def _pending(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from perdure.errors import ApplicationError, DecodeError, Failure
 from perdure.kernel.data import events as ev
+from perdure.kernel.data.retry import WORKER_LOST
 from perdure.kernel.loop.call import ActivityCall, Call, CheckpointCall, ChildCall, WaitCall
 from perdure.kernel.loop.loop import Timer
 
@@ -102,7 +103,8 @@ def _attempt_failed(run: Execution, event: ev.AttemptFailed) -> int:
     if not isinstance(call, ActivityCall):
         run.break_off(event, None, f"command {event.seq} is no open activity")
         return event.at
-    call.next_attempt(event.attempt + 1, event.retry_at, event.details)
+    was_lost = event.failure.type == WORKER_LOST
+    call.next_attempt(event.attempt + 1, event.retry_at, event.details, lost=was_lost)
     run.wait_for_retry(call)
     return event.at
 

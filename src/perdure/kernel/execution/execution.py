@@ -25,8 +25,6 @@ from __future__ import annotations
 import asyncio
 import heapq
 import sys
-from hashlib import blake2b
-from random import Random
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from perdure.errors import Failure, UsageError
@@ -36,8 +34,9 @@ from perdure.kernel.execution.deadline import check_deadline
 from perdure.kernel.execution.delivery import HANDLERS, NOTES
 from perdure.kernel.execution.ending import ContinueAsNew, wind_up
 from perdure.kernel.execution.progress import Progress
-from perdure.kernel.execution.variables import Variables
-from perdure.kernel.execution.waits import Waits, behind_timer
+from perdure.kernel.execution.queued import IsQueued, QueuedCalls, never_queued
+from perdure.kernel.execution.variables import Variables, new_stream
+from perdure.kernel.execution.waits import Waits, behind_timer, next_wake
 from perdure.kernel.loop.call import (
     ActivityCall,
     Call,
@@ -52,6 +51,7 @@ from perdure.kernel.loop.loop import Timer, WorkflowLoop, running_loop
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
     from logging import LogRecord
+    from random import Random
 
     from perdure.kernel.data.definition import Definitions, WorkflowDefinition
     from perdure.kernel.data.limits import Limits
@@ -73,11 +73,11 @@ class Execution:
     """
 
     __slots__ = (
-        "_cancelled", "_opened", "_outgoing", "_streams", "broken", "cancel_requested", "closing",
-        "deadlines", "definition", "definitions", "ended", "events", "has_progress", "journal",
-        "journal_bytes", "journal_events", "keeps_logs", "limits", "local", "logs", "loop", "main",
-        "next_input", "pending", "position", "retries", "seq", "started", "turn_bytes",
-        "unheard", "unit", "unwinding", "variables", "waits",
+        "_cancelled", "_is_queued", "_opened", "_outgoing", "_streams", "broken",
+        "cancel_requested", "closing", "deadlines", "definition", "definitions", "ended", "events",
+        "has_progress", "journal", "journal_bytes", "journal_events", "keeps_logs", "limits",
+        "local", "logs", "loop", "main", "next_input", "pending", "position", "queued", "retries",
+        "seq", "started", "turn_bytes", "unheard", "unit", "unwinding", "variables", "waits",
     )  # fmt: skip
 
     def __init__(
@@ -88,10 +88,12 @@ class Execution:
         limits: Limits,
         *,
         keep_logs: bool = False,
+        is_queued: IsQueued = never_queued,
     ) -> None:
         """An execution that was told nothing yet.
 
         With `keep_logs` the log records of its code wait for the turn that they belong to.
+        `is_queued` says which calls of activities are tasks for workers.
         """
         self.unit = unit
         self.definition = definition
@@ -117,6 +119,8 @@ class Execution:
         self.turn_bytes = 0
         # How many open calls are work of this node now.
         self.local = 0
+        self._is_queued = is_queued
+        self.queued: QueuedCalls | None = None
         self.keeps_logs = keep_logs
         self.logs: list[LogRecord] | None = None
         # Whether the code has asked for something since `take_progress`.
@@ -201,15 +205,7 @@ class Execution:
             self.ended = event
             self.position += 1
             return
-        self.break_off(event, None, self.end_line())
-
-    def end_line(self) -> str:
-        """The line at which the code waits. It may be at its end."""
-        lines = match.waiting_lines(self.loop)
-        if lines:
-            return f"the code waits at {lines[0]}"
-        code = self.definition.fn.__code__
-        return f"{code.co_filename}:{code.co_firstlineno} at the end of {code.co_name}"
+        self.break_off(event, None, match.end_line(self.loop, self.definition.fn))
 
     def break_off(self, recorded: ev.Event | None, given: ev.Event | None, where: str) -> None:
         """Journal and code differ. Nothing that the code does from here on has an effect."""
@@ -223,6 +219,8 @@ class Execution:
 
         It has its answer, or waits for its next attempt.
         """
+        if self.queued is not None and self.queued.leave(call.seq):
+            return
         # A call that waits for an attempt was counted out when the last attempt failed.
         if not self.retries or self.retries.pop(call.seq, None) is None:
             self.local -= 1
@@ -262,10 +260,11 @@ class Execution:
 
     def wait_for_retry(self, call: ActivityCall) -> None:
         """An attempt has failed, and the next one has its time."""
-        self.not_local(call)
-        if self.retries is None:
-            self.retries = {}
-        self.retries[call.seq] = call.retry_at
+        if self.queued is None or not self.queued.next_attempt(call.seq, call.attempt):
+            self.not_local(call)
+            if self.retries is None:
+                self.retries = {}
+            self.retries[call.seq] = call.retry_at
         # Only live. After a replay all open calls are handed out anyway.
         if self.journal is None:
             self._hand_out(call)
@@ -320,7 +319,9 @@ class Execution:
         if check is not None:
             self._refuse_again(recorded, event, check)
         self.position += 1
-        self.break_off(recorded, event, match.calling_line() or self.end_line())
+        self.break_off(
+            recorded, event, match.calling_line() or match.end_line(self.loop, self.definition.fn)
+        )
         return event, False
 
     def _judge(self, event: ev.Event, check: Callable[[], None]) -> None:
@@ -368,18 +369,30 @@ class Execution:
             # No node and no instance works for it.
             self.waits.add(call.lane, call.seq)
             return
-        if type(call) is not ChildCall:
+        if type(call) is ActivityCall and call.options.queue is not None:
+            self.local += not self._becomes_task(call)
+        elif type(call) is not ChildCall:
             self.local += 1
         if new:
             self._hand_out(call)
+
+    def _becomes_task(self, call: ActivityCall) -> bool:
+        """Whether the call is a task for workers. One that is stored stays one."""
+        is_stored = self.queued is not None and self.queued.has(call.seq)
+        return (is_stored or self._is_queued(call.options)) and self.tasks.join(call.seq)
+
+    @property
+    def tasks(self) -> QueuedCalls:
+        """Its calls that are tasks for workers. Most executions have none."""
+        self.queued = self.queued or QueuedCalls()
+        return self.queued
 
     def _hand_out(self, call: Call) -> None:
         """The call is work for the node, or for another instance, once the turn is durable."""
         self.has_progress = True
         if self._opened is None:
-            self._opened = [call]
-        else:
-            self._opened.append(call)
+            self._opened = []
+        self._opened.append(call)
 
     def send(
         self,
@@ -520,23 +533,15 @@ class Execution:
         Raises:
             PayloadTooLarge: naming it, the limit and the option.
         """
-        limits = self.limits
-        if len(data) > limits.payload_bytes:
-            raise refusal.large_payload(what, len(data), limits)
-        turn_bytes = self.turn_bytes + len(data)
-        if turn_bytes > limits.commit_bytes:
-            raise refusal.large_turn(what, self.unit, turn_bytes, limits)
-        # Only now, because refused data is not written.
-        self.turn_bytes = turn_bytes
+        # Refused data is not written, so it does not count.
+        self.turn_bytes = refusal.grown(what, self.unit, self.turn_bytes, len(data), self.limits)
 
     def stream(self, name: bytes) -> Random:
         """The random numbers of this name, the same in each replay. No stream moves another one."""
         if self._streams is None:
             self._streams = {}
         if name not in self._streams:
-            start = b"%b%d" % (self.started.run, self.started.execution)
-            seed = blake2b(start, digest_size=8, person=name).digest()
-            self._streams[name] = Random(int.from_bytes(seed))
+            self._streams[name] = new_stream(self.started.run, self.started.execution, name)
         return self._streams[name]
 
     def due_timer(self, at: int) -> int | None:
@@ -558,12 +563,7 @@ class Execution:
             return 0
         if not self.retries:
             return timer_at
-        retry_at = min(self.retries.values())
-        if retry_at <= self.loop.now_ms:
-            return 0
-        if timer_at is None:
-            return retry_at
-        return min(retry_at, timer_at)
+        return next_wake(self.retries.values(), self.loop.now_ms, timer_at)
 
     def timer_at(self) -> int | None:
         """The time of the earliest timer (ms). None: there is none."""

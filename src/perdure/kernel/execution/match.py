@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from perdure.codec import alike, digest
 from perdure.errors import Failure
@@ -24,6 +24,7 @@ from perdure.kernel.execution.difference import difference
 from perdure.kernel.loop.disposal import chain
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
     from perdure.kernel.data.definition import Definitions
@@ -251,6 +252,15 @@ def waiting_lines(loop: WorkflowLoop) -> list[str]:
         if line is not None:
             lines.append(line)
     return lines
+
+
+def end_line(loop: WorkflowLoop, fn: Callable[..., Any]) -> str:
+    """The line at which the code of an execution waits. It may be at its end."""
+    lines = waiting_lines(loop)
+    if lines:
+        return f"the code waits at {lines[0]}"
+    code = fn.__code__
+    return f"{code.co_filename}:{code.co_firstlineno} at the end of {code.co_name}"
 
 
 def _frame_of(suspended: object) -> FrameType | None:

@@ -65,6 +65,19 @@ def subject(command: ev.Event) -> str:
     return ""
 
 
+def grown(what: str, unit: str, turn_bytes: int, more: int, limits: Limits) -> int:
+    """The bytes of a turn with those of one more payload.
+
+    Raises:
+        PayloadTooLarge: naming it, the limit and the option.
+    """
+    if more > limits.payload_bytes:
+        raise large_payload(what, more, limits)
+    if turn_bytes + more > limits.commit_bytes:
+        raise large_turn(what, unit, turn_bytes + more, limits)
+    return turn_bytes + more
+
+
 def large_payload(what: str, size: int, limits: Limits) -> PayloadTooLarge:
     """The error for a payload of this size (bytes)."""
     return PayloadTooLarge(

@@ -10,6 +10,8 @@ entry keeps that value as `base` from its first change on.
 
 from __future__ import annotations
 
+from hashlib import blake2b
+from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -216,3 +218,9 @@ class Variables(msgspec.Struct, gc=False, eq=False):
         if self._entries is None:
             return []
         return [self._entries[key] for key in sorted(self._entries)]
+
+
+def new_stream(run: bytes, execution: int, name: bytes) -> Random:
+    """The random numbers of this name of an execution, from their beginning."""
+    seed = blake2b(b"%b%d" % (run, execution), digest_size=8, person=name).digest()
+    return Random(int.from_bytes(seed))

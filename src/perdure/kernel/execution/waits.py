@@ -68,6 +68,16 @@ class Waits(msgspec.Struct, gc=False, eq=False):
         return [self.first[lane], *self._later.get(lane, ())]
 
 
+def next_wake(retries: Iterable[int], now: int, timer_at: int | None) -> int | None:
+    """When the earliest of some retries or a timer is due (ms). 0: at once."""
+    retry_at = min(retries)
+    if retry_at <= now:
+        return 0
+    if timer_at is None:
+        return retry_at
+    return min(retry_at, timer_at)
+
+
 def behind_timer(pending: Iterable[Call | Timer]) -> str | None:
     """What an execution waits for whose first command is a timer. None: nothing is pending.
 

@@ -189,7 +189,9 @@ class WorkCall(Call):
 class ActivityCall(WorkCall):
     """An activity that was scheduled."""
 
-    __slots__ = ("attempt", "details", "input", "name", "options", "retry_at", "scheduled_at")
+    __slots__ = (
+        "attempt", "details", "input", "lost", "name", "options", "retry_at", "scheduled_at",
+    )  # fmt: skip
     name: str
     input: bytes
     options: ActivityOptions
@@ -197,6 +199,7 @@ class ActivityCall(WorkCall):
     retry_at: int
     scheduled_at: int
     details: bytes | None
+    lost: int
 
     def ask(
         self,
@@ -219,17 +222,47 @@ class ActivityCall(WorkCall):
         self.retry_at = 0
         self.scheduled_at = at
         self.details = None
+        self.lost = 0
         self.codec = definition.signature.result
+
+    def stand_for(
+        self,
+        origin: Canceller,
+        seq: int,
+        name: str,
+        options: ActivityOptions,
+        data: bytes,
+        at: int,
+    ) -> None:
+        """Stand for a call of another process. Its answer goes there."""
+        self.number = seq
+        self.is_awaited = True
+        self.seq = seq
+        self.canceller = origin
+        self.name = name
+        self.input = data
+        self.options = options
+        self.attempt = 1
+        self.retry_at = 0
+        self.scheduled_at = at
+        self.details = None
+        self.lost = 0
 
     def was_attempt(self, attempt: int) -> None:
         """The attempt of this number brought the answer."""
         self.attempt = attempt
 
-    def next_attempt(self, attempt: int, retry_at: int, details: bytes | None) -> None:
-        """An attempt has failed. The next one begins at `retry_at` (ms), with the last details."""
+    def next_attempt(
+        self, attempt: int, retry_at: int, details: bytes | None, *, lost: bool = False
+    ) -> None:
+        """An attempt has failed. The next one begins at `retry_at` (ms), with the last details.
+
+        `lost`: its worker was lost, which is no fault of the activity.
+        """
         self.attempt = attempt
         self.retry_at = retry_at
         self.details = details
+        self.lost += lost
 
     def error(self, failure: Failure) -> BaseException:
         """`ActivityTimeout` for a timeout, else `ActivityError`."""

@@ -15,6 +15,7 @@ from perdure.kernel.data import message as msg
 from perdure.kernel.data.commit import CLOSED, JournalChunk
 from perdure.kernel.loop.call import ActivityCall, Call, CheckpointCall
 from perdure.kernel.unit import held, lifecycle, outbox
+from perdure.kernel.unit.tasks import add_task, drop_tasks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -54,6 +55,8 @@ def collect(unit: WorkflowUnit, run: Execution, row: UnitRow, turn: Turn, *, mor
         _collect_progress(unit, run, row, turn, run.take_progress(), more=more)
     elif unit.rederives:
         _collect_work(unit, run, row, turn, (), more=more)
+    if run.queued is not None:
+        drop_tasks(run, turn)
     if row.status in CLOSED:
         turn.unsend_to_self()
     ended = run.ended
@@ -160,10 +163,14 @@ def _collect_work(
         kind = type(call)
         if kind not in _LOCAL or call.seq not in run.pending or call.seq in done:
             continue
-        if isinstance(call, ActivityCall) and unit.definitions.find_activity(call.name) is None:
-            unit.hold(held.missing_activity(call.name))
-            turn.run_nothing()
-            return
+        if isinstance(call, ActivityCall):
+            if run.queued is not None and run.queued.is_open(call.seq):
+                add_task(run, row, turn, call)
+                continue
+            if unit.definitions.find_activity(call.name) is None:
+                unit.hold(held.missing_activity(call.name))
+                turn.run_nothing()
+                return
         turn.run(call)
     unit.has_derived_work()
 

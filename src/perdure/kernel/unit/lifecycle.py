@@ -23,6 +23,7 @@ from perdure.kernel.data.commit import CLOSED, ExecutionRow, JournalChunk, Statu
 from perdure.kernel.data.placement import scope_of
 from perdure.kernel.execution.execution import PYTHON
 from perdure.kernel.unit import held, outbox
+from perdure.kernel.unit.tasks import drop_stored
 
 if TYPE_CHECKING:
     from perdure.kernel.execution.execution import Execution
@@ -284,6 +285,7 @@ def terminate(unit: WorkflowUnit, row: UnitRow, turn: Turn, reason: str) -> None
             data = ev.encode_events([event])
             row.grow(1, 0)
             turn.append(JournalChunk(row.execution, row.journal_events, 1, data))
+        drop_stored(unit.stored_tasks, turn)
         close(unit, turn, "cancelled", _terminated(reason))
     outbox.close_recorded(turn, children)
 

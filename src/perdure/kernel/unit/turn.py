@@ -23,6 +23,8 @@ from perdure.kernel.data.commit import (
     JournalChunk,
     KvEntry,
     Letter,
+    Task,
+    TaskKey,
     UnitRow,
 )
 from perdure.kernel.data.message import AnyBody, Cancel, Message, Terminate
@@ -83,6 +85,8 @@ class Turn(msgspec.Struct, eq=False):
     _remembered: list[bytes] = []
     _keeping: dict[bytes, Message] = {}
     letters: list[Letter] = []
+    tasks: list[Task] = []
+    dropped_tasks: list[TaskKey] = []
     _touched: bool = False
     # These follow.
     commit: Commit | None = None
@@ -203,6 +207,14 @@ class Turn(msgspec.Struct, eq=False):
         """Write these entries of the KV store."""
         self.kv = entries
 
+    def add_task(self, task: Task) -> None:
+        """Have workers run an attempt."""
+        self.tasks.append(task)
+
+    def drop_task(self, key: TaskKey) -> None:
+        """Have no worker run this attempt. One that runs it is told."""
+        self.dropped_tasks.append(key)
+
     # ------------------------------------------------------------ effects
 
     def run(self, call: Call) -> None:
@@ -259,7 +271,8 @@ class Turn(msgspec.Struct, eq=False):
         are kept for `dedupe_ms`.
         """
         written = self.chunks or self._touched or self._consume or self._keeping or self.letters
-        if not (written or self.post or self.kv or self.tombstone_until is not None):
+        has_tasks = self.tasks or self.dropped_tasks
+        if not (written or has_tasks or self.post or self.kv or self.tombstone_until is not None):
             return False
         # A unit that was loaded in between may have taken the same messages in another order. One
         # order makes both commits the same, which is how a follower is checked against its owner.
@@ -294,6 +307,8 @@ class Turn(msgspec.Struct, eq=False):
             self._consume or (),
             answers,
             post or (),
+            self.tasks or (),
+            self.dropped_tasks or (),
             prune=self.prune,
             delete=self.tombstone_until,
             home=home,
@@ -310,6 +325,8 @@ class Turn(msgspec.Struct, eq=False):
         self.ended = ()
         self.kv = ()
         self.letters = []
+        self.tasks = []
+        self.dropped_tasks = []
         self.closed = True
         self.deleted = True
         self.pack(row, expect, fence, commit_id, dedupe_ms)

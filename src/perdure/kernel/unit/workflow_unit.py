@@ -20,20 +20,6 @@ others, and no backlog makes a turn too long.
 A unit is *held* when its code cannot go on: a definition is missing, the journal cannot be read,
 code and journal differ, or the code waits for nothing. It is then `suspended` with the reason,
 costs nothing, and is tried again when it is loaded after a deploy.
-
-The other modules follow in the order of a turn:
-
-    mailbox.py     messages that no turn has taken
-    budget.py      how much one turn may do
-    control.py     cancel, terminate, pause, resume, retry
-    deletion.py    delete, prune
-    lifecycle.py   starting, continuing as new, ending
-    waiting.py     messages that were taken and cannot be delivered yet
-    offer.py       messages for waits, which may not fit
-    collect.py     the results of the run
-    outbox.py      messages to other units
-    row_state.py   the state of the unit, in its row
-    turn.py        the results of the turn, and its Commit
 """
 
 from __future__ import annotations
@@ -49,6 +35,7 @@ from perdure.kernel.data.limits import DEDUPE_MS
 from perdure.kernel.execution import match
 from perdure.kernel.execution.answers import event_of
 from perdure.kernel.execution.execution import Execution
+from perdure.kernel.execution.queued import IsQueued, never_queued
 from perdure.kernel.loop.call import CHANNEL_LANE
 from perdure.kernel.loop.entered import Entered
 from perdure.kernel.loop.ordered import install as install_ordered_sets
@@ -58,6 +45,7 @@ from perdure.kernel.unit.children import OpenChild, recorded_children
 from perdure.kernel.unit.collect import collect
 from perdure.kernel.unit.offer import feed, offer
 from perdure.kernel.unit.row_state import describe
+from perdure.kernel.unit.tasks import drop_late, know_tasks
 from perdure.kernel.unit.turn import Turn
 from perdure.kernel.unit.waiting import Waiting
 
@@ -66,7 +54,7 @@ if TYPE_CHECKING:
     from logging import LogRecord
 
     from perdure.errors import Failure
-    from perdure.kernel.data.commit import Fence
+    from perdure.kernel.data.commit import Fence, Task
     from perdure.kernel.data.definition import Definitions, WorkflowDefinition
     from perdure.kernel.data.limits import Limits
     from perdure.kernel.data.loaded import Loaded
@@ -89,8 +77,9 @@ class WorkflowUnit:
     kind = "workflow"
 
     __slots__ = (
-        "_changed", "_unbegun", "children_without_code", "dedupe_ms", "definitions", "held", "id",
-        "limits", "rederives", "row", "run", "shards", "version", "waiting",
+        "_changed", "_unbegun", "children_without_code", "dedupe_ms", "definitions",
+        "held", "id", "is_queued", "limits", "rederives", "row", "run", "shards", "stored_tasks",
+        "version", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -101,10 +90,12 @@ class WorkflowUnit:
         *,
         shards: int,
         dedupe_ms: int = DEDUPE_MS,
+        is_queued: IsQueued = never_queued,
     ) -> None:
         """A unit of which nothing is known yet, in a store with so many shards.
 
-        A client's message may come again for `dedupe_ms`.
+        A client's message may come again for `dedupe_ms`. `is_queued` says which calls of
+        activities are tasks for workers.
         """
         self.id = unit
         self.version = 0
@@ -115,6 +106,9 @@ class WorkflowUnit:
         self.limits = limits
         self.shards = shards
         self.dedupe_ms = dedupe_ms
+        self.is_queued = is_queued
+        # Tasks that are stored and that no run knows: none of its code is in memory.
+        self.stored_tasks: Sequence[Task] = ()
         self.waiting = Waiting()
         # After a load no work runs for the open calls, so the next turn hands out all of them.
         self.rederives = True
@@ -139,6 +133,7 @@ class WorkflowUnit:
     def _load(self, found: Loaded, *, released: bool) -> None:
         row = found.row
         assert row is not None
+        self.stored_tasks = found.tasks
         self.version = found.version
         self.row = row
         if row.reason == held.REASONS[held.POISONED] and not released:
@@ -177,6 +172,7 @@ class WorkflowUnit:
             return
         run = self.new_run(definition)
         run.variables.load(kv, row.execution)
+        know_tasks(run, row, self.stored_tasks)
         with Entered(run.loop):
             run.replay(journal)
         self.check_run()
@@ -191,7 +187,14 @@ class WorkflowUnit:
     def new_run(self, definition: WorkflowDefinition) -> Execution:
         """An empty run of this unit."""
         install_ordered_sets()
-        run = Execution(self.id, definition, self.definitions, self.limits, keep_logs=True)
+        run = Execution(
+            self.id,
+            definition,
+            self.definitions,
+            self.limits,
+            keep_logs=True,
+            is_queued=self.is_queued,
+        )
         self.run = run
         return run
 
@@ -303,6 +306,8 @@ class WorkflowUnit:
         self.version = commit.expect + 1
         for chunk in commit.journal:
             self._follow(ev.decode_events(chunk.events))
+        if self.run is not None:
+            know_tasks(self.run, self.row, commit.tasks_added)
         self.waiting.follow(commit.consume, [m for m in commit.post if m.to == self.id])
         self.rederives = True
         if commit.row.status in CLOSED:
@@ -484,6 +489,7 @@ class WorkflowUnit:
             else:
                 turn.answer(message.id, "missing")
         elif row.status in CLOSED:
+            drop_late(turn, entry)
             turn.consume(entry, "closed")
         elif type(body) in msg.CONTROL:
             control.take(self, turn, entry)
@@ -545,6 +551,8 @@ class WorkflowUnit:
             self._keep(turn, entry)
         else:
             event = event_of(run, body, turn.now)
+            if event is None:
+                drop_late(turn, entry)
             if isinstance(event, ev.EventRaised) and event.seq:
                 offer(self, run, turn, entry, event)
                 return

@@ -30,7 +30,7 @@ from perdure.interceptor import overriding
 from perdure.kernel.data.message import ActivityDone, CheckpointDone, Message
 from perdure.kernel.loop.call import ActivityCall, Call, CallKey
 from perdure.logs import node_name
-from perdure.node.activities.job import Job, Kind, named
+from perdure.node.activities.job import Home, Job, Kind, named
 from perdure.node.activities.lookout import Lookout
 from perdure.node.activities.outcome import Outcome
 from perdure.node.activities.runner import Runner, cancelled_itself
@@ -47,6 +47,7 @@ from perdure.node.telemetry.failures import log_call
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    from perdure.kernel.data.definition import ActivityDefinition
     from perdure.node.surroundings import Surroundings
 
 logger = logging.getLogger("perdure.activity")
@@ -85,8 +86,8 @@ class Attempts:
         interceptors = overriding(given.interceptors, "activity")
         self._runner = Runner(given.definitions, given.options.limits, interceptors)
         self._slots = Slots(given.options, self._launch)
-        # By unit and call. A job that is not here runs in vain.
-        self._wanted: dict[str, dict[CallKey, Job]] = {}
+        # By unit or lease, and by call. A job that is not here runs in vain.
+        self._wanted: dict[Home, dict[CallKey, Job]] = {}
         self._tasks: dict[asyncio.Task[Any], Job] = {}
         self._stopped = False
         self._lookout = Lookout(self._swept)
@@ -135,7 +136,7 @@ class Attempts:
         """
         if self._stopped or self._lookout.sees_sweep:
             return  # the next node derives it from the rows
-        job = Job(unit, call, self._kind_of(call))
+        job = Job(unit, call, self._kind_of(call), self._deliver, unit)
         jobs = self._wanted.setdefault(unit, {})
         present = jobs.get(job.key)
         if present is not None:
@@ -146,15 +147,33 @@ class Attempts:
         jobs[job.key] = job
         self._begin_when_due(job)
 
+    def work(
+        self, token: bytes, unit: str, call: ActivityCall, deliver: Callable[[Message], None]
+    ) -> Job | None:
+        """Run the attempt of a task that was leased with this token. None: the node stops.
+
+        `abandon` with the token gives it up, and then nothing is delivered.
+        """
+        if self._stopped or self._lookout.sees_sweep:
+            return None
+        job = Job(unit, call, self._kind_of(call), deliver, token)
+        self._wanted[token] = {job.key: job}
+        self._begin_when_due(job)
+        return job
+
+    def room(self, queue: str, kinds: Collection[Kind]) -> int:
+        """How many more attempts of a queue could begin now, if they are of these kinds."""
+        return self._slots.room(queue, kinds)
+
     def cancel(self, unit: str, call: Call) -> None:
         """The result of this call is not wanted any more."""
         job = self._wanted.get(unit, {}).get(call.key)
         if job is not None and self._forget(job):
             self._give_up(job)
 
-    def abandon(self, unit: str) -> None:
-        """No result for this unit is wanted any more."""
-        for job in self._wanted.pop(unit, {}).values():
+    def abandon(self, home: Home) -> None:
+        """No result for this unit, or of the task with this lease, is wanted any more."""
+        for job in self._wanted.pop(home, {}).values():
             self._give_up(job)
 
     async def _abandon_all(self) -> None:
@@ -172,22 +191,19 @@ class Attempts:
         """
         if not isinstance(call, ActivityCall):
             return "async"
-        definition = self._definitions.find_activity(call.name)
-        if definition is None or definition.is_async:
-            return "async"
-        return definition.executor
+        return kind_of(self._definitions.find_activity(call.name))
 
     def _is_wanted(self, job: Job) -> bool:
-        return self._wanted.get(job.unit, {}).get(job.key) is job
+        return self._wanted.get(job.home, {}).get(job.key) is job
 
     def _forget(self, job: Job) -> bool:
         """Its result is not wanted from now on. False: it was not wanted before."""
-        jobs = self._wanted.get(job.unit)
+        jobs = self._wanted.get(job.home)
         if jobs is None or jobs.get(job.key) is not job:
             return False
         del jobs[job.key]
         if not jobs:
-            del self._wanted[job.unit]
+            del self._wanted[job.home]
         return True
 
     # ------------------------------------------------------------ waiting
@@ -405,7 +421,7 @@ class Attempts:
         else:
             body = CheckpointDone(job.run, job.execution, call.seq, outcome.result, outcome.failure)
         now_ms = self._clock.now_ms()
-        self._deliver(Message(job.message_id(), job.unit, body, now_ms, 0, job.unit))
+        job.deliver(Message(job.message_id(), job.unit, body, now_ms, 0, job.unit))
 
     def _count(self, job: Job, outcome: Outcome | None) -> None:
         """Note an attempt of an activity that has ended."""
@@ -460,6 +476,13 @@ class Attempts:
             self.abandon(next(iter(self._wanted)))
         self._lookout.give_up()
         self._runner.close_at_once()
+
+
+def kind_of(definition: ActivityDefinition | None) -> Kind:
+    """Where an activity runs. One that the app does not have fails on the node's loop."""
+    if definition is None or definition.is_async:
+        return "async"
+    return definition.executor
 
 
 def _log(job: Job, failure: Failure) -> None:

@@ -10,15 +10,19 @@ from perdure.kernel.data.placement import derived_id
 from perdure.kernel.loop.call import ActivityCall, Call
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from perdure.errors import Failure
+    from perdure.kernel.data.message import Message
     from perdure.node.activities.pool import PoolProcess
     from perdure.node.activities.timeouts import Timeouts
     from perdure.ports.clock import Alarm
 
 Kind = Literal["async", "thread", "process"]
 """Where a function runs: on the node's event loop, on a thread, in a process."""
+
+Home = str | bytes
+"""What wants the result of a job: the instance in memory, or the lease of a task."""
 
 State = Literal["waiting", "running", "interrupted", "ending", "ended"]
 
@@ -36,8 +40,10 @@ class Job:
         "attempt",
         "began_s",
         "call",
+        "deliver",
         "details",
         "execution",
+        "home",
         "key",
         "kind",
         "number",
@@ -52,10 +58,19 @@ class Job:
         "workflow",
     )  # fmt: skip
 
-    def __init__(self, unit: str, call: Call, kind: Kind) -> None:
-        """A job that does not wait in a line yet."""
+    def __init__(
+        self,
+        unit: str,
+        call: Call,
+        kind: Kind,
+        deliver: Callable[[Message], None],
+        home: Home,
+    ) -> None:
+        """A job that does not wait in a line yet. Its outcome is a message for `deliver`."""
         origin = call.origin
         self.unit = unit
+        self.deliver = deliver
+        self.home = home
         self.run = origin.run
         self.execution = origin.execution
         self.workflow = (origin.workflow, origin.version)
@@ -172,9 +187,9 @@ class Job:
         """
         if self.attempt is None:
             return None
-        details = self.attempt.details
+        self.details = self.attempt.details
         self.attempt = None
-        return details
+        return self.details
 
     # ------------------------------------------------------------ texts and ids
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from perdure.node.activities.job import Job, Kind
     from perdure.node.options import NodeOptions
@@ -41,6 +41,18 @@ class Slots:
         """How many jobs wait for a slot."""
         lines = list(self._lines.values())  # a copy: metrics are read on another thread
         return sum(map(len, lines))
+
+    def room(self, queue: str, kinds: Collection[Kind]) -> int:
+        """How many jobs of a queue could begin now, if they are of these kinds."""
+        options = self._options
+        room = options.activities - self.taken
+        if queue in options.queues:
+            room = min(room, options.queues[queue] - self._by_queue.get(queue, 0))
+        for kind in kinds:
+            if kind in self._kinds:
+                room = min(room, self._kinds[kind] - self._by_kind[kind])
+        # Those that wait already go first.
+        return max(0, room - self.waiting)
 
     def ask(self, job: Job) -> bool:
         """Launch the job, now (True) or when there is a slot for it."""

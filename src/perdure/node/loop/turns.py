@@ -38,6 +38,7 @@ from perdure.node.loop.stages import Stages
 from perdure.node.loop.supervisor import Discarded, Supervisor, ids_of
 from perdure.node.loop.waiters import Waiters
 from perdure.node.ownership.scope import Moved
+from perdure.node.queues.routes import hints_of
 from perdure.node.telemetry.failures import log_instance, log_letter
 from perdure.runlog import show_logs
 
@@ -230,10 +231,13 @@ class Turns:
         if serves:
             for call in turn.calls:
                 self.attempts.start(unit.id, call)
-        if turn.commit is not None:
-            for message in turn.commit.post:
+        commit = turn.commit
+        if commit is not None:
+            for message in commit.post:
                 if message.id not in turn.kept:  # the unit itself has those in memory
                     self._pass_on(message, claims)
+            if commit.tasks_added or commit.tasks_dropped:
+                self.store.tell_workers(hints_of(turn))
         self._conclude(resident, turn, serves=serves)
 
     def _conclude(self, resident: Resident, turn: Turn, *, serves: bool) -> None:

@@ -27,6 +27,7 @@ class Lease:
         self._margin_ms = lease_ms // _MARGIN_PART
         self._until_ms = 0
         self._alarm: Alarm | None = None
+        self._is_given_up = False
 
     @property
     def holds(self) -> bool:
@@ -35,13 +36,15 @@ class Lease:
 
     def renew(self, until_ms: int) -> None:
         """The lease lasts until `until_ms` (boot time)."""
+        if self._is_given_up:
+            return  # a renewal that was under way when the node gave its seat up
         self._until_ms = max(self._until_ms, until_ms - self._margin_ms)
         if self.holds:
             self._freezer.lease_is_renewed()
             self._watch()
 
     def _watch(self) -> None:
-        self.stop()
+        self._disarm()
         left_ms = self._until_ms - self._clock.boot_ms()
         self._alarm = self._clock.call_after(max(left_ms, 0), self._look)
 
@@ -52,8 +55,12 @@ class Lease:
             self._alarm = None
             self._freezer.lease_is_over()
 
-    def stop(self) -> None:
-        """Watch the lease no longer."""
+    def give_up(self) -> None:
+        """Watch the lease no longer, whatever comes."""
+        self._is_given_up = True
+        self._disarm()
+
+    def _disarm(self) -> None:
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None

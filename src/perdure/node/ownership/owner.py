@@ -69,6 +69,8 @@ class Owner:
         self._changing = asyncio.Lock()
         self._assignment = Assignment(frozenset())
         self._news = asyncio.Event()
+        # The scopes that this node should own and does not, and since when.
+        self._missing_since_s: dict[str, float] = {}
 
     # ------------------------------------------------------------ assignments of a cluster
 
@@ -84,20 +86,16 @@ class Owner:
         while True:
             await self._news.wait()
             self._news.clear()
-            # The event loop's time, in which the pauses are, too.
-            loop = asyncio.get_running_loop()
-            since_s = loop.time()
             pause_s: float | None = 0.0
             while pause_s is not None and not self._news.is_set():
-                pause_s = await self._settle_some(loop.time() - since_s)
+                pause_s = await self._settle_some()
                 if pause_s is not None:
                     await self._pause(pause_s)
 
-    async def _settle_some(self, waited_s: float) -> float | None:
+    async def _settle_some(self) -> float | None:
         """Own of the assigned scopes those that can be had. Return when to look again (s)."""
-        may_wait = waited_s < self._options.handover_ms / 1000
         try:
-            if await self.own(self._assignment, may_wait=may_wait):
+            if await self.own(self._assignment):
                 return None
         except StoreUnavailable as error:
             ids = {"node": self._turns.node_name}
@@ -112,11 +110,11 @@ class Owner:
             async with asyncio.timeout(seconds):
                 await self._news.wait()
 
-    async def own(self, assignment: Assignment, *, may_wait: bool = False) -> bool:
+    async def own(self, assignment: Assignment) -> bool:
         """Gain the scopes that are assigned, and give up the others. Return whether that is done.
 
-        With `may_wait` the scopes of other living nodes are left for later: they are about to
-        release them. A scope that is claimed before its release counts as crashed.
+        The scopes of other living nodes are left for a while: they are about to release them. A
+        scope that is claimed before its release counts as crashed.
 
         Raises:
             StoreUnavailable: the store could not be asked. The changes that were made by then stay.
@@ -132,18 +130,34 @@ class Owner:
             ]
             await self._give_up(unwanted)
             missing = sorted(name for name in wanted if self._ownership.find(name) is None)
-            free = missing
-            if missing and may_wait and assignment.living is not None:
-                free = await self._released(missing, assignment.living)
+            free = await self._free(missing, assignment.living)
             for start in range(0, len(free), _CLAIMED):
                 self.serve(await self._ownership.claim(free[start : start + _CLAIMED]))
+            for name in free:
+                del self._missing_since_s[name]  # if it is lost, another wait begins
             return len(free) == len(missing)
+
+    async def _free(self, missing: Sequence[str], living: Collection[str] | None) -> list[str]:
+        """Those of these scopes that may be claimed: no living node owns them, or for too long."""
+        # The event loop's time, in which the pauses are, too.
+        now_s = asyncio.get_running_loop().time()
+        # A wait goes on when the cluster says the same again, as it does with each renewal of the
+        # lease. Its owner may never release the scope: one that has claimed it late, with an older
+        # view, does not release it before it has counted the crash that it takes that for.
+        before = self._missing_since_s
+        self._missing_since_s = {name: before.get(name, now_s) for name in missing}
+        if not missing or living is None:
+            return list(missing)
+        begun_s = now_s - self._options.handover_ms / 1000
+        waiting = [name for name, since_s in self._missing_since_s.items() if since_s > begun_s]
+        held = set(waiting) - set(await self._released(waiting, living))
+        return [name for name in missing if name not in held]
 
     async def _released(self, names: Sequence[str], living: Collection[str]) -> list[str]:
         """Those of these scopes that no living node owns."""
         held: set[str] = set()
         after: str | None = None
-        while True:
+        while names:
             query = Scopes(scopes=tuple(names), after=after, limit=_CLAIMED)
             page = await self._turns.store.query(query)
             for view in page.items:
@@ -151,7 +165,8 @@ class Owner:
                     held.add(view.scope)
             after = page.next
             if after is None:
-                return [name for name in names if name not in held]
+                break
+        return [name for name in names if name not in held]
 
     # ------------------------------------------------------------ gaining
 

@@ -88,7 +88,7 @@ class Seat:
 
     async def leave(self) -> None:
         """Give up the seat. The scopes have been released by now."""
-        self._lease.stop()
+        self._lease.give_up()
         if self._tick_handle is not None:
             self._tick_handle.cancel()
         await self._helm.end()

@@ -33,6 +33,8 @@ def dump(tables: Tables) -> Rows:
     rows["places"] = [(tables.last_place,)]
     rows["tombstones"] = [(run, *tombstone) for run, tombstone in tables.tombstones.items()]
     rows["deletions"] = [(unit, *deletion) for unit, deletion in tables.deletions.items()]
+    rows["sessions"] = [(*key, *session) for key, session in tables.sessions.items()]
+    rows["queues"] = list(tables.starts.items())
     # Values of one column can be of several types, which have no order among themselves.
     return {table: sorted(content, key=repr) for table, content in rows.items()}
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from typing import Any, TypeVar, cast, get_args
 
+from msgspec.structs import replace
+
 from perdure.errors import UsageError
 from perdure.kernel.data.attributes import terms_of
 from perdure.kernel.data.commit import ExecutionRow, JournalChunk, Status, Task, UnitRow
@@ -18,6 +20,7 @@ from perdure.ports.store import (
     Inbox,
     Journal,
     KvEntries,
+    Overdue,
     Page,
     Query,
     QueueDepth,
@@ -28,6 +31,7 @@ from perdure.ports.store import (
     Units,
     UnitView,
 )
+from perdure.store.derived import overdue_from, overdue_key, overdue_page
 from perdure.store.memory.rows import Tables
 from perdure.store.memory.unit import Unit
 from perdure.store.page import check_limit, key_of, page_of
@@ -253,8 +257,32 @@ def _totals(tables: Tables, query: Totals) -> Page[tuple[str, int]]:
 
 def _queues(tables: Tables, query: Queues) -> Page[QueueDepth]:
     depths = sorted(_depths(tables, query.at).items())
-    found = [((name,), QueueDepth(name, *depth)) for name, depth in depths]
+    found: Keyed[QueueDepth] = []
+    for name, (visible, delayed, leased, expired) in depths:
+        oldest_ms = _oldest(tables, name, query.at)
+        found.append(((name,), QueueDepth(name, visible, delayed, leased, expired, oldest_ms)))
     return _page(query, found, tuple[str])
+
+
+def _oldest(tables: Tables, queue: str, at: int) -> int:
+    """How long the oldest visible task of a queue has waited (ms)."""
+    oldest = at
+    for task in tables.tasks(queue):
+        if task.worker is None:
+            oldest = min(oldest, task.visible_at)
+    return at - oldest
+
+
+def _overdue(tables: Tables, query: Overdue) -> Page[Task]:
+    start = overdue_from(query)
+    found: list[Task] = []
+    for task in _tasks(tables):
+        if task.expires_at is None or task.scope not in query.scopes:
+            continue
+        if task.expires_at <= query.at and overdue_key(task) > start:
+            found.append(replace(task, input=b""))
+    found.sort(key=overdue_key)
+    return overdue_page(query, found)
 
 
 def _depths(tables: Tables, at: int) -> dict[str, list[int]]:
@@ -286,4 +314,5 @@ _HANDLERS: dict[type[Query[Any]], Callable[[Tables, Any], Page[Any]]] = {
     Counts: _counts,
     Totals: _totals,
     Queues: _queues,
+    Overdue: _overdue,
 }

@@ -24,7 +24,9 @@ its commit may be submitted again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from typing import NamedTuple
 
 import msgspec
@@ -45,18 +47,31 @@ from perdure.ports.store import (
     NO_INSTANCE,
     Claim,
     Incarnation,
+    Leased,
     Posted,
     Renewal,
+    SessionHold,
     Swept,
-    TaskMatch,
+    TaskRequest,
 )
 from perdure.store.derived import (
     answer_until,
     home_of,
     messages_of,
     parts_of,
-    token_of,
     tombstone_until,
+)
+from perdure.store.leasing import (
+    FindNext,
+    FindTasks,
+    GiveTasks,
+    NoteStarts,
+    OpenSessions,
+    QueueState,
+    ReadQueue,
+    ReadSessions,
+    Step,
+    leasing,
 )
 from perdure.store.limits import StoreLimits
 from perdure.store.memory.expiry import (
@@ -106,6 +121,13 @@ class Tombstone(NamedTuple):
     expires_at: int
 
 
+class Session(NamedTuple):
+    """The worker that has a session, and until when (ms)."""
+
+    worker: str
+    expires_at: int
+
+
 class Deletion(NamedTuple):
     """The commit that deleted a unit, while it may be submitted again."""
 
@@ -132,6 +154,10 @@ class Tables:
         """By run."""
         self.deletions: dict[str, Deletion] = {}
         """The last one of each unit."""
+        self.sessions: dict[tuple[str, str], Session] = {}
+        """By queue and name."""
+        self.starts: dict[str, bytes] = {}
+        """When tasks of queues with a rate began."""
         self._expiries = Expiries()
 
     def unit(self, name: str) -> Unit:
@@ -335,19 +361,108 @@ class Tables:
 
     # ------------------------------------------------------------ tasks
 
-    def lease(
-        self, queue: str, worker: str, limit: int, lease_ms: int, at: int, match: TaskMatch
-    ) -> list[Task]:
-        """Lease tasks that wait for a worker, oldest first."""
-        waiting: list[Task] = []
+    def lease(self, request: TaskRequest) -> Leased:
+        """Lease tasks that wait for a worker, by rank."""
+        steps = leasing(request)
+        found: object = None
+        try:
+            while True:
+                found = self._carry_out(request, steps.send(found))
+        except StopIteration as end:
+            leased: Leased = end.value
+            return leased
+
+    def _carry_out(self, request: TaskRequest, step: Step) -> object:
+        """Carry out a step of a lease. Return what it has found."""
+        queue, at = request.queue, request.at
+        match step:
+            case ReadQueue():
+                keys = Counter[str | None]()
+                for task in self.tasks(queue):
+                    if task.worker is not None:
+                        keys[task.key] += 1
+                return QueueState(keys, self.starts.get(queue))
+            case FindTasks():
+                found = list(self._find(request, step))
+                found.sort(key=_in_line)
+                return found[: step.limit]
+            case ReadSessions():
+                return self._living_sessions(request)
+            case OpenSessions():
+                return [name for name in step.sessions if self._open(request, name, step.until)]
+            case GiveTasks():
+                for task in step.tasks:
+                    self.units[task.unit].give(task)
+            case NoteStarts():
+                self.starts[queue] = step.starts
+            case FindNext():
+                later = [task.visible_at for task in self.tasks(queue) if _is_later(task, at)]
+                return min(later, default=None)
+        return None
+
+    def tasks(self, queue: str) -> Iterator[Task]:
+        """The tasks of a queue, in no order."""
         for unit in self.units.values():
-            waiting += [task for task in unit.waiting_tasks(queue, at) if match.fits(task)]
-        waiting.sort(key=_lease_order)
-        leased: list[Task] = []
-        for task in waiting[:limit]:
-            token = token_of(task, worker, at)
-            leased.append(self.units[task.unit].lease(task, worker, token, at + lease_ms))
-        return leased
+            for task in unit.tasks.values():
+                if task.queue == queue:
+                    yield task
+
+    def _find(self, request: TaskRequest, step: FindTasks) -> Iterator[Task]:
+        for task in self.tasks(request.queue):
+            if task.worker is not None or task.visible_at > request.at:
+                continue
+            if not request.match.fits(task) or task.key in step.full_keys:
+                continue
+            holder = self._holder(request, task.session)
+            # A session without a worker can be opened, if the worker may have one more.
+            may_have = holder == request.worker
+            if holder is None:
+                may_have = task.session is None or step.may_open
+            if may_have:
+                yield copy(task)
+
+    def _holder(self, request: TaskRequest, session: str | None) -> str | None:
+        """The worker that has a session of a queue now."""
+        if session is None:
+            return None
+        held = self.sessions.get((request.queue, session))
+        if held is None or held.expires_at <= request.at:
+            return None
+        return held.worker
+
+    def _living_sessions(self, request: TaskRequest) -> dict[str, str]:
+        """The sessions of a queue that have a worker now."""
+        living: dict[str, str] = {}
+        for queue, session in self.sessions:
+            holder = self._holder(request, session)
+            if queue == request.queue and holder is not None:
+                living[session] = holder
+        return living
+
+    def _open(self, request: TaskRequest, session: str, until: int) -> bool:
+        """Give the worker a session that has none."""
+        for key, held in list(self.sessions.items()):
+            if held.expires_at <= request.at:
+                del self.sessions[key]
+        if self._holder(request, session) not in (None, request.worker):
+            return False
+        self.sessions[request.queue, session] = Session(request.worker, until)
+        return True
+
+    def hold_session(self, hold: SessionHold, at: int) -> bool:
+        """Keep a session, or give it up. False: it is another worker's by now."""
+        key = (hold.queue, hold.session)
+        held = self.sessions.get(key)
+        if held is None or held.worker != hold.worker:
+            return False
+        self.sessions[key] = Session(hold.worker, at + hold.lease_ms)
+        if not hold.lease_ms:
+            del self.sessions[key]
+        return True
+
+    def give_back(self, lease: Renewal) -> str | None:
+        """Take the worker from a task. Returns its queue. None: the lease is lost."""
+        return self.unit(lease.unit).give_back(lease)
 
     def renew(self, renewal: Renewal, at: int) -> bool:
         """Extend a lease. False: its row is gone, or has another token."""
@@ -451,6 +566,12 @@ class Tables:
         return dropped
 
 
-def _lease_order(task: Task) -> tuple[int, str, bytes, int, int, int]:
-    """Oldest first. The rest of the key makes the order the same in every store."""
-    return task.visible_at, task.unit, task.run, task.execution, task.seq, task.attempt
+def _is_later(task: Task, at: int) -> bool:
+    """Whether a task that waits for a worker becomes visible after a time (ms)."""
+    return task.worker is None and task.visible_at > at
+
+
+def _in_line(task: Task) -> tuple[int, int, str, bytes, int, int, int]:
+    """By rank. The rest of the key makes the order the same in every store."""
+    key = (task.unit, task.run, task.execution, task.seq, task.attempt)
+    return task.rank, task.visible_at, *key

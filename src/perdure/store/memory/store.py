@@ -12,23 +12,25 @@ from types import TracebackType
 from typing import Literal, Self, TypeVar
 
 from perdure.errors import StoreUnavailable
-from perdure.kernel.data.commit import CLOSED, Commit, Fence, Task, Verdict
+from perdure.kernel.data.commit import CLOSED, Commit, Fence, Verdict
 from perdure.kernel.data.message import Message
 from perdure.ports.clock import Clock, SystemClock
 from perdure.ports.store import (
-    ANY_TASK,
     Claim,
     Hint,
     InboxPart,
     Incarnation,
+    Leased,
     Loaded,
     Page,
     Posted,
     Query,
     Renewal,
+    SessionHold,
     StoreInfo,
     Swept,
-    TaskMatch,
+    TaskHint,
+    TaskRequest,
     Wake,
 )
 from perdure.store.bell import Bell
@@ -68,7 +70,8 @@ class MemoryStore:
         self._clock = clock or SystemClock()
         self._tables = Tables(limits)
         self._watchers = Watchers()
-        self._bell = Bell()
+        self._bell = Bell[Hint]()
+        self._task_bell = Bell[TaskHint]()
         self._open = False
 
     async def __aenter__(self) -> Self:
@@ -85,6 +88,7 @@ class MemoryStore:
         """Close it."""
         self._open = False
         self._bell.close()
+        self._task_bell.close()
         self._watchers.fail(self._closed())
 
     def _rows(self) -> Tables:
@@ -266,17 +270,9 @@ class MemoryStore:
 
     # ------------------------------------------------------------ tasks and sweeping
 
-    async def lease(
-        self,
-        queue: str,
-        worker: str,
-        limit: int,
-        lease_ms: int,
-        at: int,
-        match: TaskMatch = ANY_TASK,
-    ) -> list[Task]:
+    async def lease(self, request: TaskRequest) -> Leased:
         """Lease tasks that wait for a worker."""
-        return self._rows().lease(queue, worker, limit, lease_ms, at, match)
+        return self._rows().lease(request)
 
     async def renew(self, renewals: Sequence[Renewal], at: int) -> list[Literal["kept", "lost"]]:
         """Extend leases."""
@@ -288,6 +284,26 @@ class MemoryStore:
             else:
                 results.append("lost")
         return results
+
+    async def give_back(self, leases: Sequence[Renewal]) -> list[TaskHint]:
+        """Let other workers have leased tasks."""
+        rows = self._rows()
+        queues = dict.fromkeys(rows.give_back(lease) for lease in leases)
+        return [TaskHint(queue) for queue in queues if queue is not None]
+
+    async def hold_sessions(self, holds: Sequence[SessionHold], at: int) -> list[bool]:
+        """Keep sessions, or give them up."""
+        rows = self._rows()
+        return [rows.hold_session(hold, at) for hold in holds]
+
+    def tell_workers(self, hints: Sequence[TaskHint]) -> None:
+        """Tell the workers that queues have changed."""
+        for hint in hints:
+            self._task_bell.ring(hint)
+
+    def task_hints(self) -> AsyncIterator[TaskHint]:
+        """What workers are told."""
+        return self._task_bell.listen()
 
     async def sweep(self, fences: Sequence[Fence], at: int, limit: int) -> Swept:
         """Remove expired answers, tombstones and dead letters, and bury undelivered messages."""

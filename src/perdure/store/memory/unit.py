@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from copy import copy
 from typing import NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from perdure.kernel.data.commit import (
     OWN_RUN,
@@ -105,7 +106,7 @@ class Unit(msgspec.Struct):
         if self.row is None or self.row.scope != row.scope:
             self.move_inbox(row.scope)
             for key, task in self.tasks.items():
-                self.tasks[key] = msgspec.structs.replace(task, scope=row.scope)
+                self.tasks[key] = replace(task, scope=row.scope)
         # Copies, because structs that were handed in belong to the caller.
         self.row = copy(row)
         self.version = commit.expect + 1
@@ -214,33 +215,33 @@ class Unit(msgspec.Struct):
 
     # ------------------------------------------------------------ tasks
 
-    def waiting_tasks(self, queue: str, at: int) -> Iterator[Task]:
-        """The visible tasks of a queue that no worker has had yet."""
-        for task in self.tasks.values():
-            if task.queue == queue and task.worker is None and task.visible_at <= at:
-                yield task
-
-    def lease(self, task: Task, worker: str, token: bytes, expires_at: int) -> Task:
-        """Give a task to a worker until a time (ms)."""
-        leased = msgspec.structs.replace(task, worker=worker, token=token, expires_at=expires_at)
-        self.tasks[task.run, task.execution, task.seq, task.attempt] = leased
-        return copy(leased)
+    def give(self, task: Task) -> None:
+        """Give a task to the worker that it names."""
+        self.tasks[task.run, task.execution, task.seq, task.attempt] = copy(task)
 
     def renew(self, renewal: Renewal, at: int) -> bool:
         """Extend a lease. False: its task is gone, or has another token."""
-        wanted = (renewal.seq, renewal.attempt, renewal.token)
-        for key, task in self.tasks.items():
+        task = self._leased(renewal)
+        if task is None:
+            return False
+        self.give(replace(task, expires_at=at + renewal.lease_ms, details=_details(task, renewal)))
+        return True
+
+    def give_back(self, lease: Renewal) -> str | None:
+        """Take the worker from a task. Returns its queue. None: the lease is lost."""
+        task = self._leased(lease)
+        if task is None:
+            return None
+        free = replace(task, worker=None, token=None, leased_at=None, expires_at=task.ends_at)
+        self.give(replace(free, details=_details(task, lease)))
+        return task.queue
+
+    def _leased(self, lease: Renewal) -> Task | None:
+        wanted = (lease.seq, lease.attempt, lease.token)
+        for task in self.tasks.values():
             if (task.seq, task.attempt, task.token) == wanted:
-                # A heartbeat without details says that those of the one before are still right.
-                details = task.details
-                if renewal.details is not None:
-                    details = renewal.details
-                expires_at = at + renewal.lease_ms
-                self.tasks[key] = msgspec.structs.replace(
-                    task, expires_at=expires_at, details=details
-                )
-                return True
-        return False
+                return task
+        return None
 
     def finish_task(self, done: ActivityDone, token: bytes | None) -> bool:
         """Remove the task of a result. False: the lease with this token was lost."""
@@ -273,3 +274,11 @@ class Unit(msgspec.Struct):
         current[OWN_RUN] = self.current_execution(OWN_RUN)
         chunks = sorted(self.journal.items())
         return [chunk for (run, execution, _), chunk in chunks if execution == current.get(run)]
+
+
+def _details(task: Task, renewal: Renewal) -> bytes | None:
+    """The details of a task behind a sign of life."""
+    # Without details it says that those of the one before are still right.
+    if renewal.details is None:
+        return task.details
+    return renewal.details

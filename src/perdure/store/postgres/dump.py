@@ -22,6 +22,8 @@ _COLUMNS = {
     "inbox": "unit, position, scope, message, kind, body, at, visible_at, sender, previous",
     "state": "unit, part, data, version",
     "tasks": _TASK_COLUMNS,
+    "sessions": "queue, session, worker, expires_at",
+    "queues": "queue, starts",
     "attributes": "unit, name, value_kind, text_value, number_value, created",
     "tombstones": "run, scope, expires_at",
     "deletions": "unit, commit_id, scope, expires_at",
@@ -47,6 +49,8 @@ async def dump(connection: Connection) -> Rows:
     rows["answers"] = [(*row[:-1], _failure(row[-1])) for row in rows["answers"]]
     rows["units"] = [(*_fields(unit_of(row)), *row[-2:]) for row in rows["units"]]
     rows["attributes"] = [(*row[:3], _value(*row[3:5]), row[5]) for row in rows["attributes"]]
+    # A queue without a rate has a row here, which workers lock.
+    rows["queues"] = [row for row in rows["queues"] if row[1] is not None]
     # Values of one column can be of several types, which have no order among themselves.
     return {table: sorted(content, key=repr) for table, content in rows.items()}
 

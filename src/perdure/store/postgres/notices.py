@@ -22,7 +22,7 @@ from uuid import uuid4
 
 import msgspec
 
-from perdure.ports.store import Hint
+from perdure.ports.store import Hint, TaskHint
 from perdure.store.postgres.address import Address
 from perdure.store.postgres.connection import Connection, Pool, close, connect
 from perdure.store.postgres.errors import DRIVER_ERRORS, explain
@@ -44,12 +44,17 @@ _PAUSE_MAX_S = 5.0
 
 
 class _Notice(msgspec.Struct, array_like=True):
-    """`posted` are units and their scopes, `watched` units, `changed` units and their versions."""
+    """The content of a notification.
+
+    `posted` are units and their scopes, `watched` units, `changed` units and their versions, and
+    `tasks` queues, each with whether leased tasks were dropped.
+    """
 
     sender: str
     posted: list[tuple[str, str]] = []
     watched: list[str] = []
     changed: list[tuple[str, int]] = []
+    tasks: list[tuple[str, bool]] = []
 
 
 _decode = msgspec.json.Decoder(_Notice).decode
@@ -64,16 +69,19 @@ class Notices:
         pool: Pool,
         on_posted: Callable[[Hint], None],
         on_changed: Callable[[str, int], None],
+        on_tasks: Callable[[TaskHint], None],
     ) -> None:
         """Neither listen nor send yet."""
         self._address = address
         self._pool = pool
         self._on_posted = on_posted
         self._on_changed = on_changed
+        self._on_tasks = on_tasks
         self._id = uuid4().hex
         self._posted: dict[str, str] = {}
         self._watching: dict[str, None] = {}
         self._changed: dict[str, int] = {}
+        self._tasks: dict[TaskHint, None] = {}
         self._watched: dict[str, float] = {}
         self._sending: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
@@ -98,6 +106,11 @@ class Notices:
         self._posted[hint.unit] = hint.scope
         self._send_soon()
 
+    def tell_workers(self, hint: TaskHint) -> None:
+        """Tell workers in other processes of a queue."""
+        self._tasks[hint] = None
+        self._send_soon()
+
     def watch(self, unit: str) -> None:
         """Ask others to tell when a unit changes."""
         self._watching[unit] = None
@@ -119,7 +132,7 @@ class Notices:
 
     async def _send(self) -> None:
         """Send all that has gathered, until there is no more."""
-        while self._posted or self._watching or self._changed:
+        while self._posted or self._watching or self._changed or self._tasks:
             payloads = self._take()
             try:
                 async with self._pool.taken() as connection:
@@ -140,9 +153,13 @@ class Notices:
         for unit, version in self._changed.items():
             size = self._room(notices, size, len(unit))
             notices[-1].changed.append((unit, version))
+        for hint in self._tasks:
+            size = self._room(notices, size, len(hint.queue))
+            notices[-1].tasks.append((hint.queue, hint.is_drop))
         self._posted = {}
         self._watching = {}
         self._changed = {}
+        self._tasks = {}
         texts = [msgspec.json.encode(notice).decode() for notice in notices[:_PAYLOADS_MAX]]
         return [text for text in texts if len(text.encode()) <= _PAYLOAD_BYTES_MAX]
 
@@ -199,6 +216,8 @@ class Notices:
             self._on_posted(Hint(unit, scope))
         for unit, version in notice.changed:
             self._on_changed(unit, version)
+        for queue, is_drop in notice.tasks:
+            self._on_tasks(TaskHint(queue, is_drop))
         if notice.watched:
             self._remember(notice.watched)
 

@@ -31,6 +31,7 @@ from perdure.ports.store import (
     Journal,
     KvEntries,
     Loaded,
+    Overdue,
     Page,
     Query,
     Queues,
@@ -54,6 +55,7 @@ from perdure.store.postgres.connection import Connection, Values
 from perdure.store.postgres.counts import counts, queues, totals
 from perdure.store.postgres.filter import Filter
 from perdure.store.postgres.places import Cursor, cursor_of
+from perdure.store.postgres.tasks import overdue
 from perdure.store.statements import statements
 
 T = TypeVar("T")
@@ -394,4 +396,5 @@ _HANDLERS: dict[type[Query[Any]], Callable[[Connection, Any], Awaitable[Page[Any
     Counts: counts,
     Totals: totals,
     Queues: queues,
+    Overdue: overdue,
 }

@@ -19,24 +19,26 @@ import asyncpg  # type: ignore[import-untyped]
 import msgspec
 
 from perdure.errors import StoreError, StoreFormat, StoreUnavailable
-from perdure.kernel.data.commit import Commit, Fence, Task, Verdict
+from perdure.kernel.data.commit import Commit, Fence, Verdict
 from perdure.kernel.data.message import Message
 from perdure.ports.clock import Clock
 from perdure.ports.store import (
-    ANY_TASK,
     Claim,
     Hint,
     InboxPart,
     Incarnation,
+    Leased,
     Loaded,
     MeetingPlace,
     Page,
     Posted,
     Query,
     Renewal,
+    SessionHold,
     StoreInfo,
     Swept,
-    TaskMatch,
+    TaskHint,
+    TaskRequest,
     Wake,
 )
 from perdure.store.bell import Bell
@@ -103,7 +105,8 @@ class PostgresStore:
         self._limits = limits
         self._clock = clock
         self._watchers = Watchers()
-        self._bell = Bell()
+        self._bell = Bell[Hint]()
+        self._task_bell = Bell[TaskHint]()
         self._info: StoreInfo | None = None
         self._open: _Parts | None = None
         self._held: set[str] = set()
@@ -169,7 +172,13 @@ class PostgresStore:
             Lane(self._address, writing_commits, "perdure-commits"),
             Lane(self._address, writing_posts, "perdure-posts"),
             pool,
-            Notices(self._address, pool, self._bell.ring, self._changed_elsewhere),
+            Notices(
+                self._address,
+                pool,
+                self._bell.ring,
+                self._changed_elsewhere,
+                self._task_bell.ring,
+            ),
         )
         return self
 
@@ -193,6 +202,7 @@ class PostgresStore:
                 stack.push_async_callback(parts.commits.close)
             stack.callback(self._watchers.fail, self._closed())
             stack.callback(self._bell.close)
+            stack.callback(self._task_bell.close)
 
     async def owner(self) -> str | None:
         """The nodes that run, for people. None: there is none."""
@@ -351,30 +361,34 @@ class PostgresStore:
 
     # ------------------------------------------------------------ tasks and sweeping
 
-    async def lease(
-        self,
-        queue: str,
-        worker: str,
-        limit: int,
-        lease_ms: int,
-        at: int,
-        match: TaskMatch = ANY_TASK,
-    ) -> list[Task]:
+    async def lease(self, request: TaskRequest) -> Leased:
         """Lease tasks that wait for a worker."""
-        work = partial(
-            tasks.lease,
-            queue=queue,
-            worker=worker,
-            limit=limit,
-            lease_ms=lease_ms,
-            at=at,
-            match=match,
-        )
-        return await self._call(work, "transaction")
+        return await self._call(partial(tasks.lease, request=request), "transaction")
 
     async def renew(self, renewals: Sequence[Renewal], at: int) -> list[Literal["kept", "lost"]]:
         """Extend leases."""
         return await self._call(partial(tasks.renew, renewals=renewals, at=at))
+
+    async def give_back(self, leases: Sequence[Renewal]) -> list[TaskHint]:
+        """Let other workers have leased tasks."""
+        return await self._call(partial(tasks.give_back, leases=leases))
+
+    async def hold_sessions(self, holds: Sequence[SessionHold], at: int) -> list[bool]:
+        """Keep sessions, or give them up."""
+        return await self._call(partial(tasks.hold_sessions, holds=holds, at=at))
+
+    def tell_workers(self, hints: Sequence[TaskHint]) -> None:
+        """Tell the workers of all processes that queues have changed."""
+        for hint in hints:
+            self._task_bell.ring(hint)
+            if self._open is not None:
+                self._open.notices.tell_workers(hint)
+
+    def task_hints(self) -> AsyncIterator[TaskHint]:
+        """What workers are told here and in other processes."""
+        if self._open is not None:
+            self._open.notices.listen()
+        return self._task_bell.listen()
 
     async def drop_letters(self, letters: Sequence[bytes]) -> int:
         """Remove dead letters."""

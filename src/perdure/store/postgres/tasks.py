@@ -3,18 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import starmap
+from operator import itemgetter
 from typing import Any, Literal
 
 import msgspec
 
 from perdure.kernel.data.commit import Fence, Task
-from perdure.ports.store import NO_INSTANCE, Claim, Incarnation, Renewal, Swept, TaskMatch
-from perdure.store.derived import token_of
+from perdure.ports.store import (
+    NO_INSTANCE,
+    Claim,
+    Incarnation,
+    Leased,
+    Overdue,
+    Page,
+    Renewal,
+    SessionHold,
+    Swept,
+    TaskHint,
+    TaskRequest,
+)
+from perdure.store.derived import overdue_from, overdue_page
+from perdure.store.leasing import (
+    FindNext,
+    FindTasks,
+    GiveTasks,
+    NoteStarts,
+    OpenSessions,
+    QueueState,
+    ReadQueue,
+    ReadSessions,
+    Step,
+    leasing,
+)
 from perdure.store.limits import StoreLimits
 from perdure.store.postgres.connection import Connection, Values, columns
 from perdure.store.statements import statements
 
 SQL = statements("perdure.store.postgres", "tasks")
+
+
+_first = itemgetter(0)
+
+
+def _key_and_token(task: Task) -> Values:
+    return (task.unit, task.run, task.execution, task.seq, task.attempt, task.token)
+
+
+def _given_back(lease: Renewal) -> Values:
+    return (lease.unit, lease.seq, lease.attempt, lease.token, lease.details)
+
+
+def _session_key(hold: SessionHold) -> tuple[str, str, str]:
+    return (hold.queue, hold.session, hold.worker)
 
 
 async def claim(
@@ -38,40 +79,80 @@ async def release(connection: Connection, fences: Sequence[Fence]) -> list[str]:
     return sorted(given_up, key=[fence.scope for fence in fences].index)
 
 
-async def lease(
-    connection: Connection,
-    queue: str,
-    worker: str,
-    limit: int,
-    lease_ms: int,
-    at: int,
-    match: TaskMatch,
-) -> list[Task]:
-    """Lease tasks that no worker has had yet and that this one can take, oldest first.
+async def lease(connection: Connection, request: TaskRequest) -> Leased:
+    """Lease tasks that no worker has and that this one can take, by rank.
 
     It is called inside a transaction, which keeps the found rows from other workers.
     """
+    steps = leasing(request)
+    found: object = None
+    try:
+        while True:
+            found = await _carry_out(connection, request, steps.send(found))
+    except StopIteration as end:
+        leased: Leased = end.value
+        return leased
+
+
+async def _carry_out(connection: Connection, request: TaskRequest, step: Step) -> object:
+    """Carry out a step of a lease. Return what it has found."""
+    queue, worker, at = request.queue, request.worker, request.at
+    match step:
+        case ReadQueue():
+            starts: bytes | None = await connection.fetchval(SQL["lock_queue"], queue)
+            # Behind the lock, so that no other worker leases in between.
+            keys = await connection.fetch(SQL["count_keys"], queue)
+            return QueueState(_mapping(keys), starts)
+        case FindTasks():
+            return await _find(connection, request, step)
+        case ReadSessions():
+            return _mapping(await connection.fetch(SQL["read_sessions"], queue, at))
+        case OpenSessions():
+            await connection.execute(SQL["forget_sessions"], at)
+            rows = await connection.fetch(
+                SQL["open_sessions"], queue, step.sessions, worker, step.until, at
+            )
+            return list(map(_first, rows))
+        case GiveTasks():
+            await _give(connection, step.tasks)
+        case NoteStarts():
+            await connection.execute(SQL["write_starts"], queue, step.starts)
+        case FindNext():
+            return await connection.fetchval(SQL["find_next"], queue, at)
+    return None
+
+
+def _mapping(rows: Sequence[Values]) -> dict[Any, Any]:
+    """Rows of two columns as a dictionary."""
+    return dict(map(tuple, rows))
+
+
+async def _find(connection: Connection, request: TaskRequest, step: FindTasks) -> list[Task]:
+    match = request.match
     names: list[str] | None = None
     if match.names is not None:
         names = list(match.names)
-    rows = await connection.fetch(SQL["find_waiting"], queue, at, names, list(match.tags), limit)
-    leased: list[Task] = []
-    keys: list[Values] = []
-    for row in rows:
-        task = Task(*row)
-        token = token_of(task, worker, at)
-        leased.append(
-            msgspec.structs.replace(task, worker=worker, token=token, expires_at=at + lease_ms)
-        )
-        keys.append((task.unit, task.run, task.execution, task.seq, task.attempt, token))
-    if leased:
-        await connection.execute(
-            SQL["lease"],
-            worker,
-            at + lease_ms,
-            *columns(keys, 6),
-        )
-    return leased
+    rows = await connection.fetch(
+        SQL["find_waiting"],
+        request.queue,
+        request.at,
+        names,
+        list(match.tags),
+        step.limit,
+        match.only_tagged,
+        step.full_keys,
+        request.worker,
+        step.may_open,
+    )
+    return list(starmap(Task, rows))
+
+
+async def _give(connection: Connection, given: Sequence[Task]) -> None:
+    first = given[0]
+    rows = map(_key_and_token, given)
+    await connection.execute(
+        SQL["lease"], first.worker, first.expires_at, first.leased_at, *columns(rows, 6)
+    )
 
 
 async def renew(
@@ -92,6 +173,43 @@ async def renew(
         else:
             results.append("lost")
     return results
+
+
+async def give_back(connection: Connection, leases: Sequence[Renewal]) -> list[TaskHint]:
+    """Take the worker from tasks whose row still has the token."""
+    rows = map(_given_back, leases)
+    queues = await connection.fetch(SQL["give_back"], *columns(rows, 5))
+    # One hint for each queue, in order.
+    return list(map(TaskHint, dict.fromkeys(map(_first, queues))))
+
+
+async def hold_sessions(
+    connection: Connection, holds: Sequence[SessionHold], at: int
+) -> list[bool]:
+    """Keep sessions, or give them up."""
+    # Sorted, so that two workers never wait for each other.
+    kept: dict[Values, Values] = {}
+    dropped: dict[Values, None] = {}
+    for one in sorted(holds, key=_session_key):
+        if one.lease_ms:
+            kept[_session_key(one)] = (*_session_key(one), at + one.lease_ms)
+        else:
+            dropped[_session_key(one)] = None
+    found: list[Values] = []
+    if kept:
+        found += await connection.fetch(SQL["hold_sessions"], *columns(kept.values(), 4))
+    if dropped:
+        found += await connection.fetch(SQL["drop_sessions"], *columns(dropped, 3))
+    held = set(map(tuple, found))
+    return [_session_key(one) in held for one in holds]
+
+
+async def overdue(connection: Connection, query: Overdue) -> Page[Task]:
+    """Tasks of scopes whose time has passed, the earliest first."""
+    rows = await connection.fetch(
+        SQL["overdue"], list(query.scopes), query.at, *overdue_from(query), query.limit + 1
+    )
+    return overdue_page(query, starmap(Task, rows))
 
 
 async def sweep(

@@ -23,6 +23,8 @@ _COLUMNS = {
     "inbox": "unit, position, scope, message, kind, body, at, visible_at, sender, previous",
     "state": "unit, part, data, version",
     "tasks": _TASK_COLUMNS,
+    "sessions": "queue, session, worker, expires_at",
+    "queues": "queue, starts",
     "attributes": "unit, name, value_kind, value, created",
     "tombstones": "run, scope, expires_at",
     "deletions": "unit, commit_id, scope, expires_at",

@@ -6,6 +6,8 @@ when a unit changes. They send lines of text, each a word and JSON:
     posted ["order-1", "default/0"]   to the owner: this unit of this scope has a new message
     watch ["order-1", 3]    to the owner: tell me once when its version is no longer 3
     changed ["order-1", 4]  from the owner
+    work []                 to the owner: tell me of tasks from now on
+    tasks ["gpu", false]    to the owner, or from it: workers of this queue have something to do
 
 A hint that is lost costs time only, because the messages themselves stand in the file.
 """
@@ -18,14 +20,14 @@ import os
 import socket
 import stat
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
 import msgspec
 
-from perdure.ports.store import Hint
+from perdure.ports.store import Hint, TaskHint
 from perdure.store.sqlite.fork import closes, keep_from_children
 from perdure.store.watch import Watchers, answer
 
@@ -39,10 +41,16 @@ LOOK_S = 2.0
 FLUSH_S = 1.0
 """How long a process that ends waits for an owner that does not listen."""
 
+UNREAD_BYTES_MAX = 256 << 10
+"""Hints for a worker that does not read are dropped above this. It finds its tasks by looking."""
+SUBSCRIBE_S = 2.0
+"""How often a worker looks whether there is an owner to hear from."""
+
 logger = logging.getLogger("perdure.store")
 
 _encode = msgspec.json.encode
 _decode_posted = msgspec.json.Decoder(tuple[str, str]).decode
+_decode_tasks = msgspec.json.Decoder(tuple[str, bool]).decode
 _decode_watch = msgspec.json.Decoder(tuple[str, int]).decode
 
 
@@ -104,11 +112,17 @@ class HintServer:
         database: str,
         on_posted: Callable[[Hint], None],
         wait_change: Callable[[str, int], Awaitable[int]],
+        on_tasks: Callable[[TaskHint], None],
     ) -> None:
-        """Ring `on_posted` for units with messages. Answer watches by `wait_change`."""
+        """Ring `on_posted` for units with messages, and `on_tasks` for queues.
+
+        Answer watches by `wait_change`.
+        """
         self._database = database
         self._on_posted = on_posted
         self._wait_change = wait_change
+        self._on_tasks = on_tasks
+        self._workers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
         self._path = socket_path(database)
         self._identity: tuple[int, int] | None = None
@@ -215,6 +229,7 @@ class HintServer:
             logger.warning("a hint for %s was dropped: %s", self._database, error)
         finally:
             self._tasks.discard(own)
+            self._workers.discard(writer)
             for watch in watches:
                 watch.cancel()
             closes(connection)
@@ -231,10 +246,29 @@ class HintServer:
             watch = asyncio.create_task(self._watch(unit, version, writer))
             watches.add(watch)
             watch.add_done_callback(watches.discard)
+        elif word == b"work":
+            self._workers.add(writer)
+        elif word == b"tasks":
+            hint = TaskHint(*_decode_tasks(rest))
+            self._on_tasks(hint)
+            self.tell_workers([hint])
+
+    def tell_workers(self, hints: Sequence[TaskHint]) -> None:
+        """Tell the workers of other processes of queues."""
+        lines = _task_lines(hints)
+        # Never waited for: the commit that added the tasks is durable, and this is only news of it.
+        for writer in self._workers:
+            transport = writer.transport
+            if not writer.is_closing() and transport.get_write_buffer_size() < UNREAD_BYTES_MAX:
+                writer.write(lines)
 
     async def _watch(self, unit: str, version: int, writer: asyncio.StreamWriter) -> None:
         changed = await self._wait_change(unit, version)
         writer.write(b"changed " + _encode((unit, changed)) + b"\n")
+
+
+def _task_lines(hints: Sequence[TaskHint]) -> bytes:
+    return b"".join(b"tasks " + _encode((hint.queue, hint.is_drop)) + b"\n" for hint in hints)
 
 
 class HintClient:
@@ -252,6 +286,9 @@ class HintClient:
         self._watchers = Watchers()
         self._connecting = asyncio.Lock()
         self._posted: dict[str, Hint] = {}
+        self._told: dict[TaskHint, None] = {}
+        self._on_tasks: Callable[[TaskHint], None] | None = None
+        self._subscribing: asyncio.Task[None] | None = None
         self._delivering: asyncio.Task[None] | None = None
 
     def posted(self, hint: Hint) -> None:
@@ -260,16 +297,41 @@ class HintClient:
         While the owner does not listen, each unit waits once.
         """
         self._posted[hint.unit] = hint
+        self._deliver_soon()
+
+    def tell_workers(self, hints: Sequence[TaskHint]) -> None:
+        """Have the owner, if there is one, tell the other processes of queues."""
+        self._told |= dict.fromkeys(hints)
+        self._deliver_soon()
+
+    def hear_of_tasks(self, on_tasks: Callable[[TaskHint], None]) -> None:
+        """Hear of queues from whichever process owns the file, from now on."""
+        self._on_tasks = on_tasks
+        if self._subscribing is None:
+            self._subscribing = asyncio.create_task(self._subscribe(), name="perdure-subscribe")
+
+    async def _subscribe(self) -> None:
+        """Tell each owner that this process works, as long as the store is open."""
+        known: asyncio.StreamWriter | None = None
+        while True:
+            # A connection that is closed, or another one than the last, has not been told.
+            if self._writer is None or self._writer is not known:
+                await self._send(b"work []\n")
+                known = self._writer
+            await asyncio.sleep(SUBSCRIBE_S)
+
+    def _deliver_soon(self) -> None:
         if self._delivering is None or self._delivering.done():
             self._delivering = asyncio.create_task(self._deliver(), name="perdure-posted")
 
     async def _deliver(self) -> None:
         """Send all hints that have gathered, until there are no more."""
-        while self._posted:
+        while self._posted or self._told:
             hints = self._posted
             self._posted = {}
             # In one write, because a socket takes few writes while its reader stands still.
-            lines = bytearray()
+            lines = bytearray(_task_lines(list(self._told)))
+            self._told = {}
             for hint in hints.values():
                 lines += b"posted " + _encode((hint.unit, hint.scope)) + b"\n"
             await self._send(bytes(lines))
@@ -299,6 +361,9 @@ class HintClient:
                     "it finds the last messages of this process late",
                     self._database,
                 )
+        if self._subscribing is not None:
+            self._subscribing.cancel()
+            await asyncio.wait([self._subscribing])
         if self._reading is not None:
             self._reading.cancel()
             # It was cancelled in the line above.
@@ -360,6 +425,8 @@ class HintClient:
                 if word == b"changed":
                     for waiter, version in self._watchers.take([_decode_watch(rest)]):
                         answer(waiter, version)
+                elif word == b"tasks" and self._on_tasks is not None:
+                    self._on_tasks(TaskHint(*_decode_tasks(rest)))
         # An owner that is killed with hints unread resets the connection in place of ending it.
         except ConnectionError as error:
             logger.debug("the owner of %s has ended: %s", self._path, error)

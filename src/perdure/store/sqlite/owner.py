@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from perdure.ports.store import Hint
+from perdure.ports.store import Hint, TaskHint
 from perdure.store.bell import Bell
 from perdure.store.sqlite.database import MEMORY
 from perdure.store.sqlite.hint import HintClient, HintServer
@@ -24,7 +24,8 @@ class Ownership:
         self,
         path: str,
         name: str,
-        bell: Bell,
+        bell: Bell[Hint],
+        task_bell: Bell[TaskHint],
         wait_change: Callable[[str, int, int], Awaitable[int]],
         *,
         standby: bool = False,
@@ -35,6 +36,7 @@ class Ownership:
         self._lock = OwnerLock(path, name)
         self._scopes: set[str] = set()
         self._bell = bell
+        self._task_bell = task_bell
         self._wait_change = wait_change
         self._server: HintServer | None = None
         self._client: HintClient | None = None
@@ -53,7 +55,7 @@ class Ownership:
         if self._path == MEMORY or self._lock.held:
             return
         await self._lock.acquire(incarnation, standby=self._standby)
-        self._server = HintServer(self._path, self._bell.ring, self._changed)
+        self._server = HintServer(self._path, self._bell.ring, self._changed, self._task_bell.ring)
         await self._server.start()
 
     async def count(self, scopes: Sequence[str], *, claimed: bool) -> None:
@@ -76,6 +78,18 @@ class Ownership:
         """Tell the owner, if it is another process, that a unit has messages."""
         if self._path != MEMORY and not self._lock.held:
             self._foreign().posted(hint)
+
+    def tell_workers(self, hints: Sequence[TaskHint]) -> None:
+        """Tell workers in other processes that queues have changed."""
+        if self._server is not None:
+            self._server.tell_workers(hints)
+        elif self._path != MEMORY and not self._lock.held:
+            self._foreign().tell_workers(hints)
+
+    def hear_of_tasks(self) -> None:
+        """Hear what workers are told, also while another process owns the file."""
+        if self._path != MEMORY and not self._lock.held:
+            self._foreign().hear_of_tasks(self._task_bell.ring)
 
     async def wait_change(self, unit: str, version: int, timeout_ms: int) -> bool:
         """Wait for a unit's next change by asking the owner. False: there is no owner."""

@@ -32,6 +32,7 @@ from perdure.ports.store import (
     Journal,
     KvEntries,
     Loaded,
+    Overdue,
     Page,
     Query,
     Queues,
@@ -55,6 +56,7 @@ from perdure.store.sqlite.columns import (
 from perdure.store.sqlite.connection import Connection, Values, ids_json
 from perdure.store.sqlite.counts import counts, queues, totals
 from perdure.store.sqlite.places import READ_LAST
+from perdure.store.sqlite.tasks import overdue
 from perdure.store.statements import statements
 
 T = TypeVar("T")
@@ -409,4 +411,5 @@ _HANDLERS: dict[type[Query[Any]], Callable[[Connection, Any], Page[Any]]] = {
     Counts: counts,
     Totals: totals,
     Queues: queues,
+    Overdue: overdue,
 }

@@ -21,23 +21,25 @@ from typing import Literal, Self, TypeVar
 import msgspec
 
 from perdure.errors import StoreFormat, StoreUnavailable, UsageError
-from perdure.kernel.data.commit import Commit, Fence, Task, Verdict
+from perdure.kernel.data.commit import Commit, Fence, Verdict
 from perdure.kernel.data.message import Message
 from perdure.ports.clock import Clock, SystemClock
 from perdure.ports.store import (
-    ANY_TASK,
     Claim,
     Hint,
     InboxPart,
     Incarnation,
+    Leased,
     Loaded,
     Page,
     Posted,
     Query,
     Renewal,
+    SessionHold,
     StoreInfo,
     Swept,
-    TaskMatch,
+    TaskHint,
+    TaskRequest,
     Wake,
 )
 from perdure.store.bell import Bell
@@ -95,13 +97,19 @@ class SQLiteStore:
         self._limits = limits
         self._clock = clock or SystemClock()
         self._watchers = Watchers()
-        self._bell = Bell()
+        self._bell = Bell[Hint]()
+        self._task_bell = Bell[TaskHint]()
         self._info: StoreInfo | None = None
         self._writer: Writer | None = None
         self._reader: Reader | None = None
         self._forked = False
         self._owner = Ownership(
-            self._file, path, self._bell, self.wait_change, standby=self._options.standby
+            self._file,
+            path,
+            self._bell,
+            self._task_bell,
+            self.wait_change,
+            standby=self._options.standby,
         )
 
     @property
@@ -178,6 +186,7 @@ class SQLiteStore:
             stack.push_async_callback(self._owner.close)
             stack.callback(self._watchers.fail, self._closed())
             stack.callback(self._bell.close)
+            stack.callback(self._task_bell.close)
 
     def forked(self) -> None:
         """Be closed, in a forked child."""
@@ -329,23 +338,32 @@ class SQLiteStore:
         """The earliest time later than `after` at which `wakes` will have more to say."""
         return await self._read(lambda connection: reads.next_wake(connection, scopes, after))
 
-    async def lease(
-        self,
-        queue: str,
-        worker: str,
-        limit: int,
-        lease_ms: int,
-        at: int,
-        match: TaskMatch = ANY_TASK,
-    ) -> list[Task]:
+    async def lease(self, request: TaskRequest) -> Leased:
         """Lease tasks that wait for a worker."""
-        return await self._write(
-            lambda connection: tasks.lease(connection, queue, worker, limit, lease_ms, at, match)
-        )
+        return await self._write(lambda connection: tasks.lease(connection, request))
 
     async def renew(self, renewals: Sequence[Renewal], at: int) -> list[Literal["kept", "lost"]]:
         """Extend leases."""
         return await self._write(lambda connection: tasks.renew(connection, renewals, at))
+
+    async def give_back(self, leases: Sequence[Renewal]) -> list[TaskHint]:
+        """Let other workers have leased tasks."""
+        return await self._write(lambda connection: tasks.give_back(connection, leases))
+
+    async def hold_sessions(self, holds: Sequence[SessionHold], at: int) -> list[bool]:
+        """Keep sessions, or give them up."""
+        return await self._write(lambda connection: tasks.hold_sessions(connection, holds, at))
+
+    def tell_workers(self, hints: Sequence[TaskHint]) -> None:
+        """Tell the workers of all processes that queues have changed."""
+        for hint in hints:
+            self._task_bell.ring(hint)
+        self._owner.tell_workers(hints)
+
+    def task_hints(self) -> AsyncIterator[TaskHint]:
+        """What workers are told here and in other processes."""
+        self._owner.hear_of_tasks()
+        return self._task_bell.listen()
 
     async def drop_letters(self, letters: Sequence[bytes]) -> int:
         """Remove dead letters."""

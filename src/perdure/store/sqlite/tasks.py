@@ -6,13 +6,34 @@ The same is done to dictionaries by `memory.rows`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import starmap
 from typing import Literal
 
-import msgspec
-
 from perdure.kernel.data.commit import Fence, Task
-from perdure.ports.store import Claim, Incarnation, Renewal, TaskMatch
-from perdure.store.derived import token_of
+from perdure.ports.store import (
+    Claim,
+    Incarnation,
+    Leased,
+    Overdue,
+    Page,
+    Renewal,
+    SessionHold,
+    TaskHint,
+    TaskRequest,
+)
+from perdure.store.derived import overdue_from, overdue_page
+from perdure.store.leasing import (
+    FindNext,
+    FindTasks,
+    GiveTasks,
+    NoteStarts,
+    OpenSessions,
+    QueueState,
+    ReadQueue,
+    ReadSessions,
+    Step,
+    leasing,
+)
 from perdure.store.sqlite.connection import Connection, Values, ids_json
 from perdure.store.statements import statements
 
@@ -47,34 +68,64 @@ def release(connection: Connection, fences: Sequence[Fence]) -> list[str]:
     return scopes
 
 
-def lease(
-    connection: Connection,
-    queue: str,
-    worker: str,
-    limit: int,
-    lease_ms: int,
-    at: int,
-    match: TaskMatch,
-) -> list[Task]:
-    """Lease tasks that no worker has had yet and that this one can take, oldest first."""
+def lease(connection: Connection, request: TaskRequest) -> Leased:
+    """Lease tasks that no worker has and that this one can take, by rank."""
+    steps = leasing(request)
+    found: object = None
+    try:
+        while True:
+            found = _carry_out(connection, request, steps.send(found))
+    except StopIteration as end:
+        leased: Leased = end.value
+        return leased
+
+
+def _carry_out(connection: Connection, request: TaskRequest, step: Step) -> object:
+    """Carry out a step of a lease. Return what it has found."""
+    queue, worker, at = request.queue, request.worker, request.at
+    match step:
+        case ReadQueue():
+            starts: bytes | None = connection.execute(TASKS["read_starts"], (queue,)).get
+            keys: dict[str | None, int] = dict(connection.execute(TASKS["count_keys"], (queue,)))
+            return QueueState(keys, starts)
+        case FindTasks():
+            return _find(connection, request, step)
+        case ReadSessions():
+            return dict(connection.execute(TASKS["read_sessions"], (queue, at)))
+        case OpenSessions():
+            connection.execute(TASKS["forget_sessions"], (at,))
+            opened: list[str] = []
+            for session in step.sessions:
+                values = (queue, session, worker, step.until, at)
+                # No row comes back if another worker has it.
+                for (name,) in connection.execute(TASKS["open_session"], values):
+                    opened.append(name)
+            return opened
+        case GiveTasks():
+            connection.executemany(TASKS["lease"], map(_given, step.tasks))
+        case NoteStarts():
+            connection.execute(TASKS["write_starts"], (queue, step.starts))
+        case FindNext():
+            return connection.execute(TASKS["find_next"], (queue, at)).get
+    return None
+
+
+def _find(connection: Connection, request: TaskRequest, step: FindTasks) -> list[Task]:
+    match = request.match
     names: str | None = None
     if match.names is not None:
         names = ids_json(match.names)
-    values = (queue, at, names, ids_json(match.tags), limit)
-    expires_at = at + lease_ms
-    leased: list[Task] = []
-    rows: list[Values] = []
-    for row in connection.execute(TASKS["find_waiting"], values):
-        task = Task(*row)
-        token = token_of(task, worker, at)
-        leased.append(
-            msgspec.structs.replace(task, worker=worker, token=token, expires_at=expires_at)
-        )
-        key = (task.unit, task.run, task.execution, task.seq, task.attempt)
-        rows.append((worker, token, expires_at, *key))
-    # Behind the reading, which walks the index that this changes.
-    connection.executemany(TASKS["lease"], rows)
-    return leased
+    values = (
+        *(request.queue, request.at, names, ids_json(match.tags), step.limit),
+        *(match.only_tagged, ids_json(step.full_keys), request.worker, step.may_open),
+    )
+    # All of them at once: what is leased leaves the index that this walks.
+    return list(starmap(Task, connection.execute(TASKS["find_waiting"], values)))
+
+
+def _given(task: Task) -> Values:
+    key = (task.unit, task.run, task.execution, task.seq, task.attempt)
+    return task.worker, task.token, task.expires_at, task.leased_at, *key
 
 
 def renew(
@@ -92,3 +143,32 @@ def renew(
         else:
             results.append("lost")
     return results
+
+
+def give_back(connection: Connection, leases: Sequence[Renewal]) -> list[TaskHint]:
+    """Take the worker from tasks whose row still has the token."""
+    hints: dict[TaskHint, None] = {}
+    for one in leases:
+        values = (one.details, one.unit, one.seq, one.attempt, one.token)
+        for (queue,) in connection.execute(TASKS["give_back"], values):
+            hints[TaskHint(queue)] = None
+    return list(hints)
+
+
+def hold_sessions(connection: Connection, holds: Sequence[SessionHold], at: int) -> list[bool]:
+    """Keep sessions, or give them up."""
+    held: list[bool] = []
+    for one in holds:
+        key = (one.queue, one.session, one.worker)
+        if one.lease_ms:
+            connection.execute(TASKS["hold_session"], (*key, at + one.lease_ms))
+        else:
+            connection.execute(TASKS["drop_session"], key)
+        held.append(connection.changes() > 0)
+    return held
+
+
+def overdue(connection: Connection, query: Overdue) -> Page[Task]:
+    """Tasks of scopes whose time has passed, the earliest first."""
+    values = (ids_json(query.scopes), query.at, *overdue_from(query), query.limit + 1)
+    return overdue_page(query, starmap(Task, connection.execute(TASKS["overdue"], values)))

@@ -26,6 +26,7 @@ import msgspec
 from perdure.errors import PerdureError, StoreError, StoreUnavailable
 from perdure.kernel.data.commit import Commit, SqlRefused
 from perdure.kernel.data.message import Message
+from perdure.ports.store import Hint
 from perdure.store.bell import Bell
 from perdure.store.limits import StoreLimits
 from perdure.store.sqlite.apply import Applier
@@ -92,7 +93,7 @@ class Writer:
         path: str,
         guard: FileGuard | None,
         watchers: Watchers,
-        bell: Bell,
+        bell: Bell[Hint],
         limits: StoreLimits,
     ) -> None:
         """Take over the connection.

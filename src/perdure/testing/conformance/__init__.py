@@ -31,6 +31,7 @@ from perdure.testing.conformance.life import Life
 from perdure.testing.conformance.lists import Lists
 from perdure.testing.conformance.places import Places
 from perdure.testing.conformance.programs import Programs
+from perdure.testing.conformance.queues import InLine
 from perdure.testing.conformance.resubmission import Resubmission
 from perdure.testing.conformance.runs import Runs
 from perdure.testing.conformance.scenario import Scenario, StoreFactory
@@ -56,6 +57,7 @@ class StoreSuite(
     Inboxes,
     Places,
     Tasks,
+    InLine,
     Runs,
     Programs,
     Values,

@@ -16,6 +16,7 @@ from perdure.testing.conformance.scenario import (
     StoreFactory,
     answer,
     chunk,
+    request,
     scene,
     task,
     tasks_of,
@@ -88,7 +89,7 @@ class Counting:
         async with scene(store_factory) as scenario:
             added = tasks_of(scenario, "order", 1, 2)
             await scenario.applied("order", tasks_added=added)
-            await scenario.store.lease("gpu", "worker", 1, 100, NOW)
+            await scenario.store.lease(request(worker="worker", limit=1, lease_ms=100, at=NOW))
             there = {"running": 1, "executions": 1, "tasks": 1}
             assert await _totals(scenario, NOW + 99) == there | {"tasks_leased": 1}
             assert await _totals(scenario, NOW + 100) == there | {"tasks_expired": 1}
@@ -118,12 +119,12 @@ class Counting:
                 added.append(task(scenario, "order", seq, queue=queue))
             added.append(task(scenario, "order", 10, queue="gpu", visible_at=NOW + 5))
             await scenario.applied("order", tasks_added=added)
-            await scenario.store.lease("mail", "worker", 1, 50, NOW)
-            await scenario.store.lease("mail", "worker", 1, 5, NOW)
+            await scenario.store.lease(request(queue="mail", limit=1, lease_ms=50))
+            await scenario.store.lease(request(queue="mail", limit=1, lease_ms=5))
             for at, depths in (
                 (NOW, [("", 1, 0, 0, 0), ("gpu", 2, 1, 0, 0), ("mail", 1, 0, 2, 0)]),
                 (NOW + 5, [("", 1, 0, 0, 0), ("gpu", 3, 0, 0, 0), ("mail", 1, 0, 1, 1)]),
             ):
                 for limit in (1, 2, 100):
                     found = await scenario.all(Queues(at=at, limit=limit))
-                    assert list(map(astuple, found)) == depths
+                    assert [astuple(depth)[:5] for depth in found] == depths

@@ -32,6 +32,7 @@ from perdure.ports.store import (
     Posted,
     Query,
     Store,
+    TaskRequest,
     UnitView,
 )
 from perdure.store.limits import DEFAULT_LIMITS, StoreLimits
@@ -338,6 +339,12 @@ def task(scenario: Scenario, unit: str, seq: int = 1, attempt: int = 1, **fields
     }
     given |= {"queue": "gpu", "name": "render", "input": b"input"}
     return Task(unit=unit, seq=seq, attempt=attempt, **(given | fields))
+
+
+def request(**changes: Any) -> TaskRequest:
+    """A request for up to ten tasks of the queue `gpu`, for a second."""
+    given: dict[str, Any] = {"queue": "gpu", "worker": "worker", "limit": 10}
+    return TaskRequest(**(given | {"lease_ms": 1_000, "at": NOW} | changes))
 
 
 def tasks_of(scenario: Scenario, unit: str, *seqs: int) -> list[Task]:

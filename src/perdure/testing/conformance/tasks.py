@@ -16,6 +16,7 @@ from perdure.testing.conformance.scenario import (
     bodies_of,
     key_of,
     keys_of,
+    request,
     scene,
     seqs_of,
     task,
@@ -50,7 +51,7 @@ def _token_of(task: Task) -> bytes:
 async def _lease(
     scenario: Scenario, limit: int = 10, worker: str = "worker", at: int = NOW
 ) -> list[Task]:
-    return await scenario.store.lease("gpu", worker, limit, LEASE_MS, at)
+    return (await scenario.store.lease(request(worker=worker, limit=limit, at=at))).tasks
 
 
 class Tasks:
@@ -101,9 +102,9 @@ class Tasks:
                 task(scenario, "order", 2, queue="gpu"),
             ]
             await scenario.applied("order", tasks_added=added)
-            assert await scenario.store.lease("tpu", "worker", 10, LEASE_MS, NOW) == []
-            found = await scenario.store.lease("cpu", "worker", 10, LEASE_MS, NOW)
-            assert seqs_of(found) == [1]
+            assert (await scenario.store.lease(request(queue="tpu"))).tasks == []
+            found = await scenario.store.lease(request(queue="cpu"))
+            assert seqs_of(found.tasks) == [1]
             [leased] = await _lease(scenario)
             assert (leased.seq, leased.queue) == (2, "gpu")
 
@@ -129,8 +130,7 @@ class Tasks:
             await scenario.applied("order", tasks_added=added)
 
             async def lease(match: TaskMatch) -> list[int]:
-                found = await scenario.store.lease("gpu", "worker", 10, 1_000, NOW, match)
-                return seqs_of(found)
+                return seqs_of((await scenario.store.lease(request(match=match))).tasks)
 
             assert await lease(TaskMatch(names=())) == []
             assert await lease(TaskMatch(names=("render",))) == [1]

@@ -10,6 +10,7 @@ from perdure.testing.conformance.scenario import (
     NOW,
     StoreFactory,
     numbered,
+    request,
     scene,
     task,
 )
@@ -101,7 +102,7 @@ class Wakes:
         async with scene(store_factory) as scenario:
             await scenario.applied("order", tasks_added=[task(scenario, "order")])
             assert await scenario.due(NOW + 1_000) == {}
-            await scenario.store.lease("gpu", "worker", 1, 500, NOW)
+            await scenario.store.lease(request(worker="worker", limit=1, lease_ms=500, at=NOW))
             assert await scenario.due(NOW + 499) == {}
             assert await scenario.store.next_wake(["default/0"], NOW) == NOW + 500
             assert await scenario.due(NOW + 500) == {"order": (NOW + 500, False)}

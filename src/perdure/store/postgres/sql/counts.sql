@@ -43,6 +43,7 @@ SELECT queue,
     count(*) FILTER (WHERE worker IS NULL AND visible_at <= $1),
     count(*) FILTER (WHERE worker IS NULL AND visible_at > $1),
     count(*) FILTER (WHERE worker IS NOT NULL AND expires_at > $1),
-    count(*) FILTER (WHERE worker IS NOT NULL AND expires_at <= $1)
+    count(*) FILTER (WHERE worker IS NOT NULL AND expires_at <= $1),
+    coalesce($1 - min(visible_at) FILTER (WHERE worker IS NULL AND visible_at <= $1), 0)
 FROM tasks WHERE $2::text IS NULL OR queue > $2
 GROUP BY queue ORDER BY queue LIMIT $3;

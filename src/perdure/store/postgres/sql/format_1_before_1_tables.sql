@@ -213,11 +213,37 @@ CREATE TABLE tasks (
     expires_at bigint,
     details bytea,
     tag text COLLATE "C",
+    rank bigint NOT NULL,
+    key text COLLATE "C",
+    session text COLLATE "C",
+    ends_at bigint,
+    leased_at bigint,
+    call bytea NOT NULL,
     PRIMARY KEY (unit, run, execution, seq, attempt)
 ) WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.05);
 
 CREATE INDEX tasks_waiting ON tasks (queue, visible_at) WHERE worker IS NULL;
+CREATE INDEX tasks_in_line ON tasks (queue, rank, visible_at, unit, run, execution, seq, attempt)
+    WHERE worker IS NULL;
+CREATE INDEX tasks_held ON tasks (queue, key, expires_at) WHERE worker IS NOT NULL;
 CREATE INDEX tasks_leased ON tasks (scope, expires_at, unit) WHERE expires_at IS NOT NULL;
+
+-- The worker to which all tasks of a session go, until it does not hold the session any more.
+CREATE TABLE sessions (
+    queue text COLLATE "C" NOT NULL,
+    session text COLLATE "C" NOT NULL,
+    worker text COLLATE "C" NOT NULL,
+    expires_at bigint NOT NULL,
+    PRIMARY KEY (queue, session)
+);
+
+CREATE INDEX sessions_expiry ON sessions (expires_at);
+
+-- When tasks of a queue with a rate began. Workers that depend on each other lock its row.
+CREATE TABLE queues (
+    queue text COLLATE "C" PRIMARY KEY,
+    starts bytea
+);
 
 -- A deletion leaves two rows, each as small as its purpose allows. A tombstone stays as long as the
 -- start of the deleted run may come again. A run has an id of its own, so that is all it needs. A

@@ -53,7 +53,8 @@ CREATE TYPE dropped_task_rows AS (
 CREATE TYPE task_rows AS (
     place integer[], run bytea[], execution bigint[], seq bigint[], attempt bigint[],
     scope text[], queue text[], name text[], input bytea[], visible_at bigint[], worker text[],
-    token bytea[], expires_at bigint[], details bytea[], tag text[]
+    token bytea[], expires_at bigint[], details bytea[], tag text[], rank bigint[], key text[],
+    session text[], ends_at bigint[], leased_at bigint[], call bytea[]
 );
 CREATE TYPE message_rows AS (
     place integer[], unit text[], message bytea[], scope text[], kind text[], body bytea[],
@@ -462,19 +463,22 @@ BEGIN
     IF tasks_added IS NOT NULL THEN
         INSERT INTO tasks (
             unit, run, execution, seq, attempt, scope, queue, name, input, visible_at, worker,
-            token, expires_at, details, tag
+            token, expires_at, details, tag, rank, key, session, ends_at, leased_at, call
         )
         SELECT
             commits.unit[t.place], t.run, t.execution, t.seq, t.attempt, t.scope, t.queue, t.name,
-            t.input, t.visible_at, t.worker, t.token, t.expires_at, t.details, t.tag
+            t.input, t.visible_at, t.worker, t.token, t.expires_at, t.details, t.tag,
+            t.rank, t.key, t.session, t.ends_at, t.leased_at, t.call
         FROM unnest(
             tasks_added.place, tasks_added.run, tasks_added.execution, tasks_added.seq,
             tasks_added.attempt, tasks_added.scope, tasks_added.queue, tasks_added.name,
             tasks_added.input, tasks_added.visible_at, tasks_added.worker, tasks_added.token,
-            tasks_added.expires_at, tasks_added.details, tasks_added.tag
+            tasks_added.expires_at, tasks_added.details, tasks_added.tag,
+            tasks_added.rank, tasks_added.key, tasks_added.session, tasks_added.ends_at,
+            tasks_added.leased_at, tasks_added.call
         ) AS t (
             place, run, execution, seq, attempt, scope, queue, name, input, visible_at, worker,
-            token, expires_at, details, tag
+            token, expires_at, details, tag, rank, key, session, ends_at, leased_at, call
         )
         WHERE fates[t.place] > 0;
     END IF;

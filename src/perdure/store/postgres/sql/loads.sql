@@ -41,7 +41,7 @@ WHERE unit = ANY ($1::text[]) ORDER BY unit, position;
 -- name: load_tasks
 SELECT
     unit, run, execution, seq, attempt, scope, queue, name, input, visible_at, worker, token,
-    expires_at, details, tag
+    expires_at, details, tag, rank, key, session, ends_at, leased_at, call
 FROM tasks WHERE unit = ANY ($1::text[])
 ORDER BY unit, run, execution, seq, attempt;
 

@@ -181,9 +181,9 @@ WHERE unit = ? AND run = ? AND execution = ? AND seq = ? AND attempt = ?;
 -- name: insert_task
 INSERT INTO tasks (
     unit, run, execution, seq, attempt, scope, queue, name, input, visible_at, worker, token,
-    expires_at, details, tag
+    expires_at, details, tag, rank, key, session, ends_at, leased_at, call
 )
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: insert_tombstone
 INSERT INTO tombstones (run, scope, expires_at) VALUES (?, ?, ?)

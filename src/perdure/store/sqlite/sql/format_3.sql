@@ -220,11 +220,36 @@ CREATE TABLE tasks (
     expires_at INTEGER,
     details BLOB,
     tag TEXT,
+    rank INTEGER NOT NULL,
+    key TEXT,
+    session TEXT,
+    ends_at INTEGER,
+    leased_at INTEGER,
+    call BLOB NOT NULL,
     PRIMARY KEY (unit, run, execution, seq, attempt)
 ) WITHOUT ROWID;
 
 CREATE INDEX tasks_waiting ON tasks (queue, visible_at) WHERE worker IS NULL;
+CREATE INDEX tasks_in_line ON tasks (queue, rank, visible_at) WHERE worker IS NULL;
+CREATE INDEX tasks_held ON tasks (queue, key, expires_at) WHERE worker IS NOT NULL;
 CREATE INDEX tasks_leased ON tasks (scope, expires_at) WHERE expires_at IS NOT NULL;
+
+-- The worker to which all tasks of a session go, until it does not hold the session any more.
+CREATE TABLE sessions (
+    queue TEXT NOT NULL,
+    session TEXT NOT NULL,
+    worker TEXT NOT NULL,
+    expires_at INTEGER NOT NULL,
+    PRIMARY KEY (queue, session)
+) WITHOUT ROWID;
+
+CREATE INDEX sessions_expiry ON sessions (expires_at);
+
+-- When tasks of a queue with a rate began. Queues without one have no row.
+CREATE TABLE queues (
+    queue TEXT PRIMARY KEY,
+    starts BLOB NOT NULL
+) WITHOUT ROWID;
 
 -- A deletion leaves two rows, each as small as its purpose allows. A tombstone stays as long as the
 -- start of the deleted run may come again. A run has an id of its own, so that is all it needs. A

@@ -44,7 +44,7 @@ WHERE unit IN (SELECT value FROM json_each(?)) ORDER BY unit, position;
 -- name: load_tasks
 SELECT
     unit, run, execution, seq, attempt, scope, queue, name, input, visible_at, worker, token,
-    expires_at, details, tag
+    expires_at, details, tag, rank, key, session, ends_at, leased_at, call
 FROM tasks WHERE unit IN (SELECT value FROM json_each(?))
 ORDER BY unit, run, execution, seq, attempt;
 

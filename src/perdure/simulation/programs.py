@@ -1,23 +1,24 @@
-"""The workflows that the chaos runs. Each is told a tag, which says which start it belongs to."""
+"""The workflows of the simulation. Each is told a tag, which says which start it belongs to."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import time
-from pathlib import Path
+from collections.abc import Callable
 
 from perdure import App, RetryPolicy, activity, workflow
 from perdure.errors import LimitExceeded, PayloadTooLarge
 
-app = App("chaos")
+app = App("simulation")
 
 RAN: list[str] = []
-"""Tags in the order in which attempts of activities began. A chaos run empties it first.
+"""Tags, in the order in which attempts of activities began. A run empties it first.
 
-What counts is what code had done, not that it ran: the first turn of a start that joins another
-one may run and be discarded.
+Only attempts count, and not that code ran: the first turn of a start that joins another one may run
+and be discarded.
 """
+
+LISTENERS: list[Callable[[str], None]] = []
+"""Each is told the tags, too."""
 
 HOUR = 3_600
 
@@ -28,14 +29,15 @@ mail = workflow.Channel[Letter]("mail")
 
 
 def note(tag: str) -> None:
+    """An attempt has begun."""
     RAN.append(tag)
-    if "STORM_EFFECTS" in os.environ:  # a process that is killed leaves no list
-        with Path(os.environ["STORM_EFFECTS"]).open("a") as effects:
-            effects.write(f"{tag}\n")
+    for listener in LISTENERS:
+        listener(tag)
 
 
 @app.activity
 async def work(tag: str) -> str:
+    """Take a moment."""
     note(tag)
     await asyncio.sleep(0.01)
     return tag
@@ -43,6 +45,7 @@ async def work(tag: str) -> str:
 
 @app.activity(retry=RetryPolicy(maximum_attempts=4, initial_interval=0.05, backoff="fixed"))
 async def shaky(tag: str) -> str:
+    """Fail twice."""
     if activity.info().attempt < 3:
         raise ConnectionError(tag)
     return tag
@@ -55,8 +58,7 @@ async def shaky(tag: str) -> str:
 async def box(tag: str, habits: dict[str, float], got: list[Letter]) -> list[Letter]:
     """Collect letters until one says `stop`.
 
-    `habits`: `lap` letters make an execution (0: all), `work` and `nap_s` come after each letter,
-    `busy_s` is how long the code itself takes over one.
+    `habits`: `lap` letters make an execution (0: all). `work` and `nap_s` come after each letter.
     """
     taken = 0
     while True:
@@ -65,12 +67,6 @@ async def box(tag: str, habits: dict[str, float], got: list[Letter]) -> list[Let
             return got
         got.append(letter)
         taken += 1
-        if (
-            habits.get("busy_s") and not workflow.info().is_replaying
-        ):  # a replay of all of it would take too long
-            until_s = time.perf_counter() + habits["busy_s"]
-            while time.perf_counter() < until_s:
-                pass
         if habits.get("work"):
             await work(tag)
         if habits.get("nap_s"):
@@ -79,11 +75,12 @@ async def box(tag: str, habits: dict[str, float], got: list[Letter]) -> list[Let
             workflow.continue_as_new(box, tag, habits, got)
 
 
-@app.workflow
+@app.workflow(guard="off")
 async def forward(target: str, sender: str, count: int) -> int:
     """Send letters to a box, with work in between."""
     for number in range(count):
-        workflow.send(target, mail, [sender, number])
+        letter: Letter = [sender, number]
+        workflow.send(target, mail, letter)
         if number % 3 == 2:
             await work(sender)
     return count
@@ -92,14 +89,15 @@ async def forward(target: str, sender: str, count: int) -> int:
 # ---------------------------------------------------------------- short lives
 
 
-@app.workflow
+@app.workflow(guard="off")
 async def echo(tag: str, steps: int) -> str:
+    """Do some steps, one after the other."""
     for _ in range(steps):
         await work(tag)
     return tag
 
 
-@app.workflow
+@app.workflow(guard="off")
 async def stay(tag: str) -> str:
     """Wait until somebody ends it."""
     await work(tag)
@@ -107,8 +105,9 @@ async def stay(tag: str) -> str:
     return tag
 
 
-@app.workflow
+@app.workflow(guard="off")
 async def steps(tag: str, count: int) -> str:
+    """Sleep, work and try again."""
     for number in range(count):
         await asyncio.sleep(0.02 * number)
         await (shaky if number % 2 else work)(tag)
@@ -116,13 +115,15 @@ async def steps(tag: str, count: int) -> str:
         return await work(tag)
 
 
-@app.workflow
+@app.workflow(guard="off")
 async def postcard(target: str, sender: str, number: int) -> None:
+    """Work, and send one letter."""
     await work(sender)
-    workflow.send(target, mail, [sender, number])
+    letter: Letter = [sender, number]
+    workflow.send(target, mail, letter)
 
 
-@app.workflow
+@app.workflow(guard="off")
 async def order(tag: str, target: str, sender: str, number: int) -> list[str]:
     """An order that leaves something behind: a detached workflow that outlives it."""
     postcard.detach(target, sender, number)
@@ -130,7 +131,7 @@ async def order(tag: str, target: str, sender: str, number: int) -> list[str]:
     return [await echo(tag, 1), await named(tag, 0)]
 
 
-@app.workflow
+@app.workflow(guard="off")
 async def hoarder(tag: str, keys: int) -> list[str]:
     """Run into limits and catch what comes of it, before and after a wait."""
     refused: list[str] = []

@@ -1,0 +1,12 @@
+"""These tests run nodes that share queues, in a world of their own."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fixtures"))
+
+from engine import app, world
+
+__all__ = ["app", "world"]
