@@ -103,6 +103,7 @@ async def posting(url: str, *, create: bool = False) -> AsyncGenerator[Client]:
 @asynccontextmanager
 async def owning(url: str) -> AsyncGenerator[Store]:
     """The store itself, which is there already, for commands that change it."""
+    # Not read-only: the caller may claim it.
     async with open_store(_there(url)) as store:
         yield store
 

@@ -103,6 +103,7 @@ def _tls(cert: Path | None, key: Path | None, ca: Path | None, name: str | None)
 
 def token_for(url: str) -> bytes | None:
     """The token of the environment, for nodes whose URL names none."""
+    # The URL says more than the environment, which may be that of another cluster.
     path = os.environ.get(TOKEN_FILE)
     if not path or "token_file=" in url:
         return None

@@ -90,6 +90,16 @@ Grace = Annotated[
         help="What running activities get at the stop: 10 (seconds), 2m.",
     ),
 ]
+Every = Annotated[
+    float | None,
+    typer.Option(
+        "--every",
+        metavar="SECONDS",
+        min=0.1,
+        help="How often --live shows it.",
+        show_default="1",
+    ),
+]
 
 
 def serve(  # noqa: PLR0913, PLR0917 - each is an option of the command
@@ -116,16 +126,7 @@ def serve(  # noqa: PLR0913, PLR0917 - each is an option of the command
     ] = LogLevel.INFO,
     log_format: LogFormats = LogFormat.TEXT,
     live: Annotated[bool, typer.Option("--live", help="Show what the node does, live.")] = False,
-    every: Annotated[
-        float | None,
-        typer.Option(
-            "--every",
-            metavar="SECONDS",
-            min=0.1,
-            help="How often --live shows it.",
-            show_default="1",
-        ),
-    ] = None,
+    every: Every = None,
     as_json: AsJson = False,
 ) -> int:
     """Run a node until SIGINT or SIGTERM.

@@ -8,6 +8,7 @@ node that owns the instances finds them. Or it has no store and asks nodes (`per
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overload
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.metrics import MeterProvider
 
+    from perdure.client.remote.gateway import RemoteGateway
     from perdure.sync import LoopFactory, SyncClient
     from perdure.transport.tls import Tls
 
@@ -64,7 +66,7 @@ class Client:
         self,
         gateway: Gateway,
         interceptors: Sequence[Interceptor] = (),
-        own_store: ClientStore | None = None,
+        own_store: AbstractAsyncContextManager[object] | None = None,
     ) -> None:
         """Made by a node, or by `Client.open`. `own_store` is opened and closed by the client."""
         self._gateway = gateway
@@ -95,10 +97,12 @@ class Client:
         """
         from perdure.node.telemetry.metrics import ClientMetrics, find_provider
 
-        opened: ClientStore
+        opened: AbstractAsyncContextManager[object]
+        gateway: Gateway
         if isinstance(store, str) and is_remote(store):
-            gateway: Gateway = _by_nodes(store, token, tls, clock)
-            opened = gateway.store
+            remote = _by_nodes(store, token, tls, clock)
+            opened = remote.store
+            gateway = remote
         else:
             _check_store_only(token, tls)
             stored = open_store(store)
@@ -403,7 +407,7 @@ def connect(
     )
 
 
-def _by_nodes(url: str, token: bytes | None, tls: Tls | None, clock: Clock | None) -> Gateway:
+def _by_nodes(url: str, token: bytes | None, tls: Tls | None, clock: Clock | None) -> RemoteGateway:
     """The way by the nodes that a URL names."""
     # Clients of a store need none of it, and Python's TLS takes its time to be imported.
     from perdure.client.remote.address import nodes_of

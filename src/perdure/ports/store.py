@@ -418,19 +418,6 @@ class ClientStore(Protocol):
         """Identity, format, shard count and capabilities."""
         ...
 
-    async def __aenter__(self) -> Self:
-        """Open it."""
-        ...
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close it."""
-        ...
-
     async def load(self, units: Sequence[str]) -> list[Loaded]:
         """Units as stored, one snapshot each."""
         ...

@@ -78,6 +78,7 @@ def nodes_of(url: str, token: bytes | None = None, tls: Tls | None = None) -> No
     given.pop("token_file", None)
     if tls is None and given:
         tls = _tls(url, given)
+    # An address that stands twice would be tried twice.
     addresses = [_address(text) for text in parts.netloc.split(",")]
     return Nodes(tuple(dict.fromkeys(addresses)), token, tls)
 

@@ -68,6 +68,7 @@ class RemoteGateway:
                 return found.row
             if is_held(found.row) and not through_suspension:
                 return found.row
+            # A start that waits may still join another run.
             if found.is_stored:
                 begun = Begun(found.row.run)
             else:

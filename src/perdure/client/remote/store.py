@@ -92,11 +92,13 @@ class RemoteStore:
         self, scopes: Sequence[str], until: int, after: str | None, limit: int
     ) -> Page[Wake]:
         """Units that are due, or have messages. Clients ask for those of all scopes."""
+        # Thousands of names need not travel, because the node knows them.
         assert len(scopes) == self.info.shards
         return await self.route.ask(Wakes(until, after, limit), _WAKES)
 
     async def wait_change(self, unit: str, version: int, timeout_ms: int) -> int:
         """Wait until the unit's row has another version."""
+        # A part of the time, because a node that dies silently is found by the end of the call.
         look_ms = min(timeout_ms, _LOOK_MS)
         request = Changed(unit, version, look_ms)
         return await self.route.ask(request, NUMBER, look_ms + CALL_MS, is_wait=True)

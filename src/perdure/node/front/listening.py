@@ -80,6 +80,7 @@ class Listening:
 
     async def close(self) -> None:
         """Hang up. Clients go on with other nodes."""
+        # The tries first: they would open links that nobody closes.
         await self.peers.close()
         await self._transport.close()
 
