@@ -23,7 +23,7 @@ TARGET = ROOT / "src" / "perdure" / "sync" / "facade.py"
 
 CLASSES = {
     "Handle": "perdure.client.handle",
-    "WorkflowHandle": "perdure.client.handle",
+    "WorkflowHandle": "perdure.client.workflow_handle",
     "Client": "perdure.client.client",
     "Node": "perdure.node.node",
 }

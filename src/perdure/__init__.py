@@ -5,13 +5,15 @@ from __future__ import annotations
 from perdure import activity, workflow
 from perdure.activity import Activity, AsyncActivity, SyncActivity
 from perdure.app import App
+from perdure.client.bulk import PreparedStart, StartOutcome
 from perdure.client.client import Client, connect
 from perdure.client.deletion import Pruned, Removed
 from perdure.client.description import Description, HistoryEvent
 from perdure.client.filter import Filter
-from perdure.client.handle import Handle, IfExists, WorkflowHandle
+from perdure.client.handle import Handle
 from perdure.client.store_metrics import StoreMetrics
 from perdure.client.tree import Tree
+from perdure.client.workflow_handle import IfExists, WorkflowHandle
 from perdure.errors import (
     ActivityError,
     ActivityTimeout,
@@ -68,10 +70,12 @@ __all__ = [
     "NotFound",
     "NotRunning",
     "PerdureError",
+    "PreparedStart",
     "Pruned",
     "QueueDepth",
     "Removed",
     "RetryPolicy",
+    "StartOutcome",
     "StillRunning",
     "StoreLocked",
     "StoreMetrics",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 from engine import PATIENCE_S, World, until, waits_for
 
-from perdure import App, ChildError, Client, workflow
+from perdure import App, ChildError, Client, Suspended, workflow
 
 POISONABLE: dict[str, Any] = {"turn_limit_ms": 40, "turn_failures": 2}
 
@@ -107,3 +108,29 @@ async def test_a_next_execution_without_its_version_waits_for_the_deploy(file_wo
         assert "workflow 'loop' version 2.0.0 is not registered" in described.failure.message
     async with file_world.node(make(1, 2)) as node:
         assert await node.client.get("l").result(timeout=PATIENCE_S) == ["1.0.0", "2.0.0"]
+
+
+async def test_a_wait_behind_a_posted_retry_does_not_end_by_what_was_before(
+    file_world: World,
+) -> None:
+    async with file_world.node(family(mended=False), **POISONABLE) as node:
+        await poisoned(node.client)
+    async with Client.open(file_world.store) as alone:
+        child = alone.get("child")
+        with pytest.raises(Suspended, match="poison"):
+            await child.result(timeout=PATIENCE_S)
+        await child.retry()
+        waiting = asyncio.create_task(child.result(timeout=PATIENCE_S))
+        async with file_world.node(family(mended=True), **POISONABLE):
+            assert await waiting == "mended"
+
+
+async def test_a_wait_behind_a_retry_that_changes_nothing_ends(file_world: World) -> None:
+    async with file_world.node(family(mended=False), **POISONABLE) as node:
+        await poisoned(node.client)
+    async with Client.open(file_world.store) as alone:
+        await alone.get("child").retry()
+        waiting = asyncio.create_task(alone.get("child").result(timeout=PATIENCE_S))
+        async with file_world.node(family(mended=False), **POISONABLE):
+            with pytest.raises(Suspended, match="poison"):
+                await waiting

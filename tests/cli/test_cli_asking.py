@@ -129,3 +129,10 @@ def test_what_has_ended_cannot_be_stopped_nor_go_on(cli: Cli) -> None:
     sent = cli("send", "d", "c", "1")
     assert (sent.code, sent.stdout) == (6, "")
     assert "'d' has ended; nothing was sent to it" in sent.stderr
+
+
+def test_a_wait_behind_a_posted_retry_waits_for_its_effect(cli: Cli) -> None:
+    assert cli("run", "shop.py:stuck", "--id", "s").code == 7
+    assert cli("wait", "s").code == 7
+    cli("retry", "s")
+    assert cli("wait", "s", "--timeout", "0.2").code == 4

@@ -18,7 +18,7 @@ from engine import until
 from postgres_server import new_server, server_url
 
 from perdure import Client, Timeout
-from perdure.client.handle import WorkflowHandle
+from perdure.client.workflow_handle import WorkflowHandle
 from perdure.cluster.postgres import PostgresCluster
 from perdure.kernel.data.events import ActivityCompleted
 from perdure.kernel.data.placement import scope_of

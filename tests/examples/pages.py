@@ -182,7 +182,7 @@ class Session:
         """Run a command; what it prints, and its exit code."""
         assert self.shell.stdin is not None
         assert self.shell.stdout is not None
-        if ended := re.fullmatch(r"kill .*(%\d)", command):
+        if ended := re.fullmatch(r"kill .*(%[\d%])", command):
             command = f"{command} && {{ wait {ended[1]}; jobs; true; }} >/dev/null 2>&1"  # as when people look again
         self.shell.stdin.write(f"{command}\nprintf '\\n@@ %d\\n' $?\n")
         self.shell.stdin.flush()

@@ -11,7 +11,8 @@ from types import ModuleType
 import pytest
 
 from perdure.client.client import Client
-from perdure.client.handle import Handle, WorkflowHandle
+from perdure.client.handle import Handle
+from perdure.client.workflow_handle import WorkflowHandle
 from perdure.node import Node
 from perdure.sync import SyncClient, SyncHandle, SyncNode, SyncWorkflowHandle
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import pytest
 from engine import World, waits_for
 from pydantic import BaseModel, field_validator
 
-from perdure import App, workflow
+from perdure import App, NotFound, NotRunning, workflow
 
 
 class Small(BaseModel):
@@ -138,3 +139,118 @@ async def test_code_with_another_type_holds_a_recorded_message_and_does_not_fail
         assert "the code waits for another type" in failure.message
     async with world.node(reading(str)) as node:
         assert await node.client.get("r").result(timeout=30) == "'one'"
+
+
+class Odd(BaseModel):
+    kind: str
+
+    @field_validator("kind")
+    @classmethod
+    def _fails(cls, kind: str) -> str:
+        if kind in FAULTS:
+            raise FAULTS[kind]
+        return kind
+
+
+FAULTS: dict[str, BaseException] = {
+    "runtime": RuntimeError("away"),
+    "exit": SystemExit(3),
+    "cancelled": asyncio.CancelledError(),
+    "generator": GeneratorExit(),
+    "memory": MemoryError(),
+    "stop": StopIteration(),
+}
+
+odds = workflow.Channel[Odd]("odds")
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+async def test_a_validator_that_raises_anything_refuses_the_message(
+    world: World, app: App, kind: str
+) -> None:
+    # `sys.exit` in a validator would end the program otherwise.
+    @app.workflow
+    async def picky() -> str:
+        return (await odds.receive()).kind
+
+    async with world.node(app) as node:
+        handle = node.client.workflow(picky, id="p")
+        await handle.start()
+        await handle.send("odds", {"kind": kind})
+        await handle.send("odds", {"kind": "fine"})
+        assert await handle.result(timeout=30) == "fine"
+        assert len(await node.client.dead_letters(unit="p")) == 1
+
+
+async def test_each_execution_refuses_what_does_not_fit(world: World, app: App) -> None:
+    numbers = workflow.Channel[int]("numbers")
+
+    @app.workflow
+    async def adds(total: int) -> int:
+        number = await numbers.receive()
+        if not number:
+            return total
+        return workflow.continue_as_new(adds, total + number)
+
+    async with world.node(app) as node:
+        handle = node.client.workflow(adds, id="a")
+        await handle.start(0)
+        await handle.pause()
+        for value in (1, "bad", 2, {"n": 3}, 4, 0):
+            await handle.send("numbers", value)
+        assert await node.client.dead_letters() == [], "a paused instance refuses nothing"
+        await handle.resume()
+        assert await handle.result(timeout=30) == 7
+        assert len(await node.client.dead_letters(unit="a")) == 2
+
+
+async def test_the_letters_of_a_run_stay_when_it_is_replaced_or_deleted(
+    world: World, app: App
+) -> None:
+    @app.workflow
+    async def waits() -> bool:
+        return await approved.receive()
+
+    async with world.node(app) as node:
+        client = node.client
+        await client.workflow(waits, id="w").start()
+        await client.get("w").send("approved", "first")
+        replacing = client.workflow(waits, id="w", if_exists="replace")
+        await replacing.start()
+        await client.get("w").send("approved", "second")
+        await client.get("w").send("approved", True)
+        assert await replacing.result(timeout=30) is True
+        letters = await client.dead_letters(unit="w")
+        assert len(letters) == 2
+        with pytest.raises(NotRunning):
+            await client.resend(letters[0])
+        await client.get("w").delete()
+        with pytest.raises(NotFound):
+            await client.resend(letters[0])
+        assert len(await client.dead_letters(unit="w")) == 2, "what was not sent is kept"
+        assert await client.drop(*letters) == 2
+
+
+async def test_a_letter_that_is_sent_twice_is_received_once(world: World, app: App) -> None:
+    # Another program with other code has refused it, and this code can take it.
+    texts = workflow.Channel[str]("approved")
+    takes: list[str] = []
+
+    @app.workflow
+    async def strict() -> None:
+        await approved.receive()
+        while True:
+            takes.append(await texts.receive())
+
+    async with world.node(app) as node:
+        handle = node.client.workflow(strict, id="s")
+        await handle.start()
+        await handle.send("approved", "late")
+        [letter] = await node.client.dead_letters(unit="s")
+        await handle.send("approved", True)
+        await asyncio.gather(node.client.resend(letter), node.client.resend(letter))
+        await node.client.resend(letter)  # a list that was read before
+        await handle.send("approved", "end")
+        await waits_for(handle, "message approved")
+        assert await node.client.dead_letters() == []
+    assert takes == ["late", "end"]

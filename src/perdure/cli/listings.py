@@ -143,7 +143,10 @@ class _Part:
 
 async def _parts(store: ClientStore, query: Units, *, everything: bool) -> AsyncGenerator[_Part]:
     """The first part, or all parts in turn. The first one begins with the posted starts."""
-    posted = await posted_starts(store, query, _now_ms())
+    limit: int | None = query.limit
+    if everything:
+        limit = None
+    posted = await posted_starts(store, query, limit)
     page = await store.query(query)
     rows = _rows(page)
     # A start that was taken between the two looks is in both.
@@ -249,7 +252,7 @@ def _why(row: UnitRow, now_ms: int) -> str:
     """The reason why an open one waits, or why a closed one has no result."""
     if row.failure is not None:
         if row.reason:
-            return f"{row.reason}: {row.failure.message}"
+            return screen.near(f"{row.reason}: {row.failure.message}")
         return row.failure.display()
     if row.reason == "posted":
         return "posted: no node has taken it"

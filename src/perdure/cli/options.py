@@ -101,6 +101,7 @@ class IfExists(Enum):
     JOIN = "join"
     REJECT = "reject"
     REPLACE = "replace"
+    RENEW = "renew"
 
 
 class LogFormat(Enum):

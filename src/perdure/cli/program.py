@@ -6,14 +6,16 @@ Only this module turns an error into a line on stderr and an exit code.
 from __future__ import annotations
 
 import inspect
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from textwrap import wrap
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from perdure.cli import (
     benching,
@@ -40,8 +42,38 @@ from perdure.errors import AlreadyStarted, HasParent, PerdureError, StillRunning
 DEBUG = "--debug"
 
 
-class Program(TyperGroup):
+def _shown(params: list[Any]) -> list[Any]:
+    """The parameters of a help text. A flag has no value, so no type is shown behind it."""
+    for param in params:
+        if getattr(param, "is_flag", False):
+            param.metavar = ""
+    return params
+
+
+class Command(TyperCommand):
+    """A command."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Its arguments and options."""
+        return _shown(super().get_params(ctx))
+
+
+class Group(TyperGroup):
+    """A group of commands."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The options of the group itself."""
+        return _shown(super().get_params(ctx))
+
+
+class Program(Group):
     """The group of all commands. A command returns its exit code. The class of an error has one."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """The help of the program, and the exit codes below it."""
+        super().format_help(ctx, formatter)
+        # An epilog of typer would have an empty line between two codes, and lose their columns.
+        screen.say(f"{_exit_codes()}\n")
 
     def main(
         self,
@@ -145,9 +177,16 @@ def _add_document(error: BaseException, code: Exit, args: list[str]) -> None:
         screen.json({"error": facts})
 
 
-def _epilog() -> str:
-    codes = "\n\n".join(f"{code.value:>3}  {meaning}" for code, meaning in MEANINGS.items())
-    return f"Exit codes:\n\n{codes}"
+def _exit_codes() -> str:
+    """The exit codes and their meanings, in two columns."""
+    # No wider than the help above, which typer draws as wide as the terminal.
+    columns = min(shutil.get_terminal_size().columns, 100)
+    lines = [" Exit codes:"]
+    for code, meaning in MEANINGS.items():
+        lines += wrap(
+            meaning, columns, initial_indent=f"  {code.value:>3}  ", subsequent_indent=" " * 7
+        )
+    return "\n".join(lines)
 
 
 def _help(command: Callable[..., int]) -> str:
@@ -162,7 +201,6 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog=_epilog(),
 )
 
 
@@ -225,11 +263,13 @@ for _panel, _commands in (
 ):
     for _command in _commands:
         _name = _command.__name__.replace("_", "-")
-        app.command(_name, rich_help_panel=_panel, help=_help(_command))(_command)
+        app.command(_name, cls=Command, rich_help_panel=_panel, help=_help(_command))(_command)
 
-_letters = typer.Typer(help="Dead letters: messages that no instance took.", no_args_is_help=True)
+_letters = typer.Typer(
+    cls=Group, help="Dead letters: messages that no instance took.", no_args_is_help=True
+)
 for _verb in (letters.ls, letters.show, letters.resend, letters.drop):
-    _letters.command(_verb.__name__, help=_help(_verb))(_verb)
+    _letters.command(_verb.__name__, cls=Command, help=_help(_verb))(_verb)
 app.add_typer(_letters, name="letters", rich_help_panel=READING)
 
 NAMES = frozenset(command.name or "" for command in app.registered_commands) | {"letters"}

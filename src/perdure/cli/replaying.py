@@ -135,7 +135,7 @@ def _line(result: Result) -> str:
             f"{result.events} events{later}{skipped}"
         )
     if isinstance(result, ReplayMismatch):
-        return f"differs  {result}"
+        return screen.near(f"differs  {result}")
     return f"unread   {result}"
 
 

@@ -14,6 +14,7 @@ import msgspec
 import typer
 
 from perdure.cli import logs, screen
+from perdure.cli.batch import Batch, start_all
 from perdure.cli.door import posting, reading
 from perdure.cli.options import (
     DEFAULT_URL,
@@ -39,10 +40,10 @@ from perdure.cli.view import outcome_json
 from perdure.cli.watch import Watch
 from perdure.client.client import Client
 from perdure.client.description import HistoryEvent
-from perdure.client.handle import WorkflowHandle
+from perdure.client.workflow_handle import WorkflowHandle
 from perdure.closing import is_held
 from perdure.codec import from_json
-from perdure.errors import DecodeError, StoreLocked
+from perdure.errors import DecodeError, StoreLocked, UsageError
 from perdure.kernel.data.commit import UnitRow
 from perdure.node import Node
 
@@ -54,13 +55,22 @@ Arguments = Annotated[
         show_default=False,
     ),
 ]
+_NO_ARGUMENTS = "[]"
 OwnId = Annotated[
     str | None,
     typer.Option(
         "--id", metavar="ID", help="Its id, which makes the start idempotent. Default: a new one."
     ),
 ]
-OnTaken = Annotated[IfExists, typer.Option("--if-exists", help="What to do when the id is taken.")]
+OnTaken = Annotated[
+    IfExists,
+    typer.Option(
+        "--if-exists",
+        metavar="RULE",
+        help="What to do when the id is taken: join, reject, replace, or renew (replace what has "
+        "ended, join what has not).",
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +95,7 @@ def run(
     target: Annotated[
         str, typer.Argument(metavar="TARGET", help="FILE:WORKFLOW or MODULE:WORKFLOW.")
     ],
-    arguments: Arguments = "[]",
+    arguments: Arguments = _NO_ARGUMENTS,
     store: StoreUrl = DEFAULT_URL,
     id: OwnId = None,
     if_exists: OnTaken = IfExists.JOIN,
@@ -213,13 +223,36 @@ def start(
             show_default=False,
         ),
     ] = None,
+    file: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            help="Start one instance for each line of this file (- for stdin): "
+            '{"id": "order-1", "arguments": [...]}.',
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
     """Start a workflow and print its id.
 
     The node that owns the store runs it, now or when there is one. With code (FILE:WORKFLOW) the
     arguments are checked here. A bare name needs no code, and takes a JSON array of its arguments.
+
+    With --from it starts many, and prints how many. A line may also have "delay" and "attributes".
+    Given again after an interruption, the same command joins those that were started.
     """
+    if file is not None:
+        if id is not None or arguments != _NO_ARGUMENTS:
+            msg = "each line of --from has its own id and arguments; give the command none"
+            raise UsageError(msg)
+        with redirect_stdout(sys.stderr):
+            found: Target | str = target
+            if is_code(target):
+                found = find_workflow(target, app)
+        batch = Batch(found, if_exists, version, delay)
+        return start_all(batch, file, store, as_json=as_json)
     with redirect_stdout(sys.stderr):
         if is_code(target):
             begin = _start_of(find_workflow(target, app), arguments, id)

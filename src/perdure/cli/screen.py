@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -72,9 +74,18 @@ def error(text: str) -> None:
     from rich.text import Text
 
     console = notes()
-    line = Text.assemble(("perdure:", "bold red"), " ", " ".join(text.split()))
+    line = Text.assemble(("perdure:", "bold red"), " ", near(" ".join(text.split())))
     # A program that reads stderr gets one line for one error, however long it is.
     console.print(line, soft_wrap=not console.is_terminal)
+
+
+def near(text: str) -> str:
+    """A text for people, with files below the current folder by their names from here."""
+    try:
+        here = f"{Path.cwd()}{os.sep}"
+    except OSError:  # the folder was removed
+        return text
+    return text.replace(here, "")
 
 
 def counted(number: int, thing: str) -> str:

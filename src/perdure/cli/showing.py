@@ -181,7 +181,7 @@ def _facts(instance: _Instance, now_ms: int) -> RenderableType:
         facts.add("history", f"{row.journal_events} events, {row.journal_bytes} bytes{others}")
     _add_payloads(facts, instance)
     if row.failure is not None:
-        lines = failure_lines(row.failure)
+        lines = [(name, screen.near(text)) for name, text in failure_lines(row.failure)]
         if not row.failure.traceback:
             lines.append(("", without_own_frames(_origin(instance.history, row.failure))))
         for name, text in lines:

@@ -73,6 +73,8 @@ def _instances(metrics: StoreMetrics) -> RenderableType:
             style = COLOURS[status]
         table.add_row(Text(status, style=style), str(count))
     table.add_row("in all", str(metrics.total))
+    if metrics.starts:
+        table.add_row("and posted starts", str(metrics.starts))
     return table
 
 

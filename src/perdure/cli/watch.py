@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from perdure.cli import screen
 from perdure.cli.door import find, is_posted, must_find
 from perdure.client.description import HistoryEvent, events_of
-from perdure.closing import is_held, remedy_of
+from perdure.client.gateway import stays_held
+from perdure.closing import remedy_of
 from perdure.errors import DecodeError, Timeout
 from perdure.kernel.data.commit import CLOSED, UnitRow
 from perdure.ports.store import ClientStore, Journal, OwnedStore
@@ -66,7 +67,7 @@ class Watch:
             row = view.row
             if change is not None:
                 change(row, await self.read_history())
-            if row.status in CLOSED or is_held(row):
+            if row.status in CLOSED or await stays_held(self._store, row, view.version):
                 return row
             # Only for people: a wait without a view ends with the commit.
             if change is not None:

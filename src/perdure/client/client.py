@@ -7,7 +7,7 @@ node that owns the instances finds them. Or it has no store and asks nodes (`per
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overload
@@ -45,15 +45,17 @@ if TYPE_CHECKING:
     from perdure.sync import LoopFactory, SyncClient
     from perdure.transport.tls import Tls
 
+from perdure.client.bulk import PreparedStart, StartOutcome, start_each
 from perdure.client.deletion import Pruned, Removed, delete_many, keep, prune_many
 from perdure.client.description import Description, describe_row
 from perdure.client.filter import Filter, Selection, units_query
 from perdure.client.gateway import Gateway, MeasuredGateway, StoreGateway
-from perdure.client.handle import Handle, IfExists, WorkflowHandle
+from perdure.client.handle import Handle
 from perdure.client.letters import resend
 from perdure.client.posted import posted_starts
 from perdure.client.remote import is_remote
 from perdure.client.store_metrics import StoreMetrics, read_metrics, read_queues
+from perdure.client.workflow_handle import IfExists, WorkflowHandle
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -187,15 +189,16 @@ class Client:
 
         A name instead of the definition works without its code. `if_exists` decides about an id
         that is taken: `"join"` takes the instance that is there if it has the same type and input,
-        `"reject"` never does, `"replace"` ends it and starts anew. `delay` is the time before the
-        instance begins. `version` is exact. None is the version of new runs. `attributes` are its
-        first search attributes, as in `workflow.set_attributes`.
+        `"reject"` never does, `"replace"` ends it and starts anew, `"renew"` starts anew if it has
+        ended, and is `"join"` otherwise. `delay` is the time before the instance begins.
+        `version` is exact. None is the version of new runs. `attributes` are its first search
+        attributes, as in `workflow.set_attributes`.
         """
         if not isinstance(definition, str | Workflow):
             msg_ = f"client.workflow() needs a workflow or its name, got {definition!r}"
             raise UsageError(msg_)
-        if if_exists not in ("join", "reject", "replace"):
-            msg_ = f"if_exists must be 'join', 'reject' or 'replace', got {if_exists!r}"
+        if if_exists not in ("join", "reject", "replace", "renew"):
+            msg_ = f"if_exists must be 'join', 'reject', 'replace' or 'renew', got {if_exists!r}"
             raise UsageError(msg_)
         exact = None
         if version is not None:
@@ -212,6 +215,31 @@ class Client:
             interceptors=self._interceptors,
         )
         return handle
+
+    async def start_many(self, starts: Iterable[PreparedStart]) -> list[StartOutcome]:
+        """Start many instances in few batches. Returns what came of each, in the same order.
+
+            starts = (client.workflow(bill, id=f"bill-{n}").prepare(n) for n in customers)
+            failed = [one for one in await client.start_many(starts) if one.error]
+
+        One that is refused does not stop the others. `starts` is read bit by bit. After an
+        interruption the same call may be made again: those that were started are `joined` then.
+
+        Raises:
+            UsageError: an item is no prepared start. Those of the batches before were started.
+        """
+        return [outcome async for outcome in self.iterate_starts(starts)]
+
+    async def iterate_starts(self, starts: Iterable[PreparedStart]) -> AsyncIterator[StartOutcome]:
+        """The same for more starts than should be in memory: outcomes come batch by batch.
+
+        Nothing is started before the loop over the outcomes begins, or after it was left.
+
+        Raises:
+            UsageError: as `start_many`.
+        """
+        async for outcome in start_each(self._gateway, starts):
+            yield outcome
 
     def get(self, id: str) -> Handle[Any]:
         """A handle to an instance that exists, by its id alone. Its result is plain data.
@@ -232,8 +260,7 @@ class Client:
             UsageError: there is no such filter, or it cannot have this value.
         """
         size = _page_size(500, limit, 0)
-        now_ms = self._gateway.clock.now_ms()
-        posted = await posted_starts(self._gateway.store, units_query(filters, size), now_ms)
+        posted = await posted_starts(self._gateway.store, units_query(filters, size), limit)
         first = await self.page(size=size, **filters)
         # A start that was taken between the two looks is in both.
         begun = {one.id for one in first.items}
@@ -260,7 +287,9 @@ class Client:
     async def counts(self) -> dict[str, int]:
         """Number of instances by status, and of messages, tasks and dead letters that wait.
 
-        Messages that are not visible yet (delayed starts) are not counted.
+        `inbox` are the messages. Those that are not visible yet (delayed starts) are not counted.
+        `starts` are the ids whose start no node has taken yet, with the delayed ones. They are no
+        instances yet.
         """
         page = await self._gateway.store.query(Counts(at=self._gateway.clock.now_ms()))
         return dict(page.items)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from perdure.closing import is_held
 from perdure.codec import digest
-from perdure.errors import AlreadyStarted, NotFound
+from perdure.errors import AlreadyStarted, NotFound, StoreError
 from perdure.kernel.data import message as msg
 from perdure.kernel.data.commit import CLOSED, UnitRow
 from perdure.kernel.data.limits import Limits
@@ -18,7 +18,16 @@ from perdure.kernel.data.placement import scope_of
 from perdure.kernel.unit.lifecycle import pending_row
 from perdure.kernel.unit.turn import Outcome
 from perdure.ports.clock import Clock, SystemClock
-from perdure.ports.store import ClientStore, Inbox, OwnedStore, Store, Units, UnitView
+from perdure.ports.store import (
+    ClientStore,
+    Inbox,
+    OwnedStore,
+    Posted,
+    Starts,
+    Store,
+    Units,
+    UnitView,
+)
 
 _INBOX_PAGE = 500
 
@@ -40,22 +49,29 @@ class Begun:
 
     The poster of a start does not see how it is taken. Until its run is seen, `may_be_refused` says
     that the id may belong to another instance by then, and `twin` has the type and input digest of
-    a run that it may have joined.
+    a run that it may have joined (without a digest: whatever its input).
     """
 
     run: bytes
-    twin: tuple[str, str] | None = None
+    twin: tuple[str, str | None] | None = None
     may_be_refused: bool = False
 
     def may_have_joined(self, row: UnitRow) -> bool:
         """Whether the start fits the row, so that taking it now would join this run."""
-        return self.twin == (row.type, row.input_digest)
+        if self.twin is None:
+            return False
+        type_, input_digest = self.twin
+        return row.type == type_ and input_digest in {None, row.input_digest}
 
     def settle(self, run: bytes) -> None:
         """Mean this run. From now on no other run of the id can be meant."""
         self.run = run
         self.twin = None
         self.may_be_refused = False
+
+
+Began: TypeAlias = tuple[Outcome, Begun | None]
+"""The outcome of a start, and the run that it began or joined (None: it was refused)."""
 
 
 class Gateway(Protocol):
@@ -84,10 +100,18 @@ class Gateway(Protocol):
         """Put a message into the store's inbox, which knows it when it comes again."""
         ...
 
-    async def begin(self, message: msg.Message) -> tuple[Outcome, Begun | None]:
-        """Deliver a start.
+    async def post_all(self, messages: Sequence[msg.Message]) -> list[Outcome]:
+        """The same for several messages, which are durable together. The order is kept."""
+        ...
 
-        Returns the outcome once it is durable, and the run that it began or joined (None: refused).
+    async def begin(self, message: msg.Message) -> Began:
+        """Deliver a start. Returns what came of it once it is durable."""
+        ...
+
+    async def begin_all(self, messages: Sequence[msg.Message]) -> list[Began | StoreError]:
+        """Deliver many starts together, and tell each one's outcome, or why it is not known.
+
+        Which run was joined is not always found out.
         """
         ...
 
@@ -143,16 +167,39 @@ async def find_row(store: ClientStore, unit: str) -> UnitView | None:
 
 async def find_start(store: ClientStore, unit: str, run: bytes | None = None) -> msg.Message | None:
     """A start that waits in the unit's inbox: the first one, or the one that will make `run`."""
+    async for message in _waiting(store, unit):
+        if isinstance(message.body, msg.Start) and run in (None, message.id):
+            return message
+    return None
+
+
+async def _waiting(store: ClientStore, unit: str) -> AsyncIterator[msg.Message]:
+    """The messages that wait for a unit, in order."""
     after: str | None = None
-    # All pages are read: a start may stand behind any number of messages that came before it.
+    # All pages are read: one may stand behind any number of messages that came before it.
     while True:
         page = await store.query(Inbox(unit=unit, limit=_INBOX_PAGE, after=after))
         for message in page.items:
-            if isinstance(message.body, msg.Start) and run in (None, message.id):
-                return message
+            yield message
         if page.next is None:
-            return None
+            return
         after = page.next
+
+
+async def stays_held(store: ClientStore, row: UnitRow, version: int) -> bool:
+    """Whether a unit is held, and no `retry` is on its way to it.
+
+    `row` and `version` were read before. A caller that has posted a `retry` sees them unchanged
+    until a node has taken it, and must not be told of the state that it has just ended.
+    """
+    if not is_held(row):
+        return False
+    async for message in _waiting(store, row.id):
+        if isinstance(message.body, msg.Retry):
+            return False
+    # It may have been taken between the two looks. Then there is another version.
+    view = await find_row(store, row.id)
+    return view is not None and view.version == version
 
 
 async def find_unit(store: ClientStore, unit: str) -> Found:
@@ -231,6 +278,45 @@ def joins(row: UnitRow, start: msg.Start) -> bool:
 # ---------------------------------------------------------------- a client that stands alone
 
 
+def _taken(row: UnitRow, message: msg.Message) -> Began | None:
+    """What a start finds if the row has its id. None: the start can be posted."""
+    start = message.body
+    assert isinstance(start, msg.Start)
+    # A row of this very start (a run has the id of its start) is no other instance: the post is a
+    # duplicate then.
+    if row.run == message.id or start.if_exists == "replace":
+        return None
+    if start.if_exists == "renew" and row.status in CLOSED:
+        return None
+    if start.if_exists != "reject" and joins(row, start):
+        return "joined", Begun(row.run)
+    return "exists", None
+
+
+def posted_start(message: msg.Message, outcome: Outcome) -> Began:
+    """What is known of a start that was posted. Its owner decides later."""
+    start = message.body
+    assert isinstance(start, msg.Start)
+    if outcome != "ok":
+        return outcome, None
+    twin = None
+    if start.if_exists in {"join", "renew"}:
+        twin = (start.workflow, digest(start.input))
+    return "started", Begun(message.id, twin, may_be_refused=start.if_exists != "replace")
+
+
+def _outcome_of(posted: Posted) -> Outcome:
+    """The fate of a posted message, as senders are told it."""
+    if posted.outcome in {"accepted", "duplicate"}:
+        return "ok"
+    if posted.outcome == "full":
+        return "full"
+    # The store refuses for one of two reasons, which it gives as the answer.
+    if posted.answer == "closed":
+        return "closed"
+    return "missing"
+
+
 class StoreGateway:
     """The way of a client without a node: post to the store, look at the store."""
 
@@ -256,39 +342,54 @@ class StoreGateway:
             return (await self.begin(message))[0]
         return await self.post(message)
 
-    async def begin(self, message: msg.Message) -> tuple[Outcome, Begun | None]:
+    async def begin(self, message: msg.Message) -> Began:
         """Post a start. It is only accepted here. The row shows later whether it joined a run."""
-        start = message.body
-        assert isinstance(start, msg.Start)
         before = await find_row(self.store, message.to)
-        # A row of this very start (a run has the id of its start) is no other instance: the post
-        # below is a duplicate then.
-        if before is not None and start.if_exists != "replace" and before.row.run != message.id:
-            if start.if_exists == "join" and joins(before.row, start):
-                return "joined", Begun(before.row.run)
-            return "exists", None
-        outcome = await self.post(message)
-        if outcome != "ok":
-            return outcome, None
-        twin = None
-        if start.if_exists == "join":
-            twin = (start.workflow, digest(start.input))
-        return "started", Begun(message.id, twin, may_be_refused=start.if_exists != "replace")
+        if before is not None:
+            taken = _taken(before.row, message)
+            if taken is not None:
+                return taken
+        return posted_start(message, await self.post(message))
+
+    async def begin_all(self, messages: Sequence[msg.Message]) -> list[Began | StoreError]:
+        """Post starts together, behind one look at the rows of their ids."""
+        try:
+            return list(await self._begin_all(messages))
+        except StoreError as error:
+            return [error] * len(messages)
+
+    async def _begin_all(self, messages: Sequence[msg.Message]) -> list[Began]:
+        ids = tuple({message.to for message in messages})
+        # First the starts that wait: one that is taken in between has its row then.
+        waiting = await self.store.query(Starts(ids=ids, limit=len(ids)))
+        rows = {start.to: pending_of(self.store, start) for start in waiting.items}
+        there = await self.store.query(Units(ids=ids, limit=len(ids)))
+        rows |= {view.row.id: view.row for view in there.items}
+        began: dict[int, Began] = {}
+        posts: list[tuple[int, msg.Message]] = []
+        for place, message in enumerate(messages):
+            taken = None
+            if message.to in rows:
+                taken = _taken(rows[message.to], message)
+            if taken is not None:
+                began[place] = taken
+            else:
+                posts.append((place, message))
+                rows[message.to] = pending_of(self.store, message)  # an id may come twice
+        outcomes = await self.post_all([message for _, message in posts])
+        for (place, message), outcome in zip(posts, outcomes, strict=True):
+            began[place] = posted_start(message, outcome)
+        return [began[place] for place in range(len(messages))]
 
     async def post(self, message: msg.Message) -> Outcome:
         """Put it into the inbox of its unit."""
-        message.wait_in(scope_of(message.to, self.store.info.shards))
-        posted = (await self.store.post([message]))[0]
-        match posted.outcome:
-            case "accepted" | "duplicate":
-                return "ok"
-            case "full":
-                return "full"
-            case _:
-                # The store refuses for one of two reasons, which it gives as the answer.
-                if posted.answer == "closed":
-                    return "closed"
-                return "missing"
+        return (await self.post_all([message]))[0]
+
+    async def post_all(self, messages: Sequence[msg.Message]) -> list[Outcome]:
+        """Put them into inboxes, in one transaction."""
+        for message in messages:
+            message.wait_in(scope_of(message.to, self.store.info.shards))
+        return [_outcome_of(posted) for posted in await self.store.post(messages)]
 
     async def closed(
         self, unit: str, begun: Begun | None = None, *, through_suspension: bool = False
@@ -302,7 +403,7 @@ class StoreGateway:
                 found = await find_run(self.store, unit, begun)
             if found.row.status in CLOSED:
                 return found.row
-            if is_held(found.row) and not through_suspension:
+            if not through_suspension and await stays_held(self.store, found.row, found.version):
                 return found.row
             # A run that was seen once is the one to wait for, whatever has the id afterwards.
             if found.is_stored:
@@ -385,12 +486,31 @@ class MeasuredGateway:
             outcome.append(answer)
         return answer
 
-    async def begin(self, message: msg.Message) -> tuple[Outcome, Begun | None]:
+    async def post_all(self, messages: Sequence[msg.Message]) -> list[Outcome]:
+        """Put messages into the store's inbox. One call, whose verb is that of the first."""
+        with self._measured(_verb(messages[0])) as outcome:
+            answers = await self._gateway.post_all(messages)
+            outcome.append(answers[-1])
+        return answers
+
+    async def begin(self, message: msg.Message) -> Began:
         """Deliver a start."""
         with self._measured("start") as outcome:
             answer, begun = await self._gateway.begin(message)
             outcome.append(answer)
         return answer, begun
+
+    async def begin_all(self, messages: Sequence[msg.Message]) -> list[Began | StoreError]:
+        """Deliver many starts. Each is counted, with the time that all of them took."""
+        timer_began = self._timer()
+        began = await self._gateway.begin_all(messages)
+        took_s = self._timer() - timer_began
+        for one in began:
+            if isinstance(one, StoreError):
+                self._record("start", type(one).__name__, took_s)
+            else:
+                self._record("start", one[0], took_s)
+        return began
 
     async def closed(
         self, unit: str, begun: Begun | None = None, *, through_suspension: bool = False

@@ -4,49 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import Any, Generic, Literal, ParamSpec, TypeAlias, TypeVar, cast, overload
+from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar, cast, overload
 
 from perdure.client.deletion import delete, keep, prune
 from perdure.client.description import Description, HistoryEvent, describe_row, events_of
 from perdure.client.gateway import Begun, Gateway, find_unit
-from perdure.client.sending import check_key, check_sent, inbox_full, keyed_id, too_large
+from perdure.client.sending import check_key, check_sent, keyed_id, too_large
 from perdure.client.tree import Tree, read_tree
 from perdure.closing import check_not_held, too_late, value_of
 from perdure.codec import TypeCodec, decode, encode
 from perdure.errors import (
-    AlreadyStarted,
-    InboxFull,
     NotFound,
     NotRunning,
-    UsageError,
     clean_text,
 )
 from perdure.interceptor import Interceptor, Outgoing, Verb, around_send
 from perdure.kernel.data import message as msg
-from perdure.kernel.data.attributes import (
-    AttributeValue,
-    check_attributes,
-    encode_attributes,
-    merged,
-)
 from perdure.kernel.data.commit import CLOSED, Status, UnitRow
-from perdure.kernel.data.definition import check_label, check_name, check_text
+from perdure.kernel.data.definition import check_label, check_text
 from perdure.kernel.data.placement import check_id
 from perdure.kernel.data.retry import Seconds, to_ms
-from perdure.kernel.unit.turn import Outcome
 from perdure.ports.store import Executions, Journal, KvEntries
-from perdure.workflow import Channel, Workflow
+from perdure.workflow import Channel
 
 A = ParamSpec("A")
-P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
 AsType: TypeAlias = type[T]
-
-IfExists = Literal["join", "reject", "replace"]
 
 
 class Handle(Generic[R_co]):
@@ -145,7 +132,9 @@ class Handle(Generic[R_co]):
     async def _send(self, body: msg.AnyBody) -> None:
         now = self._gateway.clock.now_ms()
         message = msg.Message(os.urandom(16), self.id, body, now)
-        check_sent(self.id, await self._gateway.send(message))
+        outcome = await self._gateway.send(message)
+        if outcome != "ok":  # asked here, because each message comes by
+            check_sent(self.id, outcome)
 
     async def _send_once(self, body: msg.Send, key: str) -> None:
         """Send a message that the store drops if it has seen the key in this channel."""
@@ -182,6 +171,12 @@ class Handle(Generic[R_co]):
     def _send_value(
         self, channel: Any, value: Any, *, key: str | None = None
     ) -> Coroutine[object, object, None]:
+        body = self._send_body(channel, value)
+        if key is None:
+            return self._send(body)
+        return self._send_once(body, check_key(key))
+
+    def _send_body(self, channel: Any, value: Any) -> msg.Send:
         if isinstance(channel, Channel):
             typed: Channel[Any] = channel  # pyright: ignore[reportUnknownVariableType]
             codec = typed.codec
@@ -194,10 +189,7 @@ class Handle(Generic[R_co]):
             data = encode(value)
         if len(data) > self._gateway.limits.payload_bytes:
             raise too_large(self._gateway.limits, data, f"the message for channel {name!r}")
-        body = msg.Send(name, data)
-        if key is None:
-            return self._send(body)
-        return self._send_once(body, check_key(key))
+        return msg.Send(name, data)
 
     async def raise_event(self, name: str, value: object = None) -> None:
         """Raise a positional event.
@@ -473,125 +465,3 @@ class Handle(Generic[R_co]):
     def __repr__(self) -> str:
         """Name it."""
         return f"<{type(self).__name__} {self.id!r}>"
-
-
-class WorkflowHandle(Handle[R_co], Generic[P, R_co]):
-    """A workflow instance that can be started. Its arguments are those of the workflow."""
-
-    def __init__(
-        self,
-        gateway: Gateway,
-        definition: Workflow[P, R_co] | str,
-        id: str,
-        *,
-        if_exists: IfExists,
-        delay: Seconds | None,
-        version: str | None,
-        attributes: Mapping[str, AttributeValue] | None,
-        interceptors: Sequence[Interceptor] = (),
-    ) -> None:
-        """Made by a client."""
-        if isinstance(definition, str):
-            codec = None
-        else:
-            codec = definition.definition.signature.result
-        super().__init__(gateway, id, codec, interceptors)
-        self._definition = definition
-        self._if_exists: IfExists = if_exists
-        if delay is not None:
-            self._delay_ms = to_ms(delay, "delay")
-        else:
-            self._delay_ms = 0
-        self._version = version
-        if attributes:
-            self._attributes = merged(None, encode_attributes(attributes, removing=False))
-        else:
-            self._attributes = None
-        check_attributes(self._attributes, gateway.limits)
-
-    def _message(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> msg.Message:
-        definition = self._definition
-        if isinstance(definition, str):
-            if kwargs:
-                msg_ = (
-                    f"a start of {definition!r} by name takes positional arguments only: "
-                    "its parameters are not known here"
-                )
-                raise UsageError(msg_)
-            name = check_name(definition, "a workflow")
-            data = encode(list(args))
-        else:
-            name = definition.name
-            signature = definition.definition.signature
-            data = signature.draft(args, kwargs)
-            signature.check(data)
-        if len(data) > self._gateway.limits.payload_bytes:
-            raise too_large(self._gateway.limits, data, f"the input of workflow {name!r}")
-        now = self._gateway.clock.now_ms()
-        visible_at = 0  # at once
-        if self._delay_ms:
-            visible_at = now + self._delay_ms
-        body = msg.Start(name, self._version, data, None, self._if_exists, self._attributes)
-        return msg.Message(os.urandom(16), self.id, body, now, visible_at)
-
-    async def start(self, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Start it: durable when this returns. The id makes it idempotent.
-
-        `if_exists` of `client.workflow` decides about an id that is taken.
-
-        Raises:
-            AlreadyStarted: the id is taken by another type or input, or `if_exists="reject"`.
-            PayloadError: an argument is not data or does not fit.
-        """
-        await self._ask("start", self._workflow_name, self._start, *args, **kwargs)
-
-    async def _start(self, *args: P.args, **kwargs: P.kwargs) -> None:
-        message = self._message(args, kwargs)
-        before = self._begun
-        # A start that is interrupted may have happened, or not. Until it is known, the handle means
-        # the run that has the id.
-        self._begun = None
-        outcome, begun = await self._gateway.begin(message)
-        if begun is not None:
-            self._begun = begun
-        else:
-            self._begun = before
-        self._check_outcome(outcome)
-
-    async def run(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """Start it and wait for the result of the run that this start made or joined.
-
-        Raises the errors of `start` and `result`. To wait through a suspension, call these two.
-        """
-        return await self._ask("run", self._workflow_name, self._run, *args, **kwargs)
-
-    async def _run(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        message = self._message(args, kwargs)
-        before = self._begun
-        self._begun = None  # as in `_start`
-        outcome, row = await self._gateway.run(message)
-        if row is not None:
-            self._begun = Begun(row.run)
-        else:
-            self._begun = before
-        self._check_outcome(outcome)
-        assert row is not None
-        return value_of(row, self._result_codec)
-
-    @property
-    def _workflow_name(self) -> str:
-        if isinstance(self._definition, str):
-            return self._definition
-        return self._definition.name
-
-    def _check_outcome(self, outcome: Outcome) -> None:
-        if outcome == "full":
-            raise InboxFull(inbox_full(self.id))
-        if outcome == "exists":
-            name = self._workflow_name
-            if self._if_exists == "reject":
-                rule = "and if_exists='reject' was asked for"
-            else:
-                rule = f"by another workflow or with another input than this start of {name!r}"
-            msg_ = f"the id {self.id!r} is taken {rule}; use another id, or if_exists='replace'"
-            raise AlreadyStarted(msg_)

@@ -2,41 +2,30 @@
 
 from __future__ import annotations
 
-from perdure.client.gateway import find_start, pending_of
+from perdure.client.gateway import pending_of
 from perdure.kernel.data.commit import UnitRow
-from perdure.kernel.data.placement import scopes_of
-from perdure.ports.store import ClientStore, Units
+from perdure.ports.store import ClientStore, Starts, Units
 
-_LOOKED_AT = 1_000
-"""Units with messages that are looked at. Without a node for long, there may be any number."""
+_PAGE = 500
 
 
-async def posted_starts(store: ClientStore, query: Units, now_ms: int) -> list[UnitRow]:
+async def posted_starts(store: ClientStore, query: Units, limit: int | None) -> list[UnitRow]:
     """Pending rows of the posted starts that fit the filters of `query`, newest first.
 
-    At most its `limit`, and none on later pages: they stand before all instances.
+    At most `limit` (None: all), and none on later pages: they stand before all instances.
     """
-    if query.after is not None or not _may_fit(query):
-        return []
-    page = await store.wakes(scopes_of(store.info.shards), now_ms, None, _LOOKED_AT)
-    units = [wake.unit for wake in page.items if wake.has_messages]
-    if not units:
-        return []
-    # A unit that has a row is listed by its row.
-    known = await store.query(Units(ids=tuple(units), limit=len(units)))
-    missing = set(units) - {view.row.id for view in known.items}
     found: list[UnitRow] = []
-    for unit in units:
-        if unit not in missing:
-            continue
-        start = await find_start(store, unit)
-        # The start of a child is on its way, and shown as a call of its parent.
-        if start is not None and start.sender is None:
-            row = pending_of(store, start)
-            if _fits(row, query):
-                found.append(row)
-    found.sort(key=lambda row: (row.created_at, row.id), reverse=True)
-    return found[: query.limit]
+    if query.after is not None or not _may_fit(query):
+        return found
+    after: str | None = None
+    while limit is None or len(found) < limit:
+        page = await store.query(Starts(ids=query.ids, limit=_PAGE, after=after))
+        rows = [pending_of(store, start) for start in page.items]
+        found += [row for row in rows if _fits(row, query)]
+        after = page.next
+        if after is None:
+            break
+    return found[:limit]
 
 
 def _may_fit(query: Units) -> bool:

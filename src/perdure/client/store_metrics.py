@@ -27,9 +27,12 @@ class StoreMetrics:
     Durable timers are no messages. `tasks` wait for a worker. `tasks_delayed` wait for their time
     (a retry). `tasks_leased` are with a worker. `tasks_expired` have a lease that ran out.
 
-    `dead_letters` are messages whose target never came to be. `tombstones` are ids of deleted runs.
-    `answers` are kept answers to messages, so that a repeated message gets the same. All three are
-    swept away when they are old enough.
+    `starts` are ids for which a start was posted that no node has taken yet. They are no instances
+    yet, and are listed as `pending` with the reason `posted`.
+
+    `dead_letters` are messages that no instance took. `tombstones` are ids of deleted runs.
+    `answers` are kept answers to messages, so that a repeated message gets the same. These three
+    are swept away when they are old enough.
     """
 
     instances: Mapping[Status, int]
@@ -45,6 +48,7 @@ class StoreMetrics:
     dead_letters: int
     tombstones: int
     answers: int
+    starts: int
 
     @property
     def total(self) -> int:

@@ -13,7 +13,15 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from perdure.client.gateway import Begun, StoreGateway, find_row, find_run, find_unit, joins
+from perdure.client.gateway import (
+    Began,
+    Begun,
+    StoreGateway,
+    find_row,
+    find_run,
+    find_unit,
+    joins,
+)
 from perdure.client.remote.protocol import (
     CALL_MS,
     MAYBE_ROW,
@@ -24,14 +32,14 @@ from perdure.client.remote.protocol import (
     StartHere,
 )
 from perdure.closing import is_held
-from perdure.errors import NotFound, StoreUnavailable, UsageError
+from perdure.errors import NotFound, StoreError, StoreUnavailable, UsageError
 from perdure.kernel.data.commit import CLOSED, UnitRow
 from perdure.kernel.data.message import Start
 from perdure.kernel.unit.held import AFTER_DEPLOY
 from perdure.node.ownership.scope import Moved
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
     from perdure.kernel.data.limits import Limits
     from perdure.kernel.data.message import Message
@@ -100,6 +108,14 @@ class NodeGateway:
         finally:
             self._has_posted(message.to)
 
+    async def post_all(self, messages: Sequence[Message]) -> list[Outcome]:
+        """The same for several messages, in one transaction."""
+        try:
+            return await self._beside().post_all(messages)
+        finally:
+            for unit in {message.to for message in messages}:
+                self._has_posted(unit)
+
     def _has_posted(self, unit: str) -> None:
         """A message was posted. It must be read before the next one is delivered in memory.
 
@@ -125,7 +141,7 @@ class NodeGateway:
             await asyncio.sleep(0)
             raise
 
-    async def begin(self, message: Message) -> tuple[Outcome, Begun | None]:
+    async def begin(self, message: Message) -> Began:
         """Deliver a start. Return its outcome, and the run that it began or joined."""
         turns = self._running()
         if turns.memory.owns(message.to):
@@ -161,7 +177,39 @@ class NodeGateway:
         finally:
             self._has_posted(message.to)
 
-    async def _begin_here(self, turns: Turns, message: Message) -> tuple[Outcome, Begun | None]:
+    async def begin_all(self, messages: Sequence[Message]) -> list[Began | StoreError]:
+        """Deliver many starts together: those of this node in memory, the others by the store."""
+        turns = self._running()
+        here = [message for message in messages if turns.memory.owns(message.to)]
+        acks: list[asyncio.Future[Outcome]] = []
+        for message in here:
+            acks.append(asyncio.get_running_loop().create_future())
+            turns.deliver(message, acks[-1])
+        answers = await asyncio.gather(*acks, return_exceptions=True)
+        began: dict[bytes, Began | StoreError] = {}
+        for message, answer in zip(here, answers, strict=True):
+            if not isinstance(answer, Moved):  # then nothing was done, and it goes by the store
+                began[message.id] = _began(message, answer)
+        others = [message for message in messages if message.id not in began]
+        if others:
+            began |= await self._begin_elsewhere(others)
+        return [began[message.id] for message in messages]
+
+    async def _begin_elsewhere(
+        self, messages: Sequence[Message]
+    ) -> Iterable[tuple[bytes, Began | StoreError]]:
+        posted = await self.begin_all_by_store(messages)
+        return zip((message.id for message in messages), posted, strict=True)
+
+    async def begin_all_by_store(self, messages: Sequence[Message]) -> list[Began | StoreError]:
+        """Post many starts, which may have come before."""
+        try:
+            return await self._beside().begin_all(messages)
+        finally:
+            for message in messages:
+                self._has_posted(message.to)
+
+    async def _begin_here(self, turns: Turns, message: Message) -> Began:
         outcome = await self._send_here(turns, message)
         if outcome == "joined":
             return outcome, await self._joined(message)
@@ -201,6 +249,10 @@ class NodeGateway:
             return row
         beside = self._beside()
         return await beside.closed(unit, begun, through_suspension=through_suspension)
+
+    async def closed_by_store(self, unit: str, begun: Begun) -> UnitRow:
+        """The same, as the store tells, which knows the messages that wait."""
+        return await self._beside().closed(unit, begun)
 
     async def closed_here(
         self, unit: str, begun: Begun, *, through_suspension: bool
@@ -244,8 +296,12 @@ class NodeGateway:
             begun = Begun(found.row.run)
         request = AwaitHere(unit, begun.run, begun.twin, begun.may_be_refused, through_suspension)
         row = await peers.ask_owner(unit, request, MAYBE_ROW, WAIT_MS, is_wait=True)
-        if row is not None:
-            begun.settle(row.run)
+        if row is None:
+            return None
+        begun.settle(row.run)
+        if is_held(row) and not through_suspension:
+            # A `retry` that was posted here may be on its way, which the store shows.
+            return None
         return row
 
     async def _closed_here(
@@ -320,3 +376,14 @@ class NodeGateway:
     async def changed(self, unit: str, version: int, within_ms: int) -> None:
         """Wait until the unit's row has another version than `version`, or the time is up."""
         await self._running().store.wait_change(unit, version, within_ms)
+
+
+def _began(message: Message, answer: Outcome | BaseException) -> Began | StoreError:
+    """What came of a start that was delivered here together with others."""
+    if isinstance(answer, StoreError):
+        return answer
+    if isinstance(answer, BaseException):
+        raise answer
+    if answer == "started":
+        return answer, Begun(message.id)
+    return answer, None

@@ -306,6 +306,16 @@ class Inbox(Query[Message], frozen=True, kw_only=True):
     unit: str
 
 
+class Starts(Query[Message], frozen=True, kw_only=True):
+    """Starts of clients that wait while no unit has their id: the first one of each id.
+
+    The newest come first. Those that are not visible yet are among them. `ids` chooses some ids (an
+    empty tuple does not filter).
+    """
+
+    ids: tuple[str, ...] = ()
+
+
 class ScopeView(msgspec.Struct, frozen=True):
     """A scope and its owner.
 
@@ -326,7 +336,8 @@ class Scopes(Query[ScopeView], frozen=True, kw_only=True):
 class Counts(Query[tuple[str, int]], frozen=True, kw_only=True):
     """Number of units by status, and of waiting messages, tasks and dead letters.
 
-    The last three are named `inbox`, `tasks` and `dead_letters`. With `at`, messages and tasks that
+    Those are named `inbox`, `tasks` and `dead_letters`. `starts` is the number of ids for which a
+    start waits (`Starts`), whether it is visible or not. With `at`, messages and tasks that
     are not visible yet at this time do not count. A delayed start is such a message.
     """
 
@@ -420,13 +431,6 @@ class ClientStore(Protocol):
 
     async def load(self, units: Sequence[str]) -> list[Loaded]:
         """Units as stored, one snapshot each."""
-        ...
-
-    # An owner that takes a scope over knows nothing of it, so this must find all units.
-    async def wakes(
-        self, scopes: Sequence[str], until: int, after: str | None, limit: int
-    ) -> Page[Wake]:
-        """Units of these scopes that are due by `until`, or that have visible messages."""
         ...
 
     async def query(self, query: Query[T]) -> Page[T]:
@@ -531,6 +535,13 @@ class Store(ClientStore, Protocol):
         Messages that came before their unit moved into a scope are not new in that scope. An owner
         that takes over a scope or a unit reads `wakes`, after it has asked for the place of now.
         """
+        ...
+
+    # An owner that takes a scope over knows nothing of it, so this must find all units.
+    async def wakes(
+        self, scopes: Sequence[str], until: int, after: str | None, limit: int
+    ) -> Page[Wake]:
+        """Units of these scopes that are due by `until`, or that have visible messages."""
         ...
 
     async def next_wake(self, scopes: Sequence[str], after: int) -> int | None:

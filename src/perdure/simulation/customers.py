@@ -8,7 +8,7 @@ from functools import partial
 from random import Random
 
 from perdure import Handle, NotFound
-from perdure.client.handle import WorkflowHandle
+from perdure.client.workflow_handle import WorkflowHandle
 from perdure.codec import encode
 from perdure.errors import InboxFull
 from perdure.kernel.data import message as msg

@@ -19,11 +19,12 @@ from perdure.testing.mishaps import Mishap, Mishaps
 from perdure.testing.virtual_process import VirtualProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
     from typing import Any
 
     from perdure.app import App
-    from perdure.client.gateway import Begun
+    from perdure.client.gateway import Began, Begun
+    from perdure.errors import StoreError
     from perdure.kernel.data.commit import UnitRow
     from perdure.kernel.data.limits import Limits
     from perdure.kernel.data.message import Message
@@ -351,9 +352,17 @@ class NodeDoor:
         """Put a message into the inbox."""
         return await self._node.ask(lambda node: node.gateway.post(message))
 
-    async def begin(self, message: Message) -> tuple[Outcome, Begun | None]:
+    async def post_all(self, messages: Sequence[Message]) -> list[Outcome]:
+        """Put several messages into inboxes, in one transaction."""
+        return await self._node.ask(lambda node: node.gateway.post_all(messages))
+
+    async def begin(self, message: Message) -> Began:
         """Deliver a start."""
         return await self._node.ask(lambda node: node.gateway.begin(message))
+
+    async def begin_all(self, messages: Sequence[Message]) -> list[Began | StoreError]:
+        """Deliver many starts together."""
+        return await self._node.ask(lambda node: node.gateway.begin_all(messages))
 
     async def closed(
         self, unit: str, begun: Begun | None = None, *, through_suspension: bool = False

@@ -23,8 +23,8 @@ from perdure import activity
 from perdure.app import App
 from perdure.client.client import Client
 from perdure.client.description import HistoryEvent
-from perdure.client.gateway import Begun, StoreGateway, find_unit
-from perdure.errors import NotFound, StoreUnavailable
+from perdure.client.gateway import Began, Begun, StoreGateway, find_unit
+from perdure.errors import NotFound, StoreError, StoreUnavailable
 from perdure.kernel.data.commit import CLOSED, Commit, Fence, UnitRow, Verdict
 from perdure.kernel.data.definition import ActivityDefinition, WorkflowDefinition
 from perdure.kernel.data.events import ActivityScheduled, Received
@@ -412,7 +412,13 @@ class _Gate:
                 return False
         return True
 
-    async def begin(self, message: Message) -> tuple[Outcome, Begun | None]:
+    async def post_all(self, messages: Sequence[Message]) -> list[Outcome]:
+        return [await self.post(message) for message in messages]
+
+    async def begin_all(self, messages: Sequence[Message]) -> list[Began | StoreError]:
+        return [await self.begin(message) for message in messages]
+
+    async def begin(self, message: Message) -> Began:
         outcome = await self.send(message)
         if outcome == "joined":
             return outcome, Begun((await find_unit(self._node.store, message.to)).row.run)

@@ -8,7 +8,7 @@ anywhere else. Waiting, racing and grouping is asyncio's own: `asyncio.gather`, 
 from __future__ import annotations
 
 from perdure.runlog import logger
-from perdure.workflow.channels import Channel, cancel, receive, send, wait_event
+from perdure.workflow.channels import Channel, ChannelMessage, cancel, receive, send, wait_event
 from perdure.workflow.checkpoints import checkpoint
 from perdure.workflow.children import Child, Workflow, child
 from perdure.workflow.clock import now, random, sleep, uuid4
@@ -25,6 +25,7 @@ from perdure.workflow.versions import (
 
 __all__ = [
     "Channel",
+    "ChannelMessage",
     "Child",
     "Kv",
     "OtherKv",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
@@ -44,6 +45,13 @@ class Channel(Generic[T]):
             declared = next(iter(getattr(subscripted, "__args__", ())), Any)
         return TypeCodec(declared, f"message of channel {self.name!r}")
 
+    def message(self, value: T, *, key: str | None = None) -> ChannelMessage:
+        """A message with this value, for `handle.start_and_send`. Nothing is sent yet.
+
+        `key` is that of `handle.send`.
+        """
+        return ChannelMessage(self, value, key)
+
     async def receive(self) -> T:
         """Take the next message, waiting for it if there is none."""
         value: T = await commands.wait(_run("receive()"), self.name, self.codec, positional=False)
@@ -52,6 +60,15 @@ class Channel(Generic[T]):
     def __repr__(self) -> str:
         """Name it."""
         return f"Channel({self.name!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelMessage:
+    """A message that is not sent yet: its channel, its value, and its key if it has one."""
+
+    channel: Channel[Any]
+    value: object
+    key: str | None = None
 
 
 async def receive(channel: str, type: type[T], /) -> T:

@@ -68,12 +68,28 @@ class Begin(msgspec.Struct, array_like=True, frozen=True):
     again: bool = False
 
 
+class PostAll(msgspec.Struct, array_like=True, frozen=True):
+    """Put messages into inboxes, which are durable together. The answer is a list of outcomes."""
+
+    messages: list[msg.Message]
+
+
+class BeginAll(msgspec.Struct, array_like=True, frozen=True):
+    """Deliver many starts. The answer is a list: for each a `Started`, or its trouble.
+
+    `again` as in `Begin`.
+    """
+
+    messages: list[msg.Message]
+    again: bool = False
+
+
 class Await(msgspec.Struct, array_like=True, frozen=True):
     """Wait until a run has ended, or is held. The answer is its row."""
 
     unit: str
     run: bytes
-    twin: tuple[str, str] | None = None
+    twin: tuple[str, str | None] | None = None
     may_be_refused: bool = False
     through_suspension: bool = False
 
@@ -102,14 +118,6 @@ class Load(msgspec.Struct, array_like=True, frozen=True):
     """Units with all that is stored of them. The answer is a list of `Loaded`."""
 
     units: list[str]
-
-
-class Wakes(msgspec.Struct, array_like=True, frozen=True):
-    """Units of all scopes that are due, or have messages. The answer is a page."""
-
-    until: int
-    after: str | None
-    limit: int
 
 
 class Drop(msgspec.Struct, array_like=True, frozen=True):
@@ -141,12 +149,13 @@ class AwaitHere(Await, frozen=True):
 Request = (
     Greet
     | Post
+    | PostAll
     | Begin
+    | BeginAll
     | Await
     | Changed
     | Ask
     | Load
-    | Wakes
     | Drop
     | Owner
     | StartHere
@@ -156,12 +165,13 @@ Request = (
 KINDS: dict[str, type[Request]] = {
     "greet": Greet,
     "post": Post,
+    "post all": PostAll,
     "begin": Begin,
+    "begin all": BeginAll,
     "await": Await,
     "changed": Changed,
     "ask": Ask,
     "load": Load,
-    "wakes": Wakes,
     "drop": Drop,
     "owner": Owner,
     "start here": StartHere,
@@ -191,7 +201,7 @@ class Started(msgspec.Struct, array_like=True, frozen=True):
 
     outcome: Outcome
     run: bytes | None = None
-    twin: tuple[str, str] | None = None
+    twin: tuple[str, str | None] | None = None
     may_be_refused: bool = False
 
     @classmethod
@@ -215,6 +225,38 @@ class Trouble(msgspec.Struct, array_like=True, frozen=True):
     code: str
     text: str
     outcome: str = "none"
+
+    @classmethod
+    def of(cls, error: PerdureError) -> Trouble:
+        """What an error says, for the other end."""
+        # An error that is not expected here may have come behind the work.
+        code = "StoreUnavailable"
+        outcome = "unknown"
+        if isinstance(error, StoreUnavailable):
+            outcome = error.outcome
+        else:
+            for name, kind in _ERRORS.items():
+                if isinstance(error, kind):
+                    code = name
+                    outcome = "none"
+        return cls(code, str(error), outcome)
+
+    @property
+    def error(self) -> PerdureError:
+        """The error, as its caller sees it."""
+        kind = _ERRORS.get(self.code)
+        if kind is not None:
+            return kind(self.text)
+        if self.outcome == "none":
+            return StoreUnavailable(self.text, "none")
+        return StoreUnavailable(self.text, "unknown")
+
+
+class StartResult(msgspec.Struct, array_like=True, frozen=True):
+    """What became of one start of many."""
+
+    started: Started | None = None
+    trouble: Trouble | None = None
 
 
 class Reply(msgspec.Struct, array_like=True, frozen=True):
@@ -275,17 +317,7 @@ def reply_with(value: Any) -> bytes:
 
 def reply_with_trouble(error: PerdureError) -> bytes:
     """The bytes of the answer to a request that ended in an error."""
-    code = "StoreUnavailable"
-    outcome = "unknown"
-    # An error that is not expected here may have come behind the work.
-    if isinstance(error, StoreUnavailable):
-        outcome = error.outcome
-    else:
-        for name, kind in _ERRORS.items():
-            if isinstance(error, kind):
-                code = name
-                outcome = "none"
-    return _encoder.encode(Reply(trouble=Trouble(code, str(error), outcome)))
+    return _encoder.encode(Reply(trouble=Trouble.of(error)))
 
 
 def value_of_reply(body: bytes, decoder: msgspec.msgpack.Decoder[T]) -> T:
@@ -302,13 +334,7 @@ def value_of_reply(body: bytes, decoder: msgspec.msgpack.Decoder[T]) -> T:
     except UNREADABLE as error:
         msg_ = f"the answer of a node cannot be read: {error}; are its release and this one alike?"
         raise DecodeError(msg_) from error
-    trouble = reply.trouble
-    kind = _ERRORS.get(trouble.code)
-    if kind is not None:
-        raise kind(trouble.text)
-    if trouble.outcome == "none":
-        raise StoreUnavailable(trouble.text, "none")
-    raise StoreUnavailable(trouble.text, "unknown")
+    raise reply.trouble.error
 
 
 WELCOME = msgspec.msgpack.Decoder(Welcome)
@@ -317,6 +343,8 @@ MAYBE_STARTED: msgspec.msgpack.Decoder[Started | None] = msgspec.msgpack.Decoder
 ROW = msgspec.msgpack.Decoder(UnitRow)
 MAYBE_ROW: msgspec.msgpack.Decoder[UnitRow | None] = msgspec.msgpack.Decoder(UnitRow | None)
 OUTCOME: msgspec.msgpack.Decoder[Outcome] = msgspec.msgpack.Decoder(Outcome)
+OUTCOMES: msgspec.msgpack.Decoder[list[Outcome]] = msgspec.msgpack.Decoder(list[Outcome])
+RESULTS: msgspec.msgpack.Decoder[list[StartResult]] = msgspec.msgpack.Decoder(list[StartResult])
 NUMBER = msgspec.msgpack.Decoder(int)
 TEXTS: msgspec.msgpack.Decoder[list[str]] = msgspec.msgpack.Decoder(list[str])
 MAYBE_TEXT: msgspec.msgpack.Decoder[str | None] = msgspec.msgpack.Decoder(str | None)

@@ -24,6 +24,7 @@ from perdure.ports.store import (
     Queues,
     Scopes,
     ScopeView,
+    Starts,
     Totals,
     Units,
     UnitView,
@@ -37,7 +38,18 @@ LIMIT_MAX = 10_000
 
 _PLAIN: dict[str, type[Query[Any]]] = {
     kind.__name__: kind
-    for kind in (Journal, Executions, KvEntries, DeadLetters, Inbox, Scopes, Counts, Totals, Queues)
+    for kind in (
+        Journal,
+        Executions,
+        KvEntries,
+        DeadLetters,
+        Inbox,
+        Starts,
+        Scopes,
+        Counts,
+        Totals,
+        Queues,
+    )
 }
 _pages: dict[str, msgspec.msgpack.Decoder[Any]] = {
     "Units": msgspec.msgpack.Decoder(Page[UnitView]),
@@ -46,6 +58,7 @@ _pages: dict[str, msgspec.msgpack.Decoder[Any]] = {
     "KvEntries": msgspec.msgpack.Decoder(Page[tuple[str, bytes]]),
     "DeadLetters": msgspec.msgpack.Decoder(Page[DeadLetter]),
     "Inbox": msgspec.msgpack.Decoder(Page[Message]),
+    "Starts": msgspec.msgpack.Decoder(Page[Message]),
     "Scopes": msgspec.msgpack.Decoder(Page[ScopeView]),
     "Counts": msgspec.msgpack.Decoder(Page[tuple[str, int]]),
     "Totals": msgspec.msgpack.Decoder(Page[tuple[str, int]]),

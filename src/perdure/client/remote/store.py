@@ -19,18 +19,16 @@ from perdure.client.remote.protocol import (
     Drop,
     Load,
     Owner,
-    Wakes,
 )
 from perdure.client.remote.queries import ask, page_decoder
 from perdure.client.remote.route import Route
 from perdure.ports.clock import Clock
-from perdure.ports.store import Incarnation, Loaded, Page, Query, StoreInfo, Wake
+from perdure.ports.store import Incarnation, Loaded, Page, Query, StoreInfo
 from perdure.ports.transport import FrameTooLarge, Peer
 from perdure.transport.tcp import TcpTransport
 
 T = TypeVar("T")
 
-_WAKES: msgspec.msgpack.Decoder[Page[Wake]] = msgspec.msgpack.Decoder(Page[Wake])
 _LOADED: msgspec.msgpack.Decoder[list[Loaded]] = msgspec.msgpack.Decoder(list[Loaded])
 _LOOK_MS = 60_000
 """How long one request waits for a change. It is asked again then."""
@@ -87,14 +85,6 @@ class RemoteStore:
     async def load(self, units: Sequence[str]) -> list[Loaded]:
         """Units as stored, one snapshot each."""
         return await self.route.ask(Load(list(units)), _LOADED)
-
-    async def wakes(
-        self, scopes: Sequence[str], until: int, after: str | None, limit: int
-    ) -> Page[Wake]:
-        """Units that are due, or have messages. Clients ask for those of all scopes."""
-        # Thousands of names need not travel, because the node knows them.
-        assert len(scopes) == self.info.shards
-        return await self.route.ask(Wakes(until, after, limit), _WAKES)
 
     async def wait_change(self, unit: str, version: int, timeout_ms: int) -> int:
         """Wait until the unit's row has another version."""

@@ -31,10 +31,15 @@ class Start(Body, tag=1):
     version: str | None
     input: bytes
     parent: Parent | None = None
-    # "join", "reject" or "replace" (`kernel/unit/lifecycle.py`).
+    # "join", "reject", "replace" or "renew" (`kernel/unit/lifecycle.py`).
     if_exists: str = "join"
     attributes: bytes | None = None
     detached_from: str | None = None
+
+    @property
+    def replaces_closed(self) -> bool:
+        """Whether a run that has ended gives its id to this start."""
+        return self.if_exists in {"replace", "renew"}
 
 
 class Send(Body, tag=2):

@@ -64,6 +64,11 @@ def misfit(run: Execution, event: ev.Received | ev.EventRaised) -> str | None:
         call.read(event.value)
     except DecodeError as unfit:
         return str(unfit)
+    except KeyboardInterrupt:
+        raise  # the turn is interrupted, which says nothing about the message
+    # A validator of the program may call `sys.exit`, which would end the node.
+    except BaseException as unfit:
+        return f"its type raised {type(unfit).__name__}: {unfit}"
     return None
 
 

@@ -46,7 +46,7 @@ def start(unit: WorkflowUnit, turn: Turn, entry: Entry, body: msg.Start) -> None
         if row.run == message.id:
             _start_again(unit, row, turn, entry)
             return
-        if body.if_exists != "replace":
+        if not _takes_id(unit, row, body):
             _refuse_start(unit, row, turn, entry, body)
             return
         _replace(unit, row, turn)
@@ -92,12 +92,19 @@ def _start_again(unit: WorkflowUnit, row: UnitRow, turn: Turn, entry: Entry) -> 
     begin_start(unit, row, turn, entry)
 
 
+def _takes_id(unit: WorkflowUnit, row: UnitRow, body: msg.Start) -> bool:
+    """Whether the run that has the id gives it to a start."""
+    if body.if_exists == "renew":
+        return not is_open(row, unit.run)
+    return body.if_exists == "replace"
+
+
 def _refuse_start(
     unit: WorkflowUnit, row: UnitRow, turn: Turn, entry: Entry, body: msg.Start
 ) -> None:
     """Another run has the id. An equal start joins it if that is allowed."""
     is_same = body.workflow == row.type and digest(body.input) == row.input_digest
-    if body.if_exists == "join" and is_same:
+    if body.if_exists in {"join", "renew"} and is_same:
         turn.consume(entry, "joined")
         return
     turn.consume(entry, "exists")

@@ -124,8 +124,8 @@ class Mailbox(msgspec.Struct, gc=False, eq=False):
         """The store's inbox is being read from now on."""
         self._read_from = self._number
 
-    def reload(self, inbox: Iterable[Message]) -> None:
-        """Begin anew with what the store's inbox had when it was read.
+    def reload(self, inbox: Iterable[Message]) -> list[Message]:
+        """Begin anew with what the store's inbox had when it was read. Returns what is new of it.
 
         Behind it, in order, come the messages that only this process has, and the stored ones that
         arrived since the reading began. The reading may have been too early for those. A stored
@@ -134,15 +134,20 @@ class Mailbox(msgspec.Struct, gc=False, eq=False):
         self.restore()
         entries = self._in_order()
         self._clear_lanes()
+        before: set[bytes] = self._known or set()
         self._known = None
         read_from = self._read_from
+        arrived: list[Message] = []
         for message in inbox:
             self.put(message, stored=True)
+            if message.id not in before:
+                arrived.append(message)
         known: set[bytes] = self._known or set()
         for entry in entries:
             is_left = not entry.stored or entry.number > read_from
             if is_left and entry.message.id not in known:
                 self.put(entry.message, stored=entry.stored)
+        return arrived
 
     def drop(self, ids: Container[bytes]) -> list[Message]:
         """Forget the messages of these ids that only this process has. Returns them.

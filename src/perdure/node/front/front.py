@@ -18,6 +18,7 @@ from perdure.client.remote.protocol import (
     Await,
     AwaitHere,
     Begin,
+    BeginAll,
     Changed,
     Drop,
     Elsewhere,
@@ -25,9 +26,11 @@ from perdure.client.remote.protocol import (
     Load,
     Owner,
     Post,
+    PostAll,
     Started,
     StartHere,
-    Wakes,
+    StartResult,
+    Trouble,
     Welcome,
     check_message,
     decode_request,
@@ -35,9 +38,10 @@ from perdure.client.remote.protocol import (
     reply_with,
     reply_with_trouble,
 )
-from perdure.client.remote.queries import LIMIT_MAX, query_of
-from perdure.errors import PerdureError, UsageError
-from perdure.kernel.data.placement import check_id, scopes_of
+from perdure.client.remote.queries import query_of
+from perdure.closing import is_held
+from perdure.errors import PerdureError, StoreError, UsageError
+from perdure.kernel.data.placement import check_id
 from perdure.node.gateway import may_go_directly
 from perdure.ports.store import OwnedStore
 
@@ -45,6 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from perdure.client.remote.protocol import Request
+    from perdure.kernel.data.commit import UnitRow
     from perdure.kernel.data.message import Message
     from perdure.node.front.peers import Peers
     from perdure.node.gateway import NodeGateway
@@ -181,6 +186,11 @@ class Front:
                 if again or not self._may_begin(message):
                     return Started.of(*await gateway.begin_by_store(message))
                 return Started.of(*await gateway.begin(message))
+            case PostAll(messages):
+                checked = [check_message(one, gateway.limits) for one in messages]
+                return await gateway.post_all(checked)
+            case BeginAll(messages, again):
+                return await self._begin_all(messages, again=again)
             case StartHere(message):
                 check_message(message, gateway.limits)
                 if not self._may_begin(message):
@@ -192,11 +202,34 @@ class Front:
                 )
             case Await(unit):
                 check_id(unit)
-                return await gateway.closed(
-                    unit, request.begun, through_suspension=request.through_suspension
-                )
+                return await self._closed(request)
             case _:
                 return await self._read(request)
+
+    async def _closed(self, request: Await) -> UnitRow:
+        row = await self._gateway.closed(
+            request.unit, request.begun, through_suspension=request.through_suspension
+        )
+        if is_held(row) and not request.through_suspension:
+            # A `retry` that the same client has posted may be on its way, which the store shows.
+            return await self._gateway.closed_by_store(request.unit, request.begun)
+        return row
+
+    async def _begin_all(self, messages: list[Message], *, again: bool) -> list[StartResult]:
+        """Begin many, all at once or all by the store."""
+        for message in messages:
+            check_message(message, self._gateway.limits)
+        if again or not all(map(self._may_begin, messages)):
+            began = await self._gateway.begin_all_by_store(messages)
+        else:
+            began = await self._gateway.begin_all(messages)
+        results: list[StartResult] = []
+        for one in began:
+            if isinstance(one, StoreError):
+                results.append(StartResult(trouble=Trouble.of(one)))
+            else:
+                results.append(StartResult(Started.of(*one)))
+        return results
 
     def _may_begin(self, message: Message) -> bool:
         return may_go_directly(message) and self._house.takes_starts(message.to)
@@ -214,9 +247,6 @@ class Front:
             case Changed(unit, version, within_ms):
                 within_ms = max(0, min(within_ms, _CHANGE_MS_MAX))
                 return await store.wait_change(check_id(unit), version, within_ms)
-            case Wakes(until, after, limit):
-                scopes = scopes_of(store.info.shards)
-                return await store.wakes(scopes, until, after, max(1, min(limit, LIMIT_MAX)))
             case Drop(letters):
                 return await store.drop_letters(letters[:_LETTERS_MAX])
             case Owner():

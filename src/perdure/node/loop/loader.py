@@ -202,9 +202,11 @@ class Loader:
         for resident, found in batch:
             if resident.state == "gone":
                 continue  # others have had their turn since it was read
-            if any(isinstance(message.body, Retry) for message in found.inbox):
+            # Only a retry that is new here. One whose turn was discarded stands in the inbox still,
+            # and would release the unit for ever.
+            arrived = resident.mailbox.reload(found.inbox)
+            if any(isinstance(message.body, Retry) for message in arrived):
                 resident.release()
-            resident.mailbox.reload(found.inbox)
             resident.has_been_read(found.place)
             self._loaded(resident, found)
             if monotonic() - began > _SLICE_S:

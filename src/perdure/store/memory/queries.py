@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from perdure.errors import UsageError
 from perdure.kernel.data.attributes import terms_of
 from perdure.kernel.data.commit import ExecutionRow, JournalChunk, Status, Task, UnitRow
-from perdure.kernel.data.message import Message, encode_body
+from perdure.kernel.data.message import Message, Start, encode_body
 from perdure.ports.store import (
     Counts,
     DeadLetter,
@@ -27,6 +27,7 @@ from perdure.ports.store import (
     Queues,
     Scopes,
     ScopeView,
+    Starts,
     Totals,
     Units,
     UnitView,
@@ -168,6 +169,29 @@ def _inbox(tables: Tables, query: Inbox) -> Page[Message]:
     return _page(query, [((place,), copy(message)) for place, message in waiting], tuple[int])
 
 
+def _starts(tables: Tables, query: Starts) -> Page[Message]:
+    start = key_of(query.after, tuple[int])
+    found: Keyed[Message] = []
+    for place, message in _waiting_starts(tables):
+        is_wanted = not query.ids or message.to in query.ids
+        # Newest first, so the next page has smaller places.
+        if is_wanted and (start is None or (place,) < start):
+            found.append(((place,), copy(message)))
+    found.sort(key=_key, reverse=True)
+    return page_of(found, query.limit)
+
+
+def _waiting_starts(tables: Tables) -> Iterable[tuple[int, Message]]:
+    """The first start of a client for each id that no unit has."""
+    for unit in tables.units.values():
+        if unit.row is not None:
+            continue
+        for place, message in unit.inbox.values():
+            if isinstance(message.body, Start) and message.sender is None:
+                yield place, message
+                break
+
+
 def _dead_letters(tables: Tables, query: DeadLetters) -> Page[DeadLetter]:
     found: Keyed[DeadLetter] = []
     for name, unit in tables.units.items():
@@ -226,6 +250,7 @@ def _counts(tables: Tables, query: Counts) -> Page[tuple[str, int]]:
     found["inbox"] = _visible(_times_of_messages(tables), query.at)
     found["tasks"] = _visible([task.visible_at for task in _tasks(tables)], query.at)
     found["dead_letters"] = sum(len(unit.dead_letters) for unit in tables.units.values())
+    found["starts"] = len(list(_waiting_starts(tables)))
     return Page(list(found.items()))
 
 
@@ -251,7 +276,7 @@ def _totals(tables: Tables, query: Totals) -> Page[tuple[str, int]]:
             tasks[place] += count
     found |= zip(("tasks", "tasks_delayed", "tasks_leased", "tasks_expired"), tasks, strict=True)
     found |= {"answers": answers, "tombstones": len(tables.tombstones)}
-    found["dead_letters"] = dead_letters
+    found |= {"dead_letters": dead_letters, "starts": len(list(_waiting_starts(tables)))}
     return Page(list(found.items()))
 
 
@@ -309,6 +334,7 @@ _HANDLERS: dict[type[Query[Any]], Callable[[Tables, Any], Page[Any]]] = {
     Executions: _executions,
     KvEntries: _kv,
     Inbox: _inbox,
+    Starts: _starts,
     DeadLetters: _dead_letters,
     Scopes: _scopes,
     Counts: _counts,

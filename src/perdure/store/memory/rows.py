@@ -559,6 +559,9 @@ class Tables:
         """Remove dead letters. Returns how many were there."""
         dropped = 0
         for name, unit in list(self.units.items()):
+            # Most units have none, and a list of letters may be long.
+            if not unit.dead_letters:
+                continue
             for letter in letters:
                 if unit.dead_letters.pop(letter, None) is not None:
                     dropped += 1

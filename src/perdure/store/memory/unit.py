@@ -76,7 +76,7 @@ class Unit(msgspec.Struct):
         Messages behind such a start are for the new run.
         """
         for _, message in self.inbox.values():
-            if isinstance(message.body, Start) and message.body.if_exists == "replace":
+            if isinstance(message.body, Start) and message.body.replaces_closed:
                 return True
         return False
 

@@ -212,7 +212,7 @@ def kind_of(message: Message) -> str:
 def message_values(message: Message) -> Values:
     """A message as a row of the inbox. The last value says whether it replaces a closed run."""
     body = message.body
-    replaces = isinstance(body, Start) and body.if_exists == "replace"
+    replaces = isinstance(body, Start) and body.replaces_closed
     return (
         message.to,
         message.id,

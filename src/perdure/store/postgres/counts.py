@@ -39,7 +39,8 @@ async def counts(connection: Connection, query: Counts) -> Page[tuple[str, int]]
     found = await _by_status(connection)
     for table in ("inbox", "tasks"):
         found.append((table, await connection.fetchval(SQL[f"{table}_count"], query.at)))
-    found.append(("dead_letters", await connection.fetchval(SQL["dead_letters_count"])))
+    for table in ("dead_letters", "starts"):
+        found.append((table, await connection.fetchval(SQL[f"{table}_count"])))
     return Page(found)
 
 
@@ -57,7 +58,7 @@ async def totals(connection: Connection, query: Totals) -> Page[tuple[str, int]]
     found |= zip(("messages", "messages_delayed"), messages, strict=True)
     depths = await _row(connection, "tasks_total", query.at)
     found |= zip(("tasks", "tasks_delayed", "tasks_leased", "tasks_expired"), depths, strict=True)
-    for table in ("answers", "tombstones", "dead_letters"):
+    for table in ("answers", "tombstones", "dead_letters", "starts"):
         found[table] = await connection.fetchval(SQL[f"{table}_count"])
     return Page(list(found.items()))
 

@@ -37,6 +37,7 @@ from perdure.ports.store import (
     Queues,
     Scopes,
     ScopeView,
+    Starts,
     Totals,
     Units,
     UnitView,
@@ -336,6 +337,17 @@ async def _inbox(connection: Connection, query: Inbox) -> Page[Message]:
     return await _page(connection, SQL["inbox"], (query.unit, *start), query.limit, view)
 
 
+async def _starts(connection: Connection, query: Starts) -> Page[Message]:
+    def view(row: Values) -> tuple[Values, Message]:
+        return (row[_POSITION],), message_of(row)
+
+    start = key_of(query.after, tuple[int]) or (None,)
+    if query.ids:
+        values = (list(query.ids), *start)
+        return await _page(connection, SQL["starts_of"], values, query.limit, view)
+    return await _page(connection, SQL["starts"], start, query.limit, view)
+
+
 async def _dead_letters(connection: Connection, query: DeadLetters) -> Page[DeadLetter]:
     def view(row: Values) -> tuple[Values, DeadLetter]:
         return row[:2], DeadLetter(*row)
@@ -391,6 +403,7 @@ _HANDLERS: dict[type[Query[Any]], Callable[[Connection, Any], Awaitable[Page[Any
     Executions: _executions,
     KvEntries: _kv,
     Inbox: _inbox,
+    Starts: _starts,
     DeadLetters: _dead_letters,
     Scopes: _scopes,
     Counts: counts,

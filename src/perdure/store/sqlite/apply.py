@@ -244,7 +244,7 @@ def _is_replaced(connection: Connection, unit: str) -> bool:
     """
     for (data,) in connection.execute(MESSAGES["read_starts"], (unit,)):
         body = decode_body(data)
-        if isinstance(body, Start) and body.if_exists == "replace":
+        if isinstance(body, Start) and body.replaces_closed:
             return True
     return False
 

@@ -32,7 +32,8 @@ def counts(connection: Connection, query: Counts) -> Page[tuple[str, int]]:
     found = _by_status(connection)
     for table in ("inbox", "tasks"):
         found.append((table, connection.execute(SQL[f"{table}_count"], (query.at,)).get))
-    found.append(("dead_letters", connection.execute(SQL["dead_letters_count"]).get))
+    for table in ("dead_letters", "starts"):
+        found.append((table, connection.execute(SQL[f"{table}_count"]).get))
     return Page(found)
 
 
@@ -53,7 +54,7 @@ def totals(connection: Connection, query: Totals) -> Page[tuple[str, int]]:
     )
     depths = connection.execute(SQL["tasks_total"], (query.at,)).get
     found |= zip(("tasks", "tasks_delayed", "tasks_leased", "tasks_expired"), depths, strict=True)
-    for table in ("answers", "tombstones", "dead_letters"):
+    for table in ("answers", "tombstones", "dead_letters", "starts"):
         found[table] = connection.execute(SQL[f"{table}_count"]).get
     return Page(list(found.items()))
 

@@ -38,6 +38,7 @@ from perdure.ports.store import (
     Queues,
     Scopes,
     ScopeView,
+    Starts,
     Totals,
     Units,
     UnitView,
@@ -152,6 +153,7 @@ def arrivals(
 # ---------------------------------------------------------------- wakes
 
 _BEFORE_ALL = -(1 << 62)
+_BEHIND_ALL = 1 << 62
 """A time and a place before all others. None would not do: in SQL nothing is greater than NULL."""
 
 
@@ -363,6 +365,17 @@ def _inbox(connection: Connection, query: Inbox) -> Page[Message]:
     return _page(connection, SQL["inbox"], (query.unit, *start), query.limit, view)
 
 
+def _starts(connection: Connection, query: Starts) -> Page[Message]:
+    def view(row: Values) -> tuple[Values, Message]:
+        return row[-1:], message_of(row[:-1])
+
+    start = key_of(query.after, tuple[int]) or (_BEHIND_ALL,)
+    if query.ids:
+        values = (ids_json(query.ids), *start)
+        return _page(connection, SQL["starts_of"], values, query.limit, view)
+    return _page(connection, SQL["starts"], start, query.limit, view)
+
+
 def _dead_letters(connection: Connection, query: DeadLetters) -> Page[DeadLetter]:
     def view(row: Values) -> tuple[Values, DeadLetter]:
         return row[:2], DeadLetter(*row)
@@ -406,6 +419,7 @@ _HANDLERS: dict[type[Query[Any]], Callable[[Connection, Any], Page[Any]]] = {
     Executions: _executions,
     KvEntries: _kv,
     Inbox: _inbox,
+    Starts: _starts,
     DeadLetters: _dead_letters,
     Scopes: _scopes,
     Counts: counts,

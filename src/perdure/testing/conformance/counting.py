@@ -28,7 +28,7 @@ NOTHING = {
         ("executions", "history_events", "history_bytes", "messages", "messages_delayed"), 0
     ),
     **dict.fromkeys(("tasks", "tasks_delayed", "tasks_leased", "tasks_expired"), 0),
-    **dict.fromkeys(("answers", "tombstones", "dead_letters"), 0),
+    **dict.fromkeys(("answers", "tombstones", "dead_letters", "starts"), 0),
 }
 
 
@@ -78,7 +78,7 @@ class Counting:
             await scenario.post(
                 scenario.message("order"), scenario.start("later", visible_at=NOW + 10)
             )
-            there = {"running": 1, "executions": 1, "messages": 1}
+            there = {"running": 1, "executions": 1, "messages": 1, "starts": 1}
             assert await _totals(scenario) == there | {"messages_delayed": 1, "tasks_delayed": 1}
             assert await _totals(scenario, NOW + 10) == there | {"messages": 2, "tasks": 1}
 

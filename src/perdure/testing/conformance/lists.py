@@ -8,7 +8,7 @@ from typing import Any
 
 from perdure.kernel.data.commit import Letter
 from perdure.kernel.data.message import encode_body
-from perdure.ports.store import NO_INSTANCE, Counts, DeadLetter, DeadLetters, Units
+from perdure.ports.store import NO_INSTANCE, Counts, DeadLetter, DeadLetters, Starts, Units
 from perdure.testing.conformance.scenario import (
     NOW,
     Scenario,
@@ -143,6 +143,7 @@ class Lists:
                 ("inbox", 0),
                 ("tasks", 0),
                 ("dead_letters", 0),
+                ("starts", 0),
             ]
             assert (await scenario.store.query(Counts())).items == empty
             for n, status in enumerate(STATUSES):
@@ -225,3 +226,27 @@ class Lists:
             assert await scenario.store.drop_letters([first.id]) == 0
             left = await scenario.all(DeadLetters())
             assert [one.message for one in left] == [second.id]
+
+    async def test_starts_without_a_unit_are_listed_newest_first(
+        self, store_factory: StoreFactory
+    ) -> None:
+        async with scene(store_factory) as scenario:
+            await scenario.applied("taken")
+            for unit in ("taken", "a", "b", "c"):
+                await scenario.post(scenario.start(unit))
+            later = scenario.start("d", visible_at=NOW + 60_000)
+            # The first start of an id makes its unit, and the others join it.
+            await scenario.post(scenario.message("a"), scenario.start("a"), later)
+            # The start of a child is a call of its parent.
+            await scenario.applied("parent", post=[scenario.start("parent/1", sender="parent")])
+            found = await scenario.all(Starts())
+            assert [start.to for start in found] == ["d", "c", "b", "a"]
+            assert found[0] == later
+            first = await scenario.store.query(Starts(limit=3))
+            rest = await scenario.store.query(Starts(limit=3, after=first.next))
+            assert [start.to for start in (*first.items, *rest.items)] == ["d", "c", "b", "a"]
+            assert rest.next is None
+            chosen = await scenario.all(Starts(ids=("a", "taken", "c", "nobody")))
+            assert [start.to for start in chosen] == ["c", "a"]
+            counts = dict((await scenario.store.query(Counts())).items)
+            assert counts["starts"] == 4

@@ -15,6 +15,11 @@ SELECT count(*) FROM answers;
 -- name: tombstones_count
 SELECT count(*) FROM tombstones;
 
+-- name: starts_count
+-- A start of a child is a message of its parent. Two starts of one id count once.
+SELECT count(DISTINCT unit) FROM inbox
+WHERE kind = 'Start' AND sender IS NULL AND NOT EXISTS (SELECT 1 FROM units WHERE id = inbox.unit);
+
 -- name: dead_letters_count
 SELECT count(*) FROM dead_letters;
 

@@ -71,6 +71,31 @@ WHERE unit = $1 AND position > $2 AND written >= pg_snapshot_xmin($4::text::pg_s
     AND NOT pg_visible_in_snapshot(written, $4::text::pg_snapshot)
 ORDER BY position LIMIT $3;
 
+-- name: starts
+-- The first start of a client for each id without a unit.
+SELECT message, unit, body, at, visible_at, sender, previous, scope, position FROM inbox
+WHERE kind = 'Start' AND sender IS NULL AND ($1::bigint IS NULL OR position < $1)
+    AND NOT EXISTS (SELECT FROM units WHERE id = inbox.unit)
+    AND NOT EXISTS (
+        SELECT FROM inbox AS first
+        WHERE first.unit = inbox.unit AND first.kind = 'Start' AND first.sender IS NULL
+            AND first.position < inbox.position
+    )
+ORDER BY position DESC LIMIT $2;
+
+-- name: starts_of
+-- The same for some ids. It costs no more the more starts there are.
+SELECT message, unit, body, at, visible_at, sender, previous, scope, position FROM inbox
+WHERE unit = ANY ($1::text[]) AND kind = 'Start' AND sender IS NULL
+    AND ($2::bigint IS NULL OR position < $2)
+    AND NOT EXISTS (SELECT FROM units WHERE id = inbox.unit)
+    AND NOT EXISTS (
+        SELECT FROM inbox AS first
+        WHERE first.unit = inbox.unit AND first.kind = 'Start' AND first.sender IS NULL
+            AND first.position < inbox.position
+    )
+ORDER BY position DESC LIMIT $3;
+
 -- name: arrivals
 SELECT min(position), unit FROM inbox
 WHERE position > $1 AND scope = ANY ($2::text[])

@@ -55,6 +55,30 @@ SELECT id, version FROM units WHERE id IN (SELECT value FROM json_each(?));
 SELECT message, unit, body, at, visible_at, sender, previous, scope, position FROM inbox
 WHERE unit = ? AND position > ? ORDER BY position LIMIT ?;
 
+-- name: starts
+-- The first start of a client for each id without a unit.
+SELECT message, unit, body, at, visible_at, sender, previous, scope, position FROM inbox
+WHERE kind = 'Start' AND sender IS NULL AND position < ?
+    AND NOT EXISTS (SELECT 1 FROM units WHERE id = inbox.unit)
+    AND NOT EXISTS (
+        SELECT 1 FROM inbox AS first
+        WHERE first.unit = inbox.unit AND first.kind = 'Start' AND first.sender IS NULL
+            AND first.position < inbox.position
+    )
+ORDER BY position DESC LIMIT ?;
+
+-- name: starts_of
+-- The same for some ids. It costs no more the more starts there are.
+SELECT message, unit, body, at, visible_at, sender, previous, scope, position FROM inbox
+WHERE unit IN (SELECT value FROM json_each(?)) AND kind = 'Start' AND sender IS NULL
+    AND position < ? AND NOT EXISTS (SELECT 1 FROM units WHERE id = inbox.unit)
+    AND NOT EXISTS (
+        SELECT 1 FROM inbox AS first
+        WHERE first.unit = inbox.unit AND first.kind = 'Start' AND first.sender IS NULL
+            AND first.position < inbox.position
+    )
+ORDER BY position DESC LIMIT ?;
+
 -- name: arrivals
 -- Walks the rows behind the place, whatever their scope: `+scope` keeps SQLite from walking all
 -- messages of a scope.
