@@ -120,10 +120,12 @@ LOGS = ["Ids", "Json", "Text", "configure", "reset"]
 APP = [
     "activities",
     "activity",
+    "code",
     "definitions",
     "find_activity",
     "find_queue",
     "find_workflow",
+    "groups",
     "include",
     "make_resources",
     "node",
@@ -148,12 +150,14 @@ CLIENT = [
     "metrics",
     "open",
     "page",
+    "pin",
     "prune",
     "queues",
     "resend",
     "start_many",
     "store",
     "sync",
+    "unpin",
     "workflow",
 ]
 

@@ -29,6 +29,7 @@ from perdure.kernel.data.definition import (
     normal_version,
     version_key,
 )
+from perdure.kernel.data.placement import GROUP, activity_of, check_group, code_of
 from perdure.kernel.data.queue import QueueRules, rules_of
 from perdure.kernel.data.retry import RetryPolicy, Seconds
 from perdure.kernel.execution import commands
@@ -185,6 +186,7 @@ class App:
         version: str | int | None = None,
         on_mismatch: Literal["suspend", "fail"] = "suspend",
         guard: Literal["error", "warn", "off"] = "error",
+        group: str = GROUP,
     ) -> WorkflowDecorator: ...
     def workflow(
         self,
@@ -195,12 +197,14 @@ class App:
         version: str | int | None = None,
         on_mismatch: Literal["suspend", "fail"] = "suspend",
         guard: Literal["error", "warn", "off"] = "error",
+        group: str = GROUP,
     ) -> Any:
         """Register a durable `async def`. It works with or without parentheses.
 
         Several versions of one name may stand side by side. New runs get the latest version, or the
         one that `use_version` sets. Running ones keep theirs. `on_mismatch` decides about a journal
         that the code does not fit: `"suspend"` waits for a deploy that fits, `"fail"` ends the run.
+        Only nodes of a cluster that serve the `group` run it (`NodeOptions.groups`).
 
         Raises:
             DefinitionError: name and version are taken, the function is not `async def`, or a value
@@ -229,6 +233,7 @@ class App:
                 _signature(function, f"workflow {own!r}"),
                 on_mismatch,
                 guard,
+                check_group(group),
             )
             self._add_workflow(definition)
             return Workflow(definition)
@@ -299,6 +304,7 @@ class App:
         for definition in theirs:
             self._check_free(definition)
         for name, rules in other._queues.items():
+            # Both would be right for a part of the workers, and neither for all of them.
             if self._queues.get(name, rules) != rules:
                 msg = f"apps {self.name!r} and {other.name!r} give queue {name!r} other limits"
                 raise DefinitionError(msg)
@@ -404,6 +410,16 @@ class App:
     def activities(self) -> list[str]:
         """Names of all activities, sorted."""
         return sorted(self._activities)
+
+    def groups(self) -> list[str]:
+        """The groups of all workflows, sorted."""
+        return sorted({GROUP, *(definition.group for definition in self.definitions())})
+
+    def code(self) -> list[str]:
+        """What a node with this app can run, sorted: `checkout@1.0.0`, `charge()`."""
+        workflows = [code_of(name, one) for name, versions in self.workflows() for one in versions]
+        activities = [activity_of(name) for name in self.activities()]
+        return sorted(workflows + activities)
 
     def make_resources(self) -> AbstractAsyncContextManager[Any] | None:
         """A fresh context manager of the app's resources."""

@@ -134,3 +134,17 @@ async def test_a_wait_behind_a_retry_that_changes_nothing_ends(file_world: World
         async with file_world.node(family(mended=False), **POISONABLE):
             with pytest.raises(Suspended, match="poison"):
                 await waiting
+
+
+async def test_a_retry_of_code_that_is_not_mended_is_taken_each_time(
+    file_world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with file_world.node(family(mended=False), **POISONABLE) as node:
+        await poisoned(node.client)
+        child = node.client.get("child")
+        for _ in range(3):
+            # The tries before it do not count: it is neither refused, nor does it release for ever.
+            await child.retry()
+            await waits_for(child, "poison")
+    refused = [one for one in caplog.records if "was refused" in one.getMessage()]
+    assert refused == []

@@ -168,7 +168,7 @@ async def test_a_start_that_fails_after_a_crash_does_not_make_it_forgotten(
             async with asyncio.timeout(30):
                 while not await suspect(store):
                     await asyncio.sleep(0.001)
-            assert await suspect(store) == 1
+            assert await crashes(store) == 1
             async with asyncio.timeout(30):
                 while any(
                     task.get_name() in ("perdure-scan", "perdure-trials")

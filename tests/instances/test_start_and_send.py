@@ -219,3 +219,47 @@ async def test_the_store_says_that_nothing_more_may_wait(app: App) -> None:
             await handle.start_and_send(items.message("a"), "anna")
             with pytest.raises(InboxFull):
                 await handle.start_and_send(items.message("b"), "anna")
+
+
+async def test_what_is_sent_behind_it_is_received_behind_it(client: Client) -> None:
+    await client.workflow("cart", id="c").start("anna", 5)
+    handle = client.workflow("cart", id="c", if_exists="replace")
+    await handle.start_and_send(items.message("a"), "berta")
+    await handle.send(items, "b")
+    assert await handle.result(timeout=PATIENCE_S) == ["a", "b"]
+
+
+async def test_two_callers_with_one_key_begin_one_run(client: Client) -> None:
+    handles = [client.workflow("cart", id="c", if_exists="renew") for _ in range(4)]
+    await asyncio.gather(
+        *(handle.start_and_send(items.message("a", key="evt_1"), "anna", 1) for handle in handles)
+    )
+    assert await handles[0].result(timeout=PATIENCE_S) == ["a"]
+    await until(lambda: _is_empty(client), "all messages are taken")
+    # A second run would wait for an item that nobody sends.
+    assert await client.get("c").status() == "completed"
+
+
+async def test_an_event_that_an_open_run_took_starts_nothing_later(client: Client) -> None:
+    handle = client.workflow("cart", id="c", if_exists="renew")
+    await handle.start_and_send(items.message("a", key="evt_1"), "anna")
+    await handle.start_and_send(items.message("b", key="evt_2"), "anna")
+    assert await handle.result(timeout=PATIENCE_S) == ["a", "b"]
+    await handle.start_and_send(items.message("b", key="evt_2"), "anna")
+    await until(lambda: _is_empty(client), "all messages are taken")
+    assert await client.get("c").status() == "completed"
+
+
+async def test_renew_joins_what_goes_on_and_starts_what_has_ended(client: Client) -> None:
+    first, second = (client.workflow("cart", id="c", if_exists="renew") for _ in range(2))
+    await first.start("anna", 1)
+    await waits_for(client.get("c"), "message items")
+    await second.start("anna", 1)
+    with pytest.raises(AlreadyStarted):
+        await client.workflow("cart", id="c", if_exists="renew").start("berta", 1)
+    await first.send(items, "a")
+    ends = [await handle.result(timeout=PATIENCE_S) for handle in (first, second)]
+    assert ends == [["a"], ["a"]]
+    await second.start("anna", 1)
+    await second.send(items, "b")
+    assert await second.result(timeout=PATIENCE_S) == ["b"]

@@ -128,7 +128,7 @@ async def test_a_pause_ends_no_wait(
     pair: tuple[Node, Client], app: App, checkout: Any, who: str
 ) -> None:
     app.include(OTHER)
-    handle = client_of(pair, who).workflow(checkout, id="order-1", delay=0.01)
+    handle = client_of(pair, who).workflow(checkout, id="order-1", delay=0.5)  # time for the pause
     await handle.start(5)
     await handle.pause()
     with pytest.raises(Timeout, match=r"is suspended \(paused\)\. It goes on after resume\(\)"):

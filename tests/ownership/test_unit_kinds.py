@@ -23,6 +23,7 @@ from perdure.kernel.unit.budget import Budget
 from perdure.kernel.unit.kinds import Kinds, Unit
 from perdure.kernel.unit.mailbox import Mailbox
 from perdure.kernel.unit.turn import Turn
+from perdure.node.ownership.ownership import Ownership
 from perdure.node.queues.routes import Routes
 from perdure.ports.store import Inbox, Store, Units
 from perdure.store.memory import MemoryStore
@@ -33,6 +34,7 @@ class Sums:
 
     kind = "sum"
     held: Failure | None = None
+    lacks = ""
     idle = True
     only_sleeps = False
     is_poison = False
@@ -58,7 +60,7 @@ class Sums:
         commit_id: bytes,
         is_spent: Callable[[], bool],
     ) -> Turn | Working:
-        turn = Turn(self.id, now, Budget(100, 1_000_000, is_spent), 1)
+        turn = Turn(self.id, now, Budget(100, 1_000_000, is_spent), 1, fence.scope)
         if not mailbox.queue:
             return turn
         if self.row is None:
@@ -125,8 +127,8 @@ class SumNode(Node):
     gate: asyncio.Event
     log: list[str]
 
-    def _kinds(self, store: Store, routes: Routes) -> Kinds:
-        known = super()._kinds(store, routes)
+    def _kinds(self, store: Store, routes: Routes, ownership: Ownership) -> Kinds:
+        known = super()._kinds(store, routes, ownership)
         return Kinds(
             {
                 "workflow": lambda unit: known.make("workflow", unit),

@@ -173,6 +173,18 @@ async def tasks_of(world: World, unit: str = "one") -> list[Task]:
         return (await store.load([unit]))[0].tasks
 
 
+async def stored_task(world: World, unit: str = "one") -> Task:
+    """The one task of an instance, once it is stored."""
+    found: list[Task] = []
+
+    async def is_stored() -> bool:
+        found.extend(await tasks_of(world, unit))
+        return bool(found)
+
+    await until(is_stored, "a task")
+    return found[0]
+
+
 async def lease_by_hand(world: World, lease_ms: int = 100, *, worker: str = "lost") -> Task:
     """Lease the one task as a worker that never says anything more."""
     async with looked_into(world) as store:
@@ -239,8 +251,7 @@ async def test_tasks_wait_until_there_is_a_worker(world: World, bench: Bench) ->
     async with world.node(bench.app("owner"), serves=(), **FAST) as owner:
         handle = handle_of(owner, "one")
         await handle.start()
-        await until(lambda: owner.residents > 0, "the instance")
-        [task] = await tasks_of(world)
+        task = await stored_task(world)
         assert (task.queue, task.name, task.worker) == ("gpu", "where", None)
         async with world.node(bench.app("worker"), worker_only=True, serves=("gpu",), **FAST):
             assert await handle.result(timeout=PATIENCE_S) == "worker"
@@ -388,6 +399,21 @@ async def test_a_result_in_time_counts_once(world: World, bench: Bench) -> None:
         assert await handle.result(timeout=PATIENCE_S) == "late"
 
 
+async def test_a_second_attempt_outlives_its_owner(world: World, bench: Bench) -> None:
+    async with apart(world, bench) as (owner, _):
+        await handle_of(owner, "one").start()
+        await lease_by_hand(world)
+        leased = await lease_by_hand(world, 600_000)
+        assert leased.attempt == 2
+    async with apart(world, bench) as (owner, _):
+        handle = handle_of(owner, "one")
+        # It brings the instance into memory, and has a turn of it.
+        await handle.send("nothing", 1)
+        assert [task.token for task in await tasks_of(world)] == [leased.token]
+        assert (await post_by_hand(world, leased)).outcome == "accepted"
+        assert await handle.result(timeout=PATIENCE_S) == "late"
+
+
 async def test_details_of_heartbeats_reach_the_next_worker(world: World, bench: Bench) -> None:
     async with apart(world, bench) as (owner, _):
         handle = handle_of(owner, "holds")
@@ -452,8 +478,7 @@ async def test_a_worker_that_stops_finishes_what_it_can(world: World, bench: Ben
 async def test_tasks_go_on_while_there_is_no_owner(world: World, bench: Bench) -> None:
     async with world.node(bench.app("owner"), serves=(), **FAST) as owner:
         await handle_of(owner, "holds").start({})
-        await until(lambda: owner.residents > 0, "the instance")
-        assert len(await tasks_of(world)) == 1
+        await stored_task(world)
     async with world.node(bench.app("worker"), worker_only=True, **FAST):
         await until(lambda: bool(bench.began), "the activity")
         # Another owner finds the task under way, and adds none.
@@ -487,11 +512,14 @@ async def test_a_task_stays_one_under_an_owner_that_serves_its_queue(world: Worl
     bench = Bench(is_declared=False)
     async with world.node(bench.app("first"), serves=(), **FAST) as first:
         await handle_of(first, "holds").start({})
-        await until(lambda: first.residents > 0, "the instance")
-        assert len(await tasks_of(world)) == 1
-    bench.ended.set()
+        await stored_task(world)
     async with world.node(bench.app("second"), **FAST) as second:
-        assert await handle_of(second, "holds").result(timeout=PATIENCE_S) == "second"
+        handle = handle_of(second, "holds")
+        # It has a turn, whose row says that the owner has nothing to do for it.
+        await handle.send("nothing", 1)
+        assert (await handle.describe()).wake_at is None
+        bench.ended.set()
+        assert await handle.result(timeout=PATIENCE_S) == "second"
     assert bench.began == [("second", 1)]
 
 

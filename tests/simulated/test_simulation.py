@@ -8,22 +8,22 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+import planted
+
 from perdure.simulation.plan import plan
-from perdure.simulation.play import play
+from perdure.simulation.play import play, shrink
 
 FIRST = int(os.environ.get("PERDURE_SIMULATE_FIRST", "1000"))
 SEEDS = int(os.environ.get("PERDURE_SIMULATE", "0"))
 MANY = 1_000_000
 PARTS = 6
 PART = 20
-
-FOUND = {
-    20: "a scope whose owner by the store had never released it was claimed by no node",
-}
-"""Seeds that have found a fault, and what it was."""
 
 
 @pytest.mark.parametrize("part", range(PARTS))
@@ -32,12 +32,6 @@ def test_what_was_acknowledged_holds(part: int) -> None:
         verdict = play(seed)
         assert not verdict.breaches, verdict.describe()
         assert verdict.operations > 0
-
-
-@pytest.mark.parametrize("seed", FOUND)
-def test_seeds_that_have_found_a_fault(seed: int) -> None:
-    verdict = play(seed)
-    assert not verdict.breaches, verdict.describe()
 
 
 def run(*options: str, hash_seed: int = 0) -> subprocess.CompletedProcess[str]:
@@ -60,6 +54,25 @@ def test_parts_that_are_left_out_leave_the_others_as_they_were() -> None:
     assert rest.names == whole.names[1:]
     kept = whole.names[1]
     assert rest.stream(kept).random() == whole.stream(kept).random()
+
+
+def test_a_planted_fault_is_found_and_made_small() -> None:
+    with planted.same_epoch():
+        verdict = play(1)
+        assert verdict.by_kind["old epoch"]
+        smallest = shrink(verdict)
+    assert smallest.by_kind["old epoch"]
+    assert len(smallest.plan.names) < len(verdict.plan.names)
+    assert "old epoch: " in smallest.describe()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1_200)
+@pytest.mark.parametrize("what", planted.FAULTS)
+def test_each_planted_fault_is_found(what: str) -> None:
+    seed, breach = planted.find(planted.FAULTS[what], planted.MOST)
+    assert seed, f"no seed up to {planted.MOST} has found it"
+    assert breach
 
 
 @pytest.mark.long

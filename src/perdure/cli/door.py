@@ -182,7 +182,7 @@ async def find_or_posted(store: ClientStore, id: str) -> UnitRow:
     if view is None:
         start = await find_start(store, id)
         if start is not None:
-            return pending_of(store, start)
+            return pending_of(start)
         # It may have begun between these two looks. Otherwise this raises.
         view = await must_find(store, id)
     return view.row

@@ -48,10 +48,51 @@ from perdure.cli.target import find_app
 from perdure.errors import PerdureError, UsageError
 from perdure.node import Node, NodeOptions
 from perdure.node.activities.job import named
+from perdure.node.labels import listed, read_labels
+from perdure.ports.cluster import WEIGHT_MAX
 from perdure.ports.store import Units
 
 # Instances that are looked at when the node is ready, to see which code they need.
 _LOOKED_AT = 1_000
+
+Grace = Annotated[
+    float | None,
+    typer.Option(
+        "--grace",
+        metavar="DURATION",
+        parser=seconds,
+        help="What running activities get at the stop: 10 (seconds), 2m.",
+    ),
+]
+Weight = Annotated[
+    int | None,
+    typer.Option(
+        "--weight",
+        metavar="NUMBER",
+        min=0,
+        max=WEIGHT_MAX,
+        help="Its share of the work in a cluster, in proportion to the others.",
+        show_default="100",
+    ),
+]
+Groups = Annotated[
+    str | None,
+    typer.Option(
+        "--groups",
+        metavar="A,B",
+        help="Run workflows of these groups only.",
+        show_default="all of the app",
+    ),
+]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--label",
+        metavar="KEY=VALUE",
+        help="Describe the node, for pins. It may be repeated.",
+        show_default=False,
+    ),
+]
 
 Showing = Callable[[], Coroutine[object, object, None]]
 
@@ -80,15 +121,6 @@ OptionsFile = Annotated[
 NodeName = Annotated[
     str | None,
     typer.Option("--name", metavar="NAME", help="The node's name.", show_default="APP-PID"),
-]
-Grace = Annotated[
-    float | None,
-    typer.Option(
-        "--grace",
-        metavar="DURATION",
-        parser=seconds,
-        help="What running activities get at the stop: 10 (seconds), 2m.",
-    ),
 ]
 Every = Annotated[
     float | None,
@@ -121,6 +153,9 @@ def serve(  # noqa: PLR0913, PLR0917 - each is an option of the command
     tls_key: Key = None,
     tls_ca: Authority = None,
     tls_name: ServerName = None,
+    weight: Weight = None,
+    groups: Groups = None,
+    label: Labels = None,
     log_level: Annotated[
         LogLevel, typer.Option("--log-level", help="What is logged on stderr.")
     ] = LogLevel.INFO,
@@ -144,26 +179,31 @@ def serve(  # noqa: PLR0913, PLR0917 - each is an option of the command
     with redirect_stdout(sys.stderr):  # the first line on stdout says that the node is ready
         app = find_app(target)
     check_shared(store)
-    latencies = pulse.Latencies()
-    interceptors = []
-    if live:
-        interceptors = [latencies]
-    given = with_queues(NodeOptions.load(options), queues, tags, no_shards=no_shards)
+    given = _placed(NodeOptions.load(options), weight, groups, label)
+    given = with_queues(given, queues, tags, no_shards=no_shards)
     if not given.gc_residents:
         given = replace(given, gc_residents=GC_RESIDENTS)
-    tls = (tls_cert, tls_key, tls_ca, tls_name)
-    node = Node(
-        app,
-        store,
-        options=given,
-        name=name,
-        interceptors=interceptors,
-        listen=door_from(listen, advertise, token_file, tls),
-    )
+    door = door_from(listen, advertise, token_file, (tls_cert, tls_key, tls_ca, tls_name))
+    node = Node(app, store, options=given, name=name, listen=door)
     showing = None
     if live:
+        latencies = pulse.Latencies()
+        node = Node(app, store, options=given, name=name, interceptors=[latencies], listen=door)
         showing = partial(pulse.show, node, latencies, every or 1.0, as_json=as_json)
     return asyncio.run(_serve(app, node, store, grace, showing, as_json=as_json))
+
+
+def _placed(
+    given: NodeOptions, weight: int | None, groups: str | None, labels: list[str] | None
+) -> NodeOptions:
+    """The options of the file and the environment, with those of the command line before them."""
+    if weight is not None:
+        given = replace(given, weight=weight)
+    if groups is not None:
+        given = replace(given, groups=tuple(listed(groups)))
+    if labels:
+        given = replace(given, labels={**given.labels, **read_labels(labels)})
+    return given
 
 
 async def _serve(

@@ -14,6 +14,7 @@ from perdure.cli.door import find_or_posted, reading, why_not_begun
 from perdure.cli.listings import COLOURS
 from perdure.cli.options import DEFAULT_URL, AsJson, Id, StoreUrl, Wide
 from perdure.cli.payloads import is_undecodable, payload_json
+from perdure.cli.tasks import read_tasks, task_json, task_lines
 from perdure.cli.timeline import Step, duration, open_steps, render, steps
 from perdure.cli.view import (
     Json,
@@ -28,7 +29,7 @@ from perdure.cli.watch import read_history
 from perdure.client.description import HistoryEvent, readable_row
 from perdure.codec.failure import without_own_frames
 from perdure.errors import Failure
-from perdure.kernel.data.commit import UnitRow
+from perdure.kernel.data.commit import Task, UnitRow
 from perdure.kernel.data.message import Message
 from perdure.ports.store import ClientStore, Executions, Inbox, KvEntries
 
@@ -49,6 +50,7 @@ class _Instance:
     kv: Json
     history: list[HistoryEvent]
     inbox: list[Message]
+    tasks: list[Task]
     has_more_messages: bool
     reason: str
     unreadable: list[str]
@@ -76,6 +78,7 @@ def show(
                 "steps": [step_json(step) for step in found],
                 "inbox": [message_json(message) for message in instance.inbox],
                 "more_messages": instance.has_more_messages,
+                "tasks": [task_json(task) for task in instance.tasks],
                 "unreadable": instance.unreadable,
             }
         )
@@ -97,6 +100,7 @@ async def _read(url: str, id: str) -> _Instance:
         executions = await kept_executions(store, row)
         read = await read_history(store, id, row.execution)
         reason = await _reason(store, row)
+        tasks = await read_tasks(store, id)
     # A damaged part is named, and the others are shown: that is when people look.
     unreadable = [
         f"the column {name} of {id!r} cannot be read; it is shown as empty" for name in damaged
@@ -106,7 +110,9 @@ async def _read(url: str, id: str) -> _Instance:
             unreadable.append(f"the KV entry {key!r} of {id!r} cannot be read")
     unreadable += read.unreadable
     has_more = inbox.next is not None
-    return _Instance(row, executions, kv, read.events, inbox.items, has_more, reason, unreadable)
+    return _Instance(
+        row, executions, kv, read.events, inbox.items, tasks, has_more, reason, unreadable
+    )
 
 
 async def _read_kv(store: ClientStore, id: str) -> Json:
@@ -173,6 +179,7 @@ def _facts(instance: _Instance, now_ms: int) -> RenderableType:
         f"{step.kind} {step.name}{_due(step, now_ms)}" for step in open_steps(instance.history)
     ]
     facts.add_list("waits for", waits)
+    facts.add_list("tasks", task_lines(instance.tasks, now_ms))
     facts.add_list("inbox", _inbox_lines(instance, now_ms))
     if instance.history:
         others = ""

@@ -15,6 +15,7 @@ from perdure.cli.listings import COLOURS
 from perdure.cli.options import DEFAULT_URL, AsJson, StoreUrl
 from perdure.cli.outcome import Exit
 from perdure.cli.sheet import Sheet
+from perdure.cli.timeline import duration
 from perdure.client.store_metrics import StoreMetrics, read_metrics, read_queues
 from perdure.ports.store import QueueDepth, StoreInfo
 
@@ -90,7 +91,15 @@ def _others(metrics: StoreMetrics) -> RenderableType:
     return table
 
 
+def _row(depth: QueueDepth) -> list[str]:
+    counts = (depth.visible, depth.delayed, depth.leased, depth.expired)
+    oldest = ""
+    if depth.visible:
+        oldest = duration(depth.oldest_ms)
+    return [depth.queue, *map(str, counts), oldest]
+
+
 def _print_queues(queues: dict[str, QueueDepth]) -> None:
-    names = ("visible", "delayed", "leased", "expired")
+    names = ("visible", "delayed", "leased", "expired", "oldest")
     sheet = Sheet([Column("queue"), *(Column(name, is_right=True) for name in names)])
-    sheet.add([name, *map(str, _depths(depth).values())] for name, depth in queues.items())
+    sheet.add(map(_row, queues.values()))

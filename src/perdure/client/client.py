@@ -52,6 +52,7 @@ from perdure.client.filter import Filter, Selection, units_query
 from perdure.client.gateway import Gateway, MeasuredGateway, StoreGateway
 from perdure.client.handle import Handle
 from perdure.client.letters import resend
+from perdure.client.pins import pin_to, unpin
 from perdure.client.posted import posted_starts
 from perdure.client.remote import is_remote
 from perdure.client.store_metrics import StoreMetrics, read_metrics, read_queues
@@ -215,6 +216,27 @@ class Client:
             interceptors=self._interceptors,
         )
         return handle
+
+    async def pin(self, id: str, *, node: str | None = None, label: str | None = None) -> None:
+        """Have an instance run on the node of this name, or on nodes with this label (`zone=eu-1`).
+
+        A pin is a wish: while no such node lives, or it lacks the code, another one runs the
+        instance. It has moved when this returns. Activities that run meanwhile start again there.
+
+        Raises:
+            NotFound, NotRunning: there is no such instance (any more).
+            Timeout: no node has moved it within 10 s. The request waits in its inbox.
+            UsageError: the store has one node only, or neither or both of the two are given.
+        """
+        await pin_to(self._gateway, id, node, label)
+
+    async def unpin(self, id: str) -> None:
+        """Have an instance run again where its id leads to.
+
+        Raises:
+            NotFound, NotRunning, Timeout, UsageError: as `pin`.
+        """
+        await unpin(self._gateway, id)
 
     async def start_many(self, starts: Iterable[PreparedStart]) -> list[StartOutcome]:
         """Start many instances in few batches. Returns what came of each, in the same order.

@@ -15,6 +15,7 @@ import msgspec
 
 from perdure.app import App
 from perdure.client.gateway import StoreGateway
+from perdure.client.pins import find_scopes
 from perdure.cluster import cluster_at
 from perdure.errors import Failure, StoreLocked, StoreUnavailable
 from perdure.kernel.data import message as msg
@@ -142,7 +143,9 @@ async def custody(store: Store, clock: Clock | None = None) -> AsyncGenerator[Cu
     if isinstance(store, SharedStore):
         await _check_no_node(store)
     incarnation = Incarnation("custody", os.urandom(8).hex())
-    scopes = scopes_of(store.info.shards)
+    shards = scopes_of(store.info.shards)
+    # A cluster on this store has made others: groups, and pins.
+    scopes = [*shards, *sorted(set(await find_scopes(store)).difference(shards))]
     claims = await store.claim(scopes, incarnation)
     fences = {scope: Fence(scope, claim.epoch, incarnation.id) for scope, claim in claims.items()}
     try:

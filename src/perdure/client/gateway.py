@@ -23,6 +23,7 @@ from perdure.ports.store import (
     Inbox,
     OwnedStore,
     Posted,
+    SharedStore,
     Starts,
     Store,
     Units,
@@ -214,7 +215,7 @@ async def find_unit(store: ClientStore, unit: str) -> Found:
             return Found(view.row, view.version)
         start = await find_start(store, unit)
         if start is not None:
-            return Found(pending_of(store, start), 0, is_stored=False)
+            return Found(pending_of(start), 0, is_stored=False)
     msg_ = f"no instance has the id {unit!r}; check the id, or start it first"
     raise NotFound(msg_)
 
@@ -239,7 +240,7 @@ async def find_run(store: ClientStore, unit: str, begun: Begun) -> Found:
             version = 0
             if view is not None:
                 version = view.version
-            return Found(pending_of(store, start), version, is_stored=False)
+            return Found(pending_of(start), version, is_stored=False)
     # Neither a row nor a start of the run is there, so the start has been taken.
     if view is None or not begun.may_be_refused:
         raise gone(unit)
@@ -261,10 +262,10 @@ def gone(unit: str) -> NotFound:
     )
 
 
-def pending_of(store: ClientStore, start: msg.Message) -> UnitRow:
+def pending_of(start: msg.Message) -> UnitRow:
     """The row of a start that waits for a node. No store has it."""
     assert isinstance(start.body, msg.Start)
-    row = pending_row(start.to, start, start.body, store.info.shards)
+    row = pending_row(start.to, start, start.body, start.scope)
     row.become("pending", "posted", start.visible_at or None, None)
     return row
 
@@ -321,10 +322,16 @@ class StoreGateway:
     """The way of a client without a node: post to the store, look at the store."""
 
     def __init__(
-        self, store: Store, clock: Clock | None = None, limits: Limits | None = None
+        self,
+        store: Store,
+        clock: Clock | None = None,
+        limits: Limits | None = None,
+        *,
+        has_cluster: bool = False,
     ) -> None:
-        """Use an open store."""
+        """Use an open store. `has_cluster`: several nodes have it open."""
         self.store = store
+        self._has_cluster = has_cluster
         if clock is not None:
             self.clock: Clock = clock
         else:
@@ -362,7 +369,7 @@ class StoreGateway:
         ids = tuple({message.to for message in messages})
         # First the starts that wait: one that is taken in between has its row then.
         waiting = await self.store.query(Starts(ids=ids, limit=len(ids)))
-        rows = {start.to: pending_of(self.store, start) for start in waiting.items}
+        rows = {start.to: pending_of(start) for start in waiting.items}
         there = await self.store.query(Units(ids=ids, limit=len(ids)))
         rows |= {view.row.id: view.row for view in there.items}
         began: dict[int, Began] = {}
@@ -375,7 +382,7 @@ class StoreGateway:
                 began[place] = taken
             else:
                 posts.append((place, message))
-                rows[message.to] = pending_of(self.store, message)  # an id may come twice
+                rows[message.to] = pending_of(message)  # an id may come twice
         outcomes = await self.post_all([message for _, message in posts])
         for (place, message), outcome in zip(posts, outcomes, strict=True):
             began[place] = posted_start(message, outcome)
@@ -388,8 +395,15 @@ class StoreGateway:
     async def post_all(self, messages: Sequence[msg.Message]) -> list[Outcome]:
         """Put them into inboxes, in one transaction."""
         for message in messages:
-            message.wait_in(scope_of(message.to, self.store.info.shards))
+            # A start of a known workflow names the scope of its group.
+            if not message.scope or not self._has_groups:
+                message.wait_in(scope_of(message.to, self.store.info.shards))
         return [_outcome_of(posted) for posted in await self.store.post(messages)]
+
+    @property
+    def _has_groups(self) -> bool:
+        """Whether the nodes of the store have groups. A node alone has none."""
+        return self._has_cluster or isinstance(self.store, SharedStore)
 
     async def closed(
         self, unit: str, begun: Begun | None = None, *, through_suspension: bool = False

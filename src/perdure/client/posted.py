@@ -20,7 +20,7 @@ async def posted_starts(store: ClientStore, query: Units, limit: int | None) -> 
     after: str | None = None
     while limit is None or len(found) < limit:
         page = await store.query(Starts(ids=query.ids, limit=_PAGE, after=after))
-        rows = [pending_of(store, start) for start in page.items]
+        rows = [pending_of(start) for start in page.items]
         found += [row for row in rows if _fits(row, query)]
         after = page.next
         if after is None:

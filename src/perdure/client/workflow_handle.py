@@ -10,6 +10,7 @@ from perdure.client.bulk import PreparedStart
 from perdure.client.first_message import send_or_start
 from perdure.client.gateway import Began, Begun, Gateway
 from perdure.client.handle import Handle
+from perdure.client.pins import in_group
 from perdure.client.sending import check_key, check_sent, inbox_full, keyed_id, too_large
 from perdure.closing import value_of
 from perdure.codec import encode
@@ -90,7 +91,8 @@ class WorkflowHandle(Handle[R_co], Generic[P, R_co]):
         if self._delay_ms:
             visible_at = now + self._delay_ms
         body = msg.Start(name, self._version, data, None, self._if_exists, self._attributes)
-        return msg.Message(os.urandom(16), self.id, body, now, visible_at)
+        message = msg.Message(os.urandom(16), self.id, body, now, visible_at)
+        return in_group(message, definition, self._gateway.store)
 
     async def start(self, *args: P.args, **kwargs: P.kwargs) -> None:
         """Start it: durable when this returns. The id makes it idempotent.

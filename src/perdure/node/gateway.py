@@ -91,7 +91,10 @@ class NodeGateway:
 
     def _beside(self) -> StoreGateway:
         """The way by the store, which leads to every unit."""
-        return StoreGateway(self._running().store, self.clock, self.limits)
+        turns = self._running()
+        return StoreGateway(
+            turns.store, self.clock, self.limits, has_cluster=turns.memory.is_one_of_several
+        )
 
     async def send(self, message: Message) -> Outcome:
         """Deliver a message. Return the outcome once it is durable."""
@@ -144,7 +147,7 @@ class NodeGateway:
     async def begin(self, message: Message) -> Began:
         """Deliver a start. Return its outcome, and the run that it began or joined."""
         turns = self._running()
-        if turns.memory.owns(message.to):
+        if turns.memory.owns(message.to, message.scope):
             with suppress(Moved):  # then nothing was done, and it goes to the new owner
                 return await self._begin_here(turns, message)
         started = await self._begin_there(message)
@@ -313,6 +316,8 @@ class NodeGateway:
             row = turns.memory.row(unit)
             if row is None or row.run != run:
                 row = await self._look_for(unit, run, future)
+                if not turns.memory.owns(unit, row.scope):
+                    raise Moved  # its id leads here, and it is in a group or a pin of another node
             if row.status in CLOSED:
                 return row
             if is_held(row) and not through_suspension:
@@ -355,7 +360,7 @@ class NodeGateway:
     async def run(self, message: Message) -> tuple[Outcome, UnitRow | None]:
         """Deliver a start and wait until the run that it began or joined has ended, or is held."""
         turns = self._running()
-        if not turns.memory.owns(message.to):
+        if not turns.memory.owns(message.to, message.scope):
             outcome, begun = await self.begin(message)
             if begun is None:
                 return outcome, None

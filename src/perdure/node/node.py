@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Self
 
 from perdure.client.client import Client
 from perdure.client.gateway import MeasuredGateway
+from perdure.client.pins import find_scopes
 from perdure.cluster import cluster_at
 from perdure.errors import StoreUnavailable, UsageError
 from perdure.guard import runtime as guard
@@ -43,7 +44,7 @@ from perdure.node.telemetry.tally import NodeMetrics, Tally
 from perdure.node.upkeep.elders import Elders
 from perdure.node.wiring import Life, wire
 from perdure.ports.clock import Clock, SystemClock
-from perdure.ports.cluster import Assigner, Member
+from perdure.ports.cluster import CODE_MAX, Assigner, Member
 from perdure.ports.store import Incarnation, SharedStore, Store, Units
 from perdure.ports.transport import Peer
 from perdure.store import open_store
@@ -210,6 +211,7 @@ class Node:
             cluster = None
         elif cluster is None and isinstance(store, SharedStore):
             cluster = cluster_at(store.meeting_place)
+        # A worker claims nothing, so another process may own the store.
         is_owner = cluster is None and not self.options.worker_only
         store = self._measure(store, stack)
         await self._bind(store, stack)  # before it joins, so that the others learn its address
@@ -217,7 +219,10 @@ class Node:
         stack.push_async_callback(self._leave_cluster)  # behind the release
         stack.push_async_callback(self._release, ownership)
         if is_owner:
-            await ownership.claim(scopes_of(store.info.shards))
+            # With those that a cluster on this store has made: groups, and pins.
+            shards = scopes_of(store.info.shards)
+            others = set(await find_scopes(store)).difference(shards)
+            await ownership.claim([*shards, *sorted(others)])
         watchdog = Watchdog(self.options.turn_limit_ms)
         stack.callback(watchdog.close)
         guard.install(guard_level)
@@ -300,19 +305,49 @@ class Node:
         seen = None
         if self._listening is not None:
             seen = self._listening.members_changed
+        member = Member(
+            incarnation=self.incarnation,
+            lease_ms=options.lease_ms,
+            address=self.address,
+            weight=options.weight,
+            groups=self._groups(),
+            labels=dict(options.labels),
+            code=self._code(),
+        )
         self._seat = Seat(
             cluster,
-            Member(incarnation=self.incarnation, lease_ms=options.lease_ms, address=self.address),
+            member,
             Lease(life.turns.freezer, self.clock, options.lease_ms),
             life.ownership,
             self.clock,
+            pins=life.pins,
+            needed=self.app.groups(),
             shards=self.store.info.shards,
             hung_ms=options.turn_limit_ms,
             failed=self._store_failed,
             seen=seen,
+            code_changed=life.deploys.changed,
         )
         await self._seat.take()
         return self._seat.assignments()
+
+    def _groups(self) -> tuple[str, ...]:
+        """The groups that this node serves: those of its options, or all of its app."""
+        if self.options.groups:
+            return self.options.groups
+        return tuple(self.app.groups())
+
+    def _code(self) -> tuple[str, ...]:
+        """What this node can run, for the others."""
+        code = self.app.code()
+        if len(code) > CODE_MAX:
+            text = (
+                "node %s has %d definitions, of which the others can be told %d at most. So nothing"
+                " is handed to it for the sake of its code"
+            )
+            logger.warning(text, self.name, len(code), CODE_MAX, extra={"node": self.name})
+            return ()
+        return tuple(code)
 
     async def _leave_cluster(self) -> None:
         if self._seat is not None:
@@ -335,7 +370,7 @@ class Node:
                 store,
                 is_shared,
                 self.app,
-                self._kinds(store, routes),
+                self._kinds(store, routes, ownership),
                 self.clock,
                 self.options,
                 routes,
@@ -353,10 +388,14 @@ class Node:
             )
         )
 
-    def _kinds(self, store: Store, routes: Routes) -> Kinds:
+    def _kinds(self, store: Store, routes: Routes, ownership: Ownership) -> Kinds:
         """The kinds of units that this node knows."""
         info = store.info
         limits = self.options.limits
+
+        is_elsewhere = None
+        if not ownership.is_alone:
+            is_elsewhere = ownership.is_elsewhere
 
         def workflow(unit: str) -> WorkflowUnit:
             return WorkflowUnit(
@@ -366,6 +405,7 @@ class Node:
                 shards=info.shards,
                 dedupe_ms=info.dedupe_ms,
                 is_queued=routes.is_queued,
+                is_elsewhere=is_elsewhere,
             )
 
         return Kinds({WORKFLOW: workflow}, {Start: WORKFLOW})
@@ -408,6 +448,8 @@ class Node:
         self._checks.check()
         if self._life is not None:
             self._life.deploys.changed()
+        if self._seat is not None:
+            self._seat.describe_soon(self._groups(), self._code(), self.app.groups())
 
     async def stop(self, grace: float | None = None) -> None:
         """Stop in order: finish or cancel activities, finish commits, release the scopes.

@@ -16,18 +16,24 @@ import msgspec
 from perdure.errors import DefinitionError, UsageError
 from perdure.kernel.data.definition import check_name
 from perdure.kernel.data.limits import Limits, check_count
+from perdure.kernel.data.placement import check_group
+from perdure.node.labels import check_labels, listed, read_labels
+from perdure.ports.cluster import WEIGHT_MAX
 
 logger = logging.getLogger("perdure.node")
 
 ENVIRONMENT_PREFIX = "PERDURE_"
 
-_TABLES = ("queues", "limits")
+_TABLES = ("queues", "limits", "labels")
 _NAMES = ("serves", "tags")
+_LISTS = (*_NAMES, "groups")
 _SWITCHES = ("only_tagged", "worker_only")
-_NO_NUMBERS = (*_TABLES, *_NAMES, *_SWITCHES)
+_NO_NUMBERS = (*_TABLES, *_LISTS, *_SWITCHES)
 """Options that are no numbers."""
 
-_MAY_BE_ZERO = ("grace_ms", "stop_ms", "store_retry_ms", "retention_ms", "gc_residents", "sessions")
+_MAY_BE_ZERO = (
+    "weight", "grace_ms", "stop_ms", "store_retry_ms", "retention_ms", "gc_residents", "sessions",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +62,10 @@ class NodeOptions:
 
     **The cluster.** A node that has not renewed its lease for `lease_ms` counts as dead, and others
     take its work over. A node that is to take over the work of a living one waits up to
-    `handover_ms` for its release.
+    `handover_ms` for its release. `weight` is the share of the work that falls to a node, in
+    proportion to those of the others (0: none). It serves the `groups` of workflows that are named,
+    or without names all those of its app. `labels` describe it, and instances can be pinned to
+    them.
 
     **Shared queues.** The node runs tasks of the queues that it `serves` (None: of all that the app
     declares or its activities name). Of those with a tag it takes the ones with one of its `tags`,
@@ -86,6 +95,9 @@ class NodeOptions:
     stop_ms: int = 1_000
     lease_ms: int = 10_000
     handover_ms: int = 5_000
+    weight: int = 100
+    groups: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
     serves: tuple[str, ...] | None = None
     tags: tuple[str, ...] = ()
     only_tagged: bool = False
@@ -118,6 +130,14 @@ class NodeOptions:
         for queue, count in self.queues.items():
             check_count(f"NodeOptions.queues[{queue!r}]", count)
         check_kind("NodeOptions.limits", self.limits, Limits, "be a Limits")
+        if self.weight > WEIGHT_MAX:
+            msg = f"NodeOptions.weight is {WEIGHT_MAX} at most, got {self.weight}"
+            raise UsageError(msg)
+        check_kind("NodeOptions.groups", self.groups, tuple, "be a tuple of names")
+        for group in self.groups:
+            check_group(group)
+        check_kind("NodeOptions.labels", self.labels, Mapping, "map names to texts")
+        check_labels(self.labels)
         for name in _NAMES:
             _check_names(name, getattr(self, name))
         for name in _SWITCHES:
@@ -187,8 +207,10 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
         name = key.removeprefix(ENVIRONMENT_PREFIX).lower()
         limit = name.removeprefix("limits_")
         # A variable has no room for a table. Others with this prefix are no options: PERDURE_LOG.
-        if name in _NAMES:
-            table[name] = [part.strip() for part in text.split(",") if part.strip()]
+        if name == "labels":
+            table[name] = read_labels(listed(text))
+        elif name in _LISTS:
+            table[name] = listed(text)
         elif name in _SWITCHES:
             table[name] = _switch(text, key)
         elif name in known and name not in _TABLES:
@@ -246,7 +268,9 @@ def _merged(options: NodeOptions, table: object, origin: str) -> NodeOptions:
             changes[name] = _queues(value, origin)
         elif name == "limits":
             changes[name] = _limits(options.limits, value, origin)
-        elif name in _NAMES:
+        elif name == "labels":
+            changes[name] = _checked(value, "labels", None, "label", origin)
+        elif name in _LISTS:
             check_kind(f"bad value in {origin}: {name}", value, list, "be a list of names")
             changes[name] = tuple(msgspec.convert(value, list[object]))
         elif name in _SWITCHES:

@@ -11,7 +11,9 @@ from perdure.node.background import Background
 from perdure.node.deploys import Deploys
 from perdure.node.loop.turns import Turns
 from perdure.node.ownership.arrivals import Arrivals
+from perdure.node.ownership.handover import Handover
 from perdure.node.ownership.owner import Owner
+from perdure.node.ownership.pins import Pins
 from perdure.node.queues.overdue import OverdueTasks
 from perdure.node.queues.store_time import StoreTime
 from perdure.node.queues.worker import TaskWorker
@@ -36,6 +38,8 @@ class Life:
     ownership: Ownership
     owner: Owner
     deploys: Deploys
+    pins: Pins
+    handover: Handover
     arrivals: Arrivals
     sweeper: Sweeper
     worker: TaskWorker
@@ -54,7 +58,9 @@ class Life:
         async for hint in hints:
             # A store tells of all scopes. Messages for other nodes are not for this one.
             scope = self.ownership.find(hint.scope)
-            if scope is not None and scope.takes_messages:
+            if scope is None:
+                self.pins.hear(hint.scope)
+            elif scope.takes_messages:
                 self.turns.memory.read_inbox(hint.unit)
 
     async def end_background(self) -> None:
@@ -62,12 +68,14 @@ class Life:
         self.worker.drain()
         self.owner.stop()
         self.deploys.stop()
+        self.handover.stop()
         await self.background.end()
 
     def leave_at_once(self) -> None:
         """End a stop that was cancelled, without waiting for anything."""
         self.owner.stop()
         self.deploys.stop()
+        self.handover.stop()
         self.worker.leave_at_once()
         self.background.give_up()
         self.attempts.leave_at_once()
@@ -82,6 +90,10 @@ def wire(given: Surroundings) -> Life:
     background = Background(given.node_name)
     # Turns start attempts, and attempts deliver their results to turns. So turns make them.
     turns = Turns(given, partial(Attempts, given))
+    deploys = Deploys(turns, ownership, options, background)
+    handover = Handover(turns, ownership, clock, options, background)
+    if not ownership.is_alone:
+        turns.place_by(handover)
     time = StoreTime(given.store, clock, is_shared=given.is_shared)
     worker = TaskWorker(given, turns.attempts, given.routes, time)
     return Life(
@@ -89,8 +101,10 @@ def wire(given: Surroundings) -> Life:
         turns.ending,
         turns.attempts,
         ownership,
-        Owner(turns, ownership, clock, options, background),
-        Deploys(turns, ownership, options, background),
+        Owner(turns, ownership, clock, options, background, deploys.changed),
+        deploys,
+        Pins(given.store),
+        handover,
         Arrivals(turns, options, ownership, given.failed),
         Sweeper(turns, clock, options, ownership),
         worker,

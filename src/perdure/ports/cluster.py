@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 
+WEIGHT_MAX = 1_000_000
+"""The largest weight of a member."""
+
+CODE_MAX = 2_000
+"""The largest number of definitions that a member names. Every node reads those of all others."""
+
+
 class Assignment(msgspec.Struct, frozen=True):
     """The scopes that a node should own.
 
@@ -52,8 +59,12 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     address: str | None = None
     lease_ms: Annotated[int, msgspec.Meta(ge=1, le=86_400_000)]
     # Its share of the scopes, in proportion to those of the others. With 0 it owns none.
-    weight: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 100
+    weight: Annotated[int, msgspec.Meta(ge=0, le=WEIGHT_MAX)] = 100
     groups: tuple[str, ...] = (GROUP,)
+    labels: dict[str, str] = {}
+    # What it can run: `checkout@1.0.0`, `charge()`. A node that says nothing, such as one of an
+    # older release, is handed nothing for the sake of its code.
+    code: tuple[str, ...] = ()
     # A node that leaves is to own nothing from now on, and lives on until it has released all.
     state: Literal["serving", "leaving"] = "serving"
 

@@ -331,6 +331,7 @@ class Scopes(Query[ScopeView], frozen=True, kw_only=True):
     """Scopes that were claimed at least once, by name. An empty tuple does not filter."""
 
     scopes: tuple[str, ...] = ()
+    prefix: str = ""
 
 
 class Counts(Query[tuple[str, int]], frozen=True, kw_only=True):
@@ -375,6 +376,22 @@ class Queues(Query[QueueDepth], frozen=True, kw_only=True):
     """Queues that have tasks, by name. `at` as in `Totals`."""
 
     at: int
+
+
+class Waiting(Query[str], frozen=True, kw_only=True):
+    """Those of these queues, by name, that have a task without a worker that is visible at `at`.
+
+    It costs a look for each queue, however many tasks there are.
+    """
+
+    queues: tuple[str, ...]
+    at: int
+
+
+class Tasks(Query[Task], frozen=True, kw_only=True):
+    """The tasks of a unit, by the numbers of their calls. Their inputs are left out."""
+
+    unit: str
 
 
 class Overdue(Query[Task], frozen=True, kw_only=True):

@@ -73,6 +73,28 @@ async def persistent(world: World, random: Random, name: str, _door: str) -> Non
 
 
 @customer
+async def hurried(world: World, random: Random, name: str, door: str) -> None:
+    """Send several letters before the first is answered. A single node takes them in their order."""
+    target = random.choice(boxes(world))
+    letters = world.ledger.letters[target]
+    together = 1
+    if world.kind == "alone":
+        # Over a hand-over, letters that are on their way at once have no order.
+        together = random.choice([2, 7])
+    number = 0
+    for _ in range(random.choice([5, 15])):
+        handle = world.client(door).get(target)
+        sent: list[Letter] = [[name, number + n] for n in range(together)]
+        fates = await asyncio.gather(
+            *(world.attempt(partial(handle.send, mail, letter)) for letter in sent)
+        )
+        for fate in fates:
+            letters.note(name, number, fate)
+            number += 1
+        await pause_a_bit(random)
+
+
+@customer
 async def forwarder(world: World, random: Random, name: str, door: str) -> None:
     """Have a workflow send letters."""
     target, count = random.choice(boxes(world)), random.choice([3, 12])
@@ -238,6 +260,34 @@ async def glutton(world: World, random: Random, name: str, door: str) -> None:
         outcome = await world.post_until_answered(name, msg.Send("go", encode("on")))
         world.ledger.expect(outcome, "ok", f"a message to {name}")
     world.ledger.expect(await world.ended(name, name), "completed", f"the status of {name}")
+
+
+@customer
+async def family(world: World, random: Random, name: str, door: str) -> None:
+    """Work that children do. Sometimes it is cancelled, and none of them may go on."""
+    handle, count = world.client(door).workflow(programs.parent, id=name), random.randrange(1, 5)
+    await world.insist(f"start {name}", partial(handle.start, name, count))
+    if random.random() < 0.4:
+        await pause_a_bit(random)
+        await give_up(world, random, door, name)
+        ended = await world.ended(name, name)
+        if ended != "completed":  # it may have been quicker
+            world.ledger.expect(ended, "cancelled", f"the status of {name}")
+        return
+    world.ledger.expect(await world.ended(name, name), "completed", f"the status of {name}")
+    result = await world.insist(f"result of {name}", handle.result)
+    expected = [f"{name}-{number}" for number in range(count)]
+    world.ledger.expect(result, expected, f"the result of {name}")
+
+
+@customer
+async def runner(world: World, random: Random, name: str, door: str) -> None:
+    """One execution after the other."""
+    handle, count = world.client(door).workflow(programs.laps, id=name), random.randrange(1, 6)
+    await world.insist(f"start {name}", partial(handle.start, name, count))
+    world.ledger.expect(await world.ended(name, name), "completed", f"the status of {name}")
+    result = await world.insist(f"result of {name}", handle.result)
+    world.ledger.expect(result, name, f"the result of {name}")
 
 
 # ---------------------------------------------------------------- boxes

@@ -149,3 +149,21 @@ async def hoarder(tag: str, keys: int) -> list[str]:
         await workflow.receive("go", str)
         await work(tag)
     return refused
+
+
+@app.workflow(guard="off")
+async def parent(tag: str, count: int) -> list[str]:
+    """Have children do the work, all at once."""
+    own = workflow.info().id
+    children = [workflow.child(echo, id=f"{own}-child-{n}")(f"{tag}-{n}", n) for n in range(count)]
+    return list(await asyncio.gather(*children))
+
+
+@app.workflow(guard="off")
+async def laps(tag: str, left: int) -> str:
+    """Sleep and work, in one execution after the other."""
+    await asyncio.sleep(0.05)
+    await work(tag)
+    if left:
+        workflow.continue_as_new(laps, tag, left - 1)
+    return tag

@@ -10,7 +10,7 @@ import msgspec
 from perdure.errors import UsageError
 from perdure.kernel.data.commit import Answer, Commit, Task
 from perdure.kernel.data.message import Message
-from perdure.ports.store import Overdue, Page
+from perdure.ports.store import Overdue, Page, Tasks, Waiting
 from perdure.store.limits import StoreLimits
 from perdure.store.page import key_of, page_of
 
@@ -25,6 +25,41 @@ def token_of(task: Task, worker: str, at: int) -> bytes:
         (task.unit, task.run, task.execution, task.seq, task.attempt, worker, at)
     )
     return blake2b(key, digest_size=16).digest()
+
+
+def waiting_from(query: Waiting) -> str:
+    """The name behind which the page of a query begins."""
+    start = key_of(query.after, tuple[str])
+    if start is None:
+        return ""
+    return start[0]
+
+
+def waiting_page(query: Waiting, rows: Iterable[Sequence[str]]) -> Page[str]:
+    """The page of a query. One more row than that says that there are others."""
+    return page_of([((row[0],), row[0]) for row in rows], query.limit)
+
+
+TaskPlace = tuple[int, int, bytes, int]
+"""The place of a task in the list of those of its unit."""
+
+
+def task_place(task: Task) -> TaskPlace:
+    """The place of a task in the list of those of its unit."""
+    return task.seq, task.attempt, task.run, task.execution
+
+
+def tasks_from(query: Tasks) -> TaskPlace:
+    """The place behind which the page of a query begins."""
+    start = key_of(query.after, tuple[int, int, bytes, int])
+    if start is None:
+        return (-1, 0, b"", 0)
+    return start
+
+
+def tasks_page(query: Tasks, found: Iterable[Task]) -> Page[Task]:
+    """The page of a query. One more task than that says that there are others."""
+    return page_of([(task_place(task), task) for task in found], query.limit)
 
 
 OverdueKey = tuple[int, str, bytes, int, int, int]

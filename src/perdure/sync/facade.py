@@ -405,6 +405,27 @@ class SyncClient:
             self._portal,
         )
 
+    def pin(self, id: str, *, node: str | None = None, label: str | None = None) -> None:
+        """Have an instance run on the node of this name, or on nodes with this label (`zone=eu-1`).
+
+        A pin is a wish: while no such node lives, or it lacks the code, another one runs the
+        instance. It has moved when this returns. Activities that run meanwhile start again there.
+
+        Raises:
+            NotFound, NotRunning: there is no such instance (any more).
+            Timeout: no node has moved it within 10 s. The request waits in its inbox.
+            UsageError: the store has one node only, or neither or both of the two are given.
+        """
+        self._portal.call(lambda: self._client.pin(id, node=node, label=label))
+
+    def unpin(self, id: str) -> None:
+        """Have an instance run again where its id leads to.
+
+        Raises:
+            NotFound, NotRunning, Timeout, UsageError: as `pin`.
+        """
+        self._portal.call(lambda: self._client.unpin(id))
+
     def start_many(self, starts: Iterable[PreparedStart]) -> list[StartOutcome]:
         """Start many instances in few batches. Returns what came of each, in the same order.
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextvars import Context, copy_context
 from itertools import count
 from types import TracebackType
 from typing import Literal, Self
@@ -43,9 +44,10 @@ HIGH_BYTES = 1 << 20
 class _End:
     """One end of a connection. It is also the `Pipe` of its exchange."""
 
-    def __init__(self, opening: Opening, on_gone: Callable[[_End], None]) -> None:
-        """Wait for its lanes."""
+    def __init__(self, opening: Opening, on_gone: Callable[[_End], None], context: Context) -> None:
+        """Wait for its lanes. What comes along them is taken in the context of its node."""
         self._opening = opening
+        self._context = context
         self._on_gone = on_gone
         self._exchange: Exchange | None = None
         self._out: Lane | None = None
@@ -97,15 +99,28 @@ class _End:
 
     # ------------------------------------------------------------ the lanes
 
+    # Each of them is called by the other end, or by the network. A copy of the context, because a
+    # context can be entered only once at a time.
+
     def taken(self) -> None:
         """The other end has taken something."""
+        self._context.copy().run(self._taken)
+
+    def take(self, items: Sequence[Item]) -> None:
+        """Take what the other end has sent."""
+        self._context.copy().run(self._take, items)
+
+    def broken(self) -> None:
+        """The connection is no more."""
+        self._context.copy().run(self._broken)
+
+    def _taken(self) -> None:
         if self._is_paused and self.unsent_bytes() <= HIGH_BYTES // 2:
             self._is_paused = False
             if self._exchange is not None:
                 self._exchange.resume()
 
-    def take(self, items: Sequence[Item]) -> None:
-        """Take what the other end has sent."""
+    def _take(self, items: Sequence[Item]) -> None:
         batch: list[Envelope] = []
         for item in items:
             if isinstance(item, bytes):
@@ -115,10 +130,9 @@ class _End:
         if batch and self._exchange is not None:
             self._exchange.received(batch)
         if HANG_UP in items:
-            self.broken()
+            self._broken()
 
-    def broken(self) -> None:
-        """The connection is no more."""
+    def _broken(self) -> None:
         if self._exchange is None:
             self.give_up(Unreachable(f"{self._opening.address} has hung up in the handshake"))
         else:
@@ -206,6 +220,8 @@ class InProcessTransport:
     ) -> None:
         """Open nothing yet. `clock` is that of the node (None: that of the network)."""
         self._network = network
+        # The context in which the node makes it. Other nodes call it in theirs.
+        self._context = copy_context()
         self._clock = clock or network.clock
         self._me = me
         self._token = token
@@ -263,6 +279,13 @@ class InProcessTransport:
         finally:
             alarm.cancel()
 
+    def vanish(self) -> None:
+        """Be there no more, as the transport of a process that was killed. It says no farewell."""
+        self._is_closed = True
+        if self._address is not None:
+            self._network.unbind(self._address)
+        self._network.cut(self._me.node.node)
+
     async def close(self) -> None:
         """Stop listening, and close all links."""
         self._is_closed = True
@@ -289,6 +312,9 @@ class InProcessTransport:
         """Let another node's end meet one of this node, now or when it listens."""
 
         def serve(handler: Handler) -> None:
+            self._context.copy().run(meet, handler)
+
+        def meet(handler: Handler) -> None:
             ours = self._end(self._opening("listening", f"inprocess {node}", handler))
             me = self._me.node.node
             there = Lane(self._network, node, me, (theirs, ours))
@@ -309,7 +335,7 @@ class InProcessTransport:
         return Opening(handshake, address, handler, self._options, self._clock)
 
     def _end(self, opening: Opening) -> _End:
-        end = _End(opening, self._forget)
+        end = _End(opening, self._forget, self._context)
         self._ends[end] = None
         return end
 

@@ -371,6 +371,7 @@ def check_message(message: msg.Message, limits: Limits) -> msg.Message:
         # Only units and workers have these, and both write to the store themselves.
         msg_ = f"a message to {message.to!r} claims to come from another unit"
         raise UsageError(msg_)
+    check_text(message.scope, "a scope")
     body = message.body
     data = b""
     if isinstance(body, msg.Start):
@@ -391,6 +392,8 @@ def check_message(message: msg.Message, limits: Limits) -> msg.Message:
         data = body.value
     elif isinstance(body, _REASONED):
         check_text(body.reason, "a reason")
+    elif isinstance(body, msg.Place):
+        check_text(body.scope, "a scope")
     elif not isinstance(body, _PLAIN):
         msg_ = f"a client cannot send a {type(body).__name__} to {message.to!r}"
         raise UsageError(msg_)

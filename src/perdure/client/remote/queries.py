@@ -8,7 +8,7 @@ import msgspec
 
 from perdure.client.remote.protocol import UNREADABLE, Ask
 from perdure.errors import UsageError
-from perdure.kernel.data.commit import ExecutionRow, JournalChunk
+from perdure.kernel.data.commit import ExecutionRow, JournalChunk, Task
 from perdure.kernel.data.message import Message
 from perdure.ports.store import (
     Counts,
@@ -25,9 +25,11 @@ from perdure.ports.store import (
     Scopes,
     ScopeView,
     Starts,
+    Tasks,
     Totals,
     Units,
     UnitView,
+    Waiting,
 )
 from perdure.ports.where import Where
 
@@ -49,6 +51,8 @@ _PLAIN: dict[str, type[Query[Any]]] = {
         Counts,
         Totals,
         Queues,
+        Waiting,
+        Tasks,
     )
 }
 _pages: dict[str, msgspec.msgpack.Decoder[Any]] = {
@@ -62,6 +66,8 @@ _pages: dict[str, msgspec.msgpack.Decoder[Any]] = {
     "Scopes": msgspec.msgpack.Decoder(Page[ScopeView]),
     "Counts": msgspec.msgpack.Decoder(Page[tuple[str, int]]),
     "Totals": msgspec.msgpack.Decoder(Page[tuple[str, int]]),
+    "Waiting": msgspec.msgpack.Decoder(Page[str]),
+    "Tasks": msgspec.msgpack.Decoder(Page[Task]),
     "Queues": msgspec.msgpack.Decoder(Page[QueueDepth]),
 }
 # A condition has a value of many types, which msgspec cannot tell apart by itself. So its three

@@ -104,6 +104,10 @@ class UnitRow(msgspec.Struct, array_like=True, gc=False):
         self.execution = before.execution + 1
         self.custom_status_version = before.custom_status_version
 
+    def move(self, scope: str) -> None:
+        """Be in another scope, whose owner advances the unit from then on."""
+        self.scope = scope
+
     def delay(self, until: int) -> None:
         """Begin at this time (ms)."""
         self.wake_at = until

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from perdure.errors import DefinitionError, UsageError
+from perdure.kernel.data.placement import GROUP
 from perdure.kernel.data.queue import DEFAULT_PRIORITY
 from perdure.kernel.data.retry import ONCE, RetryPolicy
 
@@ -167,6 +168,8 @@ class WorkflowDefinition:
     signature: Signature
     on_mismatch: Literal["suspend", "fail"] = "suspend"
     guard: Literal["error", "warn", "off"] = "error"
+    # Only nodes that serve this group run instances of the workflow.
+    group: str = GROUP
 
 
 class Definitions(Protocol):

@@ -145,6 +145,16 @@ class Prune(Body, tag=13):
     executions: list[int] = []
 
 
+class Place(Body, tag=14):
+    """Put the unit into this scope, whose owner does its work from then on.
+
+    The unit sends the same message to itself with the commit that moves it, so that its new owner
+    hears of it. An empty scope is the unit's home: its group, and the shard of its id.
+    """
+
+    scope: str
+
+
 # It has the last tag, so that the tags before it are left to bodies of later releases.
 class Unreadable(Body, tag=255):
     """A body that this release cannot decode. The row of its message stays as it is.
@@ -170,10 +180,13 @@ AnyBody = (
     | Reply
     | Delete
     | Prune
+    | Place
     | Unreadable
 )
 
-CONTROL: frozenset[type] = frozenset({Cancel, Terminate, Pause, Resume, Retry, Delete, Prune})
+CONTROL: frozenset[type] = frozenset(
+    {Cancel, Terminate, Pause, Resume, Retry, Delete, Prune, Place}
+)
 """Bodies of the control lane."""
 
 ADMIN = (Delete, Prune)

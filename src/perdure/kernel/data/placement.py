@@ -1,8 +1,15 @@
 """Ids and scopes: which ids are allowed, and which scope a new unit belongs to.
 
-The scope of a unit is `group/number`. The number is a stable hash of the id, modulo the store's
+The home of a unit is `group/number`. The number is a stable hash of the id, modulo the store's
 shard count. It is written into the unit's row when the unit is created. From then on the row
-decides, because a unit may be pinned elsewhere.
+decides, because a unit may be pinned elsewhere:
+
+    pin/GROUP/node:NAME             by hand, to the node of this name
+    pin/GROUP/label:KEY=VALUE       by hand, to nodes with this label
+    pin/GROUP/code:NAME@VERSION     because its owner has not got this version of its workflow
+
+All units of a group with the same destination share one pin. So there are as many pins as
+destinations, however many units are pinned.
 
 Ids that code does not give are derived here from the command that needs them, so that replay gets
 the same ones.
@@ -10,12 +17,17 @@ the same ones.
 
 from __future__ import annotations
 
+import re
 from hashlib import blake2b
+from typing import Literal, NamedTuple, Self
 from zlib import crc32
 
-from perdure.errors import InvalidId
+from perdure.errors import InvalidId, UsageError
 
 GROUP = "default"
+PIN = "pin/"
+"""Names of pins begin with this, and no group has this name."""
+_GROUP_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 ID_BYTES_MAX = 512
 # Two lives of an id have the same eight digits once in four billion pairs. More would make ids
 # unreadable in lists.
@@ -63,6 +75,71 @@ def scope_of(unit: str, shards: int, group: str = GROUP) -> str:
 def scopes_of(shards: int, group: str = GROUP) -> list[str]:
     """All scopes of a group."""
     return [f"{group}/{n}" for n in range(shards)]
+
+
+def check_group(name: object) -> str:
+    """Return the name of a group if it can be one.
+
+    Raises:
+        UsageError: naming it and the rule.
+    """
+    if not isinstance(name, str) or not _GROUP_NAME.fullmatch(name) or f"{name}/" == PIN:
+        msg = (
+            f"{name!r} cannot be the name of a group: use up to 64 letters, digits, '_', '.' and "
+            "'-', and not 'pin'"
+        )
+        raise UsageError(msg)
+    return name
+
+
+PinKind = Literal["node", "label", "code"]
+_KINDS: tuple[PinKind, ...] = ("node", "label", "code")
+
+
+class Pin(NamedTuple):
+    """A scope of units that are not at home: their group, and what they need.
+
+    `wanted` is the name of a node, a label as `key=value`, or code. Code is `name@version` of a
+    workflow. An activity that it lacks follows behind a `+`, as `name()`.
+    """
+
+    group: str
+    kind: PinKind
+    wanted: str
+
+    @property
+    def scope(self) -> str:
+        """The name of the scope."""
+        return f"{PIN}{self.group}/{self.kind}:{self.wanted}"
+
+    @classmethod
+    def read(cls, scope: str) -> Self | None:
+        """The pin of which this is the name. None: it is a shard, or of a later release."""
+        if not scope.startswith(PIN):
+            return None
+        group, _, rest = scope.removeprefix(PIN).partition("/")
+        kind, _, wanted = rest.partition(":")
+        for known in _KINDS:
+            if kind == known:
+                return cls(group, known, wanted)
+        return None
+
+
+def code_of(workflow: str, version: str | None) -> str:
+    """A workflow's code, as pins and members name it. Without a version it is any version."""
+    return f"{workflow}@{version or ''}"
+
+
+def activity_of(name: str) -> str:
+    """An activity's code, as pins and members name it."""
+    return f"{name}()"
+
+
+def group_of(scope: str) -> str:
+    """The group of a unit that is in this scope."""
+    if scope.startswith(PIN):
+        scope = scope.removeprefix(PIN)
+    return scope.partition("/")[0]
 
 
 def derived_id(run: bytes, execution: int, seq: int, purpose: bytes) -> bytes:

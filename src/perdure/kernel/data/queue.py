@@ -116,6 +116,7 @@ def with_starts(starts: Starts, rate_ms: int, at: int, count: int) -> Starts:
     """The starts, and `count` more at a time (ms)."""
     if not count:
         return starts
+    # Not of the exact time: a list of starts that grows with them would be read at each lease.
     width_ms = max(1, rate_ms // _SLICES)
     end = at - at % width_ms + width_ms - 1
     if starts and starts[-1][0] >= end:

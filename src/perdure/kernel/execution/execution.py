@@ -260,7 +260,7 @@ class Execution:
 
     def wait_for_retry(self, call: ActivityCall) -> None:
         """An attempt has failed, and the next one has its time."""
-        if self.queued is None or not self.queued.next_attempt(call.seq, call.attempt):
+        if self.queued is None or not self.queued.is_open(call.seq):
             self.not_local(call)
             if self.retries is None:
                 self.retries = {}

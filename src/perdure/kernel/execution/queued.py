@@ -54,17 +54,11 @@ class QueuedCalls:
         self._drop(seq, self._attempts.pop(seq))
         return True
 
-    def next_attempt(self, seq: int, attempt: int) -> bool:
-        """The call waits for this attempt: tasks of earlier ones go. False: it is none of them."""
-        if seq not in self._joined:
-            return False
-        if self._attempts[seq] < attempt:
-            self._drop(seq, self._attempts[seq])
-            self._attempts[seq] = 0
-        return True
-
     def needs_task(self, seq: int, attempt: int) -> bool:
-        """Whether the task of this attempt is to be stored. It counts as stored from then on."""
+        """Whether the task of this attempt is to be stored. It counts as stored from then on.
+
+        The task of another attempt of the call goes.
+        """
         stored = self._attempts[seq]
         # After a load it mostly is: the owner before has added it.
         if stored == attempt:

@@ -44,15 +44,21 @@ def place(scopes: Mapping[str, Sequence[str]], members: Iterable[Member]) -> dic
     return placed
 
 
-def _scores(member: Member, group: str, count: int) -> list[float]:
-    """The scores of a member for the scopes of a group, in order.
+def score(member: Member, lot: int) -> float:
+    """The score of a member for a lot of 64 bits.
 
     With a uniform lot u in (0, 1), -weight / ln(u) is highest as often as the weight says.
     """
+    return -float(member.weight) / log((lot + 0.5) / _RANGE)
+
+
+def _scores(member: Member, group: str, count: int) -> list[float]:
+    """The scores of a member for the scopes of a group, in order."""
     seed = f"{member.incarnation.node}\0{group}".encode()
     numbers: list[int] = []
     for start in range(0, count, _LOTS):
         digest = blake2b(b"%d\0%b" % (start, seed), digest_size=_DIGEST_BYTES).digest()
         numbers += _unpack(digest)
+    # `score`, written out, because there are thousands.
     weight = -float(member.weight)
     return [weight / log((number + 0.5) / _RANGE) for number in numbers[:count]]

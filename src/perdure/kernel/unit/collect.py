@@ -13,6 +13,7 @@ from perdure.errors import Failure
 from perdure.kernel.data import events as ev
 from perdure.kernel.data import message as msg
 from perdure.kernel.data.commit import CLOSED, JournalChunk
+from perdure.kernel.data.placement import activity_of
 from perdure.kernel.loop.call import ActivityCall, Call, CheckpointCall
 from perdure.kernel.unit import held, lifecycle, outbox
 from perdure.kernel.unit.tasks import add_task, drop_tasks
@@ -164,15 +165,30 @@ def _collect_work(
         if kind not in _LOCAL or call.seq not in run.pending or call.seq in done:
             continue
         if isinstance(call, ActivityCall):
+            # Another node may have code for it that this one lacks.
             if run.queued is not None and run.queued.is_open(call.seq):
                 add_task(run, row, turn, call)
                 continue
             if unit.definitions.find_activity(call.name) is None:
-                unit.hold(held.missing_activity(call.name))
+                unit.hold(held.missing_activity(call.name), _code_of_calls(run))
                 turn.run_nothing()
                 return
         turn.run(call)
     unit.has_derived_work()
+
+
+def _code_of_calls(run: Execution) -> str:
+    """The code of all open activities, as pins name it.
+
+    Not only what is missing: two nodes with a part each would hand the unit to each other for ever.
+    """
+    names: set[str] = set()
+    for call in run.pending.values():
+        # Workers run those of a queue, wherever the unit is.
+        is_task = run.queued is not None and run.queued.is_open(call.seq)
+        if isinstance(call, ActivityCall) and not is_task:
+            names.add(call.name)
+    return "+".join(activity_of(name) for name in sorted(names))
 
 
 def _done_while_paused(unit: WorkflowUnit, row: UnitRow) -> set[int]:

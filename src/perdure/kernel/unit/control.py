@@ -1,4 +1,4 @@
-"""The control lane: cancel, terminate, pause, resume, retry.
+"""The control lane: cancel, terminate, pause, resume, retry, place.
 
 Control messages are taken before all others, also while the unit is paused or held. They are taken
 before the next execution of a unit begins, too. Code that continues as new without waiting could
@@ -14,6 +14,7 @@ from perdure.errors import Failure
 from perdure.kernel.data import events as ev
 from perdure.kernel.data import message as msg
 from perdure.kernel.data.commit import CLOSED
+from perdure.kernel.data.placement import group_of, scope_of
 from perdure.kernel.unit import lifecycle
 
 if TYPE_CHECKING:
@@ -43,11 +44,22 @@ def take(unit: WorkflowUnit, turn: Turn, entry: Entry) -> None:
             _pause(unit, row, turn, body)
         case msg.Resume():
             _resume(unit, row, turn)
+        case msg.Place():
+            _place(unit, row, turn, body)
         case _:
             # A retry. The owner has loaded the unit again, so that only the row is left to change.
             row.suspect_of(0)
             turn.touch()
     turn.consume(entry)
+
+
+def _place(unit: WorkflowUnit, row: UnitRow, turn: Turn, body: msg.Place) -> None:
+    scope = body.scope
+    if not scope:
+        scope = scope_of(unit.id, unit.shards, group_of(row.scope))
+    # In its own scope this is the message by which it was told that it has come.
+    if unit.is_elsewhere is not None and scope != row.scope:
+        lifecycle.move(unit, row, turn, scope)
 
 
 def _pause(unit: WorkflowUnit, row: UnitRow, turn: Turn, body: msg.Pause) -> None:

@@ -42,6 +42,8 @@ class Unit(Protocol):
     version: int
     row: UnitRow | None
     held: Failure | None
+    # The code for the lack of which it is held, as pins name it. Empty: another reason, or none.
+    lacks: str
 
     def load(self, found: Loaded, *, released: bool = False) -> None:
         """Take over the unit as stored. An error that prevents it ends up in `held`."""

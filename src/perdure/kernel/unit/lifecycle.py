@@ -20,7 +20,7 @@ from perdure.errors import Failure
 from perdure.kernel.data import events as ev
 from perdure.kernel.data import message as msg
 from perdure.kernel.data.commit import CLOSED, ExecutionRow, JournalChunk, Status, UnitRow
-from perdure.kernel.data.placement import scope_of
+from perdure.kernel.data.placement import code_of, derived_id, group_of, scope_of
 from perdure.kernel.execution.execution import PYTHON
 from perdure.kernel.unit import held, outbox
 from perdure.kernel.unit.tasks import drop_stored
@@ -50,7 +50,8 @@ def start(unit: WorkflowUnit, turn: Turn, entry: Entry, body: msg.Start) -> None
             _refuse_start(unit, row, turn, entry, body)
             return
         _replace(unit, row, turn)
-    new = pending_row(unit.id, message, body, unit.shards)
+    # Where its start was taken. Only a node that has its code knows its group.
+    new = pending_row(unit.id, message, body, turn.scope)
     if row is not None:
         new.follow_on(row)
     unit.adopt(new)
@@ -59,7 +60,7 @@ def start(unit: WorkflowUnit, turn: Turn, entry: Entry, body: msg.Start) -> None
     begin_start(unit, new, turn, entry)
 
 
-def pending_row(unit: str, message: msg.Message, body: msg.Start, shards: int) -> UnitRow:
+def pending_row(unit: str, message: msg.Message, body: msg.Start, scope: str) -> UnitRow:
     """The row of an instance that has not begun."""
     parent: bytes | None = None
     parent_unit: str | None = None
@@ -69,7 +70,7 @@ def pending_row(unit: str, message: msg.Message, body: msg.Start, shards: int) -
         parent_unit = body.parent.unit
     return UnitRow(
         unit,
-        scope_of(unit, shards),
+        scope,
         "workflow",
         body.workflow,
         body.version or "",
@@ -148,8 +149,16 @@ def begin_start(unit: WorkflowUnit, row: UnitRow, turn: Turn, entry: Entry) -> N
     # Without a version it is the newest one now, which the row keeps from here on.
     definition = unit.definitions.find_workflow(body.workflow, body.version)
     if definition is None:
-        unit.hold(held.missing_workflow(body.workflow, body.version))
+        unit.hold(
+            held.missing_workflow(body.workflow, body.version), code_of(body.workflow, body.version)
+        )
         unit.keep_start(turn, entry)
+        return
+    if unit.is_elsewhere is not None and group_of(row.scope) != definition.group:
+        # Its code must not begin here, because perhaps this node does not serve its group.
+        unit.release()
+        unit.keep_start(turn, entry)
+        move(unit, row, turn, scope_of(unit.id, unit.shards, definition.group))
         return
     unit.release()
     turn.consume(entry, "started")
@@ -157,6 +166,16 @@ def begin_start(unit: WorkflowUnit, row: UnitRow, turn: Turn, entry: Entry) -> N
     row.begin(definition.version, turn.now)
     unit.new_run(definition)
     unit.deliver(turn, _started(row, turn.now, body.input, body.parent))
+
+
+def move(unit: WorkflowUnit, row: UnitRow, turn: Turn, scope: str) -> None:
+    """Put the unit into another scope.
+
+    The owner of that scope hears of it by a message of the unit to itself, which waits there.
+    """
+    row.move(scope)
+    turn.touch()
+    turn.send(unit.id, msg.Place(scope), derived_id(row.run, unit.version, 0, b"place"))
 
 
 def _started(

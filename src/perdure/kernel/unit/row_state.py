@@ -16,13 +16,21 @@ if TYPE_CHECKING:
     from perdure.kernel.unit.workflow_unit import WorkflowUnit
 
 
+MOVING = "moving"
+"""The reason of an instance that goes to a node with the code that its owner lacks."""
+
+
 def describe(unit: WorkflowUnit, row: UnitRow, turn: Turn) -> None:
     """Put the state that the unit is in into its row."""
     run = unit.run
     if row.status in CLOSED:
         turn.end()
         return
-    if unit.held is not None:
+    is_leaving = unit.held is not None and _is_leaving(unit, row)
+    if is_leaving:
+        # At once, so that the next owner looks for that node if this one dies before.
+        is_new = row.become("running", MOVING, 0, None)
+    elif unit.held is not None:
         reason = held.REASONS.get(unit.held.type, unit.held.type)
         is_new = row.become("suspended", reason, None, unit.held)
     elif row.paused:
@@ -42,7 +50,14 @@ def describe(unit: WorkflowUnit, row: UnitRow, turn: Turn) -> None:
             turn.wait_until(timer_at)
     if is_new:
         turn.touch()
-        if unit.held is not None:
+        if unit.held is not None and not is_leaving:
             turn.reach(held=True)
     if row.status != "running" or run is None:
         turn.wait_until(row.wake_at)
+
+
+def _is_leaving(unit: WorkflowUnit, row: UnitRow) -> bool:
+    """Whether it is held only until it is at a node that has its code."""
+    if not unit.lacks or unit.is_elsewhere is None:
+        return False
+    return unit.is_elsewhere(row, unit.lacks)

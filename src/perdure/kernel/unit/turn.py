@@ -64,7 +64,7 @@ class Turn(msgspec.Struct, eq=False):
     has ended, now or before, and `deleted` that it is gone with all it owned. `milestones` are None
     in most turns. `logs` are the log records of the code.
 
-    It begins empty, in a store with so many shards.
+    It begins empty, in a store with so many shards. `scope` is that of its owner.
     """
 
     # There is one for each message, so it is a struct, which is made without a line of Python.
@@ -74,6 +74,7 @@ class Turn(msgspec.Struct, eq=False):
     now: int
     budget: Budget
     _shards: int
+    scope: str
     # These become durable.
     chunks: list[JournalChunk] = []
     ended: Sequence[ExecutionRow] = ()

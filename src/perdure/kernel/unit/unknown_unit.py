@@ -32,6 +32,7 @@ class UnknownUnit:
     __slots__ = ("_changed", "held", "id", "kind", "row", "version")
 
     keeps_messages = False
+    lacks = ""
     is_poison = False
     idle = True
     only_sleeps = False
@@ -61,7 +62,7 @@ class UnknownUnit:
         """Keep each message in the store, and say in the row why nothing goes on."""
         row = self.row
         # No budget and no shards count here: each message is kept, and none is sent.
-        turn = Turn(self.id, now, Budget(len(mailbox) + 1, 1, is_spent), 1)
+        turn = Turn(self.id, now, Budget(len(mailbox) + 1, 1, is_spent), 1, fence.scope)
         for entry in mailbox.take_all():
             turn.keep(entry)
         # A copy that has followed a delete. It has nothing to write to.

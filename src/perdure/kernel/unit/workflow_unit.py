@@ -24,7 +24,7 @@ costs nothing, and is tried again when it is loaded after a deploy.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -32,6 +32,7 @@ from perdure.kernel.data import events as ev
 from perdure.kernel.data import message as msg
 from perdure.kernel.data.commit import CLOSED, Commit, KvEntry, UnitRow
 from perdure.kernel.data.limits import DEDUPE_MS
+from perdure.kernel.data.placement import code_of
 from perdure.kernel.execution import match
 from perdure.kernel.execution.answers import event_of
 from perdure.kernel.execution.execution import Execution
@@ -47,6 +48,7 @@ from perdure.kernel.unit.offer import feed, offer
 from perdure.kernel.unit.row_state import describe
 from perdure.kernel.unit.tasks import drop_late, know_tasks
 from perdure.kernel.unit.turn import Turn
+from perdure.kernel.unit.unbegun import Unbegun
 from perdure.kernel.unit.waiting import Waiting
 
 if TYPE_CHECKING:
@@ -61,13 +63,6 @@ if TYPE_CHECKING:
     from perdure.kernel.unit.mailbox import Entry, Mailbox
 
 
-class _Unbegun(NamedTuple):
-    """An execution whose start is stored and whose code has not run."""
-
-    journal: Sequence[ev.Event]
-    kv: Iterable[KvEntry]
-
-
 class WorkflowUnit:
     """A workflow instance that its owner holds in memory.
 
@@ -78,8 +73,8 @@ class WorkflowUnit:
 
     __slots__ = (
         "_changed", "_unbegun", "children_without_code", "dedupe_ms", "definitions",
-        "held", "id", "is_queued", "limits", "rederives", "row", "run", "shards", "stored_tasks",
-        "version", "waiting",
+        "held", "id", "is_elsewhere", "is_queued", "lacks", "limits", "rederives", "row", "run",
+        "shards", "stored_tasks", "version", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -91,17 +86,22 @@ class WorkflowUnit:
         shards: int,
         dedupe_ms: int = DEDUPE_MS,
         is_queued: IsQueued = never_queued,
+        is_elsewhere: Callable[[UnitRow, str], bool] | None = None,
     ) -> None:
         """A unit of which nothing is known yet, in a store with so many shards.
 
         A client's message may come again for `dedupe_ms`. `is_queued` says which calls of
-        activities are tasks for workers.
+        activities are tasks for workers. `is_elsewhere` says whether another node has code that a
+        unit lacks here. None: there are no other nodes.
         """
         self.id = unit
         self.version = 0
         self.row: UnitRow | None = None
         self.run: Execution | None = None
         self.held: Failure | None = None
+        # The code for the lack of which it is held, as pins name it.
+        self.lacks = ""
+        self.is_elsewhere = is_elsewhere
         self.definitions = definitions
         self.limits = limits
         self.shards = shards
@@ -112,7 +112,7 @@ class WorkflowUnit:
         self.waiting = Waiting()
         # After a load no work runs for the open calls, so the next turn hands out all of them.
         self.rederives = True
-        self._unbegun: _Unbegun | None = None
+        self._unbegun: Unbegun | None = None
         # Open children of a unit that was held when it was loaded, as its history has them.
         self.children_without_code: Sequence[OpenChild] = ()
         # The row was changed outside of a turn, so the next turn has something to commit.
@@ -148,7 +148,7 @@ class WorkflowUnit:
         except (msgspec.MsgspecError, ValueError, TypeError) as error:
             self.hold(held.undecodable(self.id, str(error)))
             return
-        self._unbegun = _Unbegun(events, found.kv)
+        self._unbegun = Unbegun(events, found.kv)
         if len(events) == 1:
             # Between two executions. The code of the next one begins with a turn, behind what
             # stops it: as it does in a unit that did not leave memory.
@@ -168,7 +168,8 @@ class WorkflowUnit:
             return
         definition = self.definitions.find_workflow(row.type, row.type_version)
         if definition is None:
-            self.hold(held.missing_workflow(row.type, row.type_version))
+            missing = held.missing_workflow(row.type, row.type_version)
+            self.hold(missing, code_of(row.type, row.type_version))
             return
         run = self.new_run(definition)
         run.variables.load(kv, row.execution)
@@ -181,7 +182,7 @@ class WorkflowUnit:
         """The code has continued as new. The next execution begins with the next turn."""
         self.waiting.close_lanes()
         self.close_memory()
-        self._unbegun = _Unbegun([started], kv)
+        self._unbegun = Unbegun([started], kv)
         self.rederives = True
 
     def new_run(self, definition: WorkflowDefinition) -> Execution:
@@ -229,9 +230,10 @@ class WorkflowUnit:
         self.row = row
         self.children_without_code = ()
 
-    def hold(self, why: Failure) -> None:
-        """The code cannot go on until people change something."""
+    def hold(self, why: Failure, lacks: str = "") -> None:
+        """The code cannot go on until people change something, or where it `lacks` something."""
         self.held = why
+        self.lacks = lacks
 
     def release(self) -> None:
         """Nothing holds the code any more."""
@@ -320,13 +322,13 @@ class WorkflowUnit:
                 kv = self.run.variables.entries()
             self.close_memory()
             self.release()
-            self._unbegun = _Unbegun(events, kv)
+            self._unbegun = Unbegun(events, kv)
             # A start alone is a continuation. The first commands of its code come with the next
             # commit.
             if len(events) > 1:
                 self.begin_execution()
         elif self._unbegun is not None:
-            self._unbegun = _Unbegun([*self._unbegun.journal, *events], self._unbegun.kv)
+            self._unbegun = Unbegun([*self._unbegun.journal, *events], self._unbegun.kv)
             self.begin_execution()
         elif self.run is not None and self.held is None:
             with Entered(self.run.loop):
@@ -355,7 +357,7 @@ class WorkflowUnit:
         limits = self.limits
         # A quarter, so that kept and received messages leave room for what the code makes of them.
         budget = Budget(limits.turn_messages, limits.commit_bytes // 4, is_spent)
-        turn = Turn(self.id, now, budget, self.shards)
+        turn = Turn(self.id, now, budget, self.shards, fence.scope)
         if self._changed:
             self._changed = False
             turn.touch()

@@ -51,8 +51,8 @@ class Slots:
         for kind in kinds:
             if kind in self._kinds:
                 room = min(room, self._kinds[kind] - self._by_kind[kind])
-        # Those that wait already go first.
-        return max(0, room - self.waiting)
+        # Jobs that wait do so for slots of their own queue or kind, and take none of these.
+        return max(0, room)
 
     def ask(self, job: Job) -> bool:
         """Launch the job, now (True) or when there is a slot for it."""

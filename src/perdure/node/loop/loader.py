@@ -18,7 +18,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
 
 from perdure.errors import StoreUnavailable
-from perdure.kernel.data.message import Message, Retry
+from perdure.kernel.data.message import Message, Retry, Start
 from perdure.node.loop.patience import Patience, Stopped
 
 if TYPE_CHECKING:
@@ -192,9 +192,21 @@ class Loader:
         """
         self._residents.recognize(resident, found)
         if found.row is not None:
-            resident.move(self._ownership.find(found.row.scope))
-        else:
-            resident.move(self._ownership.home_of(found.id))
+            scope = self._ownership.find(found.row.scope)
+            resident.move(scope)
+            if scope is not None and not scope.is_home:
+                self._ownership.note_stray(found.id, scope.name)
+            return
+        # Before its first commit it is where its start is. One that waits in the mailbox has
+        # brought the unit into memory.
+        name = ""
+        if resident.scope is not None:
+            name = resident.scope.name
+        for message in found.inbox:
+            if isinstance(message.body, Start):
+                name = message.scope
+                break
+        resident.move(self._ownership.home_of(found.id, name))
 
     async def _take_over(self, batch: Batch) -> None:
         """Give units what was read for them, which replays their code."""

@@ -77,15 +77,23 @@ class Memory:
         self.homeless: dict[str, None] = {}
         self._knows_all_homeless = True
 
+    @property
+    def is_one_of_several(self) -> bool:
+        """Whether other nodes may own scopes of the store."""
+        return not self._ownership.is_alone
+
     # ------------------------------------------------------------ coming in
 
-    def owns(self, unit: str) -> bool:
-        """Whether messages for the unit are to be delivered here."""
+    def owns(self, unit: str, scope_name: str = "") -> bool:
+        """Whether messages for the unit are to be delivered here.
+
+        `scope_name` is where its start wants it to be.
+        """
         resident = self.residents.get(unit)
         if resident is not None:  # `home_of`, written out: each message of a client asks
             scope = resident.scope
         else:
-            scope = self.home_of(unit)
+            scope = self._ownership.home_of(unit, scope_name)
         return scope is not None and scope.takes_messages
 
     def home_of(self, unit: str) -> Scope | None:
@@ -98,11 +106,16 @@ class Memory:
 
     def enter(self, message: Message) -> Resident | None:
         """Bring the unit of a message into memory. None: it belongs to another node."""
-        scope = self._ownership.home_of(message.to)
+        is_start = type(message.body) is Start
+        name = ""
+        if is_start:
+            name = message.scope
+        scope = self._ownership.home_of(message.to, name)
         if scope is None or not scope.takes_messages:
             return None
-        # A start is tried as if its id were new. A start with a delay comes back by the store.
-        may_be_new = type(message.body) is Start and not message.visible_at
+        # A start is tried as if its id were new. A start with a delay comes back by the store. In a
+        # group, messages that came before it may wait where its id leads to.
+        may_be_new = is_start and not message.visible_at and scope.is_home
         has_new_messages = message.to in self.homeless or self.loader.is_waiting(message.to)
         # Messages of the same sender may wait in the store, from when another node had the scope,
         # or from another life of this one.

@@ -20,8 +20,9 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from perdure.closing import is_held
 from perdure.errors import StoreUnavailable
 from perdure.kernel.data.commit import CLOSED
 from perdure.kernel.unit.held import AFTER_DEPLOY
@@ -55,6 +56,22 @@ if TYPE_CHECKING:
 logger = logging.getLogger("perdure.node")
 
 
+class Placing(Protocol):
+    """Has units go where they can be run."""
+
+    def consider(self, unit: Unit) -> None:
+        """The unit is held for the lack of code."""
+        ...
+
+    def send_home(self, unit: str) -> None:
+        """The unit need not stay in its pin."""
+        ...
+
+    def look_for(self, unit: str) -> None:
+        """A message is stored for a unit that is not where its id leads to, on this node or not."""
+        ...
+
+
 class Turns:
     """Runs the units of a node. See the module's docstring for the path of a message."""
 
@@ -83,6 +100,7 @@ class Turns:
         self._committer = Committer(given, self.freezer, self._ready.go_on)
         self._refusals = Refusals(given, self.memory)
         self._stages = Stages()
+        self._placing: Placing | None = None
         # A commit id is the incarnation's id (8 random bytes) and a count: no two lives share one.
         self._commit_prefix = bytes.fromhex(given.incarnation.id)
         self.ending = Ending(
@@ -94,6 +112,10 @@ class Turns:
             self.deadlines,
             self.waiters,
         )
+
+    def place_by(self, placing: Placing) -> None:
+        """The node is one of several. Units may be better off at another one."""
+        self._placing = placing
 
     # ------------------------------------------------------------ 1. messages and deadlines
 
@@ -218,6 +240,10 @@ class Turns:
         unit, scope = resident.unit, resident.scope
         # A scope that leaves this node begins nothing. Its next owner derives the work from rows.
         serves = scope is not None and scope.takes_messages
+        row = unit.row
+        # A turn may have put its unit into another scope. Written out, because each message asks.
+        if serves and scope is not None and row is not None and row.scope != scope.name:
+            serves = False
         if self._metrics is not None:
             self._metrics.turn(turn)
         if turn.logs:
@@ -233,6 +259,10 @@ class Turns:
                 self.attempts.start(unit.id, call)
         commit = turn.commit
         if commit is not None:
+            if commit.expect == 0 and scope is not None and not scope.is_home:
+                # Messages that came before it waited where its id leads to, and are here now.
+                self._ownership.note_stray(unit.id, scope.name)
+                resident.expect_messages()
             for message in commit.post:
                 if message.id not in turn.kept:  # the unit itself has those in memory
                     self._pass_on(message, claims)
@@ -247,8 +277,10 @@ class Turns:
             resident.answer(turn.answers)
         if turn.milestones is not None:
             self._reached(unit, turn.milestones)
-        if unit.held is not None and unit.row is not None:
+        if unit.held is not None and unit.row is not None and is_held(unit.row):
             self.waiters.held(unit.row)
+        if turn.deleted and self._outside is not None:
+            self._outside.removed(unit.id)
         if turn.closed or turn.wake_at is not None or self.deadlines.holds(unit.id):
             self._plan(resident, turn, serves=serves)
         self._next(resident, turn)
@@ -266,12 +298,15 @@ class Turns:
         A unit that has come to this node since the commit was submitted may have taken the message
         under its owner before. Its inbox says whether it has.
         """
-        if claims != self._ownership.claims:
+        if claims != self._ownership.claims or self._placing is not None:
             home = self.memory.home_of(message.to)
+            if home is None and self._outside is not None:
+                self._outside.hint(message.to)
+            if home is None and self._placing is not None:
+                self._placing.look_for(message.to)
+                return
             if home is None or home.number > claims:
                 self.memory.look_into_inbox(message.to)
-                if home is None and self._outside is not None:
-                    self._outside.hint(message.to)
                 return
         self.deliver(message, stored=True)
 
@@ -297,9 +332,10 @@ class Turns:
         outdated = resident.outdated and resident.take_outdated()
         if scope is None or not scope.takes_messages:
             memory.expel(resident, unit.row)
+        elif unit.row is not None and unit.row.scope != scope.name:
+            memory.expel(resident, unit.row)
+            self.waiters.moved(unit.row)
         elif turn.deleted:
-            if self._outside is not None:
-                self._outside.removed(unit.id)
             if resident.mailbox:  # a start that came behind the deletion begins a new run
                 memory.reload(resident)
             else:
@@ -317,6 +353,12 @@ class Turns:
             memory.residents.forget(resident)
         elif turn.closed or (unit.held is not None and unit.is_poison):
             memory.residents.forget(resident)
+        elif unit.lacks and self._placing is not None:
+            memory.residents.rest(resident)
+            self._placing.consider(unit)
+        elif scope.leads_home and self._placing is not None:
+            memory.residents.rest(resident)
+            self._placing.send_home(unit.id)
         else:
             if memory.homeless:
                 memory.found_home(unit.id)

@@ -82,6 +82,12 @@ class Waiters:
                     if not future.done():
                         future.set_exception(Moved())
 
+    def moved(self, row: UnitRow) -> None:
+        """The unit of this row has gone to another scope."""
+        for future in self._futures.pop((row.id, row.run), ()):
+            if not future.done():
+                future.set_exception(Moved())
+
     def fail(self, error: Exception) -> None:
         """No end will be seen here any more."""
         for futures in self._futures.values():

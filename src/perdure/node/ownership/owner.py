@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 from perdure.errors import StoreUnavailable
 from perdure.node.ownership.backlog import Backlog
 from perdure.node.ownership.suspects import Suspects
+from perdure.node.ownership.trial import Trial
 from perdure.ports.cluster import Assignment
 from perdure.ports.store import Scopes
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Sequence
 
     from perdure.node.background import Background
     from perdure.node.loop.turns import Turns
@@ -55,17 +56,19 @@ class Owner:
         clock: Clock,
         options: NodeOptions,
         background: Background,
+        gained: Callable[[], None],
     ) -> None:
-        """Nothing is served yet."""
+        """Nothing is served yet. `gained` is called when scopes have come to a node of several."""
         self._turns = turns
         self._ownership = ownership
         self._clock = clock
         self._options = options
         self._background = background
+        self._gained = gained
         self._backlog = Backlog(turns, ownership, clock, options, background.spawn)
         self._suspects: dict[Scope, Suspects] = {}
         self._searches: dict[Suspects, asyncio.Task[None]] = {}
-        self._trial = asyncio.Lock()
+        self._trial = Trial()
         self._changing = asyncio.Lock()
         self._assignment = Assignment(frozenset())
         self._news = asyncio.Event()
@@ -188,6 +191,9 @@ class Owner:
         for scope in suspects.scopes:
             scope.has_been_scanned()
             crashed = crashed or not scope.is_counted
+        if not self._ownership.is_alone:
+            # Their last owner may have had other code. A node alone tries them at its start.
+            self._gained()
         if crashed:
             self._searches[suspects] = self._background.begin(suspects.run(), "perdure-trials")
 

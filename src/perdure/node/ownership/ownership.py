@@ -6,17 +6,24 @@ import asyncio
 from typing import TYPE_CHECKING, Literal
 
 from perdure.kernel.data.commit import Fence
-from perdure.kernel.data.placement import scope_of
+from perdure.kernel.data.placement import Pin, scope_of
+from perdure.kernel.placement.pins import able, everyone_fits, pin_for_code
 from perdure.node.ownership.scope import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from perdure.kernel.data.commit import UnitRow
     from perdure.node.ownership.scope import Admission, Batch
+    from perdure.ports.cluster import Member
     from perdure.ports.store import Incarnation, Store
 
 Cause = Literal["store", "lease"]
 """Why a node is frozen: its store does not answer, or it could not renew its lease."""
+
+
+_STRAYS_MAX = 100_000
+"""Units of which it is remembered that they are in another scope than that of their id."""
 
 
 class Ownership:
@@ -36,13 +43,35 @@ class Ownership:
         self._store = store
         self._shards = store.info.shards
         self._scopes: dict[str, Scope] = {}
+        # Those of its scopes to which no ids lead. Messages to other units ask, so it is kept.
+        self._away: set[str] = set()
+        # Units of groups and pins, and their scopes. One that is missing here is asked for in the
+        # store, so the oldest may be forgotten.
+        self._strays: dict[str, str] = {}
+        # The members of the cluster, as they were seen last.
+        self.members: tuple[Member, ...] = ()
         self._lost: asyncio.Queue[Scope] = asyncio.Queue()
 
     # ------------------------------------------------------------ asking
 
-    def home_of(self, unit: str) -> Scope | None:
-        """The scope in which a new unit of this id would be. None: this node does not own it."""
-        return self._scopes.get(scope_of(unit, self._shards))
+    def home_of(self, unit: str, scope: str = "") -> Scope | None:
+        """The scope in which a unit is, as far as is known. None: this node does not own it.
+
+        `scope` is where its start wants it to be.
+        """
+        if not scope or self.is_alone:
+            scope = ""
+            if self._strays:
+                scope = self._strays.get(unit, "")
+            if not scope:
+                scope = scope_of(unit, self._shards)
+        return self._scopes.get(scope)
+
+    def note_stray(self, unit: str, scope: str) -> None:
+        """A unit is in another scope than that of its id."""
+        self._strays[unit] = scope
+        if len(self._strays) > _STRAYS_MAX:
+            del self._strays[next(iter(self._strays))]
 
     def find(self, name: str) -> Scope | None:
         """The scope of this name. None: this node does not own it."""
@@ -60,6 +89,29 @@ class Ownership:
         """The fences of the scopes that are served."""
         return [scope.fence for scope in self._scopes.values() if scope.takes_messages]
 
+    @property
+    def has_strays(self) -> bool:
+        """Whether it owns scopes to which ids do not lead."""
+        return bool(self._away)
+
+    def see(self, members: Sequence[Member]) -> bool:
+        """Take note of the members. Return whether there is other code among them now."""
+        before = {member.code for member in able(self.members)}
+        self.members = tuple(members)
+        for scope in self._scopes.values():
+            self._show_way(scope)
+        return before != {member.code for member in able(self.members)}
+
+    def is_elsewhere(self, row: UnitRow, lacks: str) -> bool:
+        """Whether another member has the code that a unit lacks here."""
+        return pin_for_code(row, lacks, self.members) is not None
+
+    def _show_way(self, scope: Scope) -> None:
+        """Tell a pin whether its units can go home."""
+        pin = Pin.read(scope.name)
+        if pin is not None:
+            scope.lead_home(everyone_fits(pin, self.members))
+
     # ------------------------------------------------------------ gaining and losing
 
     async def claim(self, names: Sequence[str]) -> list[Scope]:
@@ -75,6 +127,9 @@ class Ownership:
             fence = Fence(name, claim.epoch, self.incarnation.id)
             scope = Scope(fence, self.claims, crashed=not claim.clean)
             self._scopes[name] = scope
+            if not scope.is_home:
+                self._away.add(name)
+            self._show_way(scope)
             scopes.append(scope)
         return scopes
 
@@ -98,6 +153,7 @@ class Ownership:
         # The name may be that of a later claim by now.
         if self._scopes.get(scope.name) is scope:
             del self._scopes[scope.name]
+            self._away.discard(scope.name)
 
     def lose(self, scope: Scope) -> None:
         """Another node owns the scope: nothing of it may be done here any more."""

@@ -14,6 +14,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from perdure.kernel.data.placement import GROUP
+
 if TYPE_CHECKING:
     from perdure.kernel.data.commit import Fence
     from perdure.node.loop.residents import Resident
@@ -66,7 +68,9 @@ class Scope:
         "horizon",
         "is_counted",
         "is_crashed",
+        "is_home",
         "is_scanned",
+        "leads_home",
         "name",
         "number",
         "residents",
@@ -84,6 +88,10 @@ class Scope:
         self.fence = fence
         self.number = number
         self.name = fence.scope
+        # Whether the ids of its units lead to it. Units of groups and pins are looked for.
+        self.is_home = self.name.startswith(f"{GROUP}/")
+        # Whether its units go home at their next turn, because their code is there by now.
+        self.leads_home = False
         self.is_crashed = crashed
         # Whether all units that were at work at the crash have been counted in their rows.
         self.is_counted = not crashed
@@ -133,6 +141,10 @@ class Scope:
         # A frozen scope still takes the results of its activities: they could not be sent again.
         self.takes_messages = state in ("serving", "frozen")
         self.takes_turns = state in ("serving", "draining")
+
+    def lead_home(self, leads: bool) -> None:
+        """Whether its units can go home."""
+        self.leads_home = leads
 
     def has_counted(self) -> None:
         """All suspects of the last owner's crash are known by their rows."""

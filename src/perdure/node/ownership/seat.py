@@ -8,21 +8,25 @@ and gives them up.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from perdure.kernel.data.placement import scopes_of
+from perdure.kernel.placement.pins import place_pins
 from perdure.kernel.placement.rendezvous import place
 from perdure.node.ownership.helm import Helm
 from perdure.node.ownership.membership import Membership
+from perdure.node.ownership.reports import Reports
 from perdure.ports.cluster import Assignment
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from perdure.node.ownership.lease import Lease
     from perdure.node.ownership.ownership import Ownership
+    from perdure.node.ownership.pins import Pins
     from perdure.ports.clock import Clock
     from perdure.ports.cluster import Cluster, Member, View
     from perdure.ports.store import Incarnation
@@ -42,20 +46,29 @@ class Seat:
         ownership: Ownership,
         clock: Clock,
         *,
+        pins: Pins,
+        needed: Sequence[str],
         shards: int,
         hung_ms: int,
         failed: Callable[[Exception], None],
+        code_changed: Callable[[], None],
         seen: Callable[[View], None] | None = None,
     ) -> None:
         """Nothing is joined. An event loop that stands still for `hung_ms` loses its lease.
 
-        `seen` is told of each change of the members.
+        `needed` are the groups of the app's workflows. `code_changed` is called when there is other
+        code among the members, and `seen` with each change of the members.
         """
         self._member = member
+        self._pins = pins
+        self._shards = shards
+        self._code_changed = code_changed
+        self._reports = Reports(member.incarnation.node)
+        self._reports.need(needed)
         self._lease = lease
         self._ownership = ownership
         self._clock = clock
-        self._scopes = {group: scopes_of(shards, group) for group in member.groups}
+        self._scopes = self._scopes_of(member)
         self._hung_ms = hung_ms + int(_TICK_S * 1000)
         self._view: View | None = None
         self._assignment = Assignment(frozenset())
@@ -69,6 +82,11 @@ class Seat:
             cluster, member, self, boot_ms=clock.boot_ms, ticks=self._ticks
         )
         self._helm = Helm(cluster, self._membership, failed)
+        pins.listen(self._news.set)
+
+    def _scopes_of(self, member: Member) -> dict[str, list[str]]:
+        """All shards of the groups that a member serves."""
+        return {group: scopes_of(self._shards, group) for group in member.groups}
 
     # ------------------------------------------------------------ joining and leaving
 
@@ -84,7 +102,29 @@ class Seat:
 
     def announce_leave(self) -> None:
         """Tell the others that the scopes of this node are soon free."""
+        self._member = _leaving(self._member)
         self._helm.call(lambda: self._membership.describe(_leaving))
+
+    def describe(
+        self, groups: tuple[str, ...], code: tuple[str, ...], needed: Sequence[str]
+    ) -> None:
+        """Tell the others what this node serves and can run from now on."""
+        self._reports.need(needed)
+
+        def change(member: Member) -> Member:
+            return msgspec.structs.replace(member, groups=groups, code=code)
+
+        self._member = change(self._member)
+        self._scopes = self._scopes_of(self._member)
+        # The members come back as another view, and then the placement is computed anew.
+        self._helm.call(lambda: self._membership.describe(change))
+
+    def describe_soon(
+        self, groups: tuple[str, ...], code: tuple[str, ...], needed: Sequence[str]
+    ) -> None:
+        """The same, from any thread."""
+        with suppress(RuntimeError):  # the loop is closed, and the next life says it
+            self._loop.call_soon_threadsafe(self.describe, groups, code, needed)
 
     async def leave(self) -> None:
         """Give up the seat. The scopes have been released by now."""
@@ -119,17 +159,26 @@ class Seat:
 
     def _renewed(self, until_ms: int, view: View) -> None:
         self._lease.renew(until_ms)
+        self._pins.note_round()
         self._seen(view)
 
     def _seen(self, view: View) -> None:
-        if self._view is None or view.revision != self._view.revision:
+        is_new = self._view is None or view.revision != self._view.revision
+        self._view = view
+        if is_new:
+            self._note_members([seen.member for seen in view.members])
+            self._pins.expect_others()
             self._assignment = self._assigned(view)
             if self._tell_seen is not None:
                 self._tell_seen(view)
-        self._view = view
         # Also when it is the same. A node with an older view may have claimed late and won, and its
         # scope would have no owner.
         self._news.set()
+
+    def _note_members(self, members: list[Member]) -> None:
+        self._reports.see(self._member, members)
+        if self._ownership.see(members):
+            self._code_changed()
 
     def _removed(self, incarnation: Incarnation) -> None:
         self._view = None
@@ -143,13 +192,15 @@ class Seat:
         while True:
             await self._news.wait()
             self._news.clear()
+            if await self._pins.look() and self._view is not None:
+                self._assignment = self._assigned(self._view)
             if self._view is not None:
                 yield self._assignment
 
     def _assigned(self, view: View) -> Assignment:
         own = self._member.incarnation.id
         members = [seen.member for seen in view.members]
-        placed = place(self._scopes, members)
+        placed = place(self._scopes, members) | place_pins(self._pins.names, members)
         names = {member.incarnation.id: member.incarnation.node for member in members}
         self._placed = {scope: names[owner] for scope, owner in placed.items()}
         scopes = frozenset(scope for scope, owner in placed.items() if owner == own)

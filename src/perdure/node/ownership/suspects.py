@@ -2,24 +2,30 @@
 
 When a node starts and finds that the last owner did not release its scopes, each instance that was
 at work then is counted. The count stands in its row. It is written in one commit per batch that is
-loaded, before any of the batch runs. Progress clears the count. So the first crashes cost nothing
-but that.
+loaded, before any of the batch runs. Progress clears the count.
 
-    counted ──▶ below `crash_failures`: it runs
-            ──▶ a candidate: held back ──▶ trial, by halves ──▶ no crash within `trial_ms`: it runs
-                                               │
-                     the next start: those on trial are the only candidates, until one is alone
-                                               │
-                     held back for `control_ms`, to see whether the others crash without it,
-                     and then on trial again
+    counted ──▶ one of a few: on a brief trial, alone ──▶ no crash: it runs
+            ──▶ one of many: it runs, until it has been at `crash_failures` crashes
+            ──▶ then held back ──▶ trial, by halves ──▶ no crash within `trial_ms`: it runs
+                                     │
+                the next start: those on trial are the only candidates, until one is alone
+                                     │
+                held back for `control_ms`, to see whether the others crash without it,
+                and then on trial again
 
-Theory of operation. Instances from `crash_failures` crashes on are candidates. They are held back:
-their messages gather and wait, and their rows say so. That lasts until all have been loaded and
-counted, which takes long where there are many. The first half then gets a mark in its rows and is
-let go. The other half waits. If nothing happens in `trial_ms`, the mark is taken away and the other
-half follows, so that all are at work after a few seconds. If the process ends meanwhile, the next
-start finds the marks. Instances that waited are cleared, and instances that were marked are halved
-again. All others keep their count and go on.
+Theory of operation. Suspects that are few run one by one, each with a durable mark, until their
+first turn is over and a moment has passed. So an instance whose turn ends the process is alone with
+its mark at its second crash. It is held back for `control_ms`, to see that the others live without
+it, and then runs alone once more. It is suspended at its third crash.
+
+Many would wait too long for that, and an instance may do its harm later than in its turn. For those
+there are trials of many. Instances from `crash_failures` crashes on are candidates. They are held
+back: their messages gather and wait, and their rows say so. That lasts until all have been loaded
+and counted, which takes long where there are many. The first half then gets a mark in its rows and
+is let go. The other half waits. If nothing happens in `trial_ms`, the mark is taken away and the
+other half follows, so that all are at work after a few seconds. If the process ends meanwhile, the
+next start finds the marks. Instances that waited are cleared, and instances that were marked are
+halved again. All others keep their count and go on.
 
 An instance that was alone on trial at a crash may still be innocent: the process may have been
 ended from outside. So the instance is held back next time while all others run. A crash in that
@@ -44,14 +50,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from perdure.errors import Failure
 from perdure.kernel.data.commit import CLOSED, Commit, UnitRow
 from perdure.kernel.data.message import Start
 from perdure.kernel.data.placement import scope_of
 from perdure.kernel.unit.held import POISONED, REASONS
 from perdure.kernel.unit.lifecycle import pending_row
 from perdure.node.loop.patience import Patience, Stopped
-from perdure.node.ownership.blame import Blame, free
+from perdure.node.ownership.blame import Blame, free, poisoned
 from perdure.ports.clock import SystemClock
 
 if TYPE_CHECKING:
@@ -62,6 +67,7 @@ if TYPE_CHECKING:
     from perdure.node.loop.turns import Turns
     from perdure.node.options import NodeOptions
     from perdure.node.ownership.scope import Scope
+    from perdure.node.ownership.trial import Trial
     from perdure.ports.clock import Clock
     from perdure.ports.store import Loaded
 
@@ -69,11 +75,21 @@ logger = logging.getLogger("perdure.node")
 
 _LOOK_S = 0.02
 """How often to look whether an instance has been loaded, or is between two turns."""
+_FEW = 64
+"""So many suspects are tried one by one, from their first crash on. More of them run at once."""
+_BRIEF_MS = 250
+"""How long a brief trial lasts at most, behind the turn."""
+_LOOK_MS = 5
+"""How often to look whether an instance on a brief trial has made progress."""
 _LONGER = 4
 _LONGER_MOST = 16
 """How much longer trials last after another `crash_failures` crashes, and how much at most."""
 _CONTROL_LONGER = 3
 """By how much the second time of control is longer than the first."""
+_BRIEF_TRIALS = 2
+"""All brief trials together end after the time of so many trials, also where the store is slow."""
+_CONTROL_TRIALS = 5
+"""A time of control behind a brief trial lasts as long as so many trials, or longer."""
 _NAMED = 5
 """Instances that a log record names."""
 
@@ -99,11 +115,11 @@ class Suspects:
         scopes: Sequence[Scope],
         clock: Clock,
         options: NodeOptions,
-        trial: asyncio.Lock,
+        trial: Trial,
     ) -> None:
         """All that were at work in scopes that their last owner did not release are suspects.
 
-        `trial` is held during a trial.
+        `trial` is that of the node.
         """
         self._turns = turns
         self._scopes = {scope.name: scope for scope in scopes}
@@ -119,6 +135,8 @@ class Suspects:
         self._expected: dict[str, None] = {}
         self._candidates: dict[str, _Candidate] = {}
         self._on_trial: set[str] = set()
+        # Counting takes so long that those with few crashes are not held back for it.
+        self._is_late = False
 
     def expect(self, units: Iterable[str]) -> None:
         """A scan has found these: they are to be counted before there is a trial."""
@@ -209,6 +227,10 @@ class Suspects:
     def _scope_of(self, found: Loaded) -> str:
         if found.row is not None:
             return found.row.scope
+        # Its start says where it will be. The first message is not always that.
+        for message in found.inbox:
+            if isinstance(message.body, Start):
+                return message.scope
         return scope_of(found.id, self._turns.store.info.shards)
 
     def _row_of(self, found: Loaded) -> UnitRow | None:
@@ -235,7 +257,10 @@ class Suspects:
         """Whether to hold the unit back until it is tried."""
         if not self._is_first(found):
             return False
-        return blame.state == "trial" or blame.crashes >= self._options.crash_failures
+        if blame.is_on_trial or blame.crashes >= self._options.crash_failures:
+            return True
+        # A few are tried one by one. Many run at once: each of them would wait for all the others.
+        return blame.crashes > 0 and len(self._candidates) < _FEW and not self._is_late
 
     def _was_at_work(self, found: Loaded) -> bool:
         """Whether the unit had something to do when the last owner crashed."""
@@ -252,7 +277,7 @@ class Suspects:
         """
         for message in found.inbox:
             if isinstance(message.body, Start) and message.visible_at <= self._claimed_at:
-                return pending_row(found.id, message, message.body, self._turns.store.info.shards)
+                return pending_row(found.id, message, message.body, message.scope)
         return None
 
     # ------------------------------------------------------------ writing rows
@@ -322,13 +347,30 @@ class Suspects:
         for scope in self._scopes.values():
             scope.has_counted()
         self._seen.clear()
-        async with self._trial:
+        async with self._trial.taken(self._let_low_go):
             await self._search()
+
+    def _let_low_go(self) -> None:
+        """Those with few crashes wait no longer: most of them are innocent."""
+        self._let_go(self._low())
+
+    def _low(self) -> list[_Candidate]:
+        """Those with few crashes, which were on no trial. By id, because their order is chance."""
+        most = self._options.crash_failures
+        found: list[_Candidate] = []
+        for candidate in self._candidates.values():
+            blame = candidate.blame
+            if blame.crashes < most and not blame.is_on_trial:
+                found.append(candidate)
+        return sorted(found, key=lambda c: c.row.id)
 
     async def _search(self) -> None:
         # By id, because the order in which they were loaded is chance.
         candidates = sorted(self._candidates.values(), key=lambda c: c.row.id)
-        marked = [c for c in candidates if c.blame.state == "trial"]
+        marked = [c for c in candidates if c.blame.is_on_trial]
+        if not marked:
+            await self._briefly(self._low())
+            candidates = [c for c in candidates if c.row.id in self._candidates]
         if not candidates:
             return
         if not marked:
@@ -340,17 +382,26 @@ class Suspects:
             await self._halves(candidates)
             return
         # The process ended during a trial, so only one that was on trial can have ended it.
-        self._let_go([c for c in candidates if c.blame.state != "trial"])
+        self._let_go([c for c in candidates if not c.blame.is_on_trial])
         if len(marked) == 1:
             await self._alone(marked[0])
             return
         text = "the process ended while %d instances were on trial, so it may be one of them: %s"
         self._log(logging.WARNING, text, len(marked), _names(marked))
-        await self._halves(marked)
+        # Brief trials of several nodes have ended together. Each of them is tried again alone.
+        brief = [c for c in marked if c.blame.state == "brief"]
+        await self._briefly(brief)
+        rest = [c for c in marked if c.row.id in self._candidates]
+        if rest:
+            await self._halves(rest)
 
     async def _all_counted(self) -> None:
         """Wait until the instances that the scan has found are loaded, or cannot be."""
+        late_at = self._clock.now_ms() + self._options.trial_ms
         while self._expected:
+            if not self._is_late and self._clock.now_ms() >= late_at:
+                self._is_late = True
+                self._let_low_go()
             unit = next(iter(self._expected))
             if self._turns.memory.loader.is_waiting(unit):
                 await asyncio.sleep(_LOOK_S)
@@ -359,12 +410,54 @@ class Suspects:
 
     async def _halves(self, candidates: Sequence[_Candidate]) -> None:
         """Let the first half run on trial, then the other."""
+        self._trial.take_long()
         half = (len(candidates) + 1) // 2
         part = candidates[:half]
         # Their rows say that they wait before the others run: a crash would come too early else.
         waiting = await self._rewrite(candidates[half:], Blame.waiting)
         await self._try(part, len(waiting))
         await self._try(waiting, 0)
+
+    async def _briefly(self, candidates: Sequence[_Candidate]) -> None:
+        """Let them run one by one, each with a mark, for as long as their first turn takes.
+
+        What ends the process in its turn is alone then. All of them together are watched no longer
+        than one trial lasts.
+        """
+        if not candidates:
+            return
+        watched_ms = min(_BRIEF_MS, self._options.trial_ms // len(candidates))
+        over_at = self._clock.now_ms() + _BRIEF_TRIALS * self._options.trial_ms
+        for candidate in candidates:
+            if candidate.row.id not in self._candidates:
+                continue  # its scope has gone
+            if self._clock.now_ms() >= over_at:
+                # The store is slow. The others have waited long enough.
+                self._let_low_go()
+                return
+            written = await self._rewrite([candidate], Blame.on_brief_trial)
+            if not written:
+                continue
+            unit = candidate.row.id
+            self._on_trial.add(unit)
+            self._let_go(written)
+            await self._loaded([unit])
+            await self._watch(unit, watched_ms)
+            await self._free([unit])
+            self._on_trial.discard(unit)
+
+    async def _watch(self, unit: str, watched_ms: int) -> None:
+        """Wait until it has made progress, or has left memory, or the time is up."""
+        until = self._clock.now_ms() + watched_ms
+        while (left_ms := until - self._clock.now_ms()) > 0:
+            resident = self._turns.memory.residents.get(unit)
+            if resident is None:
+                return
+            row = resident.unit.row
+            # A row that is not durable yet does not count: the crash may come before.
+            if resident.state == "idle" and row is not None and not row.suspect:
+                return
+            await self._pass(min(_LOOK_MS, left_ms))
 
     async def _try(self, part: Sequence[_Candidate], waiting: int) -> None:
         """Mark them, let them run, and see whether the process survives it."""
@@ -387,24 +480,35 @@ class Suspects:
         unit = candidate.row.id
         blame = candidate.blame.held_back()
         most = self._options.crash_failures
-        if blame.alone >= most:
-            text = "%r is suspended: it ran alone at %d crashes of the process"
-            self._log(logging.ERROR, text, unit, blame.alone)
+        was_brief = candidate.blame.state == "brief"
+        # A brief trial is so short that two crashes in it, with quiet between them, prove more than
+        # two in a long one.
+        if blame.alone >= most or (was_brief and blame.alone > 1 and blame.deaths >= most):
+            text = "%r is suspended: it ran at %d crashes of the process, alone at %d of them"
+            self._log(logging.ERROR, text, unit, blame.deaths, blame.alone)
             del self._candidates[unit]
-            self._turns.memory.hold(unit, _poisoned(unit, blame.alone))
+            self._turns.memory.hold(unit, poisoned(unit, blame))
             return
         control_ms = self._options.control_ms
         if blame.alone > 1:
             # Twice in a row alone is hardly chance. So the proof without it is a better one now.
             control_ms *= _CONTROL_LONGER
+        elif was_brief:
+            # Longer than all brief trials take together. An instance that does its harm always at
+            # the same time of a life cannot meet both trials of an innocent one.
+            control_ms = max(control_ms, _CONTROL_TRIALS * self._options.trial_ms)
         text = (
             "the process ended while %r was on trial alone (%d of %d times). It waits for %.1f s,"
             " to see whether the others crash without it. Then it runs on trial again"
         )
         self._log(logging.WARNING, text, unit, blame.alone, most, control_ms / 1000)
         written = await self._rewrite([candidate], Blame.held_back)
+        self._trial.take_long()
         await self._pass(control_ms)
-        await self._try(written, 0)
+        if was_brief:
+            await self._briefly(written)
+        else:
+            await self._try(written, 0)
 
     def _trial_ms(self, part: Sequence[_Candidate]) -> int:
         """Longer, the more crashes the trials before have not explained."""
@@ -485,14 +589,3 @@ def _names(candidates: Sequence[_Candidate]) -> str:
     if more <= 0:
         return named
     return f"{named} and {more} more"
-
-
-def _poisoned(unit: str, crashes: int) -> Failure:
-    return Failure(
-        POISONED,
-        f"{unit!r} ran alone at {crashes} crashes of the process, and without it there was none. "
-        "Mend the code (look for what ends the process), deploy it, and release the instance with "
-        "retry().",
-        "poison",
-        retryable=False,
-    )

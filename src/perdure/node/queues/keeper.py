@@ -70,6 +70,7 @@ class Keeper:
         """The worker has the task no more."""
         if self._held.pop(held.token, None) is not None and held.task.session is not None:
             key = (held.task.queue, held.task.session)
+            # From here on it is idle, if no other task of it runs.
             if key in self.sessions:
                 self.sessions[key] = self._loop.time()
 

@@ -70,6 +70,7 @@ class Results:
             except StoreUnavailable as error:
                 self._say_away(error)
                 return False
+            # Only now: a post that is cancelled, or not answered, is made again as it was.
             del self._waiting[: len(batch)]
             self._is_away = False
             self._settled(batch)
@@ -77,6 +78,7 @@ class Results:
         return True
 
     async def _post(self, batch: Sequence[Held]) -> None:
+        # In the order in which they came, which is that of the inboxes, too.
         messages = [held.result for held in batch if held.result is not None]
         try:
             posted = await self._store.post(messages)

@@ -80,4 +80,5 @@ def hints_of(turn: Turn) -> list[TaskHint]:
     for call in turn.cancelled:
         if isinstance(call, ActivityCall) and call.options.queue is not None:
             hints[TaskHint(call.options.queue, is_drop=True)] = None
+    # One for each queue, however many tasks of it the turn has added.
     return list(hints)

@@ -38,6 +38,7 @@ class StoreTime:
                 now = await self._store.now()
             except StoreUnavailable:
                 return self.now_ms()  # the caller's own question will say that it is away
+            # The answer is from about the middle of the question.
             took = self._clock.boot_ms() - began
             self._ahead_ms = now + took // 2 - self._clock.now_ms()
             self._looked_at = self._clock.boot_ms()

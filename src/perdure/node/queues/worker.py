@@ -19,14 +19,14 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from perdure.errors import Failure, StoreError, StoreUnavailable
+from perdure.errors import Failure, StoreError
 from perdure.kernel.data.message import ActivityDone, Message
 from perdure.kernel.data.placement import derived_id
 from perdure.node.background import Background
 from perdure.node.queues.held import Held, call_of
 from perdure.node.queues.keeper import Keeper
 from perdure.node.queues.results import Results, result_of
-from perdure.ports.store import Queues, SessionHold, TaskMatch, TaskRequest
+from perdure.ports.store import SessionHold, TaskMatch, TaskRequest, Waiting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -43,6 +43,9 @@ logger = logging.getLogger("perdure.worker")
 
 _BATCH = 100
 """Tasks that are leased at once. A node that takes more would leave less for others."""
+
+_RETRY_MS = 1_000
+"""When a store that did not answer is asked for tasks again."""
 
 _LAST_POST_S = 2.0
 """How long a worker that stops waits for the store to take its last results."""
@@ -119,6 +122,9 @@ class TaskWorker:
         self._ids = {"node": given.node_name}
         self._lines: dict[str, _Line] = {}
         self._news = asyncio.Event()
+        self._leasing: asyncio.Task[None] | None = None
+        self._is_away = False
+        self._is_draining = False
         self._results = Results(given.store, self._settled)
         self._keeper = Keeper(given, self.name, time, self._lost)
 
@@ -135,7 +141,7 @@ class TaskWorker:
         """Take tasks from now on."""
         hints = self._store.task_hints()
         self._background.spawn(self._hear(hints), "perdure-worker-hints")
-        self._background.spawn(self._run(), "perdure-worker")
+        self._leasing = self._background.begin(self._run(), "perdure-worker")
         self._background.spawn(self._look(), "perdure-worker-look")
         self._background.spawn(self._results.run(), "perdure-results")
         self._background.spawn(self._keeper.run(), "perdure-leases")
@@ -163,19 +169,11 @@ class TaskWorker:
 
     async def _waiting(self) -> list[str]:
         """The queues with tasks that wait, of those that the node serves."""
-        served = self._routes.queues()
+        served = tuple(self._routes.queues())
         if not served:
             return []
-        found: list[str] = []
-        after: str | None = None
-        while True:
-            query = Queues(at=self._time.now_ms(), after=after)
-            page = await self._store.query(query)
-            waiting = [depth.queue for depth in page.items if depth.visible]
-            found += filter(served.__contains__, waiting)
-            after = page.next
-            if after is None:
-                return found
+        query = Waiting(queues=served, at=self._time.now_ms(), limit=len(served))
+        return (await self._store.query(query)).items
 
     def _ask_soon(self, queue: str) -> None:
         line = self._lines.get(queue)
@@ -187,16 +185,18 @@ class TaskWorker:
         self._news.set()
 
     async def _run(self) -> None:
+        # Queues that the app declares later are found by hints, or by the next look.
         for queue in self._routes.queues():
             self._lines[queue] = _Line()
         await self._time.look()
-        while True:
+        while not self._is_draining:
             for queue, line in list(self._lines.items()):
                 room = self._room(queue, line)
                 # A queue that is due and has no room is asked when a task of it has ended.
                 if line.is_due and room > 0:
                     line.begin_asking()
                     await self._lease(queue, line, room)
+            # A drain, a hint or a free slot ends the wait.
             if not self._can_ask():
                 await self._news.wait()
             self._news.clear()
@@ -206,6 +206,7 @@ class TaskWorker:
         return any(line.is_due and self._room(queue, line) for queue, line in self._lines.items())
 
     def _room(self, queue: str, line: _Line) -> int:
+        # As many as can begin now: a task that waits here for a slot would not run elsewhere.
         room = min(_BATCH, self._attempts.room(queue, self._routes.kinds(queue)))
         per_node = self._routes.rules(queue).per_node
         if per_node is not None:
@@ -232,11 +233,12 @@ class TaskWorker:
         )
         try:
             leased = await self._store.lease(request)
-        except StoreUnavailable as error:
+        except StoreError as error:
             # What was leased without an answer is taken up again when its lease has expired.
-            logger.debug("no tasks of queue %s can be leased now: %s", queue, error)
-            self._ask_at(queue, line, self._clock.now_ms() + 1_000)
+            self._say_away(queue, error)
+            self._ask_at(queue, line, self._clock.now_ms() + _RETRY_MS)
             return
+        self._is_away = False
         is_full = len(leased.tasks) == room
         line.has_answered(has_more=leased.again_at is not None, is_full=is_full)
         # They begin now and not when all queues were asked: their leases run already.
@@ -245,6 +247,12 @@ class TaskWorker:
         if leased.again_at is not None and not is_full:
             wait_ms = max(1, leased.again_at - request.at)
             self._ask_at(queue, line, self._clock.now_ms() + wait_ms)
+
+    def _say_away(self, queue: str, error: StoreError) -> None:
+        if not self._is_away:  # once for each time that the store is away
+            text = "no tasks of queue %s can be leased now, and they are asked for again: %s"
+            logger.warning(text, queue, error, extra=self._ids)
+        self._is_away = True
 
     def _ask_at(self, queue: str, line: _Line, at: int) -> None:
         line.ask_at(self._clock.call_at(at, lambda: self._ask_soon(queue)))
@@ -293,6 +301,7 @@ class TaskWorker:
         """The task was cancelled, or counts as lost: nobody wants its result."""
         text = "%s is not this node's any more: it was cancelled, or its lease has expired"
         logger.info(text, held.describe(), extra={**self._ids, **held.ids()})
+        # Its slot comes back when its function has ended. The count of the queue goes on at once.
         if held.result is None:
             self._free(held)
         self._attempts.abandon(held.token)
@@ -301,8 +310,9 @@ class TaskWorker:
 
     def drain(self) -> None:
         """Take no more tasks. Those that run go on."""
-        for task in self._background.named(("perdure-worker", "perdure-worker-look")):
-            task.cancel()
+        # A question that is on its way is not given up: what the store has leased must be known.
+        self._is_draining = True
+        self._news.set()
         for line in self._lines.values():
             line.end()
 
@@ -311,6 +321,8 @@ class TaskWorker:
 
         It is called when the attempts have ended.
         """
+        if self._leasing is not None:
+            await asyncio.wait([self._leasing], timeout=_LAST_POST_S)
         await self._background.end()
         try:
             async with asyncio.timeout(_LAST_POST_S):

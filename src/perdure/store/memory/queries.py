@@ -28,11 +28,20 @@ from perdure.ports.store import (
     Scopes,
     ScopeView,
     Starts,
+    Tasks,
     Totals,
     Units,
     UnitView,
+    Waiting,
 )
-from perdure.store.derived import overdue_from, overdue_key, overdue_page
+from perdure.store.derived import (
+    overdue_from,
+    overdue_key,
+    overdue_page,
+    task_place,
+    tasks_from,
+    tasks_page,
+)
 from perdure.store.memory.rows import Tables
 from perdure.store.memory.unit import Unit
 from perdure.store.page import check_limit, key_of, page_of
@@ -211,7 +220,7 @@ def _dead_letters(tables: Tables, query: DeadLetters) -> Page[DeadLetter]:
 def _scopes(tables: Tables, query: Scopes) -> Page[ScopeView]:
     found: Keyed[ScopeView] = []
     for name in sorted(tables.scopes):
-        if not query.scopes or name in query.scopes:
+        if (not query.scopes or name in query.scopes) and name.startswith(query.prefix):
             held = tables.scopes[name]
             found.append(((name,), ScopeView(name, held.epoch, held.owner)))
     return _page(query, found, tuple[str])
@@ -298,6 +307,22 @@ def _oldest(tables: Tables, queue: str, at: int) -> int:
     return at - oldest
 
 
+def _tasks_of_unit(tables: Tables, query: Tasks) -> Page[Task]:
+    start = tasks_from(query)
+    found = [replace(task, input=b"") for task in tables.unit(query.unit).tasks.values()]
+    found.sort(key=task_place)
+    return tasks_page(query, [task for task in found if task_place(task) > start])
+
+
+def _waiting(tables: Tables, query: Waiting) -> Page[str]:
+    found: set[str] = set()
+    for task in _tasks(tables):
+        is_free = task.worker is None and task.visible_at <= query.at
+        if is_free and task.queue in query.queues:
+            found.add(task.queue)
+    return _page(query, [((queue,), queue) for queue in sorted(found)], tuple[str])
+
+
 def _overdue(tables: Tables, query: Overdue) -> Page[Task]:
     start = overdue_from(query)
     found: list[Task] = []
@@ -341,4 +366,6 @@ _HANDLERS: dict[type[Query[Any]], Callable[[Tables, Any], Page[Any]]] = {
     Totals: _totals,
     Queues: _queues,
     Overdue: _overdue,
+    Tasks: _tasks_of_unit,
+    Waiting: _waiting,
 }

@@ -441,6 +441,7 @@ class Tables:
 
     def _open(self, request: TaskRequest, session: str, until: int) -> bool:
         """Give the worker a session that has none."""
+        # Those that are over go on the way, as in every store.
         for key, held in list(self.sessions.items()):
             if held.expires_at <= request.at:
                 del self.sessions[key]

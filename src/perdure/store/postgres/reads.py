@@ -38,9 +38,11 @@ from perdure.ports.store import (
     Scopes,
     ScopeView,
     Starts,
+    Tasks,
     Totals,
     Units,
     UnitView,
+    Waiting,
     Wake,
 )
 from perdure.store.page import check_limit, key_of, page_of, place_of
@@ -56,7 +58,7 @@ from perdure.store.postgres.connection import Connection, Values
 from perdure.store.postgres.counts import counts, queues, totals
 from perdure.store.postgres.filter import Filter
 from perdure.store.postgres.places import Cursor, cursor_of
-from perdure.store.postgres.tasks import overdue
+from perdure.store.postgres.tasks import overdue, tasks_of_unit, waiting
 from perdure.store.statements import statements
 
 T = TypeVar("T")
@@ -388,6 +390,8 @@ async def _scopes(connection: Connection, query: Scopes) -> Page[ScopeView]:
     where = Filter()
     if query.scopes:
         where.add("scope = ANY({}::text[])", list(query.scopes))
+    if query.prefix:
+        where.add("scope >= {} AND starts_with(scope, {})", query.prefix, query.prefix)
     start = key_of(query.after, tuple[str])
     if start is not None:
         where.add("scope > {}", *start)
@@ -410,4 +414,6 @@ _HANDLERS: dict[type[Query[Any]], Callable[[Connection, Any], Awaitable[Page[Any
     Totals: totals,
     Queues: queues,
     Overdue: overdue,
+    Tasks: tasks_of_unit,
+    Waiting: waiting,
 }

@@ -22,8 +22,17 @@ from perdure.ports.store import (
     Swept,
     TaskHint,
     TaskRequest,
+    Tasks,
+    Waiting,
 )
-from perdure.store.derived import overdue_from, overdue_page
+from perdure.store.derived import (
+    overdue_from,
+    overdue_page,
+    tasks_from,
+    tasks_page,
+    waiting_from,
+    waiting_page,
+)
 from perdure.store.leasing import (
     FindNext,
     FindTasks,
@@ -202,6 +211,23 @@ async def hold_sessions(
         found += await connection.fetch(SQL["drop_sessions"], *columns(dropped, 3))
     held = set(map(tuple, found))
     return [_session_key(one) in held for one in holds]
+
+
+async def waiting(connection: Connection, query: Waiting) -> Page[str]:
+    """Queues that have a visible task without a worker."""
+    queues = list(query.queues)
+    rows = await connection.fetch(
+        SQL["waiting"], queues, waiting_from(query), query.at, query.limit + 1
+    )
+    return waiting_page(query, rows)
+
+
+async def tasks_of_unit(connection: Connection, query: Tasks) -> Page[Task]:
+    """The tasks of a unit, by the numbers of their calls."""
+    rows = await connection.fetch(
+        SQL["tasks_of_unit"], query.unit, *tasks_from(query), query.limit + 1
+    )
+    return tasks_page(query, starmap(Task, rows))
 
 
 async def overdue(connection: Connection, query: Overdue) -> Page[Task]:

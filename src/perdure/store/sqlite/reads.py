@@ -39,9 +39,11 @@ from perdure.ports.store import (
     Scopes,
     ScopeView,
     Starts,
+    Tasks,
     Totals,
     Units,
     UnitView,
+    Waiting,
     Wake,
 )
 from perdure.ports.where import Where
@@ -57,7 +59,7 @@ from perdure.store.sqlite.columns import (
 from perdure.store.sqlite.connection import Connection, Values, ids_json
 from perdure.store.sqlite.counts import counts, queues, totals
 from perdure.store.sqlite.places import READ_LAST
-from perdure.store.sqlite.tasks import overdue
+from perdure.store.sqlite.tasks import overdue, tasks_of_unit, waiting
 from perdure.store.statements import statements
 
 T = TypeVar("T")
@@ -405,6 +407,9 @@ def _scopes(connection: Connection, query: Scopes) -> Page[ScopeView]:
     where = Filter()
     if query.scopes:
         where.add("scope IN (SELECT value FROM json_each(?))", ids_json(query.scopes))
+    if query.prefix:
+        prefix = query.prefix
+        where.add("scope >= ? AND substr(scope, 1, ?) = ?", prefix, len(prefix), prefix)
     start = key_of(query.after, tuple[str])
     if start is not None:
         where.add("scope > ?", *start)
@@ -426,4 +431,6 @@ _HANDLERS: dict[type[Query[Any]], Callable[[Connection, Any], Page[Any]]] = {
     Totals: totals,
     Queues: queues,
     Overdue: overdue,
+    Tasks: tasks_of_unit,
+    Waiting: waiting,
 }

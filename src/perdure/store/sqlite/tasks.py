@@ -20,8 +20,17 @@ from perdure.ports.store import (
     SessionHold,
     TaskHint,
     TaskRequest,
+    Tasks,
+    Waiting,
 )
-from perdure.store.derived import overdue_from, overdue_page
+from perdure.store.derived import (
+    overdue_from,
+    overdue_page,
+    tasks_from,
+    tasks_page,
+    waiting_from,
+    waiting_page,
+)
 from perdure.store.leasing import (
     FindNext,
     FindTasks,
@@ -166,6 +175,19 @@ def hold_sessions(connection: Connection, holds: Sequence[SessionHold], at: int)
             connection.execute(TASKS["drop_session"], key)
         held.append(connection.changes() > 0)
     return held
+
+
+def waiting(connection: Connection, query: Waiting) -> Page[str]:
+    """Queues that have a visible task without a worker."""
+    queues = ids_json(sorted(set(query.queues)))
+    values = (queues, waiting_from(query), query.at, query.limit + 1)
+    return waiting_page(query, connection.execute(TASKS["waiting"], values))
+
+
+def tasks_of_unit(connection: Connection, query: Tasks) -> Page[Task]:
+    """The tasks of a unit, by the numbers of their calls."""
+    values = (query.unit, *tasks_from(query), query.limit + 1)
+    return tasks_page(query, starmap(Task, connection.execute(TASKS["tasks_of_unit"], values)))
 
 
 def overdue(connection: Connection, query: Overdue) -> Page[Task]:

@@ -82,6 +82,10 @@ class Claims:
                 assert await scenario.all(Scopes(limit=limit)) == views
                 asked = Scopes(scopes=("default/3", "default/0", "default/9"), limit=limit)
                 assert await scenario.all(asked) == [views[0], views[3]]
+                assert await scenario.all(Scopes(prefix="default/", limit=limit)) == views
+                assert await scenario.all(Scopes(prefix="pin/", limit=limit)) == []
+                asked = Scopes(scopes=("default/3", "default/0"), prefix="default/3", limit=limit)
+                assert await scenario.all(asked) == [views[3]]
 
     async def test_a_release_names_the_incarnation_and_the_epoch(
         self, store_factory: StoreFactory

@@ -21,6 +21,8 @@ from perdure.ports.store import (
     SessionHold,
     TaskHint,
     TaskMatch,
+    Tasks,
+    Waiting,
 )
 from perdure.testing.conformance.scenario import (
     NOW,
@@ -280,6 +282,38 @@ class InLine:
             assert await scenario.store.give_back([back]) == []
             # And what the old worker says of it has no effect.
             assert (await scenario.load("order")).tasks == [again]
+
+    async def test_the_queues_that_have_something_to_do(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            added = [
+                task(scenario, "order", 1, queue="b"),
+                task(scenario, "order", 2, queue="a"),
+                task(scenario, "order", 3, queue="later", visible_at=NOW + 5),
+                task(scenario, "order", 4, queue="taken"),
+                task(scenario, "order", 5, queue="a"),
+                task(scenario, "order", 6, queue="not asked for"),
+            ]
+            await scenario.applied("order", tasks_added=added)
+            await _lease(scenario, queue="taken")
+            asked = ("taken", "b", "a", "later", "none")
+            for limit in (1, 2, 10):
+                query = Waiting(queues=asked, at=NOW, limit=limit)
+                assert await scenario.all(query) == ["a", "b"]
+            later = Waiting(queues=asked, at=NOW + 5)
+            assert await scenario.all(later) == ["a", "b", "later"]
+            assert await scenario.all(Waiting(queues=(), at=NOW)) == []
+
+    async def test_the_tasks_of_a_unit_page(self, store_factory: StoreFactory) -> None:
+        async with scene(store_factory) as scenario:
+            added = tasks_of(scenario, "order", 3, 1, 2)
+            await scenario.applied("order", tasks_added=added)
+            await scenario.applied("other", tasks_added=[task(scenario, "other")])
+            [leased] = await _lease(scenario, limit=1)
+            for limit in (1, 2, 10):
+                found = await scenario.all(Tasks(unit="order", limit=limit))
+                assert seqs_of(found) == [1, 2, 3]
+                assert found[0] == replace(leased, input=b"")
+            assert await scenario.all(Tasks(unit="nobody")) == []
 
     async def test_tasks_whose_time_has_passed_are_found(self, store_factory: StoreFactory) -> None:
         async with scene(store_factory) as scenario:

@@ -86,6 +86,20 @@ WHERE tasks.unit = r.unit AND tasks.seq = r.seq AND tasks.attempt = r.attempt
     AND tasks.token = r.token
 RETURNING tasks.queue;
 
+-- name: waiting
+SELECT given.queue FROM (SELECT DISTINCT unnest($1::text[]) COLLATE "C" AS queue) AS given
+WHERE given.queue > $2 AND EXISTS (
+    SELECT FROM tasks
+    WHERE tasks.queue = given.queue AND tasks.worker IS NULL AND tasks.visible_at <= $3
+) ORDER BY given.queue LIMIT $4;
+
+-- name: tasks_of_unit
+SELECT
+    unit, run, execution, seq, attempt, scope, queue, name, ''::bytea, visible_at, worker, token,
+    expires_at, details, tag, rank, key, session, ends_at, leased_at, call
+FROM tasks WHERE unit = $1 AND (seq, attempt, run, execution) > ($2, $3, $4, $5)
+ORDER BY seq, attempt, run, execution LIMIT $6;
+
 -- name: overdue
 SELECT
     unit, run, execution, seq, attempt, scope, queue, name, ''::bytea, visible_at, worker, token,

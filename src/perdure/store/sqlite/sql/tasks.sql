@@ -82,3 +82,16 @@ FROM (SELECT value AS wanted FROM json_each(?1)) CROSS JOIN tasks ON scope = wan
 WHERE expires_at <= ?2
     AND (expires_at, unit, run, execution, seq, attempt) > (?3, ?4, ?5, ?6, ?7, ?8)
 ORDER BY expires_at, unit, run, execution, seq, attempt LIMIT ?9;
+
+-- name: waiting
+SELECT value FROM json_each(?1)
+WHERE value > ?2 AND EXISTS (
+    SELECT 1 FROM tasks WHERE queue = value AND worker IS NULL AND visible_at <= ?3
+) ORDER BY value LIMIT ?4;
+
+-- name: tasks_of_unit
+SELECT
+    unit, run, execution, seq, attempt, scope, queue, name, x'', visible_at, worker, token,
+    expires_at, details, tag, rank, key, session, ends_at, leased_at, call
+FROM tasks WHERE unit = ? AND (seq, attempt, run, execution) > (?, ?, ?, ?)
+ORDER BY seq, attempt, run, execution LIMIT ?;
