@@ -26,6 +26,7 @@ PERDURE = [
     "Client",
     "DeadLetter",
     "Description",
+    "Door",
     "Failure",
     "Filter",
     "Handle",
@@ -59,6 +60,7 @@ PERDURE = [
     "WorkflowHandle",
     "WorkflowTerminated",
     "activity",
+    "connect",
     "workflow",
 ]
 

@@ -6,7 +6,7 @@ from perdure import activity, workflow
 from perdure.activity import Activity, AsyncActivity, SyncActivity
 from perdure.app import App
 from perdure.client.bulk import PreparedStart, StartOutcome
-from perdure.client.client import Client
+from perdure.client.client import Client, connect
 from perdure.client.deletion import Pruned, Removed
 from perdure.client.description import Description, HistoryEvent
 from perdure.client.filter import Filter
@@ -36,7 +36,7 @@ from perdure.errors import (
 from perdure.interceptor import Interceptor
 from perdure.kernel.data.limits import Limits
 from perdure.kernel.data.retry import RetryPolicy
-from perdure.node import Node, NodeOptions
+from perdure.node import Door, Node, NodeOptions
 from perdure.ports.store import DeadLetter, QueueDepth
 from perdure.ports.where import Where
 from perdure.workflow import Channel, Workflow
@@ -56,6 +56,7 @@ __all__ = [
     "Client",
     "DeadLetter",
     "Description",
+    "Door",
     "Failure",
     "Filter",
     "Handle",
@@ -89,5 +90,6 @@ __all__ = [
     "WorkflowHandle",
     "WorkflowTerminated",
     "activity",
+    "connect",
     "workflow",
 ]

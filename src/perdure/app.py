@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from perdure.interceptor import Interceptor
     from perdure.node import Node, NodeOptions
     from perdure.ports.store import Store
+    from perdure.transport.tls import Tls
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -444,16 +445,32 @@ class App:
         options: NodeOptions | None = None,
         interceptors: Sequence[Interceptor] = (),
         meter_provider: MeterProvider | None = None,
+        listen: str | None = None,
+        advertise: str | None = None,
+        token: bytes | None = None,
+        tls: Tls | None = None,
     ) -> Node:
         """A node that runs this app on a store: `async with app.node("sqlite:///shop.db") as
         node:`.
 
         Metrics go to `meter_provider` (OpenTelemetry), or to that of the process if it has one.
+        With `listen="HOST:PORT"` it answers other nodes and the clients of `perdure.connect`. Port
+        0 takes a free one, and `node.address` says which. `advertise` is the address by which
+        others reach it, if it is another one. All nodes and clients have the same `token`. `tls`
+        names the files of certificates.
         """
-        from perdure.node import Node  # the one import upwards: convenience for users
+        from perdure.node import Door, Node  # the one import upwards: convenience for users
 
+        door: Door | None = None
+        if not (listen is None and advertise is None and token is None and tls is None):
+            door = Door(listen, advertise, token, tls)
         return Node(
-            self, store, options=options, interceptors=interceptors, meter_provider=meter_provider
+            self,
+            store,
+            options=options,
+            interceptors=interceptors,
+            meter_provider=meter_provider,
+            listen=door,
         )
 
     def __repr__(self) -> str:

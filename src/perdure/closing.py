@@ -14,7 +14,7 @@ from perdure.errors import (
     WorkflowTerminated,
 )
 from perdure.kernel.data.commit import UnitRow
-from perdure.ports.store import Store, Units
+from perdure.ports.store import ClientStore, Units
 
 R = TypeVar("R")
 
@@ -73,7 +73,7 @@ def value_of(row: UnitRow, codec: TypeCodec[R] | None) -> R:
     raise WorkflowCancelled(f"{name} was cancelled{reason}", failure)
 
 
-async def too_late(store: Store, unit: str, limit_ms: int) -> Timeout:
+async def too_late(store: ClientStore, unit: str, limit_ms: int) -> Timeout:
     """The error of a wait that reached its limit. It tells the present state of the instance."""
     page = await store.query(Units(ids=(unit,), limit=1))
     state = "is not there yet"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perdure.cli import benchmarked, logs, screen
-from perdure.cli.door import file_of, reading
+from perdure.cli.door import file_of, looking
 from perdure.cli.options import AsJson, LogLevel
 from perdure.cli.outcome import Exit
 from perdure.errors import StoreUnavailable, UsageError
@@ -213,7 +213,7 @@ async def _check_undisturbed(url: str, span_ms: int) -> None:
     """
     from perdure.bench.stress import PREFIX
 
-    async with reading(url) as store:
+    async with looking(url) as store:
         other = await _due(store, span_ms, PREFIX)
     if other is not None:
         msg = (

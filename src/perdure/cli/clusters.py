@@ -12,7 +12,7 @@ import msgspec
 import typer
 
 from perdure.cli import screen
-from perdure.cli.door import reading
+from perdure.cli.door import looking
 from perdure.cli.layout import Cell, Column
 from perdure.cli.options import DEFAULT_URL, AsJson, StoreUrl, Wide
 from perdure.cli.outcome import Exit
@@ -146,7 +146,7 @@ def _text(value: object) -> str:
 
 
 async def _read_nodes(url: str, cluster_url: str | None) -> list[NodeLine]:
-    async with reading(url) as store:
+    async with looking(url) as store:
         standings = await _standings(store, cluster_url)
         owned: Counter[Incarnation] = Counter()
         for view in await _all_scopes(store):
@@ -259,7 +259,7 @@ def shards(
 
 
 async def _read_shards(url: str) -> list[ShardView]:
-    async with reading(url) as store:
+    async with looking(url) as store:
         found: list[ShardView] = []
         # Each page counts all open instances, so there are few.
         query = Shards(at=await store.now(), limit=10 * _PAGE)
@@ -337,7 +337,7 @@ def scale(
 
 
 async def _read_scale(url: str, cluster_url: str | None) -> Scale:
-    async with reading(url) as store:
+    async with looking(url) as store:
         standings: Sequence[Standing] | None = await _standings(store, cluster_url)
         # Without a cluster one process owns the store, and nothing in it lives when that is gone.
         if standings is None and isinstance(store, OwnedStore) and await store.owner() is None:

@@ -1,6 +1,7 @@
 """The store that `--store` names, for commands that read, and a client for commands that post.
 
-Reading never creates and never migrates a store, because the file is opened read-only.
+Reading never creates and never migrates a store, because the file is opened read-only. With
+`perdure://HOST:PORT` nodes read and post.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from perdure.client.client import Client
+from perdure.cli.listening import token_for
+from perdure.client.client import Client, connect
 from perdure.client.gateway import find_row, find_start, pending_of
+from perdure.client.remote import is_remote
 from perdure.errors import NotFound, StoreUnavailable, UsageError
 from perdure.kernel.data.commit import UnitRow
 from perdure.kernel.data.placement import check_id
-from perdure.ports.store import OwnedStore, Store, UnitView
+from perdure.ports.store import ClientStore, OwnedStore, Store, UnitView
 from perdure.store import is_postgres, open_store, with_option
 from perdure.store.seal import check_open
 from perdure.store.sqlite import SQLiteStore
@@ -25,7 +28,9 @@ DEFAULT_URL = "sqlite:///perdure.db"
 
 
 def file_of(url: str) -> Path | None:
-    """The file that a URL names. None for a store without a file."""
+    """The file that a URL names. None for a store without a file, and for nodes."""
+    if is_remote(url):
+        return None
     store = open_store(url)
     if isinstance(store, SQLiteStore) and store.path != MEMORY:
         return Path(store.path)
@@ -33,13 +38,13 @@ def file_of(url: str) -> Path | None:
 
 
 def check_shared(url: str) -> Path | None:
-    """The file of a store that other processes can see. None: the store is a database.
+    """The file of a store that other processes can see. None: a database, or nodes that have one.
 
     Raises:
         UsageError: the store lives and dies with one process, so there is nothing to find in it.
     """
     path = file_of(url)
-    if path is None and not is_postgres(url):
+    if path is None and not is_postgres(url) and not is_remote(url):
         msg = (
             f"{url} lives in the memory of one process, and this is another one; "
             f"use a file: {DEFAULT_URL}"
@@ -49,8 +54,19 @@ def check_shared(url: str) -> Path | None:
 
 
 @asynccontextmanager
-async def reading(url: str) -> AsyncGenerator[Store]:
+async def reading(url: str) -> AsyncGenerator[ClientStore]:
     """The store, for queries."""
+    if is_remote(url):
+        async with connect(url, token=token_for(url)) as client:
+            yield client.store
+    else:
+        async with looking(url) as store:
+            yield store
+
+
+@asynccontextmanager
+async def looking(url: str) -> AsyncGenerator[Store]:
+    """The store itself, for queries."""
     check_there(url)
     if is_postgres(url):
         url = with_option(url, "create", "false")
@@ -66,14 +82,31 @@ async def reading(url: str) -> AsyncGenerator[Store]:
 @asynccontextmanager
 async def posting(url: str, *, create: bool = False) -> AsyncGenerator[Client]:
     """A client that posts. The node that owns the store, now or later, finds the messages."""
-    if create:
+    token: bytes | None = None
+    if is_remote(url):
+        token = token_for(url)
+    elif create:
         check_shared(url)
     else:
-        check_there(url)
-        if is_postgres(url):
-            url = with_option(url, "create", "false")
-    async with Client.open(url) as client:
+        url = _there(url)
+    async with Client.open(url, token=token) as client:
         yield client
+
+
+@asynccontextmanager
+async def owning(url: str) -> AsyncGenerator[Store]:
+    """The store itself, which is there already, for commands that change it."""
+    # Not read-only: the caller may claim it.
+    async with open_store(_there(url)) as store:
+        yield store
+
+
+def _there(url: str) -> str:
+    """The URL of a store that is there, so that opening it creates nothing."""
+    check_there(url)
+    if is_postgres(url):
+        return with_option(url, "create", "false")
+    return url
 
 
 def check_there(url: str) -> None:
@@ -110,12 +143,12 @@ def check_there(url: str) -> None:
         raise StoreUnavailable(msg)
 
 
-async def find(store: Store, id: str) -> UnitView | None:
+async def find(store: ClientStore, id: str) -> UnitView | None:
     """The row of an instance, and its version. None if the store has no such row."""
     return await find_row(store, check_id(id))
 
 
-async def must_find(store: Store, id: str) -> UnitView:
+async def must_find(store: ClientStore, id: str) -> UnitView:
     """The row of an instance, and its version.
 
     Raises:
@@ -132,7 +165,7 @@ async def must_find(store: Store, id: str) -> UnitView:
     raise NotFound(msg)
 
 
-async def find_or_posted(store: Store, id: str) -> UnitRow:
+async def find_or_posted(store: ClientStore, id: str) -> UnitRow:
     """The row of an instance, or one that is made of its start, which waits for a node.
 
     Raises:
@@ -148,7 +181,7 @@ async def find_or_posted(store: Store, id: str) -> UnitRow:
     return view.row
 
 
-async def why_not_begun(store: Store) -> str:
+async def why_not_begun(store: ClientStore) -> str:
     """Why a posted start waits. Whether a node is there decides what the user can do."""
     owner = None
     if isinstance(store, OwnedStore):
@@ -158,6 +191,6 @@ async def why_not_begun(store: Store) -> str:
     return f"{owner} owns the store and has not taken it yet; look again in a moment"
 
 
-async def is_posted(store: Store, id: str) -> bool:
+async def is_posted(store: ClientStore, id: str) -> bool:
     """Whether a start with this id waits for a node."""
     return await find_start(store, id) is not None

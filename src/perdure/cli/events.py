@@ -20,7 +20,7 @@ from perdure.cli.view import Json, event_json, fields_json
 from perdure.cli.watch import Part, read_parts
 from perdure.client.description import HistoryEvent, readable_row
 from perdure.errors import NotFound, UsageError
-from perdure.ports.store import Store
+from perdure.ports.store import ClientStore
 from perdure.replay.history import History, export_history
 
 
@@ -120,7 +120,7 @@ async def _print_sheet(parts: AsyncIterator[Part]) -> list[str]:
     return unreadable
 
 
-async def _execution_of(store: Store, id: str, execution: int | None) -> int:
+async def _execution_of(store: ClientStore, id: str, execution: int | None) -> int:
     """The number of the named execution, or of the current one.
 
     Raises:

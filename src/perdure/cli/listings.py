@@ -27,7 +27,7 @@ from perdure.client.filter import Filter, units_query
 from perdure.client.posted import posted_starts
 from perdure.errors import UsageError
 from perdure.kernel.data.commit import Status, UnitRow
-from perdure.ports.store import Counts, Page, Store, Units, UnitView
+from perdure.ports.store import ClientStore, Counts, Page, Units, UnitView
 
 COLOURS = {
     "pending": "bright_black",
@@ -141,7 +141,7 @@ class _Part:
     next: str | None
 
 
-async def _parts(store: Store, query: Units, *, everything: bool) -> AsyncGenerator[_Part]:
+async def _parts(store: ClientStore, query: Units, *, everything: bool) -> AsyncGenerator[_Part]:
     """The first part, or all parts in turn. The first one begins with the posted starts."""
     limit: int | None = query.limit
     if everything:
@@ -171,7 +171,7 @@ async def _print_json(url: str, query: Units, *, everything: bool) -> None:
         document.end(next=place)
 
 
-async def _print_sheet(store: Store, query: Units, *, everything: bool, wide: bool) -> None:
+async def _print_sheet(store: ClientStore, query: Units, *, everything: bool, wide: bool) -> None:
     """Print each part when it has been read."""
     sheet = Sheet(_COLUMNS, wide=wide)
     place: str | None = None

@@ -22,6 +22,7 @@ from perdure.errors import (
     UsageError,
 )
 from perdure.kernel.data.commit import UnitRow
+from perdure.ports.transport import TransportError
 
 
 class Exit(IntEnum):
@@ -78,6 +79,8 @@ _CODES: tuple[tuple[type[PerdureError], Exit], ...] = (
     (Timeout, Exit.TIMEOUT),
     (Suspended, Exit.SUSPENDED),
     (StoreError, Exit.STORE),
+    # No node answers, or none takes this client.
+    (TransportError, Exit.STORE),
     (AlreadyStarted, Exit.CONFLICT),
     (NotRunning, Exit.CONFLICT),
     (InboxFull, Exit.CONFLICT),

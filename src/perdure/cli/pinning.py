@@ -17,7 +17,7 @@ from perdure.kernel.placement.pins import able, fits
 from perdure.ports.store import SharedStore
 
 if TYPE_CHECKING:
-    from perdure.ports.store import Store
+    from perdure.ports.store import ClientStore
 
 
 def pin(
@@ -77,7 +77,7 @@ async def _unpin(url: str, id: str) -> None:
         await client.unpin(id)
 
 
-async def _doubt(store: Store, pin: Pin, what: str) -> str | None:
+async def _doubt(store: ClientStore, pin: Pin, what: str) -> str | None:
     if not isinstance(store, SharedStore):
         return None
     async with cluster_at(store.meeting_place) as cluster:

@@ -15,7 +15,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from perdure.cli import screen
-from perdure.cli.door import posting
+from perdure.cli.door import owning, posting
 from perdure.cli.listings import StatusName
 from perdure.cli.options import DEFAULT_URL, AsJson, StoreUrl, point_in_time, seconds
 from perdure.cli.outcome import Exit, with_options
@@ -23,6 +23,7 @@ from perdure.client.client import Client
 from perdure.client.custody import custody
 from perdure.client.deletion import Removed
 from perdure.client.gateway import find_start
+from perdure.client.remote import is_remote
 from perdure.errors import StoreLocked, Timeout, UsageError
 from perdure.kernel.data.commit import Status
 from perdure.ports.store import Units
@@ -226,9 +227,14 @@ def _confirm(question: str) -> None:
 @asynccontextmanager
 async def _administering(url: str) -> AsyncGenerator[tuple[Client, bool]]:
     """A client, and whether it removes by itself because no node owns the store."""
-    async with posting(url) as client, AsyncExitStack() as stack:
+    if is_remote(url):
+        async with posting(url) as client:
+            yield client, False
+        return
+    async with owning(url) as store, AsyncExitStack() as stack:
+        client = Client.open(store)
         try:
-            custodian = await stack.enter_async_context(custody(client.store))
+            custodian = await stack.enter_async_context(custody(store))
         except StoreLocked:
             # A node owns the store, and removes by itself what this client posts.
             yield client, False

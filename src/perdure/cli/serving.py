@@ -23,6 +23,16 @@ from perdure.app import App
 from perdure.cli import logs, pulse, screen, signals, streams
 from perdure.cli.door import check_shared
 from perdure.cli.idling import IdleTime
+from perdure.cli.listening import (
+    Advertise,
+    Authority,
+    Cert,
+    Key,
+    Listen,
+    ServerName,
+    TokenFile,
+    door_from,
+)
 from perdure.cli.options import (
     DEFAULT_URL,
     AsJson,
@@ -97,24 +107,45 @@ NAMED = 5
 """The largest number of attempts without an end that are named."""
 
 
+OptionsFile = Annotated[
+    Path | None,
+    typer.Option("--options", metavar="FILE", help="A TOML file.", show_default=False),
+]
+NodeName = Annotated[
+    str | None,
+    typer.Option("--name", metavar="NAME", help="The node's name.", show_default="APP-PID"),
+]
+Every = Annotated[
+    float | None,
+    typer.Option(
+        "--every",
+        metavar="SECONDS",
+        min=0.1,
+        help="How often --live shows it.",
+        show_default="1",
+    ),
+]
+
+
 def serve(  # noqa: PLR0913, PLR0917 - each is an option of the command
     target: Annotated[
         str,
         typer.Argument(metavar="TARGET", help="FILE:APP or MODULE:APP; FILE if it has one App."),
     ],
     store: StoreUrl = DEFAULT_URL,
-    options: Annotated[
-        Path | None,
-        typer.Option("--options", metavar="FILE", help="A TOML file.", show_default=False),
-    ] = None,
-    name: Annotated[
-        str | None,
-        typer.Option("--name", metavar="NAME", help="The node's name.", show_default="APP-PID"),
-    ] = None,
+    options: OptionsFile = None,
+    name: NodeName = None,
     queues: QueueNames = None,
     tags: TagNames = None,
     no_shards: NoShards = False,
     grace: Grace = None,
+    listen: Listen = None,
+    advertise: Advertise = None,
+    token_file: TokenFile = None,
+    tls_cert: Cert = None,
+    tls_key: Key = None,
+    tls_ca: Authority = None,
+    tls_name: ServerName = None,
     weight: Weight = None,
     groups: Groups = None,
     label: Labels = None,
@@ -125,16 +156,7 @@ def serve(  # noqa: PLR0913, PLR0917 - each is an option of the command
     health: HealthAddress = None,
     until_idle: IdleTime = None,
     live: Annotated[bool, typer.Option("--live", help="Show what the node does, live.")] = False,
-    every: Annotated[
-        float | None,
-        typer.Option(
-            "--every",
-            metavar="SECONDS",
-            min=0.1,
-            help="How often --live shows it.",
-            show_default="1",
-        ),
-    ] = None,
+    every: Every = None,
     as_json: AsJson = False,
 ) -> int:
     """Run a node until SIGINT or SIGTERM.
@@ -156,11 +178,12 @@ def serve(  # noqa: PLR0913, PLR0917 - each is an option of the command
     given = with_queues(given, queues, tags, no_shards=no_shards)
     if not given.gc_residents:
         given = replace(given, gc_residents=GC_RESIDENTS)
-    node = Node(app, store, options=given, name=name)
+    door = door_from(listen, advertise, token_file, (tls_cert, tls_key, tls_ca, tls_name))
+    node = Node(app, store, options=given, name=name, listen=door)
     showing = None
     if live:
         latencies = pulse.Latencies()
-        node = Node(app, store, options=given, name=name, interceptors=[latencies])
+        node = Node(app, store, options=given, name=name, interceptors=[latencies], listen=door)
         showing = partial(pulse.show, node, latencies, every or 1.0, as_json=as_json)
     work = Work(app, node, store, grace, until_idle, showing, as_json)
     return asyncio.run(_serve(work, health))
@@ -328,6 +351,7 @@ def _say_ready(work: Work, health: HealthPort | None) -> None:
             "store": work.url,
             "workflows": workflows,
             "activities": activities,
+            "address": node.address,
             "health": None,
         }
         if health is not None:
@@ -337,8 +361,11 @@ def _say_ready(work: Work, health: HealthPort | None) -> None:
     counted = f"{screen.counted(len(workflows), 'workflow')}, {len(activities)} activities"
     if len(activities) == 1:
         counted = f"{screen.counted(len(workflows), 'workflow')}, 1 activity"
+    listens = ""
+    if node.address is not None:
+        listens = f", listens at {node.address}"
     screen.say(
-        f"ready: node {node.name} runs app {app.name!r} ({counted}) on {work.url}, "
+        f"ready: node {node.name} runs app {app.name!r} ({counted}) on {work.url}{listens}, "
         f"process {os.getpid()}"
     )
 

@@ -31,7 +31,7 @@ from perdure.codec.failure import without_own_frames
 from perdure.errors import Failure
 from perdure.kernel.data.commit import Task, UnitRow
 from perdure.kernel.data.message import Message
-from perdure.ports.store import Executions, Inbox, KvEntries, Store
+from perdure.ports.store import ClientStore, Executions, Inbox, KvEntries
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -115,7 +115,7 @@ async def _read(url: str, id: str) -> _Instance:
     )
 
 
-async def _read_kv(store: Store, id: str) -> Json:
+async def _read_kv(store: ClientStore, id: str) -> Json:
     kv: Json = {}
     after: str | None = None
     while True:
@@ -126,7 +126,7 @@ async def _read_kv(store: Store, id: str) -> Json:
             return kv
 
 
-async def kept_executions(store: Store, row: UnitRow) -> list[int]:
+async def kept_executions(store: ClientStore, row: UnitRow) -> list[int]:
     """The numbers of the executions whose history is kept, oldest first."""
     numbers: list[int] = []
     after: str | None = None
@@ -199,7 +199,7 @@ def _facts(instance: _Instance, now_ms: int) -> RenderableType:
     return facts.table
 
 
-async def _reason(store: Store, row: UnitRow) -> str:
+async def _reason(store: ClientStore, row: UnitRow) -> str:
     if row.reason == "posted":
         return f" (posted: {await why_not_begun(store)})"
     # Some reasons are the name of the status, and need not be said twice.

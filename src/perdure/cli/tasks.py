@@ -12,13 +12,13 @@ from perdure.ports.store import Tasks
 if TYPE_CHECKING:
     from perdure.cli.view import Json
     from perdure.kernel.data.commit import Task
-    from perdure.ports.store import Store
+    from perdure.ports.store import ClientStore
 
 _SHOWN = 10
 _READ_MAX = 500
 
 
-async def read_tasks(store: Store, unit: str) -> list[Task]:
+async def read_tasks(store: ClientStore, unit: str) -> list[Task]:
     """The first tasks of an instance, which may have thousands."""
     return (await store.query(Tasks(unit=unit, limit=_READ_MAX))).items
 

@@ -13,7 +13,7 @@ from perdure.client.gateway import stays_held
 from perdure.closing import remedy_of
 from perdure.errors import DecodeError, Timeout
 from perdure.kernel.data.commit import CLOSED, UnitRow
-from perdure.ports.store import Journal, OwnedStore, Store
+from perdure.ports.store import ClientStore, Journal, OwnedStore
 
 ROUND_MS = 60_000
 """The length of one wait for a change, which is repeated."""
@@ -30,7 +30,7 @@ Change = Callable[[UnitRow, list[HistoryEvent]], None]
 class Watch:
     """Follows one instance in a store that is open."""
 
-    def __init__(self, store: Store, id: str) -> None:
+    def __init__(self, store: ClientStore, id: str) -> None:
         """Nothing is read before `until_end`."""
         self._store = store
         self._id = id
@@ -120,7 +120,9 @@ class Part:
     unreadable: list[str] = field(default_factory=list[str])
 
 
-async def read_parts(store: Store, id: str, execution: int, known: int = 0) -> AsyncGenerator[Part]:
+async def read_parts(
+    store: ClientStore, id: str, execution: int, known: int = 0
+) -> AsyncGenerator[Part]:
     """The history of an execution, part by part, without the events up to number `known`.
 
     A damaged row is named and left out: that is when people want to see the rest.
@@ -145,7 +147,7 @@ async def read_parts(store: Store, id: str, execution: int, known: int = 0) -> A
         after = page.next
 
 
-async def read_history(store: Store, id: str, execution: int) -> Part:
+async def read_history(store: ClientStore, id: str, execution: int) -> Part:
     """The whole history of an execution."""
     whole = Part()
     async for part in read_parts(store, id, execution):

@@ -2,12 +2,13 @@
 
 A client belongs to a node (`node.client`), where messages reach the owner in memory. Or it stands
 alone on a store (`async with Client.open(url)`). Then messages are posted to inboxes, where the
-node that owns the instances finds them.
+node that owns the instances finds them. Or it has no store and asks nodes (`perdure.connect`).
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overload
 
@@ -20,8 +21,17 @@ from perdure.kernel.data.commit import Status
 from perdure.kernel.data.definition import normal_version
 from perdure.kernel.data.placement import check_id
 from perdure.kernel.data.retry import Seconds
-from perdure.ports.clock import Clock
-from perdure.ports.store import Counts, DeadLetter, DeadLetters, Page, QueueDepth, Store, Units
+from perdure.ports.clock import Clock, SystemClock
+from perdure.ports.store import (
+    ClientStore,
+    Counts,
+    DeadLetter,
+    DeadLetters,
+    Page,
+    QueueDepth,
+    Store,
+    Units,
+)
 from perdure.ports.where import Where
 from perdure.store import open_store
 from perdure.store.seal import check_open
@@ -32,7 +42,9 @@ if TYPE_CHECKING:
 
     from opentelemetry.metrics import MeterProvider
 
+    from perdure.client.remote.gateway import RemoteGateway
     from perdure.sync import LoopFactory, SyncClient
+    from perdure.transport.tls import Tls
 
 from perdure.client.bulk import PreparedStart, StartOutcome, start_each
 from perdure.client.deletion import Pruned, Removed, delete_many, keep, prune_many
@@ -43,6 +55,7 @@ from perdure.client.handle import Handle
 from perdure.client.letters import resend
 from perdure.client.pins import pin_to, unpin
 from perdure.client.posted import posted_starts
+from perdure.client.remote import is_remote
 from perdure.client.store_metrics import StoreMetrics, read_metrics, read_queues
 from perdure.client.workflow_handle import IfExists, WorkflowHandle
 
@@ -57,7 +70,7 @@ class Client:
         self,
         gateway: Gateway,
         interceptors: Sequence[Interceptor] = (),
-        own_store: Store | None = None,
+        own_store: AbstractAsyncContextManager[object] | None = None,
     ) -> None:
         """Made by a node, or by `Client.open`. `own_store` is opened and closed by the client."""
         self._gateway = gateway
@@ -72,16 +85,33 @@ class Client:
         clock: Clock | None = None,
         interceptors: Sequence[Interceptor] = (),
         meter_provider: MeterProvider | None = None,
+        token: bytes | None = None,
+        tls: Tls | None = None,
     ) -> Client:
         """A client that stands alone: `async with Client.open("sqlite:///shop.db") as client:`.
 
         A node elsewhere does the work. Metrics go to `meter_provider`, or to that of the process if
         it has one. A store that is given as an object is opened and closed by the caller.
+
+        `perdure://host:7420` names nodes in place of a store, as in `perdure.connect`. `token` and
+        `tls` are for these.
+
+        Raises:
+            UsageError: the URL names neither a store nor nodes.
         """
         from perdure.node.telemetry.metrics import ClientMetrics, find_provider
 
-        opened = open_store(store)
-        gateway: Gateway = StoreGateway(opened, clock)
+        opened: AbstractAsyncContextManager[object]
+        gateway: Gateway
+        if isinstance(store, str) and is_remote(store):
+            remote = _by_nodes(store, token, tls, clock)
+            opened = remote.store
+            gateway = remote
+        else:
+            _check_store_only(token, tls)
+            stored = open_store(store)
+            opened = stored
+            gateway = StoreGateway(stored, clock)
         provider = find_provider(meter_provider)
         # Without a provider nothing is measured, and no call is slower.
         if provider is not None:
@@ -105,8 +135,8 @@ class Client:
         return SyncClient(self, Portal("the client", loop_factory))
 
     @property
-    def store(self) -> Store:
-        """The store that it reads."""
+    def store(self) -> ClientStore:
+        """The store that it reads, itself or by the nodes."""
         return self._gateway.store
 
     async def __aenter__(self) -> Self:
@@ -115,7 +145,7 @@ class Client:
         if store is not None:
             await store.__aenter__()
             try:
-                check_open(store)
+                check_open(self._gateway.store)
             except StoreMoved as error:
                 await store.__aexit__(type(error), error, error.__traceback__)
                 raise
@@ -399,6 +429,59 @@ class Client:
             return self.get(id).prune(keep_last=keep_last, closed_before=closed_before)
 
         return await prune_many(self._gateway, _chosen(ids, filters), prune_one, limit)
+
+
+def connect(
+    url: str,
+    *,
+    token: bytes | None = None,
+    tls: Tls | None = None,
+    interceptors: Sequence[Interceptor] = (),
+    meter_provider: MeterProvider | None = None,
+    clock: Clock | None = None,
+) -> Client:
+    """A client of the nodes at some addresses, without a store of its own.
+
+    `async with perdure.connect("perdure://host1:7420,host2:7420", token=b"...") as client:`. It
+    needs one of the nodes to be reachable, and learns the others from that. When the node that it
+    talks to dies, it goes on with another one, and so does each `result()` that waits. The nodes
+    run with `listen`, and have the same token. The URL may name the token's file
+    (`?token_file=...`), and the files of TLS (`cert`, `key`, `ca` and `server_name`).
+
+    The URL of a store makes a client of that store.
+
+    Raises:
+        UsageError: the URL names neither nodes nor a store.
+        Refused, Unreachable, Garbage: at `async with`, if no node takes the client
+            (`perdure.ports.transport`).
+    """
+    return Client.open(
+        url,
+        clock=clock,
+        interceptors=interceptors,
+        meter_provider=meter_provider,
+        token=token,
+        tls=tls,
+    )
+
+
+def _by_nodes(url: str, token: bytes | None, tls: Tls | None, clock: Clock | None) -> RemoteGateway:
+    """The way by the nodes that a URL names."""
+    # Clients of a store need none of it, and Python's TLS takes its time to be imported.
+    from perdure.client.remote.address import nodes_of
+    from perdure.client.remote.gateway import RemoteGateway
+    from perdure.client.remote.store import remote_store
+
+    if clock is None:
+        clock = SystemClock()
+    return RemoteGateway(remote_store(nodes_of(url, token, tls), clock), clock)
+
+
+def _check_store_only(token: object, tls: object) -> None:
+    """Refuse what is meant for nodes, where a store is named."""
+    if token is not None or tls is not None:
+        msg_ = "token and tls are for nodes; name those with perdure://HOST:PORT, or leave both out"
+        raise UsageError(msg_)
 
 
 def _chosen(ids: Sequence[str], filters: Selection) -> Units:

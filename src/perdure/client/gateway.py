@@ -20,6 +20,7 @@ from perdure.kernel.unit.turn import Outcome
 from perdure.ports.clock import Clock, SystemClock
 from perdure.ports.moving import MovableStore
 from perdure.ports.store import (
+    ClientStore,
     Inbox,
     OwnedStore,
     Posted,
@@ -80,7 +81,7 @@ class Gateway(Protocol):
     """The way from a client to the owners of instances."""
 
     @property
-    def store(self) -> Store:
+    def store(self) -> ClientStore:
         """The store for reading."""
         ...
 
@@ -158,7 +159,7 @@ class Found:
     is_stored: bool = True
 
 
-async def find_row(store: Store, unit: str) -> UnitView | None:
+async def find_row(store: ClientStore, unit: str) -> UnitView | None:
     """The unit's row and version. None if there is none."""
     # A query and no load: the journal would be read, too, and any process may query.
     page = await store.query(Units(ids=(unit,), limit=1))
@@ -167,7 +168,7 @@ async def find_row(store: Store, unit: str) -> UnitView | None:
     return None
 
 
-async def find_start(store: Store, unit: str, run: bytes | None = None) -> msg.Message | None:
+async def find_start(store: ClientStore, unit: str, run: bytes | None = None) -> msg.Message | None:
     """A start that waits in the unit's inbox: the first one, or the one that will make `run`."""
     async for message in _waiting(store, unit):
         if isinstance(message.body, msg.Start) and run in (None, message.id):
@@ -175,7 +176,7 @@ async def find_start(store: Store, unit: str, run: bytes | None = None) -> msg.M
     return None
 
 
-async def _waiting(store: Store, unit: str) -> AsyncIterator[msg.Message]:
+async def _waiting(store: ClientStore, unit: str) -> AsyncIterator[msg.Message]:
     """The messages that wait for a unit, in order."""
     after: str | None = None
     # All pages are read: one may stand behind any number of messages that came before it.
@@ -188,7 +189,7 @@ async def _waiting(store: Store, unit: str) -> AsyncIterator[msg.Message]:
         after = page.next
 
 
-async def stays_held(store: Store, row: UnitRow, version: int) -> bool:
+async def stays_held(store: ClientStore, row: UnitRow, version: int) -> bool:
     """Whether a unit is held, and no `retry` is on its way to it.
 
     `row` and `version` were read before. A caller that has posted a `retry` sees them unchanged
@@ -204,7 +205,7 @@ async def stays_held(store: Store, row: UnitRow, version: int) -> bool:
     return view is not None and view.version == version
 
 
-async def find_unit(store: Store, unit: str) -> Found:
+async def find_unit(store: ClientStore, unit: str) -> Found:
     """The unit's row. While its start waits in the inbox, a pending row is made from that.
 
     Raises:
@@ -221,7 +222,7 @@ async def find_unit(store: Store, unit: str) -> Found:
     raise NotFound(msg_)
 
 
-async def find_run(store: Store, unit: str, begun: Begun) -> Found:
+async def find_run(store: ClientStore, unit: str, begun: Begun) -> Found:
     """The row of a run. While its start waits in the inbox, a pending row is made from that.
 
     The start may wait while another run has the id.
@@ -486,7 +487,7 @@ class MeasuredGateway:
         self._timer = timer
 
     @property
-    def store(self) -> Store:
+    def store(self) -> ClientStore:
         """The store for reading."""
         return self._gateway.store
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from perdure.client.gateway import find_row
 from perdure.client.sending import check_sent
@@ -17,7 +17,7 @@ from perdure.ports.store import Incarnation, OwnedStore, Scopes
 
 if TYPE_CHECKING:
     from perdure.client.gateway import Gateway
-    from perdure.ports.store import Store
+    from perdure.ports.store import ClientStore, Store
     from perdure.workflow import Workflow
 
 _PAGE = 1_000
@@ -29,7 +29,7 @@ _ROUND_MS = 1_000
 """How long one wait for the move lasts. It is repeated then."""
 
 
-def in_group(start: Message, workflow: Workflow[..., Any] | str, store: Store) -> Message:
+def in_group(start: Message, workflow: Workflow[..., Any] | str, store: ClientStore) -> Message:
     """Have a start wait where nodes look that serve the group of its workflow. Return it.
 
     The group of a workflow that is given by its name is not known here. A node moves it there.
@@ -54,8 +54,20 @@ async def pin_to(gateway: Gateway, id: str, node: str | None, label: str | None)
             msg = f"{label!r} is no label; write a name, '=' and a value: zone=eu-1"
             raise UsageError(msg)
     if row.scope != pin.scope:
-        await prepare(gateway.store, pin.scope)
+        await prepare(_own(gateway.store), pin.scope)
         await _place(gateway, id, pin.scope)
+
+
+def _own(store: ClientStore) -> Store:
+    """The store of a client that has one.
+
+    Raises:
+        UsageError: it has none, and no node makes pins for it.
+    """
+    if not hasattr(store, "claim"):
+        msg = "a client without a store cannot pin; use a client of the store itself"
+        raise UsageError(msg)
+    return cast("Store", store)
 
 
 async def unpin(gateway: Gateway, id: str) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from perdure.client.gateway import pending_of
 from perdure.kernel.data.commit import UnitRow
-from perdure.ports.store import Starts, Store, Units
+from perdure.ports.store import ClientStore, Starts, Units
 
 _PAGE = 500
 
 
-async def posted_starts(store: Store, query: Units, limit: int | None) -> list[UnitRow]:
+async def posted_starts(store: ClientStore, query: Units, limit: int | None) -> list[UnitRow]:
     """Pending rows of the posted starts that fit the filters of `query`, newest first.
 
     At most `limit` (None: all), and none on later pages: they stand before all instances.

@@ -12,7 +12,7 @@ from typing import get_args
 from msgspec.structs import replace
 
 from perdure.kernel.data.commit import CLOSED, Status
-from perdure.ports.store import QueueDepth, Queues, Store, Totals
+from perdure.ports.store import ClientStore, QueueDepth, Queues, Totals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,7 @@ class StoreMetrics:
         return sum(count for status, count in self.instances.items() if status not in CLOSED)
 
 
-async def read_metrics(store: Store, at_ms: int) -> StoreMetrics:
+async def read_metrics(store: ClientStore, at_ms: int) -> StoreMetrics:
     """The contents of a store. `at_ms` decides which messages and tasks are visible."""
     found = dict((await store.query(Totals(at=at_ms))).items)
     # The names of statuses stand among the other names, which are fields of the class.
@@ -69,7 +69,7 @@ async def read_metrics(store: Store, at_ms: int) -> StoreMetrics:
     return StoreMetrics(instances=instances, **found)
 
 
-async def read_queues(store: Store, at_ms: int) -> dict[str, QueueDepth]:
+async def read_queues(store: ClientStore, at_ms: int) -> dict[str, QueueDepth]:
     """The tasks of each queue that has some, by its name, in order."""
     # By pages, because a program may have a queue for each of its customers.
     query = Queues(at=at_ms)

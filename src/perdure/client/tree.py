@@ -9,7 +9,7 @@ from perdure.client.description import Description, describe_row
 from perdure.client.gateway import find_unit
 from perdure.errors import LimitExceeded
 from perdure.kernel.data.commit import UnitRow
-from perdure.ports.store import Store, Units
+from perdure.ports.store import ClientStore, Units
 
 TREE_INSTANCES_MAX = 100_000
 """Instances of one tree that are read at most."""
@@ -32,7 +32,7 @@ class Tree:
             waiting.extend(reversed(tree.children))
 
 
-async def children_of(store: Store, unit: str) -> list[UnitRow]:
+async def children_of(store: ClientStore, unit: str) -> list[UnitRow]:
     """The rows of the children of a unit, oldest first."""
     rows: list[UnitRow] = []
     after: str | None = None
@@ -44,7 +44,7 @@ async def children_of(store: Store, unit: str) -> list[UnitRow]:
             return rows[::-1]  # stores list the newest first
 
 
-async def levels_below(store: Store, unit: str) -> list[list[UnitRow]]:
+async def levels_below(store: ClientStore, unit: str) -> list[list[UnitRow]]:
     """The rows of all descendants of a unit: its children, their children, and so on.
 
     Raises:
@@ -72,7 +72,7 @@ async def levels_below(store: Store, unit: str) -> list[list[UnitRow]]:
     return levels
 
 
-async def read_tree(store: Store, unit: str) -> Tree:
+async def read_tree(store: ClientStore, unit: str) -> Tree:
     """The tree below a unit.
 
     Raises:

@@ -6,9 +6,10 @@ Read `node.py` for its life and `loop/turns.py` for the path of a message. Then 
 
 from __future__ import annotations
 
+from perdure.node.front.door import Door
 from perdure.node.node import Node
 from perdure.node.options import NodeOptions
 from perdure.node.scale import NodeScale, QueueScale, Scale
 from perdure.node.telemetry.tally import NodeMetrics
 
-__all__ = ["Node", "NodeMetrics", "NodeOptions", "NodeScale", "QueueScale", "Scale"]
+__all__ = ["Door", "Node", "NodeMetrics", "NodeOptions", "NodeScale", "QueueScale", "Scale"]

@@ -1,7 +1,10 @@
-"""The gateway of a node's client: to the units of this node in memory, to all others by the store.
+"""The gateway of a node's client: to units of this node in memory, to all others by their owners.
 
 Before each delivery the gateway asks which node owns the unit. A scope may go to another node while
 a request is under way. The request was then not done here, and it goes on by the store.
+
+Messages for units of other nodes go by the store, which knows a message that comes again, and their
+owner gets a hint. The owner tells of the end of a run. Where it cannot be asked, the store tells.
 """
 
 from __future__ import annotations
@@ -19,6 +22,15 @@ from perdure.client.gateway import (
     find_unit,
     joins,
 )
+from perdure.client.remote.protocol import (
+    CALL_MS,
+    MAYBE_ROW,
+    MAYBE_STARTED,
+    WAIT_MS,
+    AwaitHere,
+    Started,
+    StartHere,
+)
 from perdure.closing import is_held
 from perdure.errors import NotFound, StoreError, StoreUnavailable, UsageError
 from perdure.kernel.data.commit import CLOSED, UnitRow
@@ -32,12 +44,23 @@ if TYPE_CHECKING:
     from perdure.kernel.data.limits import Limits
     from perdure.kernel.data.message import Message
     from perdure.kernel.unit.turn import Outcome
+    from perdure.node.front.peers import Peers
     from perdure.node.loop.turns import Turns
     from perdure.ports.clock import Clock
     from perdure.ports.store import Store
 
 _ROUND_MS = 5_000
 """How long one wait for a change lasts. It is repeated then."""
+
+
+def may_go_directly(message: Message) -> bool:
+    """Whether a start may go to its owner over a link, and once more by the store.
+
+    The run has the id of its start, so such a start is known when it comes again. One that replaces
+    would also end a run that has the id since, and one with a delay waits in the inbox.
+    """
+    body = message.body
+    return isinstance(body, Start) and body.if_exists != "replace" and not message.visible_at
 
 
 class NodeGateway:
@@ -49,10 +72,15 @@ class NodeGateway:
         store: Callable[[], Store],
         clock: Clock,
         limits: Limits,
+        peers: Callable[[], Peers | None] = lambda: None,
     ) -> None:
-        """`running` gives the turns of the node's present life, or raises why there is none."""
+        """`running` gives the turns of the node's present life, or raises why there is none.
+
+        `peers` are the other nodes, if this one talks to them.
+        """
         self._running = running
         self._store = store
+        self._peers = peers
         self.clock = clock
         self.limits = limits
 
@@ -81,7 +109,7 @@ class NodeGateway:
         try:
             return await self._beside().send(message)
         finally:
-            self._look_into_inbox(message.to)
+            self._has_posted(message.to)
 
     async def post_all(self, messages: Sequence[Message]) -> list[Outcome]:
         """The same for several messages, in one transaction."""
@@ -89,9 +117,9 @@ class NodeGateway:
             return await self._beside().post_all(messages)
         finally:
             for unit in {message.to for message in messages}:
-                self._look_into_inbox(unit)
+                self._has_posted(unit)
 
-    def _look_into_inbox(self, unit: str) -> None:
+    def _has_posted(self, unit: str) -> None:
         """A message was posted. It must be read before the next one is delivered in memory.
 
         The unit may be this node's by now, and the node may be in its next life.
@@ -100,6 +128,9 @@ class NodeGateway:
             turns = self._running()
         except (UsageError, StoreUnavailable):
             return  # a life that is still to come reads the inbox as it loads the unit
+        peers = self._peers()
+        if peers is not None and not turns.memory.owns(unit):
+            peers.hint(unit)
         turns.memory.look_into_inbox(unit)
 
     async def _send_here(self, turns: Turns, message: Message) -> Outcome:
@@ -119,10 +150,35 @@ class NodeGateway:
         if turns.memory.owns(message.to, message.scope):
             with suppress(Moved):  # then nothing was done, and it goes to the new owner
                 return await self._begin_here(turns, message)
+        started = await self._begin_there(message)
+        if started is not None:
+            return started.outcome, started.begun
+        return await self.begin_by_store(message)
+
+    async def begin_here(self, message: Message) -> Started | None:
+        """The same, if this node owns the unit. None: it does not, and nothing was done."""
+        turns = self._running()
+        if turns.memory.owns(message.to):
+            with suppress(Moved):
+                return Started.of(*await self._begin_here(turns, message))
+        return None
+
+    async def _begin_there(self, message: Message) -> Started | None:
+        """The same, as the owner of the unit does it.
+
+        None: it cannot be asked, and may have done it all the same. The store knows it then.
+        """
+        peers = self._peers()
+        if peers is None or not may_go_directly(message):
+            return None
+        return await peers.ask_owner(message.to, StartHere(message), MAYBE_STARTED, CALL_MS)
+
+    async def begin_by_store(self, message: Message) -> tuple[Outcome, Begun | None]:
+        """Post a start, which may have come before. The store knows it then."""
         try:
             return await self._beside().begin(message)
         finally:
-            self._look_into_inbox(message.to)
+            self._has_posted(message.to)
 
     async def begin_all(self, messages: Sequence[Message]) -> list[Began | StoreError]:
         """Deliver many starts together: those of this node in memory, the others by the store."""
@@ -145,12 +201,16 @@ class NodeGateway:
     async def _begin_elsewhere(
         self, messages: Sequence[Message]
     ) -> Iterable[tuple[bytes, Began | StoreError]]:
+        posted = await self.begin_all_by_store(messages)
+        return zip((message.id for message in messages), posted, strict=True)
+
+    async def begin_all_by_store(self, messages: Sequence[Message]) -> list[Began | StoreError]:
+        """Post many starts, which may have come before."""
         try:
-            posted = await self._beside().begin_all(messages)
+            return await self._beside().begin_all(messages)
         finally:
             for message in messages:
-                self._look_into_inbox(message.to)
-        return zip((message.id for message in messages), posted, strict=True)
+                self._has_posted(message.to)
 
     async def _begin_here(self, turns: Turns, message: Message) -> Began:
         outcome = await self._send_here(turns, message)
@@ -182,16 +242,70 @@ class NodeGateway:
 
         Without `begun` it is the run that has the id now.
         """
-        turns = self._running()
-        # A start that was posted may be refused, which only the store shows.
-        is_certain = begun is None or not begun.may_be_refused
-        if is_certain and turns.memory.owns(unit):
+        if self._running().memory.owns(unit):
             if begun is None:
                 begun = Begun(await self._current_run(unit))
-            with suppress(Moved):  # then the end will be seen in the store
-                return await self._closed_here(turns, unit, begun.run, through_suspension)
+            row = await self.closed_here(unit, begun, through_suspension=through_suspension)
+        else:
+            row = await self._closed_there(unit, begun, through_suspension=through_suspension)
+        if row is not None:
+            return row
         beside = self._beside()
         return await beside.closed(unit, begun, through_suspension=through_suspension)
+
+    async def closed_by_store(self, unit: str, begun: Begun) -> UnitRow:
+        """The same, as the store tells, which knows the messages that wait."""
+        return await self._beside().closed(unit, begun)
+
+    async def closed_here(
+        self, unit: str, begun: Begun, *, through_suspension: bool
+    ) -> UnitRow | None:
+        """The same, if this node owns the unit. None: it does not, or not any more."""
+        turns = self._running()
+        if begun.may_be_refused and turns.memory.owns(unit):
+            # No turn tells of the end of a run that never comes to be.
+            await self._settle(unit, begun)
+        if turns.memory.owns(unit):
+            with suppress(Moved):
+                return await self._closed_here(turns, unit, begun.run, through_suspension)
+        return None
+
+    async def _settle(self, unit: str, begun: Begun) -> None:
+        """Wait until it is known which run a posted start has begun or joined.
+
+        Raises:
+            AlreadyStarted: it was refused.
+            NotFound: the run is gone.
+        """
+        while True:
+            found = await find_run(self._running().store, unit, begun)
+            if found.is_stored:
+                begun.settle(found.row.run)
+                return
+            await self.changed(unit, found.version, _ROUND_MS)
+
+    async def _closed_there(
+        self, unit: str, begun: Begun | None, *, through_suspension: bool
+    ) -> UnitRow | None:
+        """The same, as the owner of the unit tells. None: it cannot be asked."""
+        peers = self._peers()
+        if peers is None:
+            return None
+        if begun is None:
+            # The run is settled here: another one may have the id when the owner is asked.
+            found = await find_unit(self._running().store, unit)
+            if not found.is_stored:
+                return None
+            begun = Begun(found.row.run)
+        request = AwaitHere(unit, begun.run, begun.twin, begun.may_be_refused, through_suspension)
+        row = await peers.ask_owner(unit, request, MAYBE_ROW, WAIT_MS, is_wait=True)
+        if row is None:
+            return None
+        begun.settle(row.run)
+        if is_held(row) and not through_suspension:
+            # A `retry` that was posted here may be on its way, which the store shows.
+            return None
+        return row
 
     async def _closed_here(
         self, turns: Turns, unit: str, run: bytes, through_suspension: bool

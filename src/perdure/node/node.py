@@ -12,6 +12,7 @@ import asyncio
 import logging
 import os
 from contextlib import AsyncExitStack
+from random import Random
 from typing import TYPE_CHECKING, Self
 
 from perdure.client.client import Client
@@ -23,27 +24,29 @@ from perdure.guard import runtime as guard
 from perdure.guard.watchdog import Watchdog
 from perdure.interceptor import check_interceptors
 from perdure.kernel.data.definition import check_text
-from perdure.kernel.data.message import Start
 from perdure.kernel.data.placement import scopes_of
-from perdure.kernel.unit.kinds import WORKFLOW, Kinds
-from perdure.kernel.unit.workflow_unit import WorkflowUnit
-from perdure.node.deploys import Checks, advertised, guard_level, release
+from perdure.node.deploys import Checks, advertised, guard_level
+from perdure.node.front.door import Door, door_of
+from perdure.node.front.listening import Listening
 from perdure.node.gateway import NodeGateway
+from perdure.node.kinds import kinds_of
 from perdure.node.options import NodeOptions, check_kind
 from perdure.node.outlook import Outlook, until_idle
 from perdure.node.ownership.lease import Lease
 from perdure.node.ownership.ownership import Ownership
-from perdure.node.ownership.seat import Seat
+from perdure.node.ownership.seat import Seat, Told
+from perdure.node.profile import groups_of, profile_of
 from perdure.node.queues.routes import Routes
-from perdure.node.surroundings import Surroundings
+from perdure.node.surroundings import Surroundings, go_on_from_last
 from perdure.node.telemetry.gauges import NodeGauges
 from perdure.node.telemetry.metrics import Metrics, find_provider
 from perdure.node.telemetry.tally import NodeMetrics, Tally
 from perdure.node.upkeep.elders import Elders
 from perdure.node.wiring import Life, wire
 from perdure.ports.clock import Clock, SystemClock
-from perdure.ports.cluster import Assigner, Member
-from perdure.ports.store import Incarnation, SharedStore, Store, Units
+from perdure.ports.cluster import Assigner
+from perdure.ports.store import Incarnation, SharedStore, Store
+from perdure.ports.transport import Peer
 from perdure.store import open_store
 from perdure.store.measured import MeasuredStore
 from perdure.store.seal import check_open
@@ -58,6 +61,8 @@ if TYPE_CHECKING:
     from perdure.client.gateway import Gateway
     from perdure.interceptor import Interceptor
     from perdure.kernel.data.limits import Limits
+    from perdure.kernel.unit.kinds import Kinds
+    from perdure.node.front.peers import Peers
     from perdure.node.loop.turns import Turns
     from perdure.node.scale import Scale
     from perdure.ports.cluster import Assignment, Cluster
@@ -84,6 +89,7 @@ class Node:
         interceptors: Sequence[Interceptor] = (),
         meter_provider: MeterProvider | None = None,
         cluster: Cluster | Assigner | None = None,
+        listen: str | Door | None = None,
     ) -> None:
         """Nothing runs before `start`.
 
@@ -91,6 +97,9 @@ class Node:
         `meter_provider`, or to that of the process if it has one when the node starts. With a
         `cluster` the node is one of several, and owns the scopes that fall to it. The nodes of a
         PostgreSQL store are a cluster by default. Without a cluster a node owns the whole store.
+
+        With `listen="HOST:PORT"` it answers other nodes and the clients of `perdure.connect`, and
+        `address` says where. A `Door` has the token, TLS and the address that others use, too.
         """
         self.app = app
         if options is None:
@@ -115,6 +124,8 @@ class Node:
         self._given_store = store
         self._store: Store | None = open_store(store)
         self._cluster = cluster
+        self._door = door_of(listen, self.clock)
+        self._listening: Listening | None = None
         self._stack = AsyncExitStack()
         self._life: Life | None = None
         self._seat: Seat | None = None
@@ -133,7 +144,13 @@ class Node:
 
     def _make_gateway(self) -> NodeGateway:
         """The way of its client to instances, in each of its lives."""
-        return NodeGateway(self._running, lambda: self.store, self.clock, self.options.limits)
+        return NodeGateway(
+            self._running,
+            lambda: self.store,
+            self.clock,
+            self.options.limits,
+            self._peers,
+        )
 
     # ------------------------------------------------------------ life cycle
 
@@ -202,6 +219,7 @@ class Node:
         # A worker claims nothing, so another process may own the store.
         is_owner = cluster is None and not self.options.worker_only
         store = self._measure(store, stack)
+        await self._bind(store, stack)  # before it joins, so that the others learn its address
         ownership = Ownership(store, self._incarnation, is_alone=is_owner)
         stack.push_async_callback(self._leave_cluster)  # behind the release
         stack.push_async_callback(self._release, ownership)
@@ -213,7 +231,7 @@ class Node:
         watchdog = Watchdog(self.options.turn_limit_ms)
         stack.callback(watchdog.close)
         guard.install(guard_level)
-        await self._set_clock(store)
+        await go_on_from_last(self.clock, store)
         resources: object = None
         context = self.app.make_resources()
         if context is not None:
@@ -244,22 +262,55 @@ class Node:
             assignments = await self._join(cluster, life)
             life.background.spawn(life.owner.follow(assignments), "perdure-cluster")
         life.deploys.changed()
+        if self._listening is not None:
+            await self._listening.begin()
+
+    # ------------------------------------------------------------ listening
+
+    async def _bind(self, store: Store, stack: AsyncExitStack) -> None:
+        """Take the address at which the node listens, if it does."""
+        if self._door is None:
+            return
+        me = Peer(self._incarnation, store.info.id)
+        self._listening = Listening(
+            self._door.make(me, self.clock),
+            self.gateway,
+            self.name,
+            Random(),
+            self.clock,
+            self.options.lease_ms,
+            self._at_work,
+            lambda: self._seat,
+        )
+        stack.push_async_callback(self._stop_listening)
+        await self._listening.bind()
+
+    async def _stop_listening(self) -> None:
+        listening, self._listening = self._listening, None
+        if listening is not None:
+            await listening.close()
+
+    def _peers(self) -> Peers | None:
+        """The other nodes, while this one listens."""
+        if self._listening is None:
+            return None
+        return self._listening.peers
+
+    def _at_work(self) -> Life | None:
+        """The present life, unless it is being ended."""
+        if self._stopping:
+            return None
+        return self._life
 
     async def _join(self, cluster: Cluster | Assigner, life: Life) -> AsyncIterator[Assignment]:
         """Become one of the nodes of a cluster. Return what the node should own from now on."""
         if isinstance(cluster, Assigner):
             return cluster.assignments(self.incarnation)
         options = self.options
-        member = Member(
-            incarnation=self.incarnation,
-            lease_ms=options.lease_ms,
-            weight=options.weight,
-            groups=self._groups(),
-            labels=dict(options.labels),
-            code=advertised(self.app, self.name),
-            release=release(),
-            started_at=self.clock.now_ms(),
-        )
+        seen = None
+        if self._listening is not None:
+            seen = self._listening.members_changed
+        member = profile_of(self.app, options, self.incarnation, self.address, self.clock.now_ms())
         self._seat = Seat(
             cluster,
             member,
@@ -271,17 +322,10 @@ class Node:
             shards=self.store.info.shards,
             hung_ms=options.turn_limit_ms,
             load=life.attempts.load,
-            failed=self._store_failed,
-            code_changed=life.deploys.changed,
+            told=Told(self._store_failed, life.deploys.changed, seen),
         )
         await self._seat.take()
         return self._seat.assignments()
-
-    def _groups(self) -> tuple[str, ...]:
-        """The groups that this node serves: those of its options, or all of its app."""
-        if self.options.groups:
-            return self.options.groups
-        return tuple(self.app.groups())
 
     async def _leave_cluster(self) -> None:
         if self._seat is not None:
@@ -318,30 +362,12 @@ class Node:
                 self._tally,
                 self._metrics,
                 self._store_failed,
+                self._listening,
             )
         )
 
     def _kinds(self, store: Store, routes: Routes, ownership: Ownership) -> Kinds:
-        """The kinds of units that this node knows."""
-        info = store.info
-        limits = self.options.limits
-
-        is_elsewhere = None
-        if not ownership.is_alone:
-            is_elsewhere = ownership.is_elsewhere
-
-        def workflow(unit: str) -> WorkflowUnit:
-            return WorkflowUnit(
-                unit,
-                self.app,
-                limits,
-                shards=info.shards,
-                dedupe_ms=info.dedupe_ms,
-                is_queued=routes.is_queued,
-                is_elsewhere=is_elsewhere,
-            )
-
-        return Kinds({WORKFLOW: workflow}, {Start: WORKFLOW})
+        return kinds_of(self.app, self.options.limits, store.info, routes, ownership)
 
     def _open_store(self) -> Store:
         # A store is closed at the stop, so the next life opens another one.
@@ -366,16 +392,6 @@ class Node:
         self._measured = None
         await metrics.unwatch()
 
-    async def _set_clock(self, store: Store) -> None:
-        """Let time go on from that of the life before.
-
-        A wall clock that was set back meanwhile must hold up no timer.
-        """
-        if isinstance(self.clock, SystemClock):
-            # The one row that was written last.
-            for view in (await store.query(Units(limit=1))).items:
-                self.clock.go_on_from(view.row.updated_at)
-
     def _definitions_changed(self) -> None:
         """New definitions may release instances that wait for them."""
         self._checks.check()
@@ -383,7 +399,9 @@ class Node:
             self._life.deploys.changed()
         if self._seat is not None:
             self._seat.describe_soon(
-                self._groups(), advertised(self.app, self.name), self.app.groups()
+                groups_of(self.app, self.options),
+                advertised(self.app, self.name),
+                self.app.groups(),
             )
 
     async def stop(self, grace: float | None = None) -> None:
@@ -419,6 +437,8 @@ class Node:
         if self._seat is not None:
             self._seat.announce_leave()
         try:
+            # First of all: clients go on with other nodes at once.
+            await self._stop_listening()
             if self._failure is not None:
                 self._life = None  # no request can be recorded any more
             await life.end_background()
@@ -447,15 +467,7 @@ class Node:
     async def _release(self, ownership: Ownership) -> None:
         if self._failure is not None:
             return  # the store could not take it, or another node owns the scopes
-        try:
-            await ownership.release(ownership.all())
-        except StoreUnavailable as error:
-            # All that was acknowledged is recorded, so the stop is complete without this.
-            text = (
-                "node %s has stopped, and its store does not answer: the next node takes over as"
-                " after a crash, and nothing that was acknowledged is lost: %s"
-            )
-            logger.warning(text, self.name, error, extra={"node": self.name})
+        await ownership.release_all(self.name)
 
     def _store_failed(self, error: Exception) -> None:
         """The store cannot go on, so this node must not.
@@ -522,6 +534,13 @@ class Node:
         if self._life is not None:
             return self._life.ownership.incarnation
         return self._incarnation
+
+    @property
+    def address(self) -> str | None:
+        """Where other nodes and clients reach this node. None: it does not listen now."""
+        if self._listening is None:
+            return None
+        return self._listening.address
 
     @property
     def residents(self) -> int:

@@ -227,7 +227,8 @@ def _warn_of_unknown(environment: Mapping[str, str]) -> None:
 
     They are no errors, because a later release or another program may read them.
     """
-    known = {"PERDURE_STORE", "PERDURE_LOG"}  # the command line and the logs read these
+    # The command line and the logs read these.
+    known = {"PERDURE_STORE", "PERDURE_LOG", "PERDURE_TOKEN_FILE"}
     known |= {f"{ENVIRONMENT_PREFIX}{name}".upper() for name in _names_of(NodeOptions)}
     known |= {f"{ENVIRONMENT_PREFIX}LIMITS_{name}".upper() for name in _names_of(Limits)}
     for key in sorted(environment):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
+
+from perdure.ports.clock import SystemClock
+from perdure.ports.store import Units
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,6 +26,18 @@ if TYPE_CHECKING:
     from perdure.ports.store import Incarnation, Store
 
 
+class Outside(Protocol):
+    """What other nodes and clients should know of the turns of this node."""
+
+    def hint(self, unit: str) -> None:
+        """Messages wait in the store for a unit of another node."""
+        ...
+
+    def removed(self, unit: str) -> None:
+        """A unit of this node is gone, with all it owned."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """The parts that are there before a life begins, and those that outlast it.
@@ -30,6 +45,7 @@ class Surroundings:
     `is_shared`: other nodes have the store open, too. `routes` say which calls are tasks.
     `resources` are those that the app has opened for its activities. `client` makes the client for
     `activity.client()`. `failed` is called with an error after which the node cannot go on.
+    `outside` is None for a node that does not listen.
     """
 
     store: Store
@@ -49,8 +65,20 @@ class Surroundings:
     tally: Tally
     metrics: Metrics | None
     failed: Callable[[Exception], None]
+    outside: Outside | None = None
 
     @property
     def node_name(self) -> str:
         """The name of the node, for log records."""
         return self.incarnation.node
+
+
+async def go_on_from_last(clock: Clock, store: Store) -> None:
+    """Let time go on from that of the life before.
+
+    A wall clock that was set back meanwhile must hold up no timer.
+    """
+    if isinstance(clock, SystemClock):
+        # The one row that was written last.
+        for view in (await store.query(Units(limit=1))).items:
+            clock.go_on_from(view.row.updated_at)

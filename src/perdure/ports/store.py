@@ -357,18 +357,47 @@ class SharedStore(Protocol):
         ...
 
 
-class Store(Protocol):
-    """Where commits become durable. Open it with `async with`.
+class ClientStore(Protocol):
+    """The part of a store that a client looks at. A client without a store asks nodes for it.
 
-    Every method may raise `StoreUnavailable`, `UsageError` for impossible arguments, and
-    `StoreFormat` for stored data that is damaged beyond reading. It raises nothing else. One
-    damaged row must not keep others from being read.
+    Its methods raise what those of `Store` raise.
     """
 
     @property
     def info(self) -> StoreInfo:
         """Identity, format, shard count and capabilities."""
         ...
+
+    async def load(self, units: Sequence[str]) -> list[Loaded]:
+        """Units as stored, one snapshot each."""
+        ...
+
+    async def query(self, query: Query[T]) -> Page[T]:
+        """Lists and histories, which may be a little stale."""
+        ...
+
+    async def drop_letters(self, letters: Sequence[bytes]) -> int:
+        """Remove dead letters by the ids of their messages. Returns how many were there."""
+        ...
+
+    # A version and not an event, because the change may come before the call.
+    async def wait_change(self, unit: str, version: int, timeout_ms: int) -> int:
+        """Wait until the unit's row has a version other than `version` (0: no row).
+
+        Returns the version that it has then, or when the time is up. In one process a commit ends
+        the wait. Across processes the owner's hint does, with a slow look at the store as the
+        safety net.
+        """
+        ...
+
+
+class Store(ClientStore, Protocol):
+    """Where commits become durable. Open it with `async with`.
+
+    Every method may raise `StoreUnavailable`, `UsageError` for impossible arguments, and
+    `StoreFormat` for stored data that is damaged beyond reading. It raises nothing else. One
+    damaged row must not keep others from being read.
+    """
 
     async def __aenter__(self) -> Self:
         """Open the store. Creates it when it is new."""
@@ -419,10 +448,6 @@ class Store(Protocol):
         Raises:
             UsageError: a message names no scope. None of the batch was accepted.
         """
-        ...
-
-    async def load(self, units: Sequence[str]) -> list[Loaded]:
-        """Units as stored, one snapshot each."""
         ...
 
     # There is no high-water mark: a message can commit late and stand before one that was read.
@@ -505,24 +530,6 @@ class Store(Protocol):
 
         A message whose target did not come to be in time becomes a dead letter. Scopes that their
         fence does not own any more are left alone.
-        """
-        ...
-
-    async def drop_letters(self, letters: Sequence[bytes]) -> int:
-        """Remove dead letters by the ids of their messages. Returns how many were there."""
-        ...
-
-    async def query(self, query: Query[T]) -> Page[T]:
-        """Lists and histories, which may be a little stale."""
-        ...
-
-    # A version and not an event, because the change may come before the call.
-    async def wait_change(self, unit: str, version: int, timeout_ms: int) -> int:
-        """Wait until the unit's row has a version other than `version` (0: no row).
-
-        Returns the version that it has then, or when the time is up. In one process a commit ends
-        the wait. Across processes the owner's hint does, with a slow look at the store as the
-        safety net.
         """
         ...
 

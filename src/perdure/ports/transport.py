@@ -11,8 +11,8 @@ Guarantees, one section of the conformance suite (`perdure.testing.conformance.t
    may have run.
 3. A deadline travels as time left. A call that is late, or whose caller is gone, is not run.
 4. Queues are bounded. A full one drops each `tell` and refuses each `call` with `Overloaded`.
-5. Both peers have shown that they know the token, serve the same store and share a version before
-   the first envelope.
+5. Both peers have shown that they know the token, serve the same store (or none, as a client does)
+   and share a version before the first envelope.
 6. A peer that is dead, does not read, or sends what is no envelope loses its link. Others keep
    theirs.
 """
@@ -131,8 +131,8 @@ OWN_KINDS = "."
 class Peer(msgspec.Struct, frozen=True):
     """What a node says of itself when a link opens.
 
-    `store` is the id of the store that it serves. `features` are the names of what it can do beyond
-    the version of the protocol.
+    `store` is the id of the store that it serves. It is empty for a client, which serves none.
+    `features` are the names of what it can do beyond the version of the protocol.
     """
 
     node: Incarnation

@@ -33,7 +33,7 @@ from perdure.kernel.data.commit import JournalChunk, KvEntry
 from perdure.kernel.data.events import AnyEvent, Started, decode_events
 from perdure.kernel.data.placement import check_id
 from perdure.kernel.execution.variables import Variables
-from perdure.ports.store import Executions, Journal, Store
+from perdure.ports.store import ClientStore, Executions, Journal
 
 FORMAT = 1
 """The format that this release writes and reads."""
@@ -234,7 +234,7 @@ def _execution(found: _Execution, origin: str) -> Execution:
 # ---------------------------------------------------------------- exporting
 
 
-async def export_history(store: Store, id: str, *, every_execution: bool = False) -> History:
+async def export_history(store: ClientStore, id: str, *, every_execution: bool = False) -> History:
     """The history of an instance in an open store: its current execution, or all that are kept.
 
     Raises:
@@ -258,7 +258,7 @@ async def export_history(store: Store, id: str, *, every_execution: bool = False
     return History(row.id, row.type, row.status, tuple(executions), repr(id))
 
 
-async def _numbers(store: Store, id: str) -> list[int]:
+async def _numbers(store: ClientStore, id: str) -> list[int]:
     numbers: list[int] = []
     after: str | None = None
     while True:
@@ -269,7 +269,7 @@ async def _numbers(store: Store, id: str) -> list[int]:
         after = page.next
 
 
-async def _ended(store: Store, id: str, number: int) -> Execution:
+async def _ended(store: ClientStore, id: str, number: int) -> Execution:
     chunks: list[JournalChunk] = []
     after: str | None = None
     while True:

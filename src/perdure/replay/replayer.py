@@ -26,7 +26,7 @@ from perdure.kernel.loop.loop import NeverIdle, Nobody
 from perdure.kernel.loop.ordered import install as install_ordered_sets
 from perdure.kernel.unit import held
 from perdure.node.options import check_kind
-from perdure.ports.store import Store, Units
+from perdure.ports.store import ClientStore, Units
 from perdure.replay.history import Execution, History, export_history
 from perdure.store import open_store
 
@@ -223,7 +223,7 @@ def _value_in_full(value: object) -> str:
 
 async def replay_all(
     app: App,
-    store: str | Store,
+    store: str | ClientStore,
     *,
     status: Status | tuple[Status, ...] = OPEN,
     type: str | None = None,
@@ -251,7 +251,7 @@ async def replay_all(
 
 async def iterate_replays(
     app: App,
-    store: str | Store,
+    store: str | ClientStore,
     *,
     status: Status | tuple[Status, ...] = OPEN,
     type: str | None = None,
@@ -280,7 +280,7 @@ def _read_only(url: str) -> str:
 
 
 async def _replays(
-    app: App, store: Store, statuses: tuple[Status, ...], type: str | None
+    app: App, store: ClientStore, statuses: tuple[Status, ...], type: str | None
 ) -> AsyncGenerator[Replayed | ReplayMismatch]:
     types: tuple[str, ...] = ()
     if type is not None:

@@ -66,6 +66,8 @@ def open_store(
     # With two slashes the name of the file would be that of a host.
     if parts.scheme == "sqlite":
         hint = f" (three slashes for a relative path: sqlite:///{parts.netloc}{parts.path})"
+    if parts.scheme == "perdure":
+        hint = " (it names nodes, for clients: perdure.connect; a node needs the store itself)"
     msg = f"{url!r} names no store that this release knows{hint}; use one of {_SCHEMES}"
     raise UsageError(msg)
 

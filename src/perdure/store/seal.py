@@ -12,7 +12,6 @@ import msgspec
 
 from perdure.errors import StoreMoved, UsageError
 from perdure.ports.moving import MovableStore, Seal
-from perdure.ports.store import Store
 
 KEY = "seal"
 """The key of the seal in the table `meta`."""
@@ -87,7 +86,7 @@ def check_seal(known: Seal | None, wanted: Seal | None, name: str) -> None:
     raise StoreMoved(msg)
 
 
-def check_open(store: Store) -> None:
+def check_open(store: ClientStore) -> None:
     """Refuse to work with a sealed store.
 
     Raises:

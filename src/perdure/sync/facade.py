@@ -666,6 +666,11 @@ class SyncNode:
         return self._node.incarnation
 
     @property
+    def address(self) -> str | None:
+        """Where other nodes and clients reach this node. None: it does not listen now."""
+        return self._node.address
+
+    @property
     def residents(self) -> int:
         """How many instances are in memory."""
         return self._node.residents

@@ -186,7 +186,8 @@ class Handshake:
         except _UNREADABLE as error:
             return Step(error=Garbage(f"the peer says of itself what cannot be read: {error}"))
         peer = about.peer
-        if peer.store != self._me.store:
+        # A client serves no store, and talks to the nodes of any.
+        if peer.store and self._me.store and peer.store != self._me.store:
             text = (
                 f"node {self._me.node.node!r} serves the store {self._me.store!r}, and node "
                 f"{peer.node.node!r} the store {peer.store!r}; give both the same URL"

@@ -89,6 +89,7 @@ class Turns:
         self._clock = given.clock
         self._tally = given.tally
         self._metrics = given.metrics
+        self._outside = given.outside
         self._ownership = given.ownership
         self._ready = Ready(given.ownership, self._turn, self._round_over, self._is_behind)
         self._supervisor = Supervisor(given)
@@ -138,6 +139,8 @@ class Turns:
         if resident is None or (scope is not None and not scope.takes_messages):
             # A stored message waits in the inbox, and the next owner derives results again.
             refuse(ack, Moved())
+            if stored and self._outside is not None:
+                self._outside.hint(message.to)
             return
         if resident.receive(message, ack, stored=stored):
             self._ready.queue(resident)
@@ -276,6 +279,8 @@ class Turns:
             self._reached(unit, turn.milestones)
         if unit.held is not None and unit.row is not None and is_held(unit.row):
             self.waiters.held(unit.row)
+        if turn.deleted and self._outside is not None:
+            self._outside.removed(unit.id)
         if turn.closed or turn.wake_at is not None or self.deadlines.holds(unit.id):
             self._plan(resident, turn, serves=serves)
         self._next(resident, turn)
@@ -295,6 +300,8 @@ class Turns:
         """
         if claims != self._ownership.claims or self._placing is not None:
             home = self.memory.home_of(message.to)
+            if home is None and self._outside is not None:
+                self._outside.hint(message.to)
             if home is None and self._placing is not None:
                 self._placing.look_for(message.to)
                 return

@@ -199,7 +199,7 @@ class Owner:
         )
         for scope in scopes:
             self._suspects[scope] = suspects
-            scope.serve(suspects, self._backlog)
+            scope.serve(suspects, self._backlog, self._clock.boot_ms())
             if self._ownership.is_frozen:
                 scope.freeze()
         self._background.spawn(self._take_up(suspects), "perdure-scan")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Literal
 
+from perdure.errors import StoreUnavailable
 from perdure.kernel.data.commit import Fence
 from perdure.kernel.data.placement import Pin, scope_of
 from perdure.kernel.placement.pins import able, everyone_fits, pin_for_code
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from perdure.node.ownership.scope import Admission, Batch
     from perdure.ports.cluster import Member
     from perdure.ports.store import Incarnation, Store
+
+logger = logging.getLogger("perdure.node")
 
 Cause = Literal["store", "lease"]
 """Why a node is frozen: its store does not answer, or it could not renew its lease."""
@@ -152,6 +156,18 @@ class Ownership:
             await self._store.release([scope.fence for scope in ours])
         for scope in scopes:
             self.remove(scope)
+
+    async def release_all(self, node: str) -> None:
+        """Give all scopes up as the node of this name stops."""
+        try:
+            await self.release(self.all())
+        except StoreUnavailable as error:
+            # All that was acknowledged is recorded, so the stop is complete without this.
+            text = (
+                "node %s has stopped, and its store does not answer: the next node takes over as"
+                " after a crash, and nothing that was acknowledged is lost: %s"
+            )
+            logger.warning(text, node, error, extra={"node": node})
 
     def remove(self, scope: Scope) -> None:
         """The scope is this node's no longer."""

@@ -74,6 +74,7 @@ class Scope:
         "name",
         "number",
         "residents",
+        "since_ms",
         "state",
         "takes_messages",
         "takes_turns",
@@ -101,16 +102,19 @@ class Scope:
         self.takes_messages = False
         self.takes_turns = False
         self.residents: dict[str, Resident] = {}
+        # When it began to be served (boot time).
+        self.since_ms = 0
         self.admission: Admission | None = None
         self.horizon: Horizon | None = None
         self._empty = asyncio.Event()
 
     # ------------------------------------------------------------ states
 
-    def serve(self, admission: Admission, horizon: Horizon) -> None:
+    def serve(self, admission: Admission, horizon: Horizon, boot_ms: int) -> None:
         """Take messages and turns from now on."""
         self.admission = admission
         self.horizon = horizon
+        self.since_ms = boot_ms
         self._become("serving")
 
     def freeze(self) -> None:

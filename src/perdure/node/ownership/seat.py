@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -35,6 +36,16 @@ _TICK_S = 0.5
 """How often the event loop shows that it turns."""
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The parts of a node that a seat tells of its news."""
+
+    failed: Callable[[Exception], None]
+    code_changed: Callable[[], None]
+    """There is other code among the members."""
+    members_changed: Callable[[View], None] | None = None
+
+
 class Seat:
     """Joins the cluster, follows what it says, and leaves it."""
 
@@ -51,18 +62,16 @@ class Seat:
         shards: int,
         hung_ms: int,
         load: Callable[[], Load],
-        failed: Callable[[Exception], None],
-        code_changed: Callable[[], None],
+        told: Told,
     ) -> None:
         """Nothing is joined. An event loop that stands still for `hung_ms` loses its lease.
 
-        `needed` are the groups of the app's workflows. `code_changed` is called when there is other
-        code among the members.
+        `needed` are the groups of the app's workflows.
         """
         self._member = member
         self._pins = pins
         self._shards = shards
-        self._code_changed = code_changed
+        self._told = told
         self._reports = Reports(member.incarnation.node)
         self._reports.need(needed)
         self._lease = lease
@@ -73,6 +82,7 @@ class Seat:
         self._hung_ms = hung_ms + int(_TICK_S * 1000)
         self._view: View | None = None
         self._assignment = Assignment(frozenset())
+        self._placed: dict[str, str] = {}
         self._news = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._ticked_ms = clock.boot_ms()
@@ -80,7 +90,7 @@ class Seat:
         self._membership = Membership(
             cluster, member, self, boot_ms=clock.boot_ms, ticks=self._ticks
         )
-        self._helm = Helm(cluster, self._membership, failed)
+        self._helm = Helm(cluster, self._membership, told.failed)
         pins.listen(self._news.set)
 
     def _scopes_of(self, member: Member) -> dict[str, list[str]]:
@@ -180,6 +190,8 @@ class Seat:
             self._note_members([seen.member for seen in view.members])
             self._pins.expect_others()
             self._assignment = self._assigned(view)
+            if self._told.members_changed is not None:
+                self._told.members_changed(view)
         # Also when it is the same. A node with an older view may have claimed late and won, and its
         # scope would have no owner.
         self._news.set()
@@ -187,7 +199,7 @@ class Seat:
     def _note_members(self, members: list[Member]) -> None:
         self._reports.see(self._member, members)
         if self._ownership.see(members):
-            self._code_changed()
+            self._told.code_changed()
 
     def _removed(self, incarnation: Incarnation) -> None:
         self._view = None
@@ -210,8 +222,19 @@ class Seat:
         own = self._member.incarnation.id
         members = [seen.member for seen in view.members]
         placed = place(self._scopes, members) | place_pins(self._pins.names, members)
+        names = {member.incarnation.id: member.incarnation.node for member in members}
+        self._placed = {scope: names[owner] for scope, owner in placed.items()}
         scopes = frozenset(scope for scope, owner in placed.items() if owner == own)
         return Assignment(scopes, frozenset(member.incarnation.id for member in members))
+
+    def owner_of(self, scope: str) -> str | None:
+        """The name of the node to which a scope falls, by the last view. None: there is none."""
+        return self._placed.get(scope)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the node holds its lease now."""
+        return self._lease.holds
 
     @property
     def view(self) -> View | None:
