@@ -20,7 +20,13 @@ from perdure import App
 from perdure.errors import StoreUnavailable
 from perdure.kernel.data.commit import Commit, Fence, Task, Verdict
 from perdure.kernel.data.message import Message
-from perdure.ports.store import ANY_TASK, Claim, Incarnation, Posted, Renewal, Swept, TaskMatch
+from perdure.ports.store import (
+    Claim,
+    Incarnation,
+    Posted,
+    Swept,
+)
+from perdure.ports.tasks import ANY_TASK, Renewal, TaskMatch
 from perdure.store.derived import check_scopes
 from perdure.store.limits import DEFAULT_LIMITS, StoreLimits
 from perdure.store.memory import MemoryStore

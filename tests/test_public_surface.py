@@ -11,7 +11,7 @@ import pytest
 
 import perdure
 import perdure.sync
-from perdure import activity, errors, logs, testing, workflow
+from perdure import activity, errors, logs, moving, testing, workflow
 
 PERDURE = [
     "Activity",
@@ -114,6 +114,8 @@ ACTIVITY = [
 
 LOGS = ["Ids", "Json", "Text", "configure", "reset"]
 """What programs call, and the parts for those with a set-up of their own."""
+
+MOVING = ["Moved", "Plan", "Progress", "give_up", "move", "plan"]
 
 APP = [
     "activities",
@@ -284,6 +286,10 @@ def test_names_of_logs() -> None:
     assert sorted(logs.__all__) == LOGS
 
 
+def test_names_of_moving() -> None:
+    assert sorted(moving.__all__) == MOVING
+
+
 def _is_coroutine_function(found: object) -> bool:
     # The module `inspect` itself looks like one to Python 3.12.
     return inspect.isfunction(found) and inspect.iscoroutinefunction(found)
@@ -317,6 +323,7 @@ EVERYTHING = [
     *((workflow, n) for n in WORKFLOW),
     *((activity, n) for n in ACTIVITY),
     *((logs, n) for n in LOGS),
+    *((moving, n) for n in MOVING),
     *((perdure.App, n) for n in APP),
     *((perdure.Client, n) for n in CLIENT),
     *((perdure.WorkflowHandle, n) for n in HANDLE),

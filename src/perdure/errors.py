@@ -28,6 +28,7 @@
     │   └── RetryAfter          yours to raise in an activity: when to try again
     └── StoreError            the store's fault
         ├── StoreUnavailable    an operation failed: `.outcome` says whether it may have happened
+        │   └── StoreMoved        everything is in another store: `.moved_to` names it
         ├── StoreLocked         another process owns the store
         └── StoreFormat         no Perdure store, a corrupt one, or one of another version
 
@@ -494,7 +495,7 @@ class StoreError(PerdureError):
     """The store refused or failed: the message names the file or server and the remedy.
 
     - Why: the store is concerned, not the workflow. All errors of stores derive from this.
-    - Do: see `StoreUnavailable`, `StoreLocked` and `StoreFormat`.
+    - Do: see `StoreUnavailable`, `StoreMoved`, `StoreLocked` and `StoreFormat`.
     """
 
 
@@ -521,6 +522,25 @@ class StoreUnavailable(StoreError):
         super().__init__(message)
         self.outcome: Literal["none", "unknown"] = outcome
         self.is_permanent = permanent
+
+
+class StoreMoved(StoreUnavailable):
+    """Everything in this store has been moved to another one, or is being moved now.
+
+    - Why: `perdure move` copies a store, and seals it. `moved_to` is the URL of the new one.
+    - Do: use that URL. After a move that was interrupted, run the same `perdure move` again.
+    - Example: `shop.db has moved to sqlite:///new.db, and takes no more work; use that URL`
+    """
+
+    def __init__(
+        self,
+        message: str,
+        outcome: Literal["none", "unknown"] = "none",
+        moved_to: str | None = None,
+    ) -> None:
+        """Keep the new place beside the message. No later try can succeed."""
+        super().__init__(message, outcome, permanent=True)
+        self.moved_to = moved_to
 
 
 class StoreLocked(StoreError):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fixtures"))
 
@@ -15,6 +16,9 @@ from typer.main import get_command
 
 import perdure.logs
 from perdure.cli.program import app
+
+if TYPE_CHECKING:
+    from moved_stores import Places
 
 PROGRAM = get_command(app)
 
@@ -36,6 +40,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     if another is not None:
         sys.modules["shop"] = another
     perdure.logs.reset()
+
+
+@pytest.fixture
+async def places(tmp_path: Path) -> AsyncIterator[Places]:
+    """URLs of stores that are not there yet."""
+    # Here, because it starts a server.
+    from moved_stores import Places
+
+    found = Places(tmp_path)
+    yield found
+    await found.remove()
 
 
 class Screen(io.StringIO):

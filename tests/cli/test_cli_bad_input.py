@@ -241,6 +241,17 @@ def test_help_names_every_exit_code(cli: Cli) -> None:
         assert f" {code}  " in text
 
 
+def test_help_has_a_line_for_each_exit_code_and_no_type_behind_a_flag(cli: Cli) -> None:
+    lines = cli("--help", env={"COLUMNS": "100"}).stdout.rstrip().splitlines()
+    codes = lines[lines.index(" Exit codes:") + 1 :]
+    assert [line.split()[0] for line in codes if line[:7].strip()] == [
+        str(code.value) for code in MEANINGS
+    ]
+    assert "" not in [line.strip() for line in codes], "no empty line between two codes"
+    for command in ("--help", "run --help", "letters --help", "letters ls --help"):
+        assert "<bool>" not in cli(*command.split()).stdout
+
+
 def test_no_command_at_all_shows_the_help(cli: Cli) -> None:
     ended = cli()
     assert ended.code == 2

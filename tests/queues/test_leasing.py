@@ -12,7 +12,7 @@ from perdure.kernel.data.queue import NO_RULES, QueueRules
 from perdure.node.activities.job import Job
 from perdure.node.activities.slots import Slots
 from perdure.node.queues.keeper import renew_after_ms
-from perdure.ports.store import Leased, TaskRequest
+from perdure.ports.tasks import Leased, TaskRequest
 from perdure.store.leasing import FindTasks, Step, leasing
 from perdure.store.memory import MemoryStore
 
@@ -131,3 +131,43 @@ async def test_a_worker_that_stops_gives_back_what_it_is_just_given() -> None:
             go.set()
             async with world.node(app, worker_only=True):
                 assert await handle.result(timeout=PATIENCE_S) == "done"
+
+
+async def test_a_session_that_a_new_task_has_opened_again_stays() -> None:
+    app = App("sessions")
+    app.queue("gpu")
+
+    @app.activity(queue="gpu")
+    async def work() -> str:
+        return "done"
+
+    @app.workflow
+    async def job() -> str:
+        return await work.with_options(session="s")()
+
+    class Late(MemoryStore):
+        """It answers late when a session is given up, and only once."""
+
+        gives_up = asyncio.Event()
+        answers = asyncio.Event()
+
+        async def hold_sessions(self, holds: Any, at: int) -> list[bool]:
+            kept = await super().hold_sessions(holds, at)
+            if any(hold.lease_ms == 0 for hold in holds) and not self.answers.is_set():
+                self.gives_up.set()
+                await self.answers.wait()
+            return kept
+
+    async with Late() as store:
+        options: dict[str, Any] = {"session_idle_ms": 1, "task_lease_ms": 400}
+        async with World(store).node(app, **options) as node:
+            assert await node.client.workflow(job, id="first").run() == "done"
+            await store.gives_up.wait()
+            assert await node.client.workflow(job, id="second").run() == "done"
+            store.answers.set()
+
+            async def is_free() -> bool:
+                return (await store.dump())["sessions"] == []
+
+            # It is given up once more, and not forgotten while the store has it.
+            await until(is_free, "the end of the session")

@@ -15,7 +15,10 @@ from engine import PATIENCE_S, World, until
 from perdure import App, Node, NodeOptions, activity
 from perdure.errors import DefinitionError, StoreUnavailable, UsageError
 from perdure.kernel.data.message import ActivityDone, Message
-from perdure.ports.store import Posted, Renewal
+from perdure.ports.store import (
+    Posted,
+)
+from perdure.ports.tasks import Renewal
 from perdure.store import open_store
 from perdure.store.memory import MemoryStore
 
@@ -98,6 +101,13 @@ async def test_all_workers_together_keep_to_the_concurrency(world: World) -> Non
         assert site.most["all"] == 3
 
 
+async def test_a_limit_costs_no_waiting(world: World) -> None:
+    # The next task is leased when the store has the result of the one before, and not a second later.
+    site = Site(concurrency=1)
+    async with site.running(world, "one") as (owner, _):
+        assert len(await site.run(owner, [{}] * 40)) == 40
+
+
 async def test_each_worker_keeps_to_its_own_limit(world: World) -> None:
     site = Site(per_node=2)
     async with site.running(world, "one", "two") as (owner, _):
@@ -160,7 +170,7 @@ async def test_a_session_goes_on_elsewhere_when_its_worker_stops(world: World) -
 
 async def test_an_idle_session_ends(world: World) -> None:
     site = Site()
-    async with site.running(world, "one", session_idle_ms=1, task_lease_ms=300) as (owner, _):
+    async with site.running(world, "one", session_idle_ms=1, task_lease_ms=2_000) as (owner, _):
         assert await site.run(owner, [{"session": "s"}]) == ["one"]
         async with AsyncExitStack() as stack:
             store: Any = world.store

@@ -15,7 +15,10 @@ from perdure.cli.showing import show
 from perdure.cli.stats import stats
 from perdure.cli.tasks import task_lines
 from perdure.kernel.data.commit import Task
-from perdure.ports.store import Store, TaskHint
+from perdure.ports.store import (
+    Store,
+)
+from perdure.ports.tasks import TaskHint
 from perdure.store import open_store
 from perdure.testing.conformance import Scenario
 from perdure.testing.conformance.scenario import NOW, request, task, tasks_of

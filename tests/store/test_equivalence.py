@@ -49,15 +49,12 @@ from perdure.ports.store import (
     Loaded,
     Overdue,
     Queues,
-    Renewal,
     Scopes,
-    SessionHold,
     Store,
-    TaskMatch,
-    TaskRequest,
     Totals,
     Units,
 )
+from perdure.ports.tasks import Renewal, SessionHold, TaskMatch, TaskRequest
 from perdure.ports.where import Op, Where
 from perdure.store.limits import StoreLimits
 from perdure.store.memory import MemoryStore

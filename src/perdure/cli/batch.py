@@ -133,9 +133,10 @@ class Batch:
         if isinstance(value, dict):
             msg = "arguments by name need the code of the workflow, as FILE:NAME; give an array"
             raise DecodeError(msg)
+        values: list[Any] = [value]
         if isinstance(value, list):
-            return tuple(value), {}  # pyright: ignore[reportUnknownVariableType]
-        return (value,), {}
+            values = value  # pyright: ignore[reportUnknownVariableType]
+        return tuple(values), {}
 
 
 def _read_line(text: str) -> _Line:
@@ -240,12 +241,14 @@ async def _start_part(
     numbers: list[int] = []
     starts: list[PreparedStart] = []
     for number, text in part:
-        line: _Line | None = None
+        name: str | None = None
         try:
             line = _read_line(text)
+            name = line.id
             starts.append(batch.prepare(client, line))
         except PerdureError as error:
-            report.failures.append(_Failure(number, line.id if line else None, error))
+            # Without a name the line could not be read at all.
+            report.failures.append(_Failure(number, name, error))
         else:
             numbers.append(number)
     for number, outcome in zip(numbers, await client.start_many(starts), strict=True):

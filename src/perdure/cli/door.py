@@ -15,7 +15,8 @@ from perdure.errors import NotFound, StoreUnavailable, UsageError
 from perdure.kernel.data.commit import UnitRow
 from perdure.kernel.data.placement import check_id
 from perdure.ports.store import OwnedStore, Store, UnitView
-from perdure.store import is_postgres, open_store
+from perdure.store import is_postgres, open_store, with_option
+from perdure.store.seal import check_open
 from perdure.store.sqlite import SQLiteStore
 from perdure.store.sqlite.database import MEMORY, mode_of
 
@@ -52,22 +53,14 @@ async def reading(url: str) -> AsyncGenerator[Store]:
     """The store, for queries."""
     check_there(url)
     if is_postgres(url):
-        url = _with(url, "create", "false")
+        url = with_option(url, "create", "false")
     else:
-        url = _with(url, "read_only", "true")
+        url = with_option(url, "read_only", "true")
     store = open_store(url)
     async with store:
+        # What stands there is of yesterday.
+        check_open(store)
         yield store
-
-
-def _with(url: str, option: str, value: str) -> str:
-    """The URL with an option, unless the user has set it."""
-    if f"{option}=" in url:
-        return url
-    separator = "?"
-    if "?" in url:
-        separator = "&"
-    return f"{url}{separator}{option}={value}"
 
 
 @asynccontextmanager
@@ -78,7 +71,7 @@ async def posting(url: str, *, create: bool = False) -> AsyncGenerator[Client]:
     else:
         check_there(url)
         if is_postgres(url):
-            url = _with(url, "create", "false")
+            url = with_option(url, "create", "false")
     async with Client.open(url) as client:
         yield client
 

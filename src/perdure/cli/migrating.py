@@ -11,6 +11,7 @@ from perdure.cli import screen
 from perdure.cli.door import check_there
 from perdure.cli.options import DEFAULT_URL, AsJson, StoreUrl
 from perdure.cli.outcome import Exit
+from perdure.cluster import cluster_at
 from perdure.errors import UsageError
 from perdure.store import is_postgres, open_store, without_password
 from perdure.store.sqlite import SQLiteStore
@@ -92,10 +93,20 @@ def _upgrade(url: str, *, check: bool, finish: bool) -> _Found:
         return _Found(file.path, file.format, file.pending, file.applied)
     # Needs a library that not everyone has installed.
     from perdure.store.postgres import PostgresStore
+    from perdure.store.postgres.migrate import Upgraded
     from perdure.store.postgres.migrate import upgrade as upgrade_schema
 
     assert isinstance(known, PostgresStore)  # `check_there` has refused all others
-    schema = asyncio.run(upgrade_schema(known.address, check=check, finish=finish))
+
+    async def work() -> Upgraded:
+        found = await upgrade_schema(known.address, check=check, finish=finish)
+        if not check:
+            # The tables of the cluster, too: a node may lack the right to make them.
+            async with cluster_at(known.meeting_place) as cluster:
+                await cluster.view()
+        return found
+
+    schema = asyncio.run(work())
     return _Found(known.address.name, schema.format, schema.pending, schema.applied)
 
 

@@ -28,6 +28,7 @@ from perdure.cli import (
     linting,
     listings,
     migrating,
+    moving,
     pinning,
     removing,
     replaying,
@@ -268,7 +269,7 @@ for _panel, _commands in (
         ),
     ),
     (REMOVING, (removing.delete, removing.prune)),
-    (CHECKING, (linting.lint, migrating.migrate)),
+    (CHECKING, (linting.lint, migrating.migrate, moving.move)),
 ):
     for _command in _commands:
         _name = _command.__name__.replace("_", "-")

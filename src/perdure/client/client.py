@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overloa
 
 from msgspec.structs import replace
 
-from perdure.errors import UsageError
+from perdure.errors import StoreMoved, UsageError
 from perdure.interceptor import Interceptor, check_interceptors, overriding
 from perdure.kernel.data.attributes import AttributeValue
 from perdure.kernel.data.commit import Status
@@ -24,6 +24,7 @@ from perdure.ports.clock import Clock
 from perdure.ports.store import Counts, DeadLetter, DeadLetters, Page, QueueDepth, Store, Units
 from perdure.ports.where import Where
 from perdure.store import open_store
+from perdure.store.seal import check_open
 from perdure.workflow import Workflow
 
 if TYPE_CHECKING:
@@ -110,8 +111,14 @@ class Client:
 
     async def __aenter__(self) -> Self:
         """Open the store, if it is the client's own."""
-        if self._own_store is not None:
-            await self._own_store.__aenter__()
+        store = self._own_store
+        if store is not None:
+            await store.__aenter__()
+            try:
+                check_open(store)
+            except StoreMoved as error:
+                await store.__aexit__(type(error), error, error.__traceback__)
+                raise
         return self
 
     async def __aexit__(

@@ -16,7 +16,7 @@ import msgspec
 from perdure.app import App
 from perdure.client.gateway import StoreGateway
 from perdure.client.pins import find_scopes
-from perdure.cluster import cluster_at
+from perdure.cluster.nodes import living_nodes
 from perdure.errors import Failure, StoreLocked, StoreUnavailable
 from perdure.kernel.data import message as msg
 from perdure.kernel.data.commit import Commit, Fence
@@ -26,7 +26,7 @@ from perdure.kernel.unit.mailbox import Mailbox
 from perdure.kernel.unit.turn import Outcome
 from perdure.kernel.unit.workflow_unit import WorkflowUnit
 from perdure.ports.clock import Clock
-from perdure.ports.store import Incarnation, Loaded, SharedStore, Store
+from perdure.ports.store import Incarnation, Loaded, Store
 
 _UNTOUCHED = Failure("Untouched", "it is not run here", retryable=False)
 """Why a unit in custody is not replayed."""
@@ -122,12 +122,9 @@ class Custodian(StoreGateway):
         return verdict == "applied"
 
 
-async def _check_no_node(store: SharedStore) -> None:
+async def _check_no_node(store: Store) -> None:
     """Refuse while nodes run. A node that starts meanwhile fences the custodian."""
-    async with cluster_at(store.meeting_place) as cluster:
-        members = (await cluster.view()).members
-    # A node that was killed is a member until another one notices.
-    living = [seen.member.incarnation.node for seen in members if seen.is_connected is not False]
+    living = await living_nodes(store)
     if living:
         msg = f"nodes run on this store: {', '.join(living)}"
         raise StoreLocked(msg)
@@ -140,8 +137,7 @@ async def custody(store: Store, clock: Clock | None = None) -> AsyncGenerator[Cu
     Raises:
         StoreLocked: a node owns it. Ask that node, through a client.
     """
-    if isinstance(store, SharedStore):
-        await _check_no_node(store)
+    await _check_no_node(store)
     incarnation = Incarnation("custody", os.urandom(8).hex())
     shards = scopes_of(store.info.shards)
     # A cluster on this store has made others: groups, and pins.

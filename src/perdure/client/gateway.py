@@ -18,6 +18,7 @@ from perdure.kernel.data.placement import scope_of
 from perdure.kernel.unit.lifecycle import pending_row
 from perdure.kernel.unit.turn import Outcome
 from perdure.ports.clock import Clock, SystemClock
+from perdure.ports.moving import MovableStore
 from perdure.ports.store import (
     Inbox,
     OwnedStore,
@@ -28,6 +29,7 @@ from perdure.ports.store import (
     Units,
     UnitView,
 )
+from perdure.store.seal import refusal
 
 _INBOX_PAGE = 500
 
@@ -424,9 +426,22 @@ class StoreGateway:
                     begun = Begun(found.row.run)
                 begun.settle(found.row.run)
             version = await self.store.wait_change(unit, found.version, round_ms)
-            if round_ms == _FIRST_ROUND_MS and version == found.version:
-                await self._say_if_unowned(unit)
+            if version == found.version:
+                await self._check_place()
+                if round_ms == _FIRST_ROUND_MS:
+                    await self._say_if_unowned(unit)
             round_ms = _ROUND_MS
+
+    async def _check_place(self) -> None:
+        """Nothing has changed for a while. Nothing ever will if the store has moved.
+
+        Raises:
+            StoreMoved: naming the new place.
+        """
+        if isinstance(self.store, MovableStore):
+            seal = await self.store.seal()
+            if seal is not None and seal.is_closed:
+                raise refusal(seal, self.store.place)
 
     async def _say_if_unowned(self, unit: str) -> None:
         """Nothing has changed for a second. Perhaps no node is there to change anything."""

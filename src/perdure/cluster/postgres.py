@@ -11,11 +11,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 from zlib import crc32
 
 import asyncpg  # type: ignore[import-untyped]
 
+from perdure import servers
 from perdure.cluster.record import Records, encode, load_of
 from perdure.errors import StoreUnavailable
 from perdure.ports.cluster import NameTaken, Seen, Standing, View
@@ -143,11 +144,7 @@ class Connection(Protocol):
         ...
 
 
-# asyncpg has annotations for its own use only.
-_connect = cast(
-    "Callable[..., Awaitable[Connection]]",
-    asyncpg.connect,  # pyright: ignore[reportUnknownMemberType]
-)
+_connect: Callable[..., Awaitable[Connection]] = servers.connect
 
 _ERRORS: tuple[type[Exception], ...] = (
     asyncpg.PostgresError,
@@ -245,7 +242,7 @@ class PostgresCluster:
         if self._connection is None or self._connection.is_closed():
             connection = await _connect(
                 self._dsn,
-                timeout=CONNECT_S,
+                timeout_s=CONNECT_S,
                 command_timeout=COMMAND_S,
                 # A prepared statement belongs to one connection, and a pooler changes it.
                 statement_cache_size=100 if self._has_session else 0,

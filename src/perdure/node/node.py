@@ -46,6 +46,7 @@ from perdure.ports.cluster import Assigner, Member
 from perdure.ports.store import Incarnation, SharedStore, Store, Units
 from perdure.store import open_store
 from perdure.store.measured import MeasuredStore
+from perdure.store.seal import check_open
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -190,6 +191,8 @@ class Node:
         store = self._open_store()
         if isinstance(self._given_store, str):
             await stack.enter_async_context(store)
+        # Before the node joins others, who would leave it a share of the work.
+        check_open(store)
         cluster = self._cluster
         is_shared = isinstance(store, SharedStore)
         if self.options.worker_only:

@@ -37,7 +37,8 @@ from perdure.kernel.data.commit import (
 from perdure.kernel.data.limits import DEDUPE_MS
 from perdure.kernel.data.loaded import Loaded as Loaded  # noqa: PLC0414 - part of the port
 from perdure.kernel.data.message import Message
-from perdure.kernel.data.queue import NO_RULES, QueueRules
+from perdure.ports.moving import Seal
+from perdure.ports.tasks import Leased, Renewal, SessionHold, TaskHint, TaskRequest
 from perdure.ports.where import Where
 
 T = TypeVar("T")
@@ -48,7 +49,7 @@ class StoreInfo(msgspec.Struct, frozen=True):
     """The identity and the shape of a store.
 
     `id`, `format` and `shards` are fixed when it is created. A client's message that comes again
-    within `dedupe_ms` is known. That is an option of the opening.
+    within `dedupe_ms` is known. That is an option of the opening. `seal`: the store moves.
     """
 
     id: str
@@ -58,6 +59,8 @@ class StoreInfo(msgspec.Struct, frozen=True):
     # `sql` is one: statements of programs in a commit, which memory and Raft cannot run.
     capabilities: frozenset[str] = frozenset()
     dedupe_ms: int = DEDUPE_MS
+    # As it was at the opening. Nodes and clients refuse a closed one at once.
+    seal: Seal | None = None
 
 
 class Incarnation(msgspec.Struct, frozen=True):
@@ -97,75 +100,6 @@ class Hint(msgspec.Struct, frozen=True):
     scope: str
 
 
-class TaskMatch(msgspec.Struct, frozen=True, kw_only=True):
-    """The tasks that a worker can take.
-
-    `names` are its activities (None: any). It takes tasks without a tag, and those with one of
-    `tags`. With `only_tagged` it takes no task without a tag. It has at most `sessions` sessions of
-    the queue at once.
-    """
-
-    names: tuple[str, ...] | None = None
-    tags: tuple[str, ...] = ()
-    only_tagged: bool = False
-    sessions: int = 10
-
-    def fits(self, task: Task) -> bool:
-        """Whether the worker can take a task."""
-        # SQL stores say the same in their statements.
-        if self.names is not None and task.name not in self.names:
-            return False
-        if task.tag is None:
-            return not self.only_tagged
-        return task.tag in self.tags
-
-
-ANY_TASK = TaskMatch()
-
-
-class TaskRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker's request for at most `limit` tasks of a queue, for `lease_ms` from `at` on (ms).
-
-    `rules` are the limits of the queue. All workers of a queue give the same, or the strictest of
-    those that are given counts for each request.
-    """
-
-    queue: str
-    worker: str
-    limit: int
-    lease_ms: int
-    at: int
-    match: TaskMatch = ANY_TASK
-    rules: QueueRules = NO_RULES
-
-
-class Leased(msgspec.Struct, frozen=True):
-    """Tasks that were leased.
-
-    `again_at` is when it is worth asking again without having been told of new tasks (ms): a task
-    becomes visible, or a limit may allow another one. None: there is no such time.
-    """
-
-    tasks: list[Task]
-    again_at: int | None = None
-
-
-class SessionHold(msgspec.Struct, frozen=True):
-    """A worker's wish to keep a session for `lease_ms` more. With 0 it gives the session up."""
-
-    queue: str
-    session: str
-    worker: str
-    lease_ms: int
-
-
-class TaskHint(msgspec.Struct, frozen=True):
-    """A queue to which tasks were added, or of which leased ones were dropped (`is_drop`)."""
-
-    queue: str
-    is_drop: bool = False
-
-
 class InboxPart(msgspec.Struct, frozen=True):
     """Messages of one unit, in order.
 
@@ -198,18 +132,6 @@ class Page(msgspec.Struct, Generic[T], frozen=True):
 
     items: list[T]
     next: str | None = None
-
-
-class Renewal(msgspec.Struct, frozen=True):
-    """A worker's sign of life for a leased task, with heartbeat details."""
-
-    unit: str
-    seq: int
-    attempt: int
-    # New with each lease: a worker that was believed dead must not renew the lease of another.
-    token: bytes
-    lease_ms: int
-    details: bytes | None = None
 
 
 # ---------------------------------------------------------------- queries

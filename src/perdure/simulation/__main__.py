@@ -76,6 +76,7 @@ def _verdicts(
     if processes == 1:
         yield from map(one, seeds)
         return
+    # Verdicts come in the order of the seeds, so that the output is the same in each run.
     with ProcessPoolExecutor(processes) as pool:
         try:
             yield from pool.map(one, seeds, chunksize=_CHUNK)

@@ -30,6 +30,7 @@ async def check(world: World) -> None:
     await _check_rest(world)
     before = await _statuses(world)
     for node in world.nodes:
+        # In order, and not by a kill: each instance leaves memory and is read again.
         await world.change(node.restart)
     await world.calm()
     await asyncio.sleep(5)
@@ -68,6 +69,7 @@ async def _collect(world: World, box: str) -> None:
     """Have the box give what it received."""
     door = world.nodes[0].name
     try:
+        # A customer may have left it paused: its resume went to a node that was killed.
         await world.insist(f"resume {box}", lambda: world.client(door).get(box).resume())
         if not await _is_emptied(world, box):
             world.patience_s = IMPATIENCE_S

@@ -74,7 +74,7 @@ async def persistent(world: World, random: Random, name: str, _door: str) -> Non
 
 @customer
 async def hurried(world: World, random: Random, name: str, door: str) -> None:
-    """Send several letters before the first is answered. A single node takes them in their order."""
+    """Send several letters before the first is answered. One node takes them in their order."""
     target = random.choice(boxes(world))
     letters = world.ledger.letters[target]
     together = 1
@@ -271,7 +271,8 @@ async def family(world: World, random: Random, name: str, door: str) -> None:
         await pause_a_bit(random)
         await give_up(world, random, door, name)
         ended = await world.ended(name, name)
-        if ended != "completed":  # it may have been quicker
+        # A cancel that comes behind the end is acknowledged, and changes nothing.
+        if ended != "completed":
             world.ledger.expect(ended, "cancelled", f"the status of {name}")
         return
     world.ledger.expect(await world.ended(name, name), "completed", f"the status of {name}")

@@ -34,6 +34,7 @@ class Ledger:
 
     def has_ended(self, tag: str) -> None:
         """It was seen to have ended: it has begun its last activity."""
+        # The first time counts: whoever sees the end later has seen more attempts begin.
         self._ended_after.setdefault(tag, len(programs.RAN))
 
     def check_code(self, *, late_attempts: bool) -> None:
@@ -47,6 +48,7 @@ class Ledger:
         for index, tag in enumerate(programs.RAN):
             first.setdefault(tag, index)
             last[tag] = index
+        # Sorted, because a set of texts has another order in each process.
         for tag in sorted(self._silent & first.keys()):
             self.breach(f"cancelled code ran: {tag}")
         if late_attempts:

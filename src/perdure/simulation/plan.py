@@ -83,6 +83,7 @@ def plan(seed: int) -> Plan:
     elif kind == "dealt":
         nodes = random.choice([2, 2, 3])
     names = [f"node-{number}" for number in range(nodes)]
+    # Most come by a node: only there does anything go past the store.
     doors = [*names, *names, "outside"]
     if nodes == 1:
         doors = [*names, "outside"]

@@ -59,12 +59,14 @@ def play(seed: int, *, burst: int = BURST, without: Collection[str] = ()) -> Ver
     chosen = plan(seed).without(without)
     began_s = time.process_time()
     verdict = Verdict(chosen, [])
+    # Each seed has an event loop of its own, so that nothing of one is left in the next.
     with _limited() as interruptions, suppress(Endless), asyncio.Runner() as runner:
         verdict = runner.run(_play(chosen, burst))
     if interruptions:  # what else was found after it tells nothing
         verdict.breaches = [
             f"endless: it still ran after {LIMIT_S} s of the processor, {interruptions[0]}"
         ]
+    # Of the processor: a busy machine makes no seed look slow.
     verdict.took_s = time.process_time() - began_s
     verdict.by_kind.update(_kind(breach) for breach in verdict.breaches)
     return verdict
@@ -100,6 +102,7 @@ def _limited() -> Generator[list[str]]:
 
 
 async def _play(chosen: Plan, burst: int) -> Verdict:
+    # It belongs to the process, as the app does.
     programs.RAN.clear()
     world = World(chosen.kind, chosen.nodes, chosen.stream("world"), chosen.rates(), burst)
     unseen = _watch_loop()
@@ -174,6 +177,7 @@ def shrink(verdict: Verdict, *, burst: int = BURST) -> Verdict:
     kinds = verdict.by_kind.keys()
     without: set[str] = set()
     smallest = verdict
+    # One part after the other, once: that finds no least case, and takes as many plays as parts.
     for name in verdict.plan.names:
         smaller = play(verdict.plan.seed, burst=burst, without={*without, name})
         if smaller.by_kind.keys() & kinds:

@@ -46,6 +46,7 @@ async def work(tag: str) -> str:
 @app.activity(retry=RetryPolicy(maximum_attempts=4, initial_interval=0.05, backoff="fixed"))
 async def shaky(tag: str) -> str:
     """Fail twice."""
+    # By the number of the attempt, because another node may run the next one.
     if activity.info().attempt < 3:
         raise ConnectionError(tag)
     return tag

@@ -44,6 +44,7 @@ def _one(world: World, random: Random) -> ClusterNode:
 async def kill(world: World, random: Random) -> None:
     """End the process of a node at once. Another life begins now or later."""
     node = _one(world, random)
+    # Whoever waits for an answer of it is told, and tries again by the same door.
     await node.kill()
     await asyncio.sleep(random.choice([0, 0, 0.5, 2 * LEASE_S]))
     await node.start()
@@ -70,6 +71,7 @@ async def restart(world: World, random: Random) -> None:
 @trouble("leases", "dealt", "alone")
 async def clock_jump(world: World, random: Random) -> None:
     """Set the clock of a machine."""
+    # By less than a lease and by much more. No lease may depend on it.
     _one(world, random).set_clock(random.choice([-3_600, -60, -2, 2, 60, 3_600]))
     await asyncio.sleep(random.random())
 

@@ -67,6 +67,7 @@ class Witness(MemoryStore):
         if commit.expect != before:
             text = f"a commit of {commit.unit} follows version {commit.expect}, and not {before}"
             self.breaches.append(f"stale commit: {text}")
+        # The next unit of this id begins anew.
         if commit.delete is not None:
             self._versions[commit.unit] = 0
         else:
@@ -81,6 +82,7 @@ class Witness(MemoryStore):
     async def claim(self, scopes: Sequence[str], owner: Incarnation) -> Mapping[str, Claim]:
         """Claim."""
         claims = await super().claim(scopes, owner)
+        # Also of a scope that was released: a commit of the time before may still be on its way.
         for scope, claim in claims.items():
             newest, _ = self._owners[scope]
             if claim.epoch <= newest:

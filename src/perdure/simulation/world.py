@@ -109,6 +109,7 @@ class World:
         self.kind = kind
         self.burst = burst
         self.random = random
+        # Shorter once something has not come: each wait that follows would take as long again.
         self.patience_s = float(PATIENCE_S)
         self.ledger = Ledger()
         self.cluster = Playground(kind, nodes, options(random))
@@ -158,6 +159,7 @@ class World:
         if self._dealt:
             owned = {node.name: set(node.scopes) for node in self.nodes}
             return owned == self._dealt
+        # Frozen, draining or lost is not at rest, also if every scope has one owner.
         states: list[tuple[str, str]] = []
         for node in self.nodes:
             states += node.scopes.items()
@@ -166,6 +168,7 @@ class World:
 
     async def change(self, change: Callable[[], Awaitable[None]]) -> None:
         """One change of nodes at a time, and each to its end."""
+        # Two at once could kill a node in the middle of its start, of which nobody else would know.
         async with self._changing:
             await change()
 
@@ -223,6 +226,7 @@ class World:
                 while True:
                     try:
                         return await act()
+                    # It may have been done. That is why it must be something to do twice.
                     except StoreUnavailable:
                         await asyncio.sleep(delay_s)
                     except UsageError as error:
@@ -237,6 +241,7 @@ class World:
 
     async def post_until_answered(self, to: str, body: AnyBody) -> str:
         """Post one message, the same again and again until the store has answered: its outcome."""
+        # Made once: the store knows it by its id when it comes again.
         message = Message(os.urandom(16), to, body, self._outside.clock.now_ms())
         return await self.insist(f"post to {to}", lambda: self._outside.send(message))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import SplitResult, parse_qsl, unquote_to_bytes, urlsplit
 
@@ -89,6 +91,39 @@ def _open_postgres(
 
     address = address_of(parts, _convert(Options, given, without_password(url)))
     return PostgresStore(address, limits=limits, clock=clock)
+
+
+async def is_there(url: str) -> bool:
+    """Whether there is a store at a URL. Nothing is made.
+
+    Raises:
+        StoreError: it cannot be seen, or what is there is no store.
+    """
+    store = open_store(url)
+    if is_postgres(url):
+        from perdure.store.postgres import PostgresStore
+        from perdure.store.postgres.migrate import upgrade
+
+        assert isinstance(store, PostgresStore)
+        return (await upgrade(store.address, check=True)).format > 0
+    from perdure.store.sqlite import SQLiteStore
+    from perdure.store.sqlite.database import MEMORY, has_content
+
+    if not isinstance(store, SQLiteStore):
+        return False
+    if store.path == MEMORY:
+        return False
+    return await asyncio.to_thread(has_content, Path(store.path))
+
+
+def with_option(url: str, option: str, value: str) -> str:
+    """The URL with an option, unless the user has set it."""
+    if f"{option}=" in url:
+        return url
+    separator = "?"
+    if "?" in url:
+        separator = "&"
+    return f"{url}{separator}{option}={value}"
 
 
 def without_password(url: str) -> str:

@@ -12,7 +12,10 @@ from contextlib import suppress
 from threading import Lock
 from typing import Generic, TypeVar
 
-from perdure.ports.store import Hint, TaskHint
+from perdure.ports.store import (
+    Hint,
+)
+from perdure.ports.tasks import TaskHint
 
 H = TypeVar("H", Hint, TaskHint)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
+from operator import itemgetter
 
 import msgspec
 
@@ -37,7 +38,9 @@ def waiting_from(query: Waiting) -> str:
 
 def waiting_page(query: Waiting, rows: Iterable[Sequence[str]]) -> Page[str]:
     """The page of a query. One more row than that says that there are others."""
-    return page_of([((row[0],), row[0]) for row in rows], query.limit)
+    # Each name is its own place.
+    names = list(map(itemgetter(0), rows))
+    return page_of(list(zip(zip(names, strict=True), names, strict=True)), query.limit)
 
 
 TaskPlace = tuple[int, int, bytes, int]
@@ -59,7 +62,8 @@ def tasks_from(query: Tasks) -> TaskPlace:
 
 def tasks_page(query: Tasks, found: Iterable[Task]) -> Page[Task]:
     """The page of a query. One more task than that says that there are others."""
-    return page_of([(task_place(task), task) for task in found], query.limit)
+    tasks = list(found)
+    return page_of(list(zip(map(task_place, tasks), tasks, strict=True)), query.limit)
 
 
 OverdueKey = tuple[int, str, bytes, int, int, int]
@@ -82,7 +86,8 @@ def overdue_from(query: Overdue) -> OverdueKey:
 
 def overdue_page(query: Overdue, found: Iterable[Task]) -> Page[Task]:
     """The page of a query. One more task than that says that there are others."""
-    return page_of([(overdue_key(task), task) for task in found], query.limit)
+    tasks = list(found)
+    return page_of(list(zip(map(overdue_key, tasks), tasks, strict=True)), query.limit)
 
 
 def messages_of(commit: Commit) -> Sequence[Message]:

@@ -1,10 +1,12 @@
-"""Failures as SQL stores keep them: encoded, in a column of bytes."""
+"""Failures as SQL stores keep them, in a column of bytes, and errors of batches."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
-from perdure.errors import Failure
+from perdure.errors import Failure, StoreMoved, StoreUnavailable
 
 _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.Decoder(Failure).decode
@@ -31,3 +33,10 @@ def failure_of(data: bytes | None) -> Failure | None:
             "infrastructure",
             retryable=False,
         )
+
+
+def again(error: StoreUnavailable, outcome: Literal["none", "unknown"]) -> StoreUnavailable:
+    """The error of a batch for one of its callers, with the outcome of what that one asked for."""
+    if isinstance(error, StoreMoved):
+        return StoreMoved(str(error), outcome, error.moved_to)
+    return StoreUnavailable(str(error), outcome, permanent=error.is_permanent)

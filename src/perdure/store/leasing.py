@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from perdure.kernel.data.commit import Task
 from perdure.kernel.data.queue import Starts, encode_starts, recent_starts, with_starts
-from perdure.ports.store import Leased, TaskRequest
+from perdure.ports.tasks import Leased, TaskRequest
 from perdure.store.derived import token_of
 
 BLOCKED_MS = 1_000

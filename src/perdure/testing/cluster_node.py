@@ -176,6 +176,7 @@ class ClusterNode:
                 return
 
     def _new_life(self) -> Life:
+        # New for each life: a life that was killed keeps its own, by which nothing comes any more.
         cables: dict[Way, Cable] = {"store": Cable("store"), "cluster": Cable("cluster")}
         if isinstance(self._cluster, LocalCluster):
             cluster: ClusterLink | Assigner | None = ClusterLink(self._cluster, cables["cluster"])

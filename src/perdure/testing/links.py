@@ -66,6 +66,7 @@ class Cable:
             call.close()  # it was never made
             raise
         answer = await call
+        # It was done. Whoever asked does not hear of it if the way was cut meanwhile.
         self.check()
         return answer
 

@@ -22,20 +22,16 @@ from perdure.ports.store import (
     Hint,
     InboxPart,
     Incarnation,
-    Leased,
     Loaded,
     Page,
     Posted,
     Query,
-    Renewal,
-    SessionHold,
     Store,
     StoreInfo,
     Swept,
-    TaskHint,
-    TaskRequest,
     Wake,
 )
+from perdure.ports.tasks import Leased, Renewal, SessionHold, TaskHint, TaskRequest
 
 T = TypeVar("T")
 

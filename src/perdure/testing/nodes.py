@@ -98,6 +98,7 @@ class TestCluster:
         """
         check_count("nodes of a TestCluster", nodes)
         self._limit_s = to_ms(limit, "limit of a TestCluster") / 1000
+        # All nodes share it: a fake that is changed later is changed on each of them.
         self._faked = FakedApp(app)
         for activity, fake in (activities or {}).items():
             self._faked.replace(activity, fake)

@@ -98,6 +98,7 @@ class VirtualProcess:
         """Stop it for ever, and tell all who wait for an answer of it."""
         self.stop()
         self.is_killed = True
+        # It is killed once, and perhaps again while it is taken apart.
         if not self._end.done():
             self._end.set_result(None)
 

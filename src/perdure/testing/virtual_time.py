@@ -118,6 +118,7 @@ class VirtualTime:
                 "cannot be virtual: use a loop of asyncio.new_event_loop(), for one cluster at once"
             )
             raise UsageError(msg)
+        # Timers that are set already ring when so much virtual time has passed.
         self._since_s = loop.time()
         self._skipping = _Skipping(real, self._works_really)
         replaced = self._methods(loop)

@@ -189,7 +189,14 @@ class Owner:
 
     def serve(self, scopes: Sequence[Scope]) -> None:
         """Take up the work of scopes that were claimed together."""
-        suspects = Suspects(self._turns, scopes, self._clock, self._options, self._trial)
+        suspects: Suspects = Suspects(
+            self._turns,
+            scopes,
+            self._clock,
+            self._options,
+            self._trial,
+            lambda: self._search(suspects),
+        )
         for scope in scopes:
             self._suspects[scope] = suspects
             scope.serve(suspects, self._backlog)
@@ -209,6 +216,12 @@ class Owner:
             # Their last owner may have had other code. A node alone tries them at its start.
             self._gained()
         if crashed:
+            self._search(suspects)
+
+    def _search(self, suspects: Suspects) -> None:
+        """Have the search for what has ended the process go on, unless it is under way."""
+        search = self._searches.get(suspects)
+        if search is None or search.done():
             self._searches[suspects] = self._background.begin(suspects.run(), "perdure-trials")
 
     # ------------------------------------------------------------ giving up

@@ -44,7 +44,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -57,12 +56,12 @@ from perdure.kernel.unit.held import POISONED, REASONS
 from perdure.kernel.unit.lifecycle import pending_row
 from perdure.node.loop.patience import Patience, Stopped
 from perdure.node.ownership.blame import Blame, free, poisoned
+from perdure.node.ownership.ledger import Ledger
 from perdure.ports.clock import SystemClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from perdure.kernel.data.commit import Verdict
     from perdure.node.loop.residents import Resident
     from perdure.node.loop.turns import Turns
     from perdure.node.options import NodeOptions
@@ -116,10 +115,11 @@ class Suspects:
         clock: Clock,
         options: NodeOptions,
         trial: Trial,
+        search: Callable[[], None],
     ) -> None:
         """All that were at work in scopes that their last owner did not release are suspects.
 
-        `trial` is that of the node.
+        `trial` is that of the node. `search` has `run` called, unless it is under way.
         """
         self._turns = turns
         self._scopes = {scope.name: scope for scope in scopes}
@@ -127,6 +127,7 @@ class Suspects:
         self._options = options
         self._trial = trial
         self._patience = Patience(turns.node_name, options.store_retry_ms)
+        self._ledger = Ledger(turns.store, self._scopes, clock, self._patience)
         self._claimed_at = clock.now_ms()
         self._counting = any(scope.is_crashed for scope in scopes)
         # While it counts: the instances that were counted, and those that a scan has found and that
@@ -135,6 +136,9 @@ class Suspects:
         self._expected: dict[str, None] = {}
         self._candidates: dict[str, _Candidate] = {}
         self._on_trial: set[str] = set()
+        # Those that were let go, and whose rows still say that they are held back.
+        self._free_to_run: set[str] = set()
+        self._look_for_search = search
         # Counting takes so long that those with few crashes are not held back for it.
         self._is_late = False
 
@@ -188,14 +192,14 @@ class Suspects:
             if row is None:
                 continue
             blame = self._blame_of(found, row)
-            if self._is_suspect(found, blame):
+            if self._is_suspect(found, blame) or self._is_held_on(found, row):
                 held[found.id] = blame
                 blame = blame.waiting()
             if blame.number != row.suspect:
                 row = msgspec.structs.replace(row, suspect=blame.number)
-                commits += self._commit(found.version, row)
+                commits += self._ledger.commit(found.version, row)
         try:
-            applied = await self._write(commits)
+            applied = await self._ledger.write(commits)
         except Stopped:
             return list(batch)  # none of them runs uncounted: the scope takes no turns any more
         admitted: list[tuple[Resident, Loaded]] = []
@@ -207,7 +211,10 @@ class Suspects:
             if found.id in held and found.row is not None and found.row.scope in self._scopes:
                 blame = held[found.id]
                 self._candidates[found.id] = _Candidate(resident, found.version, found.row, blame)
+                if not self._counting:
+                    self._look_for_search()
             else:
+                self._free_to_run.discard(found.id)
                 admitted.append((resident, found))
             self._note(found.id)
         return admitted
@@ -249,8 +256,8 @@ class Suspects:
             if blame.state != "free" or self._was_at_work(found):
                 return blame.after_crash()
             return blame
-        if found.id in self._on_trial:
-            return blame  # the mark must stay for as long as the trial does
+        if found.id in self._on_trial or self._is_held_on(found, row):
+            return blame  # it must stay for as long as the trial, or the time of control, does
         return blame.freed()  # it waits no longer, or the mark is of a life that ended in order
 
     def _is_suspect(self, found: Loaded, blame: Blame) -> bool:
@@ -261,6 +268,16 @@ class Suspects:
             return True
         # A few are tried one by one. Many run at once: each of them would wait for all the others.
         return blame.crashes > 0 and len(self._candidates) < _FEW and not self._is_late
+
+    def _is_held_on(self, found: Loaded, row: UnitRow) -> bool:
+        """Whether it has a time of control, and its last owner has given its scope up in order.
+
+        That time begins anew here. It would run without a mark otherwise.
+        """
+        if self._is_first(found) or found.id in self._free_to_run:
+            return False
+        blame = Blame.read(row.suspect)
+        return blame.state == "held" and blame.alone > 0
 
     def _was_at_work(self, found: Loaded) -> bool:
         """Whether the unit had something to do when the last owner crashed."""
@@ -282,32 +299,6 @@ class Suspects:
 
     # ------------------------------------------------------------ writing rows
 
-    def _commit(self, version: int, row: UnitRow) -> list[Commit]:
-        """The commit that writes a row. None if its scope has gone."""
-        scope = self._scopes.get(row.scope)
-        if scope is None:
-            return []
-        now = self._clock.now_ms()
-        return [Commit(os.urandom(16), scope.fence, now, row.id, version, row)]
-
-    async def _write(self, commits: Sequence[Commit]) -> dict[str, UnitRow]:
-        """Make these durable, however long it takes. Return the rows that were accepted.
-
-        A commit is refused if another owner has written since. The unit's next turn finds that,
-        too.
-        """
-        if not commits:
-            return {}
-        verdicts = await self._patience.ask(self._submit, commits)
-        applied: dict[str, UnitRow] = {}
-        for commit, verdict in zip(commits, verdicts, strict=True):
-            if verdict == "applied":
-                applied[commit.unit] = commit.row
-        return applied
-
-    async def _submit(self, commits: Sequence[Commit]) -> list[Verdict]:
-        return [*await self._turns.store.commit(commits)]
-
     async def _rewrite(
         self, candidates: Sequence[_Candidate], become: Callable[[Blame], Blame]
     ) -> list[_Candidate]:
@@ -320,8 +311,8 @@ class Suspects:
             number = become(blame).number
             if number != row.suspect:
                 changed = msgspec.structs.replace(row, suspect=number)
-                commits += self._commit(version, changed)
-        applied = await self._write(commits)
+                commits += self._ledger.commit(version, changed)
+        applied = await self._ledger.write(commits)
         written: list[_Candidate] = []
         for candidate in candidates:
             unit = candidate.row.id
@@ -369,7 +360,11 @@ class Suspects:
         candidates = sorted(self._candidates.values(), key=lambda c: c.row.id)
         marked = [c for c in candidates if c.blame.is_on_trial]
         if not marked:
-            await self._briefly(self._low())
+            low = self._low()
+            for candidate in low:
+                if candidate.blame.alone:  # its time of control was not over at its last owner
+                    await self._control([candidate], was_brief=True)
+            await self._briefly([c for c in low if not c.blame.alone])
             candidates = [c for c in candidates if c.row.id in self._candidates]
         if not candidates:
             return
@@ -489,26 +484,29 @@ class Suspects:
             del self._candidates[unit]
             self._turns.memory.hold(unit, poisoned(unit, blame))
             return
+        text = (
+            "the process ended while %r was on trial alone (%d of %d times). It waits, to see whether"
+            " the others crash without it. Then it runs on trial again"
+        )
+        self._log(logging.WARNING, text, unit, blame.alone, most)
+        await self._control(await self._rewrite([candidate], Blame.held_back), was_brief)
+
+    async def _control(self, held: Sequence[_Candidate], was_brief: bool) -> None:
+        """See whether the process ends without the one that is held back, and try it again."""
         control_ms = self._options.control_ms
-        if blame.alone > 1:
+        if any(candidate.blame.alone > 1 for candidate in held):
             # Twice in a row alone is hardly chance. So the proof without it is a better one now.
             control_ms *= _CONTROL_LONGER
         elif was_brief:
             # Longer than all brief trials take together. An instance that does its harm always at
             # the same time of a life cannot meet both trials of an innocent one.
             control_ms = max(control_ms, _CONTROL_TRIALS * self._options.trial_ms)
-        text = (
-            "the process ended while %r was on trial alone (%d of %d times). It waits for %.1f s,"
-            " to see whether the others crash without it. Then it runs on trial again"
-        )
-        self._log(logging.WARNING, text, unit, blame.alone, most, control_ms / 1000)
-        written = await self._rewrite([candidate], Blame.held_back)
         self._trial.take_long()
         await self._pass(control_ms)
         if was_brief:
-            await self._briefly(written)
+            await self._briefly(held)
         else:
-            await self._try(written, 0)
+            await self._try(held, 0)
 
     def _trial_ms(self, part: Sequence[_Candidate]) -> int:
         """Longer, the more crashes the trials before have not explained."""
@@ -526,6 +524,7 @@ class Suspects:
         for candidate in candidates:
             # Its scope may have gone while the store was asked.
             if self._candidates.pop(candidate.row.id, None) is not None:
+                self._free_to_run.add(candidate.row.id)
                 self._turns.memory.loader.load(candidate.resident)
 
     async def _loaded(self, units: Iterable[str]) -> None:
@@ -569,8 +568,8 @@ class Suspects:
             row = found.row
             if row is not None and _may_run(row) and free(row.suspect) != row.suspect:
                 row = msgspec.structs.replace(row, suspect=free(row.suspect))
-                commits += self._commit(found.version, row)
-        applied = await self._write(commits)
+                commits += self._ledger.commit(found.version, row)
+        applied = await self._ledger.write(commits)
         refused = {commit.unit for commit in commits if commit.unit not in applied}
         return set(units) - refused
 

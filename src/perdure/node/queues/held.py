@@ -8,7 +8,7 @@ from perdure.kernel.data import events as ev
 from perdure.kernel.data.definition import ActivityOptions
 from perdure.kernel.data.queue import decode_call
 from perdure.kernel.loop.call import ActivityCall, Call
-from perdure.ports.store import Renewal
+from perdure.ports.tasks import Renewal
 
 if TYPE_CHECKING:
     import asyncio

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from perdure.errors import StoreError
-from perdure.ports.store import SessionHold
+from perdure.ports.tasks import SessionHold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -146,15 +146,16 @@ class Keeper:
         running: set[tuple[str, str | None]] = set()
         for held in self._held.values():
             running.add((held.task.queue, held.task.session))
-        keys = list(self.sessions)
+        asked = dict(self.sessions)
         holds: list[SessionHold] = []
-        for queue, name in keys:
+        for queue, name in asked:
             lease_ms = self._options.task_lease_ms
             if (queue, name) not in running and now_s - self.sessions[queue, name] > idle_s:
                 lease_ms = 0  # it is idle, and goes to whichever worker has the next task
             holds.append(SessionHold(queue, name, self._worker, lease_ms))
         kept = await self._store.hold_sessions(holds, await self._time.look())
-        for key, hold, is_kept in zip(keys, holds, kept, strict=True):
-            # A new task of it may have come meanwhile, which opens it again.
-            if not is_kept or not hold.lease_ms:
-                self.sessions.pop(key, None)
+        for (key, used_s), hold, is_kept in zip(asked.items(), holds, kept, strict=True):
+            is_over = not is_kept or not hold.lease_ms
+            # A new task of it may have been leased meanwhile, which has opened it again.
+            if is_over and self.sessions.get(key) == used_s:
+                del self.sessions[key]

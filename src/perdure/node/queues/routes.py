@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from perdure.kernel.data.queue import NO_RULES, QueueRules
 from perdure.kernel.loop.call import ActivityCall
 from perdure.node.activities.attempts import kind_of
-from perdure.ports.store import TaskHint
+from perdure.ports.tasks import TaskHint
 
 if TYPE_CHECKING:
     from perdure.app import App

@@ -26,7 +26,10 @@ from perdure.node.background import Background
 from perdure.node.queues.held import Held, call_of
 from perdure.node.queues.keeper import Keeper
 from perdure.node.queues.results import Results, result_of
-from perdure.ports.store import SessionHold, TaskMatch, TaskRequest, Waiting
+from perdure.ports.store import (
+    Waiting,
+)
+from perdure.ports.tasks import SessionHold, TaskMatch, TaskRequest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
     from perdure.node.queues.store_time import StoreTime
     from perdure.node.surroundings import Surroundings
     from perdure.ports.clock import Alarm
-    from perdure.ports.store import TaskHint
+    from perdure.ports.tasks import TaskHint
 
 logger = logging.getLogger("perdure.worker")
 

@@ -58,6 +58,8 @@ from perdure.store.derived import (
     task_place,
     tasks_from,
     tasks_page,
+    waiting_from,
+    waiting_page,
 )
 from perdure.store.memory.rows import Tables
 from perdure.store.memory.unit import Unit
@@ -337,7 +339,13 @@ def _waiting(tables: Tables, query: Waiting) -> Page[str]:
         is_free = task.worker is None and task.visible_at <= query.at
         if is_free and task.queue in query.queues:
             found.add(task.queue)
-    return _page(query, [((queue,), queue) for queue in sorted(found)], tuple[str])
+    behind = waiting_from(query)
+    # Sorted, and behind the place, as an index gives them.
+    rows: list[tuple[str]] = []
+    for queue in sorted(found):
+        if queue > behind:
+            rows.append((queue,))  # noqa: PERF401 - the rows that other stores read
+    return waiting_page(query, rows)
 
 
 def _overdue(tables: Tables, query: Overdue) -> Page[Task]:

@@ -47,13 +47,10 @@ from perdure.ports.store import (
     NO_INSTANCE,
     Claim,
     Incarnation,
-    Leased,
     Posted,
-    Renewal,
-    SessionHold,
     Swept,
-    TaskRequest,
 )
+from perdure.ports.tasks import Leased, Renewal, SessionHold, TaskRequest
 from perdure.store.derived import (
     answer_until,
     home_of,

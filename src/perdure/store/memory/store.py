@@ -20,19 +20,15 @@ from perdure.ports.store import (
     Hint,
     InboxPart,
     Incarnation,
-    Leased,
     Loaded,
     Page,
     Posted,
     Query,
-    Renewal,
-    SessionHold,
     StoreInfo,
     Swept,
-    TaskHint,
-    TaskRequest,
     Wake,
 )
+from perdure.ports.tasks import Leased, Renewal, SessionHold, TaskHint, TaskRequest
 from perdure.store.bell import Bell
 from perdure.store.derived import Rows, check_scopes
 from perdure.store.limits import DEFAULT_LIMITS, StoreLimits
@@ -288,8 +284,13 @@ class MemoryStore:
     async def give_back(self, leases: Sequence[Renewal]) -> list[TaskHint]:
         """Let other workers have leased tasks."""
         rows = self._rows()
-        queues = dict.fromkeys(rows.give_back(lease) for lease in leases)
-        return [TaskHint(queue) for queue in queues if queue is not None]
+        hints: dict[TaskHint, None] = {}
+        for lease in leases:
+            queue = rows.give_back(lease)
+            # None: the lease is lost, and the task is another worker's by now.
+            if queue is not None:
+                hints[TaskHint(queue)] = None
+        return list(hints)
 
     async def hold_sessions(self, holds: Sequence[SessionHold], at: int) -> list[bool]:
         """Keep sessions, or give them up."""

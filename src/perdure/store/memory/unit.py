@@ -24,7 +24,10 @@ from perdure.kernel.data.commit import (
     UnitRow,
 )
 from perdure.kernel.data.message import ActivityDone, Message, Start
-from perdure.ports.store import Posted, Renewal
+from perdure.ports.store import (
+    Posted,
+)
+from perdure.ports.tasks import Renewal
 
 
 class Recorded(NamedTuple):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from urllib.parse import SplitResult, quote, unquote, urlencode
+from typing import Literal
+from urllib.parse import SplitResult, quote, unquote, urlencode, urlsplit
 
 import msgspec
 
@@ -12,7 +13,7 @@ SCHEMA_BYTES_MAX = 63
 """The longest name that PostgreSQL keeps. It cuts longer ones silently."""
 
 # Those that asyncpg reads from the URL itself.
-_SERVER_OPTIONS = ("host", "sslmode", "sslrootcert", "sslcert", "sslkey")
+_SERVER_OPTIONS = ("host", "target_session_attrs", "sslmode", "sslrootcert", "sslcert", "sslkey")
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +41,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How long a commit is tried again while the server cannot be reached."""
     host: str | None = None
     """The folder of a Unix socket."""
+    target_session_attrs: Literal["read-write", "primary"] | None = None
+    """Which of several servers is used. None: with several, the one that takes writes."""
     sslmode: str | None = None
     sslrootcert: str | None = None
     sslcert: str | None = None
@@ -61,6 +64,22 @@ class Address(msgspec.Struct, frozen=True):
     def quoted_schema(self) -> str:
         """The schema as an identifier of SQL."""
         return '"' + self.options.schema.replace('"', '""') + '"'
+
+    @property
+    def unpooled(self) -> Address:
+        """The same store without a pooler in front of it."""
+        options = msgspec.structs.replace(self.options, pooled=False)
+        return msgspec.structs.replace(self, options=options)
+
+    @property
+    def place(self) -> str:
+        """The URL without user, password and options: it names the store, for people."""
+        parts = urlsplit(self.dsn)
+        host = parts.netloc.rpartition("@")[2]
+        names = {"schema": self.options.schema}
+        if self.options.host is not None:
+            names["host"] = self.options.host
+        return f"postgresql://{host}{parts.path}?{urlencode(names, quote_via=quote)}"
 
     @property
     def channel(self) -> str:

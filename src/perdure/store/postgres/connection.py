@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Literal, Protocol, TypeVar, cast
+from typing import Any, Literal, Protocol, TypeVar
 
-import asyncpg  # type: ignore[import-untyped]
-
+from perdure import servers
 from perdure.store.postgres.address import Address
 from perdure.store.postgres.errors import DRIVER_ERRORS, Meaning, meaning_of
 
@@ -19,6 +18,8 @@ Values = Sequence[Any]
 
 CONNECT_S = 5.0
 """How long a server may take to answer a new connection."""
+PATIENT_MS = 60_000
+"""How long a client with long work may stand still in a transaction."""
 _GRACE_S = 2.0
 """How much longer than the server a client waits for a statement to end.
 
@@ -70,9 +71,7 @@ class Connection(Protocol):
         ...
 
 
-# asyncpg has annotations for its own use only.
-_opened: Any = cast("Any", asyncpg)
-_connect: Callable[..., Awaitable[Connection]] = _opened.connect
+_connect: Callable[..., Awaitable[Connection]] = servers.connect
 
 
 async def connect(address: Address, *, listening: bool = False) -> Connection:
@@ -86,11 +85,23 @@ async def connect(address: Address, *, listening: bool = False) -> Connection:
         settings = _settings(address)
     return await _connect(
         dsn,
-        timeout=CONNECT_S,
+        timeout_s=CONNECT_S,
         command_timeout=options.statement_ms / 1000 + _GRACE_S,
         server_settings=settings,
         # A prepared statement belongs to one connection of the server, and a pooler changes it.
         statement_cache_size=0 if options.pooled else 100,
+    )
+
+
+async def connect_patiently(address: Address) -> Connection:
+    """Open a connection for work that may take long. It goes past a pooler."""
+    options = address.options
+    settings = _settings(address)
+    settings["statement_timeout"] = "0"
+    # Such work may read for a while between two statements. It must not stop for ever, either.
+    settings["idle_in_transaction_session_timeout"] = str(PATIENT_MS)
+    return await _connect(
+        options.listen or address.dsn, timeout_s=CONNECT_S, server_settings=settings
     )
 
 

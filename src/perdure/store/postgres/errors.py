@@ -8,6 +8,7 @@ from typing import Literal
 import asyncpg  # type: ignore[import-untyped]
 
 from perdure.errors import StoreError, StoreFormat, StoreUnavailable
+from perdure.store.seal import refused_by
 
 
 class Meaning(Enum):
@@ -61,18 +62,26 @@ _BATCH: tuple[type[BaseException], ...] = (
 )
 
 
+SEALED_STATE = "PRDSL"
+"""The code of the error with which a sealed store refuses a write."""
+
+
 def meaning_of(error: BaseException) -> Meaning:
     """What an error says about the statement that it ended."""
     if isinstance(error, _AGAIN):
         return Meaning.AGAIN
     if isinstance(error, _LOST):
         return Meaning.LOST
-    if isinstance(error, _BATCH):
+    if isinstance(error, _BATCH) or _is_refused_by_seal(error):
         return Meaning.BATCH
     # asyncpg says so of a connection that was closed under it.
     if isinstance(error, asyncpg.InterfaceError) and "clos" in str(error):
         return Meaning.LOST
     return Meaning.CONTENT
+
+
+def _is_refused_by_seal(error: BaseException) -> bool:
+    return getattr(error, "sqlstate", None) == SEALED_STATE
 
 
 _PERMANENT = (
@@ -95,6 +104,9 @@ def explain(
     """An error in words, with the remedy. `name` is that of the store."""
     if isinstance(error, StoreError):
         return error
+    moved = refused_by(error, name, outcome)
+    if moved is not None:
+        return moved
     if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
         text = f"{name} refuses the user or the password ({error}); check the URL"
     elif isinstance(error, asyncpg.InvalidCatalogNameError):

@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, Literal, TypeVar
 
 from perdure.errors import StoreUnavailable
+from perdure.store.failure import again
 from perdure.store.postgres.address import Address
 from perdure.store.postgres.connection import Connection, close, connect, turn
 from perdure.store.postgres.errors import Meaning, explain, meaning_of
@@ -43,14 +44,17 @@ class Writing(Generic[O, R]):
         write: Callable[[Connection, list[list[O]]], Awaitable[list[R]]],
         refuse: Callable[[O, Exception], R],
         done: Callable[[list[O], list[R]], None],
+        check: Callable[[Connection], Awaitable[None]] | None = None,
     ) -> None:
         """`write` writes several batches. `refuse` is the result of one that cannot be stored.
 
-        `done` is called with all that was written, before the callers get to know it.
+        `done` is called with all that was written, before the callers get to know it. `check` looks
+        at each new connection, and raises if nothing may be written there.
         """
         self.write = write
         self.refuse = refuse
         self.done = done
+        self.check = check
 
 
 class _Job(Generic[O, R]):
@@ -203,8 +207,20 @@ class Lane(Generic[O, R]):
 
     async def _connected(self) -> Connection:
         if self._connection is None or self._connection.is_closed():
-            self._connection = await connect(self._address)
+            self._connection = await self._checked(await connect(self._address))
         return self._connection
+
+    async def _checked(self, connection: Connection) -> Connection:
+        if self._writing.check is None:
+            return connection
+        try:
+            async with turn(connection, self._address):
+                await self._writing.check(connection)
+        except BaseException:
+            # Nothing may be written on it.
+            connection.terminate()
+            raise
+        return connection
 
     def _hang_up(self) -> None:
         if self._connection is not None:
@@ -239,4 +255,4 @@ def _error_of(results: Sequence[object]) -> StoreUnavailable | None:
     outcome: Literal["none", "unknown"] = "none"
     if len(errors) < len(results) or any(error.outcome == "unknown" for error in errors):
         outcome = "unknown"
-    return StoreUnavailable(str(first), outcome, permanent=first.is_permanent)
+    return again(first, outcome)

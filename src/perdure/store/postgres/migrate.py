@@ -27,6 +27,7 @@ from perdure.ports.store import StoreInfo
 from perdure.store.postgres.address import Address
 from perdure.store.postgres.connection import Connection, close, connect, turn
 from perdure.store.postgres.errors import DRIVER_ERRORS, Meaning, explain, meaning_of
+from perdure.store.seal import KEY, decode
 from perdure.store.statements import read_sql
 
 Half = Literal["before", "after"]
@@ -211,7 +212,9 @@ async def _look(connection: Connection, address: Address) -> Found:
     meta: dict[str, str] = {key: value for key, value in rows}  # noqa: C416 - rows are no pairs
     try:
         number, prepared = int(meta["format"]), int(meta["prepared"])
-        info = StoreInfo(meta["id"], number, int(meta["shards"]), frozenset({"durable"}))
+        seal = decode(meta.get(KEY))
+        durable = frozenset({"durable"})
+        info = StoreInfo(meta["id"], number, int(meta["shards"]), durable, seal=seal)
     except (KeyError, ValueError) as error:
         msg = (
             f"{address.name} does not say what store it is ({error!r} in its table `meta`); "

@@ -22,7 +22,10 @@ from uuid import uuid4
 
 import msgspec
 
-from perdure.ports.store import Hint, TaskHint
+from perdure.ports.store import (
+    Hint,
+)
+from perdure.ports.tasks import TaskHint
 from perdure.store.postgres.address import Address
 from perdure.store.postgres.connection import Connection, Pool, close, connect
 from perdure.store.postgres.errors import DRIVER_ERRORS, explain

@@ -18,40 +18,39 @@ from typing import Literal, NoReturn, Self, TypeVar
 import asyncpg  # type: ignore[import-untyped]
 import msgspec
 
-from perdure.errors import StoreError, StoreFormat, StoreUnavailable
+from perdure.errors import StoreError, StoreFormat, StoreUnavailable, UsageError
 from perdure.kernel.data.commit import Commit, Fence, Verdict
 from perdure.kernel.data.message import Message
 from perdure.ports.clock import Clock
+from perdure.ports.moving import Key, RowPart, Seal
 from perdure.ports.store import (
     Claim,
     Hint,
     InboxPart,
     Incarnation,
-    Leased,
     Loaded,
     MeetingPlace,
     Page,
     Posted,
     Query,
-    Renewal,
-    SessionHold,
     StoreInfo,
     Swept,
-    TaskHint,
-    TaskRequest,
     Wake,
 )
+from perdure.ports.tasks import Leased, Renewal, SessionHold, TaskHint, TaskRequest
 from perdure.store.bell import Bell
 from perdure.store.derived import Rows, check_scopes
 from perdure.store.limits import DEFAULT_LIMITS, StoreLimits
-from perdure.store.postgres import reads, tasks
+from perdure.store.postgres import moving, reads, tasks
 from perdure.store.postgres.address import Address
-from perdure.store.postgres.connection import Connection, Mode, Pool
+from perdure.store.postgres.connection import Connection, Mode, Pool, close, turn
 from perdure.store.postgres.dump import dump
-from perdure.store.postgres.errors import Meaning, explain, meaning_of
+from perdure.store.postgres.errors import DRIVER_ERRORS, Meaning, explain, meaning_of
 from perdure.store.postgres.lane import Lane, Writing
 from perdure.store.postgres.migrate import connected, made_strict, open_schema
 from perdure.store.postgres.notices import WATCH_S, Notices
+from perdure.store.postgres.witness import Witness, last_applied
+from perdure.store.postgres.witness import check as check_witness
 from perdure.store.postgres.writes import (
     Accepted,
     Decided,
@@ -110,6 +109,10 @@ class PostgresStore:
         self._info: StoreInfo | None = None
         self._open: _Parts | None = None
         self._held: set[str] = set()
+        # The connection of a move. Others have none.
+        self._mover: Connection | None = None
+        # The last commit that the server has acknowledged.
+        self._witness: Witness | None = None
 
     @property
     def address(self) -> Address:
@@ -161,7 +164,10 @@ class PostgresStore:
         self._info = msgspec.structs.replace(info, dedupe_ms=self._limits.dedupe_ms)
         name = self._address.name
         writing_commits = Writing(
-            partial(write_commits, limits=self._limits), refuse_commit, self._committed
+            partial(write_commits, limits=self._limits),
+            refuse_commit,
+            self._committed,
+            self._check_witness,
         )
         writing_posts = Writing(
             partial(write_posts, limits=self._limits),
@@ -190,8 +196,10 @@ class PostgresStore:
     ) -> None:
         """Write what is waiting, and close the connections."""
         parts = self._open
+        mover = self._mover
         # First of all, so that nothing more is submitted to what is being closed.
         self._open = None
+        self._mover = None
         # Each part is closed, whatever becomes of the others. The last one that is pushed goes
         # first.
         async with AsyncExitStack() as stack:
@@ -200,6 +208,8 @@ class PostgresStore:
                 stack.push_async_callback(parts.notices.close)
                 stack.push_async_callback(parts.posts.close)
                 stack.push_async_callback(parts.commits.close)
+            if mover is not None:
+                stack.push_async_callback(close, mover)
             stack.callback(self._watchers.fail, self._closed())
             stack.callback(self._bell.close)
             stack.callback(self._task_bell.close)
@@ -297,8 +307,16 @@ class PostgresStore:
         decided.add_done_callback(partial(_hand_over, verdicts))
         return verdicts
 
+    async def _check_witness(self, connection: Connection) -> None:
+        """See that the server has the last acknowledged commit. It may be another server."""
+        if self._witness is not None:
+            await check_witness(connection, self._witness, self._address.name)
+
     def _committed(self, commits: list[Commit], decided: list[Decided]) -> None:
         """Tell those who wait for units of these commits."""
+        witness = last_applied(commits, decided)
+        if witness is not None:
+            self._witness = witness
         for _, hints in decided:
             for hint in hints:
                 self._bell.ring(hint)
@@ -453,6 +471,69 @@ class PostgresStore:
     async def dump(self) -> Rows:
         """All rows by table, sorted: comparable between stores."""
         return await self._read(dump, "snapshot")
+
+    # ------------------------------------------------------------ moving
+
+    @property
+    def place(self) -> str:
+        """Its URL, without user and password."""
+        return self._address.place
+
+    async def hold(self) -> None:
+        """Have the connection on which all of a move is done.
+
+        Raises:
+            StoreLocked: another process moves this store.
+        """
+        if self._mover is None:
+            try:
+                self._mover = await moving.connect(self._address)
+            except DRIVER_ERRORS as error:
+                raise explain(error, self._address.name) from error
+
+    async def _move(self, work: Callable[[Connection], Awaitable[T]], mode: Mode) -> T:
+        mover = self._mover
+        if mover is None:
+            msg = f"{self._address.name} is not held; call `hold` before anything is moved"
+            raise UsageError(msg)
+        # Past a pooler, so that nothing is to be set for each transaction.
+        address = self._address.unpooled
+        try:
+            async with turn(mover, address, mode):
+                return await work(mover)
+        except Exception as error:
+            # A lost connection has lost the lock. The move is begun again, and goes on from there.
+            self._fail(error, "unknown")
+
+    async def seal(self) -> Seal | None:
+        """The seal that it has now."""
+        # Clients ask, too, and hold nothing.
+        if self._mover is None:
+            return await self._read(moving.seal_of)
+        return await self._move(moving.seal_of, "transaction")
+
+    async def reseal(self, before: Seal | None, after: Seal | None) -> None:
+        """Put one seal in the place of another."""
+        work = partial(moving.reseal, before=before, after=after, name=self._address.name)
+        await self._move(work, "transaction")
+
+    async def tables(self) -> Mapping[str, int]:
+        """The tables to copy, and how many rows each has."""
+        return await self._move(moving.tables, "snapshot")
+
+    async def rows(self, table: str, after: Key | None) -> RowPart:
+        """The rows of a table behind a key."""
+        return await self._move(partial(moving.rows, table=table, after=after), "snapshot")
+
+    async def last_key(self, table: str) -> Key | None:
+        """The key of the last row."""
+        return await self._move(partial(moving.last_key, table=table), "snapshot")
+
+    async def fill(self, seal: Seal, table: str, part: RowPart) -> None:
+        """Add rows while the store is the target of a move."""
+        name = self._address.name
+        work = partial(moving.fill, seal=seal, table=table, part=part, name=name)
+        await self._move(work, "transaction")
 
 
 def _hand_over(

@@ -14,17 +14,13 @@ from perdure.ports.store import (
     NO_INSTANCE,
     Claim,
     Incarnation,
-    Leased,
     Overdue,
     Page,
-    Renewal,
-    SessionHold,
     Swept,
-    TaskHint,
-    TaskRequest,
     Tasks,
     Waiting,
 )
+from perdure.ports.tasks import Leased, Renewal, SessionHold, TaskHint, TaskRequest
 from perdure.store.derived import (
     overdue_from,
     overdue_page,

@@ -16,6 +16,7 @@ import msgspec
 
 from perdure.errors import StoreError, StoreFormat, StoreLocked, StoreUnavailable, UsageError
 from perdure.ports.store import StoreInfo
+from perdure.store.seal import KEY, decode
 from perdure.store.sqlite.connection import Connection, opened, transaction
 from perdure.store.sqlite.lock import holder_of
 from perdure.store.sqlite.migrate import migrate, pending, tables_of
@@ -77,6 +78,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """The shard count of a new store. None: one shard, or those that the file has."""
     standby: bool = False
     """A claim waits for the process that owns the file, instead of failing."""
+    create: bool = True
+    """Whether a file is made where there is none. Without it that is an error."""
     read_only: bool = False
     busy_ms: int = 5_000
     """How long to wait for a program that writes."""
@@ -310,6 +313,16 @@ def mode_of(path: Path) -> int:
         return 0
 
 
+def has_content(path: Path) -> bool:
+    """Whether there is a file with anything in it.
+
+    Raises:
+        StoreUnavailable: no file can be there.
+    """
+    check_path(os.fspath(path), read_only=False)
+    return mode_of(path) != 0 and path.stat().st_size > 0
+
+
 def _check_names(path: str) -> None:
     """Raise StoreUnavailable when the file has a second name that SQLite cannot follow.
 
@@ -374,8 +387,11 @@ def open_database(path: str, options: Options, new_id: str) -> tuple[Connection,
     """
     if path != MEMORY:
         check_path(path, read_only=options.read_only)
+        if not options.create and not mode_of(Path(path)):
+            msg = f"there is no store {path}; check the path"
+            raise StoreUnavailable(msg)
     with explained(path):
-        connection = connect(path, options, reader=False, create=True)
+        connection = connect(path, options, reader=False, create=options.create)
     try:
         with explained(path):
             todo = pending(connection)
@@ -494,6 +510,7 @@ def _identify(connection: Connection, path: str, options: Options, new_id: str) 
         format_ = int(meta["format"])
         shards = int(meta["shards"])
         identity = meta["id"]
+        seal = decode(meta.get(KEY))
     except (KeyError, ValueError) as error:
         msg = (
             f"{path} does not say what store it is ({error!r} in its table `meta`); "
@@ -509,4 +526,4 @@ def _identify(connection: Connection, path: str, options: Options, new_id: str) 
     capabilities = {"sql"}
     if path != MEMORY:
         capabilities.add("durable")
-    return StoreInfo(identity, format_, shards, frozenset(capabilities))
+    return StoreInfo(identity, format_, shards, frozenset(capabilities), seal=seal)

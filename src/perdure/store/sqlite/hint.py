@@ -27,7 +27,10 @@ from pathlib import Path
 
 import msgspec
 
-from perdure.ports.store import Hint, TaskHint
+from perdure.ports.store import (
+    Hint,
+)
+from perdure.ports.tasks import TaskHint
 from perdure.store.sqlite.fork import closes, keep_from_children
 from perdure.store.watch import Watchers, answer
 

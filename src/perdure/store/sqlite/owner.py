@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from perdure.ports.store import Hint, TaskHint
+from perdure.ports.store import (
+    Hint,
+)
+from perdure.ports.tasks import TaskHint
 from perdure.store.bell import Bell
 from perdure.store.sqlite.database import MEMORY
 from perdure.store.sqlite.hint import HintClient, HintServer

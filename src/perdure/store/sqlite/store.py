@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, TypeVar
+from urllib.parse import quote
 
 import msgspec
 
@@ -24,28 +25,25 @@ from perdure.errors import StoreFormat, StoreUnavailable, UsageError
 from perdure.kernel.data.commit import Commit, Fence, Verdict
 from perdure.kernel.data.message import Message
 from perdure.ports.clock import Clock, SystemClock
+from perdure.ports.moving import Key, RowPart, Seal
 from perdure.ports.store import (
     Claim,
     Hint,
     InboxPart,
     Incarnation,
-    Leased,
     Loaded,
     Page,
     Posted,
     Query,
-    Renewal,
-    SessionHold,
     StoreInfo,
     Swept,
-    TaskHint,
-    TaskRequest,
     Wake,
 )
+from perdure.ports.tasks import Leased, Renewal, SessionHold, TaskHint, TaskRequest
 from perdure.store.bell import Bell
 from perdure.store.derived import Rows, check_scopes
 from perdure.store.limits import DEFAULT_LIMITS, StoreLimits
-from perdure.store.sqlite import reads, sweeping, tasks
+from perdure.store.sqlite import moving, reads, sweeping, tasks
 from perdure.store.sqlite.connection import Connection
 from perdure.store.sqlite.database import MEMORY, FileGuard, Options, open_database
 from perdure.store.sqlite.dump import dump
@@ -425,3 +423,49 @@ class SQLiteStore:
     async def dump(self) -> Rows:
         """All rows by table, sorted: comparable between stores."""
         return await self._read(dump)
+
+    # ------------------------------------------------------------ moving
+
+    @property
+    def place(self) -> str:
+        """Its URL, with the whole path."""
+        if self.path == MEMORY:
+            return "sqlite://"
+        return f"sqlite:///{quote(self._file)}"
+
+    async def hold(self) -> None:
+        """Own the file, without a claim.
+
+        Raises:
+            StoreLocked: another process owns the file. The message names it.
+        """
+        await self._owner.take("move")
+
+    async def seal(self) -> Seal | None:
+        """The seal that it has now."""
+        return await self._read(moving.seal_of)
+
+    async def reseal(self, before: Seal | None, after: Seal | None) -> None:
+        """Put one seal in the place of another."""
+        await self._rewrite(partial(moving.reseal, before=before, after=after, name=self._name()))
+
+    async def tables(self) -> Mapping[str, int]:
+        """The tables to copy, and how many rows each has."""
+        return await self._read(moving.tables)
+
+    async def rows(self, table: str, after: Key | None) -> RowPart:
+        """The rows of a table behind a key."""
+        return await self._read(partial(moving.rows, table=table, after=after))
+
+    async def last_key(self, table: str) -> Key | None:
+        """The key of the last row."""
+        return await self._read(partial(moving.last_key, table=table))
+
+    async def fill(self, seal: Seal, table: str, part: RowPart) -> None:
+        """Add rows while the store is the target of a move."""
+        await self._rewrite(
+            partial(moving.fill, seal=seal, table=table, part=part, name=self._name())
+        )
+
+    async def _rewrite(self, function: Callable[[Connection], None]) -> None:
+        await self._writing().submit([Call(function, rewrites=True)])

@@ -13,16 +13,12 @@ from perdure.kernel.data.commit import Fence, Task
 from perdure.ports.store import (
     Claim,
     Incarnation,
-    Leased,
     Overdue,
     Page,
-    Renewal,
-    SessionHold,
-    TaskHint,
-    TaskRequest,
     Tasks,
     Waiting,
 )
+from perdure.ports.tasks import Leased, Renewal, SessionHold, TaskHint, TaskRequest
 from perdure.store.derived import (
     overdue_from,
     overdue_page,

@@ -28,7 +28,9 @@ from perdure.kernel.data.commit import Commit, SqlRefused
 from perdure.kernel.data.message import Message
 from perdure.ports.store import Hint
 from perdure.store.bell import Bell
+from perdure.store.failure import again
 from perdure.store.limits import StoreLimits
+from perdure.store.seal import refused_by
 from perdure.store.sqlite.apply import Applier
 from perdure.store.sqlite.connection import Connection
 from perdure.store.sqlite.database import BATCH_ERRORS, FileGuard, explain
@@ -48,11 +50,12 @@ logger = logging.getLogger("perdure.store")
 class Call(Generic[T]):
     """An operation that is a function of the connection."""
 
-    __slots__ = ("function",)
+    __slots__ = ("function", "rewrites")
 
-    def __init__(self, function: Callable[[Connection], T]) -> None:
-        """Run `function` inside the transaction."""
+    def __init__(self, function: Callable[[Connection], T], *, rewrites: bool = False) -> None:
+        """Run `function` inside the transaction. `rewrites`: it may write rows of any table."""
         self.function = function
+        self.rewrites = rewrites
 
 
 Operation = Commit | Message | Call[Any]
@@ -193,6 +196,10 @@ class Writer:
             reason = explain(error, self._path)
             return [StoreUnavailable(str(reason), "none")] * len(operations)
         except Exception as error:
+            # No part of a batch can be written to a sealed store, so it is not tried in halves.
+            moved = refused_by(error, self._path)
+            if moved is not None:
+                return [moved] * len(operations)
             if len(operations) == 1:
                 return [self._refuse(operations[0][1], error)]
             half = len(operations) // 2
@@ -291,6 +298,8 @@ class Writer:
                 applier.forget_scopes()
                 results.append(operation.function(self._connection))
                 applier.forget_scopes()
+                if operation.rewrites:
+                    applier.forget()
         if batches:
             results += applier.commits(list(batches.values()))
         return results
@@ -347,7 +356,7 @@ def _answer_of(results: list[Any]) -> Any:
     is_unsure = any(getattr(error, "outcome", "none") != "none" for error in errors)
     if is_unsure or len(errors) < len(results):
         outcome = "unknown"
-    return StoreUnavailable(str(first), outcome, permanent=first.is_permanent)
+    return again(first, outcome)
 
 
 def _changes(operations: list[Numbered], results: list[Any]) -> list[tuple[str, int]]:

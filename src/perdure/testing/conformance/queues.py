@@ -17,13 +17,10 @@ from perdure.ports.store import (
     Overdue,
     Posted,
     Queues,
-    Renewal,
-    SessionHold,
-    TaskHint,
-    TaskMatch,
     Tasks,
     Waiting,
 )
+from perdure.ports.tasks import Renewal, SessionHold, TaskHint, TaskMatch
 from perdure.testing.conformance.scenario import (
     NOW,
     Scenario,

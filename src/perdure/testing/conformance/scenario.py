@@ -32,9 +32,9 @@ from perdure.ports.store import (
     Posted,
     Query,
     Store,
-    TaskRequest,
     UnitView,
 )
+from perdure.ports.tasks import TaskRequest
 from perdure.store.limits import DEFAULT_LIMITS, StoreLimits
 
 T = TypeVar("T")
@@ -344,7 +344,8 @@ def task(scenario: Scenario, unit: str, seq: int = 1, attempt: int = 1, **fields
 def request(**changes: Any) -> TaskRequest:
     """A request for up to ten tasks of the queue `gpu`, for a second."""
     given: dict[str, Any] = {"queue": "gpu", "worker": "worker", "limit": 10}
-    return TaskRequest(**(given | {"lease_ms": 1_000, "at": NOW} | changes))
+    given |= {"lease_ms": 1_000, "at": NOW} | changes
+    return TaskRequest(**given)
 
 
 def tasks_of(scenario: Scenario, unit: str, *seqs: int) -> list[Task]:

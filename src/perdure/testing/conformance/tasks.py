@@ -8,7 +8,10 @@ import asyncio
 
 from perdure.kernel.data.commit import Task
 from perdure.kernel.data.message import ActivityDone, Message
-from perdure.ports.store import Posted, Renewal, TaskMatch
+from perdure.ports.store import (
+    Posted,
+)
+from perdure.ports.tasks import Renewal, TaskMatch
 from perdure.testing.conformance.scenario import (
     NOW,
     Scenario,
