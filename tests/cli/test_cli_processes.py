@@ -157,6 +157,9 @@ def test_a_second_signal_ends_the_node_at_once(cli: Cli, spawn: Spawn) -> None:
     cli("start", "forever", "--id", "f")
     serving = spawn("serve", "shop.py", "--grace", "50")
     line_with(serving.stdout, "ready: ")
+    deadline = time.monotonic() + 20
+    while "activity" not in str([one["reason"] for one in cli("ls", "--json").json["instances"]]):
+        assert time.monotonic() < deadline, "the activity did not begin"
     serving.send_signal(signal.SIGINT)
     line_with(serving.stderr, "once more")
     assert ended_by_repeating(serving, signal.SIGINT) == 128 + signal.SIGINT

@@ -40,5 +40,7 @@ def first_sets(stop: asyncio.Event) -> Generator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        # Behind a signal the process is about to end, and a second one still ends it at once.
+        if first_s is None:
+            for number, handler in before.items():
+                signal.signal(number, handler)
