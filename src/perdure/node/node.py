@@ -19,7 +19,6 @@ from perdure.client.client import Client
 from perdure.client.gateway import MeasuredGateway
 from perdure.client.pins import find_scopes
 from perdure.cluster import cluster_at
-from perdure.errors import StoreUnavailable, UsageError
 from perdure.guard import runtime as guard
 from perdure.guard.watchdog import Watchdog
 from perdure.interceptor import check_interceptors
@@ -37,6 +36,7 @@ from perdure.node.ownership.ownership import Ownership
 from perdure.node.ownership.seat import Seat, Told
 from perdure.node.profile import groups_of, profile_of
 from perdure.node.queues.routes import Routes
+from perdure.node.standing import Standing
 from perdure.node.surroundings import Surroundings, go_on_from_last
 from perdure.node.telemetry.gauges import NodeGauges
 from perdure.node.telemetry.metrics import Metrics, find_provider
@@ -144,13 +144,8 @@ class Node:
 
     def _make_gateway(self) -> NodeGateway:
         """The way of its client to instances, in each of its lives."""
-        return NodeGateway(
-            self._running,
-            lambda: self.store,
-            self.clock,
-            self.options.limits,
-            self._peers,
-        )
+        limits = self.options.limits
+        return NodeGateway(self._running, lambda: self.store, self.clock, limits, self._peers)
 
     # ------------------------------------------------------------ life cycle
 
@@ -176,7 +171,8 @@ class Node:
             StoreError: the store cannot be opened.
             UsageError: it runs already, or another call is starting or stopping it.
         """
-        self._check_is_at_rest()
+        has_ended = self._ended is None or self._ended.is_set()
+        self._standing().check_is_at_rest(has_ended=has_ended)
         self._starting = True
         try:
             # A start that fails undoes what it has done. One that succeeds leaves that to the stop.
@@ -187,18 +183,6 @@ class Node:
                 self._stack = stack.pop_all()
         finally:
             self._starting = False
-
-    def _check_is_at_rest(self) -> None:
-        """Refuse to start a node that runs, or whose store another call is opening or closing."""
-        if self._starting:
-            msg = f"node {self.name!r} is being started by another call; await that one"
-            raise UsageError(msg)
-        if self._life is not None:
-            msg = f"node {self.name!r} runs already"
-            raise UsageError(msg)
-        if self._ended is not None and not self._ended.is_set():
-            msg = f"node {self.name!r} is being stopped; await `wait_ended()`, then start it again"
-            raise UsageError(msg)
 
     async def _start(self, stack: AsyncExitStack) -> None:
         ended = asyncio.Event()
@@ -497,15 +481,12 @@ class Node:
 
     def _running(self) -> Turns:
         if self._life is None:
-            if self._failure is not None:
-                msg = (
-                    f"node {self.name!r} has stopped because its store failed: {self._failure}."
-                    " Start it again when the store is sound"
-                )
-                raise StoreUnavailable(msg)
-            msg = f"node {self.name!r} is not running; start it, or use `async with`"
-            raise UsageError(msg)
+            self._standing().refuse_request()
         return self._life.turns
+
+    def _standing(self) -> Standing:
+        runs = self._life is not None
+        return Standing(self.name, self._failure, self._starting, runs, self._stopping)
 
     # ------------------------------------------------------------ for users
 
@@ -556,14 +537,9 @@ class Node:
 
     def why_not_ready(self) -> list[str]:
         """Why the node takes no work now, for people. Empty: it serves all that falls to it."""
-        if self._failure is not None:
-            return [f"its store failed: {self._failure}"]
-        if self._starting:
-            return ["it starts"]
-        if self._life is None:
-            return ["it does not run"]
-        if self._stopping:
-            return ["it is draining"]
+        why = self._standing().why_not_ready()
+        if why:
+            return why
         return self._outlook().why_not_ready()
 
     async def scale(self) -> Scale:

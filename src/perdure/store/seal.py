@@ -12,6 +12,7 @@ import msgspec
 
 from perdure.errors import StoreMoved, UsageError
 from perdure.ports.moving import MovableStore, Seal
+from perdure.ports.store import ClientStore
 
 KEY = "seal"
 """The key of the seal in the table `meta`."""
