@@ -161,18 +161,25 @@ def test_what_a_thread_asks_of_a_process_that_is_stopped_waits() -> None:
 
     async def main(virtual: VirtualTime) -> None:
         process = VirtualProcess("node")
+        is_stopped = threading.Event()
 
         async def ask() -> None:
             loop = asyncio.get_running_loop()
-            await asyncio.to_thread(loop.call_soon_threadsafe, called.append, "thread")
 
-        process.stop()
+            def from_thread() -> None:
+                assert is_stopped.wait(10)
+                loop.call_soon_threadsafe(called.append, "thread")
+
+            await asyncio.to_thread(from_thread)
+
         asking = asyncio.ensure_future(process.run(ask))
-        await asyncio.sleep(1)
+        await asyncio.sleep(0.01)
+        process.stop()
+        is_stopped.set()
+        await asyncio.sleep(3_600)
         assert called == []
         process.go_on()
         await asking
-        await asyncio.sleep(0.01)
         assert called == ["thread"]
 
     run_virtually(main)
