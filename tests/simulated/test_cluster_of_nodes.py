@@ -10,6 +10,7 @@ import pytest
 from perdure import App, workflow
 from perdure.errors import StoreUnavailable, UsageError, WorkflowFailed
 from perdure.testing import TestCluster, WaitsForever
+from perdure.transport.network import Faults
 
 app = App("several")
 approved = workflow.Channel[bool]("approved")
@@ -160,6 +161,57 @@ async def test_a_disturbed_store() -> None:
             await handle.send(approved, True)
         assert [await handle.result() for handle in handles] == ["charged 1"] * 10
         assert sum(node.mishaps.counts["commit unanswered"] for node in cluster.nodes) > 0
+
+
+async def sent_within_s(cluster: TestCluster, *, links: bool) -> float:
+    """How long a message takes from one node to an instance of another, without hints of the store."""
+    for node in cluster.nodes:
+        node.disturb({"hint lost": 1.0})
+        if not links:
+            node.cut("nodes")
+    await asyncio.sleep(1)
+    handle = cluster.client.workflow(order, id="order-1")
+    await handle.start(7)
+    owner = await cluster.owner("order-1")
+    (other,) = [node for node in cluster.nodes if node is not owner]
+    began = cluster.now()
+    await other.client.get("order-1").send("approved", False)
+    assert await handle.result() == "refused"
+    return (cluster.now() - began).total_seconds()
+
+
+async def test_a_message_for_another_node_comes_over_the_link_between_them() -> None:
+    async with TestCluster(app, nodes=2) as cluster:
+        assert await sent_within_s(cluster, links=True) < 0.5
+
+
+async def test_without_a_link_it_comes_by_the_store_and_nothing_is_lost() -> None:
+    async with TestCluster(app, nodes=2) as cluster:
+        assert 0.5 < await sent_within_s(cluster, links=False) <= 6
+
+
+async def test_a_frozen_node_does_not_hold_up_the_one_that_asks_it() -> None:
+    async with TestCluster(app, nodes=2) as cluster:
+        node, other = cluster.nodes
+        ids = [f"order-{n}" for n in range(8)]
+        await asyncio.sleep(1)  # for the link
+        node.freeze()
+        await asyncio.gather(*(other.client.workflow(order, id=unit).start(7) for unit in ids))
+        await asyncio.gather(*(other.client.get(unit).send("approved", False) for unit in ids))
+        results = [await cluster.client.workflow(order, id=unit).result() for unit in ids]
+        assert results == ["refused"] * len(ids)
+        node.thaw()
+        await cluster.settled()
+
+
+async def test_bad_links_lose_nothing() -> None:
+    async with TestCluster(app, nodes=3, seed=5) as cluster:
+        cluster.links.use(Faults(drop=0.5, duplicate=0.5, reorder=0.5, delay_ms=(0, 2_000)))
+        for number in range(12):
+            handle = cluster.node(number % 3).client.workflow(order, id=f"order-{number}")
+            await handle.start(7)
+            await handle.send("approved", False)
+            assert await handle.result() == "refused"
 
 
 async def test_a_function_on_a_thread_takes_real_time() -> None:

@@ -7,6 +7,7 @@ at all. So a slow machine changes nothing. Ids come from the seed.
 from __future__ import annotations
 
 import os
+import random
 import sys
 import time
 from contextlib import contextmanager
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-    from random import Random
     from types import ModuleType
 
     from perdure.testing.virtual_time import VirtualTime
@@ -24,7 +24,7 @@ _REAL = ("perdure.guard.watchdog", "perdure.testing.virtual_time")
 
 
 @contextmanager
-def taken_over(virtual: VirtualTime, random: Random) -> Generator[None]:
+def taken_over(virtual: VirtualTime, ids: random.Random) -> Generator[None]:
     """Replace the clocks, and the source of ids, in all modules that have them."""
 
     def clock_gettime_ns(which: int) -> int:
@@ -41,9 +41,18 @@ def taken_over(virtual: VirtualTime, random: Random) -> Generator[None]:
         "clock_gettime_ns": clock_gettime_ns,
     }
     places: list[tuple[ModuleType, str, object, object]] = [
-        (os, "urandom", os.urandom, random.randbytes)
+        (os, "urandom", os.urandom, ids.randbytes)
     ]
     modules = [m for name, m in sys.modules.items() if _is_ours(name)]
+
+    def seeded(seed: float | str | bytes | None = None) -> random.Random:
+        if seed is None:
+            seed = ids.random()
+        return random.Random(seed)
+
+    # One without a seed would take it from the system, past `os.urandom`.
+    chance = random.Random
+    places += [(m, "Random", chance, seeded) for m in modules if vars(m).get("Random") is chance]
     for name, virtually in replaced.items():
         original = getattr(time, name)
         places += [

@@ -8,6 +8,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from perdure.simulation.world import LEASE_MS, Kind, World
+from perdure.transport.network import Faults
 
 if TYPE_CHECKING:
     from perdure.testing.cluster_node import ClusterNode, Way
@@ -83,7 +84,7 @@ async def clock_jump(world: World, random: Random) -> None:
 async def partition(world: World, random: Random) -> None:
     """Cut a node off, and let it come back before or after its lease is over."""
     node = _one(world, random)
-    ways: list[tuple[Way, ...]] = [("store",), ("cluster",), ("store", "cluster")]
+    ways: list[tuple[Way, ...]] = [("store",), ("cluster",), ("nodes",), ("store", "cluster"), ()]
     node.cut(*random.choice(ways))
     await asyncio.sleep(random.choice([0.01, 0.5, LEASE_S - 0.1, LEASE_S + 1, 4 * LEASE_S]))
     node.heal()
@@ -108,6 +109,17 @@ async def slow_store(world: World, random: Random) -> None:
     node.slow("store", random.choice([0.01, 0.2, 1.5]))
     await asyncio.sleep(random.choice([0.5, 3.0]))
     node.slow("store", 0)
+
+
+@trouble("leases", "dealt")
+async def bad_links(world: World, random: Random) -> None:
+    """Let messages between nodes be lost, late, doubled and out of order for a while."""
+    share = random.choice([0.1, 0.5])
+    delay_ms = random.choice([(0, 0), (0, 50), (100, 3_000)])
+    faults = Faults(drop=share, duplicate=share, reorder=share, delay_ms=delay_ms)
+    world.cluster.links.use(faults)
+    await asyncio.sleep(random.choice([0.5, 3.0]))
+    world.cluster.links.use(Faults())
 
 
 # ---------------------------------------------------------------- scopes

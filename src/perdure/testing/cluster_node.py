@@ -11,12 +11,13 @@ from perdure.client.client import Client
 from perdure.cluster.local import LocalCluster
 from perdure.errors import StoreUnavailable, UsageError
 from perdure.kernel.data.retry import Seconds, to_ms
-from perdure.node import Node
+from perdure.node import Door, Node
 from perdure.ports.clock import SystemClock
 from perdure.ports.cluster import NameTaken
 from perdure.testing.links import Cable, ClusterLink, StoreLink
 from perdure.testing.mishaps import Mishap, Mishaps
 from perdure.testing.virtual_process import VirtualProcess
+from perdure.transport.inprocess import InProcessTransport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -33,14 +34,18 @@ if TYPE_CHECKING:
     from perdure.ports.clock import Clock
     from perdure.ports.cluster import Assigner
     from perdure.ports.store import Store
+    from perdure.ports.transport import Peer
+    from perdure.testing.links import Links
     from perdure.testing.virtual_time import VirtualTime
 
 T = TypeVar("T")
 
-Way = Literal["store", "cluster"]
-"""A way that a partition can cut: to the store, or to the cluster, where the leases are."""
+Way = Literal["store", "cluster", "nodes"]
+"""A way that a partition can cut: to the store, to the cluster, where the leases are, or to the
+other nodes.
+"""
 
-WAYS: tuple[Way, ...] = ("store", "cluster")
+WAYS: tuple[Way, ...] = ("store", "cluster", "nodes")
 
 _AGAIN_S = 0.05
 """A start that the store or the cluster does not answer is tried again after this time."""
@@ -60,11 +65,32 @@ class Life(Node):
         name: str,
         options: NodeOptions,
         clock: SystemClock,
+        links: Links,
     ) -> None:
         """Nothing runs before `start`."""
-        super().__init__(app, store, name=name, options=options, clock=clock, cluster=cluster)
+        self._links = links
+        self._transport: InProcessTransport | None = None
+        super().__init__(
+            app,
+            store,
+            name=name,
+            options=options,
+            clock=clock,
+            cluster=cluster,
+            listen=Door(transport=self._make_transport),
+        )
         self.process = process
         self.cables = cables
+
+    def _make_transport(self, me: Peer) -> InProcessTransport:
+        self._transport = InProcessTransport(me, self._links.network, clock=self.clock)
+        return self._transport
+
+    def die(self) -> None:
+        """End the process. Its links to other nodes end with it."""
+        self.process.kill()
+        if self._transport is not None:
+            self._transport.vanish()
 
     @property
     def has_real_work(self) -> bool:
@@ -96,6 +122,7 @@ class ClusterNode:
         *,
         options: NodeOptions,
         virtual: VirtualTime,
+        links: Links,
         boot_ns: int,
         seed: int,
     ) -> None:
@@ -106,6 +133,7 @@ class ClusterNode:
         self._cluster = cluster
         self.options = options
         self._virtual = virtual
+        self._links = links
         self._boot_ns = boot_ns
         self._skew_ns = 0
         self.mishaps = Mishaps(seed, {})
@@ -178,6 +206,7 @@ class ClusterNode:
     def _new_life(self) -> Life:
         # New for each life: a life that was killed keeps its own, by which nothing comes any more.
         cables: dict[Way, Cable] = {"store": Cable("store"), "cluster": Cable("cluster")}
+        self._links.resume(self.name)
         if isinstance(self._cluster, LocalCluster):
             cluster: ClusterLink | Assigner | None = ClusterLink(self._cluster, cables["cluster"])
         else:
@@ -191,6 +220,7 @@ class ClusterNode:
             name=self.name,
             options=self.options,
             clock=SystemClock(self._wall_ns, self._machine_ns),
+            links=self._links,
         )
 
     def _wall_ns(self) -> int:
@@ -214,7 +244,7 @@ class ClusterNode:
         life = self._living()
         self._life = None
         self._dead.append(life)
-        life.process.kill()
+        life.die()
         # A caller of it may act on that before anything else happens.
         await asyncio.sleep(0)
 
@@ -239,13 +269,15 @@ class ClusterNode:
     def freeze(self) -> None:
         """Stop it in the middle of its work, as SIGSTOP does. It does not notice."""
         self._living().process.stop()
+        self._links.network.stall(self.name)
 
     def thaw(self) -> None:
         """Let it go on, as SIGCONT does. Its timers are late, and its lease may be over."""
         self._living().process.go_on()
+        self._links.network.resume(self.name)
 
     def cut(self, *ways: Way) -> None:
-        """Cut it off from the store, from the cluster, or from both (by default).
+        """Cut it off from the store, the cluster, the other nodes, or all of them (by default).
 
         Raises:
             UsageError: there is no such way.
@@ -263,6 +295,9 @@ class ClusterNode:
     def _set_cut(self, ways: tuple[Way, ...], *, is_cut: bool) -> None:
         cables = self._living().cables
         for way in ways or WAYS:
+            if way == "nodes":
+                self._links.part(self.name, is_cut=is_cut)
+                continue
             if way not in cables:
                 msg = f"a node has no way to {way!r}; it has {', '.join(WAYS)}"
                 raise UsageError(msg)
@@ -275,7 +310,11 @@ class ClusterNode:
             UsageError: `seconds` is no duration.
         """
         latency_s = to_ms(seconds, "the latency of a way") / 1000
-        self._living().cables[way].latency_s = latency_s
+        cables = self._living().cables
+        if way not in cables:
+            msg = f"the way to {way!r} has no latency here; `links.use(Faults(delay_ms=...))` has"
+            raise UsageError(msg)
+        cables[way].latency_s = latency_s
 
     def disturb(self, rates: Mapping[Mishap, float], *, seed: int = 0) -> None:
         """Let calls to the store fail, be late or stay unanswered, each with its probability.
@@ -295,11 +334,12 @@ class ClusterNode:
         self.mishaps.end()
         if self._life is None:
             return
+        self._links.part(self.name, is_cut=False)
         for cable in self._life.cables.values():
             cable.is_cut = False
             cable.latency_s = 0.0
         if self._life.process.is_stopped:
-            self._life.process.go_on()
+            self.thaw()
 
     # ------------------------------------------------------------ its client
 

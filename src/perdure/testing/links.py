@@ -1,4 +1,4 @@
-"""The links of a node to its store and to its cluster, which a test can cut.
+"""The links of a node to its store, to its cluster and to other nodes, which a test can cut.
 
 A cut link answers nothing: what was asked may have been done. A link that is gone belongs to a
 process that was killed, and nothing comes by there any more.
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from perdure.ports.cluster import Load, Member, Standing, View
     from perdure.ports.store import Hint, Incarnation, Posted, Store
     from perdure.testing.mishaps import Mishaps
+    from perdure.transport.inprocess import Faults, InProcessNetwork
 
 T = TypeVar("T")
 
@@ -157,3 +158,28 @@ class ClusterLink:
     async def changed(self, revision: int, within_ms: int) -> View:
         """Wait for other members, of which nothing is heard while the link is cut."""
         return await self._carry(self._cluster.changed(revision, within_ms))
+
+
+class Links:
+    """The network between the nodes."""
+
+    def __init__(self, network: InProcessNetwork) -> None:
+        """All nodes reach each other."""
+        self.network = network
+        self._parted: dict[str, None] = {}
+
+    def part(self, node: str, *, is_cut: bool) -> None:
+        """Cut a node off from all others, or let it reach those that are not cut off."""
+        if is_cut:
+            self._parted[node] = None
+        else:
+            self._parted.pop(node, None)
+        self.network.partition(*({name} for name in self._parted))
+
+    def resume(self, node: str) -> None:
+        """A new life reads what comes, also if the one before was killed while it was frozen."""
+        self.network.resume(node)
+
+    def use(self, faults: Faults) -> None:
+        """Let messages between nodes be lost, late, doubled or out of order from now on."""
+        self.network.use(faults)

@@ -31,9 +31,11 @@ from perdure.store.memory import MemoryStore
 from perdure.testing.calls import ActivityRecord, read_calls
 from perdure.testing.cluster_node import ClusterNode
 from perdure.testing.fakes import FakedApp
+from perdure.testing.links import Links
 from perdure.testing.skipping import WaitsForever
 from perdure.testing.virtual_time import VirtualTime
 from perdure.testing.waits import describe_waits
+from perdure.transport.inprocess import InProcessNetwork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -109,6 +111,7 @@ class TestCluster:
         self.clock = self.virtual.clock()
         self._given_store = store
         self.store: Store = self._make_store()
+        self.links = Links(InProcessNetwork(seed, self.clock))
         members = self._members()
         self.nodes: tuple[ClusterNode, ...] = tuple(
             ClusterNode(
@@ -118,6 +121,7 @@ class TestCluster:
                 members,
                 options=options,
                 virtual=self.virtual,
+                links=self.links,
                 boot_ns=number * _MACHINE_NS,
                 seed=seed + number,
             )
