@@ -257,7 +257,7 @@ async def _work(work: Work, health: HealthPort | None, stop: asyncio.Event) -> i
 
 def _ends(work: Work) -> list[Coroutine[object, object, None]]:
     """What ends the service beside a signal. The first one that ends counts, with its error."""
-    ends = [work.node.wait_ended()]
+    ends: list[Coroutine[object, object, None]] = [work.node.wait_ended()]
     if work.showing is not None:
         ends.append(work.showing())
     if work.idle_s is not None:

@@ -16,7 +16,7 @@ _LABELS_MAX = 32
 """Labels of a node. Each node reads those of all others."""
 
 
-def check_labels(labels: Mapping[str, str]) -> None:
+def check_labels(labels: Mapping[str, object]) -> None:
     """Refuse labels that a node cannot have.
 
     Raises:

@@ -267,7 +267,8 @@ class HealthPort:
 
 def _place_of(thread_id: int) -> str:
     """The line at which a thread is, in the program's own code if it is there."""
-    frame = sys._current_frames().get(thread_id)
+    # The only way to look at another thread. Python documents it, underscore and all.
+    frame = sys._current_frames().get(thread_id)  # pyright: ignore[reportPrivateUsage]
     if frame is None:
         return "no line: its thread has ended"
     # Calls of user code go through the guard, whose own line tells nothing.

@@ -229,11 +229,16 @@ def _written(connection: h11.Connection, answer: Answer, *, is_head: bool) -> by
     }
     reason = HTTPStatus(answer.status).phrase.encode()
     response = h11.Response(status_code=answer.status, headers=list(headers.items()), reason=reason)
-    parts = [connection.send(response)]
+    events: list[h11.Event] = [response]
     if not is_head:
-        parts.append(connection.send(h11.Data(data=body)))
-    parts.append(connection.send(h11.EndOfMessage()))
-    return b"".join(part for part in parts if part is not None)
+        events.append(h11.Data(data=body))
+    events.append(h11.EndOfMessage())
+    parts: list[bytes] = []
+    for event in events:
+        data = connection.send(event)
+        if data:  # the end of a message has no bytes of its own
+            parts.append(data)
+    return b"".join(parts)
 
 
 async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
