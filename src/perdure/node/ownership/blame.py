@@ -10,12 +10,9 @@ from typing import Literal, Self
 
 import msgspec
 
-from perdure.errors import Failure
-from perdure.kernel.unit.held import POISONED
+State = Literal["free", "trial", "held"]
 
-State = Literal["free", "trial", "held", "brief"]
-
-_STATES: tuple[State, ...] = ("free", "trial", "held", "brief")
+_STATES: tuple[State, ...] = ("free", "trial", "held")
 _MOST = 999
 """Three digits for each count. More crashes than that change nothing."""
 
@@ -24,8 +21,8 @@ class Blame(msgspec.Struct, frozen=True):
     """The part that an instance had in crashes, as far as it is known.
 
     `crashes` is how many crashes in a row found it at work. `alone` is how many of them came when
-    it was the only one on trial. `state` says whether it ran on trial, or on a brief trial of its
-    own, or was held back so that the others could be watched without it.
+    it was the only one on trial. `state` says whether it ran on trial, or was held back so that the
+    others could be watched without it.
     """
 
     crashes: int = 0
@@ -55,23 +52,9 @@ class Blame(msgspec.Struct, frozen=True):
         """After a crash that it was present at."""
         if self.state == "held":
             return Blame()  # it did not run, so the cause was another one, or came from outside
-        if self.is_on_trial:
+        if self.state == "trial":
             return self  # the search decides, by how many were on trial with it
         return Blame(self.crashes + 1, self.alone)
-
-    @property
-    def is_on_trial(self) -> bool:
-        """Whether it ran on trial, so that it may have ended the process."""
-        return self.state in ("trial", "brief")
-
-    @property
-    def deaths(self) -> int:
-        """All crashes that found it at work, alone on trial or not."""
-        return self.crashes + self.alone
-
-    def on_brief_trial(self) -> Blame:
-        """While it is the only suspect that runs its first turn."""
-        return Blame(self.crashes, self.alone, "brief")
 
     def on_trial(self) -> Blame:
         """While it runs on trial."""
@@ -96,15 +79,3 @@ class Blame(msgspec.Struct, frozen=True):
 def free(number: int) -> int:
     """The number in the row of an instance that is not on trial any more."""
     return Blame.read(number).freed().number
-
-
-def poisoned(unit: str, blame: Blame) -> Failure:
-    """Why an instance is suspended that ends the process."""
-    return Failure(
-        POISONED,
-        f"{unit!r} ran at {blame.deaths} crashes of the process, alone at {blame.alone} of them, "
-        "and without it there was none. Mend the code (look for what ends the process), deploy it, "
-        "and release the instance with retry().",
-        "poison",
-        retryable=False,
-    )

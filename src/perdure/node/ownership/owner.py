@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from perdure.errors import StoreUnavailable
 from perdure.node.ownership.backlog import Backlog
 from perdure.node.ownership.suspects import Suspects
-from perdure.node.ownership.trial import Trial
 from perdure.ports.cluster import Assignment
 from perdure.ports.store import Scopes
 
@@ -68,7 +67,7 @@ class Owner:
         self._backlog = Backlog(turns, ownership, clock, options, background.spawn)
         self._suspects: dict[Scope, Suspects] = {}
         self._searches: dict[Suspects, asyncio.Task[None]] = {}
-        self._trial = Trial()
+        self._trial = asyncio.Lock()
         self._changing = asyncio.Lock()
         # None: the cluster has not said anything yet, or there is none.
         self._assignment: Assignment | None = None
@@ -189,14 +188,7 @@ class Owner:
 
     def serve(self, scopes: Sequence[Scope]) -> None:
         """Take up the work of scopes that were claimed together."""
-        suspects: Suspects = Suspects(
-            self._turns,
-            scopes,
-            self._clock,
-            self._options,
-            self._trial,
-            lambda: self._search(suspects),
-        )
+        suspects = Suspects(self._turns, scopes, self._clock, self._options, self._trial)
         for scope in scopes:
             self._suspects[scope] = suspects
             scope.serve(suspects, self._backlog, self._clock.boot_ms())
@@ -216,12 +208,6 @@ class Owner:
             # Their last owner may have had other code. A node alone tries them at its start.
             self._gained()
         if crashed:
-            self._search(suspects)
-
-    def _search(self, suspects: Suspects) -> None:
-        """Have the search for what has ended the process go on, unless it is under way."""
-        search = self._searches.get(suspects)
-        if search is None or search.done():
             self._searches[suspects] = self._background.begin(suspects.run(), "perdure-trials")
 
     # ------------------------------------------------------------ giving up
