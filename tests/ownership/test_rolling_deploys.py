@@ -286,9 +286,14 @@ async def test_an_upgrade_and_a_rollback_under_load_lose_nothing(world: World) -
             await handle.send("go", 1)
         stop.set()
         await loading
+        # What began with version 2 and has not ended waits for a node that has it.
+        nodes["d"] = world.node("d", release("1", "2", node="d"))
+        await nodes["d"].start()
         results = [await h.result(timeout=30, through_suspension=True) for h in handles]
         seen = Counter(result.partition(" ")[0] for result in results)
         assert set(seen) == {"1.0.0", "2.0.0"}, seen
+        ended = [await h.result(timeout=30, through_suspension=True) for h in waiting]
+        assert {result.partition(" ")[0] for result in ended} == {"2.0.0"}
     finally:
         stop.set()
         for node in nodes.values():
