@@ -184,7 +184,7 @@ async def test_a_start_by_name_with_what_is_not_data_is_refused(node: Node, valu
 HANDLES: dict[str, tuple[dict[str, Any], str]] = {
     "if_exists": (
         {"if_exists": "ignore"},
-        "if_exists must be 'join', 'reject' or 'replace', got 'ignore'",
+        "if_exists must be 'join', 'reject', 'replace' or 'renew', got 'ignore'",
     ),
     "delay": ({"delay": -1}, "delay must be between 0 and ten years, got -1"),
     "delay in words": (

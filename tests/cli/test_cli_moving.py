@@ -64,7 +64,7 @@ def test_the_old_store_names_the_new_one_in_each_command(cli: Cli, started: Path
     ):
         ended = cli(*args, "--store", OLD)
         assert ended.code == 5, args
-        assert f"has moved to sqlite:///{started}/new.db, and takes no more work" in ended.stderr
+        assert "has moved to sqlite:///new.db, and takes no more work" in ended.stderr
 
 
 def test_a_dry_run_changes_nothing(cli: Cli, started: Path) -> None:

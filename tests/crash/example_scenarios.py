@@ -23,7 +23,11 @@ Script = Callable[[Client], Awaitable[object]]
 SCENARIOS: dict[str, Scenario] = {}
 """By the example's name."""
 
-WITHOUT = {"demo": "it kills the shop itself: tests/examples/test_demo.py runs it"}
+WITHOUT = {
+    "cluster_demo": "it kills a node itself",
+    "demo": "it kills the shop itself: tests/examples/test_demo.py runs it",
+    "queues": "it has workers of its own: tests/queues kills some",
+}
 """Examples that are not crashed here, and why."""
 
 

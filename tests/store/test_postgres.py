@@ -14,6 +14,7 @@ from postgres_stores import (
 )
 
 from perdure.ports.store import Claim, Incarnation
+from perdure.ports.tasks import TaskRequest
 from perdure.testing.conformance.scenario import NOW, chunk, ids, numbered, task
 
 
@@ -181,9 +182,11 @@ async def test_workers_of_several_processes_share_the_tasks(schema: str) -> None
         await one.claim()
         await one.applied("order", tasks_added=[task(one, "order", seq) for seq in range(1, 41)])
         calls = [
-            scenario.store.lease("gpu", f"worker-{n}", 10, 1_000, NOW)
+            scenario.store.lease(
+                TaskRequest(queue="gpu", worker=f"worker-{n}", limit=10, lease_ms=1_000, at=NOW)
+            )
             for n, scenario in enumerate((one, other) * 4)
         ]
-        leased = [one.seq for tasks in await asyncio.gather(*calls) for one in tasks]
+        leased = [one.seq for found in await asyncio.gather(*calls) for one in found.tasks]
         assert sorted(leased) == sorted(set(leased))
         assert len(leased) == 40
