@@ -485,8 +485,8 @@ class Suspects:
             self._turns.memory.hold(unit, poisoned(unit, blame))
             return
         text = (
-            "the process ended while %r was on trial alone (%d of %d times). It waits, to see whether"
-            " the others crash without it. Then it runs on trial again"
+            "the process ended while %r was on trial alone (%d of %d times). It waits, to see "
+            "whether the others crash without it. Then it runs on trial again"
         )
         self._log(logging.WARNING, text, unit, blame.alone, most)
         await self._control(await self._rewrite([candidate], Blame.held_back), was_brief)
