@@ -38,6 +38,7 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     """A line of the file."""
 
     id: str
+    # Undecoded, because only the signature of the workflow tells their types.
     arguments: msgspec.Raw = msgspec.Raw(b"[]")
     delay: str | float | None = None
     attributes: dict[str, Any] | None = None
@@ -83,6 +84,7 @@ class _Report:
         return f"started {self.started}, joined {self.joined}, failed {len(self.failures)}"
 
     def progress(self) -> str:
+        # The first frame may be drawn when no time has passed.
         took_s = max(time.monotonic() - self.began_s, 1e-3)
         return f"{self.counts()}  ({self.lines / took_s:,.0f} a second)"
 
@@ -207,6 +209,7 @@ async def _start_all(batch: Batch, lines: TextIO, url: str, report: _Report) -> 
     numbered = _filled(lines)
     async with posting(url, create=True) as client:
         with _shown(report):
+            # The file is never in memory as a whole: it may have millions of lines, or be a pipe.
             while part := list(islice(numbered, _BATCH)):
                 await _start_part(batch, client, part, report)
 

@@ -128,6 +128,7 @@ def _node_row(line: NodeLine) -> list[str | Cell]:
 
 
 def _busy(line: NodeLine) -> str:
+    # A member that has not told its load yet, or a node that has no cluster to tell it.
     if line.slots is None:
         return ""
     return f"{line.busy}/{line.slots}"
@@ -154,6 +155,7 @@ async def _read_nodes(url: str, cluster_url: str | None) -> list[NodeLine]:
                 owned[view.owner] += 1
         if standings is None:
             return [await _only(store, owner, count) for owner, count in owned.items()]
+        # Members take their scopes out. What is left belongs to nodes that are members no more.
         lines = [_line(one, owned.pop(one.seen.member.incarnation, 0)) for one in standings]
         for owner, count in owned.items():
             lines.append(NodeLine(node=owner.node, id=owner.id, state="gone", scopes=count))
@@ -163,6 +165,7 @@ async def _read_nodes(url: str, cluster_url: str | None) -> list[NodeLine]:
 async def _only(store: Store, owner: Incarnation, count: int) -> NodeLine:
     """The node that has a store for itself, or that had it when it died."""
     state = "gone"
+    # Scopes name their last owner until the next claim, so they do not say whether it lives.
     if isinstance(store, OwnedStore) and await store.owner() is not None:
         state = "serving"
     return NodeLine(node=owner.node, id=owner.id, state=state, scopes=count)
@@ -206,6 +209,7 @@ async def _standings(store: Store, cluster_url: str | None) -> list[Standing] | 
     if cluster_url is not None:
         place = _in_file(cluster_url)
     elif isinstance(store, SharedStore):
+        # A look must not make a cluster where there was none.
         place = cluster_at(store.meeting_place, creates=False)
     else:
         return None

@@ -20,6 +20,7 @@ from perdure.moving import move as move_store
 if TYPE_CHECKING:
     from rich.console import Console
 
+# A report comes for each part, and a slow terminal must not slow the copy.
 _REDRAW_S = 0.1
 
 
@@ -65,6 +66,7 @@ def move(
     try:
         moved = asyncio.run(move_store(source, target, report=bar.show))
     finally:
+        # At an error, too: its text would stand behind the numbers, on the same line.
         bar.end()
     return _tell_moved(moved, time.monotonic() - began_s, as_json=as_json)
 
@@ -82,6 +84,7 @@ class _Bar:
         text = f"{progress.step} {progress.table}: {progress.done:,} of {progress.total:,} rows"
         now_s = time.monotonic()
         if self._console.is_terminal:
+            # The last one is always drawn, so that the step ends with its full number.
             is_last = progress.done >= progress.total
             if is_last or now_s - self._drawn_s >= _REDRAW_S:
                 self._drawn_s = now_s

@@ -39,6 +39,7 @@ def pin(
 
     While no such node lives, another one runs it.
     """
+    # A note and no error: such a node may start later, and the pin counts from then on.
     doubt = asyncio.run(_pin(store, id, node, label))
     if doubt is not None:
         screen.note(doubt)

@@ -240,12 +240,15 @@ class PostgresCluster:
 
     async def _connected(self) -> Connection:
         if self._connection is None or self._connection.is_closed():
+            # A prepared statement belongs to one connection, and a pooler changes it.
+            cache_size = 0
+            if self._has_session:
+                cache_size = 100
             connection = await _connect(
                 self._dsn,
                 timeout_s=CONNECT_S,
                 command_timeout=COMMAND_S,
-                # A prepared statement belongs to one connection, and a pooler changes it.
-                statement_cache_size=100 if self._has_session else 0,
+                statement_cache_size=cache_size,
             )
             self._connection = connection
             connection.add_termination_listener(self._wake)

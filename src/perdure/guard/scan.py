@@ -317,7 +317,9 @@ class _Body:
     def above(self) -> object:
         """`super()` in this function."""
         after = self.scope.get("__class__", MISSING)
-        holder = self.scope.get(self.code.co_varnames[0]) if self.code.co_varnames else None
+        holder: object = None
+        if self.code.co_varnames:
+            holder = self.scope.get(self.code.co_varnames[0])
         if isinstance(holder, Instance) and isinstance(after, type):
             return Above(holder.owner, after)
         return MISSING

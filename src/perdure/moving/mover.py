@@ -200,6 +200,7 @@ class Mover:
             seal = self._target_seal(closed.move)
             rows = await self._copy(seal)
             await target.movable.reseal(seal, replace(seal, is_done=True))
+        # Behind the target: a crash in between is mended by the next call, which copies nothing.
         await source.movable.reseal(closed, replace(closed, is_done=True))
         return Moved(source.place, target.place, rows)
 
@@ -221,10 +222,13 @@ class Mover:
             # The source was open since, and may have other rows than were copied.
             await target.movable.reseal(new, None)
             new = None
+        # A new name for each attempt: rows of one that was given up must not count as its rows.
         move = os.urandom(8).hex()
         closed = Seal(
             move=move, role="source", other=target.place, other_id=target.id, filled_by=old
         )
+        # The target first: a crash in between leaves the source open, and `give_up` undoes the
+        # other.
         await target.movable.reseal(new, self._target_seal(move))
         await source.movable.reseal(old, closed)
         return closed
@@ -258,6 +262,7 @@ class Mover:
         async for part in self._source.all(table, after):
             moved = self._homes.part(table, part)
             await target.fill(seal, table, moved)
+            # Behind the rows of an earlier call it would be the digest of a part only.
             if done == 0:
                 digest = Digest(moved.columns)
             if digest is not None:
@@ -296,6 +301,7 @@ class Mover:
                 digest = Digest(moved.columns)
             digest.add(moved)
         if digest is None:
+            # An empty table has no part, and only a part tells the columns.
             return Digest(())
         return digest
 

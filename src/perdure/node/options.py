@@ -167,7 +167,9 @@ class NodeOptions:
                 msg = f"{path} has no table [node]; put the options of the node below that line"
                 raise UsageError(msg)
             options = _merged(options, document["node"], str(path))
-        given = os.environ if environment is None else environment
+        given = environment
+        if given is None:
+            given = os.environ
         _warn_of_unknown(given)
         return _merged(options, _from_environment(given), "environment")
 

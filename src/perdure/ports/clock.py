@@ -99,8 +99,12 @@ class SystemClock:
     ) -> None:
         """Start at the present. `wall_ns` and `boot_ns` are the sources of time, in nanoseconds."""
         # Looked up for each clock, because simulations replace the functions of `time`.
-        self._wall_ns = wall_ns if wall_ns is not None else time.time_ns
-        self._boot_ns = boot_ns if boot_ns is not None else _boot_source()
+        if wall_ns is None:
+            wall_ns = time.time_ns
+        if boot_ns is None:
+            boot_ns = _boot_source()
+        self._wall_ns = wall_ns
+        self._boot_ns = boot_ns
         self._read_ns = self._boot_ns()
         self._offset_ns = self._wall_ns() - self._read_ns
         self._told_ns = 0

@@ -35,6 +35,13 @@ def boxes(world: World) -> list[str]:
     return sorted(world.ledger.letters)
 
 
+def fate_of(outcome: str) -> Fate:
+    """What a letter that was posted has come to."""
+    if outcome == "ok":
+        return "acknowledged"
+    return "refused"
+
+
 async def pause_a_bit(random: Random) -> None:
     """Nothing, a turn of the loop, or some time."""
     await asyncio.sleep(random.choice([0, 0, 0.001, 0.02, 0.1]))
@@ -66,8 +73,7 @@ async def persistent(world: World, random: Random, name: str, _door: str) -> Non
         outcome = await world.post_until_answered(target, msg.Send("mail", value))
         if outcome != "full":  # which a backlog of the limit's length makes it
             world.ledger.expect(outcome, "ok", f"a letter to {target}")
-        fate: Fate = "acknowledged" if outcome == "ok" else "refused"
-        world.ledger.letters[target].note(name, number, fate)
+        world.ledger.letters[target].note(name, number, fate_of(outcome))
         if random.random() < 0.4:
             await pause_a_bit(random)
 
@@ -101,6 +107,7 @@ async def forwarder(world: World, random: Random, name: str, door: str) -> None:
     handle = world.client(door).workflow(programs.forward, id=name)
     await world.insist(f"start {name}", partial(handle.start, target, name, count))
     await world.ended(name, name)
+    # Sends of a workflow are part of its commits: all were sent if it has ended.
     world.ledger.letters[target].note_all(name, count)
 
 
@@ -109,6 +116,7 @@ async def controller(world: World, random: Random, _name: str, door: str) -> Non
     """Pause a box and let it go on."""
     target = random.choice(boxes(world))
     for _ in range(random.randrange(1, 4)):
+        # A pause may be lost. A resume may not: a box that stays paused would take no more letters.
         await world.attempt(lambda: world.client(door).get(target).pause("chaos"))
         await pause_a_bit(random)
         await world.insist(f"resume {target}", lambda: world.client(door).get(target).resume())
@@ -128,10 +136,9 @@ async def burst(world: World, random: Random, name: str, door: str) -> None:
                 name, msg.Send("mail", encode([name, number]))
             )
         except InboxFull:
+            # The burst may be longer than the limit. The sender is told so, and nothing is lost.
             outcome = "full"
-        world.ledger.letters[name].note(
-            name, number, "acknowledged" if outcome == "ok" else "refused"
-        )
+        world.ledger.letters[name].note(name, number, fate_of(outcome))
     await world.insist(f"resume {name}", lambda: world.client(door).get(name).resume())
 
 
@@ -143,12 +150,14 @@ async def fickle(world: World, random: Random, name: str, door: str) -> None:
     """Start something, delayed or not, and cancel or terminate it at once."""
     for number in range(random.randrange(2, 6)):
         tag = f"{name}-{number}"
+        # Twice NEVER_S: only such a start proves that what is taken back never runs.
         delay = random.choice([None, 0.05, NEVER_S, NEVER_S])
         handle = world.client(door).workflow(programs.stay, id=tag, delay=delay)
         await world.insist(f"start {tag}", partial(handle.start, tag))
         if random.random() < 0.3:
             await pause_a_bit(random)
         await give_up(world, random, door, tag)
+        # It was given up before its time, so that not even one attempt may begin.
         if delay == NEVER_S:
             world.ledger.must_never_run(tag)
         world.ledger.expect(await world.ended(tag, tag), "cancelled", f"the status of {tag}")
@@ -165,7 +174,10 @@ async def give_up(world: World, random: Random, door: str, id: str) -> None:
 
     async def ask() -> None:
         handle: Handle[object] = world.client(door).get(id)
-        await (handle.cancel("chaos") if verb == "cancel" else handle.terminate("chaos"))
+        if verb == "cancel":
+            await handle.cancel("chaos")
+        else:
+            await handle.terminate("chaos")
 
     await world.insist(f"{verb} {id}", ask)
 
@@ -220,6 +232,7 @@ async def recycler(world: World, random: Random, name: str, door: str) -> None:
         world.ledger.expect(result, [tag, tag], f"the result of {name}")
         letters.note(sender, 0)
         await world.insist(f"delete {name}", partial(delete, world, door, name))
+        # The deletion is acknowledged before it is done, and only then is the id free.
         await world.gone(name)
 
 
@@ -298,4 +311,5 @@ async def start_box(world: World, name: str, door: str, habits: dict[str, float]
     """Start a receiver, which others can send to from now on."""
     handle = world.client(door).workflow(programs.box, id=name)
     await world.insist(f"start {name}", partial(handle.start, name, habits, []))
+    # Asking makes the entry, by which other customers find the box.
     _ = world.ledger.letters[name]

@@ -82,6 +82,7 @@ async def forward(target: str, sender: str, count: int) -> int:
     for number in range(count):
         letter: Letter = [sender, number]
         workflow.send(target, mail, letter)
+        # Work makes turns of its own, so that a crash can come between two letters.
         if number % 3 == 2:
             await work(sender)
     return count
@@ -111,7 +112,10 @@ async def steps(tag: str, count: int) -> str:
     """Sleep, work and try again."""
     for number in range(count):
         await asyncio.sleep(0.02 * number)
-        await (shaky if number % 2 else work)(tag)
+        if number % 2:
+            await shaky(tag)
+        else:
+            await work(tag)
     async with asyncio.timeout(HOUR):
         return await work(tag)
 
@@ -156,6 +160,7 @@ async def hoarder(tag: str, keys: int) -> list[str]:
 async def parent(tag: str, count: int) -> list[str]:
     """Have children do the work, all at once."""
     own = workflow.info().id
+    # Each has one step more than the one before, so that they do not end together.
     children = [workflow.child(echo, id=f"{own}-child-{n}")(f"{tag}-{n}", n) for n in range(count)]
     return list(await asyncio.gather(*children))
 

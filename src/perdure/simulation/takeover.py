@@ -43,6 +43,7 @@ def taken_over(virtual: VirtualTime, ids: random.Random) -> Generator[None]:
     places: list[tuple[ModuleType, str, object, object]] = [
         (os, "urandom", os.urandom, ids.randbytes)
     ]
+    # A module that has imported a function by its name keeps a reference of its own.
     modules = [m for name, m in sys.modules.items() if _is_ours(name)]
 
     def seeded(seed: float | str | bytes | None = None) -> random.Random:

@@ -99,6 +99,7 @@ class Life(Node):
 
     async def end(self) -> None:
         """Take a killed life apart, so that no task of it is left. Nothing of it gets through."""
+        # First, because its tasks run again below: nothing of them may reach the store.
         for cable in self.cables.values():
             cable.is_gone = True
         self.process.go_on()
@@ -135,9 +136,11 @@ class ClusterNode:
         self._virtual = virtual
         self._links = links
         self._boot_ns = boot_ns
+        # By `set_clock`: how far its wall clock is ahead of virtual time.
         self._skew_ns = 0
         self.mishaps = Mishaps(seed, {})
         self._life: Life | None = None
+        # Their tasks must be cancelled before the event loop ends.
         self._dead: list[Life] = []
 
     # ------------------------------------------------------------ life and death
@@ -192,6 +195,7 @@ class ClusterNode:
             raise UsageError(msg)
         life = self._new_life()
         self._life = life
+        # A kill meanwhile ends the attempts, too: the life is over then.
         while self._life is life:
             try:
                 await life.process.run(life.start)
@@ -207,6 +211,7 @@ class ClusterNode:
         # New for each life: a life that was killed keeps its own, by which nothing comes any more.
         cables: dict[Way, Cable] = {"store": Cable("store"), "cluster": Cable("cluster")}
         self._links.resume(self.name)
+        # An assigner is asked in this very process, so there is no way to it that could be cut.
         if isinstance(self._cluster, LocalCluster):
             cluster: ClusterLink | Assigner | None = ClusterLink(self._cluster, cables["cluster"])
         else:

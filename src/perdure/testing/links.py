@@ -61,6 +61,7 @@ class Cable:
         try:
             self.check()
             if self.latency_s:
+                # Checked again behind the sleep: the way may be cut while the question is on it.
                 await asyncio.sleep(self.latency_s)
                 self.check()
         except BaseException:
@@ -105,6 +106,7 @@ class StoreLink(UnreliableStore):
     async def hints(self) -> AsyncIterator[Hint]:
         """The hints that come while the link is whole."""
         async for hint in super().hints():
+            # A hint that is lost costs time and no message: the next scan of the inbox finds it.
             if not self._cable.is_cut and not self._cable.is_gone:
                 yield hint
 

@@ -153,6 +153,7 @@ class TestCluster:
             self.virtual.real_work = [self._has_real_work]
             if self._given_store is None:
                 await stack.enter_async_context(self.store)
+            # Before the start: if one node fails to start, the others are stopped all the same.
             stack.push_async_callback(self._end)
             async with asyncio.timeout(self._limit_s):
                 await asyncio.gather(*(node.start() for node in self.nodes))
@@ -176,6 +177,7 @@ class TestCluster:
         report = ""
         deadline = self._deadline
         if deadline is not None and deadline.expired():
+            # Before the exit, which closes the store that is asked for the waits.
             report = await self._describe()
         try:
             await self._stack.__aexit__(kind, error, trace)
@@ -192,6 +194,7 @@ class TestCluster:
         )
 
     async def _end(self) -> None:
+        # A limit of its own, because that of the body may be used up.
         async with asyncio.timeout(self._limit_s):
             await asyncio.gather(*(node.end() for node in self.nodes))
 
@@ -229,6 +232,8 @@ class TestCluster:
         while True:
             page = await self.store.query(Scopes(scopes=(scope,)))
             for view in page.items:
+                # Both must agree: at a claim the store knows it first, and a node that has lost its
+                # scopes to another one learns of it last.
                 for node in self.nodes:
                     if (
                         node.is_running
@@ -244,6 +249,7 @@ class TestCluster:
         while True:
             owned: list[str] = []
             for node in self.nodes:
+                # A frozen node still believes that it owns what others have taken over.
                 if not node.is_frozen:
                     owned += node.scopes
             if sorted(owned) == wanted:

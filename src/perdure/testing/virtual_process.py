@@ -56,11 +56,13 @@ class VirtualProcess:
         """
         if self.is_killed:
             raise self._gone("none")
+        # A copy, so that what one request sets in its context is not seen by the next one.
         task = asyncio.get_running_loop().create_task(work(), context=self._context.copy())
         awaited: list[asyncio.Future[Any]] = [task, self._end]
         try:
             await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
+            # `asyncio.wait` leaves its tasks alone when it is cancelled.
             task.cancel()
             raise
         if not task.done():
@@ -86,6 +88,7 @@ class VirtualProcess:
         loop = asyncio.get_running_loop()
         kept, self._kept = self._kept, []
         for call in kept:
+            # By the loop and not here: an error of one call must not keep the others back.
             loop.call_soon(self._make, call)
 
     def _make(self, call: _Kept) -> None:

@@ -51,8 +51,10 @@ class _Skipping(selectors.BaseSelector):
         if timeout > 0 and (len(self._real.get_map()) > _OWN_SOCKETS or self._is_real_work()):
             began_s = perf_counter()
             ready = self._real.select(timeout)
+            # No more than was asked for: a busy machine must not make timers late.
             self.passed_s += min(perf_counter() - began_s, timeout)
             return ready
+        # Asked without a wait: another thread may have woken the loop.
         ready = self._real.select(0)
         if not ready:
             self.passed_s += max(timeout, 0)
@@ -172,6 +174,7 @@ class VirtualTime:
             if process is None:
                 return call_at(when, callback, *args, context=context)
 
+            # Asked when the timer is due, because the process may be stopped or go on until then.
             def due() -> None:
                 if process.is_stopped:
                     process.keep_timer(loop, timer, callback, args)
@@ -184,6 +187,8 @@ class VirtualTime:
         def on_thread(executor: Any, fn: Callable[..., T], *args: Any) -> asyncio.Future[T]:
             future = asyncio.ensure_future(in_executor(executor, fn, *args))
             self._threads += 1
+            # An empty context names no process: the thread is counted off also while its process is
+            # stopped.
             future.add_done_callback(self._thread_ended, context=Context())
             return future
 

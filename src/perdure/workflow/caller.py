@@ -15,7 +15,9 @@ def caller(what: str) -> Execution:
     """
     # `current_run`, written out: each command of a workflow comes by here.
     loop = running_loop()
-    run = loop.timers if type(loop) is WorkflowLoop else None
+    run: object = None
+    if type(loop) is WorkflowLoop:
+        run = loop.timers
     if not isinstance(run, Execution):
         msg = f"workflow.{what} is for workflow code; here no workflow is running"
         raise UsageError(msg)

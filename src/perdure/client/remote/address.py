@@ -75,6 +75,7 @@ def nodes_of(url: str, token: bytes | None = None, tls: Tls | None = None) -> No
         token = b""
         if "token_file" in given:
             token = read_token(given.pop("token_file"))
+    # What is left are options of TLS. A file whose token does not count is not read.
     given.pop("token_file", None)
     if tls is None and given:
         tls = _tls(url, given)

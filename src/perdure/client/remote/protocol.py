@@ -262,6 +262,7 @@ class StartResult(msgspec.Struct, array_like=True, frozen=True):
 class Reply(msgspec.Struct, array_like=True, frozen=True):
     """An answer: an encoded value, or trouble."""
 
+    # The nil of MessagePack: an answer with trouble has no value.
     value: msgspec.Raw = msgspec.Raw(b"\xc0")
     trouble: Trouble | None = None
 
@@ -334,6 +335,7 @@ def value_of_reply(body: bytes, decoder: msgspec.msgpack.Decoder[T]) -> T:
     except UNREADABLE as error:
         msg_ = f"the answer of a node cannot be read: {error}; are its release and this one alike?"
         raise DecodeError(msg_) from error
+    # Outside of the `try`: an error of the node is no answer that cannot be read.
     raise reply.trouble.error
 
 

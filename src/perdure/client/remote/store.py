@@ -36,6 +36,7 @@ _LOOK_MS = 60_000
 
 def remote_store(nodes: Nodes, clock: Clock) -> RemoteStore:
     """The store behind these nodes, over TCP."""
+    # Numbers of processes are used again, and containers share them: the random part is the id.
     me = Peer(Incarnation(f"client-{os.getpid()}", os.urandom(8).hex()), "")
     transport = TcpTransport(me, token=nodes.token, tls=nodes.tls, clock=clock)
     return RemoteStore(Route(nodes, transport, clock, Random()))

@@ -119,7 +119,9 @@ class Loader:
     def is_waiting(self, unit: str) -> bool:
         """Whether a unit is to be loaded, or is being loaded."""
         resident = self._residents.get(unit)
-        return unit in self._due if resident is None else resident.state == "loading"
+        if resident is None:
+            return unit in self._due
+        return resident.state == "loading"
 
     def _work(self) -> None:
         if self._loaders < _LOADERS and not self._stopping:

@@ -135,7 +135,9 @@ class Turns:
         resident = memory.residents.get(message.to)
         if resident is None:
             resident = memory.enter(message)
-        scope = resident.scope if resident is not None else None
+        scope = None
+        if resident is not None:
+            scope = resident.scope
         if resident is None or (scope is not None and not scope.takes_messages):
             # A stored message waits in the inbox, and the next owner derives results again.
             refuse(ack, Moved())

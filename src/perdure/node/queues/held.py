@@ -91,6 +91,8 @@ class Held:
             return None
         if job.attempt is None:
             return job.details  # it has ended without an outcome
+        # Noted before the store answers: a heartbeat that comes meanwhile counts for the next
+        # renewal.
         self._beats = job.attempt.beats
         return job.attempt.details
 

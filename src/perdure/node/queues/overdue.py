@@ -53,9 +53,11 @@ class OverdueTasks:
 
     async def run(self) -> None:
         """Look again and again, at the pace of the wall."""
+        # Twice in a lease, so that a lost worker is found at most half a lease behind its end.
         pause_s = min(self._options.rescan_ms, self._options.task_lease_ms // 2) / 1000
         while True:
             await asyncio.sleep(pause_s)
+            # A frozen node refuses messages, and its scopes may have another owner by now.
             if self._ownership.is_frozen:
                 continue
             try:
@@ -70,6 +72,7 @@ class OverdueTasks:
         if not scopes:
             return
         now_s = asyncio.get_running_loop().time()
+        # Forgotten in time, or a long life would collect each task whose worker was ever lost.
         for key, at_s in list(self._delivered.items()):
             if now_s - at_s > _AGAIN_S:
                 del self._delivered[key]
@@ -91,6 +94,7 @@ class OverdueTasks:
         body = ActivityDone(
             task.run, task.execution, task.seq, task.attempt, None, failure, task.details
         )
+        # Derived, so that the next owner delivers the same message, and the failure counts once.
         message_id = derived_id(task.run, task.execution, task.seq, b"lost.%d" % task.attempt)
         self._turns.deliver(Message(message_id, task.unit, body, at, 0, task.unit))
 

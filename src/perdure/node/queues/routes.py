@@ -35,6 +35,8 @@ class Routes:
         queue = options.queue
         if queue is None:
             return False
+        # The limits of a declared queue hold over all nodes, which slots on one node could not
+        # keep.
         return self._app.find_queue(queue) is not None or not self._serves_queue(queue)
 
     def _serves_queue(self, queue: str) -> bool:

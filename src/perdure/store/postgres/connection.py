@@ -83,13 +83,16 @@ async def connect(address: Address, *, listening: bool = False) -> Connection:
         dsn = options.listen
     elif not options.pooled:
         settings = _settings(address)
+    # A prepared statement belongs to one connection of the server, and a pooler changes it.
+    cache_size = 100
+    if options.pooled:
+        cache_size = 0
     return await _connect(
         dsn,
         timeout_s=CONNECT_S,
         command_timeout=options.statement_ms / 1000 + _GRACE_S,
         server_settings=settings,
-        # A prepared statement belongs to one connection of the server, and a pooler changes it.
-        statement_cache_size=0 if options.pooled else 100,
+        statement_cache_size=cache_size,
     )
 
 

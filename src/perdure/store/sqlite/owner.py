@@ -58,6 +58,7 @@ class Ownership:
         if self._path == MEMORY or self._lock.held:
             return
         await self._lock.acquire(incarnation, standby=self._standby)
+        # Behind the lock: the socket has the name of the file, and only the owner may make it.
         self._server = HintServer(self._path, self._bell.ring, self._changed, self._task_bell.ring)
         await self._server.start()
 
@@ -126,6 +127,7 @@ class Ownership:
 
     def forked(self) -> None:
         """Own nothing, and know no owner, in a forked child."""
+        # Nothing is closed: the sockets belong to the parent, which goes on.
         self._lock.forked()
         self._scopes.clear()
         self._server = None
