@@ -18,7 +18,7 @@ import msgspec
 
 from perdure import App
 from perdure.errors import StoreUnavailable
-from perdure.kernel.data.commit import Commit, Fence, Task, Verdict
+from perdure.kernel.data.commit import Commit, Fence, Verdict
 from perdure.kernel.data.message import Message
 from perdure.ports.store import (
     Claim,
@@ -26,7 +26,7 @@ from perdure.ports.store import (
     Posted,
     Swept,
 )
-from perdure.ports.tasks import ANY_TASK, Renewal, TaskMatch
+from perdure.ports.tasks import Leased, Renewal, SessionHold, TaskHint, TaskRequest
 from perdure.store.derived import check_scopes
 from perdure.store.limits import DEFAULT_LIMITS, StoreLimits
 from perdure.store.memory import MemoryStore
@@ -50,13 +50,8 @@ class Sent(msgspec.Struct, tag=4):
     batch: Sequence[Message]
 
 
-class Leased(msgspec.Struct, tag=5):
-    queue: str
-    worker: str
-    limit: int
-    lease_ms: int
-    at: int
-    match: TaskMatch
+class Requested(msgspec.Struct, tag=5):
+    request: TaskRequest
 
 
 class Renewed(msgspec.Struct, tag=6):
@@ -78,7 +73,28 @@ class Dropped(msgspec.Struct, tag=9):
     letters: Sequence[bytes]
 
 
-Record = Created | Claimed | Committed | Sent | Leased | Renewed | Sweep | Released | Dropped
+class GivenBack(msgspec.Struct, tag=10):
+    leases: Sequence[Renewal]
+
+
+class Held(msgspec.Struct, tag=11):
+    holds: Sequence[SessionHold]
+    at: int
+
+
+Record = (
+    Created
+    | Claimed
+    | Committed
+    | Sent
+    | Requested
+    | Renewed
+    | Sweep
+    | Released
+    | Dropped
+    | GivenBack
+    | Held
+)
 LENGTH = struct.Struct(">I")
 
 
@@ -144,8 +160,12 @@ class LogStore(MemoryStore):
                 await super().commit(batch)
             case Sent(batch):
                 await super().post(batch)
-            case Leased(queue, worker, limit, lease_ms, at, match):
-                await super().lease(queue, worker, limit, lease_ms, at, match)
+            case Requested(request):
+                await super().lease(request)
+            case GivenBack(leases):
+                await super().give_back(leases)
+            case Held(holds, at):
+                await super().hold_sessions(holds, at)
             case Renewed(renewals, at):
                 await super().renew(renewals, at)
             case Sweep(fences, at, limit):
@@ -176,18 +196,20 @@ class LogStore(MemoryStore):
         self._append(Sent(batch))
         return await super().post(batch)
 
-    async def lease(
-        self,
-        queue: str,
-        worker: str,
-        limit: int,
-        lease_ms: int,
-        at: int,
-        match: TaskMatch = ANY_TASK,
-    ) -> list[Task]:
+    async def lease(self, request: TaskRequest) -> Leased:
         self._rows()
-        self._append(Leased(queue, worker, limit, lease_ms, at, match))
-        return await super().lease(queue, worker, limit, lease_ms, at, match)
+        self._append(Requested(request))
+        return await super().lease(request)
+
+    async def give_back(self, leases: Sequence[Renewal]) -> list[TaskHint]:
+        self._rows()
+        self._append(GivenBack(leases))
+        return await super().give_back(leases)
+
+    async def hold_sessions(self, holds: Sequence[SessionHold], at: int) -> list[bool]:
+        self._rows()
+        self._append(Held(holds, at))
+        return await super().hold_sessions(holds, at)
 
     async def renew(self, renewals: Sequence[Renewal], at: int) -> list[Literal["kept", "lost"]]:
         self._rows()

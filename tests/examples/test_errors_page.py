@@ -227,6 +227,7 @@ PROVOKED: dict[str, Callable[[Client], Awaitable[object]]] = {
 UNPROVOKED = {
     "ApplicationError": "its example is the line that raises it",
     "RetryAfter": "so is this",
+    "StoreMoved": "tests/cli/test_cli_moving.py has it in each command",
 }
 
 
