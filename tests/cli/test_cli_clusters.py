@@ -113,7 +113,9 @@ def test_the_scale_counts_living_nodes_once(cli: Cli, schema: str, url: str) -> 
     found = cli("scale", "--store", url, "--json").json
     assert (found["instances"], found["attempts"], found["backlog"]) == (2, 1, 3)
     assert (found["busy"], found["slots"], found["load"], found["living"]) == (3, 15, 6, 2)
-    assert found["queues"] == {"gpu": {"backlog": 1, "busy": 1, "slots": 2, "oldest_ms": 0}}
+    assert found["queues"] == {
+        "gpu": {"backlog": 1, "busy": 1, "slots": 2, "oldest_ms": 0, "load": 2}
+    }
     may_stop = {one["node"]: (one["state"], one["may_stop"]) for one in found["nodes"]}
     assert may_stop == {
         "b": ("leaving", True),
@@ -240,6 +242,7 @@ def test_a_served_node_answers_probes_and_drains(cli: Cli, serve: Any) -> None:
         "busy": 0,
         "slots": 0,
         "oldest_ms": 0,
+        "load": 0,
     }
     assert asked(address, "/drain")[0] == 405
     assert asked(address, "/drain", "POST")[0] == 202

@@ -60,6 +60,11 @@ def test_an_error_names_the_command_that_explains_it(cli: Cli) -> None:
     assert (
         "more:" not in cli("explain", "xyzzy").stderr
     )  # a wrong call has nothing to add to its message
+    # An error of a link has no page of its own. That of all errors would not help.
+    unreachable = cli("ls", "--store", "perdure://127.0.0.1:1")
+    assert unreachable.code == 5
+    assert "no node answers at 127.0.0.1:1" in unreachable.stderr
+    assert "more:" not in unreachable.stderr
     aside = cli("run", "shop.py:stuck")
     assert aside.code == 7
     assert "or cancel the instance. (more: perdure explain stuck)\n" in aside.stderr

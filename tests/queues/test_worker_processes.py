@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from engine import postgres_world, until
 
 from perdure import Client
+from perdure.moving import move
 
 PROGRAM = Path(__file__).with_name("rendering.py")
 LONG_S = 90.0
@@ -158,3 +160,39 @@ async def test_a_killed_owner_finds_the_results_of_its_tasks(place: Place) -> No
         await place.serve("next", *OWNER)
         assert await handle.result(timeout=LONG_S) == worker.pid
         assert place.noted() == Counter({"begun/1": 1})
+
+
+@pytest.mark.timeout(240)
+async def test_the_scale_counts_what_workers_run(place: Place) -> None:
+    """They own nothing and are no members, so the store is the one that knows."""
+    owner = await place.serve("owner", *OWNER)
+    await place.serve("worker", *WORKER)
+    async with Client.open(place.url) as client:
+        handle = client.workflow("long_take", id="take")
+        await handle.start(60.0)
+        await until(lambda: place.noted()["begun/1"] == 1, "the task")
+        asked = ["scale", "--json", "--store", place.url]
+        found = await asyncio.to_thread(
+            subprocess.check_output, [sys.executable, "-m", "perdure", *asked]
+        )
+        scale = json.loads(found)
+        assert (scale["tasks"], scale["busy"], scale["load"]) == (0, 1, 1)
+        queue = scale["queues"]["gpu"]
+        assert (queue["backlog"], queue["busy"], queue["load"]) == (0, 1, 1)
+        await handle.terminate()
+    owner.terminate()
+
+
+@pytest.mark.timeout(240)
+async def test_a_worker_says_that_its_store_has_moved(tmp_path: Path) -> None:
+    place = Place(f"sqlite:///{tmp_path}/films.db", tmp_path)
+    try:
+        owner = await place.serve("owner", *OWNER)
+        await place.serve("worker", *WORKER)
+        owner.terminate()
+        await asyncio.to_thread(owner.wait)
+        await move(place.url, f"sqlite:///{tmp_path}/new.db")
+        await until(lambda: "has moved to" in place.log("worker"), "its log")
+        assert f"has moved to sqlite:///{tmp_path}/new.db" in place.log("worker").replace("\n", " ")
+    finally:
+        place.end()

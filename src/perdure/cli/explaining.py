@@ -135,6 +135,9 @@ def find(name: str) -> str:
     raise UsageError(msg)
 
 
+_GENERAL = {PerdureError, UsageError, StoreError, Failed}
+
+
 def error_classes() -> dict[str, type[PerdureError]]:
     """The public errors, in the order of their module."""
     return {name: thing for name, thing in vars(errors).items() if _is_error(thing)}
@@ -160,12 +163,11 @@ def _plain(text: str) -> str:
 
 def more(error: PerdureError) -> str | None:
     """The command that explains an error. None where the message says all there is."""
-    # The pages of these classes tell nothing about the error at hand.
-    if type(error) in {PerdureError, UsageError, StoreError, Failed}:
-        return None
     name = error.page.partition("#")[2]
-    for kind in error_classes():
-        if kind.lower() == name:
+    for kind, thing in error_classes().items():
+        # The pages of the general classes tell nothing about the error at hand. An error that has
+        # no page of its own, such as one of a link, has that of one of them.
+        if kind.lower() == name and thing not in _GENERAL:
             return f"perdure explain {kind}"
     return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,10 +83,18 @@ def error(text: str) -> None:
 def near(text: str) -> str:
     """A text for people, with files below the current folder by their names from here."""
     try:
-        here = f"{Path.cwd()}{os.sep}"
+        here = str(Path.cwd())
     except OSError:  # the folder was removed
         return text
-    return text.replace(here, "")
+    if here == os.sep:  # each path would be below it, and `//` stands in URLs
+        return text
+    # The path of a URL begins behind three slashes. Behind a letter or another slash it is the
+    # middle of a longer path, which would be another one without it.
+    return re.sub(rf"(?<![\w.~/-]){_literal(here)}|(?<=:///){_literal(here)}", "", text)
+
+
+def _literal(folder: str) -> str:
+    return re.escape(f"{folder}{os.sep}")
 
 
 def counted(number: int, thing: str) -> str:

@@ -13,7 +13,7 @@ from perdure.kernel.data.commit import CLOSED, Fence, UnitRow
 from perdure.kernel.data.definition import check_text
 from perdure.kernel.data.message import Message, Place
 from perdure.kernel.data.placement import GROUP, Pin, check_id, group_of, scope_of
-from perdure.ports.store import Incarnation, OwnedStore, Scopes
+from perdure.ports.store import Incarnation, OwnedStore, Scopes, SharedStore
 
 if TYPE_CHECKING:
     from perdure.client.gateway import Gateway
@@ -44,6 +44,7 @@ async def pin_to(gateway: Gateway, id: str, node: str | None, label: str | None)
     if (node is None) == (label is None):
         msg = "a pin is to a node or to a label: give one of them"
         raise UsageError(msg)
+    own = _own(gateway.store)
     row = await _open_row(gateway, id)
     if node is not None:
         pin = Pin(group_of(row.scope), "node", check_text(node, "the name of a node"))
@@ -54,7 +55,7 @@ async def pin_to(gateway: Gateway, id: str, node: str | None, label: str | None)
             msg = f"{label!r} is no label; write a name, '=' and a value: zone=eu-1"
             raise UsageError(msg)
     if row.scope != pin.scope:
-        await prepare(_own(gateway.store), pin.scope)
+        await prepare(own, pin.scope)
         await _place(gateway, id, pin.scope)
 
 
@@ -64,10 +65,15 @@ def _own(store: ClientStore) -> Store:
     Raises:
         UsageError: it has none, and no node makes pins for it.
     """
-    if not hasattr(store, "claim"):
+    if not _has_store(store):
         msg = "a client without a store cannot pin; use a client of the store itself"
         raise UsageError(msg)
     return cast("Store", store)
+
+
+def _has_store(store: ClientStore) -> bool:
+    """Whether a client has the store itself. Without one it asks nodes."""
+    return hasattr(store, "claim")
 
 
 async def unpin(gateway: Gateway, id: str) -> None:
@@ -79,7 +85,11 @@ async def unpin(gateway: Gateway, id: str) -> None:
 
 
 async def _open_row(gateway: Gateway, id: str) -> UnitRow:
-    if isinstance(gateway.store, OwnedStore):
+    # A store that nodes share can name its owners, too. So can a client without a store, and its
+    # nodes may have a store of any kind.
+    store = gateway.store
+    is_whole = isinstance(store, OwnedStore) and not isinstance(store, SharedStore)
+    if is_whole and _has_store(store):
         msg = "the node of this store owns all of it, so an instance cannot be pinned to another"
         raise UsageError(msg)
     view = await find_row(gateway.store, check_id(id))

@@ -37,13 +37,15 @@ class NodeScale(msgspec.Struct, frozen=True, kw_only=True):
 class QueueScale(msgspec.Struct, frozen=True, kw_only=True):
     """One queue: tasks and attempts that wait, attempts that run, and the slots for them.
 
-    `oldest_ms` is how long the oldest task has waited.
+    `oldest_ms` is how long the oldest task has waited. `load` is `backlog` and `busy`. The tasks of
+    workers that are no members are in `busy`, and their slots are not known.
     """
 
     backlog: int = 0
     busy: int = 0
     slots: int = 0
     oldest_ms: int = 0
+    load: int = 0
 
 
 class Scale(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,7 +125,11 @@ async def read_scale(store: Store, standings: Sequence[Standing] | None, at_ms: 
     else:
         waiting = await read_waiting(store, None, at_ms)
     load = _sum(loads)
+    queues = _queues(waiting.depths, load.queues)
     backlog = waiting.instances + waiting.tasks + load.waiting
+    # A worker that owns no instances is no member, so it is not in the loads.
+    elsewhere = sum(one.busy - _of(load.queues, name).busy for name, one in queues.items())
+    busy = load.busy + elsewhere
     return Scale(
         at=at_ms,
         backlog=backlog,
@@ -131,12 +137,12 @@ async def read_scale(store: Store, standings: Sequence[Standing] | None, at_ms: 
         tasks=waiting.tasks,
         attempts=load.waiting,
         oldest_ms=waiting.oldest_ms,
-        busy=load.busy,
+        busy=busy,
         slots=load.slots,
-        load=backlog + load.busy,
+        load=backlog + busy,
         living=len(living),
         nodes=nodes,
-        queues=_queues(waiting.depths, load.queues),
+        queues=queues,
     )
 
 
@@ -185,11 +191,19 @@ def _queues(depths: dict[str, QueueDepth], loads: dict[str, QueueLoad]) -> dict[
     found: dict[str, QueueScale] = {}
     for queue in sorted(depths.keys() | loads.keys()):
         depth = depths.get(queue, QueueDepth(queue, 0, 0, 0, 0))
-        load = loads.get(queue, _NO_QUEUE)
+        load = _of(loads, queue)
+        backlog = depth.visible + depth.expired + load.waiting
+        # The store knows the tasks of all workers, and the members know their attempts of no task.
+        busy = max(load.busy, depth.leased)
         found[queue] = QueueScale(
-            backlog=depth.visible + depth.expired + load.waiting,
-            busy=load.busy,
+            backlog=backlog,
+            busy=busy,
             slots=load.slots,
             oldest_ms=depth.oldest_ms,
+            load=backlog + busy,
         )
     return found
+
+
+def _of(loads: dict[str, QueueLoad], queue: str) -> QueueLoad:
+    return loads.get(queue, _NO_QUEUE)

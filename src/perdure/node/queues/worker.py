@@ -26,10 +26,12 @@ from perdure.node.background import Background
 from perdure.node.queues.held import Held, call_of
 from perdure.node.queues.keeper import Keeper
 from perdure.node.queues.results import Results, result_of
+from perdure.ports.moving import MovableStore
 from perdure.ports.store import (
     Waiting,
 )
 from perdure.ports.tasks import SessionHold, TaskMatch, TaskRequest
+from perdure.store.seal import refusal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -127,6 +129,7 @@ class TaskWorker:
         self._news = asyncio.Event()
         self._leasing: asyncio.Task[None] | None = None
         self._is_away = False
+        self._has_moved = False
         self._is_draining = False
         self._results = Results(given.store, self._settled)
         self._keeper = Keeper(given, self.name, time, self._lost)
@@ -164,11 +167,25 @@ class TaskWorker:
             await asyncio.sleep(self._options.rescan_ms / 1000)
             try:
                 waiting = await self._waiting()
+                await self._look_at_place()
             except StoreError as error:
                 logger.debug("queues cannot be looked at now: %s", error)
                 continue
             for queue in waiting:
                 self._ask_soon(queue)
+
+    async def _look_at_place(self) -> None:
+        """Say once that the store has moved.
+
+        Nothing waits in a store that has moved, so no request for a task is refused there.
+        """
+        if self._has_moved or not isinstance(self._store, MovableStore):
+            return
+        seal = await self._store.seal()
+        if seal is not None and seal.is_closed:
+            self._has_moved = True
+            text = "this node gets no tasks any more, stop it and start it with the new URL: %s"
+            logger.error(text, refusal(seal, self._store.place), extra=self._ids)
 
     async def _waiting(self) -> list[str]:
         """The queues with tasks that wait, of those that the node serves."""
