@@ -353,6 +353,7 @@ MAYBE_TEXT: msgspec.msgpack.Decoder[str | None] = msgspec.msgpack.Decoder(str | 
 
 
 _REASONED = (msg.Cancel, msg.Terminate, msg.Pause, msg.Delete)
+_IF_EXISTS = ("join", "reject", "replace", "renew")
 _PLAIN = (msg.Resume, msg.Retry, msg.Prune)
 
 
@@ -379,8 +380,8 @@ def check_message(message: msg.Message, limits: Limits) -> msg.Message:
         if body.parent is not None:
             msg_ = f"the start of {message.to!r} claims to have a parent"
             raise UsageError(msg_)
-        if body.if_exists not in ("join", "reject", "replace"):
-            msg_ = f"if_exists must be 'join', 'reject' or 'replace', got {body.if_exists!r}"
+        if body.if_exists not in _IF_EXISTS:
+            msg_ = f"if_exists must be one of {', '.join(_IF_EXISTS)}, got {body.if_exists!r}"
             raise UsageError(msg_)
         check_attributes(body.attributes, limits)
         data = body.input
