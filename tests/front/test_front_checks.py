@@ -24,8 +24,8 @@ from perdure.client.remote.protocol import (
     encode,
     value_of_reply,
 )
-from perdure.errors import PayloadTooLarge, PerdureError, UsageError
 from perdure.client.workflow_handle import IfExists
+from perdure.errors import PayloadTooLarge, PerdureError, UsageError
 from perdure.kernel.data import message as msg
 from perdure.ports.clock import SystemClock
 from perdure.ports.store import Incarnation
