@@ -42,6 +42,11 @@ CALL_MS: Final = 10_000
 WAIT_MS: Final = 60_000
 """How long a request that waits for something may take. It is asked again then: it may be lost."""
 ID_BYTES: Final = 16
+# Each journal may be many MB.
+LOADS_MAX: Final = 64
+"""Units that one request loads. A node leaves out what is more."""
+LETTERS_MAX: Final = 10_000
+"""Dead letters that one request removes. A node leaves out what is more."""
 
 # ---------------------------------------------------------------- requests
 #
