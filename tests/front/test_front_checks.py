@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -24,6 +24,7 @@ from perdure.client.remote.protocol import (
     encode,
     value_of_reply,
 )
+from perdure.client.workflow_handle import IfExists
 from perdure.errors import PayloadTooLarge, PerdureError, UsageError
 from perdure.kernel.data import message as msg
 from perdure.ports.clock import SystemClock
@@ -99,6 +100,11 @@ async def asked(link: Link, request: Any, decoder: Any = OUTCOME) -> Any:
 def test_messages_that_no_client_can_send(message: msg.Message, why: str) -> None:
     with pytest.raises(UsageError, match=why):
         check_message(message, Limits())
+
+
+def test_starts_may_say_all_that_a_client_can() -> None:
+    for if_exists in get_args(IfExists):
+        check_message(start("x", if_exists=if_exists), Limits())
 
 
 def test_values_that_are_too_large() -> None:
@@ -207,11 +213,28 @@ async def test_starts_that_replace_or_wait_go_by_the_store(app: App) -> None:
     async with fleet_of(app, "a") as fleet:
         link = await link_of(fleet, "a", is_node=True)
         maybe = protocol.MAYBE_STARTED
-        assert await asked(link, StartHere(start("x", if_exists="replace")), maybe) is None
+        for if_exists in ("replace", "renew"):
+            assert await asked(link, StartHere(start("x", if_exists=if_exists)), maybe) is None
         later = fleet.clock.now_ms() + 60_000
         assert await asked(link, StartHere(start("y", visible_at=later)), maybe) is None
         begun = await asked(link, Begin(start("y", visible_at=later)), STARTED)
         assert begun.outcome == "started"
+
+
+async def test_a_start_that_renews_and_comes_late_counts_once(app: App) -> None:
+    """Its sender has posted it meanwhile, and another start has taken the id since."""
+    async with fleet_of(app, "a") as fleet:
+        link = await link_of(fleet, "a")
+        client = fleet.nodes["a"].client
+        first = start("x", if_exists="renew")
+        for number, one in enumerate((first, start("x", b"2" * 16, "renew"))):
+            assert (await asked(link, Begin(one, again=True), STARTED)).outcome == "started"
+            await until(lambda n=number: fleet.nodes["a"].metrics.started == n + 1, "the start")
+            await client.get("x").send("n", number)
+            assert await client.get("x").result(timeout=30) == number
+        await asked(link, Begin(first), STARTED)
+        assert await client.get("x").result(timeout=30) == 1, "the second run has the id"
+        assert fleet.nodes["a"].metrics.started == 2
 
 
 async def test_a_node_that_may_not_act_does_not_answer(app: App) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -134,6 +134,27 @@ async def test_each_verb_works_without_a_store(app: App) -> None:
                 await late.result(timeout=30)
             assert await late.delete() == 1
             assert len((await client.delete(type="once")).deleted) == 6
+
+
+async def test_more_letters_and_units_than_one_request_takes(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("perdure.client.remote.store", "perdure.node.front.front"):
+        monkeypatch.setattr(f"{module}.LETTERS_MAX", 2)
+        monkeypatch.setattr(f"{module}.LOADS_MAX", 2)
+    dropped: list[bytes] = []
+
+    async def drop(_: MemoryStore, letters: Sequence[bytes]) -> int:
+        dropped.extend(letters)
+        return len(letters)
+
+    monkeypatch.setattr(MemoryStore, "drop_letters", drop)
+    async with fleet_of(app, "a") as fleet, connected(fleet) as client:
+        store = client._gateway.store
+        assert len(await store.load([f"u{n}" for n in range(5)])) == 5
+        letters = [b"%d" % n for n in range(5)]
+        assert await store.drop_letters(letters) == 5
+        assert dropped == letters
 
 
 async def test_it_learns_the_other_nodes_and_goes_on_with_them(app: App) -> None:

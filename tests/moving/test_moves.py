@@ -17,6 +17,7 @@ from test_equivalence_postgres import Placed, both_places
 from perdure import App, Client, workflow
 from perdure.errors import StoreFormat, StoreLocked, StoreMoved, StoreUnavailable, UsageError
 from perdure.kernel.data.commit import Answer
+from perdure.kernel.data.message import Start
 from perdure.kernel.data.placement import scope_of, scopes_of
 from perdure.moving import Progress, give_up, move, plan
 from perdure.ports.moving import MovableStore, RowPart, Seal
@@ -176,6 +177,26 @@ async def test_what_was_answered_and_deleted_is_still_known(places: Places, kind
             ("duplicate", "started"),
             ("duplicate", None),
         ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("if_exists", ["replace", "renew"])
+async def test_a_start_that_waits_still_takes_the_id(
+    places: Places, kind: str, if_exists: str
+) -> None:
+    old, new = places.new("sqlite", 1), places.new(kind, 1)
+    async with open_store(old) as store:
+        scenario = Scenario(store)
+        await scenario.claim()
+        await scenario.applied("order", row={"status": "completed"})
+        start = scenario.start("order")
+        assert isinstance(start.body, Start)
+        start.body.if_exists = if_exists
+        await scenario.accepted(start)
+    await move(old, new)
+    async with open_store(new) as store:
+        # Messages behind it are for the run that it will make, and not for the one that has ended.
+        await Scenario(store, "later").accepted(Scenario(store, "behind").message("order"))
 
 
 # ---------------------------------------------------------------- refusals

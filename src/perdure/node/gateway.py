@@ -57,10 +57,11 @@ def may_go_directly(message: Message) -> bool:
     """Whether a start may go to its owner over a link, and once more by the store.
 
     The run has the id of its start, so such a start is known when it comes again. One that replaces
-    would also end a run that has the id since, and one with a delay waits in the inbox.
+    or renews would take the id from a run that has it since, and one with a delay waits in the
+    inbox.
     """
     body = message.body
-    return isinstance(body, Start) and body.if_exists != "replace" and not message.visible_at
+    return isinstance(body, Start) and not body.replaces_closed and not message.visible_at
 
 
 class NodeGateway:

@@ -136,19 +136,22 @@ def leasing(request: TaskRequest) -> Generator[Step, Any, Leased]:
         asked = room.left
         found: Sequence[Task] = yield FindTasks(asked, room.full_keys, may_open)
         sessions = yield from _sessions(request, found)
+        given: list[Task] = []
         for task in found:
             if task.session is not None and task.session not in sessions:
                 may_open = False
             elif room.take(task.key):
-                leased.append(_given(task, request))
+                given.append(_given(task, request))
+        # Before the next round, which would find them once more.
+        if given:
+            yield GiveTasks(given)
+            leased += given
         # No more tasks are left that could be had.
         if len(found) < asked:
             break
-    if leased:
-        yield GiveTasks(leased)
-        if rules.rate is not None:
-            starts = with_starts(starts, rules.rate_ms, at, len(leased))
-            yield NoteStarts(encode_starts(starts))
+    if leased and rules.rate is not None:
+        starts = with_starts(starts, rules.rate_ms, at, len(leased))
+        yield NoteStarts(encode_starts(starts))
     if len(leased) == request.limit:
         return Leased(leased, at)
     again_at: int | None = yield FindNext()

@@ -42,6 +42,11 @@ CALL_MS: Final = 10_000
 WAIT_MS: Final = 60_000
 """How long a request that waits for something may take. It is asked again then: it may be lost."""
 ID_BYTES: Final = 16
+# Each journal may be many MB.
+LOADS_MAX: Final = 64
+"""Units that one request loads. A node leaves out what is more."""
+LETTERS_MAX: Final = 10_000
+"""Dead letters that one request removes. A node leaves out what is more."""
 
 # ---------------------------------------------------------------- requests
 #
@@ -355,6 +360,7 @@ MAYBE_TEXT: msgspec.msgpack.Decoder[str | None] = msgspec.msgpack.Decoder(str | 
 
 
 _REASONED = (msg.Cancel, msg.Terminate, msg.Pause, msg.Delete)
+_IF_EXISTS = ("join", "reject", "replace", "renew")
 _PLAIN = (msg.Resume, msg.Retry, msg.Prune)
 
 
@@ -381,8 +387,8 @@ def check_message(message: msg.Message, limits: Limits) -> msg.Message:
         if body.parent is not None:
             msg_ = f"the start of {message.to!r} claims to have a parent"
             raise UsageError(msg_)
-        if body.if_exists not in ("join", "reject", "replace"):
-            msg_ = f"if_exists must be 'join', 'reject' or 'replace', got {body.if_exists!r}"
+        if body.if_exists not in _IF_EXISTS:
+            msg_ = f"if_exists must be one of {', '.join(_IF_EXISTS)}, got {body.if_exists!r}"
             raise UsageError(msg_)
         check_attributes(body.attributes, limits)
         data = body.input

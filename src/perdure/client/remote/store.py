@@ -13,6 +13,8 @@ import msgspec
 from perdure.client.remote.address import Nodes
 from perdure.client.remote.protocol import (
     CALL_MS,
+    LETTERS_MAX,
+    LOADS_MAX,
     MAYBE_TEXT,
     NUMBER,
     Changed,
@@ -85,7 +87,12 @@ class RemoteStore:
 
     async def load(self, units: Sequence[str]) -> list[Loaded]:
         """Units as stored, one snapshot each."""
-        return await self.route.ask(Load(list(units)), _LOADED)
+        loaded: list[Loaded] = []
+        for first in range(0, len(units), LOADS_MAX):
+            few = list(units[first : first + LOADS_MAX])
+            found = await self.route.ask(Load(few), _LOADED)
+            loaded += found
+        return loaded
 
     async def wait_change(self, unit: str, version: int, timeout_ms: int) -> int:
         """Wait until the unit's row has another version."""
@@ -96,4 +103,8 @@ class RemoteStore:
 
     async def drop_letters(self, letters: Sequence[bytes]) -> int:
         """Remove dead letters."""
-        return await self.route.ask(Drop(list(letters)), NUMBER)
+        dropped = 0
+        for first in range(0, len(letters), LETTERS_MAX):
+            some = list(letters[first : first + LETTERS_MAX])
+            dropped += await self.route.ask(Drop(some), NUMBER)
+        return dropped

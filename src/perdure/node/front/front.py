@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from perdure.client.remote.protocol import (
     HINT,
+    LETTERS_MAX,
+    LOADS_MAX,
     NODES,
     TEXTS,
     UNREADABLE,
@@ -61,9 +63,6 @@ logger = logging.getLogger("perdure.node")
 # A wait that its client has forgotten ends by itself.
 _CHANGE_MS_MAX = 60_000
 """How long a client may wait for a change in one request."""
-# Each journal may be many MB.
-_LOADS_MAX = 64
-_LETTERS_MAX = 10_000
 
 
 class House(Protocol):
@@ -243,12 +242,12 @@ class Front:
             case Ask():
                 return await store.query(query_of(request))
             case Load(units):
-                return await store.load([check_id(unit) for unit in units[:_LOADS_MAX]])
+                return await store.load([check_id(unit) for unit in units[:LOADS_MAX]])
             case Changed(unit, version, within_ms):
                 within_ms = max(0, min(within_ms, _CHANGE_MS_MAX))
                 return await store.wait_change(check_id(unit), version, within_ms)
             case Drop(letters):
-                return await store.drop_letters(letters[:_LETTERS_MAX])
+                return await store.drop_letters(letters[:LETTERS_MAX])
             case Owner():
                 if isinstance(store, OwnedStore):
                     return await store.owner()

@@ -60,7 +60,7 @@ def call_of(task: Task, loop: asyncio.AbstractEventLoop) -> ActivityCall:
 class Held:
     """A task that this node has leased."""
 
-    __slots__ = ("_beats", "job", "renewed_at_s", "result", "task", "token")
+    __slots__ = ("_asked_beats", "_beats", "job", "renewed_at_s", "result", "task", "token")
 
     def __init__(self, task: Task, now_s: float) -> None:
         """It was leased at `now_s`, of the event loop's time."""
@@ -70,7 +70,9 @@ class Held:
         self.job: Job | None = None
         self.renewed_at_s = now_s
         self.result: Message | None = None
+        # Heartbeats of which the store knows, and those of the renewal that is on its way.
         self._beats = 0
+        self._asked_beats = 0
 
     def run_as(self, job: Job) -> None:
         """It runs as this job."""
@@ -93,12 +95,12 @@ class Held:
             return job.details  # it has ended without an outcome
         # Noted before the store answers: a heartbeat that comes meanwhile counts for the next
         # renewal.
-        self._beats = job.attempt.beats
+        self._asked_beats = job.attempt.beats
         return job.attempt.details
 
     @property
     def has_beaten(self) -> bool:
-        """Whether a heartbeat came since the last renewal."""
+        """Whether a heartbeat came that no renewal has told the store."""
         if self.job is None or self.job.attempt is None:
             return False
         return self.job.attempt.beats != self._beats
@@ -106,6 +108,7 @@ class Held:
     def was_renewed(self, now_s: float) -> None:
         """Its lease begins anew at `now_s`."""
         self.renewed_at_s = now_s
+        self._beats = self._asked_beats
 
     def ids(self) -> dict[str, object]:
         """The ids in log records about it."""

@@ -121,8 +121,12 @@ class Keeper:
             # A task of such a queue may have been dropped, which only its renewal tells.
             if is_near or held.has_beaten or held.task.queue in queues:
                 due.append(held)
-        for first in range(0, len(due), _RENEWED_AT_ONCE):
-            await self._renew_some(due[first : first + _RENEWED_AT_ONCE])
+        try:
+            for first in range(0, len(due), _RENEWED_AT_ONCE):
+                await self._renew_some(due[first : first + _RENEWED_AT_ONCE])
+        except StoreError:
+            self._to_look_at |= queues  # it is not known yet what was dropped
+            raise
 
     async def _renew_some(self, due: Sequence[Held]) -> None:
         # From before the question: the store may take long to answer.
@@ -142,7 +146,6 @@ class Keeper:
         idle_s = self._options.session_idle_ms / 1000
         if not self.sessions or now_s - self._sessions_held_s < after_s:
             return
-        self._sessions_held_s = now_s
         running: set[tuple[str, str | None]] = set()
         for held in self._held.values():
             running.add((held.task.queue, held.task.session))
@@ -154,6 +157,8 @@ class Keeper:
                 lease_ms = 0  # it is idle, and goes to whichever worker has the next task
             holds.append(SessionHold(queue, name, self._worker, lease_ms))
         kept = await self._store.hold_sessions(holds, await self._time.look())
+        # Only now: a question that fails is asked again at the next tick, while the leases last.
+        self._sessions_held_s = now_s
         for (key, used_s), hold, is_kept in zip(asked.items(), holds, kept, strict=True):
             is_over = not is_kept or not hold.lease_ms
             # A new task of it may have been leased meanwhile, which has opened it again.

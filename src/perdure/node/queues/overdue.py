@@ -10,6 +10,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from perdure.errors import Failure, StoreError
 from perdure.kernel.data.message import ActivityDone, Message
 from perdure.kernel.data.placement import derived_id
@@ -17,6 +19,8 @@ from perdure.kernel.data.retry import WORKER_LOST
 from perdure.ports.store import Overdue
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from perdure.kernel.data.commit import Task
     from perdure.node.loop.turns import Turns
     from perdure.node.options import NodeOptions
@@ -77,14 +81,26 @@ class OverdueTasks:
             if now_s - at_s > _AGAIN_S:
                 del self._delivered[key]
         query = Overdue(scopes=tuple(scopes), at=await self._time.look(), limit=_PAGE)
-        # One page at a time: the next look goes on behind those that are recorded by then.
-        for task in (await self._turns.store.query(query)).items:
+        while True:
+            page = await self._turns.store.query(query)
+            # One page at a time: the next look goes on behind those that are recorded by then.
+            # Those that stay there, of instances that are paused, must not hide the others.
+            if self._fail_new(page.items, now_s, query.at) or page.next is None:
+                return
+            query = replace(query, after=page.next)
+
+    def _fail_new(self, tasks: Sequence[Task], now_s: float, at: int) -> bool:
+        """Deliver the failures that were not delivered lately. Returns whether there are any."""
+        found = False
+        for task in tasks:
             key = (task.unit, task.seq, task.attempt, task.token)
             # A worker of this very process that is held up lives, or nothing here would run.
             if key in self._delivered or self._worker.has(task.token):
                 continue
             self._delivered[key] = now_s
-            self._fail(task, query.at)
+            self._fail(task, at)
+            found = True
+        return found
 
     def _fail(self, task: Task, at: int) -> None:
         failure = failure_of(task, at)

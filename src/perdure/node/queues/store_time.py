@@ -20,14 +20,15 @@ _LOOK_AGAIN_MS = 60_000
 
 
 class StoreTime:
-    """The node's clock, corrected to that of the store."""
+    """The time of the store, which goes on at the pace of the node between two answers."""
 
     def __init__(self, store: Store, clock: Clock, *, is_shared: bool) -> None:
         """The difference is not known yet."""
         self._store = store
         self._clock = clock
         self._is_shared = is_shared
-        self._ahead_ms = 0
+        # What the store's clock is ahead of the time since the boot, which nobody sets.
+        self._ahead_ms: int | None = None
         self._looked_at: int | None = None
 
     async def look(self) -> int:
@@ -39,9 +40,9 @@ class StoreTime:
             except StoreUnavailable:
                 return self.now_ms()  # the caller's own question will say that it is away
             # The answer is from about the middle of the question.
-            took = self._clock.boot_ms() - began
-            self._ahead_ms = now + took // 2 - self._clock.now_ms()
-            self._looked_at = self._clock.boot_ms()
+            answered = self._clock.boot_ms()
+            self._ahead_ms = now + (answered - began) // 2 - answered
+            self._looked_at = answered
         return self.now_ms()
 
     @property
@@ -51,4 +52,6 @@ class StoreTime:
 
     def now_ms(self) -> int:
         """The time of the store, as far as it is known."""
-        return self._clock.now_ms() + self._ahead_ms
+        if self._ahead_ms is None:
+            return self._clock.now_ms()
+        return self._clock.boot_ms() + self._ahead_ms

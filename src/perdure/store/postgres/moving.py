@@ -186,7 +186,7 @@ async def fill(connection: Connection, seal: Seal, table: str, part: RowPart, na
 
 def _replaces(body: bytes) -> int:
     start = decode_body(body)
-    return int(isinstance(start, Start) and start.if_exists == "replace")
+    return int(isinstance(start, Start) and start.replaces_closed)
 
 
 def _insert(table: str, names: list[str], types: Mapping[str, str]) -> str:

@@ -175,6 +175,24 @@ class InLine:
             await _keyed(scenario, *["busy"] * 30, "calm")
             assert await _leased_seqs(scenario, rules=QueueRules(per_key=2), limit=3) == [1, 2, 31]
 
+    async def test_a_task_is_leased_once_beside_a_full_key(
+        self, store_factory: StoreFactory
+    ) -> None:
+        # The search that goes on behind the full key does not come back to those in front of it.
+        async with scene(store_factory) as scenario:
+            await _keyed(scenario, None, "busy", "busy", "busy", None, None)
+            rules = QueueRules(per_key=2)
+            assert await _leased_seqs(scenario, rules=rules, limit=4) == [1, 2, 3, 5]
+            assert await _leased_seqs(scenario, rules=rules, limit=4) == [6]
+
+    async def test_a_task_is_leased_once_beside_a_session_without_room(
+        self, store_factory: StoreFactory
+    ) -> None:
+        async with scene(store_factory) as scenario:
+            await _of_sessions(scenario, None, "a", "b", "c", None, None)
+            match = TaskMatch(sessions=1)
+            assert await _leased_seqs(scenario, match=match, limit=4) == [1, 2, 5, 6]
+
     async def test_no_more_tasks_begin_than_the_rate_allows(
         self, store_factory: StoreFactory
     ) -> None:
