@@ -30,10 +30,10 @@ demo-cluster: $(READY) ## watch three nodes on PostgreSQL, of which one is kille
 	@$(BIN)/python examples/cluster_demo.py
 
 test: $(READY) ## run the tests
-	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 3 $(PYTEST_ARGS)
 
 test-long: $(READY) ## run the long tests, PERDURE_LONG_SECONDS=30 each
-	$(BIN)/python -m pytest -m long -n 2 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m long -n 3 $(PYTEST_ARGS)
 
 simulate: $(READY) ## random work on nodes of which any may fail, SEEDS=1000 of it from FIRST=1 on
 	$(BIN)/python -m perdure.simulation --first $(FIRST) --seeds $(SEEDS) --processes 2 --shrink
