@@ -20,6 +20,7 @@ from invocation import Cli
 from postgres_server import server_url
 from postgres_stores import FreshStore, Schemas, administrator
 
+from perdure import App, Client
 from perdure.cluster.postgres import PostgresCluster
 from perdure.cluster.sqlite import SQLiteCluster
 from perdure.ports.cluster import Load, Member, QueueLoad
@@ -92,6 +93,41 @@ def test_nodes_are_shown_with_what_they_own_and_whether_they_live(
             assert text in shown, shown
         if columns:
             assert max(map(len, shown.splitlines())) <= columns
+
+
+def test_an_instance_whose_group_no_living_node_serves_says_so(
+    cli: Cli, schema: str, url: str
+) -> None:
+    asyncio.run(populate(schema))
+
+    async def post() -> None:
+        app = App("groups")
+
+        @app.workflow(group="billing")
+        async def bill() -> None: ...
+
+        @app.workflow(group="gpu")
+        async def render() -> None: ...
+
+        async with Client.open(url) as client:
+            await client.workflow(bill, id="bill").start()
+            await client.workflow(render, id="render").start()
+
+    asyncio.run(post())
+    note = "no living node serves group 'billing'; it waits until one does"
+    assert cli("show", "bill", "--store", url, "--json").json["unserved"] == note
+    assert note in cli("show", "bill", "--store", url, columns=200).stdout
+    # The only node of this group is about to leave, and lives.
+    assert cli("show", "render", "--store", url, "--json").json["unserved"] is None
+
+    async def silence() -> None:
+        async with administrator(schema) as connection:
+            await connection.execute(
+                "UPDATE members SET heard_at = clock_timestamp() - interval '1 minute'"
+            )
+
+    asyncio.run(silence())
+    assert cli("show", "render", "--store", url, "--json").json["unserved"] is not None
 
 
 def test_shards_are_shown_with_their_owners(cli: Cli, schema: str, url: str) -> None:

@@ -21,10 +21,13 @@ from perdure.cli.view import Json, time_text
 from perdure.cluster import cluster_at
 from perdure.cluster.sqlite import SQLiteCluster
 from perdure.errors import StoreUnavailable, UsageError
+from perdure.kernel.data.commit import CLOSED, UnitRow
+from perdure.kernel.data.placement import group_of
 from perdure.node.scale import Scale, read_scale
 from perdure.ports.backlog import Shards, ShardView
 from perdure.ports.cluster import Cluster, Standing
 from perdure.ports.store import (
+    ClientStore,
     Incarnation,
     OwnedStore,
     Scopes,
@@ -215,6 +218,22 @@ async def _standings(store: Store, cluster_url: str | None) -> list[Standing] | 
         return None
     async with place as cluster:
         return await cluster.standings()
+
+
+async def why_unserved(store: ClientStore, row: UnitRow) -> str:
+    """Why no node may take an instance up. Empty: a living node serves its group.
+
+    Empty also where it is not known: nodes answer for the store, or its cluster is not in it.
+    """
+    if row.status in CLOSED or not row.scope or not isinstance(store, SharedStore):
+        return ""
+    async with cluster_at(store.meeting_place, creates=False) as cluster:
+        standings = await cluster.standings()
+    group = group_of(row.scope)
+    for one in standings:
+        if one.state != "dead" and group in one.seen.member.groups:
+            return ""
+    return f"no living node serves group {group!r}; it waits until one does"
 
 
 def _in_file(url: str) -> Cluster:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from perdure.cli import screen
+from perdure.cli.clusters import why_unserved
 from perdure.cli.door import find_or_posted, reading, why_not_begun
 from perdure.cli.listings import COLOURS
 from perdure.cli.options import DEFAULT_URL, AsJson, Id, StoreUrl, Wide
@@ -53,6 +54,7 @@ class _Instance:
     tasks: list[Task]
     has_more_messages: bool
     reason: str
+    unserved: str
     unreadable: list[str]
 
 
@@ -79,6 +81,7 @@ def show(
                 "inbox": [message_json(message) for message in instance.inbox],
                 "more_messages": instance.has_more_messages,
                 "tasks": [task_json(task) for task in instance.tasks],
+                "unserved": instance.unserved or None,
                 "unreadable": instance.unreadable,
             }
         )
@@ -100,6 +103,7 @@ async def _read(url: str, id: str) -> _Instance:
         executions = await kept_executions(store, row)
         read = await read_history(store, id, row.execution)
         reason = await _reason(store, row)
+        unserved = await why_unserved(store, row)
         tasks = await read_tasks(store, id)
     # A damaged part is named, and the others are shown: that is when people look.
     unreadable = [
@@ -111,7 +115,16 @@ async def _read(url: str, id: str) -> _Instance:
     unreadable += read.unreadable
     has_more = inbox.next is not None
     return _Instance(
-        row, executions, kv, read.events, inbox.items, tasks, has_more, reason, unreadable
+        row=row,
+        executions=executions,
+        kv=kv,
+        history=read.events,
+        inbox=inbox.items,
+        tasks=tasks,
+        has_more_messages=has_more,
+        reason=reason,
+        unserved=unserved,
+        unreadable=unreadable,
     )
 
 
@@ -168,6 +181,7 @@ def _facts(instance: _Instance, now_ms: int) -> RenderableType:
     facts.add("id", row.id, "bold")
     facts.add("workflow", f"{row.type} {row.type_version}".rstrip())
     facts.add("status", f"{row.status}{instance.reason}", COLOURS.get(row.status, ""))
+    facts.add("note", instance.unserved, "yellow")
     facts.add("parent", row.parent_unit)
     facts.add("created", f"{time_text(row.created_at)}, {duration(now_ms - row.created_at)} ago")
     if row.closed_at:
