@@ -47,7 +47,12 @@ class Place:
         with ready.open("wb") as out, (self._logs / f"{name}.err").open("wb") as err:
             process = subprocess.Popen(command, stdout=out, stderr=err, env=environment)
         self.running.append(process)
-        await until(lambda: b"ready" in ready.read_bytes() or process.poll() is not None, name)
+
+        def has_begun() -> bool:
+            return b"ready" in ready.read_bytes() or process.poll() is not None
+
+        # An interpreter starts, and a store is made: that takes long on a busy machine.
+        await until(has_begun, f"{name} is ready", LONG_S)
         assert process.poll() is None, self.log(name)
         return process
 
