@@ -68,7 +68,7 @@ def test_a_planted_fault_is_found_and_made_small() -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(1_200)
-@pytest.mark.parametrize("what", planted.FAULTS)
+@pytest.mark.parametrize("what", sorted(planted.FAULTS.keys() - planted.RARE))
 def test_each_planted_fault_is_found(what: str) -> None:
     seed, breach = planted.find(planted.FAULTS[what], planted.MOST)
     assert seed, f"no seed up to {planted.MOST} has found it"
