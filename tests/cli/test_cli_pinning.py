@@ -37,7 +37,12 @@ async def test_an_instance_of_a_cluster_is_pinned_to_a_node_and_released(
         open_store(url) as store,
         Node(app, store, name="north", listen="127.0.0.1:0") as node,
     ):
-        await node.client.workflow(waits, id="order-1").start()
+        handle = node.client.workflow(waits, id="order-1")
+        await handle.start()
+        # A node that has just joined may not own the scope yet. Then the start waits in the store.
+        async with asyncio.timeout(30):
+            while (await handle.describe()).status != "running":
+                await asyncio.sleep(0.01)
 
         async def ask(*args: str, at: str = url) -> tuple[int, str]:
             ended = await asyncio.to_thread(cli, *args, "--store", at)

@@ -144,7 +144,11 @@ class Portal:
         assert thread is not None
         try:
             if thread.ident is not None and self._ready.exception() is None:
-                _outlast(_hand_over(lambda: self._last(stop), self._ready.result()))
+                ended: Future[None] = Future()
+                # Ctrl-C at this moment must not cancel the stop: the thread is waited for below.
+                loop = self._ready.result()
+                loop.call_soon_threadsafe(_begin_call, lambda: self._last(stop), ended)
+                _outlast(ended)
         finally:
             if thread.ident is not None:
                 thread.join()
