@@ -105,7 +105,16 @@ class Results:
         assert isinstance(body, ActivityDone)
         failure = Failure("ResultRefused", text[:2_000], "configuration", retryable=False)
         refused = ActivityDone(body.run, body.execution, body.seq, body.attempt, failure=failure)
-        [posted] = await self._store.post([replace(message, body=refused)])
+        try:
+            [posted] = await self._store.post([replace(message, body=refused)])
+        except StoreUnavailable:
+            raise
+        # Then its lease expires, and the owner records a lost worker. The other results go on.
+        except Exception:
+            logger.exception(
+                "the failure of %s cannot be stored", held.describe(), extra=held.ids()
+            )
+            return
         _note(held, posted)
 
     def _say_away(self, error: StoreUnavailable) -> None:
